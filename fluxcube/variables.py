@@ -1,0 +1,127 @@
+"""The variable table: units, bounds, aliases and aggregation of every variable, from one file.
+
+Names are ONEFlux's. The table is read on first use; importing this module reads nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from types import MappingProxyType
+
+import yaml
+
+from fluxcube.errors import unknown
+
+#: The published CarbonSense predictors, in the order the paper's code lists them.
+PUBLISHED_PREDICTORS = (
+    "DOY", "TOD", "TA", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS", "WD", "RH", "USTAR", "NETRAD",
+    "PPFD_IN", "PPFD_OUT", "SW_OUT", "LW_OUT", "CO2", "G", "LE", "H",
+)  # fmt: skip
+
+#: Predictors that place and time alone determine: known for every hour of every site and cell.
+COMPUTED = ("DOY", "TOD", "SW_IN_POT")
+
+#: The bands of a chip: seven MCD43A4 reflectances, snow (MCD43A2) and water (MCD43A2).
+BANDS = ("red", "nir", "blue", "green", "swir1", "swir2", "swir3", "snow", "water")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One row of the variable table.
+
+    Attributes
+    ----------
+    name : str
+        ONEFlux name, e.g. ``"SW_IN"``.
+    units : str
+        UDUNITS string of the values in cubes and maps.
+    bounds : tuple of float
+        Physical limits (low, high), in `units`.
+    cyclic : bool
+        True for DOY, TOD and WD.
+    aggregate : {"mean", "sum", "vector", "computed"}
+        How half-hours become hours.
+    aliases : tuple of str
+        Columns the variable is read from, best first.
+    qc_from : str or None
+        Column whose ``_QC`` holds the flag, where the variable has none of its own.
+    """
+
+    name: str
+    long_name: str
+    units: str
+    bounds: tuple[float, float]
+    roles: tuple[str, ...]
+    standard_name: str | None = None
+    cyclic: bool = False
+    aggregate: str = "mean"
+    aliases: tuple[str, ...] = field(default=())
+    qc_from: str | None = None
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """CF attributes of an array of this variable."""
+        attrs = {"long_name": self.long_name, "units": self.units}
+        return attrs | ({"standard_name": self.standard_name} if self.standard_name else {})
+
+
+@functools.cache
+def table() -> Mapping[str, Variable]:
+    """Return the whole table, by name, in file order.
+
+    Examples
+    --------
+    >>> table()["VPD"].units
+    'hPa'
+    """
+    text = resources.files("fluxcube").joinpath("data/variables.yml").read_text("utf-8")
+    rows = yaml.safe_load(text)
+    as_tuples = {"bounds", "aliases", "roles"}
+    return MappingProxyType({
+        name: Variable(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
+        for name, row in rows.items()
+    })
+
+
+def variable(name: str) -> Variable:
+    """Return one variable of the table.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name; the nearest name is given.
+    """
+    try:
+        return table()[name]
+    except KeyError:
+        raise unknown("variable", name, table()) from None
+
+
+def predictors() -> tuple[str, ...]:
+    """Return every predictor's name, in table order."""
+    return tuple(name for name, v in table().items() if "predictor" in v.roles)
+
+
+def targets() -> tuple[str, ...]:
+    """Return every target's name, in the order NEE, GPP, RECO, FCH4, LE."""
+    names = [name for name, v in table().items() if "target" in v.roles]
+    return tuple(sorted(names, key=lambda name: name == "LE"))
+
+
+def check_role(names: Iterable[str], role: str) -> tuple[str, ...]:
+    """Return `names` as a tuple, or raise if one is not a `role` ("predictor" or "target") of the table.
+
+    Raises
+    ------
+    UnknownNameError
+        Naming the variable and the nearest valid one.
+    """
+    names = tuple(names)
+    valid = predictors() if role == "predictor" else targets()
+    for name in names:
+        if name not in valid:
+            raise unknown(role, name, valid)
+    return names
