@@ -1,0 +1,40 @@
+"""Eddy-covariance towers, satellites and reanalysis as xarray cubes, and maps of how the land breathes carbon.
+
+The names below are loaded on first use, in the order of the pipeline: importing fluxcube reads no file
+and loads neither xarray nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+#: What a user types, and the module it lives in.
+_FACE = {
+    "build_carbonsense": "fluxcube.cubes.carbonsense",
+    "open_carbonsense": "fluxcube.catalog",
+    "open_forcing": "fluxcube.cubes.forcing",
+    "fit": "fluxcube.training.fit",
+    "load_model": "fluxcube.inference.predictor",
+    "predict": "fluxcube.inference.towers",
+    "upscale": "fluxcube.inference.grid",
+    "write_maps": "fluxcube.inference.run",
+    "open_maps": "fluxcube.inference.run",
+    "evaluate": "fluxcube.evaluation.skill",
+    "compare": "fluxcube.evaluation.skill",
+    "plot_map": "fluxcube.plotting",
+    "run_demo": "fluxcube.demo",
+}
+
+__all__ = ["__version__", *_FACE]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _FACE:
+        raise AttributeError(f"module 'fluxcube' has no attribute {name!r}; it has {', '.join(_FACE)}")
+    return getattr(importlib.import_module(_FACE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FACE})

@@ -1,0 +1,187 @@
+"""What a tower cube, a forcing cube and a map are: their dimensions, coordinates and checks.
+
+========  =========================================================  ==================================
+kind      arrays                                                     coordinates beside the dimensions
+========  =========================================================  ==================================
+cube      predictors, predictors_qc, predictors_coverage             on site: latitude, longitude,
+          (site, time, variable); fluxes, fluxes_qc,                 elevation, igbp, koppen, network,
+          fluxes_coverage (site, time, target); modis                utc_offset, time_start, time_stop
+          (site, day, band, y, x), where there are chips
+forcing   predictors (latitude, longitude, time, variable); modis    on (latitude, longitude):
+          (latitude, longitude, day, band, y, x), likewise           elevation, igbp, land_fraction
+maps      one array per flux (time, latitude, longitude)             land_fraction
+========  =========================================================  ==================================
+
+Times are UTC at the start of the hour, one step an hour, without holes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.errors import SchemaError
+from fluxcube.timestamps import HOUR
+from fluxcube.variables import table
+
+#: Pixel centres of a chip: metres north (y, from north to south) and east (x) of its centre.
+CHIP_Y = np.arange(1750.0, -2000.0, -500.0)
+CHIP_X = -CHIP_Y
+
+_SITE_COORDS = (
+    "latitude",
+    "longitude",
+    "elevation",
+    "igbp",
+    "koppen",
+    "network",
+    "utc_offset",
+    "time_start",
+    "time_stop",
+)
+_CELL_COORDS = ("elevation", "igbp", "land_fraction")
+_KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "cube": {
+        "predictors": ("site", "time", "variable"),
+        "predictors_qc": ("site", "time", "variable"),
+        "predictors_coverage": ("site", "time", "variable"),
+        "fluxes": ("site", "time", "target"),
+        "fluxes_qc": ("site", "time", "target"),
+        "fluxes_coverage": ("site", "time", "target"),
+    },
+    "forcing": {"predictors": ("latitude", "longitude", "time", "variable")},
+}
+_CHIP_DIMS = ("day", "band", "y", "x")
+
+
+def variable_coords(names: Iterable[str], dim: str = "variable") -> dict[str, tuple]:
+    """Return the coordinates of a `variable` or `target` dimension: labels, units, long names, cyclic.
+
+    Names on `target` carry the prefix ``target_``, since a Dataset has one ``units`` coordinate.
+    """
+    names = list(names)
+    prefix = "" if dim == "variable" else "target_"
+    rows = [table()[name] for name in names]
+    coords = {
+        dim: (dim, np.array(names, object)),
+        f"{prefix}units": (dim, np.array([row.units for row in rows], object)),
+        f"{prefix}long_name": (dim, np.array([row.long_name for row in rows], object)),
+    }
+    return coords | ({"cyclic": (dim, np.array([row.cyclic for row in rows], bool))} if dim == "variable" else {})
+
+
+def validate_cube(ds: xr.Dataset) -> xr.Dataset:
+    """Return `ds` if it is a tower cube, or say what it lacks.
+
+    Raises
+    ------
+    SchemaError
+        Naming the first array, dimension or coordinate that is missing or in another order.
+    """
+    _check_arrays(ds, "cube")
+    _check_chips(ds, "site")
+    _check_coords(ds, _SITE_COORDS, ("site",), "cube")
+    _check_hourly(ds, "cube")
+    return ds
+
+
+def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
+    """Return `ds` if it is a forcing cube, or say what it lacks (SchemaError)."""
+    _check_arrays(ds, "forcing")
+    _check_chips(ds, "latitude", "longitude")
+    _check_coords(ds, _CELL_COORDS, ("latitude", "longitude"), "forcing")
+    _check_hourly(ds, "forcing")
+    return ds
+
+
+def validate_maps(ds: xr.Dataset) -> xr.Dataset:
+    """Return `ds` if it holds flux maps, or say what it lacks (SchemaError)."""
+    if not ds.data_vars:
+        raise SchemaError("maps must hold at least one flux; this Dataset has no data variable.")
+    for name, array in ds.data_vars.items():
+        if array.dims != ("time", "latitude", "longitude"):
+            raise SchemaError(f"maps: {name} must have dims (time, latitude, longitude), found {array.dims}.")
+    _check_coords(ds, ("land_fraction",), ("latitude", "longitude"), "maps")
+    return ds
+
+
+def _check_arrays(ds: xr.Dataset, kind: str) -> None:
+    for name, dims in _KINDS[kind].items():
+        if name not in ds:
+            raise SchemaError(f"a {kind} must hold {name} {dims}; found {sorted(map(str, ds.data_vars))}.")
+        if ds[name].dims != dims:
+            raise SchemaError(f"{kind}: {name} must have dims {dims}, found {ds[name].dims}: transpose it.")
+
+
+def _check_chips(ds: xr.Dataset, *places: str) -> None:
+    if "modis" in ds and ds.modis.dims != (*places, *_CHIP_DIMS):
+        raise SchemaError(f"modis must have dims {(*places, *_CHIP_DIMS)}, found {ds.modis.dims}.")
+
+
+def _check_coords(ds: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...], kind: str) -> None:
+    for name in names:
+        if name not in ds.coords:
+            raise SchemaError(
+                f"a {kind} must have the coordinate {name} on {dims}; found {sorted(map(str, ds.coords))}."
+            )
+        if ds[name].dims != dims:
+            raise SchemaError(f"{kind}: coordinate {name} must be on {dims}, found {ds[name].dims}.")
+
+
+def _check_hourly(ds: xr.Dataset, kind: str) -> None:
+    steps = np.diff(ds.time.values)
+    if not np.issubdtype(ds.time.dtype, np.datetime64) or not (steps == HOUR).all():
+        at = "" if not len(steps) else f"; first other step after {ds.time.values[:-1][steps != HOUR][:1]}"
+        raise SchemaError(f"{kind}: time must be UTC, one step an hour, without holes{at}.")
+
+
+@xr.register_dataset_accessor("fluxcube")
+class FluxcubeAccessor:
+    """What fluxcube adds to a Dataset, as ``ds.fluxcube``."""
+
+    def __init__(self, ds: xr.Dataset):
+        self._ds = ds
+
+    def to_variables(self) -> xr.Dataset:
+        """Return the cube with one data variable per ONEFlux name instead of stacked arrays.
+
+        Each has its CF attributes and units; flags become ``<NAME>_QC``. A name that is both predictor
+        and target (LE) appears once. Nothing is computed.
+
+        Returns
+        -------
+        xr.Dataset
+            Variables of dims (site, time), or (latitude, longitude, time) for a forcing cube.
+
+        Examples
+        --------
+        >>> from fluxcube.simulation.example import example_cube
+        >>> example_cube().fluxcube.to_variables().TA.attrs["units"]
+        'degC'
+        """
+        out = self._ds.drop_dims([d for d in ("variable", "target") if d in self._ds.dims])
+        for stack, dim in (("predictors", "variable"), ("fluxes", "target")):
+            if stack in self._ds:
+                out = out.assign(
+                    {k: v for k, v in self._unstacked(stack, dim).items() if k not in out},
+                )
+        return out
+
+    def _unstacked(self, stack: str, dim: str) -> dict[str, xr.DataArray]:
+        arrays = {}
+        for i, name in enumerate(self._ds[dim].values):
+            one = self._ds[stack].isel({dim: i}).reset_coords(drop=True)
+            arrays[str(name)] = one.assign_attrs(table()[name].attrs if name in table() else {})
+            if f"{stack}_qc" in self._ds:
+                flags = self._ds[f"{stack}_qc"].isel({dim: i}).reset_coords(drop=True)
+                arrays[f"{name}_QC"] = flags.assign_attrs(long_name=f"quality flag of {name}", **QC_ATTRS)
+        return arrays
+
+
+#: CF attributes of hourly quality flags.
+QC_ATTRS = {
+    "flag_values": [-1, 0, 1, 2, 3],
+    "flag_meanings": "no_value measured good_fill medium_fill_or_era poor_fill",
+}

@@ -1,0 +1,1 @@
+"""An analytic planet whose fluxes are known everywhere, and the files its towers and satellites would give."""
