@@ -1,0 +1,28 @@
+# `make demo` runs the main job from raw files to a map; `make test` passes the tests. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test docs lint benchmarks clean
+
+demo: $(INSTALLED)
+	$(BIN)/fluxcube demo --out demo --overwrite
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+benchmarks: $(INSTALLED)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[all,test,docs]'
+	touch $@
+
+clean:
+	rm -rf .venv demo docs/_build
