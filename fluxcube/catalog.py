@@ -78,8 +78,8 @@ def open_carbonsense(
     )  # fmt: skip
 
 
-def open_entry(kind: str, store: str | os.PathLike, **selection: object) -> xr.Dataset:
-    """Open one catalog entry: a cube (with the selections of `open_carbonsense`) or maps."""
+def open_entry(kind: str, store: str | os.PathLike | None = None, **selection: object) -> xr.Dataset:
+    """Open one catalog entry: a cube (with the selections of `open_carbonsense`; default store if none) or maps."""
     if kind == "cube":
         return open_carbonsense(store, **selection)
     if kind == "maps":
@@ -109,7 +109,7 @@ def _driver() -> type:
         version = "1"
         partition_access = False
 
-        def __init__(self, kind: str, store: str, metadata: dict | None = None, **selection: object):
+        def __init__(self, kind: str, store: str | None = None, metadata: dict | None = None, **selection: object):
             super().__init__(metadata=metadata)
             self._open = lambda: open_entry(kind, store, **selection)
 

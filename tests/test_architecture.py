@@ -46,7 +46,17 @@ WRITERS = {
     "demo.py": "the demo's summary",
     "cli.py": "tables a user asked for",
 }
-WRITING_CALLS = {"write_text", "write_bytes", "to_netcdf", "to_csv", "to_zarr", "savez", "savefig", "mkdir", "save_file"}
+WRITING_CALLS = {
+    "write_text",
+    "write_bytes",
+    "to_netcdf",
+    "to_csv",
+    "to_zarr",
+    "savez",
+    "savefig",
+    "mkdir",
+    "save_file",
+}
 
 
 def part(path: Path) -> str:
@@ -63,7 +73,9 @@ def imported(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" if node.module == "fluxcube" else node.module for alias in node.names]
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "fluxcube" else node.module for alias in node.names
+            ]
         found |= {name.split(".")[1] for name in names if name.startswith("fluxcube.")}
     return found - {"__version__"}
 
@@ -108,7 +120,9 @@ def test_nothing_unsafe_and_nothing_swallowed(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ExceptHandler):
             caught = getattr(node.type, "id", "everything" if node.type is None else "")
-            assert caught not in ("everything", "Exception", "BaseException"), f"{path}:{node.lineno} catches everything"
+            assert caught not in ("everything", "Exception", "BaseException"), (
+                f"{path}:{node.lineno} catches everything"
+            )
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}"
             assert node.func.id != "print" or path.name == "cli.py", f"{path}:{node.lineno} prints"

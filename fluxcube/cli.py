@@ -1,0 +1,293 @@
+"""The command line: it parses, calls and prints; the work is in the library.
+
+Exit status: 0 done; 1 a one-line error; 2 wrong usage; 3 done, but something was left out (listed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fluxcube.errors import ConfigError, FluxcubeError
+
+app = typer.Typer(
+    help="Towers, satellites and reanalysis in; maps of carbon fluxes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+#: Exit status of a job that ended but left something out.
+LEFT_OUT = 3
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there; without it nothing is replaced.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+
+@app.command()
+def build(
+    raw: Annotated[Path, typer.Argument(help="Folder of downloaded archives, BADM or site tables among them.")],
+    store: Annotated[Path, typer.Argument(help="Cube to write, e.g. cube.zarr.")],
+    modis: Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Only this site; may be repeated.")] = None,
+    rule: Annotated[str, typer.Option(help="Which source wins: newest or quality.")] = "newest",
+    clock: Annotated[str, typer.Option(help="DOY and TOD in solar or standard time.")] = "solar",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first site that cannot be read.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Build the CarbonSense cube from raw tower archives.
+
+    Example: `fluxcube build downloads/ cube.zarr --modis tiles/`. Exit status 3 if a site was left out.
+    """
+    from fluxcube.cubes.carbonsense import build_carbonsense
+
+    with bar("build") as progress:
+        report = build_carbonsense(
+            raw, store, modis=modis, sites=site, rule=rule, clock=clock, strict=strict, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    typer.echo(f"{report.store}: {len(report.sites)} sites")
+    for name, reason in report.left_out.items():
+        typer.echo(f"left out {name}: {reason}", err=True)
+    if report.left_out:
+        raise typer.Exit(LEFT_OUT)
+
+
+@app.command()
+def train(
+    store: Annotated[Path, typer.Argument(help="Cube to train on.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the run to write.")],
+    model: Annotated[str, typer.Option(help="ecoperceiver, xgboost, sw-linear or mean-cycle.")] = "ecoperceiver",
+    target: Annotated[list[str] | None, typer.Option(help="Flux to learn; may be repeated. Default NEE.")] = None,
+    predictors: Annotated[str | None, typer.Option(help="Comma-separated names; default all that have data.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Comma-separated days of trailing means, e.g. 1,7,30.")] = None,
+    static: Annotated[
+        str, typer.Option(help="Comma-separated: latitude, elevation, igbp.")
+    ] = "latitude,elevation,igbp",
+    chips: Annotated[bool, typer.Option("--chips/--no-chips", help="Use MODIS chips where the cube has them.")] = True,
+    split: Annotated[Path | None, typer.Option(help="Split file; default: per IGBP class, clusters whole.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="small or published (EcoPerceiver); published or xbase (XGBoost).")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training windows.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model; a killed run goes on where it was when the same command is given again.
+
+    Example: `fluxcube train cube.zarr runs/eco --model ecoperceiver --target NEE --memory 1,7,30`.
+    """
+    from fluxcube.training.fit import fit, preset_config
+
+    with bar("train") as progress:
+        done = fit(
+            _open(store), model=model, target=target or "NEE", out=run, predictors=_names(predictors),
+            memory_days=_days(memory), bands=None if chips else (), static=_names(static) or (), split=split,
+            config=preset_config(model, preset), epochs=epochs, seed=seed, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    typer.echo(f"{done.path}: {done.summary}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    store: Annotated[Path, typer.Argument(help="Cube whose measured fluxes it is scored on.")],
+    against: Annotated[list[Path] | None, typer.Option(help="Another run, on the same rows; may be repeated.")] = None,
+    by: Annotated[str, typer.Option(help="igbp, koppen, site, season or network.")] = "igbp",
+    part: Annotated[str, typer.Option(help="Sites of the run's split to score: test, val, train or all.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+) -> None:
+    """Score runs on held-out towers: measured hours only, one row mask for all.
+
+    Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`.
+    """
+    from fluxcube.evaluation.report import format_table
+    from fluxcube.evaluation.skill import compare
+    from fluxcube.inference.predictor import load_model
+    from fluxcube.inference.towers import predict
+
+    models = {path.name: load_model(path) for path in [run, *(against or [])]}
+    cube = _open(store, sites=_part(models[run.name], part))
+    predictions = {}
+    for name, model in models.items():
+        with bar(f"predict {name}") as progress:
+            predictions[name] = predict(model, cube, progress=progress)
+    table = compare(cube, predictions, by=by)
+    typer.echo(format_table(table))
+    if out is not None:
+        table.to_csv(out, index=False)
+
+
+@app.command()
+def upscale(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    forcing: Annotated[Path, typer.Argument(help="ERA5 or ERA5-Land NetCDF, or a folder of them.")],
+    out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
+    modis: Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")] = None,
+    land_cover: Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF.")] = None,
+    igbp: Annotated[str | None, typer.Option(help="One class for every cell, where there is no land cover.")] = None,
+    bbox: Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")] = None,
+    time: Annotated[str | None, typer.Option(help="first/last, e.g. 2018-06-01/2018-06-30.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Hours that one window emits; default: the model's.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run a model over a grid, region by region; the same command goes on after a kill.
+
+    Example: `fluxcube upscale runs/eco era5.nc maps.zarr --igbp GRA`.
+    """
+    from fluxcube.cubes.forcing import open_forcing
+    from fluxcube.inference.grid import upscale as upscale_grid
+    from fluxcube.inference.predictor import load_model
+    from fluxcube.inference.run import write_maps
+
+    grid = open_forcing(forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), time=_period(time))
+    maps = upscale_grid(load_model(run), grid, stride=stride)
+    with bar("upscale") as progress:
+        write_maps(maps, out, overwrite=overwrite, progress=progress)
+    typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
+    if maps.attrs.get("masked_predictors"):
+        typer.echo(f"masked, since the grid does not supply them: {maps.attrs['masked_predictors']}", err=True)
+
+
+@app.command()
+def plot(
+    maps: Annotated[Path, typer.Argument(help="Maps that `upscale` wrote.")],
+    png: Annotated[Path, typer.Argument(help="Picture to write.")],
+    variable: Annotated[str, typer.Option(help="Flux to draw.")] = "NEE",
+    time: Annotated[str | None, typer.Option(help="first/last; default: the mean of all.")] = None,
+) -> None:
+    """Draw the mean map of one flux.
+
+    Example: `fluxcube plot maps.zarr nee.png --variable NEE --time 2018-07-01/2018-07-31`.
+    """
+    from fluxcube.errors import unknown
+    from fluxcube.inference.run import open_maps
+    from fluxcube.plotting import plot_map
+
+    ds = open_maps(maps)
+    if variable not in ds:
+        raise unknown("flux", variable, ds.data_vars)
+    period = _period(time)
+    chosen = ds[variable].sel(time=period) if period else ds[variable]
+    if not chosen.sizes["time"]:
+        raise ConfigError(
+            f"--time {time} selects no hour: the maps run from {ds.time.values[0]} to {ds.time.values[-1]}."
+        )
+    plot_map(chosen.mean("time", keep_attrs=True), png)
+    typer.echo(str(png))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    seed: Seed = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smaller planet and shorter training, to see that it runs.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the main job on a simulated planet, from raw files to scored maps.
+
+    Example: `fluxcube demo --out demo --seed 1`.
+    """
+    from fluxcube.demo import run_demo
+
+    with bar("demo") as progress:
+        result = run_demo(out, seed=seed, quick=quick, overwrite=overwrite, progress=progress, say=typer.echo)
+    typer.echo(result.text)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line and exit status 1."""
+    logging.basicConfig(level=os.environ.get("FLUXCUBE_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except FluxcubeError as error:
+        sys.exit(f"fluxcube: {error}")
+    except KeyboardInterrupt:
+        sys.exit("fluxcube: interrupted; the same command goes on from what is written")
+
+
+@contextlib.contextmanager
+def bar(title: str) -> Iterator[object]:
+    """Draw progress on standard error where a person watches; yield None where none does."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as drawn:
+        task = drawn.add_task(title, total=None)
+
+        def progress(done: int, total: int, text: str) -> None:
+            drawn.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
+
+        yield progress
+
+
+def _open(store: Path, **selection: object):
+    from fluxcube.catalog import open_carbonsense
+
+    return open_carbonsense(store, **selection)
+
+
+def _part(model: object, part: str) -> list[str] | None:
+    if part not in ("train", "val", "test", "all"):
+        raise ConfigError(f"--part must be test, val, train or all, found {part!r}.")
+    return None if part == "all" else list(getattr(model.split, part))
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _days(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(day) for day in _names(text) or ())
+    except ValueError:
+        raise ConfigError(f"--memory must be whole days, as 1,7,30; found {text!r}.") from None
+
+
+def _box(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        west, south, east, north = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(f"--bbox must be west,south,east,north in degrees; found {text!r}.") from None
+    return west, south, east, north
+
+
+def _period(text: str | None) -> slice | None:
+    if text is None:
+        return None
+    first, slash, last = text.partition("/")
+    if not slash:
+        raise ConfigError(f"--time must be first/last, as 2018-06-01/2018-06-30; found {text!r}.")
+    return slice(first, last)

@@ -1,0 +1,23 @@
+"""Each error is also the builtin a caller would catch."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluxcube import errors
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.SourceError, ValueError),
+        (errors.SchemaError, ValueError),
+        (errors.StoreError, OSError),
+        (errors.ConfigError, ValueError),
+        (errors.UnknownNameError, KeyError),
+        (errors.MissingPackageError, ImportError),
+    ],
+)
+def test_kinds(error, builtin):
+    assert issubclass(error, builtin) and issubclass(error, errors.FluxcubeError)
+    assert str(error("what was expected, what to do")) == "what was expected, what to do"
