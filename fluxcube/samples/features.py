@@ -1,0 +1,372 @@
+"""Features: which columns a model sees, and how a piece of a cube or of a grid becomes them.
+
+Towers and grids go through one function, `make_block`, so that a model cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fluxcube.errors import ConfigError, unknown
+from fluxcube.normalisation import normalise
+from fluxcube.samples.memory import trailing_mean
+from fluxcube.timestamps import solar_noon
+from fluxcube.variables import BANDS, COMPUTED, check_role, table
+
+log = logging.getLogger(__name__)
+
+#: Limits that scale the static numbers to [-0.5, 0.5): degrees north, metres above the sea.
+STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
+
+#: `Block.chip_hour` of an entry that holds no chip; later than any hour.
+NO_CHIP = 2**38
+
+_REFLECTANCES = BANDS[:7]
+_STATIC = (*STATIC_BOUNDS, "igbp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """What a model is given and asked for: fixed by `fit`, kept in the checkpoint.
+
+    Attributes
+    ----------
+    predictors : tuple of str
+        Met columns, in order.
+    memory_days : tuple of int
+        Spans of the trailing means that are added per predictor, longest last or not.
+    bands : tuple of str
+        Bands of the chips; empty for a model without.
+    static : tuple of str
+        Some of "latitude", "elevation", "igbp".
+    igbp_classes : tuple of str
+        Classes seen in training, in the order of their indices.
+    targets : tuple of str
+        Fluxes, in order.
+    target_mean, target_scale : tuple of float
+        scaled = (flux - mean) / scale, in the flux's units.
+    predictor_max_qc : int or None
+        Predictors of a worse flag are masked; None keeps all.
+    clock : {"solar", "standard"}
+        Time of DOY and TOD.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec(predictors=("TOD", "TA"), memory_days=(7,), targets=("NEE",))
+    >>> spec.inputs
+    ('TOD', 'TA', 'TA_MEAN_7D')
+    """
+
+    predictors: tuple[str, ...]
+    memory_days: tuple[int, ...] = ()
+    bands: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    igbp_classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ("NEE",)
+    target_mean: tuple[float, ...] = ()
+    target_scale: tuple[float, ...] = ()
+    predictor_max_qc: int | None = 1
+    clock: str = "solar"
+
+    def __post_init__(self):
+        check_role(self.predictors, "predictor")
+        check_role(self.targets, "target")
+        for kind, names, valid in (("band", self.bands, BANDS), ("static input", self.static, _STATIC)):
+            for name in names:
+                if name not in valid:
+                    raise unknown(kind, name, valid)
+        self._check()
+        if not self.target_scale:
+            object.__setattr__(self, "target_mean", (0.0,) * len(self.targets))
+            object.__setattr__(self, "target_scale", (1.0,) * len(self.targets))
+
+    def _check(self) -> None:
+        if both := sorted(set(self.predictors) & set(self.targets)):
+            raise ConfigError(f"{', '.join(both)}: a variable cannot be predictor and target of one model; drop one.")
+        if not self.predictors or not self.targets:
+            raise ConfigError("a model needs at least one predictor and one target.")
+        for name in ("predictors", "memory_days", "bands", "static", "targets", "igbp_classes"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ConfigError(f"{name} names something twice: {getattr(self, name)}.")
+        if any(not isinstance(d, int) or d < 1 for d in self.memory_days):
+            raise ConfigError(f"memory_days must be whole days of 1 or more, found {self.memory_days}.")
+        if self.clock not in ("solar", "standard"):
+            raise ConfigError(f"clock must be solar or standard, found {self.clock!r}.")
+        if self.target_scale and not len(self.target_mean) == len(self.target_scale) == len(self.targets):
+            raise ConfigError("target_mean and target_scale must have one number for each target.")
+
+    @property
+    def memory_predictors(self) -> tuple[str, ...]:
+        """Predictors that get trailing means: those neither computed nor cyclic."""
+        return tuple(n for n in self.predictors if n not in COMPUTED and not table()[n].cyclic)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the met columns: predictors, then each memory span's means."""
+        means = [f"{name}_MEAN_{days}D" for days in self.memory_days for name in self.memory_predictors]
+        return (*self.predictors, *means)
+
+    @property
+    def input_variables(self) -> tuple[str, ...]:
+        """The variable that each of `inputs` is a value or a mean of."""
+        return (*self.predictors, *self.memory_predictors * len(self.memory_days))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the static numbers."""
+        return tuple(name for name in self.static if name in STATIC_BOUNDS)
+
+    @property
+    def memory_hours(self) -> int:
+        """Hours before a block that its memory columns need."""
+        return 24 * max(self.memory_days, default=0)
+
+    def to_dict(self) -> dict:
+        """Return what JSON can hold; `from_dict` is its inverse."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> FeatureSpec:
+        """Make a spec of what `to_dict` returned.
+
+        Raises
+        ------
+        UnknownNameError
+            At a key that no spec has.
+        """
+        valid = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in valid:
+                raise unknown("feature setting", key, valid)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Block:
+    """Features of some places over one stretch of hours, in memory.
+
+    Attributes
+    ----------
+    met : (n, t, V) float32
+        `FeatureSpec.inputs`, normalised; NaN is missing.
+    observed : (n, t) bool
+        Whether at least one predictor that is not computed is present.
+    numbers : (n, S) float32
+        Static numbers, normalised; NaN is missing.
+    classes : (n, C) int64
+        Index into `FeatureSpec.igbp_classes`, or -1; C is 1 or 0.
+    chips : (n, d, b, 64) float32
+        Chips of each place, those that are present first and by time; gaps filled. d may be 0.
+    chip_hour : (n, d) int64
+        Hour, on the block's own axis, that holds local solar noon of the chip's day; it may be negative
+        or beyond the end. `NO_CHIP` where there is no chip.
+    first_hour : int
+        Hours from 1970-01-01T00 UTC to the block's first hour.
+    """
+
+    met: np.ndarray
+    observed: np.ndarray
+    numbers: np.ndarray
+    classes: np.ndarray
+    chips: np.ndarray
+    chip_hour: np.ndarray
+    first_hour: int
+
+
+def make_block(
+    values: np.ndarray,
+    time: np.ndarray,
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    *,
+    spec: FeatureSpec,
+    elevation: np.ndarray | None = None,
+    igbp: Sequence[str] | None = None,
+    chips: np.ndarray | None = None,
+    days: np.ndarray | None = None,
+    qc: np.ndarray | None = None,
+) -> Block:
+    """Make features of physical values, the same way for towers and for grid cells.
+
+    Parameters
+    ----------
+    values : (n, t, P) float
+        `spec.predictors` in the units of the variable table; NaN is missing.
+    time : (t,) datetime64
+        UTC hours.
+    latitude, longitude : (n,) float
+        Degrees.
+    spec : FeatureSpec
+        Columns and masks.
+    elevation : (n,) float, optional
+        Metres; NaN is unknown.
+    igbp : (n,) str, optional
+        Classes; "" is unknown.
+    chips : (n, d, b, 8, 8) float, optional
+        `spec.bands` on `days`; NaN is missing.
+    days : (d,) datetime64, optional
+        Local dates of the chips, ascending.
+    qc : (n, t, P) int, optional
+        Flags; a value flagged above `spec.predictor_max_qc` is masked.
+
+    Returns
+    -------
+    Block
+    """
+    values = np.array(values, np.float32)
+    if values.shape[1:] != (len(time), len(spec.predictors)):
+        wanted = f"(n, {len(time)}, {len(spec.predictors)})"
+        raise ConfigError(f"values must be {wanted}, one column for each of the predictors, found {values.shape}.")
+    if qc is not None and spec.predictor_max_qc is not None:
+        values[qc > spec.predictor_max_qc] = np.nan
+    met = _met(values, spec)
+    first = int(np.asarray(time[0]).astype("datetime64[h]").astype(np.int64))
+    pixels, hour = _chips(chips, days, longitude, first, spec)
+    return Block(
+        met=met,
+        observed=_observed(met, spec),
+        numbers=_numbers({"latitude": latitude, "elevation": elevation}, len(values), spec),
+        classes=_classes(igbp, len(values), spec),
+        chips=pixels,
+        chip_hour=hour,
+        first_hour=first,
+    )
+
+
+def cube_block(cube, spec: FeatureSpec) -> Block:
+    """Make features of a cube or of a selection of it, loading what it needs.
+
+    A predictor that the cube does not hold is missing everywhere (noted in the log).
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube (`fluxcube.schema`), lazy or in memory.
+    spec : FeatureSpec
+        Columns and masks.
+
+    Returns
+    -------
+    Block
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> spec = FeatureSpec(predictors=("TOD", "TA"), static=("latitude",))
+    >>> cube_block(example_cube(sites=2, days=3), spec).met.shape
+    (2, 72, 2)
+    """
+    clock = cube.attrs.get("clock", spec.clock)
+    if clock != spec.clock:
+        raise ConfigError(
+            f"the model's clock is {spec.clock}, the cube's is {clock}: build it with clock={spec.clock}."
+        )
+    held = [name for name in spec.predictors if name in cube["variable"].values]
+    if absent := sorted(set(spec.predictors) - set(held)):
+        log.warning("the cube holds no %s: masked", ", ".join(absent))
+    with_chips = bool(spec.bands) and "modis" in cube
+    return make_block(
+        cube["predictors"].reindex(variable=list(spec.predictors)).values,
+        cube["time"].values,
+        cube["latitude"].values,
+        cube["longitude"].values,
+        spec=spec,
+        elevation=cube["elevation"].values,
+        igbp=cube["igbp"].values,
+        chips=cube["modis"].sel(band=list(spec.bands)).values if with_chips else None,
+        days=cube["day"].values if with_chips else None,
+        qc=cube["predictors_qc"].reindex(variable=list(spec.predictors), fill_value=-1).values,
+    )
+
+
+def _met(values: np.ndarray, spec: FeatureSpec) -> np.ndarray:
+    """Normalised predictors (n, t, P) and their trailing means, side by side (n, t, V)."""
+    for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
+        low, high = table()[name].bounds
+        column = values[..., i]
+        column[~((column >= low) & (column <= high))] = np.nan
+    met = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
+    met[..., : len(spec.predictors)] = values
+    at = len(spec.predictors)
+    for days in spec.memory_days:
+        for name in spec.memory_predictors:
+            met[..., at] = trailing_mean(values[..., spec.predictors.index(name)], 24 * days)
+            at += 1
+    return normalise(met, spec.input_variables).astype(np.float32, copy=False)
+
+
+def _observed(met: np.ndarray, spec: FeatureSpec) -> np.ndarray:
+    measured = [i for i, name in enumerate(spec.predictors) if name not in COMPUTED]
+    return np.isfinite(met[..., measured or list(range(len(spec.predictors)))]).any(-1)
+
+
+def _numbers(given: Mapping[str, np.ndarray | None], n: int, spec: FeatureSpec) -> np.ndarray:
+    out = np.full((n, len(spec.numbers)), np.nan, np.float32)
+    for i, name in enumerate(spec.numbers):
+        if given[name] is not None:
+            low, high = STATIC_BOUNDS[name]
+            x = np.asarray(given[name], float)
+            out[:, i] = np.where((x >= low) & (x <= high), (x - (low + high) / 2) / (high - low), np.nan)
+    return out
+
+
+def _classes(igbp: Sequence[str] | None, n: int, spec: FeatureSpec) -> np.ndarray:
+    if "igbp" not in spec.static:
+        return np.empty((n, 0), np.int64)
+    index = {name: i for i, name in enumerate(spec.igbp_classes)}
+    codes = [""] * n if igbp is None else [str(code) for code in igbp]
+    return np.array([[index.get(code, -1)] for code in codes], np.int64).reshape(n, 1)
+
+
+def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Chips with gaps filled (n, d, b, 64) and their hours (n, d), those that are present first."""
+    n, b = len(longitude), len(spec.bands)
+    if chips is None or not b or not len(days):
+        return np.empty((n, 0, b, 64), np.float32), np.empty((n, 0), np.int64)
+    pixels = fill_pixels(np.asarray(chips, np.float32).reshape(n, len(days), b, 64), spec.bands)
+    noon = solar_noon(np.asarray(days), np.asarray(longitude, float)).astype("datetime64[h]").astype(np.int64)
+    present = np.isfinite(pixels).any((-1, -2))
+    hour = np.where(present, noon - first_hour, NO_CHIP)
+    if not present.all():
+        order = np.argsort(hour, axis=1, kind="stable")
+        hour = np.take_along_axis(hour, order, 1)
+        pixels = np.take_along_axis(pixels, order[..., None, None], 1)
+    return pixels, hour
+
+
+def fill_pixels(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:
+    """Fill missing pixels by the mean of their band's valid ones; drop chips that are mostly missing.
+
+    Parameters
+    ----------
+    pixels : (..., b, 64) float32
+        NaN is missing.
+    bands : sequence of str
+        Names of the b bands.
+
+    Returns
+    -------
+    (..., b, 64) float32
+        A band without any valid pixel is all NaN; so is a chip with more than half of its reflectance missing.
+
+    Examples
+    --------
+    >>> half = np.where(np.arange(64) < 32, 0.1, np.nan).astype("float32")[None]
+    >>> bool(np.isfinite(fill_pixels(half, ["red"])).all()), bool(np.isfinite(fill_pixels(half[:, 1:], ["red"])).any())
+    (True, False)
+    """
+    missing = np.isnan(pixels)
+    count = (~missing).sum(-1, keepdims=True)
+    total = np.where(missing, 0.0, pixels).sum(-1, keepdims=True, dtype=np.float64)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    filled = np.where(missing, mean, pixels)
+    reflectances = [i for i, name in enumerate(bands) if name in _REFLECTANCES]
+    if reflectances:
+        gone = missing[..., reflectances, :].mean((-1, -2)) > 0.5
+        filled = np.where(gone[..., None, None], np.nan, filled)
+    return filled.astype(np.float32, copy=False)

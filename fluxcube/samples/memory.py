@@ -1,0 +1,42 @@
+"""Memory: trailing means of the weather, so that weeks of it reach a model without a longer window."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def trailing_mean(values: np.ndarray, hours: int, *, share: float = 0.5) -> np.ndarray:
+    """Mean over the last `hours` hours, the present one included, of those that are observed.
+
+    Parameters
+    ----------
+    values : (..., time) float
+        NaN where missing.
+    hours : int
+        Span of the mean.
+    share : float
+        Least part of the span that must be observed; hours before the record count as missing.
+
+    Returns
+    -------
+    (..., time) float32
+        NaN where less than `share` of the span is observed.
+
+    Examples
+    --------
+    >>> trailing_mean(np.array([1.0, 3.0, np.nan, 5.0]), 2)
+    array([1., 2., 3., 5.], dtype=float32)
+    """
+    present = np.isfinite(values)
+    total = _trailing_sum(np.where(present, values, 0.0).astype(np.float64), hours)
+    count = _trailing_sum(present.astype(np.int64), hours)
+    enough = (count > 0) & (count >= share * hours)
+    return np.where(enough, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _trailing_sum(values: np.ndarray, hours: int) -> np.ndarray:
+    """Sum over the last `hours` entries of the last axis, fewer at its start."""
+    total = np.cumsum(values, axis=-1)
+    out = total.copy()
+    out[..., hours:] -= total[..., :-hours]
+    return out

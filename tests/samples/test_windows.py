@@ -1,0 +1,97 @@
+"""Windows: the fast gather equals a naive loop."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxcube.errors import ConfigError
+from fluxcube.models.base import Batch
+from fluxcube.samples.features import NO_CHIP, Block
+from fluxcube.samples.windows import flatten, gather, join
+
+
+def random_block(rng, places=3, hours=100, chips=6):
+    hour = np.sort(rng.integers(-60, hours - 24, (places, chips)), axis=1) + 24 * np.arange(chips)
+    hour[:, -1:] = np.where(rng.random((places, 1)) < 0.5, NO_CHIP, hour[:, -1:])
+    return Block(
+        met=rng.normal(size=(places, hours, 4)).astype("float32"),
+        observed=np.ones((places, hours), bool),
+        numbers=rng.normal(size=(places, 2)).astype("float32"),
+        classes=rng.integers(0, 3, (places, 1)),
+        chips=rng.normal(size=(places, chips, 2, 64)).astype("float32"),
+        chip_hour=hour,
+        first_hour=400_000,
+    )
+
+
+def naive(block, place, stop, length):
+    """One window, hour by hour."""
+    met = np.full((length, block.met.shape[2]), np.nan, "float32")
+    images = {}
+    before = [h for h in block.chip_hour[place] if h <= stop - length]
+    for step in range(length):
+        hour = stop - length + step
+        if hour >= 0:
+            met[step] = block.met[place, hour]
+        wanted = before[-1:] if step == 0 else [hour]
+        for h in wanted:
+            for at in np.flatnonzero(block.chip_hour[place] == h):
+                images[step] = block.chips[place, at]
+    return met, images
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60))
+def test_gather_equals_a_naive_loop(seed, length):
+    rng = np.random.default_rng(seed)
+    block = random_block(rng)
+    place, stop = rng.integers(0, 3, 5), rng.integers(1, 101, 5)
+    got = gather(block, place, stop, length)
+    for i in range(5):
+        met, images = naive(block, place[i], stop[i], length)
+        np.testing.assert_array_equal(got["met"][i], met)
+        found = {s: got["images"][i, k] for k, s in enumerate(got["image_step"][i]) if s >= 0}
+        assert sorted(found) == sorted(images)
+        for step, chip in images.items():
+            np.testing.assert_array_equal(found[step], chip)
+        assert np.isnan(got["images"][i][got["image_step"][i] < 0]).all()
+    np.testing.assert_array_equal(got["numbers"], block.numbers[place])
+    np.testing.assert_array_equal(got["classes"], block.classes[place])
+
+
+def test_shapes_are_those_of_a_batch():
+    block = random_block(np.random.default_rng(0))
+    batch = Batch.of(gather(block, [0, 2], [50, 100], 32))
+    assert [a.shape for a in batch] == [(2, 32, 4), (2, 3, 2, 64), (2, 3), (2, 2), (2, 1)]
+    bare = dataclasses.replace(block, chips=block.chips[:, :0], chip_hour=block.chip_hour[:, :0])
+    assert gather(bare, [0], [50], 32)["images"].shape == (1, 0, 2, 64)
+
+
+def test_hours_before_the_start_are_missing():
+    block = random_block(np.random.default_rng(0))
+    met = gather(block, [1], [5], 8)["met"][0]
+    assert np.isnan(met[:3]).all()
+    np.testing.assert_array_equal(met[3:], block.met[1, :5])
+
+
+def test_places_of_different_lengths_are_joined():
+    rng = np.random.default_rng(2)
+    blocks = [random_block(rng, places=2, hours=100), random_block(rng, places=1, hours=70, chips=3)]
+    both = join(blocks)
+    got = gather(both, [2, 1], [70, 33], 30)
+    for i, (block, place, stop) in enumerate([(blocks[1], 0, 70), (blocks[0], 1, 33)]):
+        alone = gather(block, [place], [stop], 30)
+        for name, array in alone.items():
+            np.testing.assert_array_equal(got[name][i], array[0])
+    assert np.shares_memory(flatten(blocks[0]).met, blocks[0].met)
+
+
+@pytest.mark.parametrize("stop", [0, 101])
+def test_a_window_outside_its_place_is_refused(stop):
+    with pytest.raises(ConfigError, match="window"):
+        gather(random_block(np.random.default_rng(0)), [0], [stop], 8)
