@@ -1,0 +1,188 @@
+"""Open files of providers safely: plain, gzip, or inside a zip that is never unpacked to disk."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from fluxcube.errors import SourceError
+
+#: Most bytes one entry may hold: a tower's 30 years of half-hours with 270 columns are about 1 GB.
+MAX_BYTES = 4 << 30
+#: Largest compression ratio of an entry above `_RATIO_FROM` bytes: tables of -9999 reach about 150.
+MAX_RATIO = 300
+_RATIO_FROM = 64 << 20
+_MAX_ENTRIES = 10_000
+_BLOCK = 1 << 20
+
+_BROKEN = (zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A file, or one entry of a zip.
+
+    Examples
+    --------
+    >>> str(Location(Path("a.zip"), "b.csv"))
+    'a.zip!b.csv'
+    """
+
+    path: Path
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}!{self.member}" if self.member else str(self.path)
+
+    @property
+    def name(self) -> str:
+        """Name of the file itself, without folders."""
+        return PurePosixPath(self.member).name if self.member else self.path.name
+
+
+def is_zip(path: str | os.PathLike) -> bool:
+    """Return whether a file's name says that it is a zip."""
+    return Path(path).suffix.lower() == ".zip"
+
+
+def list_members(path: str | os.PathLike) -> tuple[str, ...]:
+    """Return the names of the files in a zip, after checking that all of them are harmless.
+
+    Raises
+    ------
+    SourceError
+        If the zip is cut or broken, or an entry's name is absolute or has ``..``, or an entry is a link,
+        encrypted, or larger than any tower file can be.
+    """
+    with _open_zip(Path(path)) as archive:
+        return tuple(entry.filename for entry in archive.infolist() if not entry.is_dir())
+
+
+@contextmanager
+def open_stream(location: Location, watch: Callable[[bytes], None] | None = None) -> Iterator[io.BufferedReader]:
+    """Open a file for reading its uncompressed bytes.
+
+    Parameters
+    ----------
+    location : Location
+        A plain file, a ``.gz`` file, or an entry of a zip.
+    watch : callable, optional
+        Is given every block of bytes as it is read.
+
+    Raises
+    ------
+    SourceError
+        When the file is missing, cut, broken or unsafe; while reading, too.
+    """
+    with ExitStack() as stack:
+        raw, limit = _open_raw(location, stack)
+        yield stack.enter_context(io.BufferedReader(_Stream(raw, location, limit, watch), _BLOCK))
+
+
+class _Stream(io.RawIOBase):
+    """Bytes of one location; broken compression and absurd sizes become a SourceError that names it."""
+
+    def __init__(self, raw: io.BufferedIOBase, location: Location, limit: int, watch: Callable[[bytes], None] | None):
+        self._raw, self._location, self._left, self._watch = raw, location, limit, watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            block = self._raw.read(len(buffer))
+        except _BROKEN as error:
+            raise _broken(self._location, error) from error
+        self._left -= len(block)
+        if self._left < 0:
+            raise _too_large(self._location)
+        if self._watch is not None and block:
+            self._watch(block)
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def _open_raw(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, int]:
+    """Return the uncompressed stream of a location and how many bytes it may hold."""
+    if location.member is not None:
+        archive = stack.enter_context(_open_zip(location.path))
+        try:
+            entry = archive.getinfo(location.member)
+        except KeyError:
+            raise SourceError(
+                f"{location.path}: no entry {location.member!r} in this zip; it may have changed"
+            ) from None
+        try:
+            return stack.enter_context(archive.open(entry)), entry.file_size
+        except _BROKEN as error:
+            raise _broken(location, error) from error
+    try:
+        plain = stack.enter_context(open(location.path, "rb"))
+    except OSError as error:
+        raise SourceError(
+            f"{location}: cannot be opened ({error.strerror}); check the path and its permissions"
+        ) from error
+    if location.path.suffix.lower() != ".gz":
+        return plain, MAX_BYTES
+    size = os.fstat(plain.fileno()).st_size
+    return stack.enter_context(gzip.GzipFile(fileobj=plain)), min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * size))
+
+
+@contextmanager
+def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except _BROKEN as error:
+        raise _broken(Location(path), error) from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
+    with archive:
+        _check_entries(path, archive.infolist())
+        yield archive
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    if len(entries) > _MAX_ENTRIES:
+        raise SourceError(f"{path}: {len(entries)} entries, where a tower's zip has some 20; unpack what you need")
+    for entry in entries:
+        fault = _fault(entry)
+        if fault:
+            raise SourceError(
+                f"{path}: entry {entry.filename!r} {fault}; nothing of this zip is read. Get it from its publisher again"
+            )
+
+
+def _fault(entry: zipfile.ZipInfo) -> str:
+    """Return what is wrong with an entry, "" when nothing is."""
+    windows = PureWindowsPath(entry.filename)
+    if entry.filename.startswith(("/", "\\")) or windows.drive:
+        return "has an absolute name"
+    if ".." in windows.parts:
+        return "has '..' in its name"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "is a symbolic link"
+    if entry.flag_bits & 1:
+        return "is encrypted"
+    if entry.file_size > MAX_BYTES:
+        return f"is {entry.file_size >> 20} MiB large, more than any tower file"
+    if entry.file_size > max(_RATIO_FROM, MAX_RATIO * entry.compress_size):
+        return f"grows from {entry.compress_size} to {entry.file_size} bytes, more than any table does"
+    return ""
+
+
+def _broken(location: Location, error: Exception) -> SourceError:
+    return SourceError(
+        f"{location}: cut or broken ({error}), where a whole zip or gzip file was expected; download it again"
+    )
+
+
+def _too_large(location: Location) -> SourceError:
+    return SourceError(f"{location}: holds far more bytes than a tower file can; check where it came from")

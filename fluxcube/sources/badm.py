@@ -1,0 +1,342 @@
+"""Read what is known of a site: BADM interchange files (BIF), ICOS SITEINFO and plain tables of sites."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from fluxcube.errors import SourceError
+from fluxcube.sources.archives import Location, open_stream
+
+_log = logging.getLogger(__name__)
+
+#: Two files that differ by more than this, in degrees, do not mean the same place.
+SAME_PLACE = 0.01
+
+_SITE = re.compile(r"[A-Z]{2}-[A-Za-z0-9]{3}")
+_TABLE_COLUMNS = {
+    "site": ("site_id", "site"),
+    "latitude": ("latitude", "location_lat", "lat"),
+    "longitude": ("longitude", "location_long", "location_lon", "lon", "long"),
+    "elevation": ("elevation", "location_elev", "elev"),
+    "igbp": ("igbp",),
+    "koppen": ("koppen", "climate_koeppen", "koeppen"),
+    "utc_offset": ("utc_offset",),
+}
+_LIMITS = {"latitude": (-90, 90), "longitude": (-180, 180), "elevation": (-500, 9000), "utc_offset": (-14, 14)}
+
+#: Local start of a dated entry, None where it has no date, and hours east of UTC.
+Dated = tuple[np.datetime64 | None, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteInfo:
+    """What is known of a site.
+
+    Attributes
+    ----------
+    site : str
+        ID, e.g. ``"US-MMS"``.
+    latitude, longitude : float or None
+        Degrees north and east; None where unknown.
+    elevation : float or None
+        Metres above sea level.
+    igbp, koppen : str
+        Classes, "" where unknown.
+    utc_offset : float or None
+        Hours east of UTC of the site's standard time: the newest entry's.
+    utc_offsets : tuple of (datetime64 or None, float)
+        Every entry with its local start, earliest first; as `read_oneflux` takes it.
+    """
+
+    site: str
+    latitude: float | None = None
+    longitude: float | None = None
+    elevation: float | None = None
+    igbp: str = ""
+    koppen: str = ""
+    utc_offset: float | None = None
+    utc_offsets: tuple[Dated, ...] = ()
+
+
+def read_badm(paths: str | os.PathLike | Location | Iterable[str | os.PathLike | Location]) -> dict[str, SiteInfo]:
+    """Read and merge site metadata of one or more files.
+
+    BIF files (columns SITE_ID, GROUP_ID, VARIABLE, DATAVALUE) and ICOS SITEINFO files come first, in the order given;
+    plain tables (site_id, latitude, longitude and, if there, elevation, igbp, koppen, utc_offset) fill what those lack.
+    Files that disagree on a place by more than 0.01 degrees, and values that cannot be, are logged as warnings; such a
+    value counts as unknown.
+
+    Parameters
+    ----------
+    paths : path, Location, or iterable of them
+        Files, as `discover` lists them.
+
+    Returns
+    -------
+    dict of str to SiteInfo
+        By site.
+
+    Raises
+    ------
+    SourceError
+        If a file is neither kind.
+    """
+    if isinstance(paths, (str, os.PathLike, Location)):
+        paths = [paths]
+    locations = [path if isinstance(path, Location) else Location(Path(path)) for path in paths]
+    tables, merged = [], {}
+    for location in locations:
+        is_bif, infos = _read_file(location)
+        if is_bif:
+            _merge(merged, infos, location)
+        else:
+            tables.append((location, infos))
+    for location, infos in tables:
+        _merge(merged, infos, location)
+    return merged
+
+
+def require_location(infos: Mapping[str, SiteInfo], site: str) -> SiteInfo:
+    """Return what is known of a site that must have coordinates.
+
+    Raises
+    ------
+    SourceError
+        If the site's latitude or longitude is not known.
+
+    Examples
+    --------
+    >>> require_location({"US-MMS": SiteInfo(site="US-MMS", latitude=39.3, longitude=-86.4)}, "US-MMS").latitude
+    39.3
+    """
+    info = infos.get(site)
+    if info is not None and info.latitude is not None and info.longitude is not None:
+        return info
+    found = "is in none of the metadata files" if info is None else "has no valid latitude and longitude in them"
+    raise SourceError(
+        f"site {site} {found}, and its place must be known; add LOCATION_LAT and LOCATION_LONG to a BIF file, or a line "
+        f"'{site},<latitude>,<longitude>' to a sites.csv with the header site_id,latitude,longitude"
+    )
+
+
+def clock_of(info: SiteInfo) -> float | tuple[Dated, ...]:
+    """Return the offset from UTC to decode a site's stamps with, as `read_oneflux` takes it.
+
+    Without an entry it is the longitude's (a whole hour for every 15 degrees), and a warning is logged.
+
+    Raises
+    ------
+    SourceError
+        If neither offset nor longitude is known.
+
+    Examples
+    --------
+    >>> clock_of(SiteInfo(site="AU-ASM", longitude=133.2, utc_offset=9.5, utc_offsets=((None, 9.5),)))
+    9.5
+    """
+    if len(info.utc_offsets) > 1:
+        return info.utc_offsets
+    if info.utc_offset is not None:
+        return info.utc_offset
+    if info.longitude is None:
+        require_location({info.site: info}, info.site)
+    offset = float(round(info.longitude / 15))
+    _log.warning(
+        "%s: no UTC_OFFSET; taking %+.0f h from its longitude. Add UTC_OFFSET to its metadata", info.site, offset
+    )
+    return offset
+
+
+def _read_file(location: Location) -> tuple[bool, dict[str, SiteInfo]]:
+    """Return whether a file is of BIF form, and what it says."""
+    rows = list(_rows(location))
+    header = [name.strip().upper() for name in rows[0][1]] if rows else []
+    if "VARIABLE" in header and "DATAVALUE" in header:
+        return True, _from_bif(location, header, rows[1:])
+    columns = {key: _first(header, names) for key, names in _TABLE_COLUMNS.items()}
+    if None not in (columns["site"], columns["latitude"], columns["longitude"]):
+        return False, _from_table(location, columns, rows[1:])
+    raise SourceError(
+        f"{location}, line 1: neither a BIF file (SITE_ID, GROUP_ID, VARIABLE, DATAVALUE) nor a table of sites "
+        f"(site_id, latitude, longitude); found {', '.join(header[:5]) or 'nothing'}. Correct it or move it away"
+    )
+
+
+def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every line that is not blank."""
+    with open_stream(location) as stream:
+        data = stream.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:  # older files have names in Western European letters; what is read here is ASCII
+        text = data.decode("latin-1")
+    reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""))
+    try:
+        yield from ((reader.line_num, row) for row in reader if any(field.strip() for field in row))
+    except csv.Error as error:
+        raise SourceError(
+            f"{location}, line {reader.line_num}: not comma-separated text ({error}); save it as CSV"
+        ) from error
+
+
+def _first(header: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((header.index(name.upper()) for name in names if name.upper() in header), None)
+
+
+def _from_bif(location: Location, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> dict[str, SiteInfo]:
+    groups = _groups(location, header, rows)
+    sites = dict.fromkeys(site for site, _ in groups)
+    return {
+        site: _site_of_groups([group for (of, _), group in groups.items() if of == site], site, location)
+        for site in sites
+    }
+
+
+_Group = dict[str, tuple[int, str]]
+
+
+def _groups(
+    location: Location, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]
+) -> dict[tuple[str, str], _Group]:
+    """Return the values reported together, variable to (line, text), by site and group."""
+    at = {name: header.index(name) for name in header}
+    value_at, last = at["DATAVALUE"], len(header) - 1
+    named = _SITE.search(location.name)
+    groups: dict[tuple[str, str], _Group] = {}
+    for line, row in rows:
+        if len(row) <= max(at["VARIABLE"], value_at):
+            raise SourceError(
+                f"{location}, line {line}: {len(row)} fields, expected {len(header)}; the file is cut, get it again"
+            )
+        site = row[at["SITE_ID"]].strip() if "SITE_ID" in at else named.group() if named else ""
+        # Some files leave commas of a text unquoted: the last column takes the rest.
+        value = ",".join(row[value_at:]) if value_at == last else row[value_at]
+        variable = row[at["VARIABLE"]].strip().upper()
+        group = row[at["GROUP_ID"]].strip() if "GROUP_ID" in at else ""
+        groups.setdefault((site, group), {}).setdefault(variable, (line, value.strip()))
+    return groups
+
+
+def _site_of_groups(groups: Sequence[_Group], site: str, location: Location) -> SiteInfo:
+    def number(group: _Group, kind: str, *names: str) -> float | None:
+        line, text = next((group[name] for name in names if name in group), (0, ""))
+        return _number(text, kind, f"{location}, line {line}, {site}")
+
+    places = sorted((g for g in groups if "LOCATION_LAT" in g), key=lambda g: _text(g, "LOCATION_DATE_START"))
+    place = places[-1] if places else {}
+    elevations = [value for g in groups if (value := number(g, "elevation", "LOCATION_ELEV")) is not None]
+    return SiteInfo(
+        site=site,
+        latitude=number(place, "latitude", "LOCATION_LAT"),
+        longitude=number(place, "longitude", "LOCATION_LONG", "LOCATION_LON"),
+        elevation=number(place, "elevation", "LOCATION_ELEV")
+        if "LOCATION_ELEV" in place
+        else (elevations or [None])[-1],
+        igbp=_class(groups, "IGBP").upper(),
+        koppen=_class(groups, "CLIMATE_KOEPPEN"),
+        **_offsets(
+            [(_text(g, "UTC_OFFSET_DATE_START"), number(g, "utc_offset", "UTC_OFFSET")) for g in groups], site, location
+        ),
+    )
+
+
+def _text(group: _Group, name: str) -> str:
+    return group.get(name, (0, ""))[1]
+
+
+def _class(groups: Sequence[_Group], name: str) -> str:
+    """Return the newest of a site's classes."""
+    dated = [(_text(group, f"{name}_DATE_START"), text) for group in groups if (text := _text(group, name))]
+    return max(dated, key=lambda entry: entry[0])[1] if dated else ""
+
+
+def _offsets(entries: Iterable[tuple[str, float | None]], site: str, location: Location) -> dict[str, object]:
+    dated = [(_date(text, site, location), hours) for text, hours in entries if hours is not None]
+    first = np.datetime64("0000", "m")
+    dated.sort(key=lambda entry: first if entry[0] is None else entry[0])
+    same = [entry for i, entry in enumerate(dated) if i == 0 or entry[1] != dated[i - 1][1]]
+    return {"utc_offset": same[-1][1] if same else None, "utc_offsets": tuple(same)}
+
+
+def _date(text: str, site: str, location: Location) -> np.datetime64 | None:
+    """Return a BADM date: YYYY, then month, day, hour and minute as far as known."""
+    digits = re.sub(r"\D", "", text)
+    if not digits:
+        return None
+    parts = [digits[:4], *(digits[i : i + 2] for i in range(4, min(len(digits), 12), 2))]
+    iso = "-".join(parts[:3]) + ("T" + ":".join([*parts[3:], "00"][:2]) if len(parts) > 3 else "")
+    try:
+        return np.datetime64(iso, "m")
+    except ValueError:
+        _log.warning(
+            "%s, %s: UTC_OFFSET_DATE_START %r is no date (YYYYMMDD); taken as from the beginning", location, site, text
+        )
+        return None
+
+
+def _from_table(
+    location: Location, columns: Mapping[str, int | None], rows: Sequence[tuple[int, list[str]]]
+) -> dict[str, SiteInfo]:
+    infos: dict[str, SiteInfo] = {}
+    for line, row in rows:
+
+        def cell(key: str, row: list[str] = row) -> str:
+            at = columns[key]
+            return row[at].strip() if at is not None and at < len(row) else ""
+
+        site = cell("site")
+        where = f"{location}, line {line}, {site}"
+        number = {key: _number(cell(key), key, where) for key in _LIMITS}
+        offset = number["utc_offset"]
+        infos.setdefault(site, SiteInfo(
+            site=site, igbp=cell("igbp").upper(), koppen=cell("koppen"),
+            utc_offsets=() if offset is None else ((None, offset),), **number,
+        ))  # fmt: skip
+    return infos
+
+
+def _number(text: str, kind: str, where: str) -> float | None:
+    """Return a number, or None, with a warning where there is a text that cannot be it."""
+    if text.lower() in ("", "na", "nan", "none", "-9999"):
+        return None
+    low, high = _LIMITS[kind]
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if low <= value <= high:
+        return value
+    _log.warning("%s: %s %r is no number from %g to %g; taken as unknown", where, kind, text, low, high)
+    return None
+
+
+def _merge(merged: dict[str, SiteInfo], infos: Mapping[str, SiteInfo], location: Location) -> None:
+    """Add what is not known yet."""
+    for site, info in infos.items():
+        known = merged.get(site)
+        if known is None:
+            merged[site] = info
+            continue
+        _compare(known, info, location)
+        both = {f.name: getattr(info, f.name) for f in fields(info) if getattr(known, f.name) in (None, "", ())}
+        # A place comes from one file: never the latitude of one with the longitude of another.
+        place = known if None not in (known.latitude, known.longitude) else info
+        merged[site] = replace(known, **{**both, "latitude": place.latitude, "longitude": place.longitude})
+
+
+def _compare(known: SiteInfo, info: SiteInfo, location: Location) -> None:
+    for name in ("latitude", "longitude"):
+        one, two = getattr(known, name), getattr(info, name)
+        if one is not None and two is not None and abs(one - two) > SAME_PLACE:
+            _log.warning(
+                "%s: %s of %s is %g, and %g in a file read before, which is kept", location, name, info.site, two, one
+            )

@@ -1,0 +1,209 @@
+"""Read a table of numbers fast, and name the line and the column of the first thing that is wrong with it.
+
+The fast pass is pandas' C parser. It forgives what science cannot (a row that is cut reads as missing values), so a watch
+counts the commas of every line as the bytes go by; when it or the parser objects, a slow pass finds the place.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fluxcube.errors import SourceError
+from fluxcube.sources.archives import Location, open_stream
+
+_BLANKS = ("", "NA", "NaN", "nan")
+_LONGEST_HEADER = 1 << 20
+_NEWLINE, _COMMA = ord("\n"), ord(",")
+
+
+def read_numbers(
+    location: Location,
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    *,
+    integers: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Read some columns of a comma-separated table with one header line.
+
+    Parameters
+    ----------
+    location : Location
+        The file.
+    choose : callable
+        Is given the header's names and returns those to read.
+    integers : sequence of str
+        Columns of whole numbers, which may not be blank; the others are float32, blank being NaN.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a line, columns in the file's order.
+
+    Raises
+    ------
+    SourceError
+        If the file is no such table: empty, binary, without rows, with repeated names, with a row of another length or
+        text where a number is expected; it names the line and the column.
+    """
+    watch = _LineWatch()
+    with open_stream(location, watch) as stream:
+        header = _header(stream.readline(_LONGEST_HEADER), location)
+        wanted = set(choose(header))
+        try:
+            table = _parse(stream, header, wanted, integers)
+        except SourceError:
+            raise
+        except (ValueError, OverflowError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+            _find_fault(location, header, wanted, integers)
+            raise SourceError(f"{location}: cannot be read as comma-separated numbers: {error}") from error
+    if watch.suspicious:
+        _find_fault(location, header, wanted, integers)
+    if table.empty:
+        raise SourceError(f"{location}: a header and no rows; the file is cut, or its publisher left it empty")
+    return table
+
+
+def line_of(location: Location, row: int) -> int:
+    """Return the number of the line (the header is 1) that holds a row (the first is 0) of the table."""
+    for index, (line, _) in enumerate(_rows(location)):
+        if index == row:
+            return line
+    raise SourceError(f"{location}: changed while it was read")
+
+
+def text_of(location: Location, row: int, column: str) -> tuple[int, str]:
+    """Return line number and text of one value, as they stand in the file."""
+    with open_stream(location) as stream:
+        header = _header(stream.readline(_LONGEST_HEADER), location)
+    for index, (line, fields) in enumerate(_rows(location)):
+        if index == row:
+            return line, fields[header.index(column)]
+    raise SourceError(f"{location}: changed while it was read")
+
+
+class _LineWatch:
+    """Counts the commas of each line that passes, and remembers whether one differs from the header."""
+
+    def __init__(self) -> None:
+        self.expected: int | None = None
+        self._differs = False
+        self._open = 0  # commas seen so far of the line that the last block ended in
+        self._open_bytes = False
+
+    def __call__(self, block: bytes) -> None:
+        array = np.frombuffer(block, np.uint8)
+        ends = np.flatnonzero(array == _NEWLINE)
+        commas = np.flatnonzero(array == _COMMA)
+        before = np.searchsorted(commas, ends)
+        counts = np.diff(before, prepend=0)
+        if len(ends):
+            counts[0] += self._open
+            self._open = len(commas) - int(before[-1])
+            self.expected = int(counts[0]) if self.expected is None else self.expected
+            self._differs |= bool((counts != self.expected).any())
+        else:
+            self._open += len(commas)
+        self._open_bytes = block[-1] != _NEWLINE
+        self._differs |= b"\0" in block
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether any line, the last unfinished one included, may not be like the header."""
+        return self._differs or (self._open_bytes and self._open != self.expected)
+
+
+def _header(line: bytes, location: Location) -> list[str]:
+    if not line.strip():
+        raise SourceError(f"{location}: empty, where a header line of column names was expected; download it again")
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise SourceError(
+            f"{location}, line 1: not text in UTF-8, where column names were expected; is this a CSV file?"
+        )
+    names = [name.strip() for name in next(csv.reader([text]))]
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        places = ", ".join(str(i + 1) for i, name in enumerate(names) if name == twice[0])
+        raise SourceError(
+            f"{location}, line 1: column {twice[0]} is there {names.count(twice[0])} times (columns {places}), expected once; "
+            "remove the copies or get the file as published"
+        )
+    return names
+
+
+def _parse(stream: io.BufferedIOBase, header: list[str], wanted: set[str], integers: Sequence[str]) -> pd.DataFrame:
+    if not stream.peek(1):
+        return pd.DataFrame(columns=sorted(wanted))
+    return pd.read_csv(
+        stream,
+        header=None,
+        names=header,
+        usecols=[name for name in header if name in wanted],
+        dtype={name: np.int64 if name in integers else np.float32 for name in wanted},
+        index_col=False,
+        keep_default_na=False,
+        na_values=_BLANKS,
+        low_memory=False,
+        engine="c",
+    )
+
+
+def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every row below the header, as pandas counts rows: blank lines are none."""
+    with open_stream(location) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline="")
+        reader = csv.reader(text)
+        next(reader, None)
+        for fields in reader:
+            if any(field.strip() for field in fields) or len(fields) > 1:
+                yield reader.line_num, fields
+        text.detach()
+
+
+def _find_fault(location: Location, header: list[str], wanted: set[str], integers: Sequence[str]) -> None:
+    """Raise for the first row that is not as it should be; return when all are."""
+    columns = [(index, name) for index, name in enumerate(header) if name in wanted]
+    try:
+        for line, fields in _rows(location):
+            _check_row(f"{location}, line {line}", fields, len(header), columns, integers)
+    except csv.Error as error:
+        raise SourceError(f"{location}: not comma-separated text ({error}); get the file as published") from error
+
+
+def _check_row(
+    where: str, fields: list[str], width: int, columns: list[tuple[int, str]], integers: Sequence[str]
+) -> None:
+    if any("\0" in field for field in fields):
+        raise SourceError(f"{where}: binary bytes, where numbers were expected; the file is damaged, download it again")
+    if len(fields) != width:
+        raise SourceError(
+            f"{where}: {len(fields)} fields, where the header has {width}; the row is cut or has a comma too many. "
+            "Download the file again, or repair the line"
+        )
+    for index, name in columns:
+        text = fields[index].strip()
+        if name in integers:
+            fault = None if re.fullmatch(r"\d+", text) else "a whole number"
+        else:
+            fault = None if text in _BLANKS or _is_number(text) else "a number (-9999 or blank where missing)"
+        if fault:
+            raise SourceError(
+                f"{where}, column {name}: expected {fault}, found {text!r}; correct it or get the file as published"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

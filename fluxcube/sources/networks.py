@@ -1,0 +1,414 @@
+"""Which files are towers, of which network, and which of them win: names and zip directories only.
+
+Everything that is particular to a network stands in ``data/networks.yml``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+import yaml
+
+from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.archives import Location, is_zip, list_members
+
+_TOKENS = {
+    "<site>": r"(?P<site>[A-Z]{2}-[A-Za-z0-9]{3})",
+    "<product>": r"(?P<product>[A-Z0-9]+)",
+    "<resolution>": r"(?P<resolution>HH|HR|DD|WW|MM|YY)",
+    "<years>": r"(?P<first>\d{4})-(?P<last>\d{4})",
+}
+_COPY = r"(?:[ .(].*)?"
+_ENDING = re.compile(r"(?i)\.(zip|csv|csv\.gz)$")
+_HOURLY = ("HH", "HR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One publication of tower data, a row of ``data/networks.yml``."""
+
+    name: str
+    names: tuple[str, ...]
+    products: tuple[str, ...] = ()
+    product: str = ""
+    reader: str | None = None
+    why: str = ""
+    licence: str = ""
+    citation: str = ""
+    doi: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A tower's file, as its name describes it.
+
+    Attributes
+    ----------
+    path : Path
+        The file itself.
+    member : str or None
+        Entry of a zip; None for a plain or gzip file, and for a zip that cannot be listed: the reader says why.
+    site, network, product, resolution, version : str
+        From the name; `resolution` is "" where the name does not say.
+    first_year, last_year : int or None
+        None where the name does not say.
+    rank : int
+        Lower is preferred where several archives have a site: the newest publication, then the newest version.
+    """
+
+    path: Path
+    member: str | None = None
+    site: str
+    network: str
+    product: str
+    resolution: str
+    first_year: int | None = None
+    last_year: int | None = None
+    version: str = ""
+    rank: int = 0
+
+    @property
+    def location(self) -> Location:
+        """Where the archive lies."""
+        return Location(self.path, self.member)
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    archives : tuple of Archive
+        To be read, by site and then rank.
+    badm : tuple of Location
+        Site metadata, for `read_badm`.
+    ignored : tuple of (str, str)
+        Every other csv, gz and zip file, and why it is left aside.
+    """
+
+    archives: tuple[Archive, ...]
+    badm: tuple[Location, ...]
+    ignored: tuple[tuple[str, str], ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that have an archive."""
+        return tuple(dict.fromkeys(archive.site for archive in self.archives))
+
+
+@functools.cache
+def networks() -> Mapping[str, Network]:
+    """Return every network by name.
+
+    Examples
+    --------
+    >>> networks()["FLUXNET2015"].doi
+    '10.1038/s41597-020-0534-3'
+    """
+    rows = {**_tables()["networks"], **_tables()["refused"]}
+    as_tuples = {"names", "products"}
+    return MappingProxyType({
+        name: Network(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
+        for name, row in rows.items()
+    })  # fmt: skip
+
+
+def parse_name(name: str) -> Archive | None:
+    """Read site, network, product, resolution, years and version from a file name; None if no network has such names.
+
+    Examples
+    --------
+    >>> archive = parse_name("FLX_US-MMS_FLUXNET2015_SUBSET_HR_2012-2014_1-4.zip")
+    >>> archive.network, archive.site, archive.product, archive.resolution, archive.last_year
+    ('FLUXNET2015', 'US-MMS', 'SUBSET', 'HR', 2014)
+    >>> parse_name("AMF_US-Ha1_FLUXNET_FLUXMET_HR_1991-2025_v1.3_r1.csv").network
+    'FLUXNET Shuttle 2026'
+    """
+    if not _ENDING.search(name):
+        return None
+    stem = _ENDING.sub("", name)
+    for network, pattern in _patterns():
+        match = pattern.fullmatch(stem)
+        if match:
+            return _described(network, match.groupdict(), Path(name))
+    return None
+
+
+def is_badm(name: str) -> bool:
+    """Return whether a file name is one of site metadata that `read_badm` reads."""
+    return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in _tables()["badm"])
+
+
+def choose_member(path: str | os.PathLike) -> str:
+    """Return the entry of a tower's zip that holds its half-hours or hours.
+
+    Raises
+    ------
+    SourceError
+        If the zip is broken or unsafe, is AmeriFlux BASE, or holds no half-hourly or hourly table or those of several sites.
+    """
+    path = Path(path)
+    found = _hourly_members(path, list_members(path))
+    if not found:
+        raise SourceError(
+            f"{path}: no half-hourly or hourly ONEFlux table (..._HH_... or ..._HR_...csv) in this zip; it holds "
+            f"{_some(list_members(path))}. Get the full archive of the site"
+        )
+    sites = {archive.site for archive in found}
+    if len(sites) > 1:
+        raise SourceError(f"{path}: tables of {', '.join(sorted(sites))} in one zip; say which with member=")
+    return min(found, key=_preference).member
+
+
+def discover(raw: str | os.PathLike | Sequence[str | os.PathLike], *, order: str = "newest") -> Discovery:
+    """Find tower archives and site metadata under one or more folders, by name.
+
+    Files are taken as published: zip, csv or csv.gz. Only file names and the directories of zips are read. Of one
+    network's archives of a site, one that another covers (an older version, a SUBSET beside its FULLSET, an unpacked
+    copy) is left aside, and said so. A zip that cannot be listed, and AmeriFlux BASE where it is all a site has, stay
+    in the list: reading them tells what is wrong.
+
+    Parameters
+    ----------
+    raw : path or sequence of paths
+        Folders, searched with their subfolders (hidden ones aside), or files.
+    order : str
+        Which publication wins: "newest" (default) or "paper".
+
+    Raises
+    ------
+    SourceError
+        If a path does not exist.
+    ConfigError
+        If there is no such order.
+    """
+    if order not in _tables()["orders"]:
+        raise ConfigError(f"order={order!r}: expected one of {', '.join(_tables()['orders'])}")
+    roots = [raw] if isinstance(raw, (str, os.PathLike)) else list(raw)
+    found: list[Archive] = []
+    badm: list[Location] = []
+    ignored: list[tuple[str, str]] = []
+    for path in _files([Path(root) for root in roots], ignored):
+        _sort_in(path, found, badm, ignored)
+    kept = _resolve(found, ignored)
+    ranked = sorted((replace(a, rank=_rank(a, order)) for a in kept), key=lambda a: (a.site, a.rank, *_preference(a)))
+    return Discovery(tuple(ranked), tuple(badm), tuple(ignored))
+
+
+@functools.cache
+def _tables() -> Mapping[str, object]:
+    return yaml.safe_load(resources.files("fluxcube").joinpath("data/networks.yml").read_text("utf-8"))
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[Network, re.Pattern], ...]:
+    return tuple((network, _compile(name)) for network in networks().values() for name in network.names)
+
+
+def _compile(name: str) -> re.Pattern:
+    for token, group in _TOKENS.items():
+        name = name.replace(token, group)
+    return re.compile(name + _COPY)
+
+
+def _described(network: Network, groups: dict[str, str | None], path: Path) -> Archive:
+    years = (int(groups[key]) if groups.get(key) else None for key in ("first", "last"))
+    first, last = years
+    return Archive(
+        path=path,
+        site=groups["site"],
+        network=network.name,
+        product=groups.get("product") or network.product,
+        resolution=groups.get("resolution") or "",
+        first_year=first,
+        last_year=last,
+        version=groups.get("version") or "",
+    )
+
+
+def _files(roots: Iterable[Path], ignored: list[tuple[str, str]]) -> Iterator[Path]:
+    """Yield every candidate file once, in order of name."""
+    seen: set[Path] = set()
+    for root in roots:
+        if not root.exists():
+            raise SourceError(f"{root}: no such file or folder, where tower files were expected")
+        for path in [root] if root.is_file() else _walk(root, ignored):
+            if path.resolve() not in seen and _is_candidate(path):
+                seen.add(path.resolve())
+                yield path
+
+
+def _walk(root: Path, ignored: list[tuple[str, str]]) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                ignored.append(
+                    (os.path.join(folder, name), "a link to a folder: give its target as a folder of its own")
+                )
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _is_candidate(path: Path) -> bool:
+    return bool(_ENDING.search(path.name)) or _is_excel_badm(path.name)
+
+
+def _is_excel_badm(name: str) -> bool:
+    return name.lower().endswith(".xlsx") and "_BIF" in name
+
+
+def _sort_in(path: Path, found: list[Archive], badm: list[Location], ignored: list[tuple[str, str]]) -> None:
+    """Put one file where it belongs."""
+    if _is_excel_badm(path.name):
+        ignored.append((str(path), "site metadata as Excel: save it as CSV and it is read"))
+    elif is_badm(path.name):
+        badm.append(Location(path))
+    elif is_zip(path):
+        _sort_zip(path, found, badm, ignored)
+    else:
+        archive = parse_name(path.name)
+        why = _why_not(archive)
+        if why:
+            ignored.append((str(path), why))
+        else:
+            found.append(replace(archive, path=path))
+
+
+def _sort_zip(path: Path, found: list[Archive], badm: list[Location], ignored: list[tuple[str, str]]) -> None:
+    outer = parse_name(path.name)
+    if outer and not networks()[outer.network].reader:
+        _sort_unread(outer, path, found, ignored)
+        return
+    try:
+        members = list_members(path)
+    except SourceError as error:
+        if outer and not _why_not(outer, zipped=True):
+            found.append(replace(outer, path=path))
+        else:
+            ignored.append((str(path), str(error)))
+        return
+    badm.extend(Location(path, member) for member in members if is_badm(Location(path, member).name))
+    tables = _hourly_members(path, members)
+    found.extend(tables)
+    if not tables and not any(location.path == path for location in badm):
+        ignored.append((str(path), _why_empty(outer, members)))
+
+
+def _sort_unread(outer: Archive, path: Path, found: list[Archive], ignored: list[tuple[str, str]]) -> None:
+    if outer.network in _tables()["refused"]:
+        found.append(replace(outer, path=path))
+    else:
+        ignored.append((str(path), networks()[outer.network].why))
+
+
+def _why_empty(outer: Archive | None, members: Sequence[str]) -> str:
+    if any(is_zip(member) for member in members):
+        return "zips within a zip: unpack the outer one"
+    why = _why_not(outer, zipped=True)
+    return why or f"holds no half-hourly or hourly ONEFlux table, but {_some(members)}"
+
+
+def _why_not(archive: Archive | None, *, zipped: bool = False) -> str:
+    """Return why a named file is not read, "" if it is."""
+    if archive is None:
+        return "its name is of no network in networks.yml, nor of site metadata (a table of sites is called sites.csv)"
+    network = networks()[archive.network]
+    if archive.network in _tables()["refused"]:
+        return ""
+    if not network.reader:
+        return network.why
+    if archive.product not in network.products:
+        return f"{archive.product} holds no tower measurements"
+    if archive.resolution in _HOURLY or (zipped and not archive.resolution):
+        return ""
+    return f"resolution {archive.resolution or 'unknown'}: only half-hourly (HH) and hourly (HR) files are read"
+
+
+def _hourly_members(path: Path, members: Iterable[str]) -> list[Archive]:
+    """Return the readable tables of a zip, the best one for each site and network."""
+    best: dict[tuple[str, str], Archive] = {}
+    for member in members:
+        archive = parse_name(Location(path, member).name)
+        if archive is None or is_zip(member) or _why_not(archive):
+            continue
+        archive = replace(archive, path=path, member=member)
+        key = archive.site, archive.network
+        best[key] = min(best.get(key, archive), archive, key=_preference)
+    return list(best.values())
+
+
+def _some(members: Sequence[str]) -> str:
+    shown = ", ".join(Location(Path(), member).name for member in members[:3])
+    return f"{shown} and {len(members) - 3} more" if len(members) > 3 else shown or "nothing"
+
+
+def _version(text: str) -> tuple[int, int, int]:
+    """Return a version's numbers, so that a newer one is greater: "v1.3_r1" is (1, 3, 1), "beta-3" (3, 0, 0)."""
+    numbers = [int(number) for number in re.findall(r"\d+", text)][:3]
+    return tuple(numbers + [0] * (3 - len(numbers)))
+
+
+def _preference(archive: Archive) -> tuple:
+    """Order archives of one site and network, best first: whole, newest, fullest, half-hourly, longest, as published."""
+    products = networks()[archive.network].products
+    product = products.index(archive.product) if archive.product in products else len(products)
+    span = (archive.last_year or 0) - (archive.first_year or 0)
+    broken = is_zip(archive.path) and archive.member is None
+    newest = tuple(-number for number in _version(archive.version))
+    suffix = {".zip": 0, ".gz": 1}.get(archive.path.suffix.lower(), 2)
+    return broken, newest, product, archive.resolution != "HH", -span, suffix, str(archive.path), archive.member or ""
+
+
+def _rank(archive: Archive, order: str) -> int:
+    names = _tables()["orders"][order]
+    place = names.index(archive.network) if archive.network in names else len(names)
+    major, minor, patch = (min(number, 99) for number in _version(archive.version))
+    return place * 10**6 + 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
+
+
+def _resolve(found: Sequence[Archive], ignored: list[tuple[str, str]]) -> list[Archive]:
+    """Leave aside what another archive of the same site and network covers."""
+    kept: list[Archive] = []
+    for archive in sorted(found, key=_preference):
+        better = next((other for other in kept if _covers(other, archive)), None)
+        if better is None:
+            kept.append(archive)
+        else:
+            ignored.append((str(archive.location), _why_covered(better, archive)))
+    return _without_refused(kept, ignored)
+
+
+def _covers(better: Archive, archive: Archive) -> bool:
+    if (better.site, better.network) != (archive.site, archive.network):
+        return False
+    if None in (better.first_year, better.last_year, archive.first_year, archive.last_year):
+        return True
+    return better.first_year <= archive.first_year and archive.last_year <= better.last_year
+
+
+def _why_covered(better: Archive, archive: Archive) -> str:
+    for field, what in (("version", "version"), ("product", "product"), ("resolution", "resolution")):
+        one, two = getattr(better, field), getattr(archive, field)
+        if one and two and one != two:
+            return f"{what} {two}: {one} of the same site and years is read instead, from {better.path.name}"
+    return f"the same data as {better.path.name}, which is read instead"
+
+
+def _without_refused(kept: Sequence[Archive], ignored: list[tuple[str, str]]) -> list[Archive]:
+    """Drop products that the reader refuses where the site has another archive."""
+    refused = _tables()["refused"]
+    good = {archive.site for archive in kept if archive.network not in refused}
+    for archive in kept:
+        if archive.network in refused and archive.site in good:
+            ignored.append(
+                (str(archive.location), f"{archive.network} is another product; the site's ONEFlux files are read")
+            )
+    return [archive for archive in kept if archive.network not in refused or archive.site not in good]
