@@ -1,0 +1,1 @@
+"""SCORE: any prediction against any observation, hour by hour and by class."""

@@ -1,0 +1,191 @@
+"""Scores of numbers against numbers, and the sums behind them, which pool without a second look at the data.
+
+Every score takes the observation first. A pair counts where both are finite.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: The scores, in the order tables show them.
+SCORES = ("nse", "rmse", "mae", "bias", "corr2")
+
+Axis = int | tuple[int, ...] | None
+
+
+class Moments(NamedTuple):
+    """What all the scores of a set of pairs follow from; arrays of one shape, float64.
+
+    Attributes
+    ----------
+    n : ndarray
+        Number of pairs.
+    obs, pred : ndarray
+        Means.
+    obs2, pred2, cross : ndarray
+        Sums of squared deviations from the means, and of their products.
+    sse, sae : ndarray
+        Sums of squared and of absolute errors.
+    """
+
+    n: np.ndarray
+    obs: np.ndarray
+    pred: np.ndarray
+    obs2: np.ndarray
+    pred2: np.ndarray
+    cross: np.ndarray
+    sse: np.ndarray
+    sae: np.ndarray
+
+
+def moments(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> Moments:
+    """Return the moments of pairs along `axis` (all axes by default).
+
+    Parameters
+    ----------
+    obs, pred : array
+        Of one shape, or broadcastable; in one unit. NaN is missing.
+    axis : int or tuple of int, optional
+        Axes to reduce.
+    """
+    obs, pred = np.broadcast_arrays(np.asarray(obs, float), np.asarray(pred, float))
+    valid = np.isfinite(obs) & np.isfinite(pred)
+    n = valid.sum(axis=axis, dtype=float)
+    mean_obs, mean_pred = (_mean(x, valid, n, axis) for x in (obs, pred))
+    error = np.where(valid, pred - obs, 0.0)
+    from_obs, from_pred = (
+        np.where(valid, x - _spread(mean, axis, x.ndim), 0.0) for x, mean in ((obs, mean_obs), (pred, mean_pred))
+    )
+    sums = (from_obs**2, from_pred**2, from_obs * from_pred, error**2, np.abs(error))
+    return Moments(n, mean_obs, mean_pred, *(s.sum(axis=axis) for s in sums))
+
+
+def pool(parts: Moments, axis: Axis = None) -> Moments:
+    """Return the moments of all pairs of `parts` together, along `axis`.
+
+    Parts without a pair add nothing. Exact but for rounding: pooling the parts of a set gives the set's moments.
+
+    References
+    ----------
+    Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", doi:10.1080/00031305.1983.10483115
+    """
+    n = parts.n.sum(axis=axis)
+    weighted = [np.where(parts.n > 0, parts.n * mean, 0.0).sum(axis=axis) for mean in (parts.obs, parts.pred)]
+    means = [_divide(total, n) for total in weighted]
+    shift_obs, shift_pred = (
+        np.where(parts.n > 0, part - _spread(whole, axis, parts.n.ndim), 0.0)
+        for part, whole in zip((parts.obs, parts.pred), means, strict=True)
+    )
+    return Moments(
+        n,
+        *means,
+        (parts.obs2 + parts.n * shift_obs**2).sum(axis=axis),
+        (parts.pred2 + parts.n * shift_pred**2).sum(axis=axis),
+        (parts.cross + parts.n * shift_obs * shift_pred).sum(axis=axis),
+        parts.sse.sum(axis=axis),
+        parts.sae.sum(axis=axis),
+    )
+
+
+def scores(m: Moments) -> dict[str, np.ndarray]:
+    """Return every score of `SCORES` by name, from moments; NaN where a score is not defined."""
+    return {
+        "nse": 1.0 - _divide(m.sse, _significant(m.obs2, m.n, m.obs)),
+        "rmse": np.sqrt(_divide(m.sse, m.n)),
+        "mae": _divide(m.sae, m.n),
+        "bias": m.pred - m.obs,
+        "corr2": _divide(m.cross**2, _significant(m.obs2, m.n, m.obs) * _significant(m.pred2, m.n, m.pred)),
+    }
+
+
+def nse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
+    """Nash-Sutcliffe efficiency, 1 - SSE / SST: 1 is perfect, 0 is the observations' own mean.
+
+    Parameters
+    ----------
+    obs, pred : array
+        Of one shape and unit; pairs with a NaN are left out.
+    axis : int or tuple of int, optional
+        Axes to reduce; all by default.
+
+    Returns
+    -------
+    ndarray
+        No unit; NaN where the observations do not vary.
+
+    References
+    ----------
+    Nash and Sutcliffe 1970, doi:10.1016/0022-1694(70)90255-6
+
+    Examples
+    --------
+    >>> float(nse([1.0, 2.0, 3.0], [1.0, 2.0, 4.0]))
+    0.5
+    """
+    return scores(moments(obs, pred, axis))["nse"]
+
+
+def rmse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
+    """Root mean squared error, in the unit of the inputs (parameters as `nse`).
+
+    Examples
+    --------
+    >>> float(rmse([0.0, 0.0], [3.0, -3.0]))
+    3.0
+    """
+    return scores(moments(obs, pred, axis))["rmse"]
+
+
+def mae(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
+    """Mean absolute error, in the unit of the inputs (parameters as `nse`).
+
+    Examples
+    --------
+    >>> float(mae([0.0, 0.0], [3.0, -4.0]))
+    3.5
+    """
+    return scores(moments(obs, pred, axis))["mae"]
+
+
+def bias(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
+    """Mean of prediction minus observation, in the unit of the inputs (parameters as `nse`).
+
+    Examples
+    --------
+    >>> float(bias([1.0, 2.0], [2.0, 3.0]))
+    1.0
+    """
+    return scores(moments(obs, pred, axis))["bias"]
+
+
+def corr2(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
+    """Squared Pearson correlation (parameters as `nse`); blind to bias and amplitude, hence never called R2.
+
+    Examples
+    --------
+    >>> float(corr2([1.0, 2.0, 3.0], [30.0, 20.0, 10.0]))
+    1.0
+    """
+    return scores(moments(obs, pred, axis))["corr2"]
+
+
+def _mean(x: np.ndarray, valid: np.ndarray, n: np.ndarray, axis: Axis) -> np.ndarray:
+    return _divide(np.where(valid, x, 0.0).sum(axis=axis), n)
+
+
+def _spread(reduced: np.ndarray, axis: Axis, ndim: int) -> np.ndarray:
+    """Put the reduced axes back, of length 1, so that a mean can be taken from what it is the mean of."""
+    return np.expand_dims(reduced, tuple(range(ndim)) if axis is None else axis)
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Quotient, or NaN where the divisor is 0 or NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(b > 0, a / np.where(b > 0, b, 1.0), np.nan)
+
+
+def _significant(squares: np.ndarray, n: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Sum of squared deviations, set to 0 where it is only the rounding of the mean of a constant."""
+    return np.where(squares > n * (1e-13 * np.abs(mean)) ** 2, squares, 0.0)

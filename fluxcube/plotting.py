@@ -1,0 +1,437 @@
+"""Pictures: flux maps with coasts, tower maps, diurnal cycles and bars of scores.
+
+Every function draws into `ax`, or into a figure of its own that no window and no global state knows of, returns
+the Axes, and saves where a path is given (replacing a picture of that name, as matplotlib does).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NO_DATA = "#bdbdbd"
+_SEQUENTIAL = {"GPP": "YlGn", "RECO": "YlOrBr"}
+
+
+def plot_map(
+    da: xr.DataArray,
+    path: str | Path | None = None,
+    *,
+    diverging: bool | None = None,
+    limits: tuple[float, float] | None = None,
+    title: str | None = None,
+    coast: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one map with its coasts.
+
+    Parameters
+    ----------
+    da : xr.DataArray
+        (latitude, longitude), in the units its attributes state; NaN is drawn grey.
+    path : path, optional
+        Picture to write; its ending chooses the format.
+    diverging : bool, optional
+        Colours centred at zero. Default: for NEE, and for whatever has both signs; never for GPP and RECO.
+    limits : (float, float), optional
+        Values of the first and last colour. Default: the 2nd and 98th percentile, or symmetric about zero.
+    title : str, optional
+        Default: the long name, and the time where the array has one.
+    coast : bool
+        Draw the outlines of land (Natural Earth, 1:110 million; a guide to the eye, not a mask).
+    ax : matplotlib.axes.Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    SchemaError
+        If the array is not one map.
+    StoreError
+        If the folder of `path` does not exist.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_forcing
+    >>> weather = example_forcing().predictors.mean("time").sel(variable="TA")
+    >>> plot_map(weather.rename("TA"), title="June").get_title()
+    'June'
+    """
+    da = _one_map(da)
+    values = np.asarray(da.values, float)
+    cmap, low, high = _colours(str(da.name or ""), values, diverging, limits)
+    ax = _axes(ax, (8.0, 8.0 * _shape_of(da) + 0.6))
+    x, y = _grid(da)
+    ax.set_facecolor(_NO_DATA)
+    mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(values), cmap=cmap, vmin=low, vmax=high, rasterized=True)
+    if coast:
+        _draw_coast(ax)
+    _frame(ax, x, y)
+    _draw_bar(ax, mesh, _label(da), _extend(values, low, high))
+    ax.set_title(_title(da) if title is None else title)
+    return _finish(ax, path)
+
+
+def plot_site_map(
+    sites: xr.Dataset | xr.DataArray,
+    path: str | Path | None = None,
+    *,
+    color: str = "igbp",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw towers on the world.
+
+    Parameters
+    ----------
+    sites : xr.Dataset or xr.DataArray
+        A cube, or one value per site (e.g. a score), with coordinates latitude and longitude on site.
+    path, title, ax
+        As `plot_map` takes them.
+    color : str
+        Coordinate of a cube whose classes are told apart, e.g. igbp, koppen or network.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    SchemaError
+        If the coordinates are missing.
+    """
+    for name in ("latitude", "longitude", *([color] if isinstance(sites, xr.Dataset) else [])):
+        if name not in sites.coords or sites[name].dims != ("site",):
+            found = sorted(map(str, sites.coords))
+            raise SchemaError(f"a map of sites needs the coordinate {name} on site; found {found}.")
+    ax = _axes(ax, (10.0, 5.2))
+    _draw_coast(ax)
+    if isinstance(sites, xr.DataArray):
+        if sites.dims != ("site",):
+            raise SchemaError(f"a map of sites needs one value per site, found dims {sites.dims}: reduce the others.")
+        cmap, low, high = _colours(str(sites.name or ""), np.asarray(sites.values, float), None, None)
+        dots = ax.scatter(
+            sites.longitude, sites.latitude, c=sites.values, cmap=cmap, vmin=low, vmax=high,
+            s=28, edgecolors="black", linewidths=0.4, zorder=3,
+        )  # fmt: skip
+        _draw_bar(ax, dots, _label(sites), _extend(sites.values, low, high))
+    else:
+        _draw_classes(ax, sites, color)
+    _frame(ax, np.array([-180.0, 180.0]), np.array([-62.0, 84.0]))
+    ax.set_title(f"{sites.sizes['site']} sites" if title is None else title)
+    return _finish(ax, path)
+
+
+def plot_diurnal(
+    obs: xr.DataArray,
+    pred: xr.DataArray | Mapping[str, xr.DataArray],
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the mean day of observations and predictions, in local mean solar time.
+
+    Only hours that the observation and every prediction have count, so that the lines can be compared.
+
+    Parameters
+    ----------
+    obs : xr.DataArray
+        (site, time) or (time,), UTC hours, with the coordinate longitude.
+    pred : xr.DataArray or mapping of str to xr.DataArray
+        Same dimensions and unit; several by model name.
+    path, title, ax
+        As `plot_map` takes them.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    SchemaError
+        If there is no longitude, or no hour that all have.
+    """
+    lines = {"observed": obs, **(pred if isinstance(pred, Mapping) else {str(pred.name or "predicted"): pred})}
+    days = _mean_days(lines)
+    ax = _axes(ax, (6.4, 4.0))
+    ax.axhline(0, color="grey", linewidth=0.8)
+    for name, day in days.items():
+        style = {"color": "black", "linewidth": 2.0} if name == "observed" else {"linewidth": 1.5}
+        ax.plot(day.index + 0.5, day["mean"], label=name, **style)
+    first = days["observed"]
+    ax.fill_between(first.index + 0.5, first["q25"], first["q75"], color="black", alpha=0.12, linewidth=0,
+                    label="observed, middle half")  # fmt: skip
+    ax.set(xlim=(0, 24), xticks=range(0, 25, 3), xlabel="local mean solar time (h)", ylabel=_label(obs))
+    ax.legend(frameon=False)
+    ax.set_title(f"{int(first['n'].sum()):,} hours" if title is None else title)
+    return _finish(ax, path)
+
+
+def plot_scores(
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    target: str | None = None,
+    score: str = "nse",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one score as bars, per group and model.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `fluxcube.compare` makes it.
+    path, title, ax
+        As `plot_map` takes them.
+    target : str, optional
+        Flux to draw; needed where the table has several.
+    score : str
+        Column to draw. NSE below -1 is cut there, and the number written.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ConfigError
+        If the table does not hold what is asked.
+    """
+    targets = list(dict.fromkeys(table["target"]))
+    target = targets[0] if target is None and len(targets) == 1 else target
+    if target not in targets or score not in table:
+        raise ConfigError(f"choose a target of {targets} and a score of the table; found {target!r} and {score!r}.")
+    rows = table[(table["target"] == target) & (table["n"] > 0)]
+    wide = rows.pivot(index="group", columns="model", values=score)
+    wide = wide.loc[list(dict.fromkeys(rows["group"])), list(dict.fromkeys(rows["model"]))]
+    ax = _axes(ax, (max(5.0, 1.2 + 0.32 * wide.size + 0.4 * len(wide)), 4.0))
+    _draw_bars(ax, wide, floor=-1.0 if score == "nse" else None)
+    hours = rows.drop_duplicates("group").set_index("group")
+    ax.set_xticks(range(len(wide)), [_tick(g, hours.loc[g]) for g in wide.index], fontsize=8)
+    units = rows["units"].iloc[0] if "units" in rows and score in ("rmse", "mae", "bias") else ""
+    ax.set_ylabel(f"{score.upper()}{f' ({_units(units)})' if units else ''}, all rows of the group pooled")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.set_title(f"{target}: {score.upper()} by group" if title is None else title)
+    return _finish(ax, path)
+
+
+def _one_map(da: xr.DataArray) -> xr.DataArray:
+    for dim in [d for d in da.dims if d not in ("latitude", "longitude")]:
+        if da.sizes[dim] != 1:
+            how = f'take its mean, da.mean("{dim}"), or one, da.isel({dim}=0)'
+            raise SchemaError(f"a map has dims (latitude, longitude); found {dim} of length {da.sizes[dim]}: {how}.")
+        da = da.isel({dim: 0})
+    if set(da.dims) != {"latitude", "longitude"}:
+        raise SchemaError(f"a map has dims (latitude, longitude); found {da.dims}.")
+    da = da.transpose("latitude", "longitude").compute()
+    if not np.isfinite(da.values).any():
+        raise SchemaError(f"{da.name or 'the map'} has no finite value to draw.")
+    return da
+
+
+def _colours(name: str, values: np.ndarray, diverging: bool | None, limits) -> tuple[str, float, float]:
+    """Colour map and the values of its ends."""
+    low, high = np.nanpercentile(values[np.isfinite(values)], (2, 98))
+    kind = name.split("_")[0]
+    if diverging is None:
+        diverging = kind == "NEE" or (low < 0 < high and kind not in _SEQUENTIAL)
+    if limits is not None:
+        low, high = limits
+    elif diverging:
+        high = max(abs(low), abs(high)) or 1.0
+        low = -high
+    elif kind in _SEQUENTIAL and low > 0:
+        low = 0.0
+    if not low < high:
+        low, high = low - 0.5, high + 0.5
+    return ("RdBu_r" if diverging else _SEQUENTIAL.get(kind, "viridis")), float(low), float(high)
+
+
+def _extend(values: np.ndarray, low: float, high: float) -> str:
+    below, above = np.nanmin(values) < low, np.nanmax(values) > high
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
+        bool(below), bool(above)
+    ]
+
+
+def _grid(da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Cell edges in degrees east and north; a single row or column is as wide as the other axis's cells."""
+    axes = (da.longitude.values.astype(float), da.latitude.values.astype(float))
+    width = next((abs(axis[1] - axis[0]) for axis in axes if len(axis) > 1), 0.25)
+    return tuple(_edges(axis, width) for axis in axes)
+
+
+def _edges(centres: np.ndarray, width: float) -> np.ndarray:
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5]) * width
+    middle = (centres[:-1] + centres[1:]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _shape_of(da: xr.DataArray) -> float:
+    """Height of the map over its width, with room for the colour bar, within what a page bears."""
+    x, y = _grid(da)
+    return float(np.clip(0.85 * abs(np.ptp(y)) / (abs(np.ptp(x)) * _squeeze(y)), 0.3, 1.3))
+
+
+def _squeeze(latitudes: np.ndarray) -> float:
+    """Width of a degree of longitude over one of latitude, at the middle; 1 for a map of much of the world."""
+    return 1.0 if np.ptp(latitudes) > 60 else max(0.1, float(np.cos(np.deg2rad(np.mean(latitudes)))))
+
+
+@functools.cache
+def _coast() -> tuple[np.ndarray, ...]:
+    """Outlines of land, each (points, 2): degrees east and north."""
+    text = resources.files("fluxcube").joinpath("data/coast_110m.json").read_text("utf-8")
+    return tuple(np.reshape(line, (-1, 2)) / 100.0 for line in json.loads(text)["lines"])
+
+
+def _draw_coast(ax: Axes) -> None:
+    from matplotlib.collections import LineCollection
+
+    # Twice, so that grids that count from 0 to 360 degrees have theirs.
+    lines = [line + np.array([turn, 0.0]) for turn in (0.0, 360.0) for line in _coast()]
+    ax.add_collection(LineCollection(lines, colors="#303030", linewidths=0.6, zorder=2), autolim=False)
+
+
+def _frame(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set(xlim=(x.min(), x.max()), ylim=(max(y.min(), -90.0), min(y.max(), 90.0)), aspect=1 / _squeeze(y))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 1.5, 2, 3, 5, 6, 10]))
+    ax.xaxis.set_major_formatter(lambda v, _: _degrees((v + 180) % 360 - 180, "EW"))
+    ax.yaxis.set_major_formatter(lambda v, _: _degrees(v, "NS"))
+    ax.tick_params(labelsize=8)
+
+
+def _draw_bar(ax: Axes, drawn: object, label: str, extend: str) -> None:
+    # As high as the map, which a bar beside axes of a fixed aspect is not.
+    ax.figure.colorbar(drawn, cax=ax.inset_axes([1.02, 0.0, 0.03, 1.0]), extend=extend).set_label(label)
+
+
+def _degrees(value: float, letters: str) -> str:
+    letter = "" if value == 0 else letters[0] if value > 0 else letters[1]
+    return f"{abs(round(value, 6)):g}°{letter}"
+
+
+def _draw_classes(ax: Axes, sites: xr.Dataset, color: str) -> None:
+    import matplotlib
+
+    labels = np.array([str(label) or "unknown" for label in sites[color].values], object)
+    classes, palette = sorted(set(labels)), matplotlib.colormaps["tab20"]
+    for i, name in enumerate(classes):
+        here = labels == name
+        ax.scatter(
+            sites.longitude.values[here], sites.latitude.values[here], s=26, color=palette(i % 20),
+            marker="o^s"[i // 20 % 3], edgecolors="black", linewidths=0.4, zorder=3, label=f"{name} ({here.sum()})",
+        )  # fmt: skip
+    ax.legend(fontsize=7, ncols=1 + len(classes) // 12, loc="lower left", framealpha=0.9)
+
+
+def _mean_days(lines: dict[str, xr.DataArray]) -> dict[str, pd.DataFrame]:
+    """Mean, quartiles and count by solar hour of each array, over the hours that all have."""
+    arrays = dict(zip(lines, xr.align(*lines.values(), join="inner", copy=False), strict=True))
+    obs = arrays["observed"]
+    if "longitude" not in obs.coords:
+        raise SchemaError("a diurnal cycle needs the coordinate longitude, for local solar time.")
+    hours = xr.DataArray(obs.time.values.astype("datetime64[m]").astype(np.int64) / 60 % 24, dims="time")
+    solar = np.floor((hours + obs.longitude.reset_coords(drop=True) / 15) % 24)
+    solar = solar.broadcast_like(obs).transpose(*obs.dims).values.ravel()
+    flat = pd.DataFrame({k: v.transpose(*obs.dims).values.ravel() for k, v in arrays.items()})
+    flat = flat.where(np.isfinite(flat)).assign(hour=solar).dropna()
+    if flat.empty:
+        raise SchemaError(f"no hour has a value of {', '.join(lines)} together.")
+    grouped = flat.groupby("hour")
+    quartiles = {"q25": lambda x: x.quantile(0.25), "q75": lambda x: x.quantile(0.75)}
+    return {k: grouped[k].agg(mean="mean", n="count", **quartiles) for k in arrays}
+
+
+def _draw_bars(ax: Axes, wide: pd.DataFrame, floor: float | None) -> None:
+    """Bars of each row (group) side by side, one per column (model)."""
+    width = 0.8 / wide.shape[1]
+    ax.axhline(0, color="grey", linewidth=0.8)
+    for j, model in enumerate(wide):
+        at = np.arange(len(wide)) + (j - (wide.shape[1] - 1) / 2) * width
+        values = wide[model].to_numpy(float)
+        ax.bar(at, values if floor is None else np.maximum(values, floor), width * 0.92, label=str(model))
+        for x, value in zip(at, values, strict=True):
+            if floor is not None and value < floor:
+                ax.annotate(f"{value:.1f}", (x, 0.97 * floor), rotation=90, ha="center", va="bottom", fontsize=7)
+    if floor is not None:
+        ax.set_ylim(max(floor, min(-0.05, float(np.nanmin(wide.to_numpy())) * 1.1)), 1.0)
+
+
+def _tick(group: object, row: pd.Series) -> str:
+    unseen = "\n(not in training)" if bool(row.get("zero_shot", False)) else ""
+    sites = f"\n{int(row['n_sites'])} sites" if "n_sites" in row and row["n_sites"] != 1 else ""
+    return f"{group}{sites}{unseen}"
+
+
+def _title(da: xr.DataArray) -> str:
+    lines = textwrap.wrap(str(da.attrs.get("long_name", "")), 60)
+    if "time" in da.coords and not da.time.ndim:
+        lines.append(pd.Timestamp(da.time.values).strftime("%Y-%m-%d %H:%M UTC"))
+    return "\n".join(lines)
+
+
+def _label(da: xr.DataArray) -> str:
+    name, units = str(da.name or ""), _units(str(da.attrs.get("units", "")))
+    return f"{name} ({units})" if units else name
+
+
+def _units(units: str) -> str:
+    """Write a UDUNITS string as print does.
+
+    >>> _units("umol m-2 s-1")
+    'µmol m⁻² s⁻¹'
+    """
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    units = re.sub(r"(?<=[A-Za-z])-?\d+", lambda m: m.group().translate(raised), units)
+    return re.sub(r"\bu(?=mol\b|g\b|m\b)", "µ", units).replace("degC", "°C")
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_package("matplotlib", "plot", "drawing") from None
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def _finish(ax: Axes, path: str | Path | None) -> Axes:
+    if path is None:
+        return ax
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
+    known = ax.figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise ConfigError(f"cannot write {path}: its ending must be one of {', '.join(sorted(known))}.")
+    ax.figure.savefig(path, dpi=150, bbox_inches="tight")
+    return ax
