@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,7 +25,18 @@ _RATIO_FROM = 64 << 20
 _MAX_ENTRIES = 10_000
 _BLOCK = 1 << 20
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError)
+# What the standard library raises for archives that are cut, altered, or packed by a method it does not know.
+_BROKEN = (
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    UnicodeDecodeError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -113,51 +126,60 @@ class _Stream(io.RawIOBase):
 def _open_raw(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, int]:
     """Return the uncompressed stream of a location and how many bytes it may hold."""
     if location.member is not None:
-        archive = stack.enter_context(_open_zip(location.path))
-        try:
-            entry = archive.getinfo(location.member)
-        except KeyError:
-            raise SourceError(
-                f"{location.path}: no entry {location.member!r} in this zip; it may have changed"
-            ) from None
-        try:
-            return stack.enter_context(archive.open(entry)), entry.file_size
-        except _BROKEN as error:
-            raise _broken(location, error) from error
-    try:
-        plain = stack.enter_context(open(location.path, "rb"))
-    except OSError as error:
-        raise SourceError(
-            f"{location}: cannot be opened ({error.strerror}); check the path and its permissions"
-        ) from error
+        return _open_member(location, stack)
+    plain = stack.enter_context(_open_plain(location.path))
     if location.path.suffix.lower() != ".gz":
         return plain, MAX_BYTES
     size = os.fstat(plain.fileno()).st_size
     return stack.enter_context(gzip.GzipFile(fileobj=plain)), min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * size))
 
 
+def _open_member(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, int]:
+    archive = stack.enter_context(_open_zip(location.path))
+    try:
+        entry = archive.getinfo(location.member)
+        return stack.enter_context(archive.open(entry)), entry.file_size
+    except KeyError:
+        raise SourceError(
+            f"{location.path}: no entry {location.member!r} in this zip; name one that it has, such as "
+            f"{', '.join(archive.namelist()[:3])}"
+        ) from None
+    except _BROKEN as error:
+        raise _broken(location, error) from error
+
+
+def _open_plain(path: Path) -> io.BufferedReader:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise SourceError(
+            f"{path}: expected a file that can be read, found none ({error.strerror}); check its path and permissions"
+        ) from error
+
+
 @contextmanager
 def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except _BROKEN as error:
-        raise _broken(Location(path), error) from error
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
-    with archive:
-        _check_entries(path, archive.infolist())
-        yield archive
+    with _open_plain(path) as plain:
+        try:
+            archive = zipfile.ZipFile(plain)
+        except _BROKEN as error:
+            raise _broken(Location(path), error) from error
+        with archive:
+            _check_entries(path, archive.infolist())
+            yield archive
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     if len(entries) > _MAX_ENTRIES:
         raise SourceError(f"{path}: {len(entries)} entries, where a tower's zip has some 20; unpack what you need")
+    names: set[str] = set()
     for entry in entries:
-        fault = _fault(entry)
+        fault = "is there twice" if entry.filename in names else _fault(entry)
         if fault:
             raise SourceError(
-                f"{path}: entry {entry.filename!r} {fault}; nothing of this zip is read. Get it from its publisher again"
+                f"{path}: entry {entry.filename!r} {fault}; nothing of this zip is read. Get it from its publisher"
             )
+        names.add(entry.filename)
 
 
 def _fault(entry: zipfile.ZipInfo) -> str:
@@ -180,7 +202,8 @@ def _fault(entry: zipfile.ZipInfo) -> str:
 
 def _broken(location: Location, error: Exception) -> SourceError:
     return SourceError(
-        f"{location}: cut or broken ({error}), where a whole zip or gzip file was expected; download it again"
+        f"{location}: cut or broken ({error or type(error).__name__}), where a whole zip or gzip file was expected; "
+        "download it again"
     )
 
 

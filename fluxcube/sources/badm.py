@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -67,7 +67,11 @@ class SiteInfo:
     utc_offsets: tuple[Dated, ...] = ()
 
 
-def read_badm(paths: str | os.PathLike | Location | Iterable[str | os.PathLike | Location]) -> dict[str, SiteInfo]:
+def read_badm(
+    paths: str | os.PathLike | Location | Iterable[str | os.PathLike | Location],
+    *,
+    on_error: Callable[[Location, SourceError], None] | None = None,
+) -> dict[str, SiteInfo]:
     """Read and merge site metadata of one or more files.
 
     BIF files (columns SITE_ID, GROUP_ID, VARIABLE, DATAVALUE) and ICOS SITEINFO files come first, in the order given;
@@ -79,6 +83,8 @@ def read_badm(paths: str | os.PathLike | Location | Iterable[str | os.PathLike |
     ----------
     paths : path, Location, or iterable of them
         Files, as `discover` lists them.
+    on_error : callable, optional
+        Is given a file that cannot be read and the error, and the file is left aside; by default the error is raised.
 
     Returns
     -------
@@ -88,14 +94,20 @@ def read_badm(paths: str | os.PathLike | Location | Iterable[str | os.PathLike |
     Raises
     ------
     SourceError
-        If a file is neither kind.
+        If a file is neither kind, or cut or broken.
     """
     if isinstance(paths, (str, os.PathLike, Location)):
         paths = [paths]
     locations = [path if isinstance(path, Location) else Location(Path(path)) for path in paths]
     tables, merged = [], {}
     for location in locations:
-        is_bif, infos = _read_file(location)
+        try:
+            is_bif, infos = _read_file(location)
+        except SourceError as error:
+            if on_error is None:
+                raise
+            on_error(location, error)
+            continue
         if is_bif:
             _merge(merged, infos, location)
         else:
@@ -123,8 +135,8 @@ def require_location(infos: Mapping[str, SiteInfo], site: str) -> SiteInfo:
         return info
     found = "is in none of the metadata files" if info is None else "has no valid latitude and longitude in them"
     raise SourceError(
-        f"site {site} {found}, and its place must be known; add LOCATION_LAT and LOCATION_LONG to a BIF file, or a line "
-        f"'{site},<latitude>,<longitude>' to a sites.csv with the header site_id,latitude,longitude"
+        f"site {site} {found}, and its place must be known; add LOCATION_LAT and LOCATION_LONG to a BIF file, or a "
+        f"line '{site},<latitude>,<longitude>' to a sites.csv with the header site_id,latitude,longitude"
     )
 
 
@@ -193,12 +205,10 @@ def _first(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _from_bif(location: Location, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> dict[str, SiteInfo]:
-    groups = _groups(location, header, rows)
-    sites = dict.fromkeys(site for site, _ in groups)
-    return {
-        site: _site_of_groups([group for (of, _), group in groups.items() if of == site], site, location)
-        for site in sites
-    }
+    groups: dict[str, list[_Group]] = {}
+    for (site, _), group in _groups(location, header, rows).items():
+        groups.setdefault(site, []).append(group)
+    return {site: _site_of_groups(of_site, site, location) for site, of_site in groups.items()}
 
 
 _Group = dict[str, tuple[int, str]]

@@ -1,14 +1,14 @@
 """Read a table of numbers fast, and name the line and the column of the first thing that is wrong with it.
 
-The fast pass is pandas' C parser. It forgives what science cannot (a row that is cut reads as missing values), so a watch
-counts the commas of every line as the bytes go by; when it or the parser objects, a slow pass finds the place.
+The fast pass is pandas' C parser. It forgives what science cannot (a row that is cut reads as missing values),
+so a watch counts the commas of every line as the bytes go by; when it or the parser objects, a slow pass finds
+the place.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,8 @@ from fluxcube.errors import SourceError
 from fluxcube.sources.archives import Location, open_stream
 
 _BLANKS = ("", "NA", "NaN", "nan")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LONGEST_HEADER = 1 << 20
 _NEWLINE, _COMMA = ord("\n"), ord(",")
 
@@ -62,7 +64,9 @@ def read_numbers(
             raise
         except (ValueError, OverflowError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
             _find_fault(location, header, wanted, integers)
-            raise SourceError(f"{location}: cannot be read as comma-separated numbers: {error}") from error
+            raise SourceError(
+                f"{location}: expected comma-separated numbers ({error}); get the file as published"
+            ) from error
     if watch.suspicious:
         _find_fault(location, header, wanted, integers)
     if table.empty:
@@ -124,19 +128,20 @@ def _header(line: bytes, location: Location) -> list[str]:
         raise SourceError(f"{location}: empty, where a header line of column names was expected; download it again")
     try:
         text = line.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
+        if "\0" in text:
+            raise csv.Error("a zero byte")
+        names = [name.strip() for name in next(csv.reader([text]))]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(
-            f"{location}, line 1: not text in UTF-8, where column names were expected; is this a CSV file?"
-        )
-    names = [name.strip() for name in next(csv.reader([text]))]
+            f"{location}, line 1: not a line of text in UTF-8 ({error}), where column names were expected; "
+            "get the CSV file as published"
+        ) from error
     twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
         places = ", ".join(str(i + 1) for i, name in enumerate(names) if name == twice[0])
         raise SourceError(
-            f"{location}, line 1: column {twice[0]} is there {names.count(twice[0])} times (columns {places}), expected once; "
-            "remove the copies or get the file as published"
+            f"{location}, line 1: column {twice[0]} is there {names.count(twice[0])} times (columns {places}), "
+            "expected once; remove the copies or get the file as published"
         )
     return names
 
@@ -147,13 +152,13 @@ def _parse(stream: io.BufferedIOBase, header: list[str], wanted: set[str], integ
     return pd.read_csv(
         stream,
         header=None,
-        names=header,
+        names=[name or f" {index}" for index, name in enumerate(header)],
         usecols=[name for name in header if name in wanted],
         dtype={name: np.int64 if name in integers else np.float32 for name in wanted},
         index_col=False,
         keep_default_na=False,
         na_values=_BLANKS,
-        low_memory=False,
+        low_memory=True,  # by chunks: else the text of all 270 columns of a whole record is held at once
         engine="c",
     )
 
@@ -161,23 +166,23 @@ def _parse(stream: io.BufferedIOBase, header: list[str], wanted: set[str], integ
 def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every row below the header, as pandas counts rows: blank lines are none."""
     with open_stream(location) as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline="")
-        reader = csv.reader(text)
+        reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline=""))
         next(reader, None)
-        for fields in reader:
-            if any(field.strip() for field in fields) or len(fields) > 1:
-                yield reader.line_num, fields
-        text.detach()
+        try:
+            for fields in reader:
+                if len(fields) > 1 or any(field.strip() for field in fields):
+                    yield reader.line_num, fields
+        except csv.Error as error:
+            raise SourceError(
+                f"{location}, line {reader.line_num}: not comma-separated text ({error}); get the file as published"
+            ) from error
 
 
 def _find_fault(location: Location, header: list[str], wanted: set[str], integers: Sequence[str]) -> None:
     """Raise for the first row that is not as it should be; return when all are."""
     columns = [(index, name) for index, name in enumerate(header) if name in wanted]
-    try:
-        for line, fields in _rows(location):
-            _check_row(f"{location}, line {line}", fields, len(header), columns, integers)
-    except csv.Error as error:
-        raise SourceError(f"{location}: not comma-separated text ({error}); get the file as published") from error
+    for line, fields in _rows(location):
+        _check_row(f"{location}, line {line}", fields, len(header), columns, integers)
 
 
 def _check_row(
@@ -191,19 +196,12 @@ def _check_row(
             "Download the file again, or repair the line"
         )
     for index, name in columns:
-        text = fields[index].strip()
+        text = fields[index].strip(" \t")
         if name in integers:
-            fault = None if re.fullmatch(r"\d+", text) else "a whole number"
+            fault = "" if _WHOLE.fullmatch(text) else "a whole number"
         else:
-            fault = None if text in _BLANKS or _is_number(text) else "a number (-9999 or blank where missing)"
+            fault = "" if text in _BLANKS or _NUMBER.fullmatch(text) else "a number (-9999 or blank where missing)"
         if fault:
             raise SourceError(
                 f"{where}, column {name}: expected {fault}, found {text!r}; correct it or get the file as published"
             )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

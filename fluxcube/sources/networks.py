@@ -28,6 +28,7 @@ _TOKENS = {
 _COPY = r"(?:[ .(].*)?"
 _ENDING = re.compile(r"(?i)\.(zip|csv|csv\.gz)$")
 _HOURLY = ("HH", "HR")
+_EXCEL = "site metadata as Excel: save it as CSV and it is read"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ def choose_member(path: str | os.PathLike) -> str:
     Raises
     ------
     SourceError
-        If the zip is broken or unsafe, is AmeriFlux BASE, or holds no half-hourly or hourly table or those of several sites.
+        If the zip is broken or unsafe, or holds no half-hourly or hourly table, or those of several sites.
     """
     path = Path(path)
     found = _hourly_members(path, list_members(path))
@@ -162,6 +163,8 @@ def choose_member(path: str | os.PathLike) -> str:
             f"{path}: no half-hourly or hourly ONEFlux table (..._HH_... or ..._HR_...csv) in this zip; it holds "
             f"{_some(list_members(path))}. Get the full archive of the site"
         )
+    refused = _tables()["refused"]
+    found = [archive for archive in found if archive.network not in refused] or found
     sites = {archive.site for archive in found}
     if len(sites) > 1:
         raise SourceError(f"{path}: tables of {', '.join(sorted(sites))} in one zip; say which with member=")
@@ -241,7 +244,7 @@ def _files(roots: Iterable[Path], ignored: list[tuple[str, str]]) -> Iterator[Pa
         if not root.exists():
             raise SourceError(f"{root}: no such file or folder, where tower files were expected")
         for path in [root] if root.is_file() else _walk(root, ignored):
-            if path.resolve() not in seen and _is_candidate(path):
+            if _is_candidate(path) and path.resolve() not in seen:
                 seen.add(path.resolve())
                 yield path
 
@@ -251,9 +254,7 @@ def _walk(root: Path, ignored: list[tuple[str, str]]) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
-                ignored.append(
-                    (os.path.join(folder, name), "a link to a folder: give its target as a folder of its own")
-                )
+                ignored.append((os.path.join(folder, name), "a link to a folder: name its target among the folders"))
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
@@ -268,7 +269,7 @@ def _is_excel_badm(name: str) -> bool:
 def _sort_in(path: Path, found: list[Archive], badm: list[Location], ignored: list[tuple[str, str]]) -> None:
     """Put one file where it belongs."""
     if _is_excel_badm(path.name):
-        ignored.append((str(path), "site metadata as Excel: save it as CSV and it is read"))
+        ignored.append((str(path), _EXCEL))
     elif is_badm(path.name):
         badm.append(Location(path))
     elif is_zip(path):
@@ -296,6 +297,7 @@ def _sort_zip(path: Path, found: list[Archive], badm: list[Location], ignored: l
             ignored.append((str(path), str(error)))
         return
     badm.extend(Location(path, member) for member in members if is_badm(Location(path, member).name))
+    ignored.extend((str(Location(path, member)), _EXCEL) for member in members if _is_excel_badm(member))
     tables = _hourly_members(path, members)
     found.extend(tables)
     if not tables and not any(location.path == path for location in badm):
@@ -357,7 +359,7 @@ def _version(text: str) -> tuple[int, int, int]:
 
 
 def _preference(archive: Archive) -> tuple:
-    """Order archives of one site and network, best first: whole, newest, fullest, half-hourly, longest, as published."""
+    """Order archives of one site and network, best first: whole, newest, fullest, half-hourly, longest, zipped."""
     products = networks()[archive.network].products
     product = products.index(archive.product) if archive.product in products else len(products)
     span = (archive.last_year or 0) - (archive.first_year or 0)
@@ -408,7 +410,5 @@ def _without_refused(kept: Sequence[Archive], ignored: list[tuple[str, str]]) ->
     good = {archive.site for archive in kept if archive.network not in refused}
     for archive in kept:
         if archive.network in refused and archive.site in good:
-            ignored.append(
-                (str(archive.location), f"{archive.network} is another product; the site's ONEFlux files are read")
-            )
+            ignored.append((str(archive.location), f"{archive.network}: the site's ONEFlux files are read instead"))
     return [archive for archive in kept if archive.network not in refused or archive.site not in good]

@@ -17,7 +17,7 @@ from fluxcube import variables as table
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.archives import Location, is_zip
 from fluxcube.sources.csvfile import line_of, read_numbers, text_of
-from fluxcube.sources.networks import Archive, choose_member, parse_name
+from fluxcube.sources.networks import Archive, choose_member, networks, parse_name
 from fluxcube.timestamps import standard_to_utc
 
 START, END = "TIMESTAMP_START", "TIMESTAMP_END"
@@ -26,10 +26,7 @@ STEPS = (30, 60)
 MISSING = -9999
 
 _BASE_COLUMNS = re.compile(r"FC|NEE_PI(_F)?|.*_\d+_\d+_\d+")
-_BASE = (
-    "an AmeriFlux BASE file, another product without ONEFlux's gap filling and flags; "
-    "get the site's FLUXNET product (AMF_<site>_FLUXNET_...zip) from ameriflux.lbl.gov or the FLUXNET Shuttle"
-)
+_BASE = "AmeriFlux BASE"
 _AS_PUBLISHED = "get the file as its network publishes it"
 
 
@@ -72,13 +69,14 @@ def read_oneflux(
 
     Notes
     -----
-    A variable is read from the first of its aliases that has a value. The flag is column ``<column>_QC``, NEE's for GPP and
-    RECO. Where there is none, a measured column counts as 0, ``_F`` as 2, and ``_F_MDS`` and the filled fluxes as 3.
+    A variable is read from the first of its aliases that has a value. The flag is column ``<column>_QC``, NEE's for
+    GPP and RECO. Where there is none, a measured column counts as 0, ``_F`` as 2, and ``_F_MDS`` and ONEFlux's filled
+    fluxes (``_VUT_``, ``_CUT_``) as 3.
     """
     names = _names(variables)
     source = _source(archive_or_path, member)
-    if source.network == "AmeriFlux BASE":
-        raise SourceError(f"{source.location}: {_BASE}")
+    if source.network == _BASE:
+        raise _is_base(f"{source.location}")
     frame = read_numbers(source.location, lambda header: _wanted(header, names, source.location), integers=(START, END))
     start, step = _clock(frame, source.location)
     arrays, columns, assumed = {}, {}, {}
@@ -149,7 +147,7 @@ def _source(archive_or_path: Archive | str | os.PathLike, member: str | None) ->
     archive = archive_or_path if isinstance(archive_or_path, Archive) else None
     path = archive.path if archive else Path(archive_or_path)
     named = archive or parse_name(path.name)
-    if named is not None and named.network == "AmeriFlux BASE":
+    if named is not None and named.network == _BASE:
         return _Source(Location(path), named.site, named.network)
     member = member or (archive.member if archive else None)
     if member is None and is_zip(path):
@@ -188,7 +186,7 @@ def _flag_columns(name: str) -> list[str]:
 def _check_header(header: Sequence[str], location: Location) -> None:
     first = f"{location}, line 1"
     if header[0].startswith("# Site") or header[0].startswith("# Version"):
-        raise SourceError(f"{first}: {_BASE}")
+        raise _is_base(first)
     missing = [name for name in (START, END) if name not in header]
     if missing == [START, END] and "TIMESTAMP" in header:
         raise SourceError(
@@ -197,17 +195,21 @@ def _check_header(header: Sequence[str], location: Location) -> None:
         )
     if missing:
         raise SourceError(
-            f"{first}: no column {' nor '.join(missing)}, which every ONEFlux file has (found {', '.join(header[:4])}, ...); "
-            f"{_AS_PUBLISHED}, with commas between columns"
+            f"{first}: no column {' nor '.join(missing)}, which every ONEFlux file has (found "
+            f"{', '.join(header[:4])[:200]}, ...); {_AS_PUBLISHED}, with commas between columns"
         )
     if any(map(_BASE_COLUMNS.fullmatch, header)) and not any(name.endswith(("_QC", "_VUT_REF")) for name in header):
-        raise SourceError(f"{first}: {_BASE}")
+        raise _is_base(first)
     known = {alias for variable in table.table().values() for alias in variable.aliases}
     if not known.intersection(header):
         raise SourceError(
             f"{first}: none of ONEFlux's variables (TA_F, SW_IN_F, NEE_VUT_REF, ...) among its {len(header)} columns "
             f"({', '.join(header[2:6])}, ...); {_AS_PUBLISHED}"
         )
+
+
+def _is_base(where: str) -> SourceError:
+    return SourceError(f"{where}: {networks()[_BASE].why}")
 
 
 def _clock(frame: pd.DataFrame, location: Location) -> tuple[np.ndarray, int]:
@@ -219,9 +221,7 @@ def _clock(frame: pd.DataFrame, location: Location) -> tuple[np.ndarray, int]:
     start = times[START]
     lengths = (times[END] - start).astype(np.int64)
     step = _commonest(lengths)
-    _refuse(
-        lengths != step, frame, END, location, f"expected an end {step} minutes after the start, as in the other rows"
-    )
+    _refuse(lengths != step, frame, END, location, f"expected {step} minutes after the start, as in the other rows")
     if step not in STEPS:
         raise SourceError(
             f"{location}, line {line_of(location, 0)}: periods of {step} minutes, expected 30 or 60; "
@@ -319,7 +319,10 @@ def _offsets(start: np.ndarray, utc_offset: float | Sequence[tuple[object, float
 
 
 def _since(value: object) -> np.datetime64:
-    return np.datetime64("0000-01-01T00:00", "m") if value is None else np.datetime64(value).astype("datetime64[m]")
+    try:
+        return np.datetime64("0000" if value is None else value).astype("datetime64[m]")
+    except ValueError as error:
+        raise ConfigError(f"utc_offset: entry from {value!r}: expected a date such as '2012-05-31'") from error
 
 
 def _checked(hours: float) -> float:
