@@ -1,0 +1,76 @@
+"""Scaling by physical bounds: the same numbers for every site, dataset and model, and losslessly undone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fluxcube.variables import variable
+
+
+def normalise(values: np.ndarray, names: Sequence[str], *, mask: bool = True) -> np.ndarray:
+    """Scale by the variables' bounds: cyclic ones to [-1, 1), others to [-0.5, 0.5).
+
+    Cyclic variables span twice the range, because sin and cos of 2^k pi x agree at -1 and +1 for every
+    whole k >= 0, and only there.
+
+    Parameters
+    ----------
+    values : (..., n) float
+        In the units of the variable table.
+    names : sequence of str
+        The n variables of the last axis.
+    mask : bool
+        Turn values outside their bounds into NaN, as predictors are; targets (``mask=False``) are only scaled.
+
+    Returns
+    -------
+    (..., n) float
+        Of the dtype of `values`.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is not in the table.
+
+    References
+    ----------
+    CarbonSense, arXiv:2406.04940, §3.2.
+
+    Examples
+    --------
+    >>> normalise(np.array([[6.0, 20.0], [18.0, 99.0]]), ["TOD", "TA"])
+    array([[-0.5  ,  0.125],
+           [ 0.5  ,    nan]])
+    """
+    middle, width = _scales(names, np.asarray(values).dtype)
+    scaled = (values - middle) / width
+    return np.where(inside(values, names), scaled, np.nan).astype(scaled.dtype) if mask else scaled
+
+
+def denormalise(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Undo `normalise`: physical values (..., n) of scaled ones.
+
+    Examples
+    --------
+    >>> denormalise(np.array([0.125]), ["TA"])
+    array([20.])
+    """
+    middle, width = _scales(names, np.asarray(values).dtype)
+    return values * width + middle
+
+
+def inside(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Say which values (..., n) lie within their variables' bounds; NaN does not. The upper end is inside."""
+    low, high = (np.array(ends) for ends in zip(*(variable(name).bounds for name in names), strict=True))
+    return (values >= low) & (values <= high)
+
+
+def _scales(names: Sequence[str], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Middle of each variable's bounds, and what its distance from there is divided by (n,)."""
+    rows = [variable(name) for name in names]
+    middle = [(row.bounds[0] + row.bounds[1]) / 2 for row in rows]
+    width = [(row.bounds[1] - row.bounds[0]) / (2 if row.cyclic else 1) for row in rows]
+    kind = dtype if np.issubdtype(dtype, np.floating) else np.float64
+    return np.array(middle, kind), np.array(width, kind)
