@@ -1,0 +1,110 @@
+"""What predictions are called and where they come from, on towers and maps alike."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.errors import ConfigError, unknown
+from fluxcube.inference.predictor import Predictor
+from fluxcube.variables import COMPUTED, table
+
+logger = logging.getLogger(__name__)
+
+#: Respiration that no head gives: NEE + GPP, of either partitioning.
+DERIVED = "RECO"
+
+
+def flux_names(predictor: Predictor, targets: list[str] | tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """Return the fluxes a model gives, RECO included where it follows from NEE and GPP.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model.
+    targets : sequence of str, optional
+        Only these.
+
+    Raises
+    ------
+    UnknownNameError
+        If the model does not give one of `targets`.
+    """
+    have = predictor.spec.targets
+    every = (*have, DERIVED) if _gpp(have) else have
+    for name in targets or ():
+        if name not in every:
+            raise unknown("flux of this model", name, every)
+    return every if targets is None else tuple(targets)
+
+
+def as_fluxes(stacked: xr.DataArray, predictor: Predictor, names: tuple[str, ...]) -> xr.Dataset:
+    """Split predictions by flux, with CF attributes; lazy stays lazy.
+
+    Parameters
+    ----------
+    stacked : xr.DataArray
+        (..., target), one entry per target of the model.
+    predictor : Predictor
+        The model.
+    names : tuple of str
+        As `flux_names` returned them.
+    """
+    targets = predictor.spec.targets
+    one = {t: stacked.isel(target=i).assign_attrs(table()[t].attrs) for i, t in enumerate(targets)}
+    if DERIVED in names:
+        gpp = _gpp(targets)
+        attrs = table()[gpp.replace("GPP", "RECO")].attrs | {"derived": f"NEE + {gpp}"}
+        one[DERIVED] = (one["NEE"] + one[gpp]).assign_attrs(attrs | {"long_name": "ecosystem respiration"})
+    return xr.Dataset({name: one[name].rename(name) for name in names})
+
+
+def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str, ...]:
+    """Return the inputs that a cube or forcing cannot supply, which the model gets as missing; they are logged.
+
+    Raises
+    ------
+    ConfigError
+        If nothing is left but what place and time alone determine.
+    """
+    spec = predictor.spec
+    held = set(map(str, ds["variable"].values))
+    used = [name for name in spec.predictors if name in held]
+    if all(name in COMPUTED for name in used) and not all(name in COMPUTED for name in spec.predictors):
+        wanted = ", ".join(name for name in spec.predictors if name not in COMPUTED)
+        raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({wanted}).")
+    masked = [name for name in spec.predictors if name not in held]
+    bands = set(map(str, ds["band"].values)) if "modis" in ds else set()
+    masked += [f"band {name}" for name in spec.bands if name not in bands]
+    if "igbp" in spec.static and not any(map(str, ds["igbp"].values.ravel())):
+        masked.append("igbp")
+    if "elevation" in spec.static and not np.isfinite(ds["elevation"].values).any():
+        masked.append("elevation")
+    if masked:
+        logger.warning("masked, since the %s does not supply them: %s", kind, ", ".join(masked))
+    return tuple(masked)
+
+
+def provenance(predictor: Predictor, stride: int, masked: tuple[str, ...]) -> dict[str, object]:
+    """Return attributes that say which model made a prediction, and how."""
+    spec, given = predictor.spec, predictor.metadata
+    return {
+        "model": str(given.get("kind", type(predictor.model).__name__)),
+        "model_digest": predictor.digest,
+        "training_sites": len(given.get("training_sites", ())),
+        "context_hours": predictor.model.context,
+        "stride_hours": stride,
+        "predictors": ", ".join(spec.predictors),
+        "memory_days": ", ".join(map(str, spec.memory_days)),
+        "masked_predictors": ", ".join(masked),
+        "clock": spec.clock,
+    }
+
+
+def _gpp(targets: tuple[str, ...]) -> str | None:
+    """Name the GPP that gives respiration with NEE, where no head gives respiration itself."""
+    if "NEE" not in targets or any(t.startswith("RECO") for t in targets):
+        return None
+    return next((name for name in ("GPP_NT", "GPP_DT") if name in targets), None)

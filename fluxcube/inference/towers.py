@@ -1,0 +1,111 @@
+"""Predictions at towers, site by site."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.errors import ConfigError
+from fluxcube.inference.outputs import as_fluxes, flux_names, masked_inputs, provenance
+from fluxcube.inference.predictor import ModelReference, Predictor, as_predictor
+from fluxcube.samples.features import cube_block
+from fluxcube.schema import validate_cube
+
+
+def predict(
+    model: Predictor | str | os.PathLike,
+    cube: xr.Dataset,
+    *,
+    stride: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> xr.Dataset:
+    """Predict the fluxes of towers, the same way as maps.
+
+    Parameters
+    ----------
+    model : Predictor, path or Run
+        A trained model.
+    cube : xr.Dataset
+        A tower cube or a selection of it. Windows and trailing means begin at its first hour: select more time
+        than is wanted, or none.
+    stride : int, optional
+        Hours that one window gives; see `Predictor.stride_or_default`.
+    progress : callable, optional
+        ``progress(done, total, text)``, per site.
+
+    Returns
+    -------
+    xr.Dataset
+        One float32 variable (site, time) per flux, in the units of the variable table, with the cube's
+        coordinates on site; NaN outside a site's record, where its window begins before it, and in hours without
+        an observed predictor. RECO is NEE + GPP (attribute `derived`) where the model has no head for it.
+        Lazy, a chunk per site, where the cube is lazy and `progress` is None; computed otherwise.
+
+    Raises
+    ------
+    SchemaError
+        If `cube` is no tower cube.
+    ConfigError
+        If the cube supplies none of the model's predictors, or keeps another clock.
+    """
+    predictor = as_predictor(model)
+    validate_cube(cube)
+    _check_clock(cube, predictor)
+    stride = predictor.stride_or_default(stride)
+    masked = masked_inputs(predictor, cube, "cube")
+    needed = cube[["predictors", "predictors_qc", *(["modis"] if predictor.spec.bands and "modis" in cube else [])]]
+    held = [name for name in cube["variable"].values if name in predictor.spec.predictors]
+    needed = needed.sel(variable=held)
+    if cube.predictors.chunks is not None and progress is None:
+        values = _lazy(predictor.reference, needed, stride, len(predictor.spec.targets))
+    else:
+        values = _eager(predictor, needed, stride, progress)
+    coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}}
+    stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
+    fluxes = as_fluxes(stacked, predictor, flux_names(predictor))
+    return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
+        provenance(predictor, stride, masked)
+    )
+
+
+def _check_clock(cube: xr.Dataset, predictor: Predictor) -> None:
+    clock = cube.attrs.get("clock", predictor.spec.clock)
+    if clock != predictor.spec.clock:
+        raise ConfigError(
+            f"the model was trained on DOY and TOD of clock={predictor.spec.clock!r}, this cube has {clock!r}: "
+            f"build the cube with clock={predictor.spec.clock!r}, or train on this one."
+        )
+
+
+def _eager(predictor: Predictor, cube: xr.Dataset, stride: int, progress: Callable | None) -> np.ndarray:
+    out = np.full((cube.sizes["site"], cube.sizes["time"], len(predictor.spec.targets)), np.nan, np.float32)
+    for i, site in enumerate(cube.site.values):
+        out[i] = _one_site(predictor, cube.isel(site=[i]), stride)[0]
+        if progress is not None:
+            progress(i + 1, cube.sizes["site"], str(site))
+    return out
+
+
+def _lazy(reference: Predictor | ModelReference, cube: xr.Dataset, stride: int, targets: int):
+    """Dask array (site, time, target): one task per site, beside those that read it."""
+    import dask
+    import dask.array as da
+
+    one_site = dask.delayed(_one_site, pure=True)
+    shape = (1, cube.sizes["time"], targets)
+    sites = [one_site(reference, cube.isel(site=[i]), stride) for i in range(cube.sizes["site"])]
+    return da.concatenate([da.from_delayed(site, shape, np.float32) for site in sites])
+
+
+def _one_site(reference: Predictor | ModelReference, cube: xr.Dataset, stride: int) -> np.ndarray:
+    """Predictions of a cube of one site, (1, time, target), between its first and last hour."""
+    predictor = reference.load()
+    out = np.full((1, cube.sizes["time"], len(predictor.spec.targets)), np.nan, np.float32)
+    start, stop = np.searchsorted(cube.time.values, [cube.time_start.values[0], cube.time_stop.values[0]])
+    if start < stop:
+        block = cube_block(cube.isel(time=slice(start, stop)), predictor.spec)
+        out[:, start:stop] = predictor.predict_block(block, stride=stride)
+    return out
