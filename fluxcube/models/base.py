@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+
+from fluxcube.errors import ConfigError, unknown
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -37,12 +43,78 @@ class Batch(NamedTuple):
         return cls(**{name: arrays[name] for name in cls._fields})
 
 
-@runtime_checkable
-class Model(Protocol):
-    """A trained model.
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many of each input a model gets; which is which arrives as positions, never as names.
 
     Attributes
     ----------
+    inputs : int
+        V, met columns.
+    bands : int
+        b, bands of a chip.
+    numbers : int
+        S, static numbers.
+    classes : tuple of int
+        Number of classes of each static class.
+    targets : int
+        Fluxes per hour.
+    protected : tuple of int
+        Met columns that observational dropout spares (the clocks).
+    """
+
+    inputs: int
+    bands: int = 0
+    numbers: int = 0
+    classes: tuple[int, ...] = ()
+    targets: int = 1
+    protected: tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Sizes:
+        """Make sizes of a mapping, refusing unknown keys (UnknownNameError)."""
+        return from_known_keys(cls, values)
+
+    def __post_init__(self):
+        if self.inputs < 1 or self.targets < 1:
+            raise ConfigError(f"a model needs an input and a target, found {self.inputs} and {self.targets}.")
+        if any(not 0 <= column < self.inputs for column in self.protected):
+            raise ConfigError(f"protected columns must lie in 0..{self.inputs - 1}, found {self.protected}.")
+
+
+def from_known_keys(cls: type[T], values: Mapping) -> T:
+    """Make a frozen config of a mapping as JSON gives it, refusing keys that `cls` does not have.
+
+    Raises
+    ------
+    UnknownNameError
+        Naming the nearest key.
+
+    Examples
+    --------
+    >>> from_known_keys(Sizes, {"inputs": 3, "band": 9})
+    Traceback (most recent call last):
+    fluxcube.errors.UnknownNameError: unknown Sizes key 'band': did you mean 'bands'? Known: bands, ...
+    """
+    valid = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in valid:
+            raise unknown(f"{cls.__name__} key", key, valid)
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model, as inference and checkpoints see it.
+
+    Attributes
+    ----------
+    kind : str
+        Its name in the registry.
+    config : object
+        Frozen dataclass of its settings, with `from_dict`.
+    sizes : Sizes
+        Numbers of inputs and targets.
     context : int
         Hours T of a window.
     n_targets : int
@@ -51,6 +123,9 @@ class Model(Protocol):
         How many of a window's last hours `predict` fills: T for a dense head, 1 for others.
     """
 
+    kind: str
+    config: object
+    sizes: Sizes
     context: int
     n_targets: int
     emits: int
@@ -58,3 +133,45 @@ class Model(Protocol):
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, n_targets) float32 in scaled units; NaN in the hours that are not emitted."""
         ...
+
+    def weights(self) -> dict[str, bytes]:
+        """Return the weights as files: name and content."""
+        ...
+
+    def load_weights(self, files: Mapping[str, bytes]) -> None:
+        """Take the weights that `weights` gave (ValueError or KeyError if they do not fit)."""
+        ...
+
+
+class RowModel:
+    """A model whose estimate of an hour is a function of one row of numbers.
+
+    Subclasses give `rows`, `fit` and `predict_rows`; only the last hour of a window is emitted.
+    """
+
+    sizes: Sizes
+    context = 1
+    emits = 1
+
+    @property
+    def n_targets(self) -> int:
+        """Fluxes per hour."""
+        return self.sizes.targets
+
+    def rows(self, batch: Batch) -> np.ndarray:
+        """Return the rows (B, F) float32 of a batch's windows."""
+        raise NotImplementedError
+
+    def fit(self, rows, targets, val_rows=None, val_targets=None, *, seed=0, progress=None) -> dict:
+        """Learn from rows (N, F) and scaled targets (N, targets), NaN where not observed; return what to log."""
+        raise NotImplementedError
+
+    def predict_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return (B, targets) float32 in scaled units."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Return (B, T, targets) float32 in scaled units; NaN in all hours but the last."""
+        out = np.full((*batch.met.shape[:2], self.n_targets), np.nan, np.float32)
+        out[:, -1] = self.predict_rows(self.rows(batch))
+        return out

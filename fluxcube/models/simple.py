@@ -1,0 +1,183 @@
+"""Two models that any other must beat: a line on sunlight, and the mean day of each month and class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fluxcube.errors import ConfigError
+from fluxcube.models.base import Batch, RowModel, Sizes, from_known_keys
+
+_FILE = "model.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SWLinearConfig:
+    """Where `SWLinear` finds sunlight.
+
+    Attributes
+    ----------
+    column : int
+        Met column of SW_IN.
+    """
+
+    column: int
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> SWLinearConfig:
+        """Make a config of a mapping, refusing unknown keys."""
+        return from_known_keys(cls, values)
+
+
+class SWLinear(RowModel):
+    """Least squares of each flux on incoming shortwave radiation; the training mean where it is missing."""
+
+    kind = "sw-linear"
+
+    def __init__(self, config: SWLinearConfig, sizes: Sizes):
+        _check_columns(sizes, config.column)
+        self.config, self.sizes = config, sizes
+        self.mean = np.zeros(sizes.targets)
+        self.slope = np.zeros(sizes.targets)
+        self.offset = np.zeros(sizes.targets)
+
+    def rows(self, batch: Batch) -> np.ndarray:
+        """Return sunlight (B, 1), normalised."""
+        return np.asarray(batch.met[:, -1, self.config.column : self.config.column + 1], np.float32)
+
+    def fit(self, rows, targets, val_rows=None, val_targets=None, *, seed=0, progress=None) -> dict:
+        """Fit each target where both it and sunlight are observed."""
+        for i in range(self.n_targets):
+            y, x = targets[:, i].astype(float), rows[:, 0].astype(float)
+            seen = np.isfinite(y)
+            self.mean[i] = y[seen].mean() if seen.any() else 0.0
+            x, y = x[seen & np.isfinite(x)], y[seen & np.isfinite(x)]
+            spread = x.var() if len(x) else 0.0
+            self.slope[i] = ((x - x.mean()) * (y - y.mean())).mean() / spread if spread > 0 else 0.0
+            self.offset[i] = y.mean() - self.slope[i] * x.mean() if len(x) else self.mean[i]
+        return {}
+
+    def predict_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return (B, targets) float32 in scaled units."""
+        line = rows * self.slope + self.offset
+        return np.where(np.isfinite(line), line, self.mean).astype(np.float32)
+
+    def weights(self) -> dict[str, bytes]:
+        """Return the coefficients as one JSON file."""
+        return _to_json({"mean": self.mean, "slope": self.slope, "offset": self.offset})
+
+    def load_weights(self, files: Mapping[str, bytes]) -> None:
+        """Take the coefficients that `weights` gave."""
+        shape = (self.n_targets,)
+        found = _of_json(files, {"mean": shape, "slope": shape, "offset": shape})
+        self.mean, self.slope, self.offset = found["mean"], found["slope"], found["offset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanCycleConfig:
+    """Where `MeanCycle` finds the clocks, and how fine its cycle is.
+
+    Attributes
+    ----------
+    doy_column, tod_column : int
+        Met columns of the day of year and of the time of day, normalised to [-1, 1).
+    months, hours : int
+        Parts of the year and of the day.
+    """
+
+    doy_column: int
+    tod_column: int
+    months: int = 12
+    hours: int = 24
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> MeanCycleConfig:
+        """Make a config of a mapping, refusing unknown keys."""
+        return from_known_keys(cls, values)
+
+
+class MeanCycle(RowModel):
+    """Mean flux by class, month and hour of day.
+
+    A class that training lacks, or a month of it, takes the mean of all classes in that month and hour, else
+    of all classes and months in that hour, else of everything.
+    """
+
+    kind = "mean-cycle"
+
+    def __init__(self, config: MeanCycleConfig, sizes: Sizes):
+        _check_columns(sizes, config.doy_column, config.tod_column)
+        self.config, self.sizes = config, sizes
+        self.cycle = np.zeros((self._classes + 1, config.months, config.hours, sizes.targets))
+
+    @property
+    def _classes(self) -> int:
+        return self.sizes.classes[0] if self.sizes.classes else 0
+
+    def rows(self, batch: Batch) -> np.ndarray:
+        """Return class, month and hour (B, 3); the last class stands for unknown ones."""
+        doy, tod = (batch.met[:, -1, c] for c in (self.config.doy_column, self.config.tod_column))
+        known = batch.classes[:, 0] if batch.classes.shape[1] else np.full(len(doy), -1)
+        kind = np.where(known < 0, self._classes, known)
+        return np.stack([kind, _part(doy, self.config.months), _part(tod, self.config.hours)], 1).astype(np.float32)
+
+    def fit(self, rows, targets, val_rows=None, val_targets=None, *, seed=0, progress=None) -> dict:
+        """Average each target over its observed hours."""
+        at = tuple(rows.astype(np.int64).T)
+        for i in range(self.n_targets):
+            seen = np.isfinite(targets[:, i])
+            total, count = np.zeros(self.cycle.shape[:3]), np.zeros(self.cycle.shape[:3])
+            np.add.at(total, tuple(a[seen] for a in at), targets[seen, i])
+            np.add.at(count, tuple(a[seen] for a in at), 1)
+            self.cycle[..., i] = _with_fallbacks(total, count)
+        return {}
+
+    def predict_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return (B, targets) float32 in scaled units."""
+        return self.cycle[tuple(rows.astype(np.int64).T)].astype(np.float32)
+
+    def weights(self) -> dict[str, bytes]:
+        """Return the cycle as one JSON file."""
+        return _to_json({"cycle": self.cycle})
+
+    def load_weights(self, files: Mapping[str, bytes]) -> None:
+        """Take the cycle that `weights` gave."""
+        self.cycle = _of_json(files, {"cycle": self.cycle.shape})["cycle"]
+
+
+def _with_fallbacks(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Means (class, month, hour), an empty one filled by ever wider means."""
+    mean = np.full(total.shape, np.nan)
+    for axes in ((), (0,), (0, 1), (0, 1, 2)):
+        wider_total, wider_count = total.sum(axes, keepdims=True), count.sum(axes, keepdims=True)
+        wider = np.divide(wider_total, wider_count, out=np.full(wider_total.shape, np.nan), where=wider_count > 0)
+        mean = np.where(np.isnan(mean), wider, mean)
+    return np.nan_to_num(mean)
+
+
+def _part(clock: np.ndarray, parts: int) -> np.ndarray:
+    """Which of equal parts a cyclic value in [-1, 1) falls into; a missing clock counts as the first."""
+    share = (np.nan_to_num(np.asarray(clock, float), nan=-1.0) + 1) / 2
+    # float32 may put an hour's start a hair before it.
+    return np.clip(np.floor(share * parts + 1e-4), 0, parts - 1)
+
+
+def _check_columns(sizes: Sizes, *columns: int) -> None:
+    for column in columns:
+        if not 0 <= column < sizes.inputs:
+            raise ConfigError(f"column {column} is not one of the {sizes.inputs} met columns.")
+
+
+def _to_json(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    return {_FILE: json.dumps({name: array.tolist() for name, array in arrays.items()}).encode()}
+
+
+def _of_json(files: Mapping[str, bytes], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    found = {name: np.array(value, float) for name, value in json.loads(files[_FILE]).items()}
+    for name, shape in shapes.items():
+        if name not in found or found[name].shape != shape:
+            raise ValueError(f"{name} must have shape {shape}")
+    return found

@@ -1,0 +1,53 @@
+"""Scaling of targets: mean and spread of the training towers' fluxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from fluxcube.errors import ConfigError
+
+
+def fit_scaling(parts: Iterable[np.ndarray], names: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each target over all observed hours of all parts.
+
+    Parameters
+    ----------
+    parts : iterable of (n, targets) float
+        Fluxes in their units, one part a site; NaN is not observed.
+    names : sequence of str
+        Targets.
+
+    Returns
+    -------
+    mean, scale : tuples of float
+        One per target, in its units; a target that never varies has scale 1.
+
+    Raises
+    ------
+    ConfigError
+        If a target is observed in no hour.
+
+    Examples
+    --------
+    >>> fit_scaling([np.array([[1.0], [np.nan]]), np.array([[3.0]])], ["NEE"])
+    ((2.0,), (1.0,))
+    """
+    count, total, square = (np.zeros(len(names)) for _ in range(3))
+    for part in parts:
+        values = np.asarray(part, float)
+        count += np.isfinite(values).sum(0)
+        total += np.nansum(values, 0)
+        square += np.nansum(values**2, 0)
+    if (count == 0).any():
+        never = [name for name, n in zip(names, count, strict=True) if n == 0]
+        raise ConfigError(f"{', '.join(never)}: observed in no hour of the training sites; choose another target.")
+    mean = total / count
+    spread = np.sqrt(np.maximum(square / count - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.where(spread > 0, spread, 1.0).tolist())
+
+
+def scale(values: np.ndarray, mean: Sequence[float], spread: Sequence[float]) -> np.ndarray:
+    """Return (values - mean) / spread on the last axis, float32."""
+    return ((values - np.asarray(mean)) / np.asarray(spread)).astype(np.float32)
