@@ -1,279 +1,386 @@
-"""The only module that writes Zarr: new stores beside their name, whole shards, ledgers, and what is complete.
+"""The only module that writes Zarr: stores that appear whole or not at all, written shard by shard.
 
-A store is Zarr format 3 without consolidated metadata. It opens only if its root says ``complete``, which is the
-last thing that is written. Equal content gives equal bytes: nothing here records a time or a path.
+A store is a Zarr (format 3) group without consolidated metadata. Its attributes say of which `kind` it is and, once
+everything is written, that it is `complete`; nothing else opens. A region that cuts through a shard is refused:
+two writers of halves of one shard would each put back the other's old half, without an error.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.metadata
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, TransposeCodec
 
 from fluxcube.errors import ConfigError, StoreError
 
-_LEDGER = "ledger.jsonl"
+_log = logging.getLogger(__name__)
 
-#: 6 chunks of 1461 hours are a year.
-_CHUNKS_A_TASK = 6
+_LEDGER = "ledger"
+_EPOCHS = (("D", "days"), ("h", "hours"), ("s", "seconds"))
+#: Values of a variable vary smoothly with time, not from one variable to the next: time goes innermost.
+_LABELS = ("variable", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One array of a store.
+    """What an array of a store is like, before it has values.
 
     Attributes
     ----------
-    dims : tuple of str
-    shape, chunks, shards : tuple of int
-        Sizes along `dims`; a shard is one file and a whole number of chunks.
-    dtype : str
-    fill_value : number
-        What an absent chunk holds; chunks of nothing else are not stored.
+    dims, shape, dtype
+        As of a DataArray.
+    chunks : tuple of int
+        What is read and decompressed at once.
+    shards : tuple of int or None
+        What is one file, and what a task must write whole: multiples of `chunks`.
+    fill_value
+        What a reader gets where nothing is written. NaN, and what the attribute ``_FillValue`` says, open as missing.
     attrs : mapping
-        CF attributes; with ``scale_factor`` (and ``_FillValue``) the array opens as the decoded float.
+        CF attributes; ``scale_factor`` makes packed integers open as float32.
     """
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
-    dtype: str
+    dtype: str | np.dtype
     chunks: tuple[int, ...]
-    shards: tuple[int, ...]
-    fill_value: float | int
+    shards: tuple[int, ...] | None = None
+    fill_value: float | int = 0
     attrs: Mapping[str, object] = field(default_factory=dict)
+
+
+def provenance() -> dict[str, str]:
+    """Return the versions that made a store; no date, so that equal input gives equal bytes."""
+    return {f"{name}_version": version(name) for name in ("fluxcube", "numpy", "xarray", "zarr")}
 
 
 def create(
     path: str | os.PathLike, coords: xr.Dataset, arrays: Mapping[str, ArraySpec], attrs: Mapping[str, object]
 ) -> None:
-    """Write a store's coordinates and attributes, and its arrays without content.
+    """Make a store with its coordinates, and arrays that hold nothing yet.
 
     Parameters
     ----------
     path : path
-        Folder to make; it must not exist, or be empty.
-    coords : xr.Dataset
-        Coordinates only; they are written whole.
+        Folder to make, usually what `staging` gives.
+    coords : xarray.Dataset
+        Coordinates, and nothing else; small enough to be held in memory.
     arrays : mapping of str to ArraySpec
+        By name.
     attrs : mapping
-        Attributes of the root; ``kind`` ("cube" or "maps") among them.
+        Attributes of the store: ``kind`` and what describes it, as JSON can hold it.
 
     Raises
     ------
     StoreError
-        If `path` holds something.
+        If there is something at `path`.
     """
     path = Path(path)
-    if path.exists() and any(path.iterdir()):
-        raise StoreError(f"{path} exists: nothing is overwritten.")
-    encoding = {
-        name: {"units": "hours since 1970-01-01", "dtype": "int64"}
-        for name, coord in coords.variables.items()
-        if np.issubdtype(coord.dtype, np.datetime64)
-    }
-    coords.drop_attrs().assign_attrs(attrs, complete=False).to_zarr(
-        path, mode="w", consolidated=False, zarr_format=3, encoding=encoding
-    )
-    root = zarr.open_group(path, mode="r+", zarr_format=3)
+    if path.exists():
+        raise StoreError(f"{path} exists: remove it, or write to another path.")
+    extra = [str(name) for name in coords.coords if name not in coords.dims]
+    named = {"coordinates": " ".join(sorted(extra))} if extra else {}
+    group = zarr.create_group(path, zarr_format=3, attributes={**attrs, **provenance(), **named, "complete": False})
+    for name, coord in coords.coords.items():
+        _write_coord(group, str(name), coord, f"{name}_bnds" if f"{name}_bnds" in coords.coords else None)
     for name, spec in arrays.items():
-        root.create_array(
-            name,
-            shape=spec.shape,
-            dtype=spec.dtype,
-            chunks=spec.chunks,
-            shards=spec.shards,
-            fill_value=spec.fill_value,
-            dimension_names=spec.dims,
-            attributes=dict(spec.attrs),
-            compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=np.dtype(spec.dtype).itemsize),
-            config={"write_empty_chunks": False},
+        _create_array(group, name, spec)
+
+
+def write_region(path: str | os.PathLike, name: str, region: Sequence[slice], values: np.ndarray) -> None:
+    """Write whole shards of one array; chunks that hold nothing but the fill value are not stored.
+
+    Parameters
+    ----------
+    path, name
+        The store and its array.
+    region : sequence of slice
+        One slice with integer bounds a dimension; each starts on a shard's edge, and ends on one or with the array.
+    values : numpy.ndarray
+        Of the region's shape.
+
+    Raises
+    ------
+    ConfigError
+        If the region cuts a shard, or the values have another shape or type.
+    StoreError
+        If there is no such array.
+    """
+    array = _opened(path, name)
+    shape = _check_region(array, name, region)
+    if values.shape != shape or not np.can_cast(values.dtype, array.dtype, "same_kind"):
+        raise ConfigError(
+            f"{name}: the region {_text(region)} takes {shape} values of {array.dtype}, found {values.shape} of "
+            f"{values.dtype}."
         )
+    array[tuple(region)] = values
 
 
-def write_region(path: str | os.PathLike, name: str, region: tuple[slice, ...], values: np.ndarray) -> None:
-    """Write whole shards of one array, so that no two writers ever touch the same file.
+@contextmanager
+def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a place beside `path` to make a store in; it takes its place only when the block ends well.
+
+    Parameters
+    ----------
+    path : path
+        Where the store shall be.
+    overwrite : bool
+        Replace a store of fluxcube that is there. It stays until the new one is whole.
+
+    Yields
+    ------
+    Path
+        For `create` and `write_region`. It is removed if the block raises; a killed process leaves it, and the next
+        build of the same store removes it.
+
+    Raises
+    ------
+    StoreError
+        If `path` exists and `overwrite` is not set, or it is nothing that fluxcube wrote.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
+    _check_target(path, overwrite)
+    building = path.with_name(f".{path.name}.building-{os.getpid()}")
+    try:
+        yield building
+        finish(building)
+        _take_place(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def finish(path: str | os.PathLike) -> None:
+    """Say that everything of a store is written, so that it opens."""
+    _group(Path(path), "r+").update_attributes({"complete": True})
+
+
+def open_store(path: str | os.PathLike, *, kind: str, allow_partial: bool = False, dask: bool = True) -> xr.Dataset:
+    """Open a store lazily, with one Dask chunk a shard.
 
     Parameters
     ----------
     path : path
         The store.
-    name : str
-        Which array.
-    region : tuple of slice
-        One slice a dimension; each starts at a shard's edge and stops at one or at the array's end.
-    values : array
-        As stored (scaled and filled, where the array has a ``scale_factor``).
-
-    Raises
-    ------
-    ConfigError
-        If the region cuts a shard.
-    """
-    array = _array(str(path), name)
-    for at, (part, size, shard) in enumerate(zip(region, array.shape, array.shards, strict=True)):
-        start, stop, step = part.indices(size)
-        if step != 1 or start % shard or (stop % shard and stop != size):
-            raise ConfigError(
-                f"{path}, {name}: {start}:{stop} of dimension {at} cuts a shard of {shard}; write whole shards, since "
-                "two writers of one shard lose each other's values without an error."
-            )
-    array[region] = values
-
-
-@functools.lru_cache(maxsize=64)
-def _array(path: str, name: str) -> zarr.Array:
-    return zarr.open_array(path, path=name, mode="r+", zarr_format=3)
-
-
-@contextlib.contextmanager
-def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a folder beside `path` to build in; it takes the name `path`, complete, only if all went well.
-
-    Parameters
-    ----------
-    path : path
-        Store to make.
-    overwrite : bool
-        Replace what is there, once the new one is complete.
-
-    Yields
-    ------
-    Path
-        An empty folder's name beside `path`. Whatever a killed build left there is removed first.
-
-    Raises
-    ------
-    StoreError
-        If `path` exists and `overwrite` is not set, or its folder does not exist.
-    """
-    path = Path(path)
-    check_absent(path, overwrite=overwrite)
-    for stale in path.parent.glob(f".{path.name}.building-*"):
-        shutil.rmtree(stale)
-    building = path.parent / f".{path.name}.building-{os.getpid()}"
-    try:
-        yield building
-        finish(building)
-        _take_over(building, path)
-    finally:
-        _array.cache_clear()
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def check_absent(path: str | os.PathLike, *, overwrite: bool) -> None:
-    """Raise StoreError if `path` is in the way, or cannot be made."""
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise StoreError(f"{path} exists: give another name, or overwrite (--overwrite) to replace it.")
-    if path.exists() and not (path / "zarr.json").is_file():
-        raise StoreError(f"{path} exists and is no store: it is not replaced; give another name.")
-    if not path.parent.is_dir():
-        raise StoreError(f"{path.parent} does not exist: make the folder first.")
-
-
-def _take_over(building: Path, path: Path) -> None:
-    """Rename the finished store over the old one."""
-    old = path.parent / f".{path.name}.old-{os.getpid()}"
-    if path.exists():
-        path.rename(old)
-    building.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def finish(path: str | os.PathLike) -> None:
-    """Mark a store complete: the last thing that is written."""
-    zarr.open_group(path, mode="r+", zarr_format=3).attrs["complete"] = True
-
-
-def read_attrs(path: str | os.PathLike) -> dict[str, object]:
-    """Return the root's attributes; StoreError where there is no store."""
-    meta = Path(path) / "zarr.json"
-    if not meta.is_file():
-        what = "is no Zarr format 3 store" if Path(path).exists() else "does not exist"
-        raise StoreError(f"{path} {what}: expected a store that fluxcube made.")
-    try:
-        return json.loads(meta.read_text("utf-8")).get("attributes", {})
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{meta}: not JSON ({error}); the store is damaged, make it again.") from None
-
-
-def open_store(path: str | os.PathLike, *, kind: str, allow_partial: bool = False) -> xr.Dataset:
-    """Open a store lazily.
-
-    Parameters
-    ----------
-    path : path
-    kind : {"cube", "maps"}
-        What it must be.
+    kind : str
+        What it must be: "cube" or "maps".
     allow_partial : bool
-        Also open one that is not complete; what is not written is missing.
+        Open a store that is not complete, too; what is not written is missing.
+    dask : bool
+        False leaves the arrays to xarray's own lazy indexing, for a selection before `dask_chunked`.
 
     Returns
     -------
-    xr.Dataset
-        Coordinates in memory, arrays as Dask.
+    xarray.Dataset
+        Packed arrays open as float32; flags keep their integers.
 
     Raises
     ------
     StoreError
-        If it is absent, of another kind, or not complete.
+        If there is no such store, or it is of another kind or not complete.
     """
-    attrs = read_attrs(path)
+    path = Path(path)
+    attrs = dict(_group(path, "r").attrs)
     if attrs.get("kind") != kind:
-        raise StoreError(f"{path} is {attrs.get('kind') or 'no fluxcube store'}, expected {kind}.")
-    if not (attrs.get("complete") or allow_partial):
-        raise StoreError(f"{path} is not complete: run the command that writes it again, it goes on or starts anew.")
-    ds = xr.open_dataset(path, engine="zarr", consolidated=False, chunks=None, zarr_format=3)
-    ds = ds.assign_coords({name: _plain(coord) for name, coord in ds.coords.items()})
-    ds = ds.assign({name: _lazy(array) for name, array in ds.data_vars.items()})
-    ds.attrs.pop("complete", None)
-    return ds
+        raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
+    if attrs.get("complete") is not True and not allow_partial:
+        raise StoreError(f"{path}: its writing was not finished; run what makes it again.")
+    raw = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
+    for variable in raw.variables.values():
+        if "scale_factor" in variable.attrs:  # as JSON's float it would unpack to float64
+            variable.attrs["scale_factor"] = np.float32(variable.attrs["scale_factor"])
+    ds = xr.decode_cf(raw)
+    strings = {n: (v.dims, v.values.astype(object), v.attrs) for n, v in ds.variables.items() if v.dtype.kind == "T"}
+    ds = ds.assign_coords(strings)
+    return dask_chunked(ds) if dask else ds
 
 
-def _plain(coord: xr.DataArray) -> xr.DataArray:
-    """Load a coordinate; strings as Python's, which every library understands."""
-    return coord.astype(object) if coord.dtype.kind == "T" else coord.load()
-
-
-def _lazy(array: xr.DataArray) -> xr.DataArray:
-    """Give an array Dask chunks: a few of the store's, so that a site-year is one or two tasks, within a shard."""
-    chunks = array.encoding.get("chunks") or array.shape
-    shards = array.encoding.get("shards") or chunks
-    sizes = {dim: min(_CHUNKS_A_TASK * c, s) for dim, c, s in zip(array.dims, chunks, shards, strict=True)}
-    lazy = array.chunk(sizes)
-    return lazy.astype("float32", keep_attrs=True) if lazy.dtype == np.float64 else lazy
+def dask_chunked(ds: xr.Dataset) -> xr.Dataset:
+    """Turn the lazy arrays of an opened store into Dask arrays, one chunk a shard (or, without shards, a chunk)."""
+    arrays = {}
+    for name, array in ds.data_vars.items():
+        stored = array.encoding.get("shards") or array.encoding["chunks"]
+        arrays[name] = array.chunk(dict(zip(array.dims, stored, strict=True)))
+    return ds.assign(arrays)
 
 
 def done_regions(path: str | os.PathLike) -> set[str]:
-    """Return the regions that a store's ledger says are written; a torn last line does not count."""
-    ledger = Path(path) / _LEDGER
-    if not ledger.is_file():
+    """Return the keys that `mark_done` has noted; a last line that a kill cut off does not count."""
+    try:
+        text = _ledger(path).read_bytes()
+    except FileNotFoundError:
         return set()
-    lines = ledger.read_text("utf-8").split("\n")[:-1]
-    return {json.loads(line)["region"] for line in lines if line.startswith("{") and line.endswith("}")}
+    return {json.loads(line)["done"] for line in text.split(b"\n")[:-1] if _whole(line)}
 
 
 def mark_done(path: str | os.PathLike, key: str) -> None:
-    """Append one region to the ledger, after its data, and wait until it is on disk."""
-    ledger = Path(path) / _LEDGER
-    torn = ledger.is_file() and ledger.read_bytes()[-1:] not in (b"\n", b"")
-    with open(ledger, "a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps({"region": key}) + "\n")
+    """Note, durably, that a region of a store is written.
+
+    That its chunks exist would not say so: those without a value are never stored.
+    """
+    ledger = _ledger(path)
+    if not ledger.parent.exists():
+        # A group of its own: a loose file in the store's root would make every reader warn.
+        _group(Path(path), "r+").create_group(_LEDGER)
+    with open(ledger, "ab+") as file:
+        line = json.dumps({"done": key}).encode() + b"\n"
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
-def provenance() -> dict[str, str]:
-    """Return the versions that decide what a store holds; no time, so that equal inputs give equal bytes."""
-    return {f"{name}_version": importlib.metadata.version(name) for name in ("fluxcube", "numpy", "xarray", "zarr")}
+def _ledger(path: str | os.PathLike) -> Path:
+    return Path(path) / _LEDGER / "regions.jsonl"
+
+
+def _whole(line: bytes) -> bool:
+    """Return whether a line of the ledger is not the rest of one that a kill cut off."""
+    try:
+        return "done" in json.loads(line)
+    except ValueError:
+        return False
+
+
+def _group(path: Path, mode: str) -> zarr.Group:
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path}: no store there; check the path.")
+    try:
+        return zarr.open_group(path, mode=mode, zarr_format=3)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StoreError(f"{path}: expected a Zarr group, which its zarr.json is not ({error}).") from error
+
+
+def _write_coord(group: zarr.Group, name: str, coord: xr.DataArray, bounds: str | None) -> None:
+    values, attrs = coord.values, {k: v for k, v in coord.attrs.items() if k != "bounds"}
+    dtype, fill = values.dtype, 0
+    if values.dtype.kind == "M":
+        values, units = _as_integers(values, name)
+        attrs |= {"units": units, "calendar": "proleptic_gregorian"} | ({"bounds": bounds} if bounds else {})
+        dtype = values.dtype
+    elif values.dtype.kind in "OUT":
+        values, dtype, fill = values.astype(object), str, ""
+    elif values.dtype.kind == "f":
+        fill = np.nan
+    array = group.create_array(
+        name, shape=values.shape, dtype=dtype, chunks=tuple(max(n, 1) for n in values.shape), fill_value=fill,
+        dimension_names=coord.dims, attributes=attrs,
+    )  # fmt: skip
+    array[...] = values
+
+
+def _as_integers(values: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    """Return times as whole numbers of the coarsest unit that loses nothing, and that unit."""
+    if np.isnat(values).any():
+        raise ConfigError(f"coordinate {name}: expected times, found NaT.")
+    for unit, word in _EPOCHS:
+        coarse = values.astype(f"datetime64[{unit}]")
+        if (coarse == values).all():
+            return coarse.astype(np.int64), f"{word} since 1970-01-01"
+    raise ConfigError(f"coordinate {name}: expected times in whole seconds.")
+
+
+def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> None:
+    dtype = np.dtype(spec.dtype)
+    last = len(spec.dims) - 1
+    order = (*range(last - 1), last, last - 1) if spec.dims[-1] in _LABELS and last else None
+    group.create_array(
+        name, shape=spec.shape, dtype=dtype, chunks=spec.chunks, shards=spec.shards, fill_value=spec.fill_value,
+        dimension_names=spec.dims, attributes=dict(spec.attrs), config={"write_empty_chunks": False},
+        filters=[TransposeCodec(order=order)] if order else None,
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=dtype.itemsize),
+    )  # fmt: skip
+
+
+def _opened(path: str | os.PathLike, name: str) -> zarr.Array:
+    meta = Path(path).absolute() / name / "zarr.json"
+    try:
+        return _open_array(meta.parent, meta.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: holds no array {name}.") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _open_array(path: Path, changed: int) -> zarr.Array:
+    """Open an array once; `changed` tells it from another that stood at the same path before."""
+    return zarr.open_array(path, mode="r+", zarr_format=3)
+
+
+def _check_region(array: zarr.Array, name: str, region: Sequence[slice]) -> tuple[int, ...]:
+    """Return the shape of a region, or say where it cuts a shard."""
+    if len(region) != array.ndim:
+        raise ConfigError(f"{name}: expected {array.ndim} slices, found {len(region)}.")
+    edges = array.shards or array.chunks
+    for dim, (part, edge, size) in enumerate(zip(region, edges, array.shape, strict=True)):
+        whole = None not in (part.start, part.stop) and part.step in (None, 1) and 0 <= part.start < part.stop <= size
+        if not whole or part.start % edge or (part.stop % edge and part.stop != size):
+            raise ConfigError(
+                f"{name}: the region {_text(region)} cuts a shard in dimension {dim}, of size {size}: it must start at "
+                f"a multiple of {edge}, and end at one or at {size}."
+            )
+    return tuple(part.stop - part.start for part in region)
+
+
+def _text(region: Sequence[slice]) -> str:
+    return ", ".join(f"{part.start}:{part.stop}" for part in region)
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise StoreError(f"{path} exists: give overwrite (--overwrite) to replace it, or another path.")
+    if path.is_symlink() or not (path / "zarr.json").is_file() or "fluxcube_version" not in _group(path, "r").attrs:
+        raise StoreError(f"{path} is nothing that fluxcube wrote, and is not replaced: give another path.")
+
+
+def _take_place(building: Path, path: Path) -> None:
+    """Move a finished store to its place, and what was there away."""
+    old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    if path.exists():
+        os.replace(path, old)
+    os.replace(building, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what killed runs left of the same store; a store that one had moved away comes back."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(building|replaced)-(\d+)")
+    for entry in sorted(path.parent.iterdir()):
+        match = pattern.fullmatch(entry.name)
+        if not match or _runs(int(match[2])):
+            continue
+        if match[1] == "replaced" and not path.exists():
+            os.replace(entry, path)
+            continue
+        _log.info("removing %s, left by a run that was killed", entry)
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    """Return whether another process of that number runs."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,287 @@
+"""Stores appear whole or not at all, open as written, and never lose half a shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fluxcube import stores
+from fluxcube.errors import ConfigError, StoreError
+
+HOURS, SITES, LABELS = 50, 3, 4
+SHARD = 32
+
+
+def coords(start: str = "2001-01-01") -> xr.Dataset:
+    hours = np.datetime64(start, "h") + np.arange(HOURS)
+    bounds = np.stack([hours, hours + np.timedelta64(1, "h")], 1)
+    return xr.Dataset(
+        coords={
+            "site": ("site", np.array(["US-A", "DE-Bé", "X"], object)),
+            "time": ("time", hours.astype("datetime64[ns]")),
+            "time_bnds": (("time", "bnds"), bounds.astype("datetime64[ns]")),
+            "variable": ("variable", np.array(list("abcd"), object)),
+            "cyclic": ("variable", np.array([True, False, False, True])),
+            "elevation": ("site", np.array([1.5, np.nan, -3.0])),
+            "igbp": ("site", np.array(["DBF", "", "WET"], object)),
+            "time_start": ("site", np.full(SITES, np.datetime64("2001-01-01T07", "ns"))),
+        }
+    )
+
+
+def spec(dtype: str, **more: object) -> stores.ArraySpec:
+    return stores.ArraySpec(
+        dims=("site", "time", "variable"), shape=(SITES, HOURS, LABELS), dtype=dtype, chunks=(1, 8, LABELS),
+        shards=(1, SHARD, LABELS), **more,
+    )  # fmt: skip
+
+
+ARRAYS = {
+    "values": spec("float32", fill_value=np.nan, attrs={"long_name": "values"}),
+    "flags": spec("int8", fill_value=-1),
+    "share": spec("uint8", attrs={"scale_factor": 0.01}),
+}
+SHAPE = (1, HOURS, LABELS)
+
+
+def whole(site: int) -> tuple[slice, ...]:
+    return slice(site, site + 1), slice(0, HOURS), slice(0, LABELS)
+
+
+def write_all(path: Path) -> None:
+    rng = np.random.default_rng(1)
+    stores.create(path, coords(), ARRAYS, {"kind": "cube", "title": "t"})
+    stores.write_region(path, "values", whole(1), rng.normal(size=SHAPE).astype("float32"))
+    stores.write_region(path, "flags", whole(1), rng.integers(-1, 4, SHAPE).astype("int8"))
+    stores.write_region(path, "share", whole(1), rng.integers(0, 101, SHAPE).astype("uint8"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    with stores.staging(tmp_path / "s.zarr") as building:
+        write_all(building)
+    return tmp_path / "s.zarr"
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_opens_as_written_lazily_and_without_a_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with stores.staging(tmp_path / "s.zarr") as building:
+            write_all(building)
+            stores.mark_done(building, "a")
+        ds = stores.open_store(tmp_path / "s.zarr", kind="cube")
+        loaded = ds.load()
+    for name, coord in coords().coords.items():
+        xr.testing.assert_equal(ds[name].drop_vars(ds[name].coords), coord.drop_vars(coord.coords))
+        assert ds[name].dtype == coord.dtype, name
+    assert set(ds.data_vars) == set(ARRAYS)
+    assert [ds[name].dtype for name in ARRAYS] == ["float32", "int8", "float32"]
+    rng = np.random.default_rng(1)
+    np.testing.assert_array_equal(loaded["values"][1], rng.normal(size=SHAPE).astype("float32")[0])
+    np.testing.assert_array_equal(loaded["flags"][1], rng.integers(-1, 4, SHAPE)[0])
+    np.testing.assert_allclose(loaded["share"][1], rng.integers(0, 101, SHAPE)[0] / 100, rtol=1e-6)
+    assert loaded["values"][0].isnull().all() and (loaded["flags"][0] == -1).all() and (loaded["share"][0] == 0).all()
+
+
+def test_arrays_are_dask_with_a_chunk_a_shard(store):
+    ds = stores.open_store(store, kind="cube")
+    assert ds["values"].chunks == ((1,) * SITES, (SHAPE[1] - HOURS % SHARD, HOURS % SHARD), (LABELS,))
+    again = stores.open_store(store, kind="cube")
+    assert again["values"].data.name == ds["values"].data.name
+    lazy = stores.open_store(store, kind="cube", dask=False)
+    one, other = (stores.dask_chunked(lazy.isel(site=[0, i]))["values"] for i in (1, 2))
+    assert one.data.name != other.data.name
+    np.testing.assert_array_equal(one, ds["values"].isel(site=[0, 1]))
+
+
+def test_empty_chunks_are_not_stored(store):
+    assert {p for p in files(store) if p.startswith("values/c")} == {"values/c/1/0/0", "values/c/1/1/0"}
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in "ab":
+        with stores.staging(tmp_path / name) as building:
+            write_all(building)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "part", [slice(0, 16), slice(16, 32), slice(0, 40), slice(32, 49), slice(0, 51), slice(None), slice(8, 8)]
+)
+def test_a_region_never_cuts_a_shard(store, part):
+    size = len(range(*part.indices(HOURS)))
+    with pytest.raises(ConfigError, match="cuts a shard in dimension 1"):
+        stores.write_region(store, "flags", (slice(0, 1), part, slice(0, LABELS)), np.zeros((1, size, LABELS), "int8"))
+
+
+def test_values_must_fit_the_region(store):
+    with pytest.raises(ConfigError, match="takes"):
+        stores.write_region(store, "flags", whole(0), np.zeros((1, 1, LABELS), "int8"))
+    with pytest.raises(ConfigError, match="of int8"):
+        stores.write_region(store, "flags", whole(0), np.zeros(SHAPE, "float32"))
+    with pytest.raises(StoreError, match="no array flag"):
+        stores.write_region(store, "flag", whole(0), np.zeros(SHAPE, "int8"))
+
+
+def test_concurrent_writers_of_whole_shards_lose_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(SITES, HOURS, LABELS)).astype("float32")
+    stores.create(tmp_path / "s", coords(), ARRAYS, {"kind": "cube"})
+    parts = [(i, t) for i in range(SITES) for t in (slice(0, SHARD), slice(SHARD, HOURS))]
+    with ThreadPoolExecutor(4) as pool:
+        list(
+            pool.map(
+                lambda p: stores.write_region(
+                    tmp_path / "s", "values", (slice(p[0], p[0] + 1), p[1], slice(0, LABELS)), values[p[0], p[1]][None]
+                ),
+                parts,
+            )
+        )
+    ds = stores.open_store(tmp_path / "s", kind="cube", allow_partial=True)
+    np.testing.assert_array_equal(ds["values"], values)
+
+
+def test_a_replaced_store_is_not_written_through_a_stale_handle(tmp_path):
+    for fill in (1, 2):
+        with stores.staging(tmp_path / "s", overwrite=True) as building:
+            shape = (SITES + fill, HOURS, LABELS)
+            arrays = {"flags": stores.ArraySpec(**{**vars(ARRAYS["flags"]), "shape": shape})}
+            stores.create(building, xr.Dataset(), arrays, {"kind": "cube"})
+            stores.write_region(
+                building, "flags", (slice(SITES, SITES + fill), *whole(0)[1:]), np.full((fill, *SHAPE[1:]), fill, "i1")
+            )
+    flags = stores.open_store(tmp_path / "s", kind="cube").flags
+    assert (flags[-2:] == 2).all() and flags.shape == shape
+
+
+def test_nothing_opens_before_it_is_whole(tmp_path):
+    stores.create(tmp_path / "s", coords(), ARRAYS, {"kind": "maps"})
+    with pytest.raises(StoreError, match="not finished"):
+        stores.open_store(tmp_path / "s", kind="maps")
+    assert stores.open_store(tmp_path / "s", kind="maps", allow_partial=True)["values"].isnull().all()
+    stores.finish(tmp_path / "s")
+    with pytest.raises(StoreError, match="expected a store of kind 'cube', found 'maps'"):
+        stores.open_store(tmp_path / "s", kind="cube")
+    with pytest.raises(StoreError, match="no store there"):
+        stores.open_store(tmp_path / "absent", kind="cube")
+    with pytest.raises(StoreError, match="expected a Zarr group"):
+        stores.open_store(tmp_path / "s/time", kind="cube")
+    for text in ("[]", "{", '{"zarr_format": 2, "node_type": "group"}'):
+        (tmp_path / "s/zarr.json").write_text(text)
+        with pytest.raises(StoreError, match="expected a Zarr group"):
+            stores.open_store(tmp_path / "s", kind="cube")
+
+
+def test_an_error_leaves_nothing_and_the_old_store_as_it_was(store):
+    before = files(store)
+    with pytest.raises(KeyError), stores.staging(store, overwrite=True) as building:
+        write_all(building)
+        raise KeyError
+    assert files(store) == before
+    assert os.listdir(store.parent) == [store.name]
+
+
+def test_a_store_is_replaced_only_when_asked_and_only_a_store(store, tmp_path):
+    with pytest.raises(StoreError, match="exists"), stores.staging(store):
+        pytest.fail("must be refused before any work")
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers/thesis.txt").write_text("years of work")
+    with (
+        pytest.raises(StoreError, match="nothing that fluxcube wrote"),
+        stores.staging(tmp_path / "papers", overwrite=True),
+    ):
+        pytest.fail("must be refused before any work")
+    with stores.staging(store, overwrite=True) as building:
+        stores.create(building, coords("2010-01-01"), {}, {"kind": "cube"})
+        assert stores.open_store(store, kind="cube").time[0] == np.datetime64("2001-01-01")
+    assert stores.open_store(store, kind="cube").time[0] == np.datetime64("2010-01-01")
+    assert sorted(os.listdir(tmp_path)) == ["papers", store.name]
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_stores import stores, write_all
+with stores.staging(sys.argv[1]) as building:
+    write_all(building)
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_opens_and_the_next_cleans_up(tmp_path):
+    path = tmp_path / "s.zarr"
+    run = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout.readline().strip() == "written"
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    (left,) = tmp_path.iterdir()
+    assert not path.exists()
+    with pytest.raises(StoreError, match="not finished"):
+        stores.open_store(left, kind="cube")
+    with stores.staging(path) as building:
+        write_all(building)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_a_store_that_a_killed_run_had_moved_away_comes_back(store):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    os.replace(store, store.with_name(f".{store.name}.replaced-{gone.pid}"))
+    with pytest.raises(StoreError, match="exists"), stores.staging(store):
+        pytest.fail("must be refused")
+    stores.open_store(store, kind="cube")
+
+
+def test_another_running_build_is_left_alone(tmp_path):
+    other = tmp_path / f".s.building-{os.getppid()}"
+    other.mkdir()
+    with stores.staging(tmp_path / "s") as building:
+        write_all(building)
+    assert other.exists()
+
+
+def test_ledger_survives_a_torn_line(tmp_path):
+    stores.create(tmp_path / "s", coords(), ARRAYS, {"kind": "maps"})
+    assert stores.done_regions(tmp_path / "s") == set()
+    assert stores.done_regions(tmp_path / "absent") == set()
+    for key in ("a", "b"):
+        stores.mark_done(tmp_path / "s", key)
+    (ledger,) = (tmp_path / "s").rglob("*.jsonl")
+    with open(ledger, "ab") as file:
+        file.write(b'{"done": "c"')
+    assert stores.done_regions(tmp_path / "s") == {"a", "b"}
+    stores.mark_done(tmp_path / "s", "d")
+    assert stores.done_regions(tmp_path / "s") == {"a", "b", "d"}
+
+
+def test_provenance_has_versions_and_no_date(store):
+    attrs = stores.open_store(store, kind="cube").attrs
+    assert attrs["fluxcube_version"] and attrs["zarr_version"] and attrs["title"] == "t"
+    text = json.dumps(attrs)
+    assert time.strftime("%Y-%m") not in text and time.strftime("%Y%m%d") not in text
+
+
+def test_times_keep_their_unit_and_nat_is_refused(tmp_path):
+    odd = np.array(["2001-01-01T00:00:30", "2001-01-02T00:00:30"], "datetime64[ns]")
+    stores.create(tmp_path / "a", xr.Dataset(coords={"time": odd}), {}, {"kind": "maps"})
+    assert (stores.open_store(tmp_path / "a", kind="maps", allow_partial=True).time.values == odd).all()
+    with pytest.raises(ConfigError, match="NaT"):
+        stores.create(tmp_path / "b", xr.Dataset(coords={"time": np.array(["NaT"], "M8[ns]")}), {}, {"kind": "maps"})
