@@ -70,7 +70,7 @@ def read_numbers(
     if watch.suspicious:
         _find_fault(location, header, wanted, integers)
     if table.empty:
-        raise SourceError(f"{location}: a header and no rows; the file is cut, or its publisher left it empty")
+        raise SourceError(f"{location}: a header and no rows, where data were expected; download it again")
     return table
 
 
