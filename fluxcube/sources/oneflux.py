@@ -45,7 +45,7 @@ def read_oneflux(
         From `discover`, or a csv, csv.gz or zip file.
     utc_offset : float or sequence of (start, float)
         Hours east of UTC of the stamps' local standard time. Dated entries hold from local `start` (a date, or None
-        for the first) on; where the clock is set back, the rows that repeat an hour are left out and counted.
+        for the first) on; where an offset grows, rows that fall on times already seen are left out and counted.
     variables : iterable of str, optional
         Names of the variable table to read where the file has them; default all.
     member : str, optional
@@ -58,7 +58,7 @@ def read_oneflux(
         One float32 variable (time,) per name found, in the table's units, NaN where missing, and ``<NAME>_QC`` int8
         (time,): 0 measured, 1 to 3 good to poor fill, -1 where there is no value. Attributes: ``step_minutes``,
         ``source_file``, ``site``, ``network``, ``columns`` (JSON, name to column), ``flags_assumed`` (JSON, name to how
-        many values had no flag), ``clock_repeats`` (rows left out where the clock was set back).
+        many values had no flag), ``clock_repeats`` (rows left out where the offset grew).
 
     Raises
     ------
@@ -79,29 +79,19 @@ def read_oneflux(
         raise _is_base(f"{source.location}")
     frame = read_numbers(source.location, lambda header: _wanted(header, names, source.location), integers=(START, END))
     start, step = _clock(frame, source.location)
-    arrays, columns, assumed = {}, {}, {}
-    for name in names:
-        column = _column(frame, table.variable(name).aliases)
-        if column is None:
-            continue
-        values = _values(frame, column, source.location)
-        flags, without = _flags(frame, name, column, values, source.location)
-        arrays |= {name: values, f"{name}_QC": flags}
-        columns[name] = column
-        assumed |= {name: without} if without else {}
     time, kept = _to_utc(start, step, utc_offset)
-    dataset = xr.Dataset(
+    arrays, record = _read_variables(frame, names, source.location)
+    return xr.Dataset(
         {name: ("time", array[kept], _attrs(name)) for name, array in arrays.items()},
         coords={"time": ("time", time.astype("datetime64[ns]"))},
-    )
-    return dataset.assign_attrs(
-        step_minutes=step,
-        source_file=source.location.path.name,
-        site=source.site,
-        network=source.network,
-        columns=json.dumps(columns),
-        flags_assumed=json.dumps(assumed),
-        clock_repeats=int((~kept).sum()),
+        attrs={
+            "step_minutes": step,
+            "source_file": source.location.path.name,
+            "site": source.site,
+            "network": source.network,
+            "clock_repeats": int((~kept).sum()),
+            **record,
+        },
     )
 
 
@@ -249,6 +239,23 @@ def _refuse(bad: np.ndarray, frame: pd.DataFrame, column: str, location: Locatio
         )
 
 
+def _read_variables(
+    frame: pd.DataFrame, names: Sequence[str], location: Location
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return values and flags of the variables that are there, and the attributes that tell where they came from."""
+    arrays, columns, assumed = {}, {}, {}
+    for name in names:
+        column = _column(frame, table.variable(name).aliases)
+        if column is None:
+            continue
+        values = _values(frame, column, location)
+        flags, without = _flags(frame, name, column, values, location)
+        arrays |= {name: values, f"{name}_QC": flags}
+        columns[name] = column
+        assumed |= {name: without} if without else {}
+    return arrays, {"columns": json.dumps(columns), "flags_assumed": json.dumps(assumed)}
+
+
 def _column(frame: pd.DataFrame, aliases: Sequence[str]) -> str | None:
     """Return the best alias that has a value; if none has, the best that is there."""
     present = [alias for alias in aliases if alias in frame]
@@ -300,7 +307,7 @@ def _to_utc(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the UTC start of the rows that are kept, and which those are (time,) bool."""
     time = standard_to_utc(start, _offsets(start, utc_offset))
-    # A clock set back repeats hours in UTC: what was observed under the old clock stays.
+    # Where the offset grows, hours repeat in UTC: what was observed under the old clock stays.
     over = np.maximum.accumulate(time + np.timedelta64(step, "m"))
     kept = np.concatenate([[True], time[1:] >= over[:-1]])
     return time[kept], kept

@@ -205,11 +205,11 @@ def test_dated_offsets_hold_from_their_date_on(tmp_path):
     np.testing.assert_array_equal(undated.time, found.time)
 
 
-def test_a_clock_set_back_repeats_no_hour(tmp_path):
+def test_an_offset_that_grows_repeats_no_hour(tmp_path):
     rows = [[str(i)] for i in range(96)]
-    for step, back, lost in ((30, 1.0, 2), (30, 0.75, 2), (60, 1.0, 1), (60, 0.5, 1)):
+    for step, more, lost in ((30, 1.0, 2), (30, 0.75, 2), (60, 1.0, 1), (60, 0.5, 1)):
         text = lines(["TA"], rows, step=step)
-        found = read(tmp_path, text, utc_offset=((None, 1.0), ("2005-01-02", 1.0 + back)))
+        found = read(tmp_path, text, utc_offset=((None, 1.0), ("2005-01-02", 1.0 + more)))
         assert (np.diff(found.time) >= np.timedelta64(step, "m")).all()
         assert found.clock_repeats == lost
         # What the old clock saw stays; what is left out is the first of the new.
