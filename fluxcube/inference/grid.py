@@ -77,7 +77,8 @@ def upscale(
     _note_clock(forcing, predictor)
     step = _time_chunk(time_chunk, predictor.hours_before(stride))
     inputs = _inputs(forcing, predictor)
-    parts = [_part(inputs, predictor, stride, *hours) for hours in _parts(inputs.sizes["time"], step)]
+    land = _cells(forcing.land_fraction) > 0
+    parts = [_part(inputs, land, predictor, stride, *hours) for hours in _parts(inputs.sizes["time"], step)]
     stacked = xr.concat(parts, dim="time").transpose("time", *_CELL_DIMS, "target")
     maps = as_fluxes(stacked, predictor, names).assign_coords(_coords(forcing))
     return validate_maps(maps.assign_attrs(_attrs(forcing) | provenance(predictor, stride, masked)))
@@ -112,7 +113,7 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
     north, east = xr.broadcast(forcing.latitude, forcing.longitude)
     arrays = {
         "predictors": predictors,
-        "land": forcing.land_fraction.compute() > 0,
+        "land": forcing.land_fraction > 0,
         "north": north,
         "east": east,
         "elevation": forcing.elevation,
@@ -130,7 +131,9 @@ def _parts(hours: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, hours)) for start in range(0, hours, step))
 
 
-def _part(inputs: xr.Dataset, predictor: Predictor, stride: int, start: int, stop: int) -> xr.DataArray:
+def _part(
+    inputs: xr.Dataset, land: np.ndarray, predictor: Predictor, stride: int, start: int, stop: int
+) -> xr.DataArray:
     """Lazy predictions (latitude, longitude, time, target) of hours [start, stop)."""
     epoch = int(inputs.time.values[0].astype("datetime64[h]").astype(np.int64))
     # Windows end on whole strides since 1970: read from the first hour that the first of them needs, to the end
@@ -158,7 +161,7 @@ def _part(inputs: xr.Dataset, predictor: Predictor, stride: int, start: int, sto
         },
     )  # fmt: skip
     predicted = predicted.transpose(*_CELL_DIMS, "time", "target")
-    predicted.data = _without_ocean(predicted.data, inputs.land.compute().values)
+    predicted.data = _without_ocean(predicted.data, land)
     return predicted.assign_coords(time=inputs.time.values[start:stop])
 
 

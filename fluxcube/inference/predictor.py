@@ -69,7 +69,7 @@ class Predictor:
 
         if not self.metadata.get("split"):
             raise CheckpointError(f"{self.path or 'this model'} records no split; choose the sites to score yourself.")
-        return Split(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.metadata["split"].items()})
+        return Split.from_dict(self.metadata["split"])
 
     @property
     def reference(self) -> Predictor | ModelReference:
