@@ -509,11 +509,15 @@ def test_real_towers_see_the_sun_when_it_shines(shared_data):
         assert max(fits, key=fits.get) == 0, (archive.site, fits)
 
 
-def test_small_real_towers_read_with_sane_numbers(shared_data):
-    small = (shared_data / "towers" / "small.txt").read_text().split()
-    for archive in (archive for archive in discover(shared_data / "towers").archives if archive.site in small):
+def test_every_real_tower_reads_with_sane_numbers(shared_data):
+    with open(shared_data / "towers" / "sites.csv", newline="") as file:
+        rows = {row["site_id"]: row for row in csv.DictReader(file)}
+    archives = discover(shared_data / "towers").archives
+    assert [archive.site for archive in archives] == sorted(rows)
+    for archive in archives:
         data = read_oneflux(archive, utc_offset=0.0)
-        assert data.step_minutes == (60 if archive.resolution == "HR" else 30)
+        assert data.step_minutes == int(rows[archive.site]["step_minutes"])
+        assert int((data.NEE_QC == 0).sum()) == int(rows[archive.site]["nee_measured"])
         assert (np.diff(data.time) > np.timedelta64(0)).all()
         for name in json.loads(data.columns):
             values, flags = data[name].to_numpy(), data[f"{name}_QC"].to_numpy()
