@@ -11,18 +11,16 @@ so a graph has one task a block and memory is that of the blocks in flight.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SourceError, missing_package, unknown
+from fluxcube.errors import ConfigError, unknown
 from fluxcube.humidity import relative_humidity, vapour_pressure_deficit
+from fluxcube.sources.era5_files import Files, read_files
 from fluxcube.variables import table
 
 log = logging.getLogger(__name__)
@@ -30,23 +28,7 @@ log = logging.getLogger(__name__)
 #: Blocks that files are read in, unless told otherwise: 92 days of 16 x 16 cells.
 DEFAULT_CHUNKS = {"time": 2208, "latitude": 16, "longitude": 16}
 
-GRAVITY = 9.80665  # m s-2, by which ERA5 turns height into geopotential
 _KELVIN = 273.15
-_STATIC = {"z": "m2 s-2", "lsm": "1"}
-_INSTANT = {
-    "t2m": "K", "d2m": "K", "sp": "Pa", "u10": "m s-1", "v10": "m s-1", "zust": "m s-1", "fal": "1",
-    "stl1": "K", "stl2": "K", "stl3": "K", "stl4": "K",
-    "swvl1": "m3 m-3", "swvl2": "m3 m-3", "swvl3": "m3 m-3", "swvl4": "m3 m-3",
-}  # fmt: skip
-_ACCUMULATED = {
-    "ssrd": "J m-2", "strd": "J m-2", "ssr": "J m-2", "str": "J m-2", "sshf": "J m-2", "slhf": "J m-2", "tp": "m",
-}  # fmt: skip
-_UNITS = _INSTANT | _ACCUMULATED | _STATIC
-# Spellings of one unit that CDS, cfgrib and other converters use.
-_SPELLINGS = {"kelvin": "K", "(0 - 1)": "1", "(0-1)": "1", "0-1": "1", "dimensionless": "1", "": "1"}
-# Never negative by nature, best first: what tells an hour's accumulation from a day's running total. A day counts
-# above the first number; a fall counts above the second, which packing stays below (4e-8 m, 500 J m-2).
-_TELLING = {"ssrd": (1e5, 2e3), "strd": (1e5, 2e3), "tp": (1e-4, 1e-6)}
 # Packing to 16 bits leaves small negatives (W m-2 and mm); anything larger is no rounding and is left to be seen.
 _ROUNDING = {"W m-2": 1.0, "mm": 0.01}
 
@@ -129,106 +111,40 @@ _RULES: tuple[tuple[str, tuple[str, ...], _Rule], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Stamps without a gap of one member in one file: file indices from `start`, axis indices `at` to `stop`."""
-
-    path: str
-    start: int
-    at: int
-    stop: int
+def available(files: Files) -> tuple[str, ...]:
+    """Tower variables that the files' members make, in the order of the variable table."""
+    made = {name for name, needs, _ in _RULES if set(needs) <= set(files.members)}
+    return tuple(name for name in table() if name in made)
 
 
-@dataclass(frozen=True, eq=False)
-class Era5:
-    """What a set of ERA5 files holds: the grid, the stamps, and where each member's values are.
+def read_block(files: Files, names: Sequence[str], time: slice, rows: slice, cols: slice) -> np.ndarray:
+    """Read tower variables of a box.
 
-    Attributes
+    Parameters
     ----------
-    latitude, longitude : (latitude,), (longitude,) float64
-        Degrees; latitudes in the files' order, longitudes from -180 to 180, ascending.
-    columns : (longitude,) int64
-        The files' column of each longitude.
-    stamps : (time + 1,) datetime64[ns]
-        Dense hourly stamps; output hours begin at all but the last.
-    members : mapping of name to tuple of _Run
-    accumulation : {"hour", "day", ""}
-        What accumulated members hold; "" where there are none.
-    elevation, land_fraction : (latitude, longitude) float64
-        m (NaN without ``z``); 0..1.
-    land_note : str
-        Where `land_fraction` comes from.
+    files : Files
+    names : sequence of str
+        Of `available`.
+    time, rows, cols : slice
+        Into the files' `time`, `latitude` and `longitude`, with start and stop.
+
+    Returns
+    -------
+    (name, time, latitude, longitude) float32
     """
+    stamps = slice(time.start, time.stop + 1)
+    first = int(files.stamps[time.start].astype("datetime64[h]").astype(np.int64))
 
-    latitude: np.ndarray
-    longitude: np.ndarray
-    columns: np.ndarray
-    stamps: np.ndarray
-    members: Mapping[str, tuple[_Run, ...]]
-    accumulation: str
-    elevation: np.ndarray
-    land_fraction: np.ndarray
-    land_note: str
+    def read(member: str) -> np.ndarray:
+        return files.read(member, stamps, files.rows[rows], files.columns[cols])
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Tower variables that the members make, in the order of the variable table."""
-        made = {name for name, needs, _ in _RULES if set(needs) <= set(self.members)}
-        return tuple(name for name in table() if name in made)
-
-    @property
-    def token(self) -> tuple:
-        """What a block's values depend on beside its place, to name Dask keys by."""
-        paths = sorted({run.path for runs in self.members.values() for run in runs})
-        times = [Path(path).stat().st_mtime_ns for path in paths]
-        return paths, times, self.accumulation, str(self.stamps[0]), len(self.stamps)
-
-    @property
-    def time(self) -> np.ndarray:
-        """Starts of the UTC hours (time,) datetime64[ns]."""
-        return self.stamps[:-1]
-
-    def block(self, names: Sequence[str], time: slice, rows: slice, cols: slice) -> np.ndarray:
-        """Read tower variables of a box.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Of `names`.
-        time, rows, cols : slice
-            Into `time`, `latitude` and `longitude`, with start and stop.
-
-        Returns
-        -------
-        (name, time, latitude, longitude) float32
-        """
-        stamps = slice(time.start, time.stop + 1)
-        first = int(self.stamps[time.start].astype("datetime64[h]").astype(np.int64))
-
-        def read(member: str) -> np.ndarray:
-            return self._read(member, stamps, rows, self.columns[cols])
-
-        m = _Members(read, self.accumulation == "day", first)
-        rules = {name: rule for name, needs, rule in reversed(_RULES) if set(needs) <= set(self.members)}
-        shape = (time.stop - time.start, rows.stop - rows.start, cols.stop - cols.start)
-        out = np.empty((len(names), *shape), "float32")
-        for i, name in enumerate(names):
-            out[i] = rules[name](m)
-        return out
-
-    def _read(self, member: str, stamps: slice, rows: slice, columns: np.ndarray) -> np.ndarray:
-        """Values (stamp, latitude, longitude) float64 of a member; NaN at stamps that no file holds."""
-        out = np.full((stamps.stop - stamps.start, rows.stop - rows.start, len(columns)), np.nan)
-        for run in self.members[member]:
-            a, b = max(run.at, stamps.start), min(run.stop, stamps.stop)
-            if a >= b:
-                continue
-            here = slice(run.start + a - run.at, run.start + b - run.at)
-            array = _plain(_open(run.path, Path(run.path).stat().st_mtime_ns)[member])
-            for lo, hi in _stretches(columns):
-                part = array[here, rows, slice(int(columns[lo]), int(columns[lo]) + hi - lo)]
-                out[a - stamps.start : b - stamps.start, :, lo:hi] = part.values
-        return out
+    m = _Members(read, files.accumulation == "day", first)
+    rules = {name: rule for name, needs, rule in reversed(_RULES) if set(needs) <= set(files.members)}
+    shape = (time.stop - time.start, rows.stop - rows.start, cols.stop - cols.start)
+    out = np.empty((len(names), *shape), "float32")
+    for i, name in enumerate(names):
+        out[i] = rules[name](m)
+    return out
 
 
 def open_era5(
@@ -269,50 +185,53 @@ def open_era5(
     UnknownNameError
         If a variable is not in the table.
     """
-    era5 = read_era5(source, accumulation=accumulation)
-    names = check_available(variables, era5)
-    shape = (len(era5.time), len(era5.latitude), len(era5.longitude))
+    files = read_files(source, accumulation=accumulation)
+    names = check_available(variables, files)
+    shape = (len(files.time), len(files.latitude), len(files.longitude))
     sizes = normal_chunks(chunks, dict(zip(("time", "latitude", "longitude"), shape, strict=True)))
     arrays = {
-        name: (("time", "latitude", "longitude"), _lazy(era5, name, tuple(sizes.values())), table()[name].attrs)
+        name: (("time", "latitude", "longitude"), _lazy(files, name, tuple(sizes.values())), table()[name].attrs)
         for name in names
     }
     return xr.Dataset(
         arrays,
-        coords={"time": era5.time, **cell_coords(era5)},
-        attrs={"Conventions": "CF-1.11", "accumulation": era5.accumulation, "source": "ERA5 or ERA5-Land"},
+        coords={"time": files.time, **cell_coords(files)},
+        attrs={"Conventions": "CF-1.11", "accumulation": files.accumulation, "source": "ERA5 or ERA5-Land"},
     )
 
 
-def cell_coords(era5: Era5) -> dict:
+def cell_coords(files: Files) -> dict:
     """Coordinates of the grid: latitude, longitude, and elevation and land_fraction of cells."""
     cells = ("latitude", "longitude")
     return {
-        "latitude": ("latitude", era5.latitude, {"units": "degrees_north", "standard_name": "latitude"}),
-        "longitude": ("longitude", era5.longitude, {"units": "degrees_east", "standard_name": "longitude"}),
-        "elevation": (cells, era5.elevation, {"units": "m", "long_name": "height of the model's orography"}),
+        "latitude": ("latitude", files.latitude, {"units": "degrees_north", "standard_name": "latitude"}),
+        "longitude": ("longitude", files.longitude, {"units": "degrees_east", "standard_name": "longitude"}),
+        "elevation": (cells, files.elevation, {"units": "m", "long_name": "height of the model's orography"}),
         "land_fraction": (
             cells,
-            era5.land_fraction,
-            {"units": "1", "standard_name": "land_area_fraction", "comment": era5.land_note},
+            files.land_fraction,
+            {"units": "1", "standard_name": "land_area_fraction", "comment": _LAND_COMMENT[files.masked]},
         ),
     }
 
 
-def check_available(names: str | Sequence[str] | None, era5: Era5) -> tuple[str, ...]:
+_LAND_COMMENT = {True: "ERA5 land-sea mask (lsm)", False: "no lsm given: 1 where the files have values, 0 elsewhere"}
+
+
+def check_available(names: str | Sequence[str] | None, files: Files) -> tuple[str, ...]:
     """Return `names`, or all that the files make; raise for one that no table knows or the files cannot make."""
     if names is None:
-        return era5.names
+        return available(files)
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in table():
             raise unknown("variable", name, table())
-        if name not in era5.names:
+        if name not in available(files):
             needs = [" and ".join(needs) for made, needs, _ in _RULES if made == name]
             raise ConfigError(
                 f"{name} cannot be made from these files: "
                 + (f"it needs {' or '.join(needs)}" if needs else "ERA5 has nothing for it")
-                + f"; they hold {', '.join(sorted(era5.members)) or 'no such member'}."
+                + f"; they hold {', '.join(sorted(files.members)) or 'no such member'}."
             )
     return names
 
@@ -333,305 +252,13 @@ def normal_chunks(chunks: Mapping[str, int] | None, sizes: Mapping[str, int]) ->
     return out
 
 
-def _lazy(era5: Era5, name: str, chunks: tuple[tuple[int, ...], ...]):
+def _lazy(files: Files, name: str, chunks: tuple[tuple[int, ...], ...]):
     import dask.array as da
     from dask.base import tokenize
 
     def read(block_info=None) -> np.ndarray:
         time, rows, cols = (slice(*edges) for edges in block_info[None]["array-location"])
-        return era5.block((name,), time, rows, cols)[0]
+        return read_block(files, (name,), time, rows, cols)[0]
 
-    key = f"era5-{name}-{tokenize(era5.token, name, chunks)}"
+    key = f"era5-{name}-{tokenize(files.token, name, chunks)}"
     return da.map_blocks(read, chunks=chunks, dtype="float32", meta=np.empty((0, 0, 0), "float32"), name=key)
-
-
-def read_era5(source: object, *, accumulation: str | None = None) -> Era5:
-    """Read the headers of ERA5 files, their static members, and a sample that tells the accumulation.
-
-    Parameters and errors are those of `open_era5`. No Dask graph is made or computed.
-    """
-    if accumulation not in (None, "hour", "day"):
-        raise ConfigError(f"accumulation must be 'hour' (ERA5) or 'day' (ERA5-Land), found {accumulation!r}.")
-    headers = [header for path in _paths(source) if (header := _header(path)) is not None]
-    if not any(header.members for header in headers):
-        raise SourceError(
-            f"nothing usable in {source}: expected hourly NetCDF with at least one of {', '.join(_INSTANT)}, "
-            f"{', '.join(_ACCUMULATED)}."
-        )
-    first = headers[0]
-    for other in headers[1:]:
-        _check_same_grid(first, other)
-    stamps, members = _join(headers)
-    longitude, columns = _normal_longitude(first.longitude, first.path)
-    found = _accumulation(headers, accumulation)
-    elevation, land, note = _static(headers, (len(first.latitude), len(first.longitude)))
-    return Era5(
-        first.latitude, longitude, columns, stamps, members, found, elevation[:, columns], land[:, columns], note
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Header:
-    path: str
-    latitude: np.ndarray
-    longitude: np.ndarray
-    stamps: np.ndarray
-    members: tuple[str, ...]
-    static: tuple[str, ...]
-    origin: str
-
-
-def _paths(source: object) -> list[str]:
-    items = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    found: list[Path] = []
-    for item in map(Path, items):
-        if not item.exists():
-            raise SourceError(f"{item} does not exist: give ERA5 NetCDF files or a folder of them.")
-        found += sorted(p for p in item.rglob("*") if p.suffix in (".nc", ".nc4")) if item.is_dir() else [item]
-    if not found:
-        raise SourceError(f"no NetCDF file (*.nc) in {', '.join(map(str, items))}: give ERA5 files from the CDS.")
-    return [str(path) for path in dict.fromkeys(found)]
-
-
-@functools.lru_cache(maxsize=64)
-def _open(path: str, changed: int) -> xr.Dataset:
-    """Open a file without reading values; kept open, because blocks come back to the same files."""
-    if importlib.util.find_spec("netCDF4") is None:
-        raise missing_package("netCDF4", "grid", "reading ERA5 NetCDF")
-    return xr.open_dataset(path, engine="netcdf4", cache=False, chunks=None)
-
-
-def _header(path: str) -> _Header | None:
-    """Read what a file holds; None where it has no member that is used."""
-    with open(path, "rb") as file:
-        magic = file.read(4)
-    if magic == b"GRIB" or magic[:2] == b"PK":
-        kind, what = ("GRIB", "request NetCDF") if magic == b"GRIB" else ("a zip", "unpack the NetCDF files in it")
-        raise SourceError(f"{path} is {kind}, not NetCDF: {what}.")
-    try:
-        ds = _open(path, Path(path).stat().st_mtime_ns)
-    except (OSError, ValueError) as problem:
-        raise SourceError(f"{path}: cannot be read as NetCDF ({problem}): fetch it again.") from problem
-    members = tuple(name for name in (*_INSTANT, *_ACCUMULATED) if name in ds)
-    static = tuple(name for name in _STATIC if name in ds)
-    if not members and not static:
-        log.warning("%s holds no member that is used (%s): left out", path, ", ".join(map(str, ds.data_vars)))
-        return None
-    for name in (*members, *static):
-        _check_member(path, name, ds[name])
-    grid = [_degrees(ds[name]) for name in ("latitude", "longitude")]
-    origin = " ".join(str(ds.attrs.get(key, "")) for key in ("title", "source", "history", "dataset"))
-    return _Header(path, *grid, _stamps(path, ds) if members else np.empty(0, "datetime64[h]"), members, static, origin)
-
-
-def _check_member(path: str, name: str, array: xr.DataArray) -> None:
-    dims = set(array.dims) - {"expver", "number"}
-    time = dims & {"time", "valid_time"}
-    if {"latitude", "longitude"} | time != dims or (not time and name not in _STATIC):
-        raise SourceError(
-            f"{path}: {name} must have dims (time or valid_time, latitude, longitude), found {array.dims}: "
-            "give the hourly NetCDF as the Climate Data Store delivers it."
-        )
-    if array.sizes.get("number", 1) > 1:
-        raise SourceError(f"{path}: {name} holds {array.sizes['number']} ensemble members: select one of `number`.")
-    units = str(array.attrs.get("units", "none" if _UNITS[name] != "1" else ""))
-    plain = units.replace("**", "").replace("^", "").strip()
-    if _SPELLINGS.get(plain, plain) != _UNITS[name]:
-        raise SourceError(
-            f"{path}: {name} must be in {_UNITS[name]}, found units {units!r}: give the file as the CDS delivers it."
-        )
-
-
-def _degrees(axis: xr.DataArray) -> np.ndarray:
-    """Coordinates in float64; 9.292 stored as float32 comes back as 9.292, not 9.29199982."""
-    return np.round(axis.values.astype("float64"), 4) if axis.dtype == np.float32 else axis.values.astype("float64")
-
-
-def _stamps(path: str, ds: xr.Dataset) -> np.ndarray:
-    """Hourly stamps of a file, datetime64[h]."""
-    name = "valid_time" if "valid_time" in ds.dims else "time"
-    exact = ds[name].values
-    if not np.issubdtype(exact.dtype, np.datetime64):
-        raise SourceError(f"{path}: {name} is not a time of the standard calendar ({exact.dtype}).")
-    hours = exact.astype("datetime64[h]")
-    steps = np.diff(exact)
-    if (exact != hours).any() or (len(steps) and (steps <= np.timedelta64(0)).any()):
-        raise SourceError(f"{path}: {name} must hold full hours, each after the last: sort the file and drop repeats.")
-    if len(steps) and np.median(steps.astype("timedelta64[h]").astype(int)) != 1:
-        found = np.median(steps.astype("timedelta64[m]").astype(int)) / 60
-        raise SourceError(f"{path}: steps must be 1 hour, found {found:g} hours: request every hour of the day.")
-    return hours
-
-
-def _check_same_grid(one: _Header, other: _Header) -> None:
-    for axis in ("latitude", "longitude"):
-        a, b = getattr(one, axis), getattr(other, axis)
-        if a.shape != b.shape or np.abs(a - b).max() > 1e-3:
-            raise SourceError(
-                f"files on different grids: {one.path} has {_span(a)} of {axis}, {other.path} has {_span(b)}. "
-                "Open them one grid at a time."
-            )
-
-
-def _span(axis: np.ndarray) -> str:
-    return f"{len(axis)} values from {axis[0]:g} to {axis[-1]:g}"
-
-
-def _normal_longitude(longitude: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Longitudes from -180 to 180, ascending, and the file's column of each."""
-    inside = np.where((longitude >= -180) & (longitude < 180), longitude, (longitude + 180) % 360 - 180)
-    inside = np.round(inside, 6)
-    columns = np.argsort(inside, kind="stable")
-    if (np.diff(inside[columns]) < 1e-6).any():
-        raise SourceError(f"{path}: a longitude appears twice on the circle ({_span(longitude)}): drop one.")
-    return inside[columns], columns
-
-
-def _join(headers: Sequence[_Header]) -> tuple[np.ndarray, dict[str, tuple[_Run, ...]]]:
-    """Lay every member's stamps on one dense hourly axis."""
-    begin = min(h.stamps[0] for h in headers if len(h.stamps))
-    end = max(h.stamps[-1] for h in headers if len(h.stamps))
-    size = int((end - begin).astype(int)) + 1
-    if size < 2:
-        raise SourceError(f"only one stamp ({begin}): an hour needs the stamps at its start and at its end.")
-    members = {
-        name: _runs(name, [h for h in headers if name in h.members], begin)
-        for name in (*_INSTANT, *_ACCUMULATED)
-        if any(name in h.members for h in headers)
-    }
-    stamps = (begin + np.arange(size)).astype("datetime64[ns]")
-    for name, runs in members.items():
-        _warn_of_gaps(name, runs, stamps)
-    return stamps, members
-
-
-def _runs(name: str, headers: Sequence[_Header], begin: np.datetime64) -> tuple[_Run, ...]:
-    """Put the runs of one member in time order, without the hours that an earlier file already gave."""
-    runs: list[_Run] = []
-    for header in headers:
-        at = (header.stamps - begin).astype(int)
-        edges = np.flatnonzero(np.diff(at) != 1) + 1
-        for start, stop in zip((0, *edges), (*edges, len(at)), strict=True):
-            runs.append(_Run(header.path, int(start), int(at[start]), int(at[start]) + int(stop - start)))
-    runs.sort(key=lambda run: (run.at, run.path))
-    kept: list[_Run] = []
-    for run in runs:
-        for before in kept:
-            if before.stop > run.at:
-                _check_agree(name, before, run, begin)
-        done = max((before.stop for before in kept), default=run.at)
-        if run.stop > done:
-            skip = max(done - run.at, 0)
-            kept.append(_Run(run.path, run.start + skip, run.at + skip, run.stop))
-    return tuple(kept)
-
-
-def _check_agree(name: str, one: _Run, other: _Run, begin: np.datetime64) -> None:
-    """Compare a sample of the hours that two files share; packing may differ, values may not."""
-    a, b = max(one.at, other.at), min(one.stop, other.stop)
-    hours = np.unique(np.linspace(a, b - 1, 24).astype(int))
-    x, y = (_sample(run.path, name, hours - run.at + run.start) for run in (one, other))
-    spread = np.nanmax(np.abs([x, y]), initial=0.0) if name in _ACCUMULATED else np.nanmax([x, y]) - np.nanmin([x, y])
-    wrong = ~(np.isclose(x, y, rtol=1e-4, atol=1e-3 * spread, equal_nan=True)).all(axis=(1, 2))
-    if wrong.any():
-        raise SourceError(
-            f"{one.path} and {other.path} both hold {name} of {begin + hours[wrong][0]} UTC, with different values: "
-            "keep one of them (a preliminary and a final release of the same month do this)."
-        )
-
-
-def _warn_of_gaps(name: str, runs: Sequence[_Run], stamps: np.ndarray) -> None:
-    edges = [0, *(edge for run in runs for edge in (run.at, run.stop)), len(stamps)]
-    for a, b in zip(edges[::2], edges[1::2], strict=True):
-        if b > a:
-            last = stamps[b - 1].astype("datetime64[h]")
-            log.warning("%s has no stamps from %s to %s UTC: NaN there", name, stamps[a].astype("datetime64[h]"), last)
-
-
-def _accumulation(headers: Sequence[_Header], said: str | None) -> str:
-    """Tell what accumulated members hold: as said, or by the values and by what the files say of themselves."""
-    if not any(set(h.members) & set(_ACCUMULATED) for h in headers):
-        return ""
-    if said is not None:
-        return said
-    seen = next((kind for name in _TELLING if (kind := _accumulation_seen(headers, name))), None)
-    land = any("era5-land" in h.origin.lower().replace("_", "-").replace(" ", "-") for h in headers)
-    if land and seen == "hour":
-        where = next(h.path for h in headers if set(h.members) & set(_ACCUMULATED))
-        raise SourceError(
-            f"{where}: the files call themselves ERA5-Land, whose accumulations run from 00 UTC, but the values look "
-            "like single hours: say accumulation='hour' or 'day'."
-        )
-    if seen is None and not land:
-        where = next(h.path for h in headers if set(h.members) & set(_ACCUMULATED))
-        raise SourceError(
-            f"{where}: cannot tell whether accumulated values cover an hour (ERA5) or run from 00 UTC (ERA5-Land); "
-            f"at least two whole UTC days of {', '.join(_TELLING)} that are not all zero are needed. "
-            "Say accumulation='hour' or accumulation='day'."
-        )
-    return seen or "day"
-
-
-def _accumulation_seen(headers: Sequence[_Header], name: str) -> str | None:
-    """Test a member: a running total never falls from 01 to 24 UTC, an hour's amount does, when it has been above 0."""
-    enough, rounding = _TELLING[name]
-    falls = active = 0
-    for header in (h for h in headers if name in h.members):
-        hours = header.stamps.astype(int)
-        starts = np.flatnonzero(hours % 24 == 1)
-        starts = [s for s in starts if s + 24 <= len(hours) and hours[s + 23] - hours[s] == 23]
-        for s in starts[:: max(1, len(starts) // 31)]:
-            day = _sample(header.path, name, np.arange(s, s + 24))
-            counts = np.nanmax(day, axis=0, initial=0.0) > enough
-            active += int(counts.sum())
-            falls += int((np.diff(day, axis=0) < -rounding).any(axis=0)[counts].sum())
-        if active and len(starts) >= 2:
-            break
-    if not active:
-        return None
-    share = falls / active
-    return "hour" if share > 0.5 else "day" if share == 0 else None
-
-
-def _sample(path: str, name: str, stamps: np.ndarray) -> np.ndarray:
-    """Values (stamp, latitude, longitude) at some stamps and at most 8 x 8 cells."""
-    array = _plain(_open(path, Path(path).stat().st_mtime_ns)[name])
-    steps = [slice(None, None, max(1, size // 8)) for size in array.shape[1:]]
-    picked = array[slice(int(stamps[0]), int(stamps[-1]) + 1), *steps].values
-    return picked[stamps - stamps[0]]
-
-
-def _plain(array: xr.DataArray) -> xr.DataArray:
-    """(time, latitude, longitude) without ensemble number, and with ERA5T (expver 5) where ERA5 (1) is missing."""
-    if "number" in array.dims:
-        array = array.isel(number=0)
-    if "expver" in array.dims:
-        parts = [array.isel(expver=i) for i in range(array.sizes["expver"])]
-        array = functools.reduce(lambda one, other: one.fillna(other), parts)
-    time = [dim for dim in array.dims if dim in ("time", "valid_time")]
-    return array.transpose(*time, "latitude", "longitude")
-
-
-def _static(headers: Sequence[_Header], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
-    """Elevation (m), land fraction and where that comes from; files' column order."""
-    fields = {}
-    for header in headers:
-        for name in header.static:
-            field = _plain(_open(header.path, Path(header.path).stat().st_mtime_ns)[name])
-            fields.setdefault(name, (field[0] if field.ndim == 3 else field).values.astype("float64"))
-    elevation = fields["z"] / GRAVITY if "z" in fields else np.full(shape, np.nan)
-    if "lsm" in fields:
-        return elevation, np.clip(np.nan_to_num(fields["lsm"]), 0.0, 1.0), "ERA5 land-sea mask (lsm)"
-    header = next(h for h in headers if h.members)
-    name = header.members[0]
-    values = _plain(_open(header.path, Path(header.path).stat().st_mtime_ns)[name])[min(1, len(header.stamps) - 1)]
-    # ERA5-Land has no values over the sea; ERA5 has them everywhere.
-    known = np.isfinite(values.values)
-    note = f"no lsm given: 1 where {name} has values, 0 elsewhere"
-    return elevation, np.where(known, 1.0, 0.0), note
-
-
-def _stretches(columns: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Index ranges over which columns follow one another."""
-    edges = np.flatnonzero(np.diff(columns) != 1) + 1
-    yield from zip((0, *edges), (*edges, len(columns)), strict=True)
