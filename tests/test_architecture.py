@@ -18,7 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"variables", "biomes"},
-    {"timestamps", "solar", "humidity", "normalisation"},
+    {"timestamps", "humidity", "normalisation"},
+    {"solar"},
     {"schema"},
     {"stores"},
     {"sources", "simulation"},

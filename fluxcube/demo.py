@@ -1,0 +1,229 @@
+"""The main job on a simulated planet: raw files, cube, training, scores, maps, and only then the truth.
+
+Composes library functions; nothing here is needed to use them. `recipes/demo` holds its parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes.carbonsense import build_carbonsense
+from fluxcube.cubes.forcing import open_forcing
+from fluxcube.errors import StoreError
+from fluxcube.evaluation.kernels import bias, corr2, mae, nse, rmse
+from fluxcube.evaluation.report import format_table
+from fluxcube.evaluation.skill import compare
+from fluxcube.inference.grid import upscale
+from fluxcube.inference.predictor import load_model
+from fluxcube.inference.run import open_maps, write_maps
+from fluxcube.inference.towers import predict
+from fluxcube.plotting import plot_map
+from fluxcube.simulation import Planet, truth, write_raw
+from fluxcube.training.fit import fit
+
+#: What towers and reanalysis both have; the trailing means give a model weeks of weather.
+PREDICTORS = ("DOY", "TOD", "TA", "SW_IN", "VPD", "P", "SW_IN_POT")
+MEMORY_DAYS = (1, 7, 30)
+TARGETS = ("NEE", "GPP_NT")
+MODELS = ("ecoperceiver", "xgboost", "sw-linear", "mean-cycle")
+
+#: Marks a folder as a demo's, so that `overwrite` never removes anything else.
+_MARK = "demo.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What a demo gave.
+
+    Attributes
+    ----------
+    out : Path
+        Folder with everything: raw files, `cube.zarr`, `runs/`, `maps.zarr`, pictures, `scores.md`.
+    towers : pandas.DataFrame
+        Scores on held-out towers, per IGBP class, target and model.
+    skill : pandas.DataFrame
+        Hourly scores of each model's map against the truth, on cells without a tower.
+    seconds : dict
+        Time each stage took.
+    """
+
+    out: Path
+    towers: pd.DataFrame
+    skill: pd.DataFrame
+    seconds: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """Both tables and the time taken, as Markdown."""
+        stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
+        return (
+            f"## Held-out towers, measured hours, per IGBP class\n\n{format_table(self.towers)}\n\n"
+            f"## Maps against the truth, hourly, on cells without a tower\n\n{format_table(self.skill)}\n\n"
+            f"{sum(self.seconds.values()):.0f} s: {stages}. Everything is in {self.out}/.\n"
+        )
+
+
+def run_demo(
+    out: str | Path = "demo",
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    say: Callable[[str], object] | None = None,
+) -> DemoResult:
+    """Run the main job on a simulated planet, from raw files to scored maps.
+
+    Parameters
+    ----------
+    out : path
+        Folder to write.
+    seed : int
+        Of the planet's weather, of the split and of training.
+    quick : bool
+        A smaller planet and shorter training: shows that it runs, not how well.
+    overwrite : bool
+        Replace an earlier demo in `out`; a folder that no demo wrote is never touched.
+    progress, say : callable, optional
+        ``progress(done, total, text)`` while a stage runs; ``say(line)`` when one begins.
+
+    Returns
+    -------
+    DemoResult
+
+    Raises
+    ------
+    StoreError
+        If `out` exists and `overwrite` is not set, or holds something else.
+    """
+    out, say = Path(out), say or (lambda line: None)
+    _prepare(out, seed, quick, overwrite)
+    planet = Planet(seed=seed)
+    watch = _Watch(say)
+    with watch("raw", "writing the planet's towers, ERA5, MODIS and land cover"):
+        write_raw(planet, out / "raw", quick=quick, progress=progress)
+    with watch("cube", "building the CarbonSense cube"):
+        cube = _cube(out, say, progress)
+    runs = {}
+    for name in MODELS:
+        with watch(name, f"training {name}"):
+            runs[name] = _train(cube, name, out, seed, quick, runs, progress)
+            say(f"  {runs[name].summary}")
+    with watch("towers", "scoring on held-out towers"):
+        towers = _score(cube, runs, progress)
+    with watch("maps", "upscaling the region"):
+        maps = {name: _upscale(run, name, out, progress) for name, run in runs.items()}
+    with watch("truth", "comparing with the truth, which nothing has read so far"):
+        true = truth(planet, quick=quick)
+        skill = _skill(maps, true)
+        _draw(maps["ecoperceiver"], true, out)
+    result = DemoResult(out=out, towers=towers, skill=skill, seconds=watch.seconds)
+    (out / "scores.md").write_text(result.text, "utf-8")
+    towers.to_csv(out / "scores_towers.csv", index=False)
+    skill.to_csv(out / "scores_maps.csv", index=False)
+    return result
+
+
+class _Watch:
+    """Says when a stage begins and remembers how long it took."""
+
+    def __init__(self, say: Callable[[str], object]):
+        self.seconds: dict[str, float] = {}
+        self._say = say
+
+    def __call__(self, stage: str, line: str) -> _Watch:
+        self._stage = stage
+        self._say(f"{line} ...")
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self.seconds[self._stage] = time.perf_counter() - self._start
+
+
+def _prepare(out: Path, seed: int, quick: bool, overwrite: bool) -> None:
+    """Make the folder, or replace an earlier demo's if asked."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / _MARK).is_file():
+            raise StoreError(f"{out} exists and no demo wrote it: give --out another folder.")
+        if not overwrite:
+            raise StoreError(f"{out} holds an earlier demo: give --overwrite to replace it, or --out another folder.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).write_text(json.dumps({"seed": seed, "quick": quick}), "utf-8")
+
+
+def _cube(out: Path, say: Callable[[str], object], progress: Callable | None) -> xr.Dataset:
+    report = build_carbonsense(out / "raw/towers", out / "cube.zarr", modis=out / "raw/modis", progress=progress)
+    for site, reason in report.left_out.items():
+        say(f"  left out {site}: {reason}")
+    return open_carbonsense(out / "cube.zarr")
+
+
+def _train(cube, name, out, seed, quick, runs, progress):
+    """Train one model; all share the first one's split."""
+    split = next((run.split for run in runs.values()), None)
+    epochs = {"ecoperceiver": 2 if quick else 12}.get(name)
+    return fit(
+        cube, model=name, target=TARGETS, out=out / "runs" / name, predictors=PREDICTORS, memory_days=MEMORY_DAYS,
+        split=split, seed=seed, epochs=epochs, progress=progress,
+    )  # fmt: skip
+
+
+def _score(cube: xr.Dataset, runs: dict, progress: Callable | None) -> pd.DataFrame:
+    """Score every model on the test towers, measured hours only, on one row mask."""
+    test = cube.sel(site=list(next(iter(runs.values())).split.test))
+    return compare(test, {name: predict(load_model(run), test, progress=progress) for name, run in runs.items()}, by="igbp")
+
+
+def _upscale(run, name: str, out: Path, progress: Callable | None) -> xr.Dataset:
+    """Write one model's maps; EcoPerceiver's are the demo's product."""
+    raw = out / "raw"
+    forcing = open_forcing(
+        raw / "era5", modis=raw / "modis", land_cover=next((raw / "land_cover").glob("*.tif")), predictors=PREDICTORS
+    )
+    store = out / ("maps.zarr" if name == "ecoperceiver" else f"maps_{name}.zarr")
+    write_maps(upscale(load_model(run), forcing), store, progress=progress)
+    return open_maps(store)
+
+
+def _skill(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
+    """Score maps against the truth on hours that every model has, in cells without a tower."""
+    rows = []
+    for target in TARGETS:
+        cells = {name: _on_truth(ds[target], true) for name, ds in maps.items()}
+        obs = true[target].where(~true.has_tower)
+        common = np.isfinite(obs.values)
+        for pred in cells.values():
+            common &= np.isfinite(pred.values)
+        for name, pred in cells.items():
+            o, p = obs.values[common], pred.values[common]
+            scores = {f.__name__: float(f(o, p)) for f in (nse, rmse, mae, bias, corr2)}
+            rows.append({"target": target, "model": name, **scores, "n": int(common.sum())})
+    return pd.DataFrame(rows)
+
+
+def _on_truth(pred: xr.DataArray, true: xr.Dataset) -> xr.DataArray:
+    return pred.sel(time=true.time).reindex_like(true, method="nearest", tolerance=1e-3).transpose("time", "latitude", "longitude").load()
+
+
+def _draw(maps: xr.Dataset, true: xr.Dataset, out: Path) -> None:
+    """Draw mean NEE and GPP of the map, and model minus truth."""
+    for target in TARGETS:
+        pred = _on_truth(maps[target], true)
+        plot_map(pred.mean("time", keep_attrs=True), out / f"{target}.png")
+        error = (pred - true[target]).mean("time").assign_attrs(maps[target].attrs)
+        error.attrs["long_name"] = f"{target}, model minus truth"
+        plot_map(error.rename(f"{target} error"), out / f"{target}_model_minus_truth.png", diverging=True)

@@ -1,0 +1,94 @@
+"""The command line on the small planet: every command, and one line for every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("build", "train", "evaluate", "upscale", "plot", "demo")
+
+
+def run(*arguments: object, status: int = 0, **options: object) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).parent / "fluxcube"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == status, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    assert f"fluxcube {command}" in " ".join(run(command, "--help").stdout.split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def store(planet_files, folder) -> Path:
+    done = run("build", planet_files / "towers", folder / "cube.zarr", "--modis", planet_files / "modis")
+    assert "sites" in done.stdout and done.stderr == "", "quiet when piped"
+    return folder / "cube.zarr"
+
+
+@pytest.fixture(scope="module")
+def trained(store, folder) -> Path:
+    options = ["--predictors", "DOY,TOD,TA,SW_IN,VPD,SW_IN_POT", "--memory", "1,7"]
+    run("train", store, folder / "xgb", "--model", "xgboost", *options)
+    run("train", store, folder / "sw", "--model", "sw-linear", *options, "--split", folder / "xgb/split.json")
+    return folder / "xgb"
+
+
+def test_towers_are_scored_on_one_row_mask(store, trained, folder):
+    done = run("evaluate", trained, store, "--against", folder / "sw", "--out", folder / "scores.csv")
+    assert "xgb" in done.stdout and "sw" in done.stdout and "nse" in done.stdout.lower()
+    assert (folder / "scores.csv").read_text("utf-8").count("\n") > 2
+
+
+def test_a_map_from_raw_reanalysis(trained, planet_files, folder):
+    land_cover = next((planet_files / "land_cover").glob("*.tif"))
+    run("upscale", trained, planet_files / "era5", folder / "maps.zarr", "--modis", planet_files / "modis",
+        "--land-cover", land_cover)  # fmt: skip
+    run("plot", folder / "maps.zarr", folder / "nee.png")
+    assert (folder / "nee.png").read_bytes()[:4] == b"\x89PNG"
+    unknown = run("plot", folder / "maps.zarr", folder / "x.png", "--variable", "NEEE", status=1)
+    assert "did you mean 'NEE'" in unknown.stderr
+
+
+def test_nothing_is_overwritten(store, planet_files):
+    done = run("build", planet_files / "towers", store, status=1)
+    assert "--overwrite" in done.stderr or "overwrite" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "nowhere", "nothing.zarr"), "nowhere"),
+        (("train", "nothing.zarr", "run"), "nothing.zarr"),
+        (("build", "nowhere", "cube.zarr"), "nowhere"),
+        (("plot", "nothing.zarr", "x.png"), "nothing.zarr"),
+        (("upscale", "nowhere", "era5.nc", "out.zarr", "--bbox", "1,2,3"), "west,south,east,north"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, tmp_path):
+    done = run(*arguments, status=1, cwd=tmp_path)
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_bad_site_is_left_out_and_the_status_says_so(planet_files, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    towers = sorted((planet_files / "towers").iterdir())
+    for path in [p for p in towers if p.suffix != ".zip"] + [p for p in towers if p.suffix == ".zip"][:2]:
+        (raw / path.name).write_bytes(path.read_bytes())
+    broken = sorted(raw.glob("*.zip"))[0]
+    broken.write_bytes(broken.read_bytes()[:-200])
+    done = run("build", raw, tmp_path / "cube.zarr", status=3)
+    assert broken.name in done.stderr and "left out" in done.stderr
+    run("build", raw, tmp_path / "strict.zarr", "--strict", status=1)
+    assert not (tmp_path / "strict.zarr").exists()
