@@ -29,6 +29,7 @@ from fluxcube.errors import ConfigError, StoreError
 _log = logging.getLogger(__name__)
 
 _LEDGER = "ledger"
+_SPILL = ".parts"
 _EPOCHS = (("D", "days"), ("h", "hours"), ("s", "seconds"))
 #: Values of a variable vary smoothly with time, not from one variable to the next: time goes innermost.
 _LABELS = ("variable", "target")
@@ -85,10 +86,10 @@ def create(
     Raises
     ------
     StoreError
-        If there is something at `path`.
+        If there is a store at `path`.
     """
     path = Path(path)
-    if path.exists():
+    if (path / "zarr.json").exists():
         raise StoreError(f"{path} exists: remove it, or write to another path.")
     extra = [str(name) for name in coords.coords if name not in coords.dims]
     named = {"coordinates": " ".join(sorted(extra))} if extra else {}
@@ -165,7 +166,31 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
 
 def finish(path: str | os.PathLike) -> None:
     """Say that everything of a store is written, so that it opens."""
+    shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
     _group(Path(path), "r+").update_attributes({"complete": True})
+
+
+def spill(path: str | os.PathLike, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put arrays aside in a store that is being made, to `unspill` them when its extent is known; `finish` drops them.
+
+    Parameters
+    ----------
+    path : path
+        The store, which need not have been created yet.
+    key : str
+        Name of these arrays.
+    arrays : mapping of str to numpy.ndarray
+        Numbers or fixed-width strings.
+    """
+    folder = Path(path) / _SPILL
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{key}.npz", allow_pickle=False, **arrays)
+
+
+def unspill(path: str | os.PathLike, key: str) -> dict[str, np.ndarray]:
+    """Return what `spill` put aside."""
+    with np.load(Path(path) / _SPILL / f"{key}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def open_store(path: str | os.PathLike, *, kind: str, allow_partial: bool = False, dask: bool = True) -> xr.Dataset:

@@ -180,7 +180,7 @@ def test_nothing_opens_before_it_is_whole(tmp_path):
         stores.open_store(tmp_path / "absent", kind="cube")
     with pytest.raises(StoreError, match="expected a Zarr group"):
         stores.open_store(tmp_path / "s/time", kind="cube")
-    for text in ("[]", "{", '{"zarr_format": 2, "node_type": "group"}'):
+    for text in ("[]", "{"):
         (tmp_path / "s/zarr.json").write_text(text)
         with pytest.raises(StoreError, match="expected a Zarr group"):
             stores.open_store(tmp_path / "s", kind="cube")
@@ -285,3 +285,12 @@ def test_times_keep_their_unit_and_nat_is_refused(tmp_path):
     assert (stores.open_store(tmp_path / "a", kind="maps", allow_partial=True).time.values == odd).all()
     with pytest.raises(ConfigError, match="NaT"):
         stores.create(tmp_path / "b", xr.Dataset(coords={"time": np.array(["NaT"], "M8[ns]")}), {}, {"kind": "maps"})
+
+
+def test_what_is_spilled_comes_back_and_is_not_part_of_the_store(tmp_path):
+    with stores.staging(tmp_path / "s") as building:
+        stores.spill(building, "US-A", {"x": np.arange(3.0), "names": np.array(["TA", "P"])})
+        write_all(building)
+        back = stores.unspill(building, "US-A")
+    assert back["x"].tolist() == [0, 1, 2] and back["names"].tolist() == ["TA", "P"]
+    assert not [name for name in files(tmp_path / "s") if "parts" in name]
