@@ -145,7 +145,7 @@ class Boosting(RowModel):
         scores: dict = {}
         callbacks = [_progress_callback(progress)] if progress else []
         if early:
-            callbacks.append(xgboost.callback.EarlyStopping(early, save_best=True))
+            callbacks.append(xgboost.callback.EarlyStopping(rounds=early, save_best=True))
         booster = xgboost.train(
             self._parameters(seed), train, self.config.n_estimators, evals=sets, evals_result=scores,
             verbose_eval=False, callbacks=callbacks,

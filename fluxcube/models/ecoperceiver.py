@@ -164,6 +164,11 @@ class EcoPerceiver(nn.Module):
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("out.weight", "mlp.2.weight")):
+                # Residual branches start small: sixteen of them add up.
+                nn.init.xavier_uniform_(parameter, gain=0.3)
+        nn.init.zeros_(self.head.weight)  # the first guess is the training mean
 
     @property
     def context(self) -> int:

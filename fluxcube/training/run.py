@@ -1,0 +1,108 @@
+"""A run's folder: what is in it, and when it may be trained into."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.models.checkpoint import RUN, write_atomically
+from fluxcube.samples.splits import Split
+
+STATE = "state.safetensors"
+SPLIT = "split.json"
+LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run; it stands for its folder wherever a path is taken.
+
+    Attributes
+    ----------
+    path : Path
+        Folder with the checkpoint, `split.json` and `log.csv`.
+    split : Split
+        Sites it was trained, stopped and is to be tested on.
+    history : tuple of dict
+        One row per epoch, or one row of a model without epochs.
+    summary : str
+        One line on how it went.
+    """
+
+    path: Path
+    split: Split
+    history: tuple[Mapping, ...] = field(default=(), repr=False)
+    summary: str = ""
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
+    """Make a run's folder ready: new, cleared, or as a killed run of the same request left it.
+
+    Raises
+    ------
+    CheckpointError
+        If it holds a finished run, a state that is not to be resumed, or files of something else.
+    ConfigError
+        If a killed run in it trained something else; the first settings that differ are named.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: give a folder for the run.")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(name for name in found if not _ours(name))
+    if foreign:
+        raise CheckpointError(f"{folder} holds other files ({', '.join(foreign[:3])}): give the run its own folder.")
+    if overwrite:
+        for name in found:
+            (folder / name).unlink()
+    elif RUN in found:
+        raise CheckpointError(f"{folder} holds a finished run: give overwrite=True, or another folder.")
+    elif STATE in found:
+        if not resume:
+            raise CheckpointError(f"{folder} holds an unfinished run: give resume=True to go on, or overwrite=True.")
+        _check_same(folder, request)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _ours(name: str) -> bool:
+    return name in (RUN, STATE, SPLIT, LOG) or name.startswith((".", "model."))
+
+
+def _check_same(folder: Path, request: Mapping) -> None:
+    from fluxcube.training.state import read_request
+
+    was, now = _flat(read_request(folder / STATE)), _flat(request)
+    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
+    if differ:
+        named = "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differ[:3])
+        raise ConfigError(
+            f"{folder} holds an unfinished run of other settings: {named}. Give overwrite=True to drop it."
+        )
+
+
+def _flat(values: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one level of dotted keys; tuples as lists, as JSON gives them back."""
+    out: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def write_log(path: Path, history: Sequence[Mapping]) -> None:
+    """Write the history as CSV, whole each time."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(path, text.getvalue().encode())

@@ -1,0 +1,109 @@
+"""Training state: what a killed run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from fluxcube.errors import CheckpointError
+from fluxcube.models.checkpoint import write_atomically
+
+STATE = "state.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class Counters:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs done, and steps done of the next.
+    loss, hours : float
+        Sum of squared errors and number of fluxes of the epoch so far.
+    best : float or None
+        Best validation score so far.
+    seconds : float
+        Time trained.
+    history : list of dict
+        One row per epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    hours: float = 0.0
+    best: float | None = None
+    seconds: float = 0.0
+    history: list[dict] = field(default_factory=list)
+
+
+def save_state(
+    path: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: Mapping[str, torch.Tensor],
+    counters: Counters,
+    request: Mapping,
+) -> None:
+    """Write weights, best weights, moments, random state and counters; a kill leaves the last whole state."""
+    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"best/{k}": v for k, v in best.items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    # Tied storage cannot be written: each tensor gets its own.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    about = {"counters": json.dumps(asdict(counters)), "request": json.dumps(request)}
+    write_atomically(path, safetensors.torch.save(tensors, about))
+
+
+def load_state(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, torch.Tensor], Counters]:
+    """Put a saved state back; return the best weights and the counters.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            counters = Counters(**json.loads(file.metadata()["counters"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        parts: dict[str, dict] = {}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            parts.setdefault(part, {})[rest] = value
+        model.load_state_dict(parts["model"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
+    for name, parameter in model.named_parameters():
+        if name in parts.get("step", {}):
+            optimizer.state[parameter] = {
+                key: parts[key][name].to("cpu" if key == "step" else parameter.device) for key in _MOMENTS
+            }
+    torch.set_rng_state(parts["random"]["cpu"])
+    if "cuda" in parts["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(parts["random"]["cuda"])
+    return parts.get("best", {}), counters
+
+
+def read_request(path: Path) -> dict:
+    """Return what a saved state was asked to train (CheckpointError if the file is damaged)."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["request"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
