@@ -1,0 +1,87 @@
+"""Smooth random fields on the sphere and in time: sums of waves, so that any place and moment can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Mean radius of the Earth, km.
+RADIUS_KM = 6371.0
+
+
+@dataclass(frozen=True)
+class Field:
+    """A sum of travelling waves with zero mean and unit variance.
+
+    Each wave is ``cos(k·x - f t - p)`` with x on the unit sphere, which splits into products of a function
+    of place and a function of time: a whole (place, time) block is two matrix products.
+
+    Attributes
+    ----------
+    wavevector : (wave, 3) float64
+        Radians per unit of the sphere's radius.
+    frequency : (wave,) float64
+        Radians per hour; 0 for a field that does not change.
+    phase : (wave,) float64
+    """
+
+    wavevector: np.ndarray
+    frequency: np.ndarray
+    phase: np.ndarray
+
+    def at(self, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+        """Value at each place (place,) of a field that does not change in time."""
+        place = unit_vectors(latitude, longitude) @ self.wavevector.T - self.phase
+        return np.sqrt(2.0 / len(self.phase)) * _circle(place)[0].sum(-1, dtype=float)
+
+    def over(self, hours: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+        """Values (place, time) at `hours` (time,) and places in degrees (place,)."""
+        place = unit_vectors(latitude, longitude) @ self.wavevector.T
+        moment = np.multiply.outer(np.asarray(hours, float), self.frequency) + self.phase
+        (cos_p, sin_p), (cos_m, sin_m) = _circle(place), _circle(moment)
+        return np.sqrt(2.0 / len(self.phase)) * (cos_p @ cos_m.T + sin_p @ sin_m.T).astype(float)
+
+
+def _circle(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine in float32, ten times as fast as in float64, of angles brought within a turn first."""
+    turn = np.multiply(angle, 1 / (2 * np.pi))
+    np.rint(turn, out=turn)
+    turn *= -2 * np.pi
+    turn += angle
+    small = turn.astype("float32")
+    return np.cos(small), np.sin(small)
+
+
+def make_field(
+    rng: np.random.Generator,
+    wavelength: tuple[float, float],
+    period: tuple[float, float] | None = None,
+    waves: int = 40,
+) -> Field:
+    """Draw a field whose waves have lengths (km) and periods (hours) between the given limits.
+
+    Parameters
+    ----------
+    rng : numpy Generator
+    wavelength : (float, float)
+        Shortest and longest wave, km.
+    period : (float, float), optional
+        Shortest and longest period, hours; without it the field does not change.
+    waves : int
+
+    References
+    ----------
+    Rahimi and Recht 2007, "Random features for large-scale kernel machines".
+    """
+    direction = rng.standard_normal((waves, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    length = np.exp(rng.uniform(*np.log(wavelength), waves))
+    frequency = np.zeros(waves) if period is None else 2 * np.pi / np.exp(rng.uniform(*np.log(period), waves))
+    return Field(direction * (2 * np.pi * RADIUS_KM / length)[:, None], frequency, rng.uniform(0, 2 * np.pi, waves))
+
+
+def unit_vectors(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+    """Points (..., 3) on the unit sphere of coordinates in degrees."""
+    phi, lam = np.deg2rad(np.asarray(latitude, float)), np.deg2rad(np.asarray(longitude, float))
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], -1)

@@ -1,0 +1,256 @@
+"""Write the planet's grids as their providers do: ERA5 from the CDS, MODIS composites, land cover."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fluxcube.errors import missing_package
+from fluxcube.simulation import sinusoidal
+from fluxcube.simulation.places import Tower
+from fluxcube.simulation.planet import Planet
+from fluxcube.simulation.surface import Ground, Scene, region_ground, region_scenes, tower_scenes
+from fluxcube.timestamps import HOUR
+
+# name: (long name, units, paramId, CF name, step type)
+_ERA5 = {
+    "t2m": ("2 metre temperature", "K", 167, "unknown", "instant"),
+    "d2m": ("2 metre dewpoint temperature", "K", 168, "unknown", "instant"),
+    "sp": ("Surface pressure", "Pa", 134, "surface_air_pressure", "instant"),
+    "u10": ("10 metre U wind component", "m s**-1", 165, "unknown", "instant"),
+    "v10": ("10 metre V wind component", "m s**-1", 166, "unknown", "instant"),
+    "ssrd": (
+        "Surface short-wave (solar) radiation downwards", "J m**-2", 169,
+        "surface_downwelling_shortwave_flux_in_air", "accum",
+    ),
+    "strd": ("Surface long-wave (thermal) radiation downwards", "J m**-2", 175, "unknown", "accum"),
+    "tp": ("Total precipitation", "m", 228, "unknown", "accum"),
+    "z": ("Geopotential", "m**2 s**-2", 129, "geopotential", "instant"),
+    "lsm": ("Land-sea mask", "(0 - 1)", 172, "land_binary_mask", "instant"),
+}  # fmt: skip
+_STREAM = {"instant": "data_stream-oper_stepType-instant.nc", "accum": "data_stream-oper_stepType-accum.nc"}
+_EVERY = np.timedelta64(8, "D")
+
+
+def write_era5(planet: Planet, folder: str | Path) -> list[Path]:
+    """Write hourly ERA5 of the region as the CDS delivers it since 2024.
+
+    Instantaneous fields hold at `valid_time`; radiation and rain are accumulated over the hour that ends there.
+
+    Parameters
+    ----------
+    planet : Planet
+    folder : path
+        Made if missing.
+
+    Returns
+    -------
+    list of Path
+        The files of instantaneous fields, of accumulations, and of geopotential and land mask.
+    """
+    folder = _made(folder)
+    cells = planet.region
+    valid = np.arange(planet.forcing_start, planet.period[1] + HOUR, HOUR)
+    lat, lon = (x.ravel() for x in np.meshgrid(cells.latitude, cells.longitude, indexing="ij"))
+    shape = (len(valid), *cells.igbp.shape)
+    fields = {**_instantaneous(planet, valid, lat, lon), **_accumulated(planet, valid, lat, lon)}
+    fields = {name: values.T.reshape(shape) for name, values in fields.items()}
+    still = {"z": cells.elevation[None] * 9.80665, "lsm": (cells.igbp != "WAT")[None].astype(float)}
+    return [
+        _write_cds(folder / file, planet, valid, {n: v for n, v in fields.items() if _ERA5[n][4] == kind})
+        for kind, file in _STREAM.items()
+    ] + [_write_cds(folder / "invariant.nc", planet, valid[:1], still)]
+
+
+def _instantaneous(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict:
+    # A step of a minute about the moment: nothing instantaneous depends on its length.
+    air = planet.weather(valid - np.timedelta64(30, "s"), lat, lon, hours=1 / 60)
+    return {
+        "t2m": air["TA"] + 273.15, "d2m": air["TD"] + 273.15, "sp": 1e3 * air["PA"], "u10": air["U"], "v10": air["V"],
+    }  # fmt: skip
+
+
+def _accumulated(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict:
+    half = np.arange(valid[0] - HOUR, valid[-1], np.timedelta64(30, "m"))
+    air = planet.weather(half, lat, lon, hours=0.5)
+    pairs = {name: air[name].reshape(len(lat), -1, 2).sum(-1) for name in ("SW_IN", "LW_IN", "P")}
+    return {"ssrd": 1800 * pairs["SW_IN"], "strd": 1800 * pairs["LW_IN"], "tp": 1e-3 * pairs["P"]}
+
+
+def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, np.ndarray]) -> Path:
+    """One NetCDF-4 file in the layout of the CDS."""
+    try:
+        import netCDF4
+    except ImportError:
+        raise missing_package("netCDF4", "grid", "writing the planet's ERA5 files") from None
+    cells = planet.region
+    with netCDF4.Dataset(path, "w", format="NETCDF4") as nc:
+        nc.setncatts({
+            "GRIB_centre": "ecmf", "GRIB_centreDescription": "European Centre for Medium-Range Weather Forecasts",
+            "GRIB_subCentre": 0, "Conventions": "CF-1.7",
+            "institution": "European Centre for Medium-Range Weather Forecasts",
+            "history": f"simulated planet, seed {planet.seed}: not a product of ECMWF",
+        })  # fmt: skip
+        _coordinates(nc, valid, cells.latitude, cells.longitude)
+        for name, values in fields.items():
+            var = nc.createVariable(
+                name, "f4", ("valid_time", "latitude", "longitude"), zlib=True, complevel=1, shuffle=True,
+                fill_value=np.float32(np.nan), chunksizes=(min(len(valid), 744), *cells.igbp.shape),
+            )  # fmt: skip
+            var.setncatts(_grib_attributes(name, cells.latitude, cells.longitude))
+            var[:] = values.astype("float32")
+    return path
+
+
+def _coordinates(nc, valid: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> None:
+    """Dimensions and coordinates of a CDS file."""
+    rows = {
+        "valid_time": (valid.astype("datetime64[s]").astype("i8"), "i8", {"long_name": "time", "standard_name": "time",
+                       "units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"}),
+        "latitude": (latitude, "f8", {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude",
+                     "stored_direction": "decreasing"}),
+        "longitude": (longitude, "f8", {"units": "degrees_east", "standard_name": "longitude",
+                      "long_name": "longitude"}),
+    }  # fmt: skip
+    number = nc.createVariable("number", "i8", ())
+    number.setncatts({"long_name": "ensemble member numerical id", "units": "1", "standard_name": "realization"})
+    number[...] = 0
+    for name, (values, dtype, attributes) in rows.items():
+        nc.createDimension(name, len(values))
+        var = nc.createVariable(name, dtype, (name,), fill_value=np.nan if dtype == "f8" else None)
+        var.setncatts(attributes)
+        var[:] = values
+    nc.createVariable("expver", str, ("valid_time",))[:] = np.full(len(valid), "0001", object)
+
+
+def _grib_attributes(name: str, latitude: np.ndarray, longitude: np.ndarray) -> dict:
+    long_name, units, number, cf_name, step = _ERA5[name]
+    return {
+        "GRIB_paramId": number, "GRIB_dataType": "an" if step == "instant" else "fc",
+        "GRIB_numberOfPoints": latitude.size * longitude.size, "GRIB_typeOfLevel": "surface", "GRIB_stepUnits": 1,
+        "GRIB_stepType": step, "GRIB_gridType": "regular_ll", "GRIB_Nx": longitude.size, "GRIB_Ny": latitude.size,
+        "GRIB_cfName": cf_name, "GRIB_cfVarName": name, "GRIB_gridDefinitionDescription": "Latitude/Longitude Grid",
+        "GRIB_iDirectionIncrementInDegrees": 0.25, "GRIB_jDirectionIncrementInDegrees": 0.25,
+        "GRIB_latitudeOfFirstGridPointInDegrees": latitude[0],
+        "GRIB_latitudeOfLastGridPointInDegrees": latitude[-1],
+        "GRIB_longitudeOfFirstGridPointInDegrees": longitude[0],
+        "GRIB_longitudeOfLastGridPointInDegrees": longitude[-1],
+        "GRIB_missingValue": 3.4028234663852886e38, "GRIB_name": long_name, "GRIB_units": units,
+        "long_name": long_name, "units": units, "standard_name": cf_name,
+        "coordinates": "number valid_time latitude longitude expver",
+    }  # fmt: skip
+
+
+def composite_days(start: np.datetime64, stop: np.datetime64) -> np.ndarray:
+    """Every eighth day of each year, from 16 days before `start` up to `stop`, datetime64[D]."""
+    start, stop = np.datetime64(start, "D") - np.timedelta64(16, "D"), np.datetime64(stop, "D")
+    years = np.arange(start.astype("datetime64[Y]"), stop.astype("datetime64[Y]") + 1)
+    days = np.concatenate(
+        [np.arange(y.astype("datetime64[D]"), (y + 1).astype("datetime64[D]"), _EVERY) for y in years]
+    )
+    return days[(days >= start) & (days < stop)]
+
+
+def write_region_modis(planet: Planet, folder: str | Path) -> int:
+    """Write MCD43A4 and MCD43A2 of the whole region, a file for each product and day; return how many files."""
+    folder = _made(folder)
+    days = composite_days(planet.forcing_start, planet.period[1])
+    ground, scene = region_scenes(planet, days)
+    for n, day in enumerate(days):
+        for product, values in _products(scene(n)).items():
+            with _open_tiff(_modis_path(folder, product, day, ground), product, ground, compress="deflate") as tiff:
+                tiff.write(values)
+    return 2 * len(days)
+
+
+def write_tower_modis(planet: Planet, towers: Sequence[Tower], folder: str | Path) -> int:
+    """Write MCD43A4 and MCD43A2 of the pixels around each of some towers of the same years; return how many files."""
+    folder = _made(folder)
+    first, last = towers[0].years
+    days = composite_days(np.datetime64(f"{first}-{planet.record[0]}"), _end_of_record(planet, last))
+    for ground, scene in tower_scenes(planet, towers, days):
+        stamps = {product: _tiff_stamp(product, ground) for product in _LAYOUT}
+        for n, day in enumerate(days):
+            for product, values in _products(scene(n)).items():
+                _modis_path(folder, product, day, ground).write_bytes(stamps[product](values))
+    return 2 * len(days) * len(towers)
+
+
+def _end_of_record(planet: Planet, year: int) -> np.datetime64:
+    return np.datetime64(f"{year if planet.quick else year + 1}-{planet.record[1]}")
+
+
+def write_land_cover(planet: Planet, folder: str | Path) -> Path:
+    """Write MCD12Q1's IGBP classes (LC_Type1) of the region."""
+    folder = _made(folder)
+    ground = region_ground(planet)
+    path = folder / f"MCD12Q1.A{planet.period[0].astype('datetime64[Y]')}001.{ground.tile}.061.region.tif"
+    with _open_tiff(path, "MCD12Q1", ground, compress="deflate") as tiff:
+        tiff.write(ground.number[None])
+    return path
+
+
+# product: (bands, dtype, fill)
+_LAYOUT = {
+    "MCD43A4": (tuple(f"Nadir_Reflectance_Band{n}" for n in range(1, 8)), "int16", 32767),
+    "MCD43A2": (("Snow_BRDF_Albedo", "BRDF_Albedo_LandWaterType"), "uint8", 255),
+}
+_LAND_COVER = (("LC_Type1",), "uint8", 255)
+
+
+def _products(scene: Scene) -> dict[str, np.ndarray]:
+    return {"MCD43A4": scene.bands, "MCD43A2": np.stack([scene.snow, scene.kind])}
+
+
+def _modis_path(folder: Path, product: str, day: np.datetime64, ground: Ground) -> Path:
+    year = day.astype("datetime64[Y]")
+    number = (day - year.astype("datetime64[D]")).astype(int) + 1
+    return folder / f"{product}.A{year}{number:03d}.{ground.tile}.061.{ground.name}.tif"
+
+
+def _open_tiff(path: Path | str, product: str, ground: Ground, **options):
+    """Open a GeoTIFF of a product over a block of pixels for writing."""
+    try:
+        import rasterio
+        from rasterio.transform import from_origin
+    except ImportError:
+        raise missing_package("rasterio", "grid", "writing the planet's MODIS files") from None
+    bands, dtype, fill = _LAYOUT.get(product, _LAND_COVER)
+    rows, columns = ground.classes.shape
+    tiff = rasterio.open(
+        path, "w", driver="GTiff", height=rows, width=columns, count=len(bands), dtype=dtype, nodata=fill,
+        crs=sinusoidal.CRS, interleave="band",
+        transform=from_origin(*sinusoidal.corner_of(ground.row, ground.column), sinusoidal.PIXEL, sinusoidal.PIXEL),
+        **({"zlevel": 1, **options} if options else {}),
+    )  # fmt: skip
+    tiff.descriptions = bands
+    if product == "MCD43A4":
+        tiff.scales = (1e-4,) * len(bands)
+    return tiff
+
+
+def _tiff_stamp(product: str, ground: Ground) -> Callable[[np.ndarray], bytes]:
+    """Return a function that makes a file of any values over one block.
+
+    GDAL takes 6 ms to describe the projection of each of some thousand small files, whose headers are all alike: it
+    writes one, and its pixels are exchanged.
+    """
+    import rasterio.io
+
+    bands, dtype, _ = _LAYOUT[product]
+    marker = np.random.default_rng(0).integers(1, 250, (len(bands), *ground.classes.shape)).astype(dtype)
+    with rasterio.io.MemoryFile() as memory:
+        with _open_tiff(memory.name, product, ground) as tiff:
+            tiff.write(marker)
+        whole = memory.read()
+    head, tail = whole.split(marker.tobytes())  # fails unless the pixels lie together, once
+
+    return lambda values: head + np.ascontiguousarray(values, dtype).tobytes() + tail
+
+
+def _made(folder: str | Path) -> Path:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,85 @@
+"""What the land remembers: exponential means of its past, and the water in its soil."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BLOCK = 64
+
+
+def trailing_mean(values: np.ndarray, efolding: float) -> np.ndarray:
+    """Exponentially weighted mean of the past along the last axis.
+
+    Parameters
+    ----------
+    values : (..., time) float
+        Means over steps.
+    efolding : float
+        Memory, in steps.
+
+    Returns
+    -------
+    (..., time) float
+        ``y[t] = a y[t-1] + (1 - a) x[t]`` with ``a = exp(-1 / efolding)``, begun at the first day's mean.
+
+    Examples
+    --------
+    >>> trailing_mean(np.array([0.0] * 24 + [1.0]), 10.0)[-1].round(3)
+    np.float64(0.095)
+    """
+    keep = np.exp(-1.0 / efolding)
+    *lead, steps = values.shape
+    blocks = -(-steps // _BLOCK)
+    padded = np.zeros((*lead, blocks * _BLOCK))
+    padded[..., :steps] = values
+    lag = np.subtract.outer(np.arange(_BLOCK), np.arange(_BLOCK))
+    within = np.where(lag >= 0, (1 - keep) * keep ** np.maximum(lag, 0), 0.0)
+    out = padded.reshape(*lead, blocks, _BLOCK) @ within.T  # each block as if nothing came before it
+    fade, before = keep ** np.arange(1, _BLOCK + 1), values[..., :24].mean(-1)
+    for block in range(blocks):
+        out[..., block, :] += before[..., None] * fade
+        before = out[..., block, -1]
+    return out.reshape(*lead, -1)[..., :steps]
+
+
+def soil_water(
+    rain: np.ndarray, demand: np.ndarray, *, step_hours: float, capacity: float = 36.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill a bucket with rain; evaporation empties it in proportion to what it holds, and it drains when nearly full.
+
+    Parameters
+    ----------
+    rain, demand : (place, time) float
+        mm in each step: rain, and evaporation from a full bucket.
+    step_hours : float
+        Length of a step: a full bucket drains at 0.06 mm h-1.
+    capacity : float
+        mm; what does not fit runs off.
+
+    Returns
+    -------
+    store : (place, time) float
+        Share of the capacity, 0 to 1, at the start of each step.
+    evaporation : (place, time) float
+        mm in each step.
+
+    References
+    ----------
+    Manabe 1969, doi:10.1175/1520-0493(1969)097<0739:CATOC>2.3.CO;2.
+    """
+    rain, demand = (np.ascontiguousarray(x.T) for x in (rain, demand))
+    store = np.empty_like(rain)
+    level, lost = np.full(rain.shape[1], 0.5 * capacity), np.empty(rain.shape[1])
+    for step in range(len(rain)):  # in place: a year of half-hours goes through here
+        store[step] = level
+        np.multiply(level, 1 / capacity, out=lost)
+        level += rain[step]
+        level -= demand[step] * lost
+        lost *= lost
+        lost *= lost
+        lost *= 0.06 * step_hours
+        level -= lost
+        np.minimum(level, capacity, out=level)
+        np.maximum(level, 0.02 * capacity, out=level)
+    store /= capacity
+    return store.T, (store * demand).T

@@ -1,0 +1,85 @@
+"""Write everything that is known of the planet before its fluxes are: the raw files of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+
+from fluxcube.simulation import grids, towers
+from fluxcube.simulation.instruments import batches
+from fluxcube.simulation.places import Tower
+from fluxcube.simulation.planet import Planet
+
+_WORKERS = 2  # numpy, zlib and GDAL let go of the interpreter, so threads share the work
+
+
+def write_raw(
+    planet: Planet, folder: str | Path, *, quick: bool = False, progress: Callable[[int, int, str], None] | None = None
+) -> Path:
+    """Write towers, ERA5, MODIS and land cover of a planet in their providers' formats, and nothing of the truth.
+
+    Parameters
+    ----------
+    planet : Planet
+    folder : path
+        Gets ``raw/towers``, ``raw/era5``, ``raw/modis`` and ``raw/land_cover``.
+    quick : bool
+        Fewer towers, a smaller region and four months, as ``Planet(seed, quick=True)``.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+
+    Returns
+    -------
+    Path
+        ``folder/raw``.
+    """
+    planet = replace(planet, quick=planet.quick or quick)
+    raw = Path(folder) / "raw"
+    jobs = [
+        ("MODIS of the region", grids.write_region_modis, (planet, raw / "modis")),
+        ("ERA5", grids.write_era5, (planet, raw / "era5")),
+        ("land cover", grids.write_land_cover, (planet, raw / "land_cover")),
+        ("site descriptions", towers.write_badm, (planet, raw / "towers")),
+        *((_sites(batch), _write_sites, (planet, batch, raw)) for batch in batches(planet)),
+    ]
+    _run(jobs, progress)
+    return raw
+
+
+def write_towers(
+    planet: Planet, folder: str | Path, *, progress: Callable[[int, int, str], None] | None = None
+) -> Path:
+    """Write every tower's zips and the sites' descriptions into `folder`; return it."""
+    jobs = [(_sites(batch), towers.write_records, (planet, batch, folder)) for batch in batches(planet)]
+    _run([("site descriptions", towers.write_badm, (planet, folder)), *jobs], progress)
+    return Path(folder)
+
+
+def write_modis(planet: Planet, folder: str | Path, *, progress: Callable[[int, int, str], None] | None = None) -> Path:
+    """Write the MODIS files of the region and of every tower into `folder`; return it."""
+    jobs = [
+        (f"MODIS of {_sites(batch)}", grids.write_tower_modis, (planet, batch, folder)) for batch in batches(planet)
+    ]
+    _run([("MODIS of the region", grids.write_region_modis, (planet, folder)), *jobs], progress)
+    return Path(folder)
+
+
+def _sites(batch: Sequence[Tower]) -> str:
+    return f"towers {', '.join(tower.site for tower in batch)}"
+
+
+def _write_sites(planet: Planet, batch: Sequence[Tower], raw: Path) -> None:
+    towers.write_records(planet, batch, raw / "towers")
+    grids.write_tower_modis(planet, batch, raw / "modis")
+
+
+def _run(jobs: list[tuple], progress: Callable[[int, int, str], None] | None) -> None:
+    """Do every job, two at a time; what a job does never depends on the others."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        waiting = {pool.submit(work, *arguments): text for text, work, arguments in jobs}
+        for done, future in enumerate(as_completed(waiting), 1):
+            future.result()
+            if progress:
+                progress(done, len(jobs), waiting[future])

@@ -1,0 +1,86 @@
+"""Write the towers' records as FLUXNET2015 and AmeriFlux FLUXNET publish them: noise, gaps, flags and fills."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fluxcube.simulation.csvtext import csv_bytes, number_text, stamp_text
+from fluxcube.simulation.instruments import Record, observe
+from fluxcube.simulation.places import FLUXNET, Tower
+from fluxcube.simulation.planet import Planet
+
+#: Columns of the files in ONEFlux's order, with the decimals they are written with.
+COLUMNS = {
+    "TA_F": 3, "TA_F_QC": 0, "SW_IN_POT": 3, "SW_IN_F": 3, "SW_IN_F_QC": 0, "LW_IN_F": 3, "LW_IN_F_QC": 0, "VPD_F": 3,
+    "VPD_F_QC": 0, "PA_F": 3, "PA_F_QC": 0, "P_F": 3, "P_F_QC": 0, "WS_F": 3, "WS_F_QC": 0, "WD": 2, "USTAR": 3,
+    "RH": 3, "NETRAD": 3, "PPFD_IN": 3, "CO2_F_MDS": 3, "CO2_F_MDS_QC": 0, "TS_F_MDS_1": 3, "TS_F_MDS_1_QC": 0,
+    "SWC_F_MDS_1": 3, "SWC_F_MDS_1_QC": 0, "G_F_MDS": 3, "G_F_MDS_QC": 0, "LE_F_MDS": 3, "LE_F_MDS_QC": 0,
+    "H_F_MDS": 3, "H_F_MDS_QC": 0, "NIGHT": 0, "NEE_VUT_REF": 4, "NEE_VUT_REF_QC": 0, "NEE_VUT_REF_RANDUNC": 4,
+    "RECO_NT_VUT_REF": 4, "GPP_NT_VUT_REF": 4, "RECO_DT_VUT_REF": 4, "GPP_DT_VUT_REF": 4,
+}  # fmt: skip
+_BIF = "FLX_AA-Flx_BIF_HH_20200501.csv"
+
+
+def write_records(planet: Planet, towers: Sequence[Tower], folder: str | Path) -> list[Path]:
+    """Write the zips of towers of one clock (`fluxcube.simulation.instruments.batches`), one for each network of each.
+
+    Returns
+    -------
+    list of Path
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _write_zip(folder, tower, network, years, record(network, years))
+        for tower, record in zip(towers, observe(planet, towers), strict=True)
+        for network, *years in tower.networks
+    ]
+
+
+def _write_zip(folder: Path, tower: Tower, network: str, years: list[int], record: Record) -> Path:
+    stem, version = ("FLX_{}_FLUXNET2015", "1-4") if network == FLUXNET else ("AMF_{}_FLUXNET", "3-5")
+    stem = stem.format(tower.site) + "_FULLSET"
+    span, step = f"{years[0]}-{years[1]}_{version}", "HR" if tower.step_minutes == 60 else "HH"
+    path = folder / f"{stem}_{span}.zip"
+    text = [stamp_text(record.start), stamp_text(record.start + np.timedelta64(tower.step_minutes, "m"))]
+    text += [number_text(record.columns[name], decimals) for name, decimals in COLUMNS.items()]
+    entry = zipfile.ZipInfo(f"{stem}_{step}_{span}.csv", date_time=(2020, 5, 1, 0, 0, 0))  # the same bytes each time
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(entry, csv_bytes(["TIMESTAMP_START", "TIMESTAMP_END", *COLUMNS], text), compresslevel=1)
+    return path
+
+
+def write_badm(planet: Planet, folder: str | Path) -> Path:
+    """Write what is known of the sites, in BADM's interchange format (BIF)."""
+    path = Path(folder) / _BIF
+    path.parent.mkdir(parents=True, exist_ok=True)
+    group = 0
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"])
+        for tower in planet.towers:
+            for name, values in _badm_groups(tower).items():
+                group += 1
+                rows.writerows([tower.site, group, name, key, value] for key, value in values.items())
+    return path
+
+
+def _badm_groups(tower: Tower) -> dict[str, dict[str, str]]:
+    return {
+        "GRP_CLIM_AVG": {"CLIMATE_KOEPPEN": tower.koppen},
+        "GRP_HEADER": {"SITE_NAME": f"simulated {tower.igbp} {zlib.crc32(tower.site.encode()) % 1000}"},
+        "GRP_IGBP": {"IGBP": tower.igbp},
+        "GRP_LOCATION": {
+            "LOCATION_LAT": f"{tower.latitude:.4f}",
+            "LOCATION_LONG": f"{tower.longitude:.4f}",
+            "LOCATION_ELEV": f"{tower.elevation:.0f}",
+        },
+        "GRP_UTC_OFFSET": {"UTC_OFFSET": f"{tower.utc_offset:g}"},
+    }
