@@ -115,6 +115,7 @@ def _regular(maps: xr.Dataset) -> xr.Dataset:
     """Give maps as Dask arrays of one chunking, or an error where that cannot be shards."""
     if not all(array.chunks for array in maps.data_vars.values()):
         maps = maps.chunk()
+    maps = maps.assign_coords({name: coord.compute() for name, coord in maps.coords.items()})
     if len({array.chunks for array in maps.data_vars.values()}) > 1:
         raise ConfigError(
             "the fluxes of one store must have the same chunks: rechunk the maps, e.g. maps.unify_chunks()."

@@ -1,0 +1,196 @@
+"""Pictures: what is drawn is what was given, and what cannot be drawn is said."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, StoreError
+from fluxcube.evaluation.skill import compare
+from fluxcube.plotting import _coast, _units, plot_diurnal, plot_map, plot_scores, plot_site_map
+from fluxcube.simulation.example import example_cube
+from fluxcube.variables import table
+
+pytest.importorskip("matplotlib")
+
+
+def flux(name="NEE", shape=(6, 8), offset=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return xr.DataArray(
+        rng.normal(offset, 1, shape), dims=("latitude", "longitude"), name=name,
+        coords={"latitude": 50 - 0.25 * np.arange(shape[0]), "longitude": 5 + 0.25 * np.arange(shape[1])},
+        attrs=table()[name].attrs if name in table() else {},
+    )  # fmt: skip
+
+
+def mesh_of(ax):
+    from matplotlib.collections import QuadMesh
+
+    return next(c for c in ax.collections if isinstance(c, QuadMesh))
+
+
+def test_the_map_is_the_array_in_its_place():
+    da = flux()
+    da[2, 3] = np.nan
+    mesh = mesh_of(plot_map(da))
+    drawn = mesh.get_array().filled(np.nan).reshape(da.shape)
+    np.testing.assert_array_equal(drawn, da.values)
+    corners = mesh.get_coordinates()
+    np.testing.assert_allclose((corners[:-1, :-1] + corners[1:, 1:]) / 2, np.stack(
+        np.broadcast_arrays(da.longitude.values[None], da.latitude.values[:, None]), -1))  # fmt: skip
+
+
+def test_order_of_dimensions_and_a_single_time_do_not_matter():
+    da = flux()
+    one = da.transpose("longitude", "latitude").expand_dims(time=np.array(["2018-07-01T12"], "datetime64[ns]"))
+    ax = plot_map(one)
+    np.testing.assert_array_equal(mesh_of(ax).get_array().filled().reshape(da.shape), da.values)
+    assert "2018-07-01 12:00 UTC" in ax.get_title() and "net ecosystem exchange" in ax.get_title()
+
+
+def test_several_times_are_refused_with_the_remedy():
+    with pytest.raises(SchemaError, match=r'time of length 3.*da\.mean\("time"\)'):
+        plot_map(flux().expand_dims(time=3))
+    with pytest.raises(SchemaError, match="latitude, longitude"):
+        plot_map(flux().isel(latitude=0))
+    with pytest.raises(SchemaError, match="no finite value"):
+        plot_map(flux() * np.nan)
+
+
+def test_uptake_and_release_have_colours_centred_at_zero():
+    mesh = mesh_of(plot_map(flux(offset=3.0)))
+    low, high = mesh.get_clim()
+    assert low == -high and mesh.get_cmap().name == "RdBu_r"
+    red, _, blue, _ = mesh.get_cmap()(mesh.norm(high))
+    assert red > blue  # a source is red
+
+
+@pytest.mark.parametrize(("name", "cmap"), [("GPP_NT", "YlGn"), ("RECO", "YlOrBr")])
+def test_production_and_respiration_begin_at_zero(name, cmap):
+    mesh = mesh_of(plot_map(flux(name, offset=9.0)))
+    assert mesh.get_cmap().name == cmap and mesh.get_clim()[0] == 0
+
+
+def test_colours_can_be_chosen():
+    assert mesh_of(plot_map(flux(), limits=(-7, 8))).get_clim() == (-7, 8)
+    assert mesh_of(plot_map(flux(offset=9), diverging=False)).get_cmap().name == "viridis"
+    assert mesh_of(plot_map(flux("GPP_NT", offset=9), diverging=True)).get_cmap().name == "RdBu_r"
+    assert plot_map(flux(), title="mine").get_title() == "mine"
+    low, high = mesh_of(plot_map(flux() * 0)).get_clim()
+    assert low < 0 < high
+
+
+def test_the_colour_bar_has_the_units():
+    ax = plot_map(flux())
+    ax.figure.draw_without_rendering()
+    assert [c.get_ylabel() for c in ax.child_axes] == ["NEE (µmol m⁻² s⁻¹)"]
+    assert _units("W m-2") == "W m⁻²" and _units("degC") == "°C" and _units("") == ""
+
+
+def test_a_lazy_map_and_a_single_row(tmp_path):
+    plot_map(flux().chunk(latitude=2), tmp_path / "map.png")
+    plot_map(flux(shape=(1, 8)), tmp_path / "row.png")
+    plot_map(flux(shape=(1, 1)), tmp_path / "cell.png")
+
+
+def test_coasts_stay_on_the_map_and_never_cross_it():
+    lines = _coast()
+    points = np.concatenate(lines)
+    assert 4000 < len(points) < 8000
+    assert (np.abs(points) <= (180, 90)).all()
+    assert max(np.abs(np.diff(line[:, 0])).max() for line in lines) < 20
+    # Land's End, Cape Agulhas and Cape Horn, within what an outline of 1:110 million knows
+    for cape in ((-5.7, 50.1), (20.0, -34.8), (-67.3, -55.9)):
+        assert np.hypot(*(points - cape).T).min() < 1.2
+
+
+def test_coasts_can_be_left_out():
+    assert len(plot_map(flux(), coast=False).collections) == len(plot_map(flux()).collections) - 1
+
+
+def test_pictures_are_written_and_replaced(tmp_path):
+    path = tmp_path / "map.png"
+    plot_map(flux(), path)
+    first = path.read_bytes()
+    assert first[:8] == b"\x89PNG\r\n\x1a\n"
+    plot_map(flux(seed=1), path)
+    assert path.read_bytes() != first
+    plot_map(flux(), tmp_path / "map.pdf")
+    assert (tmp_path / "map.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_where_a_picture_cannot_be_written_it_says_so(tmp_path):
+    with pytest.raises(StoreError, match="nowhere"):
+        plot_map(flux(), tmp_path / "nowhere/map.png")
+    with pytest.raises(ConfigError, match="png"):
+        plot_map(flux(), tmp_path / "map.doc")
+
+
+def test_no_global_state():
+    plot_map(flux())
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_axes_of_ones_own():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots(1, 2)
+    assert plot_map(flux(), ax=axes[1]) is axes[1] and not axes[0].collections
+
+
+def test_without_matplotlib_it_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    with pytest.raises(MissingPackageError, match=r"fluxcube\[plot\]"):
+        plot_map(flux())
+
+
+def test_sites_by_class_and_by_value():
+    cube = example_cube(sites=6, days=1)
+    ax = plot_site_map(cube)
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels == ["CRO (1)", "DBF (2)", "ENF (1)", "GRA (2)"]
+    dots = np.concatenate([c.get_offsets() for c in ax.collections[1:]])
+    assert {tuple(p) for p in np.round(dots, 6)} == set(
+        zip(cube.longitude.values.round(6), cube.latitude.values, strict=True)
+    )
+    scores = cube.latitude * 0.01
+    np.testing.assert_array_equal(plot_site_map(scores.rename("nse")).collections[1].get_array(), scores)
+    with pytest.raises(SchemaError, match="latitude"):
+        plot_site_map(cube.drop_vars("latitude"))
+    with pytest.raises(SchemaError, match="one value per site"):
+        plot_site_map(cube.fluxes.isel(target=0))
+
+
+def test_the_mean_day_is_in_solar_time_and_on_common_hours():
+    cube = example_cube(sites=3, days=4)
+    noon = np.floor(cube.predictors.sel(variable="TOD", drop=True)) == 12
+    obs = noon.astype(float).rename("NEE")  # one in the hour that begins between 12 and 13, solar time
+    pred = (obs * 2).where(obs.time > obs.time[24])
+    lines = {line.get_label(): line for line in plot_diurnal(obs, {"model": pred}).lines}
+    hour, value = lines["observed"].get_data()
+    assert hour[np.argmax(value)] == 12.5 and value.max() == 1 and (np.sort(value)[:-1] == 0).all()
+    np.testing.assert_allclose(lines["model"].get_ydata(), 2 * value)
+    assert plot_diurnal(obs, pred).get_title() == f"{int(np.isfinite(pred).sum()):,} hours"
+    with pytest.raises(SchemaError, match="longitude"):
+        plot_diurnal(obs.drop_vars("longitude"), pred)
+    with pytest.raises(SchemaError, match="no hour"):
+        plot_diurnal(obs, pred * np.nan)
+
+
+def test_bars_are_the_scores():
+    cube = example_cube(sites=4, days=4)
+    fluxes = cube.fluxes.sel(target=["NEE"])
+    scores = compare(cube, {"good": fluxes * 0.9, "bad": fluxes * -0.8}, by="igbp")
+    ax = plot_scores(scores)
+    heights = {c.get_label(): [bar.get_height() for bar in c] for c in ax.containers}
+    np.testing.assert_allclose(heights["good"], scores[scores.model == "good"].nse)
+    assert heights["bad"] == [-1.0] * 4
+    assert [t.get_text() for t in ax.texts] == [f"{v:.1f}" for v in scores[scores.model == "bad"].nse]
+    rmse = plot_scores(scores, score="rmse")
+    np.testing.assert_allclose([b.get_height() for b in rmse.containers[1]], scores[scores.model == "bad"].rmse)
+    assert "µmol" in rmse.get_ylabel()
+    with pytest.raises(ConfigError, match="GPP"):
+        plot_scores(scores, target="GPP")
