@@ -9,10 +9,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -20,7 +19,6 @@ from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.forcing import open_forcing
 from fluxcube.errors import StoreError
-from fluxcube.evaluation.kernels import bias, corr2, mae, nse, rmse
 from fluxcube.evaluation.report import format_table
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
@@ -30,6 +28,7 @@ from fluxcube.inference.towers import predict
 from fluxcube.plotting import plot_map
 from fluxcube.simulation import Planet, truth, write_raw
 from fluxcube.training.fit import fit
+from fluxcube.training.run import Run
 
 #: What towers and reanalysis both have; the trailing means give a model weeks of weather.
 PREDICTORS = ("DOY", "TOD", "TA", "SW_IN", "VPD", "P", "SW_IN_POT")
@@ -108,10 +107,10 @@ def run_demo(
     """
     out, say = Path(out), say or (lambda line: None)
     _prepare(out, seed, quick, overwrite)
-    planet = Planet(seed=seed)
+    planet = Planet(seed=seed, quick=quick)
     watch = _Watch(say)
     with watch("raw", "writing the planet's towers, ERA5, MODIS and land cover"):
-        write_raw(planet, out / "raw", quick=quick, progress=progress)
+        write_raw(planet, out, progress=progress)
     with watch("cube", "building the CarbonSense cube"):
         cube = _cube(out, say, progress)
     runs = {}
@@ -122,9 +121,10 @@ def run_demo(
     with watch("towers", "scoring on held-out towers"):
         towers = _score(cube, runs, progress)
     with watch("maps", "upscaling the region"):
-        maps = {name: _upscale(run, name, out, progress) for name, run in runs.items()}
+        forcing = _forcing(out / "raw")
+        maps = {name: _upscale(run, name, forcing, out, progress) for name, run in runs.items()}
     with watch("truth", "comparing with the truth, which nothing has read so far"):
-        true = truth(planet, quick=quick)
+        true = truth(planet)
         skill = _skill(maps, true)
         _draw(maps["ecoperceiver"], true, out)
     result = DemoResult(out=out, towers=towers, skill=skill, seconds=watch.seconds)
@@ -185,44 +185,39 @@ def _train(cube, name, out, seed, quick, runs, progress):
 def _score(cube: xr.Dataset, runs: dict, progress: Callable | None) -> pd.DataFrame:
     """Score every model on the test towers, measured hours only, on one row mask."""
     test = cube.sel(site=list(next(iter(runs.values())).split.test))
-    return compare(test, {name: predict(load_model(run), test, progress=progress) for name, run in runs.items()}, by="igbp")
-
-
-def _upscale(run, name: str, out: Path, progress: Callable | None) -> xr.Dataset:
-    """Write one model's maps; EcoPerceiver's are the demo's product."""
-    raw = out / "raw"
-    forcing = open_forcing(
-        raw / "era5", modis=raw / "modis", land_cover=next((raw / "land_cover").glob("*.tif")), predictors=PREDICTORS
+    return compare(
+        test, {name: predict(load_model(run), test, progress=progress) for name, run in runs.items()}, by="igbp"
     )
+
+
+def _forcing(raw: Path) -> xr.Dataset:
+    land_cover = next((raw / "land_cover").glob("*.tif"))
+    return open_forcing(raw / "era5", modis=raw / "modis", land_cover=land_cover, predictors=PREDICTORS)
+
+
+def _upscale(run: Run, name: str, forcing: xr.Dataset, out: Path, progress: Callable | None) -> xr.Dataset:
+    """Write one model's maps; EcoPerceiver's are the demo's product."""
     store = out / ("maps.zarr" if name == "ecoperceiver" else f"maps_{name}.zarr")
-    write_maps(upscale(load_model(run), forcing), store, progress=progress)
-    return open_maps(store)
+    return open_maps(write_maps(upscale(load_model(run), forcing), store, progress=progress))
 
 
 def _skill(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
     """Score maps against the truth on hours that every model has, in cells without a tower."""
-    rows = []
-    for target in TARGETS:
-        cells = {name: _on_truth(ds[target], true) for name, ds in maps.items()}
-        obs = true[target].where(~true.has_tower)
-        common = np.isfinite(obs.values)
-        for pred in cells.values():
-            common &= np.isfinite(pred.values)
-        for name, pred in cells.items():
-            o, p = obs.values[common], pred.values[common]
-            scores = {f.__name__: float(f(o, p)) for f in (nse, rmse, mae, bias, corr2)}
-            rows.append({"target": target, "model": name, **scores, "n": int(common.sum())})
-    return pd.DataFrame(rows)
+    away = true[list(TARGETS)].where(~true.has_tower)
+    return compare(away, {name: _on_truth(ds, true) for name, ds in maps.items()}, max_qc=None)
 
 
-def _on_truth(pred: xr.DataArray, true: xr.Dataset) -> xr.DataArray:
-    return pred.sel(time=true.time).reindex_like(true, method="nearest", tolerance=1e-3).transpose("time", "latitude", "longitude").load()
+def _on_truth(maps: xr.Dataset, true: xr.Dataset) -> xr.Dataset:
+    """Maps on the truth's own cells and hours (a grid's coordinates may differ by rounding)."""
+    kept = maps[list(TARGETS)].sel(time=true.time)
+    return kept.reindex(latitude=true.latitude, longitude=true.longitude, method="nearest", tolerance=1e-3).load()
 
 
 def _draw(maps: xr.Dataset, true: xr.Dataset, out: Path) -> None:
     """Draw mean NEE and GPP of the map, and model minus truth."""
+    on_truth = _on_truth(maps, true)
     for target in TARGETS:
-        pred = _on_truth(maps[target], true)
+        pred = on_truth[target]
         plot_map(pred.mean("time", keep_attrs=True), out / f"{target}.png")
         error = (pred - true[target]).mean("time").assign_attrs(maps[target].attrs)
         error.attrs["long_name"] = f"{target}, model minus truth"

@@ -22,9 +22,7 @@ def planet_files(tmp_path_factory) -> Path:
     """Raw files of the small simulated planet: towers/, era5/, modis/, land_cover/."""
     from fluxcube.simulation import Planet, write_raw
 
-    folder = tmp_path_factory.mktemp("planet")
-    write_raw(Planet(seed=0), folder, quick=True)
-    return folder
+    return write_raw(Planet(seed=0, quick=True), tmp_path_factory.mktemp("planet"))
 
 
 @pytest.fixture(scope="session")
