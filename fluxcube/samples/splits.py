@@ -172,11 +172,12 @@ def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
     sizes = Counter(table.igbp)
     test = table.draw({c: min(5, math.ceil(0.2 * n)) for c, n in sizes.items()}, rng, table.groups)
     rest = [g for g in table.groups if g not in test]
-    split = table.split(test, rest, rng, kind="per_igbp", seed=seed, buffer_km=buffer_km)
-    if 2 * len(split.train) < len(table.sites):
+    split = table.split(test, rest, rng, kind="per_igbp", seed=seed, buffer_km=buffer_km) if rest else None
+    training = len(split.train) if split else 0
+    if 2 * training < len(table.sites):
         raise SplitError(
-            f"only {len(split.train)} of {len(table.sites)} sites would train: use kfold(cube, k=5) and average the "
-            "folds, or give your own Split."
+            f"only {training} of {len(table.sites)} sites would train: use kfold(cube, k=5) and average the folds, or "
+            "give your own Split."
         )
     return split
 

@@ -51,7 +51,7 @@ def flatten(block: Block) -> Series:
         hours=np.full(n, t, np.int64),
         numbers=block.numbers,
         classes=block.classes,
-        chips=block.chips.reshape(-1, *block.chips.shape[2:]),
+        chips=block.chips.reshape(block.chip_hour.size, *block.chips.shape[2:]),
         chip_key=(np.arange(n, dtype=np.int64)[:, None] * _SPAN + _ZERO + block.chip_hour).ravel(),
     )
 

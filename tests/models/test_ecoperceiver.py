@@ -1,0 +1,268 @@
+"""EcoPerceiver: its size, its masks, causality, and that each setting does something."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from fluxcube.errors import ConfigError, UnknownNameError
+from fluxcube.models import ecoperceiver
+from fluxcube.models.base import Batch, Model, Sizes
+from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+
+SIZES = Sizes(inputs=6, bands=3, numbers=2, classes=(4,), targets=2, protected=(0, 1))
+TINY = EcoPerceiverConfig(
+    latent=16, frequencies=4, embedding=4, context=12, heads=2, blocks=2, self_layers=1, head="dense", dropout=0.3
+)
+
+
+def make_model(config=TINY, sizes=SIZES, seed=0):
+    torch.manual_seed(seed)
+    model = EcoPerceiver(config, sizes)
+    torch.nn.init.normal_(model.head.weight)
+    return model.eval()
+
+
+def make_batch(count=3, length=12, sizes=SIZES, seed=0):
+    rng = np.random.default_rng(seed)
+    met = rng.uniform(-0.5, 0.5, (count, length, sizes.inputs)).astype("float32")
+    met[rng.random(met.shape) < 0.1] = np.nan
+    met[..., 0] = 0.1
+    step = np.tile([0, length // 2, -1], (count, 1)) if sizes.bands else np.empty((count, 0), np.int64)
+    return Batch(
+        met=torch.from_numpy(met),
+        images=torch.from_numpy(rng.random((count, step.shape[1], sizes.bands, 64), dtype="float32")),
+        image_step=torch.from_numpy(step),
+        numbers=torch.from_numpy(rng.uniform(-0.5, 0.5, (count, sizes.numbers)).astype("float32")),
+        classes=torch.from_numpy(rng.integers(0, 4, (count, len(sizes.classes)))),
+    )
+
+
+def run(model, batch):
+    with torch.no_grad():
+        return model(batch)
+
+
+def test_published_preset_has_the_published_size():
+    config = EcoPerceiverConfig.published()
+    model = EcoPerceiver(config, Sizes(inputs=21, bands=9, targets=1, protected=(0, 1)))
+    assert sum(p.numel() for p in model.parameters()) == 988_633
+    assert (config.latent, config.frequencies, config.context, config.heads) == (128, 12, 32, 8)
+    assert (config.blocks, config.self_layers, config.dropout, config.dropout_unit) == (8, 4, 0.3, "token")
+
+
+def test_small_preset_is_small():
+    sizes = Sizes(inputs=40, bands=9, numbers=2, classes=(16,), targets=5)
+    model = EcoPerceiver(EcoPerceiverConfig.small(), sizes)
+    assert sum(p.numel() for p in model.parameters()) <= 200_000
+    assert isinstance(model, Model)
+    assert model.emits == model.context
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"latent": 32}, {"frequencies": 5}, {"embedding": 6}, {"context": 14}, {"heads": 4}, {"mlp_ratio": 2},
+        {"blocks": 3}, {"self_layers": 2}, {"share": False}, {"head": "last"}, {"dropout": 0.0},
+        {"dropout_unit": "variable"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_setting_changes_something(change):
+    changed = dataclasses.replace(TINY, **change)
+    outputs = []
+    for config in (TINY, changed):
+        model = make_model(config).train("dropout" in next(iter(change)))
+        torch.manual_seed(5)
+        outputs.append(run(model, make_batch()))
+    assert outputs[0].shape != outputs[1].shape or not torch.allclose(*outputs)
+
+
+def test_every_field_is_covered_by_the_test_above():
+    marks = test_every_setting_changes_something.pytestmark
+    assert {next(iter(c)) for c in marks[0].args[1]} == {f.name for f in dataclasses.fields(EcoPerceiverConfig)}
+
+
+def test_every_weight_is_used():
+    model = make_model()
+    model(make_batch()).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if name.endswith("key.bias"):  # adds the same to all scores of an hour
+            continue
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_future_cannot_change_the_past():
+    model, batch = make_model(), make_batch()
+    later = batch._replace(met=batch.met.clone(), images=batch.images.clone())
+    later.met[:, 8:] = torch.rand(3, 4, 6) - 0.5
+    later.images[:, 1] = 0.0  # stands at step 6
+    before, after = run(model, batch), run(model, later)
+    torch.testing.assert_close(before[:, :6], after[:, :6], atol=1e-6, rtol=0)
+    assert not torch.allclose(before[:, 6], after[:, 6])
+    assert not torch.allclose(before[:, 8:], after[:, 8:])
+
+
+def test_the_placeholder_of_a_masked_input_cannot_change_the_output(monkeypatch):
+    model, batch = make_model(), make_batch()
+    batch.images[0, 0, 1] = np.nan
+    batch.images[1, 1, 2, :5] = np.nan
+    batch.numbers[1, 0] = np.nan
+    batch.classes[2, 0] = -1
+    first = run(model, batch)
+    monkeypatch.setattr(ecoperceiver, "_PLACEHOLDER", 0.37)
+    batch.images[:, 2] = 99.0  # no step: not there
+    assert torch.equal(run(model, batch), first)
+    assert torch.isfinite(first).all()
+
+
+@pytest.mark.parametrize("name", ["met", "images", "numbers", "classes"])
+def test_an_observed_input_changes_the_output_and_a_missing_one_is_not_zero(name):
+    model, batch = make_model(), make_batch()
+    changed = batch._replace(**{name: getattr(batch, name).clone()})
+    masked = batch._replace(**{name: getattr(batch, name).clone()})
+    at = {"met": (0, 3, 2), "images": (0, 0, 1), "numbers": (0, 0), "classes": (0, 0)}[name]
+    getattr(changed, name)[at] = (getattr(batch, name)[at] + 1) % 4 if name == "classes" else 0.0
+    getattr(masked, name)[at] = -1 if name == "classes" else torch.nan
+    outputs = [run(model, b)[0] for b in (batch, changed, masked)]
+    assert not torch.allclose(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[1], outputs[2])
+
+
+def test_an_hour_without_tokens_passes_its_latent_through():
+    sizes = Sizes(inputs=3)
+    model = make_model(sizes=sizes)
+    batch = make_batch(2, sizes=sizes)._replace(numbers=torch.empty(2, 0), classes=torch.empty(2, 0, dtype=torch.int64))
+    batch.met[0, 5] = torch.nan
+    tokens = model.tokens(batch)
+    layer, latents = model.cross[0], torch.randn(2, 12, 16)
+    layer.out.bias.data.normal_()
+    out = layer(latents, tokens)
+    torch.testing.assert_close(out[0, 5], latents[0, 5] + layer.mlp(layer.mlp_norm(latents[0, 5])))
+    assert not torch.allclose(out[0, 4], latents[0, 4] + layer.mlp(layer.mlp_norm(latents[0, 4])))
+    batch.met[1] = torch.nan
+    model(batch).square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_order_of_variables_and_bands_does_not_matter():
+    model, batch = make_model(), make_batch()
+    turned, bands = make_model(), torch.tensor([2, 0, 1])
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    with torch.no_grad():
+        turned.variables[:6] = model.variables[:6][order]
+        turned.bands.copy_(model.bands[bands])
+        turned.band_weight.copy_(model.band_weight[bands])
+        turned.band_bias.copy_(model.band_bias[bands])
+    moved = batch._replace(met=batch.met[..., order], images=batch.images[:, :, bands])
+    torch.testing.assert_close(run(turned, moved), run(model, batch), atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_does_not_depend_on_its_batch():
+    model, batch = make_model(), make_batch(5)
+    together = run(model, batch)
+    for i in range(5):
+        alone = run(model, Batch(*(part[i : i + 1] for part in batch)))
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 12), (2, 1), (1, 1), (2, 5)])
+def test_single_windows_single_hours_and_short_windows(count, length):
+    batch = make_batch(count, length)
+    out = run(make_model(), batch)
+    assert out.shape == (count, length, 2)
+    assert torch.isfinite(out).all()
+
+
+def test_a_short_window_is_refused_only_when_too_long():
+    with pytest.raises(ConfigError, match="12 hours"):
+        run(make_model(), make_batch(1, 13))
+
+
+def test_last_head_emits_the_last_hour():
+    last = make_model(dataclasses.replace(TINY, head="last"))
+    dense = make_model()
+    batch = make_batch()
+    torch.testing.assert_close(run(last, batch), run(dense, batch)[:, -1:])
+    out = last.predict(Batch(*(part.numpy() for part in batch)))
+    assert out.shape == (3, 12, 2)
+    assert np.isnan(out[:, :-1]).all() and np.isfinite(out[:, -1]).all()
+
+
+def test_dropout_drops_in_training_and_only_there():
+    model, batch = make_model(), make_batch()
+    assert torch.equal(run(model, batch), run(model, batch))
+    model.train()
+    torch.manual_seed(0)
+    first = run(model, batch)
+    assert not torch.allclose(first, run(model, batch))
+    torch.manual_seed(0)
+    assert torch.equal(run(model, batch), first)
+
+
+@pytest.mark.parametrize("unit", ["token", "variable"])
+def test_dropout_takes_its_share_and_spares_the_clocks(unit):
+    model = make_model(dataclasses.replace(TINY, dropout_unit=unit)).train()
+    batch = make_batch(400)
+    batch = batch._replace(met=batch.met.nan_to_num(0.0))
+    torch.manual_seed(0)
+    _, seen = model._met_tokens(batch)
+    _, _, bands = model._image_tokens(batch)
+    assert seen[..., :2].all()
+    assert abs(seen[..., 2:].float().mean() - 0.7) < 0.03
+    assert abs(bands.float().mean() - 0.7) < 0.04
+    whole = (seen == seen[:, :1]).all(1)[:, 2:]  # dropped or kept over the whole window
+    assert whole.all() if unit == "variable" else not whole.any(1).all()
+    # Samples draw for themselves.
+    assert not (seen[0] == seen[1]).all() or not (seen[0] == seen[2]).all()
+
+
+def test_dropped_means_masked():
+    """A dropped token leaves no trace: training with all else dropped equals evaluation with all else missing."""
+    model = make_model(dataclasses.replace(TINY, dropout=0.999999)).train()
+    batch = make_batch()
+    bare = batch._replace(met=batch.met.clone(), images=torch.full_like(batch.images, torch.nan))
+    bare.met[..., 2:] = torch.nan
+    torch.manual_seed(0)
+    dropped = run(model, batch)
+    torch.testing.assert_close(dropped, run(model.eval(), bare), atol=1e-6, rtol=0)
+
+
+def test_one_batch_can_be_learned():
+    model = EcoPerceiver(dataclasses.replace(TINY, latent=32, dropout=0.0), SIZES)
+    batch, wanted = make_batch(4), torch.randn(4, 12, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for _ in range(250):
+        optimizer.zero_grad()
+        loss = (model(batch) - wanted).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.02
+
+
+def test_same_seed_same_weights():
+    one, two, other = make_model(seed=1), make_model(seed=1), make_model(seed=2)
+    assert one.weights() == two.weights()
+    assert one.weights() != other.weights()
+
+
+def test_bad_configs_are_refused():
+    with pytest.raises(UnknownNameError, match="did you mean 'latent'"):
+        EcoPerceiverConfig.from_dict({"latents": 3})
+    for bad in ({"heads": 3}, {"dropout": 1.0}, {"dropout_unit": "hour"}, {"head": "first"}, {"blocks": 0}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            EcoPerceiverConfig(**bad)
+    with pytest.raises(ConfigError, match="protected"):
+        Sizes(inputs=2, protected=(2,))
+
+
+def test_a_model_without_chips_or_static_inputs():
+    sizes = Sizes(inputs=6)
+    batch = make_batch(2, sizes=sizes)._replace(classes=torch.empty(2, 0, dtype=torch.int64))
+    assert run(make_model(sizes=sizes), batch).shape == (2, 12, 1)
+    with_chips = make_batch(2)._replace(numbers=batch.numbers, classes=batch.classes)
+    model = make_model(sizes=sizes)  # a batch may hold chips that the model has no bands for
+    torch.testing.assert_close(run(model, with_chips._replace(met=batch.met)), run(model, batch))

@@ -1,0 +1,106 @@
+"""Training data: what is read, what is masked, and which windows an epoch has."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fluxcube.errors import ConfigError, UnknownNameError
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.simulation.example import example_cube
+from fluxcube.training.data import Sampler, choose_predictors, load_towers, site_years
+
+SPEC = FeatureSpec(predictors=("TOD", "TA", "SW_IN"), targets=("NEE", "GPP_NT"))
+
+
+@pytest.fixture(scope="module")
+def cube():
+    cube = example_cube(sites=4, days=20)
+    start = cube.time_start.values.copy()
+    start[1] = cube.time.values[100]
+    stop = cube.time_stop.values.copy()
+    stop[2] = cube.time.values[300]
+    return cube.assign_coords(time_start=("site", start), time_stop=("site", stop))
+
+
+def test_sites_are_cut_to_their_years_and_joined(cube):
+    towers = load_towers(cube, ["XX-S01", "XX-S02"], SPEC, None)
+    assert towers.series.hours.tolist() == [380, 300]
+    np.testing.assert_array_equal(towers.fluxes[:380, 0], cube.fluxes.sel(target="NEE").values[1, 100:])
+    np.testing.assert_array_equal(towers.fluxes[380:, 0], cube.fluxes.sel(target="NEE").values[2, :300])
+
+
+def test_only_flags_up_to_the_limit_are_kept(cube):
+    flags = cube.fluxes_qc.sel(target="NEE").values[0]
+    for limit, kept in ((0, flags == 0), (1, flags <= 1), (2, flags <= 2), (None, flags > -9)):
+        towers = load_towers(cube, ["XX-S00"], SPEC, limit)
+        np.testing.assert_array_equal(np.isfinite(towers.fluxes[:, 0]), kept)
+    assert 0 < (flags == 2).mean() < 1
+
+
+def test_lazy_cubes_give_the_same(cube):
+    lazy = cube.chunk(site=1, time=100)
+    sites = ["XX-S03", "XX-S01"]
+    for a, b in zip(*(dataclasses.astuple(load_towers(c, sites, SPEC, 1)) for c in (cube, lazy)), strict=True):
+        np.testing.assert_equal(a, b)
+
+
+def test_predictors_are_chosen_by_what_is_there(cube):
+    sites = cube.site.values
+    assert choose_predictors(cube, sites, ("NEE",), 1) == ("DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT")
+    flags = cube.predictors_qc.copy()
+    at = cube["variable"].values.tolist().index("TA")
+    flags[:, :, at] = 2
+    masked = cube.assign(predictors_qc=flags)
+    assert "TA" not in choose_predictors(masked, sites, ("NEE",), 1)
+    assert "TA" in choose_predictors(masked, sites, ("NEE",), 2)
+    with_le = cube.assign(predictors_qc=cube.predictors_qc * 0)
+    assert "LE" in choose_predictors(with_le, sites, ("NEE",), 1)
+    assert "LE" not in choose_predictors(with_le, sites, ("LE",), 1)
+
+
+def sampler(cube, length=32, stride=16, emits=32, sites=("XX-S00", "XX-S01")):
+    return Sampler(load_towers(cube, sites, SPEC, 0), length, stride, emits)
+
+
+def test_an_epoch_covers_every_hour_and_differs_from_the_next(cube):
+    draw = sampler(cube)
+    first, second = (draw.epoch(np.random.default_rng((0, e))) for e in (0, 1))
+    for place, stop in (first, second):
+        covered = {(p, h) for p, s in zip(place, stop, strict=True) for h in range(s - 32, s)}
+        for p, hours in enumerate(draw.towers.series.hours):
+            missed = [h for h in range(hours - 16) if (p, h) not in covered]
+            assert not missed
+        assert len(set(zip(place.tolist(), stop.tolist(), strict=True))) == len(place)
+    assert sorted(first[1].tolist()) != sorted(second[1].tolist())
+    again = draw.epoch(np.random.default_rng((0, 0)))
+    np.testing.assert_array_equal(first, again)
+    assert len(draw.epoch(np.random.default_rng(0), 7)[0]) == 7
+
+
+def test_last_head_windows_end_at_observed_hours_only(cube):
+    draw = sampler(cube, stride=1, emits=1)
+    place, stop = draw.epoch(np.random.default_rng(0))
+    observed = draw.towers.observed()
+    ends = draw.towers.series.start[place] + stop - 1
+    assert sorted(ends.tolist()) == np.flatnonzero(observed).tolist()
+
+
+def test_batches_hold_the_windows_targets(cube):
+    draw = sampler(cube)
+    place, stop = np.array([1, 0, 1]), np.array([40, 32, 5])
+    (features, targets), (_, rest) = draw.batches(place, stop, 2)
+    assert features["met"].shape == (2, 32, 3) and targets.shape == (2, 32, 2) and len(rest) == 1
+    np.testing.assert_array_equal(targets[0], draw.towers.fluxes[draw.towers.series.start[1] + np.arange(8, 40)])
+    assert np.isnan(rest[0, :27]).all()
+    np.testing.assert_array_equal(rest[0, 27:], draw.towers.fluxes[draw.towers.series.start[1] + np.arange(5)])
+    assert len(list(draw.batches(place, stop, 2, first=1))) == 1
+
+
+def test_wrong_names_and_empty_sites_are_refused(cube):
+    with pytest.raises(UnknownNameError, match="FCH4"):
+        load_towers(cube.sel(target=["NEE"]), ["XX-S00"], FeatureSpec(predictors=("TA",), targets=("FCH4",)), 1)
+    with pytest.raises(ConfigError, match="XX-S01"):
+        site_years(cube.isel(time=slice(0, 50)), "XX-S01")

@@ -1,0 +1,278 @@
+"""Fit: every model from a cube to a checkpoint, resumable, seeded, and careful with folders."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fluxcube.errors import CheckpointError, ConfigError, UnknownNameError
+from fluxcube.models import checkpoint
+from fluxcube.models.base import Batch
+from fluxcube.models.boosting import BoostingConfig
+from fluxcube.models.ecoperceiver import EcoPerceiverConfig
+from fluxcube.samples.features import FeatureSpec, cube_block
+from fluxcube.samples.splits import Split
+from fluxcube.samples.windows import gather
+from fluxcube.simulation.example import example_cube
+from fluxcube.training.config import TrainingConfig
+from fluxcube.training.fit import fit, preset_config
+from fluxcube.training.loop import nse
+
+TINY = EcoPerceiverConfig(
+    latent=16, frequencies=4, embedding=4, context=24, heads=2, blocks=1, self_layers=1, head="dense"
+)
+FAST = TrainingConfig(epochs=3, batch_size=16, val_windows=64, lr=5e-3)
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def killer(at):
+    """A progress that stops the run after so many training steps."""
+    steps = []
+
+    def progress(done, total, text):
+        if text.startswith("epoch"):
+            steps.append(done)
+            if len(steps) == at:
+                raise Killed
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return example_cube(sites=12, days=12)
+
+
+def eco(cube, out, **changes):
+    settings = {"model": "ecoperceiver", "config": TINY, "training": FAST, "target": ("NEE", "GPP_NT"), "seed": 4}
+    return fit(cube, out=out, **settings | changes)
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(cube, tmp_path_factory):
+    return eco(cube, tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_run_holds_what_it_says(cube, whole):
+    assert sorted(p.name for p in whole.path.iterdir()) == ["log.csv", "model.safetensors", "run.json", "split.json"]
+    model, metadata = checkpoint.load(whole)
+    spec = FeatureSpec.from_dict(metadata["features"])
+    assert spec.predictors == ("DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT")
+    assert spec.targets == ("NEE", "GPP_NT")
+    assert [row["units"] for row in metadata["inputs"]] == ["d", "h", "degC", "W m-2", "hPa", "W m-2"]
+    assert Split.from_dict(metadata["split"]) == whole.split == Split.load(whole.path / "split.json")
+    assert metadata["training_sites"] == list(whole.split.train)
+    assert model.sizes.protected == (0, 1)
+    with open(whole.path / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert "validation NSE NEE" in whole.summary
+
+
+def test_target_scaling_comes_from_the_training_sites_alone(cube, whole):
+    _, metadata = checkpoint.load(whole)
+    train = cube.sel(site=list(whole.split.train))
+    nee = train.fluxes.sel(target="NEE").where(train.fluxes_qc.sel(target="NEE") <= 1).values
+    np.testing.assert_allclose(metadata["features"]["target_mean"][0], np.nanmean(nee), rtol=1e-5)
+    np.testing.assert_allclose(metadata["features"]["target_scale"][0], np.nanstd(nee), rtol=1e-5)
+
+
+def test_test_sites_are_never_read(cube, tmp_path):
+    whole = eco(cube, tmp_path / "a", epochs=1)
+    spoiled = cube.copy(deep=True)
+    at = [list(cube.site.values).index(site) for site in whole.split.test]
+    spoiled.fluxes[at] = 1e6
+    spoiled.predictors[at] = np.nan
+    eco(spoiled, tmp_path / "b", epochs=1)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_best_epoch_is_kept(cube, whole):
+    model, metadata = checkpoint.load(whole)
+    best = max(whole.history, key=lambda row: row["val_nse_NEE"] + row["val_nse_GPP_NT"])
+    spec = FeatureSpec.from_dict(metadata["features"])
+    val = cube.sel(site=list(whole.split.val))
+    block = cube_block(val, spec)
+    hours = np.arange(24, block.met.shape[1] + 1)
+    place, stop = (a.ravel() for a in np.meshgrid(np.arange(val.sizes["site"]), hours, indexing="ij"))
+    pred = model.predict(Batch.of(gather(block, place, stop, 24)))[:, -1, 0]
+    obs = val.fluxes.sel(target="NEE").where(val.fluxes_qc.sel(target="NEE") == 0).values[place, stop - 1]
+    scored = nse(obs, pred * spec.target_scale[0] + spec.target_mean[0])
+    assert abs(scored - best["val_nse_NEE"]) < 0.15  # fit scored 64 of these windows
+
+
+def test_same_seed_same_weights_other_seed_other_weights(cube, whole, tmp_path):
+    state = torch.get_rng_state()
+    eco(cube, tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(whole.path)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is left alone
+    eco(cube, tmp_path / "other", seed=5, split=whole.split)
+    assert weights(tmp_path / "other") != weights(whole.path)
+
+
+@pytest.mark.parametrize("steps", [14, 21])
+def test_an_interrupted_run_ends_with_the_weights_of_an_unbroken_one(cube, whole, tmp_path, steps):
+    training = dataclasses.replace(FAST, checkpoint_seconds=0.0)
+    unbroken = eco(cube, tmp_path / "unbroken", training=training)
+    assert weights(unbroken.path) == weights(whole.path)
+    with pytest.raises(Killed):
+        eco(cube, tmp_path / "broken", training=training, progress=killer(steps))
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        checkpoint.load(tmp_path / "broken")
+    resumed = eco(cube, tmp_path / "broken", training=training)
+    assert weights(resumed.path) == weights(whole.path)
+    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.history]
+    assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
+
+
+def test_a_run_killed_between_states_goes_on_from_the_last_epoch(cube, whole, tmp_path):
+    per_epoch = len_epoch(cube, whole)
+    with pytest.raises(Killed):
+        eco(cube, tmp_path / "broken", progress=killer(per_epoch + 2))
+    done = []
+    eco(cube, tmp_path / "broken", progress=lambda d, t, text: text.startswith("epoch") and done.append(d))
+    assert len(done) < 2.5 * per_epoch
+    assert weights(tmp_path / "broken") == weights(whole.path)
+
+
+def len_epoch(cube, run):
+    """Steps of the first epoch."""
+    seen = []
+    with pytest.raises(Killed):
+        eco(cube, run.path.parent / "count", progress=lambda d, t, text: seen.append(t) or killer(1)(d, t, text))
+    return seen[-1] // 3
+
+
+def test_another_request_does_not_resume(cube, tmp_path):
+    with pytest.raises(Killed):
+        eco(cube, tmp_path / "run", progress=killer(15))
+    with pytest.raises(ConfigError, match=r"training\.lr was 0\.005, is 0\.1"):
+        eco(cube, tmp_path / "run", training=dataclasses.replace(FAST, lr=0.1))
+    with pytest.raises(CheckpointError, match="resume=True"):
+        eco(cube, tmp_path / "run", resume=False)
+    eco(cube, tmp_path / "run", training=dataclasses.replace(FAST, lr=0.1, epochs=1), overwrite=True)
+
+
+def test_a_finished_run_is_not_replaced_unasked(cube, tmp_path):
+    first = fit(cube, model="sw-linear", out=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="overwrite=True"):
+        fit(cube, model="sw-linear", out=tmp_path / "run")
+    fit(cube, model="mean-cycle", out=tmp_path / "run", overwrite=True)
+    assert checkpoint.load(first)[0].kind == "mean-cycle"
+
+
+def test_a_folder_of_something_else_is_never_touched(cube, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match=r"thesis\.tex"):
+            fit(cube, model="sw-linear", out=tmp_path, overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+    with pytest.raises(CheckpointError, match="is a file"):
+        fit(cube, model="sw-linear", out=tmp_path / "thesis.tex")
+
+
+def test_a_damaged_state_is_named(cube, tmp_path):
+    with pytest.raises(Killed):
+        eco(cube, tmp_path / "run", progress=killer(15))
+    path = tmp_path / "run" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is damaged"):
+        eco(cube, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["xgboost", "sw-linear", "mean-cycle"])
+def test_row_models_are_seeded_and_predict(cube, tmp_path, name):
+    config = BoostingConfig(n_estimators=10) if name == "xgboost" else None
+    runs = [fit(cube, model=name, out=tmp_path / str(i), config=config, memory_days=(1,), seed=2) for i in range(2)]
+    assert checkpoint.digest(runs[0]) == checkpoint.digest(runs[1])
+    model, metadata = checkpoint.load(runs[0])
+    spec = FeatureSpec.from_dict(metadata["features"])
+    test = cube.sel(site=list(runs[0].split.test))
+    block = cube_block(test, spec)
+    place, stop = (a.ravel() for a in np.meshgrid(range(test.sizes["site"]), np.arange(1, 289), indexing="ij"))
+    pred = model.predict(Batch.of(gather(block, place, stop, 1)))[:, -1, 0]
+    obs = test.fluxes.sel(target="NEE").values.ravel()
+    assert nse(obs, pred * spec.target_scale[0] + spec.target_mean[0]) > 0.5
+
+
+def test_every_setting_of_training_changes_something(cube, whole, tmp_path):
+    changes = {
+        "epochs": 1, "batch_size": 8, "lr": 1e-3, "warmup_epochs": 0.5, "weight_decay": 0.5, "betas": (0.5, 0.9),
+        "grad_clip": 0.01, "stride": 6, "windows_per_epoch": 30, "precision": "bfloat16",
+    }  # fmt: skip
+    for name, value in changes.items():
+        eco(cube, tmp_path / name, training=dataclasses.replace(FAST, **{name: value}))
+        assert weights(tmp_path / name) != weights(whole.path), name
+    few = eco(cube, tmp_path / "val", training=dataclasses.replace(FAST, val_windows=5))
+    assert few.history[0]["val_nse_NEE"] != whole.history[0]["val_nse_NEE"]
+    assert few.history[0]["loss"] == whole.history[0]["loss"]
+    # device and checkpoint_seconds change no number.
+    assert {f.name for f in dataclasses.fields(TrainingConfig)} == {
+        *changes,
+        "val_windows",
+        "device",
+        "checkpoint_seconds",
+    }
+
+
+def test_options_reach_the_features(cube, tmp_path):
+    run = fit(
+        cube, model="mean-cycle", out=tmp_path / "run", predictors=("DOY", "TOD", "TA"), memory_days=(1, 3),
+        bands=("red", "nir"), static=("igbp",), max_qc=2,
+    )  # fmt: skip
+    spec = FeatureSpec.from_dict(checkpoint.load(run)[1]["features"])
+    assert spec.inputs == ("DOY", "TOD", "TA", "TA_MEAN_1D", "TA_MEAN_3D")
+    assert (spec.bands, spec.static, spec.predictor_max_qc) == (("red", "nir"), ("igbp",), 2)
+    assert spec.igbp_classes == ("CRO", "DBF", "ENF", "GRA")
+    bare = fit(cube.drop_vars("modis"), model="sw-linear", out=tmp_path / "bare", static=())
+    spec = FeatureSpec.from_dict(checkpoint.load(bare)[1]["features"])
+    assert (spec.bands, spec.static, spec.igbp_classes) == ((), (), ())
+
+
+def test_a_split_file_is_used_and_kept(cube, tmp_path):
+    sites = cube.site.values.tolist()
+    Split(train=sites[:8], test=sites[8:]).save(tmp_path / "mine.json")
+    run = eco(cube, tmp_path / "run", split=tmp_path / "mine.json", epochs=1)
+    assert run.split.train == tuple(sites[:8])
+    assert "no validation" in run.summary
+    assert json.loads((run.path / "split.json").read_text())["test"] == sites[8:]
+
+
+def test_mistakes_are_named(cube, tmp_path):
+    out = tmp_path / "run"
+    for error, match, settings in (
+        (UnknownNameError, "ecoperceiver", {"model": "ecoperciever"}),
+        (UnknownNameError, "NEE", {"target": "NEEE"}),
+        (UnknownNameError, "SW_IN", {"predictors": ("SW_INN",)}),
+        (ConfigError, "LE", {"target": "LE", "predictors": ("TA", "LE")}),
+        (ConfigError, "needs SW_IN", {"model": "sw-linear", "predictors": ("TA",)}),
+        (ConfigError, "BoostingConfig", {"model": "xgboost", "config": TINY}),
+        (UnknownNameError, "latent", {"config": {"latnet": 3}}),
+        (ConfigError, "FCH4", {"target": "FCH4"}),
+        (UnknownNameError, "ZZ-Zzz", {"split": Split(train=("ZZ-Zzz",))}),
+    ):
+        with pytest.raises(error, match=match):
+            fit(cube, out=out, **settings)
+    with pytest.raises(ConfigError, match="no chips"):
+        fit(cube.drop_vars("modis"), out=out, bands=("red",))
+
+
+def test_presets_by_name():
+    assert preset_config("ecoperceiver", "small") == EcoPerceiverConfig.small()
+    assert preset_config("xgboost", "xbase") == BoostingConfig.xbase()
+    assert preset_config("xgboost", None) is None
+    with pytest.raises(UnknownNameError, match="published"):
+        preset_config("ecoperceiver", "publish")
