@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y
 from fluxcube.sources.modis import COLS, ROWS, Raster, Tile, list_rasters, opened
 from fluxcube.variables import BANDS
@@ -131,6 +131,10 @@ def build_chips(
     rasters = source_rasters(source)
     rows, cols = chip_index(latitude, longitude)
     days = chip_days(rasters)
+    if not len(days):
+        raise SourceError(
+            f"no MCD43A4 raster among {len(rasters)} MODIS files: chips need reflectance, not only MCD43A2."
+        )
     values, covered = read_chips(rasters, rows, cols, days, progress=progress)
     if not covered.all():
         outside = np.flatnonzero(~covered)

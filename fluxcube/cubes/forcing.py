@@ -309,10 +309,14 @@ class _Strip:
             return None
         number = int(counts[:_WATER].argmax()) if counts[:_WATER].any() else _WATER
         share = self._purity(number, keep_rows, c0, c1, latitude, longitude)
-        purest = share >= share[here == number].max() - 1e-9
+        best = (here == number) & (share >= share[here == number].max() - 1e-9)
+        land = counts[:_WATER].sum() / counts.sum()
+        row, col = (int(i) for i in sinusoidal_pixel(np.array(latitude), np.array(longitude)))
+        if best[row - self.row - keep_rows[0], col - self.col - c0]:
+            return igbp_code(number), land, latitude, longitude
         away = np.hypot(lat[keep_rows][:, None] - latitude, (lon - longitude) * np.cos(np.deg2rad(latitude)))
-        r, c = np.unravel_index(np.where((here == number) & purest, away, np.inf).argmin(), away.shape)
-        return igbp_code(number), counts[:_WATER].sum() / counts.sum(), lat[keep_rows[r]], lon[r, c]
+        r, c = np.unravel_index(np.where(best, away, np.inf).argmin(), away.shape)
+        return igbp_code(number), land, lat[keep_rows[r]], lon[r, c]
 
     def _purity(self, number: int, rows: np.ndarray, c0: int, c1: int, latitude: float, longitude: float) -> np.ndarray:
         """Share of `number` among the 64 pixels of the chip that is centred on each pixel.

@@ -286,7 +286,8 @@ def _join(headers: Sequence[_Header]) -> tuple[np.ndarray, dict[str, tuple[_Run,
     end = max(h.stamps[-1] for h in headers if len(h.stamps))
     size = int((end - begin).astype(int)) + 1
     if size < 2:
-        raise SourceError(f"only one stamp ({begin}): an hour needs the stamps at its start and at its end.")
+        where = next(h.path for h in headers if len(h.stamps))
+        raise SourceError(f"{where} has only one stamp ({begin}): an hour needs those at its start and at its end.")
     members = {
         name: _runs(name, [h for h in headers if name in h.members], begin)
         for name in (*_INSTANT, *_ACCUMULATED)
@@ -324,7 +325,8 @@ def _check_agree(name: str, one: _Run, other: _Run, begin: np.datetime64) -> Non
     a, b = max(one.at, other.at), min(one.stop, other.stop)
     hours = np.unique(np.linspace(a, b - 1, 24).astype(int))
     x, y = (_sample(run.path, name, hours - run.at + run.start) for run in (one, other))
-    spread = np.nanmax(np.abs([x, y]), initial=0.0) if name in _ACCUMULATED else np.nanmax([x, y]) - np.nanmin([x, y])
+    known = np.concatenate([x[np.isfinite(x)], y[np.isfinite(y)]])
+    spread = np.ptp(known) if known.size else 0.0
     wrong = ~(np.isclose(x, y, rtol=1e-4, atol=1e-3 * spread, equal_nan=True)).all(axis=(1, 2))
     if wrong.any():
         raise SourceError(

@@ -1,0 +1,222 @@
+"""Chips: which pixels they take, checked against GDAL, and how rasters become chips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyproj
+import pytest
+
+from fluxcube.cubes.chips import build_chips, chip_index, sinusoidal_pixel
+from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.modis import COLS, PIXEL, ROWS, find_tiles, list_rasters
+from fluxcube.variables import BANDS
+
+rasterio = pytest.importorskip("rasterio")
+warp = pytest.importorskip("rasterio.warp")
+
+SPHERE = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
+NAMES = {
+    "MCD43A4": [f"Nadir_Reflectance_Band{i}" for i in range(1, 8)],
+    "MCD43A2": ["Snow_BRDF_Albedo", "BRDF_Albedo_LandWaterType"],
+}
+PLACES = {  # latitude, longitude
+    "Davos": (46.8153, 9.8559),
+    "Hyytiala": (61.8474, 24.2948),
+    "Finnmark": (70.05, 27.01),
+    "tile edge": (50.0, 15.5572),
+    "Manaus": (-2.6091, -60.2093),
+    "equator": (0.001, 20.0),
+    "Tierra del Fuego": (-54.9733, -66.7335),
+    "Fiji": (-17.8, 179.999),
+    "zone edge": (45.0, 6.001),
+}
+
+
+def transform(row, col):
+    return rasterio.transform.from_origin((col - COLS / 2) * PIXEL, (ROWS / 2 - row) * PIXEL, PIXEL, PIXEL)
+
+
+def write(folder, product, day, values, row, col, crop="a"):
+    dtype = "int16" if product == "MCD43A4" else "uint8"
+    values = np.asarray(values).astype(dtype)
+    day = np.datetime64(day)
+    number = (day - day.astype("datetime64[Y]").astype("datetime64[D]")).astype(int) + 1
+    path = folder / f"{product}.A{str(day)[:4]}{number:03d}.h00v00.061.{crop}.tif"
+    shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2]}
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype=dtype, crs=SPHERE, transform=transform(row, col), **shape
+    ) as file:
+        file.write(values)
+        file.descriptions = NAMES[product]
+    return path
+
+
+def crop_around(lat, lon, margin=30):
+    rows, cols = chip_index(lat, lon)
+    return rows.min() - margin, cols.min() - margin, np.ptp(rows) + 2 * margin + 1, np.ptp(cols) + 2 * margin + 1
+
+
+@pytest.mark.parametrize("lat, lon", [p for name, p in PLACES.items() if name != "Fiji"])
+def test_the_pixels_are_those_that_gdal_takes(lat, lon):
+    """An independent reprojection, nearest neighbour and exact, of a raster whose every pixel is its own number."""
+    row, col, height, width = crop_around(lat, lon)
+    source = np.arange(height * width, dtype="float64").reshape(height, width)
+    zone, south = int((lon + 180) // 6) + 1, lat < 0
+    utm = f"EPSG:{32700 + zone if south else 32600 + zone}"
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", utm, always_xy=True).transform(lon, lat)
+    out = np.full((8, 8), -1.0)
+    warp.reproject(
+        source, out, src_transform=transform(row, col), src_crs=SPHERE, dst_crs=utm,
+        dst_transform=rasterio.transform.from_origin(x - 2000, y + 2000, 500, 500), resampling=warp.Resampling.nearest,
+        tolerance=0,
+    )  # fmt: skip
+    rows, cols = chip_index(lat, lon)
+    assert (out == (rows[0] - row) * width + (cols[0] - col)).mean() >= 63 / 64  # a centre may fall on an edge
+
+
+def test_many_places_agree_with_a_chain_of_pyproj():
+    rng = np.random.default_rng(3)
+    lat, lon = np.degrees(np.arcsin(rng.uniform(-0.97, 0.97, 300))), rng.uniform(-180, 180, 300)
+    rows, cols = chip_index(lat, lon)
+    sphere = pyproj.Proj(SPHERE)
+    wrong = 0
+    for i in range(0, 300, 5):
+        utm = pyproj.Proj(proj="utm", zone=int((lon[i] + 180) // 6) + 1, south=lat[i] < 0, datum="WGS84")
+        east, north = utm(lon[i], lat[i])
+        grid = np.meshgrid(east + np.arange(-1750, 2000, 500), north + np.arange(1750, -2000, -500))
+        x, y = sphere(*utm(*grid, inverse=True))
+        wrong += (np.floor(x / PIXEL + COLS / 2) != cols[i]).sum() + (np.floor(ROWS / 2 - y / PIXEL) != rows[i]).sum()
+    assert wrong / (60 * 128) < 0.002
+
+
+def test_chips_stand_upright_around_the_place():
+    for lat, lon in PLACES.values():
+        rows, cols = (index[0] for index in chip_index(lat, lon))
+        here = sinusoidal_pixel(np.array(lat), np.array(lon))
+        assert (np.diff(rows[:, 0]) > 0).all(), "y runs from north to south"
+        assert abs(rows.mean() - here[0]) <= 1
+        if abs(lon) < 179:
+            assert (np.diff(cols[0]) > 0).all(), "x runs from west to east"
+            assert abs(cols.mean() - here[1]) <= 1
+    rows, _ = chip_index(*PLACES["Davos"])
+    # 8 pixels of 500 m are 8.6 of 463 m.
+    assert 7 <= np.ptp(rows[0][:, 0]) <= 9
+
+
+def test_across_the_antimeridian_columns_are_of_both_ends_of_the_grid():
+    _, cols = chip_index(*PLACES["Fiji"])
+    assert (np.diff(cols[0], axis=1) < -60000).sum() == 8
+    east, west = chip_index(-17.8, 180.0), chip_index(-17.8, -180.0)
+    np.testing.assert_array_equal(east, west)
+
+
+def test_places_do_not_depend_on_each_other():
+    lat, lon = np.array(list(PLACES.values())).T
+    together = chip_index(lat, lon)
+    for i in range(len(lat)):
+        for one, many in zip(chip_index(lat[i], lon[i]), together, strict=True):
+            np.testing.assert_array_equal(one[0], many[i])
+    with pytest.raises(ConfigError, match="latitude"):
+        chip_index([45.0, np.nan], [1.0, 1.0])
+
+
+def planted(tmp_path, lat, lon):
+    """Two days of both products around a place; pixel (y, x) of band b holds 100 b + its place in the raster."""
+    row, col, height, width = crop_around(lat, lon, 3)
+    ramp = np.arange(height * width).reshape(height, width)
+    a4 = np.stack([ramp % 97 + 100 * b for b in range(1, 8)])
+    a2 = np.stack([ramp % 2, ramp % 3])
+    return row, col, a4, a2
+
+
+def test_values_come_from_the_right_pixels_of_the_right_day(tmp_path):
+    lat, lon = PLACES["Davos"]
+    row, col, a4, a2 = planted(tmp_path, lat, lon)
+    write(tmp_path, "MCD43A4", "2019-06-10", a4 + 1000, row, col)
+    write(tmp_path, "MCD43A4", "2019-06-02", a4, row, col)
+    write(tmp_path, "MCD43A2", "2019-06-02", a2, row, col)
+    seen = []
+    chips = build_chips(tmp_path, [lat], [lon], progress=lambda *a: seen.append(a[:2]))
+    assert chips.dims == ("place", "day", "band", "y", "x") and chips.shape == (1, 2, 9, 8, 8)
+    assert chips.dtype == np.float32 and tuple(chips.band.values) == BANDS
+    assert chips.day.values.astype("datetime64[D]").astype(str).tolist() == ["2019-06-02", "2019-06-10"]
+    assert chips.y.values.tolist() == list(range(1750, -2000, -500)) == (-chips.x.values).tolist()
+    rows, cols = (index[0] for index in chip_index(lat, lon))
+    np.testing.assert_allclose(chips[0, 0, :7], a4[:, rows - row, cols - col] / 1e4, rtol=1e-6)
+    np.testing.assert_allclose(chips[0, 1, :7] - chips[0, 0, :7], 0.1, rtol=1e-5)
+    flags = a2[:, rows - row, cols - col]
+    np.testing.assert_array_equal(chips[0, 0, 7], flags[0])
+    np.testing.assert_array_equal(chips[0, 0, 8], flags[1] == 0)  # 0 is ocean; 1 land and 2 shore are not water
+    assert np.isnan(chips[0, 1, 7:]).all()  # no MCD43A2 that day
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_a_chip_with_more_than_half_its_reflectance_missing_is_missing(tmp_path):
+    lat, lon = PLACES["Davos"]
+    row, col, a4, a2 = planted(tmp_path, lat, lon)
+    rows, cols = (index[0] - corner for index, corner in zip(chip_index(lat, lon), (row, col), strict=True))
+    for day, lost in {"2019-06-02": 32, "2019-06-10": 33}.items():
+        holes = a4.copy()
+        holes[:, rows.ravel()[:lost], cols.ravel()[:lost]] = 32767
+        write(tmp_path, "MCD43A4", day, holes, row, col)
+        write(tmp_path, "MCD43A2", day, a2, row, col)
+    write(tmp_path, "MCD43A4", "2019-06-18", a4, row, col)
+    chips = build_chips(tmp_path, [lat], [lon])
+    assert chips.day.dt.dayofyear.values.tolist() == [153, 169]  # the day that left no chip anywhere is not one
+    assert np.isnan(chips[0, 0, :7]).sum() == 7 * 32 and np.isfinite(chips[0, 0, 7:]).all()
+
+
+def test_a_missing_chip_of_one_place_is_missing_in_all_its_bands(tmp_path):
+    places = np.array([PLACES["Davos"], (46.9, 9.9)])
+    for place, value in zip(places, (500, 32767), strict=True):
+        row, col, a4, a2 = planted(tmp_path, *place)
+        write(tmp_path, "MCD43A4", "2019-06-02", np.full_like(a4, value), row, col, crop=f"s{value}")
+        write(tmp_path, "MCD43A2", "2019-06-02", a2, row, col, crop=f"s{value}")
+    chips = build_chips(tmp_path, *places.T)
+    assert np.isfinite(chips[0]).all() and np.isnan(chips[1]).all()
+
+
+def test_overlapping_and_adjoining_rasters_fill_each_other(tmp_path):
+    lat, lon = PLACES["tile edge"]
+    row, col, a4, _ = planted(tmp_path, lat, lon)
+    cut = a4.shape[2] // 2
+    for crop, part, left in (("left", a4[:, :, :cut], 0), ("right", a4[:, :, cut:], cut)):
+        write(tmp_path / ".", "MCD43A4", "2019-06-02", part, row, col + left, crop=crop)
+    rows, cols = (index[0] for index in chip_index(lat, lon))
+    whole = a4[:, rows - row, cols - col] / 1e4
+    np.testing.assert_allclose(build_chips(tmp_path, [lat], [lon])[0, 0, :7], whole, rtol=1e-6)
+    # The first by name wins where both have values; its holes are filled from the second.
+    first = np.where(np.arange(a4.shape[2]) % 2, a4 + 5000, 32767)
+    write(tmp_path, "MCD43A4", "2019-06-02", first, row, col, crop="crop")
+    mixed = build_chips(tmp_path, [lat], [lon])[0, 0, :7].values
+    np.testing.assert_allclose(mixed, np.where((cols - col) % 2, whole + 0.5, whole), rtol=1e-6)
+
+
+def test_places_without_rasters_are_missing_and_said(tmp_path, caplog):
+    lat, lon = PLACES["Davos"]
+    row, col, a4, _ = planted(tmp_path, lat, lon)
+    write(tmp_path, "MCD43A4", "2019-06-02", a4, row, col)
+    chips = build_chips(tmp_path, [10.0, lat], [20.0, lon])
+    assert np.isnan(chips[0]).all() and np.isfinite(chips[1, 0, :7]).all()
+    assert "1 of 2 places lie outside every MODIS raster" in caplog.text
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="no MODIS raster"):
+        build_chips(tmp_path / "empty", [lat], [lon])
+    write(tmp_path / "empty", "MCD43A2", "2019-06-02", a4[:2] % 2, row, col)
+    with pytest.raises(SourceError, match="need reflectance"):
+        build_chips(tmp_path / "empty", [lat], [lon])
+
+
+def test_chips_do_not_depend_on_how_rasters_are_given_or_read(tmp_path, monkeypatch):
+    lat, lon = np.array([46.8153, 46.85, 46.95, 46.7]), np.array([9.8559, 9.9, 10.1, 9.7])
+    rows, cols = chip_index(lat, lon)
+    row, col, height, width = rows.min() - 2, cols.min() - 2, np.ptp(rows) + 5, np.ptp(cols) + 5
+    a4 = np.random.default_rng(0).integers(0, 10000, (7, height, width))
+    write(tmp_path, "MCD43A4", "2019-06-02", a4, row, col)
+    chips = build_chips(tmp_path, lat, lon)
+    np.testing.assert_allclose(chips[:, 0, :7], np.moveaxis(a4[:, rows - row, cols - col], 0, 1) / 1e4, rtol=1e-6)
+    np.testing.assert_array_equal(build_chips(list_rasters(tmp_path), lat, lon), chips)
+    np.testing.assert_array_equal(build_chips(find_tiles(tmp_path), lat, lon), chips)
+    monkeypatch.setattr("fluxcube.cubes.chips._WINDOW", 200)  # a window for every place
+    np.testing.assert_array_equal(build_chips(tmp_path, lat, lon), chips)
+    np.testing.assert_array_equal(build_chips(tmp_path, lat[::-1], lon[::-1]), chips[::-1])
