@@ -13,6 +13,8 @@ from fluxcube.errors import CheckpointError
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.base import Batch, Sizes
 
+torch.set_num_threads(1)  # tests run beside each other
+
 SIZES = Sizes(inputs=3, bands=2, numbers=1, classes=(2,), targets=2, protected=(0,))
 CONFIGS = {
     "ecoperceiver": {"latent": 16, "heads": 2, "blocks": 1, "self_layers": 1, "context": 8, "head": "dense"},

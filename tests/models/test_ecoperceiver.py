@@ -13,6 +13,8 @@ from fluxcube.models import ecoperceiver
 from fluxcube.models.base import Batch, Model, Sizes
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 
+torch.set_num_threads(1)  # tests run beside each other
+
 SIZES = Sizes(inputs=6, bands=3, numbers=2, classes=(4,), targets=2, protected=(0, 1))
 TINY = EcoPerceiverConfig(
     latent=16, frequencies=4, embedding=4, context=12, heads=2, blocks=2, self_layers=1, head="dense", dropout=0.3

@@ -8,6 +8,8 @@ import torch
 
 from fluxcube.models.layers import CausalSelfAttention, WindowedCrossAttention, fourier_features
 
+torch.set_num_threads(1)  # tests run beside each other
+
 
 @pytest.mark.parametrize("frequencies", [1, 8, 12, 16, 20])
 def test_fourier_features_are_exact(frequencies):

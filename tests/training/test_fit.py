@@ -23,6 +23,8 @@ from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit, preset_config
 from fluxcube.training.loop import nse
 
+torch.set_num_threads(1)  # tests run beside each other
+
 TINY = EcoPerceiverConfig(
     latent=16, frequencies=4, embedding=4, context=24, heads=2, blocks=1, self_layers=1, head="dense"
 )
