@@ -52,7 +52,7 @@ def upscale(
     stride : int, optional
         Hours that one window gives; see `Predictor.stride_or_default`.
     time_chunk : int, optional
-        Hours per chunk, a multiple of 24. Default: 240, or twice what a chunk must read before its own hours.
+        Hours per chunk, a multiple of 24. Default: 240, or as many as a chunk must read before its own.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:
 
 def _time_chunk(hours: int | None, before: int) -> int:
     if hours is None:
-        return max(_HOURS, -(-2 * before // 24) * 24)
+        return max(_HOURS, -(-before // 24) * 24)
     if hours < 24 or hours % 24:
         raise ConfigError(f"time_chunk must be a multiple of 24 hours, found {hours}.")
     return hours

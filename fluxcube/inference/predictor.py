@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fluxcube.samples.splits import Split
 
 #: Windows of one forward pass: 64 to 256 are fastest on a CPU, and a window of one hour is next to nothing.
-_WINDOWS = 256
+_WINDOWS = 128
 _ROWS = 16384
 
 _loaded: dict[tuple[str, str], Predictor] = {}

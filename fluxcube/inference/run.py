@@ -16,6 +16,7 @@ import dask
 import dask.base
 import numpy as np
 import xarray as xr
+from dask.system import CPU_COUNT
 
 from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError
@@ -81,7 +82,7 @@ def write_maps(
     todo = {key: region for key, region in regions.items() if key not in done}
     land = maps.land_fraction.transpose("latitude", "longitude").values > 0
     rate = _Rate(land, progress, len(regions) - len(todo), len(regions))
-    for key in _in_flight(maps, path, todo, workers or os.cpu_count() or 1):
+    for key in _in_flight(maps, path, todo, workers or CPU_COUNT):
         stores.mark_done(path, key)
         rate.report(todo[key])
     stores.finish(path)
@@ -204,7 +205,7 @@ def _regions(maps: xr.Dataset) -> Iterator[tuple[str, Region]]:
 def _in_flight(maps: xr.Dataset, path: Path, todo: Mapping[str, Region], workers: int) -> Iterator[str]:
     """Compute and write regions, `workers` at a time; yield the key of each that is written."""
     scheduler = dask.base.get_scheduler() or "synchronous"
-    with _one_thread_each(workers), ThreadPoolExecutor(workers, "fluxcube-region") as pool:
+    with _torch_threads(min(workers, len(todo))), ThreadPoolExecutor(workers, "fluxcube-region") as pool:
         running = {pool.submit(_write, maps, path, region, scheduler): key for key, region in todo.items()}
         try:
             for future in as_completed(running):
@@ -222,14 +223,14 @@ def _write(maps: xr.Dataset, path: Path, region: Region, scheduler: object) -> N
 
 
 @contextlib.contextmanager
-def _one_thread_each(workers: int) -> Iterator[None]:
-    """Let torch, where it is loaded, use one thread per region: threads within an operation only compete."""
+def _torch_threads(regions: int) -> Iterator[None]:
+    """Share the processors among regions in flight, where torch is loaded: else its threads compete."""
     torch = sys.modules.get("torch")
-    if torch is None or workers == 1:
+    if torch is None:
         yield
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, min(before, CPU_COUNT // max(1, regions))))
     try:
         yield
     finally:
