@@ -73,10 +73,14 @@ class _Parts:
         self._hour -= first
         self._count = int(self._hour.max()) + 1
         self._step = step
+        self._whole = step == _HOUR and not second.any()
         self.hours = (first + np.arange(self._count)).astype("datetime64[h]").astype("datetime64[ns]")
 
     def aggregate(self, values: np.ndarray, flags: np.ndarray, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Aggregate one variable: values float32, flags int8 and coverage float32, each (hours,)."""
+        if self._whole:
+            present = np.isfinite(values)
+            return self._placed(values, np.nan), self._placed(flags, -1), self._placed(present.astype(np.float32), 0)
         present = np.isfinite(values)[self._row]
         row, hour, minutes = self._row[present], self._hour[present], self._minutes[present]
         observed = np.bincount(hour, minutes, self._count)
@@ -90,6 +94,12 @@ class _Parts:
             np.where(enough, worst, -1).astype(np.int8),
             (observed / _HOUR).astype(np.float32),
         )
+
+    def _placed(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """Put values that are hours already on the axis of hours, bit by bit."""
+        out = np.full(self._count, fill, values.dtype)
+        out[self._hour] = values
+        return out
 
     def _reduce(self, values, hour, minutes, observed, how: str) -> np.ndarray:
         def total(weights: np.ndarray) -> np.ndarray:

@@ -1,0 +1,220 @@
+"""Open the CarbonSense cube: what is selected, masked or scaled here is computed only when it is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.biomes import IGBP_NUMBERS
+from fluxcube.cubes.layout import STACKS
+from fluxcube.errors import ConfigError, unknown
+from fluxcube.normalisation import normalise
+from fluxcube.schema import validate_cube
+from fluxcube.stores import dask_chunked, open_store
+
+_WORST_FLAG = 3
+
+Box = tuple[float, float, float, float]
+
+
+def open_carbonsense(
+    store: str | os.PathLike,
+    *,
+    sites: str | Sequence[str] | None = None,
+    igbp: str | Sequence[str] | None = None,
+    bbox: Box | None = None,
+    time: slice | tuple | str | None = None,
+    variables: str | Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
+    max_qc: int | Mapping[str, int] | None = None,
+    normalized: bool = False,
+) -> xr.Dataset:
+    """Open a cube that `build_carbonsense` made, or a part of it, lazily.
+
+    Parameters
+    ----------
+    store : path
+        The cube.
+    sites : str or sequence of str, optional
+        Sites, in the order wanted.
+    igbp : str or sequence of str, optional
+        Only sites of these classes, e.g. ``"DBF"``.
+    bbox : (west, south, east, north), optional
+        Only sites within these degrees; ``west > east`` crosses the antimeridian.
+    time : slice, (start, stop) or str, optional
+        Hours (UTC), both ends included as xarray does: ``slice("2004", "2006")`` is three years, ``"2004"`` is one.
+        Sites keep their place even if they have no value then. Chips are cut to the same days, and the last day
+        before them is kept, because its chip is what is known of the land when the time begins.
+    variables, targets : str or sequence of str, optional
+        Predictors and fluxes, in the order wanted; default all.
+    max_qc : int or mapping of str to int, optional
+        Values with a worse flag (0 measured to 3 poor fill) become missing, each variable by its own flag; the flags
+        stay. A mapping gives limits by name; names it does not have are not masked.
+    normalized : bool
+        Scale predictors and fluxes by their bounds (`fluxcube.normalisation`) instead of giving physical values.
+
+    Returns
+    -------
+    xr.Dataset
+        A cube (`fluxcube.schema`) of Dask arrays, one chunk a site and eight years.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store, or it is no finished cube.
+    UnknownNameError
+        If a site, class, variable or target is none of the cube's.
+    ConfigError
+        If nothing is left of the cube, saying which selection emptied it; or if a selection cannot be understood.
+    """
+    ds = open_store(store, kind="cube", dask=False)
+    ds = _at_sites(ds, sites, igbp, bbox)
+    ds = _at_hours(ds, time)
+    ds = _labelled(ds, "variable", variables, "variables")
+    ds = _labelled(ds, "target", targets, "targets")
+    ds = validate_cube(dask_chunked(ds))
+    if max_qc is not None:
+        ds = _masked(ds, max_qc)
+    return _normalized(ds) if normalized else ds
+
+
+def _names(asked: str | Sequence[str]) -> list[str]:
+    return [asked] if isinstance(asked, str) else list(dict.fromkeys(asked))
+
+
+def _at_sites(
+    ds: xr.Dataset, sites: str | Sequence[str] | None, igbp: str | Sequence[str] | None, bbox: Box | None
+) -> xr.Dataset:
+    chosen = np.arange(ds.sizes["site"])
+    if sites is not None:
+        chosen = _positions(ds.site.values, _names(sites), "site", f"sites={sites!r}")
+    if igbp is not None:
+        for name in _names(igbp):
+            if name not in IGBP_NUMBERS:
+                raise unknown("IGBP class", name, IGBP_NUMBERS)
+        chosen = _kept(chosen, np.isin(ds.igbp.values[chosen], _names(igbp)), f"igbp={igbp!r}", "its class", ds.igbp)
+    if bbox is not None:
+        chosen = _kept(chosen, _inside(ds, _checked(bbox))[chosen], f"bbox={bbox!r}", "its place", None)
+    # A slice is read faster than a list.
+    whole = len(chosen) == ds.sizes["site"] and (np.diff(chosen) == 1).all()
+    return ds if whole else ds.isel(site=chosen)
+
+
+def _positions(labels: np.ndarray, names: Sequence[str], kind: str, filter_: str) -> np.ndarray:
+    at = {str(label): i for i, label in enumerate(labels)}
+    for name in names:
+        if name not in at:
+            raise unknown(kind, name, at)
+    if not names:
+        raise ConfigError(f"{filter_} selects no {kind}: name at least one, or leave it out for all.")
+    return np.array([at[name] for name in names])
+
+
+def _kept(chosen: np.ndarray, mask: np.ndarray, filter_: str, what: str, values: xr.DataArray | None) -> np.ndarray:
+    if not mask.any():
+        found = f": they are {', '.join(sorted(set(values.values[chosen])))}" if values is not None else ""
+        raise ConfigError(
+            f"{filter_} leaves no site; {what} rules out each of the {len(chosen)} sites so far{found}. Widen it."
+        )
+    return chosen[mask]
+
+
+def _checked(bbox: Box) -> Box:
+    try:
+        west, south, east, north = (float(edge) for edge in bbox)
+    except (TypeError, ValueError):
+        raise ConfigError(f"bbox={bbox!r}: expected four numbers (west, south, east, north).") from None
+    if not -90 <= south <= north <= 90 or not -180 <= west <= 360 or not -180 <= east <= 360:
+        raise ConfigError(
+            f"bbox={bbox!r}: expected (west, south, east, north) in degrees, with -90 <= south <= north <= 90 and "
+            "longitudes from -180 to 360."
+        )
+    return west, south, east, north
+
+
+def _inside(ds: xr.Dataset, bbox: Box) -> np.ndarray:
+    west, south, east, north = bbox
+    latitude, longitude = ds.latitude.values, ds.longitude.values
+    width = east - west if east - west >= 360 else (east - west) % 360
+    return ((longitude - west) % 360 <= width) & (latitude >= south) & (latitude <= north)
+
+
+def _at_hours(ds: xr.Dataset, time: slice | tuple | str | None) -> xr.Dataset:
+    if time is None:
+        return ds
+    start, stop = _ends(time)
+    try:
+        part = ds.indexes["time"].slice_indexer(start, stop)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"time={time!r}: expected dates such as slice('2004', '2006') ({error}).") from None
+    hours = ds.indexes["time"][part]
+    if not len(hours):
+        first, last = (pd.Timestamp(t).date() for t in ds.time.values[[0, -1]])
+        raise ConfigError(f"time={time!r} leaves no hour: the cube has {first} to {last}.")
+    ds = ds.isel(time=part)
+    return ds.isel(day=_days(ds.day.values, hours.values)) if "day" in ds.dims else ds
+
+
+def _ends(time: slice | tuple | str) -> tuple:
+    if isinstance(time, slice):
+        if time.step not in (None, 1):
+            raise ConfigError(f"time={time!r}: hours cannot be skipped; select with .sel afterwards.")
+        return time.start, time.stop
+    if isinstance(time, (str, np.datetime64, pd.Timestamp)):
+        return time, time
+    try:
+        start, stop = time
+    except (TypeError, ValueError):
+        raise ConfigError(f"time={time!r}: expected slice(start, stop) or (start, stop).") from None
+    return start, stop
+
+
+def _days(days: np.ndarray, hours: np.ndarray) -> slice:
+    """Return the days whose local noon can be among some UTC hours, wherever the site, and the last one before.
+
+    Local noon of a date lies within that date in UTC, from its midnight at 180 E to its end at 180 W.
+    """
+    first = int(np.searchsorted(days, hours[0].astype("datetime64[D]")))
+    last = int(np.searchsorted(days, hours[-1].astype("datetime64[D]"), side="right"))
+    return slice(max(first - 1, 0), last)
+
+
+def _labelled(ds: xr.Dataset, dim: str, names: str | Sequence[str] | None, argument: str) -> xr.Dataset:
+    if names is None:
+        return ds
+    names = _names(names)
+    return ds.isel({dim: _positions(ds[dim].values, names, dim, f"{argument}={names!r}")})
+
+
+def _masked(ds: xr.Dataset, max_qc: int | Mapping[str, int]) -> xr.Dataset:
+    limits = dict(max_qc) if isinstance(max_qc, Mapping) else {}
+    known = [*ds["variable"].values, *ds["target"].values]
+    for name in limits:
+        if name not in known:
+            raise unknown("variable or target", name, known)
+    for limit in limits.values() if isinstance(max_qc, Mapping) else [max_qc]:
+        if isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or not 0 <= limit <= _WORST_FLAG:
+            raise ConfigError(f"max_qc={max_qc!r}: expected whole numbers from 0 (measured) to {_WORST_FLAG}.")
+    arrays = {}
+    for stack, dim in STACKS.items():
+        each = [limits.get(name, _WORST_FLAG) if isinstance(max_qc, Mapping) else max_qc for name in ds[dim].values]
+        worst = xr.DataArray(np.array(each, np.int8), dims=dim)
+        arrays[stack] = ds[stack].where(ds[f"{stack}_qc"] <= worst)
+    recorded = {str(k): int(v) for k, v in limits.items()} if isinstance(max_qc, Mapping) else int(max_qc)
+    return ds.assign(arrays).assign_attrs(max_qc=recorded)
+
+
+def _normalized(ds: xr.Dataset) -> xr.Dataset:
+    arrays = {}
+    for stack, dim in STACKS.items():
+        arrays[stack] = xr.apply_ufunc(
+            normalise, ds[stack], dask="parallelized", output_dtypes=[np.float32], keep_attrs=True,
+            kwargs={"names": [str(name) for name in ds[dim].values], "mask": stack == "predictors"},
+        )  # fmt: skip
+    for units, dim in (("units", "variable"), ("target_units", "target")):
+        ds = ds.assign_coords({units: (dim, np.full(ds.sizes[dim], "1", object))})
+    return ds.assign(arrays).assign_attrs(normalized="by bounds: cyclic to [-1, 1), others to [-0.5, 0.5)")

@@ -1,0 +1,234 @@
+"""One tower: every archive of a site, read, turned into hours, fused, checked and completed with what place gives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.cubes.fusion import fuse
+from fluxcube.cubes.hourly import to_hourly
+from fluxcube.errors import SourceError
+from fluxcube.normalisation import inside
+from fluxcube.solar import potential_radiation
+from fluxcube.sources.badm import SiteInfo, clock_of
+from fluxcube.sources.networks import Archive
+from fluxcube.sources.oneflux import read_oneflux
+from fluxcube.timestamps import HOUR, local_clock
+from fluxcube.variables import COMPUTED
+
+_log = logging.getLogger(__name__)
+
+CLOCKS = ("solar", "standard")
+
+#: More of a predictor out of bounds than this is worth a warning.
+_WARN_SHARE = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Some variables of one site: `values` float32, `flags` int8, `coverage` float32, each (time, name)."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    flags: np.ndarray
+    coverage: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """One site's hours, from the first that has a value to the last.
+
+    Attributes
+    ----------
+    info : SiteInfo
+        What is known of it.
+    utc_offset : float
+        Hours east of UTC of its newest stamps.
+    networks : tuple of str
+        Publications that gave a value, newest first.
+    time : (time,) datetime64[ns]
+        UTC hours, without holes.
+    predictors, fluxes : Stack
+        Names that have a value; the computed ones are among the predictors.
+    given : dict
+        Fusion report of `fluxcube.cubes.fusion.fuse`.
+    out_of_bounds : dict of str to int
+        Hours of a predictor that became missing because their value cannot be.
+    warnings : tuple of str
+        What its users should know; each is logged, too.
+    unread : dict of str to str
+        Archives that could not be read beside others that could, and why.
+    """
+
+    info: SiteInfo
+    utc_offset: float
+    networks: tuple[str, ...]
+    time: np.ndarray
+    predictors: Stack
+    fluxes: Stack
+    given: dict
+    out_of_bounds: dict[str, int]
+    warnings: tuple[str, ...] = ()
+    unread: dict[str, str] = field(default_factory=dict)
+
+
+def read_tower(
+    archives: Sequence[Archive],
+    info: SiteInfo,
+    *,
+    predictors: Sequence[str],
+    targets: Sequence[str],
+    rule: str = "newest",
+    clock: str = "solar",
+    strict: bool = False,
+) -> Tower:
+    """Read one site from all of its archives.
+
+    Parameters
+    ----------
+    archives : sequence of Archive
+        Of this site.
+    info : SiteInfo
+        With latitude and longitude (degrees).
+    predictors, targets : sequence of str
+        Names of the variable table to read.
+    rule, clock : str
+        As in `fluxcube.build_carbonsense`.
+    strict : bool
+        Raise for an archive that cannot be read even where another one can.
+
+    Raises
+    ------
+    SourceError
+        If no archive can be read, or there is no value in any.
+    """
+    names = tuple(dict.fromkeys([*predictors, *targets]))
+    records, unread = _read(archives, clock_of(info), names, strict)
+    fused, given = fuse(records, rule=rule)
+    fused = _with_values(fused, archives)
+    time = fused.time.values
+    offset = info.utc_offset if info.utc_offset is not None else float(round(info.longitude / 15))
+    stack, out_of_bounds = _masked(_stack(fused, predictors))
+    return Tower(
+        info=info,
+        utc_offset=offset,
+        networks=_contributors(archives, given),
+        time=time,
+        predictors=_joined(_computed(time, info, info.longitude / 15 if clock == "solar" else offset), stack),
+        fluxes=_stack(fused, targets),
+        given=given,
+        out_of_bounds=out_of_bounds,
+        warnings=_warnings(info, stack, out_of_bounds),
+        unread=unread,
+    )
+
+
+def _read(archives: Sequence[Archive], offset, names: Sequence[str], strict: bool) -> tuple[list, dict[str, str]]:
+    """Read each archive as hours: (rank, label, record); and why some could not be."""
+    records, unread = [], {}
+    label = _labels(archives)
+    for archive in archives:
+        try:
+            record = read_oneflux(archive, utc_offset=offset, variables=names)
+        except SourceError as error:
+            if strict or len(archives) == 1:
+                raise
+            unread[archive.path.name] = str(error)
+            continue
+        records.append((archive.rank, label(archive), to_hourly(record)))
+    if not records:
+        raise SourceError("; ".join(unread.values()))
+    return records, unread
+
+
+def _labels(archives: Sequence[Archive]) -> Callable[[Archive], str]:
+    """Name each archive by its network; where that is not enough, by its file too."""
+    networks = [archive.network for archive in archives]
+    return lambda a: a.network if networks.count(a.network) == 1 else f"{a.network}: {a.location.name}"
+
+
+def _contributors(archives: Sequence[Archive], given: dict) -> tuple[str, ...]:
+    label = _labels(archives)
+    used = {source for sources in given.values() for source in sources}
+    ordered = sorted(archives, key=lambda archive: archive.rank)
+    return tuple(dict.fromkeys(archive.network for archive in ordered if label(archive) in used))
+
+
+def _with_values(fused: xr.Dataset, archives: Sequence[Archive]) -> xr.Dataset:
+    """Cut away hours without any value at both ends."""
+    values = [v.values for name, v in fused.data_vars.items() if not str(name).endswith(("_QC", "_COVERAGE"))]
+    observed = np.flatnonzero(np.isfinite(values).any(0)) if values else np.array([], int)
+    if not len(observed):
+        files = ", ".join(archive.path.name for archive in archives)
+        raise SourceError(f"{files}: no value in any of the variables asked for; check that the file is the site's")
+    return fused.isel(time=slice(int(observed[0]), int(observed[-1]) + 1))
+
+
+def _stack(fused: xr.Dataset, names: Sequence[str]) -> Stack:
+    present = tuple(name for name in names if name in fused)
+
+    def columns(ending: str, dtype: type) -> np.ndarray:
+        arrays = [fused[name + ending].values for name in present]
+        return np.stack(arrays, -1).astype(dtype) if arrays else np.empty((fused.sizes["time"], 0), dtype)
+
+    return Stack(
+        names=present,
+        values=columns("", np.float32),
+        flags=columns("_QC", np.int8),
+        coverage=columns("_COVERAGE", np.float32),
+    )
+
+
+def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
+    """Make predictors missing where their value cannot be, and count those hours."""
+    if not stack.names:
+        return stack, {}
+    bad = np.isfinite(stack.values) & ~inside(stack.values, stack.names)
+    counts = {name: int(n) for name, n in zip(stack.names, bad.sum(0), strict=True) if n}
+    values, flags = np.where(bad, np.float32(np.nan), stack.values), np.where(bad, np.int8(-1), stack.flags)
+    return Stack(names=stack.names, values=values, flags=flags, coverage=stack.coverage), counts
+
+
+def _warnings(info: SiteInfo, stack: Stack, out_of_bounds: dict[str, int]) -> tuple[str, ...]:
+    """Say what is doubtful of a site; that its clock is assumed was logged by `clock_of`."""
+    found = []
+    if info.utc_offset is None:
+        found.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
+    for name, count in out_of_bounds.items():
+        share = count / (count + int(np.isfinite(stack.values[:, stack.names.index(name)]).sum()))
+        if share > _WARN_SHARE:
+            found.append(f"{name}: {100 * share:.2g} % of its hours were out of bounds and became missing")
+            _log.warning("%s: %s", info.site, found[-1])
+    return tuple(found)
+
+
+def _computed(time: np.ndarray, info: SiteInfo, offset: float) -> Stack:
+    """Return what place and time alone give: the local clock and sunlight above the atmosphere."""
+    doy, tod = local_clock(time, offset)
+    columns = {"DOY": doy, "TOD": tod, "SW_IN_POT": potential_radiation(time, info.latitude, info.longitude)}
+    values = np.stack([columns[name] for name in COMPUTED], -1).astype(np.float32)
+    return Stack(
+        names=COMPUTED,
+        values=values,
+        flags=np.zeros(values.shape, np.int8),
+        coverage=np.ones(values.shape, np.float32),
+    )
+
+
+def _joined(one: Stack, other: Stack) -> Stack:
+    return Stack(
+        names=one.names + other.names,
+        **{
+            part: np.concatenate([getattr(one, part), getattr(other, part)], -1)
+            for part in ("values", "flags", "coverage")
+        },
+    )
+
+
+def span(tower: Tower) -> tuple[np.datetime64, np.datetime64]:
+    """Return the first hour and the hour after the last."""
+    return tower.time[0], tower.time[-1] + HOUR
