@@ -181,7 +181,7 @@ def _score(obs, predictions, *, by, qc, max_qc, seen) -> dict[str, xr.Dataset]:
     pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], max_qc) for t in targets}
     found = _by_place(list(pairs.values()), by == "season")
     places = {t: _places(pair[0]) for t, pair in pairs.items()}
-    attrs = _attrs(by, max_qc, flags, list(predictions))
+    attrs = _attrs(by, max_qc, [t for t in targets if t not in flags], targets, list(predictions))
     return {
         model: _labelled(
             [_grouped(Moments(*(x[..., i] for x in m)), places[t], by) for t, m in zip(targets, found, strict=True)],
@@ -375,19 +375,21 @@ def _score_attrs(name: str) -> dict[str, str]:
     return {"long_name": f"{_LONG_NAMES[score]}, {how}"}
 
 
-def _attrs(by, max_qc, flags, models) -> dict[str, object]:
-    if not flags:
+def _attrs(by, max_qc, unflagged, targets, models) -> dict[str, object]:
+    quality = "every finite observation" if max_qc is None else f"observations with flag <= {max_qc}"
+    if unflagged:
+        quality = "every finite observation (no flags given)" if unflagged == targets else (
+            f"{quality}; of {', '.join(unflagged)} every finite one (no flags given)"
+        )  # fmt: skip
         logger.warning(
-            "observations carry no quality flags: every finite value is scored, gap-filled ones too. "
-            "Pass the cube itself, or qc=cube.fluxes_qc."
+            "observations of %s carry no quality flags: every finite value is scored, gap-filled ones too. "
+            "Pass the cube itself, or qc=cube.fluxes_qc.",
+            ", ".join(unflagged),
         )
-        quality = "every finite observation (no flags given)"
-    else:
-        quality = "every finite observation" if max_qc is None else f"observations with flag <= {max_qc}"
     rows = f"{quality}, where {', '.join(models) + ' all have' if len(models) > 1 else 'the prediction has'} a value"
     return {
         "row_mask": rows,
-        "max_qc": "none" if max_qc is None or not flags else max_qc,
+        "max_qc": "none" if max_qc is None or unflagged == targets else max_qc,
         "by": by or "all",
         "aggregation": "scores: all rows of a group pooled; *_site_median: median over the sites of a group",
     }

@@ -136,6 +136,16 @@ def test_flags_given_with_an_array_and_none_at_all(cube, caplog):
     xr.testing.assert_equal(bare, evaluate(cube, pred, max_qc=None))
 
 
+def test_flags_of_some_fluxes_only(cube, caplog):
+    variables = cube.fluxcube.to_variables().drop_vars("GPP_NT_QC")
+    found = evaluate(variables, predicted(cube))
+    assert "observations of GPP_NT carry no quality flags" in caplog.text
+    assert "of GPP_NT every finite one" in found.attrs["row_mask"] and found.attrs["max_qc"] == 0
+    whole = {q: evaluate(cube, predicted(cube), max_qc=q) for q in (0, None)}
+    assert found.n.sel(target="NEE") == whole[0].n.sel(target="NEE")
+    assert found.n.sel(target="GPP_NT") == whole[None].n.sel(target="GPP_NT")
+
+
 def test_the_cube_as_variables_gives_the_same(cube):
     pred = predicted(cube)
     xr.testing.assert_equal(evaluate(cube.fluxcube.to_variables(), pred, by="igbp"), evaluate(cube, pred, by="igbp"))
