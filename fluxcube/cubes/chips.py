@@ -17,7 +17,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y
-from fluxcube.sources.modis import COLS, ROWS, Raster, Tile, list_rasters, opened
+from fluxcube.sources.modis import COLS, ROWS, Raster, Tile, check_raster, list_rasters, read_tile
 from fluxcube.variables import BANDS
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def read_chips(
     Parameters
     ----------
     rasters : sequence of Raster
-        Those that are `Tile` and do not touch a place are not opened.
+        Those that do not touch a place are not read.
     rows, cols : (place, 8, 8) int64
         Of `chip_index`.
     days : (day,) datetime64[D]
@@ -222,21 +222,19 @@ def read_chips(
 
 def _gather(raster: Raster, rows, cols, extent, out: np.ndarray, covered: np.ndarray) -> None:
     """Fill the missing pixels of `out` (place, band, 8, 8), and mark the places covered, from one raster."""
-    if isinstance(raster, Tile) and not _touched(raster, extent).any():
-        return
-    with opened(raster) as (tile, read):
-        for places in _groups(tile, np.flatnonzero(_touched(tile, extent)), extent):
-            r, c = rows[places], cols[places]
-            inside = (r >= tile.row) & (r < tile.row + tile.height) & (c >= tile.col) & (c < tile.col + tile.width)
-            if not inside.any():
-                continue
-            covered[places] |= inside.any((1, 2))
-            r, c = r[inside], c[inside]
-            window = read((r.min(), r.max() + 1), (c.min(), c.max() + 1))
-            part = out[places][:, _SLOTS[tile.product]]
-            spread = np.full(part.shape, np.nan, "float32").swapaxes(0, 1)
-            spread[:, inside] = window[:, r - r.min(), c - c.min()]
-            out[places, _SLOTS[tile.product]] = np.where(np.isnan(part), spread.swapaxes(0, 1), part)
+    tile = check_raster(raster)
+    for places in _groups(tile, np.flatnonzero(_touched(tile, extent)), extent):
+        r, c = rows[places], cols[places]
+        inside = (r >= tile.row) & (r < tile.row + tile.height) & (c >= tile.col) & (c < tile.col + tile.width)
+        if not inside.any():
+            continue
+        covered[places] |= inside.any((1, 2))
+        r, c = r[inside], c[inside]
+        window = read_tile(tile, (r.min(), r.max() + 1), (c.min(), c.max() + 1))
+        part = out[places][:, _SLOTS[tile.product]]
+        spread = np.full(part.shape, np.nan, "float32").swapaxes(0, 1)
+        spread[:, inside] = window[:, r - r.min(), c - c.min()]
+        out[places, _SLOTS[tile.product]] = np.where(np.isnan(part), spread.swapaxes(0, 1), part)
 
 
 def _touched(tile: Tile, extent: tuple) -> np.ndarray:

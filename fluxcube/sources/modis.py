@@ -9,10 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import re
+import struct
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -109,9 +113,7 @@ def list_rasters(
 
 
 def find_tiles(source: str | os.PathLike | Sequence[str | os.PathLike], *, products: Iterable[str] = ()) -> list[Tile]:
-    """List the rasters in a folder, like `list_rasters`, and open each to check its grid and learn its window.
-
-    About a millisecond a file, most of which PROJ spends on the coordinate system.
+    """List the rasters in a folder, like `list_rasters`, and read each one's header to check its grid.
 
     Returns
     -------
@@ -124,11 +126,14 @@ def find_tiles(source: str | os.PathLike | Sequence[str | os.PathLike], *, produ
         If there is no such file; if a raster is not on the sphere's sinusoidal projection or not on its
         500 m grid; if its bands cannot be told.
     """
-    tiles = []
-    for raster in list_rasters(source, products=products):
-        with opened(raster) as (tile, _):
-            tiles.append(tile)
-    return tiles
+    return [check_raster(raster) for raster in list_rasters(source, products=products)]
+
+
+def check_raster(raster: Raster) -> Tile:
+    """Read a raster's header and return it as a `Tile`; errors are those of `find_tiles`."""
+    if isinstance(raster, Tile):
+        return raster
+    return Tile(raster.path, raster.product, raster.day, *_layout(_Header.read(raster)))
 
 
 def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, int] | None = None) -> np.ndarray:
@@ -153,31 +158,9 @@ def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, 
     SourceError
         If the file cannot be read.
     """
-    with opened(tile) as (_, read):
-        return read(rows, cols)
-
-
-@contextmanager
-def opened(raster: Raster) -> Iterator[tuple[Tile, Callable[..., np.ndarray]]]:
-    """Open a raster once, check it, and yield it as a `Tile` with a function that reads windows as `read_tile` does.
-
-    Raises
-    ------
-    SourceError
-        As `find_tiles`.
-    """
-    rasterio = _rasterio()
-    try:
-        # No listing of the folder at every open, which is slow among thousands of small rasters.
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(raster.path) as file:
-            tile = raster if isinstance(raster, Tile) else _tile(raster, file)
-
-            def read(rows: tuple[int, int] | None = None, cols: tuple[int, int] | None = None) -> np.ndarray:
-                return _DECODE[tile.product](file.read(list(tile.bands), window=_window(tile, rows, cols)))
-
-            yield tile, read
-    except rasterio.errors.RasterioError as problem:
-        raise SourceError(f"{raster.path}: cannot be read as a GeoTIFF ({problem}): fetch it again.") from problem
+    window = _window(tile, rows, cols)
+    with _open(tile.path, georeferenced=False) as file:
+        return _DECODE[tile.product](file.read(list(tile.bands), window=window))
 
 
 def read_land_cover(tiles: Sequence[Tile], rows: tuple[int, int], cols: tuple[int, int]) -> np.ndarray:
@@ -269,15 +252,82 @@ def _named(path: Path) -> Raster | None:
     return Raster(path, match[1].upper(), day)
 
 
-def _tile(raster: Raster, file) -> Tile:
-    row, col = _corner(raster.path, file.crs, file.transform)
-    bands = _bands(raster.path, raster.product, file.descriptions, file.dtypes, file.scales)
-    return Tile(raster.path, raster.product, raster.day, row, col, file.height, file.width, bands)
+# What decides a raster's place and bands: size, sample format, the tags of GeoTIFF, and GDAL's names and scales.
+_TAGS = {256, 257, 258, 277, 339, 33550, 33922, 34264, 34735, 34736, 34737, 42112}
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The tags of a TIFF that decide where its pixels lie; two rasters with the same tags have the same layout.
+
+    PROJ takes over a millisecond to understand the projection of each file, and a folder holds thousands that
+    differ in their date alone.
+    """
+
+    product: str
+    tags: tuple[tuple[int, bytes], ...] | Path  # the path where the file is no plain TIFF: shared with no other
+    path: Path = field(compare=False)
+
+    @classmethod
+    def read(cls, raster: Raster) -> _Header:
+        with open(raster.path, "rb") as file:
+            return cls(raster.product, _read_tags(file) or raster.path, raster.path)
+
+
+def _read_tags(file: BinaryIO) -> tuple[tuple[int, bytes], ...]:
+    """Tags of the first image of a classic TIFF; none where it is something else, which GDAL shall judge."""
+    start = file.read(8)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(start[:4])
+    if order is None or len(start) < 8:
+        return ()
+    file.seek(struct.unpack(f"{order}I", start[4:])[0])
+    count = int.from_bytes(file.read(2), "little" if order == "<" else "big")
+    entries = file.read(12 * count)
+    found = []
+    for tag, kind, number, value in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
+        if tag in _TAGS:
+            size = number * _TYPE_SIZES.get(kind, 1)
+            if size > 4:
+                file.seek(struct.unpack(f"{order}I", value)[0])
+                value = file.read(size)
+            found.append((tag, value))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(header: _Header) -> tuple[int, int, int, int, tuple[int, ...]]:
+    """Global row and column, height, width and bands of a raster, once they are known to be right."""
+    path = header.path
+    with _open(path, georeferenced=True) as file:
+        row, col = _corner(path, file.crs, file.transform)
+        bands = _bands(path, header.product, file.descriptions, file.dtypes, file.scales)
+        return row, col, file.height, file.width, bands
+
+
+_OPENING = threading.Lock()
+
+
+@contextmanager
+def _open(path: Path, *, georeferenced: bool) -> Iterator:
+    """Open a GeoTIFF; without its projection where that is known, which takes an eighth of the time."""
+    rasterio = _rasterio()
+    options = {} if georeferenced else {"GEOREF_SOURCES": "NONE"}
+    try:
+        # No listing of the folder at every open, which is slow among thousands of small rasters.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            with _OPENING, warnings.catch_warnings():  # filters are the process's, so one thread at a time
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                file = rasterio.open(path, **options)
+            with file:
+                yield file
+    except rasterio.errors.RasterioError as problem:
+        raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): fetch it again.") from problem
 
 
 def _corner(path: Path, crs: object, transform: Sequence[float]) -> tuple[int, int]:
     """Global row and column of the upper left pixel, once projection and grid are known to be right."""
-    if (why := _projection_problem(crs.wkt if crs else "")) is not None:
+    if (why := _projection_problem(crs)) is not None:
         raise SourceError(
             f"{path}: {why}. MODIS chips need the sinusoidal projection on the sphere, "
             f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m (on an ellipsoid, pixels lie 18 km off): "
@@ -296,17 +346,16 @@ def _corner(path: Path, crs: object, transform: Sequence[float]) -> tuple[int, i
     return round(row), round(col)
 
 
-@functools.lru_cache(maxsize=64)  # thousands of rasters share one system, and taking it apart is slow
-def _projection_problem(wkt: str) -> str | None:
-    if not wkt:
+def _projection_problem(crs: object) -> str | None:
+    if not crs:
         return "the raster has no coordinate system"
-    found = _rasterio().crs.CRS.from_wkt(wkt).to_dict()
+    found = crs.to_dict()
     radius = float(found.get("R", found.get("a", 0.0)))
     sphere = "R" in found or ("b" in found and float(found["b"]) == radius)
     offsets = [float(found.get(key, 0.0)) for key in ("lon_0", "x_0", "y_0")]
     if found.get("proj") == "sinu" and sphere and abs(radius - SPHERE) < 1.0 and not any(offsets):
         return None
-    return f"its coordinate system is {found or wkt}"
+    return f"its coordinate system is {found or crs}"
 
 
 def _bands(path: Path, product: str, names: Sequence, dtypes: Sequence[str], scales: Sequence[float]) -> tuple:
@@ -345,7 +394,6 @@ def _shown(source: object) -> str:
 def _rasterio():
     try:
         import rasterio
-        import rasterio.crs
         import rasterio.errors
     except ImportError:
         raise missing_package("rasterio", "grid", "reading MODIS GeoTIFFs") from None

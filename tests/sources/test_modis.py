@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.modis import COLS, PIXEL, ROWS, find_tiles, list_rasters, opened, read_land_cover, read_tile
+from fluxcube.sources.modis import (
+    COLS,
+    PIXEL,
+    ROWS,
+    check_raster,
+    find_tiles,
+    list_rasters,
+    read_land_cover,
+    read_tile,
+)
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -140,15 +149,57 @@ def test_folders_without_rasters_say_what_was_expected(tmp_path):
         list_rasters(tmp_path)
 
 
-def test_listing_opens_nothing_and_opening_serves_tile_and_values(tmp_path):
+def test_listing_opens_nothing(tmp_path):
     (tmp_path / "MCD43A4.A2019185.h18v04.061.b.tif").write_bytes(b"broken")
     write(tmp_path / "MCD43A2.A2019185.h18v04.061.a.tif", np.ones((2, 3, 3), "uint8"), 5, 6, names=A2)
     a2, a4 = list_rasters(tmp_path)
     assert (a2.product, a4.product) == ("MCD43A2", "MCD43A4")
     assert [r.path for r in list_rasters(tmp_path, products=["MCD43A4"])] == [a4.path]
-    with opened(a2) as (tile, read):
-        assert (tile.row, tile.col) == (5, 6)
-        np.testing.assert_array_equal(read(), read_tile(tile))
+    assert check_raster(a2) == find_tiles(a2.path)[0]
+    with pytest.raises(SourceError, match="cannot be read"):
+        check_raster(a4)
+
+
+def test_alike_headers_are_understood_once_and_any_difference_is_seen(tmp_path, monkeypatch):
+    import fluxcube.sources.modis as modis
+
+    opens = []
+    plain = modis._open
+    monkeypatch.setattr(modis, "_open", lambda path, **kw: opens.append(kw["georeferenced"]) or plain(path, **kw))
+    modis._layout.cache_clear()
+    for day in (1, 2, 3):
+        write(tmp_path / f"MCD43A4.A201900{day}.h18v04.061.a.tif", bands() + day, 700, 800, names=A4)
+    tiles = find_tiles(tmp_path)
+    assert opens == [True] and {(t.row, t.col) for t in tiles} == {(700, 800)}
+    assert read_tile(tiles[2])[0, 0, 0] == pytest.approx(0.1003)
+    changes = {"place": {"row": 701}, "names": {"names": A4[::-1]}, "crs": {"crs": "ESRI:54008"}, "size": {}}
+    for n, (name, change) in enumerate(changes.items(), 4):
+        values = bands(width=6) if name == "size" else bands()
+        path = tmp_path / f"MCD43A4.A201900{n}.h18v04.061.a.tif"
+        write(path, values, **{"row": 700, "col": 800, "names": A4} | change)
+        if name == "crs":
+            with pytest.raises(SourceError, match="sphere"):
+                find_tiles(path)
+        else:
+            (tile,) = find_tiles(path)
+            assert (tile.row, tile.width, tile.bands) == {
+                "place": (701, 5, (1, 2, 3, 4, 5, 6, 7)),
+                "names": (700, 5, (7, 6, 5, 4, 3, 2, 1)),
+                "size": (700, 6, (1, 2, 3, 4, 5, 6, 7)),
+            }[name]
+    assert opens.count(True) == 5
+
+
+def test_big_tiff_is_read_too(tmp_path):
+    path = tmp_path / "MCD43A4.A2019001.h18v04.061.a.tif"
+    write(path, bands(), 700, 800, names=A4)
+    big = tmp_path / "MCD43A4.A2019002.h18v04.061.a.tif"
+    with rasterio.open(path) as file, rasterio.open(big, "w", **file.profile | {"BIGTIFF": "YES"}) as out:
+        out.write(file.read())
+        out.descriptions = file.descriptions
+    one, other = find_tiles(tmp_path)
+    assert (other.row, other.col) == (700, 800)
+    np.testing.assert_array_equal(read_tile(one), read_tile(other))
 
 
 def test_real_land_cover_tile(shared_data):
