@@ -233,12 +233,21 @@ def open_store(path: str | os.PathLike, *, kind: str, allow_partial: bool = Fals
     return dask_chunked(ds) if dask else ds
 
 
-def dask_chunked(ds: xr.Dataset) -> xr.Dataset:
-    """Turn the lazy arrays of an opened store into Dask arrays, one chunk a shard (or, without shards, a chunk)."""
+def dask_chunked(ds: xr.Dataset, **most: int) -> xr.Dataset:
+    """Turn the lazy arrays of an opened store into Dask arrays, one chunk a shard (or, without shards, a chunk).
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        As ``open_store(..., dask=False)`` gives it, or a selection by slices of that.
+    **most : int
+        Longest chunk along a dimension, e.g. ``time=17532``.
+    """
     arrays = {}
     for name, array in ds.data_vars.items():
         stored = array.encoding.get("shards") or array.encoding["chunks"]
-        arrays[name] = array.chunk(dict(zip(array.dims, stored, strict=True)))
+        sizes = dict(zip(array.dims, stored, strict=True))
+        arrays[name] = array.chunk({dim: min(size, most.get(str(dim), size)) for dim, size in sizes.items()})
     return ds.assign(arrays)
 
 

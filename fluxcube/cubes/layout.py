@@ -17,9 +17,11 @@ from fluxcube.variables import BANDS
 #: Arrays of a site's hours, and the dimension of their labels.
 STACKS = {"predictors": "variable", "fluxes": "target"}
 
-#: Hours read at once (two months), and chunks in a file (eight years); the same of chips.
-_CHUNK, _SHARD = 1461, 48
-_CHIP_CHUNK = 32
+#: Hours that are read and decompressed at once: two months.
+CHUNK = 1461
+
+#: Chunks in a file (eight years), and days of chips read at once.
+_SHARD, _CHIP_CHUNK = 48, 32
 #: Reflectance in steps of 0.0001, as MODIS itself packs it.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
 _FILLS = {"": np.nan, "_qc": -1, "_coverage": 0}
@@ -83,7 +85,7 @@ def cube_arrays(
     arrays = {}
     for stack, dim in STACKS.items():
         wide = len(labels[stack])
-        chunk = min(_CHUNK, hours)
+        chunk = min(CHUNK, hours)
         like = {
             "dims": ("site", "time", dim), "shape": (sites, hours, wide), "chunks": (1, chunk, wide),
             "shards": (1, _shard(hours, chunk, _SHARD), wide),
@@ -171,7 +173,7 @@ def _write_hours(
 ) -> None:  # fmt: skip
     """Write one array of a site, file by file; a file in which the site has no hour is not made."""
     hours, wide = shape
-    length = _shard(hours, min(_CHUNK, hours), _SHARD)
+    length = _shard(hours, min(CHUNK, hours), _SHARD)
     stop = start + len(values)
     for low in range(start // length * length, stop, length):
         high = min(low + length, hours)

@@ -10,13 +10,16 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.biomes import IGBP_NUMBERS
-from fluxcube.cubes.layout import STACKS
+from fluxcube.cubes.layout import CHUNK, STACKS
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
 from fluxcube.schema import validate_cube
 from fluxcube.stores import dask_chunked, open_store
 
+_ORDER = (*(stack + part for stack in STACKS for part in ("", "_qc", "_coverage")), "modis")
 _WORST_FLAG = 3
+#: Two years: a selection by .sel afterwards reads no more than it must, and a thousand sites are no large graph.
+_DASK_HOURS = 12 * CHUNK
 
 Box = tuple[float, float, float, float]
 
@@ -60,7 +63,7 @@ def open_carbonsense(
     Returns
     -------
     xr.Dataset
-        A cube (`fluxcube.schema`) of Dask arrays, one chunk a site and eight years.
+        A cube (`fluxcube.schema`) of Dask arrays, one chunk a site and two years.
 
     Raises
     ------
@@ -71,12 +74,12 @@ def open_carbonsense(
     ConfigError
         If nothing is left of the cube, saying which selection emptied it; or if a selection cannot be understood.
     """
-    ds = open_store(store, kind="cube", dask=False)
+    ds = dask_chunked(_at_hours(open_store(store, kind="cube", dask=False), time), time=_DASK_HOURS)
     ds = _at_sites(ds, sites, igbp, bbox)
-    ds = _at_hours(ds, time)
     ds = _labelled(ds, "variable", variables, "variables")
     ds = _labelled(ds, "target", targets, "targets")
-    ds = validate_cube(dask_chunked(ds))
+    # How it is stored must not decide how a user writes a part of it.
+    ds = validate_cube(ds[[name for name in _ORDER if name in ds]].drop_encoding())
     if max_qc is not None:
         ds = _masked(ds, max_qc)
     return _normalized(ds) if normalized else ds
@@ -99,9 +102,7 @@ def _at_sites(
         chosen = _kept(chosen, np.isin(ds.igbp.values[chosen], _names(igbp)), f"igbp={igbp!r}", "its class", ds.igbp)
     if bbox is not None:
         chosen = _kept(chosen, _inside(ds, _checked(bbox))[chosen], f"bbox={bbox!r}", "its place", None)
-    # A slice is read faster than a list.
-    whole = len(chosen) == ds.sizes["site"] and (np.diff(chosen) == 1).all()
-    return ds if whole else ds.isel(site=chosen)
+    return ds if np.array_equal(chosen, np.arange(ds.sizes["site"])) else ds.isel(site=chosen)
 
 
 def _positions(labels: np.ndarray, names: Sequence[str], kind: str, filter_: str) -> np.ndarray:
