@@ -57,8 +57,9 @@ def as_cube(forcing):
     )
 
 
-@pytest.mark.parametrize(("context", "stride"), [(5, 1), (5, 2), (5, 5), (30, 7), (1, 1)])
-@pytest.mark.parametrize("days", [(), (1, 3)])
+@pytest.mark.parametrize(
+    ("context", "stride", "days"), [(5, 1, ()), (5, 2, (1, 3)), (5, 5, ()), (30, 7, (1, 3)), (1, 1, (1,))]
+)
 def test_chunks_change_nothing_and_cells_are_towers(forcing, context, stride, days):
     predictor = fake(context=context, memory_days=days)
     towers = predict(predictor, as_cube(forcing), stride=stride)
