@@ -157,7 +157,7 @@ def _predictors(grid: Files, names: tuple[str, ...], sizes: Mapping[str, tuple[i
         rows, cols, time, _ = (slice(*edges) for edges in block_info[None]["array-location"])
         values = dict(zip(read_names, read_block(grid, read_names, time, rows, cols), strict=True))
         values |= _computed(grid.time[time], grid.latitude[rows], grid.longitude[cols])
-        return np.stack([np.moveaxis(values[name], 0, -1) for name in names], axis=-1)
+        return np.stack([np.moveaxis(values[name], 0, -1) for name in names], axis=-1, dtype="float32")
 
     chunks = (sizes["latitude"], sizes["longitude"], sizes["time"], (len(names),))
     key = f"forcing-{tokenize(grid.token, names, chunks)}"
@@ -165,19 +165,18 @@ def _predictors(grid: Files, names: tuple[str, ...], sizes: Mapping[str, tuple[i
 
 
 def _computed(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> dict[str, np.ndarray]:
-    """DOY, TOD and SW_IN_POT (time, latitude, longitude) float32."""
-    lat, lon = np.meshgrid(latitude, longitude, indexing="ij")
+    """DOY, TOD and SW_IN_POT (time, latitude, longitude)."""
+    # Open shapes (rows, 1) and (1, columns): clocks and declination do not depend on latitude.
+    lat, lon = latitude[:, None], longitude[None, :]
     doy, tod = local_clock(time, lon / 15.0)
-    potential = potential_radiation(time, lat, lon)
     # Rounding to float32 must not lift the last second of a leap year or a day onto the next one's first.
     doy, tod = (
         np.minimum(values.astype("float32"), np.nextafter(np.float32(end), np.float32(0)))
         for values, end in ((doy, 366), (tod, 24))
     )
-    return {
-        name: np.moveaxis(values.astype("float32"), -1, 0)
-        for name, values in {"DOY": doy, "TOD": tod, "SW_IN_POT": potential}.items()
-    }
+    fields = {"DOY": doy, "TOD": tod, "SW_IN_POT": potential_radiation(time, lat, lon)}
+    shape = (len(latitude), len(longitude), len(time))
+    return {name: np.moveaxis(np.broadcast_to(values, shape), -1, 0) for name, values in fields.items()}
 
 
 def _modis(source: object, cells: _Cells, grid: Files, sizes: Mapping[str, tuple[int, ...]]) -> xr.DataArray:
