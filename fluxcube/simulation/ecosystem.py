@@ -222,7 +222,7 @@ def _photosynthesis(trait: dict, weather: Mapping[str, np.ndarray], past: dict, 
     """Gross uptake (place, time), umol m-2 s-1."""
     light = weather["SW_IN"] / (weather["SW_IN"] + trait["half_light"])
     best = 11.0 + 0.65 * past["acclimation"]
-    warmth = np.exp(-(((weather["TA"] - best) / 9.0) ** 2)) * _sigmoid((past["acclimation"] - 3.0) / 1.6)
+    warmth = np.exp(-(((weather["TA"] - best) / 8.5) ** 2)) * _sigmoid((past["acclimation"] - 3.0) / 1.6)
     air = 1.0 / (1.0 + (weather["VPD"] / trait["dry_air"]) ** 2)
     soil = 1.0 - trait["thirst"] * _sigmoid(-(past["water"] - 0.37) / 0.06)
     return trait["uptake"] * (1.0 - np.exp(-0.5 * leaves)) * light * warmth * air * soil

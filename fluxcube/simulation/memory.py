@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fluxcube.simulation.fields import product
+
 _BLOCK = 64
 
 
@@ -20,7 +22,7 @@ def trailing_mean(values: np.ndarray, efolding: float) -> np.ndarray:
     Returns
     -------
     (..., time) float
-        ``y[t] = a y[t-1] + (1 - a) x[t]`` with ``a = exp(-1 / efolding)``, begun at the first day's mean.
+        ``y[t] = a y[t-1] + (1 - a) x[t]`` with ``a = exp(-1 / efolding)``, begun at the first value.
 
     Examples
     --------
@@ -34,8 +36,9 @@ def trailing_mean(values: np.ndarray, efolding: float) -> np.ndarray:
     padded[..., :steps] = values
     lag = np.subtract.outer(np.arange(_BLOCK), np.arange(_BLOCK))
     within = np.where(lag >= 0, (1 - keep) * keep ** np.maximum(lag, 0), 0.0)
-    out = padded.reshape(*lead, blocks, _BLOCK) @ within.T  # each block as if nothing came before it
-    fade, before = keep ** np.arange(1, _BLOCK + 1), values[..., :24].mean(-1)
+    # First each block as if nothing came before it, then what came before, fading.
+    out = product(padded.reshape(-1, _BLOCK), within).reshape(*lead, blocks, _BLOCK)
+    fade, before = keep ** np.arange(1, _BLOCK + 1), values[..., 0]
     for block in range(blocks):
         out[..., block, :] += before[..., None] * fade
         before = out[..., block, -1]

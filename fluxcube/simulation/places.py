@@ -75,7 +75,7 @@ class Region:
 _TOWERS = """
 ES-Zen ENF  40.62  -5.12  1     F:2018       30
 US-Zen ENF  44.32 -121.61 -8    F:2018,A:2017-2018 30
-FI-Zen ENF  58.40   24.30  2    F:2018       30
+TR-Zen ENF  40.62   32.51  3    F:2018       30
 CA-Zen ENF  47.10  -56.02 -3.5  A:2018       30
 ES-Zeb EBF  39.42  -5.94  1     F:2017-2018  30
 IT-Zeb EBF  41.20   14.36  1    F:2018       30
@@ -96,7 +96,7 @@ MX-Zos OSH  32.10 -110.14 -7    A:2018       30
 ES-Zsa SAV  39.86  -5.20  1     F:2017-2018  30
 US-Zsa SAV  38.43 -120.97 -8    F:2017-2018,A:2018 30
 AU-Zsa SAV -35.02  139.63  9.5  F:2018       30
-SN-Zsa SAV  15.40  -15.43  0    F:2018       30
+PT-Zsa SAV  38.52   -8.02  0    F:2018       30
 ES-Zgr GRA  40.95  -4.10  1     F:2018       30
 US-Zgr GRA  39.06  -96.58 -6    F:2018,A:2018 60
 AR-Zgr GRA -36.61  -60.32 -3    A:2017-2018  30
@@ -111,7 +111,7 @@ CZ-Zwt WET  45.02   14.77  1    F:2017-2018  30
 CL-Zwt WET -40.93  -73.02 -4    F:2018       30
 """
 _QUICK_CLASSES = ("ENF", "DBF", "GRA", "CRO")
-_QUICK_LEFT_OUT = ("FI-Zen", "JP-Zdb", "DE-Zgr", "FR-Zcr")
+_QUICK_LEFT_OUT = ("TR-Zen", "JP-Zdb", "DE-Zgr", "FR-Zcr")
 
 
 @functools.lru_cache(maxsize=8)

@@ -121,7 +121,8 @@ def seasons(planet: Planet, day: np.ndarray, latitude: np.ndarray, longitude: np
         (place, day), the mean temperature of the last days, degC; `clear` (place, day), clearness over 16 days.
     """
     latitude, longitude = np.asarray(latitude, float), np.asarray(longitude, float)
-    time = hour_axis(day[0] - DAY - SPIN_UP, day[-1] + 2 * DAY)
+    # Begun with the year, so that files of different spans show one land.
+    time = hour_axis(day[0].astype("datetime64[Y]").astype("datetime64[D]") - SPIN_UP, day[-1] + 2 * DAY)
     air = planet.weather(time, latitude, longitude)
     past = remember(air, 1.0)
     at = ((solar_noon(day, longitude) - time[0]) / HOUR).astype(int)
@@ -131,6 +132,35 @@ def seasons(planet: Planet, day: np.ndarray, latitude: np.ndarray, longitude: np
     sowing = planet.sowing(latitude, longitude)
     leaves = [leaf_area(np.full(latitude.shape, c), noon, **light, sowing=sowing) for c in CLASSES]
     return {"leaves": np.stack(leaves), "water": noon["water"], "cold": noon["cold"], "clear": _clear_sky(air, at)}
+
+
+def appearance(
+    planet: Planet, day: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, igbp: np.ndarray
+) -> np.ndarray:
+    """Reflectance of places at local noon, without cloud or noise.
+
+    Parameters
+    ----------
+    planet : Planet
+    day : (day,) datetime64[D]
+        Local dates, rising.
+    latitude, longitude : (place,) float
+        Degrees.
+    igbp : (place,) str
+        Classes that grow on the planet.
+
+    Returns
+    -------
+    (place, day, 8) float32
+        MODIS bands 1 to 7, and 1 where snow lies.
+    """
+    state = seasons(planet, day, latitude, longitude)
+    kind = np.array([CLASSES.index(code) for code in igbp])
+    leaves = state["leaves"][kind, np.arange(len(kind))] * planet.vigour(latitude, longitude)[:, None]
+    snow = state["cold"] < -1.0
+    number = np.repeat(kind, len(day))
+    bands = reflectance(number, leaves.ravel(), state["water"].ravel(), snow.ravel())
+    return np.concatenate([bands, snow.reshape(1, -1)]).T.reshape(*snow.shape, 8).astype("float32")
 
 
 def _clear_sky(air: Mapping[str, np.ndarray], at: np.ndarray) -> np.ndarray:

@@ -1,0 +1,19 @@
+"""One small planet's raw files, written once for the tests here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fluxcube.simulation import Planet, write_raw
+
+
+@pytest.fixture(scope="session")
+def small_planet() -> Planet:
+    return Planet(seed=3, quick=True)
+
+
+@pytest.fixture(scope="session")
+def small_raw(small_planet, tmp_path_factory) -> Path:
+    return write_raw(small_planet, tmp_path_factory.mktemp("planet"))
