@@ -376,14 +376,17 @@ def _score_attrs(name: str) -> dict[str, str]:
 
 
 def _attrs(by, max_qc, unflagged, targets, models) -> dict[str, object]:
-    quality = "every finite observation" if max_qc is None else f"observations with flag <= {max_qc}"
-    if unflagged:
-        quality = "every finite observation (no flags given)" if unflagged == targets else (
-            f"{quality}; of {', '.join(unflagged)} every finite one (no flags given)"
-        )  # fmt: skip
+    if max_qc is None:
+        quality = "every finite observation"
+    elif unflagged == targets:
+        quality = "every finite observation (no flags given)"
+    else:
+        quality = f"observations with flag <= {max_qc}"
+        quality += f"; of {', '.join(unflagged)} every finite one (no flags given)" if unflagged else ""
+    if unflagged and max_qc is not None:
         logger.warning(
             "observations of %s carry no quality flags: every finite value is scored, gap-filled ones too. "
-            "Pass the cube itself, or qc=cube.fluxes_qc.",
+            "Pass the cube itself, or qc=cube.fluxes_qc; max_qc=None says that this is meant.",
             ", ".join(unflagged),
         )
     rows = f"{quality}, where {', '.join(models) + ' all have' if len(models) > 1 else 'the prediction has'} a value"

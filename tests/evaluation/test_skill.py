@@ -134,6 +134,9 @@ def test_flags_given_with_an_array_and_none_at_all(cube, caplog):
     bare = evaluate(cube.fluxes, pred)
     assert "no quality flags" in caplog.text and "no flags" in bare.attrs["row_mask"]
     xr.testing.assert_equal(bare, evaluate(cube, pred, max_qc=None))
+    caplog.clear()
+    evaluate(cube.fluxes, pred, max_qc=None)
+    assert not caplog.text
 
 
 def test_flags_of_some_fluxes_only(cube, caplog):
