@@ -288,7 +288,9 @@ class _Strip:
     @classmethod
     def read(cls, tiles: Sequence[Tile], south: float, north: float, west: float, east: float) -> _Strip:
         margin = 24  # columns a chip can reach where the sinusoidal grid is most slanted
-        corners = sinusoidal_pixel(*np.meshgrid([south, north, np.clip(0.0, south, north)], [west, min(east, 179.999)]))
+        # Beyond the antimeridian the grid goes on at its other end: a cell across it is judged by this side alone.
+        west, east = max(west, -180.0), min(east, 179.9999)
+        corners = sinusoidal_pixel(*np.meshgrid([south, north, np.clip(0.0, south, north)], [west, east]))
         rows = max(int(corners[0].min()) - margin, 0), min(int(corners[0].max()) + margin + 1, ROWS)
         cols = max(int(corners[1].min()) - margin, 0), min(int(corners[1].max()) + margin + 1, COLS)
         return cls(read_land_cover(tiles, rows, cols), rows[0], cols[0], south, north)
@@ -297,12 +299,16 @@ class _Strip:
         """Class, land share, and latitude and longitude of the chip of one cell; None where nothing is known."""
         lat = 90.0 - (self.row + np.arange(self.classes.shape[0]) + 0.5) / _PER_DEGREE
         keep_rows = np.flatnonzero((lat > self.south) & (lat <= self.north))
+        if not len(keep_rows):
+            return None
         width = np.cos(np.deg2rad(lat[keep_rows]))
         ends = (180.0 + np.outer((west, east), width)) * _PER_DEGREE - self.col
-        c0, c1 = max(int(ends.min()), 0), min(int(np.ceil(ends.max())) + 1, self.classes.shape[1])
+        c0, c1 = (int(np.clip(end, 0, self.classes.shape[1])) for end in (ends.min(), np.ceil(ends.max()) + 1))
+        block = self.classes[keep_rows[0] : keep_rows[-1] + 1, c0:c1]
+        if (block == _FILL).all():
+            return None
         lon = ((self.col + np.arange(c0, c1) + 0.5) / _PER_DEGREE - 180.0) / width[:, None]
-        inside = (lon >= west) & (lon < east)
-        here = np.where(inside, self.classes[keep_rows[0] : keep_rows[-1] + 1, c0:c1], _FILL)
+        here = np.where((lon >= west) & (lon < east), block, _FILL)
         counts = np.bincount(here.ravel(), minlength=256)[: _WATER + 1]
         if not counts.sum():
             return None

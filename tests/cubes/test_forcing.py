@@ -290,3 +290,20 @@ def test_real_grids_open(shared_data, name):
     assert {"DOY", "TOD", "SW_IN_POT", "TA"} <= set(ds.variable.values)
     part = ds.predictors.isel(latitude=slice(0, 2), longitude=slice(0, 2)).compute()
     assert np.isfinite(part.sel(variable=["DOY", "TOD", "SW_IN_POT"])).all()
+
+
+def test_cells_at_the_pole_and_across_the_antimeridian(tmp_path):
+    """Cells of 2 degrees, with land cover around Fiji and the North Pole."""
+    time = np.datetime64("2019-06-01", "ns") + np.arange(3) * np.timedelta64(1, "h")
+    latitude, longitude = np.arange(90.0, -91.0, -2.0), np.arange(0.0, 360.0, 2.0)
+    t2m = ("valid_time", "latitude", "longitude"), np.full((3, 91, 180), 280.0), {"units": "K"}
+    coords = {"valid_time": time, "latitude": latitude, "longitude": longitude}
+    xr.Dataset({"t2m": t2m}, coords=coords).to_netcdf(tmp_path / "a.nc")
+    rows, cols = sinusoidal_pixel(np.array([-18.0, -18.0]), np.array([177.5, 179.9]))
+    cover = write_classes(tmp_path, np.full((100, cols[1] - cols[0]), 2), rows[0] - 50, cols[0])
+    ds = open_forcing(tmp_path / "a.nc", land_cover=cover, bbox=(174, -20, -178, -16))
+    known = ds.igbp.where(ds.igbp != "", drop=True)
+    assert known.latitude.values.tolist() == [-18.0] and known.longitude.values.tolist() == [178.0]
+    write_classes(tmp_path, np.full((300, 1000), 15), 0, 43200 - 500)
+    ds = open_forcing(tmp_path / "a.nc", land_cover=cover, bbox=(-4, 88, 4, 90))
+    assert (ds.igbp == "SNO").all() and np.isfinite(ds.predictors).all()
