@@ -128,7 +128,7 @@ def _energy(states: Mapping[str, np.ndarray], tower: Tower, rng: np.random.Gener
     unstable = np.clip(net / 400, -0.35, 0.6)
     gust = np.exp(0.3 * rng.standard_normal(len(net)))
     return {
-        "NETRAD": net, "G": ground, "LE": latent, "H": 0.9 * (net - ground - latent), "SWC": 4 + 36 * states["WATER"],
+        "NETRAD": net, "G": ground, "LE": latent, "H": 0.75 * (net - ground - latent), "SWC": 4 + 36 * states["WATER"],
         "USTAR": _ROUGH.get(tower.igbp, 0.07) * states["WS"] * (1 + unstable) * gust,
         "CO2": 408 + 1.2 * np.clip(states["NEE"], -10, 10),
     }  # fmt: skip

@@ -74,7 +74,7 @@ class Region:
 # The first of a class lies in or beside the region; 2018 alone unless said.
 _TOWERS = """
 ES-Zen ENF  40.62  -5.12  1     F:2018       30
-US-Zen ENF  44.32 -121.61 -8    F:2018,A:2017-2018 30
+US-Zen ENF  44.32 -121.61 -8    F:2017-2018,A:2018 30
 TR-Zen ENF  40.62   32.51  3    F:2018       30
 CA-Zen ENF  47.10  -56.02 -3.5  A:2018       30
 ES-Zeb EBF  39.42  -5.94  1     F:2017-2018  30
@@ -90,7 +90,7 @@ US-Zmf MF   45.81  -90.25 -6    A:2018       30
 CN-Zmf MF   40.40  120.10  8    F:2018       60
 NP-Zmf MF   30.12   81.33  5.75 F:2018       30
 ES-Zos OSH  39.06  -4.02  1     F:2018       30
-US-Zos OSH  36.61 -116.62 -8    F:2018,A:2017-2018 30
+US-Zos OSH  36.61 -116.62 -8    F:2017-2018,A:2018 30
 ZA-Zos OSH -34.12   20.53  2    F:2018       30
 MX-Zos OSH  32.10 -110.14 -7    A:2018       30
 ES-Zsa SAV  39.86  -5.20  1     F:2017-2018  30
