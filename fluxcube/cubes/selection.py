@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -78,11 +79,21 @@ def open_carbonsense(
     ds = _at_sites(ds, sites, igbp, bbox)
     ds = _labelled(ds, "variable", variables, "variables")
     ds = _labelled(ds, "target", targets, "targets")
-    # How it is stored must not decide how a user writes a part of it.
-    ds = validate_cube(ds[[name for name in _ORDER if name in ds]].drop_encoding())
+    ds = validate_cube(_tidy(ds))
     if max_qc is not None:
         ds = _masked(ds, max_qc)
     return _normalized(ds) if normalized else ds
+
+
+def _tidy(ds: xr.Dataset) -> xr.Dataset:
+    """Put arrays in their order, and let how they are stored not decide how a user writes a part of them."""
+    arrays = {name: ds[name] for name in _ORDER if name in ds}
+    ds = ds.drop_vars(arrays).assign(arrays).drop_encoding()
+    for name in ("time", "time_bnds"):  # which CF wants in one unit
+        if name in ds.coords:
+            ds[name].encoding = {"units": "hours since 1970-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
+    ds.attrs.pop("complete", None)
+    return ds
 
 
 def _names(asked: str | Sequence[str]) -> list[str]:
@@ -205,7 +216,8 @@ def _masked(ds: xr.Dataset, max_qc: int | Mapping[str, int]) -> xr.Dataset:
         each = [limits.get(name, _WORST_FLAG) if isinstance(max_qc, Mapping) else max_qc for name in ds[dim].values]
         worst = xr.DataArray(np.array(each, np.int8), dims=dim)
         arrays[stack] = ds[stack].where(ds[f"{stack}_qc"] <= worst)
-    recorded = {str(k): int(v) for k, v in limits.items()} if isinstance(max_qc, Mapping) else int(max_qc)
+    # As text, because netCDF has no attributes with names in them.
+    recorded = json.dumps({str(k): int(v) for k, v in limits.items()}) if isinstance(max_qc, Mapping) else int(max_qc)
     return ds.assign(arrays).assign_attrs(max_qc=recorded)
 
 
