@@ -52,7 +52,8 @@ class BuildReport:
         Sites (or, beside others of a site that could be read, ``"SITE: file"``) that are not in it, and why.
     report : dict
         ``fusion`` (hours and flags each publication gave, by site and variable), ``out_of_bounds`` (hours of a
-        predictor made missing, by site), ``warnings`` (by site) and ``ignored`` (files left aside, and why).
+        predictor made missing, by site), ``flags_assumed`` (native values without a flag, by site), ``warnings`` (by
+        site) and ``ignored`` (files left aside, and why).
     """
 
     store: Path
@@ -229,6 +230,7 @@ def _report(towers: Sequence[Tower], discovery: Discovery) -> dict:
     return {
         "fusion": {t.info.site: t.given for t in towers},
         "out_of_bounds": {t.info.site: t.out_of_bounds for t in towers if t.out_of_bounds},
+        "flags_assumed": {t.info.site: t.flags_assumed for t in towers if t.flags_assumed},
         "warnings": {t.info.site: t.warnings for t in towers if t.warnings},
         "ignored": dict(discovery.ignored),
     }
@@ -249,7 +251,7 @@ def _attrs(towers: Sequence[Tower], clock: str, report: Mapping[str, object]) ->
         site: {name: {source: part["hours"] for source, part in parts.items()} for name, parts in given.items()}
         for site, given in report["fusion"].items()
     }
-    kept = {key: report[key] for key in ("left_out", "out_of_bounds", "warnings")}
+    kept = {key: report[key] for key in ("left_out", "out_of_bounds", "flags_assumed", "warnings")}
     return {
         "kind": "cube",
         "Conventions": "CF-1.11",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from fluxcube.timestamps import HOUR, local_clock
 from fluxcube.variables import COMPUTED
 
 _log = logging.getLogger(__name__)
+
+#: Rank, label and hours of one archive.
+_Record = tuple[int, str, xr.Dataset]
 
 CLOCKS = ("solar", "standard")
 
@@ -58,6 +62,8 @@ class Tower:
         Fusion report of `fluxcube.cubes.fusion.fuse`.
     out_of_bounds : dict of str to int
         Hours of a predictor that became missing because their value cannot be.
+    flags_assumed : dict of str to int
+        Native steps of a variable that had a value and no flag, and took the one that its column's name implies.
     warnings : tuple of str
         What its users should know; each is logged, too.
     unread : dict of str to str
@@ -72,6 +78,7 @@ class Tower:
     fluxes: Stack
     given: dict
     out_of_bounds: dict[str, int]
+    flags_assumed: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
 
@@ -122,14 +129,18 @@ def read_tower(
         fluxes=_stack(fused, targets),
         given=given,
         out_of_bounds=out_of_bounds,
-        warnings=_warnings(info, stack, out_of_bounds),
+        flags_assumed=_flags_assumed(records),
+        warnings=_warnings(info, stack, out_of_bounds, records),
         unread=unread,
     )
 
 
-def _read(archives: Sequence[Archive], offset, names: Sequence[str], strict: bool) -> tuple[list, dict[str, str]]:
+def _read(
+    archives: Sequence[Archive], offset, names: Sequence[str], strict: bool
+) -> tuple[list[_Record], dict[str, str]]:
     """Read each archive as hours: (rank, label, record); and why some could not be."""
-    records, unread = [], {}
+    records: list[_Record] = []
+    unread: dict[str, str] = {}
     label = _labels(archives)
     for archive in archives:
         try:
@@ -193,9 +204,23 @@ def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
     return Stack(names=stack.names, values=values, flags=flags, coverage=stack.coverage), counts
 
 
-def _warnings(info: SiteInfo, stack: Stack, out_of_bounds: dict[str, int]) -> tuple[str, ...]:
+def _flags_assumed(records: Sequence[_Record]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for _, _, record in records:
+        for name, count in json.loads(record.attrs["flags_assumed"]).items():
+            counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+def _warnings(
+    info: SiteInfo, stack: Stack, out_of_bounds: dict[str, int], records: Sequence[_Record]
+) -> tuple[str, ...]:
     """Say what is doubtful of a site; that its clock is assumed was logged by `clock_of`."""
     found = []
+    for _, label, record in records:
+        if record.attrs["clock_repeats"]:
+            found.append(f"{label}: {record.attrs['clock_repeats']} rows left out where the clock was set back")
+            _log.warning("%s: %s", info.site, found[-1])
     if info.utc_offset is None:
         found.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
     for name, count in out_of_bounds.items():

@@ -195,19 +195,21 @@ def break_zip(path: Path) -> None:
 
 @pytest.fixture
 def bad_raw(tmp_path) -> Path:
-    """Four good sites, one with a cut zip, one without coordinates, one with nothing but missing values."""
+    """Four good sites; a cut zip, one without coordinates, one with nothing but missing values, AmeriFlux BASE."""
     folder = write_raw(tmp_path / "raw", days=3)
     break_zip(write_archive(folder, "US-Cut", columns(96)))
     write_archive(folder, "US-Lst", columns(96))
     write_archive(folder, "US-Mis", {name: np.full(96, -9999) for name in columns(96)})
-    write_places(folder, {**PLACES, "US-Cut": (1, 2, 0, "DBF"), "US-Mis": (1, 2, 0, "DBF")})
+    write_archive(folder, "US-Bas", columns(96), name="AMF_{site}_BASE-BADM_2-5")
+    write_places(folder, PLACES | dict.fromkeys(("US-Cut", "US-Mis", "US-Bas"), (1, 2, 0, "DBF")))
     return folder
 
 
 def test_a_bad_site_is_left_out_with_its_reason(bad_raw, tmp_path):
     report = build_carbonsense(bad_raw, tmp_path / "c")
     assert report.sites == tuple(sorted(PLACES))
-    assert set(report.left_out) == {"US-Cut", "US-Lst", "US-Mis"}
+    assert set(report.left_out) == {"US-Cut", "US-Lst", "US-Mis", "US-Bas"}
+    assert "BASE" in report.left_out["US-Bas"]
     assert "US-Cut" in report.left_out["US-Cut"] and "download it again" in report.left_out["US-Cut"]
     assert "LOCATION_LAT" in report.left_out["US-Lst"] and "no value" in report.left_out["US-Mis"]
     ds = open_carbonsense(tmp_path / "c")
@@ -215,7 +217,7 @@ def test_a_bad_site_is_left_out_with_its_reason(bad_raw, tmp_path):
     assert tuple(ds.site.values) == report.sites
 
 
-@pytest.mark.parametrize("site", ["US-Cut", "US-Lst", "US-Mis"])
+@pytest.mark.parametrize("site", ["US-Cut", "US-Lst", "US-Mis", "US-Bas"])
 def test_strict_stops_and_leaves_nothing(bad_raw, tmp_path, site):
     with pytest.raises(SourceError, match=site):
         build_carbonsense(bad_raw, tmp_path / "c", strict=True, sites=["US-Aaa", site])
@@ -353,6 +355,29 @@ def test_chips_are_those_that_the_cutter_gives(cube_store, planet_files):
     ds = open_carbonsense(cube_store)
     cut = build_chips(folder, ds.latitude.values, ds.longitude.values).sel(day=ds.day)
     np.testing.assert_allclose(ds.modis, cut, atol=5.1e-5)
+
+
+def test_chips_do_not_depend_on_how_many_sites_are_cut_at_once(cube_store, planet_files, tmp_path, monkeypatch):
+    (folder,) = [p for p in planet_files.rglob("modis") if p.is_dir()]
+    (raw,) = [p for p in planet_files.rglob("towers") if p.is_dir()]
+    monkeypatch.setattr("fluxcube.cubes.carbonsense._CHIP_BYTES", 1)
+    build_carbonsense(raw, tmp_path / "c", modis=folder)
+    assert files(tmp_path / "c") == files(cube_store)
+
+
+def test_values_without_a_flag_and_repeated_hours_are_reported(tmp_path):
+    data = columns(96)
+    data["TA_F_QC"][:] = -9999
+    write_archive(tmp_path / "raw", "US-Aaa", data)
+    (tmp_path / "raw/AMF_AA-Net_BIF_20200101.csv").write_text(
+        "SITE_ID,GROUP_ID,VARIABLE_GROUP,VARIABLE,DATAVALUE\n"
+        "US-Aaa,1,GRP_LOCATION,LOCATION_LAT,40\nUS-Aaa,1,GRP_LOCATION,LOCATION_LONG,-90\n"
+        "US-Aaa,2,GRP_UTC_OFFSET,UTC_OFFSET,-6\n"
+        "US-Aaa,3,GRP_UTC_OFFSET,UTC_OFFSET,-5\nUS-Aaa,3,GRP_UTC_OFFSET,UTC_OFFSET_DATE_START,20100102\n"
+    )
+    report = build_carbonsense(tmp_path / "raw", tmp_path / "c").report
+    assert report["flags_assumed"] == {"US-Aaa": {"TA": int((data["TA_F"] != -9999).sum())}}
+    assert report["warnings"] == {"US-Aaa": ("FLUXNET2015: 2 rows left out where the clock was set back",)}
 
 
 def test_chips_that_are_not_there_are_an_error(raw, planet_files, tmp_path):
