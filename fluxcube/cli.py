@@ -120,7 +120,7 @@ def evaluate(
     for name, model in models.items():
         with bar(f"predict {name}") as progress:
             predictions[name] = predict(model, cube, progress=progress)
-    table = compare(cube, predictions, by=by)
+    table = compare(cube, predictions, by=by, seen=models[run.name].spec.igbp_classes)
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)

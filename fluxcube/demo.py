@@ -182,12 +182,12 @@ def _train(cube, name, out, seed, quick, runs, progress):
     )  # fmt: skip
 
 
-def _score(cube: xr.Dataset, runs: dict, progress: Callable | None) -> pd.DataFrame:
+def _score(cube: xr.Dataset, runs: dict[str, Run], progress: Callable | None) -> pd.DataFrame:
     """Score every model on the test towers, measured hours only, on one row mask."""
-    test = cube.sel(site=list(next(iter(runs.values())).split.test))
-    return compare(
-        test, {name: predict(load_model(run), test, progress=progress) for name, run in runs.items()}, by="igbp"
-    )
+    models = {name: load_model(run) for name, run in runs.items()}
+    test = cube.sel(site=list(runs["ecoperceiver"].split.test))
+    predictions = {name: predict(model, test, progress=progress) for name, model in models.items()}
+    return compare(test, predictions, by="igbp", seen=models["ecoperceiver"].spec.igbp_classes)
 
 
 def _forcing(raw: Path) -> xr.Dataset:

@@ -114,9 +114,9 @@ class WindowedCrossAttention(nn.Module):
     def forward(self, latents: Tensor, tokens: Tokens) -> Tensor:
         """Return the latents (B, T, H) after attention to `tokens` and the MLP."""
         rows = latents.flatten(0, 1)
-        # An hour without any token keeps its latent: nothing was attended to, not even the output's bias.
+        # An hour without any token passes its latent through unchanged, not even a bias is added.
         rows = rows + self.attend(self.norm(rows), tokens) * tokens.present
-        rows = rows + self.mlp(self.mlp_norm(rows))
+        rows = rows + self.mlp(self.mlp_norm(rows)) * tokens.present
         return rows.view_as(latents)
 
     def attend(self, rows: Tensor, tokens: Tokens) -> Tensor:
