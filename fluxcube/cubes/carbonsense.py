@@ -6,8 +6,8 @@ in a file's name are a promise, not a fact. Then each site's shards are written.
 
 from __future__ import annotations
 
+import functools
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,6 +21,7 @@ from fluxcube.cubes.layout import cube_arrays, cube_coords, put_aside, put_chips
 from fluxcube.cubes.selection import open_carbonsense
 from fluxcube.cubes.tower import CLOCKS, Stack, Tower, read_tower, span
 from fluxcube.errors import ConfigError, SourceError, unknown
+from fluxcube.sources.archives import Location
 from fluxcube.sources.badm import read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover, networks
 from fluxcube.stores import create, staging
@@ -28,8 +29,6 @@ from fluxcube.timestamps import hour_axis
 from fluxcube.variables import BANDS, COMPUTED, check_role, predictors, targets
 
 __all__ = ["BuildReport", "build_carbonsense", "open_carbonsense"]
-
-_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 
@@ -111,7 +110,7 @@ def build_carbonsense(
     Raises
     ------
     SourceError
-        If no site can be read; with `strict`, if any cannot.
+        If no site can be read (with `strict`, if any cannot), or `modis` has no raster of the towers' time.
     StoreError
         If `store` exists and `overwrite` is not set.
     UnknownNameError
@@ -127,17 +126,18 @@ def build_carbonsense(
             raise ConfigError(f"{name}={value!r}: expected one of {', '.join(valid)}.")
     discovery = discover(raw)
     chosen = _chosen(discovery, sites)
+    rasters = _rasters(modis) if modis is not None else None
+    read = functools.partial(
+        read_tower, predictors=labels["predictors"], targets=labels["fluxes"], rule=rule, clock=clock, strict=strict
+    )
     with staging(store, overwrite=overwrite) as building:
-        towers, left_out = _read_all(building, chosen, discovery, labels, rule, clock, strict, progress)
-        if not towers:
-            raise SourceError(f"{raw}: no site could be read. {_first(left_out)}")
+        towers, left_out = _read_all(building, chosen, discovery.badm, read, strict, progress)
         report = _report(towers, discovery)
         time = hour_axis(min(span(t)[0] for t in towers), max(span(t)[1] for t in towers))
-        days = _cut_chips(building, modis, towers, time, progress) if modis is not None else None
-        attrs = _attrs(towers, clock, report | {"left_out": left_out})
-        create(
-            building, cube_coords(towers, time, labels, days), cube_arrays(len(towers), len(time), labels, days), attrs
-        )
+        days = None if rasters is None else _cut_chips(building, rasters, towers, time, progress)
+        attrs = _attrs(towers, report | {"left_out": left_out}) | {"clock": clock, "fusion_rule": rule}
+        coords = cube_coords(towers, time, labels, days)
+        create(building, coords, cube_arrays(len(towers), len(time), labels, days), attrs)
         _write_all(building, towers, time, labels, days, progress)
     return BuildReport(store=Path(store), sites=tuple(t.info.site for t in towers), left_out=left_out, report=report)
 
@@ -152,14 +152,10 @@ def _predictors(variables: Sequence[str] | None) -> tuple[str, ...]:
 def _chosen(discovery: Discovery, sites: str | Sequence[str] | None) -> dict[str, list[Archive]]:
     """Return the archives of each site asked for, sites in order."""
     if not discovery.archives:
-        aside = (
-            f" Left aside: {'; '.join(': '.join(entry) for entry in discovery.ignored[:3])}."
-            if discovery.ignored
-            else ""
-        )
+        aside = "; ".join(f"{path}: {why}" for path, why in discovery.ignored[:3]) or "nothing"
         raise SourceError(
-            f"no half-hourly or hourly tower archive was found by name; expected files such as "
-            f"FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip.{aside}"
+            "no half-hourly or hourly tower archive was found by name; expected files such as "
+            f"FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip. Left aside: {aside}."
         )
     known = discovery.sites
     asked = known if sites is None else [sites] if isinstance(sites, str) else sites
@@ -169,8 +165,10 @@ def _chosen(discovery: Discovery, sites: str | Sequence[str] | None) -> dict[str
     return {site: [a for a in discovery.archives if a.site == site] for site in sorted(set(asked))}
 
 
-def _first(left_out: Mapping[str, str]) -> str:
-    return next((f"{name}: {why}" for name, why in left_out.items()), "")
+def _rasters(modis: str | os.PathLike) -> list:
+    from fluxcube.cubes.chips import source_rasters
+
+    return source_rasters(modis)
 
 
 def _each(function: Callable, items: Sequence, progress: Progress | None, text: Callable[[object], str]) -> list:
@@ -188,21 +186,16 @@ def _each(function: Callable, items: Sequence, progress: Progress | None, text: 
 
 
 def _read_all(
-    building: Path, chosen: Mapping[str, list[Archive]], discovery: Discovery, labels: Mapping[str, Sequence[str]],
-    rule: str, clock: str, strict: bool, progress: Progress | None,
+    building: Path, chosen: Mapping[str, list[Archive]], badm: Sequence[Location], read: Callable[..., Tower],
+    strict: bool, progress: Progress | None,
 ) -> tuple[list[Tower], dict[str, str]]:  # fmt: skip
     """Read every site and put its hours aside; return the towers without them, and what was left out."""
     left_out: dict[str, str] = {}
-    infos = read_badm(
-        discovery.badm, on_error=None if strict else lambda at, error: left_out.update({at.name: str(error)})
-    )
+    infos = read_badm(badm, on_error=None if strict else lambda at, error: left_out.update({at.name: str(error)}))
 
     def one(site: str) -> Tower | SourceError:
         try:
-            tower = read_tower(
-                chosen[site], require_location(infos, site), predictors=labels["predictors"],
-                targets=labels["fluxes"], rule=rule, clock=clock, strict=strict,
-            )  # fmt: skip
+            tower = read(chosen[site], require_location(infos, site))
         except SourceError as error:
             if strict:
                 raise
@@ -217,6 +210,8 @@ def _read_all(
         else:
             towers.append(result)
             left_out |= {f"{site}: {name}": why for name, why in result.unread.items()}
+    if not towers:
+        raise SourceError(f"no site could be read: {'; '.join(f'{name}: {why}' for name, why in left_out.items())}")
     return towers, left_out
 
 
@@ -236,7 +231,7 @@ def _report(towers: Sequence[Tower], discovery: Discovery) -> dict:
     }
 
 
-def _attrs(towers: Sequence[Tower], clock: str, report: Mapping[str, object]) -> dict[str, object]:
+def _attrs(towers: Sequence[Tower], report: Mapping[str, object]) -> dict[str, object]:
     """Return the store's attributes: what it is, where it is from, and what happened on the way."""
     by_network: dict[str, list[str]] = {}
     for tower in towers:
@@ -256,7 +251,6 @@ def _attrs(towers: Sequence[Tower], clock: str, report: Mapping[str, object]) ->
         "kind": "cube",
         "Conventions": "CF-1.11",
         "title": "CarbonSense: hourly tower fluxes, weather and satellite chips",
-        "clock": clock,
         "sources": json.dumps(sources),
         "licences": "; ".join(sorted({row.licence for row in rows.values()} - {""})),
         "report": json.dumps({**kept, "hours": hours}),
@@ -264,16 +258,16 @@ def _attrs(towers: Sequence[Tower], clock: str, report: Mapping[str, object]) ->
 
 
 def _cut_chips(
-    building: Path, modis: str | os.PathLike, towers: Sequence[Tower], time: np.ndarray, progress: Progress | None
+    building: Path, rasters: Sequence, towers: Sequence[Tower], time: np.ndarray, progress: Progress | None
 ) -> np.ndarray:
     """Cut every site's chips, put them aside, and return the days (day,) datetime64[ns] that have any."""
-    from fluxcube.cubes.chips import build_chips, chip_days, source_rasters
+    from fluxcube.cubes.chips import build_chips, chip_days
 
     first, last = (np.datetime64(t, "D") for t in (time[0] - _CHIP_BEFORE, time[-1]))
-    rasters = [raster for raster in source_rasters(modis) if first <= np.datetime64(raster.day, "D") <= last]
+    rasters = [raster for raster in rasters if first <= np.datetime64(raster.day, "D") <= last]
     if not len(chip_days(rasters)):
         raise SourceError(
-            f"{modis}: no MCD43A4 raster from {first} to {last}, when the towers measured; give a folder that has some."
+            f"modis: no MCD43A4 raster from {first} to {last}, when the towers measured; give a folder that has some."
         )
     size = max(1, _CHIP_BYTES // (len(chip_days(rasters)) * len(BANDS) * 64 * 4))
     # Neighbours share rasters, so they go together.
@@ -289,7 +283,7 @@ def _cut_chips(
             put_chips_aside(building, tower.info.site, chips.day.values, values)
         days |= set(chips.day.values.astype("datetime64[D]"))
     if not days:
-        raise SourceError(f"{modis}: no raster has a valid chip of any of the sites; check where its tiles lie.")
+        raise SourceError("modis: no raster has a valid chip of any of the sites; check where its tiles lie.")
     return np.array(sorted(days), "datetime64[ns]")
 
 
