@@ -1,6 +1,7 @@
 """Score both models on held-out real towers, and map a month: `python recipes/towers/recipe.py RAW OUT --era5 FILE`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import yaml
 
 import fluxcube as fc
 from fluxcube.evaluation.report import format_table
+from fluxcube.models.ecoperceiver import EcoPerceiverConfig
 from fluxcube.samples.splits import cluster_sites, kfold
+from fluxcube.training.config import TrainingConfig
 
 
 def choose(cube, clusters, seed):
@@ -27,6 +30,12 @@ def fold_predictions(cube, split, name, out, options):
     return fc.predict(fc.load_model(run), cube.sel(site=list(split.test))).compute()
 
 
+def of_ecoperceiver(settings):
+    """EcoPerceiver's small preset with the recipe's changes, and how long it is trained."""
+    config = replace(EcoPerceiverConfig.small(), **settings["config"])
+    return {"config": config, "training": TrainingConfig(**settings["training"])}
+
+
 def main(raw, out, era5, igbp):
     settings = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
     out.mkdir(parents=True, exist_ok=True)
@@ -41,7 +50,7 @@ def main(raw, out, era5, igbp):
     options = {key: tuple(settings[key]) for key in ("target", "predictors", "memory_days", "static")}
     predictions = {}
     for name in settings["models"]:
-        own = {"epochs": settings["epochs"]} if name == "ecoperceiver" else {}
+        own = of_ecoperceiver(settings) if name == "ecoperceiver" else {}
         folds = [
             fold_predictions(cube, split, name, out, {**options, **own, "seed": settings["seed"]}) for split in splits
         ]
