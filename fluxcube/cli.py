@@ -135,7 +135,7 @@ def upscale(
     land_cover: Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF.")] = None,
     igbp: Annotated[str | None, typer.Option(help="One class for every cell, where there is no land cover.")] = None,
     bbox: Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")] = None,
-    time: Annotated[str | None, typer.Option(help="first/last, e.g. 2018-06-01/2018-06-30.")] = None,
+    time: Annotated[str | None, typer.Option(help="Hours to map: first/last, e.g. 2018-06-01/2018-06-30.")] = None,
     stride: Annotated[
         int | None, typer.Option(min=1, help="Hours that one window emits; default: the model's.")
     ] = None,
@@ -150,8 +150,8 @@ def upscale(
     from fluxcube.inference.predictor import load_model
     from fluxcube.inference.run import write_maps
 
-    grid = open_forcing(forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), time=_period(time))
-    maps = upscale_grid(load_model(run), grid, stride=stride)
+    grid = open_forcing(forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox))
+    maps = upscale_grid(load_model(run), grid, time=_period(time), stride=stride)
     with bar("upscale") as progress:
         write_maps(maps, out, overwrite=overwrite, progress=progress)
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")

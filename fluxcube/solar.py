@@ -27,9 +27,7 @@ def declination(doy: np.ndarray) -> np.ndarray:
 def distance_factor(doy: np.ndarray) -> np.ndarray:
     """Inverse square of the Earth-Sun distance, relative to its mean (Spencer 1971)."""
     a = _year_angle(doy)
-    return (
-        1.00011 + 0.034221 * np.cos(a) + 0.00128 * np.sin(a) + 0.000719 * np.cos(2 * a) + 0.000077 * np.sin(2 * a)
-    )
+    return 1.00011 + 0.034221 * np.cos(a) + 0.00128 * np.sin(a) + 0.000719 * np.cos(2 * a) + 0.000077 * np.sin(2 * a)
 
 
 def equation_of_time(doy: np.ndarray) -> np.ndarray:

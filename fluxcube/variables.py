@@ -80,10 +80,12 @@ def table() -> Mapping[str, Variable]:
     text = resources.files("fluxcube").joinpath("data/variables.yml").read_text("utf-8")
     rows = yaml.safe_load(text)
     as_tuples = {"bounds", "aliases", "roles"}
-    return MappingProxyType({
-        name: Variable(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
-        for name, row in rows.items()
-    })
+    return MappingProxyType(
+        {
+            name: Variable(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
+            for name, row in rows.items()
+        }
+    )
 
 
 def variable(name: str) -> Variable:

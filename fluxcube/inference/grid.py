@@ -32,6 +32,7 @@ def upscale(
     forcing: xr.Dataset,
     *,
     targets: Sequence[str] | None = None,
+    time: slice | None = None,
     stride: int | None = None,
     time_chunk: int | None = None,
 ) -> xr.Dataset:
@@ -49,6 +50,9 @@ def upscale(
         rechunk it to change them.
     targets : sequence of str, optional
         Fluxes to map; all by default, with RECO = NEE + GPP where the model has no head for it.
+    time : slice, optional
+        Hours to map, as ``forcing.sel(time=...)`` takes them; all by default. Earlier hours of the forcing are still
+        read, for windows and trailing means.
     stride : int, optional
         Hours that one window gives; see `Predictor.stride_or_default`.
     time_chunk : int, optional
@@ -78,9 +82,10 @@ def upscale(
     step = _time_chunk(time_chunk, predictor.hours_before(stride))
     inputs = _inputs(forcing, predictor)
     land = _cells(forcing.land_fraction) > 0
-    parts = [_part(inputs, land, predictor, stride, *hours) for hours in _parts(inputs.sizes["time"], step)]
+    start, stop = _period(forcing, time)
+    parts = [_part(inputs, land, predictor, stride, *hours) for hours in _parts(start, stop, step)]
     stacked = xr.concat(parts, dim="time").transpose("time", *_CELL_DIMS, "target")
-    maps = as_fluxes(stacked, predictor, names).assign_coords(_coords(forcing))
+    maps = as_fluxes(stacked, predictor, names).assign_coords(_coords(forcing.isel(time=slice(start, stop))))
     return validate_maps(maps.assign_attrs(_attrs(forcing) | provenance(predictor, stride, masked)))
 
 
@@ -127,8 +132,19 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
     return ds.chunk(cells | {"variable": -1}).assign_attrs(held=tuple(held), bands=tuple(bands))
 
 
-def _parts(hours: int, step: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + step, hours)) for start in range(0, hours, step))
+def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
+    """First hour to map and the one after the last, as positions in the forcing."""
+    start, stop, _ = (
+        forcing.indexes["time"].slice_indexer(*((time.start, time.stop) if time else ())).indices(forcing.sizes["time"])
+    )
+    if start >= stop:
+        first, last = forcing.time.values[[0, -1]].astype("datetime64[h]")
+        raise ConfigError(f"time={time} selects no hour: the forcing runs from {first} to {last}.")
+    return start, stop
+
+
+def _parts(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    return ((at, min(at + step, stop)) for at in range(start, stop, step))
 
 
 def _part(
