@@ -17,7 +17,6 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fluxcube {version}"
 autodoc_typehints = "none"
-autosummary_generate = False
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 myst_enable_extensions = ["colon_fence"]

@@ -71,6 +71,18 @@ def test_chunks_change_nothing_and_cells_are_towers(forcing, context, stride, da
             np.testing.assert_allclose(cells[1:], towers[name].values[1:], rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 7])
+def test_a_part_of_the_hours_is_mapped_as_in_the_whole(forcing, stride):
+    predictor = fake(context=30, memory_days=(1, 3))
+    whole = upscale(predictor, forcing, stride=stride)
+    part = slice("2018-06-05T07", "2018-06-07T20")
+    cut = upscale(predictor, forcing, stride=stride, time=part)
+    assert cut.time.identical(whole.time.sel(time=part)) and cut.time_bnds.sizes["time"] == 62
+    np.testing.assert_allclose(cut.NEE, whole.NEE.sel(time=part), rtol=2e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="selects no hour"):
+        upscale(predictor, forcing, time=slice("2030", "2031"))
+
+
 def test_maps_are_labelled_and_lazy(forcing):
     stored = chunked(forcing, latitude=3, longitude=4)
     with dask.config.set(scheduler=_refuse):
