@@ -55,7 +55,7 @@ def potential_radiation(time: np.ndarray, latitude: np.ndarray, longitude: np.nd
 
     Returns
     -------
-    (*place, time) float64
+    (..., time) float64
         W m-2, never negative.
 
     References

@@ -48,7 +48,7 @@ def local_clock(time: np.ndarray, offset: float | np.ndarray) -> tuple[np.ndarra
     time : (time,) datetime64
         UTC, at the start of the hour.
     offset : float or array
-        Hours ahead of UTC; an array of shape ``place`` gives results ``(*place, time)``.
+        Hours ahead of UTC; an array of shape ``place`` gives results ``(..., time)``.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def solar_noon(day: np.ndarray, longitude: float | np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (*place, day) datetime64[h]
+    (..., day) datetime64[h]
         Start of the hour.
     """
     minutes = np.round((12.0 - np.asarray(longitude, float) / 15.0) * 60).astype("timedelta64[m]")
