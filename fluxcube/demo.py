@@ -213,7 +213,8 @@ def _ecoperceiver(quick: bool) -> dict[str, object]:
     planet of another seed (7) than those that are reported.
     """
     config = replace(EcoPerceiverConfig.small(), frequencies=4, dropout=0.0)
-    training = TrainingConfig(epochs=1 if quick else 3, batch_size=32, windows_per_epoch=3000 if quick else 14000)
+    epochs, windows = (1, 3000) if quick else (3, 14000)
+    training = TrainingConfig(epochs=epochs, windows_per_epoch=windows, batch_size=32, warmup_epochs=0.25, keep="last")
     return {"config": config, "training": training}
 
 

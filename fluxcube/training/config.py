@@ -34,6 +34,9 @@ class TrainingConfig:
         Train on so many of an epoch's windows, drawn at random; None takes all.
     val_windows : int
         Windows of the validation sites that are scored after each epoch, the same ones each time.
+    keep : {"best", "last"}
+        Weights of the epoch that scored best on the validation towers, or of the last, where few towers and few
+        epochs make the best a matter of luck.
     precision : {"float32", "bfloat16"}
         Of matrix products; sums, norms and Fourier features stay float32.
     device : str
@@ -52,6 +55,7 @@ class TrainingConfig:
     stride: int | None = None
     windows_per_epoch: int | None = None
     val_windows: int = 2048
+    keep: str = "best"
     precision: str = "float32"
     device: str = "auto"
     checkpoint_seconds: float = 60.0
@@ -63,6 +67,8 @@ class TrainingConfig:
         for name in ("stride", "windows_per_epoch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
+        if self.keep not in ("best", "last"):
+            raise ConfigError(f"keep must be best or last, found {self.keep!r}.")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision must be float32 or bfloat16, found {self.precision!r}.")
 

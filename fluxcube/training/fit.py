@@ -276,18 +276,18 @@ def _train_torch(model, config, spec, train, val, training, seed, folder, reques
             state=folder / STATE, request=request, on_epoch=lambda rows: write_log(folder / LOG, rows),
             progress=progress,
         )  # fmt: skip
-    return made, counters.history, _torch_summary(made, counters)
+    return made, counters.history, _torch_summary(made, counters, training.keep)
 
 
-def _torch_summary(model, counters) -> str:
+def _torch_summary(model, counters, keep: str) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     text = f"{model.kind}, {parameters:,} parameters, {counters.epoch} epochs in {counters.seconds:.0f} s"
     scored = [row for row in counters.history if any(k.startswith("val_nse_") and v == v for k, v in row.items())]
     if not scored:
         return f"{text}; no validation, the last epoch is kept"
-    best = max(scored, key=_mean_nse)
-    values = ", ".join(f"{k.removeprefix('val_nse_')} {v:.3f}" for k, v in best.items() if k.startswith("val_nse_"))
-    return f"{text}; best epoch {best['epoch']}, validation NSE {values}"
+    kept = scored[-1] if keep == "last" else max(scored, key=_mean_nse)
+    values = ", ".join(f"{k.removeprefix('val_nse_')} {v:.3f}" for k, v in kept.items() if k.startswith("val_nse_"))
+    return f"{text}; {keep} epoch ({kept['epoch']}) kept, validation NSE {values}"
 
 
 def _mean_nse(row: Mapping) -> float:

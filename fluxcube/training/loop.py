@@ -70,7 +70,7 @@ def train(
     on_epoch: Callable[[list[dict]], None],
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Counters:
-    """Train a torch model; it ends with the weights of its best epoch.
+    """Train a torch model; it ends with the weights of its best epoch, or of its last (`TrainingConfig.keep`).
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class _Run:
             row |= {f"val_nse_{name}": value for name, value in scores.items()}
             known = [value for value in scores.values() if math.isfinite(value)]
             score = sum(known) / len(known) if known else None
-        if score is None or counters.best is None or score > counters.best:
+        if self.config.keep == "last" or score is None or counters.best is None or score > counters.best:
             counters.best = score
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         counters.history.append(row | {"seconds": round(counters.seconds, 3)})

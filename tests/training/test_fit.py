@@ -227,7 +227,16 @@ def test_every_setting_of_training_changes_something(cube, whole, tmp_path):
         "val_windows",
         "device",
         "checkpoint_seconds",
+        "keep",
     }
+
+
+def test_the_last_epoch_is_kept_if_asked(cube, whole, tmp_path):
+    """The last epoch of a run of two equals the last of the same run without a validation that could choose."""
+    last = eco(cube, tmp_path / "last", training=dataclasses.replace(FAST, keep="last"))
+    blind = dataclasses.replace(whole.split, train=whole.split.train, val=())
+    unseen = eco(cube, tmp_path / "blind", split=blind)
+    assert weights(last.path) == weights(unseen.path)
 
 
 def test_options_reach_the_features(cube, tmp_path):
