@@ -36,6 +36,9 @@ class EcoPerceiverConfig:
         H, width of a latent.
     frequencies : int
         K of the Fourier features.
+    static_frequencies : int
+        How many of the lowest frequencies code static numbers. Coded finely, latitude and elevation name a
+        tower, and a model trained on a few dozen of them learns the names instead of the weather.
     embedding : int
         l_emb, length of a variable's learned embedding; tokens have H_i = 2 K + l_emb.
     context : int
@@ -60,6 +63,7 @@ class EcoPerceiverConfig:
 
     latent: int = 128
     frequencies: int = 12
+    static_frequencies: int = 2
     embedding: int = 16
     context: int = 32
     heads: int = 8
@@ -72,7 +76,8 @@ class EcoPerceiverConfig:
     head: str = "last"
 
     def __post_init__(self):
-        for name in ("latent", "frequencies", "embedding", "context", "heads", "mlp_ratio", "blocks"):
+        whole = ("latent", "frequencies", "static_frequencies", "embedding", "context", "heads", "mlp_ratio", "blocks")
+        for name in whole:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
         if self.self_layers < 0:
@@ -93,8 +98,11 @@ class EcoPerceiverConfig:
 
     @classmethod
     def small(cls) -> EcoPerceiverConfig:
-        """Return what a laptop trains: at most 200,000 parameters, every hour of a window supervised."""
-        return cls(latent=64, frequencies=8, heads=4, blocks=4, self_layers=2, head="dense")
+        """Return what a laptop trains: at most 200,000 parameters, every hour of a window supervised.
+
+        Without dropout, which costs more than it gives in the few passes that a laptop has time for.
+        """
+        return cls(latent=64, frequencies=8, heads=4, blocks=2, self_layers=1, dropout=0.0, head="dense")
 
     @classmethod
     def from_dict(cls, values: Mapping) -> EcoPerceiverConfig:
@@ -152,6 +160,8 @@ class EcoPerceiver(nn.Module):
         self.register_buffer("droppable", droppable, persistent=False)
         future = torch.full((config.context, config.context), MASKED).triu(1)
         self.register_buffer("future", future, persistent=False)
+        coarse = (torch.arange(config.frequencies) < config.static_frequencies).float()
+        self.register_buffer("coarse", coarse.repeat(2), persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -166,8 +176,9 @@ class EcoPerceiver(nn.Module):
                 nn.init.zeros_(parameter)
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "mlp.2.weight")):
-                # Residual branches start small: sixteen of them add up.
-                nn.init.xavier_uniform_(parameter, gain=0.3)
+                # Residual branches start small, since many add up; attention to tokens does not, since it
+                # begins as a mean over all tokens, in which each counts little.
+                nn.init.xavier_uniform_(parameter, gain=1.2 if name.startswith("cross") and "out" in name else 0.3)
         nn.init.zeros_(self.head.weight)  # the first guess is the training mean
 
     @property
@@ -248,6 +259,7 @@ class EcoPerceiver(nn.Module):
         seen = torch.isfinite(batch.numbers)
         features = fourier_features(torch.where(seen, batch.numbers, _PLACEHOLDER), self.config.frequencies)
         embedding = self.variables[self.sizes.inputs :].expand(len(features), -1, -1)
+        features = features * self.coarse
         tokens = [torch.cat([features, embedding], -1)]
         for i, table in enumerate(self.classes):
             tokens.append(table[batch.classes[:, i].clamp(min=0)][:, None])

@@ -46,7 +46,7 @@ class TrainingConfig:
     """
 
     epochs: int = 12
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 2e-3
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
