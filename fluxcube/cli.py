@@ -132,7 +132,7 @@ def upscale(
     forcing: Annotated[Path, typer.Argument(help="ERA5 or ERA5-Land NetCDF, or a folder of them.")],
     out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
     modis: Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")] = None,
-    land_cover: Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF under its own name, or a folder of them.")] = None,
+    land_cover: Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")] = None,
     igbp: Annotated[str | None, typer.Option(help="One class for every cell, where there is no land cover.")] = None,
     bbox: Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")] = None,
     time: Annotated[str | None, typer.Option(help="Hours to map: first/last, e.g. 2018-06-01/2018-06-30.")] = None,
