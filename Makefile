@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test docs lint benchmarks clean
+.PHONY: demo test docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/fluxcube demo --out demo --overwrite
@@ -15,9 +15,6 @@ test: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
-
-benchmarks: $(INSTALLED)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
