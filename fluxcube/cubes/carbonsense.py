@@ -24,6 +24,7 @@ from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.archives import Location
 from fluxcube.sources.badm import read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover, networks
+from fluxcube.sources.oneflux import read_oneflux
 from fluxcube.stores import create, staging
 from fluxcube.timestamps import hour_axis
 from fluxcube.variables import BANDS, COMPUTED, check_role, predictors, targets
@@ -195,6 +196,9 @@ def _read_all(
 
     def one(site: str) -> Tower | SourceError:
         try:
+            for archive in chosen[site]:
+                if not networks()[archive.network].reader:  # another product: its error before that of a missing place
+                    read_oneflux(archive, utc_offset=0.0)
             tower = read(chosen[site], require_location(infos, site))
         except SourceError as error:
             if strict:

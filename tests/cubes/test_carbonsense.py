@@ -422,3 +422,8 @@ def test_sunlight_and_clock_agree_at_real_towers(shared_data, tmp_path):
         measured, potential, tod = (one.sel(variable=v).values for v in ("SW_IN", "SW_IN_POT", "TOD"))
         centre = [float((w * (tod + 0.5)).sum() / w.sum()) for w in (measured, potential)]
         assert abs(centre[0] - centre[1]) < 0.5, site
+
+
+def test_another_product_is_named_even_where_its_place_is_unknown(shared_data, tmp_path):
+    with pytest.raises(SourceError, match="AmeriFlux BASE file, another product"):
+        build_carbonsense(shared_data / "formats", tmp_path / "cube.zarr", sites="US-CRT")
