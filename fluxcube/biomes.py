@@ -13,16 +13,6 @@ IGBP_NUMBERS = {
 #: MCD12Q1 number to IGBP code.
 IGBP_CODES = {number: code for code, number in IGBP_NUMBERS.items()}
 
-#: IGBP code to its name.
-IGBP_NAMES = {
-    "ENF": "evergreen needleleaf forest", "EBF": "evergreen broadleaf forest",
-    "DNF": "deciduous needleleaf forest", "DBF": "deciduous broadleaf forest", "MF": "mixed forest",
-    "CSH": "closed shrubland", "OSH": "open shrubland", "WSA": "woody savanna", "SAV": "savanna",
-    "GRA": "grassland", "WET": "permanent wetland", "CRO": "cropland", "URB": "urban and built-up",
-    "CVM": "cropland and natural vegetation mosaic", "SNO": "permanent snow and ice",
-    "BSV": "barren or sparsely vegetated", "WAT": "water",
-}  # fmt: skip
-
 
 def igbp_code(number: int) -> str:
     """Return the IGBP code of an MCD12Q1 number; "" for fill (255) and unclassified (0 in C6).

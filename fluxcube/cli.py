@@ -114,13 +114,19 @@ def evaluate(
     from fluxcube.inference.predictor import load_model
     from fluxcube.inference.towers import predict
 
-    models = {path.name: load_model(path) for path in [run, *(against or [])]}
-    cube = _open(store, sites=_part(models[run.name], part))
+    paths = [run, *(against or [])]
+    same = len({path.name for path in paths}) < len(paths)  # runs of one name in two folders go by their paths
+    models = {str(path) if same else path.name: load_model(path) for path in paths}
+    first = next(iter(models.values()))
+    cube = _open(store, sites=_part(first, part))
+    for name, model in models.items():
+        if part == "test" and (known := sorted(set(model.split.train) & set(cube.site.values.tolist()))):
+            typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
     predictions = {}
     for name, model in models.items():
         with bar(f"predict {name}") as progress:
             predictions[name] = predict(model, cube, progress=progress)
-    table = compare(cube, predictions, by=by, seen=models[run.name].spec.igbp_classes)
+    table = compare(cube, predictions, by=by, seen=first.spec.igbp_classes)
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
@@ -217,7 +223,7 @@ def main() -> None:
     except FluxcubeError as error:
         sys.exit(f"fluxcube: {error}")
     except KeyboardInterrupt:
-        sys.exit("fluxcube: interrupted; the same command goes on from what is written")
+        sys.exit("fluxcube: interrupted (train and upscale go on if given again)")
 
 
 @contextlib.contextmanager

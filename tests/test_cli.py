@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fluxcube.samples.splits import Split
+
 COMMANDS = ("build", "train", "evaluate", "upscale", "plot", "demo")
 
 
@@ -48,6 +50,19 @@ def test_towers_are_scored_on_one_row_mask(store, trained, folder):
     done = run("evaluate", trained, store, "--against", folder / "sw", "--out", folder / "scores.csv")
     assert "xgb" in done.stdout and "sw" in done.stdout and "nse" in done.stdout.lower()
     assert (folder / "scores.csv").read_text("utf-8").count("\n") > 2
+
+
+def test_runs_of_one_name_and_runs_that_know_the_sites_are_told_apart(store, trained, folder):
+    """The same data under a split turned round: its training sites are the first run's test sites."""
+    split = Split.load(trained / "split.json")
+    turned = Split(train=split.test, val=split.val, test=split.train)
+    turned.save(folder / "turned.json")
+    (folder / "other").mkdir()
+    options = ["--predictors", "SW_IN,TA", "--split", folder / "turned.json"]
+    run("train", store, folder / "other/xgb", "--model", "sw-linear", *options)
+    done = run("evaluate", trained, store, "--against", folder / "other/xgb")
+    assert str(trained) in done.stdout and str(folder / "other/xgb") in done.stdout
+    assert "trained on sites that are scored here" in done.stderr and turned.train[0] in done.stderr
 
 
 def test_a_map_from_raw_reanalysis(trained, planet_files, folder):

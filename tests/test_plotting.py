@@ -91,9 +91,12 @@ def test_the_colour_bar_has_the_units():
 
 
 def test_a_lazy_map_and_a_single_row(tmp_path):
-    plot_map(flux().chunk(latitude=2), tmp_path / "map.png")
-    plot_map(flux(shape=(1, 8)), tmp_path / "row.png")
-    plot_map(flux(shape=(1, 1)), tmp_path / "cell.png")
+    plot_map(flux().chunk(latitude=2), tmp_path / "lazy.png")
+    plot_map(flux(), tmp_path / "eager.png")
+    assert (tmp_path / "lazy.png").read_bytes() == (tmp_path / "eager.png").read_bytes()
+    for name, shape in (("row.png", (1, 8)), ("cell.png", (1, 1))):
+        plot_map(flux(shape=shape), tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_coasts_stay_on_the_map_and_never_cross_it():

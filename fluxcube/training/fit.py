@@ -56,7 +56,8 @@ def fit(
 ) -> Run:
     """Train a model on the towers of a cube.
 
-    A run that was killed goes on where it was when the same call is made again.
+    EcoPerceiver, if killed, goes on where it was when the same call is made again; the other models, which take seconds
+    to minutes, start anew.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ def main(raw, out, era5, igbp):
 
     if era5:
         maps = fc.upscale(fc.load_model(out / "runs" / "ecoperceiver-1"), fc.open_forcing(era5, igbp=igbp))
-        fc.write_maps(maps, out / "maps.zarr")
+        fc.write_maps(maps, out / "maps.zarr", overwrite=True)  # goes on with an unfinished one
         for name, flux in fc.open_maps(out / "maps.zarr").data_vars.items():
             print(name, f"mean {float(flux.mean()):.2f}, from {float(flux.min()):.2f} to {float(flux.max()):.2f}")
             fc.plot_map(flux.mean("time", keep_attrs=True), out / f"{name}.png")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fluxcube.errors import CheckpointError, ConfigError, UnknownNameError
+from fluxcube.evaluation import kernels
 from fluxcube.models import checkpoint
 from fluxcube.models.base import Batch
 from fluxcube.models.boosting import BoostingConfig
@@ -229,6 +230,13 @@ def test_every_setting_of_training_changes_something(cube, whole, tmp_path):
         "checkpoint_seconds",
         "keep",
     }
+
+
+def test_validation_scores_as_evaluation_does():
+    rng = np.random.default_rng(0)
+    obs, pred = rng.normal(size=500), rng.normal(size=500)
+    obs[::7] = np.nan
+    assert nse(obs, pred) == pytest.approx(float(kernels.nse(obs, pred)))
 
 
 def test_the_last_epoch_is_kept_if_asked(cube, whole, tmp_path):
