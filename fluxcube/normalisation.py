@@ -9,7 +9,7 @@ import numpy as np
 from fluxcube.variables import variable
 
 
-def normalise(values: np.ndarray, names: Sequence[str], *, mask: bool = True) -> np.ndarray:
+def normalise(values: np.ndarray, names: Sequence[str], *, mask: bool = True, resolution: str = "hourly") -> np.ndarray:
     """Scale by the variables' bounds: cyclic ones to [-1, 1), others to [-0.5, 0.5).
 
     Cyclic variables span twice the range, because sin and cos of 2^k pi x agree at -1 and +1 for every
@@ -23,6 +23,8 @@ def normalise(values: np.ndarray, names: Sequence[str], *, mask: bool = True) ->
         The n variables of the last axis.
     mask : bool
         Turn values outside their bounds into NaN, as predictors are; targets (``mask=False``) are only scaled.
+    resolution : {"hourly", "daily"}
+        Whose table.
 
     Returns
     -------
@@ -44,12 +46,14 @@ def normalise(values: np.ndarray, names: Sequence[str], *, mask: bool = True) ->
     array([[-0.5  ,  0.125],
            [ 0.5  ,    nan]])
     """
-    middle, width = _scales(names, np.asarray(values).dtype)
+    middle, width = _scales(names, np.asarray(values).dtype, resolution)
     scaled = (values - middle) / width
-    return np.where(inside(values, names), scaled, np.nan).astype(scaled.dtype) if mask else scaled
+    return (
+        np.where(inside(values, names, resolution=resolution), scaled, np.nan).astype(scaled.dtype) if mask else scaled
+    )
 
 
-def denormalise(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def denormalise(values: np.ndarray, names: Sequence[str], *, resolution: str = "hourly") -> np.ndarray:
     """Undo `normalise`: physical values (..., n) of scaled ones.
 
     Examples
@@ -57,19 +61,19 @@ def denormalise(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
     >>> denormalise(np.array([0.125]), ["TA"])
     array([20.])
     """
-    middle, width = _scales(names, np.asarray(values).dtype)
+    middle, width = _scales(names, np.asarray(values).dtype, resolution)
     return values * width + middle
 
 
-def inside(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def inside(values: np.ndarray, names: Sequence[str], *, resolution: str = "hourly") -> np.ndarray:
     """Say which values (..., n) lie within their variables' bounds; NaN does not. The upper end is inside."""
-    low, high = (np.array(ends) for ends in zip(*(variable(name).bounds for name in names), strict=True))
+    low, high = (np.array(ends) for ends in zip(*(variable(name, resolution).bounds for name in names), strict=True))
     return (values >= low) & (values <= high)
 
 
-def _scales(names: Sequence[str], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def _scales(names: Sequence[str], dtype: np.dtype, resolution: str) -> tuple[np.ndarray, np.ndarray]:
     """Middle of each variable's bounds, and what its distance from there is divided by (n,)."""
-    rows = [variable(name) for name in names]
+    rows = [variable(name, resolution) for name in names]
     middle = [(row.bounds[0] + row.bounds[1]) / 2 for row in rows]
     width = [(row.bounds[1] - row.bounds[0]) / (2 if row.cyclic else 1) for row in rows]
     kind = dtype if np.issubdtype(dtype, np.floating) else np.float64

@@ -42,12 +42,14 @@ class Variable:
         Physical limits (low, high), in `units`.
     cyclic : bool
         True for DOY, TOD and WD.
-    aggregate : {"mean", "sum", "vector", "computed"}
-        How half-hours become hours.
+    aggregate : {"mean", "sum", "vector", "range", "computed"}
+        How half-hours become hours, or hours a day.
     aliases : tuple of str
         Columns the variable is read from, best first.
     qc_from : str or None
         Column whose ``_QC`` holds the flag, where the variable has none of its own.
+    randunc, jointunc : tuple of str
+        Columns of its random, and of its random and USTAR-filtering uncertainty (one standard deviation).
     """
 
     name: str
@@ -60,6 +62,8 @@ class Variable:
     aggregate: str = "mean"
     aliases: tuple[str, ...] = field(default=())
     qc_from: str | None = None
+    randunc: tuple[str, ...] = ()
+    jointunc: tuple[str, ...] = ()
 
     @property
     def attrs(self) -> dict[str, str]:
@@ -68,27 +72,39 @@ class Variable:
         return attrs | ({"standard_name": self.standard_name} if self.standard_name else {})
 
 
+#: What a cube's steps can be.
+RESOLUTIONS = ("hourly", "daily")
+
+_TUPLES = {"bounds", "aliases", "roles", "randunc", "jointunc"}
+
+
 @functools.cache
-def table() -> Mapping[str, Variable]:
-    """Return the whole table, by name, in file order.
+def table(resolution: str = "hourly") -> Mapping[str, Variable]:
+    """Return the whole table of hourly or daily cubes, by name, in file order.
 
     Examples
     --------
-    >>> table()["VPD"].units
-    'hPa'
+    >>> table()["VPD"].units, table("daily")["NEE"].units
+    ('hPa', 'gC m-2 d-1')
     """
+    if resolution not in RESOLUTIONS:
+        raise unknown("resolution", resolution, RESOLUTIONS)
     text = resources.files("fluxcube").joinpath("data/variables.yml").read_text("utf-8")
-    rows = yaml.safe_load(text)
-    as_tuples = {"bounds", "aliases", "roles"}
-    return MappingProxyType(
-        {
-            name: Variable(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
-            for name, row in rows.items()
-        }
-    )
+    rows = {name: _row(name, row, resolution) for name, row in yaml.safe_load(text).items()}
+    return MappingProxyType({name: row for name, row in rows.items() if row is not None})
 
 
-def variable(name: str) -> Variable:
+def _row(name: str, row: dict, resolution: str) -> Variable | None:
+    """Return one row as cubes of a resolution have it, or None if they do not."""
+    other = row.pop("daily", {})
+    if resolution not in row.pop("resolutions", RESOLUTIONS):
+        return None
+    if resolution == "daily":
+        row = row | other
+    return Variable(name=name, **{k: tuple(v) if k in _TUPLES else v for k, v in row.items()})
+
+
+def variable(name: str, resolution: str = "hourly") -> Variable:
     """Return one variable of the table.
 
     Raises
@@ -97,23 +113,23 @@ def variable(name: str) -> Variable:
         If there is none of that name; the nearest name is given.
     """
     try:
-        return table()[name]
+        return table(resolution)[name]
     except KeyError:
-        raise unknown("variable", name, table()) from None
+        raise unknown("variable", name, table(resolution)) from None
 
 
-def predictors() -> tuple[str, ...]:
+def predictors(resolution: str = "hourly") -> tuple[str, ...]:
     """Return every predictor's name, in table order."""
-    return tuple(name for name, v in table().items() if "predictor" in v.roles)
+    return tuple(name for name, v in table(resolution).items() if "predictor" in v.roles)
 
 
-def targets() -> tuple[str, ...]:
+def targets(resolution: str = "hourly") -> tuple[str, ...]:
     """Return every target's name, in the order NEE, GPP, RECO, FCH4, LE."""
-    names = [name for name, v in table().items() if "target" in v.roles]
+    names = [name for name, v in table(resolution).items() if "target" in v.roles]
     return tuple(sorted(names, key=lambda name: name == "LE"))
 
 
-def check_role(names: Iterable[str], role: str) -> tuple[str, ...]:
+def check_role(names: Iterable[str], role: str, resolution: str = "hourly") -> tuple[str, ...]:
     """Return `names` as a tuple, or raise if one is not a `role` ("predictor" or "target") of the table.
 
     Raises
@@ -122,7 +138,7 @@ def check_role(names: Iterable[str], role: str) -> tuple[str, ...]:
         Naming the variable and the nearest valid one.
     """
     names = tuple(names)
-    valid = predictors() if role == "predictor" else targets()
+    valid = predictors(resolution) if role == "predictor" else targets(resolution)
     for name in names:
         if name not in valid:
             raise unknown(role, name, valid)

@@ -6,16 +6,25 @@ import pytest
 
 from fluxcube.biomes import IGBP_CODES, igbp_code, igbp_number
 from fluxcube.errors import UnknownNameError
-from fluxcube.variables import COMPUTED, PUBLISHED_PREDICTORS, check_role, predictors, table, targets, variable
+from fluxcube.variables import (
+    COMPUTED,
+    PUBLISHED_PREDICTORS,
+    RESOLUTIONS,
+    check_role,
+    predictors,
+    table,
+    targets,
+    variable,
+)
 
-AGGREGATES = {"mean", "sum", "vector", "computed"}
+AGGREGATES = {"mean", "sum", "vector", "range", "computed"}
 
 
-@pytest.mark.parametrize("name", table())
-def test_each_row_is_possible(name):
-    row = variable(name)
+@pytest.mark.parametrize(("resolution", "name"), [(r, name) for r in RESOLUTIONS for name in table(r)])
+def test_each_row_is_possible(resolution, name):
+    row = variable(name, resolution)
     assert row.bounds[0] < row.bounds[1] and row.aggregate in AGGREGATES and row.units and row.long_name
-    assert bool(row.aliases) != (row.aggregate == "computed"), "read from a file, or computed"
+    assert bool(row.aliases) != (row.aggregate in {"computed", "range"}), "read from a file, or computed"
     assert row.roles and set(row.roles) <= {"predictor", "target"}
 
 
@@ -50,3 +59,14 @@ def test_water_is_17_and_codes_round_trip():
     assert [igbp_number(igbp_code(n)) for n in IGBP_CODES] == list(range(1, 18))
     with pytest.raises(UnknownNameError):
         igbp_number("XYZ")
+
+
+def test_a_day_is_not_24_hours_of_the_same_units():
+    """A daily cube has fluxes as mass a day, and no time of day; precipitation is still a sum."""
+    hourly, daily = table("hourly"), table("daily")
+    assert set(hourly) - set(daily) == {"TOD"} and set(daily) - set(hourly) == {"TA_RANGE"}
+    changed = {name for name in daily if name in hourly and daily[name].units != hourly[name].units}
+    assert changed == {"P", "NEE", "GPP_DT", "GPP_NT", "RECO_DT", "RECO_NT"}
+    assert all(daily[name].aggregate == "sum" or daily[name].units == "gC m-2 d-1" for name in changed)
+    with pytest.raises(UnknownNameError, match="resolution"):
+        table("weekly")
