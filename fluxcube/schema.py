@@ -5,30 +5,112 @@ kind      arrays                                                     coordinates
 ========  =========================================================  ==================================
 cube      predictors, predictors_qc, predictors_coverage             on site: latitude, longitude,
           (site, time, variable); fluxes, fluxes_qc,                 elevation, igbp, koppen, network,
-          fluxes_coverage (site, time, target); modis                utc_offset, time_start, time_stop
-          (site, day, band, y, x), where there are chips
+          fluxes_coverage (site, time, target); where there are      utc_offset, time_start, time_stop
+          any: fluxes_randunc, fluxes_jointunc (likewise), modis
+          (site, day, band, y, x)
+daily     the same, but predictors_quality and fluxes_quality        the same
+cube      instead of _qc and _coverage, and surface (site, day,
+          band) instead of modis
 forcing   predictors (latitude, longitude, time, variable); modis    on (latitude, longitude):
           (latitude, longitude, day, band, y, x), likewise           elevation, igbp, land_fraction
 maps      one array per flux (time, latitude, longitude)             land_fraction
 ========  =========================================================  ==================================
 
-Times are UTC at the start of the hour, one step an hour, without holes.
+Times are UTC at the start of the hour, one step an hour, without holes. A daily cube, which says
+``resolution: daily`` in its attributes, has local dates instead, one step a day.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SchemaError
-from fluxcube.timestamps import HOUR
+from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import table
 
 #: Pixel centres of a chip: metres north (y, from north to south) and east (x) of its centre.
 CHIP_Y = np.arange(1750.0, -2000.0, -500.0)
 CHIP_X = -CHIP_Y
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one array of a stack is like.
+
+    Attributes
+    ----------
+    dtype : str
+        Of its values, as they are stored.
+    fill : float
+        Stands where there is no value.
+    resolution : {"hourly", "daily", "both"}
+        Cubes that have it.
+    stacks : tuple of str
+        Stacks that have it.
+    required : bool
+        False where a cube has it only if some site does.
+    attrs : mapping
+        CF attributes; ``long_name`` goes before the stack's name.
+    """
+
+    dtype: str
+    fill: float
+    resolution: str = "both"
+    stacks: tuple[str, ...] = ("predictors", "fluxes")
+    required: bool = True
+    attrs: Mapping[str, object] = field(default_factory=dict)
+
+
+#: CF attributes of hourly quality flags.
+QC_ATTRS = {
+    "flag_values": [-1, 0, 1, 2, 3],
+    "flag_meanings": "no_value measured good_fill medium_fill_or_era poor_fill",
+}
+
+#: The stacks of a tower cube, and the dimension of each one's labels.
+STACKS = {"predictors": "variable", "fluxes": "target"}
+
+#: The arrays of a stack, by what their names end in.
+PARTS: Mapping[str, Part] = {
+    "": Part("float32", np.nan),
+    "_qc": Part("int8", -1, "hourly", attrs={"long_name": "quality flags of", **QC_ATTRS}),
+    "_coverage": Part(
+        "uint8", 0, "hourly",
+        attrs={"long_name": "share of the hour that was observed, of", "units": "1", "scale_factor": 0.01},
+    ),
+    "_quality": Part(
+        "float32", np.nan, "daily",
+        attrs={"long_name": "share of the day that is measured or good fill (1 is best), of", "units": "1"},
+    ),
+    "_randunc": Part(
+        "float32", np.nan, "both", ("fluxes",), False,
+        {"long_name": "random uncertainty (one standard deviation) of"},
+    ),
+    "_jointunc": Part(
+        "float32", np.nan, "both", ("fluxes",), False,
+        {"long_name": "random and USTAR-filtering uncertainty (one standard deviation) of"},
+    ),
+}  # fmt: skip
+
+
+def stack_parts(stack: str, resolution: str = "hourly", *, required: bool = False) -> tuple[str, ...]:
+    """Return the endings of a stack's arrays in cubes of a resolution; only the `required` ones if asked.
+
+    Examples
+    --------
+    >>> stack_parts("predictors"), stack_parts("fluxes", "daily", required=True)
+    (('', '_qc', '_coverage'), ('', '_quality'))
+    """
+    return tuple(
+        ending
+        for ending, part in PARTS.items()
+        if stack in part.stacks and part.resolution in ("both", resolution) and (part.required or not required)
+    )
+
 
 _SITE_COORDS = (
     "latitude",
@@ -42,17 +124,7 @@ _SITE_COORDS = (
     "time_stop",
 )
 _CELL_COORDS = ("elevation", "igbp", "land_fraction")
-_KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "cube": {
-        "predictors": ("site", "time", "variable"),
-        "predictors_qc": ("site", "time", "variable"),
-        "predictors_coverage": ("site", "time", "variable"),
-        "fluxes": ("site", "time", "target"),
-        "fluxes_qc": ("site", "time", "target"),
-        "fluxes_coverage": ("site", "time", "target"),
-    },
-    "forcing": {"predictors": ("latitude", "longitude", "time", "variable")},
-}
+_FORCING_DIMS = {"predictors": ("latitude", "longitude", "time", "variable")}
 _CHIP_DIMS = ("day", "band", "y", "x")
 
 
@@ -72,27 +144,35 @@ def variable_coords(names: Iterable[str], dim: str = "variable") -> dict[str, tu
     return coords | ({"cyclic": (dim, np.array([row.cyclic for row in rows], bool))} if dim == "variable" else {})
 
 
+def resolution_of(ds: xr.Dataset) -> str:
+    """Return whether a cube is "hourly" or "daily"; one that does not say is hourly."""
+    return str(ds.attrs.get("resolution", "hourly"))
+
+
 def validate_cube(ds: xr.Dataset) -> xr.Dataset:
-    """Return `ds` if it is a tower cube, or say what it lacks.
+    """Return `ds` if it is a tower cube, hourly or daily, or say what it lacks.
 
     Raises
     ------
     SchemaError
         Naming the first array, dimension or coordinate that is missing or in another order.
     """
-    _check_arrays(ds, "cube")
+    resolution = resolution_of(ds)
+    for stack, dim in STACKS.items():
+        names = (stack + ending for ending in stack_parts(stack, resolution, required=True))
+        _check_arrays(ds, dict.fromkeys(names, ("site", "time", dim)), "cube")
     _check_chips(ds, "site")
     _check_coords(ds, _SITE_COORDS, ("site",), "cube")
-    _check_hourly(ds, "cube")
+    _check_steps(ds, "cube", resolution)
     return ds
 
 
 def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
     """Return `ds` if it is a forcing cube, or say what it lacks (SchemaError)."""
-    _check_arrays(ds, "forcing")
+    _check_arrays(ds, _FORCING_DIMS, "forcing")
     _check_chips(ds, "latitude", "longitude")
     _check_coords(ds, _CELL_COORDS, ("latitude", "longitude"), "forcing")
-    _check_hourly(ds, "forcing")
+    _check_steps(ds, "forcing", resolution_of(ds))
     return ds
 
 
@@ -107,8 +187,8 @@ def validate_maps(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def _check_arrays(ds: xr.Dataset, kind: str) -> None:
-    for name, dims in _KINDS[kind].items():
+def _check_arrays(ds: xr.Dataset, arrays: Mapping[str, tuple[str, ...]], kind: str) -> None:
+    for name, dims in arrays.items():
         if name not in ds:
             raise SchemaError(f"a {kind} must hold {name} {dims}; found {sorted(map(str, ds.data_vars))}.")
         if ds[name].dims != dims:
@@ -130,11 +210,13 @@ def _check_coords(ds: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...],
             raise SchemaError(f"{kind}: coordinate {name} must be on {dims}, found {ds[name].dims}.")
 
 
-def _check_hourly(ds: xr.Dataset, kind: str) -> None:
+def _check_steps(ds: xr.Dataset, kind: str, resolution: str) -> None:
+    step = {"hourly": HOUR, "daily": DAY}[resolution]
     steps = np.diff(ds.time.values)
-    if not np.issubdtype(ds.time.dtype, np.datetime64) or not (steps == HOUR).all():
-        at = "" if not len(steps) else f"; first other step after {ds.time.values[:-1][steps != HOUR][:1]}"
-        raise SchemaError(f"{kind}: time must be UTC, one step an hour, without holes{at}.")
+    if not np.issubdtype(ds.time.dtype, np.datetime64) or not (steps == step).all():
+        at = "" if not len(steps) else f"; first other step after {ds.time.values[:-1][steps != step][:1]}"
+        what = "UTC, one step an hour" if resolution == "hourly" else "local dates, one step a day"
+        raise SchemaError(f"{kind}: time must be {what}, without holes{at}.")
 
 
 @xr.register_dataset_accessor("fluxcube")
@@ -178,10 +260,3 @@ class FluxcubeAccessor:
                 flags = self._ds[f"{stack}_qc"].isel({dim: i}).reset_coords(drop=True)
                 arrays[f"{name}_QC"] = flags.assign_attrs(long_name=f"quality flag of {name}", **QC_ATTRS)
         return arrays
-
-
-#: CF attributes of hourly quality flags.
-QC_ATTRS = {
-    "flag_values": [-1, 0, 1, 2, 3],
-    "flag_meanings": "no_value measured good_fill medium_fill_or_era poor_fill",
-}

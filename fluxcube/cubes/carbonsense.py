@@ -21,6 +21,7 @@ from fluxcube.cubes.layout import cube_arrays, cube_coords, put_aside, put_chips
 from fluxcube.cubes.selection import open_carbonsense
 from fluxcube.cubes.tower import CLOCKS, Stack, Tower, read_tower, span
 from fluxcube.errors import ConfigError, SourceError, unknown
+from fluxcube.schema import STACKS
 from fluxcube.sources.archives import Location
 from fluxcube.sources.badm import read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover, networks
@@ -138,7 +139,7 @@ def build_carbonsense(
         days = None if rasters is None else _cut_chips(building, rasters, towers, time, progress)
         attrs = _attrs(towers, report | {"left_out": left_out}) | {"clock": clock, "fusion_rule": rule}
         coords = cube_coords(towers, time, labels, days)
-        create(building, coords, cube_arrays(len(towers), len(time), labels, days), attrs)
+        create(building, coords, cube_arrays(towers, len(time), labels, days), attrs)
         _write_all(building, towers, time, labels, days, progress)
     return BuildReport(store=Path(store), sites=tuple(t.info.site for t in towers), left_out=left_out, report=report)
 
@@ -221,8 +222,8 @@ def _read_all(
 
 def _without_hours(tower: Tower) -> Tower:
     """Return what is left of a tower once its hours are put aside: little."""
-    empty = Stack(names=(), values=np.empty(0), flags=np.empty(0), coverage=np.empty(0))
-    return replace(tower, time=tower.time[[0, -1]], predictors=empty, fluxes=empty)
+    bare = {stack: Stack((), dict.fromkeys(getattr(tower, stack).parts, np.empty(0))) for stack in STACKS}
+    return replace(tower, time=tower.time[[0, -1]], **bare)
 
 
 def _report(towers: Sequence[Tower], discovery: Discovery) -> dict:

@@ -9,13 +9,10 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.tower import Tower, span
-from fluxcube.schema import CHIP_X, CHIP_Y, QC_ATTRS, variable_coords
+from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
 from fluxcube.stores import ArraySpec, spill, unspill, write_region
 from fluxcube.timestamps import HOUR
 from fluxcube.variables import BANDS
-
-#: Arrays of a site's hours, and the dimension of their labels.
-STACKS = {"predictors": "variable", "fluxes": "target"}
 
 #: Hours that are read and decompressed at once: two months.
 CHUNK = 1461
@@ -24,8 +21,6 @@ CHUNK = 1461
 _SHARD, _CHIP_CHUNK = 48, 32
 #: Reflectance in steps of 0.0001, as MODIS itself packs it.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
-_FILLS = {"": np.nan, "_qc": -1, "_coverage": 0}
-_COVERAGE_ATTRS = {"long_name": "share of the hour that was observed", "units": "1", "scale_factor": 0.01}
 
 
 def cube_coords(
@@ -79,9 +74,13 @@ def _cf(name: str, units: str) -> dict[str, str]:
 
 
 def cube_arrays(
-    sites: int, hours: int, labels: Mapping[str, Sequence[str]], days: np.ndarray | None
+    towers: Sequence[Tower], hours: int, labels: Mapping[str, Sequence[str]], days: np.ndarray | None
 ) -> dict[str, ArraySpec]:
-    """Return the arrays of a cube of so many sites and hours, as `fluxcube.stores.create` takes them."""
+    """Return the arrays of a cube of these towers and so many hours, as `fluxcube.stores.create` takes them.
+
+    Those that a cube need not have are there if any tower has them.
+    """
+    sites = len(towers)
     arrays = {}
     for stack, dim in STACKS.items():
         wide = len(labels[stack])
@@ -90,11 +89,12 @@ def cube_arrays(
             "dims": ("site", "time", dim), "shape": (sites, hours, wide), "chunks": (1, chunk, wide),
             "shards": (1, _shard(hours, chunk, _SHARD), wide),
         }  # fmt: skip
-        what = "predictors" if stack == "predictors" else "fluxes"
-        arrays[stack] = ArraySpec(dtype="float32", fill_value=np.nan, attrs={"long_name": what}, **like)
-        flags = {"long_name": f"quality flags of {what}", **QC_ATTRS}
-        arrays[f"{stack}_qc"] = ArraySpec(dtype="int8", fill_value=-1, attrs=flags, **like)
-        arrays[f"{stack}_coverage"] = ArraySpec(dtype="uint8", fill_value=0, attrs=_COVERAGE_ATTRS, **like)
+        held = {ending for tower in towers for ending in getattr(tower, stack).parts}
+        for ending in (ending for ending in stack_parts(stack) if PARTS[ending].required or ending in held):
+            part = PARTS[ending]
+            name = f"{part.attrs.get('long_name', '')} {stack}".strip()
+            attrs = {**part.attrs, "long_name": name}
+            arrays[stack + ending] = ArraySpec(dtype=part.dtype, fill_value=part.fill, attrs=attrs, **like)
     if days is not None:
         arrays["modis"] = _chip_array(sites, len(days))
     return arrays
@@ -127,12 +127,10 @@ def put_aside(building: Path, tower: Tower) -> None:
     arrays = {}
     for stack in STACKS:
         held = getattr(tower, stack)
-        arrays |= {
-            f"{stack}_names": np.array(held.names, str),
-            stack: held.values,
-            f"{stack}_qc": held.flags,
-            f"{stack}_coverage": np.rint(held.coverage * 100).astype(np.uint8),
-        }
+        arrays[f"{stack}_names"] = np.array(held.names, str)
+        for ending, values in held.parts.items():
+            scale = PARTS[ending].attrs.get("scale_factor")
+            arrays[stack + ending] = (np.rint(values / scale) if scale else values).astype(PARTS[ending].dtype)
     spill(building, tower.info.site, arrays)
 
 
@@ -162,9 +160,10 @@ def write_tower(building: Path, at: int, tower: Tower, time: np.ndarray, labels:
     start = int((span(tower)[0] - time[0]) / HOUR)
     for stack in STACKS:
         columns = [labels[stack].index(name) for name in parts[f"{stack}_names"]]
-        for ending, fill in _FILLS.items():
-            name = stack + ending
-            _write_hours(building, name, at, parts[name], start, (len(time), len(labels[stack])), columns, fill)
+        for ending in stack_parts(stack):
+            name, shape = stack + ending, (len(time), len(labels[stack]))
+            if name in parts:
+                _write_hours(building, name, at, parts[name], start, shape, columns, PARTS[ending].fill)
 
 
 def _write_hours(

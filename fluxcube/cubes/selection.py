@@ -11,13 +11,13 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.biomes import IGBP_NUMBERS
-from fluxcube.cubes.layout import CHUNK, STACKS
+from fluxcube.cubes.layout import CHUNK
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
-from fluxcube.schema import validate_cube
+from fluxcube.schema import PARTS, STACKS, validate_cube
 from fluxcube.stores import dask_chunked, open_store
 
-_ORDER = (*(stack + part for stack in STACKS for part in ("", "_qc", "_coverage")), "modis")
+_ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", "surface")
 _WORST_FLAG = 3
 #: Two years: a selection by .sel afterwards reads no more than it must, and a thousand sites are no large graph.
 _DASK_HOURS = 12 * CHUNK

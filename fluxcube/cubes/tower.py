@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,12 +14,13 @@ from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
 from fluxcube.normalisation import inside
+from fluxcube.schema import PARTS, stack_parts
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.badm import SiteInfo, clock_of
 from fluxcube.sources.networks import Archive
 from fluxcube.sources.oneflux import read_oneflux
 from fluxcube.timestamps import HOUR, local_clock
-from fluxcube.variables import COMPUTED
+from fluxcube.variables import COMPUTED, table
 
 _log = logging.getLogger(__name__)
 
@@ -32,14 +33,17 @@ CLOCKS = ("solar", "standard")
 _WARN_SHARE = 0.001
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stack:
-    """Some variables of one site: `values` float32, `flags` int8, `coverage` float32, each (time, name)."""
+    """Some variables of one site: `parts` has an array (time, name) by ending (`fluxcube.schema.PARTS`)."""
 
     names: tuple[str, ...]
-    values: np.ndarray
-    flags: np.ndarray
-    coverage: np.ndarray
+    parts: Mapping[str, np.ndarray]
+
+    @property
+    def values(self) -> np.ndarray:
+        """Values (time, name) float32, in the table's units."""
+        return self.parts[""]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +123,14 @@ def read_tower(
     fused = _with_values(fused, archives)
     time = fused.time.values
     offset = info.utc_offset if info.utc_offset is not None else float(round(info.longitude / 15))
-    stack, out_of_bounds = _masked(_stack(fused, predictors))
+    stack, out_of_bounds = _masked(_stack(fused, "predictors", predictors))
     return Tower(
         info=info,
         utc_offset=offset,
         networks=_contributors(archives, given),
         time=time,
         predictors=_joined(_computed(time, info, info.longitude / 15 if clock == "solar" else offset), stack),
-        fluxes=_stack(fused, targets),
+        fluxes=_stack(fused, "fluxes", targets),
         given=given,
         out_of_bounds=out_of_bounds,
         flags_assumed=_flags_assumed(records),
@@ -171,7 +175,7 @@ def _contributors(archives: Sequence[Archive], given: dict) -> tuple[str, ...]:
 
 def _with_values(fused: xr.Dataset, archives: Sequence[Archive]) -> xr.Dataset:
     """Cut away hours without any value at both ends."""
-    values = [v.values for name, v in fused.data_vars.items() if not str(name).endswith(("_QC", "_COVERAGE"))]
+    values = [v.values for name, v in fused.data_vars.items() if name in table()]
     observed = np.flatnonzero(np.isfinite(values).any(0)) if values else np.array([], int)
     if not len(observed):
         files = ", ".join(archive.path.name for archive in archives)
@@ -179,19 +183,24 @@ def _with_values(fused: xr.Dataset, archives: Sequence[Archive]) -> xr.Dataset:
     return fused.isel(time=slice(int(observed[0]), int(observed[-1]) + 1))
 
 
-def _stack(fused: xr.Dataset, names: Sequence[str]) -> Stack:
+def _stack(fused: xr.Dataset, stack: str, names: Sequence[str]) -> Stack:
     present = tuple(name for name in names if name in fused)
+    parts = {}
+    for ending in stack_parts(stack):
+        columns = [fused.get(name + ending.upper()) for name in present]
+        if PARTS[ending].required or any(column is not None for column in columns):
+            parts[ending] = _columns(columns, ending, fused.sizes["time"])
+    return Stack(present, parts)
 
-    def columns(ending: str, dtype: type) -> np.ndarray:
-        arrays = [fused[name + ending].values for name in present]
-        return np.stack(arrays, -1).astype(dtype) if arrays else np.empty((fused.sizes["time"], 0), dtype)
 
-    return Stack(
-        names=present,
-        values=columns("", np.float32),
-        flags=columns("_QC", np.int8),
-        coverage=columns("_COVERAGE", np.float32),
-    )
+def _columns(columns: Sequence[xr.DataArray | None], ending: str, hours: int) -> np.ndarray:
+    """Put arrays (time,) side by side (time, name); coverage stays a share, as a cube shows it."""
+    dtype = np.float32 if ending == "_coverage" else PARTS[ending].dtype
+    out = np.full((hours, len(columns)), PARTS[ending].fill, dtype)
+    for i, column in enumerate(columns):
+        if column is not None:
+            out[:, i] = column.values
+    return out
 
 
 def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
@@ -200,8 +209,9 @@ def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
         return stack, {}
     bad = np.isfinite(stack.values) & ~inside(stack.values, stack.names)
     counts = {name: int(n) for name, n in zip(stack.names, bad.sum(0), strict=True) if n}
-    values, flags = np.where(bad, np.float32(np.nan), stack.values), np.where(bad, np.int8(-1), stack.flags)
-    return Stack(names=stack.names, values=values, flags=flags, coverage=stack.coverage), counts
+    cleared = {ending: np.where(bad, stack.parts[ending].dtype.type(PARTS[ending].fill), stack.parts[ending])
+               for ending in ("", "_qc")}  # fmt: skip
+    return Stack(stack.names, {**stack.parts, **cleared}), counts
 
 
 def _flags_assumed(records: Sequence[_Record]) -> dict[str, int]:
@@ -236,22 +246,13 @@ def _computed(time: np.ndarray, info: SiteInfo, offset: float) -> Stack:
     doy, tod = local_clock(time, offset)
     columns = {"DOY": doy, "TOD": tod, "SW_IN_POT": potential_radiation(time, info.latitude, info.longitude)}
     values = np.stack([columns[name] for name in COMPUTED], -1).astype(np.float32)
-    return Stack(
-        names=COMPUTED,
-        values=values,
-        flags=np.zeros(values.shape, np.int8),
-        coverage=np.ones(values.shape, np.float32),
-    )
+    flags, coverage = np.zeros(values.shape, np.int8), np.ones(values.shape, np.float32)
+    return Stack(COMPUTED, {"": values, "_qc": flags, "_coverage": coverage})
 
 
 def _joined(one: Stack, other: Stack) -> Stack:
-    return Stack(
-        names=one.names + other.names,
-        **{
-            part: np.concatenate([getattr(one, part), getattr(other, part)], -1)
-            for part in ("values", "flags", "coverage")
-        },
-    )
+    parts = {ending: np.concatenate([one.parts[ending], other.parts[ending]], -1) for ending in one.parts}
+    return Stack(one.names + other.names, parts)
 
 
 def span(tower: Tower) -> tuple[np.datetime64, np.datetime64]:
