@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,15 @@ class Series:
     met : (N, V) float32
         Hours of all places.
     start, hours : (n,) int64
-        First row and number of rows of each place.
+        First row and number of rows of each place: a stretch of hours without a hole at one tower or grid cell.
     numbers : (n, S) float32
     classes : (n, C) int64
     chips : (M, b, 64) float32
         Chips of all places, by place and time.
     chip_key : (M,) int64
-        Place and hour of each chip in one ascending number.
+        Owner and hour of each chip in one ascending number.
+    chip_zero : (n,) int64
+        What `chip_key` would be at each place's first hour; stretches of one tower share the tower's chips.
     """
 
     met: np.ndarray
@@ -40,11 +42,13 @@ class Series:
     classes: np.ndarray
     chips: np.ndarray
     chip_key: np.ndarray
+    chip_zero: np.ndarray
 
 
 def flatten(block: Block) -> Series:
     """Return the places of a block end to end, without copying."""
     n, t, columns = block.met.shape
+    zero = np.arange(n, dtype=np.int64) * _SPAN + _ZERO
     return Series(
         met=block.met.reshape(n * t, columns),
         start=np.arange(n, dtype=np.int64) * t,
@@ -52,23 +56,28 @@ def flatten(block: Block) -> Series:
         numbers=block.numbers,
         classes=block.classes,
         chips=block.chips.reshape(block.chip_hour.size, *block.chips.shape[2:]),
-        chip_key=(np.arange(n, dtype=np.int64)[:, None] * _SPAN + _ZERO + block.chip_hour).ravel(),
+        chip_key=(zero[:, None] + block.chip_hour).ravel(),
+        chip_zero=zero,
     )
 
 
-def join(blocks: Sequence[Block]) -> Series:
-    """Put the places of several blocks, which may differ in length, end to end."""
-    parts = [flatten(block) for block in blocks]
-    places = np.cumsum([0, *(len(p.hours) for p in parts)])
-    rows = np.cumsum([0, *(len(p.met) for p in parts)])
+def join(parts: Iterable[Block | Series]) -> Series:
+    """Put the places of several parts, which may differ in length, end to end."""
+    parts = [part if isinstance(part, Series) else flatten(part) for part in parts]
+    places = np.cumsum([0, *(len(p.hours) for p in parts)])[:-1]
+    rows = np.cumsum([0, *(len(p.met) for p in parts)])[:-1]
+    starts = [p.start + row for p, row in zip(parts, rows, strict=True)]
+    keys = [p.chip_key + place * _SPAN for p, place in zip(parts, places, strict=True)]
+    zeros = [p.chip_zero + place * _SPAN for p, place in zip(parts, places, strict=True)]
     return Series(
         met=np.concatenate([p.met for p in parts]),
-        start=np.concatenate([p.start + row for p, row in zip(parts, rows, strict=False)]),
+        start=np.concatenate(starts),
         hours=np.concatenate([p.hours for p in parts]),
         numbers=np.concatenate([p.numbers for p in parts]),
         classes=np.concatenate([p.classes for p in parts]),
         chips=np.concatenate([p.chips for p in parts]),
-        chip_key=np.concatenate([p.chip_key + place * _SPAN for p, place in zip(parts, places, strict=False)]),
+        chip_key=np.concatenate(keys),
+        chip_zero=np.concatenate(zeros),
     )
 
 
@@ -104,7 +113,7 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
         raise ConfigError(f"a window must end within 1..{series.hours.max()} hours, found {stop.min()}..{stop.max()}.")
     images, step = _images(series, place, stop, length)
     return {
-        "met": _met(series, place, stop, length),
+        "met": cut(series.met, series.start[place], stop, length),
         "images": images,
         "image_step": step,
         "numbers": series.numbers[place],
@@ -112,13 +121,40 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
     }
 
 
-def _met(series: Series, place: np.ndarray, stop: np.ndarray, length: int) -> np.ndarray:
-    hour = (stop - length)[:, None] + np.arange(length)
-    rows = series.start[place][:, None] + np.maximum(hour, 0)
-    met = series.met.take(rows.ravel(), axis=0).reshape(*rows.shape, -1)
-    if (short := stop < length).any():
-        met[short] = np.where(hour[short][..., None] < 0, np.float32(np.nan), met[short])
-    return met
+def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> np.ndarray:
+    """Cut stretches of `length` rows out of places that lie end to end.
+
+    Parameters
+    ----------
+    rows : (N, C) float32
+        Rows of all places.
+    start : (B,) int64
+        First row of each stretch's place.
+    stop : (B,) int64
+        End of each stretch, exclusive, counted from `start`.
+    length : int
+        L.
+
+    Returns
+    -------
+    (B, L, C) float32
+        NaN before the first row of the place.
+    """
+    first = start + stop - length
+    short = stop < length
+    if len(rows) < length:
+        out = np.empty((len(first), length, rows.shape[1]), rows.dtype)
+    else:  # every stretch of rows is one long row of this view: a window is copied at once, not hour by hour
+        rows = np.ascontiguousarray(rows)
+        stretches = (len(rows) - length + 1, length * rows.shape[1])
+        view = np.lib.stride_tricks.as_strided(rows, stretches, (rows.strides[0], rows.itemsize), writeable=False)
+        out = view[np.maximum(first, 0)].reshape(len(first), length, rows.shape[1])
+    if short.any():
+        hour = (stop[short] - length)[:, None] + np.arange(length)
+        part = rows[start[short][:, None] + np.maximum(hour, 0)]
+        part[hour < 0] = np.nan
+        out[short] = part
+    return out
 
 
 def _images(series: Series, place: np.ndarray, stop: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +162,7 @@ def _images(series: Series, place: np.ndarray, stop: np.ndarray, length: int) ->
     count = length // 24 + 2 if len(series.chip_key) else 0
     if not count:
         return np.empty((len(place), 0, *series.chips.shape[1:]), np.float32), np.empty((len(place), 0), np.int64)
-    origin = place * _SPAN + _ZERO
+    origin = series.chip_zero[place]
     first = stop - length
     latest = np.searchsorted(series.chip_key, origin + first, side="right") - 1
     index = latest[:, None] + np.arange(count)

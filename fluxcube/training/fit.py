@@ -15,13 +15,13 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.base import Model, RowModel, Sizes
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.scaling import fit_scaling, scale
+from fluxcube.samples.loader import Windows
 from fluxcube.samples.splits import Split, per_igbp
+from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.schema import validate_cube
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.data import Sampler, Towers, choose_predictors, load_towers
 from fluxcube.training.run import LOG, SPLIT, STATE, Run, prepare, write_log
-from fluxcube.variables import BANDS, COMPUTED, table
+from fluxcube.variables import COMPUTED, table
 
 log = logging.getLogger(__name__)
 
@@ -122,18 +122,20 @@ def fit(
     """
     cube, folder = validate_cube(cube), Path(out)
     split = _split(cube, split, seed)
-    spec = _features(cube, split, target, predictors, memory_days, bands, static, max_qc)
+    spec = cube_spec(
+        cube, split.train, targets=target, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
+        max_qc=max_qc,
+    )  # fmt: skip
     config = _config(model, config, spec)
     training = training or TrainingConfig()
     training = training if epochs is None else dataclasses.replace(training, epochs=epochs)
     request = _request(model, config, training, spec, split, seed, max_qc)
     prepare(folder, request, overwrite=overwrite, resume=resume)
     split.save(folder / SPLIT)
-    train = load_towers(cube, split.train, spec, max_qc, progress)
+    train = load_towers(cube, split.train, spec, max_qc, progress).scaled()
+    spec = train.spec
     val = load_towers(cube, split.val, spec, 0, progress) if split.val else None
-    mean, spread = fit_scaling([train.fluxes], spec.targets)
-    spec = dataclasses.replace(spec, target_mean=mean, target_scale=spread)
-    train, val = _scaled(train, spec), _scaled(val, spec)
+    val = val if val is not None and val.observed().any() else None
     trained, history, summary = _train(model, config, spec, train, val, training, seed, folder, request, progress)
     checkpoint.save(trained, folder, _metadata(cube, spec, split, request, history, trained))
     (folder / STATE).unlink(missing_ok=True)
@@ -177,28 +179,6 @@ def _split(cube, split: Split | str | os.PathLike | None, seed: int) -> Split:
     return split
 
 
-def _features(cube, split: Split, target, predictors, memory_days, bands, static, max_qc) -> FeatureSpec:
-    """Settle which inputs the model gets; target scaling follows once the fluxes are read."""
-    targets = (target,) if isinstance(target, str) else tuple(target)
-    FeatureSpec(predictors=("DOY",), targets=targets)  # before anything is read: are these fluxes?
-    if predictors is None:
-        predictors = choose_predictors(cube, split.train, targets, max_qc)
-        log.info("predictors: %s", ", ".join(predictors))
-    for name in predictors:
-        if name not in cube["variable"].values:
-            raise unknown("predictor of the cube", name, cube["variable"].values)
-    if bands is None:
-        bands = tuple(BANDS) if "modis" in cube else ()
-    elif bands and "modis" not in cube:
-        raise ConfigError("bands are given, but the cube has no chips: build it with modis=, or give bands=().")
-    igbp = dict(zip(map(str, cube["site"].values), map(str, cube["igbp"].values), strict=True))
-    classes = sorted({igbp[site] for site in split.train} - {""}) if "igbp" in static else ()
-    return FeatureSpec(
-        predictors=tuple(predictors), memory_days=tuple(memory_days), bands=tuple(bands), static=tuple(static),
-        igbp_classes=tuple(classes), targets=targets, predictor_max_qc=max_qc, clock=cube.attrs.get("clock", "solar"),
-    )  # fmt: skip
-
-
 def _config(model: str, config: object | Mapping | None, spec: FeatureSpec) -> object:
     """Return the model's config, its columns filled in."""
     cls = registry.config_class(model)
@@ -224,12 +204,6 @@ def _request(model, config, training, spec: FeatureSpec, split: Split, seed: int
         "features": features, "split": {"train": split.train, "val": split.val}, "seed": seed, "max_qc": max_qc,
     }  # fmt: skip
     return json.loads(json.dumps(request))
-
-
-def _scaled(towers: Towers | None, spec: FeatureSpec) -> Towers | None:
-    if towers is None or not np.isfinite(towers.fluxes).any():
-        return None
-    return dataclasses.replace(towers, fluxes=scale(towers.fluxes, spec.target_mean, spec.target_scale))
 
 
 def _sizes(spec: FeatureSpec) -> Sizes:
@@ -266,16 +240,15 @@ def _train_torch(model, config, spec, train, val, training, seed, folder, reques
         torch.manual_seed(seed)
         made = registry.build(model, config, _sizes(spec))
         stride = training.stride or (max(1, made.context // 2) if made.emits > 1 else 1)
+        common = {"length": made.context, "batch_size": training.batch_size, "partial": True, "seed": seed}
         validation = None
         if val is not None:
             scored = min(made.emits, max(1, made.context - _HISTORY))
-            held = Sampler(val, made.context, 1, scored)
-            windows = held.epoch(np.random.default_rng(seed), training.val_windows)
-            validation = Validation(held, *windows, spec.targets)
+            validation = Validation(Windows(val, emits=scored, limit=training.val_windows, **common))
+        windows = Windows(train, emits=made.emits, stride=stride, limit=training.windows_per_epoch, **common)
         counters = run_loop(
-            made, Sampler(train, made.context, stride, made.emits), validation, training, seed=seed,
-            state=folder / STATE, request=request, on_epoch=lambda rows: write_log(folder / LOG, rows),
-            progress=progress,
+            made, windows, validation, training, state=folder / STATE, request=request,
+            on_epoch=lambda rows: write_log(folder / LOG, rows), progress=progress,
         )  # fmt: skip
     return made, counters.history, _torch_summary(made, counters, training.keep)
 

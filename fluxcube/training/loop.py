@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from fluxcube.models.base import Batch
+from fluxcube.samples.loader import Windows
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.data import Sampler
 from fluxcube.training.state import Counters, load_state, save_state
 
 log = logging.getLogger(__name__)
@@ -27,27 +27,22 @@ class Validation:
 
     Attributes
     ----------
-    sampler : Sampler
-        Of the validation towers, measured fluxes only.
-    place, stop : (B,) int64
-        Windows.
-    names : tuple of str
-        Targets.
+    windows : Windows
+        Of the validation towers, measured fluxes only; those of its first epoch are scored.
     """
 
-    sampler: Sampler
-    place: np.ndarray
-    stop: np.ndarray
-    names: tuple[str, ...]
+    windows: Windows
 
-    def score(self, model, size: int) -> dict[str, float]:
+    def score(self, model) -> dict[str, float]:
         """Return the NSE of each target over all scored hours; nan where nothing was measured."""
+        names = self.windows.spec.targets
         pred, obs = [], []
-        for features, targets in self.sampler.batches(self.place, self.stop, size):
-            pred.append(model.predict(Batch.of(features))[:, -self.sampler.emits :])
-            obs.append(targets)
-        obs_, pred_ = (np.concatenate(a).reshape(-1, len(self.names)) for a in (obs, pred))
-        return {name: nse(obs_[:, i], pred_[:, i]) for i, name in enumerate(self.names)}
+        self.windows.set_epoch(0)
+        for batch in self.windows:
+            pred.append(model.predict(Batch.of(batch))[:, -self.windows.emits :])
+            obs.append(batch["targets"])
+        obs_, pred_ = (np.concatenate(a).reshape(-1, len(names)) for a in (obs, pred))
+        return {name: nse(obs_[:, i], pred_[:, i]) for i, name in enumerate(names)}
 
 
 def nse(obs: np.ndarray, pred: np.ndarray) -> float:
@@ -60,11 +55,10 @@ def nse(obs: np.ndarray, pred: np.ndarray) -> float:
 
 def train(
     model,
-    sampler: Sampler,
+    windows: Windows,
     validation: Validation | None,
     config: TrainingConfig,
     *,
-    seed: int,
     state: Path,
     request: Mapping,
     on_epoch: Callable[[list[dict]], None],
@@ -76,14 +70,12 @@ def train(
     ----------
     model : EcoPerceiver or alike
         Trained in place; ``model(batch)`` gives (B, emits, targets).
-    sampler : Sampler
+    windows : Windows
         Training windows.
     validation : Validation or None
         Scores each epoch; without it the last epoch is kept.
     config : TrainingConfig
         Settings.
-    seed : int
-        Of the windows' order and, through torch's generator, of dropout.
     state : Path
         File of the state; where it exists, training goes on from it.
     request : mapping
@@ -108,7 +100,7 @@ def train(
     if state.is_file():
         best, counters = load_state(state, model, optimizer)
         log.info("going on after epoch %d, step %d", counters.epoch, counters.step)
-    run = _Run(model, optimizer, sampler, config, seed, device, state, request, progress, best, counters)
+    run = _Run(model, optimizer, windows, config, device, state, request, progress, best, counters)
     while counters.epoch < config.epochs:
         run.epoch()
         run.finish_epoch(validation)
@@ -123,24 +115,22 @@ def train(
 class _Run:
     """One training run: what its epochs share."""
 
-    def __init__(self, model, optimizer, sampler, config, seed, device, state, request, progress, best, counters):
-        self.model, self.optimizer, self.sampler, self.config = model, optimizer, sampler, config
-        self.seed, self.device, self.state, self.request = seed, device, state, request
+    def __init__(self, model, optimizer, windows, config, device, state, request, progress, best, counters):
+        self.model, self.optimizer, self.windows, self.config = model, optimizer, windows, config
+        self.device, self.state, self.request = device, state, request
         self.progress, self.best, self.counters = progress, best, counters
 
     def epoch(self) -> None:
         """Train the rest of the current epoch."""
         counters, config = self.counters, self.config
-        # The order depends on seed and epoch alone, so that a resumed epoch draws the windows it had drawn.
-        rng = np.random.default_rng((self.seed, counters.epoch))
-        place, stop = self.sampler.epoch(rng, config.windows_per_epoch)
-        steps = math.ceil(len(place) / config.batch_size)
+        self.windows.set_epoch(counters.epoch, counters.step)
+        steps = len(self.windows)
         self.model.train()
         started = saved = time.monotonic()
         before = counters.seconds
-        for features, targets in self.sampler.batches(place, stop, config.batch_size, counters.step):
+        for batch in self.windows:
             self._set_rate(counters.epoch + counters.step / steps)
-            self._step(features, targets)
+            self._step(batch)
             counters.step += 1
             now = time.monotonic()
             counters.seconds = before + now - started
@@ -150,12 +140,12 @@ class _Run:
             if self.progress:
                 self.progress(counters.epoch * steps + counters.step, config.epochs * steps, self._text())
 
-    def _step(self, features: dict, targets: np.ndarray) -> None:
-        batch = Batch.of({name: torch.from_numpy(array).to(self.device) for name, array in features.items()})
-        wanted = torch.from_numpy(targets).to(self.device)
+    def _step(self, batch: dict[str, np.ndarray]) -> None:
+        features = Batch(*(torch.from_numpy(array).to(self.device) for array in Batch.of(batch)))
+        wanted = torch.from_numpy(batch["targets"]).to(self.device)
         seen = torch.isfinite(wanted)
         with self._autocast():
-            out = self.model(batch)
+            out = self.model(features)
         error = torch.where(seen, out.float() - torch.where(seen, wanted, 0.0), 0.0).square().sum()
         count = seen.sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -182,7 +172,7 @@ class _Run:
         row = {"epoch": counters.epoch + 1, "loss": counters.loss / max(counters.hours, 1)}
         score = None
         if validation is not None:
-            scores = validation.score(self.model, self.config.batch_size)
+            scores = validation.score(self.model)
             row |= {f"val_nse_{name}": value for name, value in scores.items()}
             known = [value for value in scores.values() if math.isfinite(value)]
             score = sum(known) / len(known) if known else None

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from fluxcube.models.base import Batch, RowModel
+from fluxcube.samples.towers import Towers
 from fluxcube.samples.windows import gather
-from fluxcube.training.data import Towers
 
 #: Windows turned into rows at a time: chips of all hours at once would fill the memory.
 _CHUNK = 16384

@@ -1,4 +1,4 @@
-"""Training data: what is read, what is masked, and which windows an epoch has."""
+"""Towers: what is read, what is masked, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.towers import choose_predictors, load_towers, site_years
 from fluxcube.simulation.example import example_cube
-from fluxcube.training.data import Sampler, choose_predictors, load_towers, site_years
 
 SPEC = FeatureSpec(predictors=("TOD", "TA", "SW_IN"), targets=("NEE", "GPP_NT"))
 
@@ -59,44 +59,6 @@ def test_predictors_are_chosen_by_what_is_there(cube):
     with_le = cube.assign(predictors_qc=cube.predictors_qc * 0)
     assert "LE" in choose_predictors(with_le, sites, ("NEE",), 1)
     assert "LE" not in choose_predictors(with_le, sites, ("LE",), 1)
-
-
-def sampler(cube, length=32, stride=16, emits=32, sites=("XX-S00", "XX-S01")):
-    return Sampler(load_towers(cube, sites, SPEC, 0), length, stride, emits)
-
-
-def test_an_epoch_covers_every_hour_and_differs_from_the_next(cube):
-    draw = sampler(cube)
-    first, second = (draw.epoch(np.random.default_rng((0, e))) for e in (0, 1))
-    for place, stop in (first, second):
-        covered = {(p, h) for p, s in zip(place, stop, strict=True) for h in range(s - 32, s)}
-        for p, hours in enumerate(draw.towers.series.hours):
-            missed = [h for h in range(hours - 16) if (p, h) not in covered]
-            assert not missed
-        assert len(set(zip(place.tolist(), stop.tolist(), strict=True))) == len(place)
-    assert sorted(first[1].tolist()) != sorted(second[1].tolist())
-    again = draw.epoch(np.random.default_rng((0, 0)))
-    np.testing.assert_array_equal(first, again)
-    assert len(draw.epoch(np.random.default_rng(0), 7)[0]) == 7
-
-
-def test_last_head_windows_end_at_observed_hours_only(cube):
-    draw = sampler(cube, stride=1, emits=1)
-    place, stop = draw.epoch(np.random.default_rng(0))
-    observed = draw.towers.observed()
-    ends = draw.towers.series.start[place] + stop - 1
-    assert sorted(ends.tolist()) == np.flatnonzero(observed).tolist()
-
-
-def test_batches_hold_the_windows_targets(cube):
-    draw = sampler(cube)
-    place, stop = np.array([1, 0, 1]), np.array([40, 32, 5])
-    (features, targets), (_, rest) = draw.batches(place, stop, 2)
-    assert features["met"].shape == (2, 32, 3) and targets.shape == (2, 32, 2) and len(rest) == 1
-    np.testing.assert_array_equal(targets[0], draw.towers.fluxes[draw.towers.series.start[1] + np.arange(8, 40)])
-    assert np.isnan(rest[0, :27]).all()
-    np.testing.assert_array_equal(rest[0, 27:], draw.towers.fluxes[draw.towers.series.start[1] + np.arange(5)])
-    assert len(list(draw.batches(place, stop, 2, first=1))) == 1
 
 
 def test_wrong_names_and_empty_sites_are_refused(cube):

@@ -1,0 +1,325 @@
+"""Windows of towers in batches: shuffled, sharded, reproducible and resumable; for NumPy or a torch DataLoader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+import numpy as np
+
+from fluxcube.errors import ConfigError, missing_package
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.towers import Towers, cube_spec, load_towers, sites_with_hours
+from fluxcube.samples.windows import cut, gather
+
+#: What a saved position is good for: only the same epochs, cut into the same batches.
+_SAME = (
+    "length", "emits", "stride", "batch_size", "partial", "shuffle", "drop_last", "limit", "seed", "world_size",
+)  # fmt: skip
+
+
+def load_windows(
+    cube,
+    spec: FeatureSpec | None = None,
+    *,
+    sites: Sequence[str] | None = None,
+    max_qc: int | None = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+    **options: object,
+) -> Windows:
+    """Read towers of a cube into memory and make windows of them.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        What `fluxcube.open_carbonsense` opened, or a selection of it; an axis with holes is fine.
+    spec : FeatureSpec, optional
+        Inputs and targets, e.g. ``train.spec`` for the validation towers; by default `cube_spec`'s: all predictors with
+        data, the chips, and NEE.
+    sites : sequence of str, optional
+        Towers; by default all with an hour in the cube.
+    max_qc : int or None
+        Worst flag of a flux that is kept (None keeps all); for predictors the spec says it.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+    **options
+        Of `Windows`: ``length``, ``batch_size`` and so on.
+
+    Returns
+    -------
+    Windows
+
+    Raises
+    ------
+    ConfigError
+        If a setting cannot be, a site has no hour, or the cube is daily or normalised.
+    UnknownNameError
+        At a name that the cube does not hold.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> windows = load_windows(example_cube(), length=48, batch_size=16, seed=1)
+    >>> batch = next(iter(windows))
+    >>> batch["met"].shape, batch["images"].shape, batch["targets"].shape
+    ((16, 48, 6), (16, 4, 9, 64), (16, 1, 1))
+    """
+    sites = sites_with_hours(cube) if sites is None else sites
+    spec = cube_spec(cube, sites) if spec is None else spec
+    return Windows(load_towers(cube, sites, spec, max_qc, progress), **options)
+
+
+@dataclass(eq=False)
+class Windows:
+    """Batches of windows: the last hours before each hour with an observed flux.
+
+    Iterate over it for NumPy arrays, or over `loader()` for torch tensors. A pass is an epoch, the next pass the next.
+    What an epoch holds and in which order depends on `seed` and the epoch alone. No window holds an hour of another
+    tower, or of the other side of a hole in the time axis; a missing hour is a row of masked tokens.
+
+    Each batch is a dict of arrays:
+
+    - ``met`` (B, T, V) float32, normalised, and ``mask`` (B, T, V) bool, True where there is a value; the others are
+      NaN; ``spec.inputs`` names the columns.
+    - ``images`` (B, K, b, 64) float32, chips with ``spec.bands``; NaN is missing. ``image_step`` (B, K) int64 is the
+      hour of the window, 0..T-1, that holds local solar noon of the chip's day (0 also for the last chip before the
+      window), or -1 for no chip.
+    - ``numbers`` (B, S) float32 and ``classes`` (B, C) int64: ``spec.numbers``, and the index into
+      ``spec.igbp_classes`` or -1.
+    - ``targets`` (B, emits, targets) float32: fluxes of the last hours, scaled as `spec` says; NaN is not observed.
+    - ``site`` (B,) int64, the position in `sites`, and ``time`` (B,) int64, hours from 1970-01-01T00 UTC to the
+      window's last hour: ``time.astype("datetime64[h]")``.
+
+    Parameters
+    ----------
+    towers : Towers
+        Data, shared by all batches and epochs; nothing of it is copied but the windows of a batch.
+    length : int
+        T, hours of a window.
+    batch_size : int
+        Windows in a batch of this rank; the last of an epoch may have fewer.
+    emits : int
+        Last hours of a window that have targets, 1..length; at least one of them is observed.
+    stride : int
+        Hours between the windows of an epoch, whose phase is drawn anew per place and epoch.
+    partial : bool
+        Whether a place's first hours get windows too, their hours before the first one masked.
+    shuffle : bool
+        False gives all windows by place and time, the same in each epoch.
+    drop_last : bool
+        Whether a last batch with fewer windows is left out.
+    limit : int, optional
+        Use so many windows of each epoch.
+    seed : int
+        Of the order and the phases; the same on all ranks.
+    rank, world_size : int
+        This process and the number of processes. Ranks take turns along the epoch, so that step i of all ranks together
+        is step i of one process with a batch ``world_size`` times as large. All ranks get equally many windows and
+        batches: up to ``world_size - 1`` of an epoch go to none (`left_out`).
+
+    Attributes
+    ----------
+    epoch, first_batch : int
+        Where the next pass begins; see `set_epoch`.
+
+    Raises
+    ------
+    ConfigError
+        If a setting cannot be, or the towers have no window.
+    """
+
+    towers: Towers
+    _: KW_ONLY
+    length: int
+    batch_size: int = 512
+    emits: int = 1
+    stride: int = 1
+    partial: bool = False
+    shuffle: bool = True
+    drop_last: bool = False
+    limit: int | None = None
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = field(default=0, init=False)
+    first_batch: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        for name in ("length", "batch_size", "emits", "stride", "world_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be 1 or more, found {value}.")
+        if self.emits > self.length:
+            raise ConfigError(f"emits must be at most length, found {self.emits} of {self.length} hours.")
+        if not 0 <= self.rank < self.world_size or self.seed < 0:
+            raise ConfigError(
+                f"expected 0 <= rank < world_size and seed >= 0, found {self.rank}, {self.world_size}, {self.seed}."
+            )
+        self._useful = self._find_useful()
+        if not self._useful.any():
+            raise ConfigError(
+                f"no window of {self.length} hours ends with an observed {' or '.join(self.spec.targets)} in its last "
+                f"{self.emits}: shorten it, widen the selection, or allow worse flags with max_qc."
+            )
+        self._drawn: tuple[int, np.ndarray] | None = None
+        self._done = 0
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What the columns are."""
+        return self.towers.spec
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the towers."""
+        return self.towers.sites
+
+    @property
+    def left_out(self) -> int:
+        """Windows of the present epoch that no rank is given."""
+        given = len(self) * self.batch_size if self.drop_last else len(self._own(self.epoch))
+        return len(self._draw(self.epoch)) - given * self.world_size
+
+    def __len__(self) -> int:
+        """Batches of the whole present epoch on this rank."""
+        windows = len(self._own(self.epoch))
+        return windows // self.batch_size if self.drop_last else math.ceil(windows / self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """Give the rest of the present epoch; at its end the next one is the present."""
+        return self._counted(self[index] for index in self._indices())
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
+        """Return a batch by its number in the present epoch, or by (epoch, number)."""
+        epoch, batch = index if isinstance(index, tuple) else (self.epoch, index)
+        ends = self._own(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        if batch < 0 or not len(ends) or (self.drop_last and len(ends) < self.batch_size):
+            raise IndexError(f"epoch {epoch} has no batch {batch}.")
+        return self._batch(ends)
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Let the next pass begin at a batch of an epoch."""
+        if epoch < 0 or first_batch < 0:
+            raise ConfigError(f"epoch and first_batch must be 0 or more, found {epoch} and {first_batch}.")
+        self.epoch, self.first_batch, self._done = epoch, first_batch, first_batch
+
+    def state_dict(self) -> dict[str, object]:
+        """Return how far the latest pass has come, on every rank the same, as JSON can hold it."""
+        return {"epoch": self.epoch, "batch": self._done} | self._settings()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Let the next pass go on where `state_dict` was taken.
+
+        Raises
+        ------
+        ConfigError
+            If it was taken of other windows.
+        """
+        for name, value in self._settings().items():
+            if state.get(name) != value:
+                raise ConfigError(f"the state is of other windows: {name} was {state.get(name)!r}, is {value!r}.")
+        self.set_epoch(state["epoch"], state["batch"])
+
+    def loader(self, **options: object):
+        """Return a torch DataLoader over the batches, as tensors; each pass is an epoch, as when iterating here.
+
+        Worker processes share the epoch batch by batch, so their number changes neither the batches nor their order;
+        batches that workers have prepared in advance do not count as done in `state_dict`. Windows are cut so fast that
+        workers seldom pay. Where processes are forked (Linux) they share the data, elsewhere each has a copy.
+
+        Parameters
+        ----------
+        **options
+            Of `torch.utils.data.DataLoader`, such as ``num_workers`` and ``pin_memory``.
+
+        Raises
+        ------
+        MissingPackageError
+            If torch is not installed.
+        """
+        try:
+            from torch.utils.data import DataLoader
+        except ImportError:
+            raise missing_package("torch", "train", "Windows.loader") from None
+        windows = self
+
+        class Loader(DataLoader):
+            """A DataLoader that keeps count for its `Windows`."""
+
+            def __iter__(self):
+                len(windows)  # drawn before workers are forked, which then need not do it
+                return windows._counted(super().__iter__())
+
+        return Loader(self, batch_size=None, sampler=_Order(self), **options)
+
+    def _settings(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in _SAME} | {"windows": int(self._useful.sum())}
+
+    def _indices(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch  # in the index, for workers that outlive an epoch
+        return ((epoch, batch) for batch in range(self.first_batch, len(self)))
+
+    def _counted(self, batches: Iterable) -> Iterator:
+        epoch, self._done = self.epoch, self.first_batch
+        for batch in batches:
+            self._done += 1
+            yield batch
+        self.set_epoch(epoch + 1)
+
+    def _batch(self, ends: np.ndarray) -> dict[str, np.ndarray]:
+        """Make a batch of the windows whose last hours stand in these rows."""
+        towers, series = self.towers, self.towers.series
+        place = np.searchsorted(series.start, ends, side="right") - 1
+        stop = ends - series.start[place] + 1
+        batch = gather(series, place, stop, self.length)
+        return batch | {
+            "mask": np.isfinite(batch["met"]),
+            "targets": cut(towers.fluxes, series.start[place], stop, self.emits),
+            "site": towers.site[place],
+            "time": towers.first_hour[place] + stop - 1,
+        }
+
+    def _own(self, epoch: int) -> np.ndarray:
+        """Rows of the last hours of this rank's windows, in the epoch's order."""
+        ends = self._draw(epoch)
+        return ends[self.rank : len(ends) // self.world_size * self.world_size : self.world_size]
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        """Rows of the last hours of all ranks' windows, in the epoch's order; the latest epoch is kept."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            series = self.towers.series
+            phase = (
+                rng.integers(0, self.stride, len(series.hours)) if self.shuffle else np.zeros(len(series.hours), int)
+            )
+            spans = zip(series.start + phase, series.start + series.hours, strict=True)
+            ends = np.concatenate([np.arange(first, stop, self.stride) for first, stop in spans])
+            ends = ends[self._useful[ends]]
+            ends = rng.permutation(ends) if self.shuffle else ends
+            self._drawn = epoch, ends[: self.limit]
+        return self._drawn[1]
+
+    def _find_useful(self) -> np.ndarray:
+        """Whether a window that ends with each hour is one to give (N,)."""
+        out = self.towers.observed()
+        for start, hours in zip(self.towers.series.start, self.towers.series.hours, strict=True):
+            seen = np.cumsum(out[start : start + hours])
+            seen[self.emits :] -= seen[: -self.emits].copy()
+            out[start : start + hours] = seen > 0
+            if not self.partial:
+                out[start : start + min(self.length - 1, hours)] = False
+        return out
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is left of the present epoch, as a torch sampler."""
+
+    windows: Windows
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return self.windows._indices()
+
+    def __len__(self) -> int:
+        return max(0, len(self.windows) - self.windows.first_batch)
