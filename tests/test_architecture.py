@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"variables", "biomes"},
-    {"timestamps", "humidity", "normalisation"},
+    {"timestamps", "humidity", "indices", "normalisation"},
     {"solar"},
     {"schema"},
     {"stores"},

@@ -1,7 +1,8 @@
 """Chips: 8 x 8 pixels of 500 m around a place, cut from MODIS rasters on the sinusoidal grid.
 
 Where a chip's pixels lie on that grid depends on the place alone, so it is worked out once; after that a chip
-is a gather from a raster, and every place that a raster covers is served in one pass over it.
+is a gather from a raster, and every place that a raster covers is served in one pass over it. A chip near a tile's
+edge takes its pixels from up to four tiles.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import functools
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y
-from fluxcube.sources.modis import COLS, ROWS, Raster, Tile, check_raster, list_rasters, read_tile
+from fluxcube.sources.modis import Raster, check_raster, list_rasters, read_pixels, sinusoidal_pixel
+from fluxcube.sources.modis_grid import TILE
 from fluxcube.variables import BANDS
 
 log = logging.getLogger(__name__)
@@ -25,19 +27,15 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 
 _REFLECTANCES = 7
-_PER_DEGREE = ROWS // 180
 # Where each product's bands stand among the nine of a chip.
 _SLOTS = {"MCD43A4": slice(0, _REFLECTANCES), "MCD43A2": slice(_REFLECTANCES, len(BANDS))}
-# Largest window read at once (pixels): seven bands of it as float32 are 28 MiB.
-_WINDOW = 2**20
 
 
 def chip_index(latitude: float | np.ndarray, longitude: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find the pixels of the global 500 m sinusoidal grid that make each place's chip.
 
     The chip's 8 x 8 centres stand 500 m apart in the place's UTM zone (WGS84), centred on the place; each takes the
-    sinusoidal pixel that it falls into (nearest neighbour). As in MODIS's own products, geographic latitude and
-    longitude are used on the sphere as they are: no change of datum.
+    sinusoidal pixel that it falls into (nearest neighbour). See `block_index`.
 
     Parameters
     ----------
@@ -50,31 +48,57 @@ def chip_index(latitude: float | np.ndarray, longitude: float | np.ndarray) -> t
         Row 0 touches 90 N and column 0 the western edge (43200 rows x 86400 columns), y from north to south,
         x from west to east.
 
+    Raises
+    ------
+    ConfigError
+        If a place has no latitude or longitude.
+
     Examples
     --------
     >>> rows, cols = chip_index(0.001, 0.001)
     >>> rows[0, :, 0]
     array([21595, 21597, 21598, 21599, 21600, 21601, 21602, 21603])
     """
+    return block_index(latitude, longitude, CHIP_Y, CHIP_X)
+
+
+def block_index(
+    latitude: float | np.ndarray, longitude: float | np.ndarray, y: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the pixels of the global 500 m sinusoidal grid at given distances north and east of each place.
+
+    Distances are those of the place's UTM zone: the one of six degrees that holds its longitude (180 E counts as
+    180 W, zone 1), north or south by the sign of its latitude. The wider zones of Norway and Svalbard are not used,
+    so that a zone depends on longitude alone. As in MODIS's own products, geographic latitude and longitude are
+    used on the sphere as they are: no change of datum.
+
+    Parameters
+    ----------
+    latitude, longitude : float or (place,)
+        Degrees north and east.
+    y, x : (row,), (column,)
+        Metres north and east of the place.
+
+    Returns
+    -------
+    rows, cols : (place, row, column) int64
+
+    Raises
+    ------
+    ConfigError
+        If a place has no latitude or longitude.
+    """
     latitude, longitude = (np.atleast_1d(np.asarray(a, float)) for a in (latitude, longitude))
     if not (np.isfinite(latitude) & np.isfinite(longitude) & (np.abs(latitude) <= 90)).all():
         raise ConfigError("a chip needs a latitude within -90..90 and a longitude; some place has none.")
     longitude = (longitude + 180.0) % 360.0 - 180.0
-    lat, lon = (np.empty((latitude.size, len(CHIP_Y), len(CHIP_X))) for _ in range(2))
+    lat, lon = (np.empty((latitude.size, len(y), len(x))) for _ in range(2))
     zone = ((longitude + 180.0) // 6.0).astype(int) + 1
     south = latitude < 0
     for key in np.unique(np.stack([zone, south], 1), axis=0):
         here = (zone == key[0]) & (south == key[1])
-        lat[here], lon[here] = _utm_block(latitude[here], longitude[here], int(key[0]), bool(key[1]))
+        lat[here], lon[here] = _utm_block(latitude[here], longitude[here], y, x, _utm(int(key[0]), bool(key[1])))
     return sinusoidal_pixel(lat, lon)
-
-
-def sinusoidal_pixel(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row and column (int64) of the global 500 m sinusoidal grid that hold each point (degrees)."""
-    longitude = (longitude + 180.0) % 360.0 - 180.0
-    row = np.floor((90.0 - latitude) * _PER_DEGREE)
-    col = np.floor((180.0 + longitude * np.cos(np.deg2rad(latitude))) * _PER_DEGREE)
-    return np.clip(row, 0, ROWS - 1).astype(np.int64), np.clip(col, 0, COLS - 1).astype(np.int64)
 
 
 @functools.cache
@@ -84,14 +108,15 @@ def _utm(zone: int, south: bool):
     return pyproj.Proj(proj="utm", zone=zone, south=south, ellps="WGS84")
 
 
-def _utm_block(latitude: np.ndarray, longitude: np.ndarray, zone: int, south: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Latitude and longitude (place, y, x) of the chips' pixel centres."""
-    utm = _utm(zone, south)
+def _utm_block(
+    latitude: np.ndarray, longitude: np.ndarray, y: np.ndarray, x: np.ndarray, utm
+) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude (place, y, x) of the pixels' centres."""
     east, north = utm(longitude, latitude)
-    shape = (len(east), len(CHIP_Y), len(CHIP_X))
-    x = np.broadcast_to(east[:, None, None] + CHIP_X[None, None, :], shape)
-    y = np.broadcast_to(north[:, None, None] + CHIP_Y[None, :, None], shape)
-    lon, lat = utm(x, y, inverse=True)
+    shape = (len(east), len(y), len(x))
+    at_x = np.broadcast_to(east[:, None, None] + np.asarray(x, float)[None, None, :], shape)
+    at_y = np.broadcast_to(north[:, None, None] + np.asarray(y, float)[None, :, None], shape)
+    lon, lat = utm(at_x, at_y, inverse=True)
     return lat, lon
 
 
@@ -104,14 +129,15 @@ def build_chips(
 ) -> xr.DataArray:
     """Cut the chips of many places from MCD43A4 and MCD43A2 rasters.
 
-    Each raster is opened once and serves every place it covers. Where rasters overlap, the first by name that has
+    HDF4 tiles, GeoTIFFs and Earth Engine exports serve alike (`fluxcube.sources.modis`). Each raster is opened once
+    and serves every place it covers. Where rasters overlap, the first by name that has
     a value gives it. Bands of a day that has no MCD43A2 raster are NaN (snow and water); a chip with more than
     half of its reflectance missing is NaN as a whole.
 
     Parameters
     ----------
     source : path, list of paths, or list of Raster
-        Folder of GeoTIFFs (`fluxcube.sources.modis`), or what `list_rasters` or `find_tiles` found in it.
+        Folder of rasters, or what `list_rasters` or `find_tiles` found in it.
     latitude, longitude : (place,)
         Degrees.
     progress : callable, optional
@@ -136,13 +162,7 @@ def build_chips(
             f"no MCD43A4 raster among {len(rasters)} MODIS files: chips need reflectance, not only MCD43A2."
         )
     values, covered = read_chips(rasters, rows, cols, days, progress=progress)
-    if not covered.all():
-        outside = np.flatnonzero(~covered)
-        log.warning(
-            "%d of %d places lie outside every MODIS raster and get no chips, the first at latitude %.3f, "
-            "longitude %.3f",
-            outside.size, len(rows), np.atleast_1d(latitude)[outside[0]], np.atleast_1d(longitude)[outside[0]],
-        )  # fmt: skip
+    warn_uncovered(covered, latitude, longitude, "chips")
     kept = np.isfinite(values).any(axis=(0, 2, 3, 4))
     coords = {**chip_coords(days[kept]), "latitude": ("place", latitude), "longitude": ("place", longitude)}
     dims = ("place", "day", "band", "y", "x")
@@ -205,66 +225,69 @@ def read_chips(
     covered : (place,) bool
         Whether any raster holds a pixel of the place.
     """
-    by_day = defaultdict(list)
-    for raster in rasters:
-        by_day[raster.day].append(raster)
     values = np.full((len(rows), len(days), len(BANDS), *rows.shape[1:]), np.nan, "float32")
     covered = np.zeros(len(rows), bool)
-    extent = rows.min((1, 2)), rows.max((1, 2)) + 1, cols.min((1, 2)), cols.max((1, 2)) + 1
+    extent = extent_of(rows, cols)
+    by_day = rasters_by_day(rasters)
     for i, day in enumerate(days):  # threads would not help: opening a raster holds the interpreter
         for raster in by_day[day]:
-            _gather(raster, rows, cols, extent, values[:, i], covered)
+            gather(raster, rows, cols, extent, values[:, i, _SLOTS[raster.product]], covered)
         _drop_poor(values[:, i])
         if progress:
             progress(i + 1, len(days), f"chips of {day}")
     return values, covered
 
 
-def _gather(raster: Raster, rows, cols, extent, out: np.ndarray, covered: np.ndarray) -> None:
-    """Fill the missing pixels of `out` (place, band, 8, 8), and mark the places covered, from one raster."""
+def rasters_by_day(rasters: Sequence[Raster]) -> dict:
+    """Rasters of each day, in their order."""
+    by_day = defaultdict(list)
+    for raster in rasters:
+        by_day[raster.day].append(raster)
+    return by_day
+
+
+def warn_uncovered(covered: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, what: str) -> None:
+    """Say in the log how many places lie outside every raster."""
+    if covered.all():
+        return
+    first = np.flatnonzero(~covered)[0]
+    log.warning(
+        "%d of %d places lie outside every MODIS raster and get no %s, the first at latitude %.3f, longitude %.3f",
+        (~covered).sum(), covered.size, what, np.atleast_1d(latitude)[first], np.atleast_1d(longitude)[first],
+    )  # fmt: skip
+
+
+def extent_of(rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each place's first row, last + 1, first column, last + 1: (place,) each."""
+    return rows.min((1, 2)), rows.max((1, 2)) + 1, cols.min((1, 2)), cols.max((1, 2)) + 1
+
+
+def gather(raster: Raster, rows: np.ndarray, cols: np.ndarray, extent: tuple, out: np.ndarray, covered) -> None:
+    """Fill the missing pixels of `out` (place, band, y, x), and mark the places covered, from one raster.
+
+    A raster whose name binds it to a tile away from every place is not opened.
+    """
+    if raster.tile is not None:
+        h, v = raster.tile
+        if not _touched((v * TILE, h * TILE, TILE, TILE), extent).any():
+            return
     tile = check_raster(raster)
-    for places in _groups(tile, np.flatnonzero(_touched(tile, extent)), extent):
-        r, c = rows[places], cols[places]
-        inside = (r >= tile.row) & (r < tile.row + tile.height) & (c >= tile.col) & (c < tile.col + tile.width)
-        if not inside.any():
-            continue
-        covered[places] |= inside.any((1, 2))
-        r, c = r[inside], c[inside]
-        window = read_tile(tile, (r.min(), r.max() + 1), (c.min(), c.max() + 1))
-        part = out[places][:, _SLOTS[tile.product]]
-        spread = np.full(part.shape, np.nan, "float32").swapaxes(0, 1)
-        spread[:, inside] = window[:, r - r.min(), c - c.min()]
-        out[places, _SLOTS[tile.product]] = np.where(np.isnan(part), spread.swapaxes(0, 1), part)
+    places = np.flatnonzero(_touched((tile.row, tile.col, tile.height, tile.width), extent))
+    r, c = rows[places], cols[places]
+    inside = (r >= tile.row) & (r < tile.row + tile.height) & (c >= tile.col) & (c < tile.col + tile.width)
+    if not inside.any():
+        return
+    covered[places] |= inside.any((1, 2))
+    place, y, x = np.nonzero(inside)
+    found = read_pixels(tile, r[inside], c[inside])
+    had = out[places[place], :, y, x].T
+    out[places[place], :, y, x] = np.where(np.isnan(had), found, had).T
 
 
-def _touched(tile: Tile, extent: tuple) -> np.ndarray:
-    """Which places' bounding windows meet the tile: (place,) bool."""
-    top, bottom, left, right = extent
-    down = (top < tile.row + tile.height) & (bottom > tile.row)
-    return down & (left < tile.col + tile.width) & (right > tile.col)
-
-
-def _groups(tile: Tile, places: np.ndarray, extent: tuple) -> Iterator[np.ndarray]:
-    """Split places into groups whose common window is small enough to read at once, from north to south."""
-    top, bottom, left, right = extent
-    places = places[np.argsort(top[places], kind="stable")]
-    group: list[int] = []
-    box = None
-    for place in places:
-        r0, r1 = max(top[place], tile.row), min(bottom[place], tile.row + tile.height)
-        c0, c1 = max(left[place], tile.col), min(right[place], tile.col + tile.width)
-        wider = (r0, r1, c0, c1) if box is None else _union(box, (r0, r1, c0, c1))
-        if group and (wider[1] - wider[0]) * (wider[3] - wider[2]) > _WINDOW:
-            yield np.array(group)
-            group, wider = [], (r0, r1, c0, c1)
-        group.append(place)
-        box = wider
-    if group:
-        yield np.array(group)
-
-
-def _union(a: tuple, b: tuple) -> tuple:
-    return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])
+def _touched(window: tuple[int, int, int, int], extent: tuple) -> np.ndarray:
+    """Which places' bounding windows meet a window (row, column, height, width): (place,) bool."""
+    (row, col, height, width), (top, bottom, left, right) = window, extent
+    return (top < row + height) & (bottom > row) & (left < col + width) & (right > col)
 
 
 def _drop_poor(chips: np.ndarray) -> None:

@@ -190,7 +190,7 @@ def _modis(source: object, cells: _Cells, grid: Files, sizes: Mapping[str, tuple
         raise SourceError(
             f"no MODIS raster from {begin - _DAYS_BEFORE} to {end} in {source}: give those of these days."
         )
-    tiles = _near(find_tiles([r.path for r in rasters]), cells)
+    tiles = _near(find_tiles(rasters), cells)
     days = chip_days(tiles)
     if not len(days):
         raise SourceError(

@@ -1,96 +1,92 @@
-"""MODIS GeoTIFFs on the sinusoidal grid: what a raster covers, and its pixels in physical values.
+"""MODIS rasters of every kind: which are in a folder, what they cover, and their pixels in physical values.
 
-The 500 m grid is 43200 rows (row 0 touches 90 N) by 86400 columns (column 0 touches x = -pi R) on a
-*sphere*. Rasters are placed on that one grid, so a chip that crosses a tile's edge needs no special case.
+HDF4 tiles of LP DAAC (`fluxcube.sources.modis_hdf`), GeoTIFFs cut from them (`modis_tiff`) and Earth Engine's
+exports (`earthengine`) are found by name, placed on the one sinusoidal grid (`modis_grid`) and read alike.
 """
 
 from __future__ import annotations
 
-import functools
+import logging
 import os
 import re
-import struct
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from fluxcube.errors import ConfigError, SourceError, missing_package
+from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources import earthengine, modis_hdf, modis_tiff
+from fluxcube.sources.modis_grid import COLS, PIXEL, PRODUCTS, ROWS, SPHERE, Raster, Tile, sinusoidal_pixel
 
-#: Radius (m) of the sphere of the MODIS sinusoidal grid.
-SPHERE = 6371007.181
-#: Rows and columns of the global 500 m grid: 240 pixels to a degree of latitude.
-ROWS, COLS = 43200, 86400
-#: Side of a pixel, m.
-PIXEL = np.pi * SPHERE / ROWS
+__all__ = [
+    "COLS", "PIXEL", "ROWS", "SPHERE", "Listing", "Raster", "Tile", "check_raster", "class_mode", "find_tiles",
+    "list_rasters", "read_land_cover", "read_pixels", "read_tile", "sinusoidal_pixel", "survey_rasters",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 _FILL_CLASS = 255
-_NAME = re.compile(r"^(MCD43A4|MCD43A2|MCD12Q1)\.A(\d{4})(\d{3})\..*\.tiff?$", re.IGNORECASE)
-_LAYERS = {
-    "MCD43A4": tuple(f"Nadir_Reflectance_Band{i}" for i in range(1, 8)),
-    "MCD43A2": ("Snow_BRDF_Albedo", "BRDF_Albedo_LandWaterType"),
-    "MCD12Q1": ("LC_Type1",),
-}
+_ARCHIVE = re.compile(
+    r"^(?P<product>M[A-Z]D\d\d[A-Z]\w*)\.A(?P<year>\d{4})(?P<day>\d{3})\.(?:h(?P<h>\d\d)v(?P<v>\d\d)\.)?"
+    r"(?P<edition>.*)\.(?P<kind>tiff?|hdf)$",
+    re.IGNORECASE,
+)
+_SUFFIXES = {".tif": modis_tiff, ".tiff": modis_tiff, ".hdf": modis_hdf, ".csv": earthengine}
 # BRDF_Albedo_LandWaterType: 1 land, 2 shoreline; 0 and 3 to 7 are kinds of water (MCD43 User Guide V006).
 _WATER_TYPES = (0, 3, 4, 5, 6, 7)
 _LAND_TYPES = (1, 2)
+# A window read at once spans at most this many pixels (seven bands of int16 are 14 MiB) and no gap of more rows.
+_WINDOW, _GAP = 2**20, 64
 
 
 @dataclass(frozen=True)
-class Raster:
-    """A MODIS GeoTIFF, as its name describes it; nothing has been opened.
+class Listing:
+    """What a folder holds: the rasters, by day, product and path, and the files that are left out, with reasons."""
 
-    Attributes
+    rasters: tuple[Raster, ...]
+    ignored: tuple[tuple[Path, str], ...]
+
+
+def survey_rasters(source: str | os.PathLike | Sequence[str | os.PathLike], *, products: Iterable[str] = ()) -> Listing:
+    """Tell the MODIS rasters in a folder, and which files are left out and why.
+
+    Names of LP DAAC tell product and date (``MCD43A4.A2019185.h18v04.061.<anything>.hdf`` or ``.tif``) and nothing
+    is opened. Of other GeoTIFFs and CSVs the headers are read, since only their bands may tell (`earthengine`). Of
+    two editions of a tile and day the later one counts.
+
+    Parameters
     ----------
-    path : Path
-    product : {"MCD43A4", "MCD43A2", "MCD12Q1"}
-    day : np.datetime64[D]
-        Date in the file's name.
+    source : path or list of paths
+        A folder (searched through), a file, or a list of either.
+    products : names, optional
+        Keep only these.
+
+    Returns
+    -------
+    Listing
+
+    Raises
+    ------
+    SourceError
+        If a path does not exist, or a name gives an impossible day.
     """
-
-    path: Path
-    product: str
-    day: np.datetime64
-
-
-@dataclass(frozen=True)
-class Tile(Raster):
-    """A raster that has been opened and found right, and the window of the global pixel grid that it covers.
-
-    Attributes
-    ----------
-    row, col : int
-        Global pixel of the upper left corner.
-    height, width : int
-        Pixels.
-    bands : tuple of int
-        The raster's bands (counted from 1) in the order that `read_tile` returns.
-    """
-
-    row: int
-    col: int
-    height: int
-    width: int
-    bands: tuple[int, ...]
+    wanted = set(products) or set(PRODUCTS)
+    rasters: list[Raster] = []
+    ignored: list[tuple[Path, str]] = []
+    for path in _paths(source):
+        found, why = _named(path)
+        rasters += [raster for raster in found if raster.product in wanted]
+        if why:
+            ignored.append((path, why))
+    kept, older = _latest(rasters)
+    return Listing(tuple(sorted(kept, key=lambda r: (r.day, r.product, str(r.path)))), (*ignored, *older))
 
 
 def list_rasters(
     source: str | os.PathLike | Sequence[str | os.PathLike], *, products: Iterable[str] = ()
 ) -> list[Raster]:
-    """List the MCD43A4, MCD43A2 and MCD12Q1 GeoTIFFs in a folder by their names, without opening them.
-
-    Parameters
-    ----------
-    source : path or list of paths
-        A folder (searched through), a GeoTIFF, or a list of either. Product and date are read from names like
-        ``MCD43A4.A2019185.h18v04.061.<anything>.tif``; other files are left alone.
-    products : names, optional
-        Keep only these.
+    """List the MODIS rasters in a folder, as `survey_rasters` tells them; files left out are counted in the log.
 
     Returns
     -------
@@ -102,17 +98,23 @@ def list_rasters(
     SourceError
         If there is no such file.
     """
-    wanted = set(products) or set(_LAYERS)
-    rasters = [raster for path in _paths(source) if (raster := _named(path)) and raster.product in wanted]
-    if not rasters:
+    listing = survey_rasters(source, products=products)
+    wanted = sorted(set(products) or set(PRODUCTS))
+    first = f"{listing.ignored[0][0].name}: {listing.ignored[0][1]}" if listing.ignored else ""
+    if not listing.rasters:
         raise SourceError(
-            f"no MODIS raster in {_shown(source)}: expected GeoTIFFs of {', '.join(sorted(wanted))} with names like "
-            "MCD43A4.A2019185.h18v04.061.site.tif (HDF tiles: turn them into GeoTIFFs with gdal_translate first)."
+            f"no MODIS raster in {_shown(source)}: expected {', '.join(wanted)} as HDF tiles or GeoTIFFs with names "
+            "like MCD43A4.A2019185.h18v04.061.2019194040325.hdf, or Earth Engine exports like MCD43A4_2019_07_04.tif."
+            + (f" {len(listing.ignored)} other files were left out, the first {first}." if first else "")
         )
-    return sorted(rasters, key=lambda r: (r.day, r.product, str(r.path)))
+    if listing.ignored:
+        log.warning("%d files in %s are left out, the first %s", len(listing.ignored), _shown(source), first)
+    return list(listing.rasters)
 
 
-def find_tiles(source: str | os.PathLike | Sequence[str | os.PathLike], *, products: Iterable[str] = ()) -> list[Tile]:
+def find_tiles(
+    source: str | os.PathLike | Sequence[str | os.PathLike | Raster], *, products: Iterable[str] = ()
+) -> list[Tile]:
     """List the rasters in a folder, like `list_rasters`, and read each one's header to check its grid.
 
     Returns
@@ -131,9 +133,7 @@ def find_tiles(source: str | os.PathLike | Sequence[str | os.PathLike], *, produ
 
 def check_raster(raster: Raster) -> Tile:
     """Read a raster's header and return it as a `Tile`; errors are those of `find_tiles`."""
-    if isinstance(raster, Tile):
-        return raster
-    return Tile(raster.path, raster.product, raster.day, *_layout(_Header.read(raster)))
+    return raster if isinstance(raster, Tile) else _format(raster).check(raster)
 
 
 def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, int] | None = None) -> np.ndarray:
@@ -148,8 +148,9 @@ def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, 
     Returns
     -------
     (band, height, width) float32
-        MCD43A4: reflectance 0..1 of bands red, nir, blue, green, swir1, swir2, swir3. MCD43A2: snow and water,
-        0 or 1. MCD12Q1: the IGBP number, 1..17. Fill and invalid values are NaN.
+        MCD43A4 and MOD09GA: reflectance of bands red, nir, blue, green, swir1, swir2, swir3. MCD43A2: snow and
+        water, 0 or 1. MCD12Q1: the IGBP number, 1..17. MOD09GA_STATE: the bits, as a whole number. Fill and invalid
+        values are NaN.
 
     Raises
     ------
@@ -158,9 +159,54 @@ def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, 
     SourceError
         If the file cannot be read.
     """
-    window = _window(tile, rows, cols)
-    with _open(tile.path, georeferenced=False) as file:
-        return _DECODE[tile.product](file.read(list(tile.bands), window=window))
+    r0, r1 = rows or (tile.row, tile.row + tile.height)
+    c0, c1 = cols or (tile.col, tile.col + tile.width)
+    _check_inside(tile, r0, r1, c0, c1)
+    f, r0, r1, c0, c1 = tile.factor, r0 - tile.row, r1 - tile.row, c0 - tile.col, c1 - tile.col
+    box = r0 // f, -(-r1 // f), c0 // f, -(-c1 // f)
+    (raw,) = _format(tile).windows(tile, [box])
+    values = _decode(tile, raw).repeat(f, axis=1).repeat(f, axis=2) if f > 1 else _decode(tile, raw)
+    top, left = r0 - box[0] * f, c0 - box[2] * f
+    return values[:, top : top + r1 - r0, left : left + c1 - c0]
+
+
+def read_pixels(tile: Tile, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Read single pixels, all in one pass over the file from north to south; values as `read_tile` gives them.
+
+    Parameters
+    ----------
+    tile : Tile
+    rows, cols : (pixel,) int
+        Of the *global* grid, within the tile, in any order.
+
+    Returns
+    -------
+    (band, pixel) float32
+    """
+    if not rows.size:
+        return np.empty((len(PRODUCTS[tile.product].layers), 0), np.float32)
+    _check_inside(tile, rows.min(), rows.max() + 1, cols.min(), cols.max() + 1)
+    r, c = (rows - tile.row) // tile.factor, (cols - tile.col) // tile.factor
+    strips = list(_strips(r, c))
+    boxes = [(int(r[s].min()), int(r[s].max()) + 1, int(c[s].min()), int(c[s].max()) + 1) for s in strips]
+    out = None
+    for strip, box, raw in zip(strips, boxes, _format(tile).windows(tile, boxes), strict=True):
+        if out is None:
+            out = np.empty((raw.shape[0], rows.size), raw.dtype)
+        out[:, strip] = raw[:, r[strip] - box[0], c[strip] - box[2]]
+    return _decode(tile, out)
+
+
+def _strips(r: np.ndarray, c: np.ndarray) -> Iterator[np.ndarray]:
+    """Split pixels into strips of rows that are read at once, from north to south: indices of their pixels."""
+    order = np.argsort(r, kind="stable")
+    found, at = np.unique(r[order], return_index=True)
+    tallest = max(_WINDOW // (int(np.ptp(c)) + 1), 1)
+    begin = 0
+    for i in range(1, len(found) + 1):
+        if i == len(found) or found[i] - found[i - 1] > _GAP or found[i] - found[begin] >= tallest:
+            yield order[at[begin] : at[i] if i < len(found) else None]
+            begin = i
 
 
 def read_land_cover(tiles: Sequence[Tile], rows: tuple[int, int], cols: tuple[int, int]) -> np.ndarray:
@@ -183,9 +229,14 @@ def read_land_cover(tiles: Sequence[Tile], rows: tuple[int, int], cols: tuple[in
     shape = rows[1] - rows[0], cols[1] - cols[0]
     days = sorted({t.day for t in tiles if t.product == "MCD12Q1"})
     maps = [_land_cover_year([t for t in tiles if t.day == day and t.product == "MCD12Q1"], rows, cols) for day in days]
-    if len(maps) <= 1:
-        return maps[0] if maps else np.full(shape, _FILL_CLASS, "uint8")
-    best, mode = np.zeros(shape, "uint8"), np.full(shape, _FILL_CLASS, "uint8")
+    return class_mode(maps) if maps else np.full(shape, _FILL_CLASS, "uint8")
+
+
+def class_mode(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the most frequent of the classes 1..17 over maps of one shape (uint8; 255 unknown; ties: the lower)."""
+    if len(maps) == 1:
+        return maps[0]
+    best, mode = np.zeros(maps[0].shape, "uint8"), np.full(maps[0].shape, _FILL_CLASS, "uint8")
     for number in range(1, 18):
         count = sum((m == number).astype("uint8") for m in maps)
         mode[count > best] = number
@@ -207,194 +258,143 @@ def _land_cover_year(tiles: Sequence[Tile], rows: tuple[int, int], cols: tuple[i
     return out
 
 
-def _reflectance(raw: np.ndarray) -> np.ndarray:
-    # Fill is 32767, which the upper limit removes with the rest of what is no reflectance.
-    return np.where((raw >= 0) & (raw <= 10000), raw * np.float32(1e-4), np.float32(np.nan))
+def _decode(tile: Tile, raw: np.ndarray) -> np.ndarray:
+    """Physical values (band, ...) float32 of stored ones, to which the bands of the mask may be added."""
+    bands = len(PRODUCTS[tile.product].layers)
+    stored, missing = raw[:bands], np.zeros(raw[:bands].shape, bool)
+    if tile.mask:
+        missing |= (raw[bands if len(raw) > bands else 0 :] == 0).all(axis=0)
+    if tile.fill is not None:
+        missing |= stored == tile.fill
+    if stored.dtype.kind == "f":
+        missing |= ~np.isfinite(stored)
+        _check_whole(tile, stored[~missing])
+    low, high = PRODUCTS[tile.product].valid
+    if tile.product == "MOD09GA_STATE":  # 16 bits, which some exports give a sign
+        stored = np.where(missing, 0, stored).astype(np.int64) & 0xFFFF
+    missing |= (stored < low) | (stored > high)
+    return np.where(missing, np.float32(np.nan), _PHYSICAL.get(tile.product, _scaled)(tile, stored))
 
 
-def _snow_and_water(raw: np.ndarray) -> np.ndarray:
-    out = np.full(raw.shape, np.nan, "float32")
-    out[0][raw[0] == 0] = 0
-    out[0][raw[0] == 1] = 1
-    out[1][np.isin(raw[1], _LAND_TYPES)] = 0
-    out[1][np.isin(raw[1], _WATER_TYPES)] = 1
+def _scaled(tile: Tile, stored: np.ndarray) -> np.ndarray:
+    if tile.offset:
+        stored = stored - np.float32(tile.offset)
+    return (stored * np.float32(tile.scale)).astype(np.float32)
+
+
+def _snow_and_water(tile: Tile, stored: np.ndarray) -> np.ndarray:
+    out = np.full(stored.shape, np.nan, "float32")
+    out[0][stored[0] == 0] = 0
+    out[0][stored[0] == 1] = 1
+    out[1][np.isin(stored[1], _LAND_TYPES)] = 0
+    out[1][np.isin(stored[1], _WATER_TYPES)] = 1
     return out
 
 
-def _classes(raw: np.ndarray) -> np.ndarray:
-    return np.where((raw >= 1) & (raw <= 17), raw, np.nan).astype("float32")
+_PHYSICAL: dict[str, Callable[[Tile, np.ndarray], np.ndarray]] = {"MCD43A2": _snow_and_water}
 
 
-_DECODE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "MCD43A4": _reflectance,
-    "MCD43A2": _snow_and_water,
-    "MCD12Q1": _classes,
-}
+def _check_whole(tile: Tile, values: np.ndarray) -> None:
+    """Floats must hold the product's integers: a fraction means values scaled or resampled."""
+    if (part := values[values != np.rint(values)]).size:
+        raise SourceError(
+            f"{tile.path}: {tile.product} holds integers; found {part[0]:g}: give the unscaled values, not resampled."
+        )
 
 
-def _window(tile: Tile, rows: tuple[int, int] | None, cols: tuple[int, int] | None) -> tuple:
-    r0, r1 = rows or (tile.row, tile.row + tile.height)
-    c0, c1 = cols or (tile.col, tile.col + tile.width)
+def _check_inside(tile: Tile, r0: int, r1: int, c0: int, c1: int) -> None:
     if r0 < tile.row or c0 < tile.col or r1 > tile.row + tile.height or c1 > tile.col + tile.width:
         raise ConfigError(
             f"{tile.path.name} covers rows {tile.row}..{tile.row + tile.height} and columns "
             f"{tile.col}..{tile.col + tile.width} of the global grid; rows {r0}..{r1}, columns {c0}..{c1} were asked."
         )
-    return (r0 - tile.row, r1 - tile.row), (c0 - tile.col, c1 - tile.col)
 
 
-def _named(path: Path) -> Raster | None:
-    if (match := _NAME.match(path.name)) is None:
-        return None
-    if not 1 <= int(match[3]) <= 366:
-        raise SourceError(f"{path}: the name gives day {match[3]} of {match[2]}; it must lie in 001..366.")
-    day = np.datetime64(f"{match[2]}-01-01", "D") + np.timedelta64(int(match[3]) - 1, "D")
-    return Raster(path, match[1].upper(), day)
+def _format(raster: Raster):
+    return _SUFFIXES[raster.path.suffix.lower()]
 
 
-# What decides a raster's place and bands: size, sample format, the tags of GeoTIFF, and GDAL's names and scales.
-_TAGS = {256, 257, 258, 277, 339, 33550, 33922, 34264, 34735, 34736, 34737, 42112}
-_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-
-
-@dataclass(frozen=True)
-class _Header:
-    """The tags of a TIFF that decide where its pixels lie; two rasters with the same tags have the same layout.
-
-    PROJ takes over a millisecond to understand the projection of each file, and a folder holds thousands that
-    differ in their date alone.
-    """
-
-    product: str
-    tags: tuple[tuple[int, bytes], ...] | Path  # the path where the file is no plain TIFF: shared with no other
-    path: Path = field(compare=False)
-
-    @classmethod
-    def read(cls, raster: Raster) -> _Header:
-        with open(raster.path, "rb") as file:
-            return cls(raster.product, _read_tags(file) or raster.path, raster.path)
-
-
-def _read_tags(file: BinaryIO) -> tuple[tuple[int, bytes], ...]:
-    """Tags of the first image of a classic TIFF; none where it is something else, which GDAL shall judge."""
-    start = file.read(8)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(start[:4])
-    if order is None or len(start) < 8:
-        return ()
-    file.seek(struct.unpack(f"{order}I", start[4:])[0])
-    count = int.from_bytes(file.read(2), "little" if order == "<" else "big")
-    entries = file.read(12 * count)
-    found = []
-    for tag, kind, number, value in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
-        if tag in _TAGS:
-            size = number * _TYPE_SIZES.get(kind, 1)
-            if size > 4:
-                file.seek(struct.unpack(f"{order}I", value)[0])
-                value = file.read(size)
-            found.append((tag, value))
-    return tuple(found)
-
-
-@functools.lru_cache(maxsize=4096)
-def _layout(header: _Header) -> tuple[int, int, int, int, tuple[int, ...]]:
-    """Global row and column, height, width and bands of a raster, once they are known to be right."""
-    path = header.path
-    with _open(path, georeferenced=True) as file:
-        row, col = _corner(path, file.crs, file.transform)
-        bands = _bands(path, header.product, file.descriptions, file.dtypes, file.scales)
-        return row, col, file.height, file.width, bands
-
-
-_OPENING = threading.Lock()
-
-
-@contextmanager
-def _open(path: Path, *, georeferenced: bool) -> Iterator:
-    """Open a GeoTIFF; without its projection where that is known, which takes an eighth of the time."""
-    rasterio = _rasterio()
-    options = {} if georeferenced else {"GEOREF_SOURCES": "NONE"}
+def _named(path: Path | Raster) -> tuple[list[Raster], str]:
+    """The rasters in a file, and why it has none where it looks like one that should."""
+    if isinstance(path, Raster):
+        return [path], ""
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return earthengine.name_table(path) if earthengine.is_table(path) else ([], "no table of getRegion")
+    if match := _ARCHIVE.match(path.name):
+        return _of_archive(path, match)
+    if suffix == ".hdf":
+        return [], "its name is not that of a MODIS tile"
     try:
-        # No listing of the folder at every open, which is slow among thousands of small rasters.
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-            with _OPENING, warnings.catch_warnings():  # filters are the process's, so one thread at a time
-                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                file = rasterio.open(path, **options)
-            with file:
-                yield file
-    except rasterio.errors.RasterioError as problem:
-        raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): fetch it again.") from problem
+        return earthengine.name_bands(path, modis_tiff.band_names(path))
+    except SourceError as problem:
+        if path.stem.upper().startswith(tuple(PRODUCTS)):
+            raise  # it says that it is one of ours
+        return [], str(problem)
 
 
-def _corner(path: Path, crs: object, transform: Sequence[float]) -> tuple[int, int]:
-    """Global row and column of the upper left pixel, once projection and grid are known to be right."""
-    if (why := _projection_problem(crs)) is not None:
-        raise SourceError(
-            f"{path}: {why}. MODIS chips need the sinusoidal projection on the sphere, "
-            f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m (on an ellipsoid, pixels lie 18 km off): "
-            "convert the raster from the original HDF tile with that projection."
+def _of_archive(path: Path, match: re.Match) -> tuple[list[Raster], str]:
+    product = match["product"].upper()
+    if product not in PRODUCTS:
+        return [], f"{product} is not used"
+    if not 1 <= int(match["day"]) <= 366:
+        raise SourceError(f"{path}: the name gives day {match['day']} of {match['year']}; it must lie in 001..366.")
+    day = np.datetime64(f"{match['year']}-01-01", "D") + np.timedelta64(int(match["day"]) - 1, "D")
+    hdf = match["kind"].lower() == "hdf"
+    tile = (int(match["h"]), int(match["v"])) if hdf and match["h"] else None
+    raster = Raster(path=path, product=product, day=day, tile=tile)
+    if product != "MOD09GA":
+        return [raster], ""
+    if hdf:
+        return [raster, Raster(path=path, product="MOD09GA_STATE", day=day, tile=tile)], ""
+    return _daily_tiff(raster)
+
+
+def _daily_tiff(raster: Raster) -> tuple[list[Raster], str]:
+    """Reflectance, state flags or both: bands tell by name, or by number in the product's order, flags last."""
+    names = modis_tiff.band_names(raster.path)
+    plain = [re.sub(r"_1$", "", name) for name in names]
+    layers = (*PRODUCTS["MOD09GA"].layers, *PRODUCTS["MOD09GA_STATE"].layers)
+    if not set(plain) & set(layers):
+        plain = {7: list(layers[:7]), 8: list(layers), 1: list(layers[7:])}.get(len(names), plain)
+    found = [
+        Raster(
+            path=raster.path, product=product, day=raster.day,
+            bands=tuple(plain.index(layer) + 1 for layer in PRODUCTS[product].layers),
         )
-    dx, shear_x, x, shear_y, dy, y = tuple(transform)[:6]
-    col, row = (x + ROWS * PIXEL) / PIXEL, (ROWS / 2 * PIXEL - y) / PIXEL
-    off = max(abs(col - round(col)), abs(row - round(row))) * PIXEL
-    # A wrong pixel size of 0.02 m moves the far edge of a 2400-pixel tile by 50 m: a tenth of a pixel.
-    if shear_x or shear_y or abs(dx - PIXEL) > 1e-3 or abs(dy + PIXEL) > 1e-3 or off > 1.0:
-        raise SourceError(
-            f"{path}: not on the 500 m sinusoidal grid: pixels must be {PIXEL:.4f} m and start on a multiple of it "
-            f"from ({-ROWS * PIXEL:.3f}, {ROWS / 2 * PIXEL:.3f}); found {dx:.4f} x {dy:.4f} m at ({x:.3f}, {y:.3f}), "
-            f"{off:.1f} m off. Cut rasters from the original tiles, without resampling."
-        )
-    return round(row), round(col)
+        for product in ("MOD09GA", "MOD09GA_STATE")
+        if set(PRODUCTS[product].layers) <= set(plain)
+    ]  # fmt: skip
+    return found, "" if found else f"MOD09GA needs {', '.join(layers[:7])}, or {layers[7]}; found {list(names)[:8]}"
 
 
-def _projection_problem(crs: object) -> str | None:
-    if not crs:
-        return "the raster has no coordinate system"
-    found = crs.to_dict()
-    radius = float(found.get("R", found.get("a", 0.0)))
-    sphere = "R" in found or ("b" in found and float(found["b"]) == radius)
-    offsets = [float(found.get(key, 0.0)) for key in ("lon_0", "x_0", "y_0")]
-    if found.get("proj") == "sinu" and sphere and abs(radius - SPHERE) < 1.0 and not any(offsets):
-        return None
-    return f"its coordinate system is {found or crs}"
+def _latest(rasters: Sequence[Raster]) -> tuple[list[Raster], list[tuple[Path, str]]]:
+    """Of tiles of one product, day and place keep the one of the last collection and production."""
+    best: dict[tuple, Raster] = {}
+    for raster in rasters:
+        if raster.tile is not None:
+            key = raster.product, raster.day, raster.tile
+            best[key] = max(best.get(key, raster), raster, key=lambda r: _ARCHIVE.match(r.path.name)["edition"])
+    kept = [r for r in rasters if r.tile is None or best[r.product, r.day, r.tile] is r]
+    winners = {r: best[r.product, r.day, r.tile] for r in rasters if r.tile is not None}
+    older = {r.path: winner.path.name for r, winner in winners.items() if winner is not r}
+    return kept, [(path, f"{name} is a later edition of the same tile and day") for path, name in older.items()]
 
 
-def _bands(path: Path, product: str, names: Sequence, dtypes: Sequence[str], scales: Sequence[float]) -> tuple:
-    layers = _LAYERS[product]
-    given = {str(name).strip().removeprefix("MOD_Grid_BRDF:"): i for i, name in enumerate(names, 1) if name}
-    if all(layer in given for layer in layers):
-        bands = tuple(given[layer] for layer in layers)
-    elif len(names) == len(layers):  # unnamed, or named by a converter: the product's own order
-        bands = tuple(range(1, len(layers) + 1))
-    else:
-        raise SourceError(
-            f"{path}: a raster of {product} must hold {', '.join(layers)}, named in the bands' descriptions or as its "
-            f"only bands in this order; found {len(names)} bands {[n for n in names if n]}."
-        )
-    if any(not np.issubdtype(dtypes[b - 1], np.integer) for b in bands):
-        raise SourceError(f"{path}: {product} holds integers; found {sorted(set(dtypes))}: give the unscaled values.")
-    if product == "MCD43A4" and any(abs(scales[b - 1] - 1e-4) > 1e-9 and scales[b - 1] != 1.0 for b in bands):
-        raise SourceError(f"{path}: MCD43A4 is scaled by 0.0001; the raster says {sorted(set(scales))}.")
-    return bands
-
-
-def _paths(source: object) -> list[Path]:
-    items = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    found: list[Path] = []
-    for item in map(Path, items):
+def _paths(source: object) -> list[Path | Raster]:
+    items = [source] if isinstance(source, (str, os.PathLike, Raster)) else list(source)
+    found: list[Path | Raster] = [item for item in items if isinstance(item, Raster)]
+    files: set[Path] = set()
+    for item in (Path(item) for item in items if not isinstance(item, Raster)):
         if not item.exists():
-            raise SourceError(f"{item} does not exist: give a folder of MODIS GeoTIFFs.")
-        found += [p for p in item.rglob("*") if p.suffix.lower() in (".tif", ".tiff")] if item.is_dir() else [item]
-    return sorted(found)
+            raise SourceError(f"{item} does not exist: give a folder of MODIS HDF tiles or GeoTIFFs.")
+        files |= {p for p in item.rglob("*") if p.suffix.lower() in _SUFFIXES} if item.is_dir() else {item}
+    if other := [path for path in files if path.suffix.lower() not in _SUFFIXES]:
+        raise SourceError(f"{other[0]}: expected a MODIS raster: {', '.join(_SUFFIXES)}.")
+    return found + sorted(files)
 
 
 def _shown(source: object) -> str:
-    return str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, list(source)[:5]))
-
-
-def _rasterio():
-    try:
-        import rasterio
-        import rasterio.errors
-    except ImportError:
-        raise missing_package("rasterio", "grid", "reading MODIS GeoTIFFs") from None
-    return rasterio
+    if isinstance(source, (str, os.PathLike)):
+        return str(source)
+    return ", ".join(str(getattr(item, "path", item)) for item in list(source)[:5])

@@ -217,6 +217,6 @@ def test_chips_do_not_depend_on_how_rasters_are_given_or_read(tmp_path, monkeypa
     np.testing.assert_allclose(chips[:, 0, :7], np.moveaxis(a4[:, rows - row, cols - col], 0, 1) / 1e4, rtol=1e-6)
     np.testing.assert_array_equal(build_chips(list_rasters(tmp_path), lat, lon), chips)
     np.testing.assert_array_equal(build_chips(find_tiles(tmp_path), lat, lon), chips)
-    monkeypatch.setattr("fluxcube.cubes.chips._WINDOW", 200)  # a window for every place
+    monkeypatch.setattr("fluxcube.sources.modis._WINDOW", 200)  # a window for every few rows
     np.testing.assert_array_equal(build_chips(tmp_path, lat, lon), chips)
     np.testing.assert_array_equal(build_chips(tmp_path, lat[::-1], lon[::-1]), chips[::-1])

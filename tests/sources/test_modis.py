@@ -127,7 +127,7 @@ def test_other_contents_are_refused(tmp_path):
     path = tmp_path / "MCD43A4.A2019185.h18v04.061.a.tif"
     for values, names, scale, match in (
         (bands()[:6], A4[:6], None, "must hold Nadir_Reflectance_Band1.*found 6 bands"),
-        (bands().astype("float32"), A4, None, "integers"),
+        (bands().astype("uint8"), A4, None, "integers up to 10000; found uint8"),
         (bands(), A4, 0.01, r"scaled by 0\.0001"),
     ):
         with pytest.raises(SourceError, match=match):
@@ -137,13 +137,29 @@ def test_other_contents_are_refused(tmp_path):
         find_tiles(path)
 
 
+def test_floats_are_taken_where_they_hold_the_unscaled_integers(tmp_path):
+    path = tmp_path / "MCD43A4.A2019185.h18v04.061.a.tif"
+    whole = read_tile(find_tiles(write(path, bands(), 0, 0, names=A4))[0])
+    holes = bands().astype("float64")
+    holes[3, 2, 2] = np.nan
+    floats = read_tile(find_tiles(write(path, holes, 0, 0, names=A4))[0])
+    assert np.isnan(floats[3, 2, 2]) and np.isnan(floats).sum() == 1
+    np.testing.assert_array_equal(floats[~np.isnan(floats)], whole[~np.isnan(floats)])
+    (tile,) = find_tiles(write(path, bands() * 1e-4, 0, 0, names=A4))
+    with pytest.raises(SourceError, match=r"holds integers; found 0\.1: give the unscaled"):
+        read_tile(tile)
+
+
 def test_folders_without_rasters_say_what_was_expected(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         find_tiles(tmp_path / "nowhere")
     (tmp_path / "notes.tif").write_bytes(b"")
-    (tmp_path / "MCD43A4.A2019185.h18v04.061.2019.hdf").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"MCD43A4\.A2019185.*gdal_translate"):
+    (tmp_path / "MOD09A1.A2019185.h18v04.061.2019.hdf").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"MCD43A4\.A2019185.* 2 other files were left out.*MOD09A1 is not used"):
         list_rasters(tmp_path)
+    (tmp_path / "notes.txt").write_bytes(b"")
+    with pytest.raises(SourceError, match="expected a MODIS raster"):
+        list_rasters(tmp_path / "notes.txt")
     (tmp_path / "MCD43A4.A2019385.h18v04.061.a.tif").write_bytes(b"")
     with pytest.raises(SourceError, match="day 385"):
         list_rasters(tmp_path)
@@ -161,12 +177,12 @@ def test_listing_opens_nothing(tmp_path):
 
 
 def test_alike_headers_are_understood_once_and_any_difference_is_seen(tmp_path, monkeypatch):
-    import fluxcube.sources.modis as modis
+    import fluxcube.sources.modis_tiff as tiff
 
     opens = []
-    plain = modis._open
-    monkeypatch.setattr(modis, "_open", lambda path, **kw: opens.append(kw["georeferenced"]) or plain(path, **kw))
-    modis._layout.cache_clear()
+    plain = tiff._open
+    monkeypatch.setattr(tiff, "_open", lambda path, **kw: opens.append(kw["georeferenced"]) or plain(path, **kw))
+    tiff._layout.cache_clear()
     for day in (1, 2, 3):
         write(tmp_path / f"MCD43A4.A201900{day}.h18v04.061.a.tif", bands() + day, 700, 800, names=A4)
     tiles = find_tiles(tmp_path)

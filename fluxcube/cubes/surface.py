@@ -1,0 +1,206 @@
+"""Surface reflectance (MOD09GA) and land cover (MCD12Q1) around places, for the daily cube."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.cubes.chips import Progress, block_index, extent_of, gather, rasters_by_day, warn_uncovered
+from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.modis import class_mode, list_rasters
+from fluxcube.variables import BANDS
+
+log = logging.getLogger(__name__)
+
+#: Centres of the 4 x 4 pixels of 500 m, metres north and east of the place.
+_Y = np.array([750.0, 250.0, -250.0, -750.0])
+_X = -_Y
+_BANDS = BANDS[:7]
+_UNKNOWN = 255
+
+
+def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0) -> np.ndarray:
+    """Tell from MOD09GA's state flags whether a pixel was seen under a clear sky.
+
+    ======  =====================================  ======================
+    bits    meaning                                clear where
+    ======  =====================================  ======================
+    0-1     cloud state: clear, cloudy, mixed,     00; and 11 with
+            not set (assumed clear)                `assumed_clear`
+    2       cloud shadow                           0
+    8-9     cirrus: none, small, average, high     at most `cirrus`
+    10      internal cloud algorithm               0
+    13      adjacent to cloud                      0
+    ======  =====================================  ======================
+
+    Land and water (3-5), aerosol (6-7), fire (11), salt pan (14) and snow (12, 15) say what was seen, not whether.
+
+    Parameters
+    ----------
+    state : array of int or float
+        ``state_1km``; NaN and 65535 are fill.
+    assumed_clear : bool
+        Take cloud state 11 as clear too: the cloud mask made no statement.
+    cirrus : {0, 1, 2, 3}
+        Greatest cirrus class taken as clear.
+
+    Returns
+    -------
+    array of bool
+
+    References
+    ----------
+    MODIS Surface Reflectance User's Guide, Collection 6, Table 13 (1 km state QA), and the attribute ``QA index`` of
+    ``state_1km_1`` in the files; doi:10.5067/MODIS/MOD09GA.061
+
+    Examples
+    --------
+    >>> clear_sky(np.array([0, 1, 2, 3, 4, 1 << 8, 1 << 10, 1 << 12, 1 << 13]))
+    array([ True, False, False, False, False, False, False,  True, False])
+    """
+    if cirrus not in (0, 1, 2, 3):
+        raise ConfigError(f"cirrus must be a class from 0 (none) to 3 (high), not {cirrus!r}.")
+    state = np.asarray(state)
+    known = np.isfinite(state) & (state != 65535)
+    bits = np.where(known, state, 0).astype(np.int64)
+    cloud = bits & 0b11
+    clear = (cloud == 0b00) | (assumed_clear & (cloud == 0b11))
+    blocked = (bits >> 2 & 1) | (bits >> 10 & 1) | (bits >> 13 & 1)
+    return known & clear & (blocked == 0) & (bits >> 8 & 0b11 <= cirrus)
+
+
+def build_surface(
+    source: str | os.PathLike | Sequence,
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    *,
+    assumed_clear: bool = False,
+    cirrus: int = 0,
+    progress: Progress | None = None,
+) -> xr.DataArray:
+    """Average MOD09GA's clear pixels over the 2 km x 2 km around each place.
+
+    The 4 x 4 pixels of 500 m are found as a chip's are (`fluxcube.cubes.chips.block_index`); each takes the state
+    flags of the 1 km pixel that holds it. A band of which fewer than half the pixels are clear and valid is NaN.
+    The day is the product's: the UTC date, which at 10:30 local time is the local one up to 157 degrees east.
+
+    Parameters
+    ----------
+    source : path, list of paths, or list of Raster
+        Folder of MOD09GA as HDF4 tiles, GeoTIFFs or Earth Engine exports (`fluxcube.sources.modis`).
+    latitude, longitude : (place,)
+        Degrees.
+    assumed_clear, cirrus
+        As in `clear_sky`.
+    progress : callable, optional
+        Called with (days done, days, text).
+
+    Returns
+    -------
+    xr.DataArray
+        (place, day, band) float32: reflectance of red, nir, blue, green, swir1, swir2, swir3. `day` holds the dates
+        on which any place has a value, ascending.
+
+    Raises
+    ------
+    SourceError
+        If there is no MOD09GA raster with state flags, or one is not on the grid.
+    """
+    rasters = list_rasters(source, products=("MOD09GA", "MOD09GA_STATE"))
+    days = _common_days(rasters)
+    rows, cols = block_index(latitude, longitude, _Y, _X)
+    values = np.full((len(rows), len(days), len(_BANDS)), np.nan, "float32")
+    covered, by_day = np.zeros(len(rows), bool), rasters_by_day(rasters)
+    for i, day in enumerate(days):
+        reflectance, state = _read_day(by_day[day], rows, cols, covered)
+        clear = clear_sky(state[:, 0], assumed_clear=assumed_clear, cirrus=cirrus)
+        values[:, i] = _clear_mean(reflectance, clear)
+        if progress:
+            progress(i + 1, len(days), f"surface reflectance of {day}")
+    warn_uncovered(covered, latitude, longitude, "surface reflectance")
+    kept = np.isfinite(values).any(axis=(0, 2))
+    coords = {
+        "day": ("day", days[kept].astype("datetime64[ns]")),
+        "band": ("band", np.array(_BANDS, object)),
+        "latitude": ("place", np.atleast_1d(latitude)),
+        "longitude": ("place", np.atleast_1d(longitude)),
+    }
+    attrs = {
+        "long_name": "MODIS surface reflectance (MOD09GA bands 1-7) of clear pixels",
+        "units": "1",
+        "comment": "Mean of clear pixels among 4 x 4 of 500 m around the place; missing where fewer than half are "
+        f"clear. Cloud state 11 counts as clear: {assumed_clear}; greatest cirrus class: {cirrus}. Days are UTC dates.",
+    }
+    return xr.DataArray(values[:, kept], dims=("place", "day", "band"), coords=coords, name="surface", attrs=attrs)
+
+
+def _common_days(rasters: Sequence) -> np.ndarray:
+    """Dates (day,) datetime64[D] with both reflectance and state flags."""
+    days = [{r.day for r in rasters if r.product == product} for product in ("MOD09GA", "MOD09GA_STATE")]
+    if not days[0] & days[1]:
+        raise SourceError(
+            f"no day has both surface reflectance and state flags: found sur_refl_b01..07 of {len(days[0])} days and "
+            f"state_1km of {len(days[1])}; without the flags clear pixels cannot be told from clouds."
+        )
+    if alone := len(days[0] ^ days[1]):
+        log.warning("%d days have only one of surface reflectance and state flags and are left out", alone)
+    return np.array(sorted(days[0] & days[1]), "datetime64[D]")
+
+
+def _read_day(rasters: Sequence, rows: np.ndarray, cols: np.ndarray, covered: np.ndarray) -> tuple:
+    """Reflectance (place, 7, 4, 4) and state flags (place, 1, 4, 4) of a day, NaN where missing."""
+    out = {
+        product: np.full((len(rows), bands, *rows.shape[1:]), np.nan, "float32")
+        for product, bands in (("MOD09GA", len(_BANDS)), ("MOD09GA_STATE", 1))
+    }
+    extent = extent_of(rows, cols)
+    for raster in rasters:
+        gather(raster, rows, cols, extent, out[raster.product], covered)
+    return out["MOD09GA"], out["MOD09GA_STATE"]
+
+
+def _clear_mean(reflectance: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """Mean (place, band) of the clear and valid pixels of (place, band, y, x); NaN where they are under half."""
+    good = clear[:, None] & np.isfinite(reflectance)
+    count = good.sum((2, 3))
+    total = np.where(good, reflectance, 0).sum((2, 3), dtype="float64")
+    enough = count * 2 >= clear[0].size
+    return np.where(enough, total / np.maximum(count, 1), np.nan).astype("float32")
+
+
+def site_land_cover(source: str | os.PathLike | Sequence, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+    """Read the land-cover class of the pixel that holds each place: the most frequent over the years given.
+
+    Parameters
+    ----------
+    source : path, list of paths, or list of Raster
+        Folder of MCD12Q1 as HDF4 tiles, GeoTIFFs or Earth Engine exports (`fluxcube.sources.modis`).
+    latitude, longitude : (place,)
+        Degrees.
+
+    Returns
+    -------
+    (place,) uint8
+        IGBP number 1..17 (water is 17; `fluxcube.biomes.igbp_code`); 255 where nothing is known. Ties go to the
+        lower number.
+
+    Raises
+    ------
+    SourceError
+        If there is no MCD12Q1 raster, or one is not on the grid.
+    """
+    rasters = list_rasters(source, products=("MCD12Q1",))
+    rows, cols = block_index(latitude, longitude, np.zeros(1), np.zeros(1))
+    covered, extent = np.zeros(len(rows), bool), extent_of(rows, cols)
+    years = []
+    for of_year in rasters_by_day(rasters).values():
+        classes = np.full((len(rows), 1, 1, 1), np.nan, "float32")
+        for raster in of_year:
+            gather(raster, rows, cols, extent, classes, covered)
+        years.append(np.where(np.isnan(classes), _UNKNOWN, classes).astype("uint8").reshape(-1))
+    warn_uncovered(covered, latitude, longitude, "land cover")
+    return class_mode(years)

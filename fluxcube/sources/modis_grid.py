@@ -1,0 +1,207 @@
+"""The MODIS sinusoidal grid, its products, and what a raster on it is.
+
+The 500 m grid is 43200 rows (row 0 touches 90 N) by 86400 columns (column 0 touches x = -pi R) on a *sphere*, in
+tiles of 2400 x 2400 named by column and row (h00v00 is the upper left). Rasters are placed on that one grid, so a
+chip that crosses a tile's edge needs no special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fluxcube.errors import SourceError
+
+#: Radius (m) of the sphere of the MODIS sinusoidal grid.
+SPHERE = 6371007.181
+#: Rows and columns of the global 500 m grid: 240 pixels to a degree of latitude.
+ROWS, COLS = 43200, 86400
+#: Rows and columns of a tile.
+TILE = 2400
+#: Side of a pixel, m.
+PIXEL = np.pi * SPHERE / ROWS
+_PER_DEGREE = ROWS // 180
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What a product holds.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Names of its layers, in the order in which values are returned.
+    valid : (low, high)
+        Least and greatest valid value, as stored.
+    scaled : bool
+        Whether stored values are scaled (by 0.0001) to physical ones.
+    types : tuple of str
+        Types in which HDF tiles store it.
+    """
+
+    layers: tuple[str, ...]
+    valid: tuple[int, int]
+    scaled: bool = False
+    types: tuple[str, ...] = ("uint8",)
+
+
+#: Products by name. MOD09GA's state flags lie on a grid of their own, so they count as a product.
+PRODUCTS = {
+    "MCD43A4": Product(
+        layers=tuple(f"Nadir_Reflectance_Band{i}" for i in range(1, 8)),
+        valid=(0, 10000), scaled=True, types=("int16",),
+    ),
+    "MCD43A2": Product(layers=("Snow_BRDF_Albedo", "BRDF_Albedo_LandWaterType"), valid=(0, 7)),
+    "MCD12Q1": Product(layers=("LC_Type1",), valid=(1, 17)),
+    "MOD09GA": Product(
+        layers=tuple(f"sur_refl_b{i:02d}" for i in range(1, 8)),
+        valid=(-100, 16000), scaled=True, types=("int16",),
+    ),
+    "MOD09GA_STATE": Product(layers=("state_1km",), valid=(0, 65534), types=("uint16",)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """A day of a product in a file, as its name (or its bands' names) describes it.
+
+    Attributes
+    ----------
+    path : Path
+    product : str
+        Key of `PRODUCTS`.
+    day : np.datetime64[D]
+        Date of the product.
+    tile : (h, v), optional
+        The only tile it can cover, where the name is bound to one.
+    bands : tuple, optional
+        Bands of the file (counted from 1, or their names) in the order of the product's layers, once known.
+    mask : tuple of int
+        Bands that are zero together where the pixel is masked: an Earth Engine export of integers knows no fill.
+    """
+
+    path: Path
+    product: str
+    day: np.datetime64
+    tile: tuple[int, int] | None = None
+    bands: tuple[int | str, ...] = ()
+    mask: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile(Raster):
+    """A raster that has been opened and found right, and the window of the global pixel grid that it covers.
+
+    Attributes
+    ----------
+    row, col : int
+        Global 500 m pixel of the upper left corner.
+    height, width : int
+        Pixels of 500 m.
+    factor : int
+        Side of the file's pixels in pixels of 500 m: 2 for state flags on the 1 km grid, else 1.
+    scale, offset : float
+        Physical value = scale x (stored - offset).
+    fill : float or None
+        Stored value that means missing; values outside the valid range are missing too.
+    """
+
+    row: int
+    col: int
+    height: int
+    width: int
+    factor: int = 1
+    scale: float = 1.0
+    offset: float = 0.0
+    fill: float | None = None
+
+
+def sinusoidal_pixel(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row and column (int64) of the global 500 m sinusoidal grid that hold each point (degrees)."""
+    row, col = (np.floor(a) for a in sinusoidal_position(latitude, longitude))
+    return np.clip(row, 0, ROWS - 1).astype(np.int64), np.clip(col, 0, COLS - 1).astype(np.int64)
+
+
+def sinusoidal_position(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column of points (degrees) with their fraction: a pixel's centre has fractions of one half.
+
+    As in MODIS's own products, geographic latitude and longitude are used on the sphere as they are.
+
+    Examples
+    --------
+    >>> sinusoidal_position(np.array(0.0), np.array(0.0))
+    (np.float64(21600.0), np.float64(43200.0))
+    """
+    longitude = (longitude + 180.0) % 360.0 - 180.0
+    return (90.0 - latitude) * _PER_DEGREE, (180.0 + longitude * np.cos(np.deg2rad(latitude))) * _PER_DEGREE
+
+
+def grid_place(
+    path: Path, size: tuple[float, float], corner: tuple[float, float], product: str
+) -> tuple[int, int, int]:
+    """Find a raster on the global grid.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    size : (dx, dy)
+        Width and height of its pixels, m, positive.
+    corner : (x, y)
+        Upper left corner of its upper left pixel, m.
+    product : str
+        State flags may lie on the 1 km grid.
+
+    Returns
+    -------
+    row, col, factor : int
+        Global pixel of the corner, and pixels of 500 m along the side of one of the raster's.
+
+    Raises
+    ------
+    SourceError
+        If it is on no such grid.
+    """
+    factor = 2 if product == "MOD09GA_STATE" and abs(size[0] - 2 * PIXEL) < 1.0 else 1
+    side = PIXEL * factor
+    row, col = ((ROWS / 2 * PIXEL - corner[1]) / side, (corner[0] + ROWS * PIXEL) / side)
+    off = max(abs(col - round(col)), abs(row - round(row))) * side
+    # A wrong pixel size of 0.02 m moves the far edge of a 2400-pixel tile by 50 m: a tenth of a pixel.
+    if max(abs(size[0] - side), abs(size[1] - side)) > 1e-3 * factor or off > 1.0:
+        raise SourceError(
+            f"{path}: not on the {'1 km' if factor == 2 else '500 m'} sinusoidal grid: pixels must be {side:.4f} m "
+            f"and start on a multiple of it from ({-ROWS * PIXEL:.3f}, {ROWS / 2 * PIXEL:.3f}); found "
+            f"{size[0]:.4f} x {size[1]:.4f} m at ({corner[0]:.3f}, {corner[1]:.3f}), {off:.1f} m off. "
+            "Cut rasters from the original tiles, without resampling."
+        )
+    return round(row) * factor, round(col) * factor, factor
+
+
+def check_fill(path: Path, product: str, fill: float | None) -> float | None:
+    """Return the fill value; SourceError where it is one that the product also uses for data.
+
+    Zero is let pass for reflectance, which is never exactly zero in all that matters; among flags it has a meaning.
+    """
+    low, high = PRODUCTS[product].valid
+    if fill is None or np.isnan(fill):
+        return None
+    if low <= fill <= high and not (fill == 0 and PRODUCTS[product].scaled):
+        raise SourceError(
+            f"{path}: the fill value {fill:g} is also a value of {product} ({low}..{high}), so what is missing cannot "
+            "be told: write the file again with another one (MCD43A4 32767, MCD43A2 and MCD12Q1 255, state_1km 65535)."
+        )
+    return float(fill)
+
+
+def check_scale(path: Path, product: str, scales: Sequence[float]) -> float:
+    """Return the one factor from stored to physical values; SourceError where it cannot be right."""
+    if not PRODUCTS[product].scaled:
+        return 1.0
+    # Exporters that know of no scale leave it at 1.
+    found = sorted({1e-4 if scale == 1.0 else float(scale) for scale in scales})
+    if len(found) != 1 or not np.isclose(found[0], 1e-4, rtol=1e-5):
+        raise SourceError(f"{path}: {product} is scaled by 0.0001; the raster says {sorted(set(scales))}.")
+    return 1e-4
