@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.hourly import UNCERTAINTIES
 from fluxcube.errors import ConfigError
 from fluxcube.timestamps import HOUR
 from fluxcube.variables import table
@@ -15,9 +16,9 @@ from fluxcube.variables import table
 CARBON_UNIT = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 
 RULES = ("newest", "quality")
-_PARTS = ("", "_QC", "_COVERAGE")
-_EMPTY = {"": np.nan, "_QC": -1, "_COVERAGE": 0}
-_DTYPES = {"": np.float32, "_QC": np.int8, "_COVERAGE": np.float32}
+_PARTS = ("", "_QC", "_COVERAGE", *UNCERTAINTIES)
+_ABSENT = np.int8(127)
+_EMPTY = {"_QC": -1, "_COVERAGE": 0}  # others NaN
 
 
 def fuse(sources: Sequence[tuple[int, str, xr.Dataset]], *, rule: str = "newest") -> tuple[xr.Dataset, dict]:
@@ -34,23 +35,28 @@ def fuse(sources: Sequence[tuple[int, str, xr.Dataset]], *, rule: str = "newest"
     Returns
     -------
     record : xr.Dataset
-        Every hour from the first to the last of any source.
+        Every hour from the first to the last of any source; per variable the values, flags and coverage, and
+        uncertainties where any source has them. All of an hour's are of the source of its value.
     report : dict
         Per variable and source: ``hours`` given, ``flags`` (how many of 0, 1, 2, 3), ``first`` and ``last`` hour.
 
     Raises
     ------
     ConfigError
-        If there is no such rule.
+        If there is no such rule, or two sources have one name, so that the report could not tell them apart.
 
     Notes
     -----
     NEE, its flag and its partitions are one unit: an hour takes all of them from the source whose NEE it takes, or,
-    where no source has NEE, from the first that has any of them.
+    where no source has NEE, from the first (by quality: the one of the best flag) that has any of them. Sources come
+    as hours, each averaged by itself: nothing is interpolated between them, whatever their own steps were.
     """
     if rule not in RULES:
         raise ConfigError(f"rule must be one of {', '.join(RULES)}, found {rule!r}.")
     ordered = sorted(sources, key=lambda source: source[:2])
+    labels = [label for _, label, _ in ordered]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"sources to fuse must have names of their own, found {', '.join(labels)}.")
     time = _axis([ds for _, _, ds in ordered])
     present = {name for _, _, ds in ordered for name in ds.data_vars if name in table()}
     names = [name for name in table() if name in present]  # table order: the order of sources must not matter
@@ -58,9 +64,9 @@ def fuse(sources: Sequence[tuple[int, str, xr.Dataset]], *, rule: str = "newest"
     choices = _choices(stacks, names, rule)
     record = {}
     for name in names:
-        for part in _PARTS:
-            record[name + part] = ("time", np.take_along_axis(stacks[name][part], choices[name][None], 0)[0])
-    report = {name: _given(stacks[name], choices[name], [label for _, label, _ in ordered], time) for name in names}
+        for part, stack in stacks[name].items():
+            record[name + part] = ("time", _taken(stack, choices[name]))
+    report = {name: _given(stacks[name], choices[name], labels, time) for name in names}
     return xr.Dataset(record, coords={"time": time}), report
 
 
@@ -71,39 +77,51 @@ def _axis(records: Sequence[xr.Dataset]) -> np.ndarray:
 
 
 def _stack(name: str, records: Sequence[xr.Dataset], time: np.ndarray) -> dict[str, np.ndarray]:
-    """Values, flags and coverage of one variable (source, time), on the common axis."""
-    stacks = {part: np.full((len(records), len(time)), _EMPTY[part], _DTYPES[part]) for part in _PARTS}
-    for i, ds in enumerate(records):
-        if name in ds:
-            start = int((ds.time.values[0] - time[0]) / HOUR)
-            for part in _PARTS:
-                stacks[part][i, start : start + ds.sizes["time"]] = ds[name + part].values
+    """Every array of one variable (source, time), on the common axis, by the ending of its name."""
+    stacks = {}
+    for part in _PARTS:
+        held = {i: ds[name + part] for i, ds in enumerate(records) if name + part in ds}
+        if not held:
+            continue
+        dtype = next(iter(held.values())).dtype
+        stacks[part] = np.full((len(records), len(time)), _EMPTY.get(part, np.nan), dtype)
+        for i, array in held.items():
+            start = int((records[i].time.values[0] - time[0]) / HOUR)
+            stacks[part][i, start : start + len(array)] = array.values
     return stacks
+
+
+def _taken(stack: np.ndarray, choice: np.ndarray) -> np.ndarray:
+    """Return what each hour's source has (time,)."""
+    return stack[0] if len(stack) == 1 else np.take_along_axis(stack, choice[None], 0)[0]
 
 
 def _choices(stacks: dict, names: Sequence[str], rule: str) -> dict[str, np.ndarray]:
     """Which source each hour of each variable comes from (time,); the first where none has a value."""
     unit = [name for name in CARBON_UNIT if name in names]
-    choices = {name: _best(stacks[name][""], stacks[name]["_QC"], rule) for name in names if name not in unit}
+    choices = {name: _best(_scores(stacks[name], rule)) for name in names if name not in unit}
     if unit:
-        lead = stacks[unit[0]]
-        anything = np.stack([np.isfinite(stacks[name][""]) for name in unit]).any(0)
-        leads = np.isfinite(lead[""]) if unit[0] == "NEE" else anything
-        chosen = np.where(leads.any(0), _best(lead[""], lead["_QC"], rule), anything.argmax(0))
-        choices |= dict.fromkeys(unit, chosen)
+        scores = {name: _scores(stacks[name], rule) for name in unit}
+        anything = np.min(list(scores.values()), 0)
+        nee = scores.get("NEE", np.full_like(anything, _ABSENT))
+        led = (nee != _ABSENT).any(0)
+        choices |= dict.fromkeys(unit, np.where(led, _best(nee), _best(anything)))
     return choices
 
 
-def _best(values: np.ndarray, flags: np.ndarray, rule: str) -> np.ndarray:
-    """First source with a value, or with the best flag (argmin takes the first of equals)."""
-    absent = ~np.isfinite(values)
-    score = np.where(absent, 127, flags if rule == "quality" else 0)
-    return score.argmin(0)
+def _scores(stack: dict[str, np.ndarray], rule: str) -> np.ndarray:
+    """How far each value (source, time) is from the best there could be."""
+    return np.where(np.isfinite(stack[""]), stack["_QC"] if rule == "quality" else np.int8(0), _ABSENT)
+
+
+def _best(scores: np.ndarray) -> np.ndarray:
+    """Return the best source of each hour (time,): argmin takes the first, the newest, of equals."""
+    return scores.argmin(0)
 
 
 def _given(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
     """What each source gave of one variable."""
-    values, flags = (np.take_along_axis(stack[part], choice[None], 0)[0] for part in ("", "_QC"))
+    values, flags = (_taken(stack[part], choice) for part in ("", "_QC"))
     report = {}
     for i, label in enumerate(labels):
         mine = np.flatnonzero((choice == i) & np.isfinite(values))

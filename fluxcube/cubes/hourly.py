@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
@@ -9,6 +11,9 @@ from fluxcube.variables import table
 
 #: An hour needs this share observed to have a mean; a sum needs all of it.
 MIN_COVERAGE = 0.5
+
+#: What a variable's uncertainties end in: random, and random with that of the USTAR filter.
+UNCERTAINTIES = ("_RANDUNC", "_JOINTUNC")
 
 _HOUR = 60
 
@@ -19,21 +24,35 @@ def to_hourly(record: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     record : xr.Dataset
-        Dim time (UTC start of each step, to the minute, increasing; holes allowed); per variable ``NAME`` and its flag
-        ``NAME_QC`` (-1 where there is no value); attribute ``step_minutes``.
+        Dim time (UTC start of each step, to the minute, increasing; holes allowed); per variable ``NAME``, its flag
+        ``NAME_QC`` (-1 where there is no value) and, where known, ``NAME_RANDUNC`` and ``NAME_JOINTUNC`` (one standard
+        deviation, in its units); attribute ``step_minutes``.
 
     Returns
     -------
     xr.Dataset
         Dim time (every UTC hour from the first to the last that the record touches). Per variable ``NAME`` float32,
         ``NAME_QC`` int8 (the worst flag of what went in; -1 where there is no value) and ``NAME_COVERAGE`` float32
-        (share of the hour that was observed, 0 to 1). An hour observed less than half is missing, and so is a sum
-        unless all of it was; wind direction is averaged as a vector.
+        (share of the hour that was observed, 0 to 1), and ``NAME_RANDUNC`` and ``NAME_JOINTUNC`` float32 where the
+        record has them. An hour observed less than half is missing, and so is a sum unless all of it was; wind
+        direction is averaged as a vector. Attributes of ``NAME``, in native steps: ``values`` (that there were),
+        ``steps_split`` (that fell in two hours) and ``steps_lost`` (that fell in an hour that is missing; a part of a
+        step counts as such).
 
     Notes
     -----
     A step that straddles an hour's edge, as at offsets of 5.75 hours, gives each hour its share: means weigh it by
     overlap, sums are split. A record that is hourly and aligned passes through unchanged.
+
+    Random errors of two half-hours are independent of each other (Hollinger & Richardson 2005): with weights w_i that
+    add up to 1, an hour's is sqrt(sum((w_i u_i)^2)). The joint uncertainty holds, beside them, that of the USTAR
+    threshold, which errs alike in all half-hours (Pastorello et al. 2020); as if all of it did, an hour's is the
+    weighted mean, sum(w_i u_i): never too small, and too large by the independent part. An hour has an uncertainty only
+    if every value that went into it had one.
+
+    References
+    ----------
+    Hollinger & Richardson 2005, doi:10.1093/treephys/25.7.873; Pastorello et al. 2020, doi:10.1038/s41597-020-0534-3.
 
     Examples
     --------
@@ -47,15 +66,15 @@ def to_hourly(record: xr.Dataset) -> xr.Dataset:
     """
     names = [str(name) for name in record.data_vars if name in table()]
     parts = _Parts(record.time.values, int(record.attrs["step_minutes"]))
-    arrays = {}
+    arrays: dict[str, tuple] = {}
     for name in names:
-        values, flags, coverage = parts.aggregate(
-            record[name].values, record[f"{name}_QC"].values, table()[name].aggregate
+        spread = {end: record[name + end].values for end in UNCERTAINTIES if name + end in record}
+        made, counts = parts.aggregate(
+            record[name].values, record[f"{name}_QC"].values, table()[name].aggregate, spread
         )
-        arrays |= {name: values, f"{name}_QC": flags, f"{name}_COVERAGE": coverage}
-    return xr.Dataset(
-        {name: ("time", array) for name, array in arrays.items()}, coords={"time": parts.hours}, attrs=record.attrs
-    )
+        arrays |= {name + end: ("time", array) for end, array in made.items()}
+        arrays[name] = ("time", made[""], counts)
+    return xr.Dataset(arrays, coords={"time": parts.hours}, attrs=record.attrs)
 
 
 class _Parts:
@@ -65,35 +84,47 @@ class _Parts:
         minute = time.astype("datetime64[m]").astype(np.int64)
         hour = minute // _HOUR
         inside = np.minimum(step, _HOUR - minute % _HOUR)  # minutes in the hour that the step begins in
-        second = inside < step
-        self._row = np.concatenate([np.arange(len(minute)), np.flatnonzero(second)])
-        self._minutes = np.concatenate([inside, (step - inside)[second]]).astype(float)
-        self._hour = np.concatenate([hour, hour[second] + 1])
+        self._second = inside < step
+        self._row = np.concatenate([np.arange(len(minute)), np.flatnonzero(self._second)])
+        self._minutes = np.concatenate([inside, (step - inside)[self._second]]).astype(float)
+        self._hour = np.concatenate([hour, hour[self._second] + 1])
         first = self._hour.min()
         self._hour -= first
         self._count = int(self._hour.max()) + 1
         self._step = step
-        self._whole = step == _HOUR and not second.any()
+        self._straddles = bool(self._second.any())
+        self._whole = step == _HOUR and not self._straddles
         self.hours = (first + np.arange(self._count)).astype("datetime64[h]").astype("datetime64[ns]")
 
-    def aggregate(self, values: np.ndarray, flags: np.ndarray, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Aggregate one variable: values float32, flags int8 and coverage float32, each (hours,)."""
+    def aggregate(
+        self, values: np.ndarray, flags: np.ndarray, how: str, spread: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Aggregate one variable and its uncertainties: arrays (hours,) by ending, and counts of native steps."""
+        present = np.isfinite(values)
         if self._whole:
-            present = np.isfinite(values)
-            return self._placed(values, np.nan), self._placed(flags, -1), self._placed(present.astype(np.float32), 0)
-        present = np.isfinite(values)[self._row]
-        row, hour, minutes = self._row[present], self._hour[present], self._minutes[present]
+            made = {"": self._placed(values, np.nan), "_QC": self._placed(flags, -1)}
+            made["_COVERAGE"] = self._placed(present.astype(np.float32), 0)
+            made |= {end: self._placed(np.where(present, u, np.float32(np.nan)), np.nan) for end, u in spread.items()}
+            return made, {"values": int(present.sum()), "steps_split": 0, "steps_lost": 0.0}
+        there = present[self._row]
+        row, hour, minutes = self._row[there], self._hour[there], self._minutes[there]
         observed = np.bincount(hour, minutes, self._count)
         enough = observed >= (_HOUR if how == "sum" else MIN_COVERAGE * _HOUR)
         with np.errstate(invalid="ignore", divide="ignore"):
             out = self._reduce(values[row].astype(float), hour, minutes, observed, how)
+            spread = {
+                end: self._spread(u[row].astype(float), hour, minutes, observed, end) for end, u in spread.items()
+            }
         enough &= np.isfinite(out)
-        worst = self._worst(flags[row], hour)
-        return (
-            np.where(enough, out, np.nan).astype(np.float32),
-            np.where(enough, worst, -1).astype(np.int8),
-            (observed / _HOUR).astype(np.float32),
-        )
+        made = {"": np.where(enough, out, np.nan).astype(np.float32)}
+        made["_QC"] = np.where(enough, self._worst(flags[row], hour), -1).astype(np.int8)
+        made["_COVERAGE"] = (observed / _HOUR).astype(np.float32)
+        made |= {end: np.where(enough, u, np.nan).astype(np.float32) for end, u in spread.items()}
+        return made, {
+            "values": int(present.sum()),
+            "steps_split": int((present & self._second).sum()) if self._straddles else 0,
+            "steps_lost": float(observed[~enough].sum() / self._step),
+        }
 
     def _placed(self, values: np.ndarray, fill: float) -> np.ndarray:
         """Put values that are hours already on the axis of hours, bit by bit."""
@@ -113,6 +144,13 @@ class _Parts:
             calm = np.hypot(east, north) < 1e-6 * observed  # opposite winds have no mean direction
             return np.where(calm, np.nan, np.rad2deg(np.arctan2(east, north)) % 360)
         return total(values * minutes) / observed
+
+    def _spread(self, uncertainty, hour, minutes, observed, ending: str) -> np.ndarray:
+        """Uncertainty of each hour's mean (hours,); NaN, which a sum hands on, where a value has none."""
+        share = uncertainty.astype(float) * minutes
+        if ending == "_RANDUNC":
+            return np.sqrt(np.bincount(hour, share**2, self._count)) / observed
+        return np.bincount(hour, share, self._count) / observed
 
     def _worst(self, flags: np.ndarray, hour: np.ndarray) -> np.ndarray:
         """Worst flag of each hour (hours,)."""

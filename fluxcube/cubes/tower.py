@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.checks import within_bounds
 from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
-from fluxcube.normalisation import inside
 from fluxcube.schema import PARTS, stack_parts
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.badm import SiteInfo, clock_of
 from fluxcube.sources.networks import Archive
-from fluxcube.sources.oneflux import read_oneflux
+from fluxcube.sources.readers import read_archive
 from fluxcube.timestamps import HOUR, local_clock
 from fluxcube.variables import COMPUTED, table
 
 _log = logging.getLogger(__name__)
 
-#: Rank, label and hours of one archive.
-_Record = tuple[int, str, xr.Dataset]
+#: Rank (lower is newer), label and native record of one publication.
+Record = tuple[int, str, xr.Dataset]
 
 CLOCKS = ("solar", "standard")
 
@@ -65,13 +65,21 @@ class Tower:
     given : dict
         Fusion report of `fluxcube.cubes.fusion.fuse`.
     out_of_bounds : dict of str to int
-        Hours of a predictor that became missing because their value cannot be.
+        Values of a predictor, at the native step, that became missing because they cannot be, in all publications; and
+        hours whose sum cannot be.
     flags_assumed : dict of str to int
         Native steps of a variable that had a value and no flag, and took the one that its column's name implies.
     warnings : tuple of str
         What its users should know; each is logged, too.
     unread : dict of str to str
         Archives that could not be read beside others that could, and why.
+    quality : dict
+        What each rule removed, by stack and variable. ``values``: native values in all publications; shares of them,
+        where not 0: ``out_of_bounds`` (that cannot be), ``hour_incomplete`` (in an hour that was observed less than
+        half, or a sum's not wholly, or of winds without a mean direction), ``split`` (kept, in two hours), ``no_flag``
+        (kept, with the flag that their column's name implies). ``hours`` with a value in the tower; ``superseded``:
+        share of the hourly values of all publications that gave way to another's; ``remain``: shares of `hours` whose
+        flag is at most 0, 1 and 2.
     """
 
     info: SiteInfo
@@ -85,6 +93,7 @@ class Tower:
     flags_assumed: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
+    quality: dict = field(default_factory=dict)
 
 
 def read_tower(
@@ -118,46 +127,197 @@ def read_tower(
         If no archive can be read, or there is no value in any.
     """
     names = tuple(dict.fromkeys([*predictors, *targets]))
-    records, unread = _read(archives, clock_of(info), names, strict)
-    fused, given = fuse(records, rule=rule)
-    fused = _with_values(fused, archives)
+    unread: dict[str, str] = {}
+    return tower_of(
+        _read(archives, clock_of(info), names, strict, unread), info, predictors=predictors, targets=targets, rule=rule,
+        clock=clock, strict=strict, unread=unread,
+    )  # fmt: skip
+
+
+def tower_of(
+    records: Iterable[Record],
+    info: SiteInfo,
+    *,
+    predictors: Sequence[str],
+    targets: Sequence[str],
+    rule: str = "newest",
+    clock: str = "solar",
+    strict: bool = False,
+    unread: Mapping[str, str] | None = None,
+) -> Tower:
+    """Make a tower of native records, wherever they were read from.
+
+    Parameters
+    ----------
+    records : iterable of (rank, label, xr.Dataset)
+        Of this site; a lower rank is a newer publication, and each label is another. A record is what
+        `fluxcube.sources.readers.read_archive` gives: one at a time is held, if `records` is an iterator.
+    info : SiteInfo
+        With latitude and longitude (degrees).
+    predictors, targets : sequence of str
+        Names of the variable table to keep.
+    rule, clock : str
+        As in `fluxcube.build_carbonsense`.
+    strict : bool
+        Raise for what is otherwise a warning of a wrong clock or place.
+    unread : mapping of str to str, optional
+        Archives that could not be read, and why; it may grow while `records` are drawn.
+
+    Returns
+    -------
+    Tower
+
+    Raises
+    ------
+    SourceError
+        If there is no record, or no value in any.
+    ConfigError
+        If two records have one label.
+    """
+    made = [_publication(record, predictors, targets) for record in records]
+    if not made:
+        raise SourceError("; ".join((unread or {}).values()) or f"{info.site}: no record to make a tower of")
+    fused, given = fuse([(p.rank, p.label, p.hours) for p in made], rule=rule)
+    fused = _with_values(fused, made)
     time = fused.time.values
     offset = info.utc_offset if info.utc_offset is not None else float(round(info.longitude / 15))
-    stack, out_of_bounds = _masked(_stack(fused, "predictors", predictors))
+    stack = _stack(fused.assign(_as_predictors(made, rule, fused)), "predictors", predictors)
+    fluxes = _stack(fused, "fluxes", targets)
     return Tower(
         info=info,
         utc_offset=offset,
-        networks=_contributors(archives, given),
+        networks=_contributors(made, given),
         time=time,
         predictors=_joined(_computed(time, info, info.longitude / 15 if clock == "solar" else offset), stack),
-        fluxes=_stack(fused, "fluxes", targets),
+        fluxes=fluxes,
         given=given,
-        out_of_bounds=out_of_bounds,
-        flags_assumed=_flags_assumed(records),
-        warnings=_warnings(info, stack, out_of_bounds, records),
-        unread=unread,
+        out_of_bounds=_added(p.out_of_bounds for p in made),
+        flags_assumed=_added(p.flags_assumed for p in made),
+        warnings=_warnings(info, made),
+        unread=dict(unread or {}),
+        quality={
+            "predictors": _quality(made, stack, "predictors"),
+            "fluxes": _quality(made, fluxes, "fluxes"),
+        },
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Publication:
+    """What is kept of one native record.
+
+    `hours` are its hours, predictors within bounds and targets as they are; `both` are those variables that are
+    predictor and target, as predictors. Counts are of native values; `warnings` tell what is doubtful of it.
+    """
+
+    rank: int
+    label: str
+    network: str
+    file: str
+    hours: xr.Dataset
+    both: xr.Dataset
+    out_of_bounds: dict[str, int]
+    flags_assumed: dict[str, int]
+    warnings: tuple[str, ...]
+
+    def of(self, stack: str, name: str) -> xr.DataArray | None:
+        """Return the hours of a variable as a stack has them, or None."""
+        hours = self.both if stack == "predictors" and name in self.both else self.hours
+        return hours.get(name)
+
+
+def _publication(record: Record, predictors: Sequence[str], targets: Sequence[str]) -> _Publication:
+    """Check a native record and turn it into hours."""
+    rank, label, native = record
+    asked = {*predictors, *targets}
+    native = native.drop_vars([str(name) for name in native.data_vars if name in table() and name not in asked])
+    bounded, counts = within_bounds(native, predictors)
+    shared = [name for name in targets if name in predictors and name in native]
+    hours = to_hourly(bounded.assign({name + end: native[name + end] for name in shared for end in ("", "_QC")}))
+    spoiled = [name for name in shared if name in counts]
+    both = to_hourly(bounded[[name + end for name in spoiled for end in ("", "_QC")]]) if spoiled else xr.Dataset()
+    # A mean of what is within bounds is, too; a sum need not be.
+    hours, sums = within_bounds(hours, [name for name in predictors if table()[name].aggregate == "sum"])
+    assumed = json.loads(native.attrs.get("flags_assumed", "{}"))
+    return _Publication(
+        rank=rank,
+        label=label,
+        network=native.attrs["network"],
+        file=native.attrs["source_file"],
+        hours=hours,
+        both=both,
+        out_of_bounds=_added([counts, sums]),
+        flags_assumed={name: count for name, count in assumed.items() if name in asked},
+        warnings=_doubts(native),
+    )
+
+
+def _doubts(native: xr.Dataset) -> tuple[str, ...]:
+    """Say what was lost of a record before it got here."""
+    found = [str(sentence) for sentence in json.loads(native.attrs.get("lost", "[]"))]
+    repeats = native.attrs.get("clock_repeats", 0)
+    return (*found, *([f"{repeats} rows left out where the clock was set back"] if repeats else []))
+
+
+def _as_predictors(made: Sequence[_Publication], rule: str, fused: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the variables that are target, too, as predictors, where their bounds made a difference."""
+    names = dict.fromkeys(str(name) for p in made for name in p.both.data_vars if name in table())
+    sources = []
+    for p in made if names else ():
+        arrays = {name: p.of("predictors", name) for name in names}
+        held = [name for name, array in arrays.items() if array is not None]
+        parts = {name + end: (p.both if name in p.both else p.hours)[name + end]
+                 for name in held for end in ("", "_QC", "_COVERAGE")}  # fmt: skip
+        sources.append((p.rank, p.label, xr.Dataset(parts, coords={"time": p.hours.time})))
+    return dict(fuse(sources, rule=rule)[0].sel(time=fused.time).data_vars) if sources else {}
+
+
+def _quality(made: Sequence[_Publication], stack: Stack, kind: str) -> dict[str, dict]:
+    """Say what each rule removed of each variable of a stack (`Tower.quality`)."""
+    report = {}
+    for i, name in enumerate(stack.names):
+        held = [array for p in made if (array := p.of(kind, name)) is not None]
+        bad = sum(p.out_of_bounds.get(name, 0) for p in made) if kind == "predictors" else 0
+        values = sum(array.attrs["values"] for array in held) + bad
+        flags = stack.parts["_qc"][:, i]
+        hours, offered = int((flags >= 0).sum()), sum(int(np.isfinite(array.values).sum()) for array in held)
+        shares = {
+            "out_of_bounds": (bad, values),
+            "hour_incomplete": (sum(array.attrs["steps_lost"] for array in held), values),
+            "split": (sum(array.attrs["steps_split"] for array in held), values),
+            "no_flag": (sum(p.flags_assumed.get(name, 0) for p in made), values),
+            "superseded": (offered - hours, offered),
+        }
+        report[name] = {"values": values, "hours": hours}
+        report[name] |= {rule: round(n / of, 6) for rule, (n, of) in shares.items() if n}
+        report[name]["remain"] = [
+            round(float(((flags >= 0) & (flags <= q)).sum() / max(hours, 1)), 6) for q in range(3)
+        ]
+    return report
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
 def _read(
-    archives: Sequence[Archive], offset, names: Sequence[str], strict: bool
-) -> tuple[list[_Record], dict[str, str]]:
-    """Read each archive as hours: (rank, label, record); and why some could not be."""
-    records: list[_Record] = []
-    unread: dict[str, str] = {}
+    archives: Sequence[Archive], offset, names: Sequence[str], strict: bool, unread: dict[str, str]
+) -> Iterator[Record]:
+    """Read each archive; note in `unread` why one could not be, where others are left."""
     label = _labels(archives)
     for archive in archives:
         try:
-            record = read_oneflux(archive, utc_offset=offset, variables=names)
+            record = read_archive(archive, utc_offset=offset, variables=names)
         except SourceError as error:
             if strict or len(archives) == 1:
                 raise
             unread[archive.path.name] = str(error)
             continue
-        records.append((archive.rank, label(archive), to_hourly(record)))
-    if not records:
-        raise SourceError("; ".join(unread.values()))
-    return records, unread
+        yield archive.rank, label(archive), record
 
 
 def _labels(archives: Sequence[Archive]) -> Callable[[Archive], str]:
@@ -166,19 +326,18 @@ def _labels(archives: Sequence[Archive]) -> Callable[[Archive], str]:
     return lambda a: a.network if networks.count(a.network) == 1 else f"{a.network}: {a.location.name}"
 
 
-def _contributors(archives: Sequence[Archive], given: dict) -> tuple[str, ...]:
-    label = _labels(archives)
+def _contributors(made: Sequence[_Publication], given: dict) -> tuple[str, ...]:
     used = {source for sources in given.values() for source in sources}
-    ordered = sorted(archives, key=lambda archive: archive.rank)
-    return tuple(dict.fromkeys(archive.network for archive in ordered if label(archive) in used))
+    ordered = sorted(made, key=lambda p: (p.rank, p.label))
+    return tuple(dict.fromkeys(p.network for p in ordered if p.label in used))
 
 
-def _with_values(fused: xr.Dataset, archives: Sequence[Archive]) -> xr.Dataset:
+def _with_values(fused: xr.Dataset, made: Sequence[_Publication]) -> xr.Dataset:
     """Cut away hours without any value at both ends."""
     values = [v.values for name, v in fused.data_vars.items() if name in table()]
     observed = np.flatnonzero(np.isfinite(values).any(0)) if values else np.array([], int)
     if not len(observed):
-        files = ", ".join(archive.path.name for archive in archives)
+        files = ", ".join(p.file for p in made)
         raise SourceError(f"{files}: no value in any of the variables asked for; check that the file is the site's")
     return fused.isel(time=slice(int(observed[0]), int(observed[-1]) + 1))
 
@@ -203,41 +362,18 @@ def _columns(columns: Sequence[xr.DataArray | None], ending: str, hours: int) ->
     return out
 
 
-def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
-    """Make predictors missing where their value cannot be, and count those hours."""
-    if not stack.names:
-        return stack, {}
-    bad = np.isfinite(stack.values) & ~inside(stack.values, stack.names)
-    counts = {name: int(n) for name, n in zip(stack.names, bad.sum(0), strict=True) if n}
-    cleared = {ending: np.where(bad, stack.parts[ending].dtype.type(PARTS[ending].fill), stack.parts[ending])
-               for ending in ("", "_qc")}  # fmt: skip
-    return Stack(stack.names, {**stack.parts, **cleared}), counts
-
-
-def _flags_assumed(records: Sequence[_Record]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for _, _, record in records:
-        for name, count in json.loads(record.attrs["flags_assumed"]).items():
-            counts[name] = counts.get(name, 0) + count
-    return counts
-
-
-def _warnings(
-    info: SiteInfo, stack: Stack, out_of_bounds: dict[str, int], records: Sequence[_Record]
-) -> tuple[str, ...]:
-    """Say what is doubtful of a site; that its clock is assumed was logged by `clock_of`."""
-    found = []
-    for _, label, record in records:
-        if record.attrs["clock_repeats"]:
-            found.append(f"{label}: {record.attrs['clock_repeats']} rows left out where the clock was set back")
-            _log.warning("%s: %s", info.site, found[-1])
+def _warnings(info: SiteInfo, made: Sequence[_Publication]) -> tuple[str, ...]:
+    """Say what is doubtful of a site, and log it; that its clock is assumed was logged by `clock_of`."""
+    found = [f"{p.label}: {doubt}" for p in made for doubt in p.warnings]
+    for name, count in _added(p.out_of_bounds for p in made).items():
+        kept = sum(array.attrs["values"] for p in made if (array := p.of("predictors", name)) is not None)
+        share = count / (count + kept)
+        if share > _WARN_SHARE:
+            found.append(f"{name}: {100 * share:.2g} % of its values were out of bounds and became missing")
+    for doubt in found:
+        _log.warning("%s: %s", info.site, doubt)
     if info.utc_offset is None:
         found.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
-    for name, count in out_of_bounds.items():
-        share = count / (count + int(np.isfinite(stack.values[:, stack.names.index(name)]).sum()))
-        if share > _WARN_SHARE:
-            found.append(f"{name}: {100 * share:.2g} % of its hours were out of bounds and became missing")
-            _log.warning("%s: %s", info.site, found[-1])
     return tuple(found)
 
 

@@ -118,8 +118,8 @@ def test_le_is_predictor_and_target_and_only_the_predictor_is_bounded(tmp_path, 
     write_places(tmp_path / "raw", PLACES)
     with caplog.at_level(logging.WARNING):
         report = build_carbonsense(tmp_path / "raw", tmp_path / "c")
-    assert report.report["out_of_bounds"] == {"US-Aaa": {"LE": 4}}
-    assert "LE: 0.83 % of its hours were out of bounds" in report.report["warnings"]["US-Aaa"][0]
+    assert report.report["out_of_bounds"] == {"US-Aaa": {"LE": 8}}  # half-hours
+    assert "LE: 0.83 % of its values were out of bounds" in report.report["warnings"]["US-Aaa"][0]
     assert "US-Aaa: LE: 0.83 %" in caplog.text
     one = open_carbonsense(tmp_path / "c").squeeze("site").load()
     le, flux = one.predictors.sel(variable="LE"), one.fluxes.sel(target="LE")
