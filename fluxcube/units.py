@@ -1,0 +1,204 @@
+"""Turn values from the units a file is in to those of the variable table, however the units are spelled."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from fractions import Fraction
+
+import numpy as np
+
+from fluxcube.errors import ConfigError
+
+# Powers of length, mass, time, temperature, amount of substance and angle.
+_Powers = tuple[int, int, int, int, int, int]
+_NONE, _LENGTH, _MASS, _TIME = (0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0), (0, 1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0)
+_KELVIN, _AMOUNT, _ANGLE = (0, 0, 0, 1, 0, 0), (0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 1)
+_ENERGY, _POWER, _PRESSURE = (2, 1, -2, 0, 0, 0), (2, 1, -3, 0, 0, 0), (-1, 1, -2, 0, 0, 0)
+_POWER_PER_AREA = (0, 1, -3, 0, 0, 0)
+
+#: Water of 1000 kg m-3: from mass per area to depth and back, and the powers of length and mass each begins with.
+_WATER = {(3, -1, 0, 0, 0, 0): Fraction(1, 1000), (-3, 1, 0, 0, 0, 0): Fraction(1000)}
+_DEPTH = {(3, -1, 0, 0, 0, 0): (-2, 1), (-3, 1, 0, 0, 0, 0): (1, 0)}
+
+_PREFIX = {"": 0, "M": 6, "k": 3, "h": 2, "c": -2, "m": -3, "u": -6, "n": -9}
+
+#: Symbol: the prefixes it is used with, its size in SI units, its powers. Sizes are fractions, so that hPa to kPa is a
+#: tenth and no digit is lost. Grams of a species are moles of it (g mol-1: C 12.011, CO2 44.009, CH4 16.043; IUPAC
+#: 2021). E is the einstein, a mole of photons.
+_SYMBOLS = {
+    "m": (" kcm", "1", _LENGTH), "g": (" kmu", "1/1000", _MASS), "gC": (" kmu", "1000/12011", _AMOUNT),
+    "gCOO": (" kmu", "1000/44009", _AMOUNT), "gCHHHH": (" kmu", "1000/16043", _AMOUNT),
+    "mol": (" kmun", "1", _AMOUNT), "E": (" mu", "1", _AMOUNT), "Pa": (" hkM", "1", _PRESSURE),
+    "bar": (" m", "100000", _PRESSURE), "W": (" mkM", "1", _POWER), "J": (" kM", "1", _ENERGY),
+    "s": (" ", "1", _TIME), "min": (" ", "60", _TIME), "h": (" ", "3600", _TIME), "d": (" ", "86400", _TIME),
+    "K": (" ", "1", _KELVIN), "degC": (" ", "1", _KELVIN), "degF": (" ", "5/9", _KELVIN),
+    "rad": (" ", "1", _ANGLE), "degree": (" ", Fraction(math.pi) / 180, _ANGLE), "%": (" ", "1/100", _NONE),
+    "ppm": (" ", "1/1000000", _NONE), "ppb": (" ", "1/1000000000", _NONE), "one": (" ", "1", _NONE),
+}  # fmt: skip
+_UNITS = {
+    prefix.strip() + name: (Fraction(size) * Fraction(10) ** _PREFIX[prefix.strip()], powers)
+    for name, (prefixes, size, powers) in _SYMBOLS.items()
+    for prefix in prefixes
+}
+_ZERO = {"degC": Fraction("273.15"), "degF": Fraction("459.67") * 5 / 9}
+
+#: Other words for a whole unit, and for a symbol of a product, in lower case without blanks.
+_WORDS = {
+    "c": "degC", "°c": "degC", "celsius": "degC", "degreec": "degC", "degreesc": "degC", "deg_c": "degC", "oc": "degC",
+    "degc": "degC", "degreecelsius": "degC", "degree_celsius": "degC", "degreescelsius": "degC", "f": "degF",
+    "°f": "degF", "degf": "degF", "fahrenheit": "degF", "k": "K", "kelvin": "K", "degk": "K", "percent": "%",
+    "pct": "%", "vol%": "%", "vol.%": "%", "%vol": "%", "1": "one", "fraction": "one", "frac": "one", "ratio": "one",
+    "-": "one", "unitless": "one", "dimensionless": "one", "none": "one", "°": "degree", "deg": "degree",
+    "degrees": "degree", "ppmv": "ppm", "ppbv": "ppb", "mb": "mbar", "millibar": "mbar",
+}  # fmt: skip
+_SYNONYMS = {"sec": "s", "hr": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "mb": "mbar", "minute": "min"}
+
+_SPELLING = str.maketrans(
+    {"µ": "u", "μ": "u", "−": "-", "–": "-", "⁻": "-", "^": "", "·": " ", "⋅": " ", "×": " ", "*": " ", "℃": "°C"}
+    | {raised: str(digit) for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+)
+_MOLES_OF = re.compile(r"mol[ _]*\(?(CO2|CH4|H2O|C|[Pp]hotons?)\)?(?![A-Za-z])")
+_GRAMS_OF = re.compile(r"\b([kmu]?g)[ _]*\(?-?(CO2|CH4|C)\)?(?![A-Za-z0-9])")
+_ATOMS = {"C": "C", "CO2": "COO", "CH4": "CHHHH"}
+_PIECE = re.compile(r"(/)|(\()|(\))|([A-Za-z%]+)(-?\d{1,2})?|(1)(?!\d)| +")
+
+#: What is named where a unit is not known.
+_KNOWN = (
+    "degC", "K", "degF", "Pa", "hPa", "kPa", "mbar", "W m-2", "MJ m-2 d-1", "J m-2", "mm", "m", "cm", "mm h-1",
+    "mm s-1", "kg m-2 s-1", "m s-1", "km h-1", "degree", "rad", "%", "1", "ppm", "umol mol-1", "mmol mol-1", "m3 m-3",
+    "umol m-2 s-1", "nmol m-2 s-1", "mmol m-2 s-1", "mg CO2 m-2 s-1", "gC m-2 d-1", "gC m-2 s-1",
+)  # fmt: skip
+
+
+def convert(
+    values: np.ndarray, from_unit: str, to_unit: str, *, name: str = "", step_minutes: float | None = None
+) -> np.ndarray:
+    """Convert values from one unit to another.
+
+    Parameters
+    ----------
+    values : array
+        Any shape.
+    from_unit, to_unit : str
+        As the field spells them: ``degC``, ``°C``, ``W m-2``, ``W/m2``, ``W m^-2``, ``µmolCO2 m⁻² s⁻¹``.
+    name : str
+        The variable, for messages.
+    step_minutes : float, optional
+        Length of the period that a value stands for. With it a rate becomes the amount in the period (``mm h-1`` to
+        ``mm``), and energy received in it a flux (``J m-2`` to ``W m-2``).
+
+    Returns
+    -------
+    array of float
+        Of the shape and, where that is a float, the dtype of `values`.
+
+    Raises
+    ------
+    ConfigError
+        If a unit is not known, or the two do not measure the same.
+
+    Notes
+    -----
+    A millimetre of water is a kilogram per square metre. Names of substances count for masses only: grams of C, CO2 and
+    CH4 become moles. A flux of water is not turned into latent heat, nor a flux of photons into one of energy.
+
+    Examples
+    --------
+    >>> convert(np.array([295.15]), "K", "°C").round(2)
+    array([22.])
+    >>> float(convert(1.0, "umol CO2 m-2 s-1", "gC m-2 d-1").round(4))
+    1.0378
+    >>> convert(np.array([2.0]), "mm h-1", "mm", step_minutes=30)
+    array([1.])
+    """
+    source, target = _parse(from_unit, name), _parse(to_unit, name)
+    factor = _bridge(source[1], target[1], step_minutes)
+    if factor is None:
+        raise _incompatible(from_unit, to_unit, name, _bridge(source[1], target[1], 1) is not None)
+    values = np.asarray(values)
+    kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
+    scale, shift = source[0] * factor / target[0], (source[2] - target[2]) / target[0]
+    return (values.astype(np.float64) * float(scale) + float(shift)).astype(kind)
+
+
+def _bridge(powers: _Powers, wanted: _Powers, step_minutes: float | None) -> Fraction | None:
+    """Return what to multiply SI values by so that they measure what is wanted; None where nothing does."""
+    seconds = None if step_minutes is None else Fraction(step_minutes) * 60
+    for water, factor in ((_NONE, 1), *_WATER.items()):
+        measured = _times(powers, water)
+        if water != _NONE and powers[:2] != _DEPTH[water]:
+            continue
+        if measured == wanted:
+            return Fraction(factor)
+        if seconds is not None and _times(measured, _TIME) == wanted:
+            return factor * seconds
+    if seconds is not None and wanted == _POWER_PER_AREA and powers == _times(wanted, _TIME):
+        return 1 / seconds
+    return None
+
+
+def _times(one: _Powers, other: _Powers, count: int = 1) -> _Powers:
+    return tuple(a + count * b for a, b in zip(one, other, strict=True))
+
+
+def _parse(unit: str, name: str) -> tuple[Fraction, _Powers, Fraction]:
+    """Return size in SI units, powers, and what zero is in SI units."""
+    text = _spelled(unit)
+    if text in _ZERO:
+        return *_UNITS[text], _ZERO[text]
+    size, powers, depth, below, end = Fraction(1), _NONE, 0, False, 0
+    for piece in _PIECE.finditer(text):
+        slash, opening, closing, symbol, power, _ = piece.groups()
+        symbol = _SYNONYMS.get(symbol, symbol)
+        if piece.start() != end or (symbol and symbol not in _UNITS):
+            raise _unknown(unit, name)
+        end = piece.end()
+        if slash or opening or closing:
+            depth += bool(opening) - bool(closing)
+            below = bool(slash) or (below and not closing)
+        elif symbol:
+            count = int(power or 1) * (-1 if below else 1)
+            size, powers = size * _UNITS[symbol][0] ** count, _times(powers, _UNITS[symbol][1], count)
+            below = below and depth > 0
+    if end != len(text) or depth or not text or below:
+        raise _unknown(unit, name)
+    return size, powers, Fraction(0)
+
+
+def _spelled(unit: str) -> str:
+    """Return a unit in the spelling that `_PIECE` reads: blanks, signed powers, one letter for micro."""
+    text = str(unit).strip().replace("**", "").translate(_SPELLING)
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1].strip()
+    word = _WORDS.get(text.lower().replace(" ", ""))
+    if word:
+        return word
+    text = re.sub(r"\s+per\s+", "/", text)
+    text = re.sub(r"(?<=[A-Za-z0-9])\.(?=[A-Za-z])", " ", text)
+    text = _GRAMS_OF.sub(lambda match: match[1] + _ATOMS[match[2]], _MOLES_OF.sub("mol", text))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _of(name: str) -> str:
+    return f"{name}: " if name else ""
+
+
+def _unknown(unit: object, name: str) -> ConfigError:
+    near = difflib.get_close_matches(str(unit), _KNOWN, n=1, cutoff=0.0)[0]
+    return ConfigError(
+        f"{_of(name)}unit {unit!r} is not known; did you mean {near!r}? Known are, in any usual spelling: "
+        f"{', '.join(_KNOWN)}"
+    )
+
+
+def _incompatible(from_unit: str, to_unit: str, name: str, needs_step: bool) -> ConfigError:
+    if needs_step:
+        return ConfigError(f"{_of(name)}{from_unit!r} to {to_unit!r} needs the length of a period: give step_minutes")
+    same = [known for known in _KNOWN if _bridge(_parse(known, "")[1], _parse(to_unit, name)[1], 1) is not None]
+    near = difflib.get_close_matches(str(from_unit), same, n=1, cutoff=0.0) or [to_unit]
+    return ConfigError(
+        f"{_of(name)}{from_unit!r} cannot become {to_unit!r}: they do not measure the same; did you mean {near[0]!r}? "
+        f"What can: {', '.join(same) or to_unit}"
+    )
