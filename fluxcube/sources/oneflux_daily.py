@@ -16,13 +16,13 @@ from fluxcube.errors import SourceError
 from fluxcube.sources.archives import Location, is_zip, list_members
 from fluxcube.sources.csvfile import read_numbers, text_of
 from fluxcube.sources.networks import Archive, networks, parse_name
+from fluxcube.sources.plausible import check_units
+from fluxcube.sources.stamped import AS_PUBLISHED, MISSING
 from fluxcube.variables import Variable, table, variable
 
 STAMP = "TIMESTAMP"
-MISSING = -9999
 
 _DAY_MINUTES = 1440
-_AS_PUBLISHED = "get the file as its network publishes it"
 _COARSE = {"WW": "weekly", "MM": "monthly", "YY": "yearly"}
 _FINE = {"HH": "half-hourly", "HR": "hourly"}
 
@@ -203,7 +203,7 @@ def _check_header(header: Sequence[str], location: Location) -> None:
     if not known.intersection(header):
         raise SourceError(
             f"{where}: none of ONEFlux's daily variables (TA_F, SW_IN_F, NEE_VUT_REF, ...) among its {len(header)} "
-            f"columns ({', '.join(header[1:5])}, ...); {_AS_PUBLISHED}"
+            f"columns ({', '.join(header[1:5])}, ...); {AS_PUBLISHED}"
         )
 
 
@@ -218,8 +218,8 @@ def _dates(frame: pd.DataFrame, location: Location) -> np.ndarray:
         np.isnat(time), frame, STAMP, location, f"expected a date as YYYYMMDD{'' if more else '; correct it'}{more}"
     )
     moves = np.diff(time, prepend=time[0] - 1).astype(np.int64)
-    _refuse(moves == 0, frame, STAMP, location, f"this date is there twice, expected once; {_AS_PUBLISHED}")
-    _refuse(moves < 0, frame, STAMP, location, f"earlier than the row before, expected dates in order; {_AS_PUBLISHED}")
+    _refuse(moves == 0, frame, STAMP, location, f"this date is there twice, expected once; {AS_PUBLISHED}")
+    _refuse(moves < 0, frame, STAMP, location, f"earlier than the row before, expected dates in order; {AS_PUBLISHED}")
     return time
 
 
@@ -259,6 +259,7 @@ def _read_variables(
         if column is None:
             continue
         values = _values(frame, column, location)
+        check_units(name, values, f"{location}, column {column}")
         quality = _quality(frame, flag, location)
         present = np.isfinite(values)
         arrays |= {name: values, f"{name}_QUALITY": np.where(present, quality, np.nan).astype(np.float32)}
@@ -298,7 +299,7 @@ def _values(frame: pd.DataFrame, column: str, location: Location) -> np.ndarray:
     values[values == MISSING] = np.nan
     _refuse(
         np.isinf(values), frame, column, location, f"expected a number, {MISSING} where missing; correct it, or "
-        f"{_AS_PUBLISHED}",
+        f"{AS_PUBLISHED}",
     )  # fmt: skip
     return values
 
@@ -312,7 +313,7 @@ def _quality(frame: pd.DataFrame, flag: str, location: Location) -> np.ndarray:
     _refuse(
         (quality < 0) | (quality > 1), frame, flag, location,
         "expected a fraction from 0 to 1, higher being better, as daily files have; a flag 0 to 3 is of half-hourly "
-        f"files, in the opposite sense. {_AS_PUBLISHED.capitalize()}",
+        f"files, in the opposite sense. {AS_PUBLISHED.capitalize()}",
     )  # fmt: skip
     return quality
 
@@ -324,6 +325,6 @@ def _uncertainties(frame: pd.DataFrame, row: Variable, column: str, location: Lo
         own = [name for name in columns if name in frame and (not _of_carbon(row) or name.startswith(f"{column}_"))]
         if own and _filled(frame, own[0]):
             values = _values(frame, own[0], location)
-            _refuse(values < 0, frame, own[0], location, f"expected a standard deviation of 0 or more; {_AS_PUBLISHED}")
+            _refuse(values < 0, frame, own[0], location, f"expected a standard deviation of 0 or more; {AS_PUBLISHED}")
             found[f"{row.name}_{kind}"] = values
     return found
