@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from fluxcube.errors import SourceError
 
@@ -21,6 +21,8 @@ from fluxcube.errors import SourceError
 MAX_BYTES = 4 << 30
 #: Largest compression ratio of an entry above `_RATIO_FROM` bytes: tables of -9999 reach about 150.
 MAX_RATIO = 300
+#: The same of a spreadsheet, whose cells are short texts.
+MAX_SHEET_RATIO = 60
 _RATIO_FROM = 64 << 20
 _MAX_ENTRIES = 10_000
 _BLOCK = 1 << 20
@@ -77,6 +79,28 @@ def list_members(path: str | os.PathLike) -> tuple[str, ...]:
     """
     with _open_zip(Path(path)) as archive:
         return tuple(entry.filename for entry in archive.infolist() if not entry.is_dir())
+
+
+def check_zip(data: bytes, location: Location) -> None:
+    """Check that what a file holds is a zip whose entries are all harmless, as those of a spreadsheet must be.
+
+    Raises
+    ------
+    SourceError
+        As for `list_members`; and if the entries together would hold more than any spreadsheet's.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+    except _BROKEN as error:
+        raise _broken(location, error) from error
+    _check_entries(location.path if location.member is None else PurePosixPath(str(location)), entries)
+    total = sum(entry.file_size for entry in entries)
+    if total > max(_RATIO_FROM, MAX_SHEET_RATIO * len(data)):
+        raise SourceError(
+            f"{location}: {len(data)} bytes that grow to {total}, more than any spreadsheet does; check where it came "
+            "from"
+        )
 
 
 @contextmanager
@@ -169,7 +193,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
 
 
-def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+def _check_entries(path: PurePath, entries: list[zipfile.ZipInfo]) -> None:
     if len(entries) > _MAX_ENTRIES:
         raise SourceError(f"{path}: {len(entries)} entries, where a tower's zip has some 20; unpack what you need")
     names: set[str] = set()

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import MissingPackageError, SourceError
 from fluxcube.sources.archives import Location, open_stream
+from fluxcube.sources.sheets import is_sheet, read_sheet
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,12 @@ _TABLE_COLUMNS = {
     "utc_offset": ("utc_offset",),
 }
 _LIMITS = {"latitude": (-90, 90), "longitude": (-180, 180), "elevation": (-500, 9000), "utc_offset": (-14, 14)}
+
+#: Hours east of UTC of JapanFlux2024's stamps, at all of its sites (Ueyama et al. 2025, doi:10.5194/essd-17-3807-2025).
+JAPAN_HOURS = 9.0
+
+#: A header stands within these many rows: some spreadsheets have a title above it.
+_HEADER_WITHIN = 10
 
 #: Local start of a dated entry, None where it has no date, and hours east of UTC.
 Dated = tuple[np.datetime64 | None, float]
@@ -74,8 +81,9 @@ def read_badm(
 ) -> dict[str, SiteInfo]:
     """Read and merge site metadata of one or more files.
 
-    BIF files (columns SITE_ID, GROUP_ID, VARIABLE, DATAVALUE) and ICOS SITEINFO files come first, in the order given;
-    plain tables (site_id, latitude, longitude and, if there, elevation, igbp, koppen, utc_offset) fill what those lack.
+    BIF files (columns SITE_ID, GROUP_ID, VARIABLE, DATAVALUE; CSV or XLSX), ICOS SITEINFO and JapanFlux2024's General
+    files (Variable, dataValue1) come first, in the order given; plain tables (site_id, latitude, longitude and, if
+    there, elevation, igbp, koppen, utc_offset) fill what those lack.
     Files that disagree on a place by more than 0.01 degrees, and values that cannot be, are logged as warnings; such a
     value counts as unknown.
 
@@ -94,7 +102,9 @@ def read_badm(
     Raises
     ------
     SourceError
-        If a file is neither kind, or cut or broken.
+        If a file is neither kind, cut or broken, or a spreadsheet with a formula.
+    MissingPackageError
+        If a file is a spreadsheet and openpyxl is not installed; `on_error` is given it, too, as a SourceError.
     """
     if isinstance(paths, (str, os.PathLike, Location)):
         paths = [paths]
@@ -103,10 +113,10 @@ def read_badm(
     for location in locations:
         try:
             is_bif, infos = _read_file(location)
-        except SourceError as error:
+        except (SourceError, MissingPackageError) as error:
             if on_error is None:
                 raise
-            on_error(location, error)
+            on_error(location, error if isinstance(error, SourceError) else SourceError(f"{location}: {error}"))
             continue
         if is_bif:
             _merge(merged, infos, location)
@@ -170,27 +180,27 @@ def clock_of(info: SiteInfo) -> float | tuple[Dated, ...]:
 
 def _read_file(location: Location) -> tuple[bool, dict[str, SiteInfo]]:
     """Return whether a file is of BIF form, and what it says."""
-    rows = list(_rows(location))
-    header = [name.strip().upper() for name in rows[0][1]] if rows else []
-    if "VARIABLE" in header and "DATAVALUE" in header:
-        return True, _from_bif(location, header, rows[1:])
-    columns = {key: _first(header, names) for key, names in _TABLE_COLUMNS.items()}
-    if None not in (columns["site"], columns["latitude"], columns["longitude"]):
-        return False, _from_table(location, columns, rows[1:])
+    rows = list(read_sheet(location) if is_sheet(location.name) else _rows(location))
+    for index, (_, row) in enumerate(rows[:_HEADER_WITHIN]):
+        header = [name.strip().upper() for name in row]
+        if "VARIABLE" in header and "DATAVALUE" in header:
+            return True, _from_bif(location, header, rows[index + 1 :])
+        if "VARIABLE" in header and "DATAVALUE1" in header:
+            return True, _from_japan(location, header, rows[index + 1 :])
+        columns = {key: _first(header, names) for key, names in _TABLE_COLUMNS.items()}
+        if None not in (columns["site"], columns["latitude"], columns["longitude"]):
+            return False, _from_table(location, columns, rows[index + 1 :])
+    found = ", ".join(name.strip() for name in rows[0][1][:5]) if rows else "nothing"
     raise SourceError(
         f"{location}, line 1: neither a BIF file (SITE_ID, GROUP_ID, VARIABLE, DATAVALUE) nor a table of sites "
-        f"(site_id, latitude, longitude); found {', '.join(header[:5]) or 'nothing'}. Correct it or move it away"
+        f"(site_id, latitude, longitude); found {found}. Correct it or move it away"
     )
 
 
 def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every line that is not blank."""
     with open_stream(location) as stream:
-        data = stream.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:  # older files have names in Western European letters; what is read here is ASCII
-        text = data.decode("latin-1")
+        text = _decoded(stream.read(), location)
     reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""))
     try:
         yield from ((reader.line_num, row) for row in reader if any(field.strip() for field in row))
@@ -198,6 +208,16 @@ def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
         raise SourceError(
             f"{location}, line {reader.line_num}: not comma-separated text ({error}); save it as CSV"
         ) from error
+
+
+def _decoded(data: bytes, location: Location) -> str:
+    """Return the text of a metadata file: UTF-8, UTF-16 with its mark, else Western European, which is noted."""
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        _log.warning("%s: not in UTF-8 (byte %d); read as Latin-1, so names may look odd", location, error.start)
+        return data.decode("latin-1")
 
 
 def _first(header: Sequence[str], names: Sequence[str]) -> int | None:
@@ -209,6 +229,24 @@ def _from_bif(location: Location, header: Sequence[str], rows: Sequence[tuple[in
     for (site, _), group in _groups(location, header, rows).items():
         groups.setdefault(site, []).append(group)
     return {site: _site_of_groups(of_site, site, location) for site, of_site in groups.items()}
+
+
+def _from_japan(
+    location: Location, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]
+) -> dict[str, SiteInfo]:
+    """Read JapanFlux2024's own form: a variable a row, of one site."""
+    name_at, value_at = header.index("VARIABLE"), header.index("DATAVALUE1")
+    group: _Group = {}
+    for line, row in rows:
+        if len(row) > max(name_at, value_at) and row[value_at].strip():
+            group.setdefault(row[name_at].strip().upper(), (line, row[value_at].strip()))
+    named = _SITE.search(_text(group, "SITE_ID")) or _SITE.search(str(location))
+    if named is None:
+        raise SourceError(f"{location}: no SITE_ID such as JP-Tak in it, nor in its name; add a row SITE_ID")
+    info = _site_of_groups([group], named.group(), location)
+    if info.utc_offset is None:
+        info = replace(info, utc_offset=JAPAN_HOURS, utc_offsets=((None, JAPAN_HOURS),))
+    return {named.group(): info}
 
 
 _Group = dict[str, tuple[int, str]]

@@ -6,10 +6,11 @@ Everything that is particular to a network stands in ``data/networks.yml``.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,7 @@ import yaml
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.archives import Location, is_zip, list_members
+from fluxcube.variables import RESOLUTIONS
 
 _TOKENS = {
     "<site>": r"(?P<site>[A-Z]{2}-[A-Za-z0-9]{3})",
@@ -27,8 +29,8 @@ _TOKENS = {
 }
 _COPY = r"(?:[ .(].*)?"
 _ENDING = re.compile(r"(?i)\.(zip|csv|csv\.gz)$")
-_HOURLY = ("HH", "HR")
-_EXCEL = "site metadata as Excel: save it as CSV and it is read"
+_TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
+_HOURLY, _DAILY = ("HH", "HR"), "DD"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +38,13 @@ class Network:
     """One publication of tower data, a row of ``data/networks.yml``."""
 
     name: str
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
     product: str = ""
     reader: str | None = None
+    daily: bool = False
+    why_no_days: str = ""
     why: str = ""
     licence: str = ""
     citation: str = ""
@@ -53,9 +58,10 @@ class Archive:
     Attributes
     ----------
     path : Path
-        The file itself.
+        The file itself; of the published CarbonSense, the folder of a site, or the file of all sites.
     member : str or None
-        Entry of a zip; None for a plain or gzip file, and for a zip that cannot be listed: the reader says why.
+        Entry of a zip; None for a plain or gzip file, and for a zip that cannot be listed: the reader says why. In a
+        file of many sites, the site.
     site, network, product, resolution, version : str
         From the name; `resolution` is "" where the name does not say.
     first_year, last_year : int or None
@@ -115,7 +121,7 @@ def networks() -> Mapping[str, Network]:
     '10.1038/s41597-020-0534-3'
     """
     rows = {**_tables()["networks"], **_tables()["refused"]}
-    as_tuples = {"names", "products"}
+    as_tuples = {"names", "products", "files"}
     return MappingProxyType({
         name: Network(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
         for name, row in rows.items()
@@ -143,38 +149,58 @@ def parse_name(name: str) -> Archive | None:
     return None
 
 
-def is_badm(name: str) -> bool:
-    """Return whether a file name is one of site metadata that `read_badm` reads."""
-    return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in _tables()["badm"])
+def is_badm(name: str | os.PathLike) -> bool:
+    """Return whether a file, by its name and folder, is one of site metadata that `read_badm` reads.
+
+    Examples
+    --------
+    >>> is_badm("AMF_US-Ha1_BIF_20201218.xlsx"), is_badm("DATA/BDAM/JP-Tak_General.xlsx"), is_badm("General.xlsx")
+    (True, True, False)
+    """
+    path = Path(name).as_posix()
+    return any(
+        re.fullmatch(pattern, path if "/" in pattern else path.rpartition("/")[2], re.IGNORECASE)
+        for pattern in _tables()["badm"]
+    )
 
 
-def choose_member(path: str | os.PathLike) -> str:
-    """Return the entry of a tower's zip that holds its half-hours or hours.
+def choose_member(path: str | os.PathLike, *, resolution: str = "hourly") -> str:
+    """Return the entry of a tower's zip that holds its half-hours or hours, or its days.
+
+    Parameters
+    ----------
+    path : path
+    resolution : str
+        "hourly" (default) or "daily".
 
     Raises
     ------
     SourceError
-        If the zip is broken or unsafe, or holds no half-hourly or hourly table, or those of several sites.
+        If the zip is broken or unsafe, or holds no such table, or those of several sites.
     """
-    path = Path(path)
-    found = _hourly_members(path, list_members(path))
+    path, daily = Path(path), _is_daily(resolution)
+    found = _members(path, list_members(path), daily)
+    found = [archive for archive in found if not daily or archive.resolution == _DAILY]
     if not found:
+        what = "daily table (..._DD_...csv)" if daily else "half-hourly or hourly table (..._HH_... or ..._HR_...csv)"
         raise SourceError(
-            f"{path}: no half-hourly or hourly ONEFlux table (..._HH_... or ..._HR_...csv) in this zip; it holds "
-            f"{_some(list_members(path))}. Get the full archive of the site"
+            f"{path}: no {what} in this zip; it holds {_some(list_members(path))}. Get the full archive of the site"
         )
     refused = _tables()["refused"]
     found = [archive for archive in found if archive.network not in refused] or found
     sites = {archive.site for archive in found}
     if len(sites) > 1:
         raise SourceError(f"{path}: tables of {', '.join(sorted(sites))} in one zip; say which with member=")
-    return min(found, key=_preference).member
+    return min(found, key=lambda archive: _preference(archive, daily)).member
 
 
-def discover(raw: str | os.PathLike | Sequence[str | os.PathLike], *, order: str = "newest") -> Discovery:
+def discover(
+    raw: str | os.PathLike | Sequence[str | os.PathLike], *, order: str = "newest", resolution: str = "hourly"
+) -> Discovery:
     """Find tower archives and site metadata under one or more folders, by name.
 
-    Files are taken as published: zip, csv or csv.gz. Only file names and the directories of zips are read. Of one
+    Files are taken as published: zip, csv or csv.gz, and the published CarbonSense as a tar, its folders, or an SQLite
+    file. Only file names and the directories of zips and tars are read (a tar.gz has none: all of it is). Of one
     network's archives of a site, one that another covers (an older version, a SUBSET beside its FULLSET, an unpacked
     copy) is left aside, and said so. A zip that cannot be listed, and AmeriFlux BASE where it is all a site has, stay
     in the list: reading them tells what is wrong.
@@ -185,25 +211,45 @@ def discover(raw: str | os.PathLike | Sequence[str | os.PathLike], *, order: str
         Folders, searched with their subfolders (hidden ones aside), or files.
     order : str
         Which publication wins: "newest" (default) or "paper".
+    resolution : str
+        "hourly" (default), or "daily": each network's daily (DD) tables, and where those do not cover its half-hourly
+        or hourly archive of a site, that archive, from which days can be made.
 
     Raises
     ------
     SourceError
         If a path does not exist.
     ConfigError
-        If there is no such order.
+        If there is no such order or resolution.
     """
     if order not in _tables()["orders"]:
         raise ConfigError(f"order={order!r}: expected one of {', '.join(_tables()['orders'])}")
     roots = [raw] if isinstance(raw, (str, os.PathLike)) else list(raw)
-    found: list[Archive] = []
-    badm: list[Location] = []
-    ignored: list[tuple[str, str]] = []
-    for path in _files([Path(root) for root in roots], ignored):
-        _sort_in(path, found, badm, ignored)
-    kept = _resolve(found, ignored)
-    ranked = sorted((replace(a, rank=_rank(a, order)) for a in kept), key=lambda a: (a.site, a.rank, *_preference(a)))
-    return Discovery(tuple(ranked), tuple(badm), tuple(ignored))
+    search = _Search(daily=_is_daily(resolution))
+    for path in _files([Path(root) for root in roots], search.ignored):
+        _sort_in(path, search)
+    kept = [replace(archive, rank=_rank(archive, order)) for archive in _resolve(search)]
+    kept.sort(key=lambda archive: (archive.site, archive.rank, *_preference(archive, search.daily)))
+    return Discovery(tuple(kept), tuple(search.badm), tuple(search.ignored))
+
+
+@dataclass
+class _Search:
+    """What has been found so far."""
+
+    daily: bool = False
+    found: list[Archive] = field(default_factory=list)
+    badm: list[Location] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+
+    def ignore(self, path: object, why: str) -> None:
+        self.ignored.append((str(path), why))
+
+
+def _is_daily(resolution: str) -> bool:
+    if resolution not in RESOLUTIONS:
+        raise ConfigError(f"resolution={resolution!r}: expected one of {', '.join(RESOLUTIONS)}")
+    return resolution == "daily"
 
 
 @functools.cache
@@ -255,70 +301,99 @@ def _walk(root: Path, ignored: list[tuple[str, str]]) -> Iterator[Path]:
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
                 ignored.append((os.path.join(folder, name), "a link to a folder: name its target among the folders"))
+        if _is_window(names):
+            yield Path(folder).absolute().parent
+            continue
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
+def _is_window(names: Sequence[str]) -> bool:
+    """Return whether a folder holds one window of a site in the form of CarbonSense v1."""
+    return {"meta.json", "predictors.csv", "targets.csv"}.issubset(names)
+
+
 def _is_candidate(path: Path) -> bool:
-    return bool(_ENDING.search(path.name)) or _is_excel_badm(path.name)
+    name = path.name
+    return bool(_ENDING.search(name) or _TAR.search(name) or _many_sites(name)) or is_badm(path) or path.is_dir()
 
 
-def _is_excel_badm(name: str) -> bool:
-    return name.lower().endswith(".xlsx") and "_BIF" in name
+@functools.lru_cache(maxsize=4096)
+def _many_sites(name: str) -> Network | None:
+    """Return the network of a file that holds many sites, by its name."""
+    files = ((network, pattern) for network in networks().values() for pattern in network.files)
+    return next((network for network, pattern in files if re.fullmatch(pattern, name, re.IGNORECASE)), None)
 
 
-def _sort_in(path: Path, found: list[Archive], badm: list[Location], ignored: list[tuple[str, str]]) -> None:
-    """Put one file where it belongs."""
-    if _is_excel_badm(path.name):
-        ignored.append((str(path), _EXCEL))
-    elif is_badm(path.name):
-        badm.append(Location(path))
+def _sort_in(path: Path, search: _Search) -> None:
+    """Put one file, or the folder of a site, where it belongs."""
+    if path.is_dir():
+        search.found.append(_unpacked(path))
+    elif network := _many_sites(path.name):
+        _sort_many(path, network, search)
+    elif _TAR.search(path.name):
+        search.ignore(path, "a tar file: unpack it, and what is in it is found")
+    elif is_badm(path):
+        search.badm.append(Location(path))
     elif is_zip(path):
-        _sort_zip(path, found, badm, ignored)
+        _sort_zip(path, search)
     else:
         archive = parse_name(path.name)
-        why = _why_not(archive)
+        why = _why_not(archive, search.daily)
         if why:
-            ignored.append((str(path), why))
+            search.ignore(path, why)
         else:
-            found.append(replace(archive, path=path))
+            search.found.append(replace(archive, path=path))
 
 
-def _sort_zip(path: Path, found: list[Archive], badm: list[Location], ignored: list[tuple[str, str]]) -> None:
+def _unpacked(folder: Path) -> Archive:
+    """Describe the folder of a site in the form of CarbonSense v1."""
+    return Archive(path=folder, site=folder.name, network="CarbonSense v1", product="", resolution="")
+
+
+def _sort_many(path: Path, network: Network, search: _Search) -> None:
+    module = importlib.import_module(f"fluxcube.sources.{network.reader}")
+    try:
+        sites = module.list_sites(path)
+    except SourceError as error:
+        search.ignore(path, str(error))
+        return
+    search.found.extend(
+        Archive(path=path, member=site, site=site, network=network.name, product="", resolution="") for site in sites
+    )
+
+
+def _sort_zip(path: Path, search: _Search) -> None:
     outer = parse_name(path.name)
     if outer and not networks()[outer.network].reader:
-        _sort_unread(outer, path, found, ignored)
+        search.found.append(replace(outer, path=path))
         return
     try:
         members = list_members(path)
     except SourceError as error:
-        if outer and not _why_not(outer, zipped=True):
-            found.append(replace(outer, path=path))
+        if outer and not _why_not(outer, search.daily, zipped=True):
+            search.found.append(replace(outer, path=path))
         else:
-            ignored.append((str(path), str(error)))
+            search.ignore(path, str(error))
         return
-    badm.extend(Location(path, member) for member in members if is_badm(Location(path, member).name))
-    ignored.extend((str(Location(path, member)), _EXCEL) for member in members if _is_excel_badm(member))
-    tables = _hourly_members(path, members)
-    found.extend(tables)
-    if not tables and not any(location.path == path for location in badm):
-        ignored.append((str(path), _why_empty(outer, members)))
+    badm = [Location(path, member) for member in members if is_badm(path / member)]
+    tables = _members(path, members, search.daily)
+    search.badm.extend(badm)
+    search.found.extend(tables)
+    if not tables and not badm:
+        search.ignore(path, _why_empty(outer, members, search.daily))
 
 
-def _sort_unread(outer: Archive, path: Path, found: list[Archive], ignored: list[tuple[str, str]]) -> None:
-    if outer.network in _tables()["refused"]:
-        found.append(replace(outer, path=path))
-    else:
-        ignored.append((str(path), networks()[outer.network].why))
-
-
-def _why_empty(outer: Archive | None, members: Sequence[str]) -> str:
+def _why_empty(outer: Archive | None, members: Sequence[str], daily: bool) -> str:
     if any(is_zip(member) for member in members):
         return "zips within a zip: unpack the outer one"
-    why = _why_not(outer, zipped=True)
-    return why or f"holds no half-hourly or hourly ONEFlux table, but {_some(members)}"
+    inside = next((archive for member in members if (archive := parse_name(Path(member).name))), None)
+    unread = _why_no_days(inside, daily) if inside else ""
+    kind = "daily, half-hourly or hourly" if daily else "half-hourly or hourly"
+    why = _why_not(outer, daily, zipped=True) if outer else ""
+    return why or unread or f"holds no {kind} table of a tower, but {_some(members)}"
 
 
-def _why_not(archive: Archive | None, *, zipped: bool = False) -> str:
+def _why_not(archive: Archive | None, daily: bool, *, zipped: bool = False) -> str:
     """Return why a named file is not read, "" if it is."""
     if archive is None:
         return "its name is of no network in networks.yml, nor of site metadata (a table of sites is called sites.csv)"
@@ -331,19 +406,32 @@ def _why_not(archive: Archive | None, *, zipped: bool = False) -> str:
         return f"{archive.product} holds no tower measurements"
     if archive.resolution in _HOURLY or (zipped and not archive.resolution):
         return ""
-    return f"resolution {archive.resolution or 'unknown'}: only half-hourly (HH) and hourly (HR) files are read"
+    return _why_no_days(archive, daily) or _why_resolution(archive, daily)
 
 
-def _hourly_members(path: Path, members: Iterable[str]) -> list[Archive]:
+def _why_no_days(archive: Archive, daily: bool) -> str:
+    """Return why a network's daily tables are not read, "" where this is none or it is read."""
+    asked = daily and archive.resolution == _DAILY
+    return networks()[archive.network].why_no_days if asked else ""
+
+
+def _why_resolution(archive: Archive, daily: bool) -> str:
+    if daily and archive.resolution == _DAILY and networks()[archive.network].daily:
+        return ""
+    read = "daily (DD), half-hourly (HH) and hourly (HR)" if daily else "half-hourly (HH) and hourly (HR)"
+    return f"resolution {archive.resolution or 'unknown'}: only {read} files are read"
+
+
+def _members(path: Path, members: Iterable[str], daily: bool) -> list[Archive]:
     """Return the readable tables of a zip, the best one for each site and network."""
     best: dict[tuple[str, str], Archive] = {}
     for member in members:
         archive = parse_name(Location(path, member).name)
-        if archive is None or is_zip(member) or _why_not(archive):
+        if archive is None or is_zip(member) or _why_not(archive, daily):
             continue
         archive = replace(archive, path=path, member=member)
         key = archive.site, archive.network
-        best[key] = min(best.get(key, archive), archive, key=_preference)
+        best[key] = min(best.get(key, archive), archive, key=lambda a: _preference(a, daily))
     return list(best.values())
 
 
@@ -358,15 +446,19 @@ def _version(text: str) -> tuple[int, int, int]:
     return tuple(numbers + [0] * (3 - len(numbers)))
 
 
-def _preference(archive: Archive) -> tuple:
-    """Order archives of one site and network, best first: whole, newest, fullest, half-hourly, longest, zipped."""
+def _preference(archive: Archive, daily: bool = False) -> tuple:
+    """Order archives of one site and network, best first: whole, newest, fullest, half-hourly, longest, zipped.
+
+    Of one version, days come before hours where days are asked for.
+    """
     products = networks()[archive.network].products
     product = products.index(archive.product) if archive.product in products else len(products)
     span = (archive.last_year or 0) - (archive.first_year or 0)
     broken = is_zip(archive.path) and archive.member is None
     newest = tuple(-number for number in _version(archive.version))
     suffix = {".zip": 0, ".gz": 1}.get(archive.path.suffix.lower(), 2)
-    return broken, newest, product, archive.resolution != "HH", -span, suffix, str(archive.path), archive.member or ""
+    days = (daily and archive.resolution != _DAILY, product, archive.resolution != "HH")
+    return broken, newest, days, -span, suffix, str(archive.path), archive.member or ""
 
 
 def _rank(archive: Archive, order: str) -> int:
@@ -376,39 +468,39 @@ def _rank(archive: Archive, order: str) -> int:
     return place * 10**6 + 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
 
 
-def _resolve(found: Sequence[Archive], ignored: list[tuple[str, str]]) -> list[Archive]:
+def _resolve(search: _Search) -> list[Archive]:
     """Leave aside what another archive of the same site and network covers."""
-    kept: list[Archive] = []
-    for archive in sorted(found, key=_preference):
-        better = next((other for other in kept if _covers(other, archive)), None)
+    kept: dict[tuple[str, str], list[Archive]] = {}
+    for archive in sorted(search.found, key=lambda a: _preference(a, search.daily)):
+        others = kept.setdefault((archive.site, archive.network), [])
+        better = next((other for other in others if _covers(other, archive)), None)
         if better is None:
-            kept.append(archive)
+            others.append(archive)
         else:
-            ignored.append((str(archive.location), _why_covered(better, archive)))
-    return _without_refused(kept, ignored)
+            search.ignore(archive.location, _why_covered(better, archive))
+    return _without_refused([archive for archives in kept.values() for archive in archives], search)
 
 
 def _covers(better: Archive, archive: Archive) -> bool:
-    if (better.site, better.network) != (archive.site, archive.network):
-        return False
+    """Return whether one archive of a site and network has all years of another, as far as their names say."""
     if None in (better.first_year, better.last_year, archive.first_year, archive.last_year):
         return True
     return better.first_year <= archive.first_year and archive.last_year <= better.last_year
 
 
 def _why_covered(better: Archive, archive: Archive) -> str:
-    for field, what in (("version", "version"), ("product", "product"), ("resolution", "resolution")):
-        one, two = getattr(better, field), getattr(archive, field)
+    for name, what in (("version", "version"), ("product", "product"), ("resolution", "resolution")):
+        one, two = getattr(better, name), getattr(archive, name)
         if one and two and one != two:
             return f"{what} {two}: {one} of the same site and years is read instead, from {better.path.name}"
     return f"the same data as {better.path.name}, which is read instead"
 
 
-def _without_refused(kept: Sequence[Archive], ignored: list[tuple[str, str]]) -> list[Archive]:
+def _without_refused(kept: Sequence[Archive], search: _Search) -> list[Archive]:
     """Drop products that the reader refuses where the site has another archive."""
     refused = _tables()["refused"]
     good = {archive.site for archive in kept if archive.network not in refused}
     for archive in kept:
         if archive.network in refused and archive.site in good:
-            ignored.append((str(archive.location), f"{archive.network}: the site's ONEFlux files are read instead"))
+            search.ignore(archive.location, f"{archive.network}: the site's other files are read instead")
     return [archive for archive in kept if archive.network not in refused or archive.site not in good]

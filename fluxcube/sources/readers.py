@@ -131,11 +131,19 @@ def _later(module: str, function: str) -> Callable[..., object]:
     return call
 
 
+def _oneflux_days(archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
+    if archive.resolution != "DD":
+        return None
+    from fluxcube.sources.oneflux_daily import read_oneflux_days
+
+    return read_oneflux_days(archive, variables=variables)
+
+
 #: Every dialect, by the name that `data/networks.yml` has for it.
 READERS: Mapping[str, Reader] = MappingProxyType({
-    "oneflux": Reader(hours=_later("oneflux", "read_oneflux"), days=_later("oneflux_daily", "read_oneflux_days")),
-    "japanflux": Reader(hours=_later("japanflux", "read_hours"), days=_later("japanflux", "read_days")),
-    "fluxnet_ch4": Reader(hours=_later("fluxnet_ch4", "read_hours"), days=_later("fluxnet_ch4", "read_days")),
+    "oneflux": Reader(hours=_later("oneflux", "read_oneflux"), days=_oneflux_days),
+    "japanflux": Reader(hours=_later("japanflux", "read_hours"), place=_later("japanflux", "read_place")),
+    "fluxnet_ch4": Reader(hours=_later("fluxnet_ch4", "read_hours")),
     "carbonsense_v1": Reader(
         hours=_later("carbonsense_v1", "read_hours"),
         place=_later("carbonsense_v1", "read_place"),

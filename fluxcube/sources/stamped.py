@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,15 +68,15 @@ class Dialect:
         Whether a step without a value in the best layer takes it from the next; else one layer gives them all.
     ignore_case : bool
         Whether names of columns differ by case only by accident.
-    needs_end : bool
-        Whether every table has TIMESTAMP_END.
+    flags_of : mapping of str to str
+        Variables that have the flags of another: GPP those of NEE. Where that has no value, their own layer's count.
     """
 
     layers: Callable[[Variable], Sequence[Layer]]
     check_header: Callable[[Sequence[str], Location], None]
     stacked: bool = False
     ignore_case: bool = False
-    needs_end: bool = True
+    flags_of: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,8 @@ class _Header:
         return self._written.get(name, name)
 
     def _columns(self) -> list[str]:
-        rows = [table.variable(name) for name in self._names]
+        others = [self._dialect.flags_of[name] for name in self._names if name in self._dialect.flags_of]
+        rows = [table.variable(name) for name in (*self._names, *others)]
         layers = [layer for row in rows for layer in self._dialect.layers(row)]
         flags = [layer.flag for layer in layers if layer.flag]
         unc = [column for row in rows for column in (*row.randunc, *row.jointunc)]
@@ -329,6 +330,8 @@ def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect,
         if not layers:
             continue
         values, flags, without = _stack(frame, name, layers, where)
+        if name in dialect.flags_of:
+            flags = _flags_of(frame, table.variable(dialect.flags_of[name]), flags, dialect, where)
         found.arrays |= {name: values, f"{name}_QC": flags}
         found.columns[name] = ", ".join(layer.column for layer in layers)
         found.assumed |= {name: without} if without else {}
@@ -359,6 +362,12 @@ def _stack(
         values[taken], flags[taken] = more[taken], theirs[taken]
         without += int((blank & taken).sum())
     return values, flags, without
+
+
+def _flags_of(frame: pd.DataFrame, other: Variable, own: np.ndarray, dialect: Dialect, where: _Where) -> np.ndarray:
+    """Return another variable's flags (time,) where a variable has a value, its own where the other has none."""
+    _, flags, _ = _stack(frame, other.name, _layers(frame, dialect, other), where)
+    return np.where((own >= 0) & (flags >= 0), flags, own)
 
 
 def _values(frame: pd.DataFrame, column: str, where: _Where) -> np.ndarray:

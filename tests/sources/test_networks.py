@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import sys
+import time
+import types
 import zipfile
 
 import pytest
@@ -113,8 +116,12 @@ def test_every_network_that_is_read_has_a_place_in_every_order(tmp_path):
         write(tmp_path, "FLX_XX-One_FLUXNET2015_FULLSET_HH_2005-2006_beta-3.csv")
         write(tmp_path, "ICOSETC_XX-One_FLUXNET_HH_L2.csv")
         write(tmp_path, "EUF_XX-One_FLUXNET_FLUXMET_HH_2005-2006_v1.3_r1.csv")
+        write(tmp_path, "FLX_XX-One_FLUXNET-CH4_HH_2005-2006_1-1.csv")
+        write(tmp_path, "FLX_XX-One_JapanFLUX2024_ALLVARS_HH_2005-2006_1-3.csv")
+        for name in ("meta.json", "predictors.csv", "targets.csv"):
+            write(tmp_path, f"carbonsense/XX-One/2005_2006/{name}")
         archives = discover(tmp_path, order=order).archives
-        assert {archive.network for archive in archives} == read
+        assert {archive.network for archive in archives} == read - {"CarbonSense v2"}
         ranks = [archive.rank for archive in archives]
         assert ranks == sorted(ranks) and len(set(ranks)) == len(ranks)
 
@@ -234,12 +241,12 @@ def test_one_zip_of_several_sites_gives_them_all(tmp_path):
     [
         ("FLX_XX-One_FLUXNET2015_FULLSET_DD_2005-2006_1-4.csv", None, "resolution DD"),
         ("FLX_XX-One_FLUXNET2015_ERAI_HH_1989-2014_1-4.csv", None, "ERAI holds no tower"),
-        ("FLX_XX-One_FLUXNET-CH4_HH_2005-2006_1-1.csv", None, "length of a gap"),
-        ("FLX_XX-One_FLUXNET-CH4_2005-2006_1-1.zip", "FLX_XX-One_FLUXNET-CH4_HH_2005-2006_1-1.csv", "length of a gap"),
+        ("FLX_XX-One_FLUXNET-CH4_DD_2005-2006_1-1.csv", None, "resolution DD"),
+        ("FLX_XX-One_JapanFLUX2024_ERA5_HH_1990-2024_1-3.csv", None, "ERA5 holds no tower"),
+        ("towers.tar.gz", None, "unpack it"),
         ("notes.csv", None, "of no network"),
         ("bulk.zip", "FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip", "unpack the outer one"),
         (f"{STEM}_2005-2006_1-4.zip", f"{STEM}_DD_2005-2006_1-4.csv", "no half-hourly"),
-        ("FLX_AA-Flx_BIF_HH_20200501.xlsx", None, "save it as CSV"),
     ],
 )  # fmt: skip
 def test_what_is_left_aside_is_named_with_a_reason(tmp_path, name, member, why):
@@ -250,13 +257,37 @@ def test_what_is_left_aside_is_named_with_a_reason(tmp_path, name, member, why):
     assert path.endswith(name) and why in reason
 
 
-def test_excel_metadata_inside_a_zip_is_named(tmp_path):
+def test_excel_metadata_is_found_in_a_zip_and_beside_one(tmp_path):
     stem = "AMF_US-Ha1_FLUXNET_FULLSET"
     members = {f"{stem}_HR_1991-2020_3-5.csv": TABLE, "AMF_US-Ha1_BIF_20201218.xlsx": "x"}
     write(tmp_path, f"{stem}_1991-2020_3-5.zip", member=members)
+    write(tmp_path, "FLX_AA-Flx_BIF_HH_20200501.xlsx")
+    write(tmp_path, "notes.xlsx")
     found = discover(tmp_path)
-    assert len(found.archives) == 1
-    assert found.ignored[0][0].endswith("!AMF_US-Ha1_BIF_20201218.xlsx")
+    assert len(found.archives) == 1 and found.ignored == ()
+    assert {where.name for where in found.badm} == {"AMF_US-Ha1_BIF_20201218.xlsx", "FLX_AA-Flx_BIF_HH_20200501.xlsx"}
+
+
+@pytest.mark.parametrize("folder", ["BADM", "BDAM"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_japanflux_as_its_archive_ships_it(tmp_path, folder, zipped):
+    """Folders of any name hold DATA, with tables by resolution and BADM, whose folder is misspelt in some."""
+    table = "A20240722-001/DATA/ALLVARS/FLX_JP-Ozm_JapanFLUX2024_ALLVARS_HH_2015-2017_1-3.csv"
+    days = table.replace("_HH_", "_DD_")
+    core = table.replace("ALLVARS", "COREVARS")
+    sheet = f"A20240722-001/DATA/{folder}/JP-Ozm_General.xlsx"
+    names = (table, days, core, sheet)
+    if zipped:
+        write(tmp_path, "A20240722-001.zip", member=dict.fromkeys(names, TABLE))
+    else:
+        for name in names:
+            write(tmp_path, name)
+    for resolution in ("hourly", "daily"):
+        found = discover(tmp_path, resolution=resolution)
+        (archive,) = found.archives
+        assert (archive.network, archive.site, archive.product) == ("JapanFlux2024", "JP-Ozm", "ALLVARS")
+        assert archive.location.name == "FLX_JP-Ozm_JapanFLUX2024_ALLVARS_HH_2015-2017_1-3.csv"
+        assert [where.name for where in found.badm] == ["JP-Ozm_General.xlsx"]
 
 
 def test_a_broken_zip_stays_so_that_its_site_is_reported(tmp_path):
@@ -295,6 +326,116 @@ def test_base_is_listed_for_the_reader_to_refuse_unless_the_site_has_better(tmp_
     found = discover(tmp_path)
     assert [archive.network for archive in found.archives] == ["AmeriFlux FLUXNET"]
     assert "BASE" in found.ignored[0][1]
+
+
+# ---- days
+
+
+FULL = "FLX_XX-One_FLUXNET2015_FULLSET_{}_2005-2006_1-4.csv"
+
+
+def test_days_are_asked_for_and_hours_stand_in_where_there_are_none(tmp_path):
+    write(tmp_path, FULL.format("HH"))
+    (hours,) = discover(tmp_path, resolution="daily").archives
+    assert hours.resolution == "HH"
+    write(tmp_path, FULL.format("DD"))
+    found = discover(tmp_path, resolution="daily")
+    assert [archive.resolution for archive in found.archives] == ["DD"]
+    assert "resolution HH: DD of the same site" in found.ignored[0][1]
+    assert [archive.resolution for archive in discover(tmp_path).archives] == ["HH"]
+
+
+def test_hours_of_other_years_networks_and_newer_versions_are_kept_beside_days(tmp_path):
+    write(tmp_path, FULL.format("DD"))
+    other = FULL.format("HH").replace("2005-2006", "2005-2009")
+    newer = FULL.format("HH").replace("XX-One", "XX-Two").replace("1-4", "2-4")
+    older = FULL.format("DD").replace("XX-One", "XX-Two")
+    shuttle = "EUF_XX-One_FLUXNET_FLUXMET_HH_2005-2006_v1.3_r1.csv"
+    for name in (other, newer, older, shuttle):
+        write(tmp_path, name)
+    found = {archive.path.name for archive in discover(tmp_path, resolution="daily").archives}
+    assert found == {FULL.format("DD"), other, newer, shuttle}
+
+
+def test_a_zip_gives_its_days_or_its_hours(tmp_path):
+    members = {FULL.format(kind): TABLE for kind in ("HH", "DD", "WW")}
+    path = write(tmp_path, FULL.format("HH").replace("_HH", "").replace("csv", "zip"), member=members)
+    assert (
+        discover(tmp_path, resolution="daily").archives[0].member
+        == FULL.format("DD")
+        == choose_member(path, resolution="daily")
+    )
+    assert discover(tmp_path).archives[0].member == FULL.format("HH") == choose_member(path)
+    with pytest.raises(ConfigError, match="hourly, daily"):
+        discover(tmp_path, resolution="weekly")
+
+
+@pytest.mark.parametrize(
+    "stem", ["FLX_XX-One_FLUXNET-CH4_DD_2005-2006_1-1", "FLX_XX-One_JapanFLUX2024_ALLVARS_DD_2005-2006_1-3"]
+)
+def test_days_whose_flags_are_unclear_are_left_aside_with_the_reason(tmp_path, stem):
+    write(tmp_path, f"{stem}.csv")
+    write(tmp_path, f"{stem.replace('_DD', '')}.zip", member=f"{stem}.csv")
+    found = discover(tmp_path, resolution="daily")
+    assert found.archives == () and len(found.ignored) == 2
+    assert all("flag" in why and "half-hours" in why for _, why in found.ignored)
+
+
+def test_thousands_of_zips_are_found_in_seconds(tmp_path):
+    data = write(tmp_path, "one.zip", member="x.csv").read_bytes()
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(1500):
+        (folder / f"FLX_XX-{number:03x}_FLUXNET2015_FULLSET_2005-2006_1-4.zip").write_bytes(data)
+    for number in range(1500):
+        (folder / f"AMF_XX-{number:03x}_FLUXNET_FULLSET_HH_2005-2006_3-5.csv").write_text("")
+    start = time.process_time()
+    found = discover(folder)
+    assert time.process_time() - start < 6
+    assert len(found.archives) == len(found.ignored) == 1500
+
+
+# ---- the published CarbonSense
+
+
+def test_folders_of_windows_are_one_archive_a_site(tmp_path):
+    for folder in ("US-MMS/2001_2003", "US-MMS/2005_2006", "AU-Ade/2007_2009"):
+        for name in ("meta.json", "predictors.csv", "targets.csv", "modis.pkl"):
+            write(tmp_path, f"carbonsense/{folder}/{name}")
+    found = discover(tmp_path)
+    assert [(a.site, a.network, a.path.name, a.member) for a in found.archives] == [
+        ("AU-Ade", "CarbonSense v1", "AU-Ade", None), ("US-MMS", "CarbonSense v1", "US-MMS", None),
+    ]  # fmt: skip
+    assert found.ignored == () and found.badm == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("carbonsense.tar", "carbonsense_v1"), ("CarbonSense.tar.gz", "carbonsense_v1"),
+     ("carbonsense_v2.sql", "carbonsense_v2"), ("my_carbonsense.sqlite", "carbonsense_v2")],
+)  # fmt: skip
+def test_files_of_many_sites_are_listed_by_their_own_reader(tmp_path, monkeypatch, name, reader):
+    path = write(tmp_path, name)
+    write(tmp_path, "FLX_US-MMS_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv")
+    write(tmp_path, "carbonsense_raw.tar.gz")
+    module = types.SimpleNamespace(list_sites=lambda given: ["AU-Ade", "US-MMS"] if given == path else [])
+    monkeypatch.setitem(sys.modules, f"fluxcube.sources.{reader}", module)
+    found = discover(tmp_path)
+    of_reader = [a for a in found.archives if networks()[a.network].reader == reader]
+    assert [(a.site, a.path, a.member) for a in of_reader] == [("AU-Ade", path, "AU-Ade"), ("US-MMS", path, "US-MMS")]
+    # Its values are those of the networks, which come first.
+    assert next(a.network for a in found.archives if a.site == "US-MMS") == "FLUXNET2015"
+    assert [where for where, _ in found.ignored] == [str(tmp_path / "carbonsense_raw.tar.gz")]
+
+
+def test_a_file_of_many_sites_that_is_none_is_left_aside_with_the_reason(tmp_path, monkeypatch):
+    def refuse(path):
+        raise SourceError(f"{path}: no table ec_data")
+
+    write(tmp_path, "carbonsense_v2.sql")
+    monkeypatch.setitem(sys.modules, "fluxcube.sources.carbonsense_v2", types.SimpleNamespace(list_sites=refuse))
+    ((_, why),) = discover(tmp_path).ignored
+    assert "no table ec_data" in why
 
 
 def test_hidden_files_and_other_kinds_are_no_candidates(tmp_path):
