@@ -1,4 +1,4 @@
-"""Several publications of one site become one record: hour by hour, variable by variable, counted by source."""
+"""Several publications of one site become one record: step by step, variable by variable, counted by source."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ import xarray as xr
 
 from fluxcube.cubes.hourly import UNCERTAINTIES
 from fluxcube.errors import ConfigError
-from fluxcube.timestamps import HOUR
+from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import table
 
 #: Fused as one unit, so that NEE = RECO - GPP never mixes two publications: NEE leads, its partition follows.
 CARBON_UNIT = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 
 RULES = ("newest", "quality")
-_PARTS = ("", "_QC", "_COVERAGE", *UNCERTAINTIES)
-_ABSENT = np.int8(127)
+_PARTS = ("", "_QC", "_COVERAGE", "_QUALITY", *UNCERTAINTIES)
+_ABSENT, _UNKNOWN = np.int8(127), np.int8(2)  # beyond every flag; beyond every share
+_STEPS = {"hourly": HOUR, "daily": DAY}
 _EMPTY = {"_QC": -1, "_COVERAGE": 0}  # others NaN
 
 
-def fuse(sources: Sequence[tuple[int, str, xr.Dataset]], *, rule: str = "newest") -> tuple[xr.Dataset, dict]:
-    """Fuse hourly records of one site.
+def fuse(
+    sources: Sequence[tuple[int, str, xr.Dataset]], *, rule: str = "newest", resolution: str = "hourly"
+) -> tuple[xr.Dataset, dict]:
+    """Fuse hourly or daily records of one site.
 
     Parameters
     ----------
     sources : sequence of (rank, name, xr.Dataset)
-        Records as `to_hourly` gives them; a lower rank is a newer publication. Their order does not matter.
+        Records as `to_hourly` or `fluxcube.cubes.daily.to_daily` gives them; a lower rank is a newer publication. Their
+        order does not matter.
     rule : {"newest", "quality"}
         For each hour and variable, the newest publication that has a value wins (CarbonSense's rule); or the one
-        with the best flag, the newest among equals.
+        with the best flag (of days: the highest quality, unknown being lowest), the newest among equals.
+    resolution : {"hourly", "daily"}
+        Of the records.
 
     Returns
     -------
@@ -38,7 +44,8 @@ def fuse(sources: Sequence[tuple[int, str, xr.Dataset]], *, rule: str = "newest"
         Every hour from the first to the last of any source; per variable the values, flags and coverage, and
         uncertainties where any source has them. All of an hour's are of the source of its value.
     report : dict
-        Per variable and source: ``hours`` given, ``flags`` (how many of 0, 1, 2, 3), ``first`` and ``last`` hour.
+        Per variable and source: ``hours`` given, ``flags`` (how many of 0, 1, 2, 3), ``first`` and ``last`` hour. Of
+        daily records ``days`` given, their mean ``quality`` (None where unknown), ``first`` and ``last`` day.
 
     Raises
     ------
@@ -57,26 +64,28 @@ def fuse(sources: Sequence[tuple[int, str, xr.Dataset]], *, rule: str = "newest"
     labels = [label for _, label, _ in ordered]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"sources to fuse must have names of their own, found {', '.join(labels)}.")
-    time = _axis([ds for _, _, ds in ordered])
-    present = {name for _, _, ds in ordered for name in ds.data_vars if name in table()}
-    names = [name for name in table() if name in present]  # table order: the order of sources must not matter
-    stacks = {name: _stack(name, [ds for _, _, ds in ordered], time) for name in names}
+    step, known = _STEPS[resolution], table(resolution)
+    time = _axis([ds for _, _, ds in ordered], step)
+    present = {name for _, _, ds in ordered for name in ds.data_vars if name in known}
+    names = [name for name in known if name in present]  # table order: the order of sources must not matter
+    stacks = {name: _stack(name, [ds for _, _, ds in ordered], time, step) for name in names}
     choices = _choices(stacks, names, rule)
     record = {}
     for name in names:
         for part, stack in stacks[name].items():
             record[name + part] = ("time", _taken(stack, choices[name]))
-    report = {name: _given(stacks[name], choices[name], labels, time) for name in names}
+    given = _given if resolution == "hourly" else _given_days
+    report = {name: given(stacks[name], choices[name], labels, time) for name in names}
     return xr.Dataset(record, coords={"time": time}), report
 
 
-def _axis(records: Sequence[xr.Dataset]) -> np.ndarray:
+def _axis(records: Sequence[xr.Dataset], step: np.timedelta64) -> np.ndarray:
     first = min(ds.time.values[0] for ds in records)
     last = max(ds.time.values[-1] for ds in records)
-    return np.arange(first, last + HOUR, HOUR)
+    return np.arange(first, last + step, step)
 
 
-def _stack(name: str, records: Sequence[xr.Dataset], time: np.ndarray) -> dict[str, np.ndarray]:
+def _stack(name: str, records: Sequence[xr.Dataset], time: np.ndarray, step: np.timedelta64) -> dict[str, np.ndarray]:
     """Every array of one variable (source, time), on the common axis, by the ending of its name."""
     stacks = {}
     for part in _PARTS:
@@ -86,8 +95,7 @@ def _stack(name: str, records: Sequence[xr.Dataset], time: np.ndarray) -> dict[s
         dtype = next(iter(held.values())).dtype
         stacks[part] = np.full((len(records), len(time)), _EMPTY.get(part, np.nan), dtype)
         for i, array in held.items():
-            start = int((records[i].time.values[0] - time[0]) / HOUR)
-            stacks[part][i, start : start + len(array)] = array.values
+            stacks[part][i, ((records[i].time.values - time[0]) / step).astype(np.int64)] = array.values
     return stacks
 
 
@@ -111,7 +119,14 @@ def _choices(stacks: dict, names: Sequence[str], rule: str) -> dict[str, np.ndar
 
 def _scores(stack: dict[str, np.ndarray], rule: str) -> np.ndarray:
     """How far each value (source, time) is from the best there could be."""
-    return np.where(np.isfinite(stack[""]), stack["_QC"] if rule == "quality" else np.int8(0), _ABSENT)
+    return np.where(np.isfinite(stack[""]), _badness(stack) if rule == "quality" else np.int8(0), _ABSENT)
+
+
+def _badness(stack: dict[str, np.ndarray]) -> np.ndarray:
+    """The flag of each value (source, time), or what its share is short of 1."""
+    if "_QC" in stack:
+        return stack["_QC"]
+    return np.where(np.isnan(stack["_QUALITY"]), np.float32(_UNKNOWN), 1 - stack["_QUALITY"])
 
 
 def _best(scores: np.ndarray) -> np.ndarray:
@@ -131,5 +146,22 @@ def _given(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndar
                 "flags": np.bincount(flags[mine], minlength=4).tolist(),
                 "first": str(time[mine[0]].astype("datetime64[h]")),
                 "last": str(time[mine[-1]].astype("datetime64[h]")),
+            }
+    return report
+
+
+def _given_days(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
+    """What each source gave of one variable of a daily record."""
+    values, quality = (_taken(stack[part], choice) for part in ("", "_QUALITY"))
+    report = {}
+    for i, label in enumerate(labels):
+        mine = np.flatnonzero((choice == i) & np.isfinite(values))
+        if len(mine):
+            known = quality[mine][np.isfinite(quality[mine])]
+            report[label] = {
+                "days": len(mine),
+                "quality": round(float(known.mean()), 4) if len(known) else None,
+                "first": str(time[mine[0]].astype("datetime64[D]")),
+                "last": str(time[mine[-1]].astype("datetime64[D]")),
             }
     return report
