@@ -388,7 +388,8 @@ def _flags(frame: pd.DataFrame, layer: Layer, present: np.ndarray, where: _Where
         ~blank & ~np.isin(raw, [*others, last]), layer.flag,
         f"expected a flag {', '.join(map(str, others))} or {last} ({_FRACTION})",
     )  # fmt: skip
-    check_flags(np.where(blank, np.nan, raw), present, f"{where.location}, column {where.written(layer.flag)}")
+    if layer.flags == FLAGS:
+        check_flags(np.where(blank, np.nan, raw), present, f"{where.location}, column {where.written(layer.flag)}")
     flags = np.full(len(frame), layer.assumed, np.int8)
     for theirs, ours in layer.flags:
         flags[raw == theirs] = ours
