@@ -178,17 +178,17 @@ def tower_of(
     if not made:
         raise SourceError("; ".join((unread or {}).values()) or f"{info.site}: no record to make a tower of")
     fused, given = fuse([(p.rank, p.label, p.hours) for p in made], rule=rule)
-    fused = _with_values(fused, made)
+    fused = with_values(fused, [p.file for p in made])
     time = fused.time.values
     offset = info.utc_offset if info.utc_offset is not None else float(round(info.longitude / 15))
-    stack = _stack(fused.assign(_as_predictors(made, rule, fused)), "predictors", predictors)
-    fluxes = _stack(fused, "fluxes", targets)
+    stack = stack_of(fused.assign(_as_predictors(made, rule, fused)), "predictors", predictors)
+    fluxes = stack_of(fused, "fluxes", targets)
     return Tower(
         info=info,
         utc_offset=offset,
-        networks=_contributors(made, given),
+        networks=contributors(made, given),
         time=time,
-        predictors=_joined(_computed(time, info, info.longitude / 15 if clock == "solar" else offset), stack),
+        predictors=join_stacks(_computed(time, info, info.longitude / 15 if clock == "solar" else offset), stack),
         fluxes=fluxes,
         given=given,
         out_of_bounds=_added(p.out_of_bounds for p in made),
@@ -308,7 +308,7 @@ def _read(
     archives: Sequence[Archive], offset, names: Sequence[str], strict: bool, unread: dict[str, str]
 ) -> Iterator[Record]:
     """Read each archive; note in `unread` why one could not be, where others are left."""
-    label = _labels(archives)
+    label = name_archives(archives)
     for archive in archives:
         try:
             record = read_archive(archive, utc_offset=offset, variables=names)
@@ -320,32 +320,35 @@ def _read(
         yield archive.rank, label(archive), record
 
 
-def _labels(archives: Sequence[Archive]) -> Callable[[Archive], str]:
+def name_archives(archives: Sequence[Archive]) -> Callable[[Archive], str]:
     """Name each archive by its network; where that is not enough, by its file too."""
     networks = [archive.network for archive in archives]
     return lambda a: a.network if networks.count(a.network) == 1 else f"{a.network}: {a.location.name}"
 
 
-def _contributors(made: Sequence[_Publication], given: dict) -> tuple[str, ...]:
+def contributors(made: Sequence, given: dict) -> tuple[str, ...]:
+    """Return the networks, newest first, of those of `made` (with rank, label and network) that gave a value."""
     used = {source for sources in given.values() for source in sources}
     ordered = sorted(made, key=lambda p: (p.rank, p.label))
     return tuple(dict.fromkeys(p.network for p in ordered if p.label in used))
 
 
-def _with_values(fused: xr.Dataset, made: Sequence[_Publication]) -> xr.Dataset:
-    """Cut away hours without any value at both ends."""
-    values = [v.values for name, v in fused.data_vars.items() if name in table()]
+def with_values(fused: xr.Dataset, files: Sequence[str], resolution: str = "hourly") -> xr.Dataset:
+    """Cut away steps without any value at both ends; SourceError, naming the files, where none is left."""
+    values = [v.values for name, v in fused.data_vars.items() if name in table(resolution)]
     observed = np.flatnonzero(np.isfinite(values).any(0)) if values else np.array([], int)
     if not len(observed):
-        files = ", ".join(p.file for p in made)
-        raise SourceError(f"{files}: no value in any of the variables asked for; check that the file is the site's")
+        raise SourceError(
+            f"{', '.join(files)}: no value in any of the variables asked for; check that the file is the site's"
+        )
     return fused.isel(time=slice(int(observed[0]), int(observed[-1]) + 1))
 
 
-def _stack(fused: xr.Dataset, stack: str, names: Sequence[str]) -> Stack:
+def stack_of(fused: xr.Dataset, stack: str, names: Sequence[str], resolution: str = "hourly") -> Stack:
+    """Put those of some variables that a record (time,) has side by side, as cubes of a resolution have them."""
     present = tuple(name for name in names if name in fused)
     parts = {}
-    for ending in stack_parts(stack):
+    for ending in stack_parts(stack, resolution):
         columns = [fused.get(name + ending.upper()) for name in present]
         if PARTS[ending].required or any(column is not None for column in columns):
             parts[ending] = _columns(columns, ending, fused.sizes["time"])
@@ -386,7 +389,8 @@ def _computed(time: np.ndarray, info: SiteInfo, offset: float) -> Stack:
     return Stack(COMPUTED, {"": values, "_qc": flags, "_coverage": coverage})
 
 
-def _joined(one: Stack, other: Stack) -> Stack:
+def join_stacks(one: Stack, other: Stack) -> Stack:
+    """Put two stacks with the same parts side by side."""
     parts = {ending: np.concatenate([one.parts[ending], other.parts[ending]], -1) for ending in one.parts}
     return Stack(one.names + other.names, parts)
 
