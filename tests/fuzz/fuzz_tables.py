@@ -1,0 +1,204 @@
+"""A small ONEFlux table, and what any bytes made of it mean: read slowly, row by row, by other means than the reader's."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.simulation.archives import oneflux_table
+from fluxcube.simulation.records import Place, simulate_record
+
+NAME = "FLX_US-Zzz_FLUXNET2015_FULLSET_HH_2012-2012_1-4.csv"
+OFFSET = -6.0
+COLUMNS = (
+    "TA_F", "TA_F_QC", "SW_IN_POT", "SW_IN_F", "SW_IN_F_QC", "VPD_F", "VPD_F_QC", "PA", "PA_F", "PA_F_QC", "RH",
+    "LE_F_MDS", "LE_F_MDS_QC", "LE_RANDUNC", "NEE_CUT_REF", "NEE_VUT_REF", "NEE_VUT_REF_QC", "NEE_VUT_REF_RANDUNC",
+    "NEE_VUT_REF_JOINTUNC", "RECO_NT_VUT_REF", "GPP_NT_VUT_REF",
+)  # fmt: skip
+START, END = "TIMESTAMP_START", "TIMESTAMP_END"
+
+#: By the table's name: columns, best first; the flag's column of each; the flag of a value without one.
+_MEANING = {
+    "TA": (("TA_F",), ("TA_F_QC",), (2,)),
+    "SW_IN": (("SW_IN_F",), ("SW_IN_F_QC",), (2,)),
+    "VPD": (("VPD_F",), ("VPD_F_QC",), (2,)),
+    "PA": (("PA", "PA_F"), ("PA_QC", "PA_F_QC"), (0, 2)),
+    "RH": (("RH",), ("RH_QC",), (0,)),
+    "LE": (("LE_F_MDS",), ("LE_F_MDS_QC",), (3,)),
+    "NEE": (("NEE_VUT_REF",), ("NEE_VUT_REF_QC",), (3,)),
+    "RECO_NT": (("RECO_NT_VUT_REF",), ("NEE_VUT_REF_QC",), (3,)),
+    "GPP_NT": (("GPP_NT_VUT_REF",), ("NEE_VUT_REF_QC",), (3,)),
+}
+_UNCERTAINTIES = {
+    "LE_RANDUNC": "LE_RANDUNC", "NEE_RANDUNC": "NEE_VUT_REF_RANDUNC", "NEE_JOINTUNC": "NEE_VUT_REF_JOINTUNC",
+}  # fmt: skip
+_READ = {c for columns, flags, _ in _MEANING.values() for c in (*columns, *flags)} | {*_UNCERTAINTIES.values()}
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BLANK = ("", "NA", "NaN", "nan")
+
+
+class Refused(Exception):
+    """No right answer exists: the table must be refused."""
+
+
+@dataclass
+class Table:
+    """Cells of a table, its header first."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+    def column(self, name: str) -> int:
+        return self.header.index(name)
+
+
+def base_table(days: int = 3) -> Table:
+    place = Place(site="US-Zzz", latitude=40.0, longitude=-90.0, utc_offset=OFFSET)
+    text = oneflux_table(simulate_record(place, "2012-02-28", days=days, seed=11), COLUMNS).decode()
+    header, *rows = csv.reader(io.StringIO(text))
+    return Table(header, rows)
+
+
+def meaning(data: bytes) -> dict[str, np.ndarray]:
+    """Return times, values, flags and uncertainties that some bytes hold.
+
+    Raises
+    ------
+    Refused
+        If they hold none that could be relied on.
+    """
+    header, rows = _cells(data)
+    named = [name for name in header if name]
+    if len(set(named)) < len(named):
+        raise Refused("a column twice")
+    if not {START, END} <= set(header) or not {c for columns, _, _ in _MEANING.values() for c in columns} & set(header):
+        raise Refused("no stamps, or no variable")
+    if not rows or any(len(row) != len(header) for row in rows):
+        raise Refused("no rows, or a row of another length")
+    cells = {name: [row[at].strip(" \t") for row in rows] for at, name in enumerate(header) if name}
+    answer = {"time": _times(cells[START], cells[END])}
+    for name in _READ & set(cells):
+        cells[name] = [_number(text) for text in cells[name]]
+    for name in _MEANING:
+        answer |= _variable(name, cells)
+    for name, column in _UNCERTAINTIES.items():
+        answer |= _uncertainty(name, column, cells)
+    return answer
+
+
+def _cells(data: bytes) -> tuple[list[str], list[list[str]]]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused("no UTF-8") from error
+    if "\0" in text:
+        raise Refused("zero bytes")
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise Refused(str(error)) from error
+    if not rows or not any(rows[0]):
+        raise Refused("empty")
+    return [name.strip() for name in rows[0]], [row for row in rows[1:] if len(row) > 1 or any(c.strip() for c in row)]
+
+
+def _times(starts: Sequence[str], ends: Sequence[str]) -> np.ndarray:
+    begin, end = ([_time(text) for text in column] for column in (starts, ends))
+    steps = {(b - a).total_seconds() / 60 for a, b in zip(begin, end, strict=True)}
+    if len(steps) > 1 or not steps <= {30.0, 60.0}:
+        raise Refused("no one step of 30 or 60 minutes")
+    (step,) = steps
+    moves = [(b - a).total_seconds() / 60 for a, b in zip(begin, begin[1:], strict=False)]
+    if any(move <= 0 or move % step for move in moves):
+        raise Refused("times not in order, or twice, or off the step")
+    return np.array([t - datetime.timedelta(hours=OFFSET) for t in begin], "datetime64[ns]")
+
+
+def _time(text: str) -> datetime.datetime:
+    try:
+        if not re.fullmatch("[0-9]{12}", text):
+            raise ValueError(text)
+        time = datetime.datetime.strptime(text, "%Y%m%d%H%M")
+    except ValueError as error:
+        raise Refused(f"no time: {text!r}") from error
+    if not 1900 <= time.year < 2200:
+        raise Refused(f"no time of a tower: {text!r}")
+    return time
+
+
+def _number(text: str) -> float:
+    """Return a number as float32 holds it, NaN where missing."""
+    if text in _BLANK:
+        return math.nan
+    if not _NUMBER.fullmatch(text):
+        raise Refused(f"no number: {text!r}")
+    with np.errstate(over="ignore"):
+        value = float(np.float32(float(text)))
+    if math.isinf(value):
+        raise Refused("too large")
+    return math.nan if value == -9999 else value
+
+
+def _variable(name: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
+    present = [i for i, column in enumerate(_MEANING[name][0]) if column in cells]
+    if not present:
+        return {}
+    filled = [i for i in present if not all(math.isnan(v) for v in cells[_MEANING[name][0][i]])]
+    column, flag, assumed = (part[(filled or present)[0]] for part in _MEANING[name])
+    for other in present:
+        _check_flags(cells.get(_MEANING[name][1][other], []))
+    raw = cells.get(flag) or [math.nan] * len(cells[column])
+    flags = [
+        -1 if math.isnan(v) else assumed if math.isnan(f) else int(f) for v, f in zip(cells[column], raw, strict=True)
+    ]
+    return {name: np.array(cells[column], np.float32), f"{name}_QC": np.array(flags, np.int8)}
+
+
+def _check_flags(flags: Sequence[float]) -> None:
+    if any(not math.isnan(flag) and flag not in (0, 1, 2, 3) for flag in flags):
+        raise Refused("no flag")
+
+
+def _uncertainty(name: str, column: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
+    owner = name.split("_")[0]
+    if column not in cells or not any(c in cells for c in _MEANING[owner][0]):
+        return {}
+    values = np.array(cells[column], np.float32)
+    if (values < 0).any():
+        raise Refused("a negative standard deviation")
+    return {} if np.isnan(values).all() else {name: values}
+
+
+def check_same(found: xr.Dataset, answer: dict[str, np.ndarray]) -> None:
+    """Compare a record with the right answer: the same variables, times, values and flags."""
+    assert set(found.data_vars) == set(answer) - {"time"}
+    np.testing.assert_array_equal(found.time.values, answer["time"])
+    for name, values in answer.items():
+        if name.endswith("_QC"):
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+        elif name != "time":
+            np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=0, err_msg=name)
+
+
+def check_invariants(found: xr.Dataset) -> None:
+    """Check what holds of every record, whatever its file."""
+    time = found.time.values
+    assert time.dtype == "datetime64[ns]" and len(time) > 0 and not np.isnat(time).any()
+    assert (np.diff(time) > np.timedelta64(0)).all()
+    assert found.step_minutes in (30, 60)
+    for name in found.data_vars:
+        values = found[name].values
+        if name.endswith("_QC"):
+            assert values.dtype == np.int8 and np.isin(values, (-1, 0, 1, 2, 3)).all()
+            np.testing.assert_array_equal(values == -1, np.isnan(found[name.removesuffix("_QC")].values))
+        else:
+            assert values.dtype == np.float32 and not np.isinf(values).any() and not (values == -9999).any()
+            assert not name.endswith("UNC") or not (values < 0).any()
