@@ -1,256 +1,285 @@
-"""Days: a tower's hours to local days, and a tower's daily files and days made from hours to one record."""
+"""One tower in days: its daily files, and days made from its hours where it has none, fused as hours are."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError
-from fluxcube.variables import Variable, table
+from fluxcube.cubes.checks import within_bounds
+from fluxcube.cubes.fusion import CARBON_UNIT, fuse
+from fluxcube.cubes.localdays import local_offsets, to_daily
+from fluxcube.cubes.tower import Stack, Tower, contributors, join_stacks, name_archives, stack_of, with_values
+from fluxcube.errors import SourceError
+from fluxcube.normalisation import inside
+from fluxcube.solar import potential_radiation
+from fluxcube.sources.archives import is_zip
+from fluxcube.sources.badm import SiteInfo, clock_of
+from fluxcube.sources.networks import Archive, choose_member
+from fluxcube.sources.readers import read_archive, read_days
+from fluxcube.timestamps import HOUR
+from fluxcube.variables import COMPUTED, table
+
+__all__ = ["read_daily_tower", "to_daily"]
 
 _log = logging.getLogger(__name__)
 
-#: Grams of carbon a day in one µmol of CO2 a second: 12.011e-6 * 86400 = 1.0377.
-GRAMS_OF_CARBON = 12.011e-6 * 86400
-
-#: A mean needs this share of the day; a flux, a sum and a range need all of it.
-MIN_COVERAGE = 0.9
-
-_HOUR, _DAY = 60, 1440
-#: Shares of hours are kept to 0.01; whole means to that.
-_ALL = 0.9999
-
-#: Hours east of UTC, or dated entries (local start, hours).
-Offset = float | Sequence[tuple[object, float]]
+#: Shares of a day that a reader may ask for, in the report of what they leave.
+_SHARES = (0.5, 0.75, 1.0)
+#: More of a predictor out of bounds than this is worth a warning.
+_WARN_SHARE = 0.001
+_DAILY, _HOURLY = "DD", ("HH", "HR")
 
 
-def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
-    """Turn a tower's half-hours or hours into local days.
+def read_daily_tower(
+    archives: Sequence[Archive],
+    info: SiteInfo,
+    *,
+    predictors: Sequence[str],
+    targets: Sequence[str],
+    rule: str = "newest",
+    clock: str = "solar",
+    strict: bool = False,
+) -> Tower:
+    """Read one site from all of its archives, in local days.
+
+    A publication's daily files give its days. What they do not have, such as TA_RANGE, or years, is made of the
+    publication's hours, where those are among `archives` or in the same zip.
 
     Parameters
     ----------
-    record : xr.Dataset
-        Dim time (UTC start of each step, increasing; holes allowed). Either at its own step, as
-        `fluxcube.sources.readers.read_archive` gives it (attribute ``step_minutes``), or UTC hours, as
-        `fluxcube.cubes.hourly.to_hourly` gives them (``<NAME>_COVERAGE``).
-    utc_offset : float or sequence of (start, float)
-        Hours east of UTC of the site's standard time, or dated entries; the same that decoded its stamps.
+    archives : sequence of Archive
+        Of this site, from ``discover(..., resolution="daily")``.
+    info : SiteInfo
+        With latitude and longitude (degrees).
+    predictors, targets : sequence of str
+        Names of the daily variable table to read.
+    rule : {"newest", "quality"}
+        Where publications overlap, the newest that has a value wins, or the one with the higher quality.
+    clock : str
+        Without effect: a day is a day of the tower's standard time, and so is its DOY.
+    strict : bool
+        Raise for an archive that cannot be read even where another one can.
 
     Returns
     -------
-    xr.Dataset
-        Dim time (every local date from the first to the last that the record touches). Per variable of the daily table
-        ``<NAME>`` float32 in its units, ``<NAME>_QUALITY`` float32 (share of the day with flag 0 or 1, measured or good
-        fill; NaN where there is no value), and ``<NAME>_RANDUNC`` and ``<NAME>_JOINTUNC`` where the record has them;
-        TA_RANGE is made of TA. Attributes are the record's, but for ``step_minutes`` (1440).
+    Tower
+        Its ``time`` are local dates without holes; predictors have the parts "" and "_quality", fluxes
+        "_randunc" and "_jointunc" beside them where any day has one. ``out_of_bounds`` counts native steps of days made
+        from hours, and days; ``flags_assumed`` native steps whose flag was assumed, and days of unknown quality.
+        ``quality`` has by stack and variable: ``days`` with a value, and shares of them, where not 0: ``from_hours``
+        (made of hours) and ``unknown`` (without a quality); ``remain``: shares whose quality is at least 0.5, 0.75, 1.
 
-    Notes
-    -----
-    A day's value is the mean (P: the sum; WD: the vector mean) of *all* of its hours, gap-filled ones included: gaps
-    are nights more often than days, and the mean of measured hours alone is too low by 1 gC m-2 d-1 of NEE at many
-    towers. A step that straddles midnight gives each day its share.
-
-    Fluxes that are targets, sums and TA_RANGE need the whole day. Other means need 90 % of it: with one gap of 10 %
-    the error of a day's mean is 0.07 (TA), 0.10 (VPD) and 0.4 (SW_IN) of the standard deviation of daily means (six
-    FLUXNET2015 towers); with half of the day missing, which ONEFlux allows for variables that it does not fill, it is
-    0.4, 0.5 and 2.
-
-    TA_RANGE is the highest minus the lowest mean of an hour of the local clock. Where dated offsets change, the days
-    are those of the offset that held; the day that lost hours to the change is not whole.
-
-    Uncertainties are ONEFlux's for a day: random errors are independent, so the day's is sqrt(sum u_i^2) / n over the
-    n steps that have one (those measured); what the joint uncertainty holds beside it, the USTAR threshold, errs alike
-    in all steps, and is averaged. The day has one only where it has a value.
-
-    References
-    ----------
-    Pastorello et al. 2020, doi:10.1038/s41597-020-0534-3; ONEFlux's list of daily variables.
-
-    Examples
-    --------
-    >>> time = np.datetime64("2020-06-01T06", "ns") + np.arange(48) * np.timedelta64(30, "m")
-    >>> nee = np.where(np.arange(48) < 24, 2.0, -4.0).astype(np.float32)
-    >>> record = xr.Dataset(
-    ...     {"NEE": ("time", nee), "NEE_QC": ("time", np.repeat(np.int8([0, 2]), 24))},
-    ...     coords={"time": time}, attrs={"step_minutes": 30})
-    >>> day = to_daily(record, utc_offset=-6)
-    >>> str(day.time.values[0])[:10], round(float(day.NEE[0]), 4), float(day.NEE_QUALITY[0])
-    ('2020-06-01', -1.0378, 0.5)
+    Raises
+    ------
+    SourceError
+        If no archive can be read, or there is no value in any.
     """
-    rows = table("daily")
-    hourly = any(str(name).endswith("_COVERAGE") for name in record.data_vars)
-    step = _HOUR if hourly else _step(record)
-    minutes = _local_minutes(record.time.values, utc_offset)
-    bins = _Bins(minutes, step, _DAY)
-    arrays: dict[str, tuple] = {}
-    for name in (str(name) for name in record.data_vars if name in rows):
-        made = _aggregate(record, rows[name], bins)
-        arrays |= {name + ending: ("time", array.astype(np.float32)) for ending, array in made.items()}
-    if "TA" in record:
-        spread = _range(record.TA.values, _Bins(minutes, step, _HOUR, first=bins.first * 24, count=bins.count * 24))
-        quality = np.where(np.isfinite(spread), _good_share(record, "TA", bins), np.nan)
-        arrays |= {"TA_RANGE": ("time", spread), "TA_RANGE_QUALITY": ("time", quality.astype(np.float32))}
-    days = (bins.first + np.arange(bins.count)).astype("datetime64[D]").astype("datetime64[ns]")
-    out = xr.Dataset(arrays, coords={"time": days}, attrs={**record.attrs, "step_minutes": _DAY})
-    for name in rows.keys() & arrays.keys():
-        out[name].attrs.update(rows[name].attrs)
+    names = tuple(dict.fromkeys([*predictors, *targets]))
+    unread: dict[str, str] = {}
+    made = _without_double(list(_read(archives, info, names, predictors, targets, strict, unread)))
+    if not made:
+        raise SourceError("; ".join(unread.values()) or f"{info.site}: no archive to make a tower of")
+    fused, given = fuse([(p.rank, p.label, p.days) for p in made], rule=rule, resolution="daily")
+    fused = with_values(fused, [p.file for p in made], "daily")
+    stack, beyond = _masked(stack_of(fused, "predictors", predictors, "daily"))
+    fluxes = stack_of(fused, "fluxes", targets, "daily")
+    out_of_bounds = _added([*(p.out_of_bounds for p in made), beyond])
+    return Tower(
+        info=info,
+        utc_offset=float(_offset(info)) if not info.utc_offsets else float(info.utc_offsets[-1][1]),
+        networks=contributors(made, given),
+        time=fused.time.values,
+        predictors=join_stacks(_computed(fused.time.values, info), stack),
+        fluxes=fluxes,
+        given=given,
+        out_of_bounds=out_of_bounds,
+        flags_assumed=_added([p.flags_assumed for p in made]),
+        warnings=_warnings(info, made, stack, out_of_bounds),
+        unread=unread,
+        quality={"predictors": _report(stack, made, given), "fluxes": _report(fluxes, made, given)},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Days:
+    """What is kept of one archive: its days, and what was removed before they were made."""
+
+    rank: int
+    label: str
+    network: str
+    file: str
+    days: xr.Dataset
+    from_hours: bool
+    out_of_bounds: dict[str, int]
+    flags_assumed: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def _read(
+    archives: Sequence[Archive], info: SiteInfo, names: Sequence[str], predictors: Sequence[str],
+    targets: Sequence[str], strict: bool, unread: dict[str, str],
+) -> Iterator[_Days]:  # fmt: skip
+    """Read each archive, and the hours beside a daily one; note in `unread` why one could not be."""
+    label = name_archives(archives)
+    # A target stays as it is; what is both is checked as a day.
+    checked = [name for name in predictors if name not in targets]
+    hourly = {archive.network for archive in archives if archive.resolution in _HOURLY}
+    for archive in archives:
+        try:
+            days = None if archive.resolution in _HOURLY else read_days(archive, variables=names)
+            if days is None:
+                yield _made_of_hours(archive, label(archive), info, names, checked)
+                continue
+            yield _kept(archive, label(archive), days, names)
+            beside = None if archive.network in hourly else _hours_beside(archive)
+            lacking = _lacking(days, names)
+            if beside is not None and lacking:
+                yield _made_of_hours(beside, f"{label(archive)} (hours)", info, lacking, checked)
+        except SourceError as error:
+            if strict or len(archives) == 1:
+                raise
+            unread[archive.path.name] = str(error)
+
+
+def _hours_beside(archive: Archive) -> Archive | None:
+    """Return the half-hours or hours in the zip of a daily table, or None."""
+    if not is_zip(archive.path):
+        return None
+    try:
+        return replace(archive, member=choose_member(archive.path), resolution="")
+    except SourceError:
+        return None
+
+
+def _lacking(days: xr.Dataset, names: Sequence[str]) -> list[str]:
+    """Return the variables of which a daily file has no value; NEE and its parts only if it has none of them."""
+    held = {name for name in names if name in days and np.isfinite(days[name].values).any()}
+    carbon = set(CARBON_UNIT) if held.intersection(CARBON_UNIT) else set()
+    return [name for name in names if name not in held | carbon | set(COMPUTED)]
+
+
+def _made_of_hours(
+    archive: Archive, label: str, info: SiteInfo, names: Sequence[str], checked: Sequence[str]
+) -> _Days:  # fmt: skip
+    """Read half-hours or hours, and make days of them."""
+    clock = clock_of(info)
+    wanted = [*names, *(["TA"] if "TA_RANGE" in names else [])]
+    wanted = [name for name in dict.fromkeys(wanted) if name in table() and name not in COMPUTED]
+    native, counts = within_bounds(read_archive(archive, utc_offset=clock, variables=wanted), [*checked, "TA"])
+    days = to_daily(native, utc_offset=clock)
+    return replace(_kept(archive, label, days, names), from_hours=True, out_of_bounds=counts)
+
+
+def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) -> _Days:
+    """Keep what was asked for of the days of one archive."""
+    known = [str(name) for name in days.data_vars if name in table("daily")]
+    others = [name for name in known if name not in names]
+    drop = [str(array) for array in days.data_vars for name in others if array in _arrays_of(name)]
+    assumed = json.loads(days.attrs.get("flags_assumed", "{}"))
+    repeats = days.attrs.get("clock_repeats", 0)
+    doubts = [str(sentence) for sentence in json.loads(days.attrs.get("lost", "[]"))]
+    doubts += [f"{repeats} rows left out where the clock was set back"] if repeats else []
+    return _Days(
+        rank=2 * archive.rank + (archive.resolution != _DAILY),
+        label=label,
+        network=archive.network,
+        file=archive.path.name,
+        days=days.drop_vars(drop),
+        from_hours=False,
+        out_of_bounds={},
+        flags_assumed={name: count for name, count in assumed.items() if name in names},
+        warnings=tuple(doubts),
+    )
+
+
+def _arrays_of(name: str) -> tuple[str, ...]:
+    return tuple(name + ending for ending in ("", "_QUALITY", "_RANDUNC", "_JOINTUNC"))
+
+
+def _without_double(made: Sequence[_Days]) -> list[_Days]:
+    """Leave out of days made from hours what a daily file of the same publication gives, whichever is the better."""
+    published = [p for p in made if not p.from_hours]
+    out = []
+    for p in made:
+        for other in published if p.from_hours else ():
+            p = replace(p, days=_cleared(p.days, other.days)) if other.network == p.network else p
+        out.append(p)
     return out
 
 
-def _step(record: xr.Dataset) -> int:
-    if "step_minutes" not in record.attrs:
-        raise ConfigError(
-            "to_daily: expected a record with the attribute step_minutes, as read_archive gives it, or with "
-            "<NAME>_COVERAGE, as to_hourly does; found neither"
-        )
-    return int(record.attrs["step_minutes"])
+def _cleared(days: xr.Dataset, published: xr.Dataset) -> xr.Dataset:
+    """Return days without values on the dates of a published table that has the variable; carbon goes as one."""
+    held = {name for name in table("daily") if name in published and np.isfinite(published[name].values).any()}
+    held |= set(CARBON_UNIT) if held.intersection(CARBON_UNIT) else set()
+    there = np.isin(days.time.values, published.time.values)
+    arrays = [array for name in held for array in _arrays_of(name) if array in days]
+    return days.assign({array: days[array].where(~there) for array in arrays})
 
 
-class _Bins:
-    """How steps of local minutes fall into hours or days: each gives minutes to one, or to two.
-
-    Attributes
-    ----------
-    first : int
-        The first one, counted from 1970; `count` is how many there are.
-    """
-
-    def __init__(self, minutes: np.ndarray, step: int, width: int, *, first: int | None = None, count: int = 0):
-        index = minutes // width
-        inside = np.minimum(step, width - minutes % width)
-        second = inside < step
-        self._row = np.concatenate([np.arange(len(minutes)), np.flatnonzero(second)])
-        self._minutes = np.concatenate([inside, (step - inside)[second]]).astype(float)
-        index = np.concatenate([index, index[second] + 1])
-        self.first = int(index.min()) if first is None else first
-        self.count = count or int(index.max()) - self.first + 1
-        self.step, self.width = step, width
-        self._index = index - self.first
-
-    def total(self, amounts: np.ndarray) -> np.ndarray:
-        """Sum (bins,) of amounts a minute (time,), NaN counting as nothing."""
-        return np.bincount(self._index, np.nan_to_num(amounts)[self._row] * self._minutes, self.count)
-
-    def total_squares(self, amounts: np.ndarray) -> np.ndarray:
-        """Sum (bins,) of squares of amounts a minute (time,) times minutes, NaN counting as nothing."""
-        return np.bincount(self._index, (np.nan_to_num(amounts)[self._row] * self._minutes) ** 2, self.count)
+def _offset(info: SiteInfo) -> float:
+    return info.utc_offset if info.utc_offset is not None else float(round(info.longitude / 15))
 
 
-def _aggregate(record: xr.Dataset, row: Variable, bins: _Bins) -> dict[str, np.ndarray]:
-    """Return a variable's arrays (days,) by the ending of their names."""
-    values = record[row.name].values.astype(float)
-    share = _observed_share(record, row.name)
-    observed = bins.total(share)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        out = _reduce(values, share, observed, row, bins)
-    whole = row.aggregate == "sum" or "target" in row.roles
-    enough = (observed >= (_ALL if whole else MIN_COVERAGE * _ALL) * _DAY) & np.isfinite(out)
-    factor = _factor(row)
-    made = {"": out * factor, "_QUALITY": _good_share(record, row.name, bins)}
-    made |= {ending: spread * factor for ending, spread in _uncertainties(record, row.name, share, bins).items()}
-    return {ending: np.where(enough, array, np.nan) for ending, array in made.items()}
+def _computed(time: np.ndarray, info: SiteInfo) -> Stack:
+    """Return what place and date alone give: the day of the year, and the mean of the hours' potential radiation."""
+    offsets = local_offsets(time, info.utc_offsets if len(info.utc_offsets) > 1 else _offset(info))
+    midnight = time.astype("datetime64[m]") - np.round(offsets * 60).astype("timedelta64[m]")
+    hours = midnight[:, None] + np.arange(24) * HOUR
+    potential = potential_radiation(hours.ravel(), info.latitude, info.longitude).reshape(-1, 24).mean(1)
+    date = time.astype("datetime64[D]")
+    columns = {"DOY": (date - date.astype("datetime64[Y]")).astype(np.int64), "SW_IN_POT": potential}
+    names = tuple(name for name in COMPUTED if name in columns)
+    values = np.stack([columns[name] for name in names], -1).astype(np.float32)
+    return Stack(names, {"": values, "_quality": np.ones(values.shape, np.float32)})
 
 
-def _observed_share(record: xr.Dataset, name: str) -> np.ndarray:
-    """Return the share of each step (time,) that has a value."""
-    present = np.isfinite(record[name].values)
-    coverage = record.get(f"{name}_COVERAGE")
-    return present.astype(float) if coverage is None else np.where(present, coverage.values, 0.0)
+def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
+    """Make days of predictors missing whose value cannot be, and count them."""
+    if not stack.names:
+        return stack, {}
+    bad = np.isfinite(stack.values) & ~inside(stack.values, stack.names, resolution="daily")
+    counts = {name: int(n) for name, n in zip(stack.names, bad.sum(0), strict=True) if n}
+    return Stack(stack.names, {end: np.where(bad, np.float32(np.nan), a) for end, a in stack.parts.items()}), counts
 
 
-def _reduce(values: np.ndarray, share: np.ndarray, observed: np.ndarray, row: Variable, bins: _Bins) -> np.ndarray:
-    if row.aggregate == "sum":
-        return bins.total(values / bins.step)
-    if row.aggregate == "vector":
-        angle = np.deg2rad(values)
-        east, north = bins.total(share * np.sin(angle)), bins.total(share * np.cos(angle))
-        calm = np.hypot(east, north) < 1e-6 * observed  # opposite winds have no mean direction
-        return np.where(calm, np.nan, np.rad2deg(np.arctan2(east, north)) % 360)
-    return bins.total(values * share) / observed
+def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for name, count in (item for one in counts for item in one.items()):
+        total[name] = total.get(name, 0) + count
+    return total
 
 
-def _good_share(record: xr.Dataset, name: str, bins: _Bins) -> np.ndarray:
-    """Return the share of each day (days,) that is measured or good fill; a missing hour is neither."""
-    flags = record[f"{name}_QC"].values
-    good = (flags >= 0) & (flags <= 1)
-    return np.minimum(bins.total(_observed_share(record, name) * good) / _DAY, 1.0)
+def _warnings(info: SiteInfo, made: Sequence[_Days], stack: Stack, out_of_bounds: dict[str, int]) -> tuple[str, ...]:
+    """Say what is doubtful of a site, and log it; that its clock is assumed was logged by `clock_of`."""
+    found = [f"{p.label}: {doubt}" for p in made for doubt in p.warnings]
+    days = dict(zip(stack.names, np.isfinite(stack.values).sum(0).tolist(), strict=True))
+    for name, count in out_of_bounds.items():
+        if count > _WARN_SHARE * (count + days.get(name, 0)):
+            found.append(f"{name}: {count} half-hours, hours or days were out of bounds and became missing")
+    for doubt in found:
+        _log.warning("%s: %s", info.site, doubt)
+    if info.utc_offset is None and any(p.from_hours for p in made):
+        found.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
+    return tuple(found)
 
 
-def _factor(row: Variable) -> float:
-    """Return what turns a mean of the hourly table's units into the daily table's."""
-    units = table()[row.name].units, row.units
-    if row.aggregate == "sum" or units[0] == units[1]:
-        return 1.0
-    return {("umol m-2 s-1", "gC m-2 d-1"): GRAMS_OF_CARBON}[units]
-
-
-def _uncertainties(record: xr.Dataset, name: str, share: np.ndarray, bins: _Bins) -> dict[str, np.ndarray]:
-    """Return the uncertainties of each day's mean (days,), NaN where no step has one."""
-    found = {}
-    random, joint = (record.get(f"{name}_{kind}") for kind in ("RANDUNC", "JOINTUNC"))
-    if random is not None:
-        found["_RANDUNC"] = _independent(random.values, share, bins)
-    if joint is not None:
-        own = joint.values if random is None else np.sqrt(np.maximum(joint.values**2 - random.values**2, 0))
-        alike = _mean(own, share, bins)
-        found["_JOINTUNC"] = alike if random is None else np.hypot(alike, found["_RANDUNC"])
-    return found
-
-
-def _independent(spread: np.ndarray, share: np.ndarray, bins: _Bins) -> np.ndarray:
-    there = np.where(np.isfinite(spread), share, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.sqrt(bins.total_squares(spread * there)) / bins.total(there)
-
-
-def _mean(spread: np.ndarray, share: np.ndarray, bins: _Bins) -> np.ndarray:
-    there = np.where(np.isfinite(spread), share, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return bins.total(spread * there) / bins.total(there)
-
-
-def _range(values: np.ndarray, hours: _Bins) -> np.ndarray:
-    """Return the highest minus the lowest hour of each day (days,) float32, NaN unless all 24 have at least half."""
-    observed = hours.total(np.isfinite(values).astype(float))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(observed >= _HOUR / 2, hours.total(values.astype(float)) / observed, np.nan)
-    means = means.reshape(-1, 24)
-    return (means.max(1) - means.min(1)).astype(np.float32)  # NaN, which both hand on, where an hour is missing
-
-
-def _local_minutes(time: np.ndarray, utc_offset: Offset) -> np.ndarray:
-    """Return minutes since 1970 (time,) int64 on the site's clock of UTC times."""
-    since, hours = _entries(utc_offset)
-    shift = np.round(hours * 60).astype(np.int64)
-    minutes = time.astype("datetime64[m]").astype(np.int64)
-    # A clock that goes on to a new offset shows its first stamp when the old one has run up to it.
-    begins = since.astype(np.int64)[1:] - np.minimum(shift[:-1], shift[1:])
-    return minutes + shift[np.searchsorted(begins, minutes, side="right")]
-
-
-def local_offsets(days: np.ndarray, utc_offset: Offset) -> np.ndarray:
-    """Return the hours east of UTC (day,) that hold at the start of local dates (day,)."""
-    since, hours = _entries(utc_offset)
-    at = np.searchsorted(since[1:], days.astype("datetime64[m]"), side="right")
-    return hours[at]
-
-
-def _entries(utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
-    """Return local starts (entry,) datetime64[m] and hours (entry,); the first holds for all before it, too."""
-    if isinstance(utc_offset, (int, float, np.number)):
-        utc_offset = [(None, float(utc_offset))]
-    entries = sorted((_since(since), float(hours)) for since, hours in utc_offset)
-    if not entries:
-        raise ConfigError("utc_offset: expected hours east of UTC, or at least one (start, hours); found none")
-    since, hours = (np.array(column) for column in zip(*entries, strict=True))
-    return since, hours
-
-
-def _since(value: object) -> np.datetime64:
-    if isinstance(value, (str, datetime, np.datetime64)) or value is None:
-        return np.datetime64("0000" if value is None else value).astype("datetime64[m]")
-    raise ConfigError(f"utc_offset: entry from {value!r}: expected a date such as '2012-05-31'")
+def _report(stack: Stack, made: Sequence[_Days], given: dict) -> dict[str, dict]:
+    """Say of each variable of a stack how many days there are, made of what, and how good."""
+    hours = {p.label for p in made if p.from_hours}
+    report = {}
+    for i, name in enumerate(stack.names):
+        quality = stack.parts["_quality"][:, i]
+        days = int(np.isfinite(stack.values[:, i]).sum())
+        shares = {
+            "from_hours": sum(part["days"] for label, part in given.get(name, {}).items() if label in hours),
+            "unknown": int((np.isfinite(stack.values[:, i]) & np.isnan(quality)).sum()),
+        }
+        report[name] = {"days": days}
+        report[name] |= {what: round(n / days, 6) for what, n in shares.items() if n and days}
+        report[name]["remain"] = [round(float((quality >= q - 1e-6).sum() / max(days, 1)), 6) for q in _SHARES]
+    return report
