@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[
 @contextmanager
 def _open(path: Path) -> Iterator:
     library, error = _pyhdf()
+    _check_complete(path)
     with _LIBRARY:
         try:
             file = library(str(path))
@@ -97,6 +99,38 @@ def _open(path: Path) -> Iterator:
             raise SourceError(
                 f"{path}: cannot be read as an HDF4 file, it is damaged or cut short ({problem}): fetch it again."
             ) from problem
+
+
+def _check_complete(path: Path) -> None:
+    """Look through the file's list of what lies where: in a file that was cut short, something lies beyond its end.
+
+    The HDF4 library trusts that list, and has crashed on wrong ones.
+
+    References
+    ----------
+    HDF Specification and Developer's Guide 4.2, ch. 2: data descriptors
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if file.read(4) != b"\x0e\x03\x13\x01":
+            raise SourceError(f"{path}: is no HDF4 file (of {size} bytes): fetch the tile again.")
+        at, seen = 4, set()
+        while at:
+            file.seek(at)
+            block = file.read(6)
+            count, after = struct.unpack(">HI", block) if len(block) == 6 else (0, 0)
+            entries = file.read(12 * count)
+            if at in seen or not count or len(entries) < 12 * count or not _within(entries, size):
+                raise SourceError(f"{path}: the HDF4 file is damaged or cut short at {size} bytes: fetch it again.")
+            seen.add(at)
+            at = after
+
+
+def _within(entries: bytes, size: int) -> bool:
+    """Whether every used data descriptor lies within the file."""
+    table = np.frombuffer(entries, np.dtype([("tag", ">u2"), ("ref", ">u2"), ("offset", ">u4"), ("length", ">u4")]))
+    used = (table["tag"] > 1) & (table["offset"] != 0xFFFFFFFF) & (table["length"] != 0xFFFFFFFF)
+    return bool((table["offset"][used].astype(np.int64) + table["length"][used] <= size).all())
 
 
 def _structure(path: Path, file) -> str:

@@ -146,20 +146,17 @@ def test_other_contents_are_refused(tmp_path):
     refused(good, "damaged", metadata=text.replace("XDim=14", "XDim=many"))
 
 
-def test_damaged_files_are_named_and_never_crash(tmp_path):
+def test_files_that_were_cut_short_are_named(tmp_path):
     path = write(tmp_path, [nadir(values(40, 40), CORNER)])
     whole = path.read_bytes()
-    expected = read_tile(find_tiles(path)[0])
-    refused = 0
-    for share in (0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.999):
-        path.write_bytes(whole[: int(len(whole) * share)])
-        modis_hdf._layout.cache_clear()
-        try:
-            np.testing.assert_array_equal(read_tile(find_tiles(path)[0]), expected)
-        except SourceError as problem:
-            assert str(path) in str(problem)
-            refused += 1
-    assert refused >= 8  # what is left may still hold everything that is needed
+    read_tile(find_tiles(path)[0])
+    # Attributes are written last: wherever a file is cut, something that is listed is gone.
+    lengths = [0, 3, 4, 9, 100, *np.random.default_rng(0).integers(0, len(whole) - 100, 60)]
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        with pytest.raises(SourceError, match="HDF4") as caught:
+            read_tile(find_tiles(path)[0])
+        assert str(path) in str(caught.value)
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + whole)  # HDF5, say
     with pytest.raises(SourceError, match="HDF4"):
         find_tiles(path)
@@ -203,7 +200,7 @@ def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypa
     assert set(np.unique(read_tile(quality))) >= {0.0, 1.0}
     # The piece's lower right corner, as its metadata says, is where its rows and columns end.
     assert (surface.height, surface.width) == (73, 66) and surface.tile == (18, 4)
-    assert 5098293.132672 == pytest.approx((ROWS / 2 - surface.row - 73) * PIXEL, abs=1e-3)
+    assert pytest.approx((ROWS / 2 - surface.row - 73) * PIXEL, abs=1e-3) == 5098293.132672
     raw = SD.SD(str(surface.path)).select("sur_refl_b02")[:]
     found = read_tile(surface)[1]
     np.testing.assert_allclose(found[np.isfinite(found)], raw[np.isfinite(found)] * 1e-4, rtol=1e-6)
