@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.checks import within_bounds
+from fluxcube.cubes.checks import SunLag, places_apart, sun_lag, within_bounds
 from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
@@ -18,7 +18,7 @@ from fluxcube.schema import PARTS, stack_parts
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.badm import SiteInfo, clock_of
 from fluxcube.sources.networks import Archive
-from fluxcube.sources.readers import read_archive
+from fluxcube.sources.readers import place_of, read_archive
 from fluxcube.timestamps import HOUR, local_clock
 from fluxcube.variables import COMPUTED, table
 
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 #: Rank (lower is newer), label and native record of one publication.
 Record = tuple[int, str, xr.Dataset]
+
+#: Read, whether asked for or not, to check the clock.
+_LIGHT = "SW_IN"
 
 CLOCKS = ("solar", "standard")
 
@@ -80,6 +83,8 @@ class Tower:
         (kept, with the flag that their column's name implies). ``hours`` with a value in the tower; ``superseded``:
         share of the hourly values of all publications that gave way to another's; ``remain``: shares of `hours` whose
         flag is at most 0, 1 and 2.
+    sun_lag : dict of str to float
+        Hours by which each publication's clock has light later than the sun, where there is enough light to tell.
     """
 
     info: SiteInfo
@@ -94,6 +99,7 @@ class Tower:
     warnings: tuple[str, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
     quality: dict = field(default_factory=dict)
+    sun_lag: dict[str, float] = field(default_factory=dict)
 
 
 def read_tower(
@@ -119,18 +125,27 @@ def read_tower(
     rule, clock : str
         As in `fluxcube.build_carbonsense`.
     strict : bool
-        Raise for an archive that cannot be read even where another one can.
+        Raise for an archive that cannot be read even where another one can, and as `tower_of` does.
 
     Raises
     ------
     SourceError
         If no archive can be read, or there is no value in any.
+
+    Notes
+    -----
+    An archive that tells its own clock, as those of JapanFlux2024 do, is decoded with it, others with the site's.
     """
-    names = tuple(dict.fromkeys([*predictors, *targets]))
+    names = tuple(dict.fromkeys([*predictors, *targets, _LIGHT]))
     unread: dict[str, str] = {}
+    told = _told(archives)
+    clocks = {label: place.utc_offset for label, place in told.items() if place.utc_offset is not None}
+    if info.utc_offset is None and clocks:
+        newest = told[next(iter(clocks))]
+        info = replace(info, utc_offset=newest.utc_offset, utc_offsets=newest.utc_offsets)
     return tower_of(
-        _read(archives, clock_of(info), names, strict, unread), info, predictors=predictors, targets=targets, rule=rule,
-        clock=clock, strict=strict, unread=unread,
+        _read(archives, info, told, names, strict, unread), info, predictors=predictors, targets=targets, rule=rule,
+        clock=clock, strict=strict, places=told, unread=unread,
     )  # fmt: skip
 
 
@@ -143,6 +158,7 @@ def tower_of(
     rule: str = "newest",
     clock: str = "solar",
     strict: bool = False,
+    places: Mapping[str, SiteInfo] | None = None,
     unread: Mapping[str, str] | None = None,
 ) -> Tower:
     """Make a tower of native records, wherever they were read from.
@@ -159,7 +175,10 @@ def tower_of(
     rule, clock : str
         As in `fluxcube.build_carbonsense`.
     strict : bool
-        Raise for what is otherwise a warning of a wrong clock or place.
+        Raise where the sun contradicts the clock, or sources have the site in places apart (`fluxcube.cubes.checks`);
+        otherwise these are warnings.
+    places : mapping of str to SiteInfo, optional
+        What other sources tell of where the site is.
     unread : mapping of str to str, optional
         Archives that could not be read, and why; it may grow while `records` are drawn.
 
@@ -170,11 +189,14 @@ def tower_of(
     Raises
     ------
     SourceError
-        If there is no record, or no value in any.
+        If there is no record, or no value in any; with `strict`, for a wrong clock or place.
     ConfigError
         If two records have one label.
     """
-    made = [_publication(record, predictors, targets) for record in records]
+    apart = places_apart(info, _elsewhere(info) | dict(places or {}))
+    if apart and strict:
+        raise SourceError(f"{info.site}: {'; '.join(apart)}")
+    made = [_publication(record, info, predictors, targets, strict) for record in records]
     if not made:
         raise SourceError("; ".join((unread or {}).values()) or f"{info.site}: no record to make a tower of")
     fused, given = fuse([(p.rank, p.label, p.hours) for p in made], rule=rule)
@@ -193,12 +215,13 @@ def tower_of(
         given=given,
         out_of_bounds=_added(p.out_of_bounds for p in made),
         flags_assumed=_added(p.flags_assumed for p in made),
-        warnings=_warnings(info, made),
+        warnings=_warnings(info, made, apart),
         unread=dict(unread or {}),
         quality={
             "predictors": _quality(made, stack, "predictors"),
             "fluxes": _quality(made, fluxes, "fluxes"),
         },
+        sun_lag={p.label: round(p.lag.hours, 2) for p in made if p.lag is not None},
     )
 
 
@@ -216,6 +239,7 @@ class _Publication:
     file: str
     hours: xr.Dataset
     both: xr.Dataset
+    lag: SunLag | None
     out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int]
     warnings: tuple[str, ...]
@@ -226,10 +250,15 @@ class _Publication:
         return hours.get(name)
 
 
-def _publication(record: Record, predictors: Sequence[str], targets: Sequence[str]) -> _Publication:
+def _publication(
+    record: Record, info: SiteInfo, predictors: Sequence[str], targets: Sequence[str], strict: bool
+) -> _Publication:
     """Check a native record and turn it into hours."""
     rank, label, native = record
     asked = {*predictors, *targets}
+    lag = sun_lag(native, info.latitude, info.longitude)
+    if strict and lag is not None and lag.doubts:
+        raise SourceError(f"{native.attrs['source_file']}: {'; '.join(lag.doubts)}")
     native = native.drop_vars([str(name) for name in native.data_vars if name in table() and name not in asked])
     bounded, counts = within_bounds(native, predictors)
     shared = [name for name in targets if name in predictors and name in native]
@@ -246,9 +275,10 @@ def _publication(record: Record, predictors: Sequence[str], targets: Sequence[st
         file=native.attrs["source_file"],
         hours=hours,
         both=both,
+        lag=lag,
         out_of_bounds=_added([counts, sums]),
         flags_assumed={name: count for name, count in assumed.items() if name in asked},
-        warnings=_doubts(native),
+        warnings=(*(lag.doubts if lag else ()), *_doubts(native)),
     )
 
 
@@ -305,19 +335,41 @@ def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _read(
-    archives: Sequence[Archive], offset, names: Sequence[str], strict: bool, unread: dict[str, str]
-) -> Iterator[Record]:
+    archives: Sequence[Archive], info: SiteInfo, told: Mapping[str, SiteInfo], names: Sequence[str], strict: bool,
+    unread: dict[str, str],
+) -> Iterator[Record]:  # fmt: skip
     """Read each archive; note in `unread` why one could not be, where others are left."""
     label = name_archives(archives)
+    clocks = {name: clock_of(place) for name, place in told.items() if place.utc_offset is not None}
+    of_site = clock_of(info)
     for archive in archives:
         try:
-            record = read_archive(archive, utc_offset=offset, variables=names)
+            record = read_archive(archive, utc_offset=clocks.get(label(archive), of_site), variables=names)
         except SourceError as error:
             if strict or len(archives) == 1:
                 raise
             unread[archive.path.name] = str(error)
             continue
         yield archive.rank, label(archive), record
+
+
+def _told(archives: Sequence[Archive]) -> dict[str, SiteInfo]:
+    """Return what archives themselves tell of the site, newest first."""
+    label = name_archives(archives)
+    told = {}
+    for archive in sorted(archives, key=lambda archive: archive.rank):
+        try:
+            place = place_of(archive)
+        except SourceError:
+            continue  # reading it will say the same
+        if place is not None:
+            told[label(archive)] = place
+    return told
+
+
+def _elsewhere(info: SiteInfo) -> dict[str, SiteInfo]:
+    """Return the places that metadata files have of a site beside the one that is used."""
+    return {file: SiteInfo(site=info.site, latitude=lat, longitude=lon) for file, lat, lon in info.elsewhere}
 
 
 def name_archives(archives: Sequence[Archive]) -> Callable[[Archive], str]:
@@ -365,9 +417,9 @@ def _columns(columns: Sequence[xr.DataArray | None], ending: str, hours: int) ->
     return out
 
 
-def _warnings(info: SiteInfo, made: Sequence[_Publication]) -> tuple[str, ...]:
+def _warnings(info: SiteInfo, made: Sequence[_Publication], apart: Sequence[str]) -> tuple[str, ...]:
     """Say what is doubtful of a site, and log it; that its clock is assumed was logged by `clock_of`."""
-    found = [f"{p.label}: {doubt}" for p in made for doubt in p.warnings]
+    found = [*apart, *(f"{p.label}: {doubt}" for p in made for doubt in p.warnings)]
     for name, count in _added(p.out_of_bounds for p in made).items():
         kept = sum(array.attrs["values"] for p in made if (array := p.of("predictors", name)) is not None)
         share = count / (count + kept)

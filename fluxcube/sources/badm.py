@@ -62,6 +62,8 @@ class SiteInfo:
         Hours east of UTC of the site's standard time: the newest entry's.
     utc_offsets : tuple of (datetime64 or None, float)
         Every entry with its local start, earliest first; as `read_oneflux` takes it.
+    elsewhere : tuple of (str, float, float)
+        File, latitude and longitude of places that other files have for it, and that are not used.
     """
 
     site: str
@@ -72,6 +74,7 @@ class SiteInfo:
     koppen: str = ""
     utc_offset: float | None = None
     utc_offsets: tuple[Dated, ...] = ()
+    elsewhere: tuple[tuple[str, float, float], ...] = ()
 
 
 def read_badm(
@@ -148,6 +151,29 @@ def require_location(infos: Mapping[str, SiteInfo], site: str) -> SiteInfo:
         f"site {site} {found}, and its place must be known; add LOCATION_LAT and LOCATION_LONG to a BIF file, or a "
         f"line '{site},<latitude>,<longitude>' to a sites.csv with the header site_id,latitude,longitude"
     )
+
+
+def merge_places(known: SiteInfo | None, told: SiteInfo | None) -> SiteInfo | None:
+    """Return what two sources know of a site; where both know something, the first counts.
+
+    Parameters
+    ----------
+    known : SiteInfo or None
+        From `read_badm`.
+    told : SiteInfo or None
+        From an archive itself (`fluxcube.sources.readers.place_of`).
+
+    Examples
+    --------
+    >>> merge_places(SiteInfo(site="JP-Tak", latitude=36.1, longitude=137.4), SiteInfo(site="JP-Tak", utc_offset=9.0))
+    SiteInfo(site='JP-Tak', latitude=36.1, longitude=137.4, elevation=None, igbp='', koppen='', utc_offset=9.0, \
+utc_offsets=())
+    """
+    if known is None or told is None:
+        return known or told
+    merged = {known.site: known}
+    _merge(merged, {known.site: told}, Location(Path(f"the archive of {known.site}")))
+    return merged[known.site]
 
 
 def clock_of(info: SiteInfo) -> float | tuple[Dated, ...]:
@@ -379,6 +405,13 @@ def _merge(merged: dict[str, SiteInfo], infos: Mapping[str, SiteInfo], location:
         # A place comes from one file: never the latitude of one with the longitude of another.
         place = known if None not in (known.latitude, known.longitude) else info
         merged[site] = replace(known, **{**both, "latitude": place.latitude, "longitude": place.longitude})
+        if place is known and None not in (info.latitude, info.longitude) and _disagree(known, info):
+            here = (location.name, info.latitude, info.longitude)
+            merged[site] = replace(merged[site], elsewhere=(*known.elsewhere, here))
+
+
+def _disagree(one: SiteInfo, two: SiteInfo) -> bool:
+    return max(abs(one.latitude - two.latitude), abs(one.longitude - two.longitude)) > SAME_PLACE
 
 
 def _compare(known: SiteInfo, info: SiteInfo, location: Location) -> None:
