@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyproj
 import pytest
+import xarray as xr
+from modis_files import flags, nadir, name_of, write_hdf
+from modis_files import write_tiff as write_at
 
 from fluxcube.cubes.chips import build_chips, chip_index, sinusoidal_pixel
 from fluxcube.errors import ConfigError, SourceError
@@ -12,6 +15,7 @@ from fluxcube.sources.modis import COLS, PIXEL, ROWS, find_tiles, list_rasters
 from fluxcube.variables import BANDS
 
 rasterio = pytest.importorskip("rasterio")
+pytest.importorskip("rioxarray")
 warp = pytest.importorskip("rasterio.warp")
 
 SPHERE = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
@@ -56,22 +60,59 @@ def crop_around(lat, lon, margin=30):
     return rows.min() - margin, cols.min() - margin, np.ptp(rows) + 2 * margin + 1, np.ptp(cols) + 2 * margin + 1
 
 
-@pytest.mark.parametrize("lat, lon", [p for name, p in PLACES.items() if name != "Fiji"])
-def test_the_pixels_are_those_that_gdal_takes(lat, lon):
-    """An independent reprojection, nearest neighbour and exact, of a raster whose every pixel is its own number."""
-    row, col, height, width = crop_around(lat, lon)
-    source = np.arange(height * width, dtype="float64").reshape(height, width)
-    zone, south = int((lon + 180) // 6) + 1, lat < 0
-    utm = f"EPSG:{32700 + zone if south else 32600 + zone}"
+def reprojected(lat, lon):
+    """Pixel (row, column) that rioxarray takes for each of a chip's, nearest, and its zone's projection.
+
+    The raster's pixels hold their own number. It spans the whole width of the grid, antimeridian included.
+    """
+    rows, _ = chip_index(lat, lon)
+    row, height = rows.min() - 4, np.ptp(rows) + 9
+    zone = int(((lon + 180) % 360) // 6) + 1
+    source = xr.DataArray(
+        np.arange(height * COLS, dtype="float64").reshape(height, COLS), dims=("y", "x"),
+        coords={
+            "y": (ROWS / 2 - row - 0.5 - np.arange(height)) * PIXEL,
+            "x": (np.arange(COLS) + 0.5 - COLS / 2) * PIXEL,
+        },
+    ).rio.write_crs(SPHERE)  # fmt: skip
+    utm = f"EPSG:{(32700 if lat < 0 else 32600) + zone}"
     x, y = pyproj.Transformer.from_crs("EPSG:4326", utm, always_xy=True).transform(lon, lat)
-    out = np.full((8, 8), -1.0)
-    warp.reproject(
-        source, out, src_transform=transform(row, col), src_crs=SPHERE, dst_crs=utm,
-        dst_transform=rasterio.transform.from_origin(x - 2000, y + 2000, 500, 500), resampling=warp.Resampling.nearest,
-        tolerance=0,
+    out = source.rio.reproject(
+        utm, transform=rasterio.transform.from_origin(x - 2000, y + 2000, 500, 500), shape=(8, 8),
+        resampling=warp.Resampling.nearest, tolerance=0, nodata=-1,
     )  # fmt: skip
-    rows, cols = chip_index(lat, lon)
-    assert (out == (rows[0] - row) * width + (cols[0] - col)).mean() >= 63 / 64  # a centre may fall on an edge
+    number = out.values.astype(int)
+    assert (number >= 0).all()
+    return row + number // COLS, number % COLS, (utm, x, y)
+
+
+def to_edge(utm, x, y):
+    """Distance (pixels) of each of a chip's centres from the nearest edge of a sinusoidal pixel: (8, 8)."""
+    grid = np.meshgrid(x + np.arange(-1750, 2000, 500), y + np.arange(1750, -2000, -500))
+    at = pyproj.Proj(SPHERE)(*pyproj.Proj(utm)(*grid, inverse=True))
+    return np.minimum(*(np.abs(p / PIXEL - np.rint(p / PIXEL)) for p in at))
+
+
+def test_pixels_are_those_that_rioxarray_takes_and_others_are_ties_at_an_edge():
+    """An independent reprojection at 70 N, in both hemispheres, at zones' edges and on both sides of 180 degrees."""
+    rng = np.random.default_rng(8)
+    places = [
+        *PLACES.values(),
+        (70.0, 25.0), (71.3, -156.6), (-17.8, -179.99), (65.0, 179.98), (66.0, -180.0), (52.0, 180.0), (-77.8, 166.7),
+        *zip(np.degrees(np.arcsin(rng.uniform(-0.9, 0.94, 30))), rng.uniform(-180, 180, 30), strict=True),
+    ]  # fmt: skip
+    same, distances = [], []
+    for lat, lon in places:
+        rows, cols = chip_index(lat, lon)
+        its_rows, its_cols, where = reprojected(lat, lon)
+        equal = (its_rows == rows[0]) & (its_cols == cols[0])
+        same.append(equal.mean())
+        distances += to_edge(*where)[~equal].tolist()
+        # Where they differ, the neighbour across that edge is taken.
+        assert (np.abs(its_rows - rows[0]) <= 1).all()
+        assert (np.abs((its_cols - cols[0] + COLS // 2) % COLS - COLS // 2) <= 1).all()
+    assert np.mean(same) >= 0.995
+    assert max(distances, default=0) < 1e-4  # of a pixel: 5 cm
 
 
 def test_many_places_agree_with_a_chain_of_pyproj():
@@ -220,3 +261,83 @@ def test_chips_do_not_depend_on_how_rasters_are_given_or_read(tmp_path, monkeypa
     monkeypatch.setattr("fluxcube.sources.modis._WINDOW", 200)  # a window for every few rows
     np.testing.assert_array_equal(build_chips(tmp_path, lat, lon), chips)
     np.testing.assert_array_equal(build_chips(tmp_path, lat[::-1], lon[::-1]), chips[::-1])
+
+
+def corner_place(tmp_path, make):
+    """A place at the corner of four tiles; `make(tile, a4, a2, corner)` writes each tile's pixels around it."""
+    lat, lon = PLACES["tile edge"]
+    rows, cols = (index[0] for index in chip_index(lat, lon))
+    row, col = rows.min() - 3, cols.min() - 3
+    height, width = np.ptp(rows) + 7, np.ptp(cols) + 7
+    rng = np.random.default_rng(5)
+    a4, a2 = rng.integers(0, 10000, (7, height, width)), rng.integers(0, 2, (2, height, width))
+    down, across = 3 * 2400 + 2400 - row, 19 * 2400 - col  # where the tiles' edges cut the block
+    assert 3 < down < height - 3 and 3 < across < width - 3
+    for v, r in ((3, slice(0, down)), (4, slice(down, None))):
+        for h, c in ((18, slice(0, across)), (19, slice(across, None))):
+            make((h, v), a4[:, r, c], a2[:, r, c], (row + r.start, col + c.start))
+    return (lat, lon), a4[:, rows - row, cols - col] / 1e4, a2[:, rows - row, cols - col]
+
+
+def test_a_chip_of_four_hdf_tiles(tmp_path):
+    pytest.importorskip("pyhdf.SD")
+
+    def make(tile, a4, a2, corner):
+        write_hdf(tmp_path / name_of("MCD43A4", "2019-07-04", tile), [nadir(a4, corner)])
+        write_hdf(tmp_path / name_of("MCD43A2", "2019-07-04", tile), [flags(a2, corner)])
+
+    (lat, lon), bands, (snow, kind) = corner_place(tmp_path, make)
+    chips = build_chips(tmp_path, [lat], [lon])
+    np.testing.assert_allclose(chips[0, 0, :7], bands, rtol=1e-6)
+    np.testing.assert_array_equal(chips[0, 0, 7:], [snow, kind == 0])
+    # Without one of the four, its pixels alone are missing.
+    lost = tmp_path / name_of("MCD43A4", "2019-07-04", (19, 4))
+    lost.unlink()
+    fewer = build_chips(tmp_path, [lat], [lon])[0, 0, 0].values
+    rows, cols = chip_index(lat, lon)
+    np.testing.assert_array_equal(np.isnan(fewer), (rows[0] >= 9600) & (cols[0] >= 19 * 2400))
+
+
+def test_chips_do_not_depend_on_the_kind_of_file(tmp_path):
+    pytest.importorskip("pyhdf.SD")
+    folders = {name: tmp_path / name for name in ("hdf", "tif", "ee")}
+    for folder in folders.values():
+        folder.mkdir()
+
+    def make(tile, a4, a2, corner):
+        h, v = tile
+        write_hdf(folders["hdf"] / name_of("MCD43A4", "2019-07-04", tile), [nadir(a4, corner)])
+        write_hdf(folders["hdf"] / name_of("MCD43A2", "2019-07-04", tile), [flags(a2, corner)])
+        for product, values, dtype in (("MCD43A4", a4, "int16"), ("MCD43A2", a2, "uint8")):
+            write_at(folders["tif"] / f"{product}.A2019185.h{h}v{v:02d}.061.a.tif", values.astype(dtype), corner)
+        both = np.concatenate([a4, a2]).astype("float64")
+        names = [f"2019_07_04_{n}" for product in ("MCD43A4", "MCD43A2") for n in NAMES[product]]
+        write_at(folders["ee"] / f"h{h}v{v}.tif", both, corner, names=names)
+
+    (lat, lon), bands, _ = corner_place(tmp_path, make)
+    first = build_chips(folders["hdf"], [lat], [lon])
+    np.testing.assert_allclose(first[0, 0, :7], bands, rtol=1e-6)
+    for name in ("tif", "ee"):
+        np.testing.assert_array_equal(build_chips(folders[name], [lat], [lon]), first)
+
+
+def test_tiles_away_from_every_place_are_not_opened(tmp_path):
+    lat, lon = PLACES["Davos"]
+    row, col, a4, _ = planted(tmp_path, lat, lon)
+    write(tmp_path, "MCD43A4", "2019-06-02", a4, row, col)
+    (tmp_path / name_of("MCD43A4", "2019-06-02", (20, 11))).write_bytes(b"not read")
+    assert np.isfinite(build_chips(tmp_path, [lat], [lon])[0, 0, :7]).all()
+    (tmp_path / name_of("MCD43A4", "2019-06-02", (18, 4))).write_bytes(b"damaged")
+    with pytest.raises(SourceError, match=r"h18v04.*no HDF4 file"):
+        build_chips(tmp_path, [lat], [lon])
+
+
+def test_zones_depend_on_longitude_alone():
+    """Western Norway is in zone 31 here, where UTM's exception would make it 32."""
+    rows, cols = chip_index(61.0, 5.0)
+    utm = pyproj.Proj(proj="utm", zone=31, datum="WGS84")
+    east, north = utm(5.0, 61.0)
+    grid = np.meshgrid(east + np.arange(-1750, 2000, 500), north + np.arange(1750, -2000, -500))
+    x, y = pyproj.Proj(SPHERE)(*utm(*grid, inverse=True))
+    assert (np.floor(x / PIXEL + COLS / 2) == cols[0]).mean() > 0.98
+    assert (np.floor(ROWS / 2 - y / PIXEL) == rows[0]).mean() > 0.98
