@@ -124,6 +124,25 @@ def open_stream(location: Location, watch: Callable[[bytes], None] | None = None
         yield stack.enter_context(io.BufferedReader(_Stream(raw, location, limit, watch), _BLOCK))
 
 
+def size_of(location: Location) -> int:
+    """Return how many bytes a file has once it is unpacked, without unpacking it; of a gzip file, as it says itself.
+
+    Raises
+    ------
+    SourceError
+        If the file is missing, cut, broken or unsafe.
+    """
+    if location.member is not None:
+        with _open_zip(location.path) as archive:
+            return _entry(archive, location).file_size
+    with _open_plain(location.path) as plain:
+        size = os.fstat(plain.fileno()).st_size
+        if location.path.suffix.lower() != ".gz" or size < 4:
+            return size
+        plain.seek(-4, os.SEEK_END)
+        return struct.unpack("<I", plain.read(4))[0]
+
+
 class _Stream(io.RawIOBase):
     """Bytes of one location; broken compression and absurd sizes become a SourceError that names it."""
 
@@ -161,15 +180,22 @@ def _open_raw(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, 
 def _open_member(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, int]:
     archive = stack.enter_context(_open_zip(location.path))
     try:
-        entry = archive.getinfo(location.member)
+        entry = _entry(archive, location)
         return stack.enter_context(archive.open(entry)), entry.file_size
+    except SourceError:
+        raise
+    except _BROKEN as error:
+        raise _broken(location, error) from error
+
+
+def _entry(archive: zipfile.ZipFile, location: Location) -> zipfile.ZipInfo:
+    try:
+        return archive.getinfo(location.member)
     except KeyError:
         raise SourceError(
             f"{location.path}: no entry {location.member!r} in this zip; name one that it has, such as "
             f"{', '.join(archive.namelist()[:3])}"
         ) from None
-    except _BROKEN as error:
-        raise _broken(location, error) from error
 
 
 def _open_plain(path: Path) -> io.BufferedReader:

@@ -25,7 +25,16 @@ from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.archives import Location
 from fluxcube.sources.networks import Archive
-from fluxcube.sources.stamped import AS_PUBLISHED, Dialect, Layer, check_stamps, find_source, read_stamped
+from fluxcube.sources.stamped import (
+    AS_PUBLISHED,
+    Dialect,
+    Layer,
+    Peek,
+    check_stamps,
+    find_source,
+    peek_stamped,
+    read_stamped,
+)
 from fluxcube.variables import Variable
 
 _GAP = "FCH4_F_ANNOPTLM_QC"
@@ -65,6 +74,11 @@ def read_hours(
     Delwiche et al. (2021), doi:10.5194/essd-13-3607-2021.
     """
     return read_stamped(find_source(archive), _DIALECT, utc_offset=utc_offset, variables=variables)
+
+
+def peek(archive: Archive) -> Peek:
+    """Look at an archive's table; see `fluxcube.sources.stamped.peek_stamped`."""
+    return peek_stamped(find_source(archive), _DIALECT)
 
 
 def _layers(row: Variable) -> list[Layer]:

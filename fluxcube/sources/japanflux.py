@@ -26,7 +26,17 @@ from fluxcube.errors import SourceError
 from fluxcube.sources.archives import Location
 from fluxcube.sources.badm import JAPAN_HOURS, SiteInfo
 from fluxcube.sources.networks import Archive
-from fluxcube.sources.stamped import AS_PUBLISHED, START, Dialect, Layer, check_stamps, find_source, read_stamped
+from fluxcube.sources.stamped import (
+    AS_PUBLISHED,
+    START,
+    Dialect,
+    Layer,
+    Peek,
+    check_stamps,
+    find_source,
+    peek_stamped,
+    read_stamped,
+)
 from fluxcube.variables import Variable
 
 _REFERENCE = re.compile(r"_VUT_REF$")
@@ -67,6 +77,11 @@ def read_hours(
 def read_place(archive: Archive) -> SiteInfo:
     """Return what every JapanFlux2024 archive tells of its site: that its stamps are in UTC+9."""
     return SiteInfo(site=archive.site, utc_offset=JAPAN_HOURS, utc_offsets=((None, JAPAN_HOURS),))
+
+
+def peek(archive: Archive) -> Peek:
+    """Look at an archive's table; see `fluxcube.sources.stamped.peek_stamped`."""
+    return peek_stamped(find_source(archive), _DIALECT)
 
 
 def _layers(row: Variable) -> list[Layer]:

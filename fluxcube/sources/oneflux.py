@@ -20,9 +20,11 @@ from fluxcube.sources.stamped import (
     STEPS,
     Dialect,
     Layer,
+    Peek,
     check_stamps,
     find_source,
     parse_stamps,
+    peek_stamped,
     read_stamped,
 )
 from fluxcube.variables import Variable
@@ -85,6 +87,11 @@ def read_oneflux(
         raise _is_base(f"{path}")
     source = find_source(archive_or_path, member)
     return read_stamped(source, ONEFLUX, utc_offset=utc_offset, variables=variables)
+
+
+def peek(archive: Archive) -> Peek:
+    """Look at an archive's table; see `fluxcube.sources.stamped.peek_stamped`."""
+    return peek_stamped(find_source(archive), ONEFLUX)
 
 
 def _layers(row: Variable) -> list[Layer]:

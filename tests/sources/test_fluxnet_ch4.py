@@ -58,31 +58,9 @@ def test_partitions_have_the_flag_of_nee_even_where_nee_is_not_asked_for(tmp_pat
 
 
 def test_the_header_that_its_users_list_is_read(tmp_path):
-    measured = [
-        "NEE",
-        "H",
-        "LE",
-        "FCH4",
-        "USTAR",
-        "SW_IN",
-        "SW_OUT",
-        "LW_IN",
-        "LW_OUT",
-        "NETRAD",
-        "PPFD_IN",
-        "VPD",
-        "RH",
-        "PA",
-        "TA",
-        "P",
-        "TS_1",
-        "G",
-        "SWC",
-        "WTD",
-        "WD",
-        "WS",
-    ]
-    filled = ["NEE", "H", "LE", "SW_IN", "VPD", "RH", "PA", "TA", "P", "TS", "G", "SWC", "WTD", "WS"]
+    weather = ["USTAR", "SW_OUT", "LW_IN", "LW_OUT", "NETRAD", "PPFD_IN", "TS_1", "WD"]
+    both = ["NEE", "H", "LE", "SW_IN", "VPD", "RH", "PA", "TA", "P", "G", "SWC", "WTD", "WS"]
+    measured, filled = ["FCH4", *weather, *both], ["TS", *both]
     partitions = ["GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT"]
     networks = [f"{name}_F_ANNOPTLM" for name in ("LE", "NEE", "FCH4")]
     names = [*measured, *partitions, *(f"{name}_F" for name in filled), *networks]
