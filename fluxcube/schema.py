@@ -128,14 +128,14 @@ _FORCING_DIMS = {"predictors": ("latitude", "longitude", "time", "variable")}
 _CHIP_DIMS = ("day", "band", "y", "x")
 
 
-def variable_coords(names: Iterable[str], dim: str = "variable") -> dict[str, tuple]:
+def variable_coords(names: Iterable[str], dim: str = "variable", resolution: str = "hourly") -> dict[str, tuple]:
     """Return the coordinates of a `variable` or `target` dimension: labels, units, long names, cyclic.
 
     Names on `target` carry the prefix ``target_``, since a Dataset has one ``units`` coordinate.
     """
     names = list(names)
     prefix = "" if dim == "variable" else "target_"
-    rows = [table()[name] for name in names]
+    rows = [table(resolution)[name] for name in names]
     coords = {
         dim: (dim, np.array(names, object)),
         f"{prefix}units": (dim, np.array([row.units for row in rows], object)),

@@ -8,6 +8,7 @@ two writers of halves of one shard would each put back the other's old half, wit
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, TransposeCodec
 
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import ConfigError, StoreError, missing_package
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +99,121 @@ def create(
         _write_coord(group, str(name), coord, f"{name}_bnds" if f"{name}_bnds" in coords.coords else None)
     for name, spec in arrays.items():
         _create_array(group, name, spec)
+
+
+def write_run(path: str | os.PathLike, name: str, at: int, start: int, values: np.ndarray) -> None:
+    """Write all that one place holds of an array: one run along the second dimension, and nothing before or after.
+
+    Whole shards are replaced, so no two tasks can meet in one, and only the chunks that the run touches are made: a
+    shard may be decades longer than what it holds.
+
+    Parameters
+    ----------
+    path, name
+        The store and its array, whose shards are one long in the first dimension and whole from the third on.
+    at : int
+        Index on the first dimension.
+    start : int
+        Where the run begins on the second.
+    values : numpy.ndarray
+        Of shape (length of the run, ...), the array's third dimension and those after it.
+
+    Raises
+    ------
+    ConfigError
+        If the run does not lie within the array, the values have another shape or type, or a shard of the array
+        holds more than one place.
+    StoreError
+        If there is no such array.
+    """
+    array = _opened(path, name)
+    _check_run(array, name, at, start, values)
+    shutil.rmtree(Path(path) / name / "c" / str(at), ignore_errors=True)
+    shard, chunk, stop = (array.shards or array.chunks)[1], array.chunks[1], start + len(values)
+    for low in range(start // shard * shard, stop, shard):
+        first, last = max(start, low), min(stop, low + shard)
+        begin, end = first // chunk * chunk, min(-(-last // chunk) * chunk, array.shape[1])
+        block = np.full((1, end - begin, *array.shape[2:]), array.fill_value, array.dtype)
+        block[0, first - begin : last - begin] = values[first - start : last - start]
+        array[at : at + 1, begin:end] = block
+
+
+def adopt(path: str | os.PathLike, source: str | os.PathLike, places: Mapping[int, int]) -> None:
+    """Take over what another store holds of some places: its shards become this store's, not a byte of them changed.
+
+    They are hard links where the file system has them, so the other store stays as it is, and copies where not.
+
+    Parameters
+    ----------
+    path : path
+        A store that is being made; its arrays, but for their lengths along the first two dimensions, are the same.
+    source : path
+        The other store.
+    places : mapping of int to int
+        Index on the first dimension of the other store's arrays, and of this one's.
+
+    Raises
+    ------
+    StoreError
+        If an array of both is laid out differently: it was written by another version, and must be made anew.
+    """
+    path, source = Path(path), Path(source)
+    for name, array in _group(path, "r").arrays():
+        if array.shards is None or array.shards[0] != 1 or not (source / name / "zarr.json").exists():
+            continue
+        if _layout(path / name) != _layout(source / name):
+            raise StoreError(
+                f"{source}: {name} is laid out as another version of fluxcube (or with other options) did it, so its "
+                "files cannot be kept: build the store anew with overwrite (--overwrite)."
+            )
+        for old, new in places.items():
+            for file in sorted((source / name / "c" / str(old)).rglob("*")):
+                if file.is_file():
+                    _link(file, path / name / "c" / str(new) / file.relative_to(source / name / "c" / str(old)))
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # no hard links here, or too many of one file
+        shutil.copyfile(source, target)
+
+
+def _layout(array: Path) -> dict:
+    """Return what decides the bytes of an array's shards: all but its name, and how many places and steps it has."""
+    meta = json.loads((array / "zarr.json").read_bytes())
+    meta["shape"] = meta["shape"][2:]
+    return {key: meta[key] for key in meta if key != "attributes"}
+
+
+def write_documents(path: str | os.PathLike, folder: str, documents: Mapping[str, Mapping[str, object]]) -> None:
+    """Keep small documents in a store, each by itself, so that opening the store reads none.
+
+    Parameters
+    ----------
+    path : path
+        A store that is being made.
+    folder : str
+        Name of the group that holds them.
+    documents : mapping of str to mapping
+        What JSON can hold, by name.
+    """
+    group = _group(Path(path), "r+").require_group(folder)
+    for name, document in documents.items():
+        group.create_group(name, attributes=dict(document))
+
+
+def read_documents(
+    path: str | os.PathLike, folder: str, *, storage_options: Mapping[str, object] | None = None
+) -> dict[str, dict]:
+    """Return what `write_documents` kept, by name; nothing where there is no such group."""
+    root = _group(path, "r", storage_options)
+    try:
+        group = root[folder]
+    except KeyError:
+        return {}
+    return {name: dict(document.attrs) for name, document in sorted(group.groups())}
 
 
 def write_region(path: str | os.PathLike, name: str, region: Sequence[slice], values: np.ndarray) -> None:
@@ -193,19 +309,33 @@ def unspill(path: str | os.PathLike, key: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def open_store(path: str | os.PathLike, *, kind: str, allow_partial: bool = False, dask: bool = True) -> xr.Dataset:
+def store_attrs(path: str | os.PathLike, *, storage_options: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Return the attributes of a store, of any kind, without opening its arrays (StoreError if there is none)."""
+    return dict(_group(path, "r", storage_options).attrs)
+
+
+def open_store(
+    path: str | os.PathLike,
+    *,
+    kind: str,
+    allow_partial: bool = False,
+    dask: bool = True,
+    storage_options: Mapping[str, object] | None = None,
+) -> xr.Dataset:
     """Open a store lazily, with one Dask chunk a shard.
 
     Parameters
     ----------
-    path : path
-        The store.
+    path : path or URL
+        The store; a URL such as ``s3://bucket/key`` is opened through fsspec, to read only.
     kind : str
         What it must be: "cube" or "maps".
     allow_partial : bool
         Open a store that is not complete, too; what is not written is missing.
     dask : bool
         False leaves the arrays to xarray's own lazy indexing, for a selection before `dask_chunked`.
+    storage_options : mapping, optional
+        What fsspec needs to reach a URL; credentials are handed on, and neither kept in the Dataset nor logged.
 
     Returns
     -------
@@ -215,15 +345,15 @@ def open_store(path: str | os.PathLike, *, kind: str, allow_partial: bool = Fals
     Raises
     ------
     StoreError
-        If there is no such store, or it is of another kind or not complete.
+        If there is no such store, or it cannot be reached, or it is of another kind or not complete.
     """
-    path = Path(path)
-    attrs = dict(_group(path, "r").attrs)
+    group = _group(path, "r", storage_options)
+    attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
         raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
     if attrs.get("complete") is not True and not allow_partial:
         raise StoreError(f"{path}: its writing was not finished; run what makes it again.")
-    raw = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
+    raw = xr.open_zarr(group.store, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
     for variable in raw.variables.values():
         if "scale_factor" in variable.attrs:  # as JSON's float it would unpack to float64
             variable.attrs["scale_factor"] = np.float32(variable.attrs["scale_factor"])
@@ -233,22 +363,35 @@ def open_store(path: str | os.PathLike, *, kind: str, allow_partial: bool = Fals
     return dask_chunked(ds) if dask else ds
 
 
-def dask_chunked(ds: xr.Dataset, **most: int) -> xr.Dataset:
+def dask_chunked(ds: xr.Dataset, *, begin: Mapping[str, int] | None = None, **most: int) -> xr.Dataset:
     """Turn the lazy arrays of an opened store into Dask arrays, one chunk a shard (or, without shards, a chunk).
 
     Parameters
     ----------
     ds : xarray.Dataset
         As ``open_store(..., dask=False)`` gives it, or a selection by slices of that.
+    begin : mapping of str to int, optional
+        Where `ds` begins on the store's axis, by dimension: its first chunk is shorter, so that the others lie on
+        stored ones.
     **most : int
         Longest chunk along a dimension, e.g. ``time=17532``.
     """
+    begin = begin or {}
     arrays = {}
     for name, array in ds.data_vars.items():
         stored = array.encoding.get("shards") or array.encoding["chunks"]
         sizes = dict(zip(array.dims, stored, strict=True))
-        arrays[name] = array.chunk({dim: min(size, most.get(str(dim), size)) for dim, size in sizes.items()})
+        arrays[name] = array.chunk({
+            dim: _lengths(array.sizes[dim], min(size, most.get(str(dim), size)), begin.get(str(dim), 0))
+            for dim, size in sizes.items()
+        })  # fmt: skip
     return ds.assign(arrays)
+
+
+def _lengths(size: int, most: int, begin: int) -> tuple[int, ...]:
+    """Return chunk lengths of a part that begins somewhere on an axis cut every `most` steps."""
+    edges = [0, *range(most - begin % most, size, most), size]
+    return tuple(stop - start for start, stop in itertools.pairwise(edges))
 
 
 def done_regions(path: str | os.PathLike) -> set[str]:
@@ -292,13 +435,52 @@ def _whole(line: bytes) -> bool:
         return False
 
 
-def _group(path: Path, mode: str) -> zarr.Group:
+def is_url(path: str | os.PathLike) -> bool:
+    """Return whether a path is a URL, such as ``s3://bucket/key``."""
+    return isinstance(path, str) and "://" in path
+
+
+def _group(path: str | os.PathLike, mode: str, storage_options: Mapping[str, object] | None = None) -> zarr.Group:
+    if is_url(path):
+        return _remote_group(str(path), storage_options or {})
+    path = Path(path)
     if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path}: no store there; check the path.")
+        raise StoreError(f"{path}: no store there; {_moved_away(path) or 'check the path.'}")
     try:
         return zarr.open_group(path, mode=mode, zarr_format=3)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise StoreError(f"{path}: expected a Zarr group, which its zarr.json is not ({error}).") from error
+
+
+def _moved_away(path: Path) -> str:
+    """Say where a store is that a run, killed between two renames, left beside its place."""
+    left = sorted(path.absolute().parent.glob(f".{path.name}.replaced-*")) if path.absolute().parent.is_dir() else []
+    return f"a killed run left it as {left[0].name}: rename it, or run what was killed again." if left else ""
+
+
+def _remote_group(url: str, options: Mapping[str, object]) -> zarr.Group:
+    from zarr.storage import FsspecStore
+
+    try:
+        store = FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
+        return zarr.open_group(store, mode="r", zarr_format=3)
+    except ImportError as error:
+        raise missing_package(str(getattr(error, "name", None) or "s3fs"), "cloud", f"opening {url}") from error
+    except (FileNotFoundError, KeyError) as error:
+        raise StoreError(f"{url}: no store there; check the address.") from error
+    except (OSError, ValueError, TypeError, *_cloud_errors()) as error:
+        # The class only: a message of another library might repeat what it was given to sign in with.
+        raise StoreError(
+            f"{url}: cannot be opened ({type(error).__name__}); check the address, storage_options and credentials."
+        ) from error
+
+
+def _cloud_errors() -> tuple[type[BaseException], ...]:
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return BotoCoreError, ClientError
 
 
 def _write_coord(group: zarr.Group, name: str, coord: xr.DataArray, bounds: str | None) -> None:
@@ -369,6 +551,20 @@ def _check_region(array: zarr.Array, name: str, region: Sequence[slice]) -> tupl
                 f"a multiple of {edge}, and end at one or at {size}."
             )
     return tuple(part.stop - part.start for part in region)
+
+
+def _check_run(array: zarr.Array, name: str, at: int, start: int, values: np.ndarray) -> None:
+    files = array.shards or array.chunks
+    if array.ndim < 2 or files[0] != 1 or files[2:] != array.shape[2:]:
+        raise ConfigError(f"{name}: its files {files} hold more than one place of {array.shape}; use write_region.")
+    stop = start + len(values)
+    if not 0 <= at < array.shape[0] or not 0 <= start < stop <= array.shape[1]:
+        raise ConfigError(f"{name}: {start}:{stop} of place {at} does not lie within {array.shape[:2]}.")
+    if values.shape[1:] != array.shape[2:] or not np.can_cast(values.dtype, array.dtype, "same_kind"):
+        raise ConfigError(
+            f"{name}: a run takes values (time, {', '.join(map(str, array.shape[2:]))}) of {array.dtype}, found "
+            f"{values.shape} of {values.dtype}."
+        )
 
 
 def _text(region: Sequence[slice]) -> str:

@@ -1,36 +1,35 @@
 """Build the CarbonSense cube: raw archives in, one store out, that opens only when all of it is written.
 
-Sites are read one by one and put aside on disk, since the time axis is known only when the last was read: the years
-in a file's name are a promise, not a fact. Then each site's shards are written. Memory holds one site a worker.
+Sites are read one by one and put aside on disk, since which arrays there are is known only when the last was read: the
+years in a file's name are a promise, not a fact. Then each site's shards are written. Memory holds one site a worker.
 """
 
 from __future__ import annotations
 
 import functools
-import json
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fluxcube.cubes.append import append_site, compose, documents_to_keep, stamp
 from fluxcube.cubes.fusion import RULES
-from fluxcube.cubes.layout import cube_arrays, cube_coords, put_aside, put_chips_aside, write_chips, write_tower
+from fluxcube.cubes.layout import check_epoch, put_aside, put_chips_aside
+from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.selection import open_carbonsense
-from fluxcube.cubes.tower import CLOCKS, Stack, Tower, read_tower, span
+from fluxcube.cubes.tower import CLOCKS, Tower, read_tower
 from fluxcube.errors import ConfigError, SourceError, unknown
-from fluxcube.schema import STACKS
-from fluxcube.sources.archives import Location
-from fluxcube.sources.badm import read_badm, require_location
-from fluxcube.sources.networks import Archive, Discovery, discover, networks
-from fluxcube.sources.oneflux import read_oneflux
-from fluxcube.stores import create, staging
-from fluxcube.timestamps import hour_axis
-from fluxcube.variables import BANDS, COMPUTED, check_role, predictors, targets
+from fluxcube.sources.badm import SiteInfo, read_badm, require_location
+from fluxcube.sources.networks import Archive, Discovery, discover
+from fluxcube.sources.readers import chips_of, place_of, reader_of
+from fluxcube.stores import staging
+from fluxcube.variables import BANDS, COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
-__all__ = ["BuildReport", "build_carbonsense", "open_carbonsense"]
+__all__ = ["BuildReport", "append_site", "build_carbonsense", "open_carbonsense"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -52,54 +51,62 @@ class BuildReport:
     left_out : dict of str to str
         Sites (or, beside others of a site that could be read, ``"SITE: file"``) that are not in it, and why.
     report : dict
-        ``fusion`` (hours and flags each publication gave, by site and variable), ``out_of_bounds`` (hours of a
-        predictor made missing, by site), ``flags_assumed`` (native values without a flag, by site), ``warnings`` (by
-        site) and ``ignored`` (files left aside, and why).
+        Of the sites that were read: ``fusion`` (hours and flags each publication gave, by site and variable),
+        ``quality`` (what each rule removed), ``out_of_bounds`` (values of a predictor made missing, by site),
+        ``flags_assumed`` (native values without a flag, by site), ``warnings`` (by site); and ``ignored`` (files left
+        aside, and why). The store has the whole: `fluxcube.open_report`.
+    unchanged : tuple of str
+        Sites that an append left as they were.
     """
 
     store: Path
     sites: tuple[str, ...]
     left_out: dict[str, str]
     report: dict
+    unchanged: tuple[str, ...] = ()
 
 
 def build_carbonsense(
     raw: str | os.PathLike | Sequence[str | os.PathLike],
     store: str | os.PathLike,
     *,
+    resolution: str = "hourly",
     modis: str | os.PathLike | None = None,
     variables: Sequence[str] | None = None,
     rule: str = "newest",
     clock: str = "solar",
     strict: bool = False,
     overwrite: bool = False,
+    append: bool = False,
     sites: str | Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Build the tower cube from downloaded archives.
-
-    Every archive under `raw` is read, turned into UTC hours, fused by site, and written with its flags. A site that
-    cannot be read is left out, and the report says why; the others are built.
+    """Build the cube of every tower found in a folder of downloads.
 
     Parameters
     ----------
     raw : path or sequence of paths
-        Folders of tower archives as published, site metadata (BIF, SITEINFO or a sites.csv) among them.
+        Folders with tower archives as published, and with BADM or a table of sites (`fluxcube.sources.badm`).
     store : path
-        The cube to write.
+        Where the cube shall be. It appears only when all of it is written.
+    resolution : {"hourly", "daily"}
+        Hours in UTC; or local days, from daily files where a site has them, else from its hours.
     modis : path, optional
-        Folder of MCD43A4 and MCD43A2 rasters; without it the cube has no chips, wherever such a folder may lie.
+        Folder of MCD43A4 and MCD43A2 rasters; without it the cube has the chips that archives themselves hold, if any.
+        A site gets those of its own time and the month before it.
     variables : sequence of str, optional
-        Predictors to keep (DOY, TOD and SW_IN_POT always are); default every one of the variable table. Targets are
-        always kept.
+        Predictors to keep; default all of the table. The computed ones (DOY, TOD, SW_IN_POT) always stay.
     rule : {"newest", "quality"}
-        Where publications overlap, the newest that has a value wins, or the one with the best flag.
+        Which publication gives an hour that several have (`fluxcube.cubes.fusion.fuse`).
     clock : {"solar", "standard"}
-        DOY and TOD in local mean solar time (UTC + longitude / 15), or in the towers' standard time, as the paper has.
+        DOY and TOD in local mean solar time, as on a grid, or in the standard time of the CarbonSense paper.
     strict : bool
         Raise for the first site or file that cannot be read instead of leaving it out.
     overwrite : bool
         Replace a store that is there, once the new one is whole.
+    append : bool
+        Keep a store that is there, and read only sites that are new, or whose files or place changed. The others'
+        files stay as they are, byte by byte, also where their archives are not in `raw`.
     sites : str or sequence of str, optional
         Only these.
     progress : callable, optional
@@ -114,7 +121,9 @@ def build_carbonsense(
     SourceError
         If no site can be read (with `strict`, if any cannot), or `modis` has no raster of the towers' time.
     StoreError
-        If `store` exists and `overwrite` is not set.
+        If `store` exists and neither `overwrite` nor `append` is set.
+    ConfigError
+        If `append` meets a store that was made with other options.
     UnknownNameError
         If `sites` or `variables` holds a name that there is not.
 
@@ -122,33 +131,195 @@ def build_carbonsense(
     ----------
     Fortier et al. 2024, CarbonSense, arXiv:2406.04940; Pastorello et al. 2020, ONEFlux, doi:10.1038/s41597-020-0534-3.
     """
-    labels = {"predictors": _predictors(variables), "fluxes": targets()}
-    for name, value, valid in (("rule", rule, RULES), ("clock", clock, CLOCKS)):
+    for name, value, valid in (
+        ("resolution", resolution, RESOLUTIONS),
+        ("rule", rule, RULES),
+        ("clock", clock, CLOCKS),
+    ):
         if value not in valid:
             raise ConfigError(f"{name}={value!r}: expected one of {', '.join(valid)}.")
-    discovery = discover(raw)
-    chosen = _chosen(discovery, sites)
-    rasters = _rasters(modis) if modis is not None else None
+    if append and overwrite:
+        raise ConfigError("append keeps a store and overwrite replaces it: give one of them.")
+    labels = {"predictors": _predictors(variables, resolution), "fluxes": targets(resolution)}
+    settings = {
+        "resolution": resolution, "clock": clock, "fusion_rule": rule, "predictors": " ".join(labels["predictors"])
+    }  # fmt: skip
     read = functools.partial(
-        read_tower, predictors=labels["predictors"], targets=labels["fluxes"], rule=rule, clock=clock, strict=strict
-    )
-    with staging(store, overwrite=overwrite) as building:
-        towers, left_out = _read_all(building, chosen, discovery.badm, read, strict, progress)
-        report = _report(towers, discovery)
-        time = hour_axis(min(span(t)[0] for t in towers), max(span(t)[1] for t in towers))
-        days = None if rasters is None else _cut_chips(building, rasters, towers, time, progress)
-        attrs = _attrs(towers, report | {"left_out": left_out}) | {"clock": clock, "fusion_rule": rule}
-        coords = cube_coords(towers, time, labels, days)
-        create(building, coords, cube_arrays(towers, len(time), labels, days), attrs)
-        _write_all(building, towers, time, labels, days, progress)
-    return BuildReport(store=Path(store), sites=tuple(t.info.site for t in towers), left_out=left_out, report=report)
+        _reader(resolution), predictors=labels["predictors"], targets=labels["fluxes"], rule=rule, clock=clock,
+        strict=strict,
+    )  # fmt: skip
+    job = _Job(raw, Path(store), settings, labels, read, strict, progress)
+    job.find(sites)
+    if append and job.store.exists():
+        job.keep()
+    if job.kept and not job.asked and modis is None:
+        return job.report()
+    with staging(store, overwrite=overwrite or bool(job.kept)) as building:
+        job.read(building)
+        job.cut(building, modis)
+        job.write(building)
+    return job.report()
 
 
-def _predictors(variables: Sequence[str] | None) -> tuple[str, ...]:
+def _predictors(variables: Sequence[str] | None, resolution: str) -> tuple[str, ...]:
     """Return the predictors to keep, in table order."""
-    asked = predictors() if variables is None else [variables] if isinstance(variables, str) else variables
-    kept = {*check_role(asked, "predictor"), *COMPUTED}
-    return tuple(name for name in predictors() if name in kept)
+    every = predictors(resolution)
+    asked = every if variables is None else [variables] if isinstance(variables, str) else variables
+    kept = {*check_role(asked, "predictor", resolution), *COMPUTED}
+    return tuple(name for name in every if name in kept)
+
+
+def _reader(resolution: str) -> Callable[..., Tower]:
+    if resolution == "hourly":
+        return read_tower
+    from fluxcube.cubes.daily import read_daily_tower
+
+    return read_daily_tower
+
+
+class _Job:
+    """One build, step by step: what was found, what stays, what was read."""
+
+    def __init__(
+        self, raw: str | os.PathLike | Sequence[str | os.PathLike], store: Path, settings: Mapping[str, str],
+        labels: Mapping[str, Sequence[str]], read_site: Callable[..., Tower], strict: bool, progress: Progress | None,
+    ):  # fmt: skip
+        self.store, self.strict, self.progress = store, strict, progress
+        self._settings, self._labels, self._read_site = settings, labels, read_site
+        self._roots = [raw] if isinstance(raw, (str, os.PathLike)) else list(raw)
+        self.left_out: dict[str, str] = {}
+        self.kept: dict[str, Mapping] = {}
+        self._made: dict[str, dict] = {}
+        self._log: Mapping = {}
+        self._cut: dict[str, np.ndarray] = {}
+
+    def find(self, sites: str | Sequence[str] | None) -> None:
+        """Find the archives and places of the sites asked for."""
+        self._discovery = discover(self._roots, resolution=self._settings["resolution"])
+        self._archives = _chosen(self._discovery, sites)
+        badm = self._discovery.badm
+        note = None if self.strict else lambda at, error: self.left_out.update({at.name: str(error)})
+        self._infos = read_badm(badm, on_error=note)
+        self._cited = read_snapshots([at for at in badm if at.name not in self.left_out], self.left_out)
+        self._stamps = {site: stamp(found, self._infos.get(site)) for site, found in self._archives.items()}
+        self.asked = list(self._archives)
+
+    def keep(self) -> None:
+        """Keep the sites of the store that need not be read again."""
+        self.kept, self._log = documents_to_keep(self.store, self._settings, self._stamps, self.left_out)
+        self.asked = [site for site in self.asked if site not in self.kept]
+
+    def read(self, building: Path) -> None:
+        """Read every other site and put its values aside."""
+        results = _each(functools.partial(self._read, building), self.asked, self.progress, lambda s: f"read {s}")
+        for site, result in zip(self.asked, results, strict=True):
+            if isinstance(result, SourceError):
+                self.left_out[site] = str(result)
+            else:
+                self._made[site] = result
+                self.left_out |= {f"{site}: {name}": why for name, why in result["unread"].items()}
+        if not self._made and not self.kept:
+            whys = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
+            raise SourceError(f"no site could be read: {whys}")
+
+    def _read(self, building: Path, site: str) -> dict | SourceError:
+        """Read a site; return its document, or why there is none."""
+        archives = self._archives[site]
+        try:
+            for archive in archives:
+                reader_of(archive)  # another product: its error before that of a missing place
+            tower = self._read_site(archives, _place(self._infos, site, archives))
+            check_epoch(tower)
+        except SourceError as error:
+            if self.strict:
+                raise
+            return error
+        put_aside(building, tower)
+        stamp = self._stamps[site]
+        return document(tower, stamp["archives"], stamp["info"], self._cited, self._settings["resolution"])
+
+    def cut(self, building: Path, modis: str | os.PathLike | None) -> None:
+        """Cut the chips of the sites that were read, and of those whose rasters changed, and put them aside."""
+        if self._settings["resolution"] != "hourly":
+            return
+        if modis is None:
+            self._chips_of_archives(building)
+            return
+        from fluxcube.cubes.chips import source_rasters
+
+        rasters = source_rasters(modis)
+        documents = {**self.kept, **self._made}
+        stamps = {site: _stamp_rasters(rasters, doc["place"]) for site, doc in documents.items()}
+        stale = [site for site, doc in sorted(documents.items()) if stamps[site] != doc.get("rasters")]
+        if not any(stamps.values()):
+            spans = [_chip_span(doc["place"]) for doc in documents.values()]
+            raise SourceError(
+                f"modis: no MCD43A4 raster from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when the "
+                "towers measured; give a folder that has some."
+            )
+        self._cut = _cut_chips(building, rasters, [documents[site]["place"] for site in stale], self.progress)
+        for site in stale:
+            changed = {**documents[site], "rasters": stamps[site]}
+            (self._made if site in self._made else self.kept)[site] = changed
+        if not any(map(len, self._cut.values())) and not self.kept:
+            raise SourceError("modis: no raster has a valid chip of any of the sites; check where its tiles lie.")
+
+    def _chips_of_archives(self, building: Path) -> None:
+        """Put aside the chips that archives themselves hold, the newest publication's where several do."""
+        for site in self._made:
+            for archive in sorted(self._archives[site], key=lambda archive: archive.rank):
+                if (found := chips_of(archive)) is not None:
+                    day, chips = found
+                    day = day.astype("datetime64[D]")
+                    put_chips_aside(building, site, day, chips)
+                    self._cut[site] = day
+                    break
+
+    def write(self, building: Path) -> None:
+        """Write the store: what stays is taken over, what was read is written."""
+        days = [day for day in self._cut.values() if len(day)]
+
+        def each(function: Callable[[str], None], sites: Sequence[str]) -> None:
+            _each(function, list(sites), self.progress, lambda site: f"write {site}")
+
+        compose(
+            building, self.kept, self._made, self._labels, self._settings, source=self.store if self.kept else None,
+            log=self._log_of_build(), cut=[site for site, day in self._cut.items() if len(day)],
+            days=np.unique(np.concatenate(days)) if days else None, each=each,
+        )  # fmt: skip
+
+    def _log_of_build(self) -> dict:
+        sites = {*self.kept, *self._made}
+        before = self._log.get("left_out", {})
+        earlier = {name: why for name, why in before.items() if name not in sites and name not in self._archives}
+        return build_document(earlier | self.left_out, self._discovery, [str(root) for root in self._roots], self._log)
+
+    def report(self) -> BuildReport:
+        """Return what was made."""
+        made = self._made
+
+        def by_site(key: str) -> dict:
+            return {site: doc[key] for site, doc in made.items() if doc[key]}
+
+        report = {key: by_site(key) for key in ("fusion", "quality", "out_of_bounds", "flags_assumed", "warnings")}
+        report["warnings"] = {site: tuple(texts) for site, texts in report["warnings"].items()}
+        report["ignored"] = dict(self._discovery.ignored)
+        return BuildReport(
+            store=self.store, sites=tuple(sorted({*self.kept, *made})), left_out=self.left_out, report=report,
+            unchanged=tuple(self.kept),
+        )  # fmt: skip
+
+
+def _place(infos: Mapping[str, SiteInfo], site: str, archives: Sequence[Archive]) -> SiteInfo:
+    """Return what is known of a site: from its metadata or, where they do not tell where it is, from its archives."""
+    try:
+        return require_location(infos, site)
+    except SourceError:
+        for archive in sorted(archives, key=lambda archive: archive.rank):
+            place = place_of(archive)
+            if place is not None and None not in (place.latitude, place.longitude):
+                return place
+        raise
 
 
 def _chosen(discovery: Discovery, sites: str | Sequence[str] | None) -> dict[str, list[Archive]]:
@@ -167,12 +338,6 @@ def _chosen(discovery: Discovery, sites: str | Sequence[str] | None) -> dict[str
     return {site: [a for a in discovery.archives if a.site == site] for site in sorted(set(asked))}
 
 
-def _rasters(modis: str | os.PathLike) -> list:
-    from fluxcube.cubes.chips import source_rasters
-
-    return source_rasters(modis)
-
-
 def _each(function: Callable, items: Sequence, progress: Progress | None, text: Callable[[object], str]) -> list:
     """Call a function for each item on a few threads; results in the order of the items."""
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
@@ -187,118 +352,54 @@ def _each(function: Callable, items: Sequence, progress: Progress | None, text: 
         pool.shutdown(cancel_futures=True)
 
 
-def _read_all(
-    building: Path, chosen: Mapping[str, list[Archive]], badm: Sequence[Location], read: Callable[..., Tower],
-    strict: bool, progress: Progress | None,
-) -> tuple[list[Tower], dict[str, str]]:  # fmt: skip
-    """Read every site and put its hours aside; return the towers without them, and what was left out."""
-    left_out: dict[str, str] = {}
-    infos = read_badm(badm, on_error=None if strict else lambda at, error: left_out.update({at.name: str(error)}))
-
-    def one(site: str) -> Tower | SourceError:
-        try:
-            for archive in chosen[site]:
-                if not networks()[archive.network].reader:  # another product: its error before that of a missing place
-                    read_oneflux(archive, utc_offset=0.0)
-            tower = read(chosen[site], require_location(infos, site))
-        except SourceError as error:
-            if strict:
-                raise
-            return error
-        put_aside(building, tower)
-        return _without_hours(tower)
-
-    towers = []
-    for site, result in zip(chosen, _each(one, list(chosen), progress, lambda site: f"read {site}"), strict=True):
-        if isinstance(result, SourceError):
-            left_out[site] = str(result)
-        else:
-            towers.append(result)
-            left_out |= {f"{site}: {name}": why for name, why in result.unread.items()}
-    if not towers:
-        raise SourceError(f"no site could be read: {'; '.join(f'{name}: {why}' for name, why in left_out.items())}")
-    return towers, left_out
+def _chip_span(place: Mapping) -> tuple[np.datetime64, np.datetime64]:
+    """Return the first and last day whose chips are of use to a site."""
+    start, stop = (np.datetime64(place[key], "h") for key in ("start", "stop"))
+    return (start - _CHIP_BEFORE).astype("datetime64[D]"), (stop - np.timedelta64(1, "h")).astype("datetime64[D]")
 
 
-def _without_hours(tower: Tower) -> Tower:
-    """Return what is left of a tower once its hours are put aside: little."""
-    bare = {stack: Stack((), dict.fromkeys(getattr(tower, stack).parts, np.empty(0))) for stack in STACKS}
-    return replace(tower, time=tower.time[[0, -1]], **bare)
+def _of_use(rasters: Sequence, place: Mapping) -> list:
+    first, last = _chip_span(place)
+    return [raster for raster in rasters if first <= np.datetime64(raster.day, "D") <= last]
 
 
-def _report(towers: Sequence[Tower], discovery: Discovery) -> dict:
-    return {
-        "fusion": {t.info.site: t.given for t in towers},
-        "out_of_bounds": {t.info.site: t.out_of_bounds for t in towers if t.out_of_bounds},
-        "flags_assumed": {t.info.site: t.flags_assumed for t in towers if t.flags_assumed},
-        "warnings": {t.info.site: t.warnings for t in towers if t.warnings},
-        "ignored": dict(discovery.ignored),
-    }
-
-
-def _attrs(towers: Sequence[Tower], report: Mapping[str, object]) -> dict[str, object]:
-    """Return the store's attributes: what it is, where it is from, and what happened on the way."""
-    by_network: dict[str, list[str]] = {}
-    for tower in towers:
-        for name in tower.networks:
-            by_network.setdefault(name, []).append(tower.info.site)
-    rows = {name: networks()[name] for name in by_network}
-    sources = {
-        name: {"citation": row.citation, "doi": row.doi, "licence": row.licence, "sites": by_network[name]}
-        for name, row in rows.items()
-    }
-    hours = {
-        site: {name: {source: part["hours"] for source, part in parts.items()} for name, parts in given.items()}
-        for site, given in report["fusion"].items()
-    }
-    kept = {key: report[key] for key in ("left_out", "out_of_bounds", "flags_assumed", "warnings")}
-    return {
-        "kind": "cube",
-        "Conventions": "CF-1.11",
-        "title": "CarbonSense: hourly tower fluxes, weather and satellite chips",
-        "sources": json.dumps(sources),
-        "licences": "; ".join(sorted({row.licence for row in rows.values()} - {""})),
-        "report": json.dumps({**kept, "hours": hours}),
-    }
+def _stamp_rasters(rasters: Sequence, place: Mapping) -> str:
+    """Return a digest of the rasters of a site's time, "" where there is none."""
+    names = sorted(f"{r.path.name} {r.product} {r.path.stat().st_size}" for r in _of_use(rasters, place))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
 
 
 def _cut_chips(
-    building: Path, rasters: Sequence, towers: Sequence[Tower], time: np.ndarray, progress: Progress | None
-) -> np.ndarray:
-    """Cut every site's chips, put them aside, and return the days (day,) datetime64[ns] that have any."""
-    from fluxcube.cubes.chips import build_chips, chip_days
+    building: Path, rasters: Sequence, places: Sequence[Mapping], progress: Progress | None
+) -> dict[str, np.ndarray]:
+    """Cut each site's chips, put them aside, and return its days (day,) datetime64[D]."""
+    from fluxcube.cubes.chips import chip_days
 
-    first, last = (np.datetime64(t, "D") for t in (time[0] - _CHIP_BEFORE, time[-1]))
-    rasters = [raster for raster in rasters if first <= np.datetime64(raster.day, "D") <= last]
-    if not len(chip_days(rasters)):
-        raise SourceError(
-            f"modis: no MCD43A4 raster from {first} to {last}, when the towers measured; give a folder that has some."
-        )
-    size = max(1, _CHIP_BYTES // (len(chip_days(rasters)) * len(BANDS) * 64 * 4))
+    found: dict[str, np.ndarray] = {place["site"]: np.empty(0, "datetime64[D]") for place in places}
+    size = max(1, _CHIP_BYTES // (max(len(chip_days(rasters)), 1) * len(BANDS) * 64 * 4))
     # Neighbours share rasters, so they go together.
-    order = sorted(towers, key=lambda tower: (round(tower.info.latitude / 10), tower.info.longitude))
-    days: set[np.datetime64] = set()
+    order = sorted(places, key=lambda place: (round(place["latitude"] / 10), place["longitude"]))
     for start in range(0, len(order), size):
         batch = order[start : start + size]
-        chips = build_chips(
-            rasters, np.array([t.info.latitude for t in batch]), np.array([t.info.longitude for t in batch]),
-            progress=progress,
-        )  # fmt: skip
-        for tower, values in zip(batch, chips.values, strict=True):
-            put_chips_aside(building, tower.info.site, chips.day.values, values)
-        days |= set(chips.day.values.astype("datetime64[D]"))
-    if not days:
-        raise SourceError("modis: no raster has a valid chip of any of the sites; check where its tiles lie.")
-    return np.array(sorted(days), "datetime64[ns]")
+        used = {id(raster): raster for place in batch for raster in _of_use(rasters, place)}
+        used = [raster for raster in rasters if id(raster) in used]
+        if not len(chip_days(used)):
+            continue
+        for place, day, chips in _cut_batch(used, batch, progress):
+            put_chips_aside(building, place["site"], day, chips)
+            found[place["site"]] = day
+    return found
 
 
-def _write_all(
-    building: Path, towers: Sequence[Tower], time: np.ndarray, labels: Mapping[str, Sequence[str]],
-    days: np.ndarray | None, progress: Progress | None,
-) -> None:  # fmt: skip
-    def one(at: int) -> None:
-        write_tower(building, at, towers[at], time, labels)
-        if days is not None:
-            write_chips(building, at, towers[at].info.site, days)
+def _cut_batch(rasters: Sequence, batch: Sequence[Mapping], progress: Progress | None) -> Iterator[tuple]:
+    """Yield each site's place, days and chips, of the days on which it has one."""
+    from fluxcube.cubes.chips import build_chips
 
-    _each(one, range(len(towers)), progress, lambda at: f"write {towers[at].info.site}")
+    chips = build_chips(
+        rasters, np.array([p["latitude"] for p in batch]), np.array([p["longitude"] for p in batch]), progress=progress
+    )
+    days = chips.day.values.astype("datetime64[D]")
+    for place, values in zip(batch, chips.values, strict=True):
+        first, last = _chip_span(place)
+        mine = (days >= first) & (days <= last) & np.isfinite(values).any((1, 2, 3))
+        yield place, days[mine], values[mine]

@@ -1,4 +1,9 @@
-"""How a tower cube lies in its store: coordinates, arrays and their files, and one site's part of them."""
+"""How a tower cube lies in its store: coordinates, arrays and their files, and one site's part of them.
+
+A store's time axis begins at a fixed epoch, 1980-01-01, and a shard holds 60 years of one site: a new year makes the
+axis longer, a new site gets files of its own, and no other site's file changes. Empty years take no room, and
+`fluxcube.open_carbonsense` shows none.
+"""
 
 from __future__ import annotations
 
@@ -8,65 +13,155 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.tower import Tower, span
+from fluxcube.cubes.tower import Tower
+from fluxcube.errors import SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
-from fluxcube.stores import ArraySpec, spill, unspill, write_region
-from fluxcube.timestamps import HOUR
+from fluxcube.stores import ArraySpec, spill, unspill, write_run
+from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import BANDS
 
-#: Hours that are read and decompressed at once: two months.
-CHUNK = 1461
+#: Where every store's time axis begins; no tower is older.
+EPOCH = np.datetime64("1980-01-01", "h")
+#: Where every store's day axis (of satellite data) begins: the year of MODIS's first light.
+DAY_EPOCH = np.datetime64("2000-01-01", "D")
+#: One step of the time axis, by resolution.
+STEPS = {"hourly": HOUR, "daily": DAY}
 
-#: Chunks in a file (eight years), and days of chips read at once.
-_SHARD, _CHIP_CHUNK = 48, 32
+#: Steps that are read and decompressed at once: two months of hours, four years of days.
+CHUNK = 1461
+#: Chunks in a file: 60 years. Those of days have as many.
+_SHARD = {"hourly": 360, "daily": 15}
+#: Days of chips read at once, and in a file.
+_CHIP_CHUNK = 32
+_CHIP_SHARD = _CHIP_CHUNK * 685
 #: Reflectance in steps of 0.0001, as MODIS itself packs it.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
 
+#: What `write_tower` needs to know of a site once its values are put aside; JSON can hold it, and the store keeps it.
+Record = Mapping[str, object]
+
+
+def span(tower: Tower, resolution: str = "hourly") -> tuple[np.datetime64, np.datetime64]:
+    """Return the first step of a tower and the one after its last."""
+    return tower.time[0], tower.time[-1] + STEPS[resolution]
+
+
+def check_epoch(tower: Tower) -> None:
+    """Refuse a tower that is older than the time axis (SourceError)."""
+    if tower.time[0] < EPOCH:
+        raise SourceError(
+            f"{tower.info.site}: its values begin at {np.datetime64(tower.time[0], 'h')}, before {EPOCH}, where every "
+            "store's time begins and no flux tower yet stood; check the file's years."
+        )
+
+
+def placed(tower: Tower, resolution: str = "hourly") -> dict[str, object]:
+    """Return what the coordinates and arrays of a cube need to know of a tower, as JSON can hold it."""
+    info, (start, stop) = tower.info, span(tower, resolution)
+    return {
+        "site": info.site,
+        "latitude": float(info.latitude),
+        "longitude": float(info.longitude),
+        "elevation": None if info.elevation is None else float(info.elevation),
+        "igbp": info.igbp,
+        "koppen": info.koppen,
+        "networks": list(tower.networks),
+        "utc_offset": float(tower.utc_offset),
+        "start": str(start.astype("datetime64[h]")),
+        "stop": str(stop.astype("datetime64[h]")),
+        "arrays": [stack + ending for stack in STACKS for ending in getattr(tower, stack).parts],
+    }
+
+
+def time_axis(places: Sequence[Record], resolution: str = "hourly") -> np.ndarray:
+    """Return the time axis of a store that holds these sites: from the epoch to the last step, datetime64[ns]."""
+    stop = max(np.datetime64(place["stop"], "h") for place in places)
+    return np.arange(EPOCH, stop, STEPS[resolution].astype("timedelta64[h]")).astype("datetime64[ns]")
+
 
 def cube_coords(
-    towers: Sequence[Tower], time: np.ndarray, labels: Mapping[str, Sequence[str]], days: np.ndarray | None
+    places: Sequence[Record],
+    time: np.ndarray,
+    labels: Mapping[str, Sequence[str]],
+    days: np.ndarray | None,
+    resolution: str = "hourly",
 ) -> xr.Dataset:
-    """Return the coordinates of a cube of these towers.
+    """Return the coordinates of a cube of these sites.
 
     Parameters
     ----------
-    towers : sequence of Tower
-        In the order of the `site` axis.
+    places : sequence of mapping
+        As `placed` gives them, with their ``citations`` and ``dois`` by network, in the order of the `site` axis.
     time : (time,) datetime64[ns]
-        UTC hours.
+        UTC hours, or local dates.
     labels : mapping of str to sequence of str
         Labels of each stack (`STACKS`).
-    days : (day,) datetime64[ns] or None
-        Days of chips; None makes a cube without.
+    days : (day,) datetime64 or None
+        Days of satellite data; None makes a cube without.
+    resolution : str
+        "hourly" or "daily".
     """
-    infos = [tower.info for tower in towers]
-    elevation = [np.nan if info.elevation is None else info.elevation for info in infos]
-    on_site = {
-        "site": (np.array([i.site for i in infos], object), {"long_name": "site", "cf_role": "timeseries_id"}),
-        "latitude": (np.array([i.latitude for i in infos]), _cf("latitude", "degrees_north")),
-        "longitude": (np.array([i.longitude for i in infos]), _cf("longitude", "degrees_east")),
-        "elevation": (np.array(elevation, float), {"long_name": "elevation above sea level", "units": "m"}),
-        "igbp": (np.array([i.igbp for i in infos], object), {"long_name": "IGBP land-cover class"}),
-        "koppen": (np.array([i.koppen for i in infos], object), {"long_name": "Koeppen-Geiger climate class"}),
-        "network": (np.array([";".join(t.networks) for t in towers], object), {"long_name": "sources, newest first"}),
-        "utc_offset": (
-            np.array([t.utc_offset for t in towers]),
-            {"long_name": "standard time minus UTC", "units": "h"},
-        ),
-        "time_start": (np.array([span(t)[0] for t in towers]), {"long_name": "first hour with a value"}),
-        "time_stop": (np.array([span(t)[1] for t in towers]), {"long_name": "hour after the last with a value"}),
-    }
-    coords = {name: ("site", *parts) for name, parts in on_site.items()}
-    coords["time"] = ("time", time, {"standard_name": "time", "long_name": "start of the hour, UTC"})
-    coords["time_bnds"] = (("time", "bnds"), np.stack([time, time + HOUR], 1))
+    coords = {name: ("site", *parts) for name, parts in _on_site(places).items()}
+    coords |= _on_time(time, resolution)
     for stack, dim in STACKS.items():
-        coords |= variable_coords(labels[stack], dim)
+        coords |= variable_coords(labels[stack], dim, resolution)
     if days is not None:
-        coords["day"] = ("day", days, {"long_name": "date of the satellite product"})
-        coords["band"] = ("band", np.array(BANDS, object))
-        coords["y"] = ("y", CHIP_Y, {"units": "m", "long_name": "distance north of the tower"})
-        coords["x"] = ("x", CHIP_X, {"units": "m", "long_name": "distance east of the tower"})
+        coords |= _on_day(days)
     return xr.Dataset(coords=coords)
+
+
+def _on_site(places: Sequence[Record]) -> dict[str, tuple]:
+    def text(key: str, join: str = "") -> np.ndarray:
+        return np.array([join.join(p[key]) if join else p[key] for p in places], object)
+
+    def number(key: str) -> np.ndarray:
+        return np.array([np.nan if p[key] is None else p[key] for p in places], float)
+
+    def hour(key: str) -> np.ndarray:
+        return np.array([np.datetime64(p[key], "ns") for p in places])
+
+    return {
+        "site": (text("site"), {"long_name": "site", "cf_role": "timeseries_id"}),
+        "latitude": (number("latitude"), _cf("latitude", "degrees_north")),
+        "longitude": (number("longitude"), _cf("longitude", "degrees_east")),
+        "elevation": (number("elevation"), {"long_name": "elevation above sea level", "units": "m"}),
+        "igbp": (text("igbp"), {"long_name": "IGBP land-cover class"}),
+        "koppen": (text("koppen"), {"long_name": "Koeppen-Geiger climate class"}),
+        "network": (text("networks", ";"), {"long_name": "sources, newest first"}),
+        "citation": (text("citations", "\n"), {"long_name": "how to cite each source, one a line"}),
+        "doi": (text("dois", ";"), {"long_name": "DOI of each source"}),
+        "utc_offset": (number("utc_offset"), {"long_name": "standard time minus UTC", "units": "h"}),
+        "time_start": (hour("start"), {"long_name": "first hour with a value"}),
+        "time_stop": (hour("stop"), {"long_name": "hour after the last with a value"}),
+    }
+
+
+def _on_time(time: np.ndarray, resolution: str) -> dict[str, tuple]:
+    what = {"hourly": "start of the hour, UTC", "daily": "date, local standard time"}[resolution]
+    return {
+        "time": ("time", time, {"standard_name": "time", "long_name": what}),
+        "time_bnds": (("time", "bnds"), np.stack([time, time + STEPS[resolution]], 1)),
+    }
+
+
+def _on_day(days: np.ndarray) -> dict[str, tuple]:
+    """Return the coordinates of satellite data: every day from the epoch on, and which of them have any."""
+    held = np.sort(days.astype("datetime64[D]"))
+    axis = day_axis(held)
+    return {
+        "day": ("day", axis.astype("datetime64[ns]"), {"long_name": "date of the satellite product"}),
+        "day_held": ("day", np.isin(axis, held), {"long_name": "days that some site has a chip of"}),
+        "band": ("band", np.array(BANDS, object)),
+        "y": ("y", CHIP_Y, {"units": "m", "long_name": "distance north of the tower"}),
+        "x": ("x", CHIP_X, {"units": "m", "long_name": "distance east of the tower"}),
+    }
+
+
+def day_axis(days: np.ndarray) -> np.ndarray:
+    """Return every day (day,) datetime64[D] from `DAY_EPOCH` to the last of `days`."""
+    if days.min() < DAY_EPOCH:
+        raise SourceError(f"satellite data of {days.min()}: before {DAY_EPOCH}, when MODIS did not fly; check dates.")
+    return np.arange(DAY_EPOCH, days.max() + 1)
 
 
 def _cf(name: str, units: str) -> dict[str, str]:
@@ -74,46 +169,42 @@ def _cf(name: str, units: str) -> dict[str, str]:
 
 
 def cube_arrays(
-    towers: Sequence[Tower], hours: int, labels: Mapping[str, Sequence[str]], days: np.ndarray | None
+    places: Sequence[Record],
+    steps: int,
+    labels: Mapping[str, Sequence[str]],
+    days: int | None,
+    resolution: str = "hourly",
 ) -> dict[str, ArraySpec]:
-    """Return the arrays of a cube of these towers and so many hours, as `fluxcube.stores.create` takes them.
+    """Return the arrays of a cube of these sites and so many steps, as `fluxcube.stores.create` takes them.
 
-    Those that a cube need not have are there if any tower has them.
+    Those that a cube need not have are there if any site has them.
     """
-    sites = len(towers)
+    held = {name for place in places for name in place["arrays"]}
     arrays = {}
     for stack, dim in STACKS.items():
         wide = len(labels[stack])
-        chunk = min(CHUNK, hours)
         like = {
-            "dims": ("site", "time", dim), "shape": (sites, hours, wide), "chunks": (1, chunk, wide),
-            "shards": (1, _shard(hours, chunk, _SHARD), wide),
+            "dims": ("site", "time", dim), "shape": (len(places), steps, wide), "chunks": (1, CHUNK, wide),
+            "shards": (1, CHUNK * _SHARD[resolution], wide),
         }  # fmt: skip
-        held = {ending for tower in towers for ending in getattr(tower, stack).parts}
-        for ending in (ending for ending in stack_parts(stack) if PARTS[ending].required or ending in held):
+        for ending in stack_parts(stack, resolution):
             part = PARTS[ending]
-            name = f"{part.attrs.get('long_name', '')} {stack}".strip()
-            attrs = {**part.attrs, "long_name": name}
-            arrays[stack + ending] = ArraySpec(dtype=part.dtype, fill_value=part.fill, attrs=attrs, **like)
+            if part.required or stack + ending in held:
+                attrs = {**part.attrs, "long_name": f"{part.attrs.get('long_name', '')} {stack}".strip()}
+                arrays[stack + ending] = ArraySpec(dtype=part.dtype, fill_value=part.fill, attrs=attrs, **like)
     if days is not None:
-        arrays["modis"] = _chip_array(sites, len(days))
+        arrays["modis"] = _chip_array(len(places), days)
     return arrays
 
 
-def _shard(size: int, chunk: int, most: int) -> int:
-    """Return how long a shard is: `most` chunks, or as many as the axis needs."""
-    return chunk * min(most, -(-size // chunk))
-
-
 def _chip_array(sites: int, days: int) -> ArraySpec:
-    chunk = min(_CHIP_CHUNK, days)
     inner = (len(BANDS), len(CHIP_Y), len(CHIP_X))
     return ArraySpec(
         dims=("site", "day", "band", "y", "x"),
         shape=(sites, days, *inner),
         dtype="int16",
-        chunks=(1, chunk, *inner),
-        shards=(1, _shard(days, chunk, days), *inner),
+        chunks=(1, _CHIP_CHUNK, *inner),
+        shards=(1, _CHIP_SHARD, *inner),
         fill_value=_CHIP_FILL,
         attrs={
             "long_name": "reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)", "units": "1",
@@ -123,7 +214,7 @@ def _chip_array(sites: int, days: int) -> ArraySpec:
 
 
 def put_aside(building: Path, tower: Tower) -> None:
-    """Spill a tower's hours, as `write_tower` wants them."""
+    """Spill a tower's values, as `write_tower` wants them."""
     arrays = {}
     for stack in STACKS:
         held = getattr(tower, stack)
@@ -140,8 +231,10 @@ def put_chips_aside(building: Path, site: str, day: np.ndarray, chips: np.ndarra
     spill(building, f"{site}.chips", {"day": day.astype("datetime64[D]"), "chips": packed})
 
 
-def write_tower(building: Path, at: int, tower: Tower, time: np.ndarray, labels: Mapping[str, Sequence[str]]) -> None:
-    """Write what `put_aside` kept of a site: values, flags and coverage.
+def write_tower(
+    building: Path, at: int, place: Record, labels: Mapping[str, Sequence[str]], resolution: str = "hourly"
+) -> None:
+    """Write what `put_aside` kept of a site: values, and all that is said of them.
 
     Parameters
     ----------
@@ -149,43 +242,30 @@ def write_tower(building: Path, at: int, tower: Tower, time: np.ndarray, labels:
         Store that is being made.
     at : int
         The site's place on the axis.
-    tower : Tower
-        Of which the first and last hour are read here.
-    time : (time,) datetime64
-        The store's axis.
+    place : mapping
+        As `placed` gives it.
     labels : mapping of str to sequence of str
         Labels of each stack.
+    resolution : str
+        "hourly" or "daily".
     """
-    parts = unspill(building, tower.info.site)
-    start = int((span(tower)[0] - time[0]) / HOUR)
+    parts = unspill(building, place["site"])
+    step = STEPS[resolution].astype("timedelta64[h]")
+    start = int((np.datetime64(place["start"], "h") - EPOCH) / step)
     for stack in STACKS:
         columns = [labels[stack].index(name) for name in parts[f"{stack}_names"]]
-        for ending in stack_parts(stack):
-            name, shape = stack + ending, (len(time), len(labels[stack]))
-            if name in parts:
-                _write_hours(building, name, at, parts[name], start, shape, columns, PARTS[ending].fill)
+        for ending in stack_parts(stack, resolution):
+            if (values := parts.get(stack + ending)) is not None:
+                run = np.full((len(values), len(labels[stack])), PARTS[ending].fill, values.dtype)
+                run[:, columns] = values
+                write_run(building, stack + ending, at, start, run)
 
 
-def _write_hours(
-    building: Path, name: str, at: int, values: np.ndarray, start: int, shape: tuple[int, int],
-    columns: Sequence[int], fill: float,
-) -> None:  # fmt: skip
-    """Write one array of a site, file by file; a file in which the site has no hour is not made."""
-    hours, wide = shape
-    length = _shard(hours, min(CHUNK, hours), _SHARD)
-    stop = start + len(values)
-    for low in range(start // length * length, stop, length):
-        high = min(low + length, hours)
-        first, last = max(start, low), min(stop, high)
-        shard = np.full((1, high - low, wide), fill, values.dtype)
-        shard[0][first - low : last - low, columns] = values[first - start : last - start]
-        write_region(building, name, (slice(at, at + 1), slice(low, high), slice(0, wide)), shard)
-
-
-def write_chips(building: Path, at: int, site: str, days: np.ndarray) -> None:
-    """Write what `put_chips_aside` kept of a site, on the store's axis (day,)."""
+def write_chips(building: Path, at: int, site: str) -> None:
+    """Write what `put_chips_aside` kept of a site, each on its day."""
     parts = unspill(building, f"{site}.chips")
-    chips = parts["chips"]
-    values = np.full((1, len(days), *chips.shape[1:]), _CHIP_FILL, np.int16)
-    values[0, np.searchsorted(days.astype("datetime64[D]"), parts["day"])] = chips
-    write_region(building, "modis", (slice(at, at + 1), *(slice(0, n) for n in values.shape[1:])), values)
+    at_day = (parts["day"] - DAY_EPOCH).astype(int)
+    if len(at_day):
+        run = np.full((int(at_day[-1] - at_day[0]) + 1, *parts["chips"].shape[1:]), _CHIP_FILL, np.int16)
+        run[at_day - at_day[0]] = parts["chips"]
+        write_run(building, "modis", at, int(at_day[0]), run)

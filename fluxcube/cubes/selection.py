@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -11,16 +10,18 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.biomes import IGBP_NUMBERS
-from fluxcube.cubes.layout import CHUNK
+from fluxcube.cubes.layout import CHUNK, EPOCH
+from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.normalisation import normalise
-from fluxcube.schema import PARTS, STACKS, validate_cube
+from fluxcube.schema import PARTS, STACKS, resolution_of, validate_cube
 from fluxcube.stores import dask_chunked, open_store
+from fluxcube.timestamps import DAY, HOUR
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", "surface")
-_WORST_FLAG = 3
 #: Two years: a selection by .sel afterwards reads no more than it must, and a thousand sites are no large graph.
 _DASK_HOURS = 12 * CHUNK
+#: As `build_carbonsense` cuts them.
+_CHIP_BEFORE = np.timedelta64(32, "D")
 
 Box = tuple[float, float, float, float]
 
@@ -35,14 +36,17 @@ def open_carbonsense(
     variables: str | Sequence[str] | None = None,
     targets: str | Sequence[str] | None = None,
     max_qc: int | Mapping[str, int] | None = None,
+    max_fill_days: float | Mapping[str, float] | None = None,
+    min_quality: float | Mapping[str, float] | None = None,
     normalized: bool = False,
+    storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Open a cube that `build_carbonsense` made, or a part of it, lazily.
 
     Parameters
     ----------
-    store : path
-        The cube.
+    store : path or URL
+        The cube; a URL such as ``s3://bucket/cube.zarr`` is read through fsspec.
     sites : str or sequence of str, optional
         Sites, in the order wanted.
     igbp : str or sequence of str, optional
@@ -58,13 +62,24 @@ def open_carbonsense(
     max_qc : int or mapping of str to int, optional
         Values with a worse flag (0 measured to 3 poor fill) become missing, each variable by its own flag; the flags
         stay. A mapping gives limits by name; names it does not have are not masked.
+    max_fill_days : number or mapping of str to number, optional
+        Filled values (flags 1 to 3) in a gap longer than so many days become missing; the flags stay. A gap is a run of
+        hours that are not measured, of one variable and site, and has its whole length even where `time` cuts it:
+        all flags of a site are read for this.
+    min_quality : number or mapping of str to number, optional
+        Of a daily cube, in place of the two before: days of which a smaller share than this is measured or good fill
+        (1 is best), or an unknown one, become missing, each variable by its own quality, which stays.
     normalized : bool
-        Scale predictors and fluxes by their bounds (`fluxcube.normalisation`) instead of giving physical values.
+        Scale predictors and fluxes by their bounds (`fluxcube.normalisation`) instead of giving physical values, and
+        uncertainties by the same width; `fluxcube.normalisation.denormalise` undoes it.
+    storage_options : mapping, optional
+        What fsspec needs to reach a URL, e.g. ``{"anon": True}``; neither kept in the Dataset nor logged.
 
     Returns
     -------
     xr.Dataset
-        A cube (`fluxcube.schema`) of Dask arrays, one chunk a site and two years.
+        A cube (`fluxcube.schema`) of Dask arrays, one chunk a site and two years. Its time runs from the first to the
+        last step that a selected site has.
 
     Raises
     ------
@@ -75,14 +90,26 @@ def open_carbonsense(
     ConfigError
         If nothing is left of the cube, saying which selection emptied it; or if a selection cannot be understood.
     """
-    ds = dask_chunked(_at_hours(open_store(store, kind="cube", dask=False), time), time=_DASK_HOURS)
-    ds = _at_sites(ds, sites, igbp, bbox)
+    whole = open_store(store, kind="cube", dask=False, storage_options=storage_options)
+    check_limits(whole, max_qc, max_fill_days, min_quality)
+    chosen = _at_sites(whole, sites, igbp, bbox)
+    ds = _at_hours(_spanned(whole, chosen), time)
+    begin = int((ds.time.values[0] - EPOCH) / (DAY if resolution_of(ds) == "daily" else HOUR))
+    ds = dask_chunked(ds, begin={"time": begin}, time=_DASK_HOURS)
+    if not np.array_equal(chosen, np.arange(ds.sizes["site"])):
+        ds = ds.isel(site=chosen)
+    if "day_held" in ds.coords:
+        ds = ds.isel(day=ds.day_held.values).drop_vars("day_held")
     ds = _labelled(ds, "variable", variables, "variables")
     ds = _labelled(ds, "target", targets, "targets")
     ds = validate_cube(_tidy(ds))
     if max_qc is not None:
-        ds = _masked(ds, max_qc)
-    return _normalized(ds) if normalized else ds
+        ds = mask_flags(ds, max_qc)
+    if max_fill_days is not None:
+        ds = mask_fills(ds, whole, max_fill_days)
+    if min_quality is not None:
+        ds = mask_quality(ds, min_quality)
+    return scale_by_bounds(ds) if normalized else ds
 
 
 def _tidy(ds: xr.Dataset) -> xr.Dataset:
@@ -100,9 +127,22 @@ def _names(asked: str | Sequence[str]) -> list[str]:
     return [asked] if isinstance(asked, str) else list(dict.fromkeys(asked))
 
 
+def _spanned(ds: xr.Dataset, chosen: np.ndarray) -> xr.Dataset:
+    """Cut the time axis, which begins at the store's epoch, to what the chosen sites have."""
+    start, stop = ds.time_start.values[chosen].min(), ds.time_stop.values[chosen].max()
+    part = slice(*np.searchsorted(ds.time.values, [start, stop]))
+    ds = ds.isel(time=part)
+    if "day" not in ds.dims:
+        return ds
+    # A chip of before the first hour is what is known of the land when it comes.
+    days = slice(*np.searchsorted(ds.day.values, [start - _CHIP_BEFORE, stop]))
+    return ds.isel(day=days)
+
+
 def _at_sites(
     ds: xr.Dataset, sites: str | Sequence[str] | None, igbp: str | Sequence[str] | None, bbox: Box | None
-) -> xr.Dataset:
+) -> np.ndarray:
+    """Return the places of the chosen sites on their axis."""
     chosen = np.arange(ds.sizes["site"])
     if sites is not None:
         chosen = _positions(ds.site.values, _names(sites), "site", f"sites={sites!r}")
@@ -113,7 +153,7 @@ def _at_sites(
         chosen = _kept(chosen, np.isin(ds.igbp.values[chosen], _names(igbp)), f"igbp={igbp!r}", "its class", ds.igbp)
     if bbox is not None:
         chosen = _kept(chosen, _inside(ds, _checked(bbox))[chosen], f"bbox={bbox!r}", "its place", None)
-    return ds if np.array_equal(chosen, np.arange(ds.sizes["site"])) else ds.isel(site=chosen)
+    return chosen
 
 
 def _positions(labels: np.ndarray, names: Sequence[str], kind: str, filter_: str) -> np.ndarray:
@@ -200,34 +240,3 @@ def _labelled(ds: xr.Dataset, dim: str, names: str | Sequence[str] | None, argum
         return ds
     names = _names(names)
     return ds.isel({dim: _positions(ds[dim].values, names, dim, f"{argument}={names!r}")})
-
-
-def _masked(ds: xr.Dataset, max_qc: int | Mapping[str, int]) -> xr.Dataset:
-    limits = dict(max_qc) if isinstance(max_qc, Mapping) else {}
-    known = [*ds["variable"].values, *ds["target"].values]
-    for name in limits:
-        if name not in known:
-            raise unknown("variable or target", name, known)
-    for limit in limits.values() if isinstance(max_qc, Mapping) else [max_qc]:
-        if isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or not 0 <= limit <= _WORST_FLAG:
-            raise ConfigError(f"max_qc={max_qc!r}: expected whole numbers from 0 (measured) to {_WORST_FLAG}.")
-    arrays = {}
-    for stack, dim in STACKS.items():
-        each = [limits.get(name, _WORST_FLAG) if isinstance(max_qc, Mapping) else max_qc for name in ds[dim].values]
-        worst = xr.DataArray(np.array(each, np.int8), dims=dim)
-        arrays[stack] = ds[stack].where(ds[f"{stack}_qc"] <= worst)
-    # As text, because netCDF has no attributes with names in them.
-    recorded = json.dumps({str(k): int(v) for k, v in limits.items()}) if isinstance(max_qc, Mapping) else int(max_qc)
-    return ds.assign(arrays).assign_attrs(max_qc=recorded)
-
-
-def _normalized(ds: xr.Dataset) -> xr.Dataset:
-    arrays = {}
-    for stack, dim in STACKS.items():
-        arrays[stack] = xr.apply_ufunc(
-            normalise, ds[stack], dask="parallelized", output_dtypes=[np.float32], keep_attrs=True,
-            kwargs={"names": [str(name) for name in ds[dim].values], "mask": stack == "predictors"},
-        )  # fmt: skip
-    for units, dim in (("units", "variable"), ("target_units", "target")):
-        ds = ds.assign_coords({units: (dim, np.full(ds.sizes[dim], "1", object))})
-    return ds.assign(arrays).assign_attrs(normalized="by bounds: cyclic to [-1, 1), others to [-0.5, 0.5)")

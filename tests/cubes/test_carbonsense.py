@@ -17,6 +17,7 @@ import pytest
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
+from fluxcube.cubes.report import open_report
 from fluxcube.errors import ConfigError, SourceError, StoreError, UnknownNameError
 from fluxcube.schema import validate_cube
 from fluxcube.solar import potential_radiation
@@ -126,7 +127,8 @@ def test_le_is_predictor_and_target_and_only_the_predictor_is_bounded(tmp_path, 
     assert le[:4].isnull().all() and (one.predictors_qc.sel(variable="LE")[:4] == -1).all()
     assert (flux[:4] == 2000).all() and float(one.fluxes.sel(target="NEE").min()) == -90
     np.testing.assert_array_equal(le[4:], flux[4:])
-    assert json.loads(one.attrs["report"])["out_of_bounds"] == report.report["out_of_bounds"]
+    notes = open_report(tmp_path / "c", "notes")
+    assert notes[notes.kind == "out_of_bounds"].text.tolist() == ["LE: 8 values became missing"]
 
 
 def test_variables_choose_predictors_and_the_computed_stay(raw, tmp_path):
@@ -176,8 +178,9 @@ def test_two_networks_are_fused_and_reported(tmp_path):
     }  # fmt: skip
     assert given["NEE"]["FLUXNET2015"]["hours"] == february
     sources = json.loads(one.attrs["sources"])
-    assert sources["AmeriFlux FLUXNET"]["sites"] == ["US-Aaa"] and sources["FLUXNET2015"]["doi"].startswith("10.1038/")
-    assert json.loads(one.attrs["report"])["hours"]["US-Aaa"]["NEE"]["FLUXNET2015"] == february
+    assert set(sources) == {"AmeriFlux FLUXNET", "FLUXNET2015"} and sources["FLUXNET2015"]["doi"].startswith("10.1038/")
+    told = open_report(tmp_path / "c").set_index(["site", "variable", "source"])
+    assert told.loc[("US-Aaa", "NEE", "FLUXNET2015"), "hours"] == february
 
 
 def test_rule_quality_prefers_the_better_flag(tmp_path):
@@ -213,7 +216,8 @@ def test_a_bad_site_is_left_out_with_its_reason(bad_raw, tmp_path):
     assert "US-Cut" in report.left_out["US-Cut"] and "download it again" in report.left_out["US-Cut"]
     assert "LOCATION_LAT" in report.left_out["US-Lst"] and "no value" in report.left_out["US-Mis"]
     ds = open_carbonsense(tmp_path / "c")
-    assert json.loads(ds.attrs["report"])["left_out"] == report.left_out
+    told = open_report(tmp_path / "c", "left_out").query("what == 'left_out'").set_index("name").why
+    assert {name: why.replace(f"{bad_raw}/", "") for name, why in report.left_out.items()} == told.to_dict()
     assert tuple(ds.site.values) == report.sites
 
 
@@ -302,7 +306,9 @@ def test_files_hold_only_the_hours_that_a_site_has(tmp_path):
     assert ds.sizes["time"] > 20 * 8760
     for stack in ("predictors", "fluxes"):
         chunks = sorted(p.relative_to(tmp_path / "c").as_posix() for p in (tmp_path / "c" / stack).rglob("c/*/*/*"))
-        assert chunks == [f"{stack}/c/0/2/0", f"{stack}/c/1/0/0"]
+        assert chunks == [f"{stack}/c/0/0/0", f"{stack}/c/1/0/0"]
+        for chunk in chunks:  # two months of a few days, and an index of 60 years
+            assert (tmp_path / "c" / chunk).stat().st_size < 16 * 360 + 4 + 5000
     for site, start in (("US-Aaa", "1990-01-01T06"), ("FJ-Ddd", "2011-12-31T12")):
         assert ds.time_start.sel(site=site) == np.datetime64(start)
         held = ds.fluxes.sel(site=site, target="NEE").load()

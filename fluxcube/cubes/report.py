@@ -1,0 +1,211 @@
+"""What a cube says of itself: which values came from where, what became of the others, and whom to cite.
+
+Each site has a document of its own in the store, which opening the store does not read; `open_report` does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from fluxcube.cubes.layout import placed
+from fluxcube.cubes.tower import Tower
+from fluxcube.errors import SourceError, StoreError, unknown
+from fluxcube.sources.archives import Location, open_stream
+from fluxcube.sources.networks import Discovery, networks
+from fluxcube.stores import read_documents, store_attrs, write_documents
+
+#: Groups of the store that hold the documents of its sites, and of its making.
+SITES, BUILD = "report", "build"
+
+#: The network whose snapshot cites each of its products.
+_SHUTTLE = "FLUXNET Shuttle 2026"
+_FLAGS = ("flag0", "flag1", "flag2", "flag3")
+
+
+def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the citation and DOI of each product that a Shuttle snapshot lists, by site and network."""
+    found = {}
+    for location in badm:
+        if "snapshot" in location.name:
+            with open_stream(location) as stream:
+                rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline=""))
+                for row in rows:
+                    if row.get("site_id") and row.get("product_citation"):
+                        found[row["site_id"], _SHUTTLE] = row["product_citation"].strip(), row.get("product_id") or ""
+    return found
+
+
+def document(
+    tower: Tower, archives: Sequence[Mapping], info: str, cited: Mapping[tuple[str, str], tuple[str, str]],
+    resolution: str = "hourly",
+) -> dict[str, object]:  # fmt: skip
+    """Return all that a store keeps of a site beside its values.
+
+    Parameters
+    ----------
+    tower : Tower
+        The site.
+    archives : sequence of mapping
+        What it was read from, each with a digest.
+    info : str
+        Digest of what was known of its place.
+    cited : mapping of (site, network) to (citation, DOI)
+        Of single products; a network's own citation stands where there is none.
+    resolution : str
+        "hourly" or "daily".
+    """
+    site = tower.info.site
+    rows = [networks().get(name) for name in tower.networks]
+    cites = [cited.get((site, n), (r.citation if r else n, r.doi if r else "")) for n, r in zip(tower.networks, rows,
+                                                                                            strict=True)]  # fmt: skip
+    place = placed(tower, resolution) | {"citations": [c for c, _ in cites], "dois": [d for _, d in cites]}
+    return {
+        "place": place,
+        "archives": [dict(archive) for archive in archives],
+        "info": info,
+        "fusion": tower.given,
+        "quality": tower.quality,
+        "out_of_bounds": tower.out_of_bounds,
+        "flags_assumed": tower.flags_assumed,
+        "warnings": list(tower.warnings),
+        "unread": tower.unread,
+    }
+
+
+def build_document(
+    left_out: Mapping[str, str], discovery: Discovery | None, roots: Sequence[str], before: Mapping
+) -> dict[str, object]:
+    """Return what a store keeps of its making: what is not in it, and why; names without the folders of a machine."""
+    ignored = dict(discovery.ignored) if discovery else {}
+    used = {a.path.name for a in discovery.archives} if discovery else set()
+    earlier = {k: v for k, v in before.get("ignored", {}).items() if k.rpartition("/")[2] not in used}
+    return {
+        "left_out": dict(sorted(_bare(left_out, roots).items())),
+        "ignored": dict(sorted((earlier | _bare(ignored, roots)).items())),
+    }
+
+
+def _bare(texts: Mapping[str, str], roots: Sequence[str]) -> dict[str, str]:
+    """Return texts, and their names, without the folders that a user gave."""
+    for root in sorted((f"{str(root).rstrip('/')}/" for root in roots), key=len, reverse=True):
+        texts = {name.replace(root, ""): why.replace(root, "") for name, why in texts.items()}
+    return dict(texts)
+
+
+def write_report(building: os.PathLike, documents: Mapping[str, Mapping], build: Mapping) -> None:
+    """Keep the documents of all sites, and the one of the build, in a store that is being made."""
+    write_documents(building, SITES, documents)
+    write_documents(building, BUILD, {"log": build})
+
+
+def read_report(store: str | os.PathLike, storage_options: Mapping[str, object] | None = None) -> tuple[dict, dict]:
+    """Return the documents of a store's sites, by site, and the one of its making."""
+    sites = read_documents(store, SITES, storage_options=storage_options)
+    return sites, read_documents(store, BUILD, storage_options=storage_options).get("log", {})
+
+
+def cube_attrs(documents: Mapping[str, Mapping], settings: Mapping[str, str]) -> dict[str, object]:
+    """Return the attributes of a cube: what it is, how it was made, and where it is from."""
+    names = sorted({name for doc in documents.values() for name in doc["place"]["networks"]})
+    rows = {name: networks()[name] for name in names if name in networks()}
+    sources = {n: {"citation": r.citation, "doi": r.doi, "licence": r.licence} for n, r in rows.items()}
+    return {
+        "kind": "cube",
+        "Conventions": "CF-1.11",
+        "title": f"CarbonSense: {settings['resolution']} tower fluxes, weather and satellite data",
+        **settings,
+        "sources": json.dumps(sources),
+        "licences": "; ".join(sorted({row.licence for row in rows.values()} - {""})),
+        "report": "fluxcube.open_report(store)",
+    }
+
+
+def open_report(
+    store: str | os.PathLike, what: str = "fusion", *, storage_options: Mapping[str, object] | None = None
+) -> pd.DataFrame:
+    """Tell what went into a cube, from where, and what did not.
+
+    Parameters
+    ----------
+    store : path or URL
+        A cube that `build_carbonsense` made.
+    what : {"fusion", "quality", "notes", "archives", "left_out"}
+        ``fusion``: site, variable, source, how many ``hours`` (days, in a daily cube) it gave, ``flag0`` to ``flag3``
+        of them with each flag, the ``first`` and the ``last``. ``quality``: site, stack, variable and what each rule
+        removed (`fluxcube.cubes.tower.Tower.quality`). ``notes``: site, kind, text: warnings, what a publication had
+        lost, files that could not be read. ``archives``: site, file, network, version, years and digest of all that
+        was read. ``left_out``: name and reason of every site and file that is not in the cube.
+    storage_options : mapping, optional
+        What fsspec needs to reach a URL.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Tidy: one row a fact.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store, or it has no report.
+    UnknownNameError
+        If there is no such table.
+    """
+    tables = {"fusion": _fusion, "quality": _quality, "notes": _notes, "archives": _archives}
+    if what not in (*tables, "left_out"):
+        raise unknown("table of a report", what, (*tables, "left_out"))
+    if store_attrs(store, storage_options=storage_options).get("kind") != "cube":
+        raise StoreError(f"{store}: expected a cube, which has a report.")
+    documents, log = read_report(store, storage_options)
+    if what == "left_out":
+        rows = [{"what": kind, "name": name, "why": why} for kind in ("left_out", "ignored")
+                for name, why in log.get(kind, {}).items()]  # fmt: skip
+        return pd.DataFrame(rows, columns=["what", "name", "why"])
+    rows = [{"site": site, **row} for site, doc in documents.items() for row in tables[what](doc)]
+    columns = {"fusion": ["site", "variable", "source", "hours", *_FLAGS, "first", "last"],
+               "notes": ["site", "kind", "text"]}.get(what)  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(**{k: pd.to_datetime(table[k]) for k in ("first", "last")}) if what == "fusion" else table
+
+
+def _fusion(doc: Mapping) -> Iterable[dict]:
+    for name, sources in doc["fusion"].items():
+        for source, part in sources.items():
+            flags = dict(zip(_FLAGS, part.get("flags", ()), strict=False))
+            yield {"variable": name, "source": source, "hours": part.get("hours", part.get("days")), **flags,
+                   "first": part["first"], "last": part["last"]}  # fmt: skip
+
+
+def _quality(doc: Mapping) -> Iterable[dict]:
+    for stack, variables in doc["quality"].items():
+        for name, shares in variables.items():
+            remain = {f"remain{q}": share for q, share in enumerate(shares.get("remain", ()))}
+            yield {"stack": stack, "variable": name, **{k: v for k, v in shares.items() if k != "remain"}, **remain}
+
+
+def _notes(doc: Mapping) -> Iterable[dict]:
+    for text in doc["warnings"]:
+        yield {"kind": "warning", "text": text}
+    for kind, what in (("out_of_bounds", "values became missing"), ("flags_assumed", "values took an assumed flag")):
+        for name, count in doc[kind].items():
+            yield {"kind": kind, "text": f"{name}: {count} {what}"}
+    for name, why in doc["unread"].items():
+        yield {"kind": "unread", "text": f"{name}: {why}"}
+
+
+def _archives(doc: Mapping) -> Iterable[dict]:
+    yield from doc["archives"]
+
+
+def read_snapshots(badm: Sequence[Location], left_out: dict[str, str]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return `citations_of`, or note why a snapshot could not be read."""
+    try:
+        return citations_of(badm)
+    except SourceError as error:
+        left_out["citations"] = str(error)
+        return {}
