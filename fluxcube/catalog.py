@@ -50,6 +50,8 @@ def open_carbonsense(
     variables: str | list[str] | None = None,
     targets: str | list[str] | None = None,
     max_qc: int | dict[str, int] | None = None,
+    max_fill_days: float | dict[str, float] | None = None,
+    min_quality: float | dict[str, float] | None = None,
     normalized: bool = False,
 ) -> xr.Dataset:
     """Open the CarbonSense cube, lazily; see `fluxcube.cubes.carbonsense.open_carbonsense` for the selections.
@@ -74,7 +76,7 @@ def open_carbonsense(
     return carbonsense.open_carbonsense(
         default_store() if store is None else store,
         sites=sites, igbp=igbp, bbox=bbox, time=time, variables=variables, targets=targets,
-        max_qc=max_qc, normalized=normalized,
+        max_qc=max_qc, max_fill_days=max_fill_days, min_quality=min_quality, normalized=normalized,
     )  # fmt: skip
 
 

@@ -229,8 +229,10 @@ class FluxcubeAccessor:
     def to_variables(self) -> xr.Dataset:
         """Return the cube with one data variable per ONEFlux name instead of stacked arrays.
 
-        Each has its CF attributes and units; flags become ``<NAME>_QC``. A name that is both predictor
-        and target (LE) appears once. Nothing is computed.
+        Each has its CF attributes and units. The other arrays of a stack become ``<NAME>_QC`` and
+        ``<NAME>_COVERAGE``, of a daily cube ``<NAME>_QUALITY``, and where there are any ``<NAME>_RANDUNC`` and
+        ``<NAME>_JOINTUNC``. A name that is both predictor and target (LE) appears once, as the predictor. Nothing is
+        computed.
 
         Returns
         -------
@@ -253,10 +255,21 @@ class FluxcubeAccessor:
 
     def _unstacked(self, stack: str, dim: str) -> dict[str, xr.DataArray]:
         arrays = {}
+        known, scaled = table(resolution_of(self._ds)), "normalized" in self._ds.attrs
         for i, name in enumerate(self._ds[dim].values):
-            one = self._ds[stack].isel({dim: i}).reset_coords(drop=True)
-            arrays[str(name)] = one.assign_attrs(table()[name].attrs if name in table() else {})
-            if f"{stack}_qc" in self._ds:
-                flags = self._ds[f"{stack}_qc"].isel({dim: i}).reset_coords(drop=True)
-                arrays[f"{name}_QC"] = flags.assign_attrs(long_name=f"quality flag of {name}", **QC_ATTRS)
+            row = known[name].attrs if name in known else {}
+            row = row | {"units": "1"} if scaled else row
+            for ending, part in PARTS.items():
+                if stack + ending in self._ds:
+                    one = self._ds[stack + ending].isel({dim: i}).reset_coords(drop=True)
+                    arrays[f"{name}{ending.upper()}"] = one.assign_attrs(_part_attrs(str(name), ending, part, row))
         return arrays
+
+
+def _part_attrs(name: str, ending: str, part: Part, row: Mapping[str, object]) -> dict[str, object]:
+    """Attributes of one array of a variable: its own, or what the array says of it."""
+    if not ending:
+        return dict(row)
+    attrs = {key: value for key, value in part.attrs.items() if key != "scale_factor"}
+    units = {"units": row["units"]} if ending in ("_randunc", "_jointunc") and "units" in row else {}
+    return attrs | units | {"long_name": f"{part.attrs['long_name']} {name}".replace("flags of", "flag of")}
