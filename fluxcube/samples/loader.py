@@ -129,7 +129,7 @@ class Windows:
         If a setting cannot be, or the towers have no window.
     """
 
-    towers: Towers
+    towers: Towers = field(repr=False)
     _: KW_ONLY
     length: int
     batch_size: int = 512

@@ -193,21 +193,23 @@ def load_towers(
         If the cube has no such site or target.
     """
     _check_cube(cube)
-    series, fluxes, stretches, first = [], [], [], []
-    for done, site in enumerate(sites):
-        one = site_years(cube, site)
-        part, hours = _features(one, spec)
-        series.append(part)
-        fluxes.append(scale(_fluxes(one, spec.targets, max_qc), spec.target_mean, spec.target_scale))
-        stretches.append(len(hours))
-        first.append(hours)
-        if progress:
-            progress(done + 1, len(sites), f"reading {site}")
+    fluxes, first = [], []
+
+    def read() -> Iterator[Series]:
+        for done, site in enumerate(sites, 1):
+            one = site_years(cube, site)
+            series, hours = _features(one, spec)
+            fluxes.append(scale(_fluxes(one, spec.targets, max_qc), spec.target_mean, spec.target_scale))
+            first.append(hours)
+            if progress:
+                progress(done, len(sites), f"reading {site}")
+            yield series
+
     return Towers(
         spec=spec,
         sites=tuple(map(str, sites)),
-        series=join(series),
-        site=np.repeat(np.arange(len(stretches)), stretches),
+        series=join(read()),
+        site=np.repeat(np.arange(len(first)), [len(hours) for hours in first]),
         first_hour=np.concatenate(first),
         fluxes=np.concatenate(fluxes),
     )

@@ -62,23 +62,28 @@ def flatten(block: Block) -> Series:
 
 
 def join(parts: Iterable[Block | Series]) -> Series:
-    """Put the places of several parts, which may differ in length, end to end."""
-    parts = [part if isinstance(part, Series) else flatten(part) for part in parts]
-    places = np.cumsum([0, *(len(p.hours) for p in parts)])[:-1]
-    rows = np.cumsum([0, *(len(p.met) for p in parts)])[:-1]
-    starts = [p.start + row for p, row in zip(parts, rows, strict=True)]
-    keys = [p.chip_key + place * _SPAN for p, place in zip(parts, places, strict=True)]
-    zeros = [p.chip_zero + place * _SPAN for p, place in zip(parts, places, strict=True)]
-    return Series(
-        met=np.concatenate([p.met for p in parts]),
-        start=np.concatenate(starts),
-        hours=np.concatenate([p.hours for p in parts]),
-        numbers=np.concatenate([p.numbers for p in parts]),
-        classes=np.concatenate([p.classes for p in parts]),
-        chips=np.concatenate([p.chips for p in parts]),
-        chip_key=np.concatenate(keys),
-        chip_zero=np.concatenate(zeros),
-    )
+    """Put the places of several parts, which may differ in length, end to end.
+
+    Parts are copied one by one: given an iterator, memory holds the data once and not twice.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for part in parts:
+        series = part if isinstance(part, Series) else flatten(part)
+        places, rows = (len(arrays["hours"]), len(arrays["met"])) if arrays else (0, 0)
+        shifts = {"start": rows, "chip_key": places * _SPAN, "chip_zero": places * _SPAN}
+        for name, array in vars(series).items():
+            arrays[name] = _appended(arrays.get(name), array + shifts[name] if name in shifts else array)
+    return Series(**arrays)
+
+
+def _appended(out: np.ndarray | None, more: np.ndarray) -> np.ndarray:
+    """Lengthen an array that nobody else holds: where the system can move pages, without a second copy of it."""
+    if out is None:
+        return np.array(more, order="C")
+    at = len(out)
+    out.resize((at + len(more), *out.shape[1:]), refcheck=False)
+    out[at:] = more
+    return out
 
 
 def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: int) -> dict[str, np.ndarray]:
