@@ -244,6 +244,8 @@ def _entries(utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
     if not entries:
         raise ConfigError("utc_offset: expected hours east of UTC, or at least one (start, hours); found none")
     since, hours = (np.array(column) for column in zip(*entries, strict=True))
+    if not (np.abs(hours) <= 14).all():
+        raise ConfigError(f"utc_offset={utc_offset!r}: expected hours east of UTC, from -14 to 14")
     return since, hours
 
 
