@@ -234,6 +234,8 @@ def _check_entries(path: PurePath, entries: list[zipfile.ZipInfo]) -> None:
 
 def _fault(entry: zipfile.ZipInfo) -> str:
     """Return what is wrong with an entry, "" when nothing is."""
+    if not entry.filename:
+        return "has no name"
     windows = PureWindowsPath(entry.filename)
     if entry.filename.startswith(("/", "\\")) or windows.drive:
         return "has an absolute name"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import io
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePath
 from xml.etree.ElementTree import ParseError
@@ -16,7 +19,10 @@ from fluxcube.sources.archives import Location, check_zip, open_stream
 MAX_SHEET = 64 << 20
 
 # What openpyxl raises for files that are cut or no spreadsheets.
-_BROKEN = (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError, OSError, ParseError)
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, KeyError, ValueError,
+    TypeError, AttributeError, IndexError, OSError, ParseError,
+)  # fmt: skip
 
 
 def is_sheet(name: str) -> bool:
