@@ -11,6 +11,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.kernels import SCORES, Moments, moments, pool, scores
+from fluxcube.schema import PARTS
 from fluxcube.variables import table
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ GROUPS = ("igbp", "koppen", "site", "season", "network")
 #: Local seasons, in order; June is summer north of the equator and winter south of it.
 SEASONS = ("winter", "spring", "summer", "autumn")
 
+#: What the names of arrays beside values end in, one data variable a name.
+_BESIDE = tuple(ending.upper() for ending in PARTS if ending)
 _LONG_NAMES = {
     "nse": "Nash-Sutcliffe efficiency",
     "rmse": "root mean squared error",
@@ -209,7 +212,7 @@ def _observed(obs: Labelled, qc: xr.DataArray | None) -> tuple[dict, dict]:
 def _by_target(data: Labelled, only: list[str] | None = None) -> dict[str, xr.DataArray]:
     """Split into one array per flux; an unnamed array takes the name of the only flux there is."""
     if isinstance(data, xr.Dataset):
-        return {str(k): v for k, v in data.data_vars.items() if "time" in v.dims and not str(k).endswith("_QC")}
+        return {str(k): v for k, v in data.data_vars.items() if "time" in v.dims and not str(k).endswith(_BESIDE)}
     if "target" in data.dims:
         return {str(t): data.isel(target=i, drop=True) for i, t in enumerate(data.target.values)}
     if data.name is None and only is not None and len(only) == 1:

@@ -26,6 +26,8 @@ def record(start: int, **columns: tuple[list[float], list[int]]) -> xr.Dataset:
         arrays[name] = ("time", values)
         arrays[f"{name}_QC"] = ("time", np.where(missing, -1, flags).astype(np.int8))
         arrays[f"{name}_COVERAGE"] = ("time", np.where(missing, 0, 1).astype(np.float32))
+        if name == "NEE":  # tells its value, so that it cannot be another's
+            arrays[f"{name}_RANDUNC"] = ("time", values / np.float32(2))
     n = len(next(iter(columns.values()))[0])
     return xr.Dataset(arrays, coords={"time": ORIGIN + (start + np.arange(n)) * HOUR})
 
@@ -69,7 +71,10 @@ def test_no_value_comes_from_nowhere_and_flags_travel_with_values(sources, rule)
             assert float(at[name]) == values[t]
             assert int(at[f"{name}_QC"]) == int(fused[f"{name}_QC"][t])
             assert float(fused[f"{name}_COVERAGE"][t]) == 1
+            if name == "NEE":
+                assert float(fused.NEE_RANDUNC[t]) == values[t] / 2
         missing = ~np.isfinite(values)
+        assert name != "NEE" or np.isnan(fused.NEE_RANDUNC.values[missing]).all()
         assert (fused[f"{name}_QC"].values[missing] == -1).all()
 
 
@@ -115,6 +120,9 @@ def test_nee_and_its_partitions_are_never_of_two_sources(sources, rule):
     low, high = np.fmin.reduce(stacked), np.fmax.reduce(stacked)
     known = np.isfinite(low)
     assert (low[known] == high[known]).all()
+    # Where any source has any of them, one is given: the hour is not lost to a source that has none.
+    held = [aligned(ds, name, fused.time.values) for _, _, ds in sources for name in CARBON_UNIT]
+    np.testing.assert_array_equal(known, np.isfinite(held).any(0))
     if "NEE" in fused:  # and NEE itself is never given up for a partition
         anywhere = np.any([np.isfinite(aligned(ds, "NEE", fused.time.values)) for _, _, ds in sources], 0)
         assert (np.isfinite(fused.NEE.values) == anywhere).all()
@@ -154,6 +162,42 @@ def test_the_balance_holds_after_fusion():
     all_three = np.isfinite(fused.NEE + fused.GPP_NT + fused.RECO_NT)
     assert all_three.sum() > 100
     np.testing.assert_allclose((fused.NEE - (fused.RECO_NT - fused.GPP_NT))[all_three], 0, atol=1e-5)
+
+
+def test_a_value_without_uncertainty_does_not_borrow_one():
+    one, two = record(0, NEE=([1, np.nan], [0, 0])).drop_vars("NEE_RANDUNC"), record(0, NEE=([8, 8], [0, 0]))
+    fused, _ = fuse([(0, "a", one), (1, "b", two)])
+    np.testing.assert_array_equal(fused.NEE, [1, 8])
+    np.testing.assert_array_equal(fused.NEE_RANDUNC, [np.nan, 4])
+
+
+def test_sources_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="names of their own, found a, a"):
+        fuse([(0, "a", record(0, TA=([1], [0]))), (1, "a", record(0, TA=([2], [0])))])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 99), st.sampled_from(["newest", "quality"]), st.permutations([30, 60]))
+def test_sources_of_different_steps_are_not_interpolated(seed, rule, steps):
+    """Half-hours and hours of one site: each hour of the result is the hour of one of them."""
+    from fluxcube.cubes.hourly import to_hourly
+
+    rng, sources = np.random.default_rng(seed), []
+    for rank, step in enumerate(steps):
+        n = 24 * 60 // step
+        values = np.where(rng.random(n) < 0.4, np.nan, rng.normal(size=n)).astype(np.float32)
+        flags = np.where(np.isnan(values), -1, rng.integers(0, 4, n)).astype(np.int8)
+        native = xr.Dataset(
+            {"TA": ("time", values), "TA_QC": ("time", flags)},
+            coords={"time": ORIGIN + np.arange(n) * np.timedelta64(step, "m")}, attrs={"step_minutes": step},
+        )  # fmt: skip
+        sources.append((rank, f"source {rank}", to_hourly(native)))
+    fused, report = fuse(sources, rule=rule)
+    offered = np.stack([ds.TA.values for _, _, ds in sources])
+    given_ = np.isfinite(fused.TA.values)
+    np.testing.assert_array_equal(given_, np.isfinite(offered).any(0))
+    assert (offered == fused.TA.values)[:, given_].any(0).all()
+    assert sum(part["hours"] for part in report.get("TA", {}).values()) == given_.sum()
 
 
 def test_records_apart_leave_missing_hours_between():

@@ -18,7 +18,9 @@ def record(start: str, step: int, steps: np.ndarray, **columns: np.ndarray) -> x
     time = np.datetime64(start, "m") + np.asarray(steps) * np.timedelta64(step, "m")
     arrays = {}
     for name, values in columns.items():
-        if not name.endswith("_QC"):
+        if name.endswith("UNC"):
+            arrays[name] = ("time", np.asarray(values, np.float32))
+        elif not name.endswith("_QC"):
             values = np.asarray(values, np.float32)
             flags = np.asarray(columns.get(f"{name}_QC", np.zeros(len(values))), np.int8)
             arrays |= {
@@ -128,6 +130,79 @@ def test_a_missing_half_is_not_what_the_flag_is_taken_from():
     hourly = to_hourly(record("2020-01-01T00:00", 30, np.arange(4), TA=[1, np.nan, 3, 5], TA_QC=[1, 3, 0, 2]))
     assert hourly.TA.values.tolist() == [1, 4] and hourly.TA_QC.values.tolist() == [1, 2]
     assert hourly.TA_COVERAGE.values.tolist() == [0.5, 1]
+
+
+def uncertain(minute: int, step: int, n: int = 400, seed: int = 0) -> xr.Dataset:
+    """A record of NEE with gaps and an uncertainty for nearly every value."""
+    rng = np.random.default_rng(seed)
+    nee = np.where(rng.random(n) < 0.2, np.nan, rng.normal(0, 5, n))
+    spread = {f"NEE_{k}UNC": np.where(rng.random(n) < 0.05, np.nan, rng.gamma(4, 0.3, n)) for k in ("RAND", "JOINT")}
+    return record(f"2020-01-01T00:{minute:02d}", step, np.arange(n), NEE=nee, **spread)
+
+
+@pytest.mark.parametrize(("minute", "step"), [(0, 30), (15, 30), (30, 60), (45, 60)])
+def test_random_errors_are_independent_and_joint_ones_are_not(minute, step):
+    """By hand, hour by hour: what each step gives in minutes, its share of the mean, and its part of the error."""
+    ds = uncertain(minute, step)
+    hourly, start = to_hourly(ds), ds.time.values.astype("datetime64[m]")
+    checked = 0
+    for i, hour in enumerate(hourly.time.values.astype("datetime64[m]")):
+        overlap = np.minimum(start + step, hour + 60) - np.maximum(start, hour)
+        used = (overlap.astype(int) > 0) & np.isfinite(ds.NEE.values)
+        minutes = overlap[used].astype(int)
+        for ending, of in (("RANDUNC", lambda w, u: np.sqrt(((w * u) ** 2).sum())), ("JOINTUNC", np.dot)):
+            expected = of(minutes / max(minutes.sum(), 1), ds[f"NEE_{ending}"].values[used].astype(float))
+            found = float(hourly[f"NEE_{ending}"][i])
+            if minutes.sum() < 30:
+                assert np.isnan(found) and np.isnan(hourly.NEE[i])
+            else:
+                np.testing.assert_allclose(found, expected, rtol=1e-5)  # NaN where a value of the hour has none
+                checked += np.isfinite(found)
+    assert checked > 200
+
+
+def test_the_random_error_of_an_hour_is_that_of_simulated_means():
+    rng = np.random.default_rng(1)
+    spread = np.array([1.0, 3.0])
+    means = (rng.normal(0, spread, (200_000, 2)) @ [1, 2]) / 3
+    ds = record("2020-01-01T00:15", 30, np.array([1, 2]), NEE=[0, 0], NEE_RANDUNC=spread)
+    ds = ds.assign_coords(time=np.array(["2020-01-01T00:45", "2020-01-01T01:15"], "datetime64[ns]"))
+    hourly = to_hourly(ds)  # 01:00 has 15 minutes of the first and 30 of the second
+    assert float(hourly.NEE_RANDUNC[1]) == pytest.approx(means.std(), rel=0.01)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from([0, 15, 30, 45]), st.sampled_from([30, 60]), st.integers(0, 99), st.floats(0.1, 10))
+def test_uncertainties_scale_and_the_joint_one_is_never_the_smaller(minute, step, seed, factor):
+    ds = uncertain(minute, step, 60, seed)
+    ds["NEE_JOINTUNC"] = ds.NEE_RANDUNC
+    hourly = to_hourly(ds)
+    both = np.isfinite(hourly.NEE_RANDUNC.values)
+    np.testing.assert_array_equal(both, np.isfinite(hourly.NEE_JOINTUNC))
+    assert (hourly.NEE_RANDUNC.values[both] <= hourly.NEE_JOINTUNC.values[both] * (1 + 1e-6)).all()
+    scaled = to_hourly(ds.assign({f"NEE_{k}UNC": ds[f"NEE_{k}UNC"] * np.float32(factor) for k in ("RAND", "JOINT")}))
+    for ending in ("RANDUNC", "JOINTUNC"):
+        np.testing.assert_allclose(scaled[f"NEE_{ending}"], hourly[f"NEE_{ending}"] * factor, rtol=1e-5)
+    np.testing.assert_array_equal(scaled.NEE, hourly.NEE)
+
+
+def test_a_value_that_is_missing_takes_its_uncertainty_along():
+    ds = record("2020-01-01T00:00", 60, np.arange(3), NEE=[1, np.nan, 3], NEE_RANDUNC=[0.1, 0.2, np.nan])
+    np.testing.assert_allclose(to_hourly(ds).NEE_RANDUNC, [0.1, np.nan, np.nan])
+    assert "NEE_JOINTUNC" not in to_hourly(ds) and "TA_RANDUNC" not in to_hourly(ds)
+
+
+@settings(deadline=None, max_examples=60)
+@given(records())
+def test_every_native_value_is_kept_or_counted_as_lost(ds):
+    hourly, step = to_hourly(ds), ds.attrs["step_minutes"]
+    for name in VARIABLES:
+        told = hourly[name].attrs
+        assert told["values"] == int(ds[name].notnull().sum())
+        kept = hourly[f"{name}_COVERAGE"].values[np.isfinite(hourly[name].values)].sum(dtype=float) * 60 / step
+        assert told["steps_lost"] == pytest.approx(told["values"] - kept, abs=1e-4)
+        straddles = (ds.time.values.astype("datetime64[m]").astype(int) % 60 + step) > 60
+        assert told["steps_split"] == int((ds[name].notnull().values & straddles).sum())
 
 
 def test_wind_is_a_vector():
