@@ -147,13 +147,12 @@ def read_chips(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     SourceError
-        If a pickle holds anything but arrays by time (it is read without being run), or an image is none.
+        If a pickle holds anything but arrays by time (it is read without being run), or an
+        image is none, or two of a day differ.
     """
-    found: dict[np.datetime64, np.ndarray] = {}
-    for window in _windows(archive):
-        if "modis.pkl" in window.files:
-            found |= _images(window)
-    return published.stacked_chips(found, f"{archive.path}, {archive.site}")
+    windows = [window for window in _windows(archive) if "modis.pkl" in window.files]
+    images = (pair for window in windows for pair in _images(window).items())
+    return published.stacked_chips(images, f"{archive.path}, {archive.site}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import xarray as xr
@@ -25,9 +25,9 @@ BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "v2": {
         "DOY": (0, 366), "TOD": (0, 24), "TA": (-80, 80), "SW_IN": (-1500, 1500), "LW_IN": (-1000, 1000),
         "VPD": (0, 110), "PA": (0, 110), "P": (0, 100), "WS": (-100, 100), "WD": (0, 360), "RH": (0, 100),
-        "USTAR": (-4, 4), "NETRAD": (-1000, 1000), "PPFD_IN": (-2500, 2500), "PPFD_OUT": (-1000, 1000), "SW_OUT": (-500, 500),
-        "LW_OUT": (-1000, 1000), "CO2": (0, 750), "G": (-700, 700), "LE": (-700, 700), "H": (-700, 700),
-        **{f"TS_{layer}": (-40, 40) for layer in range(1, 6)},
+        "USTAR": (-4, 4), "NETRAD": (-1000, 1000), "PPFD_IN": (-2500, 2500), "PPFD_OUT": (-1000, 1000),
+        "SW_OUT": (-500, 500), "LW_OUT": (-1000, 1000), "CO2": (0, 750), "G": (-700, 700), "LE": (-700, 700),
+        "H": (-700, 700), **{f"TS_{layer}": (-40, 40) for layer in range(1, 6)},
     },
 }  # fmt: skip
 
@@ -200,7 +200,7 @@ def _number(value: object, limit: float, where: str) -> float | None:
     return float(value)
 
 
-def names_to_read(variables: str | Sequence[str] | None) -> tuple[str, ...]:
+def names_to_read(variables: str | Iterable[str] | None) -> tuple[str, ...]:
     """Return the names to look for, each once; those that are computed are in no file.
 
     Raises
@@ -212,14 +212,14 @@ def names_to_read(variables: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if table.variable(name).aliases))
 
 
-def stacked_chips(found: Mapping[np.datetime64, np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
+def stacked_chips(found: Iterable[tuple[np.datetime64, np.ndarray]], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Put the published images of a site in the order and form of the cube's chips.
 
     Parameters
     ----------
-    found : mapping of datetime64 to (9, row, column) float
-        By local time. Missing is -1. A frame of 8 x 8 is taken as it is; of a larger one (V1 has 10 x 10), rows and
-        columns 1 to 8, which are what the published models see.
+    found : iterable of (datetime64, (9, row, column) float)
+        Local time and image. Missing is -1. A frame of 8 x 8 is taken as it is; of a larger one (V1 has 10 x 10), rows
+        and columns 1 to 8, which are what the published models see.
     where : str
         For messages.
 
@@ -233,16 +233,16 @@ def stacked_chips(found: Mapping[np.datetime64, np.ndarray], where: str) -> tupl
     Raises
     ------
     SourceError
-        If an image has another shape or other values, or a day has two.
+        If an image has another shape or other values, or two images of a day differ.
     """
-    order = sorted(found)
-    days = np.array(order, "datetime64[ns]").astype("datetime64[D]")
-    if len(days) > 1 and (np.diff(days.astype(np.int64)) == 0).any():
-        raise SourceError(f"{where}: two images of {days[:-1][np.diff(days.astype(np.int64)) == 0][0]}, expected one")
-    chips = np.empty((len(order), len(table.BANDS), 8, 8), np.float32)
-    for index, day in enumerate(order):
-        chips[index] = _frame(found[day], f"{where}, image of {days[index]}")
-    return days, chips
+    by_day: dict[np.datetime64, np.ndarray] = {}
+    for time, image in found:
+        day = np.datetime64(time, "D")
+        chip = _frame(image, f"{where}, image of {day}")
+        if not np.array_equal(by_day.setdefault(day, chip), chip, equal_nan=True):
+            raise SourceError(f"{where}: two images of {day} that differ, expected one; get it as published")
+    days = np.array(sorted(by_day), "datetime64[D]")
+    return days, np.array([by_day[day] for day in days], np.float32).reshape(-1, len(table.BANDS), 8, 8)
 
 
 def _frame(image: np.ndarray, where: str) -> np.ndarray:
