@@ -1,6 +1,7 @@
 """Write a record as the published CarbonSense ships it: version 1 as folders, version 2 as one SQLite file.
 
-Both leave out what CarbonSense's own processing drops: flags, values of poor quality, and what lies outside its ranges.
+Both leave out what CarbonSense's own processing drops: flags, what lies outside its ranges, and in version 1 values
+that their own flag calls poor (a partitioned flux has none of its own).
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ import numpy as np
 from fluxcube.simulation.instruments import Record
 from fluxcube.simulation.records import Place, mds_column
 
-#: Ranges (low, high) that version 2 scales its predictors with; None in place of what it loses by a reversed range.
+#: Ranges (low, high) that version 1 scales its predictors with, by the variable table's names.
+V1_RANGES: Mapping[str, tuple[float, float]] = {
+    "DOY": (0, 366), "TOD": (0, 24), "TA": (-80, 80), "SW_IN": (0, 2000), "LW_IN": (0, 2000), "VPD": (0, 110),
+    "PA": (20, 150), "P": (0, 300), "WS": (0, 100), "WD": (0, 360), "RH": (0, 100), "USTAR": (0, 10),
+    "NETRAD": (-1000, 2000), "PPFD_IN": (-200, 3000), "PPFD_OUT": (-200, 3000), "SW_OUT": (-100, 2000),
+    "LW_OUT": (-100, 2000), "CO2": (0, 2000), "G": (-1000, 2000), "LE": (-1000, 2000), "H": (-1000, 2000),
+}  # fmt: skip
+#: And version 2, which loses soil water and the water table by a range written in reverse.
 V2_RANGES: Mapping[str, tuple[float, float]] = {
     "DOY": (0, 366), "TOD": (0, 24), "TA": (-80, 80), "P": (0, 100), "RH": (0, 100), "VPD": (0, 110), "PA": (0, 110),
     "CO2": (0, 750), "SW_IN": (-1500, 1500), "SW_IN_POT": (-1500, 1500), "SW_OUT": (-500, 500),
@@ -43,7 +51,7 @@ def write_v1(
     *,
     dump: Callable[[dict], bytes],
     chips: Mapping[object, np.ndarray] = {},
-    ranges: Mapping[str, tuple[float, float]] = V2_RANGES,
+    ranges: Mapping[str, tuple[float, float]] = V1_RANGES,
 ) -> Path:
     """Write ``{site}/{start_end}/{meta.json, predictors.csv, targets.csv, modis.pkl}`` of a natively hourly record.
 
@@ -69,8 +77,11 @@ def write_v1(
     first, last = (str(t)[:10] for t in record.start[[0, -1]])
     path = Path(folder) / place.site / f"{first}_{last}"
     path.mkdir(parents=True, exist_ok=True)
-    scaled = {name: _scaled(_plain(name), _kept(record, name), ranges) for name in _V1_PREDICTORS}
-    for name, table in (("predictors", scaled), ("targets", {name: _kept(record, name) for name in _V1_TARGETS})):
+    scaled = {name: _scaled(_plain(name), _kept(record, name, _MAX_QC), ranges) for name in _V1_PREDICTORS}
+    for name, table in (
+        ("predictors", scaled),
+        ("targets", {name: _kept(record, name, _MAX_QC) for name in _V1_TARGETS}),
+    ):
         (path / f"{name}.csv").write_bytes(_pandas_csv(record.start, table))
     meta = {"SITE_ID": place.site, "LOCATION_LAT": place.latitude, "LOCATION_LON": place.longitude,
             "LOCATION_ELEV": place.elevation, "IGBP": place.igbp, "SOURCES": "fluxnet",
@@ -156,8 +167,8 @@ def _column(name: str) -> str:
     return f"{name}_VUT_REF" if name in _V2_TARGETS and name != "FCH4" else name
 
 
-def _kept(record: Record, column: str) -> np.ndarray:
-    """Return a column without what its flag calls poor; the clock of a record where that is asked for."""
+def _kept(record: Record, column: str, max_qc: int = 3) -> np.ndarray:
+    """Return a column without what its own flag calls poor; the clock of a record where that is asked for."""
     day = record.start.astype("datetime64[D]")
     if column == "DOY":
         return (day - day.astype("datetime64[Y]").astype("datetime64[D]")).astype(float)
@@ -166,9 +177,7 @@ def _kept(record: Record, column: str) -> np.ndarray:
     if column not in record.columns:
         return np.full(len(day), np.nan)
     flags = record.columns.get(f"{column}_QC")
-    if flags is None and column.endswith("_VUT_REF"):
-        flags = record.columns["NEE_VUT_REF_QC"]
-    return record.columns[column] if flags is None else np.where(flags > _MAX_QC, np.nan, record.columns[column])
+    return record.columns[column] if flags is None else np.where(flags > max_qc, np.nan, record.columns[column])
 
 
 def _scaled(name: str, values: np.ndarray, ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:

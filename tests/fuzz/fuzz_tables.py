@@ -1,10 +1,11 @@
-"""A small ONEFlux table, and what any bytes made of it mean: read slowly, row by row, by other means than the reader's."""
+"""A small ONEFlux table, and what any bytes made of it mean: read slowly, row by row, not as the reader does."""
 
 from __future__ import annotations
 
 import csv
 import datetime
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ class Table:
         return self.header.index(name)
 
 
-def base_table(days: int = 3) -> Table:
+def base_table(days: int = 2) -> Table:
     place = Place(site="US-Zzz", latitude=40.0, longitude=-90.0, utc_offset=OFFSET)
     text = oneflux_table(simulate_record(place, "2012-02-28", days=days, seed=11), COLUMNS).decode()
     header, *rows = csv.reader(io.StringIO(text))
@@ -116,7 +117,7 @@ def _times(starts: Sequence[str], ends: Sequence[str]) -> np.ndarray:
     if len(steps) > 1 or not steps <= {30.0, 60.0}:
         raise Refused("no one step of 30 or 60 minutes")
     (step,) = steps
-    moves = [(b - a).total_seconds() / 60 for a, b in zip(begin, begin[1:], strict=False)]
+    moves = [(b - a).total_seconds() / 60 for a, b in itertools.pairwise(begin)]
     if any(move <= 0 or move % step for move in moves):
         raise Refused("times not in order, or twice, or off the step")
     return np.array([t - datetime.timedelta(hours=OFFSET) for t in begin], "datetime64[ns]")
@@ -153,18 +154,12 @@ def _variable(name: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
         return {}
     filled = [i for i in present if not all(math.isnan(v) for v in cells[_MEANING[name][0][i]])]
     column, flag, assumed = (part[(filled or present)[0]] for part in _MEANING[name])
-    for other in present:
-        _check_flags(cells.get(_MEANING[name][1][other], []))
     raw = cells.get(flag) or [math.nan] * len(cells[column])
-    flags = [
-        -1 if math.isnan(v) else assumed if math.isnan(f) else int(f) for v, f in zip(cells[column], raw, strict=True)
-    ]
-    return {name: np.array(cells[column], np.float32), f"{name}_QC": np.array(flags, np.int8)}
-
-
-def _check_flags(flags: Sequence[float]) -> None:
-    if any(not math.isnan(flag) and flag not in (0, 1, 2, 3) for flag in flags):
+    if any(not math.isnan(value) and value not in (0, 1, 2, 3) for value in raw):
         raise Refused("no flag")
+    pairs = zip(cells[column], raw, strict=True)
+    flags = [-1 if math.isnan(v) else assumed if math.isnan(f) else int(f) for v, f in pairs]
+    return {name: np.array(cells[column], np.float32), f"{name}_QC": np.array(flags, np.int8)}
 
 
 def _uncertainty(name: str, column: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
