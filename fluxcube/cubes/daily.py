@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.checks import within_bounds
+from fluxcube.cubes.checks import SunLag, places_apart, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
-from fluxcube.cubes.localdays import local_offsets, to_daily
-from fluxcube.cubes.tower import Stack, Tower, contributors, join_stacks, name_archives, stack_of, with_values
+from fluxcube.cubes.localdays import Offset, local_offsets, to_daily
+from fluxcube.cubes.tower import (
+    LIGHT,
+    Stack,
+    Tower,
+    added,
+    contributors,
+    doubts_of,
+    join_stacks,
+    name_archives,
+    other_places,
+    stack_of,
+    told_places,
+    with_clock,
+    with_values,
+)
 from fluxcube.errors import SourceError
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
@@ -63,7 +78,8 @@ def read_daily_tower(
     clock : str
         Without effect: a day is a day of the tower's standard time, and so is its DOY.
     strict : bool
-        Raise for an archive that cannot be read even where another one can.
+        Raise for an archive that cannot be read even where another one can, where the sun contradicts the clock of
+        hours that days are made of, or where sources have the site in places apart.
 
     Returns
     -------
@@ -79,30 +95,61 @@ def read_daily_tower(
     SourceError
         If no archive can be read, or there is no value in any.
     """
-    names = tuple(dict.fromkeys([*predictors, *targets]))
+    told = told_places(archives)
+    info = with_clock(info, told)
+    apart = places_apart(info, other_places(info) | told)
+    if apart and strict:
+        raise SourceError(f"{info.site}: {'; '.join(apart)}")
     unread: dict[str, str] = {}
-    made = _without_double(list(_read(archives, info, names, predictors, targets, strict, unread)))
+    reading = _Reading(info, told, predictors, targets, strict)
+    made = _without_double(list(_read(archives, reading, unread)))
     if not made:
         raise SourceError("; ".join(unread.values()) or f"{info.site}: no archive to make a tower of")
     fused, given = fuse([(p.rank, p.label, p.days) for p in made], rule=rule, resolution="daily")
     fused = with_values(fused, [p.file for p in made], "daily")
     stack, beyond = _masked(stack_of(fused, "predictors", predictors, "daily"))
     fluxes = stack_of(fused, "fluxes", targets, "daily")
-    out_of_bounds = _added([*(p.out_of_bounds for p in made), beyond])
+    out_of_bounds = added([*(p.out_of_bounds for p in made), beyond])
     return Tower(
         info=info,
-        utc_offset=float(_offset(info)) if not info.utc_offsets else float(info.utc_offsets[-1][1]),
+        utc_offset=_offset(info),
         networks=contributors(made, given),
         time=fused.time.values,
         predictors=join_stacks(_computed(fused.time.values, info), stack),
         fluxes=fluxes,
         given=given,
         out_of_bounds=out_of_bounds,
-        flags_assumed=_added([p.flags_assumed for p in made]),
-        warnings=_warnings(info, made, stack, out_of_bounds),
+        flags_assumed=added(p.flags_assumed for p in made),
+        warnings=_warnings(info, made, apart, stack, out_of_bounds),
         unread=unread,
         quality={"predictors": _report(stack, made, given), "fluxes": _report(fluxes, made, given)},
+        sun_lag={p.label: round(p.lag.hours, 2) for p in made if p.lag is not None},
     )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What to read of a site."""
+
+    info: SiteInfo
+    told: Mapping[str, SiteInfo]
+    predictors: Sequence[str]
+    targets: Sequence[str]
+    strict: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.predictors, *self.targets]))
+
+    @property
+    def bounded(self) -> tuple[str, ...]:
+        """Predictors whose native steps must be possible; a target stays as it is, and what is both is so as a day."""
+        return tuple(name for name in (*self.predictors, "TA") if name not in self.targets)
+
+    def clock(self, label: str) -> Offset:
+        """Return the offset to decode an archive with: its own where it tells one, else the site's."""
+        place = self.told.get(label)
+        return clock_of(self.info if place is None or place.utc_offset is None else place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,30 +165,27 @@ class _Days:
     out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int]
     warnings: tuple[str, ...]
+    lag: SunLag | None = None
 
 
-def _read(
-    archives: Sequence[Archive], info: SiteInfo, names: Sequence[str], predictors: Sequence[str],
-    targets: Sequence[str], strict: bool, unread: dict[str, str],
-) -> Iterator[_Days]:  # fmt: skip
+def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]) -> Iterator[_Days]:
     """Read each archive, and the hours beside a daily one; note in `unread` why one could not be."""
     label = name_archives(archives)
-    # A target stays as it is; what is both is checked as a day.
-    checked = [name for name in predictors if name not in targets]
     hourly = {archive.network for archive in archives if archive.resolution in _HOURLY}
     for archive in archives:
+        clock = functools.partial(reading.clock, label(archive))  # asked only where hours are read: it may warn
         try:
-            days = None if archive.resolution in _HOURLY else read_days(archive, variables=names)
+            days = None if archive.resolution in _HOURLY else read_days(archive, variables=reading.names)
             if days is None:
-                yield _made_of_hours(archive, label(archive), info, names, checked)
+                yield _made_of_hours(archive, label(archive), clock, reading, reading.names)
                 continue
-            yield _kept(archive, label(archive), days, names)
+            yield _kept(archive, label(archive), days, reading.names)
             beside = None if archive.network in hourly else _hours_beside(archive)
-            lacking = _lacking(days, names)
+            lacking = _lacking(days, reading.names)
             if beside is not None and lacking:
-                yield _made_of_hours(beside, f"{label(archive)} (hours)", info, lacking, checked)
+                yield _made_of_hours(beside, f"{label(archive)} (hours)", clock, reading, lacking)
         except SourceError as error:
-            if strict or len(archives) == 1:
+            if reading.strict or len(archives) == 1:
                 raise
             unread[archive.path.name] = str(error)
 
@@ -164,15 +208,20 @@ def _lacking(days: xr.Dataset, names: Sequence[str]) -> list[str]:
 
 
 def _made_of_hours(
-    archive: Archive, label: str, info: SiteInfo, names: Sequence[str], checked: Sequence[str]
-) -> _Days:  # fmt: skip
-    """Read half-hours or hours, and make days of them."""
-    clock = clock_of(info)
-    wanted = [*names, *(["TA"] if "TA_RANGE" in names else [])]
+    archive: Archive, label: str, clock: Callable[[], Offset], reading: _Reading, names: Sequence[str]
+) -> _Days:
+    """Read half-hours or hours, hold their clock against the sun, and make days of them."""
+    offset, info = clock(), reading.info
+    wanted = [*names, LIGHT, *(["TA"] if "TA_RANGE" in names else [])]
     wanted = [name for name in dict.fromkeys(wanted) if name in table() and name not in COMPUTED]
-    native, counts = within_bounds(read_archive(archive, utc_offset=clock, variables=wanted), [*checked, "TA"])
-    days = to_daily(native, utc_offset=clock)
-    return replace(_kept(archive, label, days, names), from_hours=True, out_of_bounds=counts)
+    native = read_archive(archive, utc_offset=offset, variables=wanted)
+    lag = sun_lag(native, info.latitude, info.longitude)
+    doubts = lag.doubts if lag else ()
+    if doubts and reading.strict:
+        raise SourceError(f"{native.attrs['source_file']}: {'; '.join(doubts)}")
+    native, counts = within_bounds(native, reading.bounded)
+    made = _kept(archive, label, to_daily(native, utc_offset=offset), names)
+    return replace(made, from_hours=True, out_of_bounds=counts, warnings=(*doubts, *made.warnings), lag=lag)
 
 
 def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) -> _Days:
@@ -181,9 +230,6 @@ def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) 
     others = [name for name in known if name not in names]
     drop = [str(array) for array in days.data_vars for name in others if array in _arrays_of(name)]
     assumed = json.loads(days.attrs.get("flags_assumed", "{}"))
-    repeats = days.attrs.get("clock_repeats", 0)
-    doubts = [str(sentence) for sentence in json.loads(days.attrs.get("lost", "[]"))]
-    doubts += [f"{repeats} rows left out where the clock was set back"] if repeats else []
     return _Days(
         rank=2 * archive.rank + (archive.resolution != _DAILY),
         label=label,
@@ -193,7 +239,7 @@ def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) 
         from_hours=False,
         out_of_bounds={},
         flags_assumed={name: count for name, count in assumed.items() if name in names},
-        warnings=tuple(doubts),
+        warnings=doubts_of(days),
     )
 
 
@@ -247,16 +293,11 @@ def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
     return Stack(stack.names, {end: np.where(bad, np.float32(np.nan), a) for end, a in stack.parts.items()}), counts
 
 
-def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for name, count in (item for one in counts for item in one.items()):
-        total[name] = total.get(name, 0) + count
-    return total
-
-
-def _warnings(info: SiteInfo, made: Sequence[_Days], stack: Stack, out_of_bounds: dict[str, int]) -> tuple[str, ...]:
+def _warnings(
+    info: SiteInfo, made: Sequence[_Days], apart: Sequence[str], stack: Stack, out_of_bounds: dict[str, int]
+) -> tuple[str, ...]:
     """Say what is doubtful of a site, and log it; that its clock is assumed was logged by `clock_of`."""
-    found = [f"{p.label}: {doubt}" for p in made for doubt in p.warnings]
+    found = [*apart, *(f"{p.label}: {doubt}" for p in made for doubt in p.warnings)]
     days = dict(zip(stack.names, np.isfinite(stack.values).sum(0).tolist(), strict=True))
     for name, count in out_of_bounds.items():
         if count > _WARN_SHARE * (count + days.get(name, 0)):

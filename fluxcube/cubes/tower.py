@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 Record = tuple[int, str, xr.Dataset]
 
 #: Read, whether asked for or not, to check the clock.
-_LIGHT = "SW_IN"
+LIGHT = "SW_IN"
 
 CLOCKS = ("solar", "standard")
 
@@ -136,13 +136,10 @@ def read_tower(
     -----
     An archive that tells its own clock, as those of JapanFlux2024 do, is decoded with it, others with the site's.
     """
-    names = tuple(dict.fromkeys([*predictors, *targets, _LIGHT]))
+    names = tuple(dict.fromkeys([*predictors, *targets, LIGHT]))
     unread: dict[str, str] = {}
-    told = _told(archives)
-    clocks = {label: place.utc_offset for label, place in told.items() if place.utc_offset is not None}
-    if info.utc_offset is None and clocks:
-        newest = told[next(iter(clocks))]
-        info = replace(info, utc_offset=newest.utc_offset, utc_offsets=newest.utc_offsets)
+    told = told_places(archives)
+    info = with_clock(info, told)
     return tower_of(
         _read(archives, info, told, names, strict, unread), info, predictors=predictors, targets=targets, rule=rule,
         clock=clock, strict=strict, places=told, unread=unread,
@@ -193,7 +190,7 @@ def tower_of(
     ConfigError
         If two records have one label.
     """
-    apart = places_apart(info, _elsewhere(info) | dict(places or {}))
+    apart = places_apart(info, other_places(info) | dict(places or {}))
     if apart and strict:
         raise SourceError(f"{info.site}: {'; '.join(apart)}")
     made = [_publication(record, info, predictors, targets, strict) for record in records]
@@ -213,8 +210,8 @@ def tower_of(
         predictors=join_stacks(_computed(time, info, info.longitude / 15 if clock == "solar" else offset), stack),
         fluxes=fluxes,
         given=given,
-        out_of_bounds=_added(p.out_of_bounds for p in made),
-        flags_assumed=_added(p.flags_assumed for p in made),
+        out_of_bounds=added(p.out_of_bounds for p in made),
+        flags_assumed=added(p.flags_assumed for p in made),
         warnings=_warnings(info, made, apart),
         unread=dict(unread or {}),
         quality={
@@ -276,16 +273,16 @@ def _publication(
         hours=hours,
         both=both,
         lag=lag,
-        out_of_bounds=_added([counts, sums]),
+        out_of_bounds=added([counts, sums]),
         flags_assumed={name: count for name, count in assumed.items() if name in asked},
-        warnings=(*(lag.doubts if lag else ()), *_doubts(native)),
+        warnings=(*(lag.doubts if lag else ()), *doubts_of(native)),
     )
 
 
-def _doubts(native: xr.Dataset) -> tuple[str, ...]:
-    """Say what was lost of a record before it got here."""
-    found = [str(sentence) for sentence in json.loads(native.attrs.get("lost", "[]"))]
-    repeats = native.attrs.get("clock_repeats", 0)
+def doubts_of(record: xr.Dataset) -> tuple[str, ...]:
+    """Say what was lost of a record, native or daily, before it got here."""
+    found = [str(sentence) for sentence in json.loads(record.attrs.get("lost", "[]"))]
+    repeats = record.attrs.get("clock_repeats", 0)
     return (*found, *([f"{repeats} rows left out where the clock was set back"] if repeats else []))
 
 
@@ -326,7 +323,8 @@ def _quality(made: Sequence[_Publication], stack: Stack, kind: str) -> dict[str,
     return report
 
 
-def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up counts by name."""
     total: dict[str, int] = {}
     for one in counts:
         for name, count in one.items():
@@ -353,7 +351,7 @@ def _read(
         yield archive.rank, label(archive), record
 
 
-def _told(archives: Sequence[Archive]) -> dict[str, SiteInfo]:
+def told_places(archives: Sequence[Archive]) -> dict[str, SiteInfo]:
     """Return what archives themselves tell of the site, newest first."""
     label = name_archives(archives)
     told = {}
@@ -367,7 +365,15 @@ def _told(archives: Sequence[Archive]) -> dict[str, SiteInfo]:
     return told
 
 
-def _elsewhere(info: SiteInfo) -> dict[str, SiteInfo]:
+def with_clock(info: SiteInfo, told: Mapping[str, SiteInfo]) -> SiteInfo:
+    """Give a site without a clock that of the newest archive that tells its own."""
+    newest = next((place for place in told.values() if place.utc_offset is not None), None)
+    if info.utc_offset is not None or newest is None:
+        return info
+    return replace(info, utc_offset=newest.utc_offset, utc_offsets=newest.utc_offsets)
+
+
+def other_places(info: SiteInfo) -> dict[str, SiteInfo]:
     """Return the places that metadata files have of a site beside the one that is used."""
     return {file: SiteInfo(site=info.site, latitude=lat, longitude=lon) for file, lat, lon in info.elsewhere}
 
@@ -420,7 +426,7 @@ def _columns(columns: Sequence[xr.DataArray | None], ending: str, hours: int) ->
 def _warnings(info: SiteInfo, made: Sequence[_Publication], apart: Sequence[str]) -> tuple[str, ...]:
     """Say what is doubtful of a site, and log it; that its clock is assumed was logged by `clock_of`."""
     found = [*apart, *(f"{p.label}: {doubt}" for p in made for doubt in p.warnings)]
-    for name, count in _added(p.out_of_bounds for p in made).items():
+    for name, count in added(p.out_of_bounds for p in made).items():
         kept = sum(array.attrs["values"] for p in made if (array := p.of("predictors", name)) is not None)
         share = count / (count + kept)
         if share > _WARN_SHARE:
