@@ -269,7 +269,7 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(path)
+    clear_leftovers(path)
     _check_target(path, overwrite)
     building = path.with_name(f".{path.name}.building-{os.getpid()}")
     try:
@@ -589,8 +589,11 @@ def _take_place(building: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _clear_leftovers(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
     """Remove what killed runs left of the same store; a store that one had moved away comes back."""
+    path = path.absolute()
+    if not path.parent.is_dir():
+        return
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(building|replaced)-(\d+)")
     for entry in sorted(path.parent.iterdir()):
         match = pattern.fullmatch(entry.name)

@@ -31,7 +31,7 @@ from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.schema import STACKS, resolution_of
 from fluxcube.sources.badm import SiteInfo
 from fluxcube.sources.networks import Archive
-from fluxcube.stores import adopt, create, is_url, open_store, staging, store_attrs
+from fluxcube.stores import adopt, clear_leftovers, create, is_url, open_store, staging, store_attrs
 
 _BLOCK = 1 << 20
 _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_offset")
@@ -76,6 +76,7 @@ def append_site(
     """
     if is_url(store):
         raise StoreError(f"{store}: a store behind a URL is only read; append to a copy on disk.")
+    clear_leftovers(Path(store))
     with open_store(store, kind="cube", dask=False) as cube:
         labels = {stack: [str(name) for name in cube[dim].values] for stack, dim in STACKS.items()}
         resolution = resolution_of(cube)
@@ -142,7 +143,8 @@ def settings_of(store: str | os.PathLike) -> dict[str, str]:
         raise StoreError(f"{store}: expected a cube, found a store of kind {attrs.get('kind')!r}.")
     if "resolution" not in attrs:
         raise StoreError(f"{store}: an older version of fluxcube made it; build it anew with overwrite (--overwrite).")
-    return {key: str(attrs[key]) for key in ("resolution", "clock", "fusion_rule", "predictors") if key in attrs}
+    named = ("resolution", "clock", "order", "fusion_rule", "predictors")
+    return {key: str(attrs[key]) for key in named if key in attrs}
 
 
 def documents_to_keep(

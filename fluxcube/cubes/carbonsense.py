@@ -26,7 +26,7 @@ from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.badm import SiteInfo, read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover
 from fluxcube.sources.readers import chips_of, place_of, reader_of
-from fluxcube.stores import staging
+from fluxcube.stores import clear_leftovers, staging
 from fluxcube.variables import BANDS, COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "append_site", "build_carbonsense", "open_carbonsense"]
@@ -73,6 +73,7 @@ def build_carbonsense(
     resolution: str = "hourly",
     modis: str | os.PathLike | None = None,
     variables: Sequence[str] | None = None,
+    order: str = "newest",
     rule: str = "newest",
     clock: str = "solar",
     strict: bool = False,
@@ -96,6 +97,8 @@ def build_carbonsense(
         A site gets those of its own time and the month before it.
     variables : sequence of str, optional
         Predictors to keep; default all of the table. The computed ones (DOY, TOD, SW_IN_POT) always stay.
+    order : {"newest", "paper"}
+        Which publication goes before which: the newest first, or as the CarbonSense paper lists them.
     rule : {"newest", "quality"}
         Which publication gives an hour that several have (`fluxcube.cubes.fusion.fuse`).
     clock : {"solar", "standard"}
@@ -142,7 +145,8 @@ def build_carbonsense(
         raise ConfigError("append keeps a store and overwrite replaces it: give one of them.")
     labels = {"predictors": _predictors(variables, resolution), "fluxes": targets(resolution)}
     settings = {
-        "resolution": resolution, "clock": clock, "fusion_rule": rule, "predictors": " ".join(labels["predictors"])
+        "resolution": resolution, "clock": clock, "order": order, "fusion_rule": rule,
+        "predictors": " ".join(labels["predictors"]),
     }  # fmt: skip
     read = functools.partial(
         _reader(resolution), predictors=labels["predictors"], targets=labels["fluxes"], rule=rule, clock=clock,
@@ -150,7 +154,7 @@ def build_carbonsense(
     )  # fmt: skip
     job = _Job(raw, Path(store), settings, labels, read, strict, progress)
     job.find(sites)
-    if append and job.store.exists():
+    if append:
         job.keep()
     if job.kept and not job.asked and modis is None:
         return job.report()
@@ -195,7 +199,7 @@ class _Job:
 
     def find(self, sites: str | Sequence[str] | None) -> None:
         """Find the archives and places of the sites asked for."""
-        self._discovery = discover(self._roots, resolution=self._settings["resolution"])
+        self._discovery = discover(self._roots, order=self._settings["order"], resolution=self._settings["resolution"])
         self._archives = _chosen(self._discovery, sites)
         badm = self._discovery.badm
         note = None if self.strict else lambda at, error: self.left_out.update({at.name: str(error)})
@@ -205,7 +209,10 @@ class _Job:
         self.asked = list(self._archives)
 
     def keep(self) -> None:
-        """Keep the sites of the store that need not be read again."""
+        """Keep the sites of the store, if there is one, that need not be read again."""
+        clear_leftovers(self.store)
+        if not self.store.exists():
+            return
         self.kept, self._log = documents_to_keep(self.store, self._settings, self._stamps, self.left_out)
         self.asked = [site for site in self.asked if site not in self.kept]
 

@@ -1,0 +1,306 @@
+"""A cube grows by what is new: unchanged sites keep their files, and what comes out is what a build of all gives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from tower_files import PLACES, columns, write_archive, write_places, write_raw
+
+from fluxcube import stores
+from fluxcube.cubes.append import append_site
+from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
+from fluxcube.cubes.layout import EPOCH
+from fluxcube.cubes.report import open_report, read_report
+from fluxcube.errors import ConfigError, SourceError, StoreError
+from fluxcube.sources.networks import discover
+from fluxcube.sources.readers import read_archive
+
+DAYS = 6
+HOUR = np.timedelta64(1, "h")
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def shards(path: Path, site: str) -> dict[str, tuple[int, bytes]]:
+    """Inode and bytes of a site's shards, by array."""
+    at = open_store(path).site.values.tolist().index(site)
+    arrays = [a for a in path.iterdir() if a.name.startswith(("predictors", "fluxes", "modis"))]
+    found = [p for array in arrays for p in (array / "c" / str(at)).rglob("*") if p.is_file()]
+    return {p.relative_to(path).as_posix().split("/c/")[0]: (p.stat().st_ino, p.read_bytes()) for p in found}
+
+
+def open_store(path: Path) -> xr.Dataset:
+    return stores.open_store(path, kind="cube")
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return write_raw(tmp_path / "raw", days=DAYS)
+
+
+@pytest.fixture
+def some(raw, tmp_path) -> Path:
+    """A cube of two of the four sites: the first and the last but one by name."""
+    build_carbonsense(raw, tmp_path / "c.zarr", sites=["FJ-Ddd", "NP-Ccc"])
+    return tmp_path / "c.zarr"
+
+
+def test_new_sites_join_and_the_others_keep_their_files(raw, some, tmp_path):
+    before = {site: shards(some, site) for site in ("FJ-Ddd", "NP-Ccc")}
+    report = build_carbonsense(raw, some, append=True)
+    assert report.sites == tuple(sorted(PLACES)) and report.unchanged == ("FJ-Ddd", "NP-Ccc")
+    assert set(report.report["fusion"]) == {"US-Aaa", "IN-Bbb"}
+    for site, held in before.items():
+        assert held and shards(some, site) == held
+    build_carbonsense(raw, tmp_path / "whole.zarr")
+    assert files(some) == files(tmp_path / "whole.zarr")
+
+
+def test_where_links_cannot_be_made_files_are_copied(raw, some, tmp_path, monkeypatch):
+    link, refused = os.link, []
+
+    def refuse(source: Path, target: Path) -> None:
+        if "c.zarr/" not in f"{source}":  # zarr's own, within the new store
+            return link(source, target)
+        refused.append(source)
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    build_carbonsense(raw, some, append=True)
+    monkeypatch.undo()
+    assert refused
+    build_carbonsense(raw, tmp_path / "whole.zarr")
+    assert files(some) == files(tmp_path / "whole.zarr")
+
+
+def test_the_old_store_is_not_written_through_a_link(raw, some, tmp_path):
+    """A hard link made by somebody else shows what the old files hold after the append."""
+    shutil.copytree(some, tmp_path / "links", copy_function=os.link)
+    before = files(tmp_path / "links")
+    write_archive(raw, "NP-Ccc", columns(DAYS * 48, 9), start="2010-03-01T00:00")
+    build_carbonsense(raw, some, append=True)
+    assert files(tmp_path / "links") == before
+
+
+def test_a_new_year_lengthens_the_axis_and_touches_no_other_site(raw, some, tmp_path):
+    before, old = shards(some, "FJ-Ddd"), open_carbonsense(some).load()
+    write_archive(
+        raw, "NP-Ccc", columns(DAYS * 48, 9), start="2011-05-01T00:00",
+        name="FLX_{site}_FLUXNET2015_FULLSET_{res}_2011-2011_1-4",
+    )  # fmt: skip
+    report = build_carbonsense(raw, some, append=True, sites=["NP-Ccc", "FJ-Ddd"])
+    assert report.unchanged == ("FJ-Ddd",) and set(report.report["fusion"]) == {"NP-Ccc"}
+    assert shards(some, "FJ-Ddd") == before
+    new = open_carbonsense(some).load()
+    assert new.sizes["time"] > 365 * 24 > old.sizes["time"]
+    for site in old.site.values:
+        one = old.sel(site=site, time=slice(old.time_start.sel(site=site), old.time_stop.sel(site=site) - HOUR))
+        for name in ("predictors", "fluxes", "fluxes_qc"):
+            np.testing.assert_array_equal(new[name].sel(site=site, time=one.time), one[name])
+    assert new.fluxes.sel(site="NP-Ccc", time="2011-05").notnull().any()
+    build_carbonsense(raw, tmp_path / "whole.zarr", sites=["NP-Ccc", "FJ-Ddd"])
+    assert files(some) == files(tmp_path / "whole.zarr")
+
+
+def test_nothing_new_changes_nothing_not_even_a_file(raw, some):
+    before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in some.rglob("*")}
+    for path in raw.iterdir():
+        os.utime(path, (1, 1))  # a copy has another time, and is the same file
+    report = build_carbonsense(raw, some, append=True, sites=["FJ-Ddd", "NP-Ccc"])
+    assert report.unchanged == report.sites == ("FJ-Ddd", "NP-Ccc")
+    assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in some.rglob("*")} == before
+
+
+def test_another_place_is_a_change(raw, some):
+    write_places(raw, PLACES | {"FJ-Ddd": (-18.0, 178.0, 12, "ENF")})
+    report = build_carbonsense(raw, some, append=True, sites=["FJ-Ddd", "NP-Ccc"])
+    assert report.unchanged == ("NP-Ccc",)
+    assert open_carbonsense(some, sites="FJ-Ddd").igbp.item() == "ENF"
+
+
+def test_a_folder_of_news_only_keeps_what_it_does_not_have(raw, some, tmp_path):
+    for name in ("FJ-Ddd", "NP-Ccc", "IN-Bbb"):
+        (path,) = raw.glob(f"*{name}*")
+        path.unlink()
+    build_carbonsense(raw, some, append=True)
+    assert open_carbonsense(some).site.values.tolist() == ["FJ-Ddd", "NP-Ccc", "US-Aaa"]
+
+
+def test_a_site_is_not_made_poorer_by_files_that_are_not_there(raw, some):
+    """Half of what the site was made from is gone: reading the other half anew would lose its hours."""
+    (old,) = raw.glob("*NP-Ccc*")
+    old.unlink()
+    write_archive(
+        raw, "NP-Ccc", columns(DAYS * 48, 9), start="2011-05-01T00:00",
+        name="FLX_{site}_FLUXNET2015_FULLSET_{res}_2011-2011_1-4",
+    )  # fmt: skip
+    before = shards(some, "NP-Ccc")
+    report = build_carbonsense(raw, some, append=True)
+    assert shards(some, "NP-Ccc") == before
+    assert old.name in report.left_out["NP-Ccc: update"]
+    write_archive(
+        raw,
+        "NP-Ccc",
+        columns(DAYS * 48, 9),
+        start="2010-05-01T00:00",
+        name="FLX_{site}_FLUXNET2015_FULLSET_{res}_2010-2011_1-5",
+    )
+    report = build_carbonsense(raw, some, append=True)
+    assert "NP-Ccc" not in report.unchanged and not report.left_out  # its years cover those of the old file
+
+
+def test_append_refuses_other_options_and_other_stores(raw, some, tmp_path):
+    for options in ({"clock": "standard"}, {"rule": "quality"}, {"variables": ["TA"]}):
+        with pytest.raises(ConfigError, match="Append with the same options"):
+            build_carbonsense(raw, some, append=True, **options)
+    with pytest.raises(ConfigError, match="give one of them"):
+        build_carbonsense(raw, some, append=True, overwrite=True)
+    build_carbonsense(raw, tmp_path / "none.zarr", append=True)  # nothing there: a build
+    assert open_carbonsense(tmp_path / "none.zarr").sizes["site"] == 4
+
+
+def test_what_was_left_out_is_tried_again_and_forgotten(raw, some):
+    (path,) = raw.glob("*US-Aaa*")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000])
+    assert set(build_carbonsense(raw, some, append=True).left_out) == {"US-Aaa"}
+    assert open_report(some, "left_out").name.tolist() == ["US-Aaa"]
+    path.write_bytes(whole)
+    assert not build_carbonsense(raw, some, append=True).left_out
+    assert open_report(some, "left_out").empty and "US-Aaa" in open_carbonsense(some).site
+
+
+def test_a_bad_new_site_leaves_the_store_as_it_was(raw, some):
+    (path,) = raw.glob("*US-Aaa*")
+    path.write_bytes(path.read_bytes()[:2000])
+    before = files(some)
+    with pytest.raises(SourceError):
+        build_carbonsense(raw, some, append=True, strict=True)
+    assert files(some) == before and sorted(os.listdir(some.parent)) == ["c.zarr", "raw"]
+
+
+KILLED = """
+import sys
+from fluxcube.cubes.carbonsense import build_carbonsense
+build_carbonsense(sys.argv[1], sys.argv[2], append=True, progress=lambda done, total, text: print(text, flush=True))
+"""
+
+
+@pytest.mark.parametrize("moment", ["read", "write"])
+def test_a_killed_append_costs_nothing(raw, some, moment):
+    before = files(some)
+    run = subprocess.Popen([sys.executable, "-c", KILLED, str(raw), str(some)], stdout=subprocess.PIPE, text=True)
+    for line in run.stdout:
+        if line.startswith(moment):
+            run.send_signal(signal.SIGSTOP)
+            break
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    assert files(some) == before
+    assert open_carbonsense(some).sizes["site"] == 2
+    build_carbonsense(raw, some, append=True)
+    assert open_carbonsense(some).sizes["site"] == 4 and sorted(os.listdir(some.parent)) == ["c.zarr", "raw"]
+
+
+def test_killed_between_two_renames_the_store_is_told_of_and_comes_back(raw, some):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = some.with_name(f".{some.name}.replaced-{gone.pid}")
+    os.replace(some, left)
+    with pytest.raises(StoreError, match=rf"left it as {left.name}"):
+        open_carbonsense(some)
+    build_carbonsense(raw, some, append=True)
+    assert open_carbonsense(some).sizes["site"] == 4 and not left.exists()
+
+
+def native(raw: Path, site: str) -> xr.Dataset:
+    """A site's record as `read_table` gives one: values at their own step, the place in the attributes."""
+    (archive,) = [a for a in discover(raw).archives if a.site == site]
+    latitude, longitude, offset, igbp = PLACES[site]
+    ds = read_archive(archive, utc_offset=offset)
+    return ds.assign_attrs(latitude=latitude, longitude=longitude, utc_offset=offset, igbp=igbp)
+
+
+def test_a_record_joins_as_the_same_site_does_from_its_archive(raw, some, tmp_path):
+    before = shards(some, "NP-Ccc")
+    append_site(some, native(raw, "IN-Bbb"))
+    assert shards(some, "NP-Ccc") == before
+    build_carbonsense(raw, tmp_path / "three.zarr", sites=["FJ-Ddd", "IN-Bbb", "NP-Ccc"])
+    xr.testing.assert_identical(open_carbonsense(some).load(), open_carbonsense(tmp_path / "three.zarr").load())
+    told = [open_report(path).query("site == 'IN-Bbb'") for path in (some, tmp_path / "three.zarr")]
+    assert len(told[0]) and told[0].equals(told[1])
+
+
+def test_a_site_is_replaced_only_when_asked(raw, some):
+    ds = native(raw, "NP-Ccc")
+    with pytest.raises(StoreError, match="has NP-Ccc"):
+        append_site(some, ds)
+    append_site(some, ds.assign(TA=ds.TA + 1), overwrite=True)
+    append_site(some, native(raw, "US-Aaa"))
+    assert open_carbonsense(some).site.values.tolist() == ["FJ-Ddd", "NP-Ccc", "US-Aaa"]
+
+
+def test_appending_never_loses_a_site_that_came_from_a_table(raw, some):
+    append_site(some, native(raw, "IN-Bbb").assign_attrs(site="XX-Own"))
+    build_carbonsense(raw, some, append=True)
+    assert open_carbonsense(some).site.values.tolist() == [*sorted(PLACES), "XX-Own"]
+
+
+def test_a_record_that_lacks_its_place_is_refused(raw, some):
+    before = files(some)
+    ds = native(raw, "IN-Bbb")
+    del ds.attrs["latitude"]
+    with pytest.raises(SourceError, match="latitude"):
+        append_site(some, ds)
+    with pytest.raises(SourceError, match="step_minutes"):
+        append_site(some, ds.drop_attrs())
+    with pytest.raises(StoreError, match="only read"):
+        append_site("s3://bucket/cube.zarr", ds)
+    with pytest.raises(StoreError, match="no store there"):
+        append_site(some.with_name("d.zarr"), ds)
+    assert files(some) == before
+
+
+def test_what_is_older_than_the_axis_is_left_out_by_name(raw, tmp_path):
+    write_archive(
+        raw, "US-Aaa", columns(96), start="1979-12-31T00:00", name="FLX_{site}_FLUXNET2015_FULLSET_{res}_1979-1980_1-5"
+    )
+    report = build_carbonsense(raw, tmp_path / "c.zarr")
+    assert f"before {EPOCH}" in report.left_out["US-Aaa"] and len(report.sites) == 3
+
+
+def test_the_axis_begins_at_the_epoch_and_users_see_no_empty_decade(raw, some):
+    held = open_store(some)
+    assert held.time.values[0] == EPOCH and held.time.values[-1] == held.time_stop.max() - np.timedelta64(1, "h")
+    for site in ("FJ-Ddd", "NP-Ccc"):
+        ds = open_carbonsense(some, sites=site)
+        assert ds.time.values[0] == ds.time_start.values[0]
+        assert ds.fluxes.isel(time=[0, -1]).notnull().any("target").all()
+
+
+def test_the_report_of_every_site_is_kept(raw, some):
+    build_carbonsense(raw, some, append=True)
+    documents, _ = read_report(some)
+    assert list(documents) == sorted(PLACES)
+    ds, told = open_carbonsense(some).load(), open_report(some)
+    for row in told.itertuples():
+        stack, dim = ("fluxes", "target") if row.variable in ds.target else ("predictors", "variable")
+        flags = ds[f"{stack}_qc"].sel({"site": row.site, dim: row.variable})
+        held = np.bincount(flags.values[flags.values >= 0], minlength=4)
+        assert [row.flag0, row.flag1, row.flag2, row.flag3] == held.tolist() and row.hours == held.sum()
+        assert flags.time.values[flags.values >= 0][[0, -1]].tolist() == [row.first.value, row.last.value]
+    shares = open_report(some, "quality")
+    assert set(shares.site) == set(PLACES) and (shares["values"] > 0).all()
+    archives = open_report(some, "archives")
+    assert sorted(archives.site) == sorted(PLACES) and archives.digest.str.len().eq(64).all()
