@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,8 +58,10 @@ def structure(grids: Sequence[Mapping]) -> str:
     return text + "END_GROUP=GridStructure\nGROUP=PointStructure\nEND_GROUP=PointStructure\nEND\n"
 
 
-def write_hdf(path: Path, grids: Sequence[Mapping], *, metadata: str | None = None) -> Path:
-    """Write grids into an HDF4 file; layers deflated, as the archive's are."""
+def write_hdf(
+    path: Path, grids: Sequence[Mapping], *, metadata: str | None = None, chunk_rows: int | None = None
+) -> Path:
+    """Write grids into an HDF4 file; layers deflated, as a whole (as in MCD12Q1) or by rows (100 in MCD43)."""
     from pyhdf.SD import SD, SDC
 
     file = SD(str(path), SDC.WRITE | SDC.CREATE | SDC.TRUNC)
@@ -66,7 +70,10 @@ def write_hdf(path: Path, grids: Sequence[Mapping], *, metadata: str | None = No
             layer = file.create(name, _TYPES[str(values.dtype)][1], values.shape)
             for i, axis in enumerate(("YDim", "XDim") if values.shape == (g["rows"], g["cols"]) else ()):
                 layer.dim(i).setname(f"{axis}:{g['name']}")
-            layer.setcompress(SDC.COMP_DEFLATE, 1)
+            if chunk_rows:
+                _set_chunks(layer, chunk_rows, values.shape[1])
+            else:
+                layer.setcompress(SDC.COMP_DEFLATE, 1)
             for key, value in attributes.items():
                 kind = SDC.FLOAT64 if isinstance(value, float) else _TYPES[str(values.dtype)][1]
                 layer.attr(key).set(kind, value)
@@ -78,6 +85,23 @@ def write_hdf(path: Path, grids: Sequence[Mapping], *, metadata: str | None = No
     file.attr("CoreMetadata.0").set(SDC.CHAR8, "GROUP = INVENTORYMETADATA\nEND\n")
     file.end()
     return path
+
+
+class _ChunkDefinition(ctypes.Structure):
+    """HDF_CHUNK_DEF of the HDF4 library, with room to spare at its end."""
+
+    _fields_: ClassVar = [("lengths", ctypes.c_int32 * 32), ("compression", ctypes.c_int32), ("model", ctypes.c_int32),
+                          ("level", ctypes.c_int32), ("rest", ctypes.c_int32 * 40)]  # fmt: skip
+
+
+def _set_chunks(layer, rows: int, cols: int) -> None:
+    """Chunks deflated at level 4, which pyhdf has no call for: ask the library that it brings along."""
+    import pyhdf
+
+    (library,) = (Path(pyhdf.__file__).parents[1] / "pyhdf.libs").glob("libmfhdf*")
+    definition = _ChunkDefinition(compression=4, level=4)
+    definition.lengths[:2] = [rows, cols]
+    assert ctypes.CDLL(str(library)).SDsetchunk(ctypes.c_int32(layer._id), definition, ctypes.c_int32(3)) == 0
 
 
 def nadir(values: np.ndarray, corner: tuple[int, int], **changes) -> dict:

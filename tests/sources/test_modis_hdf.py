@@ -89,6 +89,18 @@ def test_only_the_window_is_read(tmp_path, monkeypatch):
     assert asked == [((10, 5), (4, 5))] * 7 + [((550, 40), (1, 1))] * 7
 
 
+def test_layers_in_chunks_of_rows_are_the_same(tmp_path):
+    """MCD43 deflates 100 rows at a time; the chunk's edges must not show."""
+    path = tmp_path / name_of("MCD43A4", DAY, tile_of(CORNER))
+    raw = values(330, 60)
+    write_hdf(path, [nadir(raw, CORNER)], chunk_rows=100)
+    (tile,) = find_tiles(path)
+    np.testing.assert_allclose(read_tile(tile), raw * 1e-4, rtol=1e-6)
+    rows, cols = np.random.default_rng(0).integers(0, [[330], [60]], (2, 500))
+    found = read_pixels(tile, CORNER[0] + rows, CORNER[1] + cols)
+    np.testing.assert_array_equal(found, read_tile(tile)[:, rows, cols])
+
+
 def test_the_later_edition_counts(tmp_path):
     old = write(tmp_path, [nadir(values(seed=1), CORNER)], edition="061.2019194040325")
     new = write(tmp_path, [nadir(values(seed=2), CORNER)], edition="061.2021003111111")
