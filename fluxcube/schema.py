@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SchemaError
+from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import table
 
@@ -147,6 +147,32 @@ def variable_coords(names: Iterable[str], dim: str = "variable", resolution: str
 def resolution_of(ds: xr.Dataset) -> str:
     """Return whether a cube is "hourly" or "daily"; one that does not say is hourly."""
     return str(ds.attrs.get("resolution", "hourly"))
+
+
+def check_resolution(ds: xr.Dataset, resolution: str, who: str) -> None:
+    """Refuse hours where days are needed, and days where hours are.
+
+    Parameters
+    ----------
+    ds : xr.Dataset
+        A cube or a forcing cube.
+    resolution : {"hourly", "daily"}
+        What it must be.
+    who : str
+        Who needs it, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If `ds` is of the other resolution.
+    """
+    found = resolution_of(ds)
+    if found != resolution:
+        steps = {"hourly": "hours", "daily": "days"}
+        raise ConfigError(
+            f"{who} works on {steps[resolution]}, and this cube holds {steps.get(found, found)}: "
+            f"build one with resolution={resolution!r}."
+        )
 
 
 def validate_cube(ds: xr.Dataset) -> xr.Dataset:

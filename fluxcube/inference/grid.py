@@ -13,7 +13,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.inference.outputs import as_fluxes, flux_names, masked_inputs, provenance
 from fluxcube.inference.predictor import ModelReference, Predictor, as_predictor
 from fluxcube.samples.features import make_block
-from fluxcube.schema import validate_forcing, validate_maps
+from fluxcube.schema import check_resolution, validate_forcing, validate_maps
 from fluxcube.timestamps import HOUR
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,12 @@ def upscale(
     SchemaError
         If `forcing` is no forcing cube.
     ConfigError
-        If it supplies none of the model's predictors, or an option does not fit.
+        If it supplies none of the model's predictors, has days where the model was trained on hours or the reverse, or
+        an option does not fit.
     """
     predictor = as_predictor(model)
     forcing = validate_forcing(forcing)
+    check_resolution(forcing, predictor.resolution, "this model")
     stride = predictor.stride_or_default(stride)
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")

@@ -72,6 +72,11 @@ class Predictor:
         return Split.from_dict(self.metadata["split"])
 
     @property
+    def resolution(self) -> str:
+        """Whether it was trained on an "hourly" or a "daily" cube; one that does not say is hourly."""
+        return self.metadata.get("cube", {}).get("resolution", "hourly")
+
+    @property
     def reference(self) -> Predictor | ModelReference:
         """What a Dask graph holds: two strings, or the model itself where it is in no file."""
         return self if self.path is None else ModelReference(str(self.path), self.digest)

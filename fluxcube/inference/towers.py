@@ -12,7 +12,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.inference.outputs import as_fluxes, flux_names, masked_inputs, provenance
 from fluxcube.inference.predictor import ModelReference, Predictor, as_predictor
 from fluxcube.samples.features import cube_block
-from fluxcube.schema import validate_cube
+from fluxcube.schema import check_resolution, validate_cube
 
 
 def predict(
@@ -49,10 +49,12 @@ def predict(
     SchemaError
         If `cube` is no tower cube.
     ConfigError
-        If the cube supplies none of the model's predictors, or keeps another clock.
+        If the cube supplies none of the model's predictors, keeps another clock, or has days where the model was
+        trained on hours, or the reverse.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
+    check_resolution(cube, predictor.resolution, "this model")
     _check_clock(cube, predictor)
     stride = predictor.stride_or_default(stride)
     masked = masked_inputs(predictor, cube, "cube")

@@ -18,7 +18,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.splits import Split, per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
-from fluxcube.schema import validate_cube
+from fluxcube.schema import check_resolution, validate_cube
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.run import LOG, SPLIT, STATE, Run, prepare, write_log
 from fluxcube.variables import COMPUTED, table
@@ -105,7 +105,7 @@ def fit(
     CheckpointError
         If `out` holds a finished run, or something else.
     ConfigError
-        If the settings contradict each other, or an unfinished run in `out` has other ones.
+        If the settings contradict each other, an unfinished run in `out` has other ones, or the cube is daily.
     SplitError
         If the sites cannot be split.
     UnknownNameError
@@ -121,6 +121,7 @@ def fit(
     ['model.json', 'run.json', 'split.json']
     """
     cube, folder = validate_cube(cube), Path(out)
+    check_resolution(cube, "hourly", f"the model {model}")
     split = _split(cube, split, seed)
     spec = cube_spec(
         cube, split.train, targets=target, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
@@ -280,7 +281,7 @@ def _metadata(cube, spec: FeatureSpec, split: Split, request: Mapping, history: 
         {"name": name, "units": table()[variable].units}
         for name, variable in zip(spec.inputs, spec.input_variables, strict=True)
     ]
-    kept = ("title", "clock", "fluxcube_version", "sources", "licences")
+    kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
     return {
         "features": spec.to_dict(),
         "inputs": inputs,
