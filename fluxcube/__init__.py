@@ -12,8 +12,13 @@ __version__ = "0.1.0"
 
 #: What a user types, and the module it lives in.
 _FACE = {
+    "inspect": "fluxcube.inventory",
+    "inspect_raw": "fluxcube.sources.inspection",
+    "read_table": "fluxcube.sources.table",
     "build_carbonsense": "fluxcube.cubes.carbonsense",
+    "append_site": "fluxcube.cubes.append",
     "open_carbonsense": "fluxcube.catalog",
+    "open_report": "fluxcube.cubes.report",
     "open_forcing": "fluxcube.cubes.forcing",
     "fit": "fluxcube.training.fit",
     "load_model": "fluxcube.inference.predictor",

@@ -33,28 +33,57 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
 
 @app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="Folder of raw archives, or a cube, or maps (also s3://...).")],
+    resolution: Annotated[str, typer.Option(help="What a build would look for: hourly or daily.")] = "hourly",
+    order: Annotated[str, typer.Option(help="Which publication wins: newest or paper.")] = "newest",
+    everything: Annotated[bool, typer.Option("--all", help="Name every file that is left aside.")] = False,
+) -> None:
+    """Tell what is there, what of it will be used and what not, and why; nothing is read whole.
+
+    Example: `fluxcube inspect downloads/`.
+    """
+    from fluxcube.inventory import inspect as tell
+
+    with bar("inspect") as progress:
+        text = tell(path, order=order, resolution=resolution, most=None if everything else 10, progress=progress)
+    typer.echo(text)
+
+
+@app.command()
 def build(
     raw: Annotated[Path, typer.Argument(help="Folder of downloaded archives, BADM or site tables among them.")],
     store: Annotated[Path, typer.Argument(help="Cube to write, e.g. cube.zarr.")],
-    modis: Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")] = None,
+    modis: Annotated[
+        Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
+    ] = None,
     site: Annotated[list[str] | None, typer.Option(help="Only this site; may be repeated.")] = None,
+    resolution: Annotated[str, typer.Option(help="hourly (UTC) or daily (local days).")] = "hourly",
+    order: Annotated[str, typer.Option(help="Which publication wins: newest or paper.")] = "newest",
     rule: Annotated[str, typer.Option(help="Which source wins: newest or quality.")] = "newest",
     clock: Annotated[str, typer.Option(help="DOY and TOD in solar or standard time.")] = "solar",
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first site that cannot be read.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first site that cannot be read, or whose clock is doubtful.")
+    ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Keep a cube that is there; add what is new or changed.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Build the CarbonSense cube from raw tower archives.
 
-    Example: `fluxcube build downloads/ cube.zarr --modis tiles/`. Exit status 3 if a site was left out.
+    Example: `fluxcube build downloads/ cube.zarr --modis tiles/`, and after more downloads the same with `--append`.
+    Exit status 3 if a site was left out.
     """
     from fluxcube.cubes.carbonsense import build_carbonsense
 
     with bar("build") as progress:
         report = build_carbonsense(
-            raw, store, modis=modis, sites=site, rule=rule, clock=clock, strict=strict, overwrite=overwrite,
-            progress=progress,
+            raw, store, resolution=resolution, modis=modis, sites=site, order=order, rule=rule, clock=clock,
+            strict=strict, append=append, overwrite=overwrite, progress=progress,
         )  # fmt: skip
-    typer.echo(f"{report.store}: {len(report.sites)} sites")
+    kept = f", {len(report.unchanged)} of them unchanged" if append else ""
+    typer.echo(f"{report.store}: {len(report.sites)} sites{kept}")
     for name, reason in report.left_out.items():
         typer.echo(f"left out {name}: {reason}", err=True)
     if report.left_out:

@@ -29,7 +29,7 @@ LAYERS = [
     {"training", "inference"},
     {"plotting"},
     {"evaluation"},
-    {"catalog"},
+    {"catalog", "inventory"},
     {"demo"},
     {"cli"},
 ]

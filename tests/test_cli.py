@@ -10,7 +10,7 @@ import pytest
 
 from fluxcube.samples.splits import Split
 
-COMMANDS = ("build", "train", "evaluate", "upscale", "plot", "demo")
+COMMANDS = ("inspect", "build", "train", "evaluate", "upscale", "plot", "demo")
 
 
 def run(*arguments: object, status: int = 0, **options: object) -> subprocess.CompletedProcess:

@@ -1,0 +1,131 @@
+"""What is there: raw archives, a cube or maps, told as text before anyone reads them whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fluxcube.cubes.report import open_report
+from fluxcube.schema import resolution_of
+from fluxcube.sources.inspection import format_inspection, inspect_raw
+from fluxcube.stores import done_regions, is_url, open_store, store_attrs
+
+Progress = Callable[[int, int, str], None]
+
+_HEADINGS = ("variable", "sites", "values", "measured", "good", "medium", "poor", "sources")
+
+
+def inspect(
+    path: str | os.PathLike,
+    *,
+    order: str = "newest",
+    resolution: str = "hourly",
+    most: int | None = 10,
+    progress: Progress | None = None,
+) -> str:
+    """Tell what a folder of raw archives, a cube or a store of maps holds, and what of it is left aside, and why.
+
+    Nothing is read whole: of archives their names, headers and some rows (`fluxcube.inspect_raw` gives the same as a
+    table), of stores their coordinates and report.
+
+    Parameters
+    ----------
+    path : path or URL
+        Folder of raw archives, or a store.
+    order, resolution
+        What a build would be told (raw archives only).
+    most : int or None
+        Files named for each reason to leave them aside; None: all.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    SourceError, StoreError
+        If there is nothing at the path, or it cannot be opened.
+    """
+    if not is_url(path) and not (Path(path) / "zarr.json").is_file():
+        return format_inspection(inspect_raw(path, order=order, resolution=resolution, progress=progress), most=most)
+    kind = store_attrs(path).get("kind")
+    return "\n".join(_cube(path, most) if kind == "cube" else _other(path, str(kind)))
+
+
+def _cube(store: str | os.PathLike, most: int | None) -> Iterator[str]:
+    ds = open_store(store, kind="cube", dask=False)
+    resolution = resolution_of(ds)
+    first, last = ds.time_start.values.min(), ds.time_stop.values.max()
+    yield f"{store}: {resolution} cube of {ds.sizes['site']} sites, {_day(first)} to {_day(last)}"
+    settings = ("clock", "fusion_rule", "fluxcube_version")
+    yield "  " + ", ".join(f"{name} {ds.attrs[name]}" for name in settings if name in ds.attrs)
+    yield "  classes: " + _counted(ds.igbp.values)
+    yield "  networks: " + _counted([name for text in ds.network.values for name in text.split(";")])
+    if "modis" in ds or "surface" in ds:
+        yield f"  satellite: {'modis' if 'modis' in ds else 'surface'} on {ds.sizes['day']} days"
+    yield ""
+    yield from _aligned([_HEADINGS, *_of_variables(open_report(store))])
+    yield from _aside(store, most)
+
+
+def _of_variables(fusion: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Yield a line a variable: how many values it has, and of what quality."""
+    for name, rows in fusion.groupby("variable", sort=False):
+        values = int(rows.hours.sum())
+        flags = [rows[flag].sum() / values if flag in rows and rows[flag].notna().any() else None for flag in _FLAGS]
+        shares = ("" if share is None else f"{100 * share:.0f} %" for share in flags)
+        yield str(name), str(rows.site.nunique()), f"{values:,}", *shares, ", ".join(sorted(set(rows.source)))
+
+
+_FLAGS = ("flag0", "flag1", "flag2", "flag3")
+
+
+def _aside(store: str | os.PathLike, most: int | None) -> Iterator[str]:
+    """Yield what is not in a cube and what is doubtful of what is."""
+    left, notes = open_report(store, "left_out"), open_report(store, "notes")
+    for title, lines in (
+        (
+            "not in it",
+            [f"{row.name}: {row.why}" for row in left.drop(columns="what").itertuples(index=False, name="Row")],
+        ),
+        ("to know", [f"{row.site}: {row.text}" for row in notes.itertuples() if row.kind in ("warning", "lost")]),
+    ):
+        if lines:
+            yield from ("", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines[:most]))
+            if len(lines) > len(lines[:most]):
+                yield f"  and {len(lines) - len(lines[:most])} more: fluxcube.open_report(store, ...)"
+
+
+def _other(store: str | os.PathLike, kind: str) -> Iterator[str]:
+    """Yield what maps (or a store of another kind) hold, and whether they are whole."""
+    ds = open_store(store, kind=kind, allow_partial=True)
+    sizes = ", ".join(f"{name} {size}" for name, size in ds.sizes.items())
+    yield f"{store}: {kind}: {', '.join(map(str, ds.data_vars))} on {sizes}"
+    if "time" in ds.coords:
+        yield f"  {ds.time.values[0].astype('datetime64[h]')} to {ds.time.values[-1].astype('datetime64[h]')} UTC"
+    for name in ("model", "masked_predictors", "stride", "fluxcube_version"):
+        if ds.attrs.get(name):
+            yield f"  {name}: {ds.attrs[name]}"
+    if store_attrs(store).get("complete") is not True:
+        yield f"  NOT COMPLETE: {len(done_regions(store))} regions are written; run what makes it again to go on"
+
+
+def _day(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[D]"))
+
+
+def _counted(labels) -> str:
+    counts = pd.Series(list(labels), dtype=object).replace("", "unknown").value_counts()
+    return ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,64 @@
+"""What `inspect` tells of raw archives, cubes and maps agrees with what they hold."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import fluxcube as fc
+from fluxcube.errors import SourceError, StoreError
+
+
+def test_of_raw_archives_it_tells_each_site_and_what_is_left_aside(planet_files):
+    text = fc.inspect(planet_files / "towers")
+    table = fc.inspect_raw(planet_files / "towers")
+    for site in table.site[table.used]:
+        assert re.search(rf"^{site} .* yes ", text, re.MULTILINE), site
+    assert f"{table.site[table.used].nunique()} sites in {int(table.used.sum())} archives will be used" in text
+    assert f"{int((~table.used).sum())} left aside" in text or table.used.all()
+
+
+def test_of_a_cube_it_counts_what_the_cube_holds(cube_store):
+    text, ds = fc.inspect(cube_store), fc.open_carbonsense(cube_store)
+    assert f"hourly cube of {ds.sizes['site']} sites" in text
+    flags = ds.fluxes_qc.sel(target="NEE").values
+    line = next(line for line in text.splitlines() if line.startswith("NEE "))
+    _, sites, values, measured = line.split()[:4]
+    assert int(sites) == int((flags >= 0).any(1).sum())
+    assert int(values.replace(",", "")) == int((flags >= 0).sum())
+    assert abs(int(measured) - 100 * (flags == 0).sum() / (flags >= 0).sum()) <= 0.5
+
+
+@pytest.fixture
+def maps() -> xr.Dataset:
+    coords = {"time": np.arange("2020-01-01T00", "2020-01-01T04", dtype="datetime64[h]").astype("datetime64[ns]")}
+    coords |= {"latitude": [1.0, 0.0], "longitude": [5.0, 6.0]}
+    values = xr.DataArray(np.ones((4, 2, 2), "float32"), coords, ("time", "latitude", "longitude")).chunk(time=2)
+    land = ("latitude", "longitude"), np.ones((2, 2))
+    return xr.Dataset({"NEE": values}, attrs={"model": "some model"}).assign_coords(land_fraction=land)
+
+
+def test_maps_that_are_not_whole_say_so(maps, tmp_path):
+    whole = fc.write_maps(maps, tmp_path / "whole.zarr")
+    assert "NOT COMPLETE" not in fc.inspect(whole) and "some model" in fc.inspect(whole)
+
+    def fail(block, block_info=None):
+        if block_info[0]["array-location"][0][0] == 2:
+            raise OSError("unreadable")
+        return block
+
+    broken = maps.assign(NEE=maps.NEE.copy(data=maps.NEE.data.map_blocks(fail, dtype="float32")))
+    with pytest.raises(OSError, match="unreadable"):
+        fc.write_maps(broken, tmp_path / "part.zarr", workers=1)
+    assert "NOT COMPLETE: 1 regions" in fc.inspect(tmp_path / "part.zarr")
+
+
+def test_nothing_there_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match="no such"):
+        fc.inspect(tmp_path / "absent")
+    (tmp_path / "zarr.json").write_text("{}")
+    with pytest.raises(StoreError):
+        fc.inspect(tmp_path)
