@@ -75,6 +75,7 @@ class Windows:
     """Batches of windows: the last hours before each hour with an observed flux.
 
     Iterate over it for NumPy arrays, or over `loader()` for torch tensors. A pass is an epoch, the next pass the next.
+    (``torch.utils.data.DataLoader(windows, batch_size=None)`` works, too, but repeats an epoch until `set_epoch`.)
     What an epoch holds and in which order depends on `seed` and the epoch alone. No window holds an hour of another
     tower, or of the other side of a hole in the time axis; a missing hour is a row of masked tokens.
 
@@ -110,7 +111,7 @@ class Windows:
     drop_last : bool
         Whether a last batch with fewer windows is left out.
     limit : int, optional
-        Use so many windows of each epoch.
+        Use so many windows of each epoch, all ranks together.
     seed : int
         Of the order and the phases; the same on all ranks.
     rank, world_size : int

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -239,6 +240,19 @@ def test_a_plain_data_loader_takes_windows(towers):
 def test_windows_travel_to_other_processes(towers):
     windows = Windows(towers, length=24, batch_size=64, seed=1)
     equal(pickle.loads(pickle.dumps(windows))[3], windows[3])
+
+
+def test_an_epoch_copies_its_batches_and_no_more():
+    data = coded([(0, 200_000)], step=200_000)
+    wide = np.repeat(data.series.met, 16, axis=1)
+    data = dataclasses.replace(data, series=dataclasses.replace(data.series, met=wide))
+    windows = Windows(data, length=32, batch_size=64, limit=2000)
+    tracemalloc.start()
+    for _ in windows:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.3 * wide.nbytes
 
 
 def test_torch_is_not_needed():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch
 from fluxcube.samples.features import NO_CHIP, Block
-from fluxcube.samples.windows import flatten, gather, join
+from fluxcube.samples.windows import cut, flatten, gather, join
 
 
 def random_block(rng, places=3, hours=100, chips=6):
@@ -95,3 +95,47 @@ def test_places_of_different_lengths_are_joined():
 def test_a_window_outside_its_place_is_refused(stop):
     with pytest.raises(ConfigError, match="window"):
         gather(random_block(np.random.default_rng(0)), [0], [stop], 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 40), st.integers(1, 3), st.integers(0, 99))
+def test_cut_equals_a_naive_loop(places, length, columns, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(sum(places), columns)).astype("float32")
+    place = rng.integers(0, len(places), 9)
+    start, stop = np.cumsum([0, *places])[place], rng.integers(1, np.array(places)[place] + 1)
+    for got, first, last in zip(cut(rows, start, stop, length), start, stop, strict=True):
+        padded = np.concatenate([np.full((length, columns), np.nan, "float32"), rows[first : first + last]])
+        np.testing.assert_array_equal(got, padded[-length:])
+    before = rows.copy()
+    cut(rows, start, stop, length)[:] = 0  # a copy: writing to a window changes no data
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_stretches_of_one_tower_share_its_chips():
+    """Hours 0..39 and 60..99 of a tower with chips at 5, 29, 53 and 77: the second stretch begins with that of 53."""
+    chips = np.arange(4, dtype="float32")[None, :, None, None] * np.ones((1, 4, 1, 64), "float32")
+    block = Block(
+        met=np.arange(40, dtype="float32").reshape(1, 40, 1), observed=np.ones((1, 40), bool),
+        numbers=np.empty((1, 0), "float32"), classes=np.empty((1, 0), int), chips=chips,
+        chip_hour=np.array([[5, 29, 53, 77]]), first_hour=1000,
+    )  # fmt: skip
+    bare = dataclasses.replace(block, chips=chips[:, :0], chip_hour=block.chip_hour[:, :0], first_hour=1060)
+    both = join([block, bare])
+    both = dataclasses.replace(both, chip_zero=both.chip_zero[0] + np.array([0, 60]))
+    for series, place in ((both, [0, 1, 1]), (join([both, both]), [2, 3, 3])):
+        got = gather(series, np.array(place), np.array([30, 10, 18]), 10)
+        assert got["image_step"].tolist() == [[0, 9], [0, -1], [0, 9]]
+        np.testing.assert_array_equal(got["images"][:, :, 0, 0], [[0, 1], [2, np.nan], [2, 3]])
+
+
+def test_joining_copies_and_leaves_the_parts_alone():
+    blocks = [random_block(np.random.default_rng(seed)) for seed in range(3)]
+    before = [block.met.copy() for block in blocks]
+    joined = join(block for block in blocks)
+    assert not any(np.shares_memory(joined.met, block.met) for block in blocks)
+    joined.met[:] = 0
+    for block, met in zip(blocks, before, strict=True):
+        np.testing.assert_array_equal(block.met, met)
+    one = random_block(np.random.default_rng(0), places=1)
+    np.testing.assert_array_equal(join([flatten(one)]).chip_key, flatten(one).chip_key)
