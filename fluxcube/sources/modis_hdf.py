@@ -241,5 +241,5 @@ def _pyhdf():
         from pyhdf.error import HDF4Error
         from pyhdf.SD import SD
     except ImportError:
-        raise missing_package("pyhdf", "hdf4", "reading MODIS HDF4 tiles") from None
+        raise missing_package("pyhdf", "sources", "reading MODIS HDF4 tiles") from None
     return SD, HDF4Error

@@ -53,7 +53,7 @@ def read_sheet(location: Location) -> Iterator[tuple[int, list[str]]]:
     try:
         import openpyxl
     except ImportError as error:
-        raise missing_package("openpyxl", "excel", "reading site metadata from XLSX") from error
+        raise missing_package("openpyxl", "sources", "reading site metadata from XLSX") from error
     data = _bytes(location)
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=False, keep_links=False)

@@ -182,7 +182,7 @@ def test_without_pyhdf_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyhdf.SD", None)
     assert len(list_rasters(tmp_path)) == 1
     modis_hdf._layout.cache_clear()
-    with pytest.raises(MissingPackageError, match=r"pip install 'fluxcube\[hdf4\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'fluxcube\[sources\]'"):
         find_tiles(path)
 
 
