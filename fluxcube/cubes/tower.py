@@ -80,9 +80,9 @@ class Tower:
         What each rule removed, by stack and variable. ``values``: native values in all publications; shares of them,
         where not 0: ``out_of_bounds`` (that cannot be), ``hour_incomplete`` (in an hour that was observed less than
         half, or a sum's not wholly, or of winds without a mean direction), ``split`` (kept, in two hours), ``no_flag``
-        (kept, with the flag that their column's name implies). ``hours`` with a value in the tower; ``superseded``:
-        share of the hourly values of all publications that gave way to another's; ``remain``: shares of `hours` whose
-        flag is at most 0, 1 and 2.
+        (kept, with the flag that their column's name implies). ``hours`` with a value in the tower; shares of the
+        hourly values of all publications: ``sum_out_of_bounds`` (of halves that can be) and ``superseded`` (that gave
+        way to another's); ``remain``: shares of `hours` whose flag is at most 0, 1 and 2.
     sun_lag : dict of str to float
         Hours by which each publication's clock has light later than the sun, where there is enough light to tell.
     """
@@ -210,7 +210,7 @@ def tower_of(
         predictors=join_stacks(_computed(time, info, info.longitude / 15 if clock == "solar" else offset), stack),
         fluxes=fluxes,
         given=given,
-        out_of_bounds=added(p.out_of_bounds for p in made),
+        out_of_bounds=added(counts for p in made for counts in (p.out_of_bounds, p.sums_out_of_bounds)),
         flags_assumed=added(p.flags_assumed for p in made),
         warnings=_warnings(info, made, apart),
         unread=dict(unread or {}),
@@ -238,6 +238,7 @@ class _Publication:
     both: xr.Dataset
     lag: SunLag | None
     out_of_bounds: dict[str, int]
+    sums_out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int]
     warnings: tuple[str, ...]
 
@@ -273,7 +274,8 @@ def _publication(
         hours=hours,
         both=both,
         lag=lag,
-        out_of_bounds=added([counts, sums]),
+        out_of_bounds=counts,
+        sums_out_of_bounds=sums,
         flags_assumed={name: count for name, count in assumed.items() if name in asked},
         warnings=(*(lag.doubts if lag else ()), *doubts_of(native)),
     )
@@ -304,7 +306,9 @@ def _quality(made: Sequence[_Publication], stack: Stack, kind: str) -> dict[str,
     report = {}
     for i, name in enumerate(stack.names):
         held = [array for p in made if (array := p.of(kind, name)) is not None]
-        bad = sum(p.out_of_bounds.get(name, 0) for p in made) if kind == "predictors" else 0
+        bounded = made if kind == "predictors" else ()
+        bad = sum(p.out_of_bounds.get(name, 0) for p in bounded)
+        sums = sum(p.sums_out_of_bounds.get(name, 0) for p in bounded)
         values = sum(array.attrs["values"] for array in held) + bad
         flags = stack.parts["_qc"][:, i]
         hours, offered = int((flags >= 0).sum()), sum(int(np.isfinite(array.values).sum()) for array in held)
@@ -313,6 +317,7 @@ def _quality(made: Sequence[_Publication], stack: Stack, kind: str) -> dict[str,
             "hour_incomplete": (sum(array.attrs["steps_lost"] for array in held), values),
             "split": (sum(array.attrs["steps_split"] for array in held), values),
             "no_flag": (sum(p.flags_assumed.get(name, 0) for p in made), values),
+            "sum_out_of_bounds": (sums, offered + sums),
             "superseded": (offered - hours, offered),
         }
         report[name] = {"values": values, "hours": hours}
@@ -430,7 +435,8 @@ def _warnings(info: SiteInfo, made: Sequence[_Publication], apart: Sequence[str]
         kept = sum(array.attrs["values"] for p in made if (array := p.of("predictors", name)) is not None)
         share = count / (count + kept)
         if share > _WARN_SHARE:
-            found.append(f"{name}: {100 * share:.2g} % of its values were out of bounds and became missing")
+            percent = f"{100 * share:.2g}" if share < 0.995 else "100"
+            found.append(f"{name}: {percent} % of its values were out of bounds and became missing")
     for doubt in found:
         _log.warning("%s: %s", info.site, doubt)
     if info.utc_offset is None:
