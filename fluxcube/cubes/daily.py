@@ -86,7 +86,7 @@ def read_daily_tower(
     Tower
         Its ``time`` are local dates without holes; predictors have the parts "" and "_quality", fluxes
         "_randunc" and "_jointunc" beside them where any day has one. ``out_of_bounds`` counts native steps of days made
-        from hours, and days; ``flags_assumed`` native steps whose flag was assumed, and days of unknown quality.
+        from hours, and days; ``flags_assumed`` native steps whose flag was assumed.
         ``quality`` has by stack and variable: ``days`` with a value, and shares of them, where not 0: ``from_hours``
         (made of hours) and ``unknown`` (without a quality); ``remain``: shares whose quality is at least 0.5, 0.75, 1.
 
@@ -119,7 +119,7 @@ def read_daily_tower(
         fluxes=fluxes,
         given=given,
         out_of_bounds=out_of_bounds,
-        flags_assumed=added(p.flags_assumed for p in made),
+        flags_assumed=added(p.flags_assumed for p in made if p.from_hours),
         warnings=_warnings(info, made, apart, stack, out_of_bounds),
         unread=unread,
         quality={"predictors": _report(stack, made, given), "fluxes": _report(fluxes, made, given)},
@@ -304,6 +304,10 @@ def _warnings(
             found.append(f"{name}: {count} half-hours, hours or days were out of bounds and became missing")
     for doubt in found:
         _log.warning("%s: %s", info.site, doubt)
+    unknown = added(p.flags_assumed for p in made if not p.from_hours)
+    if unknown:
+        counts = ", ".join(f"{name} {count}" for name, count in unknown.items())
+        found.append(f"quality unknown, days that no min_quality keeps: {counts}")
     if info.utc_offset is None and any(p.from_hours for p in made):
         found.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
     return tuple(found)
