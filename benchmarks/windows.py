@@ -140,7 +140,7 @@ class PerItem(Dataset):
 
     def _rows(self, window: tuple[int, int, int]) -> np.ndarray:
         if self.kind == "pandas":
-            return pd.read_sql_query(self.hours, self.database, params=window).to_numpy(np.float32)
+            return pd.read_sql_query(self.hours, self.database, params=window).to_numpy(np.float32, copy=True)
         return np.array(self.database.execute(self.hours, window).fetchall(), np.float32)
 
     def _images(self, site: int, first: int, last: int) -> dict[str, torch.Tensor]:

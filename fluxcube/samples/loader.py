@@ -189,7 +189,7 @@ class Windows:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """Give the rest of the present epoch; at its end the next one is the present."""
-        return self._counted(self[index] for index in self._indices())
+        return self._counted((self[index] for index in self._indices()), self.epoch, self.first_batch)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
         """Return a batch by its number in the present epoch, or by (epoch, number)."""
@@ -250,7 +250,7 @@ class Windows:
 
             def __iter__(self):
                 len(windows)  # drawn before workers are forked, which then need not do it
-                return windows._counted(super().__iter__())
+                return windows._counted(super().__iter__(), windows.epoch, windows.first_batch)
 
         return Loader(self, batch_size=None, sampler=_Order(self), **options)
 
@@ -261,10 +261,9 @@ class Windows:
         epoch = self.epoch  # in the index, for workers that outlive an epoch
         return ((epoch, batch) for batch in range(self.first_batch, len(self)))
 
-    def _counted(self, batches: Iterable) -> Iterator:
-        epoch, self._done = self.epoch, self.first_batch
-        for batch in batches:
-            self._done += 1
+    def _counted(self, batches: Iterable, epoch: int, first_batch: int) -> Iterator:
+        for done, batch in enumerate(batches, first_batch + 1):
+            self.epoch, self._done = epoch, done
             yield batch
         self.set_epoch(epoch + 1)
 

@@ -425,3 +425,27 @@ def test_a_cube_in_a_store_gives_windows_in_two_lines(cube_store):
     batch = next(iter(load_windows(cube, length=48, batch_size=8)))
     assert batch["met"].shape[:2] == (8, 48) and batch["images"].shape[2:] == (9, 64)
     assert batch["mask"].any()
+
+
+def test_a_pass_is_of_the_epoch_it_was_begun_in(towers):
+    windows = Windows(towers, length=24, batch_size=100)
+    begun = iter(windows)
+    windows.set_epoch(7, 2)
+    np.testing.assert_array_equal(next(begun)["time"], Windows(towers, length=24, batch_size=100)[0, 0]["time"])
+    assert (windows.state_dict()["epoch"], windows.state_dict()["batch"]) == (0, 1)
+
+
+def test_targets_of_a_real_tower_are_the_hourly_means_of_its_file(shared_data, tmp_path):
+    """Read independently: pandas, standard time moved by the tower's 9.5 h, the two halves of an hour averaged."""
+    import pandas as pd
+
+    import fluxcube as fc
+
+    (path,) = (shared_data / "towers").glob("*_AU-ASM_*.zip")
+    fc.build_carbonsense(shared_data / "towers", tmp_path / "c.zarr", sites=["AU-ASM"])
+    batch = load_windows(fc.open_carbonsense(tmp_path / "c.zarr"), length=32, max_qc=0, batch_size=500)[0]
+    table = pd.read_csv(path, na_values=-9999, usecols=["TIMESTAMP_START", "NEE_VUT_REF", "NEE_VUT_REF_QC"])
+    hour = (pd.to_datetime(table.TIMESTAMP_START.astype(str)) - pd.Timedelta(hours=9.5)).dt.floor("h")
+    means = table.groupby(hour).mean().loc[pd.DatetimeIndex(batch["time"].astype("datetime64[h]"))]
+    np.testing.assert_allclose(batch["targets"][:, 0, 0], means.NEE_VUT_REF, rtol=1e-5, atol=1e-5)
+    assert (means.NEE_VUT_REF_QC == 0).all() and len(means) == 500
