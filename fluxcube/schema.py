@@ -22,8 +22,10 @@ Times are UTC at the start of the hour, one step an hour, without holes. A daily
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -31,6 +33,9 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Pixel centres of a chip: metres north (y, from north to south) and east (x) of its centre.
 CHIP_Y = np.arange(1750.0, -2000.0, -500.0)
@@ -278,6 +283,39 @@ class FluxcubeAccessor:
                     {k: v for k, v in self._unstacked(stack, dim).items() if k not in out},
                 )
         return out
+
+    def citations(self) -> pd.DataFrame:
+        """Tell whom to cite for the sites of this Dataset, and under which licence their data may be used.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a site and publication: ``site``, ``network``, ``citation``, ``doi`` and ``licence``. The citation
+            is that of the site's own product where it is known, else of the publication.
+
+        Raises
+        ------
+        SchemaError
+            If the Dataset has no citations: it is no part of a cube that this version of fluxcube built.
+        """
+        import pandas as pd
+
+        missing = [name for name in ("site", "network", "citation", "doi") if name not in self._ds.coords]
+        if missing:
+            raise SchemaError(
+                f"citations need the coordinates site, network, citation and doi of a cube; {', '.join(missing)} "
+                "is not among them. Take them from the cube, or build it anew."
+            )
+        licences = {
+            name: row.get("licence", "") for name, row in json.loads(self._ds.attrs.get("sources", "{}")).items()
+        }
+        rows = []
+        for site, *texts in zip(*(np.atleast_1d(self._ds[n].values) for n in ("site", "network", "citation", "doi")),
+                                strict=True):  # fmt: skip
+            networks, citations, dois = (text.split(join) for text, join in zip(texts, (";", "\n", ";"), strict=True))
+            for network, citation, doi in zip(networks, citations, dois, strict=True):
+                rows.append((str(site), network, citation, doi, licences.get(network, "")))
+        return pd.DataFrame(rows, columns=["site", "network", "citation", "doi", "licence"])
 
     def _unstacked(self, stack: str, dim: str) -> dict[str, xr.DataArray]:
         arrays = {}

@@ -158,8 +158,8 @@ def adopt(path: str | os.PathLike, source: str | os.PathLike, places: Mapping[in
         If an array of both is laid out differently: it was written by another version, and must be made anew.
     """
     path, source = Path(path), Path(source)
-    for name, array in _group(path, "r").arrays():
-        if array.shards is None or array.shards[0] != 1 or not (source / name / "zarr.json").exists():
+    for name in sorted(meta.parent.name for meta in path.glob("*/zarr.json")):
+        if not (source / name / "zarr.json").exists() or not _is_sharded_by_place(path / name):
             continue
         if _layout(path / name) != _layout(source / name):
             raise StoreError(
@@ -170,6 +170,12 @@ def adopt(path: str | os.PathLike, source: str | os.PathLike, places: Mapping[in
             for file in sorted((source / name / "c" / str(old)).rglob("*")):
                 if file.is_file():
                     _link(file, path / name / "c" / str(new) / file.relative_to(source / name / "c" / str(old)))
+
+
+def _is_sharded_by_place(array: Path) -> bool:
+    meta = json.loads((array / "zarr.json").read_bytes())
+    codecs = [codec["name"] for codec in meta.get("codecs", ())]
+    return codecs == ["sharding_indexed"] and meta["chunk_grid"]["configuration"]["chunk_shape"][0] == 1
 
 
 def _link(source: Path, target: Path) -> None:

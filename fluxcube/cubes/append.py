@@ -141,7 +141,7 @@ def settings_of(store: str | os.PathLike) -> dict[str, str]:
     attrs = store_attrs(store)
     if attrs.get("kind") != "cube":
         raise StoreError(f"{store}: expected a cube, found a store of kind {attrs.get('kind')!r}.")
-    if "resolution" not in attrs:
+    if "order" not in attrs:
         raise StoreError(f"{store}: an older version of fluxcube made it; build it anew with overwrite (--overwrite).")
     named = ("resolution", "clock", "order", "fusion_rule", "predictors")
     return {key: str(attrs[key]) for key in named if key in attrs}
@@ -305,7 +305,7 @@ def compose(
         if site in fresh:
             write_tower(building, order[site], documents[site]["place"], labels, resolution)
         if site in cut:
-            write_chips(building, order[site], site)
+            write_chips(building, order[site], site, resolution)
 
     sites = sorted({*fresh, *cut})
     if each is None:

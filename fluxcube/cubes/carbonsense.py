@@ -7,9 +7,8 @@ years in a file's name are a promise, not a fact. Then each site's shards are wr
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from fluxcube.cubes.append import append_site, compose, documents_to_keep, stamp
 from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import check_epoch, put_aside, put_chips_aside
 from fluxcube.cubes.report import build_document, document, read_snapshots
+from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.selection import open_carbonsense
 from fluxcube.cubes.tower import CLOCKS, Tower, read_tower
 from fluxcube.errors import ConfigError, SourceError, unknown
@@ -27,15 +27,11 @@ from fluxcube.sources.badm import SiteInfo, read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover
 from fluxcube.sources.readers import chips_of, place_of, reader_of
 from fluxcube.stores import clear_leftovers, staging
-from fluxcube.variables import BANDS, COMPUTED, RESOLUTIONS, check_role, predictors, targets
+from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "append_site", "build_carbonsense", "open_carbonsense"]
 
 Progress = Callable[[int, int, str], None]
-
-#: Chips in memory at once, and how long before the first hour one may still be of use.
-_CHIP_BYTES = 256 << 20
-_CHIP_BEFORE = np.timedelta64(32, "D")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +90,7 @@ def build_carbonsense(
         Hours in UTC; or local days, from daily files where a site has them, else from its hours.
     modis : path, optional
         Folder of MCD43A4 and MCD43A2 rasters; without it the cube has the chips that archives themselves hold, if any.
-        A site gets those of its own time and the month before it.
+        A site gets those of its own time and the month before it. Of MOD09GA rasters, for a daily cube.
     variables : sequence of str, optional
         Predictors to keep; default all of the table. The computed ones (DOY, TOD, SW_IN_POT) always stay.
     order : {"newest", "paper"}
@@ -246,33 +242,35 @@ class _Job:
         return document(tower, stamp["archives"], stamp["info"], self._cited, self._settings["resolution"])
 
     def cut(self, building: Path, modis: str | os.PathLike | None) -> None:
-        """Cut the chips of the sites that were read, and of those whose rasters changed, and put them aside."""
-        if self._settings["resolution"] != "hourly":
-            return
+        """Cut the chips of the sites that were read, and of those whose rasters changed, and put them aside.
+
+        A daily cube has MOD09GA's clear reflectance around the tower instead.
+        """
         if modis is None:
             self._chips_of_archives(building)
             return
-        from fluxcube.cubes.chips import source_rasters
-
-        rasters = source_rasters(modis)
+        product = SATELLITE[self._settings["resolution"]]
+        rasters = product.rasters(modis)
         documents = {**self.kept, **self._made}
-        stamps = {site: _stamp_rasters(rasters, doc["place"]) for site, doc in documents.items()}
+        stamps = {site: stamp_rasters(rasters, doc["place"]) for site, doc in documents.items()}
         stale = [site for site, doc in sorted(documents.items()) if stamps[site] != doc.get("rasters")]
         if not any(stamps.values()):
-            spans = [_chip_span(doc["place"]) for doc in documents.values()]
+            spans = [span_of_use(doc["place"]) for doc in documents.values()]
             raise SourceError(
-                f"modis: no MCD43A4 raster from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when the "
-                "towers measured; give a folder that has some."
+                f"modis: no {product.name} raster from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when "
+                "the towers measured; give a folder that has some."
             )
-        self._cut = _cut_chips(building, rasters, [documents[site]["place"] for site in stale], self.progress)
+        self._cut = cut_sites(building, product, rasters, [documents[site]["place"] for site in stale], self.progress)
         for site in stale:
             changed = {**documents[site], "rasters": stamps[site]}
             (self._made if site in self._made else self.kept)[site] = changed
         if not any(map(len, self._cut.values())) and not self.kept:
-            raise SourceError("modis: no raster has a valid chip of any of the sites; check where its tiles lie.")
+            raise SourceError("modis: no raster has a valid pixel of any of the sites; check where its tiles lie.")
 
     def _chips_of_archives(self, building: Path) -> None:
         """Put aside the chips that archives themselves hold, the newest publication's where several do."""
+        if self._settings["resolution"] != "hourly":
+            return
         for site in self._made:
             for archive in sorted(self._archives[site], key=lambda archive: archive.rank):
                 if (found := chips_of(archive)) is not None:
@@ -357,56 +355,3 @@ def _each(function: Callable, items: Sequence, progress: Progress | None, text: 
         return [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _chip_span(place: Mapping) -> tuple[np.datetime64, np.datetime64]:
-    """Return the first and last day whose chips are of use to a site."""
-    start, stop = (np.datetime64(place[key], "h") for key in ("start", "stop"))
-    return (start - _CHIP_BEFORE).astype("datetime64[D]"), (stop - np.timedelta64(1, "h")).astype("datetime64[D]")
-
-
-def _of_use(rasters: Sequence, place: Mapping) -> list:
-    first, last = _chip_span(place)
-    return [raster for raster in rasters if first <= np.datetime64(raster.day, "D") <= last]
-
-
-def _stamp_rasters(rasters: Sequence, place: Mapping) -> str:
-    """Return a digest of the rasters of a site's time, "" where there is none."""
-    names = sorted(f"{r.path.name} {r.product} {r.path.stat().st_size}" for r in _of_use(rasters, place))
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
-
-
-def _cut_chips(
-    building: Path, rasters: Sequence, places: Sequence[Mapping], progress: Progress | None
-) -> dict[str, np.ndarray]:
-    """Cut each site's chips, put them aside, and return its days (day,) datetime64[D]."""
-    from fluxcube.cubes.chips import chip_days
-
-    found: dict[str, np.ndarray] = {place["site"]: np.empty(0, "datetime64[D]") for place in places}
-    size = max(1, _CHIP_BYTES // (max(len(chip_days(rasters)), 1) * len(BANDS) * 64 * 4))
-    # Neighbours share rasters, so they go together.
-    order = sorted(places, key=lambda place: (round(place["latitude"] / 10), place["longitude"]))
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        used = {id(raster): raster for place in batch for raster in _of_use(rasters, place)}
-        used = [raster for raster in rasters if id(raster) in used]
-        if not len(chip_days(used)):
-            continue
-        for place, day, chips in _cut_batch(used, batch, progress):
-            put_chips_aside(building, place["site"], day, chips)
-            found[place["site"]] = day
-    return found
-
-
-def _cut_batch(rasters: Sequence, batch: Sequence[Mapping], progress: Progress | None) -> Iterator[tuple]:
-    """Yield each site's place, days and chips, of the days on which it has one."""
-    from fluxcube.cubes.chips import build_chips
-
-    chips = build_chips(
-        rasters, np.array([p["latitude"] for p in batch]), np.array([p["longitude"] for p in batch]), progress=progress
-    )
-    days = chips.day.values.astype("datetime64[D]")
-    for place, values in zip(batch, chips.values, strict=True):
-        first, last = _chip_span(place)
-        mine = (days >= first) & (days <= last) & np.isfinite(values).any((1, 2, 3))
-        yield place, days[mine], values[mine]

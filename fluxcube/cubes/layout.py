@@ -31,11 +31,16 @@ STEPS = {"hourly": HOUR, "daily": DAY}
 CHUNK = 1461
 #: Chunks in a file: 60 years. Those of days have as many.
 _SHARD = {"hourly": 360, "daily": 15}
-#: Days of chips read at once, and in a file.
-_CHIP_CHUNK = 32
-_CHIP_SHARD = _CHIP_CHUNK * 685
 #: Reflectance in steps of 0.0001, as MODIS itself packs it.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
+#: Satellite data: name of the array, its shape a day, its title, and days read at once.
+_SATELLITE = {
+    "hourly": ("modis", (len(BANDS), len(CHIP_Y), len(CHIP_X)),
+               "reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)", 32),
+    "daily": ("surface", (7,), "reflectance under a clear sky, mean of 2 km x 2 km (MOD09GA bands 1-7)", 1370),
+}  # fmt: skip
+#: Days in a file: 60 years.
+_DAYS_SHARD = 32 * 685
 
 #: What `write_tower` needs to know of a site once its values are put aside; JSON can hold it, and the store keeps it.
 Record = Mapping[str, object]
@@ -106,7 +111,7 @@ def cube_coords(
     for stack, dim in STACKS.items():
         coords |= variable_coords(labels[stack], dim, resolution)
     if days is not None:
-        coords |= _on_day(days)
+        coords |= _on_day(days, resolution)
     return xr.Dataset(coords=coords)
 
 
@@ -144,17 +149,19 @@ def _on_time(time: np.ndarray, resolution: str) -> dict[str, tuple]:
     }
 
 
-def _on_day(days: np.ndarray) -> dict[str, tuple]:
+def _on_day(days: np.ndarray, resolution: str) -> dict[str, tuple]:
     """Return the coordinates of satellite data: every day from the epoch on, and which of them have any."""
     held = np.sort(days.astype("datetime64[D]"))
     axis = day_axis(held)
-    return {
+    coords = {
         "day": ("day", axis.astype("datetime64[ns]"), {"long_name": "date of the satellite product"}),
-        "day_held": ("day", np.isin(axis, held), {"long_name": "days that some site has a chip of"}),
-        "band": ("band", np.array(BANDS, object)),
-        "y": ("y", CHIP_Y, {"units": "m", "long_name": "distance north of the tower"}),
-        "x": ("x", CHIP_X, {"units": "m", "long_name": "distance east of the tower"}),
+        "day_held": ("day", np.isin(axis, held), {"long_name": "days of which some site has a value"}),
+        "band": ("band", np.array(BANDS[: _SATELLITE[resolution][1][0]], object)),
     }
+    if resolution == "hourly":
+        coords["y"] = ("y", CHIP_Y, {"units": "m", "long_name": "distance north of the tower"})
+        coords["x"] = ("x", CHIP_X, {"units": "m", "long_name": "distance east of the tower"})
+    return coords
 
 
 def day_axis(days: np.ndarray) -> np.ndarray:
@@ -193,24 +200,23 @@ def cube_arrays(
                 attrs = {**part.attrs, "long_name": f"{part.attrs.get('long_name', '')} {stack}".strip()}
                 arrays[stack + ending] = ArraySpec(dtype=part.dtype, fill_value=part.fill, attrs=attrs, **like)
     if days is not None:
-        arrays["modis"] = _chip_array(len(places), days)
+        arrays[_SATELLITE[resolution][0]] = _satellite_array(len(places), days, resolution)
     return arrays
 
 
-def _chip_array(sites: int, days: int) -> ArraySpec:
-    inner = (len(BANDS), len(CHIP_Y), len(CHIP_X))
+def _satellite_array(sites: int, days: int, resolution: str) -> ArraySpec:
+    _, inner, title, chunk = _SATELLITE[resolution]
+    attrs = {"long_name": title, "units": "1"}
+    chips = resolution == "hourly"
     return ArraySpec(
-        dims=("site", "day", "band", "y", "x"),
+        dims=("site", "day", *("band", "y", "x")[: len(inner)]),
         shape=(sites, days, *inner),
-        dtype="int16",
-        chunks=(1, _CHIP_CHUNK, *inner),
-        shards=(1, _CHIP_SHARD, *inner),
-        fill_value=_CHIP_FILL,
-        attrs={
-            "long_name": "reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)", "units": "1",
-            "scale_factor": _CHIP_SCALE, "_FillValue": _CHIP_FILL,
-        },
-    )  # fmt: skip
+        dtype="int16" if chips else "float32",
+        chunks=(1, chunk, *inner),
+        shards=(1, _DAYS_SHARD, *inner),
+        fill_value=_CHIP_FILL if chips else np.nan,
+        attrs=attrs | ({"scale_factor": _CHIP_SCALE, "_FillValue": _CHIP_FILL} if chips else {}),
+    )
 
 
 def put_aside(building: Path, tower: Tower) -> None:
@@ -225,10 +231,11 @@ def put_aside(building: Path, tower: Tower) -> None:
     spill(building, tower.info.site, arrays)
 
 
-def put_chips_aside(building: Path, site: str, day: np.ndarray, chips: np.ndarray) -> None:
-    """Spill a site's chips (day, band, y, x) float32, as `write_chips` wants them."""
-    packed = np.where(np.isfinite(chips), np.rint(chips / _CHIP_SCALE), _CHIP_FILL).astype(np.int16)
-    spill(building, f"{site}.chips", {"day": day.astype("datetime64[D]"), "chips": packed})
+def put_chips_aside(building: Path, site: str, day: np.ndarray, values: np.ndarray) -> None:
+    """Spill a site's chips (day, band, y, x) float32, or reflectance (day, band), as `write_chips` wants them."""
+    if values.ndim == 4:
+        values = np.where(np.isfinite(values), np.rint(values / _CHIP_SCALE), _CHIP_FILL).astype(np.int16)
+    spill(building, f"{site}.chips", {"day": day.astype("datetime64[D]"), "values": values})
 
 
 def write_tower(
@@ -261,11 +268,12 @@ def write_tower(
                 write_run(building, stack + ending, at, start, run)
 
 
-def write_chips(building: Path, at: int, site: str) -> None:
+def write_chips(building: Path, at: int, site: str, resolution: str = "hourly") -> None:
     """Write what `put_chips_aside` kept of a site, each on its day."""
     parts = unspill(building, f"{site}.chips")
-    at_day = (parts["day"] - DAY_EPOCH).astype(int)
+    at_day, values = (parts["day"] - DAY_EPOCH).astype(int), parts["values"]
     if len(at_day):
-        run = np.full((int(at_day[-1] - at_day[0]) + 1, *parts["chips"].shape[1:]), _CHIP_FILL, np.int16)
-        run[at_day - at_day[0]] = parts["chips"]
-        write_run(building, "modis", at, int(at_day[0]), run)
+        fill = _CHIP_FILL if values.dtype == np.int16 else np.nan
+        run = np.full((int(at_day[-1] - at_day[0]) + 1, *values.shape[1:]), fill, values.dtype)
+        run[at_day - at_day[0]] = values
+        write_run(building, _SATELLITE[resolution][0], at, int(at_day[0]), run)

@@ -37,7 +37,8 @@ def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, s
                 rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline=""))
                 for row in rows:
                     if row.get("site_id") and row.get("product_citation"):
-                        found[row["site_id"], _SHUTTLE] = row["product_citation"].strip(), row.get("product_id") or ""
+                        citation = " ".join(row["product_citation"].split())
+                        found[row["site_id"], _SHUTTLE] = citation, (row.get("product_id") or "").strip()
     return found
 
 
@@ -71,6 +72,7 @@ def document(
         "info": info,
         "fusion": tower.given,
         "quality": tower.quality,
+        "sun_lag": tower.sun_lag,
         "out_of_bounds": tower.out_of_bounds,
         "flags_assumed": tower.flags_assumed,
         "warnings": list(tower.warnings),

@@ -366,7 +366,7 @@ def test_chips_are_those_that_the_cutter_gives(cube_store, planet_files):
 def test_chips_do_not_depend_on_how_many_sites_are_cut_at_once(cube_store, planet_files, tmp_path, monkeypatch):
     (folder,) = [p for p in planet_files.rglob("modis") if p.is_dir()]
     (raw,) = [p for p in planet_files.rglob("towers") if p.is_dir()]
-    monkeypatch.setattr("fluxcube.cubes.carbonsense._CHIP_BYTES", 1)
+    monkeypatch.setattr("fluxcube.cubes.satellite._BYTES", 1)
     build_carbonsense(raw, tmp_path / "c", modis=folder)
     assert files(tmp_path / "c") == files(cube_store)
 

@@ -1,0 +1,114 @@
+"""Satellite data of a cube's sites: cut in batches, each site's of its own time, and stamped, to see a change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.cubes.chips import build_chips, chip_days, source_rasters
+from fluxcube.cubes.layout import put_chips_aside
+from fluxcube.cubes.surface import build_surface
+from fluxcube.sources.modis import list_rasters
+
+Progress = Callable[[int, int, str], None]
+
+#: Values in memory at once, and how long before the first hour a day may still be of use.
+_BYTES = 256 << 20
+BEFORE = np.timedelta64(32, "D")
+
+
+@dataclass(frozen=True)
+class Product:
+    """Satellite data of cubes of one resolution.
+
+    Attributes
+    ----------
+    name : str
+        Of the product, as its publisher calls it.
+    rasters : callable
+        ``rasters(folder)``: the rasters found.
+    days : callable
+        ``days(rasters)``: dates (day,) datetime64[D] of which there can be a value.
+    build : callable
+        ``build(rasters, latitude, longitude, progress=)``: values (place, day, ...) float32.
+    size : int
+        Values a day and place.
+    """
+
+    name: str
+    rasters: Callable[[str | os.PathLike], list]
+    days: Callable[[Sequence], np.ndarray]
+    build: Callable[..., xr.DataArray]
+    size: int
+
+
+def _surface_rasters(folder: str | os.PathLike) -> list:
+    return list_rasters(folder, products=("MOD09GA", "MOD09GA_STATE"))
+
+
+def _surface_days(rasters: Sequence) -> np.ndarray:
+    """Return the dates with both reflectance and the flags that tell clouds."""
+    seen, state = ({r.day for r in rasters if r.product == name} for name in ("MOD09GA", "MOD09GA_STATE"))
+    return np.array(sorted(seen & state), "datetime64[D]")
+
+
+#: What a cube of each resolution has.
+SATELLITE = {
+    "hourly": Product("MCD43A4", source_rasters, chip_days, build_chips, 9 * 64),
+    "daily": Product("MOD09GA", _surface_rasters, _surface_days, build_surface, 7),
+}
+
+
+def span_of_use(place: Mapping) -> tuple[np.datetime64, np.datetime64]:
+    """Return the first and last day of satellite data that are of use to a site: its own time, and a month before."""
+    start, stop = (np.datetime64(place[key], "h") for key in ("start", "stop"))
+    return (start - BEFORE).astype("datetime64[D]"), (stop - np.timedelta64(1, "h")).astype("datetime64[D]")
+
+
+def _of_use(rasters: Sequence, place: Mapping) -> list:
+    first, last = span_of_use(place)
+    return [raster for raster in rasters if first <= np.datetime64(raster.day, "D") <= last]
+
+
+def stamp_rasters(rasters: Sequence, place: Mapping) -> str:
+    """Return a digest of the names and sizes of the rasters of a site's time, "" where there is none."""
+    names = sorted(f"{r.path.name} {r.product} {r.path.stat().st_size}" for r in _of_use(rasters, place))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
+
+
+def cut_sites(
+    building: Path, product: Product, rasters: Sequence, places: Sequence[Mapping], progress: Progress | None
+) -> dict[str, np.ndarray]:
+    """Cut each site's satellite data, put them aside, and return its days (day,) datetime64[D]."""
+    found: dict[str, np.ndarray] = {place["site"]: np.empty(0, "datetime64[D]") for place in places}
+    size = max(1, _BYTES // (max(len(product.days(rasters)), 1) * product.size * 4))
+    # Neighbours share rasters, so they go together.
+    order = sorted(places, key=lambda place: (round(place["latitude"] / 10), place["longitude"]))
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        used = {id(raster) for place in batch for raster in _of_use(rasters, place)}
+        mine = [raster for raster in rasters if id(raster) in used]
+        if len(product.days(mine)):
+            for place, day, values in _cut_batch(product, mine, batch, progress):
+                put_chips_aside(building, place["site"], day, values)
+                found[place["site"]] = day
+    return found
+
+
+def _cut_batch(
+    product: Product, rasters: Sequence, batch: Sequence[Mapping], progress: Progress | None
+) -> Iterator[tuple]:
+    """Yield each site's place, days and values, of the days of its time on which it has one."""
+    latitude, longitude = (np.array([place[key] for place in batch]) for key in ("latitude", "longitude"))
+    array = product.build(rasters, latitude, longitude, progress=progress)
+    days = array.day.values.astype("datetime64[D]")
+    for place, values in zip(batch, array.values, strict=True):
+        first, last = span_of_use(place)
+        mine = (days >= first) & (days <= last) & np.isfinite(values).reshape(len(values), -1).any(1)
+        yield place, days[mine], values[mine]
