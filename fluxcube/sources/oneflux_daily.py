@@ -13,9 +13,9 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.archives import Location, is_zip, list_members
+from fluxcube.sources.archives import Location, is_zip
 from fluxcube.sources.csvfile import read_numbers, text_of
-from fluxcube.sources.networks import Archive, networks, parse_name
+from fluxcube.sources.networks import Archive, choose_member, networks, parse_name
 from fluxcube.sources.plausible import check_units
 from fluxcube.sources.stamped import AS_PUBLISHED, MISSING
 from fluxcube.variables import Variable, table, variable
@@ -69,6 +69,8 @@ def read_oneflux_days(
     -----
     Daily flags are fractions in the opposite sense of half-hourly ones: 1 is best. A value whose column has no flag, or
     a blank one (so in ICOS Warm Winter 2020's LE_F_MDS), is of unknown quality (NaN), not of good or bad quality.
+    Columns that ONEFlux does not fill (NETRAD, PPFD_IN, USTAR) are means of the half-hours that were measured, on days
+    with more than half of them: the quality tells which.
     NEE, GPP and RECO are of one USTAR threshold, so that NEE = RECO - GPP holds for the night-time partition:
     ``VUT_USTAR50`` where NEE has it with as many partitions as ``VUT_REF``, else that. GPP and RECO carry the quality
     of the NEE column of the same threshold.
@@ -97,31 +99,13 @@ def read_oneflux_days(
     )
 
 
-def daily_member(path: str | os.PathLike) -> str:
-    """Return the entry of a tower's zip that holds its daily table.
-
-    Raises
-    ------
-    SourceError
-        If the zip is broken or unsafe, or holds no daily table, or several sites'.
-    """
-    members = list_members(path)
-    named = {member: parse_name(Location(Path(path), member).name) for member in members}
-    found = [member for member, archive in named.items() if archive and not is_zip(member) and not _why_not(archive)]
-    if len(found) == 1:
-        return found[0]
-    held = ", ".join(found or members[:3]) or "nothing"
-    what = "several daily tables" if found else "no daily ONEFlux table (..._DD_...csv)"
-    raise SourceError(f"{path}: {what} in this zip; it holds {held}. Say which with member=, or get the full archive")
-
-
 def _source(archive_or_path: Archive | str | os.PathLike, member: str | None) -> _Source:
     """Find the table to read, after a look at what its name promises."""
     archive = archive_or_path if isinstance(archive_or_path, Archive) else None
     path = archive.path if archive else Path(archive_or_path)
     member = member or (archive.member if archive else None)
     if member is None and is_zip(path):
-        member = daily_member(path)
+        member = choose_member(path, resolution="daily")
     location = Location(path, member)
     named = archive or parse_name(location.name) or parse_name(path.name)
     why = _why_not(named) if named else ""
@@ -146,9 +130,10 @@ def _why_not(archive: Archive) -> str:
 
 
 def _names(variables: Iterable[str] | None) -> tuple[str, ...]:
-    """Return the names to look for, each once; those that are computed are in no file."""
+    """Return the names to look for, each once: not what is computed, nor directions, which have no plain mean."""
     names = table("daily") if variables is None else [variables] if isinstance(variables, str) else variables
-    return tuple(dict.fromkeys(name for name in names if variable(name, "daily").aliases))
+    rows = [variable(name, "daily") for name in names]
+    return tuple(dict.fromkeys(row.name for row in rows if row.aliases and row.aggregate != "vector"))
 
 
 def _thresholds() -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.cubes.localdays import GRAMS_OF_CARBON, local_offsets, to_daily
 from fluxcube.errors import ConfigError, SourceError
+from fluxcube.simulation import Planet
 from fluxcube.simulation.archives import write_archive, write_bif
 from fluxcube.simulation.records import Place, simulate_record
 from fluxcube.sources.badm import SiteInfo, read_badm
@@ -295,6 +296,27 @@ def test_the_mean_of_measured_hours_alone_is_another_thing(shared_data):
         measured = table.where(hours.NEE_QC.to_series() == 0).groupby(table.index.floor("D")).mean() * 1.03775
         shifts.append(float((measured - ours).mean()))
     assert np.median(shifts) < -0.5 and min(shifts) < -1, shifts
+
+
+def test_days_of_the_simulated_planet_are_near_its_truth(planet_files):
+    """Whole good days, against the mean of the true half-hours of the local day; no other day is nearer."""
+    planet = Planet(seed=0, quick=True)
+    found = discover(planet_files / "towers", resolution="daily")
+    infos = read_badm(found.badm)
+    for place in planet.towers[:4]:
+        archives = [archive for archive in found.archives if archive.site == place.site]
+        tower = read_daily_tower(archives, infos[place.site], predictors=["TA"], targets=["NEE", "GPP_NT", "RECO_NT"])
+        days = tower.time[0] + np.arange(-1, len(tower.time) + 1) * DAY
+        local = days.astype("datetime64[m]")[:, None] + np.arange(0, 1440, 30)
+        utc = standard_to_utc(local.ravel(), place.utc_offset)
+        true = planet.states(utc, place.latitude, place.longitude, place.igbp, hours=0.5, names=("GPP", "RECO"))
+        nee = (true["RECO"] - true["GPP"])[0].reshape(len(days), 48).mean(1) * 1.03775
+        good = column(tower, "NEE", "_quality") > 0.999
+        assert good.sum() > 60
+        errors = {shift: np.std((column(tower, "NEE") - nee[1 + shift : len(days) - 1 + shift])[good])
+                  for shift in (-1, 0, 1)}  # fmt: skip
+        assert min(errors, key=errors.get) == 0 and errors[0] < 0.5 * nee.std(), (place.site, errors)
+        assert abs((column(tower, "NEE") - nee[1:-1])[good].mean()) < 0.15 * nee.std()
 
 
 # ---- one tower of several archives
