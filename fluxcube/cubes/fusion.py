@@ -88,6 +88,7 @@ def _axis(records: Sequence[xr.Dataset], step: np.timedelta64) -> np.ndarray:
 def _stack(name: str, records: Sequence[xr.Dataset], time: np.ndarray, step: np.timedelta64) -> dict[str, np.ndarray]:
     """Every array of one variable (source, time), on the common axis, by the ending of its name."""
     stacks = {}
+    places = [_places(ds.time.values, time[0], step) for ds in records]
     for part in _PARTS:
         held = {i: ds[name + part] for i, ds in enumerate(records) if name + part in ds}
         if not held:
@@ -95,8 +96,16 @@ def _stack(name: str, records: Sequence[xr.Dataset], time: np.ndarray, step: np.
         dtype = next(iter(held.values())).dtype
         stacks[part] = np.full((len(records), len(time)), _EMPTY.get(part, np.nan), dtype)
         for i, array in held.items():
-            stacks[part][i, ((records[i].time.values - time[0]) / step).astype(np.int64)] = array.values
+            stacks[part][i, places[i]] = array.values
     return stacks
+
+
+def _places(time: np.ndarray, origin: np.datetime64, step: np.timedelta64) -> slice | np.ndarray:
+    """Return where the steps of a record lie on the common axis; a slice where it has no holes."""
+    first, last = (int((t - origin) / step) for t in time[[0, -1]])
+    if last - first == len(time) - 1:
+        return slice(first, last + 1)
+    return ((time - origin) / step).astype(np.int64)
 
 
 def _taken(stack: np.ndarray, choice: np.ndarray) -> np.ndarray:

@@ -94,6 +94,8 @@ class _Parts:
         self._step = step
         self._straddles = bool(self._second.any())
         self._whole = step == _HOUR and not self._straddles
+        aligned = _HOUR % step == 0 and not (minute % step).any()
+        self._slots = self._hour * (_HOUR // step) + minute % _HOUR // step if aligned and step < _HOUR else None
         self.hours = (first + np.arange(self._count)).astype("datetime64[h]").astype("datetime64[ns]")
 
     def aggregate(
@@ -106,6 +108,8 @@ class _Parts:
             made["_COVERAGE"] = self._placed(present.astype(np.float32), 0)
             made |= {end: self._placed(np.where(present, u, np.float32(np.nan)), np.nan) for end, u in spread.items()}
             return made, {"values": int(present.sum()), "steps_split": 0, "steps_lost": 0.0}
+        if self._slots is not None and how != "vector" and not spread:
+            return self._in_slots(values, flags, how)
         there = present[self._row]
         row, hour, minutes = self._row[there], self._hour[there], self._minutes[there]
         observed = np.bincount(hour, minutes, self._count)
@@ -125,6 +129,30 @@ class _Parts:
             "steps_split": int((present & self._second).sum()) if self._straddles else 0,
             "steps_lost": float(observed[~enough].sum() / self._step),
         }
+
+    def _in_slots(
+        self, values: np.ndarray, flags: np.ndarray, how: str
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Aggregate what does not straddle, side by side: the same to the last bit, and faster."""
+        each = _HOUR // self._step
+        grid, worst = np.full(self._count * each, np.nan, values.dtype), np.full(self._count * each, -1, np.int8)
+        grid[self._slots] = values
+        worst[self._slots] = np.where(np.isfinite(values), flags, -1)
+        steps, total, flag = np.zeros(self._count, np.int16), np.zeros(self._count), np.full(self._count, -1, np.int8)
+        share = 1 if how == "sum" else self._step
+        for i in range(each):  # column by column: numpy is slow along axes this short
+            present = np.isfinite(grid[i::each])
+            steps += present
+            total += np.where(present, grid[i::each], 0).astype(float) * share
+            np.maximum(flag, worst[i::each], out=flag)
+        observed = steps * float(self._step)
+        enough = observed >= (_HOUR if how == "sum" else MIN_COVERAGE * _HOUR)
+        out = total if how == "sum" else total / np.maximum(observed, 1)
+        return {
+            "": np.where(enough, out, np.nan).astype(np.float32),
+            "_QC": np.where(enough, flag, np.int8(-1)),
+            "_COVERAGE": (observed / _HOUR).astype(np.float32),
+        }, {"values": int(steps.sum()), "steps_split": 0, "steps_lost": float(steps[~enough].sum())}
 
     def _placed(self, values: np.ndarray, fill: float) -> np.ndarray:
         """Put values that are hours already on the axis of hours, bit by bit."""
