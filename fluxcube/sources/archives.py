@@ -60,7 +60,8 @@ class Location:
     @property
     def name(self) -> str:
         """Name of the file itself, without folders."""
-        return PurePosixPath(self.member).name if self.member else self.path.name
+        # Some programs write a zip's folders with backslashes.
+        return PurePosixPath(self.member.replace("\\", "/")).name if self.member else self.path.name
 
 
 def is_zip(path: str | os.PathLike) -> bool:
@@ -174,18 +175,26 @@ def _open_raw(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, 
     if location.path.suffix.lower() != ".gz":
         return plain, MAX_BYTES
     size = os.fstat(plain.fileno()).st_size
-    return stack.enter_context(gzip.GzipFile(fileobj=plain)), min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * size))
+    return stack.enter_context(gzip.GzipFile(fileobj=plain)), _limit(size)
 
 
 def _open_member(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, int]:
     archive = stack.enter_context(_open_zip(location.path))
     try:
         entry = _entry(archive, location)
-        return stack.enter_context(archive.open(entry)), entry.file_size
+        plain = stack.enter_context(archive.open(entry))
     except SourceError:
         raise
     except _BROKEN as error:
         raise _broken(location, error) from error
+    if not entry.filename.lower().endswith(".gz"):
+        return plain, entry.file_size
+    return stack.enter_context(gzip.GzipFile(fileobj=plain)), _limit(entry.file_size)
+
+
+def _limit(size: int) -> int:
+    """Return how many bytes a gzip file of `size` bytes may hold."""
+    return min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * size))
 
 
 def _entry(archive: zipfile.ZipFile, location: Location) -> zipfile.ZipInfo:

@@ -157,11 +157,18 @@ def is_badm(name: str | os.PathLike) -> bool:
     >>> is_badm("AMF_US-Ha1_BIF_20201218.xlsx"), is_badm("DATA/BDAM/JP-Tak_General.xlsx"), is_badm("General.xlsx")
     (True, True, False)
     """
-    path = Path(name).as_posix()
+    path = Path(name).as_posix().replace("\\", "/")
+    if _is_shadow(path.rpartition("/")[2]):
+        return False
     return any(
         re.fullmatch(pattern, path if "/" in pattern else path.rpartition("/")[2], re.IGNORECASE)
         for pattern in _tables()["badm"]
     )
+
+
+def _is_shadow(name: str) -> bool:
+    """Return whether a file is what macOS or a spreadsheet program leaves beside another one of that name."""
+    return name.startswith((".", "~$"))
 
 
 def choose_member(path: str | os.PathLike, *, resolution: str = "hourly") -> str:
@@ -304,7 +311,7 @@ def _walk(root: Path, ignored: list[tuple[str, str]]) -> Iterator[Path]:
         if _is_window(names):
             yield Path(folder).absolute().parent
             continue
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not _is_shadow(name))
 
 
 def _is_window(names: Sequence[str]) -> bool:

@@ -78,6 +78,7 @@ def _bytes(location: Location) -> bytes:
 
 
 def _rows(sheet: object, location: Location) -> Iterator[tuple[int, list[str]]]:
+    sheet.reset_dimensions()  # else rows are as wide as the sheet says: a format set far out makes millions of cells
     for number, row in enumerate(sheet.iter_rows(), 1):
         for cell in row:
             if cell.data_type == "f":

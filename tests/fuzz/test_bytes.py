@@ -163,13 +163,7 @@ def check_metadata(folder: Path, name: str, data: bytes) -> None:
     with timed(), contextlib.suppress(SourceError):
         for site, info in read_badm(discover(folder).badm).items():
             assert info.site == site
-            limits = {
-                "latitude": (-90, 90),
-                "longitude": (-180, 180),
-                "elevation": (-500, 9000),
-                "utc_offset": (-14, 14),
-            }
-            for name, (low, high) in limits.items():
+            for name, (low, high) in _LIMITS.items():
                 value = getattr(info, name)
                 assert value is None or low <= value <= high
             assert all(-14 <= hours <= 14 for _, hours in info.utc_offsets)
