@@ -165,9 +165,10 @@ def merge_places(known: SiteInfo | None, told: SiteInfo | None) -> SiteInfo | No
 
     Examples
     --------
-    >>> merge_places(SiteInfo(site="JP-Tak", latitude=36.1, longitude=137.4), SiteInfo(site="JP-Tak", utc_offset=9.0))
-    SiteInfo(site='JP-Tak', latitude=36.1, longitude=137.4, elevation=None, igbp='', koppen='', utc_offset=9.0, \
-utc_offsets=())
+    >>> known = SiteInfo(site="JP-Tak", latitude=36.1, longitude=137.4)
+    >>> both = merge_places(known, SiteInfo(site="JP-Tak", utc_offset=9.0))
+    >>> both.latitude, both.utc_offset
+    (36.1, 9.0)
     """
     if known is None or told is None:
         return known or told

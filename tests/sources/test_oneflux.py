@@ -466,29 +466,6 @@ def test_the_real_fullset_header_gives_what_a_slow_reader_gives(shared_data):
     assert (found.TA_QC == 2).all()
 
 
-def test_plumber2_has_the_same_numbers_at_the_same_local_times(shared_data):
-    """PLUMBER2's netCDF of this site-year was made from the same release by other people and code."""
-    formats = shared_data / "formats"
-    (path,) = (shared_data / "towers").glob("FLX_US-Wi7_*.zip")
-    found = read_oneflux(path, utc_offset=0.0)
-    paths = [formats / f"US-Wi7_2005-2005_FLUXNET2015_{kind}.nc" for kind in ("Met", "Flux")]
-    met, flux = (xr.open_dataset(path).squeeze(drop=True) for path in paths)
-    np.testing.assert_array_equal(found.time, flux.time.astype("datetime64[ns]"))
-    packing = 0.0025  # the towers' values were packed to 16 bits
-    for name, theirs in (("NEE", flux.NEE), ("GPP_NT", flux.GPP), ("GPP_DT", flux.GPP_DT)):
-        np.testing.assert_allclose(found[name], theirs, atol=packing)
-    np.testing.assert_array_equal(found.NEE_QC, flux.NEE_qc)
-    # Their meteorology is TA_F_MDS, ours TA_F: the same where measured or well filled, ERA's elsewhere.
-    for name, theirs, flags in (
-        ("TA", met.Tair - 273.15, met.Tair_qc), ("SW_IN", met.SWdown, met.SWdown_qc), ("VPD", met.VPD, met.VPD_qc),
-    ):  # fmt: skip
-        for flag in (0, 1):
-            same = (flags == flag).to_numpy()
-            assert same.sum() > 100
-            assert (found[f"{name}_QC"].to_numpy()[same] == flag).all()
-            np.testing.assert_allclose(found[name].to_numpy()[same], theirs.to_numpy()[same], atol=0.02)
-
-
 def test_real_towers_see_the_sun_when_it_shines(shared_data):
     """Decoded to UTC with their own offsets, light follows the sun to better than an hour."""
     found = discover(shared_data / "towers")
