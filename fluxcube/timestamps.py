@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from fluxcube.errors import ConfigError
 
 HOUR = np.timedelta64(1, "h")
 DAY = np.timedelta64(1, "D")
+
+#: Hours east of UTC of a site's standard time, or dated entries (local start, hours).
+Offset = float | Sequence[tuple[object, float]]
 
 
 def hour_axis(start: np.datetime64, stop: np.datetime64) -> np.ndarray:
@@ -35,6 +42,59 @@ def standard_to_utc(stamps: np.ndarray, utc_offset: float | np.ndarray) -> np.nd
     """
     minutes = np.round(np.asarray(utc_offset, float) * 60).astype("timedelta64[m]")
     return np.asarray(stamps).astype("datetime64[m]") - minutes
+
+
+def dated_offsets(utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
+    """Return since when (entry,) datetime64[m], local time, and how many hours east of UTC (entry,) a clock was.
+
+    Parameters
+    ----------
+    utc_offset : float or sequence of (start, float)
+        Hours, or entries from a local date (None for the first, which holds for all before it, too).
+
+    Raises
+    ------
+    ConfigError
+        If there is no entry, a start is no date, or hours are beyond -14 to 14.
+
+    Examples
+    --------
+    >>> dated_offsets([("2012-05-31", 8), (None, 7)])[1]
+    array([7., 8.])
+    """
+    if isinstance(utc_offset, (int, float, np.number)):
+        utc_offset = [(None, utc_offset)]
+    entries = sorted((_since(since), _hours(hours)) for since, hours in utc_offset)
+    if not entries:
+        raise ConfigError("utc_offset: expected hours east of UTC, or at least one (start, hours); found none")
+    since, hours = zip(*entries, strict=True)
+    return np.array(since), np.array(hours)
+
+
+def _since(value: object) -> np.datetime64:
+    try:
+        return np.datetime64("0000" if value is None else value).astype("datetime64[m]")
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"utc_offset: entry from {value!r}: expected a date such as '2012-05-31'") from error
+
+
+def _hours(hours: float) -> float:
+    if not -14 <= float(hours) <= 14:
+        raise ConfigError(f"utc_offset={hours!r}: expected hours east of UTC, from -14 to 14")
+    return float(hours)
+
+
+def offsets_at(local: np.ndarray, utc_offset: Offset) -> np.ndarray:
+    """Return the hours east of UTC (time,) that hold at local times (time,).
+
+    Examples
+    --------
+    >>> days = np.array(["2012-05-30", "2012-05-31"], "datetime64[D]")
+    >>> offsets_at(days, [(None, 7), ("2012-05-31", 8)])
+    array([7., 8.])
+    """
+    since, hours = dated_offsets(utc_offset)
+    return hours[np.searchsorted(since[1:], np.asarray(local).astype("datetime64[m]"), side="right")]
 
 
 def local_clock(time: np.ndarray, offset: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

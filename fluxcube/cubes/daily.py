@@ -13,7 +13,7 @@ import xarray as xr
 
 from fluxcube.cubes.checks import SunLag, places_apart, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
-from fluxcube.cubes.localdays import Offset, local_offsets, to_daily
+from fluxcube.cubes.localdays import to_daily
 from fluxcube.cubes.tower import (
     LIGHT,
     Stack,
@@ -36,7 +36,7 @@ from fluxcube.sources.archives import is_zip
 from fluxcube.sources.badm import SiteInfo, clock_of
 from fluxcube.sources.networks import Archive, choose_member
 from fluxcube.sources.readers import read_archive, read_days
-from fluxcube.timestamps import HOUR
+from fluxcube.timestamps import HOUR, Offset, offsets_at
 from fluxcube.variables import COMPUTED, table
 
 __all__ = ["read_daily_tower", "to_daily"]
@@ -273,7 +273,7 @@ def _offset(info: SiteInfo) -> float:
 
 def _computed(time: np.ndarray, info: SiteInfo) -> Stack:
     """Return what place and date alone give: the day of the year, and the mean of the hours' potential radiation."""
-    offsets = local_offsets(time, info.utc_offsets if len(info.utc_offsets) > 1 else _offset(info))
+    offsets = offsets_at(time, info.utc_offsets if len(info.utc_offsets) > 1 else _offset(info))
     midnight = time.astype("datetime64[m]") - np.round(offsets * 60).astype("timedelta64[m]")
     hours = midnight[:, None] + np.arange(24) * HOUR
     potential = potential_radiation(hours.ravel(), info.latitude, info.longitude).reshape(-1, 24).mean(1)

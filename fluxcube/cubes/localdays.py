@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
+from fluxcube.timestamps import Offset, dated_offsets
 from fluxcube.variables import Variable, table
 
 #: Grams of carbon a day in one µmol of CO2 a second: 12.011e-6 * 86400 = 1.0377.
@@ -20,9 +18,6 @@ MIN_COVERAGE = 0.9
 _HOUR, _DAY = 60, 1440
 #: All of a day, within what shares kept as float32 add up to.
 _ALL = 0.9999
-
-#: Hours east of UTC, or dated entries (local start, hours).
-Offset = float | Sequence[tuple[object, float]]
 
 
 def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
@@ -221,35 +216,9 @@ def _range(values: np.ndarray, hours: _Bins) -> np.ndarray:
 
 def _local_minutes(time: np.ndarray, utc_offset: Offset) -> np.ndarray:
     """Return minutes since 1970 (time,) int64 on the site's clock of UTC times."""
-    since, hours = _entries(utc_offset)
+    since, hours = dated_offsets(utc_offset)
     shift = np.round(hours * 60).astype(np.int64)
     minutes = time.astype("datetime64[m]").astype(np.int64)
     # A clock that goes on to a new offset shows its first stamp when the old one has run up to it.
     begins = since.astype(np.int64)[1:] - np.minimum(shift[:-1], shift[1:])
     return minutes + shift[np.searchsorted(begins, minutes, side="right")]
-
-
-def local_offsets(days: np.ndarray, utc_offset: Offset) -> np.ndarray:
-    """Return the hours east of UTC (day,) that hold at the start of local dates (day,)."""
-    since, hours = _entries(utc_offset)
-    at = np.searchsorted(since[1:], days.astype("datetime64[m]"), side="right")
-    return hours[at]
-
-
-def _entries(utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
-    """Return local starts (entry,) datetime64[m] and hours (entry,); the first holds for all before it, too."""
-    if isinstance(utc_offset, (int, float, np.number)):
-        utc_offset = [(None, float(utc_offset))]
-    entries = sorted((_since(since), float(hours)) for since, hours in utc_offset)
-    if not entries:
-        raise ConfigError("utc_offset: expected hours east of UTC, or at least one (start, hours); found none")
-    since, hours = (np.array(column) for column in zip(*entries, strict=True))
-    if not (np.abs(hours) <= 14).all():
-        raise ConfigError(f"utc_offset={utc_offset!r}: expected hours east of UTC, from -14 to 14")
-    return since, hours
-
-
-def _since(value: object) -> np.datetime64:
-    if isinstance(value, (str, datetime, np.datetime64)) or value is None:
-        return np.datetime64("0000" if value is None else value).astype("datetime64[m]")
-    raise ConfigError(f"utc_offset: entry from {value!r}: expected a date such as '2012-05-31'")

@@ -13,12 +13,12 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube import variables as table
-from fluxcube.errors import ConfigError, SourceError
+from fluxcube.errors import SourceError
 from fluxcube.sources.archives import Location, is_zip
 from fluxcube.sources.csvfile import line_of, read_numbers, read_sample, text_of
 from fluxcube.sources.networks import Archive, choose_member, parse_name
 from fluxcube.sources.plausible import check_fills, check_flags, check_units
-from fluxcube.timestamps import standard_to_utc
+from fluxcube.timestamps import offsets_at, standard_to_utc
 from fluxcube.variables import Variable
 
 START, END = "TIMESTAMP_START", "TIMESTAMP_END"
@@ -455,33 +455,8 @@ def _to_utc(
     start: np.ndarray, step: int, utc_offset: float | Sequence[tuple[object, float]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the UTC start of the rows that are kept, and which those are (time,) bool."""
-    time = standard_to_utc(start, _offsets(start, utc_offset))
+    time = standard_to_utc(start, offsets_at(start, utc_offset))
     # Where the offset grows, hours repeat in UTC: what was observed under the old clock stays.
     over = np.maximum.accumulate(time + np.timedelta64(step, "m"))
     kept = np.concatenate([[True], time[1:] >= over[:-1]])
     return time[kept], kept
-
-
-def _offsets(start: np.ndarray, utc_offset: float | Sequence[tuple[object, float]]) -> np.ndarray | float:
-    """Return hours east of UTC, for each row where they are dated."""
-    if isinstance(utc_offset, (int, float, np.number)):
-        return _checked(utc_offset)
-    entries = sorted((_since(since), _checked(hours)) for since, hours in utc_offset)
-    if not entries:
-        raise ConfigError("utc_offset: expected hours east of UTC, or at least one (start, hours); found none")
-    since, hours = (np.array(column) for column in zip(*entries, strict=True))
-    # The first entry holds for what comes before it, too.
-    return hours[np.maximum(np.searchsorted(since, start, side="right") - 1, 0)]
-
-
-def _since(value: object) -> np.datetime64:
-    try:
-        return np.datetime64("0000" if value is None else value).astype("datetime64[m]")
-    except ValueError as error:
-        raise ConfigError(f"utc_offset: entry from {value!r}: expected a date such as '2012-05-31'") from error
-
-
-def _checked(hours: float) -> float:
-    if not -14 <= float(hours) <= 14:
-        raise ConfigError(f"utc_offset={hours!r}: expected hours east of UTC, from -14 to 14")
-    return float(hours)

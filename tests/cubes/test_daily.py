@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.hourly import to_hourly
-from fluxcube.cubes.localdays import GRAMS_OF_CARBON, local_offsets, to_daily
+from fluxcube.cubes.localdays import GRAMS_OF_CARBON, to_daily
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.simulation import Planet
 from fluxcube.simulation.archives import write_archive, write_bif
@@ -185,8 +185,6 @@ def test_a_new_offset_begins_where_the_old_one_ends():
     days = ds(7.0, 8.0)
     np.testing.assert_allclose(days.NEE, np.array([1, 1, np.nan, 2]) * GRAMS_OF_CARBON, rtol=1e-6)
     np.testing.assert_allclose(days.TA, [1, 1, 2, 2])
-    at = np.array(["2012-05-30", "2012-05-31"], "datetime64[D]")
-    assert local_offsets(at, [(None, 7.0), ("2012-05-31", 8.0)]).tolist() == [7.0, 8.0]
 
 
 def test_random_errors_average_out_and_common_ones_do_not():
@@ -209,7 +207,7 @@ def test_what_is_no_record_or_clock_is_named():
     ds = record("2020-01-01", 30, 48, TA=1.0)
     with pytest.raises(ConfigError, match="step_minutes"):
         to_daily(ds.drop_attrs(), utc_offset=0)
-    for wrong, message in (([], "at least one"), ([(3, 1.0)], "a date"), (25.0, "-14 to 14")):
+    for wrong, message in (([], "at least one"), ([("May", 1.0)], "a date"), (25.0, "-14 to 14")):
         with pytest.raises(ConfigError, match=message):
             to_daily(ds, utc_offset=wrong)
 
