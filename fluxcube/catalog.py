@@ -1,26 +1,34 @@
-"""Where the data are: the default store of `open_carbonsense`, and the driver that intake opens entries with.
+"""Where the data are: the default stores of `open_carbonsense` and the catalog, and the driver that intake opens with.
 
 This module and the command line alone read the environment: ``FLUXCUBE_DATA`` names a cube store, or a
-folder that holds ``carbonsense.zarr``.
+folder (or a URL) that holds ``carbonsense.zarr`` and, where there are any, ``carbonsense_daily.zarr``, ``maps.zarr``,
+``era5/``, ``modis/`` and ``land_cover/``.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 
 import xarray as xr
 
 from fluxcube.cubes import carbonsense
-from fluxcube.errors import StoreError, missing_package, unknown
-from fluxcube.stores import open_store
+from fluxcube.errors import ConfigError, StoreError, missing_package, unknown
+from fluxcube.schema import resolution_of
+from fluxcube.stores import is_url, open_store
 
 #: The environment variable that names the default store.
 VARIABLE = "FLUXCUBE_DATA"
 
+_CUBES = {"hourly": "carbonsense.zarr", "daily": "carbonsense_daily.zarr"}
 
-def default_store() -> Path:
-    """Return the store that ``FLUXCUBE_DATA`` names.
+
+def default_store(name: str = _CUBES["hourly"]) -> Path | str:
+    """Return the store of a name that ``FLUXCUBE_DATA`` holds; the cube may be what it names itself.
+
+    A URL is taken as it is: what ends in ``.zarr`` is the store, else the folder of it.
 
     Raises
     ------
@@ -28,16 +36,30 @@ def default_store() -> Path:
         If the variable is not set, or names nothing; the message says how to get a store.
     """
     how = (
-        f"give open_carbonsense a store, or set {VARIABLE} to one (or to a folder that holds carbonsense.zarr). "
+        f"give a store, or set {VARIABLE} to one (or to a folder that holds {name}). "
         "`fluxcube build RAW carbonsense.zarr` makes one from downloaded archives, `fluxcube demo` a simulated one."
     )
     value = os.environ.get(VARIABLE)
     if not value:
         raise StoreError(f"no store given, and {VARIABLE} is not set: {how}")
-    for path in (Path(value) / "carbonsense.zarr", Path(value)):
+    if is_url(value):
+        value = value.rstrip("/")
+        return value if value.endswith(".zarr") and name == _CUBES["hourly"] else f"{_folder_url(value)}/{name}"
+    itself = [Path(value)] if name == _CUBES["hourly"] else []
+    for path in (Path(value) / name, *itself):
         if (path / "zarr.json").is_file():
             return path
-    raise StoreError(f"{VARIABLE}={value} holds no store: {how}")
+    raise StoreError(f"{VARIABLE}={value} holds no store{'' if itself else f' {name}'}: {how}")
+
+
+def _folder_url(url: str) -> str:
+    return url.rpartition("/")[0] if url.endswith(".zarr") else url
+
+
+def _default_files(name: str) -> Path | None:
+    """Return a folder of files that ``FLUXCUBE_DATA`` holds, or None."""
+    path = Path(os.environ.get(VARIABLE, ""), name)
+    return path if os.environ.get(VARIABLE) and path.is_dir() else None
 
 
 def open_carbonsense(
@@ -53,13 +75,16 @@ def open_carbonsense(
     max_fill_days: float | dict[str, float] | None = None,
     min_quality: float | dict[str, float] | None = None,
     normalized: bool = False,
+    storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Open the CarbonSense cube, lazily; see `fluxcube.cubes.carbonsense.open_carbonsense` for the selections.
 
     Parameters
     ----------
-    store : path, optional
-        A store that `build_carbonsense` made; without one, what ``FLUXCUBE_DATA`` names.
+    store : path or URL, optional
+        A store that `build_carbonsense` made, also ``s3://bucket/cube.zarr``; default what ``FLUXCUBE_DATA`` names.
+    storage_options : mapping, optional
+        What fsspec needs to reach a URL; neither kept in the Dataset nor logged.
 
     Returns
     -------
@@ -77,23 +102,74 @@ def open_carbonsense(
         default_store() if store is None else store,
         sites=sites, igbp=igbp, bbox=bbox, time=time, variables=variables, targets=targets,
         max_qc=max_qc, max_fill_days=max_fill_days, min_quality=min_quality, normalized=normalized,
+        storage_options=storage_options,
     )  # fmt: skip
 
 
-def open_entry(kind: str, store: str | os.PathLike | None = None, **selection: object) -> xr.Dataset:
-    """Open one catalog entry: a cube (with the selections of `open_carbonsense`; default store if none) or maps."""
+def open_entry(kind: str, store: str | os.PathLike | None = None, **options: object) -> xr.Dataset:
+    """Open what one catalog entry describes.
+
+    Parameters
+    ----------
+    kind : {"cube", "maps", "forcing"}
+        ``cube`` takes the selections of `open_carbonsense` and ``resolution`` (default "hourly"), which is checked;
+        ``maps`` a store of maps; ``forcing`` the arguments of `fluxcube.open_forcing`.
+    store : path or URL, optional
+        Default what ``FLUXCUBE_DATA`` holds.
+    **options
+        ``storage_options`` for a URL, and the options of the kind; None and "" count as not given.
+    """
+    options = {name: value for name, value in options.items() if value not in (None, "")}
     if kind == "cube":
-        return open_carbonsense(store, **selection)
+        return _open_cube(store, str(options.pop("resolution", "hourly")), options)
     if kind == "maps":
-        return open_store(store, kind="maps")
-    raise unknown("kind of catalog entry", kind, ("cube", "maps"))
+        return open_store(store or default_store("maps.zarr"), kind="maps", **options)
+    if kind == "forcing":
+        return _open_forcing(options)
+    raise unknown("kind of catalog entry", kind, ("cube", "maps", "forcing"))
+
+
+def _open_cube(store: str | os.PathLike | None, resolution: str, options: dict) -> xr.Dataset:
+    if resolution not in _CUBES:
+        raise unknown("resolution", resolution, _CUBES)
+    ds = open_carbonsense(store or default_store(_CUBES[resolution]), **options)
+    if resolution_of(ds) != resolution:
+        raise StoreError(f"{store or VARIABLE}: expected {resolution} data, found a cube of {resolution_of(ds)} data.")
+    return ds
+
+
+def _open_forcing(options: dict) -> xr.Dataset:
+    from fluxcube.cubes.forcing import open_forcing
+
+    found = {name: path for name in ("era5", "modis", "land_cover") if (path := _default_files(name)) is not None}
+    if "igbp" in options:
+        found.pop("land_cover", None)
+    options = found | options
+    if "era5" not in options:
+        raise ConfigError(f"forcing needs ERA5 files: give era5=, or set {VARIABLE} to a folder that holds era5/.")
+    return open_forcing(options.pop("era5"), **options)
 
 
 def __getattr__(name: str) -> object:
     # intake is optional, and its driver must be a class that derives from intake's: made on first use.
     if name == "FluxcubeSource":
         return _driver()
+    if name == "catalog":
+        return _installed_catalog()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _installed_catalog() -> object:
+    """Open the catalog that comes with fluxcube: the object behind ``intake.cat.fluxcube``."""
+    try:
+        import intake
+    except ImportError:
+        raise missing_package("intake", "catalog", "opening the catalog") from None
+    inside = resources.files("fluxcube") / "data" / "fluxcube.yaml"
+    path = Path(str(inside))
+    if not path.is_file():  # a checkout: the wheel is made of this file
+        path = Path(__file__).resolve().parents[1] / "catalogs" / "fluxcube.yaml"
+    return intake.open_catalog(str(path))
 
 
 def _driver() -> type:
@@ -104,16 +180,16 @@ def _driver() -> type:
         raise missing_package("intake", "catalog", "opening catalog entries") from None
 
     class FluxcubeSource(DataSource):
-        """intake's view of a fluxcube store: ``driver: fluxcube``, ``args: {kind: cube|maps, store: PATH}``."""
+        """intake's view of fluxcube's data: ``driver: fluxcube``, ``args: {kind: cube|maps|forcing, store: PATH}``."""
 
         name = "fluxcube"
         container = "xarray"
         version = "1"
         partition_access = False
 
-        def __init__(self, kind: str, store: str | None = None, metadata: dict | None = None, **selection: object):
+        def __init__(self, kind: str, store: str | None = None, metadata: dict | None = None, **options: object):
             super().__init__(metadata=metadata)
-            self._open = lambda: open_entry(kind, store, **selection)
+            self._open = lambda: open_entry(kind, store, **options)
 
         def _get_schema(self) -> Schema:
             return Schema(datashape=None, dtype=None, shape=None, npartitions=1, extra_metadata={})

@@ -315,6 +315,12 @@ def unspill(path: str | os.PathLike, key: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def spilled(path: str | os.PathLike, start: str) -> list[str]:
+    """Return the keys of `spill` that begin with `start`, in order."""
+    names = (entry.name.removesuffix(".npz") for entry in (Path(path) / _SPILL).glob("*.npz"))
+    return sorted(name for name in names if name.startswith(start))
+
+
 def store_attrs(path: str | os.PathLike, *, storage_options: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return the attributes of a store, of any kind, without opening its arrays (StoreError if there is none)."""
     return dict(_group(path, "r", storage_options).attrs)
@@ -471,7 +477,7 @@ def _remote_group(url: str, options: Mapping[str, object]) -> zarr.Group:
         store = FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
         return zarr.open_group(store, mode="r", zarr_format=3)
     except ImportError as error:
-        raise missing_package(str(getattr(error, "name", None) or "s3fs"), "cloud", f"opening {url}") from error
+        raise missing_package(str(getattr(error, "name", None) or "s3fs"), "s3", f"opening {url}") from error
     except (FileNotFoundError, KeyError) as error:
         raise StoreError(f"{url}: no store there; check the address.") from error
     except (OSError, ValueError, TypeError, *_cloud_errors()) as error:
