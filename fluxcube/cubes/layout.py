@@ -16,7 +16,7 @@ import xarray as xr
 from fluxcube.cubes.tower import Tower
 from fluxcube.errors import SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
-from fluxcube.stores import ArraySpec, spill, unspill, write_run
+from fluxcube.stores import ArraySpec, spill, spilled, unspill, write_run
 from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import BANDS
 
@@ -232,10 +232,15 @@ def put_aside(building: Path, tower: Tower) -> None:
 
 
 def put_chips_aside(building: Path, site: str, day: np.ndarray, values: np.ndarray) -> None:
-    """Spill a site's chips (day, band, y, x) float32, or reflectance (day, band), as `write_chips` wants them."""
+    """Spill some days of a site's chips (day, band, y, x) float32, or reflectance (day, band), for `write_chips`.
+
+    Days of several calls must follow each other.
+    """
     if values.ndim == 4:
         values = np.where(np.isfinite(values), np.rint(values / _CHIP_SCALE), _CHIP_FILL).astype(np.int16)
-    spill(building, f"{site}.chips", {"day": day.astype("datetime64[D]"), "values": values})
+    if len(day):
+        day = day.astype("datetime64[D]")
+        spill(building, f"{site}.chips.{day[0]}", {"day": day, "values": values})
 
 
 def write_tower(
@@ -270,9 +275,10 @@ def write_tower(
 
 def write_chips(building: Path, at: int, site: str, resolution: str = "hourly") -> None:
     """Write what `put_chips_aside` kept of a site, each on its day."""
-    parts = unspill(building, f"{site}.chips")
-    at_day, values = (parts["day"] - DAY_EPOCH).astype(int), parts["values"]
-    if len(at_day):
+    parts = [unspill(building, key) for key in spilled(building, f"{site}.chips.")]
+    if parts:
+        at_day = (np.concatenate([part["day"] for part in parts]) - DAY_EPOCH).astype(int)
+        values = np.concatenate([part["values"] for part in parts])
         fill = _CHIP_FILL if values.dtype == np.int16 else np.nan
         run = np.full((int(at_day[-1] - at_day[0]) + 1, *values.shape[1:]), fill, values.dtype)
         run[at_day - at_day[0]] = values

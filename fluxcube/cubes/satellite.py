@@ -1,4 +1,4 @@
-"""Satellite data of a cube's sites: cut in batches, each site's of its own time, and stamped, to see a change."""
+"""Satellite data of a cube's sites: cut in spans of days, each site's of its own time, and stamped, to see a change."""
 
 from __future__ import annotations
 
@@ -85,30 +85,45 @@ def stamp_rasters(rasters: Sequence, place: Mapping) -> str:
 def cut_sites(
     building: Path, product: Product, rasters: Sequence, places: Sequence[Mapping], progress: Progress | None
 ) -> dict[str, np.ndarray]:
-    """Cut each site's satellite data, put them aside, and return its days (day,) datetime64[D]."""
-    found: dict[str, np.ndarray] = {place["site"]: np.empty(0, "datetime64[D]") for place in places}
-    size = max(1, _BYTES // (max(len(product.days(rasters)), 1) * product.size * 4))
-    # Neighbours share rasters, so they go together.
-    order = sorted(places, key=lambda place: (round(place["latitude"] / 10), place["longitude"]))
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        used = {id(raster) for place in batch for raster in _of_use(rasters, place)}
-        mine = [raster for raster in rasters if id(raster) in used]
-        if len(product.days(mine)):
-            for place, day, values in _cut_batch(product, mine, batch, progress):
+    """Cut each site's satellite data, put them aside, and return its days (day,) datetime64[D].
+
+    Days are cut in spans, of all sites at once, so that a raster is opened once however many sites lie on it; memory
+    holds one span.
+    """
+    found: dict[str, list[np.ndarray]] = {place["site"]: [] for place in places}
+    days = product.days(rasters)
+    length = max(1, _BYTES // max(len(places) * product.size * 4, 1))
+    for start in range(0, len(days), length):
+        span = days[start : start + length]
+        near = [place for place in places if _meets(place, span)]
+        mine = [raster for raster in rasters if span[0] <= np.datetime64(raster.day, "D") <= span[-1]]
+        if near:
+            shown = _later(progress, start, len(days))
+            for place, day, values in _cut_span(product, mine, near, shown):
                 put_chips_aside(building, place["site"], day, values)
-                found[place["site"]] = day
-    return found
+                found[place["site"]].append(day)
+    return {site: np.concatenate([*parts, np.empty(0, "datetime64[D]")]) for site, parts in found.items()}
 
 
-def _cut_batch(
-    product: Product, rasters: Sequence, batch: Sequence[Mapping], progress: Progress | None
+def _meets(place: Mapping, days: np.ndarray) -> bool:
+    first, last = span_of_use(place)
+    return bool(((days >= first) & (days <= last)).any())
+
+
+def _later(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Show progress within a span of days as progress within all of them."""
+    return progress and (lambda done, _, text: progress(before + done, total, text))
+
+
+def _cut_span(
+    product: Product, rasters: Sequence, places: Sequence[Mapping], progress: Progress | None
 ) -> Iterator[tuple]:
     """Yield each site's place, days and values, of the days of its time on which it has one."""
-    latitude, longitude = (np.array([place[key] for place in batch]) for key in ("latitude", "longitude"))
+    latitude, longitude = (np.array([place[key] for place in places]) for key in ("latitude", "longitude"))
     array = product.build(rasters, latitude, longitude, progress=progress)
     days = array.day.values.astype("datetime64[D]")
-    for place, values in zip(batch, array.values, strict=True):
+    for place, values in zip(places, array.values, strict=True):
         first, last = span_of_use(place)
         mine = (days >= first) & (days <= last) & np.isfinite(values).reshape(len(values), -1).any(1)
-        yield place, days[mine], values[mine]
+        if mine.any():
+            yield place, days[mine], values[mine]
