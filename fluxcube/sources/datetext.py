@@ -1,0 +1,157 @@
+"""Read times that people write in tables, and refuse those that can be read in two ways."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fluxcube.errors import ConfigError, SourceError
+
+_ZONE = r"(?P<zone> ?(?:Z|UTC|[+-]\d{2}:?\d{2}))?"
+_CLOCK = r"[T ]+(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,]0+)?)?" + _ZONE
+_FORMS = {
+    "year first": re.compile(r"(?P<year>\d{4})([-/.])(?P<month>\d{1,2})\2(?P<day>\d{1,2})" + _CLOCK),
+    "year last": re.compile(r"(?P<one>\d{1,2})([-/.])(?P<two>\d{1,2})\2(?P<year>\d{4})" + _CLOCK),
+    "digits": re.compile(
+        r"(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})[T ]?"
+        r"(?P<hour>\d{2}):?(?P<minute>\d{2})(?::?(?P<second>\d{2}))?(?P<zone>)"
+    ),
+}  # fmt: skip
+_DAY_NUMBER = re.compile(r"\d{1,5}([.,]\d+)?")
+_ASK = "give time_format, such as time_format='%d/%m/%Y %H:%M'"
+
+
+def parse_times(
+    text: Sequence[str], lines: Sequence[int], where: str, *, time_format: str | None = None, utc_offset: float = 0.0
+) -> np.ndarray:
+    """Return the times that are written, to the minute.
+
+    Parameters
+    ----------
+    text : (time,) str
+        All in one form: ``2020-01-31 23:30`` (with ``T``, ``/`` or ``.``, seconds of 0), ``202001312330``, or day and
+        month before the year where some row tells which is which. 24:00 is the end of the day.
+    lines : (time,) int
+        Line of each, for messages.
+    where : str
+        File and column.
+    time_format : str, optional
+        As `datetime.strptime` has it; without it the form is told from the rows.
+    utc_offset : float
+        Hours east of UTC that the caller holds the times to be in: times that name their own must agree.
+
+    Returns
+    -------
+    (time,) datetime64[m]
+        As written, in no time zone.
+
+    Raises
+    ------
+    SourceError
+        If a row is no such time; it names the line.
+    ConfigError
+        If the rows can be read in two ways, or name another offset: `time_format` or `utc_offset` is to be given.
+
+    Examples
+    --------
+    >>> parse_times(["31.01.2020 23:30", "31.01.2020 24:00"], [2, 3], "a.csv, column time")
+    array(['2020-01-31T23:30', '2020-02-01T00:00'], dtype='datetime64[m]')
+    """
+    if time_format is not None:
+        return _by_format(text, lines, where, time_format)
+    form = next((name for name, pattern in _FORMS.items() if pattern.fullmatch(text[0])), None)
+    if form is None:
+        raise _unknown(text[0], lines[0], where)
+    matches = [_FORMS[form].fullmatch(one) for one in text]
+    odd = next((index for index, match in enumerate(matches) if match is None), None)
+    if odd is not None:
+        raise SourceError(
+            f"{where}, line {lines[odd]}: found {text[odd][:40]!r}, expected a time like {text[0]!r}, as before"
+        )
+    _check_zones({match["zone"].strip() if match["zone"] else "" for match in matches}, utc_offset, where)
+    parts = {name: _whole(matches, name) for name in matches[0].groupdict() if name not in ("zone",)}
+    if form == "year last":
+        parts |= _order(parts, lines, where)
+    return _times(parts, text, lines, where)
+
+
+def _by_format(text: Sequence[str], lines: Sequence[int], where: str, time_format: str) -> np.ndarray:
+    if "%z" in time_format.lower():
+        raise ConfigError(f"time_format={time_format!r}: give times without a zone, and their utc_offset")
+    try:
+        times = pd.to_datetime(pd.Series(text, dtype=str), format=time_format, errors="coerce")
+    except (ValueError, re.error) as error:
+        raise ConfigError(f"time_format={time_format!r}: {error}") from error
+    bad = times.isna().to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise SourceError(f"{where}, line {lines[row]}: found {text[row][:40]!r}, expected a time as {time_format}")
+    return _to_minute(times.to_numpy().astype("datetime64[s]"), text, lines, where)
+
+
+def _unknown(text: str, line: int, where: str) -> Exception:
+    found = f"{where}, line {line}: found {text[:40]!r}"
+    if _DAY_NUMBER.fullmatch(text):
+        return SourceError(f"{found}, a day's number: save the table with times written out, as 2020-01-31 23:30")
+    if any(character.isdigit() for character in text):
+        return ConfigError(f"{found}, a time in a form that is not known: {_ASK}")
+    return SourceError(f"{found}, expected a time such as 2020-01-31 23:30")
+
+
+def _check_zones(zones: set[str], utc_offset: float, where: str) -> None:
+    if zones == {""}:
+        return
+    if len(zones) > 1:
+        found = ", ".join(sorted(zone or "none" for zone in zones)[:4])
+        raise SourceError(f"{where}: times in several zones ({found}), as with daylight saving; give standard time")
+    zone = zones.pop()
+    hours = 0.0 if zone in ("Z", "UTC") else float(zone[:3]) + float(f"{zone[0]}{zone[-2:]}") / 60
+    if hours != utc_offset:
+        raise ConfigError(f"{where}: times say {zone}, and utc_offset is {utc_offset:g}: give utc_offset={hours:g}")
+
+
+def _whole(matches: Sequence[re.Match], name: str) -> np.ndarray:
+    return np.array([int(match[name] or 0) for match in matches], np.int64)
+
+
+def _order(parts: dict[str, np.ndarray], lines: Sequence[int], where: str) -> dict[str, np.ndarray]:
+    """Return day and month where the year stands last: a number above 12 is a day."""
+    one, two = parts["one"], parts["two"]
+    first, second = one > 12, two > 12
+    if first.any() and second.any():
+        line = lines[int((second if first.argmax() < second.argmax() else first).argmax())]
+        raise SourceError(f"{where}, line {line}: the day stands first in some rows and second in others")
+    if not first.any() and not second.any():
+        raise ConfigError(
+            f"{where}: no day above 12, so it cannot be told whether day or month stands first: give "
+            "time_format='%d/%m/%Y %H:%M' or time_format='%m/%d/%Y %H:%M', with the signs that the file has"
+        )
+    return {"day": one, "month": two} if first.any() else {"day": two, "month": one}
+
+
+def _times(parts: dict[str, np.ndarray], text: Sequence[str], lines: Sequence[int], where: str) -> np.ndarray:
+    year, month, day, hour, minute = (parts[name] for name in ("year", "month", "day", "hour", "minute"))
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    good = (year >= 1900) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1) & (minute < 60)
+    good &= (days.astype("datetime64[M]") == months) & (parts["second"] < 60)
+    good &= (hour < 24) | ((hour == 24) & (minute == 0) & (parts["second"] == 0))
+    if not good.all():
+        row = int((~good).argmax())
+        raise SourceError(f"{where}, line {lines[row]}: found {text[row][:40]!r}, which is no date and time")
+    seconds = (hour * 60 + minute) * 60 + parts["second"]
+    return _to_minute(days.astype("datetime64[s]") + seconds, text, lines, where)
+
+
+def _to_minute(times: np.ndarray, text: Sequence[str], lines: Sequence[int], where: str) -> np.ndarray:
+    minutes = times.astype("datetime64[m]")
+    if (minutes != times).any():
+        row = int((minutes != times).argmax())
+        raise SourceError(
+            f"{where}, line {lines[row]}: found {text[row][:40]!r}, expected times of whole minutes; round them, or "
+            "average the rows over periods first"
+        )
+    return minutes
