@@ -109,7 +109,6 @@ def read_daily_tower(
     fused = with_values(fused, [p.file for p in made], "daily")
     stack, beyond = _masked(stack_of(fused, "predictors", predictors, "daily"))
     fluxes = stack_of(fused, "fluxes", targets, "daily")
-    out_of_bounds = added([*(p.out_of_bounds for p in made), beyond])
     return Tower(
         info=info,
         utc_offset=_offset(info),
@@ -118,9 +117,9 @@ def read_daily_tower(
         predictors=join_stacks(_computed(fused.time.values, info), stack),
         fluxes=fluxes,
         given=given,
-        out_of_bounds=out_of_bounds,
+        out_of_bounds=added([*(p.out_of_bounds for p in made), beyond]),
         flags_assumed=added(p.flags_assumed for p in made if p.from_hours),
-        warnings=_warnings(info, made, apart, stack, out_of_bounds),
+        warnings=_warnings(info, made, apart, stack, beyond),
         unread=unread,
         quality={"predictors": _report(stack, made, given), "fluxes": _report(fluxes, made, given)},
         sun_lag={p.label: round(p.lag.hours, 2) for p in made if p.lag is not None},
@@ -154,7 +153,10 @@ class _Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class _Days:
-    """What is kept of one archive: its days, and what was removed before they were made."""
+    """What is kept of one archive: its days, and what was removed before they were made.
+
+    `spoiled` are variables of which more than a few native values were out of bounds.
+    """
 
     rank: int
     label: str
@@ -166,6 +168,7 @@ class _Days:
     flags_assumed: dict[str, int]
     warnings: tuple[str, ...]
     lag: SunLag | None = None
+    spoiled: tuple[str, ...] = ()
 
 
 def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]) -> Iterator[_Days]:
@@ -219,9 +222,12 @@ def _made_of_hours(
     doubts = lag.doubts if lag else ()
     if doubts and reading.strict:
         raise SourceError(f"{native.attrs['source_file']}: {'; '.join(doubts)}")
-    native, counts = within_bounds(native, reading.bounded)
-    made = _kept(archive, label, to_daily(native, utc_offset=offset), names)
-    return replace(made, from_hours=True, out_of_bounds=counts, warnings=(*doubts, *made.warnings), lag=lag)
+    bounded, counts = within_bounds(native, reading.bounded)
+    spoiled = tuple(name for name, count in counts.items() if count > _WARN_SHARE * int(native[name].count()))
+    made = _kept(archive, label, to_daily(bounded, utc_offset=offset), names)
+    return replace(
+        made, from_hours=True, out_of_bounds=counts, warnings=(*doubts, *made.warnings), lag=lag, spoiled=spoiled
+    )
 
 
 def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) -> _Days:
@@ -294,14 +300,18 @@ def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
 
 
 def _warnings(
-    info: SiteInfo, made: Sequence[_Days], apart: Sequence[str], stack: Stack, out_of_bounds: dict[str, int]
+    info: SiteInfo, made: Sequence[_Days], apart: Sequence[str], stack: Stack, beyond: Mapping[str, int]
 ) -> tuple[str, ...]:
     """Say what is doubtful of a site, and log it; that its clock is assumed was logged by `clock_of`."""
     found = [*apart, *(f"{p.label}: {doubt}" for p in made for doubt in p.warnings)]
+    found += [
+        f"{p.label}: {name}: {p.out_of_bounds[name]} values were out of bounds and became missing"
+        for p in made for name in p.spoiled
+    ]  # fmt: skip
     days = dict(zip(stack.names, np.isfinite(stack.values).sum(0).tolist(), strict=True))
-    for name, count in out_of_bounds.items():
-        if count > _WARN_SHARE * (count + days.get(name, 0)):
-            found.append(f"{name}: {count} half-hours, hours or days were out of bounds and became missing")
+    for name, count in beyond.items():
+        if count > _WARN_SHARE * (count + days[name]):
+            found.append(f"{name}: {count} days were out of bounds and became missing")
     for doubt in found:
         _log.warning("%s: %s", info.site, doubt)
     unknown = added(p.flags_assumed for p in made if not p.from_hours)
