@@ -20,7 +20,7 @@ from fluxcube.cubes.hourly import to_hourly
 from fluxcube.cubes.localdays import GRAMS_OF_CARBON, to_daily
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.simulation import Planet
-from fluxcube.simulation.archives import write_archive, write_bif
+from fluxcube.simulation.archives import PUBLISHERS, write_archive, write_bif
 from fluxcube.simulation.records import Place, simulate_record
 from fluxcube.sources.badm import SiteInfo, read_badm
 from fluxcube.sources.networks import discover
@@ -530,3 +530,40 @@ def test_fused_days_come_from_somewhere_by_the_rule(sources, rule):
         assert len({int(values[t] // 1000) for values in unit if np.isfinite(values[t])}) <= 1
     for turned in itertools.islice(itertools.permutations(sources), 3):
         assert fuse(list(turned), rule=rule, resolution="daily")[0].identical(fused)
+
+
+# ---- every publisher
+
+
+@pytest.mark.parametrize("network", sorted(PUBLISHERS))
+def test_every_publisher_s_archive_becomes_days(tmp_path, network):
+    """From its daily table or its half-hours, the days are means of all half-hours of the local day."""
+    truth = simulate_record(PLACE, "2014-03-01", days=20)
+    write_archive(tmp_path, network, truth, place=PLACE)
+    write_bif(tmp_path, [PLACE])
+    tower = read(tmp_path, predictors=("TA", "TA_RANGE"), targets=("NEE", "GPP_NT", "RECO_NT", "FCH4"))
+    assert tower.networks == (network,) and not tower.unread
+    np.testing.assert_array_equal(tower.time, np.datetime64("2014-03-01") + np.arange(20) * DAY)
+    means = {name: truth.columns[name].reshape(20, 48).mean(1) for name in ("TA_F", "FCH4_F") if name in truth.columns}
+    np.testing.assert_allclose(column(tower, "TA"), means["TA_F"], atol=2e-3)
+    hours = truth.columns["TA_F"].reshape(20, 24, 2).mean(2)
+    if "TA_RANGE" in tower.predictors.names:
+        np.testing.assert_allclose(column(tower, "TA_RANGE"), np.ptp(hours, axis=1), atol=4e-3)
+    if "FCH4" in tower.fluxes.names:
+        np.testing.assert_allclose(column(tower, "FCH4"), means["FCH4_F"], atol=2e-3)
+    if "NEE" in tower.fluxes.names:
+        rest = column(tower, "NEE") - (column(tower, "RECO_NT") - column(tower, "GPP_NT"))
+        assert np.isfinite(rest).any() and np.nanmax(np.abs(rest)) < 5e-3
+
+
+def test_hours_of_a_wrong_clock_are_told_or_refused(tmp_path):
+    """Stamps of UTC+5.5 read as UTC+0: days would be cut at the wrong hour."""
+    write_archive(tmp_path, "FLUXNET2015", simulate_record(PLACE, "2014-01-01", days=120), place=PLACE)
+    for path in tmp_path.iterdir():
+        _keep(path, "_HH_")
+    write_bif(tmp_path, [replace(PLACE, utc_offset=0.0)])
+    tower = read(tmp_path)
+    assert tower.sun_lag["FLUXNET2015"] == pytest.approx(5.5, abs=0.4)
+    assert any("the sun" in warning for warning in tower.warnings)
+    with pytest.raises(SourceError, match="the sun"):
+        read(tmp_path, strict=True)
