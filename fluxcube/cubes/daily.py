@@ -63,7 +63,7 @@ def read_daily_tower(
     """Read one site from all of its archives, in local days.
 
     A publication's daily files give its days. What they do not have, such as TA_RANGE, or years, is made of the
-    publication's hours, where those are among `archives` or in the same zip.
+    publication's hours, where those are among `archives`, or in the same zip or folder.
 
     Parameters
     ----------
@@ -194,9 +194,11 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
 
 
 def _hours_beside(archive: Archive) -> Archive | None:
-    """Return the half-hours or hours in the zip of a daily table, or None."""
+    """Return the half-hours or hours in the zip of a daily table, or in its folder where it is unpacked; or None."""
     if not is_zip(archive.path):
-        return None
+        names = (archive.path.name.replace(f"_{_DAILY}_", f"_{step}_", 1) for step in _HOURLY)
+        found = next((path for path in map(archive.path.with_name, names) if path.exists()), archive.path)
+        return None if found == archive.path else replace(archive, path=found, resolution="")
     try:
         return replace(archive, member=choose_member(archive.path), resolution="")
     except SourceError:
