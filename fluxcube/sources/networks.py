@@ -98,7 +98,7 @@ class Discovery:
     badm : tuple of Location
         Site metadata, for `read_badm`.
     ignored : tuple of (str, str)
-        Every other csv, gz and zip file, and why it is left aside.
+        Every other csv, gz, zip and tar file, and why it is left aside.
     """
 
     archives: tuple[Archive, ...]

@@ -86,6 +86,11 @@ def read_oneflux(
     if named is not None and named.network == _BASE:
         raise _is_base(f"{path}")
     source = find_source(archive_or_path, member)
+    if source.network and networks()[source.network].reader != "oneflux":
+        raise SourceError(
+            f"{source.location}: of {source.network}, which is not of the ONEFlux dialect; find it with discover, and "
+            "read it with fluxcube.sources.readers.read_archive"
+        )
     return read_stamped(source, ONEFLUX, utc_offset=utc_offset, variables=variables)
 
 

@@ -224,3 +224,14 @@ def test_real_bif_and_table_say_the_same_of_every_tower(shared_data, caplog):
     merged = read_badm([towers / "sites.csv", next(towers.glob("*_BIF_*.csv"))])
     assert all(require_location(merged, site).koppen == row["koppen"] for site, row in rows.items())
     assert not caplog.records
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_metadata_in_another_encoding_are_read_and_a_guess_is_noted(tmp_path, caplog, encoding):
+    rows = ["SITE_ID,GROUP_ID,VARIABLE,DATAVALUE", "XX-One,1,SITE_NAME,Fôret", "XX-One,2,LOCATION_LAT,51.5"]
+    text = "\n".join([*rows, "XX-One,2,LOCATION_LON,4.5"])
+    path = tmp_path / "FLX_XX-One_BIF_LATEST.csv"
+    path.write_bytes(text.encode(encoding))
+    info = read_badm(path)["XX-One"]
+    assert (info.latitude, info.longitude) == (51.5, 4.5)
+    assert ("read as Latin-1" in caplog.text) is (encoding == "latin-1")

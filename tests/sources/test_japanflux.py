@@ -9,6 +9,7 @@ import pytest
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.networks import discover
+from fluxcube.sources.oneflux import read_oneflux
 from fluxcube.sources.readers import place_of, read_archive, read_days
 
 NAME = "FLX_JP-Tak_JapanFLUX2024_ALLVARS_HH_2005-2005_1-3.csv"
@@ -93,3 +94,10 @@ def test_an_archive_tells_its_clock_and_has_no_days(tmp_path):
     archive = write(tmp_path, {"TA_F": [1, 2]})
     assert (place_of(archive).site, place_of(archive).utc_offset, place_of(archive).latitude) == ("JP-Tak", 9.0, None)
     assert read_days(archive) is None
+
+
+def test_the_reader_of_another_dialect_refuses_it_rather_than_lose_its_fluxes(tmp_path):
+    archive = write(tmp_path, {"TA_F": [1, 2], "NEE_vUT": [1, 2]})
+    for given in (archive, archive.path):
+        with pytest.raises(SourceError, match=r"of JapanFlux2024, .*read_archive"):
+            read_oneflux(given, utc_offset=9)
