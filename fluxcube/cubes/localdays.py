@@ -42,9 +42,9 @@ def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
 
     Notes
     -----
-    A day's value is the mean (P: the sum; WD: the vector mean) of *all* of its hours, gap-filled ones included. Gaps are
-    nights more often than days: at 109 FLUXNET2015 towers the mean of measured hours alone, on days with at least half
-    of them, has 1.07 gC m-2 d-1 less NEE on average (1.0 at the median tower, up to 4.2). A step that straddles
+    A day's value is the mean (P: the sum; WD: the vector mean) of *all* of its hours, gap-filled ones included. Gaps
+    are nights more often than days: at 109 FLUXNET2015 towers the mean of measured hours alone, on days with at least
+    half of them, has 1.07 gC m-2 d-1 less NEE on average (1.0 at the median tower, up to 4.2). A step that straddles
     midnight gives each day its share.
 
     Fluxes that are targets, sums and TA_RANGE need the whole day. Other means need 90 % of it: with one gap of 10 %
