@@ -122,7 +122,20 @@ def open_stream(location: Location, watch: Callable[[bytes], None] | None = None
     """
     with ExitStack() as stack:
         raw, limit = _open_raw(location, stack)
-        yield stack.enter_context(io.BufferedReader(_Stream(raw, location, limit, watch), _BLOCK))
+        yield stack.enter_context(_Reader(_Stream(raw, location, limit, watch), _BLOCK))
+
+
+class _Reader(io.BufferedReader):
+    """A reader that sets aside no more than there is, however much it is asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size <= _BLOCK:
+            return super().read(size)
+        blocks, left = [], size
+        while left and (block := super().read(min(left, _BLOCK))):
+            blocks.append(block)
+            left -= len(block)
+        return b"".join(blocks)
 
 
 def size_of(location: Location) -> int:

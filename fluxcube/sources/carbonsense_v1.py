@@ -179,7 +179,8 @@ class _Window:
 def _read_file(path: Path, limit: int) -> bytes:
     try:
         with open(path, "rb") as stream:
-            data = stream.read(limit + 1)
+            size = os.fstat(stream.fileno()).st_size
+            data = stream.read(min(size, limit) + 1)  # no more: as much is set aside as is asked for
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); check its path and permissions") from error
     if len(data) > limit:

@@ -143,8 +143,6 @@ def _number(text: str) -> float:
         raise Refused(f"no number: {text!r}")
     with np.errstate(over="ignore"):
         value = float(np.float32(float(text)))
-    if math.isinf(value):
-        raise Refused("too large")
     return math.nan if value == -9999 else value
 
 
@@ -154,6 +152,7 @@ def _variable(name: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
         return {}
     filled = [i for i in present if not all(math.isnan(v) for v in cells[_MEANING[name][0][i]])]
     column, flag, assumed = (part[(filled or present)[0]] for part in _MEANING[name])
+    _check_finite(cells[column])
     raw = cells.get(flag) or [math.nan] * len(cells[column])
     if any(not math.isnan(value) and value not in (0, 1, 2, 3) for value in raw):
         raise Refused("no flag")
@@ -162,11 +161,18 @@ def _variable(name: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
     return {name: np.array(cells[column], np.float32), f"{name}_QC": np.array(flags, np.int8)}
 
 
+def _check_finite(values: Sequence[float]) -> None:
+    """Refuse a number too large for float32, where it is one that counts."""
+    if any(math.isinf(value) for value in values):
+        raise Refused("too large")
+
+
 def _uncertainty(name: str, column: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
     owner = name.split("_")[0]
     if column not in cells or not any(c in cells for c in _MEANING[owner][0]):
         return {}
     values = np.array(cells[column], np.float32)
+    _check_finite(cells[column])
     if (values < 0).any():
         raise Refused("a negative standard deviation")
     return {} if np.isnan(values).all() else {name: values}

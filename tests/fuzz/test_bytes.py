@@ -30,6 +30,7 @@ from fluxcube.simulation.records import Place, simulate_record
 from fluxcube.sources.archives import Location, list_members, open_stream
 from fluxcube.sources.arraypickle import read_array_pickle
 from fluxcube.sources.badm import read_badm
+from fluxcube.sources.inspection import inspect_raw
 from fluxcube.sources.networks import discover
 from fluxcube.sources.readers import chips_of, place_of, read_archive
 
@@ -134,6 +135,17 @@ def test_damaged_towers(tmp_path, name, damage):
 @many()
 def test_ten_thousand_damaged_towers(tmp_path, name, damage):
     check_tower(tmp_path, name, damage(TOWERS[name]))
+
+
+@given(st.sampled_from(sorted(TOWERS)), damages())
+@cases(100)
+def test_damaged_towers_are_listed(tmp_path, name, damage):
+    """Looking into a folder tells of every file, broken or not."""
+    (emptied(tmp_path) / name).write_bytes(damage(TOWERS[name]))
+    with timed():
+        listed = inspect_raw(tmp_path)
+    assert list(listed.path.str.contains(name, regex=False)) == [True]
+    assert (listed.why.str.len() > 0)[~listed.used].all()
 
 
 # ---- site metadata
@@ -379,8 +391,22 @@ def published(tmp_path_factory) -> dict[str, bytes]:
 def test_damaged_carbonsense(tmp_path, published, which, damage):
     name = sorted(published)[which]
     (emptied(tmp_path) / name).write_bytes(damage(published[name]))
+    check_published(tmp_path)
+
+
+@given(st.sampled_from(["meta.json", "predictors.csv", "targets.csv", "modis.pkl"]), damages())
+@cases(150)
+def test_damaged_carbonsense_folders(tmp_path, published, name, damage):
+    with tarfile.open(fileobj=io.BytesIO(published["carbonsense.tar"])) as tar:
+        tar.extractall(emptied(tmp_path), filter="data")
+    (path,) = tmp_path.rglob(name)
+    path.write_bytes(damage(path.read_bytes()))
+    check_published(tmp_path)
+
+
+def check_published(folder: Path) -> None:
     with timed(), contextlib.suppress(SourceError):
-        for archive in discover(tmp_path).archives:
+        for archive in discover(folder).archives:
             with contextlib.suppress(SourceError):
                 check_invariants(read_archive(archive, utc_offset=OFFSET))
             with contextlib.suppress(SourceError):

@@ -26,7 +26,7 @@ from fluxcube.simulation.published import write_v1, write_v2
 from fluxcube.simulation.records import Place, decimals_of, mds_column, simulate_record
 from fluxcube.sources.badm import clock_of, read_badm
 from fluxcube.sources.networks import discover, networks
-from fluxcube.sources.readers import chips_of, place_of, read_archive
+from fluxcube.sources.readers import chips_of, place_of, read_archive, read_days
 
 US = Place(site="US-Zzz", latitude=40.0, longitude=-90.0, elevation=231, igbp="CRO", koppen="Dfa", utc_offset=-6)
 #: JapanFlux2024 stamps UTC+9 wherever a tower stands, here in Mongolia.
@@ -177,6 +177,36 @@ def test_the_site_metadata_that_an_archive_brings(tmp_path, network):
     assert (info.latitude, info.longitude, info.elevation) == (place.latitude, place.longitude, place.elevation)
     assert (info.igbp, info.koppen) == (place.igbp, place.koppen)
     assert clock_of(info) == place.utc_offset
+
+
+@pytest.mark.parametrize("step", [30, 60])
+@pytest.mark.parametrize("network", [n for n, row in networks().items() if row.daily])
+def test_days_of_every_publisher_that_has_them(tmp_path, network, step):
+    """Their daily tables, against means of the half-hours that the truth consists of."""
+    record = simulate_record(US, "2012-02-27", days=6, step_minutes=step, seed=4)
+    write_archive(tmp_path, network, record, place=US)
+    found = discover(tmp_path, resolution="daily")
+    assert [(a.site, a.network, a.resolution) for a in found.archives] == [(US.site, network, "DD")]
+    ds = read_days(found.archives[0])
+    days = record.start.astype("datetime64[D]").reshape(6, -1)
+    np.testing.assert_array_equal(ds.time.values, days[:, 0].astype("datetime64[ns]"))
+    gc_per_umol = 12.011e-6 * 86400
+    columns = {"TA": ("TA_F", 1), "P": ("P", 1440 / step), "NEE": ("NEE_VUT_REF", gc_per_umol),
+               "GPP_NT": ("GPP_NT_VUT_REF", gc_per_umol)}  # fmt: skip
+    for name, (column, factor) in columns.items():
+        mean = np.nanmean(record.columns[column].reshape(6, -1), 1) * factor
+        np.testing.assert_allclose(ds[name], mean, atol=6e-4, err_msg=name)
+    flags = record.columns["NEE_VUT_REF_QC"].reshape(6, -1)
+    np.testing.assert_allclose(ds.NEE_QUALITY, (flags <= 1).mean(1), atol=6e-4)
+
+
+@pytest.mark.parametrize("network", ["JapanFlux2024", "FLUXNET-CH4"])
+def test_days_that_are_not_read_are_said_so(tmp_path, network):
+    place = place_for(network)
+    write_archive(tmp_path, network, simulate_record(place, "2012-02-27", days=2), place=place, form="folder")
+    found = discover(tmp_path, resolution="daily")
+    assert [a.resolution for a in found.archives] == ["HH"], "its half-hours, of which days can be made"
+    assert [why for path, why in found.ignored if "_DD_" in path] == [networks()[network].why_no_days]
 
 
 # ---- as disks have them
