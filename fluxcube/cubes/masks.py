@@ -139,7 +139,7 @@ def mask_fills(ds: xr.Dataset, whole: xr.Dataset, max_fill_days: Limit) -> xr.Da
         days = _each(ds, dim, max_fill_days, np.inf)
         if np.isinf(days).all():
             continue
-        flags = whole[f"{stack}_qc"].chunk({"site": 1, "time": -1, dim: -1})
+        flags = whole[f"{stack}_qc"].reset_coords(drop=True).chunk({"site": 1, "time": -1, dim: -1})
         found = xr.apply_ufunc(
             _in_long_fills, flags.isel({dim: whole.indexes[dim].get_indexer(ds.indexes[dim]), **cut}),
             kwargs={"days": tuple(days.values)}, dask="parallelized", output_dtypes=[bool],

@@ -93,7 +93,8 @@ def open_carbonsense(
     whole = open_store(store, kind="cube", dask=False, storage_options=storage_options)
     check_limits(whole, max_qc, max_fill_days, min_quality)
     chosen = _at_sites(whole, sites, igbp, bbox)
-    ds = _at_hours(_spanned(whole, chosen), time)
+    spanned = _spanned(whole, chosen)
+    ds = _at_hours(spanned, time)
     begin = int((ds.time.values[0] - EPOCH) / (DAY if resolution_of(ds) == "daily" else HOUR))
     ds = dask_chunked(ds, begin={"time": begin}, time=_DASK_HOURS)
     if not np.array_equal(chosen, np.arange(ds.sizes["site"])):
@@ -106,7 +107,7 @@ def open_carbonsense(
     if max_qc is not None:
         ds = mask_flags(ds, max_qc)
     if max_fill_days is not None:
-        ds = mask_fills(ds, whole, max_fill_days)
+        ds = mask_fills(ds, spanned, max_fill_days)
     if min_quality is not None:
         ds = mask_quality(ds, min_quality)
     return scale_by_bounds(ds) if normalized else ds
