@@ -24,10 +24,15 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, TransposeCodec
+from zarr.registry import register_codec
 
+from fluxcube.decimals import DecimalColumns
 from fluxcube.errors import ConfigError, StoreError, missing_package
 
 _log = logging.getLogger(__name__)
+
+# Also by entry point, for readers that do not import fluxcube.
+register_codec("fluxcube.decimals", DecimalColumns)
 
 _LEDGER = "ledger"
 _SPILL = ".parts"
@@ -52,6 +57,9 @@ class ArraySpec:
         What a reader gets where nothing is written. NaN, and what the attribute ``_FillValue`` says, open as missing.
     attrs : mapping
         CF attributes; ``scale_factor`` makes packed integers open as float32.
+    decimals : bool
+        Keep float32 columns (the last dimension) as `fluxcube.decimals` does: smaller, the same bit by bit, and read
+        only where fluxcube is installed.
     """
 
     dims: tuple[str, ...]
@@ -61,6 +69,7 @@ class ArraySpec:
     shards: tuple[int, ...] | None = None
     fill_value: float | int = 0
     attrs: Mapping[str, object] = field(default_factory=dict)
+    decimals: bool = False
 
 
 def provenance() -> dict[str, str]:
@@ -528,11 +537,16 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> None:
     dtype = np.dtype(spec.dtype)
     last = len(spec.dims) - 1
     order = (*range(last - 1), last, last - 1) if spec.dims[-1] in _LABELS and last else None
+    codecs = {
+        "filters": [TransposeCodec(order=order)] if order else None,
+        "compressors": BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=dtype.itemsize),
+    }
+    if spec.decimals:
+        codecs = {"filters": None, "serializer": DecimalColumns(), "compressors": None}
     group.create_array(
         name, shape=spec.shape, dtype=dtype, chunks=spec.chunks, shards=spec.shards, fill_value=spec.fill_value,
         dimension_names=spec.dims, attributes=dict(spec.attrs), config={"write_empty_chunks": False},
-        filters=[TransposeCodec(order=order)] if order else None,
-        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=dtype.itemsize),
+        **codecs,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"variables", "biomes"},
-    {"timestamps", "humidity", "indices", "normalisation", "units"},
+    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals"},
     {"solar"},
     {"schema"},
     {"stores"},

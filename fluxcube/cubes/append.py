@@ -34,6 +34,7 @@ from fluxcube.sources.networks import Archive
 from fluxcube.stores import adopt, clear_leftovers, create, is_url, open_store, staging, store_attrs
 
 _BLOCK = 1 << 20
+_SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing")
 _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_offset")
 
 Each = Callable[[Callable[[str], None], Sequence[str]], None]
@@ -92,7 +93,7 @@ def append_site(
     kept = {name: doc for name, doc in documents.items() if name != site}
     left_out = {name: why for name, why in log.get("left_out", {}).items() if name.partition(":")[0] != site}
     with staging(store, overwrite=True) as building:
-        put_aside(building, tower)
+        put_aside(building, tower, compact=settings["packing"] == "decimals")
         compose(
             building, kept, {site: made}, labels, settings, source=Path(store),
             log=build_document(left_out, None, (), log),
@@ -141,9 +142,9 @@ def settings_of(store: str | os.PathLike) -> dict[str, str]:
     attrs = store_attrs(store)
     if attrs.get("kind") != "cube":
         raise StoreError(f"{store}: expected a cube, found a store of kind {attrs.get('kind')!r}.")
-    if "order" not in attrs:
+    if "packing" not in attrs:
         raise StoreError(f"{store}: an older version of fluxcube made it; build it anew with overwrite (--overwrite).")
-    named = ("resolution", "clock", "order", "fusion_rule", "predictors")
+    named = _SETTINGS
     return {key: str(attrs[key]) for key in named if key in attrs}
 
 
@@ -293,7 +294,8 @@ def compose(
         days = _all_days(source, days)
     time = time_axis(places, resolution)
     coords = cube_coords(places, time, labels, days, resolution)
-    arrays = cube_arrays(places, len(time), labels, coords.sizes.get("day"), resolution)
+    days_of = coords.sizes.get("day")
+    arrays = cube_arrays(places, len(time), labels, days_of, resolution, compact=settings["packing"] == "decimals")
     create(building, coords, arrays, cube_attrs(documents, settings))
     order = {site: at for at, site in enumerate(documents)}
     if kept and source is not None:

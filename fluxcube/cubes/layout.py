@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.tower import Tower
+from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
 from fluxcube.stores import ArraySpec, spill, spilled, unspill, write_run
@@ -181,10 +182,12 @@ def cube_arrays(
     labels: Mapping[str, Sequence[str]],
     days: int | None,
     resolution: str = "hourly",
+    *,
+    compact: bool = False,
 ) -> dict[str, ArraySpec]:
     """Return the arrays of a cube of these sites and so many steps, as `fluxcube.stores.create` takes them.
 
-    Those that a cube need not have are there if any site has them.
+    `compact` keeps values as `fluxcube.decimals` does. Those that a cube need not have are there if any site has them.
     """
     held = {name for place in places for name in place["arrays"]}
     arrays = {}
@@ -198,7 +201,10 @@ def cube_arrays(
             part = PARTS[ending]
             if part.required or stack + ending in held:
                 attrs = {**part.attrs, "long_name": f"{part.attrs.get('long_name', '')} {stack}".strip()}
-                arrays[stack + ending] = ArraySpec(dtype=part.dtype, fill_value=part.fill, attrs=attrs, **like)
+                decimals = compact and part.dtype == "float32"
+                arrays[stack + ending] = ArraySpec(
+                    dtype=part.dtype, fill_value=part.fill, attrs=attrs, decimals=decimals, **like
+                )
     if days is not None:
         arrays[_SATELLITE[resolution][0]] = _satellite_array(len(places), days, resolution)
     return arrays
@@ -219,15 +225,18 @@ def _satellite_array(sites: int, days: int, resolution: str) -> ArraySpec:
     )
 
 
-def put_aside(building: Path, tower: Tower) -> None:
-    """Spill a tower's values, as `write_tower` wants them."""
+def put_aside(building: Path, tower: Tower, *, compact: bool = False) -> None:
+    """Spill a tower's values, as `write_tower` wants them; `compact` takes rounding errors off decimal fractions."""
     arrays = {}
     for stack in STACKS:
         held = getattr(tower, stack)
         arrays[f"{stack}_names"] = np.array(held.names, str)
         for ending, values in held.parts.items():
             scale = PARTS[ending].attrs.get("scale_factor")
-            arrays[stack + ending] = (np.rint(values / scale) if scale else values).astype(PARTS[ending].dtype)
+            values = (np.rint(values / scale) if scale else values).astype(PARTS[ending].dtype)
+            if compact and values.dtype == np.float32:
+                values = np.stack([snap(column) for column in values.T], 1) if values.size else values
+            arrays[stack + ending] = values
     spill(building, tower.info.site, arrays)
 
 

@@ -159,8 +159,25 @@ def test_a_site_is_not_made_poorer_by_files_that_are_not_there(raw, some):
     assert "NP-Ccc" not in report.unchanged and not report.left_out  # its years cover those of the old file
 
 
+def test_a_compact_cube_has_the_same_decimals_and_grows_likewise(raw, some, tmp_path):
+    build_carbonsense(raw, tmp_path / "small.zarr", compact=True, sites=["FJ-Ddd", "NP-Ccc"])
+    small, plain = open_carbonsense(tmp_path / "small.zarr").load(), open_carbonsense(some).load()
+    for name in plain.data_vars:
+        np.testing.assert_allclose(small[name], plain[name], rtol=2**-22, atol=2e-5)
+    one = slice(small.time_start.sel(site="FJ-Ddd"), small.time_stop.sel(site="FJ-Ddd") - HOUR)
+    ta = small.predictors.sel(site="FJ-Ddd", variable="TA", time=one)  # hourly: to the last digit of its file
+    source = columns(DAYS * 24, 3)["TA_F"]
+    np.testing.assert_array_equal(ta, np.where(source == -9999, np.nan, source).astype(np.float32))
+    build_carbonsense(raw, tmp_path / "small.zarr", compact=True, append=True)
+    append_site(tmp_path / "small.zarr", native(raw, "US-Aaa"), overwrite=True)
+    build_carbonsense(raw, tmp_path / "whole.zarr", compact=True)
+    xr.testing.assert_identical(
+        open_carbonsense(tmp_path / "small.zarr").load(), open_carbonsense(tmp_path / "whole.zarr").load()
+    )
+
+
 def test_append_refuses_other_options_and_other_stores(raw, some, tmp_path):
-    for options in ({"clock": "standard"}, {"rule": "quality"}, {"variables": ["TA"]}):
+    for options in ({"clock": "standard"}, {"rule": "quality"}, {"variables": ["TA"]}, {"compact": True}):
         with pytest.raises(ConfigError, match="Append with the same options"):
             build_carbonsense(raw, some, append=True, **options)
     with pytest.raises(ConfigError, match="give one of them"):
