@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -31,8 +32,9 @@ class Table:
     Attributes
     ----------
     path : Path
-    text : str
-        The whole file.
+    data : bytes
+        The whole file, which is text in `encoding`.
+    encoding : str
     separator : str
         Between fields.
     header : tuple of str
@@ -42,13 +44,14 @@ class Table:
     """
 
     path: Path
-    text: str
+    data: bytes
+    encoding: str
     separator: str
     header: tuple[str, ...]
     line: int
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the line and the fields of each row below the header; rows of blanks are none.
+        """Yield the line and the fields, blanks around them, of each row below the header; rows of blanks are none.
 
         Raises
         ------
@@ -56,8 +59,10 @@ class Table:
             If a row has another number of fields than the header.
         """
         width = len(self.header)
-        for line, fields in _rows(self.text, self.separator, self.path):
-            if line <= self.line or not any(fields):
+        for line, fields in _rows(self.data, self.encoding, self.separator, self.path):
+            if line <= self.line:
+                continue
+            if not fields or not (fields[0] or any(map(str.strip, fields))):
                 continue
             if len(fields) != width:
                 raise SourceError(
@@ -87,20 +92,21 @@ def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | N
         If there is no such encoding.
     """
     path = Path(path)
-    text = _text(path, encoding)
+    data, encoding = _read(path, encoding)
     best: tuple[int, int, list[str]] = (0, 0, [])
-    for line, raw in enumerate(text.splitlines()[:HEADER_WITHIN], start=1):
+    for line, raw in enumerate(itertools.islice(_lines(data, encoding), HEADER_WITHIN), start=1):
         for separator in _SEPARATORS:
             names = _split(raw, separator)
             found = len(set(needed) & set(names))
             if found == len(set(needed)):
                 _check_once(names, needed, f"{path}, line {line}")
-                return Table(path, text, separator, tuple(names), line)
+                return Table(path, data, encoding, separator, tuple(names), line)
             best = max(best, (found, len(names) * (line == 1), names), key=lambda one: one[:2])
     raise _without_header(path, needed, best[2])
 
 
-def _text(path: Path, encoding: str | None) -> str:
+def _read(path: Path, encoding: str | None) -> tuple[bytes, str]:
+    """Return the bytes of a file, and the encoding that they are text in."""
     if is_zip(path):
         raise SourceError(f"{path}: a zip, where one table was expected; unpack it and name the table")
     with open_stream(Location(path)) as stream:
@@ -109,18 +115,23 @@ def _text(path: Path, encoding: str | None) -> str:
         raise SourceError(f"{path}: more than {MAX_BYTES >> 20} MiB; cut it into years and append them one by one")
     if not data.strip():
         raise SourceError(f"{path}: empty, where a table was expected")
-    text = _decoded(data, path, encoding)
-    if "\0" in text:
+    encoding = _encoding(data, path, encoding)
+    if any("\0" in line for line in _lines(data, encoding)):
         raise SourceError(f"{path}: binary bytes, where text was expected; save the table as CSV")
-    return text
+    return data, encoding
 
 
-def _decoded(data: bytes, path: Path, encoding: str | None) -> str:
+def _lines(data: bytes, encoding: str) -> Iterator[str]:
+    yield from io.TextIOWrapper(io.BytesIO(data), encoding, errors="replace", newline="")
+
+
+def _encoding(data: bytes, path: Path, encoding: str | None) -> str:
     if data[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
         raise SourceError(f"{path}: a spreadsheet or zip, whatever its name says; save the table as CSV")
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        return data.decode(encoding or marked)
+        data.decode(encoding or marked)
+        return encoding or marked
     except LookupError:
         raise ConfigError(
             f"encoding={encoding!r}: there is no such encoding; usual are utf-8, cp1252, utf-16"
@@ -129,7 +140,7 @@ def _decoded(data: bytes, path: Path, encoding: str | None) -> str:
         if encoding or marked != "utf-8":
             raise SourceError(f"{path}, byte {error.start}: not text in {encoding or marked}; give encoding") from error
         _log.warning("%s: not in UTF-8 (byte %d); read as Windows-1252: give encoding if it is none", path, error.start)
-        return data.decode("cp1252", "replace")
+        return "cp1252"
 
 
 def _split(raw: str, separator: str) -> list[str]:
@@ -141,14 +152,14 @@ def _split(raw: str, separator: str) -> list[str]:
         return []
 
 
-def _rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(data: bytes, encoding: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     if separator == " ":
-        yield from ((line, raw.split()) for line, raw in enumerate(text.splitlines(), start=1))
+        yield from ((line, raw.split()) for line, raw in enumerate(_lines(data, encoding), start=1))
         return
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(_lines(data, encoding), delimiter=separator)
     try:
         for fields in reader:
-            yield reader.line_num, [field.strip() for field in fields]
+            yield reader.line_num, fields
     except csv.Error as error:
         raise SourceError(f"{path}, line {reader.line_num}: not a row of a table ({error}); repair the line") from error
 

@@ -282,7 +282,7 @@ class _Cells:
 
 def _read(wanted: _Wanted, progress: Progress | None) -> _Cells:
     """Read times as text and the other columns as numbers, block by block."""
-    cells, total = _Cells(), wanted.table.text.count("\n")
+    cells, total = _Cells(), wanted.table.data.count(b"\n")
     times = [wanted.at(name) for name in wanted.times]
     held: list[tuple[int, list[str]]] = []
     begun = False
@@ -291,7 +291,7 @@ def _read(wanted: _Wanted, progress: Progress | None) -> _Cells:
             _check_row_of_units(wanted, line, fields)
             continue
         begun = True
-        cells.time.append(" ".join(fields[index] for index in times))
+        cells.time.append(" ".join(fields[index].strip() for index in times))
         cells.lines.append(line)
         held.append((line, fields))
         if len(held) == _BLOCK:
@@ -310,7 +310,7 @@ def _read(wanted: _Wanted, progress: Progress | None) -> _Cells:
 
 def _check_row_of_units(wanted: _Wanted, line: int, fields: Sequence[str]) -> None:
     """Hold a row of units below the header against those given; refuse a row that is neither that nor data."""
-    said = {name: fields[wanted.at(column)] for name, column in wanted.columns.items()}
+    said = {name: fields[wanted.at(column)].strip() for name, column in wanted.columns.items()}
     where = f"{wanted.table.path}, line {line}"
     if all(text.lower() in _MADE_BY for text in said.values()):
         return
@@ -354,25 +354,54 @@ def _take(wanted: _Wanted, cells: _Cells, held: Sequence[tuple[int, list[str]]])
 
 def _numbers(text: list[str], lines: Sequence[int], column: str, wanted: _Wanted, cells: _Cells) -> np.ndarray:
     """Return numbers (row,) float64, NaN where blank; text that is none is named with its line."""
+    values = _as_numbers(text)  # most columns are numbers throughout
+    if values is None:
+        values = _slowly(text, lines, column, wanted, cells)
+    else:
+        cells.point = cells.point or _first(".", text, lines, wanted.codes)
+    _check_signs(wanted, cells)
+    if np.isinf(values).any():
+        line = lines[int(np.isinf(values).argmax())]
+        raise SourceError(f"{wanted.where(column)}, line {line}: infinite, where a number was expected")
+    return values
+
+
+def _slowly(text: list[str], lines: Sequence[int], column: str, wanted: _Wanted, cells: _Cells) -> np.ndarray:
+    """Return the numbers of a column that has blanks, decimal commas or faults."""
     blanks = wanted.blanks
-    text = ["nan" if one.upper() in blanks else one for one in text]
+    text = ["nan" if one.strip().upper() in blanks else one.strip() for one in text]
     comma = _first(",", text, lines, wanted.codes)
     cells.comma, cells.point = cells.comma or comma, cells.point or _first(".", text, lines, wanted.codes)
+    if any("," in one for one in text):
+        text = [one.replace(",", ".") if _COMMA.fullmatch(one) else one for one in text]
+    values = _as_numbers(text)
+    if values is None:
+        _check_signs(wanted, cells)
+        line, bad = next((line, one) for line, one in zip(lines, text, strict=True) if _as_numbers([one]) is None)
+        raise SourceError(
+            f"{wanted.where(column)}, line {line}: expected a number, found {bad[:40]!r}; correct it, or name it in "
+            "missing"
+        )
+    return values
+
+
+def _check_signs(wanted: _Wanted, cells: _Cells) -> None:
     if cells.comma and cells.point:
         raise SourceError(
             f"{wanted.table.path}: a comma in a number in line {cells.comma} and a point in line {cells.point}; write "
             "all numbers with one of them and without thousands' signs"
         )
-    if any("," in one for one in text):
-        text = [one.replace(",", ".") if _COMMA.fullmatch(one) else one for one in text]
+
+
+def _as_numbers(text: Sequence[str]) -> np.ndarray | None:
+    """Return (row,) float64; None where a text is no number as a table writes it."""
+    joined = "".join(text)
+    if "_" in joined or not joined.isascii():  # Python takes 1_000 and the digits of every script
+        return None
     try:
-        values = np.array(text, np.float64)
+        return np.array(text, np.float64)
     except ValueError:
-        values = np.array([_number(one, line, column, wanted) for one, line in zip(text, lines, strict=True)])
-    if np.isinf(values).any():
-        line = lines[int(np.isinf(values).argmax())]
-        raise SourceError(f"{wanted.where(column)}, line {line}: infinite, where a number was expected")
-    return values
+        return None
 
 
 def _first(sign: str, text: Sequence[str], lines: Sequence[int], codes: Sequence[float]) -> int:
@@ -381,16 +410,6 @@ def _first(sign: str, text: Sequence[str], lines: Sequence[int], codes: Sequence
         if sign in one and not (_COMMA_OR_POINT.fullmatch(one) and float(one.replace(",", ".")) in codes):
             return line
     return 0
-
-
-def _number(text: str, line: int, column: str, wanted: _Wanted) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SourceError(
-            f"{wanted.where(column)}, line {line}: expected a number, found {text[:40]!r}; correct it, or name it in "
-            "missing"
-        ) from None
 
 
 def _regular(when: np.ndarray, cells: _Cells, step: int | None, where: str) -> int:

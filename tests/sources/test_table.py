@@ -284,7 +284,7 @@ def test_faults_are_named_with_their_line(tmp_path, line, old, new, kind, match)
         read(path)
 
 
-@pytest.mark.parametrize("text", ["warm", "1.2.3", "1,5", "1e", "0x10", "inf", "--5"])
+@pytest.mark.parametrize("text", ["warm", "1.2.3", "1,5", "1e", "0x10", "inf", "--5", "1_0", "٣"])
 def test_text_among_numbers_is_named(tmp_path, text):
     path = write(tmp_path / "tower.csv", separator=";")
     lines = path.read_text().split("\n")
