@@ -239,7 +239,7 @@ def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) 
     drop = [str(array) for array in days.data_vars for name in others if array in _arrays_of(name)]
     assumed = json.loads(days.attrs.get("flags_assumed", "{}"))
     return _Days(
-        rank=2 * archive.rank + (archive.resolution != _DAILY),
+        rank=archive.rank,
         label=label,
         network=archive.network,
         file=archive.path.name,

@@ -384,6 +384,9 @@ def test_years_without_a_daily_table_are_made_of_hours(tmp_path):
         other.unlink()
     (daily,) = tmp_path.rglob("*_DD_*.csv")
     kept = pd.read_csv(daily, dtype=str).query("TIMESTAMP < '20150101'")
+    kept = kept[[name for name in kept if not name.startswith("GPP_DT")]]
+    carbon = [name for name in kept if name.startswith(("NEE", "GPP", "RECO"))]
+    kept.loc[kept.index[3], carbon] = "-9999"
     kept.to_csv(daily.with_name(daily.name.replace("2014-2015", "2014-2014")), index=False)
     daily.unlink()
     write_bif(tmp_path, [PLACE])
@@ -395,7 +398,11 @@ def test_years_without_a_daily_table_are_made_of_hours(tmp_path):
         days = tower.time < np.datetime64("2015-01-01")
         for name in ("TA", "NEE", "GPP_NT", "TA_RANGE"):
             given_days = {"_DD_" in label: part["days"] for label, part in tower.given[name].items()}
-            assert given_days == ({True: 10, False: 10} if name != "TA_RANGE" else {False: 20}), name
+            lost = name in ("NEE", "GPP_NT")
+            assert given_days == ({True: 10 - lost, False: 10} if name != "TA_RANGE" else {False: 20}), name
+        # The table's own days have its carbon or none: neither a day nor a part that it lacks comes from the hours.
+        assert np.isnan(column(tower, "NEE")[3]) and np.isnan(column(tower, "GPP_DT")[:10]).all()
+        assert np.isfinite(column(tower, "GPP_DT")[10:]).all()
         np.testing.assert_array_equal(column(tower, "TA")[days], np.float32(kept.TA_F.astype(float)))
 
 
