@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 #: Two files that differ by more than this, in degrees, do not mean the same place.
 SAME_PLACE = 0.01
 
+#: Most bytes of a file of metadata: that of all sites of a network has some 10 MB.
+MOST_BYTES = 64 << 20
+
 _SITE = re.compile(r"[A-Z]{2}-[A-Za-z0-9]{3}")
 _TABLE_COLUMNS = {
     "site": ("site_id", "site"),
@@ -227,7 +230,10 @@ def _read_file(location: Location) -> tuple[bool, dict[str, SiteInfo]]:
 def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every line that is not blank."""
     with open_stream(location) as stream:
-        text = _decoded(stream.read(), location)
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise SourceError(f"{location}: more than {MOST_BYTES >> 20} MiB, where site metadata were expected")
+    text = _decoded(data, location)
     reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""))
     try:
         yield from ((reader.line_num, row) for row in reader if any(field.strip() for field in row))

@@ -34,12 +34,27 @@ _TIME_NAMES = (
     "TIMESTAMP_START", "TIMESTAMP_END", "TIMESTAMP", "DATETIME", "DATE_TIME", "DATE TIME", "DATE/TIME", "TIME",
 )  # fmt: skip
 _BLANKS = frozenset(("", "NA", "N/A", "#N/A", "NAN", "NULL", "NONE", "-", "--", "#DIV/0!", "#VALUE!"))
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
 _COMMA_OR_POINT = re.compile(r"[+-]?[0-9]+[.,][0-9]*")
 #: Words of a row that tells how a logger made its values.
 _MADE_BY = frozenset(("", "smp", "avg", "tot", "min", "max", "std", "mean", "sum", "med", "wvc", "ts", "rn"))
 #: Codes for missing values that are in use; none is a measurement.
-_CODES = (-9999.0, -99999.0, 9999.0, 99999.0, -999.0, -6999.0, -7999.0, 6999.0, 7999.0)
+_CODES = (
+    -9999.0,
+    -9999.9,
+    -99999.0,
+    9999.0,
+    99999.0,
+    -999.0,
+    -999.9,
+    -999.99,
+    -6999.0,
+    -7999.0,
+    -8888.0,
+    6999.0,
+    7999.0,
+)
 _BLOCK = 50_000
 _UNFLAGGED = 3
 
@@ -263,7 +278,8 @@ class _Wanted:
 
     @property
     def codes(self) -> tuple[float, ...]:
-        return tuple(float(code) for code in self.missing if not isinstance(code, str))
+        codes = (code.strip().replace(",", ".") if isinstance(code, str) else code for code in self.missing)
+        return tuple(float(code) for code in codes if not isinstance(code, str) or _FLOAT.fullmatch(code))
 
 
 @dataclass
@@ -480,7 +496,8 @@ def _check_values(name: str, raw: np.ndarray, values: np.ndarray, wanted: _Wante
     low, high = table.variable(name).bounds
     outside = (values < low) | (values > high)
     for code in _CODES:
-        count = int((outside & (raw == code)).sum())
+        # In the table's own units no variable reaches -999, though limits that only scale may.
+        count = int(((outside | ((values < -900) & (values == np.float32(code)))) & (raw == code)).sum())
         if count:
             raise ConfigError(f"{where}: {code:g} is there {count} times, which is no {name}: name it in missing")
     present = np.isfinite(values)

@@ -182,7 +182,7 @@ def check_metadata(folder: Path, name: str, data: bytes) -> None:
 
 
 @given(st.integers(0, 4), damages())
-@cases(200)
+@cases(150)
 def test_damaged_metadata(tmp_path, metadata, which, damage):
     name = sorted(metadata)[which]
     check_metadata(tmp_path, name, damage(metadata[name]))
@@ -203,6 +203,15 @@ def test_metadata_of_any_cells(tmp_path, rows, comma, encoding, headed):
     rows = [header, *rows] if headed else rows
     text = "\n".join(comma.join(row) for row in rows)
     check_metadata(tmp_path, "FLX_AA-Flx_BIF_HH_20200501.csv", text.encode(encoding, "replace"))
+
+
+def test_metadata_that_are_a_bomb_are_refused_before_they_are_taken_apart(tmp_path):
+    rows = b"SITE_ID,GROUP_ID,VARIABLE_GROUP,VARIABLE,DATAVALUE\n" + b"US-Zzz,1,GRP_IGBP,IGBP,DBF\n" * (3 << 20)
+    path = tmp_path / "raw.zip"
+    path.write_bytes(_zipped_as("FLX_US-Zzz_BIF_HH_20200501.csv", rows))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(SourceError, match=r"FLX_US-Zzz_BIF.*"):
+        read_badm(discover(path).badm or [Location(path, "FLX_US-Zzz_BIF_HH_20200501.csv")])
 
 
 # ---- archives
@@ -247,7 +256,7 @@ def _without_warnings():
 
 
 @given(hostile_zips())
-@cases(200)
+@cases(150)
 def test_hostile_zips(tmp_path, data):
     folder = tmp_path / "raw"
     folder.mkdir(exist_ok=True)
@@ -387,7 +396,7 @@ def published(tmp_path_factory) -> dict[str, bytes]:
 
 
 @given(st.integers(0, 2), damages())
-@cases(200)
+@cases(150)
 def test_damaged_carbonsense(tmp_path, published, which, damage):
     name = sorted(published)[which]
     (emptied(tmp_path) / name).write_bytes(damage(published[name]))

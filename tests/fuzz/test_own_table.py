@@ -78,7 +78,7 @@ def test_a_table_in_any_form(tmp_path, case):
 
 
 @given(own_tables(), damages())
-@cases(200)
+@cases(150)
 def test_a_damaged_table(tmp_path, case, damage):
     data, options, _ = case
     (tmp_path / "own.csv").write_bytes(damage(data))
