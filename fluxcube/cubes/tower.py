@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.checks import SunLag, places_apart, sun_lag, within_bounds
+from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
@@ -172,8 +172,8 @@ def tower_of(
     rule, clock : str
         As in `fluxcube.build_carbonsense`.
     strict : bool
-        Raise where the sun contradicts the clock, or sources have the site in places apart (`fluxcube.cubes.checks`);
-        otherwise these are warnings.
+        Raise where the sun contradicts the clock, flags look reversed, or sources have the site in places apart
+        (`fluxcube.cubes.checks`); otherwise these are warnings.
     places : mapping of str to SiteInfo, optional
         What other sources tell of where the site is.
     unread : mapping of str to str, optional
@@ -186,7 +186,7 @@ def tower_of(
     Raises
     ------
     SourceError
-        If there is no record, or no value in any; with `strict`, for a wrong clock or place.
+        If there is no record, or no value in any; with `strict`, for a wrong clock, place or sense of flags.
     ConfigError
         If two records have one label.
     """
@@ -255,8 +255,9 @@ def _publication(
     rank, label, native = record
     asked = {*predictors, *targets}
     lag = sun_lag(native, info.latitude, info.longitude)
-    if strict and lag is not None and lag.doubts:
-        raise SourceError(f"{native.attrs['source_file']}: {'; '.join(lag.doubts)}")
+    suspect = (*(lag.doubts if lag else ()), *reversed_flags(native, info.longitude))
+    if strict and suspect:
+        raise SourceError(f"{native.attrs['source_file']}: {'; '.join(suspect)}")
     native = native.drop_vars([str(name) for name in native.data_vars if name in table() and name not in asked])
     bounded, counts = within_bounds(native, predictors)
     shared = [name for name in targets if name in predictors and name in native]
@@ -277,7 +278,7 @@ def _publication(
         out_of_bounds=counts,
         sums_out_of_bounds=sums,
         flags_assumed={name: count for name, count in assumed.items() if name in asked},
-        warnings=(*(lag.doubts if lag else ()), *doubts_of(native)),
+        warnings=(*suspect, *doubts_of(native)),
     )
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxcube.cubes.checks import SUN_LAG, distance_km, places_apart, sun_lag, within_bounds
+from fluxcube.cubes.checks import SUN_LAG, distance_km, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.badm import SiteInfo
 from fluxcube.variables import table
@@ -135,7 +135,7 @@ def test_a_wrong_longitude_is_a_wrong_clock():
     assert apart(found.hours, 2) < 0.15 and found.doubts
 
 
-def real_light(shared_data, *sites: str):
+def real_light(shared_data, *sites: str, names=("SW_IN",)):
     from fluxcube.sources.badm import clock_of, read_badm
     from fluxcube.sources.networks import discover
     from fluxcube.sources.oneflux import read_oneflux
@@ -145,7 +145,7 @@ def real_light(shared_data, *sites: str):
     for archive in found.archives:
         if not sites or archive.site in sites:
             info = infos[archive.site]
-            yield info, read_oneflux(archive, utc_offset=clock_of(info), variables=["SW_IN"])
+            yield info, read_oneflux(archive, utc_offset=clock_of(info), variables=names)
 
 
 #: Towers that lag most, whose winter is night, and that others left little light of.
@@ -164,6 +164,22 @@ def test_no_real_tower_is_suspected(shared_data, sites):
         assert np.quantile(np.abs(lags), 0.95) < 0.25 and abs(np.median(lags)) < 0.05
 
 
+@pytest.mark.parametrize(
+    "sites", [("AU-DaP", "DE-SfN", "IT-La2", "US-KS2", "NL-Hor"), pytest.param((), marks=pytest.mark.slow)]
+)
+def test_real_flags_are_right_and_reversed_ones_are_found(shared_data, sites):
+    """The hardest of the 109 first: those whose fills are roughest beside what was measured."""
+    total = 0
+    for info, ds in real_light(shared_data, *sites, names=("NEE", "TA")):
+        assert reversed_flags(ds, info.longitude) == (), info.site
+        for name in ("NEE", "TA"):
+            flags = ds[f"{name}_QC"]
+            ds[f"{name}_QC"] = flags.where(flags < 0, (flags == 0).astype(np.int8)).astype(np.int8)  # 1 is measured
+        assert reversed_flags(ds, info.longitude), info.site
+        total += 1
+    assert total == (len(sites) or 109)
+
+
 def test_real_towers_with_a_wrong_clock_are_suspected(shared_data):
     sites = ("US-Ne2", "AU-ASM", "BR-Sa3", "GL-NuF", "SJ-Adv", "FI-Let", "GH-Ank", "CN-Dan", "DE-Tha")
     for info, ds in real_light(shared_data, *sites):
@@ -177,6 +193,37 @@ def test_real_towers_with_a_wrong_clock_are_suspected(shared_data):
         doubts = sun_lag(shifted, *place).doubts
         # Where the winter is night, summer time is a wrong hour.
         assert doubts and ("daylight saving" in doubts[0] or info.latitude > 60), info.site
+
+
+def flagged(seed: int = 0, n: int = 20_000, name: str = "NEE") -> xr.Dataset:
+    """Noise where it is measured; the mean of the time of day where it is filled."""
+    rng = np.random.default_rng(seed)
+    time = np.datetime64("2010-01-01", "ns") + np.arange(n) * np.timedelta64(30, "m")
+    flags = np.repeat(rng.choice([0, 1, 2, 3], n // 40, p=[0.5, 0.2, 0.2, 0.1]), 40).astype(np.int8)
+    values = np.sin(np.arange(n) / 48 * 2 * np.pi) + np.where(flags == 0, rng.normal(0, 2, n), 0)
+    return xr.Dataset({name: ("time", values.astype(np.float32)), f"{name}_QC": ("time", flags)}, {"time": time})
+
+
+@pytest.mark.parametrize("name", ["NEE", "TA"])
+def test_flags_of_the_wrong_sense_are_named(name):
+    ds = flagged(name=name)
+    wrong = ds.assign({f"{name}_QC": np.int8(3) - ds[f"{name}_QC"]})
+    assert reversed_flags(ds, -90) == ()
+    (text,) = reversed_flags(wrong, -90)
+    assert text.startswith(f"the flags of {name} look reversed") and "0 must mean measured" in text
+    assert reversed_flags(ds.assign({f"{name}_QC": ds[f"{name}_QC"] * np.int8(0)}), -90) == ()  # nothing to compare
+    assert reversed_flags(wrong.isel(time=slice(0, 300)), -90) == () == reversed_flags(ds.isel(time=slice(0, 1)), -90)
+    rng = np.random.default_rng(1)
+    noise = wrong.assign({name: ("time", rng.normal(0, 2, wrong.sizes["time"]).astype(np.float32))})
+    assert reversed_flags(noise, -90) == ()  # fills as rough as measurements tell nothing
+
+
+def test_coarse_temperatures_are_no_reversed_flags():
+    ds = flagged(name="TA")
+    rng = np.random.default_rng(2)
+    slow = np.cumsum(rng.normal(0, 0.02, ds.sizes["time"]))
+    coarse = np.where(ds.TA_QC == 0, np.round(slow), slow + rng.normal(0, 0.005, ds.sizes["time"]))
+    assert reversed_flags(ds.assign(TA=("time", coarse.astype(np.float32))), 0) == ()
 
 
 @st.composite

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_checks import light
+from test_checks import flagged, light
 from tower_files import columns, write_archive, write_places
 
 from fluxcube.cubes.hourly import to_hourly
@@ -195,6 +195,15 @@ def test_a_wrong_clock_is_a_warning_and_strict_refuses(caplog):
     right = light(40, -90, days=120).assign_attrs(ds.attrs)
     tower = made(right, predictors=("SW_IN",), targets=(), strict=True)
     assert not tower.warnings and abs(tower.sun_lag["Mine"]) < 0.15
+
+
+def test_reversed_flags_are_a_warning_and_strict_refuses():
+    right = flagged().assign_attrs(native(NEE=[1]).attrs)
+    wrong = right.assign(NEE_QC=np.int8(3) - right.NEE_QC)
+    assert not made(right, strict=True).warnings
+    assert made(wrong).warnings[0].startswith("Mine: the flags of NEE look reversed")
+    with pytest.raises(SourceError, match=r"Mine\.csv: the flags of NEE"):
+        made(wrong, strict=True)
 
 
 def raw_light(folder, offset: float) -> None:
