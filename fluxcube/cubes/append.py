@@ -88,7 +88,7 @@ def append_site(
     site = tower.info.site
     if site in documents and not overwrite:
         raise StoreError(f"{store} has {site}: give overwrite=True to replace it, or another name.")
-    made = document(tower, [_described(ds)] if isinstance(ds, xr.Dataset) else [], digest_info(tower.info), {},
+    made = document(tower, [_described(ds)] if isinstance(ds, xr.Dataset) else [], digest_info(tower.info), _cited(ds),
                     resolution)  # fmt: skip
     kept = {name: doc for name, doc in documents.items() if name != site}
     left_out = {name: why for name, why in log.get("left_out", {}).items() if name.partition(":")[0] != site}
@@ -122,6 +122,12 @@ def _info(ds: xr.Dataset) -> SiteInfo:
     numbers = {key: float(known[key]) for key in ("latitude", "longitude", "elevation", "utc_offset") if key in known}
     offsets = ((None, numbers["utc_offset"]),) if "utc_offset" in numbers else ()
     return SiteInfo(**{**known, **numbers}, utc_offsets=offsets)
+
+
+def _cited(ds: xr.Dataset | Tower) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return how a record says that it is to be cited, as `document` takes it."""
+    said = ds.attrs.get("citation") if isinstance(ds, xr.Dataset) else None
+    return {(str(ds.attrs["site"]), str(ds.attrs["network"])): (str(said), "")} if said else {}
 
 
 def _described(ds: xr.Dataset) -> dict[str, str]:

@@ -41,20 +41,8 @@ _COMMA_OR_POINT = re.compile(r"[+-]?[0-9]+[.,][0-9]*")
 _MADE_BY = frozenset(("", "smp", "avg", "tot", "min", "max", "std", "mean", "sum", "med", "wvc", "ts", "rn"))
 #: Codes for missing values that are in use; none is a measurement.
 _CODES = (
-    -9999.0,
-    -9999.9,
-    -99999.0,
-    9999.0,
-    99999.0,
-    -999.0,
-    -999.9,
-    -999.99,
-    -6999.0,
-    -7999.0,
-    -8888.0,
-    6999.0,
-    7999.0,
-)
+    -9999.0, -9999.9, -99999.0, 9999.0, 99999.0, -999.0, -999.9, -999.99, -6999.0, -7999.0, -8888.0, 6999.0, 7999.0,
+)  # fmt: skip
 _BLOCK = 50_000
 _UNFLAGGED = 3
 

@@ -298,12 +298,47 @@ def test_text_among_numbers_is_named(tmp_path, text):
         assert np.isnan(read(path, missing=(-9999, "bad")).TA[48])
 
 
-@pytest.mark.parametrize("code", [-999, 9999, -6999, -99999])
+@pytest.mark.parametrize("code", [-999, -999.9, 9999, -6999, -99999])
 def test_codes_for_missing_are_asked_for(tmp_path, code):
+    """Within the limits that scale radiation, too, and whether given as numbers or as text."""
+    sun = write(tmp_path / "sun.csv", FRAME[["SW_IN"]], missing=str(code))
+    with pytest.raises(ConfigError, match="name it in missing"):
+        read(sun, columns={"SW_IN": "Rg"}, units={"SW_IN": "W m-2"})
     path = write(tmp_path / "tower.csv", missing=str(code))
     with pytest.raises(ConfigError, match=f"column .*: {code} is there .* times, which is no .*: name it in missing"):
         read(path)
-    assert agrees(read(path, missing=(code,)))
+    assert agrees(read(path, missing=(code,))) and agrees(read(path, missing=("-9999", str(code))))
+
+
+def test_a_code_that_is_a_value_in_its_unit_is_one(tmp_path):
+    """-999 nmol m-2 s-1 of CO2 is -1 umol m-2 s-1, and 99999 Pa is the pressure of an ordinary day."""
+    frame = pd.DataFrame({"NEE": -999.0, "PA": 99999.0}, FRAME.index)
+    record = read(
+        write(tmp_path / "tower.csv", frame),
+        columns={"NEE": "Fc", "PA": "PA"},
+        units={"NEE": "nmol m-2 s-1", "PA": "Pa"},
+    )
+    np.testing.assert_allclose(record.NEE, -0.999, rtol=1e-6)
+    np.testing.assert_allclose(record.PA, 99.999, rtol=1e-6)
+
+
+def test_a_logger_s_own_file(tmp_path):
+    """Campbell's TOA5: a line about the logger, names, units, how values were made, text in quotes."""
+    path = tmp_path / "flux.dat"
+    rows = "".join(f'"{time:%Y-%m-%d %H:%M:%S}",{n},{n / 10},"NAN",0.2\n' for n, time in enumerate(FRAME.index))
+    path.write_text(
+        '"TOA5","CR3000","4711","CR3000","CR3000.Std.32","CPU:x.CR3","123","flux"\n'
+        '"TIMESTAMP","RECORD","Tair_Avg","PA","Rain_Tot"\n"TS","RN","degC","kPa","mm"\n"","","Avg","Smp","Tot"\n' + rows
+    )
+    names = {"TA": "Tair_Avg", "PA": "PA", "P": "Rain_Tot"}
+    record = read(path, columns=names, units={"TA": "degC", "PA": "kPa", "P": "mm"}, utc_offset=0)
+    np.testing.assert_allclose(record.TA, np.arange(len(FRAME)) / 10, rtol=1e-6)
+    assert np.isnan(record.PA).all() and (record.time.values == FRAME.index.values).all()
+
+
+def test_columns_between_blanks(tmp_path):
+    path = write(tmp_path / "tower.txt", separator="   ", form="%Y-%m-%d %H:%M", name="day clock")
+    assert agrees(read(path, time=("day", "clock")))
 
 
 def test_order_of_columns_and_others_beside_them_do_not_matter(tmp_path):
@@ -562,7 +597,7 @@ def test_a_site_joins_a_cube_in_five_lines(tmp_path, cube_store):
     path = write(tmp_path / "tower.csv", frame, shift=30)
 
     record = read_table(path, site="XX-Own", utc_offset=1, latitude=51.1, longitude=10.4, stamp="end", columns=COLUMNS,
-                        units=UNITS | {"VPD": "kPa"})  # fmt: skip
+                        units=UNITS | {"VPD": "kPa"}, citation="Me (2020): My tower")  # fmt: skip
     append_site(store, record)
     cube = fc.open_carbonsense(store)
 
@@ -572,7 +607,7 @@ def test_a_site_joins_a_cube_in_five_lines(tmp_path, cube_store):
     got = own.predictors.sel(variable="TA").sel(time=hourly.time).values
     np.testing.assert_array_equal(got, hourly.TA.values)
     np.testing.assert_allclose(np.nanmean(own.predictors.sel(variable="VPD").values), frame.VPD.mean() * 10, rtol=0.1)
-    assert float(own.latitude) == 51.1
+    assert float(own.latitude) == 51.1 and str(own.citation.values) == "Me (2020): My tower"
     for site in before.site.values[:2]:
         one, other = (ds.predictors.sel(site=site, time=before.time).values for ds in (before, cube))
         np.testing.assert_array_equal(one, other)
