@@ -21,7 +21,7 @@ from fluxcube.errors import SourceError
 from fluxcube.sources import arraypickle, published
 from fluxcube.sources.badm import SAME_PLACE, SiteInfo, clock_of
 from fluxcube.sources.networks import Archive
-from fluxcube.sources.stamped import _to_utc
+from fluxcube.sources.stamped import to_utc
 from fluxcube.sources.tarball import Member, list_tar, read_member
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def read_hours(
     parts = [_read_window(window, names) for window in windows]
     start, columns, repeated = _joined(parts)
     offset = clock_of(read_place(archive)) if utc_offset is None else utc_offset
-    time, kept = _to_utc(start, _STEP, offset)
+    time, kept = to_utc(start, _STEP, offset)
     arrays = {name: (values[kept], flags[kept]) for name, (values, flags) in _flagged(columns, names).items()}
     return published.record(time, arrays, _attrs(archive, parts, arrays, int((~kept).sum()), repeated))
 

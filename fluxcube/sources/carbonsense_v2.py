@@ -17,7 +17,7 @@ from fluxcube.errors import SourceError
 from fluxcube.sources import published
 from fluxcube.sources.badm import SiteInfo, clock_of
 from fluxcube.sources.networks import Archive
-from fluxcube.sources.stamped import STEPS, _to_utc, parse_stamps
+from fluxcube.sources.stamped import STEPS, parse_stamps, to_utc
 from fluxcube.variables import BANDS
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def read_hours(
     start, step = _clock(stamps, where)
     columns, dropped, scaled = _physical(start, columns, where)
     offset = clock_of(read_place(archive)) if utc_offset is None else utc_offset
-    time, kept = _to_utc(start, step, offset)
+    time, kept = to_utc(start, step, offset)
     arrays = {
         name: (columns[name][kept], np.full(kept.sum(), _DOUBTFUL if name == "P" and scaled else _UNKNOWN))
         for name in names

@@ -150,7 +150,7 @@ def read_stamped(
     frame.columns = [header.canonical(name) for name in frame.columns]
     where = _Where(location, header.written)
     start, step = _clock(frame, where)
-    time, kept = _to_utc(start, step, utc_offset)
+    time, kept = to_utc(start, step, utc_offset)
     found = _read_variables(frame, names, dialect, where)
     return xr.Dataset(
         {name: ("time", array[kept], _attrs(name)) for name, array in found.arrays.items()},
@@ -451,10 +451,32 @@ def _uncertainties(frame: pd.DataFrame, row: Variable, where: _Where) -> dict[st
     return found
 
 
-def _to_utc(
+def to_utc(
     start: np.ndarray, step: int, utc_offset: float | Sequence[tuple[object, float]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the UTC start of the rows that are kept, and which those are (time,) bool."""
+    """Return the UTC start of the rows that are kept, and which those are.
+
+    Parameters
+    ----------
+    start : (time,) datetime64
+        Local standard time at the start of each row, ascending.
+    step : int
+        Minutes that a row stands for.
+    utc_offset : float or sequence of (start, float)
+        As in `fluxcube.sources.oneflux.read_oneflux`.
+
+    Returns
+    -------
+    time : (kept,) datetime64[m]
+        UTC, strictly ascending.
+    kept : (time,) bool
+        False where the offset grew and the hour was there before.
+
+    Raises
+    ------
+    ConfigError
+        If an offset is none.
+    """
     time = standard_to_utc(start, offsets_at(start, utc_offset))
     # Where the offset grows, hours repeat in UTC: what was observed under the old clock stays.
     over = np.maximum.accumulate(time + np.timedelta64(step, "m"))
