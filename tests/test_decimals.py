@@ -97,8 +97,8 @@ def test_xarray_reads_it_where_fluxcube_is_installed(store):
     path, values = store
     code = (
         "import sys, numpy, xarray; assert 'fluxcube' not in sys.modules; "
-        "ds = xarray.open_zarr(sys.argv[1], consolidated=False); total = float(numpy.nansum(ds['values'].values.astype(float))); "
-        "print(total)"
+        "ds = xarray.open_zarr(sys.argv[1], consolidated=False); "
+        "print(float(numpy.nansum(ds['values'].values.astype(float))))"
     )
     run = [sys.executable, "-W", "ignore", "-c", code, str(path)]
     done = subprocess.run(run, capture_output=True, text=True)

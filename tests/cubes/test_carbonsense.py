@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
 from fluxcube.cubes.report import open_report
-from fluxcube.errors import ConfigError, SourceError, StoreError, UnknownNameError
+from fluxcube.errors import ConfigError, SchemaError, SourceError, StoreError, UnknownNameError
 from fluxcube.schema import validate_cube
 from fluxcube.solar import potential_radiation
 from fluxcube.variables import predictors, targets
@@ -433,3 +434,79 @@ def test_sunlight_and_clock_agree_at_real_towers(shared_data, tmp_path):
 def test_another_product_is_named_even_where_its_place_is_unknown(shared_data, tmp_path):
     with pytest.raises(SourceError, match="AmeriFlux BASE file, another product"):
         build_carbonsense(shared_data / "formats", tmp_path / "cube.zarr", sites="US-CRT")
+
+
+def test_neither_the_order_of_files_nor_their_folder_shows_in_the_store(raw, tmp_path):
+    """The same downloads, in one folder or several, named in any order: the same bytes."""
+    parts = [tmp_path / name for name in ("z", "a/b")]
+    for i, path in enumerate(sorted(raw.iterdir())):
+        parts[i % 2].mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, parts[i % 2] / path.name)
+    (parts[0] / "notes.csv").write_text("a file of no network\n")
+    build_carbonsense(parts, tmp_path / "one.zarr")
+    build_carbonsense(parts[::-1], tmp_path / "two.zarr")
+    assert files(tmp_path / "one.zarr") == files(tmp_path / "two.zarr")
+    assert not [name for name, data in files(tmp_path / "one.zarr").items() if str(tmp_path).encode() in data]
+    assert open_report(tmp_path / "one.zarr", "left_out").name.tolist() == ["notes.csv"]
+
+
+def test_variables_as_data_variables_and_back(store):
+    ds = open_carbonsense(store).load()
+    for array, dim in ((ds.predictors, "variable"), (ds.fluxes, "target"), (ds.predictors_qc, "variable")):
+        plain = array.reset_coords(drop=True)
+        xr.testing.assert_equal(plain.to_dataset(dim=dim).to_dataarray(dim), plain.transpose(dim, ...))
+
+
+def test_whom_to_cite(store, raw, tmp_path):
+    ds = open_carbonsense(store)
+    every = ds.fluxcube.citations()
+    assert every.site.tolist() == sorted(PLACES) and set(every.network) == {"FLUXNET2015"}
+    assert every.doi.eq("10.1038/s41597-020-0534-3").all() and every.citation.str.startswith("Pastorello").all()
+    assert every.licence.eq("CC-BY-4.0").all()
+    for part in (ds.sel(site=["US-Aaa"]), ds.sel(site="US-Aaa"), ds.isel(time=slice(3)).sel(site=["US-Aaa"])):
+        assert part.fluxcube.citations().to_dict("list") == every[every.site == "US-Aaa"].to_dict("list")
+    with pytest.raises(SchemaError, match="citation"):
+        ds.drop_vars("citation").fluxcube.citations()
+    two_networks(tmp_path / "raw")
+    build_carbonsense(tmp_path / "raw", tmp_path / "c")
+    both = open_carbonsense(tmp_path / "c").fluxcube.citations()
+    assert both.network.tolist() == ["AmeriFlux FLUXNET", "FLUXNET2015"] and both.citation.nunique() == 2
+
+
+def test_a_shuttle_product_is_cited_by_its_own_citation(tmp_path):
+    """As the Shuttle's snapshot has it; sites of other publications keep theirs."""
+    name = "AMF_{site}_FLUXNET_FLUXMET_{res}_2010-2010_v1.3_r1"
+    write_archive(tmp_path / "raw", "US-Aaa", columns(96), name=name)
+    write_archive(tmp_path / "raw", "IN-Bbb", columns(96), start="2010-02-01T00:00")
+    write_places(tmp_path / "raw", PLACES)
+    (tmp_path / "raw/fluxnet_shuttle_snapshot_20260624.csv").write_text(
+        "site_id,location_lat,location_long,product_citation,product_id\n"
+        'US-Aaa,40.0,-90.0,"Somebody (2026), AmeriFlux FLUXNET-1F US-Aaa; (Dataset)",10.17190/AMF/1\n'
+        'IN-Bbb,20.0,80.0,"Nobody (2026)",10.17190/AMF/2\n'
+    )
+    build_carbonsense(tmp_path / "raw", tmp_path / "c")
+    cited = open_carbonsense(tmp_path / "c").fluxcube.citations().set_index("site")
+    assert cited.citation["US-Aaa"] == "Somebody (2026), AmeriFlux FLUXNET-1F US-Aaa; (Dataset)"
+    assert cited.doi["US-Aaa"] == "10.17190/AMF/1" and cited.network["US-Aaa"] == "FLUXNET Shuttle 2026"
+    assert cited.citation["IN-Bbb"].startswith("Pastorello")
+
+
+def test_a_daily_cube_has_local_days_and_grows_like_an_hourly_one(raw, tmp_path):
+    build_carbonsense(raw, tmp_path / "d", resolution="daily", sites=["US-Aaa"])
+    report = build_carbonsense(raw, tmp_path / "d", resolution="daily", append=True)
+    assert report.unchanged == ("US-Aaa",) and len(report.sites) == 4
+    build_carbonsense(raw, tmp_path / "whole", resolution="daily")
+    assert files(tmp_path / "d") == files(tmp_path / "whole")
+    ds = validate_cube(open_carbonsense(tmp_path / "d")).load()
+    assert ds.attrs["resolution"] == "daily" and {"predictors_quality", "fluxes_quality"} <= set(ds.data_vars)
+    for i, (site, (*_, offset, _)) in enumerate(PLACES.items()):
+        one = ds.sel(site=site)
+        assert one.time_start.values == np.datetime64(f"2010-0{i + 1}-01"), offset  # a date is the tower's own
+        data = columns(20 * 1440 // (60 if site == "FJ-Ddd" else 30), i)
+        rain = data["P_F"].reshape(20, -1).sum(1)
+        held = one.predictors.sel(variable="P", time=slice(one.time_start, None)).values[:20]
+        np.testing.assert_allclose(held[np.isfinite(held)], rain[np.isfinite(held)], rtol=1e-5)
+        assert np.isfinite(held).sum() > 15
+    with pytest.raises(ConfigError, match="resolution is 'daily'"):
+        build_carbonsense(raw, tmp_path / "d", append=True)
+    assert open_report(tmp_path / "d").hours.gt(0).all()
