@@ -39,7 +39,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 WRITERS = {
     "stores.py": "cubes and maps",
     "models/checkpoint.py": "weights",
-    "samples/splits.py": "a split is a small file",
+    "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",
     "plotting.py": "pictures",
     "evaluation/report.py": "score tables",

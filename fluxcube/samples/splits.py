@@ -1,143 +1,49 @@
 """Splits: which towers train, which stop training, which are kept to score; neighbours never part.
 
-Towers closer than a buffer see the same weather and often the same stand, so clusters of them move whole.
+Towers closer than a buffer see the same weather and often the same stand, so clusters of them move whole. A split may
+also cut through time: then it holds periods, outside of which a site's fluxes are not shown.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from fluxcube.errors import SplitError, unknown
+from fluxcube.samples import periods as spans
+from fluxcube.samples.clusters import Places, cluster_sites, neighbours
+from fluxcube.samples.partition import PARTS, Split, count, load_folds, save_folds
+from fluxcube.samples.periods import Period
 
-#: Mean radius of the Earth (IUGG), km.
-_EARTH = 6371.0088
+__all__ = [
+    "KINDS",
+    "Split",
+    "cluster_sites",
+    "extrapolation",
+    "kfold",
+    "load_folds",
+    "make_splits",
+    "per_igbp",
+    "save_folds",
+    "sites_split",
+    "split_for",
+    "time_split",
+    "warm_site",
+]
 
+#: What `make_splits` knows; the first word of what `split_for` takes.
+KINDS = ("per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites")
+#: The three settings of FLUXtrapolation.
+SETTINGS = ("time", "space", "temperature")
 
-@dataclass(frozen=True)
-class Split:
-    """Sites by use.
-
-    Attributes
-    ----------
-    train, val, test : tuple of str
-        Disjoint lists of sites.
-    kind : str
-        How it was made.
-    seed : int or None
-        Of the draw.
-    buffer_km : float
-        Sites closer than this are on one side.
-    counts : mapping
-        Class to its numbers of train, val and test sites.
-    zero_shot : tuple of str
-        Classes that are tested but not trained.
-    """
-
-    train: tuple[str, ...]
-    val: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    kind: str = "given"
-    seed: int | None = None
-    buffer_km: float = 0.0
-    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    zero_shot: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        for name in ("train", "val", "test", "zero_shot"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        twice = [site for site, n in Counter((*self.train, *self.val, *self.test)).items() if n > 1]
-        if twice:
-            raise SplitError(f"{', '.join(sorted(twice))}: listed more than once in the split; list each site once.")
-        if not self.train:
-            raise SplitError("a split must have at least one training site; its list is empty.")
-
-    def to_dict(self) -> dict:
-        """Return what JSON can hold; `from_dict` is its inverse."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> Split:
-        """Make a split of what `to_dict` returned, refusing unknown keys (UnknownNameError)."""
-        valid = [f.name for f in dataclasses.fields(cls)]
-        for key in values:
-            if key not in valid:
-                raise unknown("split key", key, valid)
-        return cls(**values)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the split as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Split:
-        """Read a split that `save` wrote.
-
-        Raises
-        ------
-        SplitError
-            If the file is missing or is no split.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text("utf-8")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): {error}") from error
-
-    def check(self, sites: Sequence[str]) -> None:
-        """Raise UnknownNameError if the split names a site that is not among `sites`."""
-        known = set(map(str, sites))
-        for site in (*self.train, *self.val, *self.test):
-            if site not in known:
-                raise unknown("site of the split", site, known)
-
-
-def cluster_sites(latitude: np.ndarray, longitude: np.ndarray, buffer_km: float = 50.0) -> np.ndarray:
-    """Group sites so that any two within `buffer_km` share a group (single linkage).
-
-    Parameters
-    ----------
-    latitude, longitude : (n,) float
-        Degrees.
-    buffer_km : float
-        Great-circle distance; 0 leaves every site alone.
-
-    Returns
-    -------
-    (n,) int64
-        Group of each site, numbered by first appearance.
-
-    Examples
-    --------
-    >>> cluster_sites([50.0, 50.1, 50.2, 60.0], [8.0, 8.0, 8.0, 8.0], buffer_km=15).tolist()
-    [0, 0, 0, 1]
-    """
-    lat, lon = np.deg2rad(np.asarray(latitude, float)), np.deg2rad(np.asarray(longitude, float))
-    label = np.full(len(lat), -1)
-    for first in range(len(lat)):
-        if label[first] >= 0:
-            continue
-        label[first] = group = label.max() + 1
-        edge = [first] if buffer_km > 0 else []
-        while edge:
-            at = edge.pop()
-            near = (_distance(lat[at], lon[at], lat, lon) <= buffer_km) & (label < 0)
-            label[near] = group
-            edge += np.flatnonzero(near).tolist()
-    return label
-
-
-def _distance(lat: float, lon: float, lats: np.ndarray, lons: np.ndarray) -> np.ndarray:
-    """Great-circle distance in km (haversine), angles in radians."""
-    a = np.sin((lats - lat) / 2) ** 2 + np.cos(lat) * np.cos(lats) * np.sin((lons - lon) / 2) ** 2
-    return 2 * _EARTH * np.arcsin(np.sqrt(np.minimum(a, 1.0)))
+#: Distance that separates blocks (km): towers this far apart seldom share weather or a region's management.
+_BLOCK_KM = 150.0
 
 
 def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
@@ -167,23 +73,25 @@ def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
     ----------
     Fortier et al. 2024, arXiv:2406.04940.
     """
-    table = _Table.of(cube, buffer_km)
+    places = Places.of(cube, buffer_km)
     rng = np.random.default_rng(seed)
-    sizes = Counter(table.igbp)
-    test = table.draw({c: min(5, math.ceil(0.2 * n)) for c, n in sizes.items()}, rng, table.groups)
-    rest = [g for g in table.groups if g not in test]
-    split = table.split(test, rest, rng, kind="per_igbp", seed=seed, buffer_km=buffer_km) if rest else None
+    test = places.draw({c: min(5, math.ceil(0.2 * n)) for c, n in Counter(places.igbp).items()}, rng)
+    rest = [g for g in places.groups if g not in test]
+    split = _rest_split(places, places.at(test), places.at(rest), rng, kind="per_igbp", seed=seed) if rest else None
     training = len(split.train) if split else 0
-    if 2 * training < len(table.sites):
+    if 2 * training < len(places.sites):
         raise SplitError(
-            f"only {training} of {len(table.sites)} sites would train: use kfold(cube, k=5) and average the folds, or "
+            f"only {training} of {len(places.sites)} sites would train: use kfold(cube, k=5) and average the folds, or "
             "give your own Split."
         )
     return split
 
 
-def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0) -> list[Split]:
+def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0, val_km: float | None = None) -> list[Split]:
     """Split towers into k folds of whole clusters; each is the test of one split, and a fifth of the rest its val.
+
+    Classes are spread over the folds as evenly as whole clusters allow: no move of a cluster to another fold, and no
+    exchange of two, brings the folds' numbers of sites, by class and in all, nearer to a k-th.
 
     Parameters
     ----------
@@ -191,8 +99,13 @@ def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0) -> list[S
         With latitude, longitude and igbp on site.
     k : int
         Folds, 2 or more.
-    seed, buffer_km
-        As for `per_igbp`.
+    seed : int
+        Of the draw.
+    buffer_km : float
+        Towers closer than this are on one side; 150 tests on distant blocks.
+    val_km : float, optional
+        Validate on blocks this far from the training towers, so that what is chosen there suits new regions rather
+        than neighbours; by default `buffer_km`.
 
     Returns
     -------
@@ -204,91 +117,430 @@ def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0) -> list[S
     SplitError
         If there are fewer clusters than folds, or so few that a fold would leave none to train.
     """
-    table = _Table.of(cube, buffer_km)
-    if not 2 <= k <= len(table.groups):
-        raise SplitError(f"k must be 2..{len(table.groups)}, the number of clusters; found {k}.")
+    places = Places.of(cube, buffer_km)
+    val_km = buffer_km if val_km is None else val_km
+    if not 2 <= k <= len(places.groups):
+        raise SplitError(f"k must be 2..{len(places.groups)}, the number of clusters; found {k}.")
+    if val_km < buffer_km:
+        raise SplitError(f"val_km must be buffer_km ({buffer_km:g}) or more, else a cluster is cut; found {val_km:g}.")
     rng = np.random.default_rng(seed)
-    folds = table.deal(k, rng)
     splits = []
-    for fold in folds:
-        rest = [g for g in table.groups if g not in fold]
-        splits.append(
-            table.split(fold, rest, rng, kind=f"kfold {len(splits) + 1} of {k}", seed=seed, buffer_km=buffer_km)
-        )
+    for fold in places.deal(k, rng):
+        test, rest = places.at(fold), places.at(g for g in places.groups if g not in fold)
+        about = {"kind": f"kfold {len(splits) + 1} of {k}", "seed": seed}
+        splits.append(_rest_split(places, test, rest, rng, val_km=val_km, **about))
     return splits
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Sites, their classes, and which of them form each group."""
+def _rest_split(
+    places: Places, test: list[int], rest: list[int], rng, *, val_km: float | None = None, **about
+) -> Split:
+    """Draw a fifth of the `rest` for val, in whole groups, and train on the others."""
+    left = places.take(rest, val_km)
+    val = left.draw(left.share(0.2, rng), rng) if len(left.groups) > 1 else set()
+    if not val and len(left.groups) > 1:
+        val = {min(left.groups, key=lambda g: (len(left.members[g]), g))}
+    if len(val) == len(left.groups):
+        raise SplitError(f"no cluster of {len(places.groups)} is left to train: use fewer folds or a smaller buffer.")
+    parts = [left.at(g for g in left.groups if g not in val), left.at(val)]
+    named = [[left.sites[i] for i in part] for part in parts] + [[places.sites[i] for i in test]]
+    far = (
+        () if val_km in (None, places.buffer_km) else (f"validation blocks are more than {val_km:g} km from training",)
+    )
+    return _described(places, named, buffer_km=places.buffer_km, notes=(*about.pop("notes", ()), *far), **about)
 
-    sites: tuple[str, ...]
-    igbp: tuple[str, ...]
-    members: Mapping[int, tuple[int, ...]]
 
-    @classmethod
-    def of(cls, cube, buffer_km: float) -> _Table:
-        label = cluster_sites(cube["latitude"].values, cube["longitude"].values, buffer_km)
-        members = {int(g): tuple(np.flatnonzero(label == g).tolist()) for g in np.unique(label)}
-        igbp = tuple(str(c) or "unknown" for c in np.atleast_1d(cube["igbp"].values))
-        return cls(tuple(map(str, np.atleast_1d(cube["site"].values))), igbp, members)
+def _described(places: Places, parts: Sequence[Sequence[str]], **about) -> Split:
+    """Make a split and count its classes."""
+    igbp = dict(zip(places.sites, places.igbp, strict=True))
+    counts = {c: count(igbp, parts, c) for c in sorted(set(places.igbp))}
+    zero = tuple(c for c, (n, _, tested) in counts.items() if not n and tested)
+    return Split(*map(tuple, parts), counts=counts, zero_shot=zero, **about)
 
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return tuple(self.members)
 
-    def classes(self, group: int) -> Counter:
-        return Counter(self.igbp[i] for i in self.members[group])
+def time_split(cube, *, test_years: int = 1, val_years: int = 1, gap_days: int = 30, year: int | None = None) -> Split:
+    """Split each tower's record in time: its first years train, the next ones stop training, its last ones test.
 
-    def draw(self, quota: Mapping[str, int], rng: np.random.Generator, groups: Sequence[int]) -> set[int]:
-        """Take groups, in random order, as long as each brings the classes nearer to their quotas."""
-        chosen: set[int] = set()
-        taken: Counter = Counter()
-        for group in rng.permutation(sorted(groups)).tolist():
-            more = self.classes(group)
-            gain = sum(abs(taken[c] - quota.get(c, 0)) - abs(taken[c] + n - quota.get(c, 0)) for c, n in more.items())
-            if gain > 0:
-                chosen.add(group)
-                taken += more
-        return chosen
+    Years are those of the site's own clock; one counts where the record covers at least half of it. Towers with too
+    few years are left out, and named in the notes.
 
-    def deal(self, k: int, rng: np.random.Generator) -> list[set[int]]:
-        """Deal groups, large ones first, each to the fold that has least of its classes, then fewest sites."""
-        folds: list[set[int]] = [set() for _ in range(k)]
-        held = [Counter() for _ in range(k)]
-        order = rng.permutation(sorted(self.groups)).tolist()
-        for group in sorted(order, key=lambda g: -len(self.members[g])):
-            more = self.classes(group)
-            # An empty fold comes first: every fold must test something.
-            load = [
-                (bool(fold), sum(h[c] * n for c, n in more.items()), h.total())
-                for fold, h in zip(folds, held, strict=True)
-            ]
-            at = load.index(min(load))
-            folds[at].add(group)
-            held[at] += more
-        return folds
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube.
+    test_years, val_years : int
+        Last years that test, and years before them that stop training (0: none).
+    gap_days : int
+        Days before each later part that no part has, so that weeks of common weather do not tie them together.
+    year : int, optional
+        Cut at this calendar year at every tower instead: years before it train, it validates, years after it test.
 
-    def split(self, test: set[int], rest: Sequence[int], rng: np.random.Generator, **about) -> Split:
-        """Draw a fifth of the `rest` for val and train on the others."""
-        val = self.draw(self._fifth(rest, rng), rng, rest) if len(rest) > 1 else set()
-        if not val and len(rest) > 1:
-            val = {min(rest, key=lambda g: (len(self.members[g]), g))}
-        parts = [set(rest) - val, val, test]
-        if not parts[0]:
-            raise SplitError(f"no cluster of {len(self.groups)} is left to train: use fewer folds or a smaller buffer.")
-        indices = [sorted(i for g in part for i in self.members[g]) for part in parts]
-        train, val_sites, test_sites = (tuple(self.sites[i] for i in part) for part in indices)
-        counts = {c: [sum(self.igbp[i] == c for i in part) for part in indices] for c in sorted(set(self.igbp))}
-        zero = tuple(c for c, (n, _, tested) in counts.items() if not n and tested)
-        return Split(train, val_sites, test_sites, counts=counts, zero_shot=zero, **about)
+    Returns
+    -------
+    Split
 
-    def _fifth(self, groups: Sequence[int], rng: np.random.Generator) -> dict[str, int]:
-        """Quotas that add up to a fifth of the sites: the largest remainders are rounded up."""
-        sizes = sum((self.classes(g) for g in groups), Counter())
-        quota = {c: math.floor(0.2 * n) for c, n in sizes.items()}
-        wanted = max(1, round(0.2 * sizes.total()))
-        by_rest = sorted(rng.permutation(sorted(sizes)).tolist(), key=lambda c: quota[c] - 0.2 * sizes[c])
-        for c in by_rest[: wanted - sum(quota.values())]:
-            quota[c] += 1
-        return quota
+    Raises
+    ------
+    SplitError
+        If no tower has enough years, or the numbers make no sense.
+    """
+    if test_years < 1 or val_years < 0 or gap_days < 0:
+        raise SplitError("test_years must be 1 or more, val_years and gap_days 0 or more.")
+    gap = np.timedelta64(gap_days, "D")
+    held: dict[str, list[Period | None]] = {}
+    for site, (first, stop, offset) in spans.calendar(cube).items():
+        edges = _edges(spans.years(first, stop, offset), test_years, val_years, year)
+        if edges is not None:
+            held[site] = spans.cut(first, stop, [spans.new_year(y, offset) for y in edges], gap)
+    wanted = "year" if year is None else str(year)
+    kind = f"time: first years train, last {test_years} test" if year is None else f"time: tested after {wanted}"
+    left = sorted(set(map(str, cube["site"].values)) - set(held))
+    if not held:
+        how = f"{test_years + val_years + 1} years" if year is None else f"years before, in and after {year}"
+        raise SplitError(f"no tower has {how}: ask for fewer years, or split by sites.")
+    return _timed(cube, held, kind=kind, notes=_notes(f"{gap_days} days between parts", left, "too few years"))
+
+
+def _edges(known: Sequence[int], test_years: int, val_years: int, year: int | None) -> tuple[int, int] | None:
+    """First year of val, and of test; None where a part would be empty."""
+    if year is not None:
+        return (year, year + 1) if {year} < {y for y in known} and known[0] < year < known[-1] else None
+    if len(known) < test_years + val_years + 1:
+        return None
+    return known[len(known) - test_years - val_years], known[len(known) - test_years]
+
+
+def _timed(cube, held: Mapping[str, Sequence[Period | None]], **about) -> Split:
+    """Make a split of one site's (train, val, test) periods."""
+    parts = {p: {s: (v[i],) for s, v in held.items() if v[i] is not None} for i, p in enumerate(PARTS)}
+    return _described(Places.of(cube, 0.0), [tuple(sites) for sites in parts.values()], periods=parts, **about)
+
+
+def _notes(first: str, left: Sequence[str], why: str) -> tuple[str, ...]:
+    return (first, f"left out, {why} ({len(left)}): {', '.join(left)}") if left else (first,)
+
+
+def warm_site(cube, split: Split, *, known_years: int = 1, gap_days: int = 30) -> Split:
+    """Let training know the first years of each test tower, and test on its later ones.
+
+    A model of the `split` itself, scored on this one's test part, says on the same hours what knowing the tower is
+    worth. Test towers with too few years are left out, and named in the notes.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube.
+    split : Split
+        Of sites, as `kfold` or `per_igbp` makes it.
+    known_years : int
+        First years of each test tower that train.
+    gap_days : int
+        Days before the tested years that neither part has.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    SplitError
+        If the split cuts through time already, or no test tower has more years than are to be known.
+    """
+    if split.periods:
+        raise SplitError("the split cuts through time already: give one of sites, as kfold makes it.")
+    if known_years < 1 or gap_days < 0:
+        raise SplitError("known_years must be 1 or more, gap_days 0 or more.")
+    split.check(cube["site"].values)
+    known, tested = {}, {}
+    about = spans.calendar(cube)
+    for site in split.test:
+        first, stop, offset = about[site]
+        years = spans.years(first, stop, offset)
+        if len(years) > known_years:
+            edge = spans.new_year(years[known_years], offset)
+            before, after = spans.cut(first, stop, [edge], np.timedelta64(gap_days, "D"))
+            if before and after:
+                known[site], tested[site] = (before,), (after,)
+    left = [site for site in split.test if site not in tested]
+    if not tested:
+        raise SplitError(f"no test tower has more than {known_years} years: there is nothing left to test.")
+    parts = [(*split.train, *known), split.val, tuple(tested)]
+    notes = _notes(
+        f"{known_years} years of each test tower train, {gap_days} days before the rest", left, "too few years"
+    )
+    return _described(
+        Places.of(cube, 0.0), parts, kind=f"warm-site of {split.kind}", seed=split.seed, buffer_km=split.buffer_km,
+        periods={"train": known, "test": tested}, notes=(*split.notes, *notes),
+    )  # fmt: skip
+
+
+def extrapolation(
+    cube, setting: str, *, test: float = 40 / 207, val: float = 20 / 207, year: int = 2018, seed: int = 0,
+    buffer_km: float = 50.0,
+) -> Split:  # fmt: skip
+    """Split as one of the three settings of FLUXtrapolation does, on the towers of this cube.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube; for "temperature" with the predictor TA.
+    setting : {"time", "space", "temperature"}
+        Years after `year` test, `year` validates, of towers that have years before, in and after it; or towers drawn
+        at random test; or the warmest towers do, by the mean of TA.
+    test, val : float
+        Shares of the sites, for "space" and "temperature": the benchmark's 40 and 20 of 207.
+    year : int
+        For "time".
+    seed : int
+        Of the draw of test ("space") and val.
+    buffer_km : float
+        Clusters move whole, unlike the benchmark's, which 0 reproduces; the warmth of a cluster is its sites' mean.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    SplitError
+        If a part would be empty.
+    UnknownNameError
+        If there is no such setting.
+
+    References
+    ----------
+    FLUXtrapolation, arXiv:2605.19812. Its lists of sites are of its own 207 towers: for these, use `sites_split`.
+    """
+    if setting not in SETTINGS:
+        raise unknown("setting of FLUXtrapolation", setting, SETTINGS)
+    if setting == "time":
+        return dataclasses.replace(time_split(cube, year=year, gap_days=0), kind="extrapolation in time")
+    places, rng = Places.of(cube, buffer_km), np.random.default_rng(seed)
+    order = rng.permutation(places.groups).tolist()
+    if setting == "temperature":
+        warmth = _mean_temperature(cube)
+        order.sort(key=lambda g: -np.mean(warmth[list(places.members[g])]))
+    tested = _first(places, order, test)
+    rest = rng.permutation([g for g in order if g not in tested]).tolist()
+    held = _first(places, rest, val) if val else set()
+    parts = [set(rest) - held, held, tested]
+    if not all(parts[::2]):
+        raise SplitError(f"a share of {test:g} of {len(places.sites)} sites leaves none to train or test.")
+    named = [[places.sites[i] for i in places.at(part)] for part in parts]
+    return _described(places, named, kind=f"extrapolation in {setting}", seed=seed, buffer_km=buffer_km)
+
+
+def _first(places: Places, order: Sequence[int], share: float) -> set[int]:
+    """First groups of an order that together hold at least a share of the sites."""
+    wanted, taken, count = max(1, round(share * len(places.sites))), set(), 0
+    for group in order:
+        if count >= wanted:
+            break
+        taken.add(group)
+        count += len(places.members[group])
+    return taken
+
+
+def _mean_temperature(cube) -> np.ndarray:
+    """Mean of TA at each site, gap-filled hours included: a site's warmth is no target."""
+    if "TA" not in cube["variable"].values:
+        raise SplitError('setting="temperature" needs the predictor TA in the cube.')
+    mean = cube["predictors"].sel(variable="TA").mean("time").values
+    if not np.isfinite(mean).all():
+        cold = [str(s) for s, m in zip(cube["site"].values, mean, strict=True) if not np.isfinite(m)]
+        raise SplitError(f"these sites have no TA, so they cannot be ranked by it: {', '.join(cold)}; leave them out.")
+    return mean
+
+
+def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
+    """Split by a list of sites in a text file, e.g. another product's.
+
+    A line is a site, or a site and its part (``US-Ha1,train``); a site alone tests; ``#`` begins a comment. If none
+    trains, all others train, a fifth of them validating, clusters whole; if none tests, all others test. A tower
+    within the buffer of a test tower does not train, nor validate, nor one near a validation tower train: they are
+    left out, and named in the notes, as is what the cube lacks.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        With latitude, longitude and igbp on site.
+    path : path
+        The file.
+    seed : int
+        Of the draw of val.
+    buffer_km : float
+        0 takes the lists as they are.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    SplitError
+        If the file cannot be read, names a part that is none, or leaves no site to train or test.
+    """
+    listed = _listed(Path(path))
+    places = Places.of(cube, buffer_km)
+    at = {site: i for i, site in enumerate(places.sites)}
+    absent = [site for site in listed if site not in at]
+    parts = {p: [at[s] for s, part in listed.items() if part == p and s in at] for p in PARTS}
+    others = [i for site, i in at.items() if site not in listed]
+    if not any(part == "test" for part in listed.values()):
+        parts["test"], others = others, []
+    notes = [f"by {Path(path).name}"]
+    notes += [f"listed, but not in the cube ({len(absent)}): {', '.join(absent)}"] if absent else []
+    drawn = not any(part == "train" for part in listed.values())
+    if drawn:
+        parts["train"], others = others, []
+    for first, later in (("test", "val"), ("test", "train"), ("val", "train")):
+        near = neighbours(places.latitude, places.longitude, parts[first], buffer_km)
+        gone = [places.sites[i] for i in parts[later] if near[i]]
+        parts[later] = [i for i in parts[later] if not near[i]]
+        notes += [f"left out of {later}, within {buffer_km:g} km of {first} ({len(gone)}): {', '.join(gone)}"] * bool(
+            gone
+        )
+    if others:
+        notes.append(f"not listed, so in no part ({len(others)}): {', '.join(places.sites[i] for i in others)}")
+    for part in ("train", "test"):
+        if not parts[part]:
+            raise SplitError(f"{path} leaves no site to {part}: {'; '.join(notes)}.")
+    about = {"kind": f"sites:{Path(path).name}", "seed": seed, "notes": tuple(notes)}
+    if drawn and not parts["val"]:
+        return _rest_split(places, parts["test"], parts["train"], np.random.default_rng(seed), **about)
+    named = [[places.sites[i] for i in sorted(parts[p])] for p in PARTS]
+    return _described(places, named, buffer_km=buffer_km, **about)
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """Sites of a file, in its order, and the part of each."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SplitError(f"{path} is not a list of sites: {error}") from error
+    out: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        fields = [word.strip() for word in line.partition("#")[0].split(",")]
+        if not fields[0]:
+            continue
+        part = fields[1] if len(fields) > 1 and fields[1] else "test"
+        if part not in PARTS or len(fields) > 2:
+            raise SplitError(f"{path}, line {number}: expected SITE or SITE,part (train, val or test), found {line!r}.")
+        if out.get(fields[0], part) != part:
+            raise SplitError(f"{path}, line {number}: {fields[0]} was listed as {out[fields[0]]} before.")
+        out[fields[0]] = part
+    if not out:
+        raise SplitError(f"{path} lists no site.")
+    return out
+
+
+def make_splits(
+    cube, kind: str = "kfold", *, k: int = 5, seed: int = 0, buffer_km: float | None = None, setting: str = "space",
+    sites: str | os.PathLike | None = None,
+) -> list[Split]:  # fmt: skip
+    """Return the splits of a kind: k of "kfold", "blocks" and "warm-site", one of the others.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube.
+    kind : {"per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites"}
+        What to make; "blocks" are folds of clusters 150 km apart, "warm-site" is made of the folds.
+    k : int
+        Folds.
+    seed : int
+        Of the draw.
+    buffer_km : float, optional
+        Towers closer than this are on one side; by default 50, and 150 for "blocks".
+    setting : str
+        Of "extrapolation": time, space or temperature.
+    sites : path, optional
+        Of "sites": the file.
+
+    Raises
+    ------
+    SplitError
+        If the towers cannot be split so.
+    UnknownNameError
+        If there is no such kind.
+    """
+    km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
+    if kind == "sites" and sites is None:
+        raise SplitError("a split by sites needs the file that lists them.")
+    makers = {
+        "per-igbp": lambda: [per_igbp(cube, seed=seed, buffer_km=km)],
+        "kfold": lambda: kfold(cube, k=k, seed=seed, buffer_km=km),
+        "blocks": lambda: kfold(cube, k=k, seed=seed, buffer_km=km),
+        "time": lambda: [time_split(cube)],
+        "warm-site": lambda: [warm_site(cube, fold) for fold in kfold(cube, k=k, seed=seed, buffer_km=km)],
+        "extrapolation": lambda: [extrapolation(cube, setting, seed=seed, buffer_km=km)],
+        "sites": lambda: [sites_split(cube, sites, seed=seed, buffer_km=km)],
+    }
+    if kind not in makers:
+        raise unknown("kind of split", kind, KINDS)
+    return makers[kind]()
+
+
+def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float | None = None) -> Split:
+    """Return the split that a word or a file names.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube.
+    text : str or path
+        ``per-igbp``, ``time``, ``kfold:2`` (of 5) or ``kfold:2/10``, ``blocks:1``, ``warm-site:1``,
+        ``extrapolation:space`` (or time, temperature), ``sites:<file>``; or a split file, or one of folds and the
+        number of one, ``towers109.json:2``.
+    seed, buffer_km
+        As `make_splits` takes them; a file has its own.
+
+    Raises
+    ------
+    SplitError
+        If the text names no split, or the towers cannot be split so.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> split_for(example_cube(sites=10, days=2), "kfold:2/5").kind
+    'kfold 2 of 5'
+    """
+    text = os.fspath(text)
+    kind, _, argument = text.partition(":")
+    if kind not in KINDS:
+        split = _from_file(text)
+        split.check(cube["site"].values)
+        return split
+    about = {"seed": seed, "buffer_km": buffer_km}
+    if kind == "extrapolation":
+        return make_splits(cube, kind, setting=argument or "space", **about)[0]
+    if kind == "sites":
+        return make_splits(cube, kind, sites=argument or None, **about)[0]
+    if kind in ("per-igbp", "time"):
+        if argument:
+            raise SplitError(f"{kind} takes nothing after it, found {text!r}.")
+        return make_splits(cube, kind, **about)[0]
+    number, _, of = (argument or "1").partition("/")
+    at, k = _number(number, text), _number(of or "5", text)
+    if not 1 <= at <= k:
+        raise SplitError(f"{text!r}: folds are numbered 1 to {k}.")
+    return make_splits(cube, kind, k=k, **about)[at - 1]
+
+
+def _number(text: str, whole: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise SplitError(f"{whole!r}: expected the number of a fold, as kfold:2 or kfold:2/10.")
+    return int(text)
+
+
+def _from_file(text: str) -> Split:
+    path, colon, number = text.rpartition(":")
+    if not colon or not number.isdigit():
+        if not Path(text).exists():
+            raise SplitError(f"{text!r} is neither a split file nor a kind of split ({', '.join(KINDS)}).")
+        return Split.load(text)
+    folds = load_folds(path)
+    if not 1 <= int(number) <= len(folds):
+        raise SplitError(f"{path} holds {len(folds)} folds, numbered from 1; found {number}.")
+    return folds[int(number) - 1]

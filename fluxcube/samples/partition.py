@@ -1,0 +1,248 @@
+"""A split: sites by use, and their periods where it cuts through time; a small file that travels with a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fluxcube.errors import SplitError, unknown
+from fluxcube.samples import periods as spans
+from fluxcube.samples.periods import Period
+
+#: Parts of a split.
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sites by use.
+
+    Attributes
+    ----------
+    train, val, test : tuple of str
+        Lists of sites; disjoint, unless `periods` tell the parts of a site apart.
+    kind : str
+        How it was made.
+    seed : int or None
+        Of the draw.
+    buffer_km : float
+        Sites closer than this are on one side.
+    counts : mapping
+        Class to its numbers of train, val and test sites.
+    zero_shot : tuple of str
+        Classes that are tested but not trained.
+    periods : mapping
+        Part to site to its periods (first, stop), UTC as ISO text, the stop not included. A site of a part without
+        any is used whole.
+    notes : tuple of str
+        Sentences on what was left out and why, and on what the draw looked at.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    kind: str = "given"
+    seed: int | None = None
+    buffer_km: float = 0.0
+    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    zero_shot: tuple[str, ...] = ()
+    periods: Mapping[str, Mapping[str, Sequence[Period]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in (*PARTS, "zero_shot", "notes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "counts", {c: list(n) for c, n in self.counts.items()})
+        object.__setattr__(self, "periods", spans.normal(self.periods))
+        for part in PARTS:
+            self._check_twice([s for s, n in Counter(getattr(self, part)).items() if n > 1])
+        self._check_twice([s for s in self._several() if self._overlaps(s)])
+        for part, sites in self.periods.items():
+            if part not in PARTS:
+                raise unknown("part of a split", part, PARTS)
+            if foreign := sorted(set(sites) - set(getattr(self, part))):
+                raise SplitError(f"{part} has periods of sites that it does not list: {', '.join(foreign)}.")
+        if not self.train:
+            raise SplitError("a split must have at least one training site; its list is empty.")
+
+    def _several(self) -> list[str]:
+        """Sites of more than one part."""
+        return [site for site, n in Counter((*self.train, *self.val, *self.test)).items() if n > 1]
+
+    def _overlaps(self, site: str) -> bool:
+        """Whether two parts share a moment of a site."""
+        held = [self.periods.get(p, {}).get(site) for p in PARTS if site in getattr(self, p)]
+        if any(periods is None for periods in held):
+            return True
+        return any(spans.overlap(a, b) for i, a in enumerate(held) for b in held[:i])
+
+    @staticmethod
+    def _check_twice(twice: Sequence[str]) -> None:
+        if twice:
+            raise SplitError(
+                f"{', '.join(sorted(twice))}: listed more than once in the split; list each site once, or give each "
+                "part periods of it that do not overlap."
+            )
+
+    def part(self, cube, part: str):
+        """Return the sites of a part; where the split cuts through time, fluxes outside of its periods are missing.
+
+        Weather stays whole, so that windows and trailing means of the first hours have what came before them.
+
+        Parameters
+        ----------
+        cube : xr.Dataset
+            A cube that holds the sites; lazy stays lazy.
+        part : {"train", "val", "test"}
+            Which.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such part, or the cube lacks a site of it.
+        """
+        if part not in PARTS:
+            raise unknown("part of a split", part, PARTS)
+        known = set(map(str, cube["site"].values))
+        for site in getattr(self, part):
+            if site not in known:
+                raise unknown("site of the split", site, known)
+        chosen = cube.sel(site=list(getattr(self, part)))
+        return _within(chosen, self.periods[part]) if self.periods.get(part) else chosen
+
+    def only(self, cube, classes: str | Iterable[str]) -> Split:
+        """Return the same split with the training and validation sites of some IGBP classes alone; the test stays.
+
+        Raises
+        ------
+        SplitError
+            If no training site is of these classes.
+        """
+        wanted = {classes} if isinstance(classes, str) else set(classes)
+        igbp = dict(zip(map(str, cube["site"].values), map(str, cube["igbp"].values), strict=True))
+        kept = {part: tuple(s for s in getattr(self, part) if igbp.get(s) in wanted) for part in ("train", "val")}
+        if not kept["train"]:
+            raise SplitError(f"no training site of the split is {' or '.join(sorted(wanted))}: choose another class.")
+        periods = {
+            p: {s: v for s, v in held.items() if p == "test" or s in kept[p]} for p, held in self.periods.items()
+        }
+        trained = {igbp[s] for s in kept["train"]}
+        counts = {
+            c: count(igbp, (*kept.values(), self.test), c) for c in sorted({igbp[s] for s in self.test} | trained)
+        }
+        zero = tuple(sorted({igbp[s] for s in self.test} - trained))
+        return dataclasses.replace(
+            self, **kept, periods=periods, counts=counts, zero_shot=zero,
+            notes=(*self.notes, f"trained on {', '.join(sorted(wanted))} alone"),
+        )  # fmt: skip
+
+    def to_dict(self) -> dict:
+        """Return what JSON can hold; `from_dict` is its inverse."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        values["periods"] = {
+            part: {site: [list(period) for period in several] for site, several in sites.items()}
+            for part, sites in self.periods.items()
+        }
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Split:
+        """Make a split of what `to_dict` returned, refusing unknown keys (UnknownNameError)."""
+        valid = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in valid:
+                raise unknown("split key", key, valid)
+        return cls(**values)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the split as JSON."""
+        _write(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Split:
+        """Read a split that `save` wrote.
+
+        Raises
+        ------
+        SplitError
+            If the file is missing or is no split.
+        """
+        values = _read(path)
+        if "folds" in values:
+            raise SplitError(f"{path} holds {len(values['folds'])} folds: say which, as {path}:1.")
+        try:
+            return cls.from_dict(values)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): {error}") from error
+
+    def check(self, sites: Sequence[str]) -> None:
+        """Raise UnknownNameError if the split names a site that is not among `sites`."""
+        known = set(map(str, sites))
+        for site in (*self.train, *self.val, *self.test):
+            if site not in known:
+                raise unknown("site of the split", site, known)
+
+
+def _within(chosen, periods: Mapping[str, Sequence[Period]]):
+    """Fluxes of the periods; sites without any keep theirs."""
+    import xarray as xr
+
+    time = chosen["time"].values
+    every = np.ones(len(time), bool)
+    rows = [spans.inside(periods[s], time) if s in periods else every for s in map(str, chosen["site"].values)]
+    mask = xr.DataArray(np.array(rows), dims=("site", "time"))
+    fluxes = {
+        name: array for name, array in chosen.data_vars.items() if "target" in array.dims and "time" in array.dims
+    }
+    absent = {name: -1 if array.dtype.kind == "i" else 0.0 for name, array in fluxes.items()}
+    absent |= {name: np.nan for name in absent if not name.endswith(("_qc", "_coverage"))}
+    kept = {n: a.where(mask, np.asarray(absent[n], a.dtype)).transpose(*a.dims) for n, a in fluxes.items()}
+    return chosen.assign({name: kept[name].assign_attrs(array.attrs) for name, array in fluxes.items()})
+
+
+def _write(path: str | os.PathLike, values: Mapping) -> None:
+    Path(path).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _read(path: str | os.PathLike) -> dict:
+    try:
+        values = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): {error}") from error
+    if not isinstance(values, dict):
+        raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): it holds no mapping.")
+    return values
+
+
+def save_folds(folds: Sequence[Split], path: str | os.PathLike, *, notes: Sequence[str] = ()) -> None:
+    """Write several splits as one JSON file, with sentences on where they are from."""
+    _write(path, {"notes": list(notes), "folds": [fold.to_dict() for fold in folds]})
+
+
+def load_folds(path: str | os.PathLike) -> list[Split]:
+    """Read the splits that `save_folds` wrote; a file of one split gives that one.
+
+    Raises
+    ------
+    SplitError
+        If the file is missing or holds something else.
+    """
+    values = _read(path)
+    if "folds" not in values:
+        return [Split.load(path)]
+    try:
+        return [Split.from_dict(fold) for fold in values["folds"]]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise SplitError(f"{path} is not a file of folds: {error}") from error
+
+
+def count(igbp: Mapping[str, str], parts: Iterable[Sequence[str]], name: str) -> list[int]:
+    """Return how many sites of a class each part has."""
+    return [sum(igbp[site] == name for site in part) for part in parts]
