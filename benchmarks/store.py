@@ -91,9 +91,7 @@ def sizes(raw: Path, folder: Path, count: int) -> None:
     arrays = tuple(n for n in (s + e for s in STACKS for e in PARTS) if (stores["floats"] / n).is_dir())
     for label, held in (("values", ("predictors", "fluxes")), ("values, flags and coverage", arrays)):
         files = [netcdf(stores["floats"], folder / "x.nc", held, k) for k in ("series", "months", "stacked")]
-        print(
-            f"{label} of {count} sites     MB   as share of NetCDF4 in chunks of: whole series | two months | its default"
-        )
+        print(f"{label} of {count} sites: MB, share of NetCDF4 in chunks of: a whole series | two months | its own")
         print(f"  {'NetCDF4':<41}" + "   ".join(f"{size / 1e6:9.2f}" for size in files))
         for name, store in stores.items():
             size = size_of(store, *held)

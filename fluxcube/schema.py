@@ -22,7 +22,6 @@ Times are UTC at the start of the hour, one step an hour, without holes. A daily
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -300,22 +299,17 @@ class FluxcubeAccessor:
         """
         import pandas as pd
 
-        missing = [name for name in ("site", "network", "citation", "doi") if name not in self._ds.coords]
-        if missing:
+        joins = {"network": ";", "citation": "\n", "doi": ";", "licence": "\n"}
+        if missing := [name for name in ("site", *joins) if name not in self._ds.coords]:
             raise SchemaError(
-                f"citations need the coordinates site, network, citation and doi of a cube; {', '.join(missing)} "
-                "is not among them. Take them from the cube, or build it anew."
+                f"citations need the coordinates site, {', '.join(joins)} of a cube; {', '.join(missing)} is not among "
+                "them. Take them from the cube, or build it anew."
             )
-        licences = {
-            name: row.get("licence", "") for name, row in json.loads(self._ds.attrs.get("sources", "{}")).items()
-        }
         rows = []
-        for site, *texts in zip(*(np.atleast_1d(self._ds[n].values) for n in ("site", "network", "citation", "doi")),
-                                strict=True):  # fmt: skip
-            networks, citations, dois = (text.split(join) for text, join in zip(texts, (";", "\n", ";"), strict=True))
-            for network, citation, doi in zip(networks, citations, dois, strict=True):
-                rows.append((str(site), network, citation, doi, licences.get(network, "")))
-        return pd.DataFrame(rows, columns=["site", "network", "citation", "doi", "licence"])
+        for site, *texts in zip(*(np.atleast_1d(self._ds[name].values) for name in ("site", *joins)), strict=True):
+            parts = [str(text).split(join) for text, join in zip(texts, joins.values(), strict=True)]
+            rows += [(str(site), *row) for row in zip(*parts, strict=True)]
+        return pd.DataFrame(rows, columns=["site", *joins])
 
     def _unstacked(self, stack: str, dim: str) -> dict[str, xr.DataArray]:
         arrays = {}

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 # Also by entry point, for readers that do not import fluxcube.
 register_codec("fluxcube.decimals", DecimalColumns)
+
+_guard = threading.Lock()
+_claimed: set[Path] = set()
 
 _LEDGER = "ledger"
 _SPILL = ".parts"
@@ -293,6 +297,36 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
         _take_place(building, path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def alone(path: str | os.PathLike) -> Iterator[None]:
+    """Let no other run change a store in the meantime, from when it is read until it is replaced.
+
+    What a killed run left of the store is cleared first; a store that it had moved away comes back.
+
+    Raises
+    ------
+    StoreError
+        If another run, or another thread of this one, writes the store.
+    """
+    path = Path(path).absolute()
+    clear_leftovers(path)
+    mine = path.with_name(f".{path.name}.building-{os.getpid()}")
+    with _guard:
+        if path in _claimed:
+            raise StoreError(f"{path}: another thread is writing it; one at a time.")
+        _claimed.add(path)
+    try:
+        mine.mkdir(parents=True, exist_ok=True)
+        others = [entry.name.rpartition("-")[2] for entry in path.parent.glob(f".{path.name}.building-*")]
+        if others := sorted(set(others) - {str(os.getpid())}):
+            raise StoreError(f"{path}: process {', '.join(others)} is writing it; wait until it has ended.")
+        yield
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
+        with _guard:
+            _claimed.discard(path)
 
 
 def finish(path: str | os.PathLike) -> None:
@@ -623,7 +657,7 @@ def clear_leftovers(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(building|replaced)-(\d+)")
     for entry in sorted(path.parent.iterdir()):
         match = pattern.fullmatch(entry.name)
-        if not match or _runs(int(match[2])):
+        if not match or _runs(int(match[2])) or (int(match[2]) == os.getpid() and path in _claimed):
             continue
         if match[1] == "replaced" and not path.exists():
             os.replace(entry, path)

@@ -31,7 +31,7 @@ from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.schema import STACKS, resolution_of
 from fluxcube.sources.badm import SiteInfo
 from fluxcube.sources.networks import Archive
-from fluxcube.stores import adopt, clear_leftovers, create, is_url, open_store, staging, store_attrs
+from fluxcube.stores import adopt, alone, create, is_url, open_store, staging, store_attrs
 
 _BLOCK = 1 << 20
 _SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing")
@@ -55,9 +55,10 @@ def append_site(
     ds : xarray.Dataset or Tower
         The site's record at its own step, as `fluxcube.sources.table.read_table` or
         `fluxcube.sources.readers.read_archive` gives it: dimension ``time`` (UTC start of each step), ``NAME`` and
-        ``NAME_QC``. Its attributes have ``site``, ``network``, ``step_minutes`` and, where `info` is not given,
-        ``latitude`` and ``longitude`` (degrees) and, if known, ``elevation`` (m), ``igbp``, ``koppen`` and
-        ``utc_offset`` (hours). It becomes hours, is checked and completed as `build_carbonsense` does it.
+        ``NAME_QC``. Its attributes have ``site``, ``network``, ``step_minutes``, ``source_file`` and, where `info` is
+        not given, ``latitude`` and ``longitude`` (degrees) and, if known, ``elevation`` (m), ``igbp``, ``koppen`` and
+        ``utc_offset`` (hours); perhaps ``citation``, ``doi`` and ``licence``. It becomes hours, is checked and
+        completed as `build_carbonsense` does it.
     info : SiteInfo, optional
         What is known of the site, instead of the record's attributes.
     overwrite : bool
@@ -77,7 +78,11 @@ def append_site(
     """
     if is_url(store):
         raise StoreError(f"{store}: a store behind a URL is only read; append to a copy on disk.")
-    clear_leftovers(Path(store))
+    with alone(store):
+        _append(Path(store), ds, info, overwrite)
+
+
+def _append(store: Path, ds: xr.Dataset | Tower, info: SiteInfo | None, overwrite: bool) -> None:
     with open_store(store, kind="cube", dask=False) as cube:
         labels = {stack: [str(name) for name in cube[dim].values] for stack, dim in STACKS.items()}
         resolution = resolution_of(cube)
@@ -88,16 +93,26 @@ def append_site(
     site = tower.info.site
     if site in documents and not overwrite:
         raise StoreError(f"{store} has {site}: give overwrite=True to replace it, or another name.")
-    made = document(tower, [_described(ds)] if isinstance(ds, xr.Dataset) else [], digest_info(tower.info), _cited(ds),
-                    resolution)  # fmt: skip
+    made = _document(tower, ds, resolution)
     kept = {name: doc for name, doc in documents.items() if name != site}
     left_out = {name: why for name, why in log.get("left_out", {}).items() if name.partition(":")[0] != site}
     with staging(store, overwrite=True) as building:
         put_aside(building, tower, compact=settings["packing"] == "decimals")
         compose(
-            building, kept, {site: made}, labels, settings, source=Path(store),
+            building, kept, {site: made}, labels, settings, source=store,
             log=build_document(left_out, None, (), log),
         )  # fmt: skip
+
+
+def _document(tower: Tower, ds: xr.Dataset | Tower, resolution: str) -> dict[str, object]:
+    """Return a site's document; citation and licence are those that its record brings."""
+    if not isinstance(ds, xr.Dataset):
+        return document(tower, [], digest_info(tower.info), {}, resolution)
+    attrs, cited = ds.attrs, {}
+    if attrs.get("citation"):
+        cited[tower.info.site, str(attrs["network"])] = str(attrs["citation"]), str(attrs.get("doi", ""))
+    licence = str(attrs.get("licence", ""))
+    return document(tower, [_described(ds)], digest_info(tower.info), cited, resolution, licence=licence)
 
 
 def _tower(ds: xr.Dataset, info: SiteInfo | None, labels: Mapping, settings: Mapping[str, str]) -> Tower:

@@ -6,6 +6,7 @@ years in a file's name are a promise, not a fact. Then each site's shards are wr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.badm import SiteInfo, read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover
 from fluxcube.sources.readers import chips_of, place_of, reader_of
-from fluxcube.stores import clear_leftovers, staging
+from fluxcube.stores import alone, staging
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "append_site", "build_carbonsense", "open_carbonsense"]
@@ -155,14 +156,14 @@ def build_carbonsense(
     )  # fmt: skip
     job = _Job(raw, Path(store), settings, labels, read, strict, progress)
     job.find(sites)
-    if append:
-        job.keep()
-    if job.kept and not job.asked and modis is None:
-        return job.report()
-    with staging(store, overwrite=overwrite or bool(job.kept)) as building:
-        job.read(building)
-        job.cut(building, modis)
-        job.write(building)
+    with alone(store) if append else contextlib.nullcontext():
+        if append and job.store.exists():
+            job.keep()
+        if job.asked or modis is not None or not job.kept:
+            with staging(store, overwrite=overwrite or bool(job.kept)) as building:
+                job.read(building)
+                job.cut(building, modis)
+                job.write(building)
     return job.report()
 
 
@@ -210,10 +211,7 @@ class _Job:
         self.asked = list(self._archives)
 
     def keep(self) -> None:
-        """Keep the sites of the store, if there is one, that need not be read again."""
-        clear_leftovers(self.store)
-        if not self.store.exists():
-            return
+        """Keep the sites of the store that need not be read again."""
         self.kept, self._log = documents_to_keep(self.store, self._settings, self._stamps, self.left_out)
         self.asked = [site for site in self.asked if site not in self.kept]
 

@@ -97,7 +97,8 @@ def cube_coords(
     Parameters
     ----------
     places : sequence of mapping
-        As `placed` gives them, with their ``citations`` and ``dois`` by network, in the order of the `site` axis.
+        As `placed` gives them, with their ``citations``, ``dois`` and ``licences`` by network, in the order of the
+        `site` axis.
     time : (time,) datetime64[ns]
         UTC hours, or local dates.
     labels : mapping of str to sequence of str
@@ -136,6 +137,7 @@ def _on_site(places: Sequence[Record]) -> dict[str, tuple]:
         "network": (text("networks", ";"), {"long_name": "sources, newest first"}),
         "citation": (text("citations", "\n"), {"long_name": "how to cite each source, one a line"}),
         "doi": (text("dois", ";"), {"long_name": "DOI of each source"}),
+        "licence": (text("licences", "\n"), {"long_name": "licence of each source, one a line"}),
         "utc_offset": (number("utc_offset"), {"long_name": "standard time minus UTC", "units": "h"}),
         "time_start": (hour("start"), {"long_name": "first hour with a value"}),
         "time_stop": (hour("stop"), {"long_name": "hour after the last with a value"}),

@@ -44,7 +44,7 @@ def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, s
 
 def document(
     tower: Tower, archives: Sequence[Mapping], info: str, cited: Mapping[tuple[str, str], tuple[str, str]],
-    resolution: str = "hourly",
+    resolution: str = "hourly", *, licence: str = "",
 ) -> dict[str, object]:  # fmt: skip
     """Return all that a store keeps of a site beside its values.
 
@@ -60,12 +60,18 @@ def document(
         Of single products; a network's own citation stands where there is none.
     resolution : str
         "hourly" or "daily".
+    licence : str
+        Of data that come from no network.
     """
-    site = tower.info.site
-    rows = [networks().get(name) for name in tower.networks]
-    cites = [cited.get((site, n), (r.citation if r else n, r.doi if r else "")) for n, r in zip(tower.networks, rows,
-                                                                                            strict=True)]  # fmt: skip
-    place = placed(tower, resolution) | {"citations": [c for c, _ in cites], "dois": [d for _, d in cites]}
+    site, names = tower.info.site, tower.networks
+    rows = [networks().get(name) for name in names]
+    own = [(row.citation, row.doi) if row else (name, "") for name, row in zip(names, rows, strict=True)]
+    cites = [cited.get((site, name), other) for name, other in zip(names, own, strict=True)]
+    place = placed(tower, resolution) | {
+        "citations": [" ".join(citation.split()) for citation, _ in cites],
+        "dois": [doi for _, doi in cites],
+        "licences": [row.licence if row else " ".join(licence.split()) for row in rows],
+    }
     return {
         "place": place,
         "archives": [dict(archive) for archive in archives],
@@ -123,7 +129,7 @@ def cube_attrs(documents: Mapping[str, Mapping], settings: Mapping[str, str]) ->
         "title": f"CarbonSense: {settings['resolution']} tower fluxes, weather and satellite data",
         **settings,
         "sources": json.dumps(sources),
-        "licences": "; ".join(sorted({row.licence for row in rows.values()} - {""})),
+        "licences": "; ".join(sorted({name for doc in documents.values() for name in doc["place"]["licences"]} - {""})),
         "report": "fluxcube.open_report(store)",
     }
 

@@ -22,6 +22,7 @@ from fluxcube.cubes.report import open_report, read_report
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.networks import discover
 from fluxcube.sources.readers import read_archive
+from fluxcube.sources.table import read_table
 
 DAYS = 6
 HOUR = np.timedelta64(1, "h")
@@ -272,6 +273,42 @@ def test_appending_never_loses_a_site_that_came_from_a_table(raw, some):
     append_site(some, native(raw, "IN-Bbb").assign_attrs(site="XX-Own"))
     build_carbonsense(raw, some, append=True)
     assert open_carbonsense(some).site.values.tolist() == [*sorted(PLACES), "XX-Own"]
+
+
+def test_a_table_of_ones_own_joins_in_five_lines(some, tmp_path):
+    rows = [f"2010-04-{1 + i // 24:02d} {i % 24:02d}:00,{i % 24 + 0.25},{i % 7 - 3.5}" for i in range(72)]
+    (tmp_path / "own.csv").write_text("\n".join(["when,air,flux", *rows]) + "\n")
+    ds = read_table(
+        tmp_path / "own.csv", site="XX-Own", utc_offset=1, latitude=51.0, longitude=10.0, igbp="GRA", time="when",
+        columns={"TA": "air", "NEE": "flux"}, units={"TA": "degC", "NEE": "umol m-2 s-1"},
+        citation="Me (2026),\n my tower", licence="CC0-1.0",
+    )  # fmt: skip
+    before = shards(some, "NP-Ccc")
+    append_site(some, ds)
+    assert shards(some, "NP-Ccc") == before
+    one = open_carbonsense(some, sites="XX-Own").squeeze("site").load()
+    assert one.sizes["time"] == 72 and one.igbp == "GRA" and one.time.values[0] == np.datetime64("2010-03-31T23")
+    np.testing.assert_array_equal(one.predictors.sel(variable="TA"), [i % 24 + 0.25 for i in range(72)])
+    np.testing.assert_array_equal(one.fluxes.sel(target="NEE"), [i % 7 - 3.5 for i in range(72)])
+    assert one.predictors.sel(variable=["DOY", "TOD", "SW_IN_POT"]).notnull().all()
+    cited = open_carbonsense(some).fluxcube.citations().set_index("site").loc["XX-Own"]
+    assert (cited.network, cited.citation, cited.licence) == ("own", "Me (2026), my tower", "CC0-1.0")
+
+
+def test_two_runs_do_not_append_to_one_store_at_once(raw, some):
+    before = files(some)
+    other = some.with_name(f".{some.name}.building-{os.getppid()}")  # of a process that runs
+    other.mkdir()
+    with pytest.raises(StoreError, match=f"process {os.getppid()} is writing it"):
+        append_site(some, native(raw, "IN-Bbb"))
+    with pytest.raises(StoreError, match="is writing it"):
+        build_carbonsense(raw, some, append=True)
+    other.rmdir()
+    with stores.alone(some), pytest.raises(StoreError, match="another thread"):
+        append_site(some, native(raw, "IN-Bbb"))
+    assert files(some) == before
+    append_site(some, native(raw, "IN-Bbb"))
+    assert sorted(os.listdir(some.parent)) == ["c.zarr", "raw"]
 
 
 def test_a_record_that_lacks_its_place_is_refused(raw, some):
