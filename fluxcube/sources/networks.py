@@ -22,7 +22,7 @@ from fluxcube.sources.archives import Location, is_zip, list_members
 from fluxcube.variables import RESOLUTIONS
 
 _TOKENS = {
-    "<site>": r"(?P<site>[A-Z]{2}-[A-Za-z0-9]{3})",
+    "<site>": r"(?P<site>(?-i:[A-Z]{2}-[A-Za-z0-9]{3}))",
     "<product>": r"(?P<product>[A-Z0-9]+)",
     "<resolution>": r"(?P<resolution>HH|HR|DD|WW|MM|YY)",
     "<years>": r"(?P<first>\d{4})-(?P<last>\d{4})",
@@ -98,7 +98,7 @@ class Discovery:
     badm : tuple of Location
         Site metadata, for `read_badm`.
     ignored : tuple of (str, str)
-        Every other csv, gz, zip and tar file, and why it is left aside.
+        Every other csv, gz, zip and tar file, and every other file of a tower's name, and why it is left aside.
     """
 
     archives: tuple[Archive, ...]
@@ -139,13 +139,14 @@ def parse_name(name: str) -> Archive | None:
     >>> parse_name("AMF_US-Ha1_FLUXNET_FLUXMET_HR_1991-2025_v1.3_r1.csv").network
     'FLUXNET Shuttle 2026'
     """
-    if not _ENDING.search(name):
-        return None
-    stem = _ENDING.sub("", name)
+    return _parse_stem(_ENDING.sub("", name), Path(name)) if _ENDING.search(name) else None
+
+
+def _parse_stem(stem: str, path: Path) -> Archive | None:
     for network, pattern in _patterns():
         match = pattern.fullmatch(stem)
         if match:
-            return _described(network, match.groupdict(), Path(name))
+            return _described(network, match.groupdict(), path)
     return None
 
 
@@ -272,7 +273,7 @@ def _patterns() -> tuple[tuple[Network, re.Pattern], ...]:
 def _compile(name: str) -> re.Pattern:
     for token, group in _TOKENS.items():
         name = name.replace(token, group)
-    return re.compile(name + _COPY)
+    return re.compile(name + _COPY, re.IGNORECASE)
 
 
 def _described(network: Network, groups: dict[str, str | None], path: Path) -> Archive:
@@ -282,8 +283,8 @@ def _described(network: Network, groups: dict[str, str | None], path: Path) -> A
         path=path,
         site=groups["site"],
         network=network.name,
-        product=groups.get("product") or network.product,
-        resolution=groups.get("resolution") or "",
+        product=(groups.get("product") or network.product).upper(),
+        resolution=(groups.get("resolution") or "").upper(),
         first_year=first,
         last_year=last,
         version=groups.get("version") or "",
@@ -321,7 +322,8 @@ def _is_window(names: Sequence[str]) -> bool:
 
 def _is_candidate(path: Path) -> bool:
     name = path.name
-    return bool(_ENDING.search(name) or _TAR.search(name) or _many_sites(name)) or is_badm(path) or path.is_dir()
+    known = bool(_ENDING.search(name) or _TAR.search(name) or _many_sites(name)) or is_badm(path) or path.is_dir()
+    return known or _parse_stem(name, path) is not None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -343,6 +345,10 @@ def _sort_in(path: Path, search: _Search) -> None:
         search.badm.append(Location(path))
     elif is_zip(path):
         _sort_zip(path, search)
+    elif not _ENDING.search(path.name):
+        search.ignore(
+            path, "the name of a tower's archive without .zip, .csv or .csv.gz: give it the ending that it had"
+        )
     else:
         archive = parse_name(path.name)
         why = _why_not(archive, search.daily)
@@ -456,7 +462,7 @@ def _version(text: str) -> tuple[int, int, int]:
 def _preference(archive: Archive, daily: bool = False) -> tuple:
     """Order archives of one site and network, best first: whole, newest, fullest, half-hourly, longest, zipped.
 
-    Of one version, days come before hours where days are asked for.
+    Of one version, days come before hours where days are asked for. A copy's name ("... (1).zip") is the longer one.
     """
     products = networks()[archive.network].products
     product = products.index(archive.product) if archive.product in products else len(products)
@@ -465,7 +471,8 @@ def _preference(archive: Archive, daily: bool = False) -> tuple:
     newest = tuple(-number for number in _version(archive.version))
     suffix = {".zip": 0, ".gz": 1}.get(archive.path.suffix.lower(), 2)
     days = (daily and archive.resolution != _DAILY, product, archive.resolution != "HH")
-    return broken, newest, days, -span, suffix, str(archive.path), archive.member or ""
+    name = archive.path.name
+    return broken, newest, days, -span, suffix, len(name), str(archive.path), archive.member or ""
 
 
 def _rank(archive: Archive, order: str) -> int:

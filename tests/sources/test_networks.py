@@ -57,6 +57,8 @@ FLX_JP-Ozm_JapanFLUX2024_ALLVARS_HH_2015-2017_1-3.csv | JapanFlux2024 | ALLVARS 
 AMF_US-CRT_BASE-BADM_2-5.zip | AmeriFlux BASE |  |  | - | 2-5
 AMF_US-CRT_BASE_HH_2-5.csv | AmeriFlux BASE |  | HH | - | 2-5
 FLX_AR-SLu_FLUXNET2015_FULLSET_2009-2011_1-4 (1).zip | FLUXNET2015 | FULLSET |  | 2009-2011 | 1-4
+FLX_JP-Ozm_JapanFlux2024_AllVars_hh_2015-2017_1-3.CSV | JapanFlux2024 | ALLVARS | HH | 2015-2017 | 1-3
+OzFlux_AU-Tum_FLUXNET_2002-2024_v1.3_r1.zip | FLUXNET Shuttle 2026 | FLUXMET |  | 2002-2024 | v1.3_r1
 """
 
 
@@ -71,7 +73,13 @@ def test_names_as_the_networks_write_them(row):
 
 @pytest.mark.parametrize(
     "name",
-    ["cube.csv", "FLX_AR-SLu_FLUXNET2015_FULLSET_2009-2011_1-4.zip.part", "AMF_US-Ha1_FLUXNET.zip", "FLX_AA_x.csv"],
+    [
+        "cube.csv",
+        "FLX_AR-SLu_FLUXNET2015_FULLSET_2009-2011_1-4.zip.part",
+        "AMF_US-Ha1_FLUXNET.zip",
+        "FLX_AA_x.csv",
+        "flx_ar-slu_FLUXNET2015_FULLSET_2009-2011_1-4.zip",
+    ],
 )
 def test_other_names_are_of_no_network(name):
     assert parse_name(name) is None
@@ -176,6 +184,25 @@ def test_fullset_and_zip_win_and_the_others_are_named(tmp_path, names):
     assert "the same data as" in reasons["FLX_XX-One_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"]
 
 
+@pytest.mark.parametrize("copy", ["{} (1)", "{} copy", "{}.1", "{}(2)"])
+@pytest.mark.parametrize("ending", [".zip", ".csv", ".csv.gz"])
+def test_of_a_file_and_its_copy_the_original_is_read(tmp_path, copy, ending):
+    stem = f"{STEM}_HH_2005-2006_1-4"
+    write(tmp_path, stem + ending)
+    write(tmp_path, copy.format(stem) + ending)
+    found = discover(tmp_path)
+    assert [archive.path.name for archive in found.archives] == [stem + ending]
+    ((path, why),) = found.ignored
+    assert copy.format(stem) in path and f"the same data as {stem}{ending}" in why
+
+
+def test_a_whole_copy_is_read_where_the_original_is_cut(tmp_path):
+    stem = f"{STEM}_HH_2005-2006_1-4"
+    write(tmp_path, f"{stem}.zip").write_bytes(b"PK")
+    write(tmp_path, f"{stem} (1).zip")
+    assert [archive.path.name for archive in discover(tmp_path).archives] == [f"{stem} (1).zip"]
+
+
 def test_an_older_version_gives_way_unless_it_has_other_years(tmp_path):
     write(tmp_path, "AMF_XX-One_FLUXNET_FULLSET_HH_2005-2009_4-5.csv")
     write(tmp_path, "AMF_XX-One_FLUXNET_FULLSET_HH_2005-2008_3-5.csv")
@@ -243,6 +270,9 @@ def test_one_zip_of_several_sites_gives_them_all(tmp_path):
         ("FLX_XX-One_FLUXNET2015_ERAI_HH_1989-2014_1-4.csv", None, "ERAI holds no tower"),
         ("FLX_XX-One_FLUXNET-CH4_DD_2005-2006_1-1.csv", None, "resolution DD"),
         ("FLX_XX-One_JapanFLUX2024_ERA5_HH_1990-2024_1-3.csv", None, "ERA5 holds no tower"),
+        ("FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4", None, "give it the ending"),
+        ("EUF_XX-One_FLUXNET_2004-2024_v1.3_r1", None, "give it the ending"),
+        ("FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip.part", None, "give it the ending"),
         ("towers.tar.gz", None, "unpack it"),
         ("notes.csv", None, "of no network"),
         ("bulk.zip", "FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip", "unpack the outer one"),
