@@ -34,6 +34,7 @@ def notes(cube, settings):
 
 
 def main(folder):
+    """Write both files."""
     cube = places(folder / "towers109.csv")
     for name, settings in FILES.items():
         save_folds(kfold(cube, **settings), folder / name, notes=notes(cube, settings))
