@@ -25,6 +25,8 @@ SAME_PLACE = 0.01
 #: Most bytes of a file of metadata: that of all sites of a network has some 10 MB.
 MOST_BYTES = 64 << 20
 
+#: Signs that typesetters write for a minus: minus, figure dash and en dash.
+_MINUS = re.compile("[\u2212\u2012\u2013]")
 _SITE = re.compile(r"[A-Z]{2}-[A-Za-z0-9]{3}")
 _TABLE_COLUMNS = {
     "site": ("site_id", "site"),
@@ -35,6 +37,7 @@ _TABLE_COLUMNS = {
     "koppen": ("koppen", "climate_koeppen", "koeppen"),
     "utc_offset": ("utc_offset",),
 }
+_CLOCK = re.compile(r"(?:UTC|GMT)?([+-]?)(\d{1,2})(?::([0-5]\d))?", re.IGNORECASE)
 _LIMITS = {"latitude": (-90, 90), "longitude": (-180, 180), "elevation": (-500, 9000), "utc_offset": (-14, 14)}
 
 #: Hours east of UTC of JapanFlux2024's stamps, at all of its sites (Ueyama et al. 2025, doi:10.5194/essd-17-3807-2025).
@@ -90,8 +93,8 @@ def read_badm(
     BIF files (columns SITE_ID, GROUP_ID, VARIABLE, DATAVALUE; CSV or XLSX), ICOS SITEINFO and JapanFlux2024's General
     files (Variable, dataValue1) come first, in the order given; plain tables (site_id, latitude, longitude and, if
     there, elevation, igbp, koppen, utc_offset) fill what those lack.
-    Files that disagree on a place by more than 0.01 degrees, and values that cannot be, are logged as warnings; such a
-    value counts as unknown.
+    Files that disagree on a place by more than 0.01 degrees, a place at 0 N, 0 E, rows that name no site, which are
+    left out, and values that cannot be, which count as unknown, are logged as warnings.
 
     Parameters
     ----------
@@ -108,7 +111,7 @@ def read_badm(
     Raises
     ------
     SourceError
-        If a file is neither kind, cut or broken, or a spreadsheet with a formula.
+        If a file is neither kind, cut or broken, names no site, or is a spreadsheet with a formula.
     MissingPackageError
         If a file is a spreadsheet and openpyxl is not installed; `on_error` is given it, too, as a SourceError.
     """
@@ -130,6 +133,8 @@ def read_badm(
             tables.append((location, infos))
     for location, infos in tables:
         _merge(merged, infos, location)
+    for site in (site for site, info in merged.items() if info.latitude == info.longitude == 0):
+        _log.warning("%s: latitude and longitude are both 0, a place at sea; correct its metadata", site)
     return merged
 
 
@@ -292,19 +297,31 @@ def _groups(
     at = {name: header.index(name) for name in header}
     value_at, last = at["DATAVALUE"], len(header) - 1
     named = _SITE.search(location.name)
+    if "SITE_ID" not in at and named is None:
+        raise SourceError(f"{location}: no column SITE_ID, and no site such as JP-Tak in its name; add one of them")
     groups: dict[tuple[str, str], _Group] = {}
+    nameless = []
     for line, row in rows:
         if len(row) <= max(at["VARIABLE"], value_at):
             raise SourceError(
                 f"{location}, line {line}: {len(row)} fields, expected {len(header)}; the file is cut, get it again"
             )
-        site = row[at["SITE_ID"]].strip() if "SITE_ID" in at else named.group() if named else ""
+        site = row[at["SITE_ID"]].strip() if "SITE_ID" in at else named.group()
+        if not site:
+            nameless.append(line)
+            continue
         # Some files leave commas of a text unquoted: the last column takes the rest.
         value = ",".join(row[value_at:]) if value_at == last else row[value_at]
         variable = row[at["VARIABLE"]].strip().upper()
         group = row[at["GROUP_ID"]].strip() if "GROUP_ID" in at else ""
         groups.setdefault((site, group), {}).setdefault(variable, (line, value.strip()))
+    _warn_nameless(location, nameless)
     return groups
+
+
+def _warn_nameless(location: Location, lines: Sequence[int]) -> None:
+    if lines:
+        _log.warning("%s: %d rows name no site and are left out, the first in line %d", location, len(lines), lines[0])
 
 
 def _site_of_groups(groups: Sequence[_Group], site: str, location: Location) -> SiteInfo:
@@ -368,6 +385,7 @@ def _from_table(
     location: Location, columns: Mapping[str, int | None], rows: Sequence[tuple[int, list[str]]]
 ) -> dict[str, SiteInfo]:
     infos: dict[str, SiteInfo] = {}
+    nameless = []
     for line, row in rows:
 
         def cell(key: str, row: list[str] = row) -> str:
@@ -375,6 +393,9 @@ def _from_table(
             return row[at].strip() if at is not None and at < len(row) else ""
 
         site = cell("site")
+        if not site:
+            nameless.append(line)
+            continue
         where = f"{location}, line {line}, {site}"
         number = {key: _number(cell(key), key, where) for key in _LIMITS}
         offset = number["utc_offset"]
@@ -382,6 +403,7 @@ def _from_table(
             site=site, igbp=cell("igbp").upper(), koppen=cell("koppen"),
             utc_offsets=() if offset is None else ((None, offset),), **number,
         ))  # fmt: skip
+    _warn_nameless(location, nameless)
     return infos
 
 
@@ -391,13 +413,28 @@ def _number(text: str, kind: str, where: str) -> float | None:
         return None
     low, high = _LIMITS[kind]
     try:
-        value = float(text)
+        value = float(_MINUS.sub("-", text))
     except ValueError:
-        value = np.nan
+        value = _clock(text) if kind == "utc_offset" else np.nan
     if low <= value <= high:
         return value
     _log.warning("%s: %s %r is no number from %g to %g; taken as unknown", where, kind, text, low, high)
     return None
+
+
+def _clock(text: str) -> float:
+    """Return the hours of an offset that is not written as a number, NaN if it is none.
+
+    Examples
+    --------
+    >>> _clock("UTC-6"), _clock("+05:45"), _clock("GMT \u22123:30"), _clock("CET")
+    (-6.0, 5.75, -3.5, nan)
+    """
+    match = _CLOCK.fullmatch(_MINUS.sub("-", text.replace(" ", "")))
+    if match is None:
+        return np.nan
+    sign, hours, minutes = match.groups()
+    return (int(hours) + int(minutes or 0) / 60) * (-1 if sign == "-" else 1)
 
 
 def _merge(merged: dict[str, SiteInfo], infos: Mapping[str, SiteInfo], location: Location) -> None:

@@ -177,6 +177,45 @@ def test_an_impossible_value_is_told_with_its_line_and_counts_as_unknown(tmp_pat
         require_location(infos, "XX-One")
 
 
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("UTC-6", -6), ("\u22126", -6), ("\u20133.5", -3.5), ("-06:00", -6), ("+05:45", 5.75), ("GMT +9", 9), ("utc+10:30", 10.5),
+     ("UTC0", 0), ("-00:30", -0.5), ("CET", None), ("06:75", None), ("UTC-", None), ("-0600", None), ("UTC+15", None)],
+)  # fmt: skip
+def test_offsets_as_people_write_them(tmp_path, caplog, text, hours):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{HEAD}XX-One,1,GRP,UTC_OFFSET,{text}\n", encoding="utf-8")
+    assert read_badm(path)["XX-One"].utc_offset == hours
+    assert ("line 2, XX-One: utc_offset" in caplog.text) is (hours is None)
+    path = table(tmp_path / "sites.csv", "")
+    path.write_text(f"site_id,latitude,longitude,utc_offset\nXX-One,1,\u22122,{text}\n", encoding="utf-8")
+    info = read_badm(path)["XX-One"]
+    assert (info.longitude, info.utc_offset) == (-2, hours)
+
+
+def test_a_place_at_zero_zero_is_told(tmp_path, caplog):
+    zero = [("XX-One", 1, "LOCATION_LAT", 0), ("XX-One", 1, "LOCATION_LONG", "0.0")]
+    assert read_badm(bif(tmp_path / "a.csv", *zero))["XX-One"].latitude == 0
+    assert "XX-One: latitude and longitude are both 0" in caplog.text
+    caplog.clear()
+    read_badm(table(tmp_path / "sites.csv", "site_id,latitude,longitude\nXX-One,0,9.4\nXX-Two,51.5,0\n"))
+    assert not caplog.records
+
+
+def test_rows_that_name_no_site_are_left_out_and_told(tmp_path, caplog):
+    rows = [*PLACE, ("", 2, "IGBP", "ENF"), (" ", 2, "UTC_OFFSET", 3)]
+    infos = read_badm(bif(tmp_path / "FLX_AA-Flx_BIF_HH.csv", *rows))
+    assert list(infos) == ["XX-One"] and infos["XX-One"].igbp == ""
+    assert "2 rows name no site and are left out, the first in line 5" in caplog.text
+    caplog.clear()
+    assert list(read_badm(table(tmp_path / "sites.csv", "site_id,latitude,longitude\n,1,2\nXX-Two,3,4\n"))) == [
+        "XX-Two"
+    ]
+    assert "1 rows name no site" in caplog.text
+    with pytest.raises(SourceError, match="nowhere.csv: no column SITE_ID"):
+        read_badm(table(tmp_path / "nowhere.csv", "VARIABLE,DATAVALUE\nIGBP,ENF\n"))
+
+
 def test_a_site_without_coordinates_is_named_with_a_remedy():
     with pytest.raises(SourceError, match=r"site XX-One is in none .*LOCATION_LAT.*sites\.csv"):
         require_location({}, "XX-One")
