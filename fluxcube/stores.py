@@ -218,9 +218,14 @@ def write_documents(path: str | os.PathLike, folder: str, documents: Mapping[str
     documents : mapping of str to mapping
         What JSON can hold, by name.
     """
-    group = _group(Path(path), "r+").require_group(folder)
+    from zarr.core.group import GroupMetadata
+
+    nodes = {folder: GroupMetadata(zarr_format=3)}
     for name, document in documents.items():
-        group.create_group(name, attributes=dict(document))
+        nodes[f"{folder}/{name}"] = GroupMetadata(attributes=dict(document), zarr_format=3)
+    store = _group(Path(path), "r+").store
+    for _ in zarr.create_hierarchy(store=store, nodes=nodes, overwrite=False):
+        pass  # the nodes are made as they are drawn
 
 
 def read_documents(
