@@ -102,7 +102,10 @@ def train(
         str, typer.Option(help="Comma-separated: latitude, elevation, igbp.")
     ] = "latitude,elevation,igbp",
     chips: Annotated[bool, typer.Option("--chips/--no-chips", help="Use MODIS chips where the cube has them.")] = True,
-    split: Annotated[Path | None, typer.Option(help="Split file; default: per IGBP class, clusters whole.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split file, folds.json:2, or a kind: per-igbp (the default), kfold:2, time, sites:FILE ..."),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="small or published (EcoPerceiver); published or xbase (XGBoost).")
     ] = None,
@@ -123,6 +126,42 @@ def train(
             config=preset_config(model, preset), epochs=epochs, seed=seed, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     typer.echo(f"{done.path}: {done.summary}")
+
+
+@app.command()
+def split(
+    store: Annotated[Path, typer.Argument(help="Cube whose towers are split.")],
+    out: Annotated[Path, typer.Argument(help="File to write, e.g. folds.json.")],
+    kind: Annotated[
+        str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation or sites.")
+    ] = "kfold",
+    k: Annotated[int, typer.Option(min=2, help="Folds.")] = 5,
+    buffer_km: Annotated[
+        float | None, typer.Option(min=0, help="Towers closer than this are on one side; default 50, blocks 150.")
+    ] = None,
+    setting: Annotated[str, typer.Option(help="Of extrapolation: time, space or temperature.")] = "space",
+    sites: Annotated[Path | None, typer.Option(help="Of sites: file with a line SITE or SITE,part each.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Split towers into those that train, stop training and test, before anything is trained.
+
+    Example: `fluxcube split cube.zarr folds.json --kind kfold --k 5 --seed 0`, then
+    `fluxcube train cube.zarr runs/eco-1 --split folds.json:1`.
+    """
+    from fluxcube.samples.splits import make_splits, save_folds
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists: give --overwrite to replace it. Runs that were trained keep their own split.")
+    made = make_splits(_open(store), kind, k=k, seed=seed, buffer_km=buffer_km, setting=setting, sites=sites)
+    if len(made) == 1:
+        made[0].save(out)
+    else:
+        save_folds(made, out)
+    for one in made:
+        typer.echo(f"{one.kind}: {len(one.train)} train, {len(one.val)} val, {len(one.test)} test")
+        for note in one.notes:
+            typer.echo(f"  {note}", err=True)
 
 
 @app.command()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fluxcube.samples.splits import Split
+from fluxcube.samples.splits import Split, load_folds
 
-COMMANDS = ("inspect", "build", "train", "evaluate", "upscale", "plot", "demo")
+COMMANDS = ("inspect", "build", "split", "train", "evaluate", "upscale", "plot", "demo")
 
 
 def run(*arguments: object, status: int = 0, **options: object) -> subprocess.CompletedProcess:
@@ -44,6 +44,25 @@ def trained(store, folder) -> Path:
     run("train", store, folder / "xgb", "--model", "xgboost", *options)
     run("train", store, folder / "sw", "--model", "sw-linear", *options, "--split", folder / "xgb/split.json")
     return folder / "xgb"
+
+
+def test_folds_are_drawn_kept_and_trained_on(store, folder):
+    done = run("split", store, folder / "folds.json", "--kind", "kfold", "--k", 3, "--buffer-km", 20)
+    assert done.stdout.count("kfold") == 3
+    assert "overwrite" in run("split", store, folder / "folds.json", status=1).stderr
+    run(
+        "train",
+        store,
+        folder / "fold",
+        "--model",
+        "sw-linear",
+        "--predictors",
+        "SW_IN",
+        "--split",
+        f"{folder}/folds.json:2",
+    )
+    assert Split.load(folder / "fold/split.json") == load_folds(folder / "folds.json")[1]
+    assert "3 folds" in run("train", store, folder / "x", "--split", folder / "folds.json", status=1).stderr
 
 
 def test_towers_are_scored_on_one_row_mask(store, trained, folder):

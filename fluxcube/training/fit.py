@@ -16,7 +16,7 @@ from fluxcube.models import checkpoint, registry
 from fluxcube.models.base import Model, RowModel, Sizes
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
-from fluxcube.samples.splits import Split, per_igbp
+from fluxcube.samples.splits import Split, per_igbp, split_for
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.schema import check_resolution, validate_cube
 from fluxcube.training.config import TrainingConfig
@@ -77,8 +77,8 @@ def fit(
         Bands of the chips; by default all where the cube has chips, and () for none.
     static : sequence of str
         Some of "latitude", "elevation", "igbp".
-    split : Split or path, optional
-        By default `per_igbp(cube, seed=seed)`.
+    split : Split, str or path, optional
+        Also a word or a file, as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
         Of the model; by default `EcoPerceiverConfig.small()`, or `BoostingConfig()`.
     training : TrainingConfig, optional
@@ -133,9 +133,9 @@ def fit(
     request = _request(model, config, training, spec, split, seed, max_qc)
     prepare(folder, request, overwrite=overwrite, resume=resume)
     split.save(folder / SPLIT)
-    train = load_towers(cube, split.train, spec, max_qc, progress).scaled()
+    train = load_towers(split.part(cube, "train"), split.train, spec, max_qc, progress).scaled()
     spec = train.spec
-    val = load_towers(cube, split.val, spec, 0, progress) if split.val else None
+    val = load_towers(split.part(cube, "val"), split.val, spec, 0, progress) if split.val else None
     val = val if val is not None and val.observed().any() else None
     trained, history, summary = _train(model, config, spec, train, val, training, seed, folder, request, progress)
     checkpoint.save(trained, folder, _metadata(cube, spec, split, request, history, trained))
@@ -175,7 +175,7 @@ def preset_config(model: str, preset: str | None) -> object | None:
 def _split(cube, split: Split | str | os.PathLike | None, seed: int) -> Split:
     if split is None:
         return per_igbp(cube, seed=seed)
-    split = split if isinstance(split, Split) else Split.load(split)
+    split = split if isinstance(split, Split) else split_for(cube, split, seed=seed)
     split.check(cube["site"].values)
     return split
 
@@ -204,6 +204,8 @@ def _request(model, config, training, spec: FeatureSpec, split: Split, seed: int
         "model": model, "config": dataclasses.asdict(config), "training": dataclasses.asdict(training),
         "features": features, "split": {"train": split.train, "val": split.val}, "seed": seed, "max_qc": max_qc,
     }  # fmt: skip
+    if split.periods:
+        request["split"]["periods"] = split.to_dict()["periods"]
     return json.loads(json.dumps(request))
 
 

@@ -295,3 +295,21 @@ def test_presets_by_name():
     assert preset_config("xgboost", None) is None
     with pytest.raises(UnknownNameError, match="published"):
         preset_config("ecoperceiver", "publish")
+
+
+def test_a_split_in_time_trains_on_its_periods_alone(tmp_path):
+    """Fluxes after the training period, however wrong, change no weight; those before do."""
+    cube = example_cube(sites=3, days=12)
+    sites = cube.site.values.tolist()
+    train, test = [["2018-06-01", "2018-06-07"]], [["2018-06-08", "2018-06-13"]]
+    periods = {"train": dict.fromkeys(sites, train), "test": dict.fromkeys(sites, test)}
+    split = Split(train=sites, test=sites, periods=periods)
+    after = cube.assign(fluxes=cube.fluxes.where(cube.time < np.datetime64("2018-06-07"), 99.0))
+    before = cube.assign(fluxes=cube.fluxes.where(cube.time >= np.datetime64("2018-06-07"), 99.0))
+    options = {"model": "sw-linear", "predictors": ("SW_IN",), "bands": (), "split": split}
+    weights = [
+        (fit(c, out=tmp_path / str(i), **options).path / "model.json").read_text("utf-8")
+        for i, c in enumerate((cube, after, before))
+    ]
+    assert weights[0] == weights[1] != weights[2]
+    assert Split.load(tmp_path / "0/split.json") == split
