@@ -1,11 +1,16 @@
-"""Gradient-boosted trees: one row per hour, one model per target."""
+"""Gradient-boosted trees: one row per hour, one model per target.
+
+Rows come in parts, made anew at each pass, so that they never stand in memory whole: XGBoost keeps bins of them. Trees
+can be taken up where a kill left them, and then are those of an unbroken run, bit by bit.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +18,23 @@ from fluxcube.errors import ConfigError, missing_package
 from fluxcube.models.base import Batch, RowModel, Sizes, from_known_keys
 
 _SIDE = 8
+
+#: Rounds between the places where training may be taken up again. Random draws start anew there, killed or not.
+ROUNDS = 25
+
+_OURS = ("n_estimators", "early_stopping", "context", "lags", "max_rows", "device")
+
+
+class Rows(Protocol):
+    """Rows of a model, in parts."""
+
+    def targets(self) -> np.ndarray:
+        """Return the scaled targets (N, targets) of all rows, NaN where not observed."""
+        ...
+
+    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows (n, F) and targets (n, targets) float32, the same at each call."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +49,12 @@ class BoostingConfig:
         Rounds without gain on the validation sites after which to stop; 0 grows all trees.
     context : int
         Hours of weather in a row: 1 is the hour alone; 32 shows what history is worth to trees.
+    lags : tuple of int
+        Instead of `context`: how many hours back to look, e.g. (1, 2, 3, 6, 12, 24, 31). Clocks are not repeated.
     max_rows : int or None
         Train on at most so many rows per target, drawn at random.
+    device : {"auto", "cpu", "cuda"}
+        Where trees grow; "auto" is a GPU where there is one and XGBoost is built for it.
     learning_rate, max_depth, max_leaves, min_child_weight, gamma, reg_alpha, reg_lambda, subsample,
     colsample_bytree, colsample_bylevel : float or int
         See https://xgboost.readthedocs.io/en/stable/parameter.html.
@@ -47,12 +73,33 @@ class BoostingConfig:
     colsample_bylevel: float = 1.0
     early_stopping: int = 20
     context: int = 1
+    lags: tuple[int, ...] = ()
     max_rows: int | None = None
+    device: str = "auto"
 
     def __post_init__(self):
-        for name in ("n_estimators", "context"):
-            if getattr(self, name) < 1:
+        object.__setattr__(self, "lags", tuple(self.lags))
+        for name in ("n_estimators", "context", "max_rows"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
+        if any(not isinstance(lag, int) or lag < 1 for lag in self.lags) or len(set(self.lags)) < len(self.lags):
+            raise ConfigError(f"lags must be different whole hours of 1 or more, found {self.lags}.")
+        if self.lags and self.context > 1:
+            raise ConfigError(f"give lags or context, not both: found {self.lags} and {self.context}.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"device must be auto, cpu or cuda, found {self.device!r}.")
+
+    @property
+    def hours_back(self) -> tuple[int, ...]:
+        """Which earlier hours' weather stands in a row, nearest first."""
+        return tuple(sorted(self.lags)) or tuple(range(1, self.context))
+
+    @classmethod
+    def small(cls) -> BoostingConfig:
+        """Return settings for a laptop: shallow trees on at most half a million rows, a few minutes a target."""
+        return cls(
+            n_estimators=300, learning_rate=0.1, max_depth=6, min_child_weight=20, early_stopping=20, max_rows=500_000
+        )
 
     @classmethod
     def published(cls) -> BoostingConfig:
@@ -104,60 +151,93 @@ class Boosting(RowModel):
     def __init__(self, config: BoostingConfig, sizes: Sizes):
         self.config, self.sizes = config, sizes
         self.boosters: list = []
+        self._repeated = [column for column in range(sizes.inputs) if column not in sizes.protected]
 
     @property
     def context(self) -> int:
         """Hours of a window."""
-        return self.config.context
+        return 1 + max(self.config.hours_back, default=0)
 
     def rows(self, batch: Batch) -> np.ndarray:
-        """Return (B, F) float32: met of all hours, chip means, numbers, classes; NaN where missing."""
-        met = np.asarray(batch.met, np.float32).reshape(len(batch.met), -1)
+        """Return (B, F) float32: met of the hour and of earlier ones, chip means, numbers, classes; NaN is missing."""
+        met = np.asarray(batch.met, np.float32)
+        back = [met[:, -1 - lag, self._repeated] for lag in self.config.hours_back]
         one_hot = [np.arange(n) == batch.classes[:, i : i + 1] for i, n in enumerate(self.sizes.classes)]
         chips = chip_means(batch.images, batch.image_step, self.sizes.bands)
-        return np.concatenate([met, chips, batch.numbers, *one_hot], 1, dtype=np.float32)
+        return np.concatenate([met[:, -1], *back, chips, batch.numbers, *one_hot], 1, dtype=np.float32)
 
     def fit(self, rows, targets, val_rows=None, val_targets=None, *, seed=0, progress=None) -> dict:
         """Grow the trees of each target on its observed rows; return the trees kept and the validation RMSE."""
-        log = {}
-        self.boosters = []
-        for i in range(self.n_targets):
-            seen = np.flatnonzero(np.isfinite(targets[:, i]))
-            if not len(seen):
-                raise ConfigError(f"target {i} is observed in no training hour.")
-            if self.config.max_rows and len(seen) > self.config.max_rows:
-                chosen = np.random.default_rng((seed, i)).choice(seen, self.config.max_rows, replace=False)
-                seen = np.sort(chosen)
-            val = None if val_rows is None else _observed(val_rows, val_targets[:, i])
-            booster, scores = self._grow(rows[seen], targets[seen, i], val, seed, _shifted(progress, i, self))
-            self.boosters.append(booster)
-            log[f"trees_{i}"] = booster.num_boosted_rounds()
-            if scores:
-                log[f"val_rmse_{i}"] = min(scores)
-        return log
+        val = None if val_rows is None else WholeRows(val_rows, val_targets)
+        return self.learn(WholeRows(rows, targets), val, seed=seed, progress=progress)
 
-    def _grow(self, x, y, val, seed: int, progress):
-        xgboost = _xgboost()
-        train = xgboost.QuantileDMatrix(x, y)
-        early = self.config.early_stopping if val is not None else 0
-        # The last set is the one that early stopping watches.
-        sets = [(xgboost.QuantileDMatrix(*val, ref=train), "val")] if val is not None else []
-        scores: dict = {}
-        callbacks = [_progress_callback(progress)] if progress else []
-        if early:
-            callbacks.append(xgboost.callback.EarlyStopping(rounds=early, save_best=True))
-        booster = xgboost.train(
-            self._parameters(seed), train, self.config.n_estimators, evals=sets, evals_result=scores,
-            verbose_eval=False, callbacks=callbacks,
+    def learn(
+        self,
+        train: Rows,
+        val: Rows | None = None,
+        *,
+        seed: int = 0,
+        start: Growth | None = None,
+        keep: Callable[[Growth], None] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> dict:
+        """Grow the trees of each target on rows that come in parts.
+
+        Parameters
+        ----------
+        train, val : Rows
+            What to learn from, and what early stopping watches.
+        seed : int
+            Of all draws.
+        start : Growth, optional
+            Where a killed call stood.
+        keep : callable, optional
+            Given a `Growth` every `ROUNDS` rounds and after each target.
+        progress : callable, optional
+            ``progress(done, total, text)``.
+
+        Returns
+        -------
+        dict
+            Per target the trees kept and, of the validation rows, RMSE (scaled) and NSE.
+
+        Raises
+        ------
+        ConfigError
+            If a target is observed in no row.
+        """
+        state = start or Growth()
+        targets = train.targets()
+        held = None if val is None else val.targets()
+        for i in range(len(state.done), self.n_targets):
+            feed = _Feed(train, i, _chosen(targets[:, i], i, self.config.max_rows, seed))
+            watched = _Feed(val, i, seen) if held is not None and len(seen := _seen(held[:, i])) else None
+            spread = float(np.nanvar(held[:, i], dtype=np.float64)) if watched else 0.0
+            grown = self._grow(feed, watched, seed, state, keep, _shifted(progress, i, self))
+            state = state.with_target(*grown, spread)
+            if keep:
+                keep(state)
+        self.boosters = [_booster(trees) for trees in state.done]
+        return state.log
+
+    def _grow(self, feed: _Feed, watched: _Feed | None, seed: int, state: Growth, keep, progress):
+        train = feed.matrix()
+        val = watched.matrix(train) if watched else None
+
+        def after(rounds: int, booster, scores: list[float]) -> None:
+            if progress:
+                progress(rounds)
+            if keep and rounds % ROUNDS == 0:
+                keep(
+                    dataclasses.replace(
+                        state, rounds=rounds, scores=tuple(scores), trees=bytes(booster.save_raw("ubj"))
+                    )
+                )
+
+        return grow(
+            parameters(self.config, seed), train, val, rounds=self.config.n_estimators,
+            early=self.config.early_stopping, scores=state.scores, start=state.trees, first=state.rounds, after=after,
         )  # fmt: skip
-        return booster, scores.get("val", {}).get("rmse")
-
-    def _parameters(self, seed: int) -> dict:
-        ours = ("n_estimators", "early_stopping", "context", "max_rows")
-        given = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in ours}
-        policy = "lossguide" if self.config.max_leaves else "depthwise"
-        fixed = {"objective": "reg:squarederror", "tree_method": "hist", "grow_policy": policy, "seed": seed}
-        return given | fixed | {"verbosity": 0}
 
     def predict_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return (B, targets) float32 in scaled units."""
@@ -176,13 +256,193 @@ class Boosting(RowModel):
         xgboost = _xgboost()
         boosters = []
         for i in range(self.n_targets):
-            booster = xgboost.Booster()
             try:
-                booster.load_model(bytearray(files[f"model.{i}.ubj"]))
+                boosters.append(_booster(files[f"model.{i}.ubj"]))
             except xgboost.core.XGBoostError as error:
                 raise ValueError(f"model.{i}.ubj is not XGBoost's UBJSON: {str(error).splitlines()[0]}") from error
-            boosters.append(booster)
         self.boosters = boosters
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Where the training of a model's trees stands.
+
+    Attributes
+    ----------
+    done : tuple of bytes
+        Trees (UBJSON) of the targets that are finished.
+    log : dict
+        What was logged of those.
+    trees : bytes or None
+        Trees of the next target so far.
+    rounds : int
+        How many rounds they are of.
+    scores : tuple of float
+        Validation RMSE of each of these rounds.
+    """
+
+    done: tuple[bytes, ...] = ()
+    log: dict = field(default_factory=dict)
+    trees: bytes | None = None
+    rounds: int = 0
+    scores: tuple[float, ...] = ()
+
+    def with_target(self, booster, scores: list[float], spread: float) -> Growth:
+        """Return the state after a target's last tree; `spread` is the variance of its validation rows."""
+        i = len(self.done)
+        log = {**self.log, f"trees_{i}": booster.num_boosted_rounds()}
+        if scores:
+            log[f"val_rmse_{i}"] = rmse = scores[booster.num_boosted_rounds() - 1]
+            if spread > 0:
+                log[f"val_nse_{i}"] = 1 - rmse**2 / spread
+        return Growth((*self.done, bytes(booster.save_raw("ubj"))), log)
+
+
+@dataclass(frozen=True)
+class WholeRows:
+    """Rows that stand in memory."""
+
+    rows: np.ndarray
+    y: np.ndarray
+
+    def targets(self) -> np.ndarray:
+        """Return the scaled targets (N, targets)."""
+        return np.asarray(self.y)
+
+    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield all at once."""
+        yield np.asarray(self.rows), np.asarray(self.y)
+
+
+@dataclass(frozen=True)
+class _Feed:
+    """The rows of one target that XGBoost gets to see."""
+
+    rows: Rows
+    target: int
+    chosen: np.ndarray
+
+    def matrix(self, ref=None):
+        """Bin the rows part by part; `ref` is the matrix whose bins to use."""
+        xgboost, feed = _xgboost(), self
+
+        class Parts(xgboost.DataIter):
+            def __init__(self):
+                super().__init__(release_data=True)
+                self.parts = feed.parts()
+
+            def next(self, input_data):
+                for x, y in self.parts:
+                    input_data(data=x, label=y)
+                    return True
+                return False
+
+            def reset(self):
+                self.parts = feed.parts()
+
+        return xgboost.QuantileDMatrix(Parts(), ref=ref)
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        at = 0
+        for x, y in self.rows.chunks():
+            first, last = np.searchsorted(self.chosen, (at, at + len(x)))
+            if last > first:
+                kept = self.chosen[first:last] - at
+                yield np.ascontiguousarray(x[kept], np.float32), np.asarray(y[kept, self.target], np.float32)
+            at += len(x)
+
+
+def parameters(config: BoostingConfig, seed: int, threads: int = 0) -> dict:
+    """Return a config as XGBoost's parameters; 0 threads are all."""
+    given = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OURS}
+    policy = "lossguide" if config.max_leaves else "depthwise"
+    fixed = {"objective": "reg:squarederror", "tree_method": "hist", "grow_policy": policy, "verbosity": 0}
+    draws = {"seed": seed, "seed_per_iteration": True}
+    return given | fixed | draws | {"device": find_device(config.device), "nthread": threads}
+
+
+def grow(
+    params: Mapping,
+    train,
+    val=None,
+    *,
+    rounds: int,
+    early: int = 0,
+    scores: Sequence[float] = (),
+    start: bytes | None = None,
+    first: int = 0,
+    after: Callable[[int, object, list[float]], None] | None = None,
+) -> tuple:
+    """Grow trees round by round; what a restart at a multiple of `ROUNDS` changes is nothing.
+
+    Parameters
+    ----------
+    params : mapping
+        See `parameters`.
+    train, val : xgboost.DMatrix
+        What to learn from, and what to score each round on.
+    rounds : int
+        Most trees.
+    early : int
+        Rounds without a better score after which to stop; 0 grows all.
+    scores : sequence of float
+        Validation RMSE of the rounds before `first`.
+    start, first : bytes, int
+        Trees so far (UBJSON), and how many.
+    after : callable, optional
+        ``after(rounds, booster, scores)`` after each round.
+
+    Returns
+    -------
+    xgboost.Booster
+        With the trees up to the best round, where `early` says so; on the CPU.
+    list of float
+        Validation RMSE of all rounds.
+    """
+    xgboost = _xgboost()
+    scores = list(scores)
+    held = [train] if val is None else [train, val]
+    booster = xgboost.Booster(dict(params), held, model_file=bytearray(start) if start else None)
+    for done in range(first, rounds):
+        if early and scores and len(scores) - 1 - int(np.argmin(scores)) >= early:
+            break
+        if done % ROUNDS == 0:
+            _forget_draws(booster)
+        booster.update(train, done)
+        if val is not None:
+            scores.append(float(booster.eval(val, "val", done).rpartition(":")[2]))
+        if after:
+            after(done + 1, booster, scores)
+    if early and scores:
+        booster = booster[: int(np.argmin(scores)) + 1]
+    booster.set_param({"device": "cpu"})
+    return booster, scores
+
+
+def _forget_draws(booster) -> None:
+    """Let XGBoost make its updaters anew: their column sampler draws from a state that no file holds."""
+    booster.set_param({"tree_method": "approx"})
+    booster.save_config()  # configures, which drops the updaters of another method
+    booster.set_param({"tree_method": "hist"})
+
+
+def find_device(asked: str = "auto") -> str:
+    """Return "cuda" or "cpu": what was asked, or what there is."""
+    if asked != "auto":
+        return asked
+    return "cuda" if _xgboost().build_info().get("USE_CUDA") and _gpus() else "cpu"
+
+
+def _gpus() -> int:
+    """Count the GPUs that this process may use, by NVIDIA's driver."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
 
 
 def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
@@ -191,7 +451,7 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
     Parameters
     ----------
     images : (B, K, b, 64) float32
-        Chips; a band that is all NaN stays NaN.
+        Chips; missing pixels, NaN, do not count.
     step : (B, K) int64
         Hour of each chip, or -1.
     bands : int
@@ -200,7 +460,7 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
     Returns
     -------
     (B, b) float32
-        NaN where a window has no chip.
+        NaN where a window has no chip, or a band of it no pixel.
     """
     if not images.shape[1] or not bands:
         return np.full((len(images), bands), np.nan, np.float32)
@@ -209,13 +469,30 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
     latest = np.argmax(step, axis=1)
     windows = np.arange(len(images))
     chip = images[windows, latest]
-    mean = (chip @ (weight / math.fsum(weight))).astype(np.float32)
-    return np.where(step[windows, latest][:, None] >= 0, mean, np.float32(np.nan))
+    valid = np.isfinite(chip)
+    total = valid @ weight
+    mean = np.divide(np.where(valid, chip, 0) @ weight, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return np.where(step[windows, latest][:, None] >= 0, mean, np.nan).astype(np.float32)
 
 
-def _observed(rows: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    seen = np.isfinite(target)
-    return (rows[seen], target[seen]) if seen.any() else None
+def _seen(target: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.isfinite(target))
+
+
+def _chosen(target: np.ndarray, i: int, limit: int | None, seed: int) -> np.ndarray:
+    """Rows to train target i on: those observed, or so many of them."""
+    seen = _seen(target)
+    if not len(seen):
+        raise ConfigError(f"target {i} is observed in no training hour.")
+    if limit and len(seen) > limit:
+        seen = np.sort(np.random.default_rng((seed, i)).choice(seen, limit, replace=False))
+    return seen
+
+
+def _booster(trees: bytes):
+    booster = _xgboost().Booster()
+    booster.load_model(bytearray(trees))
+    return booster
 
 
 def _shifted(progress, target: int, model: Boosting):
@@ -224,17 +501,6 @@ def _shifted(progress, target: int, model: Boosting):
         return None
     total = model.config.n_estimators
     return lambda done: progress(target * total + done, model.n_targets * total, f"tree {done} of target {target}")
-
-
-def _progress_callback(progress):
-    xgboost = _xgboost()
-
-    class Report(xgboost.callback.TrainingCallback):
-        def after_iteration(self, model, epoch, evals_log):
-            progress(epoch + 1)
-            return False
-
-    return Report()
 
 
 def _xgboost():

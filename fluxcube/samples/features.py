@@ -54,6 +54,9 @@ class FeatureSpec:
         Predictors of a worse flag are masked; None keeps all.
     clock : {"solar", "standard"}
         Time of DOY and TOD.
+    fill_chips : bool
+        Whether a missing pixel of a chip takes the mean of its band's valid ones; False leaves it NaN, for models that
+        average a band themselves.
 
     Examples
     --------
@@ -72,6 +75,7 @@ class FeatureSpec:
     target_scale: tuple[float, ...] = ()
     predictor_max_qc: int | None = 1
     clock: str = "solar"
+    fill_chips: bool = True
 
     def __post_init__(self):
         check_role(self.predictors, "predictor")
@@ -161,7 +165,8 @@ class Block:
     classes : (n, C) int64
         Index into `FeatureSpec.igbp_classes`, or -1; C is 1 or 0.
     chips : (n, d, b, 64) float32
-        Chips of each place, those that are present first and by time; gaps filled. d may be 0.
+        Chips of each place, those that are present first and by time; gaps filled, unless the spec's `fill_chips`
+        is False. d may be 0.
     chip_hour : (n, d) int64
         Hour, on the block's own axis, that holds local solar noon of the chip's day; it may be negative
         or beyond the end. `NO_CHIP` where there is no chip.
@@ -324,11 +329,14 @@ def _classes(igbp: Sequence[str] | None, n: int, spec: FeatureSpec) -> np.ndarra
 
 
 def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Chips with gaps filled (n, d, b, 64) and their hours (n, d), those that are present first."""
+    """Chips, gaps filled if the spec says so, (n, d, b, 64) and their hours (n, d), those that are present first."""
     n, b = len(longitude), len(spec.bands)
     if chips is None or not b or not len(days):
         return np.empty((n, 0, b, 64), np.float32), np.empty((n, 0), np.int64)
-    pixels = fill_pixels(np.asarray(chips, np.float32).reshape(n, len(days), b, 64), spec.bands)
+    given = np.asarray(chips, np.float32).reshape(n, len(days), b, 64)
+    pixels = fill_pixels(given, spec.bands)
+    if not spec.fill_chips:
+        pixels[np.isnan(given)] = np.nan
     noon = solar_noon(np.asarray(days), np.asarray(longitude, float)).astype("datetime64[h]").astype(np.int64)
     present = np.isfinite(pixels).any((-1, -2))
     hour = np.where(present, noon - first_hour, NO_CHIP)

@@ -1,36 +1,263 @@
-"""Training of row models: one row per hour with an observed flux."""
+"""Training of row models: one row per hour with an observed flux.
+
+Rows of towers are made site by site at each pass, so that neither the towers' features nor their rows stand in memory
+whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.base import Batch, RowModel
-from fluxcube.samples.towers import Towers
+from fluxcube.models.checkpoint import write_atomically
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.scaling import fit_scaling, scale
+from fluxcube.samples.towers import Towers, load_towers, site_years
 from fluxcube.samples.windows import gather
 
+log = logging.getLogger(__name__)
+
+#: File of a run's folder in which an unfinished row model waits to be taken up again.
+ROWS_STATE = ".rows.state"
 #: Windows turned into rows at a time: chips of all hours at once would fill the memory.
 _CHUNK = 16384
+#: Bytes of rows that are kept for the next pass; those beyond are made anew.
+_KEPT = 2**30
+_HASH = 32
+
+
+@dataclass(eq=False)
+class SiteRows:
+    """Some sites of a cube, read one at a time whenever their rows are asked for.
+
+    It stands in for `Towers` where a model learns from rows; it holds the fluxes alone, 4 bytes an hour and target.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube (`fluxcube.schema`), best opened lazily.
+    sites : sequence of str
+        Which.
+    spec : FeatureSpec
+        Inputs, targets and their scaling.
+    max_qc : int or None
+        Worst flag of a flux that is kept; None keeps all.
+    progress : callable, optional
+        ``progress(done, total, text)``, at the first reading.
+    """
+
+    cube: object = field(repr=False)
+    sites: Sequence[str]
+    spec: FeatureSpec
+    max_qc: int | None
+    progress: Callable | None = field(default=None, repr=False)
+
+    @cached_property
+    def fluxes(self) -> np.ndarray:
+        """Scaled fluxes (N, targets) of all hours with an observed one."""
+        return np.concatenate([_kept(part) for part in self._read(self.max_qc)])
+
+    def observed(self) -> np.ndarray:
+        """Return whether any target is observed in each row (N,): always."""
+        return np.isfinite(self.fluxes).any(1)
+
+    def measured(self, max_qc: int = 0) -> np.ndarray:
+        """Return which fluxes (N, targets) are flagged `max_qc` at worst: by default those measured."""
+        parts = zip(self._read(self.max_qc), self._read(max_qc), strict=True)
+        return np.concatenate([np.isfinite(strict[np.isfinite(part).any(1)]) for part, strict in parts])
+
+    def scaled(self) -> SiteRows:
+        """Return the same sites with each target's mean 0 and spread 1; the new `spec` says by what.
+
+        Raises
+        ------
+        ConfigError
+            If a target is observed in no hour, or if the fluxes are scaled already.
+        """
+        if set(self.spec.target_mean) != {0.0} or set(self.spec.target_scale) != {1.0}:
+            raise ConfigError("the fluxes are scaled already, as their spec says: read them with a spec that is not.")
+        mean, spread = fit_scaling([self.fluxes], self.spec.targets)
+        spec = dataclasses.replace(self.spec, target_mean=mean, target_scale=spread)
+        out = dataclasses.replace(self, spec=spec)
+        out.__dict__["fluxes"] = scale(self.fluxes, mean, spread)  # what reading again would give
+        return out
+
+    def towers(self) -> Iterator[Towers]:
+        """Yield each site's towers."""
+        for site in self.sites:
+            yield load_towers(self.cube, [site], self.spec, self.max_qc)
+
+    def _read(self, max_qc: int | None) -> Iterator[np.ndarray]:
+        """Scaled fluxes of each site, all its hours."""
+        for done, site in enumerate(self.sites, 1):
+            one = site_years(self.cube, site).sel(target=list(self.spec.targets))
+            values = np.array(one["fluxes"].values[0], np.float32)
+            if max_qc is not None:
+                flags = one["fluxes_qc"].values[0]
+                values[(flags > max_qc) | (flags < 0)] = np.nan
+            if self.progress:
+                self.progress(done, len(self.sites), f"reading fluxes of {site}")
+            yield scale(values, self.spec.target_mean, self.spec.target_scale)
+
+
+class ModelRows:
+    """Rows that a model makes of towers, in parts (`fluxcube.models.boosting.Rows`).
+
+    Parameters
+    ----------
+    model : RowModel
+        Whose rows.
+    source : SiteRows or Towers
+        Read site by site, or in memory.
+    kept : int
+        Bytes of rows that are kept for the next pass.
+    """
+
+    def __init__(self, model: RowModel, source: SiteRows | Towers, kept: int = _KEPT):
+        self.model, self.source, self.room = model, source, kept
+        self._kept: dict[int, list] = {}
+
+    def targets(self) -> np.ndarray:
+        """Return the targets (N, targets) of all rows."""
+        return _kept(self.source.fluxes)
+
+    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows (n, F) and targets (n, targets)."""
+        if isinstance(self.source, Towers):
+            yield from _pieces(self.model, self.source)
+            return
+        for at, site in enumerate(self.source.sites):
+            if at in self._kept:
+                yield from self._kept[at]
+                continue
+            one = dataclasses.replace(self.source, sites=[site], progress=None)
+            pieces = [piece for towers in one.towers() for piece in _pieces(self.model, towers)]
+            size = sum(array.nbytes for piece in pieces for array in piece)
+            if size <= self.room:
+                self.room -= size
+                self._kept[at] = pieces
+            yield from pieces
 
 
 def fit_rows(
-    model: RowModel, train: Towers, val: Towers | None, *, seed: int, progress: Callable | None = None
+    model: RowModel,
+    train: Towers | SiteRows,
+    val: Towers | SiteRows | None,
+    *,
+    seed: int,
+    progress: Callable | None = None,
+    state: Path | None = None,
+    request: Mapping | None = None,
 ) -> dict:
-    """Train a row model on towers whose fluxes are scaled; return what it logs."""
-    rows, targets = table(model, train)
-    held = table(model, val) if val is not None else (None, None)
-    return model.fit(rows, targets, *held, seed=seed, progress=progress)
+    """Train a row model on towers whose fluxes are scaled; return what it logs.
+
+    Parameters
+    ----------
+    model : RowModel
+        Untrained.
+    train, val : SiteRows or Towers
+        What to learn from, and what early stopping watches.
+    seed : int
+        Of all draws.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+    state : path, optional
+        File in which a model that takes long keeps where it stands, and from which a killed call goes on: what it ends
+        with is what it would have ended with. Removed at the end.
+    request : mapping, optional
+        What decides the result: a state of another one is refused.
+
+    Raises
+    ------
+    CheckpointError
+        If the state's file is damaged.
+    ConfigError
+        If it is of another request, or a target is observed in no training hour.
+    """
+    if not hasattr(model, "learn"):
+        held = table(model, val) if val is not None else (None, None)
+        return model.fit(*table(model, train), *held, seed=seed, progress=progress)
+    start = load_growth(state, request) if state is not None and state.exists() else None
+    watched = None if val is None else ModelRows(model, val)
+    keep = None if state is None else lambda growth: save_growth(state, growth, request)
+    logged = model.learn(ModelRows(model, train), watched, seed=seed, start=start, keep=keep, progress=progress)
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return logged
 
 
-def table(model: RowModel, towers: Towers) -> tuple[np.ndarray, np.ndarray]:
+def table(model: RowModel, towers: Towers | SiteRows) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (M, F) and targets (M, targets) of every hour with an observed flux."""
+    rows = ModelRows(model, towers, kept=0)
+    return np.concatenate([x for x, _ in rows.chunks()]), rows.targets()
+
+
+def save_growth(path: Path, growth, request: Mapping | None) -> None:
+    """Write where the training of trees stands: a line of JSON, then the trees; a kill leaves the last whole state."""
+    blobs = [*growth.done, *([growth.trees] if growth.trees else [])]
+    body = b"".join(blobs)
+    about = {
+        "request": request, "log": growth.log, "rounds": growth.rounds, "scores": growth.scores,
+        "done": len(growth.done), "sizes": [len(blob) for blob in blobs],
+    }  # fmt: skip
+    whole = json.dumps(about).encode() + b"\n" + body
+    write_atomically(path, hashlib.sha256(whole).digest() + whole)
+
+
+def load_growth(path: Path, request: Mapping | None):
+    """Read what `save_growth` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged.
+    ConfigError
+        If it is of another request; the first settings that differ are named.
+    """
+    from fluxcube.models.boosting import Growth
+
+    content = path.read_bytes()
+    whole = content[_HASH:]
+    if hashlib.sha256(whole).digest() != content[:_HASH]:
+        raise CheckpointError(f"{path} is damaged: train anew with overwrite=True.")
+    head, _, body = whole.partition(b"\n")
+    about = json.loads(head)
+    now = json.loads(json.dumps(request))
+    if about["request"] != now:
+        differ = [key for key in now or {} if (about["request"] or {}).get(key) != now[key]]
+        raise ConfigError(
+            f"{path.parent} holds an unfinished run of other settings ({', '.join(differ) or 'request'}). Give "
+            "overwrite=True to drop it."
+        )
+    edges = np.cumsum([0, *about["sizes"]]).tolist()
+    blobs = [body[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    done = about["done"]
+    trees = blobs[done] if len(blobs) > done else None
+    return Growth(tuple(blobs[:done]), about["log"], trees, about["rounds"], tuple(about["scores"]))
+
+
+def _kept(fluxes: np.ndarray) -> np.ndarray:
+    """Fluxes of the hours that are rows."""
+    return fluxes[np.isfinite(fluxes).any(1)]
+
+
+def _pieces(model: RowModel, towers: Towers) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and targets of every hour of towers with an observed flux, so many windows at a time."""
     series = towers.series
     observed = np.flatnonzero(towers.observed())
     place = np.searchsorted(series.start, observed, side="right") - 1
     stop = observed - series.start[place] + 1
-    parts = [
-        model.rows(Batch.of(gather(series, place[at : at + _CHUNK], stop[at : at + _CHUNK], model.context)))
-        for at in range(0, len(observed), _CHUNK)
-    ]
-    return np.concatenate(parts), towers.fluxes[observed]
+    for at in range(0, len(observed), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        windows = gather(series, place[part], stop[part], model.context)
+        yield model.rows(Batch.of(windows)), towers.fluxes[observed[part]]
