@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,8 @@ import pandas as pd
 from fluxcube.errors import SourceError
 from fluxcube.sources.archives import Location, open_stream, size_of
 
+_log = logging.getLogger(__name__)
+
 _BLANKS = ("", "NA", "NaN", "nan")
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -27,7 +30,7 @@ _LONGEST_HEADER = 1 << 20
 #: FULLSET's 270.
 SAMPLE_BYTES = 4 << 20
 _SAMPLE_BLOCKS, _SAMPLE_BLOCK = 8, 1 << 16
-_NEWLINE, _COMMA = ord("\n"), ord(",")
+_NEWLINE, _RETURN, _COMMA = b"\n\r,"
 
 
 def read_numbers(
@@ -57,6 +60,10 @@ def read_numbers(
     SourceError
         If the file is no such table: empty, binary, without rows, with repeated names, with a row of another length or
         text where a number is expected; it names the line and the column.
+
+    Notes
+    -----
+    A last row without a line's end is read, and logged as a warning: a number in it may be cut.
     """
     watch = _LineWatch()
     with open_stream(location, watch) as stream:
@@ -73,6 +80,8 @@ def read_numbers(
         _find_fault(location, header, wanted, integers)
     if table.empty:
         raise SourceError(f"{location}: a header and no rows, where data were expected; download it again")
+    if watch.unfinished:
+        _log.warning("%s: no line end after the last row, whose last number may be cut; download it again", location)
     return table
 
 
@@ -157,13 +166,13 @@ def text_of(location: Location, row: int, column: str) -> tuple[int, str]:
 
 
 class _LineWatch:
-    """Counts the commas of each line that passes, and remembers whether one differs from the header."""
+    """Counts the commas of each line that passes, and remembers whether one differs from the header; empty ones may."""
 
     def __init__(self) -> None:
         self.expected: int | None = None
         self._differs = False
         self._open = 0  # commas seen so far of the line that the last block ended in
-        self._open_bytes = False
+        self._start = b""  # the first two bytes of that line
 
     def __call__(self, block: bytes) -> None:
         array = np.frombuffer(block, np.uint8)
@@ -171,20 +180,35 @@ class _LineWatch:
         commas = np.flatnonzero(array == _COMMA)
         before = np.searchsorted(commas, ends)
         counts = np.diff(before, prepend=0)
+        rest = int(ends[-1]) + 1 if len(ends) else 0
         if len(ends):
             counts[0] += self._open
             self._open = len(commas) - int(before[-1])
             self.expected = int(counts[0]) if self.expected is None else self.expected
-            self._differs |= bool((counts != self.expected).any())
+            differ = counts != self.expected
+            self._differs |= bool(differ.any() and (differ & ~self._empty(array, ends)).any())
+            self._start = b""
         else:
             self._open += len(commas)
-        self._open_bytes = block[-1] != _NEWLINE
+        self._start = (self._start + block[rest : rest + 2])[:2]
         self._differs |= b"\0" in block
+
+    def _empty(self, array: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return which lines of a block (line,) have nothing in them, but perhaps the first half of Windows' end."""
+        length = np.diff(ends, prepend=-1) - 1
+        empty = (length == 0) | ((length == 1) & (array[ends - 1] == _RETURN))
+        empty[0] = self._start + array[: min(ends[0], 2)].tobytes() in (b"", b"\r")
+        return empty
 
     @property
     def suspicious(self) -> bool:
         """Whether any line, the last unfinished one included, may not be like the header."""
-        return self._differs or (self._open_bytes and self._open != self.expected)
+        return self._differs or (self.unfinished and self._open != self.expected)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more after the last line's end."""
+        return self._start not in (b"", b"\r")
 
 
 def _header(line: bytes, location: Location) -> list[str]:
@@ -215,18 +239,19 @@ def _header(line: bytes, location: Location) -> list[str]:
 def _parse(stream: io.BufferedIOBase, header: list[str], wanted: set[str], integers: Sequence[str]) -> pd.DataFrame:
     if not stream.peek(1):
         return pd.DataFrame(columns=sorted(wanted))
-    return pd.read_csv(
-        stream,
-        header=None,
-        names=[name or f" {index}" for index, name in enumerate(header)],
-        usecols=[name for name in header if name in wanted],
-        dtype={name: np.int64 if name in integers else np.float32 for name in wanted},
-        index_col=False,
-        keep_default_na=False,
-        na_values=_BLANKS,
-        low_memory=True,  # by chunks: else the text of all 270 columns of a whole record is held at once
-        engine="c",
-    )
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which readers refuse
+        return pd.read_csv(
+            stream,
+            header=None,
+            names=[name or f" {index}" for index, name in enumerate(header)],
+            usecols=[name for name in header if name in wanted],
+            dtype={name: np.int64 if name in integers else np.float32 for name in wanted},
+            index_col=False,
+            keep_default_na=False,
+            na_values=_BLANKS,
+            low_memory=True,  # by chunks: else the text of all 270 columns of a whole record is held at once
+            engine="c",
+        )
 
 
 def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:

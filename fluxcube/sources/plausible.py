@@ -117,6 +117,34 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
         )
 
 
+def as_float32(values: np.ndarray, where: str) -> np.ndarray:
+    """Return values as float32.
+
+    Parameters
+    ----------
+    values : (n,) float
+        NaN where missing.
+    where : str
+        File and column, for the message.
+
+    Raises
+    ------
+    SourceError
+        If a value is infinite, or too large to be one of float32.
+
+    Examples
+    --------
+    >>> as_float32(np.array([1.0, 1e39]), "a.csv, column NEE")
+    Traceback (most recent call last):
+    fluxcube.errors.SourceError: a.csv, column NEE: found 1e+39, which no measurement is; correct it
+    """
+    with np.errstate(over="ignore"):
+        small = values.astype(np.float32)
+    if np.isinf(small).any():
+        raise SourceError(f"{where}: found {values[np.isinf(small)][0]:g}, which no measurement is; correct it")
+    return small
+
+
 def check_flags(flags: np.ndarray, present: np.ndarray, where: str) -> None:
     """Refuse flags that count the wrong way, as far as that can be told.
 

@@ -18,7 +18,7 @@ from fluxcube.biomes import igbp_number
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.anycsv import Table, open_table
 from fluxcube.sources.datetext import parse_times
-from fluxcube.sources.plausible import check_units
+from fluxcube.sources.plausible import as_float32, check_units
 from fluxcube.timestamps import standard_to_utc
 from fluxcube.units import convert
 
@@ -464,7 +464,7 @@ def _variables(
         raw = cells.column(column)
         raw[np.isin(raw, wanted.codes)] = np.nan
         row, unit = table.variable(name), wanted.units[name]
-        values = convert(raw, unit, row.units, name=name, step_minutes=step).astype(np.float32)
+        values = as_float32(convert(raw, unit, row.units, name=name, step_minutes=step), wanted.where(column))
         _check_values(name, raw, values, wanted)
         present = np.isfinite(values)
         if name in wanted.flags:

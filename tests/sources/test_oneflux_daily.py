@@ -158,7 +158,6 @@ WRONG = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("fault", WRONG)
 def test_what_is_wrong_is_named(tmp_path, fault):
     change, message = WRONG[fault]

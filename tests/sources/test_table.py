@@ -623,3 +623,11 @@ def test_the_unit_of_a_rate_depends_on_the_step(tmp_path):
         totals.append(float(to_hourly(record).P.sum()))
     assert totals == pytest.approx([48, 48, 48])
     assert float(convert(2.0, "mm/h", "mm", step_minutes=15)) == 0.5
+
+
+@pytest.mark.parametrize("text", ["1e300", "-4e38"])
+def test_a_number_too_large_for_a_cube_is_refused_by_its_column(tmp_path, text):
+    path = write(tmp_path / "a.csv")
+    path.write_text(path.read_text().replace(f"{FRAME.NEE.dropna().iloc[7]:.3f}", text, 1))
+    with pytest.raises(SourceError, match=r"a\.csv, column Fc: found .*e\+(300|38), which no measurement is"):
+        read(path)
