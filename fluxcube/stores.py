@@ -291,6 +291,8 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
     StoreError
         If `path` exists and `overwrite` is not set, or it is nothing that fluxcube wrote.
     """
+    if is_url(path):
+        raise StoreError(f"{path}: stores are written to a disk; write there, then copy the folder to its bucket.")
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path)

@@ -294,3 +294,90 @@ def test_what_is_spilled_comes_back_and_is_not_part_of_the_store(tmp_path):
         back = stores.unspill(building, "US-A")
     assert back["x"].tolist() == [0, 1, 2] and back["names"].tolist() == ["TA", "P"]
     assert not [name for name in files(tmp_path / "s") if "parts" in name]
+
+
+def test_a_run_is_all_that_a_place_holds_and_only_its_chunks_are_made(tmp_path):
+    """A shard of 32 hours, of which a run of 5 touches one chunk or two; what was there before is gone."""
+    rng = np.random.default_rng(2)
+    path = tmp_path / "s"
+    stores.create(path, coords(), ARRAYS, {"kind": "cube"})
+    for start, length in ((0, HOURS), (3, 4), (30, 5), (HOURS - 1, 1), (8, 8)):
+        values = rng.normal(size=(length, LABELS)).astype("float32")
+        stores.write_run(path, "values", 1, start, values)
+        held = stores.open_store(path, kind="cube", allow_partial=True)["values"].values
+        assert np.isnan(held[[0, 2]]).all() and int(np.isfinite(held[1]).sum()) == values.size
+        np.testing.assert_array_equal(held[1, start : start + length], values)
+    sizes = {}
+    for length in (8, 32):
+        stores.write_run(path, "values", 1, 0, rng.normal(size=(length, LABELS)).astype("float32"))
+        sizes[length] = sum(len(data) for name, data in files(path).items() if name.startswith("values/c/1/"))
+    assert sizes[8] < 0.6 * sizes[32]
+
+
+def test_a_run_equals_the_region_of_its_shards(tmp_path):
+    """Byte for byte what `write_region` makes of the same values."""
+    values = np.full((1, HOURS, LABELS), np.nan, "float32")
+    values[0, 11:45] = np.random.default_rng(3).normal(size=(34, LABELS))
+    for name in "ab":
+        stores.create(tmp_path / name, coords(), ARRAYS, {"kind": "cube"})
+    stores.write_run(tmp_path / "a", "values", 2, 11, values[0, 11:45])
+    for part in (slice(0, SHARD), slice(SHARD, HOURS)):
+        stores.write_region(tmp_path / "b", "values", (slice(2, 3), part, slice(0, LABELS)), values[:, part])
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_run_must_fit(tmp_path):
+    stores.create(tmp_path / "s", coords(), ARRAYS, {"kind": "cube"})
+    for at, start, values, said in (
+        (0, HOURS - 2, np.zeros((3, LABELS), "f4"), "does not lie within"),
+        (SITES, 0, np.zeros((3, LABELS), "f4"), "does not lie within"),
+        (0, 0, np.zeros((0, LABELS), "f4"), "does not lie within"),
+        (0, 0, np.zeros((3, LABELS + 1), "f4"), "takes values"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            stores.write_run(tmp_path / "s", "values", at, start, values)
+    with pytest.raises(ConfigError, match="of int8"):
+        stores.write_run(tmp_path / "s", "flags", 0, 0, np.zeros((3, LABELS), "f4"))
+    wide = {**vars(ARRAYS["flags"]), "shards": (SITES, SHARD, LABELS)}
+    stores.create(tmp_path / "w", coords(), {"flags": stores.ArraySpec(**wide)}, {"kind": "cube"})
+    with pytest.raises(ConfigError, match="more than one place"):
+        stores.write_run(tmp_path / "w", "flags", 0, 0, np.zeros((3, LABELS), "i1"))
+
+
+def test_shards_of_another_layout_are_not_taken_over(store, tmp_path):
+    for name, change in (("chunks", {"chunks": (1, 16, LABELS)}), ("dtype", {"dtype": "int16"})):
+        spec_ = stores.ArraySpec(**{**vars(ARRAYS["flags"]), **change})
+        stores.create(tmp_path / name, coords(), {"flags": spec_}, {"kind": "cube"})
+        with pytest.raises(StoreError, match="laid out as another version"):
+            stores.adopt(tmp_path / name, store, {1: 0})
+    longer = {**vars(ARRAYS["flags"]), "shape": (SITES + 1, HOURS + 7, LABELS)}
+    stores.create(tmp_path / "longer", xr.Dataset(), {"flags": stores.ArraySpec(**longer)}, {"kind": "cube"})
+    stores.adopt(tmp_path / "longer", store, {1: 3})
+    held = stores.open_store(tmp_path / "longer", kind="cube", allow_partial=True).flags.values
+    np.testing.assert_array_equal(held[3, :HOURS], stores.open_store(store, kind="cube").flags[1])
+    assert (held[:3] == -1).all() and (held[3, HOURS:] == -1).all()
+
+
+def test_documents_are_read_by_name_and_cost_opening_nothing(tmp_path):
+    told = {"US-A": {"x": [1, 2.5, None], "y": {"z": "Ä"}}, "B": {}}
+    with stores.staging(tmp_path / "s") as building:
+        write_all(building)
+        stores.write_documents(building, "report", told)
+    assert stores.read_documents(tmp_path / "s", "report") == told
+    assert stores.read_documents(tmp_path / "s", "none") == {}
+    assert "report" not in stores.open_store(tmp_path / "s", kind="cube").variables
+
+
+def test_dask_chunks_lie_on_stored_ones_wherever_a_part_begins(store):
+    lazy = stores.open_store(store, kind="cube", dask=False)
+    whole = stores.open_store(store, kind="cube")
+    for begin in (0, 1, 8, 15, 16, 47):
+        part = stores.dask_chunked(lazy.isel(time=slice(begin, None)), begin={"time": begin}, time=16)
+        edges = begin + np.cumsum(part["values"].chunks[1])[:-1]
+        assert (edges % 16 == 0).all() and max(part["values"].chunks[1]) <= 16
+        np.testing.assert_array_equal(part["values"], whole["values"][:, begin:])
+
+
+def test_a_url_is_only_read():
+    with pytest.raises(StoreError, match="written to a disk"), stores.staging("s3://bucket/s.zarr"):
+        pytest.fail("must be refused before any work")

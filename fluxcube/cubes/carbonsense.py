@@ -159,7 +159,7 @@ def build_carbonsense(
     with alone(store) if append else contextlib.nullcontext():
         if append and job.store.exists():
             job.keep()
-        if job.asked or modis is not None or not job.kept:
+        if job.asked or not job.kept or job.outdated(modis):
             with staging(store, overwrite=overwrite or bool(job.kept)) as building:
                 job.read(building)
                 job.cut(building, modis)
@@ -215,6 +215,13 @@ class _Job:
         self.kept, self._log = documents_to_keep(self.store, self._settings, self._stamps, self.left_out)
         self.asked = [site for site in self.asked if site not in self.kept]
 
+    def outdated(self, modis: str | os.PathLike | None) -> bool:
+        """Return whether some site that stays wants its satellite data cut anew."""
+        if modis is None:
+            return False
+        rasters = SATELLITE[self._settings["resolution"]].rasters(modis)
+        return any(stamp_rasters(rasters, doc["place"]) != doc.get("rasters", "") for doc in self.kept.values())
+
     def read(self, building: Path) -> None:
         """Read every other site and put its values aside."""
         results = _each(functools.partial(self._read, building), self.asked, self.progress, lambda s: f"read {s}")
@@ -256,7 +263,7 @@ class _Job:
         rasters = product.rasters(modis)
         documents = {**self.kept, **self._made}
         stamps = {site: stamp_rasters(rasters, doc["place"]) for site, doc in documents.items()}
-        stale = [site for site, doc in sorted(documents.items()) if stamps[site] != doc.get("rasters")]
+        stale = [site for site, doc in sorted(documents.items()) if stamps[site] != doc.get("rasters", "")]
         if not any(stamps.values()):
             spans = [span_of_use(doc["place"]) for doc in documents.values()]
             raise SourceError(

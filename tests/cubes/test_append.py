@@ -358,3 +358,26 @@ def test_the_report_of_every_site_is_kept(raw, some):
     assert set(shares.site) == set(PLACES) and (shares["values"] > 0).all()
     archives = open_report(some, "archives")
     assert sorted(archives.site) == sorted(PLACES) and archives.digest.str.len().eq(64).all()
+
+
+def test_chips_of_other_sites_stay_as_they_are(planet_files, cube_store, tmp_path):
+    """A site more, with rasters at hand: one site's chips are cut, and they are those of a build of all."""
+    whole = open_carbonsense(cube_store)
+    first, second = (str(site) for site in whole.site.values[[1, 0]])
+    modis = planet_files / "modis"
+    build_carbonsense(planet_files / "towers", tmp_path / "c.zarr", modis=modis, sites=first)
+    before = shards(tmp_path / "c.zarr", first)
+    assert "modis" in before
+    report = build_carbonsense(
+        planet_files / "towers", tmp_path / "c.zarr", modis=modis, sites=[first, second], append=True
+    )
+    assert report.unchanged == (first,) and shards(tmp_path / "c.zarr", first) == before
+    both = open_carbonsense(tmp_path / "c.zarr").load()
+    held = whole.modis.sel(site=both.site, day=both.day).load()
+    np.testing.assert_array_equal(both.modis, held)
+    for site in (first, second):
+        one = whole.modis.sel(site=site).load().dropna("day", how="all")
+        np.testing.assert_array_equal(both.modis.sel(site=site, day=one.day), one)
+    stamp = {p: p.stat().st_ino for p in (tmp_path / "c.zarr").rglob("*") if p.is_file()}
+    build_carbonsense(planet_files / "towers", tmp_path / "c.zarr", modis=modis, sites=[first, second], append=True)
+    assert {p: p.stat().st_ino for p in (tmp_path / "c.zarr").rglob("*") if p.is_file()} == stamp
