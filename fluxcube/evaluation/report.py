@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.evaluation.bootstrap import INTERVALS
 from fluxcube.evaluation.kernels import SCORES
+from fluxcube.evaluation.skill import LEAST_SITES
+from fluxcube.evaluation.sums import Sums
 
 _KEYS = ("target", "units", "group", "zero_shot", "model")
 _HEADINGS = {
@@ -25,7 +28,9 @@ def format_table(table: pd.DataFrame) -> str:
     ----------
     table : pd.DataFrame
         As `fluxcube.compare` or `skill_table` makes it, or any table with some of its columns. Classes that
-        training lacked are marked; rows without a single scored hour are counted below, not shown.
+        training lacked are marked, and those of too few sites to count; rows without a single scored hour are
+        counted below, not shown. Where there are intervals, the difference from the model of reference is shown
+        with its own; the CSV has them all.
 
     Returns
     -------
@@ -42,9 +47,14 @@ def format_table(table: pd.DataFrame) -> str:
     shown = table[table["n"] > 0] if "n" in table else table
     columns = [c for c in shown if c in (*_KEYS, *_HEADINGS, *_MEDIANS) and c != "zero_shot"]
     pooled = any(c in shown for c in _MEDIANS)
-    rule = ["---" if c in _KEYS else "---:" for c in columns]
-    rows = [[_cell(c, row[c], bool(row.get("zero_shot"))) for c in columns] for _, row in shown.iterrows()]
-    lines = [[_heading(c, pooled) for c in columns], rule, *rows]
+    apart = [score for score in INTERVALS if f"{score}_diff" in shown]
+    rule = ["---" if c in _KEYS else "---:" for c in [*columns, *apart]]
+    rows = [
+        [*(_cell(c, row[c], row) for c in columns), *(_difference(row, score) for score in apart)]
+        for _, row in shown.iterrows()
+    ]
+    heads = [f"{_heading(c, pooled)}, difference" for c in apart]
+    lines = [[*(_heading(c, pooled) for c in columns), *heads], rule, *rows]
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + _notes(table, len(table) - len(shown)))
 
 
@@ -106,9 +116,10 @@ def _heading(column: str, pooled: bool) -> str:
     return f"{name} (pooled)" if pooled and column in SCORES else name
 
 
-def _cell(column: str, value: object, zero_shot: bool) -> str:
-    if column == "group" and zero_shot:
-        return f"{value} (not in training)"
+def _cell(column: str, value: object, row: pd.Series) -> str:
+    if column == "group":
+        marks = ["not in training"] * bool(row.get("zero_shot")) + ["few sites"] * (not row.get("counted", True))
+        return f"{value} ({', '.join(marks)})" if marks else str(value)
     if column in _KEYS:
         return str(value)
     if pd.isna(value):
@@ -116,7 +127,59 @@ def _cell(column: str, value: object, zero_shot: bool) -> str:
     return f"{int(value):,}" if column in ("n", "n_sites") else f"{value:.3f}"
 
 
+def _difference(row: pd.Series, score: str) -> str:
+    """Difference from the reference and its interval; nothing in the reference's own row."""
+    value, low, high = (row[f"{score}_diff{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return ""
+    return f"{value:+.3f}" if pd.isna(low) else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def write_sums(sums: Sums, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the sums that every table follows from as CSV, to the last digit.
+
+    Raises
+    ------
+    StoreError
+        If the file exists and is not to be replaced, or its folder does not.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise StoreError(f"{path}: its folder does not exist; make it first.")
+    if path.exists() and not overwrite:
+        raise StoreError(f"{path} exists: give overwrite=True to replace it.")
+    frame = sums.to_frame()
+    text = f"# {frame.attrs.get('row_mask', '')}\n" + frame.to_csv(index=False)
+    path.write_text(text, "utf-8")
+    return path
+
+
+def read_sums(path: str | Path) -> Sums:
+    """Read what `write_sums` wrote.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or is no such table.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            mask = file.readline()
+            # A class or network may be called NA or nan: only an empty field is missing.
+            frame = pd.read_csv(file, float_precision="round_trip", keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} holds no sums of sites: {error}") from error
+    if not mask.startswith("# "):
+        raise StoreError(f"{path} holds no sums of sites: its first line does not say which rows they are of.")
+    frame.attrs = {"row_mask": mask.removeprefix("# ").strip()}
+    return Sums.from_frame(frame)
+
+
 def _notes(table: pd.DataFrame, hidden: int) -> list[str]:
     notes = [f"Rows: {table.attrs['row_mask']}."] if "row_mask" in table.attrs else []
+    if "against" in table.attrs:
+        notes.append(f"Differences are from {table.attrs['against']}; intervals: {table.attrs['intervals']}.")
+    if "counted" in table and not table["counted"].all():
+        notes.append(f"Groups of fewer than {LEAST_SITES} sites are shown, but count in no mean over groups.")
     notes += [f"Not shown: {hidden} lines without a scored hour."] if hidden else []
     return ["", " ".join(notes)] if notes else []

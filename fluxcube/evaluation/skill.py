@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -10,19 +9,30 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
-from fluxcube.evaluation.kernels import SCORES, Moments, moments, pool, scores
-from fluxcube.schema import PARTS
+from fluxcube.evaluation.bootstrap import INTERVALS, interval, resample
+from fluxcube.evaluation.kernels import SCORES, Moments, pool, scores
+from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
+from fluxcube.samples.clusters import cluster_sites
 from fluxcube.variables import table
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "GROUPS",
+    "LEAST_SITES",
+    "SEASONS",
+    "class_means",
+    "common_rows",
+    "compare",
+    "evaluate",
+    "score_table",
+    "site_sums",
+    "skill_table",
+]
 
 #: What predictions can be grouped by.
 GROUPS = ("igbp", "koppen", "site", "season", "network")
-#: Local seasons, in order; June is summer north of the equator and winter south of it.
-SEASONS = ("winter", "spring", "summer", "autumn")
+#: A class of fewer sites is shown, but does not count in means over classes.
+LEAST_SITES = 5
 
-#: What the names of arrays beside values end in, one data variable a name.
-_BESIDE = tuple(ending.upper() for ending in PARTS if ending)
 _LONG_NAMES = {
     "nse": "Nash-Sutcliffe efficiency",
     "rmse": "root mean squared error",
@@ -30,9 +40,7 @@ _LONG_NAMES = {
     "bias": "mean of prediction minus observation",
     "corr2": "squared Pearson correlation",
 }
-_BLOCK = 2_000_000  # pairs scored at once when inputs are in memory: about 100 MB of temporaries
-
-Labelled = xr.Dataset | xr.DataArray
+Clusters = float | Mapping[str, object] | None
 
 
 def evaluate(
@@ -93,7 +101,9 @@ def evaluate(
     >>> float(scores.nse.sel(group="DBF", target="NEE"))
     1.0
     """
-    return _score(obs, {"pred": pred}, by=by, qc=qc, max_qc=max_qc, seen=seen)["pred"]
+    _check_group(by)
+    sums = site_sums(obs, {"pred": pred}, qc=qc, max_qc=max_qc, seasons=by == "season")
+    return _scored(sums, by, seen)["pred"]
 
 
 def compare(
@@ -104,6 +114,11 @@ def compare(
     qc: xr.DataArray | None = None,
     max_qc: int | None = 0,
     seen: Iterable[str] | None = None,
+    clusters: Clusters = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    against: str | None = None,
 ) -> pd.DataFrame:
     """Score several predictions on one row mask: a row counts where every one of them has a value.
 
@@ -113,15 +128,113 @@ def compare(
         As `evaluate` takes them.
     predictions : mapping of str to xr.Dataset or xr.DataArray
         By model name. Fluxes that all of them have are scored.
+    clusters, draws, seed, level, against
+        As `score_table` takes them: intervals, and differences from one of the models.
 
     Returns
     -------
     pd.DataFrame
-        As `skill_table`; its ``attrs`` record the row mask.
+        As `skill_table`, with what `score_table` adds; its ``attrs`` record the row mask.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=8, days=4)
+    >>> worse = cube.fluxes + 1
+    >>> table = compare(cube, {"worse": worse, "same": cube.fluxes}, clusters=50)
+    >>> row = table.query("target == 'NEE' and model == 'same'").iloc[0]
+    >>> [round(float(row[name]), 3) for name in ("rmse_diff", "rmse_diff_low", "rmse_diff_high")], int(row.n_clusters)
+    ([-1.0, -1.0, -1.0], 8)
     """
+    _check_group(by)
     if not predictions:
         raise ConfigError("compare needs at least one prediction, by model name.")
-    return skill_table(_score(obs, dict(predictions), by=by, qc=qc, max_qc=max_qc, seen=seen))
+    sums = site_sums(obs, dict(predictions), qc=qc, max_qc=max_qc, seasons=by == "season")
+    about = {"clusters": clusters, "draws": draws, "seed": seed, "level": level, "against": against}
+    return score_table(sums, by=by, seen=seen, **about)
+
+
+def score_table(
+    sums: Sums,
+    *,
+    by: str | None = None,
+    seen: Iterable[str] | None = None,
+    clusters: Clusters = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    against: str | None = None,
+) -> pd.DataFrame:
+    """Make the table of scores from sums of sites, with intervals where clusters are given.
+
+    Parameters
+    ----------
+    sums : Sums
+        As `site_sums` makes them; `Sums.join` puts folds together.
+    by, seen
+        As `evaluate` takes them.
+    clusters : float or mapping of str to label, optional
+        Resample clusters of sites for intervals: sites within so many km of each other (single linkage; 0: each site
+        alone), or a cluster for each site.
+    draws, seed : int
+        Resampled sets, and of which generator.
+    level : float
+        Nominal coverage of an interval.
+    against : str, optional
+        Model that the others are compared with; by default the first.
+
+    Returns
+    -------
+    pd.DataFrame
+        As `skill_table`. With clusters also `n_clusters`, and for nse, rmse and nse_site_median: ``<score>_low`` and
+        ``_high``; ``<score>_diff``, the row's score minus that of `against` on the same rows, and its ``_diff_low``
+        and ``_diff_high``, from draws that both share. NaN where a group has fewer than 3 clusters.
+
+    References
+    ----------
+    Hesterberg 2015, doi:10.1080/00031305.2015.1089789 (expanded percentile intervals)
+    """
+    _check_group(by)
+    if against is not None and against not in sums.models:
+        raise unknown("model", against, sums.models)
+    out = skill_table(_scored(sums, by, seen))
+    if by in ("igbp", "koppen"):
+        out.insert(list(out).index("n_sites") + 1, "counted", out["n_sites"] >= LEAST_SITES)
+    if clusters is None:
+        return out
+    if draws < 100 or not 0 < level < 1:
+        raise ConfigError(f"intervals need 100 draws or more and a level between 0 and 1, found {draws} and {level:g}.")
+    against = against or sums.models[0]
+    rows = _intervals(sums, by, clusters, draws, seed, level, against)
+    added = pd.DataFrame([rows[key] for key in zip(out["target"], out["group"], out["model"], strict=True)])
+    attrs = out.attrs | {
+        "intervals": f"{level:.0%} from {draws} draws of whole clusters", "against": against,
+        "draws": draws, "seed": seed,
+    }  # fmt: skip
+    out = pd.concat([out, added], axis=1)
+    out.attrs = attrs
+    return out
+
+
+def class_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Average scores over classes, each counting once; classes of fewer than 5 sites do not count.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `compare` makes it with ``by="igbp"`` or ``by="koppen"``.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns target, model, n_classes, nse, rmse, nse_site_median.
+    """
+    if "counted" not in table:
+        raise ConfigError('means over classes need a table by="igbp" or by="koppen".')
+    kept = table[table["counted"] & table["nse"].notna()]
+    groups = kept.groupby(["target", "model"], sort=False)
+    means = groups[["nse", "rmse", "nse_site_median"]].mean()
+    return means.assign(n_classes=groups.size()).reset_index()
 
 
 def skill_table(scored: Mapping[str, xr.Dataset]) -> pd.DataFrame:
@@ -153,189 +266,88 @@ def skill_table(scored: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return out
 
 
-def common_rows(*arrays: xr.DataArray) -> xr.DataArray:
-    """Return True where every array has a finite value: the rows on which models can be compared.
-
-    Parameters
-    ----------
-    *arrays : xr.DataArray
-        With the same coordinates; may be lazy, and the result then is.
-
-    Examples
-    --------
-    >>> a, b = xr.DataArray([1.0, np.nan, 3.0]), xr.DataArray([1.0, 2.0, np.nan])
-    >>> common_rows(a, b).values.tolist()
-    [True, False, False]
-    """
-    arrays = xr.align(*arrays, join="exact", copy=False)
-    mask = np.isfinite(arrays[0])
-    for array in arrays[1:]:
-        mask = mask & np.isfinite(array)
-    return mask
-
-
-def _score(obs, predictions, *, by, qc, max_qc, seen) -> dict[str, xr.Dataset]:
-    """`evaluate` for several models at once."""
+def _check_group(by: str | None) -> None:
     if by is not None and by not in GROUPS:
         raise unknown("group", by, GROUPS)
-    observed, flags = _observed(obs, qc)
-    predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
-    targets = _shared_targets(observed, predicted)
-    pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], max_qc) for t in targets}
-    found = _by_place(list(pairs.values()), by == "season")
-    places = {t: _places(pair[0]) for t, pair in pairs.items()}
-    attrs = _attrs(by, max_qc, [t for t in targets if t not in flags], targets, list(predictions))
+
+
+def _scored(sums: Sums, by: str | None, seen: Iterable[str] | None) -> dict[str, xr.Dataset]:
+    """Scores by group, a Dataset per model."""
+    attrs = dict(sums.attrs) | {
+        "by": by or "all",
+        "aggregation": "scores: all rows of a group pooled; *_site_median: median over the sites of a group",
+    }
+    found = {t: _groups(sums, t, by) for t in sums.targets}
     return {
         model: _labelled(
-            [_grouped(Moments(*(x[..., i] for x in m)), places[t], by) for t, m in zip(targets, found, strict=True)],
-            targets, by, seen, attrs,
+            [{g: _scores_of(Moments(*(x[:, i] for x in m))) for g, (m, _) in found[t].items()} for t in sums.targets],
+            sums.targets, by, seen, attrs,
         )
-        for i, model in enumerate(predictions)
+        for i, model in enumerate(sums.models)
     }  # fmt: skip
 
 
-def _observed(obs: Labelled, qc: xr.DataArray | None) -> tuple[dict, dict]:
-    """Observations and flags (where there are any) by target."""
-    if isinstance(obs, xr.Dataset) and "fluxes" in obs:
-        qc = obs.fluxes_qc if qc is None and "fluxes_qc" in obs else qc
-        obs = obs.fluxes
-    values = _by_target(obs)
-    if qc is not None:
-        flags = _by_target(qc, only=list(values))
-    elif isinstance(obs, xr.Dataset):
-        flags = {name: obs[f"{name}_QC"] for name in values if f"{name}_QC" in obs}
-    else:
-        flags = {}
-    return values, flags
-
-
-def _by_target(data: Labelled, only: list[str] | None = None) -> dict[str, xr.DataArray]:
-    """Split into one array per flux; an unnamed array takes the name of the only flux there is."""
-    if isinstance(data, xr.Dataset):
-        return {str(k): v for k, v in data.data_vars.items() if "time" in v.dims and not str(k).endswith(_BESIDE)}
-    if "target" in data.dims:
-        return {str(t): data.isel(target=i, drop=True) for i, t in enumerate(data.target.values)}
-    if data.name is None and only is not None and len(only) == 1:
-        return {only[0]: data}
-    return {str(data.name): data}
-
-
-def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
-    first = next(iter(predicted.values()))
-    shared = [t for t in first if t in observed and all(t in p for p in predicted.values())]
-    have = {model: sorted(p) for model, p in predicted.items()}
-    if not shared:
-        raise SchemaError(f"nothing to score: observed are {sorted(observed)}, predicted are {have}.")
-    left = sorted({t for p in predicted.values() for t in p} - set(shared))
-    if left:
-        logger.info("not scored, since observations or another prediction lack them: %s", ", ".join(left))
-    return shared
-
-
-def _aligned(obs, flags, preds, max_qc) -> tuple[xr.DataArray, ...]:
-    """Observations where the row mask holds, and the predictions, with the same coordinates and dims (..., time)."""
-    arrays = [obs, *preds] if flags is None else [obs, flags, *preds]
-    sizes = [dict(a.sizes) for a in arrays]
-    arrays = xr.align(*arrays, join="inner", copy=False)
-    if not arrays[0].size:
-        raise SchemaError(
-            f"nothing to score: observation {sizes[0]} and prediction {sizes[-1]} share no site, cell or hour."
-        )
-    if any(dict(a.sizes) != size for a, size in zip(arrays, sizes, strict=True)):
-        logger.info("scored on the sites and hours that all have: %s of %s", dict(arrays[0].sizes), sizes)
-    dims = [d for d in arrays[0].dims if d != "time"]
-    obs, *rest = (a.transpose(*dims, "time") for a in arrays)
-    rest = [a.reset_coords(drop=True) for a in rest]  # else a coordinate that differs would vanish from obs
-    mask = common_rows(*rest[flags is not None :])
-    if flags is not None and max_qc is not None:
-        mask = mask & (rest[0] >= 0) & (rest[0] <= max_qc)
-    return obs.where(mask), *rest[flags is not None :]
-
-
-def _by_place(pairs: list[tuple[xr.DataArray, ...]], seasons: bool) -> list[Moments]:
-    """Moments of arrays (place, season or 1, model), one per target, from one pass over the data."""
-    import dask
-
-    lazy = [_lazy_moments(obs, preds, _season_code(obs) if seasons else None) for obs, *preds in pairs]
-    found = []
-    for values in dask.compute(*lazy):
-        # (*places, time block, moment, season, model): time blocks are pooled, places become one axis
-        parts = Moments(*np.moveaxis(values, -3, 0))
-        whole = pool(parts, axis=-3)
-        found.append(Moments(*(x.reshape(-1, *x.shape[-2:]) for x in whole)))
-    return found
-
-
-def _lazy_moments(obs: xr.DataArray, preds: list[xr.DataArray], season: xr.DataArray | None):
-    """Dask array (*places, time block, moment, season, model) of moments."""
-    import dask.array as da
-
-    arrays = _same_chunks([obs, *preds] + ([] if season is None else [season.broadcast_like(obs)]))
-    kinds, models = 1 if season is None else len(SEASONS), len(preds)
-    chunks = (*arrays[0].chunks[:-1], (1,) * arrays[0].numblocks[-1], (len(Moments._fields),), (kinds,), (models,))
-    ndim = arrays[0].ndim
-    return da.map_blocks(
-        _block_moments, *arrays, models=models, dtype=float, chunks=chunks, new_axis=[ndim, ndim + 1, ndim + 2],
-        meta=np.empty((0,) * (ndim + 3)),
-    )  # fmt: skip
-
-
-def _block_moments(obs: np.ndarray, *rest: np.ndarray, models: int) -> np.ndarray:
-    """Moments over the last axis of one block: (*places, 1, moment, season, model)."""
-    preds, season = rest[:models], rest[models:]
-    chosen = [obs] if not season else [np.where(season[0] == k, obs, np.nan) for k in range(len(SEASONS))]
-    parts = [[np.stack(moments(o, p, axis=-1), -1) for p in preds] for o in chosen]
-    return np.moveaxis(np.array(parts), (0, 1), (-2, -1))[..., None, :, :, :]
-
-
-def _same_chunks(arrays: list[xr.DataArray]) -> list:
-    """Dask arrays with one chunking: that of the lazy ones, else blocks of places."""
-    bare = [xr.DataArray(a.variable) for a in arrays]
-    lazy = next((a for a in bare if a.chunks is not None), None)
-    if lazy is None:
-        places = max(1, _BLOCK // max(1, bare[0].sizes["time"]))
-        chunks = dict.fromkeys(bare[0].dims[1:], -1) | {bare[0].dims[0]: places}
-    else:
-        chunks = dict(zip(lazy.dims, lazy.chunks, strict=True))
-    return [a.data for a in xr.unify_chunks(*(a if a.chunks is not None else a.chunk(chunks) for a in bare))]
-
-
-def _season_code(obs: xr.DataArray) -> xr.DataArray:
-    """Index into `SEASONS` of each (place, time): by local solar month, half a year later in the south."""
-    for name in ("latitude", "longitude"):
-        if name not in obs.coords:
-            raise SchemaError(f'by="season" needs the coordinate {name}; found {sorted(map(str, obs.coords))}.')
-    shift = (obs.longitude * 240).round().astype("timedelta64[s]")
-    month = (obs.time + shift).dt.month
-    return ((month % 12) // 3 + 2 * (obs.latitude < 0)).astype("int8") % 4
-
-
-def _places(obs: xr.DataArray) -> xr.Dataset:
-    """Coordinates of the places, on one dimension, in the order that their moments have."""
-    dims = [d for d in obs.dims if d != "time"]
-    coords = obs.isel(time=0, drop=True).coords.to_dataset().reset_coords()
-    flat = {n: v.broadcast_like(obs.isel(time=0, drop=True)) for n, v in coords.items() if set(v.dims) <= set(dims)}
-    out = {n: ("place", v.transpose(*dims).values.ravel()) for n, v in flat.items()}
-    if dims == ["site"]:
-        out["site"] = ("place", obs.site.values)
-    return xr.Dataset(out)
-
-
-def _grouped(m: Moments, places: xr.Dataset, by: str | None) -> dict[str, dict[str, float]]:
-    """Scores by group, from moments of arrays (place, season)."""
+def _groups(sums: Sums, target: str, by: str | None) -> dict[str, tuple[Moments, np.ndarray]]:
+    """Moments (place, model) of each group, and which places are in it."""
+    m, places = sums.moments[target], sums.places[target]
+    every = np.ones(len(m.n), bool)
     if by == "season":
-        return {name: _scores_of(Moments(*(x[:, k] for x in m))) for k, name in enumerate(SEASONS)}
-    m = Moments(*(x[:, 0] for x in m))
+        if not sums.seasonal:
+            raise ConfigError('a table by="season" needs sums that keep seasons apart: site_sums(..., seasons=True).')
+        return {name: (Moments(*(x[:, k] for x in m)), every) for k, name in enumerate(SEASONS)}
+    m = pool(m, axis=1) if sums.seasonal else Moments(*(x[:, 0] for x in m))
     if by is None:
-        return {"all": _scores_of(m)}
+        return {"all": (m, every)}
     if by not in places:
         raise SchemaError(f"by={by!r} needs the coordinate {by} on each site; found {sorted(map(str, places))}.")
     labels = [str(label).split(";") if by == "network" else [str(label)] for label in places[by].values]
-    groups = sorted({label for several in labels for label in several}) if by != "site" else [x[0] for x in labels]
-    return {
-        group or "unknown": _scores_of(Moments(*(x[[group in several for several in labels]] for x in m)))
-        for group in groups
-    }
+    names = sorted({label for several in labels for label in several}) if by != "site" else [x[0] for x in labels]
+    held = {name: np.array([name in several for several in labels]) for name in names}
+    return {name or "unknown": (Moments(*(x[at] for x in m)), at) for name, at in held.items()}
+
+
+def _intervals(sums, by, clusters, draws, seed, level, against) -> dict[tuple, dict[str, float]]:
+    """Columns that intervals add, by (target, group, model)."""
+    out = {}
+    reference = sums.models.index(against)
+    for target in sums.targets:
+        labels = _cluster_labels(sums.places[target], clusters)
+        for group, (m, at) in _groups(sums, target, by).items():
+            drawn = resample(m, labels[at], draws=draws, seed=seed) if (m.n > 0).any() else None
+            for i, model in enumerate(sums.models):
+                each = _scores_of(Moments(*(x[:, i] for x in m)))
+                base = _scores_of(Moments(*(x[:, reference] for x in m)))
+                row = {"n_clusters": drawn.clusters if drawn else 0}
+                for score in INTERVALS:
+                    one = drawn.values[score][:, i] if drawn else np.full(draws, np.nan)
+                    other = drawn.values[score][:, reference] if drawn else one
+                    row[f"{score}_low"], row[f"{score}_high"] = interval(one, row["n_clusters"], level)
+                    if i != reference:
+                        row[f"{score}_diff"] = each[score] - base[score]
+                        row[f"{score}_diff_low"], row[f"{score}_diff_high"] = interval(
+                            one - other, row["n_clusters"], level
+                        )
+                out[target, group, model] = {k: float(v) if k != "n_clusters" else v for k, v in row.items()}
+    return out
+
+
+def _cluster_labels(places: xr.Dataset, clusters: float | Mapping[str, object]) -> np.ndarray:
+    """Cluster of each place, as numbers."""
+    if "site" not in places:
+        raise SchemaError("intervals over clusters are of sites; these scores are of cells of a grid.")
+    sites = list(map(str, places["site"].values))
+    if isinstance(clusters, Mapping | pd.Series):
+        labels = dict(clusters)
+        if missing := sorted(set(sites) - set(labels)):
+            raise ConfigError(f"these sites have no cluster: {', '.join(missing[:5])}; name one for each.")
+        return np.unique([str(labels[s]) for s in sites], return_inverse=True)[1]
+    if isinstance(clusters, bool) or not isinstance(clusters, int | float) or not clusters >= 0:
+        raise ConfigError(f"clusters must be a distance in km or a cluster for each site, found {clusters!r}.")
+    if clusters > 0 and not {"latitude", "longitude"} <= set(places):
+        raise SchemaError("clusters by distance need latitude and longitude on each site.")
+    if not clusters:
+        return np.arange(len(sites))
+    return cluster_sites(places["latitude"].values, places["longitude"].values, clusters)
 
 
 def _scores_of(m: Moments) -> dict[str, float]:
@@ -376,26 +388,3 @@ def _score_attrs(name: str) -> dict[str, str]:
     score = name.removesuffix("_site_median")
     how = "median over sites of the score of each" if name.endswith("_site_median") else "all rows pooled"
     return {"long_name": f"{_LONG_NAMES[score]}, {how}"}
-
-
-def _attrs(by, max_qc, unflagged, targets, models) -> dict[str, object]:
-    if max_qc is None:
-        quality = "every finite observation"
-    elif unflagged == targets:
-        quality = "every finite observation (no flags given)"
-    else:
-        quality = f"observations with flag <= {max_qc}"
-        quality += f"; of {', '.join(unflagged)} every finite one (no flags given)" if unflagged else ""
-    if unflagged and max_qc is not None:
-        logger.warning(
-            "observations of %s carry no quality flags: every finite value is scored, gap-filled ones too. "
-            "Pass the cube itself, or qc=cube.fluxes_qc; max_qc=None says that this is meant.",
-            ", ".join(unflagged),
-        )
-    rows = f"{quality}, where {', '.join(models) + ' all have' if len(models) > 1 else 'the prediction has'} a value"
-    return {
-        "row_mask": rows,
-        "max_qc": "none" if max_qc is None or unflagged == targets else max_qc,
-        "by": by or "all",
-        "aggregation": "scores: all rows of a group pooled; *_site_median: median over the sites of a group",
-    }

@@ -1,0 +1,340 @@
+"""Sufficient statistics of predictions at towers: from one pass over the hours to any table of scores, and back again.
+
+What every score follows from fits in eight numbers a site, model and flux. They join over folds and stay small, so that
+tables and their intervals are made without predicting again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.errors import ConfigError, SchemaError
+from fluxcube.evaluation.kernels import Moments, moments, pool
+from fluxcube.schema import PARTS
+
+logger = logging.getLogger(__name__)
+
+#: Local seasons, in order; June is summer north of the equator and winter south of it.
+SEASONS = ("winter", "spring", "summer", "autumn")
+
+#: What the names of arrays beside values end in, one data variable a name.
+_BESIDE = tuple(ending.upper() for ending in PARTS if ending)
+_BLOCK = 2_000_000  # pairs scored at once when inputs are in memory: about 100 MB of temporaries
+_KEYS = ("target", "model", "season")
+
+Labelled = xr.Dataset | xr.DataArray
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sufficient statistics of several models' predictions on one row mask.
+
+    Attributes
+    ----------
+    models : tuple of str
+        Whose predictions.
+    moments : mapping of str to Moments
+        By target; each array (place, season or 1, model).
+    places : mapping of str to xr.Dataset
+        By target: the coordinates of the places, on one dimension.
+    attrs : mapping
+        The row mask, in words.
+    """
+
+    models: tuple[str, ...]
+    moments: Mapping[str, Moments]
+    places: Mapping[str, xr.Dataset]
+    attrs: Mapping[str, object]
+
+    @property
+    def targets(self) -> list[str]:
+        """Fluxes that are scored."""
+        return list(self.moments)
+
+    @property
+    def seasonal(self) -> bool:
+        """Whether seasons are kept apart."""
+        return next(iter(self.moments.values())).n.shape[1] > 1
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per target, place, season and model: its coordinates and its moments.
+
+        `from_frame` is the inverse; write numbers with all their digits and read them with
+        ``float_precision="round_trip"``, as `fluxcube.evaluation.report.write_sums` and `read_sums` do.
+        """
+        frames = []
+        for target, m in self.moments.items():
+            places = self.places[target]
+            index = np.indices(m.n.shape).reshape(3, -1)
+            season = np.array(SEASONS if self.seasonal else ("all",), object)
+            columns = {name: places[name].values[index[0]] for name in places}
+            columns |= {"season": season[index[1]], "model": np.array(self.models, object)[index[2]]}
+            columns |= {name: values.ravel() for name, values in m._asdict().items()}
+            frames.append(pd.DataFrame({"target": target, **columns}))
+        out = pd.concat(frames, ignore_index=True)
+        out.attrs = dict(self.attrs)
+        return out
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Sums:
+        """Return the sums that `to_frame` laid out, of one part or of several under each other.
+
+        Raises
+        ------
+        SchemaError
+            If columns are missing, or a model lacks a place that another has: rows would not be common.
+        """
+        if missing := {*_KEYS, "site", *Moments._fields} - set(frame):
+            raise SchemaError(f"sums of sites need the columns {', '.join(sorted(missing))}.")
+        models, seasons = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["season"]))
+        found, places = {}, {}
+        for target, rows in frame.groupby("target", sort=False):
+            sites = list(dict.fromkeys(rows["site"]))
+            order = pd.MultiIndex.from_product([sites, seasons, models])
+            indexed = rows.set_index(["site", "season", "model"])
+            if len(indexed) != len(order) or not indexed.index.is_unique or not order.isin(indexed.index).all():
+                raise SchemaError(
+                    f"sums of {target}: {len(rows)} rows are not {len(sites)} sites x {len(seasons)} seasons x "
+                    f"{len(models)} models, each once; every model must be scored on the same sites."
+                )
+            shape = (len(sites), len(seasons), len(models))
+            indexed = indexed.loc[order]
+            found[target] = Moments(*(indexed[n].to_numpy(float).reshape(shape) for n in Moments._fields))
+            first = rows.drop_duplicates("site").set_index("site").loc[sites].reset_index()
+            kept = [c for c in first if c not in (*_KEYS, *Moments._fields)]
+            places[target] = xr.Dataset({c: ("place", _plain(first[c])) for c in kept})
+        return cls(tuple(models), found, places, dict(frame.attrs))
+
+    @classmethod
+    def join(cls, parts: Sequence[Sums]) -> Sums:
+        """Put sums of disjoint sites together, as those of folds.
+
+        Raises
+        ------
+        SchemaError
+            If a site is in two parts, or the parts hold different models.
+        """
+        frames = [part.to_frame() for part in parts]
+        out = pd.concat(frames, ignore_index=True)
+        out.attrs = dict(parts[0].attrs)
+        return cls.from_frame(out)
+
+
+def _plain(column: pd.Series) -> np.ndarray:
+    """Numbers as float, text as objects, empty text where a CSV had nothing."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return column.to_numpy(float)
+    return column.astype(object).where(column.notna(), "").to_numpy(object)
+
+
+def site_sums(
+    obs: Labelled,
+    predictions: Mapping[str, Labelled],
+    *,
+    qc: xr.DataArray | None = None,
+    max_qc: int | None = 0,
+    seasons: bool = False,
+) -> Sums:
+    """Reduce predictions and observations to the sums that every score follows from, on rows common to all models.
+
+    Parameters
+    ----------
+    obs, predictions, qc, max_qc
+        As `fluxcube.compare` takes them.
+    seasons : bool
+        Keep local seasons apart, for tables by season.
+
+    Returns
+    -------
+    Sums
+
+    Raises
+    ------
+    SchemaError
+        If they share no flux, no site or no hour.
+    """
+    if not predictions:
+        raise ConfigError("nothing to score: give at least one prediction, by model name.")
+    observed, flags = _observed(obs, qc)
+    predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
+    targets = _shared_targets(observed, predicted)
+    pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], max_qc) for t in targets}
+    found = _by_place(list(pairs.values()), seasons)
+    places = {t: _places(pair[0]) for t, pair in pairs.items()}
+    attrs = _attrs(max_qc, [t for t in targets if t not in flags], targets, list(predictions))
+    return Sums(tuple(predictions), dict(zip(targets, found, strict=True)), places, attrs)
+
+
+def common_rows(*arrays: xr.DataArray) -> xr.DataArray:
+    """Return True where every array has a finite value: the rows on which models can be compared.
+
+    Parameters
+    ----------
+    *arrays : xr.DataArray
+        With the same coordinates; may be lazy, and the result then is.
+
+    Examples
+    --------
+    >>> a, b = xr.DataArray([1.0, np.nan, 3.0]), xr.DataArray([1.0, 2.0, np.nan])
+    >>> common_rows(a, b).values.tolist()
+    [True, False, False]
+    """
+    arrays = xr.align(*arrays, join="exact", copy=False)
+    mask = np.isfinite(arrays[0])
+    for array in arrays[1:]:
+        mask = mask & np.isfinite(array)
+    return mask
+
+
+def _observed(obs: Labelled, qc: xr.DataArray | None) -> tuple[dict, dict]:
+    """Observations and flags (where there are any) by target."""
+    if isinstance(obs, xr.Dataset) and "fluxes" in obs:
+        qc = obs.fluxes_qc if qc is None and "fluxes_qc" in obs else qc
+        obs = obs.fluxes
+    values = _by_target(obs)
+    if qc is not None:
+        flags = _by_target(qc, only=list(values))
+    elif isinstance(obs, xr.Dataset):
+        flags = {name: obs[f"{name}_QC"] for name in values if f"{name}_QC" in obs}
+    else:
+        flags = {}
+    return values, flags
+
+
+def _by_target(data: Labelled, only: list[str] | None = None) -> dict[str, xr.DataArray]:
+    """Split into one array per flux; an unnamed array takes the name of the only flux there is."""
+    if isinstance(data, xr.Dataset):
+        return {str(k): v for k, v in data.data_vars.items() if "time" in v.dims and not str(k).endswith(_BESIDE)}
+    if "target" in data.dims:
+        return {str(t): data.isel(target=i, drop=True) for i, t in enumerate(data.target.values)}
+    if data.name is None and only is not None and len(only) == 1:
+        return {only[0]: data}
+    return {str(data.name): data}
+
+
+def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
+    first = next(iter(predicted.values()))
+    shared = [t for t in first if t in observed and all(t in p for p in predicted.values())]
+    have = {model: sorted(p) for model, p in predicted.items()}
+    if not shared:
+        raise SchemaError(f"nothing to score: observed are {sorted(observed)}, predicted are {have}.")
+    left = sorted({t for p in predicted.values() for t in p} - set(shared))
+    if left:
+        logger.info("not scored, since observations or another prediction lack them: %s", ", ".join(left))
+    return shared
+
+
+def _aligned(obs, flags, preds, max_qc) -> tuple[xr.DataArray, ...]:
+    """Observations where the row mask holds, and the predictions, with the same coordinates and dims (..., time)."""
+    arrays = [obs, *preds] if flags is None else [obs, flags, *preds]
+    sizes = [dict(a.sizes) for a in arrays]
+    arrays = xr.align(*arrays, join="inner", copy=False)
+    if not arrays[0].size:
+        raise SchemaError(
+            f"nothing to score: observation {sizes[0]} and prediction {sizes[-1]} share no site, cell or hour."
+        )
+    if any(dict(a.sizes) != size for a, size in zip(arrays, sizes, strict=True)):
+        logger.info("scored on the sites and hours that all have: %s of %s", dict(arrays[0].sizes), sizes)
+    dims = [d for d in arrays[0].dims if d != "time"]
+    obs, *rest = (a.transpose(*dims, "time") for a in arrays)
+    rest = [a.reset_coords(drop=True) for a in rest]  # else a coordinate that differs would vanish from obs
+    mask = common_rows(*rest[flags is not None :])
+    if flags is not None and max_qc is not None:
+        mask = mask & (rest[0] >= 0) & (rest[0] <= max_qc)
+    return obs.where(mask), *rest[flags is not None :]
+
+
+def _by_place(pairs: list[tuple[xr.DataArray, ...]], seasons: bool) -> list[Moments]:
+    """Moments of arrays (place, season or 1, model), one per target, from one pass over the data."""
+    import dask
+
+    lazy = [_lazy_moments(obs, preds, _season_code(obs) if seasons else None) for obs, *preds in pairs]
+    found = []
+    for values in dask.compute(*lazy):
+        # (*places, time block, moment, season, model): time blocks are pooled, places become one axis
+        parts = Moments(*np.moveaxis(values, -3, 0))
+        whole = pool(parts, axis=-3)
+        found.append(Moments(*(x.reshape(-1, *x.shape[-2:]) for x in whole)))
+    return found
+
+
+def _lazy_moments(obs: xr.DataArray, preds: list[xr.DataArray], season: xr.DataArray | None):
+    """Dask array (*places, time block, moment, season, model) of moments."""
+    import dask.array as da
+
+    arrays = _same_chunks([obs, *preds] + ([] if season is None else [season.broadcast_like(obs)]))
+    kinds, models = 1 if season is None else len(SEASONS), len(preds)
+    chunks = (*arrays[0].chunks[:-1], (1,) * arrays[0].numblocks[-1], (len(Moments._fields),), (kinds,), (models,))
+    ndim = arrays[0].ndim
+    return da.map_blocks(
+        _block_moments, *arrays, models=models, dtype=float, chunks=chunks, new_axis=[ndim, ndim + 1, ndim + 2],
+        meta=np.empty((0,) * (ndim + 3)),
+    )  # fmt: skip
+
+
+def _block_moments(obs: np.ndarray, *rest: np.ndarray, models: int) -> np.ndarray:
+    """Moments over the last axis of one block: (*places, 1, moment, season, model)."""
+    preds, season = rest[:models], rest[models:]
+    chosen = [obs] if not season else [np.where(season[0] == k, obs, np.nan) for k in range(len(SEASONS))]
+    parts = [[np.stack(moments(o, p, axis=-1), -1) for p in preds] for o in chosen]
+    return np.moveaxis(np.array(parts), (0, 1), (-2, -1))[..., None, :, :, :]
+
+
+def _same_chunks(arrays: list[xr.DataArray]) -> list:
+    """Dask arrays with one chunking: that of the lazy ones, else blocks of places."""
+    bare = [xr.DataArray(a.variable) for a in arrays]
+    lazy = next((a for a in bare if a.chunks is not None), None)
+    if lazy is None:
+        places = max(1, _BLOCK // max(1, bare[0].sizes["time"]))
+        chunks = dict.fromkeys(bare[0].dims[1:], -1) | {bare[0].dims[0]: places}
+    else:
+        chunks = dict(zip(lazy.dims, lazy.chunks, strict=True))
+    return [a.data for a in xr.unify_chunks(*(a if a.chunks is not None else a.chunk(chunks) for a in bare))]
+
+
+def _season_code(obs: xr.DataArray) -> xr.DataArray:
+    """Index into `SEASONS` of each (place, time): by local solar month, half a year later in the south."""
+    for name in ("latitude", "longitude"):
+        if name not in obs.coords:
+            raise SchemaError(f'by="season" needs the coordinate {name}; found {sorted(map(str, obs.coords))}.')
+    shift = (obs.longitude * 240).round().astype("timedelta64[s]")
+    month = (obs.time + shift).dt.month
+    return ((month % 12) // 3 + 2 * (obs.latitude < 0)).astype("int8") % 4
+
+
+def _places(obs: xr.DataArray) -> xr.Dataset:
+    """Coordinates of the places, on one dimension, in the order that their moments have."""
+    dims = [d for d in obs.dims if d != "time"]
+    coords = obs.isel(time=0, drop=True).coords.to_dataset().reset_coords()
+    flat = {n: v.broadcast_like(obs.isel(time=0, drop=True)) for n, v in coords.items() if set(v.dims) <= set(dims)}
+    out = {n: ("place", v.transpose(*dims).values.ravel()) for n, v in flat.items()}
+    if dims == ["site"]:
+        out["site"] = ("place", obs.site.values)
+    return xr.Dataset(out)
+
+
+def _attrs(max_qc, unflagged, targets, models) -> dict[str, object]:
+    if max_qc is None:
+        quality = "every finite observation"
+    elif unflagged == targets:
+        quality = "every finite observation (no flags given)"
+    else:
+        quality = f"observations with flag <= {max_qc}"
+        quality += f"; of {', '.join(unflagged)} every finite one (no flags given)" if unflagged else ""
+    if unflagged and max_qc is not None:
+        logger.warning(
+            "observations of %s carry no quality flags: every finite value is scored, gap-filled ones too. "
+            "Pass the cube itself, or qc=cube.fluxes_qc; max_qc=None says that this is meant.",
+            ", ".join(unflagged),
+        )
+    rows = f"{quality}, where {', '.join(models) + ' all have' if len(models) > 1 else 'the prediction has'} a value"
+    return {
+        "row_mask": rows,
+        "max_qc": "none" if max_qc is None or unflagged == targets else max_qc,
+    }
