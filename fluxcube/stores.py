@@ -12,9 +12,7 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,14 +27,12 @@ from zarr.registry import register_codec
 
 from fluxcube.decimals import DecimalColumns
 from fluxcube.errors import ConfigError, StoreError, missing_package
+from fluxcube.swap import building_place, clear_leftovers, link_file, moved_away, take_place
 
 _log = logging.getLogger(__name__)
 
 # Also by entry point, for readers that do not import fluxcube.
 register_codec("fluxcube.decimals", DecimalColumns)
-
-_guard = threading.Lock()
-_claimed: set[Path] = set()
 
 _LEDGER = "ledger"
 _SPILL = ".parts"
@@ -182,21 +178,13 @@ def adopt(path: str | os.PathLike, source: str | os.PathLike, places: Mapping[in
         for old, new in places.items():
             for file in sorted((source / name / "c" / str(old)).rglob("*")):
                 if file.is_file():
-                    _link(file, path / name / "c" / str(new) / file.relative_to(source / name / "c" / str(old)))
+                    link_file(file, path / name / "c" / str(new) / file.relative_to(source / name / "c" / str(old)))
 
 
 def _is_sharded_by_place(array: Path) -> bool:
     meta = json.loads((array / "zarr.json").read_bytes())
     codecs = [codec["name"] for codec in meta.get("codecs", ())]
     return codecs == ["sharding_indexed"] and meta["chunk_grid"]["configuration"]["chunk_shape"][0] == 1
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # no hard links here, or too many of one file
-        shutil.copyfile(source, target)
 
 
 def _layout(array: Path) -> dict:
@@ -297,43 +285,13 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path)
     _check_target(path, overwrite)
-    building = path.with_name(f".{path.name}.building-{os.getpid()}")
+    building = building_place(path)
     try:
         yield building
         finish(building)
-        _take_place(building, path)
+        take_place(building, path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-
-
-@contextmanager
-def alone(path: str | os.PathLike) -> Iterator[None]:
-    """Let no other run change a store in the meantime, from when it is read until it is replaced.
-
-    What a killed run left of the store is cleared first; a store that it had moved away comes back.
-
-    Raises
-    ------
-    StoreError
-        If another run, or another thread of this one, writes the store.
-    """
-    path = Path(path).absolute()
-    clear_leftovers(path)
-    mine = path.with_name(f".{path.name}.building-{os.getpid()}")
-    with _guard:
-        if path in _claimed:
-            raise StoreError(f"{path}: another thread is writing it; one at a time.")
-        _claimed.add(path)
-    try:
-        mine.mkdir(parents=True, exist_ok=True)
-        others = [entry.name.rpartition("-")[2] for entry in path.parent.glob(f".{path.name}.building-*")]
-        if others := sorted(set(others) - {str(os.getpid())}):
-            raise StoreError(f"{path}: process {', '.join(others)} is writing it; wait until it has ended.")
-        yield
-    finally:
-        shutil.rmtree(mine, ignore_errors=True)
-        with _guard:
-            _claimed.discard(path)
 
 
 def finish(path: str | os.PathLike) -> None:
@@ -507,17 +465,11 @@ def _group(path: str | os.PathLike, mode: str, storage_options: Mapping[str, obj
         return _remote_group(str(path), storage_options or {})
     path = Path(path)
     if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path}: no store there; {_moved_away(path) or 'check the path.'}")
+        raise StoreError(f"{path}: no store there; {moved_away(path) or 'check the path.'}")
     try:
         return zarr.open_group(path, mode=mode, zarr_format=3)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise StoreError(f"{path}: expected a Zarr group, which its zarr.json is not ({error}).") from error
-
-
-def _moved_away(path: Path) -> str:
-    """Say where a store is that a run, killed between two renames, left beside its place."""
-    left = sorted(path.absolute().parent.glob(f".{path.name}.replaced-*")) if path.absolute().parent.is_dir() else []
-    return f"a killed run left it as {left[0].name}: rename it, or run what was killed again." if left else ""
 
 
 def _remote_group(url: str, options: Mapping[str, object]) -> zarr.Group:
@@ -645,42 +597,3 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise StoreError(f"{path} exists: give overwrite (--overwrite) to replace it, or another path.")
     if path.is_symlink() or not (path / "zarr.json").is_file() or "fluxcube_version" not in _group(path, "r").attrs:
         raise StoreError(f"{path} is nothing that fluxcube wrote, and is not replaced: give another path.")
-
-
-def _take_place(building: Path, path: Path) -> None:
-    """Move a finished store to its place, and what was there away."""
-    old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-    if path.exists():
-        os.replace(path, old)
-    os.replace(building, path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def clear_leftovers(path: Path) -> None:
-    """Remove what killed runs left of the same store; a store that one had moved away comes back."""
-    path = path.absolute()
-    if not path.parent.is_dir():
-        return
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(building|replaced)-(\d+)")
-    for entry in sorted(path.parent.iterdir()):
-        match = pattern.fullmatch(entry.name)
-        if not match or _runs(int(match[2])) or (int(match[2]) == os.getpid() and path in _claimed):
-            continue
-        if match[1] == "replaced" and not path.exists():
-            os.replace(entry, path)
-            continue
-        _log.info("removing %s, left by a run that was killed", entry)
-        shutil.rmtree(entry, ignore_errors=True)
-
-
-def _runs(pid: int) -> bool:
-    """Return whether another process of that number runs."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

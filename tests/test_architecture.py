@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"variables", "biomes"},
-    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals"},
+    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "swap"},
     {"solar"},
     {"schema"},
     {"stores"},
@@ -38,6 +38,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 #: Who may open a file for writing, and why.
 WRITERS = {
     "stores.py": "cubes and maps",
+    "swap.py": "the folder that a store is made in",
     "models/checkpoint.py": "weights",
     "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",

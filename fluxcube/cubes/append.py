@@ -31,7 +31,8 @@ from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.schema import STACKS, resolution_of
 from fluxcube.sources.badm import SiteInfo
 from fluxcube.sources.networks import Archive
-from fluxcube.stores import adopt, alone, create, is_url, open_store, staging, store_attrs
+from fluxcube.stores import adopt, create, is_url, open_store, staging, store_attrs
+from fluxcube.swap import alone
 
 _BLOCK = 1 << 20
 _SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing")

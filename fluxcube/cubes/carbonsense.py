@@ -27,7 +27,8 @@ from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.badm import SiteInfo, read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover
 from fluxcube.sources.readers import chips_of, place_of, reader_of
-from fluxcube.stores import alone, staging
+from fluxcube.stores import staging
+from fluxcube.swap import alone
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "append_site", "build_carbonsense", "open_carbonsense"]

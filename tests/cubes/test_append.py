@@ -23,6 +23,7 @@ from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.networks import discover
 from fluxcube.sources.readers import read_archive
 from fluxcube.sources.table import read_table
+from fluxcube.swap import alone
 
 DAYS = 6
 HOUR = np.timedelta64(1, "h")
@@ -304,7 +305,7 @@ def test_two_runs_do_not_append_to_one_store_at_once(raw, some):
     with pytest.raises(StoreError, match="is writing it"):
         build_carbonsense(raw, some, append=True)
     other.rmdir()
-    with stores.alone(some), pytest.raises(StoreError, match="another thread"):
+    with alone(some), pytest.raises(StoreError, match="another thread"):
         append_site(some, native(raw, "IN-Bbb"))
     assert files(some) == before
     append_site(some, native(raw, "IN-Bbb"))
