@@ -84,7 +84,9 @@ def _pooled(sites: Moments, weights: np.ndarray) -> Moments:
     (obs, obs_shift), (pred, pred_shift) = shifts
 
     def second(within, a, b, a_shift, b_shift):
-        return weights @ (within + sites.n * a * b) - n * a_shift * b_shift
+        whole = weights @ (within + sites.n * a * b)
+        left = whole - n * a_shift * b_shift
+        return np.where(np.abs(left) > 1e-13 * np.abs(whole), left, 0.0)  # else it is only rounding
 
     return Moments(
         n,

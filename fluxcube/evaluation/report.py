@@ -10,7 +10,7 @@ import pandas as pd
 
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.evaluation.bootstrap import INTERVALS
-from fluxcube.evaluation.kernels import SCORES
+from fluxcube.evaluation.kernels import SCORES, Moments
 from fluxcube.evaluation.skill import LEAST_SITES
 from fluxcube.evaluation.sums import Sums
 
@@ -18,6 +18,7 @@ _KEYS = ("target", "units", "group", "zero_shot", "model")
 _HEADINGS = {
     "nse": "NSE", "rmse": "RMSE", "mae": "MAE", "bias": "bias", "corr2": "corr²", "n": "hours", "n_sites": "sites",
 }  # fmt: skip
+_NUMBERS = (*Moments._fields, "latitude", "longitude", "elevation", "utc_offset")
 _MEDIANS = ("nse_site_median", "rmse_site_median")  # the others are in the CSV
 
 
@@ -166,7 +167,9 @@ def read_sums(path: str | Path) -> Sums:
         with open(path, encoding="utf-8") as file:
             mask = file.readline()
             # A class or network may be called NA or nan: only an empty field is missing.
-            frame = pd.read_csv(file, float_precision="round_trip", keep_default_na=False, na_values=[""])
+            frame = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+        # Python's own reading of a number gives back every bit; that of the CSV reader need not.
+        frame = frame.assign(**{name: frame[name].astype(float) for name in _NUMBERS if name in frame})
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} holds no sums of sites: {error}") from error
     if not mask.startswith("# "):

@@ -345,9 +345,12 @@ def _cluster_labels(places: xr.Dataset, clusters: float | Mapping[str, object]) 
         raise ConfigError(f"clusters must be a distance in km or a cluster for each site, found {clusters!r}.")
     if clusters > 0 and not {"latitude", "longitude"} <= set(places):
         raise SchemaError("clusters by distance need latitude and longitude on each site.")
-    if not clusters:
-        return np.arange(len(sites))
-    return cluster_sites(places["latitude"].values, places["longitude"].values, clusters)
+    label = np.arange(len(sites))
+    if clusters:
+        label = cluster_sites(places["latitude"].values, places["longitude"].values, clusters)
+    # Named by their first site: a seed then draws the same clusters in whatever order sites come.
+    names = {group: min(s for s, g in zip(sites, label, strict=True) if g == group) for group in set(label.tolist())}
+    return np.unique([names[group] for group in label.tolist()], return_inverse=True)[1]
 
 
 def _scores_of(m: Moments) -> dict[str, float]:

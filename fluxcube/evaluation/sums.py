@@ -65,8 +65,7 @@ class Sums:
     def to_frame(self) -> pd.DataFrame:
         """Return one row per target, place, season and model: its coordinates and its moments.
 
-        `from_frame` is the inverse; write numbers with all their digits and read them with
-        ``float_precision="round_trip"``, as `fluxcube.evaluation.report.write_sums` and `read_sums` do.
+        `from_frame` is the inverse; `fluxcube.evaluation.report.write_sums` and `read_sums` keep every digit.
         """
         frames = []
         for target, m in self.moments.items():
