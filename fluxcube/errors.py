@@ -37,6 +37,10 @@ class CheckpointError(FluxcubeError, ValueError):
     """A run folder holds no model that can be read."""
 
 
+class TrainingError(FluxcubeError, ArithmeticError):
+    """A loss or a gradient is not a finite number: training cannot go on."""
+
+
 class UnknownNameError(FluxcubeError, KeyError):
     """A name that no table holds."""
 

@@ -46,7 +46,8 @@ def as_fluxes(stacked: xr.DataArray, predictor: Predictor, names: tuple[str, ...
     Parameters
     ----------
     stacked : xr.DataArray
-        (..., target), one entry per target of the model.
+        (..., target), one entry per target of the model, or per output, standard deviations included: then NAME_std and
+        NAME_spread come with each of `names` that is a target.
     predictor : Predictor
         The model.
     names : tuple of str
@@ -58,7 +59,25 @@ def as_fluxes(stacked: xr.DataArray, predictor: Predictor, names: tuple[str, ...
         gpp = _gpp(targets)
         attrs = table()[gpp.replace("GPP", "RECO")].attrs | {"derived": f"NEE + {gpp}"}
         one[DERIVED] = (one["NEE"] + one[gpp]).assign_attrs(attrs | {"long_name": "ecosystem respiration"})
+    if stacked.sizes["target"] > len(targets):
+        for i, name in enumerate(predictor.outputs(True)[len(targets) :], len(targets)):
+            flux, _, kind = name.rpartition("_")
+            one[name] = stacked.isel(target=i).assign_attrs(_uncertainty_attrs(flux, kind, predictor))
+        names = (*names, *(n for n in predictor.outputs(True)[len(targets) :] if n.rpartition("_")[0] in names))
     return xr.Dataset({name: one[name].rename(name) for name in names})
+
+
+def _uncertainty_attrs(flux: str, kind: str, predictor: Predictor) -> dict[str, object]:
+    attrs = {"units": table()[flux].attrs["units"]}
+    if kind == "spread":
+        return attrs | {"long_name": f"standard deviation of {flux} between the members of the ensemble"}
+    members = "spread" in predictor.quantities
+    said = predictor.metadata.get("calibration", {}).get(flux, {})
+    held = said.get("held_out") or said.get("calibrated") or {}
+    shares = {f"coverage_{float(level):.0%}".replace("%", ""): round(share, 4) for level, share in held.items()}
+    attrs["long_name"] = f"standard deviation of the error of {flux}" + (", with members' spread" if members else "")
+    attrs["calibration_factor"] = float(predictor.factors[predictor.spec.targets.index(flux)])
+    return attrs | shares
 
 
 def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str, ...]:

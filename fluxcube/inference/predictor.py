@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.models.base import Batch, Model
+from fluxcube.models.base import Batch, Model, predict_all, quantities
 from fluxcube.samples.features import Block, FeatureSpec
 from fluxcube.samples.windows import flatten, gather
 
@@ -77,6 +77,34 @@ class Predictor:
         return self.metadata.get("cube", {}).get("resolution", "hourly")
 
     @property
+    def quantities(self) -> tuple[str, ...]:
+        """What it can give of each target: "mean", and where it has them "std" and "spread"."""
+        return quantities(self.model)
+
+    @property
+    def factors(self) -> np.ndarray:
+        """What standard deviations are multiplied by to be as wide as the validation towers' errors (targets,)."""
+        said = self.metadata.get("calibration") or {}
+        return np.array([said.get(name, {}).get("factor", 1.0) for name in self.spec.targets], np.float32)
+
+    def outputs(self, uncertainty: bool = False) -> tuple[str, ...]:
+        """Return the names of what `predict_block` gives: the targets; and NAME_std, NAME_spread with `uncertainty`.
+
+        Raises
+        ------
+        ConfigError
+            If the model knows nothing about its errors.
+        """
+        targets = self.spec.targets
+        if not uncertainty:
+            return targets
+        if len(self.quantities) == 1:
+            raise ConfigError(
+                "this model gives no uncertainty: train with distribution='gaussian' in its config, or several seeds."
+            )
+        return (*targets, *(f"{name}_{kind}" for kind in self.quantities[1:] for name in targets))
+
+    @property
     def reference(self) -> Predictor | ModelReference:
         """What a Dask graph holds: two strings, or the model itself where it is in no file."""
         return self if self.path is None else ModelReference(str(self.path), self.digest)
@@ -108,7 +136,7 @@ class Predictor:
         """Return how many hours before the first one of a stride can change its fluxes: window and memory."""
         return self.model.context - self.stride_or_default(stride) + max(0, self.spec.memory_hours - 1)
 
-    def predict_block(self, block: Block, *, stride: int | None = None) -> np.ndarray:
+    def predict_block(self, block: Block, *, stride: int | None = None, uncertainty: bool = False) -> np.ndarray:
         """Predict every hour of a block whose window lies in it.
 
         A window of T hours ends after each hour h with (h + 1) % stride == 0, h counted from 1970, and gives the
@@ -121,27 +149,37 @@ class Predictor:
             Features of n places over t hours.
         stride : int, optional
             Hours that one window gives; see `stride_or_default`.
+        uncertainty : bool
+            Whether to give standard deviations, too.
 
         Returns
         -------
-        (n, t, targets) float32
-            In the targets' units. NaN where a window would begin before the block, and in hours without a
-            single observed predictor.
+        (n, t, outputs) float32
+            One column for each of `outputs`, in the targets' units. NaN where a window would begin before the block,
+            and in hours without a single observed predictor.
         """
-        stride = self.stride_or_default(stride)
+        stride, columns = self.stride_or_default(stride), self.outputs(uncertainty)
         length, hours = self.model.context, block.met.shape[1]
         place, stop = _windows(block, length, stride)
-        out = np.full((*block.met.shape[:2], len(self.spec.targets)), np.nan, np.float32)
+        out = np.full((*block.met.shape[:2], len(columns)), np.nan, np.float32)
         series = flatten(_lengthened(block, int(stop.max(initial=0)) - hours))
         size = _WINDOWS if length > 1 else _ROWS
         for at in range(0, len(stop), size):
             p, s = place[at : at + size], stop[at : at + size]
-            scaled = self.model.predict(Batch.of(gather(series, p, s, length)))[:, length - stride :]
+            batch = Batch.of(gather(series, p, s, length))
+            given = predict_all(self.model, batch) if uncertainty else self.model.predict(batch)
+            scaled = given[:, length - stride :]
             hour = s[:, None] + np.arange(-stride, 0)
             inside = hour < hours
             out[np.broadcast_to(p[:, None], hour.shape)[inside], hour[inside]] = scaled[inside]
         out[~block.observed] = np.nan
-        return out * np.float32(self.spec.target_scale) + np.float32(self.spec.target_mean)
+        n = len(self.spec.targets)
+        scale = np.float32(self.spec.target_scale)
+        out[..., :n] = out[..., :n] * scale + np.float32(self.spec.target_mean)
+        if uncertainty:
+            out[..., n : 2 * n] *= scale * self.factors
+            out[..., 2 * n :] *= np.tile(scale, len(self.quantities) - 2)
+        return out
 
 
 @dataclass(frozen=True)

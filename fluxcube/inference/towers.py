@@ -20,6 +20,7 @@ def predict(
     cube: xr.Dataset,
     *,
     stride: int | None = None,
+    uncertainty: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
     """Predict the fluxes of towers, the same way as maps.
@@ -33,6 +34,10 @@ def predict(
         than is wanted, or none.
     stride : int, optional
         Hours that one window gives; see `Predictor.stride_or_default`.
+    uncertainty : bool
+        Whether to give NAME_std as well, the calibrated standard deviation of each target's error: a Gaussian head's
+        own, an ensemble's in total; and NAME_spread, that between an ensemble's members. Not for a derived RECO, since
+        how the errors of NEE and GPP hang together is not known.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -50,21 +55,21 @@ def predict(
         If `cube` is no tower cube.
     ConfigError
         If the cube supplies none of the model's predictors, keeps another clock, or has days where the model was
-        trained on hours, or the reverse.
+        trained on hours, or the reverse; if the model knows nothing about its errors.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
     check_resolution(cube, predictor.resolution, "this model")
     _check_clock(cube, predictor)
-    stride = predictor.stride_or_default(stride)
+    stride, columns = predictor.stride_or_default(stride), len(predictor.outputs(uncertainty))
     masked = masked_inputs(predictor, cube, "cube")
     needed = cube[["predictors", "predictors_qc", *(["modis"] if predictor.spec.bands and "modis" in cube else [])]]
     held = [name for name in cube["variable"].values if name in predictor.spec.predictors]
     needed = needed.sel(variable=held)
     if cube.predictors.chunks is not None and progress is None:
-        values = _lazy(predictor.reference, needed, stride, len(predictor.spec.targets))
+        values = _lazy(predictor.reference, needed, stride, uncertainty, columns)
     else:
-        values = _eager(predictor, needed, stride, progress)
+        values = _eager(predictor, needed, stride, uncertainty, progress)
     coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}}
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
     fluxes = as_fluxes(stacked, predictor, flux_names(predictor))
@@ -82,32 +87,37 @@ def _check_clock(cube: xr.Dataset, predictor: Predictor) -> None:
         )
 
 
-def _eager(predictor: Predictor, cube: xr.Dataset, stride: int, progress: Callable | None) -> np.ndarray:
-    out = np.full((cube.sizes["site"], cube.sizes["time"], len(predictor.spec.targets)), np.nan, np.float32)
+def _eager(
+    predictor: Predictor, cube: xr.Dataset, stride: int, uncertainty: bool, progress: Callable | None
+) -> np.ndarray:
+    columns = len(predictor.outputs(uncertainty))
+    out = np.full((cube.sizes["site"], cube.sizes["time"], columns), np.nan, np.float32)
     for i, site in enumerate(cube.site.values):
-        out[i] = _one_site(predictor, cube.isel(site=[i]), stride)[0]
+        out[i] = _one_site(predictor, cube.isel(site=[i]), stride, uncertainty)[0]
         if progress is not None:
             progress(i + 1, cube.sizes["site"], str(site))
     return out
 
 
-def _lazy(reference: Predictor | ModelReference, cube: xr.Dataset, stride: int, targets: int):
-    """Dask array (site, time, target): one task per site, beside those that read it."""
+def _lazy(reference: Predictor | ModelReference, cube: xr.Dataset, stride: int, uncertainty: bool, columns: int):
+    """Dask array (site, time, output): one task per site, beside those that read it."""
     import dask
     import dask.array as da
 
     one_site = dask.delayed(_one_site, pure=True)
-    shape = (1, cube.sizes["time"], targets)
-    sites = [one_site(reference, cube.isel(site=[i]), stride) for i in range(cube.sizes["site"])]
+    shape = (1, cube.sizes["time"], columns)
+    sites = [one_site(reference, cube.isel(site=[i]), stride, uncertainty) for i in range(cube.sizes["site"])]
     return da.concatenate([da.from_delayed(site, shape, np.float32) for site in sites])
 
 
-def _one_site(reference: Predictor | ModelReference, cube: xr.Dataset, stride: int) -> np.ndarray:
-    """Predictions of a cube of one site, (1, time, target), between its first and last hour."""
+def _one_site(
+    reference: Predictor | ModelReference, cube: xr.Dataset, stride: int, uncertainty: bool = False
+) -> np.ndarray:
+    """Predictions of a cube of one site, (1, time, output), between its first and last hour."""
     predictor = reference.load()
-    out = np.full((1, cube.sizes["time"], len(predictor.spec.targets)), np.nan, np.float32)
+    out = np.full((1, cube.sizes["time"], len(predictor.outputs(uncertainty))), np.nan, np.float32)
     start, stop = np.searchsorted(cube.time.values, [cube.time_start.values[0], cube.time_stop.values[0]])
     if start < stop:
         block = cube_block(cube.isel(time=slice(start, stop)), predictor.spec)
-        out[:, start:stop] = predictor.predict_block(block, stride=stride)
+        out[:, start:stop] = predictor.predict_block(block, stride=stride, uncertainty=uncertainty)
     return out

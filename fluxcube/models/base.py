@@ -143,6 +143,20 @@ class Model(Protocol):
         ...
 
 
+def quantities(model: Model) -> tuple[str, ...]:
+    """Return what a model gives of each target: "mean"; "std" if it knows its error; "spread" if it has members.
+
+    A model that gives more than the mean has the property `quantities` and the method `predict_all`, which returns
+    (B, T, quantities x targets), all targets' means first.
+    """
+    return getattr(model, "quantities", ("mean",))
+
+
+def predict_all(model: Model, batch: Batch) -> np.ndarray:
+    """Return `quantities` of each target, (B, T, quantities x targets) float32 in scaled units."""
+    return model.predict_all(batch) if len(quantities(model)) > 1 else model.predict(batch)
+
+
 class RowModel:
     """A model whose estimate of an hour is a function of one row of numbers.
 

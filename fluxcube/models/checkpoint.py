@@ -1,6 +1,7 @@
 """Checkpoints: a folder with the weights and one JSON that says all about them; no pickle.
 
-`run.json` is written last, so that a folder which holds one is complete.
+`run.json` is written last, so that a folder which holds one is complete. It holds the SHA-256 of each file of weights
+and a seal, that of all it says itself. An ensemble is a folder of such folders and an `ensemble.json`, likewise.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, FluxcubeError, MissingPackageError
+from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError
 from fluxcube.models import registry
 from fluxcube.models.base import Model
+from fluxcube.models.ensemble import Ensemble
 
 RUN = "run.json"
+ENSEMBLE = "ensemble.json"
 FORMAT = 1
-_NEEDED = ("format", "kind", "config", "sizes", "files", "digest", "features")
+_NEEDED = {
+    RUN: ("format", "kind", "config", "sizes", "files", "digest", "features"),
+    ENSEMBLE: ("format", "kind", "members", "digest", "features"),
+}
 
 
 def save(model: Model, folder: str | os.PathLike, metadata: Mapping) -> Path:
@@ -56,8 +62,61 @@ def save(model: Model, folder: str | os.PathLike, metadata: Mapping) -> Path:
         "digest": _combined(sums),
         "versions": versions(),
     }
-    write_atomically(folder / RUN, json.dumps(about | dict(metadata), indent=1).encode())
+    _write_about(folder / RUN, about | dict(metadata))
     return folder
+
+
+def save_ensemble(folder: str | os.PathLike, names: Sequence[str], metadata: Mapping) -> None:
+    """Make finished checkpoints in a folder one model.
+
+    Parameters
+    ----------
+    folder : path
+        Holds the members' folders.
+    names : sequence of str
+        Of these folders.
+    metadata : mapping
+        As for `save`; "features" is needed, "calibration" is that of the whole.
+    """
+    folder = Path(folder)
+    digests = {name: digest(folder / name) for name in names}
+    about = {
+        "format": FORMAT,
+        "kind": _read_about(folder / names[0], RUN)["kind"],
+        "members": digests,
+        "digest": _combined(digests),
+        "versions": versions(),
+    }
+    _write_about(folder / ENSEMBLE, about | dict(metadata))
+
+
+def members(folders: Sequence[str | os.PathLike]) -> tuple[Ensemble, list[dict]]:
+    """Read checkpoints as one model; return it and what was kept with each.
+
+    Raises
+    ------
+    CheckpointError
+        If one is damaged, or they were not given the same features and targets, scaled alike.
+    """
+    models, abouts = zip(*(load(folder) for folder in folders), strict=True)
+    for folder, about in zip(folders, abouts, strict=True):
+        if about["features"] != abouts[0]["features"]:
+            raise CheckpointError(f"{folder} was trained on other features than {folders[0]}: train the members anew.")
+    try:
+        return Ensemble(models, [factors(about) for about in abouts]), list(abouts)
+    except ConfigError as error:
+        raise CheckpointError(f"{folders[0]} and the other members do not fit together: {error}") from error
+
+
+def factors(about: Mapping) -> list[float]:
+    """Return what calibrates the standard deviation of each target, as a checkpoint says; 1 where it says nothing."""
+    said = about.get("calibration") or {}
+    return [float(said.get(name, {}).get("factor", 1.0)) for name in about["features"].get("targets", ())]
+
+
+def is_ensemble(folder: str | os.PathLike) -> bool:
+    """Return whether a folder holds a finished ensemble."""
+    return (Path(folder) / ENSEMBLE).is_file()
 
 
 def load(folder: str | os.PathLike) -> tuple[Model, dict]:
@@ -66,10 +125,12 @@ def load(folder: str | os.PathLike) -> tuple[Model, dict]:
     Raises
     ------
     CheckpointError
-        If the folder holds no finished model, or one that is damaged.
+        If the folder holds no finished model, one that is damaged or changed, or one of another version.
     """
     folder = Path(folder)
-    about = _read_run(folder)
+    if is_ensemble(folder):
+        return _load_ensemble(folder)
+    about = _read_about(folder, RUN)
     files = {name: _read_weights(folder, name, wanted) for name, wanted in about["files"].items()}
     try:
         model = registry.build(about["kind"], about["config"], about["sizes"])
@@ -82,12 +143,28 @@ def load(folder: str | os.PathLike) -> tuple[Model, dict]:
         raise CheckpointError(f"{folder}: the checkpoint lacks {error}; train the model again.") from error
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: the weights do not fit {RUN}: {error}; train the model again.") from error
+    _check_seal(folder / RUN, about, about["files"])
     return model, about
 
 
+def _load_ensemble(folder: Path) -> tuple[Ensemble, dict]:
+    about = _read_about(folder, ENSEMBLE)
+    _check_seal(folder / ENSEMBLE, about, about["members"])
+    for name, wanted in about["members"].items():
+        if Path(name).name != name:
+            raise CheckpointError(f"{folder / ENSEMBLE} names a folder outside its own, {name!r}: do not use it.")
+        if (found := digest(folder / name)) != wanted:
+            raise CheckpointError(
+                f"{folder / name} holds other weights ({found[:12]}) than the ensemble was made of ({wanted[:12]}): "
+                "train the ensemble again."
+            )
+    return members([folder / name for name in about["members"]])[0], about
+
+
 def digest(folder: str | os.PathLike) -> str:
-    """Return the digest of a checkpoint's weights, from its `run.json` alone."""
-    return _read_run(Path(folder))["digest"]
+    """Return the digest of a checkpoint's weights, from its JSON alone."""
+    folder = Path(folder)
+    return _read_about(folder, ENSEMBLE if is_ensemble(folder) else RUN)["digest"]
 
 
 def versions() -> dict[str, str]:
@@ -111,22 +188,40 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(part, path)
 
 
-def _read_run(folder: Path) -> dict:
+def _write_about(path: Path, about: dict) -> None:
+    about = json.loads(json.dumps(about))
+    write_atomically(path, json.dumps(about | {"seal": _seal(about)}, indent=1).encode())
+
+
+def _read_about(folder: Path, name: str) -> dict:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} does not exist: give the folder of a run that `fit` wrote.")
-    path = folder / RUN
+    path = folder / name
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {RUN}: its training did not end, or it is no run; run `fit` again.")
+        raise CheckpointError(f"{folder} holds no {name}: its training did not end, or it is no run; run `fit` again.")
     try:
         about = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}): the file is damaged; train the model again.") from error
-    missing = [key for key in _NEEDED if not isinstance(about, dict) or key not in about]
+    missing = [key for key in _NEEDED[name] if not isinstance(about, dict) or key not in about]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it is not a checkpoint of fluxcube.")
     if about["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {about['format']}, this fluxcube reads {FORMAT}: update fluxcube.")
     return about
+
+
+def _check_seal(path: Path, about: Mapping, parts: Mapping[str, str]) -> None:
+    """Refuse a JSON that is not what was written: order of features, scaling and calibration count like weights."""
+    if about["digest"] != _combined(parts):
+        raise CheckpointError(f"{path} was changed: its digest is not that of its {len(parts)} parts; train it again.")
+    if "seal" in about and about["seal"] != _seal(about):
+        raise CheckpointError(f"{path} was changed since it was written: copy or train it again.")
+
+
+def _seal(about: Mapping) -> str:
+    said = {key: value for key, value in about.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _read_weights(folder: Path, name: str, wanted: str) -> bytes:

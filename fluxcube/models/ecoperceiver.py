@@ -24,6 +24,8 @@ from fluxcube.models.layers import (
 #: What stands in the place of a missing value; masked, so that no output depends on it.
 _PLACEHOLDER = 0.0
 _PIXELS = 64
+#: Largest logarithm of a variance, up and down, in units of the target's variance.
+_WIDEST = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,10 @@ class EcoPerceiverConfig:
         Mask single tokens, or a variable over the whole window (a missing sensor).
     head : {"last", "dense"}
         Emit the last hour of a window, or all its hours.
+    distribution : {"none", "gaussian"}
+        What is estimated of a flux: its mean, or its mean and the variance of what the mean misses.
+    causal : bool
+        False lets every hour of a window see the later ones, too; only with the last head, of which no hour is later.
     """
 
     latent: int = 128
@@ -74,6 +80,8 @@ class EcoPerceiverConfig:
     dropout: float = 0.3
     dropout_unit: str = "token"
     head: str = "last"
+    distribution: str = "none"
+    causal: bool = True
 
     def __post_init__(self):
         whole = ("latent", "frequencies", "static_frequencies", "embedding", "context", "heads", "mlp_ratio", "blocks")
@@ -90,6 +98,10 @@ class EcoPerceiverConfig:
             raise ConfigError(f"dropout_unit must be token or variable, found {self.dropout_unit!r}.")
         if self.head not in ("last", "dense"):
             raise ConfigError(f"head must be last or dense, found {self.head!r}.")
+        if self.distribution not in ("none", "gaussian"):
+            raise ConfigError(f"distribution must be none or gaussian, found {self.distribution!r}.")
+        if not self.causal and self.head == "dense":
+            raise ConfigError("causal=False needs head='last': a dense head would see hours after the one it emits.")
 
     @classmethod
     def published(cls) -> EcoPerceiverConfig:
@@ -133,6 +145,8 @@ class EcoPerceiver(nn.Module):
     """
 
     kind = "ecoperceiver"
+    #: Whether `forward` masks tokens in training; False where whoever trains it has masked them by `drop`.
+    drops_itself = True
 
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes):
         super().__init__()
@@ -155,10 +169,12 @@ class EcoPerceiver(nn.Module):
         self.block_self = nn.ModuleList(CausalSelfAttention(*layer) for _ in range(own))
         self.self_layers = nn.ModuleList(CausalSelfAttention(*layer) for _ in range(config.self_layers))
         self.head = nn.Linear(width, sizes.targets)
+        if config.distribution == "gaussian":
+            self.spread = nn.Linear(width, sizes.targets)
         droppable = torch.ones(sizes.inputs, dtype=torch.bool)
         droppable[list(sizes.protected)] = False
         self.register_buffer("droppable", droppable, persistent=False)
-        future = torch.full((config.context, config.context), MASKED).triu(1)
+        future = torch.full((config.context, config.context), MASKED if config.causal else 0.0).triu(1)
         self.register_buffer("future", future, persistent=False)
         coarse = (torch.arange(config.frequencies) < config.static_frequencies).float()
         self.register_buffer("coarse", coarse.repeat(2), persistent=False)
@@ -180,6 +196,8 @@ class EcoPerceiver(nn.Module):
                 # begins as a mean over all tokens, in which each counts little.
                 nn.init.xavier_uniform_(parameter, gain=1.2 if name.startswith("cross") and "out" in name else 0.3)
         nn.init.zeros_(self.head.weight)  # the first guess is the training mean
+        if self.config.distribution == "gaussian":
+            nn.init.zeros_(self.spread.weight)  # and the training spread
 
     @property
     def context(self) -> int:
@@ -196,8 +214,15 @@ class EcoPerceiver(nn.Module):
         """Last hours of a window that `predict` fills."""
         return self.context if self.config.head == "dense" else 1
 
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What `predict_all` gives of each target."""
+        return ("mean", "std") if self.config.distribution == "gaussian" else ("mean",)
+
     def forward(self, batch: Batch) -> Tensor:
         """Return scaled fluxes: (B, T, targets) of a dense head, (B, 1, targets) of a last one.
+
+        A Gaussian head gives as many logarithms of variances after them, (..., 2 targets).
 
         Parameters
         ----------
@@ -217,7 +242,11 @@ class EcoPerceiver(nn.Module):
             latents = self.block_self[at](latents, future)
         for layer in self.self_layers:
             latents = layer(latents, future)
-        return self.head(latents if self.config.head == "dense" else latents[:, -1:])
+        emitted = latents if self.config.head == "dense" else latents[:, -1:]
+        mean = self.head(emitted)
+        if self.config.distribution == "none":
+            return mean
+        return torch.cat([mean.float(), bounded_log_variance(self.spread(emitted).float())], -1)
 
     def tokens(self, batch: Batch) -> Tokens:
         """Turn a batch into tokens and their masks."""
@@ -246,10 +275,45 @@ class EcoPerceiver(nn.Module):
         features = fourier_features(values, self.config.frequencies)
         embedding = self.variables[: self.sizes.inputs].expand(*features.shape[:2], -1, -1)
         tokens = self.met_norm(torch.cat([features, embedding], -1))
-        if self.training and self.config.dropout:
+        if self._drops:
             shape = list(seen.shape) if self.config.dropout_unit == "token" else [seen.shape[0], 1, seen.shape[2]]
             seen = seen & ~(self._dropped(shape, seen.device) & self.droppable)
         return tokens, seen
+
+    @property
+    def _drops(self) -> bool:
+        return bool(self.training and self.drops_itself and self.config.dropout)
+
+    def drop(self, batch: Batch, rng: np.random.Generator, rows: np.ndarray, total: int) -> Batch:
+        """Mask inputs of a batch as observational dropout does, whatever part of a larger batch it is.
+
+        Parameters
+        ----------
+        batch : Batch of arrays
+            Windows, unchanged.
+        rng : Generator
+            Of the larger batch: in the same state for each of its parts.
+        rows : (B,) int
+            Which of the larger batch's windows these are.
+        total : int
+            Windows of the larger batch.
+
+        Returns
+        -------
+        Batch of arrays
+            NaN where a token was dropped.
+        """
+        if not self.config.dropout:
+            return batch
+        per_token = self.config.dropout_unit == "token"
+        hours, slots = (n if per_token else 1 for n in (batch.met.shape[1], batch.images.shape[1]))
+        met = rng.random((total, hours, batch.met.shape[2]), np.float32)[rows] < self.config.dropout
+        met[..., list(self.sizes.protected)] = False
+        images = rng.random((total, slots, batch.images.shape[2]), np.float32)[rows] < self.config.dropout
+        return batch._replace(
+            met=np.where(met, np.float32(np.nan), batch.met),
+            images=np.where(images[..., None], np.float32(np.nan), batch.images) if slots else batch.images,
+        )
 
     def _dropped(self, shape: list[int], device: torch.device) -> Tensor:
         return torch.rand(shape, device=device) < self.config.dropout
@@ -279,7 +343,7 @@ class EcoPerceiver(nn.Module):
         images = torch.where(seen[..., None], images, _PLACEHOLDER)
         features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
         tokens = self.image_norm(torch.cat([features, self.bands.expand(len(rows), -1, -1)], -1))
-        if self.training and self.config.dropout:
+        if self._drops:
             by_window = self._dropped([len(batch.met), self.sizes.bands], seen.device)
             per_token = self.config.dropout_unit == "token"
             seen = seen & ~(self._dropped(list(seen.shape), seen.device) if per_token else by_window[window])
@@ -287,12 +351,21 @@ class EcoPerceiver(nn.Module):
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted."""
+        return self._emit(batch)[..., : self.n_targets]
+
+    def predict_all(self, batch: Batch) -> np.ndarray:
+        """Return `quantities` of each target, (B, T, quantities x targets), means first; else as `predict`."""
+        out = self._emit(batch)
+        out[..., self.n_targets :] = np.exp(0.5 * out[..., self.n_targets :])
+        return out
+
+    def _emit(self, batch: Batch) -> np.ndarray:
         if self.training:
             self.eval()
         device = self.latents.device
         with torch.inference_mode():
             out = self(Batch(*(torch.as_tensor(array, device=device) for array in batch))).float().cpu().numpy()
-        full = np.full((*batch.met.shape[:2], self.n_targets), np.nan, np.float32)
+        full = np.full((*batch.met.shape[:2], out.shape[-1]), np.nan, np.float32)
         full[:, -out.shape[1] :] = out
         return full
 
@@ -314,6 +387,20 @@ class EcoPerceiver(nn.Module):
             raise ValueError(f"tensors do not fit the config: {', '.join(names)}")
         self.load_state_dict(tensors)
         self.eval()
+
+
+def bounded_log_variance(x: Tensor) -> Tensor:
+    """Bend what a head gives into a logarithm of a variance between -8 and 8, as it is near 0.
+
+    Standard deviations then lie between 0.018 and 55 of the target's, and a head that ran to either end still has a
+    gradient to come back by, as it would not have behind a hard limit.
+
+    Examples
+    --------
+    >>> bounded_log_variance(torch.tensor([0.1, 100.0])).round(decimals=2)
+    tensor([0.1000, 8.0000])
+    """
+    return _WIDEST * torch.tanh(x / _WIDEST)
 
 
 def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,11 @@ class TrainingConfig:
     epochs : int
         Passes over the training windows.
     batch_size : int
-        Windows per step.
+        Windows of one forward and backward pass of one process: what fits its memory.
+    effective_batch : int or None
+        Windows per step of all processes together, worked off `batch_size` at a time; None is one `batch_size` for
+        each process. With it, neither `batch_size` nor the number of processes changes what a step learns from, not
+        even which tokens dropout masks.
     lr : float
         Highest learning rate.
     warmup_epochs : float
@@ -27,6 +32,18 @@ class TrainingConfig:
         Of AdamW.
     grad_clip : float
         Longest gradient; 0 clips none.
+    ema : float
+        Decay per step of a running mean of the weights, which is then what is validated and kept; 0 keeps the weights
+        themselves. The first steps decay faster, as (1 + n) / (10 + n).
+    patience : int or None
+        Stop after so many epochs without a better mean NSE on the validation towers.
+    mse_epochs : int
+        First epochs in which a Gaussian head learns its mean alone, by squared error.
+    nll_beta : float
+        Power of the predicted variance by which the Gaussian loss of each hour is weighted: 0 is the likelihood itself,
+        1 gives the mean the gradient of squared error.
+    weight_by_randunc : bool
+        Weight fluxes by the inverse of their random uncertainty's variance, plus the typical one.
     stride : int or None
         Hours between the windows of an epoch, at a phase drawn anew per site and epoch; None is half a window
         for a dense head and 1 for others.
@@ -37,40 +54,63 @@ class TrainingConfig:
     keep : {"best", "last"}
         Weights of the epoch that scored best on the validation towers, or of the last, where few towers and few
         epochs make the best a matter of luck.
-    precision : {"float32", "bfloat16"}
-        Of matrix products; sums, norms and Fourier features stay float32.
+    precision : {"auto", "float32", "bfloat16"}
+        Of matrix products in training; sums, norms and Fourier features stay float32. "auto" is bfloat16 on a GPU.
     device : str
         "auto" is a GPU where there is one.
     checkpoint_seconds : float
         The state is written so often, and after each epoch.
+    tensorboard : bool
+        Write event files for TensorBoard into the run's folder, besides log.csv.
+
+    References
+    ----------
+    Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (nll_beta), arXiv:2203.09168.
     """
 
     epochs: int = 12
     batch_size: int = 32
+    effective_batch: int | None = None
     lr: float = 2e-3
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
+    ema: float = 0.0
+    patience: int | None = None
+    mse_epochs: int = 1
+    nll_beta: float = 0.0
+    weight_by_randunc: bool = False
     stride: int | None = None
     windows_per_epoch: int | None = None
     val_windows: int = 2048
     keep: str = "best"
-    precision: str = "float32"
+    precision: str = "auto"
     device: str = "auto"
     checkpoint_seconds: float = 60.0
+    tensorboard: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
-        for name in ("stride", "windows_per_epoch"):
+        for name in ("stride", "windows_per_epoch", "effective_batch", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
         if self.keep not in ("best", "last"):
             raise ConfigError(f"keep must be best or last, found {self.keep!r}.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision must be float32 or bfloat16, found {self.precision!r}.")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"precision must be auto, float32 or bfloat16, found {self.precision!r}.")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema must be a decay in [0, 1), found {self.ema}.")
+        if not 0 <= self.nll_beta <= 1 or self.mse_epochs < 0:
+            raise ConfigError(
+                f"nll_beta must be in [0, 1] and mse_epochs 0 or more, found {self.nll_beta} and {self.mse_epochs}."
+            )
+        if self.effective_batch and self.batch_size > self.effective_batch:
+            raise ConfigError(
+                f"batch_size ({self.batch_size}) must be at most effective_batch ({self.effective_batch})."
+            )
 
     @classmethod
     def published(cls) -> TrainingConfig:
@@ -80,7 +120,12 @@ class TrainingConfig:
         ----------
         Fortier et al. 2024, arXiv:2406.04940.
         """
-        return cls(epochs=20, batch_size=4096, lr=8e-5, precision="bfloat16")
+        return cls(epochs=20, batch_size=1024, effective_batch=4096, lr=8e-5, precision="bfloat16")
+
+    @property
+    def learned(self) -> dict[str, object]:
+        """The settings that decide on the weights, without those of logging and saving."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("checkpoint_seconds", "tensorboard")}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> TrainingConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from fluxcube.samples.splits import Split
 STATE = "state.safetensors"
 SPLIT = "split.json"
 LOG = "log.csv"
+EVENTS = "tensorboard"
+
+#: What `torchrun` tells each process that it starts.
+_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,17 @@ class Run:
         One row per epoch, or one row of a model without epochs.
     summary : str
         One line on how it went.
+    calibration : mapping
+        Of each target, where the model gives standard deviations: the factor that calibrates them on the validation
+        towers, and the share of measured hours that intervals of 50, 80, 90 and 95 % hold; see
+        `fluxcube.training.calibration.calibrate`.
     """
 
     path: Path
     split: Split
     history: tuple[Mapping, ...] = field(default=(), repr=False)
     summary: str = ""
+    calibration: Mapping[str, Mapping] = field(default_factory=dict, repr=False)
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -60,8 +70,7 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
     if foreign:
         raise CheckpointError(f"{folder} holds other files ({', '.join(foreign[:3])}): give the run its own folder.")
     if overwrite:
-        for name in found:
-            (folder / name).unlink()
+        clear(folder)
     elif RUN in found:
         raise CheckpointError(f"{folder} holds a finished run: give overwrite=True, or another folder.")
     elif STATE in found:
@@ -71,20 +80,46 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def by_torchrun() -> bool:
+    """Return whether `torchrun` started this process as one of several."""
+    return all(name in os.environ for name in _TOLD) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def clear(folder: Path) -> None:
+    """Remove a run's files, and none of anything else (CheckpointError)."""
+    for path in folder.iterdir():
+        if not _ours(path.name):
+            raise CheckpointError(f"{path} is no file of a run: remove it yourself.")
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _ours(name: str) -> bool:
-    return name in (RUN, STATE, SPLIT, LOG) or name.startswith((".", "model."))
+    return name in (RUN, STATE, SPLIT, LOG, EVENTS) or name.startswith((".", "model."))
 
 
 def _check_same(folder: Path, request: Mapping) -> None:
     from fluxcube.training.state import read_request
 
-    was, now = _flat(read_request(folder / STATE)), _flat(request)
-    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
-    if differ:
-        named = "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differ[:3])
+    if named := differences(read_request(folder / STATE), request):
         raise ConfigError(
             f"{folder} holds an unfinished run of other settings: {named}. Give overwrite=True to drop it."
         )
+
+
+def differences(was: Mapping, now: Mapping) -> str:
+    """Name the first settings in which two requests differ; "" where none does.
+
+    Examples
+    --------
+    >>> differences({"training": {"lr": 0.1}}, {"training": {"lr": 0.2}})
+    'training.lr was 0.1, is 0.2'
+    """
+    was, now = _flat(was), _flat(now)
+    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differ[:3])
 
 
 def _flat(values: Mapping, prefix: str = "") -> dict[str, object]:

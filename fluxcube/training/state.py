@@ -26,8 +26,12 @@ class Counters:
     ----------
     epoch, step : int
         Epochs done, and steps done of the next.
+    updates : int
+        Steps of all epochs.
     loss, hours : float
-        Sum of squared errors and number of fluxes of the epoch so far.
+        Sum of the losses and number (or weight) of fluxes of the epoch so far.
+    windows : int
+        Windows of the epoch so far.
     best : float or None
         Best validation score so far.
     seconds : float
@@ -38,8 +42,10 @@ class Counters:
 
     epoch: int = 0
     step: int = 0
+    updates: int = 0
     loss: float = 0.0
     hours: float = 0.0
+    windows: int = 0
     best: float | None = None
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
@@ -49,13 +55,14 @@ def save_state(
     path: Path,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: Mapping[str, torch.Tensor],
+    kept: Mapping[str, Mapping[str, torch.Tensor]],
     counters: Counters,
     request: Mapping,
 ) -> None:
-    """Write weights, best weights, moments, random state and counters; a kill leaves the last whole state."""
+    """Write weights, `kept` ones (best, averaged), moments, random state and counters; a kill leaves the last state."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"best/{k}": v for k, v in best.items()}
+    for part, weights in kept.items():
+        tensors |= {f"{part}/{k}": v for k, v in weights.items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = value
@@ -69,9 +76,18 @@ def save_state(
 
 
 def load_state(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, torch.Tensor], Counters]:
-    """Put a saved state back; return the best weights and the counters.
+    content: bytes, path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, dict[str, torch.Tensor]], Counters]:
+    """Put a saved state back; return the kept weights by part (best, averaged), and the counters.
+
+    Parameters
+    ----------
+    content : bytes
+        Of the state's file, which only the first process may be able to read.
+    path : Path
+        Its name, for messages.
+    model, optimizer : Module, Optimizer
+        Changed in place.
 
     Raises
     ------
@@ -79,14 +95,13 @@ def load_state(
         If the file is damaged.
     """
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            counters = Counters(**json.loads(file.metadata()["counters"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        counters = Counters(**json.loads(_about(content)["counters"]))
         parts: dict[str, dict] = {}
-        for name, value in tensors.items():
+        for name, value in safetensors.torch.load(content).items():
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = value
         model.load_state_dict(parts["model"])
+        random = parts["random"]["cpu"]
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
     for name, parameter in model.named_parameters():
@@ -94,10 +109,10 @@ def load_state(
             optimizer.state[parameter] = {
                 key: parts[key][name].to("cpu" if key == "step" else parameter.device) for key in _MOMENTS
             }
-    torch.set_rng_state(parts["random"]["cpu"])
+    torch.set_rng_state(random)
     if "cuda" in parts["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(parts["random"]["cuda"])
-    return parts.get("best", {}), counters
+    return {part: parts[part] for part in ("best", "average") if part in parts}, counters
 
 
 def read_request(path: Path) -> dict:
@@ -107,3 +122,9 @@ def read_request(path: Path) -> dict:
             return json.loads(file.metadata()["request"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
+
+
+def _about(content: bytes) -> dict[str, str]:
+    """Return the text that stands in the header of a safetensors file: its length, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length])["__metadata__"]

@@ -69,7 +69,7 @@ def test_small_preset_is_small():
     [
         {"latent": 32}, {"frequencies": 5}, {"static_frequencies": 1}, {"embedding": 6}, {"context": 14}, {"heads": 4},
         {"mlp_ratio": 2}, {"blocks": 3}, {"self_layers": 2}, {"share": False}, {"head": "last"}, {"dropout": 0.0},
-        {"dropout_unit": "variable"},
+        {"dropout_unit": "variable"}, {"distribution": "gaussian"},
     ],
     ids=str,
 )  # fmt: skip
@@ -85,7 +85,81 @@ def test_every_setting_changes_something(change):
 
 def test_every_field_is_covered_by_the_test_above():
     marks = test_every_setting_changes_something.pytestmark
-    assert {next(iter(c)) for c in marks[0].args[1]} == {f.name for f in dataclasses.fields(EcoPerceiverConfig)}
+    covered = {next(iter(c)) for c in marks[0].args[1]} | {"causal"}  # which has a test of its own
+    assert covered == {f.name for f in dataclasses.fields(EcoPerceiverConfig)}
+
+
+def test_without_causality_an_earlier_hour_sees_a_later_one():
+    """The last hour sees all before it either way; what it hears from the first differs with what that one sees."""
+    config = dataclasses.replace(TINY, head="last", self_layers=2)
+    causal, free = make_model(config), make_model(dataclasses.replace(config, causal=False))
+    assert causal.weights() == free.weights()
+    assert not torch.allclose(run(causal, make_batch()), run(free, make_batch()))
+    with pytest.raises(ConfigError, match="causal"):
+        dataclasses.replace(TINY, causal=False)
+
+
+GAUSSIAN = dataclasses.replace(TINY, distribution="gaussian")
+
+
+def test_a_gaussian_head_begins_with_the_training_spread_and_leaves_the_mean_alone():
+    plain, gaussian = make_model(), make_model(GAUSSIAN)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            gaussian.get_parameter(name).copy_(parameter)
+    batch = Batch(*(part.numpy() for part in make_batch()))
+    both = gaussian.predict_all(batch)
+    assert gaussian.quantities == ("mean", "std") and plain.quantities == ("mean",)
+    np.testing.assert_array_equal(both[..., :2], plain.predict(batch))
+    np.testing.assert_array_equal(gaussian.predict(batch), plain.predict(batch))
+    np.testing.assert_array_equal(both[..., 2:], 1.0)
+
+
+def test_the_variance_stays_within_bounds_and_comes_back():
+    x = torch.tensor([-1e9, -20.0, 0.0, 20.0, 1e9], requires_grad=True)
+    y = ecoperceiver.bounded_log_variance(x)
+    assert (y.abs() <= 8).all() and y[2] == 0
+    y.sum().backward()
+    assert torch.isfinite(x.grad).all() and x.grad[1] > 0 and x.grad[3] > 0 and x.grad[2] == 1
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("distribution", ["none", "gaussian"])
+@pytest.mark.parametrize("head", ["last", "dense"])
+def test_a_sample_without_any_predictor_gives_a_finite_number(head, distribution, half):
+    for sizes in (SIZES, Sizes(inputs=6, targets=2)):
+        model = make_model(dataclasses.replace(TINY, head=head, distribution=distribution), sizes).train()
+        batch = make_batch(3, sizes=sizes)
+        if not sizes.classes:
+            batch = batch._replace(classes=torch.empty(3, 0, dtype=torch.int64))
+        batch.met[1] = torch.nan
+        batch = batch._replace(
+            images=batch.images.index_fill(0, torch.tensor([1]), torch.nan),
+            numbers=batch.numbers.index_fill(0, torch.tensor([1]), torch.nan),
+            classes=batch.classes.index_fill(0, torch.tensor([1]), -1),
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = model(batch)
+        assert torch.isfinite(out).all()
+        out.float().square().sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("unit", ["token", "variable"])
+def test_masks_drawn_for_a_batch_are_those_of_its_parts_and_of_its_own_dropout(unit):
+    model = make_model(dataclasses.replace(TINY, dropout_unit=unit))
+    whole = Batch(*(part.numpy() for part in make_batch(400)))
+    whole = whole._replace(met=np.nan_to_num(whole.met))
+    dropped = model.drop(whole, np.random.default_rng(3), np.arange(400), 400)
+    odd = np.arange(1, 400, 2)
+    part = model.drop(Batch(*(a[odd] for a in whole)), np.random.default_rng(3), odd, 400)
+    for a, b in zip(dropped, part, strict=True):
+        np.testing.assert_array_equal(a[odd], b)
+    gone, bands = np.isnan(dropped.met), np.isnan(dropped.images).all(-1)
+    assert not gone[..., :2].any()
+    assert abs(gone[..., 2:].mean() - 0.3) < 0.03 and abs(bands.mean() - 0.3) < 0.04
+    assert (gone == gone[:, :1]).all() if unit == "variable" else not (gone == gone[:, :1]).all(1)[:, 2:].any(1).all()
+    np.testing.assert_array_equal(dropped.met[~gone], whole.met[~gone])
 
 
 def test_every_weight_is_used():

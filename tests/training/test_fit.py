@@ -214,7 +214,8 @@ def test_row_models_are_seeded_and_predict(cube, tmp_path, name):
 def test_every_setting_of_training_changes_something(cube, whole, tmp_path):
     changes = {
         "epochs": 1, "batch_size": 8, "lr": 1e-3, "warmup_epochs": 0.5, "weight_decay": 0.5, "betas": (0.5, 0.9),
-        "grad_clip": 0.01, "stride": 6, "windows_per_epoch": 30, "precision": "bfloat16",
+        "grad_clip": 0.01, "stride": 6, "windows_per_epoch": 30, "precision": "bfloat16", "effective_batch": 32,
+        "ema": 0.9,
     }  # fmt: skip
     for name, value in changes.items():
         eco(cube, tmp_path / name, training=dataclasses.replace(FAST, **{name: value}))
@@ -222,14 +223,15 @@ def test_every_setting_of_training_changes_something(cube, whole, tmp_path):
     few = eco(cube, tmp_path / "val", training=dataclasses.replace(FAST, val_windows=5))
     assert few.history[0]["val_nse_NEE"] != whole.history[0]["val_nse_NEE"]
     assert few.history[0]["loss"] == whole.history[0]["loss"]
-    # device and checkpoint_seconds change no number.
-    assert {f.name for f in dataclasses.fields(TrainingConfig)} == {
-        *changes,
-        "val_windows",
-        "device",
-        "checkpoint_seconds",
-        "keep",
-    }
+    gaussian = dataclasses.replace(TINY, distribution="gaussian")
+    plain = eco(cube, tmp_path / "gaussian", config=gaussian)
+    for name, value in {"mse_epochs": 2, "nll_beta": 0.5}.items():
+        eco(cube, tmp_path / name, config=gaussian, training=dataclasses.replace(FAST, **{name: value}))
+        assert weights(tmp_path / name) != weights(plain.path), name
+    # These change no number of a step, or have tests of their own.
+    other = {"val_windows", "device", "checkpoint_seconds", "keep", "patience", "tensorboard", "weight_by_randunc"}
+    gaussians = {"mse_epochs", "nll_beta"}
+    assert {f.name for f in dataclasses.fields(TrainingConfig)} == {*changes, *gaussians, *other}
 
 
 def test_validation_scores_as_evaluation_does():
@@ -243,7 +245,7 @@ def test_the_last_epoch_is_kept_if_asked(cube, whole, tmp_path):
     """The last epoch of a run of two equals the last of the same run without a validation that could choose."""
     last = eco(cube, tmp_path / "last", training=dataclasses.replace(FAST, keep="last"))
     blind = dataclasses.replace(whole.split, train=whole.split.train, val=())
-    unseen = eco(cube, tmp_path / "blind", split=blind)
+    unseen = eco(cube, tmp_path / "blind", split=blind, training=dataclasses.replace(FAST, keep="last"))
     assert weights(last.path) == weights(unseen.path)
 
 
@@ -264,7 +266,8 @@ def test_options_reach_the_features(cube, tmp_path):
 def test_a_split_file_is_used_and_kept(cube, tmp_path):
     sites = cube.site.values.tolist()
     Split(train=sites[:8], test=sites[8:]).save(tmp_path / "mine.json")
-    run = eco(cube, tmp_path / "run", split=tmp_path / "mine.json", epochs=1)
+    last = dataclasses.replace(FAST, keep="last", epochs=1)
+    run = eco(cube, tmp_path / "run", split=tmp_path / "mine.json", training=last)
     assert run.split.train == tuple(sites[:8])
     assert "no validation" in run.summary
     assert json.loads((run.path / "split.json").read_text())["test"] == sites[8:]

@@ -1,0 +1,136 @@
+"""One run: a plan and a seed in, a folder with a checkpoint out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxcube.models import checkpoint, registry
+from fluxcube.models.base import Model, RowModel
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.towers import Towers, load_towers
+from fluxcube.training.calibration import summary as coverage
+from fluxcube.training.plan import DESCENT, Plan
+from fluxcube.training.rows import ROWS_STATE, SiteRows, fit_rows
+from fluxcube.training.run import LOG, SPLIT, STATE, Run, prepare, write_log
+from fluxcube.variables import table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A plan's towers, read when they are first asked for: several seeds share them.
+
+    Attributes
+    ----------
+    plan : Plan
+        What to learn.
+    progress : callable or None
+        ``progress(done, total, text)`` while reading.
+    """
+
+    plan: Plan
+    progress: Callable | None = None
+
+    @functools.cached_property
+    def train(self) -> Towers | SiteRows:
+        """Training towers, fluxes scaled."""
+        towers = self._read("train", self.plan.spec, self.plan.max_qc)
+        return towers if self.plan.start is not None else towers.scaled()
+
+    @functools.cached_property
+    def val(self) -> Towers | SiteRows | None:
+        """Validation towers with their measured fluxes, scaled alike; None where there are none."""
+        towers = self._read("val", self.train.spec, 0) if self.plan.split.val else None
+        return towers if towers is not None and towers.observed().any() else None
+
+    @functools.cached_property
+    def val_windows(self) -> Towers | None:
+        """As `val`, in memory whatever the model is."""
+        if isinstance(self.val, SiteRows):
+            return load_towers(self.val.cube, self.val.sites, self.val.spec, 0, self.progress)
+        return self.val
+
+    def _read(self, part: str, spec: FeatureSpec, max_qc: int | None) -> Towers | SiteRows:
+        read = load_towers if self.plan.model in DESCENT else SiteRows
+        cube, sites = self.plan.split.part(self.plan.cube, part), getattr(self.plan.split, part)
+        return read(cube, sites, spec, max_qc, self.progress)
+
+
+def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: bool, progress: Callable | None) -> Run:
+    """Train one model into a folder; see `fluxcube.training.fit.fit`."""
+    plan = data.plan
+    request = plan.request(seed)
+    world = _world(plan)
+    first = world.first if world else (lambda call: call())
+    first(lambda: prepare(folder, request, overwrite=overwrite, resume=resume))
+    first(lambda: plan.split.save(folder / SPLIT))
+    if world:
+        from fluxcube.training.descent import descend
+
+        made, history, summary, calibration = descend(
+            plan, data.train, data.val, world, seed=seed, folder=folder, request=request, progress=progress
+        )
+    else:
+        made, history, summary = _fit_rows(plan, data, seed, folder, progress)
+        calibration = {}
+    about = metadata(plan, data.train.spec, request, history, calibration, made)
+    first(lambda: _finish(made, folder, about))
+    summary = "; ".join(filter(None, (summary, coverage(calibration))))
+    return Run(folder, plan.split, tuple(history), summary, calibration)
+
+
+def _world(plan: Plan):
+    """Return the processes that train together; None for a model that one process trains at once."""
+    if plan.model not in DESCENT:
+        return None
+    from fluxcube.training.parallel import World
+
+    return World.join(plan.training.device)
+
+
+def _fit_rows(plan: Plan, data: Data, seed: int, folder: Path, progress) -> tuple[Model, list, str]:
+    made = registry.build(plan.model, plan.config, plan.sizes())
+    state, request = folder / ROWS_STATE, plan.request(seed)
+    logged = fit_rows(made, data.train, data.val, seed=seed, progress=progress, state=state, request=request)
+    if logged:
+        write_log(folder / LOG, [logged])
+    return made, [logged] if logged else [], _row_summary(made, logged)
+
+
+def _row_summary(model: RowModel, logged: Mapping) -> str:
+    details = ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in logged.items())
+    return f"{model.kind}: {details}" if details else f"{model.kind}: fitted"
+
+
+def _finish(made: Model, folder: Path, about: Mapping) -> None:
+    checkpoint.save(made, folder, about)
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def metadata(plan: Plan, spec: FeatureSpec, request: Mapping, history: list, calibration: Mapping, model) -> dict:
+    """Return what a checkpoint keeps beside the weights."""
+    inputs = [
+        {"name": name, "units": table()[variable].units}
+        for name, variable in zip(spec.inputs, spec.input_variables, strict=True)
+    ]
+    kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
+    return {
+        "features": spec.to_dict(),
+        "inputs": inputs,
+        "target_units": {name: table()[name].units for name in spec.targets},
+        "split": plan.split.to_dict(),
+        "training_sites": list(plan.split.train),
+        "seed": request["seed"],
+        "max_qc": request["max_qc"],
+        "training": request["training"] if hasattr(model, "parameters") else None,
+        "init": request["init"],
+        "request": dict(request),
+        "history": history,
+        "calibration": dict(calibration),
+        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs},
+    }
