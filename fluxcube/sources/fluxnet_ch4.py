@@ -105,6 +105,4 @@ def _check_header(header: Sequence[str], location: Location) -> None:
         )
 
 
-_DIALECT = Dialect(
-    layers=_layers, check_header=_check_header, stacked=True, flags_of=dict.fromkeys(_PARTITIONED, "NEE")
-)
+_DIALECT = Dialect(layers=_layers, check_header=_check_header, flags_of=dict.fromkeys(_PARTITIONED, "NEE"))

@@ -77,9 +77,9 @@ def read_oneflux(
 
     Notes
     -----
-    A variable is read from the first of its aliases that has a value. The flag is column ``<column>_QC``, NEE's for
-    GPP and RECO. Where there is none, a measured column counts as 0, ``_F`` as 2, and ``_F_MDS`` and ONEFlux's filled
-    fluxes (``_VUT_``, ``_CUT_``) as 3.
+    Each step is read from the first of a variable's aliases that has a value there: PA where the air's pressure was
+    measured, PA_F where it was filled. The flag is column ``<column>_QC``, NEE's for GPP and RECO. Where there is none,
+    a measured column counts as 0, ``_F`` as 2, and ``_F_MDS`` and ONEFlux's filled fluxes (``_VUT_``, ``_CUT_``) as 3.
     """
     path = archive_or_path.path if isinstance(archive_or_path, Archive) else archive_or_path
     named = archive_or_path if isinstance(archive_or_path, Archive) else parse_name(os.path.basename(path))

@@ -64,8 +64,6 @@ class Dialect:
         The layers of a Variable, best first.
     check_header : callable
         Is given names and Location, and raises SourceError where the file is of another dialect.
-    stacked : bool
-        Whether a step without a value in the best layer takes it from the next; else one layer gives them all.
     ignore_case : bool
         Whether names of columns differ by case only by accident.
     flags_of : mapping of str to str
@@ -74,7 +72,6 @@ class Dialect:
 
     layers: Callable[[Variable], Sequence[Layer]]
     check_header: Callable[[Sequence[str], Location], None]
-    stacked: bool = False
     ignore_case: bool = False
     flags_of: Mapping[str, str] = field(default_factory=dict)
 
@@ -369,46 +366,51 @@ def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect,
     """Return values, flags and uncertainties of the variables that are there, and where they came from."""
     found = _Found()
     for name in names:
-        row = table.variable(name)
-        layers = _layers(frame, dialect, row)
-        if not layers:
+        present = _present(frame, name, dialect)
+        if not present:
             continue
-        values, flags, without = _stack(frame, name, dialect, where)
+        stack = _stack(frame, name, dialect, where)
         if name in dialect.flags_of:
-            _, others, _ = _stack(frame, dialect.flags_of[name], dialect, where)
-            flags = np.where((flags >= 0) & (others >= 0), others, flags)
-        found.arrays |= {name: values, f"{name}_QC": flags}
-        found.columns[name] = ", ".join(layer.column for layer in layers)
-        found.assumed |= {name: without} if without else {}
-        found.arrays |= _uncertainties(frame, row, where)
+            others = _stack(frame, dialect.flags_of[name], dialect, where).flags
+            stack.flags = np.where((stack.flags >= 0) & (others >= 0), others, stack.flags)
+        found.arrays |= {name: stack.values, f"{name}_QC": stack.flags}
+        found.columns[name] = ", ".join(stack.columns or [present[0].column])
+        found.assumed |= {name: stack.assumed} if stack.assumed else {}
+        found.arrays |= _uncertainties(frame, table.variable(name), where)
     return found
 
 
-def _layers(frame: pd.DataFrame, dialect: Dialect, row: Variable) -> list[Layer]:
-    """Return the layers to read: the best that has a value, or all that have one where the dialect stacks them."""
-    present = [layer for layer in dialect.layers(row) if layer.column in frame]
-    filled = [layer for layer in present if (frame[layer.column].notna() & (frame[layer.column] != MISSING)).any()]
-    chosen = filled or present
-    return chosen if dialect.stacked and filled else chosen[:1]
+def _present(frame: pd.DataFrame, name: str, dialect: Dialect) -> list[Layer]:
+    return [layer for layer in dialect.layers(table.variable(name)) if layer.column in frame]
 
 
-def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return values, flags, and how many flags were assumed: each step's from the first layer that has a value."""
-    layers = _layers(frame, dialect, table.variable(name))
-    values = np.full(len(frame), np.nan, np.float32)
-    flags = np.full(len(frame), -1, np.int8)
-    without = 0
-    for layer in layers:
+@dataclass
+class _Stack:
+    """Values and flags (time,), the columns that gave some, and how many flags were assumed."""
+
+    values: np.ndarray
+    flags: np.ndarray
+    columns: list[str] = field(default_factory=list)
+    assumed: int = 0
+
+
+def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _Stack:
+    """Take each step's value from the first layer that has one."""
+    stack = _Stack(np.full(len(frame), np.nan, np.float32), np.full(len(frame), -1, np.int8))
+    for layer in _present(frame, name, dialect):
         more = _values(frame, layer.column, where)
+        taken = np.isnan(stack.values) & ~np.isnan(more)
+        if not taken.any():
+            continue
         check_units(name, more, f"{where.location}, column {where.written(layer.column)}")
-        taken = np.isnan(values) & ~np.isnan(more)
         theirs, blank = _flags(frame, layer, ~np.isnan(more), where)
-        if name == "NEE" and layer.flag in frame and not dialect.stacked:
+        if name == "NEE" and layer.flag in frame:
             told = np.where(blank | np.isnan(more), -1, theirs)
             check_fills(more, told, f"{where.location}, column {where.written(layer.flag)}")
-        values[taken], flags[taken] = more[taken], theirs[taken]
-        without += int((blank & taken).sum())
-    return values, flags, without
+        stack.values[taken], stack.flags[taken] = more[taken], theirs[taken]
+        stack.columns.append(layer.column)
+        stack.assumed += int((blank & taken).sum())
+    return stack
 
 
 def _values(frame: pd.DataFrame, column: str, where: _Where) -> np.ndarray:

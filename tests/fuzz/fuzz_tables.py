@@ -147,18 +147,20 @@ def _number(text: str) -> float:
 
 
 def _variable(name: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
-    present = [i for i, column in enumerate(_MEANING[name][0]) if column in cells]
-    if not present:
+    layers = [layer for layer in zip(*_MEANING[name], strict=True) if layer[0] in cells]
+    if not layers:
         return {}
-    filled = [i for i in present if not all(math.isnan(v) for v in cells[_MEANING[name][0][i]])]
-    column, flag, assumed = (part[(filled or present)[0]] for part in _MEANING[name])
-    _check_finite(cells[column])
-    raw = cells.get(flag) or [math.nan] * len(cells[column])
-    if any(not math.isnan(value) and value not in (0, 1, 2, 3) for value in raw):
-        raise Refused("no flag")
-    pairs = zip(cells[column], raw, strict=True)
-    flags = [-1 if math.isnan(v) else assumed if math.isnan(f) else int(f) for v, f in pairs]
-    return {name: np.array(cells[column], np.float32), f"{name}_QC": np.array(flags, np.int8)}
+    rows = len(cells[layers[0][0]])
+    values, flags = [math.nan] * rows, [-1] * rows
+    for column, flag, assumed in layers:
+        _check_finite(cells[column])
+        mine = [i for i in range(rows) if math.isnan(values[i]) and not math.isnan(cells[column][i])]
+        raw = cells.get(flag, [math.nan] * rows)
+        if mine and any(not math.isnan(value) and value not in (0, 1, 2, 3) for value in raw):
+            raise Refused("no flag")
+        for i in mine:
+            values[i], flags[i] = cells[column][i], assumed if math.isnan(raw[i]) else int(raw[i])
+    return {name: np.array(values, np.float32), f"{name}_QC": np.array(flags, np.int8)}
 
 
 def _check_finite(values: Sequence[float]) -> None:

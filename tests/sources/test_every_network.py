@@ -51,8 +51,10 @@ def truth(network: str, product: str | None, record: Record) -> dict[str, tuple[
 def _oneflux_truth(record, *, raw):
     c, out = record.columns, {}
     for name in (*_FILLED, "PA", "P", "WS"):
-        measured = raw and name in ("PA", "P", "WS")
-        out[name] = (c[name], 0) if measured else (c[f"{name}_F"], c[f"{name}_F_QC"])
+        values, flags = c[f"{name}_F"], c[f"{name}_F_QC"]
+        if raw and name in ("PA", "P", "WS"):
+            values, flags = (np.where(np.isfinite(c[name]), one, two) for one, two in ((c[name], values), (0, flags)))
+        out[name] = values, flags
     out |= {name: (c[name], 0) for name in _RAW}
     out |= {name: (c[mds_column(name)], c[f"{mds_column(name)}_QC"]) for name in _MDS}
     out |= {name: (c[f"{name}_VUT_REF"], c["NEE_VUT_REF_QC"]) for name in ("NEE", *_PARTS)}

@@ -132,11 +132,15 @@ def test_lower_case_flags_are_no_flags(tmp_path):
     assert read(tmp_path, lines(["TA_F", "TA_F_qc"], [["1", "0"]])).TA_QC.item() == 2
 
 
-def test_the_best_alias_that_has_a_value_is_read(tmp_path):
+def test_each_step_has_the_best_alias_that_has_a_value(tmp_path):
+    """What a FULLSET measured does not hide how its gaps were filled: its SUBSET has the fills, too."""
     columns = ["PA_F", "PA", "PA_F_QC"]
-    found = read(tmp_path, lines(columns, [["99", "98", "2"], ["99", "-9999", "2"]]))
-    np.testing.assert_array_equal(found.PA, np.float32([98, np.nan]))
-    np.testing.assert_array_equal(found.PA_QC, [0, -1])
+    found = read(tmp_path, lines(columns, [["99", "98", "2"], ["99", "-9999", "2"], ["-9999", "-9999", "-9999"]]))
+    np.testing.assert_array_equal(found.PA, np.float32([98, 99, np.nan]))
+    np.testing.assert_array_equal(found.PA_QC, [0, 2, -1])
+    assert json.loads(found.columns) == {"PA": "PA, PA_F"}
+    found = read(tmp_path, lines(columns, [["99", "98", "2"], ["99", "97", "2"]]))
+    assert json.loads(found.columns) == {"PA": "PA"} and (found.PA_QC == 0).all()
     found = read(tmp_path, lines(columns, [["99", "-9999", "2"], ["99", "-9999", "2"]]))
     np.testing.assert_array_equal(found.PA, np.float32([99, 99]))
     np.testing.assert_array_equal(found.PA_QC, [2, 2])
