@@ -17,7 +17,8 @@ maps      one array per flux (time, latitude, longitude)             land_fracti
 ========  =========================================================  ==================================
 
 Times are UTC at the start of the hour, one step an hour, without holes. A daily cube, which says
-``resolution: daily`` in its attributes, has local dates instead, one step a day.
+``resolution: daily`` in its attributes, has local dates instead, one step a day. Cubes that fluxcube built also have,
+on site, citation, doi and licence: one a publication, in the order of network; see ``ds.fluxcube.citations()``.
 """
 
 from __future__ import annotations

@@ -510,3 +510,29 @@ def test_a_daily_cube_has_local_days_and_grows_like_an_hourly_one(raw, tmp_path)
     with pytest.raises(ConfigError, match="resolution is 'daily'"):
         build_carbonsense(raw, tmp_path / "d", append=True)
     assert open_report(tmp_path / "d").hours.gt(0).all()
+
+
+def test_a_daily_cube_has_clear_reflectance_of_its_own_time(tmp_path):
+    """MOD09GA of three days: two within the tower's time and month before, one long after it."""
+    pytest.importorskip("pyhdf.SD")
+    from modis_files import daily, name_of, tile_of, write_hdf
+
+    from fluxcube.cubes.chips import block_index
+    from fluxcube.cubes.surface import build_surface
+
+    latitude, longitude = 46.8153, 9.8559  # well inside its tile
+    rows, cols = block_index(latitude, longitude, [750, 250, -250, -750], [-750, -250, 250, 750])
+    corner = (int(rows.min()) - 8) // 2 * 2, (int(cols.min()) - 8) // 2 * 2
+    raw = np.random.default_rng(0).integers(100, 6000, (7, 24, 24))
+    (tmp_path / "modis").mkdir()
+    for day in ("2009-12-20", "2010-01-01", "2010-06-01"):
+        grids = daily(raw + int(day[-2:]), np.full((12, 12), 0b1000), corner)
+        write_hdf(tmp_path / "modis" / name_of("MOD09GA", day, tile_of(corner)), grids)
+    write_archive(tmp_path / "raw", "US-Aaa", columns(5 * 48))
+    write_places(tmp_path / "raw", {"US-Aaa": (latitude, longitude, 1, "GRA")})
+    build_carbonsense(tmp_path / "raw", tmp_path / "c", resolution="daily", modis=tmp_path / "modis")
+    ds = validate_cube(open_carbonsense(tmp_path / "c")).load()
+    assert ds.day.values.astype("datetime64[D]").astype(str).tolist() == ["2009-12-20", "2010-01-01"]
+    expected = build_surface(tmp_path / "modis", np.array([latitude]), np.array([longitude])).sel(day=ds.day)
+    np.testing.assert_array_equal(ds.surface, expected)
+    assert ds.surface.dtype == np.float32 and ds.band.values.tolist() == expected.band.values.tolist()
