@@ -210,8 +210,8 @@ class Boosting(RowModel):
         targets = train.targets()
         held = None if val is None else val.targets()
         for i in range(len(state.done), self.n_targets):
-            feed = _Feed(train, i, _chosen(targets[:, i], i, self.config.max_rows, seed))
-            watched = _Feed(val, i, seen) if held is not None and len(seen := _seen(held[:, i])) else None
+            feed = Feed(train, i, _chosen(targets[:, i], i, self.config.max_rows, seed))
+            watched = Feed(val, i, seen) if held is not None and len(seen := _seen(held[:, i])) else None
             spread = float(np.nanvar(held[:, i], dtype=np.float64)) if watched else 0.0
             grown = self._grow(feed, watched, seed, state, keep, _shifted(progress, i, self))
             state = state.with_target(*grown, spread)
@@ -220,7 +220,7 @@ class Boosting(RowModel):
         self.boosters = [_booster(trees) for trees in state.done]
         return state.log
 
-    def _grow(self, feed: _Feed, watched: _Feed | None, seed: int, state: Growth, keep, progress):
+    def _grow(self, feed: Feed, watched: Feed | None, seed: int, state: Growth, keep, progress):
         train = feed.matrix()
         val = watched.matrix(train) if watched else None
 
@@ -292,9 +292,9 @@ class Growth:
         i = len(self.done)
         log = {**self.log, f"trees_{i}": booster.num_boosted_rounds()}
         if scores:
-            log[f"val_rmse_{i}"] = rmse = scores[booster.num_boosted_rounds() - 1]
+            log[f"val_rmse_{i}"] = error = scores[booster.num_boosted_rounds() - 1]
             if spread > 0:
-                log[f"val_nse_{i}"] = 1 - rmse**2 / spread
+                log[f"val_nse_{i}"] = 1 - error**2 / spread
         return Growth((*self.done, bytes(booster.save_raw("ubj"))), log)
 
 
@@ -315,8 +315,18 @@ class WholeRows:
 
 
 @dataclass(frozen=True)
-class _Feed:
-    """The rows of one target that XGBoost gets to see."""
+class Feed:
+    """The rows of one target that XGBoost gets to see.
+
+    Attributes
+    ----------
+    rows : Rows
+        Of all targets.
+    target : int
+        Which.
+    chosen : (n,) int64
+        Numbers of the rows, ascending.
+    """
 
     rows: Rows
     target: int
@@ -343,6 +353,7 @@ class _Feed:
         return xgboost.QuantileDMatrix(Parts(), ref=ref)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield chosen rows (n, F) and their target (n,)."""
         at = 0
         for x, y in self.rows.chunks():
             first, last = np.searchsorted(self.chosen, (at, at + len(x)))
@@ -399,24 +410,38 @@ def grow(
     list of float
         Validation RMSE of all rounds.
     """
-    xgboost = _xgboost()
     scores = list(scores)
-    held = [train] if val is None else [train, val]
-    booster = xgboost.Booster(dict(params), held, model_file=bytearray(start) if start else None)
+    booster = new_booster(params, train, val, start)
     for done in range(first, rounds):
         if early and scores and len(scores) - 1 - int(np.argmin(scores)) >= early:
             break
-        if done % ROUNDS == 0:
-            _forget_draws(booster)
-        booster.update(train, done)
+        add_tree(booster, train, done)
         if val is not None:
-            scores.append(float(booster.eval(val, "val", done).rpartition(":")[2]))
+            scores.append(rmse(booster, val))
         if after:
             after(done + 1, booster, scores)
     if early and scores:
         booster = booster[: int(np.argmin(scores)) + 1]
     booster.set_param({"device": "cpu"})
     return booster, scores
+
+
+def new_booster(params: Mapping, train, val=None, start: bytes | None = None):
+    """Return a booster without trees, or with those of `start` (UBJSON), that keeps its sums for both matrices."""
+    held = [train] if val is None else [train, val]
+    return _xgboost().Booster(dict(params), held, model_file=bytearray(start) if start else None)
+
+
+def add_tree(booster, train, done: int) -> None:
+    """Grow the tree after the first `done`, in place."""
+    if done % ROUNDS == 0:
+        _forget_draws(booster)
+    booster.update(train, done)
+
+
+def rmse(booster, matrix) -> float:
+    """Return the root mean square error on a matrix."""
+    return float(booster.eval(matrix).rpartition(":")[2])
 
 
 def _forget_draws(booster) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,8 +24,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.scaling import fit_scaling, scale
 from fluxcube.samples.towers import Towers, load_towers, site_years
 from fluxcube.samples.windows import gather
-
-log = logging.getLogger(__name__)
+from fluxcube.training.run import differences
 
 #: File of a run's folder in which an unfinished row model waits to be taken up again.
 ROWS_STATE = ".rows.state"
@@ -63,9 +62,19 @@ class SiteRows:
     progress: Callable | None = field(default=None, repr=False)
 
     @cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        parts = [_kept(part) for part in self._read(self.max_qc)]
+        return np.concatenate(parts), np.array([len(part) for part in parts])
+
+    @property
     def fluxes(self) -> np.ndarray:
         """Scaled fluxes (N, targets) of all hours with an observed one."""
-        return np.concatenate([_kept(part) for part in self._read(self.max_qc)])
+        return self._rows[0]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of such hours of each site (n,)."""
+        return self._rows[1]
 
     def observed(self) -> np.ndarray:
         """Return whether any target is observed in each row (N,): always."""
@@ -89,7 +98,7 @@ class SiteRows:
         mean, spread = fit_scaling([self.fluxes], self.spec.targets)
         spec = dataclasses.replace(self.spec, target_mean=mean, target_scale=spread)
         out = dataclasses.replace(self, spec=spec)
-        out.__dict__["fluxes"] = scale(self.fluxes, mean, spread)  # what reading again would give
+        out.__dict__["_rows"] = scale(self.fluxes, mean, spread), self.counts  # what reading again would give
         return out
 
     def towers(self) -> Iterator[Towers]:
@@ -232,15 +241,12 @@ def load_growth(path: Path, request: Mapping | None):
         raise CheckpointError(f"{path} is damaged: train anew with overwrite=True.")
     head, _, body = whole.partition(b"\n")
     about = json.loads(head)
-    now = json.loads(json.dumps(request))
-    if about["request"] != now:
-        differ = [key for key in now or {} if (about["request"] or {}).get(key) != now[key]]
+    if named := differences(about["request"] or {}, request or {}):
         raise ConfigError(
-            f"{path.parent} holds an unfinished run of other settings ({', '.join(differ) or 'request'}). Give "
-            "overwrite=True to drop it."
+            f"{path.parent} holds an unfinished run of other settings: {named}. Give overwrite=True to drop it."
         )
     edges = np.cumsum([0, *about["sizes"]]).tolist()
-    blobs = [body[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    blobs = [body[a:b] for a, b in itertools.pairwise(edges)]
     done = about["done"]
     trees = blobs[done] if len(blobs) > done else None
     return Growth(tuple(blobs[:done]), about["log"], trees, about["rounds"], tuple(about["scores"]))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fluxcube.errors import ConfigError, UnknownNameError
-from fluxcube.models import registry
+from fluxcube.models import boosting, registry
 from fluxcube.models.base import Batch, Model, Sizes
-from fluxcube.models.boosting import Boosting, BoostingConfig, chip_means
+from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig, chip_means
 from fluxcube.models.simple import MeanCycle, MeanCycleConfig, SWLinear, SWLinearConfig
 
 SIZES = Sizes(inputs=3, bands=2, numbers=1, classes=(2,), targets=2)
@@ -76,6 +76,19 @@ def test_chip_means_weigh_by_distance_from_the_centre():
     assert np.isnan(chip_means(images, np.full((2, 2), -1), 1)).all()
 
 
+def test_chip_means_leave_missing_pixels_out():
+    rng = np.random.default_rng(0)
+    images = rng.random((1, 1, 2, 64)).astype("float32")
+    images[0, 0, 0, rng.permutation(64)[:30]] = np.nan
+    images[0, 0, 1] = np.nan
+    mean = chip_means(images, np.array([[0]]), 2)[0]
+    rows, cols = np.mgrid[:8, :8] - 3.5
+    weight = 1 / np.sqrt(rows**2 + cols**2).ravel()
+    seen = np.isfinite(images[0, 0, 0])
+    np.testing.assert_allclose(mean[0], np.average(images[0, 0, 0, seen], weights=weight[seen]), rtol=1e-5)
+    assert np.isnan(mean[1])
+
+
 def test_boosting_learns_each_target_and_takes_gaps():
     model = Boosting(BoostingConfig(n_estimators=40, max_depth=4), SIZES)
     batch = make_batch(3000)
@@ -100,10 +113,165 @@ def test_boosting_stops_early():
     assert logged["trees_0"] < 100
 
 
-def test_boosting_takes_lags():
-    model = Boosting(BoostingConfig(context=4, n_estimators=5), SIZES)
-    assert model.rows(make_batch(2, hours=4)).shape == (2, 4 * 3 + 2 + 1 + 2)
-    assert model.context == 4
+def test_a_row_holds_the_hour_and_earlier_ones_without_their_clocks():
+    sizes = dataclasses.replace(SIZES, protected=(0,))
+    batch = make_batch(2, hours=6)
+    whole, some = (
+        Boosting(config, sizes) for config in (BoostingConfig(context=4), BoostingConfig(lags=(5, 2), context=1))
+    )
+    assert whole.context == 4 and some.context == 6
+    static = 2 + 1 + 2
+    last = batch.met[:, -1]
+    rows = some.rows(batch)
+    assert rows.shape == (2, 3 + 2 * 2 + static)
+    np.testing.assert_array_equal(rows[:, :7], np.concatenate([last, batch.met[:, 3, 1:], batch.met[:, 0, 1:]], 1))
+    rows = whole.rows(batch)
+    assert rows.shape == (2, 3 + 3 * 2 + static)
+    np.testing.assert_array_equal(rows[:, 3:9], batch.met[:, [4, 3, 2], 1:].reshape(2, 6))
+    same = Boosting(BoostingConfig(lags=(3, 1, 2)), sizes)
+    np.testing.assert_array_equal(same.rows(batch), rows)
+
+
+def test_lags_show_what_the_hour_does_not():
+    batch = make_batch(4000, hours=4)
+    target = np.repeat(batch.met[:, 0, 1:2], 2, axis=1)
+    errors = []
+    for lags in ((), (3,)):
+        model = Boosting(BoostingConfig(n_estimators=40, max_depth=4, lags=lags), SIZES)
+        model.fit(model.rows(batch), target)
+        errors.append(np.abs(model.predict(batch)[:, -1] - target).mean())
+    assert errors[1] < 0.1 * errors[0]
+
+
+@pytest.mark.parametrize("wrong", [{"lags": (0,)}, {"lags": (1, 1)}, {"lags": (2,), "context": 3}, {"device": "gpu"},
+                                   {"max_rows": 0}, {"lags": (1.5,)}])  # fmt: skip
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        BoostingConfig(**wrong)
+    if "lags" in wrong:
+        with pytest.raises(ConfigError, match="lags"):
+            BoostingConfig.from_dict({name: list(v) if isinstance(v, tuple) else v for name, v in wrong.items()})
+
+
+class Pieces:
+    """Rows given in parts of odd sizes."""
+
+    def __init__(self, rows, targets):
+        self.rows, self.y, self.passes = rows, targets, 0
+
+    def targets(self):
+        return self.y
+
+    def chunks(self):
+        self.passes += 1
+        for at in range(0, len(self.rows), 37):
+            yield self.rows[at : at + 37], self.y[at : at + 37]
+
+
+def some_rows(count=600, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(count, 5)).astype("float32")
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    targets = np.nan_to_num(rows[:, :2]) ** 2 + rng.normal(0, 0.1, (count, 2))
+    targets[::3, 1] = np.nan
+    targets[37:74, 1] = np.nan  # a part without any
+    return rows, targets.astype("float32")
+
+
+def test_rows_in_parts_give_the_trees_of_rows_at_once():
+    rows, targets = some_rows()
+    config = BoostingConfig(n_estimators=30, max_rows=300)
+    whole, parts = Boosting(config, SIZES), Boosting(config, SIZES)
+    logged = whole.fit(rows, targets, *some_rows(300, 1), seed=5)
+    pieces = Pieces(rows, targets)
+    assert parts.learn(pieces, Pieces(*some_rows(300, 1)), seed=5) == logged
+    assert parts.weights() == whole.weights() and pieces.passes > 1
+
+
+def test_each_target_learns_from_its_own_hours():
+    rows, targets = some_rows()
+    config = BoostingConfig(n_estimators=5)
+    both, one = Boosting(config, SIZES), Boosting(config, dataclasses.replace(SIZES, targets=1))
+    both.fit(rows, targets)
+    seen = np.isfinite(targets[:, 1])
+    one.fit(rows[seen], targets[seen, 1:])
+    np.testing.assert_array_equal(both.predict_rows(rows)[:, 1], one.predict_rows(rows)[:, 0])
+    with pytest.raises(ConfigError, match="target 1 is observed in no"):
+        both.fit(rows, np.stack([targets[:, 0], np.full(len(rows), np.nan)], 1))
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_leaves": 15, "early_stopping": 0}], ids=["depth-wise", "leaf-wise"])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_trees_taken_up_again_are_those_of_an_unbroken_run(changes, at):
+    """Columns and rows are drawn in every tree, so that a draw out of step would show."""
+    settings = {"n_estimators": 2 * ROUNDS + 6, "colsample_bylevel": 0.7, "early_stopping": 15, "learning_rate": 0.02}
+    config = BoostingConfig(**settings | changes)
+    data = (Pieces(*some_rows()), Pieces(*some_rows(300, 1)))
+    whole = Boosting(config, SIZES)
+    logged = whole.learn(*data, seed=1)
+    states = []
+
+    def keep(growth):
+        states.append(growth)
+        if len(states) == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Boosting(config, SIZES).learn(*data, seed=1, keep=keep)
+    assert (states[-1].rounds, len(states[-1].done)) == {1: (ROUNDS, 0), 2: (2 * ROUNDS, 0), 4: (ROUNDS, 1)}[at]
+    again = Boosting(config, SIZES)
+    assert again.learn(*data, seed=1, start=states[-1]) == logged
+    assert again.weights() == whole.weights()
+
+
+def test_validation_scores_are_those_of_the_trees_kept():
+    model = Boosting(BoostingConfig(n_estimators=60, early_stopping=5), SIZES)
+    rows, targets = some_rows(300, 1)
+    logged = model.fit(*some_rows(), rows, targets)
+    for i in range(2):
+        seen = np.isfinite(targets[:, i])
+        error = (model.predict_rows(rows)[seen, i] - targets[seen, i]).astype(float)
+        np.testing.assert_allclose(logged[f"val_rmse_{i}"], np.sqrt((error**2).mean()), rtol=1e-4)
+        nse = 1 - (error**2).mean() / targets[seen, i].astype(float).var()
+        np.testing.assert_allclose(logged[f"val_nse_{i}"], nse, rtol=1e-4)
+
+
+def test_a_gpu_is_used_where_there_is_one_and_xgboost_is_built_for_it(monkeypatch):
+    import xgboost
+
+    for built, cards, device in ((True, 1, "cuda"), (True, 0, "cpu"), (False, 1, "cpu")):
+        monkeypatch.setattr(xgboost, "build_info", lambda built=built: {"USE_CUDA": built})
+        monkeypatch.setattr(boosting, "_gpus", lambda cards=cards: cards)
+        assert boosting.parameters(BoostingConfig(), 0)["device"] == device
+        assert boosting.parameters(BoostingConfig(device="cpu"), 0)["device"] == "cpu"
+    assert boosting.parameters(BoostingConfig(device="cuda"), 0)["device"] == "cuda"
+    assert boosting.parameters(BoostingConfig(), 0)["tree_method"] == "hist"
+
+
+@pytest.mark.parametrize(("init", "count", "found"), [(0, 2, 2), (0, 0, 0), (100, 2, 0)])
+def test_gpus_are_counted_by_the_driver(monkeypatch, init, count, found):
+    class Driver:
+        def cuInit(self, flags):
+            return init
+
+        def cuDeviceGetCount(self, pointer):
+            pointer._obj.value = count
+            return 0
+
+    monkeypatch.setattr(boosting.ctypes, "CDLL", lambda name: Driver())
+    assert boosting._gpus() == found
+
+
+def test_a_machine_without_driver_has_no_gpu(monkeypatch):
+    def absent(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(boosting.ctypes, "CDLL", absent)
+    assert boosting._gpus() == 0
 
 
 def test_max_rows_are_drawn_by_seed():
@@ -117,8 +285,8 @@ def test_max_rows_are_drawn_by_seed():
 
 
 def test_presets_differ_and_configs_refuse_what_they_do_not_know():
-    presets = [BoostingConfig(), BoostingConfig.published(), BoostingConfig.xbase()]
-    assert len({tuple(dataclasses.asdict(p).values()) for p in presets}) == 3
+    presets = [BoostingConfig(), BoostingConfig.published(), BoostingConfig.xbase(), BoostingConfig.small()]
+    assert len({tuple(dataclasses.asdict(p).values()) for p in presets}) == 4
     assert (presets[1].n_estimators, presets[1].max_depth, presets[2].max_leaves) == (150, 9, 31)
     with pytest.raises(UnknownNameError, match="max_depth"):
         BoostingConfig.from_dict({"maxdepth": 3})

@@ -1,0 +1,381 @@
+"""Search: settings of the trees, drawn at random and judged on towers that did not train them.
+
+The training towers are dealt into folds of whole clusters; each fold's towers are predicted by trees of the others.
+Nothing of the test towers is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.models.base import Sizes
+from fluxcube.models.boosting import Boosting, BoostingConfig, Feed, WholeRows, add_tree, new_booster, parameters, rmse
+from fluxcube.models.checkpoint import write_atomically
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.splits import kfold
+from fluxcube.training.rows import ModelRows, SiteRows
+from fluxcube.training.run import differences
+from fluxcube.variables import COMPUTED, table
+
+#: File of a run's folder that keeps the draws.
+SEARCH = "search.jsonl"
+
+#: What is drawn, and between which limits, around the published and the X-BASE-like settings (which are no more than
+#: points of it): "log" is uniform in the logarithm, "choice" one of what follows.
+SPACE: Mapping[str, tuple] = {
+    "learning_rate": ("log", 0.03, 0.2),
+    "max_depth": ("whole", 4, 12),
+    "max_leaves": ("choice", 0, 31, 127),
+    "min_child_weight": ("log", 1.0, 300.0),
+    "gamma": ("uniform", 0.0, 1.0),
+    "reg_alpha": ("log", 0.01, 10.0),
+    "reg_lambda": ("log", 0.01, 30.0),
+    "subsample": ("uniform", 0.5, 1.0),
+    "colsample_bytree": ("uniform", 0.5, 1.0),
+    "colsample_bylevel": ("uniform", 0.5, 1.0),
+}
+#: Most trees of a draw, and rounds without gain after which it stops.
+_TREES, _EARLY = 1000, 30
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a random search found.
+
+    Attributes
+    ----------
+    config : BoostingConfig
+        The best draw's settings, with as many trees as scored best (several targets: on average) and no early stopping.
+    draws : tuple of dict
+        One row per draw, in order: ``draw``, ``from`` ("published", "xbase" or "random"), ``nse`` (the objective),
+        ``nse_targets``, ``nse_folds`` (of each fold alone), ``trees`` (per target), ``settings``, ``seconds``.
+    about : mapping
+        What was searched: sites, folds, rows, seed.
+    """
+
+    config: BoostingConfig
+    draws: tuple[Mapping, ...]
+    about: Mapping = field(default_factory=dict, repr=False)
+
+    @property
+    def best(self) -> Mapping:
+        """The row of the best draw."""
+        return max(self.draws, key=lambda row: row["nse"])
+
+    def to_dict(self) -> dict:
+        """Return what a run keeps, as JSON can hold it."""
+        return {"about": dict(self.about), "best": dict(self.best), "draws": [dict(row) for row in self.draws]}
+
+
+def random_search(
+    cube,
+    sites: Sequence[str],
+    *,
+    spec: FeatureSpec,
+    config: BoostingConfig | None = None,
+    draws: int = 50,
+    folds: int = 5,
+    rows: int | None = 500_000,
+    seed: int = 0,
+    max_qc: int | None = 1,
+    buffer_km: float = 50.0,
+    workers: int | None = None,
+    out: str | os.PathLike | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Search:
+    """Draw settings of the trees at random and keep those that predict unseen towers best.
+
+    The objective is the NSE of measured fluxes (flag 0) of all towers pooled, each predicted by trees that did not see
+    its cluster; with several targets, the mean of theirs. All folds grow equally many trees, as many as score best;
+    this number, too, is chosen, so the best draw's NSE is a little above what it will score elsewhere. The first two
+    draws are the published and the X-BASE-like settings; draw i depends on `seed` and i alone, and so does its score,
+    however many threads share the work.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube (`fluxcube.schema`).
+    sites : sequence of str
+        Towers to search on: those that may train, never those to be tested.
+    spec : FeatureSpec
+        Inputs and targets; see `fluxcube.samples.towers.cube_spec`.
+    config : BoostingConfig, optional
+        What is not drawn: lags or context, device; its `n_estimators` is the most trees where it is not the default.
+    draws : int
+        How many settings.
+    folds : int
+        Parts of the towers.
+    rows : int or None
+        Use so many hours of the towers, drawn at random; None takes all.
+    seed : int
+        Of folds, hours, settings and trees.
+    max_qc : int or None
+        Worst flag of a flux to train on.
+    buffer_km : float
+        Towers closer than this are in one fold.
+    workers : int, optional
+        Threads, one draw each; by default as many as there are cores, and one on a GPU.
+    out : path, optional
+        File that keeps each draw as a line of JSON; a killed search goes on from it.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+
+    Returns
+    -------
+    Search
+
+    Raises
+    ------
+    CheckpointError
+        If `out` is no file of a search.
+    ConfigError
+        If a setting cannot be, or `out` holds another search.
+    SplitError
+        If there are fewer clusters than folds.
+
+    Examples
+    --------
+    >>> from fluxcube.samples.towers import cube_spec
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=6, days=6)
+    >>> sites = [str(s) for s in cube.site.values]
+    >>> found = random_search(cube, sites, spec=cube_spec(cube, sites), draws=2, folds=2, rows=300)
+    >>> [row["from"] for row in found.draws], found.config.early_stopping
+    (['published', 'xbase'], 0)
+    """
+    config = config or BoostingConfig(n_estimators=_TREES, early_stopping=_EARLY)
+    config = dataclasses.replace(config, early_stopping=config.early_stopping or _EARLY, max_rows=None)
+    for name, value in {"draws": draws, "folds": folds - 1, "rows": rows or 1, "workers": workers or 1}.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be {2 if name == 'folds' else 1} or more.")
+    held = [split.test for split in kfold(cube.sel(site=list(sites)), k=folds, seed=seed, buffer_km=buffer_km)]
+    about = _about(spec, config, sites, held, rows, seed, max_qc, buffer_km)
+    path = None if out is None else Path(out)
+    done = _read(path, about) if path is not None and path.exists() else {}
+    todo = [i for i in range(draws) if i not in done]
+    if todo:
+        data = _load(cube, sites, held, spec, config, rows, seed, max_qc, progress)
+        threads = workers or (1 if parameters(config, 0)["device"] == "cuda" else len(os.sched_getaffinity(0)))
+        for row in _scored(data, config, todo, seed, threads):
+            done[row["draw"]] = row
+            if path is not None:
+                _write(path, about, done)
+            if progress:
+                best = max(r["nse"] for r in done.values())
+                progress(len(done), draws, f"draw {row['draw'] + 1}: NSE {row['nse']:.3f}, best {best:.3f}")
+    rows_done = tuple(done[i] for i in range(draws))
+    best = max(rows_done, key=lambda row: row["nse"])
+    trees = round(float(np.mean(best["trees"])))
+    kept = dataclasses.replace(config, **best["settings"], n_estimators=trees, early_stopping=0)
+    return Search(kept, rows_done, about)
+
+
+def draw_settings(i: int, seed: int) -> tuple[str, dict]:
+    """Return where draw i comes from, and its settings.
+
+    Examples
+    --------
+    >>> draw_settings(0, seed=7)[0], draw_settings(7, seed=7) == draw_settings(7, seed=7)
+    ('published', True)
+    """
+    if i < 2:
+        name = ("published", "xbase")[i]
+        preset = getattr(BoostingConfig, name)()
+        return name, {key: getattr(preset, key) for key in SPACE}
+    rng = np.random.default_rng((seed, i))
+    return "random", {key: _draw(rng, *how) for key, how in SPACE.items()}
+
+
+def _draw(rng: np.random.Generator, kind: str, *limits):
+    if kind == "choice":
+        return limits[rng.integers(len(limits))]
+    if kind == "whole":
+        return int(rng.integers(limits[0], limits[1] + 1))
+    low, high = (math.log(x) for x in limits) if kind == "log" else limits
+    value = rng.uniform(low, high)
+    return float(f"{math.exp(value) if kind == 'log' else value:.4g}")
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Bins of the rows outside a fold and of the measured ones in it; their number, and their flux's variance."""
+
+    train: object
+    val: object
+    hours: int
+    spread: float
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The folds of one target, and its variance over all of them."""
+
+    folds: tuple[_Fold, ...]
+    spread: float
+
+
+def _load(cube, sites, held, spec, config, rows, seed, max_qc, progress) -> list[_Target]:
+    """Read the rows to search on and bin them, fold by fold."""
+    source = SiteRows(cube, tuple(sites), spec, max_qc, progress).scaled()
+    chosen = np.arange(len(source.fluxes))
+    if rows is not None and len(chosen) > rows:
+        chosen = np.sort(np.random.default_rng((seed, 0)).choice(len(chosen), rows, replace=False))
+    model = Boosting(config, _sizes_of(source.spec))
+    parts = []
+    for at, x in _numbered(ModelRows(model, source, kept=0)):
+        first, last = np.searchsorted(chosen, (at, at + len(x)))
+        parts.append(x[chosen[first:last] - at])
+    data = WholeRows(np.concatenate(parts), source.fluxes[chosen])
+    fold_of = {site: k for k, part in enumerate(held) for site in part}
+    fold = np.repeat([fold_of[site] for site in sites], source.counts)[chosen]
+    measured = source.measured()[chosen]
+    return [_target(data, i, name, measured[:, i], fold, len(held)) for i, name in enumerate(spec.targets)]
+
+
+def _numbered(rows: ModelRows) -> Iterator[tuple[int, np.ndarray]]:
+    at = 0
+    for x, _ in rows.chunks():
+        yield at, x
+        at += len(x)
+
+
+def _target(data: WholeRows, i: int, name: str, measured: np.ndarray, fold: np.ndarray, count: int) -> _Target:
+    y = data.y[:, i].astype(float)
+    folds = []
+    for k in range(count):
+        learn, score = np.flatnonzero((fold != k) & np.isfinite(y)), np.flatnonzero((fold == k) & measured)
+        if not len(learn) or not len(score):
+            where = "measured in" if len(learn) else "observed outside"
+            raise ConfigError(f"{name} is not {where} fold {k + 1}: use fewer folds, or more rows.")
+        train = Feed(data, i, learn).matrix()
+        folds.append(_Fold(train, Feed(data, i, score).matrix(train), len(score), float(y[score].var())))
+    if not (spread := float(y[measured].var())):
+        raise ConfigError(f"{name} never varies where it is measured: there is nothing to search for.")
+    return _Target(tuple(folds), spread)
+
+
+def _scored(
+    data: Sequence[_Target], config: BoostingConfig, todo: Sequence[int], seed: int, threads: int
+) -> Iterator[dict]:
+    """Score draws, as many at a time as there are threads, and give each as it is done."""
+    stop = threading.Event()
+    waiting = iter(todo)
+    with ThreadPoolExecutor(threads) as pool:
+        running = set()
+        try:
+            while True:
+                for i in waiting:
+                    running.add(pool.submit(_score, data, config, i, seed, stop))
+                    if len(running) >= threads:
+                        break
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in sorted(finished, key=lambda f: f.result()["draw"]):
+                    yield future.result()
+        finally:
+            stop.set()  # a caller that stops does not wait for whole draws
+
+
+def _score(targets: Sequence[_Target], config: BoostingConfig, i: int, seed: int, stop: threading.Event) -> dict:
+    """Grow the trees of one draw on all folds; return its row of the table."""
+    begun = time.perf_counter()
+    origin, settings = draw_settings(i, seed)
+    params = parameters(dataclasses.replace(config, **settings), seed, threads=1)  # more add in another order
+    nse, folds, trees = [], [], []
+    for target in targets:
+        hours = [fold.hours for fold in target.folds]
+        errors = _grow_folds(params, target, config, stop)
+        pooled = errors @ hours / sum(hours)
+        best = int(np.argmin(pooled))
+        nse.append(_nse(pooled[best], target.spread))
+        folds.append([_nse(error, fold.spread) for error, fold in zip(errors[best], target.folds, strict=True)])
+        trees.append(best + 1)
+    return {
+        "draw": i, "from": origin, "nse": float(np.mean(nse)), "nse_targets": nse, "trees": trees,
+        "nse_folds": np.mean(folds, axis=0).tolist(), "settings": settings,
+        "seconds": round(time.perf_counter() - begun, 2),
+    }  # fmt: skip
+
+
+def _grow_folds(params: Mapping, target: _Target, config: BoostingConfig, stop: threading.Event) -> np.ndarray:
+    """Grow all folds' trees together until their pooled error has stopped to fall; return it (rounds, folds)."""
+    boosters = [new_booster(params, fold.train, fold.val) for fold in target.folds]
+    hours = np.array([fold.hours for fold in target.folds], float)
+    errors: list[list[float]] = []
+    best, at = math.inf, 0
+    for done in range(config.n_estimators):
+        if stop.is_set():
+            raise _Stopped
+        for booster, fold in zip(boosters, target.folds, strict=True):
+            add_tree(booster, fold.train, done)
+        errors.append([rmse(b, fold.val) ** 2 for b, fold in zip(boosters, target.folds, strict=True)])
+        if (pooled := float(errors[-1] @ hours)) < best:
+            best, at = pooled, done
+        elif done - at >= config.early_stopping:
+            break
+    return np.array(errors)
+
+
+def _nse(error: float, spread: float) -> float:
+    """NSE by mean square error and variance; NaN where nothing varies."""
+    return float(1 - error / spread) if spread > 0 else math.nan
+
+
+class _Stopped(RuntimeError):
+    """The caller went away."""
+
+
+def _sizes_of(spec: FeatureSpec) -> Sizes:
+    return Sizes(
+        inputs=len(spec.inputs),
+        bands=len(spec.bands),
+        numbers=len(spec.numbers),
+        classes=(len(spec.igbp_classes),) if "igbp" in spec.static else (),
+        targets=len(spec.targets),
+        protected=tuple(i for i, name in enumerate(spec.inputs) if name in COMPUTED and table()[name].cyclic),
+    )
+
+
+def _about(spec, config, sites, held, rows, seed, max_qc, buffer_km) -> dict:
+    """Return everything that decides a draw's score, as JSON gives it back."""
+    features = {k: v for k, v in spec.to_dict().items() if not k.startswith("target_")}
+    about = {
+        "format": _FORMAT, "targets": list(spec.targets), "sites": len(sites), "rows": rows, "seed": seed,
+        "max_qc": max_qc, "buffer_km": buffer_km, "folds": [sorted(part) for part in held], "features": features,
+        "config": dataclasses.asdict(config), "space": {key: list(how) for key, how in SPACE.items()},
+    }  # fmt: skip
+    return json.loads(json.dumps(about))
+
+
+def _write(path: Path, about: Mapping, done: Mapping[int, Mapping]) -> None:
+    """Write the file whole: a line on the search, a line per draw; a kill leaves the last one whole."""
+    lines = [json.dumps(about), *(json.dumps(done[i]) for i in sorted(done))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _read(path: Path, about: Mapping) -> dict[int, dict]:
+    """Return the draws of an earlier call by their number."""
+    try:
+        head, *rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        done = {row["draw"]: row for row in rows}
+        was = dict(head)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a file of draws ({error}): remove it, or give another `out`.") from error
+    if named := differences(was, about):
+        raise ConfigError(f"{path} holds a search of other settings: {named}. Remove it, or give another `out`.")
+    return done
