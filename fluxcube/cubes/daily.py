@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.checks import SunLag, places_apart, sun_lag, within_bounds
+from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.localdays import to_daily
 from fluxcube.cubes.tower import (
@@ -79,7 +79,7 @@ def read_daily_tower(
         Without effect: a day is a day of the tower's standard time, and so is its DOY.
     strict : bool
         Raise for an archive that cannot be read even where another one can, where the sun contradicts the clock of
-        hours that days are made of, or where sources have the site in places apart.
+        hours that days are made of, or their flags look reversed, or where sources have the site in places apart.
 
     Returns
     -------
@@ -215,13 +215,13 @@ def _lacking(days: xr.Dataset, names: Sequence[str]) -> list[str]:
 def _made_of_hours(
     archive: Archive, label: str, clock: Callable[[], Offset], reading: _Reading, names: Sequence[str]
 ) -> _Days:
-    """Read half-hours or hours, hold their clock against the sun, and make days of them."""
+    """Read half-hours or hours, hold their clock against the sun and flags against values, and make days of them."""
     offset, info = clock(), reading.info
     wanted = [*names, LIGHT, *(["TA"] if "TA_RANGE" in names else [])]
     wanted = [name for name in dict.fromkeys(wanted) if name in table() and name not in COMPUTED]
     native = read_archive(archive, utc_offset=offset, variables=wanted)
     lag = sun_lag(native, info.latitude, info.longitude)
-    doubts = lag.doubts if lag else ()
+    doubts = (*(lag.doubts if lag else ()), *reversed_flags(native, info.longitude))
     if doubts and reading.strict:
         raise SourceError(f"{native.attrs['source_file']}: {'; '.join(doubts)}")
     bounded, counts = within_bounds(native, reading.bounded)

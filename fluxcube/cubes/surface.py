@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
+from fluxcube.biomes import igbp_code
 from fluxcube.cubes.chips import Progress, block_index, extent_of, gather, rasters_by_day, warn_uncovered
 from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.badm import SiteInfo
 from fluxcube.sources.modis import class_mode, list_rasters
 from fluxcube.variables import BANDS
 
@@ -204,3 +207,36 @@ def site_land_cover(source: str | os.PathLike | Sequence, latitude: np.ndarray, 
         years.append(np.where(np.isnan(classes), _UNKNOWN, classes).astype("uint8").reshape(-1))
     warn_uncovered(covered, latitude, longitude, "land cover")
     return class_mode(years)
+
+
+def add_land_cover(infos: Iterable[SiteInfo], source: str | os.PathLike | Sequence) -> dict[str, tuple[SiteInfo, str]]:
+    """Give sites whose IGBP class is not known the one of their pixel of MCD12Q1.
+
+    Parameters
+    ----------
+    infos : iterable of SiteInfo
+        Those with a class, or without a place, are passed over.
+    source : path, list of paths, or list of Raster
+        As in `site_land_cover`.
+
+    Returns
+    -------
+    dict of str to (SiteInfo, str)
+        By site: what is known of it with the class, "" where no pixel tells, and a sentence that says so.
+
+    Raises
+    ------
+    SourceError
+        If there is no MCD12Q1 raster, or one is not on the grid.
+    """
+    lacking = [info for info in infos if not info.igbp and None not in (info.latitude, info.longitude)]
+    if not lacking:
+        return {}
+    numbers = site_land_cover(
+        source, *(np.array([getattr(i, key) for i in lacking]) for key in ("latitude", "longitude"))
+    )
+    found = {}
+    for info, code in zip(lacking, map(igbp_code, numbers), strict=True):
+        said = f"{code} is that of its pixel of 500 m in MCD12Q1" if code else "MCD12Q1 does not tell it either"
+        found[info.site] = replace(info, igbp=code), f"IGBP class: not in the metadata; {said}"
+    return found

@@ -14,6 +14,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fluxcube.cubes import daily
 from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.hourly import to_hourly
@@ -561,6 +562,42 @@ def test_every_publisher_s_archive_becomes_days(tmp_path, network, form):
     if "NEE" in tower.fluxes.names:
         rest = column(tower, "NEE") - (column(tower, "RECO_NT") - column(tower, "GPP_NT"))
         assert np.isfinite(rest).any() and np.nanmax(np.abs(rest)) < 5e-3
+
+
+def test_hours_with_reversed_flags_are_told_or_refused(shared_data, monkeypatch):
+    """Of a real tower whose fills are smoother than what was measured."""
+    archives = discover(shared_data / "towers" / "FLX_US-Wi7_FLUXNET2015_SUBSET_HH_2005-2005_1-4.zip").archives
+    info = SiteInfo(site="US-Wi7", latitude=46.65, longitude=-91.07, utc_offset=-6)
+    options = {"predictors": ("TA",), "targets": ("NEE",)}
+    assert not read_daily_tower(archives, info, **options, strict=True).warnings
+
+    plain = daily.read_archive
+
+    def turned(*args, **kwargs):
+        native = plain(*args, **kwargs)
+        return native.assign({n: native[n].where(native[n] < 0, 3 - native[n]) for n in ("TA_QC", "NEE_QC")})
+
+    monkeypatch.setattr(daily, "read_archive", turned)
+    assert "flags of NEE look reversed" in " ".join(read_daily_tower(archives, info, **options).warnings)
+    with pytest.raises(SourceError, match=r"US-Wi7.*flags of NEE look reversed"):
+        read_daily_tower(archives, info, **options, strict=True)
+
+
+def test_an_archive_s_own_clock_and_place_hold_for_days(tmp_path):
+    """JapanFlux2024 stamps UTC+9 whatever the metadata say of the site's other publications."""
+    place = replace(PLACE, site="JP-Xyz", longitude=130.0, utc_offset=9.0)
+    write_archive(tmp_path, "JapanFlux2024", simulate_record(place, "2014-06-01", days=60), place=place)
+    found = discover(tmp_path, resolution="daily")
+    info = SiteInfo(site="JP-Xyz", latitude=place.latitude, longitude=130.0, utc_offset=0.0, utc_offsets=((None, 0.0),))
+    options = {"predictors": ("TA",), "targets": ("NEE",)}
+    own = read_daily_tower(found.archives, info, **options, strict=True)
+    right = read_daily_tower(found.archives, replace(info, utc_offset=9.0, utc_offsets=((None, 9.0),)), **options)
+    np.testing.assert_array_equal(own.time, right.time)
+    np.testing.assert_array_equal(own.fluxes.values, right.fluxes.values)
+    far = replace(info, elsewhere=(("other.csv", place.latitude + 1, 130.0),))
+    assert any("km from" in text for text in read_daily_tower(found.archives, far, **options).warnings)
+    with pytest.raises(SourceError, match="km from"):
+        read_daily_tower(found.archives, far, **options, strict=True)
 
 
 def test_hours_of_a_wrong_clock_are_told_or_refused(tmp_path):

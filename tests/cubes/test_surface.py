@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from modis_files import GA, daily, grid, name_of, tile_of, write_hdf, write_tiff
 
 from fluxcube.cubes.chips import block_index, chip_index
-from fluxcube.cubes.surface import build_surface, clear_sky, site_land_cover
+from fluxcube.cubes.surface import add_land_cover, build_surface, clear_sky, site_land_cover
 from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.badm import SiteInfo
 
 pytest.importorskip("pyhdf.SD")
 pytest.importorskip("rasterio")
@@ -177,6 +180,15 @@ def test_land_cover_of_sites_is_the_mode_of_the_years(tmp_path):
             write_tiff(tmp_path / f"MCD12Q1_{year}_01_01.tif", values[None], corner, names=["LC_Type1"])
     # 1 and 4 twice each: the lower; water thrice; never known; outside.
     assert site_land_cover(tmp_path, lat, lon).tolist() == [1, 17, 255, 255]
+    places = [SiteInfo(site=f"XX-{i}", latitude=lat[i], longitude=lon[i], elevation=9.0) for i in range(4)]
+    known = SiteInfo(site="XX-9", latitude=lat[1], longitude=lon[1], igbp="GRA")
+    found = add_land_cover([*places, known, SiteInfo(site="XX-8")], tmp_path)
+    assert [found[f"XX-{i}"][0] for i in range(4)] == [
+        replace(place, igbp=igbp) for place, igbp in zip(places, ("ENF", "WAT", "", ""), strict=True)
+    ]
+    assert set(found) == {"XX-0", "XX-1", "XX-2", "XX-3"}
+    assert "ENF is that of its pixel" in found["XX-0"][1] and "does not tell" in found["XX-3"][1]
+    assert add_land_cover([known], "nowhere") == {}
 
 
 def test_land_cover_of_a_real_tile(shared_data):
