@@ -140,7 +140,7 @@ def read_table(
                             columns={"TA": "Tair", "SW_IN": "Rg", "VPD": "VPD", "NEE": "Fc"},
                             units={"TA": "degC", "SW_IN": "W m-2", "VPD": "kPa", "NEE": "umol m-2 s-1"})
         append_site("carbonsense.zarr", record)
-        open_carbonsense("carbonsense.zarr", site="XX-Own")
+        open_carbonsense("carbonsense.zarr", sites="XX-Own")
     """
     flags = dict(flags or {})
     place = _place(site, utc_offset, latitude, longitude, elevation, igbp, koppen)
