@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from fluxcube.cubes.layout import check_epoch, put_aside, put_chips_aside
 from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.selection import open_carbonsense
+from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.tower import CLOCKS, Tower, read_tower
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.badm import SiteInfo, read_badm, require_location
@@ -70,6 +71,7 @@ def build_carbonsense(
     *,
     resolution: str = "hourly",
     modis: str | os.PathLike | None = None,
+    land_cover: str | os.PathLike | None = None,
     variables: Sequence[str] | None = None,
     order: str = "newest",
     rule: str = "newest",
@@ -94,6 +96,9 @@ def build_carbonsense(
     modis : path, optional
         Folder of MCD43A4 and MCD43A2 rasters; without it the cube has the chips that archives themselves hold, if any.
         A site gets those of its own time and the month before it. Of MOD09GA rasters, for a daily cube.
+    land_cover : path, optional
+        MCD12Q1 rasters: sites whose metadata tell no IGBP class get that of their pixel, and a note. To be given again
+        when appending.
     variables : sequence of str, optional
         Predictors to keep; default all of the table. The computed ones (DOY, TOD, SW_IN_POT) always stay.
     order : {"newest", "paper"}
@@ -156,7 +161,7 @@ def build_carbonsense(
         strict=strict,
     )  # fmt: skip
     job = _Job(raw, Path(store), settings, labels, read, strict, progress)
-    job.find(sites)
+    job.find(sites, land_cover)
     with alone(store) if append else contextlib.nullcontext():
         if append and job.store.exists():
             job.keep()
@@ -196,17 +201,21 @@ class _Job:
         self._roots = [raw] if isinstance(raw, (str, os.PathLike)) else list(raw)
         self.left_out: dict[str, str] = {}
         self.kept: dict[str, Mapping] = {}
+        self._classed: dict[str, tuple[SiteInfo, str]] = {}
         self._made: dict[str, dict] = {}
         self._log: Mapping = {}
         self._cut: dict[str, np.ndarray] = {}
 
-    def find(self, sites: str | Sequence[str] | None) -> None:
-        """Find the archives and places of the sites asked for."""
+    def find(self, sites: str | Sequence[str] | None, land_cover: str | os.PathLike | None) -> None:
+        """Find the archives, places and classes of the sites asked for."""
         self._discovery = discover(self._roots, order=self._settings["order"], resolution=self._settings["resolution"])
         self._archives = _chosen(self._discovery, sites)
         badm = self._discovery.badm
         note = None if self.strict else lambda at, error: self.left_out.update({at.name: str(error)})
         self._infos = read_badm(badm, on_error=note)
+        if land_cover is not None:
+            self._classed = add_land_cover([i for i in self._infos.values() if i.site in self._archives], land_cover)
+            self._infos |= {site: info for site, (info, _) in self._classed.items()}
         self._cited = read_snapshots([at for at in badm if at.name not in self.left_out], self.left_out)
         self._stamps = {site: stamp(found, self._infos.get(site)) for site, found in self._archives.items()}
         self.asked = list(self._archives)
@@ -248,6 +257,8 @@ class _Job:
             if self.strict:
                 raise
             return error
+        if site in self._classed:
+            tower = replace(tower, warnings=(*tower.warnings, self._classed[site][1]))
         put_aside(building, tower, compact=self._settings["packing"] == "decimals")
         stamp = self._stamps[site]
         return document(tower, stamp["archives"], stamp["info"], self._cited, self._settings["resolution"])

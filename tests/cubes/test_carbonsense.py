@@ -536,3 +536,26 @@ def test_a_daily_cube_has_clear_reflectance_of_its_own_time(tmp_path):
     expected = build_surface(tmp_path / "modis", np.array([latitude]), np.array([longitude])).sel(day=ds.day)
     np.testing.assert_array_equal(ds.surface, expected)
     assert ds.surface.dtype == np.float32 and ds.band.values.tolist() == expected.band.values.tolist()
+
+
+def test_a_class_that_metadata_do_not_tell_is_that_of_the_land_cover(tmp_path):
+    """A site without a class gets its pixel's, with a note; what metadata tell stays."""
+    pytest.importorskip("rasterio")
+    from modis_files import write_tiff
+
+    from fluxcube.cubes.chips import block_index
+
+    latitude, longitude = 46.8153, 9.8559
+    rows, cols = block_index(latitude, longitude, [0], [0])
+    (tmp_path / "cover").mkdir()
+    corner = int(rows.min()) - 5, int(cols.min()) - 5
+    write_tiff(tmp_path / "cover/MCD12Q1_2018_01_01.tif", np.full((1, 10, 10), 12, "uint8"), corner, names=["LC_Type1"])
+    for i, site in enumerate(("CH-Aaa", "CH-Bbb")):
+        write_archive(tmp_path / "raw", site, columns(96, i))
+    write_places(tmp_path / "raw", {"CH-Aaa": (latitude, longitude, 1, ""), "CH-Bbb": (latitude, longitude, 1, "GRA")})
+    build_carbonsense(tmp_path / "raw", tmp_path / "c", land_cover=tmp_path / "cover")
+    assert open_carbonsense(tmp_path / "c").igbp.values.tolist() == ["CRO", "GRA"]
+    notes = open_report(tmp_path / "c", "notes")
+    assert [site for site, text in zip(notes.site, notes.text, strict=True) if "MCD12Q1" in text] == ["CH-Aaa"]
+    build_carbonsense(tmp_path / "raw", tmp_path / "d")
+    assert open_carbonsense(tmp_path / "d").igbp.values.tolist() == ["", "GRA"]
