@@ -57,6 +57,9 @@ def build(
     modis: Annotated[
         Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
     ] = None,
+    land_cover: Annotated[
+        Path | None, typer.Option(help="MCD12Q1 rasters, for sites whose metadata tell no class.")
+    ] = None,
     site: Annotated[list[str] | None, typer.Option(help="Only this site; may be repeated.")] = None,
     resolution: Annotated[str, typer.Option(help="hourly (UTC) or daily (local days).")] = "hourly",
     order: Annotated[str, typer.Option(help="Which publication wins: newest or paper.")] = "newest",
@@ -67,6 +70,9 @@ def build(
     ] = False,
     append: Annotated[
         bool, typer.Option("--append", help="Keep a cube that is there; add what is new or changed.")
+    ] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Two thirds of the room; opens only where fluxcube is installed.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -79,8 +85,8 @@ def build(
 
     with bar("build") as progress:
         report = build_carbonsense(
-            raw, store, resolution=resolution, modis=modis, sites=site, order=order, rule=rule, clock=clock,
-            strict=strict, append=append, overwrite=overwrite, progress=progress,
+            raw, store, resolution=resolution, modis=modis, land_cover=land_cover, sites=site, order=order, rule=rule,
+            clock=clock, strict=strict, append=append, compact=compact, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     kept = f", {len(report.unchanged)} of them unchanged" if append else ""
     typer.echo(f"{report.store}: {len(report.sites)} sites{kept}")
@@ -107,25 +113,43 @@ def train(
         typer.Option(help="Split file, folds.json:2, or a kind: per-igbp (the default), kfold:2, time, sites:FILE ..."),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="small or published (EcoPerceiver); published or xbase (XGBoost).")
+        str | None, typer.Option(help="small or published (EcoPerceiver); small, published or xbase (XGBoost).")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, e.g. training.lr=1e-3 or config.dropout=0.3; may be repeated."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training windows.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Train an ensemble of so many, from --seed up.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds trained side by side.")] = 1,
+    init: Annotated[Path | None, typer.Option(help="Run of EcoPerceiver to train further.")] = None,
+    train_igbp: Annotated[str | None, typer.Option(help="Train on these IGBP classes only, e.g. GRA,CRO.")] = None,
+    search: Annotated[
+        int | None, typer.Option(min=1, help="First try so many settings of XGBoost on the training towers, e.g. 50.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a model; a killed run goes on where it was when the same command is given again.
 
-    Example: `fluxcube train cube.zarr runs/eco --model ecoperceiver --target NEE --memory 1,7,30`.
+    Example: `fluxcube train cube.zarr runs/eco --model ecoperceiver --target NEE --memory 1,7,30`. On several GPUs:
+    `torchrun --nproc-per-node 4 --no-python fluxcube train cube.zarr runs/eco --preset published`, with
+    `--set training.effective_batch=4096` or with what else `TrainingConfig` holds.
     """
-    from fluxcube.training.fit import fit, preset_config
+    from fluxcube.training.fit import configure, fit
+    from fluxcube.training.run import by_torchrun
 
-    with bar("train") as progress:
+    config, training = configure(model, preset, settings or ())
+    first = not by_torchrun() or os.environ["RANK"] == "0"
+    with bar("train") if first else contextlib.nullcontext() as progress:
         done = fit(
             _open(store), model=model, target=target or "NEE", out=run, predictors=_names(predictors),
             memory_days=_days(memory), bands=None if chips else (), static=_names(static) or (), split=split,
-            config=preset_config(model, preset), epochs=epochs, seed=seed, overwrite=overwrite, progress=progress,
+            config=config, training=training, epochs=epochs, seed=seed, seeds=seeds, jobs=jobs, init=init,
+            train_igbp=_names(train_igbp), search=search, overwrite=overwrite, progress=progress,
         )  # fmt: skip
-    typer.echo(f"{done.path}: {done.summary}")
+    if first:
+        typer.echo(f"{done.path}: {done.summary}")
 
 
 @app.command()
@@ -171,13 +195,20 @@ def evaluate(
     against: Annotated[list[Path] | None, typer.Option(help="Another run, on the same rows; may be repeated.")] = None,
     by: Annotated[str, typer.Option(help="igbp, koppen, site, season or network.")] = "igbp",
     part: Annotated[str, typer.Option(help="Sites of the run's split to score: test, val, train or all.")] = "test",
+    clusters_km: Annotated[
+        float, typer.Option(min=0, help="Intervals resample clusters of sites within so many km; 0: single sites.")
+    ] = 50.0,
+    draws: Annotated[int, typer.Option(min=0, help="Resampled sets; 0: no intervals.")] = 1000,
+    scales: Annotated[bool, typer.Option("--scales", help="Score at eight time scales, hourly to spatial.")] = False,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
 ) -> None:
-    """Score runs on held-out towers: measured hours only, one row mask for all.
+    """Score runs on held-out towers: measured hours only, one row mask for all, differences with their intervals.
 
     Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`.
     """
     from fluxcube.evaluation.report import format_table
+    from fluxcube.evaluation.scales import scale_table
     from fluxcube.evaluation.skill import compare
     from fluxcube.inference.predictor import load_model
     from fluxcube.inference.towers import predict
@@ -187,14 +218,23 @@ def evaluate(
     models = {str(path) if same else path.name: load_model(path) for path in paths}
     first = next(iter(models.values()))
     cube = _open(store, sites=_part(first, part))
+    cube = cube if part == "all" else first.split.part(cube, part)
     for name, model in models.items():
-        if part == "test" and (known := sorted(set(model.split.train) & set(cube.site.values.tolist()))):
+        if part == "test" and (known := _known(model.split, first.split)):
             typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
     predictions = {}
     for name, model in models.items():
         with bar(f"predict {name}") as progress:
             predictions[name] = predict(model, cube, progress=progress)
-    table = compare(cube, predictions, by=by, seen=first.spec.igbp_classes)
+    names = list(models)
+    intervals = {
+        "clusters": clusters_km if draws else None, "draws": draws, "seed": seed,
+        "against": names[1] if len(names) > 1 else None,
+    }  # fmt: skip
+    if scales:
+        table = scale_table(cube, predictions, **intervals)
+    else:
+        table = compare(cube, predictions, by=by, seen=first.spec.igbp_classes if by == "igbp" else None, **intervals)
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
@@ -337,6 +377,13 @@ def _part(model: object, part: str) -> list[str] | None:
     if part not in ("train", "val", "test", "all"):
         raise ConfigError(f"--part must be test, val, train or all, found {part!r}.")
     return None if part == "all" else list(getattr(model.split, part))
+
+
+def _known(split: object, scored: object) -> list[str]:
+    """Sites that one split trains on and another tests, in whole or in periods that overlap."""
+    from fluxcube.samples.partition import share_hours
+
+    return [site for site in scored.test if share_hours(split, "train", scored, "test", site)]
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -69,6 +69,9 @@ def test_towers_are_scored_on_one_row_mask(store, trained, folder):
     done = run("evaluate", trained, store, "--against", folder / "sw", "--out", folder / "scores.csv")
     assert "xgb" in done.stdout and "sw" in done.stdout and "nse" in done.stdout.lower()
     assert (folder / "scores.csv").read_text("utf-8").count("\n") > 2
+    assert "Differences are from sw" in done.stdout and "nse_diff_low" in (folder / "scores.csv").read_text("utf-8")
+    done = run("evaluate", trained, store, "--against", folder / "sw", "--scales", "--draws", 0)
+    assert "weekly" in done.stdout and "difference" not in done.stdout
 
 
 def test_runs_of_one_name_and_runs_that_know_the_sites_are_told_apart(store, trained, folder):

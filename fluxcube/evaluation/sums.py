@@ -158,16 +158,29 @@ def site_sums(
     SchemaError
         If they share no flux, no site or no hour.
     """
+    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc)
+    found = _by_place(list(pairs.values()), seasons)
+    return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs)
+
+
+def aligned_pairs(
+    obs: Labelled, predictions: Mapping[str, Labelled], *, qc: xr.DataArray | None, max_qc: int | None
+) -> tuple[dict[str, tuple[xr.DataArray, ...]], dict[str, xr.Dataset], dict[str, object]]:
+    """Return by flux the observations, missing outside the row mask, and each model's predictions; places; the mask.
+
+    Parameters
+    ----------
+    obs, predictions, qc, max_qc
+        As `site_sums` takes them.
+    """
     if not predictions:
         raise ConfigError("nothing to score: give at least one prediction, by model name.")
     observed, flags = _observed(obs, qc)
     predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
     targets = _shared_targets(observed, predicted)
     pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], max_qc) for t in targets}
-    found = _by_place(list(pairs.values()), seasons)
     places = {t: _places(pair[0]) for t, pair in pairs.items()}
-    attrs = _attrs(max_qc, [t for t in targets if t not in flags], targets, list(predictions))
-    return Sums(tuple(predictions), dict(zip(targets, found, strict=True)), places, attrs)
+    return pairs, places, _attrs(max_qc, [t for t in targets if t not in flags], targets, list(predictions))
 
 
 def common_rows(*arrays: xr.DataArray) -> xr.DataArray:

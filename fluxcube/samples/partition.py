@@ -207,6 +207,14 @@ def _within(chosen, periods: Mapping[str, Sequence[Period]]):
     return chosen.assign({name: kept[name].assign_attrs(array.attrs) for name, array in fluxes.items()})
 
 
+def share_hours(one: Split, part: str, other: Split, its_part: str, site: str) -> bool:
+    """Return whether a part of one split and a part of another hold the same hours of a site."""
+    if site not in getattr(one, part) or site not in getattr(other, its_part):
+        return False
+    periods = [split.periods.get(p, {}).get(site) for split, p in ((one, part), (other, its_part))]
+    return None in periods or spans.overlap(*periods)
+
+
 def _write(path: str | os.PathLike, values: Mapping) -> None:
     Path(path).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fluxcube.errors import SplitError, UnknownNameError
 from fluxcube.samples.clusters import Places
+from fluxcube.samples.partition import share_hours
 from fluxcube.samples.splits import (
     Split,
     cluster_sites,
@@ -261,6 +262,9 @@ def test_a_site_of_two_parts_needs_periods_that_do_not_overlap():
     for periods in ({"train": {"A": before}}, {"train": {"A": before}, "test": {"A": [["2001-12-31", "2003-01-01"]]}}):
         with pytest.raises(SplitError, match="A"):
             Split(train=("A",), test=("A",), periods=periods)
+    whole = Split(train=("A",), test=("B",))
+    assert share_hours(whole, "train", split, "test", "A") and not share_hours(split, "train", split, "test", "A")
+    assert not share_hours(whole, "train", whole, "test", "B")
     with pytest.raises(SplitError, match="does not list"):
         Split(train=("A",), periods={"train": {"B": before}})
     with pytest.raises(ValueError, match="backwards"):

@@ -1,0 +1,171 @@
+"""Skill at eight time scales: a model that knows the seasons may know nothing of what makes one year unlike another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.errors import SchemaError
+from fluxcube.evaluation.kernels import Moments, moments
+from fluxcube.evaluation.skill import score_table
+from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs
+
+#: The scales, in the order tables show them.
+SCALES = ("hourly", "daily", "weekly", "monthly", "seasonal", "anomaly", "interannual", "spatial")
+
+#: Least hours of a day, days of a week, of a month and of a year, years of a day of the year, years of a site.
+_HOURS, _WEEK, _MONTH, _YEAR, _REPEATS, _YEARS = 12, 4, 15, 183, 2, 2
+
+
+def scale_table(
+    obs: Labelled,
+    predictions: Mapping[str, Labelled],
+    *,
+    qc: xr.DataArray | None = None,
+    max_qc: int | None = 0,
+    **options: object,
+) -> pd.DataFrame:
+    """Score predictions at eight time scales, all from one row mask.
+
+    Parameters
+    ----------
+    obs, predictions, qc, max_qc
+        As `fluxcube.compare` takes them; of towers.
+    **options
+        Of `score_table`: clusters, draws, seed, level, against.
+
+    Returns
+    -------
+    pd.DataFrame
+        As `score_table`, the scale as group; n counts hours, days, weeks, months, days of the year, days, years and
+        sites.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(days=30, gaps=0)
+    >>> table = scale_table(cube, {"same": cube.fluxes.sel(target=["NEE"])})
+    >>> table.set_index("group").n[["hourly", "daily", "weekly", "seasonal"]].tolist()
+    [2880, 120, 16, 0]
+    """
+    sums = scale_sums(obs, predictions, qc=qc, max_qc=max_qc)
+    tables = [score_table(sums[scale], **options).assign(group=scale) for scale in SCALES]
+    out = pd.concat(tables, ignore_index=True)
+    out["target"] = pd.Categorical(out["target"], list(dict.fromkeys(out["target"])), ordered=True)
+    out = out.sort_values("target", kind="stable").astype({"target": object}).reset_index(drop=True)
+    out.attrs = dict(tables[0].attrs) | {"by": "scale"}
+    return out
+
+
+def scale_sums(
+    obs: Labelled,
+    predictions: Mapping[str, Labelled],
+    *,
+    qc: xr.DataArray | None = None,
+    max_qc: int | None = 0,
+) -> dict[str, Sums]:
+    """Reduce predictions and observations to sums of sites at each scale.
+
+    Days, weeks (from Monday), months and years are of local mean solar time. A day is the mean of its common hours,
+    at least 12; a week needs 4 such days, a month 15, a year 183. The seasonal cycle is the mean of each day of the
+    year over at least 2 years; anomalies are days less that cycle; interannual values are years less the mean of the
+    site's years, at least 2; spatial ones are the means of sites' days, at least 15.
+
+    Parameters
+    ----------
+    obs, predictions, qc, max_qc
+        As `fluxcube.compare` takes them; of towers.
+
+    Returns
+    -------
+    dict of str to Sums
+        By scale.
+
+    Raises
+    ------
+    SchemaError
+        If they are not of sites with a longitude.
+
+    References
+    ----------
+    FLUXtrapolation, arXiv:2605.19812 (scales and least shares)
+    """
+    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc)
+    found: dict[str, dict[str, list]] = {scale: {} for scale in SCALES}
+    for target, arrays in pairs.items():
+        if arrays[0].dims != ("site", "time") or "longitude" not in arrays[0].coords:
+            raise SchemaError(f"time scales are of sites with a longitude; found dims {arrays[0].dims}.")
+        for i in range(arrays[0].sizes["site"]):
+            values = np.stack([a.isel(site=i).values.astype(float) for a in arrays], -1)
+            common = np.isfinite(values).all(1)
+            longitude = float(arrays[0].longitude[i])
+            for scale, rows in at_scales(values[common], arrays[0].time.values[common], longitude).items():
+                found[scale].setdefault(target, []).append(_moments(rows))
+    return {
+        scale: Sums(
+            tuple(predictions),
+            {t: Moments(*(np.stack(x)[:, None] for x in zip(*rows, strict=True))) for t, rows in by_target.items()},
+            places,
+            attrs,
+        )
+        for scale, by_target in found.items()
+    }
+
+
+def _moments(rows: np.ndarray) -> Moments:
+    """Moments (model,) of rows (R, 1 + models), the observation first."""
+    return moments(rows[:, :1], rows[:, 1:], axis=0)
+
+
+def at_scales(values: np.ndarray, time: np.ndarray, longitude: float) -> dict[str, np.ndarray]:
+    """Bring one site's series to each scale.
+
+    Parameters
+    ----------
+    values : (R, series) float
+        Hours without a gap among the series.
+    time : (R,) datetime64
+        Of the hours, UTC.
+    longitude : float
+        Degrees east, for local days.
+
+    Returns
+    -------
+    dict of str to (N, series) float
+        By scale; N may be 0.
+    """
+    local = time.astype("datetime64[s]") + np.timedelta64(round(longitude * 240), "s")
+    day, daily = _means(values, local.astype("datetime64[D]").astype(int), _HOURS)
+    date = day.astype("datetime64[D]")
+    month, year = date.astype("datetime64[M]").astype(int), date.astype("datetime64[Y]").astype(int)
+    day_of_year = (date - date.astype("datetime64[Y]")).astype(int)
+    cycle_day, cycle = _means(daily, day_of_year, _REPEATS)
+    yearly = _means(daily, year, _YEAR)[1]
+    return {
+        "hourly": values,
+        "daily": daily,
+        "weekly": _means(daily, (day + 3) // 7, _WEEK)[1],  # 1970-01-01 was a Thursday
+        "monthly": _means(daily, month, _MONTH)[1],
+        "seasonal": cycle,
+        "anomaly": _less(daily, day_of_year, cycle_day, cycle),
+        "interannual": yearly - yearly.mean(0) if len(yearly) >= _YEARS else yearly[:0],
+        "spatial": daily.mean(0, keepdims=True) if len(daily) >= _MONTH else daily[:0],
+    }
+
+
+def _means(values: np.ndarray, label: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (G,) that at least `least` rows have, and the means (G, series) of their rows."""
+    labels, at, count = np.unique(label, return_inverse=True, return_counts=True)
+    total = np.zeros((len(labels), values.shape[1]))
+    np.add.at(total, at, values)
+    kept = count >= least
+    return labels[kept], total[kept] / count[kept, None]
+
+
+def _less(values: np.ndarray, label: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Rows less the mean of their label, where it has one."""
+    known = np.isin(label, labels)
+    return values[known] - means[np.searchsorted(labels, label[known])]
