@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fluxcube.errors import unknown
+from fluxcube.errors import ConfigError, unknown
 from fluxcube.models import registry
 from fluxcube.samples.splits import Split
 from fluxcube.schema import check_resolution, validate_cube
@@ -37,6 +38,7 @@ def fit(
     jobs: int = 1,
     init: str | os.PathLike | None = None,
     train_igbp: str | Sequence[str] | None = None,
+    search: int | None = None,
     max_qc: int | None = 1,
     resume: bool = True,
     overwrite: bool = False,
@@ -44,9 +46,9 @@ def fit(
 ) -> Run:
     """Train a model on the towers of a cube.
 
-    EcoPerceiver, if killed, goes on where it was when the same call is made again; the other models, which take seconds
-    to minutes, start anew. Several processes train one EcoPerceiver where `torchrun` starts the script that calls this
-    (or the command ``fluxcube train``), on GPUs or not.
+    EcoPerceiver and xgboost, if killed, go on where they were when the same call is made again, and end as if they had
+    not been; the other models, which take seconds, start anew. Several processes train one EcoPerceiver where
+    `torchrun` starts the script that calls this (or the command ``fluxcube train``), on GPUs or not.
 
     Parameters
     ----------
@@ -87,6 +89,9 @@ def fit(
         not given are taken from it); its classes and the scaling of its targets are kept.
     train_igbp : str or sequence of str, optional
         Train and validate on the split's sites of these IGBP classes only.
+    search : int, optional
+        Of xgboost: first try so many settings at random on folds of the training sites, and train with the best
+        (`fluxcube.training.search.random_search`); the draws are kept in `out`, as ``search.jsonl``.
     max_qc : int or None
         Worst flag of a predictor or flux to train on; validation uses measured fluxes (flag 0) only.
     resume : bool
@@ -132,6 +137,7 @@ def fit(
     plan = make_plan(
         cube, model=model, target=target, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
         split=split, train_igbp=train_igbp, config=config, training=training, init=init, seed=seed, max_qc=max_qc,
+        search=search,
     )  # fmt: skip
     options = {"overwrite": overwrite, "resume": resume, "progress": progress}
     if seeds is not None:
@@ -147,7 +153,7 @@ def preset_config(model: str, preset: str | None) -> object | None:
     model : str
         Name of the model.
     preset : str or None
-        "small" or "published" of ecoperceiver; "published" or "xbase" of xgboost.
+        "small" or "published" of ecoperceiver; "published", "xbase" or "small" of xgboost.
 
     Raises
     ------
@@ -159,10 +165,70 @@ def preset_config(model: str, preset: str | None) -> object | None:
     >>> preset_config("ecoperceiver", "published").latent
     128
     """
-    presets = {"ecoperceiver": ("small", "published"), "xgboost": ("published", "xbase")}.get(model, ())
+    presets = {"ecoperceiver": ("small", "published"), "xgboost": ("published", "xbase", "small")}.get(model, ())
     cls = registry.config_class(model)
     if preset is None:
         return None
     if preset not in presets:
         raise unknown(f"preset of {model}", preset, presets)
     return getattr(cls, preset)()
+
+
+def configure(model: str, preset: str | None, settings: Sequence[str] = ()) -> tuple[object | None, TrainingConfig]:
+    """Return what `fit` takes as config and training, by the words of a command.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    preset : str or None
+        As `preset_config` takes it; "published" of ecoperceiver stands for `TrainingConfig.published()`, too.
+    settings : sequence of str
+        ``config.<key>=<value>`` and ``training.<key>=<value>``, values as JSON; what is no JSON is text.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is no such assignment, or has a value it cannot have.
+    UnknownNameError
+        If there is no such preset or key.
+
+    Examples
+    --------
+    >>> config, training = configure("ecoperceiver", None, ["config.dropout=0.3", "training.keep=last"])
+    >>> config.dropout, training.keep
+    (0.3, 'last')
+    """
+    given: dict[str, dict] = {"config": {}, "training": {}}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        part, _, key = name.strip().partition(".")
+        if not equals or part not in given or not key:
+            raise ConfigError(f"a setting must be config.<key>=<value> or training.<key>=<value>, found {text!r}.")
+        given[part][key] = _value(value.strip())
+    config = preset_config(model, preset)
+    if config is None and given["config"] and model == "ecoperceiver":
+        config = registry.config_class(model).small()
+    if config is None:
+        config = given["config"] or None
+    elif given["config"]:
+        config = _changed(config, given["config"])
+    published = model == "ecoperceiver" and preset == "published"
+    training = TrainingConfig.published() if published else TrainingConfig()
+    return config, _changed(training, given["training"])
+
+
+def _changed(config, changes: Mapping):
+    """Return a config with some settings changed, its own names and kinds of values alone."""
+    known = dataclasses.asdict(config)
+    try:
+        return type(config).from_dict(known | dict(changes))
+    except TypeError as error:
+        raise ConfigError(f"{type(config).__name__} cannot have {dict(changes)}: {error}.") from error
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -30,6 +30,8 @@ _COLUMNS = {
     "sw-linear": {"column": "SW_IN"},
     "mean-cycle": {"doy_column": "DOY", "tod_column": "TOD"},
 }
+#: Models that average a chip's valid pixels themselves.
+_AVERAGES = ("xgboost",)
 #: Models that gradient descent trains.
 DESCENT = ("ecoperceiver",)
 
@@ -56,6 +58,10 @@ class Plan:
         Worst flag of a training flux.
     start : Start or None
         What is trained further.
+    search : int or None
+        How many settings are tried before.
+    found : mapping or None
+        The best of them, with its score, once they are.
     """
 
     cube: object
@@ -66,6 +72,8 @@ class Plan:
     training: TrainingConfig
     max_qc: int | None
     start: Start | None = None
+    search: int | None = None
+    found: Mapping | None = None
 
     def request(self, seed: int) -> dict:
         """Return everything that decides what the weights become, as JSON gives it back."""
@@ -75,21 +83,27 @@ class Plan:
             "features": features, "split": {"train": self.split.train, "val": self.split.val}, "seed": seed,
             "max_qc": self.max_qc, "init": self.start.digest if self.start else None,
         }  # fmt: skip
+        if self.search:
+            request["search"] = self.search
         if self.split.periods:
             request["split"]["periods"] = self.split.to_dict()["periods"]
         return json.loads(json.dumps(request))
 
     def sizes(self) -> Sizes:
         """Return how many inputs and targets the model has."""
-        spec = self.spec
-        return Sizes(
-            inputs=len(spec.inputs),
-            bands=len(spec.bands),
-            numbers=len(spec.numbers),
-            classes=(len(spec.igbp_classes),) if "igbp" in spec.static else (),
-            targets=len(spec.targets),
-            protected=tuple(i for i, name in enumerate(spec.inputs) if name in COMPUTED and table()[name].cyclic),
-        )
+        return sizes_of(self.spec)
+
+
+def sizes_of(spec: FeatureSpec) -> Sizes:
+    """Return how many inputs and targets a model of these features has."""
+    return Sizes(
+        inputs=len(spec.inputs),
+        bands=len(spec.bands),
+        numbers=len(spec.numbers),
+        classes=(len(spec.igbp_classes),) if "igbp" in spec.static else (),
+        targets=len(spec.targets),
+        protected=tuple(i for i, name in enumerate(spec.inputs) if name in COMPUTED and table()[name].cyclic),
+    )
 
 
 def make_plan(
@@ -108,9 +122,11 @@ def make_plan(
     init: str | os.PathLike | None,
     seed: int,
     max_qc: int | None,
+    search: int | None = None,
 ) -> Plan:
     """Settle what `fluxcube.training.fit.fit` was asked for; its errors are raised here, before towers are read."""
     registry.config_class(model)
+    _check_search(model, search)
     start = _start(init, model)
     if start is not None:
         predictors = start.spec.predictors if predictors is None else predictors
@@ -124,10 +140,21 @@ def make_plan(
         cube, split.train, targets=targets, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
         max_qc=max_qc,
     )  # fmt: skip
+    if model in _AVERAGES:
+        spec = dataclasses.replace(spec, fill_chips=False)
     if start is None:
-        return Plan(cube, model, spec, split, _config(model, config, spec), training, max_qc)
+        return Plan(cube, model, spec, split, _config(model, config, spec), training, max_qc, search=search)
     config = start.config if config is None else _config(model, config, spec)
     return Plan(cube, model, start.agree(spec, config), split, config, training, max_qc, start)
+
+
+def _check_search(model: str, draws: int | None) -> None:
+    if draws is None:
+        return
+    if model != "xgboost":
+        raise ConfigError(f"search draws settings of xgboost; it knows none of {model}.")
+    if draws < 1:
+        raise ConfigError(f"search must be 1 draw or more, found {draws}.")
 
 
 def _start(init: str | os.PathLike | None, model: str) -> Start | None:

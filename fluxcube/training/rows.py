@@ -26,8 +26,6 @@ from fluxcube.samples.towers import Towers, load_towers, site_years
 from fluxcube.samples.windows import gather
 from fluxcube.training.run import differences
 
-#: File of a run's folder in which an unfinished row model waits to be taken up again.
-ROWS_STATE = ".rows.state"
 #: Windows turned into rows at a time: chips of all hours at once would fill the memory.
 _CHUNK = 16384
 #: Bytes of rows that are kept for the next pass; those beyond are made anew.

@@ -18,6 +18,10 @@ STATE = "state.safetensors"
 SPLIT = "split.json"
 LOG = "log.csv"
 EVENTS = "tensorboard"
+#: Where trees that are not finished wait to be taken up again.
+ROWS_STATE = ".rows.state"
+#: Draws of a random search.
+SEARCH = "search.jsonl"
 
 #: What `torchrun` tells each process that it starts.
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -73,10 +77,11 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
         clear(folder)
     elif RUN in found:
         raise CheckpointError(f"{folder} holds a finished run: give overwrite=True, or another folder.")
-    elif STATE in found:
+    elif found & {STATE, ROWS_STATE, SEARCH}:
         if not resume:
             raise CheckpointError(f"{folder} holds an unfinished run: give resume=True to go on, or overwrite=True.")
-        _check_same(folder, request)
+        if STATE in found:
+            _check_same(folder, request)
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -97,7 +102,7 @@ def clear(folder: Path) -> None:
 
 
 def _ours(name: str) -> bool:
-    return name in (RUN, STATE, SPLIT, LOG, EVENTS) or name.startswith((".", "model."))
+    return name in (RUN, STATE, SPLIT, LOG, EVENTS, SEARCH) or name.startswith((".", "model."))
 
 
 def _check_same(folder: Path, request: Mapping) -> None:

@@ -20,17 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.models.base import Sizes
 from fluxcube.models.boosting import Boosting, BoostingConfig, Feed, WholeRows, add_tree, new_booster, parameters, rmse
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
+from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows
 from fluxcube.training.run import differences
-from fluxcube.variables import COMPUTED, table
-
-#: File of a run's folder that keeps the draws.
-SEARCH = "search.jsonl"
 
 #: What is drawn, and between which limits, around the published and the X-BASE-like settings (which are no more than
 #: points of it): "log" is uniform in the logarithm, "choice" one of what follows.
@@ -46,8 +42,6 @@ SPACE: Mapping[str, tuple] = {
     "colsample_bytree": ("uniform", 0.5, 1.0),
     "colsample_bylevel": ("uniform", 0.5, 1.0),
 }
-#: Most trees of a draw, and rounds without gain after which it stops.
-_TREES, _EARLY = 1000, 30
 _FORMAT = 1
 
 
@@ -89,6 +83,8 @@ def random_search(
     draws: int = 50,
     folds: int = 5,
     rows: int | None = 500_000,
+    trees: int = 1000,
+    patience: int = 30,
     seed: int = 0,
     max_qc: int | None = 1,
     buffer_km: float = 50.0,
@@ -113,13 +109,17 @@ def random_search(
     spec : FeatureSpec
         Inputs and targets; see `fluxcube.samples.towers.cube_spec`.
     config : BoostingConfig, optional
-        What is not drawn: lags or context, device; its `n_estimators` is the most trees where it is not the default.
+        What is not drawn: lags or context, device, `max_rows`.
     draws : int
         How many settings.
     folds : int
         Parts of the towers.
     rows : int or None
         Use so many hours of the towers, drawn at random; None takes all.
+    trees : int
+        Most trees per target and fold.
+    patience : int
+        Trees without a better score after which a draw ends.
     seed : int
         Of folds, hours, settings and trees.
     max_qc : int or None
@@ -156,11 +156,11 @@ def random_search(
     >>> [row["from"] for row in found.draws], found.config.early_stopping
     (['published', 'xbase'], 0)
     """
-    config = config or BoostingConfig(n_estimators=_TREES, early_stopping=_EARLY)
-    config = dataclasses.replace(config, early_stopping=config.early_stopping or _EARLY, max_rows=None)
-    for name, value in {"draws": draws, "folds": folds - 1, "rows": rows or 1, "workers": workers or 1}.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be {2 if name == 'folds' else 1} or more.")
+    config = dataclasses.replace(config or BoostingConfig(), n_estimators=trees, early_stopping=patience)
+    given = {"draws": draws, "folds": folds, "rows": rows, "patience": patience, "workers": workers}
+    for name, value in given.items():
+        if value is not None and value < (least := 2 if name == "folds" else 1):
+            raise ConfigError(f"{name} must be {least} or more, found {value}.")
     held = [split.test for split in kfold(cube.sel(site=list(sites)), k=folds, seed=seed, buffer_km=buffer_km)]
     about = _about(spec, config, sites, held, rows, seed, max_qc, buffer_km)
     path = None if out is None else Path(out)
@@ -178,8 +178,8 @@ def random_search(
                 progress(len(done), draws, f"draw {row['draw'] + 1}: NSE {row['nse']:.3f}, best {best:.3f}")
     rows_done = tuple(done[i] for i in range(draws))
     best = max(rows_done, key=lambda row: row["nse"])
-    trees = round(float(np.mean(best["trees"])))
-    kept = dataclasses.replace(config, **best["settings"], n_estimators=trees, early_stopping=0)
+    count = round(float(np.mean(best["trees"])))
+    kept = dataclasses.replace(config, **best["settings"], n_estimators=count, early_stopping=0)
     return Search(kept, rows_done, about)
 
 
@@ -233,7 +233,7 @@ def _load(cube, sites, held, spec, config, rows, seed, max_qc, progress) -> list
     chosen = np.arange(len(source.fluxes))
     if rows is not None and len(chosen) > rows:
         chosen = np.sort(np.random.default_rng((seed, 0)).choice(len(chosen), rows, replace=False))
-    model = Boosting(config, _sizes_of(source.spec))
+    model = Boosting(config, sizes_of(source.spec))
     parts = []
     for at, x in _numbered(ModelRows(model, source, kept=0)):
         first, last = np.searchsorted(chosen, (at, at + len(x)))
@@ -337,17 +337,6 @@ def _nse(error: float, spread: float) -> float:
 
 class _Stopped(RuntimeError):
     """The caller went away."""
-
-
-def _sizes_of(spec: FeatureSpec) -> Sizes:
-    return Sizes(
-        inputs=len(spec.inputs),
-        bands=len(spec.bands),
-        numbers=len(spec.numbers),
-        classes=(len(spec.igbp_classes),) if "igbp" in spec.static else (),
-        targets=len(spec.targets),
-        protected=tuple(i for i, name in enumerate(spec.inputs) if name in COMPUTED and table()[name].cyclic),
-    )
 
 
 def _about(spec, config, sites, held, rows, seed, max_qc, buffer_km) -> dict:

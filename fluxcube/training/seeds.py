@@ -15,8 +15,8 @@ from fluxcube.models.checkpoint import ENSEMBLE, RUN
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import DESCENT, Plan
-from fluxcube.training.run import SPLIT, Run, by_torchrun, clear, differences
-from fluxcube.training.single import Data, metadata, train_one
+from fluxcube.training.run import SEARCH, SPLIT, Run, by_torchrun, clear, differences
+from fluxcube.training.single import Data, metadata, searched, train_one
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def train_seeds(
     wanted = _wanted(seeds, seed, jobs)
     first = _first(plan)
     first(lambda: _prepare(folder, wanted, overwrite))
+    plan = searched(plan, seed, folder, progress)
     data = Data(plan, progress)
     todo = first(lambda: [s for s in wanted if not _done(folder / _name(s), plan.request(s))])
     if jobs > 1:
@@ -93,12 +94,13 @@ def _prepare(folder: Path, wanted: Sequence[int], overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: give a folder for the ensemble.")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(n for n in found if n not in (ENSEMBLE, SPLIT) and not n.startswith((".", "seed-")))
+    foreign = sorted(n for n in found if n not in (ENSEMBLE, SPLIT, SEARCH) and not n.startswith((".", "seed-")))
     if foreign:
         raise CheckpointError(f"{folder} holds other files ({', '.join(foreign[:3])}): give it its own folder.")
     members = sorted(name for name in found if name.startswith("seed-"))
     if overwrite:
-        (folder / ENSEMBLE).unlink(missing_ok=True)  # first, so that a kill leaves no ensemble of missing members
+        for name in (ENSEMBLE, SEARCH):  # first, so that a kill leaves no ensemble of missing members
+            (folder / name).unlink(missing_ok=True)
         for name in members:
             clear(folder / name)
             (folder / name).rmdir()

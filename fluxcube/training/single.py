@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -14,8 +15,8 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import DESCENT, Plan
-from fluxcube.training.rows import ROWS_STATE, SiteRows, fit_rows
-from fluxcube.training.run import LOG, SPLIT, STATE, Run, prepare, write_log
+from fluxcube.training.rows import SiteRows, fit_rows
+from fluxcube.training.run import LOG, ROWS_STATE, SEARCH, SPLIT, STATE, Run, prepare, write_log
 from fluxcube.variables import table
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
     first = world.first if world else (lambda call: call())
     first(lambda: prepare(folder, request, overwrite=overwrite, resume=resume))
     first(lambda: plan.split.save(folder / SPLIT))
+    plan = searched(plan, seed, folder, progress)
     if world:
         from fluxcube.training.descent import descend
 
@@ -82,6 +84,19 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
     first(lambda: _finish(made, folder, about))
     summary = "; ".join(filter(None, (summary, coverage(calibration))))
     return Run(folder, plan.split, tuple(history), summary, calibration)
+
+
+def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> Plan:
+    """Return the plan with the settings of a random search on the training towers, where one is asked for."""
+    if not plan.search or plan.found is not None:
+        return plan
+    from fluxcube.training.search import random_search
+
+    found = random_search(
+        plan.split.part(plan.cube, "train"), plan.split.train, spec=plan.spec, config=plan.config, draws=plan.search,
+        seed=seed, max_qc=plan.max_qc, buffer_km=plan.split.buffer_km, out=folder / SEARCH, progress=progress,
+    )  # fmt: skip
+    return dataclasses.replace(plan, config=found.config, found=found.best)
 
 
 def _world(plan: Plan):
@@ -130,6 +145,7 @@ def metadata(plan: Plan, spec: FeatureSpec, request: Mapping, history: list, cal
         "training": request["training"] if hasattr(model, "parameters") else None,
         "init": request["init"],
         "request": dict(request),
+        "search": dict(plan.found) if plan.found is not None else None,
         "history": history,
         "calibration": dict(calibration),
         "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs},

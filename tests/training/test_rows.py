@@ -15,8 +15,8 @@ from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.samples.windows import gather
 from fluxcube.simulation.example import example_cube
 from fluxcube.training import rows as training_rows
+from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows, fit_rows, table
-from fluxcube.training.search import _sizes_of
 
 CONFIG = BoostingConfig(n_estimators=2 * ROUNDS + 5, lags=(1, 3), max_rows=700)
 
@@ -46,7 +46,7 @@ def spec(cube, sites):
 
 @pytest.fixture
 def model(spec):
-    return Boosting(CONFIG, _sizes_of(spec))
+    return Boosting(CONFIG, sizes_of(spec))
 
 
 @pytest.mark.parametrize("max_qc", [None, 1, 0])
@@ -95,7 +95,7 @@ def test_trees_do_not_depend_on_how_rows_are_read(cube, sites, spec):
     source = SiteRows(cube, sites, spec, 1).scaled()
     towers = load_towers(cube, sites, source.spec, 1)
     for data in (source, towers):
-        model = Boosting(CONFIG, _sizes_of(spec))
+        model = Boosting(CONFIG, sizes_of(spec))
         fit_rows(model, data, None, seed=3)
         weights.append(model.weights())
     assert weights[0] == weights[1]
@@ -105,7 +105,7 @@ def test_trees_do_not_depend_on_how_rows_are_read(cube, sites, spec):
 def test_a_killed_run_ends_as_an_unbroken_one(monkeypatch, cube, sites, spec, tmp_path, at):
     train, val = SiteRows(cube, sites[:4], spec, 1).scaled(), sites[4:]
     watched = SiteRows(cube, val, train.spec, 0)
-    whole, broken, again = (Boosting(CONFIG, _sizes_of(spec)) for _ in range(3))
+    whole, broken, again = (Boosting(CONFIG, sizes_of(spec)) for _ in range(3))
     settings = {"seed": 1, "state": tmp_path / ".rows.state", "request": {"seed": 1, "config": {"lags": (1, 3)}}}
     logged = fit_rows(whole, train, watched, **settings)
     assert not list(tmp_path.iterdir())
@@ -130,7 +130,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(monkeypatch, cube, sites, spec, tm
 def test_a_state_of_other_settings_or_a_damaged_one_is_refused(cube, sites, spec, tmp_path):
     train = SiteRows(cube, sites, spec, 1).scaled()
     path = tmp_path / ".rows.state"
-    model = Boosting(CONFIG, _sizes_of(spec))
+    model = Boosting(CONFIG, sizes_of(spec))
     model.learn(ModelRows(model, train), seed=1, keep=lambda g: training_rows.save_growth(path, g, {"seed": 1}))
     with pytest.raises(ConfigError, match="seed was 1, is 2"):
         fit_rows(model, train, None, seed=2, state=path, request={"seed": 2})
@@ -149,7 +149,8 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_refused(cube, sites, spec
 def test_missing_pixels_of_a_chip_do_not_count(cube, sites, spec):
     """Most of the gap lies at the rim, where pixels weigh little: the mean of a filled chip would be another."""
     gaps = cube.copy(deep=True)
-    gaps["modis"] = gaps.modis.where((np.arange(8) < 5)[:, None] | (np.arange(8) < 3)).astype("float32")
+    slope = np.linspace(0.5, 1.0, 8)  # across the chip
+    gaps["modis"] = (gaps.modis * slope).where((np.arange(8) < 5)[:, None] | (np.arange(8) < 3)).astype("float32")
     valid = dataclasses.replace(spec, fill_chips=False)
     means = {}
     for name, one in (("valid", valid), ("filled", spec)):

@@ -13,10 +13,9 @@ from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.samples.splits import kfold
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.simulation.example import example_cube
+from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import table
-from fluxcube.training.search import SPACE, _sizes_of, draw_settings, random_search
-
-CAP = BoostingConfig(n_estimators=12, early_stopping=4)
+from fluxcube.training.search import SPACE, draw_settings, random_search
 
 
 class Killed(Exception):
@@ -39,7 +38,7 @@ def spec(cube, sites):
 
 
 def search(cube, sites, spec, **changes):
-    settings = {"config": CAP, "draws": 5, "folds": 3, "rows": 900, "seed": 2, "workers": 1}
+    settings = {"trees": 12, "patience": 4, "draws": 5, "folds": 3, "rows": 900, "seed": 2, "workers": 1}
     return random_search(cube, sites, spec=spec, **settings | changes)
 
 
@@ -81,13 +80,13 @@ def test_the_best_draw_is_kept(whole):
 def test_an_nse_is_that_of_trees_which_never_saw_the_cluster(cube, sites):
     """Trains each fold again through the model itself and scores all measured hours pooled."""
     spec = cube_spec(cube, sites, bands=())
-    found = search(cube, sites, spec, draws=1, rows=None, config=BoostingConfig(n_estimators=15, early_stopping=15))
+    found = search(cube, sites, spec, draws=1, rows=None, trees=15, patience=15)
     (row,) = found.draws
     config = BoostingConfig.from_dict(row["settings"] | {"n_estimators": row["trees"][0], "early_stopping": 0})
     scaled = load_towers(cube, sites, spec, 1).scaled().spec
     obs, pred = [], []
     for split in kfold(cube.sel(site=sites), k=3, seed=2):
-        model = Boosting(config, _sizes_of(spec))
+        model = Boosting(config, sizes_of(spec))
         others = [site for site in sites if site not in split.test]
         model.fit(*table(model, load_towers(cube, others, scaled, 1)), seed=2)
         x, y = table(model, load_towers(cube, split.test, scaled, 0))
@@ -160,9 +159,9 @@ def test_only_measured_fluxes_are_scored(cube, sites, spec):
 
 
 def test_lags_and_rows_are_the_callers(cube, sites, spec, whole):
-    lagged = BoostingConfig(n_estimators=12, early_stopping=4, lags=(1, 2))
+    lagged = BoostingConfig(lags=(1, 2), max_rows=50)
     found = search(cube, sites, spec, config=lagged, draws=1)
-    assert found.config.lags == (1, 2) and found.draws[0]["nse"] != whole.draws[0]["nse"]
+    assert (found.config.lags, found.config.max_rows) == ((1, 2), 50) and found.draws[0]["nse"] != whole.draws[0]["nse"]
     fewer = search(cube, sites, spec, rows=400, draws=1)
     assert fewer.about["rows"] == 400 and fewer.draws[0]["nse"] != whole.draws[0]["nse"]
 
@@ -171,6 +170,8 @@ def test_lags_and_rows_are_the_callers(cube, sites, spec, whole):
     ("error", "named", "changes"),
     [
         (ConfigError, "draws", {"draws": 0}),
+        (ConfigError, "patience", {"patience": 0}),
+        (ConfigError, "n_estimators", {"trees": 0}),
         (ConfigError, "folds", {"folds": 1}),
         (ConfigError, "workers", {"workers": -1}),
         (SplitError, "number of clusters", {"folds": 9}),
