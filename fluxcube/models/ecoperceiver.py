@@ -37,7 +37,7 @@ class EcoPerceiverConfig:
     latent : int
         H, width of a latent.
     frequencies : int
-        K of the Fourier features.
+        K of the Fourier features; 0 gives the plain value instead, to see what they are worth.
     static_frequencies : int
         How many of the lowest frequencies code static numbers. Coded finely, latitude and elevation name a
         tower, and a model trained on a few dozen of them learns the names instead of the weather.
@@ -84,12 +84,13 @@ class EcoPerceiverConfig:
     causal: bool = True
 
     def __post_init__(self):
-        whole = ("latent", "frequencies", "static_frequencies", "embedding", "context", "heads", "mlp_ratio", "blocks")
+        whole = ("latent", "static_frequencies", "embedding", "context", "heads", "mlp_ratio", "blocks")
         for name in whole:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
-        if self.self_layers < 0:
-            raise ConfigError(f"self_layers must be 0 or more, found {self.self_layers}.")
+        for name in ("frequencies", "self_layers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, found {getattr(self, name)}.")
         if self.latent % self.heads:
             raise ConfigError(f"heads must divide latent: {self.latent} / {self.heads} leaves a rest.")
         if not 0 <= self.dropout < 1:
@@ -102,6 +103,11 @@ class EcoPerceiverConfig:
             raise ConfigError(f"distribution must be none or gaussian, found {self.distribution!r}.")
         if not self.causal and self.head == "dense":
             raise ConfigError("causal=False needs head='last': a dense head would see hours after the one it emits.")
+
+    @property
+    def coding(self) -> int:
+        """Numbers that code a value."""
+        return 2 * self.frequencies or 1
 
     @classmethod
     def published(cls) -> EcoPerceiverConfig:
@@ -151,15 +157,15 @@ class EcoPerceiver(nn.Module):
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes):
         super().__init__()
         self.config, self.sizes = config, sizes
-        width, token = config.latent, 2 * config.frequencies + config.embedding
+        width, token = config.latent, config.coding + config.embedding
         self.latents = nn.Parameter(torch.empty(config.context, width))
         self.variables = nn.Parameter(torch.empty(sizes.inputs + sizes.numbers, config.embedding))
         self.met_norm = nn.LayerNorm(token)
         self.classes = nn.ParameterList(torch.empty(count, token) for count in sizes.classes)
         if sizes.bands:
             self.bands = nn.Parameter(torch.empty(sizes.bands, config.embedding))
-            self.band_weight = nn.Parameter(torch.empty(sizes.bands, _PIXELS, 2 * config.frequencies))
-            self.band_bias = nn.Parameter(torch.zeros(sizes.bands, 2 * config.frequencies))
+            self.band_weight = nn.Parameter(torch.empty(sizes.bands, _PIXELS, config.coding))
+            self.band_bias = nn.Parameter(torch.zeros(sizes.bands, config.coding))
             self.image_norm = nn.LayerNorm(token)
         own = 1 if config.share else config.blocks
         layer = (width, config.heads, config.mlp_ratio)
@@ -177,7 +183,8 @@ class EcoPerceiver(nn.Module):
         future = torch.full((config.context, config.context), MASKED if config.causal else 0.0).triu(1)
         self.register_buffer("future", future, persistent=False)
         coarse = (torch.arange(config.frequencies) < config.static_frequencies).float()
-        self.register_buffer("coarse", coarse.repeat(2), persistent=False)
+        coarse = coarse.repeat(2) if config.frequencies else torch.ones(1)
+        self.register_buffer("coarse", coarse, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -272,13 +279,19 @@ class EcoPerceiver(nn.Module):
         """Tokens (B, T, V, H_i) of the met columns, and which are seen."""
         seen = torch.isfinite(batch.met)
         values = torch.where(seen, batch.met, _PLACEHOLDER)
-        features = fourier_features(values, self.config.frequencies)
+        features = self._coded(values)
         embedding = self.variables[: self.sizes.inputs].expand(*features.shape[:2], -1, -1)
         tokens = self.met_norm(torch.cat([features, embedding], -1))
         if self._drops:
             shape = list(seen.shape) if self.config.dropout_unit == "token" else [seen.shape[0], 1, seen.shape[2]]
             seen = seen & ~(self._dropped(shape, seen.device) & self.droppable)
         return tokens, seen
+
+    def _coded(self, values: Tensor) -> Tensor:
+        """Fourier features (..., 2 K), or the values themselves (..., 1)."""
+        if not self.config.frequencies:
+            return values.float()[..., None]
+        return fourier_features(values, self.config.frequencies)
 
     @property
     def _drops(self) -> bool:
@@ -321,7 +334,7 @@ class EcoPerceiver(nn.Module):
     def _static_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Tokens (B, S + C, H_i) that are the same at every hour, and which are seen."""
         seen = torch.isfinite(batch.numbers)
-        features = fourier_features(torch.where(seen, batch.numbers, _PLACEHOLDER), self.config.frequencies)
+        features = self._coded(torch.where(seen, batch.numbers, _PLACEHOLDER))
         embedding = self.variables[self.sizes.inputs :].expand(len(features), -1, -1)
         features = features * self.coarse
         tokens = [torch.cat([features, embedding], -1)]
@@ -335,7 +348,7 @@ class EcoPerceiver(nn.Module):
         if not self.sizes.bands:
             window, slot = window[:0], slot[:0]
         rows = window * batch.met.shape[1] + batch.image_step[window, slot]
-        token = 2 * self.config.frequencies + self.config.embedding
+        token = self.config.coding + self.config.embedding
         if not len(rows):
             return rows, batch.met.new_zeros(0, self.sizes.bands, token), rows.new_zeros(0, self.sizes.bands) > 0
         images = batch.images[window, slot]

@@ -342,3 +342,19 @@ def test_a_model_without_chips_or_static_inputs():
     with_chips = make_batch(2)._replace(numbers=batch.numbers, classes=batch.classes)
     model = make_model(sizes=sizes)  # a batch may hold chips that the model has no bands for
     torch.testing.assert_close(run(model, with_chips._replace(met=batch.met)), run(model, batch))
+
+
+def test_without_frequencies_a_value_stands_for_itself():
+    """K = 0 is the paper's model without Fourier features: tokens are the value and its variable's embedding."""
+    config = dataclasses.replace(TINY, frequencies=0)
+    model, batch = make_model(config), make_batch()
+    assert config.coding == 1 and model.met_norm.normalized_shape == (1 + config.embedding,)
+    expected = torch.where(torch.isfinite(batch.met), batch.met, 0.0)
+    torch.testing.assert_close(model._coded(expected)[..., 0], expected)
+    before = run(model, batch)
+    assert torch.isfinite(before).all()
+    moved = batch._replace(met=batch.met + 0.01)
+    assert (run(model, moved) != before).any()
+    assert EcoPerceiverConfig.published().coding == 24
+    with pytest.raises(ConfigError, match="frequencies"):
+        EcoPerceiverConfig(frequencies=-1)
