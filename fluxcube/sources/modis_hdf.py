@@ -1,25 +1,25 @@
-"""MODIS tiles as LP DAAC ships them: HDF4 files whose grid HDF-EOS describes in a text attribute."""
+"""MODIS tiles as LP DAAC ships them: HDF4 files whose grid HDF-EOS describes in a text attribute.
+
+The library that reads them runs in a process of its own (`hdf_process`), which calls the functions of `SERVED`.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
 import struct
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from fluxcube.errors import SourceError, missing_package
+from fluxcube.sources.hdf_process import call
 from fluxcube.sources.modis_grid import PRODUCTS, SPHERE, TILE, Raster, Tile, check_fill, check_scale, grid_place
 
 # Numbers of HDF4 types.
 _TYPES = {20: "int8", 21: "uint8", 22: "int16", 23: "uint16", 24: "int32", 25: "uint32", 5: "float32", 6: "float64"}
-# The HDF4 library keeps its state in globals: one thread at a time.
-_LIBRARY = threading.RLock()
-
 _GROUP = re.compile(r"GROUP\s*=\s*(GRID_\d+)\b(.*?)END_GROUP\s*=\s*\1\b", re.DOTALL)
 _FIELD = re.compile(r'DataFieldName\s*=\s*"([^"]*)"')
 _PAIR = re.compile(r"\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)")
@@ -53,6 +53,12 @@ def check(raster: Raster) -> Tile:
 
 @functools.lru_cache(maxsize=65536)
 def _layout(path: Path, size: int, changed: int, product: str) -> dict:
+    (found,) = call("layout", path, product=product)
+    return found | {"bands": tuple(found["bands"])}
+
+
+def _read_layout(path: Path, product: str) -> Iterator[dict]:
+    """Yield where a file's layers of a product lie on the global grid, and how their values are stored."""
     with _open(path) as file:
         grids = _grids(path, _structure(path, file))
         names = [_layer(path, file.datasets(), product, layer) for layer in PRODUCTS[product].layers]
@@ -64,9 +70,9 @@ def _layout(path: Path, size: int, changed: int, product: str) -> dict:
     fills, scales, offsets = (list(column) for column in zip(*values, strict=True))
     if len({*fills}) > 1 or len({*offsets}) > 1:
         raise SourceError(f"{path}: the layers of {product} differ in fill ({fills}) or offset ({offsets}).")
-    return {
+    yield {
         "row": row, "col": col, "height": grid["rows"] * factor, "width": grid["cols"] * factor, "factor": factor,
-        "bands": tuple(names), "scale": check_scale(path, product, scales), "offset": offsets[0], "fill": fills[0],
+        "bands": names, "scale": check_scale(path, product, scales), "offset": offsets[0], "fill": fills[0],
     }  # fmt: skip
 
 
@@ -75,30 +81,37 @@ def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[
 
     Give them from north to south: a layer that is compressed as a whole is then unpacked once.
     """
-    with _open(tile.path) as file:
-        layers = [file.select(name) for name in tile.bands]
+    yield from call("windows", tile.path, bands=list(tile.bands), boxes=[list(map(int, box)) for box in boxes])
+
+
+def _read_windows(path: Path, bands: Iterable[str], boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:
+    with _open(path) as file:
+        layers = [file.select(name) for name in bands]
         for r0, r1, c0, c1 in boxes:
             yield np.stack([layer.get((r0, c0), (r1 - r0, c1 - c0)) for layer in layers])
+
+
+#: What the other process does.
+SERVED: Mapping[str, Callable[..., Iterator]] = {"layout": _read_layout, "windows": _read_windows}
 
 
 @contextmanager
 def _open(path: Path) -> Iterator:
     library, error = _pyhdf()
     _check_complete(path)
-    with _LIBRARY:
+    try:
+        file = library(str(path))
         try:
-            file = library(str(path))
-            try:
-                yield file
-            finally:
-                file.end()
-        except (error, ValueError, TypeError, IndexError) as problem:
-            if isinstance(problem, SourceError):
-                raise
-            # pyhdf lets a damaged file through as one of its own errors or as what its wrapper stumbles over.
-            raise SourceError(
-                f"{path}: cannot be read as an HDF4 file, it is damaged or cut short ({problem}): fetch it again."
-            ) from problem
+            yield file
+        finally:
+            file.end()
+    except (error, ValueError, TypeError, IndexError) as problem:
+        if isinstance(problem, SourceError):
+            raise
+        # pyhdf lets a damaged file through as one of its own errors or as what its wrapper stumbles over.
+        raise SourceError(
+            f"{path}: cannot be read as an HDF4 file, it is damaged or cut short ({problem}): fetch it again."
+        ) from problem
 
 
 def _check_complete(path: Path) -> None:

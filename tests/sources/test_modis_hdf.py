@@ -9,7 +9,7 @@ import pytest
 from modis_files import A4, daily, flags, grid, nadir, name_of, structure, tile_of, write_hdf, write_tiff
 
 from fluxcube.errors import MissingPackageError, SourceError
-from fluxcube.sources import modis_hdf
+from fluxcube.sources import hdf_process, modis_hdf
 from fluxcube.sources.modis import check_raster, find_tiles, list_rasters, read_pixels, read_tile, survey_rasters
 from fluxcube.sources.modis_grid import PIXEL, PRODUCTS, ROWS, Product, Raster
 
@@ -18,6 +18,13 @@ pytest.importorskip("rasterio")
 
 CORNER = (4 * 2400 + 100, 18 * 2400 + 700)
 DAY = "2019-07-04"
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Read in this process, where what the library is asked for can be seen."""
+    monkeypatch.setattr(modis_hdf, "call", lambda function, path, **more: modis_hdf.SERVED[function](path, **more))
+    modis_hdf._layout.cache_clear()
 
 
 def values(height=12, width=14, seed=0):
@@ -77,7 +84,7 @@ def test_negative_reflectance_of_the_daily_product_is_valid_down_to_a_hundredth(
     np.testing.assert_allclose(read_tile(find_tiles(tmp_path)[0])[0], [[-0.01, np.nan], [1.6, np.nan]], rtol=1e-6)
 
 
-def test_only_the_window_is_read(tmp_path, monkeypatch):
+def test_only_the_window_is_read(tmp_path, monkeypatch, here):
     path = write(tmp_path, [nadir(values(600, 300), CORNER)])
     asked = []
     plain = SD.SDS.get
@@ -177,11 +184,49 @@ def test_files_that_were_cut_short_are_named(tmp_path):
         check_raster(Raster(path=path, product="MCD43A4", day=np.datetime64(DAY)))
 
 
-def test_without_pyhdf_the_extra_is_named(tmp_path, monkeypatch):
+def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
+    """The library crashes on some such files, and with it the process that it runs in, which is not this one."""
+    path = write(tmp_path, [nadir(values(30, 30), CORNER)])
+    whole, rng = path.read_bytes(), np.random.default_rng(5)
+    errors = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for at in rng.integers(4, len(whole), 6):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        modis_hdf._layout.cache_clear()
+        try:
+            assert read_tile(find_tiles(path)[0]).shape[0] == 7
+        except SourceError as error:
+            errors += 1
+            assert str(path) in str(error)
+    assert errors > 10
+    path.write_bytes(whole)
+    modis_hdf._layout.cache_clear()
+    assert read_tile(find_tiles(path)[0]).shape == (7, 30, 30)
+
+
+def test_a_process_that_ends_or_hangs_costs_its_file_only(tmp_path, monkeypatch):
+    path = write(tmp_path, [nadir(values(), CORNER)])
+    (tile,) = find_tiles(path)
+    with pytest.raises(SourceError, match=r"ended with status .* fetch it again"):
+        list(hdf_process.call("no such function", path))
+    expected = read_tile(tile)
+    first = hdf_process.call("windows", path, bands=list(tile.bands), boxes=[[0, 2, 0, 2], [2, 4, 0, 2]])
+    next(first)
+    first.close()  # the second window is not waited for, and is nobody else's
+    np.testing.assert_array_equal(read_tile(tile), expected)
+    monkeypatch.setattr(hdf_process, "PATIENCE", 0)
+    with pytest.raises(SourceError, match=r"gave no answer within 0 s"):
+        read_tile(tile)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read_tile(tile), expected)
+
+
+def test_without_pyhdf_the_extra_is_named(tmp_path, monkeypatch, here):
     path = write(tmp_path, [nadir(values(), CORNER)])
     monkeypatch.setitem(sys.modules, "pyhdf.SD", None)
     assert len(list_rasters(tmp_path)) == 1
-    modis_hdf._layout.cache_clear()
     with pytest.raises(MissingPackageError, match=r"pip install 'fluxcube\[sources\]'"):
         find_tiles(path)
 
@@ -197,7 +242,7 @@ def test_real_land_cover_tile_is_the_geotiff_that_others_made_of_it(shared_data)
     np.testing.assert_array_equal(read_pixels(hdf, rows, cols), read_tile(tif)[:, rows - tif.row, cols - tif.col])
 
 
-def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypatch):
+def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypatch, here):
     """A whole tile of the family of MCD43A4, and a piece that others cut from a tile of MOD09A1."""
     folder = shared_data / "modis"
     bands = tuple(f"sur_refl_b{i:02d}" for i in range(1, 8))
