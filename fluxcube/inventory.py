@@ -94,12 +94,18 @@ def _aside(store: str | os.PathLike, most: int | None) -> Iterator[str]:
             "not in it",
             [f"{row.name}: {row.why}" for row in left.drop(columns="what").itertuples(index=False, name="Row")],
         ),
-        ("to know", [f"{row.site}: {row.text}" for row in notes.itertuples() if row.kind in ("warning", "lost")]),
+        ("to know", [f"{row.site}: {row.text}" for row in notes[notes.kind == "warning"].itertuples()]),
+        ("lost before", [f"{text} ({count} sites)" for text, count in _by_text(notes[notes.kind == "lost"])]),
     ):
         if lines:
             yield from ("", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines[:most]))
             if len(lines) > len(lines[:most]):
                 yield f"  and {len(lines) - len(lines[:most])} more: fluxcube.open_report(store, ...)"
+
+
+def _by_text(notes: pd.DataFrame) -> list[tuple[str, int]]:
+    """Return each text once, with the number of sites that have it, in the order in which they come."""
+    return list(notes.groupby("text", sort=False).site.nunique().items())
 
 
 def _other(store: str | os.PathLike, kind: str) -> Iterator[str]:

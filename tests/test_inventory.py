@@ -10,6 +10,8 @@ import xarray as xr
 
 import fluxcube as fc
 from fluxcube.errors import SourceError, StoreError
+from fluxcube.simulation.published import write_v2
+from fluxcube.simulation.records import Place, simulate_record
 
 
 def test_of_raw_archives_it_tells_each_site_and_what_is_left_aside(planet_files):
@@ -30,6 +32,22 @@ def test_of_a_cube_it_counts_what_the_cube_holds(cube_store):
     assert int(sites) == int((flags >= 0).any(1).sum())
     assert int(values.replace(",", "")) == int((flags >= 0).sum())
     assert abs(int(measured) - 100 * (flags == 0).sum() / (flags >= 0).sum()) <= 0.5
+
+
+def test_what_a_publication_lost_is_told_once_with_its_sites(tmp_path):
+    places = [Place(site=f"US-Z{i}z", latitude=40.0 + i, longitude=-90.0, utc_offset=-6) for i in range(3)]
+    write_v2(
+        tmp_path / "carbonsense_v2.sql", [(place, simulate_record(place, "2012-02-20", days=5)) for place in places]
+    )
+    fc.build_carbonsense(tmp_path / "carbonsense_v2.sql", tmp_path / "cube.zarr")
+    notes = fc.open_report(tmp_path / "cube.zarr", "notes")
+    assert not notes[notes.kind == "warning"].text.str.contains("Soil water").any()
+    texts = notes[notes.kind == "lost"].groupby("text").site.nunique()
+    assert len(texts) > 5 and (texts == 3).all()
+    lines = fc.inspect(tmp_path / "cube.zarr", most=None).splitlines()
+    assert f"lost before ({len(texts)}):" in lines
+    for text in texts.index:
+        assert lines.count(f"  {text} (3 sites)") == 1
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ from fluxcube.cubes.tower import (
     Tower,
     added,
     contributors,
-    doubts_of,
     join_stacks,
+    lost_of,
     name_archives,
     other_places,
+    repeats_of,
     stack_of,
     told_places,
     with_clock,
@@ -120,6 +121,7 @@ def read_daily_tower(
         out_of_bounds=added([*(p.out_of_bounds for p in made), beyond]),
         flags_assumed=added(p.flags_assumed for p in made if p.from_hours),
         warnings=_warnings(info, made, apart, stack, beyond),
+        lost=tuple(f"{p.label}: {sentence}" for p in made for sentence in p.lost),
         unread=unread,
         quality={"predictors": _report(stack, made, given), "fluxes": _report(fluxes, made, given)},
         sun_lag={p.label: round(p.lag.hours, 2) for p in made if p.lag is not None},
@@ -167,6 +169,7 @@ class _Days:
     out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int]
     warnings: tuple[str, ...]
+    lost: tuple[str, ...]
     lag: SunLag | None = None
     spoiled: tuple[str, ...] = ()
 
@@ -247,7 +250,8 @@ def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) 
         from_hours=False,
         out_of_bounds={},
         flags_assumed={name: count for name, count in assumed.items() if name in names},
-        warnings=doubts_of(days),
+        warnings=repeats_of(days),
+        lost=lost_of(days),
     )
 
 

@@ -82,6 +82,7 @@ def document(
         "out_of_bounds": tower.out_of_bounds,
         "flags_assumed": tower.flags_assumed,
         "warnings": list(tower.warnings),
+        "lost": list(tower.lost),
         "unread": tower.unread,
     }
 
@@ -197,8 +198,8 @@ def _quality(doc: Mapping) -> Iterable[dict]:
 
 
 def _notes(doc: Mapping) -> Iterable[dict]:
-    for text in doc["warnings"]:
-        yield {"kind": "warning", "text": text}
+    for kind, texts in (("warning", doc["warnings"]), ("lost", doc.get("lost", ()))):
+        yield from ({"kind": kind, "text": text} for text in texts)
     for kind, what in (("out_of_bounds", "values became missing"), ("flags_assumed", "values took an assumed flag")):
         for name, count in doc[kind].items():
             yield {"kind": kind, "text": f"{name}: {count} {what}"}

@@ -74,6 +74,8 @@ class Tower:
         Native steps of a variable that had a value and no flag, and took the one that its column's name implies.
     warnings : tuple of str
         What its users should know; each is logged, too.
+    lost : tuple of str
+        What publications had lost of it before they were read, each by its label; the same of many sites.
     unread : dict of str to str
         Archives that could not be read beside others that could, and why.
     quality : dict
@@ -97,6 +99,7 @@ class Tower:
     out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
     quality: dict = field(default_factory=dict)
     sun_lag: dict[str, float] = field(default_factory=dict)
@@ -213,6 +216,7 @@ def tower_of(
         out_of_bounds=added(counts for p in made for counts in (p.out_of_bounds, p.sums_out_of_bounds)),
         flags_assumed=added(p.flags_assumed for p in made),
         warnings=_warnings(info, made, apart),
+        lost=tuple(f"{p.label}: {sentence}" for p in made for sentence in p.lost),
         unread=dict(unread or {}),
         quality={
             "predictors": _quality(made, stack, "predictors"),
@@ -227,7 +231,8 @@ class _Publication:
     """What is kept of one native record.
 
     `hours` are its hours, predictors within bounds and targets as they are; `both` are those variables that are
-    predictor and target, as predictors. Counts are of native values; `warnings` tell what is doubtful of it.
+    predictor and target, as predictors. Counts are of native values; `warnings` tell what is doubtful of it, and `lost`
+    what was lost before it was read.
     """
 
     rank: int
@@ -241,6 +246,7 @@ class _Publication:
     sums_out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int]
     warnings: tuple[str, ...]
+    lost: tuple[str, ...]
 
     def of(self, stack: str, name: str) -> xr.DataArray | None:
         """Return the hours of a variable as a stack has them, or None."""
@@ -278,15 +284,20 @@ def _publication(
         out_of_bounds=counts,
         sums_out_of_bounds=sums,
         flags_assumed={name: count for name, count in assumed.items() if name in asked},
-        warnings=(*suspect, *doubts_of(native)),
+        warnings=(*suspect, *repeats_of(native)),
+        lost=lost_of(native),
     )
 
 
-def doubts_of(record: xr.Dataset) -> tuple[str, ...]:
-    """Say what was lost of a record, native or daily, before it got here."""
-    found = [str(sentence) for sentence in json.loads(record.attrs.get("lost", "[]"))]
+def repeats_of(record: xr.Dataset) -> tuple[str, ...]:
+    """Say how many rows of a record, native or daily, were left out by its clock."""
     repeats = record.attrs.get("clock_repeats", 0)
-    return (*found, *([f"{repeats} rows left out where the clock was set back"] if repeats else []))
+    return (f"{repeats} rows left out where the clock was set back",) if repeats else ()
+
+
+def lost_of(record: xr.Dataset) -> tuple[str, ...]:
+    """Say what its publication had lost of a record, native or daily, before it was read."""
+    return tuple(str(sentence) for sentence in json.loads(record.attrs.get("lost", "[]")))
 
 
 def _as_predictors(made: Sequence[_Publication], rule: str, fused: xr.Dataset) -> dict[str, xr.DataArray]:
