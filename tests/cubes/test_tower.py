@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 
@@ -255,6 +256,21 @@ def test_a_place_that_a_publication_tells_itself_is_compared_too():
     assert text.startswith("Other has US-Aaa at 41")
     with pytest.raises(SourceError, match="Other has US-Aaa"):
         made(native(TA=[1, 2]), targets=(), places=far, strict=True)
+
+
+def test_a_few_values_in_another_unit_are_counted_and_hide_no_fill(tmp_path):
+    """Forty values are too few to tell hPa by; none is a pressure in kPa, and the other steps have what was filled."""
+    stamps = (np.datetime64("2010-01-01T00:00") + np.arange(201) * HALF_HOUR).astype(str)
+    times = [stamp.translate(str.maketrans("", "", "-T:")) for stamp in stamps]
+    rows = [f"{a},{b},{1013 if i < 40 else -9999},99.5,2" for i, (a, b) in enumerate(itertools.pairwise(times))]
+    path = tmp_path / "FLX_US-Aaa_FLUXNET2015_FULLSET_HH_2010-2010_1-4.csv"
+    path.write_text("\n".join(["TIMESTAMP_START,TIMESTAMP_END,PA,PA_F,PA_F_QC", *rows]) + "\n")
+    tower = read_tower(discover(tmp_path).archives, INFO, predictors=("PA",), targets=())
+    assert tower.out_of_bounds == {"PA": 40}
+    assert tower.warnings == ("PA: 20 % of its values were out of bounds and became missing",)
+    np.testing.assert_array_equal(column(tower, "predictors", "PA"), np.full(80, np.float32(99.5)))
+    assert tower.time[0] == ORIGIN + 40 * HALF_HOUR and (column(tower, "predictors", "PA", "_qc") == 2).all()
+    assert tower.quality["predictors"]["PA"]["out_of_bounds"] == 0.2
 
 
 def test_records_that_cannot_be_told_apart_or_have_nothing_are_refused():
