@@ -36,6 +36,10 @@ class Rows(Protocol):
         """Yield rows (n, F) and targets (n, targets) float32, the same at each call."""
         ...
 
+    def release(self) -> None:
+        """Let go of what is kept for the next pass: there is none."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoostingConfig:
@@ -210,20 +214,23 @@ class Boosting(RowModel):
         targets = train.targets()
         held = None if val is None else val.targets()
         for i in range(len(state.done), self.n_targets):
-            feed = Feed(train, i, _chosen(targets[:, i], i, self.config.max_rows, seed))
-            watched = Feed(val, i, seen) if held is not None and len(seen := _seen(held[:, i])) else None
+            matrix = Feed(train, i, _chosen(targets[:, i], i, self.config.max_rows, seed)).matrix()
+            watched = held is not None and bool(np.isfinite(held[:, i]).any())
             spread = float(np.nanvar(held[:, i], dtype=np.float64)) if watched else 0.0
-            grown = self._grow(feed, watched, seed, state, keep, _shifted(progress, i, self))
+            scored = Feed(val, i).matrix(matrix) if watched else None
+            if i == self.n_targets - 1:
+                del targets
+                for rows in (train, val):
+                    if rows is not None:
+                        rows.release()
+            grown = self._grow(matrix, scored, seed, state, keep, _shifted(progress, i, self))
             state = state.with_target(*grown, spread)
             if keep:
                 keep(state)
         self.boosters = [_booster(trees) for trees in state.done]
         return state.log
 
-    def _grow(self, feed: Feed, watched: Feed | None, seed: int, state: Growth, keep, progress):
-        train = feed.matrix()
-        val = watched.matrix(train) if watched else None
-
+    def _grow(self, train, val, seed: int, state: Growth, keep, progress):
         def after(rounds: int, booster, scores: list[float]) -> None:
             if progress:
                 progress(rounds)
@@ -313,6 +320,9 @@ class WholeRows:
         """Yield all at once."""
         yield np.asarray(self.rows), np.asarray(self.y)
 
+    def release(self) -> None:
+        """Keep them: they are the caller's."""
+
 
 @dataclass(frozen=True)
 class Feed:
@@ -324,13 +334,13 @@ class Feed:
         Of all targets.
     target : int
         Which.
-    chosen : (n,) int64
-        Numbers of the rows, ascending.
+    chosen : (n,) int64 or None
+        Numbers of the rows, ascending; None takes those where the target is observed.
     """
 
     rows: Rows
     target: int
-    chosen: np.ndarray
+    chosen: np.ndarray | None = None
 
     def matrix(self, ref=None):
         """Bin the rows part by part; `ref` is the matrix whose bins to use."""
@@ -356,9 +366,12 @@ class Feed:
         """Yield chosen rows (n, F) and their target (n,)."""
         at = 0
         for x, y in self.rows.chunks():
-            first, last = np.searchsorted(self.chosen, (at, at + len(x)))
-            if last > first:
+            if self.chosen is None:
+                kept = np.flatnonzero(np.isfinite(y[:, self.target]))
+            else:
+                first, last = np.searchsorted(self.chosen, (at, at + len(x)))
                 kept = self.chosen[first:last] - at
+            if len(kept):
                 yield np.ascontiguousarray(x[kept], np.float32), np.asarray(y[kept, self.target], np.float32)
             at += len(x)
 
@@ -500,18 +513,14 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
     return np.where(step[windows, latest][:, None] >= 0, mean, np.nan).astype(np.float32)
 
 
-def _seen(target: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(np.isfinite(target))
-
-
-def _chosen(target: np.ndarray, i: int, limit: int | None, seed: int) -> np.ndarray:
-    """Rows to train target i on: those observed, or so many of them."""
-    seen = _seen(target)
-    if not len(seen):
+def _chosen(target: np.ndarray, i: int, limit: int | None, seed: int) -> np.ndarray | None:
+    """Rows to train target i on: so many of those observed, or None for all."""
+    seen = np.isfinite(target)
+    if not seen.any():
         raise ConfigError(f"target {i} is observed in no training hour.")
-    if limit and len(seen) > limit:
-        seen = np.sort(np.random.default_rng((seed, i)).choice(seen, limit, replace=False))
-    return seen
+    if limit is None or seen.sum() <= limit:
+        return None
+    return np.sort(np.random.default_rng((seed, i)).choice(np.flatnonzero(seen), limit, replace=False))
 
 
 def _booster(trees: bytes):

@@ -29,7 +29,7 @@ from fluxcube.training.run import differences
 #: Windows turned into rows at a time: chips of all hours at once would fill the memory.
 _CHUNK = 16384
 #: Bytes of rows that are kept for the next pass; those beyond are made anew.
-_KEPT = 2**30
+KEPT = 2**29
 _HASH = 32
 
 
@@ -130,7 +130,7 @@ class ModelRows:
         Bytes of rows that are kept for the next pass.
     """
 
-    def __init__(self, model: RowModel, source: SiteRows | Towers, kept: int = _KEPT):
+    def __init__(self, model: RowModel, source: SiteRows | Towers, kept: int = KEPT):
         self.model, self.source, self.room = model, source, kept
         self._kept: dict[int, list] = {}
 
@@ -155,6 +155,10 @@ class ModelRows:
                 self._kept[at] = pieces
             yield from pieces
 
+    def release(self) -> None:
+        """Let go of the rows that are kept."""
+        self._kept.clear()
+
 
 def fit_rows(
     model: RowModel,
@@ -165,6 +169,7 @@ def fit_rows(
     progress: Callable | None = None,
     state: Path | None = None,
     request: Mapping | None = None,
+    kept: int = KEPT,
 ) -> dict:
     """Train a row model on towers whose fluxes are scaled; return what it logs.
 
@@ -183,6 +188,8 @@ def fit_rows(
         with is what it would have ended with. Removed at the end.
     request : mapping, optional
         What decides the result: a state of another one is refused.
+    kept : int
+        Bytes of training rows that may stay in memory from pass to pass.
 
     Raises
     ------
@@ -197,7 +204,7 @@ def fit_rows(
     start = load_growth(state, request) if state is not None and state.exists() else None
     watched = None if val is None else ModelRows(model, val)
     keep = None if state is None else lambda growth: save_growth(state, growth, request)
-    logged = model.learn(ModelRows(model, train), watched, seed=seed, start=start, keep=keep, progress=progress)
+    logged = model.learn(ModelRows(model, train, kept), watched, seed=seed, start=start, keep=keep, progress=progress)
     if state is not None:
         state.unlink(missing_ok=True)
     return logged

@@ -157,7 +157,7 @@ class Pieces:
     """Rows given in parts of odd sizes."""
 
     def __init__(self, rows, targets):
-        self.rows, self.y, self.passes = rows, targets, 0
+        self.rows, self.y, self.passes, self.released = rows, targets, 0, False
 
     def targets(self):
         return self.y
@@ -166,6 +166,9 @@ class Pieces:
         self.passes += 1
         for at in range(0, len(self.rows), 37):
             yield self.rows[at : at + 37], self.y[at : at + 37]
+
+    def release(self):
+        self.released = True
 
 
 def some_rows(count=600, seed=0):
@@ -185,7 +188,7 @@ def test_rows_in_parts_give_the_trees_of_rows_at_once():
     logged = whole.fit(rows, targets, *some_rows(300, 1), seed=5)
     pieces = Pieces(rows, targets)
     assert parts.learn(pieces, Pieces(*some_rows(300, 1)), seed=5) == logged
-    assert parts.weights() == whole.weights() and pieces.passes > 1
+    assert parts.weights() == whole.weights() and pieces.passes > 1 and pieces.released
 
 
 def test_each_target_learns_from_its_own_hours():
