@@ -163,7 +163,7 @@ class Predictor:
         place, stop = _windows(block, length, stride)
         out = np.full((*block.met.shape[:2], len(columns)), np.nan, np.float32)
         series = flatten(_lengthened(block, int(stop.max(initial=0)) - hours))
-        size = _WINDOWS if length > 1 else _ROWS
+        size = _WINDOWS if self.model.emits > 1 or hasattr(self.model, "parameters") else max(_WINDOWS, _ROWS // length)
         for at in range(0, len(stop), size):
             p, s = place[at : at + size], stop[at : at + size]
             batch = Batch.of(gather(series, p, s, length))

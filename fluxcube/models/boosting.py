@@ -208,8 +208,9 @@ class Boosting(RowModel):
         Raises
         ------
         ConfigError
-            If a target is observed in no row.
+            If a target is observed in no row, or there is no such device.
         """
+        find_device(self.config.device)  # before rows are read
         state = start or Growth()
         targets = train.targets()
         held = None if val is None else val.targets()
@@ -465,10 +466,21 @@ def _forget_draws(booster) -> None:
 
 
 def find_device(asked: str = "auto") -> str:
-    """Return "cuda" or "cpu": what was asked, or what there is."""
-    if asked != "auto":
+    """Return "cuda" or "cpu": what was asked, or what there is.
+
+    Raises
+    ------
+    ConfigError
+        If a GPU is asked for and there is none, or XGBoost is built without.
+    """
+    if asked == "cpu":
         return asked
-    return "cuda" if _xgboost().build_info().get("USE_CUDA") and _gpus() else "cpu"
+    built = bool(_xgboost().build_info().get("USE_CUDA"))
+    there = built and _gpus() > 0
+    if asked == "cuda" and not there:
+        why = "this machine shows no GPU" if built else "this XGBoost is built for CPUs (xgboost-cpu?)"
+        raise ConfigError(f"device is cuda, but {why}: give device=auto.")
+    return "cuda" if there else "cpu"
 
 
 def _gpus() -> int:

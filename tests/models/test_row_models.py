@@ -251,7 +251,11 @@ def test_a_gpu_is_used_where_there_is_one_and_xgboost_is_built_for_it(monkeypatc
         monkeypatch.setattr(boosting, "_gpus", lambda cards=cards: cards)
         assert boosting.parameters(BoostingConfig(), 0)["device"] == device
         assert boosting.parameters(BoostingConfig(device="cpu"), 0)["device"] == "cpu"
-    assert boosting.parameters(BoostingConfig(device="cuda"), 0)["device"] == "cuda"
+        if device == "cpu":
+            with pytest.raises(ConfigError, match="no GPU" if built else "built for CPUs"):
+                Boosting(BoostingConfig(device="cuda"), SIZES).fit(*some_rows())
+        else:
+            assert boosting.parameters(BoostingConfig(device="cuda"), 0)["device"] == "cuda"
     assert boosting.parameters(BoostingConfig(), 0)["tree_method"] == "hist"
 
 
