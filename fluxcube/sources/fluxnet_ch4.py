@@ -16,24 +16,16 @@ What is not established: the meaning of a flag in the daily files, which are lef
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-
-import xarray as xr
+from collections.abc import Sequence
 
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.archives import Location
-from fluxcube.sources.networks import Archive
 from fluxcube.sources.stamped import (
     AS_PUBLISHED,
     Dialect,
     Layer,
-    Peek,
     check_stamps,
-    find_source,
-    peek_stamped,
-    read_stamped,
 )
 from fluxcube.variables import Variable
 
@@ -43,42 +35,6 @@ _GAPS = ((0, 2), (1, 2), (2, 2), (3, 3))
 _MEASURED, _FILLED = 0, 2
 #: Columns of these names hold what was partitioned from NEE: as good as it is, and modelled where it is missing.
 _PARTITIONED = ("GPP_DT", "GPP_NT", "RECO_DT", "RECO_NT")
-
-
-def read_hours(
-    archive: Archive | str | os.PathLike,
-    *,
-    utc_offset: float | Sequence[tuple[object, float]],
-    variables: Iterable[str] | None = None,
-) -> xr.Dataset:
-    """Read one FLUXNET-CH4 tower at its own time step: what was measured, and its fills where nothing was.
-
-    Parameters
-    ----------
-    archive, utc_offset, variables
-        As in `fluxcube.sources.oneflux.read_oneflux`.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `fluxcube.sources.oneflux.read_oneflux` describes it; ``columns`` names every column that gave values, best
-        first. GPP and RECO have NEE's flag.
-
-    Raises
-    ------
-    SourceError
-        If the file is not of the dialect, or anything in it is not what it should be.
-
-    References
-    ----------
-    Delwiche et al. (2021), doi:10.5194/essd-13-3607-2021.
-    """
-    return read_stamped(find_source(archive), _DIALECT, utc_offset=utc_offset, variables=variables)
-
-
-def peek(archive: Archive) -> Peek:
-    """Look at an archive's table; see `fluxcube.sources.stamped.peek_stamped`."""
-    return peek_stamped(find_source(archive), _DIALECT)
 
 
 def _layers(row: Variable) -> list[Layer]:
@@ -105,4 +61,5 @@ def _check_header(header: Sequence[str], location: Location) -> None:
         )
 
 
-_DIALECT = Dialect(layers=_layers, check_header=_check_header, flags_of=dict.fromkeys(_PARTITIONED, "NEE"))
+#: How FLUXNET-CH4 writes its tables: GPP and RECO have NEE's flag.
+DIALECT = Dialect(layers=_layers, check_header=_check_header, flags_of=dict.fromkeys(_PARTITIONED, "NEE"))

@@ -4,9 +4,9 @@ What is established (Ueyama et al. 2025, doi:10.5194/essd-17-3807-2025, the file
 code that reads it): files are ``FLX_<site>_JapanFLUX2024_{ALLVARS|COREVARS}_HH_<years>_<version>.csv`` in
 ``DATA/ALLVARS`` or ``DATA/COREVARS``, with FLUXNET2015's stamps, units and -9999. Names are FLUXNET2015's but for two
 things: fluxes filtered by a variable USTAR threshold end in ``_vUT`` (the reference, ``NEE_vUT``, and percentiles such
-as ``NEE_vUT_USTAR50``) where FLUXNET2015 writes ``_VUT_REF``, and soil columns have no layer (``TS_F_MDS``,
-``SWC_F_MDS``). Half-hourly flags, ``<column>_QC``, are 0 where measured and above it where filled, as FLUXNET2015's.
-Stamps are in UTC+9.
+as ``NEE_vUT_USTAR50``, which is read where a file lacks the reference) where FLUXNET2015 writes ``_VUT_REF``, and soil
+columns have no layer (``TS_F_MDS``, ``SWC_F_MDS``). Half-hourly flags, ``<column>_QC``, are 0 where measured and above
+it where filled, as FLUXNET2015's. Stamps are in UTC+9.
 
 What is not: the flag of the daily files. Public code reads it as a mean of flags of 0 to 3, or as a share filled of 0
 to 1; so days are made from half-hours, and daily files are left aside with this reason. Site metadata (``*General*``
@@ -15,11 +15,8 @@ under ``DATA/BADM``, in some archives ``DATA/BDAM``) is read by `fluxcube.source
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Sequence
-
-import xarray as xr
+from collections.abc import Sequence
 
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
@@ -31,11 +28,7 @@ from fluxcube.sources.stamped import (
     START,
     Dialect,
     Layer,
-    Peek,
     check_stamps,
-    find_source,
-    peek_stamped,
-    read_stamped,
 )
 from fluxcube.variables import Variable
 
@@ -43,45 +36,9 @@ _REFERENCE = re.compile(r"_VUT_REF$")
 _LAYERED = re.compile(r"_F_MDS_1$")
 
 
-def read_hours(
-    archive: Archive | str | os.PathLike,
-    *,
-    utc_offset: float | Sequence[tuple[object, float]],
-    variables: Iterable[str] | None = None,
-) -> xr.Dataset:
-    """Read one JapanFlux2024 tower at its own time step.
-
-    Parameters
-    ----------
-    archive, utc_offset, variables
-        As in `fluxcube.sources.oneflux.read_oneflux`.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `fluxcube.sources.oneflux.read_oneflux` describes it. Where a file lacks the reference ``_vUT``, its
-        ``_vUT_USTAR50`` is read, and ``columns`` says so.
-
-    Raises
-    ------
-    SourceError
-        If the file is not of the dialect, or anything in it is not what it should be.
-
-    References
-    ----------
-    Ueyama et al. (2025), doi:10.5194/essd-17-3807-2025.
-    """
-    return read_stamped(find_source(archive), _DIALECT, utc_offset=utc_offset, variables=variables)
-
-
 def read_place(archive: Archive) -> SiteInfo:
     """Return what every JapanFlux2024 archive tells of its site: that its stamps are in UTC+9."""
     return SiteInfo(site=archive.site, utc_offset=JAPAN_HOURS, utc_offsets=((None, JAPAN_HOURS),))
-
-
-def peek(archive: Archive) -> Peek:
-    """Look at an archive's table; see `fluxcube.sources.stamped.peek_stamped`."""
-    return peek_stamped(find_source(archive), _DIALECT)
 
 
 def _layers(row: Variable) -> list[Layer]:
@@ -89,7 +46,8 @@ def _layers(row: Variable) -> list[Layer]:
     columns = [column for alias in row.aliases for column in _columns(alias)]
     flag_of = dict(zip(columns, _flag_columns(row, columns), strict=True))
     return [
-        Layer(column=column, flag=flag_of[column], assumed=_assumed_flag(column)) for column in dict.fromkeys(columns)
+        Layer(column=column, flag=flag_of[column], assumed=_assumed_flag(column), alone="_VUT" in column)
+        for column in dict.fromkeys(columns)
     ]
 
 
@@ -129,4 +87,5 @@ def _check_header(header: Sequence[str], location: Location) -> None:
         )
 
 
-_DIALECT = Dialect(layers=_layers, check_header=_check_header, ignore_case=True)
+#: How JapanFlux2024 writes its tables.
+DIALECT = Dialect(layers=_layers, check_header=_check_header, ignore_case=True)

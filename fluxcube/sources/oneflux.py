@@ -20,11 +20,9 @@ from fluxcube.sources.stamped import (
     STEPS,
     Dialect,
     Layer,
-    Peek,
     check_stamps,
     find_source,
     parse_stamps,
-    peek_stamped,
     read_stamped,
 )
 from fluxcube.variables import Variable
@@ -91,12 +89,7 @@ def read_oneflux(
             f"{source.location}: of {source.network}, which is not of the ONEFlux dialect; find it with discover, and "
             "read it with fluxcube.sources.readers.read_archive"
         )
-    return read_stamped(source, ONEFLUX, utc_offset=utc_offset, variables=variables)
-
-
-def peek(archive: Archive) -> Peek:
-    """Look at an archive's table; see `fluxcube.sources.stamped.peek_stamped`."""
-    return peek_stamped(find_source(archive), ONEFLUX)
+    return read_stamped(source, DIALECT, utc_offset=utc_offset, variables=variables)
 
 
 def _layers(row: Variable) -> list[Layer]:
@@ -138,4 +131,4 @@ def _is_base(where: str) -> SourceError:
 
 
 #: How FLUXNET2015, AmeriFlux FLUXNET, ICOS and the FLUXNET Shuttle write their tables.
-ONEFLUX = Dialect(layers=_layers, check_header=_check_header)
+DIALECT = Dialect(layers=_layers, check_header=_check_header)

@@ -17,7 +17,7 @@ from fluxcube.sources.archives import Location, is_zip
 from fluxcube.sources.csvfile import read_numbers, text_of
 from fluxcube.sources.networks import Archive, choose_member, networks, parse_name
 from fluxcube.sources.plausible import check_units
-from fluxcube.sources.stamped import AS_PUBLISHED, MISSING
+from fluxcube.sources.stamped import AS_PUBLISHED, MISSING, attrs_of
 from fluxcube.variables import Variable, table, variable
 
 STAMP = "TIMESTAMP"
@@ -86,7 +86,7 @@ def read_oneflux_days(
     time = _dates(frame, location)
     arrays, record = _read_variables(frame, names, location)
     return xr.Dataset(
-        {name: ("time", array, _attrs(name)) for name, array in arrays.items()},
+        {name: ("time", array, attrs_of(name, "daily")) for name, array in arrays.items()},
         coords={"time": ("time", time.astype("datetime64[ns]"), {"long_name": "local date"})},
         attrs={
             "step_minutes": _DAY_MINUTES,
@@ -148,16 +148,6 @@ def _of_carbon(row: Variable) -> bool:
 
 def _carbon() -> list[Variable]:
     return [row for row in table("daily").values() if _of_carbon(row)]
-
-
-def _attrs(name: str) -> dict[str, object]:
-    base, _, kind = name.rpartition("_")
-    if kind == "QUALITY":
-        return {"long_name": f"share of the day that is measured or good fill, of {base}", "units": "1"}
-    if kind in ("RANDUNC", "JOINTUNC"):
-        what = "random" if kind == "RANDUNC" else "random and USTAR-filtering"
-        return {"long_name": f"{what} uncertainty of {base}", "units": variable(base, "daily").units}
-    return variable(name, "daily").attrs
 
 
 def _wanted(header: Sequence[str], names: Sequence[str], location: Location) -> list[str]:

@@ -12,6 +12,7 @@ from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.badm import SiteInfo
 from fluxcube.sources.plausible import as_float32
+from fluxcube.sources.stamped import attrs_of
 
 #: Limits (low, high) that values were scaled by. v1: normalization_config.yml of the paper's code
 #: (github.com/mjfortier/CarbonSense, 2024). v2: DEFAULT_NORM of stage_4.py of the same (2025). They differ: v1's PA_F
@@ -176,11 +177,10 @@ def record(
     """
     data: dict[str, tuple] = {}
     for name, (values, flags) in arrays.items():
-        flag_attrs = {"long_name": f"quality flag of {name}", "flag_values": "-1 0 1 2 3"}
         present = np.isfinite(values)
         small = as_float32(values, f"{attrs['source_file']}, {name} of {attrs['site']}")
-        data[name] = ("time", small, table.variable(name).attrs)
-        data[f"{name}_QC"] = ("time", np.where(present, flags, -1).astype(np.int8), flag_attrs)
+        data[name] = ("time", small, attrs_of(name))
+        data[f"{name}_QC"] = ("time", np.where(present, flags, -1).astype(np.int8), attrs_of(f"{name}_QC"))
     said = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in attrs.items()}
     return xr.Dataset(data, coords={"time": ("time", time.astype("datetime64[ns]"))}, attrs=said)
 

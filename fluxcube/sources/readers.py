@@ -13,7 +13,7 @@ import xarray as xr
 from fluxcube.errors import SourceError
 from fluxcube.sources.badm import SiteInfo
 from fluxcube.sources.networks import Archive, networks
-from fluxcube.sources.stamped import Peek
+from fluxcube.sources.stamped import Dialect, Peek, find_source, peek_stamped, read_stamped
 
 #: Days (D,) datetime64[D] and chips (D, 9, 8, 8) float32, NaN where missing.
 Chips = tuple[np.ndarray, np.ndarray]
@@ -135,6 +135,21 @@ def _later(module: str, function: str) -> Callable[..., object]:
     return call
 
 
+def _stamped(module: str, **others: Callable[..., object]) -> Reader:
+    """Return the reader of half-hours and hours of a dialect, the `DIALECT` of a module; `others` come first."""
+
+    def dialect() -> Dialect:
+        return importlib.import_module(f"fluxcube.sources.{module}").DIALECT
+
+    def hours(archive: Archive, **options: object) -> xr.Dataset:
+        return read_stamped(find_source(archive), dialect(), **options)
+
+    def peek(archive: Archive) -> Peek:
+        return peek_stamped(find_source(archive), dialect())
+
+    return Reader(**{"hours": hours, "peek": peek} | others)
+
+
 def _oneflux_days(archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
     if archive.resolution != "DD":
         return None
@@ -145,13 +160,9 @@ def _oneflux_days(archive: Archive, *, variables: Iterable[str] | None = None) -
 
 #: Every dialect, by the name that `data/networks.yml` has for it.
 READERS: Mapping[str, Reader] = MappingProxyType({
-    "oneflux": Reader(hours=_later("oneflux", "read_oneflux"), days=_oneflux_days, peek=_later("oneflux", "peek")),
-    "japanflux": Reader(
-        hours=_later("japanflux", "read_hours"),
-        peek=_later("japanflux", "peek"),
-        place=_later("japanflux", "read_place"),
-    ),
-    "fluxnet_ch4": Reader(hours=_later("fluxnet_ch4", "read_hours"), peek=_later("fluxnet_ch4", "peek")),
+    "oneflux": _stamped("oneflux", hours=_later("oneflux", "read_oneflux"), days=_oneflux_days),
+    "japanflux": _stamped("japanflux", place=_later("japanflux", "read_place")),
+    "fluxnet_ch4": _stamped("fluxnet_ch4"),
     "carbonsense_v1": Reader(
         hours=_later("carbonsense_v1", "read_hours"),
         place=_later("carbonsense_v1", "read_place"),

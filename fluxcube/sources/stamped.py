@@ -46,12 +46,16 @@ class Layer:
         A flag of the file, and what it means: 0 measured, 1 to 3 good to poor fill.
     assumed : int
         The flag of a value that has none.
+    alone : bool
+        Whether its values are of a processing of their own: it is read only where the layers before it have no value
+        in all of the file, and not mixed with theirs.
     """
 
     column: str
     assumed: int
     flag: str | None = None
     flags: tuple[tuple[int, int], ...] = FLAGS
+    alone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +154,7 @@ def read_stamped(
     time, kept = to_utc(start, step, utc_offset)
     found = _read_variables(frame, names, dialect, where)
     return xr.Dataset(
-        {name: ("time", array[kept], _attrs(name)) for name, array in found.arrays.items()},
+        {name: ("time", array[kept], attrs_of(name)) for name, array in found.arrays.items()},
         coords={"time": ("time", time.astype("datetime64[ns]"))},
         attrs={
             "step_minutes": step,
@@ -322,14 +326,23 @@ def _names(variables: Iterable[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if table.variable(name).aliases))
 
 
-def _attrs(name: str) -> dict[str, object]:
+def attrs_of(name: str, resolution: str = "hourly") -> dict[str, object]:
+    """Return the attributes of an array of a record: of a variable, its flags, quality or uncertainty.
+
+    Examples
+    --------
+    >>> attrs_of("NEE_RANDUNC")
+    {'long_name': 'random uncertainty of NEE', 'units': 'umol m-2 s-1'}
+    """
     base, _, kind = name.rpartition("_")
     if kind == "QC":
         return {"long_name": f"quality flag of {base}", "flag_values": "-1 0 1 2 3"}
+    if kind == "QUALITY":
+        return {"long_name": f"share of the day that is measured or good fill, of {base}", "units": "1"}
     if kind in ("RANDUNC", "JOINTUNC"):
         what = "random" if kind == "RANDUNC" else "random and USTAR-filtering"
-        return {"long_name": f"{what} uncertainty of {base}", "units": table.variable(base).units}
-    return table.variable(name).attrs
+        return {"long_name": f"{what} uncertainty of {base}", "units": table.variable(base, resolution).units}
+    return table.variable(name, resolution).attrs
 
 
 def _clock(frame: pd.DataFrame, where: _Where) -> tuple[np.ndarray, int]:
@@ -400,7 +413,7 @@ def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _
     for layer in _present(frame, name, dialect):
         more = _values(frame, layer.column, where)
         taken = np.isnan(stack.values) & ~np.isnan(more)
-        if not taken.any():
+        if not taken.any() or (layer.alone and stack.columns):
             continue
         check_units(name, more, f"{where.location}, column {where.written(layer.column)}")
         theirs, blank = _flags(frame, layer, ~np.isnan(more), where)

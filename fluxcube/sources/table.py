@@ -19,6 +19,7 @@ from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.anycsv import Table, open_table
 from fluxcube.sources.datetext import parse_times
 from fluxcube.sources.plausible import as_float32, check_units
+from fluxcube.sources.stamped import attrs_of
 from fluxcube.timestamps import standard_to_utc
 from fluxcube.units import convert
 
@@ -471,9 +472,8 @@ def _variables(
             quality, without = _flags(name, cells, present, wanted, flag_map)
         else:
             quality, without = np.zeros(len(values)), int(present.sum())
-        about = {"long_name": f"quality flag of {name}", "flag_values": "-1 0 1 2 3"}
-        arrays[name] = ("time", values, row.attrs)
-        arrays[f"{name}_QC"] = ("time", np.where(present, quality, -1).astype(np.int8), about)
+        arrays[name] = ("time", values, attrs_of(name))
+        arrays[f"{name}_QC"] = ("time", np.where(present, quality, -1).astype(np.int8), attrs_of(f"{name}_QC"))
         assumed |= {name: without} if without else {}
     return arrays, assumed
 

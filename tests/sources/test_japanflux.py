@@ -54,6 +54,8 @@ def test_own_names_flags_and_clock(tmp_path):
 def test_the_reference_comes_before_a_percentile_which_brings_its_own_flag(tmp_path):
     both = {"NEE_vUT_USTAR50": [7, 8], "NEE_vUT_USTAR50_QC": [2, 2], "NEE_vUT": [1, 2], "NEE_vUT_QC": [0, 1]}
     np.testing.assert_array_equal(read(tmp_path, both).NEE, [1, 2])
+    both["NEE_vUT"] = [-9999, 2]  # of another threshold, a percentile fills no gap of the reference
+    np.testing.assert_array_equal(read(tmp_path, both).NEE, [np.nan, 2])
     only = {"NEE_vUT_USTAR50": [7, 8], "NEE_vUT_USTAR50_QC": [2, 0], "GPP_NT_vUT_USTAR50": [3, 4]}
     found = read(tmp_path, only)
     np.testing.assert_array_equal(found.NEE, [7, 8])
