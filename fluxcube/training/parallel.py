@@ -72,6 +72,11 @@ class World:
             raise given[1]
         return given[0]
 
+    def meet(self) -> None:
+        """Wait for all: what one has sent the others have got, and any may leave."""
+        if self.size > 1:
+            distributed.barrier()
+
     def sum(self, values: Sequence[float]) -> list[float]:
         """Add numbers up over all processes."""
         if self.size == 1:

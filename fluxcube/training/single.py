@@ -82,6 +82,8 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
         calibration = {}
     about = metadata(plan, data.train.spec, request, history, calibration, made)
     first(lambda: _finish(made, folder, about))
+    if world:
+        world.meet()
     summary = "; ".join(filter(None, (summary, coverage(calibration))))
     return Run(folder, plan.split, tuple(history), summary, calibration)
 

@@ -36,7 +36,7 @@ def label_weights(cube, towers: Towers) -> np.ndarray:
 def inverse_variance(spread: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Weigh values by 1 / (variance + typical variance), so that their mean is 1.
 
-    The typical variance, the mean one of a target's observed values, stands for what a model misses besides: without it
+    The typical variance, the median of a target's observed values, stands for what a model misses besides: without it
     a night's small error would count a hundred times as much as a day's. A value whose error is unknown counts as one
     with the typical error.
 
@@ -59,9 +59,8 @@ def inverse_variance(spread: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """
     variance = np.where(observed, np.square(spread.astype(np.float64)), np.nan)
     known = np.isfinite(variance)
-    count = np.maximum(known.sum(0), 1)
-    typical = np.where(known, variance, 0.0).sum(0) / count
-    typical = np.where(typical > 0, typical, 1.0)
+    columns = [variance[k, i] for i, k in enumerate(known.T)]
+    typical = np.array([np.median(c) if len(c) and np.median(c) > 0 else 1.0 for c in columns])
     raw = np.where(observed, 1 / (np.where(known, variance, typical) + typical), 0.0)
     mean = raw.sum(0) / np.maximum(observed.sum(0), 1)
     return (raw / np.where(mean > 0, mean, 1.0)).astype(np.float32)
