@@ -235,6 +235,51 @@ def plot_scores(
     return _finish(ax, path)
 
 
+def plot_differences(
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    score: str = "nse",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what models differ by from the one they are compared with: a dot and its interval a line.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `fluxcube.compare` makes it with intervals, of one flux.
+    path, title, ax
+        As `plot_map` takes them.
+    score : {"nse", "rmse", "nse_site_median"}
+        What differs.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ConfigError
+        If the table holds no differences of this score, or several fluxes.
+    """
+    if f"{score}_diff" not in table or table["target"].nunique() != 1:
+        raise ConfigError(f"differences of {score} need the table of one flux that compare(..., clusters=...) makes.")
+    rows = table[table[f"{score}_diff"].notna()]
+    value, low, high = (rows[f"{score}_diff{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+    ax = _axes(ax, (7.0, 1.2 + 0.28 * len(rows)))
+    at = np.arange(len(rows))[::-1]
+    ax.axvline(0.0, color="#888888", linewidth=0.8)
+    ax.hlines(at, low, high, color="#1b6ca8", linewidth=2)
+    ax.plot(value, at, "o", color="#1b6ca8", markersize=5)
+    several = rows["group"].nunique() > 1
+    names = [f"{g}: {m}" if several else str(m) for g, m in zip(rows["group"], rows["model"], strict=True)]
+    ax.set_yticks(at, names, fontsize=8)
+    ax.set_xlabel(f"{score.replace('_', ' ').upper()}, difference from {table.attrs.get('against', 'the reference')}")
+    ax.set_title(f"{rows['target'].iloc[0] if len(rows) else ''}" if title is None else title)
+    return _finish(ax, path)
+
+
 def _one_map(da: xr.DataArray) -> xr.DataArray:
     for dim in [d for d in da.dims if d not in ("latitude", "longitude")]:
         if da.sizes[dim] != 1:

@@ -30,7 +30,7 @@ LAYERS = [
     {"plotting"},
     {"evaluation"},
     {"catalog", "inventory"},
-    {"demo"},
+    {"demo", "experiments"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -46,6 +46,7 @@ WRITERS = {
     "evaluation/report.py": "score tables",
     "simulation/": "the simulated planet's raw files",
     "demo.py": "the demo's summary",
+    "experiments.py": "folders of runs and predictions",
     "cli.py": "tables a user asked for",
 }
 WRITING_CALLS = {

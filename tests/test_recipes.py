@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 import yaml
 
 import fluxcube as fc
+from fluxcube.errors import UnknownNameError
+from fluxcube.samples.splits import kfold, save_folds
+from fluxcube.simulation.example import example_cube
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").iterdir() if path.is_dir())
@@ -36,3 +40,75 @@ def test_docs_build_without_a_warning(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "build_carbonsense" in (tmp_path / "reference.html").read_text("utf-8")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / name / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return example_cube(sites=16, days=10)
+
+
+@pytest.fixture(scope="module")
+def folds(cube, tmp_path_factory):
+    path = tmp_path_factory.mktemp("folds") / "folds.json"
+    save_folds(kfold(cube, k=2), path)
+    return path
+
+
+def test_ablations_run_a_part_of_the_grid_and_go_on(cube, folds, tmp_path, capsys):
+    recipe = load("ablations")
+    options = {"split": str(folds), "folds": [1], "budget": "quick", "draws": 100}
+    table = recipe.main(cube, tmp_path, only=["k", "missing"], **options)
+    assert set(table.group) == {"k", *(f"missing {s}%" for s in (0, 20, 40, 60, 80))}
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("run.json"))]
+    assert len(runs) == 5 + 2, "five K, of which one is the base that `missing` asks again; trees; one with dropout"
+    again = recipe.main(cube, tmp_path, only=["k", "missing"], **options)
+    assert again.equals(table)
+    assert stamps == [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("run.json"))]
+    assert {"ablations.csv", "ablations.md", "ablations.png"} <= {path.name for path in tmp_path.iterdir()}
+    # what is missing is scored on one set of rows, whatever the share
+    assert table[table.group.str.startswith("missing")].n.nunique() == 1
+    assert "K = 24" in (tmp_path / "ablations.md").read_text("utf-8")
+
+
+def test_ablations_name_what_they_know_and_tell_what_they_leave_out(cube, folds, tmp_path, capsys):
+    recipe = load("ablations")
+    with pytest.raises(UnknownNameError, match="context"):
+        recipe.main(cube, tmp_path, only=["contexts"])
+    bare = cube.drop_vars("modis")
+    options = {"split": str(folds), "folds": [1], "budget": "quick", "draws": 100}
+    recipe.main(bare, tmp_path, only=["modis", "biome", "head"], **options)
+    told = capsys.readouterr().out
+    assert "left out modis" in told and "left out biome WET" in told
+    axes = {name for name, *_ in recipe.grid("full")}
+    asked = {"context", "k", "dropout", "causal", "modis", "static", "targets", "head", "missing"}
+    assert asked <= axes and any(name.startswith("biome") for name in axes)
+    for _, _, variants in recipe.grid("full"):
+        assert all(v.training.get("keep") == "last" for v in variants if v.model == "ecoperceiver")
+
+
+def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cube, folds, tmp_path):
+    recipe = load("towers")
+    table = recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100)
+    labels = [line["label"] for line in recipe.SETTINGS["models"]]
+    assert set(table.model) == set(labels) and table[table.group == "all"].n.nunique() == 1
+    assert {label for pair in recipe.SETTINGS["pairs"] for label in pair} <= set(labels)
+    text = (tmp_path / "scores.md").read_text("utf-8")
+    assert "EcoPerceiver with memory and XGBoost with memory" in text
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
+    assert len(stamps) == 2 * len(labels)
+    next((tmp_path / "sums").iterdir()).unlink()
+    assert recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100).equals(table)
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
+    few = recipe.variants_of("full", ["EcoPerceiver"])
+    assert [v.label for v in few] == ["EcoPerceiver"] and few[0].training["epochs"] > 1
+    assert [v.search for v in recipe.variants_of("full")][:2] == [50, 50]
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        recipe.variants_of("quick", ["EcoPerceivr"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.bootstrap import INTERVALS
 from fluxcube.evaluation.kernels import SCORES, Moments
 from fluxcube.evaluation.skill import LEAST_SITES
@@ -136,6 +138,62 @@ def _difference(row: pd.Series, score: str) -> str:
     return f"{value:+.3f}" if pd.isna(low) else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def format_pair(table: pd.DataFrame, model: str, against: str) -> str:
+    """Return two models side by side as Markdown, a line per group: sites, hours, NSE and RMSE, and their difference.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `fluxcube.compare` makes it of one flux, with intervals and `against` as its reference.
+    model, against : str
+        Whose scores; differences are the first's less the second's.
+
+    Raises
+    ------
+    ConfigError
+        If the table lacks a model, its intervals, or has another reference.
+    """
+    if {model, against} - set(table["model"]) or table.attrs.get("against") != against:
+        raise ConfigError(f"the table must hold {model} and {against}, and its differences be from {against}.")
+    pair = {name: table[(table["model"] == name) & (table["n"] > 0)].set_index("group") for name in (model, against)}
+    head = ["", "sites", "hours"]
+    head += [f"{score} {part}" for score in ("NSE", "RMSE") for part in (model, against, "difference")]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for group, row in pair[model].iterrows():
+        cells = [_cell("group", group, row), f"{int(row['n_sites'])}", f"{int(row['n']):,}"]
+        for score in ("nse", "rmse"):
+            cells += [f"{pair[name].loc[group, score]:.3f}" for name in (model, against)] + [_difference(row, score)]
+        lines.append(cells)
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + _notes(table, 0))
+
+
+def write_predictions(predictions: xr.Dataset, path: str | Path) -> Path:
+    """Write predictions at towers as one compressed NetCDF file; a kill leaves none rather than half of one.
+
+    Raises
+    ------
+    MissingPackageError
+        Without netcdf4.
+    """
+    path = Path(path)
+    part = path.with_suffix(".part")
+    try:
+        predictions.to_netcdf(part, engine="netcdf4", encoding={n: {"zlib": True, "complevel": 1} for n in predictions})
+    except ImportError:
+        raise missing_package("netcdf4", "grid", "keeping predictions") from None
+    part.replace(path)
+    return path
+
+
+def read_predictions(path: str | Path) -> xr.Dataset:
+    """Read what `write_predictions` wrote, into memory."""
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as ds:
+            return ds.load()
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} holds no predictions: {error}") from error
+
+
 def write_sums(sums: Sums, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the sums that every table follows from as CSV, to the last digit.
 
@@ -150,8 +208,10 @@ def write_sums(sums: Sums, path: str | Path, *, overwrite: bool = False) -> Path
     if path.exists() and not overwrite:
         raise StoreError(f"{path} exists: give overwrite=True to replace it.")
     frame = sums.to_frame()
-    text = f"# {frame.attrs.get('row_mask', '')}\n" + frame.to_csv(index=False)
-    path.write_text(text, "utf-8")
+    text = f"# {json.dumps(frame.attrs)}\n{frame.to_csv(index=False)}"
+    part = path.with_suffix(".part")
+    part.write_text(text, "utf-8")
+    part.replace(path)  # a kill leaves no table that lacks its last sites
     return path
 
 
@@ -165,16 +225,14 @@ def read_sums(path: str | Path) -> Sums:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            mask = file.readline()
+            about = json.loads(file.readline().removeprefix("# "))
             # A class or network may be called NA or nan: only an empty field is missing.
             frame = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
         # Python's own reading of a number gives back every bit; that of the CSV reader need not.
         frame = frame.assign(**{name: frame[name].astype(float) for name in _NUMBERS if name in frame})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise StoreError(f"{path} holds no sums of sites: {error}") from error
-    if not mask.startswith("# "):
-        raise StoreError(f"{path} holds no sums of sites: its first line does not say which rows they are of.")
-    frame.attrs = {"row_mask": mask.removeprefix("# ").strip()}
+    frame.attrs = about
     return Sums.from_frame(frame)
 
 

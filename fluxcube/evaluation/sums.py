@@ -27,6 +27,8 @@ SEASONS = ("winter", "spring", "summer", "autumn")
 _BESIDE = tuple(ending.upper() for ending in PARTS if ending)
 _BLOCK = 2_000_000  # pairs scored at once when inputs are in memory: about 100 MB of temporaries
 _KEYS = ("target", "model", "season")
+#: What of a place is kept with its sums: all that tables group by, and clusters are made of.
+_COORDS = ("site", "igbp", "koppen", "network", "latitude", "longitude", "elevation")
 
 Labelled = xr.Dataset | xr.DataArray
 
@@ -72,7 +74,7 @@ class Sums:
             places = self.places[target]
             index = np.indices(m.n.shape).reshape(3, -1)
             season = np.array(SEASONS if self.seasonal else ("all",), object)
-            columns = {name: places[name].values[index[0]] for name in places}
+            columns = {name: places[name].values[index[0]] for name in _COORDS if name in places}
             columns |= {"season": season[index[1]], "model": np.array(self.models, object)[index[2]]}
             columns |= {name: values.ravel() for name, values in m._asdict().items()}
             frames.append(pd.DataFrame({"target": target, **columns}))

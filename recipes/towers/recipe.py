@@ -1,78 +1,121 @@
-"""Score both models on held-out real towers, and map a month: `python recipes/towers/recipe.py RAW OUT --era5 FILE`."""
+"""Score every model on held-out real towers: `python recipes/towers/recipe.py TOWERS OUT`; with --era5, map a month."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import xarray as xr
+import pandas as pd
 import yaml
 
 import fluxcube as fc
-from fluxcube.evaluation.report import format_table
-from fluxcube.models.ecoperceiver import EcoPerceiverConfig
-from fluxcube.samples.splits import cluster_sites, kfold
-from fluxcube.training.config import TrainingConfig
+from fluxcube.errors import unknown
+from fluxcube.evaluation.report import format_pair, format_table
+from fluxcube.evaluation.scales import SCALES, scale_table
+from fluxcube.evaluation.skill import class_means, score_table
+from fluxcube.experiments import Variant, predictions_of, score_variants, trained
+from fluxcube.plotting import plot_differences, plot_scores
+from fluxcube.samples.splits import load_folds
+
+SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
+CLUSTERS_KM = 50.0
 
 
-def choose(cube, clusters, seed):
-    """All sites of some clusters, drawn without looking at anything but places."""
-    label = cluster_sites(cube.latitude.values, cube.longitude.values)
-    drawn = np.random.default_rng(seed).permutation(np.unique(label))[:clusters]
-    return cube.isel(site=np.flatnonzero(np.isin(label, drawn)))
+def variants_of(budget, only=None):
+    """The models at a budget, by label; `only` some of them."""
+    made = []
+    for line in SETTINGS["models"]:
+        start = Variant(**{"label": "", "seed": SETTINGS["seed"], "model": line["model"]} | SETTINGS["base"])
+        made.append(start.changed(SETTINGS["budgets"][budget].get(line["model"], {})).changed(line))
+    labels = [v.label for v in made]
+    for label in only or ():
+        if label not in labels:
+            raise unknown("model", label, labels)
+    return [v for v in made if not only or v.label in only]
 
 
-def fold_predictions(cube, split, name, out, options):
-    """Predictions of one model on the test towers of one fold."""
-    run = out / "runs" / f"{name}-{split.kind.split()[1]}"
-    if not (run / "run.json").exists():
-        fc.fit(cube, model=name, out=run, split=split, **options)
-    return fc.predict(fc.load_model(run), cube.sel(site=list(split.test))).compute()
-
-
-def of_ecoperceiver(settings):
-    """EcoPerceiver's small preset with the recipe's changes, and how long it is trained."""
-    config = replace(EcoPerceiverConfig.small(), **settings["config"])
-    return {"config": config, "training": TrainingConfig(**settings["training"])}
-
-
-def main(raw, out, era5, igbp):
-    settings = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
-    out.mkdir(parents=True, exist_ok=True)
+def towers(raw, out):
+    """A cube as it is, or built of a folder of raw archives."""
+    if (raw / "zarr.json").exists():
+        return fc.open_carbonsense(raw)
     if not (out / "cube.zarr").exists():
         fc.build_carbonsense(raw, out / "cube.zarr")
-    cube = choose(fc.open_carbonsense(out / "cube.zarr"), settings["clusters"], settings["seed"])
-    splits = kfold(cube, k=settings["folds"], seed=settings["seed"])
-    (out / "splits").mkdir(exist_ok=True)
-    for i, split in enumerate(splits, 1):
-        split.save(out / "splits" / f"fold{i}.json")
+    return fc.open_carbonsense(out / "cube.zarr")
 
-    options = {key: tuple(settings[key]) for key in ("target", "predictors", "memory_days", "static")}
-    predictions = {}
-    for name in settings["models"]:
-        own = of_ecoperceiver(settings) if name == "ecoperceiver" else {}
-        folds = [
-            fold_predictions(cube, split, name, out, {**options, **own, "seed": settings["seed"]}) for split in splits
-        ]
-        predictions[name] = xr.concat(folds, "site", coords="minimal", compat="override", join="outer")
-    table = fc.compare(cube, predictions, by="igbp")
-    table.to_csv(out / "scores.csv", index=False)
-    (out / "scores.md").write_text(format_table(table), "utf-8")
-    print(format_table(table))
 
+def report(sums, out, draws):
+    """Tables and pictures from the sums of sites alone."""
+    about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
+    whole, classes = (score_table(sums, by=by, **about) for by in (None, "igbp"))
+    text = ["# Skill on held-out towers", format_table(whole), "## By class", format_table(classes)]
+    means = class_means(classes)
+    text += [f"## Mean over classes of 5 sites and more\n\n{format_table(means)}"] if len(means) else []
+    for model, against in SETTINGS["pairs"]:
+        if {model, against} <= set(sums.models):
+            tables = [score_table(sums, by=by, against=against, **about) for by in (None, "igbp")]
+            pair = pd.concat(tables, ignore_index=True)
+            pair.attrs = tables[0].attrs
+            text += [f"## {model} and {against}", format_pair(pair, model, against)]
+    (out / "scores.md").write_text("\n\n".join(text) + "\n", "utf-8")
+    both = pd.concat([whole, classes], ignore_index=True)
+    both.attrs = whole.attrs
+    both.to_csv(out / "scores.csv", index=False)
+    plot_scores(classes, out / "scores.png")
+    if len(sums.models) > 1:
+        plot_differences(whole, out / "differences.png")
+    return both
+
+
+def scales(cube, splits, variants, out, draws):
+    """Skill at eight time scales, from the predictions that are kept."""
+    import xarray as xr
+
+    kept = {v.label: [predictions_of(cube, s, v, out) for s in splits.values()] for v in variants}
+    joined = {label: xr.concat(folds, "site", join="exact") for label, folds in kept.items()}
+    table = scale_table(cube, joined, clusters=CLUSTERS_KM, draws=draws)
+    table.to_csv(out / "scales.csv", index=False)
+    wide = table.pivot(index="group", columns="model", values="nse").loc[list(SCALES), [v.label for v in variants]]
+    (out / "scales.md").write_text(f"# NSE at eight time scales\n\n{_markdown(wide)}\n", "utf-8")
+
+
+def _markdown(wide):
+    cells = [[str(name), *("–" if x != x else f"{x:.3f}" for x in row)] for name, row in wide.iterrows()]
+    lines = [["", *wide.columns], ["---"] * (len(wide.columns) + 1), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def maps(run, era5, out, igbp):
+    """A month of maps by one run."""
+    made = fc.upscale(fc.load_model(run), fc.open_forcing(era5, igbp=igbp))
+    fc.write_maps(made, out / "maps.zarr", overwrite=True)  # goes on with an unfinished one
+    for name, flux in fc.open_maps(out / "maps.zarr").data_vars.items():
+        fc.plot_map(flux.mean("time", keep_attrs=True), out / f"{name}.png")
+
+
+def main(raw, out, *, split, folds=None, only=None, budget="full", part="test", draws=1000, era5=None, igbp=None):
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    cube = towers(Path(raw), out) if isinstance(raw, str | Path) else raw
+    splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
+    variants = variants_of(budget, only)
+    table = report(score_variants(cube, splits, variants, out, part=part, say=print), out, draws)
+    if part == "test":
+        scales(cube, splits, variants, out, draws)
     if era5:
-        maps = fc.upscale(fc.load_model(out / "runs" / "ecoperceiver-1"), fc.open_forcing(era5, igbp=igbp))
-        fc.write_maps(maps, out / "maps.zarr", overwrite=True)  # goes on with an unfinished one
-        for name, flux in fc.open_maps(out / "maps.zarr").data_vars.items():
-            print(name, f"mean {float(flux.mean()):.2f}, from {float(flux.min()):.2f} to {float(flux.max()):.2f}")
-            fc.plot_map(flux.mean("time", keep_attrs=True), out / f"{name}.png")
+        maps(trained(cube, next(iter(splits.values())), variants[-1], out), era5, out, igbp)
+    return table
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("raw", type=Path)
+    parser.add_argument("raw", type=Path, help="cube, or folder of FLUXNET archives")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--split", type=Path, default=Path("splits/towers109.json"), help="file of folds")
+    parser.add_argument("--folds", help="numbers of folds, as 1,2; all by default")
+    parser.add_argument("--only", help="labels of models, separated by commas; all by default")
+    parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
+    parser.add_argument("--part", choices=("val", "test"), default="test", help="val, while anything is still chosen")
     parser.add_argument("--era5", type=Path)
     parser.add_argument("--igbp")
-    arguments = parser.parse_args()
-    main(arguments.raw, arguments.out, arguments.era5, arguments.igbp)
+    options = vars(parser.parse_args())
+    options["only"] = options["only"].split(",") if options["only"] else None
+    options["folds"] = [int(n) for n in options["folds"].split(",")] if options["folds"] else None
+    print(format_table(main(options.pop("raw"), options.pop("out"), **options)))

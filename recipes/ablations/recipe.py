@@ -1,0 +1,131 @@
+"""Change one setting at a time and score it: `python recipes/ablations/recipe.py CUBE OUT --only context,k`."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+import fluxcube as fc
+from fluxcube.errors import unknown
+from fluxcube.evaluation.report import format_table
+from fluxcube.evaluation.skill import score_table
+from fluxcube.experiments import Variant, score_variants
+from fluxcube.plotting import plot_differences
+from fluxcube.samples.splits import load_folds, split_for
+
+CLUSTERS_KM = 50.0
+SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
+
+
+def variant(changes, budget):
+    """The base with some settings changed, at a budget; a model of another kind takes none of the base's config."""
+    model = changes.get("model", "ecoperceiver")
+    base = {"label": "base", "seed": SETTINGS["seed"], "model": model} | SETTINGS["base"]
+    if model != "ecoperceiver":
+        base |= {"config": {}, "training": {}}
+    changes = {key: value for key, value in changes.items() if key not in ("config", "training") or value}
+    return Variant(**base).changed(SETTINGS["budgets"][budget].get(model, {})).changed(changes)
+
+
+def grid(budget):
+    """Every axis: its name, the class that is scored, its variants."""
+    axes = [(name, None, lines) for name, lines in SETTINGS["axes"].items()]
+    for igbp in SETTINGS["biomes"]:
+        axes.append((f"biome {igbp}", igbp, [{"label": "all classes"}, {"label": f"{igbp} alone", "train_igbp": igbp}]))
+    missing = SETTINGS["missing"]
+    hidden = [
+        line | {"label": at(line["label"], s), "hide": s} for s in missing["shares"] for line in missing["models"]
+    ]
+    axes.append(("missing", None, hidden))
+    return [(name, igbp, [variant(line, budget) for line in lines]) for name, igbp, lines in axes]
+
+
+def at(label, share):
+    """Name of a model that is asked with a share of its predictors missing."""
+    return f"{label}, {share:.0%} missing"
+
+
+def chosen(axes, only):
+    """The axes that are asked for, by name or by the first word of it."""
+    known = list(dict.fromkeys(word for name, *_ in axes for word in (name.split()[0], name)))
+    for word in only or ():
+        if word not in known:
+            raise unknown("axis", word, known)
+    return [axis for axis in axes if not only or axis[0] in only or axis[0].split()[0] in only]
+
+
+def splits_of(cube, split, folds):
+    """Folds of a file, or one split that a word names."""
+    if not Path(split).exists():
+        return {split.replace("/", "-").replace(":", "-"): split_for(cube, split)}
+    every = {f"fold{i}": fold for i, fold in enumerate(load_folds(split), 1)}
+    return {name: fold for name, fold in every.items() if not folds or int(name.removeprefix("fold")) in folds}
+
+
+def lacking(cube, splits, part, igbp):
+    """Why a class cannot be scored alone, if so."""
+    held = {s: str(c) for s, c in zip(cube.site.values, cube.igbp.values, strict=True)}
+    for where, enough in (("train", all), (part, any)):
+        if not enough(igbp in {held[site] for site in getattr(split, where)} for split in splits.values()):
+            return f"{'not every fold has' if enough is all else 'no fold has'} a {where} site of {igbp}"
+    return None
+
+
+def tabled(name, variants, sums, draws):
+    """Lines of an axis, each against its first; what is missing is told share by share, against the first model."""
+    groups = {name: variants}
+    if name == "missing":
+        shares = dict.fromkeys(v.hide for v in variants)
+        groups = {f"missing {share:.0%}": [v for v in variants if v.hide == share] for share in shares}
+    tables = []
+    for group, held in groups.items():
+        table = score_table(sums, clusters=CLUSTERS_KM, draws=draws, against=held[0].label).assign(group=group)
+        tables.append(table[table["model"].isin([v.label for v in held])])
+    return tables
+
+
+def report(tables, out):
+    """Write what is there so far: a killed grid leaves the table of its finished axes."""
+    table = pd.concat(tables, ignore_index=True)
+    rows = "measured hours on which all of an axis have a value"
+    table.attrs = dict(tables[0].attrs) | {"against": "the first line of each group", "row_mask": rows}
+    table.to_csv(out / "ablations.csv", index=False)
+    shown = table.drop(columns=["target", "units", "mae", "bias", "corr2", "rmse_site_median"])
+    (out / "ablations.md").write_text(f"# Ablations\n\n{format_table(shown)}\n", "utf-8")
+    return table
+
+
+def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", part="val", draws=1000):
+    cube, out = fc.open_carbonsense(cube) if isinstance(cube, str | Path) else cube, Path(out)
+    axes = chosen(grid(budget), only)
+    if "modis" not in cube and any(v.bands is None for _, _, variants in axes for v in variants):
+        axes = [axis for axis in axes if axis[0] != "modis"]
+        print("left out modis: the cube has no chips")
+    out.mkdir(parents=True, exist_ok=True)
+    splits, tables = splits_of(cube, split, folds), []
+    for name, igbp, variants in axes:
+        if igbp and (why := lacking(cube, splits, part, igbp)):
+            print(f"left out {name}: {why}")
+            continue
+        sums = score_variants(cube, splits, variants, out, part=part, igbp=igbp, say=print)
+        tables += tabled(name, variants, sums, draws)
+        report(tables, out)
+    table = report(tables, out)
+    plot_differences(table, out / "ablations.png", title="What each setting is worth")
+    return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cube", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--split", default="splits/towers109.json", help="file of folds, or a kind of split")
+    parser.add_argument("--folds", help="numbers of the file's folds, as 1,2; all by default")
+    parser.add_argument("--only", help="axes, as context,k or missing; all by default")
+    parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
+    parser.add_argument("--part", choices=("val", "test"), default="val")
+    options = vars(parser.parse_args())
+    options["only"] = options["only"].split(",") if options["only"] else None
+    options["folds"] = [int(n) for n in options["folds"].split(",")] if options["folds"] else None
+    print(format_table(main(options.pop("cube"), options.pop("out"), **options)))

@@ -1,0 +1,162 @@
+"""Experiments: what is finished is not done again, rows are common, and every setting reaches what it names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fluxcube import experiments
+from fluxcube.errors import ConfigError, StoreError, UnknownNameError
+from fluxcube.evaluation.report import read_predictions
+from fluxcube.evaluation.skill import compare, score_table
+from fluxcube.experiments import Variant, predictions_of, score_variants, trained
+from fluxcube.inference.predictor import load_model
+from fluxcube.samples.splits import kfold
+from fluxcube.simulation.example import example_cube
+
+TREES = {"model": "xgboost", "config": {"n_estimators": 4, "max_depth": 3}}
+LINE = {"model": "sw-linear"}
+MET = ("DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT")
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return example_cube(sites=12, days=8)
+
+
+@pytest.fixture(scope="module")
+def splits(cube):
+    return {f"fold{i}": split for i, split in enumerate(kfold(cube, k=2), 1)}
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """What is trained, counted."""
+    done = []
+
+    def counted(*args, **kwargs):
+        done.append(kwargs["out"].name)
+        return fit(*args, **kwargs)
+
+    fit = experiments.fit
+    monkeypatch.setattr(experiments, "fit", counted)
+    return done
+
+
+def test_finished_work_is_not_done_again_and_shared_runs_are_trained_once(cube, splits, fits, tmp_path):
+    base = Variant(label="trees", predictors=MET, **TREES)
+    variants = [
+        base,
+        base.changed({"label": "half hidden", "hide": 0.5}),
+        Variant(label="line", predictors=MET, **LINE),
+    ]
+    first = score_variants(cube, splits, variants, tmp_path)
+    assert len(fits) == len(set(fits)) == 4  # two folds of two models
+    again = score_variants(cube, splits, variants, tmp_path)
+    assert len(fits) == 4 and again.to_frame().equals(first.to_frame())
+    # another model added: only it is trained, and those that are kept are scored on rows common to all
+    more = [*variants, base.changed({"label": "of ENF", "train_igbp": "ENF"})]
+    score_variants(cube, splits, more, tmp_path)
+    assert len(fits) == 6
+    table = score_table(first).set_index("model")
+    assert table.nse["half hidden"] < table.nse["trees"]
+
+
+def test_the_sums_are_those_of_the_predictions(cube, splits, tmp_path):
+    variants = [Variant(label="trees", predictors=MET, **TREES), Variant(label="line", predictors=MET, **LINE)]
+    fold = {"fold1": splits["fold1"]}
+    sums = score_variants(cube, fold, variants, tmp_path)
+    kept = {v.label: predictions_of(cube, splits["fold1"], v, tmp_path) for v in variants}
+    direct = compare(cube, kept, by="igbp")
+    found = score_table(sums, by="igbp")
+    np.testing.assert_allclose(found.nse, direct.nse)
+    one = score_variants(cube, fold, variants, tmp_path, igbp="ENF")
+    np.testing.assert_allclose(score_table(one).nse, direct[direct.group == "ENF"].nse)
+    assert set(one.places["NEE"].site.values) < set(sums.places["NEE"].site.values)
+    inside = score_variants(cube, fold, variants, tmp_path, part="val")
+    assert set(inside.places["NEE"].site.values) == set(splits["fold1"].val)
+
+
+def test_a_killed_write_leaves_no_prediction(cube, splits, tmp_path, monkeypatch):
+    variant = Variant(label="line", predictors=MET, **LINE)
+    monkeypatch.setattr("fluxcube.evaluation.report.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        predictions_of(cube, splits["fold1"], variant, tmp_path)
+    monkeypatch.undo()
+    assert not list((tmp_path / "predictions").glob("*.nc"))
+    made = predictions_of(cube, splits["fold1"], variant, tmp_path)
+    path = next((tmp_path / "predictions").glob("*.nc"))
+    assert read_predictions(path).identical(made)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StoreError, match="no predictions"):
+        read_predictions(path)
+
+
+def test_every_setting_changes_a_name_and_only_those_of_asking_keep_the_run(cube, splits):
+    split, base = splits["fold1"], Variant(label="a", predictors=MET)
+    changes = {
+        "model": "xgboost", "target": ("GPP_NT",), "predictors": MET[:4], "memory_days": (1,), "static": (),
+        "bands": None, "preset": "small", "config": {"latent": 16}, "training": {"epochs": 1}, "train_igbp": "ENF",
+        "target_qc": 0, "search": 3, "seed": 1, "seeds": 2, "stride": 4, "hide": 0.2, "hide_unit": "token",
+    }  # fmt: skip
+    assert set(changes) == {f.name for f in dataclasses.fields(Variant)} - {"label"}
+    for name, value in changes.items():
+        other = base.changed({name: value})
+        assert other.prediction_name(cube, split, "test") != base.prediction_name(cube, split, "test"), name
+        same = name in ("stride", "hide", "hide_unit")
+        assert (other.run_name(cube, split) == base.run_name(cube, split)) == same, name
+    assert base.changed({"label": "b"}).run_name(cube, split) == base.run_name(cube, split)
+    assert base.run_name(cube, splits["fold2"]) != base.run_name(cube, split)
+    assert base.run_name(cube.isel(time=slice(100)), split) != base.run_name(cube, split)
+    assert base.prediction_name(cube, split, "val") != base.prediction_name(cube, split, "test")
+    assert base.changed({"config": {"latent": 16}}).changed({"config": {"heads": 2}}).config == {
+        "latent": 16,
+        "heads": 2,
+    }
+
+
+def test_settings_reach_the_run(cube, splits, tmp_path):
+    tiny = {"latent": 16, "heads": 2, "blocks": 1, "context": 8}
+    brief = {"epochs": 1, "windows_per_epoch": 8, "batch_size": 8, "val_windows": 8}
+    variant = Variant(label="a", predictors=MET[:4], memory_days=(1,), static=(), config=tiny, training=brief, seed=3)
+    model = load_model(trained(cube, splits["fold1"], variant, tmp_path))
+    assert model.spec.predictors == MET[:4] and model.spec.memory_days == (1,) and model.spec.static == ()
+    assert model.model.config.latent == 16 and model.model.context == 8 and model.model.config.head == "dense"
+    assert model.metadata["seed"] == 3 and model.metadata["training"]["batch_size"] == 8
+    one = load_model(trained(cube, splits["fold1"], variant.changed({"train_igbp": "ENF"}), tmp_path))
+    assert set(one.split.train) < set(splits["fold1"].train)
+
+
+def test_flags_of_targets_alone_are_chosen(splits, tmp_path):
+    """Gap-filled fluxes that are wrong change what is learned where they may train, and nowhere else."""
+    cube = example_cube(sites=12, days=8, gaps=0.4)
+    wrong = cube.assign(fluxes=cube.fluxes.where(cube.fluxes_qc <= 0, 50.0))
+    base = Variant(label="line", predictors=("SW_IN", "TA"), **LINE)
+
+    def learned(source, qc, name):
+        run = trained(source, splits["fold1"], base.changed({"target_qc": qc}), tmp_path / name)
+        return (run / "model.json").read_text("utf-8")
+
+    assert learned(cube, 0, "a") == learned(wrong, 0, "b")
+    assert learned(cube, 2, "a") != learned(wrong, 2, "b")
+    assert learned(cube, 0, "a") != learned(cube, 2, "a")
+    # predictors of flag 2 stay out, whatever flags of targets train: their values do not matter
+    late = cube.time >= cube.time[96]
+    doubtful = cube.assign(predictors_qc=cube.predictors_qc.where(~late | (cube.predictors_qc < 0), np.int8(2)))
+    odd = doubtful.assign(predictors=doubtful.predictors.where(~late, 7.0))
+    assert learned(doubtful, 2, "c") == learned(odd, 2, "d") != learned(cube, 2, "a")
+
+
+def test_what_cannot_be_is_refused(cube, splits, tmp_path):
+    line = Variant(label="a", predictors=MET, **LINE)
+    with pytest.raises(ConfigError, match="different labels"):
+        score_variants(cube, splits, [line, line], tmp_path)
+    with pytest.raises(ConfigError, match="WAT"):
+        score_variants(cube, splits, [line], tmp_path, igbp="WAT")
+    with pytest.raises(UnknownNameError, match="epoch"):
+        trained(cube, splits["fold1"], Variant(label="a", training={"epoch": 1}), tmp_path)
+    for bad in ({"labels": "x"}, {"model": "forest"}):
+        with pytest.raises(UnknownNameError):
+            line.changed(bad)
