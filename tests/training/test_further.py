@@ -68,19 +68,22 @@ def test_a_head_for_variances_can_be_added_and_dropout_changed(cube, first, tmp_
     assert set(checkpoint.load(back)[0].state_dict()) == set(was.state_dict())
 
 
+MET = ("TA", "SW_IN", "VPD", "SW_IN_POT")
+
+
 @pytest.mark.parametrize(
     ("match", "changes"),
     [
         (
             "predictors .* another order: DOY, TOD, TA",
-            {"predictors": ("TOD", "DOY", "TA", "SW_IN", "VPD", "SW_IN_POT")},
+            {"predictors": ("TOD", "DOY", *MET)},
         ),
         ("predictors .* given are TA, SW_IN", {"predictors": ("TA", "SW_IN")}),
         ("memory_days .* are none, given are 7", {"memory_days": (7,)}),
         ("targets .* another order", {"target": ("GPP_NT", "NEE")}),
         ("targets", {"target": "NEE"}),
         ("static .* given are igbp", {"static": ("igbp",)}),
-        ("bands .* another order", {"bands": ("nir", "red", "blue", "green", "swir1", "swir2", "swir3")}),
+        ("bands .* another order", {"bands": "turned"}),
         ("latent was 16, is 32", {"config": dataclasses.replace(TINY, latent=32)}),
         ("sw-linear cannot be", {"model": "sw-linear", "config": None}),
     ],

@@ -1,0 +1,172 @@
+"""What a training step costs: memory by batch and window, supervised hours of both heads, and the loader's share.
+
+    python benchmarks/training.py [--preset small|published] [--batch 128] [--rounds 5] [--device cpu]
+
+Memory is the peak of one whole step (forward, backward, AdamW), each setting in a process of its own: resident memory
+beyond that of a step of one window (on a GPU, torch's own count). Linear means that twice the windows, or twice the
+hours of each, take at most 2.2 times as much. The heads are compared at equal context and batch, steps in turns, best
+of the rounds. The loader's share is the time for which the step waits for its next batch, as `fit` makes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+
+from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+from fluxcube.samples.features import Block, FeatureSpec
+from fluxcube.samples.loader import Windows
+from fluxcube.samples.towers import Towers
+from fluxcube.samples.windows import join
+from fluxcube.training.loss import squared_error
+from fluxcube.variables import BANDS, predictors
+
+COLUMNS, HOURS, SITES = 21, 8760, 4
+MOST = 2.2
+
+
+def towers() -> Towers:
+    """Random towers with the published 21 met columns, nine bands and one target."""
+    rng = np.random.default_rng(0)
+    spec = FeatureSpec(predictors=tuple(predictors())[:COLUMNS], bands=BANDS, static=("latitude",))
+
+    def site() -> Block:
+        met = rng.random((1, HOURS, COLUMNS), dtype=np.float32) - np.float32(0.5)
+        met[rng.random(met.shape, dtype=np.float32) < 0.05] = np.nan
+        days = HOURS // 24
+        return Block(
+            met=met, observed=np.ones((1, HOURS), bool), numbers=rng.random((1, 1), dtype=np.float32),
+            classes=np.empty((1, 0), np.int64), chips=rng.random((1, days, len(BANDS), 64), dtype=np.float32),
+            chip_hour=18 + 24 * np.arange(days)[None], first_hour=300_000,
+        )  # fmt: skip
+
+    fluxes = rng.normal(size=(SITES * HOURS, 1)).astype(np.float32)
+    fluxes[rng.random(fluxes.shape) < 0.3] = np.nan
+    names = tuple(f"XX-{i:03d}" for i in range(SITES))
+    first = np.full(SITES, 300_000)
+    return Towers(spec, names, join(site() for _ in range(SITES)), np.arange(SITES), first, fluxes)
+
+
+class Trainer:
+    """A model, its optimizer and its windows."""
+
+    def __init__(self, data: Towers, config: EcoPerceiverConfig, batch: int, device: str):
+        torch.manual_seed(0)
+        self.model = EcoPerceiver(config, Sizes(inputs=COLUMNS, bands=len(BANDS), numbers=1)).to(device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, fused=True)
+        self.device = torch.device(device)
+        self.windows = Windows(data, length=config.context, batch_size=batch, emits=self.model.emits, seed=1)
+        self.half = self.device.type == "cuda"
+
+    def step(self, arrays: dict[str, np.ndarray]) -> int:
+        """Make a step; return its supervised hours."""
+        features = Batch(*(torch.from_numpy(a).to(self.device) for a in Batch.of(arrays)))
+        wanted = torch.from_numpy(arrays["targets"]).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            out = self.model(features)
+        count = torch.isfinite(wanted).sum()
+        loss = squared_error(out, wanted) / count
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return int(count)
+
+
+def config_of(preset: str, **changes: object) -> EcoPerceiverConfig:
+    return dataclasses.replace(getattr(EcoPerceiverConfig, preset)(), **changes)
+
+
+def peak(preset: str, head: str, batch: int, context: int, device: str) -> None:
+    """Print the bytes that a step adds to those of one window; run in a process of its own."""
+    trainer = Trainer(towers(), config_of(preset, head=head, context=context), batch, device)
+    one = {name: array[:1] for name, array in trainer.windows[0].items()}
+    trainer.step(one)
+    arrays = trainer.windows[1]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        trainer.step(arrays)
+        print(torch.cuda.max_memory_allocated() - before)
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    trainer.step(arrays)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def memory(args: argparse.Namespace) -> bool:
+    """Print the table of peaks; return whether they grow linearly."""
+    linear, sizes = True, {}
+    print(f"peak memory of a step, {args.preset}, dense head (MiB)")
+    cases = [(args.batch // 2, 32), (args.batch, 32), (2 * args.batch, 32), (args.batch, 16), (args.batch, 64)]
+    for batch, context in cases:
+        command = [sys.executable, __file__, "--peak", json.dumps([args.preset, "dense", batch, context, args.device])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        sizes[batch, context] = int(done.stdout.split()[-1])
+        each = sizes[batch, context] / batch / context
+        print(
+            f"  batch {batch:5d}  T {context:3d}  {sizes[batch, context] / 2**20:8.0f}  {each / 1024:6.1f} KiB an hour"
+        )
+    b = args.batch
+    for what, small, large in (
+        ("batch", (b // 2, 32), (b, 32)), ("batch", (b, 32), (2 * b, 32)),
+        ("T", (b, 16), (b, 32)), ("T", (b, 32), (b, 64)),
+    ):  # fmt: skip
+        ratio = sizes[large] / sizes[small]
+        linear &= ratio <= MOST
+        print(f"  twice the {what} ({small} to {large}): {ratio:.2f} times the memory")
+    return linear
+
+
+def heads(args: argparse.Namespace, data: Towers) -> None:
+    """Print steps and supervised hours per second of both heads, and the loader's share."""
+    trainers = {h: Trainer(data, config_of(args.preset, head=h), args.batch, args.device) for h in ("last", "dense")}
+    best = {name: (np.inf, 0.0, 0) for name in trainers}
+    for turn in range(args.rounds):
+        for name, trainer in trainers.items():
+            started = time.perf_counter()
+            arrays = trainer.windows[turn]
+            loaded = time.perf_counter()
+            hours = trainer.step(arrays)
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - started
+            if turn and seconds < best[name][0]:
+                best[name] = seconds, loaded - started, hours
+    for name, (seconds, loading, hours) in best.items():
+        share = loading / seconds
+        print(
+            f"{name:5s} head: {seconds * 1e3:7.1f} ms a step of {args.batch} windows, {hours / seconds:9,.0f} supervised"
+            f" hours/s, loader {share:.1%} of a step"
+        )
+    (a, _, last), (b, _, dense) = best["last"], best["dense"]
+    print(f"dense over last: {dense / b / (last / a):.1f} times the supervised hours/s, {b / a:.2f} times the step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="small", choices=("small", "published"))
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        peak(*json.loads(args.peak))
+        return
+    linear = memory(args)
+    heads(args, towers())
+    print(f"memory grows linearly: {'yes' if linear else 'NO'}")
+
+
+if __name__ == "__main__":
+    main()
