@@ -188,7 +188,9 @@ def score_table(
     pd.DataFrame
         As `skill_table`. With clusters also `n_clusters`, and for nse, rmse and nse_site_median: ``<score>_low`` and
         ``_high``; ``<score>_diff``, the row's score minus that of `against` on the same rows, and its ``_diff_low``
-        and ``_diff_high``, from draws that both share. NaN where a group has fewer than 3 clusters.
+        and ``_diff_high``, from draws that both share. NaN where a group has fewer than 3 clusters. They tell what
+        other towers would have given the same trained models; what other training towers or seeds would have made of
+        the models is not in them.
 
     References
     ----------

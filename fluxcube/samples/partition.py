@@ -124,7 +124,10 @@ class Split:
         ------
         SplitError
             If no training site is of these classes.
+        UnknownNameError
+            If the cube lacks a site of the split.
         """
+        self.check(cube["site"].values)
         wanted = {classes} if isinstance(classes, str) else set(classes)
         igbp = dict(zip(map(str, cube["site"].values), map(str, cube["igbp"].values), strict=True))
         kept = {part: tuple(s for s in getattr(self, part) if igbp.get(s) in wanted) for part in ("train", "val")}

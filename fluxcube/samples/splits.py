@@ -190,14 +190,15 @@ def time_split(cube, *, test_years: int = 1, val_years: int = 1, gap_days: int =
     held: dict[str, list[Period | None]] = {}
     for site, (first, stop, offset) in spans.calendar(cube).items():
         edges = _edges(spans.years(first, stop, offset), test_years, val_years, year)
-        if edges is not None:
-            held[site] = spans.cut(first, stop, [spans.new_year(y, offset) for y in edges], gap)
+        pieces = spans.cut(first, stop, [spans.new_year(y, offset) for y in edges], gap) if edges else [None] * 3
+        if pieces[0] and pieces[2] and (pieces[1] or not val_years):
+            held[site] = pieces
     wanted = "year" if year is None else str(year)
     kind = f"time: first years train, last {test_years} test" if year is None else f"time: tested after {wanted}"
     left = sorted(set(map(str, cube["site"].values)) - set(held))
     if not held:
         how = f"{test_years + val_years + 1} years" if year is None else f"years before, in and after {year}"
-        raise SplitError(f"no tower has {how}: ask for fewer years, or split by sites.")
+        raise SplitError(f"no tower has {how}, gaps of {gap_days} days aside: ask for less, or split by sites.")
     return _timed(cube, held, kind=kind, notes=_notes(f"{gap_days} days between parts", left, "too few years"))
 
 

@@ -271,6 +271,13 @@ def test_a_site_of_two_parts_needs_periods_that_do_not_overlap():
         Split(train=("A",), periods={"train": {"A": [["2002-01-01", "2001-01-01"]]}})
 
 
+def test_a_tower_whose_training_years_fall_into_the_gap_is_left_out():
+    cube = records_of([3, 6])
+    split = time_split(cube, val_years=0, gap_days=800)
+    assert split.train == split.test == ("XX-001",)
+    assert "XX-000" in " ".join(split.notes)
+
+
 def test_a_time_split_at_a_year():
     cube = records_of([3, 3, 3, 1])
     split = extrapolation(cube, "time", year=2002)
