@@ -10,7 +10,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, StoreError
 from fluxcube.evaluation.skill import compare
-from fluxcube.plotting import _coast, _units, plot_diurnal, plot_map, plot_scores, plot_site_map
+from fluxcube.plotting import _coast, _units, plot_differences, plot_diurnal, plot_map, plot_scores, plot_site_map
 from fluxcube.simulation.example import example_cube
 from fluxcube.variables import table
 
@@ -197,3 +197,19 @@ def test_bars_are_the_scores():
     assert "µmol" in rmse.get_ylabel()
     with pytest.raises(ConfigError, match="GPP"):
         plot_scores(scores, target="GPP")
+
+
+def test_differences_are_dots_within_their_intervals(tmp_path):
+    cube = example_cube(sites=8, days=4)
+    predictions = {"a": cube.fluxes + 1, "b": cube.fluxes * 0.7, "c": cube.fluxes * 0.9}
+    table = compare(cube, {k: v.sel(target=["NEE"]) for k, v in predictions.items()}, clusters=0, draws=200)
+    ax = plot_differences(table, tmp_path / "d.png", score="rmse")
+    assert (tmp_path / "d.png").stat().st_size > 0
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["b", "c"], "the model of reference differs from itself by nothing, and is not drawn"
+    (dots,) = [line for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots.get_xdata(), table.rmse_diff.dropna())
+    whiskers = np.array([segment[:, 0] for segment in ax.collections[0].get_segments()])
+    np.testing.assert_allclose(whiskers, table[["rmse_diff_low", "rmse_diff_high"]].dropna())
+    with pytest.raises(ConfigError, match="clusters"):
+        plot_differences(compare(cube, {"a": cube.fluxes}))
