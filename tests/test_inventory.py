@@ -34,7 +34,7 @@ def test_of_a_cube_it_counts_what_the_cube_holds(cube_store):
     assert abs(int(measured) - 100 * (flags == 0).sum() / (flags >= 0).sum()) <= 0.5
 
 
-def test_what_a_publication_lost_is_told_once_with_its_sites(tmp_path):
+def test_what_a_publication_lost_is_told_once_with_its_sites(tmp_path, caplog):
     places = [Place(site=f"US-Z{i}z", latitude=40.0 + i, longitude=-90.0, utc_offset=-6) for i in range(3)]
     write_v2(
         tmp_path / "carbonsense_v2.sql", [(place, simulate_record(place, "2012-02-20", days=5)) for place in places]
@@ -43,6 +43,8 @@ def test_what_a_publication_lost_is_told_once_with_its_sites(tmp_path):
     notes = fc.open_report(tmp_path / "cube.zarr", "notes")
     assert not notes[notes.kind == "warning"].text.str.contains("Soil water").any()
     texts = notes[notes.kind == "lost"].groupby("text").site.nunique()
+    said = [record.getMessage() for record in caplog.records]
+    assert all(said.count(f"{text} (3 sites)") == 1 for text in texts.index)
     assert len(texts) > 5 and (texts == 3).all()
     lines = fc.inspect(tmp_path / "cube.zarr", most=None).splitlines()
     assert f"lost before ({len(texts)}):" in lines

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -33,6 +35,8 @@ from fluxcube.swap import alone
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "append_site", "build_carbonsense", "open_carbonsense"]
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 
@@ -241,6 +245,9 @@ class _Job:
             else:
                 self._made[site] = result
                 self.left_out |= {f"{site}: {name}": why for name, why in result["unread"].items()}
+        lost = Counter(text for document in self._made.values() for text in document["lost"])
+        for text, count in lost.items():
+            _log.warning("%s (%d site%s)", text, count, "s" if count > 1 else "")
         if not self._made and not self.kept:
             whys = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
             raise SourceError(f"no site could be read: {whys}")

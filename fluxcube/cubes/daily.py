@@ -19,6 +19,7 @@ from fluxcube.cubes.tower import (
     Stack,
     Tower,
     added,
+    completed,
     contributors,
     join_stacks,
     lost_of,
@@ -27,7 +28,6 @@ from fluxcube.cubes.tower import (
     repeats_of,
     stack_of,
     told_places,
-    with_clock,
     with_values,
 )
 from fluxcube.errors import SourceError
@@ -97,7 +97,7 @@ def read_daily_tower(
         If no archive can be read, or there is no value in any.
     """
     told = told_places(archives)
-    info = with_clock(info, told)
+    info = completed(info, told)
     apart = places_apart(info, other_places(info) | told)
     if apart and strict:
         raise SourceError(f"{info.site}: {'; '.join(apart)}")

@@ -142,7 +142,7 @@ def read_tower(
     names = tuple(dict.fromkeys([*predictors, *targets, LIGHT]))
     unread: dict[str, str] = {}
     told = told_places(archives)
-    info = with_clock(info, told)
+    info = completed(info, told)
     return tower_of(
         _read(archives, info, told, names, strict, unread), info, predictors=predictors, targets=targets, rule=rule,
         clock=clock, strict=strict, places=told, unread=unread,
@@ -382,12 +382,14 @@ def told_places(archives: Sequence[Archive]) -> dict[str, SiteInfo]:
     return told
 
 
-def with_clock(info: SiteInfo, told: Mapping[str, SiteInfo]) -> SiteInfo:
-    """Give a site without a clock that of the newest archive that tells its own."""
-    newest = next((place for place in told.values() if place.utc_offset is not None), None)
-    if info.utc_offset is not None or newest is None:
-        return info
-    return replace(info, utc_offset=newest.utc_offset, utc_offsets=newest.utc_offsets)
+def completed(info: SiteInfo, told: Mapping[str, SiteInfo]) -> SiteInfo:
+    """Give a site what its metadata do not tell, but for its place, as the newest archive that does tells it."""
+    for place in told.values():
+        known = {name: getattr(place, name) for name in ("elevation", "igbp", "koppen", "utc_offset", "utc_offsets")}
+        if info.utc_offset is not None:
+            del known["utc_offset"], known["utc_offsets"]
+        info = replace(info, **{name: value for name, value in known.items() if getattr(info, name) in (None, "", ())})
+    return info
 
 
 def other_places(info: SiteInfo) -> dict[str, SiteInfo]:

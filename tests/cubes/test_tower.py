@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -312,3 +313,13 @@ def test_a_site_without_an_offset_takes_its_archive_s(tmp_path, monkeypatch):
     monkeypatch.setattr("fluxcube.cubes.tower.place_of", lambda archive: own)
     tower = read_tower(found.archives, bare, predictors=("TA",), targets=())
     assert tower.utc_offset == -6 and not tower.warnings
+
+
+def test_an_archive_tells_what_the_metadata_do_not(tmp_path, monkeypatch):
+    raw_light(tmp_path, -6)
+    archives = discover(tmp_path).archives
+    told = SiteInfo(site="US-Aaa", latitude=1.0, igbp="GRA", koppen="Dfb", elevation=9.0, utc_offset=-7.0)
+    monkeypatch.setattr("fluxcube.cubes.tower.place_of", lambda archive: told)
+    known = replace(INFO, igbp="CRO")
+    info = read_tower(archives, known, predictors=("TA",), targets=()).info
+    assert info == replace(known, koppen="Dfb", elevation=9.0)
