@@ -145,7 +145,7 @@ def heads(args: argparse.Namespace, data: Towers) -> None:
     for name, (seconds, loading, hours) in best.items():
         share = loading / seconds
         print(
-            f"{name:5s} head: {seconds * 1e3:7.1f} ms a step of {args.batch} windows, {hours / seconds:9,.0f} supervised"
+            f"{name:5s} head: {seconds * 1e3:7.1f} ms a step of {args.batch} windows, {hours / seconds:9,.0f} learnt"
             f" hours/s, loader {share:.1%} of a step"
         )
     (a, _, last), (b, _, dense) = best["last"], best["dense"]

@@ -109,7 +109,8 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
 def provenance(predictor: Predictor, stride: int, masked: tuple[str, ...]) -> dict[str, object]:
     """Return attributes that say which model made a prediction, and how."""
     spec, given = predictor.spec, predictor.metadata
-    return {
+    members = {"ensemble_members": len(given["members"])} if "members" in given else {}
+    return members | {
         "model": str(given.get("kind", type(predictor.model).__name__)),
         "model_digest": predictor.digest,
         "training_sites": len(given.get("training_sites", ())),

@@ -127,6 +127,7 @@ def train(
             run.save()
     if run.best:
         model.load_state_dict(run.best)
+    model.drops_itself = True
     model.eval()
     return run.counters
 
@@ -199,7 +200,8 @@ class _Run:
         self.model.train()
         started = saved = time.monotonic()
         before = counters.seconds
-        for batch in ahead(self.windows) if self.world.device.type == "cuda" else self.windows:
+        batches = self._batches(counters.epoch, counters.step)
+        for batch in ahead(batches) if self.world.device.type == "cuda" else batches:
             self._set_rate(counters.epoch + counters.step / steps)
             self._step(batch)
             counters.step += 1
@@ -212,26 +214,23 @@ class _Run:
                 done, total = counters.epoch * steps + counters.step, config.epochs * steps
                 self.progress(done, total, self._text(done, total, len(batch["met"]) * self.world.size))
 
+    def _batches(self, epoch: int, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """Give the rest of the epoch's batches, inputs dropped where that is not left to the model."""
+        for number, batch in enumerate(self.windows, step):
+            yield self._masked(batch, epoch, number) if self.masks else batch
+
     def _step(self, batch: dict[str, np.ndarray]) -> None:
         weight = self._weight(batch)
-        if self.masks:
-            batch = self._masked(batch)
         self.optimizer.zero_grad(set_to_none=True)
         rows = len(batch["met"])
         size = self.config.batch_size if self.config.effective_batch else rows
-        loss, bad = 0.0, ""
+        passes = []
         for at in range(0, rows, size):
             part = {name: array[at : at + size] for name, array in batch.items()} if size < rows else batch
             out, error = self._loss(part)
-            value = error.item()
-            if not math.isfinite(value):
-                bad = _whose(out, part, self.windows.sites)
-                break
             (error / weight).backward()
-            loss += value
-        loss, any_bad = self.world.sum([loss, float(bool(bad))])
-        if any_bad:
-            raise self._error("loss", bad or "the windows of another process")
+            passes.append((error.detach(), out.detach(), part))
+        loss = self._sum(passes)
         self._update(batch)
         self.counters.loss += loss
         self.counters.hours += weight.item()
@@ -239,6 +238,17 @@ class _Run:
         if self.on_step and not self.world.rank:
             row = {"loss": loss / weight.item(), "lr": self.optimizer.param_groups[0]["lr"]}
             self.on_step(self.counters.updates, row)
+
+    def _sum(self, passes: list[tuple]) -> float:
+        """Add the losses of all passes and processes up; raise TrainingError if one is not finite."""
+        values = torch.stack(
+            [error for error, _, _ in passes]
+        ).tolist()  # after the gradients, so that a GPU is waited for once a step
+        bad = [_whose(*passes[i][1:], self.windows.sites) for i, v in enumerate(values) if not math.isfinite(v)]
+        loss, any_bad = self.world.sum([0.0 if bad else sum(values), float(bool(bad))])
+        if any_bad:
+            raise self._error("loss", bad[0] if bad else "windows of another process")
+        return loss
 
     def _weight(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
         """Number of observed fluxes of all processes in this step, or the sum of their weights; at least 1."""
@@ -249,10 +259,10 @@ class _Run:
             total = int(self.world.sum([float(seen.sum())])[0])
         return torch.tensor(max(total, 1) if "weights" not in batch else total, device=self.world.device)
 
-    def _masked(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _masked(self, batch: dict[str, np.ndarray], epoch: int, step: int) -> dict[str, np.ndarray]:
         """Drop inputs; equal to what one process with one large batch drops."""
         count, world = len(batch["met"]), self.world
-        rng = np.random.default_rng((int(self.request["seed"]), _DROPOUT, self.counters.epoch, self.counters.step))
+        rng = np.random.default_rng((int(self.request["seed"]), _DROPOUT, epoch, step))
         rows = world.rank + world.size * np.arange(count)
         dropped = self.model.drop(Batch.of(batch), rng, rows, count * world.size)
         return batch | dropped._asdict()

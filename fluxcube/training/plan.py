@@ -103,6 +103,7 @@ def sizes_of(spec: FeatureSpec) -> Sizes:
         classes=(len(spec.igbp_classes),) if "igbp" in spec.static else (),
         targets=len(spec.targets),
         protected=tuple(i for i, name in enumerate(spec.inputs) if name in COMPUTED and table()[name].cyclic),
+        means=len(spec.inputs) - len(spec.predictors),
     )
 
 
@@ -201,9 +202,9 @@ def _split(cube, split: Split | str | os.PathLike | None, seed: int, igbp: str |
 
 def _check_sides(cube, split: Split, targets, max_qc: int | None, model: str, training: TrainingConfig) -> None:
     """Refuse a split without towers to train on or, where they are needed, to validate on."""
-    if missing := _never_observed(split.part(cube, "train"), targets, max_qc):
+    if missing := _never_observed(cube, split, "train", targets, max_qc):
         raise ConfigError(f"{', '.join(missing)}: observed in no hour of the training sites; choose another target.")
-    if split.val and len(_never_observed(split.part(cube, "val"), targets, 0)) < len(targets):
+    if split.val and len(_never_observed(cube, split, "val", targets, 0)) < len(targets):
         return
     found = (
         f"none of its {len(split.val)} validation sites has a measured {' or '.join(targets)}"
@@ -215,10 +216,11 @@ def _check_sides(cube, split: Split, targets, max_qc: int | None, model: str, tr
     log.warning("the split leaves a side empty: %s, so that nothing is validated", found)
 
 
-def _never_observed(cube, targets: Sequence[str], max_qc: int | None) -> list[str]:
-    """Return the targets that no site of a cube has; it reads sites until all are found, one as a rule."""
+def _never_observed(cube, split: Split, part: str, targets: Sequence[str], max_qc: int | None) -> list[str]:
+    """Return the targets that no site of a part has; it reads sites until all are found, one as a rule."""
     missing = list(targets)
-    for site in map(str, cube["site"].values):
+    cube = split.part(cube, part) if split.periods.get(part) else cube  # a selection of a cube in memory is a copy
+    for site in getattr(split, part):
         one = site_years(cube, site)
         values = one["fluxes"].sel(target=missing).values
         flags = one["fluxes_qc"].sel(target=missing).values

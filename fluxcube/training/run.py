@@ -73,7 +73,7 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
     foreign = sorted(name for name in found if not _ours(name))
     if foreign:
         raise CheckpointError(f"{folder} holds other files ({', '.join(foreign[:3])}): give the run its own folder.")
-    if overwrite:
+    if overwrite and found:
         clear(folder)
     elif RUN in found:
         raise CheckpointError(f"{folder} holds a finished run: give overwrite=True, or another folder.")

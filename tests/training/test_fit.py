@@ -174,6 +174,7 @@ def test_a_finished_run_is_not_replaced_unasked(cube, tmp_path):
     with pytest.raises(CheckpointError, match="overwrite=True"):
         fit(cube, model="sw-linear", out=tmp_path / "run")
     fit(cube, model="mean-cycle", out=tmp_path / "run", overwrite=True)
+    fit(cube, model="sw-linear", out=tmp_path / "new", overwrite=True)  # nothing to replace
     assert checkpoint.load(first)[0].kind == "mean-cycle"
 
 

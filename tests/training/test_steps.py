@@ -90,7 +90,7 @@ def one_step(towers, config, training, *, seed=0, batch=64, drop=()):
         first["targets"][i] = np.nan
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     run = _Run(model.train(), optimizer, windows, training, CPU, None, {"seed": seed}, None, None)
-    run._step(first)
+    run._step(run._masked(first, 0, 0))
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
