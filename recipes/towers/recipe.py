@@ -41,11 +41,17 @@ def towers(raw, out):
     return fc.open_carbonsense(out / "cube.zarr")
 
 
+def slim(table):
+    """The columns that a page has room for; the CSV has all."""
+    return table.drop(columns=["units", "mae", "bias", "corr2", "rmse_site_median"])
+
+
 def report(sums, out, draws):
     """Tables and pictures from the sums of sites alone."""
     about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
     whole, classes = (score_table(sums, by=by, **about) for by in (None, "igbp"))
-    text = ["# Skill on held-out towers", format_table(whole), "## By class", format_table(classes)]
+    heading = f"# {', '.join(sums.targets)} of held-out towers"
+    text = [heading, format_table(slim(whole)), "## By class", format_table(slim(classes))]
     means = class_means(classes)
     text += [f"## Mean over classes of 5 sites and more\n\n{format_table(means)}"] if len(means) else []
     for model, against in SETTINGS["pairs"]:
