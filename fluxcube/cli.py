@@ -163,6 +163,9 @@ def split(
     buffer_km: Annotated[
         float | None, typer.Option(min=0, help="Towers closer than this are on one side; default 50, blocks 150.")
     ] = None,
+    val_km: Annotated[
+        float | None, typer.Option(min=0, help="Validate on blocks this far from training towers; default the buffer.")
+    ] = None,
     setting: Annotated[str, typer.Option(help="Of extrapolation: time, space or temperature.")] = "space",
     sites: Annotated[Path | None, typer.Option(help="Of sites: file with a line SITE or SITE,part each.")] = None,
     seed: Seed = 0,
@@ -177,7 +180,9 @@ def split(
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists: give --overwrite to replace it. Runs that were trained keep their own split.")
-    made = make_splits(_open(store), kind, k=k, seed=seed, buffer_km=buffer_km, setting=setting, sites=sites)
+    made = make_splits(
+        _open(store), kind, k=k, seed=seed, buffer_km=buffer_km, val_km=val_km, setting=setting, sites=sites
+    )
     if len(made) == 1:
         made[0].save(out)
     else:

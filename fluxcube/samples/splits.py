@@ -453,6 +453,8 @@ def make_splits(
         Of the draw.
     buffer_km : float, optional
         Towers closer than this are on one side; by default 50, and 150 for "blocks".
+    val_km : float, optional
+        Of "kfold", "blocks" and "warm-site": as `kfold` takes it.
     setting : str
         Of "extrapolation": time, space or temperature.
     sites : path, optional
@@ -470,10 +472,12 @@ def make_splits(
         raise SplitError("a split by sites needs the file that lists them.")
     makers = {
         "per-igbp": lambda: [per_igbp(cube, seed=seed, buffer_km=km)],
-        "kfold": lambda: kfold(cube, k=k, seed=seed, buffer_km=km),
-        "blocks": lambda: kfold(cube, k=k, seed=seed, buffer_km=km),
+        "kfold": lambda: kfold(cube, k=k, seed=seed, buffer_km=km, val_km=val_km),
+        "blocks": lambda: kfold(cube, k=k, seed=seed, buffer_km=km, val_km=val_km),
         "time": lambda: [time_split(cube)],
-        "warm-site": lambda: [warm_site(cube, fold) for fold in kfold(cube, k=k, seed=seed, buffer_km=km)],
+        "warm-site": lambda: [
+            warm_site(cube, fold) for fold in kfold(cube, k=k, seed=seed, buffer_km=km, val_km=val_km)
+        ],
         "extrapolation": lambda: [extrapolation(cube, setting, seed=seed, buffer_km=km)],
         "sites": lambda: [sites_split(cube, sites, seed=seed, buffer_km=km)],
     }

@@ -430,6 +430,7 @@ def test_a_word_or_a_file_names_a_split(tmp_path):
     ):  # fmt: skip
         with pytest.raises(SplitError, match=match):
             split_for(cube, text)
+    assert make_splits(cube, "kfold", k=3, val_km=300) == kfold(cube, k=3, val_km=300) != kfold(cube, k=3)
     with pytest.raises(UnknownNameError, match="kind"):
         make_splits(cube, "folds")
     with pytest.raises(UnknownNameError):
