@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fluxcube.errors import ConfigError
-from fluxcube.models import checkpoint
+from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
+from fluxcube.models import checkpoint, registry
+from fluxcube.models.checkpoint import RUN
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.training.run import STATE
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class Start:
 
     @classmethod
     def read(cls, run: str | os.PathLike) -> Start:
-        """Read a run's checkpoint.
+        """Read a run's checkpoint; of a run that did not end, the best weights of its last saved state.
 
         Raises
         ------
@@ -57,6 +60,8 @@ class Start:
         path = Path(os.fspath(run))
         if checkpoint.is_ensemble(path):
             raise ConfigError(f"init must be one model, {path} holds several: give one of its seed folders.")
+        if not (path / RUN).exists() and (path / STATE).is_file():
+            return _of_state(path)
         model, about = checkpoint.load(path)
         if not hasattr(model, "parameters"):
             raise ConfigError(f"init must be a model that gradient descent trains, {path} holds {model.kind}.")
@@ -96,6 +101,22 @@ class Start:
         own, given = model.weights(), dict(self.files)
         model.load_weights(_with_spread(own, given))
         model.train()
+
+
+def _of_state(path: Path) -> Start:
+    import safetensors.torch
+
+    from fluxcube.training.state import read_weights
+
+    weights, features, request = read_weights(path / STATE)
+    files = {"model.safetensors": safetensors.torch.save(weights)}
+    digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    try:
+        config = registry.config_class(request["model"]).from_dict(request["config"])
+        spec = FeatureSpec.from_dict(features)
+    except FluxcubeError as error:
+        raise CheckpointError(f"{path / STATE} is of another version of fluxcube or damaged: {error}") from error
+    return Start(spec, config, files, digest, path)
 
 
 def _with_spread(own: Mapping[str, bytes], given: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -241,9 +241,8 @@ class _Run:
 
     def _sum(self, passes: list[tuple]) -> float:
         """Add the losses of all passes and processes up; raise TrainingError if one is not finite."""
-        values = torch.stack(
-            [error for error, _, _ in passes]
-        ).tolist()  # after the gradients, so that a GPU is waited for once a step
+        # Read after all gradients, so that a GPU is waited for once a step.
+        values = torch.stack([error for error, _, _ in passes]).tolist()
         bad = [_whose(*passes[i][1:], self.windows.sites) for i, v in enumerate(values) if not math.isfinite(v)]
         loss, any_bad = self.world.sum([0.0 if bad else sum(values), float(bool(bad))])
         if any_bad:
@@ -300,7 +299,7 @@ class _Run:
         return TrainingError(
             f"the {what} of epoch {self.counters.epoch + 1}, step {self.counters.step + 1} is not a finite number, "
             f"in {where}; the weights were not changed by it, and {kept}. Look at these inputs and fluxes, or train "
-            "with a lower lr, a smaller grad_clip or in float32."
+            "with a lower lr, a smaller grad_clip or in float32, from that state if you like: fit(init=that folder)."
         )
 
     def _set_rate(self, at: float) -> None:
@@ -342,7 +341,8 @@ class _Run:
         if self.world.rank:
             return
         kept = {"best": self.best} | ({"average": self.average} if self.average else {})
-        save_state(self.state, self.model, self.optimizer, kept, self.counters, self.request)
+        features = self.windows.spec.to_dict()
+        save_state(self.state, self.model, self.optimizer, kept, self.counters, self.request, features)
 
     def _text(self, done: int, total: int, windows: int) -> str:
         counters = self.counters

@@ -58,8 +58,12 @@ def save_state(
     kept: Mapping[str, Mapping[str, torch.Tensor]],
     counters: Counters,
     request: Mapping,
+    features: Mapping,
 ) -> None:
-    """Write weights, `kept` ones (best, averaged), moments, random state and counters; a kill leaves the last state."""
+    """Write weights, `kept` ones (best, averaged), moments, random state and counters; a kill leaves the last state.
+
+    `features` is the spec that the weights go with, scaling included.
+    """
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     for part, weights in kept.items():
         tensors |= {f"{part}/{k}": v for k, v in weights.items()}
@@ -71,7 +75,8 @@ def save_state(
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     # Tied storage cannot be written: each tensor gets its own.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    about = {"counters": json.dumps(asdict(counters)), "request": json.dumps(request)}
+    given = {"counters": asdict(counters), "request": request, "features": features}
+    about = {name: json.dumps(value) for name, value in given.items()}
     write_atomically(path, safetensors.torch.save(tensors, about))
 
 
@@ -120,6 +125,25 @@ def read_request(path: Path) -> dict:
     try:
         with safetensors.safe_open(path, "pt") as file:
             return json.loads(file.metadata()["request"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
+    """Return the best weights of a saved state, or its own before the first epoch's end; its features and request.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        about = _about(content)
+        tensors = safetensors.torch.load(content)
+        part = "best/" if any(name.startswith("best/") for name in tensors) else "model/"
+        weights = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+        return weights, json.loads(about["features"]), json.loads(about["request"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
 

@@ -123,6 +123,29 @@ def test_another_checkpoint_is_another_request(cube, first, tmp_path):
     eco(cube, tmp_path / "run", init=first)
 
 
+def test_a_run_that_broke_is_gone_on_with_otherwise_from_its_best_weights(cube, first, tmp_path):
+    """A run stopped in its second epoch: what is begun with is the first one's, as if it had been the only one."""
+
+    class Killed(Exception):
+        pass
+
+    def progress(done, total, text):
+        if text.startswith("epoch 2"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        eco(cube, tmp_path / "broken", progress=progress)
+    one = eco(cube, tmp_path / "one", init=tmp_path / "broken", training=still())
+    state = safetensors.torch.load((tmp_path / "broken/state.safetensors").read_bytes())
+    for name, value in safetensors.torch.load(weights(one.path)).items():
+        torch.testing.assert_close(value, state[f"best/{name}"])
+    assert load_model(one).spec == load_model(first).spec
+    path = tmp_path / "broken/state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is damaged"):
+        eco(cube, tmp_path / "two", init=tmp_path / "broken")
+
+
 def test_one_biome_trains_and_validates_on_its_sites_alone(cube, tmp_path):
     split = per_igbp(cube, seed=4)
     igbp = dict(zip(cube.site.values.tolist(), cube.igbp.values.tolist(), strict=True))
