@@ -61,6 +61,8 @@ class Sizes:
         Fluxes per hour.
     protected : tuple of int
         Met columns that observational dropout spares (the clocks).
+    means : int
+        How many of the met columns, the last ones, are trailing means.
     """
 
     inputs: int
@@ -69,6 +71,7 @@ class Sizes:
     classes: tuple[int, ...] = ()
     targets: int = 1
     protected: tuple[int, ...] = ()
+    means: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Sizes:

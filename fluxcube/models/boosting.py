@@ -54,7 +54,8 @@ class BoostingConfig:
     context : int
         Hours of weather in a row: 1 is the hour alone; 32 shows what history is worth to trees.
     lags : tuple of int
-        Instead of `context`: how many hours back to look, e.g. (1, 2, 3, 6, 12, 24, 31). Clocks are not repeated.
+        Instead of `context`: how many hours back to look, e.g. (1, 2, 3, 6, 12, 24, 31). Clocks and trailing means
+        are not repeated.
     max_rows : int or None
         Train on at most so many rows per target, drawn at random.
     device : {"auto", "cpu", "cuda"}
@@ -155,7 +156,7 @@ class Boosting(RowModel):
     def __init__(self, config: BoostingConfig, sizes: Sizes):
         self.config, self.sizes = config, sizes
         self.boosters: list = []
-        self._repeated = [column for column in range(sizes.inputs) if column not in sizes.protected]
+        self._repeated = [c for c in range(sizes.inputs - sizes.means) if c not in sizes.protected]
 
     @property
     def context(self) -> int:

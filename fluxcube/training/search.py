@@ -20,7 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.models.boosting import Boosting, BoostingConfig, Feed, WholeRows, add_tree, new_booster, parameters, rmse
+from fluxcube.models.boosting import (
+    Boosting,
+    BoostingConfig,
+    Feed,
+    WholeRows,
+    add_tree,
+    find_device,
+    new_booster,
+    parameters,
+    rmse,
+)
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
@@ -82,7 +92,7 @@ def random_search(
     config: BoostingConfig | None = None,
     draws: int = 50,
     folds: int = 5,
-    rows: int | None = 500_000,
+    rows: int | None = 200_000,
     trees: int = 1000,
     patience: int = 30,
     seed: int = 0,
@@ -157,6 +167,7 @@ def random_search(
     (['published', 'xbase'], 0)
     """
     config = dataclasses.replace(config or BoostingConfig(), n_estimators=trees, early_stopping=patience)
+    spec = dataclasses.replace(spec, fill_chips=False)
     given = {"draws": draws, "folds": folds, "rows": rows, "patience": patience, "workers": workers}
     for name, value in given.items():
         if value is not None and value < (least := 2 if name == "folds" else 1):
@@ -168,7 +179,7 @@ def random_search(
     todo = [i for i in range(draws) if i not in done]
     if todo:
         data = _load(cube, sites, held, spec, config, rows, seed, max_qc, progress)
-        threads = workers or (1 if parameters(config, 0)["device"] == "cuda" else len(os.sched_getaffinity(0)))
+        threads = workers or (1 if find_device(config.device) == "cuda" else _cores())
         for row in _scored(data, config, todo, seed, threads):
             done[row["draw"]] = row
             if path is not None:
@@ -181,6 +192,11 @@ def random_search(
     count = round(float(np.mean(best["trees"])))
     kept = dataclasses.replace(config, **best["settings"], n_estimators=count, early_stopping=0)
     return Search(kept, rows_done, about)
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def draw_settings(i: int, seed: int) -> tuple[str, dict]:

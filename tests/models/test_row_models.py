@@ -128,6 +128,8 @@ def test_a_row_holds_the_hour_and_earlier_ones_without_their_clocks():
     rows = whole.rows(batch)
     assert rows.shape == (2, 3 + 3 * 2 + static)
     np.testing.assert_array_equal(rows[:, 3:9], batch.met[:, [4, 3, 2], 1:].reshape(2, 6))
+    without = Boosting(BoostingConfig(lags=(5, 2)), dataclasses.replace(sizes, means=1)).rows(batch)
+    np.testing.assert_array_equal(without[:, :5], np.concatenate([last, batch.met[:, 3, 1:2], batch.met[:, 0, 1:2]], 1))
     same = Boosting(BoostingConfig(lags=(3, 1, 2)), sizes)
     np.testing.assert_array_equal(same.rows(batch), rows)
 

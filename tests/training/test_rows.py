@@ -85,6 +85,12 @@ def test_measured_hours_are_those_of_flag_zero(cube, sites, spec):
     assert 0 < measured.sum() < np.isfinite(source.fluxes).sum()
 
 
+def test_trailing_means_are_counted(spec):
+    sizes = sizes_of(spec)
+    assert [name for name in spec.inputs if name.endswith("_MEAN_2D")] == list(spec.inputs[-sizes.means :])
+    assert sizes_of(dataclasses.replace(spec, memory_days=())).means == 0
+
+
 def test_fluxes_scaled_twice_are_refused(cube, sites, spec):
     with pytest.raises(ConfigError, match="scaled already"):
         SiteRows(cube, sites, spec, 1).scaled().scaled()
