@@ -436,8 +436,8 @@ def _listed(path: Path) -> dict[str, str]:
 
 
 def make_splits(
-    cube, kind: str = "kfold", *, k: int = 5, seed: int = 0, buffer_km: float | None = None, setting: str = "space",
-    sites: str | os.PathLike | None = None,
+    cube, kind: str = "kfold", *, k: int = 5, seed: int = 0, buffer_km: float | None = None,
+    val_km: float | None = None, setting: str = "space", sites: str | os.PathLike | None = None,
 ) -> list[Split]:  # fmt: skip
     """Return the splits of a kind: k of "kfold", "blocks" and "warm-site", one of the others.
 
@@ -470,14 +470,13 @@ def make_splits(
     km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
     if kind == "sites" and sites is None:
         raise SplitError("a split by sites needs the file that lists them.")
+    folds = {"k": k, "seed": seed, "buffer_km": km, "val_km": val_km}
     makers = {
         "per-igbp": lambda: [per_igbp(cube, seed=seed, buffer_km=km)],
-        "kfold": lambda: kfold(cube, k=k, seed=seed, buffer_km=km, val_km=val_km),
-        "blocks": lambda: kfold(cube, k=k, seed=seed, buffer_km=km, val_km=val_km),
+        "kfold": lambda: kfold(cube, **folds),
+        "blocks": lambda: kfold(cube, **folds),
         "time": lambda: [time_split(cube)],
-        "warm-site": lambda: [
-            warm_site(cube, fold) for fold in kfold(cube, k=k, seed=seed, buffer_km=km, val_km=val_km)
-        ],
+        "warm-site": lambda: [warm_site(cube, fold) for fold in kfold(cube, **folds)],
         "extrapolation": lambda: [extrapolation(cube, setting, seed=seed, buffer_km=km)],
         "sites": lambda: [sites_split(cube, sites, seed=seed, buffer_km=km)],
     }
