@@ -34,6 +34,7 @@ def upscale(
     targets: Sequence[str] | None = None,
     time: slice | None = None,
     stride: int | None = None,
+    uncertainty: bool = False,
     time_chunk: int | None = None,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
@@ -55,6 +56,8 @@ def upscale(
         read, for windows and trailing means.
     stride : int, optional
         Hours that one window gives; see `Predictor.stride_or_default`.
+    uncertainty : bool
+        Whether to map NAME_std and NAME_spread, too, as `fluxcube.inference.towers.predict` gives them.
     time_chunk : int, optional
         Hours per chunk, a multiple of 24. Default: 240, or as many as a chunk must read before its own.
 
@@ -78,6 +81,7 @@ def upscale(
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
     stride = predictor.stride_or_default(stride)
+    predictor.outputs(uncertainty)  # an error, if the model knows nothing about its errors
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")
     _note_clock(forcing, predictor)
@@ -85,7 +89,7 @@ def upscale(
     inputs = _inputs(forcing, predictor)
     land = _cells(forcing.land_fraction) > 0
     start, stop = _period(forcing, time)
-    parts = [_part(inputs, land, predictor, stride, *hours) for hours in _parts(start, stop, step)]
+    parts = [_part(inputs, land, predictor, stride, uncertainty, *hours) for hours in _parts(start, stop, step)]
     stacked = xr.concat(parts, dim="time").transpose("time", *_CELL_DIMS, "target")
     maps = as_fluxes(stacked, predictor, names).assign_coords(_coords(forcing.isel(time=slice(start, stop))))
     return validate_maps(maps.assign_attrs(_attrs(forcing) | provenance(predictor, stride, masked)))
@@ -150,9 +154,9 @@ def _parts(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def _part(
-    inputs: xr.Dataset, land: np.ndarray, predictor: Predictor, stride: int, start: int, stop: int
+    inputs: xr.Dataset, land: np.ndarray, predictor: Predictor, stride: int, uncertainty: bool, start: int, stop: int
 ) -> xr.DataArray:
-    """Lazy predictions (latitude, longitude, time, target) of hours [start, stop)."""
+    """Lazy predictions (latitude, longitude, time, output) of hours [start, stop)."""
     epoch = int(inputs.time.values[0].astype("datetime64[h]").astype(np.int64))
     # Windows end on whole strides since 1970: read from the first hour that the first of them needs, to the end
     # of the last one. Whatever the chunks, each window then sees the same hours.
@@ -172,10 +176,11 @@ def _part(
     predicted = xr.apply_ufunc(
         _predict_cells, *args, input_core_dims=core, output_core_dims=[["time", "target"]], exclude_dims={"time"},
         dask="parallelized", output_dtypes=[np.float32],
-        dask_gufunc_kwargs={"output_sizes": {"time": stop - start, "target": len(predictor.spec.targets)}},
+        dask_gufunc_kwargs={"output_sizes": {"time": stop - start, "target": len(predictor.outputs(uncertainty))}},
         kwargs={
             "reference": predictor.reference, "held": inputs.attrs["held"], "bands": inputs.attrs["bands"],
             "time": hours.time.values, "days": days, "stride": stride, "keep": (start - low, stop - low),
+            "uncertainty": uncertainty,
         },
     )  # fmt: skip
     predicted = predicted.transpose(*_CELL_DIMS, "time", "target")
@@ -204,11 +209,12 @@ def _without_ocean(lazy, land: np.ndarray):
 def _predict_cells(
     values, land, north, east, elevation, igbp, chips=None, *, reference: Predictor | ModelReference,
     held: tuple[str, ...], bands: tuple[str, ...], time, days, stride: int, keep: tuple[int, int],
+    uncertainty: bool,
 ) -> np.ndarray:  # fmt: skip
     """Predict the land cells of one chunk: (latitude, longitude, time, variable) to (..., kept time, target)."""
     predictor = reference.load()
     spec = predictor.spec
-    out = np.full((*land.shape, keep[1] - keep[0], len(spec.targets)), np.nan, np.float32)
+    out = np.full((*land.shape, keep[1] - keep[0], len(predictor.outputs(uncertainty))), np.nan, np.float32)
     if not land.any():
         return out
     block = make_block(
@@ -222,7 +228,8 @@ def _predict_cells(
         chips=None if chips is None else _columns(chips[land], bands, spec.bands, 2),
         days=days,
     )
-    out[land] = predictor.predict_block(block, stride=stride)[:, keep[0] : keep[1]]
+    predicted = predictor.predict_block(block, stride=stride, uncertainty=uncertainty)
+    out[land] = predicted[:, keep[0] : keep[1]]
     return out
 
 

@@ -14,6 +14,7 @@ from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.predictor import load_model
+from fluxcube.inference.run import open_maps, write_maps
 from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint
 from fluxcube.models.ensemble import Ensemble
@@ -58,11 +59,16 @@ def test_it_opens_as_one_model_that_gives_mean_and_spread(cube, three):
     assert model.digest == checkpoint.digest(three) and both.attrs["model_digest"] == model.digest
 
 
-def test_maps_are_made_of_it(three):
+def test_maps_are_made_of_it(three, tmp_path):
     forcing = example_forcing(shape=(2, 2), days=4)
-    maps = upscale(three, forcing.chunk(latitude=1))
+    maps = upscale(three, forcing.chunk(latitude=1), uncertainty=True, time_chunk=24)
     members = [upscale(three.path / f"seed-{n}", forcing).NEE.values for n in (4, 5, 6)]
     np.testing.assert_allclose(maps.NEE.values, np.mean(members, 0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(maps.NEE_spread.values, np.std(members, 0, ddof=1), rtol=1e-3, atol=1e-4)
+    factor = maps.NEE_std.attrs["calibration_factor"]
+    np.testing.assert_allclose(maps.NEE_std.values, factor * maps.NEE_spread.values, rtol=1e-4)
+    path = write_maps(maps, tmp_path / "maps.zarr", workers=1)
+    np.testing.assert_array_equal(open_maps(path).NEE_std.values, maps.NEE_std.values)
 
 
 def test_a_gaussian_ensemble_adds_the_members_variances_to_their_spread(cube, tmp_path):
