@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +16,9 @@ from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.training.run import by_torchrun
 
 T = TypeVar("T")
+
+#: Seconds for the threads of the last messages to end.
+_DRAIN = 0.3
 
 
 @dataclass(frozen=True)
@@ -106,5 +110,8 @@ def _started() -> bool:
 
 
 def _leave() -> None:
+    # A thread of gloo that still holds the last message's tensors when Python ends kills the process ("terminate called
+    # without an active exception", pytorch issue 190489): let it drop them while Python lives.
+    time.sleep(_DRAIN)
     if _started():
         distributed.destroy_process_group()
