@@ -54,6 +54,7 @@ def inspect(
 def build(
     raw: Annotated[Path, typer.Argument(help="Folder of downloaded archives, BADM or site tables among them.")],
     store: Annotated[Path, typer.Argument(help="Cube to write, e.g. cube.zarr.")],
+    also: Annotated[list[Path] | None, typer.Option(help="Another such folder; may be repeated.")] = None,
     modis: Annotated[
         Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
     ] = None,
@@ -85,8 +86,9 @@ def build(
 
     with bar("build") as progress:
         report = build_carbonsense(
-            raw, store, resolution=resolution, modis=modis, land_cover=land_cover, sites=site, order=order, rule=rule,
-            clock=clock, strict=strict, append=append, compact=compact, overwrite=overwrite, progress=progress,
+            [raw, *(also or [])], store, resolution=resolution, modis=modis, land_cover=land_cover, sites=site,
+            order=order, rule=rule, clock=clock, strict=strict, append=append, compact=compact, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     kept = f", {len(report.unchanged)} of them unchanged" if append else ""
     typer.echo(f"{report.store}: {len(report.sites)} sites{kept}")

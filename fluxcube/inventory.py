@@ -16,7 +16,11 @@ from fluxcube.stores import done_regions, is_url, open_store, store_attrs
 
 Progress = Callable[[int, int, str], None]
 
-_HEADINGS = ("variable", "sites", "values", "measured", "good", "medium", "poor", "sources")
+#: What is told of each variable: of hours the shares with each flag, of days the shares of at least some quality.
+_HEADINGS = {
+    "hourly": ("variable", "sites", "hours", "measured", "good", "medium", "poor", "sources"),
+    "daily": ("variable", "sites", "days", "quality 0.5", "0.75", "1", "sources"),
+}
 
 
 def inspect(
@@ -70,20 +74,37 @@ def _cube(store: str | os.PathLike, most: int | None) -> Iterator[str]:
     if "modis" in ds or "surface" in ds:
         yield f"  satellite: {'modis' if 'modis' in ds else 'surface'} on {ds.sizes['day']} days"
     yield ""
-    yield from _aligned([_HEADINGS, *_of_variables(open_report(store))])
+    shares = _of_hours if resolution == "hourly" else _of_days
+    yield from _aligned([_HEADINGS[resolution], *_of_variables(open_report(store), shares(store))])
     yield from _aside(store, most)
 
 
-def _of_variables(fusion: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    """Yield a line a variable: how many values it has, and of what quality."""
+def _of_variables(fusion: pd.DataFrame, shares: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Yield a line a variable: how many values it has, of what quality, and from where."""
     for name, rows in fusion.groupby("variable", sort=False):
-        values = int(rows.hours.sum())
-        flags = [rows[flag].sum() / values if flag in rows and rows[flag].notna().any() else None for flag in _FLAGS]
-        shares = ("" if share is None else f"{100 * share:.0f} %" for share in flags)
-        yield str(name), str(rows.site.nunique()), f"{values:,}", *shares, ", ".join(sorted(set(rows.source)))
+        told = (f"{100 * share:.0f} %" if pd.notna(share) else "" for share in shares.loc[name])
+        yield (
+            str(name),
+            str(rows.site.nunique()),
+            f"{int(rows.hours.sum()):,}",
+            *told,
+            ", ".join(sorted(set(rows.source))),
+        )
 
 
-_FLAGS = ("flag0", "flag1", "flag2", "flag3")
+def _of_hours(store: str | os.PathLike) -> pd.DataFrame:
+    """Return the share of each variable's hours that has each flag."""
+    fusion = open_report(store)
+    sums = fusion.groupby("variable")[["hours", "flag0", "flag1", "flag2", "flag3"]].sum()
+    return sums.iloc[:, 1:].div(sums.hours, axis=0)
+
+
+def _of_days(store: str | os.PathLike) -> pd.DataFrame:
+    """Return the share of each variable's days whose quality is at least 0.5, at least 0.75, and 1."""
+    quality = open_report(store, "quality")
+    kept = [f"remain{i}" for i in range(3)]
+    kept_days = quality[kept].mul(quality.days, axis=0).groupby(quality.variable).sum()
+    return kept_days.div(quality.groupby("variable").days.sum(), axis=0)
 
 
 def _aside(store: str | os.PathLike, most: int | None) -> Iterator[str]:

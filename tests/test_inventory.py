@@ -52,6 +52,18 @@ def test_what_a_publication_lost_is_told_once_with_its_sites(tmp_path, caplog):
         assert lines.count(f"  {text} (3 sites)") == 1
 
 
+def test_of_a_daily_cube_it_tells_the_share_of_days_by_quality(planet_files, tmp_path):
+    site = fc.inspect_raw(planet_files / "towers").site[0]
+    fc.build_carbonsense(planet_files / "towers", tmp_path / "d", resolution="daily", sites=site)
+    text, ds = fc.inspect(tmp_path / "d"), fc.open_carbonsense(tmp_path / "d", targets="NEE")
+    quality = ds.fluxes_quality.values[np.isfinite(ds.fluxes.values)]
+    line = next(line for line in text.splitlines() if line.startswith("NEE "))
+    days, *shares = (float(word.replace(",", "")) for word in line.replace("%", "").split()[2:6])
+    assert days == quality.size
+    for share, least in zip(shares, (0.5, 0.75, 1), strict=True):
+        assert abs(share - 100 * (quality >= least).mean()) <= 0.5
+
+
 @pytest.fixture
 def maps() -> xr.Dataset:
     coords = {"time": np.arange("2020-01-01T00", "2020-01-01T04", dtype="datetime64[h]").astype("datetime64[ns]")}

@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,11 +218,22 @@ class _Job:
         note = None if self.strict else lambda at, error: self.left_out.update({at.name: str(error)})
         self._infos = read_badm(badm, on_error=note)
         if land_cover is not None:
-            self._classed = add_land_cover([i for i in self._infos.values() if i.site in self._archives], land_cover)
+            self._classed = add_land_cover(self._unclassed(), land_cover)
             self._infos |= {site: info for site, (info, _) in self._classed.items()}
         self._cited = read_snapshots([at for at in badm if at.name not in self.left_out], self.left_out)
         self._stamps = {site: stamp(found, self._infos.get(site)) for site, found in self._archives.items()}
         self.asked = list(self._archives)
+
+    def _unclassed(self) -> Iterator[SiteInfo]:
+        """Yield what is known of each site whose class neither metadata nor archives tell."""
+        for site, archives in self._archives.items():
+            try:
+                told = [place for archive in archives if (place := place_of(archive)) is not None]
+                info = _place(self._infos, site, archives)
+            except SourceError:
+                continue  # reading the site says why it cannot be read
+            if not info.igbp and not any(place.igbp for place in told):
+                yield info
 
     def keep(self) -> None:
         """Keep the sites of the store that need not be read again."""
