@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Windows of one forward pass: 64 to 256 are fastest on a CPU, and a window of one hour is next to nothing.
 _WINDOWS = 128
 _ROWS = 16384
+#: Fewer windows that follow each other hour by hour are not worth a pass of their own.
+_SHORT_RUN = 16
 
 _loaded: dict[tuple[str, str], Predictor] = {}
 _lock = threading.Lock()
@@ -265,6 +267,27 @@ def _windows(block: Block, length: int, stride: int) -> tuple[np.ndarray, np.nda
     useful = seen[:, np.minimum(stops, hours)] > seen[:, stops - stride]
     place, window = np.nonzero(useful)
     return place, stops[window]
+
+
+def _passes(
+    place: np.ndarray, stop: np.ndarray, length: int, stride: int, slides: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
+    """Yield what passes the model together: places, ends, hours, and how many of them are given.
+
+    Where a model `slides`, windows that end at consecutive hours are one stretch of hours, else each is its own.
+    """
+    alone = np.ones(len(stop), bool)
+    if slides:
+        ends = np.flatnonzero((np.diff(stop) != 1) | (np.diff(place) != 0)) + 1
+        for run in np.split(np.arange(len(stop)), ends):
+            for at in range(0, len(run) - _SHORT_RUN + 1, _WINDOWS):
+                part = run[at : at + _WINDOWS]
+                alone[part] = False
+                yield place[part[-1:]], stop[part[-1:]], length + len(part) - 1, len(part)
+    place, stop = place[alone], stop[alone]
+    size = _WINDOWS if length > 1 else _ROWS
+    for at in range(0, len(stop), size):
+        yield place[at : at + size], stop[at : at + size], length, stride
 
 
 def _lengthened(block: Block, hours: int) -> Block:

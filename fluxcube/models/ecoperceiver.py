@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch, Sizes, from_known_keys
+from fluxcube.models.exact import slide
 from fluxcube.models.layers import (
     MASKED,
     CausalSelfAttention,
@@ -153,6 +154,8 @@ class EcoPerceiver(nn.Module):
     kind = "ecoperceiver"
     #: Whether `forward` masks tokens in training; False where whoever trains it has masked them by `drop`.
     drops_itself = True
+    #: `predict` of more hours than a window has gives each hour from its own window, faster than one by one.
+    slides = True
 
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes):
         super().__init__()
@@ -249,11 +252,14 @@ class EcoPerceiver(nn.Module):
             latents = self.block_self[at](latents, future)
         for layer in self.self_layers:
             latents = layer(latents, future)
-        emitted = latents if self.config.head == "dense" else latents[:, -1:]
-        mean = self.head(emitted)
+        return self.emit(latents if self.config.head == "dense" else latents[:, -1:])
+
+    def emit(self, latents: Tensor) -> Tensor:
+        """Turn the latents (..., H) of hours into what `forward` gives for them."""
+        mean = self.head(latents)
         if self.config.distribution == "none":
             return mean
-        return torch.cat([mean.float(), bounded_log_variance(self.spread(emitted).float())], -1)
+        return torch.cat([mean.float(), bounded_log_variance(self.spread(latents).float())], -1)
 
     def tokens(self, batch: Batch) -> Tokens:
         """Turn a batch into tokens and their masks."""
@@ -363,7 +369,10 @@ class EcoPerceiver(nn.Module):
         return rows, tokens, seen
 
     def predict(self, batch: Batch) -> np.ndarray:
-        """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted."""
+        """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted.
+
+        Of more hours than `context`, each from that number on is the last of its own window (`slides`).
+        """
         return self._emit(batch)[..., : self.n_targets]
 
     def predict_all(self, batch: Batch) -> np.ndarray:
@@ -377,7 +386,12 @@ class EcoPerceiver(nn.Module):
             self.eval()
         device = self.latents.device
         with torch.inference_mode():
-            out = self(Batch(*(torch.as_tensor(array, device=device) for array in batch))).float().cpu().numpy()
+            given = Batch(*(torch.as_tensor(array, device=device) for array in batch))
+            if batch.met.shape[1] > self.context:
+                out = torch.stack([slide(self, Batch(*(a[[i]] for a in given))) for i in range(len(given.met))])
+            else:
+                out = self(given)
+        out = out.float().cpu().numpy()
         full = np.full((*batch.met.shape[:2], out.shape[-1]), np.nan, np.float32)
         full[:, -out.shape[1] :] = out
         return full

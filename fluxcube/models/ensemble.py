@@ -37,6 +37,7 @@ class Ensemble:
                 raise ConfigError("the members of an ensemble must be of one kind, with the same inputs and context.")
         self.kind, self.config, self.sizes = first.kind, first.config, first.sizes
         self.context, self.n_targets, self.emits = first.context, first.n_targets, first.emits
+        self.slides = all(getattr(member, "slides", False) for member in self.members)
         self.factors = np.ones((len(self.members), self.n_targets)) if factors is None else np.asarray(factors, float)
 
     def predict(self, batch: Batch) -> np.ndarray:
