@@ -29,7 +29,7 @@ class Events:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise missing_package("tensorboard", "train", "tensorboard=True") from error
+            raise missing_package("tensorboard", "log", "tensorboard=True") from error
         self._writer = SummaryWriter(os.fspath(folder))
 
     def step(self, steps: int, row: Mapping[str, float]) -> None:

@@ -189,7 +189,7 @@ def _check_training(model: str, training: TrainingConfig, cube) -> None:
     if training.weight_by_randunc and "fluxes_randunc" not in cube:
         raise ConfigError("weight_by_randunc needs the fluxes' random uncertainty, which this cube does not have.")
     if training.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise missing_package("tensorboard", "train", "tensorboard=True")
+        raise missing_package("tensorboard", "log", "tensorboard=True")
 
 
 def _split(cube, split: Split | str | os.PathLike | None, seed: int, igbp: str | Sequence[str] | None) -> Split:
