@@ -162,4 +162,4 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -
     scores = query @ key.transpose(-1, -2)
     if bias is not None:
         scores += bias
-    return scores.softmax(-1) @ value
+    return (scores.softmax(-1) @ value).to(query.dtype)  # autocast halves products

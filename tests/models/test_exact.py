@@ -123,6 +123,14 @@ def test_a_window_hears_only_its_own_hours():
     assert changed[9:21].all() and not changed[:9].any() and not changed[21:].any()
 
 
+def test_half_precision_differs_by_what_it_rounds():
+    model = make_model(sizes=ALL)
+    exact, _ = both(model, block(ALL, 60), 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _ = both(model, block(ALL, 60), 12)
+    assert 0 < ((half - exact).square().mean().sqrt() / exact.std()).item() < 0.03
+
+
 @BOTH
 @pytest.mark.parametrize("attention", ["matmul", "sdpa"])
 @pytest.mark.parametrize("change", [{"head": "dense"}, {"head": "last", "causal": False}, {"share": False}], ids=str)
