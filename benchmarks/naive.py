@@ -23,7 +23,7 @@ class NaiveEcoPerceiver(nn.Module):
     Parameters
     ----------
     config : EcoPerceiverConfig
-        Shape; `head` says what is emitted.
+        Shape, with Fourier features; `head` says what is emitted.
     sizes : Sizes
         Numbers of inputs and targets.
     attention : {"matmul", "sdpa"}

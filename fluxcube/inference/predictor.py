@@ -166,12 +166,12 @@ class Predictor:
         out = np.full((*block.met.shape[:2], len(columns)), np.nan, np.float32)
         series = flatten(_lengthened(block, int(stop.max(initial=0)) - hours))
         size = _WINDOWS if self.model.emits > 1 or hasattr(self.model, "parameters") else max(_WINDOWS, _ROWS // length)
-        for at in range(0, len(stop), size):
-            p, s = place[at : at + size], stop[at : at + size]
-            batch = Batch.of(gather(series, p, s, length))
+        slides = stride == 1 and getattr(self.model, "slides", False)
+        for p, s, seen, kept in _passes(place, stop, length, stride, size, slides):
+            batch = Batch.of(gather(series, p, s, seen))
             given = predict_all(self.model, batch) if uncertainty else self.model.predict(batch)
-            scaled = given[:, length - stride :]
-            hour = s[:, None] + np.arange(-stride, 0)
+            scaled = given[:, seen - kept :]
+            hour = s[:, None] + np.arange(-kept, 0)
             inside = hour < hours
             out[np.broadcast_to(p[:, None], hour.shape)[inside], hour[inside]] = scaled[inside]
         out[~block.observed] = np.nan
@@ -270,7 +270,7 @@ def _windows(block: Block, length: int, stride: int) -> tuple[np.ndarray, np.nda
 
 
 def _passes(
-    place: np.ndarray, stop: np.ndarray, length: int, stride: int, slides: bool
+    place: np.ndarray, stop: np.ndarray, length: int, stride: int, size: int, slides: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
     """Yield what passes the model together: places, ends, hours, and how many of them are given.
 
@@ -285,7 +285,6 @@ def _passes(
                 alone[part] = False
                 yield place[part[-1:]], stop[part[-1:]], length + len(part) - 1, len(part)
     place, stop = place[alone], stop[alone]
-    size = _WINDOWS if length > 1 else _ROWS
     for at in range(0, len(stop), size):
         yield place[at : at + size], stop[at : at + size], length, stride
 

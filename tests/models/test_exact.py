@@ -81,6 +81,7 @@ def assert_same(a, b):
     "change",
     [
         {}, {"head": "last"}, {"head": "last", "causal": False}, {"share": False}, {"self_layers": 0}, {"heads": 1},
+        {"frequencies": 0},
         {"context": 1}, {"context": 2}, {"context": 31, "latent": 24, "heads": 3}, {"distribution": "gaussian"},
     ],
     ids=str,
@@ -162,7 +163,13 @@ class OneByOne:
         return self.model.predict(batch)
 
 
-@pytest.mark.parametrize("hours", [12, 30, 300])
+class Sliding(OneByOne):
+    """A model that can."""
+
+    slides = True
+
+
+@pytest.mark.parametrize("hours", [12, 30, 40, 300])
 def test_the_predictor_slides_where_it_can_and_gives_the_same(hours):
     model = make_model(sizes=PLACED)
     places = block(PLACED, hours, places=3)
@@ -170,9 +177,10 @@ def test_the_predictor_slides_where_it_can_and_gives_the_same(hours):
         places.met[1, 60:64] = np.nan
         places.met[2, 100:] = np.nan
         places = dataclasses.replace(places, observed=np.isfinite(places.met).any(-1))
-    single = OneByOne(model)
-    ours, plainly = (Predictor(m, SPEC).predict_block(places, stride=1) for m in (model, single))
-    assert single.longest == 12
+    single, sliding = OneByOne(model), Sliding(model)
+    ours, plainly = (Predictor(m, SPEC).predict_block(places, stride=1) for m in (sliding, single))
+    assert model.slides and single.longest == 12
+    assert sliding.longest == {12: 12, 30: 12, 40: 12 + 18, 300: 12 + 127}[hours]  # short runs go one by one
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(plainly))
     np.testing.assert_allclose(ours, plainly, atol=2e-5, rtol=1e-5)
     if hours == 300:
