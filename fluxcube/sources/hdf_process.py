@@ -32,6 +32,8 @@ class _Worker:
 
     def __init__(self) -> None:
         self.owner = os.getpid()
+        #: Size and time of change of each file that it was asked for.
+        self.seen: dict[Path, tuple[int, int] | None] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fluxcube.sources.hdf_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             bufsize=0, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -97,23 +99,47 @@ def call(function: str, path: Path, **options: object) -> Iterator[object]:
         As the function; and if the library crashed or hung on the file.
     """
     with _lock:
-        worker = _running()
-        done = False
+        worker, yielded = _worker_for(path), False
+        spoiled = worker.seen.keys() - {path}
         try:
-            worker.ask({"function": function, "path": str(path), **options})
-            while (answer := worker.answer()) != {"done": True}:
-                if "error" in answer:
-                    done = True
-                    raise _ERRORS[answer["error"]](answer["text"])
-                yield worker.array(**answer["array"]) if "array" in answer else answer["value"]
-            done = True
-        except (EOFError, BrokenPipeError) as problem:
-            raise SourceError(
-                f"{path}: the HDF4 library {problem or 'crashed'} on it: the file is damaged, fetch it again."
-            ) from problem
-        finally:
-            if not done:  # also where nobody wants the rest: it would be taken for the next answer
-                worker.stop()
+            for value in _answers(worker, function, path, options):
+                yielded = True
+                yield value
+        except SourceError:
+            # An earlier file may have left the library in disorder: only a process that saw no other is believed.
+            if yielded or not spoiled:
+                raise
+            yield from _answers(_worker_for(path), function, path, options)
+
+
+def _answers(worker: _Worker, function: str, path: Path, options: Mapping) -> Iterator[object]:
+    """Yield the answers to one request; a process that gave an error, or not all, is not asked again."""
+    done = False
+    try:
+        worker.ask({"function": function, "path": str(path), **options})
+        while (answer := worker.answer()) != {"done": True}:
+            if "error" in answer:
+                raise _ERRORS[answer["error"]](answer["text"])
+            yield worker.array(**answer["array"]) if "array" in answer else answer["value"]
+        done = True
+    except (EOFError, BrokenPipeError) as problem:
+        raise SourceError(
+            f"{path}: the HDF4 library {problem or 'crashed'} on it: the file is damaged, fetch it again."
+        ) from problem
+    finally:
+        if not done:
+            worker.stop()
+
+
+def _worker_for(path: Path) -> _Worker:
+    """Return the process, a new one if this one saw another content of the file: the library may still hold that."""
+    state = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+    worker = _running()
+    if worker.seen.get(path, state) != state:
+        worker.stop()
+        worker = _running()
+    worker.seen[path] = state
+    return worker
 
 
 def _running() -> _Worker:

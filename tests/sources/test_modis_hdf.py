@@ -189,7 +189,7 @@ def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
     path = write(tmp_path, [nadir(values(30, 30), CORNER)])
     whole, rng = path.read_bytes(), np.random.default_rng(5)
     errors = 0
-    for _ in range(150):
+    for _ in range(60):
         damaged = bytearray(whole)
         for at in rng.integers(4, len(whole), 6):
             damaged[at] = rng.integers(256)
@@ -200,7 +200,7 @@ def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
         except SourceError as error:
             errors += 1
             assert str(path) in str(error)
-    assert errors > 10
+    assert errors > 5
     path.write_bytes(whole)
     modis_hdf._layout.cache_clear()
     assert read_tile(find_tiles(path)[0]).shape == (7, 30, 30)
@@ -262,3 +262,23 @@ def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypa
     found = read_tile(surface)[1]
     np.testing.assert_allclose(found[np.isfinite(found)], raw[np.isfinite(found)] * 1e-4, rtol=1e-6)
     assert np.isfinite(found).mean() > 0.5 and (raw[np.isnan(found)] == -28672).all()
+
+
+def test_a_library_in_disorder_is_not_believed(tmp_path, monkeypatch):
+    """An error of a process that saw other files may be those files' doing: a new process has the last word."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = (write(tmp_path / name, [nadir(values(), CORNER)]) for name in ("one", "two"))
+    (expected,) = hdf_process.call("layout", one, product="MCD43A4")
+    asked, answers = [], hdf_process._answers
+
+    def disordered(worker, function, path, options):
+        asked.append(len(worker.seen))
+        if len(worker.seen) > 1:
+            worker.stop()
+            raise SourceError("disorder")
+        return answers(worker, function, path, options)
+
+    monkeypatch.setattr(hdf_process, "_answers", disordered)
+    assert list(hdf_process.call("layout", two, product="MCD43A4")) == [expected]
+    assert asked[0] > 1 and asked[-1] == 1, "first a process with a past, then one without"
