@@ -40,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 
+#: Sites named in an error that is about all of them.
+_NAMED = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
@@ -260,8 +263,9 @@ class _Job:
         for text, count in lost.items():
             _log.warning("%s (%d site%s)", text, count, "s" if count > 1 else "")
         if not self._made and not self.kept:
-            whys = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
-            raise SourceError(f"no site could be read: {whys}")
+            whys = [f"{name}: {why}" for name, why in self.left_out.items()]
+            more = f"; and {len(whys) - _NAMED} more" if len(whys) > _NAMED else ""
+            raise SourceError(f"no site could be read: {'; '.join(whys[:_NAMED])}{more}")
 
     def _read(self, building: Path, site: str) -> dict | SourceError:
         """Read a site; return its document, or why there is none."""

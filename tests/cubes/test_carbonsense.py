@@ -229,6 +229,13 @@ def test_strict_stops_and_leaves_nothing(bad_raw, tmp_path, site):
     assert sorted(os.listdir(tmp_path)) == ["raw"]
 
 
+def test_an_error_of_all_sites_names_a_few(tmp_path):
+    for number in range(5):
+        write_archive(tmp_path / "raw", f"US-Aa{number}", columns(48))
+    with pytest.raises(SourceError, match=r"^no site could be read: US-Aa0: .*; US-Aa2: .*; and 2 more$"):
+        build_carbonsense(tmp_path / "raw", tmp_path / "c")
+
+
 def test_no_site_left_is_an_error(bad_raw, tmp_path):
     with pytest.raises(SourceError, match=r"no site could be read.*US-Cut"):
         build_carbonsense(bad_raw, tmp_path / "c", sites="US-Cut")
