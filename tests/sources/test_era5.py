@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import cloudpickle
 import dask
 import numpy as np
@@ -367,17 +370,27 @@ def test_ecmwf_light_above_the_atmosphere_agrees_with_ours(shared_data, name):
     assert centre[0] == pytest.approx(centre[1], abs=0.02)
 
 
+_LAND = """
+import sys
+import numpy as np, xarray as xr
+from fluxcube.sources.era5 import open_era5
+path = sys.argv[1]
+ds, raw = open_era5(path), xr.open_dataset(path)
+assert ds.attrs["accumulation"] == "day" and set(ds) == {"TA", "P"}
+assert abs(float(ds.land_fraction.mean()) - float(raw.t2m[0].notnull().mean())) < 1e-6
+# Rain of the UTC day is the total at the following midnight.
+day = ds.P.sel(time="2025-02-20").sum("time", min_count=24).values
+np.testing.assert_allclose(day, 1000 * raw.tp.sel(valid_time="2025-02-21T00").values, atol=1e-3)
+assert float(ds.P.min()) >= 0.0
+wrong = open_era5(path, accumulation="hour")
+assert float(wrong.P.sum()) > 5 * float(ds.P.sum())
+"""
+
+
 def test_real_era5_land_is_told_from_era5(shared_data):
+    """In a process of its own: after hundreds of other tests in one, the HDF5 library no longer opens this file."""
     path = shared_data / "era5" / "era5land_sierra-leone_2025-02.nc"
-    ds, raw = open_era5(path), xr.open_dataset(path)
-    assert ds.attrs["accumulation"] == "day" and set(ds) == {"TA", "P"}
-    assert float(ds.land_fraction.mean()) == pytest.approx(float(raw.t2m[0].notnull().mean()))
-    # Rain of the UTC day is the total at the following midnight.
-    day = ds.P.sel(time="2025-02-20").sum("time", min_count=24).values
-    np.testing.assert_allclose(day, 1000 * raw.tp.sel(valid_time="2025-02-21T00").values, atol=1e-3)
-    assert float(ds.P.min()) >= 0.0
-    wrong = open_era5(path, accumulation="hour")
-    assert float(wrong.P.sum()) > 5 * float(ds.P.sum())
+    subprocess.run([sys.executable, "-c", _LAND, str(path)], check=True)
 
 
 def test_real_files_of_different_grids_are_not_mixed(shared_data):
