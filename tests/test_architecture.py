@@ -20,7 +20,7 @@ LAYERS = [
     {"variables", "biomes"},
     {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "swap"},
     {"solar"},
-    {"schema"},
+    {"schema", "geometry"},
     {"stores"},
     {"sources", "simulation"},
     {"cubes"},
