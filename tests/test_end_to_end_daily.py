@@ -62,6 +62,10 @@ def test_a_daily_cube_says_what_it_is(store, wide):
     cube = fc.open_carbonsense(store)
     assert resolution_of(cube) == "daily" and "TOD" not in cube["variable"].values
     assert (np.diff(cube.time.values) == np.timedelta64(1, "D")).all()
+    assert cube.attrs["clock"] == "standard" and "standard time" in cube.time.attrs["long_name"]
+    for name in ("elevation", "igbp", "koppen", "latitude"):
+        assert cube[name].dims == ("site",)
+    assert cube.koppen.sel(site="US-Wi7") == "Dfb" and float(cube.elevation.sel(site="US-Wi7")) > 100
     assert wide.NEE.attrs["units"] == "gC m-2 d-1" and wide.P.attrs["units"] == "mm d-1"
     days = wide.DOY.isel(site=0).dropna("time")
     np.testing.assert_array_equal(days, days.time.dt.dayofyear - 1)

@@ -25,7 +25,7 @@ from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.selection import open_carbonsense
 from fluxcube.cubes.surface import add_land_cover
-from fluxcube.cubes.tower import CLOCKS, Tower, read_tower
+from fluxcube.cubes.tower import CLOCKS, DAY_CLOCK, Tower, read_tower
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.badm import SiteInfo, read_badm, require_location
 from fluxcube.sources.networks import Archive, Discovery, discover
@@ -113,7 +113,8 @@ def build_carbonsense(
     rule : {"newest", "quality"}
         Which publication gives an hour that several have (`fluxcube.cubes.fusion.fuse`).
     clock : {"solar", "standard"}
-        DOY and TOD in local mean solar time, as on a grid, or in the standard time of the CarbonSense paper.
+        DOY and TOD in local mean solar time, as on a grid, or in the standard time of the CarbonSense paper. Local days
+        are those of towers' standard time whichever is given, and the store says so.
     strict : bool
         Raise for the first site or file that cannot be read instead of leaving it out.
     overwrite : bool
@@ -160,7 +161,8 @@ def build_carbonsense(
         raise ConfigError("append keeps a store and overwrite replaces it: give one of them.")
     labels = {"predictors": _predictors(variables, resolution), "fluxes": targets(resolution)}
     settings = {
-        "resolution": resolution, "clock": clock, "order": order, "fusion_rule": rule,
+        "resolution": resolution, "clock": clock if resolution == "hourly" else DAY_CLOCK, "order": order,
+        "fusion_rule": rule,
         "predictors": " ".join(labels["predictors"]), "packing": "decimals" if compact else "floats",
     }  # fmt: skip
     read = functools.partial(

@@ -31,6 +31,8 @@ Record = tuple[int, str, xr.Dataset]
 LIGHT = "SW_IN"
 
 CLOCKS = ("solar", "standard")
+#: Of a daily cube: towers' days, as their daily files have them, begin at midnight of standard time.
+DAY_CLOCK = "standard"
 
 #: More of a predictor out of bounds than this is worth a warning.
 _WARN_SHARE = 0.001
