@@ -97,9 +97,28 @@ def test_solar_noon_is_the_hour_that_holds_it():
 
 
 def test_saturation_pressure_against_tables():
-    """Goff-Gratch values (Smithsonian tables): 12.27 hPa at 10, 42.43 at 30, 2.597 at -10 over ice."""
+    """Goff-Gratch values (Smithsonian tables), hPa; over ice 2.597 at -10 and 1.032 at -20."""
     np.testing.assert_allclose(saturation_vapour_pressure(np.array([10.0, 30.0])), [12.27, 42.43], rtol=5e-3)
-    assert saturation_vapour_pressure(-10.0) == pytest.approx(2.597, rel=1e-2)
+    np.testing.assert_allclose(saturation_vapour_pressure(np.array([-10.0, -20.0])), [2.863, 1.254], rtol=1e-2)
+    np.testing.assert_allclose(saturation_vapour_pressure(np.array([-10, -20.0]), ice=True), [2.597, 1.032], rtol=1e-2)
+    assert saturation_vapour_pressure(0.0, ice=True) == saturation_vapour_pressure(0.0) == 6.11
+
+
+@pytest.mark.parametrize("site", ["US-Wi7", "DK-Fou"])
+def test_deficits_of_frosty_hours_at_towers_are_over_water(shared_data, site):
+    """Those files hold what the towers gave: temperature, humidity and deficit."""
+    import xarray as xr
+
+    ds = xr.open_dataset(shared_data / f"formats/{site}_2005-2005_FLUXNET2015_Met.nc").squeeze()
+    ta, rh, vpd = (ds[name].values.astype(float) for name in ("Tair", "RH", "VPD"))
+    cold = (ta < 269.15) & (rh < 95)
+    assert cold.sum() > 200
+
+    def off(ice: bool) -> float:
+        ours = saturation_vapour_pressure(ta[cold] - 273.15, ice=ice) * (1 - rh[cold] / 100)
+        return abs(vpd[cold].sum() / ours.sum() - 1)
+
+    assert off(ice=False) < 0.01 < 0.04 < off(ice=True)
 
 
 @given(st.floats(-50, 50), st.floats(0, 30))
