@@ -20,6 +20,7 @@ _FACE = {
     "open_carbonsense": "fluxcube.catalog",
     "open_report": "fluxcube.cubes.report",
     "open_forcing": "fluxcube.cubes.forcing",
+    "daily_forcing": "fluxcube.cubes.forcing_daily",
     "load_windows": "fluxcube.samples.loader",
     "fit": "fluxcube.training.fit",
     "load_model": "fluxcube.inference.predictor",

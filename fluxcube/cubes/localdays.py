@@ -52,8 +52,10 @@ def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
     FLUXNET2015 towers); with half of the day missing, which ONEFlux allows for variables that it does not fill, it is
     0.4, 0.5 and 2.
 
-    TA_RANGE is the highest minus the lowest mean of an hour of the local clock. Where dated offsets change, the days
-    are those of the offset that held; the day that lost hours to the change is not whole.
+    TA_RANGE is the highest minus the lowest mean of an hour of the local clock; steps that straddle such hours, as UTC
+    hours of an offset of +5:30 do, count for the hour that has their middle, since blending two of them would make
+    ranges smaller. Where dated offsets change, the days are those of the offset that held; the day that lost hours to
+    the change is not whole.
 
     Uncertainties are ONEFlux's for a day: random errors are independent, so the day's is sqrt(sum u_i^2) / n over the
     n steps that have one (those measured); what the joint uncertainty holds beside it, the USTAR threshold, errs alike
@@ -84,7 +86,7 @@ def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
         made = _aggregate(record, rows[name], bins)
         arrays |= {name + ending: ("time", array.astype(np.float32)) for ending, array in made.items()}
     if "TA" in record:
-        spread = _range(record.TA.values, _Bins(minutes, step, _HOUR, first=bins.first * 24, count=bins.count * 24))
+        spread = _range(record.TA.values, _clock_hours(minutes, step, bins))
         quality = np.where(np.isfinite(spread), _good_share(record, "TA", bins), np.nan)
         arrays |= {"TA_RANGE": ("time", spread), "TA_RANGE_QUALITY": ("time", quality.astype(np.float32))}
     days = (bins.first + np.arange(bins.count)).astype("datetime64[D]").astype("datetime64[ns]")
@@ -92,6 +94,12 @@ def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
     for name in rows.keys() & arrays.keys():
         out[name].attrs.update(rows[name].attrs)
     return out
+
+
+def needed_share(row: Variable) -> float:
+    """Return the share of a day that a variable's day needs, a little less than it for shares that are float32."""
+    whole = row.aggregate == "sum" or "target" in row.roles
+    return _ALL if whole else MIN_COVERAGE * _ALL
 
 
 def _step(record: xr.Dataset) -> int:
@@ -140,8 +148,7 @@ def _aggregate(record: xr.Dataset, row: Variable, bins: _Bins) -> dict[str, np.n
     observed = bins.total(share)
     with np.errstate(invalid="ignore", divide="ignore"):
         out = _reduce(values, share, observed, row, bins)
-    whole = row.aggregate == "sum" or "target" in row.roles
-    enough = (observed >= (_ALL if whole else MIN_COVERAGE * _ALL) * _DAY) & np.isfinite(out)
+    enough = (observed >= needed_share(row) * _DAY) & np.isfinite(out)
     factor = _factor(row)
     made = {"": out * factor, "_QUALITY": _good_share(record, row.name, bins)}
     made |= {ending: spread * factor for ending, spread in _uncertainties(record, row.name, share, bins).items()}
@@ -204,6 +211,12 @@ def _mean(spread: np.ndarray, share: np.ndarray, bins: _Bins) -> np.ndarray:
     there = np.where(np.isfinite(spread), share, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return bins.total(spread * there) / bins.total(there)
+
+
+def _clock_hours(minutes: np.ndarray, step: int, days: _Bins) -> _Bins:
+    """Return the hours of the local days that steps belong to, each to one."""
+    nearest = (minutes + step // 2) // step * step
+    return _Bins(nearest, step, _HOUR, first=days.first * 24, count=days.count * 24)
 
 
 def _range(values: np.ndarray, hours: _Bins) -> np.ndarray:

@@ -167,6 +167,12 @@ def test_the_range_is_of_hours_of_the_local_day():
     ds = record("2020-01-01", 30, 96, utc_offset=-7, TA=ta)
     for made in (ds, to_hourly(ds)):
         np.testing.assert_allclose(to_daily(made, utc_offset=-7).TA_RANGE, [13.0, 30.0])
+    # UTC hours of a clock of +5:30 straddle its hours: the range is of the hours themselves, and of no blend of two.
+    hour = np.where(np.arange(48) % 24 == 9, 20.0, 5.0)
+    for offset in (5.5, 5.0):
+        np.testing.assert_allclose(
+            to_daily(to_hourly(record("2020-01-01", 60, 48, TA=hour)), utc_offset=offset).TA_RANGE[1], 15.0
+        )
     warmer = ds.assign(TA=ds.TA + 11)
     assert to_daily(warmer, utc_offset=-7).TA_RANGE.equals(to_daily(ds, utc_offset=-7).TA_RANGE)
 

@@ -1,0 +1,232 @@
+"""Days of a forcing cube: each cell's own, none lost and none counted twice, and a tower's days of the same hours."""
+
+from __future__ import annotations
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+from fluxcube.cubes.forcing import open_forcing
+from fluxcube.cubes.forcing_daily import daily_forcing
+from fluxcube.cubes.localdays import to_daily
+from fluxcube.errors import ConfigError, SchemaError
+from fluxcube.schema import check_resolution, validate_forcing, variable_coords
+from fluxcube.simulation import Planet
+from fluxcube.simulation.example import example_forcing
+from fluxcube.solar import SOLAR_CONSTANT, declination, distance_factor, potential_radiation
+from fluxcube.variables import table
+
+HOUR = np.timedelta64(1, "h")
+
+
+def hours(longitude, columns, *, start="2021-03-01", latitude=(50.0, 10.0)) -> xr.Dataset:
+    """A forcing cube of `columns`: arrays that broadcast to (latitude, longitude, hour)."""
+    latitude, longitude = np.asarray(latitude, float), np.asarray(longitude, float)
+    shape = len(latitude), len(longitude)
+    values = np.stack([np.broadcast_to(v, (*shape, np.shape(v)[-1])) for v in columns.values()], -1).astype("float32")
+    cells, time = ("latitude", "longitude"), np.datetime64(start, "ns") + np.arange(values.shape[2]) * HOUR
+    return validate_forcing(xr.Dataset(
+        {"predictors": ((*cells, "time", "variable"), values)},
+        coords={
+            "latitude": latitude, "longitude": longitude, "time": time, **variable_coords(columns),
+            "elevation": (cells, np.zeros(shape)), "igbp": (cells, np.full(shape, "GRA", object)),
+            "land_fraction": (cells, np.ones(shape)),
+        },
+        attrs={"kind": "forcing", "clock": "solar"},
+    ))  # fmt: skip
+
+
+def tower_days(forcing: xr.Dataset, row: int, col: int) -> xr.Dataset:
+    """The days that a tower's would be, were its hours those of a cell."""
+    cell = forcing.isel(latitude=row, longitude=col)
+    arrays = {}
+    for name in set(forcing["variable"].values) - {"DOY", "TOD", "SW_IN_POT"}:
+        values = cell.predictors.sel(variable=name).values
+        there = np.isfinite(values)
+        arrays |= {name: ("time", values), f"{name}_QC": ("time", np.where(there, 0, -1).astype("i1"))}
+        arrays[f"{name}_COVERAGE"] = ("time", there.astype("f4"))
+    return to_daily(xr.Dataset(arrays, coords={"time": cell.time.values}), utc_offset=float(cell.longitude) / 15)
+
+
+def assert_as_towers(days: xr.Dataset, forcing: xr.Dataset, row: int, col: int) -> None:
+    expected = tower_days(forcing, row, col).sel(time=days.time)
+    cell = days.isel(latitude=row, longitude=col)
+    for name in set(days["variable"].values) - {"DOY", "SW_IN_POT"}:
+        scale = float(np.abs(expected[name]).max().fillna(0)) + 1e-3
+        np.testing.assert_allclose(
+            cell.predictors.sel(variable=name), expected[name], atol=2e-6 * scale, err_msg=f"{name} {row} {col}"
+        )
+
+
+@pytest.fixture(scope="module")
+def grid(planet_files):
+    return open_forcing(planet_files / "era5")
+
+
+@pytest.fixture(scope="module")
+def planet_days(grid):
+    return daily_forcing(grid).compute()
+
+
+def test_days_of_the_planet_s_grid_are_a_tower_s(grid, planet_days):
+    """Read, averaged and written by other code, variable by variable, missing hours among them."""
+    assert {"TA", "TA_RANGE", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS", "WD"} <= set(planet_days["variable"].values)
+    rows, cols = (len(grid[dim]) for dim in ("latitude", "longitude"))
+    for row, col in ((0, 0), (rows // 2, cols // 3), (rows - 1, cols - 1)):
+        assert_as_towers(planet_days, grid, row, col)
+    towers = [t for t in Planet(seed=0, quick=True).towers
+              if grid.latitude.min() <= t.latitude <= grid.latitude.max()
+              and grid.longitude.min() <= t.longitude <= grid.longitude.max()]  # fmt: skip
+    assert towers, "no tower on the grid: nothing is compared"
+    for tower in towers[:3]:
+        at = [int(np.abs(grid[dim].values - getattr(tower, dim)).argmin()) for dim in ("latitude", "longitude")]
+        assert_as_towers(planet_days, grid, *at)
+
+
+@pytest.mark.parametrize("longitude", [-180.0, -97.3, -7.4, 0.0, 7.5, 8.1, 82.5, 179.9])
+@pytest.mark.parametrize("gaps", [0.0, 0.03])
+def test_any_meridian_and_gaps(longitude, gaps):
+    rng = np.random.default_rng(abs(int(longitude * 10)))
+    columns = {"TA": rng.normal(size=(2, 1, 144)), "P": rng.gamma(1, size=(2, 1, 144)),
+               "LE": rng.normal(size=(2, 1, 144)), "WD": rng.uniform(0, 360, (2, 1, 144))}  # fmt: skip
+    columns = {name: np.where(rng.random(v.shape) < gaps, np.nan, v) for name, v in columns.items()}
+    ds = hours([longitude], columns)
+    days = daily_forcing(ds).compute()
+    assert days.sizes["time"] == (6 if longitude == 0 else 5)
+    for row in (0, 1):
+        assert_as_towers(days, ds, row, 0)
+    missing = days.predictors.isnull().sum(["latitude", "longitude", "time"]).to_series()
+    if gaps:
+        assert missing.P > missing.TA and missing.LE > 0, "a mean bears more missing hours than a sum"
+    else:
+        assert not missing.any()
+
+
+def test_rain_falls_on_each_longitude_s_own_date():
+    """At 12 UTC it is midnight at 180 W: the hour is that date's first there, and nearly all tomorrow's at 180 E."""
+    rain = np.zeros(96)
+    rain[36] = 6.0  # 12 to 13 UTC of 2 March
+    longitude = np.array([-180.0, -90.0, 0.0, 90.0, 172.5, 176.25, 179.75])
+    day = daily_forcing(hours(longitude, {"P": rain}, latitude=[0.0])).predictors.sel(variable="P").isel(latitude=0)
+    assert day.time.values.astype("datetime64[D]").tolist() == np.array(["2021-03-02", "2021-03-03"], "M8[D]").tolist()
+    assert day.units == "mm d-1"
+    np.testing.assert_allclose(day.isel(time=0), [6, 6, 6, 6, 3, 1.5, 0.1], atol=1e-6)
+    np.testing.assert_allclose(day.isel(time=1), [0, 0, 0, 0, 3, 4.5, 5.9], atol=1e-6)
+
+
+def test_nothing_is_lost_between_days():
+    """Sums of days are the sums of their hours, with the hours at both ends in proportion."""
+    rng = np.random.default_rng(1)
+    longitude, n = np.linspace(-180, 179, 7), 24 * 9
+    rain, sun = rng.gamma(0.3, size=(2, 7, n)), rng.gamma(9.0, size=(2, 7, n))
+    days = daily_forcing(hours(longitude, {"P": rain, "SW_IN": sun})).compute()
+    begin, end = (int((days.time.values[i] - np.datetime64("2021-03-01")) / HOUR) for i in (0, -1))
+    for col, minutes in enumerate(np.round(longitude * 4)):
+        ends = begin - minutes / 60, end + 24 - minutes / 60
+        assert ends[0] >= 0 and ends[1] <= n, "all of the days' hours are there"
+        hour = np.diff(np.clip(np.arange(n + 1), *ends))
+        for name, values, amount in (("P", rain, 1), ("SW_IN", sun, 24)):
+            total = days.predictors.sel(variable=name).isel(longitude=col).sum("time") * amount
+            np.testing.assert_allclose(total, (values[:, col] * hour).sum(-1), rtol=1e-5)
+
+
+def test_what_follows_the_sun_is_alike_at_every_longitude():
+    """A temperature of solar time alone has one daily range and mean; dates of a place east or west do not differ."""
+    longitude = np.arange(-180, 180, 3.75)
+    solar = (np.arange(96) + 0.5 + longitude[:, None] / 15) % 24
+    days = daily_forcing(hours(longitude, {"TA": 10 * np.sin(2 * np.pi * (solar - 9) / 24)})).compute()
+    spread = days.predictors.sel(variable="TA_RANGE")
+    assert float(spread.min()) == pytest.approx(19.8, abs=0.2) and float(spread.max()) <= 20
+    np.testing.assert_allclose(days.predictors.sel(variable="TA"), 0, atol=1e-5)
+    whole = spread.sel(longitude=longitude[::4])
+    assert float(whole.max() - whole.min()) < 1e-5, "15 degrees further it is the same, an hour earlier"
+
+
+def test_longitudes_may_count_from_0_to_360():
+    rng = np.random.default_rng(2)
+    columns = {"TA": rng.normal(size=(2, 3, 96)), "P": rng.gamma(1, size=(2, 3, 96))}
+    west = daily_forcing(hours([-170.0, -90.0, -1.0], columns)).compute()
+    east = daily_forcing(hours([190.0, 270.0, 359.0], columns)).compute()
+    np.testing.assert_array_equal(west.time, east.time)
+    np.testing.assert_allclose(west.predictors, east.predictors, rtol=1e-6)
+
+
+def test_sun_and_date_of_every_cell_up_to_the_poles():
+    latitude, longitude = [90.0, 89.9, 65.0, 0.0, -65.0, -90.0], [-180.0, -77.7, 0.0, 15.1, 179.9]
+    days = daily_forcing(hours(longitude, {"TA": np.zeros(240)}, start="2021-06-15", latitude=latitude)).compute()
+    sun = days.predictors.sel(variable="SW_IN_POT").transpose("time", "latitude", "longitude").values
+    doy = days.predictors.sel(variable="DOY").values
+    date = days.time.dt.dayofyear.values - 1
+    assert (doy == date).all() and np.isfinite(sun).all()
+    at_pole = SOLAR_CONSTANT * distance_factor(date) * np.sin(declination(date))
+    np.testing.assert_allclose(sun[:, 0], np.broadcast_to(at_pole[:, None], sun[:, 0].shape), rtol=1e-5)
+    assert (sun[:, -1] == 0).all(), "the southern pole has no sun in June"
+    assert np.ptp(sun, axis=2).max() < 1e-3, "a day has its sun at any longitude"
+    for row, north in enumerate(latitude):
+        midnight = days.time.values.astype("M8[m]")
+        hourly = [potential_radiation(midnight + k * HOUR, north, 0.0) for k in range(24)]
+        np.testing.assert_allclose(sun[:, row, 2], np.mean(hourly, 0), rtol=1e-5, atol=1e-3)
+
+
+def test_it_is_a_forcing_cube_of_days():
+    forcing = example_forcing(days=4).assign_coords(koppen=(("latitude", "longitude"), np.full((3, 4), "Cfb", object)))
+    days = daily_forcing(forcing)
+    assert validate_forcing(days) is days
+    check_resolution(days, "daily", "this model")
+    assert days.attrs["resolution"] == "daily" and days.attrs["clock"] == "solar"
+    assert list(days["variable"].values) == ["DOY", "TA", "TA_RANGE", "SW_IN", "VPD", "SW_IN_POT"]
+    assert list(days.units.values) == [table("daily")[name].units for name in days["variable"].values]
+    for name in ("elevation", "igbp", "koppen", "land_fraction"):
+        assert days[name].equals(forcing[name])
+    assert "modis" not in days and "day" not in days.dims
+
+
+def test_nothing_is_computed_before_it_is_asked_for_and_chunks_change_nothing():
+    forcing = example_forcing(shape=(3, 4), days=60)
+    read = []
+
+    def spy(block, block_info=None):
+        read.append(block_info[0]["array-location"][2])
+        return block
+
+    chunked = forcing.assign(predictors=forcing.predictors.chunk(latitude=2, longitude=3, time=240))
+    watched = chunked.predictors.copy(data=chunked.predictors.data.map_blocks(spy, dtype="f4", meta=np.empty((0,) * 4)))
+    days = daily_forcing(chunked.assign(predictors=watched))
+    assert not read, "opened, and something was read"
+    np.testing.assert_array_equal(days.predictors, daily_forcing(forcing).predictors)
+    assert days.predictors.chunksizes["latitude"] == (2, 1) and days.predictors.chunksizes["longitude"] == (3, 1)
+    assert days.predictors.dtype == np.float32
+
+
+def test_a_chunk_of_days_reads_its_own_hours_only(monkeypatch):
+    monkeypatch.setattr("fluxcube.cubes.forcing_daily._LEAST", 10)
+    monkeypatch.setattr("fluxcube.cubes.forcing_daily._BYTES", 1)
+    forcing = example_forcing(days=62)
+    read = []
+
+    def spy(block, block_info=None):
+        read.append(block_info[0]["array-location"][2])
+        return block
+
+    stack = forcing.predictors.chunk(time=240)
+    stack = stack.copy(data=stack.data.map_blocks(spy, dtype="f4", meta=np.empty((0,) * 4)))
+    days = daily_forcing(forcing.assign(predictors=stack))
+    assert set(days.predictors.chunksizes["time"][:-1]) == {10}
+    part = days.predictors.isel(time=slice(20, 30))
+    with dask.config.set(scheduler="synchronous"):
+        part.compute()
+    # 23 June to 2 July, at 8 degrees east from half past eleven of the evening before.
+    assert {start for start, _ in read} == {480, 720}
+    whole = daily_forcing(forcing.drop_vars("modis"))
+    np.testing.assert_array_equal(part, whole.predictors.isel(time=slice(20, 30)))
+
+
+def test_what_cannot_become_days_is_named():
+    days = daily_forcing(example_forcing(days=4))
+    with pytest.raises(ConfigError, match="daily_forcing works on hours"):
+        daily_forcing(days)
+    with pytest.raises(ConfigError, match="no date has all 24 hours"):
+        daily_forcing(hours([-180.0, 179.0], {"TA": np.zeros(47)}))
+    with pytest.raises(SchemaError):
+        daily_forcing(days.drop_vars("predictors"))
