@@ -141,7 +141,7 @@ def train(
     from fluxcube.training.fit import configure, fit
     from fluxcube.training.run import by_torchrun
 
-    config, training = configure(model, preset, settings or ())
+    config, training = configure(model, preset, settings or (), search)
     first = not by_torchrun() or os.environ["RANK"] == "0"
     with bar("train") if first else contextlib.nullcontext() as progress:
         done = fit(

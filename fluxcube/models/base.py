@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -79,6 +83,7 @@ class Sizes:
         return from_known_keys(cls, values)
 
     def __post_init__(self):
+        check_kinds(self)
         if self.inputs < 1 or self.targets < 1:
             raise ConfigError(f"a model needs an input and a target, found {self.inputs} and {self.targets}.")
         if any(not 0 <= column < self.inputs for column in self.protected):
@@ -90,6 +95,8 @@ def from_known_keys(cls: type[T], values: Mapping) -> T:
 
     Raises
     ------
+    ConfigError
+        If a value is not of its field's kind; see `check_kinds`.
     UnknownNameError
         Naming the nearest key.
 
@@ -103,7 +110,69 @@ def from_known_keys(cls: type[T], values: Mapping) -> T:
     for key in values:
         if key not in valid:
             raise unknown(f"{cls.__name__} key", key, valid)
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    kinds = typing.get_type_hints(cls)
+    made = {key: _as_kind(value, kinds[key]) for key, value in values.items()}
+    _check(kinds, made)
+    return cls(**made)
+
+
+def check_kinds(config: object) -> None:
+    """Refuse a dataclass a value of which is of another kind than its field is declared.
+
+    Text for a number would fail later and elsewhere, and text for a switch not at all: "False" is true.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field; not finite numbers are refused, too.
+
+    Examples
+    --------
+    >>> Sizes(inputs="3")
+    Traceback (most recent call last):
+    fluxcube.errors.ConfigError: inputs must be a whole number, found '3'.
+    """
+    _check(typing.get_type_hints(type(config)), vars(config))
+
+
+def _check(kinds: Mapping[str, object], values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        if name in kinds and not _fits(value, kinds[name]):
+            raise ConfigError(f"{name} must be {_said(kinds[name])}, found {value!r}.")
+
+
+def _as_kind(value: object, kind: object) -> object:
+    """Turn a list into a tuple, and a whole number that JSON writes as 1e5 into an int where one is wanted."""
+    if isinstance(value, list):
+        return tuple(value)
+    whole = isinstance(value, float) and value.is_integer() and int in (kind, *typing.get_args(kind))
+    return int(value) if whole and typing.get_origin(kind) is not tuple else value
+
+
+def _fits(value: object, kind: object) -> bool:
+    """Whether a value is of a declared kind; true for kinds that are not looked into."""
+    among = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in among)
+    if typing.get_origin(kind) is tuple:
+        each = among[:1] * len(value) if isinstance(value, tuple) and among[-1] is Ellipsis else among
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, value, each))
+    switch = isinstance(value, (bool, np.bool_))
+    if kind is float:
+        return isinstance(value, numbers.Real) and not switch and math.isfinite(value)
+    plain = {bool: switch, int: isinstance(value, numbers.Integral) and not switch, types.NoneType: value is None}
+    return plain.get(kind, isinstance(value, kind) if kind is str else True)
+
+
+def _said(kind: object) -> str:
+    """A declared kind in words."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+    among = [one for one in typing.get_args(kind) if one is not Ellipsis]
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_said, among))
+    if typing.get_origin(kind) is tuple:
+        return f"a list, [{', '.join(map(_said, among))}{', ...' if Ellipsis in typing.get_args(kind) else ''}]"
+    return words.get(kind, str(kind))
 
 
 @runtime_checkable

@@ -15,13 +15,17 @@ from typing import Protocol
 import numpy as np
 
 from fluxcube.errors import ConfigError, missing_package
-from fluxcube.models.base import Batch, RowModel, Sizes, from_known_keys
+from fluxcube.models.base import Batch, RowModel, Sizes, check_kinds, from_known_keys
 
 _SIDE = 8
 
 #: Rounds between the places where training may be taken up again. Random draws start anew there, killed or not.
 ROUNDS = 25
 
+_NEVER_NEGATIVE = (
+    "early_stopping", "max_depth", "max_leaves", "min_child_weight", "gamma", "reg_alpha", "reg_lambda",
+)  # fmt: skip
+_SHARES = ("learning_rate", "subsample", "colsample_bytree", "colsample_bylevel")
 _OURS = ("n_estimators", "early_stopping", "context", "lags", "max_rows", "device")
 
 
@@ -84,10 +88,17 @@ class BoostingConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "lags", tuple(self.lags))
+        check_kinds(self)
         for name in ("n_estimators", "context", "max_rows"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
-        if any(not isinstance(lag, int) or lag < 1 for lag in self.lags) or len(set(self.lags)) < len(self.lags):
+        for name in _NEVER_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, found {getattr(self, name)}.")
+        for name in _SHARES:
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be above 0 and at most 1, found {getattr(self, name)}.")
+        if any(lag < 1 for lag in self.lags) or len(set(self.lags)) < len(self.lags):
             raise ConfigError(f"lags must be different whole hours of 1 or more, found {self.lags}.")
         if self.lags and self.context > 1:
             raise ConfigError(f"give lags or context, not both: found {self.lags} and {self.context}.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import Batch, Sizes, from_known_keys
+from fluxcube.models.base import Batch, Sizes, check_kinds, from_known_keys
 from fluxcube.models.exact import slide
 from fluxcube.models.layers import (
     MASKED,
@@ -85,6 +85,7 @@ class EcoPerceiverConfig:
     causal: bool = True
 
     def __post_init__(self):
+        check_kinds(self)
         whole = ("latent", "static_frequencies", "embedding", "context", "heads", "mlp_ratio", "blocks")
         for name in whole:
             if getattr(self, name) < 1:

@@ -123,7 +123,7 @@ class Split:
         Raises
         ------
         SplitError
-            If no training site is of these classes.
+            If no training site is of one of these classes.
         UnknownNameError
             If the cube lacks a site of the split.
         """
@@ -131,8 +131,11 @@ class Split:
         wanted = {classes} if isinstance(classes, str) else set(classes)
         igbp = dict(zip(map(str, cube["site"].values), map(str, cube["igbp"].values), strict=True))
         kept = {part: tuple(s for s in getattr(self, part) if igbp.get(s) in wanted) for part in ("train", "val")}
-        if not kept["train"]:
-            raise SplitError(f"no training site of the split is {' or '.join(sorted(wanted))}: choose another class.")
+        there = {igbp[site] for site in self.train}
+        if absent := sorted(wanted - there):
+            raise SplitError(
+                f"no training site of the split is {' or '.join(absent)}: its classes are {', '.join(sorted(there))}."
+            )
         periods = {
             p: {s: v for s, v in held.items() if p == "test" or s in kept[p]} for p, held in self.periods.items()
         }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import from_known_keys
+from fluxcube.models.base import check_kinds, from_known_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,18 @@ class TrainingConfig:
     tensorboard: bool = False
 
     def __post_init__(self):
+        check_kinds(self)
         for name in ("epochs", "batch_size", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
-        for name in ("stride", "windows_per_epoch", "effective_batch", "patience"):
+        for name in ("stride", "windows_per_epoch", "effective_batch", "patience", "val_windows"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
+        for name in ("warmup_epochs", "weight_decay", "grad_clip", "checkpoint_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, found {getattr(self, name)}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas must be two numbers in [0, 1), found {self.betas}.")
         if self.keep not in ("best", "last"):
             raise ConfigError(f"keep must be best or last, found {self.keep!r}.")
         if self.precision not in ("auto", "float32", "bfloat16"):

@@ -13,10 +13,13 @@ from fluxcube.models import registry
 from fluxcube.samples.splits import Split
 from fluxcube.schema import check_resolution, validate_cube
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.plan import make_plan
+from fluxcube.training.plan import DESCENT, make_plan
 from fluxcube.training.run import Run
 from fluxcube.training.seeds import train_seeds
 from fluxcube.training.single import Data, train_one
+
+#: What to set instead of epochs.
+_TREES = " (config.n_estimators sets how many trees are grown)"
 
 
 def fit(
@@ -75,7 +78,7 @@ def fit(
     training : TrainingConfig, optional
         Of gradient descent.
     epochs : int, optional
-        Instead of the number in `training`.
+        Instead of the number in `training`; of models that gradient descent trains.
     seed : int
         Of the split, the weights, the order of windows and dropout: equal seeds give equal weights.
     seeds : int or sequence of int, optional
@@ -130,6 +133,7 @@ def fit(
     >>> sorted(path.name for path in run.path.iterdir())
     ['model.json', 'run.json', 'split.json']
     """
+    _check_used(model, epochs, seeds, jobs)
     cube, folder = validate_cube(cube), Path(out)
     check_resolution(cube, "hourly", f"the model {model}")
     training = training or TrainingConfig()
@@ -143,6 +147,14 @@ def fit(
     if seeds is not None:
         return train_seeds(plan, seeds, seed, folder, jobs=jobs, **options)
     return train_one(Data(plan, progress), seed, folder, **options)
+
+
+def _check_used(model: str, epochs: int | None, seeds: object, jobs: int) -> None:
+    """Refuse what would change nothing."""
+    if epochs is not None and model not in DESCENT:
+        raise ConfigError(f"{model} has no epochs: leave them out{_TREES if model == 'xgboost' else ''}.")
+    if jobs != 1 and seeds is None:
+        raise ConfigError(f"jobs says how many seeds are trained side by side: give seeds, too; found jobs={jobs}.")
 
 
 def preset_config(model: str, preset: str | None) -> object | None:
@@ -174,7 +186,9 @@ def preset_config(model: str, preset: str | None) -> object | None:
     return getattr(cls, preset)()
 
 
-def configure(model: str, preset: str | None, settings: Sequence[str] = ()) -> tuple[object | None, TrainingConfig]:
+def configure(
+    model: str, preset: str | None, settings: Sequence[str] = (), search: int | None = None
+) -> tuple[object | None, TrainingConfig]:
     """Return what `fit` takes as config and training, by the words of a command.
 
     Parameters
@@ -184,12 +198,15 @@ def configure(model: str, preset: str | None, settings: Sequence[str] = ()) -> t
     preset : str or None
         As `preset_config` takes it; "published" of ecoperceiver stands for `TrainingConfig.published()`, too.
     settings : sequence of str
-        ``config.<key>=<value>`` and ``training.<key>=<value>``, values as JSON; what is no JSON is text.
+        ``config.<key>=<value>`` and ``training.<key>=<value>``, values as JSON or as Python writes them; what is
+        neither is text.
+    search : int, optional
+        As `fit` takes it: settings that it draws are refused.
 
     Raises
     ------
     ConfigError
-        If a setting is no such assignment, or has a value it cannot have.
+        If a setting is no such assignment, has a value it cannot have, or would change nothing.
     UnknownNameError
         If there is no such preset or key.
 
@@ -206,6 +223,7 @@ def configure(model: str, preset: str | None, settings: Sequence[str] = ()) -> t
         if not equals or part not in given or not key:
             raise ConfigError(f"a setting must be config.<key>=<value> or training.<key>=<value>, found {text!r}.")
         given[part][key] = _value(value.strip())
+    _check_free(model, given, search)
     config = preset_config(model, preset)
     if config is None and given["config"] and model == "ecoperceiver":
         config = registry.config_class(model).small()
@@ -218,17 +236,27 @@ def configure(model: str, preset: str | None, settings: Sequence[str] = ()) -> t
     return config, _changed(training, given["training"])
 
 
+def _check_free(model: str, given: Mapping[str, Mapping], search: int | None) -> None:
+    """Refuse settings that the model does not look at, or that a search overrules."""
+    if given["training"] and model not in DESCENT:
+        names = ", ".join(f"training.{key}" for key in given["training"])
+        raise ConfigError(f"{names}: gradient descent does not train {model}; its settings are config.<key>=<value>.")
+    if search is None:
+        return
+    from fluxcube.training.search import SPACE
+
+    if drawn := [key for key in given["config"] if key in SPACE or key in ("n_estimators", "early_stopping")]:
+        raise ConfigError(f"{', '.join(drawn)}: the search finds what is best itself; leave them, or the search, out.")
+
+
 def _changed(config, changes: Mapping):
     """Return a config with some settings changed, its own names and kinds of values alone."""
-    known = dataclasses.asdict(config)
-    try:
-        return type(config).from_dict(known | dict(changes))
-    except TypeError as error:
-        raise ConfigError(f"{type(config).__name__} cannot have {dict(changes)}: {error}.") from error
+    return type(config).from_dict(dataclasses.asdict(config) | dict(changes))
 
 
 def _value(text: str) -> object:
+    """JSON, or true, false and null as Python writes them, or text."""
     try:
-        return json.loads(text)
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except ValueError:
         return text

@@ -50,7 +50,7 @@ class World:
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device is {device!r}, but torch finds no GPU here: give device='auto' or 'cpu'.")
         if not by_torchrun() and not _started():
-            return cls(torch.device(name))
+            return cls(_device(name))
         if name == "cuda":
             name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
             torch.cuda.set_device(name)
@@ -59,7 +59,7 @@ class World:
                 raise ConfigError("this build of torch cannot train in several processes: start one, without torchrun.")
             distributed.init_process_group("nccl" if name.startswith("cuda") else "gloo")
             atexit.register(_leave)
-        return cls(torch.device(name), distributed.get_rank(), distributed.get_world_size())
+        return cls(_device(name), distributed.get_rank(), distributed.get_world_size())
 
     def first(self, call: Callable[[], T]) -> T:
         """Let the first process do something; all return what it gave, or raise what it raised."""
@@ -103,6 +103,16 @@ class World:
         *grads, has = flat.split([*(p.numel() for p in parameters), len(parameters)])
         for parameter, grad, any_has in zip(parameters, grads, has.tolist(), strict=True):
             parameter.grad = grad.view_as(parameter) if any_has else None
+
+
+def _device(name: str) -> torch.device:
+    """A device that can be used, or a ConfigError."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0][:100]
+        raise ConfigError(f"device is {name!r}, which torch cannot use here ({why}): give 'auto' or 'cpu'.") from error
+    return torch.device(name)
 
 
 def _started() -> bool:

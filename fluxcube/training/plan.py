@@ -137,6 +137,8 @@ def make_plan(
     _check_training(model, training, cube)
     split = _split(cube, split, seed, train_igbp)
     _check_sides(cube, split, targets, max_qc, model, training)
+    if predictors:
+        _check_present(cube, split.train, predictors, max_qc, start)
     spec = cube_spec(
         cube, split.train, targets=targets, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
         max_qc=max_qc,
@@ -214,6 +216,22 @@ def _check_sides(cube, split: Split, targets, max_qc: int | None, model: str, tr
         needs = "patience" if training.patience else "keep='best'"
         raise SplitError(f"the split leaves a side empty: {found}, which {needs} needs. Give keep='last' without it.")
     log.warning("the split leaves a side empty: %s, so that nothing is validated", found)
+
+
+def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], max_qc: int | None, start) -> None:
+    """Refuse predictors that were named and that no training site has; a checkpoint's may be missing."""
+    missing = list(predictors)
+    for site in sites:
+        flags = site_years(cube, site)["predictors_qc"].sel(variable=missing).values
+        good = (flags >= 0) & (flags <= max_qc) if max_qc is not None else flags >= 0
+        missing = [name for name, any_good in zip(missing, good.any((0, 1)), strict=True) if not any_good]
+        if not missing:
+            return
+    flagged = "" if max_qc is None else f" of flag {max_qc} or better"
+    named = f"{', '.join(missing)}: no training site has a value{flagged}"
+    if start is None:
+        raise ConfigError(f"{named}; leave out what is not there, or give no predictors to take all that are.")
+    log.warning("%s: what the checkpoint knows of it is not trained further", named)
 
 
 def _never_observed(cube, split: Split, part: str, targets: Sequence[str], max_qc: int | None) -> list[str]:

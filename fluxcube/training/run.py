@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,11 @@ EVENTS = "tensorboard"
 ROWS_STATE = ".rows.state"
 #: Draws of a random search.
 SEARCH = "search.jsonl"
+#: All that a run writes, and what a kill leaves of it; nothing else is ever removed.
+_NAMES = re.compile(
+    r"run\.json|state\.safetensors|split\.json|log\.csv|tensorboard|search\.jsonl|\.rows\.state"
+    r"|model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors|\..+\.part"
+)
 
 #: What `torchrun` tells each process that it starts.
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -90,11 +96,17 @@ def by_torchrun() -> bool:
     return all(name in os.environ for name in _TOLD) and int(os.environ["WORLD_SIZE"]) > 1
 
 
-def clear(folder: Path) -> None:
-    """Remove a run's files, and none of anything else (CheckpointError)."""
+def check_ours(folder: Path) -> None:
+    """Raise CheckpointError if a folder holds anything but a run's files."""
     for path in folder.iterdir():
         if not _ours(path.name):
             raise CheckpointError(f"{path} is no file of a run: remove it yourself.")
+
+
+def clear(folder: Path) -> None:
+    """Remove a run's files, and none of anything else (CheckpointError)."""
+    check_ours(folder)
+    for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -102,7 +114,7 @@ def clear(folder: Path) -> None:
 
 
 def _ours(name: str) -> bool:
-    return name in (RUN, STATE, SPLIT, LOG, EVENTS, SEARCH) or name.startswith((".", "model."))
+    return bool(_NAMES.fullmatch(name))
 
 
 def _check_same(folder: Path, request: Mapping) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -15,10 +16,13 @@ from fluxcube.models.checkpoint import ENSEMBLE, RUN
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import DESCENT, Plan
-from fluxcube.training.run import SEARCH, SPLIT, Run, by_torchrun, clear, differences
+from fluxcube.training.run import SEARCH, SPLIT, Run, by_torchrun, check_ours, clear, differences
 from fluxcube.training.single import Data, metadata, searched, train_one
 
 log = logging.getLogger(__name__)
+
+_MEMBER = re.compile(r"seed-\d+")
+_OWN = re.compile(r"ensemble\.json|split\.json|search\.jsonl|applicability\.safetensors|\..+\.part")
 
 
 def train_seeds(
@@ -94,11 +98,13 @@ def _prepare(folder: Path, wanted: Sequence[int], overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: give a folder for the ensemble.")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(n for n in found if n not in (ENSEMBLE, SPLIT, SEARCH) and not n.startswith((".", "seed-")))
+    members = sorted(name for name in found if _MEMBER.fullmatch(name) and (folder / name).is_dir())
+    foreign = sorted(name for name in found if name not in members and not _OWN.fullmatch(name))
     if foreign:
         raise CheckpointError(f"{folder} holds other files ({', '.join(foreign[:3])}): give it its own folder.")
-    members = sorted(name for name in found if name.startswith("seed-"))
     if overwrite:
+        for name in members:
+            check_ours(folder / name)
         for name in (ENSEMBLE, SEARCH):  # first, so that a kill leaves no ensemble of missing members
             (folder / name).unlink(missing_ok=True)
         for name in members:

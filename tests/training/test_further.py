@@ -289,5 +289,5 @@ def test_settings_by_words():
             configure("ecoperceiver", None, [bad])
     with pytest.raises(UnknownNameError, match="did you mean 'epochs'"):
         configure("ecoperceiver", None, ["training.epoch=3"])
-    with pytest.raises(ConfigError, match="cannot have"):
+    with pytest.raises(ConfigError, match="lr must be a number, found 'fast'"):
         configure("ecoperceiver", None, ["training.lr=fast"])
