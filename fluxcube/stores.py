@@ -228,8 +228,12 @@ def read_documents(
     return {name: dict(document.attrs) for name, document in sorted(group.groups())}
 
 
-def write_region(path: str | os.PathLike, name: str, region: Sequence[slice], values: np.ndarray) -> None:
+def write_region(
+    path: str | os.PathLike, name: str, region: Sequence[slice], values: np.ndarray, *, durable: bool = False
+) -> None:
     """Write whole shards of one array; chunks that hold nothing but the fill value are not stored.
+
+    A shard is written beside its place and renamed: a kill leaves the old one or the new one.
 
     Parameters
     ----------
@@ -239,6 +243,8 @@ def write_region(path: str | os.PathLike, name: str, region: Sequence[slice], va
         One slice with integer bounds a dimension; each starts on a shard's edge, and ends on one or with the array.
     values : numpy.ndarray
         Of the region's shape.
+    durable : bool
+        Return only when the shards are on the disk, for a ledger that is written after them.
 
     Raises
     ------
@@ -255,6 +261,21 @@ def write_region(path: str | os.PathLike, name: str, region: Sequence[slice], va
             f"{values.dtype}."
         )
     array[tuple(region)] = values
+    if durable:
+        _sync_shards(Path(path) / name / "c", region, array.shards or array.chunks)
+
+
+def _sync_shards(folder: Path, region: Sequence[slice], edges: Sequence[int]) -> None:
+    """Wait until the files of a region, and the names of these files, are on the disk."""
+    parts = (range(part.start // edge, -(-part.stop // edge)) for part, edge in zip(region, edges, strict=True))
+    for index in itertools.product(*parts):
+        file = folder.joinpath(*map(str, index))
+        for path in (file, file.parent) if file.exists() else ():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 @contextmanager
@@ -294,10 +315,51 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
         shutil.rmtree(building, ignore_errors=True)
 
 
-def finish(path: str | os.PathLike) -> None:
-    """Say that everything of a store is written, so that it opens."""
+def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -> None:
+    """Say that everything of a store is written, so that it opens; and what else `attrs` says of it.
+
+    What kills left of shards that were not whole is removed.
+    """
     shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
-    _group(Path(path), "r+").update_attributes({"complete": True})
+    if (Path(path) / _LEDGER).is_dir():
+        for part in Path(path).glob("*/c/**/*.partial"):
+            part.unlink(missing_ok=True)
+    _group(Path(path), "r+").update_attributes({**(attrs or {}), "complete": True})
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Let no other run write a store that is made in its place; the system ends this with the process.
+
+    Raises
+    ------
+    StoreError
+        If another run writes it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise StoreError(f"{path}: another run is writing it; wait until it has ended, or stop it.") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a store, under another name, so that a kill leaves no half of one in its place."""
+    path = Path(path).absolute()
+    gone = building_place(path)
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(path, gone)
+    shutil.rmtree(gone)
 
 
 def spill(path: str | os.PathLike, key: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -414,31 +476,41 @@ def _lengths(size: int, most: int, begin: int) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in itertools.pairwise(edges))
 
 
-def done_regions(path: str | os.PathLike) -> set[str]:
-    """Return the keys that `mark_done` has noted; a last line that a kill cut off does not count."""
+def done_regions(path: str | os.PathLike) -> dict[str, int]:
+    """Return what `mark_done` has noted; a last line that a kill cut off does not count."""
     try:
         text = _ledger(path).read_bytes()
     except FileNotFoundError:
-        return set()
-    return {json.loads(line)["done"] for line in text.split(b"\n")[:-1] if _whole(line)}
+        return {}
+    lines = (json.loads(line) for line in text.split(b"\n")[:-1] if _whole(line))
+    return {line["done"]: line.get("missing", 0) for line in lines}
 
 
-def mark_done(path: str | os.PathLike, key: str) -> None:
-    """Note, durably, that a region of a store is written.
+def mark_done(path: str | os.PathLike, regions: Mapping[str, int]) -> None:
+    """Note, durably, that regions of a store are written.
 
-    That its chunks exist would not say so: those without a value are never stored.
+    That their chunks exist would not say so: those without a value are never stored.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    regions : mapping of str to int
+        By key, how many values are missing in each that one would expect.
     """
+    if not regions:
+        return
     ledger = _ledger(path)
     if not ledger.parent.exists():
         # A group of its own: a loose file in the store's root would make every reader warn.
         _group(Path(path), "r+").create_group(_LEDGER)
     with open(ledger, "ab+") as file:
-        line = json.dumps({"done": key}).encode() + b"\n"
+        lines = b"".join(json.dumps({"done": key, "missing": n}).encode() + b"\n" for key, n in regions.items())
         file.seek(0, os.SEEK_END)
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)
+            lines = lines if file.read(1) == b"\n" else b"\n" + lines
+        file.write(lines)
         file.flush()
         os.fsync(file.fileno())
 

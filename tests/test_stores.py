@@ -82,7 +82,7 @@ def test_opens_as_written_lazily_and_without_a_warning(tmp_path):
         warnings.simplefilter("error")
         with stores.staging(tmp_path / "s.zarr") as building:
             write_all(building)
-            stores.mark_done(building, "a")
+            stores.mark_done(building, {"a": 0})
         ds = stores.open_store(tmp_path / "s.zarr", kind="cube")
         loaded = ds.load()
     for name, coord in coords().coords.items():
@@ -260,16 +260,16 @@ def test_another_running_build_is_left_alone(tmp_path):
 
 def test_ledger_survives_a_torn_line(tmp_path):
     stores.create(tmp_path / "s", coords(), ARRAYS, {"kind": "maps"})
-    assert stores.done_regions(tmp_path / "s") == set()
-    assert stores.done_regions(tmp_path / "absent") == set()
+    assert stores.done_regions(tmp_path / "s") == {}
+    assert stores.done_regions(tmp_path / "absent") == {}
     for key in ("a", "b"):
-        stores.mark_done(tmp_path / "s", key)
+        stores.mark_done(tmp_path / "s", {key: 1})
     (ledger,) = (tmp_path / "s").rglob("*.jsonl")
     with open(ledger, "ab") as file:
         file.write(b'{"done": "c"')
-    assert stores.done_regions(tmp_path / "s") == {"a", "b"}
-    stores.mark_done(tmp_path / "s", "d")
-    assert stores.done_regions(tmp_path / "s") == {"a", "b", "d"}
+    assert stores.done_regions(tmp_path / "s") == {"a": 1, "b": 1}
+    stores.mark_done(tmp_path / "s", {"d": 7, "e": 0})
+    assert stores.done_regions(tmp_path / "s") == {"a": 1, "b": 1, "d": 7, "e": 0}
 
 
 def test_provenance_has_versions_and_no_date(store):

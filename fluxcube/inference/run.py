@@ -1,31 +1,46 @@
-"""Writing maps, region by region, so that a killed run goes on where it stopped."""
+"""Writing maps, region by region, so that a run that was stopped goes on, and faults of some do not stop the rest."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import errno
+import logging
 import os
+import queue
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import dask
-import dask.base
 import numpy as np
 import xarray as xr
-from dask.system import CPU_COUNT
 
 from fluxcube import stores
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, StoreError
+from fluxcube.inference.checks import REGION_BYTES
+from fluxcube.inference.regions import DIMS, Region, Work, even_chunks, regions, works
+from fluxcube.inference.workers import Workers, workers_for
 from fluxcube.schema import validate_maps
+from fluxcube.swap import building_place, clear_leftovers
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+logger = logging.getLogger(__name__)
 
 #: Hours that a reader decompresses at once, at most: ten days.
 _CHUNK_HOURS = 240
-
-Region = tuple[slice, slice, slice]
+#: Times that a region is tried; files on a network may be back a little later.
+_TRIES = 3
+#: Regions that may fail before a run is given up, since the fault is not theirs.
+_FAILURES = 20
+#: Seconds between looks at whether workers are still there.
+_LOOK = 5.0
+#: Faults that the next region would meet, too.
+_FATAL = (StoreError, CheckpointError, ConfigError, MissingPackageError, ImportError)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def write_maps(
@@ -35,28 +50,34 @@ def write_maps(
     overwrite: bool = False,
     resume: bool = True,
     workers: int | None = None,
+    scheduler: str | Client | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Compute maps and write them to a Zarr store, region by region.
 
-    A region is one Dask chunk of the maps and one shard of the store. As many are in flight as there are workers,
-    each in one thread (or on the cluster, where a Dask client is active), so memory holds that many regions. What
-    is written is noted in the store: the same call after a kill computes only the rest.
+    A region is one Dask chunk of the maps and one shard of the store; a task computes it in one thread and writes it
+    where it runs. Tasks are handed out as others end, so memory does not grow with the length of a run. What is
+    written is noted in the store after it is on the disk: the same call after a kill computes only the rest, and the
+    result is the same bit by bit. A region that fails is tried three times; the others are written all the same.
 
     Parameters
     ----------
     maps : xr.Dataset
-        As `fluxcube.upscale` returns them.
+        As `fluxcube.upscale` returns them. Regions without land are not computed.
     store : path
-        Folder to write; its parent must exist.
+        Folder to write; its parent must exist, and all workers of a cluster must see it.
     overwrite : bool
         Replace maps that are there. They are removed at the start.
     resume : bool
         Go on with an unfinished store of the same maps.
     workers : int, optional
-        Regions in flight; by default the number of processors.
+        Regions in flight on this machine; by default as many as it has processors, or fewer if its memory is small.
+    scheduler : str or distributed.Client, optional
+        Address of a Dask scheduler, "tcp://..."; "processes" for a LocalCluster of this machine; "threads" for this
+        process. Default: the Dask client that is active, else processes, or threads where a job is small.
     progress : callable, optional
-        ``progress(done, total, text)`` after each region; the text gives land cells times hours per second.
+        ``progress(done, total, text)`` at the start and after each region; the text gives land cells times hours done
+        and per second, the time left, and at the start what computes them and the dashboard's address.
 
     Returns
     -------
@@ -66,26 +87,31 @@ def write_maps(
     Raises
     ------
     StoreError
-        If a store is in the way: finished, of another model, grid or time, or nothing that fluxcube wrote.
+        If a store is in the way: finished, of another model, grid or time, or nothing that fluxcube wrote; if another
+        run is writing it; if the disk is full, the scheduler is gone, or regions failed: what is done stays.
     ConfigError
-        If the chunks of the maps are not of one size along each dimension.
+        If the chunks of the maps are not of one size along each dimension, or do not fit in memory.
     """
-    maps, path = _regular(validate_maps(maps)), Path(store).absolute()
+    maps, path = even_chunks(validate_maps(maps)), Path(store).absolute()
+    task_bytes = int(maps.attrs.pop(REGION_BYTES, 0))
     if not path.parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
-    if _in_the_way(path, maps, overwrite, resume):
-        shutil.rmtree(path)
-    if not path.exists():
-        _create(path, maps)
-    done = stores.done_regions(path)
-    regions = dict(_regions(maps))
-    todo = {key: region for key, region in regions.items() if key not in done}
-    land = maps.land_fraction.transpose("latitude", "longitude").values > 0
-    rate = _Rate(land, progress, len(regions) - len(todo), len(regions))
-    for key in _in_flight(maps, path, todo, workers or CPU_COUNT):
-        stores.mark_done(path, key)
-        rate.report(todo[key])
-    stores.finish(path)
+    every = regions(maps)
+    _prepare(path, maps, len(every), overwrite, resume)
+    with stores.writing(path):
+        done = stores.done_regions(path)
+        todo = [region for key, region in every.items() if key not in done]
+        ocean = {region.key: 0 for region in todo if not region.land}
+        stores.mark_done(path, ocean)
+        todo = [region for region in todo if region.land]
+        cell_hours = sum(region.land for region in todo)
+        state = _Progress(progress, every.values(), todo)
+        if todo:
+            with workers_for(scheduler, workers, cell_hours, task_bytes, path) as team:
+                state.begin(team.text)
+                _Run(maps, path, team, state).all(todo)
+        missing = sum(stores.done_regions(path).values())
+        stores.finish(path, {"land_cell_hours": sum(r.land for r in every.values()), "missing_cell_hours": missing})
     return path
 
 
@@ -109,25 +135,26 @@ def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
     StoreError
         If there is no such store, or it is unfinished.
     """
-    return validate_maps(stores.open_store(store, kind="maps", allow_partial=partial))
-
-
-def _regular(maps: xr.Dataset) -> xr.Dataset:
-    """Give maps as Dask arrays of one chunking, or an error where that cannot be shards."""
-    if not all(array.chunks for array in maps.data_vars.values()):
-        maps = maps.chunk()
-    maps = maps.assign_coords({name: coord.compute() for name, coord in maps.coords.items()})
-    if len({array.chunks for array in maps.data_vars.values()}) > 1:
-        raise ConfigError(
-            "the fluxes of one store must have the same chunks: rechunk the maps, e.g. maps.unify_chunks()."
+    ds = validate_maps(stores.open_store(store, kind="maps", allow_partial=partial))
+    if ds.attrs.get("complete") is not True:
+        ds.attrs["regions_done"] = len(stores.done_regions(store))
+        logger.warning(
+            "%s is not complete: %d of %s regions are written", store, ds.attrs["regions_done"], ds.attrs["regions"]
         )
-    for dim, sizes in maps.chunksizes.items():
-        if dim in ("time", "latitude", "longitude") and len(set(sizes[:-1]) | {max(sizes)}) > 1:
-            raise ConfigError(
-                f"chunks of {dim} must be of one size, the last may be smaller; found {sizes}: "
-                f"rechunk with maps.chunk({dim}={max(sizes)})."
-            )
-    return maps
+    return ds
+
+
+def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> None:
+    """See that an unfinished store of these maps is at `path`."""
+    clear_leftovers(path)
+    if _in_the_way(path, maps, overwrite, resume):
+        with stores.writing(path):
+            stores.remove(path)
+    if not path.exists():
+        try:
+            _create(path, maps, count)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
 
 def _in_the_way(path: Path, maps: xr.Dataset, overwrite: bool, resume: bool) -> bool:
@@ -160,21 +187,21 @@ def _difference(there: xr.Dataset, maps: xr.Dataset) -> str | None:
     return None
 
 
-def _create(path: Path, maps: xr.Dataset) -> None:
+def _create(path: Path, maps: xr.Dataset, count: int) -> None:
     """Make the empty store; it appears whole, so that a kill leaves nothing that looks like one."""
     shards = _shards(maps)
     specs = {
         str(name): stores.ArraySpec(
-            dims=("time", "latitude", "longitude"), shape=array.shape, dtype="float32", fill_value=np.nan,
+            dims=DIMS, shape=array.shape, dtype="float32", fill_value=np.nan,
             chunks=(_chunk_hours(shards[0]), *shards[1:]), shards=shards,
             attrs={**array.attrs, "cell_methods": "time: mean"},
         )
         for name, array in maps.data_vars.items()
     }  # fmt: skip
-    making = path.with_name(f".{path.name}.making-{os.getpid()}")
+    making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     try:
-        stores.create(making, maps.coords.to_dataset(), specs, _attrs(maps))
+        stores.create(making, maps.coords.to_dataset(), specs, _attrs(maps) | {"regions": count})
         os.replace(making, path)
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -186,7 +213,7 @@ def _attrs(maps: xr.Dataset) -> dict[str, object]:
 
 
 def _shards(maps: xr.Dataset) -> tuple[int, int, int]:
-    return tuple(max(maps.chunksizes[dim]) for dim in ("time", "latitude", "longitude"))
+    return tuple(max(maps.chunksizes[dim]) for dim in DIMS)
 
 
 def _chunk_hours(shard: int) -> int:
@@ -194,62 +221,138 @@ def _chunk_hours(shard: int) -> int:
     return next((h for h in range(_CHUNK_HOURS, 0, -24) if shard % h == 0), shard)
 
 
-def _regions(maps: xr.Dataset) -> Iterator[tuple[str, Region]]:
-    """Key and bounds of every region; time changes slowest, so that forcing is read in order."""
-    edges = [np.concatenate([[0], np.cumsum(maps.chunksizes[d])]) for d in ("time", "latitude", "longitude")]
-    slices = [[slice(int(a), int(b)) for a, b in itertools.pairwise(e)] for e in edges]
-    for region in itertools.product(*slices):
-        yield ",".join(f"{part.start}:{part.stop}" for part in region), region
+class _Run:
+    """Hands out tasks as others end, notes what is written, and tries again what failed."""
 
+    def __init__(self, maps: xr.Dataset, path: Path, team: Workers, state: _Progress):
+        self.maps, self.path, self.team, self.state = maps, path, team, state
+        self.ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self.running: dict[Future, Work] = {}
+        self.again: deque[Work] = deque()
+        self.tries: dict[str, int] = {}
+        self.failed: dict[str, tuple[Region, BaseException]] = {}
 
-def _in_flight(maps: xr.Dataset, path: Path, todo: Mapping[str, Region], workers: int) -> Iterator[str]:
-    """Compute and write regions, `workers` at a time; yield the key of each that is written."""
-    scheduler = dask.base.get_scheduler() or "synchronous"
-    with _torch_threads(min(workers, len(todo))), ThreadPoolExecutor(workers, "fluxcube-region") as pool:
-        running = {pool.submit(_write, maps, path, region, scheduler): key for key, region in todo.items()}
+    def all(self, todo: Iterable[Region]) -> None:
+        """Write all regions, or raise StoreError that says which could not be written and why."""
+        coming = works(self.maps, self.path, todo)
         try:
-            for future in as_completed(running):
-                future.result()
-                yield running[future]
-        finally:  # an error, or an interrupt: what runs is finished, nothing new begins
-            pool.shutdown(wait=True, cancel_futures=True)
+            while self._fill(coming):
+                self._one()
+        except StoreError as error:
+            raise StoreError(f"{str(error).rstrip('.')}. {self._rest()}") from error
+        finally:
+            for future in self.running:
+                future.cancel()
+        if self.failed:
+            raise self._given_up(f"{len(self.failed)} of {self.state.total} regions could not be written")
+
+    def _fill(self, coming: Iterable[Work]) -> bool:
+        """Begin tasks while there is room; tell whether any runs."""
+        room = self.team.room()
+        while len(self.running) < room and (work := next(coming, None) or (self.again and self.again.popleft())):
+            future = self.team.submit(work)
+            self.running[future] = work
+            future.add_done_callback(self.ended.put)
+        return bool(self.running)
+
+    def _one(self) -> None:
+        """Wait for one task to end."""
+        try:
+            future = self.ended.get(timeout=_LOOK)
+        except queue.Empty:
+            self.team.check()
+            return
+        work = self.running.pop(future)
+        if future.cancelled():
+            self.team.check()
+            raise StoreError("the Dask scheduler is gone, or another client cancelled tasks")
+        error = future.exception()
+        if isinstance(error, CancelledError):
+            raise StoreError("the Dask scheduler is gone") from error
+        if error is not None:
+            self._failed(work, error)
+            return
+        self._note(work.region, future.result())
+
+    def _note(self, region: Region, missing: int) -> None:
+        try:
+            stores.mark_done(self.path, {region.key: missing})
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self.state.report(region)
+
+    def _failed(self, work: Work, error: BaseException) -> None:
+        key = work.region.key
+        self.tries[key] = self.tries.get(key, 0) + 1
+        logger.warning("%s failed (%s: %s)", work.region.place(self.maps), type(error).__name__, error)
+        if getattr(error, "errno", None) in _FULL:
+            raise _unwritable(self.path, error) from error
+        if isinstance(error, _FATAL):
+            raise StoreError(f"{work.region.place(self.maps)}: {type(error).__name__}: {error}") from error
+        if self.tries[key] < _TRIES:
+            self.again.append(work)
+            return
+        self.failed[key] = work.region, error
+        if len(self.failed) >= _FAILURES:
+            raise self._given_up(f"{_FAILURES} regions failed, the rest was not tried")
+
+    def _given_up(self, what: str) -> StoreError:
+        region, error = next(iter(self.failed.values()))
+        made = StoreError(
+            f"{self.path}: {what}. The first, {region.place(self.maps)}, failed {_TRIES} times: "
+            f"{type(error).__name__}: {error}. {self._rest()}"
+        )
+        made.__cause__ = error
+        return made
+
+    def _rest(self) -> str:
+        return (
+            f"{self.state.done} of {self.state.total} regions of {self.path} are written; the same call does the rest."
+        )
 
 
-def _write(maps: xr.Dataset, path: Path, region: Region, scheduler: object) -> None:
-    part = dict(zip(("time", "latitude", "longitude"), region, strict=True))
-    arrays = [maps[name].transpose(*part).isel(part).data for name in maps.data_vars]
-    for name, values in zip(maps.data_vars, dask.compute(*arrays, scheduler=scheduler), strict=True):
-        stores.write_region(path, str(name), region, np.asarray(values, "float32"))
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot write {path} ({error.strerror or error}): make room there, or write elsewhere.")
 
 
-@contextlib.contextmanager
-def _torch_threads(regions: int) -> Iterator[None]:
-    """Share the processors among regions in flight, where torch is loaded: else its threads compete."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, CPU_COUNT // max(1, regions))))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class _Progress:
+    """Reports progress with a speed and the time left."""
 
+    def __init__(self, progress: Callable | None, every: Iterable[Region], todo: Iterable[Region]):
+        every, todo = list(every), list(todo)
+        self._progress, self.total, self.done = progress, len(every), len(every) - len(todo)
+        self._all = sum(region.land for region in every)
+        self._before = self._all - sum(region.land for region in todo)
+        self._new, self._start = 0, time.perf_counter()
 
-class _Rate:
-    """Reports progress with a speed."""
-
-    def __init__(self, land: np.ndarray, progress: Callable | None, done: int, total: int):
-        self._land, self._progress, self._done, self._total = land, progress, done, total
-        self._cell_hours, self._start = 0, time.perf_counter()
-        if progress is not None and done:
-            progress(done, total, "already written")
+    def begin(self, text: str) -> None:
+        logger.info("%s", text)
+        self._start = time.perf_counter()
+        if self._progress is not None:
+            self._progress(self.done, self.total, text)
 
     def report(self, region: Region) -> None:
-        hours, rows, columns = region
-        self._done += 1
-        self._cell_hours += int(self._land[rows, columns].sum()) * (hours.stop - hours.start)
+        self.done += 1
+        self._new += region.land
         if self._progress is not None:
-            speed = self._cell_hours / max(time.perf_counter() - self._start, 1e-9)
-            self._progress(self._done, self._total, f"{speed:,.0f} cell-hours/s")
+            speed = self._new / max(time.perf_counter() - self._start, 1e-9)
+            done = self._before + self._new
+            left = _clock((self._all - done) / speed)
+            self._progress(
+                self.done, self.total, f"{done:,} of {self._all:,} cell-hours, {speed:,.0f} cell-hours/s, {left} left"
+            )
+
+
+def _clock(seconds: float) -> str:
+    """Return a time in words.
+
+    Examples
+    --------
+    >>> _clock(59.6), _clock(3725), _clock(200_000)
+    ('1:00', '1:02:05', '2 d 7 h')
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
