@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fluxcube.biomes import koppen
 from fluxcube.simulation.ecosystem import CLASSES
 from fluxcube.simulation.fields import make_field
 from fluxcube.simulation.weather import elevation, weather
@@ -133,7 +134,7 @@ def _tower(seed: int, row: list[str], quick: bool) -> Tower:
         longitude=float(longitude),
         elevation=float(elevation(seed, *place)[0].round(0)),
         igbp=igbp,
-        koppen=koppen(*monthly_climate(seed, *place), place[0])[0],
+        koppen=str(koppen(*monthly_climate(seed, *place), place[0])[0]),
         utc_offset=float(offset),
         step_minutes=int(minutes),
         years=(min(p[1] for p in published), max(p[2] for p in published)),
@@ -194,56 +195,3 @@ def monthly_climate(seed: int, latitude: np.ndarray, longitude: np.ndarray) -> t
     month = time.astype("datetime64[M]").astype(int) % 12
     of_month = (month == np.arange(12)[:, None]).astype(float)
     return air["TA"] @ of_month.T / of_month.sum(1), air["P"] @ of_month.T / 3.0
-
-
-def koppen(temperature: np.ndarray, rain: np.ndarray, latitude: np.ndarray) -> list[str]:
-    """Classify climates.
-
-    Parameters
-    ----------
-    temperature, rain : (place, month) float
-        Monthly means in degC and sums in mm, January first.
-    latitude : (place,) float
-
-    Returns
-    -------
-    list of str
-        Köppen-Geiger classes such as "Csa".
-
-    References
-    ----------
-    Peel et al. 2007, doi:10.5194/hess-11-1633-2007.
-
-    Examples
-    --------
-    >>> koppen(np.full((1, 12), 26.0), np.full((1, 12), 200.0), np.array([0.0]))
-    ['Af']
-    """
-    return [_koppen_one(t, p, bool(lat < 0)) for t, p, lat in zip(temperature, rain, latitude, strict=True)]
-
-
-def _koppen_one(t: np.ndarray, p: np.ndarray, south: bool) -> str:
-    t, p = (np.roll(x, 6) if south else x for x in (t, p))  # as if all were northern
-    summer = np.arange(3, 9)
-    wet_half = p[summer].sum() / max(p.sum(), 1e-9)
-    dryness = 2 * t.mean() + (28 if wet_half >= 0.7 else 0 if wet_half <= 0.3 else 14)
-    if p.sum() < 10 * dryness:
-        return "B" + ("W" if p.sum() < 5 * dryness else "S") + ("h" if t.mean() >= 18 else "k")
-    if t.max() < 10:
-        return "ET" if t.max() > 0 else "EF"
-    if t.min() >= 18:
-        return "Af" if p.min() >= 60 else "Am" if p.min() >= 100 - p.sum() / 25 else "Aw"
-    return ("C" if t.min() > 0 else "D") + _koppen_rain(p, summer) + _koppen_heat(t)
-
-
-def _koppen_rain(p: np.ndarray, summer: np.ndarray) -> str:
-    warm, cold = p[summer], np.delete(p, summer)
-    if warm.min() < 40 and warm.min() < cold.max() / 3:
-        return "s"
-    return "w" if cold.min() < warm.max() / 10 else "f"
-
-
-def _koppen_heat(t: np.ndarray) -> str:
-    if t.max() >= 22:
-        return "a"
-    return "b" if (t >= 10).sum() >= 4 else "d" if t.min() < -38 else "c"

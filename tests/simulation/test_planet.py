@@ -7,12 +7,13 @@ import csv
 import numpy as np
 import pytest
 
+from fluxcube.biomes import koppen
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.humidity import vapour_pressure_deficit
 from fluxcube.simulation import Planet, truth
 from fluxcube.simulation.ecosystem import CLASSES, respond
 from fluxcube.simulation.memory import soil_water, trailing_mean
-from fluxcube.simulation.places import koppen, monthly_climate
+from fluxcube.simulation.places import monthly_climate
 from fluxcube.simulation.planet import has_tower
 from fluxcube.simulation.surface import appearance, seasons
 from fluxcube.simulation.weather import day_length, solar_season
