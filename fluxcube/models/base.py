@@ -67,6 +67,8 @@ class Sizes:
         Met columns that observational dropout spares (the clocks).
     means : int
         How many of the met columns, the last ones, are trailing means.
+    cyclic : tuple of int
+        Met columns normalised to [-1, 1) whose ends meet, for models that need to know it.
     """
 
     inputs: int
@@ -76,6 +78,7 @@ class Sizes:
     targets: int = 1
     protected: tuple[int, ...] = ()
     means: int = 0
+    cyclic: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Sizes:

@@ -4,21 +4,66 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fluxcube.errors import missing_package, unknown
 from fluxcube.models.base import Model, Sizes
 
+
+@dataclass(frozen=True)
+class Row:
+    """Where a model is, and what it is for.
+
+    Attributes
+    ----------
+    module, cls, config : str
+        Where its classes are.
+    resolutions : tuple of str
+        Cubes that it works on, "hourly" or "daily".
+    descent : bool
+        Whether gradient descent trains it.
+    """
+
+    module: str
+    cls: str
+    config: str
+    resolutions: tuple[str, ...]
+    descent: bool = False
+
+
+_BOTH = ("hourly", "daily")
 _KINDS = {
-    "ecoperceiver": ("fluxcube.models.ecoperceiver", "EcoPerceiver", "EcoPerceiverConfig"),
-    "xgboost": ("fluxcube.models.boosting", "Boosting", "BoostingConfig"),
-    "sw-linear": ("fluxcube.models.simple", "SWLinear", "SWLinearConfig"),
-    "mean-cycle": ("fluxcube.models.simple", "MeanCycle", "MeanCycleConfig"),
+    "ecoperceiver": Row("fluxcube.models.ecoperceiver", "EcoPerceiver", "EcoPerceiverConfig", ("hourly",), True),
+    "tam-rl": Row("fluxcube.models.tamrl", "TAMRL", "TAMRLConfig", ("daily",), True),
+    "tam-lstm": Row("fluxcube.models.tamrl", "TAMLSTM", "TAMLSTMConfig", ("daily",), True),
+    "ct-lstm": Row("fluxcube.models.lstm", "CTLSTM", "LSTMConfig", ("daily",), True),
+    "lstm": Row("fluxcube.models.lstm", "PlainLSTM", "LSTMConfig", ("daily",), True),
+    "xgboost": Row("fluxcube.models.boosting", "Boosting", "BoostingConfig", _BOTH),
+    "sw-linear": Row("fluxcube.models.simple", "SWLinear", "SWLinearConfig", _BOTH),
+    "mean-cycle": Row("fluxcube.models.simple", "MeanCycle", "MeanCycleConfig", _BOTH),
 }
 
 
-def names() -> tuple[str, ...]:
-    """Return the models' names."""
-    return tuple(_KINDS)
+def names(*, descent: bool | None = None) -> tuple[str, ...]:
+    """Return the models' names; only those that gradient descent trains, or does not, if asked.
+
+    Examples
+    --------
+    >>> names(descent=False)
+    ('xgboost', 'sw-linear', 'mean-cycle')
+    """
+    return tuple(name for name, row in _KINDS.items() if descent is None or row.descent == descent)
+
+
+def resolutions(name: str) -> tuple[str, ...]:
+    """Return the cubes that a model works on: "hourly", "daily" or both.
+
+    Raises
+    ------
+    UnknownNameError
+        Naming the nearest model.
+    """
+    return _row(name).resolutions
 
 
 def config_class(name: str) -> type:
@@ -57,14 +102,18 @@ def build(name: str, config: object | Mapping, sizes: Sizes | Mapping) -> Model:
     return cls(config, sizes)
 
 
-def _load(name: str) -> tuple[type, type]:
+def _row(name: str) -> Row:
     if name not in _KINDS:
         raise unknown("model", name, _KINDS)
-    module, cls, config = _KINDS[name]
+    return _KINDS[name]
+
+
+def _load(name: str) -> tuple[type, type]:
+    row = _row(name)
     try:
-        loaded = importlib.import_module(module)
+        loaded = importlib.import_module(row.module)
     except ModuleNotFoundError as error:
         if error.name in ("torch", "safetensors"):
             raise missing_package(error.name, "train", f"the model {name}") from error
         raise
-    return getattr(loaded, cls), getattr(loaded, config)
+    return getattr(loaded, row.cls), getattr(loaded, row.config)

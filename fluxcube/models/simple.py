@@ -82,14 +82,16 @@ class MeanCycleConfig:
 
     Attributes
     ----------
-    doy_column, tod_column : int
-        Met columns of the day of year and of the time of day, normalised to [-1, 1).
+    doy_column : int
+        Met column of the day of year, normalised to [-1, 1).
+    tod_column : int or None
+        That of the time of day; None for days, which have none.
     months, hours : int
         Parts of the year and of the day.
     """
 
     doy_column: int
-    tod_column: int
+    tod_column: int | None = None
     months: int = 12
     hours: int = 24
 
@@ -109,7 +111,7 @@ class MeanCycle(RowModel):
     kind = "mean-cycle"
 
     def __init__(self, config: MeanCycleConfig, sizes: Sizes):
-        _check_columns(sizes, config.doy_column, config.tod_column)
+        _check_columns(sizes, *(c for c in (config.doy_column, config.tod_column) if c is not None))
         self.config, self.sizes = config, sizes
         self.cycle = np.zeros((self._classes + 1, config.months, config.hours, sizes.targets))
 
@@ -119,7 +121,9 @@ class MeanCycle(RowModel):
 
     def rows(self, batch: Batch) -> np.ndarray:
         """Return class, month and hour (B, 3); the last class stands for unknown ones."""
-        doy, tod = (batch.met[:, -1, c] for c in (self.config.doy_column, self.config.tod_column))
+        doy = batch.met[:, -1, self.config.doy_column]
+        column = self.config.tod_column
+        tod = np.full(len(doy), -1.0) if column is None else batch.met[:, -1, column]
         known = batch.classes[:, 0] if batch.classes.shape[1] else np.full(len(doy), -1)
         kind = np.where(known < 0, self._classes, known)
         return np.stack([kind, _part(doy, self.config.months), _part(tod, self.config.hours)], 1).astype(np.float32)

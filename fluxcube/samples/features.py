@@ -15,8 +15,10 @@ import numpy as np
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
 from fluxcube.samples.memory import trailing_mean
+from fluxcube.samples.reflectance import INDICES, carried
+from fluxcube.schema import check_resolution
 from fluxcube.timestamps import solar_noon
-from fluxcube.variables import BANDS, COMPUTED, check_role, table
+from fluxcube.variables import BANDS, COMPUTED, RESOLUTIONS, check_role, table
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,9 @@ STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
 NO_CHIP = 2**38
 
 _REFLECTANCES = BANDS[:7]
-_STATIC = (*STATIC_BOUNDS, "igbp")
+_STATIC = (*STATIC_BOUNDS, "igbp", "koppen")
+#: Settings that a spec of hours does not write down, so that its files stay what they were.
+_LATER = ("resolution", "koppen_classes", "input_mean", "input_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +45,11 @@ class FeatureSpec:
     memory_days : tuple of int
         Spans of the trailing means that are added per predictor, longest last or not.
     bands : tuple of str
-        Bands of the chips; empty for a model without.
+        Bands of the chips; empty for a model without. In days: bands and indices of the surface reflectance, which are
+        columns beside the predictors.
     static : tuple of str
-        Some of "latitude", "elevation", "igbp".
-    igbp_classes : tuple of str
+        Some of "latitude", "elevation", "igbp", "koppen" (the main climates A to E).
+    igbp_classes, koppen_classes : tuple of str
         Classes seen in training, in the order of their indices.
     targets : tuple of str
         Fluxes, in order.
@@ -57,6 +62,11 @@ class FeatureSpec:
     fill_chips : bool
         Whether a missing pixel of a chip takes the mean of its band's valid ones; False leaves it NaN, for models that
         average a band themselves.
+    resolution : {"hourly", "daily"}
+        Of the cubes it is for. Steps are hours or days.
+    input_mean, input_scale : tuple of float
+        What the met columns are scaled by after their variables' bounds, fitted on the training towers' days; empty
+        for none.
 
     Examples
     --------
@@ -76,11 +86,18 @@ class FeatureSpec:
     predictor_max_qc: int | None = 1
     clock: str = "solar"
     fill_chips: bool = True
+    resolution: str = "hourly"
+    koppen_classes: tuple[str, ...] = ()
+    input_mean: tuple[float, ...] = ()
+    input_scale: tuple[float, ...] = ()
 
     def __post_init__(self):
-        check_role(self.predictors, "predictor")
-        check_role(self.targets, "target")
-        for kind, names, valid in (("band", self.bands, BANDS), ("static input", self.static, _STATIC)):
+        if self.resolution not in RESOLUTIONS:
+            raise unknown("resolution", self.resolution, RESOLUTIONS)
+        check_role(self.predictors, "predictor", self.resolution)
+        check_role(self.targets, "target", self.resolution)
+        bands = (*_REFLECTANCES, *INDICES) if self.daily else BANDS
+        for kind, names, valid in (("band", self.bands, bands), ("static input", self.static, _STATIC)):
             for name in names:
                 if name not in valid:
                     raise unknown(kind, name, valid)
@@ -94,7 +111,7 @@ class FeatureSpec:
             raise ConfigError(f"{', '.join(both)}: a variable cannot be predictor and target of one model; drop one.")
         if not self.predictors or not self.targets:
             raise ConfigError("a model needs at least one predictor and one target.")
-        for name in ("predictors", "memory_days", "bands", "static", "targets", "igbp_classes"):
+        for name in ("predictors", "memory_days", "bands", "static", "targets", "igbp_classes", "koppen_classes"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ConfigError(f"{name} names something twice: {getattr(self, name)}.")
         if any(not isinstance(d, int) or d < 1 for d in self.memory_days):
@@ -103,22 +120,52 @@ class FeatureSpec:
             raise ConfigError(f"clock must be solar or standard, found {self.clock!r}.")
         if self.target_scale and not len(self.target_mean) == len(self.target_scale) == len(self.targets):
             raise ConfigError("target_mean and target_scale must have one number for each target.")
+        if self.input_scale and not len(self.input_mean) == len(self.input_scale) == len(self.inputs):
+            raise ConfigError(f"input_mean and input_scale must have one number for each of {len(self.inputs)} inputs.")
+
+    @property
+    def daily(self) -> bool:
+        """Whether its steps are days."""
+        return self.resolution == "daily"
+
+    @property
+    def step(self) -> str:
+        """NumPy's code of a step: "h" or "D"."""
+        return "D" if self.daily else "h"
 
     @property
     def memory_predictors(self) -> tuple[str, ...]:
         """Predictors that get trailing means: those neither computed nor cyclic."""
-        return tuple(n for n in self.predictors if n not in COMPUTED and not table()[n].cyclic)
+        rows = table(self.resolution)
+        return tuple(n for n in self.predictors if n not in COMPUTED and not rows[n].cyclic)
+
+    @property
+    def surface(self) -> tuple[str, ...]:
+        """Names of the met columns that are reflectances or indices of them."""
+        return self.bands if self.daily else ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the met columns: predictors, then each memory span's means."""
+        """Names of the met columns: predictors, surface columns, then each memory span's means."""
         means = [f"{name}_MEAN_{days}D" for days in self.memory_days for name in self.memory_predictors]
-        return (*self.predictors, *means)
+        return (*self.predictors, *self.surface, *means)
 
     @property
     def input_variables(self) -> tuple[str, ...]:
-        """The variable that each of `inputs` is a value or a mean of."""
-        return (*self.predictors, *self.memory_predictors * len(self.memory_days))
+        """The variable, or surface column, that each of `inputs` is a value or a mean of."""
+        return (*self.predictors, *self.surface, *self.memory_predictors * len(self.memory_days))
+
+    @property
+    def input_units(self) -> tuple[str, ...]:
+        """Units of each of `inputs` before scaling."""
+        rows = table(self.resolution)
+        return tuple("1" if name in self.surface else rows[name].units for name in self.input_variables)
+
+    @property
+    def cyclic_columns(self) -> tuple[int, ...]:
+        """Positions of the met columns whose ends meet."""
+        rows, names = table(self.resolution), self.input_variables
+        return tuple(i for i, n in enumerate(names) if n not in self.surface and rows[n].cyclic)
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -126,13 +173,24 @@ class FeatureSpec:
         return tuple(name for name in self.static if name in STATIC_BOUNDS)
 
     @property
+    def class_lists(self) -> dict[str, tuple[str, ...]]:
+        """Static classes that are inputs, and the classes of each."""
+        every = {"igbp": self.igbp_classes, "koppen": self.koppen_classes}
+        return {name: classes for name, classes in every.items() if name in self.static}
+
+    @property
     def memory_hours(self) -> int:
-        """Hours before a block that its memory columns need."""
-        return 24 * max(self.memory_days, default=0)
+        """Steps, hours or days, before a block that its memory columns need."""
+        return self.steps(max(self.memory_days, default=0))
+
+    def steps(self, days: int) -> int:
+        """Return how many steps so many days are."""
+        return days if self.daily else 24 * days
 
     def to_dict(self) -> dict:
         """Return what JSON can hold; `from_dict` is its inverse."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return {k: v for k, v in values.items() if k not in _LATER or v not in ([], "hourly")}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> FeatureSpec:
@@ -152,7 +210,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class Block:
-    """Features of some places over one stretch of hours, in memory.
+    """Features of some places over one stretch of hours, or of days (`FeatureSpec.resolution`), in memory.
 
     Attributes
     ----------
@@ -163,7 +221,7 @@ class Block:
     numbers : (n, S) float32
         Static numbers, normalised; NaN is missing.
     classes : (n, C) int64
-        Index into `FeatureSpec.igbp_classes`, or -1; C is 1 or 0.
+        Index into `FeatureSpec.igbp_classes` and `koppen_classes`, or -1; a column for each that is a static input.
     chips : (n, d, b, 64) float32
         Chips of each place, those that are present first and by time; gaps filled, unless the spec's `fill_chips`
         is False. d may be 0.
@@ -171,7 +229,7 @@ class Block:
         Hour, on the block's own axis, that holds local solar noon of the chip's day; it may be negative
         or beyond the end. `NO_CHIP` where there is no chip.
     first_hour : int
-        Hours from 1970-01-01T00 UTC to the block's first hour.
+        Steps from 1970-01-01T00 to the block's first: UTC hours, or days.
     """
 
     met: np.ndarray
@@ -192,6 +250,7 @@ def make_block(
     spec: FeatureSpec,
     elevation: np.ndarray | None = None,
     igbp: Sequence[str] | None = None,
+    koppen: Sequence[str] | None = None,
     chips: np.ndarray | None = None,
     days: np.ndarray | None = None,
     qc: np.ndarray | None = None,
@@ -203,17 +262,17 @@ def make_block(
     values : (n, t, P) float
         `spec.predictors` in the units of the variable table; NaN is missing.
     time : (t,) datetime64
-        UTC hours.
+        UTC hours, or local dates.
     latitude, longitude : (n,) float
         Degrees.
     spec : FeatureSpec
         Columns and masks.
     elevation : (n,) float, optional
         Metres; NaN is unknown.
-    igbp : (n,) str, optional
+    igbp, koppen : (n,) str, optional
         Classes; "" is unknown.
     chips : (n, d, b, 8, 8) float, optional
-        `spec.bands` on `days`; NaN is missing.
+        `spec.bands` on `days`; NaN is missing. In days: the seven reflectances (n, d, 7).
     days : (d,) datetime64, optional
         Local dates of the chips, ascending.
     qc : (n, t, P) int, optional
@@ -229,14 +288,15 @@ def make_block(
         raise ConfigError(f"values must be {wanted}, one column for each of the predictors, found {values.shape}.")
     if qc is not None and spec.predictor_max_qc is not None:
         values[qc > spec.predictor_max_qc] = np.nan
-    met = _met(values, spec)
-    first = int(np.asarray(time[0]).astype("datetime64[h]").astype(np.int64))
-    pixels, hour = _chips(chips, days, longitude, first, spec)
+    surface = carried(chips, days, np.asarray(time), spec.surface) if spec.surface else None
+    met = _met(values, surface, spec)
+    first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
+    pixels, hour = _chips(None if spec.daily else chips, days, longitude, first, spec)
     return Block(
         met=met,
         observed=_observed(met, spec),
         numbers=_numbers({"latitude": latitude, "elevation": elevation}, len(values), spec),
-        classes=_classes(igbp, len(values), spec),
+        classes=_classes({"igbp": igbp, "koppen": koppen}, len(values), spec),
         chips=pixels,
         chip_hour=hour,
         first_hour=first,
@@ -274,7 +334,10 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
     held = [name for name in spec.predictors if name in cube["variable"].values]
     if absent := sorted(set(spec.predictors) - set(held)):
         log.warning("the cube holds no %s: masked", ", ".join(absent))
-    with_chips = bool(spec.bands) and "modis" in cube
+    check_resolution(cube, spec.resolution, "this set of features")
+    surface = "surface" if spec.daily else "modis"
+    with_chips = bool(spec.bands) and surface in cube
+    bands = list(_REFLECTANCES if spec.daily else spec.bands)
     return make_block(
         cube["predictors"].reindex(variable=list(spec.predictors)).values,
         cube["time"].values,
@@ -283,26 +346,36 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
         spec=spec,
         elevation=cube["elevation"].values,
         igbp=cube["igbp"].values,
-        chips=cube["modis"].sel(band=list(spec.bands)).values if with_chips else None,
+        koppen=cube["koppen"].values,
+        chips=cube[surface].sel(band=bands).values if with_chips else None,
         days=cube["day"].values if with_chips else None,
-        qc=cube["predictors_qc"].reindex(variable=list(spec.predictors), fill_value=-1).values,
+        qc=None if spec.daily else cube["predictors_qc"].reindex(variable=list(spec.predictors), fill_value=-1).values,
     )
 
 
-def _met(values: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    """Normalised predictors (n, t, P) and their trailing means, side by side (n, t, V)."""
+def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> np.ndarray:
+    """Normalised predictors (n, t, P), surface columns and trailing means, side by side (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
-        low, high = table()[name].bounds
+        low, high = table(spec.resolution)[name].bounds
         column = values[..., i]
         column[~((column >= low) & (column <= high))] = np.nan
     met = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
     met[..., : len(spec.predictors)] = values
-    at = len(spec.predictors)
+    at = len(spec.predictors) + len(spec.surface)
     for days in spec.memory_days:
         for name in spec.memory_predictors:
-            met[..., at] = trailing_mean(values[..., spec.predictors.index(name)], 24 * days)
+            met[..., at] = trailing_mean(values[..., spec.predictors.index(name)], spec.steps(days))
             at += 1
-    return normalise(met, spec.input_variables).astype(np.float32, copy=False)
+    if not spec.surface:
+        met = normalise(met, spec.input_variables, resolution=spec.resolution).astype(np.float32, copy=False)
+    else:
+        bounded = [i for i, name in enumerate(spec.input_variables) if name not in spec.surface]
+        names = [spec.input_variables[i] for i in bounded]
+        met[..., bounded] = normalise(met[..., bounded], names, resolution=spec.resolution)
+        met[..., len(spec.predictors) : len(spec.predictors) + len(spec.surface)] = surface
+    if spec.input_scale:
+        met = (met - np.float32(spec.input_mean)) / np.float32(spec.input_scale)
+    return met
 
 
 def _observed(met: np.ndarray, spec: FeatureSpec) -> np.ndarray:
@@ -320,12 +393,24 @@ def _numbers(given: Mapping[str, np.ndarray | None], n: int, spec: FeatureSpec) 
     return out
 
 
-def _classes(igbp: Sequence[str] | None, n: int, spec: FeatureSpec) -> np.ndarray:
-    if "igbp" not in spec.static:
-        return np.empty((n, 0), np.int64)
-    index = {name: i for i, name in enumerate(spec.igbp_classes)}
-    codes = [""] * n if igbp is None else [str(code) for code in igbp]
-    return np.array([[index.get(code, -1)] for code in codes], np.int64).reshape(n, 1)
+def _classes(given: Mapping[str, Sequence[str] | None], n: int, spec: FeatureSpec) -> np.ndarray:
+    out = np.full((n, len(spec.class_lists)), -1, np.int64)
+    for column, (name, classes) in enumerate(spec.class_lists.items()):
+        index = {code: i for i, code in enumerate(classes)}
+        if given[name] is not None:
+            out[:, column] = [index.get(class_of(name, code), -1) for code in given[name]]
+    return out
+
+
+def class_of(name: str, code: str) -> str:
+    """Return the class that a place counts for: its IGBP class, or the main climate of its Köppen class.
+
+    Examples
+    --------
+    >>> class_of("igbp", "DBF"), class_of("koppen", "Dfb"), class_of("koppen", "")
+    ('DBF', 'D', '')
+    """
+    return str(code)[:1] if name == "koppen" else str(code)
 
 
 def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:

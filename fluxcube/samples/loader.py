@@ -53,7 +53,7 @@ def load_windows(
     Raises
     ------
     ConfigError
-        If a setting cannot be, a site has no hour, or the cube is daily or normalised.
+        If a setting cannot be, a site has no hour, or the cube is of another resolution than the spec, or normalised.
     UnknownNameError
         At a name that the cube does not hold.
 
@@ -90,7 +90,7 @@ class Windows:
       ``spec.igbp_classes`` or -1.
     - ``targets`` (B, emits, targets) float32: fluxes of the last hours, scaled as `spec` says; NaN is not observed.
     - ``site`` (B,) int64, the position in `sites`, and ``time`` (B,) int64, hours from 1970-01-01T00 UTC to the
-      window's last hour: ``time.astype("datetime64[h]")``.
+      window's last hour: ``time.astype("datetime64[h]")``. Of a daily cube all hours here are days.
 
     Parameters
     ----------

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.samples.features import Block, FeatureSpec, cube_block
+from fluxcube.samples.features import Block, FeatureSpec, class_of, cube_block
+from fluxcube.samples.reflectance import INDICES
 from fluxcube.samples.scaling import fit_scaling, scale
 from fluxcube.samples.windows import Series, join
-from fluxcube.timestamps import HOUR
+from fluxcube.schema import check_resolution, resolution_of
+from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import BANDS
 from fluxcube.variables import predictors as all_predictors
 
@@ -22,6 +24,10 @@ log = logging.getLogger(__name__)
 
 #: A predictor present in less than this share of the hours is left out by default.
 _LEAST_SHARE = 0.01
+#: What a flux must be to count as measured: the flag of an hour, the good share of a day.
+MEASURED = {"hourly": 0, "daily": 1.0}
+#: Room for what shares kept as float32 add up to.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Towers:
     site : (n,) int64
         Position in `sites` of each place's tower.
     first_hour : (n,) int64
-        Hours from 1970-01-01T00 UTC to each place's first.
+        Steps from 1970-01-01T00 to each place's first: UTC hours, or days.
     fluxes : (N, targets) float32
         Scaled as `spec` says; NaN where not observed or flagged worse than asked.
     """
@@ -58,6 +64,8 @@ class Towers:
     def scaled(self) -> Towers:
         """Return the same towers with each target's mean 0 and spread 1; the new `spec` says by what.
 
+        Met columns of days are scaled, too, cyclic ones aside.
+
         Raises
         ------
         ConfigError
@@ -67,7 +75,20 @@ class Towers:
             raise ConfigError("the fluxes are scaled already, as their spec says: read them with a spec that is not.")
         mean, spread = fit_scaling([self.fluxes], self.spec.targets)
         spec = dataclasses.replace(self.spec, target_mean=mean, target_scale=spread)
-        return dataclasses.replace(self, spec=spec, fluxes=scale(self.fluxes, mean, spread))
+        scaled = dataclasses.replace(self, spec=spec, fluxes=scale(self.fluxes, mean, spread))
+        return scaled._with_scaled_inputs() if spec.daily else scaled
+
+    def _with_scaled_inputs(self) -> Towers:
+        met, spec = self.series.met, self.spec
+        seen = np.isfinite(met)
+        count = np.maximum(seen.sum(0), 1)
+        mean = np.where(seen, met, 0).sum(0, dtype=np.float64) / count
+        spread = np.sqrt(np.square(np.where(seen, met - mean, 0)).sum(0, dtype=np.float64) / count)
+        mean[list(spec.cyclic_columns)], spread[list(spec.cyclic_columns)] = 0.0, 1.0
+        spread = np.where(spread > 0, spread, 1.0)
+        spec = dataclasses.replace(spec, input_mean=tuple(mean.tolist()), input_scale=tuple(spread.tolist()))
+        scaled = (met - np.float32(spec.input_mean)) / np.float32(spec.input_scale)
+        return dataclasses.replace(self, spec=spec, series=dataclasses.replace(self.series, met=scaled))
 
 
 def cube_spec(
@@ -96,11 +117,12 @@ def cube_spec(
     memory_days : sequence of int
         Spans, in days, of trailing means that are added as inputs.
     bands : sequence of str, optional
-        Bands of the chips; by default all where the cube has chips, and () for none.
+        Bands of the chips; by default all where the cube has chips, and () for none. Of days: bands and indices of the
+        surface reflectance, by default all.
     static : sequence of str
-        Some of "latitude", "elevation", "igbp".
+        Some of "latitude", "elevation", "igbp", "koppen".
     max_qc : int or None
-        Worst flag of a predictor that is kept.
+        Worst flag of a predictor that is kept; days' predictors are kept whatever their quality.
 
     Returns
     -------
@@ -121,8 +143,11 @@ def cube_spec(
     ('DOY', 'TOD', 'TA', 'SW_IN', 'VPD', 'SW_IN_POT')
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
-    FeatureSpec(predictors=("DOY",), targets=targets)  # before anything is read: are these fluxes?
-    _check_cube(cube)
+    resolution = resolution_of(cube)
+    FeatureSpec(
+        predictors=("DOY",), targets=targets, resolution=resolution
+    )  # before anything is read: are these fluxes?
+    _check_cube(cube, resolution)
     sites = sites_with_hours(cube) if sites is None else sites
     if predictors is None:
         predictors = choose_predictors(cube, sites, targets, max_qc)
@@ -130,16 +155,27 @@ def cube_spec(
     for name in predictors:
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
+    array, every = ("surface", (*BANDS[:7], *INDICES)) if resolution == "daily" else ("modis", BANDS)
     if bands is None:
-        bands = tuple(BANDS) if "modis" in cube else ()
-    elif bands and "modis" not in cube:
-        raise ConfigError("bands are given, but the cube has no chips: build it with modis=, or give bands=().")
-    igbp = dict(zip(map(str, cube["site"].values), map(str, cube["igbp"].values), strict=True))
-    classes = sorted({igbp[site] for site in sites} - {""}) if "igbp" in static else ()
+        bands = tuple(every) if array in cube else ()
+    elif bands and array not in cube:
+        raise ConfigError(f"bands are given, but the cube has no {array}: build it with modis=, or give bands=().")
+    classes = {f"{name}_classes": _classes(cube, sites, name) for name in ("igbp", "koppen") if name in static}
     return FeatureSpec(
         predictors=tuple(predictors), memory_days=tuple(memory_days), bands=tuple(bands), static=tuple(static),
-        igbp_classes=tuple(classes), targets=targets, predictor_max_qc=max_qc, clock=cube.attrs.get("clock", "solar"),
+        targets=targets, predictor_max_qc=max_qc, clock=cube.attrs.get("clock", "solar"), resolution=resolution,
+        **classes,
     )  # fmt: skip
+
+
+def site_classes(cube, sites: Sequence[str], name: str) -> list[str]:
+    """Return the class ("igbp") or main climate ("koppen") of some sites; "" is unknown."""
+    held = dict(zip(map(str, cube["site"].values), map(str, cube[name].values), strict=True))
+    return [class_of(name, held[site]) for site in sites]
+
+
+def _classes(cube, sites: Sequence[str], name: str) -> tuple[str, ...]:
+    return tuple(sorted(set(site_classes(cube, sites, name)) - {""}))
 
 
 def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], max_qc: int | None) -> tuple[str, ...]:
@@ -150,12 +186,18 @@ def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], max_qc
     ConfigError
         If there is none.
     """
-    names = [str(n) for n in cube["variable"].values if n in all_predictors() and n not in targets]
+    resolution = resolution_of(cube)
+    every = all_predictors(resolution)
+    names = [str(n) for n in cube["variable"].values if n in every and n not in targets]
     present, hours = np.zeros(len(names)), 0
     for site in sites:
-        flags = site_years(cube, site)["predictors_qc"].sel(variable=names).values[0]
-        present += ((flags >= 0) & (flags <= (9 if max_qc is None else max_qc))).sum(0)
-        hours += len(flags)
+        one = site_years(cube, site).sel(variable=names)
+        if resolution == "daily":
+            present += np.isfinite(one["predictors"].values[0]).sum(0)
+        else:
+            flags = one["predictors_qc"].values[0]
+            present += ((flags >= 0) & (flags <= (9 if max_qc is None else max_qc))).sum(0)
+        hours += one.sizes["time"]
     chosen = tuple(name for name, n in zip(names, present, strict=True) if n > _LEAST_SHARE * hours)
     if not chosen:
         raise ConfigError("no predictor has data in more than 1 % of the training hours: name the predictors yourself.")
@@ -163,7 +205,7 @@ def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], max_qc
 
 
 def load_towers(
-    cube, sites: Sequence[str], spec: FeatureSpec, max_qc: int | None, progress: Callable | None = None
+    cube, sites: Sequence[str], spec: FeatureSpec, max_qc: float | None, progress: Callable | None = None
 ) -> Towers:
     """Read some sites of a cube, one at a time, each over its own years.
 
@@ -175,8 +217,8 @@ def load_towers(
         Which.
     spec : FeatureSpec
         Inputs, targets and their scaling.
-    max_qc : int or None
-        Worst flag of a flux that is kept; None keeps all.
+    max_qc : int, float or None
+        Worst flag of a flux that is kept; of days the least quality. None keeps all.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -188,18 +230,18 @@ def load_towers(
     Raises
     ------
     ConfigError
-        If a site has no hour in the cube, or the cube is daily or normalised.
+        If a site has no hour in the cube, or the cube is of another resolution than the spec or normalised.
     UnknownNameError
         If the cube has no such site or target.
     """
-    _check_cube(cube)
+    _check_cube(cube, spec.resolution)
     fluxes, first = [], []
 
     def read() -> Iterator[Series]:
         for done, site in enumerate(sites, 1):
             one = site_years(cube, site)
             series, hours = _features(one, spec)
-            fluxes.append(scale(_fluxes(one, spec.targets, max_qc), spec.target_mean, spec.target_scale))
+            fluxes.append(scale(good_fluxes(one, spec.targets, max_qc), spec.target_mean, spec.target_scale))
             first.append(hours)
             if progress:
                 progress(done, len(sites), f"reading {site}")
@@ -242,9 +284,8 @@ def site_years(cube, site: str):
     return one.isel(time=slice(start, stop))
 
 
-def _check_cube(cube) -> None:
-    if cube.attrs.get("resolution", "hourly") != "hourly":
-        raise ConfigError(f"windows are of hours, the cube is {cube.attrs['resolution']}: open the hourly cube.")
+def _check_cube(cube, resolution: str) -> None:
+    check_resolution(cube, resolution, "this set of features")
     if "normalized" in cube.attrs:
         raise ConfigError("the cube is normalised, and features are normalised here: open it with normalized=False.")
 
@@ -259,11 +300,12 @@ def _features(one, spec: FeatureSpec) -> tuple[Series, np.ndarray]:
 
 def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
     time = one["time"].values
-    edges = [0, *(np.flatnonzero(np.diff(time) != HOUR) + 1), len(time)]
-    last = (time[-1] - time[0]) // HOUR
+    step = DAY if spec.daily else HOUR
+    edges = [0, *(np.flatnonzero(np.diff(time) != step) + 1), len(time)]
+    last = (time[-1] - time[0]) // step
     for at, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = one.isel(time=slice(start, stop))
-        if at:
+        if at or spec.daily:
             yield cube_block(part.drop_vars("modis", errors="ignore"), spec)
             continue
         block = cube_block(part, spec)
@@ -271,12 +313,53 @@ def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
         yield dataclasses.replace(block, chips=block.chips[:, :kept], chip_hour=block.chip_hour[:, :kept])
 
 
-def _fluxes(one, targets: Sequence[str], max_qc: int | None) -> np.ndarray:
+def good_fluxes(one, targets: Sequence[str], max_qc: float | None) -> np.ndarray:
+    """Return the fluxes (time, targets) float32 of a cube of one site, NaN where they are not as good as asked.
+
+    Parameters
+    ----------
+    one : xr.Dataset
+        As `site_years` gives it.
+    targets : sequence of str
+        Fluxes.
+    max_qc : int, float or None
+        Worst flag; of days the least quality, what is not known being worse than any. None keeps all.
+
+    Raises
+    ------
+    ConfigError
+        If days hold a quality above 1.
+    UnknownNameError
+        At a target that the cube does not hold.
+    """
     for name in targets:
         if name not in one["target"].values:
             raise unknown("target of the cube", name, one["target"].values)
-    values = np.array(one["fluxes"].sel(target=list(targets)).values[0], np.float32)
-    if max_qc is not None:
-        flags = one["fluxes_qc"].sel(target=list(targets)).values[0]
+    held = one.sel(target=list(targets))
+    values = np.array(held["fluxes"].values[0], np.float32)
+    if max_qc is None:
+        return values
+    if resolution_of(one) == "daily":
+        quality = day_quality(held)
+        values[~(quality >= max_qc - _ROUNDING)] = np.nan
+    else:
+        flags = held["fluxes_qc"].values[0]
         values[(flags > max_qc) | (flags < 0)] = np.nan
     return values
+
+
+def day_quality(one) -> np.ndarray:
+    """Return the quality (time, targets) of a daily cube of one site.
+
+    Raises
+    ------
+    ConfigError
+        If a value is above 1: flags of 0 to 3 are no shares, and would count the other way.
+    """
+    quality = one["fluxes_quality"].values[0]
+    if (quality > 1 + _ROUNDING).any():
+        raise ConfigError(
+            f"{one['site'].values[0]}: the quality of a day must be the good share of it, 0 to 1, found "
+            f"{np.nanmax(quality):g}; flags of 0 to 3 count the other way: turn them into shares."
+        )
+    return quality

@@ -311,6 +311,7 @@ def test_all_models_keep_one_protocol():
         "xgboost": {},
         "sw-linear": {"column": 0},
         "mean-cycle": {"doy_column": 0, "tod_column": 1},
+        **{name: {} for name in ("tam-rl", "tam-lstm", "ct-lstm", "lstm")},
     }
     assert set(configs) == set(registry.names())
     for name, config in configs.items():
