@@ -28,6 +28,7 @@ _FACE = {
     "upscale": "fluxcube.inference.grid",
     "write_maps": "fluxcube.inference.run",
     "open_maps": "fluxcube.inference.run",
+    "totals": "fluxcube.inference.totals",
     "evaluate": "fluxcube.evaluation.skill",
     "compare": "fluxcube.evaluation.skill",
     "plot_map": "fluxcube.plotting",

@@ -126,16 +126,29 @@ def cell_area(latitude_bnds: np.ndarray, longitude_bnds: np.ndarray) -> np.ndarr
             raise SchemaError(f"{name}_bnds must have dims ({name}, 2); found shape {bounds.shape}.")
     if (np.abs(latitude_bnds) > 90 + 1e-6).any():
         raise SchemaError(f"latitudes must be from -90 to 90 degrees; found up to {np.abs(latitude_bnds).max():g}.")
-    zones = np.abs(np.diff(_zone(np.deg2rad(latitude_bnds)), axis=1))[:, 0]
-    return np.multiply.outer(zones, np.abs(np.diff(np.deg2rad(longitude_bnds), axis=1))[:, 0])
+    heights = np.abs(np.diff(zone_area(latitude_bnds), axis=1))[:, 0]
+    return np.multiply.outer(heights, np.abs(np.diff(longitude_bnds, axis=1))[:, 0])
 
 
-def _zone(latitude: np.ndarray) -> np.ndarray:
-    """Area (m2) per radian of longitude between the equator and a latitude in radians (Snyder, 3-11 and 3-12)."""
+def zone_area(latitude: np.ndarray) -> np.ndarray:
+    """Return the area of the ellipsoid between the equator and a latitude, per degree of longitude.
+
+    Longitude and this are the axes of an equal-area map.
+
+    Parameters
+    ----------
+    latitude : array
+        Degrees north.
+
+    Returns
+    -------
+    array of float64
+        m2 per degree, negative in the south (Snyder, 3-11 and 3-12).
+    """
     e2 = FLATTENING * (2 - FLATTENING)
-    e, sine = np.sqrt(e2), np.sin(latitude)
+    e, sine = np.sqrt(e2), np.sin(np.deg2rad(latitude))
     q = (1 - e2) * (sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e)
-    return SEMI_MAJOR**2 * q / 2
+    return np.deg2rad(SEMI_MAJOR**2 * q / 2)
 
 
 def _few(values: np.ndarray) -> str:

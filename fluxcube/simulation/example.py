@@ -6,10 +6,10 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.humidity import saturation_vapour_pressure
-from fluxcube.schema import CHIP_X, CHIP_Y, validate_cube, validate_forcing, variable_coords
+from fluxcube.schema import CHIP_X, CHIP_Y, validate_cube, validate_forcing, validate_maps, variable_coords
 from fluxcube.solar import potential_radiation
 from fluxcube.timestamps import HOUR, hour_axis, local_clock
-from fluxcube.variables import BANDS, predictors, targets
+from fluxcube.variables import BANDS, predictors, table, targets
 
 _CLASSES = ("DBF", "GRA", "ENF", "CRO")
 
@@ -114,6 +114,36 @@ def example_forcing(*, shape: tuple[int, int] = (3, 4), days: int = 20, seed: in
             attrs={"kind": "forcing", "clock": "solar", "title": "example forcing"},
         )
     )
+
+
+def example_maps(*, shape: tuple[int, int] = (3, 4), days: int = 20, seed: int = 0) -> xr.Dataset:
+    """Make small flux maps, NEE, GPP_NT and RECO_NT, in the weather of `example_forcing`; NaN where there is no land.
+
+    Returns
+    -------
+    xr.Dataset
+        Maps (`fluxcube.schema`), in memory.
+
+    Examples
+    --------
+    >>> example_maps().NEE.dims
+    ('time', 'latitude', 'longitude')
+    """
+    forcing = example_forcing(shape=shape, days=days, seed=seed)
+    weather = {str(name): forcing.predictors.sel(variable=name).values for name in forcing["variable"].values}
+    flat = {name: values.reshape(-1, values.shape[-1]) for name, values in weather.items()}
+    fluxes = _fluxes(flat, forcing.igbp.values.ravel())
+    land = forcing.land_fraction.values > 0
+    dims = ("time", "latitude", "longitude")
+    arrays = {
+        name: (dims, np.where(land, fluxes[name].T.reshape(-1, *shape), np.nan).astype("float32"), table()[name].attrs)
+        for name in ("NEE", "GPP_NT", "RECO_NT")
+    }
+    time = forcing.time.values
+    coords = {name: forcing[name].variable for name in (*dims, "igbp", "land_fraction")}
+    coords["time_bnds"] = (("time", "bnds"), np.stack([time, time + HOUR], 1))
+    attrs = {"kind": "maps", "clock": "solar", "title": "example maps"}
+    return validate_maps(xr.Dataset(arrays, coords, attrs))
 
 
 def _weather(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, rng: np.random.Generator) -> dict:
