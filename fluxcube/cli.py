@@ -161,14 +161,16 @@ def split(
     kind: Annotated[
         str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation or sites.")
     ] = "kfold",
-    k: Annotated[int, typer.Option(min=2, help="Folds.")] = 5,
+    k: Annotated[int | None, typer.Option(min=2, help="Of kfold, blocks and warm-site: folds, by default 5.")] = None,
     buffer_km: Annotated[
         float | None, typer.Option(min=0, help="Towers closer than this are on one side; default 50, blocks 150.")
     ] = None,
     val_km: Annotated[
         float | None, typer.Option(min=0, help="Validate on blocks this far from training towers; default the buffer.")
     ] = None,
-    setting: Annotated[str, typer.Option(help="Of extrapolation: time, space or temperature.")] = "space",
+    setting: Annotated[
+        str | None, typer.Option(help="Of extrapolation: time, space (the default) or temperature.")
+    ] = None,
     sites: Annotated[Path | None, typer.Option(help="Of sites: file with a line SITE or SITE,part each.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -180,6 +182,7 @@ def split(
     """
     from fluxcube.samples.splits import make_splits, save_folds
 
+    _check_out(out)
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists: give --overwrite to replace it. Runs that were trained keep their own split.")
     made = make_splits(
@@ -200,7 +203,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     store: Annotated[Path, typer.Argument(help="Cube whose measured fluxes it is scored on.")],
     against: Annotated[list[Path] | None, typer.Option(help="Another run, on the same rows; may be repeated.")] = None,
-    by: Annotated[str, typer.Option(help="igbp, koppen, site, season or network.")] = "igbp",
+    by: Annotated[
+        str | None, typer.Option(help="igbp (the default), koppen, site, season or network; all: no groups.")
+    ] = None,
     part: Annotated[str, typer.Option(help="Sites of the run's split to score: test, val, train or all.")] = "test",
     clusters_km: Annotated[
         float, typer.Option(min=0, help="Intervals resample clusters of sites within so many km; 0: single sites.")
@@ -216,16 +221,19 @@ def evaluate(
     """
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
-    from fluxcube.evaluation.skill import compare
     from fluxcube.inference.predictor import load_model
     from fluxcube.inference.towers import predict
 
+    _check_by(by, scales)
+    if out is not None:
+        _check_out(out)
     paths = [run, *(against or [])]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("a run is compared with itself: give --against another one, each once.")
     same = len({path.name for path in paths}) < len(paths)  # runs of one name in two folders go by their paths
     models = {str(path) if same else path.name: load_model(path) for path in paths}
     first = next(iter(models.values()))
-    cube = _open(store, sites=_part(first, part))
-    cube = cube if part == "all" else first.split.part(cube, part)
+    cube = _part(first, part, store)
     for name, model in models.items():
         if part == "test" and (known := _known(model.split, first.split)):
             typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
@@ -241,7 +249,7 @@ def evaluate(
     if scales:
         table = scale_table(cube, predictions, **intervals)
     else:
-        table = compare(cube, predictions, by=by, seen=first.spec.igbp_classes if by == "igbp" else None, **intervals)
+        table = _scores(cube, predictions, by or "igbp", first.spec.igbp_classes, intervals)
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
@@ -380,10 +388,57 @@ def _open(store: Path, **selection: object):
     return open_carbonsense(store, **selection)
 
 
-def _part(model: object, part: str) -> list[str] | None:
+def _part(model: object, part: str, store: Path):
+    """The cube, its fluxes cut to a part of the model's split."""
     if part not in ("train", "val", "test", "all"):
         raise ConfigError(f"--part must be test, val, train or all, found {part!r}.")
-    return None if part == "all" else list(getattr(model.split, part))
+    cube = _open(store)
+    if part == "all":
+        return cube
+    wanted = getattr(model.split, part)
+    if not wanted:
+        raise ConfigError(f"the run's split has no {part} sites: give another --part, or all.")
+    if absent := sorted(set(wanted) - set(map(str, cube["site"].values))):
+        some = f"{', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}"
+        raise ConfigError(
+            f"{store} lacks {len(absent)} of the {len(wanted)} {part} sites of the run ({some}): give the cube that it "
+            "was split on, or --part all for every site of this one."
+        )
+    return model.split.part(cube, part)
+
+
+def _check_by(by: str | None, scales: bool) -> None:
+    from fluxcube.errors import unknown
+    from fluxcube.evaluation.skill import GROUPS
+
+    if scales and by is not None:
+        raise ConfigError(f"--scales groups by time scale: leave out --by {by}.")
+    if by not in (None, "all", *GROUPS):
+        raise unknown("group", by, ("all", *GROUPS))
+
+
+def _scores(cube: object, predictions: dict, by: str, seen: object, intervals: dict):
+    """Scores of all rows together, then by group."""
+    import pandas as pd
+
+    from fluxcube.evaluation.skill import score_table
+    from fluxcube.evaluation.sums import site_sums
+
+    sums = site_sums(cube, predictions, max_qc=0, seasons=by == "season")
+    whole = score_table(sums, **intervals)
+    if by == "all":
+        return whole
+    groups = score_table(sums, by=by, seen=seen if by == "igbp" else None, **intervals)
+    marks = {name: value for name, value in (("zero_shot", False), ("counted", True)) if name in groups}
+    table = pd.concat([whole.assign(**marks), groups], ignore_index=True)
+    table.attrs = groups.attrs
+    return table
+
+
+def _check_out(path: Path) -> None:
+    """Refuse a file that could not be written, before what it would hold is made."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'lies in no folder that exists'}: name a file.")
 
 
 def _known(split: object, scored: object) -> list[str]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Names that a message lists: all of a table, but not hundreds of sites.
+_MOST = 60
+
 
 class FluxcubeError(Exception):
     """Base of every error that fluxcube raises on purpose."""
@@ -65,7 +68,8 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UnknownNameError:
     valid = sorted(map(str, valid))
     near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}:{hint} Known: {', '.join(valid) or 'none'}.")
+    more = f" and {len(valid) - _MOST} more" if len(valid) > _MOST else ""
+    return UnknownNameError(f"unknown {kind} {name!r}:{hint} Known: {', '.join(valid[:_MOST]) or 'none'}{more}.")
 
 
 def missing_package(package: str, extra: str, what: str) -> MissingPackageError:

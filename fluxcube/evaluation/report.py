@@ -238,7 +238,7 @@ def read_sums(path: str | Path) -> Sums:
 
 def _notes(table: pd.DataFrame, hidden: int) -> list[str]:
     notes = [f"Rows: {table.attrs['row_mask']}."] if "row_mask" in table.attrs else []
-    if "against" in table.attrs:
+    if "against" in table.attrs and len(set(table["model"])) > 1:
         notes.append(f"Differences are from {table.attrs['against']}; intervals: {table.attrs['intervals']}.")
     if "counted" in table and not table["counted"].all():
         notes.append(f"Groups of fewer than {LEAST_SITES} sites are shown, but count in no mean over groups.")

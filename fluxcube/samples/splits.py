@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.errors import SplitError, unknown
+from fluxcube.errors import ConfigError, SplitError, unknown
 from fluxcube.samples import periods as spans
 from fluxcube.samples.clusters import Places, cluster_sites, neighbours
 from fluxcube.samples.partition import PARTS, Split, count, load_folds, save_folds
@@ -435,9 +435,19 @@ def _listed(path: Path) -> dict[str, str]:
     return out
 
 
+#: Options of `make_splits` and the kinds that look at them; the other kinds refuse them.
+_LOOKED_AT = {
+    "k": ("kfold", "blocks", "warm-site"),
+    "val_km": ("kfold", "blocks", "warm-site"),
+    "setting": ("extrapolation",),
+    "sites": ("sites",),
+    "buffer_km": tuple(kind for kind in KINDS if kind != "time"),
+}
+
+
 def make_splits(
-    cube, kind: str = "kfold", *, k: int = 5, seed: int = 0, buffer_km: float | None = None,
-    val_km: float | None = None, setting: str = "space", sites: str | os.PathLike | None = None,
+    cube, kind: str = "kfold", *, k: int | None = None, seed: int = 0, buffer_km: float | None = None,
+    val_km: float | None = None, setting: str | None = None, sites: str | os.PathLike | None = None,
 ) -> list[Split]:  # fmt: skip
     """Return the splits of a kind: k of "kfold", "blocks" and "warm-site", one of the others.
 
@@ -447,41 +457,47 @@ def make_splits(
         A cube.
     kind : {"per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites"}
         What to make; "blocks" are folds of clusters 150 km apart, "warm-site" is made of the folds.
-    k : int
-        Folds.
+    k : int, optional
+        Of "kfold", "blocks" and "warm-site": folds, by default 5.
     seed : int
         Of the draw.
     buffer_km : float, optional
         Towers closer than this are on one side; by default 50, and 150 for "blocks".
     val_km : float, optional
         Of "kfold", "blocks" and "warm-site": as `kfold` takes it.
-    setting : str
-        Of "extrapolation": time, space or temperature.
+    setting : str, optional
+        Of "extrapolation": time, space (the default) or temperature.
     sites : path, optional
         Of "sites": the file.
 
     Raises
     ------
+    ConfigError
+        If an option is given that this kind does not look at.
     SplitError
         If the towers cannot be split so.
     UnknownNameError
         If there is no such kind.
     """
+    if kind not in KINDS:
+        raise unknown("kind of split", kind, KINDS)
+    options = {"k": k, "val_km": val_km, "setting": setting, "sites": sites, "buffer_km": buffer_km}
+    for name, value in options.items():
+        if value is not None and kind not in _LOOKED_AT[name]:
+            raise ConfigError(f"{name} is for {' and '.join(_LOOKED_AT[name])}, not for {kind}: leave it out.")
     km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
     if kind == "sites" and sites is None:
-        raise SplitError("a split by sites needs the file that lists them.")
-    folds = {"k": k, "seed": seed, "buffer_km": km, "val_km": val_km}
+        raise SplitError("a split by sites needs the file that lists them: --sites FILE, or sites:FILE.")
+    folds = {"k": 5 if k is None else k, "seed": seed, "buffer_km": km, "val_km": val_km}
     makers = {
         "per-igbp": lambda: [per_igbp(cube, seed=seed, buffer_km=km)],
         "kfold": lambda: kfold(cube, **folds),
         "blocks": lambda: kfold(cube, **folds),
         "time": lambda: [time_split(cube)],
         "warm-site": lambda: [warm_site(cube, fold) for fold in kfold(cube, **folds)],
-        "extrapolation": lambda: [extrapolation(cube, setting, seed=seed, buffer_km=km)],
+        "extrapolation": lambda: [extrapolation(cube, setting or "space", seed=seed, buffer_km=km)],
         "sites": lambda: [sites_split(cube, sites, seed=seed, buffer_km=km)],
     }
-    if kind not in makers:
-        raise unknown("kind of split", kind, KINDS)
     return makers[kind]()
 
 
@@ -518,7 +534,7 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
         return split
     about = {"seed": seed, "buffer_km": buffer_km}
     if kind == "extrapolation":
-        return make_splits(cube, kind, setting=argument or "space", **about)[0]
+        return make_splits(cube, kind, setting=argument or None, **about)[0]
     if kind == "sites":
         return make_splits(cube, kind, sites=argument or None, **about)[0]
     if kind in ("per-igbp", "time"):
