@@ -76,6 +76,7 @@ def maps() -> xr.Dataset:
 def test_maps_that_are_not_whole_say_so(maps, tmp_path):
     whole = fc.write_maps(maps, tmp_path / "whole.zarr")
     assert "NOT COMPLETE" not in fc.inspect(whole) and "some model" in fc.inspect(whole)
+    assert "complete; 0.0% of the land's cell-hours have no value" in fc.inspect(whole)
 
     def fail(block, block_info=None):
         if block_info[0]["array-location"][0][0] == 2:
@@ -85,7 +86,7 @@ def test_maps_that_are_not_whole_say_so(maps, tmp_path):
     broken = maps.assign(NEE=maps.NEE.copy(data=maps.NEE.data.map_blocks(fail, dtype="float32")))
     with pytest.raises(OSError, match="unreadable"):
         fc.write_maps(broken, tmp_path / "part.zarr", workers=1)
-    assert "NOT COMPLETE: 1 regions" in fc.inspect(tmp_path / "part.zarr")
+    assert "NOT COMPLETE: 1 of 2 regions" in fc.inspect(tmp_path / "part.zarr")
 
 
 def test_nothing_there_is_an_error(tmp_path):

@@ -262,11 +262,12 @@ def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
     from fluxcube import __version__
 
     _wait(client, 1)
-    try:
-        found = client.run(_look, str(path))
-    except ImportError as error:
-        raise StoreError(f"workers of {client.scheduler.address} cannot import fluxcube: {error}") from error
-    for worker, (version, sees, limit) in sorted(found.items()):
+    for worker, found in sorted(client.run(_look, str(path), on_error="return").items()):
+        if isinstance(found, (ImportError, AttributeError)):
+            raise StoreError(f"worker {worker} cannot import this fluxcube ({found}): install the same there.")
+        if isinstance(found, BaseException):  # it died: others may be there, or come
+            continue
+        version, sees, limit = found
         if version != __version__:
             raise StoreError(f"worker {worker} has fluxcube {version}, this process {__version__}: install the same.")
         if not sees:
@@ -275,10 +276,8 @@ def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
             raise _too_large(task_bytes, limit)
 
 
-def _look(path: str) -> tuple[str, bool, int]:
+def _look(path: str, dask_worker=None) -> tuple[str, bool, int]:
     """Tell of the worker this runs on: its version, whether it sees a store, and its memory limit (0: none)."""
-    from distributed import get_worker
-
     from fluxcube import __version__
 
-    return __version__, (Path(path) / "zarr.json").is_file(), get_worker().memory_manager.memory_limit or 0
+    return __version__, (Path(path) / "zarr.json").is_file(), dask_worker.memory_manager.memory_limit or 0
