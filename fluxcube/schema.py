@@ -12,7 +12,8 @@ daily     the same, but predictors_quality and fluxes_quality        the same
 cube      instead of _qc and _coverage, and surface (site, day,
           band) instead of modis
 forcing   predictors (latitude, longitude, time, variable); modis    on (latitude, longitude):
-          (latitude, longitude, day, band, y, x), likewise           elevation, igbp, land_fraction
+          (latitude, longitude, day, band, y, x), likewise; in       elevation, igbp, land_fraction;
+          days surface (latitude, longitude, day, band) instead      koppen where there is one
 maps      one array per flux (time, latitude, longitude)             land_fraction
 ========  =========================================================  ==================================
 

@@ -12,9 +12,10 @@ from fluxcube.cubes.localdays import needed_share
 from fluxcube.errors import ConfigError
 from fluxcube.schema import check_resolution, validate_forcing, variable_coords
 from fluxcube.solar import potential_radiation
-from fluxcube.variables import COMPUTED, Variable, predictors, table
+from fluxcube.variables import BANDS, COMPUTED, Variable, predictors, table
 
 _CELLS = ("latitude", "longitude")
+_STEPWISE = ("time", "variable", "day", "band", "y", "x")
 _HOUR, _DAY, _HOURS = 60, 1440, 24
 #: Hours of a block of cells in memory at once, where a month of them is no more, and the most days of a chunk.
 _BYTES, _LEAST, _MOST = 128 << 20, 32, 366
@@ -36,8 +37,9 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     xr.Dataset
         A forcing cube (`fluxcube.schema`) with ``resolution: daily``. ``predictors`` (latitude, longitude, time,
         variable) float32 has what `forcing` has of the daily variable table, in its units (P in mm d-1), TA_RANGE
-        where there is TA, and DOY and SW_IN_POT always. ``time`` are local dates. What does not depend on time is
-        as in `forcing`; chips are left out.
+        where there is TA, and DOY and SW_IN_POT always. ``time`` are local dates. Where there are chips, ``surface``
+        (latitude, longitude, day, band) float32, as a daily cube of towers has it: the mean of the middle 4 x 4
+        pixels, missing where fewer than half of them are valid. What does not depend on time is as in `forcing`.
 
     Raises
     ------
@@ -56,6 +58,8 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     can be a target, a tenth of another mean. TA_RANGE is of hours whose middle lies in the day. SW_IN_POT is computed
     for the solar day, and not averaged.
 
+    Towers' `surface` is MOD09GA under a clear sky; here it is what the chips are of, MCD43A4 as seen from above.
+
     A chunk reads the hours of its own days, and at most a day of the chunks before and after. It holds a year at most,
     and its hours no more than 128 MiB, or a month where that is more.
 
@@ -72,15 +76,27 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     first, last = _whole_dates(forcing.time.values, shift)
     columns = _Columns.of([str(name) for name in forcing["variable"].values])
     days = (first + np.arange(last - first + 1)).astype("datetime64[D]").astype("datetime64[ns]")
-    still = forcing.drop_dims([dim for dim in ("time", "variable", "day", "band", "y", "x") if dim in forcing.dims])
+    still = forcing.drop_dims([dim for dim in _STEPWISE if dim in forcing.dims])
     out = still.assign(predictors=((*_CELLS, "time", "variable"), _predictors(forcing, columns, shift, first, last)))
     out = out.assign_coords(
         time=("time", days, {"long_name": "date, local mean solar time", "standard_name": "time"}),
         **variable_coords(columns.names, resolution="daily"),
     )
+    if "modis" in forcing:
+        out["surface"] = _surface(forcing.modis)
     title = str(forcing.attrs.get("title", "forcing"))
     attrs = {"title": f"{title}, in local days", "resolution": "daily", "clock": "solar"}
     return validate_forcing(out.assign_attrs({**forcing.attrs, **attrs}))
+
+
+def _surface(chips: xr.DataArray) -> xr.DataArray:
+    """Mean reflectance (latitude, longitude, day, band) of the 2 km in the middle of chips, as towers' `surface`."""
+    middle = chips.sel(band=list(BANDS[:7])).isel(y=slice(2, 6), x=slice(2, 6)).drop_vars(["y", "x"], errors="ignore")
+    there = middle.notnull().sum(("y", "x"))
+    mean = middle.fillna(0).sum(("y", "x")) / there.where(there * 2 >= middle.sizes["y"] * middle.sizes["x"])
+    of = f"Mean of the middle 4 x 4 pixels of chips: {chips.attrs.get('long_name', 'MODIS')}."
+    attrs = {"long_name": "MODIS surface reflectance (bands 1-7)", "units": "1", "comment": of}
+    return mean.astype("float32").assign_attrs(attrs)
 
 
 def _shifts(longitude: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from fluxcube.cubes.climates import add_climates
 from fluxcube.cubes.forcing import open_forcing
 from fluxcube.cubes.forcing_daily import daily_forcing
 from fluxcube.cubes.localdays import to_daily
@@ -179,7 +180,46 @@ def test_it_is_a_forcing_cube_of_days():
     assert list(days.units.values) == [table("daily")[name].units for name in days["variable"].values]
     for name in ("elevation", "igbp", "koppen", "land_fraction"):
         assert days[name].equals(forcing[name])
-    assert "modis" not in days and "day" not in days.dims
+    assert "modis" not in days and "day" not in daily_forcing(forcing.drop_vars("modis")).dims
+
+
+def test_surface_is_the_middle_of_the_chips():
+    forcing = example_forcing(days=20)
+    chips = forcing.modis.copy()
+    chips[0, 0, 1, :, 2:4, 2:6] = np.nan  # half of the middle: still a mean
+    chips[0, 0, 2, 3, 2:5, 2:5] = np.nan  # 9 of 16 of one band
+    chips[0, 1, 0, :, :2] = np.nan  # none of the middle
+    surface = daily_forcing(forcing.assign(modis=chips)).surface
+    assert surface.dims == ("latitude", "longitude", "day", "band")
+    assert surface.band.values.tolist() == ["red", "nir", "blue", "green", "swir1", "swir2", "swir3"]
+    np.testing.assert_array_equal(surface.day, chips.day)
+    for at in ((2, 3, 1, 0), (0, 1, 0, 6)):
+        np.testing.assert_allclose(surface[at], chips[at][2:6, 2:6].mean(), rtol=1e-5)
+    np.testing.assert_allclose(surface[0, 0, 1], chips[0, 0, 1, :7, 4:6, 2:6].mean(("y", "x")), rtol=1e-5)
+    assert surface[0, 0, 2].isnull().values.tolist() == [False] * 3 + [True] + [False] * 3
+    lazy = daily_forcing(forcing.assign(modis=chips.chunk(day=1))).surface
+    assert lazy.chunks is not None
+    np.testing.assert_array_equal(lazy, surface)
+
+
+def test_climates_are_those_of_the_months():
+    """A year of hours, and of days, with a monthly climate known by hand: the same class, north and south."""
+    season = np.cos(2 * np.pi * (np.arange(365 * 24) / 24 - 196) / 365)
+    rain = (60 - 55 * season) / 730  # mm an hour: 5 mm in July, 115 in January
+    columns = {"TA": np.stack([15 + 10 * season, np.full_like(season, 27), 15 - 10 * season])[:, None], "P": rain}
+    ds = hours([0.0, 15.0], columns, start="2021-01-01", latitude=[45.0, 5.0, -35.0])
+    ds.predictors[0, 1, :2000, 0] = np.nan
+    expected = [["Csa", ""], ["Aw", "Aw"], ["Cwa", "Cwa"]]
+    found = add_climates(ds)
+    assert found.koppen.values.tolist() == expected
+    assert add_climates(ds.chunk(time=500, latitude=1)).koppen.equals(found.koppen)
+    assert daily_forcing(found).koppen.equals(found.koppen)
+    assert add_climates(found) is found
+    days = add_climates(daily_forcing(ds))
+    assert days.koppen.values.tolist() == expected
+    for wrong in (ds.isel(time=slice(0, 5000)), ds.isel(variable=[0])):
+        with pytest.raises(ConfigError, match="need TA and P of all twelve months"):
+            add_climates(wrong)
 
 
 def test_nothing_is_computed_before_it_is_asked_for_and_chunks_change_nothing():

@@ -1,0 +1,73 @@
+"""Köppen's climate of every cell of a forcing cube, from its own years, for models that have it as an input."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.biomes import koppen
+from fluxcube.errors import ConfigError
+from fluxcube.schema import resolution_of, validate_forcing
+
+_CELLS = ("latitude", "longitude")
+_LENGTHS = np.array([31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+_STEPS = {"hourly": 24, "daily": 1}
+
+
+def add_climates(forcing: xr.Dataset) -> xr.Dataset:
+    """Give a forcing cube the coordinate ``koppen``, as tower cubes have it.
+
+    All of the forcing's temperature and rain are read once, block by block, unless it has the coordinate already. A
+    climate is of decades, and a few years are weather: give all the years there are, or a published map by
+    ``forcing.assign_coords(koppen=...)``.
+
+    Parameters
+    ----------
+    forcing : xr.Dataset
+        Hourly or daily forcing cube, with TA and P of every month of the year.
+
+    Returns
+    -------
+    xr.Dataset
+        `forcing` with ``koppen`` (latitude, longitude): Köppen-Geiger classes; "" where a month has no value.
+
+    Raises
+    ------
+    SchemaError
+        If `forcing` is no forcing cube.
+    ConfigError
+        If it lacks TA, P, or a month.
+
+    References
+    ----------
+    Peel et al. 2007, doi:10.5194/hess-11-1633-2007.
+    """
+    validate_forcing(forcing)
+    if "koppen" in forcing.coords:
+        return forcing
+    absent = [name for name in ("TA", "P") if name not in forcing["variable"].values]
+    months = forcing.time.dt.month.values - 1
+    if absent or len(np.unique(months)) < 12:
+        found = f"no {' and no '.join(absent)}" if absent else f"{len(np.unique(months))} months"
+        raise ConfigError(f"climates need TA and P of all twelve months; this forcing has {found}: open more of it.")
+    temperature, rain = _monthly_means(forcing, months)
+    latitude = np.repeat(forcing.latitude.values, forcing.sizes["longitude"])
+    classes = koppen(temperature, rain * _STEPS[resolution_of(forcing)] * _LENGTHS, latitude)
+    shape = tuple(forcing.sizes[dim] for dim in _CELLS)
+    attrs = {"long_name": "Koeppen-Geiger climate class", "comment": "of the forcing's own years"}
+    return forcing.assign_coords(koppen=(_CELLS, classes.reshape(shape), attrs))
+
+
+def _monthly_means(forcing: xr.Dataset, months: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean TA and P of a step (place, month), NaN where a month has none."""
+    import dask
+    import dask.array as da
+
+    values = da.asarray(forcing.predictors.sel(variable=["TA", "P"]).data)
+    of_month = (months[:, None] == np.arange(12)).astype(np.float64)
+    there = da.isfinite(values)
+    sums = da.tensordot(da.where(there, values, 0).astype(float), of_month, axes=(2, 0))
+    total, count = dask.compute(sums, da.tensordot(there.astype(float), of_month, axes=(2, 0)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (total / count).reshape(-1, 2, 12)
+    return means[:, 0], means[:, 1]
