@@ -145,11 +145,13 @@ def _check(kinds: Mapping[str, object], values: Mapping[str, object]) -> None:
 
 
 def _as_kind(value: object, kind: object) -> object:
-    """Turn a list into a tuple, and a whole number that JSON writes as 1e5 into an int where one is wanted."""
+    """Make a tuple of a list, or of one number where a list is wanted, and an int of 1e5 where one is wanted."""
     if isinstance(value, list):
         return tuple(value)
+    if typing.get_origin(kind) is tuple:
+        return (value,) if isinstance(value, (int, float)) else value
     whole = isinstance(value, float) and value.is_integer() and int in (kind, *typing.get_args(kind))
-    return int(value) if whole and typing.get_origin(kind) is not tuple else value
+    return int(value) if whole else value
 
 
 def _fits(value: object, kind: object) -> bool:

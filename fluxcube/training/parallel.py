@@ -110,8 +110,7 @@ def _device(name: str) -> torch.device:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0][:100]
-        raise ConfigError(f"device is {name!r}, which torch cannot use here ({why}): give 'auto' or 'cpu'.") from error
+        raise ConfigError(f"device is {name!r}, which torch cannot use here: give 'auto', 'cpu' or 'cuda'.") from error
     return torch.device(name)
 
 
