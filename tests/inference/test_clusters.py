@@ -35,10 +35,12 @@ class Processes:
     def __init__(self, log: Path):
         self.port, self.log = free_port(), open(log, "ab")  # noqa: SIM115
         self.address = f"tcp://127.0.0.1:{self.port}"
-        self.scheduler = self._start(
-            "dask_scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"
-        )
         self.workers: list[subprocess.Popen] = []
+        self.start_scheduler()
+
+    def start_scheduler(self):
+        place = ("--host", "127.0.0.1", "--port", str(self.port))
+        self.scheduler = self._start("dask_scheduler", *place, "--no-dashboard")
 
     def _start(self, module: str, *args: str) -> subprocess.Popen:
         command = [sys.executable, "-m", f"distributed.cli.{module}", *args]

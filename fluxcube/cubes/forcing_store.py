@@ -1,0 +1,295 @@
+"""Forcing cubes as stores: derived once from reanalysis and rasters, compressed, cut as maps read them.
+
+A file holds a block of cells for three months. Blocks without land are not stored.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import dask
+import numpy as np
+import xarray as xr
+from dask.system import CPU_COUNT
+
+from fluxcube import stores
+from fluxcube.errors import ConfigError, StoreError, unknown
+from fluxcube.schema import validate_forcing
+from fluxcube.swap import building_place, clear_leftovers
+
+#: Cells a side of a block, unless the forcing's own chunks have one size.
+CELLS = 16
+#: Hours decompressed at once, and hours of a file: as long as `open_forcing` reads from its sources at once.
+_HOURS, _SHARD_HOURS = 96, 2208
+#: The same of days: of chips, and of a daily forcing.
+_DAYS, _SHARD_DAYS = 16, 96
+#: Reflectance in steps of 0.0001, as MODIS itself and the cubes of towers have it.
+_SCALE, _FILL = 1e-4, -32768
+
+_CELL_DIMS = ("latitude", "longitude")
+Task = tuple[str, tuple[slice, ...]]
+
+
+def write_forcing(
+    forcing: xr.Dataset,
+    store: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Write a forcing cube to a compressed store, which maps are made from faster than from the files it came from.
+
+    Values of predictors are kept bit by bit, those of chips in steps of 0.0001. The same call after a kill goes on
+    where it was.
+
+    Parameters
+    ----------
+    forcing : xr.Dataset
+        As `fluxcube.open_forcing` returns it.
+    store : path
+        Folder to write; its parent must exist.
+    overwrite : bool
+        Replace a forcing store that is there.
+    workers : int, optional
+        Blocks in flight, in threads; by default the number of processors.
+    progress : callable, optional
+        ``progress(done, total, text)`` after each block.
+
+    Returns
+    -------
+    Path
+        The store; `fluxcube.open_forcing` opens it.
+
+    Raises
+    ------
+    SchemaError
+        If `forcing` is no forcing cube.
+    StoreError
+        If something else is in the way, or the disk is full.
+    """
+    forcing, path = validate_forcing(forcing), Path(store).absolute()
+    if not path.parent.is_dir():
+        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
+    specs = _specs(forcing)
+    _prepare(path, forcing, specs, overwrite)
+    with stores.writing(path):
+        done = stores.done_regions(path)
+        tasks = {_key(task): task for task in _tasks(forcing, specs)}
+        todo = [task for key, task in tasks.items() if key not in done]
+        count = len(tasks) - len(todo)
+        for task in _in_flight(forcing, path, todo, workers or CPU_COUNT):
+            count += 1
+            if progress is not None:
+                progress(count, len(tasks), task[0])
+        stores.finish(path)
+    return path
+
+
+def is_forcing_store(path: object) -> bool:
+    """Return whether a path is a store that `write_forcing` made."""
+    if not isinstance(path, (str, os.PathLike)):
+        return False
+    if not stores.is_url(path) and not (Path(path) / "zarr.json").is_file():
+        return False
+    try:
+        return stores.store_attrs(path).get("kind") == "forcing"
+    except StoreError:
+        return False
+
+
+def open_forcing_store(
+    store: str | os.PathLike,
+    *,
+    predictors: str | Sequence[str] | None = None,
+    bbox: tuple[float, float, float, float] | None = None,
+    time: slice | tuple | None = None,
+    storage_options: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """Open a store of `write_forcing`, lazily, one Dask chunk for what is decompressed at once.
+
+    Parameters
+    ----------
+    store : path or URL
+        The store.
+    predictors : str or sequence of str, optional
+        Only these.
+    bbox : (west, south, east, north), optional
+        Degrees; cells whose centres lie inside. West above east crosses the antimeridian.
+    time : slice or (start, stop), optional
+        Hours wanted, both ends included.
+    storage_options : mapping, optional
+        What fsspec needs to reach a URL.
+
+    Returns
+    -------
+    xr.Dataset
+        A forcing cube.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store, or it is not finished.
+    ConfigError
+        If the region or the period lies outside it.
+    UnknownNameError
+        If it lacks one of `predictors`.
+    """
+    ds = stores.open_store(store, kind="forcing", dask=False, storage_options=storage_options)
+    ds = ds.assign({name: array.chunk(_read(array)) for name, array in ds.data_vars.items()})
+    if bbox is not None:
+        ds = _inside(ds, bbox)
+    if time is not None:
+        ds = _period(ds, time if isinstance(time, slice) else slice(*time))
+    if predictors is not None:
+        names = [predictors] if isinstance(predictors, str) else list(predictors)
+        for name in names:
+            if name not in ds["variable"].values:
+                raise unknown("predictor of this forcing", name, ds["variable"].values)
+        ds = ds.sel(variable=names)
+    return validate_forcing(ds)
+
+
+def _read(array: xr.DataArray) -> dict[str, int]:
+    """Sizes of the Dask chunks of an opened array: what is stored as one."""
+    return dict(zip(map(str, array.dims), array.encoding["chunks"], strict=True))
+
+
+def _inside(ds: xr.Dataset, bbox: tuple[float, float, float, float]) -> xr.Dataset:
+    west, south, east, north = bbox
+    width = (east - west) % 360.0 if east != west and (east - west) % 360.0 else (0.0 if east == west else 360.0)
+    # A cell may be written as 350 or as -10; eastward from the western edge both are the same.
+    eastward = np.round((ds.longitude.values - west) % 360.0, 9)
+    columns = np.flatnonzero(eastward <= width)
+    rows = np.flatnonzero((ds.latitude.values >= south) & (ds.latitude.values <= north))
+    if not len(rows) or not len(columns):
+        lat, lon = ds.latitude.values, ds.longitude.values
+        raise ConfigError(
+            f"bbox {bbox} (west, south, east, north) holds no cell of the forcing, which has latitudes {lat.min():g} "
+            f"to {lat.max():g} and longitudes {lon.min():g} to {lon.max():g}."
+        )
+    columns = columns[np.argsort(eastward[columns], kind="stable")]
+    return ds.isel(latitude=_slice(rows), longitude=_slice(columns))
+
+
+def _slice(index: np.ndarray) -> slice | np.ndarray:
+    """Give indices that follow each other as a slice, which leaves stored chunks whole."""
+    return slice(index[0], index[-1] + 1) if (np.diff(index) == 1).all() else index
+
+
+def _period(ds: xr.Dataset, time: slice) -> xr.Dataset:
+    cut = ds.sel(time=time)
+    if not cut.sizes["time"]:
+        first, last = ds.time.values[[0, -1]].astype("datetime64[h]")
+        raise ConfigError(f"time={time} selects no hour: the forcing runs from {first} to {last}.")
+    return cut
+
+
+def _specs(forcing: xr.Dataset) -> dict[str, stores.ArraySpec]:
+    """What the arrays are like."""
+    cells = tuple(_block(forcing, dim) for dim in _CELL_DIMS)
+    hourly = forcing.attrs.get("resolution", "hourly") == "hourly"
+    step, whole = (_HOURS, _SHARD_HOURS) if hourly else (_DAYS, _SHARD_DAYS)
+    weather = forcing.predictors
+    specs = {
+        "predictors": stores.ArraySpec(
+            dims=weather.dims, shape=weather.shape, dtype="float32", fill_value=np.nan,
+            chunks=(*cells, step, weather.shape[3]), shards=(*cells, whole, weather.shape[3]), attrs=weather.attrs,
+        )
+    }  # fmt: skip
+    if "modis" in forcing:
+        chips = forcing.modis
+        packed = {"scale_factor": _SCALE, "_FillValue": _FILL}
+        specs["modis"] = stores.ArraySpec(
+            dims=chips.dims, shape=chips.shape, dtype="int16", fill_value=_FILL,
+            chunks=(*cells, _DAYS, *chips.shape[3:]), shards=(*cells, _SHARD_DAYS, *chips.shape[3:]),
+            attrs=dict(chips.attrs) | packed,
+        )  # fmt: skip
+    return specs
+
+
+def _block(forcing: xr.Dataset, dim: str) -> int:
+    sizes = forcing.predictors.chunksizes.get(dim, ()) if forcing.predictors.chunks else ()
+    return int(sizes[0]) if sizes and len(set(sizes[:-1])) <= 1 and sizes[0] <= 4 * CELLS else CELLS
+
+
+def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec], overwrite: bool) -> None:
+    """See that an unfinished store of this forcing is at `path`."""
+    clear_leftovers(path)
+    token = str(getattr(forcing.predictors.data, "name", "in memory"))
+    if path.exists():
+        there = stores.store_attrs(path)
+        if there.get("kind") != "forcing":
+            raise StoreError(f"{path} holds no forcing, and is not replaced: give another path.")
+        if there.get("complete") is not True and there.get("made_from") == token and not overwrite:
+            return
+        if not overwrite:
+            raise StoreError(f"{path} exists: give overwrite (--overwrite) to replace it, or another path.")
+        with stores.writing(path):
+            stores.remove(path)
+    making = building_place(path)
+    shutil.rmtree(making, ignore_errors=True)
+    coords = forcing.coords.to_dataset().compute()
+    try:
+        stores.create(making, coords, specs, {**forcing.attrs, "kind": "forcing", "made_from": token})
+        os.replace(making, path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _tasks(forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec]) -> Iterator[Task]:
+    """Name and bounds of every file that holds land, by time."""
+    land = forcing.land_fraction.transpose(*_CELL_DIMS).values > 0
+    for name, spec in specs.items():
+        parts = [
+            [slice(at, min(at + step, size)) for at in range(0, size, step)]
+            for step, size in zip(spec.shards[:3], spec.shape[:3], strict=True)
+        ]
+        rest = tuple(slice(0, size) for size in spec.shape[3:])
+        for span, rows, columns in itertools.product(parts[2], parts[0], parts[1]):
+            if land[rows, columns].any():
+                yield name, (rows, columns, span, *rest)
+
+
+def _key(task: Task) -> str:
+    name, bounds = task
+    return f"{name}:" + ",".join(f"{part.start}:{part.stop}" for part in bounds[:3])
+
+
+def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: int) -> Iterator[Task]:
+    """Write files, `workers` at a time; yield each that is written and noted."""
+    coming, running = iter(todo), {}
+    with ThreadPoolExecutor(workers, "fluxcube-forcing") as pool:
+        try:
+            while True:
+                for task in itertools.islice(coming, workers - len(running)):
+                    running[pool.submit(_write, forcing, path, task)] = task
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task = running.pop(future)
+                    try:
+                        future.result()
+                        stores.mark_done(path, {_key(task): 0})
+                    except OSError as error:
+                        raise StoreError(f"{path}: {_key(task)}: {error}; the same call goes on.") from error
+                    yield task
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write(forcing: xr.Dataset, path: Path, task: Task) -> None:
+    name, bounds = task
+    array = forcing[name].data[bounds]
+    (values,) = dask.compute(array, scheduler="synchronous")
+    values = np.asarray(values, np.float32)
+    if name == "modis":
+        values = np.where(np.isfinite(values), np.rint(values / np.float32(_SCALE)), _FILL).astype(np.int16)
+    stores.write_region(path, name, bounds, values, durable=True)
