@@ -263,6 +263,9 @@ def upscale(
     modis: Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")] = None,
     land_cover: Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")] = None,
     igbp: Annotated[str | None, typer.Option(help="One class for every cell, where there is no land cover.")] = None,
+    koppen: Annotated[
+        str | None, typer.Option(help="Köppen class of every cell; default: that of the files' own years.")
+    ] = None,
     bbox: Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")] = None,
     time: Annotated[str | None, typer.Option(help="Hours to map: first/last, e.g. 2018-06-01/2018-06-30.")] = None,
     stride: Annotated[
@@ -272,15 +275,26 @@ def upscale(
 ) -> None:
     """Run a model over a grid, region by region; the same command goes on after a kill.
 
+    Of a model of days the hours become days of local mean solar time.
+
     Example: `fluxcube upscale runs/eco era5.nc maps.zarr --igbp GRA`.
     """
+    from fluxcube.cubes.climates import add_climates
     from fluxcube.cubes.forcing import open_forcing
+    from fluxcube.cubes.forcing_daily import daily_forcing
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.predictor import load_model
     from fluxcube.inference.run import write_maps
 
+    model = load_model(run)
     grid = open_forcing(forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox))
-    maps = upscale_grid(load_model(run), grid, time=_period(time), stride=stride)
+    if "koppen" in model.spec.static:
+        grid = add_climates(grid, koppen)
+    elif koppen is not None:
+        raise ConfigError("--koppen: this model does not look at climates; leave it out.")
+    if model.resolution == "daily":
+        grid = daily_forcing(grid)
+    maps = upscale_grid(model, grid, time=_period(time), stride=stride)
     with bar("upscale") as progress:
         write_maps(maps, out, overwrite=overwrite, progress=progress)
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")

@@ -175,9 +175,11 @@ def check_resolution(ds: xr.Dataset, resolution: str, who: str) -> None:
     found = resolution_of(ds)
     if found != resolution:
         steps = {"hourly": "hours", "daily": "days"}
+        what = f"build one with resolution={resolution!r}"
+        if "site" not in ds.dims:
+            what = "make days of it with fluxcube.daily_forcing" if resolution == "daily" else "give it the hourly one"
         raise ConfigError(
-            f"{who} works on {steps[resolution]}, and this cube holds {steps.get(found, found)}: "
-            f"build one with resolution={resolution!r}."
+            f"{who} works on {steps[resolution]}, and this cube holds {steps.get(found, found)}: {what}."
         )
 
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fluxcube.biomes import koppen
+from fluxcube.biomes import koppen as classify
 from fluxcube.errors import ConfigError
 from fluxcube.schema import resolution_of, validate_forcing
 
 _CELLS = ("latitude", "longitude")
+_MAIN = ("A", "B", "C", "D", "E")
 _LENGTHS = np.array([31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 _STEPS = {"hourly": 24, "daily": 1}
 
 
-def add_climates(forcing: xr.Dataset) -> xr.Dataset:
+def add_climates(forcing: xr.Dataset, koppen: str | None = None) -> xr.Dataset:
     """Give a forcing cube the coordinate ``koppen``, as tower cubes have it.
 
-    All of the forcing's temperature and rain are read once, block by block, unless it has the coordinate already. A
-    climate is of decades, and a few years are weather: give all the years there are, or a published map by
-    ``forcing.assign_coords(koppen=...)``.
+    Without a class all of the forcing's temperature and rain are read once, block by block, unless it has the
+    coordinate already. A climate is of decades, and a few years are weather: give all the years there are, or a
+    published map by ``forcing.assign_coords(koppen=...)``.
 
     Parameters
     ----------
     forcing : xr.Dataset
         Hourly or daily forcing cube, with TA and P of every month of the year.
+    koppen : str, optional
+        One class for every cell, such as "Cfb" or "C".
 
     Returns
     -------
@@ -36,13 +39,17 @@ def add_climates(forcing: xr.Dataset) -> xr.Dataset:
     SchemaError
         If `forcing` is no forcing cube.
     ConfigError
-        If it lacks TA, P, or a month.
+        If it lacks TA, P, or a month; or if `koppen` is no class.
 
     References
     ----------
     Peel et al. 2007, doi:10.5194/hess-11-1633-2007.
     """
     validate_forcing(forcing)
+    if koppen is not None:
+        if koppen[:1] not in _MAIN:
+            raise ConfigError(f"koppen={koppen!r}: expected a class that begins with one of {', '.join(_MAIN)}.")
+        return _classified(forcing, np.full(forcing.igbp.shape, koppen, object), "one class for all")
     if "koppen" in forcing.coords:
         return forcing
     absent = [name for name in ("TA", "P") if name not in forcing["variable"].values]
@@ -52,10 +59,13 @@ def add_climates(forcing: xr.Dataset) -> xr.Dataset:
         raise ConfigError(f"climates need TA and P of all twelve months; this forcing has {found}: open more of it.")
     temperature, rain = _monthly_means(forcing, months)
     latitude = np.repeat(forcing.latitude.values, forcing.sizes["longitude"])
-    classes = koppen(temperature, rain * _STEPS[resolution_of(forcing)] * _LENGTHS, latitude)
-    shape = tuple(forcing.sizes[dim] for dim in _CELLS)
-    attrs = {"long_name": "Koeppen-Geiger climate class", "comment": "of the forcing's own years"}
-    return forcing.assign_coords(koppen=(_CELLS, classes.reshape(shape), attrs))
+    classes = classify(temperature, rain * _STEPS[resolution_of(forcing)] * _LENGTHS, latitude)
+    return _classified(forcing, classes.reshape(forcing.igbp.shape), "of the forcing's own years")
+
+
+def _classified(forcing: xr.Dataset, classes: np.ndarray, how: str) -> xr.Dataset:
+    attrs = {"long_name": "Koeppen-Geiger climate class", "comment": how}
+    return forcing.assign_coords(koppen=(_CELLS, classes, attrs))
 
 
 def _monthly_means(forcing: xr.Dataset, months: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

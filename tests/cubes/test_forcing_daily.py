@@ -217,6 +217,9 @@ def test_climates_are_those_of_the_months():
     assert add_climates(found) is found
     days = add_climates(daily_forcing(ds))
     assert days.koppen.values.tolist() == expected
+    assert set(add_climates(ds.isel(variable=[0]), "Dfb").koppen.values.ravel()) == {"Dfb"}
+    with pytest.raises(ConfigError, match="'forest'"):
+        add_climates(ds, "forest")
     for wrong in (ds.isel(time=slice(0, 5000)), ds.isel(variable=[0])):
         with pytest.raises(ConfigError, match="need TA and P of all twelve months"):
             add_climates(wrong)
@@ -264,8 +267,10 @@ def test_a_chunk_of_days_reads_its_own_hours_only(monkeypatch):
 
 def test_what_cannot_become_days_is_named():
     days = daily_forcing(example_forcing(days=4))
-    with pytest.raises(ConfigError, match="daily_forcing works on hours"):
+    with pytest.raises(ConfigError, match="daily_forcing works on hours.*hourly one"):
         daily_forcing(days)
+    with pytest.raises(ConfigError, match="works on days.*fluxcube.daily_forcing"):
+        check_resolution(example_forcing(days=2), "daily", "this model")
     with pytest.raises(ConfigError, match="no date has all 24 hours"):
         daily_forcing(hours([-180.0, 179.0], {"TA": np.zeros(47)}))
     with pytest.raises(SchemaError):
