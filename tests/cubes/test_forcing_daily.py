@@ -267,9 +267,9 @@ def test_a_chunk_of_days_reads_its_own_hours_only(monkeypatch):
 
 def test_what_cannot_become_days_is_named():
     days = daily_forcing(example_forcing(days=4))
-    with pytest.raises(ConfigError, match="daily_forcing works on hours.*hourly one"):
+    with pytest.raises(ConfigError, match=r"daily_forcing works on hours.*hourly one"):
         daily_forcing(days)
-    with pytest.raises(ConfigError, match="works on days.*fluxcube.daily_forcing"):
+    with pytest.raises(ConfigError, match=r"works on days.*fluxcube.daily_forcing"):
         check_resolution(example_forcing(days=2), "daily", "this model")
     with pytest.raises(ConfigError, match="no date has all 24 hours"):
         daily_forcing(hours([-180.0, 179.0], {"TA": np.zeros(47)}))
