@@ -29,6 +29,8 @@ _FACE = {
     "write_maps": "fluxcube.inference.run",
     "open_maps": "fluxcube.inference.run",
     "totals": "fluxcube.inference.totals",
+    "mean_maps": "fluxcube.inference.means",
+    "mean_cycle": "fluxcube.inference.means",
     "evaluate": "fluxcube.evaluation.skill",
     "compare": "fluxcube.evaluation.skill",
     "plot_map": "fluxcube.plotting",

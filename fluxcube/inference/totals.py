@@ -146,13 +146,10 @@ def totals(
     land = _land(maps, area)
     steps = steps_of(maps, names[0])
     periods = Periods.of(steps, every)
-    layers = [n for n in (*names, *(f"{flux}_spread" for flux in names)) if n in maps]
+    layers = [n for n in (*names, *(f"{flux}_spread" for flux in names), "applicable") if n in maps]
     means = {layer: _group_means(maps[layer], groups, land, periods, progress, layer) for layer in layers}
     _check_coverage({n: means[n] for n in names}, groups, periods, min_coverage)
-    out = _labelled(maps, names, means, groups, periods, _areas(groups, land), min_coverage)
-    if "applicable" in maps:
-        out["applicable"] = _applicable(maps, groups, land, every, out)
-    return out
+    return _labelled(maps, names, means, groups, periods, _areas(groups, land), min_coverage)
 
 
 @dataclass(frozen=True)
@@ -365,6 +362,9 @@ def _labelled(
                     out[label] = (dims, values, attrs)
         told = {"long_name": f"share of land and time that has a value of {flux}", "units": "1"}
         out[f"{flux}_coverage"] = (dims, means[flux].coverage, told)
+    if "applicable" in means:
+        told = {"long_name": "share of land and time in the area of applicability", "units": "1"}
+        out["applicable"] = (dims, means["applicable"].mean, told)
     out = out.isel({dims[1]: np.flatnonzero(area > 0)})
     out = out if groups.dim else out.isel(group=0).drop_vars("group")
     out = out if periods.every else out.isel(time=0)
@@ -395,16 +395,3 @@ def _amounts(array: xr.DataArray, name: str, power: np.ndarray, periods: Periods
         told = {"long_name": "evaporated water" + (" (spread)" if tail else ""), "units": "km3 yr-1",
                 "derived": f"{name} / {LATENT_HEAT:g} J kg-1"}  # fmt: skip
         yield f"ET{tail}", value * yearly / LATENT_HEAT * 1e-12, told
-
-
-def _applicable(maps: xr.Dataset, groups: Groups, land: np.ndarray, every: str | None, out: xr.Dataset) -> xr.DataArray:
-    """Share of land and time in the area of applicability."""
-    layer = maps["applicable"]
-    if layer.dims[0] == "day" and "time" not in layer.dims:
-        layer = layer.rename(day="time")
-    periods = Periods.of(steps_of(layer.to_dataset(name="applicable"), "applicable"), every)
-    share = _group_means(layer, groups, land, periods, None, "applicable").mean
-    kept = share[:, _areas(groups, land) > 0]
-    like = out[next(iter(out.data_vars))]
-    told = {"long_name": "share of land and time in the area of applicability", "units": "1"}
-    return like.copy(data=kept.reshape(like.shape)).assign_attrs(told)
