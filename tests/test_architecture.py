@@ -39,6 +39,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 WRITERS = {
     "stores.py": "cubes and maps",
     "swap.py": "the folder that a store is made in",
+    "sources/unpacked.py": "a zip's NetCDF, in the user's own temporary folder",
     "models/checkpoint.py": "weights",
     "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",

@@ -50,10 +50,13 @@ def open_forcing(
     predictors: str | Sequence[str] | None = None,
     bbox: tuple[float, float, float, float] | None = None,
     time: slice | tuple | None = None,
+    resolution: float | None = None,
     chunks: Mapping[str, int] | None = None,
     accumulation: str | None = None,
+    allow_gaps: bool = False,
+    storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Open ERA5 files, and MODIS rasters if there are any, as a lazy forcing cube.
+    """Open ERA5, and MODIS rasters if there are any, as a lazy forcing cube.
 
     Headers, static fields, land cover and a small sample of accumulations are read at once; weather and chips
     when they are computed, block by block. Files whose storage chunks span the whole globe are read again for
@@ -61,8 +64,8 @@ def open_forcing(
 
     Parameters
     ----------
-    era5 : path, folder or list of paths
-        Hourly NetCDF of ERA5 or ERA5-Land (`fluxcube.sources.era5.open_era5`).
+    era5 : path, folder, URL or list of these
+        Hourly ERA5 or ERA5-Land: NetCDF, zips of it, or Zarr such as ARCO-ERA5 (`fluxcube.sources.era5.open_era5`).
     modis : path, folder or list, optional
         MCD43A4 and MCD43A2 GeoTIFFs (`fluxcube.sources.modis`).
     land_cover : path, folder or list, optional
@@ -74,13 +77,21 @@ def open_forcing(
     predictors : str or sequence of str, optional
         Predictors wanted; by default all that the files can make, and DOY, TOD and SW_IN_POT.
     bbox : (west, south, east, north), optional
-        Degrees; cells whose centres lie inside. West above east crosses the antimeridian.
+        Degrees; cells whose centres lie inside. West above east crosses the antimeridian, as 170 to 190 does.
     time : slice or (start, stop), optional
         Hours wanted, both ends included, as in xarray. Chips are kept from 32 days before it.
+    resolution : float, optional
+        Step (degrees) of a finer grid than the files', such as 0.05, whose cells' edges are whole multiples of it.
+        Weather comes to its centres by bilinear interpolation among the four cells around, each counted by its share
+        of land, too, so that no sea wind blows on a coast. Temperature is not corrected for height.
     chunks : mapping, optional
         Sizes of Dask chunks of latitude, longitude (16 each by default) and time (2208 hours); -1 is all.
     accumulation : {"hour", "day"}, optional
         As in `open_era5`.
+    allow_gaps : bool
+        Leave hours missing that a member has no stamps for, instead of refusing them.
+    storage_options : mapping, optional
+        What fsspec needs to reach a URL, e.g. ``{"token": "anon"}``; it travels with the graph.
 
     Returns
     -------
@@ -99,7 +110,10 @@ def open_forcing(
     """
     if land_cover is not None and igbp is not None:
         raise ConfigError("give land_cover or igbp, not both: each says what grows in a cell.")
-    grid = read_files(era5, accumulation=accumulation).select(bbox=bbox, time=time)
+    grid = read_files(
+        era5, accumulation=accumulation, bbox=bbox, time=time, resolution=resolution, allow_gaps=allow_gaps,
+        storage_options=storage_options,
+    )  # fmt: skip
     names = _names(predictors, grid)
     shape = len(grid.latitude), len(grid.longitude)
     sizes = normal_chunks(chunks, dict(zip((*_CELLS, "time"), (*shape, len(grid.time)), strict=True)))
@@ -161,6 +175,7 @@ def _predictors(grid: Files, names: tuple[str, ...], sizes: Mapping[str, tuple[i
 
     chunks = (sizes["latitude"], sizes["longitude"], sizes["time"], (len(names),))
     key = f"forcing-{tokenize(grid.token, names, chunks)}"
+    grid = grid.travelling()
     return da.map_blocks(block, chunks=chunks, dtype="float32", meta=np.empty((0,) * 4, "float32"), name=key)
 
 

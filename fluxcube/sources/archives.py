@@ -243,7 +243,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _check_entries(path: PurePath, entries: list[zipfile.ZipInfo]) -> None:
     if len(entries) > _MAX_ENTRIES:
-        raise SourceError(f"{path}: {len(entries)} entries, where a tower's zip has some 20; unpack what you need")
+        raise SourceError(f"{path}: {len(entries)} entries, where a zip of data has some 20; unpack what you need")
     names: set[str] = set()
     for entry in entries:
         fault = "is there twice" if entry.filename in names else _fault(entry)
@@ -268,7 +268,7 @@ def _fault(entry: zipfile.ZipInfo) -> str:
     if entry.flag_bits & 1:
         return "is encrypted"
     if entry.file_size > MAX_BYTES:
-        return f"is {entry.file_size >> 20} MiB large, more than any tower file"
+        return f"is {entry.file_size >> 20} MiB large, more than is read from a zip"
     if entry.file_size > max(_RATIO_FROM, MAX_RATIO * entry.compress_size):
         return f"grows from {entry.compress_size} to {entry.file_size} bytes, more than any table does"
     return ""

@@ -180,11 +180,11 @@ def test_preliminary_months_fill_the_final_ones(tmp_path):
 
 def test_longitudes_run_from_minus_180_and_latitudes_stay(tmp_path):
     longitude = np.arange(0.0, 360.0, 30.0)
-    values = np.broadcast_to(273.15 + longitude, (3, 2, 12))
+    values = np.broadcast_to(273.15 + longitude / 10, (3, 2, 12))
     ds = open_era5(write(tmp_path / "a.nc", {"t2m": values}, latitude=(-10.0, 10.0), longitude=longitude))
     assert ds.longitude.values.tolist() == np.arange(-180.0, 180.0, 30.0).tolist()
     assert ds.latitude.values.tolist() == [-10.0, 10.0]
-    np.testing.assert_allclose(ds.TA[0, 0].values, ds.longitude.values % 360, rtol=1e-5)
+    np.testing.assert_allclose(ds.TA[0, 0].values, ds.longitude.values % 360 / 10, rtol=1e-4)
 
 
 def test_members_and_months_in_many_files_are_put_together(tmp_path):
@@ -207,18 +207,31 @@ def test_hours_that_two_files_share_must_agree(tmp_path):
         open_era5(tmp_path)
 
 
-def test_a_gap_is_missing_and_nothing_else_is(tmp_path, caplog):
+def test_a_gap_is_refused_unless_allowed_and_then_nothing_else_is_missing(tmp_path, caplog):
     t2m = 280 + np.arange(10.0)
     time = np.datetime64("2019-07-01", "ns") + np.array([0, 1, 2, 3, 4, 7, 8, 9, 10, 11]) * np.timedelta64(1, "h")
-    ds = open_era5(write(tmp_path / "a.nc", {"t2m": t2m}, time=time))
+    path = write(tmp_path / "a.nc", {"t2m": t2m}, time=time)
+    with pytest.raises(SourceError, match=r"t2m has no stamps from 2019-07-01T05 to 2019-07-01T06.*a\.nc.*allow_gaps"):
+        open_era5(path)
+    assert open_era5(path, time=("2019-07-01T07", None)).TA.notnull().all()  # the gap is not in these hours
+    ds = open_era5(path, allow_gaps=True)
     missing = np.isnan(ds.TA.values).all(axis=(1, 2))
     assert missing.tolist() == [False] * 4 + [True] * 3 + [False] * 4  # hours that touch 05 or 06 UTC
     assert (np.diff(ds.time.values) == np.timedelta64(1, "h")).all()
     assert "t2m has no stamps from 2019-07-01T05 to 2019-07-01T06" in caplog.text
 
 
+def test_members_of_unequal_length_are_a_gap_of_one_of_them(tmp_path):
+    write(tmp_path / "a.nc", {"t2m": np.full(50, 280.0)})
+    write(tmp_path / "b.nc", {"ssrd": sunny(40)})
+    with pytest.raises(SourceError, match="ssrd has no stamps from 2019-07-02T16 to 2019-07-03T01"):
+        open_era5(tmp_path, accumulation="hour")
+    ds = open_era5(tmp_path, accumulation="hour", time=(None, "2019-07-02T14"))
+    assert ds.SW_IN.notnull().all() and ds.sizes["time"] == 39
+
+
 def test_opening_computes_nothing_and_reading_reads_one_block(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.nc", {"t2m": 280 + np.arange(96.0), "ssrd": sunny(96)})
+    path = write(tmp_path / "a.nc", {"t2m": 240 + np.arange(96.0), "ssrd": sunny(96)})
     computes, blocks = [], []
 
     def scheduler(graph, keys, **kwargs):
@@ -237,12 +250,12 @@ def test_opening_computes_nothing_and_reading_reads_one_block(tmp_path, monkeypa
         part = ds.TA[24:48, :, :2].values
     assert len(computes) == 1
     assert blocks == [(("TA",), slice(24, 48), slice(0, 2), slice(0, 2))]
-    np.testing.assert_allclose(part[:, 0, 0], 280 - 273.15 + np.arange(24, 48) + 0.5, rtol=1e-6)
+    np.testing.assert_allclose(part[:, 0, 0], 240 - 273.15 + np.arange(24, 48) + 0.5, rtol=1e-6)
 
 
 def test_chunks_do_not_change_values_and_the_graph_can_travel(tmp_path):
     path = write(
-        tmp_path / "a.nc", {"t2m": 280 + np.arange(96.0), "ssrd": np.cumsum(sunny(96).reshape(4, 24), 1).ravel()}
+        tmp_path / "a.nc", {"t2m": 240 + np.arange(96.0), "ssrd": np.cumsum(sunny(96).reshape(4, 24), 1).ravel()}
     )
     whole = open_era5(path, accumulation="day", chunks={"time": -1})
     parts = open_era5(path, accumulation="day", chunks={"time": 7, "latitude": 1, "longitude": 1})
@@ -269,7 +282,12 @@ def test_bad_files_are_refused_by_name_and_cause(tmp_path):
     refused("must be in K, found units 'degC'", "units", lambda ds: ds.assign(t2m=ds.t2m.assign_attrs(units="degC")))
     refused("units 'none'", "nounits", lambda ds: ds.assign(t2m=ds.t2m.drop_attrs()))
     refused("1 hour, found 3", "three", time=begin + 3 * np.arange(30) * hour)
-    refused("1 hour, found 24", "daily", time=begin + 24 * np.arange(30) * hour)
+    refused(r"1 hour, found 24 hours \(daily", "daily", time=begin + 24 * np.arange(30) * hour)
+    refused(r"30 minutes \(sub-hourly\)", "halves", time=begin + np.arange(30) * np.timedelta64(30, "m"))
+    refused("2019-07-01T04:00 is there twice", "repeat", time=begin + np.r_[0:5, 4:29] * hour)
+    refused("K .150 to 350.: the units", "celsius", fields={"t2m": np.full(30, 12.0)})
+    refused("tp is 7 at", "millimetres", fields={"tp": np.full(72, 7.0)})
+    refused("sp is 950", "hectopascal", fields={"sp": np.full(30, 950.0)})
     refused("full hours", "half", time=begin + np.timedelta64(30, "m") + np.arange(30) * hour)
     refused("each after the last", "unsorted", time=begin + np.r_[0:10, 8:28] * hour)
     refused("ensemble", "number", lambda ds: ds.drop_vars("number").expand_dims(number=3))
@@ -281,11 +299,11 @@ def test_bad_files_are_refused_by_name_and_cause(tmp_path):
 def test_other_things_in_the_way_say_what_they_are(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         open_era5(tmp_path / "none.nc")
-    with pytest.raises(SourceError, match=r"no NetCDF file"):
+    with pytest.raises(SourceError, match=r"no NetCDF file.*zip or Zarr"):
         open_era5(tmp_path)
     for name, start, match in (
         ("a", b"GRIB", "request NetCDF"),
-        ("b", b"PK\x03\x04", "unpack"),
+        ("b", b"PK\x03\x04", "cut or broken"),
         ("c", b"no", "read as"),
     ):
         (tmp_path / f"{name}.nc").write_bytes(start + b"0" * 100)
