@@ -275,3 +275,31 @@ def test_what_cannot_become_days_is_named():
         daily_forcing(hours([-180.0, 179.0], {"TA": np.zeros(47)}))
     with pytest.raises(SchemaError):
         daily_forcing(days.drop_vars("predictors"))
+
+
+def test_days_of_real_reanalysis_are_integrals_between_midnights(shared_data):
+    """A year of a pixel at 9 degrees east, whose midnight is 36 minutes before that of UTC, from running sums."""
+    forcing = open_forcing(shared_data / "era5/era5_pixel_54.25N_9.0E_2019.nc", igbp="GRA")
+    days = daily_forcing(forcing).compute()
+    assert days.sizes["time"] == 363, "its first date began in 2018, and its last hour is in the file of 2020"
+    hour = np.arange(forcing.sizes["time"] + 1)
+    midnight = (days.time.values - forcing.time.values[0]) / HOUR - 9 / 15
+    for name in ("TA", "SW_IN", "PA", "WS"):
+        values = forcing.predictors.sel(variable=name).values.ravel().astype(float)
+        running = np.concatenate([[0], np.cumsum(values)])
+        expected = (np.interp(midnight + 24, hour, running) - np.interp(midnight, hour, running)) / 24
+        np.testing.assert_allclose(days.predictors.sel(variable=name).values.ravel(), expected, rtol=1e-5, atol=1e-4)
+    spread = days.predictors.sel(variable="TA_RANGE")
+    assert 4 < float(spread.mean()) < 9 and float(spread.min()) > 0 and float(spread.max()) < 25
+
+
+def test_the_sun_of_a_day_is_the_reanalysis_s_own(shared_data):
+    """ERA5 gives the radiation at the top of the atmosphere, with a solar constant of 1361 instead of 1376 W m-2."""
+    path = shared_data / "era5/era5_davos_2020-01.nc"
+    days = daily_forcing(open_forcing(path, igbp="ENF"))
+    with xr.open_dataset(path) as raw:
+        sun = raw.tisr.transpose("latitude", "longitude", ...).values / 3600
+    whole = sun[..., 1:].reshape(*sun.shape[:2], -1)[..., : 24 * 30].reshape(*sun.shape[:2], 30, 24).mean(-1)
+    ours = days.predictors.sel(variable="SW_IN_POT").transpose("latitude", "longitude", "time").values
+    n = min(whole.shape[-1], ours.shape[-1])
+    np.testing.assert_allclose(whole[..., 1:n].mean(-1) / ours[..., 1:n].mean(-1), 1361 / SOLAR_CONSTANT, rtol=0.01)
