@@ -9,6 +9,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.schema import resolution_of
 from fluxcube.variables import table
 
 #: Attribute of lazy maps, and of no store: bytes that computing one chunk of them takes at most.
@@ -55,8 +56,9 @@ def check_units(forcing: xr.Dataset) -> None:
     """
     if "units" not in forcing.coords or forcing.units.dims != ("variable",):
         return
+    rows = table(resolution_of(forcing))
     for name, found in zip(forcing["variable"].values, forcing.units.values, strict=True):
-        wanted = table()[str(name)].units if str(name) in table() else found
+        wanted = rows[str(name)].units if str(name) in rows else found
         if str(found) != wanted:
             raise ConfigError(f"{name} must be in {wanted}, found {found}: convert it, or take open_forcing's.")
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.outputs import as_fluxes, flux_names, masked_inputs, provenance
-from fluxcube.inference.predictor import ModelReference, Predictor, as_predictor
-from fluxcube.samples.features import make_block
+from fluxcube.inference.cells import Piece, encode_cells, predict_cells, seen_bands
+from fluxcube.inference.checks import REGION_BYTES, check_units, region_bytes
+from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
+from fluxcube.inference.predictor import Predictor, as_predictor
+from fluxcube.samples.support import support_stops
 from fluxcube.schema import check_resolution, validate_forcing, validate_maps
-from fluxcube.timestamps import HOUR
+from fluxcube.timestamps import DAY, HOUR
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +25,14 @@ logger = logging.getLogger(__name__)
 _CELLS = 32
 #: Hours of a chunk, unless the hours before it that a model needs ask for more.
 _HOURS = 240
+#: Days of one, where steps are days.
+_DAYS = 360
 
 _CELL_DIMS = ("latitude", "longitude")
-_CHIP_DIMS = ("day", "band", "y", "x")
+#: What a cell is, hour by hour the same.
+_OF_CELLS = ("land", "north", "east", "elevation", "igbp", "koppen")
+#: Coordinates of cells that maps have where the forcing has them.
+_PASSED = ("latitude_bnds", "longitude_bnds", "cell_area")
 
 
 def upscale(
@@ -34,7 +42,10 @@ def upscale(
     targets: Sequence[str] | None = None,
     time: slice | None = None,
     stride: int | None = None,
+    min_context: int | None = None,
+    precision: str | None = None,
     uncertainty: bool = False,
+    applicability: bool | None = None,
     time_chunk: int | None = None,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
@@ -45,10 +56,11 @@ def upscale(
     Parameters
     ----------
     model : Predictor, path or Run
-        A trained model. Dask's graph holds its path and digest, not its weights.
+        A trained model. Dask's graph holds its path and digest, not its weights; each process reads it once, onto its
+        GPU where it has one.
     forcing : xr.Dataset
-        A forcing cube, as `fluxcube.open_forcing` returns it. Its chunks of latitude and longitude are kept:
-        rechunk it to change them.
+        A forcing cube, as `fluxcube.open_forcing` returns it; one of days for a model of days. Its chunks of latitude
+        and longitude are kept: rechunk it to change them.
     targets : sequence of str, optional
         Fluxes to map; all by default, with RECO = NEE + GPP where the model has no head for it.
     time : slice, optional
@@ -56,10 +68,21 @@ def upscale(
         read, for windows and trailing means.
     stride : int, optional
         Hours that one window gives; see `Predictor.stride_or_default`.
+    min_context : int, optional
+        Map the forcing's first hours, too, of which the model's window would begin before it, if so many hours are
+        there up to each, its own included; by default they are missing.
+    precision : {"float32", "bfloat16"}, optional
+        Of a network's matrix products; float32 by default. bfloat16 is faster where the processor has it, and moves
+        fluxes by one or two percent of their spread.
     uncertainty : bool
         Whether to map NAME_std and NAME_spread, too, as `fluxcube.inference.towers.predict` gives them.
+    applicability : bool, optional
+        Whether to map `dissimilarity`, how far a cell's day is from the model's training days in units of their mean
+        distance, and `applicable`, 1 where that is within the threshold and 0 elsewhere. By default wherever the
+        checkpoint knows its training days; one of an earlier version does not, which is logged.
     time_chunk : int, optional
-        Hours per chunk, a multiple of 24. Default: 240, or as many as a chunk must read before its own.
+        Hours per chunk, a multiple of 24. Default: 240, or as many as a chunk must read before its own. Of a model of
+        days: days, any number; by default 360 or more.
 
     Returns
     -------
@@ -76,28 +99,45 @@ def upscale(
     ConfigError
         If it supplies none of the model's predictors, has days where the model was trained on hours or the reverse, or
         an option does not fit.
+
+    References
+    ----------
+    Meyer & Pebesma 2021 (dissimilarity, area of applicability), doi:10.1111/2041-210X.13650.
     """
     predictor = as_predictor(model)
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
-    stride = predictor.stride_or_default(stride)
-    predictor.outputs(uncertainty)  # an error, if the model knows nothing about its errors
+    check_units(forcing)
+    wanted = predictor.wanted(
+        stride=stride, min_context=min_context, precision=precision, uncertainty=uncertainty,
+        applicability=known_applicability(predictor, applicability),
+    )  # fmt: skip
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")
     _note_clock(forcing, predictor)
-    step = _time_chunk(time_chunk, predictor.hours_before(stride))
+    step = _time_chunk(time_chunk, predictor, wanted.stride)
     inputs = _inputs(forcing, predictor)
+    piece = Piece(
+        reference=predictor.reference, wanted=wanted, held=inputs.attrs["held"], bands=inputs.attrs["bands"],
+        time=forcing.time.values, keep=slice(0, 0),
+    )  # fmt: skip
+    codes = _codes(inputs, predictor, piece)
     land = _cells(forcing.land_fraction) > 0
     start, stop = _period(forcing, time)
-    parts = [_part(inputs, land, predictor, stride, uncertainty, *hours) for hours in _parts(start, stop, step)]
+    edges = range(start, stop, step)
+    parts = [_part(inputs, codes, land, predictor, piece, at, min(at + step, stop)) for at in edges]
     stacked = xr.concat(parts, dim="time").transpose("time", *_CELL_DIMS, "target")
-    maps = as_fluxes(stacked, predictor, names).assign_coords(_coords(forcing.isel(time=slice(start, stop))))
-    return validate_maps(maps.assign_attrs(_attrs(forcing) | provenance(predictor, stride, masked)))
+    maps = as_fluxes(stacked, predictor, names, wanted).assign_coords(_coords(forcing.isel(time=slice(start, stop))))
+    size = region_bytes(
+        forcing, predictor.spec, hours=step, before=predictor.hours_before(wanted.stride), outputs=len(maps.data_vars)
+    )
+    attrs = _attrs(forcing) | provenance(predictor, wanted, masked) | {REGION_BYTES: size}
+    return validate_maps(maps.assign_attrs(attrs))
 
 
 def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:
     clock = forcing.attrs.get("clock", "solar")
-    if clock != predictor.spec.clock:
+    if clock != predictor.spec.clock and not predictor.spec.daily:  # a date is one, whichever midnight it begins at
         logger.warning(
             "the model was trained on DOY and TOD of clock=%r, the grid has %r: they differ by up to two hours",
             predictor.spec.clock,
@@ -105,12 +145,14 @@ def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:
         )
 
 
-def _time_chunk(hours: int | None, before: int) -> int:
-    if hours is None:
-        return max(_HOURS, -(-before // 24) * 24)
-    if hours < 24 or hours % 24:
-        raise ConfigError(f"time_chunk must be a multiple of 24 hours, found {hours}.")
-    return hours
+def _time_chunk(steps: int | None, predictor: Predictor, stride: int) -> int:
+    day = predictor.spec.steps(1)
+    if steps is None:
+        before = predictor.hours_before(stride)
+        return max(_HOURS if day == 24 else _DAYS, -(-before // day) * day)
+    if steps < day or steps % day:
+        raise ConfigError(f"time_chunk must be a multiple of {day} hours, found {steps}.")
+    return steps
 
 
 def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
@@ -129,11 +171,12 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
         "east": east,
         "elevation": forcing.elevation,
         "igbp": forcing.igbp.astype(str),
+        "koppen": (forcing.koppen if "koppen" in forcing.coords else xr.full_like(forcing.igbp, "")).astype(str),
     }
-    bands = []
-    if spec.bands and "modis" in forcing:
-        bands = [b for b in spec.bands if b in forcing["band"].values]
-        arrays["modis"] = forcing.modis.sel(band=bands)
+    bands, chips = [], "surface" if spec.daily else "modis"
+    if spec.bands and chips in forcing:
+        bands = [b for b in seen_bands(spec) if b in forcing["band"].values]
+        arrays["chips"] = forcing[chips].sel(band=bands)
     ds = xr.Dataset({name: a.reset_coords(drop=True) for name, a in arrays.items()})
     return ds.chunk(cells | {"variable": -1}).assign_attrs(held=tuple(held), bands=tuple(bands))
 
@@ -149,43 +192,77 @@ def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
     return start, stop
 
 
-def _parts(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
-    return ((at, min(at + step, stop)) for at in range(start, stop, step))
-
-
 def _part(
-    inputs: xr.Dataset, land: np.ndarray, predictor: Predictor, stride: int, uncertainty: bool, start: int, stop: int
-) -> xr.DataArray:
+    inputs: xr.Dataset, codes: xr.DataArray | None, land: np.ndarray, predictor: Predictor, piece: Piece, start: int,
+    stop: int,
+) -> xr.DataArray:  # fmt: skip
     """Lazy predictions (latitude, longitude, time, output) of hours [start, stop)."""
-    epoch = int(inputs.time.values[0].astype("datetime64[h]").astype(np.int64))
-    # Windows end on whole strides since 1970: read from the first hour that the first of them needs, to the end
-    # of the last one. Whatever the chunks, each window then sees the same hours.
-    first = (start + epoch) // stride * stride - epoch
-    low = max(0, first - predictor.hours_before(stride))
-    high = min(inputs.sizes["time"], -(-(stop + epoch) // stride) * stride - epoch)
+    low, high = _read(inputs.time.values, predictor, piece, start, stop)
     hours = inputs.isel(time=slice(low, high)).chunk(time=-1)
-    args = [hours.predictors, hours.land, hours.north, hours.east, hours.elevation, hours.igbp]
-    core = [["time", "variable"], [], [], [], [], []]
-    days = None
-    if "modis" in hours:
+    args, core = (
+        [hours.predictors, *(hours[name] for name in _OF_CELLS)],
+        [["time", "variable"], *[[]] * len(_OF_CELLS)],
+    )
+    piece = replace(piece, time=hours.time.values, keep=slice(start - low, stop - low))
+    if "chips" in hours:
         # Chips after the last hour cannot matter; any one before may be the latest of its cell.
         hours = hours.isel(day=slice(0, int(np.searchsorted(hours.day.values, hours.time.values[-1] + 24 * HOUR))))
-        days = hours.day.values
-        args = [*args, hours.modis.chunk(dict.fromkeys(_CHIP_DIMS, -1))]
-        core = [*core, list(_CHIP_DIMS)]
+        piece = replace(piece, days=hours.day.values)
+        dims = [dim for dim in hours.chips.dims if dim not in _CELL_DIMS]
+        args, core = [*args, hours.chips.chunk(dict.fromkeys(dims, -1))], [*core, dims]
+    if codes is not None:
+        args, core = [*args, codes], [*core, ["code"]]
+    outputs = len(predictor.outputs(piece.wanted.uncertainty, piece.wanted.applicability))
     predicted = xr.apply_ufunc(
-        _predict_cells, *args, input_core_dims=core, output_core_dims=[["time", "target"]], exclude_dims={"time"},
-        dask="parallelized", output_dtypes=[np.float32],
-        dask_gufunc_kwargs={"output_sizes": {"time": stop - start, "target": len(predictor.outputs(uncertainty))}},
-        kwargs={
-            "reference": predictor.reference, "held": inputs.attrs["held"], "bands": inputs.attrs["bands"],
-            "time": hours.time.values, "days": days, "stride": stride, "keep": (start - low, stop - low),
-            "uncertainty": uncertainty,
-        },
+        predict_cells, *args, input_core_dims=core, output_core_dims=[["time", "target"]], exclude_dims={"time"},
+        dask="parallelized", output_dtypes=[np.float32], kwargs={"piece": piece},
+        dask_gufunc_kwargs={"output_sizes": {"time": stop - start, "target": outputs}},
     )  # fmt: skip
     predicted = predicted.transpose(*_CELL_DIMS, "time", "target")
     predicted.data = _without_ocean(predicted.data, land)
     return predicted.assign_coords(time=inputs.time.values[start:stop])
+
+
+def _read(time: np.ndarray, predictor: Predictor, piece: Piece, start: int, stop: int) -> tuple[int, int]:
+    """First step to read for steps [start, stop), and the one after the last.
+
+    Windows end on whole strides since 1970, and days are those of UTC: what is read begins with the first step that the
+    first of them needs, and ends with the last. Whatever the chunks, each window and each day then sees the same.
+    """
+    epoch = int(time[0].astype(f"datetime64[{predictor.spec.step}]").astype(np.int64))
+    low, high = _whole(start, stop, epoch, piece.wanted.stride)
+    low -= predictor.hours_before(piece.wanted.stride)
+    if piece.wanted.applicability:
+        first, last = _whole(start, stop, epoch, predictor.spec.steps(1))
+        low, high = min(low, first - max(0, predictor.spec.memory_hours - 1)), max(high, last)
+    return max(0, low), min(len(time), high)
+
+
+def _whole(start: int, stop: int, epoch: int, step: int) -> tuple[int, int]:
+    """Widen [start, stop) to whole steps since 1970."""
+    return (start + epoch) // step * step - epoch, -(-(stop + epoch) // step) * step - epoch
+
+
+def _codes(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.DataArray | None:
+    """Lazy embeddings (latitude, longitude, code) of every cell, where a model asks what place it is at."""
+    years = predictor.support_years
+    if years is None:
+        return None
+    time, length = inputs.time.values, predictor.model.context
+    stops = support_stops(time, length, predictor.model.support, years=years)
+    if not len(stops):
+        asked = f" of {', '.join(map(str, years))}" if years else ""
+        raise ConfigError(
+            f"this model learns what a cell is like from {length} days in a row{asked}, and the forcing, {time[0]:.10} "
+            f"to {time[-1]:.10}, has none: give a longer forcing."
+        )
+    windows = inputs.isel(time=(stops[:, None] + np.arange(-length, 0)).ravel()).chunk(time=-1)
+    return xr.apply_ufunc(
+        encode_cells, windows.predictors, *(inputs[name] for name in _OF_CELLS),
+        input_core_dims=[["time", "variable"], *([] for _ in _OF_CELLS)], output_core_dims=[["code"]],
+        dask="parallelized", output_dtypes=[np.float32], kwargs={"piece": replace(piece, time=windows.time.values)},
+        dask_gufunc_kwargs={"output_sizes": {"code": predictor.model.code_size}},
+    )  # fmt: skip
 
 
 def _without_ocean(lazy, land: np.ndarray):
@@ -206,60 +283,23 @@ def _without_ocean(lazy, land: np.ndarray):
     return da.Array(graph, name, chunks=lazy.chunks, dtype=lazy.dtype)
 
 
-def _predict_cells(
-    values, land, north, east, elevation, igbp, chips=None, *, reference: Predictor | ModelReference,
-    held: tuple[str, ...], bands: tuple[str, ...], time, days, stride: int, keep: tuple[int, int],
-    uncertainty: bool,
-) -> np.ndarray:  # fmt: skip
-    """Predict the land cells of one chunk: (latitude, longitude, time, variable) to (..., kept time, target)."""
-    predictor = reference.load()
-    spec = predictor.spec
-    out = np.full((*land.shape, keep[1] - keep[0], len(predictor.outputs(uncertainty))), np.nan, np.float32)
-    if not land.any():
-        return out
-    block = make_block(
-        _columns(values[land], held, spec.predictors, -1),
-        time,
-        north[land],
-        east[land],
-        spec=spec,
-        elevation=elevation[land],
-        igbp=igbp[land].tolist(),
-        chips=None if chips is None else _columns(chips[land], bands, spec.bands, 2),
-        days=days,
-    )
-    predicted = predictor.predict_block(block, stride=stride, uncertainty=uncertainty)
-    out[land] = predicted[:, keep[0] : keep[1]]
-    return out
-
-
-def _columns(values: np.ndarray, held: tuple[str, ...], wanted: tuple[str, ...], axis: int) -> np.ndarray:
-    """Order `held` entries of an axis as `wanted`, NaN for those that are not held."""
-    if held == wanted:
-        return values
-    values = np.moveaxis(values, axis, 0)
-    out = np.full((len(wanted), *values.shape[1:]), np.nan, np.float32)
-    for i, name in enumerate(wanted):
-        if name in held:
-            out[i] = values[held.index(name)]
-    return np.moveaxis(out, 0, axis)
-
-
 def _coords(forcing: xr.Dataset) -> dict[str, object]:
-    time = forcing.time.values
+    time, daily = forcing.time.values, forcing.attrs.get("resolution") == "daily"
     degrees = {"latitude": ("degrees_north", "Y"), "longitude": ("degrees_east", "X")}
     coords = {
-        name: (name, forcing[name].values, {"standard_name": name, "units": units, "axis": axis})
+        name: (name, forcing[name].values, forcing[name].attrs
+               | {"standard_name": name, "units": units, "axis": axis})
         for name, (units, axis) in degrees.items()
-    }
+    }  # fmt: skip
     land = {"standard_name": "land_area_fraction", "long_name": "fraction of land in the cell", "units": "1"}
+    steps = "date, local mean solar time" if daily else "start of the hour, UTC"
     return coords | {
-        "time": ("time", time, {"standard_name": "time", "long_name": "start of the hour, UTC", "axis": "T",
-                                "bounds": "time_bnds"}),
-        "time_bnds": (("time", "bnds"), np.stack([time, time + HOUR], 1)),
+        "time": ("time", time, {"standard_name": "time", "long_name": steps, "axis": "T", "bounds": "time_bnds"}),
+        "time_bnds": (("time", "bnds"), np.stack([time, time + (DAY if daily else HOUR)], 1)),
         "land_fraction": (_CELL_DIMS, _cells(forcing.land_fraction).astype("float64"), land),
         "igbp": (_CELL_DIMS, _cells(forcing.igbp).astype(object), {"long_name": "IGBP class of the cell"}),
-    }  # fmt: skip
+        **{name: forcing[name].variable.compute() for name in _PASSED if name in forcing},
+    }
 
 
 def _cells(da: xr.DataArray) -> np.ndarray:
@@ -274,6 +314,7 @@ def _attrs(forcing: xr.Dataset) -> dict[str, object]:
         "Conventions": "CF-1.11",
         "title": "fluxes upscaled from towers",
         "kind": "maps",
+        **({"resolution": "daily"} if forcing.attrs.get("resolution") == "daily" else {}),
         "fluxcube_version": __version__,
         **kept,
     }

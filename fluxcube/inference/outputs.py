@@ -8,13 +8,15 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.inference.predictor import Predictor
+from fluxcube.inference.predictor import DISSIMILARITY, Predictor, Wanted
 from fluxcube.variables import COMPUTED, table
 
 logger = logging.getLogger(__name__)
 
 #: Respiration that no head gives: NEE + GPP, of either partitioning.
 DERIVED = "RECO"
+#: Name of the layer that tells where a model may be believed.
+APPLICABLE = "applicable"
 
 
 def flux_names(predictor: Predictor, targets: list[str] | tuple[str, ...] | None = None) -> tuple[str, ...]:
@@ -40,35 +42,66 @@ def flux_names(predictor: Predictor, targets: list[str] | tuple[str, ...] | None
     return every if targets is None else tuple(targets)
 
 
-def as_fluxes(stacked: xr.DataArray, predictor: Predictor, names: tuple[str, ...]) -> xr.Dataset:
+def known_applicability(predictor: Predictor, asked: bool | None) -> bool:
+    """Return whether dissimilarity is given: what was asked for, or by default wherever the model can (else logged)."""
+    if asked is None and predictor.applicability is None:
+        logger.warning(
+            "no dissimilarity and no area of applicability: the model does not hold its training days; train it anew"
+        )
+    return predictor.applicability is not None if asked is None else asked
+
+
+def as_fluxes(stacked: xr.DataArray, predictor: Predictor, names: tuple[str, ...], wanted: Wanted) -> xr.Dataset:
     """Split predictions by flux, with CF attributes; lazy stays lazy.
 
     Parameters
     ----------
     stacked : xr.DataArray
-        (..., target), one entry per target of the model, or per output, standard deviations included: then NAME_std and
-        NAME_spread come with each of `names` that is a target.
+        (..., target), one entry per output of the model.
     predictor : Predictor
         The model.
     names : tuple of str
         As `flux_names` returned them.
+    wanted : Wanted
+        What was asked of the model: with standard deviations, NAME_std and NAME_spread come with each of `names` that
+        is a target; with dissimilarity, so does `applicable`.
     """
     targets = predictor.spec.targets
-    one = {t: stacked.isel(target=i).assign_attrs(table()[t].attrs) for i, t in enumerate(targets)}
+    outputs = predictor.outputs(wanted.uncertainty)
+    rows = table(predictor.resolution)
+    one = {t: stacked.isel(target=i).assign_attrs(rows[t].attrs) for i, t in enumerate(targets)}
     if DERIVED in names:
         gpp = _gpp(targets)
-        attrs = table()[gpp.replace("GPP", "RECO")].attrs | {"derived": f"NEE + {gpp}"}
+        attrs = rows[gpp.replace("GPP", "RECO")].attrs | {"derived": f"NEE + {gpp}"}
         one[DERIVED] = (one["NEE"] + one[gpp]).assign_attrs(attrs | {"long_name": "ecosystem respiration"})
-    if stacked.sizes["target"] > len(targets):
-        for i, name in enumerate(predictor.outputs(True)[len(targets) :], len(targets)):
-            flux, _, kind = name.rpartition("_")
-            one[name] = stacked.isel(target=i).assign_attrs(_uncertainty_attrs(flux, kind, predictor))
-        names = (*names, *(n for n in predictor.outputs(True)[len(targets) :] if n.rpartition("_")[0] in names))
+    for i, name in enumerate(outputs[len(targets) :], len(targets)):
+        flux, _, kind = name.rpartition("_")
+        one[name] = stacked.isel(target=i).assign_attrs(_uncertainty_attrs(flux, kind, predictor))
+    names = (*names, *(n for n in outputs[len(targets) :] if n.rpartition("_")[0] in names))
+    if wanted.applicability:
+        one |= _applicability(stacked.isel(target=len(outputs)), predictor)
+        names = (*names, DISSIMILARITY, APPLICABLE)
     return xr.Dataset({name: one[name].rename(name) for name in names})
 
 
+def _applicability(index: xr.DataArray, predictor: Predictor) -> dict[str, xr.DataArray]:
+    """Dissimilarity, and whether it is within the threshold."""
+    threshold = predictor.applicability.threshold
+    within = xr.where(index <= threshold, np.float32(1.0), np.float32(0.0)).where(index.notnull())
+    said = {"threshold": round(threshold, 6), "references": "Meyer & Pebesma 2021, doi:10.1111/2041-210X.13650"}
+    return {
+        DISSIMILARITY: index.assign_attrs(
+            units="1", long_name="distance of the day's inputs to the nearest training day, in mean distances", **said
+        ),
+        APPLICABLE: within.assign_attrs(
+            units="1", long_name="area of applicability: dissimilarity is within the training towers' own",
+            flag_values=[0.0, 1.0], flag_meanings="outside inside", **said,
+        ),
+    }  # fmt: skip
+
+
 def _uncertainty_attrs(flux: str, kind: str, predictor: Predictor) -> dict[str, object]:
-    attrs = {"units": table()[flux].attrs["units"]}
+    attrs = {"units": table(predictor.resolution)[flux].attrs["units"]}
     if kind == "spread":
         return attrs | {"long_name": f"standard deviation of {flux} between the members of the ensemble"}
     members = "spread" in predictor.quantities
@@ -95,7 +128,7 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
         wanted = ", ".join(name for name in spec.predictors if name not in COMPUTED)
         raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({wanted}).")
     masked = [name for name in spec.predictors if name not in held]
-    bands = set(map(str, ds["band"].values)) if "modis" in ds else set()
+    bands = set(map(str, ds["band"].values)) if ("surface" if spec.daily else "modis") in ds else set()
     masked += [f"band {name}" for name in spec.bands if name not in bands]
     if "igbp" in spec.static and not any(map(str, ds["igbp"].values.ravel())):
         masked.append("igbp")
@@ -106,7 +139,7 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
     return tuple(masked)
 
 
-def provenance(predictor: Predictor, stride: int, masked: tuple[str, ...]) -> dict[str, object]:
+def provenance(predictor: Predictor, wanted: Wanted, masked: tuple[str, ...]) -> dict[str, object]:
     """Return attributes that say which model made a prediction, and how."""
     spec, given = predictor.spec, predictor.metadata
     members = {"ensemble_members": len(given["members"])} if "members" in given else {}
@@ -115,7 +148,9 @@ def provenance(predictor: Predictor, stride: int, masked: tuple[str, ...]) -> di
         "model_digest": predictor.digest,
         "training_sites": len(given.get("training_sites", ())),
         "context_hours": predictor.model.context,
-        "stride_hours": stride,
+        "stride_hours": wanted.stride,
+        "min_context_hours": wanted.min_context,
+        "precision": wanted.precision,
         "predictors": ", ".join(spec.predictors),
         "memory_days": ", ".join(map(str, spec.memory_days)),
         "masked_predictors": ", ".join(masked),

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.outputs import as_fluxes, flux_names, masked_inputs, provenance
-from fluxcube.inference.predictor import ModelReference, Predictor, as_predictor
+from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
+from fluxcube.inference.predictor import ModelReference, Predictor, Wanted, as_predictor
 from fluxcube.samples.features import cube_block
 from fluxcube.schema import check_resolution, validate_cube
 
@@ -20,7 +20,10 @@ def predict(
     cube: xr.Dataset,
     *,
     stride: int | None = None,
+    min_context: int | None = None,
+    precision: str | None = None,
     uncertainty: bool = False,
+    applicability: bool | None = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
     """Predict the fluxes of towers, the same way as maps.
@@ -34,10 +37,17 @@ def predict(
         than is wanted, or none.
     stride : int, optional
         Hours that one window gives; see `Predictor.stride_or_default`.
+    min_context : int, optional
+        Predict the first hours of a record, too, whose window would begin before it, if so many hours are there up to
+        each, its own included; by default they are missing.
+    precision : {"float32", "bfloat16"}, optional
+        Of a network's matrix products; float32 by default.
     uncertainty : bool
         Whether to give NAME_std as well, the calibrated standard deviation of each target's error: a Gaussian head's
         own, an ensemble's in total; and NAME_spread, that between an ensemble's members. Not for a derived RECO, since
         how the errors of NEE and GPP hang together is not known.
+    applicability : bool, optional
+        Whether to give `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is where the model can.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -61,20 +71,25 @@ def predict(
     validate_cube(cube)
     check_resolution(cube, predictor.resolution, "this model")
     _check_clock(cube, predictor)
-    stride, columns = predictor.stride_or_default(stride), len(predictor.outputs(uncertainty))
+    wanted = predictor.wanted(
+        stride=stride, min_context=min_context, precision=precision, uncertainty=uncertainty,
+        applicability=known_applicability(predictor, applicability),
+    )  # fmt: skip
     masked = masked_inputs(predictor, cube, "cube")
-    needed = cube[["predictors", "predictors_qc", *(["modis"] if predictor.spec.bands and "modis" in cube else [])]]
+    chips = "surface" if predictor.spec.daily else "modis"
+    with_chips = [chips] if predictor.spec.bands and chips in cube else []
+    flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     held = [name for name in cube["variable"].values if name in predictor.spec.predictors]
-    needed = needed.sel(variable=held)
+    needed = cube[["predictors", *flags, *with_chips]].sel(variable=held)
     if cube.predictors.chunks is not None and progress is None:
-        values = _lazy(predictor.reference, needed, stride, uncertainty, columns)
+        values = _lazy(predictor, needed, wanted)
     else:
-        values = _eager(predictor, needed, stride, uncertainty, progress)
+        values = _eager(predictor, needed, wanted, progress)
     coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}}
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
-    fluxes = as_fluxes(stacked, predictor, flux_names(predictor))
+    fluxes = as_fluxes(stacked, predictor, flux_names(predictor), wanted)
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
-        provenance(predictor, stride, masked)
+        provenance(predictor, wanted, masked)
     )
 
 
@@ -87,37 +102,36 @@ def _check_clock(cube: xr.Dataset, predictor: Predictor) -> None:
         )
 
 
-def _eager(
-    predictor: Predictor, cube: xr.Dataset, stride: int, uncertainty: bool, progress: Callable | None
-) -> np.ndarray:
-    columns = len(predictor.outputs(uncertainty))
-    out = np.full((cube.sizes["site"], cube.sizes["time"], columns), np.nan, np.float32)
+def _eager(predictor: Predictor, cube: xr.Dataset, wanted: Wanted, progress: Callable | None) -> np.ndarray:
+    out = np.full((cube.sizes["site"], cube.sizes["time"], _columns(predictor, wanted)), np.nan, np.float32)
     for i, site in enumerate(cube.site.values):
-        out[i] = _one_site(predictor, cube.isel(site=[i]), stride, uncertainty)[0]
+        out[i] = _one_site(predictor, cube.isel(site=[i]), wanted)[0]
         if progress is not None:
             progress(i + 1, cube.sizes["site"], str(site))
     return out
 
 
-def _lazy(reference: Predictor | ModelReference, cube: xr.Dataset, stride: int, uncertainty: bool, columns: int):
+def _lazy(predictor: Predictor, cube: xr.Dataset, wanted: Wanted):
     """Dask array (site, time, output): one task per site, beside those that read it."""
     import dask
     import dask.array as da
 
     one_site = dask.delayed(_one_site, pure=True)
-    shape = (1, cube.sizes["time"], columns)
-    sites = [one_site(reference, cube.isel(site=[i]), stride, uncertainty) for i in range(cube.sizes["site"])]
+    shape = (1, cube.sizes["time"], _columns(predictor, wanted))
+    sites = [one_site(predictor.reference, cube.isel(site=[i]), wanted) for i in range(cube.sizes["site"])]
     return da.concatenate([da.from_delayed(site, shape, np.float32) for site in sites])
 
 
-def _one_site(
-    reference: Predictor | ModelReference, cube: xr.Dataset, stride: int, uncertainty: bool = False
-) -> np.ndarray:
+def _columns(predictor: Predictor, wanted: Wanted) -> int:
+    return len(predictor.outputs(wanted.uncertainty, wanted.applicability))
+
+
+def _one_site(reference: Predictor | ModelReference, cube: xr.Dataset, wanted: Wanted) -> np.ndarray:
     """Predictions of a cube of one site, (1, time, output), between its first and last hour."""
     predictor = reference.load()
-    out = np.full((1, cube.sizes["time"], len(predictor.outputs(uncertainty))), np.nan, np.float32)
+    out = np.full((1, cube.sizes["time"], _columns(predictor, wanted)), np.nan, np.float32)
     start, stop = np.searchsorted(cube.time.values, [cube.time_start.values[0], cube.time_stop.values[0]])
     if start < stop:
         block = cube_block(cube.isel(time=slice(start, stop)), predictor.spec)
-        out[:, start:stop] = predictor.predict_block(block, stride=stride, uncertainty=uncertainty)
+        out[:, start:stop] = predictor.give(block, wanted)
     return out

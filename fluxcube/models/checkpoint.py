@@ -17,11 +17,14 @@ from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError
 from fluxcube.models import registry
+from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
 from fluxcube.models.ensemble import Ensemble
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
+#: Training days, from which maps tell where a model should not be believed.
+APPLICABILITY = "applicability.safetensors"
 FORMAT = 1
 _NEEDED = {
     RUN: ("format", "kind", "config", "sizes", "files", "digest", "features"),
@@ -29,7 +32,9 @@ _NEEDED = {
 }
 
 
-def save(model: Model, folder: str | os.PathLike, metadata: Mapping) -> Path:
+def save(
+    model: Model, folder: str | os.PathLike, metadata: Mapping, applicability: Applicability | None = None
+) -> Path:
     """Write a model into a folder.
 
     Parameters
@@ -40,6 +45,8 @@ def save(model: Model, folder: str | os.PathLike, metadata: Mapping) -> Path:
         Made if need be; files of an earlier checkpoint are replaced.
     metadata : mapping
         What else to keep, as JSON can hold it; "features" is needed.
+    applicability : Applicability, optional
+        Where it may be believed.
 
     Returns
     -------
@@ -48,7 +55,8 @@ def save(model: Model, folder: str | os.PathLike, metadata: Mapping) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RUN).unlink(missing_ok=True)
+    for name in (RUN, APPLICABILITY):
+        (folder / name).unlink(missing_ok=True)
     files = model.weights()
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -62,8 +70,19 @@ def save(model: Model, folder: str | os.PathLike, metadata: Mapping) -> Path:
         "digest": _combined(sums),
         "versions": versions(),
     }
+    if applicability is not None:
+        about["applicability"] = _write_applicability(applicability, folder)
     _write_about(folder / RUN, about | dict(metadata))
     return folder
+
+
+def _write_applicability(part: Applicability, folder: Path) -> dict:
+    content = part.to_bytes()
+    write_atomically(folder / APPLICABILITY, content)
+    return {
+        "sha256": hashlib.sha256(content).hexdigest(), "days": len(part.centres), "threshold": part.threshold,
+        "weights": dict(zip(part.names, part.weight.tolist(), strict=True)),
+    }  # fmt: skip
 
 
 def save_ensemble(folder: str | os.PathLike, names: Sequence[str], metadata: Mapping) -> None:
@@ -145,6 +164,30 @@ def load(folder: str | os.PathLike) -> tuple[Model, dict]:
         raise CheckpointError(f"{folder}: the weights do not fit {RUN}: {error}; train the model again.") from error
     _check_seal(folder / RUN, about, about["files"])
     return model, about
+
+
+def applicability(folder: str | os.PathLike) -> Applicability | None:
+    """Read where a model may be believed; of an ensemble, what its members have in common.
+
+    None where the checkpoint, or a member, has no such part, or the members' stem from different days.
+
+    Raises
+    ------
+    CheckpointError
+        If the part is missing though the checkpoint names it, or damaged.
+    """
+    folder = Path(folder)
+    if is_ensemble(folder):
+        parts = [applicability(folder / Path(name).name) for name in _read_about(folder, ENSEMBLE)["members"]]
+        return None if any(part is None for part in parts) else combined(parts)
+    said = _read_about(folder, RUN).get("applicability")
+    if said is None:
+        return None
+    content = _read_weights(folder, APPLICABILITY, said["sha256"])
+    try:
+        return Applicability.from_bytes(content)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder / APPLICABILITY} is of another version of fluxcube: {error}.") from error
 
 
 def _load_ensemble(folder: Path) -> tuple[Ensemble, dict]:

@@ -1,0 +1,226 @@
+"""Where a model may be believed: how far a day is from the days it was trained on (the dissimilarity index).
+
+Arrays in, arrays out; `fluxcube.samples.daymeans` says what the columns are. The file is of the safetensors format,
+which numpy alone can read and write, so that models without torch have it too.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from fluxcube.errors import ConfigError
+
+#: Training days that are kept, at most.
+MOST_CENTRES = 4096
+#: Days that are compared with all centres at once: their distances stay in the processor's cache.
+_ROWS = 256
+_DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4"}
+_ARRAYS = {"centres": "F32", "cluster": "I32", "mean": "F64", "scale": "F64", "weight": "F64"}
+
+
+@dataclass(frozen=True, eq=False)
+class Applicability:
+    """Training days, and how far from them is too far.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The F columns of a day.
+    centres : (K, F) float32
+        Days of training towers, as they are; NaN is unknown, and counts as the training mean in a centre.
+    cluster : (K,) int32
+        Group of neighbouring towers that each is of.
+    mean, scale : (F,) float64
+        Of the centres: a column enters as (x - mean) / scale. A column that does not vary does not enter.
+    weight : (F,) float64
+        What a column's difference counts, in units of its scale.
+    mean_distance : float
+        Of any two centres: what the index is a multiple of.
+    threshold : float
+        Dissimilarity above which a model should not be believed.
+    """
+
+    names: tuple[str, ...]
+    centres: np.ndarray = field(repr=False)
+    cluster: np.ndarray = field(repr=False)
+    mean: np.ndarray = field(repr=False)
+    scale: np.ndarray = field(repr=False)
+    weight: np.ndarray = field(repr=False)
+    mean_distance: float
+    threshold: float
+
+    @classmethod
+    def of(cls, names: Sequence[str], centres: np.ndarray, cluster: np.ndarray, weight: np.ndarray) -> Applicability:
+        """Find what is far, of training days and the weights of their columns.
+
+        The index of each centre is taken from the centres of other clusters alone, as if its own had been held out; the
+        threshold is the upper whisker of these: their third quartile and 1.5 times the range between quartiles.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Columns.
+        centres : (K, F) float
+            Days of training towers; NaN is unknown.
+        cluster : (K,) int
+            Of at least two clusters.
+        weight : (F,) float
+            At least 0 each; if none is above, all columns count alike.
+
+        Raises
+        ------
+        ConfigError
+            If there are fewer than two clusters, or no column varies.
+
+        References
+        ----------
+        Meyer & Pebesma 2021, doi:10.1111/2041-210X.13650, sections 2.2 to 2.4.
+
+        Examples
+        --------
+        >>> x = np.array([[0.0], [1.0], [3.0], [4.0]])
+        >>> found = Applicability.of(["TA"], x, np.array([0, 0, 1, 1]), np.ones(1))
+        >>> bool(found.index(np.array([[3.0]]))[0] == 0), bool(found.index(np.array([[9.0]]))[0] > found.threshold)
+        (True, True)
+        """
+        centres, cluster = np.asarray(centres, np.float32), np.asarray(cluster, np.int32)
+        if len(np.unique(cluster)) < 2:
+            raise ConfigError("a threshold of dissimilarity needs training days of at least two clusters of towers.")
+        known = np.isfinite(centres)
+        mean, scale = np.zeros(centres.shape[1]), np.zeros(centres.shape[1])
+        some = known.any(0)
+        mean[some] = np.nanmean(centres[:, some], 0, dtype=np.float64)
+        scale[some] = np.nanstd(centres[:, some], 0, dtype=np.float64)
+        varies = scale > 1e-6 * np.maximum(1.0, np.abs(mean))
+        if not varies.any():
+            raise ConfigError("no input varies between the training days: there is no dissimilarity to tell.")
+        weight = np.where(varies, np.maximum(np.asarray(weight, np.float64), 0.0), 0.0)
+        if not weight.any():
+            weight = varies.astype(np.float64)
+        raw = cls(tuple(names), centres, cluster, mean, scale, weight, 1.0, np.inf)
+        distance, held_out = raw._among()
+        index = held_out[np.isfinite(held_out)] / distance
+        low, high = np.quantile(index, (0.25, 0.75))
+        return cls(tuple(names), centres, cluster, mean, scale, weight, distance, float(high + 1.5 * (high - low)))
+
+    def index(self, days: np.ndarray) -> np.ndarray:
+        """Return the dissimilarity of days: distance to the nearest centre in units of the mean distance of centres.
+
+        Parameters
+        ----------
+        days : (N, F) float
+            NaN is unknown: it takes no part, and what is known counts for it, too.
+
+        Returns
+        -------
+        (N,) float32
+            NaN where nothing that counts is known.
+        """
+        days = np.asarray(days, np.float32)
+        out = np.full(len(days), np.nan, np.float32)
+        for at in range(0, len(days), _ROWS):
+            x, seen, share = self._scaled(days[at : at + _ROWS])
+            nearest = self._squares(x, seen, self._centres).argmin(1)
+            # Of the nearest alone, without what is lost where large squares cancel.
+            apart = np.where(seen, x - self._centres[nearest], 0.0)
+            out[at : at + _ROWS] = np.sqrt(np.square(apart).sum(1) / share) / self.mean_distance
+        return out
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return np.flatnonzero(self.weight)
+
+    @cached_property
+    def _centres(self) -> np.ndarray:
+        """Centres in weighted units (K, columns that count); unknown values at the mean, 0."""
+        x, seen, _ = self._scaled(self.centres)
+        return np.where(seen, x, np.float32(0.0))
+
+    def _scaled(self, days: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Days in weighted units, 0 where unknown; what is known of them; and its share of all squared weights."""
+        at = self._counts
+        x = ((days[:, at] - self.mean[at]) / self.scale[at] * self.weight[at]).astype(np.float32)
+        seen = np.isfinite(x)
+        squares = np.square(self.weight[at])
+        share = (seen @ squares) / squares.sum()
+        return np.where(seen, x, np.float32(0.0)), seen, np.where(share > 0, share, np.nan)
+
+    @staticmethod
+    def _squares(x: np.ndarray, seen: np.ndarray, centres: np.ndarray) -> np.ndarray:
+        """Squared distances (N, K) over what is known, but for a number per row: one matrix product."""
+        if seen.all():
+            return x @ (-2 * centres.T) + np.square(centres).sum(1)
+        both = np.concatenate([-2 * centres, np.square(centres)], 1)
+        return np.concatenate([x, seen.astype(x.dtype)], 1) @ both.T
+
+    def _among(self) -> tuple[float, np.ndarray]:
+        """Mean distance of any two centres, and each one's to the nearest of another cluster."""
+        total, nearest = 0.0, np.full(len(self.centres), np.inf)
+        wide = self._centres.astype(np.float64)
+        for at in range(0, len(wide), _ROWS):
+            part = slice(at, at + _ROWS)
+            x, seen, share = self._scaled(self.centres[part])
+            x = x.astype(np.float64)
+            squares = np.maximum(self._squares(x, seen, wide) + np.square(x).sum(1)[:, None], 0.0)
+            distance = np.sqrt(squares / share[:, None])
+            np.fill_diagonal(distance[:, at:], 0.0)
+            total += float(np.nansum(distance))
+            distance[self.cluster[part, None] == self.cluster] = np.inf
+            nearest[part] = distance.min(1)
+        pairs = len(wide) * (len(wide) - 1)
+        return max(total / pairs, np.finfo(float).tiny), nearest
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a safetensors file; `from_bytes` is its inverse."""
+        blobs, header, at = [], {}, 0
+        for name, dtype in _ARRAYS.items():
+            array = np.ascontiguousarray(getattr(self, name), _DTYPES[dtype])
+            blobs.append(array.tobytes())
+            header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [at, at + array.nbytes]}
+            at += array.nbytes
+        said = {"names": list(self.names), "mean_distance": self.mean_distance, "threshold": self.threshold}
+        header["__metadata__"] = {key: json.dumps(value) for key, value in said.items()}
+        head = json.dumps(header).encode()
+        head += b" " * (-len(head) % 8)
+        return struct.pack("<Q", len(head)) + head + b"".join(blobs)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Applicability:
+        """Read what `to_bytes` wrote (ValueError or KeyError if it is something else)."""
+        size = struct.unpack_from("<Q", content)[0] if len(content) >= 8 else 0
+        header = json.loads(content[8 : 8 + size])
+        arrays = {name: _array(header[name], content[8 + size :]) for name in _ARRAYS}
+        said = {key: json.loads(value) for key, value in header["__metadata__"].items()}
+        columns = len(said["names"])
+        shapes = {"centres": (len(arrays["cluster"]), columns)} | dict.fromkeys(("mean", "scale", "weight"), (columns,))
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, found {arrays[name].shape}")
+        return cls(tuple(said["names"]), **arrays, **{k: float(said[k]) for k in ("mean_distance", "threshold")})
+
+
+def combined(parts: Sequence[Applicability]) -> Applicability | None:
+    """Return what models of the same training days have in common: those days, the mean of weights, its threshold.
+
+    None if they do not stem from the same days.
+    """
+    first = parts[0]
+    for other in parts[1:]:
+        same = other.names == first.names and np.array_equal(other.centres, first.centres, equal_nan=True)
+        if not same or not np.array_equal(other.cluster, first.cluster):
+            return None
+    if len(parts) == 1:
+        return first
+    weight = np.mean([part.weight / np.linalg.norm(part.weight) for part in parts], 0)
+    return Applicability.of(first.names, first.centres, first.cluster, weight)
+
+
+def _array(about: Mapping, content: bytes) -> np.ndarray:
+    start, stop = about["data_offsets"]
+    return np.frombuffer(content[start:stop], _DTYPES[about["dtype"]]).reshape(about["shape"])

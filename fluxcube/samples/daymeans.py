@@ -1,0 +1,217 @@
+"""Days: what a model is given, as means of UTC days, of which it is told how far apart two places or seasons are.
+
+A mean over 24 hours holds one noon and one night wherever on Earth its day begins, so that days of UTC serve towers and
+grids alike, and no day is cut where a region or a chunk ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec
+from fluxcube.samples.towers import Towers
+from fluxcube.variables import COMPUTED
+
+#: Least share of a day's hours that a mean needs.
+_SHARE = 0.75
+_CLOCK = "TOD"
+
+
+class Column(NamedTuple):
+    """One number of a day.
+
+    Attributes
+    ----------
+    name : str
+        Such as "TA", "TA_MEAN_7D", "DOY cos", "band red", "latitude" or "igbp DBF".
+    group : str
+        The input it stems from: columns of one group are told apart by no permutation.
+    """
+
+    name: str
+    group: str
+
+
+def day_columns(spec: FeatureSpec) -> tuple[Column, ...]:
+    """Return what a day is described by: every input of a model but the time of day, whose mean is no day's own.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec(predictors=("DOY", "TOD", "TA"), memory_days=(7,), static=("igbp",), igbp_classes=("GRA",))
+    >>> [column.name for column in day_columns(spec)]
+    ['DOY cos', 'DOY sin', 'TA', 'TA_MEAN_7D', 'igbp GRA']
+    """
+    columns = []
+    for i, (name, variable) in enumerate(zip(spec.inputs, spec.input_variables, strict=True)):
+        parts = (f"{name} cos", f"{name} sin") if i in spec.cyclic_columns else (name,)
+        columns += [Column(part, variable) for part in parts if variable != _CLOCK]
+    columns += [Column(f"band {name}", f"band {name}") for name in _bands(spec)]
+    columns += [Column(name, name) for name in spec.numbers]
+    columns += [Column(f"{name} {code}", name) for name, codes in spec.class_lists.items() for code in codes]
+    return tuple(columns)
+
+
+def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
+    """Describe every UTC day that a block touches; a daily model's steps are days as they are.
+
+    Parameters
+    ----------
+    block : Block
+        Features of n places over t steps.
+    spec : FeatureSpec
+        What its columns are.
+
+    Returns
+    -------
+    (n, d, `day_columns`) float32
+        Means of the hours' normalised values, cyclic ones as cosine and sine; of each band, the mean pixel of the
+        latest chip by the day's end; static numbers; classes as 0 and 1. NaN where less than three quarters of the
+        day's hours have a value, and throughout for a day without a single predictor that is not computed.
+    int
+        Steps of the first day that lie before the block: step i is of day ``(i + lead) // steps_of_a_day(spec)``.
+
+    Examples
+    --------
+    >>> from fluxcube.samples.features import cube_block
+    >>> from fluxcube.simulation.example import example_cube
+    >>> spec = FeatureSpec(predictors=("TOD", "TA"), static=("latitude",))
+    >>> days, lead = block_days(cube_block(example_cube(sites=2, days=3).isel(time=slice(5, None)), spec), spec)
+    >>> days.shape, lead
+    ((2, 3, 2), 5)
+    """
+    per_day = steps_of_a_day(spec)
+    lead = block.first_hour % per_day
+    met, columns = _met(block.met, spec, lead, per_day), day_columns(spec)
+    days = met.shape[1]
+    ends = np.arange(1, days + 1) * per_day - lead
+    same = [np.repeat(part[:, None], days, axis=1) for part in (block.numbers, _one_hot(block, spec))]
+    out = np.concatenate([met, _latest(block, ends, len(_bands(spec))), *same], axis=-1, dtype=np.float32)
+    measured = [i for i, column in enumerate(columns[: met.shape[-1]]) if column.group not in COMPUTED]
+    out[~np.isfinite(met[..., measured or slice(None)]).any(-1)] = np.nan
+    return out, lead
+
+
+def tower_days(towers: Towers) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield position in `towers.sites`, date and description of the days with an observed flux, stretch by stretch.
+
+    Yields
+    ------
+    int
+        Whose days.
+    (d,) datetime64[D]
+        Dates.
+    (d, `day_columns`) float32
+        As `block_days` gives them; days of which it knows nothing are left out.
+    """
+    series, observed, per_day = towers.series, towers.observed(), steps_of_a_day(towers.spec)
+    for i, (start, hours) in enumerate(zip(series.start, series.hours, strict=True)):
+        block = _stretch(towers, i)
+        days, lead = block_days(block, towers.spec)
+        seen = np.zeros(days.shape[1] * per_day, bool)
+        seen[lead : lead + hours] = observed[start : start + hours]
+        kept = seen.reshape(-1, per_day).any(1) & np.isfinite(days[0]).any(-1)
+        dates = np.datetime64(block.first_hour // per_day, "D") + np.arange(days.shape[1])
+        yield int(towers.site[i]), dates[kept], days[0][kept]
+
+
+def steps_of_a_day(spec: FeatureSpec) -> int:
+    """Return how many steps of a model's cube a day has: 24 or 1."""
+    return spec.steps(1)
+
+
+def day_means(values: np.ndarray, lead: int, per_day: int = 24) -> np.ndarray:
+    """Average steps (n, t, C) by day (n, d, C), the first of which is `lead` steps short.
+
+    NaN where less than three quarters of a day's steps have a value.
+
+    Examples
+    --------
+    >>> day_means(np.array([1.0, 2.0, 3.0, 4.0, np.nan, np.nan, 8.0])[None, :, None], 1, 4)[0, :, 0]
+    array([ 2., nan])
+    """
+    n, t, columns = values.shape
+    days = -(-(lead + t) // per_day)
+    if lead or days * per_day != t:
+        padded = np.full((n, days * per_day, columns), np.nan, values.dtype)
+        padded[:, lead : lead + t] = values
+        values = padded
+    steps = values.reshape(n, days, per_day, columns)
+    mean = steps.mean(2)
+    gaps = np.isnan(mean)
+    if gaps.any():
+        some = gaps.any(-1)
+        part = steps[some]
+        seen = np.isfinite(part)
+        count = seen.sum(1)
+        total = np.where(seen, part, 0.0).sum(1)
+        mean[some] = np.where(count >= _SHARE * per_day, total / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def _inputs(spec: FeatureSpec) -> list[tuple[str, str]]:
+    """Names and variables of the met columns that describe a day."""
+    return [pair for pair in zip(spec.inputs, spec.input_variables, strict=True) if pair[1] != "TOD"]
+
+
+def _met(met: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndarray:
+    """Days' means (n, d, columns) of the met columns, cyclic ones as cosine and sine."""
+    plain = day_means(met, lead, per_day)
+    out = []
+    for i, variable in enumerate(spec.input_variables):
+        if variable == _CLOCK:
+            continue
+        if i in spec.cyclic_columns:
+            turn = met[..., i] * spec.input_scale[i] + spec.input_mean[i] if spec.input_scale else met[..., i]
+            angle = np.float32(np.pi) * turn
+            both = day_means(np.stack([np.cos(angle), np.sin(angle)], -1), lead, per_day)
+            out += [both[..., 0], both[..., 1]]
+        else:
+            out.append(plain[..., i])
+    return np.stack(out, -1) if out else np.empty((*plain.shape[:2], 0), np.float32)
+
+
+def _bands(spec: FeatureSpec) -> tuple[str, ...]:
+    """Bands that are chips: in days they are met columns."""
+    return () if spec.daily else spec.bands
+
+
+def _latest(block: Block, ends: np.ndarray, bands: int) -> np.ndarray:
+    """Mean pixel of each band of the latest chip before each of the steps `ends` (n, d, bands)."""
+    n, chips = block.chip_hour.shape
+    out = np.full((n, len(ends), bands), np.nan, np.float32)
+    if not chips or not bands:
+        return out
+    seen = np.isfinite(block.chips)
+    total = np.where(seen, block.chips, np.float32(0.0)).sum(-1)
+    mean = np.divide(total, seen.sum(-1), out=np.full(total.shape, np.nan, np.float32), where=seen.any(-1))
+    for place in range(n):
+        latest = np.searchsorted(block.chip_hour[place], ends, side="left") - 1
+        out[place, latest >= 0] = mean[place, latest[latest >= 0]]
+    return out
+
+
+def _one_hot(block: Block, spec: FeatureSpec) -> np.ndarray:
+    """Classes (n, all classes) as 0 and 1; of an unknown class, none is 1."""
+    codes = enumerate(spec.class_lists.values())
+    parts = [block.classes[:, [i]] == np.arange(len(classes)) for i, classes in codes]
+    return np.concatenate([np.empty((len(block.met), 0), bool), *parts], 1).astype(np.float32)
+
+
+def _stretch(towers: Towers, i: int) -> Block:
+    """One stretch of a tower's hours as a block."""
+    series = towers.series
+    rows = slice(int(series.start[i]), int(series.start[i] + series.hours[i]))
+    low, high = np.searchsorted(series.chip_key, series.chip_zero[i] + np.array([-NO_CHIP, NO_CHIP]))
+    met = series.met[rows][None]
+    return Block(
+        met=met,
+        observed=np.isfinite(met).any(-1),
+        numbers=series.numbers[[i]],
+        classes=series.classes[[i]],
+        chips=series.chips[low:high][None],
+        chip_hour=(series.chip_key[low:high] - series.chip_zero[i])[None],
+        first_hour=int(towers.first_hour[i]),
+    )

@@ -1,0 +1,267 @@
+"""What a finished model keeps of its training days, so that maps can tell where it should not be believed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from fluxcube.errors import ConfigError
+from fluxcube.models.applicability import MOST_CENTRES, Applicability
+from fluxcube.models.base import Batch, Model
+from fluxcube.samples import support
+from fluxcube.samples.clusters import cluster_sites
+from fluxcube.samples.daymeans import Column, day_columns, tower_days
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.loader import Windows
+from fluxcube.samples.towers import Towers
+from fluxcube.training.rows import SiteRows
+
+log = logging.getLogger(__name__)
+
+#: Windows whose errors weigh the inputs: each passes the model once for each input, and once as it is.
+_WINDOWS = 256
+#: As many for models of single rows, which take a thousandth of the time.
+_ROWS = 4096
+#: Towers that they are drawn from, where towers are read one by one.
+_SITES = 16
+#: Hours of history that each hour of a dense head sees at least.
+_HISTORY = 24
+
+
+def fit_applicability(
+    model: Model,
+    train: Towers | SiteRows,
+    val: Towers | SiteRows | None,
+    cube,
+    *,
+    buffer_km: float,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Applicability | None:
+    """Weigh the inputs of a trained model, choose training days, and find how far from them is too far.
+
+    It takes one pass over the training towers' features, and ``inputs + 1`` passes of 256 windows through the model.
+
+    Parameters
+    ----------
+    model : Model
+        Trained.
+    train, val : Towers or SiteRows
+        Whose days are kept; and whose errors weigh the inputs, the training towers' where `val` is None.
+    cube : xr.Dataset
+        Tells where the towers are.
+    buffer_km : float
+        Towers that are closer form a cluster.
+    seed : int
+        Of the windows and their permutations.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+
+    Returns
+    -------
+    Applicability or None
+        None, and a warning, where the training towers form one cluster, since nothing then tells what is too far.
+
+    References
+    ----------
+    Meyer & Pebesma 2021, doi:10.1111/2041-210X.13650.
+    """
+    began, spec = time.perf_counter(), train.spec
+    columns = day_columns(spec)
+    days, site = training_days(_towers(train, progress), train.sites, len(columns))
+    place = cube.sel(site=list(map(str, train.sites)))
+    cluster = cluster_sites(place["latitude"].values, place["longitude"].values, buffer_km)[site]
+    weights = importance(model, _watched(train if val is None else val), columns, seed=seed)
+    try:
+        found = Applicability.of([c.name for c in columns], days, cluster, column_weights(columns, weights))
+    except ConfigError as error:
+        log.warning("no area of applicability: %s", error)
+        return None
+    log.info(
+        "area of applicability: %d training days of %d towers in %.0f s; inputs by weight: %s", len(days),
+        len(train.sites), time.perf_counter() - began, ", ".join(sorted(weights, key=weights.get, reverse=True)[:5]),
+    )  # fmt: skip
+    return found
+
+
+def training_days(towers: Iterable[Towers], sites: Sequence[str], columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose days of training towers: of each tower as many, spread evenly over the seasons.
+
+    Parameters
+    ----------
+    towers : iterable of Towers
+        Of `sites`, in order, in one or more parts.
+    sites : sequence of str
+        Names.
+    columns : int
+        F, of a day.
+
+    Returns
+    -------
+    (K, F) float32, (K,) int64
+        Days, at most 4,096, and the position of their tower in `sites`. A tower that has fewer days than its share
+        leaves the rest to the others, half of whose days at most are then kept beside those of their share.
+    """
+    share = math.ceil(MOST_CENTRES / max(len(sites), 1))
+    kept: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, "datetime64[D]"), np.empty((0, columns), np.float32))]
+    kept *= len(sites)
+    at = {str(name): i for i, name in enumerate(sites)}
+    for part in towers:
+        for position, dates, days in tower_days(part):
+            i = at[str(part.sites[position])]
+            kept[i] = tuple(np.concatenate(pair) for pair in zip(kept[i], (dates, days), strict=True))
+        for i in {at[str(name)] for name in part.sites}:  # read: more than can be used need not be held
+            kept[i] = _spread(*kept[i], max(share, MOST_CENTRES // 8))
+    quota = _quotas([len(dates) for dates, _ in kept], MOST_CENTRES)
+    chosen = [_spread(*pair, count)[1] for pair, count in zip(kept, quota, strict=True)]
+    return np.concatenate(chosen), np.repeat(np.arange(len(sites)), [len(days) for days in chosen])
+
+
+def importance(model: Model, towers: Iterable[Towers], columns: Sequence[Column], *, seed: int) -> dict[str, float]:
+    """Weigh the inputs of a model by what it loses when each is shuffled between windows.
+
+    Parameters
+    ----------
+    model : Model
+        Trained.
+    towers : iterable of Towers
+        Whose windows, together at most 256 (4,096 for a model of single rows).
+    columns : sequence of Column
+        Whose groups are weighed; a variable is shuffled with its trailing means.
+    seed : int
+        Of the windows and of the shuffling.
+
+    Returns
+    -------
+    dict
+        Group to the square root of the rise in mean squared error (scaled targets), 0 where there is none: of a linear
+        model this is the size of its coefficient, so that distances are in units of what the model gives.
+
+    References
+    ----------
+    Breiman 2001, doi:10.1023/A:1010933404324.
+    """
+    batch, targets, spec = _sample(model, towers, seed)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(targets))
+    before = _error(model, batch, targets)
+    out = {}
+    for group in dict.fromkeys(column.group for column in columns):
+        out[group] = math.sqrt(max(0.0, _error(model, _shuffled(batch, spec, group, order), targets) - before))
+    return out
+
+
+def column_weights(columns: Sequence[Column], weights: dict[str, float]) -> np.ndarray:
+    """Share the weight of an input among its columns, so that their squares add up to its own."""
+    size = {group: sum(column.group == group for column in columns) for group in weights}
+    return np.array([weights[column.group] / math.sqrt(size[column.group]) for column in columns])
+
+
+def _towers(source: Towers | SiteRows, progress: Callable | None) -> Iterable[Towers]:
+    if isinstance(source, Towers):
+        yield source
+        return
+    for done, towers in enumerate(source.towers(), 1):
+        yield towers
+        if progress:
+            progress(done, len(source.sites), f"days of {towers.sites[0]}")
+
+
+def _watched(source: Towers | SiteRows) -> Iterable[Towers]:
+    """Towers to weigh inputs on: all, or some of those that are read one by one."""
+    if isinstance(source, Towers):
+        return [source]
+    step = -(-len(source.sites) // _SITES)
+    some = SiteRows(source.cube, source.sites[::step], source.spec, source.max_qc)
+    return some.towers()
+
+
+def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, np.ndarray, FeatureSpec]:
+    """Windows of towers and their targets (B, emitted hours, targets)."""
+    towers = list(towers)
+    most = (_WINDOWS if hasattr(model, "parameters") else _ROWS) // len(towers)
+    parts = []
+    for one in towers:
+        if not one.observed().any():
+            continue
+        if getattr(model, "code_size", 0):
+            one = support.towers_with_codes(one, model)
+        windows = Windows(
+            one, length=model.context, emits=min(model.emits, max(1, model.context - _HISTORY)), partial=True,
+            batch_size=most, limit=most, seed=seed,
+        )  # fmt: skip
+        parts.append(next(iter(windows)))
+    slots = max(part["images"].shape[1] for part in parts)
+    merged = {name: np.concatenate([_padded(part[name], name, slots) for part in parts]) for name in Batch._fields}
+    return Batch(**merged), np.concatenate([part["targets"] for part in parts]), towers[0].spec
+
+
+def _padded(array: np.ndarray, name: str, slots: int) -> np.ndarray:
+    """Give windows of a tower without chips as many empty slots as others have."""
+    if name not in ("images", "image_step") or array.shape[1] == slots:
+        return array
+    empty = np.full((len(array), slots - array.shape[1], *array.shape[2:]), -1 if name == "image_step" else np.nan)
+    return np.concatenate([array, empty.astype(array.dtype)], 1)
+
+
+def _shuffled(batch: Batch, spec: FeatureSpec, group: str, order: np.ndarray) -> Batch:
+    """A batch with one input taken from other windows."""
+    if group in spec.class_lists:
+        return batch._replace(classes=_exchanged(batch.classes, [list(spec.class_lists).index(group)], order))
+    if group in spec.numbers:
+        return batch._replace(numbers=_exchanged(batch.numbers, [spec.numbers.index(group)], order))
+    if group.startswith("band "):
+        band = spec.bands.index(group.removeprefix("band "))
+        images = batch.images.copy()
+        images[:, :, band] = batch.images[order, :, band]
+        return batch._replace(images=images)
+    columns = [i for i, variable in enumerate(spec.input_variables) if variable == group]
+    return batch._replace(met=_exchanged(batch.met, columns, order))
+
+
+def _exchanged(values: np.ndarray, columns: list[int], order: np.ndarray) -> np.ndarray:
+    out = values.copy()
+    out[..., columns] = values[order][..., columns]
+    return out
+
+
+def _error(model: Model, batch: Batch, targets: np.ndarray) -> float:
+    """Mean squared error of scaled targets, each target counting alike."""
+    size, given = 128 if hasattr(model, "parameters") else len(targets), []
+    for at in range(0, len(targets), size):
+        part = Batch(*(array[at : at + size] for array in batch))
+        given.append(model.predict(part)[:, -targets.shape[1] :])
+    squares = np.square(np.concatenate(given) - targets, dtype=np.float64)
+    seen = np.isfinite(squares)
+    count = seen.sum((0, 1))
+    each = np.where(seen, squares, 0.0).sum((0, 1))[count > 0] / count[count > 0]
+    return float(each.mean()) if len(each) else 0.0
+
+
+def _quotas(counts: Sequence[int], total: int) -> list[int]:
+    """Share `total` among towers as evenly as what they have allows."""
+    quota = np.zeros(len(counts), int)
+    counts = np.asarray(counts)
+    left = total
+    while left > 0 and (quota < counts).any():
+        open_ = np.flatnonzero(quota < counts)
+        more = max(1, left // len(open_))
+        for i in open_[:left]:
+            taken = min(more, counts[i] - quota[i], left)
+            quota[i] += taken
+            left -= taken
+    return quota.tolist()
+
+
+def _spread(dates: np.ndarray, days: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `count` days, evenly spread over the year; years are mixed."""
+    if len(dates) <= count:
+        return dates, days
+    season = (dates - dates.astype("datetime64[Y]")).astype(int)
+    order = np.lexsort((dates, season))
+    chosen = np.sort(order[((np.arange(count) + 0.5) * len(dates) / count).astype(int)])
+    return dates[chosen], days[chosen]
