@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -42,7 +42,30 @@ class Ensemble:
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return the members' mean (B, T, targets) float32 in scaled units."""
-        return np.mean([member.predict(batch) for member in self.members], 0, dtype=np.float64).astype(np.float32)
+        given = [member.predict(part) for member, part in self._parts(batch)]
+        return np.mean(given, 0, dtype=np.float64).astype(np.float32)
+
+    @property
+    def code_size(self) -> int:
+        """Numbers of a place's embedding, all members' together; 0 where they make none."""
+        return sum(getattr(member, "code_size", 0) for member in self.members)
+
+    @property
+    def support(self) -> int:
+        """Windows of a place that its embedding is made of."""
+        return self.members[0].support
+
+    def encode(self, support: np.ndarray) -> np.ndarray:
+        """Return all members' embeddings (n, code_size) of support windows (n, K, T, V)."""
+        return np.concatenate([member.encode(support) for member in self.members], 1)
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Model, Batch]]:
+        """Give each member the batch, with its own embeddings alone."""
+        own = self.sizes.numbers
+        for i, member in enumerate(self.members):
+            size = getattr(member, "code_size", 0)
+            columns = np.r_[:own, own + i * size : own + (i + 1) * size]
+            yield member, batch._replace(numbers=batch.numbers[:, columns]) if size else batch
 
     def predict_all(self, batch: Batch) -> np.ndarray:
         """Return mean, total standard deviation and spread, (B, T, 3 targets) float32 in scaled units.
@@ -51,7 +74,7 @@ class Ensemble:
         they have any.
         """
         n = self.n_targets
-        given = [predict_all(member, batch).astype(np.float64) for member in self.members]
+        given = [predict_all(member, part).astype(np.float64) for member, part in self._parts(batch)]
         means = np.stack([g[..., :n] for g in given])
         spread = means.std(0, ddof=1) if len(means) > 1 else np.where(np.isfinite(means[0]), 0.0, np.nan)
         variance = np.square(spread)

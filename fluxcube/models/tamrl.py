@@ -67,6 +67,8 @@ class TAMRLConfig(TAMLSTMConfig):
         Hidden width of the generator.
     support : int
         Windows of a place's drivers that its embedding is the mean over.
+    queries : int
+        Windows of a place, at most, that share their support in training: those `stride` days apart.
     modulate : bool
         Whether the embedding modulates anything; False is the forward model, trained the same way.
     """
@@ -75,11 +77,12 @@ class TAMRLConfig(TAMLSTMConfig):
     encoder: int = 32
     generator: int = 32
     support: int = 8
+    queries: int = 4
     modulate: bool = True
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("code", "encoder", "generator", "support"):
+        for name in ("code", "encoder", "generator", "support", "queries"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
 
@@ -184,20 +187,22 @@ class TAMRL(TAMLSTM):
         """Windows of a place that its embedding is made of."""
         return self.config.support
 
-    def forward(self, batch: Batch, support: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch, support: Tensor | None = None, group: Tensor | None = None) -> Tensor:
         """Return scaled fluxes (B, supervised, targets) in training, (B, 1, targets) otherwise.
 
         Parameters
         ----------
         batch : Batch of Tensors
             Windows; without `support`, the last `code_size` of `numbers` (B, S + code_size) are their embeddings.
-        support : (B, K, T, V) Tensor, optional
-            Windows of drivers of each window's own place.
+        support : (G, K, T, V) Tensor, optional
+            Windows of drivers of the windows' own places.
+        group : (B,) Tensor, optional
+            Which of the G is each window's; by default the one of its number.
         """
         if not self.joint or not self.config.modulate:
             return super().forward(batch)
         code = self._given_code(batch) if support is None else self.encoded(support)
-        return super().forward(batch, self.film(code))
+        return super().forward(batch, self.film(code if group is None else code[group]))
 
     def film(self, code: Tensor) -> Film:
         """Turn embeddings (B, code) into what modulates their windows."""

@@ -7,16 +7,14 @@ days that share none with the window that is learned from. No flux is ever in th
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from fluxcube.errors import ConfigError
 from fluxcube.samples.features import Block
+from fluxcube.samples.towers import Towers
 from fluxcube.samples.windows import Series, cut, flatten
-
-log = logging.getLogger(__name__)
 
 #: Sets the draws of support apart from those of windows.
 _DRAWS = 2
@@ -71,15 +69,26 @@ def _of_window(flags: np.ndarray, length: int) -> np.ndarray:
     return total[length:] - total[:-length] if len(total) > length else np.zeros(0, np.int64)
 
 
-def block_support(
-    block: Block, length: int, count: int, *, years: Sequence[int] = (), names: Sequence[str] = ()
+def series_support(
+    series: Series,
+    first_day: np.ndarray,
+    observed: np.ndarray,
+    length: int,
+    count: int,
+    *,
+    years: Sequence[int] = (),
+    names: Sequence[str] = (),
 ) -> np.ndarray:
-    """Cut the support of each place out of a block of days.
+    """Cut the support of each place out of days.
 
     Parameters
     ----------
-    block : Block
-        Of n places, days.
+    series : Series
+        Of n places.
+    first_day : (n,) int
+        Days from 1970 to each place's first.
+    observed : (N,) bool
+        Days with a driver, as `Block.observed`.
     length, count, years
         As `support_stops` takes them.
     names : sequence of str
@@ -95,25 +104,46 @@ def block_support(
     ConfigError
         If a place has no window in the years that are asked for.
     """
-    series, (n, t, columns) = flatten(block), block.met.shape
-    days = np.datetime64(block.first_hour, "D") + np.arange(t)
-    out = np.full((n, count, length, columns), np.nan, np.float32)
-    shared: dict[bytes, np.ndarray] = {}
-    for place in range(n):
-        seen = block.observed[place]
-        key = seen.tobytes()
+    out = np.full((len(series.hours), count, length, series.met.shape[1]), np.nan, np.float32)
+    shared: dict[tuple, np.ndarray] = {}
+    for place, (start, hours) in enumerate(zip(series.start, series.hours, strict=True)):
+        seen = observed[start : start + hours]
+        days = np.datetime64(int(first_day[place]), "D") + np.arange(hours)
+        key = (int(first_day[place]), seen.tobytes())
         if key not in shared:
             shared[key] = support_stops(days, length, count, years=years, observed=seen)
         stops = shared[key]
         if len(stops):
-            out[place] = cut(series.met, np.full(count, series.start[place]), stops, length)
+            out[place] = cut(series.met, np.full(count, start), stops, length)
         elif len(years):
-            who = names[place] if len(names) else f"place {place + 1}"
-            raise ConfigError(
-                f"{who} has no {length} days in a row with drivers in {', '.join(map(str, years))}: its record runs "
-                f"from {days[0]} to {days[-1]}; choose other support years, or none, which takes the whole record."
-            )
+            raise _no_support(names[place] if len(names) else f"place {place + 1}", length, years, days)
     return out
+
+
+def _no_support(who: str, length: int, years: Sequence[int], days: np.ndarray) -> ConfigError:
+    return ConfigError(
+        f"{who} has no {length} days in a row with drivers in {', '.join(map(str, years))}: its record runs from "
+        f"{days[0]} to {days[-1]}; choose other support years, or none, which takes the whole record."
+    )
+
+
+def block_with_codes(block: Block, model, *, years: Sequence[int] = (), names: Sequence[str] = ()) -> Block:
+    """Return a block of days whose places bring their embeddings along, after their static numbers.
+
+    Parameters
+    ----------
+    block : Block
+        Of n places.
+    model : TAMRL, or an ensemble of such
+        What encodes: its `encode`, `context` and `support`.
+    years, names
+        As `series_support` takes them.
+    """
+    first = np.full(len(block.met), block.first_hour)
+    support = series_support(
+        flatten(block), first, block.observed.ravel(), model.context, model.support, years=years, names=names
+    )
+    return with_codes(block, model.encode(support))
 
 
 def with_codes(block: Block, codes: np.ndarray) -> Block:
@@ -121,8 +151,18 @@ def with_codes(block: Block, codes: np.ndarray) -> Block:
     return dataclasses.replace(block, numbers=np.concatenate([block.numbers, codes], 1, dtype=np.float32))
 
 
+def towers_with_codes(towers: Towers, model) -> Towers:
+    """Return towers whose places bring the embeddings of their whole records along, in place of any they had."""
+    series = towers.series
+    observed = np.isfinite(series.met).any(1)
+    support = series_support(series, towers.first_hour, observed, model.context, model.support)
+    own = series.numbers[:, : len(towers.spec.numbers)]
+    numbers = np.concatenate([own, model.encode(support)], 1, dtype=np.float32)
+    return dataclasses.replace(towers, series=dataclasses.replace(series, numbers=numbers))
+
+
 class Draws:
-    """Support windows of training: for each window some of the same place, days apart from it.
+    """Support windows of training: windows that end within some days of each other share one, days apart from them all.
 
     Parameters
     ----------
@@ -130,43 +170,58 @@ class Draws:
         Drivers.
     length, count : int
         Days of a window, and how many of them.
+    span : int
+        Windows of a place that end within so many days, from a day that is drawn anew per place and epoch, share one.
     seed : int
-        Of the draws, which depend on it, the epoch and the window alone.
+        Of the draws, which depend on it, the epoch and the place's days alone.
     """
 
-    def __init__(self, series: Series, length: int, count: int, seed: int):
-        self.series, self.length, self.count, self.seed = series, length, count, seed
+    def __init__(self, series: Series, length: int, count: int, span: int, seed: int):
+        self.series, self.length, self.count, self.span, self.seed = series, length, count, span, seed
         self._drawn: tuple[int, np.ndarray] | None = None
 
     def possible(self) -> np.ndarray:
-        """Return which rows (N,) end a window that leaves room for another beside it."""
+        """Return which rows (N,) end a window that leaves room for another beside it, whatever it shares."""
         place, stop = _place_stop(self.series, np.arange(len(self.series.met)))
-        before, after = self._room(place, stop)
+        before, _ = self._room(place, stop - self.span + 1)
+        _, after = self._room(place, stop)
         return before + after > 0
 
-    def of(self, ends: np.ndarray, epoch: int) -> np.ndarray:
-        """Return the support (B, K, T, V) of the windows that end with these rows."""
+    def group(self, ends: np.ndarray, epoch: int) -> np.ndarray:
+        """Return the first stop (B,) of those that the windows ending with these rows share their support with.
+
+        It is counted as rows are, and may lie up to `span` rows before the place's first.
+        """
         place, stop = _place_stop(self.series, ends)
+        phase = np.random.default_rng((self.seed, epoch, _DRAWS)).integers(0, self.span, len(self.series.hours))[place]
+        return self.series.start[place] + (stop - phase) // self.span * self.span + phase
+
+    def of(self, ends: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the support (G, K, T, V) of the windows that end with these rows, and which is whose (B,)."""
+        first, one, which = np.unique(self.group(ends, epoch), return_index=True, return_inverse=True)
+        place, _ = _place_stop(self.series, ends[one])
+        stop = first - self.series.start[place]
         before, after = self._room(place, stop)
-        chosen = np.floor(self._uniform(epoch)[ends] * (before + after)[:, None]).astype(np.int64)
-        early = chosen < before[:, None]
-        stops = chosen + self.length + np.where(early, 0, (stop - before)[:, None])
+        uniform = self._uniform(epoch)[np.maximum(first, 0)]
+        chosen = np.floor(uniform * (before + after)[:, None]).astype(np.int64)
+        late = chosen + (stop + self.span - 1 + self.length - before)[:, None]
+        stops = np.where(chosen < before[:, None], chosen + self.length, late)
         start = np.repeat(self.series.start[place], self.count)
         windows = cut(self.series.met, start, stops.ravel(), self.length)
-        return windows.reshape(len(ends), self.count, self.length, -1)
-
-    def _room(self, place: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of whole windows that end before each window begins, and that begin after it ends."""
-        before = np.maximum(stop - 2 * self.length + 1, 0)
-        after = np.maximum(self.series.hours[place] - stop - self.length + 1, 0)
-        return before, after
+        return windows.reshape(len(first), self.count, self.length, -1), which.ravel()
 
     def _uniform(self, epoch: int) -> np.ndarray:
         """Draws (N, K) of an epoch; the latest is kept."""
         if self._drawn is None or self._drawn[0] != epoch:
-            rng = np.random.default_rng((self.seed, epoch, _DRAWS))
+            rng = np.random.default_rng((self.seed, epoch, _DRAWS, 1))
             self._drawn = epoch, rng.random((len(self.series.met), self.count), np.float32)
         return self._drawn[1]
+
+    def _room(self, place: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of whole windows before those that end from `stop` on, for `span` days, and of those after."""
+        before = np.maximum(stop - 2 * self.length + 1, 0)
+        after = np.maximum(self.series.hours[place] - (stop + self.span - 1) - self.length + 1, 0)
+        return before, after
 
 
 def _place_stop(series: Series, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -159,12 +159,13 @@ def cube_spec(
     if bands is None:
         bands = tuple(every) if array in cube else ()
     elif bands and array not in cube:
-        raise ConfigError(f"bands are given, but the cube has no {array}: build it with modis=, or give bands=().")
+        what = {"modis": "chips", "surface": "surface reflectance"}[array]
+        raise ConfigError(f"bands are given, but the cube has no {what}: build it with modis=, or give bands=().")
     classes = {f"{name}_classes": _classes(cube, sites, name) for name in ("igbp", "koppen") if name in static}
     return FeatureSpec(
         predictors=tuple(predictors), memory_days=tuple(memory_days), bands=tuple(bands), static=tuple(static),
-        targets=targets, predictor_max_qc=max_qc, clock=cube.attrs.get("clock", "solar"), resolution=resolution,
-        **classes,
+        targets=targets, predictor_max_qc=None if resolution == "daily" else max_qc,
+        clock=cube.attrs.get("clock", "solar"), resolution=resolution, **classes,
     )  # fmt: skip
 
 

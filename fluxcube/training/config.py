@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, unknown
 from fluxcube.models.base import check_kinds, from_known_keys
+
+#: What a flux of a day can be weighed by.
+WEIGHTS = ("quality", "igbp", "koppen")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,15 @@ class TrainingConfig:
         1 gives the mean the gradient of squared error.
     weight_by_randunc : bool
         Weight fluxes by the inverse of their random uncertainty's variance, plus the typical one.
+    weigh : tuple of str or None
+        What else weighs fluxes: "quality" (the good share of a day), "igbp" and "koppen" (classes by their inverse
+        frequency among the training sites, mean 1). None is all three for days and none for hours.
+    balance : float or None
+        alpha: how much the mean of (NEE - (RECO_NT - GPP_NT))^2 in the fluxes' units adds to the loss. None is 0.1 for
+        days where all three are targets, and 0 else.
+    pretrain_epochs : int or None
+        First epochs, of `epochs`, in which TAM-RL's forward model is trained alone; the learning rate falls to zero
+        in them, and again in the rest. None is half of them.
     stride : int or None
         Hours between the windows of an epoch, at a phase drawn anew per site and epoch; None is half a window
         for a dense head and 1 for others.
@@ -81,6 +93,9 @@ class TrainingConfig:
     mse_epochs: int = 1
     nll_beta: float = 0.0
     weight_by_randunc: bool = False
+    weigh: tuple[str, ...] | None = None
+    balance: float | None = None
+    pretrain_epochs: int | None = None
     stride: int | None = None
     windows_per_epoch: int | None = None
     val_windows: int = 2048
@@ -107,6 +122,15 @@ class TrainingConfig:
             raise ConfigError(f"keep must be best or last, found {self.keep!r}.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be auto, float32 or bfloat16, found {self.precision!r}.")
+        for name in self.weigh or ():
+            if name not in WEIGHTS:
+                raise unknown("weight", name, WEIGHTS)
+        if self.balance is not None and self.balance < 0:
+            raise ConfigError(f"balance must be 0 or more, found {self.balance}.")
+        if self.pretrain_epochs is not None and not 0 <= self.pretrain_epochs < self.epochs:
+            raise ConfigError(
+                f"pretrain_epochs must be 0 or more and below epochs, found {self.pretrain_epochs} of {self.epochs}."
+            )
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must be a decay in [0, 1), found {self.ema}.")
         if not 0 <= self.nll_beta <= 1 or self.mse_epochs < 0:

@@ -14,12 +14,13 @@ from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.events import Events
-from fluxcube.training.loop import Validation, mean_nse, train
+from fluxcube.training.loop import Validation, bring_codes, mean_nse, scored_rows, train
+from fluxcube.training.loss import Balance
 from fluxcube.training.parallel import World
 from fluxcube.training.plan import Plan
 from fluxcube.training.run import EVENTS, LOG, STATE, write_log
 from fluxcube.training.state import Counters
-from fluxcube.training.weights import WeightedWindows, label_weights
+from fluxcube.training.weights import SupportedWindows, WeightedWindows, flux_weights
 
 #: Hours of history that each validated hour of a dense head sees at least.
 _HISTORY = 24
@@ -55,7 +56,8 @@ def descend(
             counters = train(
                 made, windows, None if held is None else Validation(held), plan.training, world=world,
                 state=folder / STATE, request=request, on_epoch=on_epoch, on_step=events.step if events else None,
-                progress=None if world.rank else progress,
+                progress=None if world.rank else progress, balance=_balance(plan, train_towers), alpha=plan.balance,
+                pretrain=plan.pretrain_epochs,
             )  # fmt: skip
         finally:
             if events:
@@ -66,36 +68,51 @@ def descend(
 
 
 def validation_windows(model: Model, val: Towers | None, limit: int, batch_size: int, seed: int) -> Windows | None:
-    """Return the fixed windows of validation towers that a model is scored on, each hour with a day of history."""
+    """Return the fixed windows of validation towers that a model is scored on, each hour with a day of history.
+
+    Windows of days are whole, as they are where a model predicts.
+    """
     if val is None:
         return None
     scored = min(model.emits, max(1, model.context - _HISTORY))
-    options = {"length": model.context, "batch_size": batch_size, "partial": True, "seed": seed}
-    return Windows(val, emits=scored, limit=limit, **options)
+    options = {"length": model.context, "batch_size": batch_size, "partial": not val.spec.daily, "seed": seed}
+    windows = Windows(val, emits=scored, limit=limit, **options)
+    bring_codes(model, windows)
+    return windows
+
+
+def _balance(plan: Plan, towers: Towers) -> Balance | None:
+    return Balance(*plan.balanced, towers.spec.target_mean, towers.spec.target_scale) if plan.balance else None
 
 
 def _windows(plan: Plan, made: Model, towers: Towers, world: World, seed: int) -> Windows:
     config = plan.training
-    stride = config.stride or (max(1, made.context // 2) if made.emits > 1 else 1)
+    emits = getattr(made, "supervised", made.emits)
+    stride = config.stride or getattr(made, "stride", max(1, made.context // 2) if made.emits > 1 else 1)
     if config.effective_batch and config.effective_batch % world.size:
         raise ConfigError(
             f"effective_batch must be a multiple of the number of processes, found {config.effective_batch} and "
             f"{world.size}."
         )
     options = {
-        "length": made.context, "emits": made.emits, "stride": stride, "limit": config.windows_per_epoch,
+        "length": made.context, "emits": emits, "stride": stride, "limit": config.windows_per_epoch,
         "batch_size": config.effective_batch // world.size if config.effective_batch else config.batch_size,
-        "partial": True, "seed": seed, "rank": world.rank, "world_size": world.size,
+        "partial": not towers.spec.daily, "seed": seed, "rank": world.rank, "world_size": world.size,
     }  # fmt: skip
-    if not config.weight_by_randunc:
+    supported = getattr(made, "code_size", 0)
+    if not plan.weigh and not supported:
         return Windows(towers, **options)
-    return WeightedWindows.of(towers, label_weights(plan.split.part(plan.cube, "train"), towers), **options)
+    weights = flux_weights(plan.split.part(plan.cube, "train"), towers, plan.weigh)
+    if supported:
+        return SupportedWindows.of(towers, weights, made.support, made.config.queries, **options)
+    return WeightedWindows.of(towers, weights, **options)
 
 
 def _summary(model, counters: Counters, keep: str) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     text = f"{model.kind}, {parameters:,} parameters, {counters.epoch} epochs in {counters.seconds:.0f} s"
-    scored = [row for row in counters.history if any(k.startswith("val_nse_") and v == v for k, v in row.items())]
+    rows = scored_rows(counters.history)
+    scored = [row for row in rows if any(k.startswith("val_nse_") and v == v for k, v in row.items())]
     if not scored:
         return f"{text}; no validation, the last epoch is kept"
     kept = scored[-1] if keep == "last" else max(scored, key=mean_nse)

@@ -19,9 +19,9 @@ from fluxcube.training.run import STATE
 log = logging.getLogger(__name__)
 
 #: Features that the weights are tied to.
-_TIED = ("predictors", "memory_days", "bands", "static", "targets", "clock")
+_TIED = ("predictors", "memory_days", "bands", "static", "targets", "clock", "resolution")
 #: Settings of a config that no weight is tied to.
-_FREE = ("dropout", "dropout_unit", "head", "distribution", "causal")
+_FREE = ("dropout", "dropout_unit", "head", "distribution", "causal", "stride", "supervised")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.models import registry
 from fluxcube.samples.splits import Split
-from fluxcube.schema import check_resolution, validate_cube
+from fluxcube.schema import resolution_of, validate_cube
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.plan import DESCENT, make_plan
 from fluxcube.training.run import Run
@@ -43,6 +44,7 @@ def fit(
     train_igbp: str | Sequence[str] | None = None,
     search: int | None = None,
     max_qc: int | None = 1,
+    min_quality: float | None = 0.5,
     resume: bool = True,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -57,8 +59,8 @@ def fit(
     ----------
     cube : xr.Dataset
         A cube (`fluxcube.schema`), lazy or in memory.
-    model : {"ecoperceiver", "xgboost", "sw-linear", "mean-cycle"}
-        What to train.
+    model : {"ecoperceiver", "xgboost", "sw-linear", "mean-cycle", "tam-rl", "tam-lstm", "ct-lstm", "lstm"}
+        What to train: the first four on hours, all but the first on days.
     target : str or sequence of str
         Fluxes to learn, together.
     out : path
@@ -74,7 +76,7 @@ def fit(
     split : Split, str or path, optional
         Also a word or a file, as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
-        Of the model; by default `EcoPerceiverConfig.small()`, or `BoostingConfig()`.
+        Of the model; by default its `small()` where gradient descent trains it, or `BoostingConfig()`.
     training : TrainingConfig, optional
         Of gradient descent.
     epochs : int, optional
@@ -97,6 +99,9 @@ def fit(
         (`fluxcube.training.search.random_search`); the draws are kept in `out`, as ``search.jsonl``.
     max_qc : int or None
         Worst flag of a predictor or flux to train on; validation uses measured fluxes (flag 0) only.
+    min_quality : float or None
+        Of a daily cube, instead: least quality of a flux to train on; None takes all. Validation uses whole days
+        (quality 1). Predictors are taken whatever their quality.
     resume : bool
         Whether to go on with an unfinished run in `out`.
     overwrite : bool
@@ -113,8 +118,8 @@ def fit(
     CheckpointError
         If `out` holds a finished run, or something else; if `init` is damaged or of another version.
     ConfigError
-        If the settings contradict each other, an unfinished run in `out` or `init` has other ones, or the cube is
-        daily.
+        If the settings contradict each other, an unfinished run in `out` or `init` has other ones, or the model does
+        not work on hours, or on days, that the cube has.
     MissingPackageError
         If a package that is asked for is not installed.
     SplitError
@@ -135,7 +140,7 @@ def fit(
     """
     _check_used(model, epochs, seeds, jobs)
     cube, folder = validate_cube(cube), Path(out)
-    check_resolution(cube, "hourly", f"the model {model}")
+    max_qc = min_quality if resolution_of(cube) == "daily" else max_qc
     training = training or TrainingConfig()
     training = training if epochs is None else dataclasses.replace(training, epochs=epochs)
     plan = make_plan(
@@ -165,7 +170,7 @@ def preset_config(model: str, preset: str | None) -> object | None:
     model : str
         Name of the model.
     preset : str or None
-        "small" or "published" of ecoperceiver; "published", "xbase" or "small" of xgboost.
+        "published", "xbase" or "small" of xgboost; "small" or "published" of what gradient descent trains.
 
     Raises
     ------
@@ -177,7 +182,8 @@ def preset_config(model: str, preset: str | None) -> object | None:
     >>> preset_config("ecoperceiver", "published").latent
     128
     """
-    presets = {"ecoperceiver": ("small", "published"), "xgboost": ("published", "xbase", "small")}.get(model, ())
+    known = {"xgboost": ("published", "xbase", "small")} | dict.fromkeys(DESCENT, ("small", "published"))
+    presets = known.get(model, ())
     cls = registry.config_class(model)
     if preset is None:
         return None
@@ -198,8 +204,8 @@ def configure(
     preset : str or None
         As `preset_config` takes it; "published" of ecoperceiver stands for `TrainingConfig.published()`, too.
     settings : sequence of str
-        ``config.<key>=<value>`` and ``training.<key>=<value>``, values as JSON or as Python writes them; what is
-        neither is text.
+        ``config.<key>=<value>`` and ``training.<key>=<value>``: values as JSON, or as Python writes them, or
+        numbers with commas between; what is none of these is text.
     search : int, optional
         As `fit` takes it: settings that it draws are refused.
 
@@ -225,7 +231,7 @@ def configure(
         given[part][key] = _value(value.strip())
     _check_free(model, given, search)
     config = preset_config(model, preset)
-    if config is None and given["config"] and model == "ecoperceiver":
+    if config is None and given["config"] and model in DESCENT:
         config = registry.config_class(model).small()
     if config is None:
         config = given["config"] or None
@@ -246,7 +252,7 @@ def _check_free(model: str, given: Mapping[str, Mapping], search: int | None) ->
     from fluxcube.training.search import SPACE
 
     if drawn := [key for key in given["config"] if key in SPACE or key in ("n_estimators", "early_stopping")]:
-        raise ConfigError(f"{', '.join(drawn)}: the search finds what is best itself; leave them, or the search, out.")
+        raise ConfigError(f"{', '.join(drawn)}: search finds what is best itself; leave this out, or the search.")
 
 
 def _changed(config, changes: Mapping):
@@ -255,8 +261,8 @@ def _changed(config, changes: Mapping):
 
 
 def _value(text: str) -> object:
-    """JSON, or true, false and null as Python writes them, or text."""
-    try:
-        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
-    except ValueError:
-        return text
+    """JSON, or true, false and null as Python writes them, or a list without its brackets, or text."""
+    for written in ({"True": "true", "False": "false", "None": "null"}.get(text, text), f"[{text}]"):
+        with contextlib.suppress(ValueError):
+            return json.loads(written)
+    return text

@@ -19,8 +19,9 @@ import torch
 from fluxcube.errors import FluxcubeError, TrainingError
 from fluxcube.models.base import Batch
 from fluxcube.samples.loader import Windows
+from fluxcube.samples.support import towers_with_codes
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.loss import gaussian_nll, squared_error
+from fluxcube.training.loss import Balance, gaussian_nll, squared_error
 from fluxcube.training.parallel import World
 from fluxcube.training.state import Counters, load_state, save_state
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: What of a batch goes to the model beside the windows.
+_BESIDE = ("support", "group")
 #: Sets the draws of masks apart from those of windows.
 _DROPOUT = 1
 
@@ -47,6 +50,7 @@ class Validation:
     def score(self, model) -> dict[str, float]:
         """Return the NSE of each target over all scored hours; nan where nothing was measured."""
         names = self.windows.spec.targets
+        bring_codes(model, self.windows)
         pred, obs = [], []
         self.windows.set_epoch(0)
         for batch in self.windows:
@@ -54,6 +58,12 @@ class Validation:
             obs.append(batch["targets"])
         obs_, pred_ = (np.concatenate(a).reshape(-1, len(names)) for a in (obs, pred))
         return {name: nse(obs_[:, i], pred_[:, i]) for i, name in enumerate(names)}
+
+
+def bring_codes(model, windows: Windows) -> None:
+    """Give the towers of windows the embeddings that a model makes of them, if it is one that does."""
+    if getattr(model, "code_size", 0):
+        windows.towers = towers_with_codes(windows.towers, model)
 
 
 def nse(obs: np.ndarray, pred: np.ndarray) -> float:
@@ -76,6 +86,9 @@ def train(
     on_epoch: Callable[[list[dict]], None],
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    balance: Balance | None = None,
+    alpha: float = 0.0,
+    pretrain: int = 0,
 ) -> Counters:
     """Train a torch model; it ends with the weights of its best epoch, or of its last (`TrainingConfig.keep`).
 
@@ -85,7 +98,7 @@ def train(
         Trained in place; ``model(batch)`` gives (B, emits, targets), and for a Gaussian head (B, emits, 2 targets).
     windows : Windows
         Training windows of this process; a batch is this process's part of a step. "weights" in a batch weighs its
-        fluxes.
+        fluxes; "support" and "group" go to the model beside the windows.
     validation : Validation or None
         Scores each epoch; without it the last epoch is kept.
     config : TrainingConfig
@@ -102,6 +115,12 @@ def train(
         Gets the number of steps and the loss and learning rate of one, in the first process.
     progress : callable, optional
         ``progress(done, total, text)`` after each step.
+    balance : Balance, optional
+        Adds `alpha` times its mean square over all estimates to the mean loss of the observed fluxes.
+    alpha : float
+        See `balance`.
+    pretrain : int
+        First epochs, in which a model of two stages is not ``joint``; its best epoch is one of the rest.
 
     Returns
     -------
@@ -117,9 +136,12 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
     )
-    run = _Run(model, optimizer, windows, config, world, state, request, progress, on_step)
+    run = _Run(
+        model, optimizer, windows, config, world, state, request, progress, on_step,
+        balance=balance, alpha=alpha, pretrain=pretrain,
+    )  # fmt: skip
     run.resume()
-    while run.counters.epoch < config.epochs and not stalled(run.counters.history, config.patience):
+    while run.counters.epoch < config.epochs and not stalled(scored_rows(run.counters.history), config.patience):
         run.epoch()
         run.finish_epoch(validation)
         if not world.rank:
@@ -130,6 +152,11 @@ def train(
     model.drops_itself = True
     model.eval()
     return run.counters
+
+
+def scored_rows(history: Sequence[Mapping]) -> list[Mapping]:
+    """Return the epochs that the best is one of: those after pre-training."""
+    return [row for row in history if row.get("stage", 2) == 2]
 
 
 def mean_nse(row: Mapping) -> float:
@@ -169,6 +196,9 @@ class _Run:
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
+    balance: Balance | None = None
+    alpha: float = 0.0
+    pretrain: int = 0
 
     def __post_init__(self):
         # Masks that neither the number of processes nor the size of a pass changes are drawn here, not in the model.
@@ -195,6 +225,7 @@ class _Run:
     def epoch(self) -> None:
         """Train the rest of the current epoch."""
         counters, config = self.counters, self.config
+        self._set_stage()
         self.windows.set_epoch(counters.epoch, counters.step)
         steps = len(self.windows)
         self.model.train()
@@ -214,6 +245,14 @@ class _Run:
                 done, total = counters.epoch * steps + counters.step, config.epochs * steps
                 self.progress(done, total, self._text(done, total, len(batch["met"]) * self.world.size))
 
+    def _set_stage(self) -> None:
+        """Let a model of two stages know in which it is; the best epoch of the first counts no more in the second."""
+        if not self.pretrain:
+            return
+        self.model.joint = self.counters.epoch >= self.pretrain
+        if self.counters.epoch == self.pretrain and not self.counters.step:
+            self.counters.best, self.best = None, {}
+
     def _batches(self, epoch: int, step: int) -> Iterator[dict[str, np.ndarray]]:
         """Give the rest of the epoch's batches, inputs dropped where that is not left to the model."""
         for number, batch in enumerate(self.windows, step):
@@ -226,8 +265,11 @@ class _Run:
         size = self.config.batch_size if self.config.effective_batch else rows
         passes = []
         for at in range(0, rows, size):
-            part = {name: array[at : at + size] for name, array in batch.items()} if size < rows else batch
+            part = _rows(batch, slice(at, at + size)) if size < rows else batch
             out, error = self._loss(part)
+            if self.balance is not None and self.alpha:
+                estimates = rows * self.world.size * out.shape[1]
+                error = error + self.alpha * weight / estimates * self.balance.squares(out)
             (error / weight).backward()
             passes.append((error.detach(), out.detach(), part))
         loss = self._sum(passes)
@@ -243,7 +285,7 @@ class _Run:
         """Add the losses of all passes and processes up; raise TrainingError if one is not finite."""
         # Read after all gradients, so that a GPU is waited for once a step.
         values = torch.stack([error for error, _, _ in passes]).tolist()
-        bad = [_whose(*passes[i][1:], self.windows.sites) for i, v in enumerate(values) if not math.isfinite(v)]
+        bad = [_whose(*passes[i][1:], self.windows) for i, v in enumerate(values) if not math.isfinite(v)]
         loss, any_bad = self.world.sum([0.0 if bad else sum(values), float(bool(bad))])
         if any_bad:
             raise self._error("loss", bad[0] if bad else "windows of another process")
@@ -271,8 +313,9 @@ class _Run:
         features = Batch(*(self._tensor(array) for array in Batch.of(batch)))
         wanted = self._tensor(batch["targets"])
         weights = self._tensor(batch["weights"]) if "weights" in batch else None
+        beside = [self._tensor(batch[name]) for name in _BESIDE if name in batch]
         with torch.autocast(self.world.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
-            out = self.model(features)
+            out = self.model(features, *beside)
         if out.shape[-1] == wanted.shape[-1] or self.counters.epoch < self.config.mse_epochs:
             return out, squared_error(out, wanted, weights)
         return out, gaussian_nll(out, wanted, weights, self.config.nll_beta)
@@ -285,7 +328,7 @@ class _Run:
         self.world.add_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
         if not math.isfinite(norm.item()):
-            raise self._error("gradient", _named(batch, self.windows.sites))
+            raise self._error("gradient", _named(batch, self.windows))
         self.optimizer.step()
         self.counters.updates += 1
         if self.config.ema:
@@ -304,13 +347,17 @@ class _Run:
 
     def _set_rate(self, at: float) -> None:
         """Set the learning rate `at` epochs into the run."""
+        first = self.pretrain if at >= self.pretrain else 0
+        epochs = (self.config.epochs if at >= self.pretrain else self.pretrain) - first
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * rate(at, self.config.epochs, self.config.warmup_epochs)
+            group["lr"] = self.config.lr * rate(at - first, epochs, self.config.warmup_epochs)
 
     def finish_epoch(self, validation: Validation | None) -> None:
         """Score, remember the best weights, and note the epoch."""
         counters = self.counters
         row = {"epoch": counters.epoch + 1, "loss": counters.loss / max(counters.hours, 1)}
+        if self.pretrain:
+            row["stage"] = 1 + (counters.epoch >= self.pretrain)
         with self._averaged():
             if validation is not None:
                 scores = self.world.first(lambda: validation.score(self.model))
@@ -425,22 +472,27 @@ def ahead(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
         thread.join()
 
 
-def _whose(out: torch.Tensor, batch: Mapping[str, np.ndarray], sites: Sequence[str]) -> str:
+def _rows(batch: Mapping[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
+    """Some windows of a batch, with all support that its windows share."""
+    return {name: array if name == "support" else array[rows] for name, array in batch.items()}
+
+
+def _whose(out: torch.Tensor, batch: Mapping[str, np.ndarray], windows: Windows) -> str:
     """Name the windows whose estimates or errors are not finite; all of them, where none is."""
     wanted = batch["targets"]
     estimates = out.detach().float().cpu().numpy()
     with np.errstate(over="ignore", invalid="ignore"):
         error = np.where(np.isfinite(wanted), np.square(estimates[..., : wanted.shape[-1]] - wanted), 0)
     rows = ~(np.isfinite(estimates).all((1, 2)) & np.isfinite(error).all((1, 2)))
-    return _named(batch, sites, rows if rows.any() else slice(None))
+    return _named(batch, windows, rows if rows.any() else slice(None))
 
 
-def _named(batch: Mapping[str, np.ndarray], sites: Sequence[str], rows: object = slice(None)) -> str:
-    """Name the sites of a batch's windows, and the last hour of the first one."""
-    found = [sites[i] for i in np.unique(batch["site"][rows])]
+def _named(batch: Mapping[str, np.ndarray], windows: Windows, rows: object = slice(None)) -> str:
+    """Name the sites of a batch's windows, and the last hour or day of the first one."""
+    found = [windows.sites[i] for i in np.unique(batch["site"][rows])]
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-    hour = np.asarray(batch["time"][rows][0]).astype("datetime64[h]")
-    return f"windows of {', '.join(found[:10])}{more} (the first ends at {hour} UTC)"
+    last = np.asarray(batch["time"][rows][0]).astype(f"datetime64[{windows.spec.step}]")
+    return f"windows of {', '.join(found[:10])}{more} (the first ends at {last}{'' if windows.spec.daily else ' UTC'})"
 
 
 def rate(at: float, epochs: float, warmup: float) -> float:

@@ -1,6 +1,9 @@
-"""Losses over observed fluxes: squared error, and the Gaussian likelihood of a mean and a variance."""
+"""Losses over observed fluxes: squared error, the Gaussian likelihood of a mean and a variance, and carbon balance."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,3 +62,43 @@ def gaussian_nll(out: Tensor, wanted: Tensor, weights: Tensor | None = None, bet
     if weights is not None:
         loss = loss * torch.where(seen, weights, 0.0)
     return torch.where(seen, loss, 0.0).sum()
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The carbon balance of estimates: NEE = RECO - GPP, all positive as the table has them, of one partitioning.
+
+    Attributes
+    ----------
+    nee, gpp, reco : int
+        Their positions among the targets.
+    mean, scale : sequence of float
+        What all targets were scaled by: flux = scaled * scale + mean.
+
+    References
+    ----------
+    Rozanov, Renganathan & Kumar 2026, arXiv:2603.09974
+    """
+
+    nee: int
+    gpp: int
+    reco: int
+    mean: Sequence[float]
+    scale: Sequence[float]
+
+    def squares(self, out: Tensor) -> Tensor:
+        """Sum (NEE - (RECO - GPP))^2 over all estimates, observed or not, in the fluxes' units squared.
+
+        Parameters
+        ----------
+        out : (..., targets or more) Tensor
+            Scaled means, whatever follows them.
+
+        Examples
+        --------
+        >>> balance = Balance(0, 1, 2, mean=(0.0, 4.0, 3.0), scale=(2.0, 4.0, 1.0))
+        >>> balance.squares(torch.tensor([[-1.0, 0.25, 0.0]]))  # NEE -2, GPP 5, RECO 3
+        tensor(0.)
+        """
+        nee, gpp, reco = (out[..., i].float() * self.scale[i] + self.mean[i] for i in (self.nee, self.gpp, self.reco))
+        return (nee - (reco - gpp)).square().sum()

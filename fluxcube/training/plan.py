@@ -17,11 +17,12 @@ from fluxcube.models import registry
 from fluxcube.models.base import Sizes
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
-from fluxcube.samples.towers import cube_spec, site_years
-from fluxcube.training.config import TrainingConfig
+from fluxcube.samples.towers import MEASURED, cube_spec, good_fluxes, site_years
+from fluxcube.schema import check_resolution, resolution_of
+from fluxcube.training.config import WEIGHTS, TrainingConfig
 from fluxcube.training.finetune import Start
 from fluxcube.training.run import by_torchrun
-from fluxcube.variables import COMPUTED, table
+from fluxcube.variables import COMPUTED
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,13 @@ _COLUMNS = {
 #: Models that average a chip's valid pixels themselves.
 _AVERAGES = ("xgboost",)
 #: Models that gradient descent trains.
-DESCENT = ("ecoperceiver",)
+DESCENT = registry.names(descent=True)
+#: Models that are trained in two stages.
+STAGED = ("tam-rl",)
+#: NEE = RECO - GPP holds for these, and not for the day-time partitioning.
+_BALANCED = ("NEE", "GPP_NT", "RECO_NT")
+#: alpha, how much the carbon balance counts where nothing else is said.
+_ALPHA = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +61,8 @@ class Plan:
         Of the model.
     training : TrainingConfig
         Of gradient descent.
-    max_qc : int or None
-        Worst flag of a training flux.
+    max_qc : int, float or None
+        Worst flag of a training flux; of days the least quality.
     start : Start or None
         What is trained further.
     search : int or None
@@ -70,7 +77,7 @@ class Plan:
     split: Split
     config: object
     training: TrainingConfig
-    max_qc: int | None
+    max_qc: float | None
     start: Start | None = None
     search: int | None = None
     found: Mapping | None = None
@@ -93,17 +100,45 @@ class Plan:
         """Return how many inputs and targets the model has."""
         return sizes_of(self.spec)
 
+    @property
+    def weigh(self) -> tuple[str, ...]:
+        """What weighs the training fluxes, as `fluxcube.training.weights.flux_weights` takes it."""
+        given = self.training.weigh
+        names = (WEIGHTS if self.spec.daily else ()) if given is None else given
+        return (*(["randunc"] if self.training.weight_by_randunc else []), *names)
+
+    @property
+    def balance(self) -> float:
+        """How much the carbon balance counts."""
+        if self.training.balance is not None:
+            return self.training.balance
+        return _ALPHA if self.spec.daily and set(_BALANCED) <= set(self.spec.targets) else 0.0
+
+    @property
+    def balanced(self) -> tuple[int, ...]:
+        """Positions of NEE, GPP and RECO among the targets."""
+        return tuple(self.spec.targets.index(name) for name in _BALANCED)
+
+    @property
+    def pretrain_epochs(self) -> int:
+        """First epochs in which the forward model is trained alone."""
+        if self.model not in STAGED:
+            return 0
+        given = self.training.pretrain_epochs
+        return self.training.epochs // 2 if given is None else given
+
 
 def sizes_of(spec: FeatureSpec) -> Sizes:
     """Return how many inputs and targets a model of these features has."""
     return Sizes(
         inputs=len(spec.inputs),
-        bands=len(spec.bands),
+        bands=0 if spec.daily else len(spec.bands),
         numbers=len(spec.numbers),
-        classes=(len(spec.igbp_classes),) if "igbp" in spec.static else (),
+        classes=tuple(map(len, spec.class_lists.values())),
         targets=len(spec.targets),
-        protected=tuple(i for i, name in enumerate(spec.inputs) if name in COMPUTED and table()[name].cyclic),
-        means=len(spec.inputs) - len(spec.predictors),
+        protected=tuple(i for i in spec.cyclic_columns if spec.inputs[i] in COMPUTED),
+        means=len(spec.inputs) - len(spec.predictors) - len(spec.surface),
+        cyclic=spec.cyclic_columns if spec.daily else (),
     )
 
 
@@ -122,11 +157,12 @@ def make_plan(
     training: TrainingConfig,
     init: str | os.PathLike | None,
     seed: int,
-    max_qc: int | None,
+    max_qc: float | None,
     search: int | None = None,
 ) -> Plan:
     """Settle what `fluxcube.training.fit.fit` was asked for; its errors are raised here, before towers are read."""
     registry.config_class(model)
+    check_model(cube, model)
     _check_search(model, search)
     start = _start(init, model)
     if start is not None:
@@ -135,6 +171,7 @@ def make_plan(
     targets = (target,) if isinstance(target, str) else tuple(target)
     _check_names(cube, targets, predictors, bands)
     _check_training(model, training, cube)
+    _check_loss(model, training, cube, targets)
     split = _split(cube, split, seed, train_igbp)
     _check_sides(cube, split, targets, max_qc, model, training)
     if predictors:
@@ -149,6 +186,13 @@ def make_plan(
         return Plan(cube, model, spec, split, _config(model, config, spec), training, max_qc, search=search)
     config = start.config if config is None else _config(model, config, spec)
     return Plan(cube, model, start.agree(spec, config), split, config, training, max_qc, start)
+
+
+def check_model(cube, model: str) -> None:
+    """Refuse a cube of hours for a model of days, and of days for one of hours (ConfigError)."""
+    held = registry.resolutions(model)
+    if resolution_of(cube) not in held:
+        check_resolution(cube, held[0], f"the model {model}")
 
 
 def _check_search(model: str, draws: int | None) -> None:
@@ -178,7 +222,7 @@ def _check_names(cube, targets: Sequence[str], predictors: Sequence[str] | None,
             raise ConfigError(f"{name}: a variable cannot be predictor and target of one model; drop one.")
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
-    for name in bands or () if "modis" in cube else ():
+    for name in bands or () if "modis" in cube and resolution_of(cube) == "hourly" else ():
         if name not in cube["band"].values:
             raise unknown("band of the cube", name, cube["band"].values)
 
@@ -194,6 +238,21 @@ def _check_training(model: str, training: TrainingConfig, cube) -> None:
         raise missing_package("tensorboard", "log", "tensorboard=True")
 
 
+def _check_loss(model: str, training: TrainingConfig, cube, targets: Sequence[str]) -> None:
+    """Refuse parts of the loss that the model, the cube or the targets have no use for."""
+    if model not in DESCENT:
+        return
+    if "quality" in (training.weigh or ()) and resolution_of(cube) != "daily":
+        raise ConfigError("weigh='quality' is of days, the good share of each; hours have flags: see max_qc.")
+    if training.balance and (missing := [name for name in _BALANCED if name not in targets]):
+        raise ConfigError(
+            f"balance is of {', '.join(_BALANCED)} together, {', '.join(missing)} is no target: add it, or give "
+            "balance=0."
+        )
+    if training.pretrain_epochs is not None and model not in STAGED:
+        raise ConfigError(f"pretrain_epochs is of {', '.join(STAGED)}: {model} is trained in one stage.")
+
+
 def _split(cube, split: Split | str | os.PathLike | None, seed: int, igbp: str | Sequence[str] | None) -> Split:
     if split is None:
         split = per_igbp(cube, seed=seed)
@@ -202,11 +261,11 @@ def _split(cube, split: Split | str | os.PathLike | None, seed: int, igbp: str |
     return split if igbp is None else split.only(cube, igbp)
 
 
-def _check_sides(cube, split: Split, targets, max_qc: int | None, model: str, training: TrainingConfig) -> None:
+def _check_sides(cube, split: Split, targets, max_qc: float | None, model: str, training: TrainingConfig) -> None:
     """Refuse a split without towers to train on or, where they are needed, to validate on."""
     if missing := _never_observed(cube, split, "train", targets, max_qc):
         raise ConfigError(f"{', '.join(missing)}: observed in no hour of the training sites; choose another target.")
-    if split.val and len(_never_observed(cube, split, "val", targets, 0)) < len(targets):
+    if split.val and len(_never_observed(cube, split, "val", targets, MEASURED[resolution_of(cube)])) < len(targets):
         return
     found = (
         f"none of its {len(split.val)} validation sites has a measured {' or '.join(targets)}"
@@ -218,11 +277,14 @@ def _check_sides(cube, split: Split, targets, max_qc: int | None, model: str, tr
     log.warning("the split leaves a side empty: %s, so that nothing is validated", found)
 
 
-def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], max_qc: int | None, start) -> None:
+def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], max_qc: float | None, start) -> None:
     """Refuse predictors that were named and that no training site has; a checkpoint's may be missing."""
     missing = list(predictors)
+    if daily := resolution_of(cube) == "daily":
+        max_qc = None
     for site in sites:
-        flags = site_years(cube, site)["predictors_qc"].sel(variable=missing).values
+        one = site_years(cube, site).sel(variable=missing)
+        flags = np.isfinite(one["predictors"].values) - 1 if daily else one["predictors_qc"].values
         good = (flags >= 0) & (flags <= max_qc) if max_qc is not None else flags >= 0
         missing = [name for name, any_good in zip(missing, good.any((0, 1)), strict=True) if not any_good]
         if not missing:
@@ -234,16 +296,13 @@ def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], max_qc
     log.warning("%s: what the checkpoint knows of it is not trained further", named)
 
 
-def _never_observed(cube, split: Split, part: str, targets: Sequence[str], max_qc: int | None) -> list[str]:
+def _never_observed(cube, split: Split, part: str, targets: Sequence[str], max_qc: float | None) -> list[str]:
     """Return the targets that no site of a part has; it reads sites until all are found, one as a rule."""
     missing = list(targets)
     cube = split.part(cube, part) if split.periods.get(part) else cube  # a selection of a cube in memory is a copy
     for site in getattr(split, part):
-        one = site_years(cube, site)
-        values = one["fluxes"].sel(target=missing).values
-        flags = one["fluxes_qc"].sel(target=missing).values
-        good = np.isfinite(values) & ((flags >= 0) & (flags <= max_qc) if max_qc is not None else True)
-        missing = [name for name, any_good in zip(missing, good.any((0, 1)), strict=True) if not any_good]
+        good = np.isfinite(good_fluxes(site_years(cube, site), missing, max_qc))
+        missing = [name for name, any_good in zip(missing, good.any(0), strict=True) if not any_good]
         if not missing:
             break
     return missing
@@ -260,6 +319,8 @@ def _config(model: str, config: object | Mapping | None, spec: FeatureSpec) -> o
         return config
     columns = {}
     for setting, name in _COLUMNS.get(model, {}).items():
+        if name == "TOD" and spec.daily:
+            continue
         if name not in spec.inputs:
             raise ConfigError(f"{model} needs {name} among the predictors, found {', '.join(spec.predictors)}.")
         columns[setting] = spec.inputs.index(name)

@@ -22,7 +22,7 @@ from fluxcube.models.base import Batch, RowModel
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.scaling import fit_scaling, scale
-from fluxcube.samples.towers import Towers, load_towers, site_years
+from fluxcube.samples.towers import MEASURED, Towers, good_fluxes, load_towers, site_years
 from fluxcube.samples.windows import gather
 from fluxcube.training.run import differences
 
@@ -47,8 +47,8 @@ class SiteRows:
         Which.
     spec : FeatureSpec
         Inputs, targets and their scaling.
-    max_qc : int or None
-        Worst flag of a flux that is kept; None keeps all.
+    max_qc : int, float or None
+        Worst flag of a flux that is kept; of days the least quality. None keeps all.
     progress : callable, optional
         ``progress(done, total, text)``, at the first reading.
     """
@@ -56,7 +56,7 @@ class SiteRows:
     cube: object = field(repr=False)
     sites: Sequence[str]
     spec: FeatureSpec
-    max_qc: int | None
+    max_qc: float | None
     progress: Callable | None = field(default=None, repr=False)
 
     @cached_property
@@ -78,8 +78,9 @@ class SiteRows:
         """Return whether any target is observed in each row (N,): always."""
         return np.isfinite(self.fluxes).any(1)
 
-    def measured(self, max_qc: int = 0) -> np.ndarray:
+    def measured(self, max_qc: float | None = None) -> np.ndarray:
         """Return which fluxes (N, targets) are flagged `max_qc` at worst: by default those measured."""
+        max_qc = MEASURED[self.spec.resolution] if max_qc is None else max_qc
         parts = zip(self._read(self.max_qc), self._read(max_qc), strict=True)
         return np.concatenate([np.isfinite(strict[np.isfinite(part).any(1)]) for part, strict in parts])
 
@@ -104,14 +105,10 @@ class SiteRows:
         for site in self.sites:
             yield load_towers(self.cube, [site], self.spec, self.max_qc)
 
-    def _read(self, max_qc: int | None) -> Iterator[np.ndarray]:
+    def _read(self, max_qc: float | None) -> Iterator[np.ndarray]:
         """Scaled fluxes of each site, all its hours."""
         for done, site in enumerate(self.sites, 1):
-            one = site_years(self.cube, site).sel(target=list(self.spec.targets))
-            values = np.array(one["fluxes"].values[0], np.float32)
-            if max_qc is not None:
-                flags = one["fluxes_qc"].values[0]
-                values[(flags > max_qc) | (flags < 0)] = np.nan
+            values = good_fluxes(site_years(self.cube, site), self.spec.targets, max_qc)
             if self.progress:
                 self.progress(done, len(self.sites), f"reading fluxes of {site}")
             yield scale(values, self.spec.target_mean, self.spec.target_scale)

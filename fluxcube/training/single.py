@@ -12,7 +12,7 @@ from pathlib import Path
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.base import Model, RowModel
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.towers import Towers, load_towers
+from fluxcube.samples.towers import MEASURED, Towers, load_towers
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import DESCENT, Plan
 from fluxcube.training.rows import SiteRows, fit_rows
@@ -46,17 +46,18 @@ class Data:
     @functools.cached_property
     def val(self) -> Towers | SiteRows | None:
         """Validation towers with their measured fluxes, scaled alike; None where there are none."""
-        towers = self._read("val", self.train.spec, 0) if self.plan.split.val else None
+        measured = MEASURED[self.plan.spec.resolution]
+        towers = self._read("val", self.train.spec, measured) if self.plan.split.val else None
         return towers if towers is not None and towers.observed().any() else None
 
     @functools.cached_property
     def val_windows(self) -> Towers | None:
         """As `val`, in memory whatever the model is."""
         if isinstance(self.val, SiteRows):
-            return load_towers(self.val.cube, self.val.sites, self.val.spec, 0, self.progress)
+            return load_towers(self.val.cube, self.val.sites, self.val.spec, self.val.max_qc, self.progress)
         return self.val
 
-    def _read(self, part: str, spec: FeatureSpec, max_qc: int | None) -> Towers | SiteRows:
+    def _read(self, part: str, spec: FeatureSpec, max_qc: float | None) -> Towers | SiteRows:
         read = load_towers if self.plan.model in DESCENT else SiteRows
         cube, sites = self.plan.split.part(self.plan.cube, part), getattr(self.plan.split, part)
         return read(cube, sites, spec, max_qc, self.progress)
@@ -131,15 +132,13 @@ def _finish(made: Model, folder: Path, about: Mapping) -> None:
 
 def metadata(plan: Plan, spec: FeatureSpec, request: Mapping, history: list, calibration: Mapping, model) -> dict:
     """Return what a checkpoint keeps beside the weights."""
-    inputs = [
-        {"name": name, "units": table()[variable].units}
-        for name, variable in zip(spec.inputs, spec.input_variables, strict=True)
-    ]
+    inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
+    rows = table(spec.resolution)
     kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
     return {
         "features": spec.to_dict(),
         "inputs": inputs,
-        "target_units": {name: table()[name].units for name in spec.targets},
+        "target_units": {name: rows[name].units for name in spec.targets},
         "split": plan.split.to_dict(),
         "training_sites": list(plan.split.train),
         "seed": request["seed"],

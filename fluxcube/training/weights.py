@@ -1,14 +1,69 @@
-"""Weights of fluxes by how well they are known."""
+"""Weights of fluxes: by how well they are known, and by how rare their site's class is among those that train."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from fluxcube.errors import ConfigError
 from fluxcube.samples.loader import Windows
-from fluxcube.samples.towers import Towers, site_years
+from fluxcube.samples.support import Draws
+from fluxcube.samples.towers import Towers, day_quality, site_classes, site_years
 from fluxcube.samples.windows import cut
+
+
+def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
+    """Weights of the fluxes of some towers: the product of what is named.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        The towers' cube.
+    towers : Towers
+        As read from it: the training towers.
+    names : sequence of str
+        "randunc" (`label_weights`), "quality" (the good share of a day), "igbp", "koppen" (`class_weights`).
+
+    Returns
+    -------
+    (N, targets) float32
+        N as in ``towers.fluxes``.
+    """
+    out = np.ones(towers.fluxes.shape, np.float32)
+    if "randunc" in names:
+        out *= label_weights(cube, towers)
+    if "quality" in names:
+        kept = cube.sel(target=list(towers.spec.targets))
+        out *= np.nan_to_num(np.concatenate([day_quality(site_years(kept, site)) for site in towers.sites]))
+    rows = np.repeat(towers.site, towers.series.hours)
+    for name in ("igbp", "koppen"):
+        if name in names:
+            out *= class_weights(site_classes(cube, towers.sites, name))[rows][:, None].astype(np.float32)
+    return out
+
+
+def class_weights(classes: Sequence[str]) -> np.ndarray:
+    """Weigh sites by the inverse of how many are of their class, so that classes count alike and the mean is 1.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Of each site; "" is unknown, and weighs 1.
+
+    Returns
+    -------
+    (sites,) float64
+
+    Examples
+    --------
+    >>> class_weights(["ENF", "ENF", "ENF", "GRA"])
+    array([0.66666667, 0.66666667, 0.66666667, 2.        ])
+    """
+    count = Counter(code for code in classes if code)
+    known = sum(count.values())
+    return np.array([known / (len(count) * count[code]) if code else 1.0 for code in classes])
 
 
 def label_weights(cube, towers: Towers) -> np.ndarray:
@@ -83,3 +138,47 @@ class WeightedWindows(Windows):
         place = np.searchsorted(start, ends, side="right") - 1
         weights = cut(self.weights, start[place], ends - start[place] + 1, self.emits)
         return super()._batch(ends) | {"weights": np.nan_to_num(weights, nan=0.0)}
+
+
+class SupportedWindows(WeightedWindows):
+    """Windows whose batches hold "support" (G, K, T, V), too, and "group" (B,), whose it is.
+
+    Windows of support are of the same place as theirs and share no day with any of those that they support, which stand
+    side by side in an epoch: so many windows of support need not be encoded for each.
+
+    Attributes
+    ----------
+    draws : Draws
+        Of the towers' drivers.
+    """
+
+    draws: Draws
+
+    @classmethod
+    def of(cls, towers: Towers, weights: np.ndarray, count: int, queries: int, **options: object) -> SupportedWindows:
+        """Make windows, up to `queries` of which share `count` windows of support; those without room are left out."""
+        windows = super().of(towers, weights, **options)
+        windows.draws = Draws(towers.series, windows.length, count, queries * windows.stride, windows.seed)
+        windows._useful &= windows.draws.possible()
+        if not windows._useful.any():
+            raise ConfigError(
+                f"no training site has a window of {windows.length} days beside {queries} others: support and query "
+                "must not overlap in time; give longer records, or a shorter context or fewer queries in the config."
+            )
+        return windows
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
+        """Return a batch by its number in the present epoch, or by (epoch, number)."""
+        epoch, batch = index if isinstance(index, tuple) else (self.epoch, index)
+        made = super().__getitem__((epoch, batch))
+        ends = self._own(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        support, group = self.draws.of(ends, epoch)
+        return made | {"support": support, "group": group}
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        """As for others, but with those that share their support side by side."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            ends = super()._draw(epoch)
+            _, first, which = np.unique(self.draws.group(ends, epoch), return_index=True, return_inverse=True)
+            self._drawn = epoch, ends[np.argsort(first[which.ravel()], kind="stable")]
+        return self._drawn[1]
