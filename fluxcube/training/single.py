@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxcube.models import checkpoint, registry
+from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model, RowModel
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import MEASURED, Towers, load_towers
+from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import DESCENT, Plan
 from fluxcube.training.rows import SiteRows, fit_rows
@@ -82,7 +84,7 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
         made, history, summary = _fit_rows(plan, data, seed, folder, progress)
         calibration = {}
     about = metadata(plan, data.train.spec, request, history, calibration, made)
-    first(lambda: _finish(made, folder, about))
+    first(lambda: _finish(made, folder, about, _applicability(made, data, seed, progress)))
     if world:
         world.meet()
     summary = "; ".join(filter(None, (summary, coverage(calibration))))
@@ -125,8 +127,15 @@ def _row_summary(model: RowModel, logged: Mapping) -> str:
     return f"{model.kind}: {details}" if details else f"{model.kind}: fitted"
 
 
-def _finish(made: Model, folder: Path, about: Mapping) -> None:
-    checkpoint.save(made, folder, about)
+def _applicability(made: Model, data: Data, seed: int, progress: Callable | None) -> Applicability | None:
+    split = data.plan.split
+    return fit_applicability(
+        made, data.train, data.val, data.plan.cube, buffer_km=split.buffer_km, seed=seed, progress=progress
+    )
+
+
+def _finish(made: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:
+    checkpoint.save(made, folder, about, applicability)
     (folder / STATE).unlink(missing_ok=True)
 
 
