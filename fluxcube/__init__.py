@@ -31,6 +31,7 @@ _FACE = {
     "totals": "fluxcube.inference.totals",
     "mean_maps": "fluxcube.inference.means",
     "mean_cycle": "fluxcube.inference.means",
+    "export_maps": "fluxcube.inference.export",
     "evaluate": "fluxcube.evaluation.skill",
     "compare": "fluxcube.evaluation.skill",
     "plot_map": "fluxcube.plotting",
