@@ -50,6 +50,7 @@ def evaluate(
     by: str | None = None,
     qc: xr.DataArray | None = None,
     max_qc: int | None = 0,
+    min_quality: float = 1.0,
     seen: Iterable[str] | None = None,
 ) -> xr.Dataset:
     """Score a prediction: pooled over all rows of a group, and as the median over its sites.
@@ -72,6 +73,8 @@ def evaluate(
         Flags of `obs`, where it is an array without its own.
     max_qc : int or None
         Highest flag scored: 0, measured values only, by default; None scores every finite value.
+    min_quality : float
+        Of a daily cube, instead: the least good share of a day that is scored; whole days by default.
     seen : iterable of str, optional
         Classes that training saw (``by="igbp"`` or ``"koppen"``); the others are marked `zero_shot`.
 
@@ -102,7 +105,7 @@ def evaluate(
     1.0
     """
     _check_group(by)
-    sums = site_sums(obs, {"pred": pred}, qc=qc, max_qc=max_qc, seasons=by == "season")
+    sums = site_sums(obs, {"pred": pred}, qc=qc, max_qc=max_qc, min_quality=min_quality, seasons=by == "season")
     return _scored(sums, by, seen)["pred"]
 
 
@@ -113,6 +116,7 @@ def compare(
     by: str | None = None,
     qc: xr.DataArray | None = None,
     max_qc: int | None = 0,
+    min_quality: float = 1.0,
     seen: Iterable[str] | None = None,
     clusters: Clusters = None,
     draws: int = 1000,
@@ -124,7 +128,7 @@ def compare(
 
     Parameters
     ----------
-    obs, by, qc, max_qc, seen
+    obs, by, qc, max_qc, min_quality, seen
         As `evaluate` takes them.
     predictions : mapping of str to xr.Dataset or xr.DataArray
         By model name. Fluxes that all of them have are scored.
@@ -149,7 +153,7 @@ def compare(
     _check_group(by)
     if not predictions:
         raise ConfigError("compare needs at least one prediction, by model name.")
-    sums = site_sums(obs, dict(predictions), qc=qc, max_qc=max_qc, seasons=by == "season")
+    sums = site_sums(obs, dict(predictions), qc=qc, max_qc=max_qc, min_quality=min_quality, seasons=by == "season")
     about = {"clusters": clusters, "draws": draws, "seed": seed, "level": level, "against": against}
     return score_table(sums, by=by, seen=seen, **about)
 
@@ -367,7 +371,8 @@ def _scores_of(m: Moments) -> dict[str, float]:
 
 def _labelled(results: list[dict], targets: list[str], by, seen, attrs) -> xr.Dataset:
     groups = list(results[0])
-    units = [table()[t].units if t in table() else "" for t in targets]
+    rows = table(attrs.get("resolution", "hourly"))
+    units = [rows[t].units if t in rows else "" for t in targets]
     ds = xr.Dataset(
         {
             name: (("group", "target"), [[r[g][name] for r in results] for g in groups], _score_attrs(name))

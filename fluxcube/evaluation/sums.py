@@ -26,6 +26,8 @@ SEASONS = ("winter", "spring", "summer", "autumn")
 #: What the names of arrays beside values end in, one data variable a name.
 _BESIDE = tuple(ending.upper() for ending in PARTS if ending)
 _BLOCK = 2_000_000  # pairs scored at once when inputs are in memory: about 100 MB of temporaries
+#: What shares kept as float32 may lack of their sum.
+_ROUNDING = 1e-4
 _KEYS = ("target", "model", "season")
 #: What of a place is kept with its sums: all that tables group by, and clusters are made of.
 _COORDS = ("site", "igbp", "koppen", "network", "latitude", "longitude", "elevation")
@@ -140,13 +142,14 @@ def site_sums(
     *,
     qc: xr.DataArray | None = None,
     max_qc: int | None = 0,
+    min_quality: float = 1.0,
     seasons: bool = False,
 ) -> Sums:
     """Reduce predictions and observations to the sums that every score follows from, on rows common to all models.
 
     Parameters
     ----------
-    obs, predictions, qc, max_qc
+    obs, predictions, qc, max_qc, min_quality
         As `fluxcube.compare` takes them.
     seasons : bool
         Keep local seasons apart, for tables by season.
@@ -160,29 +163,46 @@ def site_sums(
     SchemaError
         If they share no flux, no site or no hour.
     """
-    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc)
+    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     found = _by_place(list(pairs.values()), seasons)
     return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs)
 
 
 def aligned_pairs(
-    obs: Labelled, predictions: Mapping[str, Labelled], *, qc: xr.DataArray | None, max_qc: int | None
+    obs: Labelled,
+    predictions: Mapping[str, Labelled],
+    *,
+    qc: xr.DataArray | None,
+    max_qc: int | None,
+    min_quality: float = 1.0,
 ) -> tuple[dict[str, tuple[xr.DataArray, ...]], dict[str, xr.Dataset], dict[str, object]]:
     """Return by flux the observations, missing outside the row mask, and each model's predictions; places; the mask.
 
     Parameters
     ----------
-    obs, predictions, qc, max_qc
+    obs, predictions, qc, max_qc, min_quality
         As `site_sums` takes them.
     """
     if not predictions:
         raise ConfigError("nothing to score: give at least one prediction, by model name.")
-    observed, flags = _observed(obs, qc)
+    shares = max_qc is not None and qc is None and isinstance(obs, xr.Dataset) and "fluxes_quality" in obs
+    observed, flags = _observed(obs, _flags_of_days(obs, max_qc, min_quality) if shares else qc)
     predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
     targets = _shared_targets(observed, predicted)
     pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], max_qc) for t in targets}
     places = {t: _places(pair[0]) for t, pair in pairs.items()}
-    return pairs, places, _attrs(max_qc, [t for t in targets if t not in flags], targets, list(predictions))
+    attrs = _attrs(max_qc, [t for t in targets if t not in flags], targets, list(predictions))
+    if shares:
+        attrs["row_mask"] = attrs["row_mask"].replace(f"flag <= {max_qc}", f"quality >= {min_quality:g}")
+        attrs |= {"min_quality": min_quality, "resolution": "daily"}
+    return pairs, places, attrs
+
+
+def _flags_of_days(cube: xr.Dataset, max_qc: int, min_quality: float) -> xr.DataArray:
+    """Flags of a daily cube's fluxes: `max_qc` where the good share of the day is `min_quality` at least, or worse."""
+    if not 0 <= min_quality <= 1:
+        raise ConfigError(f"min_quality must be a share of the day, 0 to 1, found {min_quality}.")
+    return xr.where(cube.fluxes_quality >= min_quality - _ROUNDING, max_qc, max_qc + 1).astype("int8")
 
 
 def common_rows(*arrays: xr.DataArray) -> xr.DataArray:

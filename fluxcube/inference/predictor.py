@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ from fluxcube.samples.features import Block, FeatureSpec
 from fluxcube.samples.windows import flatten, gather
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from fluxcube.samples.splits import Split
 
 #: Windows of one forward pass: 64 to 256 are fastest on a CPU, and a window of one hour is next to nothing.
@@ -126,6 +128,31 @@ class Predictor:
         if not getattr(self.model, "code_size", 0):
             return None
         return tuple(self.metadata.get("support_years") or ())
+
+    def with_support(self, years: Sequence[int]) -> Predictor:
+        """Return this model, told what a place is like by its drivers of the given years alone.
+
+        Parameters
+        ----------
+        years : sequence of int
+            Such as (2001, 2011, 2021); none for the whole record.
+
+        Raises
+        ------
+        ConfigError
+            If the model is told nothing of places.
+        """
+        if self.support_years is None:
+            raise ConfigError("support years are of TAM-RL: this model is not told what a place's drivers look like.")
+        given = {**self.metadata, "support_years": [int(year) for year in years]}
+        # In a graph the model itself is held, not its file, which does not know of the years.
+        return dataclasses.replace(self, metadata=given, path=None)
+
+    def embed(self, cube) -> xr.DataArray:
+        """Return what TAM-RL makes of each place's drivers, as `fluxcube.inference.embedding.embed` does."""
+        from fluxcube.inference.embedding import embed
+
+        return embed(self, cube)
 
     @property
     def factors(self) -> np.ndarray:
@@ -341,6 +368,10 @@ class Predictor:
         n = len(self.spec.targets)
         scale = np.float32(self.spec.target_scale)
         out[..., :n] = out[..., :n] * scale + np.float32(self.spec.target_mean)
+        if self.spec.daily:  # of hours, measured ones are negative, too; days of them seldom, and by little
+            for i, name in enumerate(self.spec.targets):
+                if name.startswith(("GPP", "RECO")):
+                    np.maximum(out[..., i], 0, out=out[..., i])
         if uncertainty:
             out[..., n : 2 * n] *= scale * self.factors
             out[..., 2 * n :] *= np.tile(scale, len(self.quantities) - 2)

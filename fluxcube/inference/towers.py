@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
+from fluxcube.inference.embedding import check_support
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import ModelReference, Predictor, Wanted, as_predictor
 from fluxcube.samples.features import cube_block
@@ -133,5 +134,6 @@ def _one_site(reference: Predictor | ModelReference, cube: xr.Dataset, wanted: W
     start, stop = np.searchsorted(cube.time.values, [cube.time_start.values[0], cube.time_stop.values[0]])
     if start < stop:
         block = cube_block(cube.isel(time=slice(start, stop)), predictor.spec)
+        check_support(predictor, cube)
         out[:, start:stop] = predictor.give(block, wanted)
     return out
