@@ -161,7 +161,7 @@ class Applicability:
 
     def _among(self) -> tuple[float, np.ndarray]:
         """Mean distance of any two centres, and each one's to the nearest of another cluster."""
-        total, nearest = 0.0, np.full(len(self.centres), np.inf)
+        total, pairs, nearest = 0.0, -len(self.centres), np.full(len(self.centres), np.inf)
         wide = self._centres.astype(np.float64)
         for at in range(0, len(wide), _ROWS):
             part = slice(at, at + _ROWS)
@@ -169,12 +169,12 @@ class Applicability:
             x = x.astype(np.float64)
             squares = np.maximum(self._squares(x, seen, wide) + np.square(x).sum(1)[:, None], 0.0)
             distance = np.sqrt(squares / share[:, None])
-            np.fill_diagonal(distance[:, at:], 0.0)
+            np.fill_diagonal(distance[:, at:], 0.0)  # of itself: no pair, and counted as none
             total += float(np.nansum(distance))
+            pairs += int(np.isfinite(distance).sum())
             distance[self.cluster[part, None] == self.cluster] = np.inf
             nearest[part] = distance.min(1)
-        pairs = len(wide) * (len(wide) - 1)
-        return max(total / pairs, np.finfo(float).tiny), nearest
+        return max(total / max(pairs, 1), np.finfo(float).tiny), nearest
 
     def to_bytes(self) -> bytes:
         """Return the content of a safetensors file; `from_bytes` is its inverse."""

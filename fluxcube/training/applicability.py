@@ -14,7 +14,7 @@ from fluxcube.models.applicability import MOST_CENTRES, Applicability
 from fluxcube.models.base import Batch, Model
 from fluxcube.samples import support
 from fluxcube.samples.clusters import cluster_sites
-from fluxcube.samples.daymeans import Column, day_columns, tower_days
+from fluxcube.samples.daymeans import Column, day_columns, steps_of_a_day, tower_days
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
@@ -22,8 +22,9 @@ from fluxcube.training.rows import SiteRows
 
 log = logging.getLogger(__name__)
 
-#: Windows whose errors weigh the inputs: each passes the model once for each input, and once as it is.
-_WINDOWS = 256
+#: Windows whose errors weigh the inputs, one for each observed day and within these limits: each passes the model once
+#: for each input, and once as it is.
+_WINDOWS = (64, 256)
 #: As many for models of single rows, which take a thousandth of the time.
 _ROWS = 4096
 #: Towers that they are drawn from, where towers are read one by one.
@@ -44,7 +45,8 @@ def fit_applicability(
 ) -> Applicability | None:
     """Weigh the inputs of a trained model, choose training days, and find how far from them is too far.
 
-    It takes one pass over the training towers' features, and ``inputs + 1`` passes of 256 windows through the model.
+    It takes one pass over the training towers' features, and ``inputs + 1`` passes of at most 256 windows through the
+    model (4,096 where it is a model of single rows).
 
     Parameters
     ----------
@@ -129,7 +131,7 @@ def importance(model: Model, towers: Iterable[Towers], columns: Sequence[Column]
     model : Model
         Trained.
     towers : iterable of Towers
-        Whose windows, together at most 256 (4,096 for a model of single rows).
+        Whose windows: one for each day, 64 to 256 together (4,096 for a model of single rows).
     columns : sequence of Column
         Whose groups are weighed; a variable is shuffled with its trailing means.
     seed : int
@@ -183,7 +185,8 @@ def _watched(source: Towers | SiteRows) -> Iterable[Towers]:
 def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, np.ndarray, FeatureSpec]:
     """Windows of towers and their targets (B, emitted hours, targets)."""
     towers = list(towers)
-    most = (_WINDOWS if hasattr(model, "parameters") else _ROWS) // len(towers)
+    days = sum(int(one.observed().sum()) for one in towers) // steps_of_a_day(towers[0].spec)
+    most = (int(np.clip(days, *_WINDOWS)) if hasattr(model, "parameters") else _ROWS) // len(towers)
     parts = []
     for one in towers:
         if not one.observed().any():
