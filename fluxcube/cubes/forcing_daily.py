@@ -248,7 +248,6 @@ def _computed(days: np.ndarray, latitude: np.ndarray, longitude: float) -> dict[
     date = days.astype("datetime64[D]")
     doy = (date - date.astype("datetime64[Y]")).astype(np.int64)
     # To the second, as the sun's clock is read: a midnight too early would have the declination of the day before.
-    east = (longitude + 180) % 360 - 180
-    midnight = date.astype("datetime64[s]") - np.round(east * 240).astype("timedelta64[s]")
-    sun = potential_radiation(midnight, latitude, east, hours=24)
+    midnight = date.astype("datetime64[s]") - np.round(longitude * 240).astype("timedelta64[s]")
+    sun = potential_radiation(midnight, latitude, longitude, hours=24)
     return {"DOY": np.broadcast_to(doy, sun.shape), "SW_IN_POT": sun}
