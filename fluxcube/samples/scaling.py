@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from fluxcube.errors import ConfigError
+from fluxcube.samples.features import FeatureSpec
 
 
 def fit_scaling(parts: Iterable[np.ndarray], names: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -51,3 +53,36 @@ def fit_scaling(parts: Iterable[np.ndarray], names: Sequence[str]) -> tuple[tupl
 def scale(values: np.ndarray, mean: Sequence[float], spread: Sequence[float]) -> np.ndarray:
     """Return (values - mean) / spread on the last axis, float32."""
     return ((values - np.asarray(mean)) / np.asarray(spread)).astype(np.float32)
+
+
+def standardise(spec: FeatureSpec, fluxes: np.ndarray) -> tuple[FeatureSpec, np.ndarray]:
+    """Give each target mean 0 and spread 1.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Of the fluxes, not scaled.
+    fluxes : (n, targets) float
+        Of the training sites, in their units; NaN is not observed.
+
+    Returns
+    -------
+    FeatureSpec
+        That says by what they are scaled.
+    (n, targets) float32
+        Scaled.
+
+    Raises
+    ------
+    ConfigError
+        If a target is observed in no hour, or if the fluxes are scaled already.
+
+    Examples
+    --------
+    >>> standardise(FeatureSpec(predictors=("TA",), targets=("NEE",)), np.array([[1.0], [3.0]]))[1].ravel()
+    array([-1.,  1.], dtype=float32)
+    """
+    if set(spec.target_mean) != {0.0} or set(spec.target_scale) != {1.0}:
+        raise ConfigError("the fluxes are scaled already, as their spec says: read them with a spec that is not.")
+    mean, spread = fit_scaling([fluxes], spec.targets)
+    return dataclasses.replace(spec, target_mean=mean, target_scale=spread), scale(fluxes, mean, spread)

@@ -13,7 +13,7 @@ import numpy as np
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.samples.features import Block, FeatureSpec, class_of, cube_block
 from fluxcube.samples.reflectance import INDICES
-from fluxcube.samples.scaling import fit_scaling, scale
+from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.windows import Series, join
 from fluxcube.schema import check_resolution, resolution_of
 from fluxcube.timestamps import DAY, HOUR
@@ -71,11 +71,8 @@ class Towers:
         ConfigError
             If a target is observed in no hour, or if the fluxes are scaled already.
         """
-        if set(self.spec.target_mean) != {0.0} or set(self.spec.target_scale) != {1.0}:
-            raise ConfigError("the fluxes are scaled already, as their spec says: read them with a spec that is not.")
-        mean, spread = fit_scaling([self.fluxes], self.spec.targets)
-        spec = dataclasses.replace(self.spec, target_mean=mean, target_scale=spread)
-        scaled = dataclasses.replace(self, spec=spec, fluxes=scale(self.fluxes, mean, spread))
+        spec, fluxes = standardise(self.spec, self.fluxes)
+        scaled = dataclasses.replace(self, spec=spec, fluxes=fluxes)
         return scaled._with_scaled_inputs() if spec.daily else scaled
 
     def _with_scaled_inputs(self) -> Towers:

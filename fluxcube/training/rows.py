@@ -21,7 +21,7 @@ from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.base import Batch, RowModel
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.scaling import fit_scaling, scale
+from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.towers import MEASURED, Towers, good_fluxes, load_towers, site_years
 from fluxcube.samples.windows import gather
 from fluxcube.training.run import differences
@@ -92,12 +92,9 @@ class SiteRows:
         ConfigError
             If a target is observed in no hour, or if the fluxes are scaled already.
         """
-        if set(self.spec.target_mean) != {0.0} or set(self.spec.target_scale) != {1.0}:
-            raise ConfigError("the fluxes are scaled already, as their spec says: read them with a spec that is not.")
-        mean, spread = fit_scaling([self.fluxes], self.spec.targets)
-        spec = dataclasses.replace(self.spec, target_mean=mean, target_scale=spread)
+        spec, fluxes = standardise(self.spec, self.fluxes)
         out = dataclasses.replace(self, spec=spec)
-        out.__dict__["_rows"] = scale(self.fluxes, mean, spread), self.counts  # what reading again would give
+        out.__dict__["_rows"] = fluxes, self.counts  # what reading again would give
         return out
 
     def towers(self) -> Iterator[Towers]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,9 +117,20 @@ def _fit_rows(plan: Plan, data: Data, seed: int, folder: Path, progress) -> tupl
     made = registry.build(plan.model, plan.config, plan.sizes())
     state, request = folder / ROWS_STATE, plan.request(seed)
     logged = fit_rows(made, data.train, data.val, seed=seed, progress=progress, state=state, request=request)
+    logged = _by_name(logged, data.train.spec.targets)
     if logged:
         write_log(folder / LOG, [logged])
     return made, [logged] if logged else [], _row_summary(made, logged)
+
+
+def _by_name(logged: Mapping, targets: Sequence[str]) -> dict:
+    """Name the targets that a model, which knows no names, has numbered: val_nse_0 is val_nse_NEE."""
+    ends = {f"_{i}": f"_{name}" for i, name in enumerate(targets)}
+    named = {}
+    for key, value in logged.items():
+        head, underscore, number = key.rpartition("_")
+        named[head + ends.get(underscore + number, underscore + number)] = value
+    return named
 
 
 def _row_summary(model: RowModel, logged: Mapping) -> str:
