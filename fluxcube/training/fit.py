@@ -136,7 +136,7 @@ def fit(
     >>> cube = example_cube(sites=12, days=6)
     >>> run = fit(cube, model="sw-linear", out=tempfile.mkdtemp())
     >>> sorted(path.name for path in run.path.iterdir())
-    ['model.json', 'run.json', 'split.json']
+    ['applicability.safetensors', 'model.json', 'run.json', 'split.json']
     """
     _check_used(model, epochs, seeds, jobs)
     cube, folder = validate_cube(cube), Path(out)

@@ -69,7 +69,9 @@ def whole(cube, tmp_path_factory):
 
 
 def test_a_run_holds_what_it_says(cube, whole):
-    assert sorted(p.name for p in whole.path.iterdir()) == ["log.csv", "model.safetensors", "run.json", "split.json"]
+    assert sorted(p.name for p in whole.path.iterdir()) == [
+        "applicability.safetensors", "log.csv", "model.safetensors", "run.json", "split.json",
+    ]  # fmt: skip
     model, metadata = checkpoint.load(whole)
     spec = FeatureSpec.from_dict(metadata["features"])
     assert spec.predictors == ("DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT")
