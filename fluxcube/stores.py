@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec, TransposeCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 from zarr.registry import register_codec
 
 from fluxcube.decimals import DecimalColumns
@@ -60,6 +60,9 @@ class ArraySpec:
     decimals : bool
         Keep float32 columns (the last dimension) as `fluxcube.decimals` does: smaller, the same bit by bit, and read
         only where fluxcube is installed.
+    checksum : bool
+        Keep a CRC-32C with each chunk: bytes that a disk changed then raise, where they might decompress to other
+        values.
     """
 
     dims: tuple[str, ...]
@@ -70,6 +73,7 @@ class ArraySpec:
     fill_value: float | int = 0
     attrs: Mapping[str, object] = field(default_factory=dict)
     decimals: bool = False
+    checksum: bool = False
 
 
 def provenance() -> dict[str, str]:
@@ -604,8 +608,10 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> None:
     order = (*range(last - 1), last, last - 1) if spec.dims[-1] in _LABELS and last else None
     codecs = {
         "filters": [TransposeCodec(order=order)] if order else None,
-        "compressors": BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=dtype.itemsize),
+        "compressors": [BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=dtype.itemsize)],
     }
+    if spec.checksum:
+        codecs["compressors"].append(Crc32cCodec())
     if spec.decimals:
         codecs = {"filters": None, "serializer": DecimalColumns(), "compressors": None}
     group.create_array(

@@ -19,7 +19,7 @@ from dask.system import CPU_COUNT
 
 from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError, unknown
-from fluxcube.schema import validate_forcing
+from fluxcube.schema import resolution_of, validate_forcing
 from fluxcube.swap import building_place, clear_leftovers
 
 #: Cells a side of a block, unless the forcing's own chunks have one size.
@@ -192,25 +192,25 @@ def _period(ds: xr.Dataset, time: slice) -> xr.Dataset:
 
 def _specs(forcing: xr.Dataset) -> dict[str, stores.ArraySpec]:
     """What the arrays are like."""
-    cells = tuple(_block(forcing, dim) for dim in _CELL_DIMS)
-    hourly = forcing.attrs.get("resolution", "hourly") == "hourly"
-    step, whole = (_HOURS, _SHARD_HOURS) if hourly else (_DAYS, _SHARD_DAYS)
-    weather = forcing.predictors
-    specs = {
-        "predictors": stores.ArraySpec(
-            dims=weather.dims, shape=weather.shape, dtype="float32", fill_value=np.nan,
-            chunks=(*cells, step, weather.shape[3]), shards=(*cells, whole, weather.shape[3]), attrs=weather.attrs,
-        )
-    }  # fmt: skip
-    if "modis" in forcing:
-        chips = forcing.modis
-        packed = {"scale_factor": _SCALE, "_FillValue": _FILL}
-        specs["modis"] = stores.ArraySpec(
-            dims=chips.dims, shape=chips.shape, dtype="int16", fill_value=_FILL,
-            chunks=(*cells, _DAYS, *chips.shape[3:]), shards=(*cells, _SHARD_DAYS, *chips.shape[3:]),
-            attrs=dict(chips.attrs) | packed,
+    specs = {}
+    for name, array in forcing.data_vars.items():
+        packed = {"scale_factor": _SCALE, "_FillValue": _FILL} if name == "modis" else {}
+        steps = [_sizes(forcing, str(dim), size) for dim, size in array.sizes.items()]
+        specs[str(name)] = stores.ArraySpec(
+            dims=array.dims, shape=array.shape, dtype="int16" if packed else "float32",
+            fill_value=_FILL if packed else np.nan, chunks=tuple(read for read, _ in steps),
+            shards=tuple(whole for _, whole in steps), attrs=dict(array.attrs) | packed, checksum=True,
         )  # fmt: skip
     return specs
+
+
+def _sizes(forcing: xr.Dataset, dim: str, size: int) -> tuple[int, int]:
+    """What is decompressed at once and what is a file, along a dimension."""
+    if dim in _CELL_DIMS:
+        return (_block(forcing, dim),) * 2
+    if dim == "day" or (dim == "time" and resolution_of(forcing) == "daily"):
+        return _DAYS, _SHARD_DAYS
+    return (_HOURS, _SHARD_HOURS) if dim == "time" else (size, size)
 
 
 def _block(forcing: xr.Dataset, dim: str) -> int:
@@ -245,22 +245,21 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySp
 
 
 def _tasks(forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec]) -> Iterator[Task]:
-    """Name and bounds of every file that holds land, by time."""
+    """Name and bounds of every file that holds land."""
     land = forcing.land_fraction.transpose(*_CELL_DIMS).values > 0
     for name, spec in specs.items():
         parts = [
             [slice(at, min(at + step, size)) for at in range(0, size, step)]
-            for step, size in zip(spec.shards[:3], spec.shape[:3], strict=True)
+            for step, size in zip(spec.shards, spec.shape, strict=True)
         ]
-        rest = tuple(slice(0, size) for size in spec.shape[3:])
-        for span, rows, columns in itertools.product(parts[2], parts[0], parts[1]):
-            if land[rows, columns].any():
-                yield name, (rows, columns, span, *rest)
+        for bounds in itertools.product(*parts):  # cells first: what is read for a block of them is read at once
+            if land[bounds[:2]].any():
+                yield name, bounds
 
 
 def _key(task: Task) -> str:
     name, bounds = task
-    return f"{name}:" + ",".join(f"{part.start}:{part.stop}" for part in bounds[:3])
+    return f"{name}:" + ",".join(f"{part.start}:{part.stop}" for part in bounds)
 
 
 def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: int) -> Iterator[Task]:

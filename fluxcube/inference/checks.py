@@ -57,7 +57,9 @@ def check_units(forcing: xr.Dataset) -> None:
     if "units" not in forcing.coords or forcing.units.dims != ("variable",):
         return
     rows = table(resolution_of(forcing))
-    for name, found in zip(forcing["variable"].values, forcing.units.values, strict=True):
+    for name, found in zip(
+        forcing["variable"].values, forcing.units.compute(scheduler="synchronous").values, strict=True
+    ):
         wanted = rows[str(name)].units if str(name) in rows else found
         if str(found) != wanted:
             raise ConfigError(f"{name} must be in {wanted}, found {found}: convert it, or take open_forcing's.")

@@ -12,7 +12,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import Piece, encode_cells, predict_cells, seen_bands
-from fluxcube.inference.checks import REGION_BYTES, check_units, region_bytes
+from fluxcube.inference.checks import REGION_BYTES, check_absent, check_units, region_bytes
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor, as_predictor
 from fluxcube.samples.support import support_stops
@@ -27,6 +27,9 @@ _CELLS = 32
 _HOURS = 240
 #: Days of one, where steps are days.
 _DAYS = 360
+#: Days before a chunk whose chips are read: longer than clouds and polar nights hide a cell. All of them would be more
+#: memory the longer a run.
+_CHIP_DAYS = 183
 
 _CELL_DIMS = ("latitude", "longitude")
 #: What a cell is, hour by hour the same.
@@ -46,6 +49,7 @@ def upscale(
     precision: str | None = None,
     uncertainty: bool = False,
     applicability: bool | None = None,
+    allow_missing: bool = False,
     time_chunk: int | None = None,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
@@ -80,6 +84,9 @@ def upscale(
         Whether to map `dissimilarity`, how far a cell's day is from the model's training days in units of their mean
         distance, and `applicable`, 1 where that is within the threshold and 0 elsewhere. By default wherever the
         checkpoint knows its training days; one of an earlier version does not, which is logged.
+    allow_missing : bool
+        Whether the model may do without predictors, bands or classes that it was trained on and the forcing lacks; they
+        reach it as missing.
     time_chunk : int, optional
         Hours per chunk, a multiple of 24. Default: 240, or as many as a chunk must read before its own. Of a model of
         days: days, any number; by default 360 or more.
@@ -97,8 +104,8 @@ def upscale(
     SchemaError
         If `forcing` is no forcing cube.
     ConfigError
-        If it supplies none of the model's predictors, has days where the model was trained on hours or the reverse, or
-        an option does not fit.
+        If it lacks what the model was trained on (all of it, or any of it without `allow_missing`), has days where the
+        model was trained on hours or the reverse, or an option does not fit.
 
     References
     ----------
@@ -114,6 +121,7 @@ def upscale(
     )  # fmt: skip
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")
+    check_absent(masked, allow_missing)
     _note_clock(forcing, predictor)
     step = _time_chunk(time_chunk, predictor, wanted.stride)
     inputs = _inputs(forcing, predictor)
@@ -205,8 +213,9 @@ def _part(
     )
     piece = replace(piece, time=hours.time.values, keep=slice(start - low, stop - low))
     if "chips" in hours:
-        # Chips after the last hour cannot matter; any one before may be the latest of its cell.
-        hours = hours.isel(day=slice(0, int(np.searchsorted(hours.day.values, hours.time.values[-1] + 24 * HOUR))))
+        # Chips after the last hour cannot matter; any one before may be the latest of its cell, but for very old ones.
+        ends = np.searchsorted(hours.day.values, hours.time.values[[0, -1]] + [-_CHIP_DAYS * DAY, DAY])
+        hours = hours.isel(day=slice(min(int(ends[0]), hours.sizes["day"] - 1), max(1, int(ends[1]))))
         piece = replace(piece, days=hours.day.values)
         dims = [dim for dim in hours.chips.dims if dim not in _CELL_DIMS]
         args, core = [*args, hours.chips.chunk(dict.fromkeys(dims, -1))], [*core, dims]

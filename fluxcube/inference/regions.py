@@ -58,7 +58,8 @@ def even_chunks(maps: xr.Dataset) -> xr.Dataset:
     """Return maps as Dask arrays of one chunking, coordinates in memory; ConfigError where that cannot be shards."""
     if not all(array.chunks for array in maps.data_vars.values()):
         maps = maps.chunk()
-    maps = maps.assign_coords({name: coord.compute() for name, coord in maps.coords.items()})
+    # Here: an active Dask client may have no workers yet.
+    maps = maps.assign_coords({name: coord.compute(scheduler="synchronous") for name, coord in maps.coords.items()})
     if len({array.chunks for array in maps.data_vars.values()}) > 1:
         raise ConfigError(
             "the fluxes of one store must have the same chunks: rechunk the maps, e.g. maps.unify_chunks()."

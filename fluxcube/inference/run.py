@@ -38,6 +38,8 @@ _TRIES = 3
 _FAILURES = 20
 #: Seconds between looks at whether workers are still there.
 _LOOK = 5.0
+#: Seconds over which the speed is told.
+_RECENT = 300.0
 #: Faults that the next region would meet, too.
 _FATAL = (StoreError, CheckpointError, ConfigError, MissingPackageError, ImportError)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -97,7 +99,7 @@ def write_maps(
     if not path.parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
     every = regions(maps)
-    _prepare(path, maps, len(every), overwrite, resume)
+    made = _prepare(path, maps, len(every), overwrite, resume)
     with stores.writing(path):
         done = stores.done_regions(path)
         todo = [region for key, region in every.items() if key not in done]
@@ -107,9 +109,14 @@ def write_maps(
         cell_hours = sum(region.land for region in todo)
         state = _Progress(progress, every.values(), todo)
         if todo:
-            with workers_for(scheduler, workers, cell_hours, task_bytes, path) as team:
-                state.begin(team.text)
-                _Run(maps, path, team, state).all(todo)
+            try:
+                with workers_for(scheduler, workers, cell_hours, task_bytes, path) as team:
+                    state.begin(team.text)
+                    _Run(maps, path, team, state).all(todo)
+            except ConfigError:  # before the first task: nothing is left that would be in the way of other chunks
+                if made:
+                    stores.remove(path)
+                raise
         missing = sum(stores.done_regions(path).values())
         stores.finish(path, {"land_cell_hours": sum(r.land for r in every.values()), "missing_cell_hours": missing})
     return path
@@ -144,17 +151,19 @@ def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
     return ds
 
 
-def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> None:
-    """See that an unfinished store of these maps is at `path`."""
+def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> bool:
+    """See that an unfinished store of these maps is at `path`; return whether it is new."""
     clear_leftovers(path)
     if _in_the_way(path, maps, overwrite, resume):
         with stores.writing(path):
             stores.remove(path)
-    if not path.exists():
-        try:
-            _create(path, maps, count)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+    if path.exists():
+        return False
+    try:
+        _create(path, maps, count)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return True
 
 
 def _in_the_way(path: Path, maps: xr.Dataset, overwrite: bool, resume: bool) -> bool:
@@ -194,7 +203,7 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
         str(name): stores.ArraySpec(
             dims=DIMS, shape=array.shape, dtype="float32", fill_value=np.nan,
             chunks=(_chunk_hours(shards[0]), *shards[1:]), shards=shards,
-            attrs={**array.attrs, "cell_methods": "time: mean"},
+            attrs={**array.attrs, "cell_methods": "time: mean"}, checksum=True,
         )
         for name, array in maps.data_vars.items()
     }  # fmt: skip
@@ -316,31 +325,38 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
 
 
 class _Progress:
-    """Reports progress with a speed and the time left."""
+    """Reports progress with a speed, that of the last minutes, and the time left at it."""
 
     def __init__(self, progress: Callable | None, every: Iterable[Region], todo: Iterable[Region]):
         every, todo = list(every), list(todo)
         self._progress, self.total, self.done = progress, len(every), len(every) - len(todo)
         self._all = sum(region.land for region in every)
-        self._before = self._all - sum(region.land for region in todo)
-        self._new, self._start = 0, time.perf_counter()
+        self._cells = self._all - sum(region.land for region in todo)
+        self._seen: deque[tuple[float, int]] = deque()
 
     def begin(self, text: str) -> None:
+        """Report what was done before, and what will do the rest."""
         logger.info("%s", text)
-        self._start = time.perf_counter()
+        self._seen.append((time.perf_counter(), self._cells))
         if self._progress is not None:
             self._progress(self.done, self.total, text)
 
     def report(self, region: Region) -> None:
+        """Report that a region is written."""
         self.done += 1
-        self._new += region.land
+        self._cells += region.land
+        now = time.perf_counter()
+        self._seen.append((now, self._cells))
+        while len(self._seen) > 2 and now - self._seen[1][0] > _RECENT:
+            self._seen.popleft()
         if self._progress is not None:
-            speed = self._new / max(time.perf_counter() - self._start, 1e-9)
-            done = self._before + self._new
-            left = _clock((self._all - done) / speed)
+            then, before = self._seen[0]
+            speed = (self._cells - before) / max(now - then, 1e-9)
+            left = _clock((self._all - self._cells) / speed)
             self._progress(
-                self.done, self.total, f"{done:,} of {self._all:,} cell-hours, {speed:,.0f} cell-hours/s, {left} left"
-            )
+                self.done, self.total,
+                f"{self._cells:,} of {self._all:,} cell-hours, {speed:,.0f} cell-hours/s, {left} left",
+            )  # fmt: skip
 
 
 def _clock(seconds: float) -> str:

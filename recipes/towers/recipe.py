@@ -90,7 +90,7 @@ def _markdown(wide):
 
 def maps(run, era5, out, igbp):
     """A month of maps by one run."""
-    made = fc.upscale(fc.load_model(run), fc.open_forcing(era5, igbp=igbp))
+    made = fc.upscale(fc.load_model(run), fc.open_forcing(era5, igbp=igbp), allow_missing=True)
     fc.write_maps(made, out / "maps.zarr", overwrite=True)  # goes on with an unfinished one
     for name, flux in fc.open_maps(out / "maps.zarr").data_vars.items():
         fc.plot_map(flux.mean("time", keep_attrs=True), out / f"{name}.png")

@@ -144,7 +144,9 @@ def test_only_land_cells_reach_the_model(forcing):
 
 def test_missing_predictors_are_masked_and_named(forcing):
     few = forcing.sel(variable=["VPD", "TOD", "TA"]).sel(band=["nir"])
-    maps = upscale(fake(), few)
+    with pytest.raises(ConfigError, match=r"trained on DOY, SW_IN, band red, which.*allow-missing"):
+        upscale(fake(), few)
+    maps = upscale(fake(), few, allow_missing=True)
     assert maps.attrs["masked_predictors"] == "DOY, SW_IN, band red"
     nan = forcing.copy(deep=True)
     nan.predictors.loc[{"variable": ["DOY", "SW_IN"]}] = np.nan
@@ -156,7 +158,7 @@ def test_without_chips_class_or_elevation_it_says_so(forcing):
     bare = forcing.drop_vars("modis")
     bare["igbp"] = (("latitude", "longitude"), np.full((5, 7), "", object))
     bare["elevation"] = bare.elevation * np.nan
-    maps = upscale(fake(), bare)
+    maps = upscale(fake(), bare, allow_missing=True)
     assert maps.attrs["masked_predictors"] == "band red, band nir, igbp, elevation"
     assert np.isfinite(maps.NEE.values[10:, 1, 1]).all()
 
