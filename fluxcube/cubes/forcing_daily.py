@@ -15,7 +15,7 @@ from fluxcube.solar import potential_radiation
 from fluxcube.variables import BANDS, COMPUTED, Variable, predictors, table
 
 _CELLS = ("latitude", "longitude")
-_STEPWISE = ("time", "variable", "day", "band", "y", "x")
+_STEPWISE = ("time", "variable", "block", "day", "band", "y", "x")
 _HOUR, _DAY, _HOURS = 60, 1440, 24
 #: Hours of a block of cells in memory at once, where a month of them is no more, and the most days of a chunk.
 _BYTES, _LEAST, _MOST = 128 << 20, 32, 366
@@ -39,7 +39,8 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
         variable) float32 has what `forcing` has of the daily variable table, in its units (P in mm d-1), TA_RANGE
         where there is TA, and DOY and SW_IN_POT always. ``time`` are local dates. Where there are chips, ``surface``
         (latitude, longitude, day, band) float32, as a daily cube of towers has it: the mean of the middle 4 x 4
-        pixels, missing where fewer than half of them are valid. What does not depend on time is as in `forcing`.
+        pixels, missing where fewer than half of them are valid; of several chips a cell, the mean by their weights.
+        What does not depend on time is as in `forcing`.
 
     Raises
     ------
@@ -94,6 +95,8 @@ def _surface(chips: xr.DataArray) -> xr.DataArray:
     middle = chips.sel(band=list(BANDS[:7])).isel(y=slice(2, 6), x=slice(2, 6)).drop_vars(["y", "x"], errors="ignore")
     there = middle.notnull().sum(("y", "x"))
     mean = middle.fillna(0).sum(("y", "x")) / there.where(there * 2 >= middle.sizes["y"] * middle.sizes["x"])
+    if "block" in mean.dims:
+        mean = mean.weighted(mean.block_weight.fillna(0)).mean("block").transpose(*_CELLS, "day", "band")
     of = f"Mean of the middle 4 x 4 pixels of chips: {chips.attrs.get('long_name', 'MODIS')}."
     attrs = {"long_name": "MODIS surface reflectance (bands 1-7)", "units": "1", "comment": of}
     return mean.astype("float32").assign_attrs(attrs)

@@ -200,6 +200,20 @@ def test_surface_is_the_middle_of_the_chips():
     np.testing.assert_array_equal(lazy, surface)
 
 
+def test_several_chips_a_cell_are_weighed():
+    forcing = example_forcing(days=20)
+    other = (forcing.modis * 0.5).copy()
+    other[0, 0] = np.nan  # a cell whose second block has no value
+    weight = (("latitude", "longitude", "block"), np.broadcast_to([0.75, 0.25], (3, 4, 2)))
+    blocks = xr.concat([forcing.modis, other], "block").transpose("latitude", "longitude", "block", ...)
+    both = forcing.drop_vars("modis").assign(modis=blocks).assign_coords(block_weight=weight)
+    one, days = daily_forcing(forcing).surface, daily_forcing(both)
+    factor = np.full((3, 4, 1, 1), 0.75 + 0.25 * 0.5)
+    factor[0, 0] = 1.0
+    np.testing.assert_allclose(days.surface, one * factor, rtol=1e-5)
+    assert days.surface.dims == one.dims and "block_weight" not in days.coords
+
+
 def test_climates_are_those_of_the_months():
     """A year of hours, and of days, with a monthly climate known by hand: the same class, north and south."""
     season = np.cos(2 * np.pi * (np.arange(365 * 24) / 24 - 196) / 365)
