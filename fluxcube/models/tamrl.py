@@ -226,7 +226,8 @@ class TAMRL(TAMLSTM):
         out = [np.empty((0, self.code_size), np.float32)]
         with torch.inference_mode():
             for at in range(0, len(support), size):
-                part = torch.as_tensor(support[at : at + size], dtype=torch.float32, device=device)
+                part = np.ascontiguousarray(support[at : at + size], np.float32)
+                part = torch.from_numpy(part).to(device)
                 out.append(self.encoded(part).float().cpu().numpy())
         return np.concatenate(out)
 

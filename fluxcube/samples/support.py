@@ -188,27 +188,29 @@ class Draws:
         return before + after > 0
 
     def group(self, ends: np.ndarray, epoch: int) -> np.ndarray:
-        """Return the first stop (B,) of those that the windows ending with these rows share their support with.
-
-        It is counted as rows are, and may lie up to `span` rows before the place's first.
-        """
+        """Return numbers (B,), equal for windows ending with these rows that share their support."""
         place, stop = _place_stop(self.series, ends)
         phase = np.random.default_rng((self.seed, epoch, _DRAWS)).integers(0, self.span, len(self.series.hours))[place]
-        return self.series.start[place] + (stop - phase) // self.span * self.span + phase
+        first = (stop - phase) // self.span * self.span + phase  # of the stops that share, above -span
+        return place * self._room_of_key + first + self.span
+
+    @property
+    def _room_of_key(self) -> int:
+        return int(self.series.hours.max()) + 2 * self.span
 
     def of(self, ends: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the support (G, K, T, V) of the windows that end with these rows, and which is whose (B,)."""
-        first, one, which = np.unique(self.group(ends, epoch), return_index=True, return_inverse=True)
-        place, _ = _place_stop(self.series, ends[one])
-        stop = first - self.series.start[place]
+        keys, which = np.unique(self.group(ends, epoch), return_inverse=True)
+        place, stop = np.divmod(keys, self._room_of_key)
+        stop -= self.span
         before, after = self._room(place, stop)
-        uniform = self._uniform(epoch)[np.maximum(first, 0)]
-        chosen = np.floor(uniform * (before + after)[:, None]).astype(np.int64)
+        row = np.clip(self.series.start[place] + stop, 0, len(self.series.met) - 1)
+        chosen = np.floor(self._uniform(epoch)[row] * (before + after)[:, None]).astype(np.int64)
         late = chosen + (stop + self.span - 1 + self.length - before)[:, None]
         stops = np.where(chosen < before[:, None], chosen + self.length, late)
         start = np.repeat(self.series.start[place], self.count)
         windows = cut(self.series.met, start, stops.ravel(), self.length)
-        return windows.reshape(len(first), self.count, self.length, -1), which.ravel()
+        return windows.reshape(len(keys), self.count, self.length, -1), which.ravel()
 
     def _uniform(self, epoch: int) -> np.ndarray:
         """Draws (N, K) of an epoch; the latest is kept."""

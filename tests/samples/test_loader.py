@@ -412,7 +412,7 @@ def test_mistakes_are_named(cube, towers):
         windows.set_epoch(-1)
     with pytest.raises(UnknownNameError, match="XX-S99"):
         load_windows(cube, SPEC, sites=["XX-S99"], length=24)
-    with pytest.raises(ConfigError, match="works on hours.*holds days"):
+    with pytest.raises(ConfigError, match=r"works on hours.*holds days"):
         load_windows(cube.assign_attrs(resolution="daily"), cube_spec(cube), length=24)
     with pytest.raises(ConfigError, match="normalized=False"):
         load_windows(cube.assign_attrs(normalized="by bounds"), length=24)
