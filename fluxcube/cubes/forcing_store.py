@@ -110,6 +110,7 @@ def open_forcing_store(
     bbox: tuple[float, float, float, float] | None = None,
     time: slice | tuple | None = None,
     storage_options: Mapping[str, object] | None = None,
+    **made: object,
 ) -> xr.Dataset:
     """Open a store of `write_forcing`, lazily, one Dask chunk for what is decompressed at once.
 
@@ -125,6 +126,8 @@ def open_forcing_store(
         Hours wanted, both ends included.
     storage_options : mapping, optional
         What fsspec needs to reach a URL.
+    **made
+        Other options of `fluxcube.open_forcing`, which a store cannot follow any more: None or False.
 
     Returns
     -------
@@ -136,10 +139,15 @@ def open_forcing_store(
     StoreError
         If there is no such store, or it is not finished.
     ConfigError
-        If the region or the period lies outside it.
+        If the region or the period lies outside it, or another option is given.
     UnknownNameError
         If it lacks one of `predictors`.
     """
+    if given := [name for name, value in made.items() if value is not None and value is not False]:
+        raise ConfigError(
+            f"{store} is a store of forcing: {', '.join(given)} can no longer change it; leave it out, or make "
+            "another store of the files that this one came from."
+        )
     ds = stores.open_store(store, kind="forcing", dask=False, storage_options=storage_options)
     ds = ds.assign({name: array.chunk(_read(array)) for name, array in ds.data_vars.items()})
     if bbox is not None:

@@ -81,18 +81,19 @@ def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:
         Naming the first predictor of which more than half of the values lie outside its bounds: kelvin for degrees,
         or pascal for hectopascal.
     """
-    rows, columns = np.nonzero(forcing.land_fraction.values > 0)
-    if not len(rows):
+    row, column = (index[:1].tolist() for index in np.nonzero(forcing.land_fraction.values > 0))
+    if not row:
         return
-    at = {"latitude": slice(rows[0], rows[0] + 8), "longitude": slice(columns[0], columns[0] + 8)}
+    at = {"latitude": slice(row[0], row[0] + 8), "longitude": slice(column[0], column[0] + 8)}
     middle = forcing.sizes["time"] // 2
     values = forcing.predictors.isel(at | {"time": slice(middle, middle + hours)}).values
+    rows = table(resolution_of(forcing))
     for i, name in enumerate(map(str, forcing["variable"].values)):
         found = values[..., i][np.isfinite(values[..., i])]
-        low, high = table()[name].bounds
+        low, high = rows[name].bounds
         if found.size and ((found < low) | (found > high)).mean() > 0.5:
             raise ConfigError(
-                f"{name} has values such as {np.median(found):g}, which cannot be {table()[name].units} "
+                f"{name} has values such as {np.median(found):g}, which cannot be {rows[name].units} "
                 f"({low:g} to {high:g}): it is in other units; convert it."
             )
 
