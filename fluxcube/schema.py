@@ -17,6 +17,9 @@ forcing   predictors (latitude, longitude, time, variable); modis    on (latitud
 maps      one array per flux (time, latitude, longitude)             land_fraction
 ========  =========================================================  ==================================
 
+A forcing with several chips a cell has ``modis (latitude, longitude, block, day, band, y, x)``, and on (latitude,
+longitude, block) block_weight, the share of the cell's land that a block stands for, and block_igbp.
+
 Times are UTC at the start of the hour, one step an hour, without holes. A daily cube, which says
 ``resolution: daily`` in its attributes, has local dates instead, one step a day. Cubes that fluxcube built also have,
 on site, citation, doi and licence: one a publication, in the order of network; see ``ds.fluxcube.citations()``.
@@ -178,9 +181,7 @@ def check_resolution(ds: xr.Dataset, resolution: str, who: str) -> None:
         what = f"build one with resolution={resolution!r}"
         if "site" not in ds.dims:
             what = "make days of it with fluxcube.daily_forcing" if resolution == "daily" else "give it the hourly one"
-        raise ConfigError(
-            f"{who} works on {steps[resolution]}, and this cube holds {steps.get(found, found)}: {what}."
-        )
+        raise ConfigError(f"{who} works on {steps[resolution]}, and this cube holds {steps.get(found, found)}: {what}.")
 
 
 def validate_cube(ds: xr.Dataset) -> xr.Dataset:
@@ -230,8 +231,13 @@ def _check_arrays(ds: xr.Dataset, arrays: Mapping[str, tuple[str, ...]], kind: s
 
 
 def _check_chips(ds: xr.Dataset, *places: str) -> None:
-    if "modis" in ds and ds.modis.dims != (*places, *_CHIP_DIMS):
-        raise SchemaError(f"modis must have dims {(*places, *_CHIP_DIMS)}, found {ds.modis.dims}.")
+    if "modis" not in ds:
+        return
+    expected = (*places, *(("block",) if "block" in ds.modis.dims and len(places) > 1 else ()), *_CHIP_DIMS)
+    if ds.modis.dims != expected:
+        raise SchemaError(f"modis must have dims {expected}, found {ds.modis.dims}.")
+    if "block" in expected and "block_weight" not in ds.coords:
+        raise SchemaError("modis has blocks: the coordinate block_weight (latitude, longitude, block) must weigh them.")
 
 
 def _check_coords(ds: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...], kind: str) -> None:

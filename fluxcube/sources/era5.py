@@ -282,5 +282,4 @@ def _lazy(files: Files, name: str, chunks: tuple[tuple[int, ...], ...]):
         return read_block(files, (name,), time, rows, cols)[0]
 
     key = f"era5-{name}-{tokenize(files.token, name, chunks)}"
-    files = files.travelling()
     return da.map_blocks(read, chunks=chunks, dtype="float32", meta=np.empty((0, 0, 0), "float32"), name=key)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.era5_grid import Axis, blend, cell_step, inside_box, target_axes
+from fluxcube.sources.era5_grid import Axis, blend, cell_step, inside_box, interpolate, target_axes, west_to_east
 from fluxcube.sources.era5_open import ACCUMULATED, INSTANT, Header, Source, find_sources, plain, read_header
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,11 @@ class Files:
     Attributes
     ----------
     rows, columns : Axis
-        Latitudes, in the files' order, and longitudes, ascending from -180, and where they lie in the files.
-    stamps : (time + 1,) datetime64[ns]
-        Dense hourly stamps; output hours begin at all but the last.
+        Latitudes, in the files' order, and longitudes, from west to east, and where they lie in the files.
+    begin : datetime64[h]
+        First stamp.
+    count : int
+        Hourly stamps.
     members : mapping
         Runs of stamps by the name of the member.
     accumulation : {"hour", "day", ""}
@@ -57,7 +59,8 @@ class Files:
 
     rows: Axis
     columns: Axis
-    stamps: np.ndarray
+    begin: np.datetime64
+    count: int
     members: Mapping[str, tuple[Run, ...]]
     accumulation: str = ""
     weights: np.ndarray = field(default_factory=lambda: np.ones((0, 0), "float32"))
@@ -73,8 +76,13 @@ class Files:
 
     @property
     def longitude(self) -> np.ndarray:
-        """Degrees east (longitude,), -180 to 180."""
+        """Degrees east (longitude,), from -180 to 180, but in one piece across the antimeridian."""
         return self.columns.centres
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """Dense hourly stamps (time + 1,) datetime64[ns]; output hours begin at all but the last."""
+        return (self.begin + np.arange(self.count)).astype("datetime64[ns]")
 
     @property
     def time(self) -> np.ndarray:
@@ -91,22 +99,31 @@ class Files:
     def token(self) -> tuple:
         """What a block's values depend on beside its place, to name Dask keys by."""
         axes = [(axis.low, axis.high, axis.share) for axis in (self.rows, self.columns)]
-        stamps = self.stamps[[0, -1]]
-        return [(str(s), s.changed) for s in self.sources], self.accumulation, stamps, axes, self.weights
+        sources = [(str(s), s.changed) for s in self.sources]
+        return sources, self.accumulation, str(self.begin), self.count, axes, self.weights
 
-    def travelling(self) -> Files:
-        """Itself without what only coordinates need, as it goes into a graph."""
+    def cut(self, time: slice, rows: slice, columns: slice) -> Files:
+        """One block: only its cells, hours and runs, and what interpolation needs of the weights."""
+        r, c = self.rows[rows], self.columns[columns]
         none = np.empty((0, 0))
-        return replace(self, elevation=none, land_fraction=none)
+        weights = none.astype("float32") if r.exact and c.exact else self._weights(r, c)
+        part = replace(self._shifted(time), rows=r, columns=c, elevation=none, land_fraction=none, weights=weights)
+        here = {
+            name: tuple(run for run in runs if run.at < part.count and run.stop > 0)
+            for name, runs in part.members.items()
+        }
+        return replace(part, members=here)
 
     def between(self, time: slice | tuple | None) -> Files:
         """Cut out a span of hours, both ends included."""
-        hours = _hours(time, self.time)
+        return self._shifted(_hours(time, self.time))
+
+    def _shifted(self, hours: slice) -> Files:
         shifted = {
             name: tuple(replace(run, at=run.at - hours.start, stop=run.stop - hours.start) for run in runs)
             for name, runs in self.members.items()
         }
-        return replace(self, stamps=self.stamps[hours.start : hours.stop + 1], members=shifted)
+        return replace(self, begin=self.begin + hours.start, count=hours.stop + 1 - hours.start, members=shifted)
 
     def read(self, member: str, stamps: slice, rows: slice, columns: slice) -> np.ndarray:
         """Values (stamp, latitude, longitude) float64 of a member; NaN at stamps that no file holds.
@@ -119,9 +136,12 @@ class Files:
         r, c = self.rows[rows], self.columns[columns]
         if r.exact and c.exact:
             return self.read_cells(member, stamps, r.low, c.low)
-        places = r.needed, c.needed
-        within = np.ix_(*(np.searchsorted(a.needed, b) for a, b in zip((self.rows, self.columns), places, strict=True)))
-        return blend(self.read_cells(member, stamps, *places), r, c, self.weights[within])
+        return blend(self.read_cells(member, stamps, r.needed, c.needed), r, c, self._weights(r, c))
+
+    def _weights(self, rows: Axis, columns: Axis) -> np.ndarray:
+        """Weights of the files' cells that some of its own rows and columns need."""
+        axes = (self.rows, rows), (self.columns, columns)
+        return self.weights[np.ix_(*(np.searchsorted(whole.needed, part.needed) for whole, part in axes))]
 
     def read_cells(self, member: str, stamps: slice, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Values of the files' own rows and columns; see `read`."""
@@ -197,10 +217,10 @@ def _axes(header: Header, resolution: float | None, bbox: tuple | None) -> tuple
         return *axes, (resolution, resolution)
     step = cell_step(header.latitude, longitude), cell_step(longitude, header.latitude, circle=True)
     rows, cols = Axis.own(header.latitude, np.arange(len(header.latitude))), Axis.own(longitude, columns)
-    if bbox is None:
-        return rows, cols, step
-    inside = inside_box(bbox, header.latitude, longitude)
-    return rows[inside[0]], cols[inside[1]], step
+    if bbox is not None:
+        inside = inside_box(bbox, header.latitude, longitude)
+        rows, cols = rows[inside[0]], cols[inside[1]]
+    return rows, west_to_east(cols, step[1]), step
 
 
 def _check_same_grid(one: Header, other: Header) -> None:
@@ -241,7 +261,7 @@ def _join(headers: Sequence[Header]) -> Files:
         if any(name in h.members for h in headers)
     }
     none = Axis.own(np.empty(0), np.empty(0, np.int64))
-    return Files(none, none, (begin + np.arange(size)).astype("datetime64[ns]"), members)
+    return Files(none, none, begin, size, members)
 
 
 def _runs(name: str, headers: Sequence[Header], begin: np.datetime64) -> tuple[Run, ...]:
@@ -318,16 +338,15 @@ def _with_land(files: Files, headers: Sequence[Header]) -> Files:
         for name in header.static:
             if name not in fields:
                 fields[name] = _static(header, name, *places)
-    even = np.ones(tuple(map(len, places)))
-    elevation = fields["z"] / GRAVITY if "z" in fields else np.full(even.shape, np.nan)
+    elevation = fields["z"] / GRAVITY if "z" in fields else np.full(tuple(map(len, places)), np.nan)
     masked = "lsm" in fields
     # ERA5-Land has no values over the sea, ERA5 has them everywhere; the first stamp of 1950 may lack accumulations.
     land = np.clip(np.nan_to_num(fields["lsm"]), 0.0, 1.0) if masked else _known(files, *places)
-    share = blend(land, files.rows, files.columns, even)
+    share = interpolate(land, files.rows, files.columns)
     return replace(
         files,
         weights=land.astype("float32"),
-        elevation=blend(elevation, files.rows, files.columns, even),
+        elevation=interpolate(elevation, files.rows, files.columns),
         land_fraction=share if masked else (share >= 0.5 - 1e-9).astype("float64"),
         masked=masked,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,7 @@ class Axis:
         """Whether nothing is interpolated."""
         return not self.share.any()
 
-    @property
+    @functools.cached_property
     def needed(self) -> np.ndarray:
         """Positions of the file that are read, ascending."""
         return np.unique(np.concatenate([self.low, self.high]))
@@ -90,6 +91,16 @@ def blend(values: np.ndarray, rows: Axis, columns: Axis, land: np.ndarray) -> np
     return out
 
 
+def interpolate(values: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
+    """Interpolate bilinearly, all cells alike: (row, column) at the positions needed, to (latitude, longitude)."""
+    if rows.exact and columns.exact:
+        return values[np.ix_(rows.corners(rows.needed)[0][0], columns.corners(columns.needed)[0][0])]
+    (top, one), (bottom, other) = rows.corners(rows.needed)
+    values = values[top] * one[:, None] + values[bottom] * other[:, None]
+    (left, one), (right, other) = columns.corners(columns.needed)
+    return values[:, left] * one + values[:, right] * other
+
+
 def target_axes(
     latitude: np.ndarray, longitude: np.ndarray, columns: np.ndarray, resolution: float, bbox: tuple | None
 ) -> tuple[Axis, Axis]:
@@ -111,7 +122,7 @@ def target_axes(
     Returns
     -------
     (Axis, Axis)
-        Of latitudes, in the files' order, and of longitudes, ascending from -180.
+        Of latitudes, in the files' order, and of longitudes, from west to east.
 
     Raises
     ------
@@ -133,7 +144,16 @@ def target_axes(
     if bbox is not None:
         rows, cols = inside_box(bbox, south_north.centres, east_west.centres)
         south_north, east_west = south_north[rows], east_west[cols]
-    return south_north, east_west
+    return south_north, west_to_east(east_west, resolution)
+
+
+def west_to_east(axis: Axis, step: float) -> Axis:
+    """Let longitudes that go on across the antimeridian do so: 176, 178, -180, -178; a whole circle begins at -180."""
+    if len(axis) < 2:
+        return axis
+    gaps = np.diff(axis.centres, append=axis.centres[0] + 360.0)
+    widest = int(gaps.argmax())
+    return axis if gaps[widest] <= 1.5 * step else axis[np.roll(np.arange(len(axis)), -widest - 1)]
 
 
 def inside_box(bbox: tuple, latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -145,7 +145,7 @@ def test_a_box_across_the_antimeridian(tmp_path):
     )
     ds.to_netcdf(tmp_path / "a.nc")
     got = open_forcing(tmp_path / "a.nc", predictors="TA", bbox=(176, -18, -176, -16)).compute()
-    assert got.longitude.values.tolist() == [-180, -178, -176, 176, 178]
+    assert got.longitude.values.tolist() == [176, 178, -180, -178, -176]
     np.testing.assert_allclose(got.predictors[0, :, 0, 0], got.longitude % 360 / 10, rtol=1e-4)
 
 

@@ -1,0 +1,352 @@
+"""What grows in the cells of a grid, and which 4 km of each stand for it, from MODIS land cover.
+
+Land cover has 240 pixels to a degree, a globe of it 1.2 gigabytes: it is read in windows of a few degrees, each once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.biomes import igbp_code, igbp_number
+from fluxcube.cubes.chips import chip_index, sinusoidal_pixel
+from fluxcube.errors import ConfigError
+from fluxcube.sources.era5_files import Files
+from fluxcube.sources.modis import COLS, ROWS, Tile, find_tiles, read_land_cover
+
+log = logging.getLogger(__name__)
+
+_CELLS = ("latitude", "longitude")
+_WATER = igbp_number("WAT")
+_PER_DEGREE = ROWS // 180
+#: Degrees of a window, and pixels around it that chips may reach into: the sinusoidal grid is slanted.
+_WINDOW, _MARGIN = 5.0, 32
+# A further block of a class may be this much less pure than the purest: else a mixed cell has no second one.
+_LESS_PURE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """What each cell of a grid is like.
+
+    Attributes
+    ----------
+    igbp : (latitude, longitude) object
+        Class, "" where unknown.
+    land : (latitude, longitude) float64
+        Share of pixels that are not water; NaN where unknown.
+    latitude, longitude : (latitude, longitude, block) float64
+        Centres of the chips.
+    classes : (latitude, longitude, block) object
+        Class that each block stands for.
+    weights : (latitude, longitude, block) float32
+        Share of the cell's land that each block stands for; they add up to 1.
+    """
+
+    igbp: np.ndarray
+    land: np.ndarray
+    latitude: np.ndarray
+    longitude: np.ndarray
+    classes: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def at_centres(cls, grid: Files, igbp: np.ndarray, blocks: int = 1) -> Cells:
+        """Cells of given classes with a block at their centres; further blocks count nothing."""
+        shape = (*igbp.shape, blocks)
+        lat, lon = grid.latitude[:, None, None], grid.longitude[None, :, None]
+        weights = (np.arange(blocks) == 0).astype("float32")
+        # Views, since a globe of fine cells is large: who changes them copies them.
+        spread = (np.broadcast_to(values, shape) for values in (lat, lon, igbp[..., None], weights))
+        return cls(igbp, np.broadcast_to(np.nan, igbp.shape), *spread)
+
+    def writable(self) -> Cells:
+        """A copy that can be filled."""
+        return Cells(*(getattr(self, one.name).copy() for one in fields(self)))
+
+
+def plain_cells(igbp: str | xr.DataArray | None, grid: Files) -> Cells:
+    """Cells without land cover: one class, or a map of classes; chips at the centres.
+
+    Raises
+    ------
+    UnknownNameError
+        If a class is none of IGBP's.
+    ConfigError
+        If a map has no value at some cell.
+    """
+    shape = len(grid.latitude), len(grid.longitude)
+    if isinstance(igbp, xr.DataArray):
+        classes = _class_map(igbp, grid)
+    else:
+        classes = np.broadcast_to(np.array("" if igbp is None else igbp, object), shape)
+    for code in {str(c) for c in (classes.ravel() if isinstance(igbp, xr.DataArray) else classes[:1, 0])} - {""}:
+        igbp_number(code)
+    return Cells.at_centres(grid, classes)
+
+
+def at_cells(values: xr.DataArray, grid: Files, name: str) -> xr.DataArray:
+    """Values (latitude, longitude) of a map at a grid's cells.
+
+    Raises
+    ------
+    ConfigError
+        If it has other dimensions, or no value within a thousandth of a degree of some cell.
+    """
+    if set(values.dims) != set(_CELLS):
+        raise ConfigError(f"{name} must have dims {_CELLS}, found {values.dims}.")
+    at = {"latitude": grid.latitude, "longitude": grid.longitude}
+    try:
+        return values.transpose(*_CELLS).sel(at, method="nearest", tolerance=1e-3)
+    except KeyError as problem:
+        raise ConfigError(f"{name} must have a value at every cell of the grid: none at {problem}.") from None
+
+
+def _class_map(igbp: xr.DataArray, grid: Files) -> np.ndarray:
+    found = at_cells(igbp, grid, "igbp")
+    if np.issubdtype(found.dtype, np.number):
+        return np.array([[igbp_code(n) if np.isfinite(n) else "" for n in row] for row in found.values], object)
+    return found.values.astype(str).astype(object)
+
+
+def land_cells(source: object, grid: Files, blocks: int = 1) -> Cells:
+    """Read class, share of land and blocks of every cell from MCD12Q1.
+
+    A cell's class is the most frequent of its pixels, water only if there is nothing else. With one block, it is the
+    purest of that class (the share of its 64 pixels), the nearest to the centre among equals. With several, classes
+    of land share them in proportion to their pixels (largest remainders); the first of a class is chosen as above,
+    each further one as far as can be from those before it, of blocks at most a quarter less pure.
+
+    Parameters
+    ----------
+    source : path, folder or list
+        MCD12Q1 rasters; of several years the most frequent class counts.
+    grid : Files
+    blocks : int
+        Of a cell, at most.
+
+    Returns
+    -------
+    Cells
+    """
+    tiles = find_tiles(source, products=("MCD12Q1",))
+    shape = len(grid.latitude), len(grid.longitude)
+    cells = Cells.at_centres(grid, np.full(shape, "", object), blocks).writable()
+    high, wide = grid.step
+    for rows in _runs(grid.latitude, high):
+        for cols in _runs(grid.longitude, wide):
+            window = _Window.read(tiles, grid.latitude[rows], grid.longitude[cols], high, wide)
+            if window.known:
+                window.fill(cells, rows, cols, grid.land_fraction if grid.masked else None)
+    unknown = int((cells.igbp == "").sum())
+    if unknown:
+        log.warning("%d of %d cells have no land cover: their class is empty", unknown, cells.igbp.size)
+    cells.land[np.isnan(cells.land)] = 1.0
+    return cells
+
+
+def _runs(centres: np.ndarray, step: float) -> Iterator[slice]:
+    """Runs of neighbouring cells, a few degrees long."""
+    ends = np.flatnonzero(np.abs(np.diff(centres)) > 1.5 * step) + 1
+    most = max(1, int(_WINDOW / step))
+    for a, b in zip((0, *ends), (*ends, len(centres)), strict=True):
+        for at in range(int(a), int(b), most):
+            yield slice(at, min(at + most, int(b)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """Land cover of a window of cells and of a margin that chips reach into."""
+
+    classes: np.ndarray  # (rows, columns) uint8; 0 unknown
+    row: int  # global row and column of its corner
+    col: int
+    latitude: np.ndarray  # of the cells' centres
+    longitude: np.ndarray
+    high: float  # of a cell, degrees
+    wide: float
+
+    @classmethod
+    def read(cls, tiles: Sequence[Tile], latitude: np.ndarray, longitude: np.ndarray, high: float, wide: float):
+        south, north = max(latitude.min() - high / 2, -90.0), min(latitude.max() + high / 2, 90.0)
+        # Beyond the antimeridian the grid goes on at its other end: a cell across it is judged by this side alone.
+        west, east = max(longitude.min() - wide / 2, -180.0), min(longitude.max() + wide / 2, 179.9999)
+        corners = sinusoidal_pixel(*np.meshgrid([south, north, np.clip(0.0, south, north)], [west, east]))
+        rows = max(int(corners[0].min()) - _MARGIN, 0), min(int(corners[0].max()) + _MARGIN + 1, ROWS)
+        cols = max(int(corners[1].min()) - _MARGIN, 0), min(int(corners[1].max()) + _MARGIN + 1, COLS)
+        classes = read_land_cover(tiles, rows, cols)
+        return cls(np.where(classes > _WATER, 0, classes), rows[0], cols[0], latitude, longitude, high, wide)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything of it is known."""
+        return bool(self.classes.any())
+
+    def fill(self, cells: Cells, rows: slice, cols: slice, mask: np.ndarray | None) -> None:
+        """Set the cells of the window; those that a mask says are sea get no chip of their own, which none needs."""
+        counts = self._counts()
+        known = counts[..., 1:].sum(-1) > 0
+        dry = counts[..., 1:_WATER].sum(-1)
+        number = np.where(dry > 0, counts[..., 1:_WATER].argmax(-1) + 1, _WATER)
+        for i, j in zip(*np.nonzero(known), strict=True):
+            cells.igbp[rows.start + i, cols.start + j] = igbp_code(int(number[i, j]))
+        total = counts[..., 1:].sum(-1)
+        cells.land[rows, cols] = np.where(known, dry / np.maximum(total, 1), np.nan)
+        cells.classes[rows, cols] = cells.igbp[rows, cols, None]
+        wanted = (dry > 0) if mask is None else (dry > 0) & (mask[rows, cols] > 0)
+        at = np.nonzero(wanted)
+        if not len(at[0]):
+            return
+        if cells.weights.shape[-1] == 1:
+            self._single(cells, rows, cols, number, at)
+        else:
+            for i, j in zip(*at, strict=True):
+                self._several(cells, rows.start + i, cols.start + j, counts[i, j], i, j)
+
+    def _single(self, cells: Cells, rows: slice, cols: slice, number: np.ndarray, at: tuple) -> None:
+        """Keep the centre where its chip is all of the class, as in most cells, and search in the others."""
+        chips = chip_index(self.latitude[at[0]], self.longitude[at[1]])
+        found = self._classes_at(*chips) == number[at][:, None, None]
+        middle = self._classes_at(*sinusoidal_pixel(self.latitude[at[0]], self.longitude[at[1]])) == number[at]
+        for i, j in zip(*(axis[~(found.all((1, 2)) & middle)] for axis in at), strict=True):
+            (place,) = self._places(int(number[i, j]), i, j, 1)
+            cells.latitude[rows.start + i, cols.start + j, 0] = place[0]
+            cells.longitude[rows.start + i, cols.start + j, 0] = place[1]
+
+    def _several(self, cells: Cells, row: int, col: int, counts: np.ndarray, i: int, j: int) -> None:
+        """Set the blocks of one cell, stratified by class."""
+        shares = share_out(counts[1:_WATER], cells.weights.shape[-1])
+        held = counts[1:_WATER][shares > 0].sum()
+        block = 0
+        for number in np.flatnonzero(shares) + 1:
+            places = self._places(int(number), i, j, int(shares[number - 1]))
+            for lat, lon in places:
+                cells.latitude[row, col, block], cells.longitude[row, col, block] = lat, lon
+                cells.classes[row, col, block] = igbp_code(int(number))
+                cells.weights[row, col, block] = counts[number] / held / len(places)
+                block += 1
+        cells.weights[row, col, block:] = 0.0
+
+    def _counts(self) -> np.ndarray:
+        """Pixels of each class (row, column, 18); class 0 is unknown."""
+        size = len(self.longitude)
+        out = np.zeros((len(self.latitude), size, _WATER + 1), np.int64)
+        west = self.longitude[0] - self.wide / 2
+        for i in range(len(self.latitude)):
+            pixels, lon = self._strip(i)
+            cell = np.floor((lon - west) / self.wide + 1e-9).astype(np.int64)
+            inside = (cell >= 0) & (cell < size)
+            key = cell[inside] * (_WATER + 1) + pixels[inside]
+            out[i] = np.bincount(key, minlength=size * (_WATER + 1)).reshape(size, -1)
+        return out
+
+    def _rows(self, i: int) -> np.ndarray:
+        """Rows of the window whose pixels lie in a row of cells."""
+        lat = self._latitudes(np.arange(len(self.classes)))
+        centre = self.latitude[i]
+        return np.flatnonzero((lat > centre - self.high / 2) & (lat <= centre + self.high / 2))
+
+    def _strip(self, i: int, c0: int = 0, c1: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Classes and longitudes (row, column) of a row of cells."""
+        rows = self._rows(i)
+        pixels = self.classes[rows[0] : rows[-1] + 1, c0:c1] if len(rows) else self.classes[:0, c0:c1]
+        across = (self.col + c0 + np.arange(pixels.shape[1]) + 0.5) / _PER_DEGREE - 180.0
+        return pixels, across / np.cos(np.deg2rad(self._latitudes(rows)))[:, None]
+
+    def _latitudes(self, rows: np.ndarray) -> np.ndarray:
+        return 90.0 - (self.row + rows + 0.5) / _PER_DEGREE
+
+    def _classes_at(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Classes of global pixels; 0 outside the window."""
+        r, c = rows - self.row, cols - self.col
+        inside = (r >= 0) & (r < self.classes.shape[0]) & (c >= 0) & (c < self.classes.shape[1])
+        return np.where(inside, self.classes[np.where(inside, r, 0), np.where(inside, c, 0)], 0)
+
+    def _places(self, number: int, i: int, j: int, most: int) -> list[tuple[float, float]]:
+        """Latitude and longitude of up to `most` blocks of a class in one cell."""
+        rows, latitude, longitude = self._rows(i), self.latitude[i], self.longitude[j]
+        west, east = longitude - self.wide / 2, longitude + self.wide / 2
+        width = np.cos(np.deg2rad(self._latitudes(rows)))
+        ends = (180.0 + np.outer((west, east), width)) * _PER_DEGREE - self.col
+        c0, c1 = (int(np.clip(end, 0, self.classes.shape[1])) for end in (ends.min(), np.ceil(ends.max()) + 1))
+        pixels, lon = self._strip(i, c0, c1)
+        same = (pixels == number) & (lon >= west) & (lon < east)
+        pure = np.where(same, self._purity(number, rows, c0, c1, latitude, longitude), -1.0)
+        lat = np.broadcast_to(self._latitudes(rows)[:, None], lon.shape)
+        row, col = (int(n) for n in sinusoidal_pixel(np.array(latitude), np.array(longitude)))
+        centre = row - self.row - rows[0], col - self.col - c0
+        squeeze = np.cos(np.deg2rad(latitude))
+        places: list[tuple[float, float]] = []
+        away = np.hypot(lat - latitude, (lon - longitude) * squeeze)
+        best = pure >= pure.max() - 1e-9
+        if best[centre]:
+            places.append((float(latitude), float(longitude)))
+        else:
+            places.append(_place(lat, lon, np.where(best, away, np.inf).argmin()))
+        near_best = pure >= max(pure.max() - _LESS_PURE, 0.0) - 1e-9
+        closest = np.full(lon.shape, np.inf)
+        for _ in range(most - 1):
+            last = places[-1]
+            closest = np.minimum(closest, np.hypot(lat - last[0], (lon - last[1]) * squeeze))
+            farthest = np.where(near_best, closest, -1.0)
+            if farthest.max() < 1 / _PER_DEGREE:
+                break
+            places.append(_place(lat, lon, farthest.argmax()))
+        return places
+
+    def _purity(self, number: int, rows: np.ndarray, c0: int, c1: int, latitude: float, longitude: float) -> np.ndarray:
+        """Share of `number` among the 64 pixels of the chip that is centred on each pixel.
+
+        Within a cell all chips take the same pixels relative to their own centre, to within one: the offsets of
+        the chip at the cell's centre, slant of the sinusoidal grid included.
+        """
+        chip_rows, chip_cols = (index[0].ravel() for index in chip_index(latitude, longitude))
+        row, col = sinusoidal_pixel(np.array(latitude), np.array(longitude))
+        same = self.classes == number
+        total = np.zeros((len(rows), c1 - c0))
+        for dr, dc in zip(chip_rows - row, chip_cols - col, strict=True):
+            # At the edge of what is known a chip cannot be judged: beyond it counts as another class.
+            total += _shifted(same, rows[0] + dr, rows[-1] + 1 + dr, c0 + dc, c1 + dc)
+        return total / 64.0
+
+
+def _place(lat: np.ndarray, lon: np.ndarray, at: np.intp) -> tuple[float, float]:
+    return float(lat.flat[at]), float(lon.flat[at])
+
+
+def share_out(counts: np.ndarray, seats: int) -> np.ndarray:
+    """Share a number of blocks among classes in proportion to their pixels, by largest remainders.
+
+    Parameters
+    ----------
+    counts : (class,) int
+    seats : int
+
+    Returns
+    -------
+    (class,) int
+        They add up to `seats`; a class without pixels gets none. Of equal remainders the first goes before.
+
+    Examples
+    --------
+    >>> share_out(np.array([70, 0, 25, 5]), 4)
+    array([3, 0, 1, 0])
+    """
+    exact = counts * seats / counts.sum()
+    out = np.floor(exact).astype(np.int64)
+    rest = np.where(counts > 0, exact - out, -1.0)
+    out[np.argsort(-rest, kind="stable")[: seats - out.sum()]] += 1
+    return out
+
+
+def _shifted(mask: np.ndarray, r0: int, r1: int, c0: int, c1: int) -> np.ndarray:
+    """Window of a mask that may reach beyond it, False outside."""
+    out = np.zeros((r1 - r0, c1 - c0), bool)
+    a0, a1, b0, b1 = max(r0, 0), min(r1, mask.shape[0]), max(c0, 0), min(c1, mask.shape[1])
+    if a0 < a1 and b0 < b1:
+        out[a0 - r0 : a1 - r0, b0 - c0 : b1 - c0] = mask[a0:a1, b0:b1]
+    return out
