@@ -9,7 +9,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor, Wanted
-from fluxcube.variables import COMPUTED, table
+from fluxcube.variables import BANDS, COMPUTED, table
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +129,12 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
         raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({wanted}).")
     masked = [name for name in spec.predictors if name not in held]
     bands = set(map(str, ds["band"].values)) if ("surface" if spec.daily else "modis") in ds else set()
+    if spec.daily and bands.issuperset(BANDS[:7]):
+        bands = bands.union(spec.bands)  # indices are made of the seven reflectances
     masked += [f"band {name}" for name in spec.bands if name not in bands]
-    if "igbp" in spec.static and not any(map(str, ds["igbp"].values.ravel())):
-        masked.append("igbp")
+    for name in ("igbp", "koppen"):
+        if name in spec.static and not (name in ds.coords and any(map(str, ds[name].values.ravel()))):
+            masked.append(name)
     if "elevation" in spec.static and not np.isfinite(ds["elevation"].values).any():
         masked.append("elevation")
     if masked:

@@ -1,0 +1,28 @@
+"""What a daily forcing supplies to a model: reflectance and what is made of it, and classes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from fluxcube.cubes.climates import add_climates
+from fluxcube.cubes.forcing_daily import daily_forcing
+from fluxcube.inference.outputs import masked_inputs
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.simulation.example import example_forcing
+
+SPEC = FeatureSpec(
+    predictors=("TA", "TA_RANGE", "SW_IN", "SW_IN_POT"), bands=("nir", "NDVI", "NIRv"), static=("igbp", "koppen"),
+    igbp_classes=("GRA",), koppen_classes=("C",), resolution="daily",
+)  # fmt: skip
+
+
+def test_indices_are_there_where_their_bands_are_and_climates_where_they_are_given():
+    model, hours = SimpleNamespace(spec=SPEC), example_forcing(days=4)
+    assert masked_inputs(model, daily_forcing(add_climates(hours, "Cfb")), "grid") == ()
+    assert masked_inputs(model, daily_forcing(hours), "grid") == ("koppen",)
+    assert masked_inputs(model, daily_forcing(add_climates(hours, "C").drop_vars("modis")), "grid") == (
+        "band nir", "band NDVI", "band NIRv",
+    )  # fmt: skip
+    fewer = daily_forcing(add_climates(hours, "C"))
+    fewer = fewer.sel(band=["red", "nir"]).sel(variable=["TA", "SW_IN", "SW_IN_POT"])
+    assert masked_inputs(model, fewer, "grid") == ("TA_RANGE", "band NDVI", "band NIRv")
