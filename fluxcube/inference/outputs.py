@@ -146,18 +146,20 @@ def provenance(predictor: Predictor, wanted: Wanted, masked: tuple[str, ...]) ->
     """Return attributes that say which model made a prediction, and how."""
     spec, given = predictor.spec, predictor.metadata
     members = {"ensemble_members": len(given["members"])} if "members" in given else {}
+    steps = "days" if spec.daily else "hours"
+    clock = {} if spec.daily else {"clock": spec.clock}  # a daily model does not see whose midnight dates begin at
     return members | {
         "model": str(given.get("kind", type(predictor.model).__name__)),
         "model_digest": predictor.digest,
         "training_sites": len(given.get("training_sites", ())),
-        "context_hours": predictor.model.context,
-        "stride_hours": wanted.stride,
-        "min_context_hours": wanted.min_context,
+        f"context_{steps}": predictor.model.context,
+        f"stride_{steps}": wanted.stride,
+        f"min_context_{steps}": wanted.min_context,
         "precision": wanted.precision,
         "predictors": ", ".join(spec.predictors),
         "memory_days": ", ".join(map(str, spec.memory_days)),
         "masked_predictors": ", ".join(masked),
-        "clock": spec.clock,
+        **clock,
     }
 
 
