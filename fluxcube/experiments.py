@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: Worst flag of a predictor, whatever flags of targets train.
 _PREDICTOR_QC = 1
+#: Settings that came later, and that a name holds only where they are set: earlier runs keep their names.
+_ADDED = {"min_quality": None}
 #: Settings that decide predictions, but not what is trained.
 _LATER = ("label", "stride", "hide", "hide_unit")
 
@@ -75,6 +77,8 @@ class Variant:
         Share of the predictors' values that are hidden from the model when it is asked.
     hide_unit : {"variable", "token"}
         As `fluxcube.evaluation.hiding.hide_predictors` takes it.
+    min_quality : float or None
+        Of a daily cube: least quality of a flux to train on; None is that of `fluxcube.fit`.
     """
 
     label: str
@@ -95,6 +99,7 @@ class Variant:
     stride: int | None = None
     hide: float = 0.0
     hide_unit: str = "variable"
+    min_quality: float | None = None
 
     def __post_init__(self):
         registry.config_class(self.model)
@@ -117,6 +122,7 @@ class Variant:
     def run_name(self, cube: xr.Dataset, split: Split) -> str:
         """Return a name of everything that decides the weights."""
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in _LATER}
+        settings = {k: v for k, v in settings.items() if k not in _ADDED or v != _ADDED[k]}
         sides = {"train": split.train, "val": split.val, "periods": split.to_dict()["periods"]}
         ends = [str(cube["time"].values[i]) for i in (0, -1)]
         return f"{self.model}-{_digest([settings, sides, ends, sorted(map(str, cube['site'].values))])}"
@@ -139,6 +145,7 @@ def score_variants(
     *,
     part: str = "test",
     igbp: str | None = None,
+    min_quality: float = 1.0,
     say: Callable[[str], None] | None = None,
 ) -> Sums:
     """Train, predict and score variants on every fold, on rows common to all of them.
@@ -157,6 +164,8 @@ def score_variants(
         Sites to score. What is chosen by these scores must be chosen on "val".
     igbp : str, optional
         Score the sites of this class alone; folds without one are left out.
+    min_quality : float
+        Of a daily cube: the least quality of a day that is scored.
     say : callable, optional
         Gets a line for each step that is done.
 
@@ -177,7 +186,7 @@ def score_variants(
     for name, split in splits.items():
         kept = _of_class(cube, split, part, igbp)
         if kept:
-            found.append(_fold_sums(cube, name, split, kept, variants, Path(out), part, say or log.info))
+            found.append(_fold_sums(cube, name, split, kept, variants, Path(out), part, min_quality, say or log.info))
     if not found:
         raise ConfigError(f"no fold has a {part} site{f' of {igbp}' if igbp else ''}.")
     return Sums.join(found)
@@ -188,15 +197,16 @@ def _of_class(cube: xr.Dataset, split: Split, part: str, igbp: str | None) -> li
     return [site for site in getattr(split, part) if igbp is None or classes.get(site) == igbp]
 
 
-def _fold_sums(cube, name, split, sites, variants, out, part, say) -> Sums:
+def _fold_sums(cube, name, split, sites, variants, out, part, min_quality, say) -> Sums:
     """Sums of one fold, read where they are kept."""
     names = [variant.prediction_name(cube, split, part) for variant in variants]
-    path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites])}.csv"
+    rows = [] if min_quality == 1 else [min_quality]
+    path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites, *rows])}.csv"
     if path.exists():
         return read_sums(path)
     scored = split.part(cube, part).sel(site=sites)
     predictions = {v.label: predictions_of(cube, split, v, out, part=part, say=say) for v in variants}
-    sums = site_sums(scored, {label: ds.sel(site=sites) for label, ds in predictions.items()})
+    sums = site_sums(scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, min_quality=min_quality)
     path.parent.mkdir(parents=True, exist_ok=True)
     say(f"{name}: scored on {int(next(iter(sums.moments.values())).n.max(initial=0))} hours of the longest site")
     write_sums(sums, path)
@@ -233,6 +243,7 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
         split=split, config=_config(variant), training=_changed(TrainingConfig(), variant.training),
         train_igbp=variant.train_igbp, search=variant.search, seed=variant.seed, seeds=variant.seeds,
         max_qc=_PREDICTOR_QC if variant.target_qc is None else 3,
+        **({} if variant.min_quality is None else {"min_quality": variant.min_quality}),
     )  # fmt: skip
     say(f"{split.kind}: {variant.label}: {done.summary}")
     return folder
@@ -241,7 +252,7 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
 def _config(variant: Variant) -> object | None:
     """Config of the model, or what of it is set where its other settings follow from the data."""
     start = preset_config(variant.model, variant.preset)
-    if start is None and variant.model == "ecoperceiver":
+    if start is None and variant.model in registry.names(descent=True):
         start = registry.config_class(variant.model).small()
     return dict(variant.config) or None if start is None else _changed(start, variant.config)
 

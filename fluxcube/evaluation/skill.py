@@ -317,7 +317,7 @@ def _intervals(sums, by, clusters, draws, seed, level, against) -> dict[tuple, d
     out = {}
     reference = sums.models.index(against)
     for target in sums.targets:
-        labels = _cluster_labels(sums.places[target], clusters)
+        labels = cluster_labels(sums.places[target], clusters)
         for group, (m, at) in _groups(sums, target, by).items():
             drawn = resample(m, labels[at], draws=draws, seed=seed) if (m.n > 0).any() else None
             for i, model in enumerate(sums.models):
@@ -337,7 +337,7 @@ def _intervals(sums, by, clusters, draws, seed, level, against) -> dict[tuple, d
     return out
 
 
-def _cluster_labels(places: xr.Dataset, clusters: float | Mapping[str, object]) -> np.ndarray:
+def cluster_labels(places: xr.Dataset, clusters: float | Mapping[str, object]) -> np.ndarray:
     """Cluster of each place, as numbers."""
     if "site" not in places:
         raise SchemaError("intervals over clusters are of sites; these scores are of cells of a grid.")

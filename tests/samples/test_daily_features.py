@@ -53,7 +53,7 @@ def test_inputs_are_scaled_by_the_towers_that_train(cube):
     by_hand = (by_hand - np.float32(train.spec.input_mean)) / np.float32(train.spec.input_scale)
     np.testing.assert_allclose(others.series.met, by_hand, atol=1e-6)
     assert abs(others.series.met[:, 1].mean()) > 0.05, "other towers have another mean"
-    assert spec.koppen_classes == ("C", "D") and others.series.classes.shape == (4, 2)
+    assert spec.koppen_classes == ("C", "D") and others.series.classes.shape == (8, 2)
     assert others.first_hour[0] == cube.time.values[0].astype("datetime64[D]").astype(int)
 
 

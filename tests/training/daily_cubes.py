@@ -20,7 +20,7 @@ TINY_TAM = TINY | {"embedding": 6, "code": 3, "encoder": 4, "generator": 5, "sup
 FAST = TrainingConfig(epochs=4, batch_size=32, lr=1e-2, val_windows=200)
 
 
-def daily_cube(sites=8, days=300, seed=0, quality=None):
+def daily_cube(sites=12, days=240, seed=0, quality=None):
     """A cube of days; a fifth of them of quality 0.6, unless it is given."""
     rng = np.random.default_rng(seed)
     latitude, longitude = np.linspace(35, 60, sites), np.linspace(-120, 20, sites)

@@ -1,0 +1,310 @@
+"""Training and using models of days: stages, weights, balance, support, ensembles; towers and grids alike."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from daily_cubes import DRIVERS, FAST, TARGETS, TINY_TAM, daily_cube, daily_forcing, train
+
+from fluxcube.errors import ConfigError
+from fluxcube.evaluation.skill import compare
+from fluxcube.inference.grid import upscale
+from fluxcube.inference.predictor import load_model
+from fluxcube.inference.towers import predict
+from fluxcube.models.base import Batch
+from fluxcube.models.tamrl import TAMRLConfig
+from fluxcube.samples.splits import per_igbp
+from fluxcube.samples.towers import cube_spec, load_towers
+from fluxcube.simulation.example import example_cube
+from fluxcube.training.fit import fit
+from fluxcube.training.loop import _Run
+from fluxcube.training.loss import Balance
+from fluxcube.training.parallel import World
+from fluxcube.training.plan import Plan
+from fluxcube.training.weights import SupportedWindows, class_weights, flux_weights
+
+torch.set_num_threads(1)  # tests run beside each other
+
+CPU = World(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return daily_cube()
+
+
+@pytest.fixture(scope="module")
+def run(cube, tmp_path_factory):
+    """A trained TAM-RL."""
+    return train(cube, tmp_path_factory.mktemp("tam") / "run", training=dataclasses.replace(FAST, keep="last"))
+
+
+def tensors(run):
+    return safetensors.torch.load((run.path / "model.safetensors").read_bytes())
+
+
+def same(one, other):
+    return all(torch.equal(value, tensors(other)[name]) for name, value in tensors(one).items())
+
+
+def values(ds, name="NEE"):
+    return ds[name].transpose("site", "time").values
+
+
+def test_stages_are_what_the_log_says(run):
+    assert [row["stage"] for row in run.history] == [1, 1, 2, 2]
+    assert [row["lr"] < 2e-3 for row in run.history] == [False, True, False, True], "the rate falls in either stage"
+    assert all(np.isfinite(row["val_nse_NEE"]) for row in run.history)
+
+
+def test_joint_training_starts_from_what_was_trained_before(cube, tmp_path, monkeypatch):
+    seen = {}
+    whole = _Run._set_stage
+
+    def watched(self):
+        whole(self)
+        if not self.counters.step:
+            seen[self.counters.epoch] = {k: v.clone() for k, v in self.model.state_dict().items()}, self.model.joint
+
+    monkeypatch.setattr(_Run, "_set_stage", watched)
+    done = train(cube, tmp_path / "two", training=dataclasses.replace(FAST, epochs=2, pretrain_epochs=1, keep="last"))
+    (first, joint_1), (second, joint_2) = seen[0], seen[1]
+    assert (joint_1, joint_2) == (False, True)
+    own = ("encoder", "code", "generator")
+    assert all(torch.equal(first[n], second[n]) for n in first if n.startswith(own)), "stage 1 is of the forward model"
+    assert not any(torch.equal(first[n], second[n]) for n in first if not n.startswith(own) and n != "lstm.bias_hh_l0")
+    assert not second["generator.2.weight"].any() and not second["generator.2.bias"].any(), "gamma 1, beta 0: no jump"
+    ended = tensors(done)
+    assert ended["generator.2.weight"].any() and not torch.equal(
+        ended["encoder.weight_hh_l0"], second["encoder.weight_hh_l0"]
+    )
+    none = train(cube, tmp_path / "one", training=dataclasses.replace(FAST, epochs=2, pretrain_epochs=0, keep="last"))
+    assert "stage" not in none.history[0] and not same(done, none)
+
+
+def test_predictions_look_at_no_flux_are_the_same_twice_and_change_with_the_support(cube, run):
+    model = load_model(run)
+    given = predict(model, cube)
+    finite = np.isfinite(values(given))
+    assert not finite[:, :19].any() and finite[:, 19:].all()
+    rng = np.random.default_rng(1)
+    blind = cube.assign(fluxes=cube.fluxes * np.nan, fluxes_quality=cube.fluxes_quality * 0)
+    shuffled = cube.assign(fluxes=cube.fluxes.copy(data=rng.permuted(cube.fluxes.values, axis=1)))
+    for other in (blind, shuffled, cube):
+        assert predict(model, other).equals(given)
+    alone = predict(model, cube.isel(site=[5]))
+    np.testing.assert_allclose(values(alone), values(given)[[5]], atol=1e-5)
+    codes = model.embed(cube)
+    assert codes.dims == ("site", "code") and codes.shape == (12, 3) and (codes.std("site") > 0).all()
+    assert model.embed(blind).equals(codes)
+    # The forward model alone, told nothing of the place:
+    plain = dataclasses.replace(model.model.config, modulate=False)
+    other = dataclasses.replace(model, model=type(model.model)(plain, model.model.sizes), path=None)
+    other.model.load_weights(model.model.weights())
+    assert np.nanmax(np.abs(values(predict(other, cube)) - values(given))) > 1e-4
+
+
+def test_support_is_of_the_years_asked_for(run):
+    long = daily_cube(sites=2, days=800)
+    model = load_model(run)
+    every, one = model.embed(long), model.with_support([2005]).embed(long)
+    assert not np.allclose(every, one)
+    only = long.sel(time="2005")
+    within = only.assign_coords(time_start=("site", only.time.values[[0, 0]]))
+    np.testing.assert_allclose(one, model.embed(within), atol=1e-6)
+    a, b = predict(model, long), predict(model.with_support([2005]), long)
+    assert np.nanmax(np.abs(values(a) - values(b))) > 1e-5
+    with pytest.raises(ConfigError, match=r"XX-D00 has no day in the support years 1999: it has 2004, 2005, 2006"):
+        predict(model.with_support([1999]), long)
+
+
+def test_a_grid_of_the_same_drivers_gives_the_same(cube, run):
+    model = load_model(run)
+    maps = upscale(model, daily_forcing(cube), time_chunk=90, applicability=False)
+    towers = predict(model, cube)
+    for name in TARGETS:
+        cells = maps[name].isel(latitude=0).transpose("longitude", "time").values
+        np.testing.assert_allclose(cells, values(towers, name), atol=1e-5)
+    assert maps.NEE.attrs["units"] == "gC m-2 d-1"
+
+
+def test_gpp_and_respiration_are_clipped_when_predicted_and_not_before(cube, run):
+    model = load_model(run)
+    low = dataclasses.replace(model.spec, target_mean=(0.0, -1.0, -1.0))
+    given = predict(dataclasses.replace(model, spec=low, path=None), cube)
+    free = predict(model, cube)
+    mean = dict(zip(TARGETS, model.spec.target_mean, strict=True))
+    for name in ("GPP_NT", "RECO_NT"):
+        unclipped = values(free, name) - mean[name] - 1
+        inside = values(free, name) > 0
+        assert np.nanmin(values(given, name)) == 0 and (unclipped[inside] < 0).any()
+        np.testing.assert_allclose(values(given, name)[inside], np.maximum(unclipped[inside], 0), atol=1e-4)
+    assert np.nanmin(values(given)) < 0, "NEE has either sign"
+
+
+@pytest.mark.parametrize("model", ["ct-lstm", "lstm", "tam-lstm"])
+def test_the_other_models_of_days_learn_too(cube, tmp_path, model):
+    done = train(cube, tmp_path / model, model)
+    table = compare(cube, {model: predict(done, cube)})
+    assert table.set_index("target").nse["GPP_NT"] > 0.3 and set(table.units) == {"gC m-2 d-1"}
+    assert "quality >= 1" in table.attrs["row_mask"]
+    more = compare(cube, {model: predict(done, cube)}, min_quality=0.5)
+    assert (more.n > table.n).all()
+
+
+def test_trees_and_the_mean_cycle_take_days(cube, tmp_path):
+    options = {"target": TARGETS, "seed": 3, "static": ("igbp", "koppen"), "memory_days": (20,)}
+    trees = fit(cube, model="xgboost", out=tmp_path / "x", predictors=DRIVERS, config={"n_estimators": 30}, **options)
+    cycle = fit(cube, model="mean-cycle", out=tmp_path / "c", predictors=("DOY", "TA"), **options)
+    table = compare(cube, {"trees": predict(trees, cube), "cycle": predict(cycle, cube)}).set_index(["target", "model"])
+    assert (table.nse.xs("trees", level=1) > 0.5).all() and table.nse["GPP_NT", "cycle"] > 0.1
+
+
+def test_classes_weigh_by_how_rare_they_are(cube):
+    classes = ["A"] * 6 + ["B"] * 3 + ["C"]
+    weights = class_weights(classes)
+    assert weights.mean() == pytest.approx(1) and weights[9] == pytest.approx(6 * weights[0])
+    assert weights[:6].sum() == pytest.approx(weights[6:9].sum()) == pytest.approx(weights[9])
+    spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS)
+    towers = load_towers(cube, list(spec_sites(cube)), spec, 0.5)
+    by = {names: flux_weights(cube, towers, names) for names in ((), ("quality",), ("igbp",), ("koppen",))}
+    assert (by[()] == 1).all() and set(np.unique(by["quality",].round(3))) == {np.float32(0.6), np.float32(1)}
+    product = flux_weights(cube, towers, ("quality", "igbp", "koppen"))
+    np.testing.assert_allclose(product, by["quality",] * by["igbp",] * by["koppen",], rtol=1e-6)
+    sites = by["koppen",][towers.series.start, 0]
+    assert sites.mean() == pytest.approx(1) and len(set(sites.tolist())) == 2
+
+
+def spec_sites(cube):
+    return map(str, cube.site.values)
+
+
+PARTS = [{"weigh": ()}, {"weigh": ("quality",)}, {"weigh": ("igbp",)}, {"balance": 0.0}, {"balance": 1.0}]
+
+
+@pytest.mark.parametrize("change", PARTS, ids=str)
+def test_each_part_of_the_loss_can_be_switched(cube, change, tmp_path):
+    few = dataclasses.replace(FAST, epochs=1, windows_per_epoch=64, keep="last")
+    whole = train(cube, tmp_path / "whole", "ct-lstm", training=few)
+    assert not same(whole, train(cube, tmp_path / "other", "ct-lstm", training=dataclasses.replace(few, **change)))
+    named = {"weigh": ("quality", "igbp", "koppen"), "balance": 0.1}
+    assert same(whole, train(cube, tmp_path / "named", "ct-lstm", training=dataclasses.replace(few, **named)))
+
+
+def test_the_balance_of_consistent_fluxes_is_nothing_whatever_they_are_scaled_by():
+    rng = np.random.default_rng(0)
+    gpp, reco = rng.uniform(0, 12, (2, 5, 3))
+    mean, scale = rng.normal(size=3), rng.uniform(0.5, 3, 3)
+    balance = Balance(0, 1, 2, mean, scale)
+    fluxes = np.stack([reco - gpp, gpp, reco], -1)
+    assert balance.squares(torch.from_numpy((fluxes - mean) / scale)) < 1e-8
+    fluxes[..., 0] += 0.5
+    assert balance.squares(torch.from_numpy((fluxes - mean) / scale)).item() == pytest.approx(15 * 0.25, rel=1e-4)
+    wrong_way = np.stack([gpp - reco, gpp, reco], -1)
+    assert balance.squares(torch.from_numpy((wrong_way - mean) / scale)) > 1
+
+
+def test_balance_in_training_makes_fluxes_of_unseen_towers_add_up(cube, tmp_path):
+    split = per_igbp(cube, seed=3)
+    left = {}
+    for alpha in (0.0, 0.1):
+        training = dataclasses.replace(FAST, epochs=6, balance=alpha, keep="last")
+        done = train(cube, tmp_path / str(alpha), "ct-lstm", split=split, training=training)
+        out = predict(done, split.part(cube, "test"))
+        left[alpha] = np.nanmean(np.abs(values(out) - (values(out, "RECO_NT") - values(out, "GPP_NT"))))
+    assert left[0.1] < 0.9 * left[0.0]
+
+
+def test_passes_add_up_with_support_that_several_windows_share(cube):
+    spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS, static=("igbp",))
+    towers = load_towers(cube, list(spec_sites(cube)), spec, 0.5).scaled()
+    config = TAMRLConfig(**TINY_TAM, dropout=0.0)
+    grads = []
+    for size in (48, 16):
+        torch.manual_seed(0)
+        plan = Plan(None, "tam-rl", towers.spec, None, config, FAST, 0.5)
+        from fluxcube.models import registry
+
+        model = registry.build("tam-rl", config, plan.sizes())
+        torch.nn.init.normal_(model.generator[-1].weight)
+        weights = flux_weights(cube, towers, ("quality", "igbp"))
+        windows = SupportedWindows.of(towers, weights, 3, 4, length=20, stride=5, batch_size=48, seed=1)
+        batch = windows[0]
+        assert len(batch["support"]) < 48 and batch["support"].shape[1:] == (3, 20, 5)
+        training = dataclasses.replace(FAST, effective_batch=48, batch_size=size, grad_clip=0.0)
+        balance = Balance(*plan.balanced, towers.spec.target_mean, towers.spec.target_scale)
+        run = _Run(
+            model.train(), torch.optim.SGD(model.parameters(), 0.0), windows, training, CPU, None, {"seed": 0}, None,
+            None, balance=balance, alpha=0.1,
+        )  # fmt: skip
+        run._step(batch)
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, gradient in grads[0].items():
+        assert gradient.abs().sum() > 0, name
+        torch.testing.assert_close(grads[1][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+class Stopped(BaseException):
+    """As a kill."""
+
+
+@pytest.mark.parametrize("at", [16, 29])
+def test_a_killed_run_ends_as_if_it_had_not_been(cube, run, tmp_path, at):
+    """In the first stage and in the second."""
+    training = dataclasses.replace(FAST, keep="last", checkpoint_seconds=0.0)
+
+    def stop(done, total, text):
+        if text.startswith("epoch") and done == at:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(cube, tmp_path / "run", training=training, progress=stop)
+    assert same(run, train(cube, tmp_path / "run", training=training))
+
+
+def test_an_ensemble_is_its_members_mean(cube, tmp_path):
+    few = dataclasses.replace(FAST, epochs=2, windows_per_epoch=64)
+    done = train(cube, tmp_path / "seeds", seeds=2, training=few)
+    cube = cube.isel(site=slice(0, 2))
+    both = predict(done, cube, uncertainty=True)
+    alone = [predict(tmp_path / "seeds" / f"seed-{s}", cube) for s in (3, 4)]
+    inside = np.isfinite(values(both)) & (values(alone[0]) != 0)
+    mean = np.mean([values(one) for one in alone], 0)
+    np.testing.assert_allclose(values(both)[inside], mean[inside], atol=1e-5)
+    np.testing.assert_allclose(
+        both.NEE_spread.values[inside], np.abs(values(alone[0]) - values(alone[1]))[inside] / np.sqrt(2), atol=1e-4
+    )
+    assert load_model(done).embed(cube).shape == (2, 6)
+
+
+def test_what_cannot_be_is_named(cube, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"the model tam-rl works on days.*holds hours.*resolution='daily'"):
+        fit(example_cube(sites=12, days=6), model="tam-rl", out=out)
+    with pytest.raises(ConfigError, match="the model ecoperceiver works on hours"):
+        fit(cube, model="ecoperceiver", out=out)
+    with pytest.raises(ConfigError, match="RECO_NT is no target"):
+        train(cube, out, target=("NEE", "GPP_NT"), training=dataclasses.replace(FAST, balance=0.1))
+    with pytest.raises(ConfigError, match="pretrain_epochs is of tam-rl"):
+        train(cube, out, "lstm", training=dataclasses.replace(FAST, pretrain_epochs=1))
+    with pytest.raises(ConfigError, match="0 to 1, found 3"):
+        train(cube.assign(fluxes_quality=cube.fluxes_quality * 0 + 3), out)
+    with pytest.raises(ConfigError, match="no training site has a window of 20 days beside 60 others"):
+        train(cube, out, config={"queries": 60})
+    with pytest.raises(ConfigError, match="makes no embeddings"):
+        load_model(train(cube, out, "lstm", training=dataclasses.replace(FAST, epochs=1))).embed(cube)
+
+
+def test_a_batch_says_what_day_it_is(cube):
+    spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS, static=())
+    towers = load_towers(cube, ["XX-D03"], spec, 0.5)
+    windows = SupportedWindows.of(towers, np.ones_like(towers.fluxes), 2, 1, length=20, stride=5, batch_size=8)
+    batch = windows[0]
+    last = batch["time"].astype("datetime64[D]")
+    wanted = cube.predictors.sel(site="XX-D03", variable="TA", time=last)
+    met = Batch.of(batch).met[:, -1, spec.inputs.index("TA")] * 160
+    np.testing.assert_allclose(met, wanted.values, atol=1e-3)
