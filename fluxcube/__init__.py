@@ -35,6 +35,7 @@ _FACE = {
     "evaluate": "fluxcube.evaluation.skill",
     "compare": "fluxcube.evaluation.skill",
     "plot_map": "fluxcube.plotting",
+    "animate_cycle": "fluxcube.animation",
     "run_demo": "fluxcube.demo",
 }
 

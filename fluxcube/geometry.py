@@ -85,6 +85,42 @@ def _steps(centres: np.ndarray, *, circle: bool, width: float | None) -> np.ndar
     return steps
 
 
+def west_to_east(longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order in which longitudes rise from west to east, and what they are then.
+
+    They begin at -180, but for a region across the antimeridian: it begins at its own western end and goes on above
+    180, in one piece.
+
+    Parameters
+    ----------
+    longitude : (cell,) array
+        Degrees east, in any order, from 0 or from -180 on.
+
+    Returns
+    -------
+    order : (cell,) int64
+    longitude : (cell,) float64
+        Rising.
+
+    Examples
+    --------
+    >>> west_to_east(np.array([178.0, 179.0, -180.0, -179.0]))[1].tolist()
+    [178.0, 179.0, 180.0, 181.0]
+    >>> west_to_east(np.array([0.0, 90.0, 180.0, 270.0]))[1].tolist()
+    [-180.0, -90.0, 0.0, 90.0]
+    """
+    east = (np.asarray(longitude, np.float64) + 180) % 360 - 180
+    order = np.argsort(east, kind="stable")
+    east = east[order]
+    if len(east) < 2:
+        return order, east
+    gaps = np.diff(np.append(east, east[0] + 360))
+    first = (int(np.argmax(gaps)) + 1) % len(east)  # what lies east of the widest gap
+    if first == 0 or gaps.max() <= _UNEVEN * gaps.min():
+        return order, east
+    return np.roll(order, -first), np.concatenate([east[first:], east[:first] + 360])
+
+
 def cell_area(latitude_bnds: np.ndarray, longitude_bnds: np.ndarray) -> np.ndarray:
     """Return the area of cells on the WGS84 ellipsoid.
 

@@ -20,11 +20,16 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
+from fluxcube.geometry import west_to_east
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NO_DATA = "#bdbdbd"
+_NO_DATA, _OCEAN = "#8f8f8f", "#dcdfe2"  # neither among the colours of a flux, nor white, which is zero
+#: What a flux is of, in its units.
+_SUBSTANCES = {"NEE": "CO₂", "GPP": "CO₂", "RECO": "CO₂", "FCH4": "CH₄"}
+#: Rows and columns that a picture has room for: larger maps are drawn as means of blocks of cells.
+_MOST_CELLS = 2000
 _SEQUENTIAL = {"GPP": "YlGn", "RECO": "YlOrBr"}
 
 
@@ -34,22 +39,33 @@ def plot_map(
     *,
     diverging: bool | None = None,
     limits: tuple[float, float] | None = None,
+    extend: str | None = None,
+    applicable: xr.DataArray | None = None,
     title: str | None = None,
     coast: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw one map with its coasts.
 
+    A map of the globe begins at 180 degrees west whatever its grid does; one across the antimeridian is in one piece.
+
     Parameters
     ----------
     da : xr.DataArray
-        (latitude, longitude), in the units its attributes state; NaN is drawn grey.
+        (latitude, longitude), in the units its attributes state. What has no value is dark grey; where the coordinate
+        land_fraction says that there is no land, it is pale grey. More than 2000 cells a side are drawn as means of
+        blocks of cells.
     path : path, optional
         Picture to write; its ending chooses the format.
     diverging : bool, optional
         Colours centred at zero. Default: for NEE, and for whatever has both signs; never for GPP and RECO.
     limits : (float, float), optional
         Values of the first and last colour. Default: the 2nd and 98th percentile, or symmetric about zero.
+    extend : {"neither", "min", "max", "both"}, optional
+        Ends of the colour bar that are arrows. Default: those that values lie beyond.
+    applicable : xr.DataArray, optional
+        (latitude, longitude): true, or the share of time, where the model is within its area of applicability. Cells
+        of less than a half are hatched.
     title : str, optional
         Default: the long name, and the time where the array has one.
     coast : bool
@@ -77,16 +93,20 @@ def plot_map(
     """
     da = _one_map(da)
     values = np.asarray(da.values, float)
-    cmap, low, high = _colours(str(da.name or ""), values, diverging, limits)
+    if not np.isfinite(values).any():
+        raise SchemaError(f"{da.name or 'the map'} has no finite value to draw.")
+    cmap, low, high = colours(str(da.name or ""), values, diverging, limits)
     ax = _axes(ax, (8.0, 8.0 * _shape_of(da) + 0.6))
     x, y = _grid(da)
     ax.set_facecolor(_NO_DATA)
     mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(values), cmap=cmap, vmin=low, vmax=high, rasterized=True)
+    drawn = [_draw_ocean(ax, da, x, y), None if applicable is None else _draw_hatch(ax, da, _one_map(applicable), x, y)]
     if coast:
         _draw_coast(ax)
     _frame(ax, x, y)
-    _draw_bar(ax, mesh, _label(da), _extend(values, low, high))
-    ax.set_title(_title(da) if title is None else title)
+    _draw_bar(ax, mesh, _label(da), extend or beyond(values, low, high))
+    _draw_key(ax, [patch for patch in drawn if patch is not None])
+    ax.set_title(map_title(da) if title is None else title, fontsize=11)
     return _finish(ax, path)
 
 
@@ -127,12 +147,12 @@ def plot_site_map(
     if isinstance(sites, xr.DataArray):
         if sites.dims != ("site",):
             raise SchemaError(f"a map of sites needs one value per site, found dims {sites.dims}: reduce the others.")
-        cmap, low, high = _colours(str(sites.name or ""), np.asarray(sites.values, float), None, None)
+        cmap, low, high = colours(str(sites.name or ""), np.asarray(sites.values, float), None, None)
         dots = ax.scatter(
             sites.longitude, sites.latitude, c=sites.values, cmap=cmap, vmin=low, vmax=high,
             s=28, edgecolors="black", linewidths=0.4, zorder=3,
         )  # fmt: skip
-        _draw_bar(ax, dots, _label(sites), _extend(sites.values, low, high))
+        _draw_bar(ax, dots, _label(sites), beyond(sites.values, low, high))
     else:
         _draw_classes(ax, sites, color)
     _frame(ax, np.array([-180.0, 180.0]), np.array([-62.0, 84.0]))
@@ -288,14 +308,60 @@ def _one_map(da: xr.DataArray) -> xr.DataArray:
         da = da.isel({dim: 0})
     if set(da.dims) != {"latitude", "longitude"}:
         raise SchemaError(f"a map has dims (latitude, longitude); found {da.dims}.")
-    da = da.transpose("latitude", "longitude").compute()
-    if not np.isfinite(da.values).any():
-        raise SchemaError(f"{da.name or 'the map'} has no finite value to draw.")
-    return da
+    return thinned(da.transpose("latitude", "longitude")).compute()
 
 
-def _colours(name: str, values: np.ndarray, diverging: bool | None, limits) -> tuple[str, float, float]:
-    """Colour map and the values of its ends."""
+def thinned(da: xr.DataArray) -> xr.DataArray:
+    """Turn maps (..., latitude, longitude) to begin in the west, and average cells that a picture has no room for."""
+    order, east = west_to_east(da.longitude.values)
+    da = da.isel(longitude=order).assign_coords(longitude=("longitude", east, da.longitude.attrs))
+    blocks = {dim: -(-da.sizes[dim] // _MOST_CELLS) for dim in ("latitude", "longitude")}
+    if max(blocks.values()) == 1:
+        return da
+    return da.astype("float32").coarsen(blocks, boundary="pad").mean(keep_attrs=True)
+
+
+def _draw_ocean(ax: Axes, da: xr.DataArray, x: np.ndarray, y: np.ndarray):
+    """Colour cells that have neither land nor a value; return what the key says of the other empty ones."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    empty = ~np.isfinite(np.asarray(da.values, float))
+    ocean = np.zeros_like(empty)
+    if "land_fraction" in da.coords:
+        ocean = empty & ~(da.land_fraction.transpose(*da.dims).values > 0)
+        if ocean.any():
+            ax.pcolormesh(x, y, np.ma.masked_where(~ocean, ocean), cmap=ListedColormap([_OCEAN]), rasterized=True)
+    return Patch(color=_NO_DATA, label="no value") if (empty & ~ocean).any() else None
+
+
+def _draw_hatch(ax: Axes, da: xr.DataArray, share: xr.DataArray, x: np.ndarray, y: np.ndarray):
+    """Hatch cells with a value where a share is below a half: rows of them as one box, since patterns go on."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.patches import Patch
+
+    if share.shape != da.shape or not all(np.allclose(share[d], da[d]) for d in da.dims):
+        raise SchemaError(f"applicable must be on the cells of the map, {dict(da.sizes)}; found {dict(share.sizes)}.")
+    outside = np.isfinite(np.asarray(da.values, float)) & (np.asarray(share.values, float) < 0.5)
+    if not outside.any():
+        return None
+    edges = np.diff(np.pad(outside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (rows, first), (_, last) = np.nonzero(edges == 1), np.nonzero(edges == -1)
+    (west, east), (south, north) = (x[first], x[last]), (y[rows], y[rows + 1])
+    boxes = np.stack([west, south, east, south, east, north, west, north], 1).reshape(-1, 4, 2)
+    style = {"facecolor": (1.0, 1.0, 1.0, 0.4), "edgecolor": "#303030", "hatch": "////", "linewidth": 0.0}
+    ax.add_collection(PolyCollection(boxes, zorder=1.5, **style), autolim=False)
+    return Patch(label="outside the area of applicability", **style)
+
+
+def _draw_key(ax: Axes, patches: list) -> None:
+    if patches:
+        place = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.07), "ncols": len(patches)}
+        ax.legend(handles=patches, fontsize=8, frameon=False, borderaxespad=0.0, **place)
+
+
+def colours(name: str, values: np.ndarray, diverging: bool | None, limits) -> tuple[str, float, float]:
+    """Return the colour map of a flux, and the values of its ends."""
     low, high = np.nanpercentile(values[np.isfinite(values)], (2, 98))
     kind = name.split("_")[0]
     if diverging is None:
@@ -312,7 +378,8 @@ def _colours(name: str, values: np.ndarray, diverging: bool | None, limits) -> t
     return ("RdBu_r" if diverging else _SEQUENTIAL.get(kind, "viridis")), float(low), float(high)
 
 
-def _extend(values: np.ndarray, low: float, high: float) -> str:
+def beyond(values: np.ndarray, low: float, high: float) -> str:
+    """Return the ends of a colour bar that values lie beyond: neither, min, max or both."""
     below, above = np.nanmin(values) < low, np.nanmax(values) > high
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
         bool(below), bool(above)
@@ -348,7 +415,11 @@ def _squeeze(latitudes: np.ndarray) -> float:
 def _coast() -> tuple[np.ndarray, ...]:
     """Outlines of land, each (points, 2): degrees east and north."""
     text = resources.files("fluxcube").joinpath("data/coast_110m.json").read_text("utf-8")
-    return tuple(np.reshape(line, (-1, 2)) / 100.0 for line in json.loads(text)["lines"])
+    lines = [np.reshape(line, (-1, 2)) / 100.0 for line in json.loads(text)["lines"]]
+    # Land that reaches over 180 degrees is closed along it there, where no coast is.
+    ends = [np.abs(line[:, 0]) == 180 for line in lines]
+    parts = [np.split(line, np.flatnonzero(end[1:] & end[:-1]) + 1) for line, end in zip(lines, ends, strict=True)]
+    return tuple(part for split in parts for part in split if len(part) > 1)
 
 
 def _draw_coast(ax: Axes) -> None:
@@ -433,15 +504,29 @@ def _tick(group: object, row: pd.Series) -> str:
     return f"{group}{sites}{unseen}"
 
 
-def _title(da: xr.DataArray) -> str:
-    lines = textwrap.wrap(str(da.attrs.get("long_name", "")), 60)
-    if "time" in da.coords and not da.time.ndim:
-        lines.append(pd.Timestamp(da.time.values).strftime("%Y-%m-%d %H:%M UTC"))
-    return "\n".join(lines)
+def map_title(da: xr.DataArray) -> str:
+    """Return what a map is, and of when."""
+    said = str(da.attrs.get("long_name", "")).replace("CO2", "CO₂").replace("CH4", "CH₄")
+    lines = textwrap.wrap(said, 66)
+    when = _when(da)
+    if "hour" in da.coords and not da.hour.ndim:
+        clock = "local mean solar time" if "solar" in str(da.hour.attrs.get("long_name", "")) else "UTC"
+        when = f"{when}, {int(da.hour):02d} to {int(da.hour) + 1:02d} h {clock}".removeprefix(", ")
+    return "\n".join([*lines, when] if when else lines)
+
+
+def _when(da: xr.DataArray) -> str:
+    """Time of a map, to the length of what it is a mean of."""
+    over = str(da.attrs.get("averaged_over", ""))
+    formats = {"": "%Y-%m-%d %H:%M UTC", "day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
+    if over not in formats:
+        return f"mean of {over}"
+    return pd.Timestamp(da.time.values).strftime(formats[over]) if "time" in da.coords and not da.time.ndim else ""
 
 
 def _label(da: xr.DataArray) -> str:
     name, units = str(da.name or ""), _units(str(da.attrs.get("units", "")))
+    units = units.replace("mol m", f"mol {_SUBSTANCES.get(name.split('_')[0], '')} m".replace("  ", " "), 1)
     return f"{name} ({units})" if units else name
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, StoreError
+from fluxcube.animation import animate_cycle
+from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, StoreError, UnknownNameError
 from fluxcube.evaluation.skill import compare
+from fluxcube.inference.means import mean_cycle, mean_maps
 from fluxcube.plotting import _coast, _units, plot_differences, plot_diurnal, plot_map, plot_scores, plot_site_map
-from fluxcube.simulation.example import example_cube
+from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.variables import table
 
 pytest.importorskip("matplotlib")
@@ -86,7 +88,7 @@ def test_colours_can_be_chosen():
 def test_the_colour_bar_has_the_units():
     ax = plot_map(flux())
     ax.figure.draw_without_rendering()
-    assert [c.get_ylabel() for c in ax.child_axes] == ["NEE (µmol m⁻² s⁻¹)"]
+    assert [c.get_ylabel() for c in ax.child_axes] == ["NEE (µmol CO₂ m⁻² s⁻¹)"]
     assert _units("W m-2") == "W m⁻²" and _units("degC") == "°C" and _units("") == ""
 
 
@@ -108,6 +110,139 @@ def test_coasts_stay_on_the_map_and_never_cross_it():
     # Land's End, Cape Agulhas and Cape Horn, within what an outline of 1:110 million knows
     for cape in ((-5.7, 50.1), (20.0, -34.8), (-67.3, -55.9)):
         assert np.hypot(*(points - cape).T).min() < 1.2
+
+
+def test_no_line_is_drawn_along_the_antimeridian():
+    for line in _coast():
+        end = np.abs(line[:, 0]) == 180
+        assert not (end[1:] & end[:-1]).any()
+
+
+def world(longitude, name="NEE"):
+    """A map whose value is its longitude from -180 on."""
+    latitude = np.arange(75.0, -90, -30)
+    east = (longitude + 180) % 360 - 180
+    values = np.broadcast_to(east, (len(latitude), len(east))).astype(float)
+    coords = {"latitude": latitude, "longitude": longitude}
+    return xr.DataArray(values, coords, ("latitude", "longitude"), name, table()["NEE"].attrs)
+
+
+@pytest.mark.parametrize(
+    ("longitude", "edges"),
+    [
+        (np.arange(0.0, 360, 30), (-195.0, 165.0)),
+        (np.arange(15.0, 375, 30), (-180.0, 180.0)),
+        (np.array([150.0, 165, -180, -165, -150]), (142.5, 217.5)),
+        (np.arange(150.0, 211, 15), (142.5, 217.5)),
+        (np.arange(-60.0, -180, -30)[::-1], (-165.0, -45.0)),
+    ],
+)
+def test_longitudes_of_any_convention_are_in_one_piece(longitude, edges):
+    ax = plot_map(world(longitude), limits=(-180, 180))
+    assert ax.get_xlim() == edges
+    corners, drawn = mesh_of(ax).get_coordinates(), mesh_of(ax).get_array()
+    middle = (corners[:-1, :-1, 0] + corners[1:, 1:, 0]) / 2
+    np.testing.assert_allclose((middle + 180) % 360 - 180, drawn.reshape(middle.shape))
+    first, last = (ax.xaxis.get_major_formatter()(x, 0) for x in (-180, 180))
+    assert first == last == "180°W"
+
+
+def hatched(ax):
+    from matplotlib.collections import PolyCollection
+
+    boxes = next((c for c in ax.collections if type(c) is PolyCollection), None)
+    return [] if boxes is None else [path.get_extents().extents for path in boxes.get_paths()]
+
+
+def test_what_is_outside_the_area_of_applicability_is_hatched_and_nothing_else():
+    da = flux()
+    da[0, 0] = np.nan
+    share = xr.zeros_like(da).where(da.longitude < 5.6, 1.0)
+    share[3, :] = 0.5
+    ax = plot_map(da, applicable=share)
+    boxes = hatched(ax)
+    assert len(boxes) == 5, "a box a row, but for the one that is half inside"
+    widths = sorted(round(b[2] - b[0], 6) for b in boxes)
+    assert widths == [0.5, 0.75, 0.75, 0.75, 0.75], "no box where there is no value"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["no value", "outside the area of applicability"]
+    assert hatched(plot_map(da, applicable=xr.ones_like(da))) == []
+    turned = plot_map(da, applicable=share.isel(latitude=slice(None, None, -1)).sortby("latitude", ascending=False))
+    assert len(hatched(turned)) == 5
+    with pytest.raises(SchemaError, match="cells of the map"):
+        plot_map(da, applicable=share.isel(longitude=slice(0, 3)))
+
+
+def test_ocean_is_told_from_land_without_a_value():
+    da = flux()
+    da[0, 0] = da[1, 1] = np.nan
+    land = xr.ones_like(da)
+    land[0, 0] = land[5, 5] = 0
+    ax = plot_map(da.assign_coords(land_fraction=land))
+    from matplotlib.collections import QuadMesh
+
+    _, ocean = (c for c in ax.collections if isinstance(c, QuadMesh))
+    drawn = ~np.ma.getmaskarray(ocean.get_array()).reshape(da.shape)
+    assert drawn[0, 0] and drawn.sum() == 1, "a value over the ocean stays what it is"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["no value"]
+
+
+def test_large_maps_are_drawn_as_means_of_blocks():
+    rows, columns = 2100, 30
+    values = np.arange(rows * columns, dtype="float32").reshape(rows, columns)
+    coords = {"latitude": 50 - 0.01 * np.arange(rows), "longitude": 5 + 0.01 * np.arange(columns)}
+    da = xr.DataArray(values, coords, ("latitude", "longitude"), "GPP_NT")
+    drawn = mesh_of(plot_map(da, coast=False)).get_array()
+    np.testing.assert_allclose(drawn.reshape(1050, 30), (values[::2] + values[1::2]) / 2)
+
+
+def test_the_title_tells_what_the_map_is_a_mean_of():
+    maps = example_maps(days=31).isel(time=slice(0, 720))
+    told = {every: plot_map(_first(mean_maps(maps, every).NEE)).get_title() for every in ("day", "month", None)}
+    assert told["day"].endswith("\n2018-06-01") and told["month"].endswith("\n2018-06")
+    assert told[None].endswith("mean of 2018-06-01 to 2018-06-30") and "exchange of CO₂" in told[None]
+    hour = plot_map(mean_cycle(maps, "month").NEE.isel(time=0, hour=13)).get_title()
+    assert hour.endswith("2018-06, 13 to 14 h local mean solar time")
+
+
+def _first(da):
+    return da.isel(time=0) if "time" in da.dims else da
+
+
+def test_the_mean_day_moves(tmp_path):
+    from PIL import Image
+
+    maps = example_maps(days=2).isel(time=slice(0, 48))
+    cycle = mean_cycle(maps, clock="utc", min_coverage=0).isel(hour=[0, 6, 12])
+    path = animate_cycle(cycle, tmp_path / "day.gif", seconds=1.5, coast=False)
+    with Image.open(path) as gif:
+        assert gif.n_frames == 3 and gif.info["duration"] == 500 and gif.info["loop"] == 0
+        pictures = []
+        for i in range(3):
+            gif.seek(i)
+            pictures.append(np.asarray(gif.convert("RGB"), int))
+    assert len({picture.shape for picture in pictures}) == 1
+    middle = [picture[200:400, 200:400].mean((0, 1)) for picture in pictures]
+    assert middle[0][0] > middle[0][2] and middle[2][2] > middle[2][0], "a source by night, red; a sink by day, blue"
+    for picture in pictures:
+        same = np.abs(pictures[0] - picture).max(-1) < 40
+        assert same[:, :40].mean() > 0.99 and same[:, -40:].mean() > 0.99, "only the map and its title change"
+        assert all((edge > 250).all() for edge in (picture[:, :2], picture[:, -2:], picture[:2], picture[-2:])), (
+            "cut off"
+        )
+
+
+def test_what_cannot_move_is_refused(tmp_path):
+    maps = example_maps(days=2)
+    with pytest.raises(ConfigError, match=r"\.gif"):
+        animate_cycle(maps, tmp_path / "day.png")
+    with pytest.raises(UnknownNameError, match="NEE"):
+        animate_cycle(maps, tmp_path / "day.gif", variable="NE")
+    with pytest.raises(StoreError, match="does not exist"):
+        animate_cycle(maps, tmp_path / "no" / "day.gif")
+    with pytest.raises(ConfigError, match="seconds"):
+        animate_cycle(maps, tmp_path / "day.gif", seconds=0)
+    with pytest.raises(SchemaError, match="choose one"):
+        animate_cycle(mean_cycle(maps, "month", min_coverage=0), tmp_path / "day.gif")
 
 
 def test_coasts_can_be_left_out():

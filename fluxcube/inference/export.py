@@ -12,7 +12,7 @@ import xarray as xr
 
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package, unknown
-from fluxcube.geometry import FLATTENING, SEMI_MAJOR, cell_area, cell_bounds
+from fluxcube.geometry import FLATTENING, SEMI_MAJOR, cell_area, cell_bounds, west_to_east
 from fluxcube.inference.periods import steps_of
 from fluxcube.units import convert
 
@@ -153,19 +153,9 @@ def _only(maps: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 
 def _normal(maps: xr.Dataset) -> xr.Dataset:
     """Turn rows north up, columns from west to east, and give cells their edges and areas."""
-    longitude = maps.longitude.values.astype(float)
-    east = (longitude + 180) % 360 - 180
-    order = np.argsort(east)
-    turned = maps.assign_coords(longitude=("longitude", east, maps.longitude.attrs)).isel(longitude=order)
-    gaps = np.diff(np.append(east[order], east[order[0]] + 360))
-    if len(longitude) > 1 and np.argmax(gaps) < len(gaps) - 1 and gaps.max() > 1.5 * gaps.min():
-        # The hole is not at the antimeridian, so the region lies across it: begin east of the hole.
-        at = int(np.argmax(gaps)) + 1
-        turned = turned.roll(longitude=-at, roll_coords=True)
-        values = turned.longitude.values
-        turned = turned.assign_coords(
-            longitude=("longitude", np.where(values < values[0], values + 360, values), maps.longitude.attrs)
-        )
+    order, east = west_to_east(maps.longitude.values)
+    turned = maps.isel(longitude=order)
+    turned = turned.assign_coords(longitude=("longitude", east, maps.longitude.attrs))
     turned = turned.sortby("latitude", ascending=False)
     turned = turned.drop_vars([n for n in ("longitude_bnds", "latitude_bnds") if n in turned.coords])
     axes = {dim: turned[dim].values.astype(float) for dim in _CELLS}

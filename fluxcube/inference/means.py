@@ -194,7 +194,8 @@ class _Days:
         if like.chunks is None:
             values = values.compute()
         attrs = {k: v for k, v in like.attrs.items() if k not in ("flag_values", "flag_meanings", "cell_methods")}
-        return xr.DataArray(values, dims=dims, attrs=attrs | {"cell_methods": methods})
+        over = self.every or f"{self.start[0]} to {self.stop[0] - _DAY}"
+        return xr.DataArray(values, dims=dims, attrs=attrs | {"cell_methods": methods, "averaged_over": over})
 
 
 def _least(share: float | None, default: float) -> float:
