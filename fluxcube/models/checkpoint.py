@@ -238,7 +238,8 @@ def _write_about(path: Path, about: dict) -> None:
 
 def _read_about(folder: Path, name: str) -> dict:
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist: give the folder of a run that `fit` wrote.")
+        there = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {there}: give the folder of a run that `fit` wrote.")
     path = folder / name
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {name}: its training did not end, or it is no run; run `fit` again.")

@@ -153,6 +153,9 @@ class EcoPerceiver(nn.Module):
     """
 
     kind = "ecoperceiver"
+    #: Tensors whose rows stand for one input, band or target each.
+    rows = dict.fromkeys(("bands", "band_weight", "band_bias"), "bands") | {"variables": "inputs"}
+    rows |= dict.fromkeys(("head.weight", "head.bias", "spread.weight", "spread.bias"), "targets")
     #: Whether `forward` masks tokens in training; False where whoever trains it has masked them by `drop`.
     drops_itself = True
     #: `predict` of more hours than a window has gives each hour from its own window, faster than one by one.

@@ -66,6 +66,11 @@ def resolutions(name: str) -> tuple[str, ...]:
     return _row(name).resolutions
 
 
+def model_class(name: str) -> type:
+    """Return a model's class (UnknownNameError, naming the nearest model)."""
+    return _load(name)[0]
+
+
 def config_class(name: str) -> type:
     """Return the class of a model's config.
 

@@ -55,15 +55,17 @@ def scale(values: np.ndarray, mean: Sequence[float], spread: Sequence[float]) ->
     return ((values - np.asarray(mean)) / np.asarray(spread)).astype(np.float32)
 
 
-def standardise(spec: FeatureSpec, fluxes: np.ndarray) -> tuple[FeatureSpec, np.ndarray]:
+def standardise(spec: FeatureSpec, fluxes: np.ndarray, kept: Sequence[str] = ()) -> tuple[FeatureSpec, np.ndarray]:
     """Give each target mean 0 and spread 1.
 
     Parameters
     ----------
     spec : FeatureSpec
-        Of the fluxes, not scaled.
+        Of the fluxes; those that are not kept are not scaled.
     fluxes : (n, targets) float
-        Of the training sites, in their units; NaN is not observed.
+        Of the training sites, scaled as `spec` says; NaN is not observed.
+    kept : sequence of str
+        Targets that stay as they are.
 
     Returns
     -------
@@ -82,7 +84,12 @@ def standardise(spec: FeatureSpec, fluxes: np.ndarray) -> tuple[FeatureSpec, np.
     >>> standardise(FeatureSpec(predictors=("TA",), targets=("NEE",)), np.array([[1.0], [3.0]]))[1].ravel()
     array([-1.,  1.], dtype=float32)
     """
-    if set(spec.target_mean) != {0.0} or set(spec.target_scale) != {1.0}:
+    stays = np.isin(spec.targets, kept)
+    given = np.array([spec.target_mean, spec.target_scale])
+    if (given[:, ~stays] != [[0.0], [1.0]]).any():
         raise ConfigError("the fluxes are scaled already, as their spec says: read them with a spec that is not.")
-    mean, spread = fit_scaling([fluxes], spec.targets)
-    return dataclasses.replace(spec, target_mean=mean, target_scale=spread), scale(fluxes, mean, spread)
+    if stays.all():
+        return spec, fluxes
+    fitted = np.where(stays, [[0.0], [1.0]], fit_scaling([fluxes], spec.targets))
+    mean, spread = np.where(stays, given, fitted).tolist()
+    return dataclasses.replace(spec, target_mean=tuple(mean), target_scale=tuple(spread)), scale(fluxes, *fitted)

@@ -61,19 +61,19 @@ class Towers:
         """Return whether any target is observed in each hour (N,)."""
         return np.isfinite(self.fluxes).any(1)
 
-    def scaled(self) -> Towers:
-        """Return the same towers with each target's mean 0 and spread 1; the new `spec` says by what.
+    def scaled(self, kept: Sequence[str] = ()) -> Towers:
+        """Return the same towers with each target's mean 0 and spread 1, but those `kept`; `spec` says by what.
 
-        Met columns of days are scaled, too, cyclic ones aside.
+        Met columns of days are scaled, too, cyclic ones aside, unless they are.
 
         Raises
         ------
         ConfigError
             If a target is observed in no hour, or if the fluxes are scaled already.
         """
-        spec, fluxes = standardise(self.spec, self.fluxes)
+        spec, fluxes = standardise(self.spec, self.fluxes, kept)
         scaled = dataclasses.replace(self, spec=spec, fluxes=fluxes)
-        return scaled._with_scaled_inputs() if spec.daily else scaled
+        return scaled._with_scaled_inputs() if spec.daily and not spec.input_scale else scaled
 
     def _with_scaled_inputs(self) -> Towers:
         met, spec = self.series.met, self.spec

@@ -42,7 +42,7 @@ def descend(
         torch.manual_seed(seed)
         made = registry.build(plan.model, plan.config, plan.sizes())
         if plan.start is not None:
-            plan.start.put(made)
+            plan.start.put(made, train_towers.spec)
         windows = _windows(plan, made, train_towers, world, seed)
         held = validation_windows(made, val, plan.training.val_windows, plan.training.batch_size, seed)
         events = Events(folder / EVENTS) if plan.training.tensorboard and not world.rank else None

@@ -27,12 +27,12 @@ def fit(
     cube,
     *,
     model: str = "ecoperceiver",
-    target: str | Sequence[str] = "NEE",
+    target: str | Sequence[str] | None = None,
     out: str | os.PathLike,
     predictors: Sequence[str] | None = None,
-    memory_days: Sequence[int] = (),
+    memory_days: Sequence[int] | None = None,
     bands: Sequence[str] | None = None,
-    static: Sequence[str] = ("latitude", "elevation", "igbp"),
+    static: Sequence[str] | None = None,
     split: Split | str | os.PathLike | None = None,
     config: object | Mapping | None = None,
     training: TrainingConfig | None = None,
@@ -61,18 +61,18 @@ def fit(
         A cube (`fluxcube.schema`), lazy or in memory.
     model : {"ecoperceiver", "xgboost", "sw-linear", "mean-cycle", "tam-rl", "tam-lstm", "ct-lstm", "lstm"}
         What to train: the first four on hours, all but the first on days.
-    target : str or sequence of str
-        Fluxes to learn, together.
+    target : str or sequence of str, optional
+        Fluxes to learn, together; by default NEE.
     out : path
         Folder of the run.
     predictors : sequence of str, optional
         Met inputs; by default all with data in more than 1 % of the training hours that are not targets.
-    memory_days : sequence of int
-        Spans, in days, of trailing means that are added as inputs.
+    memory_days : sequence of int, optional
+        Spans, in days, of trailing means that are added as inputs; by default none.
     bands : sequence of str, optional
         Bands of the chips; by default all where the cube has chips, and () for none.
-    static : sequence of str
-        Some of "latitude", "elevation", "igbp".
+    static : sequence of str, optional
+        Some of "latitude", "elevation", "igbp", by default these three.
     split : Split, str or path, optional
         Also a word or a file, as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
@@ -90,8 +90,10 @@ def fit(
     jobs : int
         How many of `seeds` are trained side by side, in processes.
     init : path or Run, optional
-        A checkpoint of EcoPerceiver to train further. Its features must be those given here, by name and order (those
-        not given are taken from it); its classes and the scaling of its targets are kept.
+        A checkpoint of the same model to train further. Features and settings that are not given are its own, and a
+        mapping as `config` changes its own. Its classes, and the scaling of the targets it knows, are kept. An
+        EcoPerceiver may be given other inputs and targets, too: what it knows of those in common is kept, and what is
+        new begins untrained. Names in common must stand in the checkpoint's order.
     train_igbp : str or sequence of str, optional
         Train and validate on the split's sites of these IGBP classes only.
     search : int, optional
@@ -193,7 +195,7 @@ def preset_config(model: str, preset: str | None) -> object | None:
 
 
 def configure(
-    model: str, preset: str | None, settings: Sequence[str] = (), search: int | None = None
+    model: str, preset: str | None, settings: Sequence[str] = (), search: int | None = None, init: object = None
 ) -> tuple[object | None, TrainingConfig]:
     """Return what `fit` takes as config and training, by the words of a command.
 
@@ -208,6 +210,8 @@ def configure(
         numbers with commas between; what is none of these is text.
     search : int, optional
         As `fit` takes it: settings that it draws are refused.
+    init : path or Run, optional
+        As `fit` takes it: without a preset, settings change those of the checkpoint.
 
     Raises
     ------
@@ -231,7 +235,7 @@ def configure(
         given[part][key] = _value(value.strip())
     _check_free(model, given, search)
     config = preset_config(model, preset)
-    if config is None and given["config"] and model in DESCENT:
+    if config is None and given["config"] and model in DESCENT and init is None:
         config = registry.config_class(model).small()
     if config is None:
         config = given["config"] or None

@@ -42,6 +42,12 @@ _BALANCED = ("NEE", "GPP_NT", "RECO_NT")
 #: alpha, how much the carbon balance counts where nothing else is said.
 _ALPHA = 0.1
 
+#: What is learned, and from what, where neither is said.
+_DEFAULTS = {
+    "targets": ("NEE",), "predictors": None, "memory_days": (), "bands": None,
+    "static": ("latitude", "elevation", "igbp"),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -146,11 +152,11 @@ def make_plan(
     cube,
     *,
     model: str,
-    target: str | Sequence[str],
+    target: str | Sequence[str] | None,
     predictors: Sequence[str] | None,
-    memory_days: Sequence[int],
+    memory_days: Sequence[int] | None,
     bands: Sequence[str] | None,
-    static: Sequence[str],
+    static: Sequence[str] | None,
     split: Split | str | os.PathLike | None,
     train_igbp: str | Sequence[str] | None,
     config: object | Mapping | None,
@@ -165,9 +171,9 @@ def make_plan(
     check_model(cube, model)
     _check_search(model, search)
     start = _start(init, model)
-    if start is not None:
-        predictors = start.spec.predictors if predictors is None else predictors
-        bands = start.spec.bands if bands is None else bands
+    given = {"targets": target, "predictors": predictors, "memory_days": memory_days, "bands": bands, "static": static}
+    own = {name: getattr(start.spec, name) for name in given} if start else _DEFAULTS
+    target, predictors, memory_days, bands, static = (own[k] if v is None else v for k, v in given.items())
     targets = (target,) if isinstance(target, str) else tuple(target)
     _check_names(cube, targets, predictors, bands)
     _check_training(model, training, cube)
@@ -184,7 +190,7 @@ def make_plan(
         spec = dataclasses.replace(spec, fill_chips=False)
     if start is None:
         return Plan(cube, model, spec, split, _config(model, config, spec), training, max_qc, search=search)
-    config = start.config if config is None else _config(model, config, spec)
+    config = start.changed(config) if config is None or isinstance(config, Mapping) else _config(model, config, spec)
     return Plan(cube, model, start.agree(spec, config), split, config, training, max_qc, start)
 
 
@@ -209,7 +215,7 @@ def _start(init: str | os.PathLike | None, model: str) -> Start | None:
         return None
     if model not in DESCENT:
         raise ConfigError(f"init trains a checkpoint of {' or '.join(DESCENT)} further, which {model} cannot be.")
-    return Start.read(init)
+    return Start.read(init, model)
 
 
 def _check_names(cube, targets: Sequence[str], predictors: Sequence[str] | None, bands: Sequence[str] | None) -> None:

@@ -237,12 +237,13 @@ def load_growth(path: Path, request: Mapping | None):
     content = path.read_bytes()
     whole = content[_HASH:]
     if hashlib.sha256(whole).digest() != content[:_HASH]:
-        raise CheckpointError(f"{path} is damaged: train anew with overwrite=True.")
+        raise CheckpointError(f"{path} is damaged: train anew with overwrite=True (--overwrite).")
     head, _, body = whole.partition(b"\n")
     about = json.loads(head)
     if named := differences(about["request"] or {}, request or {}):
         raise ConfigError(
-            f"{path.parent} holds an unfinished run of other settings: {named}. Give overwrite=True to drop it."
+            f"{path.parent} holds an unfinished run of other settings: {named}. "
+            "Give overwrite=True (--overwrite) to drop it."
         )
     edges = np.cumsum([0, *about["sizes"]]).tolist()
     blobs = [body[a:b] for a, b in itertools.pairwise(edges)]

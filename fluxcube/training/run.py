@@ -82,10 +82,12 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
     if overwrite and found:
         clear(folder)
     elif RUN in found:
-        raise CheckpointError(f"{folder} holds a finished run: give overwrite=True, or another folder.")
+        raise CheckpointError(f"{folder} holds a finished run: give overwrite=True (--overwrite), or another folder.")
     elif found & {STATE, ROWS_STATE, SEARCH}:
         if not resume:
-            raise CheckpointError(f"{folder} holds an unfinished run: give resume=True to go on, or overwrite=True.")
+            raise CheckpointError(
+                f"{folder} holds an unfinished run: give resume=True to go on, or overwrite=True (--overwrite)."
+            )
         if STATE in found:
             _check_same(folder, request)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,8 @@ def _check_same(folder: Path, request: Mapping) -> None:
 
     if named := differences(read_request(folder / STATE), request):
         raise ConfigError(
-            f"{folder} holds an unfinished run of other settings: {named}. Give overwrite=True to drop it."
+            f"{folder} holds an unfinished run of other settings: {named}. "
+            "Give overwrite=True (--overwrite) to drop it."
         )
 
 

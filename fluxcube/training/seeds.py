@@ -111,7 +111,9 @@ def _prepare(folder: Path, wanted: Sequence[int], overwrite: bool) -> None:
             clear(folder / name)
             (folder / name).rmdir()
     elif ENSEMBLE in found and set(members) >= {_name(s) for s in wanted}:
-        raise CheckpointError(f"{folder} holds a finished ensemble: give overwrite=True, more seeds or another folder.")
+        raise CheckpointError(
+            f"{folder} holds a finished ensemble: give overwrite=True (--overwrite), more seeds or another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -120,7 +122,9 @@ def _done(folder: Path, request: dict) -> bool:
         return False
     _, about = checkpoint.load(folder)
     if named := differences(about.get("request", {}), request):
-        raise ConfigError(f"{folder} holds a run of other settings: {named}. Give overwrite=True, or another folder.")
+        raise ConfigError(
+            f"{folder} holds a run of other settings: {named}. Give overwrite=True (--overwrite), or another folder."
+        )
     return True
 
 

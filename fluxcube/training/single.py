@@ -43,7 +43,8 @@ class Data:
     def train(self) -> Towers | SiteRows:
         """Training towers, fluxes scaled."""
         towers = self._read("train", self.plan.spec, self.plan.max_qc)
-        return towers if self.plan.start is not None else towers.scaled()
+        start = self.plan.start
+        return towers.scaled(start.spec.targets) if start is not None else towers.scaled()
 
     @functools.cached_property
     def val(self) -> Towers | SiteRows | None:

@@ -108,7 +108,7 @@ def load_state(
         model.load_state_dict(parts["model"])
         random = parts["random"]["cpu"]
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True (--overwrite).") from error
     for name, parameter in model.named_parameters():
         if name in parts.get("step", {}):
             optimizer.state[parameter] = {
@@ -126,7 +126,7 @@ def read_request(path: Path) -> dict:
         with safetensors.safe_open(path, "pt") as file:
             return json.loads(file.metadata()["request"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True (--overwrite).") from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
@@ -145,7 +145,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
         weights = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         return weights, json.loads(about["features"]), json.loads(about["request"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True.") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True (--overwrite).") from error
 
 
 def _about(content: bytes) -> dict[str, str]:

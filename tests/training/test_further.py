@@ -78,13 +78,13 @@ MET = ("TA", "SW_IN", "VPD", "SW_IN_POT")
             "predictors .* another order: DOY, TOD, TA",
             {"predictors": ("TOD", "DOY", *MET)},
         ),
-        ("predictors .* given are TA, SW_IN", {"predictors": ("TA", "SW_IN")}),
-        ("memory_days .* are none, given are 7", {"memory_days": (7,)}),
+        ("predictors .* another order", {"predictors": ("VPD", "TA", "SW_IN")}),
         ("targets .* another order", {"target": ("GPP_NT", "NEE")}),
-        ("targets", {"target": "NEE"}),
-        ("static .* given are igbp", {"static": ("igbp",)}),
+        ("targets .* another order", {"target": ("RECO_NT", "GPP_NT", "NEE")}),
+        ("static .* another order", {"static": ("igbp", "latitude")}),
         ("bands .* another order", {"bands": "turned"}),
         ("latent was 16, is 32", {"config": dataclasses.replace(TINY, latent=32)}),
+        ("latent was 16, is 32", {"config": {"latent": 32}}),
         ("sw-linear cannot be", {"model": "sw-linear", "config": None}),
     ],
 )
@@ -97,11 +97,50 @@ def test_what_does_not_fit_the_checkpoint_is_named(cube, first, tmp_path, match,
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_not_given_is_the_checkpoints(cube, first, tmp_path):
+    run = fit(cube, out=tmp_path / "run", init=first, training=still(), split=first.split, config={"dropout": 0.2})
+    assert load_model(run).spec == load_model(first).spec
+    assert checkpoint.load(run)[0].config == dataclasses.replace(TINY, dropout=0.2)
+
+
+def test_other_inputs_and_targets_keep_what_is_known_of_those_in_common(cube, first, tmp_path):
+    """Without VPD, with trailing means, one target less and one more, and one band: each tensor's rows by name."""
+    changes = {
+        "predictors": ("DOY", "TOD", "TA", "SW_IN", "SW_IN_POT"), "memory_days": (3,), "bands": ("red",),
+        "target": ("GPP_NT", "LE"), "static": ("latitude", "igbp"),
+    }  # fmt: skip
+    le = cube.copy(deep=True)
+    nee, at = (list(cube.target.values).index(name) for name in ("NEE", "LE"))
+    le.fluxes[:, :, at] = 20 + 5 * cube.fluxes[:, :, nee]
+    le.fluxes_qc[:, :, at] = 0
+    run = eco(le, tmp_path / "run", init=first, training=still(), **changes)
+    was, now = load_model(first).spec, load_model(run).spec
+    assert (now.target_mean[0], now.target_scale[0]) == (was.target_mean[1], was.target_scale[1])
+    observed = le.sel(site=list(run.split.train)).fluxes.sel(target="LE").values
+    np.testing.assert_allclose([now.target_mean[1], now.target_scale[1]], [observed.mean(), observed.std()], rtol=1e-4)
+    a, b = (safetensors.torch.load(weights(one.path)) for one in (first, run))
+    names = [(*spec.inputs, *spec.numbers) for spec in (was, now)]
+    for row, name in enumerate(names[1]):
+        known = name in names[0]
+        assert known == (not name.endswith("_MEAN_3D"))
+        if known:
+            assert torch.allclose(b["variables"][row], a["variables"][names[0].index(name)])
+    assert torch.allclose(b["head.weight"][0], a["head.weight"][1]) and not b["head.weight"][1].abs().max() > 1e-6
+    assert torch.allclose(b["bands"][0], a["bands"][was.bands.index("red")])
+    same = [k for k in a if k.split(".")[0] in ("cross", "block_self", "self_layers", "met_norm", "latents", "classes")]
+    assert len(same) > 20 and all(torch.allclose(a[k], b[k]) for k in same)
+    towers = cube.sel(site=list(first.split.test))
+    full = eco(cube, tmp_path / "full", init=first, training=still(), target=("NEE", "GPP_NT", "RECO_NT"))
+    np.testing.assert_allclose(
+        predict(full, towers).NEE.values, predict(first, towers).NEE.values, rtol=1e-4, atol=1e-4
+    )
+
+
 def test_a_checkpoint_that_cannot_be_begun_with_is_refused(cube, first, tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         eco(cube, tmp_path / "run", init=tmp_path / "nothing")
     rows = fit(cube, model="sw-linear", out=tmp_path / "rows")
-    with pytest.raises(ConfigError, match="holds sw-linear"):
+    with pytest.raises(ConfigError, match="run of ecoperceiver, the model to train"):
         eco(cube, tmp_path / "run", init=rows)
     several = eco(cube, tmp_path / "several", seeds=1, epochs=1)
     with pytest.raises(ConfigError, match="seed folders"):
