@@ -19,7 +19,7 @@ from fluxcube.sources.era5 import open_era5, read_block
 UNITS = {
     "t2m": "K", "d2m": "K", "sp": "Pa", "u10": "m s**-1", "v10": "m s**-1", "ssrd": "J m**-2", "strd": "J m**-2",
     "ssr": "J m**-2", "str": "J m**-2", "sshf": "J m**-2", "slhf": "J m**-2", "tp": "m", "zust": "m s**-1",
-    "swvl1": "m**3 m**-3", "stl1": "K", "z": "m**2 s**-2", "lsm": "(0 - 1)", "fal": "(0 - 1)",
+    "ishf": "W m**-2", "swvl1": "m**3 m**-3", "stl1": "K", "z": "m**2 s**-2", "lsm": "(0 - 1)", "fal": "(0 - 1)",
 }  # fmt: skip
 
 
@@ -107,6 +107,24 @@ def test_fluxes_count_upwards_and_radiation_balances(tmp_path):
     balance = ds.SW_IN - ds.SW_OUT + ds.LW_IN - ds.LW_OUT
     assert ds.NETRAD.values == pytest.approx(balance.values, abs=1e-3)
     assert ds.NETRAD.values == pytest.approx(2e5 / 3600, rel=1e-5)
+    # What the surface keeps: 55.56 W m-2 of radiation, less 100 given off as warmth, and 20 of dew after an hour.
+    assert ds.G.values == pytest.approx(55.5556 - 100.0 + 20.0, abs=1e-3)
+    assert ds.G.values == pytest.approx((ds.NETRAD - ds.H - ds.LE).values, abs=1e-3)
+    assert ds.PPFD_IN.values == pytest.approx(2.0 * 5e5 / 3600, rel=1e-6)
+
+
+def test_warmth_given_off_from_instantaneous_fluxes_where_there_is_no_sum(tmp_path):
+    ds = open_era5(write(tmp_path / "a.nc", {"ishf": [20.0, -80.0, -80.0]}))
+    assert ds.H.values[:, 0, 0] == pytest.approx([30.0, 80.0])
+    both = open_era5(write(tmp_path / "b.nc", {"ishf": [20.0, -80.0], "sshf": -3.6e5}), accumulation="hour")
+    assert both.H.values == pytest.approx(100.0)  # what the hour gave off, not the mean of its ends
+
+
+def test_the_deficit_below_freezing_by_hand(tmp_path):
+    """-10 and -15 degC over water: 6.11 exp(17.269 x -10 / 227.29) = 2.858 hPa and 1.905; over ice 2.597 and 1.653."""
+    ds = open_era5(write(tmp_path / "a.nc", {"t2m": [263.15, 263.15], "d2m": [258.15, 258.15]}))
+    assert float(ds.VPD[0, 0, 0]) == pytest.approx(2.858 - 1.905, abs=1e-3)
+    assert float(ds.RH[0, 0, 0]) == pytest.approx(100 * 1.905 / 2.858, abs=0.02)
 
 
 def test_reflected_light_from_albedo_where_there_is_no_net_radiation(tmp_path):
