@@ -74,7 +74,7 @@ class TAMRLConfig(TAMLSTMConfig):
     """
 
     code: int = 16
-    encoder: int = 32
+    encoder: int = 64
     generator: int = 32
     support: int = 8
     queries: int = 4
@@ -94,7 +94,7 @@ class TAMRLConfig(TAMLSTMConfig):
         ----------
         arXiv:2603.09868
         """
-        return cls(hidden=128, embedding=128, code=64, encoder=64, generator=64)
+        return cls(hidden=128, embedding=128, code=64, encoder=128, generator=64)
 
 
 class TAMLSTM(Recurrent):

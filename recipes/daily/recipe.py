@@ -1,0 +1,137 @@
+"""Score daily models on held-out real towers: `python recipes/daily/recipe.py CUBE OUT`; `--only` some of them."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+import fluxcube as fc
+from fluxcube.errors import unknown
+from fluxcube.evaluation.report import format_table
+from fluxcube.evaluation.sitemeans import site_mean_table
+from fluxcube.evaluation.skill import score_table
+from fluxcube.experiments import Variant, score_variants, trained
+from fluxcube.samples.splits import load_folds
+
+SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
+CLUSTERS_KM = 50.0
+
+
+def variant(line, budget):
+    """One model at a budget."""
+    start = Variant(**{"label": "", "seed": SETTINGS["seed"], "model": line["model"]} | SETTINGS["base"])
+    return start.changed(SETTINGS["budgets"][budget].get(line["model"], {})).changed(line)
+
+
+def models_of(budget, only=None):
+    """The models at a budget, by label; `only` some of them."""
+    made = [variant(line, budget) for line in SETTINGS["models"]]
+    for label in only or ():
+        if label not in [v.label for v in made]:
+            raise unknown("model", label, [v.label for v in made])
+    return [v for v in made if not only or v.label in only]
+
+
+def ablations_of(budget):
+    """TAM-RL, and TAM-RL but for one thing; all of the same number of seeds."""
+    seeds = SETTINGS["ablation_seeds"][budget]
+    whole = variant({"label": "TAM-RL", "model": "tam-rl"}, budget).changed({"seeds": seeds if seeds > 1 else None})
+    return [whole, *(whole.changed(line) for line in SETTINGS["ablations"])]
+
+
+def percent(value):
+    return "–" if value != value else f"{100 * value:+.1f} %"
+
+
+def lines(table):
+    """A table of site means as Markdown, as the paper's Table 1 with intervals."""
+    head = (
+        "| model | flux | RMSE (site mean) | NSE (site mean) | RMSE against the first | NSE less the first's | sites |"
+    )
+    rows = [head, "|---|---|---|---|---|---|---|"]
+    for row in table.itertuples():
+        rmse = f"{row.rmse:.3f} [{row.rmse_low:.3f}, {row.rmse_high:.3f}]"
+        nse = f"{row.nse:.3f} [{row.nse_low:.3f}, {row.nse_high:.3f}]"
+        change = f"{percent(row.rmse_change)} [{percent(row.rmse_change_low)}, {percent(row.rmse_change_high)}]"
+        diff = f"{row.nse_diff:+.3f} [{row.nse_diff_low:+.3f}, {row.nse_diff_high:+.3f}]"
+        cells = (row.model, f"{row.target} ({row.units})", rmse, nse, change, diff, f"{row.n_sites}")
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def report(name, scored, out, draws):
+    """Tables of one comparison, a part for each quality of days: site means, all rows together, classes."""
+    text, tables = [f"# {name}"], []
+    about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
+    for quality, sums in scored.items():
+        means = site_mean_table(sums, **about)
+        pooled = score_table(sums, **about)
+        text += [f"## Days of quality {quality:g}", f"Rows: {sums.attrs['row_mask']}.", lines(means)]
+        text += ["### All rows together", format_table(pooled.drop(columns=["mae", "bias", "corr2"]))]
+        tables.append(means.assign(min_quality=quality))
+        if name == "models":
+            score_table(sums, by="igbp", **about).to_csv(out / f"classes-{quality:g}.csv", index=False)
+    (out / f"{name}.md").write_text("\n\n".join(text) + "\n", "utf-8")
+    table = pd.concat(tables, ignore_index=True)
+    table.to_csv(out / f"{name}.csv", index=False)
+    return table
+
+
+def embeddings(cube, split, one, out):
+    """What TAM-RL makes of every tower's drivers, in two dimensions, by class."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    codes = fc.load_model(trained(cube, split, one, out)).embed(cube)
+    codes.to_dataframe().to_csv(out / "embedding.csv")
+    values = codes.values - codes.values.mean(0)
+    axes, strength, _ = np.linalg.svd(values, full_matrices=False)
+    shares = strength**2 / max(float((strength**2).sum()), 1e-12)
+    figure, ax = plt.subplots(figsize=(7, 5.5))
+    classes = codes.igbp.values.astype(str)
+    for i, name in enumerate(sorted(set(classes))):
+        at = classes == name
+        points = (axes * strength)[at, :2]
+        ax.scatter(points[:, 0], points[:, 1], s=22, color=plt.cm.tab20(i % 20), label=name or "unknown")
+    ax.set(xlabel=f"first component ({shares[0]:.0%})", ylabel=f"second component ({shares[1]:.0%})")
+    ax.set_title("What TAM-RL makes of each tower's drivers")
+    ax.legend(title="IGBP", fontsize=8, ncols=2)
+    figure.tight_layout()
+    figure.savefig(out / "embedding.png", dpi=150)
+    plt.close(figure)
+
+
+def main(cube, out, *, split, folds=None, only=None, budget="full", part="test", draws=1000, ablate=False):
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    cube = fc.open_carbonsense(cube) if isinstance(cube, str | Path) else cube
+    splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
+    name, variants = ("ablations", ablations_of(budget)) if ablate else ("models", models_of(budget, only))
+    scored = {
+        quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, say=print)
+        for quality in SETTINGS["min_quality"]
+    }
+    table = report(name, scored, out, draws)
+    if tam := [v for v in variants if v.model == "tam-rl"]:
+        embeddings(cube, next(iter(splits.values())), tam[0], out)
+    return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cube", type=Path, help="daily cube of the towers")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--split", default="splits/towers109.json", help="file of folds")
+    parser.add_argument("--folds", help="numbers of the file's folds, as 1,2; all by default")
+    parser.add_argument("--only", help="labels of models, with commas between; all by default")
+    parser.add_argument("--ablate", action="store_true", help="TAM-RL but for one thing, instead of the models")
+    parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
+    parser.add_argument("--part", choices=("val", "test"), default="test", help="val, while anything is still chosen")
+    options = vars(parser.parse_args())
+    options["only"] = options["only"].split(",") if options["only"] else None
+    options["folds"] = [int(n) for n in options["folds"].split(",")] if options["folds"] else None
+    print(main(options.pop("cube"), options.pop("out"), **options).to_string())
