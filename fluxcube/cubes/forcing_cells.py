@@ -201,29 +201,29 @@ class _Window:
         at = np.nonzero(wanted)
         if not len(at[0]):
             return
-        if cells.weights.shape[-1] == 1:
-            self._single(cells, rows, cols, number, at)
-        else:
-            for i, j in zip(*at, strict=True):
-                self._several(cells, rows.start + i, cols.start + j, counts[i, j], i, j)
-
-    def _single(self, cells: Cells, rows: slice, cols: slice, number: np.ndarray, at: tuple) -> None:
-        """Keep the centre where its chip is all of the class, as in most cells, and search in the others."""
         chips = chip_index(self.latitude[at[0]], self.longitude[at[1]])
-        found = self._classes_at(*chips) == number[at][:, None, None]
-        middle = self._classes_at(*sinusoidal_pixel(self.latitude[at[0]], self.longitude[at[1]])) == number[at]
-        for i, j in zip(*(axis[~(found.all((1, 2)) & middle)] for axis in at), strict=True):
-            (place,) = self._places(int(number[i, j]), i, j, 1)
-            cells.latitude[rows.start + i, cols.start + j, 0] = place[0]
-            cells.longitude[rows.start + i, cols.start + j, 0] = place[1]
+        middle = sinusoidal_pixel(self.latitude[at[0]], self.longitude[at[1]])
+        one = cells.weights.shape[-1] == 1
+        # Where the chip at the centre is all of the class, as in most cells, it is the one.
+        pure = (self._classes_at(*chips) == number[at][:, None, None]).all((1, 2))
+        settled = one & pure & (self._classes_at(*middle) == number[at])
+        for n in np.flatnonzero(~settled):
+            i, j = at[0][n], at[1][n]
+            around = tuple((pixels[n] - centre[n]).ravel() for pixels, centre in zip(chips, middle, strict=True))
+            row, col = rows.start + i, cols.start + j
+            if one:
+                (place,) = self._places(int(number[i, j]), i, j, 1, around)
+                cells.latitude[row, col, 0], cells.longitude[row, col, 0] = place
+            else:
+                self._several(cells, row, col, counts[i, j], i, j, around)
 
-    def _several(self, cells: Cells, row: int, col: int, counts: np.ndarray, i: int, j: int) -> None:
+    def _several(self, cells: Cells, row: int, col: int, counts: np.ndarray, i: int, j: int, around: tuple) -> None:
         """Set the blocks of one cell, stratified by class."""
         shares = share_out(counts[1:_WATER], cells.weights.shape[-1])
         held = counts[1:_WATER][shares > 0].sum()
         block = 0
         for number in np.flatnonzero(shares) + 1:
-            places = self._places(int(number), i, j, int(shares[number - 1]))
+            places = self._places(int(number), i, j, int(shares[number - 1]), around)
             for lat, lon in places:
                 cells.latitude[row, col, block], cells.longitude[row, col, block] = lat, lon
                 cells.classes[row, col, block] = igbp_code(int(number))
@@ -266,7 +266,7 @@ class _Window:
         inside = (r >= 0) & (r < self.classes.shape[0]) & (c >= 0) & (c < self.classes.shape[1])
         return np.where(inside, self.classes[np.where(inside, r, 0), np.where(inside, c, 0)], 0)
 
-    def _places(self, number: int, i: int, j: int, most: int) -> list[tuple[float, float]]:
+    def _places(self, number: int, i: int, j: int, most: int, around: tuple) -> list[tuple[float, float]]:
         """Latitude and longitude of up to `most` blocks of a class in one cell."""
         rows, latitude, longitude = self._rows(i), self.latitude[i], self.longitude[j]
         west, east = longitude - self.wide / 2, longitude + self.wide / 2
@@ -275,7 +275,7 @@ class _Window:
         c0, c1 = (int(np.clip(end, 0, self.classes.shape[1])) for end in (ends.min(), np.ceil(ends.max()) + 1))
         pixels, lon = self._strip(i, c0, c1)
         same = (pixels == number) & (lon >= west) & (lon < east)
-        pure = np.where(same, self._purity(number, rows, c0, c1, latitude, longitude), -1.0)
+        pure = np.where(same, self._purity(number, rows, c0, c1, around), -1.0)
         lat = np.broadcast_to(self._latitudes(rows)[:, None], lon.shape)
         row, col = (int(n) for n in sinusoidal_pixel(np.array(latitude), np.array(longitude)))
         centre = row - self.row - rows[0], col - self.col - c0
@@ -298,19 +298,20 @@ class _Window:
             places.append(_place(lat, lon, farthest.argmax()))
         return places
 
-    def _purity(self, number: int, rows: np.ndarray, c0: int, c1: int, latitude: float, longitude: float) -> np.ndarray:
+    def _purity(self, number: int, rows: np.ndarray, c0: int, c1: int, around: tuple) -> np.ndarray:
         """Share of `number` among the 64 pixels of the chip that is centred on each pixel.
 
-        Within a cell all chips take the same pixels relative to their own centre, to within one: the offsets of
-        the chip at the cell's centre, slant of the sinusoidal grid included.
+        Within a cell all chips take the same pixels relative to their own centre, to within one: those of the chip at
+        the cell's centre, slant of the sinusoidal grid included.
         """
-        chip_rows, chip_cols = (index[0].ravel() for index in chip_index(latitude, longitude))
-        row, col = sinusoidal_pixel(np.array(latitude), np.array(longitude))
-        same = self.classes == number
-        total = np.zeros((len(rows), c1 - c0))
-        for dr, dc in zip(chip_rows - row, chip_cols - col, strict=True):
-            # At the edge of what is known a chip cannot be judged: beyond it counts as another class.
-            total += _shifted(same, rows[0] + dr, rows[-1] + 1 + dr, c0 + dc, c1 + dc)
+        down, right = around
+        # At the edge of what is known a chip cannot be judged: beyond it counts as another class.
+        top, left = rows[0] + down.min(), c0 + right.min()
+        same = _window(self.classes, top, rows[-1] + 1 + down.max(), left, c1 + right.max()) == number
+        same = same.view(np.uint8)
+        total = np.zeros((len(rows), c1 - c0), np.uint8)
+        for r, c in zip(down - down.min(), right - right.min(), strict=True):
+            total += same[r : r + len(rows), c : c + c1 - c0]
         return total / 64.0
 
 
@@ -343,10 +344,10 @@ def share_out(counts: np.ndarray, seats: int) -> np.ndarray:
     return out
 
 
-def _shifted(mask: np.ndarray, r0: int, r1: int, c0: int, c1: int) -> np.ndarray:
-    """Window of a mask that may reach beyond it, False outside."""
-    out = np.zeros((r1 - r0, c1 - c0), bool)
-    a0, a1, b0, b1 = max(r0, 0), min(r1, mask.shape[0]), max(c0, 0), min(c1, mask.shape[1])
+def _window(values: np.ndarray, r0: int, r1: int, c0: int, c1: int) -> np.ndarray:
+    """Part of an array that may reach beyond it, 0 outside."""
+    out = np.zeros((r1 - r0, c1 - c0), values.dtype)
+    a0, a1, b0, b1 = max(r0, 0), min(r1, values.shape[0]), max(c0, 0), min(c1, values.shape[1])
     if a0 < a1 and b0 < b1:
-        out[a0 - r0 : a1 - r0, b0 - c0 : b1 - c0] = mask[a0:a1, b0:b1]
+        out[a0 - r0 : a1 - r0, b0 - c0 : b1 - c0] = values[a0:a1, b0:b1]
     return out
