@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -22,7 +23,8 @@ from fluxcube.errors import StoreError
 from fluxcube.evaluation.report import format_table, write_report
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.outputs import APPLICABLE
+from fluxcube.inference.predictor import DISSIMILARITY, load_model
 from fluxcube.inference.run import open_maps, write_maps
 from fluxcube.inference.towers import predict
 from fluxcube.models.ecoperceiver import EcoPerceiverConfig
@@ -59,6 +61,9 @@ class DemoResult:
         Scores on held-out towers, per IGBP class, target and model.
     skill : pandas.DataFrame
         Hourly scores of each model's map against the truth, on cells without a tower.
+    trust : pandas.DataFrame
+        Per model, whether its map knows where it is wrong, on the same cells: rank correlation of their mean absolute
+        error with their mean dissimilarity, share of cells times hours within the area of applicability.
     seconds : dict
         Time each stage took.
     """
@@ -66,15 +71,17 @@ class DemoResult:
     out: Path
     towers: pd.DataFrame
     skill: pd.DataFrame
+    trust: pd.DataFrame
     seconds: dict[str, float]
 
     @property
     def text(self) -> str:
-        """Both tables and the time taken, as Markdown."""
+        """The tables and the time taken, as Markdown."""
         stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         return (
             f"## NSE on held-out towers, measured hours, per IGBP class\n\n{_side_by_side(self.towers)}\n\n"
             f"## Maps against the truth, hourly, on cells without a tower\n\n{format_table(self.skill)}\n\n"
+            f"## Are errors larger where maps are dissimilar to the training days?\n\n{_trusted(self.trust)}\n\n"
             f"{sum(self.seconds.values()):.0f} s: {stages}. Everything is in {self.out}/.\n"
         )
 
@@ -134,9 +141,9 @@ def run_demo(
     with watch("truth", "comparing with the truth, which nothing has read so far"):
         true = truth(planet)
         maps = {name: _on_truth(ds, true) for name, ds in maps.items()}
-        skill = _skill(maps, true)
+        skill, trust = _skill(maps, true), _trust(maps, true)
         _draw(maps["ecoperceiver"], true, out)
-    result = DemoResult(out=out, towers=towers, skill=skill, seconds=watch.seconds)
+    result = DemoResult(out=out, towers=towers, skill=skill, trust=trust, seconds=watch.seconds)
     (out / "scores.md").write_text(result.text, "utf-8")
     write_report(towers, out / "towers", title="Held-out towers of the simulated planet")
     skill.to_csv(out / "scores_maps.csv", index=False)
@@ -154,6 +161,19 @@ def _side_by_side(table: pd.DataFrame) -> str:
         scores = rows.set_index("model").nse
         cells = [f"{int(rows.n.iloc[0]):,}", str(int(rows.n_sites.iloc[0])), *(f"{scores[m]:.3f}" for m in models)]
         lines.append(f"| {target} | {group} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _trusted(table: pd.DataFrame) -> str:
+    """Rank correlations as Markdown, a row per flux and model."""
+    lines = [
+        "| flux | model | cells | rank correlation of errors and dissimilarity | within the area of applicability |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in table.itertuples():
+        lines.append(
+            f"| {row.target} | {row.model} | {row.n_cells} | {row.rank_correlation:.2f} | {row.applicable:.0%} |"
+        )
     return "\n".join(lines)
 
 
@@ -244,13 +264,31 @@ def _upscale(
 def _skill(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
     """Score maps against the truth on hours that every model has, in cells without a tower."""
     away = true[list(TARGETS)].where(~true.has_tower)
-    table = compare(away, maps, max_qc=None)
+    table = compare(away, {name: ds[list(TARGETS)] for name, ds in maps.items()}, max_qc=None)
     return table.drop(columns="group").rename(columns={"n_sites": "n_cells"})
+
+
+def _trust(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
+    """Hold the dissimilarity of cells without a tower against their true errors."""
+    rows = []
+    for name, ds in maps.items():
+        if APPLICABLE not in ds:
+            continue
+        away = ds.where(~true.has_tower)
+        index = away[DISSIMILARITY].mean("time").to_series()
+        for target in TARGETS:
+            error = np.abs(away[target] - true[target]).mean("time").to_series()
+            known = error.notna() & index.notna()
+            ranks = np.corrcoef(error[known].rank(), index[known].rank())[0, 1]
+            rows.append({"target": target, "model": name, "n_cells": int(known.sum()), "rank_correlation": ranks,
+                         "applicable": float(away[APPLICABLE].mean())})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _on_truth(maps: xr.Dataset, true: xr.Dataset) -> xr.Dataset:
     """Maps on the truth's own cells and hours (a grid's coordinates may differ by rounding)."""
-    kept = maps[list(TARGETS)].sel(time=true.time)
+    layers = [name for name in (*TARGETS, DISSIMILARITY, APPLICABLE) if name in maps]
+    kept = maps[layers].sel(time=true.time)
     return kept.reindex(latitude=true.latitude, longitude=true.longitude, method="nearest", tolerance=1e-3).load()
 
 
