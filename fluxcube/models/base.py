@@ -108,6 +108,8 @@ def from_known_keys(cls: type[T], values: Mapping) -> T:
     >>> from_known_keys(Sizes, {"inputs": 3, "band": 9})
     Traceback (most recent call last):
     fluxcube.errors.UnknownNameError: unknown Sizes key 'band': did you mean 'bands'? Known: bands, ...
+    >>> from_known_keys(Sizes, {"inputs": 3.0, "classes": 5}) == Sizes(inputs=3, classes=(5,))
+    True
     """
     valid = [field.name for field in dataclasses.fields(cls)]
     for key in values:
@@ -145,13 +147,15 @@ def _check(kinds: Mapping[str, object], values: Mapping[str, object]) -> None:
 
 
 def _as_kind(value: object, kind: object) -> object:
-    """Make a tuple of a list, or of one number where a list is wanted, and an int of 1e5 where one is wanted."""
+    """Make a tuple of a list, a number or words with commas between where one is wanted, and of 1e5 an int."""
+    among = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if isinstance(value, list):
         return tuple(value)
-    if typing.get_origin(kind) is tuple:
+    if lists := [typing.get_args(one) for one in among if typing.get_origin(one) is tuple]:
+        if isinstance(value, str) and str in lists[0]:
+            return tuple(word.strip() for word in value.split(","))
         return (value,) if isinstance(value, (int, float)) else value
-    whole = isinstance(value, float) and value.is_integer() and int in (kind, *typing.get_args(kind))
-    return int(value) if whole else value
+    return int(value) if isinstance(value, float) and value.is_integer() and int in among else value
 
 
 def _fits(value: object, kind: object) -> bool:

@@ -119,6 +119,8 @@ def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0, val_km: f
     """
     places = Places.of(cube, buffer_km)
     val_km = buffer_km if val_km is None else val_km
+    if len(places.groups) < 2:
+        raise SplitError(f"all towers are one cluster: each is within {buffer_km:g} km of another; take less.")
     if not 2 <= k <= len(places.groups):
         raise SplitError(f"k must be 2..{len(places.groups)}, the number of clusters; found {k}.")
     if val_km < buffer_km:

@@ -279,7 +279,10 @@ def _check_sides(cube, split: Split, targets, max_qc: float | None, model: str, 
     )  # fmt: skip
     if model in DESCENT and (training.keep == "best" or training.patience):
         needs = "patience" if training.patience else "keep='best'"
-        raise SplitError(f"the split leaves a side empty: {found}, which {needs} needs. Give keep='last' without it.")
+        raise SplitError(
+            f"the split leaves a side empty: {found}, which {needs} needs: give a split that has some, or keep='last' "
+            "(--set training.keep=last) without patience."
+        )
     log.warning("the split leaves a side empty: %s, so that nothing is validated", found)
 
 

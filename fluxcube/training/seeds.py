@@ -159,15 +159,25 @@ def _join(data: Data, folder: Path, wanted: Sequence[int]) -> Run:
     """Write the ensemble's file, with the calibration of its standard deviations."""
     plan = data.plan
     model, abouts = checkpoint.members([folder / _name(s) for s in wanted])
-    calibration = {}
-    if len(wanted) > 1 and data.val_windows is not None:
-        calibration = calibrate_on(model, _windows(model, data, wanted[0]))
+    held = None if data.val_windows is None else _windows(model, data, wanted[0])
+    calibration = calibrate_on(model, held) if held is not None and len(wanted) > 1 else {}
     about = metadata(plan, data.train.spec, plan.request(wanted[0]), [], calibration, model)
     plan.split.save(folder / SPLIT)
     checkpoint.save_ensemble(folder, [_name(s) for s in wanted], about | {"seeds": list(wanted)})
     histories = tuple(row | {"seed": s} for s, a in zip(wanted, abouts, strict=True) for row in a["history"])
     text = f"{len(wanted)} of {plan.model}, seeds {', '.join(map(str, wanted))}"
-    return Run(folder, plan.split, histories, "; ".join(filter(None, (text, coverage(calibration)))), calibration)
+    text = "; ".join(filter(None, (text, _score(model, held), coverage(calibration))))
+    return Run(folder, plan.split, histories, text, calibration)
+
+
+def _score(model, held) -> str:
+    """How well the members together predict the validation towers, in words."""
+    if held is None:
+        return ""
+    from fluxcube.training.loop import Validation
+
+    scores = Validation(held).score(model)
+    return f"validation NSE {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}"
 
 
 def _windows(model, data: Data, seed: int):
