@@ -87,9 +87,8 @@ def mapping(model: TAMRL, block: Block, rounds: int) -> bool:
     ratio = float(np.median([b / a for a, b in seconds]))
     first, second = (count / float(np.median([s[i] for s in seconds])) for i in (0, 1))
     print(f"{count:,} windows of {len(block.met)} places: {first:,.0f} windows/s encoded once a place, ", end="")
-    print(
-        f"{second:,.0f} encoded for each window: {ratio:.1f} times ({LIMIT:g} at least); apart by {apart:.1e} of the spread"
-    )
+    print(f"{second:,.0f} encoded for each window: {ratio:.1f} times (limit {LIMIT:g}); ", end="")
+    print(f"apart by {apart:.1e} of the spread")
     return ratio >= LIMIT and apart < 1e-5
 
 
