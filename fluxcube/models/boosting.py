@@ -26,7 +26,7 @@ _NEVER_NEGATIVE = (
     "early_stopping", "max_depth", "max_leaves", "min_child_weight", "gamma", "reg_alpha", "reg_lambda",
 )  # fmt: skip
 _SHARES = ("learning_rate", "subsample", "colsample_bytree", "colsample_bylevel")
-_OURS = ("n_estimators", "early_stopping", "context", "lags", "max_rows", "device")
+_OURS = ("n_estimators", "early_stopping", "context", "lags", "max_rows", "search_rows", "device")
 
 
 class Rows(Protocol):
@@ -62,6 +62,8 @@ class BoostingConfig:
         are not repeated.
     max_rows : int or None
         Train on at most so many rows per target, drawn at random.
+    search_rows : int
+        Hours of the training towers, drawn at random, on which a search judges settings.
     device : {"auto", "cpu", "cuda"}
         Where trees grow; "auto" is a GPU where there is one and XGBoost is built for it.
     learning_rate, max_depth, max_leaves, min_child_weight, gamma, reg_alpha, reg_lambda, subsample,
@@ -84,12 +86,13 @@ class BoostingConfig:
     context: int = 1
     lags: tuple[int, ...] = ()
     max_rows: int | None = None
+    search_rows: int = 200_000
     device: str = "auto"
 
     def __post_init__(self):
         object.__setattr__(self, "lags", tuple(self.lags))
         check_kinds(self)
-        for name in ("n_estimators", "context", "max_rows"):
+        for name in ("n_estimators", "context", "max_rows", "search_rows"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
         for name in _NEVER_NEGATIVE:
