@@ -9,13 +9,14 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fluxcube.cli_maps import app as maps_app
 from fluxcube.errors import ConfigError, FluxcubeError
+from fluxcube.terminal import Overwrite, bar, period
 
 app = typer.Typer(
     help="Towers, satellites and reanalysis in; maps of carbon fluxes out.",
@@ -28,7 +29,6 @@ app = typer.Typer(
 #: Exit status of a job that ended but left something out.
 LEFT_OUT = 3
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there; without it nothing is replaced.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
 
@@ -294,40 +294,12 @@ def upscale(
         raise ConfigError("--koppen: this model does not look at climates; leave it out.")
     if model.resolution == "daily":
         grid = daily_forcing(grid)
-    maps = upscale_grid(model, grid, time=_period(time), stride=stride)
+    maps = upscale_grid(model, grid, time=period(time), stride=stride)
     with bar("upscale") as progress:
         write_maps(maps, out, overwrite=overwrite, progress=progress)
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not supply them: {maps.attrs['masked_predictors']}", err=True)
-
-
-@app.command()
-def plot(
-    maps: Annotated[Path, typer.Argument(help="Maps that `upscale` wrote.")],
-    png: Annotated[Path, typer.Argument(help="Picture to write.")],
-    variable: Annotated[str, typer.Option(help="Flux to draw.")] = "NEE",
-    time: Annotated[str | None, typer.Option(help="first/last; default: the mean of all.")] = None,
-) -> None:
-    """Draw the mean map of one flux.
-
-    Example: `fluxcube plot maps.zarr nee.png --variable NEE --time 2018-07-01/2018-07-31`.
-    """
-    from fluxcube.errors import unknown
-    from fluxcube.inference.run import open_maps
-    from fluxcube.plotting import plot_map
-
-    ds = open_maps(maps)
-    if variable not in ds:
-        raise unknown("flux", variable, ds.data_vars)
-    period = _period(time)
-    chosen = ds[variable].sel(time=period) if period else ds[variable]
-    if not chosen.sizes["time"]:
-        raise ConfigError(
-            f"--time {time} selects no hour: the maps run from {ds.time.values[0]} to {ds.time.values[-1]}."
-        )
-    plot_map(chosen.mean("time", keep_attrs=True), png)
-    typer.echo(str(png))
 
 
 @app.command()
@@ -350,6 +322,9 @@ def demo(
     typer.echo(result.text)
 
 
+app.add_typer(maps_app)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit status 1."""
     # Threads of torch that wait by spinning starve whatever shares the processors: 5 times slower on a busy machine.
@@ -361,39 +336,6 @@ def main() -> None:
         sys.exit(f"fluxcube: {error}")
     except KeyboardInterrupt:
         sys.exit("fluxcube: interrupted (train and upscale go on if given again)")
-
-
-@contextlib.contextmanager
-def bar(title: str) -> Iterator[object]:
-    """Draw progress on standard error where a person watches; yield None where none does."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as drawn:
-        task = drawn.add_task(title, total=None)
-
-        def progress(done: int, total: int, text: str) -> None:
-            drawn.update(task, completed=done, total=total, description=f"{title}: {text}" if text else title)
-
-        yield progress
 
 
 def _open(store: Path, **selection: object):
@@ -481,12 +423,3 @@ def _box(text: str | None) -> tuple[float, ...] | None:
     except ValueError:
         raise ConfigError(f"--bbox must be west,south,east,north in degrees; found {text!r}.") from None
     return west, south, east, north
-
-
-def _period(text: str | None) -> slice | None:
-    if text is None:
-        return None
-    first, slash, last = text.partition("/")
-    if not slash:
-        raise ConfigError(f"--time must be first/last, as 2018-06-01/2018-06-30; found {text!r}.")
-    return slice(first, last)

@@ -31,7 +31,8 @@ LAYERS = [
     {"animation"},
     {"evaluation"},
     {"catalog", "inventory"},
-    {"demo", "experiments"},
+    {"demo", "experiments", "terminal"},
+    {"cli_maps"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -52,6 +53,7 @@ WRITERS = {
     "demo.py": "the demo's summary",
     "experiments.py": "folders of runs and predictions",
     "cli.py": "tables a user asked for",
+    "cli_maps.py": "tables a user asked for",
 }
 WRITING_CALLS = {
     "write_text",
