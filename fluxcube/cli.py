@@ -9,6 +9,8 @@ import contextlib
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -255,22 +257,76 @@ def evaluate(
         table.to_csv(out, index=False)
 
 
+Era5 = Annotated[Path, typer.Argument(help="ERA5 or ERA5-Land files, a folder of them, or a store of `forcing`.")]
+Modis = Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")]
+LandCover = Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")]
+Igbp = Annotated[str | None, typer.Option(help="One class for every cell, where there is no land cover.")]
+Bbox = Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")]
+
+
+@app.command()
+def forcing(
+    era5: Era5,
+    store: Annotated[Path, typer.Argument(help="Store to write, e.g. forcing.zarr.")],
+    modis: Modis = None,
+    land_cover: LandCover = None,
+    igbp: Igbp = None,
+    bbox: Bbox = None,
+    time: Annotated[str | None, typer.Option(help="Hours wanted: first/last, e.g. 2018-01-01/2018-12-31.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; default one a processor.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Derive predictors and chips of a grid once, for many maps; the same command goes on after a kill.
+
+    Example: `fluxcube forcing era5/ forcing.zarr --modis tiles/ --land-cover landcover/`.
+    """
+    from fluxcube.cubes.forcing import open_forcing
+    from fluxcube.cubes.forcing_store import write_forcing
+    from fluxcube.inference.checks import check_values
+
+    grid = open_forcing(era5, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), time=period(time))
+    check_values(grid)
+    with bar("forcing") as progress:
+        write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or _lines())
+    typer.echo(f"{store}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}")
+
+
 @app.command()
 def upscale(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    forcing: Annotated[Path, typer.Argument(help="ERA5 or ERA5-Land NetCDF, or a folder of them.")],
+    forcing: Era5,
     out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
-    modis: Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")] = None,
-    land_cover: Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")] = None,
-    igbp: Annotated[str | None, typer.Option(help="One class for every cell, where there is no land cover.")] = None,
+    modis: Modis = None,
+    land_cover: LandCover = None,
+    igbp: Igbp = None,
     koppen: Annotated[
         str | None, typer.Option(help="Köppen class of every cell; default: that of the files' own years.")
     ] = None,
-    bbox: Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")] = None,
+    bbox: Bbox = None,
     time: Annotated[str | None, typer.Option(help="Hours to map: first/last, e.g. 2018-06-01/2018-06-30.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Flux to map; may be repeated. Default all.")] = None,
     stride: Annotated[
         int | None, typer.Option(min=1, help="Hours that one window emits; default: the model's.")
     ] = None,
+    min_context: Annotated[
+        int | None, typer.Option(min=1, help="Map the first hours from windows of at least so many hours.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Map standard deviations, too.")] = False,
+    applicability: Annotated[
+        bool | None, typer.Option("--applicability/--no-applicability", help="Map where to believe; default if known.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Do without predictors that the forcing lacks.")
+    ] = False,
+    time_chunk: Annotated[int | None, typer.Option(min=1, help="Hours of a region; default: the model's.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="tcp://... of a Dask scheduler; default: processes of this machine.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Regions at once on this machine; default by cores and memory.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished store.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Run a model over a grid, region by region; the same command goes on after a kill.
@@ -282,6 +338,7 @@ def upscale(
     from fluxcube.cubes.climates import add_climates
     from fluxcube.cubes.forcing import open_forcing
     from fluxcube.cubes.forcing_daily import daily_forcing
+    from fluxcube.inference.checks import check_values
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.predictor import load_model
     from fluxcube.inference.run import write_maps
@@ -294,9 +351,16 @@ def upscale(
         raise ConfigError("--koppen: this model does not look at climates; leave it out.")
     if model.resolution == "daily":
         grid = daily_forcing(grid)
-    maps = upscale_grid(model, grid, time=period(time), stride=stride)
+    maps = upscale_grid(
+        model, grid, targets=target, time=period(time), stride=stride, min_context=min_context, precision=precision,
+        uncertainty=uncertainty, applicability=applicability, allow_missing=allow_missing, time_chunk=time_chunk,
+    )  # fmt: skip
+    check_values(grid)
     with bar("upscale") as progress:
-        write_maps(maps, out, overwrite=overwrite, progress=progress)
+        write_maps(
+            maps, out, overwrite=overwrite, resume=resume, workers=workers, scheduler=scheduler,
+            progress=progress or _lines(),
+        )  # fmt: skip
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not supply them: {maps.attrs['masked_predictors']}", err=True)
@@ -336,6 +400,19 @@ def main() -> None:
         sys.exit(f"fluxcube: {error}")
     except KeyboardInterrupt:
         sys.exit("fluxcube: interrupted (train and upscale go on if given again)")
+
+
+def _lines(every: float = 60.0) -> Callable[[int, int, str], None]:
+    """Return progress as a line a minute on standard error, for the log of a job that nobody watches."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int, text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            typer.echo(f"{done} of {total}: {text}", err=True)
+
+    return progress
 
 
 def _open(store: Path, **selection: object):

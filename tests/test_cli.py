@@ -10,7 +10,7 @@ import pytest
 
 from fluxcube.samples.splits import Split, load_folds
 
-COMMANDS = ("inspect", "build", "split", "train", "evaluate", "upscale", "plot", "demo")
+COMMANDS = ("inspect", "build", "split", "train", "evaluate", "forcing", "upscale", "plot", "demo")
 
 
 def run(*arguments: object, status: int = 0, **options: object) -> subprocess.CompletedProcess:

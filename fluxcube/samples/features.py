@@ -454,12 +454,19 @@ def fill_pixels(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     (True, False)
     """
     missing = np.isnan(pixels)
-    count = (~missing).sum(-1, keepdims=True)
-    total = np.where(missing, 0.0, pixels).sum(-1, keepdims=True, dtype=np.float64)
+    gaps = missing.any(-1)
+    if not gaps.any():
+        return pixels.astype(np.float32, copy=False)
+    filled = pixels.astype(np.float32)
+    rows, holes = pixels[gaps], missing[gaps]  # most bands of most chips have none
+    count = (~holes).sum(-1, keepdims=True)
+    total = np.where(holes, 0.0, rows).sum(-1, keepdims=True, dtype=np.float64)
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-    filled = np.where(missing, mean, pixels)
+    filled[gaps] = np.where(holes, mean, rows)
     reflectances = [i for i, name in enumerate(bands) if name in _REFLECTANCES]
     if reflectances:
-        gone = missing[..., reflectances, :].mean((-1, -2)) > 0.5
-        filled = np.where(gone[..., None, None], np.nan, filled)
-    return filled.astype(np.float32, copy=False)
+        partly = gaps.any(-1)
+        gone = np.zeros(partly.shape, bool)
+        gone[partly] = missing[partly][..., reflectances, :].mean((-1, -2)) > 0.5
+        filled[gone] = np.nan
+    return filled

@@ -43,7 +43,9 @@ def _latest(batch: Batch, step: int) -> np.ndarray:
     past = (batch.image_step >= 0) & (batch.image_step <= step)
     latest = np.where(past, batch.image_step, -1).argmax(1)
     rows = np.arange(len(latest))
-    pixels = np.where(past.any(1), np.nan_to_num(batch.images[rows, latest], nan=0.2).mean((-1, -2)), 0.07)
+    chosen = batch.images[rows, latest]
+    seen = past.any(1) & np.isfinite(chosen).any((-1, -2))  # a chip of nothing is none
+    pixels = np.where(seen, np.nan_to_num(chosen, nan=0.2).mean((-1, -2)), 0.07)
     return pixels
 
 

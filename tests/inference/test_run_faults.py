@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import dask
+import distributed  # noqa: F401  (its defaults must be there before one of them is changed for a test)
 import numpy as np
 import pytest
 from cluster_job import SlowModel, make_maps

@@ -1,0 +1,351 @@
+"""What a map costs from a compressed store of forcing to a finished store of maps, beside a plain implementation.
+
+    OMP_NUM_THREADS=1 python benchmarks/upscale.py [--rounds 3] [--parts store,copy,trees,memory,graph,workers]
+
+store    published preset, 21 predictors, 9 bands with daily chips, float32, one thread: maps of a few cells by the
+         plain implementation (`naive.py`, which encodes every window afresh, its batch tuned before), every window of a
+         stretch (stride 1), dense at stride 8 and at 32. All go the same way: forcing store, features, model, map
+         store. Limits: 2, 12 and 45 times; everything but the model under 15 %.
+copy     the model replaced by a copy of one input: 500,000 cell-hours/s and core.
+trees    five fluxes of `small()` at its default stride, and of the published preset, against XGBoost, five models of
+         500 trees of depth 8: at least as many predictions a second with `small()`.
+memory   peak memory of a process that maps blocks of 16 x 16 cells, for two lengths, beside what was estimated: 2 GiB.
+graph    time to set up a global 0.25 degree year and its first tasks: 10 s.
+workers  two worker processes against one, wall time from the first task to the last: 1.8 times.
+
+CPU time of the process, which waiting for the disk does not count in, since the machine may be shared; medians of
+rounds in which all variants take turns; ratios are of one round. Weights are random: nothing here speaks of skill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from forward import BATCHES, plain, tensors, tuned, twin
+
+from fluxcube.cubes.forcing_store import open_forcing_store, write_forcing
+from fluxcube.inference import regions as regions_module
+from fluxcube.inference.checks import REGION_BYTES
+from fluxcube.inference.grid import upscale
+from fluxcube.inference.predictor import Predictor
+from fluxcube.inference.run import open_maps, write_maps
+from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.boosting import Boosting, BoostingConfig
+from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.schema import CHIP_X, CHIP_Y, variable_coords
+from fluxcube.timestamps import HOUR
+from fluxcube.variables import BANDS, predictors, table
+
+PREDICTORS = tuple(predictors())[:21]
+FLUXES = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
+START = np.datetime64("2019-01-01", "ns")
+
+
+def forcing(cells: tuple[int, int], days: int, chips: bool = True) -> xr.Dataset:
+    """Smooth weather within bounds, and a chip a day from half a year before."""
+    rng = np.random.default_rng(0)
+    hours = 24 * days
+    time_axis = START + np.arange(hours) * HOUR
+    low, high = np.array([table()[name].bounds for name in PREDICTORS], np.float32).T
+    phase = rng.random((*cells, 1, len(PREDICTORS)), np.float32)
+    hour = np.arange(hours, dtype=np.float32)[:, None]
+    wave = np.sin(2 * np.pi * (hour / 24 + phase)) + 0.05 * rng.normal(size=(*cells, hours, len(PREDICTORS)))
+    values = (low + high) / 2 + (high - low) * np.float32(0.2) * wave.astype(np.float32)
+    grid = ("latitude", "longitude")
+    arrays = {"predictors": ((*grid, "time", "variable"), np.round(values.astype(np.float32), 3))}
+    coords = {
+        "latitude": 50 - 0.25 * np.arange(cells[0]), "longitude": 8 + 0.25 * np.arange(cells[1]), "time": time_axis,
+        **variable_coords(PREDICTORS), "elevation": (grid, np.full(cells, 300.0)),
+        "igbp": (grid, np.full(cells, "GRA", object)), "land_fraction": (grid, np.ones(cells)),
+    }  # fmt: skip
+    if chips:
+        day = START.astype("datetime64[D]") + np.arange(-30, days)
+        pixels = rng.integers(0, 4000, (*cells, len(day), len(BANDS), 8, 8), np.int16)
+        arrays["modis"] = ((*grid, "day", "band", "y", "x"), pixels * np.float32(1e-4))
+        coords |= {"day": day.astype("datetime64[ns]"), "band": np.array(BANDS, object), "y": CHIP_Y, "x": CHIP_X}
+    return xr.Dataset(arrays, coords, {"kind": "forcing", "clock": "solar"}).chunk(latitude=16, longitude=16)
+
+
+def spec(targets: tuple[str, ...] = ("NEE",), bands: bool = True) -> FeatureSpec:
+    return FeatureSpec(predictors=PREDICTORS, bands=BANDS if bands else (), targets=targets)
+
+
+class Timed:
+    """A model that counts the CPU time of its forward passes."""
+
+    def __init__(self, model: object):
+        self.model, self.seconds = model, 0.0
+        self.context, self.emits, self.n_targets = model.context, model.emits, model.n_targets
+        self.slides = getattr(model, "slides", False)
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        start = time.process_time()
+        out = self.model.predict(batch)
+        self.seconds += time.process_time() - start
+        return out
+
+
+class Plain:
+    """The plain implementation, window by window, as many in a pass as are fastest."""
+
+    slides, emits, n_targets = False, 1, 1
+
+    def __init__(self, model: torch.nn.Module, context: int, size: int):
+        self.model, self.context, self.size = model, context, size
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> np.ndarray:
+        out = np.full((*batch.met.shape[:2], 1), np.nan, np.float32)
+        for at in range(0, len(out), self.size):
+            part = Batch(*(torch.from_numpy(np.ascontiguousarray(a[at : at + self.size])) for a in batch))
+            out[at : at + self.size, -1] = self.model(part)[:, -1].numpy()
+        return out
+
+
+class Copy:
+    """Gives one input back for every hour of a window."""
+
+    slides, n_targets = False, 1
+
+    def __init__(self, context: int):
+        self.context = self.emits = context
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        return batch.met[..., 2:3]
+
+
+def network(preset: str, targets: int = 1, bands: bool = True) -> EcoPerceiver:
+    torch.manual_seed(0)
+    sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS) if bands else 0, targets=targets)
+    model = EcoPerceiver(getattr(EcoPerceiverConfig, preset)(), sizes)
+    torch.nn.init.normal_(model.head.weight)
+    return model.eval()
+
+
+def mapped(model: object, features: FeatureSpec, store: Path, out: Path, hours: int, cells: int, **options) -> tuple:
+    """CPU seconds of a map of some hours of cells a side, those of its model, and predictions."""
+    timed = Timed(model)
+    source = open_forcing_store(store)
+    source = source.isel(latitude=slice(0, cells), longitude=slice(0, cells))
+    period = slice(START + 240 * HOUR, START + (240 + hours - 1) * HOUR)
+    start = time.process_time()
+    maps = upscale(Predictor(timed, features, digest="x"), source, time=period, applicability=False, **options)
+    write_maps(maps, out, workers=1, scheduler="threads", overwrite=True)
+    seconds = time.process_time() - start
+    return seconds, timed.seconds, cells * cells * hours * len(features.targets)
+
+
+def compared(variants: dict[str, Callable[[], tuple]], base: str, rounds: int) -> dict[str, tuple]:
+    """Print predictions a second, the ratio to `base` in the same round, and the share of everything but the model."""
+    found: dict[str, list] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            seconds, model, count = run()
+            found[name].append((count / seconds, 1 - model / seconds))
+    for name, rows in found.items():
+        rate, rest = np.median(np.array(rows), 0)
+        ratio = np.median(np.divide([r for r, _ in rows], [r for r, _ in found[base]]))
+        print(f"  {name:<44} {rate:11,.0f} /s   x {ratio:7.2f}   beside the model {rest:6.1%}", flush=True)
+    return found
+
+
+def store_part(folder: Path, rounds: int) -> None:
+    model = network("published")
+    length = model.context
+    last, dense = twin(model, "last"), twin(model, "dense")
+    store = write_forcing(forcing((16, 16), 30), folder / "forcing.zarr")
+    sizes = {name: sum(f.stat().st_size for f in (store / name).rglob("*")) for name in ("predictors", "modis")}
+    print("  forcing store: " + ", ".join(f"{k} {v / (256 * 720):.0f} B a cell-hour" for k, v in sizes.items()))
+    one = spec()
+    windows = {}
+
+    class Caught(Copy):
+        def predict(self, batch: Batch) -> np.ndarray:
+            windows["batch"] = batch
+            return super().predict(batch)
+
+    mapped(Caught(length), one, store, folder / "caught.zarr", 96, 2, stride=1)
+    some = tensors(windows["batch"]._asdict())
+    attention, size = tuned(lambda a: plain(model, a), lambda m, n: m(Batch(*(a[:n] for a in some))), BATCHES)
+    naive = Plain(plain(model, attention), length, size)
+    name = f"plain, every window afresh, batch {size}, {attention}"
+    out = {key: folder / f"{key}.zarr" for key in ("plain", "exact", "8", "32")}
+    compared(
+        {
+            name: lambda: mapped(naive, one, store, out["plain"], 48, 3, stride=1),
+            "exact, stride 1": lambda: mapped(last, one, store, out["exact"], 240, 2, stride=1),
+            "dense, stride 8": lambda: mapped(dense, one, store, out["8"], 240, 8, stride=8),
+            "dense, stride 32": lambda: mapped(dense, one, store, out["32"], 240, 16, stride=32),
+        },
+        name, rounds,
+    )  # fmt: skip
+    ours, theirs = (open_maps(out[k]).NEE.isel(time=slice(0, 48)).values[:, :2, :2] for k in ("exact", "plain"))
+    print(f"  largest difference of exact from plain: {np.abs(ours - theirs).max() / theirs.std():.1e} of the spread")
+
+
+def copy_part(folder: Path, rounds: int) -> None:
+    store = write_forcing(forcing((16, 16), 100), folder / "long.zarr")
+    for label, features in (("with daily chips of 9 bands", spec()), ("without chips", spec(bands=False))):
+        variants = {
+            f"copy, {label}, {hours} h at once": (
+                lambda hours=hours, features=features: mapped(
+                    Copy(32), features, store, folder / "copy.zarr", 2160, 16, stride=8, time_chunk=hours
+                )
+            )
+            for hours in (240, 720, 2160)
+        }
+        compared(variants, next(iter(variants)), rounds)
+
+
+def trees_part(folder: Path, rounds: int) -> None:
+    store = write_forcing(forcing((16, 16), 30), folder / "trees.zarr")
+    five = spec(FLUXES)
+    sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS), targets=5)
+    config = BoostingConfig(n_estimators=500, max_depth=8, early_stopping=0, min_child_weight=1)
+    rng = np.random.default_rng(0)
+    one = Boosting(config, dataclasses.replace(sizes, targets=1))
+    rows = rng.random((20_000, len(PREDICTORS) + len(BANDS)), np.float32) - np.float32(0.5)
+    one.fit(rows, np.sin(9 * rows).sum(1, keepdims=True).astype(np.float32))
+    trees = Boosting(config, sizes)
+    trees.boosters = one.boosters * 5
+    small, published = (twin(network(name, 5), "dense") for name in ("small", "published"))
+    name = "XGBoost, 5 x 500 trees of depth 8"
+    compared(
+        {
+            name: lambda: mapped(trees, five, store, folder / "a.zarr", 240, 8),
+            f"small(), T {small.context}": lambda: mapped(small, five, store, folder / "b.zarr", 240, 8),
+            f"published, T {published.context}": lambda: mapped(published, five, store, folder / "c.zarr", 240, 4),
+        },
+        name, rounds,
+    )  # fmt: skip
+
+
+def memory_part(folder: Path) -> None:
+    for days in (30, 120):
+        store = write_forcing(forcing((32, 16), days), folder / f"memory-{days}.zarr")
+        code = f"import upscale as u; u.measure_memory({str(store)!r}, {str(folder / 'm.zarr')!r})"
+        here = str(Path(__file__).parent)
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": here},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        print(f"  {days} days: {run.stdout.strip()}", flush=True)
+
+
+def measure_memory(store: str, out: str) -> None:
+    """Print the peak of this process, for blocks of 16 x 16 cells and the longest chunks."""
+    torch.set_num_threads(1)
+    model = twin(network("published"), "dense")
+    source = open_forcing_store(store)
+    maps = upscale(Predictor(model, spec(), digest="x"), source, stride=32, applicability=False)
+    estimate = maps.attrs[REGION_BYTES]
+    write_maps(maps.isel(time=slice(0, 720)), out, workers=1, scheduler="threads", overwrite=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak {peak:,.0f} MiB; a region was estimated at {estimate / 2**20:,.0f} MiB beside what a process needs")
+
+
+def graph_part() -> None:
+    import dask.array as da
+    from dask.array.core import normalize_chunks
+
+    shape, grid = (721, 1440, 8760, len(PREDICTORS)), ("latitude", "longitude")
+    rng = np.random.default_rng(0)
+    land = np.kron(rng.random((46, 90)) < 0.35, np.ones((16, 16)))[:721, :1440]
+    for hours in (2208, 96):
+
+        def read(block_info=None) -> np.ndarray:
+            raise RuntimeError("nothing is read")
+
+        chunks = normalize_chunks((16, 16, hours, -1), shape=shape)
+        values = da.map_blocks(read, chunks=chunks, dtype="float32", meta=np.empty((0,) * 4, "float32"))
+        source = xr.Dataset(
+            {"predictors": ((*grid, "time", "variable"), values)},
+            {
+                "latitude": np.linspace(90, -90, 721), "longitude": np.arange(0, 360, 0.25),
+                "time": START + np.arange(shape[2]) * HOUR, **variable_coords(PREDICTORS),
+                "elevation": (grid, np.zeros(shape[:2])), "igbp": (grid, np.full(shape[:2], "GRA", object)),
+                "land_fraction": (grid, land),
+            },
+            {"kind": "forcing"},
+        )  # fmt: skip
+        for step in (240, 720):
+            start, cpu = time.perf_counter(), time.process_time()
+            model = Predictor(Copy(32), spec(bands=False), digest="x")
+            maps = regions_module.even_chunks(upscale(model, source, stride=8, applicability=False, time_chunk=step))
+            todo = [region for region in regions_module.regions(maps).values() if region.land]
+            coming = regions_module.works(maps, Path("x.zarr"), todo)
+            next(coming)
+            first, first_cpu = time.perf_counter() - start, time.process_time() - cpu
+            row = sum(region.block[0] == 0 for region in todo)
+            cpu = time.process_time()
+            for _ in range(row - 1):
+                next(coming)
+            each = (time.process_time() - cpu) / row
+            rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            print(
+                f"  chunks of {hours} h read, {step} h mapped: first of {len(todo):,} tasks after {first_cpu:.1f} s CPU "
+                f"({first:.1f} s wall), {1e3 * each:.1f} ms a task, peak {rss:.1f} GiB", flush=True,
+            )  # fmt: skip
+
+
+def workers_part(folder: Path) -> None:
+    store = write_forcing(forcing((32, 32), 30), folder / "workers.zarr")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    # As workers import it: a class of the program itself would travel with each task.
+    import upscale as this
+
+    rates = {}
+    for count in (1, 2):
+        seen: list[tuple[float, int]] = []
+        maps = upscale(
+            Predictor(this.Copy(32) if False else twin(network("published"), "dense"), spec(), digest="x"),
+            open_forcing_store(store), stride=32, time_chunk=240, applicability=False,
+        )  # fmt: skip
+        write_maps(
+            maps, folder / "w.zarr", workers=count, scheduler="processes", overwrite=True,
+            progress=lambda done, total, text: seen.append((time.perf_counter(), done)),
+        )  # fmt: skip
+        # From the first region that is done: workers then have loaded what they need.
+        (begin, first), (end, last) = seen[count], seen[-1]
+        rates[count] = (last - first) / (end - begin)
+    print(f"  regions a second: {rates[1]:.3f} with one worker, {rates[2]:.3f} with two: x {rates[2] / rates[1]:.2f}")
+
+
+def main(parts: str, rounds: int) -> None:
+    torch.set_num_threads(1)
+    print(f"21 predictors, T 32; load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name).absolute()
+        for part in parts.split(","):
+            print(part)
+            if part in ("store", "copy", "trees"):
+                globals()[f"{part}_part"](folder, rounds)
+            elif part == "graph":
+                graph_part()
+            else:
+                globals()[f"{part}_part"](folder)
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", default="store,copy,trees,memory,graph,workers")
+    arguments = parser.parse_args()
+    main(arguments.parts, arguments.rounds)
