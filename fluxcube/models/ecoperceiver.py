@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from fluxcube.models.layers import (
     WindowedCrossAttention,
     fourier_features,
 )
+from fluxcube.models.tensors import from_files, to_files
 
 #: What stands in the place of a missing value; masked, so that no output depends on it.
 _PLACEHOLDER = 0.0
@@ -402,21 +401,11 @@ class EcoPerceiver(nn.Module):
 
     def weights(self) -> dict[str, bytes]:
         """Return the weights as one safetensors file."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        return {"model.safetensors": safetensors.torch.save(tensors)}
+        return to_files(self)
 
     def load_weights(self, files: Mapping[str, bytes]) -> None:
         """Take the weights that `weights` gave."""
-        try:
-            tensors = safetensors.torch.load(files["model.safetensors"])
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"model.safetensors cannot be read: {error}") from error
-        expected = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in tensors.items()}
-        if expected != found:
-            names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            raise ValueError(f"tensors do not fit the config: {', '.join(names)}")
-        self.load_state_dict(tensors)
+        from_files(self, files)
         self.eval()
 
 

@@ -178,6 +178,10 @@ def make_plan(
     _check_names(cube, targets, predictors, bands)
     _check_training(model, training, cube)
     _check_loss(model, training, cube, targets)
+    if model in STAGED and memory_days:
+        raise ConfigError(
+            f"memory_days: windows that tell {model} of a place are days alone; leave trailing means out."
+        )
     split = _split(cube, split, seed, train_igbp)
     _check_sides(cube, split, targets, max_qc, model, training)
     if predictors:

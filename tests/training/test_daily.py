@@ -291,6 +291,8 @@ def test_what_cannot_be_is_named(cube, tmp_path):
         train(cube, out, target=("NEE", "GPP_NT"), training=dataclasses.replace(FAST, balance=0.1))
     with pytest.raises(ConfigError, match="pretrain_epochs is of tam-rl"):
         train(cube, out, "lstm", training=dataclasses.replace(FAST, pretrain_epochs=1))
+    with pytest.raises(ConfigError, match="leave trailing means out"):
+        train(cube, out, memory_days=(7,))
     with pytest.raises(ConfigError, match="0 to 1, found 3"):
         train(cube.assign(fluxes_quality=cube.fluxes_quality * 0 + 3), out)
     with pytest.raises(ConfigError, match="no training site has a window of 20 days beside 60 others"):
