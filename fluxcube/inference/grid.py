@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.cells import Piece, encode_cells, predict_cells, seen_bands
+from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells, seen_bands
 from fluxcube.inference.checks import REGION_BYTES, check_absent, check_units, region_bytes
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor, as_predictor
@@ -23,13 +23,11 @@ logger = logging.getLogger(__name__)
 
 #: Cells a side of a chunk, for a forcing that is in memory.
 _CELLS = 32
-#: Hours of a chunk, unless the hours before it that a model needs ask for more.
-_HOURS = 240
+#: Hours of a chunk, unless the hours before it that a model needs ask for more: those and its chips are read again for
+#: each.
+_HOURS = 720
 #: Days of one, where steps are days.
 _DAYS = 360
-#: Days before a chunk whose chips are read: longer than clouds and polar nights hide a cell. All of them would be more
-#: memory the longer a run.
-_CHIP_DAYS = 183
 
 _CELL_DIMS = ("latitude", "longitude")
 #: What a cell is, hour by hour the same.
@@ -88,7 +86,7 @@ def upscale(
         Whether the model may do without predictors, bands or classes that it was trained on and the forcing lacks; they
         reach it as missing.
     time_chunk : int, optional
-        Hours per chunk, a multiple of 24. Default: 240, or as many as a chunk must read before its own. Of a model of
+        Hours per chunk, a multiple of 24. Default: 720, or as many as a chunk must read before its own. Of a model of
         days: days, any number; by default 360 or more.
 
     Returns
@@ -96,8 +94,9 @@ def upscale(
     xr.Dataset
         Lazy maps: one float32 variable (time, latitude, longitude) per flux, in the units of the variable table,
         NaN where there is no land, in the first hours, whose windows would begin before the forcing, and in hours
-        without an observed predictor. The attribute `masked_predictors` names the inputs the model was trained on
-        that the grid does not supply.
+        without an observed predictor. Of a forcing with several chips a cell, each is the mean over them, weighted by
+        the land they stand for, and NAME_variance is the variance of a flux among them. The attribute
+        `masked_predictors` names the inputs the model was trained on that the grid does not supply.
 
     Raises
     ------
@@ -127,7 +126,7 @@ def upscale(
     inputs = _inputs(forcing, predictor)
     piece = Piece(
         reference=predictor.reference, wanted=wanted, held=inputs.attrs["held"], bands=inputs.attrs["bands"],
-        time=forcing.time.values, keep=slice(0, 0),
+        time=forcing.time.values, keep=slice(0, 0), several="share" in inputs,
     )  # fmt: skip
     codes = _codes(inputs, predictor, piece)
     land = _cells(forcing.land_fraction) > 0
@@ -185,8 +184,11 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
     if spec.bands and chips in forcing:
         bands = [b for b in seen_bands(spec) if b in forcing["band"].values]
         arrays["chips"] = forcing[chips].sel(band=bands)
+        if "block" in forcing[chips].dims:
+            arrays |= {"share": forcing.block_weight, "block_igbp": forcing.block_igbp.astype(str)}
     ds = xr.Dataset({name: a.reset_coords(drop=True) for name, a in arrays.items()})
-    return ds.chunk(cells | {"variable": -1}).assign_attrs(held=tuple(held), bands=tuple(bands))
+    whole = {dim: -1 for dim in ("variable", "block") if dim in ds.dims}
+    return ds.chunk(cells | whole).assign_attrs(held=tuple(held), bands=tuple(bands))
 
 
 def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
@@ -213,19 +215,20 @@ def _part(
     )
     piece = replace(piece, time=hours.time.values, keep=slice(start - low, stop - low))
     if "chips" in hours:
-        # Chips after the last hour cannot matter; any one before may be the latest of its cell, but for very old ones.
-        ends = np.searchsorted(hours.day.values, hours.time.values[[0, -1]] + [-_CHIP_DAYS * DAY, DAY])
+        # Chips after the last hour cannot matter; any one before may be the latest of its cell, until it is too old.
+        ends = np.searchsorted(hours.day.values, hours.time.values[[0, -1]] + [-(CHIP_DAYS + 2) * DAY, DAY])
         hours = hours.isel(day=slice(min(int(ends[0]), hours.sizes["day"] - 1), max(1, int(ends[1]))))
         piece = replace(piece, days=hours.day.values)
         dims = [dim for dim in hours.chips.dims if dim not in _CELL_DIMS]
         args, core = [*args, hours.chips.chunk(dict.fromkeys(dims, -1))], [*core, dims]
+        if piece.several:
+            args, core = [*args, hours.share, hours.block_igbp], [*core, ["block"], ["block"]]
     if codes is not None:
         args, core = [*args, codes], [*core, ["code"]]
-    outputs = len(predictor.outputs(piece.wanted.uncertainty, piece.wanted.applicability))
     predicted = xr.apply_ufunc(
         predict_cells, *args, input_core_dims=core, output_core_dims=[["time", "target"]], exclude_dims={"time"},
         dask="parallelized", output_dtypes=[np.float32], kwargs={"piece": piece},
-        dask_gufunc_kwargs={"output_sizes": {"time": stop - start, "target": outputs}},
+        dask_gufunc_kwargs={"output_sizes": {"time": stop - start, "target": piece.outputs(predictor)}},
     )  # fmt: skip
     predicted = predicted.transpose(*_CELL_DIMS, "time", "target")
     predicted.data = _without_ocean(predicted.data, land)

@@ -64,7 +64,8 @@ def as_fluxes(stacked: xr.DataArray, predictor: Predictor, names: tuple[str, ...
         As `flux_names` returned them.
     wanted : Wanted
         What was asked of the model: with standard deviations, NAME_std and NAME_spread come with each of `names` that
-        is a target; with dissimilarity, so does `applicable`.
+        is a target; with dissimilarity, so does `applicable`. Entries beyond the model's outputs are the variances of
+        its targets among the blocks of a cell: NAME_variance.
     """
     targets = predictor.spec.targets
     outputs = predictor.outputs(wanted.uncertainty)
@@ -78,6 +79,13 @@ def as_fluxes(stacked: xr.DataArray, predictor: Predictor, names: tuple[str, ...
         flux, _, kind = name.rpartition("_")
         one[name] = stacked.isel(target=i).assign_attrs(_uncertainty_attrs(flux, kind, predictor))
     names = (*names, *(n for n in outputs[len(targets) :] if n.rpartition("_")[0] in names))
+    every = len(predictor.outputs(wanted.uncertainty, wanted.applicability))
+    if stacked.sizes["target"] > every:
+        for i, name in enumerate(targets, every):
+            one[f"{name}_variance"] = stacked.isel(target=i).assign_attrs(
+                units=f"({rows[name].units})2", long_name=f"variance of {name} among the blocks of a cell"
+            )
+        names = (*names, *(f"{name}_variance" for name in targets if name in names))
     if wanted.applicability:
         one |= _applicability(stacked.isel(target=len(outputs)), predictor)
         names = (*names, DISSIMILARITY, APPLICABLE)

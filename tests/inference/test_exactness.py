@@ -247,3 +247,33 @@ def test_a_cell_far_from_the_training_days_is_outside():
     near, away = (upscale(predictor, ds).isel(latitude=1, longitude=1).load() for ds in (forcing, far))
     assert (near.dissimilarity < 1e-3).all() and (near.applicable == 1).all()  # its own days
     assert (away.dissimilarity > part.threshold).all() and (away.applicable == 0).all()
+
+
+def test_several_chips_a_cell_are_averaged_by_their_land():
+    predictor, forcing = with_days(fake(context=4)), holed((2, 3), 3)
+    rng = np.random.default_rng(2)
+    chips = forcing.modis.expand_dims(block=3, axis=2) * xr.DataArray([1.0, 0.4, 0.7], dims="block")
+    chips = chips.transpose("latitude", "longitude", "block", ...).astype("float32")
+    shares = rng.random((2, 3, 3))
+    shares[..., 2] = np.where(rng.random((2, 3)) < 0.5, np.nan, shares[..., 2])
+    shares /= np.nansum(shares, -1, keepdims=True)
+    classes = rng.choice(np.array(["DBF", "GRA", "ENF"], object), (2, 3, 3))
+    dims = ("latitude", "longitude", "block")
+    several = forcing.assign(modis=chips).assign_coords(block_weight=(dims, shares), block_igbp=(dims, classes))
+    found = upscale(predictor, chunked(several, latitude=1, longitude=2, block=1), stride=2, time_chunk=24)
+    alone = [
+        upscale(predictor, forcing.assign(modis=chips.isel(block=k), igbp=several.block_igbp.isel(block=k)), stride=2)
+        for k in range(3)
+    ]
+    stacked = xr.concat([maps.NEE for maps in alone], "block").transpose("latitude", "longitude", "block", "time")
+    weights = np.nan_to_num(shares)[..., None]
+    mean = (weights * np.nan_to_num(stacked.values)).sum(2)
+    variance = (weights * (np.nan_to_num(stacked.values) - mean[:, :, None]) ** 2).sum(2)
+    missing = np.isnan(stacked.values).all(2)
+    for name, expected in (("NEE", mean), ("NEE_variance", variance)):
+        wanted = np.where(missing, np.nan, expected)
+        np.testing.assert_allclose(found[name].transpose("latitude", "longitude", "time"), wanted, rtol=1e-3, atol=1e-3)
+    assert found.NEE_variance.attrs["units"] == "(umol m-2 s-1)2" and float(found.NEE_variance.max()) > 0.01
+    one = upscale(predictor, several.isel(block=[0]).assign_coords(block_weight=(dims, np.ones((2, 3, 1)))), stride=2)
+    np.testing.assert_array_equal(one.NEE.values, alone[0].NEE.values)
+    np.testing.assert_array_equal(one.dissimilarity.values, alone[0].dissimilarity.values)
