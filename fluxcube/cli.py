@@ -109,8 +109,8 @@ def train(
     predictors: Annotated[str | None, typer.Option(help="Comma-separated names; default all that have data.")] = None,
     memory: Annotated[str | None, typer.Option(help="Comma-separated days of trailing means, e.g. 1,7,30.")] = None,
     static: Annotated[
-        str, typer.Option(help="Comma-separated: latitude, elevation, igbp.")
-    ] = "latitude,elevation,igbp",
+        str | None, typer.Option(help="Comma-separated, of latitude, elevation and igbp; default all; '' for none.")
+    ] = None,
     chips: Annotated[bool, typer.Option("--chips/--no-chips", help="Use MODIS chips where the cube has them.")] = True,
     split: Annotated[
         str | None,
@@ -126,7 +126,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training windows.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Train an ensemble of so many, from --seed up.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Seeds trained side by side.")] = 1,
-    init: Annotated[Path | None, typer.Option(help="Run of EcoPerceiver to train further.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Run to train further; what is not given is its own.")] = None,
     train_igbp: Annotated[str | None, typer.Option(help="Train on these IGBP classes only, e.g. GRA,CRO.")] = None,
     search: Annotated[
         int | None, typer.Option(min=1, help="First try so many settings of XGBoost on the training towers, e.g. 50.")
@@ -143,12 +143,12 @@ def train(
     from fluxcube.training.fit import configure, fit
     from fluxcube.training.run import by_torchrun
 
-    config, training = configure(model, preset, settings or (), search)
+    config, training = configure(model, preset, settings or (), search=search, init=init)
     first = not by_torchrun() or os.environ["RANK"] == "0"
     with bar("train") if first else contextlib.nullcontext() as progress:
         done = fit(
-            _open(store), model=model, target=target or "NEE", out=run, predictors=_names(predictors),
-            memory_days=_days(memory), bands=None if chips else (), static=_names(static) or (), split=split,
+            _open(store), model=model, target=target or None, out=run, predictors=_names(predictors),
+            memory_days=_days(memory), bands=None if chips else (), static=_names(static), split=split,
             config=config, training=training, epochs=epochs, seed=seed, seeds=seeds, jobs=jobs, init=init,
             train_igbp=_names(train_igbp), search=search, overwrite=overwrite, progress=progress,
         )  # fmt: skip
@@ -237,7 +237,7 @@ def evaluate(
     first = next(iter(models.values()))
     cube = _part(first, part, store)
     for name, model in models.items():
-        if part == "test" and (known := _known(model.split, first.split)):
+        if known := _known(model.split, first.split, part, cube):
             typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
     predictions = {}
     for name, model in models.items():
@@ -474,20 +474,22 @@ def _check_out(path: Path) -> None:
         raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'lies in no folder that exists'}: name a file.")
 
 
-def _known(split: object, scored: object) -> list[str]:
-    """Sites that one split trains on and another tests, in whole or in periods that overlap."""
+def _known(split: object, scored: object, part: str, cube: object) -> list[str]:
+    """Sites that a split trains on and that are scored as test or as all, in whole or in periods that overlap."""
     from fluxcube.samples.partition import share_hours
 
-    return [site for site in scored.test if share_hours(split, "train", scored, "test", site)]
+    if part == "all":
+        return [site for site in map(str, cube["site"].values) if site in split.train]
+    return [s for s in scored.test if share_hours(split, "train", scored, "test", s)] if part == "test" else []
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _days(text: str | None) -> tuple[int, ...]:
+def _days(text: str | None) -> tuple[int, ...] | None:
     try:
-        return tuple(int(day) for day in _names(text) or ())
+        return None if text is None else tuple(int(day) for day in _names(text))
     except ValueError:
         raise ConfigError(f"--memory must be whole days, as 1,7,30; found {text!r}.") from None
 
