@@ -19,6 +19,7 @@ _FACE = {
     "append_site": "fluxcube.cubes.append",
     "open_carbonsense": "fluxcube.catalog",
     "open_report": "fluxcube.cubes.report",
+    "copy_era5": "fluxcube.sources.era5_copy",
     "open_forcing": "fluxcube.cubes.forcing",
     "daily_forcing": "fluxcube.cubes.forcing_daily",
     "load_windows": "fluxcube.samples.loader",

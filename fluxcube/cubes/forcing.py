@@ -55,8 +55,8 @@ def open_forcing(
     """Open ERA5, and MODIS rasters if there are any, as a lazy forcing cube.
 
     Headers, static fields, land cover and small samples are read at once; weather and chips when they are computed,
-    block by block. Files whose own chunks span a globe, as ARCO-ERA5's do, are read again for each block: for large
-    grids ask for whole latitudes and longitudes and a short time in `chunks`. The log says so.
+    block by block. Files whose own chunks span a globe, as ARCO-ERA5's do, are read again for each block, which the log
+    says: copy what is wanted of them once (`fluxcube.copy_era5`), or ask for large blocks of a short time in `chunks`.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def _check_blocks(grid: Files, names: Sequence[str], sizes: Chunks) -> None:
     if waste > _WASTE and again > 1:
         log.warning(
             "%s is stored in chunks of %s (time, latitude, longitude): a block of %s reads %.0f times what it keeps. "
-            "Give larger chunks= of latitude and longitude and a shorter time",
+            "Copy the region once with fluxcube.copy_era5, or give larger chunks= of cells and a shorter time",
             run.source, stored, (hours, rows, cols), waste,
         )  # fmt: skip
 

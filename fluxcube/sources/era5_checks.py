@@ -85,6 +85,8 @@ def tell_accumulation(files: Files, wanted: np.ndarray, headers: Sequence[Header
     held = [header for header in headers if set(header.members) & set(ACCUMULATED)]
     if not held:
         return ""
+    if said is None and len(told := {str(header.source.open().attrs.get("accumulation", "")) for header in held}) == 1:
+        said = told.pop() or None  # a copy of fluxcube's
     if said is not None:
         return said
     seen = next((kind for name in _TELLING if (kind := _seen(files, name, wanted))), None)

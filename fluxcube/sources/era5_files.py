@@ -123,7 +123,7 @@ class Files:
             name: tuple(replace(run, at=run.at - hours.start, stop=run.stop - hours.start) for run in runs)
             for name, runs in self.members.items()
         }
-        return replace(self, begin=self.begin + hours.start, count=hours.stop + 1 - hours.start, members=shifted)
+        return replace(self, begin=self.begin + hours.start, count=int(hours.stop + 1 - hours.start), members=shifted)
 
     def read(self, member: str, stamps: slice, rows: slice, columns: slice) -> np.ndarray:
         """Values (stamp, latitude, longitude) float64 of a member; NaN at stamps that no file holds.

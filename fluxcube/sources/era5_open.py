@@ -157,6 +157,8 @@ def read_header(source: Source) -> Header | None:
     if not source.zarr and not source.member:
         _check_format(source)
     ds = source.open()
+    if ds.attrs.get("kind") == "era5" and ds.attrs.get("complete") is not True:
+        raise SourceError(f"{source}: this copy of ERA5 was not finished: run what makes it again.")
     members = tuple(name for name in (*INSTANT, *ACCUMULATED) if name in ds)
     static = tuple(name for name in STATIC if name in ds)
     if not members and not static:
@@ -248,6 +250,8 @@ def _open_netcdf(source: Source) -> xr.Dataset:
 def _open_zarr(source: Source) -> xr.Dataset:
     options = json.loads(source.options) if source.options else None
     given = {"storage_options": options} if options else {}
+    if not is_url(source.path):
+        given["consolidated"] = _is_consolidated(Path(source.path))
     try:
         return xr.open_dataset(source.path, engine="zarr", cache=False, chunks=None, **given)
     except ImportError as problem:
@@ -259,6 +263,14 @@ def _open_zarr(source: Source) -> xr.Dataset:
         raise SourceError(f"{source}: cannot be opened as Zarr ({what}): check the address and what it holds.") from (
             None if is_url(source.path) else problem
         )
+
+
+def _is_consolidated(path: Path) -> bool:
+    """Whether a store keeps all metadata in one place, which xarray else warns of looking for in vain."""
+    root = path / "zarr.json"
+    if not root.is_file():
+        return (path / ".zmetadata").is_file()
+    return json.loads(root.read_text("utf-8")).get("consolidated_metadata") is not None
 
 
 def _check_member(source: Source, name: str, array: xr.DataArray) -> None:
