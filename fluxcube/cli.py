@@ -150,7 +150,8 @@ def train(
             _open(store), model=model, target=target or None, out=run, predictors=_names(predictors),
             memory_days=_days(memory), bands=None if chips else (), static=_names(static), split=split,
             config=config, training=training, epochs=epochs, seed=seed, seeds=seeds, jobs=jobs, init=init,
-            train_igbp=_names(train_igbp), search=search, overwrite=overwrite, progress=progress,
+            train_igbp=_names(train_igbp), search=search, overwrite=overwrite,
+            progress=(progress or _lines()) if first else None,
         )  # fmt: skip
     if first:
         typer.echo(f"{done.path}: {done.summary}")
@@ -262,6 +263,8 @@ Modis = Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 
 LandCover = Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")]
 Igbp = Annotated[str | None, typer.Option(help="One class for every cell, where there is no land cover.")]
 Bbox = Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")]
+Resolution = Annotated[float | None, typer.Option(help="Step of a finer grid than ERA5's, degrees, e.g. 0.05.")]
+ChipsPerCell = Annotated[int | None, typer.Option(min=1, max=64, help="Blocks of a cell, by land cover; default one.")]
 
 
 @app.command()
@@ -272,6 +275,8 @@ def forcing(
     land_cover: LandCover = None,
     igbp: Igbp = None,
     bbox: Bbox = None,
+    resolution: Resolution = None,
+    chips_per_cell: ChipsPerCell = None,
     time: Annotated[str | None, typer.Option(help="Hours wanted: first/last, e.g. 2018-01-01/2018-12-31.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; default one a processor.")] = None,
     overwrite: Overwrite = False,
@@ -284,7 +289,10 @@ def forcing(
     from fluxcube.cubes.forcing_store import write_forcing
     from fluxcube.inference.checks import check_values
 
-    grid = open_forcing(era5, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), time=period(time))
+    grid = open_forcing(
+        era5, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), time=period(time), resolution=resolution,
+        chips_per_cell=chips_per_cell,
+    )  # fmt: skip
     check_values(grid)
     with bar("forcing") as progress:
         write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or _lines())
@@ -303,6 +311,8 @@ def upscale(
         str | None, typer.Option(help="Köppen class of every cell; default: that of the files' own years.")
     ] = None,
     bbox: Bbox = None,
+    resolution: Resolution = None,
+    chips_per_cell: ChipsPerCell = None,
     time: Annotated[str | None, typer.Option(help="Hours to map: first/last, e.g. 2018-06-01/2018-06-30.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Flux to map; may be repeated. Default all.")] = None,
     stride: Annotated[
@@ -342,14 +352,18 @@ def upscale(
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.predictor import load_model
     from fluxcube.inference.run import write_maps
+    from fluxcube.schema import resolution_of
 
     model = load_model(run)
-    grid = open_forcing(forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox))
+    grid = open_forcing(
+        forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), resolution=resolution,
+        chips_per_cell=chips_per_cell,
+    )  # fmt: skip
     if "koppen" in model.spec.static:
         grid = add_climates(grid, koppen)
     elif koppen is not None:
         raise ConfigError("--koppen: this model does not look at climates; leave it out.")
-    if model.resolution == "daily":
+    if model.resolution == "daily" and resolution_of(grid) == "hourly":
         grid = daily_forcing(grid)
     maps = upscale_grid(
         model, grid, targets=target, time=period(time), stride=stride, min_context=min_context, precision=precision,

@@ -10,6 +10,7 @@ import xarray as xr
 from fluxcube.cubes.climates import add_climates
 from fluxcube.cubes.forcing import open_forcing
 from fluxcube.cubes.forcing_daily import daily_forcing
+from fluxcube.cubes.forcing_store import write_forcing
 from fluxcube.cubes.localdays import to_daily
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.schema import check_resolution, validate_forcing, variable_coords
@@ -198,6 +199,15 @@ def test_surface_is_the_middle_of_the_chips():
     lazy = daily_forcing(forcing.assign(modis=chips.chunk(day=1))).surface
     assert lazy.chunks is not None
     np.testing.assert_array_equal(lazy, surface)
+
+
+def test_days_are_stored_and_opened_as_they_are(tmp_path):
+    days = daily_forcing(add_climates(example_forcing(days=6), "Dfb"))
+    opened = open_forcing(write_forcing(days, tmp_path / "days.zarr"))
+    np.testing.assert_array_equal(opened.predictors, days.predictors)
+    np.testing.assert_allclose(opened.surface, days.surface, atol=5.1e-5)
+    assert opened.attrs["resolution"] == "daily" and opened.koppen.equals(days.koppen)
+    np.testing.assert_array_equal(opened.time, days.time)
 
 
 def test_several_chips_a_cell_are_weighed():
