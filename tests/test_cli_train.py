@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shlex
 import sys
 
@@ -188,6 +189,16 @@ def test_a_run_says_how_it_went_and_is_trained_further(done, call, tmp_path):
     assert now["features"] == was["features"] and now["init"] == was["digest"]
     assert now["config"] == was["config"] | {"dropout": 0.2}
     assert Split.load(tmp_path / "more/split.json") == Split.load(tmp_path / "eco/split.json")
+
+
+def test_the_log_of_a_job_that_nobody_watches_tells_how_it_goes(call, monkeypatch):
+    lines = cli._lines
+    monkeypatch.setattr(cli, "_lines", lambda: lines(0.0))
+    status, _, told = call(f"train c eco {TINY} --epochs 2 --predictors TA,SW_IN --no-chips --static ''")
+    number = r"-?\d+\.\d{3}"
+    told = [line for line in told.splitlines() if "epoch" in line]
+    assert status == 0 and re.match(rf"1 of \d+: epoch 1 of 2, loss {number}, [\d,]+ windows/s, \d+ s left$", told[0])
+    assert re.search(rf"epoch 2 of 2, loss {number}, NSE {number}, [\d,]+ windows/s, 0 s left$", told[-1])
 
 
 def test_logs_of_trees_name_the_targets(done, tmp_path):
