@@ -129,5 +129,5 @@ def region_bytes(forcing: xr.Dataset, spec: FeatureSpec, *, hours: int, before: 
     if "modis" in forcing and spec.bands:
         days = sum(forcing.modis.sizes[d] for d in ("day",))
         days = min(days, (forcing.modis.chunksizes or {"day": (days,)})["day"][0] + span // 24 + 2)
-        images = 3 * 4 * 64 * len(spec.bands) * days
+        images = 3 * 4 * 64 * len(spec.bands) * days * forcing.modis.sizes.get("block", 1)
     return int(cells * (read + made + images)) + _FORWARD
