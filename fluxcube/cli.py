@@ -104,21 +104,25 @@ def build(
 def train(
     store: Annotated[Path, typer.Argument(help="Cube to train on.")],
     run: Annotated[Path, typer.Argument(help="Folder of the run to write.")],
-    model: Annotated[str, typer.Option(help="ecoperceiver, xgboost, sw-linear or mean-cycle.")] = "ecoperceiver",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="ecoperceiver, xgboost, sw-linear or mean-cycle; of days tam-rl, tam-lstm, ct-lstm and lstm, too."
+        ),
+    ] = "ecoperceiver",
     target: Annotated[list[str] | None, typer.Option(help="Flux to learn; may be repeated. Default NEE.")] = None,
     predictors: Annotated[str | None, typer.Option(help="Comma-separated names; default all that have data.")] = None,
     memory: Annotated[str | None, typer.Option(help="Comma-separated days of trailing means, e.g. 1,7,30.")] = None,
     static: Annotated[
-        str | None, typer.Option(help="Comma-separated, of latitude, elevation and igbp; default all; '' for none.")
+        str | None,
+        typer.Option(help="Comma-separated: latitude,elevation,igbp (the default), koppen for days; '' for none."),
     ] = None,
     chips: Annotated[bool, typer.Option("--chips/--no-chips", help="Use MODIS chips where the cube has them.")] = True,
     split: Annotated[
         str | None,
         typer.Option(help="Split file, folds.json:2, or a kind: per-igbp (the default), kfold:2, time, sites:FILE ..."),
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="small or published (EcoPerceiver); small, published or xbase (XGBoost).")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="small or published; of xgboost xbase, too.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting, e.g. training.lr=1e-3 or config.dropout=0.3; may be repeated."),
