@@ -21,6 +21,7 @@ _FACE = {
     "open_report": "fluxcube.cubes.report",
     "copy_era5": "fluxcube.sources.era5_copy",
     "open_forcing": "fluxcube.cubes.forcing",
+    "write_forcing": "fluxcube.cubes.forcing_store",
     "daily_forcing": "fluxcube.cubes.forcing_daily",
     "load_windows": "fluxcube.samples.loader",
     "fit": "fluxcube.training.fit",

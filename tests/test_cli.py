@@ -99,6 +99,25 @@ def test_a_map_from_raw_reanalysis(trained, planet_files, folder):
     assert "did you mean 'NEE'" in unknown.stderr
 
 
+def test_a_map_from_a_store_of_forcing_is_that_from_the_files(trained, planet_files, folder):
+    import numpy as np
+
+    from fluxcube.inference.run import open_maps
+
+    sources = ["--modis", planet_files / "modis", "--land-cover", next((planet_files / "land_cover").glob("*.tif"))]
+    run("forcing", planet_files / "era5", folder / "forcing.zarr", *sources)
+    some = ["--time", "2018-06-03/2018-06-05", "--target", "NEE"]
+    run("upscale", trained, planet_files / "era5", folder / "files.zarr", *sources, *some)
+    run("upscale", trained, folder / "forcing.zarr", folder / "stored.zarr", *some)
+    files, stored = (open_maps(folder / f"{name}.zarr").NEE.values for name in ("files", "stored"))
+    assert np.isfinite(stored).any()
+    np.testing.assert_allclose(stored, files, rtol=1e-5, atol=1e-5)
+    asked = run("upscale", trained, folder / "forcing.zarr", folder / "x.zarr", "--igbp", "GRA", status=1).stderr
+    assert "can no longer change it" in asked
+    outside = run("upscale", trained, folder / "forcing.zarr", folder / "x.zarr", "--bbox", "100,-60,110,-50", status=1)
+    assert "holds no cell of the forcing" in outside.stderr and not (folder / "x.zarr").exists()
+
+
 def test_nothing_is_overwritten(store, planet_files):
     done = run("build", planet_files / "towers", store, status=1)
     assert "--overwrite" in done.stderr or "overwrite" in done.stderr

@@ -26,9 +26,9 @@ _AHEAD = 3
 #: Seconds without any worker after which a run gives up; queues of clusters may need that long to replace one.
 _PATIENCE = 900.0
 #: Seconds in which processes of this machine, or a cluster that is named, must answer.
-_START = 60.0
-#: Land cells times hours that are not worth starting processes for: about a minute of the published model on a core.
-_SMALL = 100_000
+_START = 180.0
+#: Land cells times hours that are not worth starting processes for: ten minutes of the published model on a core.
+_SMALL = 1_000_000
 #: Bytes that a worker needs before it has read anything: Python, NumPy, Dask and torch.
 BASE_BYTES = 600 * 2**20
 
@@ -229,7 +229,6 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             with Client(cluster, set_as_default=False) as client:
-                _wait(client, count)
                 yield client, f"{count} processes of one thread and {memory / 2**30:.1f} GiB each"
         finally:
             process.terminate()
@@ -249,19 +248,14 @@ def _connected(address: str):
         raise StoreError(f"no Dask scheduler answers at {address}: {error}") from error
 
 
-def _wait(client: Client, count: int) -> None:
-    try:
-        client.wait_for_workers(count, timeout=_START)
-    except TimeoutError as error:
-        found = len(client.scheduler_info(n_workers=-1)["workers"])
-        raise StoreError(f"{found} of {count} workers answered within {_START:.0f} s.") from error
-
-
 def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
     """Refuse, before the first task, workers that lack fluxcube, the store or the memory."""
     from fluxcube import __version__
 
-    _wait(client, 1)
+    try:
+        client.wait_for_workers(1, timeout=_START)
+    except TimeoutError as error:
+        raise StoreError(f"{client.scheduler.address}: no worker answered within {_START:.0f} s.") from error
     for worker, found in sorted(client.run(_look, str(path), on_error="return").items()):
         if isinstance(found, (ImportError, AttributeError)):
             raise StoreError(f"worker {worker} cannot import this fluxcube ({found}): install the same there.")
