@@ -55,7 +55,7 @@ class TrainingConfig:
         days where all three are targets, and 0 else.
     pretrain_epochs : int or None
         First epochs, of `epochs`, in which TAM-RL's forward model is trained alone; the learning rate falls to zero
-        in them, and again in the rest. None is half of them.
+        in them, and again in the rest. None is half of them, and none of a checkpoint that is trained further.
     stride : int or None
         Hours between the windows of an epoch, at a phase drawn anew per site and epoch; None is half a window
         for a dense head and 1 for others.

@@ -130,8 +130,8 @@ class Plan:
         """First epochs in which the forward model is trained alone."""
         if self.model not in STAGED:
             return 0
-        given = self.training.pretrain_epochs
-        return self.training.epochs // 2 if given is None else given
+        half = self.training.epochs // 2 if self.start is None else 0  # a checkpoint's forward model is trained already
+        return half if self.training.pretrain_epochs is None else self.training.pretrain_epochs
 
 
 def sizes_of(spec: FeatureSpec) -> Sizes:
