@@ -117,6 +117,8 @@ def test_the_first_hours_have_what_history_there_is():
     assert np.isfinite(first.NEE.values[:6, 0, 1]).all() and np.isnan(whole.NEE.values[:6]).all()
     part = upscale(predictor, forcing, stride=1, min_context=1, time=slice(forcing.time[9].values, None))
     np.testing.assert_array_equal(part.NEE.values, whole.NEE.values[9:])  # earlier hours are there
+    towers = predict(predictor, as_cube(forcing), stride=1, min_context=1)
+    np.testing.assert_allclose(towers.NEE.values.T[:, 1:], first.NEE.values.reshape(72, -1)[:, 1:], 1e-5, 1e-5)
     for wrong in (0, 8):
         with pytest.raises(ConfigError, match=r"1\.\.7"):
             upscale(predictor, forcing, min_context=wrong)
