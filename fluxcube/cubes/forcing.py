@@ -18,7 +18,7 @@ from fluxcube.geometry import cell_area
 from fluxcube.schema import validate_forcing, variable_coords
 from fluxcube.sources.era5 import available, cell_coords, check_available, normal_chunks
 from fluxcube.sources.era5_files import Files, read_files
-from fluxcube.sources.era5_open import plain, storage_chunks
+from fluxcube.sources.era5_open import extent, storage_chunks
 from fluxcube.sources.modis import find_tiles
 from fluxcube.variables import BANDS, COMPUTED, check_role
 from fluxcube.variables import predictors as all_predictors
@@ -187,12 +187,12 @@ def _check_blocks(grid: Files, names: Sequence[str], sizes: Chunks) -> None:
             f"{{'time': {max(24, hours * _MOST_BYTES // bytes_ // 24 * 24)}}}."
         )
     name, run = next((name, runs[0]) for name, runs in grid.members.items())
-    array = plain(run.source.open()[name])
+    array = run.source.open()[name]
     stored = storage_chunks(array)
     if stored is None:
         return
     kept = [hours, len(grid.rows[:rows].needed), len(grid.columns[:cols].needed)]
-    read = [min(-(-a // b) * b, size) for a, b, size in zip(kept, stored, array.shape, strict=True)]
+    read = [min(-(-a // b) * b, size) for a, b, size in zip(kept, stored, extent(array), strict=True)]
     waste = np.prod(read, dtype=float) / np.prod(kept, dtype=float)
     again = np.prod([min(waste, len(sizes[dim])) for dim in _CELLS])
     if waste > _WASTE and again > 1:

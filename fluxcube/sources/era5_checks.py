@@ -8,7 +8,7 @@ import numpy as np
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.era5_files import Files, Run, sample
-from fluxcube.sources.era5_open import ACCUMULATED, UNITS, Header, plain, storage_chunks
+from fluxcube.sources.era5_open import ACCUMULATED, UNITS, Header, storage_chunks
 
 # Never negative by nature, best first: what tells an hour's accumulation from a day's running total. A day counts
 # above the first number; a fall counts above the second, which packing stays below (4e-8 m, 500 J m-2).
@@ -141,4 +141,4 @@ def _day_bytes(run: Run, name: str, box: tuple[slice, slice]) -> int:
     array = run.source.open()[name]
     chunks = storage_chunks(array) or (24, 1, 1)
     rows, columns = (-(-(part.stop - part.start) // n) * n for part, n in zip(box, chunks[1:], strict=True))
-    return max(24, chunks[0]) * rows * columns * plain(array).dtype.itemsize
+    return max(24, chunks[0]) * rows * columns * array.dtype.itemsize

@@ -13,7 +13,7 @@ import numpy as np
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5_grid import Axis, blend, cell_step, inside_box, interpolate, target_axes, west_to_east
-from fluxcube.sources.era5_open import ACCUMULATED, INSTANT, Header, Source, find_sources, plain, read_header
+from fluxcube.sources.era5_open import ACCUMULATED, INSTANT, Header, Source, extent, find_sources, read_box, read_header
 
 log = logging.getLogger(__name__)
 
@@ -159,19 +159,6 @@ class Files:
         return out
 
 
-def read_box(source: Source, member: str, box: tuple[slice, ...]) -> np.ndarray:
-    """Values of one source's own (time, row, column); SourceError where they cannot be read."""
-    try:
-        return plain(source.open()[member])[box].values
-    except (OSError, RuntimeError, ValueError, KeyError) as problem:
-        if isinstance(problem, SourceError):
-            raise
-        raise SourceError(
-            f"{source}: {member} at positions {box[0].start} to {box[0].stop} of its time axis cannot be read "
-            f"({type(problem).__name__}: {problem}): fetch the file again."
-        ) from problem
-
-
 def read_files(
     source: object,
     *,
@@ -200,6 +187,7 @@ def read_files(
     for other in headers[1:]:
         _check_same_grid(first, other)
     rows, columns, step = _axes(first, resolution, bbox)
+    _warn_of_edges(bbox, rows, columns, step)
     whole = _join(headers)
     whole = replace(whole, rows=rows, columns=columns, step=step)
     files = whole.between(time)
@@ -221,6 +209,25 @@ def _axes(header: Header, resolution: float | None, bbox: tuple | None) -> tuple
         inside = inside_box(bbox, header.latitude, longitude)
         rows, cols = rows[inside[0]], cols[inside[1]]
     return rows, west_to_east(cols, step[1]), step
+
+
+def _warn_of_edges(bbox: tuple | None, rows: Axis, columns: Axis, step: tuple[float, float]) -> None:
+    """Say in the log where a box reaches beyond the files."""
+    if bbox is None:
+        return
+    west, south, east, north = bbox
+    outside = [name for name, off in (
+        ("south", rows.centres.min() - max(south, -90.0) > step[0]),
+        ("north", min(north, 90.0) - rows.centres.max() > step[0]),
+        ("west", np.abs((columns.centres - west + 180) % 360 - 180).min() > step[1]),
+        ("east", np.abs((columns.centres - east + 180) % 360 - 180).min() > step[1]),
+    ) if off]  # fmt: skip
+    if outside:
+        log.warning(
+            "bbox %s reaches beyond the files to the %s: cells from %g to %g degrees north and %g to %g east are used",
+            tuple(bbox), ", ".join(outside), rows.centres.min(), rows.centres.max(), columns.centres[0],
+            columns.centres[-1],
+        )  # fmt: skip
 
 
 def _check_same_grid(one: Header, other: Header) -> None:
@@ -303,7 +310,7 @@ def _check_agree(name: str, one: Run, other: Run, begin: np.datetime64) -> None:
 
 def sample(run: Run, name: str, at: int | slice, box: tuple[slice, slice] | None = None) -> np.ndarray:
     """Values (row, column), or (stamp, row, column) for a slice, at most 9 x 9 cells spread over a box."""
-    shape = plain(run.source.open()[name]).shape[1:]
+    shape = extent(run.source.open()[name])[1:]
     box = box or (slice(0, shape[0]), slice(0, shape[1]))
     spread = [slice(part.start, part.stop, max(1, (part.stop - part.start) // 8)) for part in box]
     stamps = slice(at, at + 1) if isinstance(at, int | np.integer) else at
@@ -363,12 +370,12 @@ def _known(files: Files, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _static(header: Header, name: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    field = plain(header.source.open()[name])
-    field = field[header.first] if field.ndim == 3 else field
+    first = slice(header.first, header.first + 1)
     out = np.empty((len(rows), len(columns)))
     for top, bottom in _stretches(rows):
         for left, right in _stretches(columns):
-            out[top:bottom, left:right] = field[_span(rows, top, bottom), _span(columns, left, right)].values
+            box = first, _span(rows, top, bottom), _span(columns, left, right)
+            out[top:bottom, left:right] = read_box(header.source, name, box)
     return out
 
 

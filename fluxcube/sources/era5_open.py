@@ -173,15 +173,43 @@ def read_header(source: Source) -> Header | None:
     return Header(source, *grid, stamps if members else stamps[:0], first, members, static, f"{source} {origin}")
 
 
-def plain(array: xr.DataArray) -> xr.DataArray:
-    """(time, latitude, longitude) without ensemble number, and with ERA5T (expver 5) where ERA5 (1) is missing."""
-    if "number" in array.dims:
-        array = array.isel(number=0)
-    if "expver" in array.dims:
-        parts = [array.isel(expver=i) for i in range(array.sizes["expver"])]
-        array = functools.reduce(lambda one, other: one.fillna(other), parts)
+def read_box(source: Source, name: str, box: tuple[slice, ...]) -> np.ndarray:
+    """Read values (time, latitude, longitude) of a member, or (latitude, longitude) of one without time.
+
+    Without ensemble number, and with ERA5T (expver 5) where ERA5 (1) is missing.
+
+    Parameters
+    ----------
+    source : Source
+    name : str
+    box : (slice, slice, slice)
+        Positions along time, latitude and longitude; the first is not looked at where there is no time.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read there.
+    """
+    array = source.open()[name]
     time = [dim for dim in array.dims if dim in ("time", "valid_time")]
-    return array.transpose(*time, "latitude", "longitude")
+    part = array.isel(dict(zip((*time, "latitude", "longitude"), box[1 - len(time) :], strict=True)))
+    if "number" in part.dims:
+        part = part.isel(number=0)
+    try:
+        if "expver" in part.dims:
+            parts = [part.isel(expver=i) for i in range(part.sizes["expver"])]
+            part = functools.reduce(lambda one, other: one.fillna(other), parts)
+        return part.transpose(*time, "latitude", "longitude").values
+    except (OSError, RuntimeError, ValueError, KeyError) as problem:
+        raise SourceError(
+            f"{source}: {name} at positions {box[0].start} to {box[0].stop} of its time axis cannot be read "
+            f"({type(problem).__name__}: {problem}): fetch the file again."
+        ) from problem
+
+
+def extent(array: xr.DataArray) -> tuple[int, int, int]:
+    """Sizes of a member: time, latitude, longitude."""
+    return array.sizes.get("time", array.sizes.get("valid_time", 1)), array.sizes["latitude"], array.sizes["longitude"]
 
 
 def storage_chunks(array: xr.DataArray) -> tuple[int, int, int] | None:

@@ -276,3 +276,23 @@ def test_the_graph_of_a_globes_year_is_small_and_quick(tmp_path):
     assert len(graph) == 23 * 45 * 4
     size = len(cloudpickle.dumps(graph))
     assert time.perf_counter() - begin < 60 and size < 20 << 20, size
+
+
+def test_finer_cells_and_several_chips_from_the_command_line_and_a_store(files, tmp_path):
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    kw = {"modis": files / "modis", "land_cover": files / "cover", "bbox": (7, 46.9, 7.5, 47.2)}
+    made = open_forcing(files / "era5.nc", **kw, resolution=0.125, chips_per_cell=3)
+    options = ["--modis", kw["modis"], "--land-cover", kw["land_cover"], "--bbox", "7,46.9,7.5,47.2"]
+    options += ["--resolution", "0.125", "--chips-per-cell", "3", "--workers", "1"]
+    result = CliRunner().invoke(app, list(map(str, ["forcing", files / "era5.nc", tmp_path / "f.zarr", *options])))
+    assert result.exit_code == 0, result.output
+    stored = open_forcing(tmp_path / "f.zarr").compute()
+    assert stored.sizes["latitude"] * stored.sizes["longitude"] == 3 * 4 and stored.sizes["block"] == 3
+    land = (made.land_fraction > 0).values
+    for name in ("predictors", "modis"):
+        np.testing.assert_allclose(stored[name].values[land], made[name].values[land], rtol=1e-5, atol=6e-5)
+    for name in ("block_weight", "block_igbp", "cell_area", "latitude_bnds", "longitude_bnds", "elevation", "igbp"):
+        np.testing.assert_array_equal(stored[name].values, made[name].values)

@@ -15,6 +15,7 @@ from fluxcube.errors import ConfigError, SourceError, UnknownNameError
 from fluxcube.humidity import saturation_vapour_pressure
 from fluxcube.solar import SOLAR_CONSTANT, potential_radiation
 from fluxcube.sources.era5 import open_era5, read_block
+from fluxcube.sources.era5_files import read_files
 
 UNITS = {
     "t2m": "K", "d2m": "K", "sp": "Pa", "u10": "m s**-1", "v10": "m s**-1", "ssrd": "J m**-2", "strd": "J m**-2",
@@ -186,7 +187,7 @@ def test_a_large_negative_is_left_to_be_seen(tmp_path):
     assert ds.SW_IN.values[:, 0, 0] == pytest.approx([0.0, -1000.0])
 
 
-def test_preliminary_months_fill_the_final_ones(tmp_path):
+def test_preliminary_months_fill_the_final_ones(tmp_path, monkeypatch):
     write(tmp_path / "plain.nc", {"t2m": 280 + np.arange(4.0)}, new=False)
     ds = xr.open_dataset(tmp_path / "plain.nc").load()
     late = ds.time > ds.time[1]
@@ -194,6 +195,26 @@ def test_preliminary_months_fill_the_final_ones(tmp_path):
     both["t2m"] = both.t2m.transpose("time", "expver", "latitude", "longitude").assign_attrs(units="K")
     both.to_netcdf(tmp_path / "era5t.nc")
     xr.testing.assert_equal(open_era5(tmp_path / "era5t.nc").TA, open_era5(tmp_path / "plain.nc").TA)
+    # Only what is wanted is read: filling one with the other must not take the whole file.
+    files = read_files(tmp_path / "era5t.nc")
+    sizes = []
+    filled = xr.DataArray.fillna
+
+    def counted(array, other):
+        sizes.append(array.size)
+        return filled(array, other)
+
+    monkeypatch.setattr(xr.DataArray, "fillna", counted)
+    files.read("t2m", slice(1, 3), slice(0, 1), slice(1, 3))
+    assert sizes == [4]
+
+
+def test_a_box_that_reaches_beyond_the_files_is_told(tmp_path, caplog):
+    path = write(tmp_path / "a.nc", {"t2m": np.full(3, 280.0)})
+    open_era5(path, bbox=(6.9, 46.9, 7.6, 47.3))
+    assert not caplog.text
+    ds = open_era5(path, bbox=(5.0, 47.1, 7.3, 60.0))
+    assert ds.sizes["latitude"] == 1 and "reaches beyond the files to the north, west" in caplog.text
 
 
 def test_longitudes_run_from_minus_180_and_latitudes_stay(tmp_path):
