@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxcube.errors import SchemaError
-from fluxcube.geometry import cell_area, cell_bounds
+from fluxcube.geometry import cell_area, cell_bounds, west_to_east
 
 #: Of WGS84 (NIMA TR8350.2), m2: 4 pi times the square of the authalic radius, 6371007.1809 m.
 SURFACE = 4 * np.pi * 6371007.1809**2
@@ -42,6 +42,7 @@ def test_the_sphere_with_the_same_latitudes_is_off_by_what_the_docstring_says():
         assert sphere / cell_area([edges], [[0, 0.25]])[0, 0] - 1 == pytest.approx(share, rel=0.03)
 
 
+@settings(deadline=None)
 @given(st.floats(-80, 80), st.floats(0.01, 5), st.integers(2, 30), st.floats(-400, 400), st.sampled_from([1, -1]))
 def test_edges_meet_whatever_the_direction_and_the_turn(south, step, count, west, sign):
     latitude = (south + step * np.arange(count))[::sign]
@@ -94,3 +95,15 @@ def test_edges_that_are_none_are_refused():
         cell_area([0, 1], [[0, 1]])
     with pytest.raises(SchemaError, match="-90 to 90"):
         cell_area([[89, 91]], [[0, 1]])
+
+
+@settings(deadline=None)
+@given(st.floats(-400, 400), st.floats(0.05, 3), st.integers(1, 40), st.randoms())
+def test_a_region_rises_from_its_western_end_whatever_its_order(west, step, count, random):
+    longitude = west + step * np.arange(count)
+    shuffled = list(longitude)
+    random.shuffle(shuffled)
+    order, east = west_to_east((np.array(shuffled) + 180) % 360 - 180)
+    np.testing.assert_allclose(np.diff(east), step, atol=1e-9)
+    np.testing.assert_allclose(np.array(shuffled)[order], longitude)
+    assert -180 <= east[0] < 180 + 1e-9

@@ -154,14 +154,20 @@ def _only(maps: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 def _normal(maps: xr.Dataset) -> xr.Dataset:
     """Turn rows north up, columns from west to east, and give cells their edges and areas."""
     order, east = west_to_east(maps.longitude.values)
+    turns = east - maps.longitude.values[order]
     turned = maps.isel(longitude=order)
     turned = turned.assign_coords(longitude=("longitude", east, maps.longitude.attrs))
     turned = turned.sortby("latitude", ascending=False)
-    turned = turned.drop_vars([n for n in ("longitude_bnds", "latitude_bnds") if n in turned.coords])
     axes = {dim: turned[dim].values.astype(float) for dim in _CELLS}
     width = next((abs(axis[1] - axis[0]) for axis in axes.values() if len(axis) > 1), 0.25)
-    limits = {"latitude": (-90, 90), "longitude": None}
-    bounds = {f"{dim}_bnds": ((dim, "bnds"), cell_bounds(axis, limits[dim], width=width)) for dim, axis in axes.items()}
+    bounds = {}
+    for (dim, axis), limits in zip(axes.items(), ((-90, 90), None), strict=True):
+        if f"{dim}_bnds" in turned.coords:
+            edges = turned[f"{dim}_bnds"].values + (turns[:, None] if dim == "longitude" else 0.0)
+            rising = dim == "longitude"
+            bounds[f"{dim}_bnds"] = ((dim, "bnds"), np.sort(edges, axis=1)[:, :: 1 if rising else -1])
+        else:
+            bounds[f"{dim}_bnds"] = ((dim, "bnds"), cell_bounds(axis, limits, width=width))
     area = {} if "cell_area" in turned.coords else {"cell_area": (_CELLS, cell_area(*(b for _, b in bounds.values())))}
     return turned.assign_coords(bounds | area)
 

@@ -16,8 +16,8 @@ from fluxcube.inference.periods import Periods, check_every, steps_of
 from fluxcube.inference.shares import Groups, by_class, by_latitude, by_region, everywhere
 from fluxcube.units import convert
 
-#: Heat that evaporates a kilogram of water, J kg-1 (Allen et al. 1998, FAO Irrigation and Drainage Paper 56, equation
-#: 8-1's 2.45 MJ kg-1, of water at 20 degC).
+#: Heat that evaporates a kilogram of water at 20 degC, J kg-1 (Allen et al. 1998, FAO Irrigation and Drainage Paper 56,
+#: annex 3, equation 3-1); 2.50e6 at 0 degC.
 LATENT_HEAT = 2.45e6
 
 _CELLS = ("latitude", "longitude")

@@ -188,6 +188,16 @@ def test_cells_stay_where_they_are(latitude, longitude, west, suffix, tmp_path):
     np.testing.assert_allclose(values, 1000 * north[:, None] + (east + 180) % 360 - 180, rtol=1e-5)
 
 
+def test_edges_that_are_given_are_kept(tmp_path):
+    maps = globe(np.array([60.0, 61.0]), np.array([179.0, -180.0]))
+    edges = {"latitude_bnds": [[59.5, 60.4], [60.4, 61.5]], "longitude_bnds": [[178.5, 179.6], [-180.4, -179.5]]}
+    maps = maps.assign_coords({name: ((name[:-5], "bnds"), values) for name, values in edges.items()})
+    (path,) = export_maps(maps, tmp_path / "map.nc")
+    with xr.open_dataset(path) as back:
+        np.testing.assert_allclose(back.lat_bnds, [[61.5, 60.4], [60.4, 59.5]])
+        np.testing.assert_allclose(back.lon_bnds, [[178.5, 179.6], [179.6, 180.5]])
+
+
 def test_what_is_there_stays_until_it_is_replaced(days, tmp_path):
     import dask.array as da
 
