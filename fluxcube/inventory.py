@@ -142,9 +142,10 @@ def _other(store: str | os.PathLike, kind: str) -> Iterator[str]:
     if store_attrs(store).get("complete") is not True:
         total = f" of {ds.attrs['regions']}" if "regions" in ds.attrs else ""
         yield f"  NOT COMPLETE: {len(done_regions(store))}{total} regions are written; run what makes it again to go on"
-    elif ds.attrs.get("land_cell_hours"):
-        share = ds.attrs["missing_cell_hours"] / ds.attrs["land_cell_hours"]
-        yield f"  complete; {share:.1%} of the land's cell-hours have no value"
+    for step in ("hours", "days"):
+        if land := ds.attrs.get(f"land_cell_{step}"):
+            share = ds.attrs[f"missing_cell_{step}"] / land
+            yield f"  complete; {share:.1%} of the land's cell-{step} have no value"
 
 
 def _day(time: np.datetime64) -> str:

@@ -351,6 +351,8 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     except BlockingIOError:
         os.close(handle)
         raise StoreError(f"{path}: another run is writing it; wait until it has ended, or stop it.") from None
+    except OSError as error:  # some network file systems lock no folders
+        _log.info("%s cannot be locked (%s): see that no other run writes it", path, error)
     try:
         yield
     finally:

@@ -107,7 +107,8 @@ def write_maps(
         stores.mark_done(path, ocean)
         todo = [region for region in todo if region.land]
         cell_hours = sum(region.land for region in todo)
-        state = _Progress(progress, every.values(), todo)
+        step = "days" if maps.attrs.get("resolution") == "daily" else "hours"
+        state = _Progress(progress, every.values(), todo, step)
         if todo:
             try:
                 with workers_for(scheduler, workers, cell_hours, task_bytes, path) as team:
@@ -118,7 +119,8 @@ def write_maps(
                     stores.remove(path)
                 raise
         missing = sum(stores.done_regions(path).values())
-        stores.finish(path, {"land_cell_hours": sum(r.land for r in every.values()), "missing_cell_hours": missing})
+        land = sum(region.land for region in every.values())
+        stores.finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing})
     return path
 
 
@@ -327,8 +329,9 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
 class _Progress:
     """Reports progress with a speed, that of the last minutes, and the time left at it."""
 
-    def __init__(self, progress: Callable | None, every: Iterable[Region], todo: Iterable[Region]):
+    def __init__(self, progress: Callable | None, every: Iterable[Region], todo: Iterable[Region], step: str):
         every, todo = list(every), list(todo)
+        self._step = f"cell-{step}"
         self._progress, self.total, self.done = progress, len(every), len(every) - len(todo)
         self._all = sum(region.land for region in every)
         self._cells = self._all - sum(region.land for region in todo)
@@ -355,7 +358,7 @@ class _Progress:
             left = _clock((self._all - self._cells) / speed)
             self._progress(
                 self.done, self.total,
-                f"{self._cells:,} of {self._all:,} cell-hours, {speed:,.0f} cell-hours/s, {left} left",
+                f"{self._cells:,} of {self._all:,} {self._step}, {speed:,.0f} {self._step}/s, {left} left",
             )  # fmt: skip
 
 

@@ -105,7 +105,10 @@ class Cluster:
     def submit(self, work: Callable[[], int]) -> Future:
         """Begin a task."""
         self._count += 1
-        return self.client.submit(work, key=f"region-{self.client.id}-{self._count}", pure=False)
+        try:
+            return self.client.submit(work, key=f"region-{self.client.id}-{self._count}", pure=False)
+        except (OSError, RuntimeError) as error:
+            raise StoreError("the Dask scheduler is gone") from error
 
     def check(self) -> None:
         """Raise StoreError if the scheduler is gone, or no worker has been there for long."""
