@@ -114,7 +114,6 @@ def test_intervals_cover_where_the_model_applies(cube, grid, tmp_path):
     z = np.abs(maps.NEE - truth) / maps.NEE_std
     among = z.where((z.latitude > 42) & (z.latitude < 52))  # where calibration is for: new places among the towers
     held = {level: float((among <= width).sum() / among.count()) for level, width in WIDTHS.items()}
-    print(held, float((z.where(maps.applicable == 0) <= 1.282).sum() / z.where(maps.applicable == 0).count()))
     assert all(abs(held[level] - level) < 0.15 for level in WIDTHS)
     outside = z.where(maps.applicable == 0)
     assert (outside <= WIDTHS[0.8]).sum() / outside.count() < held[0.8]
