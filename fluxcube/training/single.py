@@ -100,7 +100,8 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
 
     found = random_search(
         plan.split.part(plan.cube, "train"), plan.split.train, spec=plan.spec, config=plan.config, draws=plan.search,
-        rows=plan.config.search_rows, seed=seed, max_qc=plan.max_qc, buffer_km=plan.split.buffer_km, out=folder / SEARCH, progress=progress,
+        rows=plan.config.search_rows, seed=seed, max_qc=plan.max_qc, buffer_km=plan.split.buffer_km,
+        out=folder / SEARCH, progress=progress,
     )  # fmt: skip
     return dataclasses.replace(plan, config=found.config, found=found.best)
 

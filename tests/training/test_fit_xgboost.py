@@ -93,7 +93,9 @@ def quick(monkeypatch):
     """A search of few trees."""
     search = training_search.random_search
     monkeypatch.setattr(
-        training_search, "random_search", lambda *a, **k: search(*a, **k, trees=8, patience=3, folds=2, rows=600)
+        training_search,
+        "random_search",
+        lambda *a, **k: search(*a, **k | {"trees": 8, "patience": 3, "folds": 2, "rows": 600}),
     )
 
 
