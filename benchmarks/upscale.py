@@ -129,6 +129,16 @@ class Copy:
         return batch.met[..., 2:3]
 
 
+class Caught(Copy):
+    """Keeps the windows it was last given."""
+
+    batch: Batch | None = None
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        type(self).batch = batch
+        return super().predict(batch)
+
+
 def network(preset: str, targets: int = 1, bands: bool = True) -> EcoPerceiver:
     torch.manual_seed(0)
     sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS) if bands else 0, targets=targets)
@@ -172,15 +182,8 @@ def store_part(folder: Path, rounds: int) -> None:
     sizes = {name: sum(f.stat().st_size for f in (store / name).rglob("*")) for name in ("predictors", "modis")}
     print("  forcing store: " + ", ".join(f"{k} {v / (256 * 720):.0f} B a cell-hour" for k, v in sizes.items()))
     one = spec()
-    windows = {}
-
-    class Caught(Copy):
-        def predict(self, batch: Batch) -> np.ndarray:
-            windows["batch"] = batch
-            return super().predict(batch)
-
     mapped(Caught(length), one, store, folder / "caught.zarr", 96, 2, stride=1)
-    some = tensors(windows["batch"]._asdict())
+    some = tensors(Caught.batch._asdict())
     attention, size = tuned(lambda a: plain(model, a), lambda m, n: m(Batch(*(a[:n] for a in some))), BATCHES)
     naive = Plain(plain(model, attention), length, size)
     name = f"plain, every window afresh, batch {size}, {attention}"
@@ -279,7 +282,7 @@ def graph_part() -> None:
     shape, grid = (721, 1440, 8760, len(PREDICTORS)), ("latitude", "longitude")
     rng = np.random.default_rng(0)
     land = np.kron(rng.random((46, 90)) < 0.35, np.ones((16, 16)))[:721, :1440]
-    for hours in (2208, 96):
+    for hours in (2208, 384):
 
         def read(block_info=None) -> np.ndarray:
             raise RuntimeError("nothing is read")
