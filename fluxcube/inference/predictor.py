@@ -419,8 +419,9 @@ def load_model(run: str | os.PathLike) -> Predictor:
 
     Parameters
     ----------
-    run : path or Run
-        What `fluxcube.fit` returned, or its folder.
+    run : path, Run or str
+        What `fluxcube.fit` returned, or its folder; or the name of a model that ships with the package, such as
+        "ecoperceiver-towers" (`fluxcube.models.shipped.names`).
 
     Returns
     -------
@@ -431,9 +432,9 @@ def load_model(run: str | os.PathLike) -> Predictor:
     CheckpointError
         If the folder holds no finished model.
     """
-    from fluxcube.models import checkpoint
+    from fluxcube.models import checkpoint, shipped
 
-    path = Path(os.fspath(run)).resolve()
+    path = shipped.find(run)
     return ModelReference(str(path), checkpoint.digest(path)).load()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
-from fluxcube.models import checkpoint, registry
+from fluxcube.models import checkpoint, registry, shipped
 from fluxcube.models.checkpoint import RUN
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.training.run import STATE
@@ -63,7 +63,7 @@ class Start:
         ConfigError
             If it holds another kind of model, or several.
         """
-        path = Path(os.fspath(run))
+        path = shipped.find(run)
         if checkpoint.is_ensemble(path):
             raise ConfigError(f"init must be one model, {path} holds several: give one of its seed folders.")
         if not (path / RUN).exists() and (path / STATE).is_file():

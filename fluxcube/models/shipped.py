@@ -1,0 +1,44 @@
+"""Models that ship with the package, by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fluxcube.errors import CheckpointError
+
+#: One folder a model: a run as `fluxcube.fit` writes it, and a card, `README.md`.
+FOLDER = Path(__file__).parents[1] / "data" / "models"
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the models that ship with the package.
+
+    Examples
+    --------
+    >>> "ecoperceiver-towers" in names()
+    True
+    """
+    return tuple(sorted(path.name for path in FOLDER.iterdir() if path.is_dir())) if FOLDER.is_dir() else ()
+
+
+def find(run: str | os.PathLike) -> Path:
+    """Return the folder of a run: a path, or the name of a model that ships with the package.
+
+    A folder of that name comes first, so that a shipped name never hides a user's run. A member of a shipped ensemble
+    is "NAME/seed-0" and so on.
+
+    Raises
+    ------
+    CheckpointError
+        If it is neither.
+    """
+    path = Path(os.fspath(run))
+    if not path.exists() and path.parts[:1] and path.parts[0] in names():
+        return FOLDER / path
+    if path.exists() or len(path.parts) > 1:
+        return path.resolve()
+    raise CheckpointError(
+        f"{path.resolve()} does not exist: give the folder of a run that `fit` wrote, or the name of a model that "
+        f"ships with the package ({', '.join(names()) or 'none in this copy'})."
+    )
