@@ -305,7 +305,7 @@ def forcing(
 
 @app.command()
 def upscale(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, or the name of a model that ships: ecoperceiver-towers.")],
     forcing: Era5,
     out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
     modis: Modis = None,
@@ -358,9 +358,10 @@ def upscale(
     from fluxcube.inference.run import write_maps
     from fluxcube.schema import resolution_of
 
+    box = _box(bbox)
     model = load_model(run)
     grid = open_forcing(
-        forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), resolution=resolution,
+        forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=box, resolution=resolution,
         chips_per_cell=chips_per_cell,
     )  # fmt: skip
     if "koppen" in model.spec.static:

@@ -68,7 +68,7 @@ def test_ablations_run_a_part_of_the_grid_and_go_on(cube, folds, tmp_path, capsy
     assert set(table.group) == {"k", *(f"missing {s}%" for s in (0, 20, 40, 60, 80))}
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("run.json"))]
-    assert len(runs) == 5 + 2, "five K, of which one is the base that `missing` asks again; trees; one with dropout"
+    assert len(runs) == 6 + 2, "six K, of which one is the base that `missing` asks again; trees; one with dropout"
     again = recipe.main(cube, tmp_path, only=["k", "missing"], **options)
     assert again.equals(table)
     assert stamps == [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("run.json"))]
@@ -103,12 +103,12 @@ def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cub
     text = (tmp_path / "scores.md").read_text("utf-8")
     assert "EcoPerceiver with memory and XGBoost with memory" in text
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
-    assert len(stamps) == 2 * len(labels)
+    assert len(stamps) == 2 * sum(line.get("seeds", 1) for line in recipe.SETTINGS["models"])
     next((tmp_path / "sums").iterdir()).unlink()
     assert recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100).equals(table)
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
-    few = recipe.variants_of("full", ["EcoPerceiver"])
-    assert [v.label for v in few] == ["EcoPerceiver"] and few[0].training["epochs"] > 1
+    few = recipe.variants_of("full", ["EcoPerceiver with memory"])
+    assert [v.label for v in few] == ["EcoPerceiver with memory"] and few[0].training["epochs"] > 1
     assert [v.search for v in recipe.variants_of("full")][:2] == [50, 50]
     with pytest.raises(UnknownNameError, match="did you mean"):
         recipe.variants_of("quick", ["EcoPerceivr"])

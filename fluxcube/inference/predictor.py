@@ -97,6 +97,14 @@ class Predictor:
     digest: str = ""
     applicability: Applicability | None = None
 
+    def __repr__(self) -> str:
+        """Say what it predicts from what, not every number that it holds."""
+        spec, members = self.spec, len(getattr(self.model, "members", ()))
+        memory = f", means of {', '.join(map(str, spec.memory_days))} days" if spec.memory_days else ""
+        inputs = ", ".join((*spec.predictors, *spec.bands, *spec.static))
+        kind = f"{members} of {self.model.kind}" if members else self.model.kind
+        return f"<Predictor {kind}: {', '.join(spec.targets)} from {inputs}{memory}; {self.path or 'in memory'}>"
+
     @property
     def split(self) -> Split:
         """The split of sites it was trained on.

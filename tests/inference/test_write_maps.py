@@ -182,8 +182,7 @@ def test_killed_by_the_system_it_goes_on(tmp_path):
         import sys, time
         import numpy as np
         from inference_fakes import fake
-        from fluxcube.inference.checks import REGION_BYTES
-from fluxcube.inference.grid import upscale
+        from fluxcube.inference.grid import upscale
         from fluxcube.inference.run import write_maps
         from fluxcube.simulation.example import example_forcing
 
