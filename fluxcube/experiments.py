@@ -189,7 +189,7 @@ def score_variants(
             found.append(_fold_sums(cube, name, split, kept, variants, Path(out), part, min_quality, say or log.info))
     if not found:
         raise ConfigError(f"no fold has a {part} site{f' of {igbp}' if igbp else ''}.")
-    return Sums.join(found)
+    return Sums.join(found, repeated=part == "val")
 
 
 def _of_class(cube: xr.Dataset, split: Split, part: str, igbp: str | None) -> list[str]:

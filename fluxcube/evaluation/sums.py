@@ -115,18 +115,37 @@ class Sums:
         return cls(tuple(models), found, places, dict(frame.attrs))
 
     @classmethod
-    def join(cls, parts: Sequence[Sums]) -> Sums:
-        """Put sums of disjoint sites together, as those of folds.
+    def join(cls, parts: Sequence[Sums], *, repeated: bool = False) -> Sums:
+        """Put sums of folds together.
+
+        Parameters
+        ----------
+        parts : sequence of Sums
+            Of disjoint sites, unless `repeated`.
+        repeated : bool
+            Whether a site may be in several parts, as towers may validate several folds: all its rows are then pooled.
 
         Raises
         ------
         SchemaError
-            If a site is in two parts, or the parts hold different models.
+            If a site is in two parts and may not, or the parts hold different models.
         """
         frames = [part.to_frame() for part in parts]
         out = pd.concat(frames, ignore_index=True)
+        if repeated:
+            out = _pooled(out)
         out.attrs = dict(parts[0].attrs)
         return cls.from_frame(out)
+
+
+def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row of a site for each target, season and model."""
+    keys, fields = [*_KEYS, "site"], list(Moments._fields)
+    out = frame.drop_duplicates(keys).set_index(keys)
+    several = frame[frame.duplicated(keys, keep=False)]
+    for key, rows in several.groupby(keys, sort=False):
+        out.loc[key, fields] = [float(x) for x in pool(Moments(*(rows[name].to_numpy(float) for name in fields)))]
+    return out.reset_index()
 
 
 def _plain(column: pd.Series) -> np.ndarray:

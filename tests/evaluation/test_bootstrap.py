@@ -228,6 +228,16 @@ def test_sums_of_folds_join_to_the_table_of_all(cube, predictions, tmp_path):
             np.testing.assert_allclose(table.nse[target, group], direct.nse.sel(target=target, group=group), rtol=1e-9)
 
 
+def test_towers_that_validate_several_folds_are_pooled(cube, predictions):
+    """Half the hours of every tower in one part, half in the other: together they are the whole."""
+    whole, half = site_sums(cube, predictions), cube.sizes["time"] // 2
+    parts = [site_sums(cube.isel(time=hours), predictions) for hours in (slice(None, half), slice(half, None))]
+    a, b = (score_table(s, by="site") for s in (whole, Sums.join(parts, repeated=True)))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-9, check_column_type=False, check_dtype=False)
+    with pytest.raises(SchemaError, match="same sites"):
+        Sums.join(parts)
+
+
 def test_seasons_are_kept_where_asked(cube, predictions):
     sums = site_sums(cube, predictions, seasons=True)
     table = score_table(sums, by="season", clusters=0)
