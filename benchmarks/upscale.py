@@ -271,7 +271,9 @@ def measure_memory(store: str, out: str) -> None:
     maps = upscale(Predictor(model, spec(), digest="x"), source, applicability=False)
     estimate = maps.attrs[REGION_BYTES]
     write_maps(maps, out, workers=1, scheduler="threads", overwrite=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text("utf-8")
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     print(f"peak {peak:,.0f} MiB; a region was estimated at {estimate / 2**20:,.0f} MiB beside what a process needs")
 
 
