@@ -16,7 +16,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.evaluation.kernels import Moments, moments, pool
-from fluxcube.schema import PARTS
+from fluxcube.schema import PARTS, resolution_of
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,9 @@ def aligned_pairs(
     attrs = _attrs(max_qc, [t for t in targets if t not in flags], targets, list(predictions))
     if shares:
         attrs["row_mask"] = attrs["row_mask"].replace(f"flag <= {max_qc}", f"quality >= {min_quality:g}")
-        attrs |= {"min_quality": min_quality, "resolution": "daily"}
+        attrs |= {"min_quality": min_quality}
+    if isinstance(obs, xr.Dataset) and resolution_of(obs) == "daily":
+        attrs |= {"resolution": "daily"}
     return pairs, places, attrs
 
 

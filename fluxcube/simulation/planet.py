@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -187,7 +187,7 @@ def truth(planet: Planet, time: slice | None = None, *, quick: bool = False) -> 
         NEE, GPP_NT and RECO_NT (time, latitude, longitude) float32, umol m-2 s-1, NaN over water, with `igbp` and
         `has_tower` on (latitude, longitude).
     """
-    planet = Planet(planet.seed, planet.quick or quick)
+    planet = replace(planet, quick=planet.quick or quick)
     cells = planet.region
     start, stop = planet.period if time is None else (np.datetime64(time.start, "h"), np.datetime64(time.stop, "h"))
     hours = hour_axis(start, stop)

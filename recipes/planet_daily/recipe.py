@@ -1,0 +1,243 @@
+"""Map a simulated planet with daily models: `python recipes/planet_daily/recipe.py OUT [--seed 0] [--quick]`."""
+
+import argparse
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import yaml
+
+import fluxcube as fc
+from fluxcube.cubes.climates import add_climates
+from fluxcube.cubes.localdays import to_daily
+from fluxcube.errors import StoreError
+from fluxcube.experiments import Variant, trained
+from fluxcube.samples.splits import per_igbp
+from fluxcube.simulation import Planet, truth, write_era5, write_land_cover, write_towers
+from fluxcube.timestamps import DAY
+from fluxcube.variables import table
+
+SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
+FLUXES = tuple(SETTINGS["base"]["target"])
+NO_SOILS = "the planet with one soil"
+
+
+@dataclass(frozen=True)
+class OneSoil(Planet):
+    """The planet if soils were alike everywhere: what weather and class alone tell of its fluxes."""
+
+    def vigour(self, latitude, longitude):
+        return np.ones(len(latitude))
+
+    def sowing(self, latitude, longitude):
+        return np.zeros(len(latitude))
+
+
+def variants_of(budget, seed):
+    """The models at a budget."""
+    given = SETTINGS["budgets"][budget]
+    start = {"label": "", "seed": seed, "static": given["static"]} | SETTINGS["base"]
+    made = [Variant(**start | {"model": line["model"]}).changed(given.get(line["model"], {})).changed(line)
+            for line in SETTINGS["models"]]  # fmt: skip
+    return made
+
+
+def raw_files(planet, out):
+    """Raw files of towers, reanalysis and land cover, whole or absent."""
+    raw, making = out / "raw", out / "raw.part"
+    if not raw.exists():
+        shutil.rmtree(making, ignore_errors=True)
+        write_towers(planet, making / "towers")
+        write_era5(planet, making / "era5")
+        write_land_cover(planet, making / "land_cover")
+        making.rename(raw)
+    return raw
+
+
+def towers_of(raw, out):
+    """Daily cube of the towers' half-hours."""
+    store = out / "towers.zarr"
+    if not store.exists():
+        fc.build_carbonsense(raw / "towers", store, resolution="daily")
+    return fc.open_carbonsense(store)
+
+
+def split_of(cube, seed):
+    """All towers train but those that validate: it is the map that tests."""
+    drawn = per_igbp(cube, seed=seed)
+    return replace(drawn, train=drawn.train + drawn.test, test=(), counts={}, kind="all but validation")
+
+
+def forcing_of(raw, variants):
+    """Days of the grid, in memory, since several models read them."""
+    land_cover = next((raw / "land_cover").glob("*.tif"))
+    hours = fc.open_forcing(raw / "era5", land_cover=land_cover, predictors=("TA", "SW_IN", "VPD", "P"))
+    if any("koppen" in variant.static for variant in variants):
+        hours = add_climates(hours)
+    return fc.daily_forcing(hours).load()
+
+
+def maps_of(run, forcing, days, several, out):
+    """Maps of one model, with their spread where it is several."""
+    store = out / "maps" / f"{run.name}.zarr"
+    store.parent.mkdir(exist_ok=True)
+    try:
+        return fc.open_maps(store).load()
+    except StoreError:  # not begun, or not finished
+        maps = fc.upscale(run, forcing, time=days, uncertainty=several)
+        return fc.open_maps(fc.write_maps(maps, store, workers=1)).load()
+
+
+def true_days(planet, days):
+    """True fluxes (time, latitude, longitude), gC m-2 d-1, of days of each cell's mean solar time, as forcing has them.
+
+    Hours that straddle midnight give each day its share.
+    """
+    first, last = (np.datetime64(day, "D") for day in (days.start, days.stop))
+    hours = truth(planet, time=slice(first - DAY, last + 2 * DAY))
+    flags = {f"{name}_{end}": ("time", np.full(hours.sizes["time"], value))
+             for name in FLUXES for end, value in (("QC", np.int8(0)), ("COVERAGE", 1.0))}  # fmt: skip
+    dates = np.arange(first, last + 1)
+    out = np.full((len(FLUXES), len(dates), hours.sizes["latitude"], hours.sizes["longitude"]), np.nan, "float32")
+    for i, j in np.argwhere(hours.NEE.isel(time=0).notnull().values):
+        record = hours[list(FLUXES)].isel(latitude=i, longitude=j).assign(flags)
+        made = to_daily(record, utc_offset=float(record.longitude) / 15).sel(time=dates)
+        out[:, :, i, j] = [made[name].values for name in FLUXES]
+    dims, units = ("time", "latitude", "longitude"), table("daily")
+    arrays = {name: (dims, values, units[name].attrs) for name, values in zip(FLUXES, out, strict=True)}
+    coords = {name: hours[name] for name in ("latitude", "longitude", "igbp", "has_tower")}
+    return xr.Dataset(arrays, coords | {"time": dates.astype("datetime64[ns]")}, {"resolution": "daily"})
+
+
+def on(true, maps):
+    """Maps on the truth's own cells and days; a grid's coordinates may differ by rounding."""
+    kept = maps.reindex_like(true[["latitude", "longitude"]], method="nearest", tolerance=1e-3)
+    return kept.reindex(time=true.time).assign_coords(igbp=true.igbp)
+
+
+def listed(ds, true):
+    """Cells of land without a tower, as sites."""
+    chosen = ds.assign_coords(has_tower=true.has_tower).stack(site=("latitude", "longitude")).reset_index("site")
+    names = [f"{a:.3f} {b:.3f}" for a, b in zip(chosen.latitude.values, chosen.longitude.values, strict=True)]
+    away = (~chosen.has_tower & (true.igbp != "WAT").values.ravel()).values
+    return chosen.assign_coords(site=names).isel(site=away)
+
+
+def scores(maps, true):
+    """Scores on cells without a tower, with intervals over blocks of cells."""
+    obs, side = listed(true, true), SETTINGS["block"]
+    corner = float(true.latitude.max()), float(true.longitude.min())
+    rows, columns = ((corner[0] - obs.latitude) // side).astype(int), ((obs.longitude - corner[1]) // side).astype(int)
+    blocks = {s: f"{r}-{c}" for s, r, c in zip(obs.site.values, rows.values, columns.values, strict=True)}
+    return fc.compare(
+        obs, {label: listed(ds[list(FLUXES)], true) for label, ds in maps.items()}, max_qc=None, clusters=blocks,
+        draws=SETTINGS["draws"], against=SETTINGS["against"],
+    )  # fmt: skip
+
+
+def trust(maps, true):
+    """Rank correlation of members' spread and the mean's absolute error, over cells' means and over all their days."""
+    rows = []
+    for label, ds in maps.items():
+        for name in (name for name in FLUXES if f"{name}_spread" in ds):
+            error, spread = np.abs(ds[name] - true[name]), ds[f"{name}_spread"]
+            pair = xr.Dataset({"error": error, "spread": spread}).where(~true.has_tower)
+            cells, days = (part.to_dataframe()[["error", "spread"]].dropna() for part in (pair.mean("time"), pair))
+            ranks = [part.rank().corr().iloc[0, 1] for part in (cells, days)]
+            rows.append([label, name, *ranks, days.spread.mean(), days.error.mean(), len(cells)])
+    return pd.DataFrame(rows, columns=["model", "target", "over_cells", "over_days", "spread", "error", "n_cells"])
+
+
+def written(scored, trusted, about):
+    """Both tables as Markdown."""
+    first = SETTINGS["against"]
+    lines = [f"# Daily maps of the simulated planet\n\n{about}\n", "## Against the truth, on cells without a tower\n",
+             f"| model | flux | NSE | NSE less that of {first} | RMSE (gC m-2 d-1) | bias | NSE, median cell |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in scored.itertuples():
+        diff = "" if row.model == first else f"{row.nse_diff:+.3f} [{row.nse_diff_low:+.3f}, {row.nse_diff_high:+.3f}]"
+        cells = (row.model, row.target, f"{row.nse:.3f} [{row.nse_low:.3f}, {row.nse_high:.3f}]", diff,
+                 f"{row.rmse:.3f} [{row.rmse_low:.3f}, {row.rmse_high:.3f}]", f"{row.bias:+.3f}",
+                 f"{row.nse_site_median:.3f}")  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["\n## Do members differ where they err? Rank correlation of spread and absolute error\n",
+              "| model | flux | over cells | over cells and days | mean spread | mean absolute error |",
+              "|---|---|---:|---:|---:|---:|"]  # fmt: skip
+    lines += [f"| {r.model} | {r.target} | {r.over_cells:.2f} | {r.over_days:.2f} | {r.spread:.3f} | {r.error:.3f} |"
+              for r in trusted.itertuples()]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def picture(maps, true, path):
+    """Mean NEE and GPP: the truth, TAM-RL, and TAM-RL and CT-LSTM less the truth."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(17, 7.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 4)
+    has_tower = true.has_tower.values
+    rows, columns = np.nonzero(has_tower)
+    for name, line in zip(("NEE", "GPP_NT"), axes, strict=True):
+        there = true[name].notnull() & maps["TAM-RL"][name].notnull() & maps["CT-LSTM"][name].notnull()
+        mean = {label: ds[name].where(there).mean("time", keep_attrs=True) for label, ds in maps.items()}
+        mean["truth"] = true[name].where(there).mean("time", keep_attrs=True)
+        whole = limits_of([mean["truth"], mean["TAM-RL"]], centred=name == "NEE")
+        errors = {at: (mean[at] - mean["truth"]).assign_attrs(true[name].attrs) for at in ("TAM-RL", "CT-LSTM")}
+        apart = limits_of(list(errors.values()), centred=True)
+        for ax, label in zip(line[:2], ("truth", "TAM-RL"), strict=True):
+            fc.plot_map(mean[label].rename(name), ax=ax, limits=whole, title=f"{name}, {label}", coast=False)
+        for ax, (label, error) in zip(line[2:], errors.items(), strict=True):
+            fc.plot_map(error.rename(name), ax=ax, limits=apart, diverging=True, title=f"{name}, {label} less truth",
+                        coast=False)  # fmt: skip
+        for ax in line:
+            ax.plot(true.longitude.values[columns], true.latitude.values[rows], "k^", markersize=5, fillstyle="none")
+    figure.suptitle("Means of the simulated planet's days; triangles are towers")
+    figure.savefig(path, dpi=130)
+
+
+def limits_of(arrays, centred):
+    """First and last colour that several maps share."""
+    values = np.concatenate([a.values[np.isfinite(a.values)] for a in arrays])
+    if centred:
+        far = float(np.abs(values).max())
+        return -far, far
+    return 0.0, float(values.max())
+
+
+def main(out, *, seed=0, quick=False, say=print):
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    planet, budget = Planet(seed=seed, quick=quick), "quick" if quick else "full"
+    raw = raw_files(planet, out)
+    cube = towers_of(raw, out)
+    split, variants = split_of(cube, seed), variants_of(budget, seed)
+    runs = {v.label: trained(cube, split, v, out, say=say) for v in variants}
+    forcing = forcing_of(raw, variants)
+    days = slice(str(planet.period[0].astype("datetime64[D]")), str((planet.period[1] - DAY).astype("datetime64[D]")))
+    maps = {v.label: maps_of(runs[v.label], forcing, days, bool(v.seeds), out) for v in variants}
+    true = true_days(planet, days)
+    maps = {label: on(true, ds) for label, ds in maps.items()}
+    scored = scores(maps | {NO_SOILS: true_days(OneSoil(seed, quick), days)}, true)
+    trusted = trust(maps, true)
+    about = (
+        f"Seed {seed}; {len(split.train)} towers train, {len(split.val)} validate; {int(scored.n_sites.max())} cells "
+        f"without a tower, {int(scored.n.max()):,} days of them."
+    )
+    (out / "maps.md").write_text(written(scored, trusted, about), "utf-8")
+    scored.to_csv(out / "maps.csv", index=False)
+    trusted.to_csv(out / "trust.csv", index=False)
+    picture(maps, true, out / "maps.png")
+    return scored
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="of the planet, the split and the weights")
+    parser.add_argument("--quick", action="store_true", help="a smaller planet, to see that it runs")
+    options = vars(parser.parse_args())
+    print(main(options.pop("out"), **options).to_string())
