@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 #: Worst flag of a predictor, whatever flags of targets train.
 _PREDICTOR_QC = 1
 #: Settings that came later, and that a name holds only where they are set: earlier runs keep their names.
-_ADDED = {"min_quality": None}
+_ADDED = {"min_quality": None, "separately": False}
 #: Settings that decide predictions, but not what is trained.
 _LATER = ("label", "stride", "hide", "hide_unit")
 
@@ -79,6 +79,8 @@ class Variant:
         As `fluxcube.evaluation.hiding.hide_predictors` takes it.
     min_quality : float or None
         Of a daily cube: least quality of a flux to train on; None is that of `fluxcube.fit`.
+    separately : bool
+        Train a model for each target, each with settings of its own where they are searched.
     """
 
     label: str
@@ -100,6 +102,7 @@ class Variant:
     hide: float = 0.0
     hide_unit: str = "variable"
     min_quality: float | None = None
+    separately: bool = False
 
     def __post_init__(self):
         registry.config_class(self.model)
@@ -118,6 +121,13 @@ class Variant:
         return self.from_dict(
             {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes, **merged}
         )
+
+    @property
+    def parts(self) -> list[Variant]:
+        """What is trained for it: itself, or itself for each target."""
+        if not self.separately:
+            return [self]
+        return [self.changed({"separately": False, "target": [name]}) for name in self.target]
 
     def run_name(self, cube: xr.Dataset, split: Split) -> str:
         """Return a name of everything that decides the weights."""
@@ -217,6 +227,9 @@ def predictions_of(
     cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *, part: str = "test", say: Callable = log.info
 ) -> xr.Dataset:
     """Return a variant's predictions of a part's sites, trained and predicted only if they are not kept in `out`."""
+    if variant.separately:
+        made = [predictions_of(cube, split, one, out, part=part, say=say) for one in variant.parts]
+        return xr.merge(made, combine_attrs="drop_conflicts")
     out = Path(out)
     path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}.nc"
     if not path.exists():
@@ -232,7 +245,15 @@ def predictions_of(
 
 
 def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *, say: Callable = log.info) -> Path:
-    """Train a variant, going on with an unfinished run, unless its run is finished; return the run's folder."""
+    """Train a variant, going on with an unfinished run, unless its run is finished; return the run's folder.
+
+    Raises
+    ------
+    ConfigError
+        If the variant is of several runs (`Variant.parts`).
+    """
+    if variant.separately:
+        raise ConfigError(f"{variant.label} is a run for each of its targets: train each of its parts.")
     folder = Path(out) / "runs" / variant.run_name(cube, split)
     if any((folder / mark).exists() for mark in (RUN, ENSEMBLE)):
         return folder

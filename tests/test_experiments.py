@@ -100,7 +100,7 @@ def test_every_setting_changes_a_name_and_only_those_of_asking_keep_the_run(cube
         "model": "xgboost", "target": ("GPP_NT",), "predictors": MET[:4], "memory_days": (1,), "static": (),
         "bands": None, "preset": "small", "config": {"latent": 16}, "training": {"epochs": 1}, "train_igbp": "ENF",
         "target_qc": 0, "search": 3, "seed": 1, "seeds": 2, "stride": 4, "hide": 0.2, "hide_unit": "token",
-        "min_quality": 0.9,
+        "min_quality": 0.9, "separately": True,
     }  # fmt: skip
     assert set(changes) == {f.name for f in dataclasses.fields(Variant)} - {"label"}
     for name, value in changes.items():
@@ -128,6 +128,21 @@ def test_settings_reach_the_run(cube, splits, tmp_path):
     assert model.metadata["seed"] == 3 and model.metadata["training"]["batch_size"] == 8
     one = load_model(trained(cube, splits["fold1"], variant.changed({"train_igbp": "ENF"}), tmp_path))
     assert set(one.split.train) < set(splits["fold1"].train)
+
+
+def test_a_target_by_itself_is_what_a_model_of_it_alone_gives(cube, splits, fits, tmp_path):
+    split = splits["fold1"]
+    both = Variant(label="trees", target=("NEE", "GPP_NT"), predictors=MET, search=2, separately=True, **TREES)
+    made = predictions_of(cube, split, both, tmp_path)
+    assert set(made.data_vars) >= {"NEE", "GPP_NT"} and len(fits) == 2
+    for name in both.target:
+        alone = both.changed({"target": (name,), "separately": False})
+        assert predictions_of(cube, split, alone, tmp_path)[name].identical(made[name])
+    assert len(fits) == 2, "what is finished is not trained again"
+    table = score_table(score_variants(cube, {"fold1": split}, [both], tmp_path))
+    assert set(table.target) == {"NEE", "GPP_NT"}
+    with pytest.raises(ConfigError, match="each of its parts"):
+        trained(cube, split, both, tmp_path)
 
 
 def test_flags_of_targets_alone_are_chosen(splits, tmp_path):

@@ -292,13 +292,13 @@ class _Run:
         return loss
 
     def _weight(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
-        """Number of observed fluxes of all processes in this step, or the sum of their weights; at least 1."""
+        """Number of observed fluxes of all processes in this step, or the sum of their weights; 1 if there is none."""
         seen = np.isfinite(batch["targets"])
         if "weights" in batch:
             total = self.world.sum([float(batch["weights"][seen].sum(dtype=np.float64))])[0]
         else:
             total = int(self.world.sum([float(seen.sum())])[0])
-        return torch.tensor(max(total, 1) if "weights" not in batch else total, device=self.world.device)
+        return torch.tensor(total or 1, device=self.world.device)
 
     def _masked(self, batch: dict[str, np.ndarray], epoch: int, step: int) -> dict[str, np.ndarray]:
         """Drop inputs; equal to what one process with one large batch drops."""

@@ -19,7 +19,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
 from fluxcube.samples.towers import MEASURED, cube_spec, good_fluxes, site_years
 from fluxcube.schema import check_resolution, resolution_of
-from fluxcube.training.config import WEIGHTS, TrainingConfig
+from fluxcube.training.config import DAILY_WEIGHTS, TrainingConfig
 from fluxcube.training.finetune import Start
 from fluxcube.training.run import by_torchrun
 from fluxcube.variables import COMPUTED
@@ -110,7 +110,7 @@ class Plan:
     def weigh(self) -> tuple[str, ...]:
         """What weighs the training fluxes, as `fluxcube.training.weights.flux_weights` takes it."""
         given = self.training.weigh
-        names = (WEIGHTS if self.spec.daily else ()) if given is None else given
+        names = (DAILY_WEIGHTS if self.spec.daily else ()) if given is None else given
         return (*(["randunc"] if self.training.weight_by_randunc else []), *names)
 
     @property

@@ -24,7 +24,8 @@ def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
     towers : Towers
         As read from it: the training towers.
     names : sequence of str
-        "randunc" (`label_weights`), "quality" (the good share of a day), "igbp", "koppen" (`class_weights`).
+        "randunc" (`label_weights`), "quality" (the good share of a day), "igbp", "koppen" (`class_weights`), "site"
+        (`site_weights`).
 
     Returns
     -------
@@ -41,6 +42,35 @@ def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
     for name in ("igbp", "koppen"):
         if name in names:
             out *= class_weights(site_classes(cube, towers.sites, name))[rows][:, None].astype(np.float32)
+    if "site" in names:
+        out *= site_weights(rows, np.isfinite(towers.fluxes))
+    return out
+
+
+def site_weights(site: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Weigh values so that each site counts alike, however many it has, and the mean is 1.
+
+    Parameters
+    ----------
+    site : (N,) int
+        Whose each row is.
+    observed : (N, targets) bool
+        Which values there are, of each target by itself.
+
+    Returns
+    -------
+    (N, targets) float32
+        0 where nothing is observed.
+
+    Examples
+    --------
+    >>> site_weights(np.array([0, 0, 0, 1]), np.full((4, 1), True)).ravel()
+    array([0.6666667, 0.6666667, 0.6666667, 2.       ], dtype=float32)
+    """
+    out = np.zeros(observed.shape, np.float32)
+    for i, seen in enumerate(observed.T):
+        count = np.bincount(site[seen])
+        out[seen, i] = seen.sum() / (np.count_nonzero(count) * count[site[seen]])
     return out
 
 

@@ -177,6 +177,28 @@ def test_classes_weigh_by_how_rare_they_are(cube):
     np.testing.assert_allclose(product, by["quality",] * by["igbp",] * by["koppen",], rtol=1e-6)
     sites = by["koppen",][towers.series.start, 0]
     assert sites.mean() == pytest.approx(1) and len(set(sites.tolist())) == 2
+    short = cube.where((cube.time < cube.time[90]) | (cube.site != cube.site[0]))[["fluxes", "fluxes_quality"]]
+    cut = cube.assign(short)
+    towers = load_towers(cut, list(spec_sites(cube)), spec, 0.5)
+    alike = flux_weights(cut, towers, ("site",))
+    seen = np.isfinite(towers.fluxes)
+    rows = np.repeat(towers.site, towers.series.hours)
+    for i in range(seen.shape[1]):
+        sums = np.bincount(rows[seen[:, i]], alike[seen[:, i], i])
+        assert alike[seen[:, i], i].mean() == pytest.approx(1) and np.ptp(sums) < 1e-3 * sums.mean()
+    assert (alike[~seen] == 0).all() and not (alike[seen] == 1).all()
+
+
+def test_batches_of_no_weight_teach_nothing_and_break_nothing(cube, tmp_path):
+    """Days of quality 0 may train, if asked for: they weigh nothing."""
+    first = cube.time < cube.time[150]
+    poor = cube.assign(fluxes_quality=cube.fluxes_quality.where(~first, 0.0))
+    one = dataclasses.replace(FAST, batch_size=1, epochs=1, windows_per_epoch=40, weigh=("quality",))
+    options = {"model": "lstm", "target": ("NEE",), "predictors": DRIVERS, "training": one, "min_quality": None}
+    done = fit(poor, out=tmp_path / "a", **options)
+    assert np.isfinite(done.history[-1]["loss"])
+    wrong = poor.assign(fluxes=poor.fluxes.where(~first, 50.0))
+    assert not same(done, fit(wrong, out=tmp_path / "b", **options)), "scaling sees them"
 
 
 def spec_sites(cube):
