@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import textwrap
 from collections.abc import Mapping
 from importlib import resources
@@ -19,7 +18,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
+from fluxcube.canvas import class_styles, new_axes, print_units, save_picture
+from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.geometry import west_to_east
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def plot_map(
     if not np.isfinite(values).any():
         raise SchemaError(f"{da.name or 'the map'} has no finite value to draw.")
     cmap, low, high = colours(str(da.name or ""), values, diverging, limits)
-    ax = _axes(ax, (8.0, 8.0 * _shape_of(da) + 0.6))
+    ax = new_axes(ax, (8.0, 8.0 * _shape_of(da) + 0.6))
     x, y = _grid(da)
     ax.set_facecolor(_NO_DATA)
     mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(values), cmap=cmap, vmin=low, vmax=high, rasterized=True)
@@ -107,7 +107,7 @@ def plot_map(
     _draw_bar(ax, mesh, _label(da), extend or beyond(values, low, high))
     _draw_key(ax, [patch for patch in drawn if patch is not None])
     ax.set_title(map_title(da) if title is None else title, fontsize=11)
-    return _finish(ax, path)
+    return save_picture(ax, path)
 
 
 def plot_site_map(
@@ -142,7 +142,7 @@ def plot_site_map(
         if name not in sites.coords or sites[name].dims != ("site",):
             found = sorted(map(str, sites.coords))
             raise SchemaError(f"a map of sites needs the coordinate {name} on site; found {found}.")
-    ax = _axes(ax, (10.0, 5.2))
+    ax = new_axes(ax, (10.0, 5.2))
     _draw_coast(ax)
     if isinstance(sites, xr.DataArray):
         if sites.dims != ("site",):
@@ -157,7 +157,7 @@ def plot_site_map(
         _draw_classes(ax, sites, color)
     _frame(ax, np.array([-180.0, 180.0]), np.array([-62.0, 84.0]))
     ax.set_title(f"{sites.sizes['site']} sites" if title is None else title)
-    return _finish(ax, path)
+    return save_picture(ax, path)
 
 
 def plot_diurnal(
@@ -192,7 +192,7 @@ def plot_diurnal(
     """
     lines = {"observed": obs, **(pred if isinstance(pred, Mapping) else {str(pred.name or "predicted"): pred})}
     days = _mean_days(lines)
-    ax = _axes(ax, (6.4, 4.0))
+    ax = new_axes(ax, (6.4, 4.0))
     ax.axhline(0, color="grey", linewidth=0.8)
     for name, day in days.items():
         style = {"color": "black", "linewidth": 2.0} if name == "observed" else {"linewidth": 1.5}
@@ -203,7 +203,7 @@ def plot_diurnal(
     ax.set(xlim=(0, 24), xticks=range(0, 25, 3), xlabel="local mean solar time (h)", ylabel=_label(obs))
     ax.legend(frameon=False)
     ax.set_title(f"{int(first['n'].sum()):,} hours" if title is None else title)
-    return _finish(ax, path)
+    return save_picture(ax, path)
 
 
 def plot_scores(
@@ -244,15 +244,15 @@ def plot_scores(
     rows = table[(table["target"] == target) & (table["n"] > 0)]
     wide = rows.pivot(index="group", columns="model", values=score)
     wide = wide.loc[list(dict.fromkeys(rows["group"])), list(dict.fromkeys(rows["model"]))]
-    ax = _axes(ax, (max(5.0, 1.2 + 0.32 * wide.size + 0.4 * len(wide)), 4.0))
+    ax = new_axes(ax, (max(5.0, 1.2 + 0.32 * wide.size + 0.4 * len(wide)), 4.0))
     _draw_bars(ax, wide, floor=-1.0 if score == "nse" else None)
     hours = rows.drop_duplicates("group").set_index("group")
     ax.set_xticks(range(len(wide)), [_tick(g, hours.loc[g]) for g in wide.index], fontsize=8)
     units = rows["units"].iloc[0] if "units" in rows and score in ("rmse", "mae", "bias") else ""
-    ax.set_ylabel(f"{score.upper()}{f' ({_units(units)})' if units else ''}, all rows of the group pooled")
+    ax.set_ylabel(f"{score.upper()}{f' ({print_units(units)})' if units else ''}, all rows of the group pooled")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     ax.set_title(f"{target}: {score.upper()} by group" if title is None else title)
-    return _finish(ax, path)
+    return save_picture(ax, path)
 
 
 def plot_differences(
@@ -287,7 +287,7 @@ def plot_differences(
         raise ConfigError(f"differences of {score} need the table of one flux that compare(..., clusters=...) makes.")
     rows = table[table[f"{score}_diff"].notna()]
     value, low, high = (rows[f"{score}_diff{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-    ax = _axes(ax, (7.0, 1.2 + 0.28 * len(rows)))
+    ax = new_axes(ax, (7.0, 1.2 + 0.28 * len(rows)))
     at = np.arange(len(rows))[::-1]
     ax.axvline(0.0, color="#888888", linewidth=0.8)
     ax.hlines(at, low, high, color="#1b6ca8", linewidth=2)
@@ -297,7 +297,7 @@ def plot_differences(
     ax.set_yticks(at, names, fontsize=8)
     ax.set_xlabel(f"{score.replace('_', ' ').upper()}, difference from {table.attrs.get('against', 'the reference')}")
     ax.set_title(f"{rows['target'].iloc[0] if len(rows) else ''}" if title is None else title)
-    return _finish(ax, path)
+    return save_picture(ax, path)
 
 
 def _one_map(da: xr.DataArray) -> xr.DataArray:
@@ -452,17 +452,14 @@ def _degrees(value: float, letters: str) -> str:
 
 
 def _draw_classes(ax: Axes, sites: xr.Dataset, color: str) -> None:
-    import matplotlib
-
     labels = np.array([str(label) or "unknown" for label in sites[color].values], object)
-    classes, palette = sorted(set(labels)), matplotlib.colormaps["tab20"]
-    for i, name in enumerate(classes):
+    for name, (shade, marker) in class_styles(labels).items():
         here = labels == name
         ax.scatter(
-            sites.longitude.values[here], sites.latitude.values[here], s=26, color=palette(i % 20),
-            marker="o^s"[i // 20 % 3], edgecolors="black", linewidths=0.4, zorder=3, label=f"{name} ({here.sum()})",
+            sites.longitude.values[here], sites.latitude.values[here], s=26, color=shade, marker=marker,
+            edgecolors="black", linewidths=0.4, zorder=3, label=f"{name} ({here.sum()})",
         )  # fmt: skip
-    ax.legend(fontsize=7, ncols=1 + len(classes) // 12, loc="lower left", framealpha=0.9)
+    ax.legend(fontsize=7, ncols=1 + len(set(labels)) // 12, loc="lower left", framealpha=0.9)
 
 
 def _mean_days(lines: dict[str, xr.DataArray]) -> dict[str, pd.DataFrame]:
@@ -525,43 +522,6 @@ def _when(da: xr.DataArray) -> str:
 
 
 def _label(da: xr.DataArray) -> str:
-    name, units = str(da.name or ""), _units(str(da.attrs.get("units", "")))
+    name, units = str(da.name or ""), print_units(str(da.attrs.get("units", "")))
     units = units.replace("mol m", f"mol {_SUBSTANCES.get(name.split('_')[0], '')} m".replace("  ", " "), 1)
     return f"{name} ({units})" if units else name
-
-
-def _units(units: str) -> str:
-    """Write a UDUNITS string as print does.
-
-    >>> _units("umol m-2 s-1")
-    'µmol m⁻² s⁻¹'
-    """
-    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    units = re.sub(r"(?<=[A-Za-z])-?\d+", lambda m: m.group().translate(raised), units)
-    return re.sub(r"\bu(?=mol\b|g\b|m\b)", "µ", units).replace("degC", "°C")
-
-
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    if ax is not None:
-        return ax
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_package("matplotlib", "plot", "drawing") from None
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
-
-
-def _finish(ax: Axes, path: str | Path | None) -> Axes:
-    if path is None:
-        return ax
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
-    known = ax.figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
-        raise ConfigError(f"cannot write {path}: its ending must be one of {', '.join(sorted(known))}.")
-    ax.figure.savefig(path, dpi=150, bbox_inches="tight")
-    return ax

@@ -9,10 +9,11 @@ import pytest
 import xarray as xr
 
 from fluxcube.animation import animate_cycle
+from fluxcube.canvas import print_units
 from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, StoreError, UnknownNameError
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.means import mean_cycle, mean_maps
-from fluxcube.plotting import _coast, _units, plot_differences, plot_diurnal, plot_map, plot_scores, plot_site_map
+from fluxcube.plotting import _coast, plot_differences, plot_diurnal, plot_map, plot_scores, plot_site_map
 from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.variables import table
 
@@ -89,7 +90,7 @@ def test_the_colour_bar_has_the_units():
     ax = plot_map(flux())
     ax.figure.draw_without_rendering()
     assert [c.get_ylabel() for c in ax.child_axes] == ["NEE (µmol CO₂ m⁻² s⁻¹)"]
-    assert _units("W m-2") == "W m⁻²" and _units("degC") == "°C" and _units("") == ""
+    assert print_units("W m-2") == "W m⁻²" and print_units("degC") == "°C" and print_units("") == ""
 
 
 def test_a_lazy_map_and_a_single_row(tmp_path):

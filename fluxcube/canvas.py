@@ -1,0 +1,105 @@
+"""What pictures share: figures of their own, files to write, units as print has them, a colour and marker a class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fluxcube.errors import ConfigError, StoreError, missing_package
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colours that are told apart without red or green, and grey.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#8C8C8C")
+#: Of one less than colours there are, so that few pairs repeat.
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "p")
+_UNKNOWN = ("#8C8C8C", "h")
+#: Classes keep theirs from picture to picture; related ones share a colour or a shape.
+_OF_IGBP = {
+    "ENF": ("#009E73", "^"), "DNF": ("#009E73", "v"), "EBF": ("#000000", "s"), "DBF": ("#D55E00", "o"),
+    "MF": ("#8C8C8C", "*"), "CSH": ("#CC79A7", "<"), "OSH": ("#CC79A7", ">"), "WSA": ("#E69F00", "X"),
+    "SAV": ("#E69F00", "P"), "GRA": ("#F0E442", "v"), "CRO": ("#56B4E9", "D"), "CVM": ("#56B4E9", "d"),
+    "WET": ("#0072B2", "p"), "WAT": ("#0072B2", "8"), "URB": ("#8C8C8C", "X"), "SNO": ("#8C8C8C", "D"),
+    "BSV": ("#D55E00", "H"),
+}  # fmt: skip
+
+__all__ = ["MARKERS", "PALETTE", "class_styles", "new_axes", "new_panels", "print_units", "save_picture"]
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """Return `ax`, or axes of a new figure of (width, height) inches that no window and no global state knows of.
+
+    Raises
+    ------
+    MissingPackageError
+        Without matplotlib.
+    """
+    return new_panels(1, size)[0] if ax is None else ax
+
+
+def new_panels(number: int, size: tuple[float, float]) -> list[Axes]:
+    """Return so many axes side by side in one new figure, as `new_axes` makes it."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_package("matplotlib", "plot", "drawing") from None
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return list(figure.subplots(1, number, squeeze=False)[0])
+
+
+def save_picture(ax: Axes, path: str | Path | None) -> Axes:
+    """Write the figure of `ax` where a path is given, replacing what is there; return `ax`.
+
+    Raises
+    ------
+    StoreError
+        If the folder does not exist.
+    ConfigError
+        If the ending is none that matplotlib writes.
+    """
+    if path is None:
+        return ax
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
+    known = ax.figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise ConfigError(f"cannot write {path}: its ending must be one of {', '.join(sorted(known))}.")
+    ax.figure.savefig(path, dpi=150, bbox_inches="tight")
+    return ax
+
+
+def print_units(units: str) -> str:
+    """Write a UDUNITS string as print does.
+
+    >>> print_units("umol m-2 s-1")
+    'µmol m⁻² s⁻¹'
+    """
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    units = re.sub(r"(?<=[A-Za-z])-?\d+", lambda m: m.group().translate(raised), units)
+    return re.sub(r"\bu(?=mol\b|g\b|m\b)", "µ", units).replace("degC", "°C")
+
+
+def class_styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return a colour and a marker for each label, in alphabetical order; those of IGBP classes are always the same.
+
+    Colours are Okabe and Ito's, and grey: they can be told apart without red or green, and markers without colours.
+
+    References
+    ----------
+    Okabe and Ito 2008, "Color Universal Design", https://jfly.uni-koeln.de/color/
+
+    Examples
+    --------
+    >>> class_styles(["MF", "DBF"])["DBF"] == class_styles(["DBF", "CRO", "ENF"])["DBF"]
+    True
+    """
+    names = sorted(set(labels))
+    others = [name for name in names if name not in _OF_IGBP and name != "unknown"]
+    cycled = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)}
+    return {name: (_OF_IGBP | cycled | {"unknown": _UNKNOWN})[name] for name in names}
