@@ -135,6 +135,9 @@ def train(
     search: Annotated[
         int | None, typer.Option(min=1, help="First try so many settings of XGBoost on the training towers, e.g. 50.")
     ] = None,
+    bag: Annotated[
+        float, typer.Option(help="Share of the training towers that each seed learns from, e.g. 0.6.")
+    ] = 1.0,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -154,7 +157,7 @@ def train(
             _open(store), model=model, target=target or None, out=run, predictors=_names(predictors),
             memory_days=_days(memory), bands=None if chips else (), static=_names(static), split=split,
             config=config, training=training, epochs=epochs, seed=seed, seeds=seeds, jobs=jobs, init=init,
-            train_igbp=_names(train_igbp), search=search, overwrite=overwrite,
+            train_igbp=_names(train_igbp), search=search, bag=bag, overwrite=overwrite,
             progress=(progress or _lines()) if first else None,
         )  # fmt: skip
     if first:

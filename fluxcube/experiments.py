@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 #: Worst flag of a predictor, whatever flags of targets train.
 _PREDICTOR_QC = 1
 #: Settings that came later, and that a name holds only where they are set: earlier runs keep their names.
-_ADDED = {"min_quality": None, "separately": False}
+_ADDED = {"min_quality": None, "separately": False, "bag": 1.0}
 #: Settings that decide predictions, but not what is trained.
 _LATER = ("label", "stride", "hide", "hide_unit")
 
@@ -79,6 +79,8 @@ class Variant:
         As `fluxcube.evaluation.hiding.hide_predictors` takes it.
     min_quality : float or None
         Of a daily cube: least quality of a flux to train on; None is that of `fluxcube.fit`.
+    bag : float
+        As `fluxcube.fit` takes it.
     separately : bool
         Train a model for each target, each with settings of its own where they are searched.
     """
@@ -102,6 +104,7 @@ class Variant:
     hide: float = 0.0
     hide_unit: str = "variable"
     min_quality: float | None = None
+    bag: float = 1.0
     separately: bool = False
 
     def __post_init__(self):
@@ -229,7 +232,7 @@ def predictions_of(
     """Return a variant's predictions of a part's sites, trained and predicted only if they are not kept in `out`."""
     if variant.separately:
         made = [predictions_of(cube, split, one, out, part=part, say=say) for one in variant.parts]
-        return xr.merge(made, combine_attrs="drop_conflicts")
+        return xr.merge(made, join="exact", compat="override", combine_attrs="drop_conflicts")
     out = Path(out)
     path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}.nc"
     if not path.exists():
@@ -262,7 +265,7 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
         _for_variant(cube, variant), model=variant.model, target=variant.target, out=folder,
         predictors=variant.predictors, memory_days=variant.memory_days, bands=variant.bands, static=variant.static,
         split=split, config=_config(variant), training=_changed(TrainingConfig(), variant.training),
-        train_igbp=variant.train_igbp, search=variant.search, seed=variant.seed, seeds=variant.seeds,
+        train_igbp=variant.train_igbp, search=variant.search, bag=variant.bag, seed=variant.seed, seeds=variant.seeds,
         max_qc=_PREDICTOR_QC if variant.target_qc is None else 3,
         **({} if variant.min_quality is None else {"min_quality": variant.min_quality}),
     )  # fmt: skip

@@ -103,6 +103,7 @@ TRAIN = {
     "jobs": ("--seeds 3", "--seeds 3 --jobs 2"),
     "train_igbp": ("", "--train-igbp GRA,ENF"),
     "search": ("--model xgboost", "--model xgboost --search 3"),
+    "bag": ("", "--bag 0.5"),
     "seed": ("", "--seed 5"),
     "overwrite": ("", "--overwrite"),
     "init": None,  # a test of its own
@@ -128,6 +129,8 @@ def test_every_option_of_training_changes_what_is_done(planned):
         ("--model xgboost --set training.lr=1", "config.<key>"),
         ("--model xgboost --search 3 --set config.max_depth=3", "leave this out, or the search"),
         ("--search 3", "knows none of ecoperceiver"),
+        ("--bag 0", "bag must be a share of the training towers"),
+        ("--bag 1.5", "at most 1, found 1.5"),
         ("--model xgboost --init r", "which xgboost cannot be"),
         ("--model sw-linear --preset small", "preset of sw-linear"),
         ("--model sw-linear --predictors TA", "needs SW_IN"),

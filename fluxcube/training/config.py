@@ -10,7 +10,7 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.models.base import check_kinds, from_known_keys
 
 #: What a flux can be weighed by, and what a flux of a day is if nothing is said.
-WEIGHTS = ("quality", "igbp", "koppen", "site")
+WEIGHTS = ("quality", "igbp", "koppen", "site", "spread")
 DAILY_WEIGHTS = WEIGHTS[:3]
 
 
@@ -50,8 +50,9 @@ class TrainingConfig:
         Weight fluxes by the inverse of their random uncertainty's variance, plus the typical one.
     weigh : tuple of str or None
         What else weighs fluxes: "quality" (the good share of a day), "igbp" and "koppen" (classes by their inverse
-        frequency among the training sites, mean 1), "site" (towers count alike, however long they ran). None is the
-        first three for days and none for hours.
+        frequency among the training sites, mean 1), "site" (towers count alike, however long they ran), "spread"
+        (fluxes by the inverse of how large their tower's are; see `fluxcube.training.weights`). None is the first
+        three for days and none for hours.
     balance : float or None
         alpha: how much the mean of (NEE - (RECO_NT - GPP_NT))^2 in the fluxes' units adds to the loss. None is 0.1 for
         days where all three are targets, and 0 else.

@@ -43,6 +43,7 @@ def fit(
     init: str | os.PathLike | None = None,
     train_igbp: str | Sequence[str] | None = None,
     search: int | None = None,
+    bag: float = 1.0,
     max_qc: int | None = 1,
     min_quality: float | None = 0.5,
     resume: bool = True,
@@ -99,6 +100,9 @@ def fit(
     search : int, optional
         Of xgboost: first try so many settings at random on folds of the training sites, and train with the best
         (`fluxcube.training.search.random_search`); the draws are kept in `out`, as ``search.jsonl``.
+    bag : float
+        Share of the training towers that each seed learns from, drawn by the seed without replacement: members of an
+        ensemble then err differently at a tower that none knows [1]_. Inputs and fluxes are scaled by all of them.
     max_qc : int or None
         Worst flag of a predictor or flux to train on; validation uses measured fluxes (flag 0) only.
     min_quality : float or None
@@ -131,6 +135,10 @@ def fit(
     UnknownNameError
         At a name that the cube or a table does not hold.
 
+    References
+    ----------
+    .. [1] Bühlmann & Yu 2002, "Analyzing bagging", doi:10.1214/aos/1031689014.
+
     Examples
     --------
     >>> import tempfile
@@ -148,7 +156,7 @@ def fit(
     plan = make_plan(
         cube, model=model, target=target, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
         split=split, train_igbp=train_igbp, config=config, training=training, init=init, seed=seed, max_qc=max_qc,
-        search=search,
+        search=search, bag=bag,
     )  # fmt: skip
     options = {"overwrite": overwrite, "resume": resume, "progress": progress}
     if seeds is not None:

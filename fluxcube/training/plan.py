@@ -41,6 +41,8 @@ STAGED = ("tam-rl",)
 _BALANCED = ("NEE", "GPP_NT", "RECO_NT")
 #: alpha, how much the carbon balance counts where nothing else is said.
 _ALPHA = 0.1
+#: Sets the draw of a seed's towers apart from its other draws.
+_BAG = 8
 
 #: What is learned, and from what, where neither is said.
 _DEFAULTS = {
@@ -75,6 +77,8 @@ class Plan:
         How many settings are tried before.
     found : mapping or None
         The best of them, with its score, once they are.
+    bag : float
+        Share of the training sites that a seed learns from.
     """
 
     cube: object
@@ -87,6 +91,7 @@ class Plan:
     start: Start | None = None
     search: int | None = None
     found: Mapping | None = None
+    bag: float = 1.0
 
     def request(self, seed: int) -> dict:
         """Return everything that decides what the weights become, as JSON gives it back."""
@@ -98,9 +103,20 @@ class Plan:
         }  # fmt: skip
         if self.search:
             request["search"] = self.search
+        if self.bag < 1:  # runs of all towers keep the request they had
+            request["bag"] = self.bag
         if self.split.periods:
             request["split"]["periods"] = self.split.to_dict()["periods"]
         return json.loads(json.dumps(request))
+
+    def sites(self, seed: int) -> tuple[str, ...]:
+        """Return the training sites that a seed learns from, in their order."""
+        sites = tuple(self.split.train)
+        if self.bag == 1:
+            return sites
+        count = max(1, round(self.bag * len(sites)))
+        chosen = np.random.default_rng((seed, _BAG)).choice(len(sites), count, replace=False)
+        return tuple(sites[i] for i in np.sort(chosen))
 
     def sizes(self) -> Sizes:
         """Return how many inputs and targets the model has."""
@@ -165,11 +181,14 @@ def make_plan(
     seed: int,
     max_qc: float | None,
     search: int | None = None,
+    bag: float = 1.0,
 ) -> Plan:
     """Settle what `fluxcube.training.fit.fit` was asked for; its errors are raised here, before towers are read."""
     registry.config_class(model)
     check_model(cube, model)
     _check_search(model, search)
+    if not 0 < bag <= 1:
+        raise ConfigError(f"bag must be a share of the training towers, above 0 and at most 1, found {bag}.")
     start = _start(init, model)
     given = {"targets": target, "predictors": predictors, "memory_days": memory_days, "bands": bands, "static": static}
     own = {name: getattr(start.spec, name) for name in given} if start else _DEFAULTS
@@ -193,9 +212,9 @@ def make_plan(
     if model in _AVERAGES:
         spec = dataclasses.replace(spec, fill_chips=False)
     if start is None:
-        return Plan(cube, model, spec, split, _config(model, config, spec), training, max_qc, search=search)
+        return Plan(cube, model, spec, split, _config(model, config, spec), training, max_qc, search=search, bag=bag)
     config = start.changed(config) if config is None or isinstance(config, Mapping) else _config(model, config, spec)
-    return Plan(cube, model, start.agree(spec, config), split, config, training, max_qc, start)
+    return Plan(cube, model, start.agree(spec, config), split, config, training, max_qc, start, bag=bag)
 
 
 def check_model(cube, model: str) -> None:

@@ -46,6 +46,13 @@ class Data:
         start = self.plan.start
         return towers.scaled(start.spec.targets) if start is not None else towers.scaled()
 
+    def drawn(self, seed: int) -> Towers | SiteRows:
+        """Return those training towers that a seed learns from, scaled as all of them are."""
+        sites = self.plan.sites(seed)
+        if sites == tuple(self.plan.split.train):
+            return self.train
+        return self._read("train", self.train.spec, self.plan.max_qc, sites)
+
     @functools.cached_property
     def val(self) -> Towers | SiteRows | None:
         """Validation towers with their measured fluxes, scaled alike; None where there are none."""
@@ -60,9 +67,11 @@ class Data:
             return load_towers(self.val.cube, self.val.sites, self.val.spec, self.val.max_qc, self.progress)
         return self.val
 
-    def _read(self, part: str, spec: FeatureSpec, max_qc: float | None) -> Towers | SiteRows:
+    def _read(
+        self, part: str, spec: FeatureSpec, max_qc: float | None, sites: Sequence[str] | None = None
+    ) -> Towers | SiteRows:
         read = load_towers if self.plan.model in DESCENT else SiteRows
-        cube, sites = self.plan.split.part(self.plan.cube, part), getattr(self.plan.split, part)
+        cube, sites = self.plan.split.part(self.plan.cube, part), sites or getattr(self.plan.split, part)
         return read(cube, sites, spec, max_qc, self.progress)
 
 
@@ -79,7 +88,7 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
         from fluxcube.training.descent import descend
 
         made, history, summary, calibration = descend(
-            plan, data.train, data.val, world, seed=seed, folder=folder, request=request, progress=progress
+            plan, data.drawn(seed), data.val, world, seed=seed, folder=folder, request=request, progress=progress
         )
     else:
         made, history, summary = _fit_rows(plan, data, seed, folder, progress)
@@ -118,7 +127,7 @@ def _world(plan: Plan):
 def _fit_rows(plan: Plan, data: Data, seed: int, folder: Path, progress) -> tuple[Model, list, str]:
     made = registry.build(plan.model, plan.config, plan.sizes())
     state, request = folder / ROWS_STATE, plan.request(seed)
-    logged = fit_rows(made, data.train, data.val, seed=seed, progress=progress, state=state, request=request)
+    logged = fit_rows(made, data.drawn(seed), data.val, seed=seed, progress=progress, state=state, request=request)
     logged = _by_name(logged, data.train.spec.targets)
     if logged:
         write_log(folder / LOG, [logged])

@@ -13,6 +13,9 @@ from fluxcube.samples.support import Draws
 from fluxcube.samples.towers import Towers, day_quality, site_classes, site_years
 from fluxcube.samples.windows import cut
 
+#: Scaled fluxes of a site that are smaller are taken to be of this size.
+_LEAST_SPREAD = 0.2
+
 
 def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
     """Weights of the fluxes of some towers: the product of what is named.
@@ -25,7 +28,7 @@ def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
         As read from it: the training towers.
     names : sequence of str
         "randunc" (`label_weights`), "quality" (the good share of a day), "igbp", "koppen" (`class_weights`), "site"
-        (`site_weights`).
+        (`site_weights`), "spread" (`spread_weights`).
 
     Returns
     -------
@@ -44,6 +47,8 @@ def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
             out *= class_weights(site_classes(cube, towers.sites, name))[rows][:, None].astype(np.float32)
     if "site" in names:
         out *= site_weights(rows, np.isfinite(towers.fluxes))
+    if "spread" in names:
+        out *= spread_weights(rows, towers.fluxes)
     return out
 
 
@@ -94,6 +99,43 @@ def class_weights(classes: Sequence[str]) -> np.ndarray:
     count = Counter(code for code in classes if code)
     known = sum(count.values())
     return np.array([known / (len(count) * count[code]) if code else 1.0 for code in classes])
+
+
+def spread_weights(site: np.ndarray, fluxes: np.ndarray) -> np.ndarray:
+    """Weigh values by the inverse of how large their site's are, so that small fluxes count beside large ones.
+
+    Squared errors weighed so are near the errors themselves, which a mean over sites of each site's RMSE adds up: the
+    weight is 1 / max(r, 0.2), with r the root mean square of the site's scaled fluxes.
+
+    Parameters
+    ----------
+    site : (N,) int
+        Whose each row is.
+    fluxes : (N, targets) float
+        Scaled by all sites; NaN is not observed.
+
+    Returns
+    -------
+    (N, targets) float32
+        Of mean 1 over observed fluxes; 0 where nothing is observed.
+
+    References
+    ----------
+    After the loss of Kratzert et al. 2019, which has the square of it, doi:10.5194/hess-23-5089-2019.
+
+    Examples
+    --------
+    >>> spread_weights(np.array([0, 0, 1, 1]), np.array([[3.0], [-3.0], [1.0], [1.0]])).ravel()
+    array([0.5, 0.5, 1.5, 1.5], dtype=float32)
+    """
+    out = np.zeros(fluxes.shape, np.float32)
+    for i, values in enumerate(fluxes.T):
+        seen = np.isfinite(values)
+        count = np.maximum(np.bincount(site[seen]), 1)
+        size = np.sqrt(np.bincount(site[seen], values[seen].astype(float) ** 2) / count)
+        raw = 1 / np.maximum(size, _LEAST_SPREAD)[site[seen]]
+        out[seen, i] = raw / raw.mean()
+    return out
 
 
 def label_weights(cube, towers: Towers) -> np.ndarray:

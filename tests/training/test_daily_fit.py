@@ -24,8 +24,8 @@ from fluxcube.training.fit import fit
 from fluxcube.training.loop import _Run
 from fluxcube.training.loss import Balance
 from fluxcube.training.parallel import World
-from fluxcube.training.plan import Plan
-from fluxcube.training.weights import SupportedWindows, class_weights, flux_weights
+from fluxcube.training.plan import Plan, make_plan
+from fluxcube.training.weights import SupportedWindows, class_weights, flux_weights, spread_weights
 
 torch.set_num_threads(1)  # tests run beside each other
 
@@ -187,6 +187,49 @@ def test_classes_weigh_by_how_rare_they_are(cube):
         sums = np.bincount(rows[seen[:, i]], alike[seen[:, i], i])
         assert alike[seen[:, i], i].mean() == pytest.approx(1) and np.ptp(sums) < 1e-3 * sums.mean()
     assert (alike[~seen] == 0).all() and not (alike[seen] == 1).all()
+
+
+def test_fluxes_weigh_by_how_large_their_towers_are():
+    rng = np.random.default_rng(0)
+    site = np.repeat([0, 1, 2], [200, 50, 100])
+    fluxes = rng.standard_normal((350, 2)) * np.array([2.0, 0.5, 1e-3])[site][:, None]
+    fluxes[::7, 1] = np.nan
+    weights = spread_weights(site, fluxes)
+    seen = np.isfinite(fluxes)
+    np.testing.assert_allclose([weights[seen[:, i], i].mean() for i in (0, 1)], 1, rtol=1e-5)
+    assert (weights[~seen] == 0).all()
+    # what a mean over sites of RMSEs makes of errors that are as large as fluxes: no site counts more than its hours
+    root = [np.sqrt(np.nanmean(fluxes[site == k, 0] ** 2)) for k in (0, 1)]
+    assert weights[0, 0] * root[0] == pytest.approx(weights[200, 0] * root[1], rel=1e-4)
+    assert weights[250, 0] * 0.2 == pytest.approx(weights[0, 0] * root[0], rel=1e-4), "tiny fluxes do not rule"
+
+
+@pytest.mark.parametrize("model", ["lstm", "xgboost"])
+def test_seeds_learn_from_towers_of_their_own(cube, model, tmp_path):
+    """What a tower that was not drawn holds changes nothing but the scaling, and that is of all towers."""
+    brief = dataclasses.replace(FAST, keep="last")
+    small = {"config": {"n_estimators": 5}} if model == "xgboost" else {"training": brief}
+    options = {"model": model, "target": ("NEE",), "predictors": DRIVERS, "static": (), **small}
+    split = dataclasses.replace(per_igbp(cube), val=())
+    plan = make_plan(
+        cube, split=split, bag=0.5, memory_days=None, bands=None, train_igbp=None, init=None, seed=0, max_qc=0.5,
+        **{"training": brief, "config": None, **options},
+    )  # fmt: skip
+    drawn, other = plan.sites(0), plan.sites(1)
+    assert len(drawn) == len(other) == round(0.5 * len(split.train)) and drawn != other == plan.sites(1)
+    assert set(drawn) < set(split.train)
+    unseen = next(site for site in split.train if site not in drawn)
+    order = np.random.default_rng(1).permutation(cube.sizes["time"])  # the same values, on other days
+    mixed = cube.fluxes.sel(site=unseen).isel(time=order).values
+    moved = cube.assign(fluxes=cube.fluxes.where(cube.site != unseen, mixed))
+    runs = [
+        fit(data, out=tmp_path / name, split=split, bag=bag, **options)
+        for name, data, bag in (("a", cube, 0.5), ("b", moved, 0.5), ("c", cube, 1.0), ("d", moved, 1.0))
+    ]
+    pred = [values(predict(load_model(run.path), cube)) for run in runs]
+    np.testing.assert_allclose(pred[0], pred[1], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(pred[2], pred[3], rtol=1e-3, atol=1e-3, equal_nan=True)
+    assert not np.allclose(pred[0], pred[2], rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 def test_batches_of_no_weight_teach_nothing_and_break_nothing(cube, tmp_path):
