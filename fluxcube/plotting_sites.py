@@ -282,7 +282,8 @@ def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[
         style = {"s": 30, "marker": marker, "linewidths": 1.2, "edgecolors": shade, "zorder": 3}
         ax.scatter(value[~few], at[~few], color=shade, label=model, **style)
         ax.scatter(value[few], at[few], color="white", **style)
-    ax.scatter([], [], s=30, marker="o", color="white", edgecolors=_GREY, label="hollow: few sites")
+    if "counted" in rows and rows["counted"].isin([False]).any():
+        ax.scatter([], [], s=30, marker="o", color="white", edgecolors=_GREY, label="hollow: few sites")
     ax.set(ylim=(-len(groups) + 0.5, 0.5), xlim=_span(100 * rows[columns].to_numpy(float)))
     ax.set_yticks(-np.arange(len(groups)))
     ax.tick_params(axis="y", length=0, labelsize=9)

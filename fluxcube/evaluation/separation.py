@@ -103,16 +103,15 @@ def _places(codes: xr.DataArray, by: str, clusters: float) -> tuple[np.ndarray, 
     if by not in GROUPS:
         raise unknown("group", by, GROUPS)
     if set(codes.dims) != {"site", "code"} or by not in codes.coords:
-        raise SchemaError(
-            f"expected (site, code) with the coordinate {by}; found {codes.dims}, {sorted(codes.coords)}."
-        )
+        found = sorted(map(str, codes.coords))
+        raise SchemaError(f"an embedding has dims (site, code) and the coordinate {by}; found {codes.dims}, {found}.")
     classes = np.array([class_of(by, code) for code in codes[by].values], object)
     near = cluster_labels(codes["site"].coords.to_dataset().reset_coords(), clusters)
     keys = sorted({(name, int(cluster)) for name, cluster in zip(classes, near, strict=True) if name})
     values = codes.transpose("site", "code").values.astype(float)
     means = [values[(classes == name) & (near == cluster)].mean(0) for name, cluster in keys]
     labels = np.unique([name for name, _ in keys], return_inverse=True)[1]
-    return np.array(means).reshape(len(keys), -1), labels
+    return np.array(means).reshape(len(keys), codes.sizes["code"]), labels
 
 
 def _between(values: np.ndarray, labels: np.ndarray) -> float:

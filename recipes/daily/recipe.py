@@ -9,13 +9,17 @@ import yaml
 import fluxcube as fc
 from fluxcube.errors import unknown
 from fluxcube.evaluation.report import format_table
-from fluxcube.evaluation.sitemeans import site_mean_table
+from fluxcube.evaluation.separation import class_separation
+from fluxcube.evaluation.sitemeans import site_mean_table, site_scores
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_variants, trained
+from fluxcube.plotting_sites import plot_class_changes, plot_embedding, plot_site_changes
 from fluxcube.samples.splits import load_folds
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
 CLUSTERS_KM = 50.0
+#: Fluxes in pictures, as in the paper's.
+DRAWN = ("GPP_NT", "NEE")
 
 
 def variant(line, budget):
@@ -78,31 +82,29 @@ def report(name, scored, out, draws):
     return table
 
 
+def pictures(sums, out, draws):
+    """Where models are better than the first: by class and at each site, in tables and pictures."""
+    about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
+    means = pd.concat([site_mean_table(sums, by=by, **about).assign(by=by or "all") for by in (None, "igbp", "koppen")])
+    means.to_csv(out / "site_classes.csv", index=False)
+    sites = site_scores(sums)
+    sites.to_csv(out / "sites.csv", index=False)
+    if len(sums.models) > 1:
+        plot_class_changes(means[means.by != "koppen"], out / "classes.png", targets=DRAWN)
+        model = "TAM-RL" if "TAM-RL" in sums.models[1:] else sums.models[-1]
+        plot_site_changes(sites, out / "sites.png", model=model, targets=DRAWN)
+
+
 def embeddings(cube, split, one, out):
-    """What TAM-RL makes of every tower's drivers, in two dimensions, by class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import numpy as np
-
+    """What TAM-RL makes of every tower's drivers, in two dimensions, and how far classes lie apart in all of them."""
     codes = fc.load_model(trained(cube, split, one, out)).embed(cube)
     codes.to_dataframe().to_csv(out / "embedding.csv")
-    values = codes.values - codes.values.mean(0)
-    axes, strength, _ = np.linalg.svd(values, full_matrices=False)
-    shares = strength**2 / max(float((strength**2).sum()), 1e-12)
-    figure, ax = plt.subplots(figsize=(7, 5.5))
-    classes = codes.igbp.values.astype(str)
-    for i, name in enumerate(sorted(set(classes))):
-        at = classes == name
-        points = (axes * strength)[at, :2]
-        ax.scatter(points[:, 0], points[:, 1], s=22, color=plt.cm.tab20(i % 20), label=name or "unknown")
-    ax.set(xlabel=f"first component ({shares[0]:.0%})", ylabel=f"second component ({shares[1]:.0%})")
-    ax.set_title("What TAM-RL makes of each tower's drivers")
-    ax.legend(title="IGBP", fontsize=8, ncols=2)
-    figure.tight_layout()
-    figure.savefig(out / "embedding.png", dpi=150)
-    plt.close(figure)
+    apart = {by: class_separation(codes, by=by, clusters=CLUSTERS_KM) for by in ("igbp", "koppen")}
+    pd.DataFrame(list(apart.values()), index=pd.Index(apart, name="by")).to_csv(out / "separation.csv")
+    share, shuffled, p = apart["igbp"][:3]
+    title = f"What TAM-RL makes of the drivers of {codes.sizes['site']} towers:\n"
+    title += f"{share:.0%} of its variance is between classes ({shuffled:.0%} by chance, p = {p:.3f})"
+    plot_embedding(codes, out / "embedding.png", title=title)
 
 
 def main(cube, out, *, split, folds=None, only=None, budget="full", part="test", draws=1000, ablate=False):
@@ -116,6 +118,8 @@ def main(cube, out, *, split, folds=None, only=None, budget="full", part="test",
         for quality in SETTINGS["min_quality"]
     }
     table = report(name, scored, out, draws)
+    if not ablate:
+        pictures(scored[SETTINGS["min_quality"][0]], out, draws)
     if tam := [v for v in variants if v.model == "tam-rl"]:
         embeddings(cube, next(iter(splits.values())), tam[0], out)
     return table

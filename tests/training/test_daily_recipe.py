@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from daily_cubes import daily_cube
@@ -64,9 +65,12 @@ def test_the_recipe_scores_on_one_set_of_rows_at_each_quality_and_goes_on(recipe
     only = ["XGBoost with 45-day means", "mean cycle of the class", "TAM-RL"]
     table = recipe.main(cube, tmp_path / "out", only=only, **options)
     assert set(table.model) == set(only) and set(table.min_quality) == {1.0, 0.75}
-    assert {"models.md", "models.csv", "classes-1.csv", "embedding.png", "embedding.csv"} <= {
-        path.name for path in (tmp_path / "out").iterdir()
-    }
+    files = {"models.md", "models.csv", "classes-1.csv", "site_classes.csv", "classes.png", "sites.csv", "sites.png"}
+    files |= {"embedding.png", "embedding.csv", "separation.csv"}
+    assert files <= {path.name for path in (tmp_path / "out").iterdir()}
+    sites = pd.read_csv(tmp_path / "out/sites.csv").groupby(["target", "model"]).rmse.mean()
+    means = table[table.min_quality == 1].set_index(["target", "model"]).rmse
+    np.testing.assert_allclose(sites.reindex(means.index), means)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("run.json")}
     assert len(stamps) == 3
     again = recipe.main(cube, tmp_path / "out", only=only, **options)
