@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import fluxcube as fc
 from fluxcube.errors import UnknownNameError
 from fluxcube.samples.splits import kfold, save_folds
+from fluxcube.simulation import Planet, truth
 from fluxcube.simulation.example import example_cube
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,3 +114,35 @@ def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cub
     assert [v.search for v in recipe.variants_of("full")][:2] == [50, 50]
     with pytest.raises(UnknownNameError, match="did you mean"):
         recipe.variants_of("quick", ["EcoPerceivr"])
+
+
+def test_daily_maps_of_the_planet_are_scored_on_one_set_of_rows_and_go_on(planet_files, tmp_path):
+    recipe = load("planet_daily")
+    (tmp_path / "raw").symlink_to(planet_files)
+    table = recipe.main(tmp_path, quick=True)
+    labels = {line["label"] for line in recipe.SETTINGS["models"]}
+    assert set(table.model) == labels | {recipe.NO_SOILS} and table.n.nunique() == 1
+    assert set(table.units) == {"gC m-2 d-1"} and table.nse_low.notna().all()
+    text = (tmp_path / "maps.md").read_text("utf-8")
+    assert all(label in text for label in labels) and (tmp_path / "maps.png").read_bytes()[:4] == b"\x89PNG"
+    kept = [path for name in ("runs", "maps") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    again = recipe.main(tmp_path, quick=True)
+    assert again.equals(table) and stamps == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_the_planet_s_true_days_are_integrals_between_solar_midnights():
+    recipe = load("planet_daily")
+    planet = Planet(seed=3, quick=True)
+    days = recipe.true_days(planet, slice("2018-05-02", "2018-05-04"))
+    hours = truth(planet, slice("2018-04-30", "2018-05-07"))
+    i, j = np.argwhere(days.NEE[0].notnull().values)[-1]
+    midnights = np.arange(np.datetime64("2018-05-02"), np.datetime64("2018-05-06")).astype("datetime64[m]")
+    midnights = midnights - np.timedelta64(round(float(days.longitude[j]) * 4), "m")
+    for name in ("NEE", "GPP_NT", "RECO_NT"):
+        run = np.concatenate([[0], np.cumsum(hours[name][:, i, j].values.astype(float))])
+        at = (midnights - np.datetime64("2018-04-30")) / np.timedelta64(60, "m")
+        means = np.diff(np.interp(at, np.arange(len(run)), run)) / 24
+        np.testing.assert_allclose(days[name][:, i, j], means * 1e-6 * 12.011 * 86400, rtol=1e-4)
+    np.testing.assert_allclose(days.NEE, days.RECO_NT - days.GPP_NT, atol=1e-4)
+    assert float(days.GPP_NT.min()) > 0

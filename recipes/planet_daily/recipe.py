@@ -109,21 +109,21 @@ def true_days(planet, days):
     dims, units = ("time", "latitude", "longitude"), table("daily")
     arrays = {name: (dims, values, units[name].attrs) for name, values in zip(FLUXES, out, strict=True)}
     coords = {name: hours[name] for name in ("latitude", "longitude", "igbp", "has_tower")}
-    return xr.Dataset(arrays, coords | {"time": dates.astype("datetime64[ns]")}, {"resolution": "daily"})
+    coords |= {"time": dates.astype("datetime64[ns]"), "land_fraction": (hours.igbp != "WAT").astype(float)}
+    return xr.Dataset(arrays, coords, {"resolution": "daily"})
 
 
 def on(true, maps):
     """Maps on the truth's own cells and days; a grid's coordinates may differ by rounding."""
     kept = maps.reindex_like(true[["latitude", "longitude"]], method="nearest", tolerance=1e-3)
-    return kept.reindex(time=true.time).assign_coords(igbp=true.igbp)
+    return kept.reindex(time=true.time).assign_coords(igbp=true.igbp, land_fraction=true.land_fraction)
 
 
 def listed(ds, true):
     """Cells of land without a tower, as sites."""
     chosen = ds.assign_coords(has_tower=true.has_tower).stack(site=("latitude", "longitude")).reset_index("site")
     names = [f"{a:.3f} {b:.3f}" for a, b in zip(chosen.latitude.values, chosen.longitude.values, strict=True)]
-    away = (~chosen.has_tower & (true.igbp != "WAT").values.ravel()).values
-    return chosen.assign_coords(site=names).isel(site=away)
+    return chosen.assign_coords(site=names).isel(site=(~chosen.has_tower & (chosen.land_fraction > 0)).values)
 
 
 def scores(maps, true):
@@ -178,6 +178,7 @@ def picture(maps, true, path):
 
     figure = Figure(figsize=(17, 7.6), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(wspace=0.05, hspace=0.04)
     axes = figure.subplots(2, 4)
     has_tower = true.has_tower.values
     rows, columns = np.nonzero(has_tower)
