@@ -1,6 +1,7 @@
 """Score daily models on held-out real towers: `python recipes/daily/recipe.py CUBE OUT`; `--only` some of them."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -99,12 +100,21 @@ def embeddings(cube, split, one, out):
     """What TAM-RL makes of every tower's drivers, in two dimensions, and how far classes lie apart in all of them."""
     codes = fc.load_model(trained(cube, split, one, out)).embed(cube)
     codes.to_dataframe().to_csv(out / "embedding.csv")
-    apart = {by: class_separation(codes, by=by, clusters=CLUSTERS_KM) for by in ("igbp", "koppen")}
-    pd.DataFrame(list(apart.values()), index=pd.Index(apart, name="by")).to_csv(out / "separation.csv")
-    share, shuffled, p = apart["igbp"][:3]
+    drivers = cube.predictors.sel(variable=list(one.predictors)).mean("time").rename(variable="code").compute()
+    scaled = ((drivers - drivers.mean("site")) / drivers.std("site")).fillna(0.0)
+    pairs = {"embedding": codes, "mean drivers": scaled}.items()
+    apart = {(of, by): class_separation(one, by=by) for of, one in pairs for by in ("igbp", "koppen")}
+    index = pd.MultiIndex.from_tuples(apart, names=["of", "by"])
+    pd.DataFrame(list(apart.values()), index).to_csv(out / "separation.csv")
+    share, shuffled, p = apart["embedding", "igbp"][:3]
     title = f"What TAM-RL makes of the drivers of {codes.sizes['site']} towers:\n"
     title += f"{share:.0%} of its variance is between classes ({shuffled:.0%} by chance, p = {p:.3f})"
     plot_embedding(codes, out / "embedding.png", title=title)
+
+
+def refitted(split):
+    """A fold when nothing is left to choose: its validation towers train, too."""
+    return dataclasses.replace(split, train=(*split.train, *split.val), val=())
 
 
 def main(cube, out, *, split, folds=None, only=None, budget="full", part="test", draws=1000, ablate=False):
@@ -112,6 +122,8 @@ def main(cube, out, *, split, folds=None, only=None, budget="full", part="test",
     out.mkdir(parents=True, exist_ok=True)
     cube = fc.open_carbonsense(cube) if isinstance(cube, str | Path) else cube
     splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
+    if part == "test":
+        splits = {name: refitted(split) for name, split in splits.items()}
     name, variants = ("ablations", ablations_of(budget)) if ablate else ("models", models_of(budget, only))
     scored = {
         quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, say=print)

@@ -71,6 +71,8 @@ def test_the_recipe_scores_on_one_set_of_rows_at_each_quality_and_goes_on(recipe
     sites = pd.read_csv(tmp_path / "out/sites.csv").groupby(["target", "model"]).rmse.mean()
     means = table[table.min_quality == 1].set_index(["target", "model"]).rmse
     np.testing.assert_allclose(sites.reindex(means.index), means)
+    apart = pd.read_csv(tmp_path / "out/separation.csv")
+    assert set(apart.of) == {"embedding", "mean drivers"} and apart.share.between(0, 1).all()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("run.json")}
     assert len(stamps) == 3
     again = recipe.main(cube, tmp_path / "out", only=only, **options)
@@ -84,11 +86,11 @@ def test_ablations_change_one_thing_each(recipe):
     whole, *others = recipe.ablations_of("full")
     assert (whole.model, whole.seeds) == ("tam-rl", 3) and {v.seeds for v in others} == {3}
     for one in others:
-        parts = ("config", "training", "predictors", "static", "target")
+        parts = ("config", "training", "predictors", "static", "target", "bag")
         changed = [name for name in parts if getattr(one, name) != getattr(whole, name)]
         assert len(changed) == 1, one.label
     every = recipe.models_of("full")
-    assert [v.search for v in every][:2] == [50, 50] and {v.seeds for v in every if "LSTM" in v.label} == {10}
+    assert [v.search for v in every][:3] == [50, 50, 50] and {v.seeds for v in every if "LSTM" in v.label} == {10}
     with pytest.raises(UnknownNameError, match="TAM-RL"):
         recipe.models_of("full", ["TAMRL"])
 
