@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TITLES = {"igbp": "IGBP class", "koppen": "main climate"}
 #: Areas of markers that look larger or smaller than others of the same.
-_SIZES = {"*": 70, "o": 34, "s": 30}
+_SIZES = {"*": 58, "o": 28, "s": 24}
 _GREY, _BAND = "#888888", "#f2f2f2"
 
 
@@ -57,7 +57,7 @@ def plot_embedding(
     Raises
     ------
     SchemaError
-        If the array is no embedding of sites with classes, or is the same everywhere.
+        If the array is no embedding of sites with classes, is the same everywhere, or lacks a value.
     UnknownNameError
         If `color` is neither.
     """
@@ -104,8 +104,8 @@ def plot_class_changes(
     -------
     tuple of matplotlib.axes.Axes
         A line a class, all sites first and then the classes of most sites; a dot and its interval a model, hollow in
-        classes of few sites (`counted` is false). Intervals go beyond the frame where they are far wider than the
-        changes.
+        classes of few sites (`counted` is false). Of fewer than 3 clusters there is no interval; far wider ones than
+        the changes go beyond the frame.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def plot_site_changes(
     targets = _chosen("target", targets, table["target"])
     against = str(table.attrs.get("against", table["model"].iloc[0])) if against is None else against
     against, model = _chosen("model", [against, model], table["model"])
-    axes = _panels(axes, targets, (1.6 + 4.0 * len(targets), 4.4))
+    axes = _panels(axes, targets, (1.4 + 4.8 * len(targets), 5.1))
     # One legend serves all panels: a class that one flux lacks has its line there all the same.
     classes = [class_of(color, code) for code in table.drop_duplicates("site")[color]]
     for ax, target in zip(axes, targets, strict=True):
@@ -210,6 +210,8 @@ def plot_site_changes(
 
 def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First two principal components of each row (row, 2), and their shares of the variance."""
+    if not np.isfinite(values).all():
+        raise SchemaError("the embedding is missing at a place: leave that place out.")
     from_mean = values - values.mean(0)
     left, strength, right = np.linalg.svd(from_mean, full_matrices=False)
     if not strength.any():
@@ -245,7 +247,7 @@ def _draw_classes(ax: Axes, x, y, codes: Sequence[str], color: str, every: Seque
     for name, (shade, marker) in class_styles(every).items():
         here = labels == name
         ax.scatter(
-            x[here], y[here], s=_SIZES.get(marker, 42), color=shade, marker=marker, edgecolors="black",
+            x[here], y[here], s=_SIZES.get(marker, 34), color=shade, marker=marker, edgecolors="black",
             linewidths=0.5, alpha=0.9, zorder=3, label=f"{name} ({(every == name).sum()})",
         )  # fmt: skip
 

@@ -61,7 +61,7 @@ def class_separation(
     Raises
     ------
     SchemaError
-        If the array is no embedding of sites with classes, or is the same everywhere.
+        If the array is no embedding of sites with classes, is the same everywhere, or lacks a value.
     ConfigError
         If there are fewer than two classes, no more places than classes, or fewer than 100 draws.
     UnknownNameError
@@ -89,7 +89,8 @@ def class_separation(
     values = values - values.mean(0)
     whole = float((values**2).sum())
     if not whole > 0:
-        raise SchemaError("the embedding is the same everywhere: there is no variance to share out.")
+        why = "the same everywhere" if np.isfinite(whole) else "missing at a place"
+        raise SchemaError(f"the embedding is {why}: there is no variance to share out.")
     rng = np.random.default_rng(seed)
     share = _between(values, labels) / whole
     shuffled = np.array([_between(values, rng.permutation(labels)) for _ in range(draws)]) / whole

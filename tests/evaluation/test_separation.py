@@ -78,6 +78,8 @@ def test_what_cannot_be_told_is_refused():
         class_separation(embedding([0, 1], ["", ""]))
     with pytest.raises(SchemaError, match="same everywhere"):
         class_separation(embedding([1, 1, 1], list("AAB")))
+    with pytest.raises(SchemaError, match="missing"):
+        class_separation(embedding([1, np.nan, 1], list("AAB")))
     with pytest.raises(SchemaError, match="igbp"):
         class_separation(embedding([0, 1, 2], list("AAB")).drop_vars("igbp"))
     with pytest.raises(UnknownNameError, match="koppen"):
