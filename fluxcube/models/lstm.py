@@ -33,6 +33,9 @@ class LSTMConfig:
         Days between the windows of an epoch in training.
     supervised : int
         Last days of a window that training learns from; 1 is the paper. A model predicts a window's last day alone.
+    skip : bool
+        Whether a day's own inputs stand beside its hidden state, and a hidden layer mixes them, before fluxes are
+        made of it: what answers within the day then does not have to pass the LSTM. False is the paper.
     """
 
     hidden: int = 64
@@ -41,6 +44,7 @@ class LSTMConfig:
     context: int = 45
     stride: int = 15
     supervised: int = 1
+    skip: bool = False
 
     def __post_init__(self):
         check_kinds(self)
@@ -101,6 +105,9 @@ class Recurrent(nn.Module):
         width = self.drivers + (sizes.numbers + sum(sizes.classes) if self.static else 0)
         self.lstm = self._lstm(width)
         self.drop_hidden = nn.Dropout(config.dropout)
+        if config.skip:
+            both = config.hidden + self.lstm.input_size
+            self.mix = nn.Sequential(nn.Linear(both, config.hidden), nn.GELU(), nn.Dropout(config.dropout))
         self.head = nn.Linear(config.hidden, sizes.targets)
         nn.init.zeros_(self.head.bias)
 
@@ -141,8 +148,15 @@ class Recurrent(nn.Module):
         batch : Batch of Tensors
             Windows.
         """
-        hidden, _ = self.lstm(self.inputs(batch))
-        return self.head(self.drop_hidden(hidden[:, -self.given :]))
+        x = self.inputs(batch)
+        return self.fluxes(self.lstm(x)[0], x)
+
+    def fluxes(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Return scaled fluxes of the last days by their hidden states (B, T, hidden) and what the LSTM was given."""
+        hidden = self.drop_hidden(hidden[:, -self.given :])
+        if self.config.skip:
+            hidden = self.mix(torch.cat([hidden, x[:, -self.given :]], -1))
+        return self.head(hidden)
 
     @property
     def given(self) -> int:

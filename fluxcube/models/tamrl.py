@@ -132,10 +132,10 @@ class TAMLSTM(Recurrent):
             What modulates each window; None is gamma = 1, beta = 0.
         """
         x = self.embed_input(self.inputs(batch))
-        hidden, _ = self.lstm(x if film is None else film.gamma1 * x + film.beta1)
-        hidden = hidden[:, -self.given :]
+        x = x if film is None else film.gamma1 * x + film.beta1
+        hidden, _ = self.lstm(x)
         hidden = hidden if film is None else film.gamma2 * hidden + film.beta2
-        return self.head(self.drop_hidden(hidden))
+        return self.fluxes(hidden, x)
 
 
 class TAMRL(TAMLSTM):

@@ -65,14 +65,16 @@ def forward_model(tam):
     return alone.eval()
 
 
-def test_with_gamma_one_and_beta_zero_it_is_its_forward_model():
-    tam = build(modulated=False)
+@pytest.mark.parametrize("skip", [False, True])
+def test_with_gamma_one_and_beta_zero_it_is_its_forward_model(skip):
+    config = dataclasses.replace(CONFIG, skip=skip)
+    tam = build(config=config, modulated=False)
     batch = coded(windows(), tam.encode(support(6)))
     film = tam.film(torch.from_numpy(tam.encode(support(6))))
     assert (film.gamma1 == 1).all() and (film.gamma2 == 1).all()
     assert (film.beta1 == 0).all() and (film.beta2 == 0).all()
     np.testing.assert_array_equal(last(tam, batch), last(forward_model(tam), windows()))
-    modulated = build()
+    modulated = build(config=config)
     assert np.abs(last(modulated, batch) - last(forward_model(modulated), windows())).max() > 0.01
 
 
@@ -88,6 +90,23 @@ def test_modulation_is_what_it_says():
     np.testing.assert_allclose(last(tam, Batch(*(a.numpy() for a in batch))), by_hand.numpy(), atol=1e-6)
     raw = build(config=dataclasses.replace(CONFIG, embedding=0))
     assert raw.film(codes).gamma1.shape[-1] == raw.lstm.input_size == 5 + 1 + 5
+
+
+@pytest.mark.parametrize("kind", ["lstm", "ct-lstm", "tam-lstm", "tam-rl"])
+def test_beside_the_hidden_state_stands_the_day_itself(kind):
+    """With an LSTM that says nothing, a model is of the last day alone, and without this of no day."""
+    for skip in (False, True):
+        config = registry.config_class(kind).from_dict({"hidden": 8, "context": 12, "skip": skip})
+        model = build(kind, config, modulated=False)
+        for weights in model.lstm.parameters():
+            torch.nn.init.zeros_(weights)
+        batch = windows(code=getattr(model, "code_size", 0))
+        past, day = batch.met.copy(), batch.met.copy()
+        past[:, :-1] *= -1
+        day[:, -1] *= -1
+        given = last(model, batch)
+        np.testing.assert_array_equal(last(model, batch._replace(met=past)), given)
+        assert np.array_equal(last(model, batch._replace(met=day)), given) != skip
 
 
 def test_support_changes_the_prediction_and_its_order_does_not():
@@ -182,7 +201,16 @@ def test_weights_come_back():
 
 @pytest.mark.parametrize(
     "change",
-    [{"hidden": 9}, {"layers": 2}, {"embedding": 5}, {"code": 2}, {"encoder": 4}, {"generator": 6}, {"static": False}],
+    [
+        {"hidden": 9},
+        {"layers": 2},
+        {"embedding": 5},
+        {"code": 2},
+        {"encoder": 4},
+        {"generator": 6},
+        {"static": False},
+        {"skip": True},
+    ],
     ids=str,
 )
 def test_every_size_changes_the_weights(change):
