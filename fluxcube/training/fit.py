@@ -102,7 +102,7 @@ def fit(
         (`fluxcube.training.search.random_search`); the draws are kept in `out`, as ``search.jsonl``.
     bag : float
         Share of the training towers that each seed learns from, drawn by the seed without replacement: members of an
-        ensemble then err differently at a tower that none knows [1]_. Inputs and fluxes are scaled by all of them.
+        ensemble then err differently at a tower that none knows. Inputs and fluxes are scaled by all of them.
     max_qc : int or None
         Worst flag of a predictor or flux to train on; validation uses measured fluxes (flag 0) only.
     min_quality : float or None
@@ -137,7 +137,7 @@ def fit(
 
     References
     ----------
-    .. [1] Bühlmann & Yu 2002, "Analyzing bagging", doi:10.1214/aos/1031689014.
+    bag: Bühlmann & Yu 2002, "Analyzing bagging", doi:10.1214/aos/1031689014.
 
     Examples
     --------
