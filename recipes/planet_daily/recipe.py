@@ -127,15 +127,15 @@ def listed(ds, true):
 
 
 def scores(maps, true):
-    """Scores on cells without a tower, with intervals over blocks of cells."""
+    """Scores on cells without a tower, with intervals over blocks of cells; all rows for each model to compare with."""
     obs, side = listed(true, true), SETTINGS["block"]
     corner = float(true.latitude.max()), float(true.longitude.min())
     rows, columns = ((corner[0] - obs.latitude) // side).astype(int), ((obs.longitude - corner[1]) // side).astype(int)
     blocks = {s: f"{r}-{c}" for s, r, c in zip(obs.site.values, rows.values, columns.values, strict=True)}
-    return fc.compare(
-        obs, {label: listed(ds[list(FLUXES)], true) for label, ds in maps.items()}, max_qc=None, clusters=blocks,
-        draws=SETTINGS["draws"], against=SETTINGS["against"],
-    )  # fmt: skip
+    cells = {label: listed(ds[list(FLUXES)], true) for label, ds in maps.items()}
+    about = {"max_qc": None, "clusters": blocks, "draws": SETTINGS["draws"]}
+    tables = [fc.compare(obs, cells, against=first, **about).assign(against=first) for first in SETTINGS["against"]]
+    return pd.concat(tables, ignore_index=True)
 
 
 def trust(maps, true):
@@ -151,23 +151,49 @@ def trust(maps, true):
     return pd.DataFrame(rows, columns=["model", "target", "over_cells", "over_days", "spread", "error", "n_cells"])
 
 
-def written(scored, trusted, about):
-    """Both tables as Markdown."""
-    first = SETTINGS["against"]
+def soils(maps, true, planet):
+    """How much of each map's squared error is in cells' means, and how these go with what soils do to leaves."""
+    latitude, longitude = (grid.values.ravel() for grid in xr.broadcast(true.latitude, true.longitude))
+    vigour = np.log(planet.vigour(latitude, longitude)).reshape(true.has_tower.shape)
+    rows = []
+    for label, ds in maps.items():
+        for name in FLUXES:
+            error = (ds[name] - true[name]).where(~true.has_tower)
+            cells = error.mean("time")
+            known = cells.notnull().values
+            share = float((cells**2).mean() / (error**2).mean())
+            rows.append([label, name, share, np.corrcoef(cells.values[known], vigour[known])[0, 1]])
+    return pd.DataFrame(rows, columns=["model", "target", "share_of_cells", "correlation"])
+
+
+def difference(row):
+    """By how much the NSE is above that of the model it is compared with."""
+    if row.model == row.against:
+        return ""
+    return f"{row.nse_diff:+.3f} [{row.nse_diff_low:+.3f}, {row.nse_diff_high:+.3f}]"
+
+
+def written(scored, trusted, soil, about):
+    """The tables as Markdown."""
+    firsts = SETTINGS["against"]
+    heads = ["model", "flux", "NSE", *(f"NSE less that of {first}" for first in firsts), "RMSE (gC m-2 d-1)", "bias",
+             "NSE, median cell"]  # fmt: skip
     lines = [f"# Daily maps of the simulated planet\n\n{about}\n", "## Against the truth, on cells without a tower\n",
-             f"| model | flux | NSE | NSE less that of {first} | RMSE (gC m-2 d-1) | bias | NSE, median cell |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in scored.itertuples():
-        diff = "" if row.model == first else f"{row.nse_diff:+.3f} [{row.nse_diff_low:+.3f}, {row.nse_diff_high:+.3f}]"
-        cells = (row.model, row.target, f"{row.nse:.3f} [{row.nse_low:.3f}, {row.nse_high:.3f}]", diff,
-                 f"{row.rmse:.3f} [{row.rmse_low:.3f}, {row.rmse_high:.3f}]", f"{row.bias:+.3f}",
-                 f"{row.nse_site_median:.3f}")  # fmt: skip
+             f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    for _, rows in scored.groupby(["target", "model"], sort=False):
+        row = next(rows.itertuples())
+        cells = [row.model, row.target, f"{row.nse:.3f} [{row.nse_low:.3f}, {row.nse_high:.3f}]",
+                 *map(difference, rows.itertuples()), f"{row.rmse:.3f} [{row.rmse_low:.3f}, {row.rmse_high:.3f}]",
+                 f"{row.bias:+.3f}", f"{row.nse_site_median:.3f}"]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["\n## Do members differ where they err? Rank correlation of spread and absolute error\n",
               "| model | flux | over cells | over cells and days | mean spread | mean absolute error |",
               "|---|---|---:|---:|---:|---:|"]  # fmt: skip
     lines += [f"| {r.model} | {r.target} | {r.over_cells:.2f} | {r.over_days:.2f} | {r.spread:.3f} | {r.error:.3f} |"
               for r in trusted.itertuples()]  # fmt: skip
+    lines += ["\n## What soils are worth: squared error in cells' means, and these against the logarithm of vigour\n",
+              "| model | flux | share of squared error | correlation |", "|---|---|---:|---:|"]  # fmt: skip
+    lines += [f"| {r.model} | {r.target} | {r.share_of_cells:.2f} | {r.correlation:+.2f} |" for r in soil.itertuples()]
     return "\n".join(lines) + "\n"
 
 
@@ -196,7 +222,7 @@ def picture(maps, true, path):
                         coast=False)  # fmt: skip
         for ax in line:
             ax.plot(true.longitude.values[columns], true.latitude.values[rows], "k^", markersize=5, fillstyle="none")
-    figure.suptitle("Means of the simulated planet's days; triangles are towers")
+    figure.suptitle("Means of the simulated planet's days; triangles are towers, pale grey is water")
     figure.savefig(path, dpi=130)
 
 
@@ -222,15 +248,15 @@ def main(out, *, seed=0, quick=False, say=print):
     maps = {v.label: maps_of(runs[v.label], forcing, days, bool(v.seeds), out) for v in variants}
     true = true_days(planet, days)
     maps = {label: on(true, ds) for label, ds in maps.items()}
-    scored = scores(maps | {NO_SOILS: true_days(OneSoil(seed, quick), days)}, true)
-    trusted = trust(maps, true)
+    compared = maps | {NO_SOILS: true_days(OneSoil(seed, quick), days)}
+    scored, trusted, soil = scores(compared, true), trust(maps, true), soils(compared, true, planet)
     about = (
         f"Seed {seed}; {len(split.train)} towers train, {len(split.val)} validate; {int(scored.n_sites.max())} cells "
         f"without a tower, {int(scored.n.max()):,} days of them."
     )
-    (out / "maps.md").write_text(written(scored, trusted, about), "utf-8")
+    (out / "maps.md").write_text(written(scored, trusted, soil, about), "utf-8")
     scored.to_csv(out / "maps.csv", index=False)
-    trusted.to_csv(out / "trust.csv", index=False)
+    trusted.merge(soil, how="outer").to_csv(out / "errors.csv", index=False)
     picture(maps, true, out / "maps.png")
     return scored
 
