@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch, Sizes
-from fluxcube.models.lstm import LSTMConfig, Recurrent
+from fluxcube.models.lstm import SMALL, LSTMConfig, Recurrent
 
 #: Support windows that pass the encoder together outside of training.
 _PASS = 2048
@@ -52,10 +52,15 @@ class TAMLSTMConfig(LSTMConfig):
         if self.embedding < 0:
             raise ConfigError(f"embedding must be 0 or more, found {self.embedding}.")
 
+    @classmethod
+    def small(cls) -> TAMLSTMConfig:
+        """Return what validation towers chose on `recipes/daily`: seconds a seed on a laptop."""
+        return cls(**SMALL, embedding=32)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TAMRLConfig(TAMLSTMConfig):
-    """Shape of TAM-RL; the defaults are what a laptop trains.
+    """Shape of TAM-RL.
 
     Attributes
     ----------
@@ -85,6 +90,11 @@ class TAMRLConfig(TAMLSTMConfig):
         for name in ("code", "encoder", "generator", "support", "queries"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
+
+    @classmethod
+    def small(cls) -> TAMRLConfig:
+        """Return what validation towers chose on `recipes/daily`: a minute a seed on a laptop."""
+        return cls(**SMALL, embedding=32, queries=8)
 
     @classmethod
     def published(cls) -> TAMRLConfig:
