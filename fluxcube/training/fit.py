@@ -14,7 +14,7 @@ from fluxcube.models import registry
 from fluxcube.samples.splits import Split
 from fluxcube.schema import resolution_of, validate_cube
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.plan import DESCENT, make_plan
+from fluxcube.training.plan import DESCENT, check_bag, make_plan
 from fluxcube.training.run import Run
 from fluxcube.training.seeds import train_seeds
 from fluxcube.training.single import Data, train_one
@@ -102,7 +102,8 @@ def fit(
         (`fluxcube.training.search.random_search`); the draws are kept in `out`, as ``search.jsonl``.
     bag : float
         Share of the training towers that each seed learns from, drawn by the seed without replacement: members of an
-        ensemble then err differently at a tower that none knows. Inputs and fluxes are scaled by all of them.
+        ensemble then err differently at a tower that none knows. Inputs and fluxes are scaled by all of them, and the
+        area of applicability is of all of them.
     max_qc : int or None
         Worst flag of a predictor or flux to train on; validation uses measured fluxes (flag 0) only.
     min_quality : float or None
@@ -161,6 +162,7 @@ def fit(
     options = {"overwrite": overwrite, "resume": resume, "progress": progress}
     if seeds is not None:
         return train_seeds(plan, seeds, seed, folder, jobs=jobs, **options)
+    check_bag(plan, seed)
     return train_one(Data(plan, progress), seed, folder, **options)
 
 

@@ -41,6 +41,8 @@ STAGED = ("tam-rl",)
 _BALANCED = ("NEE", "GPP_NT", "RECO_NT")
 #: alpha, how much the carbon balance counts where nothing else is said.
 _ALPHA = 0.1
+#: Parts of the loss, of gradient descent alone.
+_LOSS = ("weigh", "balance", "pretrain_epochs")
 #: Sets the draw of a seed's towers apart from its other draws.
 _BAG = 8
 
@@ -217,6 +219,18 @@ def make_plan(
     return Plan(cube, model, start.agree(spec, config), split, config, training, max_qc, start, bag=bag)
 
 
+def check_bag(plan: Plan, seed: int) -> None:
+    """Refuse a share of the towers in which a target is never observed, which would stay unlearned (ConfigError)."""
+    if plan.bag == 1:
+        return
+    sites = plan.sites(seed)
+    if missing := _never_observed(plan.cube, plan.split, "train", plan.spec.targets, plan.max_qc, sites):
+        raise ConfigError(
+            f"{', '.join(missing)}: observed at none of the {len(sites)} training towers that seed {seed} learns "
+            f"from; give a larger bag than {plan.bag:g}, another seed, or another target."
+        )
+
+
 def check_model(cube, model: str) -> None:
     """Refuse a cube of hours for a model of days, and of days for one of hours (ConfigError)."""
     held = registry.resolutions(model)
@@ -270,6 +284,8 @@ def _check_training(model: str, training: TrainingConfig, cube) -> None:
 def _check_loss(model: str, training: TrainingConfig, cube, targets: Sequence[str]) -> None:
     """Refuse parts of the loss that the model, the cube or the targets have no use for."""
     if model not in DESCENT:
+        if unused := [name for name in _LOSS if getattr(training, name) is not None]:
+            raise ConfigError(f"{' and '.join(unused)}: of what gradient descent trains; {model} looks at none of it.")
         return
     if "quality" in (training.weigh or ()) and resolution_of(cube) != "daily":
         raise ConfigError("weigh='quality' is of days, the good share of each; hours have flags: see max_qc.")
@@ -328,11 +344,13 @@ def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], max_qc
     log.warning("%s: what the checkpoint knows of it is not trained further", named)
 
 
-def _never_observed(cube, split: Split, part: str, targets: Sequence[str], max_qc: float | None) -> list[str]:
-    """Return the targets that no site of a part has; it reads sites until all are found, one as a rule."""
+def _never_observed(
+    cube, split: Split, part: str, targets: Sequence[str], max_qc: float | None, sites: Sequence[str] | None = None
+) -> list[str]:
+    """Return the targets that none of a part's sites has; it reads sites until all are found, one as a rule."""
     missing = list(targets)
     cube = split.part(cube, part) if split.periods.get(part) else cube  # a selection of a cube in memory is a copy
-    for site in getattr(split, part):
+    for site in sites or getattr(split, part):
         good = np.isfinite(good_fluxes(site_years(cube, site), missing, max_qc))
         missing = [name for name, any_good in zip(missing, good.any(0), strict=True) if not any_good]
         if not missing:

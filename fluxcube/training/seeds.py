@@ -15,7 +15,7 @@ from fluxcube.models import checkpoint
 from fluxcube.models.checkpoint import ENSEMBLE, RUN
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.calibration import summary as coverage
-from fluxcube.training.plan import DESCENT, Plan
+from fluxcube.training.plan import DESCENT, Plan, check_bag
 from fluxcube.training.run import SEARCH, SPLIT, Run, by_torchrun, check_ours, clear, differences
 from fluxcube.training.single import Data, metadata, searched, train_one
 
@@ -60,9 +60,12 @@ def train_seeds(
     CheckpointError
         If the folder holds a finished ensemble of the same seeds, or something else.
     ConfigError
-        If a member in it was trained otherwise, or `seeds` or `jobs` cannot be.
+        If a member in it was trained otherwise, `seeds` or `jobs` cannot be, or a seed's share of the towers lacks a
+        target.
     """
     wanted = _wanted(seeds, seed, jobs)
+    for s in wanted:
+        check_bag(plan, s)
     first = _first(plan)
     first(lambda: _prepare(folder, wanted, overwrite))
     plan = searched(plan, seed, folder, progress)
@@ -163,7 +166,9 @@ def _join(data: Data, folder: Path, wanted: Sequence[int]) -> Run:
     calibration = calibrate_on(model, held) if held is not None and len(wanted) > 1 else {}
     about = metadata(plan, data.train.spec, plan.request(wanted[0]), [], calibration, model)
     plan.split.save(folder / SPLIT)
-    checkpoint.save_ensemble(folder, [_name(s) for s in wanted], about | {"seeds": list(wanted)})
+    learned = {site for s in wanted for site in plan.sites(s)}
+    about |= {"seeds": list(wanted), "training_sites": [site for site in plan.split.train if site in learned]}
+    checkpoint.save_ensemble(folder, [_name(s) for s in wanted], about)
     histories = tuple(row | {"seed": s} for s, a in zip(wanted, abouts, strict=True) for row in a["history"])
     text = f"{len(wanted)} of {plan.model}, seeds {', '.join(map(str, wanted))}"
     text = "; ".join(filter(None, (text, _score(model, held), coverage(calibration))))

@@ -171,7 +171,7 @@ def metadata(plan: Plan, spec: FeatureSpec, request: Mapping, history: list, cal
         "inputs": inputs,
         "target_units": {name: rows[name].units for name in spec.targets},
         "split": plan.split.to_dict(),
-        "training_sites": list(plan.split.train),
+        "training_sites": list(plan.sites(request["seed"])),
         "seed": request["seed"],
         "max_qc": request["max_qc"],
         "training": request["training"] if hasattr(model, "parameters") else None,

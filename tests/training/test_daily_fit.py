@@ -232,6 +232,24 @@ def test_seeds_learn_from_towers_of_their_own(cube, model, tmp_path):
     assert not np.allclose(pred[0], pred[2], rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
+def test_a_bag_says_what_it_holds_and_lacks_no_target(cube, tmp_path):
+    split = dataclasses.replace(per_igbp(cube), val=())
+    options = {"model": "xgboost", "predictors": DRIVERS, "static": (), "config": {"n_estimators": 2}, "split": split}
+    two = fit(cube, out=tmp_path / "two", bag=0.34, seeds=2, **options)
+    own = [load_model(two.path / f"seed-{seed}").metadata["training_sites"] for seed in (0, 1)]
+    assert [len(sites) for sites in own] == [2, 2] and own[0] != own[1]
+    assert set(load_model(two.path).metadata["training_sites"]) == {*own[0], *own[1]}
+    assert load_model(fit(cube, out=tmp_path / "all", **options)).metadata["training_sites"] == list(split.train)
+    held = (cube.target != "GPP_NT") | (cube.site == own[0][0])
+    one = cube.assign(fluxes=cube.fluxes.where(held), fluxes_quality=cube.fluxes_quality.where(held))
+    fit(one, out=tmp_path / "there", bag=0.34, target=("NEE", "GPP_NT"), **options)
+    absent = next(seed for seed, sites in enumerate(own) if own[0][0] not in sites)
+    for more in ({"seed": absent}, {"seeds": 2}):
+        with pytest.raises(ConfigError, match=f"GPP_NT: observed at none of the 2 .* that seed {absent} learns from"):
+            fit(one, out=tmp_path / "lacking", bag=0.34, target=("NEE", "GPP_NT"), **options | more)
+    assert not (tmp_path / "lacking").exists()
+
+
 def test_batches_of_no_weight_teach_nothing_and_break_nothing(cube, tmp_path):
     """Days of quality 0 may train, if asked for: they weigh nothing."""
     first = cube.time < cube.time[150]
@@ -356,6 +374,8 @@ def test_what_cannot_be_is_named(cube, tmp_path):
         train(cube, out, target=("NEE", "GPP_NT"), training=dataclasses.replace(FAST, balance=0.1))
     with pytest.raises(ConfigError, match="pretrain_epochs is of tam-rl"):
         train(cube, out, "lstm", training=dataclasses.replace(FAST, pretrain_epochs=1))
+    with pytest.raises(ConfigError, match=r"weigh and balance: .* xgboost looks at none"):
+        fit(cube, model="xgboost", out=out, training=dataclasses.replace(FAST, weigh=("spread",), balance=0.0))
     with pytest.raises(ConfigError, match="leave trailing means out"):
         train(cube, out, memory_days=(7,))
     with pytest.raises(ConfigError, match="0 to 1, found 3"):
