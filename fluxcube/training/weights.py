@@ -89,7 +89,8 @@ def class_weights(classes: Sequence[str]) -> np.ndarray:
 
     Returns
     -------
-    (sites,) float64
+    (n,) float64
+        Of each site.
 
     Examples
     --------
