@@ -214,7 +214,7 @@ def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise SchemaError("the embedding is missing at a place: leave that place out.")
     from_mean = values - values.mean(0)
     left, strength, right = np.linalg.svd(from_mean, full_matrices=False)
-    if not strength.any():
+    if not strength.max(initial=0.0) > 1e-12 * np.linalg.norm(values):  # what a mean's rounding leaves is no direction
         raise SchemaError("the embedding is the same everywhere: there is nothing to draw.")
     # A component's sign is free: its largest weight is positive, on every machine.
     sign = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])

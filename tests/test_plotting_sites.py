@@ -100,6 +100,8 @@ def test_what_is_no_embedding_is_refused():
         plot_embedding(embedding(np.eye(7)).drop_vars("igbp"))
     with pytest.raises(SchemaError, match="same everywhere"):
         plot_embedding(embedding(np.ones((7, 2))))
+    with pytest.raises(SchemaError, match="same everywhere"):
+        plot_embedding(embedding(np.full((9, 2), 1 / 3), ["DBF"] * 9))  # of which a mean differs by rounding
     with pytest.raises(SchemaError, match="missing"):
         plot_embedding(embedding(np.full((7, 2), np.nan)))
     with pytest.raises(UnknownNameError, match="koppen"):

@@ -12,6 +12,9 @@ from fluxcube.evaluation.sitemeans import GROUPS
 from fluxcube.evaluation.skill import cluster_labels
 from fluxcube.samples.features import class_of
 
+#: Relative differences that are no more than what a mean's rounding leaves.
+_ROUNDING = 1e-12
+
 
 class Separation(NamedTuple):
     """What of an embedding's variance lies between classes.
@@ -86,9 +89,9 @@ def class_separation(
             f"classes lie apart where there are two or more, and more places than classes, told by 100 draws or more; "
             f"found {classes} classes of {n} places, and {draws} draws."
         )
-    values = values - values.mean(0)
+    size, values = float((values**2).sum()), values - values.mean(0)
     whole = float((values**2).sum())
-    if not whole > 0:
+    if not whole > _ROUNDING**2 * size:
         why = "the same everywhere" if np.isfinite(whole) else "missing at a place"
         raise SchemaError(f"the embedding is {why}: there is no variance to share out.")
     rng = np.random.default_rng(seed)
