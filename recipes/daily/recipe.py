@@ -31,18 +31,32 @@ def variant(line, budget):
 
 def models_of(budget, only=None):
     """The models at a budget, by label; `only` some of them."""
-    made = [variant(line, budget) for line in SETTINGS["models"]]
-    for label in only or ():
-        if label not in [v.label for v in made]:
-            raise unknown("model", label, [v.label for v in made])
-    return [v for v in made if not only or v.label in only]
+    return some([variant(line, budget) for line in SETTINGS["models"]], only)
 
 
-def ablations_of(budget):
-    """TAM-RL, and TAM-RL but for one thing; all of the same number of seeds."""
+def ablations_of(budget, only=None):
+    """TAM-RL, and TAM-RL but for one thing; all of the same number of seeds; `only` some of them."""
     seeds = SETTINGS["ablation_seeds"][budget]
     whole = variant({"label": "TAM-RL", "model": "tam-rl"}, budget).changed({"seeds": seeds if seeds > 1 else None})
-    return [whole, *(whole.changed(line) for line in SETTINGS["ablations"])]
+    return some([whole, *(whole.changed(line) for line in SETTINGS["ablations"])], only)
+
+
+def some(variants, only):
+    labels = [v.label for v in variants]
+    if wrong := [label for label in only or () if label not in labels]:
+        raise unknown("model", wrong[0], labels)
+    return [v for v in variants if not only or v.label in only]
+
+
+def folds_of(path, numbers, part):
+    """Folds of a file by name; where test towers are scored, nothing is left to choose: validation towers train."""
+    every = {i: split for i, split in enumerate(load_folds(path), 1)}
+    if wrong := [n for n in numbers or () if n not in every]:
+        raise unknown("fold", wrong[0], list(every))
+    chosen = {f"fold{i}": split for i, split in every.items() if not numbers or i in numbers}
+    if part == "val":
+        return chosen
+    return {name: dataclasses.replace(s, train=(*s.train, *s.val), val=()) for name, s in chosen.items()}
 
 
 def percent(value):
@@ -112,19 +126,13 @@ def embeddings(cube, split, one, out):
     plot_embedding(codes, out / "embedding.png", title=title)
 
 
-def refitted(split):
-    """A fold when nothing is left to choose: its validation towers train, too."""
-    return dataclasses.replace(split, train=(*split.train, *split.val), val=())
-
-
-def main(cube, out, *, split, folds=None, only=None, budget="full", part="test", draws=1000, ablate=False):
+def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, draws=1000, ablate=False):
+    part = part or ("val" if ablate else "test")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     cube = fc.open_carbonsense(cube) if isinstance(cube, str | Path) else cube
-    splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
-    if part == "test":
-        splits = {name: refitted(split) for name, split in splits.items()}
-    name, variants = ("ablations", ablations_of(budget)) if ablate else ("models", models_of(budget, only))
+    splits = folds_of(split, folds, part)
+    name, variants = ("ablations", ablations_of(budget, only)) if ablate else ("models", models_of(budget, only))
     scored = {
         quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, say=print)
         for quality in SETTINGS["min_quality"]
@@ -146,7 +154,9 @@ if __name__ == "__main__":
     parser.add_argument("--only", help="labels of models, with commas between; all by default")
     parser.add_argument("--ablate", action="store_true", help="TAM-RL but for one thing, instead of the models")
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
-    parser.add_argument("--part", choices=("val", "test"), default="test", help="val, while anything is still chosen")
+    parser.add_argument(
+        "--part", choices=("val", "test"), help="val while anything is chosen, as for --ablate; else test"
+    )
     options = vars(parser.parse_args())
     options["only"] = options["only"].split(",") if options["only"] else None
     options["folds"] = [int(n) for n in options["folds"].split(",")] if options["folds"] else None

@@ -93,6 +93,20 @@ def test_ablations_change_one_thing_each(recipe):
     assert [v.search for v in every][:3] == [50, 50, 50] and {v.seeds for v in every if "LSTM" in v.label} == {10}
     with pytest.raises(UnknownNameError, match="TAM-RL"):
         recipe.models_of("full", ["TAMRL"])
+    with pytest.raises(UnknownNameError, match="stage 1"):
+        recipe.ablations_of("full", ["without stage"])
+    assert [v.label for v in recipe.ablations_of("full", ["without stage 1"])] == ["without stage 1"]
+
+
+def test_validation_towers_train_where_test_towers_are_scored(recipe, cube, tmp_path):
+    folds = kfold(cube, k=3)
+    save_folds(folds, tmp_path / "folds.json")
+    for name, split in recipe.folds_of(tmp_path / "folds.json", None, "test").items():
+        given = folds[int(name[-1]) - 1]
+        assert set(split.train) == {*given.train, *given.val} and not split.val and split.test == given.test
+    assert recipe.folds_of(tmp_path / "folds.json", [2], "val") == {"fold2": folds[1]}
+    with pytest.raises(UnknownNameError, match="fold"):
+        recipe.folds_of(tmp_path / "folds.json", [1, 7], "val")
 
 
 def test_earlier_runs_keep_their_names(cube):
