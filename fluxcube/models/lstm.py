@@ -14,7 +14,6 @@ from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch, Sizes, check_kinds, from_known_keys
 from fluxcube.models.tensors import from_files, to_files
 
-
 #: What small presets share.
 SMALL = {"hidden": 32, "dropout": 0.4, "supervised": 15, "skip": True}
 
