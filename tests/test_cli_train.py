@@ -118,6 +118,7 @@ def test_every_option_of_training_changes_what_is_done(planned):
     assert one == two and one[0]["config"]["share"] is False
     assert planned("train c r --static ''")[0]["features"]["static"] == []
     assert planned("train c r --set training.betas=0.8,0.9")[0]["training"]["betas"] == [0.8, 0.9]
+    assert planned("train c r --set training.weigh=igbp,site")[0]["training"]["weigh"] == ["igbp", "site"]
 
 
 @pytest.mark.parametrize(

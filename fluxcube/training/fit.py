@@ -217,7 +217,7 @@ def configure(
         As `preset_config` takes it; "published" of ecoperceiver stands for `TrainingConfig.published()`, too.
     settings : sequence of str
         ``config.<key>=<value>`` and ``training.<key>=<value>``: values as JSON, or as Python writes them, or
-        numbers with commas between; what is none of these is text.
+        numbers or words with commas between; what is none of these is text.
     search : int, optional
         As `fit` takes it: settings that it draws are refused.
     init : path or Run, optional
@@ -275,8 +275,8 @@ def _changed(config, changes: Mapping):
 
 
 def _value(text: str) -> object:
-    """JSON, or true, false and null as Python writes them, or a list without its brackets, or text."""
+    """JSON, or true, false and null as Python writes them, or a list without its brackets (or quotes), or text."""
     for written in ({"True": "true", "False": "false", "None": "null"}.get(text, text), f"[{text}]"):
         with contextlib.suppress(ValueError):
             return json.loads(written)
-    return text
+    return text.split(",") if "," in text else text
