@@ -221,7 +221,7 @@ def _fold_sums(cube, name, split, sites, variants, out, part, min_quality, say) 
     predictions = {v.label: predictions_of(cube, split, v, out, part=part, say=say) for v in variants}
     sums = site_sums(scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, min_quality=min_quality)
     path.parent.mkdir(parents=True, exist_ok=True)
-    say(f"{name}: scored on {int(next(iter(sums.moments.values())).n.max(initial=0))} hours of the longest site")
+    say(f"{name}: scored on {int(next(iter(sums.moments.values())).n.max(initial=0))} rows of the longest site")
     write_sums(sums, path)
     return sums
 
