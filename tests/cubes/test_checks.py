@@ -67,7 +67,7 @@ def test_the_lag_of_a_shifted_clock_is_found(place, step, minute, shift):
     st.floats(-60, 60), st.floats(-180, 180), st.floats(-12, 12), st.integers(0, 99), st.sampled_from([30, 60]),
 )  # fmt: skip
 def test_any_shift_anywhere(latitude, longitude, shift, seed, step):
-    """Whole hours under so many clouds are now and then (one sky in a hundred) further off: the middle of five is not."""
+    """Whole hours under so many clouds are further off for one sky in a hundred: the middle of five is not."""
     skies = range(seed, seed + (5 if step == 60 else 1))
     found = [
         sun_lag(light(latitude, longitude, shift=shift, seed=sky, step=step, days=120, cloudy=0.8), latitude, longitude)
