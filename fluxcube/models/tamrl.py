@@ -93,7 +93,7 @@ class TAMRLConfig(TAMLSTMConfig):
 
     @classmethod
     def small(cls) -> TAMRLConfig:
-        """Return what validation towers chose on `recipes/daily`: a minute a seed on a laptop."""
+        """Return what validation towers chose on `recipes/daily`: seconds a seed on a laptop."""
         return cls(**SMALL, embedding=32, queries=8)
 
     @classmethod

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.models.base import check_kinds, from_known_keys
 
-#: What a flux can be weighed by, and what a flux of a day is if nothing is said.
-WEIGHTS = ("quality", "igbp", "koppen", "site", "spread")
-DAILY_WEIGHTS = WEIGHTS[:3]
+#: What a flux of a day is weighed by if nothing is said, and what a flux can be weighed by.
+DAILY_WEIGHTS = ("quality", "igbp", "koppen")
+WEIGHTS = (*DAILY_WEIGHTS, "site", "spread")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ _BALANCED = ("NEE", "GPP_NT", "RECO_NT")
 _ALPHA = 0.1
 #: Parts of the loss, of gradient descent alone.
 _LOSS = ("weigh", "balance", "pretrain_epochs")
-#: Sets the draw of a seed's towers apart from its other draws.
+#: Beside the seed, what a seed's towers are drawn by; another number would give other towers than scores are of.
 _BAG = 8
 
 #: What is learned, and from what, where neither is said.
