@@ -150,7 +150,7 @@ def train(
     from fluxcube.training.fit import configure, fit
     from fluxcube.training.run import by_torchrun
 
-    config, training = configure(model, preset, settings or (), search=search, init=init)
+    config, training = configure(model, preset, settings or (), search=search, init=init, epochs=epochs)
     first = not by_torchrun() or os.environ["RANK"] == "0"
     with bar("train") if first else contextlib.nullcontext() as progress:
         done = fit(

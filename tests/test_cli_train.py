@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from fluxcube import cli
+from fluxcube.errors import ConfigError
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.simulation.example import example_cube
-from fluxcube.training.fit import fit
+from fluxcube.training.fit import configure, fit
 from fluxcube.training.run import Run
 
 torch = pytest.importorskip("torch")
@@ -118,6 +119,10 @@ def test_every_option_of_training_changes_what_is_done(planned):
     assert one == two and one[0]["config"]["share"] is False
     assert planned("train c r --static ''")[0]["features"]["static"] == []
     assert planned("train c r --set training.betas=0.8,0.9")[0]["training"]["betas"] == [0.8, 0.9]
+    _, training = configure("tam-rl", None, ["training.pretrain_epochs=14"], epochs=22)  # more than the default's all
+    assert (training.epochs, training.pretrain_epochs) == (22, 14)
+    with pytest.raises(ConfigError, match="14 of 3"):
+        configure("tam-rl", None, ["training.pretrain_epochs=14"], epochs=3)
     assert planned("train c r --set training.weigh=igbp,site")[0]["training"]["weigh"] == ["igbp", "site"]
 
 

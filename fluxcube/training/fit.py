@@ -205,7 +205,12 @@ def preset_config(model: str, preset: str | None) -> object | None:
 
 
 def configure(
-    model: str, preset: str | None, settings: Sequence[str] = (), search: int | None = None, init: object = None
+    model: str,
+    preset: str | None,
+    settings: Sequence[str] = (),
+    search: int | None = None,
+    init: object = None,
+    epochs: int | None = None,
 ) -> tuple[object | None, TrainingConfig]:
     """Return what `fit` takes as config and training, by the words of a command.
 
@@ -222,6 +227,8 @@ def configure(
         As `fit` takes it: settings that it draws are refused.
     init : path or Run, optional
         As `fit` takes it: without a preset, settings change those of the checkpoint.
+    epochs : int, optional
+        As `fit` takes it: other settings of training must agree with it.
 
     Raises
     ------
@@ -253,6 +260,7 @@ def configure(
         config = _changed(config, given["config"])
     published = model == "ecoperceiver" and preset == "published"
     training = TrainingConfig.published() if published else TrainingConfig()
+    given["training"] |= {"epochs": epochs} if epochs is not None and model in DESCENT else {}
     return config, _changed(training, given["training"])
 
 
