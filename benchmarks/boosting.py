@@ -34,8 +34,19 @@ from fluxcube.training.rows import KEPT, ModelRows, SiteRows, fit_rows, table
 
 HOURS = 70_000
 MET = (
-    "DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT", "P", "WS", "PA", "RH", "TS_1", "SWC_1",
-)  # fmt: skip
+    "DOY",
+    "TOD",
+    "TA",
+    "SW_IN",
+    "VPD",
+    "SW_IN_POT",
+    "P",
+    "WS",
+    "PA",
+    "RH",
+    "TS_1",
+    "SWC_1",
+)
 CLASSES = 16
 GIB = 2**30
 GOAL, LIMIT = 27.0, 8.0
@@ -50,10 +61,14 @@ class MadeUp(SiteRows):
             met = rng.uniform(-1, 1, (1, HOURS, len(MET))).astype(np.float32)
             met[0, rng.random(HOURS) < 0.1, 6:] = np.nan
             block = Block(
-                met=met, observed=np.ones((1, HOURS), bool), numbers=rng.uniform(-0.5, 0.5, (1, 2)).astype(np.float32),
-                classes=np.array([[int(site) % CLASSES]]), chips=np.empty((1, 0, 0, 64), np.float32),
-                chip_hour=np.empty((1, 0), np.int64), first_hour=0,
-            )  # fmt: skip
+                met=met,
+                observed=np.ones((1, HOURS), bool),
+                numbers=rng.uniform(-0.5, 0.5, (1, 2)).astype(np.float32),
+                classes=np.array([[int(site) % CLASSES]]),
+                chips=np.empty((1, 0, 0, 64), np.float32),
+                chip_hour=np.empty((1, 0), np.int64),
+                first_hour=0,
+            )
             yield Towers(self.spec, (site,), flatten(block), np.zeros(1, int), np.zeros(1, int), fluxes_of(met[0], rng))
 
     def _read(self, max_qc):
@@ -104,9 +119,13 @@ def one_size(millions: float, trees: int, depth: int, lags: int, kept: int, whol
         fit_rows(model, source, None, seed=0, progress=tick, kept=kept)
     width = next(ModelRows(model, source).chunks())[0].shape[1]
     return {
-        "rows": len(sites) * HOURS, "columns": width, "gib": peak() - base, "growing": max(resident),
-        "prepare": ticks[0] - begun, "tree": (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1),
-    }  # fmt: skip
+        "rows": len(sites) * HOURS,
+        "columns": width,
+        "gib": peak() - base,
+        "growing": max(resident),
+        "prepare": ticks[0] - begun,
+        "tree": (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1),
+    }
 
 
 def in_process(args: argparse.Namespace, millions: float, kept: int, whole: bool = False) -> dict:

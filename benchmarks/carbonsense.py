@@ -72,9 +72,13 @@ def build(store: Path, sizes: np.ndarray, *, compact: bool = False, workers: int
     """Write a cube of simulated sites through the library's own writing path."""
     labels = {"predictors": predictors(), "fluxes": targets()}
     settings = {
-        "resolution": "hourly", "clock": "solar", "order": "newest", "fusion_rule": "newest",
-        "predictors": " ".join(predictors()), "packing": "decimals" if compact else "floats",
-    }  # fmt: skip
+        "resolution": "hourly",
+        "clock": "solar",
+        "order": "newest",
+        "fusion_rule": "newest",
+        "predictors": " ".join(predictors()),
+        "packing": "decimals" if compact else "floats",
+    }
     with staging(store, overwrite=True) as building, ThreadPoolExecutor(workers) as pool:
 
         def one(at: int) -> dict:
@@ -84,9 +88,15 @@ def build(store: Path, sizes: np.ndarray, *, compact: bool = False, workers: int
 
         made = {doc["place"]["site"]: doc for doc in pool.map(one, range(len(sizes)))}
         compose(
-            building, {}, made, labels, settings, source=None, log=build_document({}, None, (), {}),
+            building,
+            {},
+            made,
+            labels,
+            settings,
+            source=None,
+            log=build_document({}, None, (), {}),
             each=lambda function, sites: list(pool.map(function, sites)),
-        )  # fmt: skip
+        )
 
 
 def peak() -> float:

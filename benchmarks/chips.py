@@ -78,10 +78,18 @@ def compare(h: int, v: int, sites: int) -> None:
     indexing = time.perf_counter() - start
     rows, cols = rows - v * TILE, cols - h * TILE
     values = scene(0)
-    tile = xr.DataArray(values, dims=("band", "y", "x"), coords={
-        "y": (ROWS / 2 - v * TILE - 0.5 - np.arange(TILE)) * PIXEL,
-        "x": (h * TILE + 0.5 + np.arange(TILE) - COLS / 2) * PIXEL,
-    }).rio.write_crs(SPHERE).rio.write_nodata(32767)  # fmt: skip
+    tile = (
+        xr.DataArray(
+            values,
+            dims=("band", "y", "x"),
+            coords={
+                "y": (ROWS / 2 - v * TILE - 0.5 - np.arange(TILE)) * PIXEL,
+                "x": (h * TILE + 0.5 + np.arange(TILE) - COLS / 2) * PIXEL,
+            },
+        )
+        .rio.write_crs(SPHERE)
+        .rio.write_nodata(32767)
+    )
     flat, index = values.reshape(7, -1), rows * TILE + cols
     theirs: list[np.ndarray] = []
     ours, gathers, reprojections = None, [], []
@@ -140,8 +148,10 @@ def build(h: int, v: int, sites: int, days: int) -> None:
             modis_hdf.call = apart
             modis_hdf._layout.cache_clear()
             assert chips.shape == (n, days, 9, 8, 8) and np.isfinite(chips.values).all()
-            print(f"  {n} sites: {whole:.2f} s; with the HDF4 library in this process {taken:.2f} s "
-                  f"({cpu:.2f} s of CPU), {n * days / cpu:,.0f} chips per second of CPU")  # fmt: skip
+            print(
+                f"  {n} sites: {whole:.2f} s; with the HDF4 library in this process {taken:.2f} s "
+                f"({cpu:.2f} s of CPU), {n * days / cpu:,.0f} chips per second of CPU"
+            )
             tell(profile, taken)
 
 

@@ -39,10 +39,14 @@ def model_of(preset: str) -> TAMRL:
 def weather(places: int, days: int) -> Block:
     rng = np.random.default_rng(0)
     return Block(
-        met=rng.normal(size=(places, days, SIZES.inputs)).astype("float32"), observed=np.ones((places, days), bool),
-        numbers=np.empty((places, 0), np.float32), classes=np.stack([rng.integers(0, n, places) for n in (11, 5)], 1),
-        chips=np.empty((places, 0, 0, 64), np.float32), chip_hour=np.empty((places, 0), np.int64), first_hour=12000,
-    )  # fmt: skip
+        met=rng.normal(size=(places, days, SIZES.inputs)).astype("float32"),
+        observed=np.ones((places, days), bool),
+        numbers=np.empty((places, 0), np.float32),
+        classes=np.stack([rng.integers(0, n, places) for n in (11, 5)], 1),
+        chips=np.empty((places, 0, 0, 64), np.float32),
+        chip_hour=np.empty((places, 0), np.int64),
+        first_hour=12000,
+    )
 
 
 def each_window(block: Block, length: int):

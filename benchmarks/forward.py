@@ -146,8 +146,10 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
         f"plain, last head, batch {size}, {attention}": (lambda: [naive(b) for b in some], given),
         "ours, window by window": (lambda: [last(b) for b in split(own, 32)], STRETCH),
         "ours, every window of a stretch": (lambda: slide(last, stretch), STRETCH),
-    } | {f"ours, dense head, stride {n}": (lambda b=b: [dense(x) for x in split(b, 32)], n * OURS)
-         for n, b in apart.items()}  # fmt: skip
+    } | {
+        f"ours, dense head, stride {n}": (lambda b=b: [dense(x) for x in split(b, 32)], n * OURS)
+        for n, b in apart.items()
+    }
     base = next(iter(variants))
     found = compared(variants, base, rounds)
     wanted = torch.cat([naive(b) for b in split(own, size)])[:, -1]
@@ -186,8 +188,10 @@ def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, ap
         wanted, found = run(), with_half(run)()
         rms = ((found - wanted).square().mean().sqrt() / wanted.std()).item()
         both = compared({"float32": (run, 1), "bfloat16": (with_half(run), 1)}, "float32", min(rounds, 5))
-        print(f"  bfloat16, {name:<32} x {both['bfloat16'][1]:.2f} of float32   rms difference {rms:.1e}, "
-              f"largest {error(found, wanted, wanted.std()):.1e}")  # fmt: skip
+        print(
+            f"  bfloat16, {name:<32} x {both['bfloat16'][1]:.2f} of float32   rms difference {rms:.1e}, "
+            f"largest {error(found, wanted, wanted.std()):.1e}"
+        )
 
 
 def training(model: EcoPerceiver, rounds: int) -> None:

@@ -68,8 +68,10 @@ def netcdf(store: Path, path: Path, names: tuple[str, ...], layout: str) -> int:
                 whole = file.createVariable(f"{name}_", dimensions=("site", "time", name), **like)
             else:
                 size = {"series": hours, "months": min(1461, hours)}[layout]
-                columns = [file.createVariable(f"{name}_{k}", dimensions=("site", "time"), chunksizes=(1, size), **like)
-                           for k in range(array.shape[2])]  # fmt: skip
+                columns = [
+                    file.createVariable(f"{name}_{k}", dimensions=("site", "time"), chunksizes=(1, size), **like)
+                    for k in range(array.shape[2])
+                ]
             for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
                 values, part = array[i, start:stop], slice(start - first, stop - first)
                 if layout == "stacked":

@@ -44,10 +44,14 @@ def towers() -> Towers:
         met[rng.random(met.shape, dtype=np.float32) < 0.05] = np.nan
         days = HOURS // 24
         return Block(
-            met=met, observed=np.ones((1, HOURS), bool), numbers=rng.random((1, 1), dtype=np.float32),
-            classes=np.empty((1, 0), np.int64), chips=rng.random((1, days, len(BANDS), 64), dtype=np.float32),
-            chip_hour=18 + 24 * np.arange(days)[None], first_hour=300_000,
-        )  # fmt: skip
+            met=met,
+            observed=np.ones((1, HOURS), bool),
+            numbers=rng.random((1, 1), dtype=np.float32),
+            classes=np.empty((1, 0), np.int64),
+            chips=rng.random((1, days, len(BANDS), 64), dtype=np.float32),
+            chip_hour=18 + 24 * np.arange(days)[None],
+            first_hour=300_000,
+        )
 
     fluxes = rng.normal(size=(SITES * HOURS, 1)).astype(np.float32)
     fluxes[rng.random(fluxes.shape) < 0.3] = np.nan
@@ -118,9 +122,11 @@ def memory(args: argparse.Namespace) -> bool:
         )
     b = args.batch
     for what, small, large in (
-        ("batch", (b // 2, 32), (b, 32)), ("batch", (b, 32), (2 * b, 32)),
-        ("T", (b, 16), (b, 32)), ("T", (b, 32), (b, 64)),
-    ):  # fmt: skip
+        ("batch", (b // 2, 32), (b, 32)),
+        ("batch", (b, 32), (2 * b, 32)),
+        ("T", (b, 16), (b, 32)),
+        ("T", (b, 32), (b, 64)),
+    ):
         ratio = sizes[large] / sizes[small]
         linear &= ratio <= MOST
         print(f"  twice the {what} ({small} to {large}): {ratio:.2f} times the memory")

@@ -69,10 +69,14 @@ def forcing(cells: tuple[int, int], days: int, chips: bool = True) -> xr.Dataset
     grid = ("latitude", "longitude")
     arrays = {"predictors": ((*grid, "time", "variable"), np.round(values.astype(np.float32), 3))}
     coords = {
-        "latitude": 50 - 0.25 * np.arange(cells[0]), "longitude": 8 + 0.25 * np.arange(cells[1]), "time": time_axis,
-        **variable_coords(PREDICTORS), "elevation": (grid, np.full(cells, 300.0)),
-        "igbp": (grid, np.full(cells, "GRA", object)), "land_fraction": (grid, np.ones(cells)),
-    }  # fmt: skip
+        "latitude": 50 - 0.25 * np.arange(cells[0]),
+        "longitude": 8 + 0.25 * np.arange(cells[1]),
+        "time": time_axis,
+        **variable_coords(PREDICTORS),
+        "elevation": (grid, np.full(cells, 300.0)),
+        "igbp": (grid, np.full(cells, "GRA", object)),
+        "land_fraction": (grid, np.ones(cells)),
+    }
     if chips:
         day = START.astype("datetime64[D]") + np.arange(-30, days)
         pixels = rng.integers(0, 4000, (*cells, len(day), len(BANDS), 8, 8), np.int16)
@@ -195,8 +199,9 @@ def store_part(folder: Path, rounds: int) -> None:
             "dense, stride 8": lambda: mapped(dense, one, store, out["8"], 240, 6, stride=8),
             "dense, stride 32": lambda: mapped(dense, one, store, out["32"], 240, 12, stride=32),
         },
-        name, rounds,
-    )  # fmt: skip
+        name,
+        rounds,
+    )
     ours, theirs = (open_maps(out[k]).NEE.isel(time=slice(0, 48)).values[:, :2, :2] for k in ("exact", "plain"))
     print(f"  largest difference of exact from plain: {np.abs(ours - theirs).max() / theirs.std():.1e} of the spread")
 
@@ -234,8 +239,9 @@ def trees_part(folder: Path, rounds: int) -> None:
             f"small(), T {small.context}": lambda: mapped(small, five, store, folder / "b.zarr", 240, 6),
             f"published, T {published.context}": lambda: mapped(published, five, store, folder / "c.zarr", 240, 3),
         },
-        name, rounds,
-    )  # fmt: skip
+        name,
+        rounds,
+    )
 
 
 def memory_part(folder: Path) -> None:
@@ -294,13 +300,16 @@ def graph_part() -> None:
         source = xr.Dataset(
             {"predictors": ((*grid, "time", "variable"), values)},
             {
-                "latitude": np.linspace(90, -90, 721), "longitude": np.arange(0, 360, 0.25),
-                "time": START + np.arange(shape[2]) * HOUR, **variable_coords(PREDICTORS),
-                "elevation": (grid, np.zeros(shape[:2])), "igbp": (grid, np.full(shape[:2], "GRA", object)),
+                "latitude": np.linspace(90, -90, 721),
+                "longitude": np.arange(0, 360, 0.25),
+                "time": START + np.arange(shape[2]) * HOUR,
+                **variable_coords(PREDICTORS),
+                "elevation": (grid, np.zeros(shape[:2])),
+                "igbp": (grid, np.full(shape[:2], "GRA", object)),
                 "land_fraction": (grid, land),
             },
             {"kind": "forcing"},
-        )  # fmt: skip
+        )
         for step in (720,):
             start, cpu = time.perf_counter(), time.process_time()
             model = Predictor(Copy(32), spec(bands=False), digest="x")
@@ -317,8 +326,9 @@ def graph_part() -> None:
             rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(
                 f"  chunks of {hours} h read, {step} h mapped: first of {len(todo):,} tasks after {first_cpu:.1f} s "
-                f"of CPU ({first:.1f} s wall), {1e3 * each:.1f} ms each, peak {rss:.1f} GiB", flush=True,
-            )  # fmt: skip
+                f"of CPU ({first:.1f} s wall), {1e3 * each:.1f} ms each, peak {rss:.1f} GiB",
+                flush=True,
+            )
 
 
 def workers_part(folder: Path) -> None:
@@ -326,14 +336,21 @@ def workers_part(folder: Path) -> None:
     rates = {}
     for count in (1, 2):
         maps = upscale(
-            Predictor(twin(network("published"), "dense"), spec(), digest="x"), open_forcing_store(store), stride=32,
-            time_chunk=96, applicability=False,
-        )  # fmt: skip
+            Predictor(twin(network("published"), "dense"), spec(), digest="x"),
+            open_forcing_store(store),
+            stride=32,
+            time_chunk=96,
+            applicability=False,
+        )
         seen: list[float] = []
         write_maps(
-            maps, folder / "w.zarr", workers=count, scheduler="processes", overwrite=True,
+            maps,
+            folder / "w.zarr",
+            workers=count,
+            scheduler="processes",
+            overwrite=True,
             progress=lambda *_, seen=seen: seen.append(time.perf_counter()),
-        )  # fmt: skip
+        )
         seen = seen[1 + 2 * count :]  # workers have then loaded what they need
         rates[count] = (len(seen) - 1) / (seen[-1] - seen[0])
     print(f"  regions a second: {rates[1]:.3f} with one worker, {rates[2]:.3f} with two: x {rates[2] / rates[1]:.2f}")

@@ -45,25 +45,34 @@ def simulate(sites: int, years: int, columns: int, chips: bool) -> Towers:
     rng = np.random.default_rng(0)
     hours, days = years * 8760, years * 365
     spec = FeatureSpec(
-        predictors=tuple(predictors())[:columns], bands=BANDS if chips else (), static=("latitude", "elevation"),
+        predictors=tuple(predictors())[:columns],
+        bands=BANDS if chips else (),
+        static=("latitude", "elevation"),
         targets=("NEE",),
-    )  # fmt: skip
+    )
 
     def site() -> Block:
         met = rng.random((1, hours, columns), dtype=np.float32) - np.float32(0.5)
         met[rng.random(met.shape, dtype=np.float32) < GAPS] = np.nan
         count = days if chips else 0
         return Block(
-            met=met, observed=np.ones((1, hours), bool), numbers=rng.random((1, 2), dtype=np.float32),
-            classes=np.empty((1, 0), np.int64), chips=rng.random((1, count, len(spec.bands), 64), dtype=np.float32),
-            chip_hour=18 + 24 * np.arange(count)[None], first_hour=FIRST_HOUR,
-        )  # fmt: skip
+            met=met,
+            observed=np.ones((1, hours), bool),
+            numbers=rng.random((1, 2), dtype=np.float32),
+            classes=np.empty((1, 0), np.int64),
+            chips=rng.random((1, count, len(spec.bands), 64), dtype=np.float32),
+            chip_hour=18 + 24 * np.arange(count)[None],
+            first_hour=FIRST_HOUR,
+        )
 
     return Towers(
-        spec=spec, sites=tuple(f"XX-S{i:02d}" for i in range(sites)),
-        series=join(site() for _ in range(sites)), site=np.arange(sites), first_hour=np.full(sites, FIRST_HOUR),
+        spec=spec,
+        sites=tuple(f"XX-S{i:02d}" for i in range(sites)),
+        series=join(site() for _ in range(sites)),
+        site=np.arange(sites),
+        first_hour=np.full(sites, FIRST_HOUR),
         fluxes=rng.normal(size=(sites * hours, 1)).astype(np.float32),
-    )  # fmt: skip
+    )
 
 
 def write_database(path: Path, towers: Towers) -> None:
@@ -133,9 +142,13 @@ class PerItem(Dataset):
             values = np.where(rows[:, self.columns : -1] <= 1, (values - self.middle) / self.width, np.float32(np.nan))
         met = torch.from_numpy(values)
         out = {
-            "met": met, "mask": torch.isfinite(met), "targets": torch.from_numpy(rows[-1:, -1:]),
-            "numbers": self.numbers[site], "site": site, "time": FIRST_HOUR + last,
-        }  # fmt: skip
+            "met": met,
+            "mask": torch.isfinite(met),
+            "targets": torch.from_numpy(rows[-1:, -1:]),
+            "numbers": self.numbers[site],
+            "site": site,
+            "time": FIRST_HOUR + last,
+        }
         return out | self._images(site, first, last) if self.bands else out
 
     def _rows(self, window: tuple[int, int, int]) -> np.ndarray:

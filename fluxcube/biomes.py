@@ -8,9 +8,24 @@ from fluxcube.errors import unknown
 
 #: IGBP code to MCD12Q1 LC_Type1 number (C6 and C6.1; C5 had water as 0).
 IGBP_NUMBERS = {
-    "ENF": 1, "EBF": 2, "DNF": 3, "DBF": 4, "MF": 5, "CSH": 6, "OSH": 7, "WSA": 8, "SAV": 9, "GRA": 10,
-    "WET": 11, "CRO": 12, "URB": 13, "CVM": 14, "SNO": 15, "BSV": 16, "WAT": 17,
-}  # fmt: skip
+    "ENF": 1,
+    "EBF": 2,
+    "DNF": 3,
+    "DBF": 4,
+    "MF": 5,
+    "CSH": 6,
+    "OSH": 7,
+    "WSA": 8,
+    "SAV": 9,
+    "GRA": 10,
+    "WET": 11,
+    "CRO": 12,
+    "URB": 13,
+    "CVM": 14,
+    "SNO": 15,
+    "BSV": 16,
+    "WAT": 17,
+}
 
 #: MCD12Q1 number to IGBP code.
 IGBP_CODES = {number: code for code, number in IGBP_NUMBERS.items()}

@@ -19,12 +19,24 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X", "p")
 _UNKNOWN = ("#8C8C8C", "h")
 #: Classes keep theirs from picture to picture; related ones share a colour or a shape.
 _OF_IGBP = {
-    "ENF": ("#009E73", "^"), "DNF": ("#009E73", "v"), "EBF": ("#000000", "s"), "DBF": ("#D55E00", "o"),
-    "MF": ("#8C8C8C", "*"), "CSH": ("#CC79A7", "<"), "OSH": ("#CC79A7", ">"), "WSA": ("#E69F00", "X"),
-    "SAV": ("#E69F00", "P"), "GRA": ("#F0E442", "v"), "CRO": ("#56B4E9", "D"), "CVM": ("#56B4E9", "d"),
-    "WET": ("#0072B2", "p"), "WAT": ("#0072B2", "8"), "URB": ("#8C8C8C", "X"), "SNO": ("#8C8C8C", "D"),
+    "ENF": ("#009E73", "^"),
+    "DNF": ("#009E73", "v"),
+    "EBF": ("#000000", "s"),
+    "DBF": ("#D55E00", "o"),
+    "MF": ("#8C8C8C", "*"),
+    "CSH": ("#CC79A7", "<"),
+    "OSH": ("#CC79A7", ">"),
+    "WSA": ("#E69F00", "X"),
+    "SAV": ("#E69F00", "P"),
+    "GRA": ("#F0E442", "v"),
+    "CRO": ("#56B4E9", "D"),
+    "CVM": ("#56B4E9", "d"),
+    "WET": ("#0072B2", "p"),
+    "WAT": ("#0072B2", "8"),
+    "URB": ("#8C8C8C", "X"),
+    "SNO": ("#8C8C8C", "D"),
     "BSV": ("#D55E00", "H"),
-}  # fmt: skip
+}
 
 __all__ = ["MARKERS", "PALETTE", "class_styles", "new_axes", "new_panels", "print_units", "save_picture"]
 

@@ -100,10 +100,18 @@ def open_carbonsense(
     """
     return carbonsense.open_carbonsense(
         default_store() if store is None else store,
-        sites=sites, igbp=igbp, bbox=bbox, time=time, variables=variables, targets=targets,
-        max_qc=max_qc, max_fill_days=max_fill_days, min_quality=min_quality, normalized=normalized,
+        sites=sites,
+        igbp=igbp,
+        bbox=bbox,
+        time=time,
+        variables=variables,
+        targets=targets,
+        max_qc=max_qc,
+        max_fill_days=max_fill_days,
+        min_quality=min_quality,
+        normalized=normalized,
         storage_options=storage_options,
-    )  # fmt: skip
+    )
 
 
 def open_entry(kind: str, store: str | os.PathLike | None = None, **options: object) -> xr.Dataset:

@@ -88,10 +88,21 @@ def build(
 
     with bar("build") as progress:
         report = build_carbonsense(
-            [raw, *(also or [])], store, resolution=resolution, modis=modis, land_cover=land_cover, sites=site,
-            order=order, rule=rule, clock=clock, strict=strict, append=append, compact=compact, overwrite=overwrite,
+            [raw, *(also or [])],
+            store,
+            resolution=resolution,
+            modis=modis,
+            land_cover=land_cover,
+            sites=site,
+            order=order,
+            rule=rule,
+            clock=clock,
+            strict=strict,
+            append=append,
+            compact=compact,
+            overwrite=overwrite,
             progress=progress,
-        )  # fmt: skip
+        )
     kept = f", {len(report.unchanged)} of them unchanged" if append else ""
     typer.echo(f"{report.store}: {len(report.sites)} sites{kept}")
     for name, reason in report.left_out.items():
@@ -154,12 +165,28 @@ def train(
     first = not by_torchrun() or os.environ["RANK"] == "0"
     with bar("train") if first else contextlib.nullcontext() as progress:
         done = fit(
-            _open(store), model=model, target=target or None, out=run, predictors=_names(predictors),
-            memory_days=_days(memory), bands=None if chips else (), static=_names(static), split=split,
-            config=config, training=training, epochs=epochs, seed=seed, seeds=seeds, jobs=jobs, init=init,
-            train_igbp=_names(train_igbp), search=search, bag=bag, overwrite=overwrite,
+            _open(store),
+            model=model,
+            target=target or None,
+            out=run,
+            predictors=_names(predictors),
+            memory_days=_days(memory),
+            bands=None if chips else (),
+            static=_names(static),
+            split=split,
+            config=config,
+            training=training,
+            epochs=epochs,
+            seed=seed,
+            seeds=seeds,
+            jobs=jobs,
+            init=init,
+            train_igbp=_names(train_igbp),
+            search=search,
+            bag=bag,
+            overwrite=overwrite,
             progress=(progress or _lines()) if first else None,
-        )  # fmt: skip
+        )
     if first:
         typer.echo(f"{done.path}: {done.summary}")
 
@@ -253,9 +280,11 @@ def evaluate(
             predictions[name] = predict(model, cube, progress=progress)
     names = list(models)
     intervals = {
-        "clusters": clusters_km if draws else None, "draws": draws, "seed": seed,
+        "clusters": clusters_km if draws else None,
+        "draws": draws,
+        "seed": seed,
         "against": names[1] if len(names) > 1 else None,
-    }  # fmt: skip
+    }
     if scales:
         table = scale_table(cube, predictions, **intervals)
     else:
@@ -297,9 +326,15 @@ def forcing(
     from fluxcube.inference.checks import check_values
 
     grid = open_forcing(
-        era5, modis=modis, land_cover=land_cover, igbp=igbp, bbox=_box(bbox), time=period(time), resolution=resolution,
+        era5,
+        modis=modis,
+        land_cover=land_cover,
+        igbp=igbp,
+        bbox=_box(bbox),
+        time=period(time),
+        resolution=resolution,
         chips_per_cell=chips_per_cell,
-    )  # fmt: skip
+    )
     check_values(grid)
     with bar("forcing") as progress:
         write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or _lines())
@@ -364,9 +399,14 @@ def upscale(
     box = _box(bbox)
     model = load_model(run)
     grid = open_forcing(
-        forcing, modis=modis, land_cover=land_cover, igbp=igbp, bbox=box, resolution=resolution,
+        forcing,
+        modis=modis,
+        land_cover=land_cover,
+        igbp=igbp,
+        bbox=box,
+        resolution=resolution,
         chips_per_cell=chips_per_cell,
-    )  # fmt: skip
+    )
     if "koppen" in model.spec.static:
         grid = add_climates(grid, koppen)
     elif koppen is not None:
@@ -374,15 +414,29 @@ def upscale(
     if model.resolution == "daily" and resolution_of(grid) == "hourly":
         grid = daily_forcing(grid)
     maps = upscale_grid(
-        model, grid, targets=target, time=period(time), stride=stride, min_context=min_context, precision=precision,
-        uncertainty=uncertainty, applicability=applicability, allow_missing=allow_missing, time_chunk=time_chunk,
-    )  # fmt: skip
+        model,
+        grid,
+        targets=target,
+        time=period(time),
+        stride=stride,
+        min_context=min_context,
+        precision=precision,
+        uncertainty=uncertainty,
+        applicability=applicability,
+        allow_missing=allow_missing,
+        time_chunk=time_chunk,
+    )
     check_values(grid)
     with bar("upscale") as progress:
         write_maps(
-            maps, out, overwrite=overwrite, resume=resume, workers=workers, scheduler=scheduler,
+            maps,
+            out,
+            overwrite=overwrite,
+            resume=resume,
+            workers=workers,
+            scheduler=scheduler,
             progress=progress or _lines(),
-        )  # fmt: skip
+        )
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not supply them: {maps.attrs['masked_predictors']}", err=True)

@@ -44,9 +44,16 @@ def totals(
 
     with bar("totals") as progress:
         told = add_up(
-            _open(maps, time), by=by, regions=regions, every=every, fluxes=flux, name=name,
-            latitude_step=latitude_step, min_coverage=0.9 if min_coverage is None else min_coverage, progress=progress,
-        )  # fmt: skip
+            _open(maps, time),
+            by=by,
+            regions=regions,
+            every=every,
+            fluxes=flux,
+            name=name,
+            latitude_step=latitude_step,
+            min_coverage=0.9 if min_coverage is None else min_coverage,
+            progress=progress,
+        )
     table = told.to_dataframe() if told.dims else told.expand_dims("time").to_dataframe()
     typer.echo(table.to_string(float_format=lambda value: f"{value:.4g}"))
     units = {str(n): a.attrs["units"] for n, a in told.data_vars.items() if a.attrs["units"] != "1"}

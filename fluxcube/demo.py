@@ -222,9 +222,18 @@ def _train(
     split = next((run.split for run in runs.values()), None)
     of_ecoperceiver = _ecoperceiver(quick) if name == "ecoperceiver" else {}
     return fit(
-        cube, model=name, target=TARGETS, out=out / "runs" / name, predictors=PREDICTORS, memory_days=MEMORY_DAYS,
-        static=STATIC, split=split, seed=seed, progress=progress, **of_ecoperceiver,
-    )  # fmt: skip
+        cube,
+        model=name,
+        target=TARGETS,
+        out=out / "runs" / name,
+        predictors=PREDICTORS,
+        memory_days=MEMORY_DAYS,
+        static=STATIC,
+        split=split,
+        seed=seed,
+        progress=progress,
+        **of_ecoperceiver,
+    )
 
 
 def _ecoperceiver(quick: bool) -> dict[str, object]:
@@ -280,8 +289,15 @@ def _trust(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
             error = np.abs(away[target] - true[target]).mean("time").to_series()
             known = error.notna() & index.notna()
             ranks = np.corrcoef(error[known].rank(), index[known].rank())[0, 1]
-            rows.append({"target": target, "model": name, "n_cells": int(known.sum()), "rank_correlation": ranks,
-                         "applicable": float(away[APPLICABLE].mean())})  # fmt: skip
+            rows.append(
+                {
+                    "target": target,
+                    "model": name,
+                    "n_cells": int(known.sum()),
+                    "rank_correlation": ranks,
+                    "applicable": float(away[APPLICABLE].mean()),
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -262,13 +262,25 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     done = fit(
-        _for_variant(cube, variant), model=variant.model, target=variant.target, out=folder,
-        predictors=variant.predictors, memory_days=variant.memory_days, bands=variant.bands, static=variant.static,
-        split=split, config=_config(variant), training=_changed(TrainingConfig(), variant.training),
-        train_igbp=variant.train_igbp, search=variant.search, bag=variant.bag, seed=variant.seed, seeds=variant.seeds,
+        _for_variant(cube, variant),
+        model=variant.model,
+        target=variant.target,
+        out=folder,
+        predictors=variant.predictors,
+        memory_days=variant.memory_days,
+        bands=variant.bands,
+        static=variant.static,
+        split=split,
+        config=_config(variant),
+        training=_changed(TrainingConfig(), variant.training),
+        train_igbp=variant.train_igbp,
+        search=variant.search,
+        bag=variant.bag,
+        seed=variant.seed,
+        seeds=variant.seeds,
         max_qc=_PREDICTOR_QC if variant.target_qc is None else 3,
         **({} if variant.min_quality is None else {"min_quality": variant.min_quality}),
-    )  # fmt: skip
+    )
     say(f"{split.kind}: {variant.label}: {done.summary}")
     return folder
 

@@ -101,8 +101,12 @@ def indices(reflectance: xr.DataArray) -> xr.Dataset:
     red, nir, blue, swir3 = (
         reflectance.isel(band=labels.index(name)).drop_vars("band") for name in ("red", "nir", "blue", "swir3")
     )
-    computed = {"NDVI": (ndvi, red, nir), "EVI": (evi, red, nir, blue), "NIRv": (nirv, red, nir),
-                "NDWI": (ndwi, nir, swir3)}  # fmt: skip
+    computed = {
+        "NDVI": (ndvi, red, nir),
+        "EVI": (evi, red, nir, blue),
+        "NIRv": (nirv, red, nir),
+        "NDWI": (ndwi, nir, swir3),
+    }
     out = xr.Dataset({name: _apply(*args) for name, args in computed.items()})
     for name, values in out.items():
         values.attrs = {"long_name": _LONG_NAMES[name], "units": "1"}

@@ -149,9 +149,17 @@ def plot_site_map(
             raise SchemaError(f"a map of sites needs one value per site, found dims {sites.dims}: reduce the others.")
         cmap, low, high = colours(str(sites.name or ""), np.asarray(sites.values, float), None, None)
         dots = ax.scatter(
-            sites.longitude, sites.latitude, c=sites.values, cmap=cmap, vmin=low, vmax=high,
-            s=28, edgecolors="black", linewidths=0.4, zorder=3,
-        )  # fmt: skip
+            sites.longitude,
+            sites.latitude,
+            c=sites.values,
+            cmap=cmap,
+            vmin=low,
+            vmax=high,
+            s=28,
+            edgecolors="black",
+            linewidths=0.4,
+            zorder=3,
+        )
         _draw_bar(ax, dots, _label(sites), beyond(sites.values, low, high))
     else:
         _draw_classes(ax, sites, color)
@@ -198,8 +206,15 @@ def plot_diurnal(
         style = {"color": "black", "linewidth": 2.0} if name == "observed" else {"linewidth": 1.5}
         ax.plot(day.index + 0.5, day["mean"], label=name, **style)
     first = days["observed"]
-    ax.fill_between(first.index + 0.5, first["q25"], first["q75"], color="black", alpha=0.12, linewidth=0,
-                    label="observed, middle half")  # fmt: skip
+    ax.fill_between(
+        first.index + 0.5,
+        first["q25"],
+        first["q75"],
+        color="black",
+        alpha=0.12,
+        linewidth=0,
+        label="observed, middle half",
+    )
     ax.set(xlim=(0, 24), xticks=range(0, 25, 3), xlabel="local mean solar time (h)", ylabel=_label(obs))
     ax.legend(frameon=False)
     ax.set_title(f"{int(first['n'].sum()):,} hours" if title is None else title)
@@ -456,9 +471,16 @@ def _draw_classes(ax: Axes, sites: xr.Dataset, color: str) -> None:
     for name, (shade, marker) in class_styles(labels).items():
         here = labels == name
         ax.scatter(
-            sites.longitude.values[here], sites.latitude.values[here], s=26, color=shade, marker=marker,
-            edgecolors="black", linewidths=0.4, zorder=3, label=f"{name} ({here.sum()})",
-        )  # fmt: skip
+            sites.longitude.values[here],
+            sites.latitude.values[here],
+            s=26,
+            color=shade,
+            marker=marker,
+            edgecolors="black",
+            linewidths=0.4,
+            zorder=3,
+            label=f"{name} ({here.sum()})",
+        )
     ax.legend(fontsize=7, ncols=1 + len(set(labels)) // 12, loc="lower left", framealpha=0.9)
 
 

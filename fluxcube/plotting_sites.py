@@ -70,8 +70,10 @@ def plot_embedding(
     points, shares = _components(codes.transpose("site", "code").values.astype(float))
     ax = new_axes(ax, (7.2, 5.2))
     _draw_classes(ax, points[:, 0], points[:, 1], codes[color].values, color)
-    ax.set(xlabel=f"first principal component ({shares[0]:.0%} of variance)",
-           ylabel=f"second principal component ({shares[1]:.0%} of variance)")  # fmt: skip
+    ax.set(
+        xlabel=f"first principal component ({shares[0]:.0%} of variance)",
+        ylabel=f"second principal component ({shares[1]:.0%} of variance)",
+    )
     ax.set_title(f"{codes.sizes['site']} sites" if title is None else title, fontsize=11)
     _draw_key(ax, _TITLES[color])
     return save_picture(ax, path)
@@ -247,9 +249,17 @@ def _draw_classes(ax: Axes, x, y, codes: Sequence[str], color: str, every: Seque
     for name, (shade, marker) in class_styles(every).items():
         here = labels == name
         ax.scatter(
-            x[here], y[here], s=_SIZES.get(marker, 34), color=shade, marker=marker, edgecolors="black",
-            linewidths=0.5, alpha=0.9, zorder=3, label=f"{name} ({(every == name).sum()})",
-        )  # fmt: skip
+            x[here],
+            y[here],
+            s=_SIZES.get(marker, 34),
+            color=shade,
+            marker=marker,
+            edgecolors="black",
+            linewidths=0.5,
+            alpha=0.9,
+            zorder=3,
+            label=f"{name} ({(every == name).sum()})",
+        )
 
 
 def _draw_diagonal(ax: Axes, end: float) -> None:

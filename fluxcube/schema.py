@@ -88,22 +88,34 @@ PARTS: Mapping[str, Part] = {
     "": Part("float32", np.nan),
     "_qc": Part("int8", -1, "hourly", attrs={"long_name": "quality flags of", **QC_ATTRS}),
     "_coverage": Part(
-        "uint8", 0, "hourly",
+        "uint8",
+        0,
+        "hourly",
         attrs={"long_name": "share of the hour that was observed, of", "units": "1", "scale_factor": 0.01},
     ),
     "_quality": Part(
-        "float32", np.nan, "daily",
+        "float32",
+        np.nan,
+        "daily",
         attrs={"long_name": "share of the day that is measured or good fill (1 is best), of", "units": "1"},
     ),
     "_randunc": Part(
-        "float32", np.nan, "both", ("fluxes",), False,
+        "float32",
+        np.nan,
+        "both",
+        ("fluxes",),
+        False,
         {"long_name": "random uncertainty (one standard deviation) of"},
     ),
     "_jointunc": Part(
-        "float32", np.nan, "both", ("fluxes",), False,
+        "float32",
+        np.nan,
+        "both",
+        ("fluxes",),
+        False,
         {"long_name": "random and USTAR-filtering uncertainty (one standard deviation) of"},
     ),
-}  # fmt: skip
+}
 
 
 def stack_parts(stack: str, resolution: str = "hourly", *, required: bool = False) -> tuple[str, ...]:

@@ -19,9 +19,14 @@ def declination(doy: np.ndarray) -> np.ndarray:
     """Solar declination (radians) of a day of year counted from 0 (Spencer 1971)."""
     a = _year_angle(doy)
     return (
-        0.006918 - 0.399912 * np.cos(a) + 0.070257 * np.sin(a) - 0.006758 * np.cos(2 * a)
-        + 0.000907 * np.sin(2 * a) - 0.002697 * np.cos(3 * a) + 0.00148 * np.sin(3 * a)
-    )  # fmt: skip
+        0.006918
+        - 0.399912 * np.cos(a)
+        + 0.070257 * np.sin(a)
+        - 0.006758 * np.cos(2 * a)
+        + 0.000907 * np.sin(2 * a)
+        - 0.002697 * np.cos(3 * a)
+        + 0.00148 * np.sin(3 * a)
+    )
 
 
 def distance_factor(doy: np.ndarray) -> np.ndarray:

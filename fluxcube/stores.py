@@ -469,10 +469,12 @@ def dask_chunked(ds: xr.Dataset, *, begin: Mapping[str, int] | None = None, **mo
     for name, array in ds.data_vars.items():
         stored = array.encoding.get("shards") or array.encoding["chunks"]
         sizes = dict(zip(array.dims, stored, strict=True))
-        arrays[name] = array.chunk({
-            dim: _lengths(array.sizes[dim], min(size, most.get(str(dim), size)), begin.get(str(dim), 0))
-            for dim, size in sizes.items()
-        })  # fmt: skip
+        arrays[name] = array.chunk(
+            {
+                dim: _lengths(array.sizes[dim], min(size, most.get(str(dim), size)), begin.get(str(dim), 0))
+                for dim, size in sizes.items()
+            }
+        )
     return ds.assign(arrays)
 
 
@@ -587,9 +589,14 @@ def _write_coord(group: zarr.Group, name: str, coord: xr.DataArray, bounds: str 
     elif values.dtype.kind == "f":
         fill = np.nan
     array = group.create_array(
-        name, shape=values.shape, dtype=dtype, chunks=tuple(max(n, 1) for n in values.shape), fill_value=fill,
-        dimension_names=coord.dims, attributes=attrs,
-    )  # fmt: skip
+        name,
+        shape=values.shape,
+        dtype=dtype,
+        chunks=tuple(max(n, 1) for n in values.shape),
+        fill_value=fill,
+        dimension_names=coord.dims,
+        attributes=attrs,
+    )
     array[...] = values
 
 
@@ -617,10 +624,17 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> None:
     if spec.decimals:
         codecs = {"filters": None, "serializer": DecimalColumns(), "compressors": None}
     group.create_array(
-        name, shape=spec.shape, dtype=dtype, chunks=spec.chunks, shards=spec.shards, fill_value=spec.fill_value,
-        dimension_names=spec.dims, attributes=dict(spec.attrs), config={"write_empty_chunks": False},
+        name,
+        shape=spec.shape,
+        dtype=dtype,
+        chunks=spec.chunks,
+        shards=spec.shards,
+        fill_value=spec.fill_value,
+        dimension_names=spec.dims,
+        attributes=dict(spec.attrs),
+        config={"write_empty_chunks": False},
         **codecs,
-    )  # fmt: skip
+    )
 
 
 def _opened(path: str | os.PathLike, name: str) -> zarr.Array:

@@ -28,15 +28,31 @@ _PREFIX = {"": 0, "M": 6, "k": 3, "h": 2, "c": -2, "m": -3, "u": -6, "n": -9}
 #: tenth and no digit is lost. Grams of a species are moles of it (g mol-1: C 12.011, CO2 44.009, CH4 16.043; IUPAC
 #: 2021). E is the einstein, a mole of photons.
 _SYMBOLS = {
-    "m": (" kcm", "1", _LENGTH), "g": (" kmu", "1/1000", _MASS), "gC": (" kmu", "1000/12011", _AMOUNT),
-    "gCOO": (" kmu", "1000/44009", _AMOUNT), "gCHHHH": (" kmu", "1000/16043", _AMOUNT),
-    "mol": (" kmun", "1", _AMOUNT), "E": (" mu", "1", _AMOUNT), "Pa": (" hkM", "1", _PRESSURE),
-    "bar": (" m", "100000", _PRESSURE), "W": (" mkM", "1", _POWER), "J": (" kM", "1", _ENERGY),
-    "s": (" ", "1", _TIME), "min": (" ", "60", _TIME), "h": (" ", "3600", _TIME), "d": (" ", "86400", _TIME),
-    "K": (" ", "1", _KELVIN), "degC": (" ", "1", _KELVIN), "degF": (" ", "5/9", _KELVIN),
-    "rad": (" ", "1", _ANGLE), "degree": (" ", Fraction(math.pi) / 180, _ANGLE), "%": (" ", "1/100", _NONE),
-    "ppm": (" ", "1/1000000", _NONE), "ppb": (" ", "1/1000000000", _NONE), "one": (" ", "1", _NONE),
-}  # fmt: skip
+    "m": (" kcm", "1", _LENGTH),
+    "g": (" kmu", "1/1000", _MASS),
+    "gC": (" kmu", "1000/12011", _AMOUNT),
+    "gCOO": (" kmu", "1000/44009", _AMOUNT),
+    "gCHHHH": (" kmu", "1000/16043", _AMOUNT),
+    "mol": (" kmun", "1", _AMOUNT),
+    "E": (" mu", "1", _AMOUNT),
+    "Pa": (" hkM", "1", _PRESSURE),
+    "bar": (" m", "100000", _PRESSURE),
+    "W": (" mkM", "1", _POWER),
+    "J": (" kM", "1", _ENERGY),
+    "s": (" ", "1", _TIME),
+    "min": (" ", "60", _TIME),
+    "h": (" ", "3600", _TIME),
+    "d": (" ", "86400", _TIME),
+    "K": (" ", "1", _KELVIN),
+    "degC": (" ", "1", _KELVIN),
+    "degF": (" ", "5/9", _KELVIN),
+    "rad": (" ", "1", _ANGLE),
+    "degree": (" ", Fraction(math.pi) / 180, _ANGLE),
+    "%": (" ", "1/100", _NONE),
+    "ppm": (" ", "1/1000000", _NONE),
+    "ppb": (" ", "1/1000000000", _NONE),
+    "one": (" ", "1", _NONE),
+}
 _UNITS = {
     prefix.strip() + name: (Fraction(size) * Fraction(10) ** _PREFIX[prefix.strip()], powers)
     for name, (prefixes, size, powers) in _SYMBOLS.items()
@@ -46,13 +62,45 @@ _ZERO = {"degC": Fraction("273.15"), "degF": Fraction("459.67") * 5 / 9}
 
 #: Other words for a whole unit, and for a symbol of a product, in lower case without blanks.
 _WORDS = {
-    "c": "degC", "°c": "degC", "celsius": "degC", "degreec": "degC", "degreesc": "degC", "deg_c": "degC", "oc": "degC",
-    "degc": "degC", "degreecelsius": "degC", "degree_celsius": "degC", "degreescelsius": "degC", "f": "degF",
-    "°f": "degF", "degf": "degF", "fahrenheit": "degF", "k": "K", "kelvin": "K", "degk": "K", "percent": "%",
-    "pct": "%", "vol%": "%", "vol.%": "%", "%vol": "%", "1": "one", "fraction": "one", "frac": "one", "ratio": "one",
-    "-": "one", "unitless": "one", "dimensionless": "one", "none": "one", "°": "degree", "deg": "degree",
-    "degrees": "degree", "ppmv": "ppm", "ppbv": "ppb", "mb": "mbar", "millibar": "mbar",
-}  # fmt: skip
+    "c": "degC",
+    "°c": "degC",
+    "celsius": "degC",
+    "degreec": "degC",
+    "degreesc": "degC",
+    "deg_c": "degC",
+    "oc": "degC",
+    "degc": "degC",
+    "degreecelsius": "degC",
+    "degree_celsius": "degC",
+    "degreescelsius": "degC",
+    "f": "degF",
+    "°f": "degF",
+    "degf": "degF",
+    "fahrenheit": "degF",
+    "k": "K",
+    "kelvin": "K",
+    "degk": "K",
+    "percent": "%",
+    "pct": "%",
+    "vol%": "%",
+    "vol.%": "%",
+    "%vol": "%",
+    "1": "one",
+    "fraction": "one",
+    "frac": "one",
+    "ratio": "one",
+    "-": "one",
+    "unitless": "one",
+    "dimensionless": "one",
+    "none": "one",
+    "°": "degree",
+    "deg": "degree",
+    "degrees": "degree",
+    "ppmv": "ppm",
+    "ppbv": "ppb",
+    "mb": "mbar",
+    "millibar": "mbar",
+}
 _SYNONYMS = {"sec": "s", "hr": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "mb": "mbar", "minute": "min"}
 
 _SPELLING = str.maketrans(
@@ -66,10 +114,39 @@ _PIECE = re.compile(r"(/)|(\()|(\))|([A-Za-z%]+)(-?\d{1,2})?|(1)(?!\d)| +")
 
 #: What is named where a unit is not known.
 _KNOWN = (
-    "degC", "K", "degF", "Pa", "hPa", "kPa", "mbar", "W m-2", "MJ m-2 d-1", "J m-2", "mm", "m", "cm", "mm h-1",
-    "mm s-1", "kg m-2 s-1", "m s-1", "km h-1", "degree", "rad", "%", "1", "ppm", "umol mol-1", "mmol mol-1", "m3 m-3",
-    "umol m-2 s-1", "nmol m-2 s-1", "mmol m-2 s-1", "mg CO2 m-2 s-1", "gC m-2 d-1", "gC m-2 s-1",
-)  # fmt: skip
+    "degC",
+    "K",
+    "degF",
+    "Pa",
+    "hPa",
+    "kPa",
+    "mbar",
+    "W m-2",
+    "MJ m-2 d-1",
+    "J m-2",
+    "mm",
+    "m",
+    "cm",
+    "mm h-1",
+    "mm s-1",
+    "kg m-2 s-1",
+    "m s-1",
+    "km h-1",
+    "degree",
+    "rad",
+    "%",
+    "1",
+    "ppm",
+    "umol mol-1",
+    "mmol mol-1",
+    "m3 m-3",
+    "umol m-2 s-1",
+    "nmol m-2 s-1",
+    "mmol m-2 s-1",
+    "mg CO2 m-2 s-1",
+    "gC m-2 d-1",
+    "gC m-2 s-1",
+)
 
 
 def convert(

@@ -17,9 +17,28 @@ from fluxcube.errors import unknown
 
 #: The published CarbonSense predictors, in the order the paper's code lists them.
 PUBLISHED_PREDICTORS = (
-    "DOY", "TOD", "TA", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS", "WD", "RH", "USTAR", "NETRAD",
-    "PPFD_IN", "PPFD_OUT", "SW_OUT", "LW_OUT", "CO2", "G", "LE", "H",
-)  # fmt: skip
+    "DOY",
+    "TOD",
+    "TA",
+    "SW_IN",
+    "LW_IN",
+    "VPD",
+    "PA",
+    "P",
+    "WS",
+    "WD",
+    "RH",
+    "USTAR",
+    "NETRAD",
+    "PPFD_IN",
+    "PPFD_OUT",
+    "SW_OUT",
+    "LW_OUT",
+    "CO2",
+    "G",
+    "LE",
+    "H",
+)
 
 #: Predictors that place and time alone determine: known for every hour of every site and cell.
 COMPUTED = ("DOY", "TOD", "SW_IN_POT")

@@ -28,17 +28,30 @@ def name_of(product: str, day: str, tile: tuple[int, int], edition: str = "061.2
 
 
 def grid(
-    name: str, corner: tuple[int, int], fields: Mapping[str, tuple], *, factor: int = 1, projection: str = _SNSOID,
-    parameters: str = "6371007.181000,0,0,0,0,0,0,0,0,0,0,0,0", stretch: float = 1.0, shift: float = 0.0,
-) -> dict:  # fmt: skip
+    name: str,
+    corner: tuple[int, int],
+    fields: Mapping[str, tuple],
+    *,
+    factor: int = 1,
+    projection: str = _SNSOID,
+    parameters: str = "6371007.181000,0,0,0,0,0,0,0,0,0,0,0,0",
+    stretch: float = 1.0,
+    shift: float = 0.0,
+) -> dict:
     """A grid whose upper left corner is a global 500 m pixel; fields are (values, attributes)."""
     side = PIXEL * factor * stretch
     rows, cols = next(iter(fields.values()))[0].shape
     left, top = (corner[1] - COLS / 2) * PIXEL + shift, (ROWS / 2 - corner[0]) * PIXEL
     return {
-        "name": name, "fields": fields, "rows": rows, "cols": cols, "projection": projection,
-        "parameters": parameters, "upper_left": (left, top), "lower_right": (left + cols * side, top - rows * side),
-    }  # fmt: skip
+        "name": name,
+        "fields": fields,
+        "rows": rows,
+        "cols": cols,
+        "projection": projection,
+        "parameters": parameters,
+        "upper_left": (left, top),
+        "lower_right": (left + cols * side, top - rows * side),
+    }
 
 
 def structure(grids: Sequence[Mapping]) -> str:
@@ -90,8 +103,13 @@ def write_hdf(
 class _ChunkDefinition(ctypes.Structure):
     """HDF_CHUNK_DEF of the HDF4 library, with room to spare at its end."""
 
-    _fields_: ClassVar = [("lengths", ctypes.c_int32 * 32), ("compression", ctypes.c_int32), ("model", ctypes.c_int32),
-                          ("level", ctypes.c_int32), ("rest", ctypes.c_int32 * 40)]  # fmt: skip
+    _fields_: ClassVar = [
+        ("lengths", ctypes.c_int32 * 32),
+        ("compression", ctypes.c_int32),
+        ("model", ctypes.c_int32),
+        ("level", ctypes.c_int32),
+        ("rest", ctypes.c_int32 * 40),
+    ]
 
 
 def _set_chunks(layer, rows: int, cols: int) -> None:

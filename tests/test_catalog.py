@@ -136,7 +136,10 @@ def test_a_wheel_holds_the_catalog_and_intake_finds_it(data, tmp_path):
     )
     path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(tmp_path / "site")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr

@@ -91,8 +91,16 @@ def test_runs_of_one_name_and_runs_that_know_the_sites_are_told_apart(store, tra
 
 def test_a_map_from_raw_reanalysis(trained, planet_files, folder):
     land_cover = next((planet_files / "land_cover").glob("*.tif"))
-    run("upscale", trained, planet_files / "era5", folder / "maps.zarr", "--modis", planet_files / "modis",
-        "--land-cover", land_cover)  # fmt: skip
+    run(
+        "upscale",
+        trained,
+        planet_files / "era5",
+        folder / "maps.zarr",
+        "--modis",
+        planet_files / "modis",
+        "--land-cover",
+        land_cover,
+    )
     run("plot", folder / "maps.zarr", folder / "nee.png")
     assert (folder / "nee.png").read_bytes()[:4] == b"\x89PNG"
     unknown = run("plot", folder / "maps.zarr", folder / "x.png", "--variable", "NEEE", status=1)

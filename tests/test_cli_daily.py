@@ -20,10 +20,17 @@ torch.set_num_threads(1)  # tests run beside each other
 
 #: Towers of four months have no room for support beside windows of 45 days.
 TINY = {
-    "config.context": 20, "config.stride": 5, "config.hidden": 8, "config.embedding": 8, "config.encoder": 4,
-    "config.code": 4, "training.windows_per_epoch": 64, "training.val_windows": 32, "training.pretrain_epochs": 1,
+    "config.context": 20,
+    "config.stride": 5,
+    "config.hidden": 8,
+    "config.embedding": 8,
+    "config.encoder": 4,
+    "config.code": 4,
+    "training.windows_per_epoch": 64,
+    "training.val_windows": 32,
+    "training.pretrain_epochs": 1,
     "training.keep": "last",
-}  # fmt: skip
+}
 CHUNK, DAYS = 21, 20
 
 
@@ -41,9 +48,26 @@ def trained(planet_files, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("days")
     run("build", planet_files / "towers", folder / "daily.zarr", "--resolution", "daily")
     settings = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
-    run("train", folder / "daily.zarr", folder / "tam", "--model", "tam-rl", "--target", "NEE", "--target", "GPP_NT",
-        "--predictors", "TA,TA_RANGE,SW_IN,VPD,P,SW_IN_POT", "--static", "igbp", "--epochs", 2, "--seeds", 2,
-        *settings)  # fmt: skip
+    run(
+        "train",
+        folder / "daily.zarr",
+        folder / "tam",
+        "--model",
+        "tam-rl",
+        "--target",
+        "NEE",
+        "--target",
+        "GPP_NT",
+        "--predictors",
+        "TA,TA_RANGE,SW_IN,VPD,P,SW_IN_POT",
+        "--static",
+        "igbp",
+        "--epochs",
+        2,
+        "--seeds",
+        2,
+        *settings,
+    )
     return folder / "tam"
 
 

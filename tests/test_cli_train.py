@@ -24,10 +24,14 @@ torch.set_num_threads(1)  # tests run beside each other
 TINY = "--epochs 1 " + " ".join(
     f"--set {setting}"
     for setting in (
-        "config.latent=16", "config.heads=2", "config.blocks=1", "config.context=24", "training.windows_per_epoch=32",
+        "config.latent=16",
+        "config.heads=2",
+        "config.blocks=1",
+        "config.context=24",
+        "training.windows_per_epoch=32",
         "training.val_windows=32",
     )
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

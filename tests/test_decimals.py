@@ -76,9 +76,14 @@ def store(tmp_path):
     names = {"time": hours, "variable": np.array(list("abcde"), object), "site": np.array(["X", "Y"], object)}
     shape = (2, *values.shape)
     spec = stores.ArraySpec(
-        dims=("site", "time", "variable"), shape=shape, dtype="float32", chunks=(1, 100, 5), shards=(1, 2000, 5),
-        fill_value=np.nan, decimals=True,
-    )  # fmt: skip
+        dims=("site", "time", "variable"),
+        shape=shape,
+        dtype="float32",
+        chunks=(1, 100, 5),
+        shards=(1, 2000, 5),
+        fill_value=np.nan,
+        decimals=True,
+    )
     with stores.staging(tmp_path / "s.zarr") as building:
         stores.create(building, xr.Dataset(coords=names), {"values": spec}, {"kind": "cube"})
         stores.write_run(building, "values", 1, 0, values)

@@ -16,8 +16,13 @@ from fluxcube.schema import resolution_of, validate_cube
 
 PLACES = "meta/fluxnet_shuttle_snapshot_20260624.nocontacts.csv"
 COLUMNS = {"TA": "TA_F", "SW_IN": "SW_IN_F", "P": "P_F", "NEE": "NEE_VUT_USTAR50", "GPP_NT": "GPP_NT_VUT_USTAR50"}
-QUALITY = {"TA": "TA_F_QC", "SW_IN": "SW_IN_F_QC", "P": "P_F_QC", "NEE": "NEE_VUT_USTAR50_QC",
-           "GPP_NT": "NEE_VUT_USTAR50_QC"}  # fmt: skip
+QUALITY = {
+    "TA": "TA_F_QC",
+    "SW_IN": "SW_IN_F_QC",
+    "P": "P_F_QC",
+    "NEE": "NEE_VUT_USTAR50_QC",
+    "GPP_NT": "NEE_VUT_USTAR50_QC",
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +80,13 @@ def test_a_daily_cube_says_what_it_is(store, wide):
 
 def test_selections_by_site_time_name_and_quality(store, wide):
     cube = fc.open_carbonsense(
-        store, sites=["FR-Tou", "BE-Lcr"], variables=["TA", "LE"], targets=["NEE", "RECO_NT"],
-        time=("2019-03", "2019-04"), min_quality=0.75,
-    )  # fmt: skip
+        store,
+        sites=["FR-Tou", "BE-Lcr"],
+        variables=["TA", "LE"],
+        targets=["NEE", "RECO_NT"],
+        time=("2019-03", "2019-04"),
+        min_quality=0.75,
+    )
     assert cube.site.values.tolist() == ["FR-Tou", "BE-Lcr"] and cube.sizes["time"] == 61
     masked = cube.fluxcube.to_variables().load()
     whole = wide.sel(site=["FR-Tou", "BE-Lcr"], time=slice("2019-03", "2019-04"))

@@ -97,11 +97,27 @@ def test_a_killed_write_leaves_no_prediction(cube, splits, tmp_path, monkeypatch
 def test_every_setting_changes_a_name_and_only_those_of_asking_keep_the_run(cube, splits):
     split, base = splits["fold1"], Variant(label="a", predictors=MET)
     changes = {
-        "model": "xgboost", "target": ("GPP_NT",), "predictors": MET[:4], "memory_days": (1,), "static": (),
-        "bands": None, "preset": "small", "config": {"latent": 16}, "training": {"epochs": 1}, "train_igbp": "ENF",
-        "target_qc": 0, "search": 3, "seed": 1, "seeds": 2, "stride": 4, "hide": 0.2, "hide_unit": "token",
-        "min_quality": 0.9, "separately": True, "bag": 0.5,
-    }  # fmt: skip
+        "model": "xgboost",
+        "target": ("GPP_NT",),
+        "predictors": MET[:4],
+        "memory_days": (1,),
+        "static": (),
+        "bands": None,
+        "preset": "small",
+        "config": {"latent": 16},
+        "training": {"epochs": 1},
+        "train_igbp": "ENF",
+        "target_qc": 0,
+        "search": 3,
+        "seed": 1,
+        "seeds": 2,
+        "stride": 4,
+        "hide": 0.2,
+        "hide_unit": "token",
+        "min_quality": 0.9,
+        "separately": True,
+        "bag": 0.5,
+    }
     assert set(changes) == {f.name for f in dataclasses.fields(Variant)} - {"label"}
     for name, value in changes.items():
         other = base.changed({name: value})

@@ -51,8 +51,11 @@ def test_dataset_of_named_bands(chips):
     assert list(found) == ["NDVI", "EVI", "NIRv", "NDWI"]
     red, nir, blue, swir3 = (chips.sel(band=name, drop=True) for name in ("red", "nir", "blue", "swir3"))
     for name, values in {
-        "NDVI": ndvi(red, nir), "EVI": evi(red, nir, blue), "NIRv": nirv(red, nir), "NDWI": ndwi(nir, swir3),
-    }.items():  # fmt: skip
+        "NDVI": ndvi(red, nir),
+        "EVI": evi(red, nir, blue),
+        "NIRv": nirv(red, nir),
+        "NDWI": ndwi(nir, swir3),
+    }.items():
         assert found[name].dims == ("site", "day", "y", "x") and found[name].dtype == np.float32
         np.testing.assert_allclose(found[name], values, rtol=1e-6)
     assert found.NDVI.isnull().sum() == 1 and found.NDWI.notnull().all()

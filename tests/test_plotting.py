@@ -23,10 +23,12 @@ pytest.importorskip("matplotlib")
 def flux(name="NEE", shape=(6, 8), offset=0.0, seed=0):
     rng = np.random.default_rng(seed)
     return xr.DataArray(
-        rng.normal(offset, 1, shape), dims=("latitude", "longitude"), name=name,
+        rng.normal(offset, 1, shape),
+        dims=("latitude", "longitude"),
+        name=name,
         coords={"latitude": 50 - 0.25 * np.arange(shape[0]), "longitude": 5 + 0.25 * np.arange(shape[1])},
         attrs=table()[name].attrs if name in table() else {},
-    )  # fmt: skip
+    )
 
 
 def mesh_of(ax):
@@ -42,8 +44,10 @@ def test_the_map_is_the_array_in_its_place():
     drawn = mesh.get_array().filled(np.nan).reshape(da.shape)
     np.testing.assert_array_equal(drawn, da.values)
     corners = mesh.get_coordinates()
-    np.testing.assert_allclose((corners[:-1, :-1] + corners[1:, 1:]) / 2, np.stack(
-        np.broadcast_arrays(da.longitude.values[None], da.latitude.values[:, None]), -1))  # fmt: skip
+    np.testing.assert_allclose(
+        (corners[:-1, :-1] + corners[1:, 1:]) / 2,
+        np.stack(np.broadcast_arrays(da.longitude.values[None], da.latitude.values[:, None]), -1),
+    )
 
 
 def test_order_of_dimensions_and_a_single_time_do_not_matter():

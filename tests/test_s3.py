@@ -49,9 +49,10 @@ def bucket(small) -> Iterator[dict]:
         running.start()
         host, port = running.get_host_and_port()
         options = {
-            "key": "reader", "secret": SECRET,
+            "key": "reader",
+            "secret": SECRET,
             "client_kwargs": {"endpoint_url": f"http://{host}:{port}"},
-        }  # fmt: skip
+        }
         files = s3fs.S3FileSystem(**options)
         files.mkdir("carbon")
         files.put(str(small), "carbon/carbonsense.zarr", recursive=True)

@@ -41,9 +41,13 @@ def coords(start: str = "2001-01-01") -> xr.Dataset:
 
 def spec(dtype: str, **more: object) -> stores.ArraySpec:
     return stores.ArraySpec(
-        dims=("site", "time", "variable"), shape=(SITES, HOURS, LABELS), dtype=dtype, chunks=(1, 8, LABELS),
-        shards=(1, SHARD, LABELS), **more,
-    )  # fmt: skip
+        dims=("site", "time", "variable"),
+        shape=(SITES, HOURS, LABELS),
+        dtype=dtype,
+        chunks=(1, 8, LABELS),
+        shards=(1, SHARD, LABELS),
+        **more,
+    )
 
 
 ARRAYS = {

@@ -100,9 +100,14 @@ def _append(store: Path, ds: xr.Dataset | Tower, info: SiteInfo | None, overwrit
     with staging(store, overwrite=True) as building:
         put_aside(building, tower, compact=settings["packing"] == "decimals")
         compose(
-            building, kept, {site: made}, labels, settings, source=store,
+            building,
+            kept,
+            {site: made},
+            labels,
+            settings,
+            source=store,
             log=build_document(left_out, None, (), log),
-        )  # fmt: skip
+        )
 
 
 def _document(tower: Tower, ds: xr.Dataset | Tower, resolution: str) -> dict[str, object]:
@@ -124,9 +129,13 @@ def _tower(ds: xr.Dataset, info: SiteInfo | None, labels: Mapping, settings: Map
         raise SourceError(f"the record lacks the attributes {', '.join(missing)}: read it with read_table.")
     info = info or _info(ds)
     return tower_of(
-        [(0, str(ds.attrs["network"]), ds)], info, predictors=labels["predictors"], targets=labels["fluxes"],
-        rule=settings["fusion_rule"], clock=settings["clock"],
-    )  # fmt: skip
+        [(0, str(ds.attrs["network"]), ds)],
+        info,
+        predictors=labels["predictors"],
+        targets=labels["fluxes"],
+        rule=settings["fusion_rule"],
+        clock=settings["clock"],
+    )
 
 
 def _info(ds: xr.Dataset) -> SiteInfo:
@@ -212,11 +221,7 @@ def documents_to_keep(
 
 def _lost(before: Sequence[Mapping], now: Sequence[Mapping]) -> list[str]:
     """Return the files that a site was made from, and that no file given now is or covers."""
-    return [
-        old["file"]
-        for old in before
-        if not any(new["file"] == old["file"] or _covers(new, old) for new in now)
-    ]  # fmt: skip
+    return [old["file"] for old in before if not any(new["file"] == old["file"] or _covers(new, old) for new in now)]
 
 
 def _covers(new: Mapping, old: Mapping) -> bool:
@@ -282,10 +287,18 @@ def _digest_content(path: Path, size: int, changed: int) -> str:
 
 
 def compose(
-    building: Path, kept: Mapping[str, Mapping], fresh: Mapping[str, Mapping], labels: Mapping[str, Sequence[str]],
-    settings: Mapping[str, str], *, source: Path | None, log: Mapping, cut: Sequence[str] = (),
-    days: np.ndarray | None = None, each: Each | None = None,
-) -> None:  # fmt: skip
+    building: Path,
+    kept: Mapping[str, Mapping],
+    fresh: Mapping[str, Mapping],
+    labels: Mapping[str, Sequence[str]],
+    settings: Mapping[str, str],
+    *,
+    source: Path | None,
+    log: Mapping,
+    cut: Sequence[str] = (),
+    days: np.ndarray | None = None,
+    each: Each | None = None,
+) -> None:
     """Put a cube together of the sites of another one, which stay as they are, and of sites that were put aside.
 
     Parameters

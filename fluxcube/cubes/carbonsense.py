@@ -161,14 +161,21 @@ def build_carbonsense(
         raise ConfigError("append keeps a store and overwrite replaces it: give one of them.")
     labels = {"predictors": _predictors(variables, resolution), "fluxes": targets(resolution)}
     settings = {
-        "resolution": resolution, "clock": clock if resolution == "hourly" else DAY_CLOCK, "order": order,
+        "resolution": resolution,
+        "clock": clock if resolution == "hourly" else DAY_CLOCK,
+        "order": order,
         "fusion_rule": rule,
-        "predictors": " ".join(labels["predictors"]), "packing": "decimals" if compact else "floats",
-    }  # fmt: skip
+        "predictors": " ".join(labels["predictors"]),
+        "packing": "decimals" if compact else "floats",
+    }
     read = functools.partial(
-        _reader(resolution), predictors=labels["predictors"], targets=labels["fluxes"], rule=rule, clock=clock,
+        _reader(resolution),
+        predictors=labels["predictors"],
+        targets=labels["fluxes"],
+        rule=rule,
+        clock=clock,
         strict=strict,
-    )  # fmt: skip
+    )
     job = _Job(raw, Path(store), settings, labels, read, strict, progress)
     job.find(sites, land_cover)
     with alone(store) if append else contextlib.nullcontext():
@@ -202,9 +209,15 @@ class _Job:
     """One build, step by step: what was found, what stays, what was read."""
 
     def __init__(
-        self, raw: str | os.PathLike | Sequence[str | os.PathLike], store: Path, settings: Mapping[str, str],
-        labels: Mapping[str, Sequence[str]], read_site: Callable[..., Tower], strict: bool, progress: Progress | None,
-    ):  # fmt: skip
+        self,
+        raw: str | os.PathLike | Sequence[str | os.PathLike],
+        store: Path,
+        settings: Mapping[str, str],
+        labels: Mapping[str, Sequence[str]],
+        read_site: Callable[..., Tower],
+        strict: bool,
+        progress: Progress | None,
+    ):
         self.store, self.strict, self.progress = store, strict, progress
         self._settings, self._labels, self._read_site = settings, labels, read_site
         self._roots = [raw] if isinstance(raw, (str, os.PathLike)) else list(raw)
@@ -334,10 +347,17 @@ class _Job:
             _each(function, list(sites), self.progress, lambda site: f"write {site}")
 
         compose(
-            building, self.kept, self._made, self._labels, self._settings, source=self.store if self.kept else None,
-            log=self._log_of_build(), cut=[site for site, day in self._cut.items() if len(day)],
-            days=np.unique(np.concatenate(days)) if days else None, each=each,
-        )  # fmt: skip
+            building,
+            self.kept,
+            self._made,
+            self._labels,
+            self._settings,
+            source=self.store if self.kept else None,
+            log=self._log_of_build(),
+            cut=[site for site, day in self._cut.items() if len(day)],
+            days=np.unique(np.concatenate(days)) if days else None,
+            each=each,
+        )
 
     def _log_of_build(self) -> dict:
         sites = {*self.kept, *self._made}
@@ -356,9 +376,12 @@ class _Job:
         report["warnings"] = {site: tuple(texts) for site, texts in report["warnings"].items()}
         report["ignored"] = dict(self._discovery.ignored)
         return BuildReport(
-            store=self.store, sites=tuple(sorted({*self.kept, *made})), left_out=self.left_out, report=report,
+            store=self.store,
+            sites=tuple(sorted({*self.kept, *made})),
+            left_out=self.left_out,
+            report=report,
             unchanged=tuple(self.kept),
-        )  # fmt: skip
+        )
 
 
 def _place(infos: Mapping[str, SiteInfo], site: str, archives: Sequence[Archive]) -> SiteInfo:

@@ -253,8 +253,12 @@ def warn_uncovered(covered: np.ndarray, latitude: np.ndarray, longitude: np.ndar
     first = np.flatnonzero(~covered)[0]
     log.warning(
         "%d of %d places lie outside every MODIS raster and get no %s, the first at latitude %.3f, longitude %.3f",
-        (~covered).sum(), covered.size, what, np.atleast_1d(latitude)[first], np.atleast_1d(longitude)[first],
-    )  # fmt: skip
+        (~covered).sum(),
+        covered.size,
+        what,
+        np.atleast_1d(latitude)[first],
+        np.atleast_1d(longitude)[first],
+    )
 
 
 def extent_of(rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, ...]:

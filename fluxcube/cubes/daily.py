@@ -312,8 +312,9 @@ def _warnings(
     found = [*apart, *(f"{p.label}: {doubt}" for p in made for doubt in p.warnings)]
     found += [
         f"{p.label}: {name}: {p.out_of_bounds[name]} values were out of bounds and became missing"
-        for p in made for name in p.spoiled
-    ]  # fmt: skip
+        for p in made
+        for name in p.spoiled
+    ]
     days = dict(zip(stack.names, np.isfinite(stack.values).sum(0).tolist(), strict=True))
     for name, count in beyond.items():
         if count > _WARN_SHARE * (count + days[name]):

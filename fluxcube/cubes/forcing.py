@@ -112,15 +112,31 @@ def open_forcing(
     """
     if is_forcing_store(era5):
         return open_forcing_store(
-            era5, predictors=predictors, bbox=bbox, time=time, storage_options=storage_options, modis=modis,
-            land_cover=land_cover, igbp=igbp, chips_per_cell=chips_per_cell, elevation=elevation,
-            resolution=resolution, chunks=chunks, accumulation=accumulation, allow_gaps=allow_gaps,
-        )  # fmt: skip
+            era5,
+            predictors=predictors,
+            bbox=bbox,
+            time=time,
+            storage_options=storage_options,
+            modis=modis,
+            land_cover=land_cover,
+            igbp=igbp,
+            chips_per_cell=chips_per_cell,
+            elevation=elevation,
+            resolution=resolution,
+            chunks=chunks,
+            accumulation=accumulation,
+            allow_gaps=allow_gaps,
+        )
     _check_options(land_cover, igbp, modis, chips_per_cell)
     grid = read_files(
-        era5, accumulation=accumulation, bbox=bbox, time=time, resolution=resolution, allow_gaps=allow_gaps,
+        era5,
+        accumulation=accumulation,
+        bbox=bbox,
+        time=time,
+        resolution=resolution,
+        allow_gaps=allow_gaps,
         storage_options=storage_options,
-    )  # fmt: skip
+    )
     names = _names(predictors, grid)
     shape = len(grid.latitude), len(grid.longitude)
     sizes = normal_chunks(chunks, dict(zip((*_CELLS, "time"), (*shape, len(grid.time)), strict=True)))
@@ -199,8 +215,11 @@ def _check_blocks(grid: Files, names: Sequence[str], sizes: Chunks) -> None:
         log.warning(
             "%s is stored in chunks of %s (time, latitude, longitude): a block of %s reads %.0f times what it keeps. "
             "Copy the region once with fluxcube.copy_era5, or give larger chunks= of cells and a shorter time",
-            run.source, stored, (hours, rows, cols), waste,
-        )  # fmt: skip
+            run.source,
+            stored,
+            (hours, rows, cols),
+            waste,
+        )
 
 
 def _heights(elevation: float | xr.DataArray, grid: Files, names: Sequence[str]) -> np.ndarray:

@@ -163,11 +163,21 @@ def _predictors(forcing: xr.Dataset, columns: _Columns, shift: np.ndarray, first
             low = (days[0] * _DAY - int(near.max()) - begin) // _HOUR
             high = -(-((days[-1] + 1) * _DAY - int(near.min()) - begin) // _HOUR)
             block = hours[:, west:east, low:high].rechunk({2: -1, 3: -1})
-            parts.append(da.map_blocks(
-                _block, block, columns=columns, days=days, begin=begin + low * _HOUR, shift=near, latitude=latitude,
-                longitude=longitude[west:east], dtype="float32", meta=np.empty((0,) * 4, "float32"),
-                chunks=(rows, (east - west,), (len(days),), (len(columns.names),)),
-            ))  # fmt: skip
+            parts.append(
+                da.map_blocks(
+                    _block,
+                    block,
+                    columns=columns,
+                    days=days,
+                    begin=begin + low * _HOUR,
+                    shift=near,
+                    latitude=latitude,
+                    longitude=longitude[west:east],
+                    dtype="float32",
+                    meta=np.empty((0,) * 4, "float32"),
+                    chunks=(rows, (east - west,), (len(days),), (len(columns.names),)),
+                )
+            )
         strips.append(da.concatenate(parts, axis=2))
     return da.concatenate(strips, axis=1)
 
@@ -183,9 +193,15 @@ def _spans(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _block(
-    hours: np.ndarray, columns: _Columns, days: np.ndarray, begin: int, shift: np.ndarray, latitude: np.ndarray,
-    longitude: np.ndarray, block_info=None,
-) -> np.ndarray:  # fmt: skip
+    hours: np.ndarray,
+    columns: _Columns,
+    days: np.ndarray,
+    begin: int,
+    shift: np.ndarray,
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    block_info=None,
+) -> np.ndarray:
     """Days (latitude, longitude, day, variable) of the hours of some cells that begin at a minute since 1970."""
     rows = slice(*block_info[0]["array-location"][0]) if block_info else slice(None)
     out = np.empty((*hours.shape[:2], len(days), len(columns.names)), np.float32)

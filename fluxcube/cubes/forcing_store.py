@@ -206,10 +206,15 @@ def _specs(forcing: xr.Dataset) -> dict[str, stores.ArraySpec]:
         packed = {"scale_factor": _SCALE, "_FillValue": _FILL} if name == "modis" else {}
         steps = [_sizes(forcing, str(dim), size) for dim, size in array.sizes.items()]
         specs[str(name)] = stores.ArraySpec(
-            dims=array.dims, shape=array.shape, dtype="int16" if packed else "float32",
-            fill_value=_FILL if packed else np.nan, chunks=tuple(read for read, _ in steps),
-            shards=tuple(whole for _, whole in steps), attrs=dict(array.attrs) | packed, checksum=True,
-        )  # fmt: skip
+            dims=array.dims,
+            shape=array.shape,
+            dtype="int16" if packed else "float32",
+            fill_value=_FILL if packed else np.nan,
+            chunks=tuple(read for read, _ in steps),
+            shards=tuple(whole for _, whole in steps),
+            attrs=dict(array.attrs) | packed,
+            checksum=True,
+        )
     return specs
 
 

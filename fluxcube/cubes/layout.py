@@ -36,10 +36,14 @@ _SHARD = {"hourly": 360, "daily": 15}
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
 #: Satellite data: name of the array, its shape a day, its title, and days read at once.
 _SATELLITE = {
-    "hourly": ("modis", (len(BANDS), len(CHIP_Y), len(CHIP_X)),
-               "reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)", 32),
+    "hourly": (
+        "modis",
+        (len(BANDS), len(CHIP_Y), len(CHIP_X)),
+        "reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)",
+        32,
+    ),
     "daily": ("surface", (7,), "reflectance under a clear sky, mean of 2 km x 2 km (MOD09GA bands 1-7)", 1370),
-}  # fmt: skip
+}
 #: Days in a file: 60 years.
 _DAYS_SHARD = 32 * 685
 
@@ -196,9 +200,11 @@ def cube_arrays(
     for stack, dim in STACKS.items():
         wide = len(labels[stack])
         like = {
-            "dims": ("site", "time", dim), "shape": (len(places), steps, wide), "chunks": (1, CHUNK, wide),
+            "dims": ("site", "time", dim),
+            "shape": (len(places), steps, wide),
+            "chunks": (1, CHUNK, wide),
             "shards": (1, CHUNK * _SHARD[resolution], wide),
-        }  # fmt: skip
+        }
         for ending in stack_parts(stack, resolution):
             part = PARTS[ending]
             if part.required or stack + ending in held:

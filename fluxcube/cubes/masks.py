@@ -45,8 +45,13 @@ def check_limits(ds: xr.Dataset, max_qc: Limit | None, max_fill_days: Limit | No
         raise ConfigError(
             f"min_quality={min_quality!r}: an hourly cube has flags; use max_qc=, from 0 (measured) to {_WORST_FLAG}."
         )
-    _check(ds, "max_qc", max_qc, lambda x: float(x).is_integer() and 0 <= x <= _WORST_FLAG,
-           f"whole numbers from 0 (measured) to {_WORST_FLAG}")  # fmt: skip
+    _check(
+        ds,
+        "max_qc",
+        max_qc,
+        lambda x: float(x).is_integer() and 0 <= x <= _WORST_FLAG,
+        f"whole numbers from 0 (measured) to {_WORST_FLAG}",
+    )
     _check(ds, "max_fill_days", max_fill_days, lambda x: x >= 0, "numbers of days, 0 or more")
     _check(ds, "min_quality", min_quality, lambda x: 0 <= x <= 1, "shares of a day from 0 to 1 (best)")
 
@@ -141,9 +146,12 @@ def mask_fills(ds: xr.Dataset, whole: xr.Dataset, max_fill_days: Limit) -> xr.Da
             continue
         flags = whole[f"{stack}_qc"].reset_coords(drop=True).chunk({"site": 1, "time": -1, dim: -1})
         found = xr.apply_ufunc(
-            _in_long_fills, flags.isel({dim: whole.indexes[dim].get_indexer(ds.indexes[dim]), **cut}),
-            kwargs={"days": tuple(days.values)}, dask="parallelized", output_dtypes=[bool],
-        )  # fmt: skip
+            _in_long_fills,
+            flags.isel({dim: whole.indexes[dim].get_indexer(ds.indexes[dim]), **cut}),
+            kwargs={"days": tuple(days.values)},
+            dask="parallelized",
+            output_dtypes=[bool],
+        )
         keep[stack] = ~found.isel(time=slice(begin, begin + ds.sizes["time"])).chunk(ds[stack].chunksizes)
     return _kept(ds, keep).assign_attrs(max_fill_days=_recorded(max_fill_days))
 
@@ -192,9 +200,13 @@ def scale_by_bounds(ds: xr.Dataset) -> xr.Dataset:
     for stack, dim in STACKS.items():
         names = [str(name) for name in ds[dim].values]
         arrays[stack] = xr.apply_ufunc(
-            normalise, ds[stack], dask="parallelized", output_dtypes=[np.float32], keep_attrs=True,
+            normalise,
+            ds[stack],
+            dask="parallelized",
+            output_dtypes=[np.float32],
+            keep_attrs=True,
             kwargs={"names": names, "mask": stack == "predictors", "resolution": resolution},
-        )  # fmt: skip
+        )
         one, none = (normalise(np.full(len(names), v), names, mask=False, resolution=resolution) for v in (1.0, 0.0))
         width = xr.DataArray((one - none).astype(np.float32), dims=dim)
         for name in (stack + ending for ending in _WITH_VALUE[1:]):

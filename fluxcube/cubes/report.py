@@ -43,9 +43,14 @@ def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, s
 
 
 def document(
-    tower: Tower, archives: Sequence[Mapping], info: str, cited: Mapping[tuple[str, str], tuple[str, str]],
-    resolution: str = "hourly", *, licence: str = "",
-) -> dict[str, object]:  # fmt: skip
+    tower: Tower,
+    archives: Sequence[Mapping],
+    info: str,
+    cited: Mapping[tuple[str, str], tuple[str, str]],
+    resolution: str = "hourly",
+    *,
+    licence: str = "",
+) -> dict[str, object]:
     """Return all that a store keeps of a site beside its values.
 
     Parameters
@@ -172,12 +177,17 @@ def open_report(
         raise StoreError(f"{store}: expected a cube, which has a report.")
     documents, log = read_report(store, storage_options)
     if what == "left_out":
-        rows = [{"what": kind, "name": name, "why": why} for kind in ("left_out", "ignored")
-                for name, why in log.get(kind, {}).items()]  # fmt: skip
+        rows = [
+            {"what": kind, "name": name, "why": why}
+            for kind in ("left_out", "ignored")
+            for name, why in log.get(kind, {}).items()
+        ]
         return pd.DataFrame(rows, columns=["what", "name", "why"])
     rows = [{"site": site, **row} for site, doc in documents.items() for row in tables[what](doc)]
-    columns = {"fusion": ["site", "variable", "source", "hours", *_FLAGS, "first", "last"],
-               "notes": ["site", "kind", "text"]}.get(what)  # fmt: skip
+    columns = {
+        "fusion": ["site", "variable", "source", "hours", *_FLAGS, "first", "last"],
+        "notes": ["site", "kind", "text"],
+    }.get(what)
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(**{k: pd.to_datetime(table[k]) for k in ("first", "last")}) if what == "fusion" else table
 
@@ -186,8 +196,14 @@ def _fusion(doc: Mapping) -> Iterable[dict]:
     for name, sources in doc["fusion"].items():
         for source, part in sources.items():
             flags = dict(zip(_FLAGS, part.get("flags", ()), strict=False))
-            yield {"variable": name, "source": source, "hours": part.get("hours", part.get("days")), **flags,
-                   "first": part["first"], "last": part["last"]}  # fmt: skip
+            yield {
+                "variable": name,
+                "source": source,
+                "hours": part.get("hours", part.get("days")),
+                **flags,
+                "first": part["first"],
+                "last": part["last"],
+            }
 
 
 def _quality(doc: Mapping) -> Iterable[dict]:

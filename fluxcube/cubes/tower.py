@@ -146,9 +146,16 @@ def read_tower(
     told = told_places(archives)
     info = completed(info, told)
     return tower_of(
-        _read(archives, info, told, names, strict, unread), info, predictors=predictors, targets=targets, rule=rule,
-        clock=clock, strict=strict, places=told, unread=unread,
-    )  # fmt: skip
+        _read(archives, info, told, names, strict, unread),
+        info,
+        predictors=predictors,
+        targets=targets,
+        rule=rule,
+        clock=clock,
+        strict=strict,
+        places=told,
+        unread=unread,
+    )
 
 
 def tower_of(
@@ -309,8 +316,11 @@ def _as_predictors(made: Sequence[_Publication], rule: str, fused: xr.Dataset) -
     for p in made if names else ():
         arrays = {name: p.of("predictors", name) for name in names}
         held = [name for name, array in arrays.items() if array is not None]
-        parts = {name + end: (p.both if name in p.both else p.hours)[name + end]
-                 for name in held for end in ("", "_QC", "_COVERAGE")}  # fmt: skip
+        parts = {
+            name + end: (p.both if name in p.both else p.hours)[name + end]
+            for name in held
+            for end in ("", "_QC", "_COVERAGE")
+        }
         sources.append((p.rank, p.label, xr.Dataset(parts, coords={"time": p.hours.time})))
     return dict(fuse(sources, rule=rule)[0].sel(time=fused.time).data_vars) if sources else {}
 
@@ -352,9 +362,13 @@ def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _read(
-    archives: Sequence[Archive], info: SiteInfo, told: Mapping[str, SiteInfo], names: Sequence[str], strict: bool,
+    archives: Sequence[Archive],
+    info: SiteInfo,
+    told: Mapping[str, SiteInfo],
+    names: Sequence[str],
+    strict: bool,
     unread: dict[str, str],
-) -> Iterator[Record]:  # fmt: skip
+) -> Iterator[Record]:
     """Read each archive; note in `unread` why one could not be, where others are left."""
     label = name_archives(archives)
     clocks = {name: clock_of(place) for name, place in told.items() if place.utc_offset is not None}

@@ -18,8 +18,14 @@ from fluxcube.evaluation.sums import Sums
 
 _KEYS = ("target", "units", "group", "zero_shot", "model")
 _HEADINGS = {
-    "nse": "NSE", "rmse": "RMSE", "mae": "MAE", "bias": "bias", "corr2": "corr²", "n": "hours", "n_sites": "sites",
-}  # fmt: skip
+    "nse": "NSE",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "bias": "bias",
+    "corr2": "corr²",
+    "n": "hours",
+    "n_sites": "sites",
+}
 _NUMBERS = (*Moments._fields, "latitude", "longitude", "elevation", "utc_offset")
 _MEDIANS = ("nse_site_median", "rmse_site_median")  # the others are in the CSV
 

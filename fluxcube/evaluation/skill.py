@@ -214,9 +214,11 @@ def score_table(
     rows = _intervals(sums, by, clusters, draws, seed, level, against)
     added = pd.DataFrame([rows[key] for key in zip(out["target"], out["group"], out["model"], strict=True)])
     attrs = out.attrs | {
-        "intervals": f"{level:.0%} from {draws} draws of whole clusters", "against": against,
-        "draws": draws, "seed": seed,
-    }  # fmt: skip
+        "intervals": f"{level:.0%} from {draws} draws of whole clusters",
+        "against": against,
+        "draws": draws,
+        "seed": seed,
+    }
     out = pd.concat([out, added], axis=1)
     out.attrs = attrs
     return out
@@ -287,10 +289,13 @@ def _scored(sums: Sums, by: str | None, seen: Iterable[str] | None) -> dict[str,
     return {
         model: _labelled(
             [{g: _scores_of(Moments(*(x[:, i] for x in m))) for g, (m, _) in found[t].items()} for t in sums.targets],
-            sums.targets, by, seen, attrs,
+            sums.targets,
+            by,
+            seen,
+            attrs,
         )
         for i, model in enumerate(sums.models)
-    }  # fmt: skip
+    }
 
 
 def _groups(sums: Sums, target: str, by: str | None) -> dict[str, tuple[Moments, np.ndarray]]:

@@ -328,9 +328,14 @@ def _lazy_moments(obs: xr.DataArray, preds: list[xr.DataArray], season: xr.DataA
     chunks = (*arrays[0].chunks[:-1], (1,) * arrays[0].numblocks[-1], (len(Moments._fields),), (kinds,), (models,))
     ndim = arrays[0].ndim
     return da.map_blocks(
-        _block_moments, *arrays, models=models, dtype=float, chunks=chunks, new_axis=[ndim, ndim + 1, ndim + 2],
+        _block_moments,
+        *arrays,
+        models=models,
+        dtype=float,
+        chunks=chunks,
+        new_axis=[ndim, ndim + 1, ndim + 2],
         meta=np.empty((0,) * (ndim + 3)),
-    )  # fmt: skip
+    )
 
 
 def _block_moments(obs: np.ndarray, *rest: np.ndarray, models: int) -> np.ndarray:

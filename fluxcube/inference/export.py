@@ -265,9 +265,11 @@ def _cf(ds: xr.Dataset) -> xr.Dataset:
         layers = [n for n in ds.data_vars if str(n).startswith(f"{name}_")] + ["land_fraction"]
         methods = str(ds[name].attrs.get("cell_methods", "time: mean"))
         out[name] = out[name].assign_attrs(
-            cell_methods=f"{methods} area: mean where land", cell_measures="area: cell_area", grid_mapping="crs",
+            cell_methods=f"{methods} area: mean where land",
+            cell_measures="area: cell_area",
+            grid_mapping="crs",
             ancillary_variables=" ".join(str(n) for n in layers if n in out),
-        )  # fmt: skip
+        )
     if igbp is not None:
         out["igbp"] = _numbered(igbp)
     out["crs"] = xr.DataArray(np.int32(0), attrs=_CRS)
@@ -283,12 +285,18 @@ def _cf(ds: xr.Dataset) -> xr.Dataset:
 
 
 _XBASE = {
-    "latitude": "lat", "longitude": "lon", "latitude_bnds": "lat_bnds", "longitude_bnds": "lon_bnds", "bnds": "nv",
-}  # fmt: skip
+    "latitude": "lat",
+    "longitude": "lon",
+    "latitude_bnds": "lat_bnds",
+    "longitude_bnds": "lon_bnds",
+    "bnds": "nv",
+}
 _CRS = {
-    "grid_mapping_name": "latitude_longitude", "longitude_of_prime_meridian": 0.0, "semi_major_axis": SEMI_MAJOR,
+    "grid_mapping_name": "latitude_longitude",
+    "longitude_of_prime_meridian": 0.0,
+    "semi_major_axis": SEMI_MAJOR,
     "inverse_flattening": 1 / FLATTENING,
-}  # fmt: skip
+}
 _COORDINATES = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
@@ -301,9 +309,10 @@ _COORDINATES = {
 def _numbered(igbp: xr.DataArray) -> xr.DataArray:
     numbers = np.vectorize(lambda code: IGBP_NUMBERS.get(str(code), 0), otypes=["uint8"])(igbp.values)
     attrs = {
-        "long_name": "IGBP class of the cell (MCD12Q1 numbers)", "flag_values": np.arange(0, 18, dtype="uint8"),
+        "long_name": "IGBP class of the cell (MCD12Q1 numbers)",
+        "flag_values": np.arange(0, 18, dtype="uint8"),
         "flag_meanings": " ".join(["unknown", *IGBP_NUMBERS]),
-    }  # fmt: skip
+    }
     return xr.DataArray(numbers, dims=igbp.dims, attrs=attrs)
 
 
@@ -324,8 +333,18 @@ def _encoding(array: xr.DataArray) -> dict[str, object]:
     while chunks and np.prod(chunks) > _CHUNK:
         at = int(np.argmax(chunks))
         chunks[at] = -(-chunks[at] // 2)
-    return {"dtype": "float32", "_FillValue": FILL, "zlib": True, "complevel": 4, "shuffle": True,
-            "chunksizes": tuple(chunks)} if array.ndim else {"_FillValue": FILL}  # fmt: skip
+    return (
+        {
+            "dtype": "float32",
+            "_FillValue": FILL,
+            "zlib": True,
+            "complevel": 4,
+            "shuffle": True,
+            "chunksizes": tuple(chunks),
+        }
+        if array.ndim
+        else {"_FillValue": FILL}
+    )
 
 
 def _write_geotiff(ds: xr.Dataset, path: Path) -> None:
@@ -343,20 +362,37 @@ def _write_geotiff(ds: xr.Dataset, path: Path) -> None:
     tile = next(size for most, size in _TILES if len(labels) <= most)
     work = path.with_name(f"{path.stem}.work.tif")
     profile = {
-        "driver": "GTiff", "height": stack.shape[1], "width": stack.shape[2], "count": len(labels), "dtype": "float32",
-        "nodata": float(FILL), "crs": CRS.from_epsg(4326), "interleave": "band", "tiled": True, "blockxsize": tile,
-        "blockysize": tile, "BIGTIFF": "IF_SAFER",
+        "driver": "GTiff",
+        "height": stack.shape[1],
+        "width": stack.shape[2],
+        "count": len(labels),
+        "dtype": "float32",
+        "nodata": float(FILL),
+        "crs": CRS.from_epsg(4326),
+        "interleave": "band",
+        "tiled": True,
+        "blockxsize": tile,
+        "blockysize": tile,
+        "BIGTIFF": "IF_SAFER",
         "transform": from_bounds(west, south, east, north, stack.shape[2], stack.shape[1]),
-    }  # fmt: skip
+    }
     try:
         with rasterio.open(work, "w", **profile) as tiff:
             _describe(tiff, str(name), array, ds.attrs, labels)
             _fill(tiff, stack)
         with rasterio.Env(GDAL_CACHEMAX=256):
             rasterio.shutil.copy(
-                work, path, driver="COG", COMPRESS="DEFLATE", PREDICTOR="YES", BLOCKSIZE=tile, BIGTIFF="IF_SAFER",
-                OVERVIEWS="IGNORE_EXISTING", RESAMPLING="AVERAGE", NUM_THREADS="1",
-            )  # fmt: skip
+                work,
+                path,
+                driver="COG",
+                COMPRESS="DEFLATE",
+                PREDICTOR="YES",
+                BLOCKSIZE=tile,
+                BIGTIFF="IF_SAFER",
+                OVERVIEWS="IGNORE_EXISTING",
+                RESAMPLING="AVERAGE",
+                NUM_THREADS="1",
+            )
     finally:
         work.unlink(missing_ok=True)
 

@@ -115,9 +115,12 @@ def upscale(
     check_resolution(forcing, predictor.resolution, "this model")
     check_units(forcing)
     wanted = predictor.wanted(
-        stride=stride, min_context=min_context, precision=precision, uncertainty=uncertainty,
+        stride=stride,
+        min_context=min_context,
+        precision=precision,
+        uncertainty=uncertainty,
         applicability=known_applicability(predictor, applicability),
-    )  # fmt: skip
+    )
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")
     check_absent(masked, allow_missing)
@@ -125,9 +128,14 @@ def upscale(
     step = _time_chunk(time_chunk, predictor, wanted.stride)
     inputs = _inputs(forcing, predictor)
     piece = Piece(
-        reference=predictor.reference, wanted=wanted, held=inputs.attrs["held"], bands=inputs.attrs["bands"],
-        time=forcing.time.values, keep=slice(0, 0), several="share" in inputs,
-    )  # fmt: skip
+        reference=predictor.reference,
+        wanted=wanted,
+        held=inputs.attrs["held"],
+        bands=inputs.attrs["bands"],
+        time=forcing.time.values,
+        keep=slice(0, 0),
+        several="share" in inputs,
+    )
     codes = _codes(inputs, predictor, piece)
     land = _cells(forcing.land_fraction) > 0
     start, stop = _period(forcing, time)
@@ -203,9 +211,14 @@ def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
 
 
 def _part(
-    inputs: xr.Dataset, codes: xr.DataArray | None, land: np.ndarray, predictor: Predictor, piece: Piece, start: int,
+    inputs: xr.Dataset,
+    codes: xr.DataArray | None,
+    land: np.ndarray,
+    predictor: Predictor,
+    piece: Piece,
+    start: int,
     stop: int,
-) -> xr.DataArray:  # fmt: skip
+) -> xr.DataArray:
     """Lazy predictions (latitude, longitude, time, output) of hours [start, stop)."""
     low, high = _read(inputs.time.values, predictor, piece, start, stop)
     hours = inputs.isel(time=slice(low, high)).chunk(time=-1)
@@ -226,10 +239,16 @@ def _part(
     if codes is not None:
         args, core = [*args, codes], [*core, ["code"]]
     predicted = xr.apply_ufunc(
-        predict_cells, *args, input_core_dims=core, output_core_dims=[["time", "target"]], exclude_dims={"time"},
-        dask="parallelized", output_dtypes=[np.float32], kwargs={"piece": piece},
+        predict_cells,
+        *args,
+        input_core_dims=core,
+        output_core_dims=[["time", "target"]],
+        exclude_dims={"time"},
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        kwargs={"piece": piece},
         dask_gufunc_kwargs={"output_sizes": {"time": stop - start, "target": piece.outputs(predictor)}},
-    )  # fmt: skip
+    )
     predicted = predicted.transpose(*_CELL_DIMS, "time", "target")
     predicted.data = _without_ocean(predicted.data, land)
     return predicted.assign_coords(time=inputs.time.values[start:stop])
@@ -270,11 +289,16 @@ def _codes(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.DataArr
         )
     windows = inputs.isel(time=(stops[:, None] + np.arange(-length, 0)).ravel()).chunk(time=-1)
     return xr.apply_ufunc(
-        encode_cells, windows.predictors, *(inputs[name] for name in _OF_CELLS),
-        input_core_dims=[["time", "variable"], *([] for _ in _OF_CELLS)], output_core_dims=[["code"]],
-        dask="parallelized", output_dtypes=[np.float32], kwargs={"piece": replace(piece, time=windows.time.values)},
+        encode_cells,
+        windows.predictors,
+        *(inputs[name] for name in _OF_CELLS),
+        input_core_dims=[["time", "variable"], *([] for _ in _OF_CELLS)],
+        output_core_dims=[["code"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        kwargs={"piece": replace(piece, time=windows.time.values)},
         dask_gufunc_kwargs={"output_sizes": {"code": predictor.model.code_size}},
-    )  # fmt: skip
+    )
 
 
 def _without_ocean(lazy, land: np.ndarray):
@@ -299,10 +323,9 @@ def _coords(forcing: xr.Dataset) -> dict[str, object]:
     time, daily = forcing.time.values, forcing.attrs.get("resolution") == "daily"
     degrees = {"latitude": ("degrees_north", "Y"), "longitude": ("degrees_east", "X")}
     coords = {
-        name: (name, forcing[name].values, forcing[name].attrs
-               | {"standard_name": name, "units": units, "axis": axis})
+        name: (name, forcing[name].values, forcing[name].attrs | {"standard_name": name, "units": units, "axis": axis})
         for name, (units, axis) in degrees.items()
-    }  # fmt: skip
+    }
     land = {"standard_name": "land_area_fraction", "long_name": "fraction of land in the cell", "units": "1"}
     steps = "date, local mean solar time" if daily else "start of the hour, UTC"
     return coords | {

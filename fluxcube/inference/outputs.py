@@ -102,10 +102,13 @@ def _applicability(index: xr.DataArray, predictor: Predictor) -> dict[str, xr.Da
             units="1", long_name="distance of the day's inputs to the nearest training day, in mean distances", **said
         ),
         APPLICABLE: within.assign_attrs(
-            units="1", long_name="area of applicability: dissimilarity is within the training towers' own",
-            flag_values=[0.0, 1.0], flag_meanings="outside inside", **said,
+            units="1",
+            long_name="area of applicability: dissimilarity is within the training towers' own",
+            flag_values=[0.0, 1.0],
+            flag_meanings="outside inside",
+            **said,
         ),
-    }  # fmt: skip
+    }
 
 
 def _uncertainty_attrs(flux: str, kind: str, predictor: Predictor) -> dict[str, object]:

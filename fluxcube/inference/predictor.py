@@ -216,9 +216,12 @@ class Predictor:
         if precision == "bfloat16" and not _networks(self.model):
             raise ConfigError("precision='bfloat16' is for neural networks; this model has float32 alone.")
         return Wanted(
-            stride=self.stride_or_default(stride), min_context=context if min_context is None else min_context,
-            precision=precision or "float32", uncertainty=uncertainty, applicability=applicability,
-        )  # fmt: skip
+            stride=self.stride_or_default(stride),
+            min_context=context if min_context is None else min_context,
+            precision=precision or "float32",
+            uncertainty=uncertainty,
+            applicability=applicability,
+        )
 
     @property
     def reference(self) -> Predictor | ModelReference:

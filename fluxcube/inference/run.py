@@ -203,12 +203,17 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
     shards = _shards(maps)
     specs = {
         str(name): stores.ArraySpec(
-            dims=DIMS, shape=array.shape, dtype="float32", fill_value=np.nan,
-            chunks=(_chunk_hours(shards[0]), *shards[1:]), shards=shards,
-            attrs={**array.attrs, "cell_methods": "time: mean"}, checksum=True,
+            dims=DIMS,
+            shape=array.shape,
+            dtype="float32",
+            fill_value=np.nan,
+            chunks=(_chunk_hours(shards[0]), *shards[1:]),
+            shards=shards,
+            attrs={**array.attrs, "cell_methods": "time: mean"},
+            checksum=True,
         )
         for name, array in maps.data_vars.items()
-    }  # fmt: skip
+    }
     making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     try:
@@ -357,9 +362,10 @@ class _Progress:
             speed = (self._cells - before) / max(now - then, 1e-9)
             left = _clock((self._all - self._cells) / speed)
             self._progress(
-                self.done, self.total,
+                self.done,
+                self.total,
                 f"{self._cells:,} of {self._all:,} {self._step}, {speed:,.0f} {self._step}/s, {left} left",
-            )  # fmt: skip
+            )
 
 
 def _clock(seconds: float) -> str:

@@ -209,9 +209,15 @@ def _land(maps: xr.Dataset, area: np.ndarray) -> np.ndarray:
 
 
 def _groups(
-    by: str | None, regions: object, maps: xr.Dataset, latitude_bnds: np.ndarray, longitude_bnds: np.ndarray,
-    *, name: str, latitude_step: float,
-) -> Groups:  # fmt: skip
+    by: str | None,
+    regions: object,
+    maps: xr.Dataset,
+    latitude_bnds: np.ndarray,
+    longitude_bnds: np.ndarray,
+    *,
+    name: str,
+    latitude_step: float,
+) -> Groups:
     by = "region" if by is None and regions is not None else by
     if by not in (None, "region", "igbp", "latitude"):
         raise ConfigError(f"by must be region, igbp or latitude, or None; found {by!r}.")
@@ -347,9 +353,14 @@ def _check_coverage(means: Mapping[str, _Means], groups: Groups, periods: Period
 
 
 def _labelled(
-    maps: xr.Dataset, names: tuple[str, ...], means: Mapping[str, _Means], groups: Groups, periods: Periods,
-    area: np.ndarray, least: float,
-) -> xr.Dataset:  # fmt: skip
+    maps: xr.Dataset,
+    names: tuple[str, ...],
+    means: Mapping[str, _Means],
+    groups: Groups,
+    periods: Periods,
+    area: np.ndarray,
+    least: float,
+) -> xr.Dataset:
     dims = ("time", groups.dim or "group")
     out = xr.Dataset(coords={dims[1]: list(groups.labels), **periods.coords(), "area": (dims[1], area, _AREA)})
     if groups.dim == "region":
@@ -369,11 +380,12 @@ def _labelled(
     out = out if groups.dim else out.isel(group=0).drop_vars("group")
     out = out if periods.every else out.isel(time=0)
     return out.assign_attrs(
-        title="totals of flux maps", min_coverage=least,
+        title="totals of flux maps",
+        min_coverage=least,
         missing="land without a value has the mean of its group's in that hour, hours without one that of their hour "
         "of the day in the period",
         **{k: maps.attrs[k] for k in ("model", "model_digest", "masked_predictors") if k in maps.attrs},
-    )  # fmt: skip
+    )
 
 
 _AREA = {"long_name": "land", "units": "m2"}
@@ -387,11 +399,16 @@ def _amounts(array: xr.DataArray, name: str, power: np.ndarray, periods: Periods
     value = power * float(convert(1.0, units, kind.mass, name=name)) * kind.factor * (yearly if kind.yearly else 1.0)
     told = {"long_name": f"total {array.attrs.get('long_name', name)}", "units": kind.units}
     if name != flux:
-        told |= {"long_name": f"spread of {flux} between the members of the ensemble, added up",
-                 "error_correlation": "1 in space and time within a member: an upper bound"}  # fmt: skip
+        told |= {
+            "long_name": f"spread of {flux} between the members of the ensemble, added up",
+            "error_correlation": "1 in space and time within a member: an upper bound",
+        }
     yield name, value, told
     if kind.what == "latent heat":
         tail = name.removeprefix("LE")
-        told = {"long_name": "evaporated water" + (" (spread)" if tail else ""), "units": "km3 yr-1",
-                "derived": f"{name} / {LATENT_HEAT:g} J kg-1"}  # fmt: skip
+        told = {
+            "long_name": "evaporated water" + (" (spread)" if tail else ""),
+            "units": "km3 yr-1",
+            "derived": f"{name} / {LATENT_HEAT:g} J kg-1",
+        }
         yield f"ET{tail}", value * yearly / LATENT_HEAT * 1e-12, told

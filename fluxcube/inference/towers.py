@@ -73,9 +73,12 @@ def predict(
     check_resolution(cube, predictor.resolution, "this model")
     _check_clock(cube, predictor)
     wanted = predictor.wanted(
-        stride=stride, min_context=min_context, precision=precision, uncertainty=uncertainty,
+        stride=stride,
+        min_context=min_context,
+        precision=precision,
+        uncertainty=uncertainty,
         applicability=known_applicability(predictor, applicability),
-    )  # fmt: skip
+    )
     masked = masked_inputs(predictor, cube, "cube")
     chips = "surface" if predictor.spec.daily else "modis"
     with_chips = [chips] if predictor.spec.bands and chips in cube else []

@@ -225,9 +225,20 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
     memory = int(0.9 * MEMORY_LIMIT / count)
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster:
         command = [
-            sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--nworkers", str(count),
-            "--nthreads", "1", "--memory-limit", str(memory), "--no-dashboard", "--death-timeout", str(int(_START)),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            cluster.scheduler_address,
+            "--nworkers",
+            str(count),
+            "--nthreads",
+            "1",
+            "--memory-limit",
+            str(memory),
+            "--no-dashboard",
+            "--death-timeout",
+            str(int(_START)),
+        ]
         log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

@@ -23,8 +23,14 @@ _SIDE = 8
 ROUNDS = 25
 
 _NEVER_NEGATIVE = (
-    "early_stopping", "max_depth", "max_leaves", "min_child_weight", "gamma", "reg_alpha", "reg_lambda",
-)  # fmt: skip
+    "early_stopping",
+    "max_depth",
+    "max_leaves",
+    "min_child_weight",
+    "gamma",
+    "reg_alpha",
+    "reg_lambda",
+)
 _SHARES = ("learning_rate", "subsample", "colsample_bytree", "colsample_bylevel")
 _OURS = ("n_estimators", "early_stopping", "context", "lags", "max_rows", "search_rows", "device")
 
@@ -129,9 +135,18 @@ class BoostingConfig:
         Fortier et al. 2024, arXiv:2406.04940.
         """
         return cls(
-            n_estimators=150, learning_rate=0.1, max_depth=9, min_child_weight=9, gamma=0.4, reg_alpha=0.1,
-            reg_lambda=0.0, subsample=0.7, colsample_bytree=0.7, colsample_bylevel=0.8, early_stopping=0,
-        )  # fmt: skip
+            n_estimators=150,
+            learning_rate=0.1,
+            max_depth=9,
+            min_child_weight=9,
+            gamma=0.4,
+            reg_alpha=0.1,
+            reg_lambda=0.0,
+            subsample=0.7,
+            colsample_bytree=0.7,
+            colsample_bylevel=0.8,
+            early_stopping=0,
+        )
 
     @classmethod
     def xbase(cls) -> BoostingConfig:
@@ -142,9 +157,15 @@ class BoostingConfig:
         Nelson, Walther et al. 2024, doi:10.5194/bg-21-5079-2024; arXiv:2603.09868.
         """
         return cls(
-            n_estimators=1000, learning_rate=0.05, max_depth=10, max_leaves=31, min_child_weight=5,
-            subsample=1.0, colsample_bytree=1.0, early_stopping=10,
-        )  # fmt: skip
+            n_estimators=1000,
+            learning_rate=0.05,
+            max_depth=10,
+            max_leaves=31,
+            min_child_weight=5,
+            subsample=1.0,
+            colsample_bytree=1.0,
+            early_stopping=10,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping) -> BoostingConfig:
@@ -258,9 +279,16 @@ class Boosting(RowModel):
                 )
 
         return grow(
-            parameters(self.config, seed), train, val, rounds=self.config.n_estimators,
-            early=self.config.early_stopping, scores=state.scores, start=state.trees, first=state.rounds, after=after,
-        )  # fmt: skip
+            parameters(self.config, seed),
+            train,
+            val,
+            rounds=self.config.n_estimators,
+            early=self.config.early_stopping,
+            scores=state.scores,
+            start=state.trees,
+            first=state.rounds,
+            after=after,
+        )
 
     def predict_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return (B, targets) float32 in scaled units."""

@@ -80,9 +80,11 @@ def _write_applicability(part: Applicability, folder: Path) -> dict:
     content = part.to_bytes()
     write_atomically(folder / APPLICABILITY, content)
     return {
-        "sha256": hashlib.sha256(content).hexdigest(), "days": len(part.centres), "threshold": part.threshold,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "days": len(part.centres),
+        "threshold": part.threshold,
         "weights": dict(zip(part.names, part.weight.tolist(), strict=True)),
-    }  # fmt: skip
+    }
 
 
 def save_ensemble(folder: str | os.PathLike, names: Sequence[str], metadata: Mapping) -> None:

@@ -15,8 +15,17 @@ from fluxcube.samples.windows import cut, gather
 
 #: What a saved position is good for: only the same epochs, cut into the same batches.
 _SAME = (
-    "length", "emits", "stride", "batch_size", "partial", "shuffle", "drop_last", "limit", "seed", "world_size",
-)  # fmt: skip
+    "length",
+    "emits",
+    "stride",
+    "batch_size",
+    "partial",
+    "shuffle",
+    "drop_last",
+    "limit",
+    "seed",
+    "world_size",
+)
 
 
 def load_windows(

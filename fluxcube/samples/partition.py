@@ -145,9 +145,13 @@ class Split:
         }
         zero = tuple(sorted({igbp[s] for s in self.test} - trained))
         return dataclasses.replace(
-            self, **kept, periods=periods, counts=counts, zero_shot=zero,
+            self,
+            **kept,
+            periods=periods,
+            counts=counts,
+            zero_shot=zero,
             notes=(*self.notes, f"trained on {', '.join(sorted(wanted))} alone"),
-        )  # fmt: skip
+        )
 
     def to_dict(self) -> dict:
         """Return what JSON can hold; `from_dict` is its inverse."""

@@ -272,15 +272,26 @@ def warm_site(cube, split: Split, *, known_years: int = 1, gap_days: int = 30) -
         f"{known_years} years of each test tower train, {gap_days} days before the rest", left, "too few years"
     )
     return _described(
-        Places.of(cube, 0.0), parts, kind=f"warm-site of {split.kind}", seed=split.seed, buffer_km=split.buffer_km,
-        periods={"train": known, "test": tested}, notes=(*split.notes, *notes),
-    )  # fmt: skip
+        Places.of(cube, 0.0),
+        parts,
+        kind=f"warm-site of {split.kind}",
+        seed=split.seed,
+        buffer_km=split.buffer_km,
+        periods={"train": known, "test": tested},
+        notes=(*split.notes, *notes),
+    )
 
 
 def extrapolation(
-    cube, setting: str, *, test: float = 40 / 207, val: float = 20 / 207, year: int = 2018, seed: int = 0,
+    cube,
+    setting: str,
+    *,
+    test: float = 40 / 207,
+    val: float = 20 / 207,
+    year: int = 2018,
+    seed: int = 0,
     buffer_km: float = 50.0,
-) -> Split:  # fmt: skip
+) -> Split:
     """Split as one of the three settings of FLUXtrapolation does, on the towers of this cube.
 
     Parameters
@@ -448,9 +459,16 @@ _LOOKED_AT = {
 
 
 def make_splits(
-    cube, kind: str = "kfold", *, k: int | None = None, seed: int = 0, buffer_km: float | None = None,
-    val_km: float | None = None, setting: str | None = None, sites: str | os.PathLike | None = None,
-) -> list[Split]:  # fmt: skip
+    cube,
+    kind: str = "kfold",
+    *,
+    k: int | None = None,
+    seed: int = 0,
+    buffer_km: float | None = None,
+    val_km: float | None = None,
+    setting: str | None = None,
+    sites: str | os.PathLike | None = None,
+) -> list[Split]:
     """Return the splits of a kind: k of "kfold", "blocks" and "warm-site", one of the others.
 
     Parameters

@@ -160,10 +160,16 @@ def cube_spec(
         raise ConfigError(f"bands are given, but the cube has no {what}: build it with modis=, or give bands=().")
     classes = {f"{name}_classes": _classes(cube, sites, name) for name in ("igbp", "koppen") if name in static}
     return FeatureSpec(
-        predictors=tuple(predictors), memory_days=tuple(memory_days), bands=tuple(bands), static=tuple(static),
-        targets=targets, predictor_max_qc=None if resolution == "daily" else max_qc,
-        clock=cube.attrs.get("clock", "solar"), resolution=resolution, **classes,
-    )  # fmt: skip
+        predictors=tuple(predictors),
+        memory_days=tuple(memory_days),
+        bands=tuple(bands),
+        static=tuple(static),
+        targets=targets,
+        predictor_max_qc=None if resolution == "daily" else max_qc,
+        clock=cube.attrs.get("clock", "solar"),
+        resolution=resolution,
+        **classes,
+    )
 
 
 def site_classes(cube, sites: Sequence[str], name: str) -> list[str]:

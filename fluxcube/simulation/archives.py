@@ -108,18 +108,31 @@ def _step(record: Record) -> int:
 _Files = dict[str, bytes]
 
 _FULLSET = (
-    *(c for n in ("TA", "SW_IN", "LW_IN", "VPD") for c in (f"{n}_F", f"{n}_F_QC")), "SW_IN_POT",
-    *(c for n in ("PA", "P", "WS") for c in (n, f"{n}_F", f"{n}_F_QC")), *RAW,
-    *(c for n in MDS for c in (mds_column(n), f"{mds_column(n)}_QC")), "LE_RANDUNC", "NIGHT",
-    "NEE_CUT_REF", "NEE_VUT_REF", "NEE_CUT_REF_QC", "NEE_VUT_REF_QC", "NEE_VUT_REF_RANDUNC", "NEE_VUT_REF_JOINTUNC",
-    "NEE_VUT_USTAR50", "NEE_VUT_USTAR50_QC", "NEE_VUT_MEAN", "NEE_VUT_MEAN_QC",
+    *(c for n in ("TA", "SW_IN", "LW_IN", "VPD") for c in (f"{n}_F", f"{n}_F_QC")),
+    "SW_IN_POT",
+    *(c for n in ("PA", "P", "WS") for c in (n, f"{n}_F", f"{n}_F_QC")),
+    *RAW,
+    *(c for n in MDS for c in (mds_column(n), f"{mds_column(n)}_QC")),
+    "LE_RANDUNC",
+    "NIGHT",
+    "NEE_CUT_REF",
+    "NEE_VUT_REF",
+    "NEE_CUT_REF_QC",
+    "NEE_VUT_REF_QC",
+    "NEE_VUT_REF_RANDUNC",
+    "NEE_VUT_REF_JOINTUNC",
+    "NEE_VUT_USTAR50",
+    "NEE_VUT_USTAR50_QC",
+    "NEE_VUT_MEAN",
+    "NEE_VUT_MEAN_QC",
     *(f"{name}_VUT_REF" for name in _PARTITIONED),
-)  # fmt: skip
+)
 _SUBSET = tuple(
-    name for name in _FULLSET
+    name
+    for name in _FULLSET
     if name not in ("PA", "P", "WS", "NEE_VUT_REF_JOINTUNC")
     and not name.startswith(("NEE_CUT", "NEE_VUT_USTAR50", "NEE_VUT_MEAN"))
-)  # fmt: skip
+)
 
 
 def _fluxnet2015(record: Record, place: Place, years: str, step: str, product: str | None) -> tuple[str, _Files]:
@@ -297,11 +310,12 @@ def _bif_rows(place: Place) -> list[list[str]]:
         "GRP_HEADER": {"SITE_NAME": 'Simulated "wood", one'},
         "GRP_IGBP": {"IGBP": place.igbp},
         "GRP_LOCATION": {
-            "LOCATION_LAT": f"{place.latitude:.4f}", "LOCATION_LONG": f"{place.longitude:.4f}",
+            "LOCATION_LAT": f"{place.latitude:.4f}",
+            "LOCATION_LONG": f"{place.longitude:.4f}",
             "LOCATION_ELEV": f"{place.elevation:.0f}",
         },
         "GRP_UTC_OFFSET": {"UTC_OFFSET": f"{place.utc_offset:g}"},
-    }  # fmt: skip
+    }
     return [
         [place.site, str(group), name, key, value]
         for group, (name, values) in enumerate(groups.items(), 12765)

@@ -155,9 +155,13 @@ def _weather(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, rng:
     ta = 15 + 6 * clear + 6 * np.sin(2 * np.pi * (tod - 9) / 24) + rng.normal(0, 0.3, potential.shape)
     humid = saturation_vapour_pressure(ta - 2 - 10 * clear)
     return {
-        "DOY": doy, "TOD": tod, "TA": ta, "SW_IN": clear * potential,
-        "VPD": np.maximum(saturation_vapour_pressure(ta) - humid, 0), "SW_IN_POT": potential,
-    }  # fmt: skip
+        "DOY": doy,
+        "TOD": tod,
+        "TA": ta,
+        "SW_IN": clear * potential,
+        "VPD": np.maximum(saturation_vapour_pressure(ta) - humid, 0),
+        "SW_IN_POT": potential,
+    }
 
 
 def _fluxes(weather: dict, igbp: np.ndarray) -> dict:

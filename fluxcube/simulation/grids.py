@@ -22,14 +22,17 @@ _ERA5 = {
     "u10": ("10 metre U wind component", "m s**-1", 165, "unknown", "instant"),
     "v10": ("10 metre V wind component", "m s**-1", 166, "unknown", "instant"),
     "ssrd": (
-        "Surface short-wave (solar) radiation downwards", "J m**-2", 169,
-        "surface_downwelling_shortwave_flux_in_air", "accum",
+        "Surface short-wave (solar) radiation downwards",
+        "J m**-2",
+        169,
+        "surface_downwelling_shortwave_flux_in_air",
+        "accum",
     ),
     "strd": ("Surface long-wave (thermal) radiation downwards", "J m**-2", 175, "unknown", "accum"),
     "tp": ("Total precipitation", "m", 228, "unknown", "accum"),
     "z": ("Geopotential", "m**2 s**-2", 129, "geopotential", "instant"),
     "lsm": ("Land-sea mask", "(0 - 1)", 172, "land_binary_mask", "instant"),
-}  # fmt: skip
+}
 _STREAM = {"instant": "data_stream-oper_stepType-instant.nc", "accum": "data_stream-oper_stepType-accum.nc"}
 _EVERY = np.timedelta64(8, "D")
 
@@ -68,8 +71,12 @@ def _instantaneous(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.n
     # A step of a minute about the moment: nothing instantaneous depends on its length.
     air = planet.weather(valid - np.timedelta64(30, "s"), lat, lon, hours=1 / 60)
     return {
-        "t2m": air["TA"] + 273.15, "d2m": air["TD"] + 273.15, "sp": 1e3 * air["PA"], "u10": air["U"], "v10": air["V"],
-    }  # fmt: skip
+        "t2m": air["TA"] + 273.15,
+        "d2m": air["TD"] + 273.15,
+        "sp": 1e3 * air["PA"],
+        "u10": air["U"],
+        "v10": air["V"],
+    }
 
 
 def _accumulated(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict:
@@ -87,18 +94,28 @@ def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, 
         raise missing_package("netCDF4", "grid", "writing the planet's ERA5 files") from None
     cells = planet.region
     with netCDF4.Dataset(path, "w", format="NETCDF4") as nc:
-        nc.setncatts({
-            "GRIB_centre": "ecmf", "GRIB_centreDescription": "European Centre for Medium-Range Weather Forecasts",
-            "GRIB_subCentre": 0, "Conventions": "CF-1.7",
-            "institution": "European Centre for Medium-Range Weather Forecasts",
-            "history": f"simulated planet, seed {planet.seed}: not a product of ECMWF",
-        })  # fmt: skip
+        nc.setncatts(
+            {
+                "GRIB_centre": "ecmf",
+                "GRIB_centreDescription": "European Centre for Medium-Range Weather Forecasts",
+                "GRIB_subCentre": 0,
+                "Conventions": "CF-1.7",
+                "institution": "European Centre for Medium-Range Weather Forecasts",
+                "history": f"simulated planet, seed {planet.seed}: not a product of ECMWF",
+            }
+        )
         _coordinates(nc, valid, cells.latitude, cells.longitude)
         for name, values in fields.items():
             var = nc.createVariable(
-                name, "f4", ("valid_time", "latitude", "longitude"), zlib=True, complevel=1, shuffle=True,
-                fill_value=np.float32(np.nan), chunksizes=(min(len(valid), 744), *cells.igbp.shape),
-            )  # fmt: skip
+                name,
+                "f4",
+                ("valid_time", "latitude", "longitude"),
+                zlib=True,
+                complevel=1,
+                shuffle=True,
+                fill_value=np.float32(np.nan),
+                chunksizes=(min(len(valid), 744), *cells.igbp.shape),
+            )
             var.setncatts(_grib_attributes(name, cells.latitude, cells.longitude))
             var[:] = values.astype("float32")
     return path
@@ -107,13 +124,32 @@ def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, 
 def _coordinates(nc, valid: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> None:
     """Dimensions and coordinates of a CDS file."""
     rows = {
-        "valid_time": (valid.astype("datetime64[s]").astype("i8"), "i8", {"long_name": "time", "standard_name": "time",
-                       "units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"}),
-        "latitude": (latitude, "f8", {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude",
-                     "stored_direction": "decreasing"}),
-        "longitude": (longitude, "f8", {"units": "degrees_east", "standard_name": "longitude",
-                      "long_name": "longitude"}),
-    }  # fmt: skip
+        "valid_time": (
+            valid.astype("datetime64[s]").astype("i8"),
+            "i8",
+            {
+                "long_name": "time",
+                "standard_name": "time",
+                "units": "seconds since 1970-01-01",
+                "calendar": "proleptic_gregorian",
+            },
+        ),
+        "latitude": (
+            latitude,
+            "f8",
+            {
+                "units": "degrees_north",
+                "standard_name": "latitude",
+                "long_name": "latitude",
+                "stored_direction": "decreasing",
+            },
+        ),
+        "longitude": (
+            longitude,
+            "f8",
+            {"units": "degrees_east", "standard_name": "longitude", "long_name": "longitude"},
+        ),
+    }
     number = nc.createVariable("number", "i8", ())
     number.setncatts({"long_name": "ensemble member numerical id", "units": "1", "standard_name": "realization"})
     number[...] = 0
@@ -128,19 +164,32 @@ def _coordinates(nc, valid: np.ndarray, latitude: np.ndarray, longitude: np.ndar
 def _grib_attributes(name: str, latitude: np.ndarray, longitude: np.ndarray) -> dict:
     long_name, units, number, cf_name, step = _ERA5[name]
     return {
-        "GRIB_paramId": number, "GRIB_dataType": "an" if step == "instant" else "fc",
-        "GRIB_numberOfPoints": latitude.size * longitude.size, "GRIB_typeOfLevel": "surface", "GRIB_stepUnits": 1,
-        "GRIB_stepType": step, "GRIB_gridType": "regular_ll", "GRIB_Nx": longitude.size, "GRIB_Ny": latitude.size,
-        "GRIB_cfName": cf_name, "GRIB_cfVarName": name, "GRIB_gridDefinitionDescription": "Latitude/Longitude Grid",
-        "GRIB_iDirectionIncrementInDegrees": 0.25, "GRIB_jDirectionIncrementInDegrees": 0.25,
+        "GRIB_paramId": number,
+        "GRIB_dataType": "an" if step == "instant" else "fc",
+        "GRIB_numberOfPoints": latitude.size * longitude.size,
+        "GRIB_typeOfLevel": "surface",
+        "GRIB_stepUnits": 1,
+        "GRIB_stepType": step,
+        "GRIB_gridType": "regular_ll",
+        "GRIB_Nx": longitude.size,
+        "GRIB_Ny": latitude.size,
+        "GRIB_cfName": cf_name,
+        "GRIB_cfVarName": name,
+        "GRIB_gridDefinitionDescription": "Latitude/Longitude Grid",
+        "GRIB_iDirectionIncrementInDegrees": 0.25,
+        "GRIB_jDirectionIncrementInDegrees": 0.25,
         "GRIB_latitudeOfFirstGridPointInDegrees": latitude[0],
         "GRIB_latitudeOfLastGridPointInDegrees": latitude[-1],
         "GRIB_longitudeOfFirstGridPointInDegrees": longitude[0],
         "GRIB_longitudeOfLastGridPointInDegrees": longitude[-1],
-        "GRIB_missingValue": 3.4028234663852886e38, "GRIB_name": long_name, "GRIB_units": units,
-        "long_name": long_name, "units": units, "standard_name": cf_name,
+        "GRIB_missingValue": 3.4028234663852886e38,
+        "GRIB_name": long_name,
+        "GRIB_units": units,
+        "long_name": long_name,
+        "units": units,
+        "standard_name": cf_name,
         "coordinates": "number valid_time latitude longitude expver",
-    }  # fmt: skip
+    }
 
 
 def composite_days(start: np.datetime64, stop: np.datetime64) -> np.ndarray:
@@ -220,11 +269,19 @@ def _open_tiff(path: Path | str, product: str, ground: Ground, **options):
     bands, dtype, fill = _LAYOUT.get(product, _LAND_COVER)
     rows, columns = ground.classes.shape
     tiff = rasterio.open(
-        path, "w", driver="GTiff", height=rows, width=columns, count=len(bands), dtype=dtype, nodata=fill,
-        crs=sinusoidal.CRS, interleave="band",
+        path,
+        "w",
+        driver="GTiff",
+        height=rows,
+        width=columns,
+        count=len(bands),
+        dtype=dtype,
+        nodata=fill,
+        crs=sinusoidal.CRS,
+        interleave="band",
         transform=from_origin(*sinusoidal.corner_of(ground.row, ground.column), sinusoidal.PIXEL, sinusoidal.PIXEL),
         **({"zlevel": 1, **options} if options else {}),
-    )  # fmt: skip
+    )
     tiff.descriptions = bands
     if product == "MCD43A4":
         tiff.scales = (1e-4,) * len(bands)

@@ -13,14 +13,36 @@ from fluxcube.simulation.places import FLUXNET, Tower
 from fluxcube.simulation.planet import Planet
 
 _STATES = (
-    "TA", "TD", "VPD", "RH", "PA", "P", "SW_IN", "SW_IN_POT", "LW_IN", "WS", "WD", "NEE", "GPP", "RECO", "LAI", "WATER",
-    "TS", "ET", "COLD",
-)  # fmt: skip
+    "TA",
+    "TD",
+    "VPD",
+    "RH",
+    "PA",
+    "P",
+    "SW_IN",
+    "SW_IN_POT",
+    "LW_IN",
+    "WS",
+    "WD",
+    "NEE",
+    "GPP",
+    "RECO",
+    "LAI",
+    "WATER",
+    "TS",
+    "ET",
+    "COLD",
+)
 # Noise of each sensor: standard deviation as a share of the value, and at zero.
 _SENSORS = {
-    "TA": (0.0, 0.15), "SW_IN": (0.012, 0.0), "LW_IN": (0.0, 3.0), "VPD": (0.03, 0.05), "PA": (0.0, 0.02),
-    "P": (0.0, 0.0), "WS": (0.04, 0.05),
-}  # fmt: skip
+    "TA": (0.0, 0.15),
+    "SW_IN": (0.012, 0.0),
+    "LW_IN": (0.0, 3.0),
+    "VPD": (0.03, 0.05),
+    "PA": (0.0, 0.02),
+    "P": (0.0, 0.0),
+    "WS": (0.04, 0.05),
+}
 _SOIL_SENSORS = {"TS": (0.0, 0.1), "SWC": (0.01, 0.2), "CO2": (0.0, 1.5), "G": (0.05, 2.0)}
 _WINDOWS = ((3, 1), (7, 1), (14, 2), (45, 3), (400, 3))  # days each side, and the flag of a value filled from them
 _ROUGH = {"ENF": 0.13, "EBF": 0.13, "DBF": 0.13, "MF": 0.13, "SAV": 0.1, "OSH": 0.08}
@@ -128,10 +150,14 @@ def _energy(states: Mapping[str, np.ndarray], tower: Tower, rng: np.random.Gener
     unstable = np.clip(net / 400, -0.35, 0.6)
     gust = np.exp(0.3 * rng.standard_normal(len(net)))
     return {
-        "NETRAD": net, "G": ground, "LE": latent, "H": 0.75 * (net - ground - latent), "SWC": 4 + 36 * states["WATER"],
+        "NETRAD": net,
+        "G": ground,
+        "LE": latent,
+        "H": 0.75 * (net - ground - latent),
+        "SWC": 4 + 36 * states["WATER"],
         "USTAR": _ROUGH.get(tower.igbp, 0.07) * states["WS"] * (1 + unstable) * gust,
         "CO2": 408 + 1.2 * np.clip(states["NEE"], -10, 10),
-    }  # fmt: skip
+    }
 
 
 def _outages(steps: int, tower: Tower, rng: np.random.Generator, share: float) -> np.ndarray:
@@ -220,10 +246,12 @@ def _unfilled(
     )
     light = np.where(measured["SW_IN"] > 0, 2.05 * measured["SW_IN"], measured["SW_IN"])
     out = {
-        "WD": np.where(np.isfinite(measured["WS"]), states["WD"], np.nan), "RH": humid, "PPFD_IN": light,
+        "WD": np.where(np.isfinite(measured["WS"]), states["WD"], np.nan),
+        "RH": humid,
+        "PPFD_IN": light,
         "USTAR": np.where(np.isfinite(measured["WS"]), measured["USTAR"], np.nan),
         "NETRAD": np.where(columns["LW_IN_F_QC"] == 0, measured["NETRAD"], np.nan),
-    }  # fmt: skip
+    }
     lacks = zlib.crc32(tower.site.encode()) % 7
     absent = {0: "PPFD_IN", 1: "NETRAD", 2: "WD"}.get(lacks)
     return {name: np.full(len(v), np.nan) if name == absent else v for name, v in out.items()}
@@ -244,10 +272,14 @@ def _carbon(
     gpp = states["GPP"] * (1 + 0.12 * _drift(len(nee), 8 * per_day, rng))
     nee, reco = np.round(nee, 4), np.round(reco, 4)  # so that NEE = RECO - GPP holds in the file, too
     return {
-        "NEE_VUT_REF": nee, "NEE_VUT_REF_QC": flag, "NEE_VUT_REF_RANDUNC": np.where(flag == 0, sigma, 1.2 * sigma),
-        "RECO_NT_VUT_REF": reco, "GPP_NT_VUT_REF": reco - nee,
-        "RECO_DT_VUT_REF": reco * (1 + 0.05 * _drift(len(nee), 8 * per_day, rng)), "GPP_DT_VUT_REF": gpp,
-    }  # fmt: skip
+        "NEE_VUT_REF": nee,
+        "NEE_VUT_REF_QC": flag,
+        "NEE_VUT_REF_RANDUNC": np.where(flag == 0, sigma, 1.2 * sigma),
+        "RECO_NT_VUT_REF": reco,
+        "GPP_NT_VUT_REF": reco - nee,
+        "RECO_DT_VUT_REF": reco * (1 + 0.05 * _drift(len(nee), 8 * per_day, rng)),
+        "GPP_DT_VUT_REF": gpp,
+    }
 
 
 def _fill(values: np.ndarray, per_day: int) -> tuple[np.ndarray, np.ndarray]:

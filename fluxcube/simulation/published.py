@@ -20,26 +20,81 @@ from fluxcube.simulation.records import Place, mds_column
 
 #: Ranges (low, high) that version 1 scales its predictors with, by the variable table's names.
 V1_RANGES: Mapping[str, tuple[float, float]] = {
-    "DOY": (0, 366), "TOD": (0, 24), "TA": (-80, 80), "SW_IN": (0, 2000), "LW_IN": (0, 2000), "VPD": (0, 110),
-    "PA": (20, 150), "P": (0, 300), "WS": (0, 100), "WD": (0, 360), "RH": (0, 100), "USTAR": (0, 10),
-    "NETRAD": (-1000, 2000), "PPFD_IN": (-200, 3000), "PPFD_OUT": (-200, 3000), "SW_OUT": (-100, 2000),
-    "LW_OUT": (-100, 2000), "CO2": (0, 2000), "G": (-1000, 2000), "LE": (-1000, 2000), "H": (-1000, 2000),
-}  # fmt: skip
+    "DOY": (0, 366),
+    "TOD": (0, 24),
+    "TA": (-80, 80),
+    "SW_IN": (0, 2000),
+    "LW_IN": (0, 2000),
+    "VPD": (0, 110),
+    "PA": (20, 150),
+    "P": (0, 300),
+    "WS": (0, 100),
+    "WD": (0, 360),
+    "RH": (0, 100),
+    "USTAR": (0, 10),
+    "NETRAD": (-1000, 2000),
+    "PPFD_IN": (-200, 3000),
+    "PPFD_OUT": (-200, 3000),
+    "SW_OUT": (-100, 2000),
+    "LW_OUT": (-100, 2000),
+    "CO2": (0, 2000),
+    "G": (-1000, 2000),
+    "LE": (-1000, 2000),
+    "H": (-1000, 2000),
+}
 #: And version 2, which loses soil water and the water table by a range written in reverse.
 V2_RANGES: Mapping[str, tuple[float, float]] = {
-    "DOY": (0, 366), "TOD": (0, 24), "TA": (-80, 80), "P": (0, 100), "RH": (0, 100), "VPD": (0, 110), "PA": (0, 110),
-    "CO2": (0, 750), "SW_IN": (-1500, 1500), "SW_IN_POT": (-1500, 1500), "SW_OUT": (-500, 500),
-    "LW_IN": (-1000, 1000), "LW_OUT": (-1000, 1000), "NETRAD": (-1000, 1000), "PPFD_IN": (-2500, 2500),
-    "PPFD_OUT": (-1000, 1000), "WS": (-100, 100), "WD": (0, 360), "USTAR": (-4, 4),
-    **{f"SWC_{n}": (100, 0) for n in range(1, 6)}, **{f"TS_{n}": (-40, 40) for n in range(1, 6)}, "WTD": (3, -3),
-    "G": (-700, 700), "H": (-700, 700), "LE": (-700, 700),
-}  # fmt: skip
+    "DOY": (0, 366),
+    "TOD": (0, 24),
+    "TA": (-80, 80),
+    "P": (0, 100),
+    "RH": (0, 100),
+    "VPD": (0, 110),
+    "PA": (0, 110),
+    "CO2": (0, 750),
+    "SW_IN": (-1500, 1500),
+    "SW_IN_POT": (-1500, 1500),
+    "SW_OUT": (-500, 500),
+    "LW_IN": (-1000, 1000),
+    "LW_OUT": (-1000, 1000),
+    "NETRAD": (-1000, 1000),
+    "PPFD_IN": (-2500, 2500),
+    "PPFD_OUT": (-1000, 1000),
+    "WS": (-100, 100),
+    "WD": (0, 360),
+    "USTAR": (-4, 4),
+    **{f"SWC_{n}": (100, 0) for n in range(1, 6)},
+    **{f"TS_{n}": (-40, 40) for n in range(1, 6)},
+    "WTD": (3, -3),
+    "G": (-700, 700),
+    "H": (-700, 700),
+    "LE": (-700, 700),
+}
 _CYCLIC = ("DOY", "TOD", "WD")
 _V2_TARGETS = ("NEE", "GPP_DT", "GPP_NT", "RECO_DT", "RECO_NT", "FCH4")
 _V1_PREDICTORS = (
-    "DOY", "TOD", "TA_F", "SW_IN_F", "LW_IN_F", "VPD_F", "PA_F", "P_F", "WS_F", "WD", "RH", "USTAR", "NETRAD",
-    "PPFD_IN", "PPFD_OUT", "SW_OUT", "LW_OUT", "CO2_F_MDS", "G_F_MDS", "LE_F_MDS", "H_F_MDS",
-)  # fmt: skip
+    "DOY",
+    "TOD",
+    "TA_F",
+    "SW_IN_F",
+    "LW_IN_F",
+    "VPD_F",
+    "PA_F",
+    "P_F",
+    "WS_F",
+    "WD",
+    "RH",
+    "USTAR",
+    "NETRAD",
+    "PPFD_IN",
+    "PPFD_OUT",
+    "SW_OUT",
+    "LW_OUT",
+    "CO2_F_MDS",
+    "G_F_MDS",
+    "LE_F_MDS",
+    "H_F_MDS",
+)
 _V1_TARGETS = ("NEE_VUT_REF", "GPP_DT_VUT_REF", "GPP_NT_VUT_REF", "RECO_DT_VUT_REF", "RECO_NT_VUT_REF")
 _MAX_QC = 1
 
@@ -83,9 +138,15 @@ def write_v1(
         ("targets", {name: _kept(record, name, _MAX_QC) for name in _V1_TARGETS}),
     ):
         (path / f"{name}.csv").write_bytes(_pandas_csv(record.start, table))
-    meta = {"SITE_ID": place.site, "LOCATION_LAT": place.latitude, "LOCATION_LON": place.longitude,
-            "LOCATION_ELEV": place.elevation, "IGBP": place.igbp, "SOURCES": "fluxnet",
-            "TIME": [first, last]}  # fmt: skip
+    meta = {
+        "SITE_ID": place.site,
+        "LOCATION_LAT": place.latitude,
+        "LOCATION_LON": place.longitude,
+        "LOCATION_ELEV": place.elevation,
+        "IGBP": place.igbp,
+        "SOURCES": "fluxnet",
+        "TIME": [first, last],
+    }
     (path / "meta.json").write_text(json.dumps(meta), "utf-8")
     (path / "modis.pkl").write_bytes(dump(dict(chips)))
     return path
@@ -141,12 +202,16 @@ def _insert(
         columns.append(_scaled(name, values, V2_RANGES) if name in V2_RANGES else values)
     table = np.stack(columns, -1)
     stamps = [int(str(t).translate(str.maketrans("", "", "-T:"))[:12]) for t in record.start]
-    rows = [(place.site, stamp, *(None if np.isnan(v) else float(v) for v in row)) for stamp, row in
-            zip(stamps, table, strict=True)]  # fmt: skip
+    rows = [
+        (place.site, stamp, *(None if np.isnan(v) else float(v) for v in row))
+        for stamp, row in zip(stamps, table, strict=True)
+    ]
     marks = ", ".join("?" * (2 + len(names)))
     base.executemany(f"INSERT INTO ec_data (site, timestamp, {', '.join(names)}) VALUES ({marks})", rows)
-    base.execute("INSERT INTO site_data VALUES (?, ?, ?, ?, ?)",
-                 (place.site, place.latitude, place.longitude, place.elevation, place.igbp))  # fmt: skip
+    base.execute(
+        "INSERT INTO site_data VALUES (?, ?, ?, ?, ?)",
+        (place.site, place.latitude, place.longitude, place.elevation, place.igbp),
+    )
     ids = dict(base.execute("SELECT timestamp, id FROM ec_data WHERE site = ?", (place.site,)))
     for time, chip in chips.items():
         stamp = stamps[int(np.flatnonzero(record.start == time)[0])]

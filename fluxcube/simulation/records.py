@@ -12,21 +12,36 @@ from fluxcube.solar import potential_radiation
 
 #: Filled from similar hours or reanalysis (``_F``): mean, daily swing, noise and decimals.
 WEATHER = {
-    "TA": (12.0, 6.0, 1.0, 3), "SW_IN": (0.0, 0.0, 0.0, 2), "LW_IN": (320.0, 20.0, 9.0, 2), "VPD": (9.0, 5.0, 1.0, 3),
-    "PA": (98.0, 0.1, 0.4, 3), "P": (0.0, 0.0, 0.0, 3), "WS": (3.0, 1.0, 0.5, 3),
-}  # fmt: skip
+    "TA": (12.0, 6.0, 1.0, 3),
+    "SW_IN": (0.0, 0.0, 0.0, 2),
+    "LW_IN": (320.0, 20.0, 9.0, 2),
+    "VPD": (9.0, 5.0, 1.0, 3),
+    "PA": (98.0, 0.1, 0.4, 3),
+    "P": (0.0, 0.0, 0.0, 3),
+    "WS": (3.0, 1.0, 0.5, 3),
+}
 #: Measured and never filled: mean, daily swing, noise and decimals.
 RAW = {
-    "WD": (180.0, 120.0, 25.0, 2), "RH": (60.0, 25.0, 4.0, 2), "USTAR": (0.4, 0.2, 0.05, 4),
-    "NETRAD": (150.0, 200.0, 20.0, 2), "PPFD_IN": (600.0, 500.0, 30.0, 2), "PPFD_OUT": (60.0, 40.0, 5.0, 2),
-    "SW_OUT": (60.0, 50.0, 5.0, 2), "LW_OUT": (380.0, 30.0, 5.0, 2),
-}  # fmt: skip
+    "WD": (180.0, 120.0, 25.0, 2),
+    "RH": (60.0, 25.0, 4.0, 2),
+    "USTAR": (0.4, 0.2, 0.05, 4),
+    "NETRAD": (150.0, 200.0, 20.0, 2),
+    "PPFD_IN": (600.0, 500.0, 30.0, 2),
+    "PPFD_OUT": (60.0, 40.0, 5.0, 2),
+    "SW_OUT": (60.0, 50.0, 5.0, 2),
+    "LW_OUT": (380.0, 30.0, 5.0, 2),
+}
 #: Filled from similar hours (MDS), one flag each: mean, daily swing, noise and decimals.
 MDS = {
-    "CO2": (410.0, 8.0, 3.0, 3), "TS_1": (11.0, 2.0, 0.3, 3), "TS_2": (10.5, 1.0, 0.2, 3),
-    "SWC_1": (24.0, 0.5, 1.0, 3), "SWC_2": (27.0, 0.2, 0.6, 3), "G": (5.0, 30.0, 4.0, 3), "LE": (90.0, 80.0, 15.0, 3),
+    "CO2": (410.0, 8.0, 3.0, 3),
+    "TS_1": (11.0, 2.0, 0.3, 3),
+    "TS_2": (10.5, 1.0, 0.2, 3),
+    "SWC_1": (24.0, 0.5, 1.0, 3),
+    "SWC_2": (27.0, 0.2, 0.6, 3),
+    "G": (5.0, 30.0, 4.0, 3),
+    "LE": (90.0, 80.0, 15.0, 3),
     "H": (60.0, 90.0, 15.0, 3),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +80,9 @@ def simulate_record(
     times = np.datetime64(start, "m") + np.arange(days * 1440 // step_minutes) * np.timedelta64(step_minutes, "m")
     hour = (times - times.astype("datetime64[D]")).astype(int) / 60.0
     utc = times - np.timedelta64(round(60 * place.utc_offset), "m")
-    columns = {"SW_IN_POT": np.round(potential_radiation(utc, place.latitude, place.longitude,
-                                                         hours=step_minutes / 60), 2)}  # fmt: skip
+    columns = {
+        "SW_IN_POT": np.round(potential_radiation(utc, place.latitude, place.longitude, hours=step_minutes / 60), 2)
+    }
 
     def wave(name: str, of: Mapping[str, tuple]) -> np.ndarray:
         mean, swing, noise, decimals = of[name]
@@ -150,16 +166,24 @@ def _carbon(steps: int, hour: np.ndarray, rng: np.random.Generator) -> dict[str,
     methane = np.round(np.abs(40 + 15 * rng.standard_normal(steps)), 4)
     gap = np.where(_outages(steps, rng), np.where(np.arange(steps) < steps // 2, 1.0, 3.0), 0.0)
     return {
-        "NEE_VUT_REF": nee + missing, "NEE_VUT_REF_QC": flags + missing,
+        "NEE_VUT_REF": nee + missing,
+        "NEE_VUT_REF_QC": flags + missing,
         "NEE_VUT_REF_RANDUNC": np.where(flags < 3, spread, np.nan) + missing,
         "NEE_VUT_REF_JOINTUNC": np.where(flags < 3, joint, np.nan) + missing,
         "LE_RANDUNC": np.round(5 + 3 * light, 4) + missing,
-        "RECO_NT_VUT_REF": reco + missing, "GPP_NT_VUT_REF": np.round(reco - nee, 4) + missing,
-        "RECO_DT_VUT_REF": np.round(1.1 * reco, 4) + missing, "GPP_DT_VUT_REF": np.round(14 * light, 4) + missing,
+        "RECO_NT_VUT_REF": reco + missing,
+        "GPP_NT_VUT_REF": np.round(reco - nee, 4) + missing,
+        "RECO_DT_VUT_REF": np.round(1.1 * reco, 4) + missing,
+        "GPP_DT_VUT_REF": np.round(14 * light, 4) + missing,
         # What stands beside the reference and must not be taken for it.
-        "NEE_VUT_USTAR50": np.round(nee + 0.5, 4) + missing, "NEE_VUT_USTAR50_QC": flags + missing,
-        "NEE_CUT_REF": np.round(nee - 0.5, 4) + missing, "NEE_CUT_REF_QC": flags + missing,
-        "NEE_VUT_MEAN": np.round(nee + 0.25, 4) + missing, "NEE_VUT_MEAN_QC": np.round(1 - flags / 4, 3) + missing,
+        "NEE_VUT_USTAR50": np.round(nee + 0.5, 4) + missing,
+        "NEE_VUT_USTAR50_QC": flags + missing,
+        "NEE_CUT_REF": np.round(nee - 0.5, 4) + missing,
+        "NEE_CUT_REF_QC": flags + missing,
+        "NEE_VUT_MEAN": np.round(nee + 0.25, 4) + missing,
+        "NEE_VUT_MEAN_QC": np.round(1 - flags / 4, 3) + missing,
         "NIGHT": (light == 0).astype(float),
-        "FCH4": np.where(gap > 0, np.nan, methane), "FCH4_F": methane, "FCH4_FILL": gap,
-    }  # fmt: skip
+        "FCH4": np.where(gap > 0, np.nan, methane),
+        "FCH4_F": methane,
+        "FCH4_FILL": gap,
+    }

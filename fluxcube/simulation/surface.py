@@ -226,10 +226,7 @@ def _patches(planet: Planet, latitude: np.ndarray, longitude: np.ndarray) -> tup
 def _grounds_within(planet: Planet, row: int, column: int, shape: tuple[int, int]) -> list[Ground]:
     """Crops of towers that lie wholly within a block of pixels."""
     grounds = [tower_ground(planet, tower) for tower in planet.towers]
-    return [
-        g for g in grounds
-        if 0 <= g.row - row <= shape[0] - CROP and 0 <= g.column - column <= shape[1] - CROP
-    ]  # fmt: skip
+    return [g for g in grounds if 0 <= g.row - row <= shape[0] - CROP and 0 <= g.column - column <= shape[1] - CROP]
 
 
 def _window(ground: Ground, row: int, column: int) -> tuple[slice, slice]:

@@ -111,10 +111,16 @@ def atmosphere(seed: int, moment: np.ndarray, latitude: np.ndarray, longitude: n
     td = np.minimum(mean - 1.5 - 10.5 * _sigmoid(-(1.2 * front + 2.2 * (wetness - 0.55)) / 0.8), ta - 0.3)
     pressure = _pressure(elevation(seed, latitude, longitude)[:, None], mean, front)
     return {
-        "TA": ta, "TD": td, "VPD": vapour_pressure_deficit(ta, td), "RH": relative_humidity(ta, td), "PA": pressure,
-        "LW_IN": _longwave(ta, td, clearness), "clearness": clearness, "rain": _rain(shower, wetness),
+        "TA": ta,
+        "TD": td,
+        "VPD": vapour_pressure_deficit(ta, td),
+        "RH": relative_humidity(ta, td),
+        "PA": pressure,
+        "LW_IN": _longwave(ta, td, clearness),
+        "clearness": clearness,
+        "rain": _rain(shower, wetness),
         **_wind(fields, moment, hours, latitude, longitude),
-    }  # fmt: skip
+    }
 
 
 def solar_season(moment: np.ndarray, latitude: np.ndarray) -> np.ndarray:

@@ -29,10 +29,27 @@ _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _SHORT_TUPLE = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _LITERAL = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
-    "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8",
-}  # fmt: skip
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE",
+    "BINUNICODE8",
+    "SHORT_BINBYTES",
+    "BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+}
 
 
 def read_array_pickle(data: bytes, where: object) -> object:
@@ -356,10 +373,12 @@ _GLOBALS: dict[str, Callable[..., object]] = {
         f"numpy.{core}.{name}": make
         for core in ("core", "_core")
         for name, make in (
-            ("multiarray._reconstruct", _Array), ("multiarray.scalar", _scalar), ("numeric._frombuffer", _from_bytes),
+            ("multiarray._reconstruct", _Array),
+            ("multiarray.scalar", _scalar),
+            ("numeric._frombuffer", _from_bytes),
         )
     },
-}  # fmt: skip
+}
 
 
 def _short(thing: object) -> str:

@@ -399,10 +399,16 @@ def _from_table(
         where = f"{location}, line {line}, {site}"
         number = {key: _number(cell(key), key, where) for key in _LIMITS}
         offset = number["utc_offset"]
-        infos.setdefault(site, SiteInfo(
-            site=site, igbp=cell("igbp").upper(), koppen=cell("koppen"),
-            utc_offsets=() if offset is None else ((None, offset),), **number,
-        ))  # fmt: skip
+        infos.setdefault(
+            site,
+            SiteInfo(
+                site=site,
+                igbp=cell("igbp").upper(),
+                koppen=cell("koppen"),
+                utc_offsets=() if offset is None else ((None, offset),),
+                **number,
+            ),
+        )
     _warn_nameless(location, nameless)
     return infos
 

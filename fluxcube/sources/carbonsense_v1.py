@@ -28,8 +28,11 @@ _log = logging.getLogger(__name__)
 
 #: Most bytes of each file of a window: 25 years of hours in 23 columns of 20 letters are 100 MB.
 _LIMITS = {
-    "meta.json": 1 << 20, "predictors.csv": 1 << 30, "targets.csv": 1 << 30, "modis.pkl": arraypickle.MAX_BYTES,
-}  # fmt: skip
+    "meta.json": 1 << 20,
+    "predictors.csv": 1 << 30,
+    "targets.csv": 1 << 30,
+    "modis.pkl": arraypickle.MAX_BYTES,
+}
 _TABLES = ("predictors.csv", "targets.csv")
 _STEP = 60
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -316,9 +319,14 @@ def _parse(data: bytes, header: Sequence[str], columns: Sequence[str], where: st
         raise SourceError(f"{where}: cut, or a row is not of {len(header)} fields; get the archive again")
     try:
         return pd.read_csv(
-            io.BytesIO(data), usecols=["timestamp", *columns], dtype={"timestamp": str} | dict.fromkeys(columns, float),
-            keep_default_na=False, na_values=["", "NaN", "nan"], engine="c", encoding="utf-8-sig",
-        )  # fmt: skip
+            io.BytesIO(data),
+            usecols=["timestamp", *columns],
+            dtype={"timestamp": str} | dict.fromkeys(columns, float),
+            keep_default_na=False,
+            na_values=["", "NaN", "nan"],
+            engine="c",
+            encoding="utf-8-sig",
+        )
     except ValueError as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         fault = _fault(data, header, columns) or f": expected comma-separated numbers ({error})"
         raise SourceError(f"{where}{fault}; get the archive again") from error

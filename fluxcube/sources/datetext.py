@@ -19,7 +19,7 @@ _FORMS = {
         r"(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})[T ]?"
         r"(?P<hour>\d{2}):?(?P<minute>\d{2})(?::?(?P<second>\d{2}))?(?P<zone>)"
     ),
-}  # fmt: skip
+}
 _DAY_NUMBER = re.compile(r"\d{1,5}([.,]\d+)?")
 _ASK = "give time_format, such as time_format='%d/%m/%Y %H:%M'"
 

@@ -161,9 +161,16 @@ def check(raster: Raster) -> Tile:
     rows, cols = table.rows[here], table.cols[here]
     scale = 1e-4 if PRODUCTS[raster.product].scaled else 1.0
     return Tile(
-        path=raster.path, product=raster.product, day=raster.day, bands=raster.bands, scale=scale,
-        row=int(rows.min()), col=int(cols.min()), height=int(np.ptp(rows)) + 1, width=int(np.ptp(cols)) + 1,
-    )  # fmt: skip
+        path=raster.path,
+        product=raster.product,
+        day=raster.day,
+        bands=raster.bands,
+        scale=scale,
+        row=int(rows.min()),
+        col=int(cols.min()),
+        height=int(np.ptp(rows)) + 1,
+        width=int(np.ptp(cols)) + 1,
+    )
 
 
 def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:

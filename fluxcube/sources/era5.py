@@ -204,9 +204,14 @@ def open_era5(
         If a variable is not in the table.
     """
     files = read_files(
-        source, accumulation=accumulation, bbox=bbox, time=time, resolution=resolution, allow_gaps=allow_gaps,
+        source,
+        accumulation=accumulation,
+        bbox=bbox,
+        time=time,
+        resolution=resolution,
+        allow_gaps=allow_gaps,
         storage_options=storage_options,
-    )  # fmt: skip
+    )
     names = check_available(variables, files)
     shape = (len(files.time), len(files.latitude), len(files.longitude))
     sizes = normal_chunks(chunks, dict(zip(("time", "latitude", "longitude"), shape, strict=True)))

@@ -17,12 +17,24 @@ _TELLING = {"ssrd": (1e5, 2e3), "strd": (1e5, 2e3), "tp": (1e-4, 1e-6)}
 _DAYS, _BYTES = 31, 256 << 20
 # Wider than any weather on Earth, narrower than what another unit gives (degC, hPa, mm, %, W m-2 for a day).
 _LIMITS = {
-    "t2m": (150, 350), "d2m": (100, 350), "sp": (3e4, 1.2e5), "u10": (-150, 150), "v10": (-150, 150),
-    "zust": (-0.1, 20), "fal": (-0.01, 1.01), "ishf": (-5e3, 5e3),
-    **{f"stl{i}": (150, 380) for i in range(1, 5)}, **{f"swvl{i}": (-0.02, 1.01) for i in range(1, 5)},
-    "ssrd": (-5e6, 6e7), "strd": (-1e6, 6e7), "ssr": (-5e6, 6e7), "str": (-6e7, 6e7),
-    "sshf": (-1e8, 1e8), "slhf": (-1e8, 1e8), "tp": (-0.01, 2.5),
-}  # fmt: skip
+    "t2m": (150, 350),
+    "d2m": (100, 350),
+    "sp": (3e4, 1.2e5),
+    "u10": (-150, 150),
+    "v10": (-150, 150),
+    "zust": (-0.1, 20),
+    "fal": (-0.01, 1.01),
+    "ishf": (-5e3, 5e3),
+    **{f"stl{i}": (150, 380) for i in range(1, 5)},
+    **{f"swvl{i}": (-0.02, 1.01) for i in range(1, 5)},
+    "ssrd": (-5e6, 6e7),
+    "strd": (-1e6, 6e7),
+    "ssr": (-5e6, 6e7),
+    "str": (-6e7, 6e7),
+    "sshf": (-1e8, 1e8),
+    "slhf": (-1e8, 1e8),
+    "tp": (-0.01, 2.5),
+}
 
 
 def check_values(files: Files) -> None:

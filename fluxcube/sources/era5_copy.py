@@ -109,9 +109,13 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
     clear_leftovers(path)
     token = repr([[str(run.source), run.at, run.stop] for runs in files.members.values() for run in runs])
     attrs = {
-        "kind": "era5", "accumulation": files.accumulation, "hours": hours, "copied_from": token,
-        "begin": str(files.begin), "count": files.count,
-    }  # fmt: skip
+        "kind": "era5",
+        "accumulation": files.accumulation,
+        "hours": hours,
+        "copied_from": token,
+        "begin": str(files.begin),
+        "count": files.count,
+    }
     if path.exists():
         there = stores.store_attrs(path)
         same = all(there.get(key) == value for key, value in attrs.items())
@@ -148,18 +152,28 @@ def _specs(files: Files, hours: int) -> dict[str, stores.ArraySpec]:
     shards = tuple(-(-n // _CELLS) * _CELLS for n in cells)
     specs = {
         name: stores.ArraySpec(
-            dims=("time", "latitude", "longitude"), shape=(files.count, *cells), dtype="float32", fill_value=np.nan,
-            chunks=(hours, _CELLS, _CELLS), shards=(hours, *shards), attrs={"units": UNITS[name]}, checksum=True,
+            dims=("time", "latitude", "longitude"),
+            shape=(files.count, *cells),
+            dtype="float32",
+            fill_value=np.nan,
+            chunks=(hours, _CELLS, _CELLS),
+            shards=(hours, *shards),
+            attrs={"units": UNITS[name]},
+            checksum=True,
         )
         for name in files.members
-    }  # fmt: skip
+    }
     still = {
         name: stores.ArraySpec(
-            dims=("latitude", "longitude"), shape=cells, dtype="float32", fill_value=np.nan, chunks=cells,
+            dims=("latitude", "longitude"),
+            shape=cells,
+            dtype="float32",
+            fill_value=np.nan,
+            chunks=cells,
             attrs={"units": STATIC[name]},
         )
         for name in _static(files)
-    }  # fmt: skip
+    }
     return specs | still
 
 

@@ -216,18 +216,26 @@ def _warn_of_edges(bbox: tuple | None, rows: Axis, columns: Axis, step: tuple[fl
     if bbox is None:
         return
     west, south, east, north = bbox
-    outside = [name for name, off in (
-        ("south", rows.centres.min() - max(south, -90.0) > step[0]),
-        ("north", min(north, 90.0) - rows.centres.max() > step[0]),
-        ("west", np.abs((columns.centres - west + 180) % 360 - 180).min() > step[1]),
-        ("east", np.abs((columns.centres - east + 180) % 360 - 180).min() > step[1]),
-    ) if off]  # fmt: skip
+    outside = [
+        name
+        for name, off in (
+            ("south", rows.centres.min() - max(south, -90.0) > step[0]),
+            ("north", min(north, 90.0) - rows.centres.max() > step[0]),
+            ("west", np.abs((columns.centres - west + 180) % 360 - 180).min() > step[1]),
+            ("east", np.abs((columns.centres - east + 180) % 360 - 180).min() > step[1]),
+        )
+        if off
+    ]
     if outside:
         log.warning(
             "bbox %s reaches beyond the files to the %s: cells from %g to %g degrees north and %g to %g east are used",
-            tuple(bbox), ", ".join(outside), rows.centres.min(), rows.centres.max(), columns.centres[0],
+            tuple(bbox),
+            ", ".join(outside),
+            rows.centres.min(),
+            rows.centres.max(),
+            columns.centres[0],
             columns.centres[-1],
-        )  # fmt: skip
+        )
 
 
 def _check_same_grid(one: Header, other: Header) -> None:

@@ -35,9 +35,12 @@ class _Worker:
         #: Size and time of change of each file that it was asked for.
         self.seen: dict[Path, tuple[int, int] | None] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fluxcube.sources.hdf_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            bufsize=0, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
+            [sys.executable, "-m", "fluxcube.sources.hdf_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
 
     @property
     def usable(self) -> bool:

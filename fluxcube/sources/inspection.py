@@ -23,9 +23,24 @@ from fluxcube.variables import table as variable_table
 Progress = Callable[[int, int, str], None]
 
 COLUMNS = (
-    "site", "network", "product", "resolution", "first_year", "last_year", "step_minutes", "rows", "variables",
-    "measured", "latitude", "longitude", "igbp", "utc_offset", "used", "why", "path",
-)  # fmt: skip
+    "site",
+    "network",
+    "product",
+    "resolution",
+    "first_year",
+    "last_year",
+    "step_minutes",
+    "rows",
+    "variables",
+    "measured",
+    "latitude",
+    "longitude",
+    "igbp",
+    "utc_offset",
+    "used",
+    "why",
+    "path",
+)
 
 
 def inspect_raw(
@@ -114,8 +129,18 @@ def format_inspection(table: pd.DataFrame, *, most: int | None = 10) -> str:
 
 
 _HEADINGS = (
-    "site", "network", "product", "years", "step", "~rows", "~NEE measured", "place", "UTC", "used", "variables",
-)  # fmt: skip
+    "site",
+    "network",
+    "product",
+    "years",
+    "step",
+    "~rows",
+    "~NEE measured",
+    "place",
+    "UTC",
+    "used",
+    "variables",
+)
 
 
 def _cells(row: object) -> tuple[str, ...]:
@@ -214,11 +239,24 @@ def _peek_days(archive: Archive) -> Peek:
 
 def _row(archive: Archive) -> dict[str, object]:
     return {
-        "site": archive.site, "network": archive.network, "product": archive.product,
-        "resolution": archive.resolution, "first_year": archive.first_year, "last_year": archive.last_year,
-        "step_minutes": None, "rows": None, "variables": (), "measured": {}, "latitude": None, "longitude": None,
-        "igbp": "", "utc_offset": None, "used": True, "why": "", "path": str(archive.location),
-    }  # fmt: skip
+        "site": archive.site,
+        "network": archive.network,
+        "product": archive.product,
+        "resolution": archive.resolution,
+        "first_year": archive.first_year,
+        "last_year": archive.last_year,
+        "step_minutes": None,
+        "rows": None,
+        "variables": (),
+        "measured": {},
+        "latitude": None,
+        "longitude": None,
+        "igbp": "",
+        "utc_offset": None,
+        "used": True,
+        "why": "",
+        "path": str(archive.location),
+    }
 
 
 def _of_ignored(path: str, why: str) -> dict[str, object]:

@@ -20,9 +20,23 @@ from fluxcube.sources import earthengine, modis_hdf, modis_tiff
 from fluxcube.sources.modis_grid import COLS, PIXEL, PRODUCTS, ROWS, SPHERE, Raster, Tile, sinusoidal_pixel
 
 __all__ = [
-    "COLS", "PIXEL", "ROWS", "SPHERE", "Listing", "Raster", "Tile", "check_raster", "class_mode", "find_tiles",
-    "list_rasters", "read_land_cover", "read_pixels", "read_tile", "sinusoidal_pixel", "survey_rasters",
-]  # fmt: skip
+    "COLS",
+    "PIXEL",
+    "ROWS",
+    "SPHERE",
+    "Listing",
+    "Raster",
+    "Tile",
+    "check_raster",
+    "class_mode",
+    "find_tiles",
+    "list_rasters",
+    "read_land_cover",
+    "read_pixels",
+    "read_tile",
+    "sinusoidal_pixel",
+    "survey_rasters",
+]
 
 log = logging.getLogger(__name__)
 
@@ -359,12 +373,14 @@ def _daily_tiff(raster: Raster) -> tuple[list[Raster], str]:
         plain = {7: list(layers[:7]), 8: list(layers), 1: list(layers[7:])}.get(len(names), plain)
     found = [
         Raster(
-            path=raster.path, product=product, day=raster.day,
+            path=raster.path,
+            product=product,
+            day=raster.day,
             bands=tuple(plain.index(layer) + 1 for layer in PRODUCTS[product].layers),
         )
         for product in ("MOD09GA", "MOD09GA_STATE")
         if set(PRODUCTS[product].layers) <= set(plain)
-    ]  # fmt: skip
+    ]
     return found, "" if found else f"MOD09GA needs {', '.join(layers[:7])}, or {layers[7]}; found {list(names)[:8]}"
 
 

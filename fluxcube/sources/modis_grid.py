@@ -52,16 +52,20 @@ class Product:
 PRODUCTS = {
     "MCD43A4": Product(
         layers=tuple(f"Nadir_Reflectance_Band{i}" for i in range(1, 8)),
-        valid=(0, 10000), scaled=True, types=("int16",),
+        valid=(0, 10000),
+        scaled=True,
+        types=("int16",),
     ),
     "MCD43A2": Product(layers=("Snow_BRDF_Albedo", "BRDF_Albedo_LandWaterType"), valid=(0, 7)),
     "MCD12Q1": Product(layers=("LC_Type1",), valid=(1, 17)),
     "MOD09GA": Product(
         layers=tuple(f"sur_refl_b{i:02d}" for i in range(1, 8)),
-        valid=(-100, 16000), scaled=True, types=("int16",),
+        valid=(-100, 16000),
+        scaled=True,
+        types=("int16",),
     ),
     "MOD09GA_STATE": Product(layers=("state_1km",), valid=(0, 65534), types=("uint16",)),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,9 +71,16 @@ def _read_layout(path: Path, product: str) -> Iterator[dict]:
     if len({*fills}) > 1 or len({*offsets}) > 1:
         raise SourceError(f"{path}: the layers of {product} differ in fill ({fills}) or offset ({offsets}).")
     yield {
-        "row": row, "col": col, "height": grid["rows"] * factor, "width": grid["cols"] * factor, "factor": factor,
-        "bands": names, "scale": check_scale(path, product, scales), "offset": offsets[0], "fill": fills[0],
-    }  # fmt: skip
+        "row": row,
+        "col": col,
+        "height": grid["rows"] * factor,
+        "width": grid["cols"] * factor,
+        "factor": factor,
+        "bands": names,
+        "scale": check_scale(path, product, scales),
+        "offset": offsets[0],
+        "fill": fills[0],
+    }
 
 
 def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:
@@ -208,9 +215,11 @@ def _place(path: Path, grid: Mapping, product: str) -> tuple[int, int, int]:
 def _check_name(raster: Raster, place: Mapping) -> None:
     h, v = raster.tile
     inside = (
-        v * TILE <= place["row"] and place["row"] + place["height"] <= (v + 1) * TILE
-        and h * TILE <= place["col"] and place["col"] + place["width"] <= (h + 1) * TILE
-    )  # fmt: skip
+        v * TILE <= place["row"]
+        and place["row"] + place["height"] <= (v + 1) * TILE
+        and h * TILE <= place["col"]
+        and place["col"] + place["width"] <= (h + 1) * TILE
+    )
     if not inside:
         raise SourceError(
             f"{raster.path}: the name says tile h{h:02d}v{v:02d} (rows from {v * TILE}, columns from {h * TILE}), the "

@@ -97,9 +97,15 @@ def _layout(header: _Header, product: str, bands: tuple[int, ...]) -> dict:
         fills = {check_fill(path, product, file.nodatavals[b - 1]) for b in bands}
         height, width = file.height * factor, file.width * factor
     return {
-        "row": row, "col": col, "height": height, "width": width, "factor": factor, "bands": bands, "scale": scale,
+        "row": row,
+        "col": col,
+        "height": height,
+        "width": width,
+        "factor": factor,
+        "bands": bands,
+        "scale": scale,
         "fill": fills.pop(),
-    }  # fmt: skip
+    }
 
 
 def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:

@@ -122,10 +122,12 @@ def networks() -> Mapping[str, Network]:
     """
     rows = {**_tables()["networks"], **_tables()["refused"]}
     as_tuples = {"names", "products", "files"}
-    return MappingProxyType({
-        name: Network(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
-        for name, row in rows.items()
-    })  # fmt: skip
+    return MappingProxyType(
+        {
+            name: Network(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
+            for name, row in rows.items()
+        }
+    )
 
 
 def parse_name(name: str) -> Archive | None:

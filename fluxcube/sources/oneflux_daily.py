@@ -273,9 +273,12 @@ def _values(frame: pd.DataFrame, column: str, location: Location) -> np.ndarray:
     values = frame[column].to_numpy(copy=True)
     values[values == MISSING] = np.nan
     _refuse(
-        np.isinf(values), frame, column, location, f"expected a number, {MISSING} where missing; correct it, or "
-        f"{AS_PUBLISHED}",
-    )  # fmt: skip
+        np.isinf(values),
+        frame,
+        column,
+        location,
+        f"expected a number, {MISSING} where missing; correct it, or {AS_PUBLISHED}",
+    )
     return values
 
 
@@ -286,10 +289,13 @@ def _quality(frame: pd.DataFrame, flag: str, location: Location) -> np.ndarray:
     quality = frame[flag].to_numpy(copy=True)
     quality[quality == MISSING] = np.nan
     _refuse(
-        (quality < 0) | (quality > 1), frame, flag, location,
+        (quality < 0) | (quality > 1),
+        frame,
+        flag,
+        location,
         "expected a fraction from 0 to 1, higher being better, as daily files have; a flag 0 to 3 is of half-hourly "
         f"files, in the opposite sense. {AS_PUBLISHED.capitalize()}",
-    )  # fmt: skip
+    )
     return quality
 
 

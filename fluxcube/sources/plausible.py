@@ -60,9 +60,15 @@ _RULES = {
     "VPD": _Rule("90th percentile", _tenth_highest, high=110, looks=lambda value: "pascal: divide by 100"),
     # The highest towers stand near 5,000 m (54 kPa), the Dead Sea has 106 kPa.
     "PA": _Rule(
-        "median", _median, low=40, high=120,
+        "median",
+        _median,
+        low=40,
+        high=120,
         looks=lambda value: (
-            "pascal: divide by 1000" if value > 2000 else "hectopascal: divide by 10" if value > 120
+            "pascal: divide by 1000"
+            if value > 2000
+            else "hectopascal: divide by 10"
+            if value > 120
             else "another unit, such as bar"
         ),
     ),
@@ -72,7 +78,7 @@ _RULES = {
     **dict.fromkeys(_SOIL, _KELVIN),
     # The sun gives 1361 W m-2 above the atmosphere; clouds' edges add a few minutes of half as much again.
     "SW_IN": _Rule("99th percentile", _highest_percent, high=2000, looks=lambda value: "joules, or another unit"),
-}  # fmt: skip
+}
 
 
 def check_units(name: str, values: np.ndarray, where: str) -> None:

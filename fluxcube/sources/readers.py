@@ -159,18 +159,20 @@ def _oneflux_days(archive: Archive, *, variables: Iterable[str] | None = None) -
 
 
 #: Every dialect, by the name that `data/networks.yml` has for it.
-READERS: Mapping[str, Reader] = MappingProxyType({
-    "oneflux": _stamped("oneflux", hours=_later("oneflux", "read_oneflux"), days=_oneflux_days),
-    "japanflux": _stamped("japanflux", place=_later("japanflux", "read_place")),
-    "fluxnet_ch4": _stamped("fluxnet_ch4"),
-    "carbonsense_v1": Reader(
-        hours=_later("carbonsense_v1", "read_hours"),
-        place=_later("carbonsense_v1", "read_place"),
-        chips=_later("carbonsense_v1", "read_chips"),
-    ),
-    "carbonsense_v2": Reader(
-        hours=_later("carbonsense_v2", "read_hours"),
-        place=_later("carbonsense_v2", "read_place"),
-        chips=_later("carbonsense_v2", "read_chips"),
-    ),
-})  # fmt: skip
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "oneflux": _stamped("oneflux", hours=_later("oneflux", "read_oneflux"), days=_oneflux_days),
+        "japanflux": _stamped("japanflux", place=_later("japanflux", "read_place")),
+        "fluxnet_ch4": _stamped("fluxnet_ch4"),
+        "carbonsense_v1": Reader(
+            hours=_later("carbonsense_v1", "read_hours"),
+            place=_later("carbonsense_v1", "read_place"),
+            chips=_later("carbonsense_v1", "read_chips"),
+        ),
+        "carbonsense_v2": Reader(
+            hours=_later("carbonsense_v2", "read_hours"),
+            place=_later("carbonsense_v2", "read_place"),
+            chips=_later("carbonsense_v2", "read_chips"),
+        ),
+    }
+)

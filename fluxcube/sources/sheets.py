@@ -20,9 +20,20 @@ MAX_SHEET = 64 << 20
 
 # What openpyxl raises for files that are cut or no spreadsheets.
 _BROKEN = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, KeyError, ValueError,
-    TypeError, AttributeError, IndexError, OSError, ParseError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OSError,
+    ParseError,
+)
 
 
 def is_sheet(name: str) -> bool:

@@ -441,9 +441,10 @@ def _flags(frame: pd.DataFrame, layer: Layer, present: np.ndarray, where: _Where
     blank = np.isnan(raw) | (raw == MISSING)
     *others, last = (theirs for theirs, _ in layer.flags)
     where.refuse(
-        ~blank & ~np.isin(raw, [*others, last]), layer.flag,
+        ~blank & ~np.isin(raw, [*others, last]),
+        layer.flag,
         f"expected a flag {', '.join(map(str, others))} or {last} ({_FRACTION})",
-    )  # fmt: skip
+    )
     if layer.flags == FLAGS:
         check_flags(np.where(blank, np.nan, raw), present, f"{where.location}, column {where.written(layer.flag)}")
     flags = np.full(len(frame), layer.assumed, np.int8)

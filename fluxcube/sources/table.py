@@ -32,8 +32,15 @@ OWN = "own"
 
 #: Names that a column of times has where none is given.
 _TIME_NAMES = (
-    "TIMESTAMP_START", "TIMESTAMP_END", "TIMESTAMP", "DATETIME", "DATE_TIME", "DATE TIME", "DATE/TIME", "TIME",
-)  # fmt: skip
+    "TIMESTAMP_START",
+    "TIMESTAMP_END",
+    "TIMESTAMP",
+    "DATETIME",
+    "DATE_TIME",
+    "DATE TIME",
+    "DATE/TIME",
+    "TIME",
+)
 _BLANKS = frozenset(("", "NA", "N/A", "#N/A", "NAN", "NULL", "NONE", "-", "--", "#DIV/0!", "#VALUE!"))
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
@@ -42,8 +49,20 @@ _COMMA_OR_POINT = re.compile(r"[+-]?[0-9]+[.,][0-9]*")
 _MADE_BY = frozenset(("", "smp", "avg", "tot", "min", "max", "std", "mean", "sum", "med", "wvc", "ts", "rn"))
 #: Codes for missing values that are in use; none is a measurement.
 _CODES = (
-    -9999.0, -9999.9, -99999.0, 9999.0, 99999.0, -999.0, -999.9, -999.99, -6999.0, -7999.0, -8888.0, 6999.0, 7999.0,
-)  # fmt: skip
+    -9999.0,
+    -9999.9,
+    -99999.0,
+    9999.0,
+    99999.0,
+    -999.0,
+    -999.9,
+    -999.99,
+    -6999.0,
+    -7999.0,
+    -8888.0,
+    6999.0,
+    7999.0,
+)
 _BLOCK = 50_000
 _UNFLAGGED = 3
 

@@ -84,9 +84,12 @@ def fit_applicability(
         log.warning("no area of applicability: %s", error)
         return None
     log.info(
-        "area of applicability: %d training days of %d towers in %.0f s; inputs by weight: %s", len(days),
-        len(train.sites), time.perf_counter() - began, ", ".join(sorted(weights, key=weights.get, reverse=True)[:5]),
-    )  # fmt: skip
+        "area of applicability: %d training days of %d towers in %.0f s; inputs by weight: %s",
+        len(days),
+        len(train.sites),
+        time.perf_counter() - began,
+        ", ".join(sorted(weights, key=weights.get, reverse=True)[:5]),
+    )
     return found
 
 
@@ -194,9 +197,14 @@ def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, n
         if getattr(model, "code_size", 0):
             one = support.towers_with_codes(one, model)
         windows = Windows(
-            one, length=model.context, emits=min(model.emits, max(1, model.context - _HISTORY)), partial=True,
-            batch_size=most, limit=most, seed=seed,
-        )  # fmt: skip
+            one,
+            length=model.context,
+            emits=min(model.emits, max(1, model.context - _HISTORY)),
+            partial=True,
+            batch_size=most,
+            limit=most,
+            seed=seed,
+        )
         parts.append(next(iter(windows)))
     slots = max(part["images"].shape[1] for part in parts)
     merged = {name: np.concatenate([_padded(part[name], name, slots) for part in parts]) for name in Batch._fields}

@@ -59,9 +59,12 @@ def calibrate(
 def _one(ratio: np.ndarray, site: np.ndarray) -> dict:
     factor, sites = _factor(ratio), np.unique(site)
     found = {
-        "factor": factor, "hours": len(ratio), "sites": len(sites), "as_given": _held(ratio),
+        "factor": factor,
+        "hours": len(ratio),
+        "sites": len(sites),
+        "as_given": _held(ratio),
         "calibrated": _held(ratio / factor),
-    }  # fmt: skip
+    }
     if len(sites) > 1:
         alone = ratio.copy()
         for one in sites:

@@ -54,11 +54,20 @@ def descend(
 
         try:
             counters = train(
-                made, windows, None if held is None else Validation(held), plan.training, world=world,
-                state=folder / STATE, request=request, on_epoch=on_epoch, on_step=events.step if events else None,
-                progress=None if world.rank else progress, balance=_balance(plan, train_towers), alpha=plan.balance,
+                made,
+                windows,
+                None if held is None else Validation(held),
+                plan.training,
+                world=world,
+                state=folder / STATE,
+                request=request,
+                on_epoch=on_epoch,
+                on_step=events.step if events else None,
+                progress=None if world.rank else progress,
+                balance=_balance(plan, train_towers),
+                alpha=plan.balance,
                 pretrain=plan.pretrain_epochs,
-            )  # fmt: skip
+            )
         finally:
             if events:
                 events.close()
@@ -95,10 +104,16 @@ def _windows(plan: Plan, made: Model, towers: Towers, world: World, seed: int) -
             f"{world.size}."
         )
     options = {
-        "length": made.context, "emits": emits, "stride": stride, "limit": config.windows_per_epoch,
+        "length": made.context,
+        "emits": emits,
+        "stride": stride,
+        "limit": config.windows_per_epoch,
         "batch_size": config.effective_batch // world.size if config.effective_batch else config.batch_size,
-        "partial": not towers.spec.daily, "seed": seed, "rank": world.rank, "world_size": world.size,
-    }  # fmt: skip
+        "partial": not towers.spec.daily,
+        "seed": seed,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
     supported = getattr(made, "code_size", 0)
     if not plan.weigh and not supported:
         return Windows(towers, **options)

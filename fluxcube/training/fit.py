@@ -155,10 +155,23 @@ def fit(
     training = training or TrainingConfig()
     training = training if epochs is None else dataclasses.replace(training, epochs=epochs)
     plan = make_plan(
-        cube, model=model, target=target, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
-        split=split, train_igbp=train_igbp, config=config, training=training, init=init, seed=seed, max_qc=max_qc,
-        search=search, bag=bag,
-    )  # fmt: skip
+        cube,
+        model=model,
+        target=target,
+        predictors=predictors,
+        memory_days=memory_days,
+        bands=bands,
+        static=static,
+        split=split,
+        train_igbp=train_igbp,
+        config=config,
+        training=training,
+        init=init,
+        seed=seed,
+        max_qc=max_qc,
+        search=search,
+        bag=bag,
+    )
     options = {"overwrite": overwrite, "resume": resume, "progress": progress}
     if seeds is not None:
         return train_seeds(plan, seeds, seed, folder, jobs=jobs, **options)

@@ -137,9 +137,19 @@ def train(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
     )
     run = _Run(
-        model, optimizer, windows, config, world, state, request, progress, on_step,
-        balance=balance, alpha=alpha, pretrain=pretrain,
-    )  # fmt: skip
+        model,
+        optimizer,
+        windows,
+        config,
+        world,
+        state,
+        request,
+        progress,
+        on_step,
+        balance=balance,
+        alpha=alpha,
+        pretrain=pretrain,
+    )
     run.resume()
     while run.counters.epoch < config.epochs and not stalled(scored_rows(run.counters.history), config.patience):
         run.epoch()

@@ -48,9 +48,12 @@ _BAG = 8
 
 #: What is learned, and from what, where neither is said.
 _DEFAULTS = {
-    "targets": ("NEE",), "predictors": None, "memory_days": (), "bands": None,
+    "targets": ("NEE",),
+    "predictors": None,
+    "memory_days": (),
+    "bands": None,
     "static": ("latitude", "elevation", "igbp"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +102,15 @@ class Plan:
         """Return everything that decides what the weights become, as JSON gives it back."""
         features = {k: v for k, v in self.spec.to_dict().items() if not k.startswith("target_")}
         request = {
-            "model": self.model, "config": dataclasses.asdict(self.config), "training": self.training.learned,
-            "features": features, "split": {"train": self.split.train, "val": self.split.val}, "seed": seed,
-            "max_qc": self.max_qc, "init": self.start.digest if self.start else None,
-        }  # fmt: skip
+            "model": self.model,
+            "config": dataclasses.asdict(self.config),
+            "training": self.training.learned,
+            "features": features,
+            "split": {"train": self.split.train, "val": self.split.val},
+            "seed": seed,
+            "max_qc": self.max_qc,
+            "init": self.start.digest if self.start else None,
+        }
         if self.search:
             request["search"] = self.search
         if self.bag < 1:  # runs of all towers keep the request they had
@@ -208,9 +216,15 @@ def make_plan(
     if predictors:
         _check_present(cube, split.train, predictors, max_qc, start)
     spec = cube_spec(
-        cube, split.train, targets=targets, predictors=predictors, memory_days=memory_days, bands=bands, static=static,
+        cube,
+        split.train,
+        targets=targets,
+        predictors=predictors,
+        memory_days=memory_days,
+        bands=bands,
+        static=static,
         max_qc=max_qc,
-    )  # fmt: skip
+    )
     if model in _AVERAGES:
         spec = dataclasses.replace(spec, fill_chips=False)
     if start is None:
@@ -314,8 +328,9 @@ def _check_sides(cube, split: Split, targets, max_qc: float | None, model: str, 
         return
     found = (
         f"none of its {len(split.val)} validation sites has a measured {' or '.join(targets)}"
-        if split.val else "it has no validation sites"
-    )  # fmt: skip
+        if split.val
+        else "it has no validation sites"
+    )
     if model in DESCENT and (training.keep == "best" or training.patience):
         needs = "patience" if training.patience else "keep='best'"
         raise SplitError(

@@ -215,9 +215,13 @@ def save_growth(path: Path, growth, request: Mapping | None) -> None:
     blobs = [*growth.done, *([growth.trees] if growth.trees else [])]
     body = b"".join(blobs)
     about = {
-        "request": request, "log": growth.log, "rounds": growth.rounds, "scores": growth.scores,
-        "done": len(growth.done), "sizes": [len(blob) for blob in blobs],
-    }  # fmt: skip
+        "request": request,
+        "log": growth.log,
+        "rounds": growth.rounds,
+        "scores": growth.scores,
+        "done": len(growth.done),
+        "sizes": [len(blob) for blob in blobs],
+    }
     whole = json.dumps(about).encode() + b"\n" + body
     write_atomically(path, hashlib.sha256(whole).digest() + whole)
 

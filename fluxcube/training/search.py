@@ -321,10 +321,15 @@ def _score(targets: Sequence[_Target], config: BoostingConfig, i: int, seed: int
         folds.append([_nse(error, fold.spread) for error, fold in zip(errors[best], target.folds, strict=True)])
         trees.append(best + 1)
     return {
-        "draw": i, "from": origin, "nse": float(np.mean(nse)), "nse_targets": nse, "trees": trees,
-        "nse_folds": np.mean(folds, axis=0).tolist(), "settings": settings,
+        "draw": i,
+        "from": origin,
+        "nse": float(np.mean(nse)),
+        "nse_targets": nse,
+        "trees": trees,
+        "nse_folds": np.mean(folds, axis=0).tolist(),
+        "settings": settings,
         "seconds": round(time.perf_counter() - begun, 2),
-    }  # fmt: skip
+    }
 
 
 def _grow_folds(params: Mapping, target: _Target, config: BoostingConfig, stop: threading.Event) -> np.ndarray:
@@ -359,10 +364,18 @@ def _about(spec, config, sites, held, rows, seed, max_qc, buffer_km) -> dict:
     """Return everything that decides a draw's score, as JSON gives it back."""
     features = {k: v for k, v in spec.to_dict().items() if not k.startswith("target_")}
     about = {
-        "format": _FORMAT, "targets": list(spec.targets), "sites": len(sites), "rows": rows, "seed": seed,
-        "max_qc": max_qc, "buffer_km": buffer_km, "folds": [sorted(part) for part in held], "features": features,
-        "config": dataclasses.asdict(config), "space": {key: list(how) for key, how in SPACE.items()},
-    }  # fmt: skip
+        "format": _FORMAT,
+        "targets": list(spec.targets),
+        "sites": len(sites),
+        "rows": rows,
+        "seed": seed,
+        "max_qc": max_qc,
+        "buffer_km": buffer_km,
+        "folds": [sorted(part) for part in held],
+        "features": features,
+        "config": dataclasses.asdict(config),
+        "space": {key: list(how) for key, how in SPACE.items()},
+    }
     return json.loads(json.dumps(about))
 
 

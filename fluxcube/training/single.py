@@ -108,10 +108,18 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
     from fluxcube.training.search import random_search
 
     found = random_search(
-        plan.split.part(plan.cube, "train"), plan.split.train, spec=plan.spec, config=plan.config, draws=plan.search,
-        rows=plan.config.search_rows, seed=seed, max_qc=plan.max_qc, buffer_km=plan.split.buffer_km,
-        out=folder / SEARCH, progress=progress,
-    )  # fmt: skip
+        plan.split.part(plan.cube, "train"),
+        plan.split.train,
+        spec=plan.spec,
+        config=plan.config,
+        draws=plan.search,
+        rows=plan.config.search_rows,
+        seed=seed,
+        max_qc=plan.max_qc,
+        buffer_km=plan.split.buffer_km,
+        out=folder / SEARCH,
+        progress=progress,
+    )
     return dataclasses.replace(plan, config=found.config, found=found.best)
 
 

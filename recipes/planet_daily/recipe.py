@@ -40,8 +40,10 @@ def variants_of(budget, seed):
     """The models at a budget."""
     given = SETTINGS["budgets"][budget]
     start = {"label": "", "seed": seed, "static": given["static"]} | SETTINGS["base"]
-    made = [Variant(**start | {"model": line["model"]}).changed(given.get(line["model"], {})).changed(line)
-            for line in SETTINGS["models"]]  # fmt: skip
+    made = [
+        Variant(**start | {"model": line["model"]}).changed(given.get(line["model"], {})).changed(line)
+        for line in SETTINGS["models"]
+    ]
     return made
 
 
@@ -98,8 +100,11 @@ def true_days(planet, days):
     """
     first, last = (np.datetime64(day, "D") for day in (days.start, days.stop))
     hours = truth(planet, time=slice(first - DAY, last + 2 * DAY))
-    flags = {f"{name}_{end}": ("time", np.full(hours.sizes["time"], value))
-             for name in FLUXES for end, value in (("QC", np.int8(0)), ("COVERAGE", 1.0))}  # fmt: skip
+    flags = {
+        f"{name}_{end}": ("time", np.full(hours.sizes["time"], value))
+        for name in FLUXES
+        for end, value in (("QC", np.int8(0)), ("COVERAGE", 1.0))
+    }
     dates = np.arange(first, last + 1)
     out = np.full((len(FLUXES), len(dates), hours.sizes["latitude"], hours.sizes["longitude"]), np.nan, "float32")
     for i, j in np.argwhere(hours.NEE.isel(time=0).notnull().values):
@@ -176,23 +181,47 @@ def difference(row):
 def written(scored, trusted, soil, about):
     """The tables as Markdown."""
     firsts = SETTINGS["against"]
-    heads = ["model", "flux", "NSE", *(f"NSE less that of {first}" for first in firsts), "RMSE (gC m-2 d-1)", "bias",
-             "NSE, median cell"]  # fmt: skip
-    lines = [f"# Daily maps of the simulated planet\n\n{about}\n", "## Against the truth, on cells without a tower\n",
-             f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    heads = [
+        "model",
+        "flux",
+        "NSE",
+        *(f"NSE less that of {first}" for first in firsts),
+        "RMSE (gC m-2 d-1)",
+        "bias",
+        "NSE, median cell",
+    ]
+    lines = [
+        f"# Daily maps of the simulated planet\n\n{about}\n",
+        "## Against the truth, on cells without a tower\n",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+    ]
     for _, rows in scored.groupby(["target", "model"], sort=False):
         row = next(rows.itertuples())
-        cells = [row.model, row.target, f"{row.nse:.3f} [{row.nse_low:.3f}, {row.nse_high:.3f}]",
-                 *map(difference, rows.itertuples()), f"{row.rmse:.3f} [{row.rmse_low:.3f}, {row.rmse_high:.3f}]",
-                 f"{row.bias:+.3f}", f"{row.nse_site_median:.3f}"]  # fmt: skip
+        cells = [
+            row.model,
+            row.target,
+            f"{row.nse:.3f} [{row.nse_low:.3f}, {row.nse_high:.3f}]",
+            *map(difference, rows.itertuples()),
+            f"{row.rmse:.3f} [{row.rmse_low:.3f}, {row.rmse_high:.3f}]",
+            f"{row.bias:+.3f}",
+            f"{row.nse_site_median:.3f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["\n## Do members differ where they err? Rank correlation of spread and absolute error\n",
-              "| model | flux | over cells | over cells and days | mean spread | mean absolute error |",
-              "|---|---|---:|---:|---:|---:|"]  # fmt: skip
-    lines += [f"| {r.model} | {r.target} | {r.over_cells:.2f} | {r.over_days:.2f} | {r.spread:.3f} | {r.error:.3f} |"
-              for r in trusted.itertuples()]  # fmt: skip
-    lines += ["\n## What soils are worth: squared error in cells' means, and these against the logarithm of vigour\n",
-              "| model | flux | share of squared error | correlation |", "|---|---|---:|---:|"]  # fmt: skip
+    lines += [
+        "\n## Do members differ where they err? Rank correlation of spread and absolute error\n",
+        "| model | flux | over cells | over cells and days | mean spread | mean absolute error |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {r.model} | {r.target} | {r.over_cells:.2f} | {r.over_days:.2f} | {r.spread:.3f} | {r.error:.3f} |"
+        for r in trusted.itertuples()
+    ]
+    lines += [
+        "\n## What soils are worth: squared error in cells' means, and these against the logarithm of vigour\n",
+        "| model | flux | share of squared error | correlation |",
+        "|---|---|---:|---:|",
+    ]
     lines += [f"| {r.model} | {r.target} | {r.share_of_cells:.2f} | {r.correlation:+.2f} |" for r in soil.itertuples()]
     return "\n".join(lines) + "\n"
 
@@ -218,8 +247,14 @@ def picture(maps, true, path):
         for ax, label in zip(line[:2], ("truth", "TAM-RL"), strict=True):
             fc.plot_map(mean[label].rename(name), ax=ax, limits=whole, title=f"{name}, {label}", coast=False)
         for ax, (label, error) in zip(line[2:], errors.items(), strict=True):
-            fc.plot_map(error.rename(name), ax=ax, limits=apart, diverging=True, title=f"{name}, {label} less truth",
-                        coast=False)  # fmt: skip
+            fc.plot_map(
+                error.rename(name),
+                ax=ax,
+                limits=apart,
+                diverging=True,
+                title=f"{name}, {label} less truth",
+                coast=False,
+            )
         for ax in line:
             ax.plot(true.longitude.values[columns], true.latitude.values[rows], "k^", markersize=5, fillstyle="none")
     figure.suptitle("Means of the simulated planet's days; triangles are towers, pale grey is water")

@@ -41,10 +41,16 @@ def card(name, variant, cube, scores):
     table = "Pooled NSE of NEE, and RMSE (umol m-2 s-1):\n\n" + lines(whole)
     table += f"\n\nIts RMSE is {ours.rmse:.2f}, its median NSE of a tower {ours.nse_site_median:.2f}."
     return CARD.read_text("utf-8").format(
-        name=name, seeds=variant.seeds, memory=", ".join(map(str, variant.memory_days)), hours=int(first.n),
-        sites=int(first.n_sites), scores=table, classes=lines(classes), few=", ".join(sorted(igbp.index[igbp < 5])),
+        name=name,
+        seeds=variant.seeds,
+        memory=", ".join(map(str, variant.memory_days)),
+        hours=int(first.n),
+        sites=int(first.n_sites),
+        scores=table,
+        classes=lines(classes),
+        few=", ".join(sorted(igbp.index[igbp < 5])),
         towers=", ".join(f"{s} ({c})" for s, c in zip(cube.site.values, cube.igbp.values, strict=True)),
-    )  # fmt: skip
+    )
 
 
 def main(raw, out, folder):

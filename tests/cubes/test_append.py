@@ -97,9 +97,12 @@ def test_the_old_store_is_not_written_through_a_link(raw, some, tmp_path):
 def test_a_new_year_lengthens_the_axis_and_touches_no_other_site(raw, some, tmp_path):
     before, old = shards(some, "FJ-Ddd"), open_carbonsense(some).load()
     write_archive(
-        raw, "NP-Ccc", columns(DAYS * 48, 9), start="2011-05-01T00:00",
+        raw,
+        "NP-Ccc",
+        columns(DAYS * 48, 9),
+        start="2011-05-01T00:00",
         name="FLX_{site}_FLUXNET2015_FULLSET_{res}_2011-2011_1-4",
-    )  # fmt: skip
+    )
     report = build_carbonsense(raw, some, append=True, sites=["NP-Ccc", "FJ-Ddd"])
     assert report.unchanged == ("FJ-Ddd",) and set(report.report["fusion"]) == {"NP-Ccc"}
     assert shards(some, "FJ-Ddd") == before
@@ -143,9 +146,12 @@ def test_a_site_is_not_made_poorer_by_files_that_are_not_there(raw, some):
     (old,) = raw.glob("*NP-Ccc*")
     old.unlink()
     write_archive(
-        raw, "NP-Ccc", columns(DAYS * 48, 9), start="2011-05-01T00:00",
+        raw,
+        "NP-Ccc",
+        columns(DAYS * 48, 9),
+        start="2011-05-01T00:00",
         name="FLX_{site}_FLUXNET2015_FULLSET_{res}_2011-2011_1-4",
-    )  # fmt: skip
+    )
     before = shards(some, "NP-Ccc")
     report = build_carbonsense(raw, some, append=True)
     assert shards(some, "NP-Ccc") == before
@@ -280,10 +286,18 @@ def test_a_table_of_ones_own_joins_in_five_lines(some, tmp_path):
     rows = [f"2010-04-{1 + i // 24:02d} {i % 24:02d}:00,{i % 24 + 0.25},{i % 7 - 3.5}" for i in range(72)]
     (tmp_path / "own.csv").write_text("\n".join(["when,air,flux", *rows]) + "\n")
     ds = read_table(
-        tmp_path / "own.csv", site="XX-Own", utc_offset=1, latitude=51.0, longitude=10.0, igbp="GRA", time="when",
-        columns={"TA": "air", "NEE": "flux"}, units={"TA": "degC", "NEE": "umol m-2 s-1"},
-        citation="Me (2026),\n my tower", licence="CC0-1.0",
-    )  # fmt: skip
+        tmp_path / "own.csv",
+        site="XX-Own",
+        utc_offset=1,
+        latitude=51.0,
+        longitude=10.0,
+        igbp="GRA",
+        time="when",
+        columns={"TA": "air", "NEE": "flux"},
+        units={"TA": "degC", "NEE": "umol m-2 s-1"},
+        citation="Me (2026),\n my tower",
+        licence="CC0-1.0",
+    )
     before = shards(some, "NP-Ccc")
     append_site(some, ds)
     assert shards(some, "NP-Ccc") == before

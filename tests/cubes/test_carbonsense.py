@@ -174,9 +174,14 @@ def test_two_networks_are_fused_and_reported(tmp_path):
     assert float(ta[february + k]) == pytest.approx(hourly(old, "TA_F", february + k), abs=1e-4)
     given = report.report["fusion"]["US-Aaa"]
     assert {name: sum(part["hours"] for part in parts.values()) for name, parts in given.items()} == {
-        name: int((one.fluxes if name in targets() else one.predictors).sel(
-            {"target" if name in targets() else "variable": name}).notnull().sum()) for name in given
-    }  # fmt: skip
+        name: int(
+            (one.fluxes if name in targets() else one.predictors)
+            .sel({"target" if name in targets() else "variable": name})
+            .notnull()
+            .sum()
+        )
+        for name in given
+    }
     assert given["NEE"]["FLUXNET2015"]["hours"] == february
     sources = json.loads(one.attrs["sources"])
     assert set(sources) == {"AmeriFlux FLUXNET", "FLUXNET2015"} and sources["FLUXNET2015"]["doi"].startswith("10.1038/")

@@ -21,9 +21,18 @@ def minutes(hours: float) -> np.timedelta64:
 
 
 def light(
-    latitude: float, longitude: float, *, start: str = "2011-01-01", days: int = 365, step: int = 30, shift=0.0,
-    minute: int = 0, seed: int = 0, name: str = "SW_IN", cloudy: float = 0.6,
-) -> xr.Dataset:  # fmt: skip
+    latitude: float,
+    longitude: float,
+    *,
+    start: str = "2011-01-01",
+    days: int = 365,
+    step: int = 30,
+    shift=0.0,
+    minute: int = 0,
+    seed: int = 0,
+    name: str = "SW_IN",
+    cloudy: float = 0.6,
+) -> xr.Dataset:
     """Light under clouds that last for hours, on a clock that is `shift` hours (a number or one a step) wrong."""
     rng = np.random.default_rng(seed)
     n = days * 1440 // step
@@ -41,8 +50,9 @@ def record(time: np.ndarray, values: np.ndarray, step: int, name: str = "SW_IN",
     flags = np.where(np.isnan(values), -1, flag).astype(np.int8)
     return xr.Dataset(
         {name: ("time", values[keep]), f"{name}_QC": ("time", flags[keep])},
-        coords={"time": time[keep].astype("datetime64[ns]")}, attrs={"step_minutes": step},
-    )  # fmt: skip
+        coords={"time": time[keep].astype("datetime64[ns]")},
+        attrs={"step_minutes": step},
+    )
 
 
 def apart(one: float, other: float) -> float:
@@ -64,8 +74,12 @@ def test_the_lag_of_a_shifted_clock_is_found(place, step, minute, shift):
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.floats(-60, 60), st.floats(-180, 180), st.floats(-12, 12), st.integers(0, 99), st.sampled_from([30, 60]),
-)  # fmt: skip
+    st.floats(-60, 60),
+    st.floats(-180, 180),
+    st.floats(-12, 12),
+    st.integers(0, 99),
+    st.sampled_from([30, 60]),
+)
 def test_any_shift_anywhere(latitude, longitude, shift, seed, step):
     """Whole hours under so many clouds are further off for one sky in a hundred: the middle of five is not."""
     skies = range(seed, seed + (5 if step == 60 else 1))

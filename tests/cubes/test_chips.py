@@ -69,18 +69,23 @@ def reprojected(lat, lon):
     row, height = rows.min() - 4, np.ptp(rows) + 9
     zone = int(((lon + 180) % 360) // 6) + 1
     source = xr.DataArray(
-        np.arange(height * COLS, dtype="float64").reshape(height, COLS), dims=("y", "x"),
+        np.arange(height * COLS, dtype="float64").reshape(height, COLS),
+        dims=("y", "x"),
         coords={
             "y": (ROWS / 2 - row - 0.5 - np.arange(height)) * PIXEL,
             "x": (np.arange(COLS) + 0.5 - COLS / 2) * PIXEL,
         },
-    ).rio.write_crs(SPHERE)  # fmt: skip
+    ).rio.write_crs(SPHERE)
     utm = f"EPSG:{(32700 if lat < 0 else 32600) + zone}"
     x, y = pyproj.Transformer.from_crs("EPSG:4326", utm, always_xy=True).transform(lon, lat)
     out = source.rio.reproject(
-        utm, transform=rasterio.transform.from_origin(x - 2000, y + 2000, 500, 500), shape=(8, 8),
-        resampling=warp.Resampling.nearest, tolerance=0, nodata=-1,
-    )  # fmt: skip
+        utm,
+        transform=rasterio.transform.from_origin(x - 2000, y + 2000, 500, 500),
+        shape=(8, 8),
+        resampling=warp.Resampling.nearest,
+        tolerance=0,
+        nodata=-1,
+    )
     number = out.values.astype(int)
     assert (number >= 0).all()
     return row + number // COLS, number % COLS, (utm, x, y)
@@ -98,9 +103,15 @@ def test_pixels_are_those_that_rioxarray_takes_and_others_are_ties_at_an_edge():
     rng = np.random.default_rng(8)
     places = [
         *PLACES.values(),
-        (70.0, 25.0), (71.3, -156.6), (-17.8, -179.99), (65.0, 179.98), (66.0, -180.0), (52.0, 180.0), (-77.8, 166.7),
+        (70.0, 25.0),
+        (71.3, -156.6),
+        (-17.8, -179.99),
+        (65.0, 179.98),
+        (66.0, -180.0),
+        (52.0, 180.0),
+        (-77.8, 166.7),
         *zip(np.degrees(np.arcsin(rng.uniform(-0.9, 0.94, 30))), rng.uniform(-180, 180, 30), strict=True),
-    ]  # fmt: skip
+    ]
     same, distances = [], []
     for lat, lon in places:
         rows, cols = chip_index(lat, lon)

@@ -144,9 +144,19 @@ def test_quality_is_the_share_of_flags_0_and_1():
 
 @pytest.mark.parametrize(
     ("name", "missing", "there"),
-    [("NEE", 1, False), ("LE", 1, False), ("P", 1, False), ("TA_RANGE", 2, False),
-     ("TA", 4, True), ("TA", 5, False), ("WD", 4, True), ("WD", 5, False), ("NETRAD", 4, True), ("NETRAD", 5, False)],
-)  # fmt: skip
+    [
+        ("NEE", 1, False),
+        ("LE", 1, False),
+        ("P", 1, False),
+        ("TA_RANGE", 2, False),
+        ("TA", 4, True),
+        ("TA", 5, False),
+        ("WD", 4, True),
+        ("WD", 5, False),
+        ("NETRAD", 4, True),
+        ("NETRAD", 5, False),
+    ],
+)
 @pytest.mark.parametrize("absent", [True, False])
 def test_a_day_must_be_there(name, missing, there, absent):
     """Missing half-hours, as blanks and as rows that are not there: a flux and a sum need all, a mean 90 %."""
@@ -253,11 +263,17 @@ def test_days_made_of_another_group_s_half_hours_are_oneflux_s(wi7, shared_data)
         for kind in ("Met", "Flux")
     )
     from_file = {
-        "TA": (met.Tair - 273.15, met.Tair_qc), "SW_IN": (met.SWdown, met.SWdown_qc), "VPD": (met.VPD, met.VPD_qc),
-        "LW_IN": (met.LWdown, met.LWdown_qc), "PA": (met.Psurf / 1000, met.Psurf_qc), "WS": (met.Wind, met.Wind_qc),
-        "P": (met.Precip * 1800, met.Precip_qc), "NEE": (flux.NEE, flux.NEE_qc), "LE": (flux.Qle, flux.Qle_qc),
+        "TA": (met.Tair - 273.15, met.Tair_qc),
+        "SW_IN": (met.SWdown, met.SWdown_qc),
+        "VPD": (met.VPD, met.VPD_qc),
+        "LW_IN": (met.LWdown, met.LWdown_qc),
+        "PA": (met.Psurf / 1000, met.Psurf_qc),
+        "WS": (met.Wind, met.Wind_qc),
+        "P": (met.Precip * 1800, met.Precip_qc),
+        "NEE": (flux.NEE, flux.NEE_qc),
+        "LE": (flux.Qle, flux.Qle_qc),
         "H": (flux.Qh, flux.Qh_qc),
-    }  # fmt: skip
+    }
     columns = {}
     for name, (values, flags) in from_file.items():
         columns |= {name: values.values, f"{name}_QC": np.where(flags.values == 4, 2, flags.values)}
@@ -318,8 +334,9 @@ def test_days_of_the_simulated_planet_are_near_its_truth(planet_files):
         nee = (true["RECO"] - true["GPP"])[0].reshape(len(days), 48).mean(1) * 1.03775
         good = column(tower, "NEE", "_quality") > 0.999
         assert good.sum() > 60
-        errors = {shift: np.std((column(tower, "NEE") - nee[1 + shift : len(days) - 1 + shift])[good])
-                  for shift in (-1, 0, 1)}  # fmt: skip
+        errors = {
+            shift: np.std((column(tower, "NEE") - nee[1 + shift : len(days) - 1 + shift])[good]) for shift in (-1, 0, 1)
+        }
         assert min(errors, key=errors.get) == 0 and errors[0] < 0.5 * nee.std(), (place.site, errors)
         assert abs((column(tower, "NEE") - nee[1:-1])[good].mean()) < 0.15 * nee.std()
 
@@ -523,9 +540,10 @@ def test_fused_days_come_from_somewhere_by_the_rule(sources, rule):
     for name in (name for name in fused.data_vars if not name.endswith("_QUALITY")):
         offered = [
             (source[name].reindex(time=fused.time).values, source[f"{name}_QUALITY"].reindex(time=fused.time).values)
-            if name in source else (np.full(fused.sizes["time"], np.nan),) * 2
+            if name in source
+            else (np.full(fused.sizes["time"], np.nan),) * 2
             for _, _, source in ordered
-        ]  # fmt: skip
+        ]
         for t, value in enumerate(fused[name].values):
             held = [(v[t], q[t]) for v, q in offered if np.isfinite(v[t])]
             if name in CARBON_UNIT:

@@ -242,9 +242,10 @@ def test_the_land_sea_mask_goes_before_land_cover(era5, tmp_path):
 
 def test_classes_from_a_map(era5):
     numbers = xr.DataArray(
-        np.arange(1, 13).reshape(3, 4), dims=("latitude", "longitude"),
+        np.arange(1, 13).reshape(3, 4),
+        dims=("latitude", "longitude"),
         coords={"latitude": LATITUDE, "longitude": LONGITUDE},
-    )  # fmt: skip
+    )
     upside_down = open_forcing(era5, igbp=numbers[::-1].T)
     assert upside_down.igbp.values[0].tolist() == ["ENF", "EBF", "DNF", "DBF"]
     codes = xr.full_like(numbers, "SAV", dtype="U3")

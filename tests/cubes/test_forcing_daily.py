@@ -28,15 +28,21 @@ def hours(longitude, columns, *, start="2021-03-01", latitude=(50.0, 10.0)) -> x
     shape = len(latitude), len(longitude)
     values = np.stack([np.broadcast_to(v, (*shape, np.shape(v)[-1])) for v in columns.values()], -1).astype("float32")
     cells, time = ("latitude", "longitude"), np.datetime64(start, "ns") + np.arange(values.shape[2]) * HOUR
-    return validate_forcing(xr.Dataset(
-        {"predictors": ((*cells, "time", "variable"), values)},
-        coords={
-            "latitude": latitude, "longitude": longitude, "time": time, **variable_coords(columns),
-            "elevation": (cells, np.zeros(shape)), "igbp": (cells, np.full(shape, "GRA", object)),
-            "land_fraction": (cells, np.ones(shape)),
-        },
-        attrs={"kind": "forcing"},
-    ))  # fmt: skip
+    return validate_forcing(
+        xr.Dataset(
+            {"predictors": ((*cells, "time", "variable"), values)},
+            coords={
+                "latitude": latitude,
+                "longitude": longitude,
+                "time": time,
+                **variable_coords(columns),
+                "elevation": (cells, np.zeros(shape)),
+                "igbp": (cells, np.full(shape, "GRA", object)),
+                "land_fraction": (cells, np.ones(shape)),
+            },
+            attrs={"kind": "forcing"},
+        )
+    )
 
 
 def tower_days(forcing: xr.Dataset, row: int, col: int) -> xr.Dataset:
@@ -73,9 +79,12 @@ def test_days_of_the_planet_s_grid_are_a_tower_s(grid):
     rows, cols = (len(grid[dim]) for dim in ("latitude", "longitude"))
     for row, col in ((0, 0), (rows // 2, cols // 3), (rows - 1, cols - 1)):
         assert_as_towers(planet_days, grid, row, col)
-    towers = [t for t in Planet(seed=0, quick=True).towers
-              if grid.latitude.min() <= t.latitude <= grid.latitude.max()
-              and grid.longitude.min() <= t.longitude <= grid.longitude.max()]  # fmt: skip
+    towers = [
+        t
+        for t in Planet(seed=0, quick=True).towers
+        if grid.latitude.min() <= t.latitude <= grid.latitude.max()
+        and grid.longitude.min() <= t.longitude <= grid.longitude.max()
+    ]
     assert towers, "no tower on the grid: nothing is compared"
     for tower in towers[:3]:
         at = [int(np.abs(grid[dim].values - getattr(tower, dim)).argmin()) for dim in ("latitude", "longitude")]
@@ -86,8 +95,12 @@ def test_days_of_the_planet_s_grid_are_a_tower_s(grid):
 @pytest.mark.parametrize("gaps", [0.0, 0.03])
 def test_any_meridian_and_gaps(longitude, gaps):
     rng = np.random.default_rng(abs(int(longitude * 10)))
-    columns = {"TA": rng.normal(size=(2, 1, 144)), "P": rng.gamma(1, size=(2, 1, 144)),
-               "LE": rng.normal(size=(2, 1, 144)), "WD": rng.uniform(0, 360, (2, 1, 144))}  # fmt: skip
+    columns = {
+        "TA": rng.normal(size=(2, 1, 144)),
+        "P": rng.gamma(1, size=(2, 1, 144)),
+        "LE": rng.normal(size=(2, 1, 144)),
+        "WD": rng.uniform(0, 360, (2, 1, 144)),
+    }
     columns = {name: np.where(rng.random(v.shape) < gaps, np.nan, v) for name, v in columns.items()}
     ds = hours([longitude], columns)
     days = daily_forcing(ds).compute()

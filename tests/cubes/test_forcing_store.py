@@ -84,9 +84,17 @@ def test_a_run_that_failed_goes_on_and_nothing_else_is_replaced(forcing, store, 
     with pytest.raises(StoreError, match="overwrite"):  # of another forcing
         write_forcing(forcing, path)
     mended = broken(forcing)
-    mended = mended.assign(predictors=mended.predictors.copy(data=da.map_blocks(
-        lambda block: block, forcing.predictors.data, dtype="float32", name="kept", meta=np.empty((0,) * 4, "f4")
-    )))  # fmt: skip
+    mended = mended.assign(
+        predictors=mended.predictors.copy(
+            data=da.map_blocks(
+                lambda block: block,
+                forcing.predictors.data,
+                dtype="float32",
+                name="kept",
+                meta=np.empty((0,) * 4, "f4"),
+            )
+        )
+    )
     seen = []
     write_forcing(mended, path, progress=lambda *step: seen.append(step))
     assert len(seen) == seen[0][1] - len(done)

@@ -189,8 +189,9 @@ def test_sources_of_different_steps_are_not_interpolated(seed, rule, steps):
         flags = np.where(np.isnan(values), -1, rng.integers(0, 4, n)).astype(np.int8)
         native = xr.Dataset(
             {"TA": ("time", values), "TA_QC": ("time", flags)},
-            coords={"time": ORIGIN + np.arange(n) * np.timedelta64(step, "m")}, attrs={"step_minutes": step},
-        )  # fmt: skip
+            coords={"time": ORIGIN + np.arange(n) * np.timedelta64(step, "m")},
+            attrs={"step_minutes": step},
+        )
         sources.append((rank, f"source {rank}", to_hourly(native)))
     fused, report = fuse(sources, rule=rule)
     offered = np.stack([ds.TA.values for _, _, ds in sources])

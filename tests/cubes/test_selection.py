@@ -130,7 +130,7 @@ def test_filters_of_sites_meet(store):
         ({"max_qc": {"NEE": 0.5}}, ConfigError, "whole numbers from 0"),
         ({"max_qc": {"NEEE": 1}}, UnknownNameError, "did you mean 'NEE'"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_selected_is_told(store, options, error, message):
     with pytest.raises(error, match=message):
         open_carbonsense(store, **options)
@@ -244,8 +244,12 @@ def test_one_data_variable_a_name(store):
 def test_a_part_can_be_written_and_read_elsewhere(store, tmp_path):
     pytest.importorskip("netCDF4")
     ds = open_carbonsense(
-        store, sites=["US-Aaa"], time=slice("2010-01-03", "2010-01-05"), variables=["TA", "P"], max_qc={"TA": 1},
-    )  # fmt: skip
+        store,
+        sites=["US-Aaa"],
+        time=slice("2010-01-03", "2010-01-05"),
+        variables=["TA", "P"],
+        max_qc={"TA": 1},
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ds.to_netcdf(tmp_path / "part.nc")

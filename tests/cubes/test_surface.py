@@ -144,8 +144,13 @@ def test_geotiffs_of_every_make_give_the_same(tmp_path, scene):
     both = np.concatenate([raw, fine[None]]).astype("int32")
     write_tiff(tmp_path / "one/MOD09GA.A2019185.h18v04.061.a.tif", both, corner)
     write_tiff(tmp_path / "two/MOD09GA.A2019185.h18v04.061.500m.tif", raw16, corner, names=[f"{n}_1" for n in GA])
-    write_tiff(tmp_path / "two/MOD09GA.A2019185.h18v04.061.1km.tif", state[None].astype("uint16"), corner, factor=2,
-               names=["state_1km_1"])  # fmt: skip
+    write_tiff(
+        tmp_path / "two/MOD09GA.A2019185.h18v04.061.1km.tif",
+        state[None].astype("uint16"),
+        corner,
+        factor=2,
+        names=["state_1km_1"],
+    )
     names = [f"2019_07_04_{n}" for n in (*GA, "state_1km")]
     write_tiff(tmp_path / "ee/export.tif", np.concatenate([raw16, fine16[None].astype("int16")]), corner, names=names)
     expected = build_surface(tmp_path / "hdf", [PLACE[0]], [PLACE[1]])

@@ -169,9 +169,14 @@ def test_each_rule_s_share_by_hand():
     np.testing.assert_allclose(column(tower, "predictors", "TA"), [1, 10 / 3, 5, 7], rtol=1e-6)
     assert column(tower, "predictors", "TA", "_qc").tolist() == [0, 1, 2, 3]
     assert told == {
-        "values": 7, "hours": 4, "out_of_bounds": round(1 / 7, 6), "hour_incomplete": round(0.5 / 7, 6),
-        "split": round(3 / 7, 6), "no_flag": round(2 / 7, 6), "remain": [0.25, 0.5, 0.75],
-    }  # fmt: skip
+        "values": 7,
+        "hours": 4,
+        "out_of_bounds": round(1 / 7, 6),
+        "hour_incomplete": round(0.5 / 7, 6),
+        "split": round(3 / 7, 6),
+        "no_flag": round(2 / 7, 6),
+        "remain": [0.25, 0.5, 0.75],
+    }
     assert tower.flags_assumed == {"TA": 2}
     assert tower.lost == ("Mine: was clipped",)
     assert tower.warnings[0] == "Mine: 3 rows left out where the clock was set back"

@@ -44,9 +44,14 @@ def columns(n: int, seed: int = 0, **more: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write_archive(
-    folder: Path, site: str, data: dict[str, np.ndarray], *, start: str = "2010-01-01T00:00", step: int = 30,
+    folder: Path,
+    site: str,
+    data: dict[str, np.ndarray],
+    *,
+    start: str = "2010-01-01T00:00",
+    step: int = 30,
     name: str = "FLX_{site}_FLUXNET2015_FULLSET_{res}_2010-2010_1-4",
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a zip with one table; the same data for the same name."""
     name = name.format(site=site, res="HH" if step == 30 else "HR")
     n = len(next(iter(data.values())))

@@ -14,14 +14,16 @@ def embedding(values, classes, longitude=None, koppen=None):
     values = np.asarray(values, float).reshape(len(classes), -1)
     n = len(classes)
     return xr.DataArray(
-        values, dims=("site", "code"),
+        values,
+        dims=("site", "code"),
         coords={
-            "site": [f"XX-{i:02d}" for i in range(n)], "igbp": ("site", np.array(classes, object)),
+            "site": [f"XX-{i:02d}" for i in range(n)],
+            "igbp": ("site", np.array(classes, object)),
             "koppen": ("site", np.array(koppen or ["Cfb"] * n, object)),
             "latitude": ("site", np.zeros(n)),
             "longitude": ("site", 2.0 * np.arange(n) if longitude is None else np.array(longitude, float)),
         },
-    )  # fmt: skip
+    )
 
 
 def test_the_share_between_classes_is_worked_by_hand():

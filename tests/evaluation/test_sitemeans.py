@@ -21,15 +21,18 @@ def made(rows=40, classes=CLASSES, apart=2.0):
     n = len(classes)
     values = np.tile([1.0, -1.0], (n, rows // 2))
     obs = xr.DataArray(
-        values, dims=("site", "time"), name="NEE",
+        values,
+        dims=("site", "time"),
+        name="NEE",
         coords={
             "site": [f"XX-{i}" for i in range(n)],
             "time": np.datetime64("2010-01-01", "ns") + np.arange(rows) * np.timedelta64(1, "D"),
             "igbp": ("site", np.array(classes, object)),
             "koppen": ("site", np.array(["Dfb", "Dfc", "Cfa", "Cfb", "Csa", "Dwc", "ET"][:n], object)),
-            "latitude": ("site", np.zeros(n)), "longitude": ("site", apart * np.arange(n)),
+            "latitude": ("site", np.zeros(n)),
+            "longitude": ("site", apart * np.arange(n)),
         },
-    )  # fmt: skip
+    )
     models = {"first": FIRST, "second": SECOND}
     return obs, {name: obs + xr.DataArray(off[:n], dims="site") for name, off in models.items()}
 

@@ -100,9 +100,11 @@ def test_the_season_turns_with_the_local_month():
     time = np.array(["2019-02-28T22", "2019-02-28T23"], "datetime64[ns]")
     for longitude, season in ((0.0, "winter"), (30.0, "spring")):
         obs = xr.DataArray(
-            [[0.0, 1.0]], dims=("site", "time"), name="NEE",
+            [[0.0, 1.0]],
+            dims=("site", "time"),
+            name="NEE",
             coords={"time": time, "latitude": ("site", [50.0]), "longitude": ("site", [longitude])},
-        )  # fmt: skip
+        )
         found = evaluate(obs, obs, by="season")
         assert found.n.sel(group=season).item() == 2 and found.n.sum() == 2
 

@@ -30,9 +30,13 @@ def many(cases: int = 10_000):
 def _decorate(examples: int):
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     profile = settings(
-        max_examples=examples, deadline=None, database=None, derandomize=False, suppress_health_check=checks,
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        suppress_health_check=checks,
         print_blob=True,
-    )  # fmt: skip
+    )
     return lambda test: seeded(SEED)(profile(test))
 
 

@@ -20,10 +20,28 @@ from fluxcube.simulation.records import Place, simulate_record
 NAME = "FLX_US-Zzz_FLUXNET2015_FULLSET_HH_2012-2012_1-4.csv"
 OFFSET = -6.0
 COLUMNS = (
-    "TA_F", "TA_F_QC", "SW_IN_POT", "SW_IN_F", "SW_IN_F_QC", "VPD_F", "VPD_F_QC", "PA", "PA_F", "PA_F_QC", "RH",
-    "LE_F_MDS", "LE_F_MDS_QC", "LE_RANDUNC", "NEE_CUT_REF", "NEE_VUT_REF", "NEE_VUT_REF_QC", "NEE_VUT_REF_RANDUNC",
-    "NEE_VUT_REF_JOINTUNC", "RECO_NT_VUT_REF", "GPP_NT_VUT_REF",
-)  # fmt: skip
+    "TA_F",
+    "TA_F_QC",
+    "SW_IN_POT",
+    "SW_IN_F",
+    "SW_IN_F_QC",
+    "VPD_F",
+    "VPD_F_QC",
+    "PA",
+    "PA_F",
+    "PA_F_QC",
+    "RH",
+    "LE_F_MDS",
+    "LE_F_MDS_QC",
+    "LE_RANDUNC",
+    "NEE_CUT_REF",
+    "NEE_VUT_REF",
+    "NEE_VUT_REF_QC",
+    "NEE_VUT_REF_RANDUNC",
+    "NEE_VUT_REF_JOINTUNC",
+    "RECO_NT_VUT_REF",
+    "GPP_NT_VUT_REF",
+)
 START, END = "TIMESTAMP_START", "TIMESTAMP_END"
 
 #: By the table's name: columns, best first; the flag's column of each; the flag of a value without one.
@@ -39,8 +57,10 @@ _MEANING = {
     "GPP_NT": (("GPP_NT_VUT_REF",), ("NEE_VUT_REF_QC",), (3,)),
 }
 _UNCERTAINTIES = {
-    "LE_RANDUNC": "LE_RANDUNC", "NEE_RANDUNC": "NEE_VUT_REF_RANDUNC", "NEE_JOINTUNC": "NEE_VUT_REF_JOINTUNC",
-}  # fmt: skip
+    "LE_RANDUNC": "LE_RANDUNC",
+    "NEE_RANDUNC": "NEE_VUT_REF_RANDUNC",
+    "NEE_JOINTUNC": "NEE_VUT_REF_JOINTUNC",
+}
 _READ = {c for columns, flags, _ in _MEANING.values() for c in (*columns, *flags)} | {*_UNCERTAINTIES.values()}
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BLANK = ("", "NA", "NaN", "nan")

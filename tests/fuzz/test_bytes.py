@@ -61,11 +61,14 @@ def damages(draw) -> Callable[[bytes], bytes]:
         st.lists(
             st.tuples(
                 st.sampled_from(["set", "flip", "insert", "delete", "repeat", "zero", "cut"]),
-                st.floats(0, 1), st.integers(1, 64), st.binary(min_size=1, max_size=8),
+                st.floats(0, 1),
+                st.integers(1, 64),
+                st.binary(min_size=1, max_size=8),
             ),
-            min_size=1, max_size=4,
+            min_size=1,
+            max_size=4,
         )
-    )  # fmt: skip
+    )
 
     def damage(data: bytes) -> bytes:
         for kind, where, length, new in steps:
@@ -189,14 +192,40 @@ def test_damaged_metadata(tmp_path, metadata, which, damage):
 
 
 _CELLS = [
-    "", "-9999", "NaN", "91", "-181", "1e400", "N 40", "40,5", "٤٠", "\x00", "é", "US-Zzz", "LOCATION_LAT",
-    "UTC_OFFSET", "UTC_OFFSET_DATE_START", "2012", "20120231", "20121301", "99999999", "0000", "LOCATION_LONG", '"',
-    "\n", "-6.75", "15",
-]  # fmt: skip
+    "",
+    "-9999",
+    "NaN",
+    "91",
+    "-181",
+    "1e400",
+    "N 40",
+    "40,5",
+    "٤٠",
+    "\x00",
+    "é",
+    "US-Zzz",
+    "LOCATION_LAT",
+    "UTC_OFFSET",
+    "UTC_OFFSET_DATE_START",
+    "2012",
+    "20120231",
+    "20121301",
+    "99999999",
+    "0000",
+    "LOCATION_LONG",
+    '"',
+    "\n",
+    "-6.75",
+    "15",
+]
 
 
-@given(st.lists(st.lists(st.sampled_from(_CELLS), max_size=7), max_size=12), st.sampled_from([",", ";", "\t"]),
-       st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp932"]), st.booleans())  # fmt: skip
+@given(
+    st.lists(st.lists(st.sampled_from(_CELLS), max_size=7), max_size=12),
+    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp932"]),
+    st.booleans(),
+)
 @cases(150)
 def test_metadata_of_any_cells(tmp_path, rows, comma, encoding, headed):
     header = ["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"]
@@ -218,9 +247,17 @@ def test_metadata_that_are_a_bomb_are_refused_before_they_are_taken_apart(tmp_pa
 
 
 _EVIL = [
-    "../evil.csv", "/etc/evil.csv", "C:\\evil.csv", "a/../../x.csv", "..", "nested.zip", "\x00.csv", "a" * 300, "",
+    "../evil.csv",
+    "/etc/evil.csv",
+    "C:\\evil.csv",
+    "a/../../x.csv",
+    "..",
+    "nested.zip",
+    "\x00.csv",
+    "a" * 300,
+    "",
     "é.csv",
-]  # fmt: skip
+]
 _METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]
 _MODES = [stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR, stat.S_IFIFO, 0]
 _LIES = [0, 1, 99, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF]
@@ -343,14 +380,64 @@ def test_damaged_pickles(protocol, damage):
 
 _LONG = b"\xff\xff\xff\xff\xff\xff\xff\x7f"
 _OPCODES = [
-    b"(", b".", b"0", b"1", b"2", b"N", b"K\x05", b"J\xff\xff\xff\x7f", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"t",
-    b"R", b"b", b"q\x00", b"h\x00", b"\x94", b"\x85", b"\x86", b"\x87", b"\x93", b"\x8c\x05numpy", b"\x8c\x07ndarray",
-    b"\x8c\x08builtins", b"\x8c\x04eval", b"cnumpy\nndarray\n", b"cos\nsystem\n", b"cbuiltins\nexec\n", b"C\x04abcd",
-    b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\ndtype\n", b"\x8c\x02f4", b"i__builtin__\neval\n", b"o",
-    b"P1\n", b"Q", b"\x82\x01", b"\x8b\x04\x00\x00\x00\xff\xff\xff\x7f", b"G" + b"\x7f" * 8, b"\x81", b"\x92", b"\x8f",
-    b"\x90", b"\x80\x05", b"\x95" + _LONG, b"\x8d" + _LONG, b"\x96" + _LONG, b"r\xff\xff\xff\x7f", b"F1e999\n",
-    b"I99999999999999999999\n", b"L" + b"9" * 5000 + b"L\n", b"Vabc\\ud800\n", b"S'x'\n",
-]  # fmt: skip
+    b"(",
+    b".",
+    b"0",
+    b"1",
+    b"2",
+    b"N",
+    b"K\x05",
+    b"J\xff\xff\xff\x7f",
+    b"]",
+    b"}",
+    b")",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+    b"t",
+    b"R",
+    b"b",
+    b"q\x00",
+    b"h\x00",
+    b"\x94",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"\x93",
+    b"\x8c\x05numpy",
+    b"\x8c\x07ndarray",
+    b"\x8c\x08builtins",
+    b"\x8c\x04eval",
+    b"cnumpy\nndarray\n",
+    b"cos\nsystem\n",
+    b"cbuiltins\nexec\n",
+    b"C\x04abcd",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy\ndtype\n",
+    b"\x8c\x02f4",
+    b"i__builtin__\neval\n",
+    b"o",
+    b"P1\n",
+    b"Q",
+    b"\x82\x01",
+    b"\x8b\x04\x00\x00\x00\xff\xff\xff\x7f",
+    b"G" + b"\x7f" * 8,
+    b"\x81",
+    b"\x92",
+    b"\x8f",
+    b"\x90",
+    b"\x80\x05",
+    b"\x95" + _LONG,
+    b"\x8d" + _LONG,
+    b"\x96" + _LONG,
+    b"r\xff\xff\xff\x7f",
+    b"F1e999\n",
+    b"I99999999999999999999\n",
+    b"L" + b"9" * 5000 + b"L\n",
+    b"Vabc\\ud800\n",
+    b"S'x'\n",
+]
 
 
 @given(st.lists(st.sampled_from(_OPCODES), max_size=40))

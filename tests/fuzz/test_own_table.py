@@ -22,14 +22,27 @@ FLUX = np.round(_RNG.normal(-2, 5, ROWS), 3)
 FLAG = _RNG.integers(0, 3, ROWS)
 LOST = _RNG.random(ROWS) < 0.2
 OPTIONS = {
-    "columns": {"TA": "Tair", "NEE": "Fc"}, "units": {"TA": "degC", "NEE": "umol m-2 s-1"}, "flags": {"NEE": "q"},
-    "site": "XX-Own", "utc_offset": 1, "latitude": 51.0, "longitude": 10.0, "time": "when",
-}  # fmt: skip
+    "columns": {"TA": "Tair", "NEE": "Fc"},
+    "units": {"TA": "degC", "NEE": "umol m-2 s-1"},
+    "flags": {"NEE": "q"},
+    "site": "XX-Own",
+    "utc_offset": 1,
+    "latitude": 51.0,
+    "longitude": 10.0,
+    "time": "when",
+}
 
 FORMS = {
-    "%Y-%m-%d %H:%M": True, "%Y-%m-%dT%H:%M:%S": True, "%d.%m.%Y %H:%M": True, "%m/%d/%Y %H:%M": True,
-    "%Y%m%d%H%M": True, "%Y/%m/%d %H:%M": True, "%Y-%m-%dT%H:%MZ": False, "%d-%b-%Y %H:%M": False, "%Y%m%d": False,
-}  # fmt: skip
+    "%Y-%m-%d %H:%M": True,
+    "%Y-%m-%dT%H:%M:%S": True,
+    "%d.%m.%Y %H:%M": True,
+    "%m/%d/%Y %H:%M": True,
+    "%Y%m%d%H%M": True,
+    "%Y/%m/%d %H:%M": True,
+    "%Y-%m-%dT%H:%MZ": False,
+    "%d-%b-%Y %H:%M": False,
+    "%Y%m%d": False,
+}
 
 
 @st.composite

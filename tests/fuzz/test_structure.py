@@ -27,17 +27,73 @@ from fluxcube.sources.readers import read_archive
 BASE = base_table()
 HARMLESS, DOUBTFUL = True, False
 WEIRD = (
-    "abc", "1.2.3", "--5", "1e400", "1e39", "0x10", "١٢", "1 2", "TRUE", "1_0", "∞", "inf", "-Infinity", "nan", "NULL",
-    "N/A", "#N/A", "#REF!", "=A1", "-", "+", ".", "1.", ".5", "+1.5", "1e-3", "-0", "00012", "-9999", "-9999.0",
-    "-9999.00", "-99990e-1", " 1.5", "1.5\t", "", " ", "1,5", "4", "-1", "0.5", "2.0", "1e0", "9" * 40, "1e-60", "é",
-    "5%", "None", "NaN", "-999", "99999", "201202280000", '"', "'1'", "1;2", "\u22121.5", "1.5d0", "1e", "1e+",
-)  # fmt: skip
+    "abc",
+    "1.2.3",
+    "--5",
+    "1e400",
+    "1e39",
+    "0x10",
+    "١٢",
+    "1 2",
+    "TRUE",
+    "1_0",
+    "∞",
+    "inf",
+    "-Infinity",
+    "nan",
+    "NULL",
+    "N/A",
+    "#N/A",
+    "#REF!",
+    "=A1",
+    "-",
+    "+",
+    ".",
+    "1.",
+    ".5",
+    "+1.5",
+    "1e-3",
+    "-0",
+    "00012",
+    "-9999",
+    "-9999.0",
+    "-9999.00",
+    "-99990e-1",
+    " 1.5",
+    "1.5\t",
+    "",
+    " ",
+    "1,5",
+    "4",
+    "-1",
+    "0.5",
+    "2.0",
+    "1e0",
+    "9" * 40,
+    "1e-60",
+    "é",
+    "5%",
+    "None",
+    "NaN",
+    "-999",
+    "99999",
+    "201202280000",
+    '"',
+    "'1'",
+    "1;2",
+    "\u22121.5",
+    "1.5d0",
+    "1e",
+    "1e+",
+)
 #: What makes the middle of a variable impossible: columns, and how a number of it is written in another unit.
 UNITS = {
-    "VPD in Pa": (("VPD_F",), lambda x: 100 * x), "PA in hPa": (("PA", "PA_F"), lambda x: 10 * x),
-    "PA in Pa": (("PA", "PA_F"), lambda x: 1000 * x), "RH as a fraction": (("RH",), lambda x: x / 100),
+    "VPD in Pa": (("VPD_F",), lambda x: 100 * x),
+    "PA in hPa": (("PA", "PA_F"), lambda x: 10 * x),
+    "PA in Pa": (("PA", "PA_F"), lambda x: 1000 * x),
+    "RH as a fraction": (("RH",), lambda x: x / 100),
     "TA in K": (("TA_F",), lambda x: x + 273.15),
-}  # fmt: skip
+}
 
 
 class Changes:
@@ -220,7 +276,7 @@ WRITERS = {
     "no header": (_lines(lambda lines: lines[1:]), DOUBTFUL),
     "an end-of-file mark": (lambda table: _joined()(table) + b"\x1a", DOUBTFUL),
     "zero bytes at the end": (lambda table: _joined()(table) + bytes(100), DOUBTFUL),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, repr=False)

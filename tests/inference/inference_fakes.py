@@ -52,9 +52,15 @@ def _latest(batch: Batch, step: int) -> np.ndarray:
 def fake(*, context=5, emits=None, memory_days=(), bands=("red", "nir"), predictors=PREDICTORS, targets=TARGETS):
     """A predictor around `WindowModel`, with every kind of feature."""
     spec = FeatureSpec(
-        predictors=predictors, memory_days=memory_days, bands=bands, static=("latitude", "elevation", "igbp"),
-        igbp_classes=("DBF", "GRA", "ENF"), targets=targets, target_mean=(-2.0, 5.0), target_scale=(3.0, 4.0),
-    )  # fmt: skip
+        predictors=predictors,
+        memory_days=memory_days,
+        bands=bands,
+        static=("latitude", "elevation", "igbp"),
+        igbp_classes=("DBF", "GRA", "ENF"),
+        targets=targets,
+        target_mean=(-2.0, 5.0),
+        target_scale=(3.0, 4.0),
+    )
     model = WindowModel(context=context, emits=context if emits is None else emits)
     return Predictor(model, spec, {"kind": "fake", "training_sites": ["XX-S00"]}, digest="none")
 

@@ -12,9 +12,13 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.simulation.example import example_forcing
 
 SPEC = FeatureSpec(
-    predictors=("TA", "TA_RANGE", "SW_IN", "SW_IN_POT"), bands=("nir", "NDVI", "NIRv"), static=("igbp", "koppen"),
-    igbp_classes=("GRA",), koppen_classes=("C",), resolution="daily",
-)  # fmt: skip
+    predictors=("TA", "TA_RANGE", "SW_IN", "SW_IN_POT"),
+    bands=("nir", "NDVI", "NIRv"),
+    static=("igbp", "koppen"),
+    igbp_classes=("GRA",),
+    koppen_classes=("C",),
+    resolution="daily",
+)
 
 
 def test_indices_are_there_where_their_bands_are_and_climates_where_they_are_given():
@@ -22,8 +26,10 @@ def test_indices_are_there_where_their_bands_are_and_climates_where_they_are_giv
     assert masked_inputs(model, daily_forcing(add_climates(hours, "Cfb")), "grid") == ()
     assert masked_inputs(model, daily_forcing(hours), "grid") == ("koppen",)
     assert masked_inputs(model, daily_forcing(add_climates(hours, "C").drop_vars("modis")), "grid") == (
-        "band nir", "band NDVI", "band NIRv",
-    )  # fmt: skip
+        "band nir",
+        "band NDVI",
+        "band NIRv",
+    )
     fewer = daily_forcing(add_climates(hours, "C"))
     fewer = fewer.sel(band=["red", "nir"]).sel(variable=["TA", "SW_IN", "SW_IN_POT"])
     assert masked_inputs(model, fewer, "grid") == ("TA_RANGE", "band NDVI", "band NIRv")

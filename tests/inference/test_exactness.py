@@ -48,10 +48,16 @@ def by_loop(predictor, forcing, stride, least, uncertainty=False):
     for i, j in zip(*np.nonzero(forcing.land_fraction.values > 0), strict=True):
         cell = forcing.isel(latitude=[i], longitude=[j])
         block = make_block(
-            cell.predictors.sel(variable=list(spec.predictors)).values[0], cell.time.values, cell.latitude.values,
-            cell.longitude.values, spec=spec, elevation=cell.elevation.values[0], igbp=cell.igbp.values[0],
-            chips=cell.modis.sel(band=list(spec.bands)).values[0], days=cell.day.values,
-        )  # fmt: skip
+            cell.predictors.sel(variable=list(spec.predictors)).values[0],
+            cell.time.values,
+            cell.latitude.values,
+            cell.longitude.values,
+            spec=spec,
+            elevation=cell.elevation.values[0],
+            igbp=cell.igbp.values[0],
+            chips=cell.modis.sel(band=list(spec.bands)).values[0],
+            days=cell.day.values,
+        )
         later = np.full((1, stride, block.met.shape[2]), np.nan, np.float32)
         longer = dataclasses.replace(block, met=np.concatenate([block.met, later], 1))
         for hour in range(hours):
@@ -79,10 +85,16 @@ def same(maps, expected, targets, tolerance=1e-5):
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    context=st.integers(1, 9), stride=st.integers(1, 9), least=st.integers(1, 9), start=st.integers(0, 30),
-    hours=st.integers(20, 60), rows=st.integers(1, 3), columns=st.integers(1, 3), step=st.sampled_from([24, 48, 240]),
+    context=st.integers(1, 9),
+    stride=st.integers(1, 9),
+    least=st.integers(1, 9),
+    start=st.integers(0, 30),
+    hours=st.integers(20, 60),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    step=st.sampled_from([24, 48, 240]),
     memory=st.sampled_from([(), (1,)]),
-)  # fmt: skip
+)
 def test_any_size_and_any_chunks(context, stride, least, start, hours, rows, columns, step, memory):
     stride, least = min(stride, context), min(least, context)
     predictor = fake(context=context, memory_days=memory)
@@ -145,8 +157,10 @@ def networks():
     return made
 
 
-@pytest.mark.parametrize(("head", "stride", "least"), [("last", 1, None), ("last", 1, 4), ("dense", 6, None),
-                                                       ("dense", 1, 2), ("dense", 10, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("head", "stride", "least"),
+    [("last", 1, None), ("last", 1, 4), ("dense", 6, None), ("dense", 1, 2), ("dense", 10, 1)],
+)
 def test_a_network_is_its_own_plain_loop(networks, head, stride, least):
     predictor, forcing = networks[head], holed((2, 2), 3, 7, 60)
     expected = by_loop(predictor, forcing, stride, least or 10)

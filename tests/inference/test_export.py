@@ -34,8 +34,9 @@ def globe(latitude, longitude, **attrs):
     cells = ("latitude", "longitude")
     return xr.Dataset(
         {"NEE": (cells, values, {"units": "umol m-2 s-1"})},
-        {"latitude": latitude, "longitude": longitude, "land_fraction": (cells, np.ones(values.shape))}, attrs,
-    )  # fmt: skip
+        {"latitude": latitude, "longitude": longitude, "land_fraction": (cells, np.ones(values.shape))},
+        attrs,
+    )
 
 
 def test_netcdf_holds_what_the_maps_hold(hours, tmp_path):

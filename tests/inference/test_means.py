@@ -23,9 +23,13 @@ def maps_of(values, start="2018-01-01", longitude=(0.0, 60.0, 127.0, -100.0), st
     cells = ("latitude", "longitude")
     return xr.Dataset(
         {name: (("time", *cells), values, {"units": "umol m-2 s-1"})},
-        coords={"time": time.astype("datetime64[ns]"), "latitude": [10.0, 9.0], "longitude": list(longitude),
-                "land_fraction": (cells, np.ones(values.shape[1:]))},
-    )  # fmt: skip
+        coords={
+            "time": time.astype("datetime64[ns]"),
+            "latitude": [10.0, 9.0],
+            "longitude": list(longitude),
+            "land_fraction": (cells, np.ones(values.shape[1:])),
+        },
+    )
 
 
 def noisy(hours, **options):

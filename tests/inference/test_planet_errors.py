@@ -62,9 +62,12 @@ def grid():
     forcing = example_forcing(shape=shape, days=DAYS).drop_vars("modis").drop_dims("variable")
     forcing = forcing.assign(predictors=(("latitude", "longitude", "time", "variable"), stack))
     forcing = forcing.assign_coords(
-        latitude=latitude, longitude=longitude, igbp=(("latitude", "longitude"), igbp.reshape(shape)),
-        land_fraction=(("latitude", "longitude"), np.ones(shape)), **variable_coords(PREDICTORS),
-    )  # fmt: skip
+        latitude=latitude,
+        longitude=longitude,
+        igbp=(("latitude", "longitude"), igbp.reshape(shape)),
+        land_fraction=(("latitude", "longitude"), np.ones(shape)),
+        **variable_coords(PREDICTORS),
+    )
     truth = PLANET.fluxes(TIME, lat, lon, igbp)["NEE"].reshape(*shape, len(TIME))
     return forcing, xr.DataArray(truth, dims=("latitude", "longitude", "time"), coords={"time": TIME})
 
@@ -76,8 +79,9 @@ def split(cube):
 
 
 def trained(cube, out, model, **options):
-    run = fit(cube, model=model, target="NEE", predictors=PREDICTORS, static=("igbp",), split=split(cube), out=out,
-              **options)  # fmt: skip
+    run = fit(
+        cube, model=model, target="NEE", predictors=PREDICTORS, static=("igbp",), split=split(cube), out=out, **options
+    )
     return load_model(run)
 
 
@@ -105,9 +109,17 @@ def test_intervals_cover_where_the_model_applies(cube, grid, tmp_path):
     from fluxcube.models.ecoperceiver import EcoPerceiverConfig
 
     config = EcoPerceiverConfig(
-        latent=16, frequencies=3, embedding=6, context=24, heads=2, blocks=1, self_layers=1, head="dense",
-        dropout=0.0, distribution="gaussian",
-    )  # fmt: skip
+        latent=16,
+        frequencies=3,
+        embedding=6,
+        context=24,
+        heads=2,
+        blocks=1,
+        self_layers=1,
+        head="dense",
+        dropout=0.0,
+        distribution="gaussian",
+    )
     training = TrainingConfig(epochs=4, batch_size=32, lr=6e-3, keep="last", val_windows=128)
     model = trained(cube, tmp_path / "run", "ecoperceiver", config=config, training=training)
     maps = upscale(model, forcing, stride=12, uncertainty=True).load()

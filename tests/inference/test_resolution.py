@@ -21,8 +21,11 @@ from fluxcube.training.fit import fit
 def daily(ds):
     """A Dataset with the arrays and the axis of days, of the same length."""
     days = ds.time.values[0] + np.arange(ds.sizes["time"]) * np.timedelta64(1, "D")
-    parts = {f"{stack}_quality": (ds[stack].dims, np.ones(ds[stack].shape, np.float32))
-             for stack in ("predictors", "fluxes") if stack in ds}  # fmt: skip
+    parts = {
+        f"{stack}_quality": (ds[stack].dims, np.ones(ds[stack].shape, np.float32))
+        for stack in ("predictors", "fluxes")
+        if stack in ds
+    }
     return ds.assign_coords(time=days).assign(parts).assign_attrs(resolution="daily")
 
 

@@ -136,8 +136,10 @@ def test_conventions_of_the_grid_do_not_matter(by):
 def test_an_antimeridian_region_may_be_written_either_way():
     maps = globe(np.random.default_rng(1).normal(0, 1, (24, 36, 72)))
     across = totals(maps, regions={"a": box(171.3, -20, 192.2, 31)})
-    cut = {"type": "MultiPolygon", "coordinates": [box(171.3, -20, 180, 31)["coordinates"],
-                                                   box(-180, -20, -167.8, 31)["coordinates"]]}  # fmt: skip
+    cut = {
+        "type": "MultiPolygon",
+        "coordinates": [box(171.3, -20, 180, 31)["coordinates"], box(-180, -20, -167.8, 31)["coordinates"]],
+    }
     same(across, totals(maps, regions={"a": cut}))
 
 
@@ -170,10 +172,14 @@ def test_groups_that_share_the_land_out_add_up_to_all_of_it(by):
 def test_a_hole_is_what_is_in_it():
     maps = noisy()
     outer, inner = box(6, 55, 11, 59)["coordinates"][0], polygon((7, 56.1), (9.3, 57), (8, 58.3))["coordinates"][0]
-    parts = totals(maps, regions={
-        "ring": {"type": "Polygon", "coordinates": [outer, inner]}, "hole": {"type": "Polygon", "coordinates": [inner]},
-        "all": {"type": "Polygon", "coordinates": [outer[::-1]]},
-    })  # fmt: skip
+    parts = totals(
+        maps,
+        regions={
+            "ring": {"type": "Polygon", "coordinates": [outer, inner]},
+            "hole": {"type": "Polygon", "coordinates": [inner]},
+            "all": {"type": "Polygon", "coordinates": [outer[::-1]]},
+        },
+    )
     ring, hole, whole = parts.NEE.values
     assert ring + hole == pytest.approx(whole) and hole != 0
 

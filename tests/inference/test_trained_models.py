@@ -31,9 +31,15 @@ def runs(tmp_path_factory):
     for name in MODELS:
         config = {"xgboost": {"n_estimators": 5}}.get(name)
         runs[name] = fit(
-            cube, model=name, target=("NEE", "GPP_NT"), out=tmp_path_factory.mktemp("run") / name, split=split,
-            memory_days=(1,), epochs=5 if name == "ecoperceiver" else None, config=config,
-        )  # fmt: skip
+            cube,
+            model=name,
+            target=("NEE", "GPP_NT"),
+            out=tmp_path_factory.mktemp("run") / name,
+            split=split,
+            memory_days=(1,),
+            epochs=5 if name == "ecoperceiver" else None,
+            config=config,
+        )
         split = runs[name].split
     return runs
 
@@ -101,8 +107,14 @@ def test_a_folder_trained_anew_is_not_taken_for_what_it_was(runs, tmp_path, monk
     shutil.copytree(runs["sw-linear"].path, tmp_path / "run")
     model = load_model(tmp_path / "run")
     maps = upscale(model, example_forcing(shape=(2, 2), days=3))
-    fit(example_cube(sites=12, days=9, seed=3), model="sw-linear", target=("NEE", "GPP_NT"), out=tmp_path / "run",
-        memory_days=(1,), overwrite=True)  # fmt: skip
+    fit(
+        example_cube(sites=12, days=9, seed=3),
+        model="sw-linear",
+        target=("NEE", "GPP_NT"),
+        out=tmp_path / "run",
+        memory_days=(1,),
+        overwrite=True,
+    )
     monkeypatch.setattr(module, "_loaded", {})  # another process
     with pytest.raises(CheckpointError, match="other weights"):
         maps.NEE.compute()

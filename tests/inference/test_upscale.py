@@ -45,12 +45,15 @@ def as_cube(forcing):
     values = cells.predictors.transpose("site", "time", "variable").reindex(variable=list(all_predictors()))
     full = full.assign_coords(
         time=forcing.time,
-        latitude=("site", cells.latitude.values), longitude=("site", cells.longitude.values),
-        elevation=("site", cells.elevation.values), igbp=("site", cells.igbp.values),
+        latitude=("site", cells.latitude.values),
+        longitude=("site", cells.longitude.values),
+        elevation=("site", cells.elevation.values),
+        igbp=("site", cells.igbp.values),
         time_start=("site", np.full(n, forcing.time.values[0])),
         time_stop=("site", np.full(n, forcing.time.values[-1] + np.timedelta64(1, "h"))),
-        day=forcing.day, band=forcing.band,
-    )  # fmt: skip
+        day=forcing.day,
+        band=forcing.band,
+    )
     chips = cells.modis.transpose("site", "day", "band", "y", "x").values
     return full.assign(
         predictors=(("site", "time", "variable"), values.values), modis=(("site", "day", "band", "y", "x"), chips)

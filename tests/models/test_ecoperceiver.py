@@ -67,12 +67,23 @@ def test_small_preset_is_small():
 @pytest.mark.parametrize(
     "change",
     [
-        {"latent": 32}, {"frequencies": 5}, {"static_frequencies": 1}, {"embedding": 6}, {"context": 14}, {"heads": 4},
-        {"mlp_ratio": 2}, {"blocks": 3}, {"self_layers": 2}, {"share": False}, {"head": "last"}, {"dropout": 0.0},
-        {"dropout_unit": "variable"}, {"distribution": "gaussian"},
+        {"latent": 32},
+        {"frequencies": 5},
+        {"static_frequencies": 1},
+        {"embedding": 6},
+        {"context": 14},
+        {"heads": 4},
+        {"mlp_ratio": 2},
+        {"blocks": 3},
+        {"self_layers": 2},
+        {"share": False},
+        {"head": "last"},
+        {"dropout": 0.0},
+        {"dropout_unit": "variable"},
+        {"distribution": "gaussian"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_setting_changes_something(change):
     changed = dataclasses.replace(TINY, **change)
     outputs = []

@@ -52,9 +52,14 @@ def block(sizes, hours, places=1, seed=0, chips=True):
     numbers[:, 1:] = np.nan
     classes = [rng.integers(-1, n, places) for n in sizes.classes]
     return Block(
-        met=met, observed=np.isfinite(met).any(-1), numbers=numbers, chips=images, chip_hour=hour, first_hour=500_000,
+        met=met,
+        observed=np.isfinite(met).any(-1),
+        numbers=numbers,
+        chips=images,
+        chip_hour=hour,
+        first_hour=500_000,
         classes=np.stack(classes, 1) if classes else np.empty((places, 0), np.int64),
-    )  # fmt: skip
+    )
 
 
 def tensors(arrays):
@@ -80,12 +85,20 @@ def assert_same(a, b):
 @pytest.mark.parametrize(
     "change",
     [
-        {}, {"head": "last"}, {"head": "last", "causal": False}, {"share": False}, {"self_layers": 0}, {"heads": 1},
+        {},
+        {"head": "last"},
+        {"head": "last", "causal": False},
+        {"share": False},
+        {"self_layers": 0},
+        {"heads": 1},
         {"frequencies": 0},
-        {"context": 1}, {"context": 2}, {"context": 31, "latent": 24, "heads": 3}, {"distribution": "gaussian"},
+        {"context": 1},
+        {"context": 2},
+        {"context": 31, "latent": 24, "heads": 3},
+        {"distribution": "gaussian"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_stretch_gives_what_its_windows_give(sizes, change):
     config = dataclasses.replace(TINY, **change)
     model = make_model(config, sizes)
@@ -145,9 +158,13 @@ def test_the_plain_implementation_is_the_same_model(sizes, attention, change):
 
 
 SPEC = FeatureSpec(
-    predictors=("TA", "SW_IN", "VPD", "PA", "WS", "WD"), bands=("red", "nir", "snow"), static=("latitude", "elevation"),
-    targets=("NEE", "LE"), target_mean=(1.0, 2.0), target_scale=(3.0, 4.0),
-)  # fmt: skip
+    predictors=("TA", "SW_IN", "VPD", "PA", "WS", "WD"),
+    bands=("red", "nir", "snow"),
+    static=("latitude", "elevation"),
+    targets=("NEE", "LE"),
+    target_mean=(1.0, 2.0),
+    target_scale=(3.0, 4.0),
+)
 PLACED = Sizes(inputs=6, bands=3, numbers=2, targets=2)
 
 

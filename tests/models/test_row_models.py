@@ -145,8 +145,17 @@ def test_lags_show_what_the_hour_does_not():
     assert errors[1] < 0.1 * errors[0]
 
 
-@pytest.mark.parametrize("wrong", [{"lags": (0,)}, {"lags": (1, 1)}, {"lags": (2,), "context": 3}, {"device": "gpu"},
-                                   {"max_rows": 0}, {"lags": (1.5,)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lags": (0,)},
+        {"lags": (1, 1)},
+        {"lags": (2,), "context": 3},
+        {"device": "gpu"},
+        {"max_rows": 0},
+        {"lags": (1.5,)},
+    ],
+)
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         BoostingConfig(**wrong)

@@ -13,9 +13,13 @@ from fluxcube.samples.towers import load_towers
 from fluxcube.simulation.example import example_cube
 
 SPEC = FeatureSpec(
-    predictors=("DOY", "TOD", "TA", "SW_IN", "VPD"), memory_days=(1,), bands=("red", "nir"),
-    static=("latitude", "elevation", "igbp"), igbp_classes=("DBF", "ENF", "GRA"), fill_chips=False,
-)  # fmt: skip
+    predictors=("DOY", "TOD", "TA", "SW_IN", "VPD"),
+    memory_days=(1,),
+    bands=("red", "nir"),
+    static=("latitude", "elevation", "igbp"),
+    igbp_classes=("DBF", "ENF", "GRA"),
+    fill_chips=False,
+)
 
 
 @pytest.fixture

@@ -60,8 +60,13 @@ def test_spec_round_trips_through_json_and_refuses_what_it_does_not_know():
 def test_memory_columns_leave_out_clocks_and_follow_the_spans():
     assert FULL.memory_predictors == ("TA", "SW_IN", "VPD")
     assert FULL.inputs[6:] == (
-        "TA_MEAN_1D", "SW_IN_MEAN_1D", "VPD_MEAN_1D", "TA_MEAN_3D", "SW_IN_MEAN_3D", "VPD_MEAN_3D",
-    )  # fmt: skip
+        "TA_MEAN_1D",
+        "SW_IN_MEAN_1D",
+        "VPD_MEAN_1D",
+        "TA_MEAN_3D",
+        "SW_IN_MEAN_3D",
+        "VPD_MEAN_3D",
+    )
     assert len(FULL.input_variables) == len(FULL.inputs)
     assert FULL.memory_hours == 72
 

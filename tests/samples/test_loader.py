@@ -48,18 +48,25 @@ def coded(stretches, seed=0, seen=0.7, step=1000):
         met = np.stack([np.full(hours, site), at * step + np.arange(hours)], 1).astype("float32")
         blocks.append(
             Block(
-                met=met[None], observed=np.ones((1, hours), bool), numbers=np.empty((1, 0), "float32"),
-                classes=np.empty((1, 0), int), chips=np.empty((1, 0, 0, 64), "float32"),
-                chip_hour=np.empty((1, 0), int), first_hour=at * step,
+                met=met[None],
+                observed=np.ones((1, hours), bool),
+                numbers=np.empty((1, 0), "float32"),
+                classes=np.empty((1, 0), int),
+                chips=np.empty((1, 0, 0, 64), "float32"),
+                chip_hour=np.empty((1, 0), int),
+                first_hour=at * step,
             )
-        )  # fmt: skip
+        )
         fluxes.append(np.where(rng.random(hours) < seen, met[:, 1], np.nan).astype("float32"))
         first.append(at * step)
     return Towers(
-        spec=spec, sites=tuple(f"S{site}" for site in sites), series=join(blocks),
-        site=np.array([sites.index(site) for site, _ in stretches]), first_hour=np.array(first),
+        spec=spec,
+        sites=tuple(f"S{site}" for site in sites),
+        series=join(blocks),
+        site=np.array([sites.index(site) for site, _ in stretches]),
+        first_hour=np.array(first),
         fluxes=np.concatenate(fluxes)[:, None],
-    )  # fmt: skip
+    )
 
 
 STRETCHES = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 60)), min_size=1, max_size=6).map(sorted)
@@ -85,9 +92,14 @@ def equal(a, b):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    STRETCHES, st.integers(1, 30), st.integers(1, 30), st.integers(1, 7), st.booleans(), st.booleans(),
+    STRETCHES,
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.integers(1, 7),
+    st.booleans(),
+    st.booleans(),
     st.integers(0, 99),
-)  # fmt: skip
+)
 def test_no_window_holds_an_hour_of_elsewhere(stretches, length, emits, stride, partial, shuffle, seed):
     emits, data = min(emits, length), coded(stretches, seed)
     options = {"length": length, "emits": emits, "partial": partial, "batch_size": 7, "seed": seed}
@@ -95,9 +107,13 @@ def test_no_window_holds_an_hour_of_elsewhere(stretches, length, emits, stride, 
         windows = Windows(data, stride=stride, shuffle=shuffle, **options)
     except ConfigError as error:
         assert "no window" in str(error)
-        fits = [h for (_, hours), start in zip(stretches, data.series.start, strict=True)
-                for h in range(hours) if (partial or h >= length - 1)
-                and np.isfinite(data.fluxes[start + max(0, h - emits + 1) : start + h + 1]).any()]  # fmt: skip
+        fits = [
+            h
+            for (_, hours), start in zip(stretches, data.series.start, strict=True)
+            for h in range(hours)
+            if (partial or h >= length - 1)
+            and np.isfinite(data.fluxes[start + max(0, h - emits + 1) : start + h + 1]).any()
+        ]
         assert not fits
         return
     if not len(windows):
@@ -330,9 +346,18 @@ def test_chips_stand_at_local_noon(cube):
 
 def test_every_setting_changes_something(towers):
     changes = {
-        "length": 30, "batch_size": 41, "emits": 3, "stride": 2, "partial": True, "shuffle": False, "limit": 50,
-        "seed": 1, "rank": 1, "world_size": 2, "drop_last": True,
-    }  # fmt: skip
+        "length": 30,
+        "batch_size": 41,
+        "emits": 3,
+        "stride": 2,
+        "partial": True,
+        "shuffle": False,
+        "limit": 50,
+        "seed": 1,
+        "rank": 1,
+        "world_size": 2,
+        "drop_last": True,
+    }
     for name, value in changes.items():
         settings_ = {"length": 24, "batch_size": 40, name: value} | ({"world_size": 2} if name == "rank" else {})
         base = Windows(towers, length=24, batch_size=40, world_size=2 if name == "rank" else 1)
@@ -359,13 +384,24 @@ def test_settings_of_reading_change_what_is_read(cube):
     load_windows(cube, length=24, progress=lambda done, total, text: said.append((done, total, text)))
     assert said[-1] == (4, 4, "reading XX-S03")
     spec = cube_spec(
-        cube, ["XX-S00"], targets=("GPP_NT", "NEE"), predictors=("TA",), memory_days=(2,), bands=("red",),
-        static=("igbp",), max_qc=0,
-    )  # fmt: skip
+        cube,
+        ["XX-S00"],
+        targets=("GPP_NT", "NEE"),
+        predictors=("TA",),
+        memory_days=(2,),
+        bands=("red",),
+        static=("igbp",),
+        max_qc=0,
+    )
     expected = FeatureSpec(
-        predictors=("TA",), memory_days=(2,), bands=("red",), static=("igbp",), targets=("GPP_NT", "NEE"),
-        predictor_max_qc=0, igbp_classes=("DBF",),
-    )  # fmt: skip
+        predictors=("TA",),
+        memory_days=(2,),
+        bands=("red",),
+        static=("igbp",),
+        targets=("GPP_NT", "NEE"),
+        predictor_max_qc=0,
+        igbp_classes=("DBF",),
+    )
     assert spec == expected
 
 
@@ -396,12 +432,15 @@ def test_sites_without_hours_are_left_out_and_said(cube, caplog):
 
 def test_mistakes_are_named(cube, towers):
     for options, match in (
-        ({"length": 0}, "length"), ({"length": 24, "batch_size": 0}, "batch_size"),
+        ({"length": 0}, "length"),
+        ({"length": 24, "batch_size": 0}, "batch_size"),
         ({"length": 4, "emits": 5}, "emits"),
-        ({"length": 24, "stride": 0}, "stride"), ({"length": 24, "rank": 2, "world_size": 2}, "rank"),
-        ({"length": 24, "seed": -1}, "seed"), ({"length": 481}, "no window of 481 hours"),
+        ({"length": 24, "stride": 0}, "stride"),
+        ({"length": 24, "rank": 2, "world_size": 2}, "rank"),
+        ({"length": 24, "seed": -1}, "seed"),
+        ({"length": 481}, "no window of 481 hours"),
         ({"length": 24, "limit": 0}, "limit"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ConfigError, match=match):
             Windows(towers, **options)
     windows = Windows(towers, length=24, batch_size=50)

@@ -178,14 +178,18 @@ def records(spans, offset=0, step="h"):
     rng = np.random.default_rng(0)
     shape = (count, len(time), 1)
     return cube.assign_coords(
-        time=time, time_start=("site", first), time_stop=("site", stop), target=["NEE"],
-        utc_offset=("site", np.full(count, float(offset))), variable=["TA"],
+        time=time,
+        time_start=("site", first),
+        time_stop=("site", stop),
+        target=["NEE"],
+        utc_offset=("site", np.full(count, float(offset))),
+        variable=["TA"],
     ).assign(
         fluxes=(("site", "time", "target"), rng.normal(size=shape).astype("float32")),
         fluxes_qc=(("site", "time", "target"), np.zeros(shape, "int8")),
         fluxes_coverage=(("site", "time", "target"), np.ones(shape, "float32")),
         predictors=(("site", "time", "variable"), rng.normal(size=shape).astype("float32")),
-    )  # fmt: skip
+    )
 
 
 def records_of(count_years):
@@ -347,8 +351,11 @@ def test_a_list_of_sites_tests_and_its_neighbours_leave_training(tmp_path):
     assert split.train == ("XX-002",) and split.val == ("XX-005",)  # XX-003 is next to XX-004
 
     for text, match in (
-        ("XX-000,tests", "line 1"), ("XX-000\nXX-000,train", "before"), ("# nothing", "no site"), ("ZZ-Zzz", "to test"),
-    ):  # fmt: skip
+        ("XX-000,tests", "line 1"),
+        ("XX-000\nXX-000,train", "before"),
+        ("# nothing", "no site"),
+        ("ZZ-Zzz", "to test"),
+    ):
         (tmp_path / "bad.txt").write_text(text, "utf-8")
         with pytest.raises(SplitError, match=match):
             sites_split(cube, tmp_path / "bad.txt")
@@ -425,9 +432,14 @@ def test_a_word_or_a_file_names_a_split(tmp_path):
     assert split_for(cube, "per-igbp", seed=1, buffer_km=0) == per_igbp(cube, seed=1, buffer_km=0)
     assert split_for(cube, "extrapolation:space", seed=1) == extrapolation(cube, "space", seed=1)
     for text, match in (
-        ("kfold:6", "1 to 5"), ("kfold:a", "number"), ("per-igbp:2", "nothing after"), ("sites", "file"),
-        (f"{tmp_path}/folds.json", "4 folds"), (f"{tmp_path}/folds.json:5", "numbered"), ("foldk", "neither"),
-    ):  # fmt: skip
+        ("kfold:6", "1 to 5"),
+        ("kfold:a", "number"),
+        ("per-igbp:2", "nothing after"),
+        ("sites", "file"),
+        (f"{tmp_path}/folds.json", "4 folds"),
+        (f"{tmp_path}/folds.json:5", "numbered"),
+        ("foldk", "neither"),
+    ):
         with pytest.raises(SplitError, match=match):
             split_for(cube, text)
     assert make_splits(cube, "kfold", k=3, val_km=300) == kfold(cube, k=3, val_km=300) != kfold(cube, k=3)

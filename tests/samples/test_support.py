@@ -19,10 +19,14 @@ def numbered(places=2, days=300, first=11323):
     """A block whose every value tells its place and day."""
     met = (1000 * np.arange(places)[:, None] + np.arange(days)).astype("float32")[..., None]
     return Block(
-        met=met, observed=np.ones((places, days), bool), numbers=np.zeros((places, 1), np.float32),
-        classes=np.zeros((places, 0), np.int64), chips=np.empty((places, 0, 0, 64), np.float32),
-        chip_hour=np.empty((places, 0), np.int64), first_hour=first,
-    )  # fmt: skip
+        met=met,
+        observed=np.ones((places, days), bool),
+        numbers=np.zeros((places, 1), np.float32),
+        classes=np.zeros((places, 0), np.int64),
+        chips=np.empty((places, 0, 0, 64), np.float32),
+        chip_hour=np.empty((places, 0), np.int64),
+        first_hour=first,
+    )
 
 
 class Means:

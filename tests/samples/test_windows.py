@@ -116,10 +116,14 @@ def test_stretches_of_one_tower_share_its_chips():
     """Hours 0..39 and 60..99 of a tower with chips at 5, 29, 53 and 77: the second stretch begins with that of 53."""
     chips = np.arange(4, dtype="float32")[None, :, None, None] * np.ones((1, 4, 1, 64), "float32")
     block = Block(
-        met=np.arange(40, dtype="float32").reshape(1, 40, 1), observed=np.ones((1, 40), bool),
-        numbers=np.empty((1, 0), "float32"), classes=np.empty((1, 0), int), chips=chips,
-        chip_hour=np.array([[5, 29, 53, 77]]), first_hour=1000,
-    )  # fmt: skip
+        met=np.arange(40, dtype="float32").reshape(1, 40, 1),
+        observed=np.ones((1, 40), bool),
+        numbers=np.empty((1, 0), "float32"),
+        classes=np.empty((1, 0), int),
+        chips=chips,
+        chip_hour=np.array([[5, 29, 53, 77]]),
+        first_hour=1000,
+    )
     bare = dataclasses.replace(block, chips=chips[:, :0], chip_hour=block.chip_hour[:, :0], first_hour=1060)
     both = join([block, bare])
     both = dataclasses.replace(both, chip_zero=both.chip_zero[0] + np.array([0, 60]))

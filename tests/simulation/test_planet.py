@@ -195,9 +195,13 @@ def test_koppen_by_hand():
     season = np.cos(2 * np.pi * (np.arange(12) - 6) / 12)
     rain = {"even": np.full(12, 80.0), "dry summer": 60 - 55 * season, "desert": np.full(12, 5.0)}
     cases = [
-        (27.0, 1, "even", "Af"), (15.0, 10, "dry summer", "Csa"), (10.0, 8, "even", "Cfb"), (3.0, 15, "even", "Dfb"),
-        (25.0, 8, "desert", "BWh"), (-10.0, 12, "even", "ET"),
-    ]  # fmt: skip
+        (27.0, 1, "even", "Af"),
+        (15.0, 10, "dry summer", "Csa"),
+        (10.0, 8, "even", "Cfb"),
+        (3.0, 15, "even", "Dfb"),
+        (25.0, 8, "desert", "BWh"),
+        (-10.0, 12, "even", "ET"),
+    ]
     for mean, swing, wet, expected in cases:
         assert koppen((mean + swing * season)[None], rain[wet][None], np.array([45.0])) == [expected]
     southern = np.roll(15.0 + 10 * season, 6)[None], np.roll(rain["dry summer"], 6)[None]

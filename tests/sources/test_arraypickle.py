@@ -237,6 +237,18 @@ def test_every_opcode_is_admitted_or_refused_by_name():
         if op.name not in handled and not hasattr(machine, f"_do_{op.name.lower()}")
     }
     assert refused == {
-        "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER",
-        "READONLY_BUFFER", "EMPTY_SET", "ADDITEMS", "FROZENSET",
-    }  # fmt: skip
+        "INST",
+        "OBJ",
+        "NEWOBJ",
+        "NEWOBJ_EX",
+        "PERSID",
+        "BINPERSID",
+        "EXT1",
+        "EXT2",
+        "EXT4",
+        "NEXT_BUFFER",
+        "READONLY_BUFFER",
+        "EMPTY_SET",
+        "ADDITEMS",
+        "FROZENSET",
+    }

@@ -31,16 +31,27 @@ PLACE = [("XX-One", 1, "LOCATION_LAT", 10.5), ("XX-One", 1, "LOCATION_LONG", -20
 
 def test_a_bif_file(tmp_path):
     path = bif(
-        tmp_path / "a_BIF_.csv", *PLACE, ("XX-One", 2, "IGBP", "ENF"), ("XX-One", 3, "UTC_OFFSET", -1.5),
-        ("XX-One", 4, "CLIMATE_KOEPPEN", "Dfb"), ("XX-Two", 5, "IGBP", "wet"), ("XX-Two", 6, "TEAM_MEMBER_NAME", "A"),
-    )  # fmt: skip
+        tmp_path / "a_BIF_.csv",
+        *PLACE,
+        ("XX-One", 2, "IGBP", "ENF"),
+        ("XX-One", 3, "UTC_OFFSET", -1.5),
+        ("XX-One", 4, "CLIMATE_KOEPPEN", "Dfb"),
+        ("XX-Two", 5, "IGBP", "wet"),
+        ("XX-Two", 6, "TEAM_MEMBER_NAME", "A"),
+    )
     assert read_badm(path) == {
         "XX-One": SiteInfo(
-            site="XX-One", latitude=10.5, longitude=-20.25, elevation=7.0, igbp="ENF", koppen="Dfb",
-            utc_offset=-1.5, utc_offsets=((None, -1.5),),
+            site="XX-One",
+            latitude=10.5,
+            longitude=-20.25,
+            elevation=7.0,
+            igbp="ENF",
+            koppen="Dfb",
+            utc_offset=-1.5,
+            utc_offsets=((None, -1.5),),
         ),
         "XX-Two": SiteInfo(site="XX-Two", igbp="WET"),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ["LOCATION_LONG", "LOCATION_LON"])
@@ -61,14 +72,20 @@ def test_order_of_columns_and_rows_does_not_matter(tmp_path):
 
 def test_dated_offsets_are_in_order_and_the_newest_is_the_sites(tmp_path):
     path = bif(
-        tmp_path / "a.csv", *PLACE, ("XX-One", 5, "UTC_OFFSET", 2), ("XX-One", 5, "UTC_OFFSET_DATE_START", "20100615"),
-        ("XX-One", 4, "UTC_OFFSET", 1), ("XX-One", 6, "UTC_OFFSET", 3),
+        tmp_path / "a.csv",
+        *PLACE,
+        ("XX-One", 5, "UTC_OFFSET", 2),
+        ("XX-One", 5, "UTC_OFFSET_DATE_START", "20100615"),
+        ("XX-One", 4, "UTC_OFFSET", 1),
+        ("XX-One", 6, "UTC_OFFSET", 3),
         ("XX-One", 6, "UTC_OFFSET_DATE_START", "201201011230"),
-    )  # fmt: skip
+    )
     info = read_badm(path)["XX-One"]
     expected = (
-        (None, 1.0), (np.datetime64("2010-06-15T00:00", "m"), 2.0), (np.datetime64("2012-01-01T12:30", "m"), 3.0),
-    )  # fmt: skip
+        (None, 1.0),
+        (np.datetime64("2010-06-15T00:00", "m"), 2.0),
+        (np.datetime64("2012-01-01T12:30", "m"), 3.0),
+    )
     assert info.utc_offsets == expected
     assert info.utc_offset == 3.0
     assert clock_of(info) == expected
@@ -105,11 +122,16 @@ def test_dated_offsets_decode_stamps(tmp_path):
 
 def test_the_newest_place_and_class(tmp_path):
     path = bif(
-        tmp_path / "a.csv", *PLACE, ("XX-One", 9, "LOCATION_LAT", 11), ("XX-One", 9, "LOCATION_LONG", -21),
-        ("XX-One", 9, "LOCATION_DATE_START", "20100101"), ("XX-One", 2, "IGBP", "ENF"),
-        ("XX-One", 2, "IGBP_DATE_START", "2012"), ("XX-One", 3, "IGBP", "GRA"),
+        tmp_path / "a.csv",
+        *PLACE,
+        ("XX-One", 9, "LOCATION_LAT", 11),
+        ("XX-One", 9, "LOCATION_LONG", -21),
+        ("XX-One", 9, "LOCATION_DATE_START", "20100101"),
+        ("XX-One", 2, "IGBP", "ENF"),
+        ("XX-One", 2, "IGBP_DATE_START", "2012"),
+        ("XX-One", 3, "IGBP", "GRA"),
         ("XX-One", 3, "IGBP_DATE_START", "2003"),
-    )  # fmt: skip
+    )
     info = read_badm(path)["XX-One"]
     assert (info.latitude, info.longitude, info.elevation, info.igbp) == (11.0, -21.0, 7.0, "ENF")
 
@@ -144,9 +166,15 @@ def test_bif_comes_first_and_the_table_fills(tmp_path, turned, caplog):
     )
     info = read_badm([two, one] if turned else [one, two])["XX-One"]
     assert info == SiteInfo(
-        site="XX-One", latitude=10.5, longitude=-20.25, elevation=99.0, igbp="ENF", koppen="Cfb",
-        utc_offset=2.0, utc_offsets=((None, 2.0),),
-    )  # fmt: skip
+        site="XX-One",
+        latitude=10.5,
+        longitude=-20.25,
+        elevation=99.0,
+        igbp="ENF",
+        koppen="Cfb",
+        utc_offset=2.0,
+        utc_offsets=((None, 2.0),),
+    )
     assert not caplog.records
 
 
@@ -179,10 +207,23 @@ def test_an_impossible_value_is_told_with_its_line_and_counts_as_unknown(tmp_pat
 
 @pytest.mark.parametrize(
     ("text", "hours"),
-    [("UTC-6", -6), ("\u22126", -6), ("\u20133.5", -3.5), ("-06:00", -6), ("+05:45", 5.75), ("GMT +9", 9),
-     ("utc+10:30", 10.5), ("UTC0", 0), ("-00:30", -0.5), ("CET", None), ("06:75", None),
-     ("UTC-", None), ("-0600", None), ("UTC+15", None)],
-)  # fmt: skip
+    [
+        ("UTC-6", -6),
+        ("\u22126", -6),
+        ("\u20133.5", -3.5),
+        ("-06:00", -6),
+        ("+05:45", 5.75),
+        ("GMT +9", 9),
+        ("utc+10:30", 10.5),
+        ("UTC0", 0),
+        ("-00:30", -0.5),
+        ("CET", None),
+        ("06:75", None),
+        ("UTC-", None),
+        ("-0600", None),
+        ("UTC+15", None),
+    ],
+)
 def test_offsets_as_people_write_them(tmp_path, caplog, text, hours):
     path = tmp_path / "a.csv"
     path.write_text(f"{HEAD}XX-One,1,GRP,UTC_OFFSET,{text}\n", encoding="utf-8")

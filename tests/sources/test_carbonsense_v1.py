@@ -25,24 +25,60 @@ from fluxcube.sources.readers import chips_of, place_of, read_archive
 
 #: A column of the publication, the variable, and what the paper's code takes its limits to be: middle and width.
 COLUMNS = {
-    "TA_F": ("TA", 0, 160), "SW_IN_F": ("SW_IN", 1000, 2000), "LW_IN_F": ("LW_IN", 1000, 2000),
-    "VPD_F": ("VPD", 55, 110), "PA_F": ("PA", 85, 130), "P_F": ("P", 150, 300), "WS_F": ("WS", 50, 100),
-    "WD": ("WD", 180, 180), "RH": ("RH", 50, 100), "USTAR": ("USTAR", 5, 10), "NETRAD": ("NETRAD", 500, 3000),
-    "PPFD_IN": ("PPFD_IN", 1400, 3200), "PPFD_OUT": ("PPFD_OUT", 1400, 3200), "SW_OUT": ("SW_OUT", 950, 2100),
-    "LW_OUT": ("LW_OUT", 950, 2100), "CO2_F_MDS": ("CO2", 1000, 2000), "G_F_MDS": ("G", 500, 3000),
-    "LE_F_MDS": ("LE", 500, 3000), "H_F_MDS": ("H", 500, 3000),
-}  # fmt: skip
+    "TA_F": ("TA", 0, 160),
+    "SW_IN_F": ("SW_IN", 1000, 2000),
+    "LW_IN_F": ("LW_IN", 1000, 2000),
+    "VPD_F": ("VPD", 55, 110),
+    "PA_F": ("PA", 85, 130),
+    "P_F": ("P", 150, 300),
+    "WS_F": ("WS", 50, 100),
+    "WD": ("WD", 180, 180),
+    "RH": ("RH", 50, 100),
+    "USTAR": ("USTAR", 5, 10),
+    "NETRAD": ("NETRAD", 500, 3000),
+    "PPFD_IN": ("PPFD_IN", 1400, 3200),
+    "PPFD_OUT": ("PPFD_OUT", 1400, 3200),
+    "SW_OUT": ("SW_OUT", 950, 2100),
+    "LW_OUT": ("LW_OUT", 950, 2100),
+    "CO2_F_MDS": ("CO2", 1000, 2000),
+    "G_F_MDS": ("G", 500, 3000),
+    "LE_F_MDS": ("LE", 500, 3000),
+    "H_F_MDS": ("H", 500, 3000),
+}
 RANGES = {
-    "TA": (-30, 40), "SW_IN": (0, 1000), "LW_IN": (150, 450), "VPD": (0, 40), "PA": (80, 103), "P": (0, 5),
-    "WS": (0, 12), "WD": (0, 359), "RH": (10, 100), "USTAR": (0, 2), "NETRAD": (-100, 800), "PPFD_IN": (0, 2000),
-    "PPFD_OUT": (0, 200), "SW_OUT": (0, 300), "LW_OUT": (250, 600), "CO2": (350, 500), "G": (-50, 100),
-    "LE": (-50, 500), "H": (-100, 500), "NEE": (-30, 15), "GPP_DT": (-1, 35), "GPP_NT": (-1, 35), "RECO_DT": (0, 20),
+    "TA": (-30, 40),
+    "SW_IN": (0, 1000),
+    "LW_IN": (150, 450),
+    "VPD": (0, 40),
+    "PA": (80, 103),
+    "P": (0, 5),
+    "WS": (0, 12),
+    "WD": (0, 359),
+    "RH": (10, 100),
+    "USTAR": (0, 2),
+    "NETRAD": (-100, 800),
+    "PPFD_IN": (0, 2000),
+    "PPFD_OUT": (0, 200),
+    "SW_OUT": (0, 300),
+    "LW_OUT": (250, 600),
+    "CO2": (350, 500),
+    "G": (-50, 100),
+    "LE": (-50, 500),
+    "H": (-100, 500),
+    "NEE": (-30, 15),
+    "GPP_DT": (-1, 35),
+    "GPP_NT": (-1, 35),
+    "RECO_DT": (0, 20),
     "RECO_NT": (0, 20),
-}  # fmt: skip
+}
 META = {
-    "SITE_ID": "CZ-BK1", "LOCATION_LAT": 49.5, "LOCATION_LON": 18.5, "LOCATION_ELEV": 875.0, "IGBP": "ENF",
+    "SITE_ID": "CZ-BK1",
+    "LOCATION_LAT": 49.5,
+    "LOCATION_LON": 18.5,
+    "LOCATION_ELEV": 875.0,
+    "IGBP": "ENF",
     "SOURCES": "icos-ww",
-}  # fmt: skip
+}
 
 
 def truth(start: str, hours: int, seed: int = 0) -> pd.DataFrame:

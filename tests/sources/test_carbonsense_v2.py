@@ -21,13 +21,28 @@ from fluxcube.sources.readers import chips_of, place_of, read_archive
 
 #: Middle and width of the limits that the public code scales by (2025), and values that a tower has.
 SCALES = {
-    "TA": (0, 160, -30, 38), "P": (50, 100, 0, 5), "RH": (50, 100, 10, 100), "VPD": (55, 110, 0, 40),
-    "PA": (55, 110, 80, 103), "CO2": (375, 750, 350, 500), "SW_IN": (0, 3000, 0, 1000), "SW_IN_POT": (0, 3000, 0, 1300),
-    "SW_OUT": (0, 1000, 0, 300), "LW_IN": (0, 2000, 150, 450), "LW_OUT": (0, 2000, 250, 600),
-    "NETRAD": (0, 2000, -100, 800), "PPFD_IN": (0, 5000, 0, 2000), "PPFD_OUT": (0, 2000, 0, 200), "WS": (0, 200, 0, 12),
-    "WD": (180, 180, 0, 359), "USTAR": (0, 8, 0, 2), "TS_1": (0, 80, -10, 30), "G": (0, 1400, -50, 100),
-    "H": (0, 1400, -100, 500), "LE": (0, 1400, -50, 500),
-}  # fmt: skip
+    "TA": (0, 160, -30, 38),
+    "P": (50, 100, 0, 5),
+    "RH": (50, 100, 10, 100),
+    "VPD": (55, 110, 0, 40),
+    "PA": (55, 110, 80, 103),
+    "CO2": (375, 750, 350, 500),
+    "SW_IN": (0, 3000, 0, 1000),
+    "SW_IN_POT": (0, 3000, 0, 1300),
+    "SW_OUT": (0, 1000, 0, 300),
+    "LW_IN": (0, 2000, 150, 450),
+    "LW_OUT": (0, 2000, 250, 600),
+    "NETRAD": (0, 2000, -100, 800),
+    "PPFD_IN": (0, 5000, 0, 2000),
+    "PPFD_OUT": (0, 2000, 0, 200),
+    "WS": (0, 200, 0, 12),
+    "WD": (180, 180, 0, 359),
+    "USTAR": (0, 8, 0, 2),
+    "TS_1": (0, 80, -10, 30),
+    "G": (0, 1400, -50, 100),
+    "H": (0, 1400, -100, 500),
+    "LE": (0, 1400, -50, 500),
+}
 WIPED = ("SWC_1", "SWC_2", "WTD")
 TARGETS = {
     "NEE": (-30, 15),
@@ -165,10 +180,13 @@ def test_asked_for_variables_only(whole):
 
 def test_order_of_rows_and_other_sites_do_not_matter(whole, tmp_path):
     shuffled = changed(
-        whole, tmp_path,
-        "CREATE TABLE other AS SELECT * FROM ec_data ORDER BY timestamp * 7919 % 1009", "DELETE FROM ec_data",
-        "INSERT INTO ec_data SELECT * FROM other WHERE site = 'AT-Neu'", "DROP TABLE other",
-    )  # fmt: skip
+        whole,
+        tmp_path,
+        "CREATE TABLE other AS SELECT * FROM ec_data ORDER BY timestamp * 7919 % 1009",
+        "DELETE FROM ec_data",
+        "INSERT INTO ec_data SELECT * FROM other WHERE site = 'AT-Neu'",
+        "DROP TABLE other",
+    )
     assert read_hours(archive(shuffled), utc_offset=1).equals(read_hours(archive(whole), utc_offset=1))
 
 
@@ -326,9 +344,11 @@ def test_only_plain_tables_are_asked(disguise, whole, tmp_path):
 
 def test_a_generated_column_that_calls_a_function_is_not_run(whole, tmp_path):
     path = changed(
-        whole, tmp_path, "ALTER TABLE ec_data RENAME COLUMN WS TO other",
+        whole,
+        tmp_path,
+        "ALTER TABLE ec_data RENAME COLUMN WS TO other",
         "ALTER TABLE ec_data ADD COLUMN WS REAL GENERATED ALWAYS AS (length(hex(zeroblob(400000000))))",
-    )  # fmt: skip
+    )
     # Such a column is hidden from the list of columns, or refused: either way it is not computed.
     try:
         assert "WS" not in read_hours(archive(path), utc_offset=0)

@@ -94,8 +94,12 @@ def test_masked_pixels_of_integer_exports_are_missing_in_all_products(tmp_path):
 
 def test_bit_flags_survive_a_sign(tmp_path):
     state = np.array([[[0, 1, 2**15 - 1, -(2**15), -2]]], "int16")
-    write_tiff(tmp_path / "MOD09GA_2019_07_04.tif", np.concatenate([np.ones((7, 1, 5), "int16"), state]), CORNER,
-               names=[*GA, "state_1km"])  # fmt: skip
+    write_tiff(
+        tmp_path / "MOD09GA_2019_07_04.tif",
+        np.concatenate([np.ones((7, 1, 5), "int16"), state]),
+        CORNER,
+        names=[*GA, "state_1km"],
+    )
     flag = find_tiles(tmp_path, products=["MOD09GA_STATE"])[0]
     np.testing.assert_array_equal(read_tile(flag)[0, 0], [0, 1, 32767, 32768, 65534])
 
@@ -126,10 +130,14 @@ def test_other_files_are_left_out_with_a_reason(tmp_path, caplog):
     assert [r.path.name for r in list_rasters(tmp_path)] == ["good_2019_07_04.tif"]
     assert "7 files" in caplog.text
     for name, words in {
-        "undated.tif": "hold a date", "2019_07_05.tif": "lacks the bands Nadir_Reflectance_Band7",
-        "2019_07_06.tif": "MODIS product", "2019_07_07.tif": "two of its bands",
-        "2019_13_07.tif": "hold a date", "notes.csv": "no table of getRegion", "broken.tif": "cannot be read",
-    }.items():  # fmt: skip
+        "undated.tif": "hold a date",
+        "2019_07_05.tif": "lacks the bands Nadir_Reflectance_Band7",
+        "2019_07_06.tif": "MODIS product",
+        "2019_07_07.tif": "two of its bands",
+        "2019_13_07.tif": "hold a date",
+        "notes.csv": "no table of getRegion",
+        "broken.tif": "cannot be read",
+    }.items():
         assert words in why[name], name
     (tmp_path / "MCD43A4_2019_07_08.tif").write_bytes(b"II*\0 nothing")
     with pytest.raises(SourceError, match=r"MCD43A4_2019_07_08\.tif: cannot be read"):
@@ -154,10 +162,14 @@ def region(days=("2019-07-04", "2019-07-05"), size=3, seed=0):
     longitude = np.degrees(x / (SPHERE * np.cos(np.radians(latitude))))
     parts = []
     for day in days:
-        part = pd.DataFrame({
-            "id": day.replace("-", "_"), "longitude": longitude, "latitude": latitude,
-            "time": np.datetime64(day, "ms").astype("int64"),
-        })  # fmt: skip
+        part = pd.DataFrame(
+            {
+                "id": day.replace("-", "_"),
+                "longitude": longitude,
+                "latitude": latitude,
+                "time": np.datetime64(day, "ms").astype("int64"),
+            }
+        )
         for layer in A4:
             part[layer] = rng.integers(1, 10000, r.size)
         parts.append(part)

@@ -18,10 +18,26 @@ from fluxcube.sources.era5 import open_era5, read_block
 from fluxcube.sources.era5_files import read_files
 
 UNITS = {
-    "t2m": "K", "d2m": "K", "sp": "Pa", "u10": "m s**-1", "v10": "m s**-1", "ssrd": "J m**-2", "strd": "J m**-2",
-    "ssr": "J m**-2", "str": "J m**-2", "sshf": "J m**-2", "slhf": "J m**-2", "tp": "m", "zust": "m s**-1",
-    "ishf": "W m**-2", "swvl1": "m**3 m**-3", "stl1": "K", "z": "m**2 s**-2", "lsm": "(0 - 1)", "fal": "(0 - 1)",
-}  # fmt: skip
+    "t2m": "K",
+    "d2m": "K",
+    "sp": "Pa",
+    "u10": "m s**-1",
+    "v10": "m s**-1",
+    "ssrd": "J m**-2",
+    "strd": "J m**-2",
+    "ssr": "J m**-2",
+    "str": "J m**-2",
+    "sshf": "J m**-2",
+    "slhf": "J m**-2",
+    "tp": "m",
+    "zust": "m s**-1",
+    "ishf": "W m**-2",
+    "swvl1": "m**3 m**-3",
+    "stl1": "K",
+    "z": "m**2 s**-2",
+    "lsm": "(0 - 1)",
+    "fal": "(0 - 1)",
+}
 
 
 def write(path, fields, *, start="2019-07-01T00", latitude=(47.25, 47.0), longitude=(7.0, 7.25, 7.5), new=True, **kw):
@@ -64,10 +80,15 @@ def test_accumulations_belong_to_the_hour_that_ends_at_the_stamp(tmp_path):
 
 def test_instantaneous_values_are_the_mean_of_both_ends(tmp_path):
     fields = {
-        "t2m": [273.15, 293.15, 283.15], "d2m": [273.15, 283.15, 283.15], "sp": [90000.0, 91000.0, 92000.0],
-        "u10": [3.0, 0.0, 0.0], "v10": [4.0, -1.0, -1.0], "zust": [0.2, 0.4, 0.4],
-        "swvl1": [0.2, 0.3, 0.3], "stl1": [280.15, 282.15, 282.15],
-    }  # fmt: skip
+        "t2m": [273.15, 293.15, 283.15],
+        "d2m": [273.15, 283.15, 283.15],
+        "sp": [90000.0, 91000.0, 92000.0],
+        "u10": [3.0, 0.0, 0.0],
+        "v10": [4.0, -1.0, -1.0],
+        "zust": [0.2, 0.4, 0.4],
+        "swvl1": [0.2, 0.3, 0.3],
+        "stl1": [280.15, 282.15, 282.15],
+    }
     ds = open_era5(write(tmp_path / "a.nc", fields)).isel(latitude=0, longitude=0)
     hand = {"TA": 10.0, "PA": 90.5, "WS": 3.0, "USTAR": 0.3, "SWC_1": 25.0, "TS_1": 8.0}
     for name, value in hand.items():

@@ -32,7 +32,7 @@ def globe(tmp_path):
         },
         coords={"time": time, "latitude": LATITUDE, "longitude": LONGITUDE},
         attrs={"valid_time_start": "2019-07-01", "valid_time_stop": "2019-07-03"},
-    )  # fmt: skip
+    )
     ds.to_zarr(tmp_path / "globe.zarr", encoding={n: {"chunks": (1, *shape[1:])} for n in ds}, consolidated=False)
     return tmp_path / "globe.zarr"
 

@@ -18,10 +18,13 @@ from fluxcube.sources.era5_grid import target_axes
 
 LATITUDE, LONGITUDE = np.array([47.5, 47.25, 47.0]), np.array([7.0, 7.25, 7.5, 7.75])
 LONG = {
-    "t2m": ("2m_temperature", "K"), "ssrd": ("surface_solar_radiation_downwards", "J m**-2"),
-    "u10": ("10m_u_component_of_wind", "m s**-1"), "v10": ("10m_v_component_of_wind", "m s**-1"),
-    "z": ("geopotential_at_surface", "m**2 s**-2"), "lsm": ("land_sea_mask", "(0 - 1)"),
-}  # fmt: skip
+    "t2m": ("2m_temperature", "K"),
+    "ssrd": ("surface_solar_radiation_downwards", "J m**-2"),
+    "u10": ("10m_u_component_of_wind", "m s**-1"),
+    "v10": ("10m_v_component_of_wind", "m s**-1"),
+    "z": ("geopotential_at_surface", "m**2 s**-2"),
+    "lsm": ("land_sea_mask", "(0 - 1)"),
+}
 
 
 def members(hours=73, latitude=LATITUDE, longitude=LONGITUDE, seed=0):
@@ -29,12 +32,13 @@ def members(hours=73, latitude=LATITUDE, longitude=LONGITUDE, seed=0):
     shape = (hours, len(latitude), len(longitude))
     light = np.maximum(0, np.sin(2 * np.pi * (np.arange(hours) - 6.5) / 24))[:, None, None]
     return {
-        "t2m": 280 + rng.normal(size=shape).astype("float32"), "u10": rng.normal(size=shape).astype("float32"),
+        "t2m": 280 + rng.normal(size=shape).astype("float32"),
+        "u10": rng.normal(size=shape).astype("float32"),
         "v10": rng.normal(size=shape).astype("float32"),
         "ssrd": (2e6 * light * rng.uniform(0.5, 1, shape)).astype("float32"),
         "z": np.broadcast_to(9806.65 * np.arange(shape[2]), shape).astype("float32"),
         "lsm": np.broadcast_to(np.linspace(0, 1, shape[2]), shape).astype("float32"),
-    }  # fmt: skip
+    }
 
 
 def dataset(fields, *, dim="valid_time", long=False, start="2019-07-01", latitude=LATITUDE, longitude=LONGITUDE):

@@ -137,8 +137,11 @@ def test_uncertainties_of_every_publisher(tmp_path, network):
     record = simulate_record(US, "2011-12-20", days=5, seed=2)
     write_archive(tmp_path, network, record, place=US)
     ds = read_archive(discover(tmp_path).archives[0], utc_offset=-6)
-    for name, column in (("NEE_RANDUNC", "NEE_VUT_REF_RANDUNC"), ("NEE_JOINTUNC", "NEE_VUT_REF_JOINTUNC"),
-                         ("LE_RANDUNC", "LE_RANDUNC")):  # fmt: skip
+    for name, column in (
+        ("NEE_RANDUNC", "NEE_VUT_REF_RANDUNC"),
+        ("NEE_JOINTUNC", "NEE_VUT_REF_JOINTUNC"),
+        ("LE_RANDUNC", "LE_RANDUNC"),
+    ):
         np.testing.assert_array_equal(ds[name], unc(record, column))
     known = np.isfinite(ds.NEE_RANDUNC.values)
     assert known.any() and not known.all() and (ds.NEE_JOINTUNC.values >= ds.NEE_RANDUNC.values)[known].all()
@@ -193,8 +196,12 @@ def test_days_of_every_publisher_that_has_them(tmp_path, network, step):
     days = record.start.astype("datetime64[D]").reshape(6, -1)
     np.testing.assert_array_equal(ds.time.values, days[:, 0].astype("datetime64[ns]"))
     gc_per_umol = 12.011e-6 * 86400
-    columns = {"TA": ("TA_F", 1), "P": ("P", 1440 / step), "NEE": ("NEE_VUT_REF", gc_per_umol),
-               "GPP_NT": ("GPP_NT_VUT_REF", gc_per_umol)}  # fmt: skip
+    columns = {
+        "TA": ("TA_F", 1),
+        "P": ("P", 1440 / step),
+        "NEE": ("NEE_VUT_REF", gc_per_umol),
+        "GPP_NT": ("GPP_NT_VUT_REF", gc_per_umol),
+    }
     for name, (column, factor) in columns.items():
         mean = np.nanmean(record.columns[column].reshape(6, -1), 1) * factor
         np.testing.assert_allclose(ds[name], mean, atol=6e-4, err_msg=name)
@@ -445,8 +452,14 @@ def test_every_network_in_one_cube(every_network, built):
 def test_the_newest_publication_that_has_a_value_wins(every_network, built):
     """Each network's truth put on one axis, and looked through by hand from the newest to the oldest."""
     _, _, shared = every_network
-    order = ["FLUXNET Shuttle 2026", "ICOS 2023 L2", "AmeriFlux FLUXNET", "ICOS Warm Winter 2020", "FLUXNET-CH4",
-             "FLUXNET2015"]  # fmt: skip
+    order = [
+        "FLUXNET Shuttle 2026",
+        "ICOS 2023 L2",
+        "AmeriFlux FLUXNET",
+        "ICOS Warm Winter 2020",
+        "FLUXNET-CH4",
+        "FLUXNET2015",
+    ]
     _, cube = built
     site = cube.sel(site="US-All").load()
     at = {hour: i for i, hour in enumerate(site.time.values.astype("datetime64[m]"))}

@@ -20,10 +20,16 @@ def read(tmp_path, columns, **options):
 
 
 def test_measured_values_come_first_and_fills_where_there_is_none(tmp_path):
-    found = read(tmp_path, {
-        "FCH4": [10, NONE, NONE, 40, NONE], "FCH4_F": [99, 20, 30, 99, NONE], "FCH4_F_ANNOPTLM": [88, 88, 88, 88, 50],
-        "FCH4_F_ANNOPTLM_QC": [1, 1, 3, 3, 3], "FCH4_F_RANDUNC": [1, 2, 3, NONE, 5],
-    })  # fmt: skip
+    found = read(
+        tmp_path,
+        {
+            "FCH4": [10, NONE, NONE, 40, NONE],
+            "FCH4_F": [99, 20, 30, 99, NONE],
+            "FCH4_F_ANNOPTLM": [88, 88, 88, 88, 50],
+            "FCH4_F_ANNOPTLM_QC": [1, 1, 3, 3, 3],
+            "FCH4_F_RANDUNC": [1, 2, 3, NONE, 5],
+        },
+    )
     np.testing.assert_array_equal(found.FCH4, [10, 20, 30, 40, 50])
     # A measured step is measured whatever the gap's flag says; a gap of more than two months is the poorest fill.
     np.testing.assert_array_equal(found.FCH4_QC, [0, 2, 3, 0, 3])
@@ -41,9 +47,7 @@ def test_no_value_comes_from_nowhere_and_no_flag_without_a_value(tmp_path):
         expected = np.where(measured != NONE, measured, filled).astype(np.float32)
         if (measured != NONE).any() or (filled != NONE).any():
             np.testing.assert_array_equal(found.TA, np.where(expected == NONE, np.nan, expected))
-            np.testing.assert_array_equal(
-                found.TA_QC, np.where(measured != NONE, 0, np.where(filled != NONE, 2, -1))
-            )  # fmt: skip
+            np.testing.assert_array_equal(found.TA_QC, np.where(measured != NONE, 0, np.where(filled != NONE, 2, -1)))
 
 
 def test_partitions_have_the_flag_of_nee_even_where_nee_is_not_asked_for(tmp_path):

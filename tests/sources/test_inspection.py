@@ -23,8 +23,12 @@ NAME = "FLX_{}_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"
 @pytest.fixture
 def folder(tmp_path):
     """Return four sites: whole, without a place, broken, and one of a product that is not read."""
-    columns = {"TA_F": [1, 2, 3, 4], "TA_F_QC": [0, 0, 2, 0], "NEE_VUT_REF": [1, 2, -9999, 4],
-               "NEE_VUT_REF_QC": [0, 3, -9999, 1]}  # fmt: skip
+    columns = {
+        "TA_F": [1, 2, 3, 4],
+        "TA_F_QC": [0, 0, 2, 0],
+        "NEE_VUT_REF": [1, 2, -9999, 4],
+        "NEE_VUT_REF_QC": [0, 3, -9999, 1],
+    }
     write(tmp_path, columns, name=NAME.format("XX-One"))
     write(tmp_path, columns, name=NAME.format("XX-Two"), step=60)
     write(tmp_path, columns | {"TA_F": [1, "x", 3, 4]}, name=NAME.format("XX-Bad"))
@@ -42,8 +46,12 @@ def test_one_row_an_archive_and_one_a_file_left_aside(folder):
     assert tuple(table.columns) == COLUMNS and len(table) == 6
     one = table[(table.site == "XX-One") & table.used].iloc[0]
     assert (one.network, one["product"], one.resolution, one.step_minutes, one["rows"]) == (
-        "FLUXNET2015", "FULLSET", "HH", 30, 4,
-    )  # fmt: skip
+        "FLUXNET2015",
+        "FULLSET",
+        "HH",
+        30,
+        4,
+    )
     assert one.variables == ("TA", "NEE") and one.measured == {"TA": 0.75, "NEE": 0.25}
     assert (one.latitude, one.longitude, one.igbp, one.utc_offset, one.why) == (50, 10, "GRA", 1, "")
     why = {(row.site, row.resolution): row.why for row in table[~table.used].itertuples()}

@@ -32,15 +32,30 @@ def read(tmp_path, columns, **options):
 
 
 def test_own_names_flags_and_clock(tmp_path):
-    found = read(tmp_path, {
-        "TA_F": [1, 2, 3], "TA_F_QC": [0, 2, 0], "NEE_vUT": [-1, -2, -9999], "NEE_vUT_QC": [0, 3, 1],
-        "GPP_DT_vUT": [5, 6, 7], "RECO_NT_vUT": [1, 1, -9999], "TS_F_MDS": [4, 5, 6], "TS_F_MDS_QC": [0, 1, 2],
-        "SWC_F_MDS": [30, 31, 32], "H_F_MDS": [1, 2, 3],
-    })  # fmt: skip
+    found = read(
+        tmp_path,
+        {
+            "TA_F": [1, 2, 3],
+            "TA_F_QC": [0, 2, 0],
+            "NEE_vUT": [-1, -2, -9999],
+            "NEE_vUT_QC": [0, 3, 1],
+            "GPP_DT_vUT": [5, 6, 7],
+            "RECO_NT_vUT": [1, 1, -9999],
+            "TS_F_MDS": [4, 5, 6],
+            "TS_F_MDS_QC": [0, 1, 2],
+            "SWC_F_MDS": [30, 31, 32],
+            "H_F_MDS": [1, 2, 3],
+        },
+    )
     assert json.loads(found.columns) == {
-        "TA": "TA_F", "NEE": "NEE_VUT", "GPP_DT": "GPP_DT_VUT", "RECO_NT": "RECO_NT_VUT", "TS_1": "TS_F_MDS",
-        "SWC_1": "SWC_F_MDS", "H": "H_F_MDS",
-    }  # fmt: skip
+        "TA": "TA_F",
+        "NEE": "NEE_VUT",
+        "GPP_DT": "GPP_DT_VUT",
+        "RECO_NT": "RECO_NT_VUT",
+        "TS_1": "TS_F_MDS",
+        "SWC_1": "SWC_F_MDS",
+        "H": "H_F_MDS",
+    }
     np.testing.assert_array_equal(found.NEE, np.float32([-1, -2, np.nan]))
     np.testing.assert_array_equal(found.NEE_QC, [0, 3, -1])
     np.testing.assert_array_equal(found.GPP_DT_QC, [0, 3, 1])

@@ -251,9 +251,14 @@ def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypa
     bands = tuple(f"sur_refl_b{i:02d}" for i in range(1, 8))
     piece = Product(layers=bands, valid=(-100, 16000), scaled=True, types=("int16",))
     monkeypatch.setitem(PRODUCTS, "MOD09A1", piece)
-    monkeypatch.setitem(PRODUCTS, "MCD43A3", Product(
-        layers=tuple(f"BRDF_Albedo_Band_Mandatory_Quality_Band{i}" for i in range(1, 8)), valid=(0, 254),
-    ))  # fmt: skip
+    monkeypatch.setitem(
+        PRODUCTS,
+        "MCD43A3",
+        Product(
+            layers=tuple(f"BRDF_Albedo_Band_Mandatory_Quality_Band{i}" for i in range(1, 8)),
+            valid=(0, 254),
+        ),
+    )
     quality, surface = find_tiles(folder, products=["MOD09A1", "MCD43A3"])
     quality, surface = (quality, surface) if quality.product == "MCD43A3" else (surface, quality)
     assert (quality.row, quality.col, quality.height, quality.width) == (7 * 2400, 15 * 2400, 2400, 2400)

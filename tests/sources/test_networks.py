@@ -169,11 +169,18 @@ def test_every_network_says_how_to_cite_it():
             assert network.licence and network.citation
 
 
-@pytest.mark.parametrize("names", list(itertools.permutations([
-    "FLX_XX-One_FLUXNET2015_SUBSET_2005-2006_1-4.zip",
-    "FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip",
-    "FLX_XX-One_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv",
-])))  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    list(
+        itertools.permutations(
+            [
+                "FLX_XX-One_FLUXNET2015_SUBSET_2005-2006_1-4.zip",
+                "FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip",
+                "FLX_XX-One_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv",
+            ]
+        )
+    ),
+)
 def test_fullset_and_zip_win_and_the_others_are_named(tmp_path, names):
     for name in names:
         write(tmp_path, name, member=name.replace("SET_2005", "SET_HH_2005").replace(".zip", ".csv"))
@@ -278,7 +285,7 @@ def test_one_zip_of_several_sites_gives_them_all(tmp_path):
         ("bulk.zip", "FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip", "unpack the outer one"),
         (f"{STEM}_2005-2006_1-4.zip", f"{STEM}_DD_2005-2006_1-4.csv", "no half-hourly"),
     ],
-)  # fmt: skip
+)
 def test_what_is_left_aside_is_named_with_a_reason(tmp_path, name, member, why):
     write(tmp_path, name, member=member)
     found = discover(tmp_path)
@@ -434,16 +441,21 @@ def test_folders_of_windows_are_one_archive_a_site(tmp_path):
             write(tmp_path, f"carbonsense/{folder}/{name}")
     found = discover(tmp_path)
     assert [(a.site, a.network, a.path.name, a.member) for a in found.archives] == [
-        ("AU-Ade", "CarbonSense v1", "AU-Ade", None), ("US-MMS", "CarbonSense v1", "US-MMS", None),
-    ]  # fmt: skip
+        ("AU-Ade", "CarbonSense v1", "AU-Ade", None),
+        ("US-MMS", "CarbonSense v1", "US-MMS", None),
+    ]
     assert found.ignored == () and found.badm == ()
 
 
 @pytest.mark.parametrize(
     ("name", "reader"),
-    [("carbonsense.tar", "carbonsense_v1"), ("CarbonSense.tar.gz", "carbonsense_v1"),
-     ("carbonsense_v2.sql", "carbonsense_v2"), ("my_carbonsense.sqlite", "carbonsense_v2")],
-)  # fmt: skip
+    [
+        ("carbonsense.tar", "carbonsense_v1"),
+        ("CarbonSense.tar.gz", "carbonsense_v1"),
+        ("carbonsense_v2.sql", "carbonsense_v2"),
+        ("my_carbonsense.sqlite", "carbonsense_v2"),
+    ],
+)
 def test_files_of_many_sites_are_listed_by_their_own_reader(tmp_path, monkeypatch, name, reader):
     path = write(tmp_path, name)
     write(tmp_path, "FLX_US-MMS_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv")

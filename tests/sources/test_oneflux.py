@@ -107,7 +107,7 @@ def test_values_flags_and_times(tmp_path):
 @pytest.mark.parametrize(
     ("column", "name", "flag"),
     [("PA", "PA", 0), ("PA_F", "PA", 2), ("TA_F_MDS", "TA", 3), ("TS_F_MDS_2", "TS_2", 3), ("SWC_F", "SWC_1", 2)],
-)  # fmt: skip
+)
 def test_a_column_without_flags_has_those_its_name_says(tmp_path, column, name, flag):
     found = read(tmp_path, lines([column], [["1"], ["-9999"]]))
     np.testing.assert_array_equal(found[f"{name}_QC"], [flag, -1])

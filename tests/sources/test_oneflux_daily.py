@@ -169,10 +169,13 @@ def test_what_is_wrong_is_named(tmp_path, fault):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("_DD_", "_WW_", "weekly"), ("_DD_", "_MM_", "monthly"), ("_DD_", "_YY_", "yearly"),
-        ("_DD_", "_HH_", "half-hourly.*to_daily"), ("FULLSET", "ERAI", "no tower measurements"),
+        ("_DD_", "_WW_", "weekly"),
+        ("_DD_", "_MM_", "monthly"),
+        ("_DD_", "_YY_", "yearly"),
+        ("_DD_", "_HH_", "half-hourly.*to_daily"),
+        ("FULLSET", "ERAI", "no tower measurements"),
     ],
-)  # fmt: skip
+)
 def test_other_files_are_refused_by_name(tmp_path, old, new, message):
     path = write(tmp_path, columns(), f"{STEM}.csv".replace(old, new))
     with pytest.raises(SourceError, match=message):

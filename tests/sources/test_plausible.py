@@ -16,9 +16,13 @@ NAME = "FLX_XX-One_FLUXNET2015_FULLSET_HH_2005-2005_1-4.csv"
 RNG = np.random.default_rng(7)
 N = 400
 RIGHT = {
-    "TA": RNG.normal(10, 8, N), "VPD": RNG.gamma(2, 3, N), "PA": RNG.normal(98, 1, N), "RH": RNG.uniform(20, 100, N),
-    "SW_IN": np.maximum(RNG.normal(200, 300, N), 0), "TS_3": RNG.normal(8, 3, N),
-}  # fmt: skip
+    "TA": RNG.normal(10, 8, N),
+    "VPD": RNG.gamma(2, 3, N),
+    "PA": RNG.normal(98, 1, N),
+    "RH": RNG.uniform(20, 100, N),
+    "SW_IN": np.maximum(RNG.normal(200, 300, N), 0),
+    "TS_3": RNG.normal(8, 3, N),
+}
 WRONG = {
     "kelvin": ("TA", lambda v: v + 273.15, "degC", "kelvin"),
     "fahrenheit": ("TA", lambda v: v * 0 + 77, "degC", "Fahrenheit"),
@@ -108,9 +112,13 @@ def test_no_real_tower_is_refused_and_their_flags_turned_round_are(shared_data):
 
 def test_uncertainties_are_read_and_cannot_be_negative(tmp_path):
     columns = {
-        "NEE_VUT_REF": [1, 2, -9999], "NEE_VUT_REF_QC": [0, 1, 2], "NEE_VUT_REF_RANDUNC": [0.5, -9999, 0.25],
-        "NEE_VUT_REF_JOINTUNC": [0.75, 1.5, -9999], "LE_F_MDS": [1, 2, 3], "LE_RANDUNC": [-9999, -9999, -9999],
-    }  # fmt: skip
+        "NEE_VUT_REF": [1, 2, -9999],
+        "NEE_VUT_REF_QC": [0, 1, 2],
+        "NEE_VUT_REF_RANDUNC": [0.5, -9999, 0.25],
+        "NEE_VUT_REF_JOINTUNC": [0.75, 1.5, -9999],
+        "LE_F_MDS": [1, 2, 3],
+        "LE_RANDUNC": [-9999, -9999, -9999],
+    }
     found = read_archive(write(tmp_path, columns, name=NAME), utc_offset=0)
     np.testing.assert_array_equal(found.NEE_RANDUNC, np.float32([0.5, np.nan, 0.25]))
     np.testing.assert_array_equal(found.NEE_JOINTUNC, np.float32([0.75, 1.5, np.nan]))

@@ -54,8 +54,10 @@ def as_fullset(data):
     """Return the year as ONEFlux's FULLSET would write it, and the numbers that its text stands for."""
     start = data.time.values.astype("datetime64[m]")
     stamps = [np.datetime_as_string(start + k * np.timedelta64(30, "m")) for k in (0, 1)]
-    table = {f"TIMESTAMP_{n}": np.char.replace(np.char.replace(np.char.replace(s, "-", ""), "T", ""), ":", "")
-             for n, s in zip(("START", "END"), stamps, strict=True)}  # fmt: skip
+    table = {
+        f"TIMESTAMP_{n}": np.char.replace(np.char.replace(np.char.replace(s, "-", ""), "T", ""), ":", "")
+        for n, s in zip(("START", "END"), stamps, strict=True)
+    }
     for theirs, convert, column, flagged in SAME.values():
         values = data[theirs].values.astype(float)
         values = convert(values) if convert else values

@@ -40,9 +40,20 @@ FRAME = truth()
 
 
 def write(
-    path: Path, frame: pd.DataFrame = FRAME, *, separator=",", decimal=".", form="%Y-%m-%d %H:%M", missing="-9999",
-    name="time", before="", below="", shift=0, encoding="utf-8", newline="\n",
-) -> Path:  # fmt: skip
+    path: Path,
+    frame: pd.DataFrame = FRAME,
+    *,
+    separator=",",
+    decimal=".",
+    form="%Y-%m-%d %H:%M",
+    missing="-9999",
+    name="time",
+    before="",
+    below="",
+    shift=0,
+    encoding="utf-8",
+    newline="\n",
+) -> Path:
     """Write a table as someone might."""
     lines = [separator.join([name, *(COLUMNS.get(column, column) for column in frame)])]
     for time, row in frame.iterrows():
@@ -67,8 +78,13 @@ def agrees(record: xr.Dataset, frame: pd.DataFrame = FRAME, utc_offset: float = 
 
 
 FORMS = [
-    "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d%H%M", "%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M:%S",
-]  # fmt: skip
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%dT%H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y%m%d%H%M",
+    "%d.%m.%Y %H:%M",
+    "%m/%d/%Y %H:%M:%S",
+]
 SHORT = FRAME.iloc[:60]
 
 
@@ -82,15 +98,22 @@ SHORT = FRAME.iloc[:60]
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from(["", "# a tower, Müncheberg\n# 2020\n", "\n\n"]),
     st.booleans(),
-)  # fmt: skip
+)
 def test_the_same_values_however_they_are_written(
     tmp_path_factory, separator, decimal, form, missing, encoding, newline, before, packed
 ):
     assume(not (separator == "," and decimal == ","))
     path = write(
-        tmp_path_factory.mktemp("t") / "tower.csv", SHORT, separator=separator, decimal=decimal, form=form,
-        missing=missing, encoding=encoding, newline=newline, before=before,
-    )  # fmt: skip
+        tmp_path_factory.mktemp("t") / "tower.csv",
+        SHORT,
+        separator=separator,
+        decimal=decimal,
+        form=form,
+        missing=missing,
+        encoding=encoding,
+        newline=newline,
+        before=before,
+    )
     if packed:
         path = path.rename(path.with_suffix(".csv.gz"))
         path.write_bytes(gzip.compress(path.read_bytes()))
@@ -103,8 +126,13 @@ def test_attributes_tell_the_place(tmp_path):
     )
     told = ("site", "network", "latitude", "longitude", "elevation", "utc_offset")
     assert {key: record.attrs[key] for key in told} == {
-        "site": "XX-Own", "network": "own", "latitude": 51.1, "longitude": 10.4, "elevation": 40.0, "utc_offset": 1.0,
-    }  # fmt: skip
+        "site": "XX-Own",
+        "network": "own",
+        "latitude": 51.1,
+        "longitude": 10.4,
+        "elevation": 40.0,
+        "utc_offset": 1.0,
+    }
     assert (record.attrs["igbp"], record.attrs["koppen"], record.attrs["licence"]) == ("ENF", "Cfb", "CC-BY-4.0")
     assert record.attrs["citation"] == "Me (2020)" and record.attrs["step_minutes"] == 30
     assert json.loads(record.attrs["columns"]) == COLUMNS and record.TA.attrs["units"] == "degC"
@@ -148,19 +176,35 @@ def test_midnight_as_24_00(tmp_path):
 @pytest.mark.parametrize(
     ("name", "unit"),
     [
-        ("TA", "K"), ("TA", "degF"), ("VPD", "kPa"), ("VPD", "Pa"), ("P", "m"), ("P", "mm h-1"), ("P", "kg m-2 s-1"),
-        ("NEE", "gC m-2 d-1"), ("NEE", "mg CO2 m-2 s-1"), ("SW_IN", "MJ m-2 d-1"), ("SW_IN", "J m-2"),
+        ("TA", "K"),
+        ("TA", "degF"),
+        ("VPD", "kPa"),
+        ("VPD", "Pa"),
+        ("P", "m"),
+        ("P", "mm h-1"),
+        ("P", "kg m-2 s-1"),
+        ("NEE", "gC m-2 d-1"),
+        ("NEE", "mg CO2 m-2 s-1"),
+        ("SW_IN", "MJ m-2 d-1"),
+        ("SW_IN", "J m-2"),
     ],
-)  # fmt: skip
+)
 def test_other_units_give_the_same_values(tmp_path, name, unit):
     """The table in another unit is the same record: what is written is converted by hand here."""
     seconds = 1800
     by_hand = {
-        "K": lambda v: v + 273.15, "degF": lambda v: v * 1.8 + 32, "kPa": lambda v: v / 10, "Pa": lambda v: v * 100,
-        "m": lambda v: v / 1000, "mm h-1": lambda v: v * 2, "kg m-2 s-1": lambda v: v / seconds,
-        "gC m-2 d-1": lambda v: v * 12.011e-6 * 86400, "mg CO2 m-2 s-1": lambda v: v * 44.009e-3,
-        "MJ m-2 d-1": lambda v: v * 0.0864, "J m-2": lambda v: v * seconds,
-    }[unit]  # fmt: skip
+        "K": lambda v: v + 273.15,
+        "degF": lambda v: v * 1.8 + 32,
+        "kPa": lambda v: v / 10,
+        "Pa": lambda v: v * 100,
+        "m": lambda v: v / 1000,
+        "mm h-1": lambda v: v * 2,
+        "kg m-2 s-1": lambda v: v / seconds,
+        "gC m-2 d-1": lambda v: v * 12.011e-6 * 86400,
+        "mg CO2 m-2 s-1": lambda v: v * 44.009e-3,
+        "MJ m-2 d-1": lambda v: v * 0.0864,
+        "J m-2": lambda v: v * seconds,
+    }[unit]
     path = tmp_path / "tower.csv"
     frame = FRAME.assign(**{name: by_hand(FRAME[name])}).rename(columns=COLUMNS).rename_axis("time")
     frame.to_csv(path, na_rep="-9999")
@@ -276,7 +320,7 @@ def edit(path: Path, line: int, old: str, new: str) -> None:
         (1, "time,Tair", "Tair,Tair", SourceError, "'Tair' is there 2 times|called like a time"),
         (1, "time", "TIMESTAMP_END", ConfigError, "give stamp='end'"),
     ],
-)  # fmt: skip
+)
 def test_faults_are_named_with_their_line(tmp_path, line, old, new, kind, match):
     path = write(tmp_path / "tower.csv")
     edit(path, line, old, new)
@@ -443,13 +487,18 @@ def test_a_day_above_twelve_tells_or_it_is_asked(times, american):
 @pytest.mark.parametrize(
     ("text", "kind", "match"),
     [
-        ("43831.5", SourceError, "a day's number"), ("01/02/20 10:00", ConfigError, "give time_format"),
-        ("1/31/2020 10:00 PM", ConfigError, "give time_format"), ("Jan 31 2020 10:00", ConfigError, "give time_format"),
-        ("noon", SourceError, "expected a time such as"), ("2020-02-30 10:00", SourceError, "no date and time"),
-        ("2020-13-01 10:00", SourceError, "no date and time"), ("1020-01-01 10:00", SourceError, "no date and time"),
-        ("2020-01-01", ConfigError, "give time_format"), ("2020-01-01 10:61", SourceError, "no date and time"),
+        ("43831.5", SourceError, "a day's number"),
+        ("01/02/20 10:00", ConfigError, "give time_format"),
+        ("1/31/2020 10:00 PM", ConfigError, "give time_format"),
+        ("Jan 31 2020 10:00", ConfigError, "give time_format"),
+        ("noon", SourceError, "expected a time such as"),
+        ("2020-02-30 10:00", SourceError, "no date and time"),
+        ("2020-13-01 10:00", SourceError, "no date and time"),
+        ("1020-01-01 10:00", SourceError, "no date and time"),
+        ("2020-01-01", ConfigError, "give time_format"),
+        ("2020-01-01 10:61", SourceError, "no date and time"),
     ],
-)  # fmt: skip
+)
 def test_other_times_are_refused_with_what_to_do(text, kind, match):
     with pytest.raises(kind, match=match):
         parse_times([text], [2], "x")
@@ -571,9 +620,14 @@ def test_it_reads_a_network_s_own_file_as_its_reader_does(shared_data):
     names = {"TA": "TA_F", "SW_IN": "SW_IN_F", "VPD": "VPD_F", "PA": "PA_F", "P": "P_F", "NEE": "NEE_VUT_REF"}
     known = read_oneflux(path, utc_offset=1, variables=names)
     own = read_table(
-        path, columns=names, units={name: table()[name].units for name in names}, time="TIMESTAMP_END", stamp="end",
-        flags={name: f"{column}_QC" for name, column in names.items()}, **PLACE,
-    )  # fmt: skip
+        path,
+        columns=names,
+        units={name: table()[name].units for name in names},
+        time="TIMESTAMP_END",
+        stamp="end",
+        flags={name: f"{column}_QC" for name, column in names.items()},
+        **PLACE,
+    )
     columns = json.loads(known.attrs["columns"])
     same = [name for name in names if columns[name] == names[name]]
     assert {"PA", "P", "NEE"} <= set(same)
@@ -596,8 +650,17 @@ def test_a_site_joins_a_cube_in_five_lines(tmp_path, cube_store):
     frame["VPD"] /= 10
     path = write(tmp_path / "tower.csv", frame, shift=30)
 
-    record = read_table(path, site="XX-Own", utc_offset=1, latitude=51.1, longitude=10.4, stamp="end", columns=COLUMNS,
-                        units=UNITS | {"VPD": "kPa"}, citation="Me (2020): My tower")  # fmt: skip
+    record = read_table(
+        path,
+        site="XX-Own",
+        utc_offset=1,
+        latitude=51.1,
+        longitude=10.4,
+        stamp="end",
+        columns=COLUMNS,
+        units=UNITS | {"VPD": "kPa"},
+        citation="Me (2020): My tower",
+    )
     append_site(store, record)
     cube = fc.open_carbonsense(store)
 

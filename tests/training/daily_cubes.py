@@ -39,7 +39,8 @@ def daily_cube(sites=12, days=240, seed=0, quality=None):
             "time": time,
             **variable_coords(predictors("daily"), resolution="daily"),
             **variable_coords(targets("daily"), "target", "daily"),
-            "latitude": ("site", latitude), "longitude": ("site", longitude),
+            "latitude": ("site", latitude),
+            "longitude": ("site", longitude),
             "elevation": ("site", np.linspace(10.0, 900.0, sites)),
             "igbp": ("site", igbp),
             "koppen": ("site", np.array([("Cfb", "Dfb", "Dfc")[i % 3] for i in range(sites)], object)),
@@ -49,7 +50,7 @@ def daily_cube(sites=12, days=240, seed=0, quality=None):
             "time_stop": ("site", np.full(sites, time[-1] + DAY)),
         },
         attrs={"kind": "cube", "clock": "solar", "resolution": "daily", "title": "days"},
-    )  # fmt: skip
+    )
     return validate_cube(ds)
 
 
@@ -62,14 +63,18 @@ def daily_forcing(cube):
         xr.Dataset(
             {"predictors": ((*cells, "time", "variable"), values)},
             coords={
-                "latitude": [45.0], "longitude": np.linspace(0, 1, n), "time": cube.time.values,
+                "latitude": [45.0],
+                "longitude": np.linspace(0, 1, n),
+                "time": cube.time.values,
                 **variable_coords(DRIVERS, resolution="daily"),
-                "elevation": (cells, cube.elevation.values[None]), "igbp": (cells, cube.igbp.values[None]),
-                "koppen": (cells, cube.koppen.values[None]), "land_fraction": (cells, np.ones((1, n))),
+                "elevation": (cells, cube.elevation.values[None]),
+                "igbp": (cells, cube.igbp.values[None]),
+                "koppen": (cells, cube.koppen.values[None]),
+                "land_fraction": (cells, np.ones((1, n))),
             },
             attrs={"kind": "forcing", "clock": "solar", "resolution": "daily", "title": "days"},
         )
-    )  # fmt: skip
+    )
 
 
 def drivers(time, latitude, rng):
@@ -80,9 +85,13 @@ def drivers(time, latitude, rng):
     clear = rng.uniform(0.25, 0.75, potential.shape)
     ta = 12 - (latitude[:, None] - 45) / 2 + 10 * season + rng.normal(0, 2, potential.shape)
     return {
-        "DOY": np.broadcast_to(doy, potential.shape), "TA": ta, "TA_RANGE": 4 + 14 * clear, "SW_IN": clear * potential,
-        "VPD": np.maximum(0.3 * ta * clear + 2, 0), "SW_IN_POT": potential,
-    }  # fmt: skip
+        "DOY": np.broadcast_to(doy, potential.shape),
+        "TA": ta,
+        "TA_RANGE": 4 + 14 * clear,
+        "SW_IN": clear * potential,
+        "VPD": np.maximum(0.3 * ta * clear + 2, 0),
+        "SW_IN_POT": potential,
+    }
 
 
 def carbon(weather, igbp, rng):

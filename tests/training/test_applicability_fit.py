@@ -18,8 +18,9 @@ from fluxcube.training.fit import fit
 
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory):
-    return fit(small_cube(), model="sw-linear", target=TARGETS, memory_days=(1,),
-               out=tmp_path_factory.mktemp("linear") / "run")  # fmt: skip
+    return fit(
+        small_cube(), model="sw-linear", target=TARGETS, memory_days=(1,), out=tmp_path_factory.mktemp("linear") / "run"
+    )
 
 
 def test_only_what_a_model_looks_at_has_weight(linear):

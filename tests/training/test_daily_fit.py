@@ -212,9 +212,17 @@ def test_seeds_learn_from_towers_of_their_own(cube, model, tmp_path):
     options = {"model": model, "target": ("NEE",), "predictors": DRIVERS, "static": (), **small}
     split = dataclasses.replace(per_igbp(cube), val=())
     plan = make_plan(
-        cube, split=split, bag=0.5, memory_days=None, bands=None, train_igbp=None, init=None, seed=0, max_qc=0.5,
+        cube,
+        split=split,
+        bag=0.5,
+        memory_days=None,
+        bands=None,
+        train_igbp=None,
+        init=None,
+        seed=0,
+        max_qc=0.5,
         **{"training": brief, "config": None, **options},
-    )  # fmt: skip
+    )
     drawn, other = plan.sites(0), plan.sites(1)
     assert len(drawn) == len(other) == round(0.5 * len(split.train)) and drawn != other == plan.sites(1)
     assert set(drawn) < set(split.train)
@@ -334,9 +342,18 @@ def test_passes_add_up_with_support_that_several_windows_share(cube):
         training = dataclasses.replace(FAST, effective_batch=48, batch_size=size, grad_clip=0.0)
         balance = Balance(*plan.balanced, towers.spec.target_mean, towers.spec.target_scale)
         run = _Run(
-            model.train(), torch.optim.SGD(model.parameters(), 0.0), windows, training, CPU, None, {"seed": 0}, None,
-            None, balance=balance, alpha=0.1,
-        )  # fmt: skip
+            model.train(),
+            torch.optim.SGD(model.parameters(), 0.0),
+            windows,
+            training,
+            CPU,
+            None,
+            {"seed": 0},
+            None,
+            None,
+            balance=balance,
+            alpha=0.1,
+        )
         run._step(batch)
         grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
     for name, gradient in grads[0].items():

@@ -70,8 +70,12 @@ def whole(cube, tmp_path_factory):
 
 def test_a_run_holds_what_it_says(cube, whole):
     assert sorted(p.name for p in whole.path.iterdir()) == [
-        "applicability.safetensors", "log.csv", "model.safetensors", "run.json", "split.json",
-    ]  # fmt: skip
+        "applicability.safetensors",
+        "log.csv",
+        "model.safetensors",
+        "run.json",
+        "split.json",
+    ]
     model, metadata = checkpoint.load(whole)
     spec = FeatureSpec.from_dict(metadata["features"])
     assert spec.predictors == ("DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT")
@@ -216,10 +220,19 @@ def test_row_models_are_seeded_and_predict(cube, tmp_path, name):
 
 def test_every_setting_of_training_changes_something(cube, whole, tmp_path):
     changes = {
-        "epochs": 1, "batch_size": 8, "lr": 1e-3, "warmup_epochs": 0.5, "weight_decay": 0.5, "betas": (0.5, 0.9),
-        "grad_clip": 0.01, "stride": 6, "windows_per_epoch": 30, "precision": "bfloat16", "effective_batch": 32,
+        "epochs": 1,
+        "batch_size": 8,
+        "lr": 1e-3,
+        "warmup_epochs": 0.5,
+        "weight_decay": 0.5,
+        "betas": (0.5, 0.9),
+        "grad_clip": 0.01,
+        "stride": 6,
+        "windows_per_epoch": 30,
+        "precision": "bfloat16",
+        "effective_batch": 32,
         "ema": 0.9,
-    }  # fmt: skip
+    }
     for name, value in changes.items():
         eco(cube, tmp_path / name, training=dataclasses.replace(FAST, **{name: value}))
         assert weights(tmp_path / name) != weights(whole.path), name
@@ -255,9 +268,15 @@ def test_the_last_epoch_is_kept_if_asked(cube, whole, tmp_path):
 
 def test_options_reach_the_features(cube, tmp_path):
     run = fit(
-        cube, model="mean-cycle", out=tmp_path / "run", predictors=("DOY", "TOD", "TA"), memory_days=(1, 3),
-        bands=("red", "nir"), static=("igbp",), max_qc=2,
-    )  # fmt: skip
+        cube,
+        model="mean-cycle",
+        out=tmp_path / "run",
+        predictors=("DOY", "TOD", "TA"),
+        memory_days=(1, 3),
+        bands=("red", "nir"),
+        static=("igbp",),
+        max_qc=2,
+    )
     spec = FeatureSpec.from_dict(checkpoint.load(run)[1]["features"])
     assert spec.inputs == ("DOY", "TOD", "TA", "TA_MEAN_1D", "TA_MEAN_3D")
     assert (spec.bands, spec.static, spec.predictor_max_qc) == (("red", "nir"), ("igbp",), 2)

@@ -40,8 +40,13 @@ def weights(run):
 def test_a_killed_run_goes_on(monkeypatch, cube, tmp_path):
     whole = boost(cube, tmp_path / "whole")
     assert sorted(p.name for p in whole.path.iterdir()) == [
-        "applicability.safetensors", "log.csv", "model.0.ubj", "model.1.ubj", "run.json", "split.json",
-    ]  # fmt: skip
+        "applicability.safetensors",
+        "log.csv",
+        "model.0.ubj",
+        "model.1.ubj",
+        "run.json",
+        "split.json",
+    ]
     save, saved = training_rows.save_growth, []
 
     def killer(*given):

@@ -106,9 +106,12 @@ def test_what_is_not_given_is_the_checkpoints(cube, first, tmp_path):
 def test_other_inputs_and_targets_keep_what_is_known_of_those_in_common(cube, first, tmp_path):
     """Without VPD, with trailing means, one target less and one more, and one band: each tensor's rows by name."""
     changes = {
-        "predictors": ("DOY", "TOD", "TA", "SW_IN", "SW_IN_POT"), "memory_days": (3,), "bands": ("red",),
-        "target": ("GPP_NT", "LE"), "static": ("latitude", "igbp"),
-    }  # fmt: skip
+        "predictors": ("DOY", "TOD", "TA", "SW_IN", "SW_IN_POT"),
+        "memory_days": (3,),
+        "bands": ("red",),
+        "target": ("GPP_NT", "LE"),
+        "static": ("latitude", "igbp"),
+    }
     le = cube.copy(deep=True)
     nee, at = (list(cube.target.values).index(name) for name in ("NEE", "LE"))
     le.fluxes[:, :, at] = 20 + 5 * cube.fluxes[:, :, nee]

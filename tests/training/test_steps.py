@@ -46,9 +46,14 @@ def plain_loop(towers, config, training, seed):
     torch.manual_seed(seed)
     model = registry.build("ecoperceiver", config, sizes(towers))
     windows = Windows(
-        towers, length=model.context, emits=model.emits, stride=model.context // 2, batch_size=training.batch_size,
-        partial=True, seed=seed,
-    )  # fmt: skip
+        towers,
+        length=model.context,
+        emits=model.emits,
+        stride=model.context // 2,
+        batch_size=training.batch_size,
+        partial=True,
+        seed=seed,
+    )
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, fused=True
     )
@@ -229,11 +234,16 @@ def test_progress_tells_loss_score_speed_and_the_time_left(cube, tmp_path):
 @pytest.mark.parametrize(
     "bad",
     [
-        {"ema": 1.0}, {"ema": -0.1}, {"patience": 0}, {"effective_batch": 8, "batch_size": 16}, {"nll_beta": 2.0},
-        {"mse_epochs": -1}, {"precision": "float16"},
+        {"ema": 1.0},
+        {"ema": -0.1},
+        {"patience": 0},
+        {"effective_batch": 8, "batch_size": 16},
+        {"nll_beta": 2.0},
+        {"mse_epochs": -1},
+        {"precision": "float16"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         dataclasses.replace(FAST, **bad)
