@@ -23,7 +23,7 @@ from fluxcube.cubes.layout import put_aside
 from fluxcube.cubes.report import build_document, document
 from fluxcube.cubes.selection import open_carbonsense
 from fluxcube.cubes.tower import Stack, Tower
-from fluxcube.sources.badm import SiteInfo
+from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.stores import staging
 from fluxcube.variables import predictors, targets
 

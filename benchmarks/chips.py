@@ -28,8 +28,8 @@ import rioxarray  # noqa: F401  (gives arrays their .rio)
 import xarray as xr
 
 from fluxcube.cubes.chips import build_chips, chip_index
-from fluxcube.sources import modis_hdf
-from fluxcube.sources.modis_grid import COLS, PIXEL, ROWS, TILE
+from fluxcube.sources.modis import hdf as modis_hdf
+from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS, TILE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 SPHERE = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"

@@ -36,11 +36,11 @@ import xarray as xr
 from forward import plain, tensors, tuned, twin
 
 from fluxcube.cubes.forcing_store import open_forcing_store, write_forcing
-from fluxcube.inference import regions as regions_module
 from fluxcube.inference.checks import REGION_BYTES
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.predictor import Predictor
-from fluxcube.inference.run import open_maps, write_maps
+from fluxcube.maps import regions as regions_module
+from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig

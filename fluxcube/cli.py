@@ -393,7 +393,7 @@ def upscale(
     from fluxcube.inference.checks import check_values
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.predictor import load_model
-    from fluxcube.inference.run import write_maps
+    from fluxcube.maps.store import write_maps
     from fluxcube.schema import resolution_of
 
     box = _box(bbox)

@@ -40,7 +40,7 @@ def totals(
 
     Example: `fluxcube totals maps.zarr --by igbp --every month`, or `fluxcube totals maps.zarr --regions eu.geojson`.
     """
-    from fluxcube.inference.totals import totals as add_up
+    from fluxcube.maps.totals import totals as add_up
 
     with bar("totals") as progress:
         told = add_up(
@@ -80,7 +80,7 @@ def export(
 
     Example: `fluxcube export maps.zarr products/ --format netcdf --every month --units "gC m-2 d-1"`.
     """
-    from fluxcube.inference.export import export_maps
+    from fluxcube.maps.export import export_maps
 
     chosen = _averaged(_open(maps, time), every, cycle, clock, min_coverage)
     with bar("export") as progress:
@@ -104,8 +104,8 @@ def plot(
 
     Example: `fluxcube plot maps.zarr nee.png --variable NEE --time 2018-07-01/2018-07-31`.
     """
-    from fluxcube.inference.means import mean_maps
-    from fluxcube.plotting import plot_map
+    from fluxcube.maps.means import mean_maps
+    from fluxcube.plotting.maps import plot_map
 
     mean = mean_maps(_only(_open(maps, time), variable, "applicable"), None, min_coverage=0)
     applicable = mean.get("applicable") if hatch else None
@@ -127,7 +127,7 @@ def animate(
 
     Example: `fluxcube animate maps.zarr day.gif --variable NEE --time 2018-07-01/2018-07-31`.
     """
-    from fluxcube.animation import animate_cycle
+    from fluxcube.plotting.animation import animate_cycle
 
     chosen = _only(_open(maps, time), variable)
     animate_cycle(chosen, gif, variable=variable, clock=clock, limits=_limits(limits), seconds=seconds)
@@ -135,7 +135,7 @@ def animate(
 
 
 def _open(path: Path, time: str | None) -> xr.Dataset:
-    from fluxcube.inference.run import open_maps
+    from fluxcube.maps.store import open_maps
 
     ds, wanted = open_maps(path), period(time)
     chosen = ds.sel(time=wanted) if wanted else ds
@@ -155,7 +155,7 @@ def _only(ds: xr.Dataset, variable: str, *beside: str) -> xr.Dataset:
 def _averaged(
     ds: xr.Dataset, every: str | None, cycle: bool, clock: str | None, min_coverage: float | None
 ) -> xr.Dataset:
-    from fluxcube.inference.means import mean_cycle, mean_maps
+    from fluxcube.maps.means import mean_cycle, mean_maps
 
     if cycle:
         periods = None if every == "all" else every

@@ -25,10 +25,10 @@ from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.outputs import APPLICABLE
 from fluxcube.inference.predictor import DISSIMILARITY, load_model
-from fluxcube.inference.run import open_maps, write_maps
 from fluxcube.inference.towers import predict
+from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.ecoperceiver import EcoPerceiverConfig
-from fluxcube.plotting import plot_map
+from fluxcube.plotting.maps import plot_map
 from fluxcube.simulation import Planet, truth, write_raw
 from fluxcube.timestamps import HOUR
 from fluxcube.training.config import TrainingConfig

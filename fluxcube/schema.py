@@ -41,6 +41,9 @@ from fluxcube.variables import table
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Attribute of lazy maps, never of a store: the largest number of bytes that computing one of their chunks takes.
+REGION_BYTES = "region_bytes"
+
 #: Pixel centres of a chip: metres north (y, from north to south) and east (x) of its centre.
 CHIP_Y = np.arange(1750.0, -2000.0, -500.0)
 CHIP_X = -CHIP_Y

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fluxcube.sources.modis_grid import COLS, PIXEL, ROWS, TILE
+from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS, TILE
 
 SPHERE_CRS = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 A4 = tuple(f"Nadir_Reflectance_Band{i}" for i in range(1, 8))

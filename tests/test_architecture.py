@@ -18,18 +18,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"variables", "biomes"},
-    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "swap"},
+    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "swap", "scores"},
     {"solar"},
     {"schema", "geometry"},
     {"stores"},
     {"sources", "simulation"},
     {"cubes"},
     {"samples"},
-    {"models"},
+    {"models", "maps"},
     {"training", "inference"},
-    {"canvas"},
-    {"plotting", "plotting_sites"},
-    {"animation"},
+    {"plotting"},
     {"evaluation"},
     {"catalog", "inventory"},
     {"demo", "experiments", "terminal"},
@@ -42,13 +40,12 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 WRITERS = {
     "stores.py": "cubes and maps",
     "swap.py": "the folder that a store is made in",
-    "sources/unpacked.py": "a zip's NetCDF, in the user's own temporary folder",
+    "sources/era5/unpacked.py": "a zip's NetCDF, in the user's own temporary folder",
     "models/checkpoint.py": "weights",
     "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",
-    "inference/export.py": "maps for other programs",
-    "canvas.py": "pictures",
-    "animation.py": "pictures that move",
+    "maps/export.py": "maps for other programs",
+    "plotting/": "pictures",
     "evaluation/report.py": "score tables",
     "simulation/": "the simulated planet's raw files",
     "demo.py": "the demo's summary",
@@ -105,8 +102,15 @@ def test_models_see_tensors_only():
         assert "import xarray" not in text and "import pandas" not in text, path
 
 
+def test_maps_know_no_model_and_models_know_no_map_store():
+    for path in (PACKAGE / "maps").glob("*.py"):
+        assert not imported(path) & {"models", "samples", "training", "inference"}, path
+    for path in (PACKAGE / "inference").glob("*.py"):
+        assert "maps" not in imported(path), path
+
+
 def test_kernels_are_numpy_only():
-    tree = ast.parse((PACKAGE / "evaluation/kernels.py").read_text("utf-8"))
+    tree = ast.parse((PACKAGE / "scores.py").read_text("utf-8"))
     modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     modules |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert modules <= {"__future__", "numpy", "collections.abc", "typing"}

@@ -110,7 +110,7 @@ def test_a_map_from_raw_reanalysis(trained, planet_files, folder):
 def test_a_map_from_a_store_of_forcing_is_that_from_the_files(trained, planet_files, folder):
     import numpy as np
 
-    from fluxcube.inference.run import open_maps
+    from fluxcube.maps.store import open_maps
 
     sources = ["--modis", planet_files / "modis", "--land-cover", next((planet_files / "land_cover").glob("*.tif"))]
     run("forcing", planet_files / "era5", folder / "forcing.zarr", *sources)

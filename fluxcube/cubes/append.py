@@ -29,8 +29,8 @@ from fluxcube.cubes.report import build_document, cube_attrs, document, read_rep
 from fluxcube.cubes.tower import Tower, tower_of
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.schema import STACKS, resolution_of
-from fluxcube.sources.badm import SiteInfo
-from fluxcube.sources.networks import Archive
+from fluxcube.sources.towers.badm import SiteInfo
+from fluxcube.sources.towers.networks import Archive
 from fluxcube.stores import adopt, create, is_url, open_store, staging, store_attrs
 from fluxcube.swap import alone
 
@@ -54,12 +54,12 @@ def append_site(
     store : path
         A cube that `build_carbonsense` made.
     ds : xarray.Dataset or Tower
-        The site's record at its own step, as `fluxcube.sources.table.read_table` or
-        `fluxcube.sources.readers.read_archive` gives it: dimension ``time`` (UTC start of each step), ``NAME`` and
-        ``NAME_QC``. Its attributes have ``site``, ``network``, ``step_minutes``, ``source_file`` and, where `info` is
-        not given, ``latitude`` and ``longitude`` (degrees) and, if known, ``elevation`` (m), ``igbp``, ``koppen`` and
-        ``utc_offset`` (hours); perhaps ``citation``, ``doi`` and ``licence``. It becomes hours, is checked and
-        completed as `build_carbonsense` does it.
+        The site's record at its own step, as `fluxcube.sources.towers.table.read_table` or
+        `fluxcube.sources.towers.readers.read_archive` returns it: dimension ``time`` (UTC start of each step),
+        ``NAME`` and ``NAME_QC``. Its attributes have ``site``, ``network``, ``step_minutes``, ``source_file`` and,
+        where `info` is not given, ``latitude`` and ``longitude`` (degrees) and, if known, ``elevation`` (m),
+        ``igbp``, ``koppen`` and ``utc_offset`` (hours); perhaps ``citation``, ``doi`` and ``licence``. It becomes
+        hours, is checked and completed as `build_carbonsense` does it.
     info : SiteInfo, optional
         What is known of the site, instead of the record's attributes.
     overwrite : bool

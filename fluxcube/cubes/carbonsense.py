@@ -27,9 +27,9 @@ from fluxcube.cubes.selection import open_carbonsense
 from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.tower import CLOCKS, DAY_CLOCK, Tower, read_tower
 from fluxcube.errors import ConfigError, SourceError, unknown
-from fluxcube.sources.badm import SiteInfo, read_badm, require_location
-from fluxcube.sources.networks import Archive, Discovery, discover
-from fluxcube.sources.readers import chips_of, place_of, reader_of
+from fluxcube.sources.towers.badm import SiteInfo, read_badm, require_location
+from fluxcube.sources.towers.networks import Archive, Discovery, discover
+from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
 from fluxcube.stores import staging
 from fluxcube.swap import alone
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
@@ -95,7 +95,7 @@ def build_carbonsense(
     Parameters
     ----------
     raw : path or sequence of paths
-        Folders with tower archives as published, and with BADM or a table of sites (`fluxcube.sources.badm`).
+        Folders with tower archives as published, and with BADM or a table of sites (`fluxcube.sources.towers.badm`).
     store : path
         Where the cube shall be. It appears only when all of it is written.
     resolution : {"hourly", "daily"}

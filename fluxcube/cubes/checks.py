@@ -10,7 +10,7 @@ import xarray as xr
 
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.badm import SiteInfo
+from fluxcube.sources.towers.badm import SiteInfo
 
 #: Hours that a clock may differ from the sun's, and that it may change by between seasons and over the record. The
 #: 109 towers of FLUXNET2015 that these were set on differ by at most 0.56 h (AU-TTE), change by at most 0.20 h between

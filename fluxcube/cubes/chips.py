@@ -18,8 +18,8 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y
-from fluxcube.sources.modis import Raster, check_raster, list_rasters, read_pixels, sinusoidal_pixel
-from fluxcube.sources.modis_grid import TILE
+from fluxcube.sources.modis.grid import TILE
+from fluxcube.sources.modis.rasters import Raster, check_raster, list_rasters, read_pixels, sinusoidal_pixel
 from fluxcube.variables import BANDS
 
 log = logging.getLogger(__name__)
@@ -129,8 +129,8 @@ def build_chips(
 ) -> xr.DataArray:
     """Cut the chips of many places from MCD43A4 and MCD43A2 rasters.
 
-    HDF4 tiles, GeoTIFFs and Earth Engine exports serve alike (`fluxcube.sources.modis`). Each raster is opened once
-    and serves every place it covers. Where rasters overlap, the first by name that has
+    HDF4 tiles, GeoTIFFs and Earth Engine exports serve alike (`fluxcube.sources.modis.rasters`). Each raster is opened
+    once and serves every place it covers. Where rasters overlap, the first by name that has
     a value gives it. Bands of a day that has no MCD43A2 raster are NaN (snow and water); a chip with more than
     half of its reflectance missing is NaN as a whole.
 

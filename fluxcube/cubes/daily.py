@@ -33,10 +33,10 @@ from fluxcube.cubes.tower import (
 from fluxcube.errors import SourceError
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.archives import is_zip
-from fluxcube.sources.badm import SiteInfo, clock_of
-from fluxcube.sources.networks import Archive, choose_member
-from fluxcube.sources.readers import read_archive, read_days
+from fluxcube.sources.towers.archives import is_zip
+from fluxcube.sources.towers.badm import SiteInfo, clock_of
+from fluxcube.sources.towers.networks import Archive, choose_member
+from fluxcube.sources.towers.readers import read_archive, read_days
 from fluxcube.timestamps import HOUR, Offset, offsets_at
 from fluxcube.variables import COMPUTED, table
 

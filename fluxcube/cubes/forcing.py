@@ -16,10 +16,10 @@ from fluxcube.cubes.forcing_store import is_forcing_store, open_forcing_store
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.geometry import cell_area
 from fluxcube.schema import validate_forcing, variable_coords
-from fluxcube.sources.era5 import available, cell_coords, check_available, normal_chunks
-from fluxcube.sources.era5_files import Files, read_files
-from fluxcube.sources.era5_open import extent, storage_chunks
-from fluxcube.sources.modis import find_tiles
+from fluxcube.sources.era5.files import Files, read_files
+from fluxcube.sources.era5.open import extent, storage_chunks
+from fluxcube.sources.era5.variables import available, cell_coords, check_available, normal_chunks
+from fluxcube.sources.modis.rasters import find_tiles
 from fluxcube.variables import BANDS, COMPUTED, check_role
 from fluxcube.variables import predictors as all_predictors
 
@@ -61,9 +61,10 @@ def open_forcing(
     Parameters
     ----------
     era5 : path, folder, URL or list of these
-        Hourly ERA5 or ERA5-Land: NetCDF, zips of it, or Zarr such as ARCO-ERA5 (`fluxcube.sources.era5.open_era5`).
+        Hourly ERA5 or ERA5-Land: NetCDF, zips of it, or Zarr such as ARCO-ERA5
+        (`fluxcube.sources.era5.variables.open_era5`).
     modis : path, folder or list, optional
-        MCD43A4 and MCD43A2 GeoTIFFs (`fluxcube.sources.modis`).
+        MCD43A4 and MCD43A2 GeoTIFFs (`fluxcube.sources.modis.rasters`).
     land_cover : path, folder or list, optional
         MCD12Q1 GeoTIFFs. A cell's class is the most frequent of its pixels, water only if there is nothing else,
         since fluxes are of the land part of a cell; its chip is the purest block of that class, the nearest to

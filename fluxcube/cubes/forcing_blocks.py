@@ -12,9 +12,9 @@ import numpy as np
 
 from fluxcube.cubes.chips import chip_index, read_chips, sinusoidal_pixel
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.era5 import available, read_block
-from fluxcube.sources.era5_files import GRAVITY, Files
-from fluxcube.sources.modis import Tile
+from fluxcube.sources.era5.files import GRAVITY, Files
+from fluxcube.sources.era5.variables import available, read_block
+from fluxcube.sources.modis.rasters import Tile
 from fluxcube.timestamps import local_clock
 from fluxcube.variables import BANDS, COMPUTED
 

@@ -27,7 +27,7 @@ def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
     ----------
     record : xr.Dataset
         Dim time (UTC start of each step, increasing; holes allowed). Either at its own step, as
-        `fluxcube.sources.readers.read_archive` gives it (attribute ``step_minutes``), or UTC hours, as
+        `fluxcube.sources.towers.readers.read_archive` gives it (attribute ``step_minutes``), or UTC hours, as
         `fluxcube.cubes.hourly.to_hourly` gives them (``<NAME>_COVERAGE``).
     utc_offset : float or sequence of (start, float)
         Hours east of UTC of the site's standard time, or dated entries; the same that decoded its stamps.

@@ -14,7 +14,7 @@ import xarray as xr
 from fluxcube.cubes.chips import build_chips, chip_days, source_rasters
 from fluxcube.cubes.layout import put_chips_aside
 from fluxcube.cubes.surface import build_surface
-from fluxcube.sources.modis import list_rasters
+from fluxcube.sources.modis.rasters import list_rasters
 
 Progress = Callable[[int, int, str], None]
 

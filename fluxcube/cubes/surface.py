@@ -13,8 +13,8 @@ import xarray as xr
 from fluxcube.biomes import igbp_code
 from fluxcube.cubes.chips import Progress, block_index, extent_of, gather, rasters_by_day, warn_uncovered
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.badm import SiteInfo
-from fluxcube.sources.modis import class_mode, list_rasters
+from fluxcube.sources.modis.rasters import class_mode, list_rasters
+from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.variables import BANDS
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def build_surface(
     Parameters
     ----------
     source : path, list of paths, or list of Raster
-        Folder of MOD09GA as HDF4 tiles, GeoTIFFs or Earth Engine exports (`fluxcube.sources.modis`).
+        Folder of MOD09GA as HDF4 tiles, GeoTIFFs or Earth Engine exports (`fluxcube.sources.modis.rasters`).
     latitude, longitude : (place,)
         Degrees.
     assumed_clear, cirrus
@@ -181,7 +181,7 @@ def site_land_cover(source: str | os.PathLike | Sequence, latitude: np.ndarray, 
     Parameters
     ----------
     source : path, list of paths, or list of Raster
-        Folder of MCD12Q1 as HDF4 tiles, GeoTIFFs or Earth Engine exports (`fluxcube.sources.modis`).
+        Folder of MCD12Q1 as HDF4 tiles, GeoTIFFs or Earth Engine exports (`fluxcube.sources.modis.rasters`).
     latitude, longitude : (place,)
         Degrees.
 

@@ -16,9 +16,9 @@ from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
 from fluxcube.schema import PARTS, stack_parts
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.badm import SiteInfo, clock_of
-from fluxcube.sources.networks import Archive
-from fluxcube.sources.readers import place_of, read_archive
+from fluxcube.sources.towers.badm import SiteInfo, clock_of
+from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.readers import place_of, read_archive
 from fluxcube.timestamps import HOUR, local_clock
 from fluxcube.variables import COMPUTED, table
 
@@ -176,7 +176,7 @@ def tower_of(
     ----------
     records : iterable of (rank, label, xr.Dataset)
         Of this site; a lower rank is a newer publication, and each label is another. A record is what
-        `fluxcube.sources.readers.read_archive` gives: one at a time is held, if `records` is an iterator.
+        `fluxcube.sources.towers.readers.read_archive` gives: one at a time is held, if `records` is an iterator.
     info : SiteInfo
         With latitude and longitude (degrees).
     predictors, targets : sequence of str

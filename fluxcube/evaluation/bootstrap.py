@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluxcube.evaluation.kernels import Moments, scores
+from fluxcube.scores import Moments, scores
 
 #: What gets an interval.
 INTERVALS = ("nse", "rmse", "nse_site_median")

@@ -12,9 +12,9 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.bootstrap import INTERVALS
-from fluxcube.evaluation.kernels import SCORES, Moments
 from fluxcube.evaluation.skill import LEAST_SITES
 from fluxcube.evaluation.sums import Sums
+from fluxcube.scores import SCORES, Moments
 
 _KEYS = ("target", "units", "group", "zero_shot", "model")
 _HEADINGS = {
@@ -93,7 +93,7 @@ def write_report(
     StoreError
         If a file is in the way, or the folder's parent does not exist.
     """
-    from fluxcube.plotting import plot_scores
+    from fluxcube.plotting.maps import plot_scores
 
     if missing := {"target", "group", "model", "n", *SCORES} - set(table):
         raise ConfigError(f"a report needs the table that compare() makes; it lacks {', '.join(sorted(missing))}.")

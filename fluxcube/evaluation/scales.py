@@ -9,9 +9,9 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import SchemaError
-from fluxcube.evaluation.kernels import Moments, moments
 from fluxcube.evaluation.skill import score_table
 from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs
+from fluxcube.scores import Moments, moments
 
 #: The scales, in the order tables show them.
 SCALES = ("hourly", "daily", "weekly", "monthly", "seasonal", "anomaly", "interannual", "spatial")

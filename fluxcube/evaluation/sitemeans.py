@@ -7,10 +7,10 @@ import pandas as pd
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import draw_counts, interval
-from fluxcube.evaluation.kernels import Moments, pool, scores
 from fluxcube.evaluation.skill import LEAST_SITES, cluster_labels
 from fluxcube.evaluation.sums import Sums
 from fluxcube.samples.features import class_of
+from fluxcube.scores import Moments, pool, scores
 from fluxcube.variables import table
 
 #: What sites can be grouped by.

@@ -10,9 +10,9 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import INTERVALS, interval, resample
-from fluxcube.evaluation.kernels import SCORES, Moments, pool, scores
 from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
 from fluxcube.samples.clusters import cluster_sites
+from fluxcube.scores import SCORES, Moments, pool, scores
 from fluxcube.variables import table
 
 __all__ = [

@@ -15,8 +15,8 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
-from fluxcube.evaluation.kernels import Moments, moments, pool
 from fluxcube.schema import PARTS, resolution_of
+from fluxcube.scores import Moments, moments, pool
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,6 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.schema import resolution_of
 from fluxcube.variables import table
 
-#: Attribute of lazy maps, and of no store: bytes that computing one chunk of them takes at most.
-REGION_BYTES = "region_bytes"
-
 #: Float32 copies of a chunk's inputs that are alive at once while features are made: as read, of the land cells in
 #: order, with trailing means in double precision, normalised.
 _COPIES = 4

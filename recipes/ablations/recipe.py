@@ -11,7 +11,7 @@ from fluxcube.errors import unknown
 from fluxcube.evaluation.report import format_table
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_variants
-from fluxcube.plotting import plot_differences
+from fluxcube.plotting.maps import plot_differences
 from fluxcube.samples.splits import load_folds, split_for
 
 CLUSTERS_KM = 50.0

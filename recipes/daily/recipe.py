@@ -14,7 +14,7 @@ from fluxcube.evaluation.separation import class_separation
 from fluxcube.evaluation.sitemeans import site_mean_table, site_scores
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_variants, trained
-from fluxcube.plotting_sites import plot_class_changes, plot_embedding, plot_site_changes
+from fluxcube.plotting.sites import plot_class_changes, plot_embedding, plot_site_changes
 from fluxcube.samples.splits import load_folds
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]

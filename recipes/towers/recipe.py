@@ -12,7 +12,7 @@ from fluxcube.evaluation.report import format_pair, format_table
 from fluxcube.evaluation.scales import SCALES, scale_table
 from fluxcube.evaluation.skill import class_means, score_table
 from fluxcube.experiments import Variant, predictions_of, score_variants, trained
-from fluxcube.plotting import plot_differences, plot_scores
+from fluxcube.plotting.maps import plot_differences, plot_scores
 from fluxcube.samples.splits import load_folds
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]

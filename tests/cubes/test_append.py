@@ -20,9 +20,9 @@ from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
 from fluxcube.cubes.layout import EPOCH
 from fluxcube.cubes.report import open_report, read_report
 from fluxcube.errors import ConfigError, SourceError, StoreError
-from fluxcube.sources.networks import discover
-from fluxcube.sources.readers import read_archive
-from fluxcube.sources.table import read_table
+from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.readers import read_archive
+from fluxcube.sources.towers.table import read_table
 from fluxcube.swap import alone
 
 DAYS = 6

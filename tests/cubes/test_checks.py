@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fluxcube.cubes.checks import SUN_LAG, distance_km, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.badm import SiteInfo
+from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.variables import table
 
 HOUR = np.timedelta64(1, "h")
@@ -155,9 +155,9 @@ def test_a_wrong_longitude_is_a_wrong_clock():
 
 
 def real_light(shared_data, *sites: str, names=("SW_IN",)):
-    from fluxcube.sources.badm import clock_of, read_badm
-    from fluxcube.sources.networks import discover
-    from fluxcube.sources.oneflux import read_oneflux
+    from fluxcube.sources.towers.badm import clock_of, read_badm
+    from fluxcube.sources.towers.networks import discover
+    from fluxcube.sources.towers.oneflux import read_oneflux
 
     found = discover(shared_data / "towers")
     infos = read_badm(found.badm)

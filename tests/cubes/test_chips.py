@@ -11,7 +11,7 @@ from modis_files import write_tiff as write_at
 
 from fluxcube.cubes.chips import build_chips, chip_index, sinusoidal_pixel
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.modis import COLS, PIXEL, ROWS, find_tiles, list_rasters
+from fluxcube.sources.modis.rasters import COLS, PIXEL, ROWS, find_tiles, list_rasters
 from fluxcube.variables import BANDS
 
 rasterio = pytest.importorskip("rasterio")
@@ -269,7 +269,7 @@ def test_chips_do_not_depend_on_how_rasters_are_given_or_read(tmp_path, monkeypa
     np.testing.assert_allclose(chips[:, 0, :7], np.moveaxis(a4[:, rows - row, cols - col], 0, 1) / 1e4, rtol=1e-6)
     np.testing.assert_array_equal(build_chips(list_rasters(tmp_path), lat, lon), chips)
     np.testing.assert_array_equal(build_chips(find_tiles(tmp_path), lat, lon), chips)
-    monkeypatch.setattr("fluxcube.sources.modis._WINDOW", 200)  # a window for every few rows
+    monkeypatch.setattr("fluxcube.sources.modis.rasters._WINDOW", 200)  # a window for every few rows
     np.testing.assert_array_equal(build_chips(tmp_path, lat, lon), chips)
     np.testing.assert_array_equal(build_chips(tmp_path, lat[::-1], lon[::-1]), chips[::-1])
 

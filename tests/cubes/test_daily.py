@@ -23,10 +23,10 @@ from fluxcube.errors import ConfigError, SourceError
 from fluxcube.simulation import Planet
 from fluxcube.simulation.archives import PUBLISHERS, write_archive, write_bif
 from fluxcube.simulation.records import Place, simulate_record
-from fluxcube.sources.badm import SiteInfo, read_badm
-from fluxcube.sources.networks import discover
-from fluxcube.sources.oneflux import read_oneflux
-from fluxcube.sources.oneflux_daily import read_oneflux_days
+from fluxcube.sources.towers.badm import SiteInfo, read_badm
+from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.oneflux import read_oneflux
+from fluxcube.sources.towers.oneflux_daily import read_oneflux_days
 from fluxcube.timestamps import standard_to_utc
 
 DAY = np.timedelta64(1, "D")

@@ -13,7 +13,7 @@ from fluxcube.cubes.forcing import open_forcing
 from fluxcube.errors import ConfigError, SourceError, UnknownNameError
 from fluxcube.schema import validate_forcing
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.modis import COLS, PIXEL, ROWS
+from fluxcube.sources.modis.rasters import COLS, PIXEL, ROWS
 from fluxcube.timestamps import local_clock
 from fluxcube.variables import variable
 

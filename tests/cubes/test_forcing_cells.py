@@ -15,8 +15,8 @@ from fluxcube.cubes.forcing_cells import share_out
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.geometry import cell_area, cell_bounds
 from fluxcube.schema import validate_forcing
-from fluxcube.sources.modis import sinusoidal_pixel
-from fluxcube.sources.modis_grid import COLS, PIXEL, ROWS
+from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS
+from fluxcube.sources.modis.rasters import sinusoidal_pixel
 
 rasterio = pytest.importorskip("rasterio")
 

@@ -11,7 +11,7 @@ from modis_files import GA, daily, grid, name_of, tile_of, write_hdf, write_tiff
 from fluxcube.cubes.chips import block_index, chip_index
 from fluxcube.cubes.surface import add_land_cover, build_surface, clear_sky, site_land_cover
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.badm import SiteInfo
+from fluxcube.sources.towers.badm import SiteInfo
 
 pytest.importorskip("pyhdf.SD")
 pytest.importorskip("rasterio")
@@ -197,7 +197,7 @@ def test_land_cover_of_sites_is_the_mode_of_the_years(tmp_path):
 
 
 def test_land_cover_of_a_real_tile(shared_data):
-    from fluxcube.sources.modis import find_tiles, read_tile
+    from fluxcube.sources.modis.rasters import find_tiles, read_tile
 
     tile = find_tiles(shared_data / "modis", products=["MCD12Q1"])[1]
     classes = read_tile(tile)[0]

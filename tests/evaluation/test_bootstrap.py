@@ -11,13 +11,13 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fluxcube import scores as kernels
 from fluxcube.errors import ConfigError, SchemaError, StoreError, UnknownNameError
-from fluxcube.evaluation import kernels
 from fluxcube.evaluation.bootstrap import draw_counts, interval, resample, student_quantile, weighted_median
-from fluxcube.evaluation.kernels import Moments, moments
 from fluxcube.evaluation.report import format_table, read_sums, write_sums
 from fluxcube.evaluation.skill import class_means, compare, evaluate, score_table, site_sums
 from fluxcube.evaluation.sums import Sums
+from fluxcube.scores import Moments, moments
 from fluxcube.simulation.example import example_cube
 
 

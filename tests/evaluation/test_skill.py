@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from fluxcube import scores as kernels
 from fluxcube.errors import ConfigError, SchemaError, UnknownNameError
-from fluxcube.evaluation import kernels
 from fluxcube.evaluation.skill import SEASONS, common_rows, compare, evaluate, skill_table
 from fluxcube.simulation.example import example_cube, example_forcing
 

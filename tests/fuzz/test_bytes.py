@@ -27,12 +27,12 @@ from fluxcube.errors import SourceError
 from fluxcube.simulation.archives import write_archive, write_bif
 from fluxcube.simulation.published import write_v1, write_v2
 from fluxcube.simulation.records import Place, simulate_record
-from fluxcube.sources.archives import Location, list_members, open_stream
-from fluxcube.sources.arraypickle import read_array_pickle
-from fluxcube.sources.badm import read_badm
-from fluxcube.sources.inspection import inspect_raw
-from fluxcube.sources.networks import discover
-from fluxcube.sources.readers import chips_of, place_of, read_archive
+from fluxcube.sources.towers.archives import Location, list_members, open_stream
+from fluxcube.sources.towers.arraypickle import read_array_pickle
+from fluxcube.sources.towers.badm import read_badm
+from fluxcube.sources.towers.inspection import inspect_raw
+from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.readers import chips_of, place_of, read_archive
 
 PLACE = Place(site="US-Zzz", latitude=40.0, longitude=-90.0, utc_offset=OFFSET)
 ZIP = NAME.replace("_HH", "").replace(".csv", ".zip")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_bytes import damages
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.table import read_table
+from fluxcube.sources.towers.table import read_table
 
 ROWS = 60
 TIME = np.datetime64("2019-12-31T12:00", "m") + np.arange(ROWS) * np.timedelta64(30, "m")

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.networks import discover
-from fluxcube.sources.readers import read_archive
+from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.readers import read_archive
 
 BASE = base_table()
 HARMLESS, DOUBTFUL = True, False

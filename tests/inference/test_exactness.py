@@ -16,8 +16,8 @@ from inference_fakes import chunked, fake
 from fluxcube.errors import ConfigError
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.predictor import Predictor
-from fluxcube.inference.run import open_maps, write_maps
 from fluxcube.inference.towers import predict
+from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Batch
 from fluxcube.samples.daymeans import block_days, day_columns

@@ -13,8 +13,8 @@ from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.inference import predictor as module
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.predictor import load_model
-from fluxcube.inference.run import open_maps, write_maps
 from fluxcube.inference.towers import predict
+from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models import checkpoint
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.training.fit import fit

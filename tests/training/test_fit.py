@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from fluxcube import scores as kernels
 from fluxcube.errors import CheckpointError, ConfigError, UnknownNameError
-from fluxcube.evaluation import kernels
 from fluxcube.models import checkpoint
 from fluxcube.models.base import Batch
 from fluxcube.models.boosting import BoostingConfig

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from fluxcube import scores as kernels
 from fluxcube.errors import CheckpointError, ConfigError, SplitError
-from fluxcube.evaluation import kernels
 from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.samples.splits import kfold
 from fluxcube.samples.towers import cube_spec, load_towers

@@ -1,0 +1,1 @@
+"""Pictures of maps, towers and scores."""

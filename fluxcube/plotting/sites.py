@@ -1,0 +1,317 @@
+"""Pictures of towers: their embeddings, how much better a model is in each class, and at each site.
+
+Figures are as those of `fluxcube.plotting.maps`; what has several fluxes is drawn in a panel each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.errors import ConfigError, SchemaError, unknown
+from fluxcube.plotting.canvas import MARKERS, PALETTE, class_styles, new_axes, new_panels, print_units, save_picture
+from fluxcube.samples.features import class_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TITLES = {"igbp": "IGBP class", "koppen": "main climate"}
+#: Areas of markers that look larger or smaller than others of the same.
+_SIZES = {"*": 58, "o": 28, "s": 24}
+_GREY, _BAND = "#888888", "#f2f2f2"
+
+
+def plot_embedding(
+    codes: xr.DataArray,
+    path: str | Path | None = None,
+    *,
+    color: str = "igbp",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what a model makes of places, in the two directions in which they differ most.
+
+    Parameters
+    ----------
+    codes : xr.DataArray
+        (site, code), as `model.embed(cube)` gives it.
+    path : path, optional
+        Picture to write; its ending chooses the format.
+    color : {"igbp", "koppen"}
+        Classes that are told apart, by colour and marker: IGBP's, or the main climates of Köppen's.
+    title : str, optional
+        Default: the number of sites.
+    ax : matplotlib.axes.Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Principal components of the embedding as it is, not scaled; their shares of its variance stand at the axes.
+
+    Raises
+    ------
+    SchemaError
+        If the array is no embedding of sites with classes, is the same everywhere, or lacks a value.
+    UnknownNameError
+        If `color` is neither.
+    """
+    if set(codes.dims) != {"site", "code"}:
+        raise SchemaError(f"an embedding has dims (site, code); found {codes.dims}.")
+    if color not in _TITLES:
+        raise unknown("group", color, _TITLES)
+    if color not in codes.coords:
+        raise SchemaError(f"color={color!r} needs the coordinate {color} on site; found {sorted(codes.coords)}.")
+    points, shares = _components(codes.transpose("site", "code").values.astype(float))
+    ax = new_axes(ax, (7.2, 5.2))
+    _draw_classes(ax, points[:, 0], points[:, 1], codes[color].values, color)
+    ax.set(
+        xlabel=f"first principal component ({shares[0]:.0%} of variance)",
+        ylabel=f"second principal component ({shares[1]:.0%} of variance)",
+    )
+    ax.set_title(f"{codes.sizes['site']} sites" if title is None else title, fontsize=11)
+    _draw_key(ax, _TITLES[color])
+    return save_picture(ax, path)
+
+
+def plot_class_changes(
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    targets: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    axes: Sequence[Axes] | None = None,
+) -> tuple[Axes, ...]:
+    """Draw the RMSE of models relative to the one they are compared with, class by class, with paired intervals.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `fluxcube.evaluation.sitemeans.site_mean_table` makes it with `by`; rows of all sites may stand before it.
+    path : path, optional
+        Picture to write.
+    targets : sequence of str, optional
+        Fluxes, a panel each; all by default.
+    models : sequence of str, optional
+        Of the models, those to draw; by default all but the one that has no change.
+    axes : sequence of matplotlib.axes.Axes, optional
+        Draw here, one for each flux.
+
+    Returns
+    -------
+    tuple of matplotlib.axes.Axes
+        A line a class, all sites first and then the classes of most sites; a dot and its interval a model, hollow in
+        classes of few sites (`counted` is false). Of fewer than 3 clusters there is no interval; far wider ones than
+        the changes go beyond the frame.
+
+    Raises
+    ------
+    UnknownNameError
+        If a target or model is not in the table.
+    ConfigError
+        If the table has no change to draw, or `axes` are not as many as the fluxes.
+
+    References
+    ----------
+    Rozanov, Renganathan & Kumar 2026 (Figure 4), arXiv:2603.09974
+    """
+    if missing := {"target", "group", "model", "n_sites", "rmse_change"} - set(table):
+        raise ConfigError(f"changes by class need the table of site_mean_table(by=...); it lacks {sorted(missing)}.")
+    against = str(table.attrs.get("against", "the reference"))
+    targets = _chosen("target", targets, table["target"])
+    models = _chosen("model", models, [m for m in table["model"] if m != against])
+    rows = table[table["model"].isin(models) & (table["n_sites"] > 0)]
+    if not np.isfinite(rows["rmse_change"]).any():
+        raise ConfigError(f"the table has no change from {against}: give it a second model.")
+    groups = _ordered_groups(rows)
+    axes = _panels(axes, targets, (2.2 + 4.0 * len(targets), 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
+    names = []
+    for ax, target in zip(axes, targets, strict=True):
+        names.append(_draw_changes(ax, rows[rows["target"] == target], groups, models))
+        ax.set_yticklabels([] if names[-1] == names[0] and ax is not axes[0] else names[-1])
+        ax.set_title(target, fontsize=11)
+        ax.set_xlabel(f"change of site-mean RMSE (%)\n← better than {against}    worse →", fontsize=9)
+    _draw_key(axes[-1], "model")
+    save_picture(axes[0], path)
+    return axes
+
+
+def plot_site_changes(
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    model: str,
+    against: str | None = None,
+    targets: Sequence[str] | None = None,
+    color: str = "igbp",
+    axes: Sequence[Axes] | None = None,
+) -> tuple[Axes, ...]:
+    """Draw the RMSE of a model at each site over that of another: below the diagonal it is the better one.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        As `fluxcube.evaluation.sitemeans.site_scores` makes it.
+    path : path, optional
+        Picture to write.
+    model, against : str
+        Whose RMSE is upright, and whose lies; by default against the first model of the table.
+    targets : sequence of str, optional
+        Fluxes, a panel each; all by default.
+    color : {"igbp", "koppen"}
+        Classes that are told apart: IGBP's, or the main climates of Köppen's.
+    axes : sequence of matplotlib.axes.Axes, optional
+        Draw here, one for each flux.
+
+    Returns
+    -------
+    tuple of matplotlib.axes.Axes
+        Titles say at how many sites the model's RMSE is lower.
+
+    Raises
+    ------
+    UnknownNameError
+        If a model, a target or `color` is not there.
+    ConfigError
+        If the table is of something else, or `axes` are not as many as the fluxes.
+
+    References
+    ----------
+    Rozanov, Renganathan & Kumar 2026 (Figure 5), arXiv:2603.09974
+    """
+    if color not in _TITLES:
+        raise unknown("group", color, _TITLES)
+    if missing := {"target", "units", "site", "model", "rmse", color} - set(table):
+        raise ConfigError(f"a picture of sites needs the table of site_scores(); it lacks {sorted(missing)}.")
+    targets = _chosen("target", targets, table["target"])
+    against = str(table.attrs.get("against", table["model"].iloc[0])) if against is None else against
+    against, model = _chosen("model", [against, model], table["model"])
+    axes = _panels(axes, targets, (1.4 + 4.8 * len(targets), 5.1))
+    # One legend serves all panels: a class that one flux lacks has its line there all the same.
+    classes = [class_of(color, code) for code in table.drop_duplicates("site")[color]]
+    for ax, target in zip(axes, targets, strict=True):
+        rows = table[table["target"] == target]
+        wide = rows.pivot(index="site", columns="model", values="rmse")
+        held = rows.drop_duplicates("site").set_index("site").loc[wide.index, color]
+        x, y = wide[against].to_numpy(float), wide[model].to_numpy(float)
+        _draw_classes(ax, x, y, held, color, every=classes)
+        _draw_diagonal(ax, 1.06 * max(x.max(), y.max()))
+        better = int((y < x).sum())
+        ax.set_title(f"{target}: lower at {better} of {len(x)} sites ({better / len(x):.0%})", fontsize=11)
+        units = print_units(str(rows["units"].iloc[0]))
+        ax.set(xlabel=f"RMSE of {against} ({units})", ylabel=f"RMSE of {model} ({units})")
+    _draw_key(axes[-1], _TITLES[color])
+    save_picture(axes[0], path)
+    return axes
+
+
+def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First two principal components of each row (row, 2), and their shares of the variance."""
+    if not np.isfinite(values).all():
+        raise SchemaError("the embedding is missing at a place: leave that place out.")
+    from_mean = values - values.mean(0)
+    left, strength, right = np.linalg.svd(from_mean, full_matrices=False)
+    if not strength.max(initial=0.0) > 1e-12 * np.linalg.norm(values):  # what a mean's rounding leaves is no direction
+        raise SchemaError("the embedding is the same everywhere: there is nothing to draw.")
+    # A component's sign is free: its largest weight is positive, on every machine.
+    sign = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])
+    points, shares = left * strength * sign, strength**2 / (strength**2).sum()
+    if points.shape[1] == 1:
+        points, shares = np.column_stack([points, np.zeros(len(points))]), np.append(shares, 0.0)
+    return points[:, :2], shares[:2]
+
+
+def _chosen(kind: str, asked: Sequence[str] | None, column: Sequence[str]) -> list[str]:
+    """What is asked for of a column, or all of it, in its order."""
+    there = list(dict.fromkeys(map(str, column)))
+    if unknowns := [name for name in asked or () if name not in there]:
+        raise unknown(kind, unknowns[0], there)
+    return list(there if asked is None else asked)
+
+
+def _panels(axes: Sequence[Axes] | None, targets: Sequence[str], size: tuple[float, float]) -> tuple[Axes, ...]:
+    if axes is None:
+        return tuple(new_panels(len(targets), size))
+    if len(axes) != len(targets):
+        raise ConfigError(f"a panel a flux: {len(targets)} ({', '.join(targets)}), but {len(axes)} axes.")
+    return tuple(axes)
+
+
+def _draw_classes(ax: Axes, x, y, codes: Sequence[str], color: str, every: Sequence[str] | None = None) -> None:
+    """Draw a dot a place, by class; `every` place's class, where the key is of more than is drawn here."""
+    labels = np.array([class_of(color, code) or "unknown" for code in codes], object)
+    every = labels if every is None else np.array([name or "unknown" for name in every], object)
+    for name, (shade, marker) in class_styles(every).items():
+        here = labels == name
+        ax.scatter(
+            x[here],
+            y[here],
+            s=_SIZES.get(marker, 34),
+            color=shade,
+            marker=marker,
+            edgecolors="black",
+            linewidths=0.5,
+            alpha=0.9,
+            zorder=3,
+            label=f"{name} ({(every == name).sum()})",
+        )
+
+
+def _draw_diagonal(ax: Axes, end: float) -> None:
+    ax.plot([0, end], [0, end], color="black", linewidth=0.9, zorder=1)
+    ax.fill_between([0, end], [0, end], color=_BAND, zorder=0, linewidth=0)
+    ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
+    ax.locator_params(nbins=6, steps=[1, 2, 5, 10])
+    ax.annotate("1:1", (0.95 * end, 0.95 * end), textcoords="offset points", xytext=(-4, 5), ha="right", fontsize=8)
+    ax.annotate("better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color="#555555")
+
+
+def _ordered_groups(rows: pd.DataFrame) -> list[str]:
+    """All sites first, then the classes of most sites, then by name."""
+    sites = rows.groupby("group")["n_sites"].max()
+    return sorted(sites.index, key=lambda group: (group != "all", -sites[group], group))
+
+
+def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[str]) -> list[str]:
+    """Draw the dots and intervals of one flux; return the names of its lines."""
+    columns = [f"rmse_change{end}" for end in ("", "_low", "_high")]
+    step = 0.8 / len(models)
+    for i in range(0, len(groups), 2):
+        ax.axhspan(-i - 0.5, -i + 0.5, color=_BAND, linewidth=0, zorder=0)
+    ax.axvline(0.0, color=_GREY, linewidth=0.9, zorder=1)
+    for j, model in enumerate(models):
+        shade, marker = PALETTE[j % len(PALETTE)], MARKERS[j % len(MARKERS)]
+        one = rows[rows["model"] == model].set_index("group").reindex(groups)
+        at = -np.arange(len(groups)) + (0.5 * (len(models) - 1) - j) * step
+        value, low, high = (100 * one[name].to_numpy(float) for name in columns)
+        few = np.zeros(len(one), bool) if "counted" not in one else one["counted"].isin([False]).to_numpy()
+        ax.hlines(at, low, high, color=shade, linewidth=1.6, zorder=2)
+        style = {"s": 30, "marker": marker, "linewidths": 1.2, "edgecolors": shade, "zorder": 3}
+        ax.scatter(value[~few], at[~few], color=shade, label=model, **style)
+        ax.scatter(value[few], at[few], color="white", **style)
+    if "counted" in rows and rows["counted"].isin([False]).any():
+        ax.scatter([], [], s=30, marker="o", color="white", edgecolors=_GREY, label="hollow: few sites")
+    ax.set(ylim=(-len(groups) + 0.5, 0.5), xlim=_span(100 * rows[columns].to_numpy(float)))
+    ax.set_yticks(-np.arange(len(groups)))
+    ax.tick_params(axis="y", length=0, labelsize=9)
+    counts = rows.groupby("group")["n_sites"].max().reindex(groups).fillna(0).astype(int)
+    return [f"{'all sites' if group == 'all' else group} ({counts[group]})" for group in groups]
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """Ends of an axis for changes and their bounds (row, 3): bounds only as far as half the changes' range again."""
+    dots = np.append(values[np.isfinite(values[:, 0]), 0], 0.0)
+    margin = max(0.5 * np.ptp(dots), 1.0)
+    low, high = np.nanmin(np.append(values, 0.0)), np.nanmax(np.append(values, 0.0))
+    edge = 0.08 * np.ptp(dots) + 0.5
+    return max(low, dots.min() - margin) - edge, min(high, dots.max() + margin) + edge
+
+
+def _draw_key(ax: Axes, title: str) -> None:
+    """Put the key beside the panel, where it covers nothing."""
+    ax.legend(title=title, fontsize=8, title_fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -1,0 +1,1 @@
+"""Readers of MODIS tiles, GeoTIFFs and Earth Engine exports."""

@@ -1,0 +1,1 @@
+"""Readers of tower archives, and what finds them."""

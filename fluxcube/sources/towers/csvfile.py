@@ -1,0 +1,298 @@
+"""Read a table of numbers fast, and name the line and the column of the first thing that is wrong with it.
+
+The fast pass is pandas' C parser. It forgives what science cannot (a row that is cut reads as missing values),
+so a watch counts the commas of every line as the bytes go by; when it or the parser objects, a slow pass finds
+the place.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fluxcube.errors import SourceError
+from fluxcube.sources.towers.archives import Location, open_stream, size_of
+
+_log = logging.getLogger(__name__)
+
+_BLANKS = ("", "NA", "NaN", "nan")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LONGEST_HEADER = 1 << 20
+#: `read_sample` looks no further into a file: some 3 years of half-hours of a SUBSET's 13 columns, 40 days of a
+#: FULLSET's 270.
+SAMPLE_BYTES = 4 << 20
+_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 8, 1 << 16
+_NEWLINE, _RETURN, _COMMA = b"\n\r,"
+
+
+def read_numbers(
+    location: Location,
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    *,
+    integers: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Read some columns of a comma-separated table with one header line.
+
+    Parameters
+    ----------
+    location : Location
+        The file.
+    choose : callable
+        Is given the header's names and returns those to read.
+    integers : sequence of str
+        Columns of whole numbers, which may not be blank; the others are float32, blank being NaN.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a line, columns in the file's order.
+
+    Raises
+    ------
+    SourceError
+        If the file is no such table: empty, binary, without rows, with repeated names, with a row of another length or
+        text where a number is expected; it names the line and the column.
+
+    Notes
+    -----
+    A last row without a line's end is read, and logged as a warning: a number in it may be cut.
+    """
+    watch = _LineWatch()
+    with open_stream(location, watch) as stream:
+        header = _header(stream.readline(_LONGEST_HEADER), location)
+        wanted = set(choose(header))
+        try:
+            table = _parse(stream, header, wanted, integers)
+        except SourceError:
+            raise
+        except (ValueError, OverflowError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+            _find_fault(location, header, wanted, integers)
+            raise _not_numbers(location, error) from error
+    if watch.suspicious:
+        _find_fault(location, header, wanted, integers)
+    if table.empty:
+        raise SourceError(f"{location}: a header and no rows, where data were expected; download it again")
+    if watch.unfinished:
+        _log.warning("%s: no line end after the last row, whose last number may be cut; download it again", location)
+    return table
+
+
+def read_sample(
+    location: Location,
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    *,
+    integers: Sequence[str] = (),
+) -> tuple[pd.DataFrame, int]:
+    """Read some columns of rows here and there in a table's first `SAMPLE_BYTES`, and estimate how many rows it has.
+
+    Parameters
+    ----------
+    location, choose, integers
+        As in `read_numbers`.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        Rows in the file's order: eight runs of 64 KiB, or all of a small file.
+    rows : int
+        The file's size by the mean length of those, rounded; exact where all of it was read.
+
+    Raises
+    ------
+    SourceError
+        If what was read is no such table; it names the line and the column.
+    """
+    size = size_of(location)
+    with open_stream(location) as stream:
+        first = stream.readline(_LONGEST_HEADER)
+        header = _header(first, location)
+        wanted = set(choose(header))
+        data, whole = _sample(stream, size - len(first))
+    try:
+        table = _parse(io.BufferedReader(io.BytesIO(data)), header, wanted, integers)
+    except (ValueError, OverflowError) as error:
+        _find_fault(location, header, wanted, integers)
+        raise _not_numbers(location, error) from error
+    if table.empty:
+        raise SourceError(f"{location}: a header and no rows, where data were expected; download it again")
+    return table, len(table) if whole else round((size - len(first)) / (len(data) / len(table)))
+
+
+def _sample(stream: io.BufferedIOBase, size: int) -> tuple[bytes, bool]:
+    """Return whole lines of what follows in a stream of `size` more bytes, and whether they are all there are."""
+    parsed = _SAMPLE_BLOCKS * _SAMPLE_BLOCK
+    if size <= parsed:
+        return stream.read(parsed), True
+    gap = (min(size, SAMPLE_BYTES) - parsed) // (_SAMPLE_BLOCKS - 1)
+    blocks = []
+    for number in range(_SAMPLE_BLOCKS):
+        block = stream.read(_SAMPLE_BLOCK)
+        # What begins within a line, or ends within one, is left out.
+        start = block.find(b"\n") + 1 if number else 0
+        blocks.append(block[start : block.rfind(b"\n") + 1])
+        for skipped in range(0, gap, _SAMPLE_BLOCK):
+            stream.read(min(_SAMPLE_BLOCK, gap - skipped))
+    return b"".join(blocks), False
+
+
+def _not_numbers(location: Location, error: Exception) -> SourceError:
+    return SourceError(f"{location}: expected comma-separated numbers ({error}); get the file as published")
+
+
+def line_of(location: Location, row: int) -> int:
+    """Return the number of the line (the header is 1) that holds a row (the first is 0) of the table."""
+    for index, (line, _) in enumerate(_rows(location)):
+        if index == row:
+            return line
+    raise SourceError(f"{location}: changed while it was read")
+
+
+def text_of(location: Location, row: int, column: str) -> tuple[int, str]:
+    """Return line number and text of one value, as they stand in the file."""
+    with open_stream(location) as stream:
+        header = _header(stream.readline(_LONGEST_HEADER), location)
+    for index, (line, fields) in enumerate(_rows(location)):
+        if index == row:
+            return line, fields[header.index(column)]
+    raise SourceError(f"{location}: changed while it was read")
+
+
+class _LineWatch:
+    """Counts the commas of each line that passes, and remembers whether one differs from the header; empty ones may."""
+
+    def __init__(self) -> None:
+        self.expected: int | None = None
+        self._differs = False
+        self._open = 0  # commas seen so far of the line that the last block ended in
+        self._start = b""  # the first two bytes of that line
+
+    def __call__(self, block: bytes) -> None:
+        array = np.frombuffer(block, np.uint8)
+        ends = np.flatnonzero(array == _NEWLINE)
+        commas = np.flatnonzero(array == _COMMA)
+        before = np.searchsorted(commas, ends)
+        counts = np.diff(before, prepend=0)
+        rest = int(ends[-1]) + 1 if len(ends) else 0
+        if len(ends):
+            counts[0] += self._open
+            self._open = len(commas) - int(before[-1])
+            self.expected = int(counts[0]) if self.expected is None else self.expected
+            differ = counts != self.expected
+            self._differs |= bool(differ.any() and (differ & ~self._empty(array, ends)).any())
+            self._start = b""
+        else:
+            self._open += len(commas)
+        self._start = (self._start + block[rest : rest + 2])[:2]
+        self._differs |= b"\0" in block
+
+    def _empty(self, array: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return which lines of a block (line,) have nothing in them, but perhaps the first half of Windows' end."""
+        length = np.diff(ends, prepend=-1) - 1
+        empty = (length == 0) | ((length == 1) & (array[ends - 1] == _RETURN))
+        empty[0] = self._start + array[: min(ends[0], 2)].tobytes() in (b"", b"\r")
+        return empty
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether any line, the last unfinished one included, may not be like the header."""
+        return self._differs or (self.unfinished and self._open != self.expected)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more after the last line's end."""
+        return self._start not in (b"", b"\r")
+
+
+def _header(line: bytes, location: Location) -> list[str]:
+    if not line.strip():
+        raise SourceError(f"{location}: empty, where a header line of column names was expected; download it again")
+    try:
+        text = line.decode("utf-8-sig")
+        if "\0" in text:
+            raise csv.Error("a zero byte")
+        names = [name.strip() for name in next(csv.reader([text]))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(
+            f"{location}, line 1: not a line of text in UTF-8 ({error}), where column names were expected; "
+            "get the CSV file as published"
+        ) from error
+    if not any(names):
+        raise SourceError(f"{location}, line 1: blank, where column names were expected; get the CSV file as published")
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        places = ", ".join(str(i + 1) for i, name in enumerate(names) if name == twice[0])
+        raise SourceError(
+            f"{location}, line 1: column {twice[0]} is there {names.count(twice[0])} times (columns {places}), "
+            "expected once; remove the copies or get the file as published"
+        )
+    return names
+
+
+def _parse(stream: io.BufferedIOBase, header: list[str], wanted: set[str], integers: Sequence[str]) -> pd.DataFrame:
+    if not stream.peek(1):
+        return pd.DataFrame(columns=sorted(wanted))
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which readers refuse
+        return pd.read_csv(
+            stream,
+            header=None,
+            names=[name or f" {index}" for index, name in enumerate(header)],
+            usecols=[name for name in header if name in wanted],
+            dtype={name: np.int64 if name in integers else np.float32 for name in wanted},
+            index_col=False,
+            keep_default_na=False,
+            na_values=_BLANKS,
+            low_memory=True,  # by chunks: else the text of all 270 columns of a whole record is held at once
+            engine="c",
+        )
+
+
+def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every row below the header, as pandas counts rows: blank lines are none."""
+    with open_stream(location) as stream:
+        reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline=""))
+        next(reader, None)
+        try:
+            for fields in reader:
+                if len(fields) > 1 or any(field.strip() for field in fields):
+                    yield reader.line_num, fields
+        except csv.Error as error:
+            raise SourceError(
+                f"{location}, line {reader.line_num}: not comma-separated text ({error}); get the file as published"
+            ) from error
+
+
+def _find_fault(location: Location, header: list[str], wanted: set[str], integers: Sequence[str]) -> None:
+    """Raise for the first row that is not as it should be; return when all are."""
+    columns = [(index, name) for index, name in enumerate(header) if name in wanted]
+    for line, fields in _rows(location):
+        _check_row(f"{location}, line {line}", fields, len(header), columns, integers)
+
+
+def _check_row(
+    where: str, fields: list[str], width: int, columns: list[tuple[int, str]], integers: Sequence[str]
+) -> None:
+    if any("\0" in field for field in fields):
+        raise SourceError(f"{where}: binary bytes, where numbers were expected; the file is damaged, download it again")
+    if len(fields) != width:
+        raise SourceError(
+            f"{where}: {len(fields)} fields, where the header has {width}; the row is cut or has a comma too many. "
+            "Download the file again, or repair the line"
+        )
+    for index, name in columns:
+        text = fields[index].strip(" \t")
+        if name in integers:
+            fault = "" if _WHOLE.fullmatch(text) else "a whole number"
+        else:
+            fault = "" if text in _BLANKS or _NUMBER.fullmatch(text) else "a number (-9999 or blank where missing)"
+        if fault:
+            raise SourceError(
+                f"{where}, column {name}: expected {fault}, found {text!r}; correct it or get the file as published"
+            )

@@ -1,0 +1,311 @@
+"""Read daily (DD) files of the ONEFlux dialect: FLUXNET2015, AmeriFlux FLUXNET, ICOS, FLUXNET Shuttle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.errors import SourceError
+from fluxcube.sources.towers.archives import Location, is_zip
+from fluxcube.sources.towers.csvfile import read_numbers, text_of
+from fluxcube.sources.towers.networks import Archive, choose_member, networks, parse_name
+from fluxcube.sources.towers.plausible import check_units
+from fluxcube.sources.towers.stamped import AS_PUBLISHED, MISSING, attrs_of
+from fluxcube.variables import Variable, table, variable
+
+STAMP = "TIMESTAMP"
+
+_DAY_MINUTES = 1440
+_COARSE = {"WW": "weekly", "MM": "monthly", "YY": "yearly"}
+_FINE = {"HH": "half-hourly", "HR": "hourly"}
+
+
+@dataclass(frozen=True)
+class _Source:
+    location: Location
+    site: str
+    network: str
+
+
+def read_oneflux_days(
+    archive_or_path: Archive | str | os.PathLike, *, variables: Iterable[str] | None = None, member: str | None = None
+) -> xr.Dataset:
+    """Read one tower's daily file, with the share of each day that is measured or well filled.
+
+    Parameters
+    ----------
+    archive_or_path : Archive or path
+        From ``discover(..., resolution="daily")``, or a csv, csv.gz or zip file.
+    variables : iterable of str, optional
+        Names of the daily variable table to read where the file has them; default all.
+    member : str, optional
+        Entry of a zip; default its daily table.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimension ``time``: local dates, datetime64[ns], strictly increasing, holes left as they are. One float32
+        variable (time,) per name found, in the units of the daily table, NaN where missing; ``<NAME>_QUALITY`` float32
+        (time,): 0 to 1, higher is better, NaN where there is no value or the file does not tell; where the file has
+        them, ``<NAME>_RANDUNC`` and ``<NAME>_JOINTUNC`` (time,), one standard deviation in the variable's units.
+        Attributes: ``step_minutes`` (1440), ``source_file``, ``site``, ``network``, ``columns`` (JSON, name to column),
+        ``flags_assumed`` (JSON, name to how many values are of unknown quality), ``clock_repeats`` (0).
+
+    Raises
+    ------
+    SourceError
+        If the file is not a daily one of the dialect, or anything in it is not what it should be.
+    UnknownNameError
+        If a name of `variables` is not in the daily table.
+
+    Notes
+    -----
+    Daily flags are fractions in the opposite sense of half-hourly ones: 1 is best. A value whose column has no flag, or
+    a blank one (so in ICOS Warm Winter 2020's LE_F_MDS), is of unknown quality (NaN), not of good or bad quality.
+    Columns that ONEFlux does not fill (NETRAD, PPFD_IN, USTAR) are means of the half-hours that were measured, on days
+    with more than half of them: the quality tells which.
+    NEE, GPP and RECO are of one USTAR threshold, so that NEE = RECO - GPP holds for the night-time partition:
+    ``VUT_USTAR50`` where NEE has it with as many partitions as ``VUT_REF``, else that. GPP and RECO carry the quality
+    of the NEE column of the same threshold.
+
+    References
+    ----------
+    Pastorello et al. 2020, doi:10.1038/s41597-020-0534-3; ONEFlux's list of daily variables.
+    """
+    names = _names(variables)
+    source = _source(archive_or_path, member)
+    location = source.location
+    frame = read_numbers(location, lambda header: _wanted(header, names, location), integers=(STAMP,))
+    time = _dates(frame, location)
+    arrays, record = _read_variables(frame, names, location)
+    return xr.Dataset(
+        {name: ("time", array, attrs_of(name, "daily")) for name, array in arrays.items()},
+        coords={"time": ("time", time.astype("datetime64[ns]"), {"long_name": "local date"})},
+        attrs={
+            "step_minutes": _DAY_MINUTES,
+            "source_file": location.path.name,
+            "site": source.site,
+            "network": source.network,
+            "clock_repeats": 0,
+            **record,
+        },
+    )
+
+
+def _source(archive_or_path: Archive | str | os.PathLike, member: str | None) -> _Source:
+    """Find the table to read, after a look at what its name promises."""
+    archive = archive_or_path if isinstance(archive_or_path, Archive) else None
+    path = archive.path if archive else Path(archive_or_path)
+    member = member or (archive.member if archive else None)
+    if member is None and is_zip(path):
+        member = choose_member(path, resolution="daily")
+    location = Location(path, member)
+    named = archive or parse_name(location.name) or parse_name(path.name)
+    why = _why_not(named) if named else ""
+    if why:
+        raise SourceError(f"{location}: {why}")
+    return _Source(location, named.site if named else "", named.network if named else "")
+
+
+def _why_not(archive: Archive) -> str:
+    """Return why a file is no daily table of a tower, by its name; "" if it is."""
+    network = networks()[archive.network]
+    if network.products and archive.product not in network.products:
+        return f"{archive.product} holds no tower measurements; get the site's FULLSET or SUBSET daily (DD) file"
+    if archive.resolution in _FINE:
+        return (
+            f"a {_FINE[archive.resolution]} file, where a daily one (DD) was expected; read it with read_oneflux, "
+            "and make days of it with fluxcube.cubes.daily.to_daily"
+        )
+    if archive.resolution in _COARSE:
+        return f"a {_COARSE[archive.resolution]} file, where a daily one was expected; get the site's daily (DD) file"
+    return ""
+
+
+def _names(variables: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names to look for, each once: not what is computed, nor directions, which have no plain mean."""
+    names = table("daily") if variables is None else [variables] if isinstance(variables, str) else variables
+    rows = [variable(name, "daily") for name in names]
+    return tuple(dict.fromkeys(row.name for row in rows if row.aliases and row.aggregate != "vector"))
+
+
+def _thresholds() -> tuple[str, ...]:
+    """Return the endings that columns of the carbon fluxes have, best first: VUT_USTAR50, VUT_REF."""
+    return tuple(column.removeprefix("NEE_") for column in variable("NEE", "daily").aliases)
+
+
+def _of_carbon(row: Variable) -> bool:
+    """Return whether a variable is NEE or a part of it, whose columns are of one USTAR threshold."""
+    return any(alias.endswith(f"_{ending}") for alias in row.aliases for ending in _thresholds())
+
+
+def _carbon() -> list[Variable]:
+    return [row for row in table("daily").values() if _of_carbon(row)]
+
+
+def _wanted(header: Sequence[str], names: Sequence[str], location: Location) -> list[str]:
+    """Return the columns to read, after checking that the header is of the dialect.
+
+    All of the carbon fluxes are looked at where one is asked for: which threshold they have must not depend on that.
+    """
+    _check_header(header, location)
+    rows = [variable(name, "daily") for name in names]
+    rows += _carbon() if any(map(_of_carbon, rows)) else []
+    columns = [column for row in rows for column in row.aliases]
+    columns += [f"{column}_QC" for column in columns]
+    columns += [column for row in rows for column in (*row.randunc, *row.jointunc)]
+    return [STAMP, *(column for column in dict.fromkeys(columns) if column in header)]
+
+
+def _check_header(header: Sequence[str], location: Location) -> None:
+    where = f"{location}, line 1"
+    if STAMP not in header:
+        spans = "TIMESTAMP_START" in header
+        found = (
+            "TIMESTAMP_START, as half-hourly, hourly and weekly files have" if spans else ", ".join(header[:4])[:200]
+        )
+        raise SourceError(
+            f"{where}: no column {STAMP}, which daily files have (found {found}); get the site's daily (DD) file"
+        )
+    known = {alias for row in table("daily").values() for alias in row.aliases}
+    if not known.intersection(header):
+        raise SourceError(
+            f"{where}: none of ONEFlux's daily variables (TA_F, SW_IN_F, NEE_VUT_REF, ...) among its {len(header)} "
+            f"columns ({', '.join(header[1:5])}, ...); {AS_PUBLISHED}"
+        )
+
+
+def _dates(frame: pd.DataFrame, location: Location) -> np.ndarray:
+    """Return the date of every row (time,) datetime64[D]."""
+    stamps = frame[STAMP].to_numpy()
+    time = _parse_dates(stamps)
+    kinds = {4: "yearly", 6: "monthly", 12: "half-hourly"}
+    kind = kinds.get(len(str(stamps[0])), "")
+    more = f", as {kind} files have it; get the site's daily (DD) file" if kind and np.isnat(time).all() else ""
+    _refuse(
+        np.isnat(time), frame, STAMP, location, f"expected a date as YYYYMMDD{'' if more else '; correct it'}{more}"
+    )
+    moves = np.diff(time, prepend=time[0] - 1).astype(np.int64)
+    _refuse(moves == 0, frame, STAMP, location, f"this date is there twice, expected once; {AS_PUBLISHED}")
+    _refuse(moves < 0, frame, STAMP, location, f"earlier than the row before, expected dates in order; {AS_PUBLISHED}")
+    return time
+
+
+def _parse_dates(stamps: np.ndarray) -> np.ndarray:
+    """Turn YYYYMMDD numbers into dates (time,) datetime64[D]; NaT where a number is none from 1900 to 2199.
+
+    Examples
+    --------
+    >>> _parse_dates(np.array([20120229, 20130229, 201202]))
+    array(['2012-02-29',        'NaT',        'NaT'], dtype='datetime64[D]')
+    """
+    year_month, day = np.divmod(np.asarray(stamps, np.int64), 100)
+    year, month = np.divmod(year_month, 100)
+    good = (year >= 1900) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    months = np.where(good, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + np.where(good, day - 1, 0)
+    return np.where(good & (days.astype("datetime64[M]") == months), days, np.datetime64("NaT", "D"))
+
+
+def _refuse(bad: np.ndarray, frame: pd.DataFrame, column: str, location: Location, why: str) -> None:
+    """Raise for the first bad row, with its line and text."""
+    if bad.any():
+        line, text = text_of(location, int(bad.argmax()), column)
+        more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
+        raise SourceError(f"{location}, line {line}, column {column}: found {text!r}{more}: {why}")
+
+
+def _read_variables(
+    frame: pd.DataFrame, names: Sequence[str], location: Location
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return values, qualities and uncertainties by name, and the attributes that tell where they came from."""
+    arrays, columns, unknown = {}, {}, {}
+    ending = _threshold(frame)
+    for name in names:
+        row = variable(name, "daily")
+        column, flag = _columns(frame, row, ending)
+        if column is None:
+            continue
+        values = _values(frame, column, location)
+        check_units(name, values, f"{location}, column {column}")
+        quality = _quality(frame, flag, location)
+        present = np.isfinite(values)
+        arrays |= {name: values, f"{name}_QUALITY": np.where(present, quality, np.nan).astype(np.float32)}
+        arrays |= _uncertainties(frame, row, column, location)
+        columns[name] = column
+        without = int((present & np.isnan(quality)).sum())
+        unknown |= {name: without} if without else {}
+    return arrays, {"columns": json.dumps(columns), "flags_assumed": json.dumps(unknown)}
+
+
+def _threshold(frame: pd.DataFrame) -> str:
+    """Return the ending that NEE and its parts are read with: the one with most of them, NEE first."""
+
+    def supplied(ending: str) -> tuple[bool, int]:
+        held = {row.name: any(_filled(frame, a) for a in row.aliases if a.endswith(f"_{ending}")) for row in _carbon()}
+        return held["NEE"], sum(held.values())
+
+    return max(_thresholds(), key=supplied)  # the first of equals
+
+
+def _filled(frame: pd.DataFrame, column: str) -> bool:
+    return column in frame and bool((frame[column].notna() & (frame[column] != MISSING)).any())
+
+
+def _columns(frame: pd.DataFrame, row: Variable, ending: str) -> tuple[str | None, str]:
+    """Return the column a variable is read from (None where there is none), and the column of its quality."""
+    aliases = [alias for alias in row.aliases if alias in frame]
+    if _of_carbon(row):
+        aliases = [alias for alias in aliases if alias.endswith(f"_{ending}")]
+    filled = (alias for alias in aliases if _filled(frame, alias))
+    column = next(filled, aliases[0] if aliases else None)
+    return column, f"NEE_{ending}_QC" if _of_carbon(row) else f"{column}_QC"
+
+
+def _values(frame: pd.DataFrame, column: str, location: Location) -> np.ndarray:
+    values = frame[column].to_numpy(copy=True)
+    values[values == MISSING] = np.nan
+    _refuse(
+        np.isinf(values),
+        frame,
+        column,
+        location,
+        f"expected a number, {MISSING} where missing; correct it, or {AS_PUBLISHED}",
+    )
+    return values
+
+
+def _quality(frame: pd.DataFrame, flag: str, location: Location) -> np.ndarray:
+    """Return a column of fractions (time,), NaN where it is blank or not there."""
+    if flag not in frame:
+        return np.full(len(frame), np.nan, np.float32)
+    quality = frame[flag].to_numpy(copy=True)
+    quality[quality == MISSING] = np.nan
+    _refuse(
+        (quality < 0) | (quality > 1),
+        frame,
+        flag,
+        location,
+        "expected a fraction from 0 to 1, higher being better, as daily files have; a flag 0 to 3 is of half-hourly "
+        f"files, in the opposite sense. {AS_PUBLISHED.capitalize()}",
+    )
+    return quality
+
+
+def _uncertainties(frame: pd.DataFrame, row: Variable, column: str, location: Location) -> Mapping[str, np.ndarray]:
+    """Return `<NAME>_RANDUNC` and `<NAME>_JOINTUNC` (time,) float32, of the threshold of the values."""
+    found = {}
+    for kind, columns in (("RANDUNC", row.randunc), ("JOINTUNC", row.jointunc)):
+        own = [name for name in columns if name in frame and (not _of_carbon(row) or name.startswith(f"{column}_"))]
+        if own and _filled(frame, own[0]):
+            values = _values(frame, own[0], location)
+            _refuse(values < 0, frame, own[0], location, f"expected a standard deviation of 0 or more; {AS_PUBLISHED}")
+            found[f"{row.name}_{kind}"] = values
+    return found

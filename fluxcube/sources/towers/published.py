@@ -1,0 +1,302 @@
+"""How the published CarbonSense scaled its values, and what undoes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import xarray as xr
+
+from fluxcube import variables as table
+from fluxcube.errors import SourceError
+from fluxcube.sources.towers.badm import SiteInfo
+from fluxcube.sources.towers.plausible import as_float32
+from fluxcube.sources.towers.stamped import attrs_of
+
+#: Limits (low, high) that values were scaled by. v1: normalization_config.yml of the paper's code
+#: (github.com/mjfortier/CarbonSense, 2024). v2: DEFAULT_NORM of stage_4.py of the same (2025). They differ: v1's PA_F
+#: is of 20 to 150 kPa, V2's PA of 0 to 110.
+BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "v1": {
+        "DOY": (0, 366),
+        "TOD": (0, 24),
+        "TA": (-80, 80),
+        "SW_IN": (0, 2000),
+        "LW_IN": (0, 2000),
+        "VPD": (0, 110),
+        "PA": (20, 150),
+        "P": (0, 300),
+        "WS": (0, 100),
+        "WD": (0, 360),
+        "RH": (0, 100),
+        "USTAR": (0, 10),
+        "NETRAD": (-1000, 2000),
+        "PPFD_IN": (-200, 3000),
+        "PPFD_OUT": (-200, 3000),
+        "SW_OUT": (-100, 2000),
+        "LW_OUT": (-100, 2000),
+        "CO2": (0, 2000),
+        "G": (-1000, 2000),
+        "LE": (-1000, 2000),
+        "H": (-1000, 2000),
+    },
+    "v2": {
+        "DOY": (0, 366),
+        "TOD": (0, 24),
+        "TA": (-80, 80),
+        "SW_IN": (-1500, 1500),
+        "LW_IN": (-1000, 1000),
+        "VPD": (0, 110),
+        "PA": (0, 110),
+        "P": (0, 100),
+        "WS": (-100, 100),
+        "WD": (0, 360),
+        "RH": (0, 100),
+        "USTAR": (-4, 4),
+        "NETRAD": (-1000, 1000),
+        "PPFD_IN": (-2500, 2500),
+        "PPFD_OUT": (-1000, 1000),
+        "SW_OUT": (-500, 500),
+        "LW_OUT": (-1000, 1000),
+        "CO2": (0, 750),
+        "G": (-700, 700),
+        "LE": (-700, 700),
+        "H": (-700, 700),
+        **{f"TS_{layer}": (-40, 40) for layer in range(1, 6)},
+    },
+}
+
+#: What shows which limits hold: quantities that are never much below zero lie at the lower end of v1's and in the
+#: middle of V2's.
+_TELLING = ("WS", "USTAR", "SW_IN")
+_SLACK = 1e-6  # values were written as text, or rounded to float32
+
+
+def is_scaled(start: np.ndarray, columns: Mapping[str, np.ndarray], where: str) -> bool:
+    """Say whether predictors are scaled, by their own day of year and time of day against the stamps.
+
+    Parameters
+    ----------
+    start : (time,) datetime64
+        Local time at the start of each row.
+    columns : mapping of str to (time,) float
+        DOY and TOD among them, where the file has them, scaled or in days and hours.
+    where : str
+        The file, for messages.
+
+    Raises
+    ------
+    SourceError
+        If neither agrees with the stamps: the columns are not what their names say.
+
+    Examples
+    --------
+    >>> hours = np.arange("2010-07-01", "2010-07-02", dtype="datetime64[h]")
+    >>> is_scaled(hours, {"TOD": np.arange(24) / 12 - 1}, "a.csv"), is_scaled(hours, {"TOD": np.arange(24)}, "a.csv")
+    (True, False)
+    """
+    day = start.astype("datetime64[D]")
+    true = {
+        "DOY": (day - day.astype("datetime64[Y]").astype("datetime64[D]")).astype(float),
+        "TOD": (start - day).astype("timedelta64[m]").astype(float) / 60,
+    }
+    clocks = [name for name in true if name in columns and np.isfinite(columns[name]).any()]
+    if not clocks:
+        raise SourceError(f"{where}: neither DOY nor TOD has a value, so it cannot be told whether values are scaled")
+    for scaled in (True, False):
+        if all(_agrees(name, columns[name], true[name], scaled) for name in clocks):
+            return scaled
+    name = next(name for name in clocks if not _agrees(name, columns[name], true[name], False))
+    row = int(np.argmax(~_near(columns[name], true[name])))
+    raise SourceError(
+        f"{where}: {name} {columns[name][row]:g} at {start[row]} is neither the time of the stamp "
+        f"({true[name][row]:g}) nor that time scaled; its columns or stamps are not as CarbonSense publishes them"
+    )
+
+
+def _agrees(name: str, values: np.ndarray, true: np.ndarray, scaled: bool) -> bool:
+    return bool(_near(unscaled(name, values, BOUNDS["v2"][name]) if scaled else values, true).all())
+
+
+def _near(values: np.ndarray, true: np.ndarray) -> np.ndarray:
+    # V1 took the hour's whole number; a half-hour may be lost of it.
+    return np.isnan(values) | ((values - true < 1e-3) & (values - true > -0.501))
+
+
+def which_bounds(columns: Mapping[str, np.ndarray], default: str) -> str:
+    """Return the version of the limits, "v1" or "v2", that scaled columns show; `default` where they do not tell.
+
+    Examples
+    --------
+    >>> which_bounds({"WS": np.array([0.01, 0.02])}, "v1"), which_bounds({"WS": np.array([-0.48, -0.47])}, "v2")
+    ('v2', 'v1')
+    """
+    for name in _TELLING:
+        values = columns.get(name)
+        if values is not None and np.isfinite(values).any():
+            return "v1" if np.nanmedian(values) < -0.25 else "v2"
+    return default
+
+
+def unscaled(name: str, values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Return physical values of scaled ones: [-1, 1) of a cyclic variable, [-0.5, 0.5) of another.
+
+    Parameters
+    ----------
+    name : str
+        Of the variable table.
+    values : array of float
+    bounds : (float, float)
+        What they were scaled by.
+
+    Examples
+    --------
+    >>> unscaled("PA", np.array([0.125]), (20, 150)), unscaled("WD", np.array([-0.5]), (0, 360))
+    (array([101.25]), array([90.]))
+    """
+    low, high = bounds
+    width = (high - low) / (2 if table.variable(name).cyclic else 1)
+    return values * width + (low + high) / 2
+
+
+def unscaled_columns(
+    columns: Mapping[str, np.ndarray], bounds: Mapping[str, tuple[float, float]], where: str
+) -> dict[str, np.ndarray]:
+    """Undo the scaling of every column.
+
+    Raises
+    ------
+    SourceError
+        If a value lies outside what scaling can give, or a column is none of `bounds`.
+    """
+    found = {}
+    for name, values in columns.items():
+        if name not in bounds:
+            raise SourceError(f"{where}, column of {name}: its limits are not known, so its scaling cannot be undone")
+        end = (1.0 if table.variable(name).cyclic else 0.5) + _SLACK
+        outside = np.abs(values) > end
+        if outside.any():
+            raise SourceError(
+                f"{where}, column of {name}: {values[outside][0]:g} among scaled values, which lie within {end:g} of "
+                "0; the file mixes scaled and physical values, get it as published"
+            )
+        found[name] = unscaled(name, values, bounds[name])
+    return found
+
+
+def record(
+    time: np.ndarray, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]], attrs: Mapping[str, object]
+) -> xr.Dataset:
+    """Make the native record of one site.
+
+    Parameters
+    ----------
+    time : (time,) datetime64
+        UTC start of the period.
+    arrays : mapping of str to ((time,) float, (time,) int)
+        Values and flags by name of the variable table.
+    attrs : mapping
+        As every reader gives them; lists and mappings become JSON.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `fluxcube.sources.towers.oneflux.read_oneflux` describes it.
+
+    Raises
+    ------
+    SourceError
+        If a value is too large to be a measurement.
+    """
+    data: dict[str, tuple] = {}
+    for name, (values, flags) in arrays.items():
+        present = np.isfinite(values)
+        small = as_float32(values, f"{attrs['source_file']}, {name} of {attrs['site']}")
+        data[name] = ("time", small, attrs_of(name))
+        data[f"{name}_QC"] = ("time", np.where(present, flags, -1).astype(np.int8), attrs_of(f"{name}_QC"))
+    said = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in attrs.items()}
+    return xr.Dataset(data, coords={"time": ("time", time.astype("datetime64[ns]"))}, attrs=said)
+
+
+def site_info(site: str, latitude: object, longitude: object, elevation: object, igbp: object, where: str) -> SiteInfo:
+    """Return a site's place, after checking that it can be one.
+
+    Raises
+    ------
+    SourceError
+        If a number is none, or out of its range.
+    """
+    limits = {"latitude": (latitude, 90.0), "longitude": (longitude, 180.0), "elevation": (elevation, 9000.0)}
+    found = {name: _number(value, limit, f"{where}, {name} of {site}") for name, (value, limit) in limits.items()}
+    return SiteInfo(site=site, igbp=igbp.strip().upper() if isinstance(igbp, str) else "", **found)
+
+
+def _number(value: object, limit: float, where: str) -> float | None:
+    if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
+        return None
+    good = isinstance(value, int | float) and not isinstance(value, bool) and -limit <= value <= limit
+    if not good:
+        raise SourceError(f"{where}: expected a number from {-limit:g} to {limit:g}, found {str(value)[:60]!r}")
+    return float(value)
+
+
+def names_to_read(variables: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names to look for, each once; those that are computed are in no file.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is not in the table.
+    """
+    names = table.table() if variables is None else [variables] if isinstance(variables, str) else variables
+    return tuple(dict.fromkeys(name for name in names if table.variable(name).aliases))
+
+
+def stacked_chips(found: Iterable[tuple[np.datetime64, np.ndarray]], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Put the published images of a site in the order and form of the cube's chips.
+
+    Parameters
+    ----------
+    found : iterable of (datetime64, (9, row, column) float)
+        Local time and image. Missing is -1. A frame of 8 x 8 is taken as it is; of a larger one (V1 has 10 x 10), rows
+        and columns 1 to 8, which are what the published models see.
+    where : str
+        For messages.
+
+    Returns
+    -------
+    days : (D,) datetime64[D]
+        Ascending.
+    chips : (D, 9, 8, 8) float32
+        Reflectances 0 to 1, snow and water 0 or 1; NaN where missing.
+
+    Raises
+    ------
+    SourceError
+        If an image has another shape or other values, or two images of a day differ.
+    """
+    by_day: dict[np.datetime64, np.ndarray] = {}
+    for time, image in found:
+        day = np.datetime64(time, "D")
+        chip = _frame(image, f"{where}, image of {day}")
+        if not np.array_equal(by_day.setdefault(day, chip), chip, equal_nan=True):
+            raise SourceError(f"{where}: two images of {day} that differ, expected one; get it as published")
+    days = np.array(sorted(by_day), "datetime64[D]")
+    return days, np.array([by_day[day] for day in days], np.float32).reshape(-1, len(table.BANDS), 8, 8)
+
+
+def _frame(image: np.ndarray, where: str) -> np.ndarray:
+    good = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[0] == len(table.BANDS)
+    if not good or not all(8 <= side <= 12 for side in image.shape[1:]) or image.dtype.kind not in "fiu":
+        what = f"{image.dtype} of {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise SourceError(f"{where}: expected numbers of (9, 8, 8) to (9, 12, 12), found {what}")
+    rows, columns = (slice(0, 8) if side == 8 else slice(1, 9) for side in image.shape[1:])
+    image = image[:, rows, columns].astype(np.float32)
+    if image.shape[1:] != (8, 8):
+        raise SourceError(f"{where}: less than 8 x 8 pixels remain of its middle")
+    image[image == -1] = np.nan
+    present = image[np.isfinite(image)]
+    if np.isinf(image).any() or ((present < 0) | (present > 1)).any():
+        raise SourceError(f"{where}: values outside 0 to 1 (-1 where missing), which no reflectance, snow or water has")
+    return image

@@ -1,0 +1,500 @@
+"""Read half-hourly and hourly tables whose rows carry local time stamps; what is a network's own is a `Dialect`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube import variables as table
+from fluxcube.errors import SourceError
+from fluxcube.sources.towers.archives import Location, is_zip
+from fluxcube.sources.towers.csvfile import line_of, read_numbers, read_sample, text_of
+from fluxcube.sources.towers.networks import Archive, choose_member, parse_name
+from fluxcube.sources.towers.plausible import check_fills, check_flags, check_units
+from fluxcube.timestamps import offsets_at, standard_to_utc
+from fluxcube.variables import Variable
+
+START, END = "TIMESTAMP_START", "TIMESTAMP_END"
+#: Steps that half-hourly and hourly tables have, in minutes.
+STEPS = (30, 60)
+MISSING = -9999
+AS_PUBLISHED = "get the file as its network publishes it"
+
+#: ONEFlux's flags: 0 measured, 1 good, 2 medium (of consolidated columns: from ERA), 3 poor fill.
+FLAGS = ((0, 0), (1, 1), (2, 2), (3, 3))
+_FRACTION = "a fraction is the flag of daily and coarser files, in the opposite sense"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A column that holds a variable, and how good its values are.
+
+    Attributes
+    ----------
+    column : str
+        Name in the file's header.
+    flag : str or None
+        Column of its flags.
+    flags : tuple of (int, int)
+        A flag of the file, and what it means: 0 measured, 1 to 3 good to poor fill.
+    assumed : int
+        The flag of a value that has none.
+    alone : bool
+        Whether its values are of a processing of their own: it is read only where the layers before it have no value
+        in all of the file, and not mixed with theirs.
+    """
+
+    column: str
+    assumed: int
+    flag: str | None = None
+    flags: tuple[tuple[int, int], ...] = FLAGS
+    alone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """What a network's tables have of their own.
+
+    Attributes
+    ----------
+    layers : callable
+        The layers of a Variable, best first.
+    check_header : callable
+        Is given names and Location, and raises SourceError where the file is of another dialect.
+    ignore_case : bool
+        Whether names of columns differ by case only by accident.
+    flags_of : mapping of str to str
+        Variables that have the flags of another: GPP those of NEE. Where that has no value, their own layer's count.
+    """
+
+    layers: Callable[[Variable], Sequence[Layer]]
+    check_header: Callable[[Sequence[str], Location], None]
+    ignore_case: bool = False
+    flags_of: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table to read, and the site and network that its name tells."""
+
+    location: Location
+    site: str
+    network: str
+
+
+@dataclass
+class _Found:
+    """Arrays of a table by name, and where they came from."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    assumed: dict[str, int] = field(default_factory=dict)
+
+
+def find_source(archive_or_path: Archive | str | os.PathLike, member: str | None = None) -> Source:
+    """Find the table to read: an archive's own, a file, or the half-hourly or hourly table of a zip.
+
+    Raises
+    ------
+    SourceError
+        If a zip is broken or unsafe, or has no such table.
+    """
+    archive = archive_or_path if isinstance(archive_or_path, Archive) else None
+    path = archive.path if archive else Path(archive_or_path)
+    named = archive or parse_name(path.name)
+    member = member or (archive.member if archive else None)
+    if member is None and is_zip(path):
+        member = choose_member(path)
+        named = named or parse_name(Location(path, member).name)
+    site, network = (named.site, named.network) if named else ("", "")
+    return Source(Location(path, member), site, network)
+
+
+def read_stamped(
+    source: Source,
+    dialect: Dialect,
+    *,
+    utc_offset: float | Sequence[tuple[object, float]],
+    variables: Iterable[str] | None = None,
+) -> xr.Dataset:
+    """Read one table at its own time step, with a flag for every value.
+
+    Parameters
+    ----------
+    source : Source
+        From `find_source`.
+    dialect : Dialect
+        How its network writes tables.
+    utc_offset, variables
+        As in `fluxcube.sources.towers.oneflux.read_oneflux`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `fluxcube.sources.towers.oneflux.read_oneflux` describes it.
+
+    Raises
+    ------
+    SourceError
+        If the file is not of the dialect, or anything in it is not what it should be.
+    """
+    names, location = _names(variables), source.location
+    header = _Header(dialect, names, location)
+    frame = read_numbers(location, header, integers=(START, END))
+    frame.columns = [header.canonical(name) for name in frame.columns]
+    where = _Where(location, header.written)
+    start, step = _clock(frame, where)
+    time, kept = to_utc(start, step, utc_offset)
+    found = _read_variables(frame, names, dialect, where)
+    return xr.Dataset(
+        {name: ("time", array[kept], attrs_of(name)) for name, array in found.arrays.items()},
+        coords={"time": ("time", time.astype("datetime64[ns]"))},
+        attrs={
+            "step_minutes": step,
+            "source_file": location.path.name,
+            "site": source.site,
+            "network": source.network,
+            "clock_repeats": int((~kept).sum()),
+            "columns": json.dumps(found.columns),
+            "flags_assumed": json.dumps(found.assumed),
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peek:
+    """What a look at a table tells of it.
+
+    Attributes
+    ----------
+    step_minutes : int
+        From its first stamps.
+    rows : int
+        Estimated from the file's size and the length of its first rows.
+    variables : tuple of str
+        Names of the variable table that its header has columns of.
+    measured : dict of str to float
+        Share of the rows looked at that have a measured value (flag 0) of each.
+    first : datetime64[m]
+        Local start of the first row.
+    """
+
+    step_minutes: int
+    rows: int
+    variables: tuple[str, ...]
+    measured: dict[str, float]
+    first: np.datetime64
+
+
+def peek_stamped(source: Source, dialect: Dialect) -> Peek:
+    """Look at a table: its header, and rows here and there in its first mebibytes (`csvfile.SAMPLE_BYTES`).
+
+    Raises
+    ------
+    SourceError
+        If the table is not of the dialect, or what was looked at is not what it should be.
+    """
+    names, location = _names(None), source.location
+    header = _Header(dialect, names, location)
+    frame, rows = read_sample(location, header, integers=(START, END))
+    frame.columns = [header.canonical(name) for name in frame.columns]
+    where = _Where(location, header.written)
+    start, step = _clock(frame, where)
+    found = _read_variables(frame, names, dialect, where)
+    measured = {name: float((found.arrays[f"{name}_QC"] == 0).mean()) for name in found.columns}
+    return Peek(step_minutes=step, rows=rows, variables=tuple(found.columns), measured=measured, first=start[0])
+
+
+def check_stamps(header: Sequence[str], location: Location, needed: Sequence[str] = (START, END)) -> None:
+    """Refuse a table without the columns of time stamps that half-hourly and hourly ones have.
+
+    Raises
+    ------
+    SourceError
+        Saying which is missing, or that the table is a daily or coarser one.
+    """
+    missing = [name for name in needed if name not in header]
+    if missing == list(needed) and "TIMESTAMP" in header:
+        raise SourceError(
+            f"{location}, line 1: column TIMESTAMP, as daily and coarser files have, where {' and '.join(needed)} were "
+            "expected; get the site's half-hourly (HH) or hourly (HR) file"
+        )
+    if missing:
+        raise SourceError(
+            f"{location}, line 1: no column {' nor '.join(missing)}, which every such file has (found "
+            f"{', '.join(header[:4])[:200]}, ...); {AS_PUBLISHED}, with commas between columns"
+        )
+
+
+def parse_stamps(stamps: np.ndarray) -> np.ndarray:
+    """Turn YYYYMMDDHHMM numbers into times.
+
+    Parameters
+    ----------
+    stamps : (time,) int64
+
+    Returns
+    -------
+    (time,) datetime64[m]
+        NaT where the number is no date and time between 1900 and 2199.
+
+    Examples
+    --------
+    >>> parse_stamps(np.array([201202292330, 201302290000]))
+    array(['2012-02-29T23:30', 'NaT'], dtype='datetime64[m]')
+    """
+    stamps = np.asarray(stamps, np.int64)
+    date, clock = np.divmod(stamps, 10_000)
+    year_month, day = np.divmod(date, 100)
+    year, month = np.divmod(year_month, 100)
+    hour, minute = np.divmod(clock, 100)
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    good = (year >= 1900) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1) & (hour < 24) & (minute < 60)
+    good &= days.astype("datetime64[M]") == months
+    times = days.astype("datetime64[m]") + (hour * 60 + minute)
+    return np.where(good, times, np.datetime64("NaT", "m"))
+
+
+class _Header:
+    """Chooses the columns to read, once the header is known, and knows how the file writes their names."""
+
+    def __init__(self, dialect: Dialect, names: Sequence[str], location: Location) -> None:
+        self._dialect, self._names, self._location = dialect, names, location
+        self._written: dict[str, str] = {}
+
+    def __call__(self, header: Sequence[str]) -> list[str]:
+        self._dialect.check_header(header, self._location)
+        wanted = [START, END, *self._columns()]
+        fold = {name: self.canonical(name) for name in header}
+        present = [name for name in header if fold[name] in set(wanted)]
+        for name in present:
+            other = self._written.setdefault(fold[name], name)
+            if other != name:
+                raise SourceError(
+                    f"{self._location}, line 1: columns {other} and {name} differ by case only, and one was expected; "
+                    f"remove the wrong one, or {AS_PUBLISHED}"
+                )
+        return present
+
+    def canonical(self, name: str) -> str:
+        """Return a column's name as this package writes it."""
+        return name.upper() if self._dialect.ignore_case else name
+
+    def written(self, name: str) -> str:
+        """Return a column's name as the file writes it."""
+        return self._written.get(name, name)
+
+    def _columns(self) -> list[str]:
+        others = [self._dialect.flags_of[name] for name in self._names if name in self._dialect.flags_of]
+        rows = [table.variable(name) for name in (*self._names, *others)]
+        layers = [layer for row in rows for layer in self._dialect.layers(row)]
+        flags = [layer.flag for layer in layers if layer.flag]
+        unc = [column for row in rows for column in (*row.randunc, *row.jointunc)]
+        return [*(layer.column for layer in layers), *flags, *unc]
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where a fault is: the file, and the names of its columns as it writes them."""
+
+    location: Location
+    written: Callable[[str], str]
+
+    def refuse(self, bad: np.ndarray, column: str, why: str) -> None:
+        """Raise for the first bad row, with its line and text."""
+        if bad.any():
+            column = self.written(column)
+            line, text = text_of(self.location, int(bad.argmax()), column)
+            more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
+            raise SourceError(
+                f"{self.location}, line {line}, column {column}: found {text!r}: {why}{more}; correct it, "
+                f"or {AS_PUBLISHED}"
+            )
+
+
+def _names(variables: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names to look for, each once; those that are computed are in no file."""
+    names = table.table() if variables is None else [variables] if isinstance(variables, str) else variables
+    return tuple(dict.fromkeys(name for name in names if table.variable(name).aliases))
+
+
+def attrs_of(name: str, resolution: str = "hourly") -> dict[str, object]:
+    """Return the attributes of an array of a record: of a variable, its flags, quality or uncertainty.
+
+    Examples
+    --------
+    >>> attrs_of("NEE_RANDUNC")
+    {'long_name': 'random uncertainty of NEE', 'units': 'umol m-2 s-1'}
+    """
+    base, _, kind = name.rpartition("_")
+    if kind == "QC":
+        return {"long_name": f"quality flag of {base}", "flag_values": "-1 0 1 2 3"}
+    if kind == "QUALITY":
+        return {"long_name": f"share of the day that is measured or good fill, of {base}", "units": "1"}
+    if kind in ("RANDUNC", "JOINTUNC"):
+        what = "random" if kind == "RANDUNC" else "random and USTAR-filtering"
+        return {"long_name": f"{what} uncertainty of {base}", "units": table.variable(base, resolution).units}
+    return table.variable(name, resolution).attrs
+
+
+def _clock(frame: pd.DataFrame, where: _Where) -> tuple[np.ndarray, int]:
+    """Return the local start of every row (time,) datetime64[m], and the step in minutes."""
+    times = {}
+    for name in (START, END):
+        if name in frame:
+            times[name] = parse_stamps(frame[name].to_numpy())
+            where.refuse(np.isnat(times[name]), name, "expected a time as YYYYMMDDHHMM")
+    start = times[START]
+    moves = np.diff(start).astype(np.int64)
+    lengths = (times[END] - start).astype(np.int64) if END in times else moves if len(moves) else np.array([0])
+    step = _commonest(lengths)
+    if END in times:
+        where.refuse(lengths != step, END, f"expected {step} minutes after the start, as in the other rows")
+    if step not in STEPS:
+        raise SourceError(
+            f"{where.location}, line {line_of(where.location, 0)}: periods of {step} minutes, expected 30 or 60; "
+            "get the site's half-hourly (HH) or hourly (HR) file"
+        )
+    moves = np.concatenate([[step], moves])
+    where.refuse(moves == 0, START, "this time is there twice, expected once")
+    where.refuse(moves < 0, START, "earlier than the row before, expected times in order")
+    where.refuse(moves % step != 0, START, f"not a multiple of {step} minutes after the row before")
+    return start, step
+
+
+def _commonest(lengths: np.ndarray) -> int:
+    values, counts = np.unique(lengths, return_counts=True)
+    return int(values[counts.argmax()])
+
+
+def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect, where: _Where) -> _Found:
+    """Return values, flags and uncertainties of the variables that are there, and where they came from."""
+    found = _Found()
+    for name in names:
+        present = _present(frame, name, dialect)
+        if not present:
+            continue
+        stack = _stack(frame, name, dialect, where)
+        if name in dialect.flags_of:
+            others = _stack(frame, dialect.flags_of[name], dialect, where).flags
+            stack.flags = np.where((stack.flags >= 0) & (others >= 0), others, stack.flags)
+        found.arrays |= {name: stack.values, f"{name}_QC": stack.flags}
+        found.columns[name] = ", ".join(stack.columns or [present[0].column])
+        found.assumed |= {name: stack.assumed} if stack.assumed else {}
+        found.arrays |= _uncertainties(frame, table.variable(name), where)
+    return found
+
+
+def _present(frame: pd.DataFrame, name: str, dialect: Dialect) -> list[Layer]:
+    return [layer for layer in dialect.layers(table.variable(name)) if layer.column in frame]
+
+
+@dataclass
+class _Stack:
+    """Values and flags (time,), the columns that gave some, and how many flags were assumed."""
+
+    values: np.ndarray
+    flags: np.ndarray
+    columns: list[str] = field(default_factory=list)
+    assumed: int = 0
+
+
+def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _Stack:
+    """Take each step's value from the first layer that has one."""
+    stack = _Stack(np.full(len(frame), np.nan, np.float32), np.full(len(frame), -1, np.int8))
+    for layer in _present(frame, name, dialect):
+        more = _values(frame, layer.column, where)
+        taken = np.isnan(stack.values) & ~np.isnan(more)
+        if not taken.any() or (layer.alone and stack.columns):
+            continue
+        check_units(name, more, f"{where.location}, column {where.written(layer.column)}")
+        theirs, blank = _flags(frame, layer, ~np.isnan(more), where)
+        if name == "NEE" and layer.flag in frame:
+            told = np.where(blank | np.isnan(more), -1, theirs)
+            check_fills(more, told, f"{where.location}, column {where.written(layer.flag)}")
+        stack.values[taken], stack.flags[taken] = more[taken], theirs[taken]
+        stack.columns.append(layer.column)
+        stack.assumed += int((blank & taken).sum())
+    return stack
+
+
+def _values(frame: pd.DataFrame, column: str, where: _Where) -> np.ndarray:
+    values = frame[column].to_numpy(copy=True)
+    values[values == MISSING] = np.nan
+    where.refuse(np.isinf(values), column, f"expected a number, {MISSING} where missing")
+    return values
+
+
+def _flags(frame: pd.DataFrame, layer: Layer, present: np.ndarray, where: _Where) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flag of every step (time,) int8, and where the file's own is blank (time,) bool."""
+    if layer.flag not in frame:
+        return np.full(len(frame), layer.assumed, np.int8), np.zeros(len(frame), bool)
+    raw = frame[layer.flag].to_numpy()
+    blank = np.isnan(raw) | (raw == MISSING)
+    *others, last = (theirs for theirs, _ in layer.flags)
+    where.refuse(
+        ~blank & ~np.isin(raw, [*others, last]),
+        layer.flag,
+        f"expected a flag {', '.join(map(str, others))} or {last} ({_FRACTION})",
+    )
+    if layer.flags == FLAGS:
+        check_flags(np.where(blank, np.nan, raw), present, f"{where.location}, column {where.written(layer.flag)}")
+    flags = np.full(len(frame), layer.assumed, np.int8)
+    for theirs, ours in layer.flags:
+        flags[raw == theirs] = ours
+    return flags, blank
+
+
+def _uncertainties(frame: pd.DataFrame, row: Variable, where: _Where) -> dict[str, np.ndarray]:
+    """Return `<NAME>_RANDUNC` and `<NAME>_JOINTUNC` (time,) float32 where the file has values of them."""
+    found = {}
+    for kind, columns in (("RANDUNC", row.randunc), ("JOINTUNC", row.jointunc)):
+        for column in columns:
+            if column not in frame or f"{row.name}_{kind}" in found:
+                continue
+            values = _values(frame, column, where)
+            where.refuse(values < 0, column, "expected a standard deviation, zero or more")
+            if not np.isnan(values).all():
+                found[f"{row.name}_{kind}"] = values
+    return found
+
+
+def to_utc(
+    start: np.ndarray, step: int, utc_offset: float | Sequence[tuple[object, float]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the UTC start of the rows that are kept, and which those are.
+
+    Parameters
+    ----------
+    start : (time,) datetime64
+        Local standard time at the start of each row, ascending.
+    step : int
+        Minutes that a row stands for.
+    utc_offset : float or sequence of (start, float)
+        As in `fluxcube.sources.towers.oneflux.read_oneflux`.
+
+    Returns
+    -------
+    time : (kept,) datetime64[m]
+        UTC, strictly ascending.
+    kept : (time,) bool
+        False where the offset grew and the hour was there before.
+
+    Raises
+    ------
+    ConfigError
+        If an offset is none.
+    """
+    time = standard_to_utc(start, offsets_at(start, utc_offset))
+    # Where the offset grows, hours repeat in UTC: what was observed under the old clock stays.
+    over = np.maximum.accumulate(time + np.timedelta64(step, "m"))
+    kept = np.concatenate([[True], time[1:] >= over[:-1]])
+    return time[kept], kept
