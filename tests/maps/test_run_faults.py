@@ -159,7 +159,7 @@ def test_chunks_too_large_for_memory_are_refused_before_the_first_task(tmp_path)
 
 def test_a_task_that_kills_its_worker_each_time_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "_TRIES", 1)
-    monkeypatch.setenv("PYTHONPATH", str(HERE.parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
     store = tmp_path / "maps.zarr"
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
