@@ -16,16 +16,14 @@ import xarray as xr
 
 from fluxcube.cubes import carbonsense
 from fluxcube.errors import ConfigError, StoreError, missing_package, unknown
-from fluxcube.schema import resolution_of
+from fluxcube.resolution import HOURLY, find_resolution, resolution_of
 from fluxcube.stores import is_url, open_store
 
 #: The environment variable that names the default store.
 VARIABLE = "FLUXCUBE_DATA"
 
-_CUBES = {"hourly": "carbonsense.zarr", "daily": "carbonsense_daily.zarr"}
 
-
-def default_store(name: str = _CUBES["hourly"]) -> Path | str:
+def default_store(name: str = HOURLY.store) -> Path | str:
     """Return the store of a name that ``FLUXCUBE_DATA`` holds; the cube may be what it names itself.
 
     A URL is taken as it is: what ends in ``.zarr`` is the store, else the folder of it.
@@ -44,8 +42,8 @@ def default_store(name: str = _CUBES["hourly"]) -> Path | str:
         raise StoreError(f"no store given, and {VARIABLE} is not set: {how}")
     if is_url(value):
         value = value.rstrip("/")
-        return value if value.endswith(".zarr") and name == _CUBES["hourly"] else f"{_folder_url(value)}/{name}"
-    itself = [Path(value)] if name == _CUBES["hourly"] else []
+        return value if value.endswith(".zarr") and name == HOURLY.store else f"{_folder_url(value)}/{name}"
+    itself = [Path(value)] if name == HOURLY.store else []
     for path in (Path(value) / name, *itself):
         if (path / "zarr.json").is_file():
             return path
@@ -138,10 +136,8 @@ def open_entry(kind: str, store: str | os.PathLike | None = None, **options: obj
 
 
 def _open_cube(store: str | os.PathLike | None, resolution: str, options: dict) -> xr.Dataset:
-    if resolution not in _CUBES:
-        raise unknown("resolution", resolution, _CUBES)
-    ds = open_carbonsense(store or default_store(_CUBES[resolution]), **options)
-    if resolution_of(ds) != resolution:
+    ds = open_carbonsense(store or default_store(find_resolution(resolution).store), **options)
+    if resolution_of(ds).name != resolution:
         raise StoreError(f"{store or VARIABLE}: expected {resolution} data, found a cube of {resolution_of(ds)} data.")
     return ds
 

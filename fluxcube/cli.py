@@ -394,7 +394,7 @@ def upscale(
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.predictor import load_model
     from fluxcube.maps.store import write_maps
-    from fluxcube.schema import resolution_of
+    from fluxcube.resolution import DAILY, resolution_of
 
     box = _box(bbox)
     model = load_model(run)
@@ -411,7 +411,7 @@ def upscale(
         grid = add_climates(grid, koppen)
     elif koppen is not None:
         raise ConfigError("--koppen: this model does not look at climates; leave it out.")
-    if model.resolution == "daily" and resolution_of(grid) == "hourly":
+    if model.resolution == DAILY.name and resolution_of(grid) is not DAILY:
         grid = daily_forcing(grid)
     maps = upscale_grid(
         model,

@@ -26,6 +26,17 @@ from fluxcube.inference.towers import predict
 from fluxcube.models import registry
 from fluxcube.models.base import from_known_keys
 from fluxcube.models.checkpoint import ENSEMBLE, RUN
+from fluxcube.resolution import (
+    DEFAULT,
+    HOURLY,
+    Default,
+    QualityLimit,
+    Resolution,
+    quality_limit,
+    refuse_other_option,
+    resolution_of,
+)
+from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit, preset_config
@@ -64,7 +75,8 @@ class Variant:
     train_igbp : str or None
         Train on this class alone.
     target_qc : int or None
-        Worst flag of a flux to train on, predictors' flags aside; None is that of `fluxcube.fit`.
+        Of an hourly cube: maximum flag of the fluxes used for training, whatever that of the predictors; by default
+        that of `fluxcube.fit`.
     search : int or None
         Draws of XGBoost's settings inside the training sites.
     seed : int
@@ -78,7 +90,7 @@ class Variant:
     hide_unit : {"variable", "token"}
         As `fluxcube.evaluation.hiding.hide_predictors` takes it.
     min_quality : float or None
-        Of a daily cube: least quality of a flux to train on; None is that of `fluxcube.fit`.
+        Of a daily cube: minimum quality of the fluxes used for training; by default that of `fluxcube.fit`.
     bag : float
         As `fluxcube.fit` takes it.
     separately : bool
@@ -158,7 +170,8 @@ def score_variants(
     *,
     part: str = "test",
     igbp: str | None = None,
-    min_quality: float = 1.0,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     say: Callable[[str], None] | None = None,
 ) -> Sums:
     """Train, predict and score variants on every fold, on rows common to all of them.
@@ -177,8 +190,10 @@ def score_variants(
         Sites to score. What is chosen by these scores must be chosen on "val".
     igbp : str, optional
         Score the sites of this class alone; folds without one are left out.
-    min_quality : float
-        Of a daily cube: the least quality of a day that is scored.
+    max_qc : int, None or "default"
+        Maximum flag of the hourly fluxes that are scored, by default 0 (measured).
+    min_quality : float, None or "default"
+        Minimum quality of the daily fluxes that are scored, by default 1 (whole days).
     say : callable, optional
         Gets a line for each step that is done.
 
@@ -190,8 +205,12 @@ def score_variants(
     Raises
     ------
     ConfigError
-        If two variants share a label, or no fold has a site to score.
+        If two variants share a label, no fold has a site to score, or an option of the other resolution is passed.
     """
+    resolution = resolution_of(cube)
+    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
+    for variant in variants:
+        _check_limits(resolution, variant)
     labels = [variant.label for variant in variants]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"variants need different labels, found {', '.join(labels)}.")
@@ -199,7 +218,7 @@ def score_variants(
     for name, split in splits.items():
         kept = _of_class(cube, split, part, igbp)
         if kept:
-            found.append(_fold_sums(cube, name, split, kept, variants, Path(out), part, min_quality, say or log.info))
+            found.append(_fold_sums(cube, name, split, kept, variants, Path(out), part, limit, say or log.info))
     if not found:
         raise ConfigError(f"no fold has a {part} site{f' of {igbp}' if igbp else ''}.")
     return Sums.join(found, repeated=part == "val")
@@ -210,16 +229,16 @@ def _of_class(cube: xr.Dataset, split: Split, part: str, igbp: str | None) -> li
     return [site for site in getattr(split, part) if igbp is None or classes.get(site) == igbp]
 
 
-def _fold_sums(cube, name, split, sites, variants, out, part, min_quality, say) -> Sums:
+def _fold_sums(cube, name, split, sites, variants, out, part, limit: QualityLimit, say) -> Sums:
     """Sums of one fold, read where they are kept."""
     names = [variant.prediction_name(cube, split, part) for variant in variants]
-    rows = [] if min_quality == 1 else [min_quality]
+    rows = [] if limit.value == limit.resolution.measured else [limit.value]
     path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites, *rows])}.csv"
     if path.exists():
         return read_sums(path)
     scored = split.part(cube, part).sel(site=sites)
     predictions = {v.label: predictions_of(cube, split, v, out, part=part, say=say) for v in variants}
-    sums = site_sums(scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, min_quality=min_quality)
+    sums = site_sums(scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, **limit.to_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
     say(f"{name}: scored on {int(next(iter(sums.moments.values())).n.max(initial=0))} rows of the longest site")
     write_sums(sums, path)
@@ -257,6 +276,7 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
     """
     if variant.separately:
         raise ConfigError(f"{variant.label} is a run for each of its targets: train each of its parts.")
+    _check_limits(resolution_of(cube), variant)
     folder = Path(out) / "runs" / variant.run_name(cube, split)
     if any((folder / mark).exists() for mark in (RUN, ENSEMBLE)):
         return folder
@@ -278,11 +298,27 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
         bag=variant.bag,
         seed=variant.seed,
         seeds=variant.seeds,
-        max_qc=_PREDICTOR_QC if variant.target_qc is None else 3,
-        **({} if variant.min_quality is None else {"min_quality": variant.min_quality}),
+        **_limits(variant),
     )
     say(f"{split.kind}: {variant.label}: {done.summary}")
     return folder
+
+
+def _limits(variant: Variant) -> dict:
+    """Return the limit of quality for `fluxcube.fit`; the fluxes above `target_qc` are masked already."""
+    passed = {} if variant.target_qc is None else {"max_qc": 3}
+    return passed if variant.min_quality is None else passed | {"min_quality": variant.min_quality}
+
+
+def _check_limits(resolution: Resolution, variant: Variant) -> None:
+    """Refuse the limit of quality of the other resolution (ConfigError)."""
+    if variant.target_qc is not None and resolution is not HOURLY:
+        raise ConfigError(
+            f"{variant.label}: target_qc={variant.target_qc!r} limits flags, and the cube is {resolution}: expected "
+            "min_quality, the minimum share of a day; set it, or leave target_qc out."
+        )
+    if variant.min_quality is not None:
+        refuse_other_option(resolution, {"min_quality": variant.min_quality})
 
 
 def _config(variant: Variant) -> object | None:
@@ -304,7 +340,9 @@ def _for_variant(cube: xr.Dataset, variant: Variant) -> xr.Dataset:
     out = {}
     for name, worst in (("predictors", _PREDICTOR_QC), ("fluxes", variant.target_qc)):
         flags = cube[f"{name}_qc"]
-        good = (flags >= 0) & (flags <= worst)
+        best = xr.DataArray(best_flags(cube), dims="site")
+        good = xr.apply_ufunc(HOURLY.limit(worst).accepts, flags, best, dask="parallelized", output_dtypes=[bool])
+        good = good.transpose(*flags.dims)
         out |= {name: cube[name].where(good), f"{name}_qc": flags.where(good, np.int8(-1))}
     return cube.assign(out)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.cubes.report import open_report
-from fluxcube.schema import resolution_of
+from fluxcube.resolution import DAILY, HOURLY, resolution_of
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.stores import done_regions, is_url, open_store, store_attrs
 
@@ -18,8 +18,8 @@ Progress = Callable[[int, int, str], None]
 
 #: What is told of each variable: of hours the shares with each flag, of days the shares of at least some quality.
 _HEADINGS = {
-    "hourly": ("variable", "sites", "hours", "measured", "good", "medium", "poor", "sources"),
-    "daily": ("variable", "sites", "days", "quality 0.5", "0.75", "1", "sources"),
+    HOURLY: ("variable", "sites", "hours", "measured", "good", "medium", "poor", "sources"),
+    DAILY: ("variable", "sites", "days", "quality 0.5", "0.75", "1", "sources"),
 }
 
 
@@ -71,10 +71,10 @@ def _cube(store: str | os.PathLike, most: int | None) -> Iterator[str]:
     yield "  " + ", ".join(f"{name} {ds.attrs[name]}" for name in settings if name in ds.attrs)
     yield "  classes: " + _counted(ds.igbp.values)
     yield "  networks: " + _counted([name for text in ds.network.values for name in text.split(";")])
-    if "modis" in ds or "surface" in ds:
-        yield f"  satellite: {'modis' if 'modis' in ds else 'surface'} on {ds.sizes['day']} days"
+    if resolution.satellite in ds:
+        yield f"  satellite: {resolution.satellite} on {ds.sizes['day']} days"
     yield ""
-    shares = _of_hours if resolution == "hourly" else _of_days
+    shares = {HOURLY: _of_hours, DAILY: _of_days}[resolution]
     yield from _aligned([_HEADINGS[resolution], *_of_variables(open_report(store), shares(store))])
     yield from _aside(store, most)
 

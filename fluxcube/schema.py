@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SchemaError
-from fluxcube.timestamps import DAY, HOUR
+from fluxcube.errors import SchemaError
+from fluxcube.resolution import Resolution, resolution_of
 from fluxcube.variables import table
 
 if TYPE_CHECKING:
@@ -168,37 +168,6 @@ def variable_coords(names: Iterable[str], dim: str = "variable", resolution: str
     return coords | ({"cyclic": (dim, np.array([row.cyclic for row in rows], bool))} if dim == "variable" else {})
 
 
-def resolution_of(ds: xr.Dataset) -> str:
-    """Return whether a cube is "hourly" or "daily"; one that does not say is hourly."""
-    return str(ds.attrs.get("resolution", "hourly"))
-
-
-def check_resolution(ds: xr.Dataset, resolution: str, who: str) -> None:
-    """Refuse hours where days are needed, and days where hours are.
-
-    Parameters
-    ----------
-    ds : xr.Dataset
-        A cube or a forcing cube.
-    resolution : {"hourly", "daily"}
-        What it must be.
-    who : str
-        Who needs it, for the message.
-
-    Raises
-    ------
-    ConfigError
-        If `ds` is of the other resolution.
-    """
-    found = resolution_of(ds)
-    if found != resolution:
-        steps = {"hourly": "hours", "daily": "days"}
-        what = f"build one with resolution={resolution!r}"
-        if "site" not in ds.dims:
-            what = "make days of it with fluxcube.daily_forcing" if resolution == "daily" else "give it the hourly one"
-        raise ConfigError(f"{who} works on {steps[resolution]}, and this cube holds {steps.get(found, found)}: {what}.")
-
-
 def validate_cube(ds: xr.Dataset) -> xr.Dataset:
     """Return `ds` if it is a tower cube, hourly or daily, or say what it lacks.
 
@@ -209,7 +178,7 @@ def validate_cube(ds: xr.Dataset) -> xr.Dataset:
     """
     resolution = resolution_of(ds)
     for stack, dim in STACKS.items():
-        names = (stack + ending for ending in stack_parts(stack, resolution, required=True))
+        names = (stack + ending for ending in stack_parts(stack, resolution.name, required=True))
         _check_arrays(ds, dict.fromkeys(names, ("site", "time", dim)), "cube")
     _check_chips(ds, "site")
     _check_coords(ds, _SITE_COORDS, ("site",), "cube")
@@ -265,13 +234,12 @@ def _check_coords(ds: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...],
             raise SchemaError(f"{kind}: coordinate {name} must be on {dims}, found {ds[name].dims}.")
 
 
-def _check_steps(ds: xr.Dataset, kind: str, resolution: str) -> None:
-    step = {"hourly": HOUR, "daily": DAY}[resolution]
+def _check_steps(ds: xr.Dataset, kind: str, resolution: Resolution) -> None:
+    step = resolution.step
     steps = np.diff(ds.time.values)
     if not np.issubdtype(ds.time.dtype, np.datetime64) or not (steps == step).all():
         at = "" if not len(steps) else f"; first other step after {ds.time.values[:-1][steps != step][:1]}"
-        what = "UTC, one step an hour" if resolution == "hourly" else "local dates, one step a day"
-        raise SchemaError(f"{kind}: time must be {what}, without holes{at}.")
+        raise SchemaError(f"{kind}: time must be {resolution.clock}, without holes{at}.")
 
 
 @xr.register_dataset_accessor("fluxcube")
@@ -338,7 +306,7 @@ class FluxcubeAccessor:
 
     def _unstacked(self, stack: str, dim: str) -> dict[str, xr.DataArray]:
         arrays = {}
-        known, scaled = table(resolution_of(self._ds)), "normalized" in self._ds.attrs
+        known, scaled = table(resolution_of(self._ds).name), "normalized" in self._ds.attrs
         for i, name in enumerate(self._ds[dim].values):
             row = known[name].attrs if name in known else {}
             row = row | {"units": "1"} if scaled else row

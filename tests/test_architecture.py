@@ -19,7 +19,7 @@ LAYERS = [
     {"errors"},
     {"variables", "biomes"},
     {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "swap", "scores"},
-    {"solar"},
+    {"solar", "resolution"},
     {"schema", "geometry"},
     {"stores"},
     {"sources", "simulation"},

@@ -12,7 +12,8 @@ import pytest
 import fluxcube as fc
 from fluxcube.errors import ConfigError, SourceError, UnknownNameError
 from fluxcube.normalisation import denormalise
-from fluxcube.schema import resolution_of, validate_cube
+from fluxcube.resolution import resolution_of
+from fluxcube.schema import validate_cube
 
 PLACES = "meta/fluxnet_shuttle_snapshot_20260624.nocontacts.csv"
 COLUMNS = {"TA": "TA_F", "SW_IN": "SW_IN_F", "P": "P_F", "NEE": "NEE_VUT_USTAR50", "GPP_NT": "GPP_NT_VUT_USTAR50"}

@@ -28,7 +28,8 @@ from fluxcube.cubes.layout import (
 from fluxcube.cubes.report import build_document, cube_attrs, document, read_report, write_report
 from fluxcube.cubes.tower import Tower, tower_of
 from fluxcube.errors import ConfigError, SourceError, StoreError
-from fluxcube.schema import STACKS, resolution_of
+from fluxcube.resolution import resolution_of
+from fluxcube.schema import STACKS
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.stores import adopt, create, is_url, open_store, staging, store_attrs
@@ -86,7 +87,7 @@ def append_site(
 def _append(store: Path, ds: xr.Dataset | Tower, info: SiteInfo | None, overwrite: bool) -> None:
     with open_store(store, kind="cube", dask=False) as cube:
         labels = {stack: [str(name) for name in cube[dim].values] for stack, dim in STACKS.items()}
-        resolution = resolution_of(cube)
+        resolution = resolution_of(cube).name
     settings = settings_of(store)
     tower = ds if isinstance(ds, Tower) else _tower(ds, info, labels, settings)
     check_epoch(tower)

@@ -7,12 +7,12 @@ import xarray as xr
 
 from fluxcube.biomes import koppen as classify
 from fluxcube.errors import ConfigError
-from fluxcube.schema import resolution_of, validate_forcing
+from fluxcube.resolution import resolution_of
+from fluxcube.schema import validate_forcing
 
 _CELLS = ("latitude", "longitude")
 _MAIN = ("A", "B", "C", "D", "E")
 _LENGTHS = np.array([31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
-_STEPS = {"hourly": 24, "daily": 1}
 
 
 def add_climates(forcing: xr.Dataset, koppen: str | None = None) -> xr.Dataset:
@@ -59,7 +59,7 @@ def add_climates(forcing: xr.Dataset, koppen: str | None = None) -> xr.Dataset:
         raise ConfigError(f"climates need TA and P of all twelve months; this forcing has {found}: open more of it.")
     temperature, rain = _monthly_means(forcing, months)
     latitude = np.repeat(forcing.latitude.values, forcing.sizes["longitude"])
-    classes = classify(temperature, rain * _STEPS[resolution_of(forcing)] * _LENGTHS, latitude)
+    classes = classify(temperature, rain * resolution_of(forcing).steps_per_day * _LENGTHS, latitude)
     return _classified(forcing, classes.reshape(forcing.igbp.shape), "of the forcing's own years")
 
 

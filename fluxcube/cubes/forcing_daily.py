@@ -10,7 +10,8 @@ import xarray as xr
 
 from fluxcube.cubes.localdays import needed_share
 from fluxcube.errors import ConfigError
-from fluxcube.schema import check_resolution, validate_forcing, variable_coords
+from fluxcube.resolution import check_resolution
+from fluxcube.schema import validate_forcing, variable_coords
 from fluxcube.solar import potential_radiation
 from fluxcube.variables import BANDS, COMPUTED, Variable, predictors, table
 

@@ -19,7 +19,8 @@ from dask.system import CPU_COUNT
 
 from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError, unknown
-from fluxcube.schema import resolution_of, validate_forcing
+from fluxcube.resolution import DAILY, resolution_of
+from fluxcube.schema import validate_forcing
 from fluxcube.swap import building_place, clear_leftovers
 
 #: Cells a side of a block, unless the forcing's own chunks have one size.
@@ -222,7 +223,7 @@ def _sizes(forcing: xr.Dataset, dim: str, size: int) -> tuple[int, int]:
     """What is decompressed at once and what is a file, along a dimension."""
     if dim in _CELL_DIMS:
         return (_block(forcing, dim),) * 2
-    if dim == "day" or (dim == "time" and resolution_of(forcing) == "daily"):
+    if dim == "day" or (dim == "time" and resolution_of(forcing) is DAILY):
         return _DAYS, _SHARD_DAYS
     return (_HOURS, _SHARD_HOURS) if dim == "time" else (size, size)
 

@@ -10,7 +10,8 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
-from fluxcube.schema import STACKS, resolution_of
+from fluxcube.resolution import resolution_of
+from fluxcube.schema import STACKS
 
 _WORST_FLAG = 3
 _HOURS_A_DAY = 24
@@ -196,7 +197,7 @@ def _plain(number: float) -> int | float:
 
 def scale_by_bounds(ds: xr.Dataset) -> xr.Dataset:
     """Scale a cube's stacks by their variables' bounds, as `fluxcube.normalisation` does; uncertainties likewise."""
-    resolution, arrays = resolution_of(ds), {}
+    resolution, arrays = resolution_of(ds).name, {}
     for stack, dim in STACKS.items():
         names = [str(name) for name in ds[dim].values]
         arrays[stack] = xr.apply_ufunc(

@@ -13,9 +13,9 @@ from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.schema import PARTS, STACKS, resolution_of, validate_cube
+from fluxcube.resolution import resolution_of
+from fluxcube.schema import PARTS, STACKS, validate_cube
 from fluxcube.stores import dask_chunked, open_store
-from fluxcube.timestamps import DAY, HOUR
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", "surface")
 #: Two years: a selection by .sel afterwards reads no more than it must, and a thousand sites are no large graph.
@@ -95,7 +95,7 @@ def open_carbonsense(
     chosen = _at_sites(whole, sites, igbp, bbox)
     spanned = _spanned(whole, chosen)
     ds = _at_hours(spanned, time)
-    begin = int((ds.time.values[0] - EPOCH) / (DAY if resolution_of(ds) == "daily" else HOUR))
+    begin = int((ds.time.values[0] - EPOCH) / resolution_of(ds).step)
     ds = dask_chunked(ds, begin={"time": begin}, time=_DASK_HOURS)
     if not np.array_equal(chosen, np.arange(ds.sizes["site"])):
         ds = ds.isel(site=chosen)

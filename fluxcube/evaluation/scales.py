@@ -11,6 +11,7 @@ import xarray as xr
 from fluxcube.errors import SchemaError
 from fluxcube.evaluation.skill import score_table
 from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs
+from fluxcube.resolution import DEFAULT, Default
 from fluxcube.scores import Moments, moments
 
 #: The scales, in the order tables show them.
@@ -25,14 +26,15 @@ def scale_table(
     predictions: Mapping[str, Labelled],
     *,
     qc: xr.DataArray | None = None,
-    max_qc: int | None = 0,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     **options: object,
 ) -> pd.DataFrame:
     """Score predictions at eight time scales, all from one row mask.
 
     Parameters
     ----------
-    obs, predictions, qc, max_qc
+    obs, predictions, qc, max_qc, min_quality
         As `fluxcube.compare` takes them; of towers.
     **options
         Of `score_table`: clusters, draws, seed, level, against.
@@ -51,7 +53,7 @@ def scale_table(
     >>> table.set_index("group").n[["hourly", "daily", "weekly", "seasonal"]].tolist()
     [2880, 120, 16, 0]
     """
-    sums = scale_sums(obs, predictions, qc=qc, max_qc=max_qc)
+    sums = scale_sums(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     tables = [score_table(sums[scale], **options).assign(group=scale) for scale in SCALES]
     out = pd.concat(tables, ignore_index=True)
     out["target"] = pd.Categorical(out["target"], list(dict.fromkeys(out["target"])), ordered=True)
@@ -65,7 +67,8 @@ def scale_sums(
     predictions: Mapping[str, Labelled],
     *,
     qc: xr.DataArray | None = None,
-    max_qc: int | None = 0,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
 ) -> dict[str, Sums]:
     """Reduce predictions and observations to sums of sites at each scale.
 
@@ -76,7 +79,7 @@ def scale_sums(
 
     Parameters
     ----------
-    obs, predictions, qc, max_qc
+    obs, predictions, qc, max_qc, min_quality
         As `fluxcube.compare` takes them; of towers.
 
     Returns
@@ -93,7 +96,7 @@ def scale_sums(
     ----------
     FLUXtrapolation, arXiv:2605.19812 (scales and least shares)
     """
-    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc)
+    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     found: dict[str, dict[str, list]] = {scale: {} for scale in SCALES}
     for target, arrays in pairs.items():
         if arrays[0].dims != ("site", "time") or "longitude" not in arrays[0].coords:

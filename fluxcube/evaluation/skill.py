@@ -11,6 +11,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import INTERVALS, interval, resample
 from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
+from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.clusters import cluster_sites
 from fluxcube.scores import SCORES, Moments, pool, scores
 from fluxcube.variables import table
@@ -49,8 +50,8 @@ def evaluate(
     *,
     by: str | None = None,
     qc: xr.DataArray | None = None,
-    max_qc: int | None = 0,
-    min_quality: float = 1.0,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     seen: Iterable[str] | None = None,
 ) -> xr.Dataset:
     """Score a prediction: pooled over all rows of a group, and as the median over its sites.
@@ -71,10 +72,13 @@ def evaluate(
         of several networks counts in each. Default: all rows in one.
     qc : xr.DataArray, optional
         Flags of `obs`, where it is an array without its own.
-    max_qc : int or None
-        Highest flag scored: 0, measured values only, by default; None scores every finite value.
-    min_quality : float
-        Of a daily cube, instead: the least good share of a day that is scored; whole days by default.
+    max_qc : int, None or "default"
+        Maximum flag of hourly observations that are scored, by default 0 (measured); None scores every finite value.
+        At sites whose publication kept no better flag (CarbonSense v1: 1, v2: 2), that flag counts as measured, and
+        the row mask names them.
+    min_quality : float, None or "default"
+        Minimum quality of daily observations that are scored, by default 1 (whole days); None scores every finite
+        value.
     seen : iterable of str, optional
         Classes that training saw (``by="igbp"`` or ``"koppen"``); the others are marked `zero_shot`.
 
@@ -115,8 +119,8 @@ def compare(
     *,
     by: str | None = None,
     qc: xr.DataArray | None = None,
-    max_qc: int | None = 0,
-    min_quality: float = 1.0,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     seen: Iterable[str] | None = None,
     clusters: Clusters = None,
     draws: int = 1000,

@@ -15,7 +15,9 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
-from fluxcube.schema import PARTS, resolution_of
+from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, quality_limit, resolution_of
+from fluxcube.samples.quality import best_flags, named_best_flags
+from fluxcube.schema import PARTS
 from fluxcube.scores import Moments, moments, pool
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,6 @@ SEASONS = ("winter", "spring", "summer", "autumn")
 #: What the names of arrays beside values end in, one data variable a name.
 _BESIDE = tuple(ending.upper() for ending in PARTS if ending)
 _BLOCK = 2_000_000  # pairs scored at once when inputs are in memory: about 100 MB of temporaries
-#: What shares kept as float32 may lack of their sum.
-_ROUNDING = 1e-4
 _KEYS = ("target", "model", "season")
 #: What of a place is kept with its sums: all that tables group by, and clusters are made of.
 _COORDS = ("site", "igbp", "koppen", "network", "latitude", "longitude", "elevation")
@@ -160,8 +160,8 @@ def site_sums(
     predictions: Mapping[str, Labelled],
     *,
     qc: xr.DataArray | None = None,
-    max_qc: int | None = 0,
-    min_quality: float = 1.0,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     seasons: bool = False,
 ) -> Sums:
     """Reduce predictions and observations to the sums that every score follows from, on rows common to all models.
@@ -192,8 +192,8 @@ def aligned_pairs(
     predictions: Mapping[str, Labelled],
     *,
     qc: xr.DataArray | None,
-    max_qc: int | None,
-    min_quality: float = 1.0,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
 ) -> tuple[dict[str, tuple[xr.DataArray, ...]], dict[str, xr.Dataset], dict[str, object]]:
     """Return by flux the observations, missing outside the row mask, and each model's predictions; places; the mask.
 
@@ -204,26 +204,31 @@ def aligned_pairs(
     """
     if not predictions:
         raise ConfigError("nothing to score: give at least one prediction, by model name.")
-    shares = max_qc is not None and qc is None and isinstance(obs, xr.Dataset) and "fluxes_quality" in obs
-    observed, flags = _observed(obs, _flags_of_days(obs, max_qc, min_quality) if shares else qc)
+    resolution = _resolution(obs)
+    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
+    observed, flags = _observed(obs, qc, resolution)
     predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
     targets = _shared_targets(observed, predicted)
-    pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], max_qc) for t in targets}
+    pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], limit) for t in targets}
     places = {t: _places(pair[0]) for t, pair in pairs.items()}
-    attrs = _attrs(max_qc, [t for t in targets if t not in flags], targets, list(predictions))
-    if shares:
-        attrs["row_mask"] = attrs["row_mask"].replace(f"flag <= {max_qc}", f"quality >= {min_quality:g}")
-        attrs |= {"min_quality": min_quality}
-    if isinstance(obs, xr.Dataset) and resolution_of(obs) == "daily":
-        attrs |= {"resolution": "daily"}
+    attrs = _attrs(limit, [t for t in targets if t not in flags], targets, list(predictions), _raised(limit, obs))
+    attrs |= resolution_of(obs).attrs
     return pairs, places, attrs
 
 
-def _flags_of_days(cube: xr.Dataset, max_qc: int, min_quality: float) -> xr.DataArray:
-    """Flags of a daily cube's fluxes: `max_qc` where the good share of the day is `min_quality` at least, or worse."""
-    if not 0 <= min_quality <= 1:
-        raise ConfigError(f"min_quality must be a share of the day, 0 to 1, found {min_quality}.")
-    return xr.where(cube.fluxes_quality >= min_quality - _ROUNDING, max_qc, max_qc + 1).astype("int8")
+def _resolution(obs: Labelled) -> Resolution:
+    """Resolution of observations: as their attribute says, else daily if their time steps are days."""
+    if isinstance(obs, xr.Dataset) or "resolution" in obs.attrs:
+        return resolution_of(obs)
+    steps = np.diff(obs["time"].values[:2]) if "time" in obs.coords else np.array([])
+    return DAILY if (steps == DAILY.step).any() else HOURLY
+
+
+def _raised(limit: QualityLimit, obs: Labelled) -> str:
+    """Return the sites at which a worse flag than the limit counts as measured, with their flags; "" for none."""
+    if limit.value is None or not limit.resolution.lower_is_better or "site" not in obs.dims:
+        return ""
+    return named_best_flags(obs.isel(site=best_flags(obs) > limit.value))
 
 
 def common_rows(*arrays: xr.DataArray) -> xr.DataArray:
@@ -247,16 +252,18 @@ def common_rows(*arrays: xr.DataArray) -> xr.DataArray:
     return mask
 
 
-def _observed(obs: Labelled, qc: xr.DataArray | None) -> tuple[dict, dict]:
-    """Observations and flags (where there are any) by target."""
+def _observed(obs: Labelled, qc: xr.DataArray | None, resolution: Resolution) -> tuple[dict, dict]:
+    """Return observations, and flags or qualities where there are any, by target."""
+    ending = resolution.quality
     if isinstance(obs, xr.Dataset) and "fluxes" in obs:
-        qc = obs.fluxes_qc if qc is None and "fluxes_qc" in obs else qc
+        qc = obs.get(f"fluxes{ending}") if qc is None else qc
         obs = obs.fluxes
     values = _by_target(obs)
     if qc is not None:
         flags = _by_target(qc, only=list(values))
     elif isinstance(obs, xr.Dataset):
-        flags = {name: obs[f"{name}_QC"] for name in values if f"{name}_QC" in obs}
+        names = {name: f"{name}{ending.upper()}" for name in values}
+        flags = {name: obs[beside] for name, beside in names.items() if beside in obs}
     else:
         flags = {}
     return values, flags
@@ -285,7 +292,7 @@ def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
     return shared
 
 
-def _aligned(obs, flags, preds, max_qc) -> tuple[xr.DataArray, ...]:
+def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]:
     """Observations where the row mask holds, and the predictions, with the same coordinates and dims (..., time)."""
     arrays = [obs, *preds] if flags is None else [obs, flags, *preds]
     sizes = [dict(a.sizes) for a in arrays]
@@ -300,8 +307,10 @@ def _aligned(obs, flags, preds, max_qc) -> tuple[xr.DataArray, ...]:
     obs, *rest = (a.transpose(*dims, "time") for a in arrays)
     rest = [a.reset_coords(drop=True) for a in rest]  # else a coordinate that differs would vanish from obs
     mask = common_rows(*rest[flags is not None :])
-    if flags is not None and max_qc is not None:
-        mask = mask & (rest[0] >= 0) & (rest[0] <= max_qc)
+    if flags is not None and limit.value is not None:
+        best = xr.DataArray(best_flags(obs), dims="site" if "site" in obs.dims else ())
+        mask = mask & xr.apply_ufunc(limit.accepts, rest[0], best, dask="parallelized", output_dtypes=[bool])
+        mask = mask.transpose(*obs.dims)
     return obs.where(mask), *rest[flags is not None :]
 
 
@@ -379,22 +388,28 @@ def _places(obs: xr.DataArray) -> xr.Dataset:
     return xr.Dataset(out)
 
 
-def _attrs(max_qc, unflagged, targets, models) -> dict[str, object]:
-    if max_qc is None:
+def _attrs(
+    limit: QualityLimit, unflagged: list[str], targets: list[str], models: list[str], raised: str
+) -> dict[str, object]:
+    """Return the row mask in words, and the limit of quality."""
+    option, noun = limit.resolution.option, limit.resolution.quality_noun
+    nothing = limit.value is None or unflagged == targets
+    if limit.value is None:
         quality = "every finite observation"
     elif unflagged == targets:
-        quality = "every finite observation (no flags given)"
+        quality = f"every finite observation (no {noun} given)"
     else:
-        quality = f"observations with flag <= {max_qc}"
-        quality += f"; of {', '.join(unflagged)} every finite one (no flags given)" if unflagged else ""
-    if unflagged and max_qc is not None:
+        quality = f"observations with {limit}"
+        quality += f" ({raised}, the best that their publication has)" if raised else ""
+        quality += f"; of {', '.join(unflagged)} every finite one (no {noun} given)" if unflagged else ""
+    if unflagged and limit.value is not None:
         logger.warning(
-            "observations of %s carry no quality flags: every finite value is scored, gap-filled ones too. "
-            "Pass the cube itself, or qc=cube.fluxes_qc; max_qc=None says that this is meant.",
+            "observations of %s carry no quality %s: every finite value is scored, gap-filled ones too. "
+            "Pass the cube itself, or qc=cube.fluxes%s; %s=None says that this is meant.",
             ", ".join(unflagged),
+            noun,
+            limit.resolution.quality,
+            option,
         )
     rows = f"{quality}, where {', '.join(models) + ' all have' if len(models) > 1 else 'the prediction has'} a value"
-    return {
-        "row_mask": rows,
-        "max_qc": "none" if max_qc is None or unflagged == targets else max_qc,
-    }
+    return {"row_mask": rows, option: "none" if nothing else limit.value}

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
+from fluxcube.resolution import resolution_of
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.schema import resolution_of
 from fluxcube.variables import table
 
 #: Float32 copies of a chunk's inputs that are alive at once while features are made: as read, of the land cells in
@@ -53,7 +53,7 @@ def check_units(forcing: xr.Dataset) -> None:
     """
     if "units" not in forcing.coords or forcing.units.dims != ("variable",):
         return
-    rows = table(resolution_of(forcing))
+    rows = table(resolution_of(forcing).name)
     for name, found in zip(
         forcing["variable"].values, forcing.units.compute(scheduler="synchronous").values, strict=True
     ):
@@ -84,7 +84,7 @@ def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:
     at = {"latitude": slice(row[0], row[0] + 8), "longitude": slice(column[0], column[0] + 8)}
     middle = forcing.sizes["time"] // 2
     values = forcing.predictors.isel(at | {"time": slice(middle, middle + hours)}).values
-    rows = table(resolution_of(forcing))
+    rows = table(resolution_of(forcing).name)
     for i, name in enumerate(map(str, forcing["variable"].values)):
         found = values[..., i][np.isfinite(values[..., i])]
         low, high = rows[name].bounds

@@ -9,10 +9,11 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.inference.predictor import Predictor, as_predictor
+from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
 from fluxcube.samples.support import block_with_codes
 from fluxcube.samples.towers import site_years
-from fluxcube.schema import check_resolution, validate_cube
+from fluxcube.schema import validate_cube
 
 
 def embed(model: Predictor | str | os.PathLike, cube: xr.Dataset) -> xr.DataArray:

@@ -15,8 +15,9 @@ from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cel
 from fluxcube.inference.checks import check_absent, check_units, region_bytes
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor, as_predictor
+from fluxcube.resolution import check_resolution
 from fluxcube.samples.support import support_stops
-from fluxcube.schema import REGION_BYTES, check_resolution, validate_forcing, validate_maps
+from fluxcube.schema import REGION_BYTES, validate_forcing, validate_maps
 from fluxcube.timestamps import DAY, HOUR
 
 logger = logging.getLogger(__name__)

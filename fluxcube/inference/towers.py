@@ -12,8 +12,9 @@ from fluxcube.errors import ConfigError
 from fluxcube.inference.embedding import check_support
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import ModelReference, Predictor, Wanted, as_predictor
+from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
-from fluxcube.schema import check_resolution, validate_cube
+from fluxcube.schema import validate_cube
 
 
 def predict(

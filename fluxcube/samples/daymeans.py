@@ -175,7 +175,7 @@ def _met(met: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndar
 
 def _bands(spec: FeatureSpec) -> tuple[str, ...]:
     """Bands that are chips: in days they are met columns."""
-    return () if spec.daily else spec.bands
+    return () if spec.row.surface_columns else spec.bands
 
 
 def _latest(block: Block, ends: np.ndarray, bands: int) -> np.ndarray:

@@ -14,11 +14,12 @@ import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
+from fluxcube.resolution import HOURLY, Resolution, check_resolution, find_resolution
 from fluxcube.samples.memory import trailing_mean
+from fluxcube.samples.quality import best_flags
 from fluxcube.samples.reflectance import INDICES, carried
-from fluxcube.schema import check_resolution
 from fluxcube.timestamps import solar_noon
-from fluxcube.variables import BANDS, COMPUTED, RESOLUTIONS, check_role, table
+from fluxcube.variables import BANDS, COMPUTED, check_role, table
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ _REFLECTANCES = BANDS[:7]
 _STATIC = (*STATIC_BOUNDS, "igbp", "koppen")
 #: Settings that a spec of hours does not write down, so that its files stay what they were.
 _LATER = ("resolution", "koppen_classes", "input_mean", "input_scale")
+
+
+def input_bands(resolution: Resolution) -> tuple[str, ...]:
+    """Return the bands that a model can have: those of the chips, or reflectances and indices that are columns."""
+    return (*resolution.bands, *INDICES) if resolution.surface_columns else resolution.bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +92,15 @@ class FeatureSpec:
     predictor_max_qc: int | None = 1
     clock: str = "solar"
     fill_chips: bool = True
-    resolution: str = "hourly"
+    resolution: str = HOURLY.name
     koppen_classes: tuple[str, ...] = ()
     input_mean: tuple[float, ...] = ()
     input_scale: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if self.resolution not in RESOLUTIONS:
-            raise unknown("resolution", self.resolution, RESOLUTIONS)
+        bands = input_bands(find_resolution(self.resolution))
         check_role(self.predictors, "predictor", self.resolution)
         check_role(self.targets, "target", self.resolution)
-        bands = (*_REFLECTANCES, *INDICES) if self.daily else BANDS
         for kind, names, valid in (("band", self.bands, bands), ("static input", self.static, _STATIC)):
             for name in names:
                 if name not in valid:
@@ -125,13 +129,18 @@ class FeatureSpec:
 
     @property
     def daily(self) -> bool:
-        """Whether its steps are days."""
-        return self.resolution == "daily"
+        """Whether its time steps are days."""
+        return self.resolution != HOURLY.name
+
+    @property
+    def row(self) -> Resolution:
+        """Resolution of its cubes."""
+        return find_resolution(self.resolution)
 
     @property
     def step(self) -> str:
-        """NumPy's code of a step: "h" or "D"."""
-        return "D" if self.daily else "h"
+        """NumPy's code of a time step: "h" or "D"."""
+        return self.row.unit
 
     @property
     def memory_predictors(self) -> tuple[str, ...]:
@@ -142,7 +151,7 @@ class FeatureSpec:
     @property
     def surface(self) -> tuple[str, ...]:
         """Names of the met columns that are reflectances or indices of them."""
-        return self.bands if self.daily else ()
+        return self.bands if self.row.surface_columns else ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -184,13 +193,13 @@ class FeatureSpec:
         return self.steps(max(self.memory_days, default=0))
 
     def steps(self, days: int) -> int:
-        """Return how many steps so many days are."""
-        return days if self.daily else 24 * days
+        """Return the number of time steps of a number of days."""
+        return self.row.steps_per_day * days
 
     def to_dict(self) -> dict:
         """Return what JSON can hold; `from_dict` is its inverse."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-        return {k: v for k, v in values.items() if k not in _LATER or v not in ([], "hourly")}
+        return {k: v for k, v in values.items() if k not in _LATER or v not in ([], HOURLY.name)}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> FeatureSpec:
@@ -254,6 +263,7 @@ def make_block(
     chips: np.ndarray | None = None,
     days: np.ndarray | None = None,
     qc: np.ndarray | None = None,
+    best: int | np.ndarray = 0,
 ) -> Block:
     """Make features of physical values, the same way for towers and for grid cells.
 
@@ -277,6 +287,8 @@ def make_block(
         Local dates of the chips, ascending.
     qc : (n, t, P) int, optional
         Flags; a value flagged above `spec.predictor_max_qc` is masked.
+    best : int or (n, 1, 1) int
+        Best flag that a place can have (`fluxcube.samples.quality.best_flags`); it is not masked.
 
     Returns
     -------
@@ -287,11 +299,11 @@ def make_block(
         wanted = f"(n, {len(time)}, {len(spec.predictors)})"
         raise ConfigError(f"values must be {wanted}, one column for each of the predictors, found {values.shape}.")
     if qc is not None and spec.predictor_max_qc is not None:
-        values[qc > spec.predictor_max_qc] = np.nan
+        values[qc > np.maximum(spec.predictor_max_qc, best)] = np.nan
     surface = carried(chips, days, np.asarray(time), spec.surface) if spec.surface else None
     met = _met(values, surface, spec)
     first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
-    pixels, hour = _chips(None if spec.daily else chips, days, longitude, first, spec)
+    pixels, hour = _chips(None if spec.surface else chips, days, longitude, first, spec)
     return Block(
         met=met,
         observed=_observed(met, spec),
@@ -335,9 +347,9 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
     if absent := sorted(set(spec.predictors) - set(held)):
         log.warning("the cube holds no %s: masked", ", ".join(absent))
     check_resolution(cube, spec.resolution, "this set of features")
-    surface = "surface" if spec.daily else "modis"
+    surface, flags = spec.row.satellite, f"predictors{HOURLY.quality}"
     with_chips = bool(spec.bands) and surface in cube
-    bands = list(_REFLECTANCES if spec.daily else spec.bands)
+    bands = list(_REFLECTANCES if spec.surface else spec.bands)
     return make_block(
         cube["predictors"].reindex(variable=list(spec.predictors)).values,
         cube["time"].values,
@@ -349,7 +361,8 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
         koppen=cube["koppen"].values,
         chips=cube[surface].sel(band=bands).values if with_chips else None,
         days=cube["day"].values if with_chips else None,
-        qc=None if spec.daily else cube["predictors_qc"].reindex(variable=list(spec.predictors), fill_value=-1).values,
+        qc=cube[flags].reindex(variable=list(spec.predictors), fill_value=-1).values if flags in cube else None,
+        best=best_flags(cube)[:, None, None],
     )
 
 

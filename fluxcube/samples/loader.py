@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import numpy as np
 
 from fluxcube.errors import ConfigError, missing_package
+from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, cube_spec, load_towers, sites_with_hours
 from fluxcube.samples.windows import cut, gather
@@ -33,7 +34,8 @@ def load_windows(
     spec: FeatureSpec | None = None,
     *,
     sites: Sequence[str] | None = None,
-    max_qc: int | None = 1,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     progress: Callable[[int, int, str], None] | None = None,
     **options: object,
 ) -> Windows:
@@ -48,8 +50,11 @@ def load_windows(
         data, the chips, and NEE.
     sites : sequence of str, optional
         Towers; by default all with an hour in the cube.
-    max_qc : int or None
-        Worst flag of a flux that is kept (None keeps all); for predictors the spec says it.
+    max_qc : int, None or "default"
+        Maximum flag of the hourly fluxes that are used, by default 1; None uses all. The spec has that of the
+        predictors.
+    min_quality : float, None or "default"
+        Minimum quality of the daily fluxes that are used, by default 0.5; None uses all.
     progress : callable, optional
         ``progress(done, total, text)``.
     **options
@@ -62,7 +67,8 @@ def load_windows(
     Raises
     ------
     ConfigError
-        If a setting cannot be, a site has no hour, or the cube is of another resolution than the spec, or normalised.
+        If a setting cannot be, a site has no hour, the cube is of another resolution than the spec or normalised, or
+        the option of the other resolution is passed.
     UnknownNameError
         At a name that the cube does not hold.
 
@@ -74,9 +80,11 @@ def load_windows(
     >>> batch["met"].shape, batch["images"].shape, batch["targets"].shape
     ((16, 48, 6), (16, 4, 9, 64), (16, 1, 1))
     """
+    resolution = resolution_of(cube)
+    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
     sites = sites_with_hours(cube) if sites is None else sites
     spec = cube_spec(cube, sites) if spec is None else spec
-    return Windows(load_towers(cube, sites, spec, max_qc, progress), **options)
+    return Windows(load_towers(cube, sites, spec, limit, progress), **options)
 
 
 @dataclass(eq=False)

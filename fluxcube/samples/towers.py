@@ -11,23 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.samples.features import Block, FeatureSpec, class_of, cube_block
-from fluxcube.samples.reflectance import INDICES
+from fluxcube.resolution import DAILY, QualityLimit, check_resolution, resolution_of
+from fluxcube.samples.features import Block, FeatureSpec, class_of, cube_block, input_bands
+from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.windows import Series, join
-from fluxcube.schema import check_resolution, resolution_of
-from fluxcube.timestamps import DAY, HOUR
-from fluxcube.variables import BANDS
 from fluxcube.variables import predictors as all_predictors
 
 log = logging.getLogger(__name__)
 
 #: A predictor present in less than this share of the hours is left out by default.
 _LEAST_SHARE = 0.01
-#: What a flux must be to count as measured: the flag of an hour, the good share of a day.
-MEASURED = {"hourly": 0, "daily": 1.0}
-#: Room for what shares kept as float32 add up to.
-_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ def cube_spec(
     memory_days: Sequence[int] = (),
     bands: Sequence[str] | None = None,
     static: Sequence[str] = ("latitude", "elevation", "igbp"),
-    max_qc: int | None = 1,
+    limit: QualityLimit | None = None,
 ) -> FeatureSpec:
     """Settle what a model gets of a cube and is asked for.
 
@@ -118,8 +112,9 @@ def cube_spec(
         surface reflectance, by default all.
     static : sequence of str
         Some of "latitude", "elevation", "igbp", "koppen".
-    max_qc : int or None
-        Worst flag of a predictor that is kept; days' predictors are kept whatever their quality.
+    limit : QualityLimit, optional
+        Quality of the hourly predictors that are used, by default flags of at most 1. Daily predictors are used
+        whatever their quality.
 
     Returns
     -------
@@ -141,23 +136,24 @@ def cube_spec(
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     resolution = resolution_of(cube)
-    FeatureSpec(
-        predictors=("DOY",), targets=targets, resolution=resolution
-    )  # before anything is read: are these fluxes?
-    _check_cube(cube, resolution)
+    # Before anything is read: are these fluxes?
+    FeatureSpec(predictors=("DOY",), targets=targets, resolution=resolution.name)
+    _check_cube(cube, resolution.name)
+    limit = resolution.limit(resolution.training_limit) if limit is None else limit
     sites = sites_with_hours(cube) if sites is None else sites
     if predictors is None:
-        predictors = choose_predictors(cube, sites, targets, max_qc)
+        predictors = choose_predictors(cube, sites, targets, limit)
         log.info("predictors: %s", ", ".join(predictors))
     for name in predictors:
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
-    array, every = ("surface", (*BANDS[:7], *INDICES)) if resolution == "daily" else ("modis", BANDS)
     if bands is None:
-        bands = tuple(every) if array in cube else ()
-    elif bands and array not in cube:
-        what = {"modis": "chips", "surface": "surface reflectance"}[array]
-        raise ConfigError(f"bands are given, but the cube has no {what}: build it with modis=, or give bands=().")
+        bands = input_bands(resolution) if resolution.satellite in cube else ()
+    elif bands and resolution.satellite not in cube:
+        raise ConfigError(
+            f"bands={tuple(bands)}, but the cube has no {resolution.satellite_words}: build it with modis=, or pass "
+            "bands=()."
+        )
     classes = {f"{name}_classes": _classes(cube, sites, name) for name in ("igbp", "koppen") if name in static}
     return FeatureSpec(
         predictors=tuple(predictors),
@@ -165,9 +161,9 @@ def cube_spec(
         bands=tuple(bands),
         static=tuple(static),
         targets=targets,
-        predictor_max_qc=None if resolution == "daily" else max_qc,
+        predictor_max_qc=limit.predictor_flag,
         clock=cube.attrs.get("clock", "solar"),
-        resolution=resolution,
+        resolution=resolution.name,
         **classes,
     )
 
@@ -182,8 +178,10 @@ def _classes(cube, sites: Sequence[str], name: str) -> tuple[str, ...]:
     return tuple(sorted(set(site_classes(cube, sites, name)) - {""}))
 
 
-def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], max_qc: int | None) -> tuple[str, ...]:
-    """Return the predictors present in more than 1 % of the sites' hours, targets never among them.
+def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], limit: QualityLimit) -> tuple[str, ...]:
+    """Return the predictors present in more than 1 % of the sites' time steps, targets never among them.
+
+    A predictor is present where its flag is accepted; a daily one where it has a value.
 
     Raises
     ------
@@ -191,16 +189,12 @@ def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], max_qc
         If there is none.
     """
     resolution = resolution_of(cube)
-    every = all_predictors(resolution)
+    every = all_predictors(resolution.name)
     names = [str(n) for n in cube["variable"].values if n in every and n not in targets]
     present, hours = np.zeros(len(names)), 0
     for site in sites:
         one = site_years(cube, site).sel(variable=names)
-        if resolution == "daily":
-            present += np.isfinite(one["predictors"].values[0]).sum(0)
-        else:
-            flags = one["predictors_qc"].values[0]
-            present += ((flags >= 0) & (flags <= (9 if max_qc is None else max_qc))).sum(0)
+        present += accepted_predictors(one, limit).sum((0, 1))
         hours += one.sizes["time"]
     chosen = tuple(name for name, n in zip(names, present, strict=True) if n > _LEAST_SHARE * hours)
     if not chosen:
@@ -208,8 +202,16 @@ def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], max_qc
     return chosen
 
 
+def accepted_predictors(one, limit: QualityLimit) -> np.ndarray:
+    """Return where predictors (site, time, variable) have an accepted flag; daily ones, where they have a value."""
+    if limit.predictor_flag is None and not limit.resolution.lower_is_better:
+        return np.isfinite(one["predictors"].values)
+    flags = one["predictors_qc"].values
+    return (flags >= 0) & limit.accepts(flags, best_flags(one)[:, None, None])
+
+
 def load_towers(
-    cube, sites: Sequence[str], spec: FeatureSpec, max_qc: float | None, progress: Callable | None = None
+    cube, sites: Sequence[str], spec: FeatureSpec, limit: QualityLimit, progress: Callable | None = None
 ) -> Towers:
     """Read some sites of a cube, one at a time, each over its own years.
 
@@ -221,8 +223,8 @@ def load_towers(
         Which.
     spec : FeatureSpec
         Inputs, targets and their scaling.
-    max_qc : int, float or None
-        Worst flag of a flux that is kept; of days the least quality. None keeps all.
+    limit : QualityLimit
+        Quality of the fluxes that are used; the others become NaN.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -245,7 +247,7 @@ def load_towers(
         for done, site in enumerate(sites, 1):
             one = site_years(cube, site)
             series, hours = _features(one, spec)
-            fluxes.append(scale(good_fluxes(one, spec.targets, max_qc), spec.target_mean, spec.target_scale))
+            fluxes.append(scale(good_fluxes(one, spec.targets, limit), spec.target_mean, spec.target_scale))
             first.append(hours)
             if progress:
                 progress(done, len(sites), f"reading {site}")
@@ -304,12 +306,12 @@ def _features(one, spec: FeatureSpec) -> tuple[Series, np.ndarray]:
 
 def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
     time = one["time"].values
-    step = DAY if spec.daily else HOUR
+    step = spec.row.step
     edges = [0, *(np.flatnonzero(np.diff(time) != step) + 1), len(time)]
     last = (time[-1] - time[0]) // step
     for at, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = one.isel(time=slice(start, stop))
-        if at or spec.daily:
+        if at or spec.row.surface_columns:
             yield cube_block(part.drop_vars("modis", errors="ignore"), spec)
             continue
         block = cube_block(part, spec)
@@ -317,38 +319,36 @@ def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
         yield dataclasses.replace(block, chips=block.chips[:, :kept], chip_hour=block.chip_hour[:, :kept])
 
 
-def good_fluxes(one, targets: Sequence[str], max_qc: float | None) -> np.ndarray:
-    """Return the fluxes (time, targets) float32 of a cube of one site, NaN where they are not as good as asked.
+def good_fluxes(one, targets: Sequence[str], limit: QualityLimit) -> np.ndarray:
+    """Return the fluxes (time, targets) float32 of a cube of one site, NaN where their quality is not accepted.
 
     Parameters
     ----------
     one : xr.Dataset
-        As `site_years` gives it.
+        As `site_years` returns it.
     targets : sequence of str
         Fluxes.
-    max_qc : int, float or None
-        Worst flag; of days the least quality, what is not known being worse than any. None keeps all.
+    limit : QualityLimit
+        Accepted quality. At a site whose publication kept no better flag (`best_flags`), that flag counts as measured.
 
     Raises
     ------
     ConfigError
-        If days hold a quality above 1.
+        If the limit is of the other resolution, or a daily quality is above 1.
     UnknownNameError
-        At a target that the cube does not hold.
+        At a target that the cube does not have.
     """
     for name in targets:
         if name not in one["target"].values:
             raise unknown("target of the cube", name, one["target"].values)
-    held = one.sel(target=list(targets))
-    values = np.array(held["fluxes"].values[0], np.float32)
-    if max_qc is None:
+    check_resolution(one, limit.resolution.name, f"a limit of {limit.resolution.option}")
+    selected = one.sel(target=list(targets))
+    values = np.array(selected["fluxes"].values[0], np.float32)
+    if limit.value is None:
         return values
-    if resolution_of(one) == "daily":
-        quality = day_quality(held)
-        values[~(quality >= max_qc - _ROUNDING)] = np.nan
-    else:
-        flags = held["fluxes_qc"].values[0]
-        values[(flags > max_qc) | (flags < 0)] = np.nan
+    quality = selected[f"fluxes{limit.resolution.quality}"].values[0]
+    limit.check(quality, str(one["site"].values[0]))
+    values[~limit.accepts(quality, best_flags(one)[0])] = np.nan
     return values
 
 
@@ -361,9 +361,5 @@ def day_quality(one) -> np.ndarray:
         If a value is above 1: flags of 0 to 3 are no shares, and would count the other way.
     """
     quality = one["fluxes_quality"].values[0]
-    if (quality > 1 + _ROUNDING).any():
-        raise ConfigError(
-            f"{one['site'].values[0]}: the quality of a day must be the good share of it, 0 to 1, found "
-            f"{np.nanmax(quality):g}; flags of 0 to 3 count the other way: turn them into shares."
-        )
+    DAILY.limit(None).check(quality, str(one["site"].values[0]))
     return quality

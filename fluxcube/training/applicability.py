@@ -181,7 +181,7 @@ def _watched(source: Towers | SiteRows) -> Iterable[Towers]:
     if isinstance(source, Towers):
         return [source]
     step = -(-len(source.sites) // _SITES)
-    some = SiteRows(source.cube, source.sites[::step], source.spec, source.max_qc)
+    some = SiteRows(source.cube, source.sites[::step], source.spec, source.limit)
     return some.towers()
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.models import registry
+from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.splits import Split
-from fluxcube.schema import resolution_of, validate_cube
+from fluxcube.schema import validate_cube
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.plan import DESCENT, check_bag, make_plan
 from fluxcube.training.run import Run
@@ -44,8 +45,8 @@ def fit(
     train_igbp: str | Sequence[str] | None = None,
     search: int | None = None,
     bag: float = 1.0,
-    max_qc: int | None = 1,
-    min_quality: float | None = 0.5,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     resume: bool = True,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -104,11 +105,13 @@ def fit(
         Share of the training towers that each seed learns from, drawn by the seed without replacement: members of an
         ensemble then err differently at a tower that none knows. Inputs and fluxes are scaled by all of them, and the
         area of applicability is of all of them.
-    max_qc : int or None
-        Worst flag of a predictor or flux to train on; validation uses measured fluxes (flag 0) only.
-    min_quality : float or None
-        Of a daily cube, instead: least quality of a flux to train on; None takes all. Validation uses whole days
-        (quality 1). Predictors are taken whatever their quality.
+    max_qc : int, None or "default"
+        Maximum flag of the predictors and fluxes of an hourly cube used for training, by default 1; None uses all.
+        Validation uses measured fluxes (flag 0) only. Where a publication kept no better flag (CarbonSense v1: 1, v2:
+        2), that flag counts as measured.
+    min_quality : float, None or "default"
+        Minimum quality of the fluxes of a daily cube used for training, by default 0.5; None uses all. Validation uses
+        whole days (quality 1). Predictors are used whatever their quality.
     resume : bool
         Whether to go on with an unfinished run in `out`.
     overwrite : bool
@@ -151,7 +154,8 @@ def fit(
     """
     _check_used(model, epochs, seeds, jobs)
     cube, folder = validate_cube(cube), Path(out)
-    max_qc = min_quality if resolution_of(cube) == "daily" else max_qc
+    resolution = resolution_of(cube)
+    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
     training = training or TrainingConfig()
     training = training if epochs is None else dataclasses.replace(training, epochs=epochs)
     plan = make_plan(
@@ -168,7 +172,7 @@ def fit(
         training=training,
         init=init,
         seed=seed,
-        max_qc=max_qc,
+        limit=limit,
         search=search,
         bag=bag,
     )

@@ -15,10 +15,10 @@ import numpy as np
 from fluxcube.errors import ConfigError, SplitError, missing_package, unknown
 from fluxcube.models import registry
 from fluxcube.models.base import Sizes
+from fluxcube.resolution import DAILY, QualityLimit, check_resolution, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
-from fluxcube.samples.towers import MEASURED, cube_spec, good_fluxes, site_years
-from fluxcube.schema import check_resolution, resolution_of
+from fluxcube.samples.towers import accepted_predictors, cube_spec, good_fluxes, site_years
 from fluxcube.training.config import DAILY_WEIGHTS, TrainingConfig
 from fluxcube.training.finetune import Start
 from fluxcube.training.run import by_torchrun
@@ -74,8 +74,8 @@ class Plan:
         Of the model.
     training : TrainingConfig
         Of gradient descent.
-    max_qc : int, float or None
-        Worst flag of a training flux; of days the least quality.
+    limit : QualityLimit
+        Quality of the fluxes used for training.
     start : Start or None
         What is trained further.
     search : int or None
@@ -92,7 +92,7 @@ class Plan:
     split: Split
     config: object
     training: TrainingConfig
-    max_qc: float | None
+    limit: QualityLimit
     start: Start | None = None
     search: int | None = None
     found: Mapping | None = None
@@ -108,7 +108,7 @@ class Plan:
             "features": features,
             "split": {"train": self.split.train, "val": self.split.val},
             "seed": seed,
-            "max_qc": self.max_qc,
+            **self.limit.to_dict(),
             "init": self.start.digest if self.start else None,
         }
         if self.search:
@@ -164,7 +164,7 @@ def sizes_of(spec: FeatureSpec) -> Sizes:
     """Return how many inputs and targets a model of these features has."""
     return Sizes(
         inputs=len(spec.inputs),
-        bands=0 if spec.daily else len(spec.bands),
+        bands=len(spec.bands) - len(spec.surface),
         numbers=len(spec.numbers),
         classes=tuple(map(len, spec.class_lists.values())),
         targets=len(spec.targets),
@@ -189,7 +189,7 @@ def make_plan(
     training: TrainingConfig,
     init: str | os.PathLike | None,
     seed: int,
-    max_qc: float | None,
+    limit: QualityLimit,
     search: int | None = None,
     bag: float = 1.0,
 ) -> Plan:
@@ -212,9 +212,9 @@ def make_plan(
             f"memory_days: windows that tell {model} of a place are days alone; leave trailing means out."
         )
     split = _split(cube, split, seed, train_igbp)
-    _check_sides(cube, split, targets, max_qc, model, training)
+    _check_sides(cube, split, targets, limit, model, training)
     if predictors:
-        _check_present(cube, split.train, predictors, max_qc, start)
+        _check_present(cube, split.train, predictors, limit, start)
     spec = cube_spec(
         cube,
         split.train,
@@ -223,14 +223,14 @@ def make_plan(
         memory_days=memory_days,
         bands=bands,
         static=static,
-        max_qc=max_qc,
+        limit=limit,
     )
     if model in _AVERAGES:
         spec = dataclasses.replace(spec, fill_chips=False)
     if start is None:
-        return Plan(cube, model, spec, split, _config(model, config, spec), training, max_qc, search=search, bag=bag)
+        return Plan(cube, model, spec, split, _config(model, config, spec), training, limit, search=search, bag=bag)
     config = start.changed(config) if config is None or isinstance(config, Mapping) else _config(model, config, spec)
-    return Plan(cube, model, start.agree(spec, config), split, config, training, max_qc, start, bag=bag)
+    return Plan(cube, model, start.agree(spec, config), split, config, training, limit, start, bag=bag)
 
 
 def check_bag(plan: Plan, seed: int) -> None:
@@ -238,7 +238,7 @@ def check_bag(plan: Plan, seed: int) -> None:
     if plan.bag == 1:
         return
     sites = plan.sites(seed)
-    if missing := _never_observed(plan.cube, plan.split, "train", plan.spec.targets, plan.max_qc, sites):
+    if missing := _never_observed(plan.cube, plan.split, "train", plan.spec.targets, plan.limit, sites):
         raise ConfigError(
             f"{', '.join(missing)}: observed at none of the {len(sites)} training towers that seed {seed} learns "
             f"from; give a larger bag than {plan.bag:g}, another seed, or another target."
@@ -248,7 +248,7 @@ def check_bag(plan: Plan, seed: int) -> None:
 def check_model(cube, model: str) -> None:
     """Refuse a cube of hours for a model of days, and of days for one of hours (ConfigError)."""
     held = registry.resolutions(model)
-    if resolution_of(cube) not in held:
+    if resolution_of(cube).name not in held:
         check_resolution(cube, held[0], f"the model {model}")
 
 
@@ -279,7 +279,9 @@ def _check_names(cube, targets: Sequence[str], predictors: Sequence[str] | None,
             raise ConfigError(f"{name}: a variable cannot be predictor and target of one model; drop one.")
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
-    for name in bands or () if "modis" in cube and resolution_of(cube) == "hourly" else ():
+    resolution = resolution_of(cube)
+    images = resolution.satellite in cube and not resolution.surface_columns
+    for name in bands or () if images else ():
         if name not in cube["band"].values:
             raise unknown("band of the cube", name, cube["band"].values)
 
@@ -301,8 +303,11 @@ def _check_loss(model: str, training: TrainingConfig, cube, targets: Sequence[st
         if unused := [name for name in _LOSS if getattr(training, name) is not None]:
             raise ConfigError(f"{' and '.join(unused)}: of what gradient descent trains; {model} looks at none of it.")
         return
-    if "quality" in (training.weigh or ()) and resolution_of(cube) != "daily":
-        raise ConfigError("weigh='quality' is of days, the good share of each; hours have flags: see max_qc.")
+    if "quality" in (training.weigh or ()) and f"fluxes{DAILY.quality}" not in cube:
+        raise ConfigError(
+            "weigh='quality' weighs daily fluxes by the good share of the day, and this cube has none: leave it out, "
+            "hourly fluxes are selected by their flags with max_qc="
+        )
     if training.balance and (missing := [name for name in _BALANCED if name not in targets]):
         raise ConfigError(
             f"balance is of {', '.join(_BALANCED)} together, {', '.join(missing)} is no target: add it, or give "
@@ -320,11 +325,12 @@ def _split(cube, split: Split | str | os.PathLike | None, seed: int, igbp: str |
     return split if igbp is None else split.only(cube, igbp)
 
 
-def _check_sides(cube, split: Split, targets, max_qc: float | None, model: str, training: TrainingConfig) -> None:
+def _check_sides(cube, split: Split, targets, limit: QualityLimit, model: str, training: TrainingConfig) -> None:
     """Refuse a split without towers to train on or, where they are needed, to validate on."""
-    if missing := _never_observed(cube, split, "train", targets, max_qc):
+    if missing := _never_observed(cube, split, "train", targets, limit):
         raise ConfigError(f"{', '.join(missing)}: observed in no hour of the training sites; choose another target.")
-    if split.val and len(_never_observed(cube, split, "val", targets, MEASURED[resolution_of(cube)])) < len(targets):
+    measured = limit.resolution.limit(limit.resolution.measured)
+    if split.val and len(_never_observed(cube, split, "val", targets, measured)) < len(targets):
         return
     found = (
         f"none of its {len(split.val)} validation sites has a measured {' or '.join(targets)}"
@@ -340,19 +346,16 @@ def _check_sides(cube, split: Split, targets, max_qc: float | None, model: str, 
     log.warning("the split leaves a side empty: %s, so that nothing is validated", found)
 
 
-def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], max_qc: float | None, start) -> None:
+def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], limit: QualityLimit, start) -> None:
     """Refuse predictors that were named and that no training site has; a checkpoint's may be missing."""
     missing = list(predictors)
-    if daily := resolution_of(cube) == "daily":
-        max_qc = None
     for site in sites:
         one = site_years(cube, site).sel(variable=missing)
-        flags = np.isfinite(one["predictors"].values) - 1 if daily else one["predictors_qc"].values
-        good = (flags >= 0) & (flags <= max_qc) if max_qc is not None else flags >= 0
+        good = accepted_predictors(one, limit)
         missing = [name for name, any_good in zip(missing, good.any((0, 1)), strict=True) if not any_good]
         if not missing:
             return
-    flagged = "" if max_qc is None else f" of flag {max_qc} or better"
+    flagged = "" if limit.predictor_flag is None else f" of flag {limit.predictor_flag} or better"
     named = f"{', '.join(missing)}: no training site has a value{flagged}"
     if start is None:
         raise ConfigError(f"{named}; leave out what is not there, or give no predictors to take all that are.")
@@ -360,13 +363,13 @@ def _check_present(cube, sites: Sequence[str], predictors: Sequence[str], max_qc
 
 
 def _never_observed(
-    cube, split: Split, part: str, targets: Sequence[str], max_qc: float | None, sites: Sequence[str] | None = None
+    cube, split: Split, part: str, targets: Sequence[str], limit: QualityLimit, sites: Sequence[str] | None = None
 ) -> list[str]:
     """Return the targets that none of a part's sites has; it reads sites until all are found, one as a rule."""
     missing = list(targets)
     cube = split.part(cube, part) if split.periods.get(part) else cube  # a selection of a cube in memory is a copy
     for site in sites or getattr(split, part):
-        good = np.isfinite(good_fluxes(site_years(cube, site), missing, max_qc))
+        good = np.isfinite(good_fluxes(site_years(cube, site), missing, limit))
         missing = [name for name, any_good in zip(missing, good.any(0), strict=True) if not any_good]
         if not missing:
             break

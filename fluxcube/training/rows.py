@@ -20,9 +20,10 @@ import numpy as np
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.base import Batch, RowModel
 from fluxcube.models.checkpoint import write_atomically
+from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.scaling import scale, standardise
-from fluxcube.samples.towers import MEASURED, Towers, good_fluxes, load_towers, site_years
+from fluxcube.samples.towers import Towers, good_fluxes, load_towers, site_years
 from fluxcube.samples.windows import gather
 from fluxcube.training.run import differences
 
@@ -47,8 +48,8 @@ class SiteRows:
         Which.
     spec : FeatureSpec
         Inputs, targets and their scaling.
-    max_qc : int, float or None
-        Worst flag of a flux that is kept; of days the least quality. None keeps all.
+    limit : QualityLimit
+        Quality of the fluxes that are used.
     progress : callable, optional
         ``progress(done, total, text)``, at the first reading.
     """
@@ -56,12 +57,12 @@ class SiteRows:
     cube: object = field(repr=False)
     sites: Sequence[str]
     spec: FeatureSpec
-    max_qc: float | None
+    limit: QualityLimit
     progress: Callable | None = field(default=None, repr=False)
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_kept(part) for part in self._read(self.max_qc)]
+        parts = [_kept(part) for part in self._read(self.limit)]
         return np.concatenate(parts), np.array([len(part) for part in parts])
 
     @property
@@ -78,11 +79,11 @@ class SiteRows:
         """Return whether any target is observed in each row (N,): always."""
         return np.isfinite(self.fluxes).any(1)
 
-    def measured(self, max_qc: float | None = None) -> np.ndarray:
-        """Return which fluxes (N, targets) are flagged `max_qc` at worst: by default those measured."""
-        max_qc = MEASURED[self.spec.resolution] if max_qc is None else max_qc
-        parts = zip(self._read(self.max_qc), self._read(max_qc), strict=True)
-        return np.concatenate([np.isfinite(strict[np.isfinite(part).any(1)]) for part, strict in parts])
+    def measured(self) -> np.ndarray:
+        """Return which fluxes (N, targets) are measured."""
+        strict = self.spec.row.limit(self.spec.row.measured)
+        parts = zip(self._read(self.limit), self._read(strict), strict=True)
+        return np.concatenate([np.isfinite(good[np.isfinite(part).any(1)]) for part, good in parts])
 
     def scaled(self) -> SiteRows:
         """Return the same sites with each target's mean 0 and spread 1; the new `spec` says by what.
@@ -100,12 +101,12 @@ class SiteRows:
     def towers(self) -> Iterator[Towers]:
         """Yield each site's towers."""
         for site in self.sites:
-            yield load_towers(self.cube, [site], self.spec, self.max_qc)
+            yield load_towers(self.cube, [site], self.spec, self.limit)
 
-    def _read(self, max_qc: float | None) -> Iterator[np.ndarray]:
+    def _read(self, limit: QualityLimit) -> Iterator[np.ndarray]:
         """Scaled fluxes of each site, all its hours."""
         for done, site in enumerate(self.sites, 1):
-            values = good_fluxes(site_years(self.cube, site), self.spec.targets, max_qc)
+            values = good_fluxes(site_years(self.cube, site), self.spec.targets, limit)
             if self.progress:
                 self.progress(done, len(self.sites), f"reading fluxes of {site}")
             yield scale(values, self.spec.target_mean, self.spec.target_scale)

@@ -138,6 +138,8 @@ def differences(was: Mapping, now: Mapping) -> str:
     'training.lr was 0.1, is 0.2'
     """
     was, now = _flat(was), _flat(now)
+    if "min_quality" in now and "max_qc" in was:  # daily runs recorded their minimum quality so before
+        was["min_quality"] = was.pop("max_qc")
     differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
     return "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differ[:3])
 

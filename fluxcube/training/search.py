@@ -32,6 +32,7 @@ from fluxcube.models.boosting import (
     rmse,
 )
 from fluxcube.models.checkpoint import write_atomically
+from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
 from fluxcube.training.plan import sizes_of
@@ -96,7 +97,8 @@ def random_search(
     trees: int = 1000,
     patience: int = 30,
     seed: int = 0,
-    max_qc: int | None = 1,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     buffer_km: float = 50.0,
     workers: int | None = None,
     out: str | os.PathLike | None = None,
@@ -132,8 +134,10 @@ def random_search(
         Trees without a better score after which a draw ends.
     seed : int
         Of folds, hours, settings and trees.
-    max_qc : int or None
-        Worst flag of a flux to train on.
+    max_qc : int, None or "default"
+        Maximum flag of the hourly fluxes used for training, by default 1; None uses all.
+    min_quality : float, None or "default"
+        Minimum quality of the daily fluxes used for training, by default 0.5; None uses all.
     buffer_km : float
         Towers closer than this are in one fold.
     workers : int, optional
@@ -166,6 +170,8 @@ def random_search(
     >>> [row["from"] for row in found.draws], found.config.early_stopping
     (['published', 'xbase'], 0)
     """
+    resolution = resolution_of(cube)
+    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
     config = dataclasses.replace(config or BoostingConfig(), n_estimators=trees, early_stopping=patience)
     spec = dataclasses.replace(spec, fill_chips=False)
     given = {"draws": draws, "folds": folds, "rows": rows, "patience": patience, "workers": workers}
@@ -173,12 +179,12 @@ def random_search(
         if value is not None and value < (least := 2 if name == "folds" else 1):
             raise ConfigError(f"{name} must be {least} or more, found {value}.")
     held = [split.test for split in kfold(cube.sel(site=list(sites)), k=folds, seed=seed, buffer_km=buffer_km)]
-    about = _about(spec, config, sites, held, rows, seed, max_qc, buffer_km)
+    about = _about(spec, config, sites, held, rows, seed, limit, buffer_km)
     path = None if out is None else Path(out)
     done = _read(path, about) if path is not None and path.exists() else {}
     todo = [i for i in range(draws) if i not in done]
     if todo:
-        data = _load(cube, sites, held, spec, config, rows, seed, max_qc, progress)
+        data = _load(cube, sites, held, spec, config, rows, seed, limit, progress)
         threads = workers or (1 if find_device(config.device) == "cuda" else _cores())
         for row in _scored(data, config, todo, seed, threads):
             done[row["draw"]] = row
@@ -243,9 +249,9 @@ class _Target:
     spread: float
 
 
-def _load(cube, sites, held, spec, config, rows, seed, max_qc, progress) -> list[_Target]:
+def _load(cube, sites, held, spec, config, rows, seed, limit, progress) -> list[_Target]:
     """Read the rows to search on and bin them, fold by fold."""
-    source = SiteRows(cube, tuple(sites), spec, max_qc, progress).scaled()
+    source = SiteRows(cube, tuple(sites), spec, limit, progress).scaled()
     chosen = np.arange(len(source.fluxes))
     if rows is not None and len(chosen) > rows:
         chosen = np.sort(np.random.default_rng((seed, 0)).choice(len(chosen), rows, replace=False))
@@ -360,7 +366,7 @@ class _Stopped(RuntimeError):
     """The caller went away."""
 
 
-def _about(spec, config, sites, held, rows, seed, max_qc, buffer_km) -> dict:
+def _about(spec, config, sites, held, rows, seed, limit, buffer_km) -> dict:
     """Return everything that decides a draw's score, as JSON gives it back."""
     features = {k: v for k, v in spec.to_dict().items() if not k.startswith("target_")}
     about = {
@@ -369,7 +375,7 @@ def _about(spec, config, sites, held, rows, seed, max_qc, buffer_km) -> dict:
         "sites": len(sites),
         "rows": rows,
         "seed": seed,
-        "max_qc": max_qc,
+        **limit.to_dict(),
         "buffer_km": buffer_km,
         "folds": [sorted(part) for part in held],
         "features": features,

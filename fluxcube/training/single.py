@@ -12,8 +12,9 @@ from pathlib import Path
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model, RowModel
+from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.towers import MEASURED, Towers, load_towers
+from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import DESCENT, Plan
@@ -42,7 +43,7 @@ class Data:
     @functools.cached_property
     def train(self) -> Towers | SiteRows:
         """Training towers, fluxes scaled."""
-        towers = self._read("train", self.plan.spec, self.plan.max_qc)
+        towers = self._read("train", self.plan.spec, self.plan.limit)
         start = self.plan.start
         return towers.scaled(start.spec.targets) if start is not None else towers.scaled()
 
@@ -51,12 +52,13 @@ class Data:
         sites = self.plan.sites(seed)
         if sites == tuple(self.plan.split.train):
             return self.train
-        return self._read("train", self.train.spec, self.plan.max_qc, sites)
+        return self._read("train", self.train.spec, self.plan.limit, sites)
 
     @functools.cached_property
     def val(self) -> Towers | SiteRows | None:
         """Validation towers with their measured fluxes, scaled alike; None where there are none."""
-        measured = MEASURED[self.plan.spec.resolution]
+        resolution = self.plan.limit.resolution
+        measured = resolution.limit(resolution.measured)
         towers = self._read("val", self.train.spec, measured) if self.plan.split.val else None
         return towers if towers is not None and towers.observed().any() else None
 
@@ -64,15 +66,15 @@ class Data:
     def val_windows(self) -> Towers | None:
         """As `val`, in memory whatever the model is."""
         if isinstance(self.val, SiteRows):
-            return load_towers(self.val.cube, self.val.sites, self.val.spec, self.val.max_qc, self.progress)
+            return load_towers(self.val.cube, self.val.sites, self.val.spec, self.val.limit, self.progress)
         return self.val
 
     def _read(
-        self, part: str, spec: FeatureSpec, max_qc: float | None, sites: Sequence[str] | None = None
+        self, part: str, spec: FeatureSpec, limit: QualityLimit, sites: Sequence[str] | None = None
     ) -> Towers | SiteRows:
         read = load_towers if self.plan.model in DESCENT else SiteRows
         cube, sites = self.plan.split.part(self.plan.cube, part), sites or getattr(self.plan.split, part)
-        return read(cube, sites, spec, max_qc, self.progress)
+        return read(cube, sites, spec, limit, self.progress)
 
 
 def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: bool, progress: Callable | None) -> Run:
@@ -115,7 +117,7 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
         draws=plan.search,
         rows=plan.config.search_rows,
         seed=seed,
-        max_qc=plan.max_qc,
+        **plan.limit.to_dict(),
         buffer_km=plan.split.buffer_km,
         out=folder / SEARCH,
         progress=progress,
@@ -181,7 +183,7 @@ def metadata(plan: Plan, spec: FeatureSpec, request: Mapping, history: list, cal
         "split": plan.split.to_dict(),
         "training_sites": list(plan.sites(request["seed"])),
         "seed": request["seed"],
-        "max_qc": request["max_qc"],
+        **plan.limit.to_dict(),
         "training": request["training"] if hasattr(model, "parameters") else None,
         "init": request["init"],
         "request": dict(request),

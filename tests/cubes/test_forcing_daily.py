@@ -13,7 +13,8 @@ from fluxcube.cubes.forcing_daily import daily_forcing
 from fluxcube.cubes.forcing_store import write_forcing
 from fluxcube.cubes.localdays import to_daily
 from fluxcube.errors import ConfigError, SchemaError
-from fluxcube.schema import check_resolution, validate_forcing, variable_coords
+from fluxcube.resolution import check_resolution
+from fluxcube.schema import validate_forcing, variable_coords
 from fluxcube.simulation import Planet
 from fluxcube.simulation.example import example_forcing
 from fluxcube.solar import SOLAR_CONSTANT, declination, distance_factor, potential_radiation
@@ -302,7 +303,7 @@ def test_a_chunk_of_days_reads_its_own_hours_only(monkeypatch):
 
 def test_what_cannot_become_days_is_named():
     days = daily_forcing(example_forcing(days=4))
-    with pytest.raises(ConfigError, match=r"daily_forcing works on hours.*hourly one"):
+    with pytest.raises(ConfigError, match=r"daily_forcing works on hours.*hourly forcing"):
         daily_forcing(days)
     with pytest.raises(ConfigError, match=r"works on days.*fluxcube.daily_forcing"):
         check_resolution(example_forcing(days=2), "daily", "this model")

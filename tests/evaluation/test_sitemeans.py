@@ -39,7 +39,7 @@ def made(rows=40, classes=CLASSES, apart=2.0):
 
 def sums_of(**options):
     obs, predictions = made(**options)
-    return site_sums(obs, predictions, max_qc=None)
+    return site_sums(obs, predictions, min_quality=None)
 
 
 def rows_of(table, **at):
@@ -83,7 +83,7 @@ def test_a_class_does_not_depend_on_the_others_and_classes_add_up_to_all():
 def test_what_is_alike_at_every_site_has_no_width():
     obs, predictions = made()
     predictions["second"] = obs + 0.9 * (predictions["first"] - obs)
-    table = site_mean_table(site_sums(obs, predictions, max_qc=None), by="igbp", clusters=0, draws=200)
+    table = site_mean_table(site_sums(obs, predictions, min_quality=None), by="igbp", clusters=0, draws=200)
     row = rows_of(table, group="DBF", model="second")
     assert row[["rmse_change", "rmse_change_low", "rmse_change_high"]].tolist() == pytest.approx([-0.1] * 3)
     assert row.rmse_low < row.rmse < row.rmse_high
@@ -109,7 +109,7 @@ def test_the_model_of_reference_can_be_chosen():
 def test_a_class_without_rows_enough_is_told():
     obs, predictions = made()
     few = obs.where((obs.igbp != "WET") | (obs.time < obs.time[29]))
-    sums = site_sums(few, predictions, max_qc=None)
+    sums = site_sums(few, predictions, min_quality=None)
     table = site_mean_table(sums, by="igbp", clusters=0, draws=100)
     row = rows_of(table, group="WET", model="second")
     assert row.n_sites == 0 and np.isnan([row.rmse, row.nse, row.rmse_change, row.rmse_low]).all()
@@ -124,4 +124,4 @@ def test_what_cannot_be_grouped_is_named():
         site_mean_table(sums_of(), by="igpb")
     obs, predictions = made()
     with pytest.raises(SchemaError, match="koppen"):
-        site_mean_table(site_sums(obs.drop_vars("koppen"), predictions, max_qc=None), by="koppen")
+        site_mean_table(site_sums(obs.drop_vars("koppen"), predictions, min_quality=None), by="koppen")

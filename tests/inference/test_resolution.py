@@ -34,14 +34,14 @@ def of_days():
 
 
 def test_days_are_refused_by_a_model_of_hours():
-    with pytest.raises(ConfigError, match=r"works on hours.*holds days.*resolution='hourly'"):
+    with pytest.raises(ConfigError, match=r"works on hours.*contains days.*resolution='hourly'"):
         predict(fake(), validate_cube(daily(example_cube(sites=2, days=3))))
     with pytest.raises(ConfigError, match="works on hours"):
         upscale(fake(), validate_forcing(daily(example_forcing(days=2))))
 
 
 def test_hours_are_refused_by_a_model_of_days():
-    with pytest.raises(ConfigError, match=r"works on days.*holds hours.*resolution='daily'"):
+    with pytest.raises(ConfigError, match=r"works on days.*contains hours.*resolution='daily'"):
         predict(of_days(), example_cube(sites=2, days=3))
     with pytest.raises(ConfigError, match="works on days"):
         upscale(of_days(), example_forcing(days=2))

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from fluxcube.errors import ConfigError, UnknownNameError
+from fluxcube.resolution import DAILY
 from fluxcube.samples.features import FeatureSpec, cube_block
 from fluxcube.samples.reflectance import OLDEST, carried
 from fluxcube.samples.towers import cube_spec, good_fluxes, load_towers, site_years
@@ -43,13 +44,13 @@ def test_a_spec_of_days_knows_the_daily_table_and_one_of_hours_writes_what_it_al
 def test_inputs_are_scaled_by_the_towers_that_train(cube):
     sites = [str(s) for s in cube.site.values]
     spec = cube_spec(cube, sites[:4], targets=TARGETS, predictors=SPEC.predictors, static=("igbp", "koppen"))
-    train = load_towers(cube, sites[:4], spec, 0.5).scaled()
+    train = load_towers(cube, sites[:4], spec, DAILY.limit(0.5)).scaled()
     met = train.series.met.astype(float)
     np.testing.assert_allclose(met[:, 1:].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(met[:, 1:].std(0), 1, atol=1e-4)
     assert met[:, 0].min() >= -1 and met[:, 0].max() < 1, "the cyclic one keeps its scale"
-    others = load_towers(cube, sites[4:], train.spec, 0.5)
-    by_hand = load_towers(cube, sites[4:], spec, 0.5).series.met
+    others = load_towers(cube, sites[4:], train.spec, DAILY.limit(0.5))
+    by_hand = load_towers(cube, sites[4:], spec, DAILY.limit(0.5)).series.met
     by_hand = (by_hand - np.float32(train.spec.input_mean)) / np.float32(train.spec.input_scale)
     np.testing.assert_allclose(others.series.met, by_hand, atol=1e-6)
     assert abs(others.series.met[:, 1].mean()) > 0.05, "other towers have another mean"
@@ -59,24 +60,24 @@ def test_inputs_are_scaled_by_the_towers_that_train(cube):
 
 def test_quality_masks_fluxes_and_nothing_else(cube):
     one = site_years(cube, "XX-D00")
-    counts = [np.isfinite(good_fluxes(one, TARGETS, least)).sum() for least in (None, 0.5, 0.7, 1.0)]
+    counts = [np.isfinite(good_fluxes(one, TARGETS, DAILY.limit(least))).sum() for least in (None, 0.5, 0.7, 1.0)]
     assert counts[0] == counts[1] > counts[2] == counts[3] > 0
     spec = cube_spec(cube, targets=TARGETS)
     assert spec.predictor_max_qc is None and set(spec.predictors) == set(SPEC.predictors)
     unknown = one.assign(fluxes_quality=one.fluxes_quality * np.nan)
-    assert not np.isfinite(good_fluxes(unknown, TARGETS, 0.1)).any(), "what is not known is not good"
+    assert not np.isfinite(good_fluxes(unknown, TARGETS, DAILY.limit(0.1))).any(), "what is not known is not good"
 
 
 def test_flags_in_place_of_shares_are_refused(cube):
     flags = cube.assign(fluxes_quality=cube.fluxes_quality * 0 + 2)
-    with pytest.raises(ConfigError, match=r"XX-D00: the quality of a day must be the good share.*found 2"):
-        load_towers(flags, ["XX-D00"], SPEC, 0.5)
+    with pytest.raises(ConfigError, match=r"XX-D00: expected the quality of a day.*found 2"):
+        load_towers(flags, ["XX-D00"], SPEC, DAILY.limit(0.5))
 
 
 def test_days_and_hours_are_not_taken_for_each_other(cube):
-    with pytest.raises(ConfigError, match=r"works on hours.*holds days"):
+    with pytest.raises(ConfigError, match=r"works on hours.*contains days"):
         cube_block(cube, FeatureSpec(predictors=("TA",)))
-    with pytest.raises(ConfigError, match=r"works on days.*holds hours"):
+    with pytest.raises(ConfigError, match=r"works on days.*contains hours"):
         cube_block(example_cube(sites=2, days=3), SPEC)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.daymeans import block_days, day_columns, tower_days
 from fluxcube.samples.features import FeatureSpec, cube_block
 from fluxcube.samples.towers import load_towers
@@ -83,7 +84,7 @@ def test_a_day_without_weather_is_unknown(cube):
 
 def test_towers_keep_days_with_a_flux(cube):
     cube.fluxes[1, 48 - 5 : 96 - 5] = np.nan
-    towers = load_towers(cube, list(cube.site.values), SPEC, None)
+    towers = load_towers(cube, list(cube.site.values), SPEC, HOURLY.limit(None))
     found = list(tower_days(towers))
     whole, _ = block_days(cube_block(cube, SPEC), SPEC)
     assert [site for site, _, _ in found] == [0, 1, 2]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.models.base import Batch
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import Block, FeatureSpec, cube_block
 from fluxcube.samples.loader import Windows, load_windows
 from fluxcube.samples.towers import Towers, cube_spec, load_towers
@@ -32,7 +33,7 @@ def cube():
 
 @pytest.fixture(scope="module")
 def towers(cube):
-    return load_towers(cube, ["XX-S00", "XX-S01", "XX-S02"], SPEC, 0)
+    return load_towers(cube, ["XX-S00", "XX-S01", "XX-S02"], SPEC, HOURLY.limit(0))
 
 
 def coded(stretches, seed=0, seen=0.7, step=1000):
@@ -391,7 +392,7 @@ def test_settings_of_reading_change_what_is_read(cube):
         memory_days=(2,),
         bands=("red",),
         static=("igbp",),
-        max_qc=0,
+        limit=HOURLY.limit(0),
     )
     expected = FeatureSpec(
         predictors=("TA",),
@@ -406,13 +407,15 @@ def test_settings_of_reading_change_what_is_read(cube):
 
 
 def test_scaled_towers_have_mean_0_and_spread_1_and_others_follow(cube):
-    train = load_towers(cube, ["XX-S00", "XX-S01"], SPEC, 1)
+    train = load_towers(cube, ["XX-S00", "XX-S01"], SPEC, HOURLY.limit(1))
     scaled = train.scaled()
     np.testing.assert_allclose(np.nanmean(scaled.fluxes, 0), 0, atol=1e-5)
     np.testing.assert_allclose(np.nanstd(scaled.fluxes, 0), 1, atol=1e-5)
     back = scaled.fluxes * np.array(scaled.spec.target_scale) + np.array(scaled.spec.target_mean)
     np.testing.assert_allclose(back, train.fluxes, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(load_towers(cube, ["XX-S00", "XX-S01"], scaled.spec, 1).fluxes, scaled.fluxes)
+    np.testing.assert_array_equal(
+        load_towers(cube, ["XX-S00", "XX-S01"], scaled.spec, HOURLY.limit(1)).fluxes, scaled.fluxes
+    )
     with pytest.raises(ConfigError, match="already"):
         scaled.scaled()
 
@@ -451,7 +454,7 @@ def test_mistakes_are_named(cube, towers):
         windows.set_epoch(-1)
     with pytest.raises(UnknownNameError, match="XX-S99"):
         load_windows(cube, SPEC, sites=["XX-S99"], length=24)
-    with pytest.raises(ConfigError, match=r"works on hours.*holds days"):
+    with pytest.raises(ConfigError, match=r"works on hours.*contains days"):
         load_windows(cube.assign_attrs(resolution="daily"), cube_spec(cube), length=24)
     with pytest.raises(ConfigError, match="normalized=False"):
         load_windows(cube.assign_attrs(normalized="by bounds"), length=24)

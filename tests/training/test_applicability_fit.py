@@ -9,6 +9,7 @@ from training_helpers import TARGETS, eco, small_cube
 from fluxcube.inference.predictor import load_model
 from fluxcube.models import checkpoint
 from fluxcube.models.applicability import MOST_CENTRES
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.daymeans import Column, day_columns
 from fluxcube.samples.splits import Split
 from fluxcube.samples.towers import load_towers
@@ -32,7 +33,7 @@ def test_only_what_a_model_looks_at_has_weight(linear):
 
 def test_the_weight_of_a_linear_model_is_its_slope(linear):
     model = load_model(linear)
-    towers = load_towers(small_cube(), list(linear.split.train), model.spec, None)
+    towers = load_towers(small_cube(), list(linear.split.train), model.spec, HOURLY.limit(None))
     sun = towers.series.met[:, model.spec.inputs.index("SW_IN")]
     found = importance(model.model, [towers], day_columns(model.spec), seed=0)
     # Shuffled input: errors grow by twice the variance of what the input explained.
@@ -67,7 +68,7 @@ def test_training_days_do_not_depend_on_how_towers_come(linear):
     sites = list(linear.split.train)
     columns = len(day_columns(model.spec))
     whole = training_days([load_towers(cube, sites, model.spec, 1)], sites, columns)
-    single = training_days((load_towers(cube, [site], model.spec, 1) for site in sites), sites, columns)
+    single = training_days((load_towers(cube, [site], model.spec, HOURLY.limit(1)) for site in sites), sites, columns)
     for a, b in zip(whole, single, strict=True):
         np.testing.assert_array_equal(a, b)
 

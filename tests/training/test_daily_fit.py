@@ -17,6 +17,7 @@ from fluxcube.inference.predictor import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models.base import Batch
 from fluxcube.models.tamrl import TAMRLConfig
+from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.simulation.example import example_cube
@@ -170,7 +171,7 @@ def test_classes_weigh_by_how_rare_they_are(cube):
     assert weights.mean() == pytest.approx(1) and weights[9] == pytest.approx(6 * weights[0])
     assert weights[:6].sum() == pytest.approx(weights[6:9].sum()) == pytest.approx(weights[9])
     spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS)
-    towers = load_towers(cube, list(spec_sites(cube)), spec, 0.5)
+    towers = load_towers(cube, list(spec_sites(cube)), spec, DAILY.limit(0.5))
     by = {names: flux_weights(cube, towers, names) for names in ((), ("quality",), ("igbp",), ("koppen",))}
     assert (by[()] == 1).all() and set(np.unique(by["quality",].round(3))) == {np.float32(0.6), np.float32(1)}
     product = flux_weights(cube, towers, ("quality", "igbp", "koppen"))
@@ -179,7 +180,7 @@ def test_classes_weigh_by_how_rare_they_are(cube):
     assert sites.mean() == pytest.approx(1) and len(set(sites.tolist())) == 2
     short = cube.where((cube.time < cube.time[90]) | (cube.site != cube.site[0]))[["fluxes", "fluxes_quality"]]
     cut = cube.assign(short)
-    towers = load_towers(cut, list(spec_sites(cube)), spec, 0.5)
+    towers = load_towers(cut, list(spec_sites(cube)), spec, DAILY.limit(0.5))
     alike = flux_weights(cut, towers, ("site",))
     seen = np.isfinite(towers.fluxes)
     rows = np.repeat(towers.site, towers.series.hours)
@@ -220,7 +221,7 @@ def test_seeds_learn_from_towers_of_their_own(cube, model, tmp_path):
         train_igbp=None,
         init=None,
         seed=0,
-        max_qc=0.5,
+        limit=DAILY.limit(0.5),
         **{"training": brief, "config": None, **options},
     )
     drawn, other = plan.sites(0), plan.sites(1)
@@ -325,12 +326,12 @@ def test_balance_in_training_makes_fluxes_of_unseen_towers_add_up(cube, tmp_path
 
 def test_passes_add_up_with_support_that_several_windows_share(cube):
     spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS, static=("igbp",))
-    towers = load_towers(cube, list(spec_sites(cube)), spec, 0.5).scaled()
+    towers = load_towers(cube, list(spec_sites(cube)), spec, DAILY.limit(0.5)).scaled()
     config = TAMRLConfig(**TINY_TAM, dropout=0.0)
     grads = []
     for size in (48, 16):
         torch.manual_seed(0)
-        plan = Plan(None, "tam-rl", towers.spec, None, config, FAST, 0.5)
+        plan = Plan(None, "tam-rl", towers.spec, None, config, FAST, DAILY.limit(0.5))
         from fluxcube.models import registry
 
         model = registry.build("tam-rl", config, plan.sizes())
@@ -396,7 +397,7 @@ def test_an_ensemble_is_its_members_mean(cube, tmp_path):
 
 def test_what_cannot_be_is_named(cube, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(ConfigError, match=r"the model tam-rl works on days.*holds hours.*resolution='daily'"):
+    with pytest.raises(ConfigError, match=r"the model tam-rl works on days.*contains hours.*resolution='daily'"):
         fit(example_cube(sites=12, days=6), model="tam-rl", out=out)
     with pytest.raises(ConfigError, match="the model ecoperceiver works on hours"):
         fit(cube, model="ecoperceiver", out=out)
@@ -418,7 +419,7 @@ def test_what_cannot_be_is_named(cube, tmp_path):
 
 def test_a_batch_says_what_day_it_is(cube):
     spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS, static=())
-    towers = load_towers(cube, ["XX-D03"], spec, 0.5)
+    towers = load_towers(cube, ["XX-D03"], spec, DAILY.limit(0.5))
     windows = SupportedWindows.of(towers, np.ones_like(towers.fluxes), 2, 1, length=20, stride=5, batch_size=8)
     batch = windows[0]
     last = batch["time"].astype("datetime64[D]")

@@ -15,6 +15,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.inference.predictor import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.training.calibration import LEVELS, calibrate
@@ -173,7 +174,7 @@ def with_uncertainty(cube, sites, factor):
 def test_hours_of_large_random_uncertainty_count_less(cube, tmp_path):
     split = per_igbp(cube, seed=4)
     doubtful = with_uncertainty(cube, split.train[:2], 10.0)
-    towers = load_towers(doubtful, split.train, cube_spec(cube, split.train, targets=TARGETS), 1).scaled()
+    towers = load_towers(doubtful, split.train, cube_spec(cube, split.train, targets=TARGETS), HOURLY.limit(1)).scaled()
     found = label_weights(doubtful, towers)
     bad = np.repeat(np.isin(np.arange(len(split.train)), [0, 1]), 288)
     seen = np.isfinite(towers.fluxes)

@@ -10,6 +10,7 @@ import pytest
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.base import Batch
 from fluxcube.models.boosting import ROUNDS, Boosting, BoostingConfig, chip_means
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import cube_block
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.samples.windows import gather
@@ -51,8 +52,8 @@ def model(spec):
 
 @pytest.mark.parametrize("max_qc", [None, 1, 0])
 def test_site_by_site_is_all_at_once(cube, sites, spec, model, max_qc):
-    towers = load_towers(cube, sites, spec, max_qc).scaled()
-    by_site = SiteRows(cube, sites, spec, max_qc).scaled()
+    towers = load_towers(cube, sites, spec, HOURLY.limit(max_qc)).scaled()
+    by_site = SiteRows(cube, sites, spec, HOURLY.limit(max_qc)).scaled()
     np.testing.assert_allclose(by_site.spec.target_mean, towers.spec.target_mean, rtol=1e-12)
     np.testing.assert_allclose(by_site.spec.target_scale, towers.spec.target_scale, rtol=1e-9)
     for a, b in zip(table(model, by_site), table(model, towers), strict=True):
@@ -62,7 +63,7 @@ def test_site_by_site_is_all_at_once(cube, sites, spec, model, max_qc):
 
 @pytest.mark.parametrize("kept", [0, 40_000, 2**30])
 def test_each_pass_gives_the_same_whatever_is_kept(monkeypatch, cube, sites, spec, model, kept):
-    source = SiteRows(cube, sites, spec, 1).scaled()
+    source = SiteRows(cube, sites, spec, HOURLY.limit(1)).scaled()
     rows = ModelRows(model, source, kept)
     read = []
     load = training_rows.load_towers
@@ -76,7 +77,7 @@ def test_each_pass_gives_the_same_whatever_is_kept(monkeypatch, cube, sites, spe
 
 
 def test_measured_hours_are_those_of_flag_zero(cube, sites, spec):
-    source = SiteRows(cube, sites, spec, 1)
+    source = SiteRows(cube, sites, spec, HOURLY.limit(1))
     measured = source.measured()
     flags = cube.fluxes_qc.sel(target=list(spec.targets)).values.reshape(-1, 2)
     fluxes = cube.fluxes.sel(target=list(spec.targets)).values.reshape(-1, 2)
@@ -93,13 +94,13 @@ def test_trailing_means_are_counted(spec):
 
 def test_fluxes_scaled_twice_are_refused(cube, sites, spec):
     with pytest.raises(ConfigError, match="scaled already"):
-        SiteRows(cube, sites, spec, 1).scaled().scaled()
+        SiteRows(cube, sites, spec, HOURLY.limit(1)).scaled().scaled()
 
 
 def test_trees_do_not_depend_on_how_rows_are_read(cube, sites, spec):
     weights = []
-    source = SiteRows(cube, sites, spec, 1).scaled()
-    towers = load_towers(cube, sites, source.spec, 1)
+    source = SiteRows(cube, sites, spec, HOURLY.limit(1)).scaled()
+    towers = load_towers(cube, sites, source.spec, HOURLY.limit(1))
     for data in (source, towers):
         model = Boosting(CONFIG, sizes_of(spec))
         fit_rows(model, data, None, seed=3)
@@ -109,8 +110,8 @@ def test_trees_do_not_depend_on_how_rows_are_read(cube, sites, spec):
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_killed_run_ends_as_an_unbroken_one(monkeypatch, cube, sites, spec, tmp_path, at):
-    train, val = SiteRows(cube, sites[:4], spec, 1).scaled(), sites[4:]
-    watched = SiteRows(cube, val, train.spec, 0)
+    train, val = SiteRows(cube, sites[:4], spec, HOURLY.limit(1)).scaled(), sites[4:]
+    watched = SiteRows(cube, val, train.spec, HOURLY.limit(0))
     whole, broken, again = (Boosting(CONFIG, sizes_of(spec)) for _ in range(3))
     settings = {"seed": 1, "state": tmp_path / ".rows.state", "request": {"seed": 1, "config": {"lags": (1, 3)}}}
     logged = fit_rows(whole, train, watched, **settings)
@@ -134,7 +135,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(monkeypatch, cube, sites, spec, tm
 
 
 def test_a_state_of_other_settings_or_a_damaged_one_is_refused(cube, sites, spec, tmp_path):
-    train = SiteRows(cube, sites, spec, 1).scaled()
+    train = SiteRows(cube, sites, spec, HOURLY.limit(1)).scaled()
     path = tmp_path / ".rows.state"
     model = Boosting(CONFIG, sizes_of(spec))
     model.learn(ModelRows(model, train), seed=1, keep=lambda g: training_rows.save_growth(path, g, {"seed": 1}))

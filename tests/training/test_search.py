@@ -10,6 +10,7 @@ import pytest
 from fluxcube import scores as kernels
 from fluxcube.errors import CheckpointError, ConfigError, SplitError
 from fluxcube.models.boosting import Boosting, BoostingConfig
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.splits import kfold
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.simulation.example import example_cube
@@ -83,13 +84,13 @@ def test_an_nse_is_that_of_trees_which_never_saw_the_cluster(cube, sites):
     found = search(cube, sites, spec, draws=1, rows=None, trees=15, patience=15)
     (row,) = found.draws
     config = BoostingConfig.from_dict(row["settings"] | {"n_estimators": row["trees"][0], "early_stopping": 0})
-    scaled = load_towers(cube, sites, spec, 1).scaled().spec
+    scaled = load_towers(cube, sites, spec, HOURLY.limit(1)).scaled().spec
     obs, pred = [], []
     for split in kfold(cube.sel(site=sites), k=3, seed=2):
         model = Boosting(config, sizes_of(spec))
         others = [site for site in sites if site not in split.test]
-        model.fit(*table(model, load_towers(cube, others, scaled, 1)), seed=2)
-        x, y = table(model, load_towers(cube, split.test, scaled, 0))
+        model.fit(*table(model, load_towers(cube, others, scaled, HOURLY.limit(1))), seed=2)
+        x, y = table(model, load_towers(cube, split.test, scaled, HOURLY.limit(0)))
         obs.append(y[:, 0])
         pred.append(model.predict_rows(x)[:, 0])
     nse = kernels.nse(np.concatenate(obs), np.concatenate(pred))

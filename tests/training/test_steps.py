@@ -14,6 +14,7 @@ from training_helpers import FAST, TARGETS, TINY, eco, small_cube, weights, with
 from fluxcube.errors import ConfigError, TrainingError
 from fluxcube.models import registry
 from fluxcube.models.base import Batch
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
@@ -34,11 +35,11 @@ def cube():
 @pytest.fixture(scope="module")
 def towers(cube):
     split = per_igbp(cube, seed=4)
-    return load_towers(cube, split.train, cube_spec(cube, split.train, targets=TARGETS), 1).scaled()
+    return load_towers(cube, split.train, cube_spec(cube, split.train, targets=TARGETS), HOURLY.limit(1)).scaled()
 
 
 def sizes(towers, split=None):
-    return Plan(None, "ecoperceiver", towers.spec, split, TINY, FAST, 1).sizes()
+    return Plan(None, "ecoperceiver", towers.spec, split, TINY, FAST, HOURLY.limit(1)).sizes()
 
 
 def plain_loop(towers, config, training, seed):

@@ -45,6 +45,7 @@ class Network:
     reader: str | None = None
     daily: bool = False
     why_no_days: str = ""
+    best_flag: int = 0
     why: str = ""
     licence: str = ""
     citation: str = ""
