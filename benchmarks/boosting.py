@@ -61,7 +61,7 @@ class MadeUp(SiteRows):
             met = rng.uniform(-1, 1, (1, HOURS, len(MET))).astype(np.float32)
             met[0, rng.random(HOURS) < 0.1, 6:] = np.nan
             block = Block(
-                met=met,
+                inputs=met,
                 observed=np.ones((1, HOURS), bool),
                 numbers=rng.uniform(-0.5, 0.5, (1, 2)).astype(np.float32),
                 classes=np.array([[int(site) % CLASSES]]),

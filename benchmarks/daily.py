@@ -21,7 +21,7 @@ import torch
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.tamrl import TAMRL, TAMRLConfig
 from fluxcube.samples.features import Block
-from fluxcube.samples.support import block_with_codes, series_support
+from fluxcube.samples.support import block_with_embeddings, series_support
 from fluxcube.samples.windows import flatten, gather
 
 SIZES = Sizes(inputs=5, classes=(11, 5), targets=3)
@@ -39,7 +39,7 @@ def model_of(preset: str) -> TAMRL:
 def weather(places: int, days: int) -> Block:
     rng = np.random.default_rng(0)
     return Block(
-        met=rng.normal(size=(places, days, SIZES.inputs)).astype("float32"),
+        inputs=rng.normal(size=(places, days, SIZES.inputs)).astype("float32"),
         observed=np.ones((places, days), bool),
         numbers=np.empty((places, 0), np.float32),
         classes=np.stack([rng.integers(0, n, places) for n in (11, 5)], 1),
@@ -50,14 +50,14 @@ def weather(places: int, days: int) -> Block:
 
 
 def each_window(block: Block, length: int):
-    whole = block.met.shape[1] - length + 1
-    place, stop = np.divmod(np.arange(len(block.met) * whole), whole)
+    whole = block.inputs.shape[1] - length + 1
+    place, stop = np.divmod(np.arange(len(block.inputs) * whole), whole)
     return [(place[at : at + PASS], stop[at : at + PASS] + length) for at in range(0, len(place), PASS)]
 
 
 def once(model: TAMRL, block: Block) -> np.ndarray:
     """As the predictor does it: every place is encoded, and its windows bring its embedding along."""
-    series = flatten(block_with_codes(block, model))
+    series = flatten(block_with_embeddings(block, model))
     parts = [gather(series, p, s, model.context) for p, s in each_window(block, model.context)]
     return np.concatenate([model.predict(Batch.of(part))[:, -1] for part in parts])
 
@@ -65,7 +65,7 @@ def once(model: TAMRL, block: Block) -> np.ndarray:
 def every_time(model: TAMRL, block: Block) -> np.ndarray:
     """Each window brings its place's support, which is encoded for it."""
     series = flatten(block)
-    first = np.full(len(block.met), block.first_hour)
+    first = np.full(len(block.inputs), block.first_hour)
     support = series_support(series, first, block.observed.ravel(), model.context, model.support)
     out = []
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def mapping(model: TAMRL, block: Block, rounds: int) -> bool:
     count = len(one)
     ratio = float(np.median([b / a for a, b in seconds]))
     first, second = (count / float(np.median([s[i] for s in seconds])) for i in (0, 1))
-    print(f"{count:,} windows of {len(block.met)} places: {first:,.0f} windows/s encoded once a place, ", end="")
+    print(f"{count:,} windows of {len(block.inputs)} places: {first:,.0f} windows/s encoded once a place, ", end="")
     print(f"{second:,.0f} encoded for each window: {ratio:.1f} times (limit {LIMIT:g}); ", end="")
     print(f"apart by {apart:.1e} of the spread")
     return ratio >= LIMIT and apart < 1e-5
@@ -98,8 +98,8 @@ def mapping(model: TAMRL, block: Block, rounds: int) -> bool:
 
 def steps(model: TAMRL, block: Block, rounds: int) -> None:
     series = flatten(block)
-    stop = np.full(64, block.met.shape[1])
-    place = np.arange(64) % len(block.met)
+    stop = np.full(64, block.inputs.shape[1])
+    place = np.arange(64) % len(block.inputs)
     batch = Batch(*map(torch.from_numpy, Batch.of(gather(series, place, stop, model.context))))
     shape = (model.support, model.context, SIZES.inputs)
     ways = {

@@ -29,7 +29,7 @@ from windows import simulate
 
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
-from fluxcube.models.exact import slide
+from fluxcube.models.sliding import predict_sliding
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.windows import Series, gather
 
@@ -50,7 +50,7 @@ def windows(series: Series, stops: np.ndarray, length: int) -> Batch:
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    return [Batch(*(a[at : at + size] for a in batch)) for at in range(0, len(batch.met), size)]
+    return [Batch(*(a[at : at + size] for a in batch)) for at in range(0, len(batch.inputs), size)]
 
 
 def cpu(run: Callable) -> float:
@@ -89,7 +89,7 @@ def build(preset: str, run: Path | None, bands: int) -> tuple[EcoPerceiver, Seri
         model = EcoPerceiver(getattr(EcoPerceiverConfig, preset)(), sizes)
         torch.nn.init.normal_(model.head.weight)
         return model.eval(), series
-    from fluxcube.inference.predictor import load_model
+    from fluxcube.inference.loading import load_model
 
     model = load_model(run).model
     return model.eval(), _as_trained(series, model.sizes)
@@ -103,13 +103,13 @@ def unplaced(series: Series) -> Series:
 def _as_trained(series: Series, sizes: Sizes) -> Series:
     """The place with as many inputs as a trained model takes; smooth, so that its values are such as weather has."""
     rng = np.random.default_rng(0)
-    hour = np.arange(len(series.met))[:, None]
+    hour = np.arange(len(series.inputs))[:, None]
     phase, days = rng.random(sizes.inputs), rng.choice([1, 5, 30], sizes.inputs)
     met = 0.3 * np.sin(2 * np.pi * (hour / (24 * days) + phase)) + rng.normal(0, 0.03, (len(hour), sizes.inputs))
     met[rng.random(met.shape) < 0.05] = np.nan
     numbers = rng.uniform(-0.3, 0.3, (1, sizes.numbers)).astype(np.float32)
     classes = np.array([[rng.integers(n) for n in sizes.classes]], np.int64).reshape(1, -1)
-    return dataclasses.replace(series, met=met.astype(np.float32), numbers=numbers, classes=classes)
+    return dataclasses.replace(series, inputs=met.astype(np.float32), numbers=numbers, classes=classes)
 
 
 def twin(model: EcoPerceiver, head: str) -> EcoPerceiver:
@@ -145,7 +145,7 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     variants = {
         f"plain, last head, batch {size}, {attention}": (lambda: [naive(b) for b in some], given),
         "ours, window by window": (lambda: [last(b) for b in split(own, 32)], STRETCH),
-        "ours, every window of a stretch": (lambda: slide(last, stretch), STRETCH),
+        "ours, every window of a stretch": (lambda: predict_sliding(last, stretch), STRETCH),
     } | {
         f"ours, dense head, stride {n}": (lambda b=b: [dense(x) for x in split(b, 32)], n * OURS)
         for n, b in apart.items()
@@ -154,7 +154,10 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     found = compared(variants, base, rounds)
     wanted = torch.cat([naive(b) for b in split(own, size)])[:, -1]
     spread = wanted.std(0).max()
-    errors = {"ours, window by window": last(own)[:, -1], "ours, every window of a stretch": slide(last, stretch)}
+    errors = {
+        "ours, window by window": last(own)[:, -1],
+        "ours, every window of a stretch": predict_sliding(last, stretch),
+    }
     for at, n in enumerate(apart):
         reference = plain(model, attention, "dense")(Batch(*(a[:32] for a in apart[n])))
         errors[list(variants)[3 + at]] = dense(Batch(*(a[:32] for a in apart[n]))), reference
@@ -181,7 +184,7 @@ def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, ap
 
     runs = {
         "window by window": lambda: torch.cat([last(b) for b in split(own, 32)]),
-        "every window of a stretch": lambda: slide(last, stretch),
+        "every window of a stretch": lambda: predict_sliding(last, stretch),
         "dense head, stride T": lambda: torch.cat([dense(b) for b in split(apart, 32)]),
     }
     for name, run in runs.items():

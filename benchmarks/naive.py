@@ -53,7 +53,7 @@ class NaiveEcoPerceiver(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (B, T, targets) of a dense head, (B, 1, targets) of a last one."""
-        count, length = batch.met.shape[:2]
+        count, length = batch.inputs.shape[:2]
         tokens, seen = self.tokens(batch)
         causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device)
         causal = causal.tril() if self.config.causal else causal
@@ -67,14 +67,14 @@ class NaiveEcoPerceiver(nn.Module):
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, V, H_i) of all kinds, and which are seen (B, T, V)."""
-        count, length = batch.met.shape[:2]
-        met = self._numbers(batch.met, self.variables[: self.sizes.inputs])
+        count, length = batch.inputs.shape[:2]
+        met = self._numbers(batch.inputs, self.variables[: self.sizes.inputs])
         coarse = (torch.arange(self.config.frequencies, device=met.device) < self.config.static_frequencies).repeat(2)
         fixed = [self._numbers(batch.numbers, self.variables[self.sizes.inputs :], coarse)]
         fixed += [table[batch.classes[:, [i]].clamp(min=0)] for i, table in enumerate(self.classes)]
         fixed_seen = torch.cat([batch.numbers.isfinite(), batch.classes >= 0], 1)
         tokens = [self.met_norm(met), self.met_norm(torch.cat(fixed, 1))[:, None].expand(-1, length, -1, -1)]
-        seen = [batch.met.isfinite(), fixed_seen[:, None].expand(-1, length, -1)]
+        seen = [batch.inputs.isfinite(), fixed_seen[:, None].expand(-1, length, -1)]
         if self.sizes.bands:
             pixels = batch.images.new_full((count, length, *batch.images.shape[2:]), torch.nan)
             window, slot = torch.nonzero(batch.image_step >= 0, as_tuple=True)

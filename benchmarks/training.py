@@ -44,7 +44,7 @@ def towers() -> Towers:
         met[rng.random(met.shape, dtype=np.float32) < 0.05] = np.nan
         days = HOURS // 24
         return Block(
-            met=met,
+            inputs=met,
             observed=np.ones((1, HOURS), bool),
             numbers=rng.random((1, 1), dtype=np.float32),
             classes=np.empty((1, 0), np.int64),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import operator
 import os
 import resource
 import subprocess
@@ -41,7 +42,7 @@ from fluxcube.inference.grid import upscale
 from fluxcube.inference.predictor import Predictor
 from fluxcube.maps import regions as regions_module
 from fluxcube.maps.store import open_maps, write_maps
-from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.base import BaseModel, Batch, Model, Sizes
 from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 from fluxcube.samples.features import FeatureSpec
@@ -89,13 +90,15 @@ def spec(targets: tuple[str, ...] = ("NEE",), bands: bool = True) -> FeatureSpec
     return FeatureSpec(predictors=PREDICTORS, bands=BANDS if bands else (), targets=targets)
 
 
-class Timed:
+class Timed(BaseModel):
     """A model that counts the CPU time of its forward passes."""
 
-    def __init__(self, model: object):
+    context, emits, n_targets, sliding_window = (
+        property(operator.attrgetter(f"model.{name}")) for name in ("context", "emits", "n_targets", "sliding_window")
+    )
+
+    def __init__(self, model: Model):
         self.model, self.seconds = model, 0.0
-        self.context, self.emits, self.n_targets = model.context, model.emits, model.n_targets
-        self.slides = getattr(model, "slides", False)
 
     def predict(self, batch: Batch) -> np.ndarray:
         start = time.process_time()
@@ -104,33 +107,33 @@ class Timed:
         return out
 
 
-class Plain:
+class Plain(BaseModel):
     """The plain implementation, window by window, as many in a pass as are fastest."""
 
-    slides, emits, n_targets = False, 1, 1
+    context, n_targets = 1, 1
 
     def __init__(self, model: torch.nn.Module, context: int, size: int):
         self.model, self.context, self.size = model, context, size
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> np.ndarray:
-        out = np.full((*batch.met.shape[:2], 1), np.nan, np.float32)
+        out = np.full((*batch.inputs.shape[:2], 1), np.nan, np.float32)
         for at in range(0, len(out), self.size):
             part = Batch(*(torch.from_numpy(np.ascontiguousarray(a[at : at + self.size])) for a in batch))
             out[at : at + self.size, -1] = self.model(part)[:, -1].numpy()
         return out
 
 
-class Copy:
+class Copy(BaseModel):
     """Gives one input back for every hour of a window."""
 
-    slides, n_targets = False, 1
+    context, emits, n_targets = 1, 1, 1
 
     def __init__(self, context: int):
         self.context = self.emits = context
 
     def predict(self, batch: Batch) -> np.ndarray:
-        return batch.met[..., 2:3]
+        return batch.inputs[..., 2:3]
 
 
 class Caught(Copy):
@@ -266,7 +269,7 @@ class Brief(Timed):
 
     def predict(self, batch: Batch) -> np.ndarray:
         self.passes += 1
-        return self.model.predict(batch) if self.passes <= 5 else batch.met[..., :1]
+        return self.model.predict(batch) if self.passes <= 5 else batch.inputs[..., :1]
 
 
 def measure_memory(store: str, out: str) -> None:

@@ -56,7 +56,7 @@ def simulate(sites: int, years: int, columns: int, chips: bool) -> Towers:
         met[rng.random(met.shape, dtype=np.float32) < GAPS] = np.nan
         count = days if chips else 0
         return Block(
-            met=met,
+            inputs=met,
             observed=np.ones((1, hours), bool),
             numbers=rng.random((1, 2), dtype=np.float32),
             classes=np.empty((1, 0), np.int64),
@@ -89,7 +89,7 @@ def write_database(path: Path, towers: Towers) -> None:
     marks = ", ".join("?" * (columns + 3)), ", ".join("?" * (2 * columns + 3))
     middle, width = _scale(towers.spec.inputs)
     for place, (start, hours) in enumerate(zip(series.start, series.hours, strict=True)):
-        met = series.met[start : start + hours]
+        met = series.inputs[start : start + hours]
         missing = np.isnan(met)
         targets = towers.fluxes[start : start + hours, 0].tolist()
         ready = np.where(missing, None, met.astype(object)).tolist()
@@ -142,7 +142,7 @@ class PerItem(Dataset):
             values = np.where(rows[:, self.columns : -1] <= 1, (values - self.middle) / self.width, np.float32(np.nan))
         met = torch.from_numpy(values)
         out = {
-            "met": met,
+            "inputs": met,
             "mask": torch.isfinite(met),
             "targets": torch.from_numpy(rows[-1:, -1:]),
             "numbers": self.numbers[site],
@@ -204,7 +204,7 @@ def compare(towers: Towers, length: int, size: int, folder: Path) -> None:
                 check_same(ours, theirs)
             windows.set_epoch(0)
             best[name] = max(best[name], rate(iter(loader), 2 if "SQLite" in name else 200))
-    (hours, inputs), bands = towers.series.met.shape, len(towers.spec.bands)
+    (hours, inputs), bands = towers.series.inputs.shape, len(towers.spec.bands)
     print(f"T {length}, V {inputs}, bands {bands}, batch {size}; {hours:,} hours of {len(towers.sites)} sites")
     slow = {name.rpartition(" ")[2]: found for name, found in best.items() if "SQLite" in name}
     for name, found in best.items():

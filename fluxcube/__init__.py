@@ -25,7 +25,7 @@ _FACE = {
     "daily_forcing": "fluxcube.cubes.forcing_daily",
     "load_windows": "fluxcube.samples.loader",
     "fit": "fluxcube.training.fit",
-    "load_model": "fluxcube.inference.predictor",
+    "load_model": "fluxcube.inference.loading",
     "predict": "fluxcube.inference.towers",
     "upscale": "fluxcube.inference.grid",
     "write_maps": "fluxcube.maps.store",

@@ -18,6 +18,7 @@ import typer
 
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.errors import ConfigError, FluxcubeError
+from fluxcube.models import registry
 from fluxcube.terminal import Overwrite, bar, period
 
 app = typer.Typer(
@@ -118,7 +119,8 @@ def train(
     model: Annotated[
         str,
         typer.Option(
-            help="ecoperceiver, xgboost, sw-linear or mean-cycle; of days tam-rl, tam-lstm, ct-lstm and lstm, too."
+            help=f"For hourly cubes {', '.join(registry.names(resolution='hourly'))}; "
+            f"for daily ones {', '.join(registry.names(resolution='daily'))}."
         ),
     ] = "ecoperceiver",
     target: Annotated[list[str] | None, typer.Option(help="Flux to learn; may be repeated. Default NEE.")] = None,
@@ -133,7 +135,9 @@ def train(
         str | None,
         typer.Option(help="Split file, folds.json:2, or a kind: per-igbp (the default), kfold:2, time, sites:FILE ..."),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="small or published; of xgboost xbase, too.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset of the model's settings, such as small or published.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting, e.g. training.lr=1e-3 or config.dropout=0.3; may be repeated."),
@@ -144,7 +148,8 @@ def train(
     init: Annotated[Path | None, typer.Option(help="Run to train further; what is not given is its own.")] = None,
     train_igbp: Annotated[str | None, typer.Option(help="Train on these IGBP classes only, e.g. GRA,CRO.")] = None,
     search: Annotated[
-        int | None, typer.Option(min=1, help="First try so many settings of XGBoost on the training towers, e.g. 50.")
+        int | None,
+        typer.Option(min=1, help="Number of random settings to try first on the training towers (xgboost), e.g. 50."),
     ] = None,
     bag: Annotated[
         float, typer.Option(help="Share of the training towers that each seed learns from, e.g. 0.6.")
@@ -158,8 +163,9 @@ def train(
     `torchrun --nproc-per-node 4 --no-python fluxcube train cube.zarr runs/eco --preset published`, with
     `--set training.effective_batch=4096` or with what else `TrainingConfig` holds.
     """
-    from fluxcube.training.fit import configure, fit
+    from fluxcube.training.fit import fit
     from fluxcube.training.run import by_torchrun
+    from fluxcube.training.settings import configure
 
     config, training = configure(model, preset, settings or (), search=search, init=init, epochs=epochs)
     first = not by_torchrun() or os.environ["RANK"] == "0"
@@ -258,7 +264,7 @@ def evaluate(
     """
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
-    from fluxcube.inference.predictor import load_model
+    from fluxcube.inference.loading import load_model
     from fluxcube.inference.towers import predict
 
     _check_by(by, scales)
@@ -392,7 +398,7 @@ def upscale(
     from fluxcube.cubes.forcing_daily import daily_forcing
     from fluxcube.inference.checks import check_values
     from fluxcube.inference.grid import upscale as upscale_grid
-    from fluxcube.inference.predictor import load_model
+    from fluxcube.inference.loading import load_model
     from fluxcube.maps.store import write_maps
     from fluxcube.resolution import DAILY, resolution_of
 

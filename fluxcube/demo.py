@@ -23,8 +23,9 @@ from fluxcube.errors import StoreError
 from fluxcube.evaluation.report import format_table, write_report
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.outputs import APPLICABLE
-from fluxcube.inference.predictor import DISSIMILARITY, load_model
+from fluxcube.inference.predictor import DISSIMILARITY
 from fluxcube.inference.towers import predict
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.ecoperceiver import EcoPerceiverConfig

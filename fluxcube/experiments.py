@@ -21,11 +21,11 @@ from fluxcube.errors import ConfigError
 from fluxcube.evaluation.hiding import hide_predictors
 from fluxcube.evaluation.report import read_predictions, read_sums, write_predictions, write_sums
 from fluxcube.evaluation.sums import Sums, site_sums
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import registry
-from fluxcube.models.base import from_known_keys
 from fluxcube.models.checkpoint import ENSEMBLE, RUN
+from fluxcube.models.settings import from_known_keys
 from fluxcube.resolution import (
     DEFAULT,
     HOURLY,
@@ -39,7 +39,8 @@ from fluxcube.resolution import (
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.fit import fit, preset_config
+from fluxcube.training.fit import fit
+from fluxcube.training.settings import changed, choose_config
 from fluxcube.variables import COMPUTED
 
 log = logging.getLogger(__name__)
@@ -291,8 +292,8 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
         bands=variant.bands,
         static=variant.static,
         split=split,
-        config=_config(variant),
-        training=_changed(TrainingConfig(), variant.training),
+        config=choose_config(variant.model, variant.preset, variant.config),
+        training=changed(TrainingConfig(), variant.training),
         train_igbp=variant.train_igbp,
         search=variant.search,
         bag=variant.bag,
@@ -319,18 +320,6 @@ def _check_limits(resolution: Resolution, variant: Variant) -> None:
         )
     if variant.min_quality is not None:
         refuse_other_option(resolution, {"min_quality": variant.min_quality})
-
-
-def _config(variant: Variant) -> object | None:
-    """Config of the model, or what of it is set where its other settings follow from the data."""
-    start = preset_config(variant.model, variant.preset)
-    if start is None and variant.model in registry.names(descent=True):
-        start = registry.config_class(variant.model).small()
-    return dict(variant.config) or None if start is None else _changed(start, variant.config)
-
-
-def _changed(config, changes: Mapping):
-    return type(config).from_dict({**dataclasses.asdict(config), **changes})
 
 
 def _for_variant(cube: xr.Dataset, variant: Variant) -> xr.Dataset:

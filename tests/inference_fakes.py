@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube.inference.predictor import Predictor
-from fluxcube.models.base import Batch
+from fluxcube.models.base import BaseModel, Batch
 from fluxcube.samples.features import FeatureSpec
 
 PREDICTORS = ("DOY", "TOD", "TA", "SW_IN", "VPD")
@@ -15,7 +15,7 @@ TARGETS = ("NEE", "GPP_NT")
 
 
 @dataclass(frozen=True)
-class WindowModel:
+class WindowModel(BaseModel):
     """Causal, with a fading memory of the window, of the latest chip, of place and class."""
 
     context: int = 5
@@ -23,7 +23,7 @@ class WindowModel:
     n_targets: int = 2
 
     def predict(self, batch: Batch) -> np.ndarray:
-        met = np.nan_to_num(batch.met, nan=-0.25)
+        met = np.nan_to_num(batch.inputs, nan=-0.25)
         out = np.full((*met.shape[:2], 2), np.nan, np.float32)
         for step in range(self.context - self.emits, self.context):
             fading = 0.5 ** np.arange(step, -1, -1)
@@ -39,7 +39,7 @@ class WindowModel:
 def _latest(batch: Batch, step: int) -> np.ndarray:
     """Mean of the pixels of the latest chip at or before `step`."""
     if batch.images.shape[1] == 0:
-        return np.full(len(batch.met), 0.05)
+        return np.full(len(batch.inputs), 0.05)
     past = (batch.image_step >= 0) & (batch.image_step <= step)
     latest = np.where(past, batch.image_step, -1).argmax(1)
     rows = np.arange(len(latest))

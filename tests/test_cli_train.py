@@ -15,8 +15,9 @@ from fluxcube import cli
 from fluxcube.errors import ConfigError
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.simulation.example import example_cube
-from fluxcube.training.fit import configure, fit
+from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
+from fluxcube.training.settings import configure
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # tests run beside each other

@@ -12,7 +12,7 @@ from fluxcube.errors import ConfigError, StoreError, UnknownNameError
 from fluxcube.evaluation.report import read_predictions
 from fluxcube.evaluation.skill import compare, score_table
 from fluxcube.experiments import Variant, predictions_of, score_variants, trained
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.samples.splits import kfold
 from fluxcube.simulation.example import example_cube
 

@@ -49,7 +49,7 @@ def class_separation(
     Parameters
     ----------
     codes : xr.DataArray
-        (site, code), as `model.embed(cube)` gives it, with the coordinate `by`.
+        (site, embedding), as `model.embed(cube)` gives it, with the coordinate `by`.
     by : {"igbp", "koppen"}
         Classes: IGBP's, or the main climates of Köppen's.
     clusters : float
@@ -76,7 +76,7 @@ def class_separation(
 
     Examples
     --------
-    >>> codes = xr.DataArray([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]], dims=("site", "code"))
+    >>> codes = xr.DataArray([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]], dims=("site", "embedding"))
     >>> codes = codes.assign_coords(igbp=("site", list("AAABBB")), site=list("abcdef"))
     >>> found = class_separation(codes, clusters=0)
     >>> round(found.share, 3), found.shuffled < 0.3
@@ -103,19 +103,21 @@ def class_separation(
 
 
 def _places(codes: xr.DataArray, by: str, clusters: float) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings (place, code) and the number of each one's class."""
+    """Embeddings (place, embedding) and the number of each one's class."""
     if by not in GROUPS:
         raise unknown("group", by, GROUPS)
-    if set(codes.dims) != {"site", "code"} or by not in codes.coords:
+    if set(codes.dims) != {"site", "embedding"} or by not in codes.coords:
         found = sorted(map(str, codes.coords))
-        raise SchemaError(f"an embedding has dims (site, code) and the coordinate {by}; found {codes.dims}, {found}.")
+        raise SchemaError(
+            f"an embedding has dims (site, embedding) and the coordinate {by}; found {codes.dims}, {found}."
+        )
     classes = np.array([class_of(by, code) for code in codes[by].values], object)
     near = cluster_labels(codes["site"].coords.to_dataset().reset_coords(), clusters)
     keys = sorted({(name, int(cluster)) for name, cluster in zip(classes, near, strict=True) if name})
-    values = codes.transpose("site", "code").values.astype(float)
+    values = codes.transpose("site", "embedding").values.astype(float)
     means = [values[(classes == name) & (near == cluster)].mean(0) for name, cluster in keys]
     labels = np.unique([name for name, _ in keys], return_inverse=True)[1]
-    return np.array(means).reshape(len(keys), codes.sizes["code"]), labels
+    return np.array(means).reshape(len(keys), codes.sizes["embedding"]), labels
 
 
 def _between(values: np.ndarray, labels: np.ndarray) -> float:

@@ -1,1 +1,1 @@
-"""PREDICT: a trained model over towers or over a grid, through one predictor."""
+"""Inference: predictions of a trained model at towers or over a grid, through one predictor."""

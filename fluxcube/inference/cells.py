@@ -1,4 +1,4 @@
-"""One chunk of a map: the land cells of a block of forcing, in numpy, as a worker computes them."""
+"""Prediction of one chunk of a map, in numpy, as a worker computes it: the land cells of a block of forcing."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fluxcube.inference.predictor import ModelReference, Predictor, Wanted
+from fluxcube.inference.loading import load_reference
+from fluxcube.inference.options import PredictionOptions
+from fluxcube.inference.predictor import ModelReference, Predictor
 from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
 from fluxcube.variables import BANDS
 
-#: Days after which a chip is no longer looked at on a grid, where nothing newer is known; `open_forcing` keeps as many
-#: before its first hour. Reading all earlier ones would take more memory the longer a run.
+#: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
+#: before its first hour. Reading all earlier chips would take more RAM the longer a run is.
 CHIP_DAYS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What a chunk's values are, and what is wanted of them.
+    """Description of the values of a chunk, and options of the prediction.
 
     Attributes
     ----------
     reference : Predictor or ModelReference
-        The model, or where it is.
-    wanted : Wanted
-        As the model settled it.
-    held, bands : tuple of str
-        Predictors and bands that the values have.
+        The model, or its folder.
+    options : PredictionOptions
+        Stride, precision and outputs.
+    variables, bands : tuple of str
+        Predictors and bands of the values, in their order.
     time : (t,) datetime64
-        Hours of the values, or days.
+        Time steps of the values.
     keep : slice
-        Hours to give; the others are read for windows, trailing means and whole days.
+        Time steps to return; the others are read for windows, trailing means and whole days.
     days : (d,) datetime64 or None
         Dates of the chips.
     several : bool
-        Whether a cell has several blocks of pixels, each with chips, a share of the land and a class of its own.
+        Whether a cell has several blocks of pixels, each with its own chips, share of the land and class.
     """
 
     reference: Predictor | ModelReference
-    wanted: Wanted
-    held: tuple[str, ...]
+    options: PredictionOptions
+    variables: tuple[str, ...]
     bands: tuple[str, ...]
     time: np.ndarray
     keep: slice
@@ -48,53 +50,62 @@ class Piece:
     several: bool = False
 
     def outputs(self, predictor: Predictor) -> int:
-        """Return how many arrays a chunk gives: the model's outputs and, of several blocks, the fluxes' variances."""
+        """Return the number of outputs of a chunk: those of the model and, for several blocks, variances of fluxes."""
         variances = len(predictor.spec.targets) if self.several else 0
-        return len(predictor.outputs(self.wanted.uncertainty, self.wanted.applicability)) + variances
+        return len(predictor.outputs(self.options.uncertainty, self.options.applicability)) + variances
 
 
-def predict_cells(values, land, north, east, elevation, igbp, koppen, *more: np.ndarray, piece: Piece) -> np.ndarray:
+def predict_cells(
+    values: np.ndarray,
+    land: np.ndarray,
+    north: np.ndarray,
+    east: np.ndarray,
+    elevation: np.ndarray,
+    igbp: np.ndarray,
+    koppen: np.ndarray,
+    *more: np.ndarray,
+    piece: Piece,
+) -> np.ndarray:
     """Predict the land cells of one chunk.
 
     Parameters
     ----------
     values : (latitude, longitude, time, variable) float32
-        Predictors that the forcing holds.
+        Predictors of the forcing, in the order of `Piece.variables`.
     land : (latitude, longitude) bool
-        Others are left out.
+        Whether a cell has land; others are left out.
     north, east, elevation : (latitude, longitude) float
         Degrees, metres.
     igbp, koppen : (latitude, longitude) str
         Classes.
     more : arrays
-        Where `piece` has days, chips (latitude, longitude, day, band, y, x), or reflectances without y and x; of
-        several blocks (latitude, longitude, block, ...), and after them their shares and classes (latitude, longitude,
-        block); where the model asks for them, embeddings (latitude, longitude, code).
+        If `piece` has days, chips (latitude, longitude, day, band, y, x), or reflectances without y and x; for several
+        blocks (latitude, longitude, block, ...), followed by their shares and classes (latitude, longitude, block). If
+        the model uses them, embeddings (latitude, longitude, embedding).
     piece : Piece
-        What they are.
+        Description of the values.
 
     Returns
     -------
     (latitude, longitude, kept time, outputs) float32
-        As `Predictor.give` gives them, of several blocks their mean; NaN without land.
+        As `Predictor.predict` returns them, averaged over several blocks; NaN without land.
     """
-    predictor = piece.reference.load()
+    predictor = load_reference(piece.reference)
     out = np.full((*land.shape, piece.keep.stop - piece.keep.start, piece.outputs(predictor)), np.nan, np.float32)
     if not land.any():
         return out
-    given = [_of_land(x, land) for x in more]
-    chips = given.pop(0) if piece.days is not None else None
-    shares, classes = (given.pop(0), given.pop(0)) if piece.several else (None, None)
-    codes = given.pop(0) if given else None
+    arrays = [_of_land(x, land) for x in more]
+    chips = arrays.pop(0) if piece.days is not None else None
+    shares, classes = (arrays.pop(0), arrays.pop(0)) if piece.several else (None, None)
+    embeddings = arrays.pop(0) if arrays else None
     values = _of_land(values, land)
     north, east, elevation, igbp, koppen = (x[land] for x in (north, east, elevation, igbp, koppen))
 
     def predict(some, chips, igbp) -> np.ndarray:
-        of_cells = (x[some] for x in (values, north, east, elevation))
-        block = cells_block(*of_cells, igbp, koppen[some], chips, piece, predictor.spec)
-        return predictor.give(
-            _without_old_chips(block), piece.wanted, piece.keep, None if codes is None else codes[some]
-        )
+        places = (north[some], east[some], elevation[some], igbp, koppen[some])
+        block = cells_block(values[some], *places, chips=chips, piece=piece, spec=predictor.spec)
+        chosen = None if embeddings is None else embeddings[some]
+        return predictor.predict(_without_old_chips(block), piece.options, piece.keep, chosen)
 
     if piece.several:
         out[land] = _mean_of_blocks(predict, chips, shares, classes, len(predictor.spec.targets))
@@ -104,20 +115,20 @@ def predict_cells(values, land, north, east, elevation, igbp, koppen, *more: np.
 
 
 def _mean_of_blocks(predict: Callable, chips, shares, classes, targets: int) -> np.ndarray:
-    """Mean of what a model gives for the blocks of cells, by their shares, and the variance of its fluxes among them.
+    """Return the mean of a model's outputs over the blocks of cells, by shares, and the variance of fluxes among them.
 
-    Standard deviations and dissimilarity are averaged, too: the blocks of a cell err together.
+    Standard deviations and dissimilarity are averaged, too, since the errors of the blocks of a cell are correlated.
     """
     shares = np.nan_to_num(np.asarray(shares, float))
-    shares[shares.sum(1) == 0, 0] = 1.0  # a cell of which nothing is known
-    total, square, weight = 0.0, 0.0, 0.0
+    shares[shares.sum(1) == 0, 0] = 1.0  # a cell whose shares are unknown
+    total = square = weight = np.zeros(())
     for k in range(shares.shape[1]):
         some = shares[:, k] > 0
         if not some.any():
             continue
-        given = predict(some, chips[some, k], classes[some, k]).astype(np.float64)
-        every = np.full((len(shares), *given.shape[1:]), np.nan)
-        every[some] = given
+        estimates = predict(some, chips[some, k], classes[some, k]).astype(np.float64)
+        every = np.full((len(shares), *estimates.shape[1:]), np.nan)
+        every[some] = estimates
         seen = np.isfinite(every) * shares[:, k, None, None]
         every = np.nan_to_num(every)
         total, square, weight = total + seen * every, square + seen * every**2, weight + seen
@@ -128,19 +139,19 @@ def _mean_of_blocks(predict: Callable, chips, shares, classes, targets: int) -> 
 
 
 def _of_land(values: np.ndarray, land: np.ndarray) -> np.ndarray:
-    """Return what is there at land cells (n, ...), without a copy where all are."""
+    """Return the values of land cells (n, ...), without a copy if all cells have land."""
     return values.reshape(land.size, *values.shape[2:]) if land.all() else values[land]
 
 
 def _without_old_chips(block: Block) -> Block:
-    """Put a chip of nothing where another is `CHIP_DAYS` old and none has come.
+    """Insert an empty chip where another is `CHIP_DAYS` old and there is no newer one.
 
-    How old the latest chip is then decides whether a window sees it, not where the chunk that it lies in begins.
+    Whether a window uses the latest chip then depends on its age, not on where the chunk begins.
     """
-    hour, most = block.chip_hour, 24 * CHIP_DAYS
+    hour, max_age = block.chip_hour, 24 * CHIP_DAYS
     later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1) if hour.size else hour
-    ends = np.where((hour < NO_CHIP) & (later - hour > most), hour + most, NO_CHIP)
-    ends[ends >= block.met.shape[1]] = NO_CHIP
+    ends = np.where((hour < NO_CHIP) & (later - hour > max_age), hour + max_age, NO_CHIP)
+    ends[ends >= block.inputs.shape[1]] = NO_CHIP
     if not (ends < NO_CHIP).any():
         return block
     hours = np.concatenate([hour, ends], 1)
@@ -153,33 +164,54 @@ def _without_old_chips(block: Block) -> Block:
     )
 
 
-def encode_cells(values, land, north, east, elevation, igbp, koppen, *, piece: Piece) -> np.ndarray:
-    """Encode what the places of a chunk are like, of support windows that lie end to end.
+def encode_cells(
+    values: np.ndarray,
+    land: np.ndarray,
+    north: np.ndarray,
+    east: np.ndarray,
+    elevation: np.ndarray,
+    igbp: np.ndarray,
+    koppen: np.ndarray,
+    *,
+    piece: Piece,
+) -> np.ndarray:
+    """Compute the embeddings of the cells of a chunk from their support windows.
 
     Parameters
     ----------
     values : (latitude, longitude, windows x length, variable) float32
-        Drivers; the other arguments are those of `predict_cells`.
+        Predictors in support windows, one after the other; the other arguments are those of `predict_cells`.
 
     Returns
     -------
-    (latitude, longitude, code) float32
+    (latitude, longitude, embedding) float32
         NaN without land.
     """
-    predictor = piece.reference.load()
-    out = np.full((*land.shape, predictor.model.code_size), np.nan, np.float32)
+    predictor = load_reference(piece.reference)
+    out = np.full((*land.shape, predictor.model.embedding_size), np.nan, np.float32)
     if land.any():
-        parts = (values[land], north[land], east[land], elevation[land], igbp[land], koppen[land])
-        block = cells_block(*parts, None, piece, predictor.spec)
-        windows = block.met.reshape(len(block.met), -1, predictor.model.context, block.met.shape[-1])
+        places = (north[land], east[land], elevation[land], igbp[land], koppen[land])
+        block = cells_block(values[land], *places, chips=None, piece=piece, spec=predictor.spec)
+        windows = block.inputs.reshape(len(block.inputs), -1, predictor.model.context, block.inputs.shape[-1])
         out[land] = predictor.model.encode(windows)
     return out
 
 
-def cells_block(values, north, east, elevation, igbp, koppen, chips, piece: Piece, spec: FeatureSpec) -> Block:
-    """Make features of land cells (n, ...), columns that the forcing does not hold being missing."""
+def cells_block(
+    values: np.ndarray,
+    north: np.ndarray,
+    east: np.ndarray,
+    elevation: np.ndarray,
+    igbp: np.ndarray,
+    koppen: np.ndarray,
+    *,
+    chips: np.ndarray | None,
+    piece: Piece,
+    spec: FeatureSpec,
+) -> Block:
+    """Return features of land cells (n, ...); columns that the forcing lacks are missing."""
     return make_block(
-        in_order(values, piece.held, spec.predictors, -1),
+        in_order(values, piece.variables, spec.predictors, -1),
         piece.time,
         north,
         east,
@@ -193,23 +225,23 @@ def cells_block(values, north, east, elevation, igbp, koppen, chips, piece: Piec
 
 
 def seen_bands(spec: FeatureSpec) -> tuple[str, ...]:
-    """Return the bands that a model's inputs are made of; in days indices are made of the seven reflectances."""
+    """Return the bands that model inputs are computed from; daily indices come from the seven reflectances."""
     return BANDS[:7] if spec.daily else spec.bands
 
 
-def in_order(values: np.ndarray, held: tuple[str, ...], wanted: tuple[str, ...], axis: int) -> np.ndarray:
-    """Order `held` entries of an axis as `wanted`, NaN for those that are not held.
+def in_order(values: np.ndarray, present: tuple[str, ...], names: tuple[str, ...], axis: int) -> np.ndarray:
+    """Reorder the `present` entries of an axis as `names`, NaN for those that are absent.
 
     Examples
     --------
     >>> in_order(np.array([[1.0, 2.0]]), ("TA", "P"), ("P", "WS"), 1)
     array([[ 2., nan]], dtype=float32)
     """
-    if held == wanted:
+    if present == names:
         return values
     values = np.moveaxis(values, axis, 0)
-    out = np.full((len(wanted), *values.shape[1:]), np.nan, np.float32)
-    for i, name in enumerate(wanted):
-        if name in held:
-            out[i] = values[held.index(name)]
+    out = np.full((len(names), *values.shape[1:]), np.nan, np.float32)
+    for i, name in enumerate(names):
+        if name in present:
+            out[i] = values[present.index(name)]
     return np.moveaxis(out, 0, axis)

@@ -1,4 +1,4 @@
-"""What is refused before a run begins: inputs that are absent or in other units, and chunks too large for memory."""
+"""Checks before maps are computed: absent inputs, other units, and the RAM that a chunk takes."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from fluxcube.resolution import resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.variables import table
 
-#: Float32 copies of a chunk's inputs that are alive at once while features are made: as read, of the land cells in
-#: order, with trailing means in double precision, normalised.
+#: Number of float32 copies of a chunk's inputs in RAM at once while features are computed: as read, of the land cells
+#: in order, with trailing means in double precision, normalised.
 _COPIES = 4
-#: Bytes a window's forward pass may take beside them: 128 windows of the published preset.
+#: Bytes that a forward pass takes besides: 128 windows of the published preset.
 _FORWARD = 400 * 2**20
 
 
 def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
-    """Refuse a forcing that lacks what a model was trained on, unless that is allowed.
+    """Refuse a forcing that lacks inputs of a model, unless that is allowed.
 
     Parameters
     ----------
     absent : iterable of str
-        Names, as `fluxcube.inference.outputs.masked_inputs` gives them.
+        Names, as `fluxcube.inference.outputs.masked_inputs` returns them.
     allow_missing : bool
-        Whether the model may do without: they reach it as missing.
+        Whether these inputs may be missing.
 
     Raises
     ------
     ConfigError
-        Naming them.
+        If inputs are absent; the message names them.
     """
     absent = tuple(absent)
     if absent and not allow_missing:
         raise ConfigError(
-            f"the model was trained on {', '.join(absent)}, which the forcing does not hold: give files that do, train "
-            "without (--predictors, --no-chips), or let the model do without them (allow_missing, --allow-missing), "
-            "which costs skill."
+            f"the model was trained on {', '.join(absent)}, which the forcing lacks: add files that have them, train "
+            "without them (--predictors, --no-chips), or treat them as missing (allow_missing, --allow-missing), which "
+            "costs skill."
         )
 
 
 def check_units(forcing: xr.Dataset) -> None:
-    """Refuse a forcing cube whose predictors say that they are in other units than the variable table's.
+    """Refuse a forcing cube whose predictors have other units than the variable table.
 
     Raises
     ------
     ConfigError
-        Naming the first such predictor.
+        If units differ; the message names the first such predictor.
     """
     if "units" not in forcing.coords or forcing.units.dims != ("variable",):
         return
@@ -57,26 +57,26 @@ def check_units(forcing: xr.Dataset) -> None:
     for name, found in zip(
         forcing["variable"].values, forcing.units.compute(scheduler="synchronous").values, strict=True
     ):
-        wanted = rows[str(name)].units if str(name) in rows else found
-        if str(found) != wanted:
-            raise ConfigError(f"{name} must be in {wanted}, found {found}: convert it, or take open_forcing's.")
+        expected = rows[str(name)].units if str(name) in rows else found
+        if str(found) != expected:
+            raise ConfigError(f"{name} must be in {expected}, found {found}: convert it, or use open_forcing.")
 
 
 def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:
-    """Read a little of a forcing cube's land and refuse values that cannot be in the variable table's units.
+    """Read a sample of a forcing cube's land and refuse values that cannot be in the units of the variable table.
 
     Parameters
     ----------
     forcing : xr.Dataset
         A forcing cube.
     hours : int
-        Hours to read, from the middle of the record, at up to 64 land cells of one chunk.
+        Number of time steps to read, from the middle of the record, at up to 64 land cells of one chunk.
 
     Raises
     ------
     ConfigError
-        Naming the first predictor of which more than half of the values lie outside its bounds: kelvin for degrees,
-        or pascal for hectopascal.
+        If more than half of the values of a predictor lie outside its bounds, such as kelvin for degrees Celsius or
+        pascal for hectopascal; the message names the first one.
     """
     row, column = (index[:1].tolist() for index in np.nonzero(forcing.land_fraction.values > 0))
     if not row:
@@ -96,25 +96,25 @@ def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:
 
 
 def region_bytes(forcing: xr.Dataset, spec: FeatureSpec, *, hours: int, before: int, outputs: int) -> int:
-    """Estimate the memory that one chunk of maps takes while it is computed.
+    """Estimate the RAM that one chunk of maps takes while it is computed.
 
     Parameters
     ----------
     forcing : xr.Dataset
         Forcing cube, in chunks.
     spec : FeatureSpec
-        Of the model.
+        Features of the model.
     hours : int
-        Hours of a chunk of maps.
+        Number of time steps of a chunk of maps.
     before : int
-        Hours before them that are read, too.
+        Number of earlier time steps that are read, too.
     outputs : int
-        Arrays that are written.
+        Number of arrays that are written.
 
     Returns
     -------
     int
-        Bytes, without those that a worker needs anyway.
+        Bytes, without those that a worker always needs.
     """
     chunks = forcing.predictors.chunksizes or dict.fromkeys(("latitude", "longitude"), (32,))
     cells = max(chunks["latitude"]) * max(chunks["longitude"])

@@ -1,4 +1,4 @@
-"""Maps: a model over every land cell of a forcing cube, lazily, in Dask chunks."""
+"""Maps: predictions for every land cell of a forcing cube, lazily, in Dask chunks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,8 +14,9 @@ import xarray as xr
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells, seen_bands
 from fluxcube.inference.checks import check_absent, check_units, region_bytes
+from fluxcube.inference.loading import as_predictor
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
-from fluxcube.inference.predictor import Predictor, as_predictor
+from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.support import support_stops
 from fluxcube.schema import REGION_BYTES, validate_forcing, validate_maps
@@ -22,19 +24,19 @@ from fluxcube.timestamps import DAY, HOUR
 
 logger = logging.getLogger(__name__)
 
-#: Cells a side of a chunk, for a forcing that is in memory.
+#: Number of cells along each side of a chunk, for a forcing that is in RAM.
 _CELLS = 32
-#: Hours of a chunk, unless the hours before it that a model needs ask for more: those and its chips are read again for
-#: each.
+#: Minimum number of hours of a chunk. If a model needs more earlier hours, the chunk is longer, since those and the
+#: chips are read again for each chunk.
 _HOURS = 720
-#: Days of one, where steps are days.
+#: The same in days, for a daily forcing.
 _DAYS = 360
 
 _CELL_DIMS = ("latitude", "longitude")
-#: What a cell is, hour by hour the same.
-_OF_CELLS = ("land", "north", "east", "elevation", "igbp", "koppen")
-#: Coordinates of cells that maps have where the forcing has them.
-_PASSED = ("latitude_bnds", "longitude_bnds", "cell_area")
+#: Properties of a cell that are constant in time.
+_CELL_PROPERTIES = ("land", "north", "east", "elevation", "igbp", "koppen")
+#: Coordinates of cells that are copied to the maps if the forcing has them.
+_COPIED = ("latitude_bnds", "longitude_bnds", "cell_area")
 
 
 def upscale(
@@ -53,59 +55,59 @@ def upscale(
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
 
-    Each chunk reads the hours before it that its windows and trailing means need, so that chunks change nothing
-    in the result. A block of cells without land costs nothing, and cells without land in others are left out.
+    Each chunk reads the earlier time steps that its windows and trailing means need, so that the result does not depend
+    on the chunks. A block of cells without land costs nothing, and cells without land in other blocks are left out.
 
     Parameters
     ----------
     model : Predictor, path or Run
-        A trained model. Dask's graph holds its path and digest, not its weights; each process reads it once, onto its
-        GPU where it has one.
+        A trained model. The Dask graph contains its path and digest, not its weights; each process reads it once,
+        onto its GPU if it has one.
     forcing : xr.Dataset
-        A forcing cube, as `fluxcube.open_forcing` returns it; one of days for a model of days. Its chunks of latitude
+        A forcing cube, as `fluxcube.open_forcing` returns it, of the resolution of the model. Its chunks of latitude
         and longitude are kept: rechunk it to change them.
     targets : sequence of str, optional
-        Fluxes to map; all by default, with RECO = NEE + GPP where the model has no head for it.
+        Fluxes to map; all by default, with RECO = NEE + GPP if the model has no head for it.
     time : slice, optional
-        Hours to map, as ``forcing.sel(time=...)`` takes them; all by default. Earlier hours of the forcing are still
-        read, for windows and trailing means.
+        Period to map, as ``forcing.sel(time=...)`` takes it; all by default. Earlier time steps of the forcing are
+        still read, for windows and trailing means.
     stride : int, optional
-        Hours that one window gives; see `Predictor.stride_or_default`.
+        Number of time steps that one window emits; see `Predictor.stride_or_default`.
     min_context : int, optional
-        Map the forcing's first hours, too, of which the model's window would begin before it, if so many hours are
-        there up to each, its own included; by default they are missing.
+        Map the first time steps of the forcing, too, whose window would begin before it, if the forcing has this number
+        of steps up to each, its own included; by default they are missing.
     precision : {"float32", "bfloat16"}, optional
-        Of a network's matrix products; float32 by default. bfloat16 is faster where the processor has it, and moves
-        fluxes by one or two percent of their spread.
+        Precision of a network's matrix products; float32 by default. bfloat16 is faster on processors that support it,
+        and changes fluxes by one or two percent of their standard deviation.
     uncertainty : bool
-        Whether to map NAME_std and NAME_spread, too, as `fluxcube.inference.towers.predict` gives them.
+        Whether to map NAME_std and NAME_spread, too, as `fluxcube.inference.towers.predict` returns them.
     applicability : bool, optional
-        Whether to map `dissimilarity`, how far a cell's day is from the model's training days in units of their mean
-        distance, and `applicable`, 1 where that is within the threshold and 0 elsewhere. By default wherever the
-        checkpoint knows its training days; one of an earlier version does not, which is logged.
+        Whether to map `dissimilarity`, the distance of a cell's day from the model's training days in units of their
+        mean distance, and `applicable`, 1 where that is within the threshold and 0 elsewhere. By default if the
+        checkpoint records its training days; one of an earlier version does not, which is logged.
     allow_missing : bool
-        Whether the model may do without predictors, bands or classes that it was trained on and the forcing lacks; they
-        reach it as missing.
+        Whether predictors, bands or classes that the model was trained on may be absent from the forcing; they are then
+        treated as missing.
     time_chunk : int, optional
-        Hours per chunk, a multiple of 24. Default: 720, or as many as a chunk must read before its own. Of a model of
-        days: days, any number; by default 360 or more.
+        Number of time steps per chunk: for an hourly model a multiple of 24, by default 720, or as many earlier hours
+        as a chunk must read; for a daily model any number, by default 360 or more.
 
     Returns
     -------
     xr.Dataset
         Lazy maps: one float32 variable (time, latitude, longitude) per flux, in the units of the variable table,
-        NaN where there is no land, in the first hours, whose windows would begin before the forcing, and in hours
-        without an observed predictor. Of a forcing with several chips a cell, each is the mean over them, weighted by
-        the land they stand for, and NAME_variance is the variance of a flux among them. The attribute
-        `masked_predictors` names the inputs the model was trained on that the grid does not supply.
+        NaN where there is no land, in the first time steps, whose windows would begin before the forcing, and in time
+        steps without an observed predictor. For a forcing with several chips per cell, each flux is the mean over them,
+        weighted by the land area that they represent, and NAME_variance is the variance among them. The attribute
+        `masked_predictors` names the inputs of the model that the grid lacks.
 
     Raises
     ------
     SchemaError
-        If `forcing` is no forcing cube.
+        If `forcing` is not a forcing cube.
     ConfigError
-        If it lacks what the model was trained on (all of it, or any of it without `allow_missing`), has days where the
-        model was trained on hours or the reverse, or an option does not fit.
+        If it lacks inputs of the model (all of them, or any without `allow_missing`), has another resolution than the
+        model, or an option does not fit.
 
     References
     ----------
@@ -115,7 +117,7 @@ def upscale(
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
     check_units(forcing)
-    wanted = predictor.wanted(
+    options = predictor.options(
         stride=stride,
         min_context=min_context,
         precision=precision,
@@ -126,34 +128,34 @@ def upscale(
     masked = masked_inputs(predictor, forcing, "grid")
     check_absent(masked, allow_missing)
     _note_clock(forcing, predictor)
-    step = _time_chunk(time_chunk, predictor, wanted.stride)
+    step = _time_chunk(time_chunk, predictor, options.stride)
     inputs = _inputs(forcing, predictor)
     piece = Piece(
         reference=predictor.reference,
-        wanted=wanted,
-        held=inputs.attrs["held"],
+        options=options,
+        variables=inputs.attrs["variables"],
         bands=inputs.attrs["bands"],
         time=forcing.time.values,
         keep=slice(0, 0),
         several="share" in inputs,
     )
-    codes = _codes(inputs, predictor, piece)
+    embeddings = _embeddings(inputs, predictor, piece)
     land = _cells(forcing.land_fraction) > 0
     start, stop = _period(forcing, time)
     edges = range(start, stop, step)
-    parts = [_part(inputs, codes, land, predictor, piece, at, min(at + step, stop)) for at in edges]
+    parts = [_part(inputs, embeddings, land, predictor, piece, at, min(at + step, stop)) for at in edges]
     stacked = xr.concat(parts, dim="time").transpose("time", *_CELL_DIMS, "target")
-    maps = as_fluxes(stacked, predictor, names, wanted).assign_coords(_coords(forcing.isel(time=slice(start, stop))))
+    maps = as_fluxes(stacked, predictor, names, options).assign_coords(_coords(forcing.isel(time=slice(start, stop))))
     size = region_bytes(
-        forcing, predictor.spec, hours=step, before=predictor.hours_before(wanted.stride), outputs=len(maps.data_vars)
+        forcing, predictor.spec, hours=step, before=predictor.hours_before(options.stride), outputs=len(maps.data_vars)
     )
-    attrs = _attrs(forcing) | provenance(predictor, wanted, masked) | {REGION_BYTES: size}
+    attrs = _attrs(forcing) | provenance(predictor, options, masked) | {REGION_BYTES: size}
     return validate_maps(maps.assign_attrs(attrs))
 
 
 def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:
     clock = forcing.attrs.get("clock", "solar")
-    if clock != predictor.spec.clock and not predictor.spec.daily:  # a date is one, whichever midnight it begins at
+    if clock != predictor.spec.clock and not predictor.spec.daily:  # dates of all clocks are equal here
         logger.warning(
             "the model was trained on DOY and TOD of clock=%r, the grid has %r: they differ by up to two hours",
             predictor.spec.clock,
@@ -172,10 +174,10 @@ def _time_chunk(steps: int | None, predictor: Predictor, stride: int) -> int:
 
 
 def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
-    """Collect what chunks of cells are made of: predictors and bands that the model uses, and values of each cell."""
+    """Collect the inputs of all chunks: predictors and bands that the model uses, and properties of each cell."""
     spec = predictor.spec
-    held = [name for name in spec.predictors if name in forcing["variable"].values]
-    predictors = forcing.predictors.sel(variable=held)
+    present = [name for name in spec.predictors if name in forcing["variable"].values]
+    predictors = forcing.predictors.sel(variable=present)
     if predictors.chunks is None:
         predictors = predictors.chunk(dict.fromkeys(_CELL_DIMS, _CELLS))
     cells = {dim: max(predictors.chunksizes[dim]) for dim in _CELL_DIMS}  # one size, as a store's shards must have
@@ -197,39 +199,39 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
             arrays |= {"share": forcing.block_weight, "block_igbp": forcing.block_igbp.astype(str)}
     ds = xr.Dataset({name: a.reset_coords(drop=True) for name, a in arrays.items()})
     whole = {dim: -1 for dim in ("variable", "block") if dim in ds.dims}
-    return ds.chunk(cells | whole).assign_attrs(held=tuple(held), bands=tuple(bands))
+    return ds.chunk(cells | whole).assign_attrs(variables=tuple(present), bands=tuple(bands))
 
 
 def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
-    """First hour to map and the one after the last, as positions in the forcing."""
+    """Return the first time step to map and the one after the last, as positions in the forcing."""
     start, stop, _ = (
         forcing.indexes["time"].slice_indexer(*((time.start, time.stop) if time else ())).indices(forcing.sizes["time"])
     )
     if start >= stop:
         first, last = forcing.time.values[[0, -1]].astype("datetime64[h]")
-        raise ConfigError(f"time={time} selects no hour: the forcing runs from {first} to {last}.")
+        raise ConfigError(f"time={time} selects no time step: the forcing runs from {first} to {last}.")
     return start, stop
 
 
 def _part(
     inputs: xr.Dataset,
-    codes: xr.DataArray | None,
+    embeddings: xr.DataArray | None,
     land: np.ndarray,
     predictor: Predictor,
     piece: Piece,
     start: int,
     stop: int,
 ) -> xr.DataArray:
-    """Lazy predictions (latitude, longitude, time, output) of hours [start, stop)."""
+    """Return lazy predictions (latitude, longitude, time, output) of time steps [start, stop)."""
     low, high = _read(inputs.time.values, predictor, piece, start, stop)
     hours = inputs.isel(time=slice(low, high)).chunk(time=-1)
     args, core = (
-        [hours.predictors, *(hours[name] for name in _OF_CELLS)],
-        [["time", "variable"], *[[]] * len(_OF_CELLS)],
+        [hours.predictors, *(hours[name] for name in _CELL_PROPERTIES)],
+        [["time", "variable"], *[[]] * len(_CELL_PROPERTIES)],
     )
     piece = replace(piece, time=hours.time.values, keep=slice(start - low, stop - low))
     if "chips" in hours:
-        # Chips after the last hour cannot matter; any one before may be the latest of its cell, until it is too old.
+        # Chips after the last hour have no effect; any earlier one may be the latest of its cell, until it is too old.
         ends = np.searchsorted(hours.day.values, hours.time.values[[0, -1]] + [-(CHIP_DAYS + 2) * DAY, DAY])
         hours = hours.isel(day=slice(min(int(ends[0]), hours.sizes["day"] - 1), max(1, int(ends[1]))))
         piece = replace(piece, days=hours.day.values)
@@ -237,8 +239,8 @@ def _part(
         args, core = [*args, hours.chips.chunk(dict.fromkeys(dims, -1))], [*core, dims]
         if piece.several:
             args, core = [*args, hours.share, hours.block_igbp], [*core, ["block"], ["block"]]
-    if codes is not None:
-        args, core = [*args, codes], [*core, ["code"]]
+    if embeddings is not None:
+        args, core = [*args, embeddings], [*core, ["embedding"]]
     predicted = xr.apply_ufunc(
         predict_cells,
         *args,
@@ -256,61 +258,61 @@ def _part(
 
 
 def _read(time: np.ndarray, predictor: Predictor, piece: Piece, start: int, stop: int) -> tuple[int, int]:
-    """First step to read for steps [start, stop), and the one after the last.
+    """Return the first time step to read for time steps [start, stop), and the one after the last.
 
-    Windows end on whole strides since 1970, and days are those of UTC: what is read begins with the first step that the
-    first of them needs, and ends with the last. Whatever the chunks, each window and each day then sees the same.
+    Windows end on whole strides since 1970, and days are those of UTC. The range begins with the first step that the
+    first window or day needs, and ends with the last one, so that the result does not depend on the chunks.
     """
     epoch = int(time[0].astype(f"datetime64[{predictor.spec.step}]").astype(np.int64))
-    low, high = _whole(start, stop, epoch, piece.wanted.stride)
-    low -= predictor.hours_before(piece.wanted.stride)
-    if piece.wanted.applicability:
+    low, high = _whole(start, stop, epoch, piece.options.stride)
+    low -= predictor.hours_before(piece.options.stride)
+    if piece.options.applicability:
         first, last = _whole(start, stop, epoch, predictor.spec.steps(1))
         low, high = min(low, first - max(0, predictor.spec.memory_hours - 1)), max(high, last)
     return max(0, low), min(len(time), high)
 
 
 def _whole(start: int, stop: int, epoch: int, step: int) -> tuple[int, int]:
-    """Widen [start, stop) to whole steps since 1970."""
+    """Widen [start, stop) to whole multiples of `step` since 1970."""
     return (start + epoch) // step * step - epoch, -(-(stop + epoch) // step) * step - epoch
 
 
-def _codes(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.DataArray | None:
-    """Lazy embeddings (latitude, longitude, code) of every cell, where a model asks what place it is at."""
+def _embeddings(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.DataArray | None:
+    """Return lazy embeddings (latitude, longitude, embedding) of every cell, if the model uses them."""
     years = predictor.support_years
     if years is None:
         return None
     time, length = inputs.time.values, predictor.model.context
-    stops = support_stops(time, length, predictor.model.support, years=years)
+    stops = support_stops(time, length, predictor.model.support_windows, years=years)
     if not len(stops):
-        asked = f" of {', '.join(map(str, years))}" if years else ""
+        period = f" in {', '.join(map(str, years))}" if years else ""
         raise ConfigError(
-            f"this model learns what a cell is like from {length} days in a row{asked}, and the forcing, {time[0]:.10} "
-            f"to {time[-1]:.10}, has none: give a longer forcing."
+            f"the support windows of this model need {length} consecutive days{period}, but the forcing has none: it "
+            f"runs from {time[0]:.10} to {time[-1]:.10}; pass a longer forcing."
         )
     windows = inputs.isel(time=(stops[:, None] + np.arange(-length, 0)).ravel()).chunk(time=-1)
     return xr.apply_ufunc(
         encode_cells,
         windows.predictors,
-        *(inputs[name] for name in _OF_CELLS),
-        input_core_dims=[["time", "variable"], *([] for _ in _OF_CELLS)],
-        output_core_dims=[["code"]],
+        *(inputs[name] for name in _CELL_PROPERTIES),
+        input_core_dims=[["time", "variable"], *([] for _ in _CELL_PROPERTIES)],
+        output_core_dims=[["embedding"]],
         dask="parallelized",
         output_dtypes=[np.float32],
         kwargs={"piece": replace(piece, time=windows.time.values)},
-        dask_gufunc_kwargs={"output_sizes": {"code": predictor.model.code_size}},
+        dask_gufunc_kwargs={"output_sizes": {"embedding": predictor.model.embedding_size}},
     )
 
 
 def _without_ocean(lazy, land: np.ndarray):
-    """Replace chunks without land by NaN, so that neither they nor the forcing under them are ever computed."""
+    """Replace chunks without land by NaN, so that neither they nor their forcing are ever computed."""
     import dask.array as da
     from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph
 
     rows, columns = (np.concatenate([[0], np.cumsum(c)]) for c in lazy.chunks[:2])
     name = f"land-{tokenize(lazy.name, land)}"
-    layer = {}
+    layer: dict[Any, Any] = {}
     for i in range(len(rows) - 1):
         for j in range(len(columns) - 1):
             shape = (int(rows[i + 1] - rows[i]), int(columns[j + 1] - columns[j]), *lazy.shape[2:])
@@ -334,7 +336,7 @@ def _coords(forcing: xr.Dataset) -> dict[str, object]:
         "time_bnds": (("time", "bnds"), np.stack([time, time + (DAY if daily else HOUR)], 1)),
         "land_fraction": (_CELL_DIMS, _cells(forcing.land_fraction).astype("float64"), land),
         "igbp": (_CELL_DIMS, _cells(forcing.igbp).astype(object), {"long_name": "IGBP class of the cell"}),
-        **{name: forcing[name].variable.compute() for name in _PASSED if name in forcing},
+        **{name: forcing[name].variable.compute() for name in _COPIED if name in forcing},
     }
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.embedding import check_support
+from fluxcube.inference.embedding import check_support_years
+from fluxcube.inference.loading import as_predictor, load_reference
+from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
-from fluxcube.inference.predictor import ModelReference, Predictor, Wanted, as_predictor
+from fluxcube.inference.predictor import ModelReference, Predictor
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
 from fluxcube.schema import validate_cube
@@ -35,21 +37,21 @@ def predict(
     model : Predictor, path or Run
         A trained model.
     cube : xr.Dataset
-        A tower cube or a selection of it. Windows and trailing means begin at its first hour: select more time
-        than is wanted, or none.
+        A tower cube or a selection of it. Windows and trailing means begin at its first time step: select some time
+        before the period of interest, too, or no period.
     stride : int, optional
-        Hours that one window gives; see `Predictor.stride_or_default`.
+        Number of time steps that one window emits; see `Predictor.stride_or_default`.
     min_context : int, optional
-        Predict the first hours of a record, too, whose window would begin before it, if so many hours are there up to
-        each, its own included; by default they are missing.
+        Predict the first time steps of a record, too, whose window would begin before it, if the record has this number
+        of steps up to each, its own included; by default they are missing.
     precision : {"float32", "bfloat16"}, optional
-        Of a network's matrix products; float32 by default.
+        Precision of a network's matrix products; float32 by default.
     uncertainty : bool
-        Whether to give NAME_std as well, the calibrated standard deviation of each target's error: a Gaussian head's
-        own, an ensemble's in total; and NAME_spread, that between an ensemble's members. Not for a derived RECO, since
-        how the errors of NEE and GPP hang together is not known.
+        Whether to return NAME_std as well, the calibrated standard deviation of the error of each target: that of a
+        Gaussian head, or the total of an ensemble; and NAME_spread, that between the members of an ensemble. Not for a
+        derived RECO, since the correlation between the errors of NEE and GPP is unknown.
     applicability : bool, optional
-        Whether to give `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is where the model can.
+        Whether to return `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is if the model can.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -57,23 +59,23 @@ def predict(
     -------
     xr.Dataset
         One float32 variable (site, time) per flux, in the units of the variable table, with the cube's
-        coordinates on site; NaN outside a site's record, where its window begins before it, and in hours without
-        an observed predictor. RECO is NEE + GPP (attribute `derived`) where the model has no head for it.
-        Lazy, a chunk per site, where the cube is lazy and `progress` is None; computed otherwise.
+        coordinates on site; NaN outside a site's record, where the window begins before it, and in time steps
+        without an observed predictor. RECO is NEE + GPP (attribute `derived`) where the model has no head for it.
+        Lazy, one chunk per site, if the cube is lazy and `progress` is None; computed otherwise.
 
     Raises
     ------
     SchemaError
-        If `cube` is no tower cube.
+        If `cube` is not a tower cube.
     ConfigError
-        If the cube supplies none of the model's predictors, keeps another clock, or has days where the model was
-        trained on hours, or the reverse; if the model knows nothing about its errors.
+        If the cube has none of the model's predictors, another clock or another resolution than the model was trained
+        on; if the model does not estimate its error.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
     check_resolution(cube, predictor.resolution, "this model")
     _check_clock(cube, predictor)
-    wanted = predictor.wanted(
+    options = predictor.options(
         stride=stride,
         min_context=min_context,
         precision=precision,
@@ -84,17 +86,17 @@ def predict(
     chips = "surface" if predictor.spec.daily else "modis"
     with_chips = [chips] if predictor.spec.bands and chips in cube else []
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
-    held = [name for name in cube["variable"].values if name in predictor.spec.predictors]
-    needed = cube[["predictors", *flags, *with_chips]].sel(variable=held)
+    present = [name for name in cube["variable"].values if name in predictor.spec.predictors]
+    needed = cube[["predictors", *flags, *with_chips]].sel(variable=present)
     if cube.predictors.chunks is not None and progress is None:
-        values = _lazy(predictor, needed, wanted)
+        values = _lazy(predictor, needed, options)
     else:
-        values = _eager(predictor, needed, wanted, progress)
+        values = _eager(predictor, needed, options, progress)
     coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}}
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
-    fluxes = as_fluxes(stacked, predictor, flux_names(predictor), wanted)
+    fluxes = as_fluxes(stacked, predictor, flux_names(predictor), options)
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
-        provenance(predictor, wanted, masked)
+        provenance(predictor, options, masked)
     )
 
 
@@ -107,37 +109,37 @@ def _check_clock(cube: xr.Dataset, predictor: Predictor) -> None:
         )
 
 
-def _eager(predictor: Predictor, cube: xr.Dataset, wanted: Wanted, progress: Callable | None) -> np.ndarray:
-    out = np.full((cube.sizes["site"], cube.sizes["time"], _columns(predictor, wanted)), np.nan, np.float32)
+def _eager(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions, progress: Callable | None) -> np.ndarray:
+    out = np.full((cube.sizes["site"], cube.sizes["time"], _columns(predictor, options)), np.nan, np.float32)
     for i, site in enumerate(cube.site.values):
-        out[i] = _one_site(predictor, cube.isel(site=[i]), wanted)[0]
+        out[i] = _one_site(predictor, cube.isel(site=[i]), options)[0]
         if progress is not None:
             progress(i + 1, cube.sizes["site"], str(site))
     return out
 
 
-def _lazy(predictor: Predictor, cube: xr.Dataset, wanted: Wanted):
-    """Dask array (site, time, output): one task per site, beside those that read it."""
+def _lazy(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions):
+    """Return a Dask array (site, time, output): one task per site, besides those that read it."""
     import dask
     import dask.array as da
 
     one_site = dask.delayed(_one_site, pure=True)
-    shape = (1, cube.sizes["time"], _columns(predictor, wanted))
-    sites = [one_site(predictor.reference, cube.isel(site=[i]), wanted) for i in range(cube.sizes["site"])]
+    shape = (1, cube.sizes["time"], _columns(predictor, options))
+    sites = [one_site(predictor.reference, cube.isel(site=[i]), options) for i in range(cube.sizes["site"])]
     return da.concatenate([da.from_delayed(site, shape, np.float32) for site in sites])
 
 
-def _columns(predictor: Predictor, wanted: Wanted) -> int:
-    return len(predictor.outputs(wanted.uncertainty, wanted.applicability))
+def _columns(predictor: Predictor, options: PredictionOptions) -> int:
+    return len(predictor.outputs(options.uncertainty, options.applicability))
 
 
-def _one_site(reference: Predictor | ModelReference, cube: xr.Dataset, wanted: Wanted) -> np.ndarray:
-    """Predictions of a cube of one site, (1, time, output), between its first and last hour."""
-    predictor = reference.load()
-    out = np.full((1, cube.sizes["time"], _columns(predictor, wanted)), np.nan, np.float32)
+def _one_site(reference: Predictor | ModelReference, cube: xr.Dataset, options: PredictionOptions) -> np.ndarray:
+    """Return predictions of a cube of one site, (1, time, output), between its first and last time step."""
+    predictor = load_reference(reference)
+    out = np.full((1, cube.sizes["time"], _columns(predictor, options)), np.nan, np.float32)
     start, stop = np.searchsorted(cube.time.values, [cube.time_start.values[0], cube.time_stop.values[0]])
     if start < stop:
         block = cube_block(cube.isel(time=slice(start, stop)), predictor.spec)
-        check_support(predictor, cube)
-        out[:, start:stop] = predictor.give(block, wanted)
+        check_support_years(cube, predictor.support_years)
+        out[:, start:stop] = predictor.predict(block, options)
     return out

@@ -1,7 +1,7 @@
-"""Where a model may be believed: how far a day is from the days it was trained on (the dissimilarity index).
+"""Area of applicability: how far a day is from the days a model was trained on (the dissimilarity index).
 
-Arrays in, arrays out; `fluxcube.samples.daymeans` says what the columns are. The file is of the safetensors format,
-which numpy alone can read and write, so that models without torch have it too.
+Arrays in, arrays out; `fluxcube.samples.daymeans` defines the columns. The file has the safetensors format, which numpy
+alone can read and write, so that models without torch have it, too.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 
-#: Training days that are kept, at most.
-MOST_CENTRES = 4096
-#: Days that are compared with all centres at once: their distances stay in the processor's cache.
+#: Maximum number of training days that are kept.
+MAX_CENTRES = 4096
+#: Number of days that are compared with all centres at once, so that their distances fit the cache of the processor.
 _ROWS = 256
 _DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4"}
 _ARRAYS = {"centres": "F32", "cluster": "I32", "mean": "F64", "scale": "F64", "weight": "F64"}
@@ -26,24 +26,24 @@ _ARRAYS = {"centres": "F32", "cluster": "I32", "mean": "F64", "scale": "F64", "w
 
 @dataclass(frozen=True, eq=False)
 class Applicability:
-    """Training days, and how far from them is too far.
+    """Training days, and the threshold of dissimilarity from them.
 
     Attributes
     ----------
     names : tuple of str
-        The F columns of a day.
+        Names of the F columns of a day.
     centres : (K, F) float32
-        Days of training towers, as they are; NaN is unknown, and counts as the training mean in a centre.
+        Days of training towers, not scaled; NaN is unknown, and counts as the training mean in a centre.
     cluster : (K,) int32
-        Group of neighbouring towers that each is of.
+        Cluster of neighbouring towers of each centre.
     mean, scale : (F,) float64
-        Of the centres: a column enters as (x - mean) / scale. A column that does not vary does not enter.
+        Mean and standard deviation of the centres: a column enters as (x - mean) / scale, unless it does not vary.
     weight : (F,) float64
-        What a column's difference counts, in units of its scale.
+        Weight of a column's difference, in units of its scale.
     mean_distance : float
-        Of any two centres: what the index is a multiple of.
+        Mean distance of any two centres: the unit of the index.
     threshold : float
-        Dissimilarity above which a model should not be believed.
+        Dissimilarity above which a model is not applicable.
     """
 
     names: tuple[str, ...]
@@ -57,21 +57,21 @@ class Applicability:
 
     @classmethod
     def of(cls, names: Sequence[str], centres: np.ndarray, cluster: np.ndarray, weight: np.ndarray) -> Applicability:
-        """Find what is far, of training days and the weights of their columns.
+        """Compute the threshold from training days and the weights of their columns.
 
-        The index of each centre is taken from the centres of other clusters alone, as if its own had been held out; the
-        threshold is the upper whisker of these: their third quartile and 1.5 times the range between quartiles.
+        The index of each centre is computed from the centres of other clusters alone, as if its own had been held out;
+        the threshold is the upper whisker of these: their third quartile plus 1.5 times the interquartile range.
 
         Parameters
         ----------
         names : sequence of str
-            Columns.
+            Names of the columns.
         centres : (K, F) float
             Days of training towers; NaN is unknown.
         cluster : (K,) int
-            Of at least two clusters.
+            Cluster of each day; at least two.
         weight : (F,) float
-            At least 0 each; if none is above, all columns count alike.
+            Weights of 0 or more; if all are 0, all columns count equally.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class Applicability:
         scale[some] = np.nanstd(centres[:, some], 0, dtype=np.float64)
         varies = scale > 1e-6 * np.maximum(1.0, np.abs(mean))
         if not varies.any():
-            raise ConfigError("no input varies between the training days: there is no dissimilarity to tell.")
+            raise ConfigError("no input varies between the training days: dissimilarity is not defined.")
         weight = np.where(varies, np.maximum(np.asarray(weight, np.float64), 0.0), 0.0)
         if not weight.any():
             weight = varies.astype(np.float64)
@@ -115,19 +115,19 @@ class Applicability:
         Parameters
         ----------
         days : (N, F) float
-            NaN is unknown: it takes no part, and what is known counts for it, too.
+            NaN is unknown: the known columns then count for it, too.
 
         Returns
         -------
         (N,) float32
-            NaN where nothing that counts is known.
+            NaN where no column with a weight is known.
         """
         days = np.asarray(days, np.float32)
         out = np.full(len(days), np.nan, np.float32)
         for at in range(0, len(days), _ROWS):
             x, seen, share = self._scaled(days[at : at + _ROWS])
             nearest = self._squares(x, seen, self._centres).argmin(1)
-            # Of the nearest alone, without what is lost where large squares cancel.
+            # Computed again for the nearest alone, without the rounding where large squares cancel.
             apart = np.where(seen, x - self._centres[nearest], 0.0)
             out[at : at + _ROWS] = np.sqrt(np.square(apart).sum(1) / share) / self.mean_distance
         return out
@@ -138,12 +138,12 @@ class Applicability:
 
     @cached_property
     def _centres(self) -> np.ndarray:
-        """Centres in weighted units (K, columns that count); unknown values at the mean, 0."""
+        """Centres in weighted units (K, columns with a weight); unknown values are at the mean, 0."""
         x, seen, _ = self._scaled(self.centres)
         return np.where(seen, x, np.float32(0.0))
 
     def _scaled(self, days: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Days in weighted units, 0 where unknown; what is known of them; and its share of all squared weights."""
+        """Return days in weighted units, 0 where unknown; what is known; and its fraction of all squared weights."""
         at = self._counts
         x = ((days[:, at] - self.mean[at]) / self.scale[at] * self.weight[at]).astype(np.float32)
         seen = np.isfinite(x)
@@ -153,14 +153,14 @@ class Applicability:
 
     @staticmethod
     def _squares(x: np.ndarray, seen: np.ndarray, centres: np.ndarray) -> np.ndarray:
-        """Squared distances (N, K) over what is known, but for a number per row: one matrix product."""
+        """Return squared distances (N, K) over what is known, except for a number per row: one matrix product."""
         if seen.all():
             return x @ (-2 * centres.T) + np.square(centres).sum(1)
         both = np.concatenate([-2 * centres, np.square(centres)], 1)
         return np.concatenate([x, seen.astype(x.dtype)], 1) @ both.T
 
     def _among(self) -> tuple[float, np.ndarray]:
-        """Mean distance of any two centres, and each one's to the nearest of another cluster."""
+        """Return the mean distance of any two centres, and that of each to the nearest of another cluster."""
         total, pairs, nearest = 0.0, -len(self.centres), np.full(len(self.centres), np.inf)
         wide = self._centres.astype(np.float64)
         for at in range(0, len(wide), _ROWS):
@@ -169,7 +169,7 @@ class Applicability:
             x = x.astype(np.float64)
             squares = np.maximum(self._squares(x, seen, wide) + np.square(x).sum(1)[:, None], 0.0)
             distance = np.sqrt(squares / share[:, None])
-            np.fill_diagonal(distance[:, at:], 0.0)  # of itself: no pair, and counted as none
+            np.fill_diagonal(distance[:, at:], 0.0)  # a centre and itself are no pair
             total += float(np.nansum(distance))
             pairs += int(np.isfinite(distance).sum())
             distance[self.cluster[part, None] == self.cluster] = np.inf
@@ -184,31 +184,40 @@ class Applicability:
             blobs.append(array.tobytes())
             header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [at, at + array.nbytes]}
             at += array.nbytes
-        said = {"names": list(self.names), "mean_distance": self.mean_distance, "threshold": self.threshold}
-        header["__metadata__"] = {key: json.dumps(value) for key, value in said.items()}
+        about = {"names": list(self.names), "mean_distance": self.mean_distance, "threshold": self.threshold}
+        header["__metadata__"] = {key: json.dumps(value) for key, value in about.items()}
         head = json.dumps(header).encode()
         head += b" " * (-len(head) % 8)
         return struct.pack("<Q", len(head)) + head + b"".join(blobs)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Applicability:
-        """Read what `to_bytes` wrote (ValueError or KeyError if it is something else)."""
+        """Read what `to_bytes` wrote (ValueError or KeyError for other content)."""
         size = struct.unpack_from("<Q", content)[0] if len(content) >= 8 else 0
         header = json.loads(content[8 : 8 + size])
         arrays = {name: _array(header[name], content[8 + size :]) for name in _ARRAYS}
-        said = {key: json.loads(value) for key, value in header["__metadata__"].items()}
-        columns = len(said["names"])
+        about = {key: json.loads(value) for key, value in header["__metadata__"].items()}
+        columns = len(about["names"])
         shapes = {"centres": (len(arrays["cluster"]), columns)} | dict.fromkeys(("mean", "scale", "weight"), (columns,))
         for name, shape in shapes.items():
             if arrays[name].shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, found {arrays[name].shape}")
-        return cls(tuple(said["names"]), **arrays, **{k: float(said[k]) for k in ("mean_distance", "threshold")})
+        return cls(
+            names=tuple(about["names"]),
+            centres=arrays["centres"],
+            cluster=arrays["cluster"],
+            mean=arrays["mean"],
+            scale=arrays["scale"],
+            weight=arrays["weight"],
+            mean_distance=float(about["mean_distance"]),
+            threshold=float(about["threshold"]),
+        )
 
 
 def combined(parts: Sequence[Applicability]) -> Applicability | None:
-    """Return what models of the same training days have in common: those days, the mean of weights, its threshold.
+    """Return the common area of applicability of models: their training days, the mean of weights, its threshold.
 
-    None if they do not stem from the same days.
+    None if their training days differ.
     """
     first = parts[0]
     for other in parts[1:]:

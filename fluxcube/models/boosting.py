@@ -1,7 +1,7 @@
-"""Gradient-boosted trees: one row per hour, one model per target.
+"""Gradient-boosted trees: one feature row per time step, one model per target.
 
-Rows come in parts, made anew at each pass, so that they never stand in memory whole: XGBoost keeps bins of them. Trees
-can be taken up where a kill left them, and then are those of an unbroken run, bit by bit.
+Rows come in parts that are built anew at each pass, so that they are never in RAM as a whole: XGBoost keeps bins of
+them. Training can resume after a kill and then grows exactly the trees of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fluxcube.errors import ConfigError, missing_package
-from fluxcube.models.base import Batch, RowModel, Sizes, check_kinds, from_known_keys
+from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
+from fluxcube.models.settings import check_types, from_known_keys
 
 _SIDE = 8
 
-#: Rounds between the places where training may be taken up again. Random draws start anew there, killed or not.
+#: Rounds between the points from which training can resume. Random draws restart there, killed or not.
 ROUNDS = 25
 
 _NEVER_NEGATIVE = (
@@ -35,22 +37,6 @@ _SHARES = ("learning_rate", "subsample", "colsample_bytree", "colsample_bylevel"
 _OURS = ("n_estimators", "early_stopping", "context", "lags", "max_rows", "search_rows", "device")
 
 
-class Rows(Protocol):
-    """Rows of a model, in parts."""
-
-    def targets(self) -> np.ndarray:
-        """Return the scaled targets (N, targets) of all rows, NaN where not observed."""
-        ...
-
-    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield rows (n, F) and targets (n, targets) float32, the same at each call."""
-        ...
-
-    def release(self) -> None:
-        """Let go of what is kept for the next pass: there is none."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class BoostingConfig:
     """Settings of `Boosting`; the names and meanings are XGBoost's.
@@ -58,20 +44,20 @@ class BoostingConfig:
     Attributes
     ----------
     n_estimators : int
-        Most trees per target.
+        Maximum number of trees per target.
     early_stopping : int
-        Rounds without gain on the validation sites after which to stop; 0 grows all trees.
+        Stop after this number of rounds without a better score on the validation sites; 0 grows all trees.
     context : int
-        Hours of weather in a row: 1 is the hour alone; 32 shows what history is worth to trees.
+        Number of time steps of inputs in a feature row: 1 is the present step alone.
     lags : tuple of int
-        Instead of `context`: how many hours back to look, e.g. (1, 2, 3, 6, 12, 24, 31). Clocks and trailing means
-        are not repeated.
+        Instead of `context`: earlier time steps whose inputs are in a row, e.g. (1, 2, 3, 6, 12, 24, 31). Clocks and
+        trailing means are not repeated.
     max_rows : int or None
-        Train on at most so many rows per target, drawn at random.
+        Maximum number of training rows per target, drawn at random.
     search_rows : int
-        Hours of the training towers, drawn at random, on which a search judges settings.
+        Number of feature rows of the training towers, drawn at random, on which a search scores settings.
     device : {"auto", "cpu", "cuda"}
-        Where trees grow; "auto" is a GPU where there is one and XGBoost is built for it.
+        Device that grows trees; "auto" is a GPU if there is one and XGBoost is built for it.
     learning_rate, max_depth, max_leaves, min_child_weight, gamma, reg_alpha, reg_lambda, subsample,
     colsample_bytree, colsample_bylevel : float or int
         See https://xgboost.readthedocs.io/en/stable/parameter.html.
@@ -97,7 +83,7 @@ class BoostingConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "lags", tuple(self.lags))
-        check_kinds(self)
+        check_types(self)
         for name in ("n_estimators", "context", "max_rows", "search_rows"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
@@ -108,27 +94,27 @@ class BoostingConfig:
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be above 0 and at most 1, found {getattr(self, name)}.")
         if any(lag < 1 for lag in self.lags) or len(set(self.lags)) < len(self.lags):
-            raise ConfigError(f"lags must be different whole hours of 1 or more, found {self.lags}.")
+            raise ConfigError(f"lags must be different whole numbers of time steps, 1 or more; found {self.lags}.")
         if self.lags and self.context > 1:
-            raise ConfigError(f"give lags or context, not both: found {self.lags} and {self.context}.")
+            raise ConfigError(f"lags and context exclude each other, found {self.lags} and {self.context}: set one.")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device must be auto, cpu or cuda, found {self.device!r}.")
 
     @property
-    def hours_back(self) -> tuple[int, ...]:
-        """Which earlier hours' weather stands in a row, nearest first."""
+    def steps_back(self) -> tuple[int, ...]:
+        """Earlier time steps whose inputs are in a row, nearest first."""
         return tuple(sorted(self.lags)) or tuple(range(1, self.context))
 
     @classmethod
     def small(cls) -> BoostingConfig:
-        """Return settings for a laptop: shallow trees on at most half a million rows, a few minutes a target."""
+        """Return settings for a laptop: shallow trees on at most half a million rows, a few minutes per target."""
         return cls(
             n_estimators=300, learning_rate=0.1, max_depth=6, min_child_weight=20, early_stopping=20, max_rows=500_000
         )
 
     @classmethod
     def published(cls) -> BoostingConfig:
-        """Return CarbonSense's baseline (its scale_pos_weight, of classification, left out).
+        """Return the settings of CarbonSense's baseline, without scale_pos_weight, which is for classification.
 
         References
         ----------
@@ -150,7 +136,7 @@ class BoostingConfig:
 
     @classmethod
     def xbase(cls) -> BoostingConfig:
-        """Return settings like X-BASE's, as CarbonBench's baseline has them (second-hand).
+        """Return settings like those of X-BASE, as CarbonBench's baseline reports them (second-hand).
 
         References
         ----------
@@ -169,12 +155,12 @@ class BoostingConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> BoostingConfig:
-        """Make a config of a mapping, refusing unknown keys (UnknownNameError)."""
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
 
 
 class Boosting(RowModel):
-    """XGBoost on met columns, distance-weighted chip means, static numbers and one-hot classes.
+    """XGBoost on model inputs, distance-weighted chip means, static numbers and one-hot classes.
 
     Parameters
     ----------
@@ -187,6 +173,9 @@ class Boosting(RowModel):
     """
 
     kind = "xgboost"
+    averages_chips = True
+    searchable = True
+    config: BoostingConfig
 
     def __init__(self, config: BoostingConfig, sizes: Sizes):
         self.config, self.sizes = config, sizes
@@ -195,20 +184,29 @@ class Boosting(RowModel):
 
     @property
     def context(self) -> int:
-        """Hours of a window."""
-        return 1 + max(self.config.hours_back, default=0)
+        """Number of time steps of a window."""
+        return 1 + max(self.config.steps_back, default=0)
 
     def rows(self, batch: Batch) -> np.ndarray:
-        """Return (B, F) float32: met of the hour and of earlier ones, chip means, numbers, classes; NaN is missing."""
-        met = np.asarray(batch.met, np.float32)
-        back = [met[:, -1 - lag, self._repeated] for lag in self.config.hours_back]
+        """Return (B, F) float32: inputs of this step and earlier ones, chip means, numbers, classes; NaN is missing."""
+        inputs = np.asarray(batch.inputs, np.float32)
+        back = [inputs[:, -1 - lag, self._repeated] for lag in self.config.steps_back]
         one_hot = [np.arange(n) == batch.classes[:, i : i + 1] for i, n in enumerate(self.sizes.classes)]
         chips = chip_means(batch.images, batch.image_step, self.sizes.bands)
-        return np.concatenate([met[:, -1], *back, chips, batch.numbers, *one_hot], 1, dtype=np.float32)
+        return np.concatenate([inputs[:, -1], *back, chips, batch.numbers, *one_hot], 1, dtype=np.float32)
 
-    def fit(self, rows, targets, val_rows=None, val_targets=None, *, seed=0, progress=None) -> dict:
+    def fit(
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        val_rows: np.ndarray | None = None,
+        val_targets: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> dict:
         """Grow the trees of each target on its observed rows; return the trees kept and the validation RMSE."""
-        val = None if val_rows is None else WholeRows(val_rows, val_targets)
+        val = None if val_rows is None or val_targets is None else WholeRows(val_rows, val_targets)
         return self.learn(WholeRows(rows, targets), val, seed=seed, progress=progress)
 
     def learn(
@@ -219,49 +217,39 @@ class Boosting(RowModel):
         seed: int = 0,
         start: Growth | None = None,
         keep: Callable[[Growth], None] | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: Progress | None = None,
     ) -> dict:
         """Grow the trees of each target on rows that come in parts.
 
-        Parameters
-        ----------
-        train, val : Rows
-            What to learn from, and what early stopping watches.
-        seed : int
-            Of all draws.
-        start : Growth, optional
-            Where a killed call stood.
-        keep : callable, optional
-            Given a `Growth` every `ROUNDS` rounds and after each target.
-        progress : callable, optional
-            ``progress(done, total, text)``.
+        The parameters are those of `RowModel.learn`; `keep` is called every `ROUNDS` rounds and after each target.
 
         Returns
         -------
         dict
-            Per target the trees kept and, of the validation rows, RMSE (scaled) and NSE.
+            Number of trees of each target and, for the validation rows, RMSE (scaled) and NSE.
 
         Raises
         ------
         ConfigError
-            If a target is observed in no row, or there is no such device.
+            If a target is observed in no row, or the device is not available.
         """
         find_device(self.config.device)  # before rows are read
         state = start or Growth()
         targets = train.targets()
-        held = None if val is None else val.targets()
+        val_targets = None if val is None else val.targets()
         for i in range(len(state.done), self.n_targets):
             matrix = Feed(train, i, _chosen(targets[:, i], i, self.config.max_rows, seed)).matrix()
-            watched = held is not None and bool(np.isfinite(held[:, i]).any())
-            spread = float(np.nanvar(held[:, i], dtype=np.float64)) if watched else 0.0
-            scored = Feed(val, i).matrix(matrix) if watched else None
+            spread, scored = 0.0, None
+            if val is not None and val_targets is not None and np.isfinite(val_targets[:, i]).any():
+                spread = float(np.nanvar(val_targets[:, i], dtype=np.float64))
+                scored = Feed(val, i).matrix(matrix)
             if i == self.n_targets - 1:
                 del targets
                 for rows in (train, val):
                     if rows is not None:
                         rows.release()
-            grown = self._grow(matrix, scored, seed, state, keep, _shifted(progress, i, self))
-            state = state.with_target(*grown, spread)
+            booster, scores = self._grow(matrix, scored, seed, state, keep, _shifted(progress, i, self))
+            state = with_target(state, booster, scores, spread)
             if keep:
                 keep(state)
         self.boosters = [_booster(trees) for trees in state.done]
@@ -293,7 +281,7 @@ class Boosting(RowModel):
     def predict_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return (B, targets) float32 in scaled units."""
         if len(self.boosters) != self.n_targets:
-            raise ConfigError(f"the model has {len(self.boosters)} of {self.n_targets} targets' trees: train it first.")
+            raise ConfigError(f"{len(self.boosters)} of {self.n_targets} targets have trees: train the model first.")
         if not len(rows):
             return np.empty((0, self.n_targets), np.float32)
         return np.stack([booster.inplace_predict(rows) for booster in self.boosters], 1).astype(np.float32)
@@ -303,7 +291,7 @@ class Boosting(RowModel):
         return {f"model.{i}.ubj": bytes(booster.save_raw("ubj")) for i, booster in enumerate(self.boosters)}
 
     def load_weights(self, files: Mapping[str, bytes]) -> None:
-        """Take the trees that `weights` gave."""
+        """Load trees that `weights` returned."""
         xgboost = _xgboost()
         boosters = []
         for i in range(self.n_targets):
@@ -314,72 +302,29 @@ class Boosting(RowModel):
         self.boosters = boosters
 
 
-@dataclass(frozen=True)
-class Growth:
-    """Where the training of a model's trees stands.
-
-    Attributes
-    ----------
-    done : tuple of bytes
-        Trees (UBJSON) of the targets that are finished.
-    log : dict
-        What was logged of those.
-    trees : bytes or None
-        Trees of the next target so far.
-    rounds : int
-        How many rounds they are of.
-    scores : tuple of float
-        Validation RMSE of each of these rounds.
-    """
-
-    done: tuple[bytes, ...] = ()
-    log: dict = field(default_factory=dict)
-    trees: bytes | None = None
-    rounds: int = 0
-    scores: tuple[float, ...] = ()
-
-    def with_target(self, booster, scores: list[float], spread: float) -> Growth:
-        """Return the state after a target's last tree; `spread` is the variance of its validation rows."""
-        i = len(self.done)
-        log = {**self.log, f"trees_{i}": booster.num_boosted_rounds()}
-        if scores:
-            log[f"val_rmse_{i}"] = error = scores[booster.num_boosted_rounds() - 1]
-            if spread > 0:
-                log[f"val_nse_{i}"] = 1 - error**2 / spread
-        return Growth((*self.done, bytes(booster.save_raw("ubj"))), log)
-
-
-@dataclass(frozen=True)
-class WholeRows:
-    """Rows that stand in memory."""
-
-    rows: np.ndarray
-    y: np.ndarray
-
-    def targets(self) -> np.ndarray:
-        """Return the scaled targets (N, targets)."""
-        return np.asarray(self.y)
-
-    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield all at once."""
-        yield np.asarray(self.rows), np.asarray(self.y)
-
-    def release(self) -> None:
-        """Keep them: they are the caller's."""
+def with_target(state: Growth, booster, scores: list[float], spread: float) -> Growth:
+    """Return the state after the last tree of a target; `spread` is the variance of its validation rows."""
+    i = len(state.done)
+    log = {**state.log, f"trees_{i}": booster.num_boosted_rounds()}
+    if scores:
+        log[f"val_rmse_{i}"] = error = scores[booster.num_boosted_rounds() - 1]
+        if spread > 0:
+            log[f"val_nse_{i}"] = 1 - error**2 / spread
+    return Growth((*state.done, bytes(booster.save_raw("ubj"))), log)
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The rows of one target that XGBoost gets to see.
+    """Rows of one target, as XGBoost reads them.
 
     Attributes
     ----------
     rows : Rows
-        Of all targets.
+        Rows of all targets.
     target : int
-        Which.
+        Position of the target.
     chosen : (n,) int64 or None
-        Numbers of the rows, ascending; None takes those where the target is observed.
+        Positions of the rows, ascending; None takes those where the target is observed.
     """
 
     rows: Rows
@@ -387,10 +332,11 @@ class Feed:
     chosen: np.ndarray | None = None
 
     def matrix(self, ref=None):
-        """Bin the rows part by part; `ref` is the matrix whose bins to use."""
+        """Return the rows as a binned matrix, read part by part; `ref` is a matrix whose bins are used."""
         xgboost, feed = _xgboost(), self
+        data_iter: Any = xgboost.DataIter
 
-        class Parts(xgboost.DataIter):
+        class Parts(data_iter):
             def __init__(self):
                 super().__init__(release_data=True)
                 self.parts = feed.parts()
@@ -421,12 +367,12 @@ class Feed:
 
 
 def parameters(config: BoostingConfig, seed: int, threads: int = 0) -> dict:
-    """Return a config as XGBoost's parameters; 0 threads are all."""
-    given = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OURS}
+    """Return the settings as parameters of XGBoost; 0 threads means all cores."""
+    own = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OURS}
     policy = "lossguide" if config.max_leaves else "depthwise"
     fixed = {"objective": "reg:squarederror", "tree_method": "hist", "grow_policy": policy, "verbosity": 0}
     draws = {"seed": seed, "seed_per_iteration": True}
-    return given | fixed | draws | {"device": find_device(config.device), "nthread": threads}
+    return own | fixed | draws | {"device": find_device(config.device), "nthread": threads}
 
 
 def grow(
@@ -440,30 +386,30 @@ def grow(
     start: bytes | None = None,
     first: int = 0,
     after: Callable[[int, object, list[float]], None] | None = None,
-) -> tuple:
-    """Grow trees round by round; what a restart at a multiple of `ROUNDS` changes is nothing.
+) -> tuple[Any, list[float]]:
+    """Grow trees round by round; a restart at a multiple of `ROUNDS` changes nothing.
 
     Parameters
     ----------
     params : mapping
-        See `parameters`.
+        Parameters of XGBoost, from `parameters`.
     train, val : xgboost.DMatrix
-        What to learn from, and what to score each round on.
+        Rows to learn from, and rows to score each round on.
     rounds : int
-        Most trees.
+        Maximum number of trees.
     early : int
-        Rounds without a better score after which to stop; 0 grows all.
+        Stop after this number of rounds without a better score; 0 grows all trees.
     scores : sequence of float
         Validation RMSE of the rounds before `first`.
     start, first : bytes, int
-        Trees so far (UBJSON), and how many.
+        Trees so far (UBJSON), and their number.
     after : callable, optional
         ``after(rounds, booster, scores)`` after each round.
 
     Returns
     -------
     xgboost.Booster
-        With the trees up to the best round, where `early` says so; on the CPU.
+        Trees up to the best round if `early` is above 0, else all; on the CPU.
     list of float
         Validation RMSE of all rounds.
     """
@@ -484,13 +430,13 @@ def grow(
 
 
 def new_booster(params: Mapping, train, val=None, start: bytes | None = None):
-    """Return a booster without trees, or with those of `start` (UBJSON), that keeps its sums for both matrices."""
-    held = [train] if val is None else [train, val]
-    return _xgboost().Booster(dict(params), held, model_file=bytearray(start) if start else None)
+    """Return a booster without trees, or with those of `start` (UBJSON), that caches predictions of both matrices."""
+    matrices = [train] if val is None else [train, val]
+    return _xgboost().Booster(dict(params), matrices, model_file=bytearray(start) if start else None)
 
 
 def add_tree(booster, train, done: int) -> None:
-    """Grow the tree after the first `done`, in place."""
+    """Grow one more tree in place, after the first `done` trees."""
     if done % ROUNDS == 0:
         _forget_draws(booster)
     booster.update(train, done)
@@ -502,32 +448,32 @@ def rmse(booster, matrix) -> float:
 
 
 def _forget_draws(booster) -> None:
-    """Let XGBoost make its updaters anew: their column sampler draws from a state that no file holds."""
+    """Let XGBoost create its updaters anew: the state of their column sampler is in no file."""
     booster.set_param({"tree_method": "approx"})
     booster.save_config()  # configures, which drops the updaters of another method
     booster.set_param({"tree_method": "hist"})
 
 
-def find_device(asked: str = "auto") -> str:
-    """Return "cuda" or "cpu": what was asked, or what there is.
+def find_device(device: str = "auto") -> str:
+    """Return "cuda" or "cpu": the requested device, or for "auto" the available one.
 
     Raises
     ------
     ConfigError
-        If a GPU is asked for and there is none, or XGBoost is built without.
+        If a GPU is requested and there is none, or XGBoost is built without CUDA.
     """
-    if asked == "cpu":
-        return asked
+    if device == "cpu":
+        return device
     built = bool(_xgboost().build_info().get("USE_CUDA"))
-    there = built and _gpus() > 0
-    if asked == "cuda" and not there:
+    available = built and _gpus() > 0
+    if device == "cuda" and not available:
         why = "this machine shows no GPU" if built else "this XGBoost is built for CPUs (xgboost-cpu?)"
-        raise ConfigError(f"device is cuda, but {why}: give device=auto.")
-    return "cuda" if there else "cpu"
+        raise ConfigError(f"device is cuda, but {why}: pass device=auto.")
+    return "cuda" if available else "cpu"
 
 
 def _gpus() -> int:
-    """Count the GPUs that this process may use, by NVIDIA's driver."""
+    """Return the number of GPUs that this process may use, from NVIDIA's driver."""
     count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -539,21 +485,21 @@ def _gpus() -> int:
 
 
 def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
-    """Mean of each band of a window's latest chip, weighted by inverse distance from the chip's centre.
+    """Return the mean of each band of a window's latest chip, weighted by inverse distance from the chip's centre.
 
     Parameters
     ----------
     images : (B, K, b, 64) float32
         Chips; missing pixels, NaN, do not count.
     step : (B, K) int64
-        Hour of each chip, or -1.
+        Time step of each chip, or -1.
     bands : int
         b.
 
     Returns
     -------
     (B, b) float32
-        NaN where a window has no chip, or a band of it no pixel.
+        NaN where a window has no chip, or a band of it has no valid pixel.
     """
     if not images.shape[1] or not bands:
         return np.full((len(images), bands), np.nan, np.float32)
@@ -569,10 +515,10 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
 
 
 def _chosen(target: np.ndarray, i: int, limit: int | None, seed: int) -> np.ndarray | None:
-    """Rows to train target i on: so many of those observed, or None for all."""
+    """Return the rows to train target i on: `limit` of those observed, or None for all."""
     seen = np.isfinite(target)
     if not seen.any():
-        raise ConfigError(f"target {i} is observed in no training hour.")
+        raise ConfigError(f"target {i} is observed in no training row; choose another target.")
     if limit is None or seen.sum() <= limit:
         return None
     return np.sort(np.random.default_rng((seed, i)).choice(np.flatnonzero(seen), limit, replace=False))
@@ -585,14 +531,14 @@ def _booster(trees: bytes):
 
 
 def _shifted(progress, target: int, model: Boosting):
-    """Progress of one target's trees as part of all."""
+    """Return a callback that reports the progress of one target as part of all."""
     if progress is None:
         return None
     total = model.config.n_estimators
     return lambda done: progress(target * total + done, model.n_targets * total, f"tree {done} of target {target}")
 
 
-def _xgboost():
+def _xgboost() -> Any:
     try:
         import xgboost
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder with the weights and one JSON that says all about them; no pickle.
+"""Checkpoints: a folder with the weights and one JSON file that describes them; no pickle.
 
-`run.json` is written last, so that a folder which holds one is complete. It holds the SHA-256 of each file of weights
-and a seal, that of all it says itself. An ensemble is a folder of such folders and an `ensemble.json`, likewise.
+`run.json` is written last, so that a folder that contains one is complete. It contains the SHA-256 of each file of
+weights and a seal, the SHA-256 of its own content. An ensemble is a folder of such folders and an `ensemble.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fluxcube.models.ensemble import Ensemble
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
-#: Training days, from which maps tell where a model should not be believed.
+#: Training days, from which maps compute the area of applicability.
 APPLICABILITY = "applicability.safetensors"
 FORMAT = 1
 _NEEDED = {
@@ -42,11 +42,11 @@ def save(
     model : Model
         Trained.
     folder : path
-        Made if need be; files of an earlier checkpoint are replaced.
+        Created if it does not exist; files of an earlier checkpoint are replaced.
     metadata : mapping
-        What else to keep, as JSON can hold it; "features" is needed.
+        Further content of `run.json`, as JSON can represent it; "features" is required.
     applicability : Applicability, optional
-        Where it may be believed.
+        Training days and threshold of its area of applicability.
 
     Returns
     -------
@@ -88,16 +88,16 @@ def _write_applicability(part: Applicability, folder: Path) -> dict:
 
 
 def save_ensemble(folder: str | os.PathLike, names: Sequence[str], metadata: Mapping) -> None:
-    """Make finished checkpoints in a folder one model.
+    """Combine finished checkpoints in a folder into one model.
 
     Parameters
     ----------
     folder : path
-        Holds the members' folders.
+        Contains the folders of the members.
     names : sequence of str
-        Of these folders.
+        Names of these folders.
     metadata : mapping
-        As for `save`; "features" is needed, "calibration" is that of the whole.
+        As for `save`; "features" is required, "calibration" is that of the ensemble.
     """
     folder = Path(folder)
     digests = {name: digest(folder / name) for name in names}
@@ -112,17 +112,17 @@ def save_ensemble(folder: str | os.PathLike, names: Sequence[str], metadata: Map
 
 
 def members(folders: Sequence[str | os.PathLike]) -> tuple[Ensemble, list[dict]]:
-    """Read checkpoints as one model; return it and what was kept with each.
+    """Read checkpoints as one model; return it and the metadata of each.
 
     Raises
     ------
     CheckpointError
-        If one is damaged, or they were not given the same features and targets, scaled alike.
+        If one is damaged, or they have different features, targets or scaling.
     """
     models, abouts = zip(*(load(folder) for folder in folders), strict=True)
     for folder, about in zip(folders, abouts, strict=True):
         if about["features"] != abouts[0]["features"]:
-            raise CheckpointError(f"{folder} was trained on other features than {folders[0]}: train the members anew.")
+            raise CheckpointError(f"{folder} was trained on other features than {folders[0]}: train it again.")
     try:
         return Ensemble(models, [factors(about) for about in abouts]), list(abouts)
     except ConfigError as error:
@@ -130,36 +130,36 @@ def members(folders: Sequence[str | os.PathLike]) -> tuple[Ensemble, list[dict]]
 
 
 def factors(about: Mapping) -> list[float]:
-    """Return what calibrates the standard deviation of each target, as a checkpoint says; 1 where it says nothing."""
-    said = about.get("calibration") or {}
-    return [float(said.get(name, {}).get("factor", 1.0)) for name in about["features"].get("targets", ())]
+    """Return the factor that calibrates the standard deviation of each target; 1 where a checkpoint records none."""
+    calibration = about.get("calibration") or {}
+    return [float(calibration.get(name, {}).get("factor", 1.0)) for name in about["features"].get("targets", ())]
 
 
 def is_ensemble(folder: str | os.PathLike) -> bool:
-    """Return whether a folder holds a finished ensemble."""
+    """Return whether a folder contains a finished ensemble."""
     return (Path(folder) / ENSEMBLE).is_file()
 
 
 def load(folder: str | os.PathLike) -> tuple[Model, dict]:
-    """Read a model and what was kept with it.
+    """Read a model and its metadata.
 
     Raises
     ------
     CheckpointError
-        If the folder holds no finished model, one that is damaged or changed, or one of another version.
+        If the folder contains no finished model, or one that is damaged, changed or of another version.
     """
     folder = Path(folder)
     if is_ensemble(folder):
         return _load_ensemble(folder)
     about = _read_about(folder, RUN)
-    files = {name: _read_weights(folder, name, wanted) for name, wanted in about["files"].items()}
+    files = {name: _read_weights(folder, name, expected) for name, expected in about["files"].items()}
     try:
         model = registry.build(about["kind"], about["config"], about["sizes"])
         model.load_weights(files)
     except MissingPackageError:
         raise
     except FluxcubeError as error:
-        raise CheckpointError(f"{folder / RUN} is of another version of fluxcube or damaged: {error}") from error
+        raise CheckpointError(f"{folder / RUN} is damaged or of another version of fluxcube: {error}") from error
     except KeyError as error:
         raise CheckpointError(f"{folder}: the checkpoint lacks {error}; train the model again.") from error
     except (ValueError, TypeError) as error:
@@ -169,23 +169,24 @@ def load(folder: str | os.PathLike) -> tuple[Model, dict]:
 
 
 def applicability(folder: str | os.PathLike) -> Applicability | None:
-    """Read where a model may be believed; of an ensemble, what its members have in common.
+    """Read the area of applicability of a model; for an ensemble, that which its members share.
 
-    None where the checkpoint, or a member, has no such part, or the members' stem from different days.
+    It is None if the checkpoint or a member has none, or if the members were trained on different days.
 
     Raises
     ------
     CheckpointError
-        If the part is missing though the checkpoint names it, or damaged.
+        If the file is damaged, or missing although the checkpoint names it.
     """
     folder = Path(folder)
     if is_ensemble(folder):
         parts = [applicability(folder / Path(name).name) for name in _read_about(folder, ENSEMBLE)["members"]]
-        return None if any(part is None for part in parts) else combined(parts)
-    said = _read_about(folder, RUN).get("applicability")
-    if said is None:
+        known = [part for part in parts if part is not None]
+        return combined(known) if len(known) == len(parts) else None
+    about = _read_about(folder, RUN).get("applicability")
+    if about is None:
         return None
-    content = _read_weights(folder, APPLICABILITY, said["sha256"])
+    content = _read_weights(folder, APPLICABILITY, about["sha256"])
     try:
         return Applicability.from_bytes(content)
     except (KeyError, ValueError) as error:
@@ -195,25 +196,25 @@ def applicability(folder: str | os.PathLike) -> Applicability | None:
 def _load_ensemble(folder: Path) -> tuple[Ensemble, dict]:
     about = _read_about(folder, ENSEMBLE)
     _check_seal(folder / ENSEMBLE, about, about["members"])
-    for name, wanted in about["members"].items():
+    for name, expected in about["members"].items():
         if Path(name).name != name:
             raise CheckpointError(f"{folder / ENSEMBLE} names a folder outside its own, {name!r}: do not use it.")
-        if (found := digest(folder / name)) != wanted:
+        if (found := digest(folder / name)) != expected:
             raise CheckpointError(
-                f"{folder / name} holds other weights ({found[:12]}) than the ensemble was made of ({wanted[:12]}): "
-                "train the ensemble again."
+                f"{folder / name} has other weights than the ensemble was built from: expected digest "
+                f"{expected[:12]}, found {found[:12]}; train the ensemble again."
             )
     return members([folder / name for name in about["members"]])[0], about
 
 
 def digest(folder: str | os.PathLike) -> str:
-    """Return the digest of a checkpoint's weights, from its JSON alone."""
+    """Return the digest of a checkpoint's weights, from its JSON file alone."""
     folder = Path(folder)
     return _read_about(folder, ENSEMBLE if is_ensemble(folder) else RUN)["digest"]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on."""
+    """Return the versions of the packages that a result may depend on."""
     found = {"python": platform.python_version()}
     for package in ("fluxcube", "numpy", "torch", "xgboost", "xgboost-cpu", "safetensors"):
         try:
@@ -224,7 +225,7 @@ def versions() -> dict[str, str]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never a part."""
+    """Write a file so that a kill leaves the old one or the new one, never an incomplete one."""
     part = path.with_name(f".{path.name}.part")
     with open(part, "wb") as file:
         file.write(content)
@@ -241,10 +242,10 @@ def _write_about(path: Path, about: dict) -> None:
 def _read_about(folder: Path, name: str) -> dict:
     if not folder.is_dir():
         there = "is a file" if folder.exists() else "does not exist"
-        raise CheckpointError(f"{folder} {there}: give the folder of a run that `fit` wrote.")
+        raise CheckpointError(f"{folder} {there}: pass the folder of a run that `fit` wrote.")
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {name}: its training did not end, or it is no run; run `fit` again.")
+        raise CheckpointError(f"{folder} has no {name}: it is no run, or its training is unfinished; run `fit` again.")
     try:
         about = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -258,7 +259,7 @@ def _read_about(folder: Path, name: str) -> dict:
 
 
 def _check_seal(path: Path, about: Mapping, parts: Mapping[str, str]) -> None:
-    """Refuse a JSON that is not what was written: order of features, scaling and calibration count like weights."""
+    """Refuse a changed JSON file: the order of features, scaling and calibration matter as much as weights do."""
     if about["digest"] != _combined(parts):
         raise CheckpointError(f"{path} was changed: its digest is not that of its {len(parts)} parts; train it again.")
     if "seal" in about and about["seal"] != _seal(about):
@@ -266,21 +267,21 @@ def _check_seal(path: Path, about: Mapping, parts: Mapping[str, str]) -> None:
 
 
 def _seal(about: Mapping) -> str:
-    said = {key: value for key, value in about.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    content = {key: value for key, value in about.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read_weights(folder: Path, name: str, wanted: str) -> bytes:
+def _read_weights(folder: Path, name: str, expected: str) -> bytes:
     path = folder / name
     if Path(name).name != name:
         raise CheckpointError(f"{folder / RUN} names a file outside its folder, {name!r}: do not use this checkpoint.")
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing, though {RUN} names it: train the model again.")
+        raise CheckpointError(f"{path} is missing, although {RUN} names it: train the model again.")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
-    if found != wanted:
+    if found != expected:
         raise CheckpointError(
-            f"{path} is damaged: sha256 {found[:12]}, expected {wanted[:12]}; copy or train it again."
+            f"{path} is damaged: sha256 {found[:12]}, expected {expected[:12]}; copy or train it again."
         )
     return content
 

@@ -1,27 +1,30 @@
-"""EcoPerceiver: a Perceiver over hours of weather and chips, whose every latent is an estimate of its hour."""
+"""EcoPerceiver: a Perceiver over hourly weather and chips, in which each latent estimates the fluxes of its hour."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import Batch, Sizes, check_kinds, from_known_keys
-from fluxcube.models.exact import slide
+from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.layers import (
     MASKED,
     CausalSelfAttention,
+    Stack,
     Tokens,
     WindowedCrossAttention,
     fourier_features,
 )
-from fluxcube.models.tensors import from_files, to_files
+from fluxcube.models.network import Network
+from fluxcube.models.settings import check_types, from_known_keys
+from fluxcube.models.sliding import predict_sliding
 
-#: What stands in the place of a missing value; masked, so that no output depends on it.
+#: Value in place of a missing one; masked, so that no output depends on it.
 _PLACEHOLDER = 0.0
 _PIXELS = 64
 #: Largest logarithm of a variance, up and down, in units of the target's variance.
@@ -37,34 +40,35 @@ class EcoPerceiverConfig:
     latent : int
         H, width of a latent.
     frequencies : int
-        K of the Fourier features; 0 gives the plain value instead, to see what they are worth.
+        K of the Fourier features; 0 uses the plain value instead, to measure what they are worth.
     static_frequencies : int
-        How many of the lowest frequencies code static numbers. Coded finely, latitude and elevation name a
-        tower, and a model trained on a few dozen of them learns the names instead of the weather.
+        Number of the lowest frequencies that encode static numbers. Encoded finely, latitude and elevation identify a
+        tower, and a model trained on a few dozen towers learns their identity instead of the weather.
     embedding : int
-        l_emb, length of a variable's learned embedding; tokens have H_i = 2 K + l_emb.
+        l_emb, length of a variable's learned embedding; tokens have length H_i = 2 K + l_emb.
     context : int
-        T, hours of a window.
+        T, number of hours of a window.
     heads : int
         Attention heads.
     mlp_ratio : int
         Hidden width of an MLP in units of H.
     blocks : int
-        N, pairs of windowed cross-attention and causal self-attention, one set of weights for all.
+        N, number of pairs of windowed cross-attention and causal self-attention; all share one set of weights.
     self_layers : int
-        M, causal self-attention layers after them, each with its own weights.
+        M, number of causal self-attention layers after them, each with its own weights.
     share : bool
-        False gives each block its own weights.
+        Whether the blocks share their weights.
     dropout : float
-        Share of the observed tokens that are masked in training.
+        Fraction of the observed tokens that are masked in training.
     dropout_unit : {"token", "variable"}
-        Mask single tokens, or a variable over the whole window (a missing sensor).
+        Whether single tokens are masked, or a variable over the whole window (a missing sensor).
     head : {"last", "dense"}
-        Emit the last hour of a window, or all its hours.
+        Whether the last hour of a window is emitted, or all its hours.
     distribution : {"none", "gaussian"}
-        What is estimated of a flux: its mean, or its mean and the variance of what the mean misses.
+        Whether only the mean of a flux is estimated, or also the variance of its error.
     causal : bool
-        False lets every hour of a window see the later ones, too; only with the last head, of which no hour is later.
+        Whether an hour of a window attends to itself and earlier hours only. False is allowed with the last head, which
+        emits no hour that has later ones.
     """
 
     latent: int = 128
@@ -84,7 +88,7 @@ class EcoPerceiverConfig:
     causal: bool = True
 
     def __post_init__(self):
-        check_kinds(self)
+        check_types(self)
         whole = ("latent", "static_frequencies", "embedding", "context", "heads", "mlp_ratio", "blocks")
         for name in whole:
             if getattr(self, name) < 1:
@@ -93,7 +97,7 @@ class EcoPerceiverConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, found {getattr(self, name)}.")
         if self.latent % self.heads:
-            raise ConfigError(f"heads must divide latent: {self.latent} / {self.heads} leaves a rest.")
+            raise ConfigError(f"heads must divide latent, found {self.heads} heads for latent={self.latent}.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be a share in [0, 1), found {self.dropout}.")
         if self.dropout_unit not in ("token", "variable"):
@@ -103,11 +107,11 @@ class EcoPerceiverConfig:
         if self.distribution not in ("none", "gaussian"):
             raise ConfigError(f"distribution must be none or gaussian, found {self.distribution!r}.")
         if not self.causal and self.head == "dense":
-            raise ConfigError("causal=False needs head='last': a dense head would see hours after the one it emits.")
+            raise ConfigError("causal=False needs head='last': a dense head would use hours after the one it emits.")
 
     @property
     def coding(self) -> int:
-        """Numbers that code a value."""
+        """Number of features that encode a value."""
         return 2 * self.frequencies or 1
 
     @classmethod
@@ -117,20 +121,20 @@ class EcoPerceiverConfig:
 
     @classmethod
     def small(cls) -> EcoPerceiverConfig:
-        """Return what a laptop trains: at most 200,000 parameters, every hour of a window supervised.
+        """Return settings that a laptop can train: at most 200,000 parameters, every hour of a window supervised.
 
-        Without dropout, which costs more than it gives in the few passes that a laptop has time for.
+        There is no dropout, which costs more skill than it adds in the few epochs that a laptop has time for.
         """
         return cls(latent=64, frequencies=8, heads=4, blocks=2, self_layers=1, dropout=0.0, head="dense")
 
     @classmethod
     def from_dict(cls, values: Mapping) -> EcoPerceiverConfig:
-        """Make a config of a mapping, refusing unknown keys (UnknownNameError)."""
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
 
 
-class EcoPerceiver(nn.Module):
-    """EcoPerceiver as published, with static tokens, memory columns and a dense head as options.
+class EcoPerceiver(Network):
+    """EcoPerceiver as published, with static tokens, trailing means and a dense head as options.
 
     Parameters
     ----------
@@ -152,13 +156,16 @@ class EcoPerceiver(nn.Module):
     """
 
     kind = "ecoperceiver"
-    #: Tensors whose rows stand for one input, band or target each.
-    rows = dict.fromkeys(("bands", "band_weight", "band_bias"), "bands") | {"variables": "inputs"}
-    rows |= dict.fromkeys(("head.weight", "head.bias", "spread.weight", "spread.bias"), "targets")
-    #: Whether `forward` masks tokens in training; False where whoever trains it has masked them by `drop`.
-    drops_itself = True
-    #: `predict` of more hours than a window has gives each hour from its own window, faster than one by one.
-    slides = True
+    tensor_rows: ClassVar = {
+        "variables": "inputs",
+        **dict.fromkeys(("bands", "band_weight", "band_bias"), "bands"),
+        **dict.fromkeys(("head.weight", "head.bias", "spread.weight", "spread.bias"), "targets"),
+    }
+    free_settings = ("dropout", "dropout_unit", "head", "distribution", "causal")
+    config: EcoPerceiverConfig
+    droppable: Tensor
+    future: Tensor
+    coarse: Tensor
 
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes):
         super().__init__()
@@ -175,11 +182,13 @@ class EcoPerceiver(nn.Module):
             self.image_norm = nn.LayerNorm(token)
         own = 1 if config.share else config.blocks
         layer = (width, config.heads, config.mlp_ratio)
-        self.cross = nn.ModuleList(
+        self.cross: Stack[WindowedCrossAttention] = Stack(
             WindowedCrossAttention(width, token, config.heads, config.mlp_ratio) for _ in range(own)
         )
-        self.block_self = nn.ModuleList(CausalSelfAttention(*layer) for _ in range(own))
-        self.self_layers = nn.ModuleList(CausalSelfAttention(*layer) for _ in range(config.self_layers))
+        self.block_self: Stack[CausalSelfAttention] = Stack(CausalSelfAttention(*layer) for _ in range(own))
+        self.self_layers: Stack[CausalSelfAttention] = Stack(
+            CausalSelfAttention(*layer) for _ in range(config.self_layers)
+        )
         self.head = nn.Linear(width, sizes.targets)
         if config.distribution == "gaussian":
             self.spread = nn.Linear(width, sizes.targets)
@@ -214,41 +223,41 @@ class EcoPerceiver(nn.Module):
 
     @property
     def context(self) -> int:
-        """Hours of a window."""
+        """Number of hours of a window."""
         return self.config.context
 
     @property
-    def n_targets(self) -> int:
-        """Fluxes per hour."""
-        return self.sizes.targets
-
-    @property
     def emits(self) -> int:
-        """Last hours of a window that `predict` fills."""
+        """Number of hours, the last ones of a window, that `predict` fills."""
         return self.context if self.config.head == "dense" else 1
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What `predict_all` gives of each target."""
+        """What `predict_all` returns of each target."""
         return ("mean", "std") if self.config.distribution == "gaussian" else ("mean",)
 
-    def forward(self, batch: Batch) -> Tensor:
+    @property
+    def sliding_window(self) -> bool:
+        """`predict` accepts more hours than a window has, which is faster than one window at a time."""
+        return True
+
+    def forward(self, batch: Batch[Tensor]) -> Tensor:
         """Return scaled fluxes: (B, T, targets) of a dense head, (B, 1, targets) of a last one.
 
-        A Gaussian head gives as many logarithms of variances after them, (..., 2 targets).
+        For a Gaussian head the logarithms of the variances follow, so that the last axis has 2 x targets entries.
 
         Parameters
         ----------
         batch : Batch of Tensors
-            Windows of any length up to `context`, all of one length.
+            Windows of one length, at most `context`.
         """
-        length = batch.met.shape[1]
+        length = batch.inputs.shape[1]
         if length > self.context:
             raise ConfigError(f"windows must have at most {self.context} hours, the model's context; found {length}.")
         tokens = self.tokens(batch)
         future = self.future[:length, :length]
         # A shorter window uses the last latents: the present hour keeps its place.
-        latents = self.latents[-length:].expand(len(batch.met), -1, -1)
+        latents: Tensor = self.latents[-length:].expand(len(batch.inputs), -1, -1)
         for i in range(self.config.blocks):
             at = 0 if self.config.share else i
             latents = self.cross[at](latents, tokens)
@@ -258,37 +267,37 @@ class EcoPerceiver(nn.Module):
         return self.emit(latents if self.config.head == "dense" else latents[:, -1:])
 
     def emit(self, latents: Tensor) -> Tensor:
-        """Turn the latents (..., H) of hours into what `forward` gives for them."""
+        """Return what `forward` returns for the latents (..., H) of hours."""
         mean = self.head(latents)
         if self.config.distribution == "none":
             return mean
         return torch.cat([mean.float(), bounded_log_variance(self.spread(latents).float())], -1)
 
-    def tokens(self, batch: Batch) -> Tokens:
-        """Turn a batch into tokens and their masks."""
-        length = batch.met.shape[1]
-        met, seen = self._met_tokens(batch)
+    def tokens(self, batch: Batch[Tensor]) -> Tokens:
+        """Return the tokens of a batch and their masks."""
+        length = batch.inputs.shape[1]
+        hourly, seen = self._input_tokens(batch)
         static, static_seen = self._static_tokens(batch)
-        met = torch.cat([met, static[:, None].expand(-1, length, -1, -1)], 2).flatten(0, 1)
+        hourly = torch.cat([hourly, static[:, None].expand(-1, length, -1, -1)], 2).flatten(0, 1)
         seen = torch.cat([seen, static_seen[:, None].expand(-1, length, -1)], 2).flatten(0, 1)
         rows, images, images_seen = self._image_tokens(batch)
         more_seen = torch.cat([seen[rows], images_seen], 1)
         present = seen.any(-1)
         present = present.index_copy(0, rows, more_seen.any(-1))
         return Tokens(
-            values=met,
-            bias=_bias(seen, met.dtype),
-            present=present[:, None].to(met.dtype),
+            values=hourly,
+            bias=_bias(seen, hourly.dtype),
+            present=present[:, None].to(hourly.dtype),
             rows=rows,
-            more=torch.cat([met.index_select(0, rows), images.to(met.dtype)], 1),
-            more_bias=_bias(more_seen, met.dtype),
+            more=torch.cat([hourly.index_select(0, rows), images.to(hourly.dtype)], 1),
+            more_bias=_bias(more_seen, hourly.dtype),
         )
 
-    def _met_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, V, H_i) of the met columns, and which are seen."""
-        seen = torch.isfinite(batch.met)
-        values = torch.where(seen, batch.met, _PLACEHOLDER)
-        features = self._coded(values)
+    def _input_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the tokens (B, T, V, H_i) of the input columns, and which are not masked."""
+        seen = torch.isfinite(batch.inputs)
+        values = torch.where(seen, batch.inputs, _PLACEHOLDER)
+        features = self._encoded(values)
         embedding = self.variables[: self.sizes.inputs].expand(*features.shape[:2], -1, -1)
         tokens = self.met_norm(torch.cat([features, embedding], -1))
         if self._drops:
@@ -296,8 +305,8 @@ class EcoPerceiver(nn.Module):
             seen = seen & ~(self._dropped(shape, seen.device) & self.droppable)
         return tokens, seen
 
-    def _coded(self, values: Tensor) -> Tensor:
-        """Fourier features (..., 2 K), or the values themselves (..., 1)."""
+    def _encoded(self, values: Tensor) -> Tensor:
+        """Return Fourier features (..., 2 K), or the values themselves (..., 1)."""
         if not self.config.frequencies:
             return values.float()[..., None]
         return fourier_features(values, self.config.frequencies)
@@ -307,18 +316,9 @@ class EcoPerceiver(nn.Module):
         return bool(self.training and self.drops_itself and self.config.dropout)
 
     def drop(self, batch: Batch, rng: np.random.Generator, rows: np.ndarray, total: int) -> Batch:
-        """Mask inputs of a batch as observational dropout does, whatever part of a larger batch it is.
+        """Mask inputs of a batch as observational dropout does, independently of how a larger batch is divided.
 
-        Parameters
-        ----------
-        batch : Batch of arrays
-            Windows, unchanged.
-        rng : Generator
-            Of the larger batch: in the same state for each of its parts.
-        rows : (B,) int
-            Which of the larger batch's windows these are.
-        total : int
-            Windows of the larger batch.
+        The parameters are those of `Network.drop`.
 
         Returns
         -------
@@ -328,22 +328,22 @@ class EcoPerceiver(nn.Module):
         if not self.config.dropout:
             return batch
         per_token = self.config.dropout_unit == "token"
-        hours, slots = (n if per_token else 1 for n in (batch.met.shape[1], batch.images.shape[1]))
-        met = rng.random((total, hours, batch.met.shape[2]), np.float32)[rows] < self.config.dropout
-        met[..., list(self.sizes.protected)] = False
+        hours, slots = (n if per_token else 1 for n in (batch.inputs.shape[1], batch.images.shape[1]))
+        inputs = rng.random((total, hours, batch.inputs.shape[2]), np.float32)[rows] < self.config.dropout
+        inputs[..., list(self.sizes.protected)] = False
         images = rng.random((total, slots, batch.images.shape[2]), np.float32)[rows] < self.config.dropout
         return batch._replace(
-            met=np.where(met, np.float32(np.nan), batch.met),
+            inputs=np.where(inputs, np.float32(np.nan), batch.inputs),
             images=np.where(images[..., None], np.float32(np.nan), batch.images) if slots else batch.images,
         )
 
     def _dropped(self, shape: list[int], device: torch.device) -> Tensor:
         return torch.rand(shape, device=device) < self.config.dropout
 
-    def _static_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Tokens (B, S + C, H_i) that are the same at every hour, and which are seen."""
+    def _static_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the tokens (B, S + C, H_i) that are the same at every hour, and which are not masked."""
         seen = torch.isfinite(batch.numbers)
-        features = self._coded(torch.where(seen, batch.numbers, _PLACEHOLDER))
+        features = self._encoded(torch.where(seen, batch.numbers, _PLACEHOLDER))
         embedding = self.variables[self.sizes.inputs :].expand(len(features), -1, -1)
         features = features * self.coarse
         tokens = [torch.cat([features, embedding], -1)]
@@ -351,22 +351,22 @@ class EcoPerceiver(nn.Module):
             tokens.append(table[batch.classes[:, i].clamp(min=0)][:, None])
         return self.met_norm(torch.cat(tokens, 1)), torch.cat([seen, batch.classes >= 0], 1)
 
-    def _image_tokens(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (C,) of the hours with a chip, its band tokens (C, b, H_i), and which are seen."""
+    def _image_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows (C,) of the hours with a chip, its band tokens (C, b, H_i), and which are not masked."""
         window, slot = torch.nonzero(batch.image_step >= 0, as_tuple=True)
         if not self.sizes.bands:
             window, slot = window[:0], slot[:0]
-        rows = window * batch.met.shape[1] + batch.image_step[window, slot]
+        rows = window * batch.inputs.shape[1] + batch.image_step[window, slot]
         token = self.config.coding + self.config.embedding
         if not len(rows):
-            return rows, batch.met.new_zeros(0, self.sizes.bands, token), rows.new_zeros(0, self.sizes.bands) > 0
+            return rows, batch.inputs.new_zeros(0, self.sizes.bands, token), rows.new_zeros(0, self.sizes.bands) > 0
         images = batch.images[window, slot]
         seen = torch.isfinite(images).all(-1)
         images = torch.where(seen[..., None], images, _PLACEHOLDER)
         features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
         tokens = self.image_norm(torch.cat([features, self.bands.expand(len(rows), -1, -1)], -1))
         if self._drops:
-            by_window = self._dropped([len(batch.met), self.sizes.bands], seen.device)
+            by_window = self._dropped([len(batch.inputs), self.sizes.bands], seen.device)
             per_token = self.config.dropout_unit == "token"
             seen = seen & ~(self._dropped(list(seen.shape), seen.device) if per_token else by_window[window])
         return rows, tokens, seen
@@ -374,12 +374,13 @@ class EcoPerceiver(nn.Module):
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted.
 
-        Of more hours than `context`, each from that number on is the last of its own window (`slides`).
+        Of more hours than `context` (sliding-window inference), each hour from that number on is the last of its own
+        window.
         """
         return self._emit(batch)[..., : self.n_targets]
 
     def predict_all(self, batch: Batch) -> np.ndarray:
-        """Return `quantities` of each target, (B, T, quantities x targets), means first; else as `predict`."""
+        """Return `quantities` of each target, (B, T, quantities x targets), means first; otherwise as `predict`."""
         out = self._emit(batch)
         out[..., self.n_targets :] = np.exp(0.5 * out[..., self.n_targets :])
         return out
@@ -387,33 +388,25 @@ class EcoPerceiver(nn.Module):
     def _emit(self, batch: Batch) -> np.ndarray:
         if self.training:
             self.eval()
-        device = self.latents.device
         with torch.inference_mode():
-            given = Batch(*(torch.as_tensor(array, device=device) for array in batch))
-            if batch.met.shape[1] > self.context:
-                out = torch.stack([slide(self, Batch(*(a[[i]] for a in given))) for i in range(len(given.met))])
+            tensors = self.on_device(batch)
+            if batch.inputs.shape[1] > self.context:
+                out = torch.stack(
+                    [predict_sliding(self, Batch(*(a[[i]] for a in tensors))) for i in range(len(tensors.inputs))]
+                )
             else:
-                out = self(given)
-        out = out.float().cpu().numpy()
-        full = np.full((*batch.met.shape[:2], out.shape[-1]), np.nan, np.float32)
-        full[:, -out.shape[1] :] = out
+                out = self(tensors)
+        emitted = out.float().cpu().numpy()
+        full = np.full((*batch.inputs.shape[:2], emitted.shape[-1]), np.nan, np.float32)
+        full[:, -emitted.shape[1] :] = emitted
         return full
-
-    def weights(self) -> dict[str, bytes]:
-        """Return the weights as one safetensors file."""
-        return to_files(self)
-
-    def load_weights(self, files: Mapping[str, bytes]) -> None:
-        """Take the weights that `weights` gave."""
-        from_files(self, files)
-        self.eval()
 
 
 def bounded_log_variance(x: Tensor) -> Tensor:
-    """Bend what a head gives into a logarithm of a variance between -8 and 8, as it is near 0.
+    """Bound a logarithm of a variance to -8..8 by a tanh that leaves values near 0 unchanged.
 
-    Standard deviations then lie between 0.018 and 55 of the target's, and a head that ran to either end still has a
-    gradient to come back by, as it would not have behind a hard limit.
+    Standard deviations then lie between 0.018 and 55 of the target's. A head at either end still has a gradient, which
+    it would not have at a hard limit.
 
     Examples
     --------
@@ -424,5 +417,5 @@ def bounded_log_variance(x: Tensor) -> Tensor:
 
 
 def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a mask (R, V) into what is added to scores (R, 1, V)."""
+    """Return the bias (R, 1, V) that is added to the scores, for a mask (R, V)."""
     return torch.where(seen, 0.0, MASKED).to(dtype)[:, None]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-#: Score of a masked token before the softmax: finite, so that a step without tokens gives no NaN.
+#: Score of a masked token before the softmax: finite, so that a time step without tokens yields no NaN.
 MASKED = -1e9
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def fourier_features(x: Tensor, frequencies: int) -> Tensor:
@@ -24,7 +27,7 @@ def fourier_features(x: Tensor, frequencies: int) -> Tensor:
     Returns
     -------
     (..., 2 K) float32 Tensor
-        Sines, then cosines. Computed outside autocast, in float64 for K > 16.
+        Sines, then cosines. Computed without autocast, in float64 for K > 16.
 
     References
     ----------
@@ -38,9 +41,19 @@ def fourier_features(x: Tensor, frequencies: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x = x.double() if frequencies > 16 else x.float()
         turns = x[..., None] * torch.exp2(torch.arange(frequencies, device=x.device, dtype=x.dtype))
-        # Whole turns are taken off first: exact, where float32 would lose 1e-4 at the highest frequency.
+        # Whole turns are subtracted first: exact, where float32 would lose 1e-4 at the highest frequency.
         angle = torch.pi * (turns - 2 * torch.round(turns / 2))
         return torch.cat([angle.sin(), angle.cos()], -1).float()
+
+
+class Stack(nn.ModuleList, Generic[Layer]):
+    """A list of layers of one class."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, index: int) -> Layer: ...  # type: ignore[override]
+
+        def __iter__(self) -> Iterator[Layer]: ...  # type: ignore[override]
 
 
 class Mlp(nn.Sequential):
@@ -58,11 +71,11 @@ class Tokens(NamedTuple):
     values : (R, V, H_i) Tensor
         Tokens of each hour.
     bias : (R, 1, V) Tensor
-        0 where a token is seen, `MASKED` where not.
+        0 where a token is not masked, `MASKED` where it is.
     present : (R, 1) Tensor
         1 where an hour has at least one token, else 0.
     rows : (C,) int64 Tensor
-        Hours that have more tokens, those of a chip.
+        Hours that have further tokens, those of a chip.
     more, more_bias : (C, V + b, H_i), (C, 1, V + b) Tensor
         All tokens of these hours.
     """
@@ -78,10 +91,10 @@ class Tokens(NamedTuple):
 class WindowedCrossAttention(nn.Module):
     """Each hour's latent attends to the tokens of its own hour; time is part of the batch.
 
-    Keys and values are linear in the tokens and each latent sees few of them, so the projections are moved
-    to the latent's side: q.(Wk x + bk) = (q Wk).x + q.bk, and the sum of a (Wv x + bv) is Wv (sum of a x) + bv.
-    No token is ever projected, which is 3 to 10 times faster than keys and values made once per hour. q.bk is
-    the same for all tokens of an hour and leaves the softmax as it was: the key's bias, which the published
+    Keys and values are linear in the tokens and each latent attends to few of them, so the projections are moved
+    to the latent: q.(Wk x + bk) = (q Wk).x + q.bk, and the sum of a (Wv x + bv) is Wv (sum of a x) + bv.
+    No token is ever projected, which is 3 to 10 times faster than computing keys and values once per hour. q.bk is
+    the same for all tokens of an hour and does not change the softmax: the bias of the keys, which the published
     count of parameters includes, has no effect in any implementation.
 
     Parameters
@@ -120,7 +133,7 @@ class WindowedCrossAttention(nn.Module):
         return rows.view_as(latents)
 
     def attend(self, rows: Tensor, tokens: Tokens) -> Tensor:
-        """Attention alone: (R, H) to (R, H)."""
+        """Return the attention of rows (R, H) to their tokens (R, H)."""
         width, heads = rows.shape[-1], self.heads
         query = self.query(rows).view(-1, heads, width // heads) * (width // heads) ** -0.5
         query = torch.einsum("rhd,hdi->rhi", query, self.key.weight.view(heads, width // heads, -1))
@@ -133,7 +146,7 @@ class WindowedCrossAttention(nn.Module):
 
 
 def _weighted(query: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
-    """Attention of (R, h, H_i) queries over (R, V, H_i) raw tokens: their weighted means (R, h, H_i)."""
+    """Return the weighted means (R, h, H_i) of raw tokens (R, V, H_i) for queries (R, h, H_i)."""
     scores = torch.baddbmm(bias.to(query.dtype).expand(-1, query.shape[1], -1), query, tokens.transpose(1, 2))
     return torch.bmm(scores.softmax(-1).to(tokens.dtype), tokens)
 
@@ -166,7 +179,7 @@ class CausalSelfAttention(nn.Module):
         return latents + self.mlp(self.mlp_norm(latents))
 
     def attend(self, latents: Tensor, future: Tensor) -> Tensor:
-        """Attention alone: (B, T, H) to (B, T, H)."""
+        """Return the attention of latents (B, T, H) to each other (B, T, H)."""
         batch, length, width = latents.shape
         split = self.query_key_value(latents).view(batch, length, 3, self.heads, -1)
         query, key, value = (part.transpose(1, 2).reshape(-1, length, part.shape[-1]) for part in split.unbind(2))

@@ -1,21 +1,23 @@
-"""LSTMs over windows of days: the drivers alone, or with the place's static features beside them."""
+"""LSTMs over daily windows: of the model inputs alone, or with the static features of the place beside them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import Batch, Sizes, check_kinds, from_known_keys
-from fluxcube.models.tensors import from_files, to_files
+from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.network import Network
+from fluxcube.models.settings import check_types, from_known_keys
 
-#: What small presets share.
-SMALL = {"hidden": 32, "dropout": 0.4, "supervised": 15, "skip": True}
+#: Settings that the small presets share.
+SMALL: dict[str, Any] = {"hidden": 32, "dropout": 0.4, "supervised": 15, "skip": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +29,19 @@ class LSTMConfig:
     hidden : int
         Width of the hidden state.
     layers : int
-        LSTM layers, one upon the other.
+        Number of LSTM layers.
     dropout : float
-        Share of the final hidden state that is dropped in training, and between layers.
+        Fraction of the final hidden state that is dropped in training, and between layers.
     context : int
-        Days of a window.
+        Number of days of a window.
     stride : int
         Days between the windows of an epoch in training.
     supervised : int
-        Last days of a window that training learns from; 1 is the paper. A model predicts a window's last day alone.
+        Number of days, the last ones of a window, that training learns from; the paper has 1. A model predicts only
+        the last day of a window.
     skip : bool
-        Whether a day's own inputs stand beside its hidden state, and a hidden layer mixes them, before fluxes are
-        made of it: what answers within the day then does not have to pass the LSTM. False is the paper.
+        Whether the inputs of a day are concatenated with its hidden state and mixed by a hidden layer before the head:
+        responses within the day then need not pass through the LSTM. The paper has False.
     """
 
     hidden: int = 64
@@ -50,18 +53,18 @@ class LSTMConfig:
     skip: bool = False
 
     def __post_init__(self):
-        check_kinds(self)
+        check_types(self)
         for name in ("hidden", "layers", "context", "stride", "supervised"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be a share in [0, 1), found {self.dropout}.")
         if self.supervised > self.context:
-            raise ConfigError(f"supervised must be at most context, found {self.supervised} of {self.context} days.")
+            raise ConfigError(f"supervised must be at most context, found {self.supervised} and {self.context} days.")
 
     @classmethod
     def small(cls) -> LSTMConfig:
-        """Return what validation towers chose on `recipes/daily`: seconds a seed on a laptop."""
+        """Return the settings with the best validation score in `recipes/daily`: seconds per seed on a laptop."""
         return cls(**SMALL)
 
     @classmethod
@@ -76,15 +79,15 @@ class LSTMConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> LSTMConfig:
-        """Make a config of a mapping, refusing unknown keys (UnknownNameError)."""
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
 
 
-class Recurrent(nn.Module):
-    """What all LSTMs share: their inputs, what they give, and how they are kept.
+class Recurrent(Network):
+    """What all LSTMs share: their inputs and their head.
 
-    Subclasses set `kind` and whether they see the `static` features. A missing input is its training mean, as inputs
-    are scaled; a class that training did not see is none of those it saw.
+    Subclasses set `kind` and whether they use the `static` features. A missing input is replaced by its training mean,
+    which is 0 since inputs are scaled; a class that is absent from training has an all-zero one-hot code.
 
     Parameters
     ----------
@@ -94,18 +97,16 @@ class Recurrent(nn.Module):
         Numbers of inputs and targets.
     """
 
-    kind = ""
-    #: Whether numbers and one-hot classes of the place stand beside each day's drivers.
-    static = True
-    #: As for EcoPerceiver; the dropout of hidden states is always the model's own.
-    drops_itself = True
-    emits = 1
+    free_settings = ("dropout", "stride", "supervised")
+    #: Whether numbers and one-hot classes of the place are concatenated with the inputs of each day.
+    static: bool = True
+    config: LSTMConfig
 
     def __init__(self, config: LSTMConfig, sizes: Sizes):
         super().__init__()
         self.config, self.sizes = config, sizes
-        self.drivers = sizes.inputs + len(sizes.cyclic)
-        width = self.drivers + (sizes.numbers + sum(sizes.classes) if self.static else 0)
+        self.n_inputs = sizes.inputs + len(sizes.cyclic)
+        width = self.n_inputs + (sizes.numbers + sum(sizes.classes) if self.static else 0)
         self.lstm = self._lstm(width)
         self.drop_hidden = nn.Dropout(config.dropout)
         if config.skip:
@@ -121,29 +122,20 @@ class Recurrent(nn.Module):
 
     @property
     def context(self) -> int:
-        """Days of a window."""
+        """Number of days of a window."""
         return self.config.context
 
     @property
-    def n_targets(self) -> int:
-        """Fluxes per day."""
-        return self.sizes.targets
-
-    @property
     def supervised(self) -> int:
-        """Last days of a window that training learns from."""
+        """Number of days, the last ones of a window, that training learns from."""
         return self.config.supervised
 
     @property
-    def stride(self) -> int:
+    def training_stride(self) -> int:
         """Days between training windows."""
         return self.config.stride
 
-    def drop(self, batch: Batch, rng: np.random.Generator, rows: np.ndarray, total: int) -> Batch:
-        """Return the batch as it is: inputs are not dropped."""
-        return batch
-
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch[Tensor]) -> Tensor:
         """Return scaled fluxes (B, supervised, targets) in training, (B, 1, targets) otherwise.
 
         Parameters
@@ -151,68 +143,58 @@ class Recurrent(nn.Module):
         batch : Batch of Tensors
             Windows.
         """
-        x = self.inputs(batch)
+        x = self.features(batch)
         return self.fluxes(self.lstm(x)[0], x)
 
     def fluxes(self, hidden: Tensor, x: Tensor) -> Tensor:
-        """Return scaled fluxes of the last days by their hidden states (B, T, hidden) and what the LSTM was given."""
-        hidden = self.drop_hidden(hidden[:, -self.given :])
+        """Return scaled fluxes of the last days from hidden states (B, T, hidden) and inputs `x` of the LSTM."""
+        hidden = self.drop_hidden(hidden[:, -self.returned :])
         if self.config.skip:
-            hidden = self.mix(torch.cat([hidden, x[:, -self.given :]], -1))
+            hidden = self.mix(torch.cat([hidden, x[:, -self.returned :]], -1))
         return self.head(hidden)
 
     @property
-    def given(self) -> int:
-        """Last days of a window that `forward` gives."""
+    def returned(self) -> int:
+        """Number of days, the last ones of a window, that `forward` returns."""
         return self.config.supervised if self.training else 1
 
-    def inputs(self, batch: Batch) -> Tensor:
-        """Return what stands at each day of a window (B, T, inputs): drivers, and static features where seen."""
-        met = self.driven(batch.met)
+    def features(self, batch: Batch[Tensor]) -> Tensor:
+        """Return the features of each day of a window (B, T, features): inputs, and static features if used."""
+        inputs = self.filled(batch.inputs)
         if not self.static:
-            return met
+            return inputs
         numbers = torch.nan_to_num(batch.numbers[:, : self.sizes.numbers])
         one_hot = [
-            (batch.classes[:, i : i + 1] == torch.arange(count, device=met.device)).to(met.dtype)
+            (batch.classes[:, i : i + 1] == torch.arange(count, device=inputs.device)).to(inputs.dtype)
             for i, count in enumerate(self.sizes.classes)
         ]
         fixed = torch.cat([numbers, *one_hot], -1)
-        return torch.cat([met, fixed[:, None].expand(-1, met.shape[1], -1)], -1)
+        return torch.cat([inputs, fixed[:, None].expand(-1, inputs.shape[1], -1)], -1)
 
-    def driven(self, met: Tensor) -> Tensor:
-        """Return the drivers (..., inputs + cyclic): missing ones filled, cyclic ones as sine and cosine."""
-        met = torch.nan_to_num(met)
+    def filled(self, inputs: Tensor) -> Tensor:
+        """Return the inputs (..., inputs + cyclic): missing ones filled, cyclic ones as sine and cosine."""
+        inputs = torch.nan_to_num(inputs)
         if not self.sizes.cyclic:
-            return met
+            return inputs
         columns = list(self.sizes.cyclic)
-        angle = math.pi * met[..., columns]
-        met = met.clone()
-        met[..., columns] = angle.sin()
-        return torch.cat([met, angle.cos()], -1)
+        angle = math.pi * inputs[..., columns]
+        inputs = inputs.clone()
+        inputs[..., columns] = angle.sin()
+        return torch.cat([inputs, angle.cos()], -1)
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, targets) float32 in scaled units; NaN in all days but the last."""
         if self.training:
             self.eval()
-        device = self.head.weight.device
         with torch.inference_mode():
-            out = self(Batch(*(torch.as_tensor(array, device=device) for array in batch))).float().cpu().numpy()
-        full = np.full((*batch.met.shape[:2], self.n_targets), np.nan, np.float32)
+            out = self(self.on_device(batch)).float().cpu().numpy()
+        full = np.full((*batch.inputs.shape[:2], self.n_targets), np.nan, np.float32)
         full[:, -1:] = out
         return full
 
-    def weights(self) -> dict[str, bytes]:
-        """Return the weights as one safetensors file."""
-        return to_files(self)
-
-    def load_weights(self, files: Mapping[str, bytes]) -> None:
-        """Take the weights that `weights` gave."""
-        from_files(self, files)
-        self.eval()
-
 
 class PlainLSTM(Recurrent):
-    """LSTM over the drivers alone: it is told nothing of the place.
+    """LSTM over the model inputs alone, without any feature of the place.
 
     References
     ----------
@@ -230,7 +212,7 @@ class PlainLSTM(Recurrent):
 
 
 class CTLSTM(Recurrent):
-    """LSTM over the drivers with one-hot static features appended to each day.
+    """LSTM over the model inputs with static numbers and one-hot classes appended to each day.
 
     References
     ----------

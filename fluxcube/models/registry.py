@@ -1,124 +1,256 @@
-"""Models by name."""
+"""Registry: one row per model with its class, settings, trainer, presets and resolutions."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from fluxcube.errors import missing_package, unknown
-from fluxcube.models.base import Model, Sizes
+from fluxcube.errors import ConfigError, missing_package, unknown
+from fluxcube.models.base import Config, Model, Sizes
+
+#: How a model is trained: by gradient descent on windows, or fitted on feature rows.
+Trainer = Literal["descent", "rows"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """Where a model is, and what it is for.
+    """One model.
 
     Attributes
     ----------
-    module, cls, config : str
-        Where its classes are.
+    model, config : str or type
+        Its class and that of its settings, or "module:Class", which is imported when it is needed.
+    trainer : {"descent", "rows"}
+        Gradient descent (a `fluxcube.models.network.Network`), or a fit on feature rows (a
+        `fluxcube.models.rows.RowModel`).
     resolutions : tuple of str
         Cubes that it works on, "hourly" or "daily".
-    descent : bool
-        Whether gradient descent trains it.
+    presets : mapping
+        Name of each preset, a class method of the settings, to that of the matching training settings
+        (`fluxcube.training.config.TrainingConfig.preset`).
+    default : str or None
+        Preset that is used if no settings are passed; None where settings are completed from the features.
     """
 
-    module: str
-    cls: str
-    config: str
+    model: str | type
+    config: str | type
+    trainer: Trainer
     resolutions: tuple[str, ...]
-    descent: bool = False
+    presets: Mapping[str, str] = field(default_factory=dict)
+    default: str | None = None
 
 
 _BOTH = ("hourly", "daily")
-_KINDS = {
-    "ecoperceiver": Row("fluxcube.models.ecoperceiver", "EcoPerceiver", "EcoPerceiverConfig", ("hourly",), True),
-    "tam-rl": Row("fluxcube.models.tamrl", "TAMRL", "TAMRLConfig", ("daily",), True),
-    "tam-lstm": Row("fluxcube.models.tamrl", "TAMLSTM", "TAMLSTMConfig", ("daily",), True),
-    "ct-lstm": Row("fluxcube.models.lstm", "CTLSTM", "LSTMConfig", ("daily",), True),
-    "lstm": Row("fluxcube.models.lstm", "PlainLSTM", "LSTMConfig", ("daily",), True),
-    "xgboost": Row("fluxcube.models.boosting", "Boosting", "BoostingConfig", _BOTH),
-    "sw-linear": Row("fluxcube.models.simple", "SWLinear", "SWLinearConfig", _BOTH),
-    "mean-cycle": Row("fluxcube.models.simple", "MeanCycle", "MeanCycleConfig", _BOTH),
+_NETWORK = {"small": "default", "published": "default"}
+_ROWS: dict[str, Row] = {
+    "ecoperceiver": Row(
+        model="fluxcube.models.ecoperceiver:EcoPerceiver",
+        config="fluxcube.models.ecoperceiver:EcoPerceiverConfig",
+        trainer="descent",
+        resolutions=("hourly",),
+        presets={"small": "default", "published": "published"},
+        default="small",
+    ),
+    "tam-rl": Row(
+        model="fluxcube.models.tamrl:TAMRL",
+        config="fluxcube.models.tamrl:TAMRLConfig",
+        trainer="descent",
+        resolutions=("daily",),
+        presets=_NETWORK,
+        default="small",
+    ),
+    "tam-lstm": Row(
+        model="fluxcube.models.tamrl:TAMLSTM",
+        config="fluxcube.models.tamrl:TAMLSTMConfig",
+        trainer="descent",
+        resolutions=("daily",),
+        presets=_NETWORK,
+        default="small",
+    ),
+    "ct-lstm": Row(
+        model="fluxcube.models.lstm:CTLSTM",
+        config="fluxcube.models.lstm:LSTMConfig",
+        trainer="descent",
+        resolutions=("daily",),
+        presets=_NETWORK,
+        default="small",
+    ),
+    "lstm": Row(
+        model="fluxcube.models.lstm:PlainLSTM",
+        config="fluxcube.models.lstm:LSTMConfig",
+        trainer="descent",
+        resolutions=("daily",),
+        presets=_NETWORK,
+        default="small",
+    ),
+    "xgboost": Row(
+        model="fluxcube.models.boosting:Boosting",
+        config="fluxcube.models.boosting:BoostingConfig",
+        trainer="rows",
+        resolutions=_BOTH,
+        presets={"published": "default", "xbase": "default", "small": "default"},
+    ),
+    "sw-linear": Row(
+        model="fluxcube.models.simple:SWLinear",
+        config="fluxcube.models.simple:SWLinearConfig",
+        trainer="rows",
+        resolutions=_BOTH,
+    ),
+    "mean-cycle": Row(
+        model="fluxcube.models.simple:MeanCycle",
+        config="fluxcube.models.simple:MeanCycleConfig",
+        trainer="rows",
+        resolutions=_BOTH,
+    ),
 }
 
 
-def names(*, descent: bool | None = None) -> tuple[str, ...]:
-    """Return the models' names; only those that gradient descent trains, or does not, if asked.
+def register(name: str, row: Row) -> None:
+    """Add a model from outside the package, in this process.
+
+    A process that loads its checkpoints, a worker of Dask among them, must register it, too.
+
+    Parameters
+    ----------
+    name : str
+        Its name, as `fluxcube.fit` takes it; the `kind` of the class.
+    row : Row
+        The model.
+
+    Raises
+    ------
+    ConfigError
+        If the name is taken, or the row names an unknown trainer, resolution or default preset.
+    """
+    if name in _ROWS:
+        raise ConfigError(f"a model named {name!r} is registered already: choose another name, or unregister it.")
+    if row.trainer not in ("descent", "rows"):
+        raise ConfigError(f"trainer must be descent or rows, found {row.trainer!r}.")
+    if not row.resolutions or not set(row.resolutions) <= set(_BOTH):
+        raise ConfigError(f"resolutions must be some of {', '.join(_BOTH)}, found {row.resolutions}.")
+    if row.default is not None and row.default not in row.presets:
+        raise ConfigError(f"default must be one of the presets {tuple(row.presets)}, found {row.default!r}.")
+    _ROWS[name] = row
+
+
+def unregister(name: str) -> None:
+    """Remove a model (UnknownNameError, naming the nearest model)."""
+    find(name)
+    del _ROWS[name]
+
+
+def find(name: str) -> Row:
+    """Return the row of a model.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such model; the message names the nearest one.
 
     Examples
     --------
-    >>> names(descent=False)
+    >>> find("tam-rl").resolutions, find("xgboost").trainer
+    (('daily',), 'rows')
+    """
+    if name not in _ROWS:
+        raise unknown("model", name, _ROWS)
+    return _ROWS[name]
+
+
+def names(*, trainer: Trainer | None = None, resolution: str | None = None) -> tuple[str, ...]:
+    """Return the names of all models, or of those with a trainer or for a resolution.
+
+    Examples
+    --------
+    >>> names(trainer="rows")
     ('xgboost', 'sw-linear', 'mean-cycle')
     """
-    return tuple(name for name, row in _KINDS.items() if descent is None or row.descent == descent)
+    return tuple(
+        name
+        for name, row in _ROWS.items()
+        if trainer in (None, row.trainer) and (resolution is None or resolution in row.resolutions)
+    )
 
 
-def resolutions(name: str) -> tuple[str, ...]:
-    """Return the cubes that a model works on: "hourly", "daily" or both.
+def by_descent(name: str) -> bool:
+    """Return whether gradient descent trains a model (UnknownNameError, naming the nearest model)."""
+    return find(name).trainer == "descent"
+
+
+def model_class(name: str) -> type[Model]:
+    """Return the class of a model (UnknownNameError, naming the nearest model)."""
+    return _load(name, find(name).model)
+
+
+def config_class(name: str) -> type[Config]:
+    """Return the class of a model's settings (UnknownNameError, naming the nearest model)."""
+    return _load(name, find(name).config)
+
+
+def preset_config(name: str, preset: str | None = None) -> Config | None:
+    """Return the settings of a preset, by default of the model's default preset; None if it has no default.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    preset : str, optional
+        Name of the preset.
 
     Raises
     ------
     UnknownNameError
-        Naming the nearest model.
+        If there is no such model or preset; the message names the nearest one.
+
+    Examples
+    --------
+    >>> preset_config("ecoperceiver", "published").latent
+    128
+    >>> preset_config("xgboost") is None
+    True
     """
-    return _row(name).resolutions
+    row, cls = find(name), config_class(name)
+    if preset is not None and preset not in row.presets:
+        raise unknown(f"preset of {name}", preset, tuple(row.presets))
+    chosen = row.default if preset is None else preset
+    return None if chosen is None else getattr(cls, chosen)()
 
 
-def model_class(name: str) -> type:
-    """Return a model's class (UnknownNameError, naming the nearest model)."""
-    return _load(name)[0]
-
-
-def config_class(name: str) -> type:
-    """Return the class of a model's config.
-
-    Raises
-    ------
-    UnknownNameError
-        Naming the nearest model.
-    """
-    return _load(name)[1]
-
-
-def build(name: str, config: object | Mapping, sizes: Sizes | Mapping) -> Model:
-    """Make an untrained model.
+def build(name: str, config: Config | Mapping, sizes: Sizes | Mapping) -> Model:
+    """Build an untrained model.
 
     Parameters
     ----------
     name : str
         One of `names`.
     config : config or mapping
-        Its settings; a mapping's unknown keys are refused.
+        Its settings; unknown keys of a mapping are refused.
     sizes : Sizes or mapping
-        Its inputs and targets.
+        Numbers of its inputs and targets.
 
     Examples
     --------
     >>> build("sw-linear", {"column": 3}, {"inputs": 6}).n_targets
     1
     """
-    cls, config_cls = _load(name)
+    cls: Callable[[Config, Sizes], Model] = _load(name, find(name).model)
     if isinstance(config, Mapping):
-        config = config_cls.from_dict(config)
+        config = config_class(name).from_dict(config)
     if isinstance(sizes, Mapping):
         sizes = Sizes.from_dict(sizes)
     return cls(config, sizes)
 
 
-def _row(name: str) -> Row:
-    if name not in _KINDS:
-        raise unknown("model", name, _KINDS)
-    return _KINDS[name]
-
-
-def _load(name: str) -> tuple[type, type]:
-    row = _row(name)
+def _load(name: str, place: str | type) -> type:
+    """Return a class, imported if it is named as "module:Class"."""
+    if not isinstance(place, str):
+        return place
+    module, _, cls = place.partition(":")
     try:
-        loaded = importlib.import_module(row.module)
+        return getattr(importlib.import_module(module), cls)
     except ModuleNotFoundError as error:
         if error.name in ("torch", "safetensors"):
             raise missing_package(error.name, "train", f"the model {name}") from error
         raise
-    return getattr(loaded, row.cls), getattr(loaded, row.config)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fluxcube.errors import CheckpointError
 
-#: One folder a model: a run as `fluxcube.fit` writes it, and a card, `README.md`.
+#: One folder per model: a run as `fluxcube.fit` writes it, and a card, `README.md`.
 FOLDER = Path(__file__).parents[1] / "data" / "models"
 
 
@@ -31,7 +31,7 @@ def find(run: str | os.PathLike) -> Path:
     Raises
     ------
     CheckpointError
-        If it is neither.
+        If the path does not exist and no shipped model has that name.
     """
     path = Path(os.fspath(run))
     if not path.exists() and path.parts[:1] and path.parts[0] in names():
@@ -39,6 +39,6 @@ def find(run: str | os.PathLike) -> Path:
     if path.exists() or len(path.parts) > 1:
         return path.resolve()
     raise CheckpointError(
-        f"{path.resolve()} does not exist: give the folder of a run that `fit` wrote, or the name of a model that "
+        f"{path.resolve()} does not exist: pass the folder of a run that `fit` wrote, or the name of a model that "
         f"ships with the package ({', '.join(names()) or 'none in this copy'})."
     )

@@ -1,34 +1,37 @@
-"""Two models that any other must beat: a line on sunlight, and the mean day of each month and class."""
+"""Two baselines: a linear regression on sunlight, and the mean daily cycle of each month and class."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import Batch, RowModel, Sizes, from_known_keys
+from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.rows import Progress, RowModel
+from fluxcube.models.settings import from_known_keys
 
 _FILE = "model.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SWLinearConfig:
-    """Where `SWLinear` finds sunlight.
+    """Settings of `SWLinear`.
 
     Attributes
     ----------
     column : int
-        Met column of SW_IN.
+        Input column of SW_IN.
     """
 
     column: int
 
     @classmethod
     def from_dict(cls, values: Mapping) -> SWLinearConfig:
-        """Make a config of a mapping, refusing unknown keys."""
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
 
 
@@ -36,6 +39,8 @@ class SWLinear(RowModel):
     """Least squares of each flux on incoming shortwave radiation; the training mean where it is missing."""
 
     kind = "sw-linear"
+    needed_columns: ClassVar = {"column": "SW_IN"}
+    config: SWLinearConfig
 
     def __init__(self, config: SWLinearConfig, sizes: Sizes):
         _check_columns(sizes, config.column)
@@ -46,10 +51,19 @@ class SWLinear(RowModel):
 
     def rows(self, batch: Batch) -> np.ndarray:
         """Return sunlight (B, 1), normalised."""
-        return np.asarray(batch.met[:, -1, self.config.column : self.config.column + 1], np.float32)
+        return np.asarray(batch.inputs[:, -1, self.config.column : self.config.column + 1], np.float32)
 
-    def fit(self, rows, targets, val_rows=None, val_targets=None, *, seed=0, progress=None) -> dict:
-        """Fit each target where both it and sunlight are observed."""
+    def fit(
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        val_rows: np.ndarray | None = None,
+        val_targets: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> dict:
+        """Fit each target to the rows where both the target and sunlight are observed."""
         for i in range(self.n_targets):
             y, x = targets[:, i].astype(float), rows[:, 0].astype(float)
             seen = np.isfinite(y)
@@ -70,24 +84,24 @@ class SWLinear(RowModel):
         return _to_json({"mean": self.mean, "slope": self.slope, "offset": self.offset})
 
     def load_weights(self, files: Mapping[str, bytes]) -> None:
-        """Take the coefficients that `weights` gave."""
+        """Load coefficients that `weights` returned."""
         shape = (self.n_targets,)
-        found = _of_json(files, {"mean": shape, "slope": shape, "offset": shape})
+        found = _from_json(files, {"mean": shape, "slope": shape, "offset": shape})
         self.mean, self.slope, self.offset = found["mean"], found["slope"], found["offset"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanCycleConfig:
-    """Where `MeanCycle` finds the clocks, and how fine its cycle is.
+    """Settings of `MeanCycle`: columns of the clocks, and resolution of the cycle.
 
     Attributes
     ----------
     doy_column : int
-        Met column of the day of year, normalised to [-1, 1).
+        Input column of the day of year, normalised to [-1, 1).
     tod_column : int or None
-        That of the time of day; None for days, which have none.
+        Input column of the time of day; None for daily models, which have none.
     months, hours : int
-        Parts of the year and of the day.
+        Number of parts of the year and of the day.
     """
 
     doy_column: int
@@ -97,18 +111,20 @@ class MeanCycleConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> MeanCycleConfig:
-        """Make a config of a mapping, refusing unknown keys."""
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
 
 
 class MeanCycle(RowModel):
     """Mean flux by class, month and hour of day.
 
-    A class that training lacks, or a month of it, takes the mean of all classes in that month and hour, else
-    of all classes and months in that hour, else of everything.
+    A class or a month of it that is absent from training has the mean of all classes in that month and hour; if that is
+    absent, too, the mean of all classes and months in that hour, or else of everything.
     """
 
     kind = "mean-cycle"
+    needed_columns: ClassVar = {"doy_column": "DOY", "tod_column": "TOD"}
+    config: MeanCycleConfig
 
     def __init__(self, config: MeanCycleConfig, sizes: Sizes):
         _check_columns(sizes, *(c for c in (config.doy_column, config.tod_column) if c is not None))
@@ -120,16 +136,25 @@ class MeanCycle(RowModel):
         return self.sizes.classes[0] if self.sizes.classes else 0
 
     def rows(self, batch: Batch) -> np.ndarray:
-        """Return class, month and hour (B, 3); the last class stands for unknown ones."""
-        doy = batch.met[:, -1, self.config.doy_column]
+        """Return class, month and hour (B, 3); the last class number means unknown."""
+        doy = batch.inputs[:, -1, self.config.doy_column]
         column = self.config.tod_column
-        tod = np.full(len(doy), -1.0) if column is None else batch.met[:, -1, column]
+        tod = np.full(len(doy), -1.0) if column is None else batch.inputs[:, -1, column]
         known = batch.classes[:, 0] if batch.classes.shape[1] else np.full(len(doy), -1)
         kind = np.where(known < 0, self._classes, known)
         return np.stack([kind, _part(doy, self.config.months), _part(tod, self.config.hours)], 1).astype(np.float32)
 
-    def fit(self, rows, targets, val_rows=None, val_targets=None, *, seed=0, progress=None) -> dict:
-        """Average each target over its observed hours."""
+    def fit(
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        val_rows: np.ndarray | None = None,
+        val_targets: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> dict:
+        """Average each target over its observed rows."""
         at = tuple(rows.astype(np.int64).T)
         for i in range(self.n_targets):
             seen = np.isfinite(targets[:, i])
@@ -148,12 +173,12 @@ class MeanCycle(RowModel):
         return _to_json({"cycle": self.cycle})
 
     def load_weights(self, files: Mapping[str, bytes]) -> None:
-        """Take the cycle that `weights` gave."""
-        self.cycle = _of_json(files, {"cycle": self.cycle.shape})["cycle"]
+        """Load a cycle that `weights` returned."""
+        self.cycle = _from_json(files, {"cycle": self.cycle.shape})["cycle"]
 
 
 def _with_fallbacks(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Means (class, month, hour), an empty one filled by ever wider means."""
+    """Return means (class, month, hour); an empty one is filled by the mean of a wider group."""
     mean = np.full(total.shape, np.nan)
     for axes in ((), (0,), (0, 1), (0, 1, 2)):
         wider_total, wider_count = total.sum(axes, keepdims=True), count.sum(axes, keepdims=True)
@@ -163,23 +188,23 @@ def _with_fallbacks(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _part(clock: np.ndarray, parts: int) -> np.ndarray:
-    """Which of equal parts a cyclic value in [-1, 1) falls into; a missing clock counts as the first."""
+    """Return which of equal parts a cyclic value in [-1, 1) is in; a missing clock counts as the first."""
     share = (np.nan_to_num(np.asarray(clock, float), nan=-1.0) + 1) / 2
-    # float32 may put an hour's start a hair before it.
+    # float32 may place the start of an hour slightly before it.
     return np.clip(np.floor(share * parts + 1e-4), 0, parts - 1)
 
 
 def _check_columns(sizes: Sizes, *columns: int) -> None:
     for column in columns:
         if not 0 <= column < sizes.inputs:
-            raise ConfigError(f"column {column} is not one of the {sizes.inputs} met columns.")
+            raise ConfigError(f"column must be one of the {sizes.inputs} input columns, found {column}.")
 
 
 def _to_json(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return {_FILE: json.dumps({name: array.tolist() for name, array in arrays.items()}).encode()}
 
 
-def _of_json(files: Mapping[str, bytes], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _from_json(files: Mapping[str, bytes], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     found = {name: np.array(value, float) for name, value in json.loads(files[_FILE]).items()}
     for name, shape in shapes.items():
         if name not in found or found[name].shape != shape:

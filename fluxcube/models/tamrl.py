@@ -1,4 +1,7 @@
-"""TAM-RL: an LSTM whose input and hidden state are modulated by what its place's drivers look like."""
+"""TAM-RL: an LSTM whose input and hidden state are modulated by an embedding of its place.
+
+The embedding is made from support windows: windows of the model inputs of the same place, without any flux.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.lstm import SMALL, LSTMConfig, Recurrent
 
-#: Support windows that pass the encoder together outside of training.
+#: Maximum number of support windows in one pass of the encoder outside of training.
 _PASS = 2048
 
 
@@ -39,7 +42,7 @@ class TAMLSTMConfig(LSTMConfig):
     Attributes
     ----------
     embedding : int
-        Width of the input layer, which modulation acts on; 0 is the inputs themselves.
+        Width of the input layer, which is modulated; 0 modulates the inputs themselves.
     static : bool
         Whether numbers and one-hot classes of the place are among the inputs.
     """
@@ -54,7 +57,7 @@ class TAMLSTMConfig(LSTMConfig):
 
     @classmethod
     def small(cls) -> TAMLSTMConfig:
-        """Return what validation towers chose on `recipes/daily`: seconds a seed on a laptop."""
+        """Return the settings with the best validation score in `recipes/daily`: seconds per seed on a laptop."""
         return cls(**SMALL, embedding=32)
 
 
@@ -67,15 +70,15 @@ class TAMRLConfig(TAMLSTMConfig):
     code : int
         Length of z, the embedding of a place.
     encoder : int
-        Hidden width of the task encoder, each way.
+        Hidden width of the task encoder in each direction.
     generator : int
         Hidden width of the generator.
     support : int
-        Windows of a place's drivers that its embedding is the mean over.
+        Number of support windows of a place; its embedding is the mean over them.
     queries : int
-        Windows of a place, at most, that share their support in training: those `stride` days apart.
+        Maximum number of windows of a place, `stride` days apart, that share their support windows in training.
     modulate : bool
-        Whether the embedding modulates anything; False is the forward model, trained the same way.
+        Whether the embedding modulates anything; False is the forward model alone, trained the same way.
     """
 
     code: int = 16
@@ -93,7 +96,7 @@ class TAMRLConfig(TAMLSTMConfig):
 
     @classmethod
     def small(cls) -> TAMRLConfig:
-        """Return what validation towers chose on `recipes/daily`: seconds a seed on a laptop."""
+        """Return the settings with the best validation score in `recipes/daily`: seconds per seed on a laptop."""
         return cls(**SMALL, embedding=32, queries=8)
 
     @classmethod
@@ -116,6 +119,7 @@ class TAMLSTM(Recurrent):
     """
 
     kind = "tam-lstm"
+    config: TAMLSTMConfig
 
     def __init__(self, config: TAMLSTMConfig, sizes: Sizes):
         self.static = config.static  # before Module's own __init__, as a plain attribute
@@ -128,20 +132,24 @@ class TAMLSTM(Recurrent):
 
     @property
     def embedded(self) -> int:
-        """Width of what the LSTM is given."""
+        """Width of the inputs of the LSTM."""
         return self.config.embedding or self._width
 
-    def forward(self, batch: Batch, film: Film | None = None) -> Tensor:
-        """Return scaled fluxes (B, supervised, targets) in training, (B, 1, targets) otherwise.
+    def forward(self, batch: Batch[Tensor]) -> Tensor:
+        """Return scaled fluxes (B, supervised, targets) in training, (B, 1, targets) otherwise."""
+        return self.modulated(batch, None)
+
+    def modulated(self, batch: Batch[Tensor], film: Film | None) -> Tensor:
+        """Return what `forward` returns, with modulated input layer and hidden state.
 
         Parameters
         ----------
         batch : Batch of Tensors
             Windows.
-        film : Film, optional
-            What modulates each window; None is gamma = 1, beta = 0.
+        film : Film or None
+            Modulation of each window; None is gamma = 1, beta = 0.
         """
-        x = self.embed_input(self.inputs(batch))
+        x = self.embed_input(self.features(batch))
         x = x if film is None else film.gamma1 * x + film.beta1
         hidden, _ = self.lstm(x)
         hidden = hidden if film is None else film.gamma2 * hidden + film.beta2
@@ -149,15 +157,15 @@ class TAMLSTM(Recurrent):
 
 
 class TAMRL(TAMLSTM):
-    """Task-aware modulation: what a place's drivers look like sets how the forward model works there.
+    """Task-aware modulation: an embedding of the place modulates the forward model.
 
-    A BiLSTM over windows of a place's drivers makes its embedding z, their mean; a generator makes of z what modulates
-    the forward model.
+    A BiLSTM encodes each support window of a place; the mean is its embedding z. A generator turns z into the
+    modulation of the forward model.
 
-    Embeddings come in as the last `code_size` of a batch's numbers, so that a place is encoded once, however many
-    windows it has; `forward` makes them of support windows itself where it is given some.
+    Embeddings are the last `embedding_size` columns of a batch's numbers, so that a place is encoded once for all its
+    windows; in training `forward` computes them from support windows that are passed to it.
 
-    The generator begins with gamma = 1 and beta = 0: joint training starts from what the forward model learned before.
+    The generator begins with gamma = 1 and beta = 0, so that joint training starts from the trained forward model.
 
     References
     ----------
@@ -172,80 +180,84 @@ class TAMRL(TAMLSTM):
     """
 
     kind = "tam-rl"
-    #: False while the forward model alone is trained.
-    joint = True
+    config: TAMRLConfig
+    #: The forward model is trained alone first, then with encoder and generator.
+    stages = 2
+    uses_support = True
 
     def __init__(self, config: TAMRLConfig, sizes: Sizes):
         super().__init__(config, sizes)
-        self.encoder = nn.LSTM(self.drivers, config.encoder, batch_first=True, bidirectional=True)
+        self.encoder = nn.LSTM(self.n_inputs, config.encoder, batch_first=True, bidirectional=True)
         self.code = nn.Linear(2 * config.encoder, config.code)
-        self.generator = nn.Sequential(
-            nn.Linear(config.code, config.generator),
-            nn.GELU(),
-            nn.Linear(config.generator, 2 * (self.embedded + config.hidden)),
-        )
-        nn.init.zeros_(self.generator[-1].weight)
-        nn.init.zeros_(self.generator[-1].bias)
+        first = nn.Linear(config.code, config.generator)  # before the last one: the order decides the random weights
+        last = nn.Linear(config.generator, 2 * (self.embedded + config.hidden))
+        self.generator = nn.Sequential(first, nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     @property
-    def code_size(self) -> int:
-        """Numbers of a place's embedding."""
+    def embedding_size(self) -> int:
+        """Length of a place's embedding."""
         return self.config.code
 
     @property
-    def support(self) -> int:
-        """Windows of a place that its embedding is made of."""
+    def support_windows(self) -> int:
+        """Number of support windows that an embedding is made from."""
         return self.config.support
 
-    def forward(self, batch: Batch, support: Tensor | None = None, group: Tensor | None = None) -> Tensor:
+    @property
+    def support_queries(self) -> int:
+        """Maximum number of training windows of a place that share their support windows."""
+        return self.config.queries
+
+    def forward(self, batch: Batch[Tensor], support: Tensor | None = None, group: Tensor | None = None) -> Tensor:
         """Return scaled fluxes (B, supervised, targets) in training, (B, 1, targets) otherwise.
 
         Parameters
         ----------
         batch : Batch of Tensors
-            Windows; without `support`, the last `code_size` of `numbers` (B, S + code_size) are their embeddings.
+            Windows; without `support`, the last `embedding_size` columns of `numbers` are their embeddings.
         support : (G, K, T, V) Tensor, optional
-            Windows of drivers of the windows' own places.
+            Support windows of the places of the windows.
         group : (B,) Tensor, optional
-            Which of the G is each window's; by default the one of its number.
+            Index into `support` for each window; by default its own position.
         """
         if not self.joint or not self.config.modulate:
-            return super().forward(batch)
-        code = self._given_code(batch) if support is None else self.encoded(support)
-        return super().forward(batch, self.film(code if group is None else code[group]))
+            return self.modulated(batch, None)
+        embedding = self._embedding_of(batch) if support is None else self.encoded(support)
+        return self.modulated(batch, self.film(embedding if group is None else embedding[group]))
 
-    def film(self, code: Tensor) -> Film:
-        """Turn embeddings (B, code) into what modulates their windows."""
+    def film(self, embedding: Tensor) -> Film:
+        """Return the modulation of windows from their embeddings (B, embedding_size)."""
         width, hidden = self.embedded, self.config.hidden
-        gamma1, beta1, gamma2, beta2 = self.generator(code)[:, None].split([width, width, hidden, hidden], -1)
+        gamma1, beta1, gamma2, beta2 = self.generator(embedding)[:, None].split([width, width, hidden, hidden], -1)
         return Film(1 + gamma1, beta1, 1 + gamma2, beta2)
 
     def encoded(self, support: Tensor) -> Tensor:
-        """Return embeddings (B, code): the mean over support windows (B, K, T, V)."""
-        flat = self.driven(support.flatten(0, 1))
+        """Return embeddings (B, embedding_size): the mean over support windows (B, K, T, V)."""
+        flat = self.filled(support.flatten(0, 1))
         _, (hidden, _) = self.encoder(flat)
-        codes = self.code(torch.cat([hidden[0], hidden[1]], -1))
-        return codes.unflatten(0, support.shape[:2]).mean(1)
+        embeddings = self.code(torch.cat([hidden[0], hidden[1]], -1))
+        return embeddings.unflatten(0, support.shape[:2]).mean(1)
 
     def encode(self, support: np.ndarray) -> np.ndarray:
-        """Return embeddings (n, code) float32 of places' support windows (n, K, T, V), normalised; NaN is missing."""
+        """Return embeddings (n, embedding_size) float32 of normalised support windows (n, K, T, V); NaN is missing."""
         if self.training:
             self.eval()
         device = self.head.weight.device
         size = max(1, _PASS // max(1, support.shape[1]))
-        out = [np.empty((0, self.code_size), np.float32)]
+        out = [np.empty((0, self.embedding_size), np.float32)]
         with torch.inference_mode():
             for at in range(0, len(support), size):
-                part = np.ascontiguousarray(support[at : at + size], np.float32)
-                part = torch.from_numpy(part).to(device)
-                out.append(self.encoded(part).float().cpu().numpy())
+                part = torch.from_numpy(np.ascontiguousarray(support[at : at + size], np.float32))
+                out.append(self.encoded(part.to(device)).float().cpu().numpy())
         return np.concatenate(out)
 
-    def _given_code(self, batch: Batch) -> Tensor:
-        given = batch.numbers.shape[-1] - self.sizes.numbers
-        if given != self.code_size:
+    def _embedding_of(self, batch: Batch[Tensor]) -> Tensor:
+        found = batch.numbers.shape[-1] - self.sizes.numbers
+        if found != self.embedding_size:
             raise ConfigError(
-                f"a batch for {self.kind} needs {self.code_size} numbers of its place's embedding after its "
-                f"{self.sizes.numbers} static ones, found {given}: encode the support first."
+                f"a batch for {self.kind} needs an embedding of {self.embedding_size} numbers after its "
+                f"{self.sizes.numbers} static numbers, found {found}: encode the support windows first."
             )
         return batch.numbers[:, self.sizes.numbers :]

@@ -1,4 +1,4 @@
-"""Weights of a torch module as one safetensors file, and back."""
+"""Write the weights of a torch module as one safetensors file, and read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def to_files(module: nn.Module) -> dict[str, bytes]:
 
 
 def from_files(module: nn.Module, files: Mapping[str, bytes]) -> None:
-    """Give a module the weights that `to_files` gave.
+    """Load weights into a module that `to_files` returned.
 
     Raises
     ------
@@ -33,5 +33,5 @@ def from_files(module: nn.Module, files: Mapping[str, bytes]) -> None:
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if expected != found:
         names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise ValueError(f"tensors do not fit the config: {', '.join(names)}")
+        raise ValueError(f"tensors do not fit the settings: {', '.join(names)}")
     module.load_state_dict(tensors)

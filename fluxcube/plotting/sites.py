@@ -39,7 +39,7 @@ def plot_embedding(
     Parameters
     ----------
     codes : xr.DataArray
-        (site, code), as `model.embed(cube)` gives it.
+        (site, embedding), as `model.embed(cube)` gives it.
     path : path, optional
         Picture to write; its ending chooses the format.
     color : {"igbp", "koppen"}
@@ -61,13 +61,13 @@ def plot_embedding(
     UnknownNameError
         If `color` is neither.
     """
-    if set(codes.dims) != {"site", "code"}:
-        raise SchemaError(f"an embedding has dims (site, code); found {codes.dims}.")
+    if set(codes.dims) != {"site", "embedding"}:
+        raise SchemaError(f"an embedding has dims (site, embedding); found {codes.dims}.")
     if color not in _TITLES:
         raise unknown("group", color, _TITLES)
     if color not in codes.coords:
         raise SchemaError(f"color={color!r} needs the coordinate {color} on site; found {sorted(codes.coords)}.")
-    points, shares = _components(codes.transpose("site", "code").values.astype(float))
+    points, shares = _components(codes.transpose("site", "embedding").values.astype(float))
     ax = new_axes(ax, (7.2, 5.2))
     _draw_classes(ax, points[:, 0], points[:, 1], codes[color].values, color)
     ax.set(

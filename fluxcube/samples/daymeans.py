@@ -84,7 +84,7 @@ def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
     """
     per_day = steps_of_a_day(spec)
     lead = block.first_hour % per_day
-    met, columns = _met(block.met, spec, lead, per_day), day_columns(spec)
+    met, columns = _met(block.inputs, spec, lead, per_day), day_columns(spec)
     days = met.shape[1]
     ends = np.arange(1, days + 1) * per_day - lead
     same = [np.repeat(part[:, None], days, axis=1) for part in (block.numbers, _one_hot(block, spec))]
@@ -197,7 +197,7 @@ def _one_hot(block: Block, spec: FeatureSpec) -> np.ndarray:
     """Classes (n, all classes) as 0 and 1; of an unknown class, none is 1."""
     codes = enumerate(spec.class_lists.values())
     parts = [block.classes[:, [i]] == np.arange(len(classes)) for i, classes in codes]
-    return np.concatenate([np.empty((len(block.met), 0), bool), *parts], 1).astype(np.float32)
+    return np.concatenate([np.empty((len(block.inputs), 0), bool), *parts], 1).astype(np.float32)
 
 
 def _stretch(towers: Towers, i: int) -> Block:
@@ -205,9 +205,9 @@ def _stretch(towers: Towers, i: int) -> Block:
     series = towers.series
     rows = slice(int(series.start[i]), int(series.start[i] + series.hours[i]))
     low, high = np.searchsorted(series.chip_key, series.chip_zero[i] + np.array([-NO_CHIP, NO_CHIP]))
-    met = series.met[rows][None]
+    met = series.inputs[rows][None]
     return Block(
-        met=met,
+        inputs=met,
         observed=np.isfinite(met).any(-1),
         numbers=series.numbers[[i]],
         classes=series.classes[[i]],

@@ -223,7 +223,7 @@ class Block:
 
     Attributes
     ----------
-    met : (n, t, V) float32
+    inputs : (n, t, V) float32
         `FeatureSpec.inputs`, normalised; NaN is missing.
     observed : (n, t) bool
         Whether at least one predictor that is not computed is present.
@@ -241,7 +241,7 @@ class Block:
         Steps from 1970-01-01T00 to the block's first: UTC hours, or days.
     """
 
-    met: np.ndarray
+    inputs: np.ndarray
     observed: np.ndarray
     numbers: np.ndarray
     classes: np.ndarray
@@ -305,7 +305,7 @@ def make_block(
     first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
     pixels, hour = _chips(None if spec.surface else chips, days, longitude, first, spec)
     return Block(
-        met=met,
+        inputs=met,
         observed=_observed(met, spec),
         numbers=_numbers({"latitude": latitude, "elevation": elevation}, len(values), spec),
         classes=_classes({"igbp": igbp, "koppen": koppen}, len(values), spec),
@@ -335,7 +335,7 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
     --------
     >>> from fluxcube.simulation.example import example_cube
     >>> spec = FeatureSpec(predictors=("TOD", "TA"), static=("latitude",))
-    >>> cube_block(example_cube(sites=2, days=3), spec).met.shape
+    >>> cube_block(example_cube(sites=2, days=3), spec).inputs.shape
     (2, 72, 2)
     """
     clock = cube.attrs.get("clock", spec.clock)

@@ -77,7 +77,7 @@ def load_windows(
     >>> from fluxcube.simulation.example import example_cube
     >>> windows = load_windows(example_cube(), length=48, batch_size=16, seed=1)
     >>> batch = next(iter(windows))
-    >>> batch["met"].shape, batch["images"].shape, batch["targets"].shape
+    >>> batch["inputs"].shape, batch["images"].shape, batch["targets"].shape
     ((16, 48, 6), (16, 4, 9, 64), (16, 1, 1))
     """
     resolution = resolution_of(cube)
@@ -98,7 +98,7 @@ class Windows:
 
     Each batch is a dict of arrays:
 
-    - ``met`` (B, T, V) float32, normalised, and ``mask`` (B, T, V) bool, True where there is a value; the others are
+    - ``inputs`` (B, T, V) float32, normalised, and ``mask`` (B, T, V) bool, True where there is a value; the others are
       NaN; ``spec.inputs`` names the columns.
     - ``images`` (B, K, b, 64) float32, chips with ``spec.bands``; NaN is missing. ``image_step`` (B, K) int64 is the
       hour of the window, 0..T-1, that holds local solar noon of the chip's day (0 also for the last chip before the
@@ -291,7 +291,7 @@ class Windows:
         stop = ends - series.start[place] + 1
         batch = gather(series, place, stop, self.length)
         return batch | {
-            "mask": np.isfinite(batch["met"]),
+            "mask": np.isfinite(batch["inputs"]),
             "targets": cut(towers.fluxes, series.start[place], stop, self.emits),
             "site": towers.site[place],
             "time": towers.first_hour[place] + stop - 1,

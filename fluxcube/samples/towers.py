@@ -70,7 +70,7 @@ class Towers:
         return scaled._with_scaled_inputs() if spec.daily and not spec.input_scale else scaled
 
     def _with_scaled_inputs(self) -> Towers:
-        met, spec = self.series.met, self.spec
+        met, spec = self.series.inputs, self.spec
         seen = np.isfinite(met)
         count = np.maximum(seen.sum(0), 1)
         mean = np.where(seen, met, 0).sum(0, dtype=np.float64) / count
@@ -79,7 +79,7 @@ class Towers:
         spread = np.where(spread > 0, spread, 1.0)
         spec = dataclasses.replace(spec, input_mean=tuple(mean.tolist()), input_scale=tuple(spread.tolist()))
         scaled = (met - np.float32(spec.input_mean)) / np.float32(spec.input_scale)
-        return dataclasses.replace(self, spec=spec, series=dataclasses.replace(self.series, met=scaled))
+        return dataclasses.replace(self, spec=spec, series=dataclasses.replace(self.series, inputs=scaled))
 
 
 def cube_spec(

@@ -21,7 +21,7 @@ class Series:
 
     Attributes
     ----------
-    met : (N, V) float32
+    inputs : (N, V) float32
         Hours of all places.
     start, hours : (n,) int64
         First row and number of rows of each place: a stretch of hours without a hole at one tower or grid cell.
@@ -35,7 +35,7 @@ class Series:
         What `chip_key` would be at each place's first hour; stretches of one tower share the tower's chips.
     """
 
-    met: np.ndarray
+    inputs: np.ndarray
     start: np.ndarray
     hours: np.ndarray
     numbers: np.ndarray
@@ -47,10 +47,10 @@ class Series:
 
 def flatten(block: Block) -> Series:
     """Return the places of a block end to end, without copying."""
-    n, t, columns = block.met.shape
+    n, t, columns = block.inputs.shape
     zero = np.arange(n, dtype=np.int64) * _SPAN + _ZERO
     return Series(
-        met=block.met.reshape(n * t, columns),
+        inputs=block.inputs.reshape(n * t, columns),
         start=np.arange(n, dtype=np.int64) * t,
         hours=np.full(n, t, np.int64),
         numbers=block.numbers,
@@ -69,7 +69,7 @@ def join(parts: Iterable[Block | Series]) -> Series:
     arrays: dict[str, np.ndarray] = {}
     for part in parts:
         series = part if isinstance(part, Series) else flatten(part)
-        places, rows = (len(arrays["hours"]), len(arrays["met"])) if arrays else (0, 0)
+        places, rows = (len(arrays["hours"]), len(arrays["inputs"])) if arrays else (0, 0)
         shifts = {"start": rows, "chip_key": places * _SPAN, "chip_zero": places * _SPAN}
         for name, array in vars(series).items():
             arrays[name] = _appended(arrays.get(name), array + shifts[name] if name in shifts else array)
@@ -103,7 +103,7 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
     Returns
     -------
     dict
-        met (B, T, V), images (B, K, b, 64), image_step (B, K), numbers (B, S), classes (B, C), as
+        inputs (B, T, V), images (B, K, b, 64), image_step (B, K), numbers (B, S), classes (B, C), as
         `fluxcube.models.base.Batch` describes them; K = T // 24 + 2, or 0 where there are no chips. The
         latest chip at or before the window's first hour stands at step 0, each later one at its own hour.
 
@@ -118,7 +118,7 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
         raise ConfigError(f"a window must end within 1..{series.hours.max()} hours, found {stop.min()}..{stop.max()}.")
     images, step = _images(series, place, stop, length)
     return {
-        "met": cut(series.met, series.start[place], stop, length),
+        "inputs": cut(series.inputs, series.start[place], stop, length),
         "images": images,
         "image_step": step,
         "numbers": series.numbers[place],

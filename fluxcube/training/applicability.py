@@ -1,4 +1,4 @@
-"""What a finished model keeps of its training days, so that maps can tell where it should not be believed."""
+"""Training days and input weights of a finished model, from which maps compute its area of applicability."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.applicability import MOST_CENTRES, Applicability
+from fluxcube.models.applicability import MAX_CENTRES, Applicability
 from fluxcube.models.base import Batch, Model
 from fluxcube.samples import support
 from fluxcube.samples.clusters import cluster_sites
@@ -22,14 +23,14 @@ from fluxcube.training.rows import SiteRows
 
 log = logging.getLogger(__name__)
 
-#: Windows whose errors weigh the inputs, one for each observed day and within these limits: each passes the model once
-#: for each input, and once as it is.
+#: Minimum and maximum number of windows whose errors weight the inputs, one for each observed day: each passes the
+#: model once for each input, and once unchanged.
 _WINDOWS = (64, 256)
-#: As many for models of single rows, which take a thousandth of the time.
+#: Number of windows for models of feature rows, which take a thousandth of the time.
 _ROWS = 4096
-#: Towers that they are drawn from, where towers are read one by one.
+#: Number of towers that they are drawn from, if towers are read one by one.
 _SITES = 16
-#: Hours of history that each hour of a dense head sees at least.
+#: Minimum number of hours of history of each hour of a dense head.
 _HISTORY = 24
 
 
@@ -37,36 +38,36 @@ def fit_applicability(
     model: Model,
     train: Towers | SiteRows,
     val: Towers | SiteRows | None,
-    cube,
+    cube: xr.Dataset,
     *,
     buffer_km: float,
     seed: int,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Applicability | None:
-    """Weigh the inputs of a trained model, choose training days, and find how far from them is too far.
+    """Weight the inputs of a trained model, choose training days, and compute the threshold of dissimilarity.
 
-    It takes one pass over the training towers' features, and ``inputs + 1`` passes of at most 256 windows through the
-    model (4,096 where it is a model of single rows).
+    It takes one pass over the features of the training towers, and ``inputs + 1`` passes of at most 256 windows through
+    the model (4,096 for a model of feature rows).
 
     Parameters
     ----------
     model : Model
-        Trained.
+        A trained model.
     train, val : Towers or SiteRows
-        Whose days are kept; and whose errors weigh the inputs, the training towers' where `val` is None.
+        Towers whose days are kept, and towers whose errors weight the inputs (by default the training towers).
     cube : xr.Dataset
-        Tells where the towers are.
+        Cube with the positions of the towers.
     buffer_km : float
         Towers that are closer form a cluster.
     seed : int
-        Of the windows and their permutations.
+        Seed of the windows and their permutations.
     progress : callable, optional
         ``progress(done, total, text)``.
 
     Returns
     -------
     Applicability or None
-        None, and a warning, where the training towers form one cluster, since nothing then tells what is too far.
+        None, and a warning, if the training towers form one cluster, from which no threshold can be computed.
 
     References
     ----------
@@ -88,63 +89,63 @@ def fit_applicability(
         len(days),
         len(train.sites),
         time.perf_counter() - began,
-        ", ".join(sorted(weights, key=weights.get, reverse=True)[:5]),
+        ", ".join(sorted(weights, key=lambda name: weights[name], reverse=True)[:5]),
     )
     return found
 
 
 def training_days(towers: Iterable[Towers], sites: Sequence[str], columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose days of training towers: of each tower as many, spread evenly over the seasons.
+    """Choose days of training towers: the same number for each tower, spread evenly over the seasons.
 
     Parameters
     ----------
     towers : iterable of Towers
-        Of `sites`, in order, in one or more parts.
+        Towers of `sites`, in order, in one or more parts.
     sites : sequence of str
         Names.
     columns : int
-        F, of a day.
+        F, number of columns of a day.
 
     Returns
     -------
     (K, F) float32, (K,) int64
-        Days, at most 4,096, and the position of their tower in `sites`. A tower that has fewer days than its share
-        leaves the rest to the others, half of whose days at most are then kept beside those of their share.
+        Days, at most 4,096, and the position of their tower in `sites`. If a tower has fewer days than its
+        share, the others fill the rest, up to twice their share.
     """
-    share = math.ceil(MOST_CENTRES / max(len(sites), 1))
+    share = math.ceil(MAX_CENTRES / max(len(sites), 1))
     kept: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, "datetime64[D]"), np.empty((0, columns), np.float32))]
     kept *= len(sites)
     at = {str(name): i for i, name in enumerate(sites)}
     for part in towers:
         for position, dates, days in tower_days(part):
             i = at[str(part.sites[position])]
-            kept[i] = tuple(np.concatenate(pair) for pair in zip(kept[i], (dates, days), strict=True))
-        for i in {at[str(name)] for name in part.sites}:  # read: more than can be used need not be held
-            kept[i] = _spread(*kept[i], max(share, MOST_CENTRES // 8))
-    quota = _quotas([len(dates) for dates, _ in kept], MOST_CENTRES)
+            kept[i] = np.concatenate([kept[i][0], dates]), np.concatenate([kept[i][1], days])
+        for i in {at[str(name)] for name in part.sites}:  # read completely: days beyond the maximum are dropped
+            kept[i] = _spread(*kept[i], max(share, MAX_CENTRES // 8))
+    quota = _quotas([len(dates) for dates, _ in kept], MAX_CENTRES)
     chosen = [_spread(*pair, count)[1] for pair, count in zip(kept, quota, strict=True)]
     return np.concatenate(chosen), np.repeat(np.arange(len(sites)), [len(days) for days in chosen])
 
 
 def importance(model: Model, towers: Iterable[Towers], columns: Sequence[Column], *, seed: int) -> dict[str, float]:
-    """Weigh the inputs of a model by what it loses when each is shuffled between windows.
+    """Weight the inputs of a model by the increase in error when each is shuffled between windows.
 
     Parameters
     ----------
     model : Model
-        Trained.
+        A trained model.
     towers : iterable of Towers
-        Whose windows: one for each day, 64 to 256 together (4,096 for a model of single rows).
+        Towers of the windows: one window per day, 64 to 256 together (4,096 for a model of feature rows).
     columns : sequence of Column
-        Whose groups are weighed; a variable is shuffled with its trailing means.
+        Columns whose groups are weighted; a variable is shuffled with its trailing means.
     seed : int
-        Of the windows and of the shuffling.
+        Seed of the windows and of the shuffling.
 
     Returns
     -------
     dict
-        Group to the square root of the rise in mean squared error (scaled targets), 0 where there is none: of a linear
-        model this is the size of its coefficient, so that distances are in units of what the model gives.
+        Group to the square root of the increase in mean squared error (scaled targets), 0 if there is none: for a
+        linear model this is the size of its coefficient, so that distances are in units of the model's estimates.
 
     References
     ----------
@@ -161,7 +162,7 @@ def importance(model: Model, towers: Iterable[Towers], columns: Sequence[Column]
 
 
 def column_weights(columns: Sequence[Column], weights: dict[str, float]) -> np.ndarray:
-    """Share the weight of an input among its columns, so that their squares add up to its own."""
+    """Divide the weight of an input among its columns, so that their squares add up to its square."""
     size = {group: sum(column.group == group for column in columns) for group in weights}
     return np.array([weights[column.group] / math.sqrt(size[column.group]) for column in columns])
 
@@ -177,7 +178,7 @@ def _towers(source: Towers | SiteRows, progress: Callable | None) -> Iterable[To
 
 
 def _watched(source: Towers | SiteRows) -> Iterable[Towers]:
-    """Towers to weigh inputs on: all, or some of those that are read one by one."""
+    """Return the towers that weight inputs: all, or some of those that are read one by one."""
     if isinstance(source, Towers):
         return [source]
     step = -(-len(source.sites) // _SITES)
@@ -186,33 +187,33 @@ def _watched(source: Towers | SiteRows) -> Iterable[Towers]:
 
 
 def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, np.ndarray, FeatureSpec]:
-    """Windows of towers and their targets (B, emitted hours, targets)."""
-    towers = list(towers)
-    days = sum(int(one.observed().sum()) for one in towers) // steps_of_a_day(towers[0].spec)
-    most = (int(np.clip(days, *_WINDOWS)) if hasattr(model, "parameters") else _ROWS) // len(towers)
+    """Return windows of towers and their targets (B, emitted time steps, targets)."""
+    every = list(towers)
+    days = sum(int(one.observed().sum()) for one in every) // steps_of_a_day(every[0].spec)
+    count = (int(np.clip(days, *_WINDOWS)) if model.networks else _ROWS) // len(every)
     parts = []
-    for one in towers:
+    for one in every:
         if not one.observed().any():
             continue
-        if getattr(model, "code_size", 0):
-            one = support.towers_with_codes(one, model)
+        if model.embedding_size:
+            one = support.towers_with_embeddings(one, model)
         windows = Windows(
             one,
             length=model.context,
             emits=min(model.emits, max(1, model.context - _HISTORY)),
             partial=True,
-            batch_size=most,
-            limit=most,
+            batch_size=count,
+            limit=count,
             seed=seed,
         )
         parts.append(next(iter(windows)))
     slots = max(part["images"].shape[1] for part in parts)
     merged = {name: np.concatenate([_padded(part[name], name, slots) for part in parts]) for name in Batch._fields}
-    return Batch(**merged), np.concatenate([part["targets"] for part in parts]), towers[0].spec
+    return Batch(**merged), np.concatenate([part["targets"] for part in parts]), every[0].spec
 
 
 def _padded(array: np.ndarray, name: str, slots: int) -> np.ndarray:
-    """Give windows of a tower without chips as many empty slots as others have."""
+    """Add empty slots for chips to windows, so that all have the same number."""
     if name not in ("images", "image_step") or array.shape[1] == slots:
         return array
     empty = np.full((len(array), slots - array.shape[1], *array.shape[2:]), -1 if name == "image_step" else np.nan)
@@ -220,7 +221,7 @@ def _padded(array: np.ndarray, name: str, slots: int) -> np.ndarray:
 
 
 def _shuffled(batch: Batch, spec: FeatureSpec, group: str, order: np.ndarray) -> Batch:
-    """A batch with one input taken from other windows."""
+    """Return a batch with one input from other windows."""
     if group in spec.class_lists:
         return batch._replace(classes=_exchanged(batch.classes, [list(spec.class_lists).index(group)], order))
     if group in spec.numbers:
@@ -231,7 +232,7 @@ def _shuffled(batch: Batch, spec: FeatureSpec, group: str, order: np.ndarray) ->
         images[:, :, band] = batch.images[order, :, band]
         return batch._replace(images=images)
     columns = [i for i, variable in enumerate(spec.input_variables) if variable == group]
-    return batch._replace(met=_exchanged(batch.met, columns, order))
+    return batch._replace(inputs=_exchanged(batch.inputs, columns, order))
 
 
 def _exchanged(values: np.ndarray, columns: list[int], order: np.ndarray) -> np.ndarray:
@@ -241,12 +242,12 @@ def _exchanged(values: np.ndarray, columns: list[int], order: np.ndarray) -> np.
 
 
 def _error(model: Model, batch: Batch, targets: np.ndarray) -> float:
-    """Mean squared error of scaled targets, each target counting alike."""
-    size, given = 128 if hasattr(model, "parameters") else len(targets), []
+    """Return the mean squared error of scaled targets, averaged over targets."""
+    size, estimates = 128 if model.networks else len(targets), []
     for at in range(0, len(targets), size):
         part = Batch(*(array[at : at + size] for array in batch))
-        given.append(model.predict(part)[:, -targets.shape[1] :])
-    squares = np.square(np.concatenate(given) - targets, dtype=np.float64)
+        estimates.append(model.predict(part)[:, -targets.shape[1] :])
+    squares = np.square(np.concatenate(estimates) - targets, dtype=np.float64)
     seen = np.isfinite(squares)
     count = seen.sum((0, 1))
     each = np.where(seen, squares, 0.0).sum((0, 1))[count > 0] / count[count > 0]
@@ -254,22 +255,22 @@ def _error(model: Model, batch: Batch, targets: np.ndarray) -> float:
 
 
 def _quotas(counts: Sequence[int], total: int) -> list[int]:
-    """Share `total` among towers as evenly as what they have allows."""
+    """Divide `total` among towers as evenly as their counts allow."""
     quota = np.zeros(len(counts), int)
-    counts = np.asarray(counts)
+    limit = np.asarray(counts)
     left = total
-    while left > 0 and (quota < counts).any():
-        open_ = np.flatnonzero(quota < counts)
+    while left > 0 and (quota < limit).any():
+        open_ = np.flatnonzero(quota < limit)
         more = max(1, left // len(open_))
         for i in open_[:left]:
-            taken = min(more, counts[i] - quota[i], left)
+            taken = min(more, limit[i] - quota[i], left)
             quota[i] += taken
             left -= taken
     return quota.tolist()
 
 
 def _spread(dates: np.ndarray, days: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `count` days, evenly spread over the year; years are mixed."""
+    """Return at most `count` days, spread evenly over the year; years are mixed."""
     if len(dates) <= count:
         return dates, days
     season = (dates - dates.astype("datetime64[Y]")).astype(int)

@@ -1,4 +1,4 @@
-"""Are intervals as wide as they should be? Asked of the validation towers, and set right by one factor a target."""
+"""Calibration of standard deviations on the validation towers: one factor per target."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ from statistics import NormalDist
 
 import numpy as np
 
-from fluxcube.models.base import Batch, Model, predict_all
+from fluxcube.models.base import Batch, Model
 from fluxcube.samples.loader import Windows
 
-#: Shares of the measured values that intervals are to hold.
+#: Probabilities of the prediction intervals.
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-_FEWEST = 20
+#: Minimum number of measured values for a calibration.
+_MIN_VALUES = 20
 
 
 def calibrate(
     obs: np.ndarray, mean: np.ndarray, std: np.ndarray, site: np.ndarray, names: Sequence[str]
 ) -> dict[str, dict]:
-    """Find what standard deviations must be multiplied by, and what share of values their intervals hold.
+    """Return the factors that calibrate standard deviations, and the coverage of the prediction intervals.
 
-    The factor of a target is the geometric mean, over levels of 50, 80, 90 and 95 %, of the one that makes an interval
-    hold exactly its share: errors of fluxes have longer tails than a Gaussian's, and no factor serves all levels.
+    The factor of a target is the geometric mean, over levels of 50, 80, 90 and 95 %, of the factor for which an
+    interval contains exactly that fraction of the values: errors of fluxes have longer tails than a Gaussian
+    distribution, so that no factor suits all levels.
 
     Parameters
     ----------
     obs, mean, std : (N, targets) float
-        Measured values (NaN is none), estimates and their standard deviations, in one unit.
+        Measured values (NaN is missing), estimates and their standard deviations, in one unit.
     site : (N,) int
-        Tower of each row.
+        Tower of each value.
     names : sequence of str
         Targets.
 
     Returns
     -------
     dict
-        Target to "factor"; "hours" and "sites" it was found on; and the shares of values that intervals hold, as
-        mappings of level to share: "as_given", "calibrated" (both on all sites), and "held_out", each site's with the
-        factor of the others, which is what to expect at a new site (absent for one site). Factor 1 and nothing else
-        where fewer than 20 hours are measured.
+        For each target "factor"; the numbers of "hours" and "sites" it was computed from; and the fraction of values
+        within the intervals, as mappings of level to fraction: "as_given" (uncalibrated) and "calibrated", both on all
+        sites, and "held_out", for each site with the factor of the others, which is expected at a new site (absent for
+        one site). Only the factor 1 if fewer than 20 values are measured.
 
     References
     ----------
@@ -48,7 +50,7 @@ def calibrate(
     out = {}
     for i, name in enumerate(names):
         seen = np.isfinite(obs[:, i]) & (std[:, i] > 0)
-        if seen.sum() < _FEWEST:
+        if seen.sum() < _MIN_VALUES:
             out[name] = {"factor": 1.0}
             continue
         ratio = np.abs(obs[seen, i].astype(float) - mean[seen, i]) / std[seen, i]
@@ -62,14 +64,14 @@ def _one(ratio: np.ndarray, site: np.ndarray) -> dict:
         "factor": factor,
         "hours": len(ratio),
         "sites": len(sites),
-        "as_given": _held(ratio),
-        "calibrated": _held(ratio / factor),
+        "as_given": _coverage(ratio),
+        "calibrated": _coverage(ratio / factor),
     }
     if len(sites) > 1:
         alone = ratio.copy()
         for one in sites:
             alone[site == one] /= _factor(ratio[site != one])
-        found["held_out"] = _held(alone)
+        found["held_out"] = _coverage(alone)
     return found
 
 
@@ -78,34 +80,34 @@ def _factor(ratio: np.ndarray) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def _held(ratio: np.ndarray) -> dict[str, float]:
-    """Share of values within each level's interval."""
+def _coverage(ratio: np.ndarray) -> dict[str, float]:
+    """Return the fraction of values within the interval of each level."""
     return {f"{level:g}": float((ratio <= _half_width(level)).mean()) for level in LEVELS}
 
 
 def _half_width(level: float) -> float:
-    """Half the width of an interval in standard deviations."""
+    """Return half the width of an interval in standard deviations."""
     return NormalDist().inv_cdf(0.5 + level / 2)
 
 
 def calibrate_on(model: Model, windows: Windows) -> dict[str, dict]:
-    """Calibrate a model's standard deviations on the windows of validation towers' first epoch."""
+    """Calibrate the standard deviations of a model on the first epoch of the windows of validation towers."""
     names, n = windows.spec.targets, len(windows.spec.targets)
-    given, obs, site = [], [], []
+    estimates, obs, site = [], [], []
     windows.set_epoch(0)
     for batch in windows:
-        given.append(predict_all(model, Batch.of(batch))[:, -windows.emits :])
+        estimates.append(model.predict_all(Batch.of(batch))[:, -windows.emits :])
         obs.append(batch["targets"])
         site.append(np.repeat(batch["site"], windows.emits))
-    rows, wanted = (np.concatenate(a).reshape(-1, a[0].shape[-1]) for a in (given, obs))
-    return calibrate(wanted, rows[:, :n], rows[:, n : 2 * n], np.concatenate(site), names)
+    pred, measured = (np.concatenate(a).reshape(-1, a[0].shape[-1]) for a in (estimates, obs))
+    return calibrate(measured, pred[:, :n], pred[:, n : 2 * n], np.concatenate(site), names)
 
 
 def summary(calibration: dict[str, dict]) -> str:
-    """One line: of each target the share of values that calibrated 80 % intervals hold at towers not calibrated on."""
+    """Return one line with the coverage of calibrated 80 % intervals at towers that did not calibrate them."""
     parts = []
     for name, found in calibration.items():
-        held = found.get("held_out") or found.get("calibrated")
-        if held:
-            parts.append(f"{name} {held['0.8']:.0%}")
-    return f"80 % intervals hold {', '.join(parts)}" if parts else ""
+        coverage = found.get("held_out") or found.get("calibrated")
+        if coverage:
+            parts.append(f"{name} {coverage['0.8']:.0%}")
+    return f"coverage of 80 % intervals: {', '.join(parts)}" if parts else ""

@@ -1,4 +1,4 @@
-"""How long and how fast to train."""
+"""Settings of training by gradient descent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.models.base import check_kinds, from_known_keys
+from fluxcube.models.settings import check_types, from_known_keys
 
-#: What a flux of a day is weighed by if nothing is said, and what a flux can be weighed by.
+#: Default weights of daily fluxes, and all weights.
 DAILY_WEIGHTS = ("quality", "igbp", "koppen")
 WEIGHTS = (*DAILY_WEIGHTS, "site", "spread")
 
@@ -23,60 +23,62 @@ class TrainingConfig:
     epochs : int
         Passes over the training windows.
     batch_size : int
-        Windows of one forward and backward pass of one process: what fits its memory.
+        Number of windows of one forward and backward pass of one process; limited by its RAM.
     effective_batch : int or None
-        Windows per step of all processes together, worked off `batch_size` at a time; None is one `batch_size` for
-        each process. With it, neither `batch_size` nor the number of processes changes what a step learns from, not
-        even which tokens dropout masks.
+        Number of windows per step of all processes together, `batch_size` of which are processed at a time; None is
+        one `batch_size` for each process. With it, neither `batch_size` nor the number of processes changes what a step
+        learns from, including the tokens that dropout masks.
     lr : float
-        Highest learning rate.
+        Maximum learning rate.
     warmup_epochs : float
-        Epochs of linear rise; a cosine to zero follows.
+        Number of epochs in which the learning rate rises linearly; a cosine to zero follows.
     weight_decay, betas
-        Of AdamW.
+        Settings of AdamW.
     grad_clip : float
-        Longest gradient; 0 clips none.
+        Maximum norm of the gradient; 0 clips none.
     ema : float
-        Decay per step of a running mean of the weights, which is then what is validated and kept; 0 keeps the weights
-        themselves. The first steps decay faster, as (1 + n) / (10 + n).
+        Decay per step of a running mean of the weights, which is validated and kept instead of the weights; 0 uses the
+        weights themselves. The first steps decay faster, as (1 + n) / (10 + n).
     patience : int or None
-        Stop after so many epochs without a better mean NSE on the validation towers.
+        Stop after this number of epochs without a better mean NSE on the validation towers.
     mse_epochs : int
-        First epochs in which a Gaussian head learns its mean alone, by squared error.
+        Number of the first epochs, in which a Gaussian head learns only its mean, by squared error.
     nll_beta : float
-        Power of the predicted variance by which the Gaussian loss of each hour is weighted: 0 is the likelihood itself,
-        1 gives the mean the gradient of squared error.
+        Exponent of the predicted variance that weights the Gaussian loss of each time step: 0 is the likelihood itself,
+        with 1 the mean has the gradient of squared error.
     weight_by_randunc : bool
         Weight fluxes by the inverse of their random uncertainty's variance, plus the typical one.
     weigh : tuple of str or None
-        What else weighs fluxes: "quality" (the good share of a day), "igbp" and "koppen" (classes by their inverse
-        frequency among the training sites, mean 1), "site" (towers count alike, however long they ran), "spread"
-        (fluxes by the inverse of how large their tower's are; see `fluxcube.training.weights`). None is the first
-        three for days and none for hours.
+        Further weights of fluxes: "quality" (the measured share of a day), "igbp" and "koppen" (classes by their
+        inverse frequency among the training sites, mean 1), "site" (towers count equally, however long their record),
+        "spread" (the inverse size of the fluxes of a tower; see `fluxcube.training.weights`). None is the first three
+        for daily cubes and none for hourly ones.
     balance : float or None
-        alpha: how much the mean of (NEE - (RECO_NT - GPP_NT))^2 in the fluxes' units adds to the loss. None is 0.1 for
-        days where all three are targets, and 0 else.
+        alpha: weight in the loss of the mean of (NEE - (RECO_NT - GPP_NT))^2 in the units of the fluxes. None is 0.1
+        for daily cubes if all three are targets, and 0 otherwise.
     pretrain_epochs : int or None
-        First epochs, of `epochs`, in which TAM-RL's forward model is trained alone; the learning rate falls to zero
-        in them, and again in the rest. None is half of them, and none of a checkpoint that is trained further.
+        Number of the first epochs, of `epochs`, in which the forward model of a model of two stages (TAM-RL) is trained
+        alone; the learning rate falls to zero in them, and again in the rest. None is half of the epochs, or 0 for a
+        checkpoint that is trained further.
     stride : int or None
-        Hours between the windows of an epoch, at a phase drawn anew per site and epoch; None is half a window
-        for a dense head and 1 for others.
+        Time steps between the windows of an epoch, at a phase drawn per site and epoch; None is the default of the
+        model (`Model.training_stride`).
     windows_per_epoch : int or None
-        Train on so many of an epoch's windows, drawn at random; None takes all.
+        Number of windows of an epoch, drawn at random; None takes all.
     val_windows : int
-        Windows of the validation sites that are scored after each epoch, the same ones each time.
+        Number of windows of the validation sites that are scored after each epoch, the same ones each time.
     keep : {"best", "last"}
-        Weights of the epoch that scored best on the validation towers, or of the last, where few towers and few
-        epochs make the best a matter of luck.
+        Whether the weights of the epoch with the best score on the validation towers are kept, or those of the last
+        epoch; with few towers and few epochs the best one is chosen by chance.
     precision : {"auto", "float32", "bfloat16"}
-        Of matrix products in training; sums, norms and Fourier features stay float32. "auto" is bfloat16 on a GPU.
+        Precision of matrix products in training; sums, norms and Fourier features are always float32. "auto" is
+        bfloat16 on a GPU.
     device : str
-        "auto" is a GPU where there is one.
+        Device for training; "auto" is a GPU if there is one.
     checkpoint_seconds : float
-        The state is written so often, and after each epoch.
+        Seconds between two saved states; it is also saved after each epoch.
     tensorboard : bool
-        Write event files for TensorBoard into the run's folder, besides log.csv.
+        Whether event files for TensorBoard are written into the folder of the run, besides log.csv.
 
     References
     ----------
@@ -109,7 +111,7 @@ class TrainingConfig:
     tensorboard: bool = False
 
     def __post_init__(self):
-        check_kinds(self)
+        check_types(self)
         for name in ("epochs", "batch_size", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
@@ -147,7 +149,7 @@ class TrainingConfig:
 
     @classmethod
     def published(cls) -> TrainingConfig:
-        """Return the paper's: 20 epochs at an effective batch of 4096 in bfloat16, for a GPU.
+        """Return the settings of the paper: 20 epochs with an effective batch of 4096 in bfloat16, for a GPU.
 
         References
         ----------
@@ -155,12 +157,19 @@ class TrainingConfig:
         """
         return cls(epochs=20, batch_size=1024, effective_batch=4096, lr=8e-5, precision="bfloat16")
 
+    @classmethod
+    def preset(cls, name: str) -> TrainingConfig:
+        """Return the settings of a preset, "default" or "published" (UnknownNameError for another name)."""
+        if name not in ("default", "published"):
+            raise unknown("preset of the training settings", name, ("default", "published"))
+        return cls.published() if name == "published" else cls()
+
     @property
     def learned(self) -> dict[str, object]:
-        """The settings that decide on the weights, without those of logging and saving."""
+        """Settings that determine the weights, without those of logging and saving."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("checkpoint_seconds", "tensorboard")}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> TrainingConfig:
-        """Make a config of a mapping, refusing unknown keys (UnknownNameError)."""
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)

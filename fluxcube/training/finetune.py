@@ -1,4 +1,4 @@
-"""A checkpoint to train further: what it was given must be what it is given now, by name and order."""
+"""Further training of a checkpoint: its features must equal the new ones in name and order."""
 
 from __future__ import annotations
 
@@ -9,111 +9,125 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
 from fluxcube.models import checkpoint, registry, shipped
+from fluxcube.models.base import Config
 from fluxcube.models.checkpoint import RUN
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.training.run import STATE
 
+if TYPE_CHECKING:
+    from fluxcube.models.network import Network
+
 log = logging.getLogger(__name__)
 
-#: Features that are lists of names, in the order in which the weights know them.
+#: Features that are lists of names; their order is that of the weights.
 _NAMES = ("predictors", "memory_days", "bands", "static", "targets")
-#: Features that all weights are tied to.
+#: Features that all weights depend on.
 _TIED = ("clock", "resolution")
-#: Settings of a config that no weight is tied to.
-_FREE = ("dropout", "dropout_unit", "head", "distribution", "causal", "stride", "supervised")
 
 
 @dataclass(frozen=True)
 class Start:
-    """Weights to begin with.
+    """Weights with which training begins.
 
     Attributes
     ----------
     spec : FeatureSpec
-        What they were trained on; its targets' scaling is kept, since the weights give scaled fluxes.
-    config : object
-        Of the model.
+        Features of the checkpoint; the scaling of its targets is kept, since the weights yield scaled fluxes.
+    config : Config
+        Settings of the model.
     files : mapping
-        The weights, as the model's `weights` gives them.
+        The weights, as the model's `weights` returns them.
     digest, path : str, Path
-        Of the checkpoint.
-    rows : mapping
-        Tensors whose rows stand for inputs or targets ("inputs", "bands", "targets"), where the model has such and
-        may be given others.
+        Digest and folder of the checkpoint.
+    tensor_rows : mapping
+        Tensors whose rows stand for inputs, bands or targets (`Network.tensor_rows`).
+    free_settings : tuple of str
+        Settings that no weight depends on.
     """
 
     spec: FeatureSpec
-    config: object
+    config: Config
     files: Mapping[str, bytes] = field(repr=False)
     digest: str
     path: Path
-    rows: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tensor_rows: Mapping[str, str] = field(default_factory=dict, repr=False)
+    free_settings: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def read(cls, run: str | os.PathLike, kind: str) -> Start:
-        """Read a run's checkpoint; of a run that did not end, the best weights of its last saved state.
+        """Read the checkpoint of a run; for an unfinished run, the best weights of its last saved state.
 
         Raises
         ------
         CheckpointError
             If there is none, or it is damaged.
         ConfigError
-            If it holds another kind of model, or several.
+            If it contains another kind of model, or an ensemble.
         """
         path = shipped.find(run)
         if checkpoint.is_ensemble(path):
-            raise ConfigError(f"init must be one model, {path} holds several: give one of its seed folders.")
+            raise ConfigError(f"init must be one model, but {path} is an ensemble: pass one of its seed folders.")
         if not (path / RUN).exists() and (path / STATE).is_file():
             return _of_state(path, kind)
         model, about = checkpoint.load(path)
         _check_kind(path, model.kind, kind)
         spec = FeatureSpec.from_dict(about["features"])
-        return cls(spec, model.config, model.weights(), about["digest"], path, getattr(model, "rows", {}))
+        return cls._of(kind, spec, model.config, model.weights(), about["digest"], path)
 
-    def changed(self, changes: Mapping | None) -> object:
+    @classmethod
+    def _of(
+        cls, kind: str, spec: FeatureSpec, config: Config, files: Mapping[str, bytes], digest: str, path: Path
+    ) -> Start:
+        network = network_class(kind)
+        return cls(spec, config, files, digest, path, network.tensor_rows, network.free_settings)
+
+    def changed(self, changes: Mapping | None) -> Config:
         """Return the checkpoint's config with some settings changed."""
         return type(self.config).from_dict(dataclasses.asdict(self.config) | dict(changes or {}))
 
-    def agree(self, spec: FeatureSpec, config: object) -> FeatureSpec:
-        """Return the features to train on: those of the checkpoint, if `spec` and `config` fit them.
+    def agree(self, spec: FeatureSpec, config: Config) -> FeatureSpec:
+        """Return the features to train on, scaled like those of the checkpoint, if `spec` and `config` agree with it.
 
         Raises
         ------
         ConfigError
-            Naming the features or settings that differ, or whose order does.
+            If features, their order, or settings differ; the message names them.
         """
         for name in (*_TIED, *_NAMES):
             self._check(name, getattr(self.spec, name), getattr(spec, name))
         was, now = (dataclasses.asdict(c) for c in (self.config, config))
-        differ = [k for k in was if k not in _FREE and was[k] != now[k]]
+        differ = [k for k in was if k not in self.free_settings and was[k] != now[k]]
         if differ:
             raise ConfigError(
                 f"config of the checkpoint {self.path} differs: "
                 + ", ".join(f"{k} was {was[k]!r}, is {now[k]!r}" for k in differ)
-                + "; its weights fit only what they were trained as."
+                + "; its weights fit only these settings."
             )
         if new := sorted(set(spec.igbp_classes) - set(self.spec.igbp_classes)) if "igbp" in self.spec.static else ():
-            log.warning("%s: unknown to the checkpoint, so without a class token", ", ".join(new))
+            log.warning("%s: unknown to the checkpoint, so without a learned class", ", ".join(new))
         return self._scaled(spec)
 
     def _check(self, name: str, was: object, now: object) -> None:
-        """Refuse names in another order, and others than the checkpoint's where its model knows no others."""
+        """Refuse names in another order, and other names if the model does not support these."""
         if was == now:
             return
-        turned = name in _NAMES and [n for n in was if n in now] != [n for n in now if n in was]
-        if not turned and name in _NAMES and self.rows:
-            return
+        reordered = False
+        if isinstance(was, tuple) and isinstance(now, tuple):
+            reordered = [n for n in was if n in now] != [n for n in now if n in was]
+            if not reordered and self.tensor_rows:
+                return
         raise ConfigError(
-            f"{name} of the checkpoint {self.path} are {'in another order: ' if turned else ''}{_said(was)}, given are "
-            f"{_said(now)}: give those of the checkpoint, in its order."
+            f"{name} must be those of the checkpoint {self.path}{', in its order' if reordered else ''}: expected "
+            f"{_text(was)}, found {_text(now)}."
         )
 
     def _scaled(self, spec: FeatureSpec) -> FeatureSpec:
-        """The features, fluxes that the checkpoint knows scaled as it knows them; its classes, where it has any."""
-        changes = {name: getattr(self.spec, name) for name in ("input_mean", "input_scale")}
+        """Return the features with the scaling and classes of the checkpoint where it has them."""
+        changes: dict[str, Any] = {name: getattr(self.spec, name) for name in ("input_mean", "input_scale")}
         for name, classes in self.spec.class_lists.items():
             if name in spec.static:
                 changes[f"{name}_classes"] = classes
@@ -122,8 +136,8 @@ class Start:
             changes[name] = tuple(known.get(target, unscaled) for target in spec.targets)
         return dataclasses.replace(spec, **changes)
 
-    def put(self, model, spec: FeatureSpec) -> None:
-        """Give a model of `spec` the weights; what only it has stays as it is."""
+    def put(self, model: Network, spec: FeatureSpec) -> None:
+        """Load the weights into a model of `spec`; weights that the checkpoint lacks keep their values."""
         import safetensors.torch
 
         own = model.weights()
@@ -133,8 +147,8 @@ class Start:
         lists = {"inputs": inputs, "bands": (self.spec.bands, spec.bands), "targets": (self.spec.targets, spec.targets)}
         places = {what: _places(*names) for what, names in lists.items()}
         for key, value in mine.items():
-            if key in theirs and key in self.rows:
-                for row, at in places[self.rows[key]]:
+            if key in theirs and key in self.tensor_rows:
+                for row, at in places[self.tensor_rows[key]]:
                     value[row] = theirs[key][at]
             elif key in theirs:
                 mine[key] = theirs[key]
@@ -143,7 +157,7 @@ class Start:
 
 
 def _places(was: Sequence[str], now: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each name in common stands now, and where it stood.
+    """Return the new and the old position of each common name.
 
     Examples
     --------
@@ -153,9 +167,9 @@ def _places(was: Sequence[str], now: Sequence[str]) -> list[tuple[int, int]]:
     return [(i, was.index(name)) for i, name in enumerate(now) if name in was]
 
 
-def _check_kind(path: Path, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise ConfigError(f"init must be a run of {wanted}, the model to train: {path} holds {found}.")
+def _check_kind(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ConfigError(f"init must be a run of {expected}, the model to train: found {found} in {path}.")
 
 
 def _of_state(path: Path, kind: str) -> Start:
@@ -171,9 +185,19 @@ def _of_state(path: Path, kind: str) -> Start:
         config = registry.config_class(request["model"]).from_dict(request["config"])
         spec = FeatureSpec.from_dict(features)
     except FluxcubeError as error:
-        raise CheckpointError(f"{path / STATE} is of another version of fluxcube or damaged: {error}") from error
-    return Start(spec, config, files, digest, path, getattr(registry.model_class(kind), "rows", {}))
+        raise CheckpointError(f"{path / STATE} is damaged or of another version of fluxcube: {error}") from error
+    return Start._of(kind, spec, config, files, digest, path)
 
 
-def _said(value: object) -> str:
+def network_class(kind: str) -> type[Network]:
+    """Return the class of a network (ConfigError if the model is none)."""
+    from fluxcube.models.network import Network
+
+    cls = registry.model_class(kind)
+    if not issubclass(cls, Network):
+        raise ConfigError(f"{kind} must be a subclass of fluxcube.models.network.Network to be trained further.")
+    return cls
+
+
+def _text(value: object) -> str:
     return (", ".join(map(str, value)) or "none") if isinstance(value, tuple) else repr(value)

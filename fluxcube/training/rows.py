@@ -1,7 +1,7 @@
-"""Training of row models: one row per hour with an observed flux.
+"""Training of models of feature rows: one row per time step with an observed flux.
 
-Rows of towers are made site by site at each pass, so that neither the towers' features nor their rows stand in memory
-whole.
+Feature rows are computed site by site at each pass, so that neither the features of all towers nor all rows are in RAM
+at once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.models.base import Batch, RowModel
+from fluxcube.models.base import Batch
 from fluxcube.models.checkpoint import write_atomically
+from fluxcube.models.rows import Growth, Progress, RowModel, whole
 from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.scaling import scale, standardise
@@ -27,25 +29,26 @@ from fluxcube.samples.towers import Towers, good_fluxes, load_towers, site_years
 from fluxcube.samples.windows import gather
 from fluxcube.training.run import differences
 
-#: Windows turned into rows at a time: chips of all hours at once would fill the memory.
+#: Number of windows that are converted to rows at a time: chips of all time steps at once would fill the RAM.
 _CHUNK = 16384
-#: Bytes of rows that are kept for the next pass; those beyond are made anew.
+#: Bytes of rows that are kept for the next pass; further ones are computed again.
 KEPT = 2**29
 _HASH = 32
 
 
 @dataclass(eq=False)
 class SiteRows:
-    """Some sites of a cube, read one at a time whenever their rows are asked for.
+    """Some sites of a cube, read one at a time whenever their rows are requested.
 
-    It stands in for `Towers` where a model learns from rows; it holds the fluxes alone, 4 bytes an hour and target.
+    It replaces `Towers` for models that learn from feature rows; only the fluxes are in RAM, 4 bytes per time step and
+    target.
 
     Parameters
     ----------
     cube : xr.Dataset
         A cube (`fluxcube.schema`), best opened lazily.
     sites : sequence of str
-        Which.
+        Names of the sites.
     spec : FeatureSpec
         Inputs, targets and their scaling.
     limit : QualityLimit
@@ -54,7 +57,7 @@ class SiteRows:
         ``progress(done, total, text)``, at the first reading.
     """
 
-    cube: object = field(repr=False)
+    cube: xr.Dataset = field(repr=False)
     sites: Sequence[str]
     spec: FeatureSpec
     limit: QualityLimit
@@ -67,16 +70,16 @@ class SiteRows:
 
     @property
     def fluxes(self) -> np.ndarray:
-        """Scaled fluxes (N, targets) of all hours with an observed one."""
+        """Scaled fluxes (N, targets) of all time steps with an observed one."""
         return self._rows[0]
 
     @property
     def counts(self) -> np.ndarray:
-        """Number of such hours of each site (n,)."""
+        """Number of such time steps of each site (n,)."""
         return self._rows[1]
 
     def observed(self) -> np.ndarray:
-        """Return whether any target is observed in each row (N,): always."""
+        """Return whether any target is observed in each row (N,): True for all."""
         return np.isfinite(self.fluxes).any(1)
 
     def measured(self) -> np.ndarray:
@@ -86,16 +89,16 @@ class SiteRows:
         return np.concatenate([np.isfinite(good[np.isfinite(part).any(1)]) for part, good in parts])
 
     def scaled(self) -> SiteRows:
-        """Return the same sites with each target's mean 0 and spread 1; the new `spec` says by what.
+        """Return the same sites with targets of mean 0 and standard deviation 1; the new `spec` records the scaling.
 
         Raises
         ------
         ConfigError
-            If a target is observed in no hour, or if the fluxes are scaled already.
+            If a target is observed in no time step, or if the fluxes are scaled already.
         """
         spec, fluxes = standardise(self.spec, self.fluxes)
         out = dataclasses.replace(self, spec=spec)
-        out.__dict__["_rows"] = fluxes, self.counts  # what reading again would give
+        out.__dict__["_rows"] = fluxes, self.counts  # equal to what reading again would return
         return out
 
     def towers(self) -> Iterator[Towers]:
@@ -104,7 +107,7 @@ class SiteRows:
             yield load_towers(self.cube, [site], self.spec, self.limit)
 
     def _read(self, limit: QualityLimit) -> Iterator[np.ndarray]:
-        """Scaled fluxes of each site, all its hours."""
+        """Yield the scaled fluxes of each site, all its time steps."""
         for done, site in enumerate(self.sites, 1):
             values = good_fluxes(site_years(self.cube, site), self.spec.targets, limit)
             if self.progress:
@@ -113,14 +116,14 @@ class SiteRows:
 
 
 class ModelRows:
-    """Rows that a model makes of towers, in parts (`fluxcube.models.boosting.Rows`).
+    """Feature rows that a model computes from towers, in parts (`fluxcube.models.rows.Rows`).
 
     Parameters
     ----------
     model : RowModel
-        Whose rows.
+        Model that computes the rows.
     source : SiteRows or Towers
-        Read site by site, or in memory.
+        Towers, read site by site, or in RAM.
     kept : int
         Bytes of rows that are kept for the next pass.
     """
@@ -151,7 +154,7 @@ class ModelRows:
             yield from pieces
 
     def release(self) -> None:
-        """Let go of the rows that are kept."""
+        """Free the rows that are kept."""
         self._kept.clear()
 
 
@@ -161,30 +164,30 @@ def fit_rows(
     val: Towers | SiteRows | None,
     *,
     seed: int,
-    progress: Callable | None = None,
+    progress: Progress | None = None,
     state: Path | None = None,
     request: Mapping | None = None,
     kept: int = KEPT,
 ) -> dict:
-    """Train a row model on towers whose fluxes are scaled; return what it logs.
+    """Train a model of feature rows on towers whose fluxes are scaled; return what it logs.
 
     Parameters
     ----------
     model : RowModel
-        Untrained.
+        An untrained model.
     train, val : SiteRows or Towers
-        What to learn from, and what early stopping watches.
+        Towers to learn from, and towers for early stopping.
     seed : int
-        Of all draws.
+        Seed of all random draws.
     progress : callable, optional
         ``progress(done, total, text)``.
     state : path, optional
-        File in which a model that takes long keeps where it stands, and from which a killed call goes on: what it ends
-        with is what it would have ended with. Removed at the end.
+        File in which a model that takes long saves its progress, and from which a killed call resumes with the same
+        result. Removed at the end.
     request : mapping, optional
-        What decides the result: a state of another one is refused.
+        Everything that determines the result: a state of another request is refused.
     kept : int
-        Bytes of training rows that may stay in memory from pass to pass.
+        Bytes of training rows that may stay in RAM from pass to pass.
 
     Raises
     ------
@@ -193,26 +196,22 @@ def fit_rows(
     ConfigError
         If it is of another request, or a target is observed in no training hour.
     """
-    if not hasattr(model, "learn"):
-        held = table(model, val) if val is not None else (None, None)
-        return model.fit(*table(model, train), *held, seed=seed, progress=progress)
     start = load_growth(state, request) if state is not None and state.exists() else None
-    watched = None if val is None else ModelRows(model, val)
+    val_rows = None if val is None else ModelRows(model, val)
     keep = None if state is None else lambda growth: save_growth(state, growth, request)
-    logged = model.learn(ModelRows(model, train, kept), watched, seed=seed, start=start, keep=keep, progress=progress)
+    logged = model.learn(ModelRows(model, train, kept), val_rows, seed=seed, start=start, keep=keep, progress=progress)
     if state is not None:
         state.unlink(missing_ok=True)
     return logged
 
 
 def table(model: RowModel, towers: Towers | SiteRows) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (M, F) and targets (M, targets) of every hour with an observed flux."""
-    rows = ModelRows(model, towers, kept=0)
-    return np.concatenate([x for x, _ in rows.chunks()]), rows.targets()
+    """Return rows (M, F) and targets (M, targets) of every time step with an observed flux."""
+    return whole(ModelRows(model, towers, kept=0))
 
 
-def save_growth(path: Path, growth, request: Mapping | None) -> None:
-    """Write where the training of trees stands: a line of JSON, then the trees; a kill leaves the last whole state."""
+def save_growth(path: Path, growth: Growth, request: Mapping | None) -> None:
+    """Write the progress of training: a line of JSON, then the trees; a kill leaves the last complete state."""
     blobs = [*growth.done, *([growth.trees] if growth.trees else [])]
     body = b"".join(blobs)
     about = {
@@ -223,11 +222,11 @@ def save_growth(path: Path, growth, request: Mapping | None) -> None:
         "done": len(growth.done),
         "sizes": [len(blob) for blob in blobs],
     }
-    whole = json.dumps(about).encode() + b"\n" + body
-    write_atomically(path, hashlib.sha256(whole).digest() + whole)
+    content = json.dumps(about).encode() + b"\n" + body
+    write_atomically(path, hashlib.sha256(content).digest() + content)
 
 
-def load_growth(path: Path, request: Mapping | None):
+def load_growth(path: Path, request: Mapping | None) -> Growth:
     """Read what `save_growth` wrote.
 
     Raises
@@ -237,13 +236,11 @@ def load_growth(path: Path, request: Mapping | None):
     ConfigError
         If it is of another request; the first settings that differ are named.
     """
-    from fluxcube.models.boosting import Growth
-
-    content = path.read_bytes()
-    whole = content[_HASH:]
-    if hashlib.sha256(whole).digest() != content[:_HASH]:
-        raise CheckpointError(f"{path} is damaged: train anew with overwrite=True (--overwrite).")
-    head, _, body = whole.partition(b"\n")
+    stored = path.read_bytes()
+    content = stored[_HASH:]
+    if hashlib.sha256(content).digest() != stored[:_HASH]:
+        raise CheckpointError(f"{path} is damaged: train again with overwrite=True (--overwrite).")
+    head, _, body = content.partition(b"\n")
     about = json.loads(head)
     if named := differences(about["request"] or {}, request or {}):
         raise ConfigError(
@@ -258,12 +255,12 @@ def load_growth(path: Path, request: Mapping | None):
 
 
 def _kept(fluxes: np.ndarray) -> np.ndarray:
-    """Fluxes of the hours that are rows."""
+    """Return the fluxes of the time steps that are rows."""
     return fluxes[np.isfinite(fluxes).any(1)]
 
 
 def _pieces(model: RowModel, towers: Towers) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows and targets of every hour of towers with an observed flux, so many windows at a time."""
+    """Yield rows and targets of every time step with an observed flux, some windows at a time."""
     series = towers.series
     observed = np.flatnonzero(towers.observed())
     place = np.searchsorted(series.start, observed, side="right") - 1

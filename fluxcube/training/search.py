@@ -1,7 +1,7 @@
-"""Search: settings of the trees, drawn at random and judged on towers that did not train them.
+"""Random search: settings of the trees, drawn at random and scored on towers that did not train them.
 
-The training towers are dealt into folds of whole clusters; each fold's towers are predicted by trees of the others.
-Nothing of the test towers is read.
+The training towers are divided into folds of whole clusters; the towers of each fold are predicted by trees of the
+others. Nothing of the test towers is read.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.boosting import (
     Boosting,
     BoostingConfig,
     Feed,
-    WholeRows,
     add_tree,
     find_device,
     new_booster,
@@ -32,15 +32,16 @@ from fluxcube.models.boosting import (
     rmse,
 )
 from fluxcube.models.checkpoint import write_atomically
-from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
+from fluxcube.models.rows import WholeRows
+from fluxcube.resolution import DEFAULT, Default, QualityLimit, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
 from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows
 from fluxcube.training.run import differences
 
-#: What is drawn, and between which limits, around the published and the X-BASE-like settings (which are no more than
-#: points of it): "log" is uniform in the logarithm, "choice" one of what follows.
+#: Settings that are drawn, and their limits, around the published and the X-BASE-like settings (which are points of
+#: this space): "log" is uniform in the logarithm, "choice" one of the following values.
 SPACE: Mapping[str, tuple] = {
     "learning_rate": ("log", 0.03, 0.2),
     "max_depth": ("whole", 4, 12),
@@ -56,19 +57,65 @@ SPACE: Mapping[str, tuple] = {
 _FORMAT = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Size of a random search, and how a draw is scored.
+
+    Attributes
+    ----------
+    draws : int
+        Number of settings that are tried.
+    folds : int
+        Number of parts of the towers.
+    rows : int or None
+        Number of feature rows of the towers, drawn at random; None takes all.
+    trees : int
+        Maximum number of trees per target and fold.
+    patience : int
+        Stop a draw after this number of trees without a better score.
+    seed : int
+        Seed of folds, rows, settings and trees.
+    buffer_km : float
+        Towers closer than this are in one fold.
+    workers : int or None
+        Number of threads, one draw each; None is the number of cores, and 1 on a GPU.
+
+    Raises
+    ------
+    ConfigError
+        If a number is too small.
+    """
+
+    draws: int = 50
+    folds: int = 5
+    rows: int | None = 200_000
+    trees: int = 1000
+    patience: int = 30
+    seed: int = 0
+    buffer_km: float = 50.0
+    workers: int | None = None
+
+    def __post_init__(self):
+        for name in ("draws", "folds", "rows", "patience", "workers"):
+            value, minimum = getattr(self, name), 2 if name == "folds" else 1
+            if value is not None and value < minimum:
+                raise ConfigError(f"{name} must be {minimum} or more, found {value}.")
+
+
 @dataclass(frozen=True)
 class Search:
-    """What a random search found.
+    """Result of a random search.
 
     Attributes
     ----------
     config : BoostingConfig
-        The best draw's settings, with as many trees as scored best (several targets: on average) and no early stopping.
+        Settings of the best draw, with the number of trees that scored best (the mean over targets) and no early
+        stopping.
     draws : tuple of dict
-        One row per draw, in order: ``draw``, ``from`` ("published", "xbase" or "random"), ``nse`` (the objective),
+        One table row per draw, in order: ``draw``, ``from`` ("published", "xbase" or "random"), ``nse`` (objective),
         ``nse_targets``, ``nse_folds`` (of each fold alone), ``trees`` (per target), ``settings``, ``seconds``.
     about : mapping
-        What was searched: sites, folds, rows, seed.
+        Sites, folds, rows and seed of the search.
     """
 
     config: BoostingConfig
@@ -77,73 +124,52 @@ class Search:
 
     @property
     def best(self) -> Mapping:
-        """The row of the best draw."""
+        """Table row of the best draw."""
         return max(self.draws, key=lambda row: row["nse"])
 
     def to_dict(self) -> dict:
-        """Return what a run keeps, as JSON can hold it."""
+        """Return the record of the search, as JSON can represent it."""
         return {"about": dict(self.about), "best": dict(self.best), "draws": [dict(row) for row in self.draws]}
 
 
 def random_search(
-    cube,
+    cube: xr.Dataset,
     sites: Sequence[str],
     *,
     spec: FeatureSpec,
     config: BoostingConfig | None = None,
-    draws: int = 50,
-    folds: int = 5,
-    rows: int | None = 200_000,
-    trees: int = 1000,
-    patience: int = 30,
-    seed: int = 0,
+    options: SearchOptions | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
-    buffer_km: float = 50.0,
-    workers: int | None = None,
     out: str | os.PathLike | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Search:
-    """Draw settings of the trees at random and keep those that predict unseen towers best.
+    """Draw settings of the trees at random and return those that predict unseen towers best.
 
-    The objective is the NSE of measured fluxes (flag 0) of all towers pooled, each predicted by trees that did not see
-    its cluster; with several targets, the mean of theirs. All folds grow equally many trees, as many as score best;
-    this number, too, is chosen, so the best draw's NSE is a little above what it will score elsewhere. The first two
-    draws are the published and the X-BASE-like settings; draw i depends on `seed` and i alone, and so does its score,
-    however many threads share the work.
+    The objective is the NSE of measured fluxes (flag 0) of all towers pooled, each predicted by trees that were not
+    trained on its cluster; for several targets it is the mean over these. All folds grow the same number of trees, the
+    one that scores best; since this number is chosen, too, the NSE of the best draw is a little above its score
+    elsewhere. The first two draws are the published and the X-BASE-like settings; draw i and its score depend on the
+    seed and i alone, not on the number of threads.
 
     Parameters
     ----------
     cube : xr.Dataset
         A cube (`fluxcube.schema`).
     sites : sequence of str
-        Towers to search on: those that may train, never those to be tested.
+        Towers to search on: training towers, never test towers.
     spec : FeatureSpec
         Inputs and targets; see `fluxcube.samples.towers.cube_spec`.
     config : BoostingConfig, optional
-        What is not drawn: lags or context, device, `max_rows`.
-    draws : int
-        How many settings.
-    folds : int
-        Parts of the towers.
-    rows : int or None
-        Use so many hours of the towers, drawn at random; None takes all.
-    trees : int
-        Most trees per target and fold.
-    patience : int
-        Trees without a better score after which a draw ends.
-    seed : int
-        Of folds, hours, settings and trees.
+        Settings that are not drawn: lags or context, device, `max_rows`.
+    options : SearchOptions, optional
+        Size of the search, and how a draw is scored.
     max_qc : int, None or "default"
         Maximum flag of the hourly fluxes used for training, by default 1; None uses all.
     min_quality : float, None or "default"
         Minimum quality of the daily fluxes used for training, by default 0.5; None uses all.
-    buffer_km : float
-        Towers closer than this are in one fold.
-    workers : int, optional
-        Threads, one draw each; by default as many as there are cores, and one on a GPU.
     out : path, optional
-        File that keeps each draw as a line of JSON; a killed search goes on from it.
+        File with one line of JSON per draw; a killed search resumes from it.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -154,9 +180,9 @@ def random_search(
     Raises
     ------
     CheckpointError
-        If `out` is no file of a search.
+        If `out` is not a file of a search.
     ConfigError
-        If a setting cannot be, or `out` holds another search.
+        If `out` contains another search, or a target is not observed or measured in a fold.
     SplitError
         If there are fewer clusters than folds.
 
@@ -166,27 +192,27 @@ def random_search(
     >>> from fluxcube.simulation.example import example_cube
     >>> cube = example_cube(sites=6, days=6)
     >>> sites = [str(s) for s in cube.site.values]
-    >>> found = random_search(cube, sites, spec=cube_spec(cube, sites), draws=2, folds=2, rows=300)
+    >>> options = SearchOptions(draws=2, folds=2, rows=300)
+    >>> found = random_search(cube, sites, spec=cube_spec(cube, sites), options=options)
     >>> [row["from"] for row in found.draws], found.config.early_stopping
     (['published', 'xbase'], 0)
     """
-    resolution = resolution_of(cube)
+    resolution, options = resolution_of(cube), options or SearchOptions()
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
-    config = dataclasses.replace(config or BoostingConfig(), n_estimators=trees, early_stopping=patience)
-    spec = dataclasses.replace(spec, fill_chips=False)
-    given = {"draws": draws, "folds": folds, "rows": rows, "patience": patience, "workers": workers}
-    for name, value in given.items():
-        if value is not None and value < (least := 2 if name == "folds" else 1):
-            raise ConfigError(f"{name} must be {least} or more, found {value}.")
-    held = [split.test for split in kfold(cube.sel(site=list(sites)), k=folds, seed=seed, buffer_km=buffer_km)]
-    about = _about(spec, config, sites, held, rows, seed, limit, buffer_km)
+    config = config or BoostingConfig()
+    config = dataclasses.replace(config, n_estimators=options.trees, early_stopping=options.patience)
+    spec, draws = dataclasses.replace(spec, fill_chips=False), options.draws
+    splits = kfold(cube.sel(site=list(sites)), k=options.folds, seed=options.seed, buffer_km=options.buffer_km)
+    folds = [split.test for split in splits]
+    about = _about(spec, config, sites, folds, options, limit)
     path = None if out is None else Path(out)
     done = _read(path, about) if path is not None and path.exists() else {}
     todo = [i for i in range(draws) if i not in done]
     if todo:
-        data = _load(cube, sites, held, spec, config, rows, seed, limit, progress)
-        threads = workers or (1 if find_device(config.device) == "cuda" else _cores())
-        for row in _scored(data, config, todo, seed, threads):
+        rows = SiteRows(cube, tuple(sites), spec, limit, progress).scaled()
+        data = _load(rows, folds, config, options)
+        threads = options.workers or (1 if find_device(config.device) == "cuda" else _cores())
+        for row in _scored(data, config, todo, options.seed, threads):
             done[row["draw"]] = row
             if path is not None:
                 _write(path, about, done)
@@ -201,12 +227,12 @@ def random_search(
 
 
 def _cores() -> int:
-    """Cores that this process may use, where the system tells."""
+    """Return the number of cores that this process may use, if the system reports it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def draw_settings(i: int, seed: int) -> tuple[str, dict]:
-    """Return where draw i comes from, and its settings.
+    """Return the origin of draw i, and its settings.
 
     Examples
     --------
@@ -221,11 +247,11 @@ def draw_settings(i: int, seed: int) -> tuple[str, dict]:
     return "random", {key: _draw(rng, *how) for key, how in SPACE.items()}
 
 
-def _draw(rng: np.random.Generator, kind: str, *limits):
+def _draw(rng: np.random.Generator, kind: str, *limits: float) -> float:
     if kind == "choice":
         return limits[rng.integers(len(limits))]
     if kind == "whole":
-        return int(rng.integers(limits[0], limits[1] + 1))
+        return int(rng.integers(int(limits[0]), int(limits[1]) + 1))
     low, high = (math.log(x) for x in limits) if kind == "log" else limits
     value = rng.uniform(low, high)
     return float(f"{math.exp(value) if kind == 'log' else value:.4g}")
@@ -233,7 +259,7 @@ def _draw(rng: np.random.Generator, kind: str, *limits):
 
 @dataclass(frozen=True)
 class _Fold:
-    """Bins of the rows outside a fold and of the measured ones in it; their number, and their flux's variance."""
+    """Bins of the rows outside a fold and of the measured rows in it; number and flux variance of the latter."""
 
     train: object
     val: object
@@ -249,22 +275,23 @@ class _Target:
     spread: float
 
 
-def _load(cube, sites, held, spec, config, rows, seed, limit, progress) -> list[_Target]:
+def _load(
+    source: SiteRows, folds: Sequence[Sequence[str]], config: BoostingConfig, options: SearchOptions
+) -> list[_Target]:
     """Read the rows to search on and bin them, fold by fold."""
-    source = SiteRows(cube, tuple(sites), spec, limit, progress).scaled()
     chosen = np.arange(len(source.fluxes))
-    if rows is not None and len(chosen) > rows:
-        chosen = np.sort(np.random.default_rng((seed, 0)).choice(len(chosen), rows, replace=False))
+    if options.rows is not None and len(chosen) > options.rows:
+        chosen = np.sort(np.random.default_rng((options.seed, 0)).choice(len(chosen), options.rows, replace=False))
     model = Boosting(config, sizes_of(source.spec))
     parts = []
     for at, x in _numbered(ModelRows(model, source, kept=0)):
         first, last = np.searchsorted(chosen, (at, at + len(x)))
         parts.append(x[chosen[first:last] - at])
     data = WholeRows(np.concatenate(parts), source.fluxes[chosen])
-    fold_of = {site: k for k, part in enumerate(held) for site in part}
-    fold = np.repeat([fold_of[site] for site in sites], source.counts)[chosen]
+    fold_of = {site: k for k, part in enumerate(folds) for site in part}
+    fold = np.repeat([fold_of[site] for site in source.sites], source.counts)[chosen]
     measured = source.measured()[chosen]
-    return [_target(data, i, name, measured[:, i], fold, len(held)) for i, name in enumerate(spec.targets)]
+    return [_target(data, i, name, measured[:, i], fold, len(folds)) for i, name in enumerate(source.spec.targets)]
 
 
 def _numbered(rows: ModelRows) -> Iterator[tuple[int, np.ndarray]]:
@@ -292,11 +319,11 @@ def _target(data: WholeRows, i: int, name: str, measured: np.ndarray, fold: np.n
 def _scored(
     data: Sequence[_Target], config: BoostingConfig, todo: Sequence[int], seed: int, threads: int
 ) -> Iterator[dict]:
-    """Score draws, as many at a time as there are threads, and give each as it is done."""
+    """Score draws, one per thread at a time, and yield each when it is done."""
     stop = threading.Event()
     waiting = iter(todo)
     with ThreadPoolExecutor(threads) as pool:
-        running = set()
+        running: set[Future] = set()
         try:
             while True:
                 for i in waiting:
@@ -309,14 +336,14 @@ def _scored(
                 for future in sorted(finished, key=lambda f: f.result()["draw"]):
                     yield future.result()
         finally:
-            stop.set()  # a caller that stops does not wait for whole draws
+            stop.set()  # if the caller stops, it does not wait for whole draws
 
 
 def _score(targets: Sequence[_Target], config: BoostingConfig, i: int, seed: int, stop: threading.Event) -> dict:
-    """Grow the trees of one draw on all folds; return its row of the table."""
+    """Grow the trees of one draw on all folds; return its table row."""
     begun = time.perf_counter()
     origin, settings = draw_settings(i, seed)
-    params = parameters(dataclasses.replace(config, **settings), seed, threads=1)  # more add in another order
+    params = parameters(dataclasses.replace(config, **settings), seed, threads=1)  # several would add in another order
     nse, folds, trees = [], [], []
     for target in targets:
         hours = [fold.hours for fold in target.folds]
@@ -339,7 +366,7 @@ def _score(targets: Sequence[_Target], config: BoostingConfig, i: int, seed: int
 
 
 def _grow_folds(params: Mapping, target: _Target, config: BoostingConfig, stop: threading.Event) -> np.ndarray:
-    """Grow all folds' trees together until their pooled error has stopped to fall; return it (rounds, folds)."""
+    """Grow the trees of all folds together until their pooled error stops falling; return it (rounds, folds)."""
     boosters = [new_booster(params, fold.train, fold.val) for fold in target.folds]
     hours = np.array([fold.hours for fold in target.folds], float)
     errors: list[list[float]] = []
@@ -358,26 +385,33 @@ def _grow_folds(params: Mapping, target: _Target, config: BoostingConfig, stop: 
 
 
 def _nse(error: float, spread: float) -> float:
-    """NSE by mean square error and variance; NaN where nothing varies."""
+    """Return the NSE from mean squared error and variance; NaN where nothing varies."""
     return float(1 - error / spread) if spread > 0 else math.nan
 
 
 class _Stopped(RuntimeError):
-    """The caller went away."""
+    """The caller has stopped."""
 
 
-def _about(spec, config, sites, held, rows, seed, limit, buffer_km) -> dict:
-    """Return everything that decides a draw's score, as JSON gives it back."""
+def _about(
+    spec: FeatureSpec,
+    config: BoostingConfig,
+    sites: Sequence[str],
+    folds: Sequence[Sequence[str]],
+    options: SearchOptions,
+    limit: QualityLimit,
+) -> dict:
+    """Return everything that determines the score of a draw, as JSON represents it."""
     features = {k: v for k, v in spec.to_dict().items() if not k.startswith("target_")}
     about = {
         "format": _FORMAT,
         "targets": list(spec.targets),
         "sites": len(sites),
-        "rows": rows,
-        "seed": seed,
+        "rows": options.rows,
+        "seed": options.seed,
         **limit.to_dict(),
-        "buffer_km": buffer_km,
-        "folds": [sorted(part) for part in held],
+        "buffer_km": options.buffer_km,
+        "folds": [sorted(part) for part in folds],
         "features": features,
         "config": dataclasses.asdict(config),
         "space": {key: list(how) for key, how in SPACE.items()},
@@ -386,20 +420,20 @@ def _about(spec, config, sites, held, rows, seed, limit, buffer_km) -> dict:
 
 
 def _write(path: Path, about: Mapping, done: Mapping[int, Mapping]) -> None:
-    """Write the file whole: a line on the search, a line per draw; a kill leaves the last one whole."""
+    """Write the complete file: a line on the search, a line per draw; a kill leaves the last complete file."""
     lines = [json.dumps(about), *(json.dumps(done[i]) for i in sorted(done))]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
 def _read(path: Path, about: Mapping) -> dict[int, dict]:
-    """Return the draws of an earlier call by their number."""
+    """Return the draws of an earlier call by number."""
     try:
         head, *rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         done = {row["draw"]: row for row in rows}
         was = dict(head)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a file of draws ({error}): remove it, or give another `out`.") from error
+        raise CheckpointError(f"{path} is not a file of draws ({error}): remove it, or pass another `out`.") from error
     if named := differences(was, about):
-        raise ConfigError(f"{path} holds a search of other settings: {named}. Remove it, or give another `out`.")
+        raise ConfigError(f"{path} contains a search with other settings: {named}. Remove it, or pass another `out`.")
     return done

@@ -1,4 +1,4 @@
-"""One run: a plan and a seed in, a folder with a checkpoint out."""
+"""Training of one model: a plan and a seed in, a folder with a checkpoint out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxcube.errors import ConfigError
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.applicability import Applicability
-from fluxcube.models.base import Model, RowModel
-from fluxcube.resolution import QualityLimit
+from fluxcube.models.base import Model
+from fluxcube.models.rows import RowModel
+from fluxcube.resolution import DEFAULT, HOURLY, QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
-from fluxcube.training.plan import DESCENT, Plan
+from fluxcube.training.plan import Plan
 from fluxcube.training.rows import SiteRows, fit_rows
 from fluxcube.training.run import LOG, ROWS_STATE, SEARCH, SPLIT, STATE, Run, prepare, write_log
 from fluxcube.variables import table
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A plan's towers, read when they are first asked for: several seeds share them.
+    """Towers of a plan, read when they are first needed; several seeds share them.
 
     Attributes
     ----------
@@ -45,7 +47,9 @@ class Data:
         """Training towers, fluxes scaled."""
         towers = self._read("train", self.plan.spec, self.plan.limit)
         start = self.plan.start
-        return towers.scaled(start.spec.targets) if start is not None else towers.scaled()
+        if start is not None and isinstance(towers, Towers):
+            return towers.scaled(start.spec.targets)
+        return towers.scaled()
 
     def drawn(self, seed: int) -> Towers | SiteRows:
         """Return those training towers that a seed learns from, scaled as all of them are."""
@@ -56,7 +60,7 @@ class Data:
 
     @functools.cached_property
     def val(self) -> Towers | SiteRows | None:
-        """Validation towers with their measured fluxes, scaled alike; None where there are none."""
+        """Validation towers with their measured fluxes, scaled like the training towers; None if there are none."""
         resolution = self.plan.limit.resolution
         measured = resolution.limit(resolution.measured)
         towers = self._read("val", self.train.spec, measured) if self.plan.split.val else None
@@ -64,7 +68,7 @@ class Data:
 
     @functools.cached_property
     def val_windows(self) -> Towers | None:
-        """As `val`, in memory whatever the model is."""
+        """As `val`, in RAM for every model."""
         if isinstance(self.val, SiteRows):
             return load_towers(self.val.cube, self.val.sites, self.val.spec, self.val.limit, self.progress)
         return self.val
@@ -72,9 +76,10 @@ class Data:
     def _read(
         self, part: str, spec: FeatureSpec, limit: QualityLimit, sites: Sequence[str] | None = None
     ) -> Towers | SiteRows:
-        read = load_towers if self.plan.model in DESCENT else SiteRows
         cube, sites = self.plan.split.part(self.plan.cube, part), sites or getattr(self.plan.split, part)
-        return read(cube, sites, spec, limit, self.progress)
+        if self.plan.by_descent:
+            return load_towers(cube, sites, spec, limit, self.progress)
+        return SiteRows(cube, sites, spec, limit, self.progress)
 
 
 def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: bool, progress: Callable | None) -> Run:
@@ -89,14 +94,19 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
     if world:
         from fluxcube.training.descent import descend
 
-        made, history, summary, calibration = descend(
-            plan, data.drawn(seed), data.val, world, seed=seed, folder=folder, request=request, progress=progress
+        train, val = data.drawn(seed), data.val_windows
+        if not isinstance(train, Towers):
+            raise ConfigError(f"{plan.model}: gradient descent needs towers in RAM, found {type(train).__name__}.")
+        model: Model
+        model, history, summary, calibration = descend(
+            plan, train, val, world, seed=seed, folder=folder, request=request, progress=progress
         )
     else:
-        made, history, summary = _fit_rows(plan, data, seed, folder, progress)
+        model, history, summary = _fit_rows(plan, data, seed, folder, progress)
         calibration = {}
-    about = metadata(plan, data.train.spec, request, history, calibration, made)
-    first(lambda: _finish(made, folder, about, _applicability(made, data, seed, progress)))
+    training = request["training"] if world else None
+    about = metadata(plan, data.train.spec, request, history, calibration, training=training)
+    first(lambda: _finish(model, folder, about, _applicability(model, data, seed, progress)))
     if world:
         world.meet()
     summary = "; ".join(filter(None, (summary, coverage(calibration))))
@@ -104,21 +114,24 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
 
 
 def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> Plan:
-    """Return the plan with the settings of a random search on the training towers, where one is asked for."""
+    """Return the plan with the settings of a random search on the training towers, if one is requested."""
     if not plan.search or plan.found is not None:
         return plan
-    from fluxcube.training.search import random_search
+    from fluxcube.models.boosting import BoostingConfig
+    from fluxcube.training.search import SearchOptions, random_search
 
+    if not isinstance(plan.config, BoostingConfig):
+        raise ConfigError(f"random search expects a BoostingConfig, found {type(plan.config).__name__}.")
+    options = SearchOptions(draws=plan.search, rows=plan.config.search_rows, seed=seed, buffer_km=plan.split.buffer_km)
+    hourly = plan.limit.resolution is HOURLY
     found = random_search(
         plan.split.part(plan.cube, "train"),
         plan.split.train,
         spec=plan.spec,
         config=plan.config,
-        draws=plan.search,
-        rows=plan.config.search_rows,
-        seed=seed,
-        **plan.limit.to_dict(),
-        buffer_km=plan.split.buffer_km,
+        options=options,
+        max_qc=plan.limit.predictor_flag if hourly else DEFAULT,
+        min_quality=DEFAULT if hourly else plan.limit.value,
         out=folder / SEARCH,
         progress=progress,
     )
@@ -126,26 +139,33 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
 
 
 def _world(plan: Plan):
-    """Return the processes that train together; None for a model that one process trains at once."""
-    if plan.model not in DESCENT:
+    """Return the processes that train together; None for a model that is not trained by gradient descent."""
+    if not plan.by_descent:
         return None
     from fluxcube.training.parallel import World
 
     return World.join(plan.training.device)
 
 
-def _fit_rows(plan: Plan, data: Data, seed: int, folder: Path, progress) -> tuple[Model, list, str]:
-    made = registry.build(plan.model, plan.config, plan.sizes())
+def _fit_rows(
+    plan: Plan, data: Data, seed: int, folder: Path, progress: Callable | None
+) -> tuple[RowModel, list[dict], str]:
+    model = registry.build(plan.model, plan.config, plan.sizes())
+    if not isinstance(model, RowModel):
+        raise ConfigError(
+            f"{plan.model} is registered with trainer='rows', but its class is no fluxcube.models.rows.RowModel: "
+            "derive it from RowModel, or register it with trainer='descent'."
+        )
     state, request = folder / ROWS_STATE, plan.request(seed)
-    logged = fit_rows(made, data.drawn(seed), data.val, seed=seed, progress=progress, state=state, request=request)
+    logged = fit_rows(model, data.drawn(seed), data.val, seed=seed, progress=progress, state=state, request=request)
     logged = _by_name(logged, data.train.spec.targets)
     if logged:
         write_log(folder / LOG, [logged])
-    return made, [logged] if logged else [], _row_summary(made, logged)
+    return model, [logged] if logged else [], _row_summary(model, logged)
 
 
 def _by_name(logged: Mapping, targets: Sequence[str]) -> dict:
-    """Name the targets that a model, which knows no names, has numbered: val_nse_0 is val_nse_NEE."""
+    """Replace the numbers of targets by their names: val_nse_0 becomes val_nse_NEE."""
     ends = {f"_{i}": f"_{name}" for i, name in enumerate(targets)}
     named = {}
     for key, value in logged.items():
@@ -159,20 +179,22 @@ def _row_summary(model: RowModel, logged: Mapping) -> str:
     return f"{model.kind}: {details}" if details else f"{model.kind}: fitted"
 
 
-def _applicability(made: Model, data: Data, seed: int, progress: Callable | None) -> Applicability | None:
+def _applicability(model: Model, data: Data, seed: int, progress: Callable | None) -> Applicability | None:
     split = data.plan.split
     return fit_applicability(
-        made, data.train, data.val, data.plan.cube, buffer_km=split.buffer_km, seed=seed, progress=progress
+        model, data.train, data.val, data.plan.cube, buffer_km=split.buffer_km, seed=seed, progress=progress
     )
 
 
-def _finish(made: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:
-    checkpoint.save(made, folder, about, applicability)
+def _finish(model: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:
+    checkpoint.save(model, folder, about, applicability)
     (folder / STATE).unlink(missing_ok=True)
 
 
-def metadata(plan: Plan, spec: FeatureSpec, request: Mapping, history: list, calibration: Mapping, model) -> dict:
-    """Return what a checkpoint keeps beside the weights."""
+def metadata(
+    plan: Plan, spec: FeatureSpec, request: Mapping, history: list, calibration: Mapping, *, training: Mapping | None
+) -> dict:
+    """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
     rows = table(spec.resolution)
     kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
@@ -184,7 +206,7 @@ def metadata(plan: Plan, spec: FeatureSpec, request: Mapping, history: list, cal
         "training_sites": list(plan.sites(request["seed"])),
         "seed": request["seed"],
         **plan.limit.to_dict(),
-        "training": request["training"] if hasattr(model, "parameters") else None,
+        "training": training,
         "init": request["init"],
         "request": dict(request),
         "search": dict(plan.found) if plan.found is not None else None,

@@ -1,11 +1,13 @@
-"""Weights of fluxes: by how well they are known, and by how rare their site's class is among those that train."""
+"""Weights of fluxes in the loss: by their uncertainty, and by how rare the class of their site is in training."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Required, TypedDict, Unpack
 
 import numpy as np
+import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.samples.loader import Windows
@@ -13,21 +15,21 @@ from fluxcube.samples.support import Draws
 from fluxcube.samples.towers import Towers, day_quality, site_classes, site_years
 from fluxcube.samples.windows import cut
 
-#: Scaled fluxes of a site that are smaller are taken to be of this size.
-_LEAST_SPREAD = 0.2
+#: Minimum of the root mean square of a site's scaled fluxes.
+_MIN_SPREAD = 0.2
 
 
-def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
-    """Weights of the fluxes of some towers: the product of what is named.
+def flux_weights(cube: xr.Dataset, towers: Towers, names: Sequence[str]) -> np.ndarray:
+    """Return the weights of the fluxes of some towers: the product of the named ones.
 
     Parameters
     ----------
     cube : xr.Dataset
-        The towers' cube.
+        Cube of the towers.
     towers : Towers
-        As read from it: the training towers.
+        Training towers, read from the cube.
     names : sequence of str
-        "randunc" (`label_weights`), "quality" (the good share of a day), "igbp", "koppen" (`class_weights`), "site"
+        "randunc" (`label_weights`), "quality" (the measured share of a day), "igbp", "koppen" (`class_weights`), "site"
         (`site_weights`), "spread" (`spread_weights`).
 
     Returns
@@ -53,14 +55,14 @@ def flux_weights(cube, towers: Towers, names: Sequence[str]) -> np.ndarray:
 
 
 def site_weights(site: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Weigh values so that each site counts alike, however many it has, and the mean is 1.
+    """Weight values so that all sites count equally, however many values they have, and the mean is 1.
 
     Parameters
     ----------
     site : (N,) int
-        Whose each row is.
+        Site of each value.
     observed : (N, targets) bool
-        Which values there are, of each target by itself.
+        Whether there is a value, for each target by itself.
 
     Returns
     -------
@@ -80,17 +82,17 @@ def site_weights(site: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
 
 def class_weights(classes: Sequence[str]) -> np.ndarray:
-    """Weigh sites by the inverse of how many are of their class, so that classes count alike and the mean is 1.
+    """Weight sites by the inverse number of sites of their class, so that classes count equally and the mean is 1.
 
     Parameters
     ----------
     classes : sequence of str
-        Of each site; "" is unknown, and weighs 1.
+        Class of each site; "" is unknown, and has weight 1.
 
     Returns
     -------
     (n,) float64
-        Of each site.
+        Weight of each site.
 
     Examples
     --------
@@ -103,26 +105,26 @@ def class_weights(classes: Sequence[str]) -> np.ndarray:
 
 
 def spread_weights(site: np.ndarray, fluxes: np.ndarray) -> np.ndarray:
-    """Weigh values by the inverse of how large their site's are, so that small fluxes count beside large ones.
+    """Weight values by the inverse size of their site's values, so that small fluxes count besides large ones.
 
-    Squared errors weighed so are near the errors themselves, which a mean over sites of each site's RMSE adds up: the
+    Squared errors with these weights are close to absolute errors, as in the mean over sites of each site's RMSE: the
     weight is 1 / max(r, 0.2), with r the root mean square of the site's scaled fluxes.
 
     Parameters
     ----------
     site : (N,) int
-        Whose each row is.
+        Site of each value.
     fluxes : (N, targets) float
         Scaled by all sites; NaN is not observed.
 
     Returns
     -------
     (N, targets) float32
-        Of mean 1 over observed fluxes; 0 where nothing is observed.
+        Weights with mean 1 over observed fluxes; 0 where nothing is observed.
 
     References
     ----------
-    After the loss of Kratzert et al. 2019, which has the square of it, doi:10.5194/hess-23-5089-2019.
+    The loss of Kratzert et al. 2019 has the square of this weight, doi:10.5194/hess-23-5089-2019.
 
     Examples
     --------
@@ -134,20 +136,20 @@ def spread_weights(site: np.ndarray, fluxes: np.ndarray) -> np.ndarray:
         seen = np.isfinite(values)
         count = np.maximum(np.bincount(site[seen]), 1)
         size = np.sqrt(np.bincount(site[seen], values[seen].astype(float) ** 2) / count)
-        raw = 1 / np.maximum(size, _LEAST_SPREAD)[site[seen]]
+        raw = 1 / np.maximum(size, _MIN_SPREAD)[site[seen]]
         out[seen, i] = raw / raw.mean()
     return out
 
 
-def label_weights(cube, towers: Towers) -> np.ndarray:
-    """Weights of the fluxes of some towers by their random uncertainty.
+def label_weights(cube: xr.Dataset, towers: Towers) -> np.ndarray:
+    """Return the weights of the fluxes of some towers by their random uncertainty.
 
     Parameters
     ----------
     cube : xr.Dataset
-        The towers' cube, with ``fluxes_randunc``.
+        Cube of the towers, with ``fluxes_randunc``.
     towers : Towers
-        As read from it.
+        Towers, read from the cube.
 
     Returns
     -------
@@ -162,18 +164,18 @@ def label_weights(cube, towers: Towers) -> np.ndarray:
 
 
 def inverse_variance(spread: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Weigh values by 1 / (variance + typical variance), so that their mean is 1.
+    """Weight values by 1 / (variance + typical variance), with mean 1.
 
-    The typical variance, the median of a target's observed values, stands for what a model misses besides: without it
-    a night's small error would count a hundred times as much as a day's. A value whose error is unknown counts as one
-    with the typical error.
+    The typical variance, the median over the observed values of a target, represents the other errors of a model:
+    without it the small error of a night would count a hundred times as much as that of a day. A value whose error is
+    unknown has the weight of one with the typical error.
 
     Parameters
     ----------
     spread : (N, targets) float
         Standard deviations; NaN is unknown.
     observed : (N, targets) bool
-        Which values there are.
+        Whether there is a value.
 
     Returns
     -------
@@ -194,19 +196,40 @@ def inverse_variance(spread: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return (raw / np.where(mean > 0, mean, 1.0)).astype(np.float32)
 
 
+class WindowOptions(TypedDict, total=False):
+    """Options of `fluxcube.samples.loader.Windows`."""
+
+    length: Required[int]
+    batch_size: int
+    emits: int
+    stride: int
+    partial: bool
+    shuffle: bool
+    drop_last: bool
+    limit: int | None
+    seed: int
+    rank: int
+    world_size: int
+
+
 class WeightedWindows(Windows):
-    """Windows whose batches hold "weights" of their fluxes (B, emits, targets), too."""
+    """Windows whose batches contain "weights" of their fluxes (B, emits, targets), too.
 
-    weights: np.ndarray
+    Parameters
+    ----------
+    towers : Towers
+        Data.
+    weights : (N, targets) float32
+        N as in ``towers.fluxes``.
+    options
+        As for `fluxcube.samples.loader.Windows`.
+    """
 
-    @classmethod
-    def of(cls, towers: Towers, weights: np.ndarray, **options: object) -> WeightedWindows:
-        """Make windows; `weights` (N, targets) as in ``towers.fluxes``."""
-        windows = cls(towers, **options)
-        windows.weights = weights
-        return windows
+    def __init__(self, towers: Towers, weights: np.ndarray, **options: Unpack[WindowOptions]):
+        super().__init__(towers, **options)
+        self.weights = weights
 
-    def _batch(self, ends: Sequence[int]) -> dict[str, np.ndarray]:
+    def _batch(self, ends: np.ndarray) -> dict[str, np.ndarray]:
         start = self.towers.series.start
         place = np.searchsorted(start, ends, side="right") - 1
         weights = cut(self.weights, start[place], ends - start[place] + 1, self.emits)
@@ -214,42 +237,53 @@ class WeightedWindows(Windows):
 
 
 class SupportedWindows(WeightedWindows):
-    """Windows whose batches hold "support" (G, K, T, V), too, and "group" (B,), whose it is.
+    """Windows whose batches contain support windows, too: "support" (G, K, T, V), and "group" (B,), which of the G.
 
-    Windows of support are of the same place as theirs and share no day with any of those that they support, which stand
-    side by side in an epoch: so many windows of support need not be encoded for each.
+    Support windows are of the same place as the windows that share them and overlap with none of these. Windows that
+    share them are neighbours in an epoch, so that support windows need not be encoded for each window.
+
+    Parameters
+    ----------
+    towers, weights
+        As for `WeightedWindows`.
+    count : int
+        K, number of support windows of a window.
+    queries : int
+        Maximum number of windows that share their support windows.
+    options
+        As for `fluxcube.samples.loader.Windows`.
 
     Attributes
     ----------
     draws : Draws
-        Of the towers' drivers.
+        Random draws of support windows.
+
+    Raises
+    ------
+    ConfigError
+        If no training site has room for a support window besides its windows.
     """
 
-    draws: Draws
-
-    @classmethod
-    def of(cls, towers: Towers, weights: np.ndarray, count: int, queries: int, **options: object) -> SupportedWindows:
-        """Make windows, up to `queries` of which share `count` windows of support; those without room are left out."""
-        windows = super().of(towers, weights, **options)
-        windows.draws = Draws(towers.series, windows.length, count, queries * windows.stride, windows.seed)
-        windows._useful &= windows.draws.possible()
-        if not windows._useful.any():
+    def __init__(self, towers: Towers, weights: np.ndarray, count: int, queries: int, **options: Unpack[WindowOptions]):
+        super().__init__(towers, weights, **options)
+        self.draws = Draws(towers.series, self.length, count, queries * self.stride, self.seed)
+        self._useful &= self.draws.possible()
+        if not self._useful.any():
             raise ConfigError(
-                f"no training site has a window of {windows.length} days beside {queries} others: support and query "
-                "must not overlap in time; give longer records, or a shorter context or fewer queries in the config."
+                f"no training site has a support window of {self.length} days besides {queries} windows: they must not "
+                "overlap in time; use longer records, or a shorter context or fewer queries in the config."
             )
-        return windows
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
         """Return a batch by its number in the present epoch, or by (epoch, number)."""
         epoch, batch = index if isinstance(index, tuple) else (self.epoch, index)
-        made = super().__getitem__((epoch, batch))
+        windows = super().__getitem__((epoch, batch))
         ends = self._own(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
         support, group = self.draws.of(ends, epoch)
-        return made | {"support": support, "group": group}
+        return windows | {"support": support, "group": group}
 
     def _draw(self, epoch: int) -> np.ndarray:
-        """As for others, but with those that share their support side by side."""
+        """Return the windows of an epoch, those that share their support windows next to each other."""
         if self._drawn is None or self._drawn[0] != epoch:
             ends = super()._draw(epoch)
             _, first, which = np.unique(self.draws.group(ends, epoch), return_index=True, return_inverse=True)

@@ -114,7 +114,7 @@ def embeddings(cube, split, one, out):
     """What TAM-RL makes of every tower's drivers, in two dimensions, and how far classes lie apart in all of them."""
     codes = fc.load_model(trained(cube, split, one, out)).embed(cube)
     codes.to_dataframe().to_csv(out / "embedding.csv")
-    drivers = cube.predictors.sel(variable=list(one.predictors)).mean("time").rename(variable="code").compute()
+    drivers = cube.predictors.sel(variable=list(one.predictors)).mean("time").rename(variable="embedding").compute()
     scaled = ((drivers - drivers.mean("site")) / drivers.std("site")).fillna(0.0)
     pairs = {"embedding": codes, "mean drivers": scaled}.items()
     apart = {(of, by): class_separation(one, by=by) for of, one in pairs for by in ("igbp", "koppen")}

@@ -15,7 +15,7 @@ def embedding(values, classes, longitude=None, koppen=None):
     n = len(classes)
     return xr.DataArray(
         values,
-        dims=("site", "code"),
+        dims=("site", "embedding"),
         coords={
             "site": [f"XX-{i:02d}" for i in range(n)],
             "igbp": ("site", np.array(classes, object)),
@@ -52,7 +52,7 @@ def test_turning_moving_and_stretching_all_changes_nothing():
     turned = 7 * values @ np.linalg.qr(rng.normal(size=(3, 3)))[0] + 40
     one, other = (class_separation(embedding(v, classes)) for v in (values, turned))
     np.testing.assert_allclose(one, other)
-    assert one == class_separation(embedding(values, classes).transpose("code", "site"))
+    assert one == class_separation(embedding(values, classes).transpose("embedding", "site"))
     assert one != class_separation(embedding(values, classes), seed=1, draws=500)
 
 

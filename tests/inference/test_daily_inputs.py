@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from fluxcube.cubes.climates import add_climates
 from fluxcube.cubes.forcing_daily import daily_forcing
+from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.outputs import masked_inputs, provenance
-from fluxcube.inference.predictor import Wanted
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.simulation.example import example_forcing
 
@@ -37,7 +37,7 @@ def test_indices_are_there_where_their_bands_are_and_climates_where_they_are_giv
 
 def test_attributes_count_in_days_and_tell_no_clock_of_the_towers():
     """Maps of days have dates of solar time, whatever the midnight was of the days that the model saw."""
-    wanted = Wanted(stride=1, min_context=45)
+    wanted = PredictionOptions(stride=1, min_context=45)
     given = {"spec": SPEC, "metadata": {}, "model": SimpleNamespace(context=45), "digest": "d"}
     attrs = provenance(SimpleNamespace(**given), wanted, ())
     assert (attrs["context_days"], attrs["stride_days"], attrs["min_context_days"]) == (45, 1, 45)

@@ -58,8 +58,8 @@ def by_loop(predictor, forcing, stride, least, uncertainty=False):
             chips=cell.modis.sel(band=list(spec.bands)).values[0],
             days=cell.day.values,
         )
-        later = np.full((1, stride, block.met.shape[2]), np.nan, np.float32)
-        longer = dataclasses.replace(block, met=np.concatenate([block.met, later], 1))
+        later = np.full((1, stride, block.inputs.shape[2]), np.nan, np.float32)
+        longer = dataclasses.replace(block, inputs=np.concatenate([block.inputs, later], 1))
         for hour in range(hours):
             stop = hour + 1
             while (block.first_hour + stop) % stride:

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from fluxcube.inference.grid import upscale
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.samples.splits import Split
 from fluxcube.schema import variable_coords
 from fluxcube.simulation.example import example_cube, example_forcing

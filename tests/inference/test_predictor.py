@@ -10,8 +10,9 @@ import xarray as xr
 from inference_fakes import fake
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.inference.predictor import ModelReference, load_model
-from fluxcube.models.base import Batch
+from fluxcube.inference.loading import load_model
+from fluxcube.inference.predictor import ModelReference
+from fluxcube.models.base import BaseModel, Batch
 from fluxcube.samples.features import cube_block
 from fluxcube.samples.windows import gather
 from fluxcube.simulation.example import example_cube
@@ -20,11 +21,11 @@ from fluxcube.simulation.example import example_cube
 def by_loop(predictor, block, stride):
     """What the docstring of predict_block promises, one hour at a time."""
     spec, length = predictor.spec, predictor.model.context
-    out = np.full((*block.met.shape[:2], len(spec.targets)), np.nan, np.float32)
-    gap = np.full((len(block.met), stride, block.met.shape[2]), np.nan, np.float32)
-    longer = dataclasses.replace(block, met=np.concatenate([block.met, gap], 1))
-    for place in range(len(block.met)):
-        for hour in range(block.met.shape[1]):
+    out = np.full((*block.inputs.shape[:2], len(spec.targets)), np.nan, np.float32)
+    gap = np.full((len(block.inputs), stride, block.inputs.shape[2]), np.nan, np.float32)
+    longer = dataclasses.replace(block, inputs=np.concatenate([block.inputs, gap], 1))
+    for place in range(len(block.inputs)):
+        for hour in range(block.inputs.shape[1]):
             stop = hour + 1
             while (block.first_hour + stop) % stride:
                 stop += 1
@@ -62,7 +63,7 @@ def test_the_first_hours_and_unobserved_hours_are_missing(stride):
 
 
 def test_without_any_observed_hour_the_model_is_not_asked():
-    class Silent:
+    class Silent(BaseModel):
         context, emits, n_targets = 5, 5, 2
 
         def predict(self, batch):

@@ -10,7 +10,7 @@ from inference_fakes import fake
 
 from fluxcube.errors import ConfigError
 from fluxcube.inference.grid import upscale
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import registry
 from fluxcube.schema import validate_cube, validate_forcing
@@ -50,7 +50,7 @@ def test_hours_are_refused_by_a_model_of_days():
 @pytest.mark.parametrize("model", registry.names())
 def test_no_model_is_trained_on_what_it_cannot_take(model, tmp_path):
     cubes = {"hourly": example_cube(sites=12, days=3), "daily": daily(example_cube(sites=12, days=3))}
-    refused = cubes.keys() - set(registry.resolutions(model))
+    refused = cubes.keys() - set(registry.find(model).resolutions)
     for resolution in refused:
         with pytest.raises(ConfigError, match=f"the model {model} works on"):
             fit(cubes[resolution], model=model, out=tmp_path / "run")

@@ -10,9 +10,9 @@ import pytest
 import xarray as xr
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.inference import predictor as module
+from fluxcube.inference import loading as module
 from fluxcube.inference.grid import upscale
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models import checkpoint

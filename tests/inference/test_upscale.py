@@ -15,7 +15,7 @@ import xarray as xr
 from inference_fakes import WindowModel, chunked, fake
 
 from fluxcube.errors import ConfigError, SchemaError, UnknownNameError
-from fluxcube.inference import predictor as module
+from fluxcube.inference import loading as module
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.predictor import Predictor
 from fluxcube.inference.towers import predict
@@ -127,7 +127,7 @@ class Counting(WindowModel):
     seen: ClassVar[list[int]] = []
 
     def predict(self, batch):
-        self.seen.append(len(batch.met))
+        self.seen.append(len(batch.inputs))
         return super().predict(batch)
 
 

@@ -27,7 +27,7 @@ CONFIGS = {
 def make_batch(count=5, hours=8):
     rng = np.random.default_rng(0)
     return Batch(
-        met=rng.uniform(-0.5, 0.5, (count, hours, 3)).astype("float32"),
+        inputs=rng.uniform(-0.5, 0.5, (count, hours, 3)).astype("float32"),
         images=rng.random((count, 2, 2, 64), dtype="float32"),
         image_step=np.tile([0, 3], (count, 1)),
         numbers=rng.uniform(-0.5, 0.5, (count, 1)).astype("float32"),
@@ -125,7 +125,7 @@ def test_a_foreign_run_json_is_refused(saved, changes, message):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         checkpoint.load(tmp_path / "none")
-    with pytest.raises(CheckpointError, match=r"holds no run\.json"):
+    with pytest.raises(CheckpointError, match=r"has no run\.json"):
         checkpoint.digest(tmp_path)
     (tmp_path / "run.json").write_text("{", "utf-8")
     with pytest.raises(CheckpointError, match="not JSON"):

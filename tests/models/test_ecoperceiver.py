@@ -35,7 +35,7 @@ def make_batch(count=3, length=12, sizes=SIZES, seed=0):
     met[..., 0] = 0.1
     step = np.tile([0, length // 2, -1], (count, 1)) if sizes.bands else np.empty((count, 0), np.int64)
     return Batch(
-        met=torch.from_numpy(met),
+        inputs=torch.from_numpy(met),
         images=torch.from_numpy(rng.random((count, step.shape[1], sizes.bands, 64), dtype="float32")),
         image_step=torch.from_numpy(step),
         numbers=torch.from_numpy(rng.uniform(-0.5, 0.5, (count, sizes.numbers)).astype("float32")),
@@ -143,7 +143,7 @@ def test_a_sample_without_any_predictor_gives_a_finite_number(head, distribution
         batch = make_batch(3, sizes=sizes)
         if not sizes.classes:
             batch = batch._replace(classes=torch.empty(3, 0, dtype=torch.int64))
-        batch.met[1] = torch.nan
+        batch.inputs[1] = torch.nan
         batch = batch._replace(
             images=batch.images.index_fill(0, torch.tensor([1]), torch.nan),
             numbers=batch.numbers.index_fill(0, torch.tensor([1]), torch.nan),
@@ -160,17 +160,17 @@ def test_a_sample_without_any_predictor_gives_a_finite_number(head, distribution
 def test_masks_drawn_for_a_batch_are_those_of_its_parts_and_of_its_own_dropout(unit):
     model = make_model(dataclasses.replace(TINY, dropout_unit=unit))
     whole = Batch(*(part.numpy() for part in make_batch(400)))
-    whole = whole._replace(met=np.nan_to_num(whole.met))
+    whole = whole._replace(inputs=np.nan_to_num(whole.inputs))
     dropped = model.drop(whole, np.random.default_rng(3), np.arange(400), 400)
     odd = np.arange(1, 400, 2)
     part = model.drop(Batch(*(a[odd] for a in whole)), np.random.default_rng(3), odd, 400)
     for a, b in zip(dropped, part, strict=True):
         np.testing.assert_array_equal(a[odd], b)
-    gone, bands = np.isnan(dropped.met), np.isnan(dropped.images).all(-1)
+    gone, bands = np.isnan(dropped.inputs), np.isnan(dropped.images).all(-1)
     assert not gone[..., :2].any()
     assert abs(gone[..., 2:].mean() - 0.3) < 0.03 and abs(bands.mean() - 0.3) < 0.04
     assert (gone == gone[:, :1]).all() if unit == "variable" else not (gone == gone[:, :1]).all(1)[:, 2:].any(1).all()
-    np.testing.assert_array_equal(dropped.met[~gone], whole.met[~gone])
+    np.testing.assert_array_equal(dropped.inputs[~gone], whole.inputs[~gone])
 
 
 def test_every_weight_is_used():
@@ -184,8 +184,8 @@ def test_every_weight_is_used():
 
 def test_the_future_cannot_change_the_past():
     model, batch = make_model(), make_batch()
-    later = batch._replace(met=batch.met.clone(), images=batch.images.clone())
-    later.met[:, 8:] = torch.rand(3, 4, 6) - 0.5
+    later = batch._replace(inputs=batch.inputs.clone(), images=batch.images.clone())
+    later.inputs[:, 8:] = torch.rand(3, 4, 6) - 0.5
     later.images[:, 1] = 0.0  # stands at step 6
     before, after = run(model, batch), run(model, later)
     torch.testing.assert_close(before[:, :6], after[:, :6], atol=1e-6, rtol=0)
@@ -206,12 +206,12 @@ def test_the_placeholder_of_a_masked_input_cannot_change_the_output(monkeypatch)
     assert torch.isfinite(first).all()
 
 
-@pytest.mark.parametrize("name", ["met", "images", "numbers", "classes"])
+@pytest.mark.parametrize("name", ["inputs", "images", "numbers", "classes"])
 def test_an_observed_input_changes_the_output_and_a_missing_one_is_not_zero(name):
     model, batch = make_model(), make_batch()
     changed = batch._replace(**{name: getattr(batch, name).clone()})
     masked = batch._replace(**{name: getattr(batch, name).clone()})
-    at = {"met": (0, 3, 2), "images": (0, 0, 1), "numbers": (0, 0), "classes": (0, 0)}[name]
+    at = {"inputs": (0, 3, 2), "images": (0, 0, 1), "numbers": (0, 0), "classes": (0, 0)}[name]
     getattr(changed, name)[at] = (getattr(batch, name)[at] + 1) % 4 if name == "classes" else 0.0
     getattr(masked, name)[at] = -1 if name == "classes" else torch.nan
     outputs = [run(model, b)[0] for b in (batch, changed, masked)]
@@ -223,14 +223,14 @@ def test_an_hour_without_tokens_passes_its_latent_through():
     sizes = Sizes(inputs=3)
     model = make_model(sizes=sizes)
     batch = make_batch(2, sizes=sizes)._replace(numbers=torch.empty(2, 0), classes=torch.empty(2, 0, dtype=torch.int64))
-    batch.met[0, 5] = torch.nan
+    batch.inputs[0, 5] = torch.nan
     tokens = model.tokens(batch)
     layer, latents = model.cross[0], torch.randn(2, 12, 16)
     layer.out.bias.data.normal_()
     out = layer(latents, tokens)
     torch.testing.assert_close(out[0, 5], latents[0, 5], rtol=0, atol=0)
     assert not torch.allclose(out[0, 4], latents[0, 4] + layer.mlp(layer.mlp_norm(latents[0, 4])))
-    batch.met[1] = torch.nan
+    batch.inputs[1] = torch.nan
     model(batch).square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
@@ -244,7 +244,7 @@ def test_the_order_of_variables_and_bands_does_not_matter():
         turned.bands.copy_(model.bands[bands])
         turned.band_weight.copy_(model.band_weight[bands])
         turned.band_bias.copy_(model.band_bias[bands])
-    moved = batch._replace(met=batch.met[..., order], images=batch.images[:, :, bands])
+    moved = batch._replace(inputs=batch.inputs[..., order], images=batch.images[:, :, bands])
     torch.testing.assert_close(run(turned, moved), run(model, batch), atol=1e-5, rtol=1e-5)
 
 
@@ -294,9 +294,9 @@ def test_dropout_drops_in_training_and_only_there():
 def test_dropout_takes_its_share_and_spares_the_clocks(unit):
     model = make_model(dataclasses.replace(TINY, dropout_unit=unit)).train()
     batch = make_batch(400)
-    batch = batch._replace(met=batch.met.nan_to_num(0.0))
+    batch = batch._replace(inputs=batch.inputs.nan_to_num(0.0))
     torch.manual_seed(0)
-    _, seen = model._met_tokens(batch)
+    _, seen = model._input_tokens(batch)
     _, _, bands = model._image_tokens(batch)
     assert seen[..., :2].all()
     assert abs(seen[..., 2:].float().mean() - 0.7) < 0.03
@@ -311,8 +311,8 @@ def test_dropped_means_masked():
     """A dropped token leaves no trace: training with all else dropped equals evaluation with all else missing."""
     model = make_model(dataclasses.replace(TINY, dropout=0.999999)).train()
     batch = make_batch()
-    bare = batch._replace(met=batch.met.clone(), images=torch.full_like(batch.images, torch.nan))
-    bare.met[..., 2:] = torch.nan
+    bare = batch._replace(inputs=batch.inputs.clone(), images=torch.full_like(batch.images, torch.nan))
+    bare.inputs[..., 2:] = torch.nan
     torch.manual_seed(0)
     dropped = run(model, batch)
     torch.testing.assert_close(dropped, run(model.eval(), bare), atol=1e-6, rtol=0)
@@ -352,7 +352,7 @@ def test_a_model_without_chips_or_static_inputs():
     assert run(make_model(sizes=sizes), batch).shape == (2, 12, 1)
     with_chips = make_batch(2)._replace(numbers=batch.numbers, classes=batch.classes)
     model = make_model(sizes=sizes)  # a batch may hold chips that the model has no bands for
-    torch.testing.assert_close(run(model, with_chips._replace(met=batch.met)), run(model, batch))
+    torch.testing.assert_close(run(model, with_chips._replace(inputs=batch.inputs)), run(model, batch))
 
 
 def test_without_frequencies_a_value_stands_for_itself():
@@ -360,11 +360,11 @@ def test_without_frequencies_a_value_stands_for_itself():
     config = dataclasses.replace(TINY, frequencies=0)
     model, batch = make_model(config), make_batch()
     assert config.coding == 1 and model.met_norm.normalized_shape == (1 + config.embedding,)
-    expected = torch.where(torch.isfinite(batch.met), batch.met, 0.0)
-    torch.testing.assert_close(model._coded(expected)[..., 0], expected)
+    expected = torch.where(torch.isfinite(batch.inputs), batch.inputs, 0.0)
+    torch.testing.assert_close(model._encoded(expected)[..., 0], expected)
     before = run(model, batch)
     assert torch.isfinite(before).all()
-    moved = batch._replace(met=batch.met + 0.01)
+    moved = batch._replace(inputs=batch.inputs + 0.01)
     assert (run(model, moved) != before).any()
     assert EcoPerceiverConfig.published().coding == 24
     with pytest.raises(ConfigError, match="frequencies"):

@@ -20,7 +20,7 @@ def make_batch(count, seed=0, hours=1):
     rng = np.random.default_rng(seed)
     met = rng.uniform(-1, 1, (count, hours, 3)).astype("float32")
     return Batch(
-        met=met,
+        inputs=met,
         images=rng.random((count, 2, 2, 64), dtype="float32"),
         image_step=np.tile([0, -1], (count, 1)),
         numbers=rng.uniform(-0.5, 0.5, (count, 1)).astype("float32"),
@@ -30,10 +30,10 @@ def make_batch(count, seed=0, hours=1):
 
 def test_swlinear_recovers_a_line():
     model, batch = SWLinear(SWLinearConfig(column=1), SIZES), make_batch(200)
-    sun = batch.met[:, -1, 1]
+    sun = batch.inputs[:, -1, 1]
     targets = np.stack([2 * sun - 1, -3 * sun], 1)
     targets[::7, 0] = np.nan
-    batch.met[3, 0, 1] = np.nan
+    batch.inputs[3, 0, 1] = np.nan
     targets[3] = [5.0, 5.0]
     model.fit(model.rows(batch), targets)
     out = model.predict(batch)[:, -1]
@@ -58,8 +58,8 @@ def test_mean_cycle_reads_the_clocks():
     doy = np.array([0.0, 30.6, 183.0, 365.9])
     tod = np.array([0.0, 13.0, 23.0, 23.9])
     batch = make_batch(4)._replace(classes=np.array([[0], [1], [-1], [0]]))
-    batch.met[:, 0, 0] = doy / 183 - 1
-    batch.met[:, 0, 1] = tod / 12 - 1
+    batch.inputs[:, 0, 0] = doy / 183 - 1
+    batch.inputs[:, 0, 1] = tod / 12 - 1
     assert model.rows(batch).tolist() == [[0, 0, 0], [1, 1, 13], [2, 6, 23], [0, 11, 23]]
 
 
@@ -92,8 +92,8 @@ def test_chip_means_leave_missing_pixels_out():
 def test_boosting_learns_each_target_and_takes_gaps():
     model = Boosting(BoostingConfig(n_estimators=40, max_depth=4), SIZES)
     batch = make_batch(3000)
-    batch.met[::5, 0, 2] = np.nan
-    targets = np.stack([batch.met[:, 0, 0] ** 2, batch.classes[:, 0] + batch.images[:, 0, 1].mean(-1)], 1)
+    batch.inputs[::5, 0, 2] = np.nan
+    targets = np.stack([batch.inputs[:, 0, 0] ** 2, batch.classes[:, 0] + batch.images[:, 0, 1].mean(-1)], 1)
     targets[::3, 1] = np.nan
     logged = model.fit(model.rows(batch), targets, seed=3)
     assert set(logged) == {"trees_0", "trees_1"}
@@ -121,22 +121,26 @@ def test_a_row_holds_the_hour_and_earlier_ones_without_their_clocks():
     )
     assert whole.context == 4 and some.context == 6
     static = 2 + 1 + 2
-    last = batch.met[:, -1]
+    last = batch.inputs[:, -1]
     rows = some.rows(batch)
     assert rows.shape == (2, 3 + 2 * 2 + static)
-    np.testing.assert_array_equal(rows[:, :7], np.concatenate([last, batch.met[:, 3, 1:], batch.met[:, 0, 1:]], 1))
+    np.testing.assert_array_equal(
+        rows[:, :7], np.concatenate([last, batch.inputs[:, 3, 1:], batch.inputs[:, 0, 1:]], 1)
+    )
     rows = whole.rows(batch)
     assert rows.shape == (2, 3 + 3 * 2 + static)
-    np.testing.assert_array_equal(rows[:, 3:9], batch.met[:, [4, 3, 2], 1:].reshape(2, 6))
+    np.testing.assert_array_equal(rows[:, 3:9], batch.inputs[:, [4, 3, 2], 1:].reshape(2, 6))
     without = Boosting(BoostingConfig(lags=(5, 2)), dataclasses.replace(sizes, means=1)).rows(batch)
-    np.testing.assert_array_equal(without[:, :5], np.concatenate([last, batch.met[:, 3, 1:2], batch.met[:, 0, 1:2]], 1))
+    np.testing.assert_array_equal(
+        without[:, :5], np.concatenate([last, batch.inputs[:, 3, 1:2], batch.inputs[:, 0, 1:2]], 1)
+    )
     same = Boosting(BoostingConfig(lags=(3, 1, 2)), sizes)
     np.testing.assert_array_equal(same.rows(batch), rows)
 
 
 def test_lags_show_what_the_hour_does_not():
     batch = make_batch(4000, hours=4)
-    target = np.repeat(batch.met[:, 0, 1:2], 2, axis=1)
+    target = np.repeat(batch.inputs[:, 0, 1:2], 2, axis=1)
     errors = []
     for lags in ((), (3,)):
         model = Boosting(BoostingConfig(n_estimators=40, max_depth=4, lags=lags), SIZES)
@@ -308,9 +312,9 @@ def test_presets_differ_and_configs_refuse_what_they_do_not_know():
     assert (presets[1].n_estimators, presets[1].max_depth, presets[2].max_leaves) == (150, 9, 31)
     with pytest.raises(UnknownNameError, match="max_depth"):
         BoostingConfig.from_dict({"maxdepth": 3})
-    with pytest.raises(ConfigError, match="column 9"):
+    with pytest.raises(ConfigError, match="column must be one of the 3 .*found 9"):
         SWLinear(SWLinearConfig(column=9), SIZES)
-    with pytest.raises(ConfigError, match="train it first"):
+    with pytest.raises(ConfigError, match="train the model first"):
         Boosting(BoostingConfig(), SIZES).predict(make_batch(1))
 
 

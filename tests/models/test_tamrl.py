@@ -10,7 +10,7 @@ import torch
 
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.models import registry
-from fluxcube.models.base import Batch, Sizes, predict_all
+from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.ensemble import Ensemble
 from fluxcube.models.tamrl import TAMLSTM, TAMRL, TAMLSTMConfig, TAMRLConfig
 
@@ -40,7 +40,7 @@ def windows(count=6, seed=1, code=0):
     numbers = rng.uniform(-0.5, 0.5, (count, 1 + code)).astype("float32")
     classes = np.stack([rng.integers(-1, 3, count), rng.integers(-1, 2, count)], 1)
     none = np.empty((count, 0, 0, 64), np.float32)
-    return Batch(met=met, images=none, image_step=np.empty((count, 0), np.int64), numbers=numbers, classes=classes)
+    return Batch(inputs=met, images=none, image_step=np.empty((count, 0), np.int64), numbers=numbers, classes=classes)
 
 
 def support(count, seed=2):
@@ -84,7 +84,7 @@ def test_modulation_is_what_it_says():
     film = tam.film(codes)
     batch = Batch(*(torch.from_numpy(a) for a in coded(windows(), codes.numpy())))
     with torch.no_grad():
-        x = tam.embed_input(tam.inputs(batch))
+        x = tam.embed_input(tam.features(batch))
         hidden, _ = tam.lstm(film.gamma1 * x + film.beta1)
         by_hand = tam.head(film.gamma2[:, 0] * hidden[:, -1] + film.beta2[:, 0])
     np.testing.assert_allclose(last(tam, Batch(*(a.numpy() for a in batch))), by_hand.numpy(), atol=1e-6)
@@ -100,13 +100,13 @@ def test_beside_the_hidden_state_stands_the_day_itself(kind):
         model = build(kind, config, modulated=False)
         for weights in model.lstm.parameters():
             torch.nn.init.zeros_(weights)
-        batch = windows(code=getattr(model, "code_size", 0))
-        past, day = batch.met.copy(), batch.met.copy()
+        batch = windows(code=model.embedding_size)
+        past, day = batch.inputs.copy(), batch.inputs.copy()
         past[:, :-1] *= -1
         day[:, -1] *= -1
         given = last(model, batch)
-        np.testing.assert_array_equal(last(model, batch._replace(met=past)), given)
-        assert np.array_equal(last(model, batch._replace(met=day)), given) != skip
+        np.testing.assert_array_equal(last(model, batch._replace(inputs=past)), given)
+        assert np.array_equal(last(model, batch._replace(inputs=day)), given) != skip
 
 
 def test_support_changes_the_prediction_and_its_order_does_not():
@@ -145,14 +145,14 @@ def test_what_else_is_in_the_batch_does_not_matter(kind):
 
 def test_a_missing_driver_is_its_training_mean_and_the_year_has_no_edge():
     model, batch = build("ct-lstm", {"hidden": 8, "context": DAYS}), windows()
-    filled = batch.met.copy()
+    filled = batch.inputs.copy()
     filled[np.isnan(filled)] = 0.0
-    np.testing.assert_array_equal(last(model, batch), last(model, batch._replace(met=filled)))
+    np.testing.assert_array_equal(last(model, batch), last(model, batch._replace(inputs=filled)))
     ends = []
     for value in (-1.0, 1.0, 0.5):
         met = filled.copy()
         met[..., 0] = value
-        ends.append(last(model, batch._replace(met=met)))
+        ends.append(last(model, batch._replace(inputs=met)))
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-6, err_msg="the last day of a year is next to its first")
     assert np.abs(ends[0] - ends[2]).max() > 1e-3
 
@@ -170,7 +170,7 @@ def test_who_sees_what_the_place_is(kind, config, sees):
 
 
 def test_embeddings_must_come_along():
-    with pytest.raises(ConfigError, match=r"3 numbers of its place's embedding after its 1 static.*found 0"):
+    with pytest.raises(ConfigError, match=r"an embedding of 3 numbers after its 1 static.*found 0"):
         build().predict(windows())
     plain = build(config=dataclasses.replace(CONFIG, modulate=False))
     np.testing.assert_array_equal(last(plain, windows()), last(forward_model(plain), windows()))
@@ -180,10 +180,10 @@ def test_an_ensemble_gives_each_member_its_own_embedding():
     members = [build(seed=seed) for seed in (0, 1, 2)]
     both, batch = Ensemble(members), windows()
     codes = both.encode(support(6))
-    assert both.code_size == 9 == codes.shape[1] and both.support == CONFIG.support
+    assert both.embedding_size == 9 == codes.shape[1] and both.support_windows == CONFIG.support
     alone = [last(m, coded(batch, m.encode(support(6)))) for m in members]
     np.testing.assert_allclose(last(both, coded(batch, codes)), np.mean(alone, 0), atol=1e-6)
-    spread = predict_all(both, coded(batch, codes))[:, -1, 4:]
+    spread = both.predict_all(coded(batch, codes))[:, -1, 4:]
     np.testing.assert_allclose(spread, np.std(alone, 0, ddof=1), atol=1e-5)
 
 
@@ -193,7 +193,7 @@ def test_weights_come_back():
     assert np.abs(last(tam, batch) - last(other, batch)).max() > 1e-3
     other.load_weights(tam.weights())
     np.testing.assert_array_equal(last(tam, batch), last(other, batch))
-    with pytest.raises(ValueError, match=r"do not fit the config: code"):
+    with pytest.raises(ValueError, match=r"do not fit the settings: code"):
         build(config=dataclasses.replace(CONFIG, code=4)).load_weights(tam.weights())
     with pytest.raises(ValueError, match="cannot be read"):
         tam.load_weights({"model.safetensors": b"nothing"})
@@ -228,7 +228,7 @@ def test_training_gives_the_supervised_days_and_drops():
     assert one.shape == (6, 5, 2) and not torch.equal(one, two)
     tam.eval()
     assert tam(batch).shape == (6, 1, 2) and torch.equal(tam(batch), tam(batch))
-    assert (tam.emits, tam.supervised, tam.context, tam.stride) == (1, 5, 12, 15)
+    assert (tam.emits, tam.supervised, tam.context, tam.training_stride) == (1, 5, 12, 15)
 
 
 def test_one_batch_can_be_overfitted():

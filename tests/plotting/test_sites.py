@@ -24,7 +24,7 @@ def embedding(values, classes=CLASSES):
         "igbp": ("site", np.array(classes, object)),
         "koppen": ("site", np.array(["Dfb", "Cfa"] * 9)[: len(classes)]),
     }
-    return xr.DataArray(np.asarray(values, float), coords, ("site", "code"))
+    return xr.DataArray(np.asarray(values, float), coords, ("site", "embedding"))
 
 
 def dots(ax):

@@ -45,15 +45,15 @@ def test_inputs_are_scaled_by_the_towers_that_train(cube):
     sites = [str(s) for s in cube.site.values]
     spec = cube_spec(cube, sites[:4], targets=TARGETS, predictors=SPEC.predictors, static=("igbp", "koppen"))
     train = load_towers(cube, sites[:4], spec, DAILY.limit(0.5)).scaled()
-    met = train.series.met.astype(float)
+    met = train.series.inputs.astype(float)
     np.testing.assert_allclose(met[:, 1:].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(met[:, 1:].std(0), 1, atol=1e-4)
     assert met[:, 0].min() >= -1 and met[:, 0].max() < 1, "the cyclic one keeps its scale"
     others = load_towers(cube, sites[4:], train.spec, DAILY.limit(0.5))
-    by_hand = load_towers(cube, sites[4:], spec, DAILY.limit(0.5)).series.met
+    by_hand = load_towers(cube, sites[4:], spec, DAILY.limit(0.5)).series.inputs
     by_hand = (by_hand - np.float32(train.spec.input_mean)) / np.float32(train.spec.input_scale)
-    np.testing.assert_allclose(others.series.met, by_hand, atol=1e-6)
-    assert abs(others.series.met[:, 1].mean()) > 0.05, "other towers have another mean"
+    np.testing.assert_allclose(others.series.inputs, by_hand, atol=1e-6)
+    assert abs(others.series.inputs[:, 1].mean()) > 0.05, "other towers have another mean"
     assert spec.koppen_classes == ("C", "D") and others.series.classes.shape == (8, 2)
     assert others.first_hour[0] == cube.time.values[0].astype("datetime64[D]").astype(int)
 
@@ -85,8 +85,10 @@ def test_means_are_over_days(cube):
     spec = dataclasses.replace(SPEC, predictors=("TA",), memory_days=(7,))
     block = cube_block(cube.isel(site=[0]), spec)
     assert spec.memory_hours == 7
-    np.testing.assert_allclose(block.met[0, 6:, 1], np.convolve(block.met[0, :, 0], np.ones(7) / 7, "valid"), atol=1e-6)
-    assert np.isnan(block.met[0, :3, 1]).all()
+    np.testing.assert_allclose(
+        block.inputs[0, 6:, 1], np.convolve(block.inputs[0, :, 0], np.ones(7) / 7, "valid"), atol=1e-6
+    )
+    assert np.isnan(block.inputs[0, :3, 1]).all()
 
 
 def test_surface_columns_hold_the_last_clear_day_for_a_while_and_never_a_later_one(cube):
@@ -99,13 +101,13 @@ def test_surface_columns_hold_the_last_clear_day_for_a_while_and_never_a_later_o
     spec = cube_spec(with_surface, targets=TARGETS, predictors=("TA",))
     assert spec.inputs == ("TA", *BANDS[:7], "NDVI", "EVI", "NIRv", "NDWI")
     spec = dataclasses.replace(spec, bands=("red", "NDVI"))
-    met = cube_block(with_surface, spec).met
+    met = cube_block(with_surface, spec).inputs
     red, ndvi = met[0, :, 1], met[0, :, 2]
     assert np.isnan(red[:3]).all() and (red[3:21] == values[0, 0, 0]).all() and (red[21:] == values[0, 2, 0])[:32].all()
     assert np.isnan(red[21 + OLDEST + 1 :]).all()
     nir = values[0, 0, 1]
     assert ndvi[5] == pytest.approx((nir - red[5]) / (nir + red[5]), abs=1e-6)
-    without = cube_block(cube, spec).met
+    without = cube_block(cube, spec).inputs
     assert np.isnan(without[..., 1:]).all() and np.array_equal(without[..., 0], met[..., 0])
     early = carried(values[:, :1], days[:1], cube.time.values[:10], ["red"])
     np.testing.assert_array_equal(early[0, :, 0], red[:10])

@@ -76,14 +76,14 @@ def test_block_of_a_cube_is_the_physical_values_normalised():
     block = cube_block(cube, FULL)
     ta = cube.predictors.sel(variable="TA").values
     low, high = table()["TA"].bounds
-    np.testing.assert_allclose(block.met[..., 2], (ta - (low + high) / 2) / (high - low), atol=1e-6)
+    np.testing.assert_allclose(block.inputs[..., 2], (ta - (low + high) / 2) / (high - low), atol=1e-6)
     mean = np.stack([naive_mean(row, 72) for row in ta])
     at = FULL.inputs.index("TA_MEAN_3D")
-    np.testing.assert_allclose(block.met[..., at], (mean - (low + high) / 2) / (high - low), atol=1e-6)
-    assert np.isnan(block.met[:, :35, at]).all()
-    assert np.isfinite(block.met[:, 35:, at]).all()
+    np.testing.assert_allclose(block.inputs[..., at], (mean - (low + high) / 2) / (high - low), atol=1e-6)
+    assert np.isnan(block.inputs[:, :35, at]).all()
+    assert np.isfinite(block.inputs[:, 35:, at]).all()
     tod = cube.predictors.sel(variable="TOD").values
-    np.testing.assert_allclose(block.met[..., 1], (tod - 12) / 12, atol=1e-6)
+    np.testing.assert_allclose(block.inputs[..., 1], (tod - 12) / 12, atol=1e-6)
     assert block.first_hour == int(cube.time.values[0].astype("datetime64[h]").astype(int))
     np.testing.assert_allclose(block.numbers[:, 0], cube.latitude.values / 180, rtol=1e-6)
     assert block.classes.ravel().tolist() == [0, 1, -1]
@@ -110,7 +110,7 @@ def test_a_cell_does_not_depend_on_its_neighbours():
     assert together.chips.shape == (4, 2, 9, 64)
     for cell in range(4):
         alone = cells_of(forcing, [cell])
-        for name in ("met", "observed", "numbers", "classes", "chips", "chip_hour"):
+        for name in ("inputs", "observed", "numbers", "classes", "chips", "chip_hour"):
             np.testing.assert_array_equal(getattr(together, name)[cell], getattr(alone, name)[0])
 
 
@@ -126,10 +126,10 @@ def test_bad_values_are_masked_before_the_means():
     gaps = values.copy()
     gaps[0, [30, 40], 2] = np.nan
     expected = make_block(gaps, cube.time.values, *place, spec=FULL)
-    np.testing.assert_array_equal(block.met, expected.met)
-    assert np.isnan(block.met[0, [30, 40], 2]).all()
+    np.testing.assert_array_equal(block.inputs, expected.inputs)
+    assert np.isnan(block.inputs[0, [30, 40], 2]).all()
     loose = FeatureSpec.from_dict(FULL.to_dict() | {"predictor_max_qc": None})
-    assert np.isfinite(make_block(values, cube.time.values, *place, spec=loose, qc=flags).met[0, 40, 2])
+    assert np.isfinite(make_block(values, cube.time.values, *place, spec=loose, qc=flags).inputs[0, 40, 2])
 
 
 def test_observed_means_a_measured_predictor():
@@ -180,5 +180,5 @@ def test_a_predictor_that_the_cube_lacks_is_masked(caplog):
     spec = FeatureSpec(predictors=("TA", "CO2"))
     block = cube_block(cube.sel(variable=["TA"]), spec)
     assert "CO2" in caplog.text
-    assert np.isnan(block.met[..., 1]).all()
-    np.testing.assert_array_equal(block.met, cube_block(cube, spec).met)
+    assert np.isnan(block.inputs[..., 1]).all()
+    np.testing.assert_array_equal(block.inputs, cube_block(cube, spec).inputs)

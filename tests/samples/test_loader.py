@@ -49,7 +49,7 @@ def coded(stretches, seed=0, seen=0.7, step=1000):
         met = np.stack([np.full(hours, site), at * step + np.arange(hours)], 1).astype("float32")
         blocks.append(
             Block(
-                met=met[None],
+                inputs=met[None],
                 observed=np.ones((1, hours), bool),
                 numbers=np.empty((1, 0), "float32"),
                 classes=np.empty((1, 0), int),
@@ -128,9 +128,9 @@ def test_no_window_holds_an_hour_of_elsewhere(stretches, length, emits, stride, 
     assert partial or inside.all()
     np.testing.assert_array_equal(got["mask"].all(2), inside)
     np.testing.assert_array_equal(got["mask"].any(2), inside)
-    np.testing.assert_array_equal(got["met"][..., 1][inside], hour[inside])
+    np.testing.assert_array_equal(got["inputs"][..., 1][inside], hour[inside])
     sites = np.array([site for site, _ in stretches])
-    assert (got["met"][..., 0] == sites[place][:, None])[inside].all()
+    assert (got["inputs"][..., 0] == sites[place][:, None])[inside].all()
     assert [windows.sites[s] for s in got["site"]] == [f"S{site}" for site in sites[place]]
     targets, hour = got["targets"][..., 0], hour[:, length - emits :]
     assert np.isfinite(targets).any(1).all()
@@ -236,7 +236,9 @@ def test_workers_change_neither_batches_nor_their_order(towers, workers):
     for _ in range(2):  # the second pass tells whether workers that live on draw the next epoch
         for done, (a, b) in enumerate(zip(loader, plain, strict=True), 1):
             assert all(isinstance(value, torch.Tensor) for value in a.values())
-            assert a["met"].dtype == torch.float32 and a["mask"].dtype == torch.bool and a["site"].dtype == torch.int64
+            assert (
+                a["inputs"].dtype == torch.float32 and a["mask"].dtype == torch.bool and a["site"].dtype == torch.int64
+            )
             equal(a, b)
             assert windows.state_dict()["batch"] == done  # what workers prepared in advance does not count
     assert windows.epoch == plain.epoch == 2
@@ -261,8 +263,8 @@ def test_windows_travel_to_other_processes(towers):
 
 def test_an_epoch_copies_its_batches_and_no_more():
     data = coded([(0, 200_000)], step=200_000)
-    wide = np.repeat(data.series.met, 16, axis=1)
-    data = dataclasses.replace(data, series=dataclasses.replace(data.series, met=wide))
+    wide = np.repeat(data.series.inputs, 16, axis=1)
+    data = dataclasses.replace(data, series=dataclasses.replace(data.series, inputs=wide))
     windows = Windows(data, length=32, batch_size=64, limit=2000)
     tracemalloc.start()
     for _ in windows:
@@ -279,7 +281,7 @@ def test_torch_is_not_needed():
         "from fluxcube.samples.loader import load_windows\n"
         "from fluxcube.errors import MissingPackageError\n"
         "windows = load_windows(example_cube(), length=24)\n"
-        "assert sum(len(b['met']) for b in windows) > 0\n"
+        "assert sum(len(b['inputs']) for b in windows) > 0\n"
         "try: windows.loader()\n"
         "except MissingPackageError as error: print(error)\n"
     )
@@ -296,8 +298,8 @@ def test_a_batch_holds_what_the_cube_holds(cube):
         times = last - np.arange(30)[::-1]
         block = cube_block(cube.sel(site=[site]), SPEC)
         at = np.searchsorted(cube.time.values, times[0].astype("datetime64[ns]"))
-        np.testing.assert_array_equal(batch["met"][i], block.met[0, at : at + 30])
-        np.testing.assert_array_equal(batch["mask"][i], np.isfinite(block.met[0, at : at + 30]))
+        np.testing.assert_array_equal(batch["inputs"][i], block.inputs[0, at : at + 30])
+        np.testing.assert_array_equal(batch["mask"][i], np.isfinite(block.inputs[0, at : at + 30]))
         fluxes = cube.fluxes.sel(site=site, time=times[-5:], target=["NEE", "GPP_NT"])
         flags = cube.fluxes_qc.sel(site=site, time=times[-5:], target=["NEE", "GPP_NT"])
         np.testing.assert_array_equal(batch["targets"][i], fluxes.where(flags == 0).values.astype("float32"))
@@ -465,7 +467,7 @@ def test_a_cube_in_a_store_gives_windows_in_two_lines(cube_store):
 
     cube = fc.open_carbonsense(cube_store)
     batch = next(iter(load_windows(cube, length=48, batch_size=8)))
-    assert batch["met"].shape[:2] == (8, 48) and batch["images"].shape[2:] == (9, 64)
+    assert batch["inputs"].shape[:2] == (8, 48) and batch["images"].shape[2:] == (9, 64)
     assert batch["mask"].any()
 
 

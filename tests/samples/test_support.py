@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fluxcube.errors import ConfigError
 from fluxcube.samples.features import Block
-from fluxcube.samples.support import Draws, block_with_codes, series_support, support_stops
+from fluxcube.samples.support import Draws, block_with_embeddings, series_support, support_stops
 from fluxcube.samples.windows import flatten, join
 
 DAYS = np.arange("2001-01-01", "2004-01-01", dtype="datetime64[D]")
@@ -19,7 +19,7 @@ def numbered(places=2, days=300, first=11323):
     """A block whose every value tells its place and day."""
     met = (1000 * np.arange(places)[:, None] + np.arange(days)).astype("float32")[..., None]
     return Block(
-        met=met,
+        inputs=met,
         observed=np.ones((places, days), bool),
         numbers=np.zeros((places, 1), np.float32),
         classes=np.zeros((places, 0), np.int64),
@@ -32,7 +32,7 @@ def numbered(places=2, days=300, first=11323):
 class Means:
     """A model whose embedding is the mean of the support."""
 
-    context, support, code_size = 45, 8, 1
+    context, support_windows, embedding_size = 45, 8, 1
 
     def encode(self, support):
         return support.mean((1, 2))
@@ -60,17 +60,19 @@ def test_windows_are_spread_over_the_seasons_and_need_drivers():
 
 def test_the_support_of_a_place_is_its_own_and_does_not_hang_on_the_others():
     block = numbered(3)
-    codes = block_with_codes(block, Means()).numbers
+    codes = block_with_embeddings(block, Means()).numbers
     assert codes.shape == (3, 2) and np.allclose(np.diff(codes[:, 1]), 1000) and (codes[:, 0] == 0).all()
     alone = numbered(3)
     one = Block(**{k: v[[1]] if isinstance(v, np.ndarray) else v for k, v in vars(alone).items()})
-    assert block_with_codes(one, Means()).numbers[0, 1] == codes[1, 1]
+    assert block_with_embeddings(one, Means()).numbers[0, 1] == codes[1, 1]
 
 
 def test_a_place_without_a_day_in_the_support_years_is_named():
     series, first = flatten(numbered()), np.full(2, 11323)
     observed = np.ones(600, bool)
-    with pytest.raises(ConfigError, match=r"XX-B has no 45 days in a row with drivers in 2010: .* 2001-01-01"):
+    with pytest.raises(
+        ConfigError, match=r"XX-B has no 45 consecutive days with observed inputs in 2010: .* 2001-01-01"
+    ):
         observed[:300] = False  # the first place has no drivers at all
         series_support(series, first, observed, 45, 8, years=[2010], names=["XX-B", "XX-A"])
     none = series_support(series, first, observed, 45, 8)
@@ -88,9 +90,9 @@ def test_drawn_support_shares_no_day_with_its_windows(seed, epoch, length, span)
     assert support.shape[1:] == (3, length, 1) and len(support) == group.max() + 1
     place = np.searchsorted(series.start, ends, side="right") - 1
     for end, p, g in zip(ends, place, group, strict=True):
-        query = series.met[max(end - length + 1, series.start[p]) : end + 1, 0]
+        query = series.inputs[max(end - length + 1, series.start[p]) : end + 1, 0]
         held = support[g, ..., 0]
-        rows = series.met[series.start[p] : series.start[p] + series.hours[p], 0]
+        rows = series.inputs[series.start[p] : series.start[p] + series.hours[p], 0]
         assert np.isin(held, rows).all(), "of the same place, and drivers only"
         assert (np.diff(held, axis=1) == 1).all() and not np.isin(held, query).any()
     again, _ = Draws(series, length, 3, span, seed).of(ends, epoch)

@@ -19,7 +19,7 @@ def random_block(rng, places=3, hours=100, chips=6):
     hour = np.sort(rng.integers(-60, hours - 24, (places, chips)), axis=1) + 24 * np.arange(chips)
     hour[:, -1:] = np.where(rng.random((places, 1)) < 0.5, NO_CHIP, hour[:, -1:])
     return Block(
-        met=rng.normal(size=(places, hours, 4)).astype("float32"),
+        inputs=rng.normal(size=(places, hours, 4)).astype("float32"),
         observed=np.ones((places, hours), bool),
         numbers=rng.normal(size=(places, 2)).astype("float32"),
         classes=rng.integers(0, 3, (places, 1)),
@@ -31,13 +31,13 @@ def random_block(rng, places=3, hours=100, chips=6):
 
 def naive(block, place, stop, length):
     """One window, hour by hour."""
-    met = np.full((length, block.met.shape[2]), np.nan, "float32")
+    met = np.full((length, block.inputs.shape[2]), np.nan, "float32")
     images = {}
     before = [h for h in block.chip_hour[place] if h <= stop - length]
     for step in range(length):
         hour = stop - length + step
         if hour >= 0:
-            met[step] = block.met[place, hour]
+            met[step] = block.inputs[place, hour]
         wanted = before[-1:] if step == 0 else [hour]
         for h in wanted:
             for at in np.flatnonzero(block.chip_hour[place] == h):
@@ -54,7 +54,7 @@ def test_gather_equals_a_naive_loop(seed, length):
     got = gather(block, place, stop, length)
     for i in range(5):
         met, images = naive(block, place[i], stop[i], length)
-        np.testing.assert_array_equal(got["met"][i], met)
+        np.testing.assert_array_equal(got["inputs"][i], met)
         found = {s: got["images"][i, k] for k, s in enumerate(got["image_step"][i]) if s >= 0}
         assert sorted(found) == sorted(images)
         for step, chip in images.items():
@@ -74,9 +74,9 @@ def test_shapes_are_those_of_a_batch():
 
 def test_hours_before_the_start_are_missing():
     block = random_block(np.random.default_rng(0))
-    met = gather(block, [1], [5], 8)["met"][0]
+    met = gather(block, [1], [5], 8)["inputs"][0]
     assert np.isnan(met[:3]).all()
-    np.testing.assert_array_equal(met[3:], block.met[1, :5])
+    np.testing.assert_array_equal(met[3:], block.inputs[1, :5])
 
 
 def test_places_of_different_lengths_are_joined():
@@ -88,7 +88,7 @@ def test_places_of_different_lengths_are_joined():
         alone = gather(block, [place], [stop], 30)
         for name, array in alone.items():
             np.testing.assert_array_equal(got[name][i], array[0])
-    assert np.shares_memory(flatten(blocks[0]).met, blocks[0].met)
+    assert np.shares_memory(flatten(blocks[0]).inputs, blocks[0].inputs)
 
 
 @pytest.mark.parametrize("stop", [0, 101])
@@ -116,7 +116,7 @@ def test_stretches_of_one_tower_share_its_chips():
     """Hours 0..39 and 60..99 of a tower with chips at 5, 29, 53 and 77: the second stretch begins with that of 53."""
     chips = np.arange(4, dtype="float32")[None, :, None, None] * np.ones((1, 4, 1, 64), "float32")
     block = Block(
-        met=np.arange(40, dtype="float32").reshape(1, 40, 1),
+        inputs=np.arange(40, dtype="float32").reshape(1, 40, 1),
         observed=np.ones((1, 40), bool),
         numbers=np.empty((1, 0), "float32"),
         classes=np.empty((1, 0), int),
@@ -135,11 +135,11 @@ def test_stretches_of_one_tower_share_its_chips():
 
 def test_joining_copies_and_leaves_the_parts_alone():
     blocks = [random_block(np.random.default_rng(seed)) for seed in range(3)]
-    before = [block.met.copy() for block in blocks]
+    before = [block.inputs.copy() for block in blocks]
     joined = join(block for block in blocks)
-    assert not any(np.shares_memory(joined.met, block.met) for block in blocks)
-    joined.met[:] = 0
+    assert not any(np.shares_memory(joined.inputs, block.inputs) for block in blocks)
+    joined.inputs[:] = 0
     for block, met in zip(blocks, before, strict=True):
-        np.testing.assert_array_equal(block.met, met)
+        np.testing.assert_array_equal(block.inputs, met)
     one = random_block(np.random.default_rng(0), places=1)
     np.testing.assert_array_equal(join([flatten(one)]).chip_key, flatten(one).chip_key)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from training_helpers import TARGETS, eco, small_cube
 
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.models import checkpoint
-from fluxcube.models.applicability import MOST_CENTRES
+from fluxcube.models.applicability import MAX_CENTRES
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.daymeans import Column, day_columns
 from fluxcube.samples.splits import Split
@@ -34,7 +34,7 @@ def test_only_what_a_model_looks_at_has_weight(linear):
 def test_the_weight_of_a_linear_model_is_its_slope(linear):
     model = load_model(linear)
     towers = load_towers(small_cube(), list(linear.split.train), model.spec, HOURLY.limit(None))
-    sun = towers.series.met[:, model.spec.inputs.index("SW_IN")]
+    sun = towers.series.inputs[:, model.spec.inputs.index("SW_IN")]
     found = importance(model.model, [towers], day_columns(model.spec), seed=0)
     # Shuffled input: errors grow by twice the variance of what the input explained.
     explained = np.sqrt(np.mean(np.square(model.model.slope))) * sun[towers.observed()].std() * np.sqrt(2)
@@ -51,8 +51,8 @@ def test_columns_of_an_input_share_its_weight():
 def test_towers_have_as_many_days_each_and_long_ones_fill_up():
     assert _quotas([10, 500, 500], 300) == [10, 145, 145]
     assert _quotas([3, 2], 300) == [3, 2]
-    quota = _quotas([4000] * 385, MOST_CENTRES)
-    assert sum(quota) == MOST_CENTRES and max(quota) - min(quota) <= 1
+    quota = _quotas([4000] * 385, MAX_CENTRES)
+    assert sum(quota) == MAX_CENTRES and max(quota) - min(quota) <= 1
 
 
 def test_days_are_spread_over_the_seasons():
@@ -67,7 +67,7 @@ def test_training_days_do_not_depend_on_how_towers_come(linear):
     model, cube = load_model(linear), small_cube()
     sites = list(linear.split.train)
     columns = len(day_columns(model.spec))
-    whole = training_days([load_towers(cube, sites, model.spec, 1)], sites, columns)
+    whole = training_days([load_towers(cube, sites, model.spec, HOURLY.limit(1))], sites, columns)
     single = training_days((load_towers(cube, [site], model.spec, HOURLY.limit(1)) for site in sites), sites, columns)
     for a, b in zip(whole, single, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -13,7 +13,7 @@ from daily_cubes import DRIVERS, FAST, TARGETS, TINY_TAM, daily_cube, daily_forc
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models.base import Batch
 from fluxcube.models.tamrl import TAMRLConfig
@@ -22,10 +22,12 @@ from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.fit import fit
+from fluxcube.training.job import Job
 from fluxcube.training.loop import _Run
 from fluxcube.training.loss import Balance
 from fluxcube.training.parallel import World
 from fluxcube.training.plan import Plan, make_plan
+from fluxcube.training.request import FitRequest
 from fluxcube.training.weights import SupportedWindows, class_weights, flux_weights, spread_weights
 
 torch.set_num_threads(1)  # tests run beside each other
@@ -100,7 +102,7 @@ def test_predictions_look_at_no_flux_are_the_same_twice_and_change_with_the_supp
     alone = predict(model, cube.isel(site=[5]))
     np.testing.assert_allclose(values(alone), values(given)[[5]], atol=1e-5)
     codes = model.embed(cube)
-    assert codes.dims == ("site", "code") and codes.shape == (12, 3) and (codes.std("site") > 0).all()
+    assert codes.dims == ("site", "embedding") and codes.shape == (12, 3) and (codes.std("site") > 0).all()
     assert model.embed(blind).equals(codes)
     # The forward model alone, told nothing of the place:
     plain = dataclasses.replace(model.model.config, modulate=False)
@@ -212,18 +214,8 @@ def test_seeds_learn_from_towers_of_their_own(cube, model, tmp_path):
     small = {"config": {"n_estimators": 5}} if model == "xgboost" else {"training": brief}
     options = {"model": model, "target": ("NEE",), "predictors": DRIVERS, "static": (), **small}
     split = dataclasses.replace(per_igbp(cube), val=())
-    plan = make_plan(
-        cube,
-        split=split,
-        bag=0.5,
-        memory_days=None,
-        bands=None,
-        train_igbp=None,
-        init=None,
-        seed=0,
-        limit=DAILY.limit(0.5),
-        **{"training": brief, "config": None, **options},
-    )
+    request = FitRequest(limit=DAILY.limit(0.5), split=split, bag=0.5, **{"training": brief, **options})
+    plan = make_plan(cube, request)
     drawn, other = plan.sites(0), plan.sites(1)
     assert len(drawn) == len(other) == round(0.5 * len(split.train)) and drawn != other == plan.sites(1)
     assert set(drawn) < set(split.train)
@@ -254,7 +246,7 @@ def test_a_bag_says_what_it_holds_and_lacks_no_target(cube, tmp_path):
     fit(one, out=tmp_path / "there", bag=0.34, target=("NEE", "GPP_NT"), **options)
     absent = next(seed for seed, sites in enumerate(own) if own[0][0] not in sites)
     for more in ({"seed": absent}, {"seeds": 2}):
-        with pytest.raises(ConfigError, match=f"GPP_NT: observed at none of the 2 .* that seed {absent} learns from"):
+        with pytest.raises(ConfigError, match=f"GPP_NT: observed at none of the 2 training towers of seed {absent}"):
             fit(one, out=tmp_path / "lacking", bag=0.34, target=("NEE", "GPP_NT"), **options | more)
     assert not (tmp_path / "lacking").exists()
 
@@ -337,24 +329,21 @@ def test_passes_add_up_with_support_that_several_windows_share(cube):
         model = registry.build("tam-rl", config, plan.sizes())
         torch.nn.init.normal_(model.generator[-1].weight)
         weights = flux_weights(cube, towers, ("quality", "igbp"))
-        windows = SupportedWindows.of(towers, weights, 3, 4, length=20, stride=5, batch_size=48, seed=1)
+        windows = SupportedWindows(towers, weights, 3, 4, length=20, stride=5, batch_size=48, seed=1)
         batch = windows[0]
         assert len(batch["support"]) < 48 and batch["support"].shape[1:] == (3, 20, 5)
         training = dataclasses.replace(FAST, effective_batch=48, batch_size=size, grad_clip=0.0)
         balance = Balance(*plan.balanced, towers.spec.target_mean, towers.spec.target_scale)
-        run = _Run(
-            model.train(),
-            torch.optim.SGD(model.parameters(), 0.0),
-            windows,
-            training,
-            CPU,
-            None,
-            {"seed": 0},
-            None,
-            None,
+        job = Job(
+            model=model.train(),
+            windows=windows,
+            config=training,
+            world=CPU,
+            request={"seed": 0},
             balance=balance,
             alpha=0.1,
         )
+        run = _Run(job, torch.optim.SGD(model.parameters(), 0.0))
         run._step(batch)
         grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
     for name, gradient in grads[0].items():
@@ -403,15 +392,15 @@ def test_what_cannot_be_is_named(cube, tmp_path):
         fit(cube, model="ecoperceiver", out=out)
     with pytest.raises(ConfigError, match="RECO_NT is no target"):
         train(cube, out, target=("NEE", "GPP_NT"), training=dataclasses.replace(FAST, balance=0.1))
-    with pytest.raises(ConfigError, match="pretrain_epochs is of tam-rl"):
+    with pytest.raises(ConfigError, match="pretrain_epochs is for models of two stages"):
         train(cube, out, "lstm", training=dataclasses.replace(FAST, pretrain_epochs=1))
-    with pytest.raises(ConfigError, match=r"weigh and balance: .* xgboost looks at none"):
+    with pytest.raises(ConfigError, match=r"weigh and balance: settings of gradient descent.* xgboost"):
         fit(cube, model="xgboost", out=out, training=dataclasses.replace(FAST, weigh=("spread",), balance=0.0))
-    with pytest.raises(ConfigError, match="leave trailing means out"):
+    with pytest.raises(ConfigError, match="cannot contain trailing means"):
         train(cube, out, memory_days=(7,))
     with pytest.raises(ConfigError, match="0 to 1, found 3"):
         train(cube.assign(fluxes_quality=cube.fluxes_quality * 0 + 3), out)
-    with pytest.raises(ConfigError, match="no training site has a window of 20 days beside 60 others"):
+    with pytest.raises(ConfigError, match="no training site has a support window of 20 days besides 60 windows"):
         train(cube, out, config={"queries": 60})
     with pytest.raises(ConfigError, match="makes no embeddings"):
         load_model(train(cube, out, "lstm", training=dataclasses.replace(FAST, epochs=1))).embed(cube)
@@ -420,9 +409,9 @@ def test_what_cannot_be_is_named(cube, tmp_path):
 def test_a_batch_says_what_day_it_is(cube):
     spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS, static=())
     towers = load_towers(cube, ["XX-D03"], spec, DAILY.limit(0.5))
-    windows = SupportedWindows.of(towers, np.ones_like(towers.fluxes), 2, 1, length=20, stride=5, batch_size=8)
+    windows = SupportedWindows(towers, np.ones_like(towers.fluxes), 2, 1, length=20, stride=5, batch_size=8)
     batch = windows[0]
     last = batch["time"].astype("datetime64[D]")
     wanted = cube.predictors.sel(site="XX-D03", variable="TA", time=last)
-    met = Batch.of(batch).met[:, -1, spec.inputs.index("TA")] * 160
+    met = Batch.of(batch).inputs[:, -1, spec.inputs.index("TA")] * 160
     np.testing.assert_allclose(met, wanted.values, atol=1e-3)

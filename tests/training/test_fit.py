@@ -16,13 +16,14 @@ from fluxcube.models import checkpoint
 from fluxcube.models.base import Batch
 from fluxcube.models.boosting import BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiverConfig
+from fluxcube.models.registry import preset_config
 from fluxcube.samples.features import FeatureSpec, cube_block
 from fluxcube.samples.splits import Split
 from fluxcube.samples.windows import gather
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.config import TrainingConfig
-from fluxcube.training.fit import fit, preset_config
-from fluxcube.training.loop import nse
+from fluxcube.training.fit import fit
+from fluxcube.training.validation import observed_nse as nse
 
 torch.set_num_threads(1)  # tests run beside each other
 
@@ -115,7 +116,7 @@ def test_best_epoch_is_kept(cube, whole):
     spec = FeatureSpec.from_dict(metadata["features"])
     val = cube.sel(site=list(whole.split.val))
     block = cube_block(val, spec)
-    hours = np.arange(24, block.met.shape[1] + 1)
+    hours = np.arange(24, block.inputs.shape[1] + 1)
     place, stop = (a.ravel() for a in np.meshgrid(np.arange(val.sizes["site"]), hours, indexing="ij"))
     pred = model.predict(Batch.of(gather(block, place, stop, 24)))[:, -1, 0]
     obs = val.fluxes.sel(target="NEE").where(val.fluxes_qc.sel(target="NEE") == 0).values[place, stop - 1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint
 from fluxcube.models.boosting import ROUNDS, BoostingConfig
@@ -100,7 +101,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(
         training_search,
         "random_search",
-        lambda *a, **k: search(*a, **k | {"trees": 8, "patience": 3, "folds": 2, "rows": 600}),
+        lambda *a, options, **k: search(
+            *a, options=dataclasses.replace(options, trees=8, patience=3, folds=2, rows=600), **k
+        ),
     )
 
 

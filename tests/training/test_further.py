@@ -12,12 +12,13 @@ import torch
 from training_helpers import FAST, TARGETS, TINY, eco, small_cube, weights
 
 from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, SplitError, UnknownNameError
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint
 from fluxcube.samples import towers as reading
 from fluxcube.samples.splits import Split, per_igbp
-from fluxcube.training.fit import configure, fit
+from fluxcube.training.fit import fit
+from fluxcube.training.settings import configure
 
 torch.set_num_threads(1)  # tests run beside each other
 
@@ -75,14 +76,14 @@ MET = ("TA", "SW_IN", "VPD", "SW_IN_POT")
     ("match", "changes"),
     [
         (
-            "predictors .* another order: DOY, TOD, TA",
+            "predictors .* in its order: expected DOY, TOD, TA",
             {"predictors": ("TOD", "DOY", *MET)},
         ),
-        ("predictors .* another order", {"predictors": ("VPD", "TA", "SW_IN")}),
-        ("targets .* another order", {"target": ("GPP_NT", "NEE")}),
-        ("targets .* another order", {"target": ("RECO_NT", "GPP_NT", "NEE")}),
-        ("static .* another order", {"static": ("igbp", "latitude")}),
-        ("bands .* another order", {"bands": "turned"}),
+        ("predictors .* in its order", {"predictors": ("VPD", "TA", "SW_IN")}),
+        ("targets .* in its order", {"target": ("GPP_NT", "NEE")}),
+        ("targets .* in its order", {"target": ("RECO_NT", "GPP_NT", "NEE")}),
+        ("static .* in its order", {"static": ("igbp", "latitude")}),
+        ("bands .* in its order", {"bands": "turned"}),
         ("latent was 16, is 32", {"config": dataclasses.replace(TINY, latent=32)}),
         ("latent was 16, is 32", {"config": {"latent": 32}}),
         ("sw-linear cannot be", {"model": "sw-linear", "config": None}),
@@ -315,7 +316,7 @@ def test_events_are_written_where_tensorboard_is_installed(cube, tmp_path):
 
 
 def test_without_tensorboard_it_is_named(cube, tmp_path, nothing_long, monkeypatch):
-    monkeypatch.setattr("fluxcube.training.plan.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("fluxcube.training.checks.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="tensorboard"):
         eco(cube, tmp_path / "run", predictors=("TA",), training=dataclasses.replace(FAST, tensorboard=True))
 

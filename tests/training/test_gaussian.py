@@ -12,7 +12,7 @@ import xarray as xr
 from training_helpers import FAST, TARGETS, TINY, eco, small_cube, weights
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint
 from fluxcube.resolution import HOURLY
@@ -121,7 +121,7 @@ def test_a_run_reports_its_coverage(run):
         assert set(found) >= {"factor", "hours", "sites", "as_given", "calibrated", "held_out"}
         shares = [found["calibrated"][f"{level:g}"] for level in LEVELS]
         assert shares == sorted(shares) and max(abs(s - v) for s, v in zip(shares, LEVELS, strict=True)) < 0.12
-    assert "80 % intervals hold NEE" in run.summary
+    assert "coverage of 80 % intervals: NEE" in run.summary
 
 
 def test_predictions_come_with_calibrated_standard_deviations(cube, run):
@@ -180,7 +180,7 @@ def test_hours_of_large_random_uncertainty_count_less(cube, tmp_path):
     seen = np.isfinite(towers.fluxes)
     assert (found[~seen] == 0).all() and found[seen[:, 0], 0].mean() == pytest.approx(1.0, rel=1e-5)
     assert found[bad][seen[bad]].max() < found[~bad][seen[~bad]].min() / 5
-    windows = WeightedWindows.of(towers, found, length=24, emits=24, stride=12, batch_size=8, partial=True)
+    windows = WeightedWindows(towers, found, length=24, emits=24, stride=12, batch_size=8, partial=True)
     batch = windows[2]
     assert ((batch["weights"] > 0) == np.isfinite(batch["targets"])).all()
     assert ((batch["weights"].max((1, 2)) < 0.5) == (batch["site"] < 2)).all()

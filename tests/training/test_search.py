@@ -16,7 +16,7 @@ from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import table
-from fluxcube.training.search import SPACE, draw_settings, random_search
+from fluxcube.training.search import SPACE, SearchOptions, draw_settings, random_search
 
 
 class Killed(Exception):
@@ -40,7 +40,8 @@ def spec(cube, sites):
 
 def search(cube, sites, spec, **changes):
     settings = {"trees": 12, "patience": 4, "draws": 5, "folds": 3, "rows": 900, "seed": 2, "workers": 1}
-    return random_search(cube, sites, spec=spec, **settings | changes)
+    options = {name: changes.pop(name) for name in list(changes) if name in SearchOptions.__dataclass_fields__}
+    return random_search(cube, sites, spec=spec, options=SearchOptions(**settings | options), **changes)
 
 
 def scores(found):

@@ -13,7 +13,7 @@ from training_helpers import TARGETS, TINY, eco, small_cube, weights
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.evaluation.skill import compare
 from fluxcube.inference.grid import upscale
-from fluxcube.inference.predictor import load_model
+from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models import checkpoint
@@ -92,7 +92,7 @@ def test_a_broken_ensemble_goes_on_and_more_seeds_are_added(cube, three, tmp_pat
     shutil.copytree(three.path, folder)
     (folder / "ensemble.json").unlink()
     shutil.rmtree(folder / "seed-6")
-    with pytest.raises(CheckpointError, match=r"holds no run\.json"):
+    with pytest.raises(CheckpointError, match=r"has no run\.json"):
         load_model(folder)
     again = eco(cube, folder, seeds=3, epochs=2, progress=progress)
     assert trained == ["seed 6 (3 of 3)"] and checkpoint.digest(again) == checkpoint.digest(three)
@@ -122,7 +122,7 @@ def test_a_changed_member_is_told(three, tmp_path):
     shutil.copytree(three.path, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/seed-5")
     shutil.copytree(tmp_path / "run/seed-4", tmp_path / "run/seed-5")
-    with pytest.raises(CheckpointError, match="seed-5 holds other weights"):
+    with pytest.raises(CheckpointError, match="seed-5 has other weights"):
         load_model(tmp_path / "run")
     about = json.loads((tmp_path / "run/ensemble.json").read_text("utf-8"))
     about["calibration"]["NEE"]["factor"] = 9.0

@@ -18,9 +18,12 @@ from fluxcube.resolution import HOURLY
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
-from fluxcube.training.loop import _Run, rate, stalled
+from fluxcube.training.job import Job
+from fluxcube.training.loop import _Run
+from fluxcube.training.pace import rate
 from fluxcube.training.parallel import World
 from fluxcube.training.plan import Plan
+from fluxcube.training.validation import stalled
 
 torch.set_num_threads(1)  # tests run beside each other
 
@@ -40,6 +43,10 @@ def towers(cube):
 
 def sizes(towers, split=None):
     return Plan(None, "ecoperceiver", towers.spec, split, TINY, FAST, HOURLY.limit(1)).sizes()
+
+
+def job(model, windows, config, *, seed=0, state=None):
+    return Job(model=model, windows=windows, config=config, world=CPU, request={"seed": seed}, state=state)
 
 
 def plain_loop(towers, config, training, seed):
@@ -95,7 +102,7 @@ def one_step(towers, config, training, *, seed=0, batch=64, drop=()):
     for i in drop:
         first["targets"][i] = np.nan
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    run = _Run(model.train(), optimizer, windows, training, CPU, None, {"seed": seed}, None, None)
+    run = _Run(job(model.train(), windows, training, seed=seed), optimizer)
     run._step(run._masked(first, 0, 0))
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -138,7 +145,7 @@ def test_averaged_weights_are_the_running_mean(towers):
     windows = Windows(towers, length=24, emits=24, stride=12, batch_size=16, partial=True)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     training = dataclasses.replace(FAST, ema=0.5)
-    run = _Run(model.train(), optimizer, windows, training, CPU, None, {"seed": 0}, None, None)
+    run = _Run(job(model.train(), windows, training), optimizer)
     mean = copy.deepcopy(model.state_dict())
     for n in range(1, 8):
         run._step(windows[n])
@@ -185,7 +192,7 @@ def test_what_is_not_finite_changes_no_weight(towers, tmp_path):
     windows = Windows(towers, length=24, emits=24, stride=12, batch_size=16, partial=True)
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
     state = tmp_path / "state.safetensors"
-    run = _Run(model.train(), optimizer, windows, FAST, CPU, state, {"seed": 0}, None, None)
+    run = _Run(job(model.train(), windows, FAST, state=state), optimizer)
     run._step(windows[0])
     run.save()
     kept, before = state.read_bytes(), copy.deepcopy(model.state_dict())
@@ -206,22 +213,12 @@ def test_a_gradient_that_is_not_finite_is_named(towers):
     torch.manual_seed(0)
     model = registry.build("ecoperceiver", TINY, sizes(towers))
     windows = Windows(towers, length=24, emits=24, stride=12, batch_size=16, partial=True)
-    run = _Run(model, torch.optim.SGD(model.parameters(), 0.1), windows, FAST, CPU, CPU_STATE, {"seed": 0}, None, None)
+    run = _Run(job(model, windows, FAST), torch.optim.SGD(model.parameters(), 0.1))
     model.head.weight.register_hook(lambda gradient: gradient * torch.inf)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(TrainingError, match="the gradient of epoch 1, step 1"):
         run._step(windows[0])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-class CPU_STATE:
-    """No state was saved."""
-
-    parent = "run"
-
-    @staticmethod
-    def is_file():
-        return False
 
 
 def test_progress_tells_loss_score_speed_and_the_time_left(cube, tmp_path):

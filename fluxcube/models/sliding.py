@@ -1,47 +1,90 @@
-"""Every window of a stretch of hours at once, each encoded afresh, but what they share made only once.
+"""Sliding-window inference: all windows of a contiguous series of hours in one pass, at a stride of one hour.
 
-A stride of one hour gives each hour its own window, so that an hour is looked at by as many windows as a window has
-hours. Its tokens, keys and values are the same in all of them and are made once here; and as the latents that look at
-one hour lie at a constant distance in memory, they are read as one matrix per hour, whose products with the hour's
-keys and values are large enough to be fast. Results are those of one forward pass for each window.
+At a stride of one hour, each hour is part of as many windows as a window has hours. Its tokens, keys and values are the
+same in all of them and are computed once. The latents that attend to one hour lie at a constant distance in RAM, so
+that they are read as one matrix per hour, whose products with its keys and values are large enough to be fast.
+The results are those of one forward pass per window.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fluxcube.models.base import Batch
-from fluxcube.models.layers import MASKED, Tokens, WindowedCrossAttention
+from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, Tokens, WindowedCrossAttention
 
-if TYPE_CHECKING:
-    from fluxcube.models.ecoperceiver import EcoPerceiver
-
-#: Windows that pass the layers together: what they need fits the processor's cache.
+#: Number of windows that pass the layers together, so that their arrays fit the cache of the processor.
 _PIECE = 32
 
 
-def slide(model: EcoPerceiver, batch: Batch) -> Tensor:
-    """Return what every window of a stretch of hours gives for its last hour.
+class Shape(Protocol):
+    """Settings of a `SlidingModel`; see `fluxcube.models.ecoperceiver.EcoPerceiverConfig`."""
+
+    @property
+    def latent(self) -> int: ...  # noqa: D102
+
+    @property
+    def blocks(self) -> int: ...  # noqa: D102
+
+    @property
+    def share(self) -> bool: ...  # noqa: D102
+
+
+class SlidingModel(Protocol):
+    """The parts of a Perceiver over windows that sliding-window inference uses."""
+
+    @property
+    def latents(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def future(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def config(self) -> Shape: ...  # noqa: D102
+
+    @property
+    def context(self) -> int: ...  # noqa: D102
+
+    @property
+    def cross(self) -> Stack[WindowedCrossAttention]: ...  # noqa: D102
+
+    @property
+    def block_self(self) -> Stack[CausalSelfAttention]: ...  # noqa: D102
+
+    @property
+    def self_layers(self) -> Stack[CausalSelfAttention]: ...  # noqa: D102
+
+    def tokens(self, batch: Batch[Tensor]) -> Tokens:
+        """Return the tokens of a batch and their masks."""
+        ...
+
+    def emit(self, latents: Tensor) -> Tensor:
+        """Return the outputs for latents (..., H)."""
+        ...
+
+
+def predict_sliding(model: SlidingModel, batch: Batch[Tensor]) -> Tensor:
+    """Return the output of every window of a contiguous series of hours for its last hour.
 
     Parameters
     ----------
     model : EcoPerceiver
-        In evaluation; its context is T.
+        In evaluation mode; its context is T.
     batch : Batch of Tensors
-        One stretch of N >= T hours: ``len(batch.met)`` is 1. A chip at step 0 may be older than the stretch.
+        One series of N >= T hours: ``len(batch.inputs)`` is 1. A chip at step 0 may be older than the series.
 
     Returns
     -------
     (N - T + 1, outputs) Tensor
-        What `model` gives for the last hour of each window of T hours, the latest chip at or before the window's
-        first hour standing at that hour.
+        Output of `model` for the last hour of each window of T hours. The latest chip at or before the first hour of a
+        window is placed at that hour.
     """
     length, config = model.context, model.config
-    tokens, hours = model.tokens(batch), batch.met.shape[1]
+    tokens, hours = model.tokens(batch), batch.inputs.shape[1]
     windows = hours - length + 1
     chips = _Chips.of(tokens, windows) if len(tokens.rows) else None
     present = tokens.present[:, 0].unfold(0, length, 1)[..., None].clone()
@@ -49,7 +92,7 @@ def slide(model: EcoPerceiver, batch: Batch) -> Tensor:
         present[:, 0, 0] = (chips.first_bias == 0).any(-1)[:, 0]
     shared = [_Shared.of(cross, tokens, chips) for cross in model.cross]
     latents = model.latents.expand(windows, -1, -1).clone()
-    # Windows that would begin before the first hour or end after the last fill the hours up; nobody reads them.
+    # Windows that would begin before the first hour or end after the last one pad the array; they are never read.
     room = latents.new_zeros(windows + 2 * (length - 1), length, config.latent)
     mixed = room[length - 1 : length - 1 + windows]
     size = _PIECE if latents.device.type == "cpu" else windows
@@ -67,23 +110,23 @@ def slide(model: EcoPerceiver, batch: Batch) -> Tensor:
     return torch.cat([_finish(model, latents[piece]) for piece in pieces])
 
 
-def _finish(model: EcoPerceiver, latents: Tensor) -> Tensor:
+def _finish(model: SlidingModel, latents: Tensor) -> Tensor:
     for layer in model.self_layers:
         latents = layer(latents, model.future)
     return model.emit(latents[:, -1])
 
 
 class _Chips(NamedTuple):
-    """Chips of a stretch, by hour.
+    """Chips of a series of hours.
 
     Attributes
     ----------
     rows : (C,) int64 Tensor
         Hours of the chips, ascending.
     bands, bias : (C, b, H_i), (C, 1, V + b) Tensor
-        Their tokens; masks of all tokens of their hours.
+        Tokens of the chips; masks of all tokens of their hours.
     first : (E,) int64 Tensor
-        Which chip stands at the first hour of each window; 0 where none does.
+        Index of the chip at the first hour of each window; 0 where there is none.
     first_bias : (E, 1, V + b) Tensor
         Masks of all tokens of each window's first hour.
     """
@@ -97,24 +140,25 @@ class _Chips(NamedTuple):
     @classmethod
     def of(cls, tokens: Tokens, windows: int) -> _Chips:
         rows, order = tokens.rows.sort()
-        met = tokens.values.shape[1]
-        bands, bias = tokens.more[order, met:], tokens.more_bias[order]
+        count = tokens.values.shape[1]
+        bands, bias = tokens.more[order, count:], tokens.more_bias[order]
         first = torch.searchsorted(rows, torch.arange(windows, device=rows.device), right=True) - 1
-        band_bias = bias[first.clamp(min=0), :, met:].masked_fill((first < 0)[:, None, None], MASKED)
+        band_bias = bias[first.clamp(min=0), :, count:].masked_fill((first < 0)[:, None, None], MASKED)
         return cls(rows, bands, bias, first.clamp(min=0), torch.cat([tokens.bias[:windows], band_bias], -1))
 
 
 class _Shared(NamedTuple):
-    """Keys and values (h, ...) of one cross-attention for a stretch of N hours, V tokens each.
+    """Keys and values (h, ...) of one cross-attention for a series of N hours of V tokens each.
 
     Attributes
     ----------
     heads : int
     hours : tuple of Tensor
-        Keys and values (N, h, V, d) and masks (N, 1, 1, V), None where every token is seen.
+        Keys and values (N, h, V, d) and masks (N, 1, 1, V), None where no token is masked.
     chips : _Chips or None
     at_chips, at_first : tuple of Tensor
-        The same with the bands' tokens, for hours of a chip and for first hours of windows; empty without chips.
+        The same with the tokens of the bands, for hours with a chip and for first hours of windows; empty without
+        chips.
     """
 
     heads: int
@@ -127,38 +171,40 @@ class _Shared(NamedTuple):
     def of(cls, cross: WindowedCrossAttention, tokens: Tokens, chips: _Chips | None) -> _Shared:
         heads = cross.heads
 
-        def project(x: Tensor) -> tuple[Tensor, Tensor]:
+        def project(x: Tensor) -> tuple[Tensor, ...]:
             key = functional.linear(x, cross.key.weight) * (cross.key.out_features // heads) ** -0.5
             return tuple(y.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous() for y in (key, cross.value(x)))
 
-        met = project(tokens.values)
-        hours = (*met, tokens.bias[:, None] if tokens.bias.any() else None)
+        inputs = project(tokens.values)
+        hours = (*inputs, tokens.bias[:, None] if tokens.bias.any() else None)
         if chips is None:
             return cls(heads, hours, None, (), ())
         bands, windows = project(chips.bands), len(chips.first)
-        at_chips = [torch.cat([x[chips.rows], y], 2) for x, y in zip(met, bands, strict=True)]
-        at_first = [torch.cat([x[:windows], y[chips.first]], 2) for x, y in zip(met, bands, strict=True)]
+        at_chips = [torch.cat([x[chips.rows], y], 2) for x, y in zip(inputs, bands, strict=True)]
+        at_first = [torch.cat([x[:windows], y[chips.first]], 2) for x, y in zip(inputs, bands, strict=True)]
         return cls(heads, hours, chips, (*at_chips, chips.bias[:, None]), (*at_first, chips.first_bias[:, None]))
 
     def attend(self, room: Tensor, inside: Tensor) -> None:
-        """Put attention in the place of queries (E, T, H), `inside` of `room` (E + 2 T - 2, T, H)."""
+        """Replace queries (E, T, H), `inside` of `room` (E + 2 T - 2, T, H), by the result of attention."""
         length, width = inside.shape[1:]
         split = (self.heads, width // self.heads)
         first = inside[:, 0].unflatten(-1, split)[:, :, None].clone()
         # Row k of hour t is the latent of window t + k (of `room`) at its hour T - 1 - k.
         shape = (len(inside) + length - 1, self.heads, length, split[1])
         by_hour = room.as_strided(shape, (length * width, split[1], (length - 1) * width, 1), (length - 1) * width)
-        rows = by_hour[self.chips.rows] if self.chips else None
+        rows = by_hour[self.chips.rows] if self.chips else by_hour[:0]
         for at in range(0, shape[0], _PIECE):
             piece = slice(at, at + _PIECE)
-            by_hour[piece] = _attention(by_hour[piece], *(x if x is None else x[piece] for x in self.hours))
+            key, value, bias = self.hours
+            bias = None if bias is None else bias[piece]
+            by_hour[piece] = _attention(by_hour[piece], key[piece], value[piece], bias)
         if self.chips:
             by_hour[self.chips.rows] = _attention(rows, *self.at_chips)
             inside[:, 0] = _attention(first, *self.at_first).flatten(1)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Attention of (N, h, q, d) over (N, h, V, d)."""
+    """Return attention of queries (N, h, q, d) over keys and values (N, h, V, d)."""
     scores = query @ key.transpose(-1, -2)
     if bias is not None:
         scores += bias

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from test_ecoperceiver import TINY, make_batch, make_model
 
 from fluxcube.inference.predictor import Predictor
-from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.base import BaseModel, Batch, Sizes
 from fluxcube.models.ensemble import Ensemble
-from fluxcube.models.exact import slide
+from fluxcube.models.sliding import predict_sliding
 from fluxcube.samples.features import Block, FeatureSpec
 from fluxcube.samples.windows import flatten, gather
 
@@ -52,7 +53,7 @@ def block(sizes, hours, places=1, seed=0, chips=True):
     numbers[:, 1:] = np.nan
     classes = [rng.integers(-1, n, places) for n in sizes.classes]
     return Block(
-        met=met,
+        inputs=met,
         observed=np.isfinite(met).any(-1),
         numbers=numbers,
         chips=images,
@@ -68,9 +69,9 @@ def tensors(arrays):
 
 def both(model, block, length):
     """A stretch at once, and one pass for each of its windows."""
-    series, hours = flatten(block), block.met.shape[1]
+    series, hours = flatten(block), block.inputs.shape[1]
     with torch.inference_mode():
-        stretch = slide(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))
+        stretch = predict_sliding(model, tensors(gather(series, np.array([0]), np.array([hours]), hours)))
         stops = np.arange(length, hours + 1)
         windows = [tensors(gather(series, np.array([0]), np.array([s]), length)) for s in stops]
         return stretch, torch.cat([model(w)[:, -1] for w in windows])
@@ -130,8 +131,8 @@ def test_a_window_hears_only_its_own_hours():
     """Hours before a window's first change nothing, those in it do."""
     model = make_model(sizes=BARE)
     one = block(BARE, 40)
-    other = dataclasses.replace(one, met=one.met.copy())
-    other.met[0, 20, 1] = 0.123
+    other = dataclasses.replace(one, inputs=one.inputs.copy())
+    other.inputs[0, 20, 1] = 0.123
     (a, _), (b, _) = both(model, one, 12), both(model, other, 12)
     changed = (a != b).any(-1).numpy()
     assert changed[9:21].all() and not changed[:9].any() and not changed[21:].any()
@@ -168,22 +169,29 @@ SPEC = FeatureSpec(
 PLACED = Sizes(inputs=6, bands=3, numbers=2, targets=2)
 
 
-class OneByOne:
-    """A model that cannot slide, and says when it is asked to."""
+class OneByOne(BaseModel):
+    """A model without sliding-window inference that records the longest window it predicts."""
+
+    context, emits, quantities = (
+        property(operator.attrgetter(f"model.{name}")) for name in ("context", "emits", "quantities")
+    )
 
     def __init__(self, model):
-        self.model, self.context, self.emits = model, model.context, model.emits
-        self.quantities, self.predict_all, self.longest = model.quantities, model.predict_all, 0
+        self.model, self.longest = model, 0
+        self.kind, self.sizes, self.config = model.kind, model.sizes, model.config
+
+    def predict_all(self, batch):
+        return self.model.predict_all(batch)
 
     def predict(self, batch):
-        self.longest = max(self.longest, batch.met.shape[1])
+        self.longest = max(self.longest, batch.inputs.shape[1])
         return self.model.predict(batch)
 
 
 class Sliding(OneByOne):
     """A model that can."""
 
-    slides = True
+    sliding_window = True
 
 
 @pytest.mark.parametrize("hours", [12, 30, 40, 300])
@@ -191,12 +199,12 @@ def test_the_predictor_slides_where_it_can_and_gives_the_same(hours):
     model = make_model(sizes=PLACED)
     places = block(PLACED, hours, places=3)
     if hours > 100:
-        places.met[1, 60:64] = np.nan
-        places.met[2, 100:] = np.nan
-        places = dataclasses.replace(places, observed=np.isfinite(places.met).any(-1))
+        places.inputs[1, 60:64] = np.nan
+        places.inputs[2, 100:] = np.nan
+        places = dataclasses.replace(places, observed=np.isfinite(places.inputs).any(-1))
     single, sliding = OneByOne(model), Sliding(model)
     ours, plainly = (Predictor(m, SPEC).predict_block(places, stride=1) for m in (sliding, single))
-    assert model.slides and single.longest == 12
+    assert model.sliding_window and single.longest == 12
     assert sliding.longest == {12: 12, 30: 12, 40: 12 + 18, 300: 12 + 127}[hours]  # short runs go one by one
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(plainly))
     np.testing.assert_allclose(ours, plainly, atol=2e-5, rtol=1e-5)
@@ -209,16 +217,10 @@ def test_an_ensemble_slides_with_its_members():
     members = [make_model(config, PLACED, seed) for seed in (0, 1)]
     places = block(PLACED, 90)
     together = Ensemble(members)
-    assert together.slides and not Ensemble([OneByOneOf(m) for m in members]).slides
+    assert together.sliding_window and not Ensemble([OneByOne(m) for m in members]).sliding_window
     given = Predictor(together, SPEC).predict_block(places, stride=1, uncertainty=True)
-    alone = Predictor(Ensemble([OneByOneOf(m) for m in members]), SPEC)
+    alone = Predictor(Ensemble([OneByOne(m) for m in members]), SPEC)
     np.testing.assert_allclose(given, alone.predict_block(places, stride=1, uncertainty=True), atol=1e-4, rtol=1e-4)
-
-
-class OneByOneOf(OneByOne):
-    def __init__(self, model):
-        super().__init__(model)
-        self.kind, self.sizes, self.config, self.n_targets = model.kind, model.sizes, model.config, model.n_targets
 
 
 def test_predict_of_a_stretch_fills_all_but_the_first_hours():

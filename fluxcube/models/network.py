@@ -1,0 +1,71 @@
+"""Models that are torch modules: what they share in training, inference and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fluxcube.models.base import BaseModel, Batch
+from fluxcube.models.tensors import from_files, to_files
+
+
+class Network(nn.Module, BaseModel):
+    """A model that gradient descent trains.
+
+    Subclasses define `forward`, which returns scaled fluxes (B, emitted time steps, targets), or twice as many columns
+    for a Gaussian head: means, then logarithms of variances.
+    """
+
+    #: Tensors whose rows stand for one input, band or target each ("inputs", "bands", "targets"): a checkpoint can be
+    #: trained further with others. Empty for a model that cannot.
+    tensor_rows: ClassVar[Mapping[str, str]] = {}
+    #: Settings that no weight depends on: they may change when a checkpoint is trained further.
+    free_settings: ClassVar[tuple[str, ...]] = ("dropout",)
+    #: Whether `forward` masks inputs in training; False where the training loop has masked them by `drop`.
+    drops_itself: bool = True
+    #: For a model of two training stages: False in the first one.
+    joint: bool = True
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The model itself."""
+        return (self,)
+
+    @property
+    def support_queries(self) -> int:
+        """Maximum number of training windows of a place that share their support windows."""
+        return 1
+
+    def drop(self, batch: Batch, rng: np.random.Generator, rows: np.ndarray, total: int) -> Batch:
+        """Mask inputs of a batch of arrays as dropout of inputs does; by default none are dropped.
+
+        Parameters
+        ----------
+        batch : Batch of arrays
+            Windows; they are not changed.
+        rng : Generator
+            Generator of the larger batch: in the same state for each of its parts.
+        rows : (B,) int
+            Positions of these windows in the larger batch.
+        total : int
+            Number of windows of the larger batch.
+        """
+        return batch
+
+    def on_device(self, batch: Batch) -> Batch[Tensor]:
+        """Return a batch of arrays or tensors as tensors on the model's device."""
+        device = next(self.parameters()).device
+        return Batch(*(torch.as_tensor(array, device=device) for array in batch))
+
+    def weights(self) -> dict[str, bytes]:
+        """Return the weights as one safetensors file."""
+        return to_files(self)
+
+    def load_weights(self, files: Mapping[str, bytes]) -> None:
+        """Load weights that `weights` returned."""
+        from_files(self, files)
+        self.eval()

@@ -1,0 +1,79 @@
+"""The request of a fit: what `fluxcube.fit` was called with, checked as far as it can be without a cube."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fluxcube.errors import ConfigError
+from fluxcube.models import registry
+from fluxcube.models.base import Config
+from fluxcube.resolution import QualityLimit
+from fluxcube.samples.splits import Split
+from fluxcube.training.config import TrainingConfig
+from fluxcube.training.run import by_torchrun
+
+#: Settings of the loss, which only gradient descent uses.
+_LOSS = ("weigh", "balance", "pretrain_epochs")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FitRequest:
+    """What to learn, from what and how; the meanings are those of the parameters of `fluxcube.training.fit.fit`.
+
+    Raises
+    ------
+    ConfigError
+        If options exclude each other, or would have no effect for the model.
+    UnknownNameError
+        If there is no such model.
+    """
+
+    model: str
+    limit: QualityLimit
+    target: str | Sequence[str] | None = None
+    predictors: Sequence[str] | None = None
+    memory_days: Sequence[int] | None = None
+    bands: Sequence[str] | None = None
+    static: Sequence[str] | None = None
+    split: Split | str | os.PathLike | None = None
+    train_igbp: str | Sequence[str] | None = None
+    config: Config | Mapping | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    init: str | os.PathLike | None = None
+    seed: int = 0
+    search: int | None = None
+    bag: float = 1.0
+
+    def __post_init__(self):
+        cls, descent = registry.model_class(self.model), registry.by_descent(self.model)
+        if self.search is not None and not cls.searchable:
+            raise ConfigError(f"search is not available for {self.model}: leave it out, or set its config.")
+        if self.search is not None and self.search < 1:
+            raise ConfigError(f"search must be 1 draw or more, found {self.search}.")
+        if not 0 < self.bag <= 1:
+            raise ConfigError(
+                f"bag must be a fraction of the training towers, above 0 and at most 1, found {self.bag}."
+            )
+        if self.init is not None and not descent:
+            known = " or ".join(registry.names(trainer="descent"))
+            raise ConfigError(f"init trains a checkpoint of {known} further: {self.model} cannot be; leave it out.")
+        if self.memory_days and cls.uses_support:
+            raise ConfigError(
+                f"memory_days: the support windows of {self.model} cannot contain trailing means; leave them out."
+            )
+        if not descent:
+            self._check_without_descent()
+        elif self.training.pretrain_epochs is not None and cls.stages < 2:
+            raise ConfigError(f"pretrain_epochs is for models of two stages: {self.model} is trained in one stage.")
+
+    def _check_without_descent(self) -> None:
+        """Refuse what only gradient descent can use."""
+        if by_torchrun():
+            raise ConfigError(f"{self.model} trains in one process: start it without torchrun.")
+        if unused := [name for name in _LOSS if getattr(self.training, name) is not None]:
+            raise ConfigError(
+                f"{' and '.join(unused)}: settings of gradient descent, which does not train {self.model}; leave them "
+                "out."
+            )

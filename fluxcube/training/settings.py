@@ -1,0 +1,176 @@
+"""Settings of models: from presets and the words of a command to a configuration, in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from fluxcube.errors import ConfigError
+from fluxcube.models import registry
+from fluxcube.models.base import Config
+from fluxcube.samples.features import FeatureSpec
+from fluxcube.training.config import TrainingConfig
+from fluxcube.variables import table
+
+C = TypeVar("C", bound=Config)
+
+#: Settings that a search determines, besides those that it draws.
+_SEARCHED = ("n_estimators", "early_stopping")
+
+
+def complete_config(model: str, config: Config | Mapping | None, spec: FeatureSpec) -> Config:
+    """Return the complete settings of a model: its default preset, or a mapping with the input columns filled in.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    config : config, mapping or None
+        Its settings, or some of them; None for the default.
+    spec : FeatureSpec
+        Features, which determine the columns (`Model.needed_columns`).
+
+    Raises
+    ------
+    ConfigError
+        If `config` is of another model, or the features lack a needed column.
+    """
+    cls = registry.config_class(model)
+    if config is not None and not isinstance(config, (cls, Mapping)):
+        raise ConfigError(f"config must be a {cls.__name__} or a mapping for {model}, found {type(config).__name__}.")
+    if config is None:
+        config = registry.preset_config(model)
+    if isinstance(config, cls):
+        return config
+    columns = {}
+    for setting, name in registry.model_class(model).needed_columns.items():
+        if name not in table(spec.resolution):  # daily cubes have no time of day
+            continue
+        if name not in spec.inputs:
+            raise ConfigError(f"{model} needs {name} among the predictors, found {', '.join(spec.predictors)}.")
+        columns[setting] = spec.inputs.index(name)
+    return cls.from_dict(columns | dict(config if isinstance(config, Mapping) else {}))
+
+
+def choose_config(
+    model: str, preset: str | None = None, changes: Mapping | None = None, *, init: object = None
+) -> Config | Mapping | None:
+    """Return what `fit` takes as config, from a preset and changes of it.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    preset : str, optional
+        Name of a preset; by default the default preset of the model.
+    changes : mapping, optional
+        Settings that differ from the preset.
+    init : path or Run, optional
+        As `fit` takes it: without a preset, the changes are those of the checkpoint.
+
+    Returns
+    -------
+    config, mapping or None
+        None if nothing was chosen: `fit` then uses its default. A mapping if the other settings follow from the
+        features or from a checkpoint.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such model, preset or setting.
+
+    Examples
+    --------
+    >>> choose_config("ecoperceiver", "published", {"heads": 4}).heads
+    4
+    >>> choose_config("xgboost", changes={"max_depth": 3})
+    {'max_depth': 3}
+    """
+    chosen = registry.preset_config(model, preset)
+    if preset is None and (not changes or init is not None):
+        return dict(changes) if changes else None
+    if chosen is None:
+        return dict(changes or {})
+    return changed(chosen, changes or {})
+
+
+def configure(
+    model: str,
+    preset: str | None,
+    settings: Sequence[str] = (),
+    search: int | None = None,
+    init: object = None,
+    epochs: int | None = None,
+) -> tuple[Config | Mapping | None, TrainingConfig]:
+    """Return what `fit` takes as config and training, from the words of a command.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    preset : str or None
+        Name of a preset of the model; the matching training settings are used, too.
+    settings : sequence of str
+        ``config.<key>=<value>`` and ``training.<key>=<value>``: values as JSON, or as Python writes them, or
+        numbers or words separated by commas; anything else is text.
+    search : int, optional
+        As `fit` takes it: settings that it draws are refused.
+    init : path or Run, optional
+        As `fit` takes it: without a preset, settings change those of the checkpoint.
+    epochs : int, optional
+        As `fit` takes it: other settings of training must agree with it.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is no such assignment, has an invalid value, or would have no effect.
+    UnknownNameError
+        If there is no such preset or key.
+
+    Examples
+    --------
+    >>> config, training = configure("ecoperceiver", None, ["config.dropout=0.3", "training.keep=last"])
+    >>> config.dropout, training.keep
+    (0.3, 'last')
+    """
+    changes: dict[str, dict] = {"config": {}, "training": {}}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        part, _, key = name.strip().partition(".")
+        if not equals or part not in changes or not key:
+            raise ConfigError(f"a setting must be config.<key>=<value> or training.<key>=<value>, found {text!r}.")
+        changes[part][key] = _value(value.strip())
+    _check_used(model, changes, search)
+    config = choose_config(model, preset, changes["config"], init=init)
+    training = TrainingConfig.preset(registry.find(model).presets.get(preset or "", "default"))
+    changes["training"] |= {"epochs": epochs} if epochs is not None and registry.by_descent(model) else {}
+    return config, changed(training, changes["training"])
+
+
+def _check_used(model: str, changes: Mapping[str, Mapping], search: int | None) -> None:
+    """Refuse settings that the model does not use, or that a search determines."""
+    if changes["training"] and not registry.by_descent(model):
+        names = ", ".join(f"training.{key}" for key in changes["training"])
+        raise ConfigError(f"{names}: gradient descent does not train {model}; its settings are config.<key>=<value>.")
+    if search is None:
+        return
+    from fluxcube.training.search import SPACE
+
+    if drawn := [key for key in changes["config"] if key in SPACE or key in _SEARCHED]:
+        raise ConfigError(f"{', '.join(drawn)}: determined by the search; leave this setting out, or the search.")
+
+
+def changed(config: C, changes: Mapping) -> C:
+    """Return settings with some changes; unknown keys and values of another type are refused."""
+    return type(config).from_dict(dataclasses.asdict(config) | dict(changes))
+
+
+def _value(text: str) -> object:
+    """Return a value from JSON, or true, false and null as Python writes them, or a list without its brackets."""
+    for written in ({"True": "true", "False": "false", "None": "null"}.get(text, text), f"[{text}]"):
+        with contextlib.suppress(ValueError):
+            return json.loads(written)
+    return text.split(",") if "," in text else text
