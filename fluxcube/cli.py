@@ -135,9 +135,7 @@ def train(
         str | None,
         typer.Option(help="Split file, folds.json:2, or a kind: per-igbp (the default), kfold:2, time, sites:FILE ..."),
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Preset of the model's settings, such as small or published.")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset of the settings, such as small or published.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting, e.g. training.lr=1e-3 or config.dropout=0.3; may be repeated."),
@@ -149,7 +147,7 @@ def train(
     train_igbp: Annotated[str | None, typer.Option(help="Train on these IGBP classes only, e.g. GRA,CRO.")] = None,
     search: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of random settings to try first on the training towers (xgboost), e.g. 50."),
+        typer.Option(min=1, help="Number of settings to try first on the training towers (xgboost)."),
     ] = None,
     bag: Annotated[
         float, typer.Option(help="Share of the training towers that each seed learns from, e.g. 0.6.")

@@ -134,15 +134,15 @@ def test_every_option_of_training_changes_what_is_done(planned):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--jobs 2", "give seeds"),
+        ("--jobs 2", "pass seeds"),
         ("--model xgboost --epochs 3", "n_estimators"),
-        ("--model mean-cycle --epochs 3", "no epochs"),
+        ("--model mean-cycle --epochs 3", "not trained in epochs"),
         ("--model xgboost --set training.lr=1", "config.<key>"),
-        ("--model xgboost --search 3 --set config.max_depth=3", "leave this out, or the search"),
-        ("--search 3", "knows none of ecoperceiver"),
-        ("--bag 0", "bag must be a share of the training towers"),
+        ("--model xgboost --search 3 --set config.max_depth=3", "leave this setting out, or the search"),
+        ("--search 3", "search is not available for ecoperceiver"),
+        ("--bag 0", "bag must be a fraction of the training towers"),
         ("--bag 1.5", "at most 1, found 1.5"),
-        ("--model xgboost --init r", "which xgboost cannot be"),
+        ("--model xgboost --init r", "xgboost cannot be"),
         ("--model sw-linear --preset small", "preset of sw-linear"),
         ("--model sw-linear --predictors TA", "needs SW_IN"),
         ("--model ecoperciever", "did you mean 'ecoperceiver'"),
@@ -194,7 +194,7 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(call, tmp_path, m
 def test_a_run_says_how_it_went_and_is_trained_further(done, call, tmp_path):
     targets = "--target NEE --target GPP_NT --predictors DOY,TOD,TA,SW_IN --no-chips --split kfold:1/3"
     text = done(f"train c eco {TINY} {targets} --set config.distribution=gaussian")
-    assert "validation NSE NEE" in text and "80 % intervals hold NEE" in text
+    assert "validation NSE NEE" in text and "coverage of 80 % intervals: NEE" in text
     head, row = (tmp_path / "eco/log.csv").read_text("utf-8").split()
     assert head == "epoch,loss,val_nse_NEE,val_nse_GPP_NT,lr,windows,seconds" and row.startswith("1,")
     assert "--overwrite" in call(f"train c eco {TINY} {targets}")[0]
@@ -230,7 +230,7 @@ def test_no_file_of_another_is_removed(done, call, tmp_path):
         path.write_text("x", "utf-8")
         for options in ("", "--seeds 2"):
             status, _, _ = call(f"train c mine-{at} --model sw-linear --overwrite {options}")
-            assert "holds other files" in str(status) and path.exists()
+            assert "contains other files" in str(status) and path.exists()
     done("train c ours --model sw-linear --seeds 2")
     (tmp_path / "ours/seed-1/notes.txt").write_text("x", "utf-8")
     status, _, _ = call("train c ours --model sw-linear --seeds 2 --overwrite")

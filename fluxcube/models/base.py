@@ -121,6 +121,8 @@ class Model(Protocol):
         Whether it makes an embedding of a place from support windows: windows of the place's own model inputs.
     stages : int
         Number of stages in which it is trained, 1 or 2.
+    length_setting : str
+        For a model that is not trained in epochs, the setting that determines how long it is trained; "" if none.
     kind : str
         Its name in the registry.
     config : Config
@@ -158,6 +160,7 @@ class Model(Protocol):
     searchable: ClassVar[bool]
     uses_support: ClassVar[bool]
     stages: ClassVar[int]
+    length_setting: ClassVar[str]
 
     @property
     def kind(self) -> str: ...  # noqa: D102
@@ -234,6 +237,7 @@ class BaseModel:
     searchable: ClassVar[bool] = False
     uses_support: ClassVar[bool] = False
     stages: ClassVar[int] = 1
+    length_setting: ClassVar[str] = ""
 
     kind: str = ""
     config: Config

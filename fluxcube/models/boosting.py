@@ -175,6 +175,7 @@ class Boosting(RowModel):
     kind = "xgboost"
     averages_chips = True
     searchable = True
+    length_setting = "config.n_estimators"
     config: BoostingConfig
 
     def __init__(self, config: BoostingConfig, sizes: Sizes):

@@ -1,1 +1,1 @@
-"""Training: a cube and a model's name in, a run folder out."""
+"""Training: from a cube and the name of a model to a run folder."""

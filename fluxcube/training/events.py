@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, where it is installed."""
+"""Event files for TensorBoard, if it is installed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 
 from fluxcube.errors import missing_package
 
-#: Steps between two of the events of single steps.
+#: Number of steps between two events of single steps.
 _EVERY = 10
 
 
 class Events:
-    """A writer of one run's numbers.
+    """Writer of the event files of one run.
 
     Parameters
     ----------
     folder : path
-        Made if need be; a run that goes on adds a file to it.
+        Created if it does not exist; a resumed run adds a file to it.
 
     Raises
     ------
@@ -33,16 +33,16 @@ class Events:
         self._writer = SummaryWriter(os.fspath(folder))
 
     def step(self, steps: int, row: Mapping[str, float]) -> None:
-        """Write what a step gave, each tenth step."""
+        """Write loss and learning rate, every tenth step."""
         if steps % _EVERY == 0:
             self._write("step", row, steps)
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Write a row of the log."""
+        """Write a log entry."""
         self._write("epoch", {k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write the buffered events and close the files."""
         self._writer.close()
 
     def _write(self, prefix: str, row: Mapping[str, float], at: int) -> None:

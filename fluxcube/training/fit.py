@@ -184,6 +184,8 @@ def fit(
 def _check_used(model: str, epochs: int | None, seeds: object, jobs: int) -> None:
     """Refuse options that would have no effect (ConfigError)."""
     if epochs is not None and not registry.by_descent(model):
-        raise ConfigError(f"{model} is not trained in epochs: leave epochs out; its settings are those of config.")
+        instead = registry.model_class(model).length_setting
+        hint = f"; {instead} determines how long it is trained" if instead else ""
+        raise ConfigError(f"{model} is not trained in epochs: leave epochs out{hint}.")
     if jobs != 1 and seeds is None:
         raise ConfigError(f"jobs is the number of seeds that are trained in parallel: pass seeds; found jobs={jobs}.")

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 
-def squared_error(out: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum of squared errors over observed fluxes.
+def squared_error(out: Tensor, fluxes: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the sum of squared errors over observed fluxes.
 
     Parameters
     ----------
     out : (B, hours, targets or more) Tensor
-        Scaled means, whatever follows them.
-    wanted : (B, hours, targets) Tensor
-        Scaled fluxes; NaN is not observed, of each target by itself.
+        Scaled means; further columns are not used.
+    fluxes : (B, hours, targets) Tensor
+        Scaled fluxes; NaN is not observed, for each target by itself.
     weights : (B, hours, targets) Tensor, optional
         Finite where a flux is observed.
 
@@ -26,23 +26,25 @@ def squared_error(out: Tensor, wanted: Tensor, weights: Tensor | None = None) ->
     >>> squared_error(torch.tensor([[[1.0, 5.0]]]), torch.tensor([[[3.0, torch.nan]]]))
     tensor(4.)
     """
-    seen = torch.isfinite(wanted)
-    mean = out[..., : wanted.shape[-1]].float()
-    error = torch.where(seen, mean - torch.where(seen, wanted, 0.0), 0.0).square()
+    seen = torch.isfinite(fluxes)
+    mean = out[..., : fluxes.shape[-1]].float()
+    error = torch.where(seen, mean - torch.where(seen, fluxes, 0.0), 0.0).square()
     return (error if weights is None else error * torch.where(seen, weights, 0.0)).sum()
 
 
-def gaussian_nll(out: Tensor, wanted: Tensor, weights: Tensor | None = None, beta: float = 0.0) -> Tensor:
-    """Sum of negative log-likelihoods over observed fluxes, less the constant: (error^2 / variance + log variance) / 2.
+def gaussian_nll(out: Tensor, fluxes: Tensor, weights: Tensor | None = None, beta: float = 0.0) -> Tensor:
+    """Return the sum of negative log-likelihoods over observed fluxes.
+
+    Without the constant, one is (error^2 / variance + log variance) / 2.
 
     Parameters
     ----------
     out : (B, hours, 2 targets) Tensor
         Scaled means, then logarithms of variances.
-    wanted, weights
+    fluxes, weights
         As for `squared_error`.
     beta : float
-        Each hour's loss is weighted by its variance to this power, through which no gradient flows.
+        Exponent of the variance that weights the loss of each time step; no gradient flows through this weight.
 
     References
     ----------
@@ -53,9 +55,9 @@ def gaussian_nll(out: Tensor, wanted: Tensor, weights: Tensor | None = None, bet
     >>> gaussian_nll(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0]]]))
     tensor(2.)
     """
-    seen = torch.isfinite(wanted)
+    seen = torch.isfinite(fluxes)
     mean, log_variance = out.float().chunk(2, -1)
-    error = torch.where(seen, mean - torch.where(seen, wanted, 0.0), 0.0).square()
+    error = torch.where(seen, mean - torch.where(seen, fluxes, 0.0), 0.0).square()
     loss = 0.5 * (error * torch.exp(-log_variance) + log_variance)
     if beta:
         loss = loss * torch.exp(beta * log_variance.detach())
@@ -66,14 +68,14 @@ def gaussian_nll(out: Tensor, wanted: Tensor, weights: Tensor | None = None, bet
 
 @dataclass(frozen=True)
 class Balance:
-    """The carbon balance of estimates: NEE = RECO - GPP, all positive as the table has them, of one partitioning.
+    """The carbon balance of estimates: NEE = RECO - GPP, with the signs of the variable table, of one partitioning.
 
     Attributes
     ----------
     nee, gpp, reco : int
-        Their positions among the targets.
+        Positions of these fluxes among the targets.
     mean, scale : sequence of float
-        What all targets were scaled by: flux = scaled * scale + mean.
+        Scaling of all targets: flux = scaled * scale + mean.
 
     References
     ----------
@@ -87,12 +89,12 @@ class Balance:
     scale: Sequence[float]
 
     def squares(self, out: Tensor) -> Tensor:
-        """Sum (NEE - (RECO - GPP))^2 over all estimates, observed or not, in the fluxes' units squared.
+        """Return the sum of (NEE - (RECO - GPP))^2 over all estimates, observed or not, in squared units of the fluxes.
 
         Parameters
         ----------
         out : (..., targets or more) Tensor
-            Scaled means, whatever follows them.
+            Scaled means; further columns are not used.
 
         Examples
         --------

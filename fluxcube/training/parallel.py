@@ -1,4 +1,4 @@
-"""Several processes as one: each works off its part of every batch, and all make the same step."""
+"""Training in several processes: each processes its part of every batch, and all make the same step."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fluxcube.training.run import by_torchrun
 
 T = TypeVar("T")
 
-#: Seconds for the threads of the last messages to end.
+#: Seconds to wait for the threads of the last messages to end.
 _DRAIN = 0.3
 
 
 @dataclass(frozen=True)
 class World:
-    """Processes that train one model, and which of them is this one.
+    """The processes that train one model, and the position of this process.
 
     Attributes
     ----------
     device : torch.device
-        Of this process.
+        Device of this process.
     rank, size : int
-        Its number, and how many there are.
+        Number of this process, from 0, and number of processes.
     """
 
     device: torch.device
@@ -39,16 +39,16 @@ class World:
 
     @classmethod
     def join(cls, device: str) -> World:
-        """Join the processes that `torchrun` started, by nccl on GPUs and gloo elsewhere; alone without it.
+        """Connect the processes that `torchrun` started, by nccl on GPUs and gloo elsewhere; one process without it.
 
         Parameters
         ----------
         device : str
-            "auto" is this process's GPU where there is one.
+            "auto" is the GPU of this process if there is one.
         """
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if name.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"device is {device!r}, but torch finds no GPU here: give device='auto' or 'cpu'.")
+            raise ConfigError(f"device is {device!r}, but torch finds no GPU here: pass device='auto' or 'cpu'.")
         if not by_torchrun() and not _started():
             return cls(_device(name))
         if name == "cuda":
@@ -62,27 +62,27 @@ class World:
         return cls(_device(name), distributed.get_rank(), distributed.get_world_size())
 
     def first(self, call: Callable[[], T]) -> T:
-        """Let the first process do something; all return what it gave, or raise what it raised."""
+        """Call a function in the first process; all processes return its result, or raise its error."""
         if self.size == 1:
             return call()
-        given: list = [None, None]
+        result: list = [None, None]
         if not self.rank:
             try:
-                given[0] = call()
+                result[0] = call()
             except FluxcubeError as error:
-                given[1] = error
-        distributed.broadcast_object_list(given, src=0, device=self.device)
-        if given[1] is not None:
-            raise given[1]
-        return given[0]
+                result[1] = error
+        distributed.broadcast_object_list(result, src=0, device=self.device)
+        if result[1] is not None:
+            raise result[1]
+        return result[0]
 
     def meet(self) -> None:
-        """Wait for all: what one has sent the others have got, and any may leave."""
+        """Wait until all processes have received all messages, so that any process may end."""
         if self.size > 1:
             distributed.barrier()
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Add numbers up over all processes."""
+        """Return the sums of numbers over all processes."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -90,7 +90,7 @@ class World:
         return total.tolist()
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Add the gradients of all processes up; one that no process has stays None, as in one process."""
+        """Sum the gradients of all processes; one that no process has stays None, as in one process."""
         if self.size == 1:
             return
         parameters = list(parameters)
@@ -106,11 +106,11 @@ class World:
 
 
 def _device(name: str) -> torch.device:
-    """A device that can be used, or a ConfigError."""
+    """Return a device that torch can use (ConfigError otherwise)."""
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device is {name!r}, which torch cannot use here: give 'auto', 'cpu' or 'cuda'.") from error
+        raise ConfigError(f"device is {name!r}, which torch cannot use here: pass 'auto', 'cpu' or 'cuda'.") from error
     return torch.device(name)
 
 
@@ -119,8 +119,8 @@ def _started() -> bool:
 
 
 def _leave() -> None:
-    # A thread of gloo that still holds the last message's tensors when Python ends kills the process ("terminate called
-    # without an active exception", pytorch issue 190489): let it drop them while Python lives.
+    # A thread of gloo that still references the tensors of the last message when Python ends kills the process
+    # ("terminate called without an active exception", pytorch issue 190489): wait until it has released them.
     time.sleep(_DRAIN)
     if _started():
         distributed.destroy_process_group()

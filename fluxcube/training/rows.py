@@ -244,8 +244,8 @@ def load_growth(path: Path, request: Mapping | None) -> Growth:
     about = json.loads(head)
     if named := differences(about["request"] or {}, request or {}):
         raise ConfigError(
-            f"{path.parent} holds an unfinished run of other settings: {named}. "
-            "Give overwrite=True (--overwrite) to drop it."
+            f"{path.parent} contains an unfinished run of other settings: {named}. "
+            "Pass overwrite=True (--overwrite) to replace it."
         )
     edges = np.cumsum([0, *about["sizes"]]).tolist()
     blobs = [body[a:b] for a, b in itertools.pairwise(edges)]

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and when it may be trained into."""
+"""The folder of a run: its files, and whether a run may be trained into it."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ STATE = "state.safetensors"
 SPLIT = "split.json"
 LOG = "log.csv"
 EVENTS = "tensorboard"
-#: Where trees that are not finished wait to be taken up again.
+#: Unfinished trees, from which training resumes.
 ROWS_STATE = ".rows.state"
 #: Draws of a random search.
 SEARCH = "search.jsonl"
-#: All that a run writes, and what a kill leaves of it; nothing else is ever removed.
+#: All files that a run writes, and those that a kill leaves; no other file is ever removed.
 _NAMES = re.compile(
     r"run\.json|state\.safetensors|split\.json|log\.csv|tensorboard|search\.jsonl|\.rows\.state"
     r"|model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors|\..+\.part"
 )
 
-#: What `torchrun` tells each process that it starts.
-_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+#: Environment variables that `torchrun` sets for each process that it starts.
+_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training run; it stands for its folder wherever a path is taken.
+    """A finished training run; it can be passed wherever the path of its folder is accepted.
 
     Attributes
     ----------
     path : Path
         Folder with the checkpoint, `split.json` and `log.csv`.
     split : Split
-        Sites it was trained, stopped and is to be tested on.
+        Training, validation and test sites.
     history : tuple of dict
-        One row per epoch, or one row of a model without epochs.
+        One log entry per epoch, or one of a model without epochs.
     summary : str
-        One line on how it went.
+        One line on the result.
     calibration : mapping
-        Of each target, where the model gives standard deviations: the factor that calibrates them on the validation
-        towers, and the share of measured hours that intervals of 50, 80, 90 and 95 % hold; see
+        For each target of a model with standard deviations: the factor that calibrates them on the validation towers,
+        and the fraction of measured values within intervals of 50, 80, 90 and 95 %; see
         `fluxcube.training.calibration.calibrate`.
     """
 
@@ -64,29 +64,31 @@ class Run:
 
 
 def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
-    """Make a run's folder ready: new, cleared, or as a killed run of the same request left it.
+    """Prepare the folder of a run: new, cleared, or as a killed run of the same request left it.
 
     Raises
     ------
     CheckpointError
-        If it holds a finished run, a state that is not to be resumed, or files of something else.
+        If it contains a finished run, a state that is not to be resumed, or other files.
     ConfigError
-        If a killed run in it trained something else; the first settings that differ are named.
+        If a killed run in it has another request; the message names the first settings that differ.
     """
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file: give a folder for the run.")
+        raise CheckpointError(f"{folder} is a file: pass a folder for the run.")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
     foreign = sorted(name for name in found if not _ours(name))
     if foreign:
-        raise CheckpointError(f"{folder} holds other files ({', '.join(foreign[:3])}): give the run its own folder.")
+        raise CheckpointError(f"{folder} contains other files ({', '.join(foreign[:3])}): use a folder of its own.")
     if overwrite and found:
         clear(folder)
     elif RUN in found:
-        raise CheckpointError(f"{folder} holds a finished run: give overwrite=True (--overwrite), or another folder.")
+        raise CheckpointError(
+            f"{folder} contains a finished run: pass overwrite=True (--overwrite), or another folder."
+        )
     elif found & {STATE, ROWS_STATE, SEARCH}:
         if not resume:
             raise CheckpointError(
-                f"{folder} holds an unfinished run: give resume=True to go on, or overwrite=True (--overwrite)."
+                f"{folder} contains an unfinished run: pass resume=True to resume it, or overwrite=True (--overwrite)."
             )
         if STATE in found:
             _check_same(folder, request)
@@ -95,18 +97,18 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
 
 def by_torchrun() -> bool:
     """Return whether `torchrun` started this process as one of several."""
-    return all(name in os.environ for name in _TOLD) and int(os.environ["WORLD_SIZE"]) > 1
+    return all(name in os.environ for name in _TORCHRUN) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def check_ours(folder: Path) -> None:
-    """Raise CheckpointError if a folder holds anything but a run's files."""
+    """Raise CheckpointError if a folder contains anything but the files of a run."""
     for path in folder.iterdir():
         if not _ours(path.name):
-            raise CheckpointError(f"{path} is no file of a run: remove it yourself.")
+            raise CheckpointError(f"{path} is not a file of a run: remove it yourself.")
 
 
 def clear(folder: Path) -> None:
-    """Remove a run's files, and none of anything else (CheckpointError)."""
+    """Remove the files of a run; refuse a folder with any other file (CheckpointError)."""
     check_ours(folder)
     for path in folder.iterdir():
         if path.is_dir():
@@ -124,13 +126,13 @@ def _check_same(folder: Path, request: Mapping) -> None:
 
     if named := differences(read_request(folder / STATE), request):
         raise ConfigError(
-            f"{folder} holds an unfinished run of other settings: {named}. "
-            "Give overwrite=True (--overwrite) to drop it."
+            f"{folder} contains an unfinished run of other settings: {named}. "
+            "Pass overwrite=True (--overwrite) to replace it."
         )
 
 
 def differences(was: Mapping, now: Mapping) -> str:
-    """Name the first settings in which two requests differ; "" where none does.
+    """Return the first settings in which two requests differ, as text; "" if none does.
 
     Examples
     --------
@@ -145,7 +147,7 @@ def differences(was: Mapping, now: Mapping) -> str:
 
 
 def _flat(values: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one level of dotted keys; tuples as lists, as JSON gives them back."""
+    """Return nested mappings as one level of dotted keys; tuples as lists, as in JSON."""
     out: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -156,7 +158,7 @@ def _flat(values: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def write_log(path: Path, history: Sequence[Mapping]) -> None:
-    """Write the history as CSV, whole each time."""
+    """Write the complete history as CSV."""
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in history for key in row))
     writer = csv.DictWriter(text, columns)

@@ -1,4 +1,4 @@
-"""Training state: what a killed run needs to go on as if it had never stopped."""
+"""Training state: what a killed run needs to resume as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass
 class Counters:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes
     ----------
     epoch, step : int
-        Epochs done, and steps done of the next.
+        Number of finished epochs, and of finished steps of the next one.
     updates : int
-        Steps of all epochs.
+        Number of steps of all epochs.
     loss, hours : float
-        Sum of the losses and number (or weight) of fluxes of the epoch so far.
+        Sum of the losses and number (or sum of weights) of the fluxes of the epoch so far.
     windows : int
-        Windows of the epoch so far.
+        Number of windows of the epoch so far.
     best : float or None
         Best validation score so far.
     seconds : float
-        Time trained.
+        Duration of the training.
     history : list of dict
-        One row per epoch.
+        One log entry per epoch.
     """
 
     epoch: int = 0
@@ -62,7 +62,7 @@ def save_state(
 ) -> None:
     """Write weights, `kept` ones (best, averaged), moments, random state and counters; a kill leaves the last state.
 
-    `features` is the spec that the weights go with, scaling included.
+    `features` is the specification of the features of the weights, with their scaling.
     """
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     for part, weights in kept.items():
@@ -73,24 +73,24 @@ def save_state(
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
-    # Tied storage cannot be written: each tensor gets its own.
+    # Shared storage cannot be written: each tensor is copied.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    given = {"counters": asdict(counters), "request": request, "features": features}
-    about = {name: json.dumps(value) for name, value in given.items()}
+    metadata = {"counters": asdict(counters), "request": request, "features": features}
+    about = {name: json.dumps(value) for name, value in metadata.items()}
     write_atomically(path, safetensors.torch.save(tensors, about))
 
 
 def load_state(
     content: bytes, path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, dict[str, torch.Tensor]], Counters]:
-    """Put a saved state back; return the kept weights by part (best, averaged), and the counters.
+    """Restore a saved state; return the kept weights by part (best, averaged), and the counters.
 
     Parameters
     ----------
     content : bytes
-        Of the state's file, which only the first process may be able to read.
+        Content of the state's file, which only the first process may be able to read.
     path : Path
-        Its name, for messages.
+        Name of the file, for messages.
     model, optimizer : Module, Optimizer
         Changed in place.
 
@@ -108,7 +108,7 @@ def load_state(
         model.load_state_dict(parts["model"])
         random = parts["random"]["cpu"]
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
     for name, parameter in model.named_parameters():
         if name in parts.get("step", {}):
             optimizer.state[parameter] = {
@@ -121,12 +121,12 @@ def load_state(
 
 
 def read_request(path: Path) -> dict:
-    """Return what a saved state was asked to train (CheckpointError if the file is damaged)."""
+    """Return the request of a saved state (CheckpointError if the file is damaged)."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             return json.loads(file.metadata()["request"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
@@ -145,10 +145,10 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
         weights = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         return weights, json.loads(about["features"]), json.loads(about["request"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): train anew with overwrite=True (--overwrite).") from error
+        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 
 def _about(content: bytes) -> dict[str, str]:
-    """Return the text that stands in the header of a safetensors file: its length, then JSON."""
+    """Return the metadata in the header of a safetensors file: the length of the header, then JSON."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length])["__metadata__"]

@@ -82,7 +82,7 @@ def test_a_part_of_the_hours_is_mapped_as_in_the_whole(forcing, stride):
     cut = upscale(predictor, forcing, stride=stride, time=part)
     assert cut.time.identical(whole.time.sel(time=part)) and cut.time_bnds.sizes["time"] == 62
     np.testing.assert_allclose(cut.NEE, whole.NEE.sel(time=part), rtol=2e-5, atol=1e-5)
-    with pytest.raises(ConfigError, match="selects no hour"):
+    with pytest.raises(ConfigError, match="selects no time step"):
         upscale(predictor, forcing, time=slice("2030", "2031"))
 
 

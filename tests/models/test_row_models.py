@@ -312,7 +312,7 @@ def test_presets_differ_and_configs_refuse_what_they_do_not_know():
     assert (presets[1].n_estimators, presets[1].max_depth, presets[2].max_leaves) == (150, 9, 31)
     with pytest.raises(UnknownNameError, match="max_depth"):
         BoostingConfig.from_dict({"maxdepth": 3})
-    with pytest.raises(ConfigError, match="column must be one of the 3 .*found 9"):
+    with pytest.raises(ConfigError, match=r"column must be one of the 3 .*found 9"):
         SWLinear(SWLinearConfig(column=9), SIZES)
     with pytest.raises(ConfigError, match="train the model first"):
         Boosting(BoostingConfig(), SIZES).predict(make_batch(1))

@@ -70,9 +70,7 @@ def test_the_support_of_a_place_is_its_own_and_does_not_hang_on_the_others():
 def test_a_place_without_a_day_in_the_support_years_is_named():
     series, first = flatten(numbered()), np.full(2, 11323)
     observed = np.ones(600, bool)
-    with pytest.raises(
-        ConfigError, match=r"XX-B has no 45 consecutive days with observed inputs in 2010: .* 2001-01-01"
-    ):
+    with pytest.raises(ConfigError, match=r"XX-B has no 45 consecutive days with observed inputs in 2010: it runs"):
         observed[:300] = False  # the first place has no drivers at all
         series_support(series, first, observed, 45, 8, years=[2010], names=["XX-B", "XX-A"])
     none = series_support(series, first, observed, 45, 8)
