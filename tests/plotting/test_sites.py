@@ -94,8 +94,8 @@ def test_a_picture_is_written_where_it_is_asked_for(tmp_path, sums, means):
 
 
 def test_what_is_no_embedding_is_refused():
-    with pytest.raises(SchemaError, match="site, code"):
-        plot_embedding(embedding(np.eye(7)).isel(code=0))
+    with pytest.raises(SchemaError, match="site, embedding"):
+        plot_embedding(embedding(np.eye(7)).isel(embedding=0))
     with pytest.raises(SchemaError, match="igbp"):
         plot_embedding(embedding(np.eye(7)).drop_vars("igbp"))
     with pytest.raises(SchemaError, match="same everywhere"):
