@@ -51,6 +51,8 @@ class Resolution:
         Whether times are local dates; if not, they are UTC.
     time_name : str
         CF ``long_name`` of the time axis of a cube.
+    map_time_name : str
+        The same, of flux maps.
     satellite : str
         Array of satellite data.
     satellite_words : str
@@ -87,6 +89,7 @@ class Resolution:
     clock: str
     local: bool
     time_name: str
+    map_time_name: str
     satellite: str
     satellite_words: str
     bands: tuple[str, ...]
@@ -153,9 +156,10 @@ class Resolution:
 
     def check_limit(self, value: object) -> None:
         """Refuse a limit of quality that is no possible quality (ConfigError)."""
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
         low, high = self.accepted
-        if not number or not low <= value <= high or (self.lower_is_better and not float(value).is_integer()):
+        number = float(value) if isinstance(value, int | float | np.integer | np.floating) else np.nan
+        fits = low <= number <= high and not (self.lower_is_better and not number.is_integer())
+        if isinstance(value, bool) or not fits:
             raise ConfigError(
                 f"{self.option}={value!r}: expected {self.accepted_words}, or None to accept every value."
             )
@@ -170,6 +174,7 @@ HOURLY = Resolution(
     clock="UTC, one step an hour",
     local=False,
     time_name="start of the hour, UTC",
+    map_time_name="start of the hour, UTC",
     satellite="modis",
     satellite_words="chips",
     bands=BANDS,
@@ -194,6 +199,7 @@ DAILY = Resolution(
     clock="local dates, one step a day",
     local=True,
     time_name="date, local standard time",
+    map_time_name="date, local mean solar time",
     satellite="surface",
     satellite_words="surface reflectance",
     bands=BANDS[:7],

@@ -30,8 +30,8 @@ def check_limits(ds: xr.Dataset, max_qc: Limit | None, max_fill_days: Limit | No
         If a mapping names no variable or target of the cube.
     """
     resolution = resolution_of(ds)
-    limits = {"max_qc": max_qc, "max_fill_days": max_fill_days, "min_quality": min_quality}
-    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    passed = {"max_qc": max_qc, "max_fill_days": max_fill_days, "min_quality": min_quality}
+    limits = {name: limit for name, limit in passed.items() if limit is not None}
     refuse_other_option(resolution, limits)
     if max_fill_days is not None and resolution is not HOURLY:
         raise ConfigError(
@@ -58,8 +58,8 @@ def _numbers(ds: xr.Dataset, limit: Limit) -> list[object]:
 
 
 def _check_days(days: object) -> None:
-    number = isinstance(days, int | float | np.integer | np.floating) and not isinstance(days, bool)
-    if not number or not days >= 0:
+    number = float(days) if isinstance(days, int | float | np.integer | np.floating) else np.nan
+    if isinstance(days, bool) or not number >= 0:
         raise ConfigError(f"max_fill_days={days!r}: expected a number of days, 0 or more.")
 
 
@@ -119,7 +119,7 @@ def mask_fills(ds: xr.Dataset, whole: xr.Dataset, max_fill_days: Limit) -> xr.Da
     Parameters
     ----------
     ds : xr.Dataset
-        A part of an hourly cube.
+        A selection of an hourly cube.
     whole : xr.Dataset
         The cube with its whole time axis, so that a gap keeps its length where `ds` cuts it. Its flags are read, one
         site at a time.

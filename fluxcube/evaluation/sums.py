@@ -294,7 +294,7 @@ def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
 
 def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]:
     """Observations where the row mask holds, and the predictions, with the same coordinates and dims (..., time)."""
-    arrays = [obs, *preds] if flags is None else [obs, flags, *preds]
+    arrays: Sequence[xr.DataArray] = [obs, *preds] if flags is None else [obs, flags, *preds]
     sizes = [dict(a.sizes) for a in arrays]
     arrays = xr.align(*arrays, join="inner", copy=False)
     if not arrays[0].size:

@@ -9,7 +9,6 @@ import numpy as np
 
 from fluxcube.inference.predictor import ModelReference, Predictor, Wanted
 from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
-from fluxcube.variables import BANDS
 
 #: Days after which a chip is no longer looked at on a grid, where nothing newer is known; `open_forcing` keeps as many
 #: before its first hour. Reading all earlier ones would take more memory the longer a run.
@@ -194,7 +193,7 @@ def cells_block(values, north, east, elevation, igbp, koppen, chips, piece: Piec
 
 def seen_bands(spec: FeatureSpec) -> tuple[str, ...]:
     """Return the bands that a model's inputs are made of; in days indices are made of the seven reflectances."""
-    return BANDS[:7] if spec.daily else spec.bands
+    return spec.row.bands if spec.surface else spec.bands
 
 
 def in_order(values: np.ndarray, held: tuple[str, ...], wanted: tuple[str, ...], axis: int) -> np.ndarray:

@@ -139,8 +139,8 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
         wanted = ", ".join(name for name in spec.predictors if name not in COMPUTED)
         raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({wanted}).")
     masked = [name for name in spec.predictors if name not in held]
-    bands = set(map(str, ds["band"].values)) if ("surface" if spec.daily else "modis") in ds else set()
-    if spec.daily and bands.issuperset(BANDS[:7]):
+    bands = set(map(str, ds["band"].values)) if spec.row.satellite in ds else set()
+    if bands.issuperset(BANDS[:7]) and spec.surface:
         bands = bands.union(spec.bands)  # indices are made of the seven reflectances
     masked += [f"band {name}" for name in spec.bands if name not in bands]
     for name in ("igbp", "koppen"):
@@ -157,8 +157,8 @@ def provenance(predictor: Predictor, wanted: Wanted, masked: tuple[str, ...]) ->
     """Return attributes that say which model made a prediction, and how."""
     spec, given = predictor.spec, predictor.metadata
     members = {"ensemble_members": len(given["members"])} if "members" in given else {}
-    steps = "days" if spec.daily else "hours"
-    clock = {} if spec.daily else {"clock": spec.clock}  # a daily model does not see whose midnight dates begin at
+    steps = spec.row.steps
+    clock = {} if spec.row.local else {"clock": spec.clock}  # a daily model does not see whose midnight dates begin at
     return members | {
         "model": str(given.get("kind", type(predictor.model).__name__)),
         "model_digest": predictor.digest,
