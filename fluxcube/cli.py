@@ -33,6 +33,18 @@ app = typer.Typer(
 LEFT_OUT = 3
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+MaxQc = Annotated[
+    str | None,
+    typer.Option(
+        help="Maximum quality flag of hourly fluxes, 0 (measured) to 3, or all; default 1 to train, 0 to evaluate."
+    ),
+]
+MinQuality = Annotated[
+    str | None,
+    typer.Option(
+        help="Minimum quality of daily fluxes, 0 to 1 (whole days), or all; default 0.5 to train, 1 to evaluate."
+    ),
+]
 
 
 @app.command()
@@ -152,6 +164,8 @@ def train(
     bag: Annotated[
         float, typer.Option(help="Share of the training towers that each seed learns from, e.g. 0.6.")
     ] = 1.0,
+    max_qc: MaxQc = None,
+    min_quality: MinQuality = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -188,6 +202,7 @@ def train(
             train_igbp=_names(train_igbp),
             search=search,
             bag=bag,
+            **_limits(max_qc, min_quality),
             overwrite=overwrite,
             progress=(progress or _lines()) if first else None,
         )
@@ -252,11 +267,15 @@ def evaluate(
         float, typer.Option(min=0, help="Intervals resample clusters of sites within so many km; 0: single sites.")
     ] = 50.0,
     draws: Annotated[int, typer.Option(min=0, help="Resampled sets; 0: no intervals.")] = 1000,
-    scales: Annotated[bool, typer.Option("--scales", help="Score at eight time scales, hourly to spatial.")] = False,
+    scales: Annotated[
+        bool, typer.Option("--scales", help="Score at eight time scales, hourly (or daily) to spatial.")
+    ] = False,
+    max_qc: MaxQc = None,
+    min_quality: MinQuality = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
 ) -> None:
-    """Score runs on held-out towers: measured hours only, one row mask for all, differences with their intervals.
+    """Score runs on held-out towers: by default on measured data only, on one row mask, with intervals.
 
     Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`.
     """
@@ -264,6 +283,7 @@ def evaluate(
     from fluxcube.evaluation.scales import scale_table
     from fluxcube.inference.loading import load_model
     from fluxcube.inference.towers import predict
+    from fluxcube.resolution import quality_limit, resolution_of
 
     _check_by(by, scales)
     if out is not None:
@@ -274,7 +294,8 @@ def evaluate(
     same = len({path.name for path in paths}) < len(paths)  # runs of one name in two folders go by their paths
     models = {str(path) if same else path.name: load_model(path) for path in paths}
     first = next(iter(models.values()))
-    cube = _part(first, part, store)
+    cube, limits = _part(first, part, store), _limits(max_qc, min_quality)
+    quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
     for name, model in models.items():
         if known := _known(model.split, first.split, part, cube):
             typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
@@ -290,9 +311,9 @@ def evaluate(
         "against": names[1] if len(names) > 1 else None,
     }
     if scales:
-        table = scale_table(cube, predictions, **intervals)
+        table = scale_table(cube, predictions, **limits, **intervals)
     else:
-        table = _scores(cube, predictions, by or "igbp", first.spec.igbp_classes, intervals)
+        table = _scores(cube, predictions, by or "igbp", first.spec.igbp_classes, limits, intervals)
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
@@ -520,6 +541,22 @@ def _part(model: object, part: str, store: Path):
     return model.split.part(cube, part)
 
 
+def _limits(max_qc: str | None, min_quality: str | None) -> dict[str, float | None]:
+    """Return those limits of quality that are on the command line, as the library takes them; "all" is None there."""
+    passed = {"max_qc": max_qc, "min_quality": min_quality}
+    return {name: _limit(name, text) for name, text in passed.items() if text is not None}
+
+
+def _limit(name: str, text: str) -> float | None:
+    if text == "all":
+        return None
+    try:
+        return int(text) if name == "max_qc" else float(text)
+    except ValueError:
+        option = f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{option} must be a number, or all to use every value; found {text!r}.") from None
+
+
 def _check_by(by: str | None, scales: bool) -> None:
     from fluxcube.errors import unknown
     from fluxcube.evaluation.skill import GROUPS
@@ -530,14 +567,14 @@ def _check_by(by: str | None, scales: bool) -> None:
         raise unknown("group", by, ("all", *GROUPS))
 
 
-def _scores(cube: object, predictions: dict, by: str, seen: object, intervals: dict):
+def _scores(cube: object, predictions: dict, by: str, seen: object, limits: dict, intervals: dict):
     """Scores of all rows together, then by group."""
     import pandas as pd
 
     from fluxcube.evaluation.skill import score_table
     from fluxcube.evaluation.sums import site_sums
 
-    sums = site_sums(cube, predictions, max_qc=0, seasons=by == "season")
+    sums = site_sums(cube, predictions, **limits, seasons=by == "season")
     whole = score_table(sums, **intervals)
     if by == "all":
         return whole

@@ -25,6 +25,8 @@ DEFAULT: Final = "default"
 
 #: Accepted difference of shares of a day that are stored as float32.
 _ROUNDING = 1e-4
+#: Local mean solar time is later by this much for each degree east.
+_SECONDS_PER_DEGREE = 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,12 @@ class Resolution:
         Number of time steps of a day.
     clock : str
         Kind of times on the time axis, for messages.
+    local : bool
+        Whether times are local dates; if not, they are UTC.
     time_name : str
         CF ``long_name`` of the time axis of a cube.
+    map_time_name : str
+        The same, of flux maps.
     satellite : str
         Array of satellite data.
     satellite_words : str
@@ -81,7 +87,9 @@ class Resolution:
     step: np.timedelta64
     steps_per_day: int
     clock: str
+    local: bool
     time_name: str
+    map_time_name: str
     satellite: str
     satellite_words: str
     bands: tuple[str, ...]
@@ -104,6 +112,26 @@ class Resolution:
         """Plural of `noun`."""
         return f"{self.noun}s"
 
+    def solar_shift(self, longitude: np.ndarray | float) -> np.ndarray:
+        """Return by how much local mean solar time is ahead of the time axis: 0 where it has local dates.
+
+        Parameters
+        ----------
+        longitude : array or float
+            Degrees east.
+
+        Returns
+        -------
+        array of timedelta64[s], of the shape of `longitude`
+
+        Examples
+        --------
+        >>> HOURLY.solar_shift(15.0), DAILY.solar_shift(15.0)
+        (np.timedelta64(3600,'s'), np.timedelta64(0,'s'))
+        """
+        seconds = np.round(np.asarray(longitude, float) * _SECONDS_PER_DEGREE) * (not self.local)
+        return seconds.astype("timedelta64[s]")
+
     @property
     def attrs(self) -> dict[str, str]:
         """Attributes that mark data of this resolution; hourly data, the rule, have none."""
@@ -122,16 +150,16 @@ class Resolution:
         ConfigError
             If `value` is no flag from 0 to 3, or no share from 0 to 1.
         """
-        self.check_limit(value)
+        if value is not None:
+            self.check_limit(value)
         return QualityLimit(self, value)
 
     def check_limit(self, value: object) -> None:
         """Refuse a limit of quality that is no possible quality (ConfigError)."""
-        if value is None:
-            return
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
         low, high = self.accepted
-        if not number or not low <= value <= high or (self.lower_is_better and not float(value).is_integer()):
+        number = float(value) if isinstance(value, int | float | np.integer | np.floating) else np.nan
+        fits = low <= number <= high and not (self.lower_is_better and not number.is_integer())
+        if isinstance(value, bool) or not fits:
             raise ConfigError(
                 f"{self.option}={value!r}: expected {self.accepted_words}, or None to accept every value."
             )
@@ -144,7 +172,9 @@ HOURLY = Resolution(
     step=HOUR,
     steps_per_day=24,
     clock="UTC, one step an hour",
+    local=False,
     time_name="start of the hour, UTC",
+    map_time_name="start of the hour, UTC",
     satellite="modis",
     satellite_words="chips",
     bands=BANDS,
@@ -167,7 +197,9 @@ DAILY = Resolution(
     step=DAY,
     steps_per_day=1,
     clock="local dates, one step a day",
+    local=True,
     time_name="date, local standard time",
+    map_time_name="date, local mean solar time",
     satellite="surface",
     satellite_words="surface reflectance",
     bands=BANDS[:7],

@@ -115,11 +115,10 @@ def table(resolution: str = "hourly") -> Mapping[str, Variable]:
 
 def _row(name: str, row: dict, resolution: str) -> Variable | None:
     """Return one row as cubes of a resolution have it, or None if they do not."""
-    other = row.pop("daily", {})
     if resolution not in row.pop("resolutions", RESOLUTIONS):
         return None
-    if resolution == "daily":
-        row = row | other
+    overrides = {name: row.pop(name, {}) for name in RESOLUTIONS}
+    row = row | overrides[resolution]
     return Variable(name=name, **{k: tuple(v) if k in _TUPLES else v for k, v in row.items()})
 
 

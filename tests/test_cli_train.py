@@ -110,6 +110,8 @@ TRAIN = {
     "train_igbp": ("", "--train-igbp GRA,ENF"),
     "search": ("--model xgboost", "--model xgboost --search 3"),
     "bag": ("", "--bag 0.5"),
+    "max_qc": ("", "--max-qc 0"),
+    "min_quality": None,  # of daily cubes: tests/test_quality_options.py
     "seed": ("", "--seed 5"),
     "overwrite": ("", "--overwrite"),
     "init": None,  # a test of its own
@@ -263,6 +265,8 @@ EVALUATE = {
     "clusters_km": ("line --against cycle --by all", "line --against cycle --by all --clusters-km 3000"),
     "draws": ("line --against cycle --by all", "line --against cycle --by all --draws 0"),
     "scales": ("line", "line --scales"),
+    "max_qc": ("line", "line --max-qc all"),
+    "min_quality": None,  # of daily cubes: tests/test_quality_options.py
     "seed": ("line --against cycle --by all", "line --against cycle --by all --seed 3"),
     "out": None,
     "store": None,

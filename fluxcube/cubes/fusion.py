@@ -9,7 +9,7 @@ import xarray as xr
 
 from fluxcube.cubes.hourly import UNCERTAINTIES
 from fluxcube.errors import ConfigError
-from fluxcube.timestamps import DAY, HOUR
+from fluxcube.resolution import find_resolution
 from fluxcube.variables import table
 
 #: Fused as one unit, so that NEE = RECO - GPP never mixes two publications: NEE leads, its partition follows.
@@ -18,7 +18,6 @@ CARBON_UNIT = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 RULES = ("newest", "quality")
 _PARTS = ("", "_QC", "_COVERAGE", "_QUALITY", *UNCERTAINTIES)
 _ABSENT, _UNKNOWN = np.int8(127), np.int8(2)  # beyond every flag; beyond every share
-_STEPS = {"hourly": HOUR, "daily": DAY}
 _EMPTY = {"_QC": -1, "_COVERAGE": 0}  # others NaN
 
 
@@ -64,7 +63,7 @@ def fuse(
     labels = [label for _, label, _ in ordered]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"sources to fuse must have names of their own, found {', '.join(labels)}.")
-    step, known = _STEPS[resolution], table(resolution)
+    step, known = find_resolution(resolution).step, table(resolution)
     time = _axis([ds for _, _, ds in ordered], step)
     present = {name for _, _, ds in ordered for name in ds.data_vars if name in known}
     names = [name for name in known if name in present]  # table order: the order of sources must not matter

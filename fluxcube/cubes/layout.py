@@ -16,9 +16,9 @@ import xarray as xr
 from fluxcube.cubes.tower import Tower
 from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
+from fluxcube.resolution import ALL
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
 from fluxcube.stores import ArraySpec, spill, spilled, unspill, write_run
-from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import BANDS
 
 #: Where every store's time axis begins; no tower is older.
@@ -26,12 +26,12 @@ EPOCH = np.datetime64("1980-01-01", "h")
 #: Where every store's day axis (of satellite data) begins: the year of MODIS's first light.
 DAY_EPOCH = np.datetime64("2000-01-01", "D")
 #: One step of the time axis, by resolution.
-STEPS = {"hourly": HOUR, "daily": DAY}
+STEPS = {name: row.step for name, row in ALL.items()}
 
 #: Steps that are read and decompressed at once: two months of hours, four years of days.
 CHUNK = 1461
 #: Chunks in a file: 60 years. Those of days have as many.
-_SHARD = {"hourly": 360, "daily": 15}
+_SHARD = {name: 15 * row.steps_per_day for name, row in ALL.items()}
 #: Reflectance in steps of 0.0001, as MODIS itself packs it.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
 #: Satellite data: name of the array, its shape a day, its title, and days read at once.
@@ -149,7 +149,7 @@ def _on_site(places: Sequence[Record]) -> dict[str, tuple]:
 
 
 def _on_time(time: np.ndarray, resolution: str) -> dict[str, tuple]:
-    what = {"hourly": "start of the hour, UTC", "daily": "date, local standard time"}[resolution]
+    what = ALL[resolution].time_name
     return {
         "time": ("time", time, {"standard_name": "time", "long_name": what}),
         "time_bnds": (("time", "bnds"), np.stack([time, time + STEPS[resolution]], 1)),
@@ -163,9 +163,9 @@ def _on_day(days: np.ndarray, resolution: str) -> dict[str, tuple]:
     coords = {
         "day": ("day", axis.astype("datetime64[ns]"), {"long_name": "date of the satellite product"}),
         "day_held": ("day", np.isin(axis, held), {"long_name": "days of which some site has a value"}),
-        "band": ("band", np.array(BANDS[: _SATELLITE[resolution][1][0]], object)),
+        "band": ("band", np.array(ALL[resolution].bands, object)),
     }
-    if resolution == "hourly":
+    if not ALL[resolution].surface_columns:
         coords["y"] = ("y", CHIP_Y, {"units": "m", "long_name": "distance north of the tower"})
         coords["x"] = ("x", CHIP_X, {"units": "m", "long_name": "distance east of the tower"})
     return coords

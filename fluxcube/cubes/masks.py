@@ -1,4 +1,4 @@
-"""Views of a cube that make some values missing, or scale them: lazily, by flags, by length of gap, by quality."""
+"""Lazy views of a cube in which values are masked, by flag, length of gap or quality, or scaled."""
 
 from __future__ import annotations
 
@@ -10,92 +10,84 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
-from fluxcube.resolution import resolution_of
+from fluxcube.resolution import HOURLY, refuse_other_option, resolution_of
 from fluxcube.schema import STACKS
 
-_WORST_FLAG = 3
-_HOURS_A_DAY = 24
-#: Parts of a stack that mean nothing without its value.
+#: Parts of a stack that are masked together with its values.
 _WITH_VALUE = ("", "_randunc", "_jointunc")
 
 Limit = float | Mapping[str, float]
 
 
 def check_limits(ds: xr.Dataset, max_qc: Limit | None, max_fill_days: Limit | None, min_quality: Limit | None) -> None:
-    """Refuse limits that a cube's resolution has no arrays for, or that are no numbers that could be.
+    """Refuse limits for which the cube's resolution has no arrays, or whose numbers are impossible.
 
     Raises
     ------
     ConfigError
-        Saying what to give instead.
+        With what to pass instead.
     UnknownNameError
         If a mapping names no variable or target of the cube.
     """
-    daily = resolution_of(ds) == "daily"
-    if daily and max_qc is not None:
+    resolution = resolution_of(ds)
+    passed = {"max_qc": max_qc, "max_fill_days": max_fill_days, "min_quality": min_quality}
+    limits = {name: limit for name, limit in passed.items() if limit is not None}
+    refuse_other_option(resolution, limits)
+    if max_fill_days is not None and resolution is not HOURLY:
         raise ConfigError(
-            f"max_qc={max_qc!r}: a daily cube has no flags; use min_quality=, the share of the day that is measured or "
-            "good fill, from 0 to 1 (best)."
+            f"max_fill_days={max_fill_days!r} needs the flags of hourly values, and the cube is {resolution}: pass "
+            f"{resolution.option}=, or open the hourly cube."
         )
-    if daily and max_fill_days is not None:
-        raise ConfigError(
-            f"max_fill_days={max_fill_days!r}: a daily cube does not tell which hours were filled; use min_quality=, "
-            "or the hourly cube."
-        )
-    if not daily and min_quality is not None:
-        raise ConfigError(
-            f"min_quality={min_quality!r}: an hourly cube has flags; use max_qc=, from 0 (measured) to {_WORST_FLAG}."
-        )
-    _check(
-        ds,
-        "max_qc",
-        max_qc,
-        lambda x: float(x).is_integer() and 0 <= x <= _WORST_FLAG,
-        f"whole numbers from 0 (measured) to {_WORST_FLAG}",
-    )
-    _check(ds, "max_fill_days", max_fill_days, lambda x: x >= 0, "numbers of days, 0 or more")
-    _check(ds, "min_quality", min_quality, lambda x: 0 <= x <= 1, "shares of a day from 0 to 1 (best)")
+    for name, limit in limits.items():
+        for number in _numbers(ds, limit):
+            if name == "max_fill_days":
+                _check_days(number)
+            else:
+                resolution.check_limit(number)
 
 
-def _check(ds: xr.Dataset, name: str, limit: Limit | None, valid, expected: str) -> None:
-    if limit is None:
-        return
-    limits = dict(limit) if isinstance(limit, Mapping) else {}
+def _numbers(ds: xr.Dataset, limit: Limit) -> list[object]:
+    """Return the numbers of a limit, after checking that its names are in the cube."""
+    if not isinstance(limit, Mapping):
+        return [limit]
     known = [str(label) for dim in STACKS.values() for label in ds[dim].values]
-    for label in limits:
+    for label in limit:
         if label not in known:
             raise unknown("variable or target", label, known)
-    for one in limits.values() if isinstance(limit, Mapping) else [limit]:
-        number = isinstance(one, (int, float, np.integer, np.floating)) and not isinstance(one, bool)
-        if not number or np.isnan(one) or not valid(one):
-            raise ConfigError(f"{name}={limit!r}: expected {expected}.")
+    return list(limit.values())
+
+
+def _check_days(days: object) -> None:
+    number = float(days) if isinstance(days, int | float | np.integer | np.floating) else np.nan
+    if isinstance(days, bool) or not number >= 0:
+        raise ConfigError(f"max_fill_days={days!r}: expected a number of days, 0 or more.")
 
 
 def mask_flags(ds: xr.Dataset, max_qc: Limit) -> xr.Dataset:
-    """Make values with a worse flag missing, each variable by its own; the flags stay."""
-    keep = {s: ds[f"{s}_qc"] <= _each(ds, d, max_qc, _WORST_FLAG).astype(np.int8) for s, d in STACKS.items()}
+    """Mask the values whose flag is above the limit, of each variable by its own; the flags stay."""
+    keep = {s: ds[f"{s}_qc"] <= _each(ds, d, max_qc, HOURLY.accepted[1]).astype(np.int8) for s, d in STACKS.items()}
     return _kept(ds, keep).assign_attrs(max_qc=_recorded(max_qc))
 
 
 def mask_quality(ds: xr.Dataset, min_quality: Limit) -> xr.Dataset:
-    """Make days missing of which a smaller share is measured or good fill; one of unknown quality, too."""
+    """Mask the days of which a smaller share is measured or good fill, and those of unknown quality."""
     keep = {}
     for stack, dim in STACKS.items():
-        least = _each(ds, dim, min_quality, -np.inf).astype(np.float32)
-        keep[stack] = (ds[f"{stack}_quality"] >= least) | np.isneginf(least)
+        minimum = _each(ds, dim, min_quality, -np.inf).astype(np.float32)
+        keep[stack] = (ds[f"{stack}_quality"] >= minimum) | np.isneginf(minimum)
     return _kept(ds, keep).assign_attrs(min_quality=_recorded(min_quality))
 
 
 def in_long_fills(flags: np.ndarray, days: float) -> np.ndarray:
-    """Say which hours lie in a gap longer than so many days.
+    """Return which hours lie in a gap longer than a number of days.
 
     Parameters
     ----------
     flags : (..., time) int8
         Flags of one variable: 0 measured, 1 to 3 filled, -1 no value.
     days : float
-        A gap is a run of hours that are not measured, without those at its ends that have no value; its length is that
-        of the whole run, with the hours that have no value within it.
+        Maximum length. A gap is a sequence of hours that are not measured; hours without a value count within it, but
+        not at its ends.
 
     Returns
     -------
@@ -107,7 +99,7 @@ def in_long_fills(flags: np.ndarray, days: float) -> np.ndarray:
     array([0, 1, 1, 1, 0, 0, 0, 0, 0])
     """
     out = np.zeros(flags.shape, bool)
-    for row, found in zip(flags.reshape(-1, flags.shape[-1]), out.reshape(-1, flags.shape[-1]), strict=True):
+    for row, within in zip(flags.reshape(-1, flags.shape[-1]), out.reshape(-1, flags.shape[-1]), strict=True):
         filled = np.flatnonzero(row > 0)
         if not len(filled):
             continue
@@ -116,27 +108,28 @@ def in_long_fills(flags: np.ndarray, days: float) -> np.ndarray:
         first = np.flatnonzero(np.concatenate([[True], gap[1:] != gap[:-1]]))
         last = np.concatenate([first[1:], [len(filled)]]) - 1
         start, stop = filled[first], filled[last] + 1
-        for i in np.flatnonzero(stop - start > days * _HOURS_A_DAY):
-            found[start[i] : stop[i]] = True
+        for i in np.flatnonzero(stop - start > days * HOURLY.steps_per_day):
+            within[start[i] : stop[i]] = True
     return out
 
 
 def mask_fills(ds: xr.Dataset, whole: xr.Dataset, max_fill_days: Limit) -> xr.Dataset:
-    """Make the filled values of long gaps missing; the flags stay.
+    """Mask the filled values of long gaps; the flags stay.
 
     Parameters
     ----------
     ds : xr.Dataset
-        A part of an hourly cube.
+        A selection of an hourly cube.
     whole : xr.Dataset
-        The cube with all of its time: a gap that `ds` cuts keeps its length. Its flags are read, a site at a time.
+        The cube with its whole time axis, so that a gap keeps its length where `ds` cuts it. Its flags are read, one
+        site at a time.
     max_fill_days : number or mapping of str to number
-        Longest gap (`in_long_fills`) that is kept, in days.
+        Maximum length of a gap (`in_long_fills`) whose fills are kept, in days.
 
     Returns
     -------
     xr.Dataset
-        `ds` with such values missing, and the attribute ``max_fill_days``.
+        `ds` with these values masked, and the attribute ``max_fill_days``.
     """
     begin = int(whole.indexes["time"].get_indexer(ds.indexes["time"][:1])[0])
     cut = {"site": whole.indexes["site"].get_indexer(ds.indexes["site"])}
@@ -146,24 +139,24 @@ def mask_fills(ds: xr.Dataset, whole: xr.Dataset, max_fill_days: Limit) -> xr.Da
         if np.isinf(days).all():
             continue
         flags = whole[f"{stack}_qc"].reset_coords(drop=True).chunk({"site": 1, "time": -1, dim: -1})
-        found = xr.apply_ufunc(
+        long = xr.apply_ufunc(
             _in_long_fills,
             flags.isel({dim: whole.indexes[dim].get_indexer(ds.indexes[dim]), **cut}),
             kwargs={"days": tuple(days.values)},
             dask="parallelized",
             output_dtypes=[bool],
         )
-        keep[stack] = ~found.isel(time=slice(begin, begin + ds.sizes["time"])).chunk(ds[stack].chunksizes)
+        keep[stack] = ~long.isel(time=slice(begin, begin + ds.sizes["time"])).chunk(ds[stack].chunksizes)
     return _kept(ds, keep).assign_attrs(max_fill_days=_recorded(max_fill_days))
 
 
 def _in_long_fills(flags: np.ndarray, days: tuple[float, ...]) -> np.ndarray:
-    """`in_long_fills` of (site, time, name), each name by its own limit."""
+    """Return `in_long_fills` of flags (site, time, name), each name by its own limit."""
     out = np.zeros(flags.shape, bool)
-    for i, most in enumerate(days):
-        if np.isinf(most):
+    for i, maximum in enumerate(days):
+        if np.isinf(maximum):
             continue
-        out[..., i] = in_long_fills(np.ascontiguousarray(flags[..., i]), most)
+        out[..., i] = in_long_fills(np.ascontiguousarray(flags[..., i]), maximum)
     return out
 
 
@@ -185,7 +178,7 @@ def _kept(ds: xr.Dataset, keep: Mapping[str, xr.DataArray]) -> xr.Dataset:
 
 
 def _recorded(limit: Limit) -> str | int | float:
-    """Return a limit as an attribute: a mapping as text, because netCDF has no attributes with names in them."""
+    """Return a limit as an attribute: a mapping as JSON, because a netCDF attribute cannot be a mapping."""
     if not isinstance(limit, Mapping):
         return _plain(limit)
     return json.dumps({str(label): _plain(number) for label, number in limit.items()})

@@ -1,4 +1,4 @@
-"""Skill at eight time scales: a model that knows the seasons may know nothing of what makes one year unlike another."""
+"""Scores at up to eight time scales: a model that predicts the seasons may not predict what differs between years."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import xarray as xr
 
 from fluxcube.errors import SchemaError
 from fluxcube.evaluation.skill import score_table
-from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs
-from fluxcube.resolution import DEFAULT, Default
+from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, data_resolution
+from fluxcube.resolution import DEFAULT, HOURLY, Default, Resolution
 from fluxcube.scores import Moments, moments
 
-#: The scales, in the order tables show them.
+#: Scales of hourly data, in the order of the tables; daily data have all but the first.
 SCALES = ("hourly", "daily", "weekly", "monthly", "seasonal", "anomaly", "interannual", "spatial")
 
-#: Least hours of a day, days of a week, of a month and of a year, years of a day of the year, years of a site.
-_HOURS, _WEEK, _MONTH, _YEAR, _REPEATS, _YEARS = 12, 4, 15, 183, 2, 2
+#: Minimum days of a week, of a month and of a year, years of a day of the year, years of a site.
+_WEEK, _MONTH, _YEAR, _REPEATS, _YEARS = 4, 15, 183, 2, 2
 
 
 def scale_table(
@@ -30,7 +30,7 @@ def scale_table(
     min_quality: float | Default | None = DEFAULT,
     **options: object,
 ) -> pd.DataFrame:
-    """Score predictions at eight time scales, all from one row mask.
+    """Score predictions at eight time scales, or seven of daily data, all from one row mask.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def scale_table(
     [2880, 120, 16, 0]
     """
     sums = scale_sums(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    tables = [score_table(sums[scale], **options).assign(group=scale) for scale in SCALES]
+    tables = [score_table(one, **options).assign(group=scale) for scale, one in sums.items()]
     out = pd.concat(tables, ignore_index=True)
     out["target"] = pd.Categorical(out["target"], list(dict.fromkeys(out["target"])), ordered=True)
     out = out.sort_values("target", kind="stable").astype({"target": object}).reset_index(drop=True)
@@ -72,10 +72,11 @@ def scale_sums(
 ) -> dict[str, Sums]:
     """Reduce predictions and observations to sums of sites at each scale.
 
-    Days, weeks (from Monday), months and years are of local mean solar time. A day is the mean of its common hours,
-    at least 12; a week needs 4 such days, a month 15, a year 183. The seasonal cycle is the mean of each day of the
-    year over at least 2 years; anomalies are days less that cycle; interannual values are years less the mean of the
-    site's years, at least 2; spatial ones are the means of sites' days, at least 15.
+    Days, weeks (from Monday), months and years are of local mean solar time. Of hourly data, a day is the mean of its
+    common hours, at least 12; daily data have local dates already. A week needs 4 such days, a month 15, a year 183.
+    The seasonal cycle is the mean of each day of the year over at least 2 years; anomalies are days minus that cycle;
+    interannual values are years minus the mean of the site's years, at least 2; spatial values are the means of the
+    days of each site, at least 15.
 
     Parameters
     ----------
@@ -85,28 +86,36 @@ def scale_sums(
     Returns
     -------
     dict of str to Sums
-        By scale.
+        By scale, in the order of `SCALES`; daily data have no hourly scale.
 
     Raises
     ------
     SchemaError
-        If they are not of sites with a longitude.
+        If they are not of sites, or hourly sites have no longitude.
 
     References
     ----------
     FLUXtrapolation, arXiv:2605.19812 (scales and least shares)
     """
     pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    found: dict[str, dict[str, list]] = {scale: {} for scale in SCALES}
+    resolution = data_resolution(obs)
+    scales = SCALES[SCALES.index(resolution.name) :]
+    found: dict[str, dict[str, list]] = {scale: {} for scale in scales}
     for target, arrays in pairs.items():
-        if arrays[0].dims != ("site", "time") or "longitude" not in arrays[0].coords:
-            raise SchemaError(f"time scales are of sites with a longitude; found dims {arrays[0].dims}.")
+        placed = resolution.local or "longitude" in arrays[0].coords
+        if arrays[0].dims != ("site", "time") or not placed:
+            raise SchemaError(
+                "time scales need sites: expected dims (site, time) and the coordinate longitude, found "
+                f"{arrays[0].dims} and {sorted(map(str, arrays[0].coords))}; pass the fluxes of a tower cube."
+            )
         for i in range(arrays[0].sizes["site"]):
             values = np.stack([a.isel(site=i).values.astype(float) for a in arrays], -1)
             common = np.isfinite(values).all(1)
-            longitude = float(arrays[0].longitude[i])
-            for scale, rows in at_scales(values[common], arrays[0].time.values[common], longitude).items():
-                found[scale].setdefault(target, []).append(_moments(rows))
+            shift = resolution.solar_shift(arrays[0].longitude.values[i] if not resolution.local else 0.0)
+            local = arrays[0].time.values[common].astype("datetime64[s]") + shift
+            rows = at_scales(values[common], local, resolution)
+            for scale in scales:
+                found[scale].setdefault(target, []).append(_moments(rows[scale]))
     return {
         scale: Sums(
             tuple(predictions),
@@ -123,25 +132,25 @@ def _moments(rows: np.ndarray) -> Moments:
     return moments(rows[:, :1], rows[:, 1:], axis=0)
 
 
-def at_scales(values: np.ndarray, time: np.ndarray, longitude: float) -> dict[str, np.ndarray]:
-    """Bring one site's series to each scale.
+def at_scales(values: np.ndarray, local: np.ndarray, resolution: Resolution = HOURLY) -> dict[str, np.ndarray]:
+    """Average the series of one site at each scale.
 
     Parameters
     ----------
     values : (R, series) float
-        Hours without a gap among the series.
-    time : (R,) datetime64
-        Of the hours, UTC.
-    longitude : float
-        Degrees east, for local days.
+        Time steps at which every series has a value.
+    local : (R,) datetime64
+        Their local times, or dates.
+    resolution : Resolution
+        Of the time steps.
 
     Returns
     -------
     dict of str to (N, series) float
-        By scale; N may be 0.
+        By scale of `SCALES`; N may be 0. The hourly scale has the values as they are.
     """
-    local = time.astype("datetime64[s]") + np.timedelta64(round(longitude * 240), "s")
-    day, daily = _means(values, local.astype("datetime64[D]").astype(int), _HOURS)
+    # At least half the hours of a day, or the one daily value.
+    day, daily = _means(values, local.astype("datetime64[D]").astype(int), (resolution.steps_per_day + 1) // 2)
     date = day.astype("datetime64[D]")
     month, year = date.astype("datetime64[M]").astype(int), date.astype("datetime64[Y]").astype(int)
     day_of_year = (date - date.astype("datetime64[Y]")).astype(int)

@@ -183,7 +183,7 @@ def site_sums(
         If they share no flux, no site or no hour.
     """
     pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    found = _by_place(list(pairs.values()), seasons)
+    found = _by_place(list(pairs.values()), data_resolution(obs) if seasons else None)
     return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs)
 
 
@@ -204,7 +204,7 @@ def aligned_pairs(
     """
     if not predictions:
         raise ConfigError("nothing to score: give at least one prediction, by model name.")
-    resolution = _resolution(obs)
+    resolution = data_resolution(obs)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
     observed, flags = _observed(obs, qc, resolution)
     predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
@@ -216,8 +216,8 @@ def aligned_pairs(
     return pairs, places, attrs
 
 
-def _resolution(obs: Labelled) -> Resolution:
-    """Resolution of observations: as their attribute says, else daily if their time steps are days."""
+def data_resolution(obs: Labelled) -> Resolution:
+    """Return the resolution of observations: of a Dataset that of its attribute, of an array also by its time step."""
     if isinstance(obs, xr.Dataset) or "resolution" in obs.attrs:
         return resolution_of(obs)
     steps = np.diff(obs["time"].values[:2]) if "time" in obs.coords else np.array([])
@@ -294,7 +294,7 @@ def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
 
 def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]:
     """Observations where the row mask holds, and the predictions, with the same coordinates and dims (..., time)."""
-    arrays = [obs, *preds] if flags is None else [obs, flags, *preds]
+    arrays: Sequence[xr.DataArray] = [obs, *preds] if flags is None else [obs, flags, *preds]
     sizes = [dict(a.sizes) for a in arrays]
     arrays = xr.align(*arrays, join="inner", copy=False)
     if not arrays[0].size:
@@ -314,11 +314,14 @@ def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]
     return obs.where(mask), *rest[flags is not None :]
 
 
-def _by_place(pairs: list[tuple[xr.DataArray, ...]], seasons: bool) -> list[Moments]:
-    """Moments of arrays (place, season or 1, model), one per target, from one pass over the data."""
+def _by_place(pairs: list[tuple[xr.DataArray, ...]], seasons: Resolution | None) -> list[Moments]:
+    """Return moments of arrays (place, season or 1, model), one per target, from one pass over the data.
+
+    With a resolution, `seasons`, the local seasons of its time axis are kept apart.
+    """
     import dask
 
-    lazy = [_lazy_moments(obs, preds, _season_code(obs) if seasons else None) for obs, *preds in pairs]
+    lazy = [_lazy_moments(obs, preds, _season_code(obs, seasons) if seasons else None) for obs, *preds in pairs]
     found = []
     for values in dask.compute(*lazy):
         # (*places, time block, moment, season, model): time blocks are pooled, places become one axis
@@ -367,12 +370,12 @@ def _same_chunks(arrays: list[xr.DataArray]) -> list:
     return [a.data for a in xr.unify_chunks(*(a if a.chunks is not None else a.chunk(chunks) for a in bare))]
 
 
-def _season_code(obs: xr.DataArray) -> xr.DataArray:
-    """Index into `SEASONS` of each (place, time): by local solar month, half a year later in the south."""
+def _season_code(obs: xr.DataArray, resolution: Resolution) -> xr.DataArray:
+    """Return the index into `SEASONS` of each (place, time): by local month, half a year later in the south."""
     for name in ("latitude", "longitude"):
         if name not in obs.coords:
             raise SchemaError(f'by="season" needs the coordinate {name}; found {sorted(map(str, obs.coords))}.')
-    shift = (obs.longitude * 240).round().astype("timedelta64[s]")
+    shift = xr.apply_ufunc(resolution.solar_shift, obs.longitude, dask="parallelized", output_dtypes=["timedelta64[s]"])
     month = (obs.time + shift).dt.month
     return ((month % 12) // 3 + 2 * (obs.latitude < 0)).astype("int8") % 4
 

@@ -11,7 +11,6 @@ from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import ModelReference, Predictor
 from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
-from fluxcube.variables import BANDS
 
 #: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
 #: before its first hour. Reading all earlier chips would take more RAM the longer a run is.
@@ -226,7 +225,7 @@ def cells_block(
 
 def seen_bands(spec: FeatureSpec) -> tuple[str, ...]:
     """Return the bands that model inputs are computed from; daily indices come from the seven reflectances."""
-    return BANDS[:7] if spec.daily else spec.bands
+    return spec.row.bands if spec.surface else spec.bands
 
 
 def in_order(values: np.ndarray, present: tuple[str, ...], names: tuple[str, ...], axis: int) -> np.ndarray:

@@ -17,10 +17,10 @@ from fluxcube.inference.checks import check_absent, check_units, region_bytes
 from fluxcube.inference.loading import as_predictor
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor
-from fluxcube.resolution import check_resolution
+from fluxcube.resolution import check_resolution, resolution_of
 from fluxcube.samples.support import support_stops
 from fluxcube.schema import REGION_BYTES, validate_forcing, validate_maps
-from fluxcube.timestamps import DAY, HOUR
+from fluxcube.timestamps import DAY
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def upscale(
 
 def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:
     clock = forcing.attrs.get("clock", "solar")
-    if clock != predictor.spec.clock and not predictor.spec.daily:  # dates of all clocks are equal here
+    if clock != predictor.spec.clock and not predictor.spec.row.local:  # dates are the same on both clocks
         logger.warning(
             "the model was trained on DOY and TOD of clock=%r, the grid has %r: they differ by up to two hours",
             predictor.spec.clock,
@@ -191,7 +191,7 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
         "igbp": forcing.igbp.astype(str),
         "koppen": (forcing.koppen if "koppen" in forcing.coords else xr.full_like(forcing.igbp, "")).astype(str),
     }
-    bands, chips = [], "surface" if spec.daily else "modis"
+    bands, chips = [], spec.row.satellite
     if spec.bands and chips in forcing:
         bands = [b for b in seen_bands(spec) if b in forcing["band"].values]
         arrays["chips"] = forcing[chips].sel(band=bands)
@@ -323,17 +323,20 @@ def _without_ocean(lazy, land: np.ndarray):
 
 
 def _coords(forcing: xr.Dataset) -> dict[str, object]:
-    time, daily = forcing.time.values, forcing.attrs.get("resolution") == "daily"
+    time, resolution = forcing.time.values, resolution_of(forcing)
     degrees = {"latitude": ("degrees_north", "Y"), "longitude": ("degrees_east", "X")}
     coords = {
         name: (name, forcing[name].values, forcing[name].attrs | {"standard_name": name, "units": units, "axis": axis})
         for name, (units, axis) in degrees.items()
     }
     land = {"standard_name": "land_area_fraction", "long_name": "fraction of land in the cell", "units": "1"}
-    steps = "date, local mean solar time" if daily else "start of the hour, UTC"
     return coords | {
-        "time": ("time", time, {"standard_name": "time", "long_name": steps, "axis": "T", "bounds": "time_bnds"}),
-        "time_bnds": (("time", "bnds"), np.stack([time, time + (DAY if daily else HOUR)], 1)),
+        "time": (
+            "time",
+            time,
+            {"standard_name": "time", "long_name": resolution.map_time_name, "axis": "T", "bounds": "time_bnds"},
+        ),
+        "time_bnds": (("time", "bnds"), np.stack([time, time + resolution.step], 1)),
         "land_fraction": (_CELL_DIMS, _cells(forcing.land_fraction).astype("float64"), land),
         "igbp": (_CELL_DIMS, _cells(forcing.igbp).astype(object), {"long_name": "IGBP class of the cell"}),
         **{name: forcing[name].variable.compute() for name in _COPIED if name in forcing},
@@ -352,7 +355,7 @@ def _attrs(forcing: xr.Dataset) -> dict[str, object]:
         "Conventions": "CF-1.11",
         "title": "fluxes upscaled from towers",
         "kind": "maps",
-        **({"resolution": "daily"} if forcing.attrs.get("resolution") == "daily" else {}),
+        **resolution_of(forcing).attrs,
         "fluxcube_version": __version__,
         **kept,
     }

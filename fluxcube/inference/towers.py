@@ -83,7 +83,7 @@ def predict(
         applicability=known_applicability(predictor, applicability),
     )
     masked = masked_inputs(predictor, cube, "cube")
-    chips = "surface" if predictor.spec.daily else "modis"
+    chips = predictor.spec.row.satellite
     with_chips = [chips] if predictor.spec.bands and chips in cube else []
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     present = [name for name in cube["variable"].values if name in predictor.spec.predictors]

@@ -21,6 +21,7 @@ from fluxcube import stores
 from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, StoreError
 from fluxcube.maps.regions import DIMS, Region, Work, even_chunks, regions, works
 from fluxcube.maps.workers import Workers, workers_for
+from fluxcube.resolution import resolution_of
 from fluxcube.schema import REGION_BYTES, validate_maps
 from fluxcube.swap import building_place, clear_leftovers
 
@@ -106,7 +107,7 @@ def write_maps(
         stores.mark_done(path, ocean)
         todo = [region for region in todo if region.land]
         cell_hours = sum(region.land for region in todo)
-        step = "days" if maps.attrs.get("resolution") == "daily" else "hours"
+        step = resolution_of(maps).steps
         state = _Progress(progress, every.values(), todo, step)
         if todo:
             try:

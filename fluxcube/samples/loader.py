@@ -178,7 +178,7 @@ class Windows:
         if not self._useful.any():
             raise ConfigError(
                 f"no window of {self.length} hours ends with an observed {' or '.join(self.spec.targets)} in its last "
-                f"{self.emits}: shorten it, widen the selection, or allow worse flags with max_qc."
+                f"{self.emits}: shorten it, widen the selection, or accept a worse quality with {self.spec.row.option}."
             )
         self._drawn: tuple[int, np.ndarray] | None = None
         self._done = 0

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from fluxcube.resolution import HOURLY, resolution_of
+
 #: One stretch of time, first included and stop not, in UTC as ISO text of whole seconds or less.
 Period = tuple[str, str]
 
@@ -18,15 +20,14 @@ def calendar(cube) -> dict[str, tuple[np.datetime64, np.datetime64, np.timedelta
     stop = np.minimum(cube["time_stop"].values, cube["time"].values[-1] + _step(cube["time"].values))
     hours = (cube["utc_offset"] if "utc_offset" in cube.coords else cube["longitude"] / 15).values
     hours = np.where(np.isfinite(hours), hours, cube["longitude"].values / 15)
-    if cube.attrs.get("resolution") == "daily":
-        hours = np.zeros(len(hours))  # its days are local already
+    hours = hours * (not resolution_of(cube).local)
     offset = np.round(hours * 3600).astype("timedelta64[s]")
     names = map(str, cube["site"].values)
     return {n: (a, b, c) for n, a, b, c in zip(names, first, stop, offset, strict=True)}
 
 
 def _step(time: np.ndarray) -> np.timedelta64:
-    return np.diff(time).min() if len(time) > 1 else np.timedelta64(1, "h")
+    return np.diff(time).min() if len(time) > 1 else HOURLY.step
 
 
 def years(first: np.datetime64, stop: np.datetime64, offset: np.timedelta64) -> list[int]:

@@ -125,9 +125,9 @@ def test_filters_of_sites_meet(store):
         ({"variables": ["NEE"]}, UnknownNameError, "unknown variable 'NEE'"),
         ({"variables": []}, ConfigError, "selects no variable"),
         ({"targets": "TA"}, UnknownNameError, "unknown target 'TA'"),
-        ({"max_qc": 4}, ConfigError, "whole numbers from 0"),
-        ({"max_qc": True}, ConfigError, "whole numbers from 0"),
-        ({"max_qc": {"NEE": 0.5}}, ConfigError, "whole numbers from 0"),
+        ({"max_qc": 4}, ConfigError, "a whole number from 0"),
+        ({"max_qc": True}, ConfigError, "a whole number from 0"),
+        ({"max_qc": {"NEE": 0.5}}, ConfigError, "a whole number from 0"),
         ({"max_qc": {"NEEE": 1}}, UnknownNameError, "did you mean 'NEE'"),
     ],
 )
@@ -366,14 +366,14 @@ def test_masks_are_lazy_and_read_one_site(gappy):
 @pytest.mark.parametrize(
     ("path", "options", "message"),
     [
-        ("d.zarr", {"max_qc": 1}, "daily cube has no flags; use min_quality="),
-        ("d.zarr", {"max_fill_days": 5}, "use min_quality="),
-        ("c.zarr", {"min_quality": 0.5}, "hourly cube has flags; use max_qc="),
-        ("d.zarr", {"min_quality": 1.5}, "shares of a day from 0 to 1"),
-        ("d.zarr", {"min_quality": {"NEE": True}}, "shares of a day from 0 to 1"),
-        ("c.zarr", {"max_fill_days": -1}, "numbers of days, 0 or more"),
-        ("c.zarr", {"max_fill_days": float("nan")}, "numbers of days, 0 or more"),
-        ("c.zarr", {"max_fill_days": "long"}, "numbers of days, 0 or more"),
+        ("d.zarr", {"max_qc": 1}, "these data are daily.*pass min_quality="),
+        ("d.zarr", {"max_fill_days": 5}, "the cube is daily: pass min_quality="),
+        ("c.zarr", {"min_quality": 0.5}, "these data are hourly.*pass max_qc="),
+        ("d.zarr", {"min_quality": 1.5}, "a share of the day from 0 to 1"),
+        ("d.zarr", {"min_quality": {"NEE": True}}, "a share of the day from 0 to 1"),
+        ("c.zarr", {"max_fill_days": -1}, "a number of days, 0 or more"),
+        ("c.zarr", {"max_fill_days": float("nan")}, "a number of days, 0 or more"),
+        ("c.zarr", {"max_fill_days": "long"}, "a number of days, 0 or more"),
     ],
 )
 def test_limits_that_a_cube_does_not_have_are_refused(gappy, path, options, message):

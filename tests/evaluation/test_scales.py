@@ -9,6 +9,7 @@ import xarray as xr
 from fluxcube.errors import SchemaError
 from fluxcube.evaluation.scales import SCALES, at_scales, scale_table
 from fluxcube.evaluation.skill import compare
+from fluxcube.resolution import HOURLY
 
 SITES, LONGITUDE = ("A", "B", "C"), (-120.0, 0.0, 150.0)
 
@@ -97,10 +98,10 @@ def test_hours_that_one_model_lacks_count_for_none_and_short_days_drop_out(obs):
 def test_days_are_those_of_the_sun_s_clock():
     time = np.arange("2003-01-01", "2003-01-03", dtype="datetime64[h]")
     values = np.arange(48.0)[:, None]
-    assert at_scales(values, time, 0.0)["daily"].ravel().tolist() == [11.5, 35.5]
+    assert at_scales(values, time)["daily"].ravel().tolist() == [11.5, 35.5]
     # at 90 E the first local day ends at 18 h UTC, the third has 6 hours and is too short
-    assert at_scales(values, time, 90.0)["daily"].ravel().tolist() == [8.5, 29.5]
-    assert at_scales(values, time, 0.0)["weekly"].shape == (0, 1)
+    assert at_scales(values, time + HOURLY.solar_shift(90.0))["daily"].ravel().tolist() == [8.5, 29.5]
+    assert at_scales(values, time)["weekly"].shape == (0, 1)
 
 
 def test_intervals_come_with_the_scales(obs):
@@ -109,3 +110,38 @@ def test_intervals_come_with_the_scales(obs):
     assert row.n_clusters == 3 and row.rmse_diff_low <= row.rmse_diff <= row.rmse_diff_high
     with pytest.raises(SchemaError, match="longitude"):
         scale_table(obs.drop_vars("longitude"), {"a": obs}, max_qc=None)
+
+
+def daily_cube(obs):
+    """The same as a daily cube, of local dates, with whole and half measured days."""
+    days = obs.resample(time="D").mean().transpose("site", "time")
+    quality = xr.ones_like(days).astype("float32")
+    quality[:, ::7] = 0.5
+    fluxes = xr.Dataset({"fluxes": days.rename(None), "fluxes_quality": quality.rename(None)}).expand_dims(
+        target=["NEE"]
+    )
+    return fluxes.transpose("site", "time", "target").assign_attrs(resolution="daily")
+
+
+def test_scales_of_a_daily_cube_begin_at_days_and_its_dates_are_local(obs):
+    cube = daily_cube(obs)
+    found = scale_table(cube, {"same": cube.fluxes}).set_index("group")
+    assert tuple(found.index) == SCALES[1:] and (found.nse == 1).all()
+    whole = (cube.fluxes_quality == 1).values.sum()
+    assert found.n["daily"] == whole and found.n["monthly"] == 3 * 36
+    assert found.attrs["min_quality"] == 1 and "quality >= 1" in found.attrs["row_mask"]
+    more = scale_table(cube.drop_vars("longitude"), {"same": cube.fluxes}, min_quality=0.5).set_index("group")
+    assert more.n["daily"] == cube.fluxes.size, "dates need no longitude"
+
+
+def test_seasons_of_local_dates_are_not_shifted_once_more(obs):
+    """The first of December of a daily cube is a winter day at every longitude."""
+    cube = (
+        daily_cube(obs).sel(time=["2003-11-30", "2003-12-01"]).assign_coords(longitude=("site", [-170.0, 0.0, 170.0]))
+    )
+    found = compare(cube, {"same": cube.fluxes}, by="season", min_quality=None).set_index("group")
+    assert found.n[["winter", "autumn"]].tolist() == [3, 3]
+    hours = obs.sel(time=slice("2003-11-30T00", "2003-12-01T23")).assign_coords(longitude=cube.longitude)
+    found = compare(hours, {"same": hours}, by="season", max_qc=None).set_index("group")
+    # 1 December begins at 11:20 UTC of that day at 170 W, and at 12:40 UTC of the day before at 170 E
+    assert found.n["winter"] == 12 + 24 + (24 + 11), "of UTC hours the local date decides"

@@ -96,8 +96,9 @@ def read_hours(
     -------
     xarray.Dataset
         As `read_oneflux` gives it. Every flag is 2: the sources' flags were not read, so good and poor fills are mixed
-        and cannot be told apart; what asks for measured or well filled values (`max_qc` 0 or 1, the default) gets none.
-        Precipitation has 3. Attribute ``lost`` (JSON) lists what the publication itself had lost.
+        and cannot be told apart. It is the best flag of the publication and counts as measured when a model is trained
+        or scored (`fluxcube.samples.quality`). Precipitation has 3. Attribute ``lost`` (JSON) lists what the
+        publication itself had lost.
 
     Raises
     ------
