@@ -74,7 +74,7 @@ def zipped(path, tmp_path, fields, **entries):
     return path
 
 
-def test_a_zip_of_instantaneous_and_accumulated_members_is_one_forcing(tmp_path, own_temporary):
+def test_a_zip_of_instantaneous_and_accumulated_parameters_is_one_forcing(tmp_path, own_temporary):
     fields = members()
     dataset(fields).to_netcdf(tmp_path / "plain.nc")
     expected = open_era5(tmp_path / "plain.nc").load()
@@ -144,7 +144,7 @@ def arco(path, fields, *, begin=30, after=40, chunks=(1, 3, 4), **kw):
     return path
 
 
-def test_a_store_like_arco_gives_what_files_give(tmp_path):
+def test_a_store_like_arco_equals_files(tmp_path):
     """72 hours of values on an axis that goes on: only what the store says it has is used."""
     fields = members(72)
     dataset(fields).to_netcdf(tmp_path / "plain.nc")
@@ -159,7 +159,7 @@ def test_a_store_like_arco_gives_what_files_give(tmp_path):
         open_era5(f"file://{tmp_path}/nowhere.zarr")
 
 
-def test_only_the_chunks_of_the_hours_and_cells_asked_for_are_read(tmp_path):
+def test_only_the_chunks_of_requested_hours_and_cells_are_read(tmp_path):
     """Hours and cells are pushed down to the store: chunks that are not touched may as well be gone."""
     path = arco(tmp_path / "arco.zarr", members(72), chunks=(6, 3, 2))
     expected = open_era5(path).TA.sel(time=slice("2019-07-02T06", "2019-07-02T16")).isel(longitude=slice(2, 4)).load()
@@ -243,12 +243,12 @@ def test_a_finer_globe_has_no_seam(tmp_path, first, north_up):
     xr.testing.assert_equal(across, ds.sel(latitude=across.latitude, longitude=across.longitude))
 
 
-def test_finer_grids_that_cannot_be(tmp_path):
+def test_invalid_finer_grids_are_refused(tmp_path):
     dataset({"t2m": members()["t2m"]}).to_netcdf(tmp_path / "a.nc")
     for resolution, match in ((0.5, "at most"), (0.0, "above 0"), (-1.0, "above 0"), (0.07, "divide 180")):
         with pytest.raises(ConfigError, match=match):
             open_era5(tmp_path / "a.nc", resolution=resolution)
-    with pytest.raises(ConfigError, match="holds no cell"):
+    with pytest.raises(ConfigError, match="contains no cell"):
         open_era5(tmp_path / "a.nc", resolution=0.05, bbox=(8, 40, 9, 41))
 
 
