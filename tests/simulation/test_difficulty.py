@@ -56,7 +56,7 @@ def world(request):
     free = (cells.igbp != "WAT") & ~has_tower(planet)
     lat, lon = (x[free] for x in np.meshgrid(cells.latitude, cells.longitude, indexing="ij"))
     hours = hour_axis(*planet.period)
-    states = planet.states(hours, lat, lon, cells.igbp[free], hours=1.0, names=("NEE", "SW_IN"))
+    states = planet.states(hours, lat, lon, cells.igbp[free], step_hours=1.0, names=("NEE", "SW_IN"))
     clock = np.stack([_clock(hours, y, x) for y, x in zip(lat, lon, strict=True)])
     return _towers(planet), {**states, "clock": clock, "igbp": cells.igbp[free]}
 

@@ -50,7 +50,7 @@ def test_instantaneous_fields_hold_at_the_valid_time(era5, small_planet):
     ds = era5["instant"].isel(valid_time=slice(0, 96))
     lat, lon = (x.ravel() for x in np.meshgrid(ds.latitude, ds.longitude, indexing="ij"))
     # A step of two minutes about the moment.
-    air = small_planet.weather(ds.valid_time.values - np.timedelta64(60, "s"), lat, lon, hours=1 / 30)
+    air = small_planet.weather(ds.valid_time.values - np.timedelta64(60, "s"), lat, lon, step_hours=1 / 30)
     flat = {name: ds[name].values.reshape(96, -1).T for name in ("t2m", "d2m", "sp", "u10")}
     assert np.allclose(flat["t2m"] - 273.15, air["TA"], atol=1e-3)
     assert np.allclose(flat["d2m"] - 273.15, air["TD"], atol=1e-3)
@@ -62,7 +62,7 @@ def test_accumulations_cover_the_hour_that_ends(era5, small_planet):
     ds = era5["accum"].isel(valid_time=slice(0, 96))
     lat, lon = (x.ravel() for x in np.meshgrid(ds.latitude, ds.longitude, indexing="ij"))
     fine = np.arange(ds.valid_time.values[0] - HOUR, ds.valid_time.values[-1], np.timedelta64(5, "m"))
-    air = small_planet.weather(fine, lat, lon, hours=1 / 12)
+    air = small_planet.weather(fine, lat, lon, step_hours=1 / 12)
     mean = air["SW_IN"].reshape(len(lat), 96, 12).mean(-1)
     ours = ds.ssrd.values.reshape(96, -1).T / 3600
     assert np.abs(ours - mean).mean() < 0.02 * mean.mean()

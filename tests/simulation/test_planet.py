@@ -59,7 +59,7 @@ def test_weather_is_physical():
 def test_half_hours_add_up_to_hours():
     planet = Planet(0)
     half = np.arange(JUNE[0], JUNE[-1] + np.timedelta64(1, "h"), np.timedelta64(30, "m"))
-    hourly, halves = planet.weather(JUNE, *PLACE), planet.weather(half, *PLACE, hours=0.5)
+    hourly, halves = planet.weather(JUNE, *PLACE), planet.weather(half, *PLACE, step_hours=0.5)
     mean = halves["SW_IN_POT"].reshape(2, -1, 2).mean(-1)
     assert np.allclose(hourly["SW_IN_POT"], mean, atol=1.0)
     assert np.allclose(hourly["P"].sum(), halves["P"].sum(), rtol=0.05)
@@ -79,7 +79,7 @@ def _run(change: slice | None = None, factor: float = 0.0, igbp: str = "GRA") ->
     if change is not None:
         air["P"][:, change] = air["P"][:, change] * factor + (0.5 if factor else 0.0)
     light = {"season": solar_season(time, PLACE[0][:1]), "daylight": day_length(time, PLACE[0][:1])}
-    return respond(air, [igbp], hours=1.0, **light)["NEE"][0]
+    return respond(air, [igbp], step_hours=1.0, **light)["NEE"][0]
 
 
 @pytest.mark.parametrize("igbp", ["GRA", "ENF", "SAV"])
@@ -120,7 +120,7 @@ def test_soil_water_is_conserved():
 
 
 def test_requests_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="without holes"):
+    with pytest.raises(ConfigError, match="consecutive UTC hours"):
         Planet(0).fluxes(JUNE[::2], *PLACE, ["GRA", "ENF"])
     with pytest.raises(UnknownNameError, match="GRA"):
         Planet(0).fluxes(JUNE, *PLACE, ["GRAS", "ENF"])

@@ -99,7 +99,9 @@ def test_measurements_are_the_truth_with_their_stated_noise_and_fills_are_not(ta
     tower, table = next(t for t in small_planet.towers if t.site == "ES-Zen"), tables[name]
     start = pd.to_datetime(table.TIMESTAMP_START, format="%Y%m%d%H%M").to_numpy("datetime64[m]")
     utc = standard_to_utc(start, tower.utc_offset)
-    own = small_planet.states(utc, [tower.latitude], [tower.longitude], [tower.igbp], hours=0.5, names=("NEE", "TA"))
+    own = small_planet.states(
+        utc, [tower.latitude], [tower.longitude], [tower.igbp], step_hours=0.5, names=("NEE", "TA")
+    )
     error = table.NEE_VUT_REF.to_numpy() - own["NEE"][0]
     measured = table.NEE_VUT_REF_QC.to_numpy() == 0
     scaled = (error / table.NEE_VUT_REF_RANDUNC)[measured]
