@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.era5.open import ACCUMULATED, UNITS, Header, storage_chunks
+from fluxcube.sources.era5.header import Header
+from fluxcube.sources.era5.open import storage_chunks
+from fluxcube.sources.era5.parameters import ACCUMULATED, UNITS
 from fluxcube.sources.era5.series import Files, FileSeries, sample
 
 # Never negative by nature, best first: parameters that distinguish hourly amounts from running totals of a day. A day

@@ -17,7 +17,8 @@ import xarray as xr
 from fluxcube import stores
 from fluxcube.errors import StoreError
 from fluxcube.sources.era5.files import read_files
-from fluxcube.sources.era5.open import STATIC, UNITS, ERA5Paths, storage_chunks
+from fluxcube.sources.era5.open import ERA5Paths, storage_chunks
+from fluxcube.sources.era5.parameters import STATIC, UNITS
 from fluxcube.sources.era5.series import GRAVITY, Box, Files, Period
 from fluxcube.swap import building_place, clear_leftovers
 

@@ -14,7 +14,9 @@ import numpy as np
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.checks import check_values, find_accumulation
 from fluxcube.sources.era5.grid import Axis, cell_step, inside_box, interpolate, target_axes, west_to_east
-from fluxcube.sources.era5.open import ACCUMULATED, INSTANT, ERA5Paths, Header, Source, find_sources, read_header
+from fluxcube.sources.era5.header import Header, read_header
+from fluxcube.sources.era5.open import ERA5Paths, Source, find_sources
+from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT
 from fluxcube.sources.era5.series import GRAVITY, Box, Files, FileSeries, Period, read_into, sample
 
 log = logging.getLogger(__name__)

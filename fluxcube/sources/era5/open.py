@@ -1,6 +1,6 @@
-"""Find and open ERA5 sources (NetCDF of either CDS layout, zips of it, Zarr), and read their headers.
+"""Find and open ERA5 sources (NetCDF of either CDS layout, zips of it, Zarr), and read boxes of their values.
 
-Parameters have ECMWF's short names here, whatever the provider calls them. Only headers and coordinates are read.
+Parameters have ECMWF's short names here, whatever the provider calls them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,67 +18,13 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SourceError, missing_package
+from fluxcube.sources.era5.parameters import LONG_NAMES
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
 from fluxcube.stores import is_url
 
-log = logging.getLogger(__name__)
-
 ERA5Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
-STATIC = {"z": "m2 s-2", "lsm": "1"}
-INSTANT = {
-    "t2m": "K",
-    "d2m": "K",
-    "sp": "Pa",
-    "u10": "m s-1",
-    "v10": "m s-1",
-    "zust": "m s-1",
-    "fal": "1",
-    "ishf": "W m-2",
-    "stl1": "K",
-    "stl2": "K",
-    "stl3": "K",
-    "stl4": "K",
-    "swvl1": "m3 m-3",
-    "swvl2": "m3 m-3",
-    "swvl3": "m3 m-3",
-    "swvl4": "m3 m-3",
-}
-ACCUMULATED = {
-    "ssrd": "J m-2",
-    "strd": "J m-2",
-    "ssr": "J m-2",
-    "str": "J m-2",
-    "sshf": "J m-2",
-    "slhf": "J m-2",
-    "tp": "m",
-}
-UNITS = INSTANT | ACCUMULATED | STATIC
-# Other spellings of units that CDS, cfgrib and other converters use.
-_SPELLINGS = {"kelvin": "K", "(0 - 1)": "1", "(0-1)": "1", "0-1": "1", "dimensionless": "1", "": "1", "~": "1"}
-# Long names as in requests to the CDS; ARCO-ERA5's stores use them.
-_LONG = {
-    "2m_temperature": "t2m",
-    "2m_dewpoint_temperature": "d2m",
-    "surface_pressure": "sp",
-    "10m_u_component_of_wind": "u10",
-    "10m_v_component_of_wind": "v10",
-    "friction_velocity": "zust",
-    "forecast_albedo": "fal",
-    "instantaneous_surface_sensible_heat_flux": "ishf",
-    "surface_solar_radiation_downwards": "ssrd",
-    "surface_thermal_radiation_downwards": "strd",
-    "surface_net_solar_radiation": "ssr",
-    "surface_net_thermal_radiation": "str",
-    "surface_sensible_heat_flux": "sshf",
-    "surface_latent_heat_flux": "slhf",
-    "total_precipitation": "tp",
-    "geopotential_at_surface": "z",
-    "land_sea_mask": "lsm",
-    **{f"soil_temperature_level_{i}": f"stl{i}" for i in range(1, 5)},
-    **{f"volumetric_soil_water_layer_{i}": f"swvl{i}" for i in range(1, 5)},
-}
 _AXES = {"lat": "latitude", "lon": "longitude"}
 _NETCDF = (".nc", ".nc4")
 # Files that identify a folder as a Zarr group, of format 3 and 2.
@@ -132,35 +77,6 @@ class Source:
         return _open(self, self.changed)
 
 
-@dataclass(frozen=True, eq=False)
-class Header:
-    """The contents of a source: its grid, the hourly stamps for which it has values, and its parameters.
-
-    Attributes
-    ----------
-    source : Source
-    latitude, longitude : (row,), (column,) float64
-        Degrees, in the order of the source.
-    stamps : (stamp,) datetime64[h]
-        Empty where the source has static fields only.
-    first : int
-        Position of the first of `stamps` on the source's own time axis.
-    parameters, static : tuple of str
-        Short names of the parameters in time, and of the static fields.
-    origin : str
-        Path and descriptive attributes, in which names such as ERA5-Land are searched for.
-    """
-
-    source: Source
-    latitude: np.ndarray
-    longitude: np.ndarray
-    stamps: np.ndarray
-    first: int
-    parameters: tuple[str, ...]
-    static: tuple[str, ...]
-    origin: str
-
-
 def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None = None) -> list[Source]:
     """List the sources in a path, folder, URL or list of these: NetCDF files, those in zips, and Zarr stores.
 
@@ -185,41 +101,6 @@ def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None
             f"no NetCDF file (*.nc), zip or Zarr store in {', '.join(map(str, items))}: pass ERA5 files from the CDS."
         )
     return list(dict.fromkeys(found))
-
-
-def read_header(source: Source) -> Header | None:
-    """Read the header of a source; None where it has no parameter that is used.
-
-    Raises
-    ------
-    SourceError
-        If it is of another format, or a parameter has other dimensions or units than ERA5's.
-    """
-    if not source.zarr and not source.entry:
-        _check_format(source)
-    ds = source.open()
-    if ds.attrs.get("kind") == "era5" and ds.attrs.get("complete") is not True:
-        raise SourceError(f"{source}: this copy of ERA5 was not finished: run the same copy_era5 again.")
-    parameters = tuple(name for name in (*INSTANT, *ACCUMULATED) if name in ds)
-    static = tuple(name for name in STATIC if name in ds)
-    if not parameters and not static:
-        log.warning("%s has no parameter that is used (%s): ignored", source, ", ".join(map(str, ds.data_vars)))
-        return None
-    for name in (*parameters, *static):
-        _check_parameter(source, name, ds[name])
-    origin = " ".join(str(ds.attrs.get(key, "")) for key in ("title", "source", "history", "dataset"))
-    timed = parameters or any({"time", "valid_time"} & set(ds[name].dims) for name in static)
-    stamps, first = _stamps(source, ds, parameters) if timed else (np.empty(0, "datetime64[h]"), 0)
-    return Header(
-        source=source,
-        latitude=_degrees(ds["latitude"]),
-        longitude=_degrees(ds["longitude"]),
-        stamps=stamps if parameters else stamps[:0],
-        first=first,
-        parameters=parameters,
-        static=static,
-        origin=f"{source} {origin}",
-    )
 
 
 def read_box(source: Source, name: str, box: tuple[slice, ...]) -> np.ndarray:
@@ -302,15 +183,16 @@ def _magic(path: str | os.PathLike) -> bytes:
         return file.read(4)
 
 
-def _check_format(source: Source) -> None:
-    if _magic(source.path) == b"GRIB":
+def check_format(source: Source) -> None:
+    """Refuse a GRIB file (SourceError)."""
+    if not source.zarr and not source.entry and _magic(source.path) == b"GRIB":
         raise SourceError(f"{source} is GRIB, not NetCDF: request NetCDF.")
 
 
 @functools.lru_cache(maxsize=64)
 def _open(source: Source, changed: int) -> xr.Dataset:
     ds = _open_zarr(source) if source.zarr else _open_netcdf(source)
-    names = {long: short for long, short in _LONG.items() if long in ds and short not in ds}
+    names = {long: short for long, short in LONG_NAMES.items() if long in ds and short not in ds}
     return ds.rename(names | {old: new for old, new in _AXES.items() if old in ds.variables or old in ds.dims})
 
 
@@ -348,79 +230,3 @@ def _is_consolidated(path: Path) -> bool:
     if not root.is_file():
         return (path / ".zmetadata").is_file()
     return json.loads(root.read_text("utf-8")).get("consolidated_metadata") is not None
-
-
-def _check_parameter(source: Source, name: str, array: xr.DataArray) -> None:
-    dims = set(array.dims) - {"expver", "number"}
-    time = dims & {"time", "valid_time"}
-    if {"latitude", "longitude"} | time != dims or len(time) > 1 or (not time and name not in STATIC):
-        raise SourceError(
-            f"{source}: {name} must have dims (time or valid_time, latitude, longitude), found {array.dims}: "
-            "pass the hourly NetCDF as the Climate Data Store delivers it."
-        )
-    if array.sizes.get("number", 1) > 1:
-        raise SourceError(f"{source}: {name} has {array.sizes['number']} ensemble members: select one of `number`.")
-    units = str(array.attrs.get("units", "none" if UNITS[name] != "1" else ""))
-    spelled = units.replace("**", "").replace("^", "").strip()
-    if _SPELLINGS.get(spelled, spelled) != UNITS[name]:
-        raise SourceError(
-            f"{source}: {name} must be in {UNITS[name]}, found units {units!r}: pass the file as the CDS delivers it."
-        )
-
-
-def _degrees(axis: xr.DataArray) -> np.ndarray:
-    """Return coordinates in float64; 9.292 stored as float32 becomes 9.292, not 9.29199982."""
-    return np.round(axis.values.astype("float64"), 4) if axis.dtype == np.float32 else axis.values.astype("float64")
-
-
-def _stamps(source: Source, ds: xr.Dataset, parameters: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Return the hourly stamps of a source, datetime64[h], and the position of the first on its axis."""
-    name = "valid_time" if "valid_time" in ds.dims else "time"
-    exact = ds[name].values
-    if not np.issubdtype(exact.dtype, np.datetime64):
-        raise SourceError(
-            f"{source}: {name} must be a time of the standard calendar, found {exact.dtype}: decode it as datetime64."
-        )
-    if parameters:
-        _check_stamps(source, name, exact)
-    hours = exact.astype("datetime64[h]")
-    begin, end = _valid_period(ds, hours)
-    return hours[begin:end], begin
-
-
-def _valid_period(ds: xr.Dataset, hours: np.ndarray) -> tuple[int, int]:
-    """Return the positions for which a store declares values: the axis of ARCO-ERA5 runs from 1900 to 2050."""
-    first, last = (ds.attrs.get(key) for key in ("valid_time_start", "valid_time_stop"))
-    begin = 0 if first is None else int(np.searchsorted(hours, np.datetime64(str(first)[:10], "h")))
-    if last is None:
-        return begin, len(hours)
-    day_after = np.datetime64(str(last)[:10], "D") + np.timedelta64(1, "D")
-    return begin, int(np.searchsorted(hours, day_after.astype("datetime64[h]")))
-
-
-def _check_stamps(source: Source, name: str, exact: np.ndarray) -> None:
-    """Refuse repeats, unsorted stamps, and steps other than an hour, each with its own message."""
-    steps = np.diff(exact)
-    usual = np.median(steps.astype("timedelta64[s]").astype(float)) / 3600 if len(steps) else 1.0
-    if len(steps) and (steps == np.timedelta64(0)).any():
-        at = exact[:-1][steps == np.timedelta64(0)][0].astype("datetime64[m]")
-        raise SourceError(
-            f"{source}: {name} must contain full hours in ascending order: {at} appears twice; drop repeats."
-        )
-    if (steps < np.timedelta64(0)).any():
-        at = exact[1:][steps < np.timedelta64(0)][0].astype("datetime64[m]")
-        raise SourceError(
-            f"{source}: {name} must contain full hours in ascending order: {at} is out of order; sort the file."
-        )
-    if 0 < usual < 1:
-        raise SourceError(
-            f"{source}: steps must be 1 hour, found {usual * 60:g} minutes (sub-hourly): average to full hours first."
-        )
-    if usual != 1:
-        kind = " (daily: hourly models need hourly data)" if usual >= 24 else ""
-        raise SourceError(f"{source}: steps must be 1 hour, found {usual:g} hours{kind}: request all 24 hours.")
-    if (exact != exact.astype("datetime64[h]")).any():
-        raise SourceError(
-            f"{source}: {name} must contain full hours, found {exact[0].astype('datetime64[m]')}: "
-            "download the hourly file again."
-        )

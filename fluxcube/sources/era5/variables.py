@@ -11,7 +11,6 @@ graph has one task for each block, and RAM is used by the blocks in work only.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ from fluxcube.variables import table
 
 if TYPE_CHECKING:
     import dask.array as da
-
-log = logging.getLogger(__name__)
 
 #: Default size of the blocks in which files are read: 92 days of 16 x 16 cells.
 DEFAULT_CHUNKS = {"time": 2208, "latitude": 16, "longitude": 16}
