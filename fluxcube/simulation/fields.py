@@ -33,19 +33,19 @@ class Field:
 
     def at(self, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
         """Return the value at each place (place,) of a field that is constant in time."""
-        place = product(unit_vectors(latitude, longitude), self.wavevector) - self.phase
+        place = matrix_product(unit_vectors(latitude, longitude), self.wavevector) - self.phase
         return np.sqrt(2.0 / len(self.phase)) * _circle(place)[0].sum(-1, dtype=float)
 
     def over(self, hours: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
         """Return the values (place, time) at times in `hours` (time,) and places in degrees (place,)."""
-        place = product(unit_vectors(latitude, longitude), self.wavevector)
+        place = matrix_product(unit_vectors(latitude, longitude), self.wavevector)
         moment = np.multiply.outer(np.asarray(hours, float), self.frequency) + self.phase
         (cos_p, sin_p), (cos_m, sin_m) = _circle(place), _circle(moment)
-        waves = product(cos_m, cos_p) + product(sin_m, sin_p)
+        waves = matrix_product(cos_m, cos_p) + matrix_product(sin_m, sin_p)
         return np.sqrt(2.0 / len(self.phase)) * np.ascontiguousarray(waves.T)
 
 
-def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def matrix_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the matrix product ``left @ right.T`` of 2-D arrays.
 
     It is computed in pieces too small for BLAS to start threads, which would compete with the two threads that write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fluxcube.simulation.fields import product
+from fluxcube.simulation.fields import matrix_product
 
 _BLOCK = 64
 
@@ -37,7 +37,7 @@ def trailing_mean(values: np.ndarray, efolding: float) -> np.ndarray:
     lag = np.subtract.outer(np.arange(_BLOCK), np.arange(_BLOCK))
     within = np.where(lag >= 0, (1 - keep) * keep ** np.maximum(lag, 0), 0.0)
     # First each block as if nothing came before it, then the decaying contribution of earlier blocks.
-    out = product(padded.reshape(-1, _BLOCK), within).reshape(*lead, blocks, _BLOCK)
+    out = matrix_product(padded.reshape(-1, _BLOCK), within).reshape(*lead, blocks, _BLOCK)
     fade, before = keep ** np.arange(1, _BLOCK + 1), values[..., 0]
     for block in range(blocks):
         out[..., block, :] += before[..., None] * fade

@@ -1,4 +1,4 @@
-"""The planet is neither easy nor a riddle: what the simplest models score on it."""
+"""The planet is neither too easy nor too hard: scores of the simplest models."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_classes_mean_cycle_does_not_explain_the_region(world):
     assert _nse(region["NEE"], np.take_along_axis(cycles, region["clock"], 1)) < 0.6
 
 
-def test_neither_explains_towers_held_out(world):
+def test_neither_explains_towers_that_were_not_used(world):
     towers, _ = world
     obs, light, cycle = [], [], []
     for fold in range(4):

@@ -1,4 +1,4 @@
-"""Towers' files, against real headers and against the truth."""
+"""Files of simulated towers, compared with real headers and with the true fluxes."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_two_networks_overlap_with_slightly_different_values(tables, small_plane
         assert ((merged.NEE_VUT_REF_QC_a == 0) != (merged.NEE_VUT_REF_QC_b == 0)).mean() > 0.005
 
 
-def test_natively_hourly_sites_say_so(small_raw, small_planet):
+def test_natively_hourly_sites_are_named_as_hourly(small_raw, small_planet):
     hourly = {t.site for t in small_planet.towers if t.step_minutes == 60}
     for path in (small_raw / "towers").glob("*.zip"):
         with zipfile.ZipFile(path) as archive:

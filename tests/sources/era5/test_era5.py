@@ -1,4 +1,4 @@
-"""ERA5 readers, on files whose values are worked out by hand and on real ones."""
+"""Readers of ERA5, tested on files with values computed by hand and on real files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ UNITS = {
 
 
 def write(path, fields, *, start="2019-07-01T00", latitude=(47.25, 47.0), longitude=(7.0, 7.25, 7.5), new=True, **kw):
-    """Write members, given as numbers or (time,) or (time, latitude, longitude) arrays, as CDS would."""
+    """Write parameters, numbers or arrays (time,) or (time, latitude, longitude), in the layout of the CDS."""
     hours = max([np.shape(values)[0] for values in fields.values() if np.ndim(values)] + [1])
     time = kw.pop("time", np.datetime64(start, "ns") + np.arange(hours) * np.timedelta64(1, "h"))
     shape = (len(time), len(latitude), len(longitude))
@@ -67,7 +67,7 @@ def sunny(hours=72):
 
 def test_accumulations_belong_to_the_hour_that_ends_at_the_stamp(tmp_path):
     ssrd, tp = np.zeros(49), np.zeros(49)
-    ssrd[13] = ssrd[14 + 24] = 3.6e6  # the hour ending at 13:00
+    ssrd[13] = ssrd[14 + 24] = 3.6e6  # the hour that ends at 13:00
     tp[1], tp[30] = 0.002, 0.0005
     ds = open_era5(write(tmp_path / "a.nc", {"ssrd": ssrd, "tp": tp}), accumulation="hour")
     assert ds.SW_IN.sel(time="2019-07-01T12").values == pytest.approx(1000.0)
@@ -129,7 +129,7 @@ def test_fluxes_count_upwards_and_radiation_balances(tmp_path):
     balance = ds.SW_IN - ds.SW_OUT + ds.LW_IN - ds.LW_OUT
     assert ds.NETRAD.values == pytest.approx(balance.values, abs=1e-3)
     assert ds.NETRAD.values == pytest.approx(2e5 / 3600, rel=1e-5)
-    # What the surface keeps: 55.56 W m-2 of radiation, less 100 given off as warmth, and 20 of dew after an hour.
+    # Ground heat: 55.56 W m-2 of net radiation, less 100 of sensible heat, plus 20 of dew in the second hour.
     assert ds.G.values == pytest.approx(55.5556 - 100.0 + 20.0, abs=1e-3)
     assert ds.G.values == pytest.approx((ds.NETRAD - ds.H - ds.LE).values, abs=1e-3)
     assert ds.PPFD_IN.values == pytest.approx(2.0 * 5e5 / 3600, rel=1e-6)
@@ -139,7 +139,7 @@ def test_sensible_heat_from_instantaneous_fluxes_where_there_is_no_sum(tmp_path)
     ds = open_era5(write(tmp_path / "a.nc", {"ishf": [20.0, -80.0, -80.0]}))
     assert ds.H.values[:, 0, 0] == pytest.approx([30.0, 80.0])
     both = open_era5(write(tmp_path / "b.nc", {"ishf": [20.0, -80.0], "sshf": -3.6e5}), accumulation="hour")
-    assert both.H.values == pytest.approx(100.0)  # what the hour gave off, not the mean of its ends
+    assert both.H.values == pytest.approx(100.0)  # the sum over the hour, not the mean of the stamps at its ends
 
 
 def test_the_deficit_below_freezing_by_hand(tmp_path):
@@ -160,7 +160,7 @@ def test_running_totals_restart_after_midnight(tmp_path):
     total = {}
     for name, amount in {"ssrd": hourly, "tp": rain}.items():
         running = np.empty(97)
-        for k in range(97):  # stamp k holds the sum since the last 00 UTC, which at 00 UTC is the whole day before
+        for k in range(97):  # stamp k has the sum since the last 00 UTC, which at 00 UTC is the whole day before
             begin = (k - 1) // 24 * 24 + 1
             running[k] = amount[begin : k + 1].sum() if k else 0.0
         total[name] = running
@@ -276,7 +276,7 @@ def test_a_gap_is_refused_unless_allowed_and_then_nothing_else_is_missing(tmp_pa
     assert open_era5(path, time=("2019-07-01T07", None)).TA.notnull().all()  # the gap is not in these hours
     ds = open_era5(path, allow_gaps=True)
     missing = np.isnan(ds.TA.values).all(axis=(1, 2))
-    assert missing.tolist() == [False] * 4 + [True] * 3 + [False] * 4  # hours that touch 05 or 06 UTC
+    assert missing.tolist() == [False] * 4 + [True] * 3 + [False] * 4  # hours next to 05 or 06 UTC
     assert (np.diff(ds.time.values) == np.timedelta64(1, "h")).all()
     assert "t2m has no stamps from 2019-07-01T05 to 2019-07-01T06" in caplog.text
 
@@ -422,7 +422,7 @@ def test_real_davos_by_hand(shared_data):
     assert hour.TA.values == pytest.approx((raw.t2m.values[stamp] + raw.t2m.values[stamp + 1]) / 2 - 273.15, abs=1e-4)
     assert float(ds.P.sum("time").mean()) == pytest.approx(1000 * float(raw.tp[1:].sum("time").mean()), rel=1e-3)
     assert ds.elevation.values == pytest.approx(raw.z.values[0] / 9.80665)
-    # A standard atmosphere gives the pressure of those heights to a few per cent.
+    # A standard atmosphere has the pressure of those heights within a few per cent.
     assert ds.PA.mean("time").values == pytest.approx(
         101.3 * (1 - 2.25577e-5 * ds.elevation.values) ** 5.2559, rel=0.03
     )

@@ -1,4 +1,4 @@
-"""Copies of ERA5: the same forcing, each stored piece read once, unfinished ones gone on with."""
+"""Copies of ERA5: equal forcing, each stored hour read once, interrupted copies resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LATITUDE, LONGITUDE = np.arange(60.0, 30.0, -1.0), np.arange(0.0, 360.0, 2.0)
 
 @pytest.fixture
 def globe(tmp_path):
-    """Three days of a store that keeps each hour of all longitudes together, on an axis that goes on."""
+    """Three days in a store with one hour of the globe in each chunk, on a longer time axis."""
     rng = np.random.default_rng(0)
     hours, shape = 96, (96, len(LATITUDE), len(LONGITUDE))
     light = np.maximum(0, np.sin(2 * np.pi * (np.arange(hours) - 6.5) / 24))[:, None, None]

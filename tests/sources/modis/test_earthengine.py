@@ -1,4 +1,4 @@
-"""Earth Engine exports: what names tell, masked pixels, and tables that must stand on the grid."""
+"""Earth Engine exports: names of files and bands, masked pixels, and tables, whose pixels must be on the grid."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_masked_pixels_of_integer_exports_are_missing_in_all_products(tmp_path):
     hole[1, 2] = True
     assert (np.isnan(reflectance) == hole).all() and (np.isnan(snow_water) == hole).all()
     assert reflectance[3, 0, 0] == 0
-    # Without the mask the hole would be water: land-water type 0 is the shallow ocean.
+    # Without the mask the missing pixels would be water: land-water type 0 is the shallow ocean.
     assert (snow_water[1][~hole] == 0).all()
     state = np.zeros((1, 4, 5), "int16")
     write_tiff(tmp_path / "MOD09GA_2019_07_04.tif", np.concatenate([raw, state]), CORNER, names=[*GA, "state_1km"])
@@ -224,7 +224,7 @@ def test_tables_that_cannot_be_mapped_are_refused(tmp_path, change, match):
 
 
 def test_coordinates_of_the_ellipsoid_are_refused(tmp_path):
-    """Sampled on a sinusoidal grid of another body, pixels' centres lie anywhere."""
+    """Coordinates sampled on the sinusoidal grid of an ellipsoid are not the centres of MODIS pixels."""
     import pyproj
 
     table, r, c = region(size=4)

@@ -1,4 +1,4 @@
-"""MODIS rasters: where they lie on the global grid, and what their numbers mean."""
+"""MODIS rasters: their positions on the global grid, and their physical values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write(path, values, row, col, *, names=None, crs=SPHERE, shift=0.0, pixel=PI
 
 
 def bands(height=4, width=5):
-    """Each band a number of its own: band b of row y and column x holds 1000 b + 10 y + x."""
+    """Bands with distinct values: band b at row y and column x has 1000 b + 10 y + x."""
     y, x = np.mgrid[:height, :width]
     return np.stack([1000 * b + 10 * y + x for b in range(1, 8)]).astype("int16")
 

@@ -1,4 +1,4 @@
-"""HDF4 tiles: grid, layers and attributes as LP DAAC writes them, and what is refused."""
+"""HDF4 tiles: grid, layers and attributes as written by LP DAAC, and files that are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAY = "2019-07-04"
 
 @pytest.fixture
 def here(monkeypatch):
-    """Read in this process, where what the library is asked for can be seen."""
+    """Read in this process, where calls of the library can be observed."""
     monkeypatch.setattr(hdf, "call", lambda function, path, **more: hdf_read.READERS[function](path, **more))
     hdf._layout.cache_clear()
 
@@ -101,7 +101,7 @@ def test_only_the_window_is_read(tmp_path, monkeypatch, here):
     (tile,) = find_tiles(path)
     rows, cols = CORNER[0] + np.array([550, 10, 13, 12]), CORNER[1] + np.array([40, 5, 9, 7])
     read_pixels(tile, rows, cols)
-    # Two strips, from north to south, of the rows and columns that hold the pixels, once for each band.
+    # Two strips, from north to south, of the rows and columns with the pixels, once for each band.
     assert asked == [((10, 5), (4, 5))] * 7 + [((550, 40), (1, 1))] * 7
 
 
@@ -178,7 +178,7 @@ def test_files_that_were_cut_short_are_named(tmp_path):
     path = write(tmp_path, [nadir(values(40, 40), CORNER)])
     whole = path.read_bytes()
     read_tile(find_tiles(path)[0])
-    # Attributes are written last: wherever a file is cut, something that is listed is gone.
+    # Attributes are written last: wherever a file is cut, a listed object is missing.
     lengths = [0, 3, 4, 9, 100, *np.random.default_rng(0).integers(0, len(whole) - 100, 60)]
     for length in lengths:
         path.write_bytes(whole[:length])
@@ -194,7 +194,7 @@ def test_files_that_were_cut_short_are_named(tmp_path):
 
 
 def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
-    """The library crashes on some such files, and with it the process that it runs in, which is not this one."""
+    """The library crashes on some of these files, and with it its own process, but not this one."""
     path = write(tmp_path, [nadir(values(30, 30), CORNER)])
     whole, rng = path.read_bytes(), np.random.default_rng(5)
     errors = 0
@@ -223,7 +223,7 @@ def test_a_process_that_ends_or_hangs_affects_its_own_file_only(tmp_path, monkey
     expected = read_tile(tile)
     first = hdf_process.call("windows", path, bands=list(tile.bands), boxes=[[0, 2, 0, 2], [2, 4, 0, 2]])
     next(first)
-    first.close()  # the second window is not waited for, and is nobody else's
+    first.close()  # the second window is not read, and must not be the answer to another request
     np.testing.assert_array_equal(read_tile(tile), expected)
     monkeypatch.setattr(hdf_process, "PATIENCE", 0.2)
     os.kill(hdf_process._worker._process.pid, signal.SIGSTOP)  # it hangs, however busy the machine is
@@ -253,7 +253,7 @@ def test_a_real_land_cover_tile_equals_a_geotiff_converted_from_it(shared_data):
 
 
 def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypatch, here):
-    """A whole tile of the family of MCD43A4, and a piece that others cut from a tile of MOD09A1."""
+    """A whole tile of a product like MCD43A4, and a part of a tile of MOD09A1 cut with other software."""
     folder = shared_data / "modis"
     bands = tuple(f"sur_refl_b{i:02d}" for i in range(1, 8))
     piece = Product(layers=bands, valid=(-100, 16000), scaled=True, types=("int16",))
@@ -270,7 +270,7 @@ def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypa
     quality, surface = (quality, surface) if quality.product == "MCD43A3" else (surface, quality)
     assert (quality.row, quality.col, quality.height, quality.width) == (7 * 2400, 15 * 2400, 2400, 2400)
     assert set(np.unique(read_tile(quality))) >= {0.0, 1.0}
-    # The piece's lower right corner, as its metadata says, is where its rows and columns end.
+    # The lower right corner in the part's metadata is the end of its rows and columns.
     assert (surface.height, surface.width) == (73, 66) and surface.tile == (18, 4)
     assert pytest.approx((ROWS / 2 - surface.row - 73) * PIXEL, abs=1e-3) == 5098293.132672
     raw = SD.SD(str(surface.path)).select("sur_refl_b02")[:]
@@ -280,7 +280,7 @@ def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypa
 
 
 def test_an_error_after_other_files_is_confirmed_by_a_new_process(tmp_path, monkeypatch):
-    """An error of a process that saw other files may be those files' doing: a new process has the last word."""
+    """An error after other files may be caused by those files: the answer of a new process is final."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, two = (write(tmp_path / name, [nadir(values(), CORNER)]) for name in ("one", "two"))
