@@ -166,7 +166,7 @@ def _coordinates(nc: netCDF4.Dataset, valid: np.ndarray, latitude: np.ndarray, l
     nc.createVariable("expver", str, ("valid_time",))[:] = np.full(len(valid), "0001", object)
 
 
-def _grib_attributes(name: str, latitude: np.ndarray, longitude: np.ndarray) -> dict:
+def _grib_attributes(name: str, latitude: np.ndarray, longitude: np.ndarray) -> dict[str, object]:
     long_name, units, number, cf_name, step = _ERA5[name]
     return {
         "GRIB_paramId": number,

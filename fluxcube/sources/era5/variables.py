@@ -233,7 +233,7 @@ def open_era5(
     )
 
 
-def cell_coords(files: Files) -> dict:
+def cell_coords(files: Files) -> dict[str, tuple]:
     """Return the coordinates of the grid: latitude, longitude, and the cells' elevation and land_fraction."""
     cells = ("latitude", "longitude")
     return {
@@ -297,7 +297,7 @@ def _lazy(files: Files, name: str, chunks: tuple[tuple[int, ...], ...]) -> da.Ar
     import dask.array as da
     from dask.base import tokenize
 
-    def read(block_info=None) -> np.ndarray:
+    def read(block_info: Mapping) -> np.ndarray:
         time, rows, cols = (slice(*edges) for edges in block_info[None]["array-location"])
         return read_block(files, (name,), time, rows, cols)[0]
 

@@ -17,11 +17,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import PRODUCTS, Raster, Tile, sinusoidal_position
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _DATE = re.compile(r"(?<!\d)(\d{4})[_-](\d{2})[_-](\d{2})(?!\d)")
 # Numbers before a band's name count the merged collections; a date is that of the image.
@@ -219,7 +223,7 @@ def _read_table(path: Path, size: int, changed: int) -> _Table:
     return _Table(days, rows, cols, {name: values for name, values in numbers.items() if name in _LAYER_OF})
 
 
-def _numbers(path: Path, column, name: str) -> np.ndarray:
+def _numbers(path: Path, column: pd.Series, name: str) -> np.ndarray:
     import pandas as pd
 
     empty = column.isin(("", "None", "null", "nan", "NaN"))
@@ -247,7 +251,7 @@ def _pixels(path: Path, latitude: np.ndarray, longitude: np.ndarray) -> tuple[np
     return row, col
 
 
-def _check_days(path: Path, ids, days: np.ndarray) -> None:
+def _check_days(path: Path, ids: pd.Series, days: np.ndarray) -> None:
     """Check that the date in an image's name is that of its time stamp."""
     named = ids.str.extract(_DATE.pattern)
     known = named.notna().all(axis=1).to_numpy()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -225,7 +226,7 @@ def _check_types(path: Path, product: str, types: Sequence[str]) -> None:
             )
 
 
-def _rasterio():
+def _rasterio() -> ModuleType:
     try:
         import rasterio
         import rasterio.errors
