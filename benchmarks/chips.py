@@ -28,7 +28,7 @@ import rioxarray  # noqa: F401  (gives arrays their .rio)
 import xarray as xr
 
 from fluxcube.cubes.chips import build_chips, chip_index
-from fluxcube.sources.modis import hdf as modis_hdf
+from fluxcube.sources.modis import hdf, hdf_read
 from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS, TILE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -133,20 +133,20 @@ def build(h: int, v: int, sites: int, days: int) -> None:
         print(
             f"end to end: {days} days of MCD43A4 and MCD43A2 HDF4 tiles ({size:.0f} MiB), chunks of 100 rows, deflated"
         )
-        apart = modis_hdf.call
+        apart = hdf.call
         for n in sorted({1, sites}):
             start = time.perf_counter()
             build_chips(folder, lat[:n], lon[:n])
             whole = time.perf_counter() - start
             # The library in this process, where its time can be told.
-            modis_hdf.call = lambda function, path, **more: modis_hdf.SERVED[function](path, **more)
-            modis_hdf._layout.cache_clear()
+            hdf.call = lambda function, path, **more: hdf_read.READERS[function](path, **more)
+            hdf._layout.cache_clear()
             profile = cProfile.Profile()
             start, cpu = time.perf_counter(), time.process_time()
             chips = profile.runcall(build_chips, folder, lat[:n], lon[:n])
             taken, cpu = time.perf_counter() - start, time.process_time() - cpu
-            modis_hdf.call = apart
-            modis_hdf._layout.cache_clear()
+            hdf.call = apart
+            hdf._layout.cache_clear()
             assert chips.shape == (n, days, 9, 8, 8) and np.isfinite(chips.values).all()
             print(
                 f"  {n} sites: {whole:.2f} s; with the HDF4 library in this process {taken:.2f} s "

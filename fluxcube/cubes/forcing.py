@@ -16,8 +16,9 @@ from fluxcube.cubes.forcing_store import is_forcing_store, open_forcing_store
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.geometry import cell_area
 from fluxcube.schema import validate_forcing, variable_coords
-from fluxcube.sources.era5.files import Files, read_files
+from fluxcube.sources.era5.files import read_files
 from fluxcube.sources.era5.open import extent, storage_chunks
+from fluxcube.sources.era5.series import Files
 from fluxcube.sources.era5.variables import available, cell_coords, check_available, normal_chunks
 from fluxcube.sources.modis.rasters import find_tiles
 from fluxcube.variables import BANDS, COMPUTED, check_role
@@ -196,14 +197,14 @@ def _names(wanted: str | Sequence[str] | None, grid: Files) -> tuple[str, ...]:
 def _check_blocks(grid: Files, names: Sequence[str], sizes: Chunks) -> None:
     """Refuse blocks that fit in no worker, and say where files are read many times over."""
     rows, cols, hours = (max(sizes[dim]) for dim in (*_CELLS, "time"))
-    bytes_ = rows * cols * hours * (8 * len(names) + 8 * len(grid.members))
+    bytes_ = rows * cols * hours * (8 * len(names) + 8 * len(grid.parameters))
     if bytes_ > _MOST_BYTES:
         raise ConfigError(
             f"chunks of {rows} x {cols} cells and {hours} hours take {bytes_ / 2**30:.1f} GiB while they are made, "
             f"more than {_MOST_BYTES / 2**30:g}: ask for smaller ones in chunks=, e.g. "
             f"{{'time': {max(24, hours * _MOST_BYTES // bytes_ // 24 * 24)}}}."
         )
-    name, run = next((name, runs[0]) for name, runs in grid.members.items())
+    name, run = next((name, runs[0]) for name, runs in grid.parameters.items())
     array = run.source.open()[name]
     stored = storage_chunks(array)
     if stored is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fluxcube.cubes.chips import chip_index, read_chips, sinusoidal_pixel
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.era5.files import GRAVITY, Files
+from fluxcube.sources.era5.series import GRAVITY, Files
 from fluxcube.sources.era5.variables import available, read_block
 from fluxcube.sources.modis.rasters import Tile
 from fluxcube.timestamps import local_clock

@@ -15,7 +15,7 @@ import xarray as xr
 from fluxcube.biomes import igbp_code, igbp_number
 from fluxcube.cubes.chips import chip_index, sinusoidal_pixel
 from fluxcube.errors import ConfigError
-from fluxcube.sources.era5.files import Files
+from fluxcube.sources.era5.series import Files
 from fluxcube.sources.modis.rasters import COLS, ROWS, Tile, find_tiles, read_land_cover
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""An analytic planet whose fluxes are known everywhere, and the files its towers and satellites would give."""
+"""A simulated planet whose true fluxes are known everywhere, and the files of its towers, satellite and reanalysis."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Write one site's record as every publisher of tower data ships it: names, folders, columns, clocks and flags.
+"""Write one site's record in the format of each publisher of tower data: names, folders, columns, clocks and flags.
 
-Written from what the publishers say of their files, and from nothing that reads them: what a reader gives back of
-these files can be held against the record they were made of.
+The formats follow the publishers' documentation, and no reader of this package is used: the result of reading such a
+file can therefore be compared with the record from which it was written.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fluxcube.simulation.csvtext import csv_bytes, number_text, stamp_text
 from fluxcube.simulation.instruments import Record
 from fluxcube.simulation.records import MDS, RAW, Place, decimals_of, mds_column
 
-#: How an archive can lie on a disk.
+#: Forms of an archive on disk.
 FORMS = ("zip", "gzip", "folder")
 _GC_PER_UMOL = 12.011e-6 * 86400  # umol CO2 m-2 s-1 to gC m-2 d-1
-_TIME = (2024, 5, 1, 0, 0, 0)  # of every entry of a zip: the same bytes each time
+_TIME = (2024, 5, 1, 0, 0, 0)  # of every entry of a zip, so that repeated writing yields the same bytes
 _COARSE = ("WW", "MM", "YY")
 
 _PARTITIONED = ("RECO_NT", "GPP_NT", "RECO_DT", "GPP_DT")
@@ -40,12 +40,12 @@ def write_archive(
     form: str = "zip",
     named_step: str | None = None,
 ) -> Path:
-    """Write a record as one publisher ships it.
+    """Write a record in the format of one publisher.
 
     Parameters
     ----------
     folder : path
-        Gets the archive.
+        Folder in which the archive is written; created if missing.
     network : str
         One of `PUBLISHERS`.
     record : Record
@@ -54,16 +54,16 @@ def write_archive(
     years : (int, int), optional
         First and last year, for the name; default the record's.
     product : str, optional
-        Of a network that has several, such as "SUBSET"; default its fullest.
+        Product of a network that has several, such as "SUBSET"; default the one with most columns.
     form : {"zip", "gzip", "folder"}
         As downloaded, or unpacked, with or without gzip.
     named_step : {"HH", "HR"}, optional
-        What the name says of the step, true or not; default the truth.
+        Time step in the file's name, which may be wrong on purpose; default the record's.
 
     Returns
     -------
     Path
-        The zip, or the folder that holds the files.
+        The zip, or the folder with the files.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def write_archive(
     for kind, name, valid in (("publisher", network, PUBLISHERS), ("form", form, FORMS)):
         if name not in valid:
             raise unknown(kind, name, valid)
-    first, last = years or tuple(int(str(t)[:4]) for t in record.start[[0, -1]])
+    first, last = years or (int(str(record.start[0])[:4]), int(str(record.start[-1])[:4]))
     step = named_step or ("HR" if _step(record) == 60 else "HH")
     stem, files = PUBLISHERS[network](record, place, f"{first}-{last}", step, product)
     folder = Path(folder)
@@ -82,7 +82,7 @@ def write_archive(
 
 
 def write_bif(folder: str | Path, places: Sequence[Place], name: str = "FLX_AA-Flx_BIF_HH_20200501.csv") -> Path:
-    """Write what is known of some sites in BADM's interchange format, as CSV."""
+    """Write the metadata of sites in BADM's interchange format (BIF), as CSV."""
     path = Path(folder) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_csv([_BIF_HEADER, *(row for place in places for row in _bif_rows(place))]))
@@ -90,7 +90,7 @@ def write_bif(folder: str | Path, places: Sequence[Place], name: str = "FLX_AA-F
 
 
 def oneflux_table(record: Record, columns: Sequence[str]) -> bytes:
-    """Return some columns of a record as the text of a half-hourly or hourly ONEFlux file."""
+    """Return columns of a record as the text of a half-hourly or hourly ONEFlux file."""
     stamps = [record.start, record.start + np.timedelta64(_step(record), "m")]
     text = [stamp_text(times) for times in stamps]
     text += [number_text(record.columns[name], decimals_of(name)) for name in columns]
@@ -98,13 +98,14 @@ def oneflux_table(record: Record, columns: Sequence[str]) -> bytes:
 
 
 def _step(record: Record) -> int:
+    """Return the time step, minutes."""
     return int((record.start[1] - record.start[0]).astype("timedelta64[m]").astype(int))
 
 
 # ---- products
 
 
-#: Name of a file and its bytes.
+#: Bytes of each file by its name.
 _Files = dict[str, bytes]
 
 _FULLSET = (
@@ -199,7 +200,7 @@ def _shuttle(record: Record, place: Place, years: str, step: str, product: str |
 
 
 def _methane(record: Record, place: Place, years: str, step: str, product: str | None) -> tuple[str, _Files]:
-    """FLUXNET-CH4: plain names hold what was measured alone, ``_F`` the filled; QC counts the length of the gap."""
+    """Return a FLUXNET-CH4 archive: plain names are measured values, ``_F`` gap-filled; QC grades the gap's length."""
     c, table = record.columns, {}
     for name in ("TA", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS"):
         table[name] = np.where(c[f"{name}_F_QC"] > 0, np.nan, c[f"{name}_F"])
@@ -233,9 +234,9 @@ _JAPAN = {
 
 
 def _japanflux(record: Record, place: Place, years: str, step: str, product: str | None) -> tuple[str, _Files]:
-    """JapanFlux2024: a folder with DATA/<product> and site metadata in a folder of a misspelt name."""
+    """Return a JapanFlux2024 archive: folder DATA/<product>, and site metadata in a folder with a misspelt name."""
     names = {name: _japanese(name) for name in _SUBSET if not name.endswith("RANDUNC")}
-    table = {to: record.columns[name] for name, to in names.items()}
+    table = {japanese: record.columns[name] for name, japanese in names.items()}
     table["NEE_vUT_USTAR50"] = record.columns["NEE_VUT_USTAR50"]
     whole = Record(start=record.start, columns=table)
     stem, product = f"FLX_{place.site}_JapanFLUX2024", product or "ALLVARS"
@@ -251,13 +252,13 @@ def _japanflux(record: Record, place: Place, years: str, step: str, product: str
 
 def _japanese(name: str) -> str:
     """Return JapanFlux2024's name of a ONEFlux column."""
-    for one, other in _JAPAN.items():
-        if name in (one, f"{one}_QC"):
-            return name.replace(one, other)
+    for oneflux, japanese in _JAPAN.items():
+        if name in (oneflux, f"{oneflux}_QC"):
+            return name.replace(oneflux, japanese)
     return name.replace("_VUT_REF", "_vUT")
 
 
-#: Every publisher of towers, and what makes (name of the archive, its files) of a record.
+#: Publishers of tower data, each with the function that returns (name of the archive, its files) for a record.
 PUBLISHERS: Mapping[str, Callable[[Record, Place, str, str, str | None], tuple[str, _Files]]] = {
     "FLUXNET2015": _fluxnet2015,
     "AmeriFlux FLUXNET": _ameriflux,
@@ -269,11 +270,11 @@ PUBLISHERS: Mapping[str, Callable[[Record, Place, str, str, str | None], tuple[s
 }
 
 
-# ---- their other tables
+# ---- other tables of the archives
 
 
 def _daily(record: Record, columns: Sequence[str]) -> bytes:
-    """Return the daily table: fluxes in gC m-2 d-1, rain in mm d-1, quality the share of measured and good fill."""
+    """Return the daily table: fluxes in gC m-2 d-1, rain in mm d-1, QC the share of measured and well-filled steps."""
     days = record.start.astype("datetime64[D]")
     dates = np.unique(days)
     table = {}
@@ -291,12 +292,13 @@ def _daily(record: Record, columns: Sequence[str]) -> bytes:
 
 
 def _coarse(record: Record, column: str = "TA_F") -> bytes:
-    """Return a table of one value, as coarser files and those of no interest have."""
+    """Return a table with one value: stands for files that no reader uses."""
     day = stamp_text(record.start[:1].astype("datetime64[D]"))[:, :8]
     return csv_bytes(["TIMESTAMP", column], [day, number_text(np.array([11.0]), 3)])
 
 
 def _reanalysis(record: Record) -> bytes:
+    """Return the table of reanalysis that publishers add, which readers must not mistake for measurements."""
     table = {name: record.columns[f"{name[:-4]}_F"] + 0.5 for name in ("TA_ERA", "SW_IN_ERA", "P_ERA")}
     return oneflux_table(Record(start=record.start, columns=table), list(table))
 

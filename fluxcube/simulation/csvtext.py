@@ -1,4 +1,4 @@
-"""Numbers to CSV text, a whole table at a time: towers' files hold tens of millions of them."""
+"""Convert numbers to CSV text, a whole table at a time: towers' files contain tens of millions of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: How ONEFlux writes a missing value.
+#: Text of a missing value in ONEFlux files.
 MISSING = "-9999"
 _GROUPS = np.frombuffer("".join(f"{n:04d}" for n in range(10000)).encode(), np.uint8).reshape(10000, 4)
 

@@ -1,4 +1,4 @@
-"""How the planet's land breathes: leaves, photosynthesis and respiration, from weather and its memory, by class."""
+"""The planet's ecosystems: leaf area, photosynthesis and respiration by class, from present and past weather."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fluxcube.errors import unknown
 from fluxcube.simulation.memory import soil_water, trailing_mean
@@ -13,30 +14,30 @@ from fluxcube.simulation.memory import soil_water, trailing_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What sets a class apart.
+    """Parameters of a land-cover class.
 
     Attributes
     ----------
     uptake : float
         Photosynthesis of a closed canopy in full light, umol m-2 s-1.
     half_light : float
-        Light at which half of it is reached, W m-2.
+        Light at which half of `uptake` is reached, W m-2.
     dry_air : float
-        Vapour pressure deficit at which half is lost, hPa.
+        Vapour pressure deficit at which half of `uptake` is lost, hPa.
     thirst : float
-        How strongly an empty soil-water store closes stomata, 0 to 1.
+        Degree to which an empty soil-water store closes stomata, 0 to 1.
     leaf_low, leaf_high : float
-        Least and greatest leaf area, m2 m-2.
+        Minimum and maximum leaf area, m2 m-2.
     by_warmth, by_water, by_light : float
-        How much of the leaf's season follows warmth, soil water and day length, 0 to 1.
+        Degree to which leaf area follows warmth, soil water and day length, 0 to 1.
     crop : float
         1 for a sown field that is harvested, else 0.
     breath : float
-        Respiration at 15 degC of soil, umol m-2 s-1.
+        Respiration at 15 degC soil temperature, umol m-2 s-1.
     q10 : float
-        Factor of respiration per 10 K.
+        Factor by which respiration increases per 10 K.
     pulse : float
-        How strongly rain after drought raises respiration.
+        Degree to which rain after drought increases respiration.
     """
 
     uptake: float
@@ -174,7 +175,7 @@ TRAITS: Mapping[str, Traits] = {
 CLASSES = tuple(TRAITS)
 
 
-def traits(igbp: np.ndarray) -> dict[str, np.ndarray]:
+def traits(igbp: ArrayLike) -> dict[str, np.ndarray]:
     """Return each trait as an array (place,) for classes (place,).
 
     Raises
@@ -182,26 +183,26 @@ def traits(igbp: np.ndarray) -> dict[str, np.ndarray]:
     UnknownNameError
         If a class does not grow on the planet.
     """
-    codes = [str(code) for code in np.atleast_1d(igbp)]
-    for code in codes:
-        if code not in TRAITS:
-            raise unknown("class of the simulated planet", code, TRAITS)
-    return {f.name: np.array([getattr(TRAITS[code], f.name) for code in codes]) for f in fields(Traits)}
+    classes = [str(name) for name in np.atleast_1d(igbp)]
+    for name in classes:
+        if name not in TRAITS:
+            raise unknown("class of the simulated planet", name, TRAITS)
+    return {f.name: np.array([getattr(TRAITS[name], f.name) for name in classes]) for f in fields(Traits)}
 
 
 def respond(
     weather: Mapping[str, np.ndarray],
-    igbp: np.ndarray,
+    igbp: ArrayLike,
     *,
     season: np.ndarray,
     daylight: np.ndarray,
-    hours: float,
+    step_hours: float,
     vigour: np.ndarray | float = 1.0,
     sowing: np.ndarray | float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Compute what the land does in a run of weather.
+    """Compute the land's response to a period of weather.
 
-    Every output at a step depends on that step and the past only; memory fades within about a month.
+    Every output at a step depends on that step and the past only; the influence of the past fades within about a month.
 
     Parameters
     ----------
@@ -212,11 +213,11 @@ def respond(
     season : (place, time) float
         Phase of the year, radians, 0 at midsummer.
     daylight : (place, time) float
-        Hours.
-    hours : float
-        Length of a step.
+        Length of the day, hours.
+    step_hours : float
+        Length of a time step, hours.
     vigour, sowing : (place,) float
-        Factor on leaf area; days by which crops are late.
+        Factor on leaf area; delay of crops, days.
 
     Returns
     -------
@@ -231,10 +232,10 @@ def respond(
     Birch 1958, doi:10.1007/BF01343734.
     """
     trait = {name: value[:, None] for name, value in traits(igbp).items()}
-    past = remember(weather, hours)
+    past = past_weather(weather, step_hours)
     leaves = leaf_area(igbp, past, season=season, daylight=daylight, vigour=vigour, sowing=sowing)
     gpp = _photosynthesis(trait, weather, past, leaves) * np.reshape(vigour, (-1, 1)) ** 0.5
-    reco = _respiration(trait, past, trailing_mean(gpp, 36 / hours))
+    reco = _respiration(trait, past, trailing_mean(gpp, 36 / step_hours))
     return {
         "NEE": reco - gpp,
         "GPP": gpp,
@@ -251,8 +252,8 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
-def remember(weather: Mapping[str, np.ndarray], hours: float) -> dict[str, np.ndarray]:
-    """Everything of the past that matters to the land, whatever grows on it; arguments as of `respond`.
+def past_weather(weather: Mapping[str, np.ndarray], step_hours: float) -> dict[str, np.ndarray]:
+    """Summarise the past weather on which every class depends; arguments as of `respond`.
 
     Returns
     -------
@@ -260,24 +261,24 @@ def remember(weather: Mapping[str, np.ndarray], hours: float) -> dict[str, np.nd
         Temperatures (degC) `soil`, `acclimation`, `growth`, `cold`; soil water (0 to 1) `water`, and its mean of a
         week, `moisture`; `wetting`, the last day's rain (mm); `evaporation` (mm in the step).
     """
-    ta, day = weather["TA"], 24 / hours
+    ta, day = weather["TA"], 24 / step_hours
     # A good fifth of the sunlight's energy evaporates water (28.4 W m-2 for a day is 1 mm), more in dry air.
-    demand = weather["SW_IN"] * (0.22 + 0.008 * np.minimum(weather["VPD"], 30.0)) / 28.4 * hours / 24
-    store, evaporation = soil_water(weather["P"], demand, step_hours=hours)
+    demand = weather["SW_IN"] * (0.22 + 0.008 * np.minimum(weather["VPD"], 30.0)) / 28.4 * step_hours / 24
+    store, evaporation = soil_water(weather["P"], demand, step_hours=step_hours)
     return {
-        "soil": 0.72 * trailing_mean(ta, 3.5 * day) + 0.28 * trailing_mean(ta, 7 / hours),
+        "soil": 0.72 * trailing_mean(ta, 3.5 * day) + 0.28 * trailing_mean(ta, 7 / step_hours),
         "acclimation": trailing_mean(ta, 10 * day),
         "growth": trailing_mean(ta, 14 * day),
         "moisture": trailing_mean(store, 6 * day),
         "cold": trailing_mean(ta, 4 * day),
-        "wetting": trailing_mean(weather["P"] / hours, 1.2 * day) * 24,
+        "wetting": trailing_mean(weather["P"] / step_hours, 1.2 * day) * 24,
         "water": store,
         "evaporation": evaporation,
     }
 
 
 def leaf_area(
-    igbp: np.ndarray,
+    igbp: ArrayLike,
     past: Mapping[str, np.ndarray],
     *,
     season: np.ndarray,
@@ -285,9 +286,9 @@ def leaf_area(
     vigour: np.ndarray | float = 1.0,
     sowing: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Leaf area (place, time), m2 m-2: a season between least and greatest, by warmth, water, day length and tillage.
+    """Return leaf area (place, time), m2 m-2, between minimum and maximum, by warmth, water, day length and tillage.
 
-    `past` is what `remember` returns (its `growth` and `moisture`); the other arguments are `respond`'s.
+    `past` is the result of `past_weather` (its `growth` and `moisture`); the other arguments are those of `respond`.
     """
     trait = {name: value[:, None] for name, value in traits(igbp).items()}
     late = np.angle(np.exp(1j * (season - 2 * np.pi * (np.reshape(sowing, (-1, 1)) - 8.0) / 365.25)))
@@ -301,8 +302,13 @@ def leaf_area(
     return np.reshape(vigour, (-1, 1)) * (trait["leaf_low"] + (trait["leaf_high"] - trait["leaf_low"]) * growth)
 
 
-def _photosynthesis(trait: dict, weather: Mapping[str, np.ndarray], past: dict, leaves: np.ndarray) -> np.ndarray:
-    """Gross uptake (place, time), umol m-2 s-1."""
+def _photosynthesis(
+    trait: Mapping[str, np.ndarray],
+    weather: Mapping[str, np.ndarray],
+    past: Mapping[str, np.ndarray],
+    leaves: np.ndarray,
+) -> np.ndarray:
+    """Return gross uptake (place, time), umol m-2 s-1."""
     light = weather["SW_IN"] / (weather["SW_IN"] + trait["half_light"])
     best = 11.0 + 0.65 * past["acclimation"]
     warmth = np.exp(-(((weather["TA"] - best) / 8.5) ** 2)) * _sigmoid((past["acclimation"] - 3.0) / 1.6)
@@ -311,8 +317,8 @@ def _photosynthesis(trait: dict, weather: Mapping[str, np.ndarray], past: dict, 
     return trait["uptake"] * (1.0 - np.exp(-0.5 * leaves)) * light * warmth * air * soil
 
 
-def _respiration(trait: dict, past: dict, recent: np.ndarray) -> np.ndarray:
-    """Respiration of soil and plants (place, time), umol m-2 s-1."""
+def _respiration(trait: Mapping[str, np.ndarray], past: Mapping[str, np.ndarray], recent: np.ndarray) -> np.ndarray:
+    """Return the respiration of soil and plants (place, time), umol m-2 s-1; `recent` is the past day's uptake."""
     warmth = trait["q10"] ** ((past["soil"] - 15.0) / 10.0)
     moisture = 0.35 + 0.65 * _sigmoid((past["water"] - 0.38) / 0.08)
     pulse = 1.0 + trait["pulse"] * np.tanh(past["wetting"] / 4.0) * _sigmoid(-(past["moisture"] - 0.5) / 0.12)

@@ -1,4 +1,4 @@
-"""Small cubes in memory, for examples and tests: plausible weather, fluxes that follow it."""
+"""Small cubes in RAM, for examples and tests: plausible weather, and fluxes that follow from it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CLASSES = ("DBF", "GRA", "ENF", "CRO")
 
 
 def example_cube(*, sites: int = 4, days: int = 20, gaps: float = 0.2, seed: int = 0) -> xr.Dataset:
-    """Make a small tower cube: DOY, TOD, TA, SW_IN, VPD and SW_IN_POT are present, other predictors are not.
+    """Return a small tower cube: DOY, TOD, TA, SW_IN, VPD and SW_IN_POT are present, other predictors are missing.
 
     Parameters
     ----------
     sites, days : int
-        Size; classes repeat every four sites.
+        Number of sites and of days; classes repeat every four sites.
     gaps : float
         Share of hours whose NEE is gap-filled (flag 2 instead of 0).
     seed : int
@@ -29,7 +29,7 @@ def example_cube(*, sites: int = 4, days: int = 20, gaps: float = 0.2, seed: int
     Returns
     -------
     xr.Dataset
-        A cube (`fluxcube.schema`), in memory; times from 2018-06-01, chips every 8 days.
+        A cube (`fluxcube.schema`), in RAM; times from 2018-06-01, chips every 8 days.
 
     Examples
     --------
@@ -73,12 +73,19 @@ def example_cube(*, sites: int = 4, days: int = 20, gaps: float = 0.2, seed: int
 
 
 def example_forcing(*, shape: tuple[int, int] = (3, 4), days: int = 20, seed: int = 0) -> xr.Dataset:
-    """Make a small forcing cube with the predictors of `example_cube`, chips, and one ocean cell.
+    """Return a small forcing cube with the predictors of `example_cube`, chips, and one ocean cell.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Number of latitudes and of longitudes.
+    days, seed : int
+        As of `example_cube`.
 
     Returns
     -------
     xr.Dataset
-        A forcing cube (`fluxcube.schema`), in memory; its first cell has land_fraction 0.
+        A forcing cube (`fluxcube.schema`), in RAM; its first cell has land_fraction 0.
 
     Examples
     --------
@@ -117,12 +124,17 @@ def example_forcing(*, shape: tuple[int, int] = (3, 4), days: int = 20, seed: in
 
 
 def example_maps(*, shape: tuple[int, int] = (3, 4), days: int = 20, seed: int = 0) -> xr.Dataset:
-    """Make small flux maps, NEE, GPP_NT and RECO_NT, in the weather of `example_forcing`; NaN where there is no land.
+    """Return small flux maps, NEE, GPP_NT and RECO_NT, in the weather of `example_forcing`; NaN where there is no land.
+
+    Parameters
+    ----------
+    shape, days, seed
+        As of `example_forcing`.
 
     Returns
     -------
     xr.Dataset
-        Maps (`fluxcube.schema`), in memory.
+        Maps (`fluxcube.schema`), in RAM.
 
     Examples
     --------
@@ -140,14 +152,19 @@ def example_maps(*, shape: tuple[int, int] = (3, 4), days: int = 20, seed: int =
         for name in ("NEE", "GPP_NT", "RECO_NT")
     }
     time = forcing.time.values
-    coords = {name: forcing[name].variable for name in (*dims, "igbp", "land_fraction")}
-    coords["time_bnds"] = (("time", "bnds"), np.stack([time, time + HOUR], 1))
+    coords = {
+        **{name: forcing[name].variable for name in (*dims, "igbp", "land_fraction")},
+        "time_bnds": (("time", "bnds"), np.stack([time, time + HOUR], 1)),
+    }
     attrs = {"kind": "maps", "clock": "solar", "title": "example maps"}
     return validate_maps(xr.Dataset(arrays, coords, attrs))
 
 
-def _weather(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, rng: np.random.Generator) -> dict:
-    """Weather (place, time) by name, in the table's units."""
+_Arrays = dict[str, np.ndarray]
+
+
+def _weather(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, rng: np.random.Generator) -> _Arrays:
+    """Return weather (place, time) by name, in the table's units."""
     potential = potential_radiation(time, latitude, longitude)
     doy, tod = local_clock(time, longitude / 15)
     days = len(time) // 24 + 2
@@ -164,16 +181,18 @@ def _weather(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, rng:
     }
 
 
-def _fluxes(weather: dict, igbp: np.ndarray) -> dict:
-    """Fluxes (site, time) by name: a light response that differs by class, and Q10 respiration."""
+def _fluxes(weather: _Arrays, igbp: np.ndarray) -> _Arrays:
+    """Return fluxes (site, time) by name: a light response that differs by class, and Q10 respiration."""
     strength = np.array([{"DBF": 30.0, "GRA": 18.0, "ENF": 22.0, "CRO": 35.0}[c] for c in igbp])[:, None]
     gpp = strength * weather["SW_IN"] / (weather["SW_IN"] + 400)
     reco = 3.0 * 2.0 ** ((weather["TA"] - 15) / 10)
     return {"NEE": reco - gpp, "GPP_DT": gpp, "GPP_NT": gpp, "RECO_DT": reco, "RECO_NT": reco}
 
 
-def _stack(name: str, dim: str, labels: tuple[str, ...], arrays: dict, shape: tuple[int, int]) -> dict:
-    """Values, flags (0 where there is a value) and coverage of one stack."""
+def _stack(
+    name: str, dim: str, labels: tuple[str, ...], arrays: _Arrays, shape: tuple[int, int]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return the values, flags (0 where there is a value) and coverage of one stack of variables."""
     empty = np.full(shape, np.nan)
     values = np.stack([arrays.get(label, empty) for label in labels], -1).astype("float32")
     present = np.isfinite(values)
@@ -186,7 +205,7 @@ def _stack(name: str, dim: str, labels: tuple[str, ...], arrays: dict, shape: tu
 
 
 def _chips(dims: tuple[str, ...], shape: tuple[int, ...], time: np.ndarray, rng: np.random.Generator) -> xr.DataArray:
-    """Chips every 8 days: reflectances around a mean per place, no snow, a little water."""
+    """Return chips every 8 days: reflectances around a mean for each place, without snow or water."""
     day = np.arange(time[0].astype("datetime64[D]"), time[-1].astype("datetime64[D]"), np.timedelta64(8, "D"))
     values = rng.uniform(0.05, 0.4, (*shape, len(day), len(BANDS), 1, 1)) + rng.normal(
         0, 0.01, (*shape, len(day), len(BANDS), 8, 8)

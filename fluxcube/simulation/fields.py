@@ -1,10 +1,11 @@
-"""Smooth random fields on the sphere and in time: sums of waves, so that any place and moment can be asked for."""
+"""Smooth random fields on the sphere and in time: sums of waves, which have a value at any place and time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 #: Mean radius of the Earth, km.
 RADIUS_KM = 6371.0
@@ -14,15 +15,15 @@ RADIUS_KM = 6371.0
 class Field:
     """A sum of travelling waves with zero mean and unit variance.
 
-    Each wave is ``cos(k·x - f t - p)`` with x on the unit sphere, which splits into products of a function
-    of place and a function of time: a whole (place, time) block is two matrix products.
+    Each wave is ``cos(k·x - f t - p)`` with x on the unit sphere. It is the sum of products of a function of place and
+    a function of time, so that a whole (place, time) block takes two matrix products.
 
     Attributes
     ----------
     wavevector : (wave, 3) float64
         Radians per unit of the sphere's radius.
     frequency : (wave,) float64
-        Radians per hour; 0 for a field that does not change.
+        Radians per hour; 0 for a field that is constant in time.
     phase : (wave,) float64
     """
 
@@ -31,23 +32,24 @@ class Field:
     phase: np.ndarray
 
     def at(self, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-        """Value at each place (place,) of a field that does not change in time."""
-        place = product(unit_vectors(latitude, longitude), self.wavevector) - self.phase
+        """Return the value at each place (place,) of a field that is constant in time."""
+        place = matrix_product(unit_vectors(latitude, longitude), self.wavevector) - self.phase
         return np.sqrt(2.0 / len(self.phase)) * _circle(place)[0].sum(-1, dtype=float)
 
     def over(self, hours: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-        """Values (place, time) at `hours` (time,) and places in degrees (place,)."""
-        place = product(unit_vectors(latitude, longitude), self.wavevector)
+        """Return the values (place, time) at times in `hours` (time,) and places in degrees (place,)."""
+        place = matrix_product(unit_vectors(latitude, longitude), self.wavevector)
         moment = np.multiply.outer(np.asarray(hours, float), self.frequency) + self.phase
         (cos_p, sin_p), (cos_m, sin_m) = _circle(place), _circle(moment)
-        waves = product(cos_m, cos_p) + product(sin_m, sin_p)
+        waves = matrix_product(cos_m, cos_p) + matrix_product(sin_m, sin_p)
         return np.sqrt(2.0 / len(self.phase)) * np.ascontiguousarray(waves.T)
 
 
-def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Matrix product ``left @ right.T`` of 2-D arrays.
+def matrix_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the matrix product ``left @ right.T`` of 2-D arrays.
 
-    It is made in pieces too small for BLAS to start threads, which fight with the two that write the planet's files.
+    It is computed in pieces too small for BLAS to start threads, which would compete with the two threads that write
+    the planet's files.
     """
     out = np.empty((len(left), len(right)), np.result_type(left, right))
     step = max(1, 2**18 // max(1, right.size))
@@ -57,7 +59,7 @@ def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _circle(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of angles, computed in float32 after bringing them within a turn: ten times as fast."""
+    """Return the cosine and sine of angles, computed in float32 after reduction to one turn: ten times as fast."""
     turn = np.multiply(angle, 1 / (2 * np.pi))
     np.rint(turn, out=turn)
     turn *= -2 * np.pi
@@ -72,7 +74,7 @@ def make_field(
     period: tuple[float, float] | None = None,
     waves: int = 40,
 ) -> Field:
-    """Draw a field whose waves have lengths (km) and periods (hours) between the given limits.
+    """Draw a field whose waves have lengths (km) and periods (hours) between two limits.
 
     Parameters
     ----------
@@ -80,8 +82,13 @@ def make_field(
     wavelength : (float, float)
         Shortest and longest wave, km.
     period : (float, float), optional
-        Shortest and longest period, hours; without it the field does not change.
+        Shortest and longest period, hours; without it the field is constant in time.
     waves : int
+        Number of waves.
+
+    Returns
+    -------
+    Field
 
     References
     ----------
@@ -89,12 +96,18 @@ def make_field(
     """
     direction = rng.standard_normal((waves, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    length = np.exp(rng.uniform(*np.log(wavelength), waves))
-    frequency = np.zeros(waves) if period is None else 2 * np.pi / np.exp(rng.uniform(*np.log(period), waves))
+    length = _log_uniform(rng, wavelength, waves)
+    frequency = np.zeros(waves) if period is None else 2 * np.pi / _log_uniform(rng, period, waves)
     return Field(direction * (2 * np.pi * RADIUS_KM / length)[:, None], frequency, rng.uniform(0, 2 * np.pi, waves))
 
 
-def unit_vectors(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Points (..., 3) on the unit sphere of coordinates in degrees."""
+def _log_uniform(rng: np.random.Generator, limits: tuple[float, float], size: int) -> np.ndarray:
+    """Draw numbers whose logarithm is uniform between the limits' logarithms."""
+    low, high = np.log(limits)
+    return np.exp(rng.uniform(low, high, size))
+
+
+def unit_vectors(latitude: ArrayLike, longitude: ArrayLike) -> np.ndarray:
+    """Return the points (..., 3) on the unit sphere at coordinates in degrees."""
     phi, lam = np.deg2rad(np.asarray(latitude, float)), np.deg2rad(np.asarray(longitude, float))
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], -1)

@@ -1,9 +1,10 @@
-"""Write the planet's grids as their providers do: ERA5 from the CDS, MODIS composites, land cover."""
+"""Write the planet's grids in their providers' formats: ERA5 as from the CDS, MODIS composites, land cover."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from fluxcube.simulation.places import Tower
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.surface import Ground, Scene, region_ground, region_scenes, tower_scenes
 from fluxcube.timestamps import HOUR
+
+if TYPE_CHECKING:
+    import netCDF4
+    import rasterio.io
 
 # name: (long name, units, paramId, CF name, step type)
 _ERA5 = {
@@ -34,42 +39,42 @@ _ERA5 = {
     "lsm": ("Land-sea mask", "(0 - 1)", 172, "land_binary_mask", "instant"),
 }
 _STREAM = {"instant": "data_stream-oper_stepType-instant.nc", "accum": "data_stream-oper_stepType-accum.nc"}
-_EVERY = np.timedelta64(8, "D")
+_INTERVAL = np.timedelta64(8, "D")  # between composites
 
 
 def write_era5(planet: Planet, folder: str | Path) -> list[Path]:
     """Write hourly ERA5 of the region as the CDS delivers it since 2024.
 
-    Instantaneous fields hold at `valid_time`; radiation and rain are accumulated over the hour that ends there.
+    Instantaneous fields are those at `valid_time`; radiation and rain are accumulated over the hour that ends there.
 
     Parameters
     ----------
     planet : Planet
     folder : path
-        Made if missing.
+        Created if missing.
 
     Returns
     -------
     list of Path
         The files of instantaneous fields, of accumulations, and of geopotential and land mask.
     """
-    folder = _made(folder)
+    folder = _create(folder)
     cells = planet.region
     valid = np.arange(planet.forcing_start, planet.period[1] + HOUR, HOUR)
     lat, lon = (x.ravel() for x in np.meshgrid(cells.latitude, cells.longitude, indexing="ij"))
     shape = (len(valid), *cells.igbp.shape)
     fields = {**_instantaneous(planet, valid, lat, lon), **_accumulated(planet, valid, lat, lon)}
     fields = {name: values.T.reshape(shape) for name, values in fields.items()}
-    still = {"z": cells.elevation[None] * 9.80665, "lsm": (cells.igbp != "WAT")[None].astype(float)}
+    static = {"z": cells.elevation[None] * 9.80665, "lsm": (cells.igbp != "WAT")[None].astype(float)}
     return [
         _write_cds(folder / file, planet, valid, {n: v for n, v in fields.items() if _ERA5[n][4] == kind})
         for kind, file in _STREAM.items()
-    ] + [_write_cds(folder / "invariant.nc", planet, valid[:1], still)]
+    ] + [_write_cds(folder / "invariant.nc", planet, valid[:1], static)]
 
 
-def _instantaneous(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict:
-    # A step of a minute about the moment: nothing instantaneous depends on its length.
-    air = planet.weather(valid - np.timedelta64(30, "s"), lat, lon, hours=1 / 60)
+def _instantaneous(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict[str, np.ndarray]:
+    # A step of one minute centred on the time: instantaneous values do not depend on its length.
+    air = planet.weather(valid - np.timedelta64(30, "s"), lat, lon, step_hours=1 / 60)
     return {
         "t2m": air["TA"] + 273.15,
         "d2m": air["TD"] + 273.15,
@@ -79,15 +84,15 @@ def _instantaneous(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.n
     }
 
 
-def _accumulated(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict:
-    half = np.arange(valid[0] - HOUR, valid[-1], np.timedelta64(30, "m"))
-    air = planet.weather(half, lat, lon, hours=0.5)
-    pairs = {name: air[name].reshape(len(lat), -1, 2).sum(-1) for name in ("SW_IN", "LW_IN", "P")}
-    return {"ssrd": 1800 * pairs["SW_IN"], "strd": 1800 * pairs["LW_IN"], "tp": 1e-3 * pairs["P"]}
+def _accumulated(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict[str, np.ndarray]:
+    half_hours = np.arange(valid[0] - HOUR, valid[-1], np.timedelta64(30, "m"))
+    air = planet.weather(half_hours, lat, lon, step_hours=0.5)
+    sums = {name: air[name].reshape(len(lat), -1, 2).sum(-1) for name in ("SW_IN", "LW_IN", "P")}
+    return {"ssrd": 1800 * sums["SW_IN"], "strd": 1800 * sums["LW_IN"], "tp": 1e-3 * sums["P"]}
 
 
 def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, np.ndarray]) -> Path:
-    """One NetCDF-4 file in the layout of the CDS."""
+    """Write one NetCDF-4 file in the layout of the CDS."""
     try:
         import netCDF4
     except ImportError:
@@ -121,9 +126,9 @@ def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, 
     return path
 
 
-def _coordinates(nc, valid: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> None:
-    """Dimensions and coordinates of a CDS file."""
-    rows = {
+def _coordinates(nc: netCDF4.Dataset, valid: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> None:
+    """Write the dimensions and coordinates of a CDS file."""
+    axes: dict[str, tuple[np.ndarray, str, dict[str, str]]] = {
         "valid_time": (
             valid.astype("datetime64[s]").astype("i8"),
             "i8",
@@ -153,7 +158,7 @@ def _coordinates(nc, valid: np.ndarray, latitude: np.ndarray, longitude: np.ndar
     number = nc.createVariable("number", "i8", ())
     number.setncatts({"long_name": "ensemble member numerical id", "units": "1", "standard_name": "realization"})
     number[...] = 0
-    for name, (values, dtype, attributes) in rows.items():
+    for name, (values, dtype, attributes) in axes.items():
         nc.createDimension(name, len(values))
         var = nc.createVariable(name, dtype, (name,), fill_value=np.nan if dtype == "f8" else None)
         var.setncatts(attributes)
@@ -161,7 +166,7 @@ def _coordinates(nc, valid: np.ndarray, latitude: np.ndarray, longitude: np.ndar
     nc.createVariable("expver", str, ("valid_time",))[:] = np.full(len(valid), "0001", object)
 
 
-def _grib_attributes(name: str, latitude: np.ndarray, longitude: np.ndarray) -> dict:
+def _grib_attributes(name: str, latitude: np.ndarray, longitude: np.ndarray) -> dict[str, object]:
     long_name, units, number, cf_name, step = _ERA5[name]
     return {
         "GRIB_paramId": number,
@@ -193,18 +198,18 @@ def _grib_attributes(name: str, latitude: np.ndarray, longitude: np.ndarray) -> 
 
 
 def composite_days(start: np.datetime64, stop: np.datetime64) -> np.ndarray:
-    """Every eighth day of each year, from 16 days before `start` up to `stop`, datetime64[D]."""
-    start, stop = np.datetime64(start, "D") - np.timedelta64(16, "D"), np.datetime64(stop, "D")
-    years = np.arange(start.astype("datetime64[Y]"), stop.astype("datetime64[Y]") + 1)
+    """Return every eighth day of each year, from 16 days before `start` up to `stop`, datetime64[D]."""
+    first, stop = start.astype("datetime64[D]") - np.timedelta64(16, "D"), stop.astype("datetime64[D]")
+    years = np.arange(first.astype("datetime64[Y]"), stop.astype("datetime64[Y]") + 1)
     days = np.concatenate(
-        [np.arange(y.astype("datetime64[D]"), (y + 1).astype("datetime64[D]"), _EVERY) for y in years]
+        [np.arange(y.astype("datetime64[D]"), (y + 1).astype("datetime64[D]"), _INTERVAL) for y in years]
     )
-    return days[(days >= start) & (days < stop)]
+    return days[(days >= first) & (days < stop)]
 
 
 def write_region_modis(planet: Planet, folder: str | Path) -> int:
-    """Write MCD43A4 and MCD43A2 of the whole region, a file for each product and day; return how many files."""
-    folder = _made(folder)
+    """Write MCD43A4 and MCD43A2 of the whole region, one file for each product and day; return the number of files."""
+    folder = _create(folder)
     days = composite_days(planet.forcing_start, planet.period[1])
     ground, scene = region_scenes(planet, days)
     for n, day in enumerate(days):
@@ -215,15 +220,15 @@ def write_region_modis(planet: Planet, folder: str | Path) -> int:
 
 
 def write_tower_modis(planet: Planet, towers: Sequence[Tower], folder: str | Path) -> int:
-    """Write MCD43A4 and MCD43A2 of the pixels around each of some towers of the same years; return how many files."""
-    folder = _made(folder)
+    """Write MCD43A4 and MCD43A2 of the pixels around towers of the same years; return the number of files."""
+    folder = _create(folder)
     first, last = towers[0].years
     days = composite_days(np.datetime64(f"{first}-{planet.record[0]}"), _end_of_record(planet, last))
     for ground, scene in tower_scenes(planet, towers, days):
-        stamps = {product: _tiff_stamp(product, ground) for product in _LAYOUT}
+        encoders = {product: _tiff_encoder(product, ground) for product in _LAYOUT}
         for n, day in enumerate(days):
             for product, values in _products(scene(n)).items():
-                _modis_path(folder, product, day, ground).write_bytes(stamps[product](values))
+                _modis_path(folder, product, day, ground).write_bytes(encoders[product](values))
     return 2 * len(days) * len(towers)
 
 
@@ -232,8 +237,8 @@ def _end_of_record(planet: Planet, year: int) -> np.datetime64:
 
 
 def write_land_cover(planet: Planet, folder: str | Path) -> Path:
-    """Write MCD12Q1's IGBP classes (LC_Type1) of the region."""
-    folder = _made(folder)
+    """Write MCD12Q1's IGBP classes (LC_Type1) of the region; return the file."""
+    folder = _create(folder)
     ground = region_ground(planet)
     path = folder / f"MCD12Q1.A{planet.period[0].astype('datetime64[Y]')}001.{ground.tile}.061.region.tif"
     with _open_tiff(path, "MCD12Q1", ground, compress="deflate") as tiff:
@@ -259,7 +264,7 @@ def _modis_path(folder: Path, product: str, day: np.datetime64, ground: Ground) 
     return folder / f"{product}.A{year}{number:03d}.{ground.tile}.061.{ground.name}.tif"
 
 
-def _open_tiff(path: Path | str, product: str, ground: Ground, **options):
+def _open_tiff(path: Path | str, product: str, ground: Ground, **options: str) -> rasterio.io.DatasetWriter:
     """Open a GeoTIFF of a product over a block of pixels for writing."""
     try:
         import rasterio
@@ -288,26 +293,26 @@ def _open_tiff(path: Path | str, product: str, ground: Ground, **options):
     return tiff
 
 
-def _tiff_stamp(product: str, ground: Ground) -> Callable[[np.ndarray], bytes]:
-    """Return a function that makes a file of any values over one block.
+def _tiff_encoder(product: str, ground: Ground) -> Callable[[np.ndarray], bytes]:
+    """Return a function that returns the bytes of a GeoTIFF for any values over one block.
 
-    GDAL takes 6 ms to describe the projection of each of some thousand small files, whose headers are all alike: it
-    writes one, and its pixels are exchanged.
+    GDAL takes 6 ms to write the projection of each of some thousand small files, whose headers are equal. So it writes
+    one file, and its pixels are replaced.
     """
     import rasterio.io
 
     bands, dtype, _ = _LAYOUT[product]
     marker = np.random.default_rng(0).integers(1, 250, (len(bands), *ground.classes.shape)).astype(dtype)
-    with rasterio.io.MemoryFile() as memory:
-        with _open_tiff(memory.name, product, ground) as tiff:
+    with rasterio.io.MemoryFile() as buffer:
+        with _open_tiff(buffer.name, product, ground) as tiff:
             tiff.write(marker)
-        whole = memory.read()
-    head, tail = whole.split(marker.tobytes())  # fails unless the pixels lie together, once
+        whole = buffer.read()
+    head, tail = whole.split(marker.tobytes())  # fails unless the pixels are contiguous and appear once
 
     return lambda values: head + np.ascontiguousarray(values, dtype).tobytes() + tail
 
 
-def _made(folder: str | Path) -> Path:
+def _create(folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""What a tower records of the truth: noise, calm nights, broken sensors, and how ONEFlux fills and partitions it."""
+"""Derive towers' records from the true fluxes: noise, calm nights, broken sensors, and ONEFlux-like processing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STATES = (
     "ET",
     "COLD",
 )
-# Noise of each sensor: standard deviation as a share of the value, and at zero.
+# Noise of each sensor: standard deviation as a share of the value, and standard deviation at zero.
 _SENSORS = {
     "TA": (0.0, 0.15),
     "SW_IN": (0.012, 0.0),
@@ -44,13 +44,13 @@ _SENSORS = {
     "WS": (0.04, 0.05),
 }
 _SOIL_SENSORS = {"TS": (0.0, 0.1), "SWC": (0.01, 0.2), "CO2": (0.0, 1.5), "G": (0.05, 2.0)}
-_WINDOWS = ((3, 1), (7, 1), (14, 2), (45, 3), (400, 3))  # days each side, and the flag of a value filled from them
+_WINDOWS = ((3, 1), (7, 1), (14, 2), (45, 3), (400, 3))  # days on each side, and the flag of values filled from them
 _ROUGH = {"ENF": 0.13, "EBF": 0.13, "DBF": 0.13, "MF": 0.13, "SAV": 0.1, "OSH": 0.08}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A tower's file before it is text.
+    """The numbers of a tower's file.
 
     Attributes
     ----------
@@ -64,8 +64,12 @@ class Record:
     columns: Mapping[str, np.ndarray]
 
 
+#: Function that returns the record of a network for its first and last year.
+Recorder = Callable[[str, list[int]], Record]
+
+
 def batches(planet: Planet, size: int = 6) -> list[tuple[Tower, ...]]:
-    """Group the towers into batches of one clock (step, phase, years), which are simulated together."""
+    """Group the towers into batches with the same time axis (step, phase, years), which are simulated together."""
     clocks: dict[tuple, list[Tower]] = {}
     for tower in planet.towers:
         clocks.setdefault((tower.step_minutes, 60 * tower.utc_offset % tower.step_minutes, tower.years), []).append(
@@ -74,8 +78,20 @@ def batches(planet: Planet, size: int = 6) -> list[tuple[Tower, ...]]:
     return [tuple(same[i : i + size]) for same in clocks.values() for i in range(0, len(same), size)]
 
 
-def observe(planet: Planet, towers: Sequence[Tower]) -> list[Callable[[str, list[int]], Record]]:
-    """Watch towers of one clock; return for each a function that gives a network's record of the years it publishes."""
+def observe(planet: Planet, towers: Sequence[Tower]) -> list[Recorder]:
+    """Simulate the records of towers with the same time axis.
+
+    Parameters
+    ----------
+    planet : Planet
+    towers : sequence of Tower
+        One of `batches`.
+
+    Returns
+    -------
+    list of callable
+        For each tower a function of a network and its first and last year, which returns that network's `Record`.
+    """
     minutes, years = towers[0].step_minutes, towers[0].years
     step = np.timedelta64(minutes, "m")
     start = np.arange(_edge(planet, years[0], 0), _edge(planet, years[1], 1), step)
@@ -88,10 +104,10 @@ def observe(planet: Planet, towers: Sequence[Tower]) -> list[Callable[[str, list
         [tower.latitude for tower in towers],
         [tower.longitude for tower in towers],
         [tower.igbp for tower in towers],
-        hours=minutes / 60,
+        step_hours=minutes / 60,
         names=_STATES,
     )
-    records = []
+    records: list[Recorder] = []
     for n, (tower, offset) in enumerate(zip(towers, offsets, strict=True)):
         first = (max(offsets) - offset) // minutes
         own = {name: values[n, first : first + len(start)] for name, values in states.items()}
@@ -106,18 +122,18 @@ def _record(
     measured = _measure(states, tower, np.random.default_rng(site))
     rng = np.random.default_rng([*site, 1 if network == FLUXNET else 2])
     columns = _publish(states, measured, tower, rng, newer=network != FLUXNET)
-    kept = (start >= _edge(planet, years[0], 0)) & (start < _edge(planet, years[1], 1))
-    return Record(start=start[kept], columns={name: values[kept] for name, values in columns.items()})
+    inside = (start >= _edge(planet, years[0], 0)) & (start < _edge(planet, years[1], 1))
+    return Record(start=start[inside], columns={name: values[inside] for name, values in columns.items()})
 
 
 def _edge(planet: Planet, year: int, which: int) -> np.datetime64:
-    """Local time at which a year's record begins (which = 0) or ends (1)."""
+    """Return the local time at which a year's record begins (which = 0) or ends (1)."""
     year += which if not planet.quick else 0
     return np.datetime64(f"{year}-{planet.record[which]}", "m")
 
 
 def _measure(states: Mapping[str, np.ndarray], tower: Tower, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Values that the instruments give, NaN while they are broken; both networks start from these."""
+    """Return the values that the instruments measure, NaN while they are broken; both networks start from these."""
     full = {**states, **_energy(states, tower, rng)}
     out = {name: _sense(full[name], *noise, rng) for name, noise in {**_SENSORS, **_SOIL_SENSORS}.items()}
     for name in ("SW_IN", "VPD", "WS"):
@@ -125,7 +141,7 @@ def _measure(states: Mapping[str, np.ndarray], tower: Tower, rng: np.random.Gene
     for name in out:
         out[name] = np.where(_outages(len(out[name]), tower, rng, share=0.03), np.nan, out[name])
     down = _outages(len(full["NEE"]), tower, rng, share=0.1) | _long_gaps(len(full["NEE"]), tower, rng)
-    # Water on the sensor's window: rain takes most of its hours away.
+    # Water on the sensor's window: most hours with rain are lost.
     down |= (states["P"] > 0.1) & (rng.random(len(down)) < 0.7)
     for name, floor, slope in (("NEE", 0.55, 0.09), ("LE", 8.0, 0.12), ("H", 8.0, 0.12)):
         out[f"{name}_sigma"] = floor + slope * np.abs(full[name])
@@ -135,13 +151,13 @@ def _measure(states: Mapping[str, np.ndarray], tower: Tower, rng: np.random.Gene
 
 
 def _sense(values: np.ndarray, share: float, floor: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise on a value; none where it is exactly zero, as at night or without rain."""
+    """Add noise to values that are not exactly zero (as at night or without rain)."""
     noise = rng.standard_normal(len(values)) * (floor + share * np.abs(values))
     return np.where(values == 0, 0.0, values + noise)
 
 
 def _energy(states: Mapping[str, np.ndarray], tower: Tower, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Quantities that only towers see: the energy balance, turbulence, soil moisture and CO2."""
+    """Return quantities that only towers measure: the energy balance, turbulence, soil moisture and CO2."""
     albedo = np.where(states["COLD"] < -1.0, 0.5, 0.17)
     kelvin = 0.5 * (states["TA"] + states["TS"]) + 273.15
     net = (1 - albedo) * states["SW_IN"] + states["LW_IN"] - 0.97 * 5.67e-8 * kelvin**4
@@ -161,7 +177,7 @@ def _energy(states: Mapping[str, np.ndarray], tower: Tower, rng: np.random.Gener
 
 
 def _outages(steps: int, tower: Tower, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Short failures of hours to days that take about `share` of the time."""
+    """Return which steps are lost to short failures, of hours to days, that take about `share` of the time."""
     per_day = 1440 // tower.step_minutes
     out = np.zeros(steps, bool)
     while out.mean() < share:
@@ -172,7 +188,7 @@ def _outages(steps: int, tower: Tower, rng: np.random.Generator, share: float) -
 
 
 def _long_gaps(steps: int, tower: Tower, rng: np.random.Generator) -> np.ndarray:
-    """One failure of one to four weeks in about each year."""
+    """Return which steps are lost to long failures, of one to four weeks, about once a year."""
     per_day = 1440 // tower.step_minutes
     out = np.zeros(steps, bool)
     for _ in range(rng.poisson(steps / (365 * per_day))):
@@ -228,7 +244,7 @@ def _fill_weather(
 
 
 def _drift(steps: int, per_day: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random error, -1 to 1, with a memory of a day."""
+    """Return a smooth random error, -1 to 1, that is correlated over a day."""
     knots = rng.uniform(-1, 1, steps // per_day + 2)
     return np.interp(np.arange(steps) / per_day, np.arange(len(knots)), knots)
 
@@ -240,7 +256,7 @@ def _unfilled(
     tower: Tower,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Columns that keep their gaps; a few sites lack a sensor altogether."""
+    """Return the columns that are not gap-filled; some sites lack a sensor altogether."""
     humid = np.where(
         np.isfinite(measured["VPD"]), np.clip(states["RH"] + rng.normal(0, 1.5, len(states["RH"])), 0, 100), np.nan
     )
@@ -265,12 +281,12 @@ def _carbon(
     per_day: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """NEE, its flag and uncertainty, and both partitionings."""
+    """Return NEE, its flag and uncertainty, and both partitionings."""
     nee, flag = _fill(np.where(calm, np.nan, measured), per_day)
-    # What a fit to nights of some weeks would give: the truth, with an error that drifts.
+    # The result of a fit to the nights of some weeks: the true flux with an error that drifts.
     reco = states["RECO"] * (1 + 0.12 * _drift(len(nee), 8 * per_day, rng))
     gpp = states["GPP"] * (1 + 0.12 * _drift(len(nee), 8 * per_day, rng))
-    nee, reco = np.round(nee, 4), np.round(reco, 4)  # so that NEE = RECO - GPP holds in the file, too
+    nee, reco = np.round(nee, 4), np.round(reco, 4)  # so that NEE = RECO - GPP is exact in the file, too
     return {
         "NEE_VUT_REF": nee,
         "NEE_VUT_REF_QC": flag,
@@ -283,14 +299,14 @@ def _carbon(
 
 
 def _fill(values: np.ndarray, per_day: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fill gaps with the mean of the same time of day on nearby days that have it.
+    """Fill gaps with the mean of the same time of day on nearby days.
 
     Returns
     -------
     filled : (time,) float64
         NaN where no day of the record has a value at that time of day.
     flag : (time,) float64
-        0 measured; 1, 2 or 3 filled from days ever further away; NaN without a value.
+        0 measured; 1, 2 or 3 filled from days increasingly far away; NaN without a value.
 
     References
     ----------
@@ -310,6 +326,6 @@ def _fill(values: np.ndarray, per_day: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=32)
 def _span(days: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """First day, and the day after the last, of the days around each."""
+    """Return the first day, and the day after the last, of the window around each day."""
     day = np.arange(days)
     return np.maximum(day - width, 0), np.minimum(day + width + 1, days)

@@ -1,28 +1,28 @@
-"""What the land remembers: exponential means of its past, and the water in its soil."""
+"""The simulated land's memory: exponential trailing means of its past, and the water in its soil."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fluxcube.simulation.fields import product
+from fluxcube.simulation.fields import matrix_product
 
 _BLOCK = 64
 
 
 def trailing_mean(values: np.ndarray, efolding: float) -> np.ndarray:
-    """Exponentially weighted mean of the past along the last axis.
+    """Return the exponentially weighted mean of the past along the last axis.
 
     Parameters
     ----------
     values : (..., time) float
         Means over steps.
     efolding : float
-        Memory, in steps.
+        Number of steps after which a value's weight has fallen to 1/e.
 
     Returns
     -------
     (..., time) float
-        ``y[t] = a y[t-1] + (1 - a) x[t]`` with ``a = exp(-1 / efolding)``, begun at the first value.
+        ``y[t] = a y[t-1] + (1 - a) x[t]`` with ``a = exp(-1 / efolding)``, starting from the first value.
 
     Examples
     --------
@@ -36,8 +36,8 @@ def trailing_mean(values: np.ndarray, efolding: float) -> np.ndarray:
     padded[..., :steps] = values
     lag = np.subtract.outer(np.arange(_BLOCK), np.arange(_BLOCK))
     within = np.where(lag >= 0, (1 - keep) * keep ** np.maximum(lag, 0), 0.0)
-    # First each block as if nothing came before it, then what came before, fading.
-    out = product(padded.reshape(-1, _BLOCK), within).reshape(*lead, blocks, _BLOCK)
+    # First each block as if nothing came before it, then the decaying contribution of earlier blocks.
+    out = matrix_product(padded.reshape(-1, _BLOCK), within).reshape(*lead, blocks, _BLOCK)
     fade, before = keep ** np.arange(1, _BLOCK + 1), values[..., 0]
     for block in range(blocks):
         out[..., block, :] += before[..., None] * fade
@@ -48,16 +48,16 @@ def trailing_mean(values: np.ndarray, efolding: float) -> np.ndarray:
 def soil_water(
     rain: np.ndarray, demand: np.ndarray, *, step_hours: float, capacity: float = 36.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fill a bucket with rain; evaporation empties it in proportion to what it holds, and it drains when nearly full.
+    """Simulate a bucket: rain fills it, evaporation empties it in proportion to its level, and it drains when full.
 
     Parameters
     ----------
     rain, demand : (place, time) float
         mm in each step: rain, and evaporation from a full bucket.
     step_hours : float
-        Length of a step: a full bucket drains at 0.06 mm h-1.
+        Length of a step, hours: a full bucket drains at 0.06 mm h-1.
     capacity : float
-        mm; what does not fit runs off.
+        mm; the excess runs off.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def soil_water(
     rain, demand = (np.ascontiguousarray(x.T) for x in (rain, demand))
     store = np.empty_like(rain)
     level, lost = np.full(rain.shape[1], 0.5 * capacity), np.empty(rain.shape[1])
-    for step in range(len(rain)):  # in place: a year of half-hours goes through here
+    for step in range(len(rain)):  # in place for speed: this runs for every half-hour of a year
         store[step] = level
         np.multiply(level, 1 / capacity, out=lost)
         level += rain[step]

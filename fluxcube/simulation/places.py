@@ -1,4 +1,4 @@
-"""Where the planet is measured: its towers, its climate classes, and the region that is mapped."""
+"""The planet's towers and their climate classes, and the region that is mapped."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FLUXNET, AMERIFLUX = "FLUXNET2015", "AmeriFlux"
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """One site.
+    """A site with an eddy-covariance tower.
 
     Attributes
     ----------
     site : str
-        Its code; no such real site exists.
+        Site identifier; no such real site exists.
     latitude, longitude : float
         Degrees.
     elevation : float
@@ -30,13 +30,13 @@ class Tower:
     igbp, koppen : str
         Classes.
     utc_offset : float
-        Hours that its standard time is ahead of UTC.
+        Standard time minus UTC, hours.
     step_minutes : int
         30, or 60 at a natively hourly site.
     years : (int, int)
         First and last year of its record.
     networks : tuple of (str, int, int)
-        Who publishes it, and each publication's first and last year.
+        Networks that publish it, each with the first and last year of the publication.
     """
 
     site: str
@@ -58,7 +58,7 @@ class Region:
     Attributes
     ----------
     latitude, longitude : (latitude,), (longitude,) float64
-        Cell centres, degrees; latitude falls, as in ERA5.
+        Cell centres, degrees; latitude descends, as in ERA5.
     igbp : (latitude, longitude) str
         Dominant class of each cell; "WAT" for a lake.
     elevation : (latitude, longitude) float64
@@ -71,8 +71,8 @@ class Region:
     elevation: np.ndarray
 
 
-# site, class, latitude, longitude, UTC offset, networks (F: FLUXNET2015, A: AmeriFlux), years each, minutes.
-# The first of a class lies in or beside the region; 2018 alone unless said.
+# site, class, latitude, longitude, UTC offset, networks (F: FLUXNET2015, A: AmeriFlux) with years, minutes.
+# The first of each class is in or near the region.
 _TOWERS = """
 ES-Zen ENF  40.62  -5.12  1     F:2018       30
 US-Zen ENF  44.32 -121.61 -8    F:2017-2018,A:2018 30
@@ -117,15 +117,15 @@ _QUICK_LEFT_OUT = ("TR-Zen", "JP-Zdb", "DE-Zgr", "FR-Zcr")
 
 @functools.lru_cache(maxsize=8)
 def towers(seed: int, quick: bool = False) -> tuple[Tower, ...]:
-    """Return the sites of a planet: 36, or 12 of four classes for a quick run, all of them in 2018."""
-    rows = [line.split() for line in _TOWERS.strip().splitlines()]
+    """Return the sites of a planet: 36, or 12 of four classes for a quick planet, all of them in 2018."""
+    entries = [line.split() for line in _TOWERS.strip().splitlines()]
     if quick:
-        rows = [row for row in rows if row[1] in _QUICK_CLASSES and row[0] not in _QUICK_LEFT_OUT]
-    return tuple(_tower(seed, row, quick) for row in rows)
+        entries = [entry for entry in entries if entry[1] in _QUICK_CLASSES and entry[0] not in _QUICK_LEFT_OUT]
+    return tuple(_tower(seed, entry, quick) for entry in entries)
 
 
-def _tower(seed: int, row: list[str], quick: bool) -> Tower:
-    site, igbp, latitude, longitude, offset, networks, minutes = row
+def _tower(seed: int, entry: list[str], quick: bool) -> Tower:
+    site, igbp, latitude, longitude, offset, networks, minutes = entry
     published = tuple(_publication(text, quick) for text in networks.split(","))
     place = np.array([float(latitude)]), np.array([float(longitude)])
     return Tower(
@@ -150,7 +150,7 @@ def _publication(text: str, quick: bool) -> tuple[str, int, int]:
 
 @functools.lru_cache(maxsize=8)
 def region(seed: int, quick: bool = False) -> Region:
-    """Return the mapped cells: 10 x 12 at 0.25 degree, or 4 x 5 of them with four classes for a quick run."""
+    """Return the mapped cells: 10 x 12 at 0.25 degree, or 4 x 5 of them with four classes for a quick planet."""
     latitude = 41.0 - 0.25 * np.arange(10)
     longitude = -6.25 + 0.25 * np.arange(12)
     lat, lon = (x.ravel() for x in np.meshgrid(latitude, longitude, indexing="ij"))
@@ -162,7 +162,7 @@ def region(seed: int, quick: bool = False) -> Region:
 
 
 def _cut(whole: Region, rows: slice, columns: slice) -> Region:
-    """Part of a region in which only the classes of a quick run grow."""
+    """Return part of a region in which only the classes of a quick planet grow."""
     igbp = whole.igbp[rows, columns].copy()
     other = ~np.isin(igbp, (*_QUICK_CLASSES, "WAT"))
     igbp[other] = np.resize(_QUICK_CLASSES, other.sum())
@@ -175,11 +175,11 @@ def _cut(whole: Region, rows: slice, columns: slice) -> Region:
 
 
 def _mosaic(seed: int, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """A class for each cell (cell,), in patches, each class about equally often; three lakes."""
+    """Return the class of each cell (cell,), in patches, each class about equally often; three cells are lakes."""
     rng = np.random.default_rng([seed, 11])
     suit = np.stack([make_field(rng, (60, 220)).at(latitude, longitude) for _ in CLASSES], 1)
     bias = np.zeros(len(CLASSES))
-    for _ in range(300):  # raise what is rare until all are about as common
+    for _ in range(300):  # favour rare classes until all are about equally common
         count = np.bincount((suit + bias).argmax(1), minlength=len(CLASSES))
         bias -= 0.02 * (count - len(suit) / len(CLASSES))
     igbp = np.array(CLASSES, object)[(suit + bias).argmax(1)]
@@ -189,9 +189,9 @@ def _mosaic(seed: int, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarra
 
 
 def monthly_climate(seed: int, latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean temperature (place, month) in degC and rain (place, month) in mm over 2016 to 2018."""
+    """Return the mean temperature (place, month) in degC and rain (place, month) in mm over 2016 to 2018."""
     time = np.arange("2016-01-01T00", "2019-01-01T00", 6, dtype="datetime64[h]")
-    air = weather(seed, time, latitude, longitude, hours=6.0)
+    air = weather(seed, time, latitude, longitude, step_hours=6.0)
     month = time.astype("datetime64[M]").astype(int) % 12
     of_month = (month == np.arange(12)[:, None]).astype(float)
     return air["TA"] @ of_month.T / of_month.sum(1), air["P"] @ of_month.T / 3.0

@@ -1,4 +1,4 @@
-"""The planet: weather, leaves and fluxes at any place and time, all from one seed."""
+"""The planet: weather, leaf area and fluxes at any place and time, all determined by one seed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from fluxcube.errors import ConfigError
 from fluxcube.simulation import places, weather
@@ -15,9 +16,9 @@ from fluxcube.simulation.fields import Field, make_field
 from fluxcube.timestamps import HOUR, hour_axis
 from fluxcube.variables import table
 
-#: Days run before the first hour asked for, so that the start no longer matters.
+#: Days simulated before the first requested hour, so that the initial state no longer matters.
 SPIN_UP = np.timedelta64(100, "D")
-_CHUNK = 24  # places computed at a time, to bound memory
+_CHUNK = 24  # number of places computed at a time, to limit the use of RAM
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Planet:
     Attributes
     ----------
     seed : int
-        Everything follows from it.
+        Determines everything.
     quick : bool
-        Fewer towers, a smaller region and a shorter time, for tests.
+        Fewer towers, a smaller region and a shorter period, for tests.
 
     Examples
     --------
@@ -55,31 +56,35 @@ class Planet:
 
     @property
     def period(self) -> tuple[np.datetime64, np.datetime64]:
-        """First hour of the map and the hour after its last, UTC."""
+        """First hour of the maps and the hour after their last, UTC."""
         start, stop = ("2018-05-01", "2018-08-01") if self.quick else ("2018-01-01", "2019-01-01")
         return np.datetime64(start, "h"), np.datetime64(stop, "h")
 
     @property
     def forcing_start(self) -> np.datetime64:
-        """First hour of the grids, early enough for a month of memory."""
+        """First hour of the grids, early enough for the land's memory of about a month."""
         return np.datetime64("2018-04-01" if self.quick else "2017-11-01", "h")
 
     @property
     def record(self) -> tuple[str, str]:
-        """Month and day at which towers' years begin and end (the day after the last)."""
+        """Month and day at which each year of a tower's record begins, and of the day after it ends."""
         return ("05-01", "09-01") if self.quick else ("01-01", "01-01")
 
-    def weather(self, time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, *, hours: float = 1.0) -> dict:
-        """Weather (place, time) by name; see `fluxcube.simulation.weather.weather`."""
-        return weather.weather(self.seed, time, latitude, longitude, hours=hours)
+    def weather(
+        self, time: np.ndarray, latitude: ArrayLike, longitude: ArrayLike, *, step_hours: float = 1.0
+    ) -> dict[str, np.ndarray]:
+        """Return the weather (place, time) by name; see `fluxcube.simulation.weather.weather`."""
+        return weather.weather(self.seed, time, latitude, longitude, step_hours=step_hours)
 
-    def fluxes(self, time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, igbp: np.ndarray) -> dict:
-        """True fluxes.
+    def fluxes(
+        self, time: np.ndarray, latitude: ArrayLike, longitude: ArrayLike, igbp: ArrayLike
+    ) -> dict[str, np.ndarray]:
+        """Return the true fluxes.
 
         Parameters
         ----------
         time : (time,) datetime64
-            UTC hour starts without holes.
+            Starts of consecutive UTC hours.
         latitude, longitude : (place,) float
             Degrees.
         igbp : (place,) str
@@ -93,51 +98,69 @@ class Planet:
         Raises
         ------
         ConfigError
-            If `time` is not one run of hours.
+            If `time` is not a series of consecutive hours.
         """
         time = np.asarray(time).astype("datetime64[m]")
         if len(time) == 0 or (np.diff(time) != HOUR).any():
-            raise ConfigError("time must be UTC hours without holes, one after the other: expected steps of 1 h.")
-        half = np.arange(time[0], time[-1] + HOUR, np.timedelta64(30, "m"))
-        states = self.states(half, latitude, longitude, igbp, hours=0.5, names=("GPP", "RECO"))
+            raise ConfigError(
+                f"time must be consecutive UTC hours, found {len(time)} values with other steps than 1 h: add the "
+                "missing hours."
+            )
+        half_hours = np.arange(time[0], time[-1] + HOUR, np.timedelta64(30, "m"))
+        states = self.states(half_hours, latitude, longitude, igbp, step_hours=0.5, names=("GPP", "RECO"))
         out = {name: values.reshape(len(values), -1, 2).mean(-1) for name, values in states.items()}
         return {"NEE": out["RECO"] - out["GPP"], **out}
 
     def states(
         self,
         time: np.ndarray,
+        latitude: ArrayLike,
+        longitude: ArrayLike,
+        igbp: ArrayLike,
+        *,
+        step_hours: float,
+        names: tuple[str, ...] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return the weather and the land's response over consecutive steps, (place, time) by name.
+
+        Parameters
+        ----------
+        time : (time,) datetime64
+            Starts of consecutive steps, UTC.
+        latitude, longitude, igbp
+            As of `fluxes`.
+        step_hours : float
+            Length of a step, hours.
+        names : tuple of str, optional
+            Outputs of `fluxcube.simulation.weather.weather` and `fluxcube.simulation.ecosystem.respond` to return; by
+            default all.
+        """
+        lat, lon = (np.atleast_1d(np.asarray(x, float)) for x in (latitude, longitude))
+        classes = np.broadcast_to(np.atleast_1d(igbp), lat.shape)
+        chunks = [slice(i, i + _CHUNK) for i in range(0, len(lat), _CHUNK)]
+        parts = [self._states(time, lat[part], lon[part], classes[part], step_hours, names) for part in chunks]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _states(
+        self,
+        time: np.ndarray,
         latitude: np.ndarray,
         longitude: np.ndarray,
         igbp: np.ndarray,
-        *,
-        hours: float,
-        names: tuple[str, ...] | None = None,
-    ) -> dict:
-        """Weather and the land's response over steps of `hours` that follow each other, (place, time) by name.
-
-        `names` keeps some of the outputs of `fluxcube.simulation.weather.weather` and
-        `fluxcube.simulation.ecosystem.respond`; without it all are returned.
-        """
-        latitude, longitude = (np.atleast_1d(np.asarray(x, float)) for x in (latitude, longitude))
-        igbp = np.broadcast_to(np.atleast_1d(igbp), latitude.shape)
-        parts = [
-            self._states(time, latitude[i : i + _CHUNK], longitude[i : i + _CHUNK], igbp[i : i + _CHUNK], hours, names)
-            for i in range(0, len(latitude), _CHUNK)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _states(self, time, latitude, longitude, igbp, hours, names) -> dict:
-        step = np.timedelta64(round(hours * 60), "m")
+        step_hours: float,
+        names: tuple[str, ...] | None,
+    ) -> dict[str, np.ndarray]:
+        step = np.timedelta64(round(step_hours * 60), "m")
         before = int(SPIN_UP / step)
         time = np.asarray(time).astype("datetime64[m]")
         axis = np.concatenate([time[0] - step * np.arange(before, 0, -1), time])
-        air = self.weather(axis, latitude, longitude, hours=hours)
+        air = self.weather(axis, latitude, longitude, step_hours=step_hours)
         land = respond(
             air,
             igbp,
             season=weather.solar_season(axis, latitude),
             daylight=weather.day_length(axis, latitude),
-            hours=hours,
+            step_hours=step_hours,
             vigour=self.vigour(latitude, longitude),
             sowing=self.sowing(latitude, longitude),
         )
@@ -145,11 +168,11 @@ class Planet:
         return {name: both[name][:, before:] for name in names or both}
 
     def vigour(self, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-        """Factor on leaf area (place,): what soil and history do, which a satellite sees."""
+        """Return the factor on leaf area (place,) that stands for soil and history; a satellite can see its effect."""
         return np.exp(0.33 * _soils(self.seed)[0].at(latitude, longitude))
 
     def sowing(self, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-        """Days by which crops are late (place,)."""
+        """Return the delay of crops (place,), days."""
         return 7.0 * _soils(self.seed)[1].at(latitude, longitude)
 
 
@@ -160,7 +183,7 @@ def _soils(seed: int) -> tuple[Field, Field]:
 
 
 def has_tower(planet: Planet) -> np.ndarray:
-    """Return which cells (latitude, longitude) hold a tower, bool."""
+    """Return whether each cell (latitude, longitude) contains a tower, bool."""
     cells = planet.region
     lat = np.array([tower.latitude for tower in planet.towers])
     lon = np.array([tower.longitude for tower in planet.towers])
@@ -171,13 +194,13 @@ def has_tower(planet: Planet) -> np.ndarray:
 
 
 def truth(planet: Planet, time: slice | None = None, *, quick: bool = False) -> xr.Dataset:
-    """Compute the region's true hourly fluxes; nothing of this is ever written beside the raw files.
+    """Compute the region's true hourly fluxes, which are never written next to the raw files.
 
     Parameters
     ----------
     planet : Planet
     time : slice of two dates, optional
-        Hours wanted, stop excluded; without it the map's period.
+        Requested hours, stop excluded; by default the period of the maps.
     quick : bool
         As for `write_raw`.
 

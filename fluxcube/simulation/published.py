@@ -1,7 +1,7 @@
-"""Write a record as the published CarbonSense ships it: version 1 as folders, version 2 as one SQLite file.
+"""Write a record in the formats of the published CarbonSense: version 1 as folders, version 2 as one SQLite file.
 
-Both leave out what CarbonSense's own processing drops: flags, what lies outside its ranges, and in version 1 values
-that their own flag calls poor (a partitioned flux has none of its own).
+Both omit what CarbonSense's own processing drops: flags, values outside its ranges, and in version 1 values with a poor
+flag of their own (a partitioned flux has no flag of its own).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from fluxcube.simulation.instruments import Record
 from fluxcube.simulation.records import Place, mds_column
 
-#: Ranges (low, high) that version 1 scales its predictors with, by the variable table's names.
+#: Ranges (low, high) by which version 1 scales its predictors, by the variable table's names.
 V1_RANGES: Mapping[str, tuple[float, float]] = {
     "DOY": (0, 366),
     "TOD": (0, 24),
@@ -42,7 +42,7 @@ V1_RANGES: Mapping[str, tuple[float, float]] = {
     "LE": (-1000, 2000),
     "H": (-1000, 2000),
 }
-#: And version 2, which loses soil water and the water table by a range written in reverse.
+#: The same of version 2, which loses soil water and the water table because these ranges are reversed.
 V2_RANGES: Mapping[str, tuple[float, float]] = {
     "DOY": (0, 366),
     "TOD": (0, 24),
@@ -113,29 +113,29 @@ def write_v1(
     Parameters
     ----------
     folder : path
-        Gets a folder named as the site.
+        Folder in which a folder with the site's name is written.
     record : Record
-        Of hours; it must begin at midnight.
+        Hourly; it must begin at midnight.
     place : Place
     dump : callable
-        Pickles a dict; this package may not.
+        Function that pickles a dict, since this package must not use pickle.
     chips : mapping
-        Day at noon, as the pickle is to have it, to (9, 8, 8) float32 with -1 where missing.
+        (9, 8, 8) float32 with -1 where missing, by day at noon in the type that the pickle shall contain.
     ranges : mapping
-        Ranges the predictors are scaled with, by the table's names.
+        Ranges by which the predictors are scaled, by the table's names.
 
     Returns
     -------
     Path
-        Folder of the window.
+        Folder of the period.
     """
     first, last = (str(t)[:10] for t in record.start[[0, -1]])
     path = Path(folder) / place.site / f"{first}_{last}"
     path.mkdir(parents=True, exist_ok=True)
-    scaled = {name: _scaled(_plain(name), _kept(record, name, _MAX_QC), ranges) for name in _V1_PREDICTORS}
+    scaled = {name: _scaled(_plain(name), _good(record, name, _MAX_QC), ranges) for name in _V1_PREDICTORS}
     for name, table in (
         ("predictors", scaled),
-        ("targets", {name: _kept(record, name, _MAX_QC) for name in _V1_TARGETS}),
+        ("targets", {name: _good(record, name, _MAX_QC) for name in _V1_TARGETS}),
     ):
         (path / f"{name}.csv").write_bytes(_pandas_csv(record.start, table))
     meta = {
@@ -166,7 +166,7 @@ def write_v2(
         ``carbonsense_v2.sql``.
     records : sequence of (Place, Record)
     chips : mapping
-        By site and local time of a row of its record: (9, 8, 8) float32, -1 where missing.
+        (9, 8, 8) float32 with -1 where missing, by site and local time of a step of its record.
 
     Returns
     -------
@@ -175,8 +175,8 @@ def write_v2(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     names = (*V2_RANGES, *_V2_TARGETS)
-    with sqlite3.connect(path) as base:
-        base.executescript(f"""
+    with sqlite3.connect(path) as database:
+        database.executescript(f"""
             CREATE TABLE ec_data (id INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT NOT NULL, timestamp INTEGER NOT NULL,
                                   {", ".join(f"{name} REAL" for name in names)});
             CREATE TABLE modis_data (id INTEGER PRIMARY KEY AUTOINCREMENT, row_id INTEGER, data BLOB);
@@ -184,13 +184,13 @@ def write_v2(
             CREATE TABLE site_data (site TEXT PRIMARY KEY, lat REAL, lon REAL, elev REAL, igbp TEXT);
         """)
         for place, record in records:
-            _insert(base, place, record, names, chips.get(place.site, {}))
-    base.close()
+            _insert(database, place, record, names, chips.get(place.site, {}))
+    database.close()
     return path
 
 
 def _insert(
-    base: sqlite3.Connection,
+    database: sqlite3.Connection,
     place: Place,
     record: Record,
     names: Sequence[str],
@@ -198,7 +198,7 @@ def _insert(
 ) -> None:
     columns = []
     for name in names:
-        values = _kept(record, _column(name))
+        values = _good(record, _column(name))
         columns.append(_scaled(name, values, V2_RANGES) if name in V2_RANGES else values)
     table = np.stack(columns, -1)
     stamps = [int(str(t).translate(str.maketrans("", "", "-T:"))[:12]) for t in record.start]
@@ -207,15 +207,16 @@ def _insert(
         for stamp, row in zip(stamps, table, strict=True)
     ]
     marks = ", ".join("?" * (2 + len(names)))
-    base.executemany(f"INSERT INTO ec_data (site, timestamp, {', '.join(names)}) VALUES ({marks})", rows)
-    base.execute(
+    database.executemany(f"INSERT INTO ec_data (site, timestamp, {', '.join(names)}) VALUES ({marks})", rows)
+    database.execute(
         "INSERT INTO site_data VALUES (?, ?, ?, ?, ?)",
         (place.site, place.latitude, place.longitude, place.elevation, place.igbp),
     )
-    ids = dict(base.execute("SELECT timestamp, id FROM ec_data WHERE site = ?", (place.site,)))
+    ids = dict(database.execute("SELECT timestamp, id FROM ec_data WHERE site = ?", (place.site,)))
     for time, chip in chips.items():
         stamp = stamps[int(np.flatnonzero(record.start == time)[0])]
-        base.execute("INSERT INTO modis_data (row_id, data) VALUES (?, ?)", (ids[stamp], chip.astype("<f4").tobytes()))
+        data = chip.astype("<f4").tobytes()
+        database.execute("INSERT INTO modis_data (row_id, data) VALUES (?, ?)", (ids[stamp], data))
 
 
 def _plain(column: str) -> str:
@@ -232,8 +233,8 @@ def _column(name: str) -> str:
     return f"{name}_VUT_REF" if name in _V2_TARGETS and name != "FCH4" else name
 
 
-def _kept(record: Record, column: str, max_qc: int = 3) -> np.ndarray:
-    """Return a column without what its own flag calls poor; the clock of a record where that is asked for."""
+def _good(record: Record, column: str, max_qc: int = 3) -> np.ndarray:
+    """Return a column without values whose own flag is above `max_qc`; DOY and TOD are computed from the time."""
     day = record.start.astype("datetime64[D]")
     if column == "DOY":
         return (day - day.astype("datetime64[Y]").astype("datetime64[D]")).astype(float)
@@ -246,6 +247,7 @@ def _kept(record: Record, column: str, max_qc: int = 3) -> np.ndarray:
 
 
 def _scaled(name: str, values: np.ndarray, ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """Return values scaled to -0.5..0.5, or -1..1 for cyclic ones; NaN outside the range."""
     low, high = ranges[name]
     inside = np.where((values >= low) & (values <= high), values, np.nan)
     return (inside - (low + high) / 2) / ((high - low) / (2 if name in _CYCLIC else 1))
@@ -254,9 +256,9 @@ def _scaled(name: str, values: np.ndarray, ranges: Mapping[str, tuple[float, flo
 def _pandas_csv(times: np.ndarray, table: Mapping[str, np.ndarray]) -> bytes:
     """Return a table as pandas writes it: shortest digits, blank where missing."""
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["timestamp", *table])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["timestamp", *table])
     for at, time in enumerate(times):
         stamp = f"{str(time)[:10]} {str(time)[11:16]}:00"
-        rows.writerow([stamp, *("" if np.isnan(v[at]) else repr(float(v[at])) for v in table.values())])
+        writer.writerow([stamp, *("" if np.isnan(v[at]) else repr(float(v[at])) for v in table.values())])
     return text.getvalue().encode()

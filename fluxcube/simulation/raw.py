@@ -1,4 +1,4 @@
-"""Write everything that is known of the planet before its fluxes are: the raw files of a run."""
+"""Write the raw files of a planet: all data from which its fluxes are to be learned."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from fluxcube.simulation.instruments import batches
 from fluxcube.simulation.places import Tower
 from fluxcube.simulation.planet import Planet
 
-_WORKERS = 2  # numpy, zlib and GDAL let go of the interpreter, so threads share the work
+_WORKERS = 2  # numpy, zlib and GDAL release the interpreter's lock, so threads run in parallel
 
 
 def write_raw(
     planet: Planet, folder: str | Path, *, quick: bool = False, progress: Callable[[int, int, str], None] | None = None
 ) -> Path:
-    """Write towers, ERA5, MODIS and land cover of a planet in their providers' formats, and nothing of the truth.
+    """Write towers, ERA5, MODIS and land cover of a planet in their providers' formats, without the true fluxes.
 
     Parameters
     ----------
     planet : Planet
     folder : path
-        Gets ``raw/towers``, ``raw/era5``, ``raw/modis`` and ``raw/land_cover``.
+        Folder in which ``raw/towers``, ``raw/era5``, ``raw/modis`` and ``raw/land_cover`` are written.
     quick : bool
         Fewer towers, a smaller region and four months, as ``Planet(seed, quick=True)``.
     progress : callable, optional
-        ``progress(done, total, text)``.
+        Called as ``progress(done, total, text)`` after each job.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def write_raw(
     """
     planet = replace(planet, quick=planet.quick or quick)
     raw = Path(folder) / "raw"
-    jobs = [
+    jobs: list[tuple[str, Callable[..., object], tuple]] = [
         ("MODIS of the region", grids.write_region_modis, (planet, raw / "modis")),
         ("ERA5", grids.write_era5, (planet, raw / "era5")),
         ("land cover", grids.write_land_cover, (planet, raw / "land_cover")),
@@ -75,8 +75,10 @@ def _write_sites(planet: Planet, batch: Sequence[Tower], raw: Path) -> None:
     grids.write_tower_modis(planet, batch, raw / "modis")
 
 
-def _run(jobs: list[tuple], progress: Callable[[int, int, str], None] | None) -> None:
-    """Do every job, two at a time; what a job does never depends on the others."""
+def _run(
+    jobs: Sequence[tuple[str, Callable[..., object], tuple]], progress: Callable[[int, int, str], None] | None
+) -> None:
+    """Run all jobs (text, function, arguments), two at a time; no job depends on another."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         waiting = {pool.submit(work, *arguments): text for text, work, arguments in jobs}
         for done, future in enumerate(as_completed(waiting), 1):

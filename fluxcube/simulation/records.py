@@ -1,8 +1,7 @@
-"""Invent what ONEFlux would give of some weeks at a tower: gaps, flags, fills, uncertainties, the sun's own light."""
+"""Simulate some weeks of a tower's ONEFlux record: gaps, flags, gap-filled values, uncertainties, real solar angles."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +45,7 @@ MDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a publisher tells of a site: degrees, metres, classes and hours ahead of UTC."""
+    """A site's metadata as published: degrees, metres, classes, and standard time minus UTC in hours."""
 
     site: str
     latitude: float
@@ -60,7 +59,7 @@ class Place:
 def simulate_record(
     place: Place, start: str | np.datetime64, *, days: int = 21, step_minutes: int = 30, seed: int = 0
 ) -> Record:
-    """Invent what ONEFlux would give of some days: gaps, flags, fills, uncertainties, and light as the sun gives it.
+    """Simulate some days of a tower's ONEFlux record, with plausible but unrelated variables and real solar angles.
 
     Parameters
     ----------
@@ -68,41 +67,41 @@ def simulate_record(
     start : str or datetime64
         Local standard time of the first step.
     days, step_minutes : int
+        Length of the record and of a step.
     seed : int
 
     Returns
     -------
     Record
-        Columns of a FULLSET file, rounded as they are printed, NEE = RECO - GPP at night-time partitioning; and
-        ``FCH4``, ``FCH4_F`` and ``FCH4_FILL`` (0 measured, 1 and 3 filled in a short and a long gap).
+        Columns of a FULLSET file, rounded as they are printed, with NEE = RECO - GPP for the night-time partitioning;
+        and ``FCH4``, ``FCH4_F`` and ``FCH4_FILL`` (0 measured, 1 and 3 filled in a short and a long gap).
     """
     rng = np.random.default_rng([seed, *place.site.encode()])
-    times = np.datetime64(start, "m") + np.arange(days * 1440 // step_minutes) * np.timedelta64(step_minutes, "m")
+    begin = np.datetime64(start).astype("datetime64[m]")
+    times = begin + np.arange(days * 1440 // step_minutes) * np.timedelta64(step_minutes, "m")
     hour = (times - times.astype("datetime64[D]")).astype(int) / 60.0
     utc = times - np.timedelta64(round(60 * place.utc_offset), "m")
-    columns = {
-        "SW_IN_POT": np.round(potential_radiation(utc, place.latitude, place.longitude, hours=step_minutes / 60), 2)
-    }
+    where = np.asarray(place.latitude), np.asarray(place.longitude)
+    potential = np.round(potential_radiation(utc, *where, hours=step_minutes / 60), 2)
+    columns: dict[str, np.ndarray] = {"SW_IN_POT": potential}
 
-    def wave(name: str, of: Mapping[str, tuple]) -> np.ndarray:
-        mean, swing, noise, decimals = of[name]
-        return np.round(
-            mean + swing * np.sin((hour - 8) * np.pi / 12) + noise * rng.standard_normal(len(hour)), decimals
-        )
+    def wave(mean: float, swing: float, noise: float, decimals: int) -> np.ndarray:
+        daily = swing * np.sin((hour - 8) * np.pi / 12)
+        return np.round(mean + daily + noise * rng.standard_normal(len(hour)), decimals)
 
-    for name in WEATHER:
-        columns |= _weather(name, wave(name, WEATHER), columns["SW_IN_POT"], rng)
-    for name in RAW:
-        values = np.mod(wave(name, RAW), 360) if name == "WD" else np.maximum(wave(name, RAW), 0.0)
+    for name, shape in WEATHER.items():
+        columns |= _weather(name, wave(*shape), potential, rng)
+    for name, shape in RAW.items():
+        values = np.mod(wave(*shape), 360) if name == "WD" else np.maximum(wave(*shape), 0.0)
         columns[name] = np.where(_outages(len(hour), rng), np.nan, np.minimum(np.round(values, 2), 2400))
-    for name in MDS:
-        columns |= _flagged(mds_column(name), np.maximum(wave(name, MDS), 0.01), rng)
+    for name, shape in MDS.items():
+        columns |= _flagged(mds_column(name), np.maximum(wave(*shape), 0.01), rng)
     columns |= _carbon(len(hour), hour, rng)
     return Record(start=times, columns=columns)
 
 
 def decimals_of(column: str) -> int:
-    """Return how many decimals a column is written with.
+    """Return the number of decimals with which a column is written.
 
     Examples
     --------
@@ -115,7 +114,7 @@ def decimals_of(column: str) -> int:
 
 
 def _outages(steps: int, rng: np.random.Generator) -> np.ndarray:
-    """Return where an instrument is down: a few stretches, and the first two hours."""
+    """Return the steps at which an instrument is down: four short periods, and the first four steps."""
     down = np.arange(steps) < 4
     for _ in range(4):
         begin = rng.integers(0, steps)
@@ -124,6 +123,7 @@ def _outages(steps: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _weather(name: str, values: np.ndarray, potential: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return the columns of a weather variable: gap-filled values, their flag, and for some the measured values."""
     if name == "SW_IN":
         values = np.round(
             potential * 0.7 * np.repeat(rng.uniform(0.6, 1, len(potential) // 4 + 1), 4)[: len(potential)], 2
@@ -137,7 +137,7 @@ def _weather(name: str, values: np.ndarray, potential: np.ndarray, rng: np.rando
 
 
 def _flagged(column: str, values: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return a column filled by MDS and its flag; both missing where nothing was near enough to fill from."""
+    """Return a column filled by MDS and its flag; both are missing where no similar value was near enough."""
     values = np.round(values, decimals_of(column))
     flags = np.where(_outages(len(values), rng), rng.integers(1, 4, len(values)), 0).astype(float)
     lost = np.arange(len(values)) < 2
@@ -145,7 +145,7 @@ def _flagged(column: str, values: np.ndarray, rng: np.random.Generator) -> dict[
 
 
 def mds_column(name: str) -> str:
-    """Return ONEFlux's column of a variable that it fills from similar hours.
+    """Return ONEFlux's column of a variable that is filled from similar hours (MDS).
 
     Examples
     --------
@@ -156,6 +156,7 @@ def mds_column(name: str) -> str:
 
 
 def _carbon(steps: int, hour: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return the columns of carbon fluxes, their flags and uncertainties."""
     light = np.maximum(np.sin((hour - 6) * np.pi / 12), 0.0)
     reco = np.round(3 + 0.8 * rng.standard_normal(steps), 4)
     nee = np.round(reco - 14 * light + 0.6 * rng.standard_normal(steps), 4)
@@ -175,7 +176,7 @@ def _carbon(steps: int, hour: np.ndarray, rng: np.random.Generator) -> dict[str,
         "GPP_NT_VUT_REF": np.round(reco - nee, 4) + missing,
         "RECO_DT_VUT_REF": np.round(1.1 * reco, 4) + missing,
         "GPP_DT_VUT_REF": np.round(14 * light, 4) + missing,
-        # What stands beside the reference and must not be taken for it.
+        # Alternatives to the reference, which readers must not mistake for it.
         "NEE_VUT_USTAR50": np.round(nee + 0.5, 4) + missing,
         "NEE_VUT_USTAR50_QC": flags + missing,
         "NEE_CUT_REF": np.round(nee - 0.5, 4) + missing,

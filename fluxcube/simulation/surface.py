@@ -1,26 +1,28 @@
-"""What a satellite sees of the planet: land cover, reflectance, snow and cloud on the MODIS grid."""
+"""The planet seen from a satellite: land cover, reflectance, snow and cloud on the MODIS grid."""
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.simulation import sinusoidal, weather
-from fluxcube.simulation.ecosystem import CLASSES, leaf_area, remember
+from fluxcube.simulation.ecosystem import CLASSES, leaf_area, past_weather
 from fluxcube.simulation.fields import make_field
 from fluxcube.simulation.places import Region, Tower
 from fluxcube.simulation.planet import SPIN_UP, Planet
 from fluxcube.timestamps import DAY, HOUR, hour_axis, solar_noon
 
-#: Pixels on a side of a tower's crop: a chip of 8 x 8, turned into a UTM zone, with room to spare.
+#: Side, in pixels, of the block around a tower: a chip of 8 x 8, also if rotated into a UTM zone, with a margin.
 CROP = 14
 _WATER = len(CLASSES)
-_NODE = 0.5  # degrees between the points at which the region's leaves are computed
-_CLEAR_SKY = 16 * 24  # hours of sky that a composite depends on
+_NODE = 0.5  # degrees between the nodes at which the region's leaf area is computed
+_CLEAR_SKY = 16 * 24  # hours of cloudiness on which a composite depends
 
 # Reflectance in bands 1 to 7: red, nir, blue, green, 1240, 1640 and 2130 nm.
 _SOIL_DRY = np.array([0.19, 0.27, 0.09, 0.13, 0.34, 0.38, 0.33])
@@ -29,7 +31,7 @@ _LEAF_DRY = np.array([0.045, 0.34, 0.025, 0.060, 0.34, 0.24, 0.13])
 _LEAF_WET = np.array([0.035, 0.38, 0.020, 0.055, 0.33, 0.17, 0.07])
 _SNOW = np.array([0.90, 0.84, 0.92, 0.91, 0.48, 0.14, 0.10])
 _LAKE = np.array([0.035, 0.020, 0.050, 0.055, 0.012, 0.008, 0.005])
-# Canopies differ in how bright they are in the near infrared and how far they hide snow.
+# Canopies differ in their brightness in the near infrared and in the share of snow that they hide.
 _BRIGHT = np.array([0.72, 0.90, 1.15, 0.95, 0.85, 0.90, 1.05, 1.20, 0.85])
 _HIDES_SNOW = np.array([0.65, 0.65, 0.45, 0.55, 0.15, 0.25, 0.08, 0.05, 0.10])
 _NEAR_INFRARED = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.3, 0.0])
@@ -44,11 +46,9 @@ class Ground:
     name : str
         Site, or "region".
     row, column : int
-        Its upper left pixel on the MODIS grid.
+        Upper left pixel on the MODIS grid.
     classes : (row, column) int
-        Index into `CLASSES`; one more for water.
-    number : (row, column) uint8
-        MCD12Q1 class.
+        Index into `CLASSES`, or ``len(CLASSES)`` for water.
     latitude, longitude : (row, column) float64
         Pixel centres, degrees.
     """
@@ -63,22 +63,22 @@ class Ground:
     @property
     def number(self) -> np.ndarray:
         """MCD12Q1 class of each pixel, uint8."""
-        return np.array([IGBP_NUMBERS[code] for code in (*CLASSES, "WAT")], "uint8")[self.classes]
+        return np.array([IGBP_NUMBERS[igbp] for igbp in (*CLASSES, "WAT")], "uint8")[self.classes]
 
     @property
     def tile(self) -> str:
-        """Tile of its centre."""
+        """Name of the tile that contains the block's centre."""
         rows, columns = self.classes.shape
         return sinusoidal.tile_name(self.row + rows // 2, self.column + columns // 2)
 
 
 def reflectance(igbp: np.ndarray, leaves: np.ndarray, water: np.ndarray, snow: np.ndarray | float = 0.0) -> np.ndarray:
-    """Reflectance in MODIS bands 1 to 7.
+    """Return the reflectance in MODIS bands 1 to 7.
 
     Parameters
     ----------
     igbp : (n,) int
-        Index into `fluxcube.simulation.ecosystem.CLASSES`, one more for open water.
+        Index into `fluxcube.simulation.ecosystem.CLASSES`, or ``len(CLASSES)`` for open water.
     leaves : (n,) float
         Leaf area, m2 m-2.
     water : (n,) float
@@ -103,8 +103,8 @@ def reflectance(igbp: np.ndarray, leaves: np.ndarray, water: np.ndarray, snow: n
     return out
 
 
-def seasons(planet: Planet, day: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute what the land looks like at local solar noon.
+def seasons(planet: Planet, day: np.ndarray, latitude: ArrayLike, longitude: ArrayLike) -> dict[str, np.ndarray]:
+    """Compute the state of the land at local solar noon.
 
     Parameters
     ----------
@@ -120,30 +120,32 @@ def seasons(planet: Planet, day: np.ndarray, latitude: np.ndarray, longitude: np
         `leaves` (class, place, day), m2 m-2, without the place's own vigour; `water` (place, day), 0 to 1; `cold`
         (place, day), the mean temperature of the last days, degC; `clear` (place, day), clearness over 16 days.
     """
-    latitude, longitude = np.asarray(latitude, float), np.asarray(longitude, float)
-    # Begun with the year, so that files of different spans show one land.
+    lat, lon = np.asarray(latitude, float), np.asarray(longitude, float)
+    # From the beginning of the year, so that files of different periods agree.
     time = hour_axis(day[0].astype("datetime64[Y]").astype("datetime64[D]") - SPIN_UP, day[-1] + 2 * DAY)
-    air = planet.weather(time, latitude, longitude)
-    past = remember(air, 1.0)
-    at = ((solar_noon(day, longitude) - time[0]) / HOUR).astype(int)
-    noon = {k: np.take_along_axis(past[k], at, 1) for k in ("growth", "moisture", "water", "cold")}
-    light = {"season": weather.solar_season(time, latitude), "daylight": weather.day_length(time, latitude)}
-    light = {k: np.take_along_axis(v, at, 1) for k, v in light.items()}
-    sowing = planet.sowing(latitude, longitude)
-    leaves = [leaf_area(np.full(latitude.shape, c), noon, **light, sowing=sowing) for c in CLASSES]
+    air = planet.weather(time, lat, lon)
+    past = past_weather(air, 1.0)
+    at = ((solar_noon(day, lon) - time[0]) / HOUR).astype(int)
+    noon = {name: np.take_along_axis(past[name], at, 1) for name in ("growth", "moisture", "water", "cold")}
+    season = np.take_along_axis(weather.solar_season(time, lat), at, 1)
+    daylight = np.take_along_axis(weather.day_length(time, lat), at, 1)
+    sowing = planet.sowing(lat, lon)
+    leaves = [
+        leaf_area(np.full(lat.shape, igbp), noon, season=season, daylight=daylight, sowing=sowing) for igbp in CLASSES
+    ]
     return {"leaves": np.stack(leaves), "water": noon["water"], "cold": noon["cold"], "clear": _clear_sky(air, at)}
 
 
 def appearance(
-    planet: Planet, day: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, igbp: np.ndarray
+    planet: Planet, day: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, igbp: Sequence[str]
 ) -> np.ndarray:
-    """Reflectance of places at local noon, without cloud or noise.
+    """Return the reflectance of places at local noon, without cloud or noise.
 
     Parameters
     ----------
     planet : Planet
     day : (day,) datetime64[D]
-        Local dates, rising.
+        Local dates, ascending.
     latitude, longitude : (place,) float
         Degrees.
     igbp : (place,) str
@@ -155,7 +157,7 @@ def appearance(
         MODIS bands 1 to 7, and 1 where snow lies.
     """
     state = seasons(planet, day, latitude, longitude)
-    kind = np.array([CLASSES.index(code) for code in igbp])
+    kind = np.array([CLASSES.index(name) for name in igbp])
     leaves = state["leaves"][kind, np.arange(len(kind))] * planet.vigour(latitude, longitude)[:, None]
     snow = state["cold"] < -1.0
     number = np.repeat(kind, len(day))
@@ -164,14 +166,14 @@ def appearance(
 
 
 def _clear_sky(air: Mapping[str, np.ndarray], at: np.ndarray) -> np.ndarray:
-    """Share of the possible sunlight over the composite's days, (place, day)."""
+    """Return the share of the potential sunlight over the composite's days, (place, day)."""
     sums = [np.cumsum(air[name], 1) for name in ("SW_IN", "SW_IN_POT")]
-    got, possible = (np.take_along_axis(s, at, 1) - np.take_along_axis(s, at - _CLEAR_SKY, 1) for s in sums)
-    return np.where(possible > 1.0, got / np.maximum(possible, 1.0), 0.3)
+    actual, potential = (np.take_along_axis(s, at, 1) - np.take_along_axis(s, at - _CLEAR_SKY, 1) for s in sums)
+    return np.where(potential > 1.0, actual / np.maximum(potential, 1.0), 0.3)
 
 
 def tower_ground(planet: Planet, tower: Tower) -> Ground:
-    """Pixels around a tower: its class, with patches of others that leave the middle free."""
+    """Return the pixels around a tower: its class, with patches of others except in the middle."""
     row, column = (int(x) for x in sinusoidal.pixel_at(tower.latitude, tower.longitude))
     row, column = row - CROP // 2, column - CROP // 2
     latitude, longitude = _pixel_centres(row, column, (CROP, CROP))
@@ -184,14 +186,14 @@ def tower_ground(planet: Planet, tower: Tower) -> Ground:
 
 
 def region_ground(planet: Planet) -> Ground:
-    """Pixels of the region and a margin: each cell its class with patches of others, and towers' own surroundings."""
+    """Return the pixels of the region and a margin: each cell its class with patches of others, and towers' blocks."""
     cells = planet.region
     row, column, shape = _extent(cells)
     latitude, longitude = _pixel_centres(row, column, shape)
     patch, other = _patches(planet, latitude, longitude)
     i = np.clip(np.rint((cells.latitude[0] - latitude) / 0.25), 0, len(cells.latitude) - 1).astype(int)
     j = np.clip(np.rint((longitude - cells.longitude[0]) / 0.25), 0, len(cells.longitude) - 1).astype(int)
-    index = {code: number for number, code in enumerate((*CLASSES, "WAT"))}
+    index = {igbp: number for number, igbp in enumerate((*CLASSES, "WAT"))}
     classes = np.vectorize(index.get)(cells.igbp)[i, j]
     classes = np.where(patch > 0.75, other, np.where(patch < -2.1, _WATER, classes))
     for ground in _grounds_within(planet, row, column, shape):
@@ -205,50 +207,50 @@ def _pixel_centres(row: int, column: int, shape: tuple[int, int]) -> tuple[np.nd
 
 
 def _extent(cells: Region) -> tuple[int, int, tuple[int, int]]:
-    """First row and column, and size, of the pixels that hold the region's cells and 5 km around them."""
+    """Return the first row and column, and the size, of the pixels of the region's cells and 5 km around them."""
     lat = np.array([cells.latitude[0] + 0.125, cells.latitude[-1] - 0.125])
     lon = np.array([cells.longitude[0] - 0.125, cells.longitude[-1] + 0.125])
     rows, columns = sinusoidal.pixel_at(*np.meshgrid(lat, lon))
     first = int(rows.min()) - 10, int(columns.min()) - 10
-    return *first, (int(rows.max()) + 11 - first[0], int(columns.max()) + 11 - first[1])
+    return first[0], first[1], (int(rows.max()) + 11 - first[0], int(columns.max()) + 11 - first[1])
 
 
 def _patches(planet: Planet, latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A field of patches (mean 0, variance 1) and the class that grows in them."""
+    """Return a field of patches (mean 0, variance 1) and the class that grows in them."""
     rng = np.random.default_rng([planet.seed, 17])
     patch, kind = make_field(rng, (8, 30)), make_field(rng, (30, 90))
-    present = np.array([i for i, code in enumerate(CLASSES) if code in {t.igbp for t in planet.towers}])
+    present = np.array([i for i, igbp in enumerate(CLASSES) if igbp in {t.igbp for t in planet.towers}])
     flat = latitude.ravel(), longitude.ravel()
     choice = np.floor(len(present) * np.mod(1.7 * kind.at(*flat), 1.0)).astype(int)
     return patch.at(*flat).reshape(latitude.shape), present[choice].reshape(latitude.shape)
 
 
 def _grounds_within(planet: Planet, row: int, column: int, shape: tuple[int, int]) -> list[Ground]:
-    """Crops of towers that lie wholly within a block of pixels."""
+    """Return the blocks of towers that are wholly within a larger block of pixels."""
     grounds = [tower_ground(planet, tower) for tower in planet.towers]
     return [g for g in grounds if 0 <= g.row - row <= shape[0] - CROP and 0 <= g.column - column <= shape[1] - CROP]
 
 
 def _window(ground: Ground, row: int, column: int) -> tuple[slice, slice]:
-    """Where a crop lies in the block of pixels that begins at (row, column)."""
+    """Return the position of a tower's block within the block of pixels that begins at (row, column)."""
     top, left = ground.row - row, ground.column - column
     return slice(top, top + CROP), slice(left, left + CROP)
 
 
-def tower_scenes(planet: Planet, towers: Sequence[Tower], days: np.ndarray) -> list[tuple[Ground, Callable]]:
-    """Return for each tower its pixels and a function that gives their scene on the n-th of `days`; see `Scene`."""
+def tower_scenes(planet: Planet, towers: Sequence[Tower], days: np.ndarray) -> list[tuple[Ground, SceneOfDay]]:
+    """Return for each tower its pixels and a function that returns their `Scene` on the n-th of `days`."""
     state = seasons(planet, days, [tower.latitude for tower in towers], [tower.longitude for tower in towers])
-    out = []
+    out: list[tuple[Ground, SceneOfDay]] = []
     for n, tower in enumerate(towers):
         ground = tower_ground(planet, tower)
         own = {name: values[..., n : n + 1, :] for name, values in state.items()}
-        corner = np.zeros((1, ground.classes.size), int)  # every pixel takes the tower's own state
+        corner = np.zeros((1, ground.classes.size), int)  # every pixel has the tower's own state
         out.append((ground, _Scenes(planet, ground, days, own, corner, np.ones_like(corner, "float32"))))
     return out
 
 
-def region_scenes(planet: Planet, days: np.ndarray) -> tuple[Ground, Callable]:
-    """Return the region's pixels and a function that gives their scene on the n-th of `days`; see `Scene`."""
+def region_scenes(planet: Planet, days: np.ndarray) -> tuple[Ground, SceneOfDay]:
+    """Return the region's pixels and a function that returns their `Scene` on the n-th of `days`."""
     ground = region_ground(planet)
     lat = np.arange(ground.latitude.min() - 0.1, ground.latitude.max() + _NODE, _NODE)
     lon = np.arange(ground.longitude.min() - 0.1, ground.longitude.max() + _NODE, _NODE)
@@ -261,17 +263,19 @@ def region_scenes(planet: Planet, days: np.ndarray) -> tuple[Ground, Callable]:
 
     def scene(n: int) -> Scene:
         out = whole(n)
-        for part, of_tower in parts:  # one pixel looks the same in every file
-            window, own = _window(part, ground.row, ground.column), of_tower(n)
-            for name in ("bands", "snow", "kind"):
-                getattr(out, name)[(..., *window)] = getattr(own, name)
+        for part, tower_scene in parts:  # a pixel has the same values in every file
+            rows, columns = _window(part, ground.row, ground.column)
+            block = tower_scene(n)
+            out.bands[:, rows, columns] = block.bands
+            out.snow[rows, columns] = block.snow
+            out.kind[rows, columns] = block.kind
         return out
 
     return ground, scene
 
 
 def _bilinear(y: np.ndarray, x: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (4, n) around points in units of the nodes' grid, and their weights (4, n)."""
+    """Return the nodes (4, n) around points in units of the nodes' grid, and their weights (4, n)."""
     i, j = y.astype(int), x.astype(int)
     v, u = (y - i).astype("float32"), (x - j).astype("float32")
     first = i * columns + j
@@ -282,7 +286,7 @@ def _bilinear(y: np.ndarray, x: np.ndarray, columns: int) -> tuple[np.ndarray, n
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One day's MCD43A4 and MCD43A2 values over a block of pixels.
+    """The MCD43A4 and MCD43A2 values of one day over a block of pixels.
 
     Attributes
     ----------
@@ -299,9 +303,23 @@ class Scene:
     kind: np.ndarray
 
 
+#: Function that returns the scene of the n-th day.
+SceneOfDay = Callable[[int], Scene]
+
+
 @dataclass(frozen=True)
 class _Scenes:
-    """Draws scenes of a ground from the states of nodes around its pixels."""
+    """Scenes of a block of pixels, from the state of the land at nodes around each pixel.
+
+    Attributes
+    ----------
+    state : mapping
+        Result of `seasons` at the nodes.
+    corner : (corner, pixel) int
+        Nodes around each pixel.
+    weight : (corner, pixel) float32
+        Weights of these nodes.
+    """
 
     planet: Planet
     ground: Ground
@@ -310,18 +328,15 @@ class _Scenes:
     corner: np.ndarray
     weight: np.ndarray
 
-    def __post_init__(self) -> None:
+    @functools.cached_property
+    def _static(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Class, vigour and roughness of each pixel."""
         flat = self.ground.latitude.ravel(), self.ground.longitude.ravel()
-        rng = np.random.default_rng([self.planet.seed, 19])
-        still = {
-            "kind": self.ground.classes.ravel(),
-            "vigour": self.planet.vigour(*flat).astype("float32"),
-            "rough": make_field(rng, (3, 12)).at(*flat).astype("float32"),
-        }
-        object.__setattr__(self, "_still", still)
+        rough = make_field(np.random.default_rng([self.planet.seed, 19]), (3, 12)).at(*flat)
+        return self.ground.classes.ravel(), self.planet.vigour(*flat).astype("float32"), rough.astype("float32")
 
     def __call__(self, n: int) -> Scene:
-        kind, vigour, rough = (self._still[name] for name in ("kind", "vigour", "rough"))
+        kind, vigour, rough = self._static
         leaves = self._pixels(self.state["leaves"][:, :, n], np.minimum(kind, _WATER - 1)) * vigour
         water, cold, clear = (self._pixels(self.state[name][:, n]) for name in ("water", "cold", "clear"))
         rng = np.random.default_rng(
@@ -343,13 +358,13 @@ class _Scenes:
         )
 
     def _pixels(self, nodes: np.ndarray, kind: np.ndarray | None = None) -> np.ndarray:
-        """Value at each pixel from values (node,) or, by class, (class, node)."""
+        """Return the value at each pixel from values (node,) or, by class, (class, node)."""
         nodes = nodes.astype("float32")
         around = nodes[self.corner] if kind is None else nodes[kind, self.corner]
         return (around * self.weight).sum(0)
 
     def _clouds(self, n: int, clear: np.ndarray) -> np.ndarray:
-        """Pixels without a clear look in 16 days: more of them where the sky was seldom clear."""
+        """Return which pixels had no clear view in 16 days: more of them where the sky was seldom clear."""
         rng = np.random.default_rng([self.planet.seed, 23, int(self.days[n].astype(int))])
         field = make_field(rng, (30, 400), waves=12)
         step = max(1, self.ground.classes.shape[0] // 100)  # clouds are smoother than pixels

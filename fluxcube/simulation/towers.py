@@ -1,4 +1,4 @@
-"""Write the towers' records as FLUXNET2015 and AmeriFlux FLUXNET publish them: noise, gaps, flags and fills."""
+"""Write the towers' records in the formats of FLUXNET2015 and AmeriFlux FLUXNET, and the sites' metadata."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fluxcube.simulation.instruments import Record, observe
 from fluxcube.simulation.places import FLUXNET, Tower
 from fluxcube.simulation.planet import Planet
 
-#: Columns of the files in ONEFlux's order, with the decimals they are written with.
+#: Number of decimals of each column of the files, in ONEFlux's order.
 COLUMNS = {
     "TA_F": 3,
     "TA_F_QC": 0,
@@ -62,7 +62,15 @@ _BIF = "FLX_AA-Flx_BIF_HH_20200501.csv"
 
 
 def write_records(planet: Planet, towers: Sequence[Tower], folder: str | Path) -> list[Path]:
-    """Write the zips of towers of one clock (`fluxcube.simulation.instruments.batches`), one for each network of each.
+    """Write the zips of towers with the same time axis, one for each tower and network.
+
+    Parameters
+    ----------
+    planet : Planet
+    towers : sequence of Tower
+        One of `fluxcube.simulation.instruments.batches`.
+    folder : path
+        Created if missing.
 
     Returns
     -------
@@ -84,7 +92,8 @@ def _write_zip(folder: Path, tower: Tower, network: str, years: list[int], recor
     path = folder / f"{stem}_{span}.zip"
     text = [stamp_text(record.start), stamp_text(record.start + np.timedelta64(tower.step_minutes, "m"))]
     text += [number_text(record.columns[name], decimals) for name, decimals in COLUMNS.items()]
-    entry = zipfile.ZipInfo(f"{stem}_{step}_{span}.csv", date_time=(2020, 5, 1, 0, 0, 0))  # the same bytes each time
+    # A fixed date, so that repeated writing yields the same bytes.
+    entry = zipfile.ZipInfo(f"{stem}_{step}_{span}.csv", date_time=(2020, 5, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(entry, csv_bytes(["TIMESTAMP_START", "TIMESTAMP_END", *COLUMNS], text), compresslevel=1)
@@ -92,17 +101,17 @@ def _write_zip(folder: Path, tower: Tower, network: str, years: list[int], recor
 
 
 def write_badm(planet: Planet, folder: str | Path) -> Path:
-    """Write what is known of the sites, in BADM's interchange format (BIF)."""
+    """Write the sites' metadata in BADM's interchange format (BIF); return the file."""
     path = Path(folder) / _BIF
     path.parent.mkdir(parents=True, exist_ok=True)
     group = 0
     with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"])
         for tower in planet.towers:
             for name, values in _badm_groups(tower).items():
                 group += 1
-                rows.writerows([tower.site, group, name, key, value] for key, value in values.items())
+                writer.writerows([tower.site, group, name, key, value] for key, value in values.items())
     return path
 
 

@@ -1,4 +1,4 @@
-"""The planet's weather: any place, any moment, from a seed; the sun is the real one."""
+"""The planet's weather at any place and time, determined by a seed, with the real sun's position."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fluxcube.humidity import relative_humidity, saturation_vapour_pressure, vapour_pressure_deficit
 from fluxcube.simulation.fields import Field, make_field
@@ -19,13 +20,13 @@ _DAY = 24.0
 
 @dataclass(frozen=True)
 class Climate:
-    """The random fields that a seed gives, and the land's height."""
+    """The random fields of one planet."""
 
-    synoptic: Field  # wet against dry, fronts
+    synoptic: Field  # fronts: wet and dry air
     mesoscale: Field  # showers
-    cumulus: Field  # clouds of hours
+    cumulus: Field  # clouds that last for hours
     warmth: Field  # warm and cold spells
-    season: Field  # good and bad months
+    season: Field  # wet and dry months
     eastward: Field
     northward: Field
     hills: Field
@@ -56,16 +57,18 @@ def climate(seed: int) -> Climate:
 
 
 def elevation(seed: int, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Height of the land (place,), m."""
+    """Return the height of the land (place,), m."""
     fields = climate(seed)
     relief = 0.4 * fields.mountains.at(latitude, longitude) + 0.35 * fields.hills.at(latitude, longitude)
     return 350.0 * np.exp(relief)
 
 
-def weather(seed: int, time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, *, hours: float = 1.0) -> dict:
-    """Weather over steps of `hours`, starting at `time`.
+def weather(
+    seed: int, time: np.ndarray, latitude: ArrayLike, longitude: ArrayLike, *, step_hours: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Return the weather over steps that start at `time`.
 
-    Radiation is the mean and rain the sum over the step; the rest is taken at the step's middle.
+    Radiation is the mean and rain the sum over the step; other variables are those at the middle of the step.
 
     Parameters
     ----------
@@ -74,7 +77,8 @@ def weather(seed: int, time: np.ndarray, latitude: np.ndarray, longitude: np.nda
         UTC, at the start of the step.
     latitude, longitude : (place,) float
         Degrees.
-    hours : float
+    step_hours : float
+        Length of a step, hours.
 
     Returns
     -------
@@ -86,17 +90,17 @@ def weather(seed: int, time: np.ndarray, latitude: np.ndarray, longitude: np.nda
     ----------
     Brutsaert 1975, doi:10.1029/WR011i005p00742 (clear-sky emissivity).
     """
-    latitude, longitude = np.atleast_1d(np.asarray(latitude, float)), np.atleast_1d(np.asarray(longitude, float))
-    moment = time.astype("datetime64[s]") + np.timedelta64(round(hours * 1800), "s")
-    out = atmosphere(seed, moment, latitude, longitude)
-    potential = potential_radiation(time, latitude, longitude, hours=hours)
+    lat, lon = (np.atleast_1d(np.asarray(x, float)) for x in (latitude, longitude))
+    moment = time.astype("datetime64[s]") + np.timedelta64(round(step_hours * 1800), "s")
+    out = atmosphere(seed, moment, lat, lon)
+    potential = potential_radiation(time, lat, lon, hours=step_hours)
     out["SW_IN_POT"], out["SW_IN"] = potential, potential * out.pop("clearness")
-    out["P"] = out.pop("rain") * hours
+    out["P"] = out.pop("rain") * step_hours
     return out
 
 
-def atmosphere(seed: int, moment: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> dict:
-    """State of the air at each moment: the keys of `weather`, with `clearness` and `rain` (mm h-1) for SW_IN and P."""
+def atmosphere(seed: int, moment: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the state of the air at each time, as `weather`, but `clearness` and `rain` (mm h-1) for SW_IN and P."""
     fields = climate(seed)
     hours = (moment.astype("datetime64[s]") - _EPOCH).astype(float) / 3600.0
     wetness = _wetness(fields, hours, latitude, longitude)
@@ -124,13 +128,13 @@ def atmosphere(seed: int, moment: np.ndarray, latitude: np.ndarray, longitude: n
 
 
 def solar_season(moment: np.ndarray, latitude: np.ndarray) -> np.ndarray:
-    """Phase of the year (place, time) in radians: 0 at midsummer of the place's hemisphere."""
+    """Return the phase of the year (place, time) in radians: 0 at midsummer of the place's hemisphere."""
     days = (moment.astype("datetime64[s]") - _EPOCH).astype(float) / 86400.0
     return 2 * np.pi * (days - 171.0) / 365.25 + np.where(np.asarray(latitude) < 0, np.pi, 0.0)[:, None]
 
 
 def day_length(moment: np.ndarray, latitude: np.ndarray) -> np.ndarray:
-    """Hours from sunrise to sunset (place, time), by Spencer's declination."""
+    """Return the hours from sunrise to sunset (place, time), from a sinusoidal declination."""
     tilt = np.deg2rad(23.44) * np.cos(solar_season(moment, latitude))
     return 24 / np.pi * np.arccos(np.clip(-np.tan(np.deg2rad(np.abs(latitude)))[:, None] * np.tan(tilt), -1, 1))
 
@@ -140,7 +144,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _mean_temperature(seed: int, hours: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Temperature without its daily swing (place, time), degC."""
+    """Return the temperature without its daily cycle (place, time), degC."""
     fields = climate(seed)
     steep = np.sin(np.deg2rad(latitude)) ** 2
     annual = -16.0 + 46.0 * np.cos(np.deg2rad(latitude)) ** 1.3 + 0.6 * fields.warm_land.at(latitude, longitude)
@@ -153,7 +157,7 @@ def _mean_temperature(seed: int, hours: np.ndarray, latitude: np.ndarray, longit
 
 
 def _wetness(fields: Climate, hours: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """How far the season's rain belts reach the place (place, time): about 0.1 in a desert, 1 in a rain forest."""
+    """Return the influence of the season's rain belts (place, time): about 0.1 in a desert, 1 in a rain forest."""
     moment = _EPOCH + np.round(hours * 3600).astype("timedelta64[s]")
     northern = np.cos(solar_season(moment, np.ones(1)) - np.deg2rad(25.0))
     tropics = np.exp(-(((latitude[:, None] - 11.0 * northern) / 13.0) ** 2))
@@ -163,32 +167,34 @@ def _wetness(fields: Climate, hours: np.ndarray, latitude: np.ndarray, longitude
 
 
 def _diurnal(moment: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Shape of the daily swing (place, time): -1 before dawn, 1 at about 14:30."""
+    """Return the shape of the daily cycle (place, time): -1 before dawn, 1 at about 14:30."""
     _, tod = local_clock(moment, longitude / 15.0)
     angle = 2 * np.pi * (tod - 14.5) / 24.0
     return np.cos(angle) + 0.22 * np.cos(2 * angle) - 0.1
 
 
 def _rain(shower: np.ndarray, wetness: np.ndarray) -> np.ndarray:
-    """Rain rate, mm h-1."""
+    """Return the rain rate, mm h-1."""
     return 1.9 * np.maximum(shower - (1.88 - 1.05 * wetness), 0.0) ** 1.2
 
 
 def _pressure(height: np.ndarray, ta: np.ndarray, front: np.ndarray) -> np.ndarray:
-    """Surface pressure (kPa) by the hypsometric equation, lower where it is unsettled."""
+    """Return the surface pressure (kPa) by the hypsometric equation, lower in unsettled weather."""
     return (101.4 - 0.7 * front) * np.exp(-9.80665 * height / (287.05 * (ta + 273.15)))
 
 
 def _longwave(ta: np.ndarray, td: np.ndarray, clearness: np.ndarray) -> np.ndarray:
-    """Downwelling longwave, W m-2: Brutsaert's clear sky, brighter under cloud."""
+    """Return the downwelling longwave radiation, W m-2: Brutsaert's clear sky, higher under clouds."""
     kelvin = ta + 273.15
     clear = 1.24 * (saturation_vapour_pressure(td) / kelvin) ** (1 / 7)
     cover = np.clip((0.77 - clearness) / 0.63, 0.0, 1.0)
     return 5.67e-8 * kelvin**4 * (clear + (0.98 - clear) * cover**1.5)
 
 
-def _wind(fields: Climate, moment: np.ndarray, hours: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> dict:
-    """Wind components, speed (m s-1) and the direction it comes from (degree), stronger by day."""
+def _wind(
+    fields: Climate, moment: np.ndarray, hours: np.ndarray, latitude: np.ndarray, longitude: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return wind components, speed (m s-1) and the direction from which it blows (degrees), stronger by day."""
     _, tod = local_clock(moment, longitude / 15.0)
     gust = 1.0 + 0.35 * np.cos(2 * np.pi * (tod - 14.0) / 24.0)
     u = gust * (0.8 + 2.2 * fields.eastward.over(hours, latitude, longitude))

@@ -330,7 +330,7 @@ def test_days_of_the_simulated_planet_are_near_its_truth(planet_files):
         days = tower.time[0] + np.arange(-1, len(tower.time) + 1) * DAY
         local = days.astype("datetime64[m]")[:, None] + np.arange(0, 1440, 30)
         utc = standard_to_utc(local.ravel(), place.utc_offset)
-        true = planet.states(utc, place.latitude, place.longitude, place.igbp, hours=0.5, names=("GPP", "RECO"))
+        true = planet.states(utc, place.latitude, place.longitude, place.igbp, step_hours=0.5, names=("GPP", "RECO"))
         nee = (true["RECO"] - true["GPP"])[0].reshape(len(days), 48).mean(1) * 1.03775
         good = column(tower, "NEE", "_quality") > 0.999
         assert good.sum() > 60

@@ -259,13 +259,13 @@ def test_mistakes_are_named(era5, modis, tmp_path):
         open_forcing(era5, predictors=["TAA"])
     with pytest.raises(UnknownNameError, match="NEE"):
         open_forcing(era5, predictors=["NEE"])
-    with pytest.raises(ConfigError, match=r"LW_IN cannot be made.*strd"):
+    with pytest.raises(ConfigError, match=r"LW_IN cannot be derived.*strd"):
         open_forcing(era5, predictors=["TA", "LW_IN"])
     with pytest.raises(UnknownNameError, match="IGBP"):
         open_forcing(era5, igbp="FOREST")
     with pytest.raises(ConfigError, match="not both"):
         open_forcing(era5, igbp="GRA", land_cover=tmp_path)
-    with pytest.raises(ConfigError, match=r"holds no cell.*latitudes 46.75 to 47.25"):
+    with pytest.raises(ConfigError, match=r"contains no cell.*latitudes 46.75 to 47.25"):
         open_forcing(era5, bbox=(0, 0, 1, 1))
     with pytest.raises(ConfigError, match="south 50 above north 40"):
         open_forcing(era5, bbox=(0, 50, 10, 40))

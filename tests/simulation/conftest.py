@@ -1,4 +1,4 @@
-"""One small planet's raw files, written once for the tests here."""
+"""The raw files of one small planet, written once for the tests of this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The planet is neither easy nor a riddle: what the simplest models score on it."""
+"""The planet is neither too easy nor too hard: scores of the simplest models."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def world(request):
     free = (cells.igbp != "WAT") & ~has_tower(planet)
     lat, lon = (x[free] for x in np.meshgrid(cells.latitude, cells.longitude, indexing="ij"))
     hours = hour_axis(*planet.period)
-    states = planet.states(hours, lat, lon, cells.igbp[free], hours=1.0, names=("NEE", "SW_IN"))
+    states = planet.states(hours, lat, lon, cells.igbp[free], step_hours=1.0, names=("NEE", "SW_IN"))
     clock = np.stack([_clock(hours, y, x) for y, x in zip(lat, lon, strict=True)])
     return _towers(planet), {**states, "clock": clock, "igbp": cells.igbp[free]}
 
@@ -72,7 +72,7 @@ def test_the_classes_mean_cycle_does_not_explain_the_region(world):
     assert _nse(region["NEE"], np.take_along_axis(cycles, region["clock"], 1)) < 0.6
 
 
-def test_neither_explains_towers_held_out(world):
+def test_neither_explains_towers_that_were_not_used(world):
     towers, _ = world
     obs, light, cycle = [], [], []
     for fold in range(4):

@@ -46,11 +46,11 @@ def test_era5_is_laid_out_as_the_cds_does(era5, shared_data):
     assert (np.diff(era5["instant"].latitude) == -0.25).all()
 
 
-def test_instantaneous_fields_hold_at_the_valid_time(era5, small_planet):
+def test_instantaneous_fields_are_those_at_the_valid_time(era5, small_planet):
     ds = era5["instant"].isel(valid_time=slice(0, 96))
     lat, lon = (x.ravel() for x in np.meshgrid(ds.latitude, ds.longitude, indexing="ij"))
-    # A step of two minutes about the moment.
-    air = small_planet.weather(ds.valid_time.values - np.timedelta64(60, "s"), lat, lon, hours=1 / 30)
+    # A step of two minutes centred on the time.
+    air = small_planet.weather(ds.valid_time.values - np.timedelta64(60, "s"), lat, lon, step_hours=1 / 30)
     flat = {name: ds[name].values.reshape(96, -1).T for name in ("t2m", "d2m", "sp", "u10")}
     assert np.allclose(flat["t2m"] - 273.15, air["TA"], atol=1e-3)
     assert np.allclose(flat["d2m"] - 273.15, air["TD"], atol=1e-3)
@@ -62,11 +62,11 @@ def test_accumulations_cover_the_hour_that_ends(era5, small_planet):
     ds = era5["accum"].isel(valid_time=slice(0, 96))
     lat, lon = (x.ravel() for x in np.meshgrid(ds.latitude, ds.longitude, indexing="ij"))
     fine = np.arange(ds.valid_time.values[0] - HOUR, ds.valid_time.values[-1], np.timedelta64(5, "m"))
-    air = small_planet.weather(fine, lat, lon, hours=1 / 12)
+    air = small_planet.weather(fine, lat, lon, step_hours=1 / 12)
     mean = air["SW_IN"].reshape(len(lat), 96, 12).mean(-1)
     ours = ds.ssrd.values.reshape(96, -1).T / 3600
     assert np.abs(ours - mean).mean() < 0.02 * mean.mean()
-    assert np.abs(np.roll(ours, 1, 1) - mean).mean() > 0.1 * mean.mean()  # an hour off would show
+    assert np.abs(np.roll(ours, 1, 1) - mean).mean() > 0.1 * mean.mean()  # detects an error of one hour
     rain = air["P"].reshape(len(lat), 96, 12).sum(-1)
     assert np.allclose(1000 * ds.tp.values.reshape(96, -1).T.sum(1), rain.sum(1), rtol=0.1, atol=0.3)
 
@@ -105,7 +105,7 @@ def _modis(small_raw, pattern):
     return sorted((small_raw / "modis").glob(pattern))
 
 
-def test_modis_files_lie_on_the_grid_and_say_what_they_hold(small_raw, small_planet):
+def test_modis_files_are_on_the_grid_and_describe_their_bands(small_raw, small_planet):
     crops = {t.site for t in small_planet.towers} | {"region"}
     names = re.compile(r"MCD43A([24])\.A(\d{4})(\d{3})\.(h\d\dv\d\d)\.061\.(.+)\.tif")
     seen = set()
@@ -158,7 +158,7 @@ def test_a_pixel_looks_the_same_in_every_file(small_raw, small_planet):
     pairs = 0
     for path in _modis(small_raw, "MCD43A4.*.ES-Zen.tif"):
         others = _modis(small_raw, path.name.split(".h")[0] + ".*.region.tif")
-        if not others:  # the tower's record goes on after the map's
+        if not others:  # the tower's record continues after the period of the maps
             continue
         with rasterio.open(path) as one, rasterio.open(others[0]) as two:
             inner = two.read(window=rasterio.windows.Window(left, top, 14, 14))
@@ -168,7 +168,7 @@ def test_a_pixel_looks_the_same_in_every_file(small_raw, small_planet):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_land_cover_has_each_cells_class_as_its_commonest(seed, tmp_path):
+def test_the_most_frequent_land_cover_of_a_cell_is_its_class(seed, tmp_path):
     planet = Planet(seed)
     with rasterio.open(write_land_cover(planet, tmp_path)) as tiff:
         assert tiff.dtypes == ("uint8",) and tiff.nodata == 255 and tiff.descriptions == ("LC_Type1",)

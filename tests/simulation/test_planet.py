@@ -1,4 +1,4 @@
-"""The planet itself: its weather, its memory, its places."""
+"""The planet: its weather, the memory of its land, and its towers and region."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_nee_is_reco_minus_gpp_and_gpp_needs_light():
     assert flux["GPP"][air["SW_IN_POT"] == 0].max() == 0
 
 
-def test_a_seed_gives_one_planet_and_another_seed_another():
+def test_equal_seeds_yield_equal_planets_and_other_seeds_other_ones():
     one, same, other = (Planet(seed).fluxes(JUNE, *PLACE, ["CRO", "WET"])["NEE"] for seed in (1, 1, 2))
     assert np.array_equal(one, same)
     assert np.abs(one - other).mean() > 0.5
@@ -59,7 +59,7 @@ def test_weather_is_physical():
 def test_half_hours_add_up_to_hours():
     planet = Planet(0)
     half = np.arange(JUNE[0], JUNE[-1] + np.timedelta64(1, "h"), np.timedelta64(30, "m"))
-    hourly, halves = planet.weather(JUNE, *PLACE), planet.weather(half, *PLACE, hours=0.5)
+    hourly, halves = planet.weather(JUNE, *PLACE), planet.weather(half, *PLACE, step_hours=0.5)
     mean = halves["SW_IN_POT"].reshape(2, -1, 2).mean(-1)
     assert np.allclose(hourly["SW_IN_POT"], mean, atol=1.0)
     assert np.allclose(hourly["P"].sum(), halves["P"].sum(), rtol=0.05)
@@ -79,7 +79,7 @@ def _run(change: slice | None = None, factor: float = 0.0, igbp: str = "GRA") ->
     if change is not None:
         air["P"][:, change] = air["P"][:, change] * factor + (0.5 if factor else 0.0)
     light = {"season": solar_season(time, PLACE[0][:1]), "daylight": day_length(time, PLACE[0][:1])}
-    return respond(air, [igbp], hours=1.0, **light)["NEE"][0]
+    return respond(air, [igbp], step_hours=1.0, **light)["NEE"][0]
 
 
 @pytest.mark.parametrize("igbp", ["GRA", "ENF", "SAV"])
@@ -113,14 +113,14 @@ def test_soil_water_is_conserved():
     rng = np.random.default_rng(0)
     rain, demand = rng.exponential(0.05, (3, 500)), rng.uniform(0, 0.2, (3, 500))
     store, evaporation = soil_water(rain, demand, step_hours=1.0, capacity=1e4)
-    # Far from full and from empty nothing runs off, and what drains is known.
+    # Between empty and full nothing runs off, and the drainage is known.
     drained = 0.06 * store[:, :-1] ** 4
     change = np.diff(store) * 1e4
     assert np.allclose(change, (rain - evaporation)[:, :-1] - drained, atol=1e-8)
 
 
-def test_requests_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="without holes"):
+def test_invalid_requests_are_refused():
+    with pytest.raises(ConfigError, match="consecutive UTC hours"):
         Planet(0).fluxes(JUNE[::2], *PLACE, ["GRA", "ENF"])
     with pytest.raises(UnknownNameError, match="GRA"):
         Planet(0).fluxes(JUNE, *PLACE, ["GRAS", "ENF"])
@@ -151,7 +151,7 @@ def test_quick_towers_leave_enough_in_each_class():
     assert grown == set(counts)
 
 
-def test_no_tower_bears_a_real_sites_name(shared_data):
+def test_no_tower_has_the_name_of_a_real_site(shared_data):
     with (shared_data / "meta" / "fluxnet_shuttle_snapshot_20260624.nocontacts.csv").open(encoding="utf-8") as file:
         real = {row["site_id"] for row in csv.DictReader(file)}
     with (shared_data / "towers" / "sites.csv").open(encoding="utf-8") as file:
@@ -179,7 +179,7 @@ def test_the_region_is_a_mosaic_within_the_towers_climates(seed):
         assert (np.abs(own - warmth.mean()) < 6.5).sum() >= 3, code
 
 
-def test_truth_is_what_the_planet_says_and_water_has_none():
+def test_truth_equals_the_planets_fluxes_and_is_missing_over_water():
     planet = Planet(0, quick=True)
     ds = truth(planet, slice("2018-06-01", "2018-06-03"))
     assert dict(ds.sizes) == {"time": 48, "latitude": 4, "longitude": 5}

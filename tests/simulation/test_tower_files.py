@@ -1,4 +1,4 @@
-"""Towers' files, against real headers and against the truth."""
+"""Files of simulated towers, compared with real headers and with the true fluxes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_measurements_are_the_truth_with_their_stated_noise_and_fills_are_not(ta
     tower, table = next(t for t in small_planet.towers if t.site == "ES-Zen"), tables[name]
     start = pd.to_datetime(table.TIMESTAMP_START, format="%Y%m%d%H%M").to_numpy("datetime64[m]")
     utc = standard_to_utc(start, tower.utc_offset)
-    own = small_planet.states(utc, [tower.latitude], [tower.longitude], [tower.igbp], hours=0.5, names=("NEE", "TA"))
+    own = small_planet.states(
+        utc, [tower.latitude], [tower.longitude], [tower.igbp], step_hours=0.5, names=("NEE", "TA")
+    )
     error = table.NEE_VUT_REF.to_numpy() - own["NEE"][0]
     measured = table.NEE_VUT_REF_QC.to_numpy() == 0
     scaled = (error / table.NEE_VUT_REF_RANDUNC)[measured]
@@ -129,7 +131,7 @@ def test_two_networks_overlap_with_slightly_different_values(tables, small_plane
         assert ((merged.NEE_VUT_REF_QC_a == 0) != (merged.NEE_VUT_REF_QC_b == 0)).mean() > 0.005
 
 
-def test_natively_hourly_sites_say_so(small_raw, small_planet):
+def test_natively_hourly_sites_are_named_as_hourly(small_raw, small_planet):
     hourly = {t.site for t in small_planet.towers if t.step_minutes == 60}
     for path in (small_raw / "towers").glob("*.zip"):
         with zipfile.ZipFile(path) as archive:

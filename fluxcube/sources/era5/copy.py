@@ -1,7 +1,7 @@
-"""ERA5 of a region and a period, copied once into a store that is cut as maps read it.
+"""Copy ERA5 of a region and a period into a Zarr store whose chunks suit the reading of maps.
 
-Stores such as ARCO-ERA5 keep one hour of the globe together: a map of a region would read and unpack each such hour for
-every block of its cells. The copy reads each once.
+Stores such as ARCO-ERA5 have one hour of the globe in each chunk: a map of a region would read and decompress every
+hour for each block of its cells. The copy reads each hour once.
 """
 
 from __future__ import annotations
@@ -16,59 +16,59 @@ import xarray as xr
 
 from fluxcube import stores
 from fluxcube.errors import StoreError
-from fluxcube.sources.era5.files import GRAVITY, Files, read_files
-from fluxcube.sources.era5.open import STATIC, UNITS, storage_chunks
+from fluxcube.sources.era5.files import read_files
+from fluxcube.sources.era5.open import ERA5Paths, storage_chunks
+from fluxcube.sources.era5.parameters import STATIC, UNITS
+from fluxcube.sources.era5.series import GRAVITY, Box, Files, Period
 from fluxcube.swap import building_place, clear_leftovers
 
-#: Cells a side of a chunk: what `open_forcing` reads at once by default.
+#: Side of a chunk in cells: the size of block that `open_forcing` reads by default.
 _CELLS = 16
-#: Most bytes of a member that are in memory at once, and most hours of a file.
+#: Maximum number of bytes of a parameter that are in RAM at once, and of hours in a chunk.
 _BYTES, _HOURS = 256 << 20, 744
-
-Task = tuple[str, int, int]
 
 
 def copy_era5(
-    source: object,
+    source: ERA5Paths,
     store: str | os.PathLike,
     *,
-    bbox: tuple[float, float, float, float] | None = None,
-    time: slice | tuple | None = None,
+    bbox: Box | None = None,
+    time: Period | None = None,
     accumulation: str | None = None,
     allow_gaps: bool = False,
     storage_options: Mapping[str, object] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
-    """Copy the members that are used of some ERA5, each stored hour read once; the same call after a kill goes on.
+    """Copy the ERA5 parameters that fluxcube uses, reading each stored hour once; the same call resumes after a kill.
 
     Parameters
     ----------
     source, bbox, time, accumulation, allow_gaps, storage_options
-        As in `fluxcube.open_forcing`. For a finer grid later, take a box one cell wider.
+        As in `fluxcube.open_forcing`. For a finer grid later, choose a box that is one cell wider.
     store : path
         Zarr store to write; `fluxcube.open_forcing` and `open_era5` read it like any other ERA5.
     overwrite : bool
-        Replace a store that is there.
+        Replace an existing store.
     progress : callable, optional
-        ``progress(done, total, text)`` after each piece.
+        Called as ``progress(done, total, text)`` after each step.
 
     Returns
     -------
     Path
-        The store: float32 (time, latitude, longitude), a chunk 16 x 16 cells.
+        The store: float32 (time, latitude, longitude), in chunks of 16 x 16 cells.
 
     Raises
     ------
     SourceError
         As `open_era5`.
     StoreError
-        If a store is in the way, or the disk is full.
+        If a store already exists at the path, or the disk is full.
     """
     files = read_files(
         source, bbox=bbox, time=time, accumulation=accumulation, allow_gaps=allow_gaps, storage_options=storage_options
     )
-    path, hours = Path(store).absolute(), _hours(files)
+    path, hours = Path(store).absolute(), _chunk_hours(files)
     _prepare(path, files, hours, overwrite)
     with stores.writing(path):
         done = stores.done_regions(path)
@@ -82,32 +82,32 @@ def copy_era5(
                 stores.write_region(path, name, region, values.astype("float32"))
                 stores.mark_done(path, {key: int(np.isnan(values).sum())})
             except OSError as error:
-                raise StoreError(f"{path}: {key}: {error}; the same call goes on.") from error
+                raise StoreError(f"{path}: {key}: {error}; solve this and call again: the copy resumes.") from error
             if progress is not None:
                 progress(n, len(tasks), key)
         stores.finish(path)
     return path
 
 
-def _tasks(files: Files, hours: int) -> Iterator[Task]:
-    """Members and stamps of each file, in the order of time."""
+def _tasks(files: Files, hours: int) -> Iterator[tuple[str, int, int]]:
+    """Yield the parameter, first stamp and stamp after the last of each chunk, in the order of time."""
     for start in range(0, files.count, hours):
-        for name in files.members:
+        for name in files.parameters:
             yield name, start, min(start + hours, files.count)
 
 
-def _hours(files: Files) -> int:
-    """Hours of a file: whole chunks of the source where they fit."""
-    most = max(1, min(_HOURS, _BYTES // (8 * len(files.rows) * len(files.columns))))
-    name, runs = next(iter(files.members.items()))
-    stored = (storage_chunks(runs[0].source.open()[name]) or (1,))[0]
-    return most // stored * stored or most
+def _chunk_hours(files: Files) -> int:
+    """Return the number of hours in a chunk: whole chunks of the source where they fit."""
+    limit = max(1, min(_HOURS, _BYTES // (8 * len(files.rows) * len(files.columns))))
+    name, all_series = next(iter(files.parameters.items()))
+    stored = (storage_chunks(all_series[0].source.open()[name]) or (1,))[0]
+    return limit // stored * stored or limit
 
 
 def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
-    """See that an unfinished copy of just this is at `path`."""
+    """Ensure that `path` is an unfinished copy of exactly these files: a new one, or one to resume."""
     clear_leftovers(path)
-    token = repr([[str(run.source), run.at, run.stop] for runs in files.members.values() for run in runs])
+    token = repr([[str(s.source), s.start, s.stop] for all_series in files.parameters.values() for s in all_series])
     attrs = {
         "kind": "era5",
         "accumulation": files.accumulation,
@@ -117,24 +117,26 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
         "count": files.count,
     }
     if path.exists():
-        there = stores.store_attrs(path)
-        same = all(there.get(key) == value for key, value in attrs.items())
-        if same and there.get("complete") is not True and not overwrite:
+        existing = stores.store_attrs(path)
+        same = all(existing.get(key) == value for key, value in attrs.items())
+        if same and existing.get("complete") is not True and not overwrite:
             return
-        if not overwrite or there.get("kind") != "era5":
-            raise StoreError(f"{path} exists: give overwrite to replace a copy of ERA5, or another path.")
+        if not overwrite or existing.get("kind") != "era5":
+            raise StoreError(f"{path} exists: pass overwrite=True to replace a copy of ERA5, or another path.")
         stores.remove(path)
-    making = building_place(path)
-    shutil.rmtree(making, ignore_errors=True)
+    unfinished = building_place(path)
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        stores.create(making, _coords(files), _specs(files, hours), attrs)
+        stores.create(unfinished, _coords(files), _specs(files, hours), attrs)
         for name, values in _static(files).items():
-            stores.write_region(making, name, tuple(slice(0, n) for n in values.shape), values)
-        os.replace(making, path)
+            stores.write_region(unfinished, name, tuple(slice(0, n) for n in values.shape), values)
+        os.replace(unfinished, path)
     except OSError as error:
-        raise StoreError(f"cannot write {path} ({error.strerror or error}).") from error
+        raise StoreError(
+            f"cannot write {path} ({error.strerror or error}): check the disk's space and the folder's permissions."
+        ) from error
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _coords(files: Files) -> xr.Dataset:
@@ -161,9 +163,9 @@ def _specs(files: Files, hours: int) -> dict[str, stores.ArraySpec]:
             attrs={"units": UNITS[name]},
             checksum=True,
         )
-        for name in files.members
+        for name in files.parameters
     }
-    still = {
+    static = {
         name: stores.ArraySpec(
             dims=("latitude", "longitude"),
             shape=cells,
@@ -174,11 +176,11 @@ def _specs(files: Files, hours: int) -> dict[str, stores.ArraySpec]:
         )
         for name in _static(files)
     }
-    return specs | still
+    return specs | static
 
 
 def _static(files: Files) -> dict[str, np.ndarray]:
-    """Geopotential and land mask, where there are any."""
+    """Return the geopotential and the land mask, if the files have them."""
     fields = {}
     if np.isfinite(files.elevation).any():
         fields["z"] = (files.elevation * GRAVITY).astype("float32")

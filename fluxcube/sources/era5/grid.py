@@ -1,4 +1,4 @@
-"""The grid that ERA5 is wanted on: the files' own cells, or finer ones between them by bilinear interpolation."""
+"""The target grid: the ERA5 files' own cells, or finer ones between them by bilinear interpolation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 
-#: Step (degrees) of a file of one cell, which has no neighbour to tell.
+#: Cell size (degrees) of a file with one cell, where no neighbour shows it.
 _ONE_CELL = 0.25
 _CLOSE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Where the cells of one axis lie among a file's: `share` of the way from `low` to `high`.
+    """Positions of the target cells along one axis of a file: `share` of the way from `low` to `high`.
 
     Attributes
     ----------
@@ -34,9 +34,9 @@ class Axis:
     share: np.ndarray
 
     @classmethod
-    def own(cls, centres: np.ndarray, places: np.ndarray) -> Axis:
-        """The file's own cells."""
-        return cls(centres, places, places, np.zeros(len(places)))
+    def own(cls, centres: np.ndarray, positions: np.ndarray) -> Axis:
+        """Return an axis of the file's own cells, without interpolation."""
+        return cls(centres, positions, positions, np.zeros(len(positions)))
 
     def __len__(self) -> int:
         return len(self.low)
@@ -46,53 +46,52 @@ class Axis:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is interpolated."""
+        """Whether all cells are the file's own, so that nothing is interpolated."""
         return not self.share.any()
 
     @functools.cached_property
     def needed(self) -> np.ndarray:
-        """Positions of the file that are read, ascending."""
+        """Positions on the file's axis that are read, ascending."""
         return np.unique(np.concatenate([self.low, self.high]))
 
     def corners(self, needed: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """The two positions among `needed` of every cell, each with its weight."""
-        low, high = (np.searchsorted(needed, place) for place in (self.low, self.high))
+        """Return the two positions among `needed` of every cell, each with its weight."""
+        low, high = (np.searchsorted(needed, positions) for positions in (self.low, self.high))
         return (low, 1.0 - self.share), (high, self.share)
 
 
 def blend(values: np.ndarray, rows: Axis, columns: Axis, land: np.ndarray) -> np.ndarray:
-    """Interpolate bilinearly, each of the four cells around counted by its share of land, too.
+    """Interpolate bilinearly between four cells, weighted by their land fractions as well.
 
     Parameters
     ----------
     values : (..., row, column)
-        At the rows and columns that `rows.needed` and `columns.needed` name.
+        At the rows and columns in `rows.needed` and `columns.needed`.
     rows, columns : Axis
-        Of the cells wanted.
+        Of the target cells.
     land : (row, column)
-        Share of land of each cell of `values`, 0 to 1; among cells without any the weights are those of the
-        distance alone.
+        Land fraction of each cell of `values`, 0 to 1; between cells without land only the distance counts.
 
     Returns
     -------
     (..., latitude, longitude) float64
-        NaN where a cell that counts is missing.
+        NaN where a cell with a weight above 0 is missing.
     """
     r, c = rows.corners(rows.needed), columns.corners(columns.needed)
     corners = [(i, j, np.multiply.outer(wi, wj)) for i, wi in r for j, wj in c]
     on_land = [weight * land[np.ix_(i, j)] for i, j, weight in corners]
-    total = sum(on_land)
-    some = total > 0
-    out = 0.0
+    total = on_land[0] + on_land[1] + on_land[2] + on_land[3]
+    any_land = total > 0
+    out = np.zeros((*values.shape[:-2], *total.shape))
     for (i, j, near), weight in zip(corners, on_land, strict=True):
-        weight = np.where(some, weight / np.where(some, total, 1.0), near)
+        weight = np.where(any_land, weight / np.where(any_land, total, 1.0), near)
         part = values[..., i[:, None], j[None, :]]
-        out = out + np.where(weight > 0, part * weight, 0.0)
+        out += np.where(weight > 0, part * weight, 0.0)
     return out
 
 
 def interpolate(values: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
-    """Interpolate bilinearly, all cells alike: (row, column) at the positions needed, to (latitude, longitude)."""
+    """Interpolate bilinearly without land weights, from (row, column) at `needed` to (latitude, longitude)."""
     if rows.exact and columns.exact:
         return values[np.ix_(rows.corners(rows.needed)[0][0], columns.corners(columns.needed)[0][0])]
     (top, one), (bottom, other) = rows.corners(rows.needed)
@@ -104,11 +103,11 @@ def interpolate(values: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
 def target_axes(
     latitude: np.ndarray, longitude: np.ndarray, columns: np.ndarray, resolution: float, bbox: tuple | None
 ) -> tuple[Axis, Axis]:
-    """Lay a grid of `resolution` degrees into the files' cells.
+    """Return the axes of a grid of `resolution` degrees within the files' cells.
 
-    Its cells' edges are whole multiples of the resolution, as those of X-BASE; a cell belongs to it if its centre lies
-    in a cell of the files (and in `bbox`). Beyond the outermost centres, half a cell at most, values are the outermost
-    cell's.
+    The edges of its cells are whole multiples of the resolution, as in X-BASE. A cell is part of the grid if its centre
+    lies in a cell of the files (and in `bbox`). Beyond the outermost centres, at most half a cell, the values are those
+    of the outermost cell.
 
     Parameters
     ----------
@@ -117,6 +116,7 @@ def target_axes(
     longitude, columns : (column,)
         From -180 to 180, ascending, and the files' position of each.
     resolution : float
+        Degrees.
     bbox : (west, south, east, north) or None
 
     Returns
@@ -127,17 +127,17 @@ def target_axes(
     Raises
     ------
     ConfigError
-        If the resolution is not finer than the files', or no cell is left.
+        If the resolution is coarser than the files', or no cell is left.
     """
     size, wide = cell_step(latitude, longitude), cell_step(longitude, latitude, circle=True)
     if not 0 < resolution <= min(size, wide) + _CLOSE:
         raise ConfigError(
-            f"resolution={resolution:g}: it must be above 0 and at most the files' {min(size, wide):g} degrees; "
-            "for coarser maps take means of maps."
+            f"resolution must be above 0 and at most the files' {min(size, wide):g} degrees, found {resolution:g}; "
+            "for coarser maps average the maps."
         )
     count = round(180.0 / resolution)
     if abs(count * resolution - 180.0) > _CLOSE:
-        raise ConfigError(f"resolution={resolution:g} does not divide 180 degrees: take e.g. {180.0 / count:g}.")
+        raise ConfigError(f"resolution={resolution:g} does not divide 180 degrees: use e.g. {180.0 / count:g}.")
     middles = np.round((np.arange(2 * count) + 0.5) * (180.0 / count) - 180.0, 8)
     east_west = _between(longitude, columns, middles, wide, circle=True)
     south_north = _between_rows(latitude, middles[np.abs(middles) < 90.0], size)
@@ -148,7 +148,7 @@ def target_axes(
 
 
 def west_to_east(axis: Axis, step: float) -> Axis:
-    """Let longitudes that go on across the antimeridian do so: 176, 178, -180, -178; a whole circle begins at -180."""
+    """Order longitudes so that they continue across the antimeridian: 176, 178, -180; a full circle begins at -180."""
     if len(axis) < 2:
         return axis
     gaps = np.diff(axis.centres, append=axis.centres[0] + 360.0)
@@ -157,7 +157,7 @@ def west_to_east(axis: Axis, step: float) -> Axis:
 
 
 def inside_box(bbox: tuple, latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions whose centres lie in (west, south, east, north); west > east crosses the antimeridian.
+    """Return the positions of centres in (west, south, east, north); west > east crosses the antimeridian.
 
     Raises
     ------
@@ -166,63 +166,66 @@ def inside_box(bbox: tuple, latitude: np.ndarray, longitude: np.ndarray) -> tupl
     """
     west, south, east, north = (float(edge) for edge in bbox)
     if south > north:
-        raise ConfigError(f"bbox must be (west, south, east, north); found south {south:g} above north {north:g}.")
+        raise ConfigError(
+            f"bbox must be (west, south, east, north), found south {south:g} above north {north:g}: exchange them."
+        )
     rows = np.flatnonzero((latitude >= south) & (latitude <= north))
     whole_turn = east - west >= 360 - _CLOSE
-    # Either way of counting longitudes is fine: 350 to 370, -10 to 10.
+    # Longitudes may be counted either way: 350 to 370, or -10 to 10.
     west, east = ((edge + 180) % 360 - 180 if not -180 <= edge <= 180 else edge for edge in (west, east))
     right, left = longitude >= west, longitude <= east
     cols = np.flatnonzero(right | left | whole_turn if west > east or whole_turn else right & left)
     if not len(rows) or not len(cols):
         raise ConfigError(
-            f"bbox (west, south, east, north) = {tuple(bbox)} holds no cell: the files cover latitudes "
+            f"bbox (west, south, east, north) = {tuple(bbox)} contains no cell: the files cover latitudes "
             f"{latitude.min():g} to {latitude.max():g} and longitudes {longitude.min():g} to {longitude.max():g}."
         )
     return rows, cols
 
 
 def cell_step(axis: np.ndarray, other: np.ndarray, *, circle: bool = False) -> float:
-    """Width (degrees) of the cells of an axis; a single cell is as wide as those of the other axis."""
+    """Return the width (degrees) of the cells of an axis; a single cell is as wide as those of the other axis."""
     steps = [np.abs(np.diff(a)).min() for a in (axis, other) if len(a) > 1]
     if len(axis) > 1 and circle:  # two cells may be neighbours across the antimeridian
         steps = [min(steps[0], (axis[0] - axis[-1]) % 360 or 360.0), *steps[1:]]
     return float([*steps, _ONE_CELL][0])
 
 
-def _between(axis: np.ndarray, places: np.ndarray, wanted: np.ndarray, step: float, *, circle: bool) -> Axis:
-    """Lay wanted centres between those of an ascending axis; those more than half a step outside are left out."""
+def _between(axis: np.ndarray, positions: np.ndarray, target: np.ndarray, step: float, *, circle: bool) -> Axis:
+    """Place target centres between those of an ascending axis; centres over half a step outside are dropped."""
     size = len(axis)
-    after = np.searchsorted(axis, wanted + _CLOSE)
+    after = np.searchsorted(axis, target + _CLOSE)
     before = after - 1
     if circle:
         before, after = before % size, after % size
-        gap, away = (axis[after] - axis[before]) % 360, (wanted - axis[before] + _CLOSE) % 360 - _CLOSE
+        gap, away = (axis[after] - axis[before]) % 360, (target - axis[before] + _CLOSE) % 360 - _CLOSE
         gap = np.where(gap == 0, 360.0, gap)
     else:
         before, after = np.clip(before, 0, size - 1), np.clip(after, 0, size - 1)
-        gap, away = axis[after] - axis[before], wanted - axis[before]
+        gap, away = axis[after] - axis[before], target - axis[before]
     adjacent = (gap < 1.5 * step) & (gap > 0) & (away >= -_CLOSE)
     share = np.where(adjacent, np.clip(away / np.where(gap > 0, gap, 1.0), 0.0, 1.0), 0.0)
     share[share < _CLOSE] = 0.0
-    nearest, beyond = _nearest(axis, wanted, before, after, circle)
+    nearest, beyond = _nearest(axis, target, before, after, circle)
     low, high = np.where(adjacent, before, nearest), np.where(adjacent & (share > 0), after, nearest)
     high = np.where(share > 0, high, low)
-    kept = adjacent | ((beyond >= -step / 2 - _CLOSE) & (beyond < step / 2 - _CLOSE))
-    return Axis(wanted[kept], places[low[kept]], places[high[kept]], share[kept])
+    inside = adjacent | ((beyond >= -step / 2 - _CLOSE) & (beyond < step / 2 - _CLOSE))
+    return Axis(target[inside], positions[low[inside]], positions[high[inside]], share[inside])
 
 
 def _nearest(
-    axis: np.ndarray, wanted: np.ndarray, before: np.ndarray, after: np.ndarray, circle: bool
+    axis: np.ndarray, target: np.ndarray, before: np.ndarray, after: np.ndarray, circle: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearer of two positions, and how far beyond it a centre lies (degrees, north or east positive)."""
-    away = [wanted - axis[end] for end in (before, after)]
+    """Return the nearer of two positions, and the distance of the centre from it (degrees, north or east positive)."""
+    away = [target - axis[end] for end in (before, after)]
     if circle:
         away = [(one + 180) % 360 - 180 for one in away]
     first = np.abs(away[0]) <= np.abs(away[1])
     return np.where(first, before, after), np.where(first, *away)
 
 
-def _between_rows(latitude: np.ndarray, wanted: np.ndarray, step: float) -> Axis:
+def _between_rows(latitude: np.ndarray, target: np.ndarray, step: float) -> Axis:
+    """Place target latitudes between those of the files, in the files' order."""
     order = np.argsort(latitude, kind="stable")
-    found = _between(latitude[order], order, wanted, step, circle=False)
-    return found if len(latitude) > 1 and latitude[0] < latitude[-1] else found[::-1]
+    ascending = _between(latitude[order], order, target, step, circle=False)
+    return ascending if len(latitude) > 1 and latitude[0] < latitude[-1] else ascending[::-1]

@@ -1,76 +1,78 @@
-"""ERA5 and ERA5-Land, as the Climate Data Store and Zarr stores hold them, read as tower variables on UTC hours.
+"""Read ERA5 and ERA5-Land from the Climate Data Store or Zarr stores as tower variables on UTC hours.
 
-An output hour covers [t, t + 1 h). What ERA5 accumulates over the hour that ends at a stamp (radiation, rain,
-heat fluxes) is taken from the stamp t + 1 h; what it gives at a stamp (temperature, pressure, wind, soil) is the
-mean of the stamps t and t + 1 h. A file of N hourly stamps therefore yields N - 1 hours.
+An output hour covers [t, t + 1 h). Accumulated parameters (radiation, rain, heat fluxes) cover the hour that ends at
+their stamp, so they come from the stamp t + 1 h. Instantaneous parameters (temperature, pressure, wind, soil) are
+averaged over the stamps t and t + 1 h. A file of N hourly stamps therefore yields N - 1 hours.
 
-Reading is in blocks: one task opens the files it needs, reads a box of each member and returns tower variables,
-so a graph has one task a block and memory is that of the blocks in flight.
+Reading is in blocks: one task opens the files it needs, reads a box of each parameter and returns tower variables. A
+graph has one task for each block, and RAM is used by the blocks in work only.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.humidity import relative_humidity, vapour_pressure_deficit
-from fluxcube.sources.era5.files import Files, read_files
+from fluxcube.sources.era5.files import read_files
+from fluxcube.sources.era5.open import ERA5Paths
+from fluxcube.sources.era5.series import Box, Files, Period
 from fluxcube.variables import table
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import dask.array as da
 
-#: Blocks that files are read in, unless told otherwise: 92 days of 16 x 16 cells.
+#: Default size of the blocks in which files are read: 92 days of 16 x 16 cells.
 DEFAULT_CHUNKS = {"time": 2208, "latitude": 16, "longitude": 16}
 
 _KELVIN = 273.15
 # umol of photosynthetic photons per joule of sunlight; eight towers with both measured 1.88 to 2.15 (mean 1.98).
 _PHOTONS = 2.0
-# Packing to 16 bits leaves small negatives (W m-2 and mm); anything larger is no rounding and is left to be seen.
+# Packing to 16 bits leaves small negatives (W m-2 and mm); larger ones are no rounding error and stay visible.
 _ROUNDING = {"W m-2": 1.0, "mm": 0.01}
 
 
-class _Members:
-    """Members of one box at its stamps (time + 1, latitude, longitude), and what hours they make."""
+class _Block:
+    """ERA5 parameters of one box at its stamps (time + 1, latitude, longitude), and their hourly amounts."""
 
-    def __init__(self, read: Callable[[str], np.ndarray], whole_day: bool, first_hour: int):
-        self._read, self._day, self._first = functools.cache(read), whole_day, first_hour
+    def __init__(self, read: Callable[[str], np.ndarray], daily_totals: bool, first_hour: int):
+        self._read, self._daily_totals, self._first = functools.cache(read), daily_totals, first_hour
 
     def at(self, name: str) -> np.ndarray:
-        """Values at the stamps."""
+        """Return the values at the stamps."""
         return self._read(name)
 
     def hourly(self, name: str) -> np.ndarray:
-        """Amount accumulated in each hour (time, latitude, longitude)."""
+        """Return the amount accumulated in each hour (time, latitude, longitude)."""
         stamps = self._read(name)
-        if not self._day:
+        if not self._daily_totals:
             return stamps[1:]
-        # A running total restarts after 00 UTC: the hour that begins there has nothing to subtract.
-        begins = (self._first + np.arange(len(stamps) - 1)) % 24 == 0
-        return stamps[1:] - np.where(begins[:, None, None], 0.0, stamps[:-1])
+        # A running total restarts after 00 UTC: from the hour that begins there nothing is subtracted.
+        restarts = (self._first + np.arange(len(stamps) - 1)) % 24 == 0
+        return stamps[1:] - np.where(restarts[:, None, None], 0.0, stamps[:-1])
 
     def watts(self, name: str) -> np.ndarray:
-        """Mean rate in each hour, W m-2."""
+        """Return the mean rate in each hour, W m-2."""
         return self.hourly(name) / 3600.0
 
 
 def _mean(stamps: np.ndarray) -> np.ndarray:
-    """Mean of the stamps that begin and end each hour."""
+    """Return the mean of the stamps at the start and the end of each hour."""
     return 0.5 * (stamps[:-1] + stamps[1:])
 
 
 def _unsigned(values: np.ndarray, units: str) -> np.ndarray:
-    """Put the small negatives that packing leaves to zero."""
+    """Set the small negatives that packing leaves to zero."""
     return np.where((values < 0) & (values >= -_ROUNDING[units]), 0.0, values)
 
 
-def _wind_direction(m: _Members) -> np.ndarray:
-    """Direction that the wind comes from (degrees), averaged as a unit vector; NaN in calm."""
+def _wind_direction(m: _Block) -> np.ndarray:
+    """Return the direction from which the wind blows (degrees), averaged as a unit vector; NaN in calm."""
     u, v = m.at("u10"), m.at("v10")
     speed = np.hypot(u, v)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -80,17 +82,22 @@ def _wind_direction(m: _Members) -> np.ndarray:
     return np.where(np.hypot(east, north) < 1e-6, np.nan, np.where(direction.astype("float32") >= 360, 0.0, direction))
 
 
-def _celsius(m: _Members, name: str) -> np.ndarray:
+def _celsius(m: _Block, name: str) -> np.ndarray:
     return m.at(name) - _KELVIN
 
 
-def _sw_in(m: _Members) -> np.ndarray:
+def _sw_in(m: _Block) -> np.ndarray:
     return _unsigned(m.watts("ssrd"), "W m-2")
 
 
-_Rule = Callable[[_Members], np.ndarray]
-# Tower variable: the members it is made from, and how; the first rule whose members are present holds.
-# Vertical fluxes of ERA5 count downwards, those of towers upwards. VPD is hPa, PA kPa.
+def _ground_heat(m: _Block) -> np.ndarray:
+    """Return the residual of the energy balance; over snow, part of it melts snow."""
+    return m.watts("ssr") + m.watts("str") + m.watts("sshf") + m.watts("slhf")
+
+
+_Rule = Callable[[_Block], np.ndarray]
+# Tower variable, the ERA5 parameters from which it is derived, and the derivation; the first rule whose parameters are
+# all present applies. ERA5's vertical fluxes are positive downwards, towers' upwards. VPD is in hPa, PA in kPa.
 _RULES: tuple[tuple[str, tuple[str, ...], _Rule], ...] = (
     ("TA", ("t2m",), lambda m: _mean(_celsius(m, "t2m"))),
     ("SW_IN", ("ssrd",), _sw_in),
@@ -110,17 +117,17 @@ _RULES: tuple[tuple[str, tuple[str, ...], _Rule], ...] = (
     ("LE", ("slhf",), lambda m: -m.watts("slhf")),
     ("H", ("sshf",), lambda m: -m.watts("sshf")),
     ("H", ("ishf",), lambda m: -_mean(m.at("ishf"))),
-    # What the surface keeps: all four count downwards, as towers' G does. Over snow it melts some of it, too.
-    ("G", ("ssr", "str", "sshf", "slhf"), lambda m: sum(m.watts(name) for name in ("ssr", "str", "sshf", "slhf"))),
+    # All four are positive downwards, as towers' G is.
+    ("G", ("ssr", "str", "sshf", "slhf"), _ground_heat),
     *((f"SWC_{i}", (f"swvl{i}",), lambda m, i=i: 100.0 * _mean(m.at(f"swvl{i}"))) for i in range(1, 5)),
     *((f"TS_{i}", (f"stl{i}",), lambda m, i=i: _mean(_celsius(m, f"stl{i}"))) for i in range(1, 5)),
 )
 
 
 def available(files: Files) -> tuple[str, ...]:
-    """Tower variables that the files' members make, in the order of the variable table."""
-    made = {name for name, needs, _ in _RULES if set(needs) <= set(files.members)}
-    return tuple(name for name in table() if name in made)
+    """Return the tower variables that can be derived from the files, in the order of the variable table."""
+    derivable = {name for name, needs, _ in _RULES if set(needs) <= set(files.parameters)}
+    return tuple(name for name in table() if name in derivable)
 
 
 def read_block(files: Files, names: Sequence[str], time: slice, rows: slice, cols: slice) -> np.ndarray:
@@ -141,26 +148,26 @@ def read_block(files: Files, names: Sequence[str], time: slice, rows: slice, col
     stamps = slice(time.start, time.stop + 1)
     first = int(files.stamps[time.start].astype("datetime64[h]").astype(np.int64))
 
-    def read(member: str) -> np.ndarray:
-        return files.read(member, stamps, rows, cols)
+    def read(parameter: str) -> np.ndarray:
+        return files.read(parameter, stamps, rows, cols)
 
-    m = _Members(read, files.accumulation == "day", first)
-    rules = {name: rule for name, needs, rule in reversed(_RULES) if set(needs) <= set(files.members)}
+    block = _Block(read, files.accumulation == "day", first)
+    rules = {name: rule for name, needs, rule in reversed(_RULES) if set(needs) <= set(files.parameters)}
     shape = (time.stop - time.start, rows.stop - rows.start, cols.stop - cols.start)
     out = np.empty((len(names), *shape), "float32")
     for i, name in enumerate(names):
-        out[i] = rules[name](m)
+        out[i] = rules[name](block)
     return out
 
 
 def open_era5(
-    source: str | os.PathLike | Sequence[str | os.PathLike],
+    source: ERA5Paths,
     *,
-    variables: Sequence[str] | None = None,
+    variables: str | Sequence[str] | None = None,
     chunks: Mapping[str, int] | None = None,
     accumulation: str | None = None,
-    bbox: tuple[float, float, float, float] | None = None,
-    time: slice | tuple | None = None,
+    bbox: Box | None = None,
+    time: Period | None = None,
     resolution: float | None = None,
     allow_gaps: bool = False,
     storage_options: Mapping[str, object] | None = None,
@@ -171,37 +178,39 @@ def open_era5(
     ----------
     source : path, folder, URL or list of these
         Hourly NetCDF from the Climate Data Store, old layout (``time``) or new (``valid_time``, ``expver``,
-        ``number``), as files or in zips; Zarr stores such as ARCO-ERA5, whose names are those of the CDS's requests
-        and whose attributes tell the period that has values. Members spread over files are merged; files of
+        ``number``), as files or in zips; Zarr stores such as ARCO-ERA5, which use the long names of CDS requests and
+        declare the period that has values in their attributes. Parameters spread over files are merged; files of
         successive periods are joined. Hours that two files share must agree.
-    variables : sequence of str, optional
-        Tower variables; by default all that the members make.
+    variables : str or sequence of str, optional
+        Tower variables; by default all that can be derived from the files.
     chunks : mapping, optional
         Sizes of Dask chunks of time, latitude and longitude (-1: whole); default 2208, 16, 16.
     accumulation : {"hour", "day"}, optional
-        What accumulated members hold: the hour that ends at the stamp (ERA5), or the total since 00 UTC
-        (ERA5-Land). Found out from the values by default.
+        Period over which parameters are accumulated: the hour that ends at the stamp (ERA5), or the time since
+        00 UTC (ERA5-Land). By default it is determined from the values.
     bbox, time, resolution : optional
         As in `fluxcube.open_forcing`.
     allow_gaps : bool
-        Leave hours missing that a member has no stamps for, instead of refusing them.
+        Return NaN for hours for which a parameter has no stamps, instead of raising an error.
     storage_options : mapping, optional
-        What fsspec needs to reach a URL; it travels with the graph.
+        Options that fsspec needs to reach a URL; they are part of the graph.
 
     Returns
     -------
     xr.Dataset
         One float32 variable (time, latitude, longitude) per tower variable, in the table's units; time is UTC at
         the start of the hour, dense. Coordinates elevation (m) and land_fraction (0..1) on (latitude, longitude).
-        An hour that touches a missing stamp is NaN.
+        An hour next to a missing stamp is NaN.
 
     Raises
     ------
     SourceError
-        If a file is not hourly NetCDF on a latitude-longitude grid, has a member in another unit, or does not fit
-        the other files; if nothing usable is found; if stamps are missing; if accumulations cannot be told apart.
+        If a file is not hourly NetCDF on a latitude-longitude grid, has a parameter in another unit, or does not fit
+        the other files; if nothing usable is found; if stamps are missing; if the accumulation cannot be determined.
     UnknownNameError
         If a variable is not in the table.
+    ConfigError
+        If a variable cannot be derived from the files, or an option has an invalid value.
     """
     files = read_files(
         source,
@@ -213,12 +222,10 @@ def open_era5(
         storage_options=storage_options,
     )
     names = check_available(variables, files)
+    dims = ("time", "latitude", "longitude")
     shape = (len(files.time), len(files.latitude), len(files.longitude))
-    sizes = normal_chunks(chunks, dict(zip(("time", "latitude", "longitude"), shape, strict=True)))
-    arrays = {
-        name: (("time", "latitude", "longitude"), _lazy(files, name, tuple(sizes.values())), table()[name].attrs)
-        for name in names
-    }
+    sizes = normal_chunks(chunks, dict(zip(dims, shape, strict=True)))
+    arrays = {name: (dims, _lazy(files, name, tuple(sizes.values())), table()[name].attrs) for name in names}
     return xr.Dataset(
         arrays,
         coords={"time": files.time, **cell_coords(files)},
@@ -226,8 +233,8 @@ def open_era5(
     )
 
 
-def cell_coords(files: Files) -> dict:
-    """Coordinates of the grid: latitude, longitude, and elevation and land_fraction of cells."""
+def cell_coords(files: Files) -> dict[str, tuple]:
+    """Return the coordinates of the grid: latitude, longitude, and the cells' elevation and land_fraction."""
     cells = ("latitude", "longitude")
     return {
         "latitude": ("latitude", files.latitude, {"units": "degrees_north", "standard_name": "latitude"}),
@@ -245,7 +252,15 @@ _LAND_COMMENT = {True: "ERA5 land-sea mask (lsm)", False: "no lsm given: 1 where
 
 
 def check_available(names: str | Sequence[str] | None, files: Files) -> tuple[str, ...]:
-    """Return `names`, or all that the files make; raise for one that no table knows or the files cannot make."""
+    """Return `names` as a tuple, by default all variables that can be derived from the files.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is not in the variable table.
+    ConfigError
+        If a variable cannot be derived from the files.
+    """
     if names is None:
         return available(files)
     names = (names,) if isinstance(names, str) else tuple(names)
@@ -253,23 +268,23 @@ def check_available(names: str | Sequence[str] | None, files: Files) -> tuple[st
         if name not in table():
             raise unknown("variable", name, table())
         if name not in available(files):
-            needs = [" and ".join(needs) for made, needs, _ in _RULES if made == name]
+            alternatives = [" and ".join(needs) for variable, needs, _ in _RULES if variable == name]
             raise ConfigError(
-                f"{name} cannot be made from these files: "
-                + (f"it needs {' or '.join(needs)}" if needs else "ERA5 has nothing for it")
-                + f"; they hold {', '.join(sorted(files.members)) or 'no such member'}."
+                f"{name} cannot be derived from these files: "
+                + (f"it needs {' or '.join(alternatives)}" if alternatives else "no ERA5 parameter corresponds to it")
+                + f"; found {', '.join(sorted(files.parameters)) or 'no parameter'}. Add files, or leave {name} out."
             )
     return names
 
 
 def normal_chunks(chunks: Mapping[str, int] | None, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Chunk lengths along each dimension of `sizes`, from sizes asked (-1: whole) and the defaults."""
+    """Return the chunk lengths along each dimension of `sizes`, from requested sizes (-1: whole) and the defaults."""
     chunks = dict(chunks or {})
     for name, size in chunks.items():
         if name not in sizes:
             raise unknown("dimension in chunks", name, sizes)
         if not isinstance(size, (int, np.integer)) or (size < 1 and size != -1):
-            raise ConfigError(f"chunks: {name} must be a whole number of at least 1, or -1 for all; found {size!r}.")
+            raise ConfigError(f"chunks: {name} must be a whole number of at least 1, or -1 for all, found {size!r}.")
     out = {}
     for name, length in sizes.items():
         size = min(int(chunks.get(name, DEFAULT_CHUNKS.get(name, length))), length)
@@ -278,11 +293,11 @@ def normal_chunks(chunks: Mapping[str, int] | None, sizes: Mapping[str, int]) ->
     return out
 
 
-def _lazy(files: Files, name: str, chunks: tuple[tuple[int, ...], ...]):
+def _lazy(files: Files, name: str, chunks: tuple[tuple[int, ...], ...]) -> da.Array:
     import dask.array as da
     from dask.base import tokenize
 
-    def read(block_info=None) -> np.ndarray:
+    def read(block_info: Mapping) -> np.ndarray:
         time, rows, cols = (slice(*edges) for edges in block_info[None]["array-location"])
         return read_block(files, (name,), time, rows, cols)[0]
 

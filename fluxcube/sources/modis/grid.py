@@ -1,8 +1,8 @@
-"""The MODIS sinusoidal grid, its products, and what a raster on it is.
+"""The MODIS sinusoidal grid, the MODIS products that are used, and rasters of them on the grid.
 
-The 500 m grid is 43200 rows (row 0 touches 90 N) by 86400 columns (column 0 touches x = -pi R) on a *sphere*, in
-tiles of 2400 x 2400 named by column and row (h00v00 is the upper left). Rasters are placed on that one grid, so a
-chip that crosses a tile's edge needs no special case.
+The 500 m grid has 43200 rows (row 0 begins at 90 N) and 86400 columns (column 0 begins at x = -pi R) on a *sphere*, in
+tiles of 2400 x 2400 named by column and row (h00v00 is the upper left). All rasters have positions on that one grid, so
+a chip that crosses a tile's edge needs no special case.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _PER_DEGREE = ROWS // 180
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """What a product holds.
+    """The layers of a MODIS product and their valid values.
 
     Attributes
     ----------
     layers : tuple of str
         Names of its layers, in the order in which values are returned.
     valid : (low, high)
-        Least and greatest valid value, as stored.
+        Minimum and maximum valid value, as stored.
     scaled : bool
-        Whether stored values are scaled (by 0.0001) to physical ones.
+        Whether stored values are multiplied by 0.0001 to obtain physical ones.
     types : tuple of str
-        Types in which HDF tiles store it.
+        Data types in which HDF tiles store it.
     """
 
     layers: tuple[str, ...]
@@ -48,7 +48,7 @@ class Product:
     types: tuple[str, ...] = ("uint8",)
 
 
-#: Products by name. MOD09GA's state flags lie on a grid of their own, so they count as a product.
+#: Products by name. MOD09GA's state flags have a grid of their own, so they are a product of their own here.
 PRODUCTS = {
     "MCD43A4": Product(
         layers=tuple(f"Nadir_Reflectance_Band{i}" for i in range(1, 8)),
@@ -70,7 +70,7 @@ PRODUCTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Raster:
-    """A day of a product in a file, as its name (or its bands' names) describes it.
+    """One day of a product in a file, as described by the name of the file or of its bands.
 
     Attributes
     ----------
@@ -80,11 +80,11 @@ class Raster:
     day : np.datetime64[D]
         Date of the product.
     tile : (h, v), optional
-        The only tile it can cover, where the name is bound to one.
+        The tile that the file's name specifies, if it does.
     bands : tuple, optional
         Bands of the file (counted from 1, or their names) in the order of the product's layers, once known.
     mask : tuple of int
-        Bands that are zero together where the pixel is masked: an Earth Engine export of integers knows no fill.
+        Bands that are all zero where the pixel is masked: an Earth Engine export of integers has no fill value.
     """
 
     path: Path
@@ -97,16 +97,16 @@ class Raster:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile(Raster):
-    """A raster that has been opened and found right, and the window of the global pixel grid that it covers.
+    """A raster whose header has been checked, and the window of the global pixel grid that it covers.
 
     Attributes
     ----------
     row, col : int
         Global 500 m pixel of the upper left corner.
     height, width : int
-        Pixels of 500 m.
+        Number of 500 m pixels.
     factor : int
-        Side of the file's pixels in pixels of 500 m: 2 for state flags on the 1 km grid, else 1.
+        Side of the file's pixels in 500 m pixels: 2 for state flags on the 1 km grid, else 1.
     scale, offset : float
         Physical value = scale x (stored - offset).
     fill : float or None
@@ -124,15 +124,15 @@ class Tile(Raster):
 
 
 def sinusoidal_pixel(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row and column (int64) of the global 500 m sinusoidal grid that hold each point (degrees)."""
+    """Return the row and column (int64) of the global 500 m sinusoidal pixel that contains each point (degrees)."""
     row, col = (np.floor(a) for a in sinusoidal_position(latitude, longitude))
     return np.clip(row, 0, ROWS - 1).astype(np.int64), np.clip(col, 0, COLS - 1).astype(np.int64)
 
 
 def sinusoidal_position(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column of points (degrees) with their fraction: a pixel's centre has fractions of one half.
+    """Return fractional row and column of points (degrees): the centre of a pixel has fractions of one half.
 
-    As in MODIS's own products, geographic latitude and longitude are used on the sphere as they are.
+    As in MODIS's own products, geographic latitude and longitude are used on the sphere without conversion.
 
     Examples
     --------
@@ -146,28 +146,28 @@ def sinusoidal_position(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np
 def grid_place(
     path: Path, size: tuple[float, float], corner: tuple[float, float], product: str
 ) -> tuple[int, int, int]:
-    """Find a raster on the global grid.
+    """Find the position of a raster on the global grid.
 
     Parameters
     ----------
     path : Path
-        For messages.
+        For error messages.
     size : (dx, dy)
         Width and height of its pixels, m, positive.
     corner : (x, y)
         Upper left corner of its upper left pixel, m.
     product : str
-        State flags may lie on the 1 km grid.
+        State flags may be on the 1 km grid.
 
     Returns
     -------
     row, col, factor : int
-        Global pixel of the corner, and pixels of 500 m along the side of one of the raster's.
+        Global pixel of the corner, and the side of the raster's pixels in 500 m pixels.
 
     Raises
     ------
     SourceError
-        If it is on no such grid.
+        If its pixels are not those of the 500 m (or 1 km) sinusoidal grid.
     """
     factor = 2 if product == "MOD09GA_STATE" and abs(size[0] - 2 * PIXEL) < 1.0 else 1
     side = PIXEL * factor
@@ -185,27 +185,31 @@ def grid_place(
 
 
 def check_fill(path: Path, product: str, fill: float | None) -> float | None:
-    """Return the fill value; SourceError where it is one that the product also uses for data.
+    """Return the fill value; SourceError where the product uses the same value for data.
 
-    Zero is let pass for reflectance, which is never exactly zero in all that matters; among flags it has a meaning.
+    Zero is accepted for reflectance, where it does not occur over land or water; among flags it has a meaning.
     """
     low, high = PRODUCTS[product].valid
     if fill is None or np.isnan(fill):
         return None
     if low <= fill <= high and not (fill == 0 and PRODUCTS[product].scaled):
         raise SourceError(
-            f"{path}: the fill value {fill:g} is also a value of {product} ({low}..{high}), so what is missing cannot "
-            "be told: write the file again with another one (MCD43A4 32767, MCD43A2 and MCD12Q1 255, state_1km 65535)."
+            f"{path}: the fill value {fill:g} is also a value of {product} ({low}..{high}), so missing pixels cannot "
+            "be recognised: write the file again with another fill value (MCD43A4 32767, MCD43A2 and MCD12Q1 255, "
+            "state_1km 65535)."
         )
     return float(fill)
 
 
 def check_scale(path: Path, product: str, scales: Sequence[float]) -> float:
-    """Return the one factor from stored to physical values; SourceError where it cannot be right."""
+    """Return the factor from stored to physical values; SourceError where the raster declares another one."""
     if not PRODUCTS[product].scaled:
         return 1.0
-    # Exporters that know of no scale leave it at 1.
-    found = sorted({1e-4 if scale == 1.0 else float(scale) for scale in scales})
-    if len(found) != 1 or not np.isclose(found[0], 1e-4, rtol=1e-5):
-        raise SourceError(f"{path}: {product} is scaled by 0.0001; the raster says {sorted(set(scales))}.")
+    # Exporters that do not record the scale leave it at 1.
+    declared = sorted({1e-4 if scale == 1.0 else float(scale) for scale in scales})
+    if len(declared) != 1 or not np.isclose(declared[0], 1e-4, rtol=1e-5):
+        raise SourceError(
+            f"{path}: {product} is scaled by 0.0001; the raster declares {sorted(set(scales))}: convert it again from "
+            "the original tile, unscaled."
+        )
     return 1e-4

@@ -1,7 +1,6 @@
-"""Use the HDF4 library in a process of its own: a damaged file can crash it, which must not take a build along.
+"""Call the HDF4 library in a process of its own: a damaged file can crash it, which must not end the build of a cube.
 
-One process serves all files, one request at a time. Messages are JSON behind their length; the bytes of an array follow
-the message that describes it. No pickle: what comes back is numbers and text only.
+One process, `fluxcube.sources.modis.hdf_read`, reads all files, one request at a time.
 """
 
 from __future__ import annotations
@@ -14,60 +13,67 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
-from fluxcube.errors import FluxcubeError, MissingPackageError, SourceError
+from fluxcube.errors import MissingPackageError, SourceError
+from fluxcube.sources.modis.hdf_read import FRAME, framed
 
-#: Seconds without an answer after which a file counts as damaged: a layer of a whole tile is unpacked within one.
+#: Seconds without an answer after which a file counts as damaged: a layer of a whole tile is decompressed within one.
 PATIENCE = 120
-_FRAME = 4
 _ERRORS = {error.__name__: error for error in (SourceError, MissingPackageError)}
 
 
 class _Worker:
-    """The process, and the pipes to and from it; of one parent process only."""
+    """The reading process, and the pipes to and from it; it belongs to one parent process only."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        #: Size and time of change of each file that it was asked for.
+        #: Size and time of change of each file that it has read.
         self.seen: dict[Path, tuple[int, int] | None] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fluxcube.sources.modis.hdf_process"],
+            [sys.executable, "-m", "fluxcube.sources.modis.hdf_read"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+        requests, answers = self._process.stdin, self._process.stdout
+        assert isinstance(requests, FileIO) and isinstance(answers, FileIO)  # what Popen returns without a buffer
+        self._requests, self._answers = requests, answers
 
     @property
     def usable(self) -> bool:
         return self.owner == os.getpid() and self._process.poll() is None
 
-    def ask(self, request: Mapping) -> None:
-        self._process.stdin.write(_framed(request))
+    def send(self, request: Mapping[str, object]) -> None:
+        self._requests.write(framed(request))
 
-    def answer(self) -> dict:
-        size = int.from_bytes(self._read(bytearray(_FRAME)), "big")
-        return json.loads(self._read(bytearray(size)))
+    def receive(self) -> dict[str, Any]:
+        """Return the next message; EOFError as of `_fill`."""
+        length = bytearray(FRAME)
+        self._fill(memoryview(length))
+        text = bytearray(int.from_bytes(length, "big"))
+        self._fill(memoryview(text))
+        return json.loads(text)
 
-    def array(self, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    def receive_array(self, dtype: str, shape: Sequence[int]) -> np.ndarray:
+        """Return the array that follows a message."""
         out = np.empty(shape, dtype)
-        self._read(out.reshape(-1).view(np.uint8))
+        self._fill(out.reshape(-1).view(np.uint8).data)
         return out
 
-    def _read(self, into: bytearray | np.ndarray) -> bytearray | np.ndarray:
-        """Fill a buffer; EOFError where the process is no more, or does not answer."""
-        view = memoryview(into)
-        while view:
-            if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+    def _fill(self, buffer: memoryview) -> None:
+        """Fill a buffer with bytes of the answer; EOFError where the process has ended, or does not answer."""
+        while buffer:
+            if not select.select([self._answers], [], [], PATIENCE)[0]:
                 raise EOFError(f"gave no answer within {PATIENCE} s")
-            if not (count := self._process.stdout.readinto(view)):
+            if not (count := self._answers.readinto(buffer)):
                 raise EOFError(f"ended with status {self._process.wait()}")
-            view = view[count:]
-        return into
+            buffer = buffer[count:]
 
     def stop(self) -> None:
         if self.owner == os.getpid():
@@ -75,59 +81,53 @@ class _Worker:
             self._process.wait()
 
 
-def _framed(message: Mapping) -> bytes:
-    """Return a message as the length of its JSON, and that."""
-    text = json.dumps(message).encode()
-    return len(text).to_bytes(_FRAME, "big") + text
-
-
 _lock = threading.RLock()
 _worker: _Worker | None = None
 
 
-def call(function: str, path: Path, **options: object) -> Iterator[object]:
-    """Yield what a function of `fluxcube.sources.modis.hdf` gives for a file, from the other process.
+def call(function: str, path: Path, **options: object) -> Iterator[Any]:
+    """Yield the values that a reader yields for a file, from the other process.
 
     Parameters
     ----------
     function : str
-        A name of `hdf.SERVED`: it yields arrays, and what JSON can hold.
+        A key of `fluxcube.sources.modis.hdf_read.READERS`: it yields arrays, and values that JSON can represent.
     path : Path
     options
-        More arguments, as JSON can hold them.
+        Further arguments of the reader, which JSON can represent.
 
     Raises
     ------
     SourceError
-        As the function; and if the library crashed or hung on the file.
+        As the reader; and if the library crashed or did not answer.
     """
     with _lock:
         worker, yielded = _worker_for(path), False
-        spoiled = worker.seen.keys() - {path}
+        read_others = worker.seen.keys() - {path}
         try:
             for value in _answers(worker, function, path, options):
                 yielded = True
                 yield value
         except SourceError:
-            # An earlier file may have left the library in disorder: only a process that saw no other is believed.
-            if yielded or not spoiled:
+            # An earlier file may have damaged the library's state: only the error of a new process is final.
+            if yielded or not read_others:
                 raise
             yield from _answers(_worker_for(path), function, path, options)
 
 
-def _answers(worker: _Worker, function: str, path: Path, options: Mapping) -> Iterator[object]:
-    """Yield the answers to one request; a process that gave an error, or not all, is not asked again."""
+def _answers(worker: _Worker, function: str, path: Path, options: Mapping[str, object]) -> Iterator[Any]:
+    """Yield the answers to one request; a process with an error, or with answers left, receives no other request."""
     done = False
     try:
-        worker.ask({"function": function, "path": str(path), **options})
-        while (answer := worker.answer()) != {"done": True}:
+        worker.send({"function": function, "path": str(path), **options})
+        while (answer := worker.receive()) != {"done": True}:
             if "error" in answer:
                 raise _ERRORS[answer["error"]](answer["text"])
-            yield worker.array(**answer["array"]) if "array" in answer else answer["value"]
+            yield worker.receive_array(**answer["array"]) if "array" in answer else answer["value"]
         done = True
     except (EOFError, BrokenPipeError) as problem:
         raise SourceError(
-            f"{path}: the HDF4 library {problem or 'crashed'} on it: the file is damaged, fetch it again."
+            f"{path}: the HDF4 library {problem or 'crashed'} on it: the file is damaged, download it again."
         ) from problem
     finally:
         if not done:
@@ -135,7 +135,7 @@ def _answers(worker: _Worker, function: str, path: Path, options: Mapping) -> It
 
 
 def _worker_for(path: Path) -> _Worker:
-    """Return the process, a new one if this one saw another content of the file: the library may still hold that."""
+    """Return the process; a new one if this one read other contents of the file, which the library may still have."""
     state = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
     worker = _running()
     if worker.seen.get(path, state) != state:
@@ -151,33 +151,3 @@ def _running() -> _Worker:
         _worker = _Worker()
         atexit.register(_worker.stop)
     return _worker
-
-
-def _serve() -> None:
-    from fluxcube.sources.modis.hdf import SERVED
-
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the library may print is no answer
-    while size := int.from_bytes(requests.read(_FRAME), "big"):
-        request = json.loads(requests.read(size))
-        function, path = SERVED[request.pop("function")], Path(request.pop("path"))
-        try:
-            for value in function(path, **request):
-                _send(answers, value)
-            end: dict = {"done": True}
-        except FluxcubeError as error:
-            end = {"error": type(error).__name__, "text": str(error)}
-        answers.write(_framed(end))
-        answers.flush()
-
-
-def _send(answers: BinaryIO, value: object) -> None:
-    if isinstance(value, np.ndarray):
-        answers.write(_framed({"array": {"dtype": value.dtype.str, "shape": value.shape}}))
-        answers.write(np.ascontiguousarray(value).data)
-    else:
-        answers.write(_framed({"value": value}))
-
-
-if __name__ == "__main__":
-    _serve()

@@ -1,25 +1,20 @@
-"""MODIS rasters of every kind: which are in a folder, what they cover, and their pixels in physical values.
+"""Read MODIS rasters of every format: their extents, and their pixels in physical values.
 
 HDF4 tiles of LP DAAC (`fluxcube.sources.modis.hdf`), GeoTIFFs cut from them (`tiff`) and Earth Engine's
-exports (`earthengine`) are found by name, placed on the one sinusoidal grid (`grid`) and read alike.
+exports (`earthengine`) are found by name (`listing`), placed on one sinusoidal grid (`grid`) and read in the same way.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.modis import earthengine
-from fluxcube.sources.modis import hdf as modis_hdf
-from fluxcube.sources.modis import tiff as modis_tiff
+from fluxcube.sources.modis import earthengine, hdf, tiff
 from fluxcube.sources.modis.grid import COLS, PIXEL, PRODUCTS, ROWS, SPHERE, Raster, Tile, sinusoidal_pixel
+from fluxcube.sources.modis.listing import Listing, RasterSource, list_rasters, survey_rasters
 
 __all__ = [
     "COLS",
@@ -28,6 +23,7 @@ __all__ = [
     "SPHERE",
     "Listing",
     "Raster",
+    "RasterSource",
     "Tile",
     "check_raster",
     "class_mode",
@@ -40,98 +36,34 @@ __all__ = [
     "survey_rasters",
 ]
 
-log = logging.getLogger(__name__)
-
 _FILL_CLASS = 255
-_ARCHIVE = re.compile(
-    r"^(?P<product>M[A-Z]D\d\d[A-Z]\w*)\.A(?P<year>\d{4})(?P<day>\d{3})\.(?:h(?P<h>\d\d)v(?P<v>\d\d)\.)?"
-    r"(?P<edition>.*)\.(?P<kind>tiff?|hdf)$",
-    re.IGNORECASE,
-)
-_SUFFIXES = {".tif": modis_tiff, ".tiff": modis_tiff, ".hdf": modis_hdf, ".csv": earthengine}
-# BRDF_Albedo_LandWaterType: 1 land, 2 shoreline; 0 and 3 to 7 are kinds of water (MCD43 User Guide V006).
+
+
+class _Format(Protocol):
+    """A module that reads one file format."""
+
+    def check(self, raster: Raster) -> Tile:
+        """Read the header."""
+
+    def windows(self, tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:
+        """Yield stored values (band, height, width) in boxes of the file's pixels."""
+
+
+_FORMATS: dict[str, _Format] = {".tif": tiff, ".tiff": tiff, ".hdf": hdf, ".csv": earthengine}
+# BRDF_Albedo_LandWaterType: 1 land, 2 shoreline; 0 and 3 to 7 are types of water (MCD43 User Guide V006).
 _WATER_TYPES = (0, 3, 4, 5, 6, 7)
 _LAND_TYPES = (1, 2)
-# A window read at once spans at most this many pixels (seven bands of int16 are 14 MiB) and no gap of more rows.
+# Maximum number of pixels in a window (seven bands of int16 are 14 MiB), and maximum number of unused rows in it.
 _WINDOW, _GAP = 2**20, 64
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a folder holds: the rasters, by day, product and path, and the files that are left out, with reasons."""
-
-    rasters: tuple[Raster, ...]
-    ignored: tuple[tuple[Path, str], ...]
-
-
-def survey_rasters(source: str | os.PathLike | Sequence[str | os.PathLike], *, products: Iterable[str] = ()) -> Listing:
-    """Tell the MODIS rasters in a folder, and which files are left out and why.
-
-    Names of LP DAAC tell product and date (``MCD43A4.A2019185.h18v04.061.<anything>.hdf`` or ``.tif``) and nothing
-    is opened. Of other GeoTIFFs and CSVs the headers are read, since only their bands may tell (`earthengine`). Of
-    two editions of a tile and day the later one counts.
+def find_tiles(source: RasterSource, *, products: Iterable[str] = ()) -> list[Tile]:
+    """List the rasters in a folder, as `list_rasters`, and read the header of each to check its grid.
 
     Parameters
     ----------
-    source : path or list of paths
-        A folder (searched through), a file, or a list of either.
-    products : names, optional
-        Keep only these.
-
-    Returns
-    -------
-    Listing
-
-    Raises
-    ------
-    SourceError
-        If a path does not exist, or a name gives an impossible day.
-    """
-    wanted = set(products) or set(PRODUCTS)
-    rasters: list[Raster] = []
-    ignored: list[tuple[Path, str]] = []
-    for path in _paths(source):
-        found, why = _named(path)
-        rasters += [raster for raster in found if raster.product in wanted]
-        if why:
-            ignored.append((path, why))
-    kept, older = _latest(rasters)
-    return Listing(tuple(sorted(kept, key=lambda r: (r.day, r.product, str(r.path)))), (*ignored, *older))
-
-
-def list_rasters(
-    source: str | os.PathLike | Sequence[str | os.PathLike], *, products: Iterable[str] = ()
-) -> list[Raster]:
-    """List the MODIS rasters in a folder, as `survey_rasters` tells them; files left out are counted in the log.
-
-    Returns
-    -------
-    list of Raster
-        Sorted by day, product and path.
-
-    Raises
-    ------
-    SourceError
-        If there is no such file.
-    """
-    listing = survey_rasters(source, products=products)
-    wanted = sorted(set(products) or set(PRODUCTS))
-    first = f"{listing.ignored[0][0].name}: {listing.ignored[0][1]}" if listing.ignored else ""
-    if not listing.rasters:
-        raise SourceError(
-            f"no MODIS raster in {_shown(source)}: expected {', '.join(wanted)} as HDF tiles or GeoTIFFs with names "
-            "like MCD43A4.A2019185.h18v04.061.2019194040325.hdf, or Earth Engine exports like MCD43A4_2019_07_04.tif."
-            + (f" {len(listing.ignored)} other files were left out, the first {first}." if first else "")
-        )
-    if listing.ignored:
-        log.warning("%d files in %s are left out, the first %s", len(listing.ignored), _shown(source), first)
-    return list(listing.rasters)
-
-
-def find_tiles(
-    source: str | os.PathLike | Sequence[str | os.PathLike | Raster], *, products: Iterable[str] = ()
-) -> list[Tile]:
-    """List the rasters in a folder, like `list_rasters`, and read each one's header to check its grid.
+    source, products
+        As of `survey_rasters`.
 
     Returns
     -------
@@ -141,14 +73,14 @@ def find_tiles(
     Raises
     ------
     SourceError
-        If there is no such file; if a raster is not on the sphere's sinusoidal projection or not on its
-        500 m grid; if its bands cannot be told.
+        If there is no such file; if a raster is not in the sphere's sinusoidal projection or not on its
+        500 m grid; if its bands cannot be identified.
     """
     return [check_raster(raster) for raster in list_rasters(source, products=products)]
 
 
 def check_raster(raster: Raster) -> Tile:
-    """Read a raster's header and return it as a `Tile`; errors are those of `find_tiles`."""
+    """Read a raster's header and return it as a `Tile`; errors as of `find_tiles`."""
     return raster if isinstance(raster, Tile) else _format(raster).check(raster)
 
 
@@ -171,7 +103,7 @@ def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, 
     Raises
     ------
     ConfigError
-        If the window leaves the tile.
+        If the window extends beyond the tile.
     SourceError
         If the file cannot be read.
     """
@@ -187,7 +119,7 @@ def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, 
 
 
 def read_pixels(tile: Tile, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """Read single pixels, all in one pass over the file from north to south; values as `read_tile` gives them.
+    """Read single pixels in one pass over the file from north to south; values as of `read_tile`.
 
     Parameters
     ----------
@@ -205,42 +137,43 @@ def read_pixels(tile: Tile, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     r, c = (rows - tile.row) // tile.factor, (cols - tile.col) // tile.factor
     strips = list(_strips(r, c))
     boxes = [(int(r[s].min()), int(r[s].max()) + 1, int(c[s].min()), int(c[s].max()) + 1) for s in strips]
-    out = None
-    for strip, box, raw in zip(strips, boxes, _format(tile).windows(tile, boxes), strict=True):
-        if out is None:
-            out = np.empty((raw.shape[0], rows.size), raw.dtype)
-        out[:, strip] = raw[:, r[strip] - box[0], c[strip] - box[2]]
-    return _decode(tile, out)
+    parts = [
+        raw[:, r[strip] - box[0], c[strip] - box[2]]
+        for strip, box, raw in zip(strips, boxes, _format(tile).windows(tile, boxes), strict=True)
+    ]
+    stored = np.empty((len(parts[0]), rows.size), parts[0].dtype)
+    stored[:, np.concatenate(strips)] = np.concatenate(parts, axis=1)
+    return _decode(tile, stored)
 
 
 def _strips(r: np.ndarray, c: np.ndarray) -> Iterator[np.ndarray]:
-    """Split pixels into strips of rows that are read at once, from north to south: indices of their pixels."""
+    """Split pixels into strips of rows that are read together, from north to south: yield the pixels' indices."""
     order = np.argsort(r, kind="stable")
-    found, at = np.unique(r[order], return_index=True)
+    used, at = np.unique(r[order], return_index=True)
     tallest = max(_WINDOW // (int(np.ptp(c)) + 1), 1)
     begin = 0
-    for i in range(1, len(found) + 1):
-        if i == len(found) or found[i] - found[i - 1] > _GAP or found[i] - found[begin] >= tallest:
-            yield order[at[begin] : at[i] if i < len(found) else None]
+    for i in range(1, len(used) + 1):
+        if i == len(used) or used[i] - used[i - 1] > _GAP or used[i] - used[begin] >= tallest:
+            yield order[at[begin] : at[i] if i < len(used) else None]
             begin = i
 
 
 def read_land_cover(tiles: Sequence[Tile], rows: tuple[int, int], cols: tuple[int, int]) -> np.ndarray:
-    """Read the land cover of a window: the most frequent class of each pixel over the years given.
+    """Read the land cover of a window: the most frequent class of each pixel over the years of the tiles.
 
-    A single year's map is noisy, and its producers advise against comparing years; the mode is stable.
+    A single year's map is noisy, and its producers advise against comparisons between years; the mode is stable.
 
     Parameters
     ----------
     tiles : sequence of Tile
         MCD12Q1; other products are ignored.
     rows, cols : (start, stop)
-        Window of the global 500 m grid; it may reach beyond the tiles.
+        Window of the global 500 m grid; it may extend beyond the tiles.
 
     Returns
     -------
     (rows, cols) uint8
-        IGBP number 1..17; 255 where nothing is known. Ties go to the lower number.
+        IGBP number 1..17; 255 where it is unknown. Of equally frequent classes the lower number is returned.
     """
     shape = rows[1] - rows[0], cols[1] - cols[0]
     days = sorted({t.day for t in tiles if t.product == "MCD12Q1"})
@@ -249,12 +182,14 @@ def read_land_cover(tiles: Sequence[Tile], rows: tuple[int, int], cols: tuple[in
 
 
 def class_mode(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the most frequent of the classes 1..17 over maps of one shape (uint8; 255 unknown; ties: the lower)."""
+    """Return the most frequent class, 1..17, over maps of one shape (uint8; 255 unknown; the lower of equal ones)."""
     if len(maps) == 1:
         return maps[0]
     best, mode = np.zeros(maps[0].shape, "uint8"), np.full(maps[0].shape, _FILL_CLASS, "uint8")
     for number in range(1, 18):
-        count = sum((m == number).astype("uint8") for m in maps)
+        count = np.zeros(mode.shape, "uint8")
+        for classes in maps:
+            count += classes == number
         mode[count > best] = number
         best = np.maximum(best, count)
     return mode
@@ -275,7 +210,7 @@ def _land_cover_year(tiles: Sequence[Tile], rows: tuple[int, int], cols: tuple[i
 
 
 def _decode(tile: Tile, raw: np.ndarray) -> np.ndarray:
-    """Physical values (band, ...) float32 of stored ones, to which the bands of the mask may be added."""
+    """Convert stored values (band, ...) to physical ones, float32; bands of the mask may follow those of the layers."""
     bands = len(PRODUCTS[tile.product].layers)
     stored, missing = raw[:bands], np.zeros(raw[:bands].shape, bool)
     if tile.mask:
@@ -286,7 +221,7 @@ def _decode(tile: Tile, raw: np.ndarray) -> np.ndarray:
         missing |= ~np.isfinite(stored)
         _check_whole(tile, stored[~missing])
     low, high = PRODUCTS[tile.product].valid
-    if tile.product == "MOD09GA_STATE":  # 16 bits, which some exports give a sign
+    if tile.product == "MOD09GA_STATE":  # 16 bits, which some exports store as signed
         stored = np.where(missing, 0, stored).astype(np.int64) & 0xFFFF
     missing |= (stored < low) | (stored > high)
     return np.where(missing, np.float32(np.nan), _PHYSICAL.get(tile.product, _scaled)(tile, stored))
@@ -311,10 +246,10 @@ _PHYSICAL: dict[str, Callable[[Tile, np.ndarray], np.ndarray]] = {"MCD43A2": _sn
 
 
 def _check_whole(tile: Tile, values: np.ndarray) -> None:
-    """Floats must hold the product's integers: a fraction means values scaled or resampled."""
+    """Check that floats are whole numbers: a fraction means scaled or resampled values."""
     if (part := values[values != np.rint(values)]).size:
         raise SourceError(
-            f"{tile.path}: {tile.product} holds integers; found {part[0]:g}: give the unscaled values, not resampled."
+            f"{tile.path}: {tile.product} has integers, found {part[0]:g}: pass the unscaled values, not resampled."
         )
 
 
@@ -322,97 +257,10 @@ def _check_inside(tile: Tile, r0: int, r1: int, c0: int, c1: int) -> None:
     if r0 < tile.row or c0 < tile.col or r1 > tile.row + tile.height or c1 > tile.col + tile.width:
         raise ConfigError(
             f"{tile.path.name} covers rows {tile.row}..{tile.row + tile.height} and columns "
-            f"{tile.col}..{tile.col + tile.width} of the global grid; rows {r0}..{r1}, columns {c0}..{c1} were asked."
+            f"{tile.col}..{tile.col + tile.width} of the global grid; rows {r0}..{r1}, columns {c0}..{c1} were "
+            "requested: choose a window inside."
         )
 
 
-def _format(raster: Raster):
-    return _SUFFIXES[raster.path.suffix.lower()]
-
-
-def _named(path: Path | Raster) -> tuple[list[Raster], str]:
-    """The rasters in a file, and why it has none where it looks like one that should."""
-    if isinstance(path, Raster):
-        return [path], ""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return earthengine.name_table(path) if earthengine.is_table(path) else ([], "no table of getRegion")
-    if match := _ARCHIVE.match(path.name):
-        return _of_archive(path, match)
-    if suffix == ".hdf":
-        return [], "its name is not that of a MODIS tile"
-    try:
-        return earthengine.name_bands(path, modis_tiff.band_names(path))
-    except SourceError as problem:
-        if path.stem.upper().startswith(tuple(PRODUCTS)):
-            raise  # it says that it is one of ours
-        return [], str(problem)
-
-
-def _of_archive(path: Path, match: re.Match) -> tuple[list[Raster], str]:
-    product = match["product"].upper()
-    if product not in PRODUCTS:
-        return [], f"{product} is not used"
-    if not 1 <= int(match["day"]) <= 366:
-        raise SourceError(f"{path}: the name gives day {match['day']} of {match['year']}; it must lie in 001..366.")
-    day = np.datetime64(f"{match['year']}-01-01", "D") + np.timedelta64(int(match["day"]) - 1, "D")
-    hdf = match["kind"].lower() == "hdf"
-    tile = (int(match["h"]), int(match["v"])) if hdf and match["h"] else None
-    raster = Raster(path=path, product=product, day=day, tile=tile)
-    if product != "MOD09GA":
-        return [raster], ""
-    if hdf:
-        return [raster, Raster(path=path, product="MOD09GA_STATE", day=day, tile=tile)], ""
-    return _daily_tiff(raster)
-
-
-def _daily_tiff(raster: Raster) -> tuple[list[Raster], str]:
-    """Reflectance, state flags or both: bands tell by name, or by number in the product's order, flags last."""
-    names = modis_tiff.band_names(raster.path)
-    plain = [re.sub(r"_1$", "", name) for name in names]
-    layers = (*PRODUCTS["MOD09GA"].layers, *PRODUCTS["MOD09GA_STATE"].layers)
-    if not set(plain) & set(layers):
-        plain = {7: list(layers[:7]), 8: list(layers), 1: list(layers[7:])}.get(len(names), plain)
-    found = [
-        Raster(
-            path=raster.path,
-            product=product,
-            day=raster.day,
-            bands=tuple(plain.index(layer) + 1 for layer in PRODUCTS[product].layers),
-        )
-        for product in ("MOD09GA", "MOD09GA_STATE")
-        if set(PRODUCTS[product].layers) <= set(plain)
-    ]
-    return found, "" if found else f"MOD09GA needs {', '.join(layers[:7])}, or {layers[7]}; found {list(names)[:8]}"
-
-
-def _latest(rasters: Sequence[Raster]) -> tuple[list[Raster], list[tuple[Path, str]]]:
-    """Of tiles of one product, day and place keep the one of the last collection and production."""
-    best: dict[tuple, Raster] = {}
-    for raster in rasters:
-        if raster.tile is not None:
-            key = raster.product, raster.day, raster.tile
-            best[key] = max(best.get(key, raster), raster, key=lambda r: _ARCHIVE.match(r.path.name)["edition"])
-    kept = [r for r in rasters if r.tile is None or best[r.product, r.day, r.tile] is r]
-    winners = {r: best[r.product, r.day, r.tile] for r in rasters if r.tile is not None}
-    older = {r.path: winner.path.name for r, winner in winners.items() if winner is not r}
-    return kept, [(path, f"{name} is a later edition of the same tile and day") for path, name in older.items()]
-
-
-def _paths(source: object) -> list[Path | Raster]:
-    items = [source] if isinstance(source, (str, os.PathLike, Raster)) else list(source)
-    found: list[Path | Raster] = [item for item in items if isinstance(item, Raster)]
-    files: set[Path] = set()
-    for item in (Path(item) for item in items if not isinstance(item, Raster)):
-        if not item.exists():
-            raise SourceError(f"{item} does not exist: give a folder of MODIS HDF tiles or GeoTIFFs.")
-        files |= {p for p in item.rglob("*") if p.suffix.lower() in _SUFFIXES} if item.is_dir() else {item}
-    if other := [path for path in files if path.suffix.lower() not in _SUFFIXES]:
-        raise SourceError(f"{other[0]}: expected a MODIS raster: {', '.join(_SUFFIXES)}.")
-    return found + sorted(files)
-
-
-def _shown(source: object) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return str(source)
-    return ", ".join(str(getattr(item, "path", item)) for item in list(source)[:5])
+def _format(raster: Raster) -> _Format:
+    return _FORMATS[raster.path.suffix.lower()]

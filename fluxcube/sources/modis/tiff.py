@@ -1,4 +1,4 @@
-"""MODIS GeoTIFFs: their place on the sinusoidal grid, their bands, and windows of their pixels."""
+"""Read MODIS GeoTIFFs: their position on the sinusoidal grid, their bands, and windows of their pixels."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from types import ModuleType
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.modis.grid import PIXEL, PRODUCTS, ROWS, SPHERE, Raster, Tile, check_fill, check_scale, grid_place
 
-# What decides a raster's place and bands: size, sample format, the tags of GeoTIFF, and GDAL's names, scales and fill.
+# Tags that determine a raster's position and bands: size, sample format, GeoTIFF's, and GDAL's names, scales and fill.
 _TAGS = {256, 257, 258, 277, 339, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 
 @dataclass(frozen=True)
 class _Header:
-    """The tags of a TIFF that decide where its pixels lie; two rasters with the same tags have the same layout.
+    """The tags of a TIFF that determine its layout; two rasters with the same tags have the same layout.
 
-    PROJ takes over a millisecond to understand the projection of each file, and a folder holds thousands that
-    differ in their date alone.
+    PROJ takes over a millisecond to interpret the projection of each file, and a folder contains thousands of files
+    that differ in their date only.
     """
 
-    tags: tuple[tuple[int, bytes], ...] | Path  # the path where the file is no plain TIFF: shared with no other
+    tags: tuple[tuple[int, bytes], ...] | Path  # the path where the file is no classic TIFF: equal to no other header
     path: Path = field(compare=False)
 
     @classmethod
@@ -43,7 +44,7 @@ class _Header:
 
 
 def _read_tags(file: BinaryIO) -> tuple[tuple[int, bytes], ...]:
-    """Tags of the first image of a classic TIFF; none where it is something else, which GDAL shall judge."""
+    """Return the tags of the first image of a classic TIFF; none for other formats, which are left to GDAL."""
     start = file.read(8)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(start[:4])
     if order is None or len(start) < 8:
@@ -68,7 +69,7 @@ def band_names(path: Path) -> tuple[str, ...]:
     Raises
     ------
     SourceError
-        If the file is no GeoTIFF.
+        If the file cannot be read as a GeoTIFF.
     """
     return _names(_Header.read(path))
 
@@ -80,14 +81,20 @@ def _names(header: _Header) -> tuple[str, ...]:
 
 
 def check(raster: Raster) -> Tile:
-    """Read a GeoTIFF's header and place it on the grid; SourceError where it cannot be."""
-    place = _layout(_Header.read(raster.path), raster.product, raster.bands)
-    kept = {name: getattr(raster, name) for name in ("path", "product", "day", "tile", "mask")}
-    return Tile(**kept, **place)
+    """Read a GeoTIFF's header and find its position on the global grid.
+
+    Raises
+    ------
+    SourceError
+        If it is not on the sphere's sinusoidal grid of 500 m, or its bands, type, scale or fill are not the product's.
+    """
+    layout = _layout(_Header.read(raster.path), raster.product, raster.bands)
+    return Tile(path=raster.path, product=raster.product, day=raster.day, tile=raster.tile, mask=raster.mask, **layout)
 
 
 @functools.lru_cache(maxsize=4096)
-def _layout(header: _Header, product: str, bands: tuple[int, ...]) -> dict:
+def _layout(header: _Header, product: str, bands: tuple[int, ...]) -> dict[str, Any]:
+    """Return the fields of a `Tile` that depend on the file's layout; `bands` as in `Raster`, empty if unknown."""
     path = header.path
     with _open(path, georeferenced=True) as file:
         row, col, factor = _corner(path, file.crs, file.transform, product)
@@ -109,7 +116,14 @@ def _layout(header: _Header, product: str, bands: tuple[int, ...]) -> dict:
 
 
 def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:
-    """Read windows (first row, last + 1, first column, last + 1; the file's pixels): (band, height, width) each."""
+    """Yield a window (band, height, width) for each box.
+
+    Parameters
+    ----------
+    tile : Tile
+    boxes : iterable of (int, int, int, int)
+        First row, last row + 1, first column and last column + 1, in pixels of the file.
+    """
     bands = list(tile.bands + (() if tile.mask == tile.bands else tile.mask))
     with _open(tile.path, georeferenced=False) as file:
         for r0, r1, c0, c1 in boxes:
@@ -121,13 +135,13 @@ _OPENING = threading.Lock()
 
 @contextmanager
 def _open(path: Path, *, georeferenced: bool) -> Iterator:
-    """Open a GeoTIFF; without its projection where that is known, which takes an eighth of the time."""
+    """Open a GeoTIFF; without `georeferenced`, its projection is not interpreted, which takes an eighth of the time."""
     rasterio = _rasterio()
     options = {} if georeferenced else {"GEOREF_SOURCES": "NONE"}
     try:
-        # No listing of the folder at every open, which is slow among thousands of small rasters.
+        # Without a listing of the folder at every open, which is slow among thousands of small rasters.
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-            with _OPENING, warnings.catch_warnings():  # filters are the process's, so one thread at a time
+            with _OPENING, warnings.catch_warnings():  # filters belong to the whole process, so one thread at a time
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 file = rasterio.open(path, **options)
             with file:
@@ -136,70 +150,83 @@ def _open(path: Path, *, georeferenced: bool) -> Iterator:
         raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): fetch it again.") from problem
 
 
-def _corner(path: Path, crs: object, transform: Sequence[float], product: str) -> tuple[int, int, int]:
-    """Global row and column of the upper left pixel, once projection and grid are known to be right."""
+def _corner(path: Path, crs: _CRS | None, transform: Sequence[float], product: str) -> tuple[int, int, int]:
+    """Return the global row and column of the upper left pixel, and the factor, after checking projection and grid."""
     dx, shear_x, x, shear_y, dy, y = tuple(transform)[:6]
-    if (why := _projection_problem(crs)) is not None:
+    if (problem := _projection_problem(crs)) is not None:
         raise SourceError(
-            f"{path}: {why}. MODIS chips need the sinusoidal projection on the sphere, "
-            f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m (on an ellipsoid, pixels lie 18 km off): "
+            f"{path}: {problem}. MODIS chips need the sinusoidal projection on the sphere, "
+            f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m (on an ellipsoid, pixels are 18 km off): "
             + _remedy(dx, dy, x, y)
         )
     if shear_x or shear_y or dx <= 0 or dy >= 0:
-        raise SourceError(f"{path}: not on the 500 m sinusoidal grid: its pixels are turned, {tuple(transform)[:6]}.")
+        raise SourceError(
+            f"{path}: not on the 500 m sinusoidal grid: its pixels are rotated or flipped, {tuple(transform)[:6]}. "
+            "Cut rasters from the original tiles, without resampling."
+        )
     return grid_place(path, (dx, -dy), (x, y), product)
 
 
 def _remedy(dx: float, dy: float, x: float, y: float) -> str:
-    """What to do about a wrong projection: where the pixels stand on the grid, only their label may be wrong."""
+    """Return the remedy for a wrong projection: where the pixels are on the grid, only their label may be wrong."""
     off = [abs(v - round(v)) for v in ((x + ROWS * PIXEL) / PIXEL, (ROWS / 2 * PIXEL - y) / PIXEL)]
     if max(off) * PIXEL < 1.0 and abs(dx - PIXEL) < 1e-3 and abs(dy + PIXEL) < 1e-3:
         return (
-            "its pixels stand on the MODIS grid, so if the file was cut without resampling, correct its label with "
+            "its pixels are on the MODIS grid, so if the file was cut without resampling, correct its label with "
             f"gdal_edit.py -a_srs '+proj=sinu +R={SPHERE} +units=m'."
         )
     return "convert the raster from the original HDF tile with that projection."
 
 
-def _projection_problem(crs: object) -> str | None:
+class _CRS(Protocol):
+    """The part of `rasterio.crs.CRS` that is used."""
+
+    def __bool__(self) -> bool: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def _projection_problem(crs: _CRS | None) -> str | None:
+    """Return the difference of a coordinate system from MODIS's; None if there is none."""
     if not crs:
         return "the raster has no coordinate system"
-    found = crs.to_dict()
-    radius = float(found.get("R", found.get("a", 0.0)))
-    sphere = "R" in found or ("b" in found and float(found["b"]) == radius)
-    offsets = [float(found.get(key, 0.0)) for key in ("lon_0", "x_0", "y_0")]
-    if found.get("proj") == "sinu" and sphere and abs(radius - SPHERE) < 1.0 and not any(offsets):
+    proj = crs.to_dict()
+    radius = float(proj.get("R", proj.get("a", 0.0)))
+    sphere = "R" in proj or ("b" in proj and float(proj["b"]) == radius)
+    offsets = [float(proj.get(key, 0.0)) for key in ("lon_0", "x_0", "y_0")]
+    if proj.get("proj") == "sinu" and sphere and abs(radius - SPHERE) < 1.0 and not any(offsets):
         return None
-    return f"its coordinate system is {found or crs}"
+    return f"its coordinate system is {proj or crs}"
 
 
-def _bands(path: Path, product: str, names: Sequence) -> tuple[int, ...]:
+def _bands(path: Path, product: str, names: Sequence[str | None]) -> tuple[int, ...]:
+    """Return the numbers of the bands that are the product's layers, from the bands' names."""
     layers = PRODUCTS[product].layers
-    given = {str(name).strip().removeprefix("MOD_Grid_BRDF:"): i for i, name in enumerate(names, 1) if name}
-    if all(layer in given for layer in layers):
-        return tuple(given[layer] for layer in layers)
+    numbers = {str(name).strip().removeprefix("MOD_Grid_BRDF:"): i for i, name in enumerate(names, 1) if name}
+    if all(layer in numbers for layer in layers):
+        return tuple(numbers[layer] for layer in layers)
     if len(names) == len(layers):  # unnamed, or named by a converter: the product's own order
         return tuple(range(1, len(layers) + 1))
     raise SourceError(
-        f"{path}: a raster of {product} must hold {', '.join(layers)}, named in the bands' descriptions or as its "
+        f"{path}: a raster of {product} must contain {', '.join(layers)}, named in the bands' descriptions or as its "
         f"only bands in this order; found {len(names)} bands {[n for n in names if n]}."
     )
 
 
 def _check_types(path: Path, product: str, types: Sequence[str]) -> None:
-    """Integers, or floats that hold unscaled integers (which `read_pixels` checks), wide enough for the product."""
+    """Check for integers, or floats with unscaled integers (`read_pixels` checks that), wide enough for the product."""
     high = PRODUCTS[product].valid[1]
     for name in sorted(set(types)):
-        kind = np.dtype(name)
-        # Flags of 16 bits are the same whether they are read with a sign or without.
-        room = kind.itemsize > 1 or high <= 255
-        if kind.kind not in "iuf" or not room:
+        dtype = np.dtype(name)
+        # Flags of 16 bits are the same whether they are read as signed or unsigned.
+        wide_enough = dtype.itemsize > 1 or high <= 255
+        if dtype.kind not in "iuf" or not wide_enough:
             raise SourceError(
-                f"{path}: {product} holds integers up to {high}; found {name}: give the unscaled values as they are."
+                f"{path}: {product} has integers up to {high}, found {name}: pass the unscaled values, unchanged."
             )
 
 
-def _rasterio():
+def _rasterio() -> ModuleType:
     try:
         import rasterio
         import rasterio.errors

@@ -1,4 +1,4 @@
-"""ERA5 readers, on files whose values are worked out by hand and on real ones."""
+"""Readers of ERA5, tested on files with values computed by hand and on real files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ UNITS = {
 
 
 def write(path, fields, *, start="2019-07-01T00", latitude=(47.25, 47.0), longitude=(7.0, 7.25, 7.5), new=True, **kw):
-    """Write members, given as numbers or (time,) or (time, latitude, longitude) arrays, as CDS would."""
+    """Write parameters, numbers or arrays (time,) or (time, latitude, longitude), in the layout of the CDS."""
     hours = max([np.shape(values)[0] for values in fields.values() if np.ndim(values)] + [1])
     time = kw.pop("time", np.datetime64(start, "ns") + np.arange(hours) * np.timedelta64(1, "h"))
     shape = (len(time), len(latitude), len(longitude))
@@ -67,7 +67,7 @@ def sunny(hours=72):
 
 def test_accumulations_belong_to_the_hour_that_ends_at_the_stamp(tmp_path):
     ssrd, tp = np.zeros(49), np.zeros(49)
-    ssrd[13] = ssrd[14 + 24] = 3.6e6  # the hour ending at 13:00
+    ssrd[13] = ssrd[14 + 24] = 3.6e6  # the hour that ends at 13:00
     tp[1], tp[30] = 0.002, 0.0005
     ds = open_era5(write(tmp_path / "a.nc", {"ssrd": ssrd, "tp": tp}), accumulation="hour")
     assert ds.SW_IN.sel(time="2019-07-01T12").values == pytest.approx(1000.0)
@@ -129,17 +129,17 @@ def test_fluxes_count_upwards_and_radiation_balances(tmp_path):
     balance = ds.SW_IN - ds.SW_OUT + ds.LW_IN - ds.LW_OUT
     assert ds.NETRAD.values == pytest.approx(balance.values, abs=1e-3)
     assert ds.NETRAD.values == pytest.approx(2e5 / 3600, rel=1e-5)
-    # What the surface keeps: 55.56 W m-2 of radiation, less 100 given off as warmth, and 20 of dew after an hour.
+    # Ground heat: 55.56 W m-2 of net radiation, less 100 of sensible heat, plus 20 of dew in the second hour.
     assert ds.G.values == pytest.approx(55.5556 - 100.0 + 20.0, abs=1e-3)
     assert ds.G.values == pytest.approx((ds.NETRAD - ds.H - ds.LE).values, abs=1e-3)
     assert ds.PPFD_IN.values == pytest.approx(2.0 * 5e5 / 3600, rel=1e-6)
 
 
-def test_warmth_given_off_from_instantaneous_fluxes_where_there_is_no_sum(tmp_path):
+def test_sensible_heat_from_instantaneous_fluxes_where_there_is_no_sum(tmp_path):
     ds = open_era5(write(tmp_path / "a.nc", {"ishf": [20.0, -80.0, -80.0]}))
     assert ds.H.values[:, 0, 0] == pytest.approx([30.0, 80.0])
     both = open_era5(write(tmp_path / "b.nc", {"ishf": [20.0, -80.0], "sshf": -3.6e5}), accumulation="hour")
-    assert both.H.values == pytest.approx(100.0)  # what the hour gave off, not the mean of its ends
+    assert both.H.values == pytest.approx(100.0)  # the sum over the hour, not the mean of the stamps at its ends
 
 
 def test_the_deficit_below_freezing_by_hand(tmp_path):
@@ -160,7 +160,7 @@ def test_running_totals_restart_after_midnight(tmp_path):
     total = {}
     for name, amount in {"ssrd": hourly, "tp": rain}.items():
         running = np.empty(97)
-        for k in range(97):  # stamp k holds the sum since the last 00 UTC, which at 00 UTC is the whole day before
+        for k in range(97):  # stamp k has the sum since the last 00 UTC, which at 00 UTC is the whole day before
             begin = (k - 1) // 24 * 24 + 1
             running[k] = amount[begin : k + 1].sum() if k else 0.0
         total[name] = running
@@ -172,7 +172,7 @@ def test_running_totals_restart_after_midnight(tmp_path):
     assert land.P.sum("time").values == pytest.approx(1000 * rain[1:].sum(), rel=1e-5)
 
 
-def test_accumulation_is_refused_when_it_cannot_be_told_and_taken_when_said(tmp_path):
+def test_unclear_accumulation_is_refused_unless_the_caller_passes_it(tmp_path):
     dry = write(tmp_path / "dry.nc", {"tp": np.zeros(72)})
     short = write(tmp_path / "short.nc", {"ssrd": sunny(12)})
     for path in (dry, short):
@@ -188,7 +188,7 @@ def test_accumulation_is_refused_when_it_cannot_be_told_and_taken_when_said(tmp_
         open_era5(dry, accumulation="month")
 
 
-def test_old_and_new_layout_packed_or_not_give_the_same(tmp_path):
+def test_old_and_new_layout_packed_or_not_are_equal(tmp_path):
     fields = {"t2m": 280 + 5 * np.sin(np.arange(72)), "ssrd": sunny()}
     new = open_era5(write(tmp_path / "new.nc", fields))
     packing = {
@@ -203,12 +203,12 @@ def test_old_and_new_layout_packed_or_not_give_the_same(tmp_path):
     assert float(old.SW_IN.min()) == 0.0  # packing leaves -30 J m-2 at night
 
 
-def test_a_large_negative_is_left_to_be_seen(tmp_path):
+def test_a_large_negative_stays_visible(tmp_path):
     ds = open_era5(write(tmp_path / "a.nc", {"ssrd": [0.0, -3e3, -3.6e6]}), accumulation="hour")
     assert ds.SW_IN.values[:, 0, 0] == pytest.approx([0.0, -1000.0])
 
 
-def test_preliminary_months_fill_the_final_ones(tmp_path, monkeypatch):
+def test_preliminary_months_fill_hours_without_final_values(tmp_path, monkeypatch):
     write(tmp_path / "plain.nc", {"t2m": 280 + np.arange(4.0)}, new=False)
     ds = xr.open_dataset(tmp_path / "plain.nc").load()
     late = ds.time > ds.time[1]
@@ -216,7 +216,7 @@ def test_preliminary_months_fill_the_final_ones(tmp_path, monkeypatch):
     both["t2m"] = both.t2m.transpose("time", "expver", "latitude", "longitude").assign_attrs(units="K")
     both.to_netcdf(tmp_path / "era5t.nc")
     xr.testing.assert_equal(open_era5(tmp_path / "era5t.nc").TA, open_era5(tmp_path / "plain.nc").TA)
-    # Only what is wanted is read: filling one with the other must not take the whole file.
+    # Only the requested part is read: filling one with the other must not take the whole file.
     files = read_files(tmp_path / "era5t.nc")
     sizes = []
     filled = xr.DataArray.fillna
@@ -230,7 +230,7 @@ def test_preliminary_months_fill_the_final_ones(tmp_path, monkeypatch):
     assert sizes == [4]
 
 
-def test_a_box_that_reaches_beyond_the_files_is_told(tmp_path, caplog):
+def test_a_box_that_reaches_beyond_the_files_is_logged(tmp_path, caplog):
     path = write(tmp_path / "a.nc", {"t2m": np.full(3, 280.0)})
     open_era5(path, bbox=(6.9, 46.9, 7.6, 47.3))
     assert not caplog.text
@@ -247,7 +247,7 @@ def test_longitudes_run_from_minus_180_and_latitudes_stay(tmp_path):
     np.testing.assert_allclose(ds.TA[0, 0].values, ds.longitude.values % 360 / 10, rtol=1e-4)
 
 
-def test_members_and_months_in_many_files_are_put_together(tmp_path):
+def test_parameters_and_months_in_many_files_are_joined(tmp_path):
     t2m, d2m = 280 + np.arange(72.0) / 10, np.full(72, 275.0)
     whole = open_era5(write(tmp_path / "whole" / "a.nc", {"t2m": t2m, "d2m": d2m, "z": 9806.65, "lsm": 0.25}))
     folder = tmp_path / "parts"
@@ -276,12 +276,12 @@ def test_a_gap_is_refused_unless_allowed_and_then_nothing_else_is_missing(tmp_pa
     assert open_era5(path, time=("2019-07-01T07", None)).TA.notnull().all()  # the gap is not in these hours
     ds = open_era5(path, allow_gaps=True)
     missing = np.isnan(ds.TA.values).all(axis=(1, 2))
-    assert missing.tolist() == [False] * 4 + [True] * 3 + [False] * 4  # hours that touch 05 or 06 UTC
+    assert missing.tolist() == [False] * 4 + [True] * 3 + [False] * 4  # hours next to 05 or 06 UTC
     assert (np.diff(ds.time.values) == np.timedelta64(1, "h")).all()
     assert "t2m has no stamps from 2019-07-01T05 to 2019-07-01T06" in caplog.text
 
 
-def test_members_of_unequal_length_are_a_gap_of_one_of_them(tmp_path):
+def test_parameters_of_unequal_length_leave_a_gap_in_one_of_them(tmp_path):
     write(tmp_path / "a.nc", {"t2m": np.full(50, 280.0)})
     write(tmp_path / "b.nc", {"ssrd": sunny(40)})
     with pytest.raises(SourceError, match="ssrd has no stamps from 2019-07-02T16 to 2019-07-03T01"):
@@ -344,19 +344,19 @@ def test_bad_files_are_refused_by_name_and_cause(tmp_path):
     refused("1 hour, found 3", "three", time=begin + 3 * np.arange(30) * hour)
     refused(r"1 hour, found 24 hours \(daily", "daily", time=begin + 24 * np.arange(30) * hour)
     refused(r"30 minutes \(sub-hourly\)", "halves", time=begin + np.arange(30) * np.timedelta64(30, "m"))
-    refused("2019-07-01T04:00 is there twice", "repeat", time=begin + np.r_[0:5, 4:29] * hour)
-    refused("K .150 to 350.: the units", "celsius", fields={"t2m": np.full(30, 12.0)})
+    refused("2019-07-01T04:00 appears twice", "repeat", time=begin + np.r_[0:5, 4:29] * hour)
+    refused("K .expected 150 to 350.: the file declares", "celsius", fields={"t2m": np.full(30, 12.0)})
     refused("tp is 7 at", "millimetres", fields={"tp": np.full(72, 7.0)})
     refused("sp is 950", "hectopascal", fields={"sp": np.full(30, 950.0)})
     refused("full hours", "half", time=begin + np.timedelta64(30, "m") + np.arange(30) * hour)
-    refused("each after the last", "unsorted", time=begin + np.r_[0:10, 8:28] * hour)
+    refused("out of order", "unsorted", time=begin + np.r_[0:10, 8:28] * hour)
     refused("ensemble", "number", lambda ds: ds.drop_vars("number").expand_dims(number=3))
     refused("dims", "profile", lambda ds: ds.expand_dims(level=2))
     refused("only one stamp", "one", fields={"t2m": [280.0]})
     refused("appears twice", "circle", longitude=(0.0, 180.0, 360.0))
 
 
-def test_other_things_in_the_way_say_what_they_are(tmp_path):
+def test_other_files_are_named_in_the_error(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         open_era5(tmp_path / "none.nc")
     with pytest.raises(SourceError, match=r"no NetCDF file.*zip or Zarr"):
@@ -377,14 +377,14 @@ def test_other_things_in_the_way_say_what_they_are(tmp_path):
         open_era5(only_static)
 
 
-def test_variables_that_cannot_be_had(tmp_path):
+def test_variables_that_cannot_be_derived(tmp_path):
     path = write(tmp_path / "a.nc", {"t2m": [280.0, 281.0]})
     assert list(open_era5(path, variables="TA")) == ["TA"]
     with pytest.raises(UnknownNameError, match="did you mean 'SW_IN'"):
         open_era5(path, variables=["SW_INN"])
-    with pytest.raises(ConfigError, match=r"VPD cannot be made.*t2m and d2m.*they hold t2m"):
+    with pytest.raises(ConfigError, match=r"VPD cannot be derived.*t2m and d2m.*found t2m"):
         open_era5(path, variables=["VPD"])
-    with pytest.raises(ConfigError, match="ERA5 has nothing"):
+    with pytest.raises(ConfigError, match="no ERA5 parameter corresponds"):
         open_era5(path, variables=["CO2"])
 
 
@@ -422,7 +422,7 @@ def test_real_davos_by_hand(shared_data):
     assert hour.TA.values == pytest.approx((raw.t2m.values[stamp] + raw.t2m.values[stamp + 1]) / 2 - 273.15, abs=1e-4)
     assert float(ds.P.sum("time").mean()) == pytest.approx(1000 * float(raw.tp[1:].sum("time").mean()), rel=1e-3)
     assert ds.elevation.values == pytest.approx(raw.z.values[0] / 9.80665)
-    # A standard atmosphere gives the pressure of those heights to a few per cent.
+    # A standard atmosphere has the pressure of those heights within a few per cent.
     assert ds.PA.mean("time").values == pytest.approx(
         101.3 * (1 - 2.25577e-5 * ds.elevation.values) ** 5.2559, rel=0.03
     )
@@ -465,7 +465,7 @@ assert float(wrong.P.sum()) > 5 * float(ds.P.sum())
 """
 
 
-def test_real_era5_land_is_told_from_era5(shared_data):
+def test_real_era5_land_is_distinguished_from_era5(shared_data):
     """In a process of its own: after hundreds of other tests in one, the HDF5 library no longer opens this file."""
     path = shared_data / "era5" / "era5land_sierra-leone_2025-02.nc"
     subprocess.run([sys.executable, "-c", _LAND, str(path)], check=True)

@@ -1,4 +1,4 @@
-"""Copies of ERA5: the same forcing, each stored piece read once, unfinished ones gone on with."""
+"""Copies of ERA5: equal forcing, each stored hour read once, interrupted copies resumed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import xarray as xr
 
 from fluxcube.errors import SourceError, StoreError
 from fluxcube.sources.era5 import copy as era5_copy
-from fluxcube.sources.era5 import files as era5_files
+from fluxcube.sources.era5 import series as era5_series
 from fluxcube.sources.era5.copy import copy_era5
 from fluxcube.sources.era5.variables import open_era5
 
@@ -17,7 +17,7 @@ LATITUDE, LONGITUDE = np.arange(60.0, 30.0, -1.0), np.arange(0.0, 360.0, 2.0)
 
 @pytest.fixture
 def globe(tmp_path):
-    """Three days of a store that keeps each hour of all longitudes together, on an axis that goes on."""
+    """Three days in a store with one hour of the globe in each chunk, on a longer time axis."""
     rng = np.random.default_rng(0)
     hours, shape = 96, (96, len(LATITUDE), len(LONGITUDE))
     light = np.maximum(0, np.sin(2 * np.pi * (np.arange(hours) - 6.5) / 24))[:, None, None]
@@ -42,16 +42,16 @@ def globe(tmp_path):
 def test_a_copy_is_the_same_forcing(globe, tmp_path, bbox, monkeypatch):
     kw = {"bbox": bbox, "time": ("2019-07-01T05", "2019-07-03T10")}
     reads = []
-    read = era5_files.read_box
+    read = era5_series.read_box
 
-    def counted(source, member, box):
-        reads.append((member, box[0].start, box[0].stop))
-        return read(source, member, box)
+    def counted(source, parameter, box):
+        reads.append((parameter, box[0].start, box[0].stop))
+        return read(source, parameter, box)
 
     expected = open_era5(globe, **kw).load()
     monkeypatch.setattr(era5_copy, "_BYTES", 8 * 20 * expected.sizes["latitude"] * expected.sizes["longitude"])
     with monkeypatch.context() as patch:
-        patch.setattr(era5_files, "read_box", counted)
+        patch.setattr(era5_series, "read_box", counted)
         path = copy_era5(globe, tmp_path / "copy.zarr", **kw, accumulation="hour")
     xr.testing.assert_equal(open_era5(path).load(), expected)
     assert xr.open_zarr(path, consolidated=False).t2m.encoding["chunks"][1:] == (16, 16)

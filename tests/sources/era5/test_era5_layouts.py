@@ -1,4 +1,4 @@
-"""ERA5 in zips, in Zarr stores and on finer grids: the same numbers as from plain files."""
+"""ERA5 in zips, in Zarr stores and on finer grids: the same values as from plain files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = {
 }
 
 
-def members(hours=73, latitude=LATITUDE, longitude=LONGITUDE, seed=0):
+def parameters(hours=73, latitude=LATITUDE, longitude=LONGITUDE, seed=0):
     rng = np.random.default_rng(seed)
     shape = (hours, len(latitude), len(longitude))
     light = np.maximum(0, np.sin(2 * np.pi * (np.arange(hours) - 6.5) / 24))[:, None, None]
@@ -53,7 +53,7 @@ def dataset(fields, *, dim="valid_time", long=False, start="2019-07-01", latitud
 
 @pytest.fixture
 def own_temporary(tmp_path, monkeypatch):
-    """A temporary folder of the test's own."""
+    """A temporary folder for one test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -61,7 +61,7 @@ def own_temporary(tmp_path, monkeypatch):
 
 
 def zipped(path, tmp_path, fields, **entries):
-    """The zip that the CDS makes of a request of instantaneous and accumulated members."""
+    """The zip that the CDS delivers for a request of instantaneous and accumulated parameters."""
     parts = {"instant": [n for n in fields if n != "ssrd"], "accum": ["ssrd"]}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for kind, names in parts.items():
@@ -74,11 +74,11 @@ def zipped(path, tmp_path, fields, **entries):
     return path
 
 
-def test_a_zip_of_instantaneous_and_accumulated_members_is_one_forcing(tmp_path, own_temporary):
-    fields = members()
+def test_a_zip_of_instantaneous_and_accumulated_parameters_is_one_forcing(tmp_path, own_temporary):
+    fields = parameters()
     dataset(fields).to_netcdf(tmp_path / "plain.nc")
     expected = open_era5(tmp_path / "plain.nc").load()
-    # The CDS calls it .nc when asked for NetCDF, and zips it all the same.
+    # On a request for NetCDF the CDS names it .nc, although it is a zip.
     for name in ("download.zip", "download.nc"):
         ds = open_era5(zipped(tmp_path / name, tmp_path, fields, readme=b"text"))
         xr.testing.assert_equal(ds.load(), expected)
@@ -89,7 +89,7 @@ def test_a_zip_of_instantaneous_and_accumulated_members_is_one_forcing(tmp_path,
 
 
 def test_a_zip_is_checked_before_anything_is_unpacked(tmp_path, own_temporary, monkeypatch):
-    fields = {name: values for name, values in members().items() if name in ("t2m", "ssrd")}
+    fields = {name: values for name, values in parameters().items() if name in ("t2m", "ssrd")}
     for name, match in (
         ("../../evil.nc", "has '..'"),
         ("/evil.nc", "absolute"),
@@ -118,7 +118,7 @@ def test_a_zip_is_checked_before_anything_is_unpacked(tmp_path, own_temporary, m
 
 
 def test_the_folder_of_unpacked_files_must_be_ones_own(tmp_path, own_temporary):
-    fields = {name: values for name, values in members().items() if name in ("t2m", "ssrd")}
+    fields = {name: values for name, values in parameters().items() if name in ("t2m", "ssrd")}
     path = zipped(tmp_path / "good.zip", tmp_path, fields)
     folder = unpacked._own_folder()
     folder.chmod(0o777)
@@ -132,7 +132,7 @@ def test_the_folder_of_unpacked_files_must_be_ones_own(tmp_path, own_temporary):
 
 
 def arco(path, fields, *, begin=30, after=40, chunks=(1, 3, 4), **kw):
-    """A store as ARCO-ERA5's: long names, an axis with hours before and after that hold nothing, a chunk an hour."""
+    """A store like ARCO-ERA5: long names, empty hours before and after the valid period, one hour in each chunk."""
     ds = dataset(fields, dim="time", long=True, **kw)
     full = np.datetime64("2019-07-01", "ns") + np.arange(-begin, ds.sizes["time"] + after) * np.timedelta64(1, "h")
     padded = ds.reindex(time=full)
@@ -144,9 +144,9 @@ def arco(path, fields, *, begin=30, after=40, chunks=(1, 3, 4), **kw):
     return path
 
 
-def test_a_store_like_arco_gives_what_files_give(tmp_path):
-    """72 hours of values on an axis that goes on: only what the store says it has is used."""
-    fields = members(72)
+def test_a_store_like_arco_equals_files(tmp_path):
+    """72 hours of values on a longer axis: only the period that the store declares is used."""
+    fields = parameters(72)
     dataset(fields).to_netcdf(tmp_path / "plain.nc")
     expected = open_era5(tmp_path / "plain.nc").load()
     path = arco(tmp_path / "arco.zarr", fields)
@@ -159,9 +159,9 @@ def test_a_store_like_arco_gives_what_files_give(tmp_path):
         open_era5(f"file://{tmp_path}/nowhere.zarr")
 
 
-def test_only_the_chunks_of_the_hours_and_cells_asked_for_are_read(tmp_path):
-    """Hours and cells are pushed down to the store: chunks that are not touched may as well be gone."""
-    path = arco(tmp_path / "arco.zarr", members(72), chunks=(6, 3, 2))
+def test_only_the_chunks_of_requested_hours_and_cells_are_read(tmp_path):
+    """Hours and cells are selected in the store: chunks that are not needed may be missing."""
+    path = arco(tmp_path / "arco.zarr", parameters(72), chunks=(6, 3, 2))
     expected = open_era5(path).TA.sel(time=slice("2019-07-02T06", "2019-07-02T16")).isel(longitude=slice(2, 4)).load()
     box = {"bbox": (7.4, 46, 8, 48), "time": ("2019-07-02T06", "2019-07-02T16"), "accumulation": "hour"}
     touched = {f"c/{30 // 6 + n}/0/1" for n in (5, 6)} | {"zarr.json"}
@@ -175,8 +175,8 @@ def test_only_the_chunks_of_the_hours_and_cells_asked_for_are_read(tmp_path):
 
 
 def test_a_finer_grid_is_interpolated_bilinearly(tmp_path):
-    """A plane is its own interpolation; wind's parts are interpolated, not its speed."""
-    fields = members(25)
+    """A plane equals its interpolation; the components of wind are interpolated, not its speed."""
+    fields = parameters(25)
     north, east = np.meshgrid(LATITUDE, LONGITUDE, indexing="ij")
     plane = np.broadcast_to(200 + 2 * north - 3 * east, (25, 3, 4))
     fields |= {"t2m": plane, "u10": np.broadcast_to(east - 7.375, plane.shape), "v10": 0 * plane}
@@ -243,12 +243,12 @@ def test_a_finer_globe_has_no_seam(tmp_path, first, north_up):
     xr.testing.assert_equal(across, ds.sel(latitude=across.latitude, longitude=across.longitude))
 
 
-def test_finer_grids_that_cannot_be(tmp_path):
-    dataset({"t2m": members()["t2m"]}).to_netcdf(tmp_path / "a.nc")
+def test_invalid_finer_grids_are_refused(tmp_path):
+    dataset({"t2m": parameters()["t2m"]}).to_netcdf(tmp_path / "a.nc")
     for resolution, match in ((0.5, "at most"), (0.0, "above 0"), (-1.0, "above 0"), (0.07, "divide 180")):
         with pytest.raises(ConfigError, match=match):
             open_era5(tmp_path / "a.nc", resolution=resolution)
-    with pytest.raises(ConfigError, match="holds no cell"):
+    with pytest.raises(ConfigError, match="contains no cell"):
         open_era5(tmp_path / "a.nc", resolution=0.05, bbox=(8, 40, 9, 41))
 
 
@@ -263,7 +263,7 @@ def test_the_cells_of_a_twentieth_of_a_degree_are_those_of_xbase():
 
 
 def test_what_goes_into_a_graph_is_small(tmp_path):
-    """A globe of 0.05 degrees: coordinates of cells do not travel with every task."""
+    """A globe of 0.05 degrees: tasks do not contain the coordinates of all cells."""
     latitude, longitude = np.arange(90.0, -91, -1), np.arange(0.0, 360)
     fields = {"t2m": np.full((3, 181, 360), 280, "float32")}
     dataset(fields, latitude=latitude, longitude=longitude).to_netcdf(tmp_path / "a.nc")

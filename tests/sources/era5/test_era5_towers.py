@@ -1,4 +1,4 @@
-"""ERA5 beside towers that measured the same: clocks, and the factor from sunlight to photons."""
+"""ERA5 compared with towers: clocks, and the factor from sunlight to photons."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cycle(series, time):
 
 
 def test_the_day_of_era5_is_that_of_towers_nearby(shared_data):
-    """Berlin's cells and two towers within 170 km, other years: sun and warmth come and go in the same hours.
+    """Berlin's cells and two towers within 170 km, other years: sunlight and temperature have the same daily cycle.
 
     A shift by an hour, as of stamps taken for the start of an hour or of local time taken for UTC, moves the mean cycle
     by one; years and 100 km do not move the sun's. Warmth in two wetlands is an hour later and an hour earlier.

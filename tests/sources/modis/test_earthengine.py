@@ -1,4 +1,4 @@
-"""Earth Engine exports: what names tell, masked pixels, and tables that must stand on the grid."""
+"""Earth Engine exports: names of files and bands, masked pixels, and tables, whose pixels must be on the grid."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_masked_pixels_of_integer_exports_are_missing_in_all_products(tmp_path):
     hole[1, 2] = True
     assert (np.isnan(reflectance) == hole).all() and (np.isnan(snow_water) == hole).all()
     assert reflectance[3, 0, 0] == 0
-    # Without the mask the hole would be water: land-water type 0 is the shallow ocean.
+    # Without the mask the missing pixels would be water: land-water type 0 is the shallow ocean.
     assert (snow_water[1][~hole] == 0).all()
     state = np.zeros((1, 4, 5), "int16")
     write_tiff(tmp_path / "MOD09GA_2019_07_04.tif", np.concatenate([raw, state]), CORNER, names=[*GA, "state_1km"])
@@ -116,7 +116,7 @@ def test_fill_values_that_are_declared_count_and_must_not_be_data(tmp_path):
         find_tiles(tmp_path)
 
 
-def test_other_files_are_left_out_with_a_reason(tmp_path, caplog):
+def test_other_files_are_ignored_with_a_reason(tmp_path, caplog):
     raw = bands()
     write_tiff(tmp_path / "good_2019_07_04.tif", raw, CORNER, names=A4)
     write_tiff(tmp_path / "undated.tif", raw, CORNER, names=A4)
@@ -126,27 +126,27 @@ def test_other_files_are_left_out_with_a_reason(tmp_path, caplog):
     write_tiff(tmp_path / "2019_13_07.tif", raw, CORNER, names=A4)
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     (tmp_path / "broken.tif").write_bytes(b"II*\0 nothing")
-    why = {path.name: reason for path, reason in survey_rasters(tmp_path).ignored}
+    reasons = {path.name: reason for path, reason in survey_rasters(tmp_path).ignored}
     assert [r.path.name for r in list_rasters(tmp_path)] == ["good_2019_07_04.tif"]
     assert "7 files" in caplog.text
     for name, words in {
-        "undated.tif": "hold a date",
+        "undated.tif": "contain a date",
         "2019_07_05.tif": "lacks the bands Nadir_Reflectance_Band7",
         "2019_07_06.tif": "MODIS product",
         "2019_07_07.tif": "two of its bands",
-        "2019_13_07.tif": "hold a date",
+        "2019_13_07.tif": "contain a date",
         "notes.csv": "no table of getRegion",
         "broken.tif": "cannot be read",
     }.items():
-        assert words in why[name], name
+        assert words in reasons[name], name
     (tmp_path / "MCD43A4_2019_07_08.tif").write_bytes(b"II*\0 nothing")
     with pytest.raises(SourceError, match=r"MCD43A4_2019_07_08\.tif: cannot be read"):
-        list_rasters(tmp_path)  # its name says that it is one of ours
+        list_rasters(tmp_path)  # by its name it should be readable
 
 
 def test_an_export_on_the_ellipsoid_is_refused_with_a_remedy(tmp_path):
     path = write_tiff(tmp_path / "2019_07_04.tif", bands(), CORNER, names=A4, crs="+proj=sinu +datum=WGS84 +units=m")
-    with pytest.raises(SourceError, match=r"stand on the MODIS grid.*gdal_edit\.py -a_srs"):
+    with pytest.raises(SourceError, match=r"are on the MODIS grid.*gdal_edit\.py -a_srs"):
         find_tiles(path)
 
 
@@ -206,9 +206,9 @@ def test_pixels_that_a_table_lacks_are_missing(tmp_path):
     [
         (lambda t: t.assign(latitude=t.latitude + 0.001), r"line 2: .*0\.24 pixels from the centre.*SR-ORG:6974"),
         (lambda t: t.assign(longitude=t.longitude.where(t.index != 7, 10.0)), r"line 9: .*\(1 of 18 rows"),
-        (lambda t: t.assign(time=t.time + 86400000), "image 2019_07_04 has the time of 2019-07-05"),
-        (lambda t: pd.concat([t, t.tail(1)]), "line 19: pixel and day come again"),
-        (lambda t: t.assign(**{A4[2]: "many"}), "line 2: Nadir_Reflectance_Band3 is 'many'"),
+        (lambda t: t.assign(time=t.time + 86400000), "image 2019_07_04 has the time stamp of 2019-07-05"),
+        (lambda t: pd.concat([t, t.tail(1)]), "line 19: this pixel and day appear again"),
+        (lambda t: t.assign(**{A4[2]: "many"}), "line 2: Nadir_Reflectance_Band3 must be a number, found 'many'"),
         (lambda t: t.assign(latitude=t.latitude.where(t.index != 3)), "line 5: no latitude"),
         (lambda t: t.assign(**{A4[2]: 0.1234}), None),
         (lambda t: t.head(0), "no rows"),
@@ -217,14 +217,14 @@ def test_pixels_that_a_table_lacks_are_missing(tmp_path):
 def test_tables_that_cannot_be_mapped_are_refused(tmp_path, change, match):
     path = tmp_path / "region.csv"
     change(region()[0]).to_csv(path, index=False)
-    with pytest.raises(SourceError, match=match or "holds integers; found 0.1234") as caught:
+    with pytest.raises(SourceError, match=match or "has integers, found 0.1234") as caught:
         for tile in find_tiles(path):
             read_tile(tile)
     assert str(path) in str(caught.value)
 
 
 def test_coordinates_of_the_ellipsoid_are_refused(tmp_path):
-    """Sampled on a sinusoidal grid of another body, pixels' centres lie anywhere."""
+    """Coordinates sampled on the sinusoidal grid of an ellipsoid are not the centres of MODIS pixels."""
     import pyproj
 
     table, r, c = region(size=4)
@@ -236,7 +236,7 @@ def test_coordinates_of_the_ellipsoid_are_refused(tmp_path):
         find_tiles(tmp_path)
 
 
-def test_tables_of_other_bands_are_left_out(tmp_path):
+def test_tables_of_other_bands_are_ignored(tmp_path):
     region()[0].rename(columns={A4[0]: "B1"}).to_csv(tmp_path / "region.csv", index=False)
     listing = survey_rasters(tmp_path)
-    assert not listing.rasters and "make no MODIS product" in listing.ignored[0][1]
+    assert not listing.rasters and "form no MODIS product" in listing.ignored[0][1]

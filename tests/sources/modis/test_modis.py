@@ -1,4 +1,4 @@
-"""MODIS rasters: where they lie on the global grid, and what their numbers mean."""
+"""MODIS rasters: their positions on the global grid, and their physical values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write(path, values, row, col, *, names=None, crs=SPHERE, shift=0.0, pixel=PI
 
 
 def bands(height=4, width=5):
-    """Each band a number of its own: band b of row y and column x holds 1000 b + 10 y + x."""
+    """Bands with distinct values: band b at row y and column x has 1000 b + 10 y + x."""
     y, x = np.mgrid[:height, :width]
     return np.stack([1000 * b + 10 * y + x for b in range(1, 8)]).astype("int16")
 
@@ -126,8 +126,8 @@ def test_other_grids_are_refused(tmp_path):
 def test_other_contents_are_refused(tmp_path):
     path = tmp_path / "MCD43A4.A2019185.h18v04.061.a.tif"
     for values, names, scale, match in (
-        (bands()[:6], A4[:6], None, "must hold Nadir_Reflectance_Band1.*found 6 bands"),
-        (bands().astype("uint8"), A4, None, "integers up to 10000; found uint8"),
+        (bands()[:6], A4[:6], None, "must contain Nadir_Reflectance_Band1.*found 6 bands"),
+        (bands().astype("uint8"), A4, None, "integers up to 10000, found uint8"),
         (bands(), A4, 0.01, r"scaled by 0\.0001"),
     ):
         with pytest.raises(SourceError, match=match):
@@ -137,7 +137,7 @@ def test_other_contents_are_refused(tmp_path):
         find_tiles(path)
 
 
-def test_floats_are_taken_where_they_hold_the_unscaled_integers(tmp_path):
+def test_floats_are_accepted_where_they_are_unscaled_integers(tmp_path):
     path = tmp_path / "MCD43A4.A2019185.h18v04.061.a.tif"
     whole = read_tile(find_tiles(write(path, bands(), 0, 0, names=A4))[0])
     holes = bands().astype("float64")
@@ -146,16 +146,16 @@ def test_floats_are_taken_where_they_hold_the_unscaled_integers(tmp_path):
     assert np.isnan(floats[3, 2, 2]) and np.isnan(floats).sum() == 1
     np.testing.assert_array_equal(floats[~np.isnan(floats)], whole[~np.isnan(floats)])
     (tile,) = find_tiles(write(path, bands() * 1e-4, 0, 0, names=A4))
-    with pytest.raises(SourceError, match=r"holds integers; found 0\.1: give the unscaled"):
+    with pytest.raises(SourceError, match=r"has integers, found 0\.1: pass the unscaled"):
         read_tile(tile)
 
 
-def test_folders_without_rasters_say_what_was_expected(tmp_path):
+def test_errors_for_folders_without_rasters_name_what_was_expected(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         find_tiles(tmp_path / "nowhere")
     (tmp_path / "notes.tif").write_bytes(b"")
     (tmp_path / "MOD09A1.A2019185.h18v04.061.2019.hdf").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"MCD43A4\.A2019185.* 2 other files were left out.*MOD09A1 is not used"):
+    with pytest.raises(SourceError, match=r"MCD43A4\.A2019185.* 2 other files were ignored.*MOD09A1 is not used"):
         list_rasters(tmp_path)
     (tmp_path / "notes.txt").write_bytes(b"")
     with pytest.raises(SourceError, match="expected a MODIS raster"):
@@ -176,7 +176,7 @@ def test_listing_opens_nothing(tmp_path):
         check_raster(a4)
 
 
-def test_alike_headers_are_understood_once_and_any_difference_is_seen(tmp_path, monkeypatch):
+def test_equal_headers_are_interpreted_once_and_any_difference_is_noticed(tmp_path, monkeypatch):
     import fluxcube.sources.modis.tiff as tiff
 
     opens = []

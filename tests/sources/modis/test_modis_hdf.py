@@ -1,4 +1,4 @@
-"""HDF4 tiles: grid, layers and attributes as LP DAAC writes them, and what is refused."""
+"""HDF4 tiles: grid, layers and attributes as written by LP DAAC, and files that are refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 from modis_files import A4, daily, flags, grid, nadir, name_of, structure, tile_of, write_hdf, write_tiff
 
 from fluxcube.errors import MissingPackageError, SourceError
-from fluxcube.sources.modis import hdf as modis_hdf
-from fluxcube.sources.modis import hdf_process
+from fluxcube.sources.modis import hdf, hdf_process, hdf_read
 from fluxcube.sources.modis.grid import PIXEL, PRODUCTS, ROWS, Product, Raster
 from fluxcube.sources.modis.rasters import (
     check_raster,
@@ -32,9 +31,9 @@ DAY = "2019-07-04"
 
 @pytest.fixture
 def here(monkeypatch):
-    """Read in this process, where what the library is asked for can be seen."""
-    monkeypatch.setattr(modis_hdf, "call", lambda function, path, **more: modis_hdf.SERVED[function](path, **more))
-    modis_hdf._layout.cache_clear()
+    """Read in this process, where calls of the library can be observed."""
+    monkeypatch.setattr(hdf, "call", lambda function, path, **more: hdf_read.READERS[function](path, **more))
+    hdf._layout.cache_clear()
 
 
 def values(height=12, width=14, seed=0):
@@ -102,7 +101,7 @@ def test_only_the_window_is_read(tmp_path, monkeypatch, here):
     (tile,) = find_tiles(path)
     rows, cols = CORNER[0] + np.array([550, 10, 13, 12]), CORNER[1] + np.array([40, 5, 9, 7])
     read_pixels(tile, rows, cols)
-    # Two strips, from north to south, of the rows and columns that hold the pixels, once for each band.
+    # Two strips, from north to south, of the rows and columns with the pixels, once for each band.
     assert asked == [((10, 5), (4, 5))] * 7 + [((550, 40), (1, 1))] * 7
 
 
@@ -118,7 +117,7 @@ def test_layers_in_chunks_of_rows_are_the_same(tmp_path):
     np.testing.assert_array_equal(found, read_tile(tile)[:, rows, cols])
 
 
-def test_the_later_edition_counts(tmp_path):
+def test_the_later_edition_is_used(tmp_path):
     old = write(tmp_path, [nadir(values(seed=1), CORNER)], edition="061.2019194040325")
     new = write(tmp_path, [nadir(values(seed=2), CORNER)], edition="061.2021003111111")
     write(tmp_path, [nadir(values(seed=3), CORNER)], edition="006.2022003111111")
@@ -160,7 +159,7 @@ def test_other_contents_are_refused(tmp_path):
 
     band = "Nadir_Reflectance_Band3"
     raw, attributes = good[band]
-    refused({k: v for k, v in good.items() if k != band}, f"must hold {band}")
+    refused({k: v for k, v in good.items() if k != band}, f"must contain {band}")
     refused(good | {band: (raw.astype("float32"), attributes)}, f"{band} is stored as float32.*int16")
     refused(good | {band: (raw[:5], attributes)}, r"\(5, 14\); its grid is 12 x 14")
     refused(good | {band: (raw, attributes | {"scale_factor": 10000.0})}, r"scaled by 0\.0001")
@@ -171,7 +170,7 @@ def test_other_contents_are_refused(tmp_path):
     refused(good, "describes no grid", metadata="GROUP=GridStructure\nEND_GROUP=GridStructure\n")
     refused(good, "has no Projection", metadata=text.replace("Projection=", "Projektion="))
     refused(good, "is no pair of numbers", metadata=text.replace("UpperLeftPointMtrs=(", "UpperLeftPointMtrs=(x"))
-    refused(good, "no grid of StructMetadata.0 holds", metadata=text.replace("Nadir_Reflectance", "Nadir"))
+    refused(good, "no grid of StructMetadata.0 contains", metadata=text.replace("Nadir_Reflectance", "Nadir"))
     refused(good, "damaged", metadata=text.replace("XDim=14", "XDim=many"))
 
 
@@ -179,7 +178,7 @@ def test_files_that_were_cut_short_are_named(tmp_path):
     path = write(tmp_path, [nadir(values(40, 40), CORNER)])
     whole = path.read_bytes()
     read_tile(find_tiles(path)[0])
-    # Attributes are written last: wherever a file is cut, something that is listed is gone.
+    # Attributes are written last: wherever a file is cut, a listed object is missing.
     lengths = [0, 3, 4, 9, 100, *np.random.default_rng(0).integers(0, len(whole) - 100, 60)]
     for length in lengths:
         path.write_bytes(whole[:length])
@@ -195,7 +194,7 @@ def test_files_that_were_cut_short_are_named(tmp_path):
 
 
 def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
-    """The library crashes on some such files, and with it the process that it runs in, which is not this one."""
+    """The library crashes on some of these files, and with it its own process, but not this one."""
     path = write(tmp_path, [nadir(values(30, 30), CORNER)])
     whole, rng = path.read_bytes(), np.random.default_rng(5)
     errors = 0
@@ -204,7 +203,7 @@ def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
         for at in rng.integers(4, len(whole), 6):
             damaged[at] = rng.integers(256)
         path.write_bytes(damaged)
-        modis_hdf._layout.cache_clear()
+        hdf._layout.cache_clear()
         try:
             assert read_tile(find_tiles(path)[0]).shape[0] == 7
         except SourceError as error:
@@ -212,19 +211,19 @@ def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
             assert str(path) in str(error)
     assert errors > 5
     path.write_bytes(whole)
-    modis_hdf._layout.cache_clear()
+    hdf._layout.cache_clear()
     assert read_tile(find_tiles(path)[0]).shape == (7, 30, 30)
 
 
-def test_a_process_that_ends_or_hangs_costs_its_file_only(tmp_path, monkeypatch):
+def test_a_process_that_ends_or_hangs_affects_its_own_file_only(tmp_path, monkeypatch):
     path = write(tmp_path, [nadir(values(), CORNER)])
     (tile,) = find_tiles(path)
-    with pytest.raises(SourceError, match=r"ended with status .* fetch it again"):
+    with pytest.raises(SourceError, match=r"ended with status .* download it again"):
         list(hdf_process.call("no such function", path))
     expected = read_tile(tile)
     first = hdf_process.call("windows", path, bands=list(tile.bands), boxes=[[0, 2, 0, 2], [2, 4, 0, 2]])
     next(first)
-    first.close()  # the second window is not waited for, and is nobody else's
+    first.close()  # the second window is not read, and must not be the answer to another request
     np.testing.assert_array_equal(read_tile(tile), expected)
     monkeypatch.setattr(hdf_process, "PATIENCE", 0.2)
     os.kill(hdf_process._worker._process.pid, signal.SIGSTOP)  # it hangs, however busy the machine is
@@ -242,19 +241,19 @@ def test_without_pyhdf_the_extra_is_named(tmp_path, monkeypatch, here):
         find_tiles(path)
 
 
-def test_real_land_cover_tile_is_the_geotiff_that_others_made_of_it(shared_data):
+def test_a_real_land_cover_tile_equals_a_geotiff_converted_from_it(shared_data):
     folder = shared_data / "modis"
-    hdf, tif = find_tiles(folder, products=["MCD12Q1"])
-    assert hdf.path.suffix == ".hdf" and tif.path.suffix == ".tif"
-    assert (hdf.row, hdf.col, hdf.height, hdf.width) == (tif.row, tif.col, tif.height, tif.width)
-    np.testing.assert_array_equal(read_tile(hdf), read_tile(tif))
+    tile, tif = find_tiles(folder, products=["MCD12Q1"])
+    assert tile.path.suffix == ".hdf" and tif.path.suffix == ".tif"
+    assert (tile.row, tile.col, tile.height, tile.width) == (tif.row, tif.col, tif.height, tif.width)
+    np.testing.assert_array_equal(read_tile(tile), read_tile(tif))
     rng = np.random.default_rng(0)
-    rows, cols = hdf.row + rng.integers(0, 2400, 3000), hdf.col + rng.integers(0, 2400, 3000)
-    np.testing.assert_array_equal(read_pixels(hdf, rows, cols), read_tile(tif)[:, rows - tif.row, cols - tif.col])
+    rows, cols = tile.row + rng.integers(0, 2400, 3000), tile.col + rng.integers(0, 2400, 3000)
+    np.testing.assert_array_equal(read_pixels(tile, rows, cols), read_tile(tif)[:, rows - tif.row, cols - tif.col])
 
 
 def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypatch, here):
-    """A whole tile of the family of MCD43A4, and a piece that others cut from a tile of MOD09A1."""
+    """A whole tile of a product like MCD43A4, and a part of a tile of MOD09A1 cut with other software."""
     folder = shared_data / "modis"
     bands = tuple(f"sur_refl_b{i:02d}" for i in range(1, 8))
     piece = Product(layers=bands, valid=(-100, 16000), scaled=True, types=("int16",))
@@ -271,7 +270,7 @@ def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypa
     quality, surface = (quality, surface) if quality.product == "MCD43A3" else (surface, quality)
     assert (quality.row, quality.col, quality.height, quality.width) == (7 * 2400, 15 * 2400, 2400, 2400)
     assert set(np.unique(read_tile(quality))) >= {0.0, 1.0}
-    # The piece's lower right corner, as its metadata says, is where its rows and columns end.
+    # The lower right corner in the part's metadata is the end of its rows and columns.
     assert (surface.height, surface.width) == (73, 66) and surface.tile == (18, 4)
     assert pytest.approx((ROWS / 2 - surface.row - 73) * PIXEL, abs=1e-3) == 5098293.132672
     raw = SD.SD(str(surface.path)).select("sur_refl_b02")[:]
@@ -280,8 +279,8 @@ def test_real_tiles_of_other_products_are_on_the_same_grid(shared_data, monkeypa
     assert np.isfinite(found).mean() > 0.5 and (raw[np.isnan(found)] == -28672).all()
 
 
-def test_a_library_in_disorder_is_not_believed(tmp_path, monkeypatch):
-    """An error of a process that saw other files may be those files' doing: a new process has the last word."""
+def test_an_error_after_other_files_is_confirmed_by_a_new_process(tmp_path, monkeypatch):
+    """An error after other files may be caused by those files: the answer of a new process is final."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, two = (write(tmp_path / name, [nadir(values(), CORNER)]) for name in ("one", "two"))

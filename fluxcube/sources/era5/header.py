@@ -1,0 +1,155 @@
+"""Read and check the header of an ERA5 source: its grid, stamps and parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.errors import SourceError
+from fluxcube.sources.era5.open import Source, check_format
+from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT, SPELLINGS, STATIC, UNITS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """The contents of a source: its grid, the hourly stamps for which it has values, and its parameters.
+
+    Attributes
+    ----------
+    source : Source
+    latitude, longitude : (row,), (column,) float64
+        Degrees, in the order of the source.
+    stamps : (stamp,) datetime64[h]
+        Empty where the source has static fields only.
+    first : int
+        Position of the first of `stamps` on the source's own time axis.
+    parameters, static : tuple of str
+        Short names of the parameters in time, and of the static fields.
+    origin : str
+        Path and descriptive attributes, in which names such as ERA5-Land are searched for.
+    """
+
+    source: Source
+    latitude: np.ndarray
+    longitude: np.ndarray
+    stamps: np.ndarray
+    first: int
+    parameters: tuple[str, ...]
+    static: tuple[str, ...]
+    origin: str
+
+
+def read_header(source: Source) -> Header | None:
+    """Read the header of a source; None where it has no parameter that is used.
+
+    Raises
+    ------
+    SourceError
+        If it is of another format, or a parameter has other dimensions or units than ERA5's.
+    """
+    check_format(source)
+    ds = source.open()
+    if ds.attrs.get("kind") == "era5" and ds.attrs.get("complete") is not True:
+        raise SourceError(f"{source}: this copy of ERA5 was not finished: run the same copy_era5 again.")
+    parameters = tuple(name for name in (*INSTANT, *ACCUMULATED) if name in ds)
+    static = tuple(name for name in STATIC if name in ds)
+    if not parameters and not static:
+        log.warning("%s has no parameter that is used (%s): ignored", source, ", ".join(map(str, ds.data_vars)))
+        return None
+    for name in (*parameters, *static):
+        _check_parameter(source, name, ds[name])
+    origin = " ".join(str(ds.attrs.get(key, "")) for key in ("title", "source", "history", "dataset"))
+    timed = parameters or any({"time", "valid_time"} & set(ds[name].dims) for name in static)
+    stamps, first = _stamps(source, ds, parameters) if timed else (np.empty(0, "datetime64[h]"), 0)
+    return Header(
+        source=source,
+        latitude=_degrees(ds["latitude"]),
+        longitude=_degrees(ds["longitude"]),
+        stamps=stamps if parameters else stamps[:0],
+        first=first,
+        parameters=parameters,
+        static=static,
+        origin=f"{source} {origin}",
+    )
+
+
+def _check_parameter(source: Source, name: str, array: xr.DataArray) -> None:
+    dims = set(array.dims) - {"expver", "number"}
+    time = dims & {"time", "valid_time"}
+    if {"latitude", "longitude"} | time != dims or len(time) > 1 or (not time and name not in STATIC):
+        raise SourceError(
+            f"{source}: {name} must have dims (time or valid_time, latitude, longitude), found {array.dims}: "
+            "pass the hourly NetCDF as the Climate Data Store delivers it."
+        )
+    if array.sizes.get("number", 1) > 1:
+        raise SourceError(f"{source}: {name} has {array.sizes['number']} ensemble members: select one of `number`.")
+    units = str(array.attrs.get("units", "none" if UNITS[name] != "1" else ""))
+    spelled = units.replace("**", "").replace("^", "").strip()
+    if SPELLINGS.get(spelled, spelled) != UNITS[name]:
+        raise SourceError(
+            f"{source}: {name} must be in {UNITS[name]}, found units {units!r}: pass the file as the CDS delivers it."
+        )
+
+
+def _degrees(axis: xr.DataArray) -> np.ndarray:
+    """Return coordinates in float64; 9.292 stored as float32 becomes 9.292, not 9.29199982."""
+    return np.round(axis.values.astype("float64"), 4) if axis.dtype == np.float32 else axis.values.astype("float64")
+
+
+def _stamps(source: Source, ds: xr.Dataset, parameters: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Return the hourly stamps of a source, datetime64[h], and the position of the first on its axis."""
+    name = "valid_time" if "valid_time" in ds.dims else "time"
+    exact = ds[name].values
+    if not np.issubdtype(exact.dtype, np.datetime64):
+        raise SourceError(
+            f"{source}: {name} must be a time of the standard calendar, found {exact.dtype}: decode it as datetime64."
+        )
+    if parameters:
+        _check_stamps(source, name, exact)
+    hours = exact.astype("datetime64[h]")
+    begin, end = _valid_period(ds, hours)
+    return hours[begin:end], begin
+
+
+def _valid_period(ds: xr.Dataset, hours: np.ndarray) -> tuple[int, int]:
+    """Return the positions for which a store declares values: the axis of ARCO-ERA5 runs from 1900 to 2050."""
+    first, last = (ds.attrs.get(key) for key in ("valid_time_start", "valid_time_stop"))
+    begin = 0 if first is None else int(np.searchsorted(hours, np.datetime64(str(first)[:10], "h")))
+    if last is None:
+        return begin, len(hours)
+    day_after = np.datetime64(str(last)[:10], "D") + np.timedelta64(1, "D")
+    return begin, int(np.searchsorted(hours, day_after.astype("datetime64[h]")))
+
+
+def _check_stamps(source: Source, name: str, exact: np.ndarray) -> None:
+    """Refuse repeats, unsorted stamps, and steps other than an hour, each with its own message."""
+    steps = np.diff(exact)
+    usual = np.median(steps.astype("timedelta64[s]").astype(float)) / 3600 if len(steps) else 1.0
+    if len(steps) and (steps == np.timedelta64(0)).any():
+        at = exact[:-1][steps == np.timedelta64(0)][0].astype("datetime64[m]")
+        raise SourceError(
+            f"{source}: {name} must contain full hours in ascending order: {at} appears twice; drop repeats."
+        )
+    if (steps < np.timedelta64(0)).any():
+        at = exact[1:][steps < np.timedelta64(0)][0].astype("datetime64[m]")
+        raise SourceError(
+            f"{source}: {name} must contain full hours in ascending order: {at} is out of order; sort the file."
+        )
+    if 0 < usual < 1:
+        raise SourceError(
+            f"{source}: steps must be 1 hour, found {usual * 60:g} minutes (sub-hourly): average to full hours first."
+        )
+    if usual != 1:
+        kind = " (daily: hourly models need hourly data)" if usual >= 24 else ""
+        raise SourceError(f"{source}: steps must be 1 hour, found {usual:g} hours{kind}: request all 24 hours.")
+    if (exact != exact.astype("datetime64[h]")).any():
+        raise SourceError(
+            f"{source}: {name} must contain full hours, found {exact[0].astype('datetime64[m]')}: "
+            "download the hourly file again."
+        )
