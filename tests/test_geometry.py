@@ -71,13 +71,13 @@ def test_cells_can_be_divided():
     ("centres", "limits", "words"),
     [
         ([1.0, 2.0, 4.0], None, "cells are missing"),
-        ([1.0, 2.0, 1.5], None, "rise or fall"),
-        ([1.0, 1.0], (-90, 90), "rise or fall"),
+        ([1.0, 2.0, 1.5], None, "increasing or decreasing"),
+        ([1.0, 1.0], (-90, 90), "increasing or decreasing"),
         ([5.0], None, "width of a single cell"),
-        ([], None, "finite centres"),
-        ([1.0, np.nan], None, "finite centres"),
+        ([], None, "finite cell centres"),
+        ([1.0, np.nan], None, "finite cell centres"),
         ([89.0, 90.0, 91.0], (-90, 90), "within"),
-        (np.arange(0, 365, 1.0), None, "whole turn"),
+        (np.arange(0, 365, 1.0), None, "at most 360"),
     ],
 )
 def test_axes_that_are_no_grid_are_refused(centres, limits, words):

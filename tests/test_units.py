@@ -142,7 +142,7 @@ def test_unknown_units_are_named_with_the_nearest(unit):
     ],
 )
 def test_what_does_not_measure_the_same_is_refused(one, other):
-    with pytest.raises(ConfigError, match="do not measure the same; did you mean") as error:
+    with pytest.raises(ConfigError, match="measure different quantities; did you mean") as error:
         convert(1.0, one, other, name="X", step_minutes=30)
     assert repr(one) in str(error.value) and repr(other) in str(error.value)
 

@@ -108,7 +108,7 @@ def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", p
         if igbp and (why := lacking(cube, splits, part, igbp)):
             print(f"left out {name}: {why}")
             continue
-        sums = score_variants(cube, splits, variants, out, part=part, igbp=igbp, say=print)
+        sums = score_variants(cube, splits, variants, out, part=part, igbp=igbp, log=print)
         tables += tabled(name, variants, sums, draws)
         report(tables, out)
     table = report(tables, out)

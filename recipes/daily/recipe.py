@@ -134,7 +134,7 @@ def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, d
     splits = folds_of(split, folds, part)
     name, variants = ("ablations", ablations_of(budget, only)) if ablate else ("models", models_of(budget, only))
     scored = {
-        quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, say=print)
+        quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, log=print)
         for quality in SETTINGS["min_quality"]
     }
     table = report(name, scored, out, draws)

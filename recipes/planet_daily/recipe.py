@@ -270,14 +270,14 @@ def limits_of(arrays, centred):
     return 0.0, float(values.max())
 
 
-def main(out, *, seed=0, quick=False, say=print):
+def main(out, *, seed=0, quick=False, log=print):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     planet, budget = Planet(seed=seed, quick=quick), "quick" if quick else "full"
     raw = raw_files(planet, out)
     cube = towers_of(raw, out)
     split, variants = split_of(cube, seed), variants_of(budget, seed)
-    runs = {v.label: trained(cube, split, v, out, say=say) for v in variants}
+    runs = {v.label: trained(cube, split, v, out, log=log) for v in variants}
     forcing = forcing_of(raw, variants)
     days = slice(str(planet.period[0].astype("datetime64[D]")), str((planet.period[1] - DAY).astype("datetime64[D]")))
     maps = {v.label: maps_of(runs[v.label], forcing, days, bool(v.seeds), out) for v in variants}

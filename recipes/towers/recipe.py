@@ -102,7 +102,7 @@ def main(raw, out, *, split, folds=None, only=None, budget="full", part="test", 
     cube = towers(Path(raw), out) if isinstance(raw, str | Path) else raw
     splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
     variants = variants_of(budget, only)
-    table = report(score_variants(cube, splits, variants, out, part=part, say=print), out, draws)
+    table = report(score_variants(cube, splits, variants, out, part=part, log=print), out, draws)
     if part == "test":
         scales(cube, splits, variants, out, draws)
     if era5:

@@ -56,7 +56,7 @@ def card(name, variant, cube, scores):
 def main(raw, out, folder):
     cube = towers(raw, out)
     (variant,) = variants_of("full", [LABEL])
-    run = trained(cube, everything(cube), variant, out, say=print)
+    run = trained(cube, everything(cube), variant, out, log=print)
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(p for p in run.rglob("*") if p.suffix in (".json", ".safetensors")):
         target = folder / path.relative_to(run)

@@ -13,7 +13,7 @@ from fluxcube.evaluation.skill import compare
 from fluxcube.maps.means import mean_cycle, mean_maps
 from fluxcube.plotting.animation import animate_cycle
 from fluxcube.plotting.canvas import print_units
-from fluxcube.plotting.maps import _coast, plot_differences, plot_diurnal, plot_map, plot_scores, plot_site_map
+from fluxcube.plotting.maps import _coast, plot_differences, plot_map, plot_scores
 from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.variables import table
 
@@ -288,39 +288,6 @@ def test_without_matplotlib_it_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(MissingPackageError, match=r"fluxcube\[plot\]"):
         plot_map(flux())
-
-
-def test_sites_by_class_and_by_value():
-    cube = example_cube(sites=6, days=1)
-    ax = plot_site_map(cube)
-    labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert labels == ["CRO (1)", "DBF (2)", "ENF (1)", "GRA (2)"]
-    dots = np.concatenate([c.get_offsets() for c in ax.collections[1:]])
-    assert {tuple(p) for p in np.round(dots, 6)} == set(
-        zip(cube.longitude.values.round(6), cube.latitude.values, strict=True)
-    )
-    scores = cube.latitude * 0.01
-    np.testing.assert_array_equal(plot_site_map(scores.rename("nse")).collections[1].get_array(), scores)
-    with pytest.raises(SchemaError, match="latitude"):
-        plot_site_map(cube.drop_vars("latitude"))
-    with pytest.raises(SchemaError, match="one value per site"):
-        plot_site_map(cube.fluxes.isel(target=0))
-
-
-def test_the_mean_day_is_in_solar_time_and_on_common_hours():
-    cube = example_cube(sites=3, days=4)
-    noon = np.floor(cube.predictors.sel(variable="TOD", drop=True)) == 12
-    obs = noon.astype(float).rename("NEE")  # one in the hour that begins between 12 and 13, solar time
-    pred = (obs * 2).where(obs.time > obs.time[24])
-    lines = {line.get_label(): line for line in plot_diurnal(obs, {"model": pred}).lines}
-    hour, value = lines["observed"].get_data()
-    assert hour[np.argmax(value)] == 12.5 and value.max() == 1 and (np.sort(value)[:-1] == 0).all()
-    np.testing.assert_allclose(lines["model"].get_ydata(), 2 * value)
-    assert plot_diurnal(obs, pred).get_title() == f"{int(np.isfinite(pred).sum()):,} hours"
-    with pytest.raises(SchemaError, match="longitude"):
-        plot_diurnal(obs.drop_vars("longitude"), pred)
-    with pytest.raises(SchemaError, match="no hour"):
-        plot_diurnal(obs, pred * np.nan)
 
 
 def test_bars_are_the_scores():

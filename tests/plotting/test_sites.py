@@ -94,7 +94,7 @@ def test_a_picture_is_written_where_it_is_asked_for(tmp_path, sums, means):
 
 
 def test_what_is_no_embedding_is_refused():
-    with pytest.raises(SchemaError, match="site, code"):
+    with pytest.raises(SchemaError, match="site, feature"):
         plot_embedding(embedding(np.eye(7)).isel(code=0))
     with pytest.raises(SchemaError, match="igbp"):
         plot_embedding(embedding(np.eye(7)).drop_vars("igbp"))
@@ -143,7 +143,7 @@ def test_models_panels_and_classes_can_be_chosen(means, sums):
         plot_class_changes(means, models=["lstn"])
     with pytest.raises(UnknownNameError, match="GPP_NT"):
         plot_class_changes(means, targets=["GPP"])
-    with pytest.raises(ConfigError, match=r"2 .*but 1 axes"):
+    with pytest.raises(ConfigError, match=r"2 .*found 1 axes"):
         plot_class_changes(means, axes=panels)
     with pytest.raises(ConfigError, match="rmse_change"):
         plot_class_changes(site_scores(sums))
