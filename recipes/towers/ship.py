@@ -39,7 +39,7 @@ def card(name, variant, cube, scores):
     igbp = pd.Series(cube.igbp.values.astype(str), cube.site.values).value_counts()
     ours = whole[whole.model == LABEL].iloc[0]
     table = "Pooled NSE of NEE, and RMSE (umol m-2 s-1):\n\n" + lines(whole)
-    table += f"\n\nIts RMSE is {ours.rmse:.2f}, its median NSE of a tower {ours.nse_site_median:.2f}."
+    table += f"\n\nIts RMSE is {ours.rmse:.2f}, its median NSE over towers {ours.nse_site_median:.2f}."
     return CARD.read_text("utf-8").format(
         name=name,
         seeds=variant.seeds,
