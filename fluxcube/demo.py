@@ -56,7 +56,7 @@ class DemoResult:
     Attributes
     ----------
     out : Path
-        Folder with all files: raw files, `cube.zarr`, `runs/`, `maps.zarr`, pictures, `scores.md`.
+        Folder with all files: raw files, `cube.zarr`, `runs/`, `maps.zarr`, figures, `scores.md`.
     towers : pandas.DataFrame
         Scores on held-out towers, per IGBP class, target and model.
     skill : pandas.DataFrame

@@ -10,19 +10,19 @@ from fluxcube.experiments import trained
 from fluxcube.samples.splits import Split
 
 LABEL = "EcoPerceiver with memory"
-#: What a user must know before using it; figures come from `scores.csv`.
+#: Template of the model card; its figures come from `scores.csv`.
 CARD = Path(__file__).parent / "card.md"
 
 
 def everything(cube):
-    """All towers train."""
+    """Return a split with all towers for training."""
     return Split(
         train=tuple(map(str, cube.site.values)), kind="all", notes=("every tower trains; none is left to score",)
     )
 
 
 def lines(table):
-    """Rows of a model beside the baselines, as a page shows them."""
+    """Return a table of the model and the baselines as Markdown."""
     head = ["", "hours", "towers", *table.model.unique()]
     wide = table.pivot(index="group", columns="model", values="nse")[list(table.model.unique())]
     counts = table.groupby("group")[["n", "n_sites"]].first()
@@ -31,7 +31,7 @@ def lines(table):
 
 
 def card(name, variant, cube, scores):
-    """The text of a card, its figures from the table of the recipe."""
+    """Return the text of the card, with figures from the table of the recipe."""
     own = scores[scores.target == "NEE"].copy()
     own["group"] = own.group.fillna("all")
     whole, classes = own[own.group == "all"], own[own.group != "all"]
