@@ -1,13 +1,13 @@
-"""Peak memory and time of trees against the number of rows, and what 27 million rows need.
+"""Measure peak RAM and time of training trees against the number of feature rows, and extrapolate to 27 million rows.
 
     python benchmarks/boosting.py [--rows 0.5 1 2 4] [--trees 10] [--depth 9] [--lags 0] [--once 27]
 
-Towers of made-up weather (70,000 hours each; 12 met columns, some hours missing, two numbers and 16 classes: 30 columns
-a row) go through the way that `fit` takes: read site by site, turned into rows, binned, trained on. Only the reading of
-the store is left out. Each size runs in a process of its own, whose largest resident memory is taken, less that of a
-process that only imported the packages. Rows that `fit` keeps from pass to pass, up to half a GiB however many there
-are, are, are left out of the sizes and added to the line's end. `--whole` does the same as one would without parts: all
-rows in one array.
+Towers with simulated weather (70,000 hours each; 12 input columns, some hours missing, two numbers and 16 classes: 30
+columns per feature row) pass through the same functions as in `fit`: read site by site, turned into feature rows,
+binned, trained on. Only reading the store is left out. Each size runs in a separate process. Its largest resident
+memory is measured, minus that of a process that only imported the packages. Feature rows that `fit` keeps from pass to
+pass, up to half a GiB whatever the total number, are left out of the sizes and added at the end of the line. `--whole`
+measures the plain alternative: all rows in one array.
 
 Limit: a line through the sizes, extended to 27 million rows, stays below 8 GiB. `--once` runs that size itself.
 """
@@ -52,8 +52,8 @@ GIB = 2**30
 GOAL, LIMIT = 27.0, 8.0
 
 
-class MadeUp(SiteRows):
-    """Towers whose hours are drawn when they are asked for, the same each time."""
+class Simulated(SiteRows):
+    """Towers whose hours are drawn when they are read, the same each time."""
 
     def towers(self):
         for site in self.sites:
@@ -78,25 +78,25 @@ class MadeUp(SiteRows):
 
 
 def fluxes_of(met: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A flux that takes deep trees to learn, with noise, for all hours."""
+    """Return a noisy flux of all hours that requires deep trees."""
     sun, warmth, dry = met[:, 3], met[:, 2], met[:, 4]
     nee = 1 - (1 + sun) * np.exp(-((warmth - 0.2) ** 2)) / (1 + np.exp(3 * dry))
     return (nee + rng.normal(0, 0.5, len(nee))).astype(np.float32)[:, None]
 
 
 def peak() -> float:
-    """Largest resident memory of this process so far, GiB."""
+    """Return the largest resident memory of this process so far, GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
 def now() -> float:
-    """Resident memory of this process, GiB."""
+    """Return the resident memory of this process, GiB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / GIB
 
 
 def one_size(millions: float, trees: int, depth: int, lags: int, kept: int, whole: bool) -> dict:
-    """Train on so many rows; return peak memory and seconds."""
+    """Train on a number of feature rows; return peak RAM and seconds."""
     sites = [str(i) for i in range(max(1, round(millions * 1e6 / HOURS)))]
     spec = FeatureSpec(predictors=MET, static=("latitude", "elevation", "igbp"), igbp_classes=tuple("ABCDEFGHIJKLMNOP"))
     sizes = Sizes(inputs=len(MET), numbers=2, classes=(CLASSES,), protected=(0, 1))
@@ -112,7 +112,7 @@ def one_size(millions: float, trees: int, depth: int, lags: int, kept: int, whol
         ticks.append(time.perf_counter())
         resident.append(now() - base)
 
-    source = MadeUp(None, sites, spec, 1)
+    source = Simulated(None, sites, spec, 1)
     if whole:
         model.fit(*table(model, source), seed=0, progress=tick)
     else:
@@ -129,7 +129,7 @@ def one_size(millions: float, trees: int, depth: int, lags: int, kept: int, whol
 
 
 def in_process(args: argparse.Namespace, millions: float, kept: int, whole: bool = False) -> dict:
-    """Run one size in a process of its own."""
+    """Run one size in a separate process."""
     command = [sys.executable, __file__, "--one", str(millions), "--trees", str(args.trees), "--depth", str(args.depth)]
     command += ["--lags", str(args.lags), "--kept", str(kept), *(["--whole"] if whole else [])]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -146,9 +146,9 @@ def main() -> None:
     parser.add_argument("--rows", type=float, nargs="+", default=[0.5, 1, 2, 4], help="millions")
     parser.add_argument("--trees", type=int, default=10)
     parser.add_argument("--depth", type=int, default=9)
-    parser.add_argument("--lags", type=int, default=0, help="hours back that a row holds")
+    parser.add_argument("--lags", type=int, default=0, help="number of previous hours in a feature row")
     parser.add_argument("--whole", action="store_true", help="also with all rows in one array")
-    parser.add_argument("--once", type=float, help="run so many million rows, too")
+    parser.add_argument("--once", type=float, help="also run this number of million rows")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--kept", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How long a build of the tower cube takes, how much memory, and how far it is from only parsing the files.
+"""Measure time and RAM of a build of the tower cube, relative to parsing the files only.
 
     python benchmarks/build.py ../shared/data/towers
 
-Every run is a process of its own; parsing alone and building take turns, so that a busy machine slows both. Limits for
-the 109 towers of FLUXNET2015's SUBSET: 60 s and 2 GiB on two cores, and time linear in sites.
+Every run is a separate process; parsing alone and building alternate, so that a busy machine slows both. Limits for
+the 109 towers of FLUXNET2015's SUBSET: 60 s and 2 GiB on two cores, and time linear in the number of sites.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 
 def parse(raw: Path, sites: list[str], store: Path) -> dict:
-    """Only read every CSV into memory, on as many threads as a build has."""
+    """Read every CSV into RAM, on the number of threads of a build."""
     import os
 
     import pandas as pd
@@ -42,7 +42,7 @@ def build(raw: Path, sites: list[str], store: Path) -> dict:
 
 
 def child(job: str, raw: Path, sites: list[str]) -> dict:
-    """Run one job in a process of its own; imports are not timed, the peak of memory holds them."""
+    """Run one job in a separate process; imports are not timed, but included in the peak RAM."""
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import build\n"
         "print(json.dumps(build.timed(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))))"

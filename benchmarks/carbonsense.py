@@ -1,10 +1,10 @@
-"""How long a cube of CarbonSense's shape takes to write, how much memory, and how large it is.
+"""Measure time, RAM and size of a cube with the shape of CarbonSense.
 
     python benchmarks/carbonsense.py [--sites 385] [--hours 27000000] [--compact] [--keep cube.zarr]
 
-Every site has simulated weather and fluxes of three decimals with gaps and flags, 1 to 26 years of them, and goes the
-way that a build's sites go: put aside, composed into a store, reported. Reading archives is not part of it
-(benchmarks/build.py times that). Then the cube is opened, a site-year is read, and one more site appended.
+Every site has simulated weather and fluxes with three decimals, gaps and flags, for 1 to 26 years. Sites pass through
+the same functions as in a build: spilled, composed into a store, reported. Reading archives is not included
+(benchmarks/build.py measures it). Then the cube is opened, a site-year is read, and one more site is appended.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HOUR = np.timedelta64(1, "h")
 
 
 def lengths(sites: int, hours: int, seed: int = 0) -> np.ndarray:
-    """Hours of each site: 1 to 26 years, as uneven as flux networks are, `hours` in all."""
+    """Return the hours of each site: 1 to 26 years, as uneven as in flux networks, `hours` in total."""
     years = np.clip(np.random.default_rng(seed).lognormal(1.9, 0.7, sites), 1, 26)
     whole = np.maximum((years / years.sum() * hours).astype(int), 1)
     whole[0] += hours - whole.sum()
@@ -39,7 +39,7 @@ def lengths(sites: int, hours: int, seed: int = 0) -> np.ndarray:
 
 
 def simulate(at: int, hours: int) -> Tower:
-    """A site with diurnal and annual cycles and noise that remembers, three decimals, a tenth missing."""
+    """Return a site with diurnal and annual cycles and autocorrelated noise, three decimals, a tenth missing."""
     rng = np.random.default_rng(at)
     stop = np.datetime64("2025-01-01", "h")
     time_ = (stop - np.arange(hours, 0, -1) * HOUR).astype("datetime64[ns]")
@@ -69,7 +69,7 @@ def _stack(rng: np.random.Generator, cycle: np.ndarray, names: tuple[str, ...]) 
 
 
 def build(store: Path, sizes: np.ndarray, *, compact: bool = False, workers: int = 2) -> None:
-    """Write a cube of simulated sites through the library's own writing path."""
+    """Write a cube of simulated sites with the functions of the library."""
     labels = {"predictors": predictors(), "fluxes": targets()}
     settings = {
         "resolution": "hourly",

@@ -1,14 +1,14 @@
-"""How fast chips are cut, beside a windowed reprojection of each chip and day, and where the time of a build goes.
+"""Measure how fast chips are cut, relative to a windowed reprojection of each chip and day, and profile a build.
 
     python benchmarks/chips.py [--sites 50] [--days 20] [--tile h18v04]
 
-A whole tile (2400 x 2400 pixels, seven bands of int16) is made up and held in memory for both. One way works out each
-site's 64 pixels once and gathers them day by day; the other reprojects a window of the tile around the site with
-rioxarray, nearest neighbour, for each site and day, as one would without an index. Limits: at least 1,000 times
-faster per chip and day, at least 99.5 % of pixels identical.
+A whole simulated tile (2400 x 2400 pixels, seven bands of int16) is in RAM for both methods. One computes the 64
+pixels of each site once and gathers them day by day; the other reprojects a window of the tile around the site with
+rioxarray, nearest neighbour, for each site and day, as one would without an index. Limits: at least 1,000 times faster
+per chip and day, at least 99.5 % of pixels identical.
 
-Then chips are cut end to end from a folder of HDF4 tiles of both products, written here as the archive writes them,
-and the time is told by what it is spent on.
+Then chips are cut end to end from a folder of HDF4 tiles of both products, written here in the format of the archive,
+and the time is profiled by its parts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyproj
 import rasterio
-import rioxarray  # noqa: F401  (gives arrays their .rio)
+import rioxarray  # noqa: F401  (adds .rio to arrays)
 import xarray as xr
 
 from fluxcube.cubes.chips import build_chips, chip_index
@@ -37,7 +37,7 @@ ROUNDS = 3
 
 
 def places_in(h: int, v: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places whose chips lie wholly within a tile."""
+    """Return places whose chips are completely inside a tile."""
     rng = np.random.default_rng(1)
     latitude, longitude = [], []
     while len(latitude) < n:
@@ -52,7 +52,7 @@ def places_in(h: int, v: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scene(seed: int) -> np.ndarray:
-    """Seven bands of a tile, smooth and noisy, int16."""
+    """Return seven bands of a tile, smooth and noisy, int16."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:TILE, :TILE].astype("float32")
     base = 3000 + 1500 * np.sin(y / 90 + seed) * np.cos(x / 70)
@@ -60,7 +60,7 @@ def scene(seed: int) -> np.ndarray:
 
 
 def windowed(tile: xr.DataArray, lat: float, lon: float, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """One chip by rioxarray: cut a window with a margin, reproject it."""
+    """Return one chip by rioxarray: cut a window with a margin, reproject it."""
     zone = int((lon + 180) // 6) + 1
     utm = f"EPSG:{(32700 if lat < 0 else 32600) + zone}"
     x, y = pyproj.Transformer.from_crs("EPSG:4326", utm, always_xy=True).transform(lon, lat)
@@ -71,7 +71,7 @@ def windowed(tile: xr.DataArray, lat: float, lon: float, rows: np.ndarray, cols:
 
 
 def compare(h: int, v: int, sites: int) -> None:
-    """Time both ways in turns on one tile in memory."""
+    """Time both methods in turns on one tile in RAM."""
     lat, lon = places_in(h, v, sites)
     start = time.perf_counter()
     rows, cols = chip_index(lat, lon)
@@ -114,7 +114,7 @@ def compare(h: int, v: int, sites: int) -> None:
 
 
 def build(h: int, v: int, sites: int, days: int) -> None:
-    """Cut chips of a folder of HDF4 tiles and tell what takes the time."""
+    """Cut chips from a folder of HDF4 tiles and profile it."""
     from modis_files import flags, nadir, name_of, write_hdf
 
     lat, lon = places_in(h, v, sites)
@@ -126,7 +126,7 @@ def build(h: int, v: int, sites: int, days: int) -> None:
             Path(folder) / name_of("MCD43A4", str(dates[0]), (h, v)), [nadir(scene(1), corner)], chunk_rows=100
         )
         two = write_hdf(Path(folder) / name_of("MCD43A2", str(dates[0]), (h, v)), [flags(kind, corner)], chunk_rows=100)
-        for date in dates[1:]:  # the same pixels every day: their values do not matter to the clock
+        for date in dates[1:]:  # the same pixels every day: the time does not depend on their values
             for path, product in ((one, "MCD43A4"), (two, "MCD43A2")):
                 (Path(folder) / name_of(product, str(date), (h, v))).write_bytes(path.read_bytes())
         size = sum(p.stat().st_size for p in Path(folder).iterdir()) / 2**20
@@ -138,7 +138,7 @@ def build(h: int, v: int, sites: int, days: int) -> None:
             start = time.perf_counter()
             build_chips(folder, lat[:n], lon[:n])
             whole = time.perf_counter() - start
-            # The library in this process, where its time can be told.
+            # Use the library in this process, where it can be profiled.
             hdf.call = lambda function, path, **more: hdf_read.READERS[function](path, **more)
             hdf._layout.cache_clear()
             profile = cProfile.Profile()
@@ -152,11 +152,11 @@ def build(h: int, v: int, sites: int, days: int) -> None:
                 f"  {n} sites: {whole:.2f} s; with the HDF4 library in this process {taken:.2f} s "
                 f"({cpu:.2f} s of CPU), {n * days / cpu:,.0f} chips per second of CPU"
             )
-            tell(profile, taken)
+            show(profile, taken)
 
 
-def tell(profile: cProfile.Profile, taken: float) -> None:
-    """Share of the time in the parts that matter."""
+def show(profile: cProfile.Profile, taken: float) -> None:
+    """Print the shares of the time of the main parts."""
     parts = {
         "read pixels": ("read_pixels",),
         "  of it, the HDF4 library unpacking windows": ("_SDreaddata_0",),

@@ -1,12 +1,13 @@
-"""How fast TAM-RL maps days where a place is encoded once, beside encoding its support for every window.
+"""Measure how fast TAM-RL predicts if a place is encoded once, relative to encoding it for every window.
 
     OMP_NUM_THREADS=1 python benchmarks/daily.py [--places 20] [--days 200] [--rounds 5] [--preset small]
 
-Random weights and weather: what is timed does not hang on them. The paper's 8 windows of support of 45 days each. Both
-ways run one after the other in each round, in one process on one thread, over the same windows, a day's each; given are
-medians over the rounds of windows per second of CPU time, since the machine may be shared, and of each round's ratio.
-Limits: 5 times the throughput, and numbers that agree to 1e-5 of the fluxes' spread. Then a training step with support
-that four neighbouring windows share, beside one where each has its own, and beside the forward model's alone.
+Weights and weather are random, because the time does not depend on them. There are 8 support windows of 45 days each,
+as in the paper. Both methods run one after the other in each round, in one process on one thread, over the same
+windows, one for each day. Results are medians over the rounds of windows per second of CPU time, since the machine may
+be shared, and of the ratio in each round. Limits: 5 times the throughput, and results that agree to 1e-5 of the
+standard deviation of the fluxes. Then a training step is measured with support windows that four neighbouring windows
+share, with separate ones, and for the forward model alone.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ def each_window(block: Block, length: int):
 
 
 def once(model: TAMRL, block: Block) -> np.ndarray:
-    """As the predictor does it: every place is encoded, and its windows bring its embedding along."""
+    """Predict as in the predictor: every place is encoded once, and its windows have its embedding as an input."""
     series = flatten(block_with_embeddings(block, model))
     parts = [gather(series, p, s, model.context) for p, s in each_window(block, model.context)]
     return np.concatenate([model.predict(Batch.of(part))[:, -1] for part in parts])
 
 
 def every_time(model: TAMRL, block: Block) -> np.ndarray:
-    """Each window brings its place's support, which is encoded for it."""
+    """Encode the support windows of its place for each window."""
     series = flatten(block)
     first = np.full(len(block.inputs), block.first_hour)
     support = series_support(series, first, block.observed.ravel(), model.context, model.support)
@@ -110,9 +111,9 @@ def steps(model: TAMRL, block: Block, rounds: int) -> None:
     found: dict[str, list[float]] = {name: [] for name in ways}
     model.train()
     for _ in range(rounds):
-        for name, given in ways.items():
-            model.joint = given is not None
-            found[name].append(cpu(lambda given=given: model(batch, *(given or ())).square().mean().backward())[0])
+        for name, extra in ways.items():
+            model.joint = extra is not None
+            found[name].append(cpu(lambda extra=extra: model(batch, *(extra or ())).square().mean().backward())[0])
     model.joint = True
     model.eval()
     base = found["forward model alone"]

@@ -1,14 +1,15 @@
-"""How fast EcoPerceiver is beside a plain implementation with the same weights, forward and in training.
+"""Measure the speed of EcoPerceiver relative to a plain implementation with the same weights, forward and in training.
 
     OMP_NUM_THREADS=1 python benchmarks/forward.py [--preset published] [--rounds 7] [--bands 9] [--run FOLDER]
 
-One place of some days of random weather with holes and a chip a day. All variants run one after another in each round,
-in one process on one thread; given are medians over the rounds of predictions per second and, of each round, of the
-ratio to the plain implementation (`naive.py`), whose batch and attention are tuned before. Predictions are the hours
-that a map would keep. CPU time, since the machine may be shared. Limits: every window for itself 2 times, dense at the
-default stride 12 times, at stride T 45 times; a training step with the dense head 25 times the plain last head's
-supervised hours per second, of which batches take under 10 %. bfloat16 apart, with its error; --run takes the weights
-and the shape of a trained run, of which random weights say little.
+The input is one place with some days of random weather with gaps and one chip per day. All variants run one after
+another in each round, in one process on one thread. Results are medians over the rounds of predictions per second and
+of the ratio to the plain implementation in the same round (`naive.py`), whose batch size and attention are tuned
+before. Predictions are the hours that a map would keep. CPU time is measured, since the machine may be shared. Limits:
+every window separately 2 times, dense at the default stride 12 times, at stride T 45 times; a training step with the
+dense head 25 times the supervised hours per second of the plain last head, of which batches take less than 10 %.
+bfloat16 is measured separately, with its error; --run uses the weights and the shape of a trained run, because random
+weights are not representative.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from fluxcube.models.sliding import predict_sliding
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.windows import Series, gather
 
-#: Windows per pass of the plain implementation, of which the fastest is taken.
+#: Numbers of windows per pass of the plain implementation; the fastest is used.
 BATCHES = (4, 8, 16, 24, 32, 64)
-#: Windows of a pass of ours, as the predictor makes them.
+#: Number of windows per pass of fluxcube, as in the predictor.
 OURS = 128
 STRETCH = 128
 
@@ -45,7 +46,7 @@ def tensors(arrays: dict) -> Batch:
 
 
 def windows(series: Series, stops: np.ndarray, length: int) -> Batch:
-    """Windows of the first place."""
+    """Return the windows of the first place."""
     return tensors(gather(series, np.zeros_like(stops), stops, length))
 
 
@@ -60,18 +61,18 @@ def cpu(run: Callable) -> float:
 
 
 def compared(variants: dict[str, tuple[Callable, int]], base: str, rounds: int) -> dict[str, tuple[float, float]]:
-    """Hours per second of each variant, and the median of its ratio to another of the same round."""
+    """Return hours per second of each variant, and the median of its ratio to another in the same round."""
     rates: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, (run, hours) in variants.items():
             rate = hours / cpu(run)
-            rates[name] += [rate] * (turn > 0)  # the first warms up
+            rates[name] += [rate] * (turn > 0)  # the first round warms up
     ratio = {name: np.median(np.divide(found, rates[base])) for name, found in rates.items()}
     return {name: (float(np.median(found)), float(ratio[name])) for name, found in rates.items()}
 
 
 def tuned(make: Callable[[str], torch.nn.Module], run: Callable, sizes: tuple[int, ...]) -> tuple[str, int]:
-    """Attention and batch with which the plain implementation is fastest, best of four."""
+    """Return the attention and batch size with which the plain implementation is fastest, best of four."""
     best: dict[tuple[str, int], float] = {}
     models = {attention: make(attention) for attention in ATTENTION}
     for attention, size in [*itertools.product(ATTENTION, sizes)] * 4:
@@ -81,7 +82,7 @@ def tuned(make: Callable[[str], torch.nn.Module], run: Callable, sizes: tuple[in
 
 
 def build(preset: str, run: Path | None, bands: int) -> tuple[EcoPerceiver, Series]:
-    """A model with random weights or a trained one's, and a place to run it at."""
+    """Return a model with random or trained weights, and a place for prediction."""
     torch.manual_seed(0)
     series = unplaced(simulate(1, 1, 21, bool(bands)).series)
     sizes = Sizes(inputs=21, bands=bands)
@@ -96,12 +97,12 @@ def build(preset: str, run: Path | None, bands: int) -> tuple[EcoPerceiver, Seri
 
 
 def unplaced(series: Series) -> Series:
-    """A series without static numbers, which the published model does not have."""
+    """Return a series without static numbers, which the published model does not use."""
     return dataclasses.replace(series, numbers=series.numbers[:, :0])
 
 
 def _as_trained(series: Series, sizes: Sizes) -> Series:
-    """The place with as many inputs as a trained model takes; smooth, so that its values are such as weather has."""
+    """Return the place with the number of inputs of a trained model; smooth, so that its values resemble weather."""
     rng = np.random.default_rng(0)
     hour = np.arange(len(series.inputs))[:, None]
     phase, days = rng.random(sizes.inputs), rng.choice([1, 5, 30], sizes.inputs)
@@ -113,7 +114,7 @@ def _as_trained(series: Series, sizes: Sizes) -> Series:
 
 
 def twin(model: EcoPerceiver, head: str) -> EcoPerceiver:
-    """The same weights with another head."""
+    """Return a model with the same weights and another head."""
     other = EcoPerceiver(dataclasses.replace(model.config, head=head, distribution="none"), model.sizes)
     other.load_state_dict(model.state_dict(), strict=False)
     return other.eval()
@@ -140,30 +141,27 @@ def forward(model: EcoPerceiver, series: Series, rounds: int) -> None:
     step = max(1, length - 24)
     apart = {step: windows(series, 240 + step * np.arange(OURS), length)}
     apart[length] = windows(series, 240 + length * np.arange(OURS), length)
-    given = max(STRETCH // 2 // size, 1) * size
-    some = split(Batch(*(a[:given] for a in own)), size)
+    count = max(STRETCH // 2 // size, 1) * size
+    some = split(Batch(*(a[:count] for a in own)), size)
     variants = {
-        f"plain, last head, batch {size}, {attention}": (lambda: [naive(b) for b in some], given),
+        f"plain, last head, batch {size}, {attention}": (lambda: [naive(b) for b in some], count),
         "ours, window by window": (lambda: [last(b) for b in split(own, 32)], STRETCH),
-        "ours, every window of a stretch": (lambda: predict_sliding(last, stretch), STRETCH),
+        "ours, sliding windows": (lambda: predict_sliding(last, stretch), STRETCH),
     } | {
         f"ours, dense head, stride {n}": (lambda b=b: [dense(x) for x in split(b, 32)], n * OURS)
         for n, b in apart.items()
     }
     base = next(iter(variants))
     found = compared(variants, base, rounds)
-    wanted = torch.cat([naive(b) for b in split(own, size)])[:, -1]
-    spread = wanted.std(0).max()
-    errors = {
-        "ours, window by window": last(own)[:, -1],
-        "ours, every window of a stretch": predict_sliding(last, stretch),
-    }
+    expected = torch.cat([naive(b) for b in split(own, size)])[:, -1]
+    spread = expected.std(0).max()
+    errors = {"ours, window by window": last(own)[:, -1], "ours, sliding windows": predict_sliding(last, stretch)}
     for at, n in enumerate(apart):
         reference = plain(model, attention, "dense")(Batch(*(a[:32] for a in apart[n])))
         errors[list(variants)[3 + at]] = dense(Batch(*(a[:32] for a in apart[n]))), reference
     for name, (rate, ratio) in found.items():
-        pair = errors.get(name, wanted)
-        ours, theirs = pair if isinstance(pair, tuple) else (pair, wanted)
+        pair = errors.get(name, expected)
+        ours, theirs = pair if isinstance(pair, tuple) else (pair, expected)
         print(f"  {name:<42} {rate:9,.0f} /s   x {ratio:6.2f}   difference {error(ours, theirs, spread):.1e}")
     half(last, dense, own, stretch, apart[length], rounds)
 
@@ -173,7 +171,7 @@ def error(ours: Tensor, theirs: Tensor, spread: Tensor) -> float:
 
 
 def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, apart: Batch, rounds: int) -> None:
-    """Print speed and error of bfloat16 products, of ours against ours in float32."""
+    """Print speed and error of bfloat16 products relative to float32 products."""
 
     def with_half(run: Callable) -> Callable:
         def inner() -> Tensor:
@@ -184,21 +182,21 @@ def half(last: EcoPerceiver, dense: EcoPerceiver, own: Batch, stretch: Batch, ap
 
     runs = {
         "window by window": lambda: torch.cat([last(b) for b in split(own, 32)]),
-        "every window of a stretch": lambda: predict_sliding(last, stretch),
+        "sliding windows": lambda: predict_sliding(last, stretch),
         "dense head, stride T": lambda: torch.cat([dense(b) for b in split(apart, 32)]),
     }
     for name, run in runs.items():
-        wanted, found = run(), with_half(run)()
-        rms = ((found - wanted).square().mean().sqrt() / wanted.std()).item()
+        reference, found = run(), with_half(run)()
+        rms = ((found - reference).square().mean().sqrt() / reference.std()).item()
         both = compared({"float32": (run, 1), "bfloat16": (with_half(run), 1)}, "float32", min(rounds, 5))
         print(
             f"  bfloat16, {name:<32} x {both['bfloat16'][1]:.2f} of float32   rms difference {rms:.1e}, "
-            f"largest {error(found, wanted, wanted.std()):.1e}"
+            f"largest {error(found, reference, reference.std()):.1e}"
         )
 
 
 def training(model: EcoPerceiver, rounds: int) -> None:
-    """Print supervised hours per second of a step of the plain last head and of ours with the dense head."""
+    """Print supervised hours per second of a step with the plain last head and with the dense head of fluxcube."""
     length, bands, threads = model.context, model.sizes.bands, torch.get_num_threads()
     towers = simulate(2, 1, model.sizes.inputs, bool(bands))
     towers = dataclasses.replace(towers, series=unplaced(towers.series))
@@ -207,9 +205,9 @@ def training(model: EcoPerceiver, rounds: int) -> None:
 
     def step(net: torch.nn.Module, optimizer: torch.optim.Optimizer, arrays: dict) -> None:
         out = net(tensors(arrays))
-        wanted = torch.from_numpy(arrays["targets"])[:, -out.shape[1] :]
+        target = torch.from_numpy(arrays["targets"])[:, -out.shape[1] :]
         optimizer.zero_grad(set_to_none=True)
-        (out - wanted).square().mean().backward()
+        (out - target).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
 
@@ -219,7 +217,7 @@ def training(model: EcoPerceiver, rounds: int) -> None:
     nets = {a: trained(plain(model, a)) for a in ATTENTION}
     attention, size = tuned(lambda a: nets[a], lambda pair, n: step(*pair, ready[n]), tuple(loaders)[:-1])
     ours = trained(twin(model, "dense"))
-    ours[0].drops_itself = False  # nor does the plain one drop
+    ours[0].drops_itself = False  # the plain implementation has no dropout either
     variants = {
         f"plain step, last head, batch {size}, {attention}": (lambda: step(*nets[attention], ready[size]), size),
         **{f"our step, dense head, batch {n}": (lambda n=n: step(*ours, ready[n]), n * length) for n in (16, 32, 64)},

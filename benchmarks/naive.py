@@ -1,8 +1,9 @@
-"""EcoPerceiver as one writes it down from the paper: the yardstick of `forward.py`, and a second opinion in tests.
+"""Plain implementation of EcoPerceiver, written from the paper: the reference of `forward.py` and of tests.
 
-Batched torch without a loop over windows, hours or variables; every window is encoded afresh, the tokens of an hour are
-stacked and padded with a mask, queries, keys and values are projected in every layer, and all latents pass all layers.
-Parameters have the names that `fluxcube.models.ecoperceiver.EcoPerceiver` gives them: it loads that model's state dict.
+Batched torch without a loop over windows, hours or variables. Every window is encoded separately, the tokens of an
+hour are stacked and padded with a mask, queries, keys and values are projected in every layer, and all latents pass
+all layers. Parameters have the names of `fluxcube.models.ecoperceiver.EcoPerceiver`, so that its state dict can be
+loaded.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ ATTENTION = ("matmul", "sdpa")
 
 
 class NaiveEcoPerceiver(nn.Module):
-    """The published model with static tokens and either head; without dropout, which is no part of a speed.
+    """The published model with static tokens and either head, without dropout, which does not affect the speed.
 
     Parameters
     ----------
     config : EcoPerceiverConfig
-        Shape, with Fourier features; `head` says what is emitted.
+        Shape, with Fourier features; `head` selects the predicted hours.
     sizes : Sizes
         Numbers of inputs and targets.
     attention : {"matmul", "sdpa"}
-        Products and a softmax, or torch's fused attention: whichever is faster.
+        Products and a softmax, or torch's fused attention.
     """
 
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes, attention: str = "matmul"):
@@ -95,7 +96,7 @@ class NaiveEcoPerceiver(nn.Module):
 
 
 class _Layer(nn.Module):
-    """What both kinds of attention share: heads, output, MLP."""
+    """Parts that both kinds of attention have in common: heads, output, MLP."""
 
     def __init__(self, width: int, heads: int, ratio: int, attention: str):
         super().__init__()
@@ -117,7 +118,7 @@ class _Layer(nn.Module):
 
 
 class CrossLayer(_Layer):
-    """The latent of each hour over the tokens of its hour."""
+    """Cross-attention of the latent of each hour to the tokens of its hour."""
 
     def __init__(self, token: int, width: int, heads: int, ratio: int, attention: str):
         super().__init__(width, heads, ratio, attention)
@@ -129,7 +130,7 @@ class CrossLayer(_Layer):
         """Return the latents (B, T, H) after attention to `tokens` (B, T, V, H_i) and the MLP."""
         rows, tokens, seen = latents.flatten(0, 1)[:, None], tokens.flatten(0, 1), seen.flatten(0, 1)
         present = seen.any(-1)[:, None, None]
-        seen = (seen | ~present[..., 0])[:, None, None]  # a row of masked scores only would be NaN in fused attention
+        seen = (seen | ~present[..., 0])[:, None, None]  # fused attention returns NaN if all scores of a row are masked
         change = self.attend(self.query(self.norm(rows)), self.key(tokens), self.value(tokens), seen)
         rows = torch.where(present, rows + change, rows)
         rows = torch.where(present, rows + self.mlp(self.mlp_norm(rows)), rows)
@@ -137,7 +138,7 @@ class CrossLayer(_Layer):
 
 
 class SelfLayer(_Layer):
-    """The latents of a window over one another."""
+    """Self-attention of the latents of a window."""
 
     def __init__(self, width: int, heads: int, ratio: int, attention: str):
         super().__init__(width, heads, ratio, attention)

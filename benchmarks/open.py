@@ -1,9 +1,10 @@
-"""How long it takes to import fluxcube, to open a cube and to read one site-year, beside the plain ways.
+"""Measure the time to import fluxcube, to open a cube and to read one site-year, relative to plain alternatives.
 
     python benchmarks/open.py cube.zarr [--raw ../shared/data/towers]
 
 Limits for the cube of 109 towers: import within 0.1 s of bare Python, open within 0.3 s, a site-year within 50 ms. All
-are timed in turns; given are the best and the median, for a busy machine moves only the latter.
+alternatives are timed in turns; the best and the median time are printed, because a busy machine affects only the
+latter.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def process(code: str) -> Callable[[], None]:
 
 
 def take_turns(jobs: dict[str, Callable[[], object]]) -> None:
-    """Time the jobs in turns; print each, and what it is of the first."""
+    """Time the jobs in turns; print the times, and their ratio to the first job."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _, (name, job) in itertools.product(range(ROUNDS), jobs.items()):
         start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""How large a cube is beside NetCDF4, how fast it opens and reads, and what a build's memory does: ratios of one run.
+"""Measure the size of a cube relative to NetCDF4, how fast it opens and reads, and the RAM of a build.
 
     python benchmarks/store.py ../shared/data/towers [--sites 20] [--memory]
 
-Sizes are of the same values and flags, from real towers: as floats (any Zarr reader), compact (scaled integers of the
-last digit of the source), and as NetCDF4 with shuffle and zlib 4 in three layouts: one variable each with whole series
-in a chunk, the same in chunks of two months, as the cube has them, and the stacked arrays as xarray writes them.
-Limits: at most 1.0 and 0.7 of NetCDF4; 400 sites open within 0.5 s; memory does not grow with sites.
+Sizes are for the same values and flags from real towers: as floats (any Zarr reader), compact (`fluxcube.decimals`),
+and as NetCDF4 with shuffle and zlib 4 in three layouts: one variable per column with whole series in a chunk, the same
+in chunks of two months, as in the cube, and the stacked arrays as xarray writes them. Limits: at most 1.0 and 0.7 of
+NetCDF4; 400 sites open within 0.5 s; RAM does not grow with the number of sites.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def spread(raw: Path, count: int) -> list[str]:
 
 
 def size_of(path: Path, *arrays: str) -> int:
-    """Bytes of some arrays of a store."""
+    """Return the number of bytes of some arrays of a store."""
     return sum(p.stat().st_size for name in arrays for p in (path / name).rglob("*") if p.is_file())
 
 
 def netcdf(store: Path, path: Path, names: tuple[str, ...], layout: str) -> int:
-    """Write arrays of a cube, as they are stored, into one NetCDF4 file; return its bytes."""
+    """Write arrays of a cube, as stored, to one NetCDF4 file; return its number of bytes."""
     import netCDF4
 
     cube = fc.stores.open_store(store, kind="cube", dask=False)
@@ -91,12 +91,12 @@ def sizes(raw: Path, folder: Path, count: int) -> None:
     for name, store in stores.items():
         fc.build_carbonsense(raw, store, sites=names, compact=name == "compact")
     arrays = tuple(n for n in (s + e for s in STACKS for e in PARTS) if (stores["floats"] / n).is_dir())
-    for label, held in (("values", ("predictors", "fluxes")), ("values, flags and coverage", arrays)):
-        files = [netcdf(stores["floats"], folder / "x.nc", held, k) for k in ("series", "months", "stacked")]
+    for label, names_ in (("values", ("predictors", "fluxes")), ("values, flags and coverage", arrays)):
+        files = [netcdf(stores["floats"], folder / "x.nc", names_, k) for k in ("series", "months", "stacked")]
         print(f"{label} of {count} sites: MB, share of NetCDF4 in chunks of: a whole series | two months | its own")
         print(f"  {'NetCDF4':<41}" + "   ".join(f"{size / 1e6:9.2f}" for size in files))
         for name, store in stores.items():
-            size = size_of(store, *held)
+            size = size_of(store, *names_)
             print(f"  {name:<18} {size / 1e6:9.2f}             " + "   ".join(f"{size / f:9.2f}" for f in files))
 
 
@@ -109,7 +109,7 @@ def best(job: Callable[[], object]) -> tuple[float, float]:
     return min(taken), float(np.median(taken))
 
 
-def tell(text: str, job: Callable[[], object]) -> None:
+def show(text: str, job: Callable[[], object]) -> None:
     print("  {:<52} best {:7.4f} s   median {:7.4f} s".format(text, *best(job)))
 
 
@@ -117,14 +117,14 @@ def speed(folder: Path) -> None:
     many = folder / "many.zarr"
     shape.build(many, np.full(400, 17532))
     print("a cube of 400 sites, two years each")
-    tell("open_carbonsense", lambda: fc.open_carbonsense(many))
-    tell("xarray.open_zarr", lambda: xr.open_zarr(many, consolidated=False))
-    tell("open_report", lambda: fc.open_report(many))
+    show("open_carbonsense", lambda: fc.open_carbonsense(many))
+    show("xarray.open_zarr", lambda: xr.open_zarr(many, consolidated=False))
+    show("open_report", lambda: fc.open_report(many))
     for name in ("floats", "compact"):
         ds = fc.open_carbonsense(folder / f"{name}.zarr")
         site = str(ds.site.values[ds.sizes["site"] // 2])
         year = str(int(ds.time_start.sel(site=site).dt.year) + 1)
-        tell(f"read a site-year, all arrays, {name}", lambda ds=ds, s=site, y=year: ds.sel(site=s, time=y).load())
+        show(f"read a site-year, all arrays, {name}", lambda ds=ds, s=site, y=year: ds.sel(site=s, time=y).load())
 
 
 def memory(raw: Path) -> None:

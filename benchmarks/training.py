@@ -1,11 +1,12 @@
-"""What a training step costs: memory by batch and window, supervised hours of both heads, and the loader's share.
+"""Measure the cost of a training step: RAM by batch and window, supervised hours of both heads, and the loader's share.
 
     python benchmarks/training.py [--preset small|published] [--batch 128] [--rounds 5] [--device cpu]
 
-Memory is the peak of one whole step (forward, backward, AdamW), each setting in a process of its own: resident memory
-beyond that of a step of one window (on a GPU, torch's own count). Linear means that twice the windows, or twice the
-hours of each, take at most 2.2 times as much. The heads are compared at equal context and batch, steps in turns, best
-of the rounds. The loader's share is the time for which the step waits for its next batch, as `fit` makes it.
+RAM is the peak of one whole step (forward, backward, AdamW), each setting in a separate process: resident memory
+beyond that of a step of one window (on a GPU, torch's own count). Linear means that twice the number of windows, or
+twice the hours of each, take at most 2.2 times as much. The heads are compared at equal context and batch size, steps
+in turns, best of the rounds. The loader's share is the time for which a step waits for its next batch, prepared as in
+`fit`.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from fluxcube.training.loss import squared_error
 from fluxcube.variables import BANDS, predictors
 
 COLUMNS, HOURS, SITES = 21, 8760, 4
-MOST = 2.2
+MAX_RATIO = 2.2
 
 
 def towers() -> Towers:
-    """Random towers with the published 21 met columns, nine bands and one target."""
+    """Return random towers with the published 21 inputs, nine bands and one target."""
     rng = np.random.default_rng(0)
     spec = FeatureSpec(predictors=tuple(predictors())[:COLUMNS], bands=BANDS, static=("latitude",))
 
@@ -61,7 +62,7 @@ def towers() -> Towers:
 
 
 class Trainer:
-    """A model, its optimizer and its windows."""
+    """Return a model, its optimizer and its windows."""
 
     def __init__(self, data: Towers, config: EcoPerceiverConfig, batch: int, device: str):
         torch.manual_seed(0)
@@ -74,11 +75,11 @@ class Trainer:
     def step(self, arrays: dict[str, np.ndarray]) -> int:
         """Make a step; return its supervised hours."""
         features = Batch(*(torch.from_numpy(a).to(self.device) for a in Batch.of(arrays)))
-        wanted = torch.from_numpy(arrays["targets"]).to(self.device)
+        target = torch.from_numpy(arrays["targets"]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             out = self.model(features)
-        count = torch.isfinite(wanted).sum()
-        loss = squared_error(out, wanted) / count
+        count = torch.isfinite(target).sum()
+        loss = squared_error(out, target) / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -91,7 +92,7 @@ def config_of(preset: str, **changes: object) -> EcoPerceiverConfig:
 
 
 def peak(preset: str, head: str, batch: int, context: int, device: str) -> None:
-    """Print the bytes that a step adds to those of one window; run in a process of its own."""
+    """Print the RAM of a step beyond that of one window; run in a separate process."""
     trainer = Trainer(towers(), config_of(preset, head=head, context=context), batch, device)
     one = {name: array[:1] for name, array in trainer.windows[0].items()}
     trainer.step(one)
@@ -128,7 +129,7 @@ def memory(args: argparse.Namespace) -> bool:
         ("T", (b, 32), (b, 64)),
     ):
         ratio = sizes[large] / sizes[small]
-        linear &= ratio <= MOST
+        linear &= ratio <= MAX_RATIO
         print(f"  twice the {what} ({small} to {large}): {ratio:.2f} times the memory")
     return linear
 

@@ -1,20 +1,21 @@
-"""What a map costs from a compressed store of forcing to a finished store of maps, beside a plain implementation.
+"""Measure the cost of a map from a compressed store of forcing to a store of maps, relative to a plain implementation.
 
     OMP_NUM_THREADS=1 python benchmarks/upscale.py [--rounds 3] [--parts store,copy,trees,memory,graph,workers]
 
 store    published preset, 21 predictors, 9 bands with daily chips, float32, one thread: maps of a few cells by the
-         plain implementation (`naive.py`, which encodes every window afresh, its batch tuned before), every window of a
-         stretch (stride 1), dense at stride 8 and at 32. All go the same way: forcing store, features, model, map
-         store. Limits: 2, 12 and 45 times; everything but the model under 15 %.
+         plain implementation (`naive.py`, which encodes every window separately, with tuned batch size), by sliding
+         windows with stride 1 (exact), dense at stride 8 and at 32. All use the same pipeline: forcing store, features,
+         model, map store. Limits: 2, 12 and 45 times; everything but the model under 15 %.
 copy     the model replaced by a copy of one input: 500,000 cell-hours/s and core.
 trees    five fluxes of `small()` at its default stride, and of the published preset, against XGBoost, five models of
-         500 trees of depth 8: at least as many predictions a second with `small()`.
-memory   peak memory of a process that maps blocks of 16 x 16 cells, for two lengths, beside what was estimated: 2 GiB.
+         500 trees of depth 8: at least as many predictions per second with `small()`.
+memory   peak RAM of a process that maps blocks of 16 x 16 cells, for two lengths, compared with the estimate: 2 GiB.
 graph    time to set up a global 0.25 degree year and its first tasks: 10 s.
 workers  two worker processes against one, wall time from the first task to the last: 1.8 times.
 
-CPU time of the process, which waiting for the disk does not count in, since the machine may be shared; medians of
-rounds in which all variants take turns; ratios are of one round. Weights are random: nothing here speaks of skill.
+CPU time of the process is measured, which excludes waiting for the disk, since the machine may be shared. Results are
+medians of rounds in which all variants take turns; ratios are from the same round. Weights are random, so that nothing
+here describes skill.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ from fluxcube.variables import BANDS, predictors, table
 PREDICTORS = tuple(predictors())[:21]
 FLUXES = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 START = np.datetime64("2019-01-01", "ns")
-#: Windows of a pass of the plain implementation, of which the fastest is taken; `forward.py` tries more.
+#: Numbers of windows per pass of the plain implementation; the fastest is used. `forward.py` tries more.
 BATCHES = (8, 16, 32)
 
 
 def forcing(cells: tuple[int, int], days: int, chips: bool = True) -> xr.Dataset:
-    """Smooth weather within bounds, and a chip a day from half a year before."""
+    """Return smooth weather within bounds, and one chip per day from half a year before."""
     rng = np.random.default_rng(0)
     hours = 24 * days
     time_axis = START + np.arange(hours) * HOUR
@@ -108,7 +109,7 @@ class Timed(BaseModel):
 
 
 class Plain(BaseModel):
-    """The plain implementation, window by window, as many in a pass as are fastest."""
+    """The plain implementation, window by window, with the fastest batch size."""
 
     context, n_targets = 1, 1
 
@@ -125,7 +126,7 @@ class Plain(BaseModel):
 
 
 class Copy(BaseModel):
-    """Gives one input back for every hour of a window."""
+    """A model that returns one input for every hour of a window."""
 
     context, emits, n_targets = 1, 1, 1
 
@@ -137,7 +138,7 @@ class Copy(BaseModel):
 
 
 class Caught(Copy):
-    """Keeps the windows it was last given."""
+    """A model that keeps the last windows it was called with."""
 
     batch: Batch | None = None
 
@@ -155,7 +156,7 @@ def network(preset: str, targets: int = 1, bands: bool = True) -> EcoPerceiver:
 
 
 def mapped(model: object, features: FeatureSpec, store: Path, out: Path, hours: int, cells: int, **options) -> tuple:
-    """CPU seconds of a map of some hours of cells a side, those of its model, and predictions."""
+    """Return CPU seconds of a map and of its model, and the predictions, for a square of cells and some hours."""
     timed = Timed(model)
     source = open_forcing_store(store)
     source = source.isel(latitude=slice(0, cells), longitude=slice(0, cells))
@@ -168,7 +169,7 @@ def mapped(model: object, features: FeatureSpec, store: Path, out: Path, hours: 
 
 
 def compared(variants: dict[str, Callable[[], tuple]], base: str, rounds: int) -> dict[str, tuple]:
-    """Print predictions a second, the ratio to `base` in the same round, and the share of everything but the model."""
+    """Print predictions per second, the ratio to `base` in the same round, and the share of time outside the model."""
     found: dict[str, list] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
@@ -263,7 +264,7 @@ def memory_part(folder: Path) -> None:
 
 
 class Brief(Timed):
-    """A model whose first passes are real: later ones take no more memory."""
+    """A model that computes its first passes only: later ones take no more RAM."""
 
     passes = 0
 
@@ -280,7 +281,7 @@ def measure_memory(store: str, out: str) -> None:
     maps = upscale(Predictor(model, spec(), digest="x"), source, applicability=False)
     estimate = maps.attrs[REGION_BYTES]
     write_maps(maps, out, workers=1, scheduler="threads", overwrite=True)
-    # Not ru_maxrss, which a process inherits from the one that started it.
+    # ru_maxrss is not used, because a process inherits it from its parent.
     status = Path("/proc/self/status").read_text("utf-8")
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     print(f"peak {peak:,.0f} MiB; a region was estimated at {estimate / 2**20:,.0f} MiB beside what a process needs")
@@ -354,7 +355,7 @@ def workers_part(folder: Path) -> None:
             overwrite=True,
             progress=lambda *_, seen=seen: seen.append(time.perf_counter()),
         )
-        seen = seen[1 + 2 * count :]  # workers have then loaded what they need
+        seen = seen[1 + 2 * count :]  # workers have imported everything by then
         rates[count] = (len(seen) - 1) / (seen[-1] - seen[0])
     print(f"  regions a second: {rates[1]:.3f} with one worker, {rates[2]:.3f} with two: x {rates[2] / rates[1]:.2f}")
 

@@ -1,14 +1,14 @@
-"""How fast windows of towers come, beside loaders that query SQLite one window at a time, and beside training.
+"""Measure how fast windows are loaded, relative to loaders that query SQLite for each window, and to training.
 
     python benchmarks/windows.py [--sites 12] [--years 4] [--length 32] [--batch 512]
 
-All loaders give the same batches (checked): weather, mask, targets, static numbers, site, time and, in the second half,
-daily chips. The SQLite loaders are fair: one row per hour in a table clustered by (site, hour), one connection, one
-prepared statement per kind of data, everything in the page cache, items stacked by torch's own collate. "ready" finds
-its values normalised and masked in the table; "raw" finds values in their units and their flags, as archives have them,
-and masks and normalises each window; "pandas" reads the ready ones with pandas.read_sql_query. All on one thread, in
-turns, CPU time, best of the rounds. Training steps run on as many threads as asked. Limits: 1,000 times the SQLite
-loader; never the bottleneck of training.
+All loaders return the same batches (checked): weather, mask, targets, static numbers, site, time and, in the second
+half, daily chips. The SQLite loaders are efficient: one table row per hour in a table clustered by (site, hour), one
+connection, one prepared statement for each kind of data, everything in the page cache, items stacked by torch's own
+collate. "ready" reads values that are stored normalised and masked; "raw" reads values in physical units and their
+flags, as in archives, and masks and normalises each window; "pandas" reads the ready ones with pandas.read_sql_query.
+All run on one thread, in turns, CPU time, best of the rounds. Training steps run on the requested number of threads.
+Limits: 1,000 times the SQLite loader; never the bottleneck of training.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GAPS = 0.05
 
 
 def simulate(sites: int, years: int, columns: int, chips: bool) -> Towers:
-    """Random towers: `columns` met columns, one target, a chip a day at 18 UTC if asked."""
+    """Return random towers: `columns` inputs, one target, optionally one chip per day at 18 UTC."""
     rng = np.random.default_rng(0)
     hours, days = years * 8760, years * 365
     spec = FeatureSpec(
@@ -76,7 +76,7 @@ def simulate(sites: int, years: int, columns: int, chips: bool) -> Towers:
 
 
 def write_database(path: Path, towers: Towers) -> None:
-    """One row per hour, with values that are ready and with raw ones; one blob per chip."""
+    """Write one table row per hour, with prepared and with raw values, and one blob per chip."""
     series, columns = towers.series, len(towers.spec.inputs)
     database = sqlite3.connect(path)
     values = ", ".join(f"v{i} REAL" for i in range(columns))
@@ -110,13 +110,13 @@ def write_database(path: Path, towers: Towers) -> None:
 
 
 def _scale(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and width of the variables' bounds."""
+    """Return middle and width of the variables' bounds."""
     low, high = np.array([table()[name].bounds for name in names]).T
     return (low + high) / 2, high - low
 
 
 class PerItem(Dataset):
-    """What one writes first: item i queries its window."""
+    """The obvious implementation: item i queries its window."""
 
     def __init__(self, path: Path, towers: Towers, length: int, kind: str):
         self.database = sqlite3.connect(path)
@@ -166,7 +166,7 @@ class PerItem(Dataset):
 
 
 def per_item_loader(data: PerItem, windows: Windows, batches: int) -> DataLoader:
-    """The SQLite loader over the first windows of the epoch that `windows` will give."""
+    """Return the SQLite loader over the first windows of the epoch of `windows`."""
     items = []
     for i in range(batches):
         batch = windows[i]
@@ -180,7 +180,7 @@ def check_same(ours: dict, theirs: dict) -> None:
 
 
 def rate(batches: Iterator, count: int) -> float:
-    """Windows per second of CPU over `count` batches."""
+    """Return windows per second of CPU over `count` batches."""
     start, windows = time.process_time(), 0
     for batch in itertools.islice(batches, count):
         windows += len(batch["time"])
@@ -213,7 +213,7 @@ def compare(towers: Towers, length: int, size: int, folder: Path) -> None:
 
 
 def training(towers: Towers, length: int, threads: int) -> None:
-    """Print what share of a training step a batch takes."""
+    """Print the share of a batch in a training step."""
     for name, size in (("small", 32), ("small", 512), ("published", 32)):
         config = getattr(EcoPerceiverConfig, name)()
         windows = Windows(towers, length=length, batch_size=size, emits=length if config.head == "dense" else 1)

@@ -1,4 +1,4 @@
-"""Sphinx: pages in Markdown, the reference from docstrings."""
+"""Configuration of Sphinx: pages are written in Markdown, the reference is generated from docstrings."""
 
 import fluxcube
 
@@ -20,3 +20,4 @@ autodoc_typehints = "none"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 2

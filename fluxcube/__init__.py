@@ -1,7 +1,7 @@
-"""Eddy-covariance towers, satellites and reanalysis as xarray cubes, and maps of how the land breathes carbon.
+"""Eddy-covariance towers, satellite images and reanalysis as xarray cubes, and maps of carbon fluxes.
 
-The names below are loaded on first use, in the order of the pipeline: importing fluxcube reads no file
-and loads neither xarray nor torch.
+The names below, in the order of the pipeline, are imported on first use: importing fluxcube reads no file and imports
+neither xarray nor torch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-#: What a user types, and the module it lives in.
-_FACE = {
+#: The public API: each name, and the module that defines it.
+_PUBLIC = {
     "inspect": "fluxcube.inventory",
     "inspect_raw": "fluxcube.sources.towers.inspection",
     "read_table": "fluxcube.sources.towers.table",
@@ -41,14 +41,14 @@ _FACE = {
     "run_demo": "fluxcube.demo",
 }
 
-__all__ = ["__version__", *_FACE]
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _FACE:
-        raise AttributeError(f"module 'fluxcube' has no attribute {name!r}; it has {', '.join(_FACE)}")
-    return getattr(importlib.import_module(_FACE[name]), name)
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fluxcube' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FACE})
+    return sorted({*globals(), *_PUBLIC})

@@ -1,4 +1,4 @@
-"""Classes of places: IGBP land cover as MCD12Q1 (Collection 6 and later) numbers it, and Köppen's climates."""
+"""Land-cover classes (IGBP, with the numbers of MCD12Q1, Collection 6 and later) and Köppen-Geiger climate classes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def igbp_number(code: str) -> int:
     Raises
     ------
     UnknownNameError
-        If the code is none of the 17.
+        If the code is not one of the 17 IGBP codes.
     """
     try:
         return IGBP_NUMBERS[code]
@@ -57,7 +57,7 @@ def igbp_number(code: str) -> int:
 
 
 def koppen(temperature: np.ndarray, rain: np.ndarray, latitude: np.ndarray) -> np.ndarray:
-    """Classify climates.
+    """Return the Köppen-Geiger climate class of each place.
 
     Parameters
     ----------

@@ -483,7 +483,7 @@ def demo(
     from fluxcube.demo import run_demo
 
     with bar("demo") as progress:
-        result = run_demo(out, seed=seed, quick=quick, overwrite=overwrite, progress=progress, say=typer.echo)
+        result = run_demo(out, seed=seed, quick=quick, overwrite=overwrite, progress=progress, log=typer.echo)
     typer.echo(result.text)
 
 

@@ -1,11 +1,11 @@
-"""Numbers as their source wrote them: float32 columns kept as scaled integers, and got back bit by bit.
+"""Lossless compression of float32 columns that are multiples of a decimal step, as in the text files of towers.
 
-A tower's file has three decimals, say; the mean of two half-hours has a last digit of 5 more. As whole numbers of that
-step, and as differences from one hour to the next where those are smaller, such values take half of the room that
-their float32 bits take. A column that is no such multiple is kept as it is, so nothing is ever lost.
+If a file has three decimals, for example, the mean of two half-hours is a multiple of 0.0005. Such a column is stored
+as integer multiples of its step, or as differences between successive integers where these are smaller. All other
+columns are stored unchanged, so that every bit is recovered. docs/benchmarks.md compares the codec with others.
 
-`DecimalColumns` is a Zarr (format 3) codec, registered by an entry point: ``xarray.open_zarr`` reads such a store
-wherever fluxcube is installed.
+`DecimalColumns` is a Zarr (format 3) codec that is registered by an entry point: ``xarray.open_zarr`` can read such a
+store wherever fluxcube is installed.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON, parse_named_configuration
 
-#: Steps per unit that are tried: decimal digits, halves and quarters of the last one (means of two or four parts).
+#: Steps per unit that are tried: decimal digits, and halves and quarters of the last one (means of 2 or 4 values).
 SCALES = tuple(10**digits * parts for digits in range(8) for parts in (1, 2, 4))
-#: Whole numbers above this would need more bits than a float32 has.
-_MOST = 1 << 24
-#: Values that tell at once that a scale does not fit.
+#: Largest integer: larger ones need more bits than the mantissa of a float32 has.
+_MAX_INTEGER = 1 << 24
+#: Number of values that are checked first, to reject most scales quickly.
 _SAMPLE = 32
-#: Fewer values than this do not tell their step.
-_ENOUGH = 100
+#: Minimum number of values from which a step can be inferred.
+_MIN_VALUES = 100
 
 _EMPTY, _RAW, _PLAIN, _DELTA = range(4)
 _LEVEL = 6
 
 
 def snap(values: np.ndarray) -> np.ndarray:
-    """Return float32 values (time,) as the nearest multiples of their decimal step, if they have one.
+    """Return float32 values (time,) rounded to the nearest multiples of their decimal step, if they have one.
 
-    Means of decimal fractions, computed in float32 and back, miss the decimal by a rounding error; this takes it away.
-    No value moves by more than a float32's precision at the column's typical size.
+    Means of decimal fractions that are computed in float32 differ from a decimal fraction by a rounding error, which
+    is removed. No value changes by more than the precision of a float32 at the typical size of the column.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def snap(values: np.ndarray) -> np.ndarray:
     """
     present = np.isfinite(values)
     x = values[present].astype(float)
-    if len(x) < _ENOUGH:
+    if len(x) < _MIN_VALUES:
         return values
     size = np.abs(x)
     tolerance = 2.0**-23 * np.maximum(size, np.quantile(size, 0.99))
@@ -64,19 +64,19 @@ def snap(values: np.ndarray) -> np.ndarray:
 
 
 def encode_columns(block: np.ndarray) -> bytes:
-    """Encode a block (time, column) of float32."""
+    """Return the compressed bytes of a float32 block (time, column)."""
     kinds, scales, masks, wholes, raws = bytearray(), bytearray(), [], [], []
     for column in np.ascontiguousarray(block.T):
         present = np.isfinite(column)
-        found = _scale(column[present]) if not np.isinf(column).any() else None
+        scaled = _scale(column[present]) if not np.isinf(column).any() else None
         if not present.any() and np.array_equal(column.view(np.uint32), _nan(len(column)).view(np.uint32)):
             kinds.append(_EMPTY)
             continue
-        if found is None or not _only_plain_nan(column, present):
+        if scaled is None or not _only_plain_nan(column, present):
             kinds.append(_RAW)
             raws.append(column)
             continue
-        number, whole = found
+        number, whole = scaled
         kind, coded = _smaller(whole)
         kinds.append(kind)
         scales.append(number)
@@ -89,7 +89,7 @@ def encode_columns(block: np.ndarray) -> bytes:
 
 
 def decode_columns(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """Decode what `encode_columns` made of a block (time, column)."""
+    """Return the float32 block (time, column) of `shape` from the bytes that `encode_columns` returned."""
     steps, columns = shape
     text = memoryview(bytes(Zstd().decode(data)))
     kinds, text = np.frombuffer(text[:columns], np.uint8), text[columns:]
@@ -120,14 +120,14 @@ def _only_plain_nan(column: np.ndarray, present: np.ndarray) -> bool:
 
 
 def _scale(x: np.ndarray) -> tuple[int, np.ndarray] | None:
-    """Return the number of the coarsest scale at which values are whole, and the whole numbers, or None."""
+    """Return the index of the coarsest scale with integer values, and the integers; None if no scale fits."""
     if not len(x):
         return None
-    if (np.signbit(x) & (x == 0)).any():  # a negative zero is no whole number
+    if (np.signbit(x) & (x == 0)).any():  # an integer cannot represent negative zero
         return None
-    wide, most = x.astype(float), float(np.abs(x).max())
+    wide, largest = x.astype(float), float(np.abs(x).max())
     for number, scale in enumerate(SCALES):
-        if most * scale >= _MOST:
+        if largest * scale >= _MAX_INTEGER:
             return None
         for part in (wide[:_SAMPLE], wide):
             whole = np.rint(part * scale)
@@ -139,7 +139,7 @@ def _scale(x: np.ndarray) -> tuple[int, np.ndarray] | None:
 
 
 def _smaller(whole: np.ndarray) -> tuple[int, np.ndarray]:
-    """Return whole numbers or their differences, whichever have fewer bits, the sign in the last one."""
+    """Return the kind and the values of integers or of their differences, whichever are smaller (zigzag-encoded)."""
     plain, delta = (_zigzag(values) for values in (whole, np.diff(whole, prepend=np.int32(0))))
     bits = [np.log2(1.0 + values).sum() for values in (plain, delta)]
     return (_DELTA, delta) if bits[1] < bits[0] else (_PLAIN, plain)
@@ -150,7 +150,7 @@ def _zigzag(values: np.ndarray) -> np.ndarray:
 
 
 def _planes(arrays: list[np.ndarray]) -> bytes:
-    """Return the first bytes of all numbers, then the second ones, and so on."""
+    """Return the first bytes of all numbers, then their second bytes, and so on."""
     if not arrays:
         return b""
     stacked = np.ascontiguousarray(np.stack(arrays)).astype(arrays[0].dtype.newbyteorder("<"), copy=False)
@@ -164,18 +164,18 @@ def _from_planes(text: memoryview, count: int, steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DecimalColumns(ArrayBytesCodec):
-    """Zarr codec of float32 blocks whose last dimension holds columns, each with decimals of its own."""
+    """Zarr codec of float32 blocks whose last dimension is the columns, each with its own decimal step."""
 
     is_fixed_size = False
 
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> Self:
-        """Make the codec from an array's metadata."""
+        """Return the codec from the metadata of an array."""
         parse_named_configuration(data, "fluxcube.decimals", require_configuration=False)
         return cls()
 
     def to_dict(self) -> dict[str, JSON]:
-        """Return the codec as metadata hold it."""
+        """Return the metadata of the codec."""
         return {"name": "fluxcube.decimals"}
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
@@ -189,5 +189,5 @@ class DecimalColumns(ArrayBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(data)
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Tell that the size is not known beforehand."""
+        """Raise NotImplementedError, because the size is not known before encoding."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""The main job on a simulated planet: raw files, cube, training, scores, maps, and only then the truth.
+"""The whole pipeline on a simulated planet: raw files, cube, training, scores, maps, and a comparison with the truth.
 
-Composes library functions; nothing here is needed to use them. `recipes/demo` holds its parameters.
+The module only combines functions of the library. `recipes/demo` contains its parameters.
 """
 
 from __future__ import annotations
@@ -36,37 +36,38 @@ from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
 
-#: What towers and reanalysis both have; the trailing means give a model weeks of weather.
+#: Predictors that towers and reanalysis both have. Their trailing means inform a model of the weather of past weeks.
 PREDICTORS = ("DOY", "TOD", "TA", "SW_IN", "VPD", "P", "SW_IN_POT")
 MEMORY_DAYS = (1, 7, 30)
 TARGETS = ("NEE", "GPP_NT")
 STATIC = ("igbp",)
 
-#: Hours that a window of 32 gives: each sees 17 to 32 hours of weather, and the trailing means beyond.
+#: Hours predicted by each window of 32 hours: each is predicted from 17 to 32 hours of weather and the trailing means.
 STRIDE = 16
 MODELS = ("ecoperceiver", "xgboost", "sw-linear", "mean-cycle")
 
-#: Marks a folder as a demo's, so that `overwrite` never removes anything else.
+#: File that marks the folder of a demo, so that `overwrite` never removes any other folder.
 _MARK = "demo.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What a demo gave.
+    """Results of a demo.
 
     Attributes
     ----------
     out : Path
-        Folder with everything: raw files, `cube.zarr`, `runs/`, `maps.zarr`, pictures, `scores.md`.
+        Folder with all files: raw files, `cube.zarr`, `runs/`, `maps.zarr`, figures, `scores.md`.
     towers : pandas.DataFrame
         Scores on held-out towers, per IGBP class, target and model.
     skill : pandas.DataFrame
         Hourly scores of each model's map against the truth, on cells without a tower.
     trust : pandas.DataFrame
-        Per model, whether its map knows where it is wrong, on the same cells: rank correlation of their mean absolute
-        error with their mean dissimilarity, share of cells times hours within the area of applicability.
+        For each model, whether its errors are larger where the map is dissimilar to the training data, on the same
+        cells: rank correlation of mean absolute error and mean dissimilarity, and share of cells and hours within the
+        area of applicability.
     seconds : dict
-        Time each stage took.
+        Duration of each stage (s).
     """
 
     out: Path
@@ -77,7 +78,7 @@ class DemoResult:
 
     @property
     def text(self) -> str:
-        """The tables and the time taken, as Markdown."""
+        """The tables and durations as Markdown."""
         stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         return (
             f"## NSE on held-out towers, measured hours, per IGBP class\n\n{_side_by_side(self.towers)}\n\n"
@@ -94,22 +95,24 @@ def run_demo(
     quick: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
-    say: Callable[[str], object] | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> DemoResult:
-    """Run the main job on a simulated planet, from raw files to scored maps.
+    """Run the whole pipeline on a simulated planet, from raw files to scored maps.
 
     Parameters
     ----------
     out : path
         Folder to write.
     seed : int
-        Of the planet's weather, of the split and of training.
+        Random seed of the planet's weather, of the split and of training.
     quick : bool
-        A smaller planet and shorter training: shows that it runs, not how well.
+        Use a smaller planet and shorter training. This tests that the pipeline runs; the scores mean nothing.
     overwrite : bool
-        Replace an earlier demo in `out`; a folder that no demo wrote is never touched.
-    progress, say : callable, optional
-        ``progress(done, total, text)`` while a stage runs; ``say(line)`` when one begins.
+        Replace an earlier demo in `out`. A folder that was not written by a demo is never changed.
+    progress : callable, optional
+        ``progress(done, total, text)``, called while a stage runs.
+    log : callable, optional
+        ``log(line)``, called when a stage begins.
 
     Returns
     -------
@@ -118,28 +121,28 @@ def run_demo(
     Raises
     ------
     StoreError
-        If `out` exists and `overwrite` is not set, or holds something else.
+        If `out` exists and `overwrite` is not set, or if it was not written by a demo.
     """
-    out, say = Path(out), say or (lambda line: None)
+    out, log = Path(out), log or (lambda line: None)
     _prepare(out, seed, quick, overwrite)
     planet = Planet(seed=seed, quick=quick)
-    watch = _Watch(say)
+    watch = _Watch(log)
     with watch("raw", "writing the planet's towers, ERA5, MODIS and land cover"):
         write_raw(planet, out, progress=progress)
     with watch("cube", "building the CarbonSense cube"):
-        cube = _cube(out, say, progress)
-    runs = {}
+        cube = _cube(out, log, progress)
+    runs: dict[str, Run] = {}
     for name in MODELS:
         with watch(name, f"training {name}"):
             runs[name] = _train(cube, name, out, seed, quick, runs, progress)
-            say(f"  {runs[name].summary}")
+            log(f"  {runs[name].summary}")
     with watch("towers", "scoring on held-out towers"):
         towers = _score(cube, runs, progress)
     with watch("maps", "upscaling the region"):
-        forcing = _forcing(out / "raw").persist()  # small, and four models read it
+        forcing = _forcing(out / "raw").persist()  # small, and read by four models
         period = slice(planet.period[0], planet.period[1] - HOUR)
         maps = {name: _upscale(run, name, forcing, period, out, progress) for name, run in runs.items()}
-    with watch("truth", "comparing with the truth, which nothing has read so far"):
+    with watch("truth", "comparing with the truth, which is read only now"):
         true = truth(planet)
         maps = {name: _on_truth(ds, true) for name, ds in maps.items()}
         skill, trust = _skill(maps, true), _trust(maps, true)
@@ -152,7 +155,7 @@ def run_demo(
 
 
 def _side_by_side(table: pd.DataFrame) -> str:
-    """NSE as Markdown, a row per flux and class, a column per model; every score is in towers/scores.csv."""
+    """Return NSE as Markdown, one row per flux and class, one column per model; towers/scores.csv has all scores."""
     models = list(dict.fromkeys(table.model))
     lines = [
         f"| flux | class | hours | sites | {' | '.join(models)} |",
@@ -166,7 +169,7 @@ def _side_by_side(table: pd.DataFrame) -> str:
 
 
 def _trusted(table: pd.DataFrame) -> str:
-    """Rank correlations as Markdown, a row per flux and model."""
+    """Return rank correlations as Markdown, one row per flux and model."""
     lines = [
         "| flux | model | cells | rank correlation of errors and dissimilarity | within the area of applicability |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -179,15 +182,15 @@ def _trusted(table: pd.DataFrame) -> str:
 
 
 class _Watch:
-    """Says when a stage begins and remembers how long it took."""
+    """Logs when a stage begins, and records how long it took."""
 
-    def __init__(self, say: Callable[[str], object]):
+    def __init__(self, log: Callable[[str], object]):
         self.seconds: dict[str, float] = {}
-        self._say = say
+        self._log = log
 
     def __call__(self, stage: str, line: str) -> _Watch:
         self._stage = stage
-        self._say(f"{line} ...")
+        self._log(f"{line} ...")
         return self
 
     def __enter__(self) -> None:
@@ -198,30 +201,32 @@ class _Watch:
 
 
 def _prepare(out: Path, seed: int, quick: bool, overwrite: bool) -> None:
-    """Make the folder, or replace an earlier demo's if asked."""
+    """Make the folder, or replace that of an earlier demo if `overwrite` is set."""
     if out.exists() and any(out.iterdir()):
         if not (out / _MARK).is_file():
-            raise StoreError(f"{out} exists and no demo wrote it: give --out another folder.")
+            raise StoreError(f"{out} exists and was not written by a demo: choose another folder with --out.")
         if not overwrite:
-            raise StoreError(f"{out} holds an earlier demo: give --overwrite to replace it, or --out another folder.")
+            raise StoreError(
+                f"{out} contains an earlier demo: replace it with --overwrite, or choose another folder with --out."
+            )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).write_text(json.dumps({"seed": seed, "quick": quick}), "utf-8")
 
 
-def _cube(out: Path, say: Callable[[str], object], progress: Callable | None) -> xr.Dataset:
+def _cube(out: Path, log: Callable[[str], object], progress: Callable | None) -> xr.Dataset:
     report = build_carbonsense(out / "raw/towers", out / "cube.zarr", modis=out / "raw/modis", progress=progress)
     for site, reason in report.left_out.items():
-        say(f"  left out {site}: {reason}")
+        log(f"  left out {site}: {reason}")
     return open_carbonsense(out / "cube.zarr")
 
 
 def _train(
     cube: xr.Dataset, name: str, out: Path, seed: int, quick: bool, runs: dict[str, Run], progress: Callable | None
 ) -> Run:
-    """Train one model; all share the first one's split."""
+    """Train one model; all models share the split of the first one."""
     split = next((run.split for run in runs.values()), None)
-    of_ecoperceiver = _ecoperceiver(quick) if name == "ecoperceiver" else {}
+    config, training = _ecoperceiver(quick) if name == "ecoperceiver" else (None, None)
     return fit(
         cube,
         model=name,
@@ -232,25 +237,26 @@ def _train(
         static=STATIC,
         split=split,
         seed=seed,
+        config=config,
+        training=training,
         progress=progress,
-        **of_ecoperceiver,
     )
 
 
-def _ecoperceiver(quick: bool) -> dict[str, object]:
-    """Settings for a minute and a half on two cores.
+def _ecoperceiver(quick: bool) -> tuple[EcoPerceiverConfig, TrainingConfig]:
+    """Return settings for a minute and a half of training on two cores.
 
-    Few towers and little time ask for smooth features (4 frequencies) and no dropout; chosen on held-out towers of a
-    planet of another seed (7) than those that are reported.
+    With few towers and little time, smooth features (4 frequencies) and no dropout are best. The settings were chosen
+    on held-out towers of a planet with another seed (7) than those that are reported.
     """
     config = replace(EcoPerceiverConfig.small(), frequencies=4, dropout=0.0)
     epochs, windows = (1, 3000) if quick else (3, 14000)
     training = TrainingConfig(epochs=epochs, windows_per_epoch=windows, batch_size=32, warmup_epochs=0.25, keep="last")
-    return {"config": config, "training": training}
+    return config, training
 
 
 def _score(cube: xr.Dataset, runs: dict[str, Run], progress: Callable | None) -> pd.DataFrame:
-    """Score every model on the test towers, measured hours only, on one row mask."""
+    """Score every model on measured hours of the test towers, on a common row mask."""
     models = {name: load_model(run) for name, run in runs.items()}
     test = cube.sel(site=list(runs["ecoperceiver"].split.test))
     predictions = {name: predict(model, test, progress=progress) for name, model in models.items()}
@@ -265,21 +271,21 @@ def _forcing(raw: Path) -> xr.Dataset:
 def _upscale(
     run: Run, name: str, forcing: xr.Dataset, period: slice, out: Path, progress: Callable | None
 ) -> xr.Dataset:
-    """Write one model's maps; EcoPerceiver's are the demo's product."""
+    """Write the maps of one model; those of EcoPerceiver are the product of the demo."""
     store = out / ("maps.zarr" if name == "ecoperceiver" else f"maps_{name}.zarr")
     maps = upscale(load_model(run), forcing, time=period, stride=STRIDE if name == "ecoperceiver" else None)
     return open_maps(write_maps(maps, store, progress=progress))
 
 
 def _skill(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
-    """Score maps against the truth on hours that every model has, in cells without a tower."""
+    """Score maps against the truth in cells without a tower, on hours that every model predicts."""
     away = true[list(TARGETS)].where(~true.has_tower)
     table = compare(away, {name: ds[list(TARGETS)] for name, ds in maps.items()}, max_qc=None)
     return table.drop(columns="group").rename(columns={"n_sites": "n_cells"})
 
 
 def _trust(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
-    """Hold the dissimilarity of cells without a tower against their true errors."""
+    """Compare the dissimilarity of cells without a tower with their true errors."""
     rows = []
     for name, ds in maps.items():
         if APPLICABLE not in ds:
@@ -287,7 +293,7 @@ def _trust(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
         away = ds.where(~true.has_tower)
         index = away[DISSIMILARITY].mean("time").to_series()
         for target in TARGETS:
-            error = np.abs(away[target] - true[target]).mean("time").to_series()
+            error = abs(away[target] - true[target]).mean("time").to_series()
             known = error.notna() & index.notna()
             ranks = np.corrcoef(error[known].rank(), index[known].rank())[0, 1]
             rows.append(
@@ -303,14 +309,14 @@ def _trust(maps: dict[str, xr.Dataset], true: xr.Dataset) -> pd.DataFrame:
 
 
 def _on_truth(maps: xr.Dataset, true: xr.Dataset) -> xr.Dataset:
-    """Maps on the truth's own cells and hours (a grid's coordinates may differ by rounding)."""
+    """Return maps on the cells and hours of the truth (coordinates of a grid may differ by rounding)."""
     layers = [name for name in (*TARGETS, DISSIMILARITY, APPLICABLE) if name in maps]
     kept = maps[layers].sel(time=true.time)
     return kept.reindex(latitude=true.latitude, longitude=true.longitude, method="nearest", tolerance=1e-3).load()
 
 
 def _draw(maps: xr.Dataset, true: xr.Dataset, out: Path) -> None:
-    """Draw mean NEE and GPP of the map, and model minus truth."""
+    """Draw the mean NEE and GPP of the maps, and model minus truth."""
     for target in TARGETS:
         pred = maps[target]
         plot_map(pred.mean("time", keep_attrs=True), out / f"{target}.png")

@@ -1,6 +1,6 @@
-"""What can go wrong, by kind: each error is also the builtin a caller would expect.
+"""Exceptions of fluxcube. Each class also inherits from the built-in exception that a caller would expect.
 
-A message says what was expected, what was found, where, and what to do.
+A message states what was expected, what was found, where, and what to do next.
 """
 
 from __future__ import annotations
@@ -8,56 +8,56 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-#: Names that a message lists: all of a table, but not hundreds of sites.
-_MOST = 60
+#: Maximum number of names that a message lists: a whole variable table, but not hundreds of sites.
+_MAX_NAMES = 60
 
 
 class FluxcubeError(Exception):
-    """Base of every error that fluxcube raises on purpose."""
+    """Base class of every error that fluxcube raises on purpose."""
 
 
 class SourceError(FluxcubeError, ValueError):
-    """A file of a provider is not what its name or its format promises."""
+    """A source file does not contain what its name or its format promises."""
 
 
 class SchemaError(FluxcubeError, ValueError):
-    """A Dataset lacks a dimension, coordinate or variable that its kind must have."""
+    """A Dataset lacks a dimension, coordinate or variable that its kind requires."""
 
 
 class StoreError(FluxcubeError, OSError):
-    """A store is missing, unfinished, in the way, or cannot be written."""
+    """A store is missing, incomplete, already exists, or cannot be written."""
 
 
 class ConfigError(FluxcubeError, ValueError):
-    """An option has a value it cannot have, or does not fit another option."""
+    """An option has an invalid value, or conflicts with another option."""
 
 
 class SplitError(FluxcubeError, ValueError):
-    """Sites cannot be split as asked."""
+    """Sites cannot be split as requested."""
 
 
 class CheckpointError(FluxcubeError, ValueError):
-    """A run folder holds no model that can be read."""
+    """A run folder contains no readable model."""
 
 
 class TrainingError(FluxcubeError, ArithmeticError):
-    """A loss or a gradient is not a finite number: training cannot go on."""
+    """A loss or a gradient is not finite, so that training cannot continue."""
 
 
 class UnknownNameError(FluxcubeError, KeyError):
-    """A name that no table holds."""
+    """A name is not in the table of valid names."""
 
     def __str__(self) -> str:
-        # KeyError shows the repr of its argument; a sentence should stay one.
+        # KeyError prints the repr of its argument; a message should be printed as text.
         return str(self.args[0]) if self.args else ""
 
 
 class MissingPackageError(FluxcubeError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
 
 
-def unknown(kind: str, name: object, valid: Iterable[str]) -> UnknownNameError:
-    """Make the error for a name that is not in a table, naming the nearest valid one.
+def unknown(kind: str, name: object, valid: Iterable[object]) -> UnknownNameError:
+    """Return the error for a name that is not in a table, with the closest valid name as a suggestion.
 
     Examples
     --------
@@ -65,15 +65,15 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UnknownNameError:
     Traceback (most recent call last):
     fluxcube.errors.UnknownNameError: unknown variable 'SW_INN': did you mean 'SW_IN'? Known: SW_IN, TA.
     """
-    valid = sorted(map(str, valid))
-    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    known = sorted(map(str, valid))
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
-    more = f" and {len(valid) - _MOST} more" if len(valid) > _MOST else ""
-    return UnknownNameError(f"unknown {kind} {name!r}:{hint} Known: {', '.join(valid[:_MOST]) or 'none'}{more}.")
+    more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
+    return UnknownNameError(f"unknown {kind} {name!r}:{hint} Known: {', '.join(known[:_MAX_NAMES]) or 'none'}{more}.")
 
 
 def missing_package(package: str, extra: str, what: str) -> MissingPackageError:
-    """Make the error for an optional package that is not installed.
+    """Return the error for an optional package that is not installed.
 
     Examples
     --------

@@ -1,12 +1,13 @@
-"""Experiments: several models on the same folds, resumable, scored on one row mask.
+"""Experiments: train several models on the same folds, resumably, and score them on a common row mask.
 
-A run and its predictions are kept under a name made of everything that decides them, so that what is finished is not
-done again, and what several comparisons share is done once. `recipes/towers` and `recipes/ablations` hold settings.
+Runs and predictions are stored under names that are derived from all settings that affect them. Finished steps are not
+repeated, and several comparisons share them. `recipes/towers` and `recipes/ablations` contain such settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -40,62 +41,63 @@ from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit
+from fluxcube.training.run import Run
 from fluxcube.training.settings import changed, choose_config
 from fluxcube.variables import COMPUTED
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-#: Worst flag of a predictor, whatever flags of targets train.
+#: Largest flag of the predictors used for training, whatever flags of the targets are used.
 _PREDICTOR_QC = 1
-#: Settings that came later, and that a name holds only where they are set: earlier runs keep their names.
+#: Settings that were added later. They are part of a name only if they are set, so that earlier runs keep their names.
 _ADDED = {"min_quality": None, "separately": False, "bag": 1.0}
-#: Settings that decide predictions, but not what is trained.
+#: Settings that affect predictions, but not training.
 _LATER = ("label", "stride", "hide", "hide_unit")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One model of an experiment: what it is given, how it is trained, and how it is asked.
+    """One model of an experiment: its inputs, how it is trained, and how it predicts.
 
     Attributes
     ----------
     label : str
-        Its name in tables.
+        Name of the model in tables.
     model : str
-        As `fluxcube.fit` takes it.
+        Model to train, as in `fluxcube.fit`.
     target, predictors, static : tuple of str
-        As `fluxcube.fit` takes them.
+        Targets, predictors and static inputs, as in `fluxcube.fit`.
     memory_days : tuple of int
-        As `fluxcube.fit` takes it.
+        Lengths (days) of the trailing means of the inputs, as in `fluxcube.fit`.
     bands : tuple of str or None
-        As `fluxcube.fit` takes it: () for no chips.
+        Satellite bands, as in `fluxcube.fit`: () for none.
     preset : str or None
-        Where `config` begins; by default the model's own.
+        Preset that `config` changes. Default: the default preset of the model.
     config, training : mapping
-        Changes of the model's config and of `TrainingConfig`.
+        Changes to the model's config and to `TrainingConfig`.
     train_igbp : str or None
-        Train on this class alone.
+        Train on the sites of this IGBP class only.
     target_qc : int or None
-        Of an hourly cube: maximum flag of the fluxes used for training, whatever that of the predictors; by default
-        that of `fluxcube.fit`.
+        Maximum flag of the hourly fluxes used for training, independent of the flags of predictors. None: the default
+        of `fluxcube.fit`.
     search : int or None
-        Draws of XGBoost's settings inside the training sites.
+        Number of random draws of XGBoost's settings, scored inside the training sites.
     seed : int
-        Of the weights.
+        Random seed of the weights.
     seeds : int or None
-        Members of an ensemble.
+        Number of members of an ensemble.
     stride : int or None
-        Hours that one window gives.
+        Number of time steps predicted by each window.
     hide : float
-        Share of the predictors' values that are hidden from the model when it is asked.
+        Share of the predictors' values that are hidden from the model for prediction.
     hide_unit : {"variable", "token"}
-        As `fluxcube.evaluation.hiding.hide_predictors` takes it.
+        What is hidden at once, as in `fluxcube.evaluation.hiding.hide_predictors`.
     min_quality : float or None
-        Of a daily cube: minimum quality of the fluxes used for training; by default that of `fluxcube.fit`.
+        Minimum quality of the daily fluxes used for training. None: the default of `fluxcube.fit`.
     bag : float
-        As `fluxcube.fit` takes it.
+        Share of the training towers that each member of an ensemble is trained on, as in `fluxcube.fit`.
     separately : bool
-        Train a model for each target, each with settings of its own where they are searched.
+        Train one model for each target; a search then chooses settings for each target.
     """
 
     label: str
@@ -120,7 +122,7 @@ class Variant:
     bag: float = 1.0
     separately: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.config_class(self.model)
         for name in ("target", "predictors", "memory_days", "static", "bands"):
             value = getattr(self, name)
@@ -128,11 +130,11 @@ class Variant:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Variant:
-        """Make a variant of a mapping, refusing unknown keys (UnknownNameError)."""
+        """Return a variant from a mapping; unknown keys raise UnknownNameError."""
         return from_known_keys(cls, values)
 
     def changed(self, changes: Mapping) -> Variant:
-        """Return the variant with some settings changed; those of `config` and `training` are added to what is set."""
+        """Return the variant with some settings changed; `config` and `training` are merged with the present ones."""
         merged = {key: {**getattr(self, key), **changes[key]} for key in ("config", "training") if key in changes}
         return self.from_dict(
             {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes, **merged}
@@ -140,13 +142,13 @@ class Variant:
 
     @property
     def parts(self) -> list[Variant]:
-        """What is trained for it: itself, or itself for each target."""
+        """Variants that are trained separately: the variant itself, or one for each target."""
         if not self.separately:
             return [self]
         return [self.changed({"separately": False, "target": [name]}) for name in self.target]
 
     def run_name(self, cube: xr.Dataset, split: Split) -> str:
-        """Return a name of everything that decides the weights."""
+        """Return a run name derived from everything that affects the weights."""
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in _LATER}
         settings = {k: v for k, v in settings.items() if k not in _ADDED or v != _ADDED[k]}
         sides = {"train": split.train, "val": split.val, "periods": split.to_dict()["periods"]}
@@ -154,9 +156,9 @@ class Variant:
         return f"{self.model}-{_digest([settings, sides, ends, sorted(map(str, cube['site'].values))])}"
 
     def prediction_name(self, cube: xr.Dataset, split: Split, part: str) -> str:
-        """Return a name of everything that decides the predictions."""
-        asked = {name: getattr(self, name) for name in _LATER[1:]}
-        return f"{self.run_name(cube, split)}-{part}-{_digest([asked, getattr(split, part)])}"
+        """Return a name derived from everything that affects the predictions."""
+        settings = {name: getattr(self, name) for name in _LATER[1:]}
+        return f"{self.run_name(cube, split)}-{part}-{_digest([settings, getattr(split, part)])}"
 
 
 def _digest(values: object) -> str:
@@ -173,35 +175,35 @@ def score_variants(
     igbp: str | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> Sums:
-    """Train, predict and score variants on every fold, on rows common to all of them.
+    """Train variants, predict and score them on every fold, on the time steps that all of them predict.
 
     Parameters
     ----------
     cube : xr.Dataset
-        Towers.
+        Cube of towers.
     splits : mapping of str to Split
-        By name of the fold.
+        Splits by name of the fold.
     variants : sequence of Variant
-        Of different labels.
+        Models to compare, with different labels.
     out : path
-        Folder; gets ``runs/``, ``predictions/`` and ``sums/``. What is finished there is not done again.
+        Output folder for ``runs/``, ``predictions/`` and ``sums/``. Steps that are finished there are not repeated.
     part : {"test", "val"}
-        Sites to score. What is chosen by these scores must be chosen on "val".
+        Sites to score. Use "val" while any setting is chosen by these scores.
     igbp : str, optional
-        Score the sites of this class alone; folds without one are left out.
+        Score the sites of this class only; folds without such a site are left out.
     max_qc : int, None or "default"
         Maximum flag of the hourly fluxes that are scored, by default 0 (measured).
     min_quality : float, None or "default"
         Minimum quality of the daily fluxes that are scored, by default 1 (whole days).
-    say : callable, optional
-        Gets a line for each step that is done.
+    log : callable, optional
+        Called with one line of text for each finished step. Default: the log of this module.
 
     Returns
     -------
     Sums
-        Of all folds; models by label.
+        Sums of all folds; models by label.
 
     Raises
     ------
@@ -214,15 +216,14 @@ def score_variants(
         _check_limits(resolution, variant)
     labels = [variant.label for variant in variants]
     if len(set(labels)) < len(labels):
-        raise ConfigError(f"variants need different labels, found {', '.join(labels)}.")
-    found = []
+        raise ConfigError(f"expected variants with different labels, found {', '.join(labels)}; rename some.")
+    folds = []
     for name, split in splits.items():
-        kept = _of_class(cube, split, part, igbp)
-        if kept:
-            found.append(_fold_sums(cube, name, split, kept, variants, Path(out), part, limit, say or log.info))
-    if not found:
-        raise ConfigError(f"no fold has a {part} site{f' of {igbp}' if igbp else ''}.")
-    return Sums.join(found, repeated=part == "val")
+        if sites := _of_class(cube, split, part, igbp):
+            folds.append(_fold_sums(cube, name, split, sites, variants, Path(out), part, limit, log or _log.info))
+    if not folds:
+        raise ConfigError(f"no fold has a {part} site{f' of {igbp}' if igbp else ''}; choose another class or part.")
+    return Sums.join(folds, repeated=part == "val")
 
 
 def _of_class(cube: xr.Dataset, split: Split, part: str, igbp: str | None) -> list[str]:
@@ -230,59 +231,83 @@ def _of_class(cube: xr.Dataset, split: Split, part: str, igbp: str | None) -> li
     return [site for site in getattr(split, part) if igbp is None or classes.get(site) == igbp]
 
 
-def _fold_sums(cube, name, split, sites, variants, out, part, limit: QualityLimit, say) -> Sums:
-    """Sums of one fold, read where they are kept."""
+def _fold_sums(
+    cube: xr.Dataset,
+    name: str,
+    split: Split,
+    sites: Sequence[str],
+    variants: Sequence[Variant],
+    out: Path,
+    part: str,
+    limit: QualityLimit,
+    log: Callable[[str], object],
+) -> Sums:
+    """Return the sums of one fold, read from their file if it exists."""
     names = [variant.prediction_name(cube, split, part) for variant in variants]
-    rows = [] if limit.value == limit.resolution.measured else [limit.value]
-    path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites, *rows])}.csv"
+    quality = [] if limit.value == limit.resolution.measured else [limit.value]
+    path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites, *quality])}.csv"
     if path.exists():
         return read_sums(path)
     scored = split.part(cube, part).sel(site=sites)
-    predictions = {v.label: predictions_of(cube, split, v, out, part=part, say=say) for v in variants}
+    predictions = {v.label: predictions_of(cube, split, v, out, part=part, log=log) for v in variants}
     sums = site_sums(scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, **limit.to_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
-    say(f"{name}: scored on {int(next(iter(sums.moments.values())).n.max(initial=0))} rows of the longest site")
+    steps = int(next(iter(sums.moments.values())).n.max(initial=0))
+    log(f"{name}: scored, with {steps} time steps at the site that has most")
     write_sums(sums, path)
     return sums
 
 
 def predictions_of(
-    cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *, part: str = "test", say: Callable = log.info
+    cube: xr.Dataset,
+    split: Split,
+    variant: Variant,
+    out: str | Path,
+    *,
+    part: str = "test",
+    log: Callable[[str], object] = _log.info,
 ) -> xr.Dataset:
-    """Return a variant's predictions of a part's sites, trained and predicted only if they are not kept in `out`."""
+    """Return the predictions of a variant at the sites of a part of a split.
+
+    The model is trained, and predicts, only if the predictions are not in `out` yet.
+    """
     if variant.separately:
-        made = [predictions_of(cube, split, one, out, part=part, say=say) for one in variant.parts]
-        return xr.merge(made, join="exact", compat="override", combine_attrs="drop_conflicts")
+        by_target = [predictions_of(cube, split, one, out, part=part, log=log) for one in variant.parts]
+        return xr.merge(by_target, join="exact", compat="override", combine_attrs="drop_conflicts")
     out = Path(out)
     path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}.nc"
     if not path.exists():
-        run = trained(cube, split, variant, out, say=say)
-        asked = _for_variant(split.part(cube, part), variant)
+        run = trained(cube, split, variant, out, log=log)
+        inputs = _for_variant(split.part(cube, part), variant)
         if variant.hide:
-            asked = _hidden(asked, load_model(run).spec.predictors, variant)
+            inputs = _hidden(inputs, load_model(run).spec.predictors, variant)
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = predict(load_model(run), asked, stride=variant.stride, progress=_quiet)
-        write_predictions(made, path)
-        say(f"{split.kind}: {variant.label} predicted")
+        write_predictions(predict(load_model(run), inputs, stride=variant.stride, progress=_quiet), path)
+        log(f"{split.kind}: {variant.label} predicted")
     return read_predictions(path)
 
 
-def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *, say: Callable = log.info) -> Path:
-    """Train a variant, going on with an unfinished run, unless its run is finished; return the run's folder.
+def trained(
+    cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *, log: Callable[[str], object] = _log.info
+) -> Path:
+    """Return the run folder of a variant; train it, or resume its training, if the run is not finished.
 
     Raises
     ------
     ConfigError
-        If the variant is of several runs (`Variant.parts`).
+        If the variant consists of several runs (`Variant.parts`).
     """
     if variant.separately:
-        raise ConfigError(f"{variant.label} is a run for each of its targets: train each of its parts.")
+        raise ConfigError(f"{variant.label} has one run for each target: train each of its parts.")
     _check_limits(resolution_of(cube), variant)
     folder = Path(out) / "runs" / variant.run_name(cube, split)
     if any((folder / mark).exists() for mark in (RUN, ENSEMBLE)):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    done = fit(
+    train: Callable[..., Run] = fit
+    if variant.min_quality is not None:
+        train = functools.partial(fit, min_quality=variant.min_quality)
+    run = train(
         _for_variant(cube, variant),
         model=variant.model,
         target=variant.target,
@@ -301,7 +326,7 @@ def trained(cube: xr.Dataset, split: Split, variant: Variant, out: str | Path, *
         seeds=variant.seeds,
         **_limits(variant),
     )
-    say(f"{split.kind}: {variant.label}: {done.summary}")
+    log(f"{split.kind}: {variant.label}: {run.summary}")
     return folder
 
 
@@ -323,14 +348,14 @@ def _check_limits(resolution: Resolution, variant: Variant) -> None:
 
 
 def _for_variant(cube: xr.Dataset, variant: Variant) -> xr.Dataset:
-    """The cube with the flags of targets that a variant trains on, predictors as for any other."""
+    """Return the cube masked by flags: targets by `target_qc` of the variant, predictors as for any other variant."""
     if variant.target_qc is None:
         return cube
-    out = {}
-    for name, worst in (("predictors", _PREDICTOR_QC), ("fluxes", variant.target_qc)):
+    out: dict[str, xr.DataArray] = {}
+    for name, max_qc in (("predictors", _PREDICTOR_QC), ("fluxes", variant.target_qc)):
         flags = cube[f"{name}_qc"]
         best = xr.DataArray(best_flags(cube), dims="site")
-        good = xr.apply_ufunc(HOURLY.limit(worst).accepts, flags, best, dask="parallelized", output_dtypes=[bool])
+        good = xr.apply_ufunc(HOURLY.limit(max_qc).accepts, flags, best, dask="parallelized", output_dtypes=[bool])
         good = good.transpose(*flags.dims)
         out |= {name: cube[name].where(good), f"{name}_qc": flags.where(good, np.int8(-1))}
     return cube.assign(out)
@@ -342,4 +367,4 @@ def _hidden(cube: xr.Dataset, predictors: Sequence[str], variant: Variant) -> xr
 
 
 def _quiet(done: int, total: int, text: str) -> None:
-    """Take progress and show none: predictions are then computed at once, site by site."""
+    """Ignore progress. With a callback, predictions are computed at once, site by site."""

@@ -1,4 +1,4 @@
-"""Cells of a grid of latitudes and longitudes: their edges, and how large they are on the ellipsoid."""
+"""Cells of a latitude-longitude grid: their edges, and their area on the ellipsoid."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import numpy as np
 
 from fluxcube.errors import SchemaError
 
-#: WGS84: the semi-major axis in metres, and the flattening.
+#: Semi-major axis (m) and flattening of WGS84.
 SEMI_MAJOR, FLATTENING = 6378137.0, 1 / 298.257223563
 
-#: Steps of one axis differ by less than this factor; where they do not, cells are missing.
-_UNEVEN = 1.6
+#: Largest ratio between two steps of one axis; a larger ratio means that cells are missing.
+_MAX_STEP_RATIO = 1.6
 
 
 def cell_bounds(
     centres: np.ndarray, limits: tuple[float, float] | None = None, *, width: float | None = None
 ) -> np.ndarray:
-    """Return the edges of cells, half-way between their centres.
+    """Return the edges of cells, half-way between neighbouring centres.
 
     Parameters
     ----------
     centres : (cell,) array
-        Degrees, rising or falling. Those of a circle may go on from 180 to -180, or from 360 to 0.
+        Degrees, increasing or decreasing. Longitudes may continue from 180 to -180, or from 360 to 0.
     limits : (float, float), optional
-        Edges beyond which no cell reaches: (-90, 90) for latitudes, so that a cell centred at a pole is half a cell.
-        None for longitudes, which are a circle.
+        Edges that no cell extends beyond: (-90, 90) for latitudes, so that a cell centred at a pole is half a cell.
+        None for longitudes, which are periodic.
     width : float, optional
-        Of a single cell, which has no neighbour to tell. Several cells do not need it.
+        Width of a single cell in degrees, which cannot be derived from neighbours. Ignored for several cells.
 
     Returns
     -------
     (cell, 2) float64
-        Degrees, in the order of the axis: one cell's second edge is the next one's first, but for whole turns.
+        Degrees, in the order of the axis: the second edge of a cell is the first edge of the next cell, except for
+        whole turns of 360 degrees.
 
     Raises
     ------
     SchemaError
-        If there is no cell, or one without a width, or the centres are not in order, not finite or not evenly spaced,
-        or more than a whole turn.
+        If there is no cell or a single cell without `width`, or if the centres are not monotonic, not finite, not
+        evenly spaced, or span more than 360 degrees.
 
     Examples
     --------
@@ -50,57 +51,65 @@ def cell_bounds(
     """
     centres = np.asarray(centres, np.float64)
     if centres.ndim != 1 or not np.isfinite(centres).all() or not centres.size:
-        raise SchemaError(f"cells need finite centres along one dimension; found {centres!r}.")
+        raise SchemaError(f"expected finite cell centres along one dimension, found {centres!r}; check the coordinate.")
     steps = _steps(centres, circle=limits is None, width=width)
     inner = steps[1:] / 2 if len(centres) > 1 else steps / 2
     before, after = np.concatenate([inner[:1], inner])[: len(centres)], np.concatenate([inner, inner[-1:]])
     bounds = np.stack([centres - before, centres + after[-len(centres) :]], 1)
     if limits is None:
         if abs(steps[1:].sum()) + abs(before[0] + after[-1]) > 360 + 1e-3:
-            raise SchemaError(f"longitudes from {centres[0]:g} to {centres[-1]:g} are more than a whole turn.")
+            raise SchemaError(
+                f"expected longitudes that span at most 360 degrees, found {centres[0]:g} to {centres[-1]:g}; "
+                "select fewer."
+            )
         return bounds
     if not ((centres >= limits[0] - 1e-6) & (centres <= limits[1] + 1e-6)).all():
-        raise SchemaError(f"centres must lie within {limits}; found {centres.min():g} to {centres.max():g}.")
+        raise SchemaError(
+            f"expected centres within {limits}, found {centres.min():g} to {centres.max():g}; check the coordinate."
+        )
     return np.clip(bounds, *limits)
 
 
 def _steps(centres: np.ndarray, *, circle: bool, width: float | None) -> np.ndarray:
-    """Distance of each centre from the one before it; the first, of a single cell, is its width."""
+    """Return the distance of each centre from the previous one; for a single cell, its width."""
     if len(centres) == 1:
         if width is None or not width > 0:
-            raise SchemaError("the width of a single cell is not known: give width, in degrees.")
+            raise SchemaError("the width of a single cell is unknown; pass width= in degrees.")
         return np.array([float(width)])
     steps = np.diff(centres, prepend=centres[0])
     if circle:
         steps = (steps + 180) % 360 - 180
     size = np.abs(steps[1:])
     if not (np.sign(steps[1:]) == np.sign(steps[1])).all() or not size.min() > 0:
-        raise SchemaError(f"centres must rise or fall all along; found {_few(centres)}: sort them, e.g. ds.sortby.")
-    if size.max() > _UNEVEN * size.min():
+        raise SchemaError(
+            f"expected increasing or decreasing centres, found {_few(centres)}; sort them, e.g. with ds.sortby."
+        )
+    if size.max() > _MAX_STEP_RATIO * size.min():
         at = int(size.argmax())
         raise SchemaError(
-            f"steps between cells differ from {size.min():g} to {size.max():g} degrees (after {centres[at]:g}), "
-            "so cells are missing: select them without holes, or give their bounds."
+            f"expected evenly spaced cells, found steps from {size.min():g} to {size.max():g} degrees (after "
+            f"{centres[at]:g}), so cells are missing; select a range without gaps, or pass the bounds of the cells."
         )
     return steps
 
 
 def west_to_east(longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order in which longitudes rise from west to east, and what they are then.
+    """Return the order that sorts longitudes from west to east, and the sorted longitudes.
 
-    They begin at -180, but for a region across the antimeridian: it begins at its own western end and goes on above
-    180, in one piece.
+    They begin at -180, except for a region across the antimeridian: it begins at its own western end and continues
+    above 180, in one piece.
 
     Parameters
     ----------
     longitude : (cell,) array
-        Degrees east, in any order, from 0 or from -180 on.
+        Degrees east in any order, from 0 to 360 or from -180 to 180.
 
     Returns
     -------
     order : (cell,) int64
+        Indices into `longitude`.
     longitude : (cell,) float64
-        Rising.
+        Increasing.
 
     Examples
     --------
@@ -115,8 +124,8 @@ def west_to_east(longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(east) < 2:
         return order, east
     gaps = np.diff(np.append(east, east[0] + 360))
-    first = (int(np.argmax(gaps)) + 1) % len(east)  # what lies east of the widest gap
-    if first == 0 or gaps.max() <= _UNEVEN * gaps.min():
+    first = (int(np.argmax(gaps)) + 1) % len(east)  # the region begins east of the widest gap
+    if first == 0 or gaps.max() <= _MAX_STEP_RATIO * gaps.min():
         return order, east
     return np.roll(order, -first), np.concatenate([east[first:], east[:first] + 360])
 
@@ -124,10 +133,10 @@ def west_to_east(longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def cell_area(latitude_bnds: np.ndarray, longitude_bnds: np.ndarray) -> np.ndarray:
     """Return the area of cells on the WGS84 ellipsoid.
 
-    Exact: between two latitudes, an ellipsoid has the area that the sphere of the same surface has between their
-    authalic latitudes, so the cells of a whole grid add up to the surface of WGS84, 510,065,621.7 km2. The sphere with
-    the same latitudes, which many products use, has cells up to 0.45 % too large at the equator and 0.9 % too small at
-    the poles.
+    The area is exact: between two latitudes, an ellipsoid has the same area as the sphere of equal surface between the
+    corresponding authalic latitudes, so that the cells of a global grid add up to the surface of WGS84,
+    510,065,621.7 km2. On a sphere with the same latitudes, which many products use, cells are up to 0.45 % too large at
+    the equator and 0.9 % too small at the poles.
 
     Parameters
     ----------
@@ -144,7 +153,7 @@ def cell_area(latitude_bnds: np.ndarray, longitude_bnds: np.ndarray) -> np.ndarr
     Raises
     ------
     SchemaError
-        If edges are not pairs, or latitudes beyond the poles.
+        If edges are not pairs, or latitudes lie beyond the poles.
 
     References
     ----------
@@ -159,9 +168,13 @@ def cell_area(latitude_bnds: np.ndarray, longitude_bnds: np.ndarray) -> np.ndarr
     latitude_bnds, longitude_bnds = (np.asarray(bounds, np.float64) for bounds in (latitude_bnds, longitude_bnds))
     for name, bounds in (("latitude", latitude_bnds), ("longitude", longitude_bnds)):
         if bounds.ndim != 2 or bounds.shape[1] != 2:
-            raise SchemaError(f"{name}_bnds must have dims ({name}, 2); found shape {bounds.shape}.")
+            raise SchemaError(
+                f"{name}_bnds: expected shape ({name}, 2), found {bounds.shape}; pass the two edges of each cell."
+            )
     if (np.abs(latitude_bnds) > 90 + 1e-6).any():
-        raise SchemaError(f"latitudes must be from -90 to 90 degrees; found up to {np.abs(latitude_bnds).max():g}.")
+        raise SchemaError(
+            f"expected latitudes from -90 to 90 degrees, found {np.abs(latitude_bnds).max():g}; check the bounds."
+        )
     heights = np.abs(np.diff(zone_area(latitude_bnds), axis=1))[:, 0]
     return np.multiply.outer(heights, np.abs(np.diff(longitude_bnds, axis=1))[:, 0])
 
@@ -169,7 +182,7 @@ def cell_area(latitude_bnds: np.ndarray, longitude_bnds: np.ndarray) -> np.ndarr
 def zone_area(latitude: np.ndarray) -> np.ndarray:
     """Return the area of the ellipsoid between the equator and a latitude, per degree of longitude.
 
-    Longitude and this are the axes of an equal-area map.
+    An equal-area map has longitude and this area as its axes.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Water vapour: saturation pressure, deficit and relative humidity, over water at every temperature.
+"""Water vapour: saturation pressure, vapour pressure deficit and relative humidity, with respect to liquid water.
 
-A hygrometer's relative humidity is over liquid water below 0 degC, too (WMO), and the dew point of ERA5 is one over
-water. Deficits that towers report follow: where FLUXNET2015 has RH and VPD of frosty hours, VPD is that over water to
-within 1 % (DK-Fou, US-Wi7), while over ice it would be 5 to 9 % less.
+Relative humidity is defined with respect to liquid water below 0 degC as well (WMO), and so is the dew point of ERA5.
+The deficits that towers report agree with it: where FLUXNET2015 has RH and VPD of hours with frost, VPD is the deficit
+over water to within 1 % (DK-Fou, US-Wi7); over ice it would be 5 to 9 % smaller.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _ICE = (21.874, 7.66)
 
 
 def saturation_vapour_pressure(ta: np.ndarray, *, ice: bool = False) -> np.ndarray:
-    """Saturation vapour pressure over water.
+    """Return the saturation vapour pressure over water.
 
     Parameters
     ----------
     ta : array
         Air temperature, degC.
     ice : bool
-        Take it over ice below 0 degC.
+        Below 0 degC, return the saturation vapour pressure over ice.
 
     Returns
     -------
@@ -46,9 +46,10 @@ def saturation_vapour_pressure(ta: np.ndarray, *, ice: bool = False) -> np.ndarr
 
 
 def vapour_pressure_deficit(ta: np.ndarray, td: np.ndarray) -> np.ndarray:
-    """Vapour pressure deficit (hPa, >= 0) from air and dew-point temperature (degC).
+    """Return the vapour pressure deficit (hPa, >= 0) from air and dew-point temperature (degC).
 
-    Compute it from hourly values and average afterwards: the deficit of means is not the mean deficit.
+    Compute it from hourly values and average afterwards, because the deficit of mean temperatures is not the mean
+    deficit.
 
     References
     ----------
@@ -65,5 +66,5 @@ def vapour_pressure_deficit(ta: np.ndarray, td: np.ndarray) -> np.ndarray:
 
 
 def relative_humidity(ta: np.ndarray, td: np.ndarray) -> np.ndarray:
-    """Relative humidity (%, 0 to 100) from air and dew-point temperature (degC)."""
+    """Return the relative humidity (%, 0 to 100) from air and dew-point temperature (degC)."""
     return np.clip(100.0 * saturation_vapour_pressure(td) / saturation_vapour_pressure(ta), 0.0, 100.0)

@@ -1,9 +1,12 @@
 """Vegetation and water indices from named reflectance bands.
 
-Reflectances are fractions (0..1), as in the cube. A band that is missing, or a denominator of zero, gives NaN.
+Reflectances are fractions (0 to 1), as in the cube. The result is NaN where a band is missing or the denominator is
+zero.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
@@ -19,7 +22,7 @@ _LONG_NAMES = {
 
 
 def ndvi(red: np.ndarray, nir: np.ndarray) -> np.ndarray:
-    """Normalised difference vegetation index (nir - red) / (nir + red), of reflectances; dimensionless.
+    """Return the normalised difference vegetation index (nir - red) / (nir + red) of reflectances; dimensionless.
 
     References
     ----------
@@ -34,9 +37,10 @@ def ndvi(red: np.ndarray, nir: np.ndarray) -> np.ndarray:
 
 
 def evi(red: np.ndarray, nir: np.ndarray, blue: np.ndarray) -> np.ndarray:
-    """Enhanced vegetation index 2.5 (nir - red) / (nir + 6 red - 7.5 blue + 1), of reflectances; dimensionless.
+    """Return the enhanced vegetation index 2.5 (nir - red) / (nir + 6 red - 7.5 blue + 1); dimensionless.
 
-    Over clouds and snow the denominator may come near zero and the index be of any size: it is not clipped.
+    Over clouds and snow the denominator may come close to zero, so that the index may have any value; it is not
+    clipped.
 
     References
     ----------
@@ -47,9 +51,9 @@ def evi(red: np.ndarray, nir: np.ndarray, blue: np.ndarray) -> np.ndarray:
 
 
 def nirv(red: np.ndarray, nir: np.ndarray) -> np.ndarray:
-    """Near-infrared reflectance of vegetation, NDVI x nir, of reflectances; dimensionless.
+    """Return the near-infrared reflectance of vegetation, NDVI x nir, of reflectances; dimensionless.
 
-    Without the offset of 0.08 that some take from NDVI.
+    The offset of 0.08 that some authors subtract from NDVI is not applied.
 
     References
     ----------
@@ -59,33 +63,33 @@ def nirv(red: np.ndarray, nir: np.ndarray) -> np.ndarray:
 
 
 def ndwi(nir: np.ndarray, swir3: np.ndarray) -> np.ndarray:
-    """Normalised difference water index (nir - swir3) / (nir + swir3), swir3 being MODIS band 7 (2105-2155 nm).
+    """Return the normalised difference water index (nir - swir3) / (nir + swir3); swir3 is MODIS band 7 (2105-2155 nm).
 
     References
     ----------
-    Gao 1996, doi:10.1016/S0034-4257(96)00067-3 (with band 5); band 7 as FLUXCOM-X-BASE has it, Nelson and Walther
+    Gao 1996, doi:10.1016/S0034-4257(96)00067-3 (with band 5); band 7 as in FLUXCOM-X-BASE, Nelson and Walther
     et al. 2024, doi:10.5194/bg-21-5079-2024
     """
     return _ratio(np.subtract(nir, swir3), np.add(nir, swir3))
 
 
 def indices(reflectance: xr.DataArray) -> xr.Dataset:
-    """Compute NDVI, EVI, NIRv and NDWI of chips, grids or points; lazily where the input is.
+    """Compute NDVI, EVI, NIRv and NDWI of chips, grids or points; lazily if the input is lazy.
 
     Parameters
     ----------
     reflectance : xr.DataArray
-        Has a dimension ``band`` with labels red, nir, blue and swir3 among others; reflectance 0..1.
+        Reflectance from 0 to 1, with a dimension ``band`` whose labels include red, nir, blue and swir3.
 
     Returns
     -------
     xr.Dataset
-        ``NDVI``, ``EVI``, ``NIRv`` and ``NDWI``, dimensions of the input without ``band``; dimensionless.
+        ``NDVI``, ``EVI``, ``NIRv`` and ``NDWI`` with the dimensions of the input except ``band``; dimensionless.
 
     Raises
     ------
     SchemaError
-        If there is no dimension or label of that name.
+        If the dimension ``band`` or one of the four labels is missing.
 
     Examples
     --------
@@ -94,30 +98,34 @@ def indices(reflectance: xr.DataArray) -> xr.Dataset:
     0.5
     """
     if "band" not in reflectance.dims or "band" not in reflectance.coords:
-        raise SchemaError(f"indices need a dimension 'band' with labels; found dimensions {reflectance.dims}.")
+        raise SchemaError(
+            f"indices: expected a dimension 'band' with labels, found dimensions {reflectance.dims}; name the bands."
+        )
     labels = [str(label) for label in reflectance["band"].values]
     if missing := [name for name in ("red", "nir", "blue", "swir3") if name not in labels]:
-        raise SchemaError(f"indices need the bands red, nir, blue and swir3; missing {missing} among {labels}.")
+        raise SchemaError(
+            f"indices: expected the bands red, nir, blue and swir3; missing {missing} among {labels}; add them."
+        )
     red, nir, blue, swir3 = (
         reflectance.isel(band=labels.index(name)).drop_vars("band") for name in ("red", "nir", "blue", "swir3")
     )
     computed = {
-        "NDVI": (ndvi, red, nir),
-        "EVI": (evi, red, nir, blue),
-        "NIRv": (nirv, red, nir),
-        "NDWI": (ndwi, nir, swir3),
+        "NDVI": _apply(ndvi, red, nir),
+        "EVI": _apply(evi, red, nir, blue),
+        "NIRv": _apply(nirv, red, nir),
+        "NDWI": _apply(ndwi, nir, swir3),
     }
-    out = xr.Dataset({name: _apply(*args) for name, args in computed.items()})
+    out = xr.Dataset(computed)
     for name, values in out.items():
-        values.attrs = {"long_name": _LONG_NAMES[name], "units": "1"}
+        values.attrs = {"long_name": _LONG_NAMES[str(name)], "units": "1"}
     return out
 
 
-def _apply(kernel, *bands: xr.DataArray) -> xr.DataArray:
+def _apply(kernel: Callable[..., np.ndarray], *bands: xr.DataArray) -> xr.DataArray:
     return xr.apply_ufunc(kernel, *bands, dask="parallelized", output_dtypes=[bands[0].dtype], keep_attrs=False)
 
 
-def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    over, under = np.asarray(over), np.asarray(under)
-    safe = np.where(under == 0, np.nan, under)
-    return (over / safe).astype(np.result_type(over, under), copy=False)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    numerator, denominator = np.asarray(numerator), np.asarray(denominator)
+    safe = np.where(denominator == 0, np.nan, denominator)
+    return (numerator / safe).astype(np.result_type(numerator, denominator), copy=False)

@@ -1,4 +1,4 @@
-"""Scaling by physical bounds: the same numbers for every site, dataset and model, and losslessly undone."""
+"""Scale values by the physical bounds of their variables: equally for every site, dataset and model, and invertibly."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from fluxcube.variables import variable
 
 
 def normalise(values: np.ndarray, names: Sequence[str], *, mask: bool = True, resolution: str = "hourly") -> np.ndarray:
-    """Scale by the variables' bounds: cyclic ones to [-1, 1), others to [-0.5, 0.5).
+    """Scale values by their variables' bounds: cyclic variables to [-1, 1), others to [-0.5, 0.5).
 
-    Cyclic variables span twice the range, because sin and cos of 2^k pi x agree at -1 and +1 for every
-    whole k >= 0, and only there.
+    Cyclic variables span twice the range, because sin and cos of 2^k pi x have the same value at -1 and +1 for every
+    integer k >= 0.
 
     Parameters
     ----------
     values : (..., n) float
         In the units of the variable table.
     names : sequence of str
-        The n variables of the last axis.
+        Names of the n variables on the last axis.
     mask : bool
-        Turn values outside their bounds into NaN, as predictors are; targets (``mask=False``) are only scaled.
+        Replace values outside their bounds by NaN, as is done for predictors; targets (``mask=False``) are only scaled.
     resolution : {"hourly", "daily"}
-        Whose table.
+        Resolution of the variable table.
 
     Returns
     -------
     (..., n) float
-        Of the dtype of `values`.
+        Scaled values, with the dtype of `values`.
 
     Raises
     ------
     UnknownNameError
-        If a name is not in the table.
+        If a name is not in the variable table.
 
     References
     ----------
@@ -54,7 +54,7 @@ def normalise(values: np.ndarray, names: Sequence[str], *, mask: bool = True, re
 
 
 def denormalise(values: np.ndarray, names: Sequence[str], *, resolution: str = "hourly") -> np.ndarray:
-    """Undo `normalise`: physical values (..., n) of scaled ones.
+    """Invert `normalise`: return physical values (..., n) from scaled values.
 
     Examples
     --------
@@ -66,13 +66,13 @@ def denormalise(values: np.ndarray, names: Sequence[str], *, resolution: str = "
 
 
 def inside(values: np.ndarray, names: Sequence[str], *, resolution: str = "hourly") -> np.ndarray:
-    """Say which values (..., n) lie within their variables' bounds; NaN does not. The upper end is inside."""
+    """Return which values (..., n) lie within their variables' bounds, upper bound included; False for NaN."""
     low, high = (np.array(ends) for ends in zip(*(variable(name, resolution).bounds for name in names), strict=True))
     return (values >= low) & (values <= high)
 
 
 def _scales(names: Sequence[str], dtype: np.dtype, resolution: str) -> tuple[np.ndarray, np.ndarray]:
-    """Middle of each variable's bounds, and what its distance from there is divided by (n,)."""
+    """Return the middle of each variable's bounds, and the width that distances from it are divided by (n,)."""
     rows = [variable(name, resolution) for name in names]
     middle = [(row.bounds[0] + row.bounds[1]) / 2 for row in rows]
     width = [(row.bounds[1] - row.bounds[0]) / (2 if row.cyclic else 1) for row in rows]

@@ -1,4 +1,4 @@
-"""Potential radiation: sunlight at the top of the atmosphere, as ONEFlux computes SW_IN_POT."""
+"""Potential radiation: solar radiation at the top of the atmosphere, computed like SW_IN_POT in ONEFlux."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SOLAR_CONSTANT = 1376.0
 
 
 def _year_angle(doy: np.ndarray) -> np.ndarray:
-    """Angle of the year (radians) of a day of year counted from 0."""
+    """Return the angle of the year (radians) of a day of year counted from 0."""
     return 2 * np.pi * doy / 365.0
 
 
 def declination(doy: np.ndarray) -> np.ndarray:
-    """Solar declination (radians) of a day of year counted from 0 (Spencer 1971)."""
+    """Return the solar declination (radians) of a day of year counted from 0 (Spencer 1971)."""
     a = _year_angle(doy)
     return (
         0.006918
@@ -30,33 +30,35 @@ def declination(doy: np.ndarray) -> np.ndarray:
 
 
 def distance_factor(doy: np.ndarray) -> np.ndarray:
-    """Inverse square of the Earth-Sun distance, relative to its mean (Spencer 1971)."""
+    """Return the inverse square of the Earth-Sun distance, relative to its mean (Spencer 1971)."""
     a = _year_angle(doy)
     return 1.00011 + 0.034221 * np.cos(a) + 0.00128 * np.sin(a) + 0.000719 * np.cos(2 * a) + 0.000077 * np.sin(2 * a)
 
 
 def equation_of_time(doy: np.ndarray) -> np.ndarray:
-    """Minutes by which the true sun is ahead of the mean sun (NOAA, after Spencer 1971)."""
+    """Return the minutes by which the true sun is ahead of the mean sun (NOAA, after Spencer 1971)."""
     a = _year_angle(doy)
     return 229.18 * (
         0.000075 + 0.001868 * np.cos(a) - 0.032077 * np.sin(a) - 0.014615 * np.cos(2 * a) - 0.040849 * np.sin(2 * a)
     )
 
 
-def potential_radiation(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, *, hours: float = 1.0):
-    """Mean radiation on a horizontal plane at the top of the atmosphere (SW_IN_POT).
+def potential_radiation(
+    time: np.ndarray, latitude: float | np.ndarray, longitude: float | np.ndarray, *, hours: float = 1.0
+) -> np.ndarray:
+    """Return the mean radiation on a horizontal plane at the top of the atmosphere (SW_IN_POT).
 
-    The cosine of the solar zenith is integrated in closed form over each step, cut off at the horizon,
-    which is what ONEFlux's mean over minutes converges to.
+    The cosine of the solar zenith angle, zero below the horizon, is integrated in closed form over each step. The mean
+    over minutes that ONEFlux computes converges to this integral.
 
     Parameters
     ----------
     time : (time,) datetime64
         UTC, at the start of the step.
-    latitude, longitude : float or arrays of one shape ``place``
-        Degrees north and east.
+    latitude, longitude : float or arrays of one common shape
+        Degrees north and degrees east.
     hours : float
-        Length of a step.
+        Length of a time step.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def potential_radiation(time: np.ndarray, latitude: np.ndarray, longitude: np.nd
     """
     longitude = np.asarray(longitude, float)
     doy, tod = local_clock(time, longitude / 15.0)
-    doy = np.floor(doy)  # ONEFlux holds declination and distance through a day: 0.06 W m-2 at CH-Cha's noon, else 0.9
+    doy = np.floor(doy)  # ONEFlux keeps both constant through a day: 0.06 W m-2 apart at noon of CH-Cha, otherwise 0.9
     true_time = tod + equation_of_time(doy) / 60.0
     phi = np.deg2rad(np.asarray(latitude, float))[..., None]
     delta = declination(doy)
@@ -90,12 +92,12 @@ def potential_radiation(time: np.ndarray, latitude: np.ndarray, longitude: np.nd
 
 
 def _mean_positive_cosine(a: np.ndarray, b: np.ndarray, start: np.ndarray, width: float) -> np.ndarray:
-    """Mean of max(0, a + b cos w) for hour angles w from `start` to `start + width` (radians), b >= 0."""
+    """Return the mean of max(0, a + b cos w) over hour angles w from `start` to `start + width` (radians), b >= 0."""
     start = (start + np.pi) % (2 * np.pi) - np.pi
-    # Above the horizon for |w| < sunset; b = 0 at the poles, where the sign of a decides.
+    # The sun is above the horizon for |w| < sunset. At the poles b = 0, and the sign of a decides.
     sunset = np.arccos(np.clip(-a / np.maximum(b, 1e-12), -1.0, 1.0))
-    total = 0.0
-    for turn in (0.0, 2 * np.pi):  # a step may run past midnight into the next day's light
+    total = np.zeros(())
+    for turn in (0.0, 2 * np.pi):  # a step may extend past midnight into the daylight of the next day
         low = np.clip(start, turn - sunset, turn + sunset)
         high = np.clip(start + width, turn - sunset, turn + sunset)
         total = total + a * (high - low) + b * (np.sin(high) - np.sin(low))

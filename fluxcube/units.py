@@ -1,4 +1,4 @@
-"""Turn values from the units a file is in to those of the variable table, however the units are spelled."""
+"""Convert values from the units of a file to the units of the variable table, in any usual spelling of the units."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 
-# Powers of length, mass, time, temperature, amount of substance and angle.
-_Powers = tuple[int, int, int, int, int, int]
-_NONE, _LENGTH, _MASS, _TIME = (0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0), (0, 1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0)
+#: Powers of length, mass, time, temperature, amount of substance and angle.
+_Powers = tuple[int, ...]
+_NONE: _Powers = (0, 0, 0, 0, 0, 0)
+_LENGTH, _MASS, _TIME = (1, 0, 0, 0, 0, 0), (0, 1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0)
 _KELVIN, _AMOUNT, _ANGLE = (0, 0, 0, 1, 0, 0), (0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 1)
 _ENERGY, _POWER, _PRESSURE = (2, 1, -2, 0, 0, 0), (2, 1, -3, 0, 0, 0), (-1, 1, -2, 0, 0, 0)
 _POWER_PER_AREA = (0, 1, -3, 0, 0, 0)
 
-#: Water of 1000 kg m-3: from mass per area to depth and back, and the powers of length and mass each begins with.
-_WATER = {(3, -1, 0, 0, 0, 0): Fraction(1, 1000), (-3, 1, 0, 0, 0, 0): Fraction(1000)}
-_DEPTH = {(3, -1, 0, 0, 0, 0): (-2, 1), (-3, 1, 0, 0, 0, 0): (1, 0)}
+#: Water of 1000 kg m-3: factors from mass per area to depth and back, and the powers of length and mass before each.
+_WATER: dict[_Powers, Fraction] = {(3, -1, 0, 0, 0, 0): Fraction(1, 1000), (-3, 1, 0, 0, 0, 0): Fraction(1000)}
+_DEPTH: dict[_Powers, _Powers] = {(3, -1, 0, 0, 0, 0): (-2, 1), (-3, 1, 0, 0, 0, 0): (1, 0)}
 
 _PREFIX = {"": 0, "M": 6, "k": 3, "h": 2, "c": -2, "m": -3, "u": -6, "n": -9}
 
-#: Symbol: the prefixes it is used with, its size in SI units, its powers. Sizes are fractions, so that hPa to kPa is a
-#: tenth and no digit is lost. Grams of a species are moles of it (g mol-1: C 12.011, CO2 44.009, CH4 16.043; IUPAC
+#: Symbol: its prefixes, its size in SI units, its powers. Sizes are fractions, so that hPa to kPa is exactly one
+#: tenth. Grams of a substance are converted to moles (g mol-1: C 12.011, CO2 44.009, CH4 16.043; IUPAC
 #: 2021). E is the einstein, a mole of photons.
-_SYMBOLS = {
+_SYMBOLS: dict[str, tuple[str, str | Fraction, _Powers]] = {
     "m": (" kcm", "1", _LENGTH),
     "g": (" kmu", "1/1000", _MASS),
     "gC": (" kmu", "1000/12011", _AMOUNT),
@@ -60,7 +61,7 @@ _UNITS = {
 }
 _ZERO = {"degC": Fraction("273.15"), "degF": Fraction("459.67") * 5 / 9}
 
-#: Other words for a whole unit, and for a symbol of a product, in lower case without blanks.
+#: Other names of a whole unit, in lower case without blanks.
 _WORDS = {
     "c": "degC",
     "°c": "degC",
@@ -112,7 +113,7 @@ _GRAMS_OF = re.compile(r"\b([kmu]?g)[ _]*\(?-?(CO2|CH4|C)\)?(?![A-Za-z0-9])")
 _ATOMS = {"C": "C", "CO2": "COO", "CH4": "CHHHH"}
 _PIECE = re.compile(r"(/)|(\()|(\))|([A-Za-z%]+)(-?\d{1,2})?|(1)(?!\d)| +")
 
-#: What is named where a unit is not known.
+#: Units that the message about an unknown unit lists.
 _KNOWN = (
     "degC",
     "K",
@@ -157,29 +158,30 @@ def convert(
     Parameters
     ----------
     values : array
-        Any shape.
+        Values of any shape.
     from_unit, to_unit : str
-        As the field spells them: ``degC``, ``°C``, ``W m-2``, ``W/m2``, ``W m^-2``, ``µmolCO2 m⁻² s⁻¹``.
+        Units in any spelling of the field: ``degC``, ``°C``, ``W m-2``, ``W/m2``, ``W m^-2``, ``µmolCO2 m⁻² s⁻¹``.
     name : str
-        The variable, for messages.
+        Name of the variable, for error messages.
     step_minutes : float, optional
-        Length of the period that a value stands for. With it a rate becomes the amount in the period (``mm h-1`` to
-        ``mm``), and energy received in it a flux (``J m-2`` to ``W m-2``).
+        Length of the period that a value represents. It allows to convert a rate to the amount in the period
+        (``mm h-1`` to ``mm``), and the energy received in the period to a flux (``J m-2`` to ``W m-2``).
 
     Returns
     -------
     array of float
-        Of the shape and, where that is a float, the dtype of `values`.
+        Converted values, with the shape of `values` and, if that is a float, its dtype.
 
     Raises
     ------
     ConfigError
-        If a unit is not known, or the two do not measure the same.
+        If a unit is unknown, or the two units measure different quantities.
 
     Notes
     -----
-    A millimetre of water is a kilogram per square metre. Names of substances count for masses only: grams of C, CO2 and
-    CH4 become moles. A flux of water is not turned into latent heat, nor a flux of photons into one of energy.
+    A millimetre of water is a kilogram per square metre. Names of substances matter for masses only: grams of C, CO2
+    and CH4 are converted to moles. A flux of water is not converted to latent heat, nor a flux of photons to a flux of
+    energy.
 
     Examples
     --------
@@ -200,18 +202,18 @@ def convert(
     return (values.astype(np.float64) * float(scale) + float(shift)).astype(kind)
 
 
-def _bridge(powers: _Powers, wanted: _Powers, step_minutes: float | None) -> Fraction | None:
-    """Return what to multiply SI values by so that they measure what is wanted; None where nothing does."""
+def _bridge(powers: _Powers, target: _Powers, step_minutes: float | None) -> Fraction | None:
+    """Return the factor that converts SI values to the target quantity, or None if they cannot be converted."""
     seconds = None if step_minutes is None else Fraction(step_minutes) * 60
-    for water, factor in ((_NONE, 1), *_WATER.items()):
+    for water, factor in ((_NONE, Fraction(1)), *_WATER.items()):
         measured = _times(powers, water)
         if water != _NONE and powers[:2] != _DEPTH[water]:
             continue
-        if measured == wanted:
-            return Fraction(factor)
-        if seconds is not None and _times(measured, _TIME) == wanted:
+        if measured == target:
+            return factor
+        if seconds is not None and _times(measured, _TIME) == target:
             return factor * seconds
-    if seconds is not None and wanted == _POWER_PER_AREA and powers == _times(wanted, _TIME):
+    if seconds is not None and target == _POWER_PER_AREA and powers == _times(target, _TIME):
         return 1 / seconds
     return None
 
@@ -221,11 +223,12 @@ def _times(one: _Powers, other: _Powers, count: int = 1) -> _Powers:
 
 
 def _parse(unit: str, name: str) -> tuple[Fraction, _Powers, Fraction]:
-    """Return size in SI units, powers, and what zero is in SI units."""
+    """Return the size of a unit in SI units, its powers, and its zero in SI units."""
     text = _spelled(unit)
     if text in _ZERO:
         return *_UNITS[text], _ZERO[text]
-    size, powers, depth, below, end = Fraction(1), _NONE, 0, False, 0
+    size, powers = Fraction(1), _NONE
+    depth, below, end = 0, False, 0
     for piece in _PIECE.finditer(text):
         slash, opening, closing, symbol, power, _ = piece.groups()
         symbol = _SYNONYMS.get(symbol, symbol)
@@ -245,7 +248,7 @@ def _parse(unit: str, name: str) -> tuple[Fraction, _Powers, Fraction]:
 
 
 def _spelled(unit: str) -> str:
-    """Return a unit in the spelling that `_PIECE` reads: blanks, signed powers, one letter for micro."""
+    """Return a unit in the spelling that `_PIECE` matches: blanks, signed powers, one letter for micro."""
     text = str(unit).strip().replace("**", "").translate(_SPELLING)
     if text[:1] + text[-1:] in ("[]", "()"):
         text = text[1:-1].strip()
@@ -265,17 +268,18 @@ def _of(name: str) -> str:
 def _unknown(unit: object, name: str) -> ConfigError:
     near = difflib.get_close_matches(str(unit), _KNOWN, n=1, cutoff=0.0)[0]
     return ConfigError(
-        f"{_of(name)}unit {unit!r} is not known; did you mean {near!r}? Known are, in any usual spelling: "
+        f"{_of(name)}unit {unit!r} is not known; did you mean {near!r}? Known units, in any usual spelling: "
         f"{', '.join(_KNOWN)}"
     )
 
 
 def _incompatible(from_unit: str, to_unit: str, name: str, needs_step: bool) -> ConfigError:
     if needs_step:
-        return ConfigError(f"{_of(name)}{from_unit!r} to {to_unit!r} needs the length of a period: give step_minutes")
+        return ConfigError(f"{_of(name)}{from_unit!r} to {to_unit!r} needs the length of a period: pass step_minutes=")
     same = [known for known in _KNOWN if _bridge(_parse(known, "")[1], _parse(to_unit, name)[1], 1) is not None]
     near = difflib.get_close_matches(str(from_unit), same, n=1, cutoff=0.0) or [to_unit]
     return ConfigError(
-        f"{_of(name)}{from_unit!r} cannot become {to_unit!r}: they do not measure the same; did you mean {near[0]!r}? "
-        f"What can: {', '.join(same) or to_unit}"
+        f"{_of(name)}{from_unit!r} cannot become {to_unit!r}: they measure different quantities; did you mean "
+        f"{near[0]!r}? "
+        f"Convertible units: {', '.join(same) or to_unit}"
     )

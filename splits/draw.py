@@ -1,4 +1,4 @@
-"""Draw the folds of the 109 towers anew: `python splits/draw.py`; what is drawn is what is committed."""
+"""Draw the folds of the 109 towers again: `python splits/draw.py`; the result equals the committed files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import xarray as xr
 from fluxcube.samples.clusters import Places
 from fluxcube.samples.splits import kfold, save_folds
 
-#: File to the settings of its draw.
+#: Settings of the draw of each file.
 FILES = {
     "towers109.json": {"k": 5, "seed": 0, "buffer_km": 50.0, "val_km": 150.0},
     "towers109-blocks.json": {"k": 5, "seed": 0, "buffer_km": 150.0},
@@ -16,7 +16,7 @@ FILES = {
 
 
 def places(table):
-    """Names, places and classes of towers: all that a draw looks at."""
+    """Return names, places and classes of towers, the only input of a draw."""
     sites = pd.read_csv(table)
     on_site = {name: ("site", sites[name].to_numpy(float)) for name in ("latitude", "longitude")}
     igbp = ("site", sites["igbp"].to_numpy(object))
@@ -24,7 +24,7 @@ def places(table):
 
 
 def notes(cube, settings):
-    """Where a draw is from."""
+    """Return the provenance of a draw."""
     drawn = Places.of(cube, settings["buffer_km"])
     called = ", ".join(f"{key}={value:g}" for key, value in settings.items())
     return [

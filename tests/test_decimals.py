@@ -1,4 +1,4 @@
-"""Decimals in less room: every bit comes back, whatever it was, and what is decimal becomes small."""
+"""Test the decimal codec: every bit is recovered, decimal values take less space, and stores open with xarray."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bits(block: np.ndarray) -> np.ndarray:
 
 @given(BLOCKS)
 @settings(max_examples=200, deadline=None)
-def test_every_bit_comes_back(block):
+def test_every_bit_is_recovered(block):
     np.testing.assert_array_equal(bits(decode_columns(encode_columns(block), block.shape)), bits(block))
 
 
@@ -45,7 +45,7 @@ def tower(seed: int = 0, hours: int = 1461) -> np.ndarray:
     return np.concatenate([block, np.full((hours, 1), np.nan, np.float32)], 1)
 
 
-def test_snapped_values_are_the_decimals_of_the_source():
+def test_snapped_values_equal_the_decimals_of_the_source():
     block = tower()
     for column in block[:, :4].T:
         exact = np.rint(column.astype(float) * 2000) / 2000
@@ -54,14 +54,14 @@ def test_snapped_values_are_the_decimals_of_the_source():
         np.testing.assert_array_equal(snap(snap(column)), snap(column))
 
 
-def test_what_has_no_decimals_is_not_touched():
+def test_columns_without_a_decimal_step_are_unchanged():
     rng = np.random.default_rng(0)
     for column in (rng.normal(size=500), np.sqrt(np.arange(500.0)), np.full(500, np.nan), np.arange(50) / 7):
         column = column.astype(np.float32)
         np.testing.assert_array_equal(bits(snap(column)), bits(column))
 
 
-def test_decimals_take_little_room():
+def test_compressed_size_is_below_that_of_netcdf():
     """At most 70 % of what NetCDF4 makes of the same values: shuffled bytes, zlib 4."""
     block = np.stack([snap(column) for column in tower().T], 1)
     shuffled = [np.ascontiguousarray(column).view(np.uint8).reshape(-1, 4).T.tobytes() for column in block.T]
@@ -90,14 +90,14 @@ def store(tmp_path):
     return tmp_path / "s.zarr", values
 
 
-def test_a_store_of_decimals_opens_as_any_other(store):
+def test_a_store_with_the_codec_opens_like_any_store(store):
     path, values = store
     ds = stores.open_store(path, kind="cube")
     np.testing.assert_array_equal(bits(ds["values"][1].values), bits(values))
     assert ds["values"][0].isnull().all() and ds["values"].dtype == np.float32
 
 
-def test_xarray_reads_it_where_fluxcube_is_installed(store):
+def test_xarray_finds_the_codec_by_its_entry_point(store):
     """By entry point: the reader imports nothing of fluxcube."""
     path, values = store
     code = (

@@ -1,4 +1,4 @@
-"""Each error is also the builtin a caller would catch."""
+"""Test that each error is also the built-in exception that a caller would catch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments: what is finished is not done again, rows are common, and every setting reaches what it names."""
+"""Test experiments: finished steps are not repeated, scores use common time steps, every setting has its effect."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fits(monkeypatch):
     return done
 
 
-def test_finished_work_is_not_done_again_and_shared_runs_are_trained_once(cube, splits, fits, tmp_path):
+def test_finished_steps_are_not_repeated_and_shared_runs_are_trained_once(cube, splits, fits, tmp_path):
     base = Variant(label="trees", predictors=MET, **TREES)
     variants = [
         base,
@@ -64,7 +64,7 @@ def test_finished_work_is_not_done_again_and_shared_runs_are_trained_once(cube, 
     assert table.nse["half hidden"] < table.nse["trees"]
 
 
-def test_the_sums_are_those_of_the_predictions(cube, splits, tmp_path):
+def test_sums_equal_those_of_the_predictions(cube, splits, tmp_path):
     variants = [Variant(label="trees", predictors=MET, **TREES), Variant(label="line", predictors=MET, **LINE)]
     fold = {"fold1": splits["fold1"]}
     sums = score_variants(cube, fold, variants, tmp_path)
@@ -79,7 +79,7 @@ def test_the_sums_are_those_of_the_predictions(cube, splits, tmp_path):
     assert set(inside.places["NEE"].site.values) == set(splits["fold1"].val)
 
 
-def test_a_killed_write_leaves_no_prediction(cube, splits, tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_prediction(cube, splits, tmp_path, monkeypatch):
     variant = Variant(label="line", predictors=MET, **LINE)
     monkeypatch.setattr("fluxcube.evaluation.report.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -94,7 +94,7 @@ def test_a_killed_write_leaves_no_prediction(cube, splits, tmp_path, monkeypatch
         read_predictions(path)
 
 
-def test_every_setting_changes_a_name_and_only_those_of_asking_keep_the_run(cube, splits):
+def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube, splits):
     split, base = splits["fold1"], Variant(label="a", predictors=MET)
     changes = {
         "model": "xgboost",
@@ -146,7 +146,7 @@ def test_settings_reach_the_run(cube, splits, tmp_path):
     assert set(one.split.train) < set(splits["fold1"].train)
 
 
-def test_a_target_by_itself_is_what_a_model_of_it_alone_gives(cube, splits, fits, tmp_path):
+def test_separate_targets_equal_models_of_one_target(cube, splits, fits, tmp_path):
     split = splits["fold1"]
     both = Variant(label="trees", target=("NEE", "GPP_NT"), predictors=MET, search=2, separately=True, **TREES)
     made = predictions_of(cube, split, both, tmp_path)
@@ -161,7 +161,7 @@ def test_a_target_by_itself_is_what_a_model_of_it_alone_gives(cube, splits, fits
         trained(cube, split, both, tmp_path)
 
 
-def test_flags_of_targets_alone_are_chosen(splits, tmp_path):
+def test_target_qc_affects_targets_only(splits, tmp_path):
     """Gap-filled fluxes that are wrong change what is learned where they may train, and nowhere else."""
     cube = example_cube(sites=12, days=8, gaps=0.4)
     wrong = cube.assign(fluxes=cube.fluxes.where(cube.fluxes_qc <= 0, 50.0))
@@ -181,7 +181,7 @@ def test_flags_of_targets_alone_are_chosen(splits, tmp_path):
     assert learned(doubtful, 2, "c") == learned(odd, 2, "d") != learned(cube, 2, "a")
 
 
-def test_what_cannot_be_is_refused(cube, splits, tmp_path):
+def test_invalid_experiments_are_refused(cube, splits, tmp_path):
     line = Variant(label="a", predictors=MET, **LINE)
     with pytest.raises(ConfigError, match="different labels"):
         score_variants(cube, splits, [line, line], tmp_path)

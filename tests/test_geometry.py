@@ -1,4 +1,4 @@
-"""Cells: their edges meet, and their areas are those of the ellipsoid."""
+"""Test grid cells: adjacent edges, and areas on the ellipsoid."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_areas_are_those_of_an_independent_geodesic_library():
         assert abs(geod.polygon_area_perimeter(*ring)[0]) == pytest.approx(area, rel=1e-7)
 
 
-def test_the_sphere_with_the_same_latitudes_is_off_by_what_the_docstring_says():
+def test_errors_of_a_sphere_are_as_documented():
     step = np.deg2rad(0.25)
     for edges, share in (([0, 0.25], 0.0045), ([89.75, 90], -0.009)):
         band = np.diff(np.sin(np.deg2rad(edges)))[0]
@@ -71,26 +71,26 @@ def test_cells_can_be_divided():
     ("centres", "limits", "words"),
     [
         ([1.0, 2.0, 4.0], None, "cells are missing"),
-        ([1.0, 2.0, 1.5], None, "rise or fall"),
-        ([1.0, 1.0], (-90, 90), "rise or fall"),
+        ([1.0, 2.0, 1.5], None, "increasing or decreasing"),
+        ([1.0, 1.0], (-90, 90), "increasing or decreasing"),
         ([5.0], None, "width of a single cell"),
-        ([], None, "finite centres"),
-        ([1.0, np.nan], None, "finite centres"),
+        ([], None, "finite cell centres"),
+        ([1.0, np.nan], None, "finite cell centres"),
         ([89.0, 90.0, 91.0], (-90, 90), "within"),
-        (np.arange(0, 365, 1.0), None, "whole turn"),
+        (np.arange(0, 365, 1.0), None, "at most 360"),
     ],
 )
-def test_axes_that_are_no_grid_are_refused(centres, limits, words):
+def test_irregular_axes_are_refused(centres, limits, words):
     with pytest.raises(SchemaError, match=words):
         cell_bounds(np.array(centres), limits)
 
 
-def test_a_single_cell_has_the_width_it_is_given():
+def test_a_single_cell_has_the_given_width():
     np.testing.assert_allclose(cell_bounds([5.0], width=0.5), [[4.75, 5.25]])
     np.testing.assert_allclose(cell_bounds([90.0], (-90, 90), width=0.5), [[89.75, 90.0]])
 
 
-def test_edges_that_are_none_are_refused():
+def test_invalid_edges_are_refused():
     with pytest.raises(SchemaError, match="latitude_bnds"):
         cell_area([0, 1], [[0, 1]])
     with pytest.raises(SchemaError, match="-90 to 90"):
@@ -99,7 +99,7 @@ def test_edges_that_are_none_are_refused():
 
 @settings(deadline=None)
 @given(st.floats(-400, 400), st.floats(0.05, 3), st.integers(1, 40), st.randoms())
-def test_a_region_rises_from_its_western_end_whatever_its_order(west, step, count, random):
+def test_a_region_begins_at_its_western_end_in_any_order(west, step, count, random):
     longitude = west + step * np.arange(count)
     shuffled = list(longitude)
     random.shuffle(shuffled)

@@ -1,4 +1,4 @@
-"""Vegetation indices: worked by hand, lazy, and their limits."""
+"""Test vegetation indices: values computed by hand, lazy input, and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fluxcube.errors import SchemaError
 from fluxcube.indices import evi, indices, ndvi, ndwi, nirv
 
 
-def test_numbers_worked_by_hand():
+def test_values_computed_by_hand():
     assert ndvi(0.04, 0.46) == pytest.approx(0.42 / 0.50)
     # 2.5 (0.46 - 0.04) / (0.46 + 0.24 - 0.15 + 1) = 1.05 / 1.55
     assert evi(0.04, 0.46, 0.02) == pytest.approx(1.05 / 1.55)
@@ -19,7 +19,7 @@ def test_numbers_worked_by_hand():
     assert ndwi(0.46, 0.09) == pytest.approx(0.37 / 0.55)
 
 
-def test_no_denominator_is_zero():
+def test_a_zero_denominator_is_missing():
     assert np.isnan(ndvi(np.array([0.0, 0.1]), np.array([0.0, 0.1]))).tolist() == [True, False]
     assert np.isnan(ndvi(np.array(-0.01), np.array(0.01)))  # surface reflectance may be slightly negative
     assert np.isnan(ndwi(0.0, 0.0)) and np.isnan(nirv(0.0, 0.0))
@@ -70,7 +70,7 @@ def test_lazy_input_stays_lazy(chips):
     xr.testing.assert_allclose(lazy.compute(), indices(chips))
 
 
-def test_what_is_missing_is_named(chips):
+def test_missing_bands_are_named(chips):
     with pytest.raises(SchemaError, match=r"missing \['swir3'\]"):
         indices(chips.drop_sel(band="swir3"))
     with pytest.raises(SchemaError, match="dimension 'band'"):

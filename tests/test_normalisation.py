@@ -1,4 +1,4 @@
-"""Scaling by bounds is undone without loss, keeps order, and masks predictors only."""
+"""Test scaling by bounds: it is invertible, keeps the order, and masks predictors only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_two_ends_of_a_cycle_are_one_point_for_fourier_features():
 
 
 @given(st.sampled_from(NAMES), st.floats(0, 1), st.sampled_from([np.float32, np.float64]))
-def test_undone_without_loss(name, share, dtype):
+def test_scaling_is_invertible(name, share, dtype):
     low, high = table()[name].bounds
     value = np.array([low + share * (high - low)], dtype)
     back = denormalise(normalise(value, [name]), [name])

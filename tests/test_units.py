@@ -1,4 +1,4 @@
-"""Units: spellings agree, there and back is nothing, two steps are one, and what cannot be is refused."""
+"""Test conversion of units: spellings, round trips, composition of conversions, and refusals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5).map(np.array)
 
 
 @given(VALUES, PAIR)
-def test_there_and_back_is_nothing_and_two_steps_are_one(values, units):
+def test_round_trips_and_composed_conversions_agree(values, units):
     one, two, three = units
     there = convert(values, one, two)
     scale = np.abs(values).max() + 1000  # temperatures have zeros of their own
@@ -82,12 +82,12 @@ def test_a_unit_to_itself_changes_no_bit(values, units):
         (1, "mm", "kg m-2", 1),
     ],
 )
-def test_hand_worked(value, one, other, expected):
+def test_values_computed_by_hand(value, one, other, expected):
     assert convert(value, one, other) == pytest.approx(expected, rel=1e-12, abs=1e-12)
     assert convert(expected, other, one) == pytest.approx(value, rel=1e-9, abs=1e-9)
 
 
-def test_powers_of_ten_lose_no_digit():
+def test_powers_of_ten_are_exact():
     values = np.array([1.0, 3.0, 12345.0])
     assert np.array_equal(convert(values, "umol m-2 s-1", "nmol m-2 s-1"), values * 1000)
     assert np.array_equal(convert(values, "m3 m-3", "%"), values * 100)
@@ -105,7 +105,7 @@ def test_a_rate_over_a_step_is_an_amount(values, step):
 
 
 @pytest.mark.parametrize("one", ["mm h-1", "kg m-2 s-1", "m s-1"])
-def test_a_rate_without_a_step_says_what_is_missing(one):
+def test_a_rate_without_a_step_is_refused(one):
     with pytest.raises(ConfigError, match=r"P: .*step_minutes"):
         convert(1.0, one, "mm", name="P")
 
@@ -141,8 +141,8 @@ def test_unknown_units_are_named_with_the_nearest(unit):
         ("mm s-1", "W m-2"),
     ],
 )
-def test_what_does_not_measure_the_same_is_refused(one, other):
-    with pytest.raises(ConfigError, match="do not measure the same; did you mean") as error:
+def test_units_of_different_quantities_are_refused(one, other):
+    with pytest.raises(ConfigError, match="measure different quantities; did you mean") as error:
         convert(1.0, one, other, name="X", step_minutes=30)
     assert repr(one) in str(error.value) and repr(other) in str(error.value)
 

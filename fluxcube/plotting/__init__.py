@@ -1,1 +1,1 @@
-"""Pictures of maps, towers and scores."""
+"""Figures of maps, towers and scores."""

@@ -1,4 +1,4 @@
-"""A map's mean day as a moving picture."""
+"""Animate the mean diurnal cycle of a map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package, unknown
 from fluxcube.maps.means import mean_cycle
-from fluxcube.plotting.maps import beyond, colours, map_title, plot_map, thinned
+from fluxcube.plotting.canvas import figure_of
+from fluxcube.plotting.maps import coarsened, color_limits, extend_of, map_title, plot_map
 
 
 def animate_cycle(
@@ -23,52 +24,54 @@ def animate_cycle(
     title: str | None = None,
     coast: bool = True,
 ) -> Path:
-    """Write the mean day of a flux as a GIF that goes round, a picture an hour.
+    """Write the mean diurnal cycle of a flux as a looping GIF with one frame per hour.
 
     Parameters
     ----------
     maps : xr.Dataset
-        Hourly flux maps, of which `fluxcube.mean_cycle` makes the mean day; or what it made, with the dimension hour.
+        Hourly flux maps, or the mean diurnal cycle that `fluxcube.mean_cycle` computes from them, with the dimension
+        hour.
     path : path
-        GIF to write, in place of what is there.
+        GIF to write; an existing file is replaced.
     variable : str
         Flux to draw.
     clock : {"utc", "solar"}
-        Hours of the mean day: in UTC the sun goes round; in local mean solar time it is the same hour everywhere. Of
-        no effect where the maps have hours.
+        Hours of the mean diurnal cycle. In UTC the sun moves over the map; in local mean solar time it is the same hour
+        everywhere. Used only where the maps have no dimension hour.
     limits : (float, float), optional
-        Values of the first and last colour in all pictures. Default: as `fluxcube.plot_map` finds them for all hours
-        together.
+        Values of the first and last colour in all frames. Default: the limits that `fluxcube.plot_map` chooses for all
+        hours together.
     seconds : float
-        Length of the day.
+        Duration of the animation.
     title : str, optional
-        First line of each picture. Default: the long name.
+        First line of each frame. Default: the long name.
     coast : bool
-        As `plot_map` takes it.
+        Draw coasts, as in `fluxcube.plot_map`.
 
     Returns
     -------
     Path
-        The picture.
+        The file written.
 
     Raises
     ------
     SchemaError
-        If the maps are several mean days: choose one, ``cycle.isel(time=0)``.
+        If the maps contain several diurnal cycles: select one, ``cycle.isel(time=0)``.
     ConfigError
-        If the picture's name does not end in ``.gif``, or `seconds` is not above 0.
+        If the file name does not end in ``.gif``, or `seconds` is not positive.
     StoreError
-        If its folder does not exist.
+        If the folder of `path` does not exist.
     UnknownNameError
-        If the maps do not hold `variable`.
+        If the maps do not contain `variable`.
     """
     path = _checked(Path(path), maps, variable, seconds)
     day = maps if "hour" in maps.dims else mean_cycle(maps[[variable]].assign_coords(maps.coords), clock=clock)
     if set(day[variable].dims) != {"hour", "latitude", "longitude"}:
         raise SchemaError(
-            f"a moving picture is of one mean day, found dims {day[variable].dims}: choose one, isel(time=0)."
+            f"expected one diurnal cycle (hour, latitude, longitude), found dims {day[variable].dims}; choose one with "
+            "isel(time=0)."
         )
-    frames = thinned(day[variable].transpose("hour", "latitude", "longitude")).compute()
+    frames = coarsened(day[variable].transpose("hour", "latitude", "longitude")).compute()
     if title is not None:
         frames.attrs["long_name"] = title
     _save(frames, path, limits, frames.sizes["hour"] / seconds, coast)
@@ -79,33 +82,33 @@ def _checked(path: Path, maps: xr.Dataset, variable: str, seconds: float) -> Pat
     if variable not in maps:
         raise unknown("flux", variable, maps.data_vars)
     if path.suffix.lower() != ".gif":
-        raise ConfigError(f"a moving picture ends in .gif, found {path}.")
+        raise ConfigError(f"expected a file name that ends in .gif, found {path}; change the name.")
     if not path.absolute().parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
     if not seconds > 0:
-        raise ConfigError(f"seconds must be above 0, found {seconds!r}.")
+        raise ConfigError(f"seconds={seconds!r}: expected a positive number.")
     return path
 
 
 def _save(frames: xr.DataArray, path: Path, limits: tuple[float, float] | None, rate: float, coast: bool) -> None:
-    """Draw hour after hour on the same axes, whose limits and colours stay."""
+    """Draw one frame per hour on the same axes, with constant limits and colours."""
     try:
         from matplotlib.animation import PillowWriter
     except ImportError:
-        raise missing_package("matplotlib", "plot", "moving pictures") from None
+        raise missing_package("matplotlib", "plot", "animating maps") from None
     values = frames.values.astype(float)
     if not np.isfinite(values).any():
-        raise SchemaError(f"{frames.name} has no finite value at any hour.")
-    ends = limits or colours(str(frames.name), values, None, None)[1:]
+        raise SchemaError(f"{frames.name} has no finite value at any hour; there is nothing to draw.")
+    ends = limits or color_limits(str(frames.name), values, None, None)[1:]
     first = int(np.isfinite(values).any((1, 2)).argmax())
-    ax = plot_map(frames.isel(hour=first), limits=ends, extend=beyond(values, *ends), coast=coast)
-    mesh = ax.collections[0]
-    for _ in range(4):  # axes of a fixed shape find their place step by step
-        ax.figure.draw_without_rendering()
-    ax.figure.set_layout_engine("none")  # where it stays from picture to picture
-    writer = PillowWriter(fps=rate)
-    with writer.saving(ax.figure, str(path), dpi=100):
-        for i, picture in enumerate(values):
-            mesh.set_array(np.ma.masked_invalid(picture))
+    ax = plot_map(frames.isel(hour=first), limits=ends, extend=extend_of(values, *ends), coast=coast)
+    mesh, figure = ax.collections[0], figure_of(ax)
+    for _ in range(4):  # the layout of axes with a fixed aspect converges in a few steps
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout stays the same in all frames
+    writer = PillowWriter(fps=rate)  # type: ignore[arg-type]  # a float is valid, matplotlib's annotation is int
+    with writer.saving(figure, str(path), dpi=100):
+        for i, frame in enumerate(values):
+            mesh.set_array(np.ma.masked_invalid(frame))
             ax.set_title(map_title(frames.isel(hour=i)), fontsize=11)
             writer.grab_frame()

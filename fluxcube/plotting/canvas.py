@@ -1,4 +1,4 @@
-"""What pictures share: figures of their own, files to write, units as print has them, a colour and marker a class."""
+"""Helpers shared by all figures: new axes, writing files, printed units, and a colour and marker for each class."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from fluxcube.errors import ConfigError, StoreError, missing_package
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-#: Colours that are told apart without red or green, and grey.
+#: Colours that can be distinguished without red or green, and grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#8C8C8C")
-#: Of one less than colours there are, so that few pairs repeat.
+#: One marker fewer than colours, so that few pairs of colour and marker repeat.
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "p")
 _UNKNOWN = ("#8C8C8C", "h")
-#: Classes keep theirs from picture to picture; related ones share a colour or a shape.
-_OF_IGBP = {
+#: Each IGBP class has the same style in all figures; related classes share a colour or a shape.
+_IGBP_STYLES = {
     "ENF": ("#009E73", "^"),
     "DNF": ("#009E73", "v"),
     "EBF": ("#000000", "s"),
@@ -38,22 +39,22 @@ _OF_IGBP = {
     "BSV": ("#D55E00", "H"),
 }
 
-__all__ = ["MARKERS", "PALETTE", "class_styles", "new_axes", "new_panels", "print_units", "save_picture"]
+__all__ = ["MARKERS", "PALETTE", "class_styles", "figure_of", "new_axes", "new_panels", "print_units", "save_picture"]
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """Return `ax`, or axes of a new figure of (width, height) inches that no window and no global state knows of.
+    """Return `ax`, or the axes of a new figure of (width, height) inches, which is not registered with pyplot.
 
     Raises
     ------
     MissingPackageError
-        Without matplotlib.
+        If matplotlib is not installed.
     """
     return new_panels(1, size)[0] if ax is None else ax
 
 
 def new_panels(number: int, size: tuple[float, float]) -> list[Axes]:
-    """Return so many axes side by side in one new figure, as `new_axes` makes it."""
+    """Return a number of axes side by side in one new figure, created as by `new_axes`."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -65,29 +66,44 @@ def new_panels(number: int, size: tuple[float, float]) -> list[Axes]:
 
 
 def save_picture(ax: Axes, path: str | Path | None) -> Axes:
-    """Write the figure of `ax` where a path is given, replacing what is there; return `ax`.
+    """Write the figure of `ax` to `path`, if there is one, replacing an existing file; return `ax`.
 
     Raises
     ------
     StoreError
         If the folder does not exist.
     ConfigError
-        If the ending is none that matplotlib writes.
+        If matplotlib cannot write the file format of the ending.
     """
     if path is None:
         return ax
     path = Path(path)
     if not path.parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
-    known = ax.figure.canvas.get_supported_filetypes()
+    figure = figure_of(ax)
+    known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
-        raise ConfigError(f"cannot write {path}: its ending must be one of {', '.join(sorted(known))}.")
-    ax.figure.savefig(path, dpi=150, bbox_inches="tight")
+        raise ConfigError(f"cannot write {path}: expected one of the endings {', '.join(sorted(known))}.")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     return ax
 
 
+def figure_of(ax: Axes) -> Figure:
+    """Return the whole figure that contains `ax`.
+
+    Raises
+    ------
+    ConfigError
+        If the axes were removed from their figure.
+    """
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ConfigError("ax: expected axes of a figure, found axes that were removed from theirs; make new ones.")
+    return figure
+
+
 def print_units(units: str) -> str:
-    """Write a UDUNITS string as print does.
+    """Return a UDUNITS string as it is printed, with raised powers.
 
     >>> print_units("umol m-2 s-1")
     'µmol m⁻² s⁻¹'
@@ -100,7 +116,8 @@ def print_units(units: str) -> str:
 def class_styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return a colour and a marker for each label, in alphabetical order; those of IGBP classes are always the same.
 
-    Colours are Okabe and Ito's, and grey: they can be told apart without red or green, and markers without colours.
+    Colours are those of Okabe and Ito, and grey: they can be distinguished without red or green, and markers without
+    colours.
 
     References
     ----------
@@ -112,6 +129,6 @@ def class_styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
     True
     """
     names = sorted(set(labels))
-    others = [name for name in names if name not in _OF_IGBP and name != "unknown"]
+    others = [name for name in names if name not in _IGBP_STYLES and name != "unknown"]
     cycled = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)}
-    return {name: (_OF_IGBP | cycled | {"unknown": _UNKNOWN})[name] for name in names}
+    return {name: (_IGBP_STYLES | cycled | {"unknown": _UNKNOWN})[name] for name in names}

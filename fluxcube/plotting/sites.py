@@ -1,11 +1,12 @@
-"""Pictures of towers: their embeddings, how much better a model is in each class, and at each site.
+"""Figures of towers: their embeddings, and changes of RMSE between models by class and by site.
 
-Figures are as those of `fluxcube.plotting.maps`; what has several fluxes is drawn in a panel each.
+Axes and files are handled as in `fluxcube.plotting.maps`. Several fluxes are drawn in one panel each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,61 +22,62 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TITLES = {"igbp": "IGBP class", "koppen": "main climate"}
-#: Areas of markers that look larger or smaller than others of the same.
+#: Areas of markers that would look larger or smaller than the others at the same area.
 _SIZES = {"*": 58, "o": 28, "s": 24}
 _GREY, _BAND = "#888888", "#f2f2f2"
 
 
 def plot_embedding(
-    codes: xr.DataArray,
+    embedding: xr.DataArray,
     path: str | Path | None = None,
     *,
     color: str = "igbp",
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what a model makes of places, in the two directions in which they differ most.
+    """Draw the embedding of each site, along the two directions of largest variance.
 
     Parameters
     ----------
-    codes : xr.DataArray
-        (site, embedding), as `model.embed(cube)` gives it.
+    embedding : xr.DataArray
+        (site, feature), as returned by `model.embed(cube)`; the second dimension may have any name.
     path : path, optional
-        Picture to write; its ending chooses the format.
+        File to write; its ending selects the format.
     color : {"igbp", "koppen"}
-        Classes that are told apart, by colour and marker: IGBP's, or the main climates of Köppen's.
+        Classes shown by colour and marker: IGBP classes, or main Köppen climates.
     title : str, optional
         Default: the number of sites.
     ax : matplotlib.axes.Axes, optional
-        Draw here.
+        Axes to draw on. Default: those of a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Principal components of the embedding as it is, not scaled; their shares of its variance stand at the axes.
+        The first two principal components of the unscaled embedding, with their shares of its variance as axis labels.
 
     Raises
     ------
     SchemaError
-        If the array is no embedding of sites with classes, is the same everywhere, or lacks a value.
+        If the array is not an embedding of sites with classes, is the same at all sites, or has a missing value.
     UnknownNameError
-        If `color` is neither.
+        If `color` is neither of the two.
     """
-    if set(codes.dims) != {"site", "embedding"}:
-        raise SchemaError(f"an embedding has dims (site, embedding); found {codes.dims}.")
+    if "site" not in embedding.dims or embedding.ndim != 2:
+        raise SchemaError(f"embedding: expected dims (site, feature), found {embedding.dims}; use model.embed(cube).")
     if color not in _TITLES:
         raise unknown("group", color, _TITLES)
-    if color not in codes.coords:
-        raise SchemaError(f"color={color!r} needs the coordinate {color} on site; found {sorted(codes.coords)}.")
-    points, shares = _components(codes.transpose("site", "embedding").values.astype(float))
+    if color not in embedding.coords:
+        found = sorted(map(str, embedding.coords))
+        raise SchemaError(f"color={color!r}: expected the coordinate {color} on site, found {found}; assign it.")
+    points, shares = _components(embedding.transpose("site", ...).values.astype(float))
     ax = new_axes(ax, (7.2, 5.2))
-    _draw_classes(ax, points[:, 0], points[:, 1], codes[color].values, color)
+    _draw_classes(ax, points[:, 0], points[:, 1], embedding[color].values, color)
     ax.set(
         xlabel=f"first principal component ({shares[0]:.0%} of variance)",
         ylabel=f"second principal component ({shares[1]:.0%} of variance)",
     )
-    ax.set_title(f"{codes.sizes['site']} sites" if title is None else title, fontsize=11)
-    _draw_key(ax, _TITLES[color])
+    ax.set_title(f"{embedding.sizes['site']} sites" if title is None else title, fontsize=11)
+    _draw_legend(ax, _TITLES[color])
     return save_picture(ax, path)
 
 
@@ -87,47 +89,48 @@ def plot_class_changes(
     models: Sequence[str] | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> tuple[Axes, ...]:
-    """Draw the RMSE of models relative to the one they are compared with, class by class, with paired intervals.
+    """Draw the RMSE of models relative to the reference model by class, with paired intervals.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `fluxcube.evaluation.sitemeans.site_mean_table` makes it with `by`; rows of all sites may stand before it.
+        Table returned by `fluxcube.evaluation.sitemeans.site_mean_table` with `by`; it may begin with table rows for
+        all sites.
     path : path, optional
-        Picture to write.
+        File to write.
     targets : sequence of str, optional
-        Fluxes, a panel each; all by default.
+        Fluxes, one panel each. Default: all.
     models : sequence of str, optional
-        Of the models, those to draw; by default all but the one that has no change.
+        Models to draw. Default: all but the reference model.
     axes : sequence of matplotlib.axes.Axes, optional
-        Draw here, one for each flux.
+        Axes to draw on, one for each flux. Default: those of a new figure.
 
     Returns
     -------
     tuple of matplotlib.axes.Axes
-        A line a class, all sites first and then the classes of most sites; a dot and its interval a model, hollow in
-        classes of few sites (`counted` is false). Of fewer than 3 clusters there is no interval; far wider ones than
-        the changes go beyond the frame.
+        One line for each class, beginning with all sites and then in order of the number of sites; one dot with its
+        interval for each model, hollow in classes with few sites (`counted` is false). There is no interval for fewer
+        than 3 clusters. Intervals much wider than the changes extend beyond the frame.
 
     Raises
     ------
     UnknownNameError
         If a target or model is not in the table.
     ConfigError
-        If the table has no change to draw, or `axes` are not as many as the fluxes.
+        If the table has no change to draw, or the numbers of `axes` and fluxes differ.
 
     References
     ----------
     Rozanov, Renganathan & Kumar 2026 (Figure 4), arXiv:2603.09974
     """
     if missing := {"target", "group", "model", "n_sites", "rmse_change"} - set(table):
-        raise ConfigError(f"changes by class need the table of site_mean_table(by=...); it lacks {sorted(missing)}.")
+        raise ConfigError(f"expected the table of site_mean_table(by=...), found one without {sorted(missing)}.")
     against = str(table.attrs.get("against", "the reference"))
     targets = _chosen("target", targets, table["target"])
     models = _chosen("model", models, [m for m in table["model"] if m != against])
     rows = table[table["model"].isin(models) & (table["n_sites"] > 0)]
     if not np.isfinite(rows["rmse_change"]).any():
-        raise ConfigError(f"the table has no change from {against}: give it a second model.")
+        raise ConfigError(f"the table has no change from {against}: score a second model.")
     groups = _ordered_groups(rows)
     axes = _panels(axes, targets, (2.2 + 4.0 * len(targets), 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
     names = []
@@ -136,7 +139,7 @@ def plot_class_changes(
         ax.set_yticklabels([] if names[-1] == names[0] and ax is not axes[0] else names[-1])
         ax.set_title(target, fontsize=11)
         ax.set_xlabel(f"change of site-mean RMSE (%)\n← better than {against}    worse →", fontsize=9)
-    _draw_key(axes[-1], "model")
+    _draw_legend(axes[-1], "model")
     save_picture(axes[0], path)
     return axes
 
@@ -151,34 +154,34 @@ def plot_site_changes(
     color: str = "igbp",
     axes: Sequence[Axes] | None = None,
 ) -> tuple[Axes, ...]:
-    """Draw the RMSE of a model at each site over that of another: below the diagonal it is the better one.
+    """Draw the RMSE of a model at each site against that of another model; points below the diagonal are improvements.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `fluxcube.evaluation.sitemeans.site_scores` makes it.
+        Table returned by `fluxcube.evaluation.sitemeans.site_scores`.
     path : path, optional
-        Picture to write.
+        File to write.
     model, against : str
-        Whose RMSE is upright, and whose lies; by default against the first model of the table.
+        Models on the vertical and on the horizontal axis. Default of `against`: the first model of the table.
     targets : sequence of str, optional
-        Fluxes, a panel each; all by default.
+        Fluxes, one panel each. Default: all.
     color : {"igbp", "koppen"}
-        Classes that are told apart: IGBP's, or the main climates of Köppen's.
+        Classes shown by colour and marker: IGBP classes, or main Köppen climates.
     axes : sequence of matplotlib.axes.Axes, optional
-        Draw here, one for each flux.
+        Axes to draw on, one for each flux. Default: those of a new figure.
 
     Returns
     -------
     tuple of matplotlib.axes.Axes
-        Titles say at how many sites the model's RMSE is lower.
+        One panel for each flux; its title reports the number of sites where the model's RMSE is lower.
 
     Raises
     ------
     UnknownNameError
-        If a model, a target or `color` is not there.
+        If a model, a target or `color` is unknown.
     ConfigError
-        If the table is of something else, or `axes` are not as many as the fluxes.
+        If it is another table, or the numbers of `axes` and fluxes differ.
 
     References
     ----------
@@ -187,38 +190,38 @@ def plot_site_changes(
     if color not in _TITLES:
         raise unknown("group", color, _TITLES)
     if missing := {"target", "units", "site", "model", "rmse", color} - set(table):
-        raise ConfigError(f"a picture of sites needs the table of site_scores(); it lacks {sorted(missing)}.")
+        raise ConfigError(f"expected the table of site_scores(), found one without {sorted(missing)}.")
     targets = _chosen("target", targets, table["target"])
     against = str(table.attrs.get("against", table["model"].iloc[0])) if against is None else against
     against, model = _chosen("model", [against, model], table["model"])
     axes = _panels(axes, targets, (1.4 + 4.8 * len(targets), 5.1))
-    # One legend serves all panels: a class that one flux lacks has its line there all the same.
+    # One legend serves all panels, so it lists classes that are missing for one of the fluxes as well.
     classes = [class_of(color, code) for code in table.drop_duplicates("site")[color]]
     for ax, target in zip(axes, targets, strict=True):
         rows = table[table["target"] == target]
         wide = rows.pivot(index="site", columns="model", values="rmse")
-        held = rows.drop_duplicates("site").set_index("site").loc[wide.index, color]
+        labels = rows.drop_duplicates("site").set_index("site").loc[wide.index, color].to_numpy()
         x, y = wide[against].to_numpy(float), wide[model].to_numpy(float)
-        _draw_classes(ax, x, y, held, color, every=classes)
+        _draw_classes(ax, x, y, labels, color, every=classes)
         _draw_diagonal(ax, 1.06 * max(x.max(), y.max()))
         better = int((y < x).sum())
         ax.set_title(f"{target}: lower at {better} of {len(x)} sites ({better / len(x):.0%})", fontsize=11)
         units = print_units(str(rows["units"].iloc[0]))
         ax.set(xlabel=f"RMSE of {against} ({units})", ylabel=f"RMSE of {model} ({units})")
-    _draw_key(axes[-1], _TITLES[color])
+    _draw_legend(axes[-1], _TITLES[color])
     save_picture(axes[0], path)
     return axes
 
 
 def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First two principal components of each row (row, 2), and their shares of the variance."""
+    """Return the first two principal components of each row (row, 2), and their shares of the variance."""
     if not np.isfinite(values).all():
-        raise SchemaError("the embedding is missing at a place: leave that place out.")
+        raise SchemaError("the embedding is missing at a site: leave that site out.")
     from_mean = values - values.mean(0)
     left, strength, right = np.linalg.svd(from_mean, full_matrices=False)
-    if not strength.max(initial=0.0) > 1e-12 * np.linalg.norm(values):  # what a mean's rounding leaves is no direction
-        raise SchemaError("the embedding is the same everywhere: there is nothing to draw.")
-    # A component's sign is free: its largest weight is positive, on every machine.
+    if not strength.max(initial=0.0) > 1e-12 * np.linalg.norm(values):  # rounding errors are not a direction
+        raise SchemaError("the embedding is the same everywhere; there is nothing to draw.")
+    # The sign of a component is arbitrary: its largest weight is made positive, so that all machines agree.
     sign = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])
     points, shares = left * strength * sign, strength**2 / (strength**2).sum()
     if points.shape[1] == 1:
@@ -226,27 +229,31 @@ def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points[:, :2], shares[:2]
 
 
-def _chosen(kind: str, asked: Sequence[str] | None, column: Sequence[str]) -> list[str]:
-    """What is asked for of a column, or all of it, in its order."""
-    there = list(dict.fromkeys(map(str, column)))
-    if unknowns := [name for name in asked or () if name not in there]:
-        raise unknown(kind, unknowns[0], there)
-    return list(there if asked is None else asked)
+def _chosen(kind: str, names: Sequence[str] | None, column: Iterable[object]) -> list[str]:
+    """Return the requested names of a column, or all of them in the order of the column."""
+    known = list(dict.fromkeys(map(str, column)))
+    if unknowns := [name for name in names or () if name not in known]:
+        raise unknown(kind, unknowns[0], known)
+    return list(known if names is None else names)
 
 
 def _panels(axes: Sequence[Axes] | None, targets: Sequence[str], size: tuple[float, float]) -> tuple[Axes, ...]:
     if axes is None:
         return tuple(new_panels(len(targets), size))
     if len(axes) != len(targets):
-        raise ConfigError(f"a panel a flux: {len(targets)} ({', '.join(targets)}), but {len(axes)} axes.")
+        raise ConfigError(
+            f"expected one axes for each flux, {len(targets)} ({', '.join(targets)}), found {len(axes)} axes."
+        )
     return tuple(axes)
 
 
-def _draw_classes(ax: Axes, x, y, codes: Sequence[str], color: str, every: Sequence[str] | None = None) -> None:
-    """Draw a dot a place, by class; `every` place's class, where the key is of more than is drawn here."""
-    labels = np.array([class_of(color, code) or "unknown" for code in codes], object)
-    every = labels if every is None else np.array([name or "unknown" for name in every], object)
-    for name, (shade, marker) in class_styles(every).items():
+def _draw_classes(
+    ax: Axes, x: np.ndarray, y: np.ndarray, classes: np.ndarray, color: str, every: Sequence[str] | None = None
+) -> None:
+    """Draw one dot for each site, by class; `every` has the classes of all panels, which the legend counts."""
+    labels = np.array([class_of(color, name) or "unknown" for name in classes], object)
+    counted = labels if every is None else np.array([name or "unknown" for name in every], object)
+    for name, (shade, marker) in class_styles(counted).items():
         here = labels == name
         ax.scatter(
             x[here],
@@ -258,7 +265,7 @@ def _draw_classes(ax: Axes, x, y, codes: Sequence[str], color: str, every: Seque
             linewidths=0.5,
             alpha=0.9,
             zorder=3,
-            label=f"{name} ({(every == name).sum()})",
+            label=f"{name} ({np.count_nonzero(counted == name)})",
         )
 
 
@@ -272,13 +279,13 @@ def _draw_diagonal(ax: Axes, end: float) -> None:
 
 
 def _ordered_groups(rows: pd.DataFrame) -> list[str]:
-    """All sites first, then the classes of most sites, then by name."""
+    """Return the groups: all sites first, then classes by decreasing number of sites, then by name."""
     sites = rows.groupby("group")["n_sites"].max()
     return sorted(sites.index, key=lambda group: (group != "all", -sites[group], group))
 
 
 def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[str]) -> list[str]:
-    """Draw the dots and intervals of one flux; return the names of its lines."""
+    """Draw the dots and intervals of one flux; return the labels of its lines."""
     columns = [f"rmse_change{end}" for end in ("", "_low", "_high")]
     step = 0.8 / len(models)
     for i in range(0, len(groups), 2):
@@ -291,9 +298,9 @@ def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[
         value, low, high = (100 * one[name].to_numpy(float) for name in columns)
         few = np.zeros(len(one), bool) if "counted" not in one else one["counted"].isin([False]).to_numpy()
         ax.hlines(at, low, high, color=shade, linewidth=1.6, zorder=2)
-        style = {"s": 30, "marker": marker, "linewidths": 1.2, "edgecolors": shade, "zorder": 3}
-        ax.scatter(value[~few], at[~few], color=shade, label=model, **style)
-        ax.scatter(value[few], at[few], color="white", **style)
+        scatter = functools.partial(ax.scatter, s=30, marker=marker, linewidths=1.2, edgecolors=shade, zorder=3)
+        scatter(value[~few], at[~few], color=shade, label=model)
+        scatter(value[few], at[few], color="white")
     if "counted" in rows and rows["counted"].isin([False]).any():
         ax.scatter([], [], s=30, marker="o", color="white", edgecolors=_GREY, label="hollow: few sites")
     ax.set(ylim=(-len(groups) + 0.5, 0.5), xlim=_span(100 * rows[columns].to_numpy(float)))
@@ -304,7 +311,10 @@ def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:
-    """Ends of an axis for changes and their bounds (row, 3): bounds only as far as half the changes' range again."""
+    """Return the ends of an axis for changes and their bounds (row, 3).
+
+    Bounds extend the axis by at most half the range of the changes.
+    """
     dots = np.append(values[np.isfinite(values[:, 0]), 0], 0.0)
     margin = max(0.5 * np.ptp(dots), 1.0)
     low, high = np.nanmin(np.append(values, 0.0)), np.nanmax(np.append(values, 0.0))
@@ -312,6 +322,6 @@ def _span(values: np.ndarray) -> tuple[float, float]:
     return max(low, dots.min() - margin) - edge, min(high, dots.max() + margin) + edge
 
 
-def _draw_key(ax: Axes, title: str) -> None:
-    """Put the key beside the panel, where it covers nothing."""
+def _draw_legend(ax: Axes, title: str) -> None:
+    """Draw the legend beside the panel, where it covers nothing."""
     ax.legend(title=title, fontsize=8, title_fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

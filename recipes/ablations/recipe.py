@@ -19,7 +19,7 @@ SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8
 
 
 def variant(changes, budget):
-    """The base with some settings changed, at a budget; a model of another kind takes none of the base's config."""
+    """Return the base with some settings changed, at a budget; another kind of model uses no config of the base."""
     model = changes.get("model", "ecoperceiver")
     base = {"label": "base", "seed": SETTINGS["seed"], "model": model} | SETTINGS["base"]
     if model != "ecoperceiver":
@@ -29,7 +29,7 @@ def variant(changes, budget):
 
 
 def grid(budget):
-    """Every axis: its name, the class that is scored, its variants."""
+    """Return every axis: its name, the class that is scored, its variants."""
     axes = [(name, None, lines) for name, lines in SETTINGS["axes"].items()]
     for igbp in SETTINGS["biomes"]:
         axes.append((f"biome {igbp}", igbp, [{"label": "all classes"}, {"label": f"{igbp} alone", "train_igbp": igbp}]))
@@ -42,12 +42,12 @@ def grid(budget):
 
 
 def at(label, share):
-    """Name of a model that is asked with a share of its predictors missing."""
+    """Return the label of a model that predicts with a share of its predictors missing."""
     return f"{label}, {share:.0%} missing"
 
 
 def chosen(axes, only):
-    """The axes that are asked for, by name or by the first word of it."""
+    """Return the requested axes, by name or by the first word of it."""
     known = list(dict.fromkeys(word for name, *_ in axes for word in (name.split()[0], name)))
     for word in only or ():
         if word not in known:
@@ -56,7 +56,7 @@ def chosen(axes, only):
 
 
 def splits_of(cube, split, folds):
-    """Folds of a file, or one split that a word names."""
+    """Return the folds of a file, or one split by its keyword."""
     if not Path(split).exists():
         return {split.replace("/", "-").replace(":", "-"): split_for(cube, split)}
     every = {f"fold{i}": fold for i, fold in enumerate(load_folds(split), 1)}
@@ -64,32 +64,32 @@ def splits_of(cube, split, folds):
 
 
 def lacking(cube, splits, part, igbp):
-    """Why a class cannot be scored alone, if so."""
-    held = {s: str(c) for s, c in zip(cube.site.values, cube.igbp.values, strict=True)}
+    """Return why a class cannot be scored alone, or None if it can."""
+    classes = {s: str(c) for s, c in zip(cube.site.values, cube.igbp.values, strict=True)}
     for where, enough in (("train", all), (part, any)):
-        if not enough(igbp in {held[site] for site in getattr(split, where)} for split in splits.values()):
+        if not enough(igbp in {classes[site] for site in getattr(split, where)} for split in splits.values()):
             return f"{'not every fold has' if enough is all else 'no fold has'} a {where} site of {igbp}"
     return None
 
 
 def tabled(name, variants, sums, draws):
-    """Lines of an axis, each against its first; what is missing is told share by share, against the first model."""
+    """Return the lines of an axis relative to its first; of the axis `missing`, relative to the first at each share."""
     groups = {name: variants}
     if name == "missing":
         shares = dict.fromkeys(v.hide for v in variants)
         groups = {f"missing {share:.0%}": [v for v in variants if v.hide == share] for share in shares}
     tables = []
-    for group, held in groups.items():
-        table = score_table(sums, clusters=CLUSTERS_KM, draws=draws, against=held[0].label).assign(group=group)
-        tables.append(table[table["model"].isin([v.label for v in held])])
+    for group, members in groups.items():
+        table = score_table(sums, clusters=CLUSTERS_KM, draws=draws, against=members[0].label).assign(group=group)
+        tables.append(table[table["model"].isin([v.label for v in members])])
     return tables
 
 
 def report(tables, out):
-    """Write what is there so far: a killed grid leaves the table of its finished axes."""
+    """Write the results so far: an interrupted grid leaves the table of its finished axes."""
     table = pd.concat(tables, ignore_index=True)
-    rows = "measured hours on which all of an axis have a value"
-    table.attrs = dict(tables[0].attrs) | {"against": "the first line of each group", "row_mask": rows}
+    row_mask = "measured hours that all variants of an axis predict"
+    table.attrs = dict(tables[0].attrs) | {"against": "the first line of each group", "row_mask": row_mask}
     table.to_csv(out / "ablations.csv", index=False)
     shown = table.drop(columns=["target", "units", "mae", "bias", "corr2", "rmse_site_median"])
     (out / "ablations.md").write_text(f"# Ablations\n\n{format_table(shown)}\n", "utf-8")
@@ -108,11 +108,11 @@ def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", p
         if igbp and (why := lacking(cube, splits, part, igbp)):
             print(f"left out {name}: {why}")
             continue
-        sums = score_variants(cube, splits, variants, out, part=part, igbp=igbp, say=print)
+        sums = score_variants(cube, splits, variants, out, part=part, igbp=igbp, log=print)
         tables += tabled(name, variants, sums, draws)
         report(tables, out)
     table = report(tables, out)
-    plot_differences(table, out / "ablations.png", title="What each setting is worth")
+    plot_differences(table, out / "ablations.png", title="Effect of each setting")
     return table
 
 

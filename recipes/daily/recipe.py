@@ -19,23 +19,23 @@ from fluxcube.samples.splits import load_folds
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
 CLUSTERS_KM = 50.0
-#: Fluxes in pictures, as in the paper's.
+#: Fluxes in figures, as in the paper.
 DRAWN = ("GPP_NT", "NEE")
 
 
 def variant(line, budget):
-    """One model at a budget."""
+    """Return one model at a budget."""
     start = Variant(**{"label": "", "seed": SETTINGS["seed"], "model": line["model"]} | SETTINGS["base"])
     return start.changed(SETTINGS["budgets"][budget].get(line["model"], {})).changed(line)
 
 
 def models_of(budget, only=None):
-    """The models at a budget, by label; `only` some of them."""
+    """Return the models at a budget; `only` selects labels."""
     return some([variant(line, budget) for line in SETTINGS["models"]], only)
 
 
 def ablations_of(budget, only=None):
-    """TAM-RL, and TAM-RL but for one thing; all of the same number of seeds; `only` some of them."""
+    """Return TAM-RL and variants that differ in one setting, with equal numbers of seeds; `only` selects labels."""
     seeds = SETTINGS["ablation_seeds"][budget]
     whole = variant({"label": "TAM-RL", "model": "tam-rl"}, budget).changed({"seeds": seeds if seeds > 1 else None})
     return some([whole, *(whole.changed(line) for line in SETTINGS["ablations"])], only)
@@ -49,7 +49,7 @@ def some(variants, only):
 
 
 def folds_of(path, numbers, part):
-    """Folds of a file by name; where test towers are scored, nothing is left to choose: validation towers train."""
+    """Return the folds of a file by name; where test towers are scored, validation towers are used for training."""
     every = {i: split for i, split in enumerate(load_folds(path), 1)}
     if wrong := [n for n in numbers or () if n not in every]:
         raise unknown("fold", wrong[0], list(every))
@@ -64,7 +64,7 @@ def percent(value):
 
 
 def lines(table):
-    """A table of site means as Markdown, as the paper's Table 1 with intervals."""
+    """Return a table of site means as Markdown, as Table 1 of the paper, with intervals."""
     head = (
         "| model | flux | RMSE (site mean) | NSE (site mean) | RMSE against the first | NSE less the first's | sites |"
     )
@@ -80,14 +80,14 @@ def lines(table):
 
 
 def report(name, scored, out, draws):
-    """Tables of one comparison, a part for each quality of days: site means, all rows together, classes."""
+    """Write the tables of one comparison for each quality of days: site means, all days pooled, classes."""
     text, tables = [f"# {name}"], []
     about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
     for quality, sums in scored.items():
         means = site_mean_table(sums, **about)
         pooled = score_table(sums, **about)
-        text += [f"## Days of quality {quality:g}", f"Rows: {sums.attrs['row_mask']}.", lines(means)]
-        text += ["### All rows together", format_table(pooled.drop(columns=["mae", "bias", "corr2"]))]
+        text += [f"## Days of quality {quality:g}", f"Scored: {sums.attrs['row_mask']}.", lines(means)]
+        text += ["### All days pooled", format_table(pooled.drop(columns=["mae", "bias", "corr2"]))]
         tables.append(means.assign(min_quality=quality))
         if name == "models":
             score_table(sums, by="igbp", **about).to_csv(out / f"classes-{quality:g}.csv", index=False)
@@ -97,8 +97,8 @@ def report(name, scored, out, draws):
     return table
 
 
-def pictures(sums, out, draws):
-    """Where models are better than the first: by class and at each site, in tables and pictures."""
+def figures(sums, out, draws):
+    """Compare models with the first one by class and at each site, in tables and figures."""
     about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
     means = pd.concat([site_mean_table(sums, by=by, **about).assign(by=by or "all") for by in (None, "igbp", "koppen")])
     means.to_csv(out / "site_classes.csv", index=False)
@@ -111,19 +111,20 @@ def pictures(sums, out, draws):
 
 
 def embeddings(cube, split, one, out):
-    """What TAM-RL makes of every tower's drivers, in two dimensions, and how far classes lie apart in all of them."""
-    codes = fc.load_model(trained(cube, split, one, out)).embed(cube)
-    codes.to_dataframe().to_csv(out / "embedding.csv")
-    drivers = cube.predictors.sel(variable=list(one.predictors)).mean("time").rename(variable="embedding").compute()
-    scaled = ((drivers - drivers.mean("site")) / drivers.std("site")).fillna(0.0)
-    pairs = {"embedding": codes, "mean drivers": scaled}.items()
+    """Draw TAM-RL's embedding of every tower in two dimensions; compute how far classes are apart in all dimensions."""
+    embedding = fc.load_model(trained(cube, split, one, out)).embed(cube)
+    embedding.to_dataframe().to_csv(out / "embedding.csv")
+    feature = next(str(dim) for dim in embedding.dims if dim != "site")
+    inputs = cube.predictors.sel(variable=list(one.predictors)).mean("time").rename(variable=feature).compute()
+    scaled = ((inputs - inputs.mean("site")) / inputs.std("site")).fillna(0.0)
+    pairs = {"embedding": embedding, "mean inputs": scaled}.items()
     apart = {(of, by): class_separation(one, by=by) for of, one in pairs for by in ("igbp", "koppen")}
     index = pd.MultiIndex.from_tuples(apart, names=["of", "by"])
     pd.DataFrame(list(apart.values()), index).to_csv(out / "separation.csv")
     share, shuffled, p = apart["embedding", "igbp"][:3]
-    title = f"What TAM-RL makes of the drivers of {codes.sizes['site']} towers:\n"
+    title = f"TAM-RL's embedding of {embedding.sizes['site']} towers:\n"
     title += f"{share:.0%} of its variance is between classes ({shuffled:.0%} by chance, p = {p:.3f})"
-    plot_embedding(codes, out / "embedding.png", title=title)
+    plot_embedding(embedding, out / "embedding.png", title=title)
 
 
 def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, draws=1000, ablate=False):
@@ -134,12 +135,12 @@ def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, d
     splits = folds_of(split, folds, part)
     name, variants = ("ablations", ablations_of(budget, only)) if ablate else ("models", models_of(budget, only))
     scored = {
-        quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, say=print)
+        quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, log=print)
         for quality in SETTINGS["min_quality"]
     }
     table = report(name, scored, out, draws)
     if not ablate:
-        pictures(scored[SETTINGS["min_quality"][0]], out, draws)
+        figures(scored[SETTINGS["min_quality"][0]], out, draws)
     if tam := [v for v in variants if v.model == "tam-rl"]:
         embeddings(cube, next(iter(splits.values())), tam[0], out)
     return table
@@ -151,11 +152,13 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", default="splits/towers109.json", help="file of folds")
     parser.add_argument("--folds", help="numbers of the file's folds, as 1,2; all by default")
-    parser.add_argument("--only", help="labels of models, with commas between; all by default")
-    parser.add_argument("--ablate", action="store_true", help="TAM-RL but for one thing, instead of the models")
+    parser.add_argument("--only", help="labels of models, separated by commas; all by default")
+    parser.add_argument(
+        "--ablate", action="store_true", help="variants of TAM-RL that differ in one setting, instead of the models"
+    )
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
     parser.add_argument(
-        "--part", choices=("val", "test"), help="val while anything is chosen, as for --ablate; else test"
+        "--part", choices=("val", "test"), help="val while settings are chosen, as for --ablate; else test"
     )
     options = vars(parser.parse_args())
     options["only"] = options["only"].split(",") if options["only"] else None

@@ -27,7 +27,7 @@ NO_SOILS = "the planet with one soil"
 
 @dataclass(frozen=True)
 class OneSoil(Planet):
-    """The planet if soils were alike everywhere: what weather and class alone tell of its fluxes."""
+    """The planet with the same soil everywhere: its fluxes depend on weather and class only."""
 
     def vigour(self, latitude, longitude):
         return np.ones(len(latitude))
@@ -37,18 +37,17 @@ class OneSoil(Planet):
 
 
 def variants_of(budget, seed):
-    """The models at a budget."""
-    given = SETTINGS["budgets"][budget]
-    start = {"label": "", "seed": seed, "static": given["static"]} | SETTINGS["base"]
-    made = [
-        Variant(**start | {"model": line["model"]}).changed(given.get(line["model"], {})).changed(line)
+    """Return the models at a budget."""
+    settings = SETTINGS["budgets"][budget]
+    start = {"label": "", "seed": seed, "static": settings["static"]} | SETTINGS["base"]
+    return [
+        Variant(**start | {"model": line["model"]}).changed(settings.get(line["model"], {})).changed(line)
         for line in SETTINGS["models"]
     ]
-    return made
 
 
 def raw_files(planet, out):
-    """Raw files of towers, reanalysis and land cover, whole or absent."""
+    """Write raw files of towers, reanalysis and land cover, complete or not at all; return their folder."""
     raw, making = out / "raw", out / "raw.part"
     if not raw.exists():
         shutil.rmtree(making, ignore_errors=True)
@@ -60,7 +59,7 @@ def raw_files(planet, out):
 
 
 def towers_of(raw, out):
-    """Daily cube of the towers' half-hours."""
+    """Return the daily cube of the towers."""
     store = out / "towers.zarr"
     if not store.exists():
         fc.build_carbonsense(raw / "towers", store, resolution="daily")
@@ -68,13 +67,13 @@ def towers_of(raw, out):
 
 
 def split_of(cube, seed):
-    """All towers train but those that validate: it is the map that tests."""
+    """Return a split with all towers for training except those for validation, because maps are tested."""
     drawn = per_igbp(cube, seed=seed)
     return replace(drawn, train=drawn.train + drawn.test, test=(), counts={}, kind="all but validation")
 
 
 def forcing_of(raw, variants):
-    """Days of the grid, in memory, since several models read them."""
+    """Return the daily forcing, in RAM, because several models read it."""
     land_cover = next((raw / "land_cover").glob("*.tif"))
     hours = fc.open_forcing(raw / "era5", land_cover=land_cover, predictors=("TA", "SW_IN", "VPD", "P"))
     if any("koppen" in variant.static for variant in variants):
@@ -83,7 +82,7 @@ def forcing_of(raw, variants):
 
 
 def maps_of(run, forcing, days, several, out):
-    """Maps of one model, with their spread where it is several."""
+    """Return the maps of one model, with their spread if it is an ensemble."""
     store = out / "maps" / f"{run.name}.zarr"
     store.parent.mkdir(exist_ok=True)
     try:
@@ -94,9 +93,9 @@ def maps_of(run, forcing, days, several, out):
 
 
 def true_days(planet, days):
-    """True fluxes (time, latitude, longitude), gC m-2 d-1, of days of each cell's mean solar time, as forcing has them.
+    """Return true fluxes (time, latitude, longitude), gC m-2 d-1, for the days of the forcing (mean solar time).
 
-    Hours that straddle midnight give each day its share.
+    Hours across midnight contribute to each day in proportion.
     """
     first, last = (np.datetime64(day, "D") for day in (days.start, days.stop))
     hours = truth(planet, time=slice(first - DAY, last + 2 * DAY))
@@ -119,20 +118,20 @@ def true_days(planet, days):
 
 
 def on(true, maps):
-    """Maps on the truth's own cells and days; a grid's coordinates may differ by rounding."""
+    """Return maps on the cells and days of the truth; coordinates of a grid may differ by rounding."""
     kept = maps.reindex_like(true[["latitude", "longitude"]], method="nearest", tolerance=1e-3)
     return kept.reindex(time=true.time).assign_coords(igbp=true.igbp, land_fraction=true.land_fraction)
 
 
 def listed(ds, true):
-    """Cells of land without a tower, as sites."""
+    """Return land cells without a tower, as sites."""
     chosen = ds.assign_coords(has_tower=true.has_tower).stack(site=("latitude", "longitude")).reset_index("site")
     names = [f"{a:.3f} {b:.3f}" for a, b in zip(chosen.latitude.values, chosen.longitude.values, strict=True)]
     return chosen.assign_coords(site=names).isel(site=(~chosen.has_tower & (chosen.land_fraction > 0)).values)
 
 
 def scores(maps, true):
-    """Scores on cells without a tower, with intervals over blocks of cells; all rows for each model to compare with."""
+    """Return scores in cells without a tower, with intervals over blocks of cells, relative to each reference model."""
     obs, side = listed(true, true), SETTINGS["block"]
     corner = float(true.latitude.max()), float(true.longitude.min())
     rows, columns = ((corner[0] - obs.latitude) // side).astype(int), ((obs.longitude - corner[1]) // side).astype(int)
@@ -144,7 +143,7 @@ def scores(maps, true):
 
 
 def trust(maps, true):
-    """Rank correlation of members' spread and the mean's absolute error, over cells' means and over all their days."""
+    """Return rank correlations of spread and absolute error of an ensemble, over means of cells and over all days."""
     rows = []
     for label, ds in maps.items():
         for name in (name for name in FLUXES if f"{name}_spread" in ds):
@@ -157,7 +156,7 @@ def trust(maps, true):
 
 
 def soils(maps, true, planet):
-    """How much of each map's squared error is in cells' means, and how these go with what soils do to leaves."""
+    """Return the share of squared error in the means of cells, and their correlation with the vigour of leaves."""
     latitude, longitude = (grid.values.ravel() for grid in xr.broadcast(true.latitude, true.longitude))
     vigour = np.log(planet.vigour(latitude, longitude)).reshape(true.has_tower.shape)
     rows = []
@@ -172,14 +171,14 @@ def soils(maps, true, planet):
 
 
 def difference(row):
-    """By how much the NSE is above that of the model it is compared with."""
+    """Return the difference in NSE from the reference model, as text."""
     if row.model == row.against:
         return ""
     return f"{row.nse_diff:+.3f} [{row.nse_diff_low:+.3f}, {row.nse_diff_high:+.3f}]"
 
 
 def written(scored, trusted, soil, about):
-    """The tables as Markdown."""
+    """Return the tables as Markdown."""
     firsts = SETTINGS["against"]
     heads = [
         "model",
@@ -209,7 +208,7 @@ def written(scored, trusted, soil, about):
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
-        "\n## Do members differ where they err? Rank correlation of spread and absolute error\n",
+        "\n## Rank correlation of spread and absolute error\n",
         "| model | flux | over cells | over cells and days | mean spread | mean absolute error |",
         "|---|---|---:|---:|---:|---:|",
     ]
@@ -218,7 +217,7 @@ def written(scored, trusted, soil, about):
         for r in trusted.itertuples()
     ]
     lines += [
-        "\n## What soils are worth: squared error in cells' means, and these against the logarithm of vigour\n",
+        "\n## Effect of soils: squared error in means of cells, and correlation with the logarithm of vigour\n",
         "| model | flux | share of squared error | correlation |",
         "|---|---|---:|---:|",
     ]
@@ -226,8 +225,8 @@ def written(scored, trusted, soil, about):
     return "\n".join(lines) + "\n"
 
 
-def picture(maps, true, path):
-    """Mean NEE and GPP: the truth, TAM-RL, and TAM-RL and CT-LSTM less the truth."""
+def draw(maps, true, path):
+    """Draw mean NEE and GPP: the truth, TAM-RL, and TAM-RL and CT-LSTM minus the truth."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -252,7 +251,7 @@ def picture(maps, true, path):
                 ax=ax,
                 limits=apart,
                 diverging=True,
-                title=f"{name}, {label} less truth",
+                title=f"{name}, {label} minus truth",
                 coast=False,
             )
         for ax in line:
@@ -262,7 +261,7 @@ def picture(maps, true, path):
 
 
 def limits_of(arrays, centred):
-    """First and last colour that several maps share."""
+    """Return common limits of the colours of several maps."""
     values = np.concatenate([a.values[np.isfinite(a.values)] for a in arrays])
     if centred:
         far = float(np.abs(values).max())
@@ -270,14 +269,14 @@ def limits_of(arrays, centred):
     return 0.0, float(values.max())
 
 
-def main(out, *, seed=0, quick=False, say=print):
+def main(out, *, seed=0, quick=False, log=print):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     planet, budget = Planet(seed=seed, quick=quick), "quick" if quick else "full"
     raw = raw_files(planet, out)
     cube = towers_of(raw, out)
     split, variants = split_of(cube, seed), variants_of(budget, seed)
-    runs = {v.label: trained(cube, split, v, out, say=say) for v in variants}
+    runs = {v.label: trained(cube, split, v, out, log=log) for v in variants}
     forcing = forcing_of(raw, variants)
     days = slice(str(planet.period[0].astype("datetime64[D]")), str((planet.period[1] - DAY).astype("datetime64[D]")))
     maps = {v.label: maps_of(runs[v.label], forcing, days, bool(v.seeds), out) for v in variants}
@@ -286,20 +285,20 @@ def main(out, *, seed=0, quick=False, say=print):
     compared = maps | {NO_SOILS: true_days(OneSoil(seed, quick), days)}
     scored, trusted, soil = scores(compared, true), trust(maps, true), soils(compared, true, planet)
     about = (
-        f"Seed {seed}; {len(split.train)} towers train, {len(split.val)} validate; {int(scored.n_sites.max())} cells "
-        f"without a tower, {int(scored.n.max()):,} days of them."
+        f"Seed {seed}; {len(split.train)} training and {len(split.val)} validation towers; "
+        f"{int(scored.n_sites.max())} cells without a tower, {int(scored.n.max()):,} days of them."
     )
     (out / "maps.md").write_text(written(scored, trusted, soil, about), "utf-8")
     scored.to_csv(out / "maps.csv", index=False)
     trusted.merge(soil, how="outer").to_csv(out / "errors.csv", index=False)
-    picture(maps, true, out / "maps.png")
+    draw(maps, true, out / "maps.png")
     return scored
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="of the planet, the split and the weights")
-    parser.add_argument("--quick", action="store_true", help="a smaller planet, to see that it runs")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the planet, the split and the weights")
+    parser.add_argument("--quick", action="store_true", help="a smaller planet, to test that it runs")
     options = vars(parser.parse_args())
     print(main(options.pop("out"), **options).to_string())

@@ -20,7 +20,7 @@ CLUSTERS_KM = 50.0
 
 
 def variants_of(budget, only=None):
-    """The models at a budget, by label; `only` some of them."""
+    """Return the models at a budget; `only` selects labels."""
     made = []
     for line in SETTINGS["models"]:
         start = Variant(**{"label": "", "seed": SETTINGS["seed"], "model": line["model"]} | SETTINGS["base"])
@@ -33,7 +33,7 @@ def variants_of(budget, only=None):
 
 
 def towers(raw, out):
-    """A cube as it is, or built of a folder of raw archives."""
+    """Open a cube, or build it from a folder of raw archives."""
     if (raw / "zarr.json").exists():
         return fc.open_carbonsense(raw)
     if not (out / "cube.zarr").exists():
@@ -42,12 +42,12 @@ def towers(raw, out):
 
 
 def slim(table):
-    """The columns that a page has room for; the CSV has all."""
+    """Return the columns that fit on a page; the CSV has all."""
     return table.drop(columns=["units", "mae", "bias", "corr2", "rmse_site_median"])
 
 
 def report(sums, out, draws):
-    """Tables and pictures from the sums of sites alone."""
+    """Write tables and figures from the sums of sites."""
     about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
     whole, classes = (score_table(sums, by=by, **about) for by in (None, "igbp"))
     heading = f"# {', '.join(sums.targets)} of held-out towers"
@@ -71,7 +71,7 @@ def report(sums, out, draws):
 
 
 def scales(cube, splits, variants, out, draws):
-    """Skill at eight time scales, from the predictions that are kept."""
+    """Write skill at eight time scales, from the stored predictions."""
     import xarray as xr
 
     kept = {v.label: [predictions_of(cube, s, v, out) for s in splits.values()] for v in variants}
@@ -89,9 +89,9 @@ def _markdown(wide):
 
 
 def maps(run, era5, out, igbp):
-    """A month of maps by one run."""
+    """Write maps of a month by one run."""
     made = fc.upscale(fc.load_model(run), fc.open_forcing(era5, igbp=igbp), allow_missing=True)
-    fc.write_maps(made, out / "maps.zarr", overwrite=True)  # goes on with an unfinished one
+    fc.write_maps(made, out / "maps.zarr", overwrite=True)  # resumes unfinished maps
     for name, flux in fc.open_maps(out / "maps.zarr").data_vars.items():
         fc.plot_map(flux.mean("time", keep_attrs=True), out / f"{name}.png")
 
@@ -102,7 +102,7 @@ def main(raw, out, *, split, folds=None, only=None, budget="full", part="test", 
     cube = towers(Path(raw), out) if isinstance(raw, str | Path) else raw
     splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
     variants = variants_of(budget, only)
-    table = report(score_variants(cube, splits, variants, out, part=part, say=print), out, draws)
+    table = report(score_variants(cube, splits, variants, out, part=part, log=print), out, draws)
     if part == "test":
         scales(cube, splits, variants, out, draws)
     if era5:
@@ -118,7 +118,7 @@ if __name__ == "__main__":
     parser.add_argument("--folds", help="numbers of folds, as 1,2; all by default")
     parser.add_argument("--only", help="labels of models, separated by commas; all by default")
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
-    parser.add_argument("--part", choices=("val", "test"), default="test", help="val, while anything is still chosen")
+    parser.add_argument("--part", choices=("val", "test"), default="test", help="val while settings are chosen")
     parser.add_argument("--era5", type=Path)
     parser.add_argument("--igbp")
     options = vars(parser.parse_args())

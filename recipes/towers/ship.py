@@ -10,19 +10,19 @@ from fluxcube.experiments import trained
 from fluxcube.samples.splits import Split
 
 LABEL = "EcoPerceiver with memory"
-#: What a user must know before using it; figures come from `scores.csv`.
+#: Template of the model card; its figures come from `scores.csv`.
 CARD = Path(__file__).parent / "card.md"
 
 
 def everything(cube):
-    """All towers train."""
+    """Return a split with all towers for training."""
     return Split(
         train=tuple(map(str, cube.site.values)), kind="all", notes=("every tower trains; none is left to score",)
     )
 
 
 def lines(table):
-    """Rows of a model beside the baselines, as a page shows them."""
+    """Return a table of the model and the baselines as Markdown."""
     head = ["", "hours", "towers", *table.model.unique()]
     wide = table.pivot(index="group", columns="model", values="nse")[list(table.model.unique())]
     counts = table.groupby("group")[["n", "n_sites"]].first()
@@ -31,7 +31,7 @@ def lines(table):
 
 
 def card(name, variant, cube, scores):
-    """The text of a card, its figures from the table of the recipe."""
+    """Return the text of the card, with figures from the table of the recipe."""
     own = scores[scores.target == "NEE"].copy()
     own["group"] = own.group.fillna("all")
     whole, classes = own[own.group == "all"], own[own.group != "all"]
@@ -39,7 +39,7 @@ def card(name, variant, cube, scores):
     igbp = pd.Series(cube.igbp.values.astype(str), cube.site.values).value_counts()
     ours = whole[whole.model == LABEL].iloc[0]
     table = "Pooled NSE of NEE, and RMSE (umol m-2 s-1):\n\n" + lines(whole)
-    table += f"\n\nIts RMSE is {ours.rmse:.2f}, its median NSE of a tower {ours.nse_site_median:.2f}."
+    table += f"\n\nIts RMSE is {ours.rmse:.2f}, its median NSE over towers {ours.nse_site_median:.2f}."
     return CARD.read_text("utf-8").format(
         name=name,
         seeds=variant.seeds,
@@ -56,7 +56,7 @@ def card(name, variant, cube, scores):
 def main(raw, out, folder):
     cube = towers(raw, out)
     (variant,) = variants_of("full", [LABEL])
-    run = trained(cube, everything(cube), variant, out, say=print)
+    run = trained(cube, everything(cube), variant, out, log=print)
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(p for p in run.rglob("*") if p.suffix in (".json", ".safetensors")):
         target = folder / path.relative_to(run)

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what was given, and what cannot be drawn is said."""
+"""Test figures of maps and scores: they show the values of their input, and invalid input is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fluxcube.evaluation.skill import compare
 from fluxcube.maps.means import mean_cycle, mean_maps
 from fluxcube.plotting.animation import animate_cycle
 from fluxcube.plotting.canvas import print_units
-from fluxcube.plotting.maps import _coast, plot_differences, plot_diurnal, plot_map, plot_scores, plot_site_map
+from fluxcube.plotting.maps import _coast, plot_differences, plot_map, plot_scores
 from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.variables import table
 
@@ -37,7 +37,7 @@ def mesh_of(ax):
     return next(c for c in ax.collections if isinstance(c, QuadMesh))
 
 
-def test_the_map_is_the_array_in_its_place():
+def test_the_map_shows_the_array_at_its_coordinates():
     da = flux()
     da[2, 3] = np.nan
     mesh = mesh_of(plot_map(da))
@@ -58,7 +58,7 @@ def test_order_of_dimensions_and_a_single_time_do_not_matter():
     assert "2018-07-01 12:00 UTC" in ax.get_title() and "net ecosystem exchange" in ax.get_title()
 
 
-def test_several_times_are_refused_with_the_remedy():
+def test_several_times_are_refused_with_a_suggestion():
     with pytest.raises(SchemaError, match=r'time of length 3.*da\.mean\("time"\)'):
         plot_map(flux().expand_dims(time=3))
     with pytest.raises(SchemaError, match="latitude, longitude"):
@@ -67,7 +67,7 @@ def test_several_times_are_refused_with_the_remedy():
         plot_map(flux() * np.nan)
 
 
-def test_uptake_and_release_have_colours_centred_at_zero():
+def test_nee_has_colours_centred_at_zero():
     mesh = mesh_of(plot_map(flux(offset=3.0)))
     low, high = mesh.get_clim()
     assert low == -high and mesh.get_cmap().name == "RdBu_r"
@@ -76,7 +76,7 @@ def test_uptake_and_release_have_colours_centred_at_zero():
 
 
 @pytest.mark.parametrize(("name", "cmap"), [("GPP_NT", "YlGn"), ("RECO", "YlOrBr")])
-def test_production_and_respiration_begin_at_zero(name, cmap):
+def test_colours_of_gpp_and_reco_begin_at_zero(name, cmap):
     mesh = mesh_of(plot_map(flux(name, offset=9.0)))
     assert mesh.get_cmap().name == cmap and mesh.get_clim()[0] == 0
 
@@ -142,7 +142,7 @@ def world(longitude, name="NEE"):
         (np.arange(-60.0, -180, -30)[::-1], (-165.0, -45.0)),
     ],
 )
-def test_longitudes_of_any_convention_are_in_one_piece(longitude, edges):
+def test_longitudes_of_any_convention_are_drawn_in_one_piece(longitude, edges):
     ax = plot_map(world(longitude), limits=(-180, 180))
     assert ax.get_xlim() == edges
     corners, drawn = mesh_of(ax).get_coordinates(), mesh_of(ax).get_array()
@@ -159,7 +159,7 @@ def hatched(ax):
     return [] if boxes is None else [path.get_extents().extents for path in boxes.get_paths()]
 
 
-def test_what_is_outside_the_area_of_applicability_is_hatched_and_nothing_else():
+def test_only_cells_outside_the_area_of_applicability_are_hatched():
     da = flux()
     da[0, 0] = np.nan
     share = xr.zeros_like(da).where(da.longitude < 5.6, 1.0)
@@ -177,7 +177,7 @@ def test_what_is_outside_the_area_of_applicability_is_hatched_and_nothing_else()
         plot_map(da, applicable=share.isel(longitude=slice(0, 3)))
 
 
-def test_ocean_is_told_from_land_without_a_value():
+def test_ocean_differs_from_land_without_a_value():
     da = flux()
     da[0, 0] = da[1, 1] = np.nan
     land = xr.ones_like(da)
@@ -200,7 +200,7 @@ def test_large_maps_are_drawn_as_means_of_blocks():
     np.testing.assert_allclose(drawn.reshape(1050, 30), (values[::2] + values[1::2]) / 2)
 
 
-def test_the_title_tells_what_the_map_is_a_mean_of():
+def test_the_title_reports_the_averaging_period():
     maps = example_maps(days=31).isel(time=slice(0, 720))
     told = {every: plot_map(_first(mean_maps(maps, every).NEE)).get_title() for every in ("day", "month", None)}
     assert told["day"].endswith("\n2018-06-01") and told["month"].endswith("\n2018-06")
@@ -213,7 +213,7 @@ def _first(da):
     return da.isel(time=0) if "time" in da.dims else da
 
 
-def test_the_mean_day_moves(tmp_path):
+def test_animation_shows_the_mean_diurnal_cycle(tmp_path):
     from PIL import Image
 
     maps = example_maps(days=2).isel(time=slice(0, 48))
@@ -236,7 +236,7 @@ def test_the_mean_day_moves(tmp_path):
         )
 
 
-def test_what_cannot_move_is_refused(tmp_path):
+def test_invalid_animations_are_refused(tmp_path):
     maps = example_maps(days=2)
     with pytest.raises(ConfigError, match=r"\.gif"):
         animate_cycle(maps, tmp_path / "day.png")
@@ -254,7 +254,7 @@ def test_coasts_can_be_left_out():
     assert len(plot_map(flux(), coast=False).collections) == len(plot_map(flux()).collections) - 1
 
 
-def test_pictures_are_written_and_replaced(tmp_path):
+def test_files_are_written_and_replaced(tmp_path):
     path = tmp_path / "map.png"
     plot_map(flux(), path)
     first = path.read_bytes()
@@ -265,7 +265,7 @@ def test_pictures_are_written_and_replaced(tmp_path):
     assert (tmp_path / "map.pdf").read_bytes()[:4] == b"%PDF"
 
 
-def test_where_a_picture_cannot_be_written_it_says_so(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(StoreError, match="nowhere"):
         plot_map(flux(), tmp_path / "nowhere/map.png")
     with pytest.raises(ConfigError, match="png"):
@@ -277,7 +277,7 @@ def test_no_global_state():
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
-def test_axes_of_ones_own():
+def test_existing_axes_are_used():
     from matplotlib.figure import Figure
 
     axes = Figure().subplots(1, 2)
@@ -290,40 +290,7 @@ def test_without_matplotlib_it_names_the_extra(monkeypatch):
         plot_map(flux())
 
 
-def test_sites_by_class_and_by_value():
-    cube = example_cube(sites=6, days=1)
-    ax = plot_site_map(cube)
-    labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert labels == ["CRO (1)", "DBF (2)", "ENF (1)", "GRA (2)"]
-    dots = np.concatenate([c.get_offsets() for c in ax.collections[1:]])
-    assert {tuple(p) for p in np.round(dots, 6)} == set(
-        zip(cube.longitude.values.round(6), cube.latitude.values, strict=True)
-    )
-    scores = cube.latitude * 0.01
-    np.testing.assert_array_equal(plot_site_map(scores.rename("nse")).collections[1].get_array(), scores)
-    with pytest.raises(SchemaError, match="latitude"):
-        plot_site_map(cube.drop_vars("latitude"))
-    with pytest.raises(SchemaError, match="one value per site"):
-        plot_site_map(cube.fluxes.isel(target=0))
-
-
-def test_the_mean_day_is_in_solar_time_and_on_common_hours():
-    cube = example_cube(sites=3, days=4)
-    noon = np.floor(cube.predictors.sel(variable="TOD", drop=True)) == 12
-    obs = noon.astype(float).rename("NEE")  # one in the hour that begins between 12 and 13, solar time
-    pred = (obs * 2).where(obs.time > obs.time[24])
-    lines = {line.get_label(): line for line in plot_diurnal(obs, {"model": pred}).lines}
-    hour, value = lines["observed"].get_data()
-    assert hour[np.argmax(value)] == 12.5 and value.max() == 1 and (np.sort(value)[:-1] == 0).all()
-    np.testing.assert_allclose(lines["model"].get_ydata(), 2 * value)
-    assert plot_diurnal(obs, pred).get_title() == f"{int(np.isfinite(pred).sum()):,} hours"
-    with pytest.raises(SchemaError, match="longitude"):
-        plot_diurnal(obs.drop_vars("longitude"), pred)
-    with pytest.raises(SchemaError, match="no hour"):
-        plot_diurnal(obs, pred * np.nan)
-
-
-def test_bars_are_the_scores():
+def test_bars_have_the_height_of_the_scores():
     cube = example_cube(sites=4, days=4)
     fluxes = cube.fluxes.sel(target=["NEE"])
     scores = compare(cube, {"good": fluxes * 0.9, "bad": fluxes * -0.8}, by="igbp")

@@ -1,4 +1,4 @@
-"""Pictures of towers: what is drawn is what was given."""
+"""Test figures of towers: they show the values of their input."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_classes_never_share_both_colour_and_marker():
         assert list(styles) == sorted(labels) and len(set(styles.values())) == len(labels)
 
 
-def test_an_embedding_of_two_numbers_is_only_turned():
+def test_an_embedding_of_two_features_is_only_rotated():
     values = np.random.default_rng(0).normal(size=(7, 2)) * [3, 1] + 5
     ax = plot_embedding(embedding(values))
     drawn = np.concatenate(list(dots(ax).values()))
@@ -74,7 +74,7 @@ def test_an_embedding_of_two_numbers_is_only_turned():
     assert key(ax) == ["CRO (1)", "DBF (3)", "WET (2)", "unknown (1)"]
 
 
-def test_the_shares_at_the_axes_are_those_of_the_variance():
+def test_axis_labels_report_shares_of_variance():
     values = np.zeros((5, 3))
     values[:, 0], values[:, 2] = [3, -3, 0, 0, 0], [0, 0, 0, 1, -1]  # 18 and 2 of 20
     ax = plot_embedding(embedding(values, CLASSES[:5]), color="koppen", title="mine")
@@ -84,7 +84,7 @@ def test_the_shares_at_the_axes_are_those_of_the_variance():
     assert "(100% of variance)" in one.get_xlabel() and "(0% of variance)" in one.get_ylabel()
 
 
-def test_a_picture_is_written_where_it_is_asked_for(tmp_path, sums, means):
+def test_figures_are_written_to_path(tmp_path, sums, means):
     plot_embedding(embedding(np.eye(7)), tmp_path / "e.png")
     plot_class_changes(means, tmp_path / "c.png")
     plot_site_changes(site_scores(sums), tmp_path / "s.png", model="tam")
@@ -93,8 +93,8 @@ def test_a_picture_is_written_where_it_is_asked_for(tmp_path, sums, means):
         plot_embedding(embedding(np.eye(7)), tmp_path / "no/e.png")
 
 
-def test_what_is_no_embedding_is_refused():
-    with pytest.raises(SchemaError, match="site, embedding"):
+def test_invalid_embeddings_are_refused():
+    with pytest.raises(SchemaError, match="site, feature"):
         plot_embedding(embedding(np.eye(7)).isel(embedding=0))
     with pytest.raises(SchemaError, match="igbp"):
         plot_embedding(embedding(np.eye(7)).drop_vars("igbp"))
@@ -108,7 +108,7 @@ def test_what_is_no_embedding_is_refused():
         plot_embedding(embedding(np.eye(7)), color="biome")
 
 
-def test_changes_by_class_are_those_of_the_table(means):
+def test_changes_by_class_equal_those_of_the_table(means):
     from matplotlib.collections import LineCollection, PathCollection
 
     axes = plot_class_changes(means, targets=["GPP_NT", "NEE"])
@@ -143,7 +143,7 @@ def test_models_panels_and_classes_can_be_chosen(means, sums):
         plot_class_changes(means, models=["lstn"])
     with pytest.raises(UnknownNameError, match="GPP_NT"):
         plot_class_changes(means, targets=["GPP"])
-    with pytest.raises(ConfigError, match=r"2 .*but 1 axes"):
+    with pytest.raises(ConfigError, match=r"2 .*found 1 axes"):
         plot_class_changes(means, axes=panels)
     with pytest.raises(ConfigError, match="rmse_change"):
         plot_class_changes(site_scores(sums))
@@ -151,7 +151,7 @@ def test_models_panels_and_classes_can_be_chosen(means, sums):
         plot_class_changes(means[means.model == "trees"])
 
 
-def test_each_site_is_where_its_two_errors_are(sums):
+def test_each_site_is_drawn_at_its_two_errors(sums):
     table = site_scores(sums)
     axes = plot_site_changes(table, model="tam", targets=["NEE"])
     wide = table[table.target == "NEE"].pivot(index=["igbp", "site"], columns="model", values="rmse")
@@ -167,7 +167,7 @@ def test_each_site_is_where_its_two_errors_are(sums):
     assert f"lower at {9 - better} of 9" in turned.get_title()
 
 
-def test_sites_can_be_told_apart_by_climate(sums):
+def test_sites_can_be_coloured_by_climate(sums):
     table = site_scores(sums).assign(koppen="Dfb")
     assert key(plot_site_changes(table, model="tam", color="koppen")[-1]) == ["D (9)"]
     with pytest.raises(UnknownNameError, match="tam"):

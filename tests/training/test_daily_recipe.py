@@ -72,7 +72,7 @@ def test_the_recipe_scores_on_one_set_of_rows_at_each_quality_and_goes_on(recipe
     means = table[table.min_quality == 1].set_index(["target", "model"]).rmse
     np.testing.assert_allclose(sites.reindex(means.index), means)
     apart = pd.read_csv(tmp_path / "out/separation.csv")
-    assert set(apart.of) == {"embedding", "mean drivers"} and apart.share.between(0, 1).all()
+    assert set(apart.of) == {"embedding", "mean inputs"} and apart.share.between(0, 1).all()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("run.json")}
     assert len(stamps) == 3
     again = recipe.main(cube, tmp_path / "out", only=only, **options)
