@@ -23,6 +23,7 @@ from fluxcube.sources.towers.badm import SAME_PLACE, SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.stamped import to_utc
 from fluxcube.sources.towers.tarball import Member, list_tar, read_member
+from fluxcube.timestamps import Offset
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ _LIMITS = {
     "targets.csv": 1 << 30,
     "modis.pkl": arraypickle.MAX_BYTES,
 }
-_TABLES = ("predictors.csv", "targets.csv")
 _STEP = 60
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DAYS = "%Y-%m-%d %H:%M:%S"
@@ -78,7 +78,7 @@ def list_sites(path: str | os.PathLike) -> list[str]:
 def read_hours(
     archive: Archive,
     *,
-    utc_offset: float | Sequence[tuple[object, float]] | None = None,
+    utc_offset: Offset | None = None,
     variables: Iterable[str] | None = None,
 ) -> xr.Dataset:
     """Read all windows of one site as one record, in physical units.

@@ -18,6 +18,7 @@ from fluxcube.sources.towers import published
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.stamped import STEPS, parse_stamps, to_utc
+from fluxcube.timestamps import Offset
 from fluxcube.variables import BANDS
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def list_sites(path: str | os.PathLike) -> list[str]:
 def read_hours(
     archive: Archive,
     *,
-    utc_offset: float | Sequence[tuple[object, float]] | None = None,
+    utc_offset: Offset | None = None,
     variables: Iterable[str] | None = None,
 ) -> xr.Dataset:
     """Read one site's half-hours or hours, in physical units.

@@ -14,11 +14,9 @@ import pandas as pd
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.badm import SiteInfo, merge_places, read_badm
-from fluxcube.sources.towers.csvfile import read_sample
-from fluxcube.sources.towers.networks import Archive, Discovery, discover, parse_name
+from fluxcube.sources.towers.discovery import Discovery, discover
+from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.readers import reader_of
-from fluxcube.sources.towers.stamped import Peek, parse_stamps
-from fluxcube.variables import table as variable_table
 
 Progress = Callable[[int, int, str], None]
 
@@ -201,12 +199,12 @@ def _look(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, object]:
         info = merge_places(infos.get(archive.site), reader.place(archive))
         if info is not None:
             row |= {name: getattr(info, name) for name in ("latitude", "longitude", "igbp", "utc_offset")}
-        peek = _peek_days(archive) if archive.resolution == "DD" else reader.peek(archive)
+        summary = reader.summarise(archive)
     except SourceError as error:
         return row | {"used": False, "why": str(error).removeprefix(f"{archive.location}: ")}
-    if peek is not None:
-        row |= {name: getattr(peek, name) for name in ("step_minutes", "rows", "variables", "measured")}
-        row["first_year"] = row["first_year"] or int(str(peek.first)[:4])
+    if summary is not None:
+        row |= {name: getattr(summary, name) for name in ("step_minutes", "rows", "variables", "measured")}
+        row["first_year"] = row["first_year"] or int(str(summary.first)[:4])
     if row["latitude"] is None or row["longitude"] is None:
         return row | {"used": False, "why": _NO_PLACE}
     return row | {"why": _NO_CLOCK if row["utc_offset"] is None and archive.resolution != "DD" else ""}
@@ -214,27 +212,6 @@ def _look(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, object]:
 
 _NO_PLACE = "no latitude and longitude of its site in any metadata file (BIF, SITEINFO, or a sites.csv)"
 _NO_CLOCK = "no UTC_OFFSET in its metadata: its clock is taken from its longitude"
-
-
-def _peek_days(archive: Archive) -> Peek:
-    """Look at a daily table of the ONEFlux dialect."""
-    rows = {name: row for name, row in variable_table("daily").items() if row.aliases}
-
-    def choose(header: Sequence[str]) -> list[str]:
-        wanted = {column for row in rows.values() for alias in row.aliases for column in (alias, f"{alias}_QC")}
-        return [name for name in header if name in wanted or name == "TIMESTAMP"]
-
-    sample, count = read_sample(archive.location, choose, integers=("TIMESTAMP",))
-    found = {name: next((alias for alias in row.aliases if alias in sample), None) for name, row in rows.items()}
-    found = {name: column for name, column in found.items() if column}
-    flags = {name: sample[f"{column}_QC"] for name, column in found.items() if f"{column}_QC" in sample}
-    return Peek(
-        step_minutes=1440,
-        rows=count,
-        variables=tuple(found),
-        measured={name: float(flag.where(flag >= 0, 0).mean()) for name, flag in flags.items()},
-        first=parse_stamps(sample["TIMESTAMP"].to_numpy()[:1] * 10_000)[0],
-    )
 
 
 def _row(archive: Archive) -> dict[str, object]:

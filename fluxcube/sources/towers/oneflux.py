@@ -25,6 +25,7 @@ from fluxcube.sources.towers.stamped import (
     parse_stamps,
     read_stamped,
 )
+from fluxcube.timestamps import Offset
 from fluxcube.variables import Variable
 
 __all__ = ["END", "MISSING", "START", "STEPS", "parse_stamps", "read_oneflux"]
@@ -36,7 +37,7 @@ _BASE = "AmeriFlux BASE"
 def read_oneflux(
     archive_or_path: Archive | str | os.PathLike,
     *,
-    utc_offset: float | Sequence[tuple[object, float]],
+    utc_offset: Offset,
     variables: Iterable[str] | None = None,
     member: str | None = None,
 ) -> xr.Dataset:

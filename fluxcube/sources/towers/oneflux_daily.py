@@ -14,10 +14,11 @@ import xarray as xr
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location, is_zip
-from fluxcube.sources.towers.csvfile import read_numbers, text_of
-from fluxcube.sources.towers.networks import Archive, choose_member, networks, parse_name
+from fluxcube.sources.towers.csvfile import read_numbers, read_sample, text_of
+from fluxcube.sources.towers.networks import Archive, networks, parse_name
 from fluxcube.sources.towers.plausible import check_units
-from fluxcube.sources.towers.stamped import AS_PUBLISHED, MISSING, attrs_of
+from fluxcube.sources.towers.selection import choose_member
+from fluxcube.sources.towers.stamped import AS_PUBLISHED, MISSING, TableSummary, attrs_of, parse_stamps
 from fluxcube.variables import Variable, table, variable
 
 STAMP = "TIMESTAMP"
@@ -34,7 +35,7 @@ class _Source:
     network: str
 
 
-def read_oneflux_days(
+def read_oneflux_daily(
     archive_or_path: Archive | str | os.PathLike, *, variables: Iterable[str] | None = None, member: str | None = None
 ) -> xr.Dataset:
     """Read one tower's daily file, with the share of each day that is measured or well filled.
@@ -96,6 +97,38 @@ def read_oneflux_days(
             "clock_repeats": 0,
             **record,
         },
+    )
+
+
+def summarise_oneflux_daily(archive: Archive) -> TableSummary:
+    """Return a summary of a daily table from its header and a sample of its rows.
+
+    Returns
+    -------
+    TableSummary
+        Its `measured` is the mean share of the sampled days that was measured or well filled.
+
+    Raises
+    ------
+    SourceError
+        If the sample is not of a table of numbers.
+    """
+    rows = {name: row for name, row in table("daily").items() if row.aliases}
+
+    def choose(header: Sequence[str]) -> list[str]:
+        columns = {column for row in rows.values() for alias in row.aliases for column in (alias, f"{alias}_QC")}
+        return [name for name in header if name in columns or name == STAMP]
+
+    sample, count = read_sample(archive.location, choose, integers=(STAMP,))
+    first = {name: next((alias for alias in row.aliases if alias in sample), None) for name, row in rows.items()}
+    columns = {name: column for name, column in first.items() if column is not None}
+    flags = {name: sample[f"{column}_QC"] for name, column in columns.items() if f"{column}_QC" in sample}
+    return TableSummary(
+        step_minutes=_DAY_MINUTES,
+        rows=count,
+        variables=tuple(columns),
+        measured={name: float(flag.where(flag >= 0, 0).mean()) for name, flag in flags.items()},
+        first=parse_stamps(sample[STAMP].to_numpy()[:1] * 10_000)[0],
     )
 
 

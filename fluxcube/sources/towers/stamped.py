@@ -16,9 +16,10 @@ from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location, is_zip
 from fluxcube.sources.towers.csvfile import line_of, read_numbers, read_sample, text_of
-from fluxcube.sources.towers.networks import Archive, choose_member, parse_name
+from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.plausible import check_fills, check_flags, check_units
-from fluxcube.timestamps import offsets_at, standard_to_utc
+from fluxcube.sources.towers.selection import choose_member
+from fluxcube.timestamps import Offset, offsets_at, standard_to_utc
 from fluxcube.variables import Variable
 
 START, END = "TIMESTAMP_START", "TIMESTAMP_END"
@@ -121,7 +122,7 @@ def read_stamped(
     source: Source,
     dialect: Dialect,
     *,
-    utc_offset: float | Sequence[tuple[object, float]],
+    utc_offset: Offset,
     variables: Iterable[str] | None = None,
 ) -> xr.Dataset:
     """Read one table at its own time step, with a flag for every value.
@@ -169,7 +170,7 @@ def read_stamped(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peek:
+class TableSummary:
     """What a look at a table tells of it.
 
     Attributes
@@ -193,7 +194,7 @@ class Peek:
     first: np.datetime64
 
 
-def peek_stamped(source: Source, dialect: Dialect) -> Peek:
+def summarise_stamped(source: Source, dialect: Dialect) -> TableSummary:
     """Look at a table: its header, and rows here and there in its first mebibytes (`csvfile.SAMPLE_BYTES`).
 
     Raises
@@ -209,7 +210,7 @@ def peek_stamped(source: Source, dialect: Dialect) -> Peek:
     start, step = _clock(frame, where)
     found = _read_variables(frame, names, dialect, where)
     measured = {name: float((found.arrays[f"{name}_QC"] == 0).mean()) for name in found.columns}
-    return Peek(step_minutes=step, rows=rows, variables=tuple(found.columns), measured=measured, first=start[0])
+    return TableSummary(step_minutes=step, rows=rows, variables=tuple(found.columns), measured=measured, first=start[0])
 
 
 def check_stamps(header: Sequence[str], location: Location, needed: Sequence[str] = (START, END)) -> None:
@@ -467,9 +468,7 @@ def _uncertainties(frame: pd.DataFrame, row: Variable, where: _Where) -> dict[st
     return found
 
 
-def to_utc(
-    start: np.ndarray, step: int, utc_offset: float | Sequence[tuple[object, float]]
-) -> tuple[np.ndarray, np.ndarray]:
+def to_utc(start: np.ndarray, step: int, utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
     """Return the UTC start of the rows that are kept, and which those are.
 
     Parameters

@@ -20,7 +20,8 @@ from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers import carbonsense_v1, published, tarball
 from fluxcube.sources.towers.carbonsense_v1 import LOST, list_sites, read_chips, read_hours, read_place
-from fluxcube.sources.towers.networks import Archive, discover
+from fluxcube.sources.towers.discovery import discover
+from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import chips_of, place_of, read_archive
 
 #: A column of the publication, the variable, and what the paper's code takes its limits to be: middle and width.

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.carbonsense_v2 import LOST, list_sites, read_chips, read_hours, read_place
-from fluxcube.sources.towers.networks import Archive, discover
+from fluxcube.sources.towers.discovery import discover
+from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import chips_of, place_of, read_archive
 
 #: Middle and width of the limits that the public code scales by (2025), and values that a tower has.

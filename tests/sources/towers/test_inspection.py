@@ -13,8 +13,8 @@ from test_japanflux import write
 from fluxcube.sources.towers import archives
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.csvfile import SAMPLE_BYTES, read_sample
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import COLUMNS, format_inspection, inspect_raw
-from fluxcube.sources.towers.networks import discover
 from fluxcube.sources.towers.oneflux import read_oneflux
 
 NAME = "FLX_{}_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"

@@ -18,7 +18,7 @@ from fluxcube import variables as table
 from fluxcube.errors import ConfigError, SourceError, UnknownNameError
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import clock_of, read_badm
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.oneflux import parse_stamps, read_oneflux
 
 NAME = "FLX_XX-One_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"

@@ -7,7 +7,7 @@ import pytest
 from test_japanflux import write
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.oneflux import read_oneflux
 from fluxcube.sources.towers.plausible import ENOUGH, check_fills, check_flags, check_units
 from fluxcube.sources.towers.readers import read_archive
