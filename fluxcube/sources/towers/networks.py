@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import yaml
 
@@ -248,12 +249,12 @@ def _tables() -> Mapping[str, Mapping]:
 @functools.cache
 def _shipped() -> Mapping[str, Network]:
     """Return the networks of ``data/networks.yml``."""
-    rows = {**_tables()["networks"], **_tables()["refused"]}
-    as_tuples = {"names", "products", "files"}
-    return {
-        name: Network(name=name, **{k: tuple(v) if k in as_tuples else v for k, v in row.items()})
-        for name, row in rows.items()
-    }
+    return {name: _network(name, row) for name, row in {**_tables()["networks"], **_tables()["refused"]}.items()}
+
+
+def _network(name: str, row: Mapping[str, Any]) -> Network:
+    lists = {key: tuple(row[key]) for key in ("names", "products", "files") if key in row}
+    return Network(name=name, **{**row, **lists})
 
 
 @functools.cache

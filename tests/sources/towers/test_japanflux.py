@@ -87,7 +87,7 @@ def test_the_end_of_a_period_may_be_missing(tmp_path, step):
 def test_case_does_not_matter_unless_it_tells_two_columns_apart(tmp_path):
     lower = read(tmp_path, {"nee_vut": [1, 2], "NEE_VUT_qc": [0, 1]})
     np.testing.assert_array_equal(lower.NEE_QC, [0, 1])
-    with pytest.raises(SourceError, match=r"columns NEE_vUT and NEE_VUT differ by case"):
+    with pytest.raises(SourceError, match=r"columns NEE_vUT and NEE_VUT, which differ by case"):
         read(tmp_path, {"NEE_vUT": [1, 2], "NEE_VUT": [1, 2]})
 
 

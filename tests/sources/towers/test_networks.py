@@ -519,5 +519,5 @@ def test_all_real_towers_are_found_and_nothing_is_silent(shared_data):
     ]
     assert {str(path) for path in candidates} == named
     assert all(why for _, why in found.ignored)
-    assert sum("daily" in path for path, _ in found.ignored) == 19
+    assert sum("daily/FLX_" in path for path, _ in found.ignored) == 19
     assert {where.name for where in found.badm} == {"FLX_AA-Flx_BIF_HH_20261121.csv", "sites.csv"}
