@@ -27,7 +27,7 @@ def parse(raw: Path, sites: list[str], store: Path) -> dict:
 
     import pandas as pd
 
-    from fluxcube.sources.towers.networks import discover
+    from fluxcube.sources.towers.discovery import discover
 
     paths = [a.path for a in discover(raw).archives if a.site in sites]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -66,7 +66,7 @@ def timed(job: str, raw: str, sites: list[str]) -> dict:
 
 
 def main(raw: Path, counts: list[int]) -> None:
-    from fluxcube.sources.towers.networks import discover
+    from fluxcube.sources.towers.discovery import discover
 
     every = sorted(discover(raw).sites)
     print("sites       rows  parse s  build s  ratio  CPU s    rows/s  peak MiB  store MB")

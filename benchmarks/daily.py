@@ -67,7 +67,7 @@ def every_time(model: TAMRL, block: Block) -> np.ndarray:
     """Encode the support windows of its place for each window."""
     series = flatten(block)
     first = np.full(len(block.inputs), block.first_hour)
-    support = series_support(series, first, block.observed.ravel(), model.context, model.support)
+    support = series_support(series, first, block.observed.ravel(), model.context, model.support_windows)
     out = []
     with torch.inference_mode():
         for p, s in each_window(block, model.context):

@@ -28,7 +28,7 @@ import carbonsense as shape
 import fluxcube as fc
 import fluxcube.stores
 from fluxcube.schema import PARTS, STACKS
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 
 ROUNDS = 7
 _ZLIB = {"zlib": True, "complevel": 4, "shuffle": True}

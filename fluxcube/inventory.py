@@ -57,7 +57,9 @@ def inspect(
         If there is nothing at the path, or it cannot be opened.
     """
     if not is_url(path) and not (Path(path) / "zarr.json").is_file():
-        return format_inspection(inspect_raw(path, order=order, resolution=resolution, progress=progress), most=most)
+        return format_inspection(
+            inspect_raw(path, order=order, resolution=resolution, progress=progress), max_files=most
+        )
     kind = store_attrs(path).get("kind")
     return "\n".join(_cube(path, most) if kind == "cube" else _other(path, str(kind)))
 

@@ -161,4 +161,4 @@ def test_the_report_tells_of_days(store):
     notes = fc.open_report(store, "notes")
     assert notes[notes.site == "BE-Lcr"].text.str.contains("quality unknown.*LE 731").any()
     left = fc.open_report(store, "left_out")
-    assert left.why.str.contains("ERAI holds no tower measurements").sum() == 9
+    assert left.why.str.contains("ERAI contains no tower measurements").sum() == 9

@@ -20,7 +20,7 @@ def test_of_raw_archives_it_tells_each_site_and_what_is_left_aside(planet_files)
     for site in table.site[table.used]:
         assert re.search(rf"^{site} .* yes ", text, re.MULTILINE), site
     assert f"{table.site[table.used].nunique()} sites in {int(table.used.sum())} archives will be used" in text
-    assert f"{int((~table.used).sum())} left aside" in text or table.used.all()
+    assert f"{int((~table.used).sum())} ignored" in text or table.used.all()
 
 
 def test_of_a_cube_it_counts_what_the_cube_holds(cube_store):

@@ -28,7 +28,8 @@ from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.tower import CLOCKS, DAY_CLOCK, Tower, read_tower
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.towers.badm import SiteInfo, read_badm, require_location
-from fluxcube.sources.towers.networks import Archive, Discovery, discover
+from fluxcube.sources.towers.discovery import Discovery, discover
+from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
 from fluxcube.stores import staging
 from fluxcube.swap import alone

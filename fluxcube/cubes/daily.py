@@ -35,8 +35,9 @@ from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.archives import is_zip
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
-from fluxcube.sources.towers.networks import Archive, choose_member
-from fluxcube.sources.towers.readers import read_archive, read_days
+from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.readers import read_archive, read_daily_archive
+from fluxcube.sources.towers.selection import choose_member
 from fluxcube.timestamps import HOUR, Offset, offsets_at
 from fluxcube.variables import COMPUTED, table
 
@@ -181,7 +182,7 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
     for archive in archives:
         clock = functools.partial(reading.clock, label(archive))  # asked only where hours are read: it may warn
         try:
-            days = None if archive.resolution in _HOURLY else read_days(archive, variables=reading.names)
+            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=reading.names)
             if days is None:
                 yield _made_of_hours(archive, label(archive), clock, reading, reading.names)
                 continue

@@ -17,7 +17,8 @@ from fluxcube.cubes.layout import placed
 from fluxcube.cubes.tower import Tower
 from fluxcube.errors import SourceError, StoreError, unknown
 from fluxcube.sources.towers.archives import Location, open_stream
-from fluxcube.sources.towers.networks import Discovery, networks
+from fluxcube.sources.towers.discovery import Discovery
+from fluxcube.sources.towers.networks import networks
 from fluxcube.stores import read_documents, store_attrs, write_documents
 
 #: Groups of the store that hold the documents of its sites, and of its making.

@@ -20,7 +20,7 @@ from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
 from fluxcube.cubes.layout import EPOCH
 from fluxcube.cubes.report import open_report, read_report
 from fluxcube.errors import ConfigError, SourceError, StoreError
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.readers import read_archive
 from fluxcube.sources.towers.table import read_table
 from fluxcube.swap import alone

@@ -156,7 +156,7 @@ def test_a_wrong_longitude_is_a_wrong_clock():
 
 def real_light(shared_data, *sites: str, names=("SW_IN",)):
     from fluxcube.sources.towers.badm import clock_of, read_badm
-    from fluxcube.sources.towers.networks import discover
+    from fluxcube.sources.towers.discovery import discover
     from fluxcube.sources.towers.oneflux import read_oneflux
 
     found = discover(shared_data / "towers")

@@ -24,9 +24,9 @@ from fluxcube.simulation import Planet
 from fluxcube.simulation.archives import PUBLISHERS, write_archive, write_bif
 from fluxcube.simulation.records import Place, simulate_record
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.oneflux import read_oneflux
-from fluxcube.sources.towers.oneflux_daily import read_oneflux_days
+from fluxcube.sources.towers.oneflux_daily import read_oneflux_daily
 from fluxcube.timestamps import standard_to_utc
 
 DAY = np.timedelta64(1, "D")
@@ -241,7 +241,7 @@ def _differences(days: xr.Dataset, published: xr.Dataset, name: str) -> np.ndarr
 @pytest.fixture(scope="module")
 def wi7(shared_data):
     """US-Wi7 in 2005: its published days, and days made of its half-hours (re-exported, packed to 16 bits)."""
-    published = read_oneflux_days(shared_data / "daily/FLX_US-Wi7_FLUXNET2015_FULLSET_DD_2005-2005_1-4.csv.gz")
+    published = read_oneflux_daily(shared_data / "daily/FLX_US-Wi7_FLUXNET2015_FULLSET_DD_2005-2005_1-4.csv.gz")
     hours = read_oneflux(shared_data / "towers/FLX_US-Wi7_FLUXNET2015_SUBSET_HH_2005-2005_1-4.zip", utc_offset=-6)
     return published, hours
 
@@ -371,7 +371,7 @@ def published(tmp_path_factory):
 def test_daily_tables_win_and_hours_give_what_they_lack(published):
     tower = read(published)
     archive = next(archive for archive in discover(published, resolution="daily").archives)
-    days = read_oneflux_days(archive)
+    days = read_oneflux_daily(archive)
     hours = to_daily(read_oneflux(archive.path, utc_offset=5.5), utc_offset=5.5)
     assert (tower.time == days.time.values).all() and tower.networks == ("FLUXNET2015",)
     for name in ("TA", "P", "NEE", "LE"):
@@ -387,7 +387,7 @@ def test_daily_tables_win_and_hours_give_what_they_lack(published):
 def test_a_publication_s_days_and_hours_agree(published):
     """The daily table that the simulated publisher made of its half-hours, and ours: alike on whole days."""
     archive = next(archive for archive in discover(published, resolution="daily").archives)
-    days = read_oneflux_days(archive)
+    days = read_oneflux_daily(archive)
     hours = to_daily(read_oneflux(archive.path, utc_offset=5.5), utc_offset=5.5)
     compared = 0
     for name, at in json.loads(days.attrs["columns"]).items():
@@ -439,7 +439,7 @@ def test_publications_are_fused_by_day_and_variable(tmp_path, rule):
     write_bif(tmp_path, [PLACE])
     tower = read(tmp_path, rule=rule)
     found = discover(tmp_path, resolution="daily")
-    singles = [read_oneflux_days(archive) for archive in found.archives]
+    singles = [read_oneflux_daily(archive) for archive in found.archives]
     assert tower.networks[0] == found.archives[0].network == "ICOS Warm Winter 2020"
     chosen = np.full(20, -1)
     for i, single in enumerate(singles):

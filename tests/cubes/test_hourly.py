@@ -218,7 +218,7 @@ def test_nothing_but_the_table_s_names_and_no_name_at_all():
 
 @pytest.mark.parametrize("site", ["AU-ASM", "US-Ne2"])
 def test_real_towers_agree_with_pandas(shared_data, site):
-    from fluxcube.sources.towers.networks import discover
+    from fluxcube.sources.towers.discovery import discover
     from fluxcube.sources.towers.oneflux import read_oneflux
 
     (archive,) = (a for a in discover(shared_data / "towers").archives if a.site == site)

@@ -19,7 +19,7 @@ from fluxcube.cubes.hourly import to_hourly
 from fluxcube.cubes.tower import Tower, read_tower, tower_of
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.variables import COMPUTED, table
 
 INFO = SiteInfo(site="US-Aaa", latitude=40.0, longitude=-90.0, utc_offset=-6.0, utc_offsets=((None, -6.0),))

@@ -30,8 +30,8 @@ from fluxcube.simulation.records import Place, simulate_record
 from fluxcube.sources.towers.archives import Location, list_members, open_stream
 from fluxcube.sources.towers.arraypickle import read_array_pickle
 from fluxcube.sources.towers.badm import read_badm
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import inspect_raw
-from fluxcube.sources.towers.networks import discover
 from fluxcube.sources.towers.readers import chips_of, place_of, read_archive
 
 PLACE = Place(site="US-Zzz", latitude=40.0, longitude=-90.0, utc_offset=OFFSET)

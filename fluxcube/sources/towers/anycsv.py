@@ -1,4 +1,4 @@
-"""Find the table in a text file that nobody has seen before: its letters, its separator, its header, its rows."""
+"""Find the table in a text file of unknown form: its encoding, its separator, its header and its rows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fluxcube.sources.towers.archives import Location, is_zip, open_stream
 
 _log = logging.getLogger(__name__)
 
-#: Most bytes of a table: 30 years of minutes in 20 columns are 3 GB, of half-hours 100 MB.
+#: Maximum size of a table in bytes: 30 years of half-hours in 20 columns are 100 MB, of minutes 3 GB.
 MAX_BYTES = 1 << 30
-#: A header stands within so many lines of the beginning.
+#: Number of lines at the beginning of a file that are searched for the header.
 HEADER_WITHIN = 100
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "blanks"}
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
@@ -40,7 +40,7 @@ class Table:
     header : tuple of str
         Names of the columns.
     line : int
-        The header's; the first line is 1.
+        Line number of the header; the first line is 1.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Table:
     line: int
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the line and the fields, blanks around them, of each row below the header; rows of blanks are none.
+        """Yield line number and fields of each row below the header; blank rows are skipped, blanks in fields kept.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class Table:
 
 
 def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | None = None) -> Table:
-    """Find the table that has the columns asked for.
+    """Find the table that has the requested columns.
 
     Parameters
     ----------
@@ -82,12 +82,17 @@ def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | N
     needed : sequence of str
         Names of columns; the header is the first line that has all of them, by whatever separator.
     encoding : str, optional
-        Of the text; default UTF-8, UTF-16 by its mark, else Western European (Windows-1252), which is logged.
+        Encoding of the text; default UTF-8, or UTF-16 by its byte order mark, else Western European (Windows-1252),
+        with a logged warning.
+
+    Returns
+    -------
+    Table
 
     Raises
     ------
     SourceError
-        If the file cannot be read as text, or no line has all columns; the nearest names are given.
+        If the file cannot be read as text, or no line has all columns; the message contains the nearest names.
     ConfigError
         If there is no such encoding.
     """
@@ -106,13 +111,13 @@ def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | N
 
 
 def _read(path: Path, encoding: str | None) -> tuple[bytes, str]:
-    """Return the bytes of a file, and the encoding that they are text in."""
+    """Return the bytes of a file, and the encoding of their text."""
     if is_zip(path):
-        raise SourceError(f"{path}: a zip, where one table was expected; unpack it and name the table")
+        raise SourceError(f"{path}: a zip, where one table was expected; unpack it and use the path of the table")
     with open_stream(Location(path)) as stream:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise SourceError(f"{path}: more than {MAX_BYTES >> 20} MiB; cut it into years and append them one by one")
+        raise SourceError(f"{path}: more than {MAX_BYTES >> 20} MiB; split it into years and append them one by one")
     if not data.strip():
         raise SourceError(f"{path}: empty, where a table was expected")
     encoding = _encoding(data, path, encoding)
@@ -127,7 +132,7 @@ def _lines(data: bytes, encoding: str) -> Iterator[str]:
 
 def _encoding(data: bytes, path: Path, encoding: str | None) -> str:
     if data[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
-        raise SourceError(f"{path}: a spreadsheet or zip, whatever its name says; save the table as CSV")
+        raise SourceError(f"{path}: expected text, found a spreadsheet or zip; save the table as CSV")
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         data.decode(encoding or marked)
@@ -138,8 +143,12 @@ def _encoding(data: bytes, path: Path, encoding: str | None) -> str:
         ) from None
     except UnicodeDecodeError as error:
         if encoding or marked != "utf-8":
-            raise SourceError(f"{path}, byte {error.start}: not text in {encoding or marked}; give encoding") from error
-        _log.warning("%s: not in UTF-8 (byte %d); read as Windows-1252: give encoding if it is none", path, error.start)
+            raise SourceError(
+                f"{path}, byte {error.start}: not text in {encoding or marked}; set encoding= to that of the file"
+            ) from error
+        _log.warning(
+            "%s: not in UTF-8 (byte %d); read as Windows-1252: set encoding= if that is wrong", path, error.start
+        )
         return "cp1252"
 
 
@@ -167,9 +176,7 @@ def _rows(data: bytes, encoding: str, separator: str, path: Path) -> Iterator[tu
 def _check_once(names: Sequence[str], needed: Sequence[str], where: str) -> None:
     for name in needed:
         if names.count(name) > 1:
-            raise SourceError(
-                f"{where}: column {name!r} is there {names.count(name)} times; rename or remove the others"
-            )
+            raise SourceError(f"{where}: column {name!r} occurs {names.count(name)} times; rename or remove the others")
 
 
 def _without_header(path: Path, needed: Sequence[str], found: Sequence[str]) -> SourceError:
@@ -177,6 +184,6 @@ def _without_header(path: Path, needed: Sequence[str], found: Sequence[str]) -> 
     near = {name: difflib.get_close_matches(name, found, n=1) for name in missing}
     hints = [f"{name!r} (did you mean {close[0]!r}?)" if close else repr(name) for name, close in near.items()]
     return SourceError(
-        f"{path}: no line among the first {HEADER_WITHIN} has the columns asked for; missing: {', '.join(hints)}. The "
-        f"nearest to a header has: {', '.join(found)[:300] or 'nothing'}"
+        f"{path}: no line among the first {HEADER_WITHIN} has the requested columns; missing: {', '.join(hints)}. The "
+        f"line that is nearest to a header has: {', '.join(found)[:300] or 'nothing'}"
     )

@@ -1,4 +1,4 @@
-"""Open files of providers safely: plain, gzip, or inside a zip that is never unpacked to disk."""
+"""Open published files safely: plain files, gzip files, and entries of zips, which are never unpacked to disk."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Protocol
 
 from fluxcube.errors import SourceError
 
-#: Most bytes one entry may hold: a tower's 30 years of half-hours with 270 columns are about 1 GB.
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+#: Maximum size of one entry in bytes: a tower's 30 years of half-hours with 270 columns are about 1 GB.
 MAX_BYTES = 4 << 30
-#: Largest compression ratio of an entry above `_RATIO_FROM` bytes: tables of -9999 reach about 150.
+#: Maximum compression ratio of an entry of more than `_RATIO_FROM` bytes: tables of -9999 reach about 150.
 MAX_RATIO = 300
-#: The same of a spreadsheet, whose cells are short texts.
+#: Maximum compression ratio of a spreadsheet, whose cells are short texts.
 MAX_SHEET_RATIO = 60
 _RATIO_FROM = 64 << 20
 _MAX_ENTRIES = 10_000
 _BLOCK = 1 << 20
 
-# What the standard library raises for archives that are cut, altered, or packed by a method it does not know.
+# Errors of the standard library for archives that are cut, altered, or compressed by a method it does not know.
 _BROKEN = (
     zipfile.BadZipFile,
     gzip.BadGzipFile,
@@ -83,12 +87,19 @@ def list_members(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def check_zip(data: bytes, location: Location) -> None:
-    """Check that what a file holds is a zip whose entries are all harmless, as those of a spreadsheet must be.
+    """Check that the content of a spreadsheet is a zip whose entries are all harmless.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of the file.
+    location : Location
+        The file, for messages.
 
     Raises
     ------
     SourceError
-        As for `list_members`; and if the entries together would hold more than any spreadsheet's.
+        As for `list_members`; and if the unpacked entries together are larger than those of any spreadsheet.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -99,8 +110,8 @@ def check_zip(data: bytes, location: Location) -> None:
     total = sum(entry.file_size for entry in entries)
     if total > max(_RATIO_FROM, MAX_SHEET_RATIO * len(data)):
         raise SourceError(
-            f"{location}: {len(data)} bytes that grow to {total}, more than any spreadsheet does; check where it came "
-            "from"
+            f"{location}: {len(data)} bytes unpack to {total} bytes, more than any spreadsheet; check where "
+            "the file came from"
         )
 
 
@@ -113,12 +124,17 @@ def open_stream(location: Location, watch: Callable[[bytes], None] | None = None
     location : Location
         A plain file, a ``.gz`` file, or an entry of a zip.
     watch : callable, optional
-        Is given every block of bytes as it is read.
+        Called with every block of bytes as it is read.
+
+    Yields
+    ------
+    io.BufferedReader
+        The uncompressed bytes.
 
     Raises
     ------
     SourceError
-        When the file is missing, cut, broken or unsafe; while reading, too.
+        If the file is missing, cut, broken or unsafe; also while the stream is read.
     """
     with ExitStack() as stack:
         raw, limit = _open_raw(location, stack)
@@ -126,7 +142,7 @@ def open_stream(location: Location, watch: Callable[[bytes], None] | None = None
 
 
 class _Reader(io.BufferedReader):
-    """A reader that sets aside no more than there is, however much it is asked for."""
+    """A buffered reader that allocates no more memory than the file has bytes, however many are requested."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size <= _BLOCK:
@@ -139,7 +155,7 @@ class _Reader(io.BufferedReader):
 
 
 def size_of(location: Location) -> int:
-    """Return how many bytes a file has once it is unpacked, without unpacking it; of a gzip file, as it says itself.
+    """Return the unpacked size of a file in bytes without unpacking it; for a gzip file, the size that it states.
 
     Raises
     ------
@@ -148,7 +164,7 @@ def size_of(location: Location) -> int:
     """
     if location.member is not None:
         with _open_zip(location.path) as archive:
-            return _entry(archive, location).file_size
+            return _entry(archive, location.path, location.member).file_size
     with _open_plain(location.path) as plain:
         size = os.fstat(plain.fileno()).st_size
         if location.path.suffix.lower() != ".gz" or size < 4:
@@ -157,18 +173,25 @@ def size_of(location: Location) -> int:
         return struct.unpack("<I", plain.read(4))[0]
 
 
-class _Stream(io.RawIOBase):
-    """Bytes of one location; broken compression and absurd sizes become a SourceError that names it."""
+class _Readable(Protocol):
+    """A file, an entry of a zip, or a gzip stream."""
 
-    def __init__(self, raw: io.BufferedIOBase, location: Location, limit: int, watch: Callable[[bytes], None] | None):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class _Stream(io.RawIOBase):
+    """Bytes of one location; broken compression and absurd sizes raise a SourceError that names the location."""
+
+    def __init__(self, raw: _Readable, location: Location, limit: int, watch: Callable[[bytes], None] | None):
         self._raw, self._location, self._left, self._watch = raw, location, limit, watch
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        room = memoryview(buffer)
         try:
-            block = self._raw.read(len(buffer))
+            block = self._raw.read(len(room))
         except _BROKEN as error:
             raise _broken(self._location, error) from error
         self._left -= len(block)
@@ -176,14 +199,14 @@ class _Stream(io.RawIOBase):
             raise _too_large(self._location)
         if self._watch is not None and block:
             self._watch(block)
-        buffer[: len(block)] = block
+        room[: len(block)] = block
         return len(block)
 
 
-def _open_raw(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, int]:
-    """Return the uncompressed stream of a location and how many bytes it may hold."""
+def _open_raw(location: Location, stack: ExitStack) -> tuple[_Readable, int]:
+    """Return the uncompressed stream of a location and its maximum size in bytes."""
     if location.member is not None:
-        return _open_member(location, stack)
+        return _open_member(location.path, location.member, stack)
     plain = stack.enter_context(_open_plain(location.path))
     if location.path.suffix.lower() != ".gz":
         return plain, MAX_BYTES
@@ -191,31 +214,29 @@ def _open_raw(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, 
     return stack.enter_context(gzip.GzipFile(fileobj=plain)), _limit(size)
 
 
-def _open_member(location: Location, stack: ExitStack) -> tuple[io.BufferedIOBase, int]:
-    archive = stack.enter_context(_open_zip(location.path))
+def _open_member(path: Path, member: str, stack: ExitStack) -> tuple[_Readable, int]:
+    archive = stack.enter_context(_open_zip(path))
+    entry = _entry(archive, path, member)
     try:
-        entry = _entry(archive, location)
         plain = stack.enter_context(archive.open(entry))
-    except SourceError:
-        raise
     except _BROKEN as error:
-        raise _broken(location, error) from error
+        raise _broken(Location(path, member), error) from error
     if not entry.filename.lower().endswith(".gz"):
         return plain, entry.file_size
     return stack.enter_context(gzip.GzipFile(fileobj=plain)), _limit(entry.file_size)
 
 
 def _limit(size: int) -> int:
-    """Return how many bytes a gzip file of `size` bytes may hold."""
+    """Return the maximum uncompressed size in bytes of a gzip file of `size` bytes."""
     return min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * size))
 
 
-def _entry(archive: zipfile.ZipFile, location: Location) -> zipfile.ZipInfo:
+def _entry(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:
     try:
-        return archive.getinfo(location.member)
+        return archive.getinfo(member)
     except KeyError:
         raise SourceError(
-            f"{location.path}: no entry {location.member!r} in this zip; name one that it has, such as "
+            f"{path}: no entry {member!r} in this zip; choose one that it has, such as "
             f"{', '.join(archive.namelist()[:3])}"
         ) from None
 
@@ -225,7 +246,7 @@ def _open_plain(path: Path) -> io.BufferedReader:
         return open(path, "rb")
     except OSError as error:
         raise SourceError(
-            f"{path}: expected a file that can be read, found none ({error.strerror}); check its path and permissions"
+            f"{path}: expected a readable file, found none ({error.strerror}); check its path and permissions"
         ) from error
 
 
@@ -243,13 +264,16 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _check_entries(path: PurePath, entries: list[zipfile.ZipInfo]) -> None:
     if len(entries) > _MAX_ENTRIES:
-        raise SourceError(f"{path}: {len(entries)} entries, where a zip of data has some 20; unpack what you need")
+        raise SourceError(
+            f"{path}: expected at most {_MAX_ENTRIES} entries in a zip, found {len(entries)} entries; unpack the files "
+            "that you need"
+        )
     names: set[str] = set()
     for entry in entries:
-        fault = "is there twice" if entry.filename in names else _fault(entry)
+        fault = "occurs twice" if entry.filename in names else _fault(entry)
         if fault:
             raise SourceError(
-                f"{path}: entry {entry.filename!r} {fault}; nothing of this zip is read. Get it from its publisher"
+                f"{path}: entry {entry.filename!r} {fault}; this zip is not read. Get it from its publisher"
             )
         names.add(entry.filename)
 
@@ -268,9 +292,9 @@ def _fault(entry: zipfile.ZipInfo) -> str:
     if entry.flag_bits & 1:
         return "is encrypted"
     if entry.file_size > MAX_BYTES:
-        return f"is {entry.file_size >> 20} MiB large, more than is read from a zip"
+        return f"is {entry.file_size >> 20} MiB large, more than the limit of {MAX_BYTES >> 20} MiB"
     if entry.file_size > max(_RATIO_FROM, MAX_RATIO * entry.compress_size):
-        return f"grows from {entry.compress_size} to {entry.file_size} bytes, more than any table does"
+        return f"grows from {entry.compress_size} to {entry.file_size} bytes, more than any table"
     return ""
 
 
@@ -282,4 +306,4 @@ def _broken(location: Location, error: Exception) -> SourceError:
 
 
 def _too_large(location: Location) -> SourceError:
-    return SourceError(f"{location}: holds far more bytes than a tower file can; check where it came from")
+    return SourceError(f"{location}: far more bytes than a tower file can have; check where the file came from")

@@ -1,8 +1,8 @@
-"""Read arrays from a Python pickle without running it: the opcodes are read as data, and few of them are allowed.
+"""Read arrays from a Python pickle without executing it: its opcodes are read as data, and few of them are allowed.
 
-A pickle is a program, and the usual way to read one runs it. Here it is listed (`pickletools`), and a small machine
-of our own follows the list. It can build numbers, text, bytes, dates, lists, tuples, dicts, and NumPy arrays and
-scalars of numbers; it calls nothing that the file names. Anything else is refused by name.
+A pickle is a program, and the usual way to read one executes it. Here `pickletools` lists its opcodes, and a small
+interpreter follows the list. It builds numbers, text, bytes, dates, lists, tuples, dicts, and NumPy arrays and scalars
+of numbers, and never calls a function that the file names. Everything else is refused with its name.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import math
 import pickletools
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from fluxcube.errors import SourceError
 
-#: Most bytes of a pickle: 25 years of daily chips of 9 x 10 x 10 float64 are 66 MB.
+#: Maximum size of a pickle in bytes: 25 years of daily chips of 9 x 10 x 10 float64 are 66 MB.
 MAX_BYTES = 512 << 20
-#: Most opcodes: a chip takes about 30. With at most one small object each, they cannot fill memory.
+#: Maximum number of opcodes: a chip takes about 30. With at most one small object each, they cannot fill the RAM.
 MAX_OPS = 2_000_000
 
 _MARK = object()
-_DTYPE = "biuf"  # kinds of an array's elements: bool, integers, floats; no objects, text, dates or records
+_DTYPE = "biuf"  # admitted kinds of an array's elements: bool, integers, floats; no objects, text, dates or records
 _KEYS = (str, bytes, int, float, np.datetime64, np.generic, type(None))
+_BYTE_ORDERS: dict[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
+_Container = TypeVar("_Container", list, dict)
 _SKIPPED = {"PROTO", "FRAME"}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -53,34 +56,34 @@ _LITERAL = {
 
 
 def read_array_pickle(data: bytes, where: object) -> object:
-    """Return what a pickle holds, if it holds arrays, scalars, text, dates and plain containers, and nothing else.
+    """Return the content of a pickle of arrays, scalars, text, dates and plain containers; refuse any other pickle.
 
     Parameters
     ----------
     data : bytes
         The pickle, of protocol 0 to 5.
     where : object
-        Its place, for messages.
+        Where the pickle comes from, for messages.
 
     Returns
     -------
     object
         Lists, tuples and dicts of numbers, str, bytes, None, datetime64 and NumPy arrays of bools, integers and
-        floats. Dates (``datetime.datetime`` and ``pandas.Timestamp`` without time zone) come as datetime64; arrays
-        are views of the bytes read and cannot be written to.
+        floats. Dates (``datetime.datetime`` and ``pandas.Timestamp`` without time zone) are returned as datetime64;
+        arrays are read-only.
 
     Raises
     ------
     SourceError
-        If the pickle names any other class or function (the message says which), uses an opcode that plain data does
-        not need, is cut, or is larger than `MAX_BYTES` or `MAX_OPS`.
+        If the pickle names any other class or function (which the message contains), uses an opcode that plain data do
+        not need, is cut, or exceeds `MAX_BYTES` or `MAX_OPS`.
 
     Notes
     -----
     Admitted globals: ``numpy.ndarray``, ``numpy.dtype``, ``numpy.core.multiarray._reconstruct`` and ``.scalar``,
     ``numpy.core.numeric._frombuffer`` (and their ``numpy._core`` names), ``_codecs.encode`` and ``bytes`` (as protocols
-    0 to 2 write bytes), ``datetime.datetime``, and pandas' ``Timestamp`` and ``_unpickle_timestamp``. None is called:
-    each stands for a function of this module that checks its arguments.
+    0 to 2 write bytes), ``datetime.datetime``, and pandas' ``Timestamp`` and ``_unpickle_timestamp``. None of them is
+    called: each is replaced by a function of this module that checks its arguments.
 
     Examples
     --------
@@ -89,7 +92,10 @@ def read_array_pickle(data: bytes, where: object) -> object:
     {'a': [1, 2.5, None]}
     """
     if len(data) > MAX_BYTES:
-        raise SourceError(f"{where}: {len(data) >> 20} MiB, more than {MAX_BYTES >> 20} MiB that such a file may have")
+        raise SourceError(
+            f"{where}: {len(data) >> 20} MiB, more than {MAX_BYTES >> 20} MiB, the maximum of such a file; get it from "
+            "its publisher"
+        )
     machine = _Machine(where)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -104,10 +110,12 @@ def read_array_pickle(data: bytes, where: object) -> object:
 
 
 class _Machine:
-    """The stack and the memo of a pickle, and what each admitted opcode does to them."""
+    """The stack and the memo of a pickle, and the effect of each admitted opcode on them."""
 
     def __init__(self, where: object):
-        self._where, self._stack, self._memo, self._stopped = where, [], {}, False
+        self._where, self._stopped = where, False
+        self._stack: list[Any] = []  # values of the pickle, whose types each opcode checks
+        self._memo: dict[int, Any] = {}
 
     def refused(self, what: str) -> SourceError:
         return SourceError(
@@ -122,12 +130,14 @@ class _Machine:
         return self._stack[0]
 
     def _check_finished(self, value: object) -> None:
-        """Refuse what is left of names and unfinished arrays; each container is looked into once."""
+        """Refuse names and unfinished arrays among the values; each container is searched once."""
         waiting, seen = [value], set()
         while waiting:
             item = waiting.pop()
-            if isinstance(item, _Named | _Array | _Type):
-                raise self.refused(f"{getattr(item, 'name', 'an array without its bytes')} as a value")
+            if isinstance(item, _Named):
+                raise self.refused(f"{item.name} as a value")
+            if isinstance(item, _Array | _Type):
+                raise self.refused("an array without its bytes as a value")
             if isinstance(item, list | tuple | dict) and id(item) not in seen:
                 seen.add(id(item))
                 waiting.extend(item.values() if isinstance(item, dict) else item)
@@ -169,10 +179,11 @@ class _Machine:
                 return items
         raise IndexError("no mark")
 
-    def _top(self, kind: type) -> object:
-        if not self._stack or type(self._stack[-1]) is not kind:
+    def _top(self, kind: type[_Container]) -> _Container:
+        top = self._stack[-1] if self._stack else None
+        if type(top) is not kind:
             raise TypeError(f"no {kind.__name__} to add to")
-        return self._stack[-1]
+        return top
 
     # --- stack and memo -----------------------------------------------------------------------------------------
 
@@ -234,11 +245,11 @@ class _Machine:
             raise ValueError("a key without a value")
         target = self._top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, _KEYS):  # a tuple nested in itself takes for ever to hash
+            if not isinstance(key, _KEYS):  # hashing a tuple that is nested in itself never ends
                 raise self.refused(f"a {type(key).__name__} as key of a dict")
             target[key] = value
 
-    # --- what a pickle names ------------------------------------------------------------------------------------
+    # --- names of functions and classes -------------------------------------------------------------------------
 
     def _do_global(self, text: str) -> None:
         self._stack.append(self._find(*text.split(" ", 1)))
@@ -255,17 +266,17 @@ class _Machine:
     def _do_reduce(self, _: object) -> None:
         function, arguments = self._pop(2)
         if not isinstance(function, _Named) or not isinstance(arguments, tuple):
-            raise self.refused("a call of something that is no admitted name")
+            raise self.refused("a call of something that is not an admitted name")
         self._stack.append(self._checked(function.make, function.name, arguments))
 
     def _do_build(self, _: object) -> None:
         target, state = self._pop(2)
         if not isinstance(target, _Array | _Type) or not isinstance(state, tuple):
             raise self.refused(f"state for a {type(target).__name__}")
-        made = self._checked(target.set, "the state of an array", state)
-        self._stack.append(made)
+        array = self._checked(target.set, "the state of an array", state)
+        self._stack.append(array)
         if isinstance(target, _Array) and target.memo is not None:
-            self._memo[target.memo] = made  # what is repeated later is the finished array
+            self._memo[target.memo] = array  # later references are to the finished array
 
     def _checked(self, make: Callable[..., object], name: str, arguments: tuple) -> object:
         try:
@@ -275,11 +286,11 @@ class _Machine:
 
 
 class _NotPlain(Exception):
-    """An admitted name with arguments that make more than plain data."""
+    """An admitted name was used with arguments that do not produce plain data."""
 
 
 class _Named:
-    """A global that the pickle named: what stands for it here."""
+    """A global that the pickle named, and the function of this module that replaces it."""
 
     def __init__(self, make: Callable[..., object], name: str):
         self.make, self.name = make, name
@@ -295,9 +306,9 @@ class _Type:
         self.dtype = kind
 
     def set(self, version: int, order: str, *rest: object) -> _Type:
-        if any(item is not None for item in rest[:3]) or order not in ("<", ">", "|", "="):
+        if any(item is not None for item in rest[:3]) or order not in _BYTE_ORDERS:
             raise _NotPlain("a record or sub-array type")
-        self.dtype = self.dtype.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(_BYTE_ORDERS[order])
         return self
 
 
@@ -315,19 +326,20 @@ class _Array:
 
 def _from_bytes(raw: object, kind: object, shape: tuple, order: str = "C", *_: object) -> np.ndarray:
     if not isinstance(kind, _Type) or not isinstance(raw, bytes | bytearray | str):
-        raise _NotPlain("elements that are no plain numbers")
+        raise _NotPlain("elements that are not plain numbers")
     raw = raw.encode("latin-1") if isinstance(raw, str) else raw
     whole = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
     if not whole or order not in ("C", "F") or math.prod(shape) * kind.dtype.itemsize != len(raw):
         raise ValueError("an array's bytes do not fill its shape")
-    return np.frombuffer(bytes(raw), kind.dtype).reshape(shape, order=order)
+    flat = np.frombuffer(bytes(raw), kind.dtype)
+    return flat.reshape(shape) if order == "C" else flat.reshape(shape, order="F")
 
 
 def _array_type(*_: object) -> None:
-    raise _NotPlain("arrays are made from bytes only")
+    raise _NotPlain("arrays are built from bytes only")
 
 
-def _scalar(kind: object, raw: object = None) -> np.generic:
+def _scalar(kind: object, raw: object = None) -> object:
     return _from_bytes(raw, kind, ())[()]
 
 
@@ -338,27 +350,27 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
 
 
 def _no_bytes(*arguments: object) -> bytes:
-    """Stand for bytes(): how protocols 0 to 2 write no bytes at all."""
+    """Return empty bytes, which protocols 0 to 2 write as a call of bytes()."""
     if arguments:
-        raise _NotPlain("bytes made of something")
+        raise _NotPlain("bytes with arguments")
     return b""
 
 
 def _datetime(state: object, *rest: object) -> np.datetime64:
-    """Read the ten bytes that a datetime.datetime is pickled as."""
+    """Read the ten bytes of a pickled datetime.datetime."""
     raw = state.encode("latin-1") if isinstance(state, str) else state
     if not isinstance(raw, bytes) or len(raw) != 10 or rest:
-        raise _NotPlain("a date with a time zone, or none of ten bytes")
+        raise _NotPlain("a date with a time zone, or not of ten bytes")
     year, (month, day, hour, minute, second) = raw[0] * 256 + raw[1], raw[2:7]
     return np.datetime64(datetime(year, month & 0x7F, day, hour, minute, second), "ns")
 
 
-def _timestamp(value: object, freq: object = None, zone: object = None, unit: object = 10) -> np.datetime64:
-    """Read a pandas.Timestamp: a count of units since 1970, without time zone."""
+def _timestamp(value: object, freq: object = None, zone: object = None, unit: object = 10) -> object:
+    """Read a pandas.Timestamp: a number of units since 1970, without time zone."""
     units = {10: "ns", 9: "us", 8: "ms", 7: "s"}
-    if type(value) is not int or zone is not None or unit not in units:
-        raise _NotPlain("a time with a time zone, or no whole number")
-    return np.datetime64(value, units[unit]).astype("datetime64[ns]")
+    if type(value) is not int or zone is not None or not isinstance(unit, int) or unit not in units:
+        raise _NotPlain("a time with a time zone, or not a whole number")
+    return np.array(value).astype(f"datetime64[{units[unit]}]").astype("datetime64[ns]")[()]
 
 
 _GLOBALS: dict[str, Callable[..., object]] = {

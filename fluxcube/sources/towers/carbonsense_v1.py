@@ -1,8 +1,7 @@
-"""Read CarbonSense v1 as published: a tar, or its folders, of {site}/{window}/{meta.json, predictors.csv, ...}."""
+"""Read CarbonSense v1 as published: a tar, or unpacked folders {site}/{window}/{meta.json, predictors.csv, ...}."""
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import logging
@@ -23,39 +22,39 @@ from fluxcube.sources.towers.badm import SAME_PLACE, SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.stamped import to_utc
 from fluxcube.sources.towers.tarball import Member, list_tar, read_member
+from fluxcube.timestamps import Offset
 
 _log = logging.getLogger(__name__)
 
-#: Most bytes of each file of a window: 25 years of hours in 23 columns of 20 letters are 100 MB.
+#: Maximum size in bytes of each file of a window: 25 years of hours in 23 columns of 20 characters are 100 MB.
 _LIMITS = {
     "meta.json": 1 << 20,
     "predictors.csv": 1 << 30,
     "targets.csv": 1 << 30,
     "modis.pkl": arraypickle.MAX_BYTES,
 }
-_TABLES = ("predictors.csv", "targets.csv")
 _STEP = 60
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DAYS = "%Y-%m-%d %H:%M:%S"
 
-#: What is known of a value that was kept: its flag was 0 or 1, and it was not said which.
-_KEPT = 1
-#: A partitioned flux of an hour whose NEE was dropped for a flag above 1: how poor, it was not said.
+#: Flag of every published value: the original flag was 0 or 1, and the publication does not contain which.
+_PUBLISHED = 1
+#: Flag of GPP and RECO in hours whose NEE was dropped for a flag above 1: the original flag is unknown.
 _OF_DROPPED_NEE = 3
 _PARTITIONED = ("GPP_DT", "GPP_NT", "RECO_DT", "RECO_NT")
 
-#: What the publication had lost before it came here.
+#: Information that was lost when the dataset was published, for reports.
 LOST = (
-    "Flags were dropped: values were kept where the flag was 0 or 1, so every value counts as 1, a good fill at best, "
-    "and none as measured.",
-    "GPP and RECO were kept whatever their flag: where the hour's NEE is missing they count as 3.",
-    "Half-hours were joined in pairs of rows, not of stamps; the flag of the first half decided for both.",
+    "Flags were dropped: values with flag 0 or 1 were published, so every value has flag 1 (a good fill), and none "
+    "counts as measured.",
+    "GPP and RECO were published whatever their flag: where the hour's NEE is missing they have flag 3.",
+    "Half-hours were averaged in pairs of rows, not of time stamps; the flag of the first half-hour was used for both.",
     "Wind direction was averaged as a number, not as a direction: means across north are wrong.",
-    "Precipitation was doubled at sites that were hourly from the start; which these are the files do not tell.",
+    "Precipitation was doubled at sites whose source files are hourly; the dataset does not contain which these are.",
     "Predictors outside their limits were removed; soil temperature, soil water and water table are absent.",
-    "Of MODIS, reflectances above 1 were cut to 1, images with more than half of their reflectances missing left out, "
-    "and unknown land or water taken as land.",
-    "Values of several networks were merged by the lower flag; which network gave a value was not kept.",
+    "In MODIS images reflectances above 1 were set to 1, images with more than half of their reflectances missing were "
+    "left out, and pixels of unknown land or water were set to land.",
+    "Values of several networks were merged by the lower flag; the network of a value was not published.",
 )
 
 
@@ -70,7 +69,7 @@ def list_sites(path: str | os.PathLike) -> list[str]:
     Raises
     ------
     SourceError
-        If there is no window of a site in it, or the tar is broken or unsafe.
+        If it contains no window of a site, or the tar is broken or unsafe.
     """
     return sorted(_index(Path(path)))
 
@@ -78,7 +77,7 @@ def list_sites(path: str | os.PathLike) -> list[str]:
 def read_hours(
     archive: Archive,
     *,
-    utc_offset: float | Sequence[tuple[object, float]] | None = None,
+    utc_offset: Offset | None = None,
     variables: Iterable[str] | None = None,
 ) -> xr.Dataset:
     """Read all windows of one site as one record, in physical units.
@@ -88,22 +87,23 @@ def read_hours(
     archive : Archive
         Its path is the tar or a folder, its site one of `list_sites`.
     utc_offset : float or sequence of (start, float), optional
-        Hours east of UTC of the stamps' local standard time, as `read_oneflux` takes it; default from the longitude,
-        with a warning, since the publication does not tell.
+        Hours east of UTC of the time stamps' local standard time, as in `read_oneflux`; default from the longitude,
+        with a warning, since the publication does not contain it.
     variables : iterable of str, optional
         Names of the variable table; default all that the archive has.
 
     Returns
     -------
     xarray.Dataset
-        As `read_oneflux` gives it, hourly. Every flag is 1 (good or better; which, the publication does not tell),
-        but 3 for GPP and RECO of hours without NEE. Attribute ``lost`` (JSON) lists what the publication itself had
-        lost, ``scaled_by`` the version of the limits that was undone ("" where values were physical).
+        As `read_oneflux` returns it, hourly. Every flag is 1 (measured or a good fill; the publication does not contain
+        which), except 3 for GPP and RECO in hours without NEE. Attribute ``lost`` (JSON) lists the information that was
+        lost in the publication, ``scaled_by`` is the version of the limits that was undone ("" if values were
+        physical).
 
     Raises
     ------
     SourceError
-        If a file is cut or broken, or its values are not what it says.
+        If a file is cut or broken, or its content is not as published.
 
     References
     ----------
@@ -122,18 +122,25 @@ def read_hours(
 
 
 def read_place(archive: Archive) -> SiteInfo:
-    """Return a site's place and class, as its ``meta.json`` tells them.
+    """Return the coordinates and class of a site from its ``meta.json``.
 
     Raises
     ------
     SourceError
-        If it is no JSON object, or a number in it cannot be.
+        If the file is not a JSON object, or contains an impossible number.
     """
     infos = [_place(_meta(window), archive.site, f"{window.where('meta.json')}") for window in _windows(archive)]
     first = infos[0]
     for info in infos[1:]:
-        if None not in (first.latitude, info.latitude) and abs(first.latitude - info.latitude) > SAME_PLACE:
-            _log.warning("%s: windows disagree on latitude, %s and %s", archive.site, first.latitude, info.latitude)
+        if first.latitude is None or info.latitude is None:
+            continue
+        if abs(first.latitude - info.latitude) > SAME_PLACE:
+            _log.warning(
+                "%s: its windows differ on latitude, %s and %s; the first is used",
+                archive.site,
+                first.latitude,
+                info.latitude,
+            )
     return first
 
 
@@ -150,8 +157,8 @@ def read_chips(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     SourceError
-        If a pickle holds anything but arrays by time (it is read without being run), or an
-        image is none, or two of a day differ.
+        If a pickle contains anything but arrays by time (it is read without being executed), an image has another
+        shape or impossible values, or two images of a day differ.
     """
     windows = [window for window in _windows(archive) if "modis.pkl" in window.files]
     images = (pair for window in windows for pair in _images(window).items())
@@ -160,43 +167,46 @@ def read_chips(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Window:
-    """One folder of a site: a file's place is a path, or an entry of the tar at `archive`."""
+    """One window of a site: its files by name, each a path, or an entry of the tar at `archive`."""
 
     archive: Path
     name: str
     files: Mapping[str, Path | Member]
 
     def where(self, name: str) -> str:
-        place = self.files[name]
-        return f"{self.archive}!{place.name}" if isinstance(place, Member) else str(place)
+        file = self.files[name]
+        return f"{self.archive}!{file.name}" if isinstance(file, Member) else str(file)
 
     def read(self, name: str) -> bytes:
-        place = self.files.get(name)
-        if place is None:
-            raise SourceError(f"{self.archive}, window {self.name}: no {name}, which every window has; get it again")
-        if isinstance(place, Member):
-            return read_member(self.archive, place, _LIMITS[name])
-        return _read_file(place, _LIMITS[name])
+        file = self.files.get(name)
+        if file is None:
+            raise SourceError(
+                f"{self.archive}, window {self.name}: no {name}, which every window has; get the archive again"
+            )
+        if isinstance(file, Member):
+            return read_member(self.archive, file, _LIMITS[name])
+        return _read_file(file, _LIMITS[name])
 
 
 def _read_file(path: Path, limit: int) -> bytes:
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            data = stream.read(min(size, limit) + 1)  # no more: as much is set aside as is asked for
+            data = stream.read(min(size, limit) + 1)  # no more, since as much memory is allocated as is requested
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); check its path and permissions") from error
     if len(data) > limit:
-        raise SourceError(f"{path}: more than the {limit} bytes that such a file may have")
+        raise SourceError(f"{path}: more than the {limit} bytes that such a file may have; get it from its publisher")
     return data
 
 
 def _windows(archive: Archive) -> list[_Window]:
-    """Return a site's windows by name, which begins with their first day."""
+    """Return the windows of a site, ordered by name, which begins with their first day."""
     index = _index(Path(archive.path))
     if archive.site not in index:
         raise SourceError(
-            f"{archive.path}: no window of site {archive.site}; it has {', '.join(sorted(index)[:5])}, ..."
+            f"{archive.path}: no window of site {archive.site}; it has {', '.join(sorted(index)[:5])}, ...; choose one "
+            "of list_sites"
         )
     return [index[archive.site][name] for name in sorted(index[archive.site])]
 
@@ -214,7 +224,7 @@ def _index(path: Path) -> dict[str, dict[str, _Window]]:
             index.setdefault(site, {})[window] = _Window(path, window, of_window)
     if not index:
         raise SourceError(
-            f"{path}: no {{site}}/{{window}}/predictors.csv, as CarbonSense v1 has; name the folder above"
+            f"{path}: no {{site}}/{{window}}/predictors.csv, as CarbonSense v1 has; use the path of the folder above"
         )
     return index
 
@@ -249,7 +259,9 @@ def _meta(window: _Window) -> dict[str, object]:
 def _place(meta: Mapping[str, object], site: str, where: str) -> SiteInfo:
     named = meta.get("SITE_ID", site)
     if named != site:
-        raise SourceError(f"{where}: SITE_ID {str(named)[:40]!r} in the folder of {site}; get the archive as published")
+        raise SourceError(
+            f"{where}: expected SITE_ID {site}, as its folder, found {str(named)[:40]!r}; get the archive as published"
+        )
     longitude = meta.get("LOCATION_LON", meta.get("LOCATION_LONG"))
     return published.site_info(
         site, meta.get("LOCATION_LAT"), longitude, meta.get("LOCATION_ELEV"), meta.get("IGBP"), where
@@ -258,7 +270,7 @@ def _place(meta: Mapping[str, object], site: str, where: str) -> SiteInfo:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one window holds: local start (time,) datetime64[m], physical values and the columns they came from."""
+    """Content of one window: local start (time,) datetime64[m], physical values, and the column of each variable."""
 
     start: np.ndarray
     values: Mapping[str, np.ndarray]
@@ -268,16 +280,16 @@ class _Part:
 
 
 def _read_window(window: _Window, names: Sequence[str]) -> _Part:
-    names = dict.fromkeys((*names, "NEE"))
-    start, predictors, columns = _read_csv(window, "predictors.csv", names)
-    other, targets, more = _read_csv(window, "targets.csv", names)
+    with_nee = tuple(dict.fromkeys((*names, "NEE")))
+    start, predictors, columns = _read_csv(window, "predictors.csv", with_nee)
+    other, targets, more = _read_csv(window, "targets.csv", with_nee)
     if not np.array_equal(start, other):
         raise SourceError(
-            f"{window.where('targets.csv')}: its stamps are not those of predictors.csv ({len(other)} and {len(start)} "
-            "rows); get the archive as published"
+            f"{window.where('targets.csv')}: its time stamps are not those of predictors.csv ({len(other)} and "
+            f"{len(start)} rows); get the archive as published"
         )
     where = window.where("predictors.csv")
-    clocks = {name: predictors.pop(name) for name in ("DOY", "TOD") if name in predictors}
+    clocks: dict[str, np.ndarray] = {name: predictors.pop(name) for name in ("DOY", "TOD") if name in predictors}
     scaled_by = ""
     if published.is_scaled(start, clocks, where):
         scaled_by = published.which_bounds(predictors, "v1")
@@ -289,18 +301,18 @@ def _read_window(window: _Window, names: Sequence[str]) -> _Part:
 def _read_csv(
     window: _Window, name: str, names: Iterable[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
-    """Return local start, values by name of the variable table, and the columns they came from."""
+    """Return local start, values by name of the variable table, and the column of each variable."""
     data, where = window.read(name), window.where(name)
     header = _header(data, where)
     aliases = {name: [alias for alias in table.variable(name).aliases if alias in header] for name in names}
-    found = {columns[0]: name for name, columns in aliases.items() if columns}
+    name_of = {columns[0]: name for name, columns in aliases.items() if columns}
     clocks = [column for column in ("DOY", "TOD") if column in header]
-    frame = _parse(data, header, [*clocks, *found], where)
+    frame = _parse(data, header, [*clocks, *name_of], where)
     start = _stamps(frame.pop("timestamp"), where)
-    values = {found.get(column, column): frame[column].to_numpy() for column in frame}
-    for column in found:
-        _check_finite(values[found[column]], f"{where}, column {column}")
-    return start, values, {name: column for column, name in found.items()}
+    values = {name_of.get(column, column): frame[column].to_numpy() for column in frame}
+    for column in name_of:
+        _check_finite(values[name_of[column]], f"{where}, column {column}")
+    return start, values, {name: column for column, name in name_of.items()}
 
 
 def _header(data: bytes, where: str) -> list[str]:
@@ -316,7 +328,7 @@ def _header(data: bytes, where: str) -> list[str]:
 
 def _parse(data: bytes, header: Sequence[str], columns: Sequence[str], where: str) -> pd.DataFrame:
     if not data.endswith(b"\n") or b"\0" in data or data.count(b",") != (len(header) - 1) * data.count(b"\n"):
-        raise SourceError(f"{where}: cut, or a row is not of {len(header)} fields; get the archive again")
+        raise SourceError(f"{where}: cut, or a row has not {len(header)} fields; get the archive again")
     try:
         return pd.read_csv(
             io.BytesIO(data),
@@ -333,7 +345,7 @@ def _parse(data: bytes, header: Sequence[str], columns: Sequence[str], where: st
 
 
 def _fault(data: bytes, header: Sequence[str], columns: Sequence[str]) -> str:
-    """Return line and column of the first text that is no number, "" if there is none."""
+    """Return line and column of the first text that is not a number; "" if there is none."""
     for line, row in enumerate(data.decode("utf-8", "replace").split("\n")[1:], start=2):
         for column, text in zip(header, row.rstrip("\r").split(","), strict=False):
             if column in columns and text not in ("", "NaN", "nan") and not _NUMBER.fullmatch(text):
@@ -343,11 +355,12 @@ def _fault(data: bytes, header: Sequence[str], columns: Sequence[str]) -> str:
 
 def _check_finite(values: np.ndarray, where: str) -> None:
     if np.isinf(values).any():
-        raise SourceError(f"{where}, line {int(np.isinf(values).argmax()) + 2}: infinite, where a number was expected")
+        line = int(np.isinf(values).argmax()) + 2
+        raise SourceError(f"{where}, line {line}: infinite, where a number was expected; get the archive as published")
 
 
 def _stamps(text: pd.Series, where: str) -> np.ndarray:
-    """Return local start (time,) datetime64[m]: whole hours apart, in order, each once."""
+    """Return local start (time,) datetime64[m], after checking that it ascends in whole hours."""
     times = pd.to_datetime(text, format=_DAYS, errors="coerce")
     if len(times) == 0:
         raise SourceError(f"{where}: a header and no rows; get the archive again")
@@ -364,7 +377,10 @@ def _stamps(text: pd.Series, where: str) -> np.ndarray:
 
 
 def _joined(parts: Sequence[_Part]) -> tuple[np.ndarray, dict[str, np.ndarray], int]:
-    """Return all windows as one, ordered by time; of an hour in two, the window that begins first gives it."""
+    """Return all windows as one record, ordered by time, and the number of hours that are in two windows.
+
+    Such an hour is read from the window that begins first.
+    """
     parts = sorted(parts, key=lambda part: part.start[0])
     start = np.concatenate([part.start for part in parts])
     names = dict.fromkeys(name for part in parts for name in part.values)
@@ -378,17 +394,17 @@ def _joined(parts: Sequence[_Part]) -> tuple[np.ndarray, dict[str, np.ndarray], 
 
 
 def _flagged(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return values and what is known of their flags, in the table's order."""
+    """Return values and assumed flags, in the order of the table."""
     nee = columns.get("NEE")
-    found = {}
+    flagged = {}
     for name in names:
         if name in columns:
             values = columns[name]
-            flags = np.full(len(values), _KEPT)
+            flags = np.full(len(values), _PUBLISHED)
             if name in _PARTITIONED:
                 flags[np.isnan(nee) if nee is not None else slice(None)] = _OF_DROPPED_NEE
-            found[name] = values, flags
-    return found
+            flagged[name] = values, flags
+    return flagged
 
 
 def _attrs(
@@ -396,8 +412,8 @@ def _attrs(
 ) -> dict[str, object]:
     lost = [*LOST]
     if repeated:
-        lost.append(f"{repeated} hours were in two windows; the earlier window's are taken.")
-    columns = functools.reduce(lambda one, part: {**part.columns, **one}, parts, {})
+        lost.append(f"{repeated} hours are in two windows; those of the earlier window are used.")
+    columns = {name: column for part in reversed(parts) for name, column in part.columns.items()}
     return {
         "step_minutes": _STEP,
         "source_file": Path(archive.path).name,
@@ -414,10 +430,12 @@ def _attrs(
 
 def _images(window: _Window) -> dict[np.datetime64, np.ndarray]:
     where = window.where("modis.pkl")
-    held = arraypickle.read_array_pickle(window.read("modis.pkl"), where)
-    if not isinstance(held, dict):
-        raise SourceError(f"{where}: expected a dict of images by time, found a {type(held).__name__}")
-    for key in held:
+    images = arraypickle.read_array_pickle(window.read("modis.pkl"), where)
+    if not isinstance(images, dict):
+        raise SourceError(
+            f"{where}: expected a dict of images by time, found a {type(images).__name__}; get it as published"
+        )
+    for key in images:
         if not isinstance(key, np.datetime64) or np.isnat(key):
-            raise SourceError(f"{where}: expected times as keys, found {str(key)[:40]!r}")
-    return held
+            raise SourceError(f"{where}: expected times as keys, found {str(key)[:40]!r}; get it as published")
+    return images

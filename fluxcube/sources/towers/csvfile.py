@@ -1,8 +1,8 @@
-"""Read a table of numbers fast, and name the line and the column of the first thing that is wrong with it.
+"""Read a table of numbers fast, and report the line and the column of the first fault in it.
 
-The fast pass is pandas' C parser. It forgives what science cannot (a row that is cut reads as missing values),
-so a watch counts the commas of every line as the bytes go by; when it or the parser objects, a slow pass finds
-the place.
+The fast pass is pandas' C parser. It accepts rows that are cut (they read as missing values), so that `_LineWatch`
+counts the commas of every line while the file is read. If a count differs, or the parser fails, a slow pass finds the
+line and the column.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _BLANKS = ("", "NA", "NaN", "nan")
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LONGEST_HEADER = 1 << 20
-#: `read_sample` looks no further into a file: some 3 years of half-hours of a SUBSET's 13 columns, 40 days of a
-#: FULLSET's 270.
+#: Number of bytes at the beginning of a file that `read_sample` draws from: some 3 years of half-hours of a SUBSET's 13
+#: columns, 40 days of a FULLSET's 270 columns.
 SAMPLE_BYTES = 4 << 20
 _SAMPLE_BLOCKS, _SAMPLE_BLOCK = 8, 1 << 16
 _NEWLINE, _RETURN, _COMMA = b"\n\r,"
@@ -46,40 +46,40 @@ def read_numbers(
     location : Location
         The file.
     choose : callable
-        Is given the header's names and returns those to read.
+        Called with the names in the header; returns those to read.
     integers : sequence of str
-        Columns of whole numbers, which may not be blank; the others are float32, blank being NaN.
+        Columns of whole numbers, which may not be blank. The others are float32, NaN where blank.
 
     Returns
     -------
     pandas.DataFrame
-        One row a line, columns in the file's order.
+        One row per line of the file, columns in the order of the file.
 
     Raises
     ------
     SourceError
-        If the file is no such table: empty, binary, without rows, with repeated names, with a row of another length or
-        text where a number is expected; it names the line and the column.
+        If the file is empty or binary, has no rows, repeated column names, a row of another length, or text where a
+        number is expected; the message contains the line and the column.
 
     Notes
     -----
-    A last row without a line's end is read, and logged as a warning: a number in it may be cut.
+    A last row without a line end is read, with a logged warning: its last number may be cut.
     """
     watch = _LineWatch()
     with open_stream(location, watch) as stream:
         header = _header(stream.readline(_LONGEST_HEADER), location)
-        wanted = set(choose(header))
+        columns = set(choose(header))
         try:
-            table = _parse(stream, header, wanted, integers)
+            table = _parse(stream, header, columns, integers)
         except SourceError:
             raise
         except (ValueError, OverflowError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
-            _find_fault(location, header, wanted, integers)
+            _find_fault(location, header, columns, integers)
             raise _not_numbers(location, error) from error
     if watch.suspicious:
-        _find_fault(location, header, wanted, integers)
+        _find_fault(location, header, columns, integers)
     if table.empty:
-        raise SourceError(f"{location}: a header and no rows, where data were expected; download it again")
+        raise _without_rows(location)
     if watch.unfinished:
         _log.warning("%s: no line end after the last row, whose last number may be cut; download it again", location)
     return table
@@ -91,7 +91,7 @@ def read_sample(
     *,
     integers: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, int]:
-    """Read some columns of rows here and there in a table's first `SAMPLE_BYTES`, and estimate how many rows it has.
+    """Read a sample of rows from a table's first `SAMPLE_BYTES`, and estimate its number of rows.
 
     Parameters
     ----------
@@ -101,33 +101,33 @@ def read_sample(
     Returns
     -------
     table : pandas.DataFrame
-        Rows in the file's order: eight runs of 64 KiB, or all of a small file.
+        The sampled rows in the order of the file: eight blocks of 64 KiB, or all rows of a small file.
     rows : int
-        The file's size by the mean length of those, rounded; exact where all of it was read.
+        Size of the file divided by the mean length of the sampled rows, rounded; exact for a small file.
 
     Raises
     ------
     SourceError
-        If what was read is no such table; it names the line and the column.
+        If the sample is not of a table of numbers; the message contains the line and the column.
     """
     size = size_of(location)
     with open_stream(location) as stream:
         first = stream.readline(_LONGEST_HEADER)
         header = _header(first, location)
-        wanted = set(choose(header))
+        columns = set(choose(header))
         data, whole = _sample(stream, size - len(first))
     try:
-        table = _parse(io.BufferedReader(io.BytesIO(data)), header, wanted, integers)
+        table = _parse(io.BufferedReader(io.BytesIO(data)), header, columns, integers)
     except (ValueError, OverflowError) as error:
-        _find_fault(location, header, wanted, integers)
+        _find_fault(location, header, columns, integers)
         raise _not_numbers(location, error) from error
     if table.empty:
-        raise SourceError(f"{location}: a header and no rows, where data were expected; download it again")
+        raise _without_rows(location)
     return table, len(table) if whole else round((size - len(first)) / (len(data) / len(table)))
 
 
 def _sample(stream: io.BufferedIOBase, size: int) -> tuple[bytes, bool]:
-    """Return whole lines of what follows in a stream of `size` more bytes, and whether they are all there are."""
+    """Return whole lines from a stream that has `size` more bytes, and whether these are all of its lines."""
     parsed = _SAMPLE_BLOCKS * _SAMPLE_BLOCK
     if size <= parsed:
         return stream.read(parsed), True
@@ -135,7 +135,7 @@ def _sample(stream: io.BufferedIOBase, size: int) -> tuple[bytes, bool]:
     blocks = []
     for number in range(_SAMPLE_BLOCKS):
         block = stream.read(_SAMPLE_BLOCK)
-        # What begins within a line, or ends within one, is left out.
+        # Lines that are cut at the beginning or the end of the block are left out.
         start = block.find(b"\n") + 1 if number else 0
         blocks.append(block[start : block.rfind(b"\n") + 1])
         for skipped in range(0, gap, _SAMPLE_BLOCK):
@@ -143,12 +143,16 @@ def _sample(stream: io.BufferedIOBase, size: int) -> tuple[bytes, bool]:
     return b"".join(blocks), False
 
 
+def _without_rows(location: Location) -> SourceError:
+    return SourceError(f"{location}: a header and no rows, where data were expected; download it again")
+
+
 def _not_numbers(location: Location, error: Exception) -> SourceError:
     return SourceError(f"{location}: expected comma-separated numbers ({error}); get the file as published")
 
 
 def line_of(location: Location, row: int) -> int:
-    """Return the number of the line (the header is 1) that holds a row (the first is 0) of the table."""
+    """Return the line number (the header is line 1) of a row of the table (the first is row 0)."""
     for index, (line, _) in enumerate(_rows(location)):
         if index == row:
             return line
@@ -156,7 +160,7 @@ def line_of(location: Location, row: int) -> int:
 
 
 def text_of(location: Location, row: int, column: str) -> tuple[int, str]:
-    """Return line number and text of one value, as they stand in the file."""
+    """Return line number and text of one value as the file has it; the first row is row 0."""
     with open_stream(location) as stream:
         header = _header(stream.readline(_LONGEST_HEADER), location)
     for index, (line, fields) in enumerate(_rows(location)):
@@ -166,12 +170,15 @@ def text_of(location: Location, row: int, column: str) -> tuple[int, str]:
 
 
 class _LineWatch:
-    """Counts the commas of each line that passes, and remembers whether one differs from the header; empty ones may."""
+    """Counts the commas of each line while it is read, and records whether a line differs from the header.
+
+    Empty lines may differ.
+    """
 
     def __init__(self) -> None:
         self.expected: int | None = None
         self._differs = False
-        self._open = 0  # commas seen so far of the line that the last block ended in
+        self._open = 0  # number of commas so far in the line in which the last block ended
         self._start = b""  # the first two bytes of that line
 
     def __call__(self, block: bytes) -> None:
@@ -194,7 +201,7 @@ class _LineWatch:
         self._differs |= b"\0" in block
 
     def _empty(self, array: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Return which lines of a block (line,) have nothing in them, but perhaps the first half of Windows' end."""
+        """Return which lines of a block (line,) are empty, apart from a carriage return as Windows writes it."""
         length = np.diff(ends, prepend=-1) - 1
         empty = (length == 0) | ((length == 1) & (array[ends - 1] == _RETURN))
         empty[0] = self._start + array[: min(ends[0], 2)].tobytes() in (b"", b"\r")
@@ -202,12 +209,12 @@ class _LineWatch:
 
     @property
     def suspicious(self) -> bool:
-        """Whether any line, the last unfinished one included, may not be like the header."""
+        """Whether any line, including the last unfinished one, may have another number of fields than the header."""
         return self._differs or (self.unfinished and self._open != self.expected)
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is more after the last line's end."""
+        """Whether there are bytes after the last line end."""
         return self._start not in (b"", b"\r")
 
 
@@ -230,32 +237,32 @@ def _header(line: bytes, location: Location) -> list[str]:
     if twice:
         places = ", ".join(str(i + 1) for i, name in enumerate(names) if name == twice[0])
         raise SourceError(
-            f"{location}, line 1: column {twice[0]} is there {names.count(twice[0])} times (columns {places}), "
-            "expected once; remove the copies or get the file as published"
+            f"{location}, line 1: column {twice[0]} occurs {names.count(twice[0])} times (columns {places}), expected "
+            "once; remove the copies or get the file as published"
         )
     return names
 
 
-def _parse(stream: io.BufferedIOBase, header: list[str], wanted: set[str], integers: Sequence[str]) -> pd.DataFrame:
+def _parse(stream: io.BufferedReader, header: list[str], columns: set[str], integers: Sequence[str]) -> pd.DataFrame:
     if not stream.peek(1):
-        return pd.DataFrame(columns=sorted(wanted))
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, which readers refuse
+        return pd.DataFrame(columns=sorted(columns))
+    with np.errstate(over="ignore"):  # numbers that are too large become infinite, which readers refuse
         return pd.read_csv(
             stream,
             header=None,
             names=[name or f" {index}" for index, name in enumerate(header)],
-            usecols=[name for name in header if name in wanted],
-            dtype={name: np.int64 if name in integers else np.float32 for name in wanted},
+            usecols=[name for name in header if name in columns],
+            dtype={name: np.int64 if name in integers else np.float32 for name in columns},
             index_col=False,
             keep_default_na=False,
             na_values=_BLANKS,
-            low_memory=True,  # by chunks: else the text of all 270 columns of a whole record is held at once
+            low_memory=True,  # in chunks, so that the text of all 270 columns of a record is never in RAM at once
             engine="c",
         )
 
 
 def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and fields of every row below the header, as pandas counts rows: blank lines are none."""
+    """Yield line number and fields of every row below the header; like pandas, skip blank lines."""
     with open_stream(location) as stream:
         reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline=""))
         next(reader, None)
@@ -269,11 +276,11 @@ def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
             ) from error
 
 
-def _find_fault(location: Location, header: list[str], wanted: set[str], integers: Sequence[str]) -> None:
-    """Raise for the first row that is not as it should be; return when all are."""
-    columns = [(index, name) for index, name in enumerate(header) if name in wanted]
+def _find_fault(location: Location, header: list[str], columns: set[str], integers: Sequence[str]) -> None:
+    """Raise an error for the first faulty row; return if there is none."""
+    places = [(index, name) for index, name in enumerate(header) if name in columns]
     for line, fields in _rows(location):
-        _check_row(f"{location}, line {line}", fields, len(header), columns, integers)
+        _check_row(f"{location}, line {line}", fields, len(header), places, integers)
 
 
 def _check_row(
@@ -283,7 +290,7 @@ def _check_row(
         raise SourceError(f"{where}: binary bytes, where numbers were expected; the file is damaged, download it again")
     if len(fields) != width:
         raise SourceError(
-            f"{where}: {len(fields)} fields, where the header has {width}; the row is cut or has a comma too many. "
+            f"{where}: {len(fields)} fields, where the header has {width}; the row is cut or has too many commas. "
             "Download the file again, or repair the line"
         )
     for index, name in columns:

@@ -1,4 +1,4 @@
-"""Read times that people write in tables, and refuse those that can be read in two ways."""
+"""Parse dates and times as people write them in tables, and refuse those that can be read in two ways."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ _FORMS = {
     ),
 }
 _DAY_NUMBER = re.compile(r"\d{1,5}([.,]\d+)?")
-_ASK = "give time_format, such as time_format='%d/%m/%Y %H:%M'"
+_ADVICE = "set time_format=, such as time_format='%d/%m/%Y %H:%M'"
 
 
 def parse_times(
     text: Sequence[str], lines: Sequence[int], where: str, *, time_format: str | None = None, utc_offset: float = 0.0
 ) -> np.ndarray:
-    """Return the times that are written, to the minute.
+    """Return the times of a column of texts, to the minute.
 
     Parameters
     ----------
     text : (time,) str
         All in one form: ``2020-01-31 23:30`` (with ``T``, ``/`` or ``.``, seconds of 0), ``202001312330``, or day and
-        month before the year where some row tells which is which. 24:00 is the end of the day.
+        month before the year, where a day above 12 in some row shows which of them comes first. 24:00 is the end of
+        the day.
     lines : (time,) int
-        Line of each, for messages.
+        Line number of each time, for messages.
     where : str
-        File and column.
+        File and column, for messages.
     time_format : str, optional
-        As `datetime.strptime` has it; without it the form is told from the rows.
+        Format of `datetime.strptime`; by default the format is inferred from the rows.
     utc_offset : float
-        Hours east of UTC that the caller holds the times to be in: times that name their own must agree.
+        Hours east of UTC that the caller assumes: times that contain an offset must agree with it.
 
     Returns
     -------
@@ -51,9 +52,9 @@ def parse_times(
     Raises
     ------
     SourceError
-        If a row is no such time; it names the line.
+        If a row is not such a time; the message contains the line number.
     ConfigError
-        If the rows can be read in two ways, or name another offset: `time_format` or `utc_offset` is to be given.
+        If the rows can be read in two ways (set `time_format`), or contain another offset (correct `utc_offset`).
 
     Examples
     --------
@@ -65,12 +66,12 @@ def parse_times(
     form = next((name for name, pattern in _FORMS.items() if pattern.fullmatch(text[0])), None)
     if form is None:
         raise _unknown(text[0], lines[0], where)
-    matches = [_FORMS[form].fullmatch(one) for one in text]
-    odd = next((index for index, match in enumerate(matches) if match is None), None)
-    if odd is not None:
-        raise SourceError(
-            f"{where}, line {lines[odd]}: found {text[odd][:40]!r}, expected a time like {text[0]!r}, as before"
-        )
+    matches = []
+    for line, one in zip(lines, text, strict=True):
+        match = _FORMS[form].fullmatch(one)
+        if match is None:
+            raise SourceError(f"{where}, line {line}: found {one[:40]!r}, expected a time like {text[0]!r}, as before")
+        matches.append(match)
     _check_zones({match["zone"].strip() if match["zone"] else "" for match in matches}, utc_offset, where)
     parts = {name: _whole(matches, name) for name in matches[0].groupdict() if name not in ("zone",)}
     if form == "year last":
@@ -80,7 +81,7 @@ def parse_times(
 
 def _by_format(text: Sequence[str], lines: Sequence[int], where: str, time_format: str) -> np.ndarray:
     if "%z" in time_format.lower():
-        raise ConfigError(f"time_format={time_format!r}: give times without a zone, and their utc_offset")
+        raise ConfigError(f"time_format={time_format!r}: expected a format without time zone; set utc_offset= instead")
     try:
         times = pd.to_datetime(pd.Series(text, dtype=str), format=time_format, errors="coerce")
     except (ValueError, re.error) as error:
@@ -95,9 +96,9 @@ def _by_format(text: Sequence[str], lines: Sequence[int], where: str, time_forma
 def _unknown(text: str, line: int, where: str) -> Exception:
     found = f"{where}, line {line}: found {text[:40]!r}"
     if _DAY_NUMBER.fullmatch(text):
-        return SourceError(f"{found}, a day's number: save the table with times written out, as 2020-01-31 23:30")
+        return SourceError(f"{found}, a day number: save the table with full dates and times, as 2020-01-31 23:30")
     if any(character.isdigit() for character in text):
-        return ConfigError(f"{found}, a time in a form that is not known: {_ASK}")
+        return ConfigError(f"{found}, a time in an unknown format: {_ADVICE}")
     return SourceError(f"{found}, expected a time such as 2020-01-31 23:30")
 
 
@@ -106,11 +107,11 @@ def _check_zones(zones: set[str], utc_offset: float, where: str) -> None:
         return
     if len(zones) > 1:
         found = ", ".join(sorted(zone or "none" for zone in zones)[:4])
-        raise SourceError(f"{where}: times in several zones ({found}), as with daylight saving; give standard time")
+        raise SourceError(f"{where}: times in several zones ({found}), as with daylight saving; use standard time")
     zone = zones.pop()
     hours = 0.0 if zone in ("Z", "UTC") else float(zone[:3]) + float(f"{zone[0]}{zone[-2:]}") / 60
     if hours != utc_offset:
-        raise ConfigError(f"{where}: times say {zone}, and utc_offset is {utc_offset:g}: give utc_offset={hours:g}")
+        raise ConfigError(f"{where}: times are in {zone}, and utc_offset is {utc_offset:g}: set utc_offset={hours:g}")
 
 
 def _whole(matches: Sequence[re.Match], name: str) -> np.ndarray:
@@ -118,16 +119,16 @@ def _whole(matches: Sequence[re.Match], name: str) -> np.ndarray:
 
 
 def _order(parts: dict[str, np.ndarray], lines: Sequence[int], where: str) -> dict[str, np.ndarray]:
-    """Return day and month where the year stands last: a number above 12 is a day."""
+    """Return day and month of dates whose year comes last: a number above 12 is a day."""
     one, two = parts["one"], parts["two"]
     first, second = one > 12, two > 12
     if first.any() and second.any():
         line = lines[int((second if first.argmax() < second.argmax() else first).argmax())]
-        raise SourceError(f"{where}, line {line}: the day stands first in some rows and second in others")
+        raise SourceError(f"{where}, line {line}: the day comes first in some rows and second in others; use one order")
     if not first.any() and not second.any():
         raise ConfigError(
-            f"{where}: no day above 12, so it cannot be told whether day or month stands first: give "
-            "time_format='%d/%m/%Y %H:%M' or time_format='%m/%d/%Y %H:%M', with the signs that the file has"
+            f"{where}: no day is above 12, so that day and month cannot be distinguished: set "
+            "time_format='%d/%m/%Y %H:%M' or time_format='%m/%d/%Y %H:%M', with the separators of the file"
         )
     return {"day": one, "month": two} if first.any() else {"day": two, "month": one}
 
@@ -141,7 +142,7 @@ def _times(parts: dict[str, np.ndarray], text: Sequence[str], lines: Sequence[in
     good &= (hour < 24) | ((hour == 24) & (minute == 0) & (parts["second"] == 0))
     if not good.all():
         row = int((~good).argmax())
-        raise SourceError(f"{where}, line {lines[row]}: found {text[row][:40]!r}, which is no date and time")
+        raise SourceError(f"{where}, line {lines[row]}: found {text[row][:40]!r}, which is not a date and time")
     seconds = (hour * 60 + minute) * 60 + parts["second"]
     return _to_minute(days.astype("datetime64[s]") + seconds, text, lines, where)
 

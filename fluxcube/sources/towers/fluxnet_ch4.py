@@ -1,17 +1,19 @@
-"""Read FLUXNET-CH4: half-hours of 81 towers that measure methane, with measured and filled columns side by side.
+"""Read FLUXNET-CH4: half-hourly tables of 81 towers that measure methane, with measured and filled columns.
 
-What is established (Delwiche et al. 2021, doi:10.5194/essd-13-3607-2021, and public code that reads it): files are
+What is known (Delwiche et al. 2021, doi:10.5194/essd-13-3607-2021, and public code that reads it): files are
 ``FLX_<site>_FLUXNET-CH4_HH_<years>_<version>.csv`` with TIMESTAMP_START and TIMESTAMP_END, -9999, and three kinds of
-column. ``FCH4``, ``NEE``, ``TA``, ... are what was measured and kept; ``FCH4_F``, ``NEE_F``, ``TA_F``, ... have their
-gaps filled, and ``FCH4_F_ANNOPTLM``, ``NEE_F_ANNOPTLM`` and ``LE_F_ANNOPTLM`` have them filled by neural networks. GPP
-and RECO are ``GPP_DT``, ``GPP_NT``, ``RECO_DT``, ``RECO_NT``. FCH4 is in nmol m-2 s-1, NEE in umol m-2 s-1. The only
-flag, ``FCH4_F_ANNOPTLM_QC``, is 3 in gaps longer than two months and below it elsewhere: it tells the length of a gap,
-not how good its filling is. ``FCH4_F_RANDUNC`` is FCH4's random uncertainty.
+column. ``FCH4``, ``NEE``, ``TA``, ... are measured values that passed quality control; in ``FCH4_F``, ``NEE_F``,
+``TA_F``, ... gaps are filled, and in ``FCH4_F_ANNOPTLM``, ``NEE_F_ANNOPTLM`` and ``LE_F_ANNOPTLM`` they are filled by
+neural networks. GPP and RECO are ``GPP_DT``, ``GPP_NT``, ``RECO_DT``, ``RECO_NT``. FCH4 is in nmol m-2 s-1, NEE in umol
+m-2 s-1. The only flag, ``FCH4_F_ANNOPTLM_QC``, is 3 in gaps longer than two months and lower elsewhere: it describes
+the length of a gap, not the quality of its filling. ``FCH4_F_RANDUNC`` is the random uncertainty of FCH4.
 
-So a step is measured (0) where the measured column has a value. A filled one counts as 2, as every ``_F`` without a
-flag does, and methane in a gap longer than two months as 3; none counts as 1, since nothing says that a fill is good.
+So a step is measured (0) where the measured column has a value. A filled value counts as 2, as in every ``_F`` column
+without flags, and methane in a gap longer than two months as 3; no fill counts as 1, since nothing shows that it is
+good.
 
-What is not established: the meaning of a flag in the daily files, which are left aside; days are made from half-hours.
+What is unknown: the meaning of the flag in the daily files, which are ignored; daily values are computed from
+half-hours.
 """
 
 from __future__ import annotations
@@ -30,15 +32,16 @@ from fluxcube.sources.towers.stamped import (
 from fluxcube.variables import Variable
 
 _GAP = "FCH4_F_ANNOPTLM_QC"
-#: Of methane's flag: no gap and one shorter than two months are fills like others; 3 is a longer one.
+#: Meanings of the flag of methane: fills without a gap, or in one shorter than two months, are medium fills; 3 is a
+#: longer gap.
 _GAPS = ((0, 2), (1, 2), (2, 2), (3, 3))
 _MEASURED, _FILLED = 0, 2
-#: Columns of these names hold what was partitioned from NEE: as good as it is, and modelled where it is missing.
+#: Fluxes that were partitioned from NEE: they have its quality, and are modelled where it is missing.
 _PARTITIONED = ("GPP_DT", "GPP_NT", "RECO_DT", "RECO_NT")
 
 
 def _layers(row: Variable) -> list[Layer]:
-    """Return a variable's columns: measured, then filled ones."""
+    """Return a variable's columns: the measured ones, then the filled ones."""
     if row.name in _PARTITIONED:
         return [Layer(column=row.name, assumed=_FILLED)]
     names = [row.name, *(alias for alias in row.aliases if not alias.endswith(("_VUT_REF", "_F_MDS")))]
@@ -61,5 +64,5 @@ def _check_header(header: Sequence[str], location: Location) -> None:
         )
 
 
-#: How FLUXNET-CH4 writes its tables: GPP and RECO have NEE's flag.
+#: Columns and flags of FLUXNET-CH4: GPP and RECO have the flag of NEE.
 DIALECT = Dialect(layers=_layers, check_header=_check_header, flags_of=dict.fromkeys(_PARTITIONED, "NEE"))

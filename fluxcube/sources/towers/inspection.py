@@ -1,24 +1,23 @@
-"""Say what a folder of raw archives holds, and what a build will use of it, without reading it all."""
+"""List the archives in folders of downloads, and which of them a build will use, without reading them whole."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.badm import SiteInfo, merge_places, read_badm
-from fluxcube.sources.towers.csvfile import read_sample
-from fluxcube.sources.towers.networks import Archive, Discovery, discover, parse_name
+from fluxcube.sources.towers.discovery import Discovery, discover
+from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.readers import reader_of
-from fluxcube.sources.towers.stamped import Peek, parse_stamps
-from fluxcube.variables import table as variable_table
 
 Progress = Callable[[int, int, str], None]
 
@@ -50,38 +49,42 @@ def inspect_raw(
     resolution: str = "hourly",
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """List the archives of one or more folders, what is in them, and whether a build will use them.
+    """List the archives of one or more folders, their content, and whether a build will use them.
 
-    Names, the directories of zips, site metadata, and of each table its header and some rows of its first 4 MiB are
-    read, not the tables.
+    File names, the directories of zips and site metadata are read, and for each table its header and a sample of the
+    rows in its first 4 MiB.
 
     Parameters
     ----------
-    raw, order, resolution
-        As in `fluxcube.sources.towers.networks.discover`.
+    raw : path or sequence of paths
+        Folders, which are searched with their subfolders, or files.
+    order : {"newest", "paper"}
+        Which network is preferred where several contain a site, as in `fluxcube.build_carbonsense`.
+    resolution : {"hourly", "daily"}
+        Resolution of the cube that would be built.
     progress : callable, optional
-        ``progress(done, total, text)``.
+        Called as ``progress(done, total, text)``, where `done` and `total` are numbers of archives.
 
     Returns
     -------
     pandas.DataFrame
-        One row an archive or file that was left aside, by site and then preference; unknown values are missing.
+        One row per archive or ignored file, by site and then preference; unknown values are missing.
 
         ========================  ========================================================================
-        site, network, product    from its name; empty where that is of no network
-        resolution                as its name says: HH, HR, DD
-        first_year, last_year     from its name, or of its first row
-        step_minutes              from its first stamps
-        rows                      estimated from its size
-        variables                 tuple of names of the variable table that its header has columns of
-        measured                  dict of name to share, 0 to 1: how many of the rows looked at were measured (of a
-                                  daily table: the mean share of their days that was measured or well filled); an
-                                  estimate that knows nothing of what lies beyond a file's first 4 MiB, which is some
-                                  3 years of half-hours of a SUBSET and some 40 days of a FULLSET
-        latitude, longitude       of its site (degrees), from all site metadata found
-        igbp, utc_offset          likewise; hours east of UTC
-        used                      whether a build reads it
-        why                       why not, or what is assumed
+        site, network, product    from the file name; empty if the name is not that of a network
+        resolution                from the file name: HH, HR, DD
+        first_year, last_year     from the file name, or from the first row
+        step_minutes              from the first time stamps
+        rows                      number of rows, estimated from the size of the file
+        variables                 tuple of names of the variable table for which the header has columns
+        measured                  dict of name to share, 0 to 1: the share of the sampled rows that was measured
+                                  (for a daily table: the mean share of the sampled days that was measured or well
+                                  filled); an estimate from the first 4 MiB of a file, which are some 3 years of
+                                  half-hours of a SUBSET and some 40 days of a FULLSET
+        latitude, longitude       coordinates of the site (degrees), from all site metadata found
+        igbp, utc_offset          class and hours east of UTC, from all site metadata found
+        used                      whether a build reads the file
+        why                       why a file is not used, or what is assumed
         path                      the file, with its entry in a zip
         ========================  ========================================================================
 
@@ -93,27 +96,27 @@ def inspect_raw(
         If there is no such order or resolution.
     """
     discovery = discover(raw, order=order, resolution=resolution)
-    aside: list[tuple[str, str]] = list(discovery.ignored)
+    ignored: list[tuple[str, str]] = list(discovery.ignored)
     with _quiet():
-        infos = read_badm(discovery.badm, on_error=lambda at, error: aside.append((str(at), str(error))))
-    rows = [*_of_archives(discovery, infos, progress), *(_of_ignored(path, why) for path, why in aside)]
+        infos = read_badm(discovery.badm, on_error=lambda at, error: ignored.append((str(at), str(error))))
+    rows = [*_archive_rows(discovery, infos, progress), *(_ignored_row(path, why) for path, why in ignored)]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = ("first_year", "last_year", "step_minutes", "rows")
     return table.astype({**dict.fromkeys(whole, "Int64"), "used": bool})
 
 
-def format_inspection(table: pd.DataFrame, *, most: int | None = 10) -> str:
-    """Return what `inspect_raw` found as text: a line an archive, a summary, and what was left aside and why.
+def format_inspection(table: pd.DataFrame, *, max_files: int | None = 10) -> str:
+    """Return the table of `inspect_raw` as text: a line per archive, a summary, and the ignored files with reasons.
 
     Parameters
     ----------
     table : pandas.DataFrame
         From `inspect_raw`.
-    most : int or None
-        Files to name for each reason to leave them aside; None: all.
+    max_files : int or None
+        Maximum number of files to list for each reason to ignore them; None: all.
     """
     named = table[table.site.ne("") & (table.used | table.step_minutes.notna() | table.variables.map(len).gt(0))]
-    lines = _aligned([_HEADINGS, *(_cells(row) for row in named.itertuples())]) if len(named) else []
+    lines = _aligned([_HEADINGS, *(_cells(row) for row in named.to_dict("records"))]) if len(named) else []
     used = table[table.used]
     years = (used.last_year - used.first_year + 1).sum()
     lines += [
@@ -121,10 +124,10 @@ def format_inspection(table: pd.DataFrame, *, most: int | None = 10) -> str:
         f"{used.site.nunique()} sites in {len(used)} archives will be used: {years} site-years, about "
         f"{int(used.rows.fillna(0).sum()):,} rows. '~' marks estimates from part of each file.",
     ]
-    notes = [f"  {row.site}: {row.why}" for row in used.itertuples() if row.why]
-    left = table[~table.used]
+    notes = [f"  {site}: {note}" for site, note in zip(used.site, used.why, strict=True) if note]
+    ignored = table[~table.used]
     lines += ["", f"{len(notes)} with a note:", *notes] if notes else []
-    lines += ["", f"{len(left)} left aside:", *_reasons(left, most)] if len(left) else []
+    lines += ["", f"{len(ignored)} ignored:", *_reasons(ignored, max_files)] if len(ignored) else []
     return "\n".join(lines).lstrip("\n")
 
 
@@ -143,37 +146,38 @@ _HEADINGS = (
 )
 
 
-def _cells(row: object) -> tuple[str, ...]:
+def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
     """Return the texts of one line."""
-    known = row.latitude is not None and row.longitude is not None
-    share = row.measured.get("NEE", row.measured.get("FCH4"))
+    located = pd.notna(row["latitude"]) and pd.notna(row["longitude"])
+    share = row["measured"].get("NEE", row["measured"].get("FCH4"))
+    last_year = "" if pd.isna(row["last_year"]) else row["last_year"]
     return (
-        row.site,
-        row.network,
-        row.product,
-        "" if pd.isna(row.first_year) else f"{row.first_year}-{'' if pd.isna(row.last_year) else row.last_year}",
-        "" if pd.isna(row.step_minutes) else f"{row.step_minutes} min",
-        "" if pd.isna(row.rows) else f"{row.rows:,}",
+        row["site"],
+        row["network"],
+        row["product"],
+        "" if pd.isna(row["first_year"]) else f"{row['first_year']}-{last_year}",
+        "" if pd.isna(row["step_minutes"]) else f"{row['step_minutes']} min",
+        "" if pd.isna(row["rows"]) else f"{row['rows']:,}",
         "" if share is None else f"{100 * share:.0f} %",
-        f"{row.latitude:.2f} {row.longitude:.2f} {row.igbp}".strip() if known else "unknown",
-        "?" if row.utc_offset is None else f"{row.utc_offset:+g}",
-        "yes" if row.used else "no",
-        _short(row.variables),
+        f"{row['latitude']:.2f} {row['longitude']:.2f} {row['igbp']}".strip() if located else "unknown",
+        "?" if pd.isna(row["utc_offset"]) else f"{row['utc_offset']:+g}",
+        "yes" if row["used"] else "no",
+        _first_names(row["variables"]),
     )
 
 
-def _reasons(left: pd.DataFrame, most: int | None) -> list[str]:
-    """Return a line a reason, and below it the files that it holds for."""
+def _reasons(ignored: pd.DataFrame, max_files: int | None) -> list[str]:
+    """Return a line for each reason, followed by its files."""
     lines = []
-    for why, rows in left.groupby("why", sort=False):
-        shown = [f"    {path}" for path in rows.path[:most]]
+    for why, rows in ignored.groupby("why", sort=False):
+        shown = [f"    {path}" for path in rows.path[:max_files]]
         more = [f"    and {len(rows) - len(shown)} more"] if len(rows) > len(shown) else []
         lines += [f"  {why}:", *shown, *more]
     return lines
 
 
-def _short(names: Sequence[str], most: int = 8) -> str:
-    return " ".join(names[:most]) + (f" +{len(names) - most}" if len(names) > most else "")
+def _first_names(names: Sequence[str], count: int = 8) -> str:
+    return " ".join(names[:count]) + (f" +{len(names) - count}" if len(names) > count else "")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -181,60 +185,39 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _of_archives(
+def _archive_rows(
     discovery: Discovery, infos: dict[str, SiteInfo], progress: Progress | None
 ) -> Iterator[dict[str, object]]:
     archives = discovery.archives
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        futures = {pool.submit(_look, archive, infos): archive for archive in archives}
+        futures = {pool.submit(_inspect_archive, archive, infos): archive for archive in archives}
         for done, future in enumerate(as_completed(futures), 1):
             if progress:
-                progress(done, len(archives), f"looked at {futures[future].site}")
+                progress(done, len(archives), f"inspected {futures[future].site}")
         yield from (future.result() for future in futures)
 
 
-def _look(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, object]:
-    """Return the row of an archive that discovery kept."""
+def _inspect_archive(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, object]:
+    """Return the row of an archive that discovery selected."""
     row = _row(archive)
     try:
         reader = reader_of(archive)
         info = merge_places(infos.get(archive.site), reader.place(archive))
         if info is not None:
             row |= {name: getattr(info, name) for name in ("latitude", "longitude", "igbp", "utc_offset")}
-        peek = _peek_days(archive) if archive.resolution == "DD" else reader.peek(archive)
+        summary = reader.summarise(archive)
     except SourceError as error:
         return row | {"used": False, "why": str(error).removeprefix(f"{archive.location}: ")}
-    if peek is not None:
-        row |= {name: getattr(peek, name) for name in ("step_minutes", "rows", "variables", "measured")}
-        row["first_year"] = row["first_year"] or int(str(peek.first)[:4])
+    if summary is not None:
+        row |= {name: getattr(summary, name) for name in ("step_minutes", "rows", "variables", "measured")}
+        row["first_year"] = row["first_year"] or int(str(summary.first)[:4])
     if row["latitude"] is None or row["longitude"] is None:
         return row | {"used": False, "why": _NO_PLACE}
     return row | {"why": _NO_CLOCK if row["utc_offset"] is None and archive.resolution != "DD" else ""}
 
 
 _NO_PLACE = "no latitude and longitude of its site in any metadata file (BIF, SITEINFO, or a sites.csv)"
-_NO_CLOCK = "no UTC_OFFSET in its metadata: its clock is taken from its longitude"
-
-
-def _peek_days(archive: Archive) -> Peek:
-    """Look at a daily table of the ONEFlux dialect."""
-    rows = {name: row for name, row in variable_table("daily").items() if row.aliases}
-
-    def choose(header: Sequence[str]) -> list[str]:
-        wanted = {column for row in rows.values() for alias in row.aliases for column in (alias, f"{alias}_QC")}
-        return [name for name in header if name in wanted or name == "TIMESTAMP"]
-
-    sample, count = read_sample(archive.location, choose, integers=("TIMESTAMP",))
-    found = {name: next((alias for alias in row.aliases if alias in sample), None) for name, row in rows.items()}
-    found = {name: column for name, column in found.items() if column}
-    flags = {name: sample[f"{column}_QC"] for name, column in found.items() if f"{column}_QC" in sample}
-    return Peek(
-        step_minutes=1440,
-        rows=count,
-        variables=tuple(found),
-        measured={name: float(flag.where(flag >= 0, 0).mean()) for name, flag in flags.items()},
-        first=parse_stamps(sample["TIMESTAMP"].to_numpy()[:1] * 10_000)[0],
-    )
+_NO_CLOCK = "no UTC_OFFSET in its metadata: its offset from UTC is derived from its longitude"
 
 
 def _row(archive: Archive) -> dict[str, object]:
@@ -259,8 +242,8 @@ def _row(archive: Archive) -> dict[str, object]:
     }
 
 
-def _of_ignored(path: str, why: str) -> dict[str, object]:
-    """Return the row of a file that was left aside."""
+def _ignored_row(path: str, why: str) -> dict[str, object]:
+    """Return the row of an ignored file."""
     name = Location(Path(path.partition("!")[0]), path.partition("!")[2] or None).name
     archive = parse_name(name) or Archive(path=Path(path), site="", network="", product="", resolution="")
     return _row(archive) | {"used": False, "why": why, "path": path}
@@ -268,7 +251,7 @@ def _of_ignored(path: str, why: str) -> dict[str, object]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what metadata warn of out of the log: a build says it."""
+    """Disable the log of site metadata: a build logs the same warnings."""
     log = logging.getLogger("fluxcube.sources.towers.badm")
     before, log.disabled = log.disabled, True
     try:

@@ -1,15 +1,15 @@
-"""Read JapanFlux2024: the half-hours of 83 towers of Japan and East Asia, with column names of their own.
+"""Read JapanFlux2024: half-hourly tables of 83 towers of Japan and East Asia, with their own column names.
 
-What is established (Ueyama et al. 2025, doi:10.5194/essd-17-3807-2025, the file names of its archive at ADS, and public
+What is known (Ueyama et al. 2025, doi:10.5194/essd-17-3807-2025, the file names of its archive at ADS, and public
 code that reads it): files are ``FLX_<site>_JapanFLUX2024_{ALLVARS|COREVARS}_HH_<years>_<version>.csv`` in
-``DATA/ALLVARS`` or ``DATA/COREVARS``, with FLUXNET2015's stamps, units and -9999. Names are FLUXNET2015's but for two
-things: fluxes filtered by a variable USTAR threshold end in ``_vUT`` (the reference, ``NEE_vUT``, and percentiles such
-as ``NEE_vUT_USTAR50``, which is read where a file lacks the reference) where FLUXNET2015 writes ``_VUT_REF``, and soil
-columns have no layer (``TS_F_MDS``, ``SWC_F_MDS``). Half-hourly flags, ``<column>_QC``, are 0 where measured and above
-it where filled, as FLUXNET2015's. Stamps are in UTC+9.
+``DATA/ALLVARS`` or ``DATA/COREVARS``, with the time stamps, units and -9999 of FLUXNET2015. Column names are those of
+FLUXNET2015 with two exceptions: fluxes filtered by a variable USTAR threshold end in ``_vUT`` (the reference,
+``NEE_vUT``, and percentiles such as ``NEE_vUT_USTAR50``, which is read if a file lacks the reference) where FLUXNET2015
+has ``_VUT_REF``, and soil columns have no layer (``TS_F_MDS``, ``SWC_F_MDS``). Half-hourly flags, ``<column>_QC``, are
+0 where measured and above 0 where filled, as in FLUXNET2015. Time stamps are in UTC+9.
 
-What is not: the flag of the daily files. Public code reads it as a mean of flags of 0 to 3, or as a share filled of 0
-to 1; so days are made from half-hours, and daily files are left aside with this reason. Site metadata (``*General*``
+What is unknown: the flag of the daily files. Public code reads it as a mean of flags from 0 to 3, or as a filled share
+from 0 to 1; so daily values are computed from half-hours, and daily files are ignored. Site metadata (``*General*``
 under ``DATA/BADM``, in some archives ``DATA/BDAM``) is read by `fluxcube.sources.towers.badm.read_badm`.
 """
 
@@ -37,7 +37,7 @@ _LAYERED = re.compile(r"_F_MDS_1$")
 
 
 def read_place(archive: Archive) -> SiteInfo:
-    """Return what every JapanFlux2024 archive tells of its site: that its stamps are in UTC+9."""
+    """Return the site information of every JapanFlux2024 archive: its time stamps are in UTC+9."""
     return SiteInfo(site=archive.site, utc_offset=JAPAN_HOURS, utc_offsets=((None, JAPAN_HOURS),))
 
 
@@ -58,14 +58,14 @@ def _columns(alias: str) -> list[str]:
 
 
 def _flag_columns(row: Variable, columns: Sequence[str]) -> list[str]:
-    """Return the flag of each column: its own, or that of the NEE which it was partitioned from."""
+    """Return the flag column of each column: its own, or that of the NEE from which it was partitioned."""
     if row.qc_from is None:
         return [f"{column}_QC" for column in columns]
     return [f"NEE_{column.partition('_')[2].removeprefix('DT_').removeprefix('NT_')}_QC" for column in columns]
 
 
 def _assumed_flag(column: str) -> int:
-    """Return the flag of a column that has none.
+    """Return the flag of a column without flags.
 
     Examples
     --------
@@ -87,5 +87,5 @@ def _check_header(header: Sequence[str], location: Location) -> None:
         )
 
 
-#: How JapanFlux2024 writes its tables.
+#: Columns and flags of JapanFlux2024.
 DIALECT = Dialect(layers=_layers, check_header=_check_header, ignore_case=True)

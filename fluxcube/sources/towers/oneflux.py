@@ -25,6 +25,7 @@ from fluxcube.sources.towers.stamped import (
     parse_stamps,
     read_stamped,
 )
+from fluxcube.timestamps import Offset
 from fluxcube.variables import Variable
 
 __all__ = ["END", "MISSING", "START", "STEPS", "parse_stamps", "read_oneflux"]
@@ -36,7 +37,7 @@ _BASE = "AmeriFlux BASE"
 def read_oneflux(
     archive_or_path: Archive | str | os.PathLike,
     *,
-    utc_offset: float | Sequence[tuple[object, float]],
+    utc_offset: Offset,
     variables: Iterable[str] | None = None,
     member: str | None = None,
 ) -> xr.Dataset:
@@ -47,37 +48,38 @@ def read_oneflux(
     archive_or_path : Archive or path
         From `discover`, or a csv, csv.gz or zip file.
     utc_offset : float or sequence of (start, float)
-        Hours east of UTC of the stamps' local standard time. Dated entries hold from local `start` (a date, or None
-        for the first) on; where an offset grows, rows that fall on times already seen are left out and counted.
+        Hours east of UTC of the time stamps' local standard time. Dated entries apply from local `start` (a date, or
+        None for the first) on; where an offset grows, rows whose UTC time is already there are left out and counted.
     variables : iterable of str, optional
-        Names of the variable table to read where the file has them; default all.
+        Names of the variable table to read if the file has them; default all.
     member : str, optional
         Entry of a zip; default its half-hourly or hourly table.
 
     Returns
     -------
     xarray.Dataset
-        Dimension ``time``: start of the period in UTC, datetime64[ns], strictly increasing, holes left as they are.
+        Dimension ``time``: start of the period in UTC, datetime64[ns], strictly increasing, gaps are not filled.
         One float32 variable (time,) per name found, in the table's units, NaN where missing, and ``<NAME>_QC`` int8
         (time,): 0 measured, 1 to 3 good to poor fill, -1 where there is no value; where the file has them,
         ``<NAME>_RANDUNC`` and ``<NAME>_JOINTUNC`` float32 (time,), one standard deviation in the variable's units.
         Attributes: ``step_minutes``, ``source_file``, ``site``, ``network``, ``columns`` (JSON, name to column),
-        ``flags_assumed`` (JSON, name to how many values had no flag), ``clock_repeats`` (rows left out where the offset
-        grew).
+        ``flags_assumed`` (JSON, name to number of values without a flag), ``clock_repeats`` (number of rows left out
+        where the offset grew).
 
     Raises
     ------
     SourceError
-        If the file is not of the dialect, or anything in it is not what it should be: units that cannot be right and
-        flags that count the wrong way among it (`fluxcube.sources.towers.plausible` says what can be told).
+        If the file is not of the dialect, or its content is not what it should be. This includes impossible units and
+        reversed flags, as far as `fluxcube.sources.towers.plausible` recognises them.
     UnknownNameError
         If a name of `variables` is not in the table.
 
     Notes
     -----
-    Each step is read from the first of a variable's aliases that has a value there: PA where the air's pressure was
-    measured, PA_F where it was filled. The flag is column ``<column>_QC``, NEE's for GPP and RECO. Where there is none,
-    a measured column counts as 0, ``_F`` as 2, and ``_F_MDS`` and ONEFlux's filled fluxes (``_VUT_``, ``_CUT_``) as 3.
+    Each step is read from the first of a variable's aliases that has a value there: PA where the air pressure was
+    measured, PA_F where it was filled. The flag is column ``<column>_QC``, for GPP and RECO that of NEE. Without that
+    column, a measured column counts as 0, ``_F`` as 2, and ``_F_MDS`` and ONEFlux's filled fluxes (``_VUT_``,
+    ``_CUT_``) as 3.
     """
     path = archive_or_path.path if isinstance(archive_or_path, Archive) else archive_or_path
     named = archive_or_path if isinstance(archive_or_path, Archive) else parse_name(os.path.basename(path))
@@ -86,8 +88,8 @@ def read_oneflux(
     source = find_source(archive_or_path, member)
     if source.network and networks()[source.network].reader != "oneflux":
         raise SourceError(
-            f"{source.location}: of {source.network}, which is not of the ONEFlux dialect; find it with discover, and "
-            "read it with fluxcube.sources.towers.readers.read_archive"
+            f"{source.location}: a file of {source.network}, which is not of the ONEFlux dialect; find it with "
+            "discover, and read it with fluxcube.sources.towers.readers.read_archive"
         )
     return read_stamped(source, DIALECT, utc_offset=utc_offset, variables=variables)
 
@@ -99,7 +101,7 @@ def _layers(row: Variable) -> list[Layer]:
 
 
 def _assumed_flag(column: str) -> int:
-    """Return the flag of a column that has none: what its name says of its filling.
+    """Return the flag of a column without flags, according to the suffix for filled values in its name.
 
     Examples
     --------
@@ -130,5 +132,5 @@ def _is_base(where: str) -> SourceError:
     return SourceError(f"{where}: {networks()[_BASE].why}")
 
 
-#: How FLUXNET2015, AmeriFlux FLUXNET, ICOS and the FLUXNET Shuttle write their tables.
+#: Columns and flags of FLUXNET2015, AmeriFlux FLUXNET, ICOS and the FLUXNET Shuttle.
 DIALECT = Dialect(layers=_layers, check_header=_check_header)

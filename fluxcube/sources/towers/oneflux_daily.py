@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ import xarray as xr
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location, is_zip
-from fluxcube.sources.towers.csvfile import read_numbers, text_of
-from fluxcube.sources.towers.networks import Archive, choose_member, networks, parse_name
+from fluxcube.sources.towers.csvfile import read_numbers, read_sample, text_of
+from fluxcube.sources.towers.networks import Archive, networks, parse_name
 from fluxcube.sources.towers.plausible import check_units
-from fluxcube.sources.towers.stamped import AS_PUBLISHED, MISSING, attrs_of
+from fluxcube.sources.towers.selection import choose_member
+from fluxcube.sources.towers.stamped import AS_PUBLISHED, MISSING, Source, TableSummary, attrs_of, parse_stamps
 from fluxcube.variables import Variable, table, variable
 
 STAMP = "TIMESTAMP"
@@ -27,14 +27,7 @@ _COARSE = {"WW": "weekly", "MM": "monthly", "YY": "yearly"}
 _FINE = {"HH": "half-hourly", "HR": "hourly"}
 
 
-@dataclass(frozen=True)
-class _Source:
-    location: Location
-    site: str
-    network: str
-
-
-def read_oneflux_days(
+def read_oneflux_daily(
     archive_or_path: Archive | str | os.PathLike, *, variables: Iterable[str] | None = None, member: str | None = None
 ) -> xr.Dataset:
     """Read one tower's daily file, with the share of each day that is measured or well filled.
@@ -44,36 +37,36 @@ def read_oneflux_days(
     archive_or_path : Archive or path
         From ``discover(..., resolution="daily")``, or a csv, csv.gz or zip file.
     variables : iterable of str, optional
-        Names of the daily variable table to read where the file has them; default all.
+        Names of the daily variable table to read if the file has them; default all.
     member : str, optional
         Entry of a zip; default its daily table.
 
     Returns
     -------
     xarray.Dataset
-        Dimension ``time``: local dates, datetime64[ns], strictly increasing, holes left as they are. One float32
+        Dimension ``time``: local dates, datetime64[ns], strictly increasing, gaps are not filled. One float32
         variable (time,) per name found, in the units of the daily table, NaN where missing; ``<NAME>_QUALITY`` float32
-        (time,): 0 to 1, higher is better, NaN where there is no value or the file does not tell; where the file has
+        (time,): 0 to 1, higher is better, NaN where there is no value or its quality is unknown; where the file has
         them, ``<NAME>_RANDUNC`` and ``<NAME>_JOINTUNC`` (time,), one standard deviation in the variable's units.
         Attributes: ``step_minutes`` (1440), ``source_file``, ``site``, ``network``, ``columns`` (JSON, name to column),
-        ``flags_assumed`` (JSON, name to how many values are of unknown quality), ``clock_repeats`` (0).
+        ``flags_assumed`` (JSON, name to number of values of unknown quality), ``clock_repeats`` (0).
 
     Raises
     ------
     SourceError
-        If the file is not a daily one of the dialect, or anything in it is not what it should be.
+        If the file is not a daily file of the dialect, or its content is not what it should be.
     UnknownNameError
         If a name of `variables` is not in the daily table.
 
     Notes
     -----
-    Daily flags are fractions in the opposite sense of half-hourly ones: 1 is best. A value whose column has no flag, or
-    a blank one (so in ICOS Warm Winter 2020's LE_F_MDS), is of unknown quality (NaN), not of good or bad quality.
-    Columns that ONEFlux does not fill (NETRAD, PPFD_IN, USTAR) are means of the half-hours that were measured, on days
-    with more than half of them: the quality tells which.
+    Daily flags are fractions in the opposite sense of half-hourly flags: 1 is best. A value whose column has no flag,
+    or a blank one (as LE_F_MDS of ICOS Warm Winter 2020), is of unknown quality (NaN), neither good nor bad. Columns
+    that ONEFlux does not fill (NETRAD, PPFD_IN, USTAR) are means of the measured half-hours, on days with more than
+    half of them; the quality is their share.
     NEE, GPP and RECO are of one USTAR threshold, so that NEE = RECO - GPP holds for the night-time partition:
-    ``VUT_USTAR50`` where NEE has it with as many partitions as ``VUT_REF``, else that. GPP and RECO carry the quality
-    of the NEE column of the same threshold.
+    ``VUT_USTAR50`` if NEE has it with as many partitions as ``VUT_REF``, else ``VUT_REF``. GPP and RECO have the
+    quality of the NEE column of the same threshold.
 
     References
     ----------
@@ -82,7 +75,7 @@ def read_oneflux_days(
     names = _names(variables)
     source = _source(archive_or_path, member)
     location = source.location
-    frame = read_numbers(location, lambda header: _wanted(header, names, location), integers=(STAMP,))
+    frame = read_numbers(location, lambda header: _columns_to_read(header, names, location), integers=(STAMP,))
     time = _dates(frame, location)
     arrays, record = _read_variables(frame, names, location)
     return xr.Dataset(
@@ -99,30 +92,64 @@ def read_oneflux_days(
     )
 
 
-def _source(archive_or_path: Archive | str | os.PathLike, member: str | None) -> _Source:
-    """Find the table to read, after a look at what its name promises."""
-    archive = archive_or_path if isinstance(archive_or_path, Archive) else None
-    path = archive.path if archive else Path(archive_or_path)
-    member = member or (archive.member if archive else None)
+def summarise_oneflux_daily(archive: Archive) -> TableSummary:
+    """Return a summary of a daily table from its header and a sample of its rows.
+
+    Returns
+    -------
+    TableSummary
+        Its `measured` is the mean share of the sampled days that was measured or well filled.
+
+    Raises
+    ------
+    SourceError
+        If the sample is not of a table of numbers.
+    """
+    rows = {name: row for name, row in table("daily").items() if row.aliases}
+
+    def choose(header: Sequence[str]) -> list[str]:
+        columns = {column for row in rows.values() for alias in row.aliases for column in (alias, f"{alias}_QC")}
+        return [name for name in header if name in columns or name == STAMP]
+
+    sample, count = read_sample(archive.location, choose, integers=(STAMP,))
+    first = {name: next((alias for alias in row.aliases if alias in sample), None) for name, row in rows.items()}
+    columns = {name: column for name, column in first.items() if column is not None}
+    flags = {name: sample[f"{column}_QC"] for name, column in columns.items() if f"{column}_QC" in sample}
+    return TableSummary(
+        step_minutes=_DAY_MINUTES,
+        rows=count,
+        variables=tuple(columns),
+        measured={name: float(flag.where(flag >= 0, 0).mean()) for name, flag in flags.items()},
+        first=parse_stamps(sample[STAMP].to_numpy()[:1] * 10_000)[0],
+    )
+
+
+def _source(archive_or_path: Archive | str | os.PathLike, member: str | None) -> Source:
+    """Return the table to read, after checking that its name is that of a daily table."""
+    if isinstance(archive_or_path, Archive):
+        archive, path, member = archive_or_path, archive_or_path.path, member or archive_or_path.member
+    else:
+        archive, path = None, Path(archive_or_path)
     if member is None and is_zip(path):
         member = choose_member(path, resolution="daily")
     location = Location(path, member)
     named = archive or parse_name(location.name) or parse_name(path.name)
-    why = _why_not(named) if named else ""
-    if why:
-        raise SourceError(f"{location}: {why}")
-    return _Source(location, named.site if named else "", named.network if named else "")
+    if named is None:
+        return Source(location, "", "")
+    if fault := _fault_of_name(named):
+        raise SourceError(f"{location}: {fault}")
+    return Source(location, named.site, named.network)
 
 
-def _why_not(archive: Archive) -> str:
-    """Return why a file is no daily table of a tower, by its name; "" if it is."""
+def _fault_of_name(archive: Archive) -> str:
+    """Return why a file is not a daily table of a tower, by its name; "" if it is."""
     network = networks()[archive.network]
     if network.products and archive.product not in network.products:
-        return f"{archive.product} holds no tower measurements; get the site's FULLSET or SUBSET daily (DD) file"
+        return f"{archive.product} contains no tower measurements; get the site's FULLSET or SUBSET daily (DD) file"
     if archive.resolution in _FINE:
         return (
             f"a {_FINE[archive.resolution]} file, where a daily one (DD) was expected; read it with read_oneflux, "
-            "and make days of it with fluxcube.cubes.daily.to_daily"
+            "and compute daily values from it with fluxcube.cubes.daily.to_daily"
         )
     if archive.resolution in _COARSE:
         return f"a {_COARSE[archive.resolution]} file, where a daily one was expected; get the site's daily (DD) file"
@@ -130,19 +157,22 @@ def _why_not(archive: Archive) -> str:
 
 
 def _names(variables: Iterable[str] | None) -> tuple[str, ...]:
-    """Return the names to look for, each once: not what is computed, nor directions, which have no plain mean."""
+    """Return the names of the variables to read, each once, without computed ones and without wind direction.
+
+    Wind direction has no daily column, since its mean is not the mean of its numbers.
+    """
     names = table("daily") if variables is None else [variables] if isinstance(variables, str) else variables
     rows = [variable(name, "daily") for name in names]
     return tuple(dict.fromkeys(row.name for row in rows if row.aliases and row.aggregate != "vector"))
 
 
 def _thresholds() -> tuple[str, ...]:
-    """Return the endings that columns of the carbon fluxes have, best first: VUT_USTAR50, VUT_REF."""
+    """Return the endings of the columns of the carbon fluxes, best first: VUT_USTAR50, VUT_REF."""
     return tuple(column.removeprefix("NEE_") for column in variable("NEE", "daily").aliases)
 
 
 def _of_carbon(row: Variable) -> bool:
-    """Return whether a variable is NEE or a part of it, whose columns are of one USTAR threshold."""
+    """Return whether a variable is NEE, GPP or RECO, whose columns are of one USTAR threshold."""
     return any(alias.endswith(f"_{ending}") for alias in row.aliases for ending in _thresholds())
 
 
@@ -150,10 +180,11 @@ def _carbon() -> list[Variable]:
     return [row for row in table("daily").values() if _of_carbon(row)]
 
 
-def _wanted(header: Sequence[str], names: Sequence[str], location: Location) -> list[str]:
+def _columns_to_read(header: Sequence[str], names: Sequence[str], location: Location) -> list[str]:
     """Return the columns to read, after checking that the header is of the dialect.
 
-    All of the carbon fluxes are looked at where one is asked for: which threshold they have must not depend on that.
+    If one of the carbon fluxes is requested all of them are read, so that the choice of the threshold does not depend
+    on the request.
     """
     _check_header(header, location)
     rows = [variable(name, "daily") for name in names]
@@ -172,7 +203,7 @@ def _check_header(header: Sequence[str], location: Location) -> None:
             "TIMESTAMP_START, as half-hourly, hourly and weekly files have" if spans else ", ".join(header[:4])[:200]
         )
         raise SourceError(
-            f"{where}: no column {STAMP}, which daily files have (found {found}); get the site's daily (DD) file"
+            f"{where}: expected a column {STAMP}, as in daily files, found {found}; get the site's daily (DD) file"
         )
     known = {alias for row in table("daily").values() for alias in row.aliases}
     if not known.intersection(header):
@@ -193,13 +224,13 @@ def _dates(frame: pd.DataFrame, location: Location) -> np.ndarray:
         np.isnat(time), frame, STAMP, location, f"expected a date as YYYYMMDD{'' if more else '; correct it'}{more}"
     )
     moves = np.diff(time, prepend=time[0] - 1).astype(np.int64)
-    _refuse(moves == 0, frame, STAMP, location, f"this date is there twice, expected once; {AS_PUBLISHED}")
+    _refuse(moves == 0, frame, STAMP, location, f"this date occurs twice, expected once; {AS_PUBLISHED}")
     _refuse(moves < 0, frame, STAMP, location, f"earlier than the row before, expected dates in order; {AS_PUBLISHED}")
     return time
 
 
 def _parse_dates(stamps: np.ndarray) -> np.ndarray:
-    """Turn YYYYMMDD numbers into dates (time,) datetime64[D]; NaT where a number is none from 1900 to 2199.
+    """Convert YYYYMMDD numbers to dates (time,) datetime64[D]; NaT where a number is not a date from 1900 to 2199.
 
     Examples
     --------
@@ -215,7 +246,7 @@ def _parse_dates(stamps: np.ndarray) -> np.ndarray:
 
 
 def _refuse(bad: np.ndarray, frame: pd.DataFrame, column: str, location: Location, why: str) -> None:
-    """Raise for the first bad row, with its line and text."""
+    """Raise an error for the first bad row, with its line and text."""
     if bad.any():
         line, text = text_of(location, int(bad.argmax()), column)
         more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
@@ -225,8 +256,10 @@ def _refuse(bad: np.ndarray, frame: pd.DataFrame, column: str, location: Locatio
 def _read_variables(
     frame: pd.DataFrame, names: Sequence[str], location: Location
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return values, qualities and uncertainties by name, and the attributes that tell where they came from."""
-    arrays, columns, unknown = {}, {}, {}
+    """Return values, qualities and uncertainties by name, and the attributes of the record about their columns."""
+    arrays: dict[str, np.ndarray] = {}
+    columns: dict[str, str] = {}
+    unknown: dict[str, int] = {}
     ending = _threshold(frame)
     for name in names:
         row = variable(name, "daily")
@@ -246,26 +279,28 @@ def _read_variables(
 
 
 def _threshold(frame: pd.DataFrame) -> str:
-    """Return the ending that NEE and its parts are read with: the one with most of them, NEE first."""
+    """Return the ending of the columns of NEE, GPP and RECO: one that has NEE, and the maximum number of the others."""
 
     def supplied(ending: str) -> tuple[bool, int]:
-        held = {row.name: any(_filled(frame, a) for a in row.aliases if a.endswith(f"_{ending}")) for row in _carbon()}
-        return held["NEE"], sum(held.values())
+        has = {
+            row.name: any(_has_values(frame, a) for a in row.aliases if a.endswith(f"_{ending}")) for row in _carbon()
+        }
+        return has["NEE"], sum(has.values())
 
     return max(_thresholds(), key=supplied)  # the first of equals
 
 
-def _filled(frame: pd.DataFrame, column: str) -> bool:
+def _has_values(frame: pd.DataFrame, column: str) -> bool:
     return column in frame and bool((frame[column].notna() & (frame[column] != MISSING)).any())
 
 
 def _columns(frame: pd.DataFrame, row: Variable, ending: str) -> tuple[str | None, str]:
-    """Return the column a variable is read from (None where there is none), and the column of its quality."""
+    """Return the column of a variable (None if there is none), and the column of its quality."""
     aliases = [alias for alias in row.aliases if alias in frame]
     if _of_carbon(row):
         aliases = [alias for alias in aliases if alias.endswith(f"_{ending}")]
-    filled = (alias for alias in aliases if _filled(frame, alias))
-    column = next(filled, aliases[0] if aliases else None)
+    with_values = (alias for alias in aliases if _has_values(frame, alias))
+    column = next(with_values, aliases[0] if aliases else None)
     return column, f"NEE_{ending}_QC" if _of_carbon(row) else f"{column}_QC"
 
 
@@ -283,7 +318,7 @@ def _values(frame: pd.DataFrame, column: str, location: Location) -> np.ndarray:
 
 
 def _quality(frame: pd.DataFrame, flag: str, location: Location) -> np.ndarray:
-    """Return a column of fractions (time,), NaN where it is blank or not there."""
+    """Return a column of fractions (time,), NaN where it is blank or missing."""
     if flag not in frame:
         return np.full(len(frame), np.nan, np.float32)
     quality = frame[flag].to_numpy(copy=True)
@@ -293,19 +328,19 @@ def _quality(frame: pd.DataFrame, flag: str, location: Location) -> np.ndarray:
         frame,
         flag,
         location,
-        "expected a fraction from 0 to 1, higher being better, as daily files have; a flag 0 to 3 is of half-hourly "
-        f"files, in the opposite sense. {AS_PUBLISHED.capitalize()}",
+        "expected a fraction from 0 to 1, where higher is better, as in daily files; flags from 0 to 3 are those of "
+        f"half-hourly files, in the opposite sense. {AS_PUBLISHED.capitalize()}",
     )
     return quality
 
 
 def _uncertainties(frame: pd.DataFrame, row: Variable, column: str, location: Location) -> Mapping[str, np.ndarray]:
-    """Return `<NAME>_RANDUNC` and `<NAME>_JOINTUNC` (time,) float32, of the threshold of the values."""
-    found = {}
+    """Return `<NAME>_RANDUNC` and `<NAME>_JOINTUNC` (time,) float32, of the same threshold as the values."""
+    uncertainties = {}
     for kind, columns in (("RANDUNC", row.randunc), ("JOINTUNC", row.jointunc)):
         own = [name for name in columns if name in frame and (not _of_carbon(row) or name.startswith(f"{column}_"))]
-        if own and _filled(frame, own[0]):
+        if own and _has_values(frame, own[0]):
             values = _values(frame, own[0], location)
             _refuse(values < 0, frame, own[0], location, f"expected a standard deviation of 0 or more; {AS_PUBLISHED}")
-            found[f"{row.name}_{kind}"] = values
-    return found
+            uncertainties[f"{row.name}_{kind}"] = values
+    return uncertainties

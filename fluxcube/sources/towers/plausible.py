@@ -1,4 +1,4 @@
-"""What a tower's numbers tell of their units and flags: refuse those that cannot be right."""
+"""Check the units and flags of a tower's values, and refuse impossible ones."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import numpy as np
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
 
-#: Fewer values than this prove nothing: a day of half-hours.
+#: Minimum number of values for a check of units: a day of half-hours.
 ENOUGH = 48
-#: Fewer threes of consecutive steps than this do not tell how rough a flux is.
-_ENOUGH_RUNS = 200
-#: A fill this much rougher than what is called measured is none: at 109 real towers none was rougher than 0.9.
-_ROUGHER = 2
+#: Minimum number of groups of three consecutive steps for an estimate of a flux's roughness.
+_ENOUGH_TRIPLES = 200
+#: Maximum ratio of the roughness of fills to that of measured values: at 109 real towers it was at most 0.9.
+_MAX_ROUGHNESS = 2
 
-# The middle of the values is judged, never a few of them: a broken sensor is not a wrong unit.
+# Rules use the bulk of the values, never a few of them: a broken sensor is not a wrong unit.
 _SOIL = tuple(f"TS_{layer}" for layer in range(1, 6))
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """`found` of the values (n,) beyond `low` or `high` cannot be in the table's units."""
+    """A statistic of the values (n,) and its limits in the units of the variable table.
+
+    `likely_unit` returns the probable unit (and its conversion) of a statistic beyond the limits.
+    """
 
     what: str
-    found: Callable[[np.ndarray], float]
+    statistic: Callable[[np.ndarray], float]
     low: float = -np.inf
     high: float = np.inf
-    looks: Callable[[float], str] = lambda value: "another unit"
+    likely_unit: Callable[[float], str] = lambda value: "another unit"
 
 
 def _median(values: np.ndarray) -> float:
@@ -37,7 +40,7 @@ def _median(values: np.ndarray) -> float:
 
 
 def _tenth_highest(values: np.ndarray) -> float:
-    """Return what a tenth of the values above zero exceeds."""
+    """Return the 90th percentile of the values above zero, NaN if there are few."""
     above = values[values > 0]
     return float(np.quantile(above, 0.9)) if len(above) >= ENOUGH else np.nan
 
@@ -54,30 +57,24 @@ def _temperature(value: float) -> str:
     return "kelvin: subtract 273.15" if value > 150 else "degrees Fahrenheit"
 
 
-_KELVIN = _Rule("median", _median, high=60, looks=_temperature)
+def _pressure(value: float) -> str:
+    if value > 2000:
+        return "pascal: divide by 1000"
+    return "hectopascal: divide by 10" if value > 120 else "another unit, such as bar"
+
+
+_KELVIN = _Rule("median", _median, high=60, likely_unit=_temperature)
 _RULES = {
-    # No air is drier than 110 hPa of deficit; a tenth of the values above it is another unit.
-    "VPD": _Rule("90th percentile", _tenth_highest, high=110, looks=lambda value: "pascal: divide by 100"),
-    # The highest towers stand near 5,000 m (54 kPa), the Dead Sea has 106 kPa.
-    "PA": _Rule(
-        "median",
-        _median,
-        low=40,
-        high=120,
-        looks=lambda value: (
-            "pascal: divide by 1000"
-            if value > 2000
-            else "hectopascal: divide by 10"
-            if value > 120
-            else "another unit, such as bar"
-        ),
-    ),
-    # A tower whose air never holds more than 1.5 % of its vapour is none.
-    "RH": _Rule("maximum", _highest, low=1.5, looks=lambda value: "a fraction: multiply by 100"),
+    # The deficit of real air stays below 110 hPa; if a tenth of the values is above, the unit is another one.
+    "VPD": _Rule("90th percentile", _tenth_highest, high=110, likely_unit=lambda value: "pascal: divide by 100"),
+    # The highest towers are near 5,000 m (54 kPa); at the Dead Sea pressure is 106 kPa.
+    "PA": _Rule("median", _median, low=40, high=120, likely_unit=_pressure),
+    # No tower's relative humidity stays below 1.5 %.
+    "RH": _Rule("maximum", _highest, low=1.5, likely_unit=lambda value: "a fraction: multiply by 100"),
     "TA": _KELVIN,
     **dict.fromkeys(_SOIL, _KELVIN),
-    # The sun gives 1361 W m-2 above the atmosphere; clouds' edges add a few minutes of half as much again.
-    "SW_IN": _Rule("99th percentile", _highest_percent, high=2000, looks=lambda value: "joules, or another unit"),
+    # Sunlight is 1361 W m-2 above the atmosphere; cloud edges increase it by half for a few minutes.
+    "SW_IN": _Rule("99th percentile", _highest_percent, high=2000, likely_unit=lambda value: "joules, or another unit"),
 }
 
 
@@ -87,9 +84,9 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
     Parameters
     ----------
     name : str
-        Of the variable table.
+        Name in the variable table.
     values : (n,) float
-        In any order; NaN where missing. Fewer than `ENOUGH` pass.
+        In any order; NaN where missing. Fewer than `ENOUGH` values are not checked.
     where : str
         File and column, for the message.
 
@@ -100,7 +97,8 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
 
     Notes
     -----
-    What overlaps with what could be is not told: VPD in kPa, SWC as a fraction of a desert, NEE in other units.
+    Wrong units whose values are possible are not recognised: VPD in kPa, SWC of a desert as a fraction, NEE in other
+    units.
 
     Examples
     --------
@@ -115,11 +113,11 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
     finite = values[np.isfinite(values)]
     if len(finite) < ENOUGH:
         return
-    found = rule.found(finite)
-    if found < rule.low or found > rule.high:
+    value = rule.statistic(finite)
+    if value < rule.low or value > rule.high:
         raise SourceError(
-            f"{where}: expected {table.variable(name).units}, and a {rule.what} of {found:.4g} looks like "
-            f"{rule.looks(found)}. Convert the column, or get the file as its network publishes it"
+            f"{where}: expected {table.variable(name).units}, and a {rule.what} of {value:.4g} looks like "
+            f"{rule.likely_unit(value)}. Convert the column, or get the file as its network publishes it"
         )
 
 
@@ -136,88 +134,89 @@ def as_float32(values: np.ndarray, where: str) -> np.ndarray:
     Raises
     ------
     SourceError
-        If a value is infinite, or too large to be one of float32.
+        If a value is infinite, or too large for float32.
 
     Examples
     --------
     >>> as_float32(np.array([1.0, 1e39]), "a.csv, column NEE")
     Traceback (most recent call last):
-    fluxcube.errors.SourceError: a.csv, column NEE: found 1e+39, which no measurement is; correct it
+    fluxcube.errors.SourceError: a.csv, column NEE: expected a measurement, found 1e+39; correct it
     """
     with np.errstate(over="ignore"):
         small = values.astype(np.float32)
     if np.isinf(small).any():
-        raise SourceError(f"{where}: found {values[np.isinf(small)][0]:g}, which no measurement is; correct it")
+        raise SourceError(f"{where}: expected a measurement, found {values[np.isinf(small)][0]:g}; correct it")
     return small
 
 
 def check_flags(flags: np.ndarray, present: np.ndarray, where: str) -> None:
-    """Refuse flags that count the wrong way, as far as that can be told.
+    """Refuse reversed flags, as far as they can be recognised.
 
     Parameters
     ----------
     flags : (time,) float
         As in the file, NaN where blank.
     present : (time,) bool
-        Where there is a value.
+        Whether there is a value.
     where : str
         File and column, for the message.
 
     Raises
     ------
     SourceError
-        If 0, which means measured, is on steps without a value only, as where 0 means none and more is better.
+        If only steps without a value have flag 0, which means measured: in a reversed scale 0 means no value.
 
     Notes
     -----
-    Fractions are refused before, and NEE's flags are judged by `check_fills`. What cannot be told of other variables: a
-    column in which 3 is on most values may be of a tower whose gaps were long, or of a scale that counts the other way;
-    it is taken as it says.
+    Fractions are refused before, and `check_fills` checks the flags of NEE. Other variables are ambiguous: a column in
+    which most values have flag 3 may be of a tower with long gaps, or of a reversed scale; it is accepted.
     """
     zero = flags == 0
     gaps = ~present & np.isfinite(flags)
     some = int(zero[present].sum()) == 0 and int((flags[present] > 0).sum()) >= ENOUGH
     if some and gaps.sum() >= ENOUGH and zero[gaps].all():
         raise SourceError(
-            f"{where}: flag 0 is on the {int(gaps.sum())} steps without a value and on none that has one, where it "
-            "means measured; these flags seem to count the other way. Turn them round, or get the file as its network "
-            "publishes it"
+            f"{where}: flag 0 is on the {int(gaps.sum())} steps without a value and on none with a value, but it means "
+            "measured; these flags seem to be reversed. Reverse them, or get the file as its network publishes it"
         )
 
 
 def check_fills(values: np.ndarray, flags: np.ndarray, where: str) -> None:
-    """Refuse flags of NEE that call fills measured: turbulence makes a measured flux rough, and a fill is a mean.
+    """Refuse flags of NEE that mark fills as measured.
+
+    Turbulence makes a measured flux rough; a fill is a mean, and smooth.
 
     Parameters
     ----------
     values, flags : (time,)
-        Of consecutive half-hours or hours; NaN and -1 where missing.
+        Values and flags of consecutive half-hours or hours; NaN and -1 where missing.
     where : str
         File and column of flags, for the message.
 
     Raises
     ------
     SourceError
-        If fluxes of a flag above 0 are more than twice as rough (median of their second differences) as those of 0.
+        If fluxes of a flag above 0 are more than twice as rough (median of their absolute second differences) as those
+        of flag 0.
 
     Notes
     -----
-    On 109 towers of FLUXNET2015: none was refused; with flags turned round (0 as 3, ...) the 70 whose poor fills are
-    frequent enough were, and with 1 for measured and 0 for filled all of them.
+    Of 109 towers of FLUXNET2015 none was refused. With reversed flags (0 as 3, ...) the 70 towers with enough poor
+    fills were refused, and with 1 for measured and 0 for filled all of them.
     """
-    middle = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
+    differences = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
 
     def roughness(flag: int) -> float:
         same = flags == flag
-        runs = middle[same[2:] & same[1:-1] & same[:-2]]
-        return float(np.median(runs)) if len(runs) >= _ENOUGH_RUNS else np.nan
+        triples = differences[same[2:] & same[1:-1] & same[:-2]]
+        return float(np.median(triples)) if len(triples) >= _ENOUGH_TRIPLES else np.nan
 
     measured = roughness(0)
     for flag in (1, 2, 3):
-        found = roughness(flag)
-        if found > _ROUGHER * measured:
+        filled = roughness(flag)
+        if filled > _MAX_ROUGHNESS * measured:
             raise SourceError(
-                f"{where}: fluxes of flag {flag} are {found / measured:.1f} times as rough as those of flag 0, which "
-                "means measured; fills are smooth, so these flags seem to count the other way. Turn them round, or get "
-                "the file as its network publishes it"
+                f"{where}: fluxes of flag {flag} are {filled / measured:.1f} times as rough as those of flag 0, which "
+                "means measured; fills are smooth, so these flags seem to be reversed. Reverse them, or get the file "
+                "as its network publishes it"
             )

@@ -1,4 +1,4 @@
-"""How the published CarbonSense scaled its values, and what undoes it."""
+"""Undo the scaling of the published CarbonSense, and build its records."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.plausible import as_float32
 from fluxcube.sources.towers.stamped import attrs_of
 
-#: Limits (low, high) that values were scaled by. v1: normalization_config.yml of the paper's code
-#: (github.com/mjfortier/CarbonSense, 2024). v2: DEFAULT_NORM of stage_4.py of the same (2025). They differ: v1's PA_F
-#: is of 20 to 150 kPa, V2's PA of 0 to 110.
+#: Limits (low, high) by which values were scaled. v1: normalization_config.yml of the paper's code
+#: (github.com/mjfortier/CarbonSense, 2024). v2: DEFAULT_NORM of stage_4.py of the same repository (2025). They differ:
+#: PA_F of v1 is scaled by 20 to 150 kPa, PA of V2 by 0 to 110 kPa.
 BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "v1": {
         "DOY": (0, 366),
@@ -67,28 +67,28 @@ BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     },
 }
 
-#: What shows which limits hold: quantities that are never much below zero lie at the lower end of v1's and in the
-#: middle of V2's.
-_TELLING = ("WS", "USTAR", "SW_IN")
-_SLACK = 1e-6  # values were written as text, or rounded to float32
+#: Variables that show which limits were used: quantities that are never much below zero lie at the lower end of the
+#: limits of v1 and in the middle of those of V2.
+_INDICATORS = ("WS", "USTAR", "SW_IN")
+_TOLERANCE = 1e-6  # values were written as text, or rounded to float32
 
 
 def is_scaled(start: np.ndarray, columns: Mapping[str, np.ndarray], where: str) -> bool:
-    """Say whether predictors are scaled, by their own day of year and time of day against the stamps.
+    """Return whether predictors are scaled: compare their day of year and time of day with the time stamps.
 
     Parameters
     ----------
     start : (time,) datetime64
         Local time at the start of each row.
     columns : mapping of str to (time,) float
-        DOY and TOD among them, where the file has them, scaled or in days and hours.
+        Contain DOY and TOD where the file has them, scaled or in days and hours.
     where : str
         The file, for messages.
 
     Raises
     ------
     SourceError
-        If neither agrees with the stamps: the columns are not what their names say.
+        If neither form agrees with the time stamps, or there is neither DOY nor TOD.
 
     Examples
     --------
@@ -103,7 +103,10 @@ def is_scaled(start: np.ndarray, columns: Mapping[str, np.ndarray], where: str) 
     }
     clocks = [name for name in true if name in columns and np.isfinite(columns[name]).any()]
     if not clocks:
-        raise SourceError(f"{where}: neither DOY nor TOD has a value, so it cannot be told whether values are scaled")
+        raise SourceError(
+            f"{where}: neither DOY nor TOD has a value, and only they show whether values are scaled; get the file as "
+            "published"
+        )
     for scaled in (True, False):
         if all(_agrees(name, columns[name], true[name], scaled) for name in clocks):
             return scaled
@@ -111,7 +114,8 @@ def is_scaled(start: np.ndarray, columns: Mapping[str, np.ndarray], where: str) 
     row = int(np.argmax(~_near(columns[name], true[name])))
     raise SourceError(
         f"{where}: {name} {columns[name][row]:g} at {start[row]} is neither the time of the stamp "
-        f"({true[name][row]:g}) nor that time scaled; its columns or stamps are not as CarbonSense publishes them"
+        f"({true[name][row]:g}) nor that time scaled; its columns or time stamps are not as CarbonSense publishes "
+        "them. Get the file as published"
     )
 
 
@@ -120,19 +124,19 @@ def _agrees(name: str, values: np.ndarray, true: np.ndarray, scaled: bool) -> bo
 
 
 def _near(values: np.ndarray, true: np.ndarray) -> np.ndarray:
-    # V1 took the hour's whole number; a half-hour may be lost of it.
+    # V1 rounded TOD down to the whole hour, so that it may be half an hour too early.
     return np.isnan(values) | ((values - true < 1e-3) & (values - true > -0.501))
 
 
 def which_bounds(columns: Mapping[str, np.ndarray], default: str) -> str:
-    """Return the version of the limits, "v1" or "v2", that scaled columns show; `default` where they do not tell.
+    """Return the version of the limits, "v1" or "v2", by which columns were scaled; `default` if they do not show it.
 
     Examples
     --------
     >>> which_bounds({"WS": np.array([0.01, 0.02])}, "v1"), which_bounds({"WS": np.array([-0.48, -0.47])}, "v2")
     ('v2', 'v1')
     """
-    for name in _TELLING:
+    for name in _INDICATORS:
         values = columns.get(name)
         if values is not None and np.isfinite(values).any():
             return "v1" if np.nanmedian(values) < -0.25 else "v2"
@@ -140,15 +144,16 @@ def which_bounds(columns: Mapping[str, np.ndarray], default: str) -> str:
 
 
 def unscaled(name: str, values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """Return physical values of scaled ones: [-1, 1) of a cyclic variable, [-0.5, 0.5) of another.
+    """Return physical values from scaled ones.
 
     Parameters
     ----------
     name : str
-        Of the variable table.
+        Name in the variable table.
     values : array of float
+        Scaled values: in [-1, 1) of a cyclic variable, in [-0.5, 0.5) of any other one.
     bounds : (float, float)
-        What they were scaled by.
+        Limits by which they were scaled.
 
     Examples
     --------
@@ -168,27 +173,27 @@ def unscaled_columns(
     Raises
     ------
     SourceError
-        If a value lies outside what scaling can give, or a column is none of `bounds`.
+        If a value lies outside the range of scaled values, or a column is not in `bounds`.
     """
-    found = {}
+    physical = {}
     for name, values in columns.items():
         if name not in bounds:
-            raise SourceError(f"{where}, column of {name}: its limits are not known, so its scaling cannot be undone")
-        end = (1.0 if table.variable(name).cyclic else 0.5) + _SLACK
+            raise SourceError(f"{where}, column of {name}: its limits are unknown, so its scaling cannot be undone")
+        end = (1.0 if table.variable(name).cyclic else 0.5) + _TOLERANCE
         outside = np.abs(values) > end
         if outside.any():
             raise SourceError(
                 f"{where}, column of {name}: {values[outside][0]:g} among scaled values, which lie within {end:g} of "
                 "0; the file mixes scaled and physical values, get it as published"
             )
-        found[name] = unscaled(name, values, bounds[name])
-    return found
+        physical[name] = unscaled(name, values, bounds[name])
+    return physical
 
 
 def record(
     time: np.ndarray, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]], attrs: Mapping[str, object]
 ) -> xr.Dataset:
-    """Make the native record of one site.
+    """Return the record of one site at its own time step.
 
     Parameters
     ----------
@@ -197,12 +202,12 @@ def record(
     arrays : mapping of str to ((time,) float, (time,) int)
         Values and flags by name of the variable table.
     attrs : mapping
-        As every reader gives them; lists and mappings become JSON.
+        Attributes as every reader returns them; lists and mappings become JSON.
 
     Returns
     -------
     xarray.Dataset
-        As `fluxcube.sources.towers.oneflux.read_oneflux` describes it.
+        As `fluxcube.sources.towers.readers.Reader.read` describes it.
 
     Raises
     ------
@@ -215,34 +220,48 @@ def record(
         small = as_float32(values, f"{attrs['source_file']}, {name} of {attrs['site']}")
         data[name] = ("time", small, attrs_of(name))
         data[f"{name}_QC"] = ("time", np.where(present, flags, -1).astype(np.int8), attrs_of(f"{name}_QC"))
-    said = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in attrs.items()}
-    return xr.Dataset(data, coords={"time": ("time", time.astype("datetime64[ns]"))}, attrs=said)
+    encoded = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in attrs.items()}
+    return xr.Dataset(data, coords={"time": ("time", time.astype("datetime64[ns]"))}, attrs=encoded)
 
 
 def site_info(site: str, latitude: object, longitude: object, elevation: object, igbp: object, where: str) -> SiteInfo:
-    """Return a site's place, after checking that it can be one.
+    """Return the metadata of a site, after checking its coordinates.
+
+    Parameters
+    ----------
+    site : str
+        ID of the site.
+    latitude, longitude, elevation, igbp : object
+        Values as the file has them: degrees north and east, metres, IGBP class.
+    where : str
+        The file, for messages.
 
     Raises
     ------
     SourceError
-        If a number is none, or out of its range.
+        If a value is not a number, or out of its range.
     """
-    limits = {"latitude": (latitude, 90.0), "longitude": (longitude, 180.0), "elevation": (elevation, 9000.0)}
-    found = {name: _number(value, limit, f"{where}, {name} of {site}") for name, (value, limit) in limits.items()}
-    return SiteInfo(site=site, igbp=igbp.strip().upper() if isinstance(igbp, str) else "", **found)
+    return SiteInfo(
+        site=site,
+        latitude=_number(latitude, 90.0, f"{where}, latitude of {site}"),
+        longitude=_number(longitude, 180.0, f"{where}, longitude of {site}"),
+        elevation=_number(elevation, 9000.0, f"{where}, elevation of {site}"),
+        igbp=igbp.strip().upper() if isinstance(igbp, str) else "",
+    )
 
 
 def _number(value: object, limit: float, where: str) -> float | None:
     if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
         return None
-    good = isinstance(value, int | float) and not isinstance(value, bool) and -limit <= value <= limit
-    if not good:
-        raise SourceError(f"{where}: expected a number from {-limit:g} to {limit:g}, found {str(value)[:60]!r}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and -limit <= value <= limit:
+        return float(value)
+    raise SourceError(
+        f"{where}: expected a number from {-limit:g} to {limit:g}, found {str(value)[:60]!r}; get the file as published"
+    )
 
 
 def names_to_read(variables: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return the names to look for, each once; those that are computed are in no file.
+    """Return the names of the variables to read, each once, without computed ones, which are in no file.
 
     Raises
     ------
@@ -253,16 +272,16 @@ def names_to_read(variables: str | Iterable[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if table.variable(name).aliases))
 
 
-def stacked_chips(found: Iterable[tuple[np.datetime64, np.ndarray]], where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Put the published images of a site in the order and form of the cube's chips.
+def stacked_chips(images: Iterable[tuple[np.datetime64, np.ndarray]], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the published images of a site in the order and form of the cube's chips.
 
     Parameters
     ----------
-    found : iterable of (datetime64, (9, row, column) float)
-        Local time and image. Missing is -1. A frame of 8 x 8 is taken as it is; of a larger one (V1 has 10 x 10), rows
-        and columns 1 to 8, which are what the published models see.
+    images : iterable of (datetime64, (9, row, column) float)
+        Local time and image, -1 where missing. All of an image of 8 x 8 pixels is used; of a larger one (V1 has
+        10 x 10), rows and columns 1 to 8, as the published models do.
     where : str
-        For messages.
+        File and site, for messages.
 
     Returns
     -------
@@ -277,11 +296,11 @@ def stacked_chips(found: Iterable[tuple[np.datetime64, np.ndarray]], where: str)
         If an image has another shape or other values, or two images of a day differ.
     """
     by_day: dict[np.datetime64, np.ndarray] = {}
-    for time, image in found:
-        day = np.datetime64(time, "D")
+    for time, image in images:
+        day = time.astype("datetime64[D]")
         chip = _frame(image, f"{where}, image of {day}")
         if not np.array_equal(by_day.setdefault(day, chip), chip, equal_nan=True):
-            raise SourceError(f"{where}: two images of {day} that differ, expected one; get it as published")
+            raise SourceError(f"{where}: two images of {day} that differ, expected one; get the file as published")
     days = np.array(sorted(by_day), "datetime64[D]")
     return days, np.array([by_day[day] for day in days], np.float32).reshape(-1, len(table.BANDS), 8, 8)
 
@@ -294,9 +313,12 @@ def _frame(image: np.ndarray, where: str) -> np.ndarray:
     rows, columns = (slice(0, 8) if side == 8 else slice(1, 9) for side in image.shape[1:])
     image = image[:, rows, columns].astype(np.float32)
     if image.shape[1:] != (8, 8):
-        raise SourceError(f"{where}: less than 8 x 8 pixels remain of its middle")
+        raise SourceError(f"{where}: fewer than 8 x 8 pixels in the middle of the image; get the file as published")
     image[image == -1] = np.nan
     present = image[np.isfinite(image)]
     if np.isinf(image).any() or ((present < 0) | (present > 1)).any():
-        raise SourceError(f"{where}: values outside 0 to 1 (-1 where missing), which no reflectance, snow or water has")
+        raise SourceError(
+            f"{where}: expected reflectances, snow and water from 0 to 1 (-1 where missing), found other values; get "
+            "the file as published"
+        )
     return image

@@ -1,62 +1,133 @@
-"""One reader for each dialect of tower data: a row of `READERS`, which a row of ``data/networks.yml`` names."""
+"""Readers of tower archives: one for each dialect, and the functions that read an archive with the right one.
+
+A network's entry (`fluxcube.sources.towers.networks.Network`) names its reader. To add a network from outside the
+package, write a class that derives from `Reader`, and register an instance and the network::
+
+    class ToyReader(Reader):
+        def read(self, archive, *, utc_offset, variables=None):
+            ...  # an xarray.Dataset
+
+    register_reader("toy", ToyReader())
+    register_network(Network(name="Toy network", names=("TOY_<site>_<years>",), resolution="HH", reader="toy"))
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+import os
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.towers import carbonsense_v1, carbonsense_v2, fluxnet_ch4, japanflux, oneflux, oneflux_daily
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.sources.towers.networks import Archive, networks
-from fluxcube.sources.towers.stamped import Dialect, Peek, find_source, peek_stamped, read_stamped
+from fluxcube.sources.towers.networks import DAILY_TABLE, Archive, Network, networks
+from fluxcube.sources.towers.stamped import (
+    Dialect,
+    TableSummary,
+    find_source,
+    read_stamped,
+    summarise_stamped,
+)
+from fluxcube.timestamps import Offset
 
 #: Days (D,) datetime64[D] and chips (D, 9, 8, 8) float32, NaN where missing.
 Chips = tuple[np.ndarray, np.ndarray]
 
 
-def _nothing(*_: object, **__: object) -> None:
-    """Stand for what files of a dialect never tell."""
+class Reader(Protocol):
+    """Reads the archives of one dialect.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Reader:
-    """What can be asked of an archive of one dialect.
-
-    Attributes
-    ----------
-    hours : callable
-        ``hours(archive, *, utc_offset, variables=None)``: the native record, see `read_archive`.
-    days : callable
-        ``days(archive, *, variables=None)``: the daily record, see `read_days`; None where it has no daily table.
-    peek : callable
-        ``peek(archive)``: what a look at its table tells, a `fluxcube.sources.towers.stamped.Peek`, or None.
-    place : callable
-        ``place(archive)``: the SiteInfo that the archive itself tells, or None.
-    chips : callable
-        ``chips(archive)``: the days (D,) and chips (D, 9, 8, 8) that the archive itself holds, or None.
+    `read` is required; a class that derives from this one inherits the other methods, which report that the dialect has
+    nothing of that kind.
     """
 
-    hours: Callable[..., xr.Dataset]
-    days: Callable[..., xr.Dataset | None] = _nothing
-    peek: Callable[[Archive], Peek | None] = _nothing
-    place: Callable[[Archive], SiteInfo | None] = _nothing
-    chips: Callable[[Archive], Chips | None] = _nothing
+    def read(self, archive: Archive, *, utc_offset: Offset, variables: Iterable[str] | None = None) -> xr.Dataset:
+        """Read the half-hourly or hourly record of one site at its own time step.
+
+        Parameters
+        ----------
+        archive : Archive
+            From `fluxcube.sources.towers.discovery.discover`.
+        utc_offset : float or sequence of (start, float)
+            Hours east of UTC of the site's standard time, or dated entries (`fluxcube.sources.towers.badm.clock_of`).
+            `fluxcube.sources.towers.stamped.to_utc` applies both.
+        variables : iterable of str, optional
+            Names of the variable table to read; default all that the archive has.
+
+        Returns
+        -------
+        xarray.Dataset
+            Dimension ``time``: start of the period in UTC, datetime64[ns], strictly increasing. For each variable
+            ``<NAME>`` float32 (time,) in the units of the variable table, NaN where missing, and ``<NAME>_QC`` int8
+            (time,): 0 measured, 1 to 3 good to poor fill, -1 where there is no value. Attributes: ``step_minutes``
+            (30 or 60), ``source_file``, ``site``, ``network``, ``columns`` (JSON, name to column), ``flags_assumed``
+            (JSON, name to number of values without a flag) and ``clock_repeats`` (number of rows left out because
+            their UTC time is already there).
+
+        Raises
+        ------
+        SourceError
+            If the file is not of the dialect, or its content is not what it should be.
+        """
+        ...
+
+    def read_daily(self, archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
+        """Read the daily table of one site, as `read_daily_archive` describes it; None if the archive has none."""
+        return None
+
+    def summarise(self, archive: Archive) -> TableSummary | None:
+        """Return a summary of the table from a sample of it, for `inspect`; None if there is none."""
+        return None
+
+    def place(self, archive: Archive) -> SiteInfo | None:
+        """Return the site information that the archive itself contains; None if it contains none."""
+        return None
+
+    def chips(self, archive: Archive) -> Chips | None:
+        """Return days (D,) datetime64[D] and satellite chips (D, 9, 8, 8) of the archive; None if it has none."""
+        return None
+
+    def list_sites(self, path: str | os.PathLike[str]) -> Sequence[str]:
+        """Return the sites of a file that contains many sites (`Network.files`).
+
+        Raises
+        ------
+        SourceError
+            If the file is broken, or files of the dialect contain one site each.
+        """
+        raise SourceError(f"{path}: expected a file of many sites, found a dialect of one file per site")
 
 
-def read_archive(
-    archive: Archive, *, utc_offset: float | Sequence[tuple[object, float]], variables: Iterable[str] | None = None
-) -> xr.Dataset:
-    """Read one archive at its own time step, whatever its network's dialect.
+def register_reader(name: str, reader: Reader) -> None:
+    """Add a reader from outside the package for the rest of the process.
+
+    Parameters
+    ----------
+    name : str
+        Name by which a network refers to it (`Network.reader`).
+    reader : Reader
+        An object with the methods of `Reader`.
+
+    Raises
+    ------
+    ConfigError
+        If a reader of that name exists.
+    """
+    if name in _READERS:
+        raise ConfigError(f"reader {name!r} exists already; choose another name")
+    _READERS[name] = reader
+
+
+def read_archive(archive: Archive, *, utc_offset: Offset, variables: Iterable[str] | None = None) -> xr.Dataset:
+    """Read one archive of any network at its own time step.
 
     Parameters
     ----------
     archive : Archive
-        From `discover`.
+        From `fluxcube.sources.towers.discovery.discover`.
     utc_offset : float or sequence of (start, float)
         Hours east of UTC of the site's standard time, or dated entries, as `fluxcube.sources.towers.badm.clock_of`
         returns them.
@@ -66,19 +137,19 @@ def read_archive(
     Returns
     -------
     xarray.Dataset
-        As `fluxcube.sources.towers.oneflux.read_oneflux` describes it: ``time`` in UTC, values in the table's units,
-        flags 0 (measured) to 3 (poor fill), whatever scale the network has.
+        As `Reader.read` describes it: ``time`` in UTC, values in the units of the variable table, flags 0 (measured) to
+        3 (poor fill), whatever scale the network uses.
 
     Raises
     ------
     SourceError
-        If the archive is of a product that is not read, or is not what it should be.
+        If the archive is of a product that is not read, or its content is not what it should be.
     """
-    return reader_of(archive).hours(archive, utc_offset=utc_offset, variables=variables)
+    return reader_of(archive).read(archive, utc_offset=utc_offset, variables=variables)
 
 
-def read_days(archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
-    """Read one archive's daily table; None where it has none, and days are to be made from its hours.
+def read_daily_archive(archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
+    """Read the daily table of one archive; None where it has none, and daily values are computed from its hours.
 
     Parameters
     ----------
@@ -96,84 +167,131 @@ def read_days(archive: Archive, *, variables: Iterable[str] | None = None) -> xr
     Raises
     ------
     SourceError
-        If the archive is of a product that is not read, or is not what it should be.
+        If the archive is of a product that is not read, or its content is not what it should be.
     """
-    return reader_of(archive).days(archive, variables=variables)
+    return reader_of(archive).read_daily(archive, variables=variables)
 
 
 def place_of(archive: Archive) -> SiteInfo | None:
-    """Return what an archive itself tells of its site; None where only site metadata (BADM) can tell."""
+    """Return the site information that an archive itself contains; None where only site metadata (BADM) has it."""
     return reader_of(archive).place(archive)
 
 
 def chips_of(archive: Archive) -> Chips | None:
-    """Return the days (D,) datetime64[D] and chips (D, 9, 8, 8) float32 that an archive itself holds, or None."""
+    """Return the days (D,) datetime64[D] and chips (D, 9, 8, 8) float32 that an archive contains; None if none."""
     return reader_of(archive).chips(archive)
 
 
 def reader_of(archive: Archive) -> Reader:
-    """Return the reader of an archive's dialect.
+    """Return the reader of an archive.
 
     Raises
     ------
     SourceError
-        If no reader reads this product.
+        If the network is unknown, or no reader reads this product.
     """
     network = networks().get(archive.network)
-    if network is None or network.reader is None:
-        why = network.why if network else f"network {archive.network!r} is not in networks.yml; use discover"
-        raise SourceError(f"{archive.location}: {why}")
-    return READERS[network.reader]
+    if network is None:
+        raise SourceError(
+            f"{archive.location}: network {archive.network!r} is not in networks.yml and not registered; use discover"
+        )
+    if network.refused:
+        raise SourceError(f"{archive.location}: {network.why}")
+    return reader_of_network(network)
 
 
-def _later(module: str, function: str) -> Callable[..., object]:
-    """Return a function of a module of `fluxcube.sources` that is imported when it is first called."""
+def reader_of_network(network: Network) -> Reader:
+    """Return the reader of a network.
 
-    def call(*args: object, **kwargs: object) -> object:
-        return getattr(importlib.import_module(f"fluxcube.sources.towers.{module}"), function)(*args, **kwargs)
-
-    call.__name__ = function
-    return call
-
-
-def _stamped(module: str, **others: Callable[..., object]) -> Reader:
-    """Return the reader of half-hours and hours of a dialect, the `DIALECT` of a module; `others` come first."""
-
-    def dialect() -> Dialect:
-        return importlib.import_module(f"fluxcube.sources.towers.{module}").DIALECT
-
-    def hours(archive: Archive, **options: object) -> xr.Dataset:
-        return read_stamped(find_source(archive), dialect(), **options)
-
-    def peek(archive: Archive) -> Peek:
-        return peek_stamped(find_source(archive), dialect())
-
-    return Reader(**{"hours": hours, "peek": peek} | others)
+    Raises
+    ------
+    ConfigError
+        If no reader is registered by the name that the network has for it.
+    """
+    if network.reader not in _READERS:
+        raise ConfigError(
+            f"network {network.name!r}: there is no reader {network.reader!r}; add it with register_reader, or use one "
+            f"of {', '.join(_READERS)}"
+        )
+    return _READERS[network.reader]
 
 
-def _oneflux_days(archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
-    if archive.resolution != "DD":
-        return None
-    from fluxcube.sources.towers.oneflux_daily import read_oneflux_days
+class StampedReader(Reader):
+    """Reads half-hourly and hourly tables with time stamps; a `Dialect` describes their columns."""
 
-    return read_oneflux_days(archive, variables=variables)
+    def __init__(self, dialect: Dialect):
+        self._dialect = dialect
+
+    def read(self, archive: Archive, *, utc_offset: Offset, variables: Iterable[str] | None = None) -> xr.Dataset:
+        """Read the table as `fluxcube.sources.towers.stamped.read_stamped` does."""
+        return read_stamped(find_source(archive), self._dialect, utc_offset=utc_offset, variables=variables)
+
+    def summarise(self, archive: Archive) -> TableSummary | None:
+        """Return a summary as `fluxcube.sources.towers.stamped.summarise_stamped` does."""
+        return summarise_stamped(find_source(archive), self._dialect)
 
 
-#: Every dialect, by the name that `data/networks.yml` has for it.
-READERS: Mapping[str, Reader] = MappingProxyType(
-    {
-        "oneflux": _stamped("oneflux", hours=_later("oneflux", "read_oneflux"), days=_oneflux_days),
-        "japanflux": _stamped("japanflux", place=_later("japanflux", "read_place")),
-        "fluxnet_ch4": _stamped("fluxnet_ch4"),
-        "carbonsense_v1": Reader(
-            hours=_later("carbonsense_v1", "read_hours"),
-            place=_later("carbonsense_v1", "read_place"),
-            chips=_later("carbonsense_v1", "read_chips"),
-        ),
-        "carbonsense_v2": Reader(
-            hours=_later("carbonsense_v2", "read_hours"),
-            place=_later("carbonsense_v2", "read_place"),
-            chips=_later("carbonsense_v2", "read_chips"),
-        ),
-    }
-)
+class _OneFlux(StampedReader):
+    """Reads FLUXNET2015, AmeriFlux FLUXNET, ICOS and the FLUXNET Shuttle."""
+
+    def read(self, archive: Archive, *, utc_offset: Offset, variables: Iterable[str] | None = None) -> xr.Dataset:
+        return oneflux.read_oneflux(archive, utc_offset=utc_offset, variables=variables)
+
+    def read_daily(self, archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
+        if archive.resolution != DAILY_TABLE:
+            return None
+        return oneflux_daily.read_oneflux_daily(archive, variables=variables)
+
+    def summarise(self, archive: Archive) -> TableSummary | None:
+        if archive.resolution == DAILY_TABLE:
+            return oneflux_daily.summarise_oneflux_daily(archive)
+        return super().summarise(archive)
+
+
+class _JapanFlux(StampedReader):
+    """Reads JapanFlux2024, whose stamps are in UTC+9."""
+
+    def place(self, archive: Archive) -> SiteInfo | None:
+        return japanflux.read_place(archive)
+
+
+class _CarbonSense1(Reader):
+    """Reads the published CarbonSense v1."""
+
+    def read(self, archive: Archive, *, utc_offset: Offset, variables: Iterable[str] | None = None) -> xr.Dataset:
+        return carbonsense_v1.read_hours(archive, utc_offset=utc_offset, variables=variables)
+
+    def place(self, archive: Archive) -> SiteInfo | None:
+        return carbonsense_v1.read_place(archive)
+
+    def chips(self, archive: Archive) -> Chips | None:
+        return carbonsense_v1.read_chips(archive)
+
+    def list_sites(self, path: str | os.PathLike[str]) -> Sequence[str]:
+        return carbonsense_v1.list_sites(path)
+
+
+class _CarbonSense2(Reader):
+    """Reads the published CarbonSense V2."""
+
+    def read(self, archive: Archive, *, utc_offset: Offset, variables: Iterable[str] | None = None) -> xr.Dataset:
+        return carbonsense_v2.read_hours(archive, utc_offset=utc_offset, variables=variables)
+
+    def place(self, archive: Archive) -> SiteInfo | None:
+        return carbonsense_v2.read_place(archive)
+
+    def chips(self, archive: Archive) -> Chips | None:
+        return carbonsense_v2.read_chips(archive)
+
+    def list_sites(self, path: str | os.PathLike[str]) -> Sequence[str]:
+        return carbonsense_v2.list_sites(path)
+
+
+#: Every reader by the name that networks refer to.
+_READERS: dict[str, Reader] = {
+    "oneflux": _OneFlux(oneflux.DIALECT),
+    "japanflux": _JapanFlux(japanflux.DIALECT),
+    "fluxnet_ch4": StampedReader(fluxnet_ch4.DIALECT),
+    "carbonsense_v1": _CarbonSense1(),
+    "carbonsense_v2": _CarbonSense2(),
+}

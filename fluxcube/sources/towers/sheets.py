@@ -1,4 +1,4 @@
-"""Read the cells of a spreadsheet (XLSX) as text: data only, never a formula, never a bomb."""
+"""Read the cells of a spreadsheet (XLSX) as text; formulas and zip bombs are refused."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
+from typing import Protocol
 from xml.etree.ElementTree import ParseError
 
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.towers.archives import Location, check_zip, open_stream
 
-#: Most bytes of a spreadsheet, as it lies on disk: the metadata of 1,000 sites have some 5 MB.
+#: Maximum size of a spreadsheet on disk in bytes: the metadata of 1,000 sites have some 5 MB.
 MAX_SHEET = 64 << 20
 
-# What openpyxl raises for files that are cut or no spreadsheets.
+# Errors of openpyxl for files that are cut or are not spreadsheets.
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -42,7 +43,7 @@ def is_sheet(name: str) -> bool:
 
 
 def read_sheet(location: Location) -> Iterator[tuple[int, list[str]]]:
-    """Yield row number and cells of every row that is not blank, of all sheets one after the other.
+    """Yield row number and cells of every row that is not blank, sheet after sheet.
 
     Parameters
     ----------
@@ -52,12 +53,12 @@ def read_sheet(location: Location) -> Iterator[tuple[int, list[str]]]:
     Yields
     ------
     (int, list of str)
-        Numbers and dates as CSV would have them: 9, 9.5, 201205310000.
+        Row number (from 1) and texts of the cells: numbers and dates as in a CSV file, such as 9, 9.5, 201205310000.
 
     Raises
     ------
     SourceError
-        If the file is cut, broken, absurdly large, or has a formula: it names the sheet and the cell.
+        If the file is cut, broken, too large, or contains a formula (the message contains the sheet and the cell).
     MissingPackageError
         If openpyxl is not installed.
     """
@@ -75,7 +76,7 @@ def read_sheet(location: Location) -> Iterator[tuple[int, list[str]]]:
     except _BROKEN as error:
         raise SourceError(
             f"{location}: cut, broken or no spreadsheet ({error}), where an XLSX file was expected; download it again, "
-            "or save it as CSV"
+            "or save it as a CSV file"
         ) from error
 
 
@@ -88,8 +89,29 @@ def _bytes(location: Location) -> bytes:
     return data
 
 
-def _rows(sheet: object, location: Location) -> Iterator[tuple[int, list[str]]]:
-    sheet.reset_dimensions()  # else rows are as wide as the sheet says: a format set far out makes millions of cells
+class _Cell(Protocol):
+    """A cell of openpyxl."""
+
+    @property
+    def data_type(self) -> str: ...
+    @property
+    def coordinate(self) -> str: ...
+    @property
+    def value(self) -> object: ...
+
+
+class _Sheet(Protocol):
+    """A sheet of openpyxl that was opened with ``read_only=True``."""
+
+    @property
+    def title(self) -> str: ...
+    def reset_dimensions(self) -> None: ...
+    def iter_rows(self) -> Iterable[Iterable[_Cell]]: ...
+
+
+def _rows(sheet: _Sheet, location: Location) -> Iterator[tuple[int, list[str]]]:
+    # Without this, rows are as wide as the sheet states: a format in a distant cell makes millions of cells.
+    sheet.reset_dimensions()
     for number, row in enumerate(sheet.iter_rows(), 1):
         for cell in row:
             if cell.data_type == "f":

@@ -1,4 +1,4 @@
-"""Read half-hourly and hourly tables whose rows carry local time stamps; what is a network's own is a `Dialect`."""
+"""Read half-hourly and hourly tables whose rows have local time stamps; a `Dialect` describes a network's columns."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location, is_zip
 from fluxcube.sources.towers.csvfile import line_of, read_numbers, read_sample, text_of
-from fluxcube.sources.towers.networks import Archive, choose_member, parse_name
+from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.plausible import check_fills, check_flags, check_units
-from fluxcube.timestamps import offsets_at, standard_to_utc
+from fluxcube.sources.towers.selection import choose_member
+from fluxcube.timestamps import Offset, offsets_at, standard_to_utc
 from fluxcube.variables import Variable
 
 START, END = "TIMESTAMP_START", "TIMESTAMP_END"
-#: Steps that half-hourly and hourly tables have, in minutes.
+#: Time steps of half-hourly and hourly tables, in minutes.
 STEPS = (30, 60)
 MISSING = -9999
 AS_PUBLISHED = "get the file as its network publishes it"
 
-#: ONEFlux's flags: 0 measured, 1 good, 2 medium (of consolidated columns: from ERA), 3 poor fill.
+#: Flags of ONEFlux: 0 measured, 1 good fill, 2 medium fill (of consolidated columns: from ERA), 3 poor fill.
 FLAGS = ((0, 0), (1, 1), (2, 2), (3, 3))
 _FRACTION = "a fraction is the flag of daily and coarser files, in the opposite sense"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A column that holds a variable, and how good its values are.
+    """One of the columns from which a variable is read, and the quality of its values.
 
     Attributes
     ----------
     column : str
         Name in the file's header.
+    assumed : int
+        Flag of a value that has no flag in the file.
     flag : str or None
         Column of its flags.
     flags : tuple of (int, int)
-        A flag of the file, and what it means: 0 measured, 1 to 3 good to poor fill.
-    assumed : int
-        The flag of a value that has none.
+        Flags of the file, and their meanings: 0 measured, 1 to 3 good to poor fill.
     alone : bool
-        Whether its values are of a processing of their own: it is read only where the layers before it have no value
-        in all of the file, and not mixed with theirs.
+        Whether its values come from a different processing: it is read only if the layers before it have no value in
+        the whole file, and is never mixed with them.
     """
 
     column: str
@@ -60,18 +61,19 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """What a network's tables have of their own.
+    """The columns and flags of a network's tables.
 
     Attributes
     ----------
     layers : callable
-        The layers of a Variable, best first.
+        ``layers(variable)``: the layers of a `fluxcube.variables.Variable`, best first.
     check_header : callable
-        Is given names and Location, and raises SourceError where the file is of another dialect.
+        ``check_header(names, location)``: raises SourceError if the file is of another dialect.
     ignore_case : bool
-        Whether names of columns differ by case only by accident.
+        Whether the case of column names has no meaning.
     flags_of : mapping of str to str
-        Variables that have the flags of another: GPP those of NEE. Where that has no value, their own layer's count.
+        Variables that have the flags of another variable, such as GPP those of NEE. Where that variable has no value,
+        the flags of the variable's own layer are used.
     """
 
     layers: Callable[[Variable], Sequence[Layer]]
@@ -82,7 +84,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Source:
-    """A table to read, and the site and network that its name tells."""
+    """A table to read, and the site and network in its name ("" where the name contains none)."""
 
     location: Location
     site: str
@@ -90,8 +92,8 @@ class Source:
 
 
 @dataclass
-class _Found:
-    """Arrays of a table by name, and where they came from."""
+class _Record:
+    """Arrays of a table by name, the column of each, and the number of assumed flags of each."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
@@ -99,17 +101,19 @@ class _Found:
 
 
 def find_source(archive_or_path: Archive | str | os.PathLike, member: str | None = None) -> Source:
-    """Find the table to read: an archive's own, a file, or the half-hourly or hourly table of a zip.
+    """Return the table to read: that of an archive, a file, or the half-hourly or hourly table of a zip.
 
     Raises
     ------
     SourceError
-        If a zip is broken or unsafe, or has no such table.
+        If a zip is broken or unsafe, or contains no such table.
     """
-    archive = archive_or_path if isinstance(archive_or_path, Archive) else None
-    path = archive.path if archive else Path(archive_or_path)
-    named = archive or parse_name(path.name)
-    member = member or (archive.member if archive else None)
+    named: Archive | None
+    if isinstance(archive_or_path, Archive):
+        path, member, named = archive_or_path.path, member or archive_or_path.member, archive_or_path
+    else:
+        path = Path(archive_or_path)
+        named = parse_name(path.name)
     if member is None and is_zip(path):
         member = choose_member(path)
         named = named or parse_name(Location(path, member).name)
@@ -121,7 +125,7 @@ def read_stamped(
     source: Source,
     dialect: Dialect,
     *,
-    utc_offset: float | Sequence[tuple[object, float]],
+    utc_offset: Offset,
     variables: Iterable[str] | None = None,
 ) -> xr.Dataset:
     """Read one table at its own time step, with a flag for every value.
@@ -131,7 +135,7 @@ def read_stamped(
     source : Source
         From `find_source`.
     dialect : Dialect
-        How its network writes tables.
+        Columns and flags of its network.
     utc_offset, variables
         As in `fluxcube.sources.towers.oneflux.read_oneflux`.
 
@@ -143,7 +147,7 @@ def read_stamped(
     Raises
     ------
     SourceError
-        If the file is not of the dialect, or anything in it is not what it should be.
+        If the file is not of the dialect, or its content is not what it should be.
     """
     names, location = _names(variables), source.location
     header = _Header(dialect, names, location)
@@ -152,9 +156,9 @@ def read_stamped(
     where = _Where(location, header.written)
     start, step = _clock(frame, where)
     time, kept = to_utc(start, step, utc_offset)
-    found = _read_variables(frame, names, dialect, where)
+    record = _read_variables(frame, names, dialect, where)
     return xr.Dataset(
-        {name: ("time", array[kept], attrs_of(name)) for name, array in found.arrays.items()},
+        {name: ("time", array[kept], attrs_of(name)) for name, array in record.arrays.items()},
         coords={"time": ("time", time.astype("datetime64[ns]"))},
         attrs={
             "step_minutes": step,
@@ -162,26 +166,26 @@ def read_stamped(
             "site": source.site,
             "network": source.network,
             "clock_repeats": int((~kept).sum()),
-            "columns": json.dumps(found.columns),
-            "flags_assumed": json.dumps(found.assumed),
+            "columns": json.dumps(record.columns),
+            "flags_assumed": json.dumps(record.assumed),
         },
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peek:
-    """What a look at a table tells of it.
+class TableSummary:
+    """A summary of a table from its header and a sample of its rows.
 
     Attributes
     ----------
     step_minutes : int
-        From its first stamps.
+        Time step, from the first time stamps.
     rows : int
-        Estimated from the file's size and the length of its first rows.
+        Number of rows, estimated from the size of the file and the length of the sampled rows.
     variables : tuple of str
-        Names of the variable table that its header has columns of.
+        Names of the variable table for which the header has columns.
     measured : dict of str to float
-        Share of the rows looked at that have a measured value (flag 0) of each.
+        For each variable the share of the sampled rows that have a measured value (flag 0).
     first : datetime64[m]
         Local start of the first row.
     """
@@ -193,13 +197,13 @@ class Peek:
     first: np.datetime64
 
 
-def peek_stamped(source: Source, dialect: Dialect) -> Peek:
-    """Look at a table: its header, and rows here and there in its first mebibytes (`csvfile.SAMPLE_BYTES`).
+def summarise_stamped(source: Source, dialect: Dialect) -> TableSummary:
+    """Return a summary of a table from its header and a sample of its rows (`csvfile.read_sample`).
 
     Raises
     ------
     SourceError
-        If the table is not of the dialect, or what was looked at is not what it should be.
+        If the table is not of the dialect, or the sample is not what it should be.
     """
     names, location = _names(None), source.location
     header = _Header(dialect, names, location)
@@ -207,18 +211,20 @@ def peek_stamped(source: Source, dialect: Dialect) -> Peek:
     frame.columns = [header.canonical(name) for name in frame.columns]
     where = _Where(location, header.written)
     start, step = _clock(frame, where)
-    found = _read_variables(frame, names, dialect, where)
-    measured = {name: float((found.arrays[f"{name}_QC"] == 0).mean()) for name in found.columns}
-    return Peek(step_minutes=step, rows=rows, variables=tuple(found.columns), measured=measured, first=start[0])
+    record = _read_variables(frame, names, dialect, where)
+    measured = {name: float((record.arrays[f"{name}_QC"] == 0).mean()) for name in record.columns}
+    return TableSummary(
+        step_minutes=step, rows=rows, variables=tuple(record.columns), measured=measured, first=start[0]
+    )
 
 
 def check_stamps(header: Sequence[str], location: Location, needed: Sequence[str] = (START, END)) -> None:
-    """Refuse a table without the columns of time stamps that half-hourly and hourly ones have.
+    """Refuse a table without the time stamp columns of half-hourly and hourly tables.
 
     Raises
     ------
     SourceError
-        Saying which is missing, or that the table is a daily or coarser one.
+        If a column is missing; the message contains its name, or that the table is a daily or coarser one.
     """
     missing = [name for name in needed if name not in header]
     if missing == list(needed) and "TIMESTAMP" in header:
@@ -228,13 +234,13 @@ def check_stamps(header: Sequence[str], location: Location, needed: Sequence[str
         )
     if missing:
         raise SourceError(
-            f"{location}, line 1: no column {' nor '.join(missing)}, which every such file has (found "
-            f"{', '.join(header[:4])[:200]}, ...); {AS_PUBLISHED}, with commas between columns"
+            f"{location}, line 1: expected columns {' and '.join(needed)}, found no {' and no '.join(missing)} among "
+            f"{', '.join(header[:4])[:200]}, ...; {AS_PUBLISHED}, with commas between columns"
         )
 
 
 def parse_stamps(stamps: np.ndarray) -> np.ndarray:
-    """Turn YYYYMMDDHHMM numbers into times.
+    """Convert YYYYMMDDHHMM numbers to times.
 
     Parameters
     ----------
@@ -243,7 +249,7 @@ def parse_stamps(stamps: np.ndarray) -> np.ndarray:
     Returns
     -------
     (time,) datetime64[m]
-        NaT where the number is no date and time between 1900 and 2199.
+        NaT where the number is not a date and time between 1900 and 2199.
 
     Examples
     --------
@@ -264,7 +270,7 @@ def parse_stamps(stamps: np.ndarray) -> np.ndarray:
 
 
 class _Header:
-    """Chooses the columns to read, once the header is known, and knows how the file writes their names."""
+    """Chooses the columns to read when the header is known, and remembers how the file writes their names."""
 
     def __init__(self, dialect: Dialect, names: Sequence[str], location: Location) -> None:
         self._dialect, self._names, self._location = dialect, names, location
@@ -272,15 +278,14 @@ class _Header:
 
     def __call__(self, header: Sequence[str]) -> list[str]:
         self._dialect.check_header(header, self._location)
-        wanted = [START, END, *self._columns()]
-        fold = {name: self.canonical(name) for name in header}
-        present = [name for name in header if fold[name] in set(wanted)]
+        columns = {START, END, *self._columns()}
+        present = [name for name in header if self.canonical(name) in columns]
         for name in present:
-            other = self._written.setdefault(fold[name], name)
+            other = self._written.setdefault(self.canonical(name), name)
             if other != name:
                 raise SourceError(
-                    f"{self._location}, line 1: columns {other} and {name} differ by case only, and one was expected; "
-                    f"remove the wrong one, or {AS_PUBLISHED}"
+                    f"{self._location}, line 1: expected one column {self.canonical(name)}, found columns {other} and "
+                    f"{name}, which differ by case only; remove the wrong one, or {AS_PUBLISHED}"
                 )
         return present
 
@@ -303,13 +308,13 @@ class _Header:
 
 @dataclass(frozen=True)
 class _Where:
-    """Where a fault is: the file, and the names of its columns as it writes them."""
+    """The file, and the names of its columns as it writes them, for messages about faults."""
 
     location: Location
     written: Callable[[str], str]
 
     def refuse(self, bad: np.ndarray, column: str, why: str) -> None:
-        """Raise for the first bad row, with its line and text."""
+        """Raise an error for the first bad row, with its line and text."""
         if bad.any():
             column = self.written(column)
             line, text = text_of(self.location, int(bad.argmax()), column)
@@ -321,13 +326,13 @@ class _Where:
 
 
 def _names(variables: Iterable[str] | None) -> tuple[str, ...]:
-    """Return the names to look for, each once; those that are computed are in no file."""
+    """Return the names of the variables to read, each once, without computed ones, which are in no file."""
     names = table.table() if variables is None else [variables] if isinstance(variables, str) else variables
     return tuple(dict.fromkeys(name for name in names if table.variable(name).aliases))
 
 
 def attrs_of(name: str, resolution: str = "hourly") -> dict[str, object]:
-    """Return the attributes of an array of a record: of a variable, its flags, quality or uncertainty.
+    """Return the attributes of an array of a record: a variable, or its flags, quality or uncertainty.
 
     Examples
     --------
@@ -342,7 +347,7 @@ def attrs_of(name: str, resolution: str = "hourly") -> dict[str, object]:
     if kind in ("RANDUNC", "JOINTUNC"):
         what = "random" if kind == "RANDUNC" else "random and USTAR-filtering"
         return {"long_name": f"{what} uncertainty of {base}", "units": table.variable(base, resolution).units}
-    return table.variable(name, resolution).attrs
+    return dict(table.variable(name, resolution).attrs)
 
 
 def _clock(frame: pd.DataFrame, where: _Where) -> tuple[np.ndarray, int]:
@@ -355,7 +360,7 @@ def _clock(frame: pd.DataFrame, where: _Where) -> tuple[np.ndarray, int]:
     start = times[START]
     moves = np.diff(start).astype(np.int64)
     lengths = (times[END] - start).astype(np.int64) if END in times else moves if len(moves) else np.array([0])
-    step = _commonest(lengths)
+    step = most_frequent(lengths)
     if END in times:
         where.refuse(lengths != step, END, f"expected {step} minutes after the start, as in the other rows")
     if step not in STEPS:
@@ -364,20 +369,21 @@ def _clock(frame: pd.DataFrame, where: _Where) -> tuple[np.ndarray, int]:
             "get the site's half-hourly (HH) or hourly (HR) file"
         )
     moves = np.concatenate([[step], moves])
-    where.refuse(moves == 0, START, "this time is there twice, expected once")
+    where.refuse(moves == 0, START, "this time occurs twice, expected once")
     where.refuse(moves < 0, START, "earlier than the row before, expected times in order")
     where.refuse(moves % step != 0, START, f"not a multiple of {step} minutes after the row before")
     return start, step
 
 
-def _commonest(lengths: np.ndarray) -> int:
-    values, counts = np.unique(lengths, return_counts=True)
+def most_frequent(minutes: np.ndarray) -> int:
+    """Return the most frequent of some whole numbers (n,), the smallest of equally frequent ones."""
+    values, counts = np.unique(minutes, return_counts=True)
     return int(values[counts.argmax()])
 
 
-def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect, where: _Where) -> _Found:
-    """Return values, flags and uncertainties of the variables that are there, and where they came from."""
-    found = _Found()
+def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect, where: _Where) -> _Record:
+    """Return values, flags and uncertainties of the variables that the file has, and their columns."""
+    record = _Record()
     for name in names:
         present = _present(frame, name, dialect)
         if not present:
@@ -386,11 +392,11 @@ def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect,
         if name in dialect.flags_of:
             others = _stack(frame, dialect.flags_of[name], dialect, where).flags
             stack.flags = np.where((stack.flags >= 0) & (others >= 0), others, stack.flags)
-        found.arrays |= {name: stack.values, f"{name}_QC": stack.flags}
-        found.columns[name] = ", ".join(stack.columns or [present[0].column])
-        found.assumed |= {name: stack.assumed} if stack.assumed else {}
-        found.arrays |= _uncertainties(frame, table.variable(name), where)
-    return found
+        record.arrays |= {name: stack.values, f"{name}_QC": stack.flags}
+        record.columns[name] = ", ".join(stack.columns or [present[0].column])
+        record.assumed |= {name: stack.assumed} if stack.assumed else {}
+        record.arrays |= _uncertainties(frame, table.variable(name), where)
+    return record
 
 
 def _present(frame: pd.DataFrame, name: str, dialect: Dialect) -> list[Layer]:
@@ -399,7 +405,7 @@ def _present(frame: pd.DataFrame, name: str, dialect: Dialect) -> list[Layer]:
 
 @dataclass
 class _Stack:
-    """Values and flags (time,), the columns that gave some, and how many flags were assumed."""
+    """Values and flags (time,), the columns that they were read from, and the number of assumed flags."""
 
     values: np.ndarray
     flags: np.ndarray
@@ -408,7 +414,7 @@ class _Stack:
 
 
 def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _Stack:
-    """Take each step's value from the first layer that has one."""
+    """Return a variable's values and flags, those of each step from the first layer that has a value there."""
     stack = _Stack(np.full(len(frame), np.nan, np.float32), np.full(len(frame), -1, np.int8))
     for layer in _present(frame, name, dialect):
         more = _values(frame, layer.column, where)
@@ -416,11 +422,11 @@ def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _
         if not taken.any() or (layer.alone and stack.columns):
             continue
         check_units(name, more, f"{where.location}, column {where.written(layer.column)}")
-        theirs, blank = _flags(frame, layer, ~np.isnan(more), where)
-        if name == "NEE" and layer.flag in frame:
-            told = np.where(blank | np.isnan(more), -1, theirs)
-            check_fills(more, told, f"{where.location}, column {where.written(layer.flag)}")
-        stack.values[taken], stack.flags[taken] = more[taken], theirs[taken]
+        flags, blank = _flags(frame, layer, ~np.isnan(more), where)
+        if name == "NEE" and layer.flag is not None and layer.flag in frame:
+            in_file = np.where(blank | np.isnan(more), -1, flags)
+            check_fills(more, in_file, f"{where.location}, column {where.written(layer.flag)}")
+        stack.values[taken], stack.flags[taken] = more[taken], flags[taken]
         stack.columns.append(layer.column)
         stack.assumed += int((blank & taken).sum())
     return stack
@@ -434,12 +440,12 @@ def _values(frame: pd.DataFrame, column: str, where: _Where) -> np.ndarray:
 
 
 def _flags(frame: pd.DataFrame, layer: Layer, present: np.ndarray, where: _Where) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flag of every step (time,) int8, and where the file's own is blank (time,) bool."""
-    if layer.flag not in frame:
+    """Return the flag of every step (time,) int8, and where the flag in the file is blank (time,) bool."""
+    if layer.flag is None or layer.flag not in frame:
         return np.full(len(frame), layer.assumed, np.int8), np.zeros(len(frame), bool)
     raw = frame[layer.flag].to_numpy()
     blank = np.isnan(raw) | (raw == MISSING)
-    *others, last = (theirs for theirs, _ in layer.flags)
+    *others, last = (flag for flag, _ in layer.flags)
     where.refuse(
         ~blank & ~np.isin(raw, [*others, last]),
         layer.flag,
@@ -448,36 +454,34 @@ def _flags(frame: pd.DataFrame, layer: Layer, present: np.ndarray, where: _Where
     if layer.flags == FLAGS:
         check_flags(np.where(blank, np.nan, raw), present, f"{where.location}, column {where.written(layer.flag)}")
     flags = np.full(len(frame), layer.assumed, np.int8)
-    for theirs, ours in layer.flags:
-        flags[raw == theirs] = ours
+    for flag, meaning in layer.flags:
+        flags[raw == flag] = meaning
     return flags, blank
 
 
 def _uncertainties(frame: pd.DataFrame, row: Variable, where: _Where) -> dict[str, np.ndarray]:
     """Return `<NAME>_RANDUNC` and `<NAME>_JOINTUNC` (time,) float32 where the file has values of them."""
-    found = {}
+    uncertainties: dict[str, np.ndarray] = {}
     for kind, columns in (("RANDUNC", row.randunc), ("JOINTUNC", row.jointunc)):
         for column in columns:
-            if column not in frame or f"{row.name}_{kind}" in found:
+            if column not in frame or f"{row.name}_{kind}" in uncertainties:
                 continue
             values = _values(frame, column, where)
             where.refuse(values < 0, column, "expected a standard deviation, zero or more")
             if not np.isnan(values).all():
-                found[f"{row.name}_{kind}"] = values
-    return found
+                uncertainties[f"{row.name}_{kind}"] = values
+    return uncertainties
 
 
-def to_utc(
-    start: np.ndarray, step: int, utc_offset: float | Sequence[tuple[object, float]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the UTC start of the rows that are kept, and which those are.
+def to_utc(start: np.ndarray, step: int, utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the UTC start of every row, without rows whose UTC time is already there.
 
     Parameters
     ----------
     start : (time,) datetime64
         Local standard time at the start of each row, ascending.
     step : int
-        Minutes that a row stands for.
+        Length of the period of a row in minutes.
     utc_offset : float or sequence of (start, float)
         As in `fluxcube.sources.towers.oneflux.read_oneflux`.
 
@@ -486,15 +490,15 @@ def to_utc(
     time : (kept,) datetime64[m]
         UTC, strictly ascending.
     kept : (time,) bool
-        False where the offset grew and the hour was there before.
+        False where the offset from UTC grew, so that an earlier row has the same UTC time.
 
     Raises
     ------
     ConfigError
-        If an offset is none.
+        If an offset is not a number of hours from -14 to 14.
     """
     time = standard_to_utc(start, offsets_at(start, utc_offset))
-    # Where the offset grows, hours repeat in UTC: what was observed under the old clock stays.
+    # Where the offset grows, hours repeat in UTC: values that were observed with the old offset are used.
     over = np.maximum.accumulate(time + np.timedelta64(step, "m"))
     kept = np.concatenate([[True], time[1:] >= over[:-1]])
     return time[kept], kept

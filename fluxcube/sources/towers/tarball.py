@@ -1,4 +1,4 @@
-"""List and read the files of a tar without unpacking it, trusting nothing that its headers say."""
+"""List and read the files of a tar without unpacking it to disk, after checking all of its headers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path, PureWindowsPath
 
 from fluxcube.errors import SourceError
 
-#: Most files of a tar: the published CarbonSense has some 2,000.
+#: Maximum number of files in a tar: the published CarbonSense has some 2,000.
 MAX_FILES = 200_000
-#: Most bytes of one file, and most that a compressed tar may grow by beyond `_RATIO_FROM` bytes.
+#: Maximum size of one file in bytes, and maximum compression ratio of a tar that unpacks to more than `_RATIO_FROM`.
 MAX_BYTES, MAX_RATIO = 4 << 30, 300
 _RATIO_FROM = 64 << 20
 _LONGEST_HEADER = 1 << 20
@@ -30,7 +30,7 @@ _BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, Valu
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a tar: where its bytes lie in the uncompressed stream."""
+    """A file of a tar: its name, and the position and number of its bytes in the uncompressed stream."""
 
     name: str
     offset: int
@@ -43,17 +43,17 @@ def list_tar(path: str | os.PathLike) -> tuple[Member, ...]:
     Parameters
     ----------
     path : path
-        Plain, or compressed by gzip, bzip2 or xz, which is told by its first bytes. A compressed one is read whole.
+        Plain, or compressed by gzip, bzip2 or xz (recognised by its first bytes). A compressed one is read whole.
 
     Returns
     -------
     tuple of Member
-        In the order of the tar; folders are left out. Kept until the file changes.
+        In the order of the tar, without folders. The list is cached until the file changes.
 
     Raises
     ------
     SourceError
-        If the tar is cut or broken, or an entry's name is absolute, has ``..`` or is there twice, or an entry is a
+        If the tar is cut or broken, or an entry's name is absolute, contains ``..`` or occurs twice, or an entry is a
         link, a device or larger than any file of such an archive.
     """
     path = Path(path)
@@ -70,7 +70,7 @@ def read_member(path: str | os.PathLike, member: Member, limit: int) -> bytes:
     Raises
     ------
     SourceError
-        If it is larger than `limit`, or the tar ends before it does.
+        If the file is larger than `limit` bytes, or the tar is cut.
     """
     where = f"{path}!{member.name}"
     if member.size > limit:
@@ -107,12 +107,12 @@ def _listed(path: Path, changed: int, size: int) -> tuple[Member, ...]:
 
 
 def _check(entry: tarfile.TarInfo, members: dict[str, Member], path: Path, room: int) -> None:
-    fault = "is there twice" if entry.name in members else _fault(entry, room)
+    fault = "occurs twice" if entry.name in members else _fault(entry, room)
     if len(members) >= MAX_FILES:
         fault = f"is one of more than {MAX_FILES}"
     if fault:
         raise SourceError(
-            f"{path}: entry {entry.name[:200]!r} {fault}; nothing of this tar is read. Get it from its publisher"
+            f"{path}: entry {entry.name[:200]!r} {fault}; this tar is not read. Get it from its publisher"
         )
 
 
@@ -126,14 +126,14 @@ def _fault(entry: tarfile.TarInfo, room: int) -> str:
     if entry.issym() or entry.islnk():
         return "is a link"
     if not entry.isdir() and entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-        return "is no plain file"
+        return "is not a plain file"
     if entry.size < 0 or entry.size > min(MAX_BYTES, room):
         return f"is {entry.size} bytes large, more than it can be"
     return ""
 
 
 class _Shallow(io.RawIOBase):
-    """The stream of a tar, of which headers are read and files are passed over: a long read is no header's."""
+    """The stream of a tar for reading its headers only: a long read cannot be that of a header, and is refused."""
 
     def __init__(self, stream: io.BufferedIOBase, path: Path):
         self._stream, self._path = stream, path
@@ -146,7 +146,9 @@ class _Shallow(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _LONGEST_HEADER:
-            raise SourceError(f"{self._path}: a header of {size} bytes, which no tar needs; get it from its publisher")
+            raise SourceError(
+                f"{self._path}: a header of {size} bytes, larger than in any regular tar; get it from its publisher"
+            )
         return self._stream.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -158,7 +160,7 @@ class _Shallow(io.RawIOBase):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, bool]]:
-    """Open the uncompressed stream of a tar, and tell whether it is compressed."""
+    """Open the uncompressed stream of a tar; yield it, and whether the tar is compressed."""
     with ExitStack() as stack:
         try:
             plain = stack.enter_context(open(path, "rb"))

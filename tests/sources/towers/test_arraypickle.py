@@ -141,7 +141,7 @@ def test_nothing_hostile_runs(protocol, tmp_path):
         (b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(K\x00tVb\ntR.", "subclass"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tVb\ntR.", "without its bytes"),
         (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", "codec"),
-        (b"K\x01)R.", "no admitted name"),
+        (b"K\x01)R.", "not an admitted name"),
         (b"]}b.", "state for a list"),
     ],
 )

@@ -248,11 +248,11 @@ def test_rows_that_name_no_site_are_left_out_and_told(tmp_path, caplog):
     rows = [*PLACE, ("", 2, "IGBP", "ENF"), (" ", 2, "UTC_OFFSET", 3)]
     infos = read_badm(bif(tmp_path / "FLX_AA-Flx_BIF_HH.csv", *rows))
     assert list(infos) == ["XX-One"] and infos["XX-One"].igbp == ""
-    assert "2 rows name no site and are left out, the first in line 5" in caplog.text
+    assert "2 rows without a site are left out, the first in line 5" in caplog.text
     caplog.clear()
     path = table(tmp_path / "sites.csv", "site_id,latitude,longitude\n,1,2\nXX-Two,3,4\n")
     assert list(read_badm(path)) == ["XX-Two"]
-    assert "1 rows name no site" in caplog.text
+    assert "1 rows without a site" in caplog.text
     with pytest.raises(SourceError, match=r"nowhere\.csv: no column SITE_ID"):
         read_badm(table(tmp_path / "nowhere.csv", "VARIABLE,DATAVALUE\nIGBP,ENF\n"))
 

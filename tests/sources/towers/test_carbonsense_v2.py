@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.carbonsense_v2 import LOST, list_sites, read_chips, read_hours, read_place
-from fluxcube.sources.towers.networks import Archive, discover
+from fluxcube.sources.towers.discovery import discover
+from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import chips_of, place_of, read_archive
 
 #: Middle and width of the limits that the public code scales by (2025), and values that a tower has.
@@ -168,7 +169,7 @@ def test_flags_say_that_nothing_is_known(whole):
             present = np.isfinite(record[name].values)
             assert (record[f"{name}_QC"].values == np.where(present, 3 if name == "P" else 2, -1)).all()
     lost = json.loads(record.attrs["lost"])
-    assert lost == list(LOST) and any("wiped out" in said for said in lost)
+    assert lost == list(LOST) and any("water table were removed" in text for text in lost)
     assert not set(WIPED) & set(record.data_vars)
 
 
@@ -216,7 +217,7 @@ def test_latent_heat_as_a_target_is_not_scaled(whole, tmp_path):
 def test_hourly_files_are_read_and_their_joining_said(tmp_path):
     path = write(tmp_path / "carbonsense_v2.sql", {"AT-Neu": truth("2012-02-27", 100, step=60)})
     record = read_hours(archive(path), utc_offset=1)
-    assert record.attrs["step_minutes"] == 60 and "joined in pairs" in json.loads(record.attrs["lost"])[-1]
+    assert record.attrs["step_minutes"] == 60 and "averaged in pairs" in json.loads(record.attrs["lost"])[-1]
     assert to_hourly(record).TA.size == 100
 
 
@@ -242,8 +243,8 @@ def test_place(whole, tmp_path, caplog):
     assert list_sites(early) == ["AT-Neu", "US-Ha1"]
     with caplog.at_level(logging.WARNING):
         assert read_place(archive(early)).latitude is None
-    assert "does not tell where AT-Neu is" in caplog.text
-    with pytest.raises(SourceError, match="its place must be known"):
+    assert "the coordinates of AT-Neu are unknown" in caplog.text
+    with pytest.raises(SourceError, match="its coordinates are required"):
         read_hours(archive(early))
 
 
@@ -285,15 +286,15 @@ def test_images_that_are_none_are_refused(command, match, whole, tmp_path):
         ("UPDATE ec_data SET TA = 21.5 WHERE id = 5", "column of TA: 21.5 among scaled values"),
         ("UPDATE ec_data SET TOD = 0.9 WHERE id = 5", "neither the time of the stamp"),
         ("UPDATE ec_data SET DOY = NULL, TOD = NULL", "neither DOY nor TOD has a value"),
-        ("UPDATE ec_data SET timestamp = 201213011200 WHERE id = 5", "is no time as YYYYMMDDHHMM"),
-        ("UPDATE ec_data SET timestamp = 201202271300 WHERE id = 5", "is there twice"),
+        ("UPDATE ec_data SET timestamp = 201213011200 WHERE id = 5", "as YYYYMMDDHHMM, each once, found 201213011200"),
+        ("UPDATE ec_data SET timestamp = 201202271300 WHERE id = 5", "each once, found 201202271300"),
         ("UPDATE ec_data SET timestamp = 'noon' WHERE id = 5", "expected YYYYMMDDHHMM, found 'noon'"),
         ("UPDATE ec_data SET timestamp = -1 WHERE id = 5", "expected YYYYMMDDHHMM"),
         ("UPDATE site_data SET lat = 95", "latitude of AT-Neu: expected a number from -90 to 90"),
         ("UPDATE site_data SET lon = 'east'", "longitude of AT-Neu: expected a number"),
         ("ALTER TABLE ec_data RENAME TO towers", r"expected CarbonSense V2's table ec_data .* found towers \(id, site"),
         ("ALTER TABLE ec_data RENAME COLUMN timestamp TO time", r"found ec_data \(id, site, time"),
-        ("DELETE FROM ec_data WHERE timestamp % 10000 != 0", "rows mostly 1440 minutes apart"),
+        ("DELETE FROM ec_data WHERE timestamp % 10000 != 0", "most rows are 1440 minutes apart"),
     ],
 )
 def test_faults_are_named(command, match, whole, tmp_path):
@@ -363,7 +364,7 @@ def test_no_sqlite_file_is_said(tmp_path):
     with pytest.raises(SourceError, match=r"0 files like carbonsense_v2\.sql"):
         list_sites(tmp_path)
     path.write_text("CREATE TABLE ec_data;")
-    with pytest.raises(SourceError, match="not an SQLite file, as its first bytes say"):
+    with pytest.raises(SourceError, match="not an SQLite file, according to its first bytes"):
         list_sites(path)
     path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4000)
     with pytest.raises(SourceError):

@@ -25,8 +25,9 @@ from fluxcube.simulation.instruments import Record
 from fluxcube.simulation.published import write_v1, write_v2
 from fluxcube.simulation.records import Place, decimals_of, mds_column, simulate_record
 from fluxcube.sources.towers.badm import clock_of, read_badm
-from fluxcube.sources.towers.networks import discover, networks
-from fluxcube.sources.towers.readers import chips_of, place_of, read_archive, read_days
+from fluxcube.sources.towers.discovery import discover
+from fluxcube.sources.towers.networks import networks
+from fluxcube.sources.towers.readers import chips_of, place_of, read_archive, read_daily_archive
 
 US = Place(site="US-Zzz", latitude=40.0, longitude=-90.0, elevation=231, igbp="CRO", koppen="Dfa", utc_offset=-6)
 #: JapanFlux2024 stamps UTC+9 wherever a tower stands, here in Mongolia.
@@ -192,7 +193,7 @@ def test_days_of_every_publisher_that_has_them(tmp_path, network, step):
     write_archive(tmp_path, network, record, place=US)
     found = discover(tmp_path, resolution="daily")
     assert [(a.site, a.network, a.resolution) for a in found.archives] == [(US.site, network, "DD")]
-    ds = read_days(found.archives[0])
+    ds = read_daily_archive(found.archives[0])
     days = record.start.astype("datetime64[D]").reshape(6, -1)
     np.testing.assert_array_equal(ds.time.values, days[:, 0].astype("datetime64[ns]"))
     gc_per_umol = 12.011e-6 * 86400

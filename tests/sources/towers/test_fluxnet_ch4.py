@@ -9,7 +9,7 @@ import pytest
 from test_japanflux import write
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.towers.readers import place_of, read_archive, read_days
+from fluxcube.sources.towers.readers import place_of, read_archive, read_daily_archive
 
 NAME = "FLX_FI-Sii_FLUXNET-CH4_HH_2013-2018_1-1.csv"
 NONE = -9999
@@ -84,4 +84,4 @@ def test_other_tables_are_refused(tmp_path):
     with pytest.raises(SourceError, match="none of FLUXNET-CH4's variables"):
         read(tmp_path, {"FOO": [1, 2]})
     archive = write(tmp_path, {"FCH4": [1, 2]}, name=NAME)
-    assert read_days(archive) is None and place_of(archive) is None
+    assert read_daily_archive(archive) is None and place_of(archive) is None

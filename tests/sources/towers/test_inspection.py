@@ -13,8 +13,8 @@ from test_japanflux import write
 from fluxcube.sources.towers import archives
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.csvfile import SAMPLE_BYTES, read_sample
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import COLUMNS, format_inspection, inspect_raw
-from fluxcube.sources.towers.networks import discover
 from fluxcube.sources.towers.oneflux import read_oneflux
 
 NAME = "FLX_{}_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"
@@ -84,9 +84,9 @@ def test_the_text_has_a_line_a_site_a_summary_and_every_reason(folder):
     lines = [line for line in text.splitlines() if line.startswith("XX-")]
     assert [line.split()[0] for line in lines] == ["XX-One", "XX-Six", "XX-Two"]
     assert len({line.index("FLUXNET2015") for line in lines if "FLUXNET2015" in line}) == 1
-    assert "2 sites in 2 archives will be used" in text and "4 left aside" in text
+    assert "2 sites in 2 archives will be used" in text and "4 ignored" in text
     assert all(why in text for why in table[~table.used].why) and all(path in text for path in table[~table.used].path)
-    assert "and 1 more" in format_inspection(inspect_raw([folder, folder]).assign(why="same"), most=3)
+    assert "and 1 more" in format_inspection(inspect_raw([folder, folder]).assign(why="same"), max_files=3)
     assert "0 sites" in format_inspection(inspect_raw([]))
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.oneflux import read_oneflux
-from fluxcube.sources.towers.readers import place_of, read_archive, read_days
+from fluxcube.sources.towers.readers import place_of, read_archive, read_daily_archive
 
 NAME = "FLX_JP-Tak_JapanFLUX2024_ALLVARS_HH_2005-2005_1-3.csv"
 START = np.datetime64("2005-01-01T00:00", "m")
@@ -87,7 +87,7 @@ def test_the_end_of_a_period_may_be_missing(tmp_path, step):
 def test_case_does_not_matter_unless_it_tells_two_columns_apart(tmp_path):
     lower = read(tmp_path, {"nee_vut": [1, 2], "NEE_VUT_qc": [0, 1]})
     np.testing.assert_array_equal(lower.NEE_QC, [0, 1])
-    with pytest.raises(SourceError, match=r"columns NEE_vUT and NEE_VUT differ by case"):
+    with pytest.raises(SourceError, match=r"columns NEE_vUT and NEE_VUT, which differ by case"):
         read(tmp_path, {"NEE_vUT": [1, 2], "NEE_VUT": [1, 2]})
 
 
@@ -110,7 +110,7 @@ def test_a_daily_file_in_disguise_is_refused(tmp_path):
 def test_an_archive_tells_its_clock_and_has_no_days(tmp_path):
     archive = write(tmp_path, {"TA_F": [1, 2]})
     assert (place_of(archive).site, place_of(archive).utc_offset, place_of(archive).latitude) == ("JP-Tak", 9.0, None)
-    assert read_days(archive) is None
+    assert read_daily_archive(archive) is None
 
 
 def test_the_reader_of_another_dialect_refuses_it_rather_than_lose_its_fluxes(tmp_path):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
-import sys
 import time
-import types
 import zipfile
 
 import pytest
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.towers.badm import read_badm
-from fluxcube.sources.towers.networks import choose_member, discover, is_badm, networks, parse_name
+from fluxcube.sources.towers.discovery import discover
+from fluxcube.sources.towers.networks import is_badm, networks, parse_name
 from fluxcube.sources.towers.oneflux import read_oneflux
+from fluxcube.sources.towers.selection import choose_member
 
 HEAD = "TIMESTAMP_START,TIMESTAMP_END,TA_F,TA_F_QC\n"
 TABLE = HEAD + "200501010000,200501010030,1.5,0\n200501010030,200501010100,1.25,1\n"
@@ -274,16 +274,16 @@ def test_one_zip_of_several_sites_gives_them_all(tmp_path):
     ("name", "member", "why"),
     [
         ("FLX_XX-One_FLUXNET2015_FULLSET_DD_2005-2006_1-4.csv", None, "resolution DD"),
-        ("FLX_XX-One_FLUXNET2015_ERAI_HH_1989-2014_1-4.csv", None, "ERAI holds no tower"),
+        ("FLX_XX-One_FLUXNET2015_ERAI_HH_1989-2014_1-4.csv", None, "ERAI contains no tower"),
         ("FLX_XX-One_FLUXNET-CH4_DD_2005-2006_1-1.csv", None, "resolution DD"),
-        ("FLX_XX-One_JapanFLUX2024_ERA5_HH_1990-2024_1-3.csv", None, "ERA5 holds no tower"),
-        ("FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4", None, "give it the ending"),
-        ("EUF_XX-One_FLUXNET_2004-2024_v1.3_r1", None, "give it the ending"),
-        ("FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip.part", None, "give it the ending"),
+        ("FLX_XX-One_JapanFLUX2024_ERA5_HH_1990-2024_1-3.csv", None, "ERA5 contains no tower"),
+        ("FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4", None, "add the extension"),
+        ("EUF_XX-One_FLUXNET_2004-2024_v1.3_r1", None, "add the extension"),
+        ("FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip.part", None, "add the extension"),
         ("towers.tar.gz", None, "unpack it"),
-        ("notes.csv", None, "of no network"),
+        ("notes.csv", None, "no network"),
         ("bulk.zip", "FLX_XX-One_FLUXNET2015_FULLSET_2005-2006_1-4.zip", "unpack the outer one"),
-        (f"{STEM}_2005-2006_1-4.zip", f"{STEM}_DD_2005-2006_1-4.csv", "no half-hourly"),
+        (f"{STEM}_2005-2006_1-4.zip", f"{STEM}_DD_2005-2006_1-4.csv", "expected a half-hourly or hourly table"),
     ],
 )
 def test_what_is_left_aside_is_named_with_a_reason(tmp_path, name, member, why):
@@ -460,8 +460,9 @@ def test_files_of_many_sites_are_listed_by_their_own_reader(tmp_path, monkeypatc
     path = write(tmp_path, name)
     write(tmp_path, "FLX_US-MMS_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv")
     write(tmp_path, "carbonsense_raw.tar.gz")
-    module = types.SimpleNamespace(list_sites=lambda given: ["AU-Ade", "US-MMS"] if given == path else [])
-    monkeypatch.setitem(sys.modules, f"fluxcube.sources.{reader}", module)
+    monkeypatch.setattr(
+        f"fluxcube.sources.towers.{reader}.list_sites", lambda found: ["AU-Ade", "US-MMS"] if found == path else []
+    )
     found = discover(tmp_path)
     of_reader = [a for a in found.archives if networks()[a.network].reader == reader]
     assert [(a.site, a.path, a.member) for a in of_reader] == [("AU-Ade", path, "AU-Ade"), ("US-MMS", path, "US-MMS")]
@@ -475,7 +476,7 @@ def test_a_file_of_many_sites_that_is_none_is_left_aside_with_the_reason(tmp_pat
         raise SourceError(f"{path}: no table ec_data")
 
     write(tmp_path, "carbonsense_v2.sql")
-    monkeypatch.setitem(sys.modules, "fluxcube.sources.towers.carbonsense_v2", types.SimpleNamespace(list_sites=refuse))
+    monkeypatch.setattr("fluxcube.sources.towers.carbonsense_v2.list_sites", refuse)
     ((_, why),) = discover(tmp_path).ignored
     assert "no table ec_data" in why
 
@@ -518,5 +519,5 @@ def test_all_real_towers_are_found_and_nothing_is_silent(shared_data):
     ]
     assert {str(path) for path in candidates} == named
     assert all(why for _, why in found.ignored)
-    assert sum("daily" in path for path, _ in found.ignored) == 19
+    assert sum("daily/FLX_" in path for path, _ in found.ignored) == 19
     assert {where.name for where in found.badm} == {"FLX_AA-Flx_BIF_HH_20261121.csv", "sites.csv"}

@@ -18,7 +18,7 @@ from fluxcube import variables as table
 from fluxcube.errors import ConfigError, SourceError, UnknownNameError
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import clock_of, read_badm
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.oneflux import parse_stamps, read_oneflux
 
 NAME = "FLX_XX-One_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"
@@ -237,14 +237,16 @@ def test_impossible_offsets_are_refused(tmp_path, offset):
 
 
 def test_a_file_that_is_not_oneflux(tmp_path):
-    refused(tmp_path, "year,doy,flux\n2005,1,2\n", "line 1", "TIMESTAMP_START nor TIMESTAMP_END", "year, doy, flux")
+    refused(
+        tmp_path, "year,doy,flux\n2005,1,2\n", "line 1", "no TIMESTAMP_START and no TIMESTAMP_END", "year, doy, flux"
+    )
     refused(tmp_path, lines(["FOO", "BAR"], [["1", "2"]]), "line 1", "none of ONEFlux's variables", "FOO, BAR")
     refused(tmp_path, lines()[0].replace(",", ";") + "\n1;2;3\n", "line 1", "commas between columns")
 
 
 def test_a_missing_timestamp_column(tmp_path):
     text = [line.split(",", 1)[1] for line in lines()]
-    refused(tmp_path, text, "line 1", "no column TIMESTAMP_START")
+    refused(tmp_path, text, "line 1", "found no TIMESTAMP_START")
     daily = ["TIMESTAMP,TA_F,TA_F_QC", "20050101,1.0,0.75"]
     refused(tmp_path, daily, "line 1", "column TIMESTAMP,", "half-hourly (HH)")
 
@@ -255,7 +257,7 @@ def test_a_column_that_is_there_twice(tmp_path, name):
     text = [f"{line},1" for line in lines(columns, [["1"] * 6])]
     text[0] = text[0][:-1] + name
     where = 1 + ["TIMESTAMP_START", "TIMESTAMP_END", *columns].index(name)
-    refused(tmp_path, text, "line 1", f"column {name} is there 2 times (columns {where}, 9)")
+    refused(tmp_path, text, "line 1", f"column {name} occurs 2 times (columns {where}, 9)")
 
 
 def test_a_stamp_that_is_there_twice(tmp_path):

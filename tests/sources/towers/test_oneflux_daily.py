@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fluxcube.errors import SourceError, UnknownNameError
-from fluxcube.sources.towers.oneflux_daily import read_oneflux_days
+from fluxcube.sources.towers.oneflux_daily import read_oneflux_daily
 from fluxcube.variables import table
 
 STEM = "FLX_US-Aaa_FLUXNET2015_FULLSET_DD_2010-2010_1-4"
@@ -43,7 +43,7 @@ def file(tmp_path):
 
 
 def test_values_and_quality_are_those_of_the_file(file):
-    days = read_oneflux_days(file)
+    days = read_oneflux_daily(file)
     assert days.attrs["site"] == "US-Aaa" and days.attrs["network"] == "FLUXNET2015"
     assert (days.time.values == np.datetime64("2010-01-01") + np.arange(5)).all()
     np.testing.assert_allclose(days.TA, np.arange(5) + 0.5)
@@ -72,7 +72,7 @@ def test_carbon_is_of_one_threshold(tmp_path, lost, ending, how):
         data[name] = np.full(5, -9999)
     if how == "absent":
         data = {name: column for name, column in data.items() if name not in lost}
-    days = read_oneflux_days(write(tmp_path, data))
+    days = read_oneflux_daily(write(tmp_path, data))
     used = json.loads(days.attrs["columns"])
     assert {name: used[name] for name in CARBON if name in used} == {
         name: f"{name}_{ending}" for name in CARBON if name in used
@@ -88,7 +88,7 @@ def test_carbon_is_of_one_threshold(tmp_path, lost, ending, how):
 def test_the_threshold_does_not_depend_on_what_is_asked_for(tmp_path):
     data = columns() | {"NEE_VUT_USTAR50": np.full(5, -9999)}
     path = write(tmp_path, data)
-    alone, whole = read_oneflux_days(path, variables=["GPP_NT"]), read_oneflux_days(path)
+    alone, whole = read_oneflux_daily(path, variables=["GPP_NT"]), read_oneflux_daily(path)
     assert list(alone.data_vars) == ["GPP_NT", "GPP_NT_QUALITY"]
     assert alone.identical(whole[list(alone.data_vars)].assign_attrs(alone.attrs))
 
@@ -97,7 +97,7 @@ def test_missing_values_have_no_quality(tmp_path):
     data = columns()
     data["TA_F"] = [-9999, 1, 2, 3, 4]
     data["P_F_QC"] = [0.5, -9999, 0.5, 0.5, 0.5]
-    days = read_oneflux_days(write(tmp_path, data))
+    days = read_oneflux_daily(write(tmp_path, data))
     assert np.isnan(days.TA[0]) and np.isnan(days.TA_QUALITY[0]) and np.isfinite(days.TA_QUALITY[1:]).all()
     assert np.isfinite(days.P).all() and np.isnan(days.P_QUALITY[1]), "a blank fraction is unknown, not good"
     assert json.loads(days.attrs["flags_assumed"])["P"] == 1
@@ -112,14 +112,14 @@ def test_zip_gz_and_csv_are_one(file):
         for other in ("HH", "WW", "MM"):
             archive.writestr(file.name.replace("DD", other), "TIMESTAMP,TA_F\n")
         archive.writestr(file.name.replace("FULLSET", "ERAI"), "TIMESTAMP,TA_ERA\n")
-    first = read_oneflux_days(file)
+    first = read_oneflux_daily(file)
     for path in (gz, packed):
-        assert read_oneflux_days(path).equals(first)
+        assert read_oneflux_daily(path).equals(first)
 
 
 def test_gaps_in_the_days_are_left(tmp_path):
     data = {name: np.delete(column, [2]) for name, column in columns().items()}
-    days = read_oneflux_days(write(tmp_path, data))
+    days = read_oneflux_daily(write(tmp_path, data))
     assert days.sizes["time"] == 4 and np.diff(days.time.values).max() == np.timedelta64(2, "D")
 
 
@@ -163,7 +163,7 @@ def test_what_is_wrong_is_named(tmp_path, fault):
     change, message = WRONG[fault]
     path = write(tmp_path, change(columns()))
     with pytest.raises(SourceError, match=rf"(?s){path.name}.*{message}"):
-        read_oneflux_days(path)
+        read_oneflux_daily(path)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_is_wrong_is_named(tmp_path, fault):
 def test_other_files_are_refused_by_name(tmp_path, old, new, message):
     path = write(tmp_path, columns(), f"{STEM}.csv".replace(old, new))
     with pytest.raises(SourceError, match=message):
-        read_oneflux_days(path)
+        read_oneflux_daily(path)
 
 
 def test_a_zip_without_days_says_what_it_holds(tmp_path):
@@ -187,19 +187,19 @@ def test_a_zip_without_days_says_what_it_holds(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{STEM}.csv".replace("DD", "HH"), "TIMESTAMP_START\n")
     with pytest.raises(SourceError, match="no daily"):
-        read_oneflux_days(path)
+        read_oneflux_daily(path)
 
 
 def test_unknown_names_are_named(file):
     with pytest.raises(UnknownNameError, match="TOD"):
-        read_oneflux_days(file, variables=["TOD"])
+        read_oneflux_daily(file, variables=["TOD"])
 
 
 @pytest.fixture(scope="module")
 def published(shared_data):
     """Every real daily file: its record, and its table as pandas reads it."""
     files = sorted((shared_data / "daily").glob("*FULLSET_DD*.csv.gz"))
-    return {file.name: (read_oneflux_days(file), pd.read_csv(file, na_values=[-9999])) for file in files}
+    return {file.name: (read_oneflux_daily(file), pd.read_csv(file, na_values=[-9999])) for file in files}
 
 
 def test_real_files_hold_their_own_balance(published):
@@ -222,7 +222,7 @@ def test_real_files_hold_their_own_balance(published):
 def test_real_files_of_reanalysis_are_refused(shared_data):
     for file in sorted((shared_data / "daily").glob("*_ERAI_DD_*"))[:2]:
         with pytest.raises(SourceError, match="no tower measurements"):
-            read_oneflux_days(file)
+            read_oneflux_daily(file)
 
 
 def test_daily_aliases_and_units_are_oneflux_s(shared_data):

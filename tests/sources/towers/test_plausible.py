@@ -7,7 +7,7 @@ import pytest
 from test_japanflux import write
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.oneflux import read_oneflux
 from fluxcube.sources.towers.plausible import ENOUGH, check_fills, check_flags, check_units
 from fluxcube.sources.towers.readers import read_archive
@@ -79,7 +79,7 @@ def test_flags_of_nee_that_count_the_wrong_way(tmp_path, measured, filled):
     columns = {"NEE_VUT_REF": nee, "NEE_VUT_REF_QC": right}
     assert (right == read_archive(write(tmp_path, columns, name=NAME), utc_offset=0).NEE_QC).all()
     columns["NEE_VUT_REF_QC"] = np.where(gap, measured, filled)
-    with pytest.raises(SourceError, match=rf"{NAME}, column NEE_VUT_REF_QC: .* times as rough .* other way"):
+    with pytest.raises(SourceError, match=rf"{NAME}, column NEE_VUT_REF_QC: .* times as rough .* reversed"):
         read_archive(write(tmp_path, columns, name=NAME), utc_offset=0)
 
 
@@ -104,7 +104,7 @@ def test_no_real_tower_is_refused_and_their_flags_turned_round_are(shared_data):
     for archive in (archive for archive in discover(shared_data / "towers").archives if archive.site in small):
         found = read_oneflux(archive, utc_offset=0.0, variables=["NEE"])
         turned = np.where(found.NEE_QC < 0, -1, found.NEE_QC == 0)
-        with pytest.raises(SourceError, match="other way"):
+        with pytest.raises(SourceError, match="reversed"):
             check_fills(found.NEE.values, turned, archive.site)
         seen += 1
     assert seen == len(small)

@@ -15,7 +15,7 @@ import xarray as xr
 
 from fluxcube.humidity import saturation_vapour_pressure
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.towers.networks import discover
+from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.oneflux import read_oneflux
 from fluxcube.sources.towers.readers import read_archive
 

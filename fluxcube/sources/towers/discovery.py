@@ -1,0 +1,276 @@
+"""Find tower archives and site metadata in folders, and select which of them are read.
+
+Only file names and the directories of zips and tars are read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.towers.archives import Location, is_zip, list_members
+from fluxcube.sources.towers.networks import (
+    Archive,
+    Network,
+    has_table_ending,
+    is_badm,
+    is_hidden,
+    network_of_file,
+    networks,
+    orders,
+    parse_name,
+    parse_stem,
+)
+from fluxcube.sources.towers.readers import reader_of_network
+from fluxcube.sources.towers.selection import (
+    first_names,
+    is_daily,
+    preference,
+    reason_to_ignore,
+    reason_without_daily,
+    tables_in_zip,
+    version_numbers,
+)
+
+_TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
+#: Files of one folder of CarbonSense v1, which contains one window of a site.
+_WINDOW_FILES = {"meta.json", "predictors.csv", "targets.csv"}
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """The files that were found under the raw folders.
+
+    Attributes
+    ----------
+    archives : tuple of Archive
+        Archives to read, by site and then rank.
+    badm : tuple of Location
+        Files of site metadata, for `read_badm`.
+    ignored : tuple of (str, str)
+        Every other csv, gz, zip and tar file, and every other file with the name of a tower's archive: its path, and
+        why it is ignored.
+    """
+
+    archives: tuple[Archive, ...]
+    badm: tuple[Location, ...]
+    ignored: tuple[tuple[str, str], ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that have an archive."""
+        return tuple(dict.fromkeys(archive.site for archive in self.archives))
+
+
+def discover(
+    raw: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    order: str = "newest",
+    resolution: str = "hourly",
+) -> Discovery:
+    """Find tower archives and site metadata under one or more folders, by name.
+
+    Files are read as published: zip, csv or csv.gz, and the published CarbonSense as a tar, its folders, or an SQLite
+    file. Only file names and the directories of zips and tars are read (a tar.gz has no directory and is read whole).
+    Of one network's archives of a site, those covered by another one (an older version, a SUBSET beside its FULLSET, an
+    unpacked copy) are ignored and listed as such. A zip that cannot be listed, and AmeriFlux BASE where a site has
+    nothing else, stay in the list: reading them reports what is wrong.
+
+    Parameters
+    ----------
+    raw : path or sequence of paths
+        Folders, which are searched with their subfolders (except hidden ones), or files.
+    order : {"newest", "paper"}
+        Which network is preferred where several contain a site.
+    resolution : {"hourly", "daily"}
+        With "daily": each network's daily (DD) tables and, where those do not cover its half-hourly or hourly archive
+        of a site, that archive, from which daily values can be computed.
+
+    Returns
+    -------
+    Discovery
+
+    Raises
+    ------
+    SourceError
+        If a path does not exist.
+    ConfigError
+        If there is no such order or resolution.
+    """
+    if order not in orders():
+        raise ConfigError(f"order={order!r}: expected one of {', '.join(orders())}")
+    roots = [raw] if isinstance(raw, (str, os.PathLike)) else list(raw)
+    search = _Search(daily=is_daily(resolution))
+    for path in _files([Path(root) for root in roots], search.ignored):
+        _add_path(path, search)
+    archives = [replace(archive, rank=_rank(archive, order)) for archive in _without_covered(search)]
+    archives.sort(key=lambda archive: (archive.site, archive.rank, *preference(archive, search.daily)))
+    return Discovery(tuple(archives), tuple(search.badm), tuple(search.ignored))
+
+
+@dataclass
+class _Search:
+    """The files found so far."""
+
+    daily: bool = False
+    archives: list[Archive] = field(default_factory=list)
+    badm: list[Location] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+
+    def ignore(self, path: object, why: str) -> None:
+        self.ignored.append((str(path), why))
+
+
+def _files(roots: Iterable[Path], ignored: list[tuple[str, str]]) -> Iterator[Path]:
+    """Yield every candidate file once, in order of name."""
+    seen: set[Path] = set()
+    for root in roots:
+        if not root.exists():
+            raise SourceError(f"{root}: no such file or folder, where tower files were expected; check its path")
+        for path in [root] if root.is_file() else _walk(root, ignored):
+            if _is_candidate(path) and path.resolve() not in seen:
+                seen.add(path.resolve())
+                yield path
+
+
+def _walk(root: Path, ignored: list[tuple[str, str]]) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                ignored.append((os.path.join(folder, name), "a link to a folder: add its target to the folders"))
+        if _WINDOW_FILES.issubset(names):
+            yield Path(folder).absolute().parent
+            continue
+        yield from (Path(folder, name) for name in sorted(names) if not is_hidden(name))
+
+
+def _is_candidate(path: Path) -> bool:
+    name = path.name
+    known = bool(has_table_ending(name) or _TAR.search(name) or network_of_file(name)) or is_badm(path) or path.is_dir()
+    return known or parse_stem(name, path) is not None
+
+
+def _add_path(path: Path, search: _Search) -> None:
+    """Add one file, or the folder of a site, to the archives, the metadata, or the ignored files."""
+    if path.is_dir():
+        search.archives.append(_whole_file(path, path.name, "CarbonSense v1"))
+    elif network := network_of_file(path.name):
+        _add_sites(path, network, search)
+    elif _TAR.search(path.name):
+        search.ignore(path, "a tar file: unpack it, and its files are found")
+    elif is_badm(path):
+        search.badm.append(Location(path))
+    elif is_zip(path):
+        _add_zip(path, search)
+    elif not has_table_ending(path.name):
+        search.ignore(path, "the name of a tower's archive without .zip, .csv or .csv.gz: add the extension again")
+    else:
+        _add_table(path, search)
+
+
+def _add_table(path: Path, search: _Search) -> None:
+    archive = parse_name(path.name)
+    reason = reason_to_ignore(archive, search.daily)
+    if archive is None or reason:
+        search.ignore(path, reason)
+    else:
+        search.archives.append(replace(archive, path=path))
+
+
+def _whole_file(path: Path, site: str, network: str, member: str | None = None) -> Archive:
+    """Return the archive of a site in a file or folder whose name states nothing else."""
+    return Archive(path=path, member=member, site=site, network=network, product="", resolution="")
+
+
+def _add_sites(path: Path, network: Network, search: _Search) -> None:
+    """Add every site of a file that contains many sites."""
+    try:
+        sites = reader_of_network(network).list_sites(path)
+    except SourceError as error:
+        search.ignore(path, str(error))
+        return
+    search.archives.extend(_whole_file(path, site, network.name, site) for site in sites)
+
+
+def _add_zip(path: Path, search: _Search) -> None:
+    outer = parse_name(path.name)
+    if outer and networks()[outer.network].refused:
+        search.archives.append(replace(outer, path=path))
+        return
+    try:
+        members = list_members(path)
+    except SourceError as error:
+        if outer and not reason_to_ignore(outer, search.daily, zipped=True):
+            search.archives.append(replace(outer, path=path))
+        else:
+            search.ignore(path, str(error))
+        return
+    badm = [Location(path, member) for member in members if is_badm(path / member)]
+    tables = tables_in_zip(path, members, search.daily)
+    search.badm.extend(badm)
+    search.archives.extend(tables)
+    if not tables and not badm:
+        search.ignore(path, _reason_of_zip(outer, members, search.daily))
+
+
+def _reason_of_zip(outer: Archive | None, members: Sequence[str], daily: bool) -> str:
+    """Return why nothing of a zip is read."""
+    if any(is_zip(member) for member in members):
+        return "zips within a zip: unpack the outer one"
+    inside = next((archive for member in members if (archive := parse_name(Path(member).name))), None)
+    unread = reason_without_daily(inside, daily) if inside else ""
+    kind = "daily, half-hourly or hourly" if daily else "half-hourly or hourly"
+    reason = reason_to_ignore(outer, daily, zipped=True) if outer else ""
+    return reason or unread or f"expected a {kind} table of a tower, found {first_names(members)}"
+
+
+def _rank(archive: Archive, order: str) -> int:
+    names = orders()[order]
+    place = names.index(archive.network) if archive.network in names else len(names)
+    major, minor, patch = (min(number, 99) for number in version_numbers(archive.version))
+    return place * 10**6 + 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
+
+
+def _without_covered(search: _Search) -> list[Archive]:
+    """Return the archives that no other archive of the same site and network covers."""
+    chosen: dict[tuple[str, str], list[Archive]] = {}
+    for archive in sorted(search.archives, key=lambda a: preference(a, search.daily)):
+        others = chosen.setdefault((archive.site, archive.network), [])
+        better = next((other for other in others if _covers(other, archive)), None)
+        if better is None:
+            others.append(archive)
+        else:
+            search.ignore(archive.location, _reason_of_cover(better, archive))
+    return _without_refused([archive for archives in chosen.values() for archive in archives], search)
+
+
+def _covers(better: Archive, archive: Archive) -> bool:
+    """Return whether an archive contains all years of another one, as far as their names state years."""
+    if better.first_year is None or better.last_year is None:
+        return True
+    if archive.first_year is None or archive.last_year is None:
+        return True
+    return better.first_year <= archive.first_year and archive.last_year <= better.last_year
+
+
+def _reason_of_cover(better: Archive, archive: Archive) -> str:
+    for what in ("version", "product", "resolution"):
+        one, two = getattr(better, what), getattr(archive, what)
+        if one and two and one != two:
+            return f"{what} {two}: {one} of the same site and years is read instead, from {better.path.name}"
+    return f"the same data as {better.path.name}, which is read instead"
+
+
+def _without_refused(archives: Sequence[Archive], search: _Search) -> list[Archive]:
+    """Remove archives of refused networks where the site has another archive."""
+    refused = [archive for archive in archives if networks()[archive.network].refused]
+    good = {archive.site for archive in archives if archive not in refused}
+    for archive in refused:
+        if archive.site in good:
+            search.ignore(archive.location, f"{archive.network}: the site's other files are read instead")
+    return [archive for archive in archives if archive not in refused or archive.site not in good]
