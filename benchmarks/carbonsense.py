@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.cubes.append import append_site, compose
-from fluxcube.cubes.layout import put_aside
+from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes.append import CubeSites, append_site, compose
+from fluxcube.cubes.layout import CubeSettings, put_aside
 from fluxcube.cubes.report import build_document, document
-from fluxcube.cubes.selection import open_carbonsense
-from fluxcube.cubes.tower import Stack, Tower
+from fluxcube.cubes.tower_data import Stack, Tower
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.stores import staging
 from fluxcube.variables import predictors, targets
@@ -50,7 +50,7 @@ def simulate(at: int, hours: int) -> Tower:
     whole = {"hours": hours, "flags": [hours, 0, 0, 0], "first": str(time_[0])[:13], "last": str(time_[-1])[:13]}
     given = {name: {"FLUXNET2015": whole} for name in (*predictors(), *targets())}
     return Tower(
-        info=info, utc_offset=0.0, networks=("FLUXNET2015",), time=time_, given=given, out_of_bounds={}, **stacks
+        info=info, utc_offset=0.0, networks=("FLUXNET2015",), time=time_, fusion=given, out_of_bounds={}, **stacks
     )
 
 
@@ -70,15 +70,7 @@ def _stack(rng: np.random.Generator, cycle: np.ndarray, names: tuple[str, ...]) 
 
 def build(store: Path, sizes: np.ndarray, *, compact: bool = False, workers: int = 2) -> None:
     """Write a cube of simulated sites through the library's own writing path."""
-    labels = {"predictors": predictors(), "fluxes": targets()}
-    settings = {
-        "resolution": "hourly",
-        "clock": "solar",
-        "order": "newest",
-        "fusion_rule": "newest",
-        "predictors": " ".join(predictors()),
-        "packing": "decimals" if compact else "floats",
-    }
+    settings = CubeSettings(predictors=predictors(), fluxes=targets(), compact=compact)
     with staging(store, overwrite=True) as building, ThreadPoolExecutor(workers) as pool:
 
         def one(at: int) -> dict:
@@ -89,11 +81,8 @@ def build(store: Path, sizes: np.ndarray, *, compact: bool = False, workers: int
         made = {doc["place"]["site"]: doc for doc in pool.map(one, range(len(sizes)))}
         compose(
             building,
-            {},
-            made,
-            labels,
             settings,
-            source=None,
+            CubeSites(fresh=made),
             log=build_document({}, None, (), {}),
             each=lambda function, sites: list(pool.map(function, sites)),
         )

@@ -43,7 +43,9 @@ def equation_of_time(doy: np.ndarray) -> np.ndarray:
     )
 
 
-def potential_radiation(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, *, hours: float = 1.0):
+def potential_radiation(
+    time: np.ndarray, latitude: float | np.ndarray, longitude: float | np.ndarray, *, hours: float = 1.0
+) -> np.ndarray:
     """Mean radiation on a horizontal plane at the top of the atmosphere (SW_IN_POT).
 
     The cosine of the solar zenith is integrated in closed form over each step, cut off at the horizon,

@@ -17,7 +17,8 @@ import pytest
 import xarray as xr
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
-from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
+from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.report import open_report
 from fluxcube.errors import ConfigError, SchemaError, SourceError, StoreError, UnknownNameError
 from fluxcube.schema import validate_cube

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tower_files import columns, write_archive, write_places
 
 from fluxcube import stores
-from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
+from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.masks import in_long_fills
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
 from fluxcube.normalisation import denormalise, normalise
