@@ -20,7 +20,7 @@ import numpy as np
 
 from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.append import CubeSites, append_site, compose
-from fluxcube.cubes.layout import CubeSettings, put_aside
+from fluxcube.cubes.layout import CubeSettings, spill_tower
 from fluxcube.cubes.report import build_document, document
 from fluxcube.cubes.tower_data import Stack, Tower
 from fluxcube.sources.towers.badm import SiteInfo
@@ -75,7 +75,7 @@ def build(store: Path, sizes: np.ndarray, *, compact: bool = False, workers: int
 
         def one(at: int) -> dict:
             tower = simulate(at, int(sizes[at]))
-            put_aside(building, tower, compact=compact)
+            spill_tower(building, tower, compact=compact)
             return document(tower, [], "", {})
 
         made = {doc["place"]["site"]: doc for doc in pool.map(one, range(len(sizes)))}
@@ -117,7 +117,7 @@ def main(sites: int, hours: int, compact: bool, keep: Path | None) -> None:
 
 def aside(folder: Path, sizes: np.ndarray) -> None:
     for at, hours in enumerate(sizes):
-        put_aside(folder / "aside", simulate(at, int(hours)))
+        spill_tower(folder / "aside", simulate(at, int(hours)))
 
 
 if __name__ == "__main__":

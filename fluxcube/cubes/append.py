@@ -23,7 +23,7 @@ from fluxcube.cubes.layout import (
     check_epoch,
     cube_arrays,
     cube_coords,
-    put_aside,
+    spill_tower,
     time_axis,
     write_chips,
     write_tower,
@@ -47,7 +47,7 @@ Each = Callable[[Callable[[str], None], Sequence[str]], None]
 
 @dataclass(frozen=True)
 class CubeSites:
-    """Documents of the sites of a cube, by site: those that stay as they are, and those whose values were put aside."""
+    """Documents of the sites of a cube, by site: those that stay as they are, and those whose values were spilled."""
 
     kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fresh: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def append_site(
     Parameters
     ----------
     store : path
-        A cube that `build_carbonsense` made.
+        A cube that `build_carbonsense` wrote.
     ds : xarray.Dataset or Tower
         The site's record at its own step, as `fluxcube.sources.towers.table.read_table` or
         `fluxcube.sources.towers.readers.read_archive` returns it: dimension ``time`` (UTC start of each step),
@@ -119,7 +119,7 @@ def _append(store: Path, ds: xr.Dataset | Tower, info: SiteInfo | None, overwrit
     )
     left_out = {name: why for name, why in log.get("left_out", {}).items() if name.partition(":")[0] != site}
     with staging(store, overwrite=True) as building:
-        put_aside(building, tower, compact=settings.compact)
+        spill_tower(building, tower, compact=settings.compact)
         compose(building, settings, sites, source=store, log=build_document(left_out, None, (), log))
 
 
@@ -127,7 +127,8 @@ def _document(tower: Tower, ds: xr.Dataset | Tower, resolution: str) -> dict[str
     """Return a site's document; citation and licence are those in the attributes of its record."""
     if not isinstance(ds, xr.Dataset):
         return document(tower, [], digest_info(tower.info), {}, resolution)
-    attrs, cited = ds.attrs, {}
+    attrs = ds.attrs
+    cited: dict[tuple[str, str], tuple[str, str]] = {}
     if attrs.get("citation"):
         cited[tower.info.site, str(attrs["network"])] = str(attrs["citation"]), str(attrs.get("doi", ""))
     licence = str(attrs.get("licence", ""))
@@ -144,14 +145,24 @@ def _tower(ds: xr.Dataset, info: SiteInfo | None, settings: CubeSettings) -> Tow
 
 
 def _info(ds: xr.Dataset) -> SiteInfo:
-    known = {key: ds.attrs[key] for key in _INFO if ds.attrs.get(key) is not None}
-    if not {"latitude", "longitude"} <= set(known):
+    """Return the site metadata in the attributes of a record."""
+    attrs = {key: ds.attrs[key] for key in _INFO if ds.attrs.get(key) is not None}
+    numbers = {key: float(attrs[key]) for key in ("latitude", "longitude", "elevation", "utc_offset") if key in attrs}
+    if not {"latitude", "longitude"} <= set(numbers):
         raise SourceError(
             f"{ds.attrs['site']}: expected the attributes latitude and longitude, found none; pass them to read_table."
         )
-    numbers = {key: float(known[key]) for key in ("latitude", "longitude", "elevation", "utc_offset") if key in known}
-    dated = {"utc_offsets": ((None, numbers["utc_offset"]),)} if "utc_offset" in numbers else {}
-    return SiteInfo(**{**known, **numbers, **dated})
+    offset = numbers.get("utc_offset")
+    return SiteInfo(
+        site=attrs["site"],
+        latitude=numbers["latitude"],
+        longitude=numbers["longitude"],
+        elevation=numbers.get("elevation"),
+        igbp=attrs.get("igbp", ""),
+        koppen=attrs.get("koppen", ""),
+        utc_offset=offset,
+        utc_offsets=() if offset is None else ((None, offset),),
+    )
 
 
 def _described(ds: xr.Dataset) -> dict[str, str]:
@@ -320,7 +331,7 @@ def compose(
     satellite_days: Mapping[str, np.ndarray] | None = None,
     each: Each | None = None,
 ) -> None:
-    """Write a cube from the sites of another one, which stay as they are, and of sites that were put aside.
+    """Write a cube from the sites of another one, which stay as they are, and from sites that were spilled.
 
     Parameters
     ----------
@@ -329,13 +340,13 @@ def compose(
     settings : CubeSettings
         Of the cube.
     sites : CubeSites
-        Documents; the values of the fresh sites were put aside in `building`.
+        Documents; the values of the fresh sites were spilled to `building`.
     log : mapping
         The log that `build_document` returns.
     source : path, optional
         The store that has the kept sites; needed if there are any.
     satellite_days : mapping of str to (day,) datetime64, optional
-        Days of the satellite data that were put aside in `building`, by site.
+        Days of the satellite data that were spilled to `building`, by site.
     each : callable, optional
         ``each(function, sites)`` calls a function for each site, perhaps in several threads; by default one by one.
     """

@@ -1,6 +1,6 @@
 """The steps of building a cube: find archives, keep sites of an existing store, read the others, cut, write.
 
-Sites are read one by one and put aside on disk, because which arrays the cube has is known only after the last one:
+Sites are read one by one and spilled to disk, because which arrays the cube has is known only after the last one:
 the years in a file name need not be those of its data. Then the shards of each site are written. Each step returns a
 frozen result that the next steps take. RAM contains one site per worker.
 """
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fluxcube.cubes.append import CubeSites, Kept, compose, sites_to_keep, stamp
-from fluxcube.cubes.layout import CubeSettings, check_epoch, put_aside, put_chips_aside
+from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
 from fluxcube.cubes.places import find_place
 from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
@@ -89,7 +89,7 @@ class FoundSites:
 
 @dataclass(frozen=True)
 class ReadSites:
-    """Documents of the sites that were read, whose values were put aside; and what was left out, and why."""
+    """Documents of the sites that were read, whose values were spilled; and what was left out, and why."""
 
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def is_outdated(request: BuildRequest, kept: Kept) -> bool:
 
 
 def read_sites(request: BuildRequest, found: FoundSites, kept: Kept, building: Path) -> ReadSites:
-    """Read all sites that are not kept, and put their values aside in `building`.
+    """Read all sites that are not kept, and spill their values to `building`.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def read_sites(request: BuildRequest, found: FoundSites, kept: Kept, building: P
 def cut_satellite_data(
     request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path
 ) -> tuple[CubeSites, dict[str, np.ndarray]]:
-    """Cut the satellite data of the sites that were read, or whose rasters changed, and put them aside in `building`.
+    """Cut the satellite data of the sites that were read, or whose rasters changed, and spill them to `building`.
 
     An hourly cube has chips, a daily one MOD09GA's clear-sky reflectance around the tower. Without MODIS rasters, the
     chips are those that the archives themselves contain.
@@ -188,7 +188,7 @@ def cut_satellite_data(
     sites : CubeSites
         With documents that record the rasters.
     days : dict of str to (day,) datetime64[D]
-        Days that were put aside, by site.
+        Days that were spilled, by site.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def _read_site(request: BuildRequest, found: FoundSites, building: Path, site: s
         return error
     if site in found.land_cover_notes:
         tower = replace(tower, warnings=(*tower.warnings, found.land_cover_notes[site]))
-    put_aside(building, tower, compact=settings.compact)
+    spill_tower(building, tower, compact=settings.compact)
     described = found.stamps[site]
     return document(tower, described["archives"], described["info"], found.citations, settings.resolution)
 
@@ -304,7 +304,7 @@ def _reader(resolution: str) -> Callable[[Sequence[Archive], SiteInfo, TowerOpti
 
 
 def _cut_archives(request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path) -> dict[str, np.ndarray]:
-    """Put aside the chips that archives themselves contain, the newest publication's if several do."""
+    """Spill the chips that archives themselves contain, the newest publication's if several do."""
     days: dict[str, np.ndarray] = {}
     if request.settings.resolution != "hourly":
         return days
@@ -312,7 +312,7 @@ def _cut_archives(request: BuildRequest, found: FoundSites, sites: CubeSites, bu
         for archive in sorted(found.archives[site], key=lambda archive: archive.rank):
             if (series := chips_of(archive)) is not None:
                 days[site] = series[0].astype("datetime64[D]")
-                put_chips_aside(building, site, days[site], series[1])
+                spill_chips(building, site, days[site], series[1])
                 break
     return days
 

@@ -307,7 +307,7 @@ def _satellite_array(sites: int, days: int, resolution: str) -> ArraySpec:
     )
 
 
-def put_aside(building: Path, tower: Tower, *, compact: bool = False) -> None:
+def spill_tower(building: Path, tower: Tower, *, compact: bool = False) -> None:
     """Spill a tower's values for `write_tower`; with `compact`, without the rounding errors of decimal fractions."""
     arrays = {}
     for name in STACKS:
@@ -322,7 +322,7 @@ def put_aside(building: Path, tower: Tower, *, compact: bool = False) -> None:
     spill(building, tower.info.site, arrays)
 
 
-def put_chips_aside(building: Path, site: str, day: np.ndarray, values: np.ndarray) -> None:
+def spill_chips(building: Path, site: str, day: np.ndarray, values: np.ndarray) -> None:
     """Spill some days of a site's chips (day, band, y, x) float32, or reflectance (day, band), for `write_chips`.
 
     The days of several calls must be in ascending order.
@@ -335,7 +335,7 @@ def put_chips_aside(building: Path, site: str, day: np.ndarray, values: np.ndarr
 
 
 def write_tower(building: Path, at: int, place: Place, settings: CubeSettings) -> None:
-    """Write the values of a site that `put_aside` spilled.
+    """Write the values of a site that `spill_tower` spilled.
 
     Parameters
     ----------
@@ -361,7 +361,7 @@ def write_tower(building: Path, at: int, place: Place, settings: CubeSettings) -
 
 
 def write_chips(building: Path, at: int, site: str, resolution: str = "hourly") -> None:
-    """Write the satellite data of a site that `put_chips_aside` spilled, each day at its position."""
+    """Write the satellite data of a site that `spill_chips` spilled, each day at its position."""
     parts = [unspill(building, key) for key in spilled(building, f"{site}.chips.")]
     if parts:
         at_day = (np.concatenate([part["day"] for part in parts]) - DAY_EPOCH).astype(int)

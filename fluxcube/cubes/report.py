@@ -31,7 +31,7 @@ _FLAGS = ("flag0", "flag1", "flag2", "flag3")
 
 def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, str]]:
     """Return the citation and DOI of each product that a Shuttle snapshot lists, by site and network."""
-    found = {}
+    citations = {}
     for location in badm:
         if "snapshot" in location.name:
             with open_stream(location) as stream:
@@ -39,8 +39,8 @@ def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, s
                 for row in rows:
                     if row.get("site_id") and row.get("product_citation"):
                         citation = " ".join(row["product_citation"].split())
-                        found[row["site_id"], _SHUTTLE] = citation, (row.get("product_id") or "").strip()
-    return found
+                        citations[row["site_id"], _SHUTTLE] = citation, (row.get("product_id") or "").strip()
+    return citations
 
 
 def document(
@@ -154,7 +154,7 @@ def open_report(
     Parameters
     ----------
     store : path or URL
-        A cube that `build_carbonsense` made.
+        A cube that `build_carbonsense` wrote.
     what : {"fusion", "quality", "notes", "archives", "left_out"}
         ``fusion``: site, variable, source, the number of ``hours`` (days, in a daily cube) that it supplied, the
         numbers of these with each flag (``flag0`` to ``flag3``), the ``first`` and the ``last``. ``quality``: site,

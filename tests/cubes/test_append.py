@@ -347,7 +347,7 @@ def test_what_is_older_than_the_axis_is_left_out_by_name(raw, tmp_path):
         raw, "US-Aaa", columns(96), start="1979-12-31T00:00", name="FLX_{site}_FLUXNET2015_FULLSET_{res}_1979-1980_1-5"
     )
     report = build_carbonsense(raw, tmp_path / "c.zarr")
-    assert f"before {EPOCH}" in report.left_out["US-Aaa"] and len(report.sites) == 3
+    assert f"from {EPOCH} on" in report.left_out["US-Aaa"] and len(report.sites) == 3
 
 
 def test_the_axis_begins_at_the_epoch_and_users_see_no_empty_decade(raw, some):

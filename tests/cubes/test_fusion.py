@@ -172,7 +172,7 @@ def test_a_value_without_uncertainty_does_not_borrow_one():
 
 
 def test_sources_of_one_name_are_refused():
-    with pytest.raises(ConfigError, match="names of their own, found a, a"):
+    with pytest.raises(ConfigError, match="different names, found a, a"):
         fuse([(0, "a", record(0, TA=([1], [0]))), (1, "a", record(0, TA=([2], [0])))])
 
 

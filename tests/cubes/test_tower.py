@@ -284,7 +284,7 @@ def test_a_few_values_in_another_unit_are_counted_and_hide_no_fill(tmp_path):
 
 
 def test_records_that_cannot_be_told_apart_or_have_nothing_are_refused():
-    with pytest.raises(ConfigError, match="names of their own"):
+    with pytest.raises(ConfigError, match="different names"):
         made(native(TA=[1, 2]), native(TA=[1, 2]))
     with pytest.raises(SourceError, match="no value in any of the variables"):
         made(native(TA=[np.nan, np.nan]))
