@@ -6,7 +6,7 @@ Land cover has 240 pixels per degree, 1.2 gigabytes for the globe: it is read in
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -242,26 +242,15 @@ class _Window:
         for n in np.flatnonzero(~settled):
             i, j = at[0][n], at[1][n]
             around = tuple((pixels[n] - centre[n]).ravel() for pixels, centre in zip(chips, middle, strict=True))
-            row, col = rows.start + i, cols.start + j
+            at_cell = rows.start + i, cols.start + j
             if one:
                 (place,) = self._places(int(number[i, j]), i, j, 1, around)
-                cells.latitude[row, col, 0], cells.longitude[row, col, 0] = place
+                cells.latitude[(*at_cell, 0)], cells.longitude[(*at_cell, 0)] = place
             else:
-                self._several(cells, row, col, counts[i, j], i, j, around)
-
-    def _several(self, cells: Cells, row: int, col: int, counts: np.ndarray, i: int, j: int, around: tuple) -> None:
-        """Set the blocks of one cell, stratified by class."""
-        shares = share_out(counts[1:_WATER], cells.weights.shape[-1])
-        represented = counts[1:_WATER][shares > 0].sum()
-        block = 0
-        for number in np.flatnonzero(shares) + 1:
-            places = self._places(int(number), i, j, int(shares[number - 1]), around)
-            for lat, lon in places:
-                cells.latitude[row, col, block], cells.longitude[row, col, block] = lat, lon
-                cells.classes[row, col, block] = igbp_code(int(number))
-                cells.weights[row, col, block] = counts[number] / represented / len(places)
-                block += 1
-        cells.weights[row, col, block:] = 0.0
+                shares = share_out(counts[i, j, 1:_WATER], cells.weights.shape[-1])
+                numbers = (np.flatnonzero(shares) + 1).tolist()
+                places = {n: self._places(n, i, j, int(shares[n - 1]), around) for n in numbers}
+                _set_blocks(cells, at_cell, counts[i, j], places)
 
     def _counts(self) -> np.ndarray:
         """Return the numbers of pixels of each class (row, column, 18); class 0 is unknown."""
@@ -345,6 +334,21 @@ class _Window:
         for r, c in zip(down - down.min(), right - right.min(), strict=True):
             total += same[r : r + len(rows), c : c + c1 - c0]
         return total / 64.0
+
+
+def _set_blocks(
+    cells: Cells, at: tuple[int, int], counts: np.ndarray, places: Mapping[int, Sequence[tuple[float, float]]]
+) -> None:
+    """Set the blocks of one cell, from the numbers of its pixels and the places of blocks by class number."""
+    represented = counts[list(places)].sum()
+    block = 0
+    for number, centres in places.items():
+        for latitude, longitude in centres:
+            cells.latitude[(*at, block)], cells.longitude[(*at, block)] = latitude, longitude
+            cells.classes[(*at, block)] = igbp_code(number)
+            cells.weights[(*at, block)] = counts[number] / represented / len(centres)
+            block += 1
+    cells.weights[at][block:] = 0.0
 
 
 def _place(lat: np.ndarray, lon: np.ndarray, at: np.intp) -> tuple[float, float]:

@@ -148,6 +148,32 @@ class _Columns:
         return cls(tuple(name for name in predictors("daily") if name in daily), known)
 
 
+@dataclass(frozen=True, eq=False)
+class _Strip:
+    """Days to compute for a strip of cells from north to south.
+
+    Attributes
+    ----------
+    columns : _Columns
+        Variables.
+    days : (day,) int
+        Dates, counted from 1970.
+    begin : int
+        Minute of the first hour, counted from 1970.
+    shift : (longitude,) int64
+        Minutes by which mean solar time is ahead of UTC.
+    latitude, longitude : (latitude,), (longitude,) float
+        Degrees.
+    """
+
+    columns: _Columns
+    days: np.ndarray
+    begin: int
+    shift: np.ndarray
+    latitude: np.ndarray
+    longitude: np.ndarray
+
+
 def _predictors(forcing: xr.Dataset, columns: _Columns, shift: np.ndarray, first: int, last: int) -> da.Array:
     """Return lazy predictors (latitude, longitude, time, variable), one task for a block of cells and of days."""
     import dask.array as da
@@ -160,30 +186,29 @@ def _predictors(forcing: xr.Dataset, columns: _Columns, shift: np.ndarray, first
     length = _days_at_once(max(rows) * max(cols) * hours.shape[-1])
     strips = []
     for west, east in _spans(cols):
-        near = shift[west:east]
-        parts = []
+        near, parts = shift[west:east], []
         for start in range(first, last + 1, length):
             days = np.arange(start, min(start + length, last + 1))
             low = (days[0] * _DAY - int(near.max()) - begin) // _HOUR
             high = -(-((days[-1] + 1) * _DAY - int(near.min()) - begin) // _HOUR)
-            block = hours[:, west:east, low:high].rechunk({2: -1, 3: -1})
-            parts.append(
-                da.map_blocks(
-                    _block,
-                    block,
-                    columns=columns,
-                    days=days,
-                    begin=begin + low * _HOUR,
-                    shift=near,
-                    latitude=latitude,
-                    longitude=longitude[west:east],
-                    dtype="float32",
-                    meta=np.empty((0,) * 4, "float32"),
-                    chunks=(rows, (east - west,), (len(days),), (len(columns.names),)),
-                )
-            )
+            strip = _Strip(columns, days, int(begin + low * _HOUR), near, latitude, longitude[west:east])
+            parts.append(_lazy_strip(hours[:, west:east, low:high], strip, rows))
         strips.append(da.concatenate(parts, axis=2))
     return da.concatenate(strips, axis=1)
+
+
+def _lazy_strip(hours: da.Array, strip: _Strip, rows: tuple[int, ...]) -> da.Array:
+    """Return the lazy days (latitude, longitude, day, variable) of a strip in blocks of some numbers of rows."""
+    import dask.array as da
+
+    return da.map_blocks(
+        _block,
+        hours.rechunk({2: -1, 3: -1}),
+        strip=strip,
+        dtype="float32",
+        meta=np.empty((0,) * 4, "float32"),
+        chunks=(rows, (len(strip.longitude),), (len(strip.days),), (len(strip.columns.names),)),
+    )
 
 
 def _days_at_once(values: int) -> int:
@@ -196,28 +221,20 @@ def _spans(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     return zip([0, *ends[:-1]], ends, strict=True)
 
 
-def _block(
-    hours: np.ndarray,
-    columns: _Columns,
-    days: np.ndarray,
-    begin: int,
-    shift: np.ndarray,
-    latitude: np.ndarray,
-    longitude: np.ndarray,
-    block_info: Mapping | None = None,
-) -> np.ndarray:
-    """Aggregate hours of some cells, from the minute `begin` since 1970, to (latitude, longitude, day, variable)."""
+def _block(hours: np.ndarray, strip: _Strip, block_info: Mapping | None = None) -> np.ndarray:
+    """Aggregate hours (latitude, longitude, hour, variable) of some cells of a strip to days."""
     rows = slice(*block_info[0]["array-location"][0]) if block_info else slice(None)
+    columns, days = strip.columns, strip.days
     out = np.empty((*hours.shape[:2], len(days), len(columns.names)), np.float32)
-    for j, minutes in enumerate(shift):
-        start, late = divmod(int(days[0]) * _DAY - int(minutes) - begin, _HOUR)
+    for j, minutes in enumerate(strip.shift):
+        start, late = divmod(int(days[0]) * _DAY - int(minutes) - strip.begin, _HOUR)
         column = _Hours(hours[:, j, start:], len(days), late / _HOUR)
         for at, name in enumerate(columns.names):
             if name in columns.hourly:
                 out[:, j, :, at] = column.day(table("daily")[name], columns.hourly[name])
             elif name == "TA_RANGE":
                 out[:, j, :, at] = column.range(columns.hourly["TA"])
-        for name, values in _computed(days, latitude[rows], float(longitude[j])).items():
+        for name, values in _computed(days, strip.latitude[rows], float(strip.longitude[j])).items():
             out[:, j, :, columns.names.index(name)] = values
     return out
 
