@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.catalog import open_carbonsense
-from fluxcube.cubes.append import CubeSites, append_site, compose
+from fluxcube.cubes.append import append_site
+from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.layout import CubeSettings, spill_tower
 from fluxcube.cubes.report import build_document, document
 from fluxcube.cubes.tower_data import Stack, Tower

@@ -1,4 +1,4 @@
-"""Append sites to a cube: compose a store from the sites that stay, whose files are reused unchanged, and new ones.
+"""Append a site to a cube: compose a store from the sites that stay, whose files are reused unchanged, and the new one.
 
 The new store is written beside the old one and replaces it when it is complete, so that killing the process at any
 moment loses nothing. Files of sites that stay are linked, not copied: the cost of appending is that of the new sites.
@@ -6,56 +6,26 @@ moment loses nothing. Files of sites that stay are linked, not copied: the cost 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.layout import (
-    CubeSettings,
-    check_epoch,
-    cube_arrays,
-    cube_coords,
-    spill_tower,
-    time_axis,
-    write_chips,
-    write_tower,
-)
-from fluxcube.cubes.report import build_document, cube_attrs, document, read_report, write_report
+from fluxcube.cubes.compose import CubeSites, compose
+from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_tower
+from fluxcube.cubes.report import build_document, document, read_report
+from fluxcube.cubes.stamps import digest_info, settings_of
 from fluxcube.cubes.tower import tower_of
 from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.sources.towers.networks import Archive
-from fluxcube.stores import adopt, create, is_url, open_store, staging, store_attrs
+from fluxcube.stores import is_url, open_store, staging
 from fluxcube.swap import alone
 
-_BLOCK = 1 << 20
-_SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing")
 _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_offset")
-
-#: ``each(function, sites)`` calls a function for each site, perhaps in several threads.
-Each = Callable[[Callable[[str], None], Sequence[str]], None]
-
-
-@dataclass(frozen=True)
-class CubeSites:
-    """Documents of the sites of a cube, by site: those that stay as they are, and those whose values were spilled."""
-
-    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    fresh: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def documents(self) -> dict[str, Mapping[str, Any]]:
-        """All documents, in the order of the site axis."""
-        return dict(sorted({**self.kept, **self.fresh}.items()))
 
 
 def append_site(
@@ -176,220 +146,3 @@ def _described(ds: xr.Dataset) -> dict[str, str]:
         "network": str(ds.attrs["network"]),
         "digest": digest.hexdigest(),
     }
-
-
-def settings_of(store: str | os.PathLike) -> dict[str, str]:
-    """Return the attributes of a cube that record its settings (`CubeSettings.attrs`)."""
-    attrs = store_attrs(store)
-    if attrs.get("kind") != "cube":
-        raise StoreError(f"{store}: expected a cube, found a store of kind {attrs.get('kind')!r}.")
-    if "packing" not in attrs:
-        raise StoreError(
-            f"{store}: an older version of fluxcube wrote it; build it again with overwrite (--overwrite)."
-        )
-    return {key: str(attrs[key]) for key in _SETTINGS if key in attrs}
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What an append reuses of a cube.
-
-    Attributes
-    ----------
-    documents : mapping of str to mapping
-        Documents of the sites that stay as they are.
-    log : mapping
-        Log of the build that wrote the cube.
-    left_out : mapping of str to str
-        Sites that cannot be updated, because files that they were built from are absent, and which ones.
-    """
-
-    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    log: Mapping[str, Any] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-
-def sites_to_keep(store: str | os.PathLike, settings: CubeSettings, stamps: Mapping[str, Mapping]) -> Kept:
-    """Return the sites that an append leaves as they are.
-
-    Parameters
-    ----------
-    store : path
-        The cube.
-    settings : CubeSettings
-        Of the build that appends.
-    stamps : mapping of str to mapping
-        `stamp` of each site for which archives were found.
-
-    Returns
-    -------
-    Kept
-
-    Raises
-    ------
-    ConfigError
-        If the cube was built with other settings.
-    """
-    stored, requested = settings_of(store), settings.attrs
-    if other := [key for key in stored if stored[key] != requested.get(key)]:
-        differences = "; ".join(f"{key} is {stored[key]!r}, requested {requested.get(key)!r}" for key in other)
-        raise ConfigError(
-            f"{store}: its {differences}. Append with the same options, or build it again with overwrite."
-        )
-    documents, log = read_report(store)
-    kept, left_out = {}, {}
-    for site, doc in documents.items():
-        new = stamps.get(site)
-        if new is None or (doc["archives"] == new["archives"] and doc["info"] == new["info"]):
-            kept[site] = doc
-        elif lost := _lost(doc["archives"], new["archives"]):
-            kept[site] = doc
-            left_out[f"{site}: update"] = (
-                f"the cube's {site} was made from {', '.join(lost)}, too, which is not among the files given: it stays "
-                "as it is. Give those files as well, or build anew with overwrite."
-            )
-    return Kept(kept, log, left_out)
-
-
-def _lost(before: Sequence[Mapping], now: Sequence[Mapping]) -> list[str]:
-    """Return the files that a site was built from and that are neither present now nor covered by a newer file."""
-    return [old["file"] for old in before if not any(new["file"] == old["file"] or _covers(new, old) for new in now)]
-
-
-def _covers(new: Mapping, old: Mapping) -> bool:
-    if new.get("network") != old.get("network"):
-        return False
-    ends = new.get("first_year"), new.get("last_year"), old.get("first_year"), old.get("last_year")
-    if None in ends:
-        return True
-    first, last, old_first, old_last = (int(year) for year in ends if year is not None)
-    return first <= old_first and old_last <= last
-
-
-def stamp(archives: Sequence[Archive], info: SiteInfo | None) -> dict[str, Any]:
-    """Return a description of the archives and metadata of a site that shows a change; without modification times."""
-    return {"archives": [_stamp(archive) for archive in archives], "info": digest_info(info)}
-
-
-def digest_info(info: SiteInfo | None) -> str:
-    """Return a digest of the metadata of a site."""
-    return hashlib.sha256(repr(info).encode()).hexdigest()[:16]
-
-
-def _stamp(archive: Archive) -> dict[str, object]:
-    member = f"!{archive.member}" if archive.member and archive.path.suffix.lower() == ".zip" else ""
-    return {
-        "file": f"{archive.path.name}{member}",
-        "network": archive.network,
-        "version": archive.version,
-        "first_year": archive.first_year,
-        "last_year": archive.last_year,
-        "digest": _digest(archive.path),
-    }
-
-
-def _digest(path: Path) -> str:
-    """Return a digest of the content of a file or folder; for a zip, of the checksums that it contains."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()} {_digest_file(file)}".encode())
-        return digest.hexdigest()
-    return _digest_file(path)
-
-
-def _digest_file(path: Path) -> str:
-    status = path.stat()
-    return _digest_content(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4096)
-def _digest_content(path: Path, size: int, changed: int) -> str:
-    """Return the digest of a file, computed once per process even if the file contains many sites."""
-    digest = hashlib.sha256()
-    if path.suffix.lower() == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for entry in archive.infolist():
-                    digest.update(f"{entry.filename} {entry.file_size} {entry.CRC}\n".encode())
-            return digest.hexdigest()
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
-            pass  # its reader raises an error that explains the problem
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def compose(
-    building: Path,
-    settings: CubeSettings,
-    sites: CubeSites,
-    *,
-    log: Mapping[str, Any],
-    source: Path | None = None,
-    satellite_days: Mapping[str, np.ndarray] | None = None,
-    each: Each | None = None,
-) -> None:
-    """Write a cube from the sites of another one, which stay as they are, and from sites that were spilled.
-
-    Parameters
-    ----------
-    building : path
-        The folder that `fluxcube.stores.staging` yields.
-    settings : CubeSettings
-        Of the cube.
-    sites : CubeSites
-        Documents; the values of the fresh sites were spilled to `building`.
-    log : mapping
-        The log that `build_document` returns.
-    source : path, optional
-        The store that has the kept sites; needed if there are any.
-    satellite_days : mapping of str to (day,) datetime64, optional
-        Days of the satellite data that were spilled to `building`, by site.
-    each : callable, optional
-        ``each(function, sites)`` calls a function for each site, perhaps in several threads; by default one by one.
-    """
-    documents = sites.documents
-    parts = {site: days for site, days in (satellite_days or {}).items() if len(days)}
-    days = np.unique(np.concatenate(list(parts.values()))) if parts else None
-    if sites.kept and source is not None:
-        days = _all_days(source, days)
-    order = {site: at for at, site in enumerate(documents)}
-    _create(building, settings, documents, days)
-    if sites.kept and source is not None:
-        with open_store(source, kind="cube", dask=False) as old:
-            before = {str(site): at for at, site in enumerate(old.site.values)}
-        adopt(building, source, {before[site]: order[site] for site in sites.kept})
-
-    def write(site: str) -> None:
-        if site in sites.fresh:
-            write_tower(building, order[site], documents[site]["place"], settings)
-        if site in parts:
-            write_chips(building, order[site], site, settings.resolution)
-
-    (each or _one_by_one)(write, sorted({*sites.fresh, *parts}))
-    write_report(building, documents, log)
-
-
-def _one_by_one(function: Callable[[str], None], sites: Sequence[str]) -> None:
-    for site in sites:
-        function(site)
-
-
-def _create(building: Path, settings: CubeSettings, documents: Mapping[str, Mapping], days: np.ndarray | None) -> None:
-    """Create the coordinates and the empty arrays of a cube."""
-    places = [doc["place"] for doc in documents.values()]
-    time = time_axis(places, settings.resolution)
-    coords = cube_coords(places, time, settings, days)
-    arrays = cube_arrays(places, len(time), settings, coords.sizes.get("day"))
-    create(building, coords, arrays, cube_attrs(documents, settings.attrs))
-
-
-def _all_days(source: Path, days: np.ndarray | None) -> np.ndarray | None:
-    """Return the days of new satellite data and of those that stay."""
-    with open_store(source, kind="cube", dask=False) as old:
-        if "day_held" not in old.coords:
-            return days
-        present = old.day.values[old.day_held.values].astype("datetime64[D]")
-    return present if days is None else np.union1d(present, days.astype("datetime64[D]"))

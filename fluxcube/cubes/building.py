@@ -19,14 +19,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fluxcube.cubes.append import CubeSites, Kept, compose, sites_to_keep, stamp
+from fluxcube.cubes.compose import CubeSites, compose
+from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
 from fluxcube.cubes.places import find_place
 from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
+from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
 from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.tower import read_tower
-from fluxcube.cubes.tower_data import Tower, TowerOptions
 from fluxcube.errors import SourceError, unknown
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.networks import Archive, Discovery, discover
@@ -38,6 +39,8 @@ Progress = Callable[[int, int, str], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+#: Function that reads a tower, by resolution.
+_READERS = {"hourly": read_tower, "daily": read_daily_tower}
 #: Number of sites named in an error that concerns all of them.
 _NAMED = 3
 
@@ -282,7 +285,7 @@ def _read_site(request: BuildRequest, found: FoundSites, building: Path, site: s
         for archive in archives:
             reader_of(archive)  # an archive of another product is reported before a missing location
         info = find_place(found.infos, site, archives)
-        tower = _reader(settings.resolution)(archives, info, settings.tower_options(strict=request.strict))
+        tower = _READERS[settings.resolution](archives, info, settings.tower_options(strict=request.strict))
         check_epoch(tower)
     except SourceError as error:
         if request.strict:
@@ -293,14 +296,6 @@ def _read_site(request: BuildRequest, found: FoundSites, building: Path, site: s
     spill_tower(building, tower, compact=settings.compact)
     described = found.stamps[site]
     return document(tower, described["archives"], described["info"], found.citations, settings.resolution)
-
-
-def _reader(resolution: str) -> Callable[[Sequence[Archive], SiteInfo, TowerOptions], Tower]:
-    if resolution == "hourly":
-        return read_tower
-    from fluxcube.cubes.daily import read_daily_tower
-
-    return read_daily_tower
 
 
 def _cut_archives(request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path) -> dict[str, np.ndarray]:

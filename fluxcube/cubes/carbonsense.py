@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxcube.cubes.append import CubeSites, Kept
 from fluxcube.cubes.building import (
     BuildRequest,
     FoundSites,
@@ -22,8 +21,10 @@ from fluxcube.cubes.building import (
     read_sites,
     write_cube,
 )
+from fluxcube.cubes.compose import CubeSites
 from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import CubeSettings
+from fluxcube.cubes.stamps import Kept
 from fluxcube.errors import ConfigError
 from fluxcube.stores import staging
 from fluxcube.swap import alone

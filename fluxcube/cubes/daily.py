@@ -39,8 +39,6 @@ from fluxcube.sources.towers.readers import read_archive, read_days
 from fluxcube.timestamps import HOUR, Offset, offsets_at
 from fluxcube.variables import COMPUTED, table
 
-__all__ = ["read_daily_tower", "to_daily"]
-
 _log = logging.getLogger(__name__)
 
 #: Thresholds of `min_quality` for which the report says what remains.

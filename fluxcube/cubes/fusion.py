@@ -30,7 +30,7 @@ def fuse(
     Parameters
     ----------
     sources : sequence of (rank, name, xr.Dataset)
-        Records as `to_hourly` or `fluxcube.cubes.daily.to_daily` returns them; a lower rank is a newer publication.
+        Records as `to_hourly` or `fluxcube.cubes.localdays.to_daily` returns them; a lower rank is a newer publication.
         Their order does not matter.
     rule : {"newest", "quality"}
         For each time step and variable, the newest publication that has a value is used (CarbonSense's rule); or the
