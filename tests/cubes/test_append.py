@@ -1,4 +1,4 @@
-"""A cube grows by what is new: unchanged sites keep their files, and what comes out is what a build of all gives."""
+"""Appending: unchanged sites keep their files, and the result equals a build of all sites."""
 
 from __future__ import annotations
 

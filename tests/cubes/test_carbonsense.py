@@ -1,4 +1,4 @@
-"""From archives to a cube: values, flags and clocks as in the files, faults told, and all of it or nothing."""
+"""Building a cube: values, flags and clocks as in the files, faults reported, and the store complete or absent."""
 
 from __future__ import annotations
 

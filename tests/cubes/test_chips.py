@@ -1,4 +1,4 @@
-"""Chips: which pixels they take, checked against GDAL, and how rasters become chips."""
+"""Chips: their pixels, checked against GDAL, and cutting them from rasters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Days are all of a local day, as if each minute had been averaged by hand; files and hours become one tower."""
+"""Daily towers: days average every minute of a local day; daily files and hours are fused to one tower."""
 
 from __future__ import annotations
 

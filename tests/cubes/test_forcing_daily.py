@@ -1,4 +1,4 @@
-"""Days of a forcing cube: each cell's own, none lost and none counted twice, and a tower's days of the same hours."""
+"""Daily forcing: days of each cell's own, no hour lost or counted twice, equal to daily towers of the same hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forcing as a store: the same values, the same maps, whole or resumable."""
+"""Forcing stores: the same values and maps as from files; writing can be resumed."""
 
 from __future__ import annotations
 

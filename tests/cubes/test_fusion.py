@@ -1,4 +1,4 @@
-"""Fusion takes every value from one publication, as its rule says, and counts what each gave."""
+"""Fusion takes each value from one publication, according to its rule, and counts what each supplied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Daily surface reflectance of clear pixels, bit by bit, and land cover at sites."""
+"""Daily surface reflectance of clear pixels, for each state flag, and land cover at sites."""
 
 from __future__ import annotations
 

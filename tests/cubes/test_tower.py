@@ -1,4 +1,4 @@
-"""A tower is what its records say within bounds, on a clock and at a place that are checked; and what was removed."""
+"""Hourly towers: values within bounds, checks of clock and location, and the report of what was removed."""
 
 from __future__ import annotations
 
