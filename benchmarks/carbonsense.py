@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.cubes.append import append_site, compose
-from fluxcube.cubes.layout import put_aside
+from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes.append import append_site
+from fluxcube.cubes.compose import CubeSites, compose
+from fluxcube.cubes.layout import CubeSettings, spill_tower
 from fluxcube.cubes.report import build_document, document
-from fluxcube.cubes.selection import open_carbonsense
-from fluxcube.cubes.tower import Stack, Tower
+from fluxcube.cubes.tower_data import Stack, Tower
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.stores import staging
 from fluxcube.variables import predictors, targets
@@ -50,7 +51,7 @@ def simulate(at: int, hours: int) -> Tower:
     whole = {"hours": hours, "flags": [hours, 0, 0, 0], "first": str(time_[0])[:13], "last": str(time_[-1])[:13]}
     given = {name: {"FLUXNET2015": whole} for name in (*predictors(), *targets())}
     return Tower(
-        info=info, utc_offset=0.0, networks=("FLUXNET2015",), time=time_, given=given, out_of_bounds={}, **stacks
+        info=info, utc_offset=0.0, networks=("FLUXNET2015",), time=time_, fusion=given, out_of_bounds={}, **stacks
     )
 
 
@@ -70,30 +71,19 @@ def _stack(rng: np.random.Generator, cycle: np.ndarray, names: tuple[str, ...]) 
 
 def build(store: Path, sizes: np.ndarray, *, compact: bool = False, workers: int = 2) -> None:
     """Write a cube of simulated sites with the functions of the library."""
-    labels = {"predictors": predictors(), "fluxes": targets()}
-    settings = {
-        "resolution": "hourly",
-        "clock": "solar",
-        "order": "newest",
-        "fusion_rule": "newest",
-        "predictors": " ".join(predictors()),
-        "packing": "decimals" if compact else "floats",
-    }
+    settings = CubeSettings(predictors=predictors(), fluxes=targets(), compact=compact)
     with staging(store, overwrite=True) as building, ThreadPoolExecutor(workers) as pool:
 
         def one(at: int) -> dict:
             tower = simulate(at, int(sizes[at]))
-            put_aside(building, tower, compact=compact)
+            spill_tower(building, tower, compact=compact)
             return document(tower, [], "", {})
 
         made = {doc["place"]["site"]: doc for doc in pool.map(one, range(len(sizes)))}
         compose(
             building,
-            {},
-            made,
-            labels,
             settings,
-            source=None,
+            CubeSites(fresh=made),
             log=build_document({}, None, (), {}),
             each=lambda function, sites: list(pool.map(function, sites)),
         )
@@ -128,7 +118,7 @@ def main(sites: int, hours: int, compact: bool, keep: Path | None) -> None:
 
 def aside(folder: Path, sizes: np.ndarray) -> None:
     for at, hours in enumerate(sizes):
-        put_aside(folder / "aside", simulate(at, int(hours)))
+        spill_tower(folder / "aside", simulate(at, int(hours)))
 
 
 if __name__ == "__main__":

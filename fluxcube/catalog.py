@@ -8,13 +8,13 @@ folder (or a URL) that holds ``carbonsense.zarr`` and, where there are any, ``ca
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 import xarray as xr
 
-from fluxcube.cubes import carbonsense
+from fluxcube.cubes.selection import Selection, open_cube
 from fluxcube.errors import ConfigError, StoreError, missing_package, unknown
 from fluxcube.resolution import HOURLY, find_resolution, resolution_of
 from fluxcube.stores import is_url, open_store
@@ -63,41 +63,77 @@ def _default_files(name: str) -> Path | None:
 def open_carbonsense(
     store: str | os.PathLike | None = None,
     *,
-    sites: str | list[str] | None = None,
-    igbp: str | list[str] | None = None,
+    sites: str | Sequence[str] | None = None,
+    igbp: str | Sequence[str] | None = None,
     bbox: tuple[float, float, float, float] | None = None,
-    time: slice | tuple | None = None,
-    variables: str | list[str] | None = None,
-    targets: str | list[str] | None = None,
-    max_qc: int | dict[str, int] | None = None,
-    max_fill_days: float | dict[str, float] | None = None,
-    min_quality: float | dict[str, float] | None = None,
+    time: slice | tuple | str | None = None,
+    variables: str | Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
+    max_qc: int | Mapping[str, int] | None = None,
+    max_fill_days: float | Mapping[str, float] | None = None,
+    min_quality: float | Mapping[str, float] | None = None,
     normalized: bool = False,
     storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
-    """Open the CarbonSense cube, lazily; see `fluxcube.cubes.carbonsense.open_carbonsense` for the selections.
+    """Open a cube that `build_carbonsense` wrote, or a part of it, lazily.
 
     Parameters
     ----------
     store : path or URL, optional
-        A store that `build_carbonsense` made, also ``s3://bucket/cube.zarr``; default what ``FLUXCUBE_DATA`` names.
+        The cube; a URL such as ``s3://bucket/cube.zarr`` is read through fsspec. Default: the cube that the environment
+        variable ``FLUXCUBE_DATA`` names.
+    sites : str or sequence of str, optional
+        Sites to select; they are returned in this order.
+    igbp : str or sequence of str, optional
+        Select sites of these IGBP classes, such as ``"DBF"``.
+    bbox : (west, south, east, north), optional
+        Select sites within these degrees; a box with ``west > east`` crosses the antimeridian.
+    time : slice, (start, stop) or str, optional
+        Period to select: UTC hours or, in a daily cube, local dates. Both ends are included, as in xarray:
+        ``slice("2004", "2006")`` is three years, ``"2004"`` is one. Sites without any value in the period remain. Chips
+        are cut to the same days and the last day before, whose chip describes the land when the period begins.
+    variables, targets : str or sequence of str, optional
+        Predictors and fluxes to select; they are returned in this order. Default: all.
+    max_qc : int or mapping of str to int, optional
+        Maximum quality flag, from 0 (measured) to 3 (poor gap filling): values with a worse flag become missing, each
+        variable according to its own flag; the flags remain. A mapping contains limits by name; variables without a
+        limit are not masked. For hourly cubes.
+    max_fill_days : number or mapping of str to number, optional
+        Maximum length, in days, of a filled gap: filled values (flags 1 to 3) in a longer gap become missing; the flags
+        remain. A gap is a run of hours of one variable and site that are not measured. Its whole length counts even
+        where `time` cuts it, for which all flags of a site are read. For hourly cubes.
+    min_quality : number or mapping of str to number, optional
+        Minimum quality, which is the share of a day that is measured or well filled (0 to 1): days with a lower or
+        unknown quality become missing, each variable according to its own quality; the qualities remain. For daily
+        cubes, instead of `max_qc` and `max_fill_days`.
+    normalized : bool
+        Return predictors and fluxes scaled by their bounds (`fluxcube.normalisation`) instead of physical values, and
+        uncertainties scaled by the same width; `fluxcube.normalisation.denormalise` reverses this.
     storage_options : mapping, optional
-        What fsspec needs to reach a URL; neither kept in the Dataset nor logged.
+        Options of fsspec to reach a URL, such as ``{"anon": True}``; neither kept in the Dataset nor logged.
 
     Returns
     -------
     xr.Dataset
-        A cube (`fluxcube.schema`).
+        A cube (`fluxcube.schema`) of Dask arrays with one chunk for each site and two years. Its time axis runs from
+        the first to the last step of the selected sites.
 
     Raises
     ------
     StoreError
-        If there is no such store.
+        If the store does not exist, or is not a complete cube.
     UnknownNameError
-        If a site, class, variable or target is none of the cube's.
+        If a site, class, variable or target does not exist.
+    ConfigError
+        If nothing is left of the cube (the message names the selection that removed the last site or hour), if a
+        selection is malformed, or if a limit does not suit the resolution of the cube.
+
+    Examples
+    --------
+    >>> import fluxcube
+    >>> fluxcube.open_carbonsense("cube.zarr", igbp=["DBF", "ENF"], time="2005", max_qc=1)  # doctest: +SKIP
     """
-    return carbonsense.open_carbonsense(
-        default_store() if store is None else store,
+    selection = Selection(
         sites=sites,
         igbp=igbp,
         bbox=bbox,
@@ -108,8 +144,8 @@ def open_carbonsense(
         max_fill_days=max_fill_days,
         min_quality=min_quality,
         normalized=normalized,
-        storage_options=storage_options,
     )
+    return open_cube(default_store() if store is None else store, selection, storage_options=storage_options)
 
 
 def open_entry(kind: str, store: str | os.PathLike | None = None, **options: object) -> xr.Dataset:

@@ -123,7 +123,7 @@ def test_a_map_from_a_store_of_forcing_is_that_from_the_files(trained, planet_fi
     asked = run("upscale", trained, folder / "forcing.zarr", folder / "x.zarr", "--igbp", "GRA", status=1).stderr
     assert "can no longer change it" in asked
     outside = run("upscale", trained, folder / "forcing.zarr", folder / "x.zarr", "--bbox", "100,-60,110,-50", status=1)
-    assert "holds no cell of the forcing" in outside.stderr and not (folder / "x.zarr").exists()
+    assert "contains no cell of the forcing" in outside.stderr and not (folder / "x.zarr").exists()
 
 
 def test_nothing_is_overwritten(store, planet_files):

@@ -1,1 +1,1 @@
-"""BUILD: from what sources read to cubes on one clock; nothing is imported until it is used."""
+"""Build tower and forcing cubes, which have one clock, from the data that `fluxcube.sources` reads."""

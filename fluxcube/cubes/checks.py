@@ -1,4 +1,4 @@
-"""What a tower's record tells of itself: values that cannot be, a clock the sun contradicts, flags, places apart."""
+"""Checks of a tower's record: impossible values, a wrong clock, reversed flags, and contradictory locations."""
 
 from __future__ import annotations
 
@@ -8,81 +8,82 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.places import location
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import SiteInfo
 
-#: Hours that a clock may differ from the sun's, and that it may change by between seasons and over the record. The
-#: 109 towers of FLUXNET2015 that these were set on differ by at most 0.56 h (AU-TTE), change by at most 0.20 h between
-#: seasons and by 0.54 h over a record; any wrong hour, and daylight saving, is more.
+#: Maximum difference, in hours, of a clock from the sun's, and of its changes between seasons and over the record. The
+#: 109 towers of FLUXNET2015 from which these were derived differ by at most 0.56 h (AU-TTE), change by at most 0.20 h
+#: between seasons and by 0.54 h over a record; any wrong hour, and daylight saving, exceeds this.
 SUN_LAG, SEASON_CHANGE, CLOCK_CHANGE = 0.6, 0.6, 0.75
 
-#: Places farther apart than this, in km, are not one site.
+#: Locations farther apart than this, in km, do not belong to one site.
 SAME_SITE_KM = 10.0
 
 _DAY = 1440
-#: Days that the clear sky is looked for in; of these, so many must have been observed at each time of the day.
+#: Length of a window, in days, in which clear skies are searched, and minimum number of days observed at each time.
 _WINDOW, _ENOUGH_DAYS = 15, 5
-#: A window counts if the sun is that much (W m-2) higher at noon than at midnight, and its light looks like the sun's.
+#: A window is used if potential radiation varies by more than this (W m-2), and measured light correlates with it.
 _MIN_RANGE, _MIN_CORRELATION = 200.0, 0.9
-#: A season's lag is a median of at least so many windows.
+#: Minimum number of windows for the lag of a season.
 _ENOUGH_WINDOWS = 3
-#: Months that all countries with daylight saving have it in, or have it not.
+#: Months in which all countries with daylight saving time have it, or do not have it.
 _SEASONS = {"May to September": (5, 6, 7, 8, 9), "November to February": (11, 12, 1, 2)}
 _EARTH_KM = 6371.0
 
-#: Variables whose filled values are smooth at night beside measured ones, and how much a median second difference must
-#: be to tell. At the 109 towers, measured NEE is at least as rough as what is flagged worst (0.97 times, AU-DaP; a
-#: median of 14), TA at least 47 times; half as rough is nowhere near.
+#: Variables whose filled values are smoother at night than measured ones, and the minimum median second difference for
+#: the check. At the 109 towers, measured NEE is about as rough as, or rougher than, values with the worst flag (minimum
+#: ratio 0.97, AU-DaP; median 14), TA at least 47 times; a ratio of 0.5 is far below.
 _ROUGH = {"NEE": 0.05, "TA": 0.05}
 _REVERSED, _ENOUGH_TRIPLES = 0.5, 100
 
 
 def within_bounds(record: xr.Dataset, names: Sequence[str]) -> tuple[xr.Dataset, dict[str, int]]:
-    """Make values missing that are outside their variable's bounds, at the record's own step.
+    """Make values outside the bounds of their variable missing, at the record's own step.
 
-    Before any averaging, so that one impossible half-hour neither spoils its hour nor hides in it.
+    This precedes any averaging, so that one impossible half-hour neither spoils its hour nor remains hidden in it.
 
     Parameters
     ----------
     record : xr.Dataset
         Dim time; per variable ``NAME``, in the table's units, and its flag ``NAME_QC``.
     names : sequence of str
-        Variables to check, where the record has them.
+        Variables to check, if the record has them.
 
     Returns
     -------
     record : xr.Dataset
-        With NaN and flag -1 in place of such values; arrays that had none are the same objects.
+        With NaN and flag -1 instead of such values; arrays without any are the same objects.
     counts : dict of str to int
-        How many there were of each variable that had any.
+        Number of such values of each variable that has any.
     """
-    counts, made = {}, {}
+    counts, changed = {}, {}
     for name in (name for name in names if name in record):
         values = record[name].values
         bad = np.isfinite(values) & ~inside(values[:, None], [name])[:, 0]
         if bad.any():
             counts[name] = int(bad.sum())
-            made[name] = record[name].copy(data=np.where(bad, values.dtype.type(np.nan), values))
+            changed[name] = record[name].copy(data=np.where(bad, values.dtype.type(np.nan), values))
             flags = record[f"{name}_QC"]
-            made[f"{name}_QC"] = flags.copy(data=np.where(bad, flags.dtype.type(-1), flags.values))
-    return record.assign(made), counts
+            changed[f"{name}_QC"] = flags.copy(data=np.where(bad, flags.dtype.type(-1), flags.values))
+    return record.assign(changed), counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class SunLag:
-    """How much later than the sun a tower's clock has its light.
+    """Delay of the measured light relative to the sun, according to a tower's clock.
 
     Attributes
     ----------
     hours : float
         Median over the windows, from -12 to 12; positive where measured light comes after the sun's.
     windows : int
-        Half-months that tell.
+        Number of half-months used.
     seasons : dict of str to float
-        Medians of the months with and without daylight saving, where there are enough windows.
+        Medians over the months with and without daylight saving time, if there are enough windows.
     years : dict of str to float
-        Medians of each season of each year, likewise.
+        Medians over each season of each year, if there are enough windows.
     """
 
     hours: float
@@ -92,7 +93,7 @@ class SunLag:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What is wrong with the clock, in words; nothing where it is right."""
+        """Sentences on what is wrong with the clock; empty if it is right."""
         change = abs(np.diff(list(self.seasons.values())))
         if change.size and 24 - SEASON_CHANGE > change[0] > SEASON_CHANGE:
             lags = ", ".join(f"{lag:+.1f} h from {months}" for months, lag in self.seasons.items())
@@ -100,45 +101,45 @@ class SunLag:
                 f"its light is behind the sun by {lags}: stamps with daylight saving, where standard time was "
                 "expected; set them back before building",
             )
-        found = []
-        low, high = (pick(self.years, key=self.years.get) if self.years else "" for pick in (min, max))
+        doubts = []
+        low, high = (pick(self.years, key=self.years.__getitem__) if self.years else "" for pick in (min, max))
         if self.years and self.years[high] - self.years[low] > CLOCK_CHANGE:
-            found.append(
+            doubts.append(
                 f"its clock changes: its light is behind the sun by {self.years[low]:+.1f} h in {low} and by "
                 f"{self.years[high]:+.1f} h in {high}; give UTC_OFFSET with dates, or correct the stamps"
             )
         if abs(self.hours) > SUN_LAG:
             side = "behind" if self.hours > 0 else "ahead of"
-            found.append(
+            doubts.append(
                 f"its light is {abs(self.hours):.1f} h {side} the sun: the stamps fit a UTC_OFFSET that is "
                 f"{self.hours:+.1f} h from the one they were decoded with; correct it"
             )
-        return tuple(found)
+        return tuple(doubts)
 
 
 def sun_lag(record: xr.Dataset, latitude: float, longitude: float) -> SunLag | None:
-    """Find how much a record's clock differs from the sun's.
+    """Estimate the difference of a record's clock from the sun's.
 
-    The highest light measured at each time of the day in half a month, which is nearly that of a clear sky, is compared
-    with potential radiation: the lag of their highest cross-correlation over the cycle of a day. The lag of the record
-    is the median over its half-months, so that clouds, shade and broken sensors of some do not matter.
+    The maximum light measured at each time of the day in half a month, which is nearly that of a clear sky, is compared
+    with potential radiation; the lag is that of their highest cross-correlation over the daily cycle. The lag of the
+    record is the median over its half-months, so that clouds, shade and broken sensors in some of them have no effect.
 
     Parameters
     ----------
     record : xr.Dataset
         Dim time (UTC start of each step); ``SW_IN`` and ``SW_IN_QC``, or ``PPFD_IN`` and its flags; attribute
-        ``step_minutes``. Only measured values count: a filled one may come from a reanalysis, whose clock is right.
+        ``step_minutes``. Only measured values are used: filled ones may come from a reanalysis, whose clock is right.
     latitude, longitude : float
         Degrees north and east.
 
     Returns
     -------
     SunLag or None
-        None where there is too little light to tell: few days, polar night, no sensor.
+        None if there is too little light for an estimate: few days, polar night, no sensor.
 
     References
     ----------
-    Pastorello et al. 2020, doi:10.1038/s41597-020-0534-3 (their check of time stamps against potential radiation).
+    Pastorello et al. 2020, doi:10.1038/s41597-020-0534-3 (the check of time stamps against potential radiation).
     """
     step = int(record.attrs["step_minutes"])
     for name in ("SW_IN", "PPFD_IN"):
@@ -153,18 +154,18 @@ def sun_lag(record: xr.Dataset, latitude: float, longitude: float) -> SunLag | N
 def _lags(
     time: np.ndarray, light: np.ndarray, step: int, latitude: float, longitude: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lag in hours of each half-month that tells (n,), and its middle day (n,) datetime64[D]."""
+    """Return the lag in hours (n,) of each half-month with enough light, and its middle day (n,) datetime64[D]."""
     minute = time.astype("datetime64[m]").astype(np.int64)
-    past = int(minute[-1] % step)  # of a step's start, which at odd offsets is not on the hour
+    past = int(minute[-1] % step)  # minutes past the step at which steps begin, not 0 at odd offsets
     day, slot = np.divmod(minute - past, _DAY)
     slots, first = _DAY // step, int(day[0])
     windows = int(day[-1] - first) // _WINDOW + 1
-    grid = np.full((windows * _WINDOW, slots), np.nan, np.float32)
-    grid[day - first, slot // step] = light
-    grid = grid.reshape(windows, _WINDOW, slots)
+    days = np.full((windows * _WINDOW, slots), np.nan, np.float32)
+    days[day - first, slot // step] = light
+    grid = days.reshape(windows, _WINDOW, slots)
     middle = first + _WINDOW * np.arange(windows) + _WINDOW // 2
-    told = (np.isfinite(grid).sum(1) >= _ENOUGH_DAYS).all(1)
-    clear, middle = np.fmax.reduce(grid[told], 1).astype(float), middle[told]
+    enough = (np.isfinite(grid).sum(1) >= _ENOUGH_DAYS).all(1)
+    clear, middle = np.fmax.reduce(grid[enough], 1).astype(float), middle[enough]
     times = (middle[:, None] * _DAY + past + step * np.arange(slots)).astype("datetime64[m]")
     potential = potential_radiation(times.ravel(), latitude, longitude, hours=step / 60).reshape(-1, slots)
     lag, correlation = _alignment(clear, potential)
@@ -173,7 +174,7 @@ def _lags(
 
 
 def _alignment(light: np.ndarray, potential: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (n,) that curves (n, slots) over a day come after others, to a part of a step, and their correlation."""
+    """Return the lags (n,) of daily curves (n, slots) behind others, in fractions of steps, and their correlations."""
     slots = light.shape[1]
     light, potential = (curve - curve.mean(1, keepdims=True) for curve in (light, potential))
     spectrum = np.fft.rfft(light) * np.conj(np.fft.rfft(potential))
@@ -188,15 +189,16 @@ def _alignment(light: np.ndarray, potential: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _summary(lags: np.ndarray, days: np.ndarray) -> SunLag:
+    """Return the medians of lags (n,) over all windows, seasons and years."""
     months = days.astype("datetime64[M]").astype(int)
     middle = _circular_median(lags)
-    lags = middle + (lags - middle + 12) % 24 - 12  # a clock 12 h off is not now ahead, now behind
+    lags = middle + (lags - middle + 12) % 24 - 12  # avoids jumps between -12 and 12 h
     seasons, years = {}, {}
-    for name, held in _SEASONS.items():
-        within = np.isin(months % 12 + 1, held)
+    for name, members in _SEASONS.items():
+        within = np.isin(months % 12 + 1, members)
         if within.sum() >= _ENOUGH_WINDOWS:
             seasons[name] = float(np.median(lags[within]))
-        year = (months + (1 if 1 in held else 0)) // 12 + 1970
+        year = (months + (1 if 1 in members else 0)) // 12 + 1970
         for one in np.unique(year[within]):
             if (within & (year == one)).sum() >= _ENOUGH_WINDOWS:
                 years[f"{name} {one}"] = float(np.median(lags[within & (year == one)]))
@@ -204,37 +206,37 @@ def _summary(lags: np.ndarray, days: np.ndarray) -> SunLag:
 
 
 def _circular_median(lags: np.ndarray) -> float:
-    """Median of hours on a clock's face: of their differences from their mean direction."""
+    """Return the circular median of hours: the median of their differences from their mean direction."""
     mean = float(np.angle(np.exp(1j * np.pi * lags / 12).mean()) * 12 / np.pi)
     return float((mean + np.median((lags - mean + 12) % 24 - 12) + 12) % 24 - 12)
 
 
 def reversed_flags(record: xr.Dataset, longitude: float) -> tuple[str, ...]:
-    """Say which flags look as if they were of the opposite sense, as those of daily and coarser files are.
+    """Find flags that seem to have the opposite sense, as those of daily and coarser files do.
 
-    A filled value is a mean over similar hours, or a reanalysis: from step to step it changes less than a measured one
-    does. At night, where the sun does not drive all values alike, the median second difference of values under the
-    best flag must not be less than half of that under the worst one.
+    A filled value is a mean over similar hours, or from a reanalysis: it changes less from step to step than a measured
+    one. At night, when the sun does not drive all values, the median second difference of values with the best flag
+    must not be less than half of that of values with the worst one.
 
     Parameters
     ----------
     record : xr.Dataset
-        Dim time (UTC start of each step); ``NEE`` and ``TA`` with their flags, as far as it has them.
+        Dim time (UTC start of each step); ``NEE`` and ``TA`` with their flags, if it has them.
     longitude : float
         Degrees east.
 
     Returns
     -------
     tuple of str
-        One sentence a variable; nothing where there are too few values of two flags to tell.
+        One sentence for each such variable; none if there are too few values with two flags.
     """
     minute = record.time.values.astype("datetime64[m]").astype(np.int64)
     night = (minute + round(longitude * 4) + 180) % _DAY < 360  # from 21 to 3 o'clock
-    found = []
+    sentences = []
     for name in (name for name in _ROUGH if name in record):
         flags = record[f"{name}_QC"].values
         same = night[1:-1] & (flags[2:] == flags[1:-1]) & (flags[1:-1] == flags[:-2]) & (flags[1:-1] >= 0)
-        # Holes in the record make some triples longer; they are few.
+        # Gaps in the record make a few triples longer.
         at = np.flatnonzero(same)
         if len(at) < 2 * _ENOUGH_TRIPLES:
             continue
@@ -242,16 +244,21 @@ def reversed_flags(record: xr.Dataset, longitude: float) -> tuple[str, ...]:
         rough = np.abs(values[at + 2] - 2 * values[at + 1] + values[at])
         medians = {f: float(np.median(rough[flag == f])) for f in range(4) if (flag == f).sum() >= _ENOUGH_TRIPLES}
         if len(medians) > 1 and _ROUGH[name] < medians[max(medians)] > medians[min(medians)] / _REVERSED:
-            found.append(
+            sentences.append(
                 f"the flags of {name} look reversed: values flagged {min(medians)} are smoother from step to step than "
                 f"those flagged {max(medians)}, as only filled values are (median second differences at night "
                 f"{medians[min(medians)]:.2g} and {medians[max(medians)]:.2g}); 0 must mean measured, 3 poorly filled"
             )
-    return tuple(found)
+    return tuple(sentences)
 
 
 def distance_km(one: SiteInfo, other: SiteInfo) -> float:
-    """Return the great-circle distance of two places in km.
+    """Return the great-circle distance of two sites in km.
+
+    Raises
+    ------
+    SourceError
+        If a site has no latitude or longitude.
 
     Examples
     --------
@@ -259,35 +266,35 @@ def distance_km(one: SiteInfo, other: SiteInfo) -> float:
     ...                   SiteInfo(site="a", latitude=0, longitude=-179.5)))
     111
     """
-    lat1, lon1, lat2, lon2 = np.deg2rad([one.latitude, one.longitude, other.latitude, other.longitude])
+    lat1, lon1, lat2, lon2 = np.deg2rad([*location(one), *location(other)])
     chord = np.sin((lat2 - lat1) / 2) ** 2 + np.cos(lat1) * np.cos(lat2) * np.sin((lon2 - lon1) / 2) ** 2
     return float(2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(chord, 0, 1))))
 
 
 def places_apart(info: SiteInfo, places: Mapping[str, SiteInfo | None]) -> tuple[str, ...]:
-    """Say which sources have a site of this name elsewhere, farther than `SAME_SITE_KM`.
+    """Find sources whose location of the site is farther than `SAME_SITE_KM` from the one used.
 
     Parameters
     ----------
     info : SiteInfo
-        The place that is used.
+        Metadata with the location that is used.
     places : mapping of str to SiteInfo or None
-        What each source tells of the site; without both coordinates it tells nothing.
+        Metadata of the site by source; those without both coordinates are ignored.
 
     Returns
     -------
     tuple of str
-        One sentence a source.
+        One sentence for each such source.
     """
-    found = []
+    sentences = []
     for source, place in places.items():
         if place is None or None in (place.latitude, place.longitude, info.latitude, info.longitude):
             continue
         km = distance_km(info, place)
         if km > SAME_SITE_KM:
-            found.append(
+            sentences.append(
                 f"{source} has {info.site} at {place.latitude:g}, {place.longitude:g}, {km:.0f} km from "
                 f"{info.latitude:g}, {info.longitude:g}, which is used: two sites of one name, or a wrong coordinate; "
                 "build them apart, or correct the metadata"
             )
-    return tuple(found)
+    return tuple(sentences)

@@ -1,8 +1,8 @@
-"""Chips: 8 x 8 pixels of 500 m around a place, cut from MODIS rasters on the sinusoidal grid.
+"""Cut chips, which are 8 x 8 pixels of 500 m around a place, from MODIS rasters on the sinusoidal grid.
 
-Where a chip's pixels lie on that grid depends on the place alone, so it is worked out once; after that a chip
-is a gather from a raster, and every place that a raster covers is served in one pass over it. A chip near a tile's
-edge takes its pixels from up to four tiles.
+The positions of a chip's pixels on that grid depend on the place alone, and are computed once; then a chip is gathered
+from a raster by index, for all places that a raster covers in one pass. A chip near the edge of a tile consists of
+pixels of up to four tiles.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from fluxcube.variables import BANDS
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
+#: Folder, file, or list of files or of `fluxcube.sources.modis.rasters.Raster`.
+RasterSource = str | os.PathLike | Sequence
 
 _REFLECTANCES = 7
-# Where each product's bands stand among the nine of a chip.
+# Positions of each product's bands among the nine of a chip.
 _SLOTS = {"MCD43A4": slice(0, _REFLECTANCES), "MCD43A2": slice(_REFLECTANCES, len(BANDS))}
 
 
 def chip_index(latitude: float | np.ndarray, longitude: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the pixels of the global 500 m sinusoidal grid that make each place's chip.
+    """Return the pixels of the global 500 m sinusoidal grid that form the chip of each place.
 
-    The chip's 8 x 8 centres stand 500 m apart in the place's UTM zone (WGS84), centred on the place; each takes the
-    sinusoidal pixel that it falls into (nearest neighbour). See `block_index`.
+    The centres of the 8 x 8 pixels are 500 m apart in the place's UTM zone (WGS84), centred on the place; each has the
+    value of the sinusoidal pixel that contains it (nearest neighbour). See `block_index`.
 
     Parameters
     ----------
@@ -45,8 +47,8 @@ def chip_index(latitude: float | np.ndarray, longitude: float | np.ndarray) -> t
     Returns
     -------
     rows, cols : (place, 8, 8) int64
-        Row 0 touches 90 N and column 0 the western edge (43200 rows x 86400 columns), y from north to south,
-        x from west to east.
+        Row 0 begins at 90 N and column 0 at the western edge (43200 rows x 86400 columns); y from north to south, x
+        from west to east.
 
     Raises
     ------
@@ -65,12 +67,12 @@ def chip_index(latitude: float | np.ndarray, longitude: float | np.ndarray) -> t
 def block_index(
     latitude: float | np.ndarray, longitude: float | np.ndarray, y: np.ndarray, x: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the pixels of the global 500 m sinusoidal grid at given distances north and east of each place.
+    """Return the pixels of the global 500 m sinusoidal grid at distances `y` north and `x` east of each place.
 
-    Distances are those of the place's UTM zone: the one of six degrees that holds its longitude (180 E counts as
-    180 W, zone 1), north or south by the sign of its latitude. The wider zones of Norway and Svalbard are not used,
-    so that a zone depends on longitude alone. As in MODIS's own products, geographic latitude and longitude are
-    used on the sphere as they are: no change of datum.
+    Distances are those of the place's UTM zone: the one of six degrees that contains its longitude (180 E counts as
+    180 W, zone 1), north or south according to its latitude. The wider zones of Norway and Svalbard are not used, so
+    that a zone depends on longitude alone. As in the MODIS products, geographic latitude and longitude are used on the
+    sphere without a change of datum.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ def block_index(
     """
     latitude, longitude = (np.atleast_1d(np.asarray(a, float)) for a in (latitude, longitude))
     if not (np.isfinite(latitude) & np.isfinite(longitude) & (np.abs(latitude) <= 90)).all():
-        raise ConfigError("a chip needs a latitude within -90..90 and a longitude; some place has none.")
+        raise ConfigError("a chip needs a latitude from -90 to 90 and a longitude, which some place lacks; add them.")
     longitude = (longitude + 180.0) % 360.0 - 180.0
     lat, lon = (np.empty((latitude.size, len(y), len(x))) for _ in range(2))
     zone = ((longitude + 180.0) // 6.0).astype(int) + 1
@@ -111,7 +113,7 @@ def _utm(zone: int, south: bool):
 def _utm_block(
     latitude: np.ndarray, longitude: np.ndarray, y: np.ndarray, x: np.ndarray, utm
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Latitude and longitude (place, y, x) of the pixels' centres."""
+    """Return the latitude and longitude (place, y, x) of the pixels' centres."""
     east, north = utm(longitude, latitude)
     shape = (len(east), len(y), len(x))
     at_x = np.broadcast_to(east[:, None, None] + np.asarray(x, float)[None, None, :], shape)
@@ -121,7 +123,7 @@ def _utm_block(
 
 
 def build_chips(
-    source: str | os.PathLike | Sequence,
+    source: RasterSource,
     latitude: np.ndarray,
     longitude: np.ndarray,
     *,
@@ -129,15 +131,15 @@ def build_chips(
 ) -> xr.DataArray:
     """Cut the chips of many places from MCD43A4 and MCD43A2 rasters.
 
-    HDF4 tiles, GeoTIFFs and Earth Engine exports serve alike (`fluxcube.sources.modis.rasters`). Each raster is opened
-    once and serves every place it covers. Where rasters overlap, the first by name that has
-    a value gives it. Bands of a day that has no MCD43A2 raster are NaN (snow and water); a chip with more than
-    half of its reflectance missing is NaN as a whole.
+    HDF4 tiles, GeoTIFFs and Earth Engine exports can be used (`fluxcube.sources.modis.rasters`). Each raster is opened
+    once for all places that it covers. Where rasters overlap, the first by name that has a value is used. The bands of
+    snow and water are NaN on a day without MCD43A2 raster; all bands of a chip are NaN if more than half of its
+    reflectance is missing.
 
     Parameters
     ----------
     source : path, list of paths, or list of Raster
-        Folder of rasters, or what `list_rasters` or `find_tiles` found in it.
+        Folder of rasters, or the list that `list_rasters` or `find_tiles` returns.
     latitude, longitude : (place,)
         Degrees.
     progress : callable, optional
@@ -146,7 +148,7 @@ def build_chips(
     Returns
     -------
     xr.DataArray
-        (place, day, band, y, x) float32: reflectance 0..1, snow and water 0..1. `day` holds the dates on which any
+        (place, day, band, y, x) float32: reflectance 0..1, snow and water 0..1. `day` contains the dates on which any
         place has a chip, ascending.
 
     Raises
@@ -159,7 +161,7 @@ def build_chips(
     days = chip_days(rasters)
     if not len(days):
         raise SourceError(
-            f"no MCD43A4 raster among {len(rasters)} MODIS files: chips need reflectance, not only MCD43A2."
+            f"no MCD43A4 raster among {len(rasters)} MODIS files: chips need reflectance, not only MCD43A2; add them."
         )
     values, covered = read_chips(rasters, rows, cols, days, progress=progress)
     warn_uncovered(covered, latitude, longitude, "chips")
@@ -177,8 +179,8 @@ CHIP_ATTRS = {
 }
 
 
-def chip_coords(days: np.ndarray) -> dict:
-    """Coordinates of the dimensions (day, band, y, x)."""
+def chip_coords(days: np.ndarray) -> dict[str, tuple]:
+    """Return the coordinates of the dimensions (day, band, y, x)."""
     return {
         "day": ("day", days.astype("datetime64[ns]")),
         "band": ("band", np.array(BANDS, object)),
@@ -187,8 +189,8 @@ def chip_coords(days: np.ndarray) -> dict:
     }
 
 
-def source_rasters(source: object) -> list[Raster]:
-    """Return the chip rasters of a folder, or of a list that already holds rasters."""
+def source_rasters(source: RasterSource) -> list[Raster]:
+    """Return the rasters for chips in a folder, or in a list that already contains rasters."""
     products = tuple(_SLOTS)
     if isinstance(source, (list, tuple)) and source and all(isinstance(item, Raster) for item in source):
         return [item for item in source if item.product in products]
@@ -196,7 +198,7 @@ def source_rasters(source: object) -> list[Raster]:
 
 
 def chip_days(rasters: Sequence[Raster]) -> np.ndarray:
-    """Dates (day,) datetime64[D] with an MCD43A4 raster, ascending: without reflectance there is no chip."""
+    """Return the dates (day,) datetime64[D] with an MCD43A4 raster, ascending: a chip needs reflectance."""
     return np.array(sorted({r.day for r in rasters if r.product == "MCD43A4"}), "datetime64[D]")
 
 
@@ -208,28 +210,31 @@ def read_chips(
     *,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gather the chips of given pixels on given days.
+    """Gather the chips of some pixels on some days.
 
     Parameters
     ----------
     rasters : sequence of Raster
-        Those that do not touch a place are not read.
+        Rasters that do not overlap a chip are not read.
     rows, cols : (place, 8, 8) int64
-        Of `chip_index`.
+        As `chip_index` returns them.
     days : (day,) datetime64[D]
+        Days to gather.
+    progress : callable, optional
+        Called with (days done, days, text).
 
     Returns
     -------
     values : (place, day, band, 8, 8) float32
-        NaN where missing; chips with more than half their reflectance missing are NaN as a whole.
+        NaN where missing; all bands of a chip are NaN if more than half of its reflectance is missing.
     covered : (place,) bool
-        Whether any raster holds a pixel of the place.
+        Whether any raster contains a pixel of the place.
     """
     values = np.full((len(rows), len(days), len(BANDS), *rows.shape[1:]), np.nan, "float32")
     covered = np.zeros(len(rows), bool)
     extent = extent_of(rows, cols)
     by_day = rasters_by_day(rasters)
-    for i, day in enumerate(days):  # threads would not help: opening a raster holds the interpreter
+    for i, day in enumerate(days):  # threads would not help: opening a raster keeps the interpreter locked
         for raster in by_day[day]:
             gather(raster, rows, cols, extent, values[:, i, _SLOTS[raster.product]], covered)
         _drop_poor(values[:, i])
@@ -238,8 +243,8 @@ def read_chips(
     return values, covered
 
 
-def rasters_by_day(rasters: Sequence[Raster]) -> dict:
-    """Rasters of each day, in their order."""
+def rasters_by_day(rasters: Sequence[Raster]) -> dict[np.datetime64, list[Raster]]:
+    """Return the rasters of each day, in their order."""
     by_day = defaultdict(list)
     for raster in rasters:
         by_day[raster.day].append(raster)
@@ -247,12 +252,12 @@ def rasters_by_day(rasters: Sequence[Raster]) -> dict:
 
 
 def warn_uncovered(covered: np.ndarray, latitude: np.ndarray, longitude: np.ndarray, what: str) -> None:
-    """Say in the log how many places lie outside every raster."""
+    """Log the number of places outside all rasters."""
     if covered.all():
         return
     first = np.flatnonzero(~covered)[0]
     log.warning(
-        "%d of %d places lie outside every MODIS raster and get no %s, the first at latitude %.3f, longitude %.3f",
+        "%d of %d places lie outside all MODIS rasters and have no %s, the first at latitude %.3f, longitude %.3f",
         (~covered).sum(),
         covered.size,
         what,
@@ -262,14 +267,16 @@ def warn_uncovered(covered: np.ndarray, latitude: np.ndarray, longitude: np.ndar
 
 
 def extent_of(rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Each place's first row, last + 1, first column, last + 1: (place,) each."""
+    """Return the first row, last row + 1, first column and last column + 1 of each place, each (place,)."""
     return rows.min((1, 2)), rows.max((1, 2)) + 1, cols.min((1, 2)), cols.max((1, 2)) + 1
 
 
-def gather(raster: Raster, rows: np.ndarray, cols: np.ndarray, extent: tuple, out: np.ndarray, covered) -> None:
-    """Fill the missing pixels of `out` (place, band, y, x), and mark the places covered, from one raster.
+def gather(
+    raster: Raster, rows: np.ndarray, cols: np.ndarray, extent: tuple, out: np.ndarray, covered: np.ndarray
+) -> None:
+    """Fill the missing pixels of `out` (place, band, y, x) from one raster, and mark the places that it covers.
 
-    A raster whose name binds it to a tile away from every place is not opened.
+    A raster whose name shows that its tile is far from every place is not opened.
     """
     if raster.tile is not None:
         h, v = raster.tile
@@ -283,17 +290,17 @@ def gather(raster: Raster, rows: np.ndarray, cols: np.ndarray, extent: tuple, ou
         return
     covered[places] |= inside.any((1, 2))
     place, y, x = np.nonzero(inside)
-    found = read_pixels(tile, r[inside], c[inside])
-    had = out[places[place], :, y, x].T
-    out[places[place], :, y, x] = np.where(np.isnan(had), found, had).T
+    values = read_pixels(tile, r[inside], c[inside])
+    before = out[places[place], :, y, x].T
+    out[places[place], :, y, x] = np.where(np.isnan(before), values, before).T
 
 
 def _touched(window: tuple[int, int, int, int], extent: tuple) -> np.ndarray:
-    """Which places' bounding windows meet a window (row, column, height, width): (place,) bool."""
+    """Return whether each place's bounding window overlaps a window (row, column, height, width): (place,) bool."""
     (row, col, height, width), (top, bottom, left, right) = window, extent
     return (top < row + height) & (bottom > row) & (left < col + width) & (right > col)
 
 
 def _drop_poor(chips: np.ndarray) -> None:
-    """Make chips (place, band, 8, 8) with more than half their reflectance missing all NaN, in place."""
+    """Set chips (place, band, 8, 8) with more than half of their reflectance missing to NaN, in place."""
     chips[np.isnan(chips[:, :_REFLECTANCES]).mean((1, 2, 3)) > 0.5] = np.nan

@@ -1,4 +1,4 @@
-"""Köppen's climate of every cell of a forcing cube, from its own years, for models that have it as an input."""
+"""Köppen climate class of every cell of a forcing cube, from its own years, for models that have it as an input."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _LENGTHS = np.array([31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 
 def add_climates(forcing: xr.Dataset, koppen: str | None = None) -> xr.Dataset:
-    """Give a forcing cube the coordinate ``koppen``, as tower cubes have it.
+    """Add the coordinate ``koppen``, which tower cubes have, to a forcing cube.
 
-    Without a class all of the forcing's temperature and rain are read once, block by block, unless it has the
-    coordinate already. A climate is of decades, and a few years are weather: give all the years there are, or a
-    published map by ``forcing.assign_coords(koppen=...)``.
+    Without `koppen`, all temperature and rain of the forcing are read once, block by block, unless it already has the
+    coordinate. A climate class describes decades: open as many years as possible, or assign a published map with
+    ``forcing.assign_coords(koppen=...)``.
 
     Parameters
     ----------
     forcing : xr.Dataset
         Hourly or daily forcing cube, with TA and P of every month of the year.
     koppen : str, optional
-        One class for every cell, such as "Cfb" or "C".
+        Class of every cell, such as "Cfb" or "C".
 
     Returns
     -------
@@ -37,9 +37,9 @@ def add_climates(forcing: xr.Dataset, koppen: str | None = None) -> xr.Dataset:
     Raises
     ------
     SchemaError
-        If `forcing` is no forcing cube.
+        If `forcing` is not a forcing cube.
     ConfigError
-        If it lacks TA, P, or a month; or if `koppen` is no class.
+        If it lacks TA, P, or a month of the year; or if `koppen` is not a class.
 
     References
     ----------
@@ -55,8 +55,8 @@ def add_climates(forcing: xr.Dataset, koppen: str | None = None) -> xr.Dataset:
     absent = [name for name in ("TA", "P") if name not in forcing["variable"].values]
     months = forcing.time.dt.month.values - 1
     if absent or len(np.unique(months)) < 12:
-        found = f"no {' and no '.join(absent)}" if absent else f"{len(np.unique(months))} months"
-        raise ConfigError(f"climates need TA and P of all twelve months; this forcing has {found}: open more of it.")
+        present = f"no {' and no '.join(absent)}" if absent else f"{len(np.unique(months))} months"
+        raise ConfigError(f"climates need TA and P of all twelve months; this forcing has {present}: open more of it.")
     temperature, rain = _monthly_means(forcing, months)
     latitude = np.repeat(forcing.latitude.values, forcing.sizes["longitude"])
     classes = classify(temperature, rain * resolution_of(forcing).steps_per_day * _LENGTHS, latitude)
@@ -69,7 +69,7 @@ def _classified(forcing: xr.Dataset, classes: np.ndarray, how: str) -> xr.Datase
 
 
 def _monthly_means(forcing: xr.Dataset, months: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean TA and P of a step (place, month), NaN where a month has none."""
+    """Return the means of TA and P per time step (place, month), NaN where a month has no value."""
     import dask
     import dask.array as da
 

@@ -1,4 +1,4 @@
-"""One tower in days: its daily files, and days made from its hours where it has none, fused as hours are."""
+"""Read one daily tower: its daily files, and days aggregated from its hours where it has none, fused like hours."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ import xarray as xr
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.localdays import to_daily
-from fluxcube.cubes.tower import (
+from fluxcube.cubes.places import archive_places, completed, location, name_archives, other_places, standard_offset
+from fluxcube.cubes.tower_data import (
     LIGHT,
+    WARN_SHARE,
     Stack,
     Tower,
-    added,
-    completed,
+    TowerOptions,
+    add_counts,
     contributors,
     join_stacks,
     lost_of,
-    name_archives,
-    other_places,
     repeats_of,
     stack_of,
-    told_places,
-    with_values,
+    trim,
 )
 from fluxcube.errors import SourceError
 from fluxcube.normalisation import inside
@@ -41,124 +40,81 @@ from fluxcube.sources.towers.selection import choose_member
 from fluxcube.timestamps import HOUR, Offset, offsets_at
 from fluxcube.variables import COMPUTED, table
 
-__all__ = ["read_daily_tower", "to_daily"]
-
 _log = logging.getLogger(__name__)
 
-#: Shares of a day that a reader may ask for, in the report of what they leave.
+#: Thresholds of `min_quality` for which the report says what remains.
 _SHARES = (0.5, 0.75, 1.0)
-#: More of a predictor out of bounds than this is worth a warning.
-_WARN_SHARE = 0.001
 _DAILY, _HOURLY = "DD", ("HH", "HR")
 
 
-def read_daily_tower(
-    archives: Sequence[Archive],
-    info: SiteInfo,
-    *,
-    predictors: Sequence[str],
-    targets: Sequence[str],
-    rule: str = "newest",
-    clock: str = "solar",
-    strict: bool = False,
-) -> Tower:
+def read_daily_tower(archives: Sequence[Archive], info: SiteInfo, options: TowerOptions) -> Tower:
     """Read one site from all of its archives, in local days.
 
-    A publication's daily files give its days. What they do not have, such as TA_RANGE, or years, is made of the
-    publication's hours, where those are among `archives`, or in the same zip or folder.
+    The days of a publication come from its daily files. Variables and years that these lack, such as TA_RANGE, are
+    aggregated from the publication's hours, if those are among `archives`, or in the same zip or folder.
 
     Parameters
     ----------
     archives : sequence of Archive
-        Of this site, from ``discover(..., resolution="daily")``.
+        Archives of this site, from ``discover(..., resolution="daily")``.
     info : SiteInfo
-        With latitude and longitude (degrees).
-    predictors, targets : sequence of str
-        Names of the daily variable table to read.
-    rule : {"newest", "quality"}
-        Where publications overlap, the newest that has a value wins, or the one with the higher quality.
-    clock : str
-        Without effect: a day is a day of the tower's standard time, and so is its DOY.
-    strict : bool
-        Raise for an archive that cannot be read even where another one can, where the sun contradicts the clock of
-        hours that days are made of, or their flags look reversed, or where sources have the site in places apart.
+        Metadata with latitude and longitude (degrees).
+    options : TowerOptions
+        Variables of the daily table to read, and how. Its ``clock`` has no effect: days, and so DOY, follow the
+        tower's standard time. With ``rule="quality"``, the publication with the higher quality supplies a day.
 
     Returns
     -------
     Tower
-        Its ``time`` are local dates without holes; predictors have the parts "" and "_quality", fluxes
-        "_randunc" and "_jointunc" beside them where any day has one. ``out_of_bounds`` counts native steps of days made
-        from hours, and days; ``flags_assumed`` native steps whose flag was assumed.
-        ``quality`` has by stack and variable: ``days`` with a value, and shares of them, where not 0: ``from_hours``
-        (made of hours) and ``unknown`` (without a quality); ``remain``: shares whose quality is at least 0.5, 0.75, 1.
+        Its ``time`` are local dates without gaps; predictors have the parts "" and "_quality", fluxes also
+        "_randunc" and "_jointunc" where any day has one. ``out_of_bounds`` counts native steps of days aggregated from
+        hours, and days; ``flags_assumed`` native steps whose flag was assumed.
+        ``quality`` contains, by stack and variable, ``days``: the number of days with a value, and shares of them,
+        where not 0: ``from_hours`` (aggregated from hours) and ``unknown`` (without a quality); ``remain``: shares
+        whose quality is at least 0.5, 0.75 and 1.
 
     Raises
     ------
     SourceError
-        If no archive can be read, or there is no value in any.
+        If no archive can be read, or none has a value; with ``options.strict``, if any archive cannot be read, for
+        hours with a wrong clock or reversed flags, or if sources place the site in different locations.
     """
-    told = told_places(archives)
-    info = completed(info, told)
-    apart = places_apart(info, other_places(info) | told)
-    if apart and strict:
+    places = archive_places(archives)
+    info = completed(info, places)
+    apart = places_apart(info, other_places(info) | places)
+    if apart and options.strict:
         raise SourceError(f"{info.site}: {'; '.join(apart)}")
     unread: dict[str, str] = {}
-    reading = _Reading(info, told, predictors, targets, strict)
-    made = _without_double(list(_read(archives, reading, unread)))
-    if not made:
+    publications = _without_double(list(_read(archives, _Reading(info, places, options), unread)))
+    if not publications:
         raise SourceError("; ".join(unread.values()) or f"{info.site}: no archive to make a tower of")
-    fused, given = fuse([(p.rank, p.label, p.days) for p in made], rule=rule, resolution="daily")
-    fused = with_values(fused, [p.file for p in made], "daily")
-    stack, beyond = _masked(stack_of(fused, "predictors", predictors, "daily"))
-    fluxes = stack_of(fused, "fluxes", targets, "daily")
-    return Tower(
-        info=info,
-        utc_offset=_offset(info),
-        networks=contributors(made, given),
-        time=fused.time.values,
-        predictors=join_stacks(_computed(fused.time.values, info), stack),
-        fluxes=fluxes,
-        given=given,
-        out_of_bounds=added([*(p.out_of_bounds for p in made), beyond]),
-        flags_assumed=added(p.flags_assumed for p in made if p.from_hours),
-        warnings=_warnings(info, made, apart, stack, beyond),
-        lost=tuple(f"{p.label}: {sentence}" for p in made for sentence in p.lost),
-        unread=unread,
-        quality={"predictors": _report(stack, made, given), "fluxes": _report(fluxes, made, given)},
-        sun_lag={p.label: round(p.lag.hours, 2) for p in made if p.lag is not None},
-    )
+    return _assemble(publications, info, options, apart, unread)
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What to read of a site."""
+    """What to read of a site, and with which clocks."""
 
     info: SiteInfo
-    told: Mapping[str, SiteInfo]
-    predictors: Sequence[str]
-    targets: Sequence[str]
-    strict: bool
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.predictors, *self.targets]))
+    places: Mapping[str, SiteInfo]
+    options: TowerOptions
 
     @property
     def bounded(self) -> tuple[str, ...]:
-        """Predictors whose native steps must be possible; a target stays as it is, and what is both is so as a day."""
-        return tuple(name for name in (*self.predictors, "TA") if name not in self.targets)
+        """Predictors whose native steps must be within bounds; a target stays as published, even if also predictor."""
+        return tuple(name for name in (*self.options.predictors, "TA") if name not in self.options.targets)
 
     def clock(self, label: str) -> Offset:
-        """Return the offset to decode an archive with: its own where it tells one, else the site's."""
-        place = self.told.get(label)
+        """Return the offset to decode an archive with: its own if it contains one, else the site's."""
+        place = self.places.get(label)
         return clock_of(self.info if place is None or place.utc_offset is None else place)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Days:
-    """What is kept of one archive: its days, and what was removed before they were made.
+    """The days of one archive, and what was removed before they were aggregated.
 
-    `spoiled` are variables of which more than a few native values were out of bounds.
+    `spoiled` are the variables of which more than a few native values were out of bounds.
     """
 
     rank: int
@@ -175,30 +131,63 @@ class _Days:
     spoiled: tuple[str, ...] = ()
 
 
+def _assemble(
+    publications: Sequence[_Days],
+    info: SiteInfo,
+    options: TowerOptions,
+    apart: Sequence[str],
+    unread: dict[str, str],
+) -> Tower:
+    """Fuse publications to a daily tower."""
+    fused, fusion = fuse([(p.rank, p.label, p.days) for p in publications], rule=options.rule, resolution="daily")
+    fused = trim(fused, [p.file for p in publications], "daily")
+    stack, removed = _within_bounds(stack_of(fused, "predictors", options.predictors, "daily"))
+    fluxes = stack_of(fused, "fluxes", options.targets, "daily")
+    return Tower(
+        info=info,
+        utc_offset=standard_offset(info),
+        networks=contributors(publications, fusion),
+        time=fused.time.values,
+        predictors=join_stacks(_computed(fused.time.values, info), stack),
+        fluxes=fluxes,
+        fusion=fusion,
+        out_of_bounds=add_counts([*(p.out_of_bounds for p in publications), removed]),
+        flags_assumed=add_counts(p.flags_assumed for p in publications if p.from_hours),
+        warnings=_warnings(info, publications, apart, stack, removed),
+        lost=tuple(f"{p.label}: {sentence}" for p in publications for sentence in p.lost),
+        unread=unread,
+        quality={
+            "predictors": _report(stack, publications, fusion),
+            "fluxes": _report(fluxes, publications, fusion),
+        },
+        sun_lag={p.label: round(p.lag.hours, 2) for p in publications if p.lag is not None},
+    )
+
+
 def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]) -> Iterator[_Days]:
-    """Read each archive, and the hours beside a daily one; note in `unread` why one could not be."""
-    label = name_archives(archives)
+    """Read each archive, and the hours beside a daily one; note in `unread` why one could not be read."""
+    label, names = name_archives(archives), reading.options.names
     hourly = {archive.network for archive in archives if archive.resolution in _HOURLY}
     for archive in archives:
-        clock = functools.partial(reading.clock, label(archive))  # asked only where hours are read: it may warn
+        clock = functools.partial(reading.clock, label(archive))  # called only where hours are read: it may warn
         try:
-            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=reading.names)
+            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=names)
             if days is None:
-                yield _made_of_hours(archive, label(archive), clock, reading, reading.names)
+                yield _from_hours(archive, label(archive), clock, reading, names)
                 continue
-            yield _kept(archive, label(archive), days, reading.names)
+            yield _from_days(archive, label(archive), days, names)
             beside = None if archive.network in hourly else _hours_beside(archive)
-            lacking = _lacking(days, reading.names)
+            lacking = _lacking(days, names)
             if beside is not None and lacking:
-                yield _made_of_hours(beside, f"{label(archive)} (hours)", clock, reading, lacking)
+                yield _from_hours(beside, f"{label(archive)} (hours)", clock, reading, lacking)
         except SourceError as error:
-            if reading.strict or len(archives) == 1:
+            if reading.options.strict or len(archives) == 1:
                 raise
             unread[archive.path.name] = str(error)
 
 
 def _hours_beside(archive: Archive) -> Archive | None:
-    """Return the half-hours or hours in the zip of a daily table, or in its folder where it is unpacked; or None."""
+    """Return the half-hours or hours in the zip of a daily table, or in its folder if it is unpacked; or None."""
     if not is_zip(archive.path):
         names = (archive.path.name.replace(f"_{_DAILY}_", f"_{step}_", 1) for step in _HOURLY)
         found = next((path for path in map(archive.path.with_name, names) if path.exists()), archive.path)
@@ -210,34 +199,35 @@ def _hours_beside(archive: Archive) -> Archive | None:
 
 
 def _lacking(days: xr.Dataset, names: Sequence[str]) -> list[str]:
-    """Return the variables of which a daily file has no value; NEE and its parts only if it has none of them."""
-    held = {name for name in names if name in days and np.isfinite(days[name].values).any()}
-    carbon = set(CARBON_UNIT) if held.intersection(CARBON_UNIT) else set()
-    return [name for name in names if name not in held | carbon | set(COMPUTED)]
+    """Return the variables without any value in a daily file; NEE and its parts only if it has none of them."""
+    present = {name for name in names if name in days and np.isfinite(days[name].values).any()}
+    carbon = set(CARBON_UNIT) if present.intersection(CARBON_UNIT) else set()
+    return [name for name in names if name not in present | carbon | set(COMPUTED)]
 
 
-def _made_of_hours(
+def _from_hours(
     archive: Archive, label: str, clock: Callable[[], Offset], reading: _Reading, names: Sequence[str]
 ) -> _Days:
-    """Read half-hours or hours, hold their clock against the sun and flags against values, and make days of them."""
+    """Read half-hours or hours, check their clock and flags, and aggregate them to days."""
     offset, info = clock(), reading.info
-    wanted = [*names, LIGHT, *(["TA"] if "TA_RANGE" in names else [])]
-    wanted = [name for name in dict.fromkeys(wanted) if name in table() and name not in COMPUTED]
-    native = read_archive(archive, utc_offset=offset, variables=wanted)
-    lag = sun_lag(native, info.latitude, info.longitude)
-    doubts = (*(lag.doubts if lag else ()), *reversed_flags(native, info.longitude))
-    if doubts and reading.strict:
+    latitude, longitude = location(info)
+    needed = [*names, LIGHT, *(["TA"] if "TA_RANGE" in names else [])]
+    needed = [name for name in dict.fromkeys(needed) if name in table() and name not in COMPUTED]
+    native = read_archive(archive, utc_offset=offset, variables=needed)
+    lag = sun_lag(native, latitude, longitude)
+    doubts = (*(lag.doubts if lag else ()), *reversed_flags(native, longitude))
+    if doubts and reading.options.strict:
         raise SourceError(f"{native.attrs['source_file']}: {'; '.join(doubts)}")
     bounded, counts = within_bounds(native, reading.bounded)
-    spoiled = tuple(name for name, count in counts.items() if count > _WARN_SHARE * int(native[name].count()))
-    made = _kept(archive, label, to_daily(bounded, utc_offset=offset), names)
+    spoiled = tuple(name for name, count in counts.items() if count > WARN_SHARE * int(native[name].count()))
+    days = _from_days(archive, label, to_daily(bounded, utc_offset=offset), names)
     return replace(
-        made, from_hours=True, out_of_bounds=counts, warnings=(*doubts, *made.warnings), lag=lag, spoiled=spoiled
+        days, from_hours=True, out_of_bounds=counts, warnings=(*doubts, *days.warnings), lag=lag, spoiled=spoiled
     )
 
 
-def _kept(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) -> _Days:
-    """Keep what was asked for of the days of one archive."""
+def _from_days(archive: Archive, label: str, days: xr.Dataset, names: Sequence[str]) -> _Days:
+    """Return the days of one archive with the variables requested."""
     known = [str(name) for name in days.data_vars if name in table("daily")]
     others = [name for name in known if name not in names]
     drop = [str(array) for array in days.data_vars for name in others if array in _arrays_of(name)]
@@ -260,11 +250,11 @@ def _arrays_of(name: str) -> tuple[str, ...]:
     return tuple(name + ending for ending in ("", "_QUALITY", "_RANDUNC", "_JOINTUNC"))
 
 
-def _without_double(made: Sequence[_Days]) -> list[_Days]:
-    """Leave out of days made from hours what a daily file of the same publication gives, whichever is the better."""
-    published = [p for p in made if not p.from_hours]
+def _without_double(publications: Sequence[_Days]) -> list[_Days]:
+    """Remove from days aggregated from hours what a daily file of the same publication has, even where it is worse."""
+    published = [p for p in publications if not p.from_hours]
     out = []
-    for p in made:
+    for p in publications:
         for other in published if p.from_hours else ():
             p = replace(p, days=_cleared(p.days, other.days)) if other.network == p.network else p
         out.append(p)
@@ -272,24 +262,21 @@ def _without_double(made: Sequence[_Days]) -> list[_Days]:
 
 
 def _cleared(days: xr.Dataset, published: xr.Dataset) -> xr.Dataset:
-    """Return days without values on the dates of a published table that has the variable; carbon goes as one."""
-    held = {name for name in table("daily") if name in published and np.isfinite(published[name].values).any()}
-    held |= set(CARBON_UNIT) if held.intersection(CARBON_UNIT) else set()
+    """Return days without values on the dates of a published table that has the variable; carbon fluxes are a unit."""
+    names = {name for name in table("daily") if name in published and np.isfinite(published[name].values).any()}
+    names |= set(CARBON_UNIT) if names.intersection(CARBON_UNIT) else set()
     there = np.isin(days.time.values, published.time.values)
-    arrays = [array for name in held for array in _arrays_of(name) if array in days]
+    arrays = [array for name in names for array in _arrays_of(name) if array in days]
     return days.assign({array: days[array].where(~there) for array in arrays})
 
 
-def _offset(info: SiteInfo) -> float:
-    return info.utc_offset if info.utc_offset is not None else float(round(info.longitude / 15))
-
-
 def _computed(time: np.ndarray, info: SiteInfo) -> Stack:
-    """Return what place and date alone give: the day of the year, and the mean of the hours' potential radiation."""
-    offsets = offsets_at(time, info.utc_offsets if len(info.utc_offsets) > 1 else _offset(info))
+    """Return the predictors that follow from place and date alone: DOY, and daily means of potential radiation."""
+    latitude, longitude = location(info)
+    offsets = offsets_at(time, info.utc_offsets if len(info.utc_offsets) > 1 else standard_offset(info))
     midnight = time.astype("datetime64[m]") - np.round(offsets * 60).astype("timedelta64[m]")
     hours = midnight[:, None] + np.arange(24) * HOUR
-    potential = potential_radiation(hours.ravel(), info.latitude, info.longitude).reshape(-1, 24).mean(1)
+    potential = potential_radiation(hours.ravel(), latitude, longitude).reshape(-1, 24).mean(1)
     date = time.astype("datetime64[D]")
     columns = {"DOY": (date - date.astype("datetime64[Y]")).astype(np.int64), "SW_IN_POT": potential}
     names = tuple(name for name in COMPUTED if name in columns)
@@ -297,8 +284,8 @@ def _computed(time: np.ndarray, info: SiteInfo) -> Stack:
     return Stack(names, {"": values, "_quality": np.ones(values.shape, np.float32)})
 
 
-def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
-    """Make days of predictors missing whose value cannot be, and count them."""
+def _within_bounds(stack: Stack) -> tuple[Stack, dict[str, int]]:
+    """Make daily predictors outside their bounds missing, and count them."""
     if not stack.names:
         return stack, {}
     bad = np.isfinite(stack.values) & ~inside(stack.values, stack.names, resolution="daily")
@@ -307,39 +294,39 @@ def _masked(stack: Stack) -> tuple[Stack, dict[str, int]]:
 
 
 def _warnings(
-    info: SiteInfo, made: Sequence[_Days], apart: Sequence[str], stack: Stack, beyond: Mapping[str, int]
+    info: SiteInfo, publications: Sequence[_Days], apart: Sequence[str], stack: Stack, removed: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Say what is doubtful of a site, and log it; that its clock is assumed was logged by `clock_of`."""
-    found = [*apart, *(f"{p.label}: {doubt}" for p in made for doubt in p.warnings)]
-    found += [
+    """Return what is doubtful about a site, and log it; `clock_of` has already logged that its clock is assumed."""
+    warnings = [*apart, *(f"{p.label}: {doubt}" for p in publications for doubt in p.warnings)]
+    warnings += [
         f"{p.label}: {name}: {p.out_of_bounds[name]} values were out of bounds and became missing"
-        for p in made
+        for p in publications
         for name in p.spoiled
     ]
     days = dict(zip(stack.names, np.isfinite(stack.values).sum(0).tolist(), strict=True))
-    for name, count in beyond.items():
-        if count > _WARN_SHARE * (count + days[name]):
-            found.append(f"{name}: {count} days were out of bounds and became missing")
-    for doubt in found:
-        _log.warning("%s: %s", info.site, doubt)
-    unknown = added(p.flags_assumed for p in made if not p.from_hours)
+    for name, count in removed.items():
+        if count > WARN_SHARE * (count + days[name]):
+            warnings.append(f"{name}: {count} days were out of bounds and became missing")
+    for warning in warnings:
+        _log.warning("%s: %s", info.site, warning)
+    unknown = add_counts(p.flags_assumed for p in publications if not p.from_hours)
     if unknown:
         counts = ", ".join(f"{name} {count}" for name, count in unknown.items())
-        found.append(f"quality unknown, days that no min_quality keeps: {counts}")
-    if info.utc_offset is None and any(p.from_hours for p in made):
-        found.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
-    return tuple(found)
+        warnings.append(f"quality unknown, days that no min_quality keeps: {counts}")
+    if info.utc_offset is None and any(p.from_hours for p in publications):
+        warnings.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
+    return tuple(warnings)
 
 
-def _report(stack: Stack, made: Sequence[_Days], given: dict) -> dict[str, dict]:
-    """Say of each variable of a stack how many days there are, made of what, and how good."""
-    hours = {p.label for p in made if p.from_hours}
-    report = {}
+def _report(stack: Stack, publications: Sequence[_Days], fusion: Mapping) -> dict[str, dict]:
+    """Return, for each variable of a stack, how many days it has, from which source, and of which quality."""
+    from_hours = {p.label for p in publications if p.from_hours}
+    report: dict[str, dict] = {}
     for i, name in enumerate(stack.names):
         quality = stack.parts["_quality"][:, i]
         days = int(np.isfinite(stack.values[:, i]).sum())
         shares = {
-            "from_hours": sum(part["days"] for label, part in given.get(name, {}).items() if label in hours),
+            "from_hours": sum(part["days"] for label, part in fusion.get(name, {}).items() if label in from_hours),
             "unknown": int((np.isfinite(stack.values[:, i]) & np.isnan(quality)).sum()),
         }
         report[name] = {"days": days}

@@ -1,12 +1,13 @@
-"""Blocks of a forcing cube: what one Dask task reads and computes, of weather or of chips.
+"""Blocks of a forcing cube: what one Dask task reads and computes, for weather or for chips.
 
-Each task holds what its own block needs, so that a graph of a globe's year stays small and travels.
+Each task contains only what its own block needs, so that the graph of a global year is small.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from fluxcube.sources.modis.rasters import Tile
 from fluxcube.timestamps import local_clock
 from fluxcube.variables import BANDS, COMPUTED
 
+if TYPE_CHECKING:
+    import dask.array as da
+    from dask.typing import Key
+
 Chunks = Mapping[str, tuple[int, ...]]
 
 _GAS_CONSTANT = 287.05  # J kg-1 K-1, of dry air
@@ -26,21 +31,21 @@ _SEA_LEVEL = 288.15  # K
 
 
 def pressure_at(pressure: np.ndarray, temperature: np.ndarray, rise: np.ndarray) -> np.ndarray:
-    """Air pressure some metres higher, by the hypsometric equation.
+    """Return the air pressure some metres higher, by the hypsometric equation.
 
     Parameters
     ----------
     pressure : array
-        At the lower place, any unit.
+        Pressure at the lower height, in any unit.
     temperature : array
-        There, degC; above and below it changes by 6.5 K per km.
+        Temperature at the lower height, degC; it decreases by 6.5 K per km upwards.
     rise : array
-        m, negative downwards.
+        Height difference in m, negative downwards.
 
     Returns
     -------
     array
-        In the unit of `pressure`.
+        Pressure in the unit of `pressure`.
 
     References
     ----------
@@ -55,19 +60,26 @@ def pressure_at(pressure: np.ndarray, temperature: np.ndarray, rise: np.ndarray)
     return pressure * np.exp(-GRAVITY * rise / (_GAS_CONSTANT * mean))
 
 
-def weather(grid: Files, names: Sequence[str], sizes: Chunks, heights: np.ndarray | None, key: str):
-    """Lazy predictors (latitude, longitude, time, variable) float32.
+def weather(grid: Files, names: Sequence[str], sizes: Chunks, heights: np.ndarray | None, key: str) -> da.Array:
+    """Return lazy predictors (latitude, longitude, time, variable) float32.
 
     Parameters
     ----------
     grid : Files
+        ERA5 files.
     names : sequence of str
+        Predictors.
     sizes : mapping
         Chunks of latitude, longitude and time.
     heights : (latitude, longitude), optional
-        Height (m) of the ground, where pressure is wanted; that of the model's orography by default.
+        Height (m) of the ground, for pressure; default: that of ERA5's orography.
     key : str
-        Of the graph: what the values depend on.
+        Key of the graph: a digest of all that the values depend on.
+
+    Returns
+    -------
+    dask.array.Array
+        One task for each block.
     """
     chunks = (sizes["latitude"], sizes["longitude"], sizes["time"], (len(names),))
 
@@ -78,18 +90,28 @@ def weather(grid: Files, names: Sequence[str], sizes: Chunks, heights: np.ndarra
     return _lazy(f"forcing-{key}", task, chunks)
 
 
-def chips(tiles: Sequence[Tile], centres: tuple[np.ndarray, np.ndarray], days: np.ndarray, chunks: tuple, key: str):
-    """Lazy chips (latitude, longitude, block, day, band, y, x) float32.
+def chips(
+    tiles: Sequence[Tile], centres: tuple[np.ndarray, np.ndarray], days: np.ndarray, chunks: tuple, key: str
+) -> da.Array:
+    """Return lazy chips (latitude, longitude, block, day, band, y, x) float32.
 
     Parameters
     ----------
     tiles : sequence of Tile
+        Rasters.
     centres : (latitude, longitude, block) arrays
         Latitude and longitude of the chips.
     days : (day,) datetime64[D]
+        Days of the chips.
     chunks : tuple
-        Of the seven dimensions.
+        Chunks of the seven dimensions.
     key : str
+        Key of the graph: a digest of all that the values depend on.
+
+    Returns
+    -------
+    dask.array.Array
+        One task for each block.
     """
     corners = np.array([(t.row, t.row + t.height, t.col, t.col + t.width) for t in tiles]).reshape(-1, 4)
     dates = np.array([t.day for t in tiles], "datetime64[D]")
@@ -97,26 +119,26 @@ def chips(tiles: Sequence[Tile], centres: tuple[np.ndarray, np.ndarray], days: n
     def task(rows: slice, cols: slice, blocks: slice, span: slice, *_: slice) -> tuple:
         lat, lon = (values[rows, cols, blocks] for values in centres)
         near = touches(corners, lat, lon) & (dates >= days[span][0]) & (dates <= days[span][-1])
-        return _read_chips, [tiles[n] for n in np.flatnonzero(near)], lat.copy(), lon.copy(), days[span]
+        return _read_chips, [tiles[n] for n in np.flatnonzero(near).tolist()], lat.copy(), lon.copy(), days[span]
 
     return _lazy(f"chips-{key}", task, chunks)
 
 
 def touches(corners: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Which windows (n, 4: first row, last, first column, last) can hold a pixel of the chips at some places: (n,)."""
+    """Return whether windows (n, 4: first row, last, first column, last) can contain a pixel of some chips: (n,)."""
     row, col = sinusoidal_pixel(latitude, longitude)
     # A chip reaches 2 km, which near the poles and the antimeridian is up to 20 columns of the slanted grid.
     top, bottom, left, right = row.min() - 8, row.max() + 8, col.min() - 32, col.max() + 32
     return (corners[:, 0] < bottom) & (corners[:, 1] > top) & (corners[:, 2] < right) & (corners[:, 3] > left)
 
 
-def _lazy(name: str, task, chunks: tuple[tuple[int, ...], ...]):
-    """A Dask array of float32 with one task a block: task(*slices) gives it."""
+def _lazy(name: str, task: Callable[..., tuple], chunks: tuple[tuple[int, ...], ...]) -> da.Array:
+    """Return a Dask array of float32 with one task for each block, which ``task(*slices)`` returns."""
     import dask.array as da
     from dask.highlevelgraph import HighLevelGraph
 
     edges = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in chunks]
-    layer = {
+    layer: dict[Key, object] = {
         (name, *place): task(*(slice(e[n], e[n + 1]) for e, n in zip(edges, place, strict=True)))
         for place in itertools.product(*(range(len(sizes)) for sizes in chunks))
     }
@@ -125,30 +147,32 @@ def _lazy(name: str, task, chunks: tuple[tuple[int, ...], ...]):
 
 
 def _read_weather(grid: Files, names: tuple[str, ...], heights: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    wanted = [name for name in names if name not in COMPUTED]
-    lift = heights is not None and "PA" in names
-    read = [*wanted, "TA"] if lift and "TA" not in names and "TA" in available(grid) else wanted
-    everything = (slice(0, len(axis)) for axis in (grid.time, grid.latitude, grid.longitude))
-    values = dict(zip(read, read_block(grid, read, *everything), strict=True))
-    if lift:
+    """Read the predictors of a block; convert pressure from the first of `heights` to the second."""
+    read = [name for name in names if name not in COMPUTED]
+    heights = heights if "PA" in names else None
+    if heights is not None and "TA" not in names and "TA" in available(grid):
+        read = [*read, "TA"]
+    time, rows, cols = (slice(0, len(axis)) for axis in (grid.time, grid.latitude, grid.longitude))
+    values = dict(zip(read, read_block(grid, read, time, rows, cols), strict=True))
+    if heights is not None:
         values["PA"] = _lifted(values, *heights)
     values |= _computed(grid.time, grid.latitude, grid.longitude)
     return np.stack([np.moveaxis(values[name], 0, -1) for name in names], axis=-1, dtype="float32")
 
 
 def _lifted(values: Mapping[str, np.ndarray], model: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    """Pressure at the ground's height; where that is not known, the model's."""
+    """Return the pressure at the height of the ground or, where that is unknown, at that of the orography."""
     rise = np.where(np.isfinite(ground), ground - model, 0.0)
     temperature = values.get("TA", _SEA_LEVEL - 273.15 - _LAPSE * model)
     return pressure_at(values["PA"], temperature, rise)
 
 
 def _computed(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> dict[str, np.ndarray]:
-    """DOY, TOD and SW_IN_POT (time, latitude, longitude)."""
-    # Open shapes (rows, 1) and (1, columns): clocks and declination do not depend on latitude.
+    """Return DOY, TOD and SW_IN_POT (time, latitude, longitude)."""
+    # Shapes (rows, 1) and (1, columns) are broadcast: clocks and declination do not depend on latitude.
     lat, lon = latitude[:, None], longitude[None, :]
     doy, tod = local_clock(time, lon / 15.0)
-    # Rounding to float32 must not lift the last second of a leap year or a day onto the next one's first.
+    # Rounding to float32 must not move the last second of a leap year or of a day to the next one.
     doy, tod = (
         np.minimum(values.astype("float32"), np.nextafter(np.float32(end), np.float32(0)))
         for values, end in ((doy, 366), (tod, 24))
@@ -159,6 +183,7 @@ def _computed(time: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> 
 
 
 def _read_chips(tiles: Sequence[Tile], latitude: np.ndarray, longitude: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """Read the chips (latitude, longitude, block, day, band, y, x) of a block."""
     if not tiles:
         return np.full((*latitude.shape, len(days), len(BANDS), 8, 8), np.nan, "float32")
     values, _ = read_chips(tiles, *chip_index(latitude.ravel(), longitude.ravel()), days)

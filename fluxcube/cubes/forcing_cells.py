@@ -1,19 +1,19 @@
-"""What grows in the cells of a grid, and which 4 km of each stand for it, from MODIS land cover.
+"""Land cover of the cells of a grid, and the blocks of 4 km that represent each cell, from MODIS land cover.
 
-Land cover has 240 pixels to a degree, a globe of it 1.2 gigabytes: it is read in windows of a few degrees, each once.
+Land cover has 240 pixels per degree, 1.2 gigabytes for the globe: it is read in windows of a few degrees, each once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.biomes import igbp_code, igbp_number
-from fluxcube.cubes.chips import chip_index, sinusoidal_pixel
+from fluxcube.cubes.chips import RasterSource, chip_index, sinusoidal_pixel
 from fluxcube.errors import ConfigError
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.modis.rasters import COLS, ROWS, Tile, find_tiles, read_land_cover
@@ -23,28 +23,28 @@ log = logging.getLogger(__name__)
 _CELLS = ("latitude", "longitude")
 _WATER = igbp_number("WAT")
 _PER_DEGREE = ROWS // 180
-#: Degrees of a window, and pixels around it that chips may reach into: the sinusoidal grid is slanted.
+#: Size of a window in degrees, and pixels around it that chips can extend into: the sinusoidal grid is slanted.
 _WINDOW, _MARGIN = 5.0, 32
-# A further block of a class may be this much less pure than the purest: else a mixed cell has no second one.
+# Further blocks of a class may be this much less pure than the purest; otherwise a mixed cell would have no second one.
 _LESS_PURE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What each cell of a grid is like.
+    """Land cover and blocks of each cell of a grid.
 
     Attributes
     ----------
     igbp : (latitude, longitude) object
-        Class, "" where unknown.
+        IGBP class, "" where unknown.
     land : (latitude, longitude) float64
         Share of pixels that are not water; NaN where unknown.
     latitude, longitude : (latitude, longitude, block) float64
         Centres of the chips.
     classes : (latitude, longitude, block) object
-        Class that each block stands for.
+        Class that each block represents.
     weights : (latitude, longitude, block) float32
-        Share of the cell's land that each block stands for; they add up to 1.
+        Share of the cell's land that each block represents; the shares of a cell add up to 1.
     """
 
     igbp: np.ndarray
@@ -56,28 +56,40 @@ class Cells:
 
     @classmethod
     def at_centres(cls, grid: Files, igbp: np.ndarray, blocks: int = 1) -> Cells:
-        """Cells of given classes with a block at their centres; further blocks count nothing."""
+        """Return cells of some classes with a block at their centres; further blocks have the weight 0."""
         shape = (*igbp.shape, blocks)
         lat, lon = grid.latitude[:, None, None], grid.longitude[None, :, None]
         weights = (np.arange(blocks) == 0).astype("float32")
-        # Views, since a globe of fine cells is large: who changes them copies them.
+        # Views, since a global grid of fine cells is large: copy them before changing them.
         spread = (np.broadcast_to(values, shape) for values in (lat, lon, igbp[..., None], weights))
         return cls(igbp, np.broadcast_to(np.nan, igbp.shape), *spread)
 
     def writable(self) -> Cells:
-        """A copy that can be filled."""
+        """Return a copy that can be changed."""
         return Cells(*(getattr(self, one.name).copy() for one in fields(self)))
 
 
 def plain_cells(igbp: str | xr.DataArray | None, grid: Files) -> Cells:
-    """Cells without land cover: one class, or a map of classes; chips at the centres.
+    """Return cells without land cover: one class, or a map of classes; chips at the centres.
+
+    Parameters
+    ----------
+    igbp : str or DataArray (latitude, longitude) or None
+        Class of every cell; None for unknown.
+    grid : Files
+        ERA5 files.
+
+    Returns
+    -------
+    Cells
+        With one block each.
 
     Raises
     ------
     UnknownNameError
-        If a class is none of IGBP's.
+        If a class is not one of IGBP.
     ConfigError
-        If a map has no value at some cell.
+        If a map lacks a value at some cell.
     """
     shape = len(grid.latitude), len(grid.longitude)
     if isinstance(igbp, xr.DataArray):
@@ -90,12 +102,26 @@ def plain_cells(igbp: str | xr.DataArray | None, grid: Files) -> Cells:
 
 
 def at_cells(values: xr.DataArray, grid: Files, name: str) -> xr.DataArray:
-    """Values (latitude, longitude) of a map at a grid's cells.
+    """Return the values (latitude, longitude) of a map at the cells of a grid.
+
+    Parameters
+    ----------
+    values : DataArray (latitude, longitude)
+        The map.
+    grid : Files
+        ERA5 files.
+    name : str
+        Name of the map in error messages.
+
+    Returns
+    -------
+    DataArray (latitude, longitude)
+        On the cells of the grid.
 
     Raises
     ------
     ConfigError
-        If it has other dimensions, or no value within a thousandth of a degree of some cell.
+        If the map has other dimensions, or no value within a thousandth of a degree of some cell.
     """
     if set(values.dims) != set(_CELLS):
         raise ConfigError(f"{name} must have dims {_CELLS}, found {values.dims}.")
@@ -107,27 +133,30 @@ def at_cells(values: xr.DataArray, grid: Files, name: str) -> xr.DataArray:
 
 
 def _class_map(igbp: xr.DataArray, grid: Files) -> np.ndarray:
-    found = at_cells(igbp, grid, "igbp")
-    if np.issubdtype(found.dtype, np.number):
-        return np.array([[igbp_code(n) if np.isfinite(n) else "" for n in row] for row in found.values], object)
-    return found.values.astype(str).astype(object)
+    """Return the classes (latitude, longitude) of a map of IGBP numbers or codes."""
+    classes = at_cells(igbp, grid, "igbp")
+    if np.issubdtype(classes.dtype, np.number):
+        return np.array([[igbp_code(n) if np.isfinite(n) else "" for n in row] for row in classes.values], object)
+    return classes.values.astype(str).astype(object)
 
 
-def land_cells(source: object, grid: Files, blocks: int = 1) -> Cells:
-    """Read class, share of land and blocks of every cell from MCD12Q1.
+def land_cells(source: RasterSource, grid: Files, blocks: int = 1) -> Cells:
+    """Read the class, share of land and blocks of every cell from MCD12Q1.
 
-    A cell's class is the most frequent of its pixels, water only if there is nothing else. With one block, it is the
-    purest of that class (the share of its 64 pixels), the nearest to the centre among equals. With several, classes
-    of land share them in proportion to their pixels (largest remainders); the first of a class is chosen as above,
-    each further one as far as can be from those before it, of blocks at most a quarter less pure.
+    The class of a cell is the most frequent one of its pixels, water only if there is no other. With one block, this is
+    the purest of that class (by the share of its 64 pixels), the nearest to the centre among equals. With several
+    blocks, these are divided among land classes in proportion to their pixels (largest remainders); the first block of
+    a class is chosen as above, each further one as far as possible from those before it, among blocks that are at most
+    a quarter less pure.
 
     Parameters
     ----------
     source : path, folder or list
-        MCD12Q1 rasters; of several years the most frequent class counts.
+        MCD12Q1 rasters; with several years, the most frequent class is used.
     grid : Files
+        ERA5 files.
     blocks : int
-        Of a cell, at most.
+        Maximum number of blocks of a cell.
 
     Returns
     -------
@@ -150,30 +179,33 @@ def land_cells(source: object, grid: Files, blocks: int = 1) -> Cells:
 
 
 def _runs(centres: np.ndarray, step: float) -> Iterator[slice]:
-    """Runs of neighbouring cells, a few degrees long."""
+    """Yield runs of adjacent cells, a few degrees long."""
     ends = np.flatnonzero(np.abs(np.diff(centres)) > 1.5 * step) + 1
-    most = max(1, int(_WINDOW / step))
+    length = max(1, int(_WINDOW / step))
     for a, b in zip((0, *ends), (*ends, len(centres)), strict=True):
-        for at in range(int(a), int(b), most):
-            yield slice(at, min(at + most, int(b)))
+        for at in range(int(a), int(b), length):
+            yield slice(at, min(at + length, int(b)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """Land cover of a window of cells and of a margin that chips reach into."""
+    """Land cover of a window of cells and of a margin that chips extend into."""
 
     classes: np.ndarray  # (rows, columns) uint8; 0 unknown
-    row: int  # global row and column of its corner
+    row: int  # global row and column of the window's corner
     col: int
-    latitude: np.ndarray  # of the cells' centres
+    latitude: np.ndarray  # centres of the cells
     longitude: np.ndarray
-    high: float  # of a cell, degrees
+    high: float  # height and width of a cell, degrees
     wide: float
 
     @classmethod
-    def read(cls, tiles: Sequence[Tile], latitude: np.ndarray, longitude: np.ndarray, high: float, wide: float):
+    def read(
+        cls, tiles: Sequence[Tile], latitude: np.ndarray, longitude: np.ndarray, high: float, wide: float
+    ) -> _Window:
+        """Read the land cover of some cells."""
         south, north = max(latitude.min() - high / 2, -90.0), min(latitude.max() + high / 2, 90.0)
-        # Beyond the antimeridian the grid goes on at its other end: a cell across it is judged by this side alone.
+        # Beyond the antimeridian the grid continues at its other end: only this side of a cell across it is used.
         west, east = max(longitude.min() - wide / 2, -180.0), min(longitude.max() + wide / 2, 179.9999)
         corners = sinusoidal_pixel(*np.meshgrid([south, north, np.clip(0.0, south, north)], [west, east]))
         rows = max(int(corners[0].min()) - _MARGIN, 0), min(int(corners[0].max()) + _MARGIN + 1, ROWS)
@@ -183,11 +215,11 @@ class _Window:
 
     @property
     def known(self) -> bool:
-        """Whether anything of it is known."""
+        """Whether any class is known."""
         return bool(self.classes.any())
 
     def fill(self, cells: Cells, rows: slice, cols: slice, mask: np.ndarray | None) -> None:
-        """Set the cells of the window; those that a mask says are sea get no chip of their own, which none needs."""
+        """Set the cells of the window; chips of cells that are sea according to a mask stay at the centres."""
         counts = self._counts()
         known = counts[..., 1:].sum(-1) > 0
         dry = counts[..., 1:_WATER].sum(-1)
@@ -197,42 +229,31 @@ class _Window:
         total = counts[..., 1:].sum(-1)
         cells.land[rows, cols] = np.where(known, dry / np.maximum(total, 1), np.nan)
         cells.classes[rows, cols] = cells.igbp[rows, cols, None]
-        wanted = (dry > 0) if mask is None else (dry > 0) & (mask[rows, cols] > 0)
-        at = np.nonzero(wanted)
+        land = (dry > 0) if mask is None else (dry > 0) & (mask[rows, cols] > 0)
+        at = np.nonzero(land)
         if not len(at[0]):
             return
         chips = chip_index(self.latitude[at[0]], self.longitude[at[1]])
         middle = sinusoidal_pixel(self.latitude[at[0]], self.longitude[at[1]])
         one = cells.weights.shape[-1] == 1
-        # Where the chip at the centre is all of the class, as in most cells, it is the one.
+        # In most cells the chip at the centre consists of the class alone; then it is used.
         pure = (self._classes_at(*chips) == number[at][:, None, None]).all((1, 2))
         settled = one & pure & (self._classes_at(*middle) == number[at])
         for n in np.flatnonzero(~settled):
             i, j = at[0][n], at[1][n]
             around = tuple((pixels[n] - centre[n]).ravel() for pixels, centre in zip(chips, middle, strict=True))
-            row, col = rows.start + i, cols.start + j
+            at_cell = rows.start + i, cols.start + j
             if one:
                 (place,) = self._places(int(number[i, j]), i, j, 1, around)
-                cells.latitude[row, col, 0], cells.longitude[row, col, 0] = place
+                cells.latitude[(*at_cell, 0)], cells.longitude[(*at_cell, 0)] = place
             else:
-                self._several(cells, row, col, counts[i, j], i, j, around)
-
-    def _several(self, cells: Cells, row: int, col: int, counts: np.ndarray, i: int, j: int, around: tuple) -> None:
-        """Set the blocks of one cell, stratified by class."""
-        shares = share_out(counts[1:_WATER], cells.weights.shape[-1])
-        held = counts[1:_WATER][shares > 0].sum()
-        block = 0
-        for number in np.flatnonzero(shares) + 1:
-            places = self._places(int(number), i, j, int(shares[number - 1]), around)
-            for lat, lon in places:
-                cells.latitude[row, col, block], cells.longitude[row, col, block] = lat, lon
-                cells.classes[row, col, block] = igbp_code(int(number))
-                cells.weights[row, col, block] = counts[number] / held / len(places)
-                block += 1
-        cells.weights[row, col, block:] = 0.0
+                shares = share_out(counts[i, j, 1:_WATER], cells.weights.shape[-1])
+                numbers = (np.flatnonzero(shares) + 1).tolist()
+                places = {n: self._places(n, i, j, int(shares[n - 1]), around) for n in numbers}
+                _set_blocks(cells, at_cell, counts[i, j], places)
 
     def _counts(self) -> np.ndarray:
-        """Pixels of each class (row, column, 18); class 0 is unknown."""
+        """Return the numbers of pixels of each class (row, column, 18); class 0 is unknown."""
         size = len(self.longitude)
         out = np.zeros((len(self.latitude), size, _WATER + 1), np.int64)
         west = self.longitude[0] - self.wide / 2
@@ -245,13 +266,13 @@ class _Window:
         return out
 
     def _rows(self, i: int) -> np.ndarray:
-        """Rows of the window whose pixels lie in a row of cells."""
+        """Return the rows of the window whose pixels lie in a row of cells."""
         lat = self._latitudes(np.arange(len(self.classes)))
         centre = self.latitude[i]
         return np.flatnonzero((lat > centre - self.high / 2) & (lat <= centre + self.high / 2))
 
     def _strip(self, i: int, c0: int = 0, c1: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Classes and longitudes (row, column) of a row of cells."""
+        """Return the classes and longitudes (row, column) of the pixels in a row of cells."""
         rows = self._rows(i)
         pixels = self.classes[rows[0] : rows[-1] + 1, c0:c1] if len(rows) else self.classes[:0, c0:c1]
         across = (self.col + c0 + np.arange(pixels.shape[1]) + 0.5) / _PER_DEGREE - 180.0
@@ -261,13 +282,13 @@ class _Window:
         return 90.0 - (self.row + rows + 0.5) / _PER_DEGREE
 
     def _classes_at(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        """Classes of global pixels; 0 outside the window."""
+        """Return the classes of global pixels; 0 outside the window."""
         r, c = rows - self.row, cols - self.col
         inside = (r >= 0) & (r < self.classes.shape[0]) & (c >= 0) & (c < self.classes.shape[1])
         return np.where(inside, self.classes[np.where(inside, r, 0), np.where(inside, c, 0)], 0)
 
-    def _places(self, number: int, i: int, j: int, most: int, around: tuple) -> list[tuple[float, float]]:
-        """Latitude and longitude of up to `most` blocks of a class in one cell."""
+    def _places(self, number: int, i: int, j: int, blocks: int, around: tuple) -> list[tuple[float, float]]:
+        """Return the latitude and longitude of up to `blocks` blocks of a class in one cell."""
         rows, latitude, longitude = self._rows(i), self.latitude[i], self.longitude[j]
         west, east = longitude - self.wide / 2, longitude + self.wide / 2
         width = np.cos(np.deg2rad(self._latitudes(rows)))
@@ -289,7 +310,7 @@ class _Window:
             places.append(_place(lat, lon, np.where(best, away, np.inf).argmin()))
         near_best = pure >= max(pure.max() - _LESS_PURE, 0.0) - 1e-9
         closest = np.full(lon.shape, np.inf)
-        for _ in range(most - 1):
+        for _ in range(blocks - 1):
             last = places[-1]
             closest = np.minimum(closest, np.hypot(lat - last[0], (lon - last[1]) * squeeze))
             farthest = np.where(near_best, closest, -1.0)
@@ -299,13 +320,13 @@ class _Window:
         return places
 
     def _purity(self, number: int, rows: np.ndarray, c0: int, c1: int, around: tuple) -> np.ndarray:
-        """Share of `number` among the 64 pixels of the chip that is centred on each pixel.
+        """Return the share of the class `number` in the 64 pixels of the chip that is centred on each pixel.
 
-        Within a cell all chips take the same pixels relative to their own centre, to within one: those of the chip at
-        the cell's centre, slant of the sinusoidal grid included.
+        Within a cell all chips consist of the same pixels relative to their own centre, to within one pixel: those of
+        the chip at the cell's centre, including the slant of the sinusoidal grid.
         """
         down, right = around
-        # At the edge of what is known a chip cannot be judged: beyond it counts as another class.
+        # Pixels outside the window are unknown, and treated as another class.
         top, left = rows[0] + down.min(), c0 + right.min()
         same = _window(self.classes, top, rows[-1] + 1 + down.max(), left, c1 + right.max()) == number
         same = same.view(np.uint8)
@@ -315,22 +336,39 @@ class _Window:
         return total / 64.0
 
 
+def _set_blocks(
+    cells: Cells, at: tuple[int, int], counts: np.ndarray, places: Mapping[int, Sequence[tuple[float, float]]]
+) -> None:
+    """Set the blocks of one cell, from the numbers of its pixels and the places of blocks by class number."""
+    represented = counts[list(places)].sum()
+    block = 0
+    for number, centres in places.items():
+        for latitude, longitude in centres:
+            cells.latitude[(*at, block)], cells.longitude[(*at, block)] = latitude, longitude
+            cells.classes[(*at, block)] = igbp_code(number)
+            cells.weights[(*at, block)] = counts[number] / represented / len(centres)
+            block += 1
+    cells.weights[at][block:] = 0.0
+
+
 def _place(lat: np.ndarray, lon: np.ndarray, at: np.intp) -> tuple[float, float]:
     return float(lat.flat[at]), float(lon.flat[at])
 
 
 def share_out(counts: np.ndarray, seats: int) -> np.ndarray:
-    """Share a number of blocks among classes in proportion to their pixels, by largest remainders.
+    """Divide a number of blocks among classes in proportion to their pixels, by largest remainders.
 
     Parameters
     ----------
     counts : (class,) int
+        Numbers of pixels.
     seats : int
+        Number of blocks.
 
     Returns
     -------
     (class,) int
-        They add up to `seats`; a class without pixels gets none. Of equal remainders the first goes before.
+        Numbers of blocks, which add up to `seats`; 0 for a class without pixels. Of equal remainders the first wins.
 
     Examples
     --------
@@ -345,7 +383,7 @@ def share_out(counts: np.ndarray, seats: int) -> np.ndarray:
 
 
 def _window(values: np.ndarray, r0: int, r1: int, c0: int, c1: int) -> np.ndarray:
-    """Part of an array that may reach beyond it, 0 outside."""
+    """Return a part of an array; the part may extend beyond the array, where it is 0."""
     out = np.zeros((r1 - r0, c1 - c0), values.dtype)
     a0, a1, b0, b1 = max(r0, 0), min(r1, values.shape[0]), max(c0, 0), min(c1, values.shape[1])
     if a0 < a1 and b0 < b1:

@@ -1,6 +1,6 @@
-"""Forcing cubes as stores: derived once from reanalysis and rasters, compressed, cut as maps read them.
+"""Write and open forcing stores: forcing cubes computed once from reanalysis and rasters, compressed for making maps.
 
-A file holds a block of cells for three months. Blocks without land are not stored.
+A file contains a block of cells for three months. Blocks without land are not stored.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TypeGuard
 
 import dask
 import numpy as np
@@ -23,13 +24,13 @@ from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing
 from fluxcube.swap import building_place, clear_leftovers
 
-#: Cells a side of a block, unless the forcing's own chunks have one size.
+#: Cells along each side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
-#: Hours decompressed at once, and hours of a file: as long as `open_forcing` reads from its sources at once.
+#: Number of hours that are decompressed at once, and of hours in a file, which is what `open_forcing` reads at once.
 _HOURS, _SHARD_HOURS = 96, 2208
-#: The same of days: of chips, and of a daily forcing.
+#: The same for days: of chips, and of a daily forcing.
 _DAYS, _SHARD_DAYS = 16, 96
-#: Reflectance in steps of 0.0001, as MODIS itself and the cubes of towers have it.
+#: Reflectance is stored in steps of 0.0001, as in the MODIS products and tower cubes.
 _SCALE, _FILL = 1e-4, -32768
 
 _CELL_DIMS = ("latitude", "longitude")
@@ -44,10 +45,10 @@ def write_forcing(
     workers: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
-    """Write a forcing cube to a compressed store, which maps are made from faster than from the files it came from.
+    """Write a forcing cube to a compressed store, from which maps are computed faster than from the original files.
 
-    Values of predictors are kept bit by bit, those of chips in steps of 0.0001. The same call after a kill goes on
-    where it was.
+    Values of predictors are stored exactly, those of chips in steps of 0.0001. If the process is killed, the same call
+    resumes the work.
 
     Parameters
     ----------
@@ -56,9 +57,9 @@ def write_forcing(
     store : path
         Folder to write; its parent must exist.
     overwrite : bool
-        Replace a forcing store that is there.
+        Replace an existing forcing store.
     workers : int, optional
-        Blocks in flight, in threads; by default the number of processors.
+        Number of threads, each of which computes a block; default: the number of processors.
     progress : callable, optional
         ``progress(done, total, text)`` after each block.
 
@@ -70,13 +71,13 @@ def write_forcing(
     Raises
     ------
     SchemaError
-        If `forcing` is no forcing cube.
+        If `forcing` is not a forcing cube.
     StoreError
-        If something else is in the way, or the disk is full.
+        If `store` exists and cannot be replaced, or the disk is full.
     """
     forcing, path = validate_forcing(forcing), Path(store).absolute()
     if not path.parent.is_dir():
-        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
+        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first.")
     specs = _specs(forcing)
     _prepare(path, forcing, specs, overwrite)
     with stores.writing(path):
@@ -92,8 +93,8 @@ def write_forcing(
     return path
 
 
-def is_forcing_store(path: object) -> bool:
-    """Return whether a path is a store that `write_forcing` made."""
+def is_forcing_store(path: object) -> TypeGuard[str | os.PathLike]:
+    """Return whether a path is a store that `write_forcing` wrote."""
     if not isinstance(path, (str, os.PathLike)):
         return False
     if not stores.is_url(path) and not (Path(path) / "zarr.json").is_file():
@@ -111,24 +112,21 @@ def open_forcing_store(
     bbox: tuple[float, float, float, float] | None = None,
     time: slice | tuple | None = None,
     storage_options: Mapping[str, object] | None = None,
-    **made: object,
 ) -> xr.Dataset:
-    """Open a store of `write_forcing`, lazily, in Dask chunks of a few days or weeks.
+    """Open a store that `write_forcing` wrote, lazily, in Dask chunks of a few days or weeks.
 
     Parameters
     ----------
     store : path or URL
         The store.
     predictors : str or sequence of str, optional
-        Only these.
+        Predictors to select.
     bbox : (west, south, east, north), optional
-        Degrees; cells whose centres lie inside. West above east crosses the antimeridian.
+        Degrees; selects cells whose centres lie inside. A box with west > east crosses the antimeridian.
     time : slice or (start, stop), optional
-        Hours wanted, both ends included.
+        Time steps to select, both ends included.
     storage_options : mapping, optional
-        What fsspec needs to reach a URL.
-    **made
-        Other options of `fluxcube.open_forcing`, which a store cannot follow any more: None or False.
+        Options of fsspec to reach a URL.
 
     Returns
     -------
@@ -138,19 +136,14 @@ def open_forcing_store(
     Raises
     ------
     StoreError
-        If there is no such store, or it is not finished.
+        If the store does not exist, or is not finished.
     ConfigError
-        If the region or the period lies outside it, or another option is given.
+        If the region or the period lies outside it.
     UnknownNameError
         If it lacks one of `predictors`.
     """
-    if given := [name for name, value in made.items() if value is not None and value is not False]:
-        raise ConfigError(
-            f"{store} is a store of forcing: {', '.join(given)} can no longer change it; leave it out, or make "
-            "another store of the files that this one came from."
-        )
     ds = stores.open_store(store, kind="forcing", dask=False, storage_options=storage_options)
-    ds = ds.assign({name: array.chunk(_read(array)) for name, array in ds.data_vars.items()})
+    ds = ds.assign({name: array.chunk(_dask_chunks(array)) for name, array in ds.data_vars.items()})
     if bbox is not None:
         ds = _inside(ds, bbox)
     if time is not None:
@@ -164,8 +157,8 @@ def open_forcing_store(
     return validate_forcing(ds)
 
 
-def _read(array: xr.DataArray) -> dict[str, int]:
-    """Sizes of the Dask chunks of an opened array: several stored ones in time, or the graph of a globe takes long."""
+def _dask_chunks(array: xr.DataArray) -> dict[str, int]:
+    """Return the sizes of an array's Dask chunks: several stored ones along time, to keep global graphs small."""
     stored = dict(zip(map(str, array.dims), array.encoding["chunks"], strict=True))
     return {dim: size * {"time": 4, "day": 2}.get(dim, 1) for dim, size in stored.items()}
 
@@ -173,22 +166,22 @@ def _read(array: xr.DataArray) -> dict[str, int]:
 def _inside(ds: xr.Dataset, bbox: tuple[float, float, float, float]) -> xr.Dataset:
     west, south, east, north = bbox
     width = (east - west) % 360.0 if east != west and (east - west) % 360.0 else (0.0 if east == west else 360.0)
-    # A cell may be written as 350 or as -10; eastward from the western edge both are the same.
+    # The longitude of a cell may be written as 350 or as -10; counted from the western edge both are the same.
     eastward = np.round((ds.longitude.values - west) % 360.0, 9)
     columns = np.flatnonzero(eastward <= width)
     rows = np.flatnonzero((ds.latitude.values >= south) & (ds.latitude.values <= north))
     if not len(rows) or not len(columns):
         lat, lon = ds.latitude.values, ds.longitude.values
         raise ConfigError(
-            f"bbox {bbox} (west, south, east, north) holds no cell of the forcing, which has latitudes {lat.min():g} "
-            f"to {lat.max():g} and longitudes {lon.min():g} to {lon.max():g}."
+            f"bbox {bbox} (west, south, east, north) contains no cell of the forcing, which has latitudes "
+            f"{lat.min():g} to {lat.max():g} and longitudes {lon.min():g} to {lon.max():g}."
         )
     columns = columns[np.argsort(eastward[columns], kind="stable")]
     return ds.isel(latitude=_slice(rows), longitude=_slice(columns))
 
 
 def _slice(index: np.ndarray) -> slice | np.ndarray:
-    """Give indices that follow each other as a slice, which leaves stored chunks whole."""
+    """Return consecutive indices as a slice, which keeps stored chunks whole."""
     return slice(index[0], index[-1] + 1) if (np.diff(index) == 1).all() else index
 
 
@@ -201,13 +194,13 @@ def _period(ds: xr.Dataset, time: slice) -> xr.Dataset:
 
 
 def _specs(forcing: xr.Dataset) -> dict[str, stores.ArraySpec]:
-    """What the arrays are like."""
+    """Return the specifications of the arrays of a store."""
     specs = {}
     for name, array in forcing.data_vars.items():
         packed = {"scale_factor": _SCALE, "_FillValue": _FILL} if name == "modis" else {}
         steps = [_sizes(forcing, str(dim), size) for dim, size in array.sizes.items()]
         specs[str(name)] = stores.ArraySpec(
-            dims=array.dims,
+            dims=tuple(map(str, array.dims)),
             shape=array.shape,
             dtype="int16" if packed else "float32",
             fill_value=_FILL if packed else np.nan,
@@ -220,7 +213,7 @@ def _specs(forcing: xr.Dataset) -> dict[str, stores.ArraySpec]:
 
 
 def _sizes(forcing: xr.Dataset, dim: str, size: int) -> tuple[int, int]:
-    """What is decompressed at once and what is a file, along a dimension."""
+    """Return the lengths, along a dimension, of what is decompressed at once and of a file."""
     if dim in _CELL_DIMS:
         return (_block(forcing, dim),) * 2
     if dim == "day" or (dim == "time" and resolution_of(forcing) is DAILY):
@@ -229,22 +222,23 @@ def _sizes(forcing: xr.Dataset, dim: str, size: int) -> tuple[int, int]:
 
 
 def _block(forcing: xr.Dataset, dim: str) -> int:
+    """Return the number of cells along a side of a block."""
     sizes = forcing.predictors.chunksizes.get(dim, ()) if forcing.predictors.chunks else ()
     return int(sizes[0]) if sizes and len(set(sizes[:-1])) <= 1 and sizes[0] <= 4 * CELLS else CELLS
 
 
 def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec], overwrite: bool) -> None:
-    """See that an unfinished store of this forcing is at `path`."""
+    """Create the store at `path`, unless it contains an unfinished store of the same forcing."""
     clear_leftovers(path)
     token = str(getattr(forcing.predictors.data, "name", "in memory"))
     if path.exists():
         there = stores.store_attrs(path)
         if there.get("kind") != "forcing":
-            raise StoreError(f"{path} holds no forcing, and is not replaced: give another path.")
+            raise StoreError(f"{path} exists and is not a forcing store, and is not replaced: use another path.")
         if there.get("complete") is not True and there.get("made_from") == token and not overwrite:
             return
         if not overwrite:
-            raise StoreError(f"{path} exists: give overwrite (--overwrite) to replace it, or another path.")
+            raise StoreError(f"{path} exists: set overwrite (--overwrite) to replace it, or use another path.")
         with stores.writing(path):
             stores.remove(path)
     making = building_place(path)
@@ -260,14 +254,14 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySp
 
 
 def _tasks(forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec]) -> Iterator[Task]:
-    """Name and bounds of every file that holds land."""
+    """Yield the array name and the bounds of every file that contains land."""
     land = forcing.land_fraction.transpose(*_CELL_DIMS).values > 0
     for name, spec in specs.items():
         parts = [
             [slice(at, min(at + step, size)) for at in range(0, size, step)]
-            for step, size in zip(spec.shards, spec.shape, strict=True)
+            for step, size in zip(spec.shards or spec.shape, spec.shape, strict=True)
         ]
-        for bounds in itertools.product(*parts):  # cells first: what is read for a block of them is read at once
+        for bounds in itertools.product(*parts):  # cells vary slowest: files of one block of cells follow each other
             if land[bounds[:2]].any():
                 yield name, bounds
 
@@ -278,8 +272,9 @@ def _key(task: Task) -> str:
 
 
 def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: int) -> Iterator[Task]:
-    """Write files, `workers` at a time; yield each that is written and noted."""
-    coming, running = iter(todo), {}
+    """Write files, `workers` at a time; yield each one that is written and recorded."""
+    coming = iter(todo)
+    running: dict[Future[None], Task] = {}
     with ThreadPoolExecutor(workers, "fluxcube-forcing") as pool:
         try:
             while True:
@@ -293,7 +288,9 @@ def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: i
                         future.result()
                         stores.mark_done(path, {_key(task): 0})
                     except OSError as error:
-                        raise StoreError(f"{path}: {_key(task)}: {error}; the same call goes on.") from error
+                        raise StoreError(
+                            f"{path}: {_key(task)}: {error}; run the same call again to resume."
+                        ) from error
                     yield task
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Several publications of one site become one record: step by step, variable by variable, counted by source."""
+"""Fuse several publications of one site to one record, by time step and variable, and count what each supplied."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fluxcube.errors import ConfigError
 from fluxcube.resolution import find_resolution
 from fluxcube.variables import table
 
-#: Fused as one unit, so that NEE = RECO - GPP never mixes two publications: NEE leads, its partition follows.
+#: Variables fused as one unit, so that NEE = RECO - GPP never mixes two publications: the partition follows NEE.
 CARBON_UNIT = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT")
 
 RULES = ("newest", "quality")
 _PARTS = ("", "_QC", "_COVERAGE", "_QUALITY", *UNCERTAINTIES)
-_ABSENT, _UNKNOWN = np.int8(127), np.int8(2)  # beyond every flag; beyond every share
-_EMPTY = {"_QC": -1, "_COVERAGE": 0}  # others NaN
+_ABSENT, _UNKNOWN = np.int8(127), np.int8(2)  # greater than every flag; greater than every share
+_EMPTY = {"_QC": -1, "_COVERAGE": 0}  # other parts: NaN
 
 
 def fuse(
@@ -29,52 +29,53 @@ def fuse(
     Parameters
     ----------
     sources : sequence of (rank, name, xr.Dataset)
-        Records as `to_hourly` or `fluxcube.cubes.daily.to_daily` gives them; a lower rank is a newer publication. Their
-        order does not matter.
+        Records as `to_hourly` or `fluxcube.cubes.localdays.to_daily` returns them; a lower rank is a newer publication.
+        Their order does not matter.
     rule : {"newest", "quality"}
-        For each hour and variable, the newest publication that has a value wins (CarbonSense's rule); or the one
-        with the best flag (of days: the highest quality, unknown being lowest), the newest among equals.
+        For each time step and variable, the newest publication that has a value is used (CarbonSense's rule); or the
+        one with the best flag (in daily records: the highest quality, unknown being lowest), the newest among equals.
     resolution : {"hourly", "daily"}
-        Of the records.
+        Resolution of the records.
 
     Returns
     -------
     record : xr.Dataset
-        Every hour from the first to the last of any source; per variable the values, flags and coverage, and
-        uncertainties where any source has them. All of an hour's are of the source of its value.
+        Every time step from the first to the last of any source; per variable the values, flags and coverage, and
+        uncertainties where any source has them. All of these come from the source of the value.
     report : dict
-        Per variable and source: ``hours`` given, ``flags`` (how many of 0, 1, 2, 3), ``first`` and ``last`` hour. Of
-        daily records ``days`` given, their mean ``quality`` (None where unknown), ``first`` and ``last`` day.
+        Per variable and source: number of ``hours`` supplied, ``flags`` (numbers of 0, 1, 2, 3), ``first`` and ``last``
+        hour. For daily records: number of ``days`` supplied, their mean ``quality`` (None where unknown), ``first`` and
+        ``last`` day.
 
     Raises
     ------
     ConfigError
-        If there is no such rule, or two sources have one name, so that the report could not tell them apart.
+        If the rule is unknown, or two sources have the same name, so that the report could not distinguish them.
 
     Notes
     -----
-    NEE, its flag and its partitions are one unit: an hour takes all of them from the source whose NEE it takes, or,
-    where no source has NEE, from the first (by quality: the one of the best flag) that has any of them. Sources come
-    as hours, each averaged by itself: nothing is interpolated between them, whatever their own steps were.
+    NEE, its flag and its partitions are one unit: for each time step all of them come from the source of NEE or, where
+    no source has NEE, from the first one (with rule "quality": the one with the best flag) that has any of them. Each
+    source was aggregated on its own: nothing is interpolated between sources, whatever their native steps were.
     """
     if rule not in RULES:
         raise ConfigError(f"rule must be one of {', '.join(RULES)}, found {rule!r}.")
     ordered = sorted(sources, key=lambda source: source[:2])
     labels = [label for _, label, _ in ordered]
     if len(set(labels)) < len(labels):
-        raise ConfigError(f"sources to fuse must have names of their own, found {', '.join(labels)}.")
+        raise ConfigError(f"sources to fuse must have different names, found {', '.join(labels)}.")
     step, known = find_resolution(resolution).step, table(resolution)
     time = _axis([ds for _, _, ds in ordered], step)
     present = {name for _, _, ds in ordered for name in ds.data_vars if name in known}
-    names = [name for name in known if name in present]  # table order: the order of sources must not matter
+    names = [name for name in known if name in present]  # in table order, independent of the order of sources
     stacks = {name: _stack(name, [ds for _, _, ds in ordered], time, step) for name in names}
     choices = _choices(stacks, names, rule)
     record = {}
     for name in names:
         for part, stack in stacks[name].items():
             record[name + part] = ("time", _taken(stack, choices[name]))
-    given = _given if resolution == "hourly" else _given_days
-    report = {name: given(stacks[name], choices[name], labels, time) for name in names}
+    count = _count_hours if resolution == "hourly" else _count_days
+    report = {name: count(stacks[name], choices[name], labels, time) for name in names}
     return xr.Dataset(record, coords={"time": time}), report
 
 
@@ -85,22 +86,22 @@ def _axis(records: Sequence[xr.Dataset], step: np.timedelta64) -> np.ndarray:
 
 
 def _stack(name: str, records: Sequence[xr.Dataset], time: np.ndarray, step: np.timedelta64) -> dict[str, np.ndarray]:
-    """Every array of one variable (source, time), on the common axis, by the ending of its name."""
+    """Return the arrays (source, time) of one variable on the common axis, by the ending of their names."""
     stacks = {}
     places = [_places(ds.time.values, time[0], step) for ds in records]
     for part in _PARTS:
-        held = {i: ds[name + part] for i, ds in enumerate(records) if name + part in ds}
-        if not held:
+        arrays = {i: ds[name + part] for i, ds in enumerate(records) if name + part in ds}
+        if not arrays:
             continue
-        dtype = next(iter(held.values())).dtype
+        dtype = next(iter(arrays.values())).dtype
         stacks[part] = np.full((len(records), len(time)), _EMPTY.get(part, np.nan), dtype)
-        for i, array in held.items():
+        for i, array in arrays.items():
             stacks[part][i, places[i]] = array.values
     return stacks
 
 
 def _places(time: np.ndarray, origin: np.datetime64, step: np.timedelta64) -> slice | np.ndarray:
-    """Return where the steps of a record lie on the common axis; a slice where it has no holes."""
+    """Return the positions of a record's steps on the common axis; a slice if the record has no gaps."""
     first, last = (int((t - origin) / step) for t in time[[0, -1]])
     if last - first == len(time) - 1:
         return slice(first, last + 1)
@@ -108,12 +109,12 @@ def _places(time: np.ndarray, origin: np.datetime64, step: np.timedelta64) -> sl
 
 
 def _taken(stack: np.ndarray, choice: np.ndarray) -> np.ndarray:
-    """Return what each hour's source has (time,)."""
+    """Return the values (time,) of the source chosen for each step."""
     return stack[0] if len(stack) == 1 else np.take_along_axis(stack, choice[None], 0)[0]
 
 
 def _choices(stacks: dict, names: Sequence[str], rule: str) -> dict[str, np.ndarray]:
-    """Which source each hour of each variable comes from (time,); the first where none has a value."""
+    """Return the index of the source of each step (time,) of each variable; the first where none has a value."""
     unit = [name for name in CARBON_UNIT if name in names]
     choices = {name: _best(_scores(stacks[name], rule)) for name in names if name not in unit}
     if unit:
@@ -126,24 +127,24 @@ def _choices(stacks: dict, names: Sequence[str], rule: str) -> dict[str, np.ndar
 
 
 def _scores(stack: dict[str, np.ndarray], rule: str) -> np.ndarray:
-    """How far each value (source, time) is from the best there could be."""
+    """Return the difference of each value (source, time) from the best possible one."""
     return np.where(np.isfinite(stack[""]), _badness(stack) if rule == "quality" else np.int8(0), _ABSENT)
 
 
 def _badness(stack: dict[str, np.ndarray]) -> np.ndarray:
-    """The flag of each value (source, time), or what its share is short of 1."""
+    """Return the flag of each value (source, time), or 1 minus its quality."""
     if "_QC" in stack:
         return stack["_QC"]
     return np.where(np.isnan(stack["_QUALITY"]), np.float32(_UNKNOWN), 1 - stack["_QUALITY"])
 
 
 def _best(scores: np.ndarray) -> np.ndarray:
-    """Return the best source of each hour (time,): argmin takes the first, the newest, of equals."""
+    """Return the best source of each step (time,); among equals argmin returns the first, which is the newest."""
     return scores.argmin(0)
 
 
-def _given(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
-    """What each source gave of one variable."""
+def _count_hours(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
+    """Return what each source supplied of one variable."""
     values, flags = (_taken(stack[part], choice) for part in ("", "_QC"))
     report = {}
     for i, label in enumerate(labels):
@@ -158,8 +159,8 @@ def _given(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndar
     return report
 
 
-def _given_days(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
-    """What each source gave of one variable of a daily record."""
+def _count_days(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
+    """Return what each source supplied of one variable of a daily record."""
     values, quality = (_taken(stack[part], choice) for part in ("", "_QUALITY"))
     report = {}
     for i, label in enumerate(labels):

@@ -1,4 +1,4 @@
-"""Half-hours to UTC hours: what straddles two hours is split in proportion, and every part keeps its flag."""
+"""Aggregate half-hours to UTC hours: steps that straddle two hours are split, and the parts keep their flags."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ import xarray as xr
 
 from fluxcube.variables import table
 
-#: An hour needs this share observed to have a mean; a sum needs all of it.
+#: Minimum share of an hour that must be observed for a mean; a sum needs the whole hour.
 MIN_COVERAGE = 0.5
 
-#: What a variable's uncertainties end in: random, and random with that of the USTAR filter.
+#: Endings of a variable's uncertainties: random, and joint (random and USTAR filtering).
 UNCERTAINTIES = ("_RANDUNC", "_JOINTUNC")
 
 _HOUR = 60
 
 
 def to_hourly(record: xr.Dataset) -> xr.Dataset:
-    """Turn a tower record at its own step into UTC hours.
+    """Aggregate a tower record at its own step to UTC hours.
 
     Parameters
     ----------
     record : xr.Dataset
-        Dim time (UTC start of each step, to the minute, increasing; holes allowed); per variable ``NAME``, its flag
+        Dim time (UTC start of each step, to the minute, increasing; gaps allowed); per variable ``NAME``, its flag
         ``NAME_QC`` (-1 where there is no value) and, where known, ``NAME_RANDUNC`` and ``NAME_JOINTUNC`` (one standard
         deviation, in its units); attribute ``step_minutes``.
 
     Returns
     -------
     xr.Dataset
-        Dim time (every UTC hour from the first to the last that the record touches). Per variable ``NAME`` float32,
-        ``NAME_QC`` int8 (the worst flag of what went in; -1 where there is no value) and ``NAME_COVERAGE`` float32
+        Dim time (every UTC hour from the first to the last that the record overlaps). Per variable ``NAME`` float32,
+        ``NAME_QC`` int8 (the worst flag of the values used; -1 where there is no value) and ``NAME_COVERAGE`` float32
         (share of the hour that was observed, 0 to 1), and ``NAME_RANDUNC`` and ``NAME_JOINTUNC`` float32 where the
-        record has them. An hour observed less than half is missing, and so is a sum unless all of it was; wind
-        direction is averaged as a vector. Attributes of ``NAME``, in native steps: ``values`` (that there were),
-        ``steps_split`` (that fell in two hours) and ``steps_lost`` (that fell in an hour that is missing; a part of a
-        step counts as such).
+        record has them. An hour of which less than half was observed is missing; a sum is missing unless the whole hour
+        was observed; wind direction is averaged as a vector. Attributes of ``NAME``, as numbers of native steps:
+        ``values`` (with a value), ``steps_split`` (that overlap two hours) and ``steps_lost`` (in an hour that is
+        missing; a part of a step counts as a fraction).
 
     Notes
     -----
-    A step that straddles an hour's edge, as at offsets of 5.75 hours, gives each hour its share: means weigh it by
-    overlap, sums are split. A record that is hourly and aligned passes through unchanged.
+    A step that straddles two hours, as at offsets of 5.75 hours, contributes to each: means weight it by overlap, sums
+    are split. A record that is hourly and aligned is returned unchanged.
 
     Random errors of two half-hours are independent of each other (Hollinger & Richardson 2005): with weights w_i that
-    add up to 1, an hour's is sqrt(sum((w_i u_i)^2)). The joint uncertainty holds, beside them, that of the USTAR
-    threshold, which errs alike in all half-hours (Pastorello et al. 2020); as if all of it did, an hour's is the
-    weighted mean, sum(w_i u_i): never too small, and too large by the independent part. An hour has an uncertainty only
-    if every value that went into it had one.
+    add up to 1, the random error of an hour is sqrt(sum((w_i u_i)^2)). The joint uncertainty also includes that of the
+    USTAR threshold, whose error is the same in all half-hours (Pastorello et al. 2020); it is treated as if all of it
+    were: that of an hour is the weighted mean, sum(w_i u_i), which is never too small, and too large by the independent
+    part. An hour has an uncertainty only if every value used had one.
 
     References
     ----------
@@ -69,16 +69,16 @@ def to_hourly(record: xr.Dataset) -> xr.Dataset:
     arrays: dict[str, tuple] = {}
     for name in names:
         spread = {end: record[name + end].values for end in UNCERTAINTIES if name + end in record}
-        made, counts = parts.aggregate(
+        columns, counts = parts.aggregate(
             record[name].values, record[f"{name}_QC"].values, table()[name].aggregate, spread
         )
-        arrays |= {name + end: ("time", array) for end, array in made.items()}
-        arrays[name] = ("time", made[""], counts)
+        arrays |= {name + end: ("time", array) for end, array in columns.items()}
+        arrays[name] = ("time", columns[""], counts)
     return xr.Dataset(arrays, coords={"time": parts.hours}, attrs=record.attrs)
 
 
 class _Parts:
-    """How the steps of a record fall into hours: each step gives minutes to one hour, or to two."""
+    """Assignment of the steps of a record to hours: the minutes of each step belong to one hour, or to two."""
 
     def __init__(self, time: np.ndarray, step: int):
         minute = time.astype("datetime64[m]").astype(np.int64)
@@ -101,13 +101,15 @@ class _Parts:
     def aggregate(
         self, values: np.ndarray, flags: np.ndarray, how: str, spread: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Aggregate one variable and its uncertainties: arrays (hours,) by ending, and counts of native steps."""
+        """Return arrays (hours,) of one variable and its uncertainties by ending, and counts of native steps."""
         present = np.isfinite(values)
         if self._whole:
-            made = {"": self._placed(values, np.nan), "_QC": self._placed(flags, -1)}
-            made["_COVERAGE"] = self._placed(present.astype(np.float32), 0)
-            made |= {end: self._placed(np.where(present, u, np.float32(np.nan)), np.nan) for end, u in spread.items()}
-            return made, {"values": int(present.sum()), "steps_split": 0, "steps_lost": 0.0}
+            columns = {"": self._placed(values, np.nan), "_QC": self._placed(flags, -1)}
+            columns["_COVERAGE"] = self._placed(present.astype(np.float32), 0)
+            columns |= {
+                end: self._placed(np.where(present, u, np.float32(np.nan)), np.nan) for end, u in spread.items()
+            }
+            return columns, {"values": int(present.sum()), "steps_split": 0, "steps_lost": 0.0}
         if self._slots is not None and how != "vector" and not spread:
             return self._in_slots(values, flags, how)
         there = present[self._row]
@@ -120,11 +122,11 @@ class _Parts:
                 end: self._spread(u[row].astype(float), hour, minutes, observed, end) for end, u in spread.items()
             }
         enough &= np.isfinite(out)
-        made = {"": np.where(enough, out, np.nan).astype(np.float32)}
-        made["_QC"] = np.where(enough, self._worst(flags[row], hour), -1).astype(np.int8)
-        made["_COVERAGE"] = (observed / _HOUR).astype(np.float32)
-        made |= {end: np.where(enough, u, np.nan).astype(np.float32) for end, u in spread.items()}
-        return made, {
+        columns = {"": np.where(enough, out, np.nan).astype(np.float32)}
+        columns["_QC"] = np.where(enough, self._worst(flags[row], hour), -1).astype(np.int8)
+        columns["_COVERAGE"] = (observed / _HOUR).astype(np.float32)
+        columns |= {end: np.where(enough, u, np.nan).astype(np.float32) for end, u in spread.items()}
+        return columns, {
             "values": int(present.sum()),
             "steps_split": int((present & self._second).sum()) if self._straddles else 0,
             "steps_lost": float(observed[~enough].sum() / self._step),
@@ -133,14 +135,14 @@ class _Parts:
     def _in_slots(
         self, values: np.ndarray, flags: np.ndarray, how: str
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Aggregate what does not straddle, side by side: the same to the last bit, and faster."""
+        """Aggregate steps that do not straddle hours, in columns: faster, with results equal to the last bit."""
         each = _HOUR // self._step
         grid, worst = np.full(self._count * each, np.nan, values.dtype), np.full(self._count * each, -1, np.int8)
         grid[self._slots] = values
         worst[self._slots] = np.where(np.isfinite(values), flags, -1)
         steps, total, flag = np.zeros(self._count, np.int16), np.zeros(self._count), np.full(self._count, -1, np.int8)
         share = 1 if how == "sum" else self._step
-        for i in range(each):  # column by column: numpy is slow along axes this short
+        for i in range(each):  # a loop over columns, because numpy is slow along axes this short
             present = np.isfinite(grid[i::each])
             steps += present
             total += np.where(present, grid[i::each], 0).astype(float) * share
@@ -155,7 +157,7 @@ class _Parts:
         }, {"values": int(steps.sum()), "steps_split": 0, "steps_lost": float(steps[~enough].sum())}
 
     def _placed(self, values: np.ndarray, fill: float) -> np.ndarray:
-        """Put values that are hours already on the axis of hours, bit by bit."""
+        """Return values that are already hourly, unchanged, at their positions on the axis of hours."""
         out = np.full(self._count, fill, values.dtype)
         out[self._hour] = values
         return out
@@ -174,12 +176,13 @@ class _Parts:
         return total(values * minutes) / observed
 
     def _spread(self, uncertainty, hour, minutes, observed, ending: str) -> np.ndarray:
-        """Uncertainty of each hour's mean (hours,); NaN, which a sum hands on, where a value has none."""
+        """Return the uncertainty of each hour's mean (hours,); NaN, which sums propagate, where a value has none."""
         share = uncertainty.astype(float) * minutes
         if ending == "_RANDUNC":
             return np.sqrt(np.bincount(hour, share**2, self._count)) / observed
         return np.bincount(hour, share, self._count) / observed
 
     def _worst(self, flags: np.ndarray, hour: np.ndarray) -> np.ndarray:
-        """Worst flag of each hour (hours,)."""
-        return sum((np.bincount(hour[flags >= f], minlength=self._count) > 0).astype(np.int8) for f in (1, 2, 3))
+        """Return the worst flag of each hour (hours,)."""
+        worse = [np.bincount(hour[flags >= f], minlength=self._count) > 0 for f in (1, 2, 3)]
+        return np.stack(worse).sum(0, dtype=np.int8)

@@ -1,19 +1,22 @@
-"""How a tower cube lies in its store: coordinates, arrays and their files, and one site's part of them.
+"""Layout of a tower cube in its store: coordinates, arrays and their files, and the part of each site.
 
-A store's time axis begins at a fixed epoch, 1980-01-01, and a shard holds 60 years of one site: a new year makes the
-axis longer, a new site gets files of its own, and no other site's file changes. Empty years take no room, and
-`fluxcube.open_carbonsense` shows none.
+The time axis of every store begins at a fixed epoch, 1980-01-01, and a shard contains 60 years of one site. A new year
+makes the axis longer, a new site has files of its own, and the files of other sites do not change. Empty years take no
+space, and `fluxcube.open_carbonsense` omits them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.tower import Tower
+from fluxcube.cubes.places import location
+from fluxcube.cubes.tower_data import Stack, Tower, TowerOptions
 from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
 from fluxcube.resolution import ALL
@@ -21,20 +24,20 @@ from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable
 from fluxcube.stores import ArraySpec, spill, spilled, unspill, write_run
 from fluxcube.variables import BANDS
 
-#: Where every store's time axis begins; no tower is older.
+#: Start of every store's time axis; no flux tower is older.
 EPOCH = np.datetime64("1980-01-01", "h")
-#: Where every store's day axis (of satellite data) begins: the year of MODIS's first light.
+#: Start of every store's day axis (of satellite data): the year of the first MODIS images.
 DAY_EPOCH = np.datetime64("2000-01-01", "D")
 #: One step of the time axis, by resolution.
 STEPS = {name: row.step for name, row in ALL.items()}
 
-#: Steps that are read and decompressed at once: two months of hours, four years of days.
+#: Number of time steps that are read and decompressed at once: two months of hours, four years of days.
 CHUNK = 1461
-#: Chunks in a file: 60 years. Those of days have as many.
+#: Number of chunks in a file, which is 60 years.
 _SHARD = {name: 15 * row.steps_per_day for name, row in ALL.items()}
-#: Reflectance in steps of 0.0001, as MODIS itself packs it.
+#: Reflectance is stored in steps of 0.0001, as in the MODIS products.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
-#: Satellite data: name of the array, its shape a day, its title, and days read at once.
+#: Satellite data: name of the array, its shape per day, its title, and the number of days read at once.
 _SATELLITE = {
     "hourly": (
         "modis",
@@ -44,34 +47,99 @@ _SATELLITE = {
     ),
     "daily": ("surface", (7,), "reflectance under a clear sky, mean of 2 km x 2 km (MOD09GA bands 1-7)", 1370),
 }
-#: Days in a file: 60 years.
+#: Number of days in a file: 60 years.
 _DAYS_SHARD = 32 * 685
 
-#: What `write_tower` needs to know of a site once its values are put aside; JSON can hold it, and the store keeps it.
-Record = Mapping[str, object]
+#: What `write_tower` needs to know about a site, as `placed` returns it. It can be written as JSON; the store keeps it.
+Place = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CubeSettings:
+    """How a cube is built; appending to it must not change this.
+
+    Attributes
+    ----------
+    predictors, fluxes : tuple of str
+        Labels of the stacks.
+    resolution : {"hourly", "daily"}
+        Step of the time axis.
+    clock : {"solar", "standard"}
+        Clock of DOY and TOD.
+    order, rule : str
+        Order of publications, and rule of fusion, as in `fluxcube.build_carbonsense`.
+    compact : bool
+        Whether values are stored as scaled integers (`fluxcube.decimals`).
+    """
+
+    predictors: tuple[str, ...]
+    fluxes: tuple[str, ...]
+    resolution: str = "hourly"
+    clock: str = "solar"
+    order: str = "newest"
+    rule: str = "newest"
+    compact: bool = False
+
+    @classmethod
+    def of(cls, cube: xr.Dataset, attrs: Mapping[str, str]) -> CubeSettings:
+        """Return the settings of an opened cube with the attributes `attrs`."""
+        labels = {stack: tuple(str(name) for name in cube[dim].values) for stack, dim in STACKS.items()}
+        return cls(
+            predictors=labels["predictors"],
+            fluxes=labels["fluxes"],
+            resolution=attrs["resolution"],
+            clock=attrs["clock"],
+            order=attrs["order"],
+            rule=attrs["fusion_rule"],
+            compact=attrs["packing"] == "decimals",
+        )
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Labels by stack (`STACKS`)."""
+        return {"predictors": self.predictors, "fluxes": self.fluxes}
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """Attributes of the store that record the settings."""
+        return {
+            "resolution": self.resolution,
+            "clock": self.clock,
+            "order": self.order,
+            "fusion_rule": self.rule,
+            "predictors": " ".join(self.predictors),
+            "packing": "decimals" if self.compact else "floats",
+        }
+
+    def tower_options(self, *, strict: bool = False) -> TowerOptions:
+        """Return the options to read a tower of this cube with."""
+        return TowerOptions(
+            predictors=self.predictors, targets=self.fluxes, rule=self.rule, clock=self.clock, strict=strict
+        )
 
 
 def span(tower: Tower, resolution: str = "hourly") -> tuple[np.datetime64, np.datetime64]:
-    """Return the first step of a tower and the one after its last."""
+    """Return the first time step of a tower and the one after its last."""
     return tower.time[0], tower.time[-1] + STEPS[resolution]
 
 
 def check_epoch(tower: Tower) -> None:
-    """Refuse a tower that is older than the time axis (SourceError)."""
+    """Raise a SourceError if a tower has values before the time axis begins."""
     if tower.time[0] < EPOCH:
         raise SourceError(
-            f"{tower.info.site}: its values begin at {np.datetime64(tower.time[0], 'h')}, before {EPOCH}, where every "
-            "store's time begins and no flux tower yet stood; check the file's years."
+            f"{tower.info.site}: expected values from {EPOCH} on, since there were no flux towers before, found values "
+            f"from {np.datetime64(tower.time[0], 'h')}; check the years in the file."
         )
 
 
 def placed(tower: Tower, resolution: str = "hourly") -> dict[str, object]:
-    """Return what the coordinates and arrays of a cube need to know of a tower, as JSON can hold it."""
+    """Return what the coordinates and arrays of a cube need to know about a tower, in values that JSON can contain."""
     info, (start, stop) = tower.info, span(tower, resolution)
+    latitude, longitude = location(info)
     return {
         "site": info.site,
-        "latitude": float(info.latitude),
-        "longitude": float(info.longitude),
+        "latitude": float(latitude),
+        "longitude": float(longitude),
         "elevation": None if info.elevation is None else float(info.elevation),
         "igbp": info.igbp,
         "koppen": info.koppen,
@@ -83,45 +151,44 @@ def placed(tower: Tower, resolution: str = "hourly") -> dict[str, object]:
     }
 
 
-def time_axis(places: Sequence[Record], resolution: str = "hourly") -> np.ndarray:
-    """Return the time axis of a store that holds these sites: from the epoch to the last step, datetime64[ns]."""
+def time_axis(places: Sequence[Place], resolution: str = "hourly") -> np.ndarray:
+    """Return the time axis (time,) datetime64[ns] of a store of these sites, from the epoch to the last step."""
     stop = max(np.datetime64(place["stop"], "h") for place in places)
     return np.arange(EPOCH, stop, STEPS[resolution].astype("timedelta64[h]")).astype("datetime64[ns]")
 
 
 def cube_coords(
-    places: Sequence[Record],
-    time: np.ndarray,
-    labels: Mapping[str, Sequence[str]],
-    days: np.ndarray | None,
-    resolution: str = "hourly",
+    places: Sequence[Place], time: np.ndarray, settings: CubeSettings, days: np.ndarray | None
 ) -> xr.Dataset:
     """Return the coordinates of a cube of these sites.
 
     Parameters
     ----------
     places : sequence of mapping
-        As `placed` gives them, with their ``citations``, ``dois`` and ``licences`` by network, in the order of the
+        As `placed` returns them, with their ``citations``, ``dois`` and ``licences`` by network, in the order of the
         `site` axis.
     time : (time,) datetime64[ns]
         UTC hours, or local dates.
-    labels : mapping of str to sequence of str
-        Labels of each stack (`STACKS`).
+    settings : CubeSettings
+        Of the cube.
     days : (day,) datetime64 or None
-        Days of satellite data; None makes a cube without.
-    resolution : str
-        "hourly" or "daily".
+        Days of satellite data; None for a cube without satellite data.
+
+    Returns
+    -------
+    xr.Dataset
+        Without data variables.
     """
-    coords = {name: ("site", *parts) for name, parts in _on_site(places).items()}
-    coords |= _on_time(time, resolution)
+    coords: dict[str, tuple] = {name: ("site", *parts) for name, parts in _on_site(places).items()}
+    coords |= _on_time(time, settings.resolution)
     for stack, dim in STACKS.items():
-        coords |= variable_coords(labels[stack], dim, resolution)
+        coords |= variable_coords(settings.labels[stack], dim, settings.resolution)
     if days is not None:
-        coords |= _on_day(days, resolution)
+        coords |= _on_day(days, settings.resolution)
     return xr.Dataset(coords=coords)
 
 
-def _on_site(places: Sequence[Record]) -> dict[str, tuple]:
+def _on_site(places: Sequence[Place]) -> dict[str, tuple]:
     def text(key: str, join: str = "") -> np.ndarray:
         return np.array([join.join(p[key]) if join else p[key] for p in places], object)
 
@@ -157,12 +224,12 @@ def _on_time(time: np.ndarray, resolution: str) -> dict[str, tuple]:
 
 
 def _on_day(days: np.ndarray, resolution: str) -> dict[str, tuple]:
-    """Return the coordinates of satellite data: every day from the epoch on, and which of them have any."""
-    held = np.sort(days.astype("datetime64[D]"))
-    axis = day_axis(held)
-    coords = {
+    """Return the coordinates of satellite data: every day from the epoch on, and which of these have data."""
+    with_data = np.sort(days.astype("datetime64[D]"))
+    axis = day_axis(with_data)
+    coords: dict[str, tuple] = {
         "day": ("day", axis.astype("datetime64[ns]"), {"long_name": "date of the satellite product"}),
-        "day_held": ("day", np.isin(axis, held), {"long_name": "days of which some site has a value"}),
+        "day_held": ("day", np.isin(axis, with_data), {"long_name": "days of which some site has a value"}),
         "band": ("band", np.array(ALL[resolution].bands, object)),
     }
     if not ALL[resolution].surface_columns:
@@ -174,7 +241,9 @@ def _on_day(days: np.ndarray, resolution: str) -> dict[str, tuple]:
 def day_axis(days: np.ndarray) -> np.ndarray:
     """Return every day (day,) datetime64[D] from `DAY_EPOCH` to the last of `days`."""
     if days.min() < DAY_EPOCH:
-        raise SourceError(f"satellite data of {days.min()}: before {DAY_EPOCH}, when MODIS did not fly; check dates.")
+        raise SourceError(
+            f"expected MODIS data from {DAY_EPOCH} on, found some of {days.min()}; check the dates of the rasters."
+        )
     return np.arange(DAY_EPOCH, days.max() + 1)
 
 
@@ -182,36 +251,41 @@ def _cf(name: str, units: str) -> dict[str, str]:
     return {"standard_name": name, "long_name": name, "units": units}
 
 
-def cube_arrays(
-    places: Sequence[Record],
-    steps: int,
-    labels: Mapping[str, Sequence[str]],
-    days: int | None,
-    resolution: str = "hourly",
-    *,
-    compact: bool = False,
-) -> dict[str, ArraySpec]:
-    """Return the arrays of a cube of these sites and so many steps, as `fluxcube.stores.create` takes them.
+def cube_arrays(places: Sequence[Place], steps: int, settings: CubeSettings, days: int | None) -> dict[str, ArraySpec]:
+    """Return the arrays of a cube, as `fluxcube.stores.create` expects them.
 
-    `compact` keeps values as `fluxcube.decimals` does. Those that a cube need not have are there if any site has them.
+    Parameters
+    ----------
+    places : sequence of mapping
+        Sites, as `placed` returns them. An optional array exists if any site has it.
+    steps : int
+        Number of time steps.
+    settings : CubeSettings
+        Of the cube.
+    days : int or None
+        Number of days of satellite data; None for a cube without.
+
+    Returns
+    -------
+    dict of str to ArraySpec
+        By the name of the array.
     """
-    held = {name for place in places for name in place["arrays"]}
+    resolution, present = settings.resolution, {name for place in places for name in place["arrays"]}
     arrays = {}
     for stack, dim in STACKS.items():
-        wide = len(labels[stack])
-        like = {
-            "dims": ("site", "time", dim),
-            "shape": (len(places), steps, wide),
-            "chunks": (1, CHUNK, wide),
-            "shards": (1, CHUNK * _SHARD[resolution], wide),
-        }
+        width = len(settings.labels[stack])
         for ending in stack_parts(stack, resolution):
             part = PARTS[ending]
-            if part.required or stack + ending in held:
-                attrs = {**part.attrs, "long_name": f"{part.attrs.get('long_name', '')} {stack}".strip()}
-                decimals = compact and part.dtype == "float32"
+            if part.required or stack + ending in present:
                 arrays[stack + ending] = ArraySpec(
-                    dtype=part.dtype, fill_value=part.fill, attrs=attrs, decimals=decimals, **like
+                    dims=("site", "time", dim),
+                    shape=(len(places), steps, width),
+                    dtype=part.dtype,
+                    chunks=(1, CHUNK, width),
+                    shards=(1, CHUNK * _SHARD[resolution], width),
+                    fill_value=part.fill,
+                    attrs={**part.attrs, "long_name": f"{part.attrs.get('long_name', '')} {stack}".strip()},
+                    decimals=settings.compact and part.dtype == "float32",
                 )
     if days is not None:
         arrays[_SATELLITE[resolution][0]] = _satellite_array(len(places), days, resolution)
@@ -233,25 +307,25 @@ def _satellite_array(sites: int, days: int, resolution: str) -> ArraySpec:
     )
 
 
-def put_aside(building: Path, tower: Tower, *, compact: bool = False) -> None:
-    """Spill a tower's values, as `write_tower` wants them; `compact` takes rounding errors off decimal fractions."""
+def spill_tower(building: Path, tower: Tower, *, compact: bool = False) -> None:
+    """Spill a tower's values for `write_tower`; with `compact`, without the rounding errors of decimal fractions."""
     arrays = {}
-    for stack in STACKS:
-        held = getattr(tower, stack)
-        arrays[f"{stack}_names"] = np.array(held.names, str)
-        for ending, values in held.parts.items():
+    for name in STACKS:
+        stack: Stack = getattr(tower, name)
+        arrays[f"{name}_names"] = np.array(stack.names, str)
+        for ending, values in stack.parts.items():
             scale = PARTS[ending].attrs.get("scale_factor")
             values = (np.rint(values / scale) if scale else values).astype(PARTS[ending].dtype)
             if compact and values.dtype == np.float32:
                 values = np.stack([snap(column) for column in values.T], 1) if values.size else values
-            arrays[stack + ending] = values
+            arrays[name + ending] = values
     spill(building, tower.info.site, arrays)
 
 
-def put_chips_aside(building: Path, site: str, day: np.ndarray, values: np.ndarray) -> None:
+def spill_chips(building: Path, site: str, day: np.ndarray, values: np.ndarray) -> None:
     """Spill some days of a site's chips (day, band, y, x) float32, or reflectance (day, band), for `write_chips`.
 
-    Days of several calls must follow each other.
+    The days of several calls must be in ascending order.
     """
     if values.ndim == 4:
         values = np.where(np.isfinite(values), np.rint(values / _CHIP_SCALE), _CHIP_FILL).astype(np.int16)
@@ -260,38 +334,34 @@ def put_chips_aside(building: Path, site: str, day: np.ndarray, values: np.ndarr
         spill(building, f"{site}.chips.{day[0]}", {"day": day, "values": values})
 
 
-def write_tower(
-    building: Path, at: int, place: Record, labels: Mapping[str, Sequence[str]], resolution: str = "hourly"
-) -> None:
-    """Write what `put_aside` kept of a site: values, and all that is said of them.
+def write_tower(building: Path, at: int, place: Place, settings: CubeSettings) -> None:
+    """Write the values of a site that `spill_tower` spilled.
 
     Parameters
     ----------
     building : path
-        Store that is being made.
+        Store that is being built.
     at : int
-        The site's place on the axis.
+        Index of the site on its axis.
     place : mapping
-        As `placed` gives it.
-    labels : mapping of str to sequence of str
-        Labels of each stack.
-    resolution : str
-        "hourly" or "daily".
+        As `placed` returns it.
+    settings : CubeSettings
+        Of the cube.
     """
     parts = unspill(building, place["site"])
-    step = STEPS[resolution].astype("timedelta64[h]")
+    step = STEPS[settings.resolution].astype("timedelta64[h]")
     start = int((np.datetime64(place["start"], "h") - EPOCH) / step)
-    for stack in STACKS:
-        columns = [labels[stack].index(name) for name in parts[f"{stack}_names"]]
-        for ending in stack_parts(stack, resolution):
+    for stack, labels in settings.labels.items():
+        columns = [labels.index(name) for name in parts[f"{stack}_names"]]
+        for ending in stack_parts(stack, settings.resolution):
             if (values := parts.get(stack + ending)) is not None:
-                run = np.full((len(values), len(labels[stack])), PARTS[ending].fill, values.dtype)
+                run = np.full((len(values), len(labels)), PARTS[ending].fill, values.dtype)
                 run[:, columns] = values
                 write_run(building, stack + ending, at, start, run)
 
 
 def write_chips(building: Path, at: int, site: str, resolution: str = "hourly") -> None:
-    """Write what `put_chips_aside` kept of a site, each on its day."""
+    """Write the satellite data of a site that `spill_chips` spilled, each day at its position."""
     parts = [unspill(building, key) for key in spilled(building, f"{site}.chips.")]
     if parts:
         at_day = (np.concatenate([part["day"] for part in parts]) - DAY_EPOCH).astype(int)

@@ -1,4 +1,4 @@
-"""Half-hours and hours to local days: all of a day, gap-filled hours included, and the share of it that is good."""
+"""Aggregate half-hours and hours to local days, gap-filled hours included, and the share of each day that is good."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from fluxcube.variables import Variable, table
 #: Grams of carbon a day in one µmol of CO2 a second: 12.011e-6 * 86400 = 1.0377.
 GRAMS_OF_CARBON = 12.011e-6 * 86400
 
-#: A mean needs this share of the day; a flux, a sum and a range need all of it.
+#: Minimum share of a day that must be observed for a mean; a flux, a sum and a range need the whole day.
 MIN_COVERAGE = 0.9
 
 _HOUR, _DAY = 60, 1440
-#: All of a day, within what shares kept as float32 add up to.
+#: The whole day, within the rounding errors of sums of float32 shares.
 _ALL = 0.9999
 
 
 def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
-    """Turn a tower's half-hours or hours into local days.
+    """Aggregate the half-hours or hours of a tower to local days.
 
     Parameters
     ----------
     record : xr.Dataset
-        Dim time (UTC start of each step, increasing; holes allowed). Either at its own step, as
-        `fluxcube.sources.towers.readers.read_archive` gives it (attribute ``step_minutes``), or UTC hours, as
-        `fluxcube.cubes.hourly.to_hourly` gives them (``<NAME>_COVERAGE``).
+        Dim time (UTC start of each step, increasing; gaps allowed). Either at its own step, as
+        `fluxcube.sources.towers.readers.read_archive` returns it (attribute ``step_minutes``), or UTC hours, as
+        `fluxcube.cubes.hourly.to_hourly` returns them (``<NAME>_COVERAGE``).
     utc_offset : float or sequence of (start, float)
-        Hours east of UTC of the site's standard time, or dated entries; the same that decoded its stamps.
+        Hours east of UTC of the site's standard time, or dated entries; those that its time stamps were decoded with.
 
     Returns
     -------
     xr.Dataset
-        Dim time (every local date from the first to the last that the record touches). Per variable of the daily table
+        Dim time (every local date from the first to the last that the record overlaps). Per variable of the daily table
         ``<NAME>`` float32 in its units, ``<NAME>_QUALITY`` float32 (share of the day with flag 0 or 1, measured or good
         fill; NaN where there is no value), and ``<NAME>_RANDUNC`` and ``<NAME>_JOINTUNC`` where the record has them;
-        TA_RANGE is made of TA. Attributes are the record's, but for ``step_minutes`` (1440).
+        TA_RANGE is computed from TA. Attributes are the record's, except ``step_minutes`` (1440).
 
     Notes
     -----
-    A day's value is the mean (P: the sum; WD: the vector mean) of *all* of its hours, gap-filled ones included. Gaps
-    are nights more often than days: at 109 FLUXNET2015 towers the mean of measured hours alone, on days with at least
-    half of them, has 1.07 gC m-2 d-1 less NEE on average (1.0 at the median tower, up to 4.2). A step that straddles
-    midnight gives each day its share.
+    The value of a day is the mean (P: the sum; WD: the vector mean) of *all* of its hours, gap-filled ones included.
+    Gaps occur more often at night than by day: at 109 FLUXNET2015 towers the mean of measured hours alone, on days with
+    at least half of them, has 1.07 gC m-2 d-1 less NEE on average (1.0 at the median tower, up to 4.2). A step that
+    straddles midnight contributes to both days in proportion.
 
     Fluxes that are targets, sums and TA_RANGE need the whole day. Other means need 90 % of it: with one gap of 10 %
-    the error of a day's mean is 0.07 (TA), 0.10 (VPD) and 0.4 (SW_IN) of the standard deviation of daily means (six
+    the error of a daily mean is 0.07 (TA), 0.10 (VPD) and 0.4 (SW_IN) of the standard deviation of daily means (six
     FLUXNET2015 towers); with half of the day missing, which ONEFlux allows for variables that it does not fill, it is
     0.4, 0.5 and 2.
 
-    TA_RANGE is the highest minus the lowest mean of an hour of the local clock; steps that straddle such hours, as UTC
-    hours of an offset of +5:30 do, count for the hour that has their middle, since blending two of them would make
-    ranges smaller. Where dated offsets change, the days are those of the offset that held; the day that lost hours to
-    the change is not whole.
+    TA_RANGE is the maximum minus the minimum of the means of local clock hours; steps that straddle such hours, as UTC
+    hours at an offset of +5:30 do, count for the hour that contains their middle, since averaging two of them would
+    make ranges smaller. Where dated offsets change, days follow the offset in force; a day that lost hours because of
+    the change is not complete.
 
-    Uncertainties are ONEFlux's for a day: random errors are independent, so the day's is sqrt(sum u_i^2) / n over the
-    n steps that have one (those measured); what the joint uncertainty holds beside it, the USTAR threshold, errs alike
-    in all steps, and is averaged. The day has one only where it has a value.
+    Uncertainties follow ONEFlux: random errors are independent, so that of a day is sqrt(sum u_i^2) / n over the n
+    steps that have one (those measured); the other part of the joint uncertainty, that of the USTAR threshold, is the
+    same in all steps, and is averaged. A day has an uncertainty only where it has a value.
 
     References
     ----------
@@ -83,8 +83,8 @@ def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
     bins = _Bins(minutes, step, _DAY)
     arrays: dict[str, tuple] = {}
     for name in (str(name) for name in record.data_vars if name in rows):
-        made = _aggregate(record, rows[name], bins)
-        arrays |= {name + ending: ("time", array.astype(np.float32)) for ending, array in made.items()}
+        columns = _aggregate(record, rows[name], bins)
+        arrays |= {name + ending: ("time", array.astype(np.float32)) for ending, array in columns.items()}
     if "TA" in record:
         spread = _range(record.TA.values, _clock_hours(minutes, step, bins))
         quality = np.where(np.isfinite(spread), _good_share(record, "TA", bins), np.nan)
@@ -97,7 +97,7 @@ def to_daily(record: xr.Dataset, *, utc_offset: Offset) -> xr.Dataset:
 
 
 def needed_share(row: Variable) -> float:
-    """Return the share of a day that a variable's day needs, a little less than it for shares that are float32."""
+    """Return the minimum share of a day for a variable, reduced slightly to allow for rounding of float32 shares."""
     whole = row.aggregate == "sum" or "target" in row.roles
     return _ALL if whole else MIN_COVERAGE * _ALL
 
@@ -105,19 +105,21 @@ def needed_share(row: Variable) -> float:
 def _step(record: xr.Dataset) -> int:
     if "step_minutes" not in record.attrs:
         raise ConfigError(
-            "to_daily: expected a record with the attribute step_minutes, as read_archive gives it, or with "
-            "<NAME>_COVERAGE, as to_hourly does; found neither"
+            "to_daily: expected a record with the attribute step_minutes, as read_archive returns it, or with "
+            "<NAME>_COVERAGE, as to_hourly returns it; found neither"
         )
     return int(record.attrs["step_minutes"])
 
 
 class _Bins:
-    """How steps of local minutes fall into hours or days: each gives minutes to one, or to two.
+    """Assignment of steps, in local minutes, to bins (hours or days): the minutes of each belong to one, or to two.
 
     Attributes
     ----------
     first : int
-        The first one, counted from 1970; `count` is how many there are.
+        The first bin, counted from 1970.
+    count : int
+        Number of bins.
     """
 
     def __init__(self, minutes: np.ndarray, step: int, width: int, *, first: int | None = None, count: int = 0):
@@ -133,16 +135,16 @@ class _Bins:
         self._index = index - self.first
 
     def total(self, amounts: np.ndarray) -> np.ndarray:
-        """Sum (bins,) of amounts a minute (time,), NaN counting as nothing."""
+        """Return the sums (bins,) of amounts per minute (time,), ignoring NaN."""
         return np.bincount(self._index, np.nan_to_num(amounts)[self._row] * self._minutes, self.count)
 
     def total_squares(self, amounts: np.ndarray) -> np.ndarray:
-        """Sum (bins,) of squares of amounts a minute (time,) times minutes, NaN counting as nothing."""
+        """Return the sums (bins,) of squares of amounts per minute (time,) times minutes, ignoring NaN."""
         return np.bincount(self._index, (np.nan_to_num(amounts)[self._row] * self._minutes) ** 2, self.count)
 
 
 def _aggregate(record: xr.Dataset, row: Variable, bins: _Bins) -> dict[str, np.ndarray]:
-    """Return a variable's arrays (days,) by the ending of their names."""
+    """Return the arrays (days,) of a variable by the ending of their names."""
     values = record[row.name].values.astype(float)
     share = _observed_share(record, row.name)
     observed = bins.total(share)
@@ -150,9 +152,9 @@ def _aggregate(record: xr.Dataset, row: Variable, bins: _Bins) -> dict[str, np.n
         out = _reduce(values, share, observed, row, bins)
     enough = (observed >= needed_share(row) * _DAY) & np.isfinite(out)
     factor = _factor(row)
-    made = {"": out * factor, "_QUALITY": _good_share(record, row.name, bins)}
-    made |= {ending: spread * factor for ending, spread in _uncertainties(record, row.name, share, bins).items()}
-    return {ending: np.where(enough, array, np.nan) for ending, array in made.items()}
+    columns = {"": out * factor, "_QUALITY": _good_share(record, row.name, bins)}
+    columns |= {ending: spread * factor for ending, spread in _uncertainties(record, row.name, share, bins).items()}
+    return {ending: np.where(enough, array, np.nan) for ending, array in columns.items()}
 
 
 def _observed_share(record: xr.Dataset, name: str) -> np.ndarray:
@@ -174,14 +176,14 @@ def _reduce(values: np.ndarray, share: np.ndarray, observed: np.ndarray, row: Va
 
 
 def _good_share(record: xr.Dataset, name: str, bins: _Bins) -> np.ndarray:
-    """Return the share of each day (days,) that is measured or good fill; a missing hour is neither."""
+    """Return the share of each day (days,) that is measured or well filled; missing hours are neither."""
     flags = record[f"{name}_QC"].values
     good = (flags >= 0) & (flags <= 1)
     return np.minimum(bins.total(_observed_share(record, name) * good) / _DAY, 1.0)
 
 
 def _factor(row: Variable) -> float:
-    """Return what turns a mean of the hourly table's units into the daily table's."""
+    """Return the factor that converts a mean from the units of the hourly table to those of the daily one."""
     units = table()[row.name].units, row.units
     if row.aggregate == "sum" or units[0] == units[1]:
         return 1.0
@@ -190,15 +192,15 @@ def _factor(row: Variable) -> float:
 
 def _uncertainties(record: xr.Dataset, name: str, share: np.ndarray, bins: _Bins) -> dict[str, np.ndarray]:
     """Return the uncertainties of each day's mean (days,), NaN where no step has one."""
-    found = {}
+    uncertainties = {}
     random, joint = (record.get(f"{name}_{kind}") for kind in ("RANDUNC", "JOINTUNC"))
     if random is not None:
-        found["_RANDUNC"] = _independent(random.values, share, bins)
+        uncertainties["_RANDUNC"] = _independent(random.values, share, bins)
     if joint is not None:
         own = joint.values if random is None else np.sqrt(np.maximum(joint.values**2 - random.values**2, 0))
         alike = _mean(own, share, bins)
-        found["_JOINTUNC"] = alike if random is None else np.hypot(alike, found["_RANDUNC"])
-    return found
+        uncertainties["_JOINTUNC"] = alike if random is None else np.hypot(alike, uncertainties["_RANDUNC"])
+    return uncertainties
 
 
 def _independent(spread: np.ndarray, share: np.ndarray, bins: _Bins) -> np.ndarray:
@@ -214,25 +216,25 @@ def _mean(spread: np.ndarray, share: np.ndarray, bins: _Bins) -> np.ndarray:
 
 
 def _clock_hours(minutes: np.ndarray, step: int, days: _Bins) -> _Bins:
-    """Return the hours of the local days that steps belong to, each to one."""
+    """Return the assignment of steps to the hours of local days, each step to one hour."""
     nearest = (minutes + step // 2) // step * step
     return _Bins(nearest, step, _HOUR, first=days.first * 24, count=days.count * 24)
 
 
 def _range(values: np.ndarray, hours: _Bins) -> np.ndarray:
-    """Return the highest minus the lowest hour of each day (days,) float32, NaN unless all 24 have at least half."""
+    """Return the range of hourly means of each day (days,) float32; NaN unless half of each hour was observed."""
     observed = hours.total(np.isfinite(values).astype(float))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(observed >= _HOUR / 2, hours.total(values.astype(float)) / observed, np.nan)
     means = means.reshape(-1, 24)
-    return (means.max(1) - means.min(1)).astype(np.float32)  # NaN, which both hand on, where an hour is missing
+    return (means.max(1) - means.min(1)).astype(np.float32)  # NaN, which both propagate, where an hour is missing
 
 
 def _local_minutes(time: np.ndarray, utc_offset: Offset) -> np.ndarray:
-    """Return minutes since 1970 (time,) int64 on the site's clock of UTC times."""
+    """Convert UTC times to minutes since 1970 (time,) int64 on the site's clock."""
     since, hours = dated_offsets(utc_offset)
     shift = np.round(hours * 60).astype(np.int64)
     minutes = time.astype("datetime64[m]").astype(np.int64)
-    # A clock that goes on to a new offset shows its first stamp when the old one has run up to it.
+    # The first stamp with a new offset appears when the clock with the old offset has reached it.
     begins = since.astype(np.int64)[1:] - np.minimum(shift[:-1], shift[1:])
     return minutes + shift[np.searchsorted(begins, minutes, side="right")]

@@ -1,6 +1,6 @@
-"""What a cube says of itself: which values came from where, what became of the others, and whom to cite.
+"""The report of a cube: which source each value came from, why others were removed, and whom to cite.
 
-Each site has a document of its own in the store, which opening the store does not read; `open_report` does.
+Each site has its own document in the store. `open_report` reads these documents; opening the cube does not.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from fluxcube.cubes.layout import placed
-from fluxcube.cubes.tower import Tower
+from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import SourceError, StoreError, unknown
 from fluxcube.sources.towers.archives import Location, open_stream
 from fluxcube.sources.towers.discovery import Discovery
 from fluxcube.sources.towers.networks import networks
 from fluxcube.stores import read_documents, store_attrs, write_documents
 
-#: Groups of the store that hold the documents of its sites, and of its making.
+#: Groups of the store that contain the documents of its sites, and the log of its build.
 SITES, BUILD = "report", "build"
 
-#: The network whose snapshot cites each of its products.
+#: The network whose snapshot has a citation for each product.
 _SHUTTLE = "FLUXNET Shuttle 2026"
 _FLAGS = ("flag0", "flag1", "flag2", "flag3")
 
 
 def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, str]]:
     """Return the citation and DOI of each product that a Shuttle snapshot lists, by site and network."""
-    found = {}
+    citations = {}
     for location in badm:
         if "snapshot" in location.name:
             with open_stream(location) as stream:
@@ -39,8 +40,8 @@ def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, s
                 for row in rows:
                     if row.get("site_id") and row.get("product_citation"):
                         citation = " ".join(row["product_citation"].split())
-                        found[row["site_id"], _SHUTTLE] = citation, (row.get("product_id") or "").strip()
-    return found
+                        citations[row["site_id"], _SHUTTLE] = citation, (row.get("product_id") or "").strip()
+    return citations
 
 
 def document(
@@ -51,23 +52,28 @@ def document(
     resolution: str = "hourly",
     *,
     licence: str = "",
-) -> dict[str, object]:
-    """Return all that a store keeps of a site beside its values.
+) -> dict[str, Any]:
+    """Return everything that a store keeps about a site in addition to its values.
 
     Parameters
     ----------
     tower : Tower
         The site.
     archives : sequence of mapping
-        What it was read from, each with a digest.
+        Archives that it was read from, each with a digest.
     info : str
-        Digest of what was known of its place.
+        Digest of its metadata.
     cited : mapping of (site, network) to (citation, DOI)
-        Of single products; a network's own citation stands where there is none.
+        Citations of single products; others have the citation of their network.
     resolution : str
         "hourly" or "daily".
     licence : str
-        Of data that come from no network.
+        Licence of data that do not come from a network.
+
+    Returns
+    -------
+    dict
+        In values that JSON can contain.
     """
     site, names = tower.info.site, tower.networks
     rows = [networks().get(name) for name in names]
@@ -82,7 +88,7 @@ def document(
         "place": place,
         "archives": [dict(archive) for archive in archives],
         "info": info,
-        "fusion": tower.given,
+        "fusion": tower.fusion,
         "quality": tower.quality,
         "sun_lag": tower.sun_lag,
         "out_of_bounds": tower.out_of_bounds,
@@ -96,7 +102,7 @@ def document(
 def build_document(
     left_out: Mapping[str, str], discovery: Discovery | None, roots: Sequence[str], before: Mapping
 ) -> dict[str, object]:
-    """Return what a store keeps of its making: what is not in it, and why; names without the folders of a machine."""
+    """Return the log of a build: what is not in the store, and why; file names without the folders of the machine."""
     ignored = dict(discovery.ignored) if discovery else {}
     used = {a.path.name for a in discovery.archives} if discovery else set()
     earlier = {k: v for k, v in before.get("ignored", {}).items() if k.rpartition("/")[2] not in used}
@@ -107,26 +113,26 @@ def build_document(
 
 
 def _bare(texts: Mapping[str, str], roots: Sequence[str]) -> dict[str, str]:
-    """Return texts, and their names, without the folders that a user gave."""
+    """Return texts, and their names, without the folders that the user passed."""
     for root in sorted((f"{str(root).rstrip('/')}/" for root in roots), key=len, reverse=True):
         texts = {name.replace(root, ""): why.replace(root, "") for name, why in texts.items()}
     return dict(texts)
 
 
 def write_report(building: os.PathLike, documents: Mapping[str, Mapping], build: Mapping) -> None:
-    """Keep the documents of all sites, and the one of the build, in a store that is being made."""
+    """Write the documents of all sites, and the log of the build, to a store that is being built."""
     write_documents(building, SITES, documents)
     write_documents(building, BUILD, {"log": build})
 
 
 def read_report(store: str | os.PathLike, storage_options: Mapping[str, object] | None = None) -> tuple[dict, dict]:
-    """Return the documents of a store's sites, by site, and the one of its making."""
+    """Return the documents of a store's sites, by site, and the log of its build."""
     sites = read_documents(store, SITES, storage_options=storage_options)
     return sites, read_documents(store, BUILD, storage_options=storage_options).get("log", {})
 
 
 def cube_attrs(documents: Mapping[str, Mapping], settings: Mapping[str, str]) -> dict[str, object]:
-    """Return the attributes of a cube: what it is, how it was made, and where it is from."""
+    """Return the attributes of a cube: its kind, settings and sources."""
     names = sorted({name for doc in documents.values() for name in doc["place"]["networks"]})
     rows = {name: networks()[name] for name in names if name in networks()}
     sources = {n: {"citation": r.citation, "doi": r.doi, "licence": r.licence} for n, r in rows.items()}
@@ -144,25 +150,26 @@ def cube_attrs(documents: Mapping[str, Mapping], settings: Mapping[str, str]) ->
 def open_report(
     store: str | os.PathLike, what: str = "fusion", *, storage_options: Mapping[str, object] | None = None
 ) -> pd.DataFrame:
-    """Tell what went into a cube, from where, and what did not.
+    """Return a table of what a cube was built from, and of what was left out.
 
     Parameters
     ----------
     store : path or URL
-        A cube that `build_carbonsense` made.
+        A cube that `build_carbonsense` wrote.
     what : {"fusion", "quality", "notes", "archives", "left_out"}
-        ``fusion``: site, variable, source, how many ``hours`` (days, in a daily cube) it gave, ``flag0`` to ``flag3``
-        of them with each flag, the ``first`` and the ``last``. ``quality``: site, stack, variable and what each rule
-        removed (`fluxcube.cubes.tower.Tower.quality`). ``notes``: site, kind, text: warnings, what a publication had
-        lost, files that could not be read. ``archives``: site, file, network, version, years and digest of all that
-        was read. ``left_out``: name and reason of every site and file that is not in the cube.
+        ``fusion``: site, variable, source, the number of ``hours`` (days, in a daily cube) that it supplied, the
+        numbers of these with each flag (``flag0`` to ``flag3``), the ``first`` and the ``last``. ``quality``: site,
+        stack, variable and what each rule removed (`fluxcube.cubes.tower_data.Tower.quality`). ``notes``: site, kind,
+        text: warnings, what a publication had lost, files that could not be read. ``archives``: site, file, network,
+        version, years and digest of each archive that was read. ``left_out``: name and reason of every site and file
+        that is not in the cube.
     storage_options : mapping, optional
-        What fsspec needs to reach a URL.
+        Options of fsspec to reach a URL.
 
     Returns
     -------
     pandas.DataFrame
-        Tidy: one row a fact.
+        Tidy: one table row for each fact.
 
     Raises
     ------
@@ -175,7 +182,7 @@ def open_report(
     if what not in (*tables, "left_out"):
         raise unknown("table of a report", what, (*tables, "left_out"))
     if store_attrs(store, storage_options=storage_options).get("kind") != "cube":
-        raise StoreError(f"{store}: expected a cube, which has a report.")
+        raise StoreError(f"{store}: expected a cube that build_carbonsense wrote, found another kind of store.")
     documents, log = read_report(store, storage_options)
     if what == "left_out":
         rows = [
@@ -228,10 +235,9 @@ def _archives(doc: Mapping) -> Iterable[dict]:
     yield from doc["archives"]
 
 
-def read_snapshots(badm: Sequence[Location], left_out: dict[str, str]) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return `citations_of`, or note why a snapshot could not be read."""
+def read_snapshots(badm: Sequence[Location]) -> tuple[dict[tuple[str, str], tuple[str, str]], str]:
+    """Return `citations_of`, and "" or the reason why a snapshot could not be read."""
     try:
-        return citations_of(badm)
+        return citations_of(badm), ""
     except SourceError as error:
-        left_out["citations"] = str(error)
-        return {}
+        return {}, str(error)

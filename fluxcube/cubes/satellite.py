@@ -1,4 +1,4 @@
-"""Satellite data of a cube's sites: cut in spans of days, each site's of its own time, and stamped, to see a change."""
+"""Cut the satellite data of a cube's sites, in spans of days, each for its own time, and detect changed rasters."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.chips import build_chips, chip_days, source_rasters
-from fluxcube.cubes.layout import put_chips_aside
+from fluxcube.cubes.layout import spill_chips
 from fluxcube.cubes.surface import build_surface
 from fluxcube.sources.modis.rasters import list_rasters
 
 Progress = Callable[[int, int, str], None]
 
-#: Values in memory at once, and how long before the first hour a day may still be of use.
+#: Maximum number of bytes in RAM at once.
 _BYTES = 256 << 20
+#: Satellite data are kept from this long before the first hour.
 BEFORE = np.timedelta64(32, "D")
 
 
 @dataclass(frozen=True)
 class Product:
-    """Satellite data of cubes of one resolution.
+    """Satellite product of cubes of one resolution.
 
     Attributes
     ----------
     name : str
-        Of the product, as its publisher calls it.
+        Name of the product, as its publisher calls it.
     rasters : callable
-        ``rasters(folder)``: the rasters found.
+        ``rasters(folder)`` returns the rasters found.
     days : callable
-        ``days(rasters)``: dates (day,) datetime64[D] of which there can be a value.
+        ``days(rasters)`` returns the dates (day,) datetime64[D] for which there can be a value.
     build : callable
-        ``build(rasters, latitude, longitude, progress=)``: values (place, day, ...) float32.
+        ``build(rasters, latitude, longitude, progress=)`` returns values (place, day, ...) float32.
     size : int
-        Values a day and place.
+        Number of values per day and place.
     """
 
     name: str
@@ -53,12 +54,12 @@ def _surface_rasters(folder: str | os.PathLike) -> list:
 
 
 def _surface_days(rasters: Sequence) -> np.ndarray:
-    """Return the dates with both reflectance and the flags that tell clouds."""
+    """Return the dates with both reflectance and cloud flags."""
     seen, state = ({r.day for r in rasters if r.product == name} for name in ("MOD09GA", "MOD09GA_STATE"))
     return np.array(sorted(seen & state), "datetime64[D]")
 
 
-#: What a cube of each resolution has.
+#: Satellite product by resolution of the cube.
 SATELLITE = {
     "hourly": Product("MCD43A4", source_rasters, chip_days, build_chips, 9 * 64),
     "daily": Product("MOD09GA", _surface_rasters, _surface_days, build_surface, 7),
@@ -66,18 +67,19 @@ SATELLITE = {
 
 
 def span_of_use(place: Mapping) -> tuple[np.datetime64, np.datetime64]:
-    """Return the first and last day of satellite data that are of use to a site: its own time, and a month before."""
-    start, stop = (np.datetime64(place[key], "h") for key in ("start", "stop"))
+    """Return the first and last day of satellite data that a site can use: its own time, and a month before."""
+    start, stop = np.datetime64(str(place["start"]), "h"), np.datetime64(str(place["stop"]), "h")
     return (start - BEFORE).astype("datetime64[D]"), (stop - np.timedelta64(1, "h")).astype("datetime64[D]")
 
 
 def _of_use(rasters: Sequence, place: Mapping) -> list:
+    """Return the rasters that a site can use."""
     first, last = span_of_use(place)
     return [raster for raster in rasters if first <= np.datetime64(raster.day, "D") <= last]
 
 
 def stamp_rasters(rasters: Sequence, place: Mapping) -> str:
-    """Return a digest of the names and sizes of the rasters of a site's time, "" where there is none."""
+    """Return a digest of the names and sizes of the rasters that a site can use, "" if there are none."""
     names = sorted(f"{r.path.name} {r.product} {r.path.stat().st_size}" for r in _of_use(rasters, place))
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
 
@@ -85,12 +87,12 @@ def stamp_rasters(rasters: Sequence, place: Mapping) -> str:
 def cut_sites(
     building: Path, product: Product, rasters: Sequence, places: Sequence[Mapping], progress: Progress | None
 ) -> dict[str, np.ndarray]:
-    """Cut each site's satellite data, put them aside, and return its days (day,) datetime64[D].
+    """Cut the satellite data of each site, spill them, and return its days (day,) datetime64[D].
 
-    Days are cut in spans, of all sites at once, so that a raster is opened once however many sites lie on it; memory
-    holds one span.
+    Spans of days are cut for all sites at once, so that a raster is opened once for all sites on it; RAM contains one
+    span.
     """
-    found: dict[str, list[np.ndarray]] = {place["site"]: [] for place in places}
+    cut: dict[str, list[np.ndarray]] = {place["site"]: [] for place in places}
     days = product.days(rasters)
     length = max(1, _BYTES // max(len(places) * product.size * 4, 1))
     for start in range(0, len(days), length):
@@ -100,9 +102,9 @@ def cut_sites(
         if near:
             shown = _later(progress, start, len(days))
             for place, day, values in _cut_span(product, mine, near, shown):
-                put_chips_aside(building, place["site"], day, values)
-                found[place["site"]].append(day)
-    return {site: np.concatenate([*parts, np.empty(0, "datetime64[D]")]) for site, parts in found.items()}
+                spill_chips(building, place["site"], day, values)
+                cut[place["site"]].append(day)
+    return {site: np.concatenate([*parts, np.empty(0, "datetime64[D]")]) for site, parts in cut.items()}
 
 
 def _meets(place: Mapping, days: np.ndarray) -> bool:
@@ -111,14 +113,14 @@ def _meets(place: Mapping, days: np.ndarray) -> bool:
 
 
 def _later(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Show progress within a span of days as progress within all of them."""
+    """Return a callable that reports progress within a span of days as progress within all days."""
     return progress and (lambda done, _, text: progress(before + done, total, text))
 
 
 def _cut_span(
     product: Product, rasters: Sequence, places: Sequence[Mapping], progress: Progress | None
 ) -> Iterator[tuple]:
-    """Yield each site's place, days and values, of the days of its time on which it has one."""
+    """Yield the place, days and values of each site, for the days of its time on which it has a value."""
     latitude, longitude = (np.array([place[key] for place in places]) for key in ("latitude", "longitude"))
     array = product.build(rasters, latitude, longitude, progress=progress)
     days = array.day.values.astype("datetime64[D]")

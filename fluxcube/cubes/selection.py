@@ -1,9 +1,10 @@
-"""Open the CarbonSense cube: what is selected, masked or scaled here is computed only when it is asked for."""
+"""Open a part of a tower cube lazily: what is selected, masked or scaled here is computed only when it is needed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,142 +19,143 @@ from fluxcube.schema import PARTS, STACKS, validate_cube
 from fluxcube.stores import dask_chunked, open_store
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", "surface")
-#: Two years: a selection by .sel afterwards reads no more than it must, and a thousand sites are no large graph.
+#: Chunks of two years: a later selection with .sel reads little more than it needs, and the graph of a thousand sites
+#: stays small.
 _DASK_HOURS = 12 * CHUNK
-#: As `build_carbonsense` cuts them.
+#: Chips are kept from this long before the first hour, as `build_carbonsense` cuts them.
 _CHIP_BEFORE = np.timedelta64(32, "D")
 
 Box = tuple[float, float, float, float]
+Time = slice | tuple | str
 
 
-def open_carbonsense(
-    store: str | os.PathLike,
-    *,
-    sites: str | Sequence[str] | None = None,
-    igbp: str | Sequence[str] | None = None,
-    bbox: Box | None = None,
-    time: slice | tuple | str | None = None,
-    variables: str | Sequence[str] | None = None,
-    targets: str | Sequence[str] | None = None,
-    max_qc: int | Mapping[str, int] | None = None,
-    max_fill_days: float | Mapping[str, float] | None = None,
-    min_quality: float | Mapping[str, float] | None = None,
-    normalized: bool = False,
-    storage_options: Mapping[str, object] | None = None,
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The part of a cube to open; `fluxcube.open_carbonsense` documents each field.
+
+    Raises
+    ------
+    ConfigError
+        If `bbox` or `time` is malformed.
+    UnknownNameError
+        If a class of `igbp` does not exist.
+    """
+
+    sites: str | Sequence[str] | None = None
+    igbp: str | Sequence[str] | None = None
+    bbox: Box | None = None
+    time: Time | None = None
+    variables: str | Sequence[str] | None = None
+    targets: str | Sequence[str] | None = None
+    max_qc: int | Mapping[str, int] | None = None
+    max_fill_days: float | Mapping[str, float] | None = None
+    min_quality: float | Mapping[str, float] | None = None
+    normalized: bool = False
+
+    def __post_init__(self) -> None:
+        for name in () if self.igbp is None else _names(self.igbp):
+            if name not in IGBP_NUMBERS:
+                raise unknown("IGBP class", name, IGBP_NUMBERS)
+        if self.bbox is not None:
+            _edges(self.bbox)
+        if self.time is not None:
+            _ends(self.time)
+
+
+def open_cube(
+    store: str | os.PathLike, selection: Selection, *, storage_options: Mapping[str, object] | None = None
 ) -> xr.Dataset:
-    """Open a cube that `build_carbonsense` made, or a part of it, lazily.
+    """Open a part of a cube lazily, as `fluxcube.open_carbonsense` does.
 
     Parameters
     ----------
     store : path or URL
-        The cube; a URL such as ``s3://bucket/cube.zarr`` is read through fsspec.
-    sites : str or sequence of str, optional
-        Sites, in the order wanted.
-    igbp : str or sequence of str, optional
-        Only sites of these classes, e.g. ``"DBF"``.
-    bbox : (west, south, east, north), optional
-        Only sites within these degrees; ``west > east`` crosses the antimeridian.
-    time : slice, (start, stop) or str, optional
-        Hours (UTC), both ends included as xarray does: ``slice("2004", "2006")`` is three years, ``"2004"`` is one.
-        Sites keep their place even if they have no value then. Chips are cut to the same days, and the last day
-        before them is kept, because its chip is what is known of the land when the time begins.
-    variables, targets : str or sequence of str, optional
-        Predictors and fluxes, in the order wanted; default all.
-    max_qc : int or mapping of str to int, optional
-        Values with a worse flag (0 measured to 3 poor fill) become missing, each variable by its own flag; the flags
-        stay. A mapping gives limits by name; names it does not have are not masked.
-    max_fill_days : number or mapping of str to number, optional
-        Filled values (flags 1 to 3) in a gap longer than so many days become missing; the flags stay. A gap is a run of
-        hours that are not measured, of one variable and site, and has its whole length even where `time` cuts it:
-        all flags of a site are read for this.
-    min_quality : number or mapping of str to number, optional
-        Of a daily cube, in place of the two before: days of which a smaller share than this is measured or good fill
-        (1 is best), or an unknown one, become missing, each variable by its own quality, which stays.
-    normalized : bool
-        Scale predictors and fluxes by their bounds (`fluxcube.normalisation`) instead of giving physical values, and
-        uncertainties by the same width; `fluxcube.normalisation.denormalise` undoes it.
+        The cube.
+    selection : Selection
+        The part to open.
     storage_options : mapping, optional
-        What fsspec needs to reach a URL, e.g. ``{"anon": True}``; neither kept in the Dataset nor logged.
+        Options of fsspec to reach a URL.
 
     Returns
     -------
     xr.Dataset
-        A cube (`fluxcube.schema`) of Dask arrays, one chunk a site and two years. Its time runs from the first to the
-        last step that a selected site has.
+        A cube (`fluxcube.schema`).
 
     Raises
     ------
     StoreError
-        If there is no such store, or it is no finished cube.
+        If the store does not exist, or is not a complete cube.
     UnknownNameError
-        If a site, class, variable or target is none of the cube's.
+        If the cube lacks a site, variable or target.
     ConfigError
-        If nothing is left of the cube, saying which selection emptied it; or if a selection cannot be understood.
+        If nothing is left of the cube, or a limit does not suit its resolution.
     """
     whole = open_store(store, kind="cube", dask=False, storage_options=storage_options)
-    check_limits(whole, max_qc, max_fill_days, min_quality)
-    chosen = _at_sites(whole, sites, igbp, bbox)
+    check_limits(whole, selection.max_qc, selection.max_fill_days, selection.min_quality)
+    chosen = _at_sites(whole, selection)
     spanned = _spanned(whole, chosen)
-    ds = _at_hours(spanned, time)
+    ds = validate_cube(_tidy(_selected(spanned, chosen, selection)))
+    if selection.max_qc is not None:
+        ds = mask_flags(ds, selection.max_qc)
+    if selection.max_fill_days is not None:
+        ds = mask_fills(ds, spanned, selection.max_fill_days)
+    if selection.min_quality is not None:
+        ds = mask_quality(ds, selection.min_quality)
+    return scale_by_bounds(ds) if selection.normalized else ds
+
+
+def _selected(spanned: xr.Dataset, chosen: np.ndarray, selection: Selection) -> xr.Dataset:
+    """Return the selected sites, time steps and labels in Dask chunks that match those of the store."""
+    ds = spanned if selection.time is None else _at_hours(spanned, selection.time)
     begin = int((ds.time.values[0] - EPOCH) / resolution_of(ds).step)
     ds = dask_chunked(ds, begin={"time": begin}, time=_DASK_HOURS)
     if not np.array_equal(chosen, np.arange(ds.sizes["site"])):
         ds = ds.isel(site=chosen)
     if "day_held" in ds.coords:
         ds = ds.isel(day=ds.day_held.values).drop_vars("day_held")
-    ds = _labelled(ds, "variable", variables, "variables")
-    ds = _labelled(ds, "target", targets, "targets")
-    ds = validate_cube(_tidy(ds))
-    if max_qc is not None:
-        ds = mask_flags(ds, max_qc)
-    if max_fill_days is not None:
-        ds = mask_fills(ds, spanned, max_fill_days)
-    if min_quality is not None:
-        ds = mask_quality(ds, min_quality)
-    return scale_by_bounds(ds) if normalized else ds
+    ds = _labelled(ds, "variable", selection.variables, "variables")
+    return _labelled(ds, "target", selection.targets, "targets")
 
 
 def _tidy(ds: xr.Dataset) -> xr.Dataset:
-    """Put arrays in their order, and let how they are stored not decide how a user writes a part of them."""
+    """Return the arrays in their standard order and without the encoding of the store, which a copy need not share."""
     arrays = {name: ds[name] for name in _ORDER if name in ds}
     ds = ds.drop_vars(arrays).assign(arrays).drop_encoding()
-    for name in ("time", "time_bnds"):  # which CF wants in one unit
+    for name in ("time", "time_bnds"):  # CF requires the same units for both
         if name in ds.coords:
             ds[name].encoding = {"units": "hours since 1970-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
     ds.attrs.pop("complete", None)
     return ds
 
 
-def _names(asked: str | Sequence[str]) -> list[str]:
-    return [asked] if isinstance(asked, str) else list(dict.fromkeys(asked))
+def _names(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
 def _spanned(ds: xr.Dataset, chosen: np.ndarray) -> xr.Dataset:
-    """Cut the time axis, which begins at the store's epoch, to what the chosen sites have."""
+    """Cut the time axis, which begins at the store's epoch, to the time of the chosen sites."""
     start, stop = ds.time_start.values[chosen].min(), ds.time_stop.values[chosen].max()
     part = slice(*np.searchsorted(ds.time.values, [start, stop]))
     ds = ds.isel(time=part)
     if "day" not in ds.dims:
         return ds
-    # A chip of before the first hour is what is known of the land when it comes.
+    # The last chip before the first hour describes the land at that hour.
     days = slice(*np.searchsorted(ds.day.values, [start - _CHIP_BEFORE, stop]))
     return ds.isel(day=days)
 
 
-def _at_sites(
-    ds: xr.Dataset, sites: str | Sequence[str] | None, igbp: str | Sequence[str] | None, bbox: Box | None
-) -> np.ndarray:
-    """Return the places of the chosen sites on their axis."""
+def _at_sites(ds: xr.Dataset, selection: Selection) -> np.ndarray:
+    """Return the indices of the selected sites on their axis."""
+    sites, igbp, bbox = selection.sites, selection.igbp, selection.bbox
     chosen = np.arange(ds.sizes["site"])
     if sites is not None:
         chosen = _positions(ds.site.values, _names(sites), "site", f"sites={sites!r}")
     if igbp is not None:
-        for name in _names(igbp):
-            if name not in IGBP_NUMBERS:
-                raise unknown("IGBP class", name, IGBP_NUMBERS)
-        chosen = _kept(chosen, np.isin(ds.igbp.values[chosen], _names(igbp)), f"igbp={igbp!r}", "its class", ds.igbp)
+        chosen = _filtered(
+            chosen, np.isin(ds.igbp.values[chosen], _names(igbp)), f"igbp={igbp!r}", "its class", ds.igbp
+        )
     if bbox is not None:
-        chosen = _kept(chosen, _inside(ds, _checked(bbox))[chosen], f"bbox={bbox!r}", "its place", None)
+        chosen = _filtered(chosen, _inside(ds, _edges(bbox))[chosen], f"bbox={bbox!r}", "its place", None)
     return chosen
 
 
@@ -167,7 +169,7 @@ def _positions(labels: np.ndarray, names: Sequence[str], kind: str, filter_: str
     return np.array([at[name] for name in names])
 
 
-def _kept(chosen: np.ndarray, mask: np.ndarray, filter_: str, what: str, values: xr.DataArray | None) -> np.ndarray:
+def _filtered(chosen: np.ndarray, mask: np.ndarray, filter_: str, what: str, values: xr.DataArray | None) -> np.ndarray:
     if not mask.any():
         found = f": they are {', '.join(sorted(set(values.values[chosen])))}" if values is not None else ""
         raise ConfigError(
@@ -176,7 +178,8 @@ def _kept(chosen: np.ndarray, mask: np.ndarray, filter_: str, what: str, values:
     return chosen[mask]
 
 
-def _checked(bbox: Box) -> Box:
+def _edges(bbox: Box) -> Box:
+    """Return the edges of a box as floats; raise a ConfigError if it is malformed."""
     try:
         west, south, east, north = (float(edge) for edge in bbox)
     except (TypeError, ValueError):
@@ -196,9 +199,8 @@ def _inside(ds: xr.Dataset, bbox: Box) -> np.ndarray:
     return ((longitude - west) % 360 <= width) & (latitude >= south) & (latitude <= north)
 
 
-def _at_hours(ds: xr.Dataset, time: slice | tuple | str | None) -> xr.Dataset:
-    if time is None:
-        return ds
+def _at_hours(ds: xr.Dataset, time: Time) -> xr.Dataset:
+    """Return the time steps of a period, and the chips that belong to them."""
     start, stop = _ends(time)
     try:
         part = ds.indexes["time"].slice_indexer(start, stop)
@@ -212,7 +214,8 @@ def _at_hours(ds: xr.Dataset, time: slice | tuple | str | None) -> xr.Dataset:
     return ds.isel(day=_days(ds.day.values, hours.values)) if "day" in ds.dims else ds
 
 
-def _ends(time: slice | tuple | str) -> tuple:
+def _ends(time: Time) -> tuple:
+    """Return start and stop of a period; raise a ConfigError if it is malformed."""
     if isinstance(time, slice):
         if time.step not in (None, 1):
             raise ConfigError(f"time={time!r}: hours cannot be skipped; select with .sel afterwards.")
@@ -227,7 +230,7 @@ def _ends(time: slice | tuple | str) -> tuple:
 
 
 def _days(days: np.ndarray, hours: np.ndarray) -> slice:
-    """Return the days whose local noon can be among some UTC hours, wherever the site, and the last one before.
+    """Return the days whose local noon can be among some UTC hours at any site, and the last day before them.
 
     Local noon of a date lies within that date in UTC, from its midnight at 180 E to its end at 180 W.
     """

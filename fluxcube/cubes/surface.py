@@ -1,9 +1,8 @@
-"""Surface reflectance (MOD09GA) and land cover (MCD12Q1) around places, for the daily cube."""
+"""Surface reflectance (MOD09GA) and land cover (MCD12Q1) around places, for daily cubes."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.biomes import igbp_code
-from fluxcube.cubes.chips import Progress, block_index, extent_of, gather, rasters_by_day, warn_uncovered
+from fluxcube.cubes.chips import Progress, RasterSource, block_index, extent_of, gather, rasters_by_day, warn_uncovered
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.modis.rasters import class_mode, list_rasters
 from fluxcube.sources.towers.badm import SiteInfo
@@ -19,7 +18,7 @@ from fluxcube.variables import BANDS
 
 log = logging.getLogger(__name__)
 
-#: Centres of the 4 x 4 pixels of 500 m, metres north and east of the place.
+#: Centres of the 4 x 4 pixels of 500 m, in metres north and east of the place.
 _Y = np.array([750.0, 250.0, -250.0, -750.0])
 _X = -_Y
 _BANDS = BANDS[:7]
@@ -27,7 +26,7 @@ _UNKNOWN = 255
 
 
 def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0) -> np.ndarray:
-    """Tell from MOD09GA's state flags whether a pixel was seen under a clear sky.
+    """Return whether pixels were observed under a clear sky, according to MOD09GA's state flags.
 
     ======  =====================================  ======================
     bits    meaning                                clear where
@@ -40,20 +39,26 @@ def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0
     13      adjacent to cloud                      0
     ======  =====================================  ======================
 
-    Land and water (3-5), aerosol (6-7), fire (11), salt pan (14) and snow (12, 15) say what was seen, not whether.
+    Land and water (3-5), aerosol (6-7), fire (11), salt pan (14) and snow (12, 15) do not concern clouds.
 
     Parameters
     ----------
     state : array of int or float
         ``state_1km``; NaN and 65535 are fill.
     assumed_clear : bool
-        Take cloud state 11 as clear too: the cloud mask made no statement.
+        Treat cloud state 11, for which the cloud mask was not set, as clear.
     cirrus : {0, 1, 2, 3}
-        Greatest cirrus class taken as clear.
+        Maximum cirrus class treated as clear.
 
     Returns
     -------
     array of bool
+        True where clear.
+
+    Raises
+    ------
+    ConfigError
+        If `cirrus` is not one of these classes.
 
     References
     ----------
@@ -66,7 +71,7 @@ def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0
     array([ True, False, False, False, False, False, False,  True, False])
     """
     if cirrus not in (0, 1, 2, 3):
-        raise ConfigError(f"cirrus must be a class from 0 (none) to 3 (high), not {cirrus!r}.")
+        raise ConfigError(f"cirrus must be a class from 0 (none) to 3 (high), found {cirrus!r}.")
     state = np.asarray(state)
     known = np.isfinite(state) & (state != 65535)
     bits = np.where(known, state, 0).astype(np.int64)
@@ -77,7 +82,7 @@ def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0
 
 
 def build_surface(
-    source: str | os.PathLike | Sequence,
+    source: RasterSource,
     latitude: np.ndarray,
     longitude: np.ndarray,
     *,
@@ -85,11 +90,11 @@ def build_surface(
     cirrus: int = 0,
     progress: Progress | None = None,
 ) -> xr.DataArray:
-    """Average MOD09GA's clear pixels over the 2 km x 2 km around each place.
+    """Average the clear pixels of MOD09GA over the 2 km x 2 km around each place.
 
-    The 4 x 4 pixels of 500 m are found as a chip's are (`fluxcube.cubes.chips.block_index`); each takes the state
-    flags of the 1 km pixel that holds it. A band of which fewer than half the pixels are clear and valid is NaN.
-    The day is the product's: the UTC date, which at 10:30 local time is the local one up to 157 degrees east.
+    The 4 x 4 pixels of 500 m are located like those of a chip (`fluxcube.cubes.chips.block_index`); each has the state
+    flags of the 1 km pixel that contains it. A band is NaN if fewer than half of its pixels are clear and valid. The
+    day is that of the product: the UTC date, which at 10:30 local time is also the local one up to 157 degrees east.
 
     Parameters
     ----------
@@ -105,7 +110,7 @@ def build_surface(
     Returns
     -------
     xr.DataArray
-        (place, day, band) float32: reflectance of red, nir, blue, green, swir1, swir2, swir3. `day` holds the dates
+        (place, day, band) float32: reflectance of red, nir, blue, green, swir1, swir2, swir3. `day` contains the dates
         on which any place has a value, ascending.
 
     Raises
@@ -142,12 +147,12 @@ def build_surface(
 
 
 def _common_days(rasters: Sequence) -> np.ndarray:
-    """Dates (day,) datetime64[D] with both reflectance and state flags."""
+    """Return the dates (day,) datetime64[D] with both reflectance and state flags."""
     days = [{r.day for r in rasters if r.product == product} for product in ("MOD09GA", "MOD09GA_STATE")]
     if not days[0] & days[1]:
         raise SourceError(
             f"no day has both surface reflectance and state flags: found sur_refl_b01..07 of {len(days[0])} days and "
-            f"state_1km of {len(days[1])}; without the flags clear pixels cannot be told from clouds."
+            f"state_1km of {len(days[1])}; add the flags, which distinguish clear pixels from clouds."
         )
     if alone := len(days[0] ^ days[1]):
         log.warning("%d days have only one of surface reflectance and state flags and are left out", alone)
@@ -155,7 +160,7 @@ def _common_days(rasters: Sequence) -> np.ndarray:
 
 
 def _read_day(rasters: Sequence, rows: np.ndarray, cols: np.ndarray, covered: np.ndarray) -> tuple:
-    """Reflectance (place, 7, 4, 4) and state flags (place, 1, 4, 4) of a day, NaN where missing."""
+    """Return reflectance (place, 7, 4, 4) and state flags (place, 1, 4, 4) of a day, NaN where missing."""
     out = {
         product: np.full((len(rows), bands, *rows.shape[1:]), np.nan, "float32")
         for product, bands in (("MOD09GA", len(_BANDS)), ("MOD09GA_STATE", 1))
@@ -167,7 +172,7 @@ def _read_day(rasters: Sequence, rows: np.ndarray, cols: np.ndarray, covered: np
 
 
 def _clear_mean(reflectance: np.ndarray, clear: np.ndarray) -> np.ndarray:
-    """Mean (place, band) of the clear and valid pixels of (place, band, y, x); NaN where they are under half."""
+    """Return the means (place, band) of clear and valid pixels (place, band, y, x); NaN if these are under half."""
     good = clear[:, None] & np.isfinite(reflectance)
     count = good.sum((2, 3))
     total = np.where(good, reflectance, 0).sum((2, 3), dtype="float64")
@@ -175,8 +180,8 @@ def _clear_mean(reflectance: np.ndarray, clear: np.ndarray) -> np.ndarray:
     return np.where(enough, total / np.maximum(count, 1), np.nan).astype("float32")
 
 
-def site_land_cover(source: str | os.PathLike | Sequence, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Read the land-cover class of the pixel that holds each place: the most frequent over the years given.
+def site_land_cover(source: RasterSource, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+    """Read the land-cover class of the pixel that contains each place: the most frequent one over the years found.
 
     Parameters
     ----------
@@ -188,8 +193,8 @@ def site_land_cover(source: str | os.PathLike | Sequence, latitude: np.ndarray, 
     Returns
     -------
     (place,) uint8
-        IGBP number 1..17 (water is 17; `fluxcube.biomes.igbp_code`); 255 where nothing is known. Ties go to the
-        lower number.
+        IGBP number 1..17 (water is 17; `fluxcube.biomes.igbp_code`); 255 where unknown. Of equally frequent classes,
+        the lower number is returned.
 
     Raises
     ------
@@ -209,20 +214,20 @@ def site_land_cover(source: str | os.PathLike | Sequence, latitude: np.ndarray, 
     return class_mode(years)
 
 
-def add_land_cover(infos: Iterable[SiteInfo], source: str | os.PathLike | Sequence) -> dict[str, tuple[SiteInfo, str]]:
-    """Give sites whose IGBP class is not known the one of their pixel of MCD12Q1.
+def add_land_cover(infos: Iterable[SiteInfo], source: RasterSource) -> dict[str, tuple[SiteInfo, str]]:
+    """Assign sites without an IGBP class that of their pixel of MCD12Q1.
 
     Parameters
     ----------
     infos : iterable of SiteInfo
-        Those with a class, or without a place, are passed over.
+        Sites; those with a class, or without a location, are skipped.
     source : path, list of paths, or list of Raster
         As in `site_land_cover`.
 
     Returns
     -------
     dict of str to (SiteInfo, str)
-        By site: what is known of it with the class, "" where no pixel tells, and a sentence that says so.
+        By site: its metadata with the class, which is "" if the pixel has none, and a sentence on this.
 
     Raises
     ------
@@ -235,8 +240,8 @@ def add_land_cover(infos: Iterable[SiteInfo], source: str | os.PathLike | Sequen
     numbers = site_land_cover(
         source, *(np.array([getattr(i, key) for i in lacking]) for key in ("latitude", "longitude"))
     )
-    found = {}
+    classed = {}
     for info, code in zip(lacking, map(igbp_code, numbers), strict=True):
-        said = f"{code} is that of its pixel of 500 m in MCD12Q1" if code else "MCD12Q1 does not tell it either"
-        found[info.site] = replace(info, igbp=code), f"IGBP class: not in the metadata; {said}"
-    return found
+        source_of = f"{code} is that of its pixel of 500 m in MCD12Q1" if code else "MCD12Q1 does not tell it either"
+        classed[info.site] = replace(info, igbp=code), f"IGBP class: not in the metadata; {source_of}"
+    return classed

@@ -1,4 +1,4 @@
-"""A cube grows by what is new: unchanged sites keep their files, and what comes out is what a build of all gives."""
+"""Appending: unchanged sites keep their files, and the result equals a build of all sites."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import xarray as xr
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube import stores
+from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.append import append_site
-from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
+from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.layout import EPOCH
 from fluxcube.cubes.report import open_report, read_report
 from fluxcube.errors import ConfigError, SourceError, StoreError
@@ -188,7 +189,7 @@ def test_append_refuses_other_options_and_other_stores(raw, some, tmp_path):
     for options in ({"clock": "standard"}, {"rule": "quality"}, {"variables": ["TA"]}, {"compact": True}):
         with pytest.raises(ConfigError, match="Append with the same options"):
             build_carbonsense(raw, some, append=True, **options)
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="set only one of them"):
         build_carbonsense(raw, some, append=True, overwrite=True)
     build_carbonsense(raw, tmp_path / "none.zarr", append=True)  # nothing there: a build
     assert open_carbonsense(tmp_path / "none.zarr").sizes["site"] == 4
@@ -269,7 +270,7 @@ def test_a_record_joins_as_the_same_site_does_from_its_archive(raw, some, tmp_pa
 
 def test_a_site_is_replaced_only_when_asked(raw, some):
     ds = native(raw, "NP-Ccc")
-    with pytest.raises(StoreError, match="has NP-Ccc"):
+    with pytest.raises(StoreError, match="has NP-Ccc already"):
         append_site(some, ds)
     append_site(some, ds.assign(TA=ds.TA + 1), overwrite=True)
     append_site(some, native(raw, "US-Aaa"))
@@ -346,7 +347,7 @@ def test_what_is_older_than_the_axis_is_left_out_by_name(raw, tmp_path):
         raw, "US-Aaa", columns(96), start="1979-12-31T00:00", name="FLX_{site}_FLUXNET2015_FULLSET_{res}_1979-1980_1-5"
     )
     report = build_carbonsense(raw, tmp_path / "c.zarr")
-    assert f"before {EPOCH}" in report.left_out["US-Aaa"] and len(report.sites) == 3
+    assert f"from {EPOCH} on" in report.left_out["US-Aaa"] and len(report.sites) == 3
 
 
 def test_the_axis_begins_at_the_epoch_and_users_see_no_empty_decade(raw, some):

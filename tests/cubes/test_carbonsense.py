@@ -1,4 +1,4 @@
-"""From archives to a cube: values, flags and clocks as in the files, faults told, and all of it or nothing."""
+"""Building a cube: values, flags and clocks as in the files, faults reported, and the store complete or absent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 import xarray as xr
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
-from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
+from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.report import open_report
 from fluxcube.errors import ConfigError, SchemaError, SourceError, StoreError, UnknownNameError
 from fluxcube.schema import validate_cube

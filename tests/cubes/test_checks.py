@@ -1,4 +1,4 @@
-"""A clock that the sun contradicts, a value that cannot be and a place elsewhere are found; what is right is left."""
+"""Checks find wrong clocks, impossible values and contradictory locations, and leave correct records unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chips: which pixels they take, checked against GDAL, and how rasters become chips."""
+"""Chips: their pixels, checked against GDAL, and cutting them from rasters."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_places_without_rasters_are_missing_and_said(tmp_path, caplog):
     write(tmp_path, "MCD43A4", "2019-06-02", a4, row, col)
     chips = build_chips(tmp_path, [10.0, lat], [20.0, lon])
     assert np.isnan(chips[0]).all() and np.isfinite(chips[1, 0, :7]).all()
-    assert "1 of 2 places lie outside every MODIS raster" in caplog.text
+    assert "1 of 2 places lie outside all MODIS rasters" in caplog.text
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="no MODIS raster"):
         build_chips(tmp_path / "empty", [lat], [lon])

@@ -1,4 +1,4 @@
-"""Days are all of a local day, as if each minute had been averaged by hand; files and hours become one tower."""
+"""Daily towers: days average every minute of a local day; daily files and hours are fused to one tower."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.cubes.localdays import GRAMS_OF_CARBON, to_daily
+from fluxcube.cubes.tower_data import TowerOptions
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.simulation import Planet
 from fluxcube.simulation.archives import PUBLISHERS, write_archive, write_bif
@@ -291,7 +292,9 @@ def test_potential_radiation_and_day_of_year_are_oneflux_s(wi7, shared_data, tmp
     """The computed columns of a tower, against ONEFlux's daily SW_IN_POT and the calendar."""
     found = discover([shared_data / "daily", shared_data / "towers/sites.csv"], resolution="daily")
     archives = [archive for archive in found.archives if archive.site == "US-Wi7"]
-    tower = read_daily_tower(archives, read_badm(found.badm)["US-Wi7"], predictors=["TA"], targets=["NEE"])
+    tower = read_daily_tower(
+        archives, read_badm(found.badm)["US-Wi7"], TowerOptions(predictors=["TA"], targets=["NEE"])
+    )
     raw = pd.read_csv(archives[0].path)
     column = dict(zip(tower.predictors.names, tower.predictors.values.T, strict=True))
     np.testing.assert_allclose(column["SW_IN_POT"], raw.SW_IN_POT, atol=0.01)
@@ -326,7 +329,9 @@ def test_days_of_the_simulated_planet_are_near_its_truth(planet_files):
     infos = read_badm(found.badm)
     for place in planet.towers[:4]:
         archives = [archive for archive in found.archives if archive.site == place.site]
-        tower = read_daily_tower(archives, infos[place.site], predictors=["TA"], targets=["NEE", "GPP_NT", "RECO_NT"])
+        tower = read_daily_tower(
+            archives, infos[place.site], TowerOptions(predictors=["TA"], targets=["NEE", "GPP_NT", "RECO_NT"])
+        )
         days = tower.time[0] + np.arange(-1, len(tower.time) + 1) * DAY
         local = days.astype("datetime64[m]")[:, None] + np.arange(0, 1440, 30)
         utc = standard_to_utc(local.ravel(), place.utc_offset)
@@ -351,7 +356,9 @@ TARGETS = ("NEE", "GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT", "LE")
 def read(folder, **options):
     found = discover(folder, resolution="daily")
     info = read_badm(found.badm)[PLACE.site]
-    return read_daily_tower(found.archives, info, **{"predictors": PREDICTORS, "targets": TARGETS, **options})
+    return read_daily_tower(
+        found.archives, info, TowerOptions(**{"predictors": PREDICTORS, "targets": TARGETS, **options})
+    )
 
 
 def column(tower, name: str, ending: str = "") -> np.ndarray:
@@ -377,9 +384,9 @@ def test_daily_tables_win_and_hours_give_what_they_lack(published):
     for name in ("TA", "P", "NEE", "LE"):
         np.testing.assert_array_equal(column(tower, name), days[name])
         np.testing.assert_array_equal(column(tower, name, "_quality"), days[f"{name}_QUALITY"])
-        assert list(tower.given[name]) == ["FLUXNET2015"]
+        assert list(tower.fusion[name]) == ["FLUXNET2015"]
     np.testing.assert_array_equal(column(tower, "TA_RANGE"), hours.TA_RANGE)
-    assert list(tower.given["TA_RANGE"]) == ["FLUXNET2015 (hours)"]
+    assert list(tower.fusion["TA_RANGE"]) == ["FLUXNET2015 (hours)"]
     assert tower.quality["predictors"]["TA_RANGE"]["from_hours"] == 1
     assert "from_hours" not in tower.quality["predictors"]["TA"]
 
@@ -421,7 +428,7 @@ def test_years_without_a_daily_table_are_made_of_hours(tmp_path):
         assert len(tower.time) == 20
         days = tower.time < np.datetime64("2015-01-01")
         for name in ("TA", "NEE", "GPP_NT", "TA_RANGE"):
-            given_days = {"_DD_" in label: part["days"] for label, part in tower.given[name].items()}
+            given_days = {"_DD_" in label: part["days"] for label, part in tower.fusion[name].items()}
             lost = name in ("NEE", "GPP_NT")
             assert given_days == ({True: 10 - lost, False: 10} if name != "TA_RANGE" else {False: 20}), name
         # The table's own days have its carbon or none: neither a day nor a part that it lacks comes from the hours.
@@ -452,7 +459,9 @@ def test_publications_are_fused_by_day_and_variable(tmp_path, rule):
     np.testing.assert_array_equal(quality[chosen, np.arange(20)], best)
     if rule == "quality":
         assert set(chosen) == {0, 1}, "the simulated records differ in quality both ways"
-    turned = read_daily_tower(found.archives[::-1], tower.info, predictors=PREDICTORS, targets=TARGETS, rule=rule)
+    turned = read_daily_tower(
+        found.archives[::-1], tower.info, TowerOptions(predictors=PREDICTORS, targets=TARGETS, rule=rule)
+    )
     for stack in ("predictors", "fluxes"):
         for ending, values in getattr(tower, stack).parts.items():
             np.testing.assert_array_equal(values, getattr(turned, stack).parts[ending])
@@ -504,7 +513,9 @@ def test_no_value_at_all_is_an_error(tmp_path):
     path.write_text("TIMESTAMP,TA_F,TA_F_QC\n20140101,-9999,-9999\n")
     info = SiteInfo(site=PLACE.site, latitude=1.0, longitude=2.0)
     with pytest.raises(SourceError, match="no value"):
-        read_daily_tower(discover(path, resolution="daily").archives, info, predictors=["TA"], targets=["NEE"])
+        read_daily_tower(
+            discover(path, resolution="daily").archives, info, TowerOptions(predictors=["TA"], targets=["NEE"])
+        )
 
 
 # ---- fusion of days
@@ -592,8 +603,8 @@ def test_hours_with_reversed_flags_are_told_or_refused(shared_data, monkeypatch)
     """Of a real tower whose fills are smoother than what was measured."""
     archives = discover(shared_data / "towers" / "FLX_US-Wi7_FLUXNET2015_SUBSET_HH_2005-2005_1-4.zip").archives
     info = SiteInfo(site="US-Wi7", latitude=46.65, longitude=-91.07, utc_offset=-6)
-    options = {"predictors": ("TA",), "targets": ("NEE",)}
-    assert not read_daily_tower(archives, info, **options, strict=True).warnings
+    options = TowerOptions(predictors=("TA",), targets=("NEE",))
+    assert not read_daily_tower(archives, info, replace(options, strict=True)).warnings
 
     plain = daily.read_archive
 
@@ -602,9 +613,9 @@ def test_hours_with_reversed_flags_are_told_or_refused(shared_data, monkeypatch)
         return native.assign({n: native[n].where(native[n] < 0, 3 - native[n]) for n in ("TA_QC", "NEE_QC")})
 
     monkeypatch.setattr(daily, "read_archive", turned)
-    assert "flags of NEE look reversed" in " ".join(read_daily_tower(archives, info, **options).warnings)
+    assert "flags of NEE look reversed" in " ".join(read_daily_tower(archives, info, options).warnings)
     with pytest.raises(SourceError, match=r"US-Wi7.*flags of NEE look reversed"):
-        read_daily_tower(archives, info, **options, strict=True)
+        read_daily_tower(archives, info, replace(options, strict=True))
 
 
 def test_an_archive_s_own_clock_and_place_hold_for_days(tmp_path):
@@ -613,15 +624,15 @@ def test_an_archive_s_own_clock_and_place_hold_for_days(tmp_path):
     write_archive(tmp_path, "JapanFlux2024", simulate_record(place, "2014-06-01", days=60), place=place)
     found = discover(tmp_path, resolution="daily")
     info = SiteInfo(site="JP-Xyz", latitude=place.latitude, longitude=130.0, utc_offset=0.0, utc_offsets=((None, 0.0),))
-    options = {"predictors": ("TA",), "targets": ("NEE",)}
-    own = read_daily_tower(found.archives, info, **options, strict=True)
-    right = read_daily_tower(found.archives, replace(info, utc_offset=9.0, utc_offsets=((None, 9.0),)), **options)
+    options = TowerOptions(predictors=("TA",), targets=("NEE",))
+    own = read_daily_tower(found.archives, info, replace(options, strict=True))
+    right = read_daily_tower(found.archives, replace(info, utc_offset=9.0, utc_offsets=((None, 9.0),)), options)
     np.testing.assert_array_equal(own.time, right.time)
     np.testing.assert_array_equal(own.fluxes.values, right.fluxes.values)
     far = replace(info, elsewhere=(("other.csv", place.latitude + 1, 130.0),))
-    assert any("km from" in text for text in read_daily_tower(found.archives, far, **options).warnings)
+    assert any("km from" in text for text in read_daily_tower(found.archives, far, options).warnings)
     with pytest.raises(SourceError, match="km from"):
-        read_daily_tower(found.archives, far, **options, strict=True)
+        read_daily_tower(found.archives, far, replace(options, strict=True))
 
 
 def test_hours_of_a_wrong_clock_are_told_or_refused(tmp_path):

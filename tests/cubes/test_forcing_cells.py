@@ -1,4 +1,4 @@
-"""Cells of a forcing cube: their edges and areas, heights, land cover in windows, several chips a cell."""
+"""Cells of a forcing cube: edges and areas, heights, land cover in windows, several chips per cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Days of a forcing cube: each cell's own, none lost and none counted twice, and a tower's days of the same hours."""
+"""Daily forcing: days of each cell's own, no hour lost or counted twice, equal to daily towers of the same hours."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_nothing_is_computed_before_it_is_asked_for_and_chunks_change_nothing():
 
 
 def test_a_chunk_of_days_reads_its_own_hours_only(monkeypatch):
-    monkeypatch.setattr("fluxcube.cubes.forcing_daily._LEAST", 10)
+    monkeypatch.setattr("fluxcube.cubes.forcing_daily._MIN_DAYS", 10)
     monkeypatch.setattr("fluxcube.cubes.forcing_daily._BYTES", 1)
     forcing = example_forcing(days=62)
     read = []

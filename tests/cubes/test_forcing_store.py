@@ -1,4 +1,4 @@
-"""Forcing as a store: the same values, the same maps, whole or resumable."""
+"""Forcing stores: the same values and maps as from files; writing can be resumed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_parts_are_those_of_the_whole(forcing, store):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"bbox": (100, -80, 110, -70)}, ConfigError, "holds no cell of the forcing, which has latitudes"),
+        ({"bbox": (100, -80, 110, -70)}, ConfigError, "contains no cell of the forcing, which has latitudes"),
         ({"time": slice("1999", "2000")}, ConfigError, "selects no hour: the forcing runs from 2018-06-01T03"),
         ({"predictors": "TAA"}, UnknownNameError, "TA"),
     ],

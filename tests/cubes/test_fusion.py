@@ -1,4 +1,4 @@
-"""Fusion takes every value from one publication, as its rule says, and counts what each gave."""
+"""Fusion takes each value from one publication, according to its rule, and counts what each supplied."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_value_without_uncertainty_does_not_borrow_one():
 
 
 def test_sources_of_one_name_are_refused():
-    with pytest.raises(ConfigError, match="names of their own, found a, a"):
+    with pytest.raises(ConfigError, match="different names, found a, a"):
         fuse([(0, "a", record(0, TA=([1], [0]))), (1, "a", record(0, TA=([2], [0])))])
 
 

@@ -1,4 +1,4 @@
-"""Half-hours become UTC hours as if each minute had been averaged by hand, and nothing is made or lost."""
+"""Aggregation of half-hours to UTC hours equals averaging every minute; no value is added or lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Satellite data of many sites: each raster is gone through once, and how days are cut into spans changes nothing."""
+"""Satellite data of many sites: each raster is read once, and results do not depend on the spans of days."""
 
 from __future__ import annotations
 

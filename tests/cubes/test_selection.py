@@ -1,7 +1,9 @@
-"""A part of a cube is found by place, class, time, name and flag, without computing anything."""
+"""Selecting a part of a cube by place, class, time, name and flag, without computing anything."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
 from contextlib import contextmanager
 
@@ -15,8 +17,10 @@ from hypothesis import strategies as st
 from tower_files import columns, write_archive, write_places
 
 from fluxcube import stores
-from fluxcube.cubes.carbonsense import build_carbonsense, open_carbonsense
+from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.masks import in_long_fills
+from fluxcube.cubes.selection import Selection
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
 from fluxcube.normalisation import denormalise, normalise
 from fluxcube.schema import validate_cube
@@ -510,3 +514,18 @@ def test_the_axis_is_that_of_the_selected_sites(tmp_path):
     )
     with pytest.raises(ConfigError, match="2005"):
         open_carbonsense(tmp_path / "c", sites="US-Aaa", time="2012")
+
+
+def test_every_parameter_of_the_first_call_is_documented():
+    documented = set(re.findall(r"^    ([a-z_, ]+) : ", open_carbonsense.__doc__.partition("Returns")[0], re.M))
+    names = {name.strip() for line in documented for name in line.split(",")}
+    assert names == set(inspect.signature(open_carbonsense).parameters)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"bbox": (1, 2)}, ConfigError), ({"time": 2004.5}, ConfigError), ({"igbp": "XXX"}, UnknownNameError)],
+)
+def test_a_malformed_selection_is_refused_before_a_store_is_opened(options, error):
+    with pytest.raises(error):
+        Selection(**options)

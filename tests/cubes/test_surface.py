@@ -1,4 +1,4 @@
-"""Daily surface reflectance of clear pixels, bit by bit, and land cover at sites."""
+"""Daily surface reflectance of clear pixels, for each state flag, and land cover at sites."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_options_reach_the_flags(tmp_path, scene, caplog):
     write(tmp_path, scene, "2019-07-05", state=np.full((12, 12), 1 << 8))
     place = [PLACE[0], 10.0], [PLACE[1], 10.0]
     assert build_surface(tmp_path, *place).sizes["day"] == 0
-    assert "1 of 2 places lie outside every MODIS raster and get no surface" in caplog.text
+    assert "1 of 2 places lie outside all MODIS rasters and have no surface" in caplog.text
     assert build_surface(tmp_path, *place, assumed_clear=True).day.dt.day.values.tolist() == [4]
     assert build_surface(tmp_path, *place, cirrus=1).day.dt.day.values.tolist() == [5]
 

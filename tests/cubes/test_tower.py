@@ -1,4 +1,4 @@
-"""A tower is what its records say within bounds, on a clock and at a place that are checked; and what was removed."""
+"""Hourly towers: values within bounds, checks of clock and location, and the report of what was removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from test_checks import flagged, light
 from tower_files import columns, write_archive, write_places
 
 from fluxcube.cubes.hourly import to_hourly
-from fluxcube.cubes.tower import Tower, read_tower, tower_of
+from fluxcube.cubes.tower import read_tower, tower_of
+from fluxcube.cubes.tower_data import Tower, TowerOptions
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import discover
@@ -42,7 +43,9 @@ def native(step: int = 30, minute: int = 0, network: str = "Mine", **arrays: np.
 
 def made(*records: xr.Dataset, predictors=("TA", "P", "LE"), targets=("NEE", "LE"), info=INFO, **options) -> Tower:
     labelled = [(rank, ds.attrs["network"], ds) for rank, ds in enumerate(records)]
-    return tower_of(iter(labelled), info, predictors=predictors, targets=targets, **options)
+    places = options.pop("places", None)
+    options = TowerOptions(predictors=predictors, targets=targets, **options)
+    return tower_of(iter(labelled), info, options, places=places)
 
 
 def column(tower: Tower, stack: str, name: str, part: str = "") -> np.ndarray:
@@ -138,7 +141,7 @@ def test_the_report_adds_up(found):
             shown = getattr(tower, stack).values[:, getattr(tower, stack).names.index(name)]
             if stack == "predictors":
                 assert not ((shown < low) | (shown > high)).any()
-    for name, sources in tower.given.items():
+    for name, sources in tower.fusion.items():
         stack = "fluxes" if name in tower.fluxes.names else "predictors"
         assert sum(part["hours"] for part in sources.values()) == tower.quality[stack][name]["hours"]
 
@@ -149,13 +152,14 @@ def test_the_order_of_records_does_not_matter(found, random):
     if not held_any(found):
         return
     labelled = [(i, ds.attrs["network"], ds) for i, ds in enumerate(found)]
-    one = tower_of(labelled, INFO, predictors=("TA", "LE"), targets=("NEE", "LE"))
+    options = TowerOptions(predictors=("TA", "LE"), targets=("NEE", "LE"))
+    one = tower_of(labelled, INFO, options)
     random.shuffle(labelled)
-    two = tower_of(labelled, INFO, predictors=("TA", "LE"), targets=("NEE", "LE"))
+    two = tower_of(labelled, INFO, options)
     for stack in ("predictors", "fluxes"):
         for part, values in getattr(one, stack).parts.items():
             np.testing.assert_array_equal(values, getattr(two, stack).parts[part])
-    assert (one.given, one.quality, one.networks) == (two.given, two.quality, two.networks)
+    assert (one.fusion, one.quality, one.networks) == (two.fusion, two.quality, two.networks)
 
 
 def test_each_rule_s_share_by_hand():
@@ -227,7 +231,7 @@ def from_files(folder, **options) -> Tower:
     found = discover(folder)
     info = read_badm(found.badm)["US-Aaa"]
     options = {"predictors": ("TA", "VPD"), "targets": ("NEE",)} | options
-    return read_tower(found.archives, info, **options)
+    return read_tower(found.archives, info, TowerOptions(**options))
 
 
 def test_the_clock_is_checked_whatever_was_asked_for(tmp_path):
@@ -271,7 +275,7 @@ def test_a_few_values_in_another_unit_are_counted_and_hide_no_fill(tmp_path):
     rows = [f"{a},{b},{1013 if i < 40 else -9999},99.5,2" for i, (a, b) in enumerate(itertools.pairwise(times))]
     path = tmp_path / "FLX_US-Aaa_FLUXNET2015_FULLSET_HH_2010-2010_1-4.csv"
     path.write_text("\n".join(["TIMESTAMP_START,TIMESTAMP_END,PA,PA_F,PA_F_QC", *rows]) + "\n")
-    tower = read_tower(discover(tmp_path).archives, INFO, predictors=("PA",), targets=())
+    tower = read_tower(discover(tmp_path).archives, INFO, TowerOptions(predictors=("PA",), targets=()))
     assert tower.out_of_bounds == {"PA": 40}
     assert tower.warnings == ("PA: 20 % of its values were out of bounds and became missing",)
     np.testing.assert_array_equal(column(tower, "predictors", "PA"), np.full(80, np.float32(99.5)))
@@ -280,7 +284,7 @@ def test_a_few_values_in_another_unit_are_counted_and_hide_no_fill(tmp_path):
 
 
 def test_records_that_cannot_be_told_apart_or_have_nothing_are_refused():
-    with pytest.raises(ConfigError, match="names of their own"):
+    with pytest.raises(ConfigError, match="different names"):
         made(native(TA=[1, 2]), native(TA=[1, 2]))
     with pytest.raises(SourceError, match="no value in any of the variables"):
         made(native(TA=[np.nan, np.nan]))
@@ -301,7 +305,7 @@ def test_an_archive_that_tells_its_own_clock_is_decoded_with_it(tmp_path, monkey
     raw_light(tmp_path / "wrong", -8)
     right = from_files(tmp_path / "right")
     own = SiteInfo(site="US-Aaa", utc_offset=-6.0, utc_offsets=((None, -6.0),))
-    monkeypatch.setattr("fluxcube.cubes.tower.place_of", lambda archive: own)
+    monkeypatch.setattr("fluxcube.cubes.places.place_of", lambda archive: own)
     told = from_files(tmp_path / "wrong")
     np.testing.assert_array_equal(told.time, right.time)
     assert not told.warnings and told.utc_offset == -8  # which the site's other publications have
@@ -313,10 +317,12 @@ def test_a_site_without_an_offset_takes_its_archive_s(tmp_path, monkeypatch):
     raw_light(tmp_path, -6)
     found = discover(tmp_path)
     bare = SiteInfo(site="US-Aaa", latitude=40.0, longitude=-90.0)
-    assert "longitude / 15" in read_tower(found.archives, bare, predictors=("TA",), targets=()).warnings[0]
+    assert (
+        "longitude / 15" in read_tower(found.archives, bare, TowerOptions(predictors=("TA",), targets=())).warnings[0]
+    )
     own = SiteInfo(site="US-Aaa", utc_offset=-6.0, utc_offsets=((None, -6.0),))
-    monkeypatch.setattr("fluxcube.cubes.tower.place_of", lambda archive: own)
-    tower = read_tower(found.archives, bare, predictors=("TA",), targets=())
+    monkeypatch.setattr("fluxcube.cubes.places.place_of", lambda archive: own)
+    tower = read_tower(found.archives, bare, TowerOptions(predictors=("TA",), targets=()))
     assert tower.utc_offset == -6 and not tower.warnings
 
 
@@ -324,7 +330,7 @@ def test_an_archive_tells_what_the_metadata_do_not(tmp_path, monkeypatch):
     raw_light(tmp_path, -6)
     archives = discover(tmp_path).archives
     told = SiteInfo(site="US-Aaa", latitude=1.0, igbp="GRA", koppen="Dfb", elevation=9.0, utc_offset=-7.0)
-    monkeypatch.setattr("fluxcube.cubes.tower.place_of", lambda archive: told)
+    monkeypatch.setattr("fluxcube.cubes.places.place_of", lambda archive: told)
     known = replace(INFO, igbp="CRO")
-    info = read_tower(archives, known, predictors=("TA",), targets=()).info
+    info = read_tower(archives, known, TowerOptions(predictors=("TA",), targets=())).info
     assert info == replace(known, koppen="Dfb", elevation=9.0)

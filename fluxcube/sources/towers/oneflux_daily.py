@@ -149,7 +149,7 @@ def _fault_of_name(archive: Archive) -> str:
     if archive.resolution in _FINE:
         return (
             f"a {_FINE[archive.resolution]} file, where a daily one (DD) was expected; read it with read_oneflux, "
-            "and compute daily values from it with fluxcube.cubes.daily.to_daily"
+            "and compute daily values from it with fluxcube.cubes.localdays.to_daily"
         )
     if archive.resolution in _COARSE:
         return f"a {_COARSE[archive.resolution]} file, where a daily one was expected; get the site's daily (DD) file"

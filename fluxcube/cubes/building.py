@@ -1,0 +1,329 @@
+"""The steps of building a cube: find archives, keep sites of an existing store, read the others, cut, write.
+
+Sites are read one by one and spilled to disk, because which arrays the cube has is known only after the last one:
+the years in a file name need not be those of its data. Then the shards of each site are written. Each step returns a
+frozen result that the next steps take. RAM contains one site per worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fluxcube.cubes.compose import CubeSites, compose
+from fluxcube.cubes.daily import read_daily_tower
+from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
+from fluxcube.cubes.places import find_place
+from fluxcube.cubes.report import build_document, document, read_snapshots
+from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
+from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
+from fluxcube.cubes.surface import add_land_cover
+from fluxcube.cubes.tower import read_tower
+from fluxcube.errors import SourceError, unknown
+from fluxcube.sources.towers.badm import SiteInfo, read_badm
+from fluxcube.sources.towers.discovery import Discovery, discover
+from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: Function that reads a tower, by resolution.
+_READERS = {"hourly": read_tower, "daily": read_daily_tower}
+#: Number of sites named in an error that concerns all of them.
+_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What to build, as `fluxcube.build_carbonsense` describes it."""
+
+    roots: tuple[str | os.PathLike, ...]
+    store: Path
+    settings: CubeSettings
+    modis: str | os.PathLike | None = None
+    land_cover: str | os.PathLike | None = None
+    sites: tuple[str, ...] | None = None
+    strict: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSites:
+    """What was found of the sites requested.
+
+    Attributes
+    ----------
+    discovery : Discovery
+        All archives and other files found.
+    archives : mapping of str to list of Archive
+        Archives by site, sites in order.
+    infos : mapping of str to SiteInfo
+        Metadata by site, completed with land cover.
+    land_cover_notes : mapping of str to str
+        Sentences on the IGBP classes of sites whose class was read from land cover.
+    citations : mapping of (site, network) to (citation, DOI)
+        Citations of single products.
+    stamps : mapping of str to mapping
+        Descriptions of the archives and metadata of each site, which show a change.
+    left_out : mapping of str to str
+        Metadata files that could not be read, and why.
+    """
+
+    discovery: Discovery
+    archives: Mapping[str, list[Archive]]
+    infos: Mapping[str, SiteInfo]
+    land_cover_notes: Mapping[str, str]
+    citations: Mapping[tuple[str, str], tuple[str, str]]
+    stamps: Mapping[str, Mapping[str, Any]]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ReadSites:
+    """Documents of the sites that were read, whose values were spilled; and what was left out, and why."""
+
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_sites(request: BuildRequest) -> FoundSites:
+    """Find the archives, metadata and classes of the sites requested.
+
+    Raises
+    ------
+    SourceError
+        If there is no archive; with ``request.strict``, if a metadata file cannot be read.
+    UnknownNameError
+        If a requested site has no archive.
+    """
+    settings = request.settings
+    discovery = discover(list(request.roots), order=settings.order, resolution=settings.resolution)
+    archives = _requested(discovery, request.sites)
+    left_out: dict[str, str] = {}
+    note = None if request.strict else lambda at, error: left_out.update({at.name: str(error)})
+    infos = read_badm(discovery.badm, on_error=note)
+    notes: dict[str, str] = {}
+    if request.land_cover is not None:
+        classed = add_land_cover(_without_class(infos, archives), request.land_cover)
+        infos |= {site: info for site, (info, _) in classed.items()}
+        notes = {site: text for site, (_, text) in classed.items()}
+    citations, problem = read_snapshots([at for at in discovery.badm if at.name not in left_out])
+    return FoundSites(
+        discovery=discovery,
+        archives=archives,
+        infos=infos,
+        land_cover_notes=notes,
+        citations=citations,
+        stamps={site: stamp(files, infos.get(site)) for site, files in archives.items()},
+        left_out=left_out | ({"citations": problem} if problem else {}),
+    )
+
+
+def keep_sites(request: BuildRequest, found: FoundSites) -> Kept:
+    """Return the sites of the existing store that need not be read again.
+
+    Raises
+    ------
+    ConfigError
+        If the store was built with other settings.
+    """
+    return sites_to_keep(request.store, request.settings, found.stamps)
+
+
+def is_outdated(request: BuildRequest, kept: Kept) -> bool:
+    """Return whether satellite data of a site that stays must be cut again."""
+    if request.modis is None:
+        return False
+    rasters = SATELLITE[request.settings.resolution].rasters(request.modis)
+    return any(stamp_rasters(rasters, doc["place"]) != doc.get("rasters", "") for doc in kept.documents.values())
+
+
+def read_sites(request: BuildRequest, found: FoundSites, kept: Kept, building: Path) -> ReadSites:
+    """Read all sites that are not kept, and spill their values to `building`.
+
+    Raises
+    ------
+    SourceError
+        If no site can be read and none is kept; with ``request.strict``, if any cannot be read.
+    """
+    sites = [site for site in found.archives if site not in kept.documents]
+    read = functools.partial(_read_site, request, found, building)
+    results = _on_threads(read, sites, request.progress, lambda site: f"read {site}")
+    documents: dict[str, Mapping[str, Any]] = {}
+    left_out: dict[str, str] = {}
+    for site, result in zip(sites, results, strict=True):
+        if isinstance(result, SourceError):
+            left_out[site] = str(result)
+        else:
+            documents[site] = result
+            left_out |= {f"{site}: {name}": why for name, why in result["unread"].items()}
+    for text, count in Counter(text for doc in documents.values() for text in doc["lost"]).items():
+        _log.warning("%s (%d site%s)", text, count, "s" if count > 1 else "")
+    if not documents and not kept.documents:
+        reasons = [f"{name}: {why}" for name, why in {**found.left_out, **kept.left_out, **left_out}.items()]
+        more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        raise SourceError(f"no site could be read: {'; '.join(reasons[:_NAMED])}{more}")
+    return ReadSites(documents, left_out)
+
+
+def cut_satellite_data(
+    request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path
+) -> tuple[CubeSites, dict[str, np.ndarray]]:
+    """Cut the satellite data of the sites that were read, or whose rasters changed, and spill them to `building`.
+
+    An hourly cube has chips, a daily one MOD09GA's clear-sky reflectance around the tower. Without MODIS rasters, the
+    chips are those that the archives themselves contain.
+
+    Returns
+    -------
+    sites : CubeSites
+        With documents that record the rasters.
+    days : dict of str to (day,) datetime64[D]
+        Days that were spilled, by site.
+
+    Raises
+    ------
+    SourceError
+        If no raster is of the towers' time, or none has a valid pixel.
+    """
+    if request.modis is None:
+        return sites, _cut_archives(request, found, sites, building)
+    product = SATELLITE[request.settings.resolution]
+    rasters = product.rasters(request.modis)
+    documents = sites.documents
+    stamps = {site: stamp_rasters(rasters, doc["place"]) for site, doc in documents.items()}
+    stale = [site for site, doc in documents.items() if stamps[site] != doc.get("rasters", "")]
+    if not any(stamps.values()):
+        spans = [span_of_use(doc["place"]) for doc in documents.values()]
+        raise SourceError(
+            f"modis: no {product.name} raster from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when "
+            "the towers measured; pass a folder that has some."
+        )
+    days = cut_sites(building, product, rasters, [documents[site]["place"] for site in stale], request.progress)
+    if not any(map(len, days.values())) and not sites.kept:
+        raise SourceError("modis: no raster has a valid pixel of any of the sites; check where its tiles lie.")
+    changed = {site: {**documents[site], "rasters": stamps[site]} for site in stale}
+    return (
+        CubeSites(
+            kept={site: changed.get(site, doc) for site, doc in sites.kept.items()},
+            fresh={site: changed.get(site, doc) for site, doc in sites.fresh.items()},
+        ),
+        days,
+    )
+
+
+def write_cube(
+    request: BuildRequest,
+    sites: CubeSites,
+    days: Mapping[str, np.ndarray],
+    log: Mapping[str, Any],
+    building: Path,
+) -> None:
+    """Write the store: link the files of sites that stay, and write the others."""
+
+    def each(function: Callable[[str], None], names: Sequence[str]) -> None:
+        _on_threads(function, names, request.progress, lambda site: f"write {site}")
+
+    source = request.store if sites.kept else None
+    compose(building, request.settings, sites, log=log, source=source, satellite_days=days, each=each)
+
+
+def log_of_build(
+    request: BuildRequest, found: FoundSites, kept: Kept, sites: CubeSites, left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the log of a build: what it left out, and what earlier builds left out and is still absent."""
+    before = kept.log.get("left_out", {})
+    names = {*sites.documents, *found.archives}
+    earlier = {name: why for name, why in before.items() if name not in names}
+    return build_document(earlier | dict(left_out), found.discovery, [str(root) for root in request.roots], kept.log)
+
+
+def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, list[Archive]]:
+    """Return the archives of each site requested, sites in order."""
+    if not discovery.archives:
+        ignored = "; ".join(f"{path}: {why}" for path, why in discovery.ignored[:3]) or "none"
+        raise SourceError(
+            "no half-hourly or hourly tower archive was found by name; expected files such as "
+            f"FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip. Files ignored: {ignored}."
+        )
+    known = discovery.sites
+    names = known if sites is None else sites
+    for site in names:
+        if site not in known:
+            raise unknown("site", site, known)
+    return {site: [a for a in discovery.archives if a.site == site] for site in sorted(set(names))}
+
+
+def _without_class(infos: Mapping[str, SiteInfo], archives: Mapping[str, list[Archive]]) -> Iterator[SiteInfo]:
+    """Yield the metadata of each site whose IGBP class is neither in its metadata nor in its archives."""
+    for site, files in archives.items():
+        try:
+            places = [place for archive in files if (place := place_of(archive)) is not None]
+            info = find_place(infos, site, files)
+        except SourceError:
+            continue  # reading the site reports the error
+        if not info.igbp and not any(place.igbp for place in places):
+            yield info
+
+
+def _read_site(request: BuildRequest, found: FoundSites, building: Path, site: str) -> dict[str, Any] | SourceError:
+    """Read a site; return its document, or the error that prevented it."""
+    settings, archives = request.settings, found.archives[site]
+    try:
+        for archive in archives:
+            reader_of(archive)  # an archive of another product is reported before a missing location
+        info = find_place(found.infos, site, archives)
+        tower = _READERS[settings.resolution](archives, info, settings.tower_options(strict=request.strict))
+        check_epoch(tower)
+    except SourceError as error:
+        if request.strict:
+            raise
+        return error
+    if site in found.land_cover_notes:
+        tower = replace(tower, warnings=(*tower.warnings, found.land_cover_notes[site]))
+    spill_tower(building, tower, compact=settings.compact)
+    described = found.stamps[site]
+    return document(tower, described["archives"], described["info"], found.citations, settings.resolution)
+
+
+def _cut_archives(request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path) -> dict[str, np.ndarray]:
+    """Spill the chips that archives themselves contain, the newest publication's if several do."""
+    days: dict[str, np.ndarray] = {}
+    if request.settings.resolution != "hourly":
+        return days
+    for site in sites.fresh:
+        for archive in sorted(found.archives[site], key=lambda archive: archive.rank):
+            if (series := chips_of(archive)) is not None:
+                days[site] = series[0].astype("datetime64[D]")
+                spill_chips(building, site, days[site], series[1])
+                break
+    return days
+
+
+def _on_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None, text: Callable[[Item], str]
+) -> list[Result]:
+    """Call a function for each item in a few threads; return the results in the order of the items."""
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    try:
+        futures = {pool.submit(function, item): item for item in items}
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            if progress:
+                progress(done, len(items), text(futures[future]))
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)

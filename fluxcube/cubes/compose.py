@@ -1,0 +1,104 @@
+"""Compose a cube: reuse the files of sites that stay, unchanged, and write those of sites that were spilled to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxcube.cubes.layout import CubeSettings, cube_arrays, cube_coords, time_axis, write_chips, write_tower
+from fluxcube.cubes.report import cube_attrs, write_report
+from fluxcube.stores import adopt, create, open_store
+
+#: ``each(function, sites)`` calls a function for each site, perhaps in several threads.
+Each = Callable[[Callable[[str], None], Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class CubeSites:
+    """Documents of the sites of a cube, by site: those that stay as they are, and those whose values were spilled."""
+
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fresh: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def documents(self) -> dict[str, Mapping[str, Any]]:
+        """All documents, in the order of the site axis."""
+        return dict(sorted({**self.kept, **self.fresh}.items()))
+
+
+def compose(
+    building: Path,
+    settings: CubeSettings,
+    sites: CubeSites,
+    *,
+    log: Mapping[str, Any],
+    source: Path | None = None,
+    satellite_days: Mapping[str, np.ndarray] | None = None,
+    each: Each | None = None,
+) -> None:
+    """Write a cube from the sites of another one, which stay as they are, and from sites that were spilled.
+
+    Parameters
+    ----------
+    building : path
+        The folder that `fluxcube.stores.staging` yields.
+    settings : CubeSettings
+        Of the cube.
+    sites : CubeSites
+        Documents; the values of the fresh sites were spilled to `building`.
+    log : mapping
+        The log that `build_document` returns.
+    source : path, optional
+        The store that has the kept sites; needed if there are any.
+    satellite_days : mapping of str to (day,) datetime64, optional
+        Days of the satellite data that were spilled to `building`, by site.
+    each : callable, optional
+        ``each(function, sites)`` calls a function for each site, perhaps in several threads; by default one by one.
+    """
+    documents = sites.documents
+    parts = {site: days for site, days in (satellite_days or {}).items() if len(days)}
+    days = np.unique(np.concatenate(list(parts.values()))) if parts else None
+    if sites.kept and source is not None:
+        days = _all_days(source, days)
+    order = {site: at for at, site in enumerate(documents)}
+    _create(building, settings, documents, days)
+    if sites.kept and source is not None:
+        with open_store(source, kind="cube", dask=False) as old:
+            before = {str(site): at for at, site in enumerate(old.site.values)}
+        adopt(building, source, {before[site]: order[site] for site in sites.kept})
+
+    def write(site: str) -> None:
+        if site in sites.fresh:
+            write_tower(building, order[site], documents[site]["place"], settings)
+        if site in parts:
+            write_chips(building, order[site], site, settings.resolution)
+
+    (each or _one_by_one)(write, sorted({*sites.fresh, *parts}))
+    write_report(building, documents, log)
+
+
+def _one_by_one(function: Callable[[str], None], sites: Sequence[str]) -> None:
+    for site in sites:
+        function(site)
+
+
+def _create(building: Path, settings: CubeSettings, documents: Mapping[str, Mapping], days: np.ndarray | None) -> None:
+    """Create the coordinates and the empty arrays of a cube."""
+    places = [doc["place"] for doc in documents.values()]
+    time = time_axis(places, settings.resolution)
+    coords = cube_coords(places, time, settings, days)
+    arrays = cube_arrays(places, len(time), settings, coords.sizes.get("day"))
+    create(building, coords, arrays, cube_attrs(documents, settings.attrs))
+
+
+def _all_days(source: Path, days: np.ndarray | None) -> np.ndarray | None:
+    """Return the days of new satellite data and of those that stay."""
+    with open_store(source, kind="cube", dask=False) as old:
+        if "day_held" not in old.coords:
+            return days
+        present = old.day.values[old.day_held.values].astype("datetime64[D]")
+    return present if days is None else np.union1d(present, days.astype("datetime64[D]"))
