@@ -24,7 +24,7 @@ from fluxcube.cubes.report import build_document, document
 from fluxcube.cubes.selection import open_carbonsense
 from fluxcube.cubes.tower import Stack, Tower
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.stores import staging
+from fluxcube.stores.building import staging
 from fluxcube.variables import predictors, targets
 
 HOUR = np.timedelta64(1, "h")

@@ -17,7 +17,7 @@ import xarray as xr
 from fluxcube.cubes import carbonsense
 from fluxcube.errors import ConfigError, StoreError, missing_package, unknown
 from fluxcube.schema import resolution_of
-from fluxcube.stores import is_url, open_store
+from fluxcube.stores.reading import is_url, open_store
 
 #: The environment variable that names the default store.
 VARIABLE = "FLUXCUBE_DATA"

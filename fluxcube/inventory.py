@@ -12,7 +12,8 @@ import pandas as pd
 from fluxcube.cubes.report import open_report
 from fluxcube.schema import resolution_of
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
-from fluxcube.stores import done_regions, is_url, open_store, store_attrs
+from fluxcube.stores.ledger import done_regions
+from fluxcube.stores.reading import is_url, open_store, store_attrs
 
 Progress = Callable[[int, int, str], None]
 

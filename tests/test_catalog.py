@@ -14,8 +14,10 @@ import xarray as xr
 import yaml
 
 import fluxcube as fc
-from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import staging
+from fluxcube.stores.reading import open_store
 
 CATALOG = Path(__file__).resolve().parents[1] / "catalogs" / "fluxcube.yaml"
 
@@ -90,12 +92,12 @@ def test_maps_are_opened_by_name(monkeypatch, tmp_path):
     time = np.arange("2020-01-01", "2020-01-03", dtype="datetime64[h]").astype("datetime64[ns]")
     coords = xr.Dataset(coords={"time": time, "latitude": [1.0], "longitude": [2.0]})
     like = {"shape": (48, 1, 1), "chunks": (48, 1, 1), "fill_value": np.nan}
-    spec = stores.ArraySpec(dims=("time", "latitude", "longitude"), dtype="float32", **like)
-    with stores.staging(tmp_path / "maps.zarr") as building:
-        stores.create(building, coords, {"NEE": spec}, {"kind": "maps"})
+    spec = ArraySpec(dims=("time", "latitude", "longitude"), dtype="float32", **like)
+    with staging(tmp_path / "maps.zarr") as building:
+        create(building, coords, {"NEE": spec}, {"kind": "maps"})
     monkeypatch.setenv("FLUXCUBE_DATA", str(tmp_path))
     maps = intake.open_catalog(str(CATALOG)).maps.to_dask()
-    assert maps.identical(stores.open_store(tmp_path / "maps.zarr", kind="maps"))
+    assert maps.identical(open_store(tmp_path / "maps.zarr", kind="maps"))
 
 
 def test_every_entry_is_of_a_known_kind():

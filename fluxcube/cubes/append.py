@@ -31,8 +31,11 @@ from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.schema import STACKS, resolution_of
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.networks import Archive
-from fluxcube.stores import adopt, create, is_url, open_store, staging, store_attrs
-from fluxcube.swap import alone
+from fluxcube.stores.arrays import create
+from fluxcube.stores.building import staging
+from fluxcube.stores.reading import is_url, open_store, store_attrs
+from fluxcube.stores.shards import adopt
+from fluxcube.stores.swap import build_lock
 
 _BLOCK = 1 << 20
 _SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing")
@@ -79,7 +82,7 @@ def append_site(
     """
     if is_url(store):
         raise StoreError(f"{store}: a store behind a URL is only read; append to a copy on disk.")
-    with alone(store):
+    with build_lock(store):
         _append(Path(store), ds, info, overwrite)
 
 
@@ -304,7 +307,7 @@ def compose(
     Parameters
     ----------
     building : path
-        As `fluxcube.stores.staging` gives it.
+        As `fluxcube.stores.building.staging` gives it.
     kept, fresh : mapping of str to mapping
         Documents by site; values of the fresh ones were put aside in `building`.
     labels : mapping of str to sequence of str

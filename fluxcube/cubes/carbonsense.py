@@ -30,8 +30,8 @@ from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.towers.badm import SiteInfo, read_badm, require_location
 from fluxcube.sources.towers.networks import Archive, Discovery, discover
 from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
-from fluxcube.stores import staging
-from fluxcube.swap import alone
+from fluxcube.stores.building import staging
+from fluxcube.stores.swap import build_lock
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "append_site", "build_carbonsense", "open_carbonsense"]
@@ -178,7 +178,7 @@ def build_carbonsense(
     )
     job = _Job(raw, Path(store), settings, labels, read, strict, progress)
     job.find(sites, land_cover)
-    with alone(store) if append else contextlib.nullcontext():
+    with build_lock(store) if append else contextlib.nullcontext():
         if append and job.store.exists():
             job.keep()
         if job.asked or not job.kept or job.outdated(modis):

@@ -17,10 +17,14 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
-from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.schema import resolution_of, validate_forcing
-from fluxcube.swap import building_place, clear_leftovers
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.ledger import done_regions, mark_done
+from fluxcube.stores.reading import is_url, open_store, store_attrs
+from fluxcube.stores.shards import write_region
+from fluxcube.stores.swap import building_place, clear_leftovers
 
 #: Cells a side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
@@ -78,8 +82,8 @@ def write_forcing(
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
     specs = _specs(forcing)
     _prepare(path, forcing, specs, overwrite)
-    with stores.writing(path):
-        done = stores.done_regions(path)
+    with write_lock(path):
+        done = done_regions(path)
         tasks = {_key(task): task for task in _tasks(forcing, specs)}
         todo = [task for key, task in tasks.items() if key not in done]
         count = len(tasks) - len(todo)
@@ -87,7 +91,7 @@ def write_forcing(
             count += 1
             if progress is not None:
                 progress(count, len(tasks), task[0])
-        stores.finish(path)
+        finish(path)
     return path
 
 
@@ -95,10 +99,10 @@ def is_forcing_store(path: object) -> bool:
     """Return whether a path is a store that `write_forcing` made."""
     if not isinstance(path, (str, os.PathLike)):
         return False
-    if not stores.is_url(path) and not (Path(path) / "zarr.json").is_file():
+    if not is_url(path) and not (Path(path) / "zarr.json").is_file():
         return False
     try:
-        return stores.store_attrs(path).get("kind") == "forcing"
+        return store_attrs(path).get("kind") == "forcing"
     except StoreError:
         return False
 
@@ -148,7 +152,7 @@ def open_forcing_store(
             f"{store} is a store of forcing: {', '.join(given)} can no longer change it; leave it out, or make "
             "another store of the files that this one came from."
         )
-    ds = stores.open_store(store, kind="forcing", dask=False, storage_options=storage_options)
+    ds = open_store(store, kind="forcing", dask=False, storage_options=storage_options)
     ds = ds.assign({name: array.chunk(_read(array)) for name, array in ds.data_vars.items()})
     if bbox is not None:
         ds = _inside(ds, bbox)
@@ -199,13 +203,13 @@ def _period(ds: xr.Dataset, time: slice) -> xr.Dataset:
     return cut
 
 
-def _specs(forcing: xr.Dataset) -> dict[str, stores.ArraySpec]:
+def _specs(forcing: xr.Dataset) -> dict[str, ArraySpec]:
     """What the arrays are like."""
     specs = {}
     for name, array in forcing.data_vars.items():
         packed = {"scale_factor": _SCALE, "_FillValue": _FILL} if name == "modis" else {}
         steps = [_sizes(forcing, str(dim), size) for dim, size in array.sizes.items()]
-        specs[str(name)] = stores.ArraySpec(
+        specs[str(name)] = ArraySpec(
             dims=array.dims,
             shape=array.shape,
             dtype="int16" if packed else "float32",
@@ -232,25 +236,25 @@ def _block(forcing: xr.Dataset, dim: str) -> int:
     return int(sizes[0]) if sizes and len(set(sizes[:-1])) <= 1 and sizes[0] <= 4 * CELLS else CELLS
 
 
-def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec], overwrite: bool) -> None:
+def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], overwrite: bool) -> None:
     """See that an unfinished store of this forcing is at `path`."""
     clear_leftovers(path)
     token = str(getattr(forcing.predictors.data, "name", "in memory"))
     if path.exists():
-        there = stores.store_attrs(path)
+        there = store_attrs(path)
         if there.get("kind") != "forcing":
             raise StoreError(f"{path} holds no forcing, and is not replaced: give another path.")
         if there.get("complete") is not True and there.get("made_from") == token and not overwrite:
             return
         if not overwrite:
             raise StoreError(f"{path} exists: give overwrite (--overwrite) to replace it, or another path.")
-        with stores.writing(path):
-            stores.remove(path)
+        with write_lock(path):
+            remove(path)
     making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     coords = forcing.coords.to_dataset().compute()
     try:
-        stores.create(making, coords, specs, {**forcing.attrs, "kind": "forcing", "made_from": token})
+        create(making, coords, specs, {**forcing.attrs, "kind": "forcing", "made_from": token})
         os.replace(making, path)
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error.strerror or error}).") from error
@@ -258,7 +262,7 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySp
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _tasks(forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec]) -> Iterator[Task]:
+def _tasks(forcing: xr.Dataset, specs: Mapping[str, ArraySpec]) -> Iterator[Task]:
     """Name and bounds of every file that holds land."""
     land = forcing.land_fraction.transpose(*_CELL_DIMS).values > 0
     for name, spec in specs.items():
@@ -290,7 +294,7 @@ def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: i
                     task = running.pop(future)
                     try:
                         future.result()
-                        stores.mark_done(path, {_key(task): 0})
+                        mark_done(path, {_key(task): 0})
                     except OSError as error:
                         raise StoreError(f"{path}: {_key(task)}: {error}; the same call goes on.") from error
                     yield task
@@ -305,4 +309,4 @@ def _write(forcing: xr.Dataset, path: Path, task: Task) -> None:
     values = np.asarray(values, np.float32)
     if name == "modis":
         values = np.where(np.isfinite(values), np.rint(values / np.float32(_SCALE)), _FILL).astype(np.int16)
-    stores.write_region(path, name, bounds, values, durable=True)
+    write_region(path, name, bounds, values, durable=True)

@@ -17,7 +17,9 @@ from fluxcube.cubes.tower import Tower
 from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
-from fluxcube.stores import ArraySpec, spill, spilled, unspill, write_run
+from fluxcube.stores.arrays import ArraySpec
+from fluxcube.stores.building import spill, spilled, unspill
+from fluxcube.stores.shards import write_run
 from fluxcube.timestamps import DAY, HOUR
 from fluxcube.variables import BANDS
 
@@ -191,7 +193,7 @@ def cube_arrays(
     *,
     compact: bool = False,
 ) -> dict[str, ArraySpec]:
-    """Return the arrays of a cube of these sites and so many steps, as `fluxcube.stores.create` takes them.
+    """Return the arrays of a cube of these sites and so many steps, as `fluxcube.stores.arrays.create` takes them.
 
     `compact` keeps values as `fluxcube.decimals` does. Those that a cube need not have are there if any site has them.
     """

@@ -18,7 +18,8 @@ from fluxcube.cubes.tower import Tower
 from fluxcube.errors import SourceError, StoreError, unknown
 from fluxcube.sources.towers.archives import Location, open_stream
 from fluxcube.sources.towers.networks import Discovery, networks
-from fluxcube.stores import read_documents, store_attrs, write_documents
+from fluxcube.stores.documents import read_documents, write_documents
+from fluxcube.stores.reading import store_attrs
 
 #: Groups of the store that hold the documents of its sites, and of its making.
 SITES, BUILD = "report", "build"

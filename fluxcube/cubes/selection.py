@@ -14,7 +14,7 @@ from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.schema import PARTS, STACKS, resolution_of, validate_cube
-from fluxcube.stores import dask_chunked, open_store
+from fluxcube.stores.reading import dask_chunked, open_store
 from fluxcube.timestamps import DAY, HOUR
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", "surface")

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.stores.reading import store_attrs
+from fluxcube.stores.shards import write_region
 
 DIMS = ("time", "latitude", "longitude")
 
@@ -117,13 +118,13 @@ class Work:
 
         one_torch_thread()
         values = get_sync(self.graph, list(self.keys.values()))
-        if (found := str(stores.store_attrs(self.path).get("model_digest", ""))) != self.digest:
+        if (found := str(store_attrs(self.path).get("model_digest", ""))) != self.digest:
             raise StoreError(f"{self.path} is now of another model ({found[:12]}, not {self.digest[:12]}).")
         missing = 0
         for name, array in zip(self.keys, values, strict=True):
             array = np.asarray(array, "float32")
             missing = max(missing, self.region.land - int(np.isfinite(array).sum()))
-            stores.write_region(self.path, name, self.region.bounds, array, durable=True)
+            write_region(self.path, name, self.region.bounds, array, durable=True)
         return missing
 
 

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fluxcube import stores
 from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, StoreError
 from fluxcube.maps.regions import DIMS, Region, Work, even_chunks, regions, works
 from fluxcube.maps.workers import Workers, workers_for
 from fluxcube.schema import REGION_BYTES, validate_maps
-from fluxcube.swap import building_place, clear_leftovers
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.ledger import done_regions, mark_done
+from fluxcube.stores.reading import open_store
+from fluxcube.stores.swap import building_place, clear_leftovers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -99,11 +102,11 @@ def write_maps(
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
     every = regions(maps)
     made = _prepare(path, maps, len(every), overwrite, resume)
-    with stores.writing(path):
-        done = stores.done_regions(path)
+    with write_lock(path):
+        done = done_regions(path)
         todo = [region for key, region in every.items() if key not in done]
         ocean = {region.key: 0 for region in todo if not region.land}
-        stores.mark_done(path, ocean)
+        mark_done(path, ocean)
         todo = [region for region in todo if region.land]
         cell_hours = sum(region.land for region in todo)
         step = "days" if maps.attrs.get("resolution") == "daily" else "hours"
@@ -115,11 +118,11 @@ def write_maps(
                     _Run(maps, path, team, state).all(todo)
             except ConfigError:  # before the first task: nothing is left that would be in the way of other chunks
                 if made:
-                    stores.remove(path)
+                    remove(path)
                 raise
-        missing = sum(stores.done_regions(path).values())
+        missing = sum(done_regions(path).values())
         land = sum(region.land for region in every.values())
-        stores.finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing})
+        finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing})
     return path
 
 
@@ -143,9 +146,9 @@ def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
     StoreError
         If there is no such store, or it is unfinished.
     """
-    ds = validate_maps(stores.open_store(store, kind="maps", allow_partial=partial))
+    ds = validate_maps(open_store(store, kind="maps", allow_partial=partial))
     if ds.attrs.get("complete") is not True:
-        ds.attrs["regions_done"] = len(stores.done_regions(store))
+        ds.attrs["regions_done"] = len(done_regions(store))
         logger.warning(
             "%s is not complete: %d of %s regions are written", store, ds.attrs["regions_done"], ds.attrs["regions"]
         )
@@ -156,8 +159,8 @@ def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: 
     """See that an unfinished store of these maps is at `path`; return whether it is new."""
     clear_leftovers(path)
     if _in_the_way(path, maps, overwrite, resume):
-        with stores.writing(path):
-            stores.remove(path)
+        with write_lock(path):
+            remove(path)
     if path.exists():
         return False
     try:
@@ -171,7 +174,7 @@ def _in_the_way(path: Path, maps: xr.Dataset, overwrite: bool, resume: bool) -> 
     """Whether to remove what is there; False where there is nothing, or what can be gone on with."""
     if not path.exists():
         return False
-    there = stores.open_store(path, kind="maps", allow_partial=True)  # nothing but maps is ever removed
+    there = open_store(path, kind="maps", allow_partial=True)  # nothing but maps is ever removed
     difference = "it is finished" if there.attrs.get("complete") is True else _difference(there, maps)
     if difference is None and resume:
         return False
@@ -201,7 +204,7 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
     """Make the empty store; it appears whole, so that a kill leaves nothing that looks like one."""
     shards = _shards(maps)
     specs = {
-        str(name): stores.ArraySpec(
+        str(name): ArraySpec(
             dims=DIMS,
             shape=array.shape,
             dtype="float32",
@@ -216,7 +219,7 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
     making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     try:
-        stores.create(making, maps.coords.to_dataset(), specs, _attrs(maps) | {"regions": count})
+        create(making, maps.coords.to_dataset(), specs, _attrs(maps) | {"regions": count})
         os.replace(making, path)
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -291,7 +294,7 @@ class _Run:
 
     def _note(self, region: Region, missing: int) -> None:
         try:
-            stores.mark_done(self.path, {region.key: missing})
+            mark_done(self.path, {region.key: missing})
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self.state.report(region)

@@ -18,7 +18,6 @@ from cluster_job import SlowModel, make_maps
 from inference_fakes import fake
 
 import fluxcube as fc
-from fluxcube import stores
 from fluxcube.cubes.forcing_store import open_forcing_store, write_forcing
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.inference.grid import upscale
@@ -28,6 +27,7 @@ from fluxcube.maps.regions import regions, works
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.schema import REGION_BYTES
 from fluxcube.simulation.example import example_forcing
+from fluxcube.stores.ledger import done_regions
 
 HERE = Path(__file__).parent
 
@@ -82,7 +82,7 @@ def test_an_unreadable_chunk_of_forcing_is_named_and_the_others_are_written(tmp_
     where = f"latitude {lat.min():g} to {lat.max():g}, longitude {forcing.longitude.values[0]:g}"
     with pytest.raises(StoreError, match=rf"of 24 regions could not be written.*{where}.*failed 3 times.*checksum"):
         write_maps(maps(), store)
-    assert 18 <= len(stores.done_regions(store)) < 24
+    assert 18 <= len(done_regions(store)) < 24
     shard.write_bytes(good)
     write_maps(maps(), store)
     assert values(store) == values(whole)

@@ -20,7 +20,7 @@ import xarray as xr
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
-from fluxcube.stores import is_url
+from fluxcube.stores.reading import is_url
 
 log = logging.getLogger(__name__)
 
