@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"variables", "biomes"},
-    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "swap", "scores"},
+    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
     {"solar"},
     {"schema", "geometry"},
     {"stores"},
@@ -38,13 +38,12 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 #: Who may open a file for writing, and why.
 WRITERS = {
-    "stores.py": "cubes and maps",
-    "swap.py": "the folder that a store is made in",
+    "stores/": "cubes, forcing and maps, and the folders they are built in",
     "sources/era5/unpacked.py": "a zip's NetCDF, in the user's own temporary folder",
     "models/checkpoint.py": "weights",
     "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",
-    "maps/export.py": "maps for other programs",
+    "maps/netcdf.py": "maps for other programs",
     "plotting/": "pictures",
     "evaluation/report.py": "score tables",
     "simulation/": "the simulated planet's raw files",
