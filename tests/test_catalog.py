@@ -30,7 +30,7 @@ def test_no_store_and_no_variable_says_how_to_get_one(monkeypatch):
 
 def test_a_variable_that_names_nothing_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("FLUXCUBE_DATA", str(tmp_path))
-    with pytest.raises(StoreError, match="holds no store"):
+    with pytest.raises(StoreError, match="contains no store"):
         fc.open_carbonsense()
 
 
@@ -130,6 +130,7 @@ def test_a_wheel_holds_the_catalog_and_intake_finds_it(data, tmp_path):
     )
     with zipfile.ZipFile(wheel / done.stdout.split()[-1]) as archive:
         assert archive.read("fluxcube/data/fluxcube.yaml") == CATALOG.read_bytes()
+        assert "fluxcube/py.typed" in archive.namelist()
         archive.extractall(tmp_path / "site")
     code = (
         "import sys, intake, fluxcube; assert fluxcube.__file__.startswith(sys.argv[1]), fluxcube.__file__\n"
