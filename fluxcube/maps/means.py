@@ -301,7 +301,8 @@ def _finished(out: xr.Dataset, maps: xr.Dataset, axis: _DayAxis) -> xr.Dataset:
     }
     start, stop = (edge.astype("datetime64[ns]") for edge in (axis.start, axis.stop))
     clock = "local mean solar date" if axis.clock == "solar" else "UTC"
-    attrs = {"standard_name": "time", "axis": "T", "long_name": f"start of the {axis.every or 'period'}, {clock}"}
+    long_name = f"first moment of the {axis.every or 'period'}, {clock}"
+    attrs = {"standard_name": "time", "axis": "T", "long_name": long_name}
     coords |= {"time": ("time", start, attrs), "time_bnds": (("time", "bnds"), np.stack([start, stop], 1))}
     if "hour" in out.dims:
         hour = np.arange(axis.slots) * 24.0 / axis.slots
