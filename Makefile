@@ -1,4 +1,4 @@
-# `make demo` runs the main job from raw files to a map; `make test` passes the tests. Both make .venv first.
+# `make demo` runs the main job from raw files to a map; `make test` checks style and types and passes the tests. Both make .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -11,6 +11,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 docs: $(INSTALLED)
@@ -22,4 +23,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv demo docs/_build
+	rm -rf .venv .mypy_cache demo docs/_build

@@ -25,7 +25,7 @@ from fluxcube.cubes.layout import CubeSettings, spill_tower
 from fluxcube.cubes.report import build_document, document
 from fluxcube.cubes.tower_data import Stack, Tower
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.stores import staging
+from fluxcube.stores.building import staging
 from fluxcube.variables import predictors, targets
 
 HOUR = np.timedelta64(1, "h")

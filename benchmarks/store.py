@@ -26,7 +26,7 @@ import build as builds
 import carbonsense as shape
 
 import fluxcube as fc
-import fluxcube.stores
+import fluxcube.stores.reading
 from fluxcube.schema import PARTS, STACKS
 from fluxcube.sources.towers.discovery import discover
 
@@ -48,7 +48,7 @@ def netcdf(store: Path, path: Path, names: tuple[str, ...], layout: str) -> int:
     """Write arrays of a cube, as stored, to one NetCDF4 file; return its number of bytes."""
     import netCDF4
 
-    cube = fc.stores.open_store(store, kind="cube", dask=False)
+    cube = fc.stores.reading.open_store(store, kind="cube", dask=False)
     starts, stops = (np.searchsorted(cube.time.values, cube[f"time_{k}"].values) for k in ("start", "stop"))
     first, hours = starts.min(), stops.max() - starts.min()
     with netCDF4.Dataset(path, "w") as file:

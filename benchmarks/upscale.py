@@ -319,7 +319,7 @@ def graph_part() -> None:
             model = Predictor(Copy(32), spec(bands=False), digest="x")
             maps = regions_module.even_chunks(upscale(model, source, stride=8, applicability=False, time_chunk=step))
             todo = [region for region in regions_module.regions(maps).values() if region.land]
-            coming = regions_module.works(maps, Path("x.zarr"), todo)
+            coming = regions_module.region_tasks(maps, Path("x.zarr"), todo)
             next(coming)
             first, first_cpu = time.perf_counter() - start, time.process_time() - cpu
             row = sum(region.block[0] == 0 for region in todo)

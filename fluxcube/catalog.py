@@ -1,8 +1,8 @@
-"""Where the data are: the default stores of `open_carbonsense` and the catalog, and the driver that intake opens with.
+"""Default locations of data, the catalog, and the intake driver.
 
-This module and the command line alone read the environment: ``FLUXCUBE_DATA`` names a cube store, or a
-folder (or a URL) that holds ``carbonsense.zarr`` and, where there are any, ``carbonsense_daily.zarr``, ``maps.zarr``,
-``era5/``, ``modis/`` and ``land_cover/``.
+Only this module and the command line read the environment: ``FLUXCUBE_DATA`` names a cube, or a folder (or URL) that
+contains ``carbonsense.zarr`` and optionally ``carbonsense_daily.zarr``, ``maps.zarr``, ``era5/``, ``modis/`` and
+``land_cover/``.
 """
 
 from __future__ import annotations
@@ -11,35 +11,46 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
 from fluxcube.cubes.selection import Selection, open_cube
 from fluxcube.errors import ConfigError, StoreError, missing_package, unknown
 from fluxcube.resolution import HOURLY, find_resolution, resolution_of
-from fluxcube.stores import is_url, open_store
+from fluxcube.stores.reading import is_url, open_store
 
 #: The environment variable that names the default store.
 VARIABLE = "FLUXCUBE_DATA"
 
 
 def default_store(name: str = HOURLY.store) -> Path | str:
-    """Return the store of a name that ``FLUXCUBE_DATA`` holds; the cube may be what it names itself.
+    """Return the path of a store in ``FLUXCUBE_DATA``, which may also be the path of the cube itself.
 
-    A URL is taken as it is: what ends in ``.zarr`` is the store, else the folder of it.
+    A URL that ends in ``.zarr`` is taken as the cube, another one as its folder; neither is checked.
+
+    Parameters
+    ----------
+    name : str
+        File name of the store.
+
+    Returns
+    -------
+    Path or str
+        A URL is returned as str.
 
     Raises
     ------
     StoreError
-        If the variable is not set, or names nothing; the message says how to get a store.
+        If the variable is not set, or there is no such store; the message explains how to create one.
     """
     how = (
-        f"give a store, or set {VARIABLE} to one (or to a folder that holds {name}). "
-        "`fluxcube build RAW carbonsense.zarr` makes one from downloaded archives, `fluxcube demo` a simulated one."
+        f"pass a store, or set {VARIABLE} to one (or to a folder that contains {name}). "
+        "`fluxcube build RAW carbonsense.zarr` builds one from downloaded archives, `fluxcube demo` a simulated one."
     )
     value = os.environ.get(VARIABLE)
     if not value:
-        raise StoreError(f"no store given, and {VARIABLE} is not set: {how}")
+        raise StoreError(f"no store: none was passed, and {VARIABLE} is not set: {how}")
     if is_url(value):
         value = value.rstrip("/")
         return value if value.endswith(".zarr") and name == HOURLY.store else f"{_folder_url(value)}/{name}"
@@ -47,7 +58,7 @@ def default_store(name: str = HOURLY.store) -> Path | str:
     for path in (Path(value) / name, *itself):
         if (path / "zarr.json").is_file():
             return path
-    raise StoreError(f"{VARIABLE}={value} holds no store{'' if itself else f' {name}'}: {how}")
+    raise StoreError(f"{VARIABLE}={value} contains no store{'' if itself else f' {name}'}: {how}")
 
 
 def _folder_url(url: str) -> str:
@@ -55,7 +66,7 @@ def _folder_url(url: str) -> str:
 
 
 def _default_files(name: str) -> Path | None:
-    """Return a folder of files that ``FLUXCUBE_DATA`` holds, or None."""
+    """Return a folder of files in ``FLUXCUBE_DATA``, or None."""
     path = Path(os.environ.get(VARIABLE, ""), name)
     return path if os.environ.get(VARIABLE) and path.is_dir() else None
 
@@ -149,25 +160,40 @@ def open_carbonsense(
 
 
 def open_entry(kind: str, store: str | os.PathLike | None = None, **options: object) -> xr.Dataset:
-    """Open what one catalog entry describes.
+    """Open the data of a catalog entry.
 
     Parameters
     ----------
     kind : {"cube", "maps", "forcing"}
-        ``cube`` takes the selections of `open_carbonsense` and ``resolution`` (default "hourly"), which is checked;
-        ``maps`` a store of maps; ``forcing`` the arguments of `fluxcube.open_forcing`.
+        ``cube`` accepts the selections of `open_carbonsense` and ``resolution`` (default "hourly"), which is checked;
+        ``maps`` is a store of maps; ``forcing`` accepts the arguments of `fluxcube.open_forcing`.
     store : path or URL, optional
-        Default what ``FLUXCUBE_DATA`` holds.
+        Default: the store of this kind in ``FLUXCUBE_DATA``.
     **options
-        ``storage_options`` for a URL, and the options of the kind; None and "" count as not given.
+        ``storage_options`` for a URL, and the options of the kind; None and "" count as not set.
+
+    Returns
+    -------
+    xr.Dataset
+        Lazy.
+
+    Raises
+    ------
+    UnknownNameError
+        If the kind or resolution does not exist.
+    StoreError
+        If there is no such store, or it has another resolution.
+    ConfigError
+        If forcing has no ERA5 files.
     """
-    options = {name: value for name, value in options.items() if value not in (None, "")}
+    # From YAML: the functions that are called check names and values.
+    entry: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, "")}
     if kind == "cube":
-        return _open_cube(store, str(options.pop("resolution", "hourly")), options)
+        return _open_cube(store, str(entry.pop("resolution", "hourly")), entry)
     if kind == "maps":
-        return open_store(store or default_store("maps.zarr"), kind="maps", **options)
+        return open_store(store or default_store("maps.zarr"), kind="maps", **entry)
     if kind == "forcing":
-        return _open_forcing(options)
+        return _open_forcing(entry)
     raise unknown("kind of catalog entry", kind, ("cube", "maps", "forcing"))
 
 
@@ -181,17 +207,18 @@ def _open_cube(store: str | os.PathLike | None, resolution: str, options: dict) 
 def _open_forcing(options: dict) -> xr.Dataset:
     from fluxcube.cubes.forcing import open_forcing
 
-    found = {name: path for name in ("era5", "modis", "land_cover") if (path := _default_files(name)) is not None}
+    paths = {name: _default_files(name) for name in ("era5", "modis", "land_cover")}
+    folders = {name: path for name, path in paths.items() if path is not None}
     if "igbp" in options:
-        found.pop("land_cover", None)
-    options = found | options
+        folders.pop("land_cover", None)
+    options = folders | options
     if "era5" not in options:
-        raise ConfigError(f"forcing needs ERA5 files: give era5=, or set {VARIABLE} to a folder that holds era5/.")
+        raise ConfigError(f"forcing needs ERA5 files: pass era5=, or set {VARIABLE} to a folder that contains era5/.")
     return open_forcing(options.pop("era5"), **options)
 
 
 def __getattr__(name: str) -> object:
-    # intake is optional, and its driver must be a class that derives from intake's: made on first use.
+    # intake is optional, and its driver must be a subclass of intake's class: it is created on first use.
     if name == "FluxcubeSource":
         return _driver()
     if name == "catalog":
@@ -200,27 +227,27 @@ def __getattr__(name: str) -> object:
 
 
 def _installed_catalog() -> object:
-    """Open the catalog that comes with fluxcube: the object behind ``intake.cat.fluxcube``."""
+    """Open the catalog that fluxcube ships: the object behind ``intake.cat.fluxcube``."""
     try:
         import intake
     except ImportError:
         raise missing_package("intake", "catalog", "opening the catalog") from None
     inside = resources.files("fluxcube") / "data" / "fluxcube.yaml"
     path = Path(str(inside))
-    if not path.is_file():  # a checkout: the wheel is made of this file
+    if not path.is_file():  # a checkout: the wheel contains this file
         path = Path(__file__).resolve().parents[1] / "catalogs" / "fluxcube.yaml"
     return intake.open_catalog(str(path))
 
 
 def _driver() -> type:
-    """Make the intake driver, once."""
+    """Create the intake driver, once."""
     try:
         from intake.source.base import DataSource, Schema
     except ImportError:
         raise missing_package("intake", "catalog", "opening catalog entries") from None
 
     class FluxcubeSource(DataSource):
-        """intake's view of fluxcube's data: ``driver: fluxcube``, ``args: {kind: cube|maps|forcing, store: PATH}``."""
+        """The intake driver of fluxcube: ``driver: fluxcube``, ``args: {kind: cube|maps|forcing, store: PATH}``."""
 
         name = "fluxcube"
         container = "xarray"
@@ -239,7 +266,7 @@ def _driver() -> type:
             return self._open()
 
         def read(self) -> xr.Dataset:
-            """Return the Dataset, in memory."""
+            """Return the Dataset, loaded into RAM."""
             return self._open().load()
 
     globals()["FluxcubeSource"] = FluxcubeSource

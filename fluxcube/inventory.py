@@ -1,9 +1,9 @@
-"""What is there: raw archives, a cube or maps, told as text before anyone reads them whole."""
+"""Describe raw archives, a cube or maps as text, without reading them whole."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import pandas as pd
 from fluxcube.cubes.report import open_report
 from fluxcube.resolution import DAILY, HOURLY, resolution_of
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
-from fluxcube.stores import done_regions, is_url, open_store, store_attrs
+from fluxcube.stores.ledger import done_regions
+from fluxcube.stores.reading import is_url, open_store, store_attrs
 
 Progress = Callable[[int, int, str], None]
 
-#: What is told of each variable: of hours the shares with each flag, of days the shares of at least some quality.
+#: Columns of the table of variables: shares of hours with each flag, or shares of days with some minimum quality.
 _HEADINGS = {
     HOURLY: ("variable", "sites", "hours", "measured", "good", "medium", "poor", "sources"),
     DAILY: ("variable", "sites", "days", "quality 0.5", "0.75", "1", "sources"),
@@ -28,28 +29,29 @@ def inspect(
     *,
     order: str = "newest",
     resolution: str = "hourly",
-    most: int | None = 10,
+    max_files: int | None = 10,
     progress: Progress | None = None,
 ) -> str:
-    """Tell what a folder of raw archives, a cube or a store of maps holds, and what of it is left aside, and why.
+    """Describe the contents of a folder of raw archives, of a cube or of maps: what is used, what is not, and why.
 
-    Nothing is read whole: of archives their names, headers and some rows (`fluxcube.inspect_raw` gives the same as a
-    table), of stores their coordinates and report.
+    No file is read whole: of archives, the names, headers and some table rows are read (`fluxcube.inspect_raw` returns
+    the same as a table); of stores, the coordinates and the report.
 
     Parameters
     ----------
     path : path or URL
         Folder of raw archives, or a store.
     order, resolution
-        What a build would be told (raw archives only).
-    most : int or None
-        Files named for each reason to leave them aside; None: all.
+        Options of the build to describe (raw archives only).
+    max_files : int or None
+        Maximum number of files to list for each reason why they are not used; None: all.
     progress : callable, optional
         ``progress(done, total, text)``.
 
     Returns
     -------
     str
+        Several lines of text.
 
     Raises
     ------
@@ -58,13 +60,13 @@ def inspect(
     """
     if not is_url(path) and not (Path(path) / "zarr.json").is_file():
         return format_inspection(
-            inspect_raw(path, order=order, resolution=resolution, progress=progress), max_files=most
+            inspect_raw(path, order=order, resolution=resolution, progress=progress), max_files=max_files
         )
     kind = store_attrs(path).get("kind")
-    return "\n".join(_cube(path, most) if kind == "cube" else _other(path, str(kind)))
+    return "\n".join(_cube(path, max_files) if kind == "cube" else _other(path, str(kind)))
 
 
-def _cube(store: str | os.PathLike, most: int | None) -> Iterator[str]:
+def _cube(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
     ds = open_store(store, kind="cube", dask=False)
     resolution = resolution_of(ds)
     first, last = ds.time_start.values.min(), ds.time_stop.values.max()
@@ -78,39 +80,39 @@ def _cube(store: str | os.PathLike, most: int | None) -> Iterator[str]:
     yield ""
     shares = {HOURLY: _of_hours, DAILY: _of_days}[resolution]
     yield from _aligned([_HEADINGS[resolution], *_of_variables(open_report(store), shares(store))])
-    yield from _aside(store, most)
+    yield from _left_out(store, max_files)
 
 
 def _of_variables(fusion: pd.DataFrame, shares: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    """Yield a line a variable: how many values it has, of what quality, and from where."""
+    """Yield one line per variable: number of sites and values, their quality, and their sources."""
     for name, rows in fusion.groupby("variable", sort=False):
-        told = (f"{100 * share:.0f} %" if pd.notna(share) else "" for share in shares.loc[name])
+        percentages = (f"{100 * share:.0f} %" if pd.notna(share) else "" for share in shares.loc[name])
         yield (
             str(name),
             str(rows.site.nunique()),
             f"{int(rows.hours.sum()):,}",
-            *told,
+            *percentages,
             ", ".join(sorted(set(rows.source))),
         )
 
 
 def _of_hours(store: str | os.PathLike) -> pd.DataFrame:
-    """Return the share of each variable's hours that has each flag."""
+    """Return the shares of each variable's hours with each flag."""
     fusion = open_report(store)
     sums = fusion.groupby("variable")[["hours", "flag0", "flag1", "flag2", "flag3"]].sum()
     return sums.iloc[:, 1:].div(sums.hours, axis=0)
 
 
 def _of_days(store: str | os.PathLike) -> pd.DataFrame:
-    """Return the share of each variable's days whose quality is at least 0.5, at least 0.75, and 1."""
+    """Return the shares of each variable's days of quality at least 0.5, at least 0.75, and 1."""
     quality = open_report(store, "quality")
     kept = [f"remain{i}" for i in range(3)]
     kept_days = quality[kept].mul(quality.days, axis=0).groupby(quality.variable).sum()
     return kept_days.div(quality.groupby("variable").days.sum(), axis=0)
 
 
-def _aside(store: str | os.PathLike, most: int | None) -> Iterator[str]:
-    """Yield what is not in a cube and what is doubtful of what is."""
+def _left_out(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
+    """Yield the sites and files that are not in a cube, and the warnings about those that are."""
     left, notes = open_report(store, "left_out"), open_report(store, "notes")
     for title, lines in (
         (
@@ -121,18 +123,18 @@ def _aside(store: str | os.PathLike, most: int | None) -> Iterator[str]:
         ("lost before", [f"{text} ({count} sites)" for text, count in _by_text(notes[notes.kind == "lost"])]),
     ):
         if lines:
-            yield from ("", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines[:most]))
-            if len(lines) > len(lines[:most]):
-                yield f"  and {len(lines) - len(lines[:most])} more: fluxcube.open_report(store, ...)"
+            yield from ("", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines[:max_files]))
+            if len(lines) > len(lines[:max_files]):
+                yield f"  and {len(lines) - len(lines[:max_files])} more: fluxcube.open_report(store, ...)"
 
 
 def _by_text(notes: pd.DataFrame) -> list[tuple[str, int]]:
-    """Return each text once, with the number of sites that have it, in the order in which they come."""
+    """Return each text once with its number of sites, in order of first appearance."""
     return list(notes.groupby("text", sort=False).site.nunique().items())
 
 
 def _other(store: str | os.PathLike, kind: str) -> Iterator[str]:
-    """Yield what maps (or a store of another kind) hold, and whether they are whole."""
+    """Yield the contents of maps (or of a store of another kind), and whether they are complete."""
     ds = open_store(store, kind=kind, allow_partial=True)
     sizes = ", ".join(f"{name} {size}" for name, size in ds.sizes.items())
     yield f"{store}: {kind}: {', '.join(map(str, ds.data_vars))} on {sizes}"
@@ -143,7 +145,8 @@ def _other(store: str | os.PathLike, kind: str) -> Iterator[str]:
             yield f"  {name}: {ds.attrs[name]}"
     if store_attrs(store).get("complete") is not True:
         total = f" of {ds.attrs['regions']}" if "regions" in ds.attrs else ""
-        yield f"  NOT COMPLETE: {len(done_regions(store))}{total} regions are written; run what makes it again to go on"
+        written = f"{len(done_regions(store))}{total} regions are written"
+        yield f"  NOT COMPLETE: {written}; run the command that writes it again to continue"
     for step in ("hours", "days"):
         if land := ds.attrs.get(f"land_cell_{step}"):
             share = ds.attrs[f"missing_cell_{step}"] / land
@@ -154,7 +157,7 @@ def _day(time: np.datetime64) -> str:
     return str(time.astype("datetime64[D]"))
 
 
-def _counted(labels) -> str:
+def _counted(labels: Iterable[str]) -> str:
     counts = pd.Series(list(labels), dtype=object).replace("", "unknown").value_counts()
     return ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
 

@@ -1,6 +1,6 @@
-"""Scores of numbers against numbers, and the sums behind them, which pool without a second look at the data.
+"""Scores of predictions against observations, and the moments they follow from, which can be pooled over parts.
 
-Every score takes the observation first. A pair counts where both are finite.
+Every score takes the observations first. A pair counts where both values are finite.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Axis = int | tuple[int, ...] | None
 
 
 class Moments(NamedTuple):
-    """What all the scores of a set of pairs follow from; arrays of one shape, float64.
+    """Sums over pairs of values from which every score is computed; float64 arrays of one shape.
 
     Attributes
     ----------
@@ -59,13 +59,21 @@ def moments(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> Moments:
         np.where(valid, x - _spread(mean, axis, x.ndim), 0.0) for x, mean in ((obs, mean_obs), (pred, mean_pred))
     )
     sums = (from_obs**2, from_pred**2, from_obs * from_pred, error**2, np.abs(error))
-    return Moments(n, mean_obs, mean_pred, *(s.sum(axis=axis) for s in sums))
+    obs2, pred2, cross, sse, sae = (s.sum(axis=axis) for s in sums)
+    return Moments(n, mean_obs, mean_pred, obs2, pred2, cross, sse, sae)
 
 
 def pool(parts: Moments, axis: Axis = None) -> Moments:
     """Return the moments of all pairs of `parts` together, along `axis`.
 
-    Parts without a pair add nothing. Exact but for rounding: pooling the parts of a set gives the set's moments.
+    Parts without a pair add nothing. Up to rounding, pooling the parts of a set returns the moments of the set.
+
+    Parameters
+    ----------
+    parts : Moments
+        Of parts without common pairs.
+    axis : int or tuple of int, optional
+        Axes to reduce; all by default.
 
     References
     ----------
@@ -73,14 +81,15 @@ def pool(parts: Moments, axis: Axis = None) -> Moments:
     """
     n = parts.n.sum(axis=axis)
     weighted = [np.where(parts.n > 0, parts.n * mean, 0.0).sum(axis=axis) for mean in (parts.obs, parts.pred)]
-    means = [_divide(total, n) for total in weighted]
+    mean_obs, mean_pred = (_divide(total, n) for total in weighted)
     shift_obs, shift_pred = (
         np.where(parts.n > 0, part - _spread(whole, axis, parts.n.ndim), 0.0)
-        for part, whole in zip((parts.obs, parts.pred), means, strict=True)
+        for part, whole in zip((parts.obs, parts.pred), (mean_obs, mean_pred), strict=True)
     )
     return Moments(
         n,
-        *means,
+        mean_obs,
+        mean_pred,
         (parts.obs2 + parts.n * shift_obs**2).sum(axis=axis),
         (parts.pred2 + parts.n * shift_pred**2).sum(axis=axis),
         (parts.cross + parts.n * shift_obs * shift_pred).sum(axis=axis),
@@ -101,7 +110,7 @@ def scores(m: Moments) -> dict[str, np.ndarray]:
 
 
 def nse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
-    """Nash-Sutcliffe efficiency, 1 - SSE / SST: 1 is perfect, 0 is the observations' own mean.
+    """Return the Nash-Sutcliffe efficiency, 1 - SSE / SST: 1 is perfect, 0 is the observations' own mean.
 
     Parameters
     ----------
@@ -128,7 +137,7 @@ def nse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
 
 
 def rmse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
-    """Root mean squared error, in the unit of the inputs (parameters as `nse`).
+    """Return the root mean squared error, in the unit of the inputs (parameters as `nse`).
 
     Examples
     --------
@@ -139,7 +148,7 @@ def rmse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
 
 
 def mae(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
-    """Mean absolute error, in the unit of the inputs (parameters as `nse`).
+    """Return the mean absolute error, in the unit of the inputs (parameters as `nse`).
 
     Examples
     --------
@@ -150,7 +159,7 @@ def mae(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
 
 
 def bias(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
-    """Mean of prediction minus observation, in the unit of the inputs (parameters as `nse`).
+    """Return the mean of prediction minus observation, in the unit of the inputs (parameters as `nse`).
 
     Examples
     --------
@@ -161,7 +170,7 @@ def bias(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
 
 
 def corr2(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
-    """Squared Pearson correlation (parameters as `nse`); blind to bias and amplitude, hence never called R2.
+    """Return the squared Pearson correlation (parameters as `nse`); blind to bias and amplitude, hence never called R2.
 
     Examples
     --------
@@ -176,16 +185,16 @@ def _mean(x: np.ndarray, valid: np.ndarray, n: np.ndarray, axis: Axis) -> np.nda
 
 
 def _spread(reduced: np.ndarray, axis: Axis, ndim: int) -> np.ndarray:
-    """Put the reduced axes back, of length 1, so that a mean can be taken from what it is the mean of."""
+    """Restore the reduced axes with length 1, so that a mean can be subtracted from its values."""
     return np.expand_dims(reduced, tuple(range(ndim)) if axis is None else axis)
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Quotient, or NaN where the divisor is 0 or NaN."""
+    """Return a quotient, or NaN where the divisor is 0 or NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(b > 0, a / np.where(b > 0, b, 1.0), np.nan)
 
 
 def _significant(squares: np.ndarray, n: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Sum of squared deviations, set to 0 where it is only the rounding of the mean of a constant."""
+    """Return sums of squared deviations, set to 0 where they are only rounding errors of the mean of a constant."""
     return np.where(squares > n * (1e-13 * np.abs(mean)) ** 2, squares, 0.0)

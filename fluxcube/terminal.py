@@ -1,26 +1,33 @@
-"""What commands share: options that mean the same everywhere, texts that become values, and progress."""
+"""Shared parts of the commands: common options, parsing of option texts, and progress."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fluxcube.errors import ConfigError
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there; without it nothing is replaced.")]
+Progress = Callable[[int, int, str], None]
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace existing output; without it nothing is replaced.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 
 
 @contextlib.contextmanager
-def bar(title: str) -> Iterator[object]:
-    """Draw progress on standard error where a person watches; yield None where none does."""
+def bar(title: str) -> Iterator[Progress | None]:
+    """Draw a progress bar on standard error if it is a terminal; yield None if not."""
+    from rich import progress as rich_progress
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -37,7 +44,7 @@ def bar(title: str) -> Iterator[object]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as drawn:
+    with rich_progress.Progress(*columns, console=console) as drawn:
         task = drawn.add_task(title, total=None)
 
         def progress(done: int, total: int, text: str) -> None:
@@ -46,11 +53,64 @@ def bar(title: str) -> Iterator[object]:
         yield progress
 
 
+def line_progress(every: float = 60.0) -> Progress:
+    """Return progress that writes one line per `every` seconds to standard error, for the logs of batch jobs."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int, text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            typer.echo(f"{done} of {total}: {text}", err=True)
+
+    return progress
+
+
+def check_output_file(path: Path) -> None:
+    """Raise ConfigError if a file cannot be written, before its contents are computed."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: add the name of a file.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.absolute().parent} does not exist: create it first.")
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Split comma-separated names; None stays None.
+
+    Examples
+    --------
+    >>> names("TA, SW_IN"), names("")
+    (('TA', 'SW_IN'), ())
+    """
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def days(text: str | None) -> tuple[int, ...] | None:
+    """Parse the comma-separated whole days of --memory (ConfigError if it is not such a list)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(day) for day in names(text) or ())
+    except ValueError:
+        raise ConfigError(f"--memory: expected whole days such as 1,7,30; found {text!r}.") from None
+
+
+def box(text: str | None) -> tuple[float, float, float, float] | None:
+    """Parse west,south,east,north (ConfigError if it is not such a list)."""
+    if text is None:
+        return None
+    try:
+        west, south, east, north = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(f"--bbox: expected west,south,east,north in degrees; found {text!r}.") from None
+    return west, south, east, north
+
+
 def period(text: str | None) -> slice | None:
-    """Turn first/last into a slice of times (ConfigError if it is none)."""
+    """Parse first/last into a slice of times (ConfigError if it is not such a period)."""
     if text is None:
         return None
     first, slash, last = text.partition("/")
     if not slash:
-        raise ConfigError(f"--time must be first/last, as 2018-06-01/2018-06-30; found {text!r}.")
+        raise ConfigError(f"--time: expected first/last such as 2018-06-01/2018-06-30; found {text!r}.")
     return slice(first, last)

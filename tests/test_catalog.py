@@ -14,8 +14,10 @@ import xarray as xr
 import yaml
 
 import fluxcube as fc
-from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import staging
+from fluxcube.stores.reading import open_store
 
 CATALOG = Path(__file__).resolve().parents[1] / "catalogs" / "fluxcube.yaml"
 
@@ -28,7 +30,7 @@ def test_no_store_and_no_variable_says_how_to_get_one(monkeypatch):
 
 def test_a_variable_that_names_nothing_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("FLUXCUBE_DATA", str(tmp_path))
-    with pytest.raises(StoreError, match="holds no store"):
+    with pytest.raises(StoreError, match="contains no store"):
         fc.open_carbonsense()
 
 
@@ -90,12 +92,12 @@ def test_maps_are_opened_by_name(monkeypatch, tmp_path):
     time = np.arange("2020-01-01", "2020-01-03", dtype="datetime64[h]").astype("datetime64[ns]")
     coords = xr.Dataset(coords={"time": time, "latitude": [1.0], "longitude": [2.0]})
     like = {"shape": (48, 1, 1), "chunks": (48, 1, 1), "fill_value": np.nan}
-    spec = stores.ArraySpec(dims=("time", "latitude", "longitude"), dtype="float32", **like)
-    with stores.staging(tmp_path / "maps.zarr") as building:
-        stores.create(building, coords, {"NEE": spec}, {"kind": "maps"})
+    spec = ArraySpec(dims=("time", "latitude", "longitude"), dtype="float32", **like)
+    with staging(tmp_path / "maps.zarr") as building:
+        create(building, coords, {"NEE": spec}, {"kind": "maps"})
     monkeypatch.setenv("FLUXCUBE_DATA", str(tmp_path))
     maps = intake.open_catalog(str(CATALOG)).maps.to_dask()
-    assert maps.identical(stores.open_store(tmp_path / "maps.zarr", kind="maps"))
+    assert maps.identical(open_store(tmp_path / "maps.zarr", kind="maps"))
 
 
 def test_every_entry_is_of_a_known_kind():
@@ -128,6 +130,7 @@ def test_a_wheel_holds_the_catalog_and_intake_finds_it(data, tmp_path):
     )
     with zipfile.ZipFile(wheel / done.stdout.split()[-1]) as archive:
         assert archive.read("fluxcube/data/fluxcube.yaml") == CATALOG.read_bytes()
+        assert "fluxcube/py.typed" in archive.namelist()
         archive.extractall(tmp_path / "site")
     code = (
         "import sys, intake, fluxcube; assert fluxcube.__file__.startswith(sys.argv[1]), fluxcube.__file__\n"

@@ -92,7 +92,7 @@ def test_pictures_are_drawn(store, tmp_path):
     [
         (("plot", "{store}", "a.png", "--variable", "NE"), "did you mean 'NEE'"),
         (("plot", "{store}", "a.png", "--time", "2018"), "first/last"),
-        (("plot", "{store}", "a.png", "--time", "2019-01-01/2019-01-02"), "selects no hour"),
+        (("plot", "{store}", "a.png", "--time", "2019-01-01/2019-01-02"), "selects no time step"),
         (("plot", "{store}", "a.png", "--limits", "5"), "low,high"),
         (("animate", "{store}", "a.png"), ".gif"),
         (("totals", "{store}", "--by", "biome"), "igbp"),

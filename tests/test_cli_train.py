@@ -166,7 +166,7 @@ def test_every_option_of_training_changes_what_is_done(planned):
         ("--predictors TA,CO2", "CO2: no training site has a value of flag 1 or better"),
         ("--predictors TAA", "did you mean 'TA'"),
         ("--predictors ''", "at least one predictor"),
-        ("--memory week", "--memory must be whole days"),
+        ("--memory week", "--memory: expected whole days"),
         ("--memory 0", "whole days of 1 or more"),
         ("--static climate", "unknown static input"),
         ("--train-igbp GRA,EBF", "no training site of the split is EBF: its classes are CRO, DBF, ENF, GRA"),
@@ -208,8 +208,8 @@ def test_a_run_says_how_it_went_and_is_trained_further(done, call, tmp_path):
 
 
 def test_the_log_of_a_job_that_nobody_watches_tells_how_it_goes(call, monkeypatch):
-    lines = cli._lines
-    monkeypatch.setattr(cli, "_lines", lambda: lines(0.0))
+    lines = cli.line_progress
+    monkeypatch.setattr(cli, "line_progress", lambda: lines(0.0))
     status, _, told = call(f"train c eco {TINY} --epochs 2 --predictors TA,SW_IN --no-chips --static ''")
     number = r"-?\d+\.\d{3}"
     told = [line for line in told.splitlines() if "epoch" in line]
@@ -300,8 +300,8 @@ def test_members_that_are_alike_are_one_model(done, runs):
         ("line c --against line", "compared with itself"),
         ("line c --by sites", "did you mean 'site'"),
         ("line c --by site --scales", "leave out --by site"),
-        ("line c --part tests", "--part must be"),
-        ("line c --out nowhere/table.csv", "lies in no folder that exists"),
+        ("line c --part tests", "--part: expected"),
+        ("line c --out nowhere/table.csv", "does not exist"),
         ("line c --out line", "is a folder"),
         ("line/model.json c", "line/model.json is a file"),
         ("nowhere c", "nowhere does not exist"),
@@ -376,4 +376,4 @@ def test_every_option_of_splitting_changes_the_split(done, call, cube, tmp_path)
 def test_a_split_that_cannot_be_is_one_line(call, tmp_path, options, message):
     status, _, _ = call(f"split c s.json {options}")
     assert message in str(status) and "\n" not in str(status) and not (tmp_path / "s.json").exists()
-    assert "no folder" in call("split c nowhere/s.json")[0]
+    assert "does not exist" in call("split c nowhere/s.json")[0]

@@ -13,8 +13,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxcube import stores
 from fluxcube.decimals import decode_columns, encode_columns, snap
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import staging
+from fluxcube.stores.reading import open_store
+from fluxcube.stores.shards import write_run
 
 SPECIAL = [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45, 3.4e38, -3.4e38, 16777216.0, 0.1, -9999.0]
 ANY = st.integers(0, 2**32 - 1).map(lambda bits: np.uint32(bits).view(np.float32))
@@ -75,7 +78,7 @@ def store(tmp_path):
     values = np.stack([snap(column) for column in tower(hours=len(hours)).T], 1)
     names = {"time": hours, "variable": np.array(list("abcde"), object), "site": np.array(["X", "Y"], object)}
     shape = (2, *values.shape)
-    spec = stores.ArraySpec(
+    spec = ArraySpec(
         dims=("site", "time", "variable"),
         shape=shape,
         dtype="float32",
@@ -84,15 +87,15 @@ def store(tmp_path):
         fill_value=np.nan,
         decimals=True,
     )
-    with stores.staging(tmp_path / "s.zarr") as building:
-        stores.create(building, xr.Dataset(coords=names), {"values": spec}, {"kind": "cube"})
-        stores.write_run(building, "values", 1, 0, values)
+    with staging(tmp_path / "s.zarr") as building:
+        create(building, xr.Dataset(coords=names), {"values": spec}, {"kind": "cube"})
+        write_run(building, "values", 1, 0, values)
     return tmp_path / "s.zarr", values
 
 
 def test_a_store_with_the_codec_opens_like_any_store(store):
     path, values = store
-    ds = stores.open_store(path, kind="cube")
+    ds = open_store(path, kind="cube")
     np.testing.assert_array_equal(bits(ds["values"][1].values), bits(values))
     assert ds["values"][0].isnull().all() and ds["values"].dtype == np.float32
 

@@ -46,7 +46,7 @@ def test_what_a_publication_lost_is_told_once_with_its_sites(tmp_path, caplog):
     said = [record.getMessage() for record in caplog.records]
     assert all(said.count(f"{text} (3 sites)") == 1 for text in texts.index)
     assert len(texts) > 5 and (texts == 3).all()
-    lines = fc.inspect(tmp_path / "cube.zarr", most=None).splitlines()
+    lines = fc.inspect(tmp_path / "cube.zarr", max_files=None).splitlines()
     assert f"lost before ({len(texts)}):" in lines
     for text in texts.index:
         assert lines.count(f"  {text} (3 sites)") == 1

@@ -22,8 +22,9 @@ from fluxcube.cubes.tower import tower_of
 from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.stores import is_url, open_store, staging
-from fluxcube.swap import alone
+from fluxcube.stores.building import staging
+from fluxcube.stores.reading import is_url, open_store
+from fluxcube.stores.swap import build_lock
 
 _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_offset")
 
@@ -69,7 +70,7 @@ def append_site(
     """
     if is_url(store):
         raise StoreError(f"{store}: a store at a URL is only read; append to a copy on disk.")
-    with alone(store):
+    with build_lock(store):
         _append(Path(store), ds, info, overwrite)
 
 

@@ -26,8 +26,8 @@ from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.stamps import Kept
 from fluxcube.errors import ConfigError
-from fluxcube.stores import staging
-from fluxcube.swap import alone
+from fluxcube.stores.building import staging
+from fluxcube.stores.swap import build_lock
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "build_carbonsense"]
@@ -186,7 +186,7 @@ def _predictors(variables: Sequence[str] | None, resolution: str) -> tuple[str, 
 def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildReport:
     """Run the steps of a build; each takes the results of those before it."""
     found = find_sites(request)
-    with alone(request.store) if append else contextlib.nullcontext():
+    with build_lock(request.store) if append else contextlib.nullcontext():
         kept = keep_sites(request, found) if append and request.store.exists() else Kept()
         to_read = any(site not in kept.documents for site in found.archives)
         if kept.documents and not to_read and not is_outdated(request, kept):

@@ -11,7 +11,9 @@ import numpy as np
 
 from fluxcube.cubes.layout import CubeSettings, cube_arrays, cube_coords, time_axis, write_chips, write_tower
 from fluxcube.cubes.report import cube_attrs, write_report
-from fluxcube.stores import adopt, create, open_store
+from fluxcube.stores.arrays import create
+from fluxcube.stores.reading import open_store
+from fluxcube.stores.shards import adopt
 
 #: ``each(function, sites)`` calls a function for each site, perhaps in several threads.
 Each = Callable[[Callable[[str], None], Sequence[str]], None]

@@ -18,11 +18,15 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
-from fluxcube import stores
 from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing
-from fluxcube.swap import building_place, clear_leftovers
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.ledger import done_regions, mark_done
+from fluxcube.stores.reading import is_url, open_store, store_attrs
+from fluxcube.stores.shards import write_region
+from fluxcube.stores.swap import building_place, clear_leftovers
 
 #: Cells along each side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
@@ -80,8 +84,8 @@ def write_forcing(
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first.")
     specs = _specs(forcing)
     _prepare(path, forcing, specs, overwrite)
-    with stores.writing(path):
-        done = stores.done_regions(path)
+    with write_lock(path):
+        done = done_regions(path)
         tasks = {_key(task): task for task in _tasks(forcing, specs)}
         todo = [task for key, task in tasks.items() if key not in done]
         count = len(tasks) - len(todo)
@@ -89,7 +93,7 @@ def write_forcing(
             count += 1
             if progress is not None:
                 progress(count, len(tasks), task[0])
-        stores.finish(path)
+        finish(path)
     return path
 
 
@@ -97,10 +101,10 @@ def is_forcing_store(path: object) -> TypeGuard[str | os.PathLike]:
     """Return whether a path is a store that `write_forcing` wrote."""
     if not isinstance(path, (str, os.PathLike)):
         return False
-    if not stores.is_url(path) and not (Path(path) / "zarr.json").is_file():
+    if not is_url(path) and not (Path(path) / "zarr.json").is_file():
         return False
     try:
-        return stores.store_attrs(path).get("kind") == "forcing"
+        return store_attrs(path).get("kind") == "forcing"
     except StoreError:
         return False
 
@@ -142,7 +146,7 @@ def open_forcing_store(
     UnknownNameError
         If it lacks one of `predictors`.
     """
-    ds = stores.open_store(store, kind="forcing", dask=False, storage_options=storage_options)
+    ds = open_store(store, kind="forcing", dask=False, storage_options=storage_options)
     ds = ds.assign({name: array.chunk(_dask_chunks(array)) for name, array in ds.data_vars.items()})
     if bbox is not None:
         ds = _inside(ds, bbox)
@@ -193,13 +197,13 @@ def _period(ds: xr.Dataset, time: slice) -> xr.Dataset:
     return cut
 
 
-def _specs(forcing: xr.Dataset) -> dict[str, stores.ArraySpec]:
+def _specs(forcing: xr.Dataset) -> dict[str, ArraySpec]:
     """Return the specifications of the arrays of a store."""
     specs = {}
     for name, array in forcing.data_vars.items():
         packed = {"scale_factor": _SCALE, "_FillValue": _FILL} if name == "modis" else {}
         steps = [_sizes(forcing, str(dim), size) for dim, size in array.sizes.items()]
-        specs[str(name)] = stores.ArraySpec(
+        specs[str(name)] = ArraySpec(
             dims=tuple(map(str, array.dims)),
             shape=array.shape,
             dtype="int16" if packed else "float32",
@@ -227,25 +231,25 @@ def _block(forcing: xr.Dataset, dim: str) -> int:
     return int(sizes[0]) if sizes and len(set(sizes[:-1])) <= 1 and sizes[0] <= 4 * CELLS else CELLS
 
 
-def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec], overwrite: bool) -> None:
+def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], overwrite: bool) -> None:
     """Create the store at `path`, unless it contains an unfinished store of the same forcing."""
     clear_leftovers(path)
     token = str(getattr(forcing.predictors.data, "name", "in memory"))
     if path.exists():
-        there = stores.store_attrs(path)
+        there = store_attrs(path)
         if there.get("kind") != "forcing":
             raise StoreError(f"{path} exists and is not a forcing store, and is not replaced: use another path.")
         if there.get("complete") is not True and there.get("made_from") == token and not overwrite:
             return
         if not overwrite:
             raise StoreError(f"{path} exists: set overwrite (--overwrite) to replace it, or use another path.")
-        with stores.writing(path):
-            stores.remove(path)
+        with write_lock(path):
+            remove(path)
     making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     coords = forcing.coords.to_dataset().compute()
     try:
-        stores.create(making, coords, specs, {**forcing.attrs, "kind": "forcing", "made_from": token})
+        create(making, coords, specs, {**forcing.attrs, "kind": "forcing", "made_from": token})
         os.replace(making, path)
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error.strerror or error}).") from error
@@ -253,7 +257,7 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, stores.ArraySp
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _tasks(forcing: xr.Dataset, specs: Mapping[str, stores.ArraySpec]) -> Iterator[Task]:
+def _tasks(forcing: xr.Dataset, specs: Mapping[str, ArraySpec]) -> Iterator[Task]:
     """Yield the array name and the bounds of every file that contains land."""
     land = forcing.land_fraction.transpose(*_CELL_DIMS).values > 0
     for name, spec in specs.items():
@@ -286,7 +290,7 @@ def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: i
                     task = running.pop(future)
                     try:
                         future.result()
-                        stores.mark_done(path, {_key(task): 0})
+                        mark_done(path, {_key(task): 0})
                     except OSError as error:
                         raise StoreError(
                             f"{path}: {_key(task)}: {error}; run the same call again to resume."
@@ -303,4 +307,4 @@ def _write(forcing: xr.Dataset, path: Path, task: Task) -> None:
     values = np.asarray(values, np.float32)
     if name == "modis":
         values = np.where(np.isfinite(values), np.rint(values / np.float32(_SCALE)), _FILL).astype(np.int16)
-    stores.write_region(path, name, bounds, values, durable=True)
+    write_region(path, name, bounds, values, durable=True)

@@ -21,7 +21,9 @@ from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
 from fluxcube.resolution import ALL
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
-from fluxcube.stores import ArraySpec, spill, spilled, unspill, write_run
+from fluxcube.stores.arrays import ArraySpec
+from fluxcube.stores.building import spill, spilled, unspill
+from fluxcube.stores.shards import write_run
 from fluxcube.variables import BANDS
 
 #: Start of every store's time axis; no flux tower is older.

@@ -20,7 +20,8 @@ from fluxcube.errors import SourceError, StoreError, unknown
 from fluxcube.sources.towers.archives import Location, open_stream
 from fluxcube.sources.towers.discovery import Discovery
 from fluxcube.sources.towers.networks import networks
-from fluxcube.stores import read_documents, store_attrs, write_documents
+from fluxcube.stores.documents import read_documents, write_documents
+from fluxcube.stores.reading import store_attrs
 
 #: Groups of the store that contain the documents of its sites, and the log of its build.
 SITES, BUILD = "report", "build"

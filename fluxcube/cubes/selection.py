@@ -16,7 +16,7 @@ from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_qual
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import PARTS, STACKS, validate_cube
-from fluxcube.stores import dask_chunked, open_store
+from fluxcube.stores.reading import dask_chunked, open_store
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", "surface")
 #: Chunks of two years: a later selection with .sel reads little more than it needs, and the graph of a thousand sites

@@ -16,7 +16,7 @@ from fluxcube.cubes.report import read_report
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.networks import Archive
-from fluxcube.stores import store_attrs
+from fluxcube.stores.reading import store_attrs
 
 _BLOCK = 1 << 20
 _SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing")

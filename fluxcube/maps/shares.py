@@ -1,4 +1,4 @@
-"""How much of each cell of a grid lies in which region, biome or band of latitudes."""
+"""Shares of the cells of a grid in geographic regions, biomes or bands of latitude."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fluxcube.errors import ConfigError
 from fluxcube.geometry import zone_area
 
-#: Edges of a region are followed in steps of at most so many degrees where its whole area is told.
+#: Maximum step along the edges of a region, in degrees, for the computation of its area.
 _STEP = 0.25
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which cells belong to which group, and to what share.
+    """Assignment of cells to groups, with the share of each cell.
 
     Attributes
     ----------
     dim : str or None
         Name of the groups' dimension; None for a single group of all cells.
     labels : tuple of str
-        One a group.
+        One for each group.
     cell, group : (entry,) int64
         Position in the flattened (latitude, longitude) grid, and in `labels`.
     share : (entry,) float64
@@ -44,7 +45,7 @@ class Groups:
 
 
 def everywhere(cells: int) -> Groups:
-    """Put all cells in one group."""
+    """Return one group of all cells."""
     cell = np.arange(cells)
     return Groups(None, ("all",), cell, np.zeros_like(cell), np.ones(cells), np.ones(1))
 
@@ -58,9 +59,9 @@ def by_class(classes: np.ndarray) -> Groups:
 
 
 def by_latitude(latitude_bnds: np.ndarray, columns: int, step: float) -> Groups:
-    """Group cells by bands of latitude `step` degrees high, from the equator on; a cell on an edge is shared out."""
+    """Group cells by bands of latitude `step` degrees high, from the equator on; an edge divides cells."""
     if not 0 < step <= 90:
-        raise ConfigError(f"latitude_step must be above 0 and at most 90 degrees, found {step!r}.")
+        raise ConfigError(f"latitude_step: expected more than 0 and at most 90 degrees, found {step!r}.")
     count = int(np.ceil(90 / step - 1e-9))
     edges = np.clip(step * np.arange(-count, count + 1), -90, 90)
     low, high = zone_area(latitude_bnds.min(1)), zone_area(latitude_bnds.max(1))
@@ -77,7 +78,7 @@ def by_latitude(latitude_bnds: np.ndarray, columns: int, step: float) -> Groups:
 def by_region(
     regions: str | os.PathLike | Mapping[str, object], latitude_bnds: np.ndarray, longitude_bnds: np.ndarray, name: str
 ) -> Groups:
-    """Share cells out among polygons, exactly: a cell that a border crosses counts for its part on each side.
+    """Divide cells among polygons, exactly: a cell that a border crosses counts for its part on each side.
 
     Parameters
     ----------
@@ -87,11 +88,22 @@ def by_region(
     latitude_bnds, longitude_bnds : (cell, 2) arrays
         Edges of the grid.
     name : str
-        Property of a GeoJSON feature that names it.
+        Property of a GeoJSON feature that contains its name.
+
+    Returns
+    -------
+    Groups
+
+    Raises
+    ------
+    ConfigError
+        If there is no region, or one is not a valid polygon.
     """
     geometries = _read(Path(regions), name) if isinstance(regions, str | os.PathLike) else dict(regions)
     if not geometries:
-        raise ConfigError("no region is given: a GeoJSON file or a mapping of names to polygons needs at least one.")
+        raise ConfigError(
+            "expected at least one region, found none: pass a GeoJSON file or a mapping of names to polygons."
+        )
     grid = _Grid.of(latitude_bnds, longitude_bnds)
     parts = [_shares(label, geometry, grid) for label, geometry in geometries.items()]
     group = np.repeat(np.arange(len(parts)), [len(cell) for cell, _, _ in parts])
@@ -106,36 +118,38 @@ def _degrees(value: float) -> str:
 
 
 def _read(path: Path, name: str) -> dict[str, object]:
-    """Geometries of a GeoJSON file by the name of their feature."""
+    """Return the geometries of a GeoJSON file by the name of their feature."""
     try:
-        told = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no file of regions at {path}: give a GeoJSON file.") from None
+        raise ConfigError(f"no file of regions at {path}: pass the path of a GeoJSON file.") from None
     except ValueError as error:
-        raise ConfigError(f"{path} is no GeoJSON: {error}.") from None
-    kind = told.get("type") if isinstance(told, dict) else None
+        raise ConfigError(f"{path}: expected GeoJSON, found other text ({error}).") from None
+    kind = content.get("type") if isinstance(content, dict) else None
     if kind in ("Polygon", "MultiPolygon"):
-        return {path.stem: told}
+        return {path.stem: content}
     if kind not in ("FeatureCollection", "Feature"):
-        raise ConfigError(f"{path} must be a GeoJSON FeatureCollection, Feature or Polygon; found type {kind!r}.")
+        raise ConfigError(f"{path}: expected a GeoJSON FeatureCollection, Feature or Polygon, found type {kind!r}.")
     out: dict[str, object] = {}
-    for i, feature in enumerate(told.get("features", ()) if kind == "FeatureCollection" else [told]):
-        held = feature.get("properties") or {}
-        label = held.get(name, feature.get("id"))
+    for i, feature in enumerate(content.get("features", ()) if kind == "FeatureCollection" else [content]):
+        properties = feature.get("properties") or {}
+        label = properties.get(name, feature.get("id"))
         if label is None:
             raise ConfigError(
                 f"{path}: feature {i} has no property {name!r} and no id; it has "
-                f"{', '.join(sorted(held)) or 'none'}: name one of them with name=."
+                f"{', '.join(sorted(properties)) or 'none'}: choose one of them with name=."
             )
         if str(label) in out:
-            raise ConfigError(f"{path}: two features are named {label!r}: name them by another property than {name!r}.")
+            raise ConfigError(
+                f"{path}: two features are named {label!r}: choose another property than {name!r} with name=."
+            )
         out[str(label)] = feature.get("geometry")
     return out
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Edges of a grid in rising order, and where its rows and columns are in the flattened original."""
+    """Edges of a grid in rising order, and the positions of its rows and columns in the original grid."""
 
     south_north: np.ndarray
     west_east: np.ndarray
@@ -156,13 +170,13 @@ class _Grid:
 
 
 def _unrolled(longitude: np.ndarray) -> np.ndarray:
-    """Longitudes without jumps of a whole turn from one to the next."""
+    """Return longitudes without jumps of 360 degrees from one to the next."""
     steps = (np.diff(longitude) + 180) % 360 - 180
     return longitude[0] + np.concatenate([[0.0], np.cumsum(steps)])
 
 
 def _shares(label: str, geometry: object, grid: _Grid) -> tuple[np.ndarray, np.ndarray, float]:
-    """Cells that a region touches, the share of each in it, and the share of the region within the grid."""
+    """Return the cells that a region touches, the share of each in it, and the share of the region in the grid."""
     cells, shares, whole = [np.array([], np.int64)], [np.array([])], 0.0
     for sign, ring in _rings(label, geometry):
         whole += sign * _ring_area(ring)
@@ -170,11 +184,16 @@ def _shares(label: str, geometry: object, grid: _Grid) -> tuple[np.ndarray, np.n
             cells.append(cell)
             shares.append(sign * share)
     if not whole > 0:
-        raise ConfigError(f"region {label!r} has no area: check the order of its coordinates (longitude, latitude).")
+        raise ConfigError(
+            f"region {label!r}: expected an area above 0, found none: check the order of its coordinates "
+            "(longitude, latitude)."
+        )
     cell, where = np.unique(np.concatenate(cells), return_inverse=True)
     share = np.bincount(where, np.concatenate(shares), len(cell))
     if len(cell) and not (share.min() > -1e-6 and share.max() < 1 + 1e-6):
-        raise ConfigError(f"region {label!r}: its polygons overlap or cross themselves, so their area is not defined.")
+        raise ConfigError(
+            f"region {label!r}: its polygons overlap or cross themselves, so their area is not defined; repair them."
+        )
     kept = share > 1e-9
     cell, share = cell[kept], np.minimum(share[kept], 1.0)
     row, column = np.divmod(cell, len(grid.columns))
@@ -184,24 +203,27 @@ def _shares(label: str, geometry: object, grid: _Grid) -> tuple[np.ndarray, np.n
 
 
 def _rings(label: str, geometry: object) -> Iterator[tuple[int, np.ndarray]]:
-    """Rings (point, 2) of a geometry: 1 for an outline, -1 for a hole."""
-    told = getattr(geometry, "__geo_interface__", geometry)
-    told = told.get("geometry", told) if isinstance(told, Mapping) else {}
-    kind, coordinates = (told or {}).get("type"), (told or {}).get("coordinates")
+    """Yield the rings (point, 2) of a geometry with a sign: 1 for an outline, -1 for a hole."""
+    content = getattr(geometry, "__geo_interface__", geometry)
+    shape: Mapping[str, Any] = (content.get("geometry", content) or {}) if isinstance(content, Mapping) else {}
+    kind, coordinates = shape.get("type"), shape.get("coordinates") or ()
     if kind not in ("Polygon", "MultiPolygon"):
-        raise ConfigError(f"region {label!r} must be a GeoJSON Polygon or MultiPolygon; found {kind!r}.")
+        raise ConfigError(f"region {label!r}: expected a GeoJSON Polygon or MultiPolygon, found {kind!r}.")
     for polygon in [coordinates] if kind == "Polygon" else coordinates:
         for i, ring in enumerate(polygon):
             points = np.array([point[:2] for point in ring], float)
             if len(points) < 3 or not np.isfinite(points).all() or np.abs(points[:, 1]).max() > 90 + 1e-9:
-                raise ConfigError(f"region {label!r}: a ring needs three points or more, latitudes within 90 degrees.")
+                raise ConfigError(
+                    f"region {label!r}: expected rings of three or more points with latitudes from -90 to 90, "
+                    "found another one."
+                )
             if (points[0] != points[-1]).any():
                 points = np.concatenate([points, points[:1]])
             yield (1 if i == 0 else -1), points
 
 
 def _ring_area(ring: np.ndarray) -> float:
-    """Area of a ring, m2: the integral of longitude over the zones' area along its outline."""
+    """Return the area of a ring in m2: the integral of longitude over the zones' area along its outline."""
     pieces = np.maximum(1, np.ceil(np.abs(np.diff(ring, axis=0)).max(1) / _STEP)).astype(int)
     at, edge = _within(pieces)
     ends = np.stack([at / pieces[edge], (at + 1) / pieces[edge]])[..., None]
@@ -211,13 +233,13 @@ def _ring_area(ring: np.ndarray) -> float:
 
 
 def _within(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of each item within its group, and the group of each: of 2 and 1, (0, 1, 0) and (0, 0, 1)."""
+    """Return the index of each item in its group, and its group: for counts 2 and 1, (0, 1, 0) and (0, 0, 1)."""
     group = np.repeat(np.arange(len(counts)), counts)
     return np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts), group
 
 
 def _cover(ring: np.ndarray, grid: _Grid) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cells that a ring touches and the share of each within it, once for each turn of the globe that it reaches."""
+    """Yield the cells that a ring touches and the share of each in it, once for each turn of 360 degrees."""
     west, east = grid.west_east[[0, -1]]
     first, last = (west - ring[:, 0].max()) / 360, (east - ring[:, 0].min()) / 360
     for turn in range(int(np.floor(first)), int(np.ceil(last)) + 1):
@@ -231,16 +253,17 @@ def _cover(ring: np.ndarray, grid: _Grid) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def _range(edges: np.ndarray, values: np.ndarray) -> range:
-    """Cells between `edges` that lie between the least and the greatest of some values."""
+    """Return the cells between `edges` that lie between the minimum and the maximum of some values."""
     start = max(0, int(np.searchsorted(edges, values.min(), "right")) - 1)
     return range(start, min(len(edges) - 1, int(np.searchsorted(edges, values.max(), "left"))))
 
 
 def _scanned(x: np.ndarray, y: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """Share of each cell (row, column) within one ring.
+    """Return the share of each cell (row, column) within one ring.
 
-    Its edges are cut where they cross those of cells. Each piece then covers a part of its own cell, to the east of it,
-    and the whole of all cells further east in its row; going round, what lies outside is taken away again.
+    The ring's edges are cut where they cross edges of cells. Each piece then covers the part of its own cell that lies
+    to the east of it, and all of the cells further east in its row; pieces in the other direction subtract the cells
+    outside the ring again.
     """
     x0, y0, x1, y1 = _cut(x, y, lat, lon)
     row, column = (np.searchsorted(edges, (a + b) / 2, "right") - 1 for edges, a, b in ((lat, y0, y1), (lon, x0, x1)))
@@ -258,7 +281,7 @@ def _scanned(x: np.ndarray, y: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> 
 
 
 def _cut(x: np.ndarray, y: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Ends (x0, y0, x1, y1) of the pieces of a ring's edges between the lines of a grid."""
+    """Return the ends (x0, y0, x1, y1) of the pieces of a ring's edges between the lines of a grid."""
     edges, along = [np.repeat(np.arange(len(x) - 1), 2)], [np.tile([0.0, 1.0], len(x) - 1)]
     for values, lines in ((x, lon), (y, lat)):
         low, high = np.minimum(values[:-1], values[1:]), np.maximum(values[:-1], values[1:])

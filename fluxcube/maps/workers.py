@@ -1,4 +1,4 @@
-"""Where the regions of maps are computed: threads of this process, processes of this machine, or a cluster."""
+"""Workers that compute regions of maps: threads of this process, processes on this machine, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -8,75 +8,99 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dask.system import CPU_COUNT
 
 from fluxcube.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Worker
 
 logger = logging.getLogger(__name__)
 
-#: Tasks handed to a cluster for each of its threads: one runs, the others wait there.
+#: Number of tasks sent to a cluster for each of its threads: one runs, the others wait there.
 _AHEAD = 3
-#: Seconds without any worker after which a run gives up; queues of clusters may need that long to replace one.
+#: Seconds without any worker after which a run stops; a cluster's queue may need that long to replace one.
 _PATIENCE = 900.0
-#: Seconds in which processes of this machine, or a cluster that is named, must answer.
+#: Seconds within which processes of this machine, or a named cluster, must answer.
 _START = 180.0
-#: Land cells times hours that are not worth starting processes for: ten minutes of the published model on a core.
+#: Land cells times time steps for which processes are not worth starting: ten minutes of the published model on a core.
 _SMALL = 1_000_000
-#: Bytes that a worker needs before it has read anything: Python, NumPy, Dask and torch.
+#: Bytes of RAM that a worker needs before it reads anything: Python, NumPy, Dask and torch.
 BASE_BYTES = 600 * 2**20
 
 
+class TaskFuture(Protocol):
+    """What is used of the futures of `concurrent.futures` and of Dask."""
+
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
+        """Call `fn` with the future when its task has ended."""
+        ...
+
+    def cancel(self) -> object:
+        """Cancel the task if it has not started."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Return whether the task was cancelled."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """Return the error of the task, None if it ended without one."""
+        ...
+
+    def result(self) -> int:
+        """Return the number of missing values in the region."""
+        ...
+
+
 class Workers(Protocol):
-    """Takes tasks and gives futures.
+    """Run tasks and return futures.
 
     Attributes
     ----------
     text : str
-        What was chosen, for a person: processes, memory, dashboard.
+        Description for the user: processes, RAM, dashboard.
     """
 
     text: str
 
-    def room(self) -> int:
-        """Return how many tasks may be under way at once."""
+    def capacity(self) -> int:
+        """Return the maximum number of tasks that run or wait at once."""
         ...
 
-    def submit(self, work: Callable[[], int]) -> Future:
-        """Begin a task."""
+    def submit(self, task: Callable[[], int]) -> TaskFuture:
+        """Start a task."""
         ...
 
     def check(self) -> None:
-        """Raise StoreError if nothing that was begun can ever end."""
+        """Raise StoreError if the tasks that were started can never end."""
         ...
 
 
 class Threads:
-    """Threads of this process, for a small job and for what is in no file."""
+    """Threads of this process, for small jobs and for data that are in no file."""
 
     def __init__(self, count: int):
         self.count, self.text = count, f"{count} threads of this process"
         self._pool = ThreadPoolExecutor(count, "fluxcube-region")
 
-    def room(self) -> int:
-        """Return how many tasks may be under way at once."""
+    def capacity(self) -> int:
+        """Return the maximum number of tasks that run or wait at once."""
         return self.count
 
-    def submit(self, work: Callable[[], int]) -> Future:
-        """Begin a task."""
-        return self._pool.submit(work)
+    def submit(self, task: Callable[[], int]) -> TaskFuture:
+        """Start a task."""
+        return self._pool.submit(task)
 
     def check(self) -> None:
-        """Do nothing: threads do not get lost."""
+        """Do nothing: threads of this process are always there."""
 
     def close(self) -> None:
-        """End: what runs is finished, nothing new begins."""
+        """Wait for the running tasks, and start no others."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -86,40 +110,40 @@ class Cluster:
     Parameters
     ----------
     client : distributed.Client
-        Connected to it.
+        A client that is connected to the scheduler.
     text : str
-        What was chosen.
+        Description for the user; by default the address.
     """
 
     def __init__(self, client: Client, text: str = ""):
-        self.client, self._count, self._asked, self._threads = client, 0, -1.0, 0
+        self.client, self._count, self._counted_at, self._threads = client, 0, -1.0, 0
         self._seen = time.monotonic()
         link = client.dashboard_link
-        self.text = (text or f"cluster {client.scheduler.address}") + (f", dashboard {link}" if link else "")
+        self.text = (text or f"cluster {_address(client)}") + (f", dashboard {link}" if link else "")
 
-    def room(self) -> int:
-        """Return how many tasks may be under way at once."""
-        self._ask()
+    def capacity(self) -> int:
+        """Return the maximum number of tasks that run or wait at once."""
+        self._count_threads()
         return _AHEAD * max(1, self._threads)
 
-    def submit(self, work: Callable[[], int]) -> Future:
-        """Begin a task."""
+    def submit(self, task: Callable[[], int]) -> TaskFuture:
+        """Start a task."""
         self._count += 1
         try:
-            return self.client.submit(work, key=f"region-{self.client.id}-{self._count}", pure=False)
+            return self.client.submit(task, key=f"region-{self.client.id}-{self._count}", pure=False)
         except (OSError, RuntimeError) as error:
             raise StoreError("the Dask scheduler is gone") from error
 
     def check(self) -> None:
-        """Raise StoreError if the scheduler is gone, or no worker has been there for long."""
-        self._ask()
+        """Raise StoreError if the scheduler is gone, or if no worker has been connected for 15 minutes."""
+        self._count_threads()
         if time.monotonic() - self._seen > _PATIENCE:
             raise StoreError(f"no worker has been connected for {_PATIENCE / 60:.0f} minutes")
 
-    def _ask(self) -> None:
-        """Count the threads of the workers that are there, at most once a second."""
+    def _count_threads(self) -> None:
+        """Count the threads of the connected workers, at most once a second."""
         now = time.monotonic()
-        if now - self._asked < 1.0:
+        if now - self._counted_at < 1.0:
             return
         if self.client.status != "running":
             raise StoreError("the Dask scheduler is gone")
@@ -127,28 +151,28 @@ class Cluster:
             workers = self.client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError, RuntimeError) as error:
             raise StoreError("the Dask scheduler is gone") from error
-        self._asked, self._threads = now, sum(worker["nthreads"] for worker in workers.values())
+        self._counted_at, self._threads = now, sum(worker["nthreads"] for worker in workers.values())
         self._seen = now if workers else self._seen
 
 
 @contextlib.contextmanager
 def workers_for(
-    scheduler: object, count: int | None, cell_hours: int, task_bytes: int, path: Path
+    scheduler: str | Client | None, count: int | None, cell_steps: int, task_bytes: int, path: Path
 ) -> Iterator[Workers]:
-    """Give what regions are computed with.
+    """Yield the workers that compute regions, and stop them at the end.
 
     Parameters
     ----------
     scheduler : None, "threads", "processes", str or Client
-        As `fluxcube.write_maps` takes it.
+        As in `fluxcube.write_maps`.
     count : int or None
-        Regions in flight on this machine.
-    cell_hours : int
-        Land cells times hours that are to be done.
+        Number of regions computed at once on this machine.
+    cell_steps : int
+        Number of land cells times time steps to compute.
     task_bytes : int
-        What a region takes; 0 unknown.
+        RAM of one region in bytes; 0 if unknown.
     path : path
-        The store, which all workers must see.
+        The store, which all workers must be able to read.
 
     Yields
     ------
@@ -157,31 +181,31 @@ def workers_for(
     Raises
     ------
     ConfigError
-        If a region does not fit in a worker's memory.
+        If a region does not fit in a worker's RAM.
     StoreError
         If there is no such scheduler, or its workers cannot run tasks.
     """
     client = _active_client() if scheduler is None else scheduler
     if client is None:
-        client = "processes" if cell_hours > _SMALL and (count or CPU_COUNT) > 1 else "threads"
+        client = "processes" if cell_steps > _SMALL and (count or CPU_COUNT) > 1 else "threads"
     with contextlib.ExitStack() as stack:
         if client == "threads":
-            workers: Workers = Threads(_fitting(count, task_bytes))
-            stack.callback(workers.close)
-        else:
-            if client == "processes":
-                client, text = stack.enter_context(_processes(_fitting(count, task_bytes)))
-            elif isinstance(client, str):
-                client, text = stack.enter_context(_connected(client)), ""
-            else:
-                text = ""
-            workers = Cluster(client, text)
-            _check_cluster(client, path, task_bytes)
-        yield workers
+            threads = Threads(_worker_count(count, task_bytes))
+            stack.callback(threads.close)
+            yield threads
+            return
+        text = ""
+        if client == "processes":
+            client, text = stack.enter_context(_processes(_worker_count(count, task_bytes)))
+        elif isinstance(client, str):
+            client = stack.enter_context(_connected(client))
+        cluster = Cluster(client, text)
+        _check_cluster(client, path, task_bytes)
+        yield cluster
 
 
 def _active_client() -> Client | None:
-    """Return the Dask client that the caller has made, if any."""
+    """Return the active Dask client of the caller, if there is one."""
     if "distributed" not in sys.modules:
         return None
     from distributed import Client
@@ -192,16 +216,16 @@ def _active_client() -> Client | None:
         return None
 
 
-def _fitting(count: int | None, task_bytes: int) -> int:
-    """Return how many regions this machine works on at once: what is asked, else as cores and memory allow."""
+def _worker_count(count: int | None, task_bytes: int) -> int:
+    """Return the number of regions computed at once: the requested one, else what cores and RAM allow."""
     from distributed.system import MEMORY_LIMIT
 
-    most = int(0.8 * MEMORY_LIMIT // (BASE_BYTES + task_bytes))
-    if most < 1:
+    fitting = int(0.8 * MEMORY_LIMIT // (BASE_BYTES + task_bytes))
+    if fitting < 1:
         raise _too_large(task_bytes, MEMORY_LIMIT)
     if count is not None and count < 1:
-        raise ConfigError(f"workers must be 1 or more, found {count}.")
-    return count or max(1, min(CPU_COUNT, most))
+        raise ConfigError(f"workers: expected 1 or more, found {count}.")
+    return count or max(1, min(CPU_COUNT, fitting))
 
 
 def _too_large(task_bytes: int, limit: int) -> ConfigError:
@@ -214,15 +238,15 @@ def _too_large(task_bytes: int, limit: int) -> ConfigError:
 
 @contextlib.contextmanager
 def _processes(count: int) -> Iterator[tuple[Client, str]]:
-    """Start a scheduler in this process and workers in others, one thread each, which end with it.
+    """Start a scheduler in this process and workers in other processes, one thread each; stop them at the end.
 
-    The workers come from the command line of Dask: started by Python's multiprocessing, each would run the caller's
-    script again from its top.
+    Dask's command line starts the workers: started by Python's multiprocessing, each would run the caller's script
+    again from the top.
     """
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 
-    memory = int(0.9 * MEMORY_LIMIT / count)
+    memory_limit = int(0.9 * MEMORY_LIMIT / count)
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster:
         command = [
             sys.executable,
@@ -234,7 +258,7 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
             "--nthreads",
             "1",
             "--memory-limit",
-            str(memory),
+            str(memory_limit),
             "--no-dashboard",
             "--death-timeout",
             str(int(_START)),
@@ -243,7 +267,7 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             with Client(cluster, set_as_default=False) as client:
-                yield client, f"{count} processes of one thread and {memory / 2**30:.1f} GiB each"
+                yield client, f"{count} processes of one thread and {memory_limit / 2**30:.1f} GiB of memory each"
         finally:
             process.terminate()
             try:
@@ -252,40 +276,44 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
                 process.kill()
 
 
-def _connected(address: str):
-    """Connect to a scheduler that runs already."""
+def _connected(address: str) -> Client:
+    """Connect to a scheduler that is already running."""
     from distributed import Client
 
     try:
         return Client(address, timeout=_START, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise StoreError(f"no Dask scheduler answers at {address}: {error}") from error
+        raise StoreError(f"no Dask scheduler answers at {address} ({error}): check the address.") from error
+
+
+def _address(client: Client) -> str:
+    return str(client.scheduler.address) if client.scheduler is not None else "that is closed"
 
 
 def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
-    """Refuse, before the first task, workers that lack fluxcube, the store or the memory."""
+    """Raise an error, before the first task, if workers lack fluxcube, access to the store or RAM."""
     from fluxcube import __version__
 
     try:
         client.wait_for_workers(1, timeout=_START)
     except TimeoutError as error:
-        raise StoreError(f"{client.scheduler.address}: no worker answered within {_START:.0f} s.") from error
-    for worker, found in sorted(client.run(_look, str(path), on_error="return").items()):
-        if isinstance(found, (ImportError, AttributeError)):
-            raise StoreError(f"worker {worker} cannot import this fluxcube ({found}): install the same there.")
-        if isinstance(found, BaseException):  # it died: others may be there, or come
+        raise StoreError(f"{_address(client)}: no worker answered within {_START:.0f} s.") from error
+    for worker, state in sorted(client.run(_worker_state, str(path), on_error="return").items()):
+        if isinstance(state, (ImportError, AttributeError)):
+            raise StoreError(f"worker {worker} cannot import this fluxcube ({state}): install the same there.")
+        if isinstance(state, BaseException):  # it died: others may be connected, or follow
             continue
-        version, sees, limit = found
+        version, sees, limit = state
         if version != __version__:
             raise StoreError(f"worker {worker} has fluxcube {version}, this process {__version__}: install the same.")
         if not sees:
-            raise StoreError(f"worker {worker} does not see {path}: write to a folder that all workers share.")
+            raise StoreError(f"worker {worker} cannot read {path}: write to a folder that all workers share.")
         if limit and limit < BASE_BYTES + task_bytes:
             raise _too_large(task_bytes, limit)
 
 
-def _look(path: str, dask_worker=None) -> tuple[str, bool, int]:
-    """Tell of the worker this runs on: its version, whether it sees a store, and its memory limit (0: none)."""
+def _worker_state(path: str, dask_worker: Worker) -> tuple[str, bool, int]:
+    """Return a worker's version of fluxcube, whether it can read a store, and its memory limit (0: none)."""
     from fluxcube import __version__
 
     return __version__, (Path(path) / "zarr.json").is_file(), dask_worker.memory_manager.memory_limit or 0

@@ -14,7 +14,6 @@ import pytest
 import xarray as xr
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
-from fluxcube import stores
 from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.append import append_site
 from fluxcube.cubes.carbonsense import build_carbonsense
@@ -24,7 +23,8 @@ from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.readers import read_archive
 from fluxcube.sources.towers.table import read_table
-from fluxcube.swap import alone
+from fluxcube.stores import reading
+from fluxcube.stores.swap import build_lock
 
 DAYS = 6
 HOUR = np.timedelta64(1, "h")
@@ -43,7 +43,7 @@ def shards(path: Path, site: str) -> dict[str, tuple[int, bytes]]:
 
 
 def open_store(path: Path) -> xr.Dataset:
-    return stores.open_store(path, kind="cube")
+    return reading.open_store(path, kind="cube")
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_two_runs_do_not_append_to_one_store_at_once(raw, some):
     with pytest.raises(StoreError, match="is writing it"):
         build_carbonsense(raw, some, append=True)
     other.rmdir()
-    with alone(some), pytest.raises(StoreError, match="another thread"):
+    with build_lock(some), pytest.raises(StoreError, match="another thread"):
         append_site(some, native(raw, "IN-Bbb"))
     assert files(some) == before
     append_site(some, native(raw, "IN-Bbb"))

@@ -6,10 +6,10 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from fluxcube import stores
 from fluxcube.cubes.forcing_store import is_forcing_store, open_forcing_store, write_forcing
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
 from fluxcube.simulation.example import example_forcing
+from fluxcube.stores.ledger import done_regions
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_run_that_failed_goes_on_and_nothing_else_is_replaced(forcing, store, 
     path = tmp_path / "forcing.zarr"
     with pytest.raises(StoreError, match=r"predictors:4:5,6:7,0:2208,0:6: unreadable"):
         write_forcing(broken(forcing), path, workers=1)
-    done = stores.done_regions(path)
+    done = done_regions(path)
     assert len(done) == 14
     with pytest.raises(StoreError, match="not finished"):
         open_forcing_store(path)

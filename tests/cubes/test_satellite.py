@@ -11,7 +11,7 @@ import xarray as xr
 
 from fluxcube.cubes import satellite
 from fluxcube.cubes.satellite import BEFORE, Product, cut_sites
-from fluxcube.stores import spilled, unspill
+from fluxcube.stores.building import spilled, unspill
 
 DAYS = np.arange("2010-01-01", "2010-03-02", dtype="datetime64[D]")
 PLACES = [

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tower_files import columns, write_archive, write_places
 
-from fluxcube import stores
 from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.masks import in_long_fills
@@ -24,6 +23,9 @@ from fluxcube.cubes.selection import Selection
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
 from fluxcube.normalisation import denormalise, normalise
 from fluxcube.schema import validate_cube
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import staging
+from fluxcube.stores.shards import write_region
 from fluxcube.variables import table
 
 HOUR = np.timedelta64(1, "h")
@@ -52,13 +54,13 @@ def with_chips(tmp_path_factory) -> xr.Dataset:
     arrays = {}
     for name, array in ds.data_vars.items():
         empty = {"f": np.nan, "i": -1}[array.dtype.kind]
-        arrays[name] = stores.ArraySpec(
+        arrays[name] = ArraySpec(
             dims=array.dims, shape=array.shape, dtype=array.dtype, chunks=(1, *array.shape[1:]), fill_value=empty
         )
-    with stores.staging(path) as building:
-        stores.create(building, ds.coords.to_dataset(), arrays, {"kind": "cube", "clock": "solar"})
+    with staging(path) as building:
+        create(building, ds.coords.to_dataset(), arrays, {"kind": "cube", "clock": "solar"})
         for name, array in ds.data_vars.items():
-            stores.write_region(building, name, tuple(slice(0, n) for n in array.shape), array.values)
+            write_region(building, name, tuple(slice(0, n) for n in array.shape), array.values)
     return path
 
 
@@ -141,7 +143,7 @@ def test_what_cannot_be_selected_is_told(store, options, error, message):
 
 
 def test_a_store_of_another_kind_is_refused(tmp_path):
-    stores.create(tmp_path / "m", xr.Dataset(), {}, {"kind": "maps"})
+    create(tmp_path / "m", xr.Dataset(), {}, {"kind": "maps"})
     with pytest.raises(StoreError, match="expected a store of kind 'cube', found 'maps'"):
         open_carbonsense(tmp_path / "m")
     with pytest.raises(StoreError, match="no store there"):

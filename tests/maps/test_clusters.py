@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from cluster_job import SlowModel, make_maps
 
-from fluxcube import stores
 from fluxcube.errors import StoreError
 from fluxcube.maps.store import write_maps
+from fluxcube.stores.ledger import done_regions
+from fluxcube.stores.reading import store_attrs
 
 HERE = Path(__file__).parent
 ENV = os.environ | {"PYTHONPATH": str(HERE.parent), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s"}
@@ -136,7 +137,7 @@ def kill_at_random(cluster: Processes, run: list[str], kills: int, seed: int, st
 
 
 def complete(store: Path) -> bool:
-    return stores.store_attrs(store).get("complete") is True
+    return store_attrs(store).get("complete") is True
 
 
 @pytest.mark.parametrize(
@@ -161,13 +162,13 @@ def test_a_scheduler_that_dies_is_named_and_the_rest_is_done_elsewhere(cluster, 
     store = tmp_path / "maps.zarr"
 
     def kill():
-        wait_for(lambda: store.exists() and len(stores.done_regions(store)) > 3)
+        wait_for(lambda: store.exists() and len(done_regions(store)) > 3)
         cluster.scheduler.kill()
 
     threading.Thread(target=kill).start()
     with pytest.raises(StoreError, match=r"scheduler is gone.*of 40 regions.*the same call"):
         write_maps(make_maps(pause=0.2), store, scheduler=cluster.address)
-    assert 3 < len(stores.done_regions(store)) < 40
+    assert 3 < len(done_regions(store)) < 40
     write_maps(make_maps(), store)
     assert files(store) == undisturbed(10)
 

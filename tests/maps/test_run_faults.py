@@ -18,16 +18,16 @@ from cluster_job import SlowModel, make_maps
 from inference_fakes import fake
 
 import fluxcube as fc
-from fluxcube import stores
 from fluxcube.cubes.forcing_store import open_forcing_store, write_forcing
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.inference.grid import upscale
-from fluxcube.maps import store as run_module
 from fluxcube.maps import workers as workers_module
-from fluxcube.maps.regions import regions, works
+from fluxcube.maps import writer as writer_module
+from fluxcube.maps.regions import region_tasks, regions
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.schema import REGION_BYTES
 from fluxcube.simulation.example import example_forcing
+from fluxcube.stores.ledger import done_regions
 
 HERE = Path(__file__).parent
 
@@ -44,7 +44,7 @@ def whole(tmp_path_factory):
 def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, tmp_path, monkeypatch):
     store = tmp_path / "maps.zarr"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run_module._Progress, "report", interrupt_after(1))
+        patch.setattr(writer_module.ProgressReport, "region_done", interrupt_after(1))
         write_maps(make_maps(days=6), store, workers=1)
     least = min(map(len, values(whole).values()))
 
@@ -82,7 +82,7 @@ def test_an_unreadable_chunk_of_forcing_is_named_and_the_others_are_written(tmp_
     where = f"latitude {lat.min():g} to {lat.max():g}, longitude {forcing.longitude.values[0]:g}"
     with pytest.raises(StoreError, match=rf"of 24 regions could not be written.*{where}.*failed 3 times.*checksum"):
         write_maps(maps(), store)
-    assert 18 <= len(stores.done_regions(store)) < 24
+    assert 18 <= len(done_regions(store)) < 24
     shard.write_bytes(good)
     write_maps(maps(), store)
     assert values(store) == values(whole)
@@ -103,7 +103,7 @@ def test_blocks_without_values_are_written_and_counted(tmp_path):
 
 
 def test_an_incomplete_map_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module._Progress, "report", interrupt_after(5))
+    monkeypatch.setattr(writer_module.ProgressReport, "region_done", interrupt_after(5))
     with pytest.raises(KeyboardInterrupt):
         write_maps(make_maps(days=6), tmp_path / "maps.zarr", workers=1)
     opened = open_maps(tmp_path / "maps.zarr", partial=True)
@@ -138,7 +138,7 @@ def test_one_run_at_a_time_writes_a_store(tmp_path):
 
 def test_what_a_killed_run_left_on_a_cluster_does_not_write_into_another_models_store(tmp_path):
     maps = make_maps(days=6)
-    late = next(works(maps, tmp_path / "maps.zarr", list(regions(maps).values())))
+    late = next(region_tasks(maps, tmp_path / "maps.zarr", list(regions(maps).values())))
     store = write_maps(maps.assign_attrs(model_digest="another"), tmp_path / "maps.zarr")
     before = values(store)
     with pytest.raises(StoreError, match="of another model"):
@@ -158,12 +158,12 @@ def test_chunks_too_large_for_memory_are_refused_before_the_first_task(tmp_path)
 
 
 def test_a_task_that_kills_its_worker_each_time_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_TRIES", 1)
+    monkeypatch.setattr(writer_module, "_TRIES", 1)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
     store = tmp_path / "maps.zarr"
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        pytest.raises(StoreError, match=r"could not be written.*KilledWorker.*the same call does the rest"),
+        pytest.raises(StoreError, match=r"could not be written.*KilledWorker.*the same call writes the others"),
     ):
         write_maps(day(make_maps(days=9, model=Deadly)), store, scheduler="processes", workers=1)
     write_maps(day(make_maps(days=9)), store)
@@ -196,6 +196,6 @@ def test_no_scheduler_and_no_workers_are_named(tmp_path, monkeypatch):
             write_maps(maps, tmp_path / "maps.zarr", scheduler=client)
         monkeypatch.setattr(workers_module, "_PATIENCE", -1.0)
         monkeypatch.setattr(workers_module, "_check_cluster", lambda *args: None)
-        monkeypatch.setattr(run_module, "_LOOK", 0.1)
+        monkeypatch.setattr(writer_module, "_CHECK_EVERY", 0.1)
         with pytest.raises(StoreError, match=r"no worker has been connected.*0 of 8 regions"):
             write_maps(maps, tmp_path / "maps.zarr", scheduler=client)

@@ -290,7 +290,7 @@ def test_geojson_is_read_and_its_mistakes_are_told(tmp_path):
     with pytest.raises(ConfigError, match="two features"):
         totals(maps, regions=path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match="no GeoJSON"):
+    with pytest.raises(ConfigError, match="expected GeoJSON"):
         totals(maps, regions=path)
     with pytest.raises(ConfigError, match="no file"):
         totals(maps, regions=tmp_path / "none.geojson")
@@ -310,13 +310,13 @@ def test_what_cannot_be_added_up_is_refused():
         totals(maps.rename(NEE="dissimilarity"))
     with pytest.raises(UnknownNameError, match="GPP"):
         totals(maps, fluxes=["GPP"])
-    with pytest.raises(ConfigError, match="by must be"):
+    with pytest.raises(ConfigError, match="by: expected"):
         totals(maps, by="biome")
-    with pytest.raises(ConfigError, match="go together"):
+    with pytest.raises(ConfigError, match="need each other"):
         totals(maps, by="region")
-    with pytest.raises(ConfigError, match="every must be"):
+    with pytest.raises(ConfigError, match="every: expected"):
         totals(maps, every="week")
-    with pytest.raises(SchemaError, match="rise and not overlap"):
+    with pytest.raises(SchemaError, match="rising order without overlap"):
         totals(maps.isel(time=slice(None, None, -1)))
     with pytest.raises(SchemaError, match="time_bnds"):
         totals(maps.isel(time=[0]))

@@ -17,12 +17,12 @@ import pytest
 import xarray as xr
 from inference_fakes import fake
 
-from fluxcube import stores
 from fluxcube.errors import ConfigError, SchemaError, StoreError
 from fluxcube.inference.grid import upscale
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.schema import REGION_BYTES
 from fluxcube.simulation.example import example_forcing
+from fluxcube.stores.ledger import done_regions
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_regions_without_land_take_no_space(maps, tmp_path):
     path = write_maps(maps, tmp_path / "maps.zarr")
     assert not (path / "NEE/c/0/0/0").exists()
     assert (path / "NEE/c/0/1/1").exists()
-    assert len(stores.done_regions(path)) == REGIONS
+    assert len(done_regions(path)) == REGIONS
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -90,7 +90,7 @@ def test_a_run_that_failed_goes_on_with_the_rest(maps, tmp_path):
     path = tmp_path / "maps.zarr"
     with pytest.raises(StoreError, match=r"1 of 27 regions.*this region fails.*26 of 27 regions"):
         write_maps(broken(maps, (1, 1, 1)), path, workers=1)
-    done = stores.done_regions(path)
+    done = done_regions(path)
     assert len(done) == REGIONS - 1
     with pytest.raises(StoreError, match="not finished"):
         open_maps(path)
@@ -106,7 +106,7 @@ def test_done_regions_are_not_computed_again(maps, tmp_path):
     path = tmp_path / "maps.zarr"
     with pytest.raises(StoreError, match="this region fails"):
         write_maps(broken(maps, (2, 2, 2)), path, workers=1)  # the last of all
-    assert len(stores.done_regions(path)) == REGIONS - 1
+    assert len(done_regions(path)) == REGIONS - 1
     with pytest.raises(StoreError, match="this region fails"):  # nothing but the last is tried
         write_maps(broken(maps, (2, 2, 2)), path)
     write_maps(broken(maps, (0, 1, 1)), path)
@@ -197,15 +197,15 @@ def test_killed_by_the_system_it_goes_on(tmp_path):
     process = subprocess.Popen([*run, "0.2"], env=env)
     for _ in range(300):
         time.sleep(0.1)
-        if path.exists() and len(stores.done_regions(path)) >= 3:
+        if path.exists() and len(done_regions(path)) >= 3:
             break
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = stores.done_regions(path)
+    before = done_regions(path)
     assert 3 <= len(before) < 80
     ledger = path / "ledger/regions.jsonl"
     ledger.write_bytes(ledger.read_bytes() + b'{"done": "0:24,')  # a line that the kill cut off
-    assert stores.done_regions(path) == before
+    assert done_regions(path) == before
     subprocess.run([*run, "0"], env=env, check=True)
     forcing = example_forcing(shape=(4, 4), days=20)
     np.testing.assert_allclose(open_maps(path).NEE.values, upscale(fake(), forcing).NEE.values, rtol=2e-5, atol=1e-5)

@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fluxcube import stores
 from fluxcube.errors import StoreError
 from fluxcube.sources.era5.files import read_files
 from fluxcube.sources.era5.open import ERA5Paths, storage_chunks
 from fluxcube.sources.era5.parameters import STATIC, UNITS
 from fluxcube.sources.era5.series import GRAVITY, Box, Files, Period
-from fluxcube.swap import building_place, clear_leftovers
+from fluxcube.stores.arrays import ArraySpec, create
+from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.ledger import done_regions, mark_done
+from fluxcube.stores.reading import store_attrs
+from fluxcube.stores.shards import write_region
+from fluxcube.stores.swap import building_place, clear_leftovers
 
 #: Side of a chunk in cells: the size of block that `open_forcing` reads by default.
 _CELLS = 16
@@ -70,8 +74,8 @@ def copy_era5(
     )
     path, hours = Path(store).absolute(), _chunk_hours(files)
     _prepare(path, files, hours, overwrite)
-    with stores.writing(path):
-        done = stores.done_regions(path)
+    with write_lock(path):
+        done = done_regions(path)
         tasks = list(_tasks(files, hours))
         for n, (name, start, stop) in enumerate(tasks, 1):
             if (key := f"{name}:{start}:{stop}") in done:
@@ -79,13 +83,13 @@ def copy_era5(
             values = files.read_cells(name, slice(start, stop), files.rows.low, files.columns.low)
             region = slice(start, stop), *(slice(0, len(axis)) for axis in (files.rows, files.columns))
             try:
-                stores.write_region(path, name, region, values.astype("float32"))
-                stores.mark_done(path, {key: int(np.isnan(values).sum())})
+                write_region(path, name, region, values.astype("float32"))
+                mark_done(path, {key: int(np.isnan(values).sum())})
             except OSError as error:
                 raise StoreError(f"{path}: {key}: {error}; solve this and call again: the copy resumes.") from error
             if progress is not None:
                 progress(n, len(tasks), key)
-        stores.finish(path)
+        finish(path)
     return path
 
 
@@ -117,19 +121,19 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
         "count": files.count,
     }
     if path.exists():
-        existing = stores.store_attrs(path)
+        existing = store_attrs(path)
         same = all(existing.get(key) == value for key, value in attrs.items())
         if same and existing.get("complete") is not True and not overwrite:
             return
         if not overwrite or existing.get("kind") != "era5":
             raise StoreError(f"{path} exists: pass overwrite=True to replace a copy of ERA5, or another path.")
-        stores.remove(path)
+        remove(path)
     unfinished = building_place(path)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        stores.create(unfinished, _coords(files), _specs(files, hours), attrs)
+        create(unfinished, _coords(files), _specs(files, hours), attrs)
         for name, values in _static(files).items():
-            stores.write_region(unfinished, name, tuple(slice(0, n) for n in values.shape), values)
+            write_region(unfinished, name, tuple(slice(0, n) for n in values.shape), values)
         os.replace(unfinished, path)
     except OSError as error:
         raise StoreError(
@@ -149,11 +153,11 @@ def _coords(files: Files) -> xr.Dataset:
     )
 
 
-def _specs(files: Files, hours: int) -> dict[str, stores.ArraySpec]:
+def _specs(files: Files, hours: int) -> dict[str, ArraySpec]:
     cells = len(files.rows), len(files.columns)
     shards = tuple(-(-n // _CELLS) * _CELLS for n in cells)
     specs = {
-        name: stores.ArraySpec(
+        name: ArraySpec(
             dims=("time", "latitude", "longitude"),
             shape=(files.count, *cells),
             dtype="float32",
@@ -166,7 +170,7 @@ def _specs(files: Files, hours: int) -> dict[str, stores.ArraySpec]:
         for name in files.parameters
     }
     static = {
-        name: stores.ArraySpec(
+        name: ArraySpec(
             dims=("latitude", "longitude"),
             shape=cells,
             dtype="float32",

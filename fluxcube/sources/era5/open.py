@@ -21,7 +21,7 @@ from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.era5.parameters import LONG_NAMES
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
-from fluxcube.stores import is_url
+from fluxcube.stores.reading import is_url
 
 ERA5Paths = str | os.PathLike | Sequence[str | os.PathLike]
 

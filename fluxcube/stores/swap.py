@@ -1,7 +1,7 @@
-"""A new store takes an old one's place in one step, and what killed runs left beside it is cleared away.
+"""Replace an old store with a new one in one step, and remove what killed processes left beside it.
 
-A store is made in a folder beside its place, named after the process that makes it: ``.NAME.building-PID``. While the
-two are exchanged, the old one is ``.NAME.replaced-PID``.
+A store is built in a folder beside its final path, named after the process that builds it: ``.NAME.building-PID``.
+While the two are exchanged, the old one is ``.NAME.replaced-PID``.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _claimed: set[Path] = set()
 
 
 def building_place(path: Path) -> Path:
-    """Return where this process makes the store of a path."""
+    """Return the folder in which this process builds the store of a path."""
     return path.with_name(f".{path.name}.building-{os.getpid()}")
 
 
 @contextmanager
-def alone(path: str | os.PathLike) -> Iterator[None]:
-    """Let no other run change a store in the meantime, from when it is read until it is replaced.
+def build_lock(path: str | os.PathLike) -> Iterator[None]:
+    """Lock a store against other builds, from the moment it is read until it is replaced.
 
-    What a killed run left of the store is cleared first; a store that it had moved away comes back.
+    Leftovers of killed runs are removed first; a store that a killed run had moved away is moved back.
 
     Raises
     ------
     StoreError
-        If another run, or another thread of this one, writes the store.
+        If another process, or another thread of this one, is writing the store.
     """
     path = Path(path).absolute()
     clear_leftovers(path)
     mine = building_place(path)
     with _guard:
         if path in _claimed:
-            raise StoreError(f"{path}: another thread is writing it; one at a time.")
+            raise StoreError(f"{path}: another thread is writing it; build one at a time.")
         _claimed.add(path)
     try:
         mine.mkdir(parents=True, exist_ok=True)
@@ -57,14 +57,14 @@ def alone(path: str | os.PathLike) -> Iterator[None]:
             _claimed.discard(path)
 
 
-def moved_away(path: Path) -> str:
-    """Say where a store is that a run, killed between two renames, left beside its place."""
+def describe_moved_store(path: Path) -> str:
+    """Return where a killed run left the store of a path, as text for a message; "" if it left none."""
     left = sorted(path.absolute().parent.glob(f".{path.name}.replaced-*")) if path.absolute().parent.is_dir() else []
     return f"a killed run left it as {left[0].name}: rename it, or run what was killed again." if left else ""
 
 
-def take_place(building: Path, path: Path) -> None:
-    """Move a finished store to its place, and what was there away."""
+def replace_store(building: Path, path: Path) -> None:
+    """Move a finished store to its path, and remove the store that was there."""
     old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
     if path.exists():
         os.replace(path, old)
@@ -73,7 +73,7 @@ def take_place(building: Path, path: Path) -> None:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what killed runs left of the same store; a store that one had moved away comes back."""
+    """Remove leftovers of killed runs; a store that one of them had moved away is moved back."""
     path = path.absolute()
     if not path.parent.is_dir():
         return
@@ -90,7 +90,7 @@ def clear_leftovers(path: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Return whether another process of that number runs."""
+    """Return whether another process with this id is running."""
     if pid == os.getpid():
         return False
     try:
@@ -103,7 +103,7 @@ def _runs(pid: int) -> bool:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Let a file stand in another place, too: by a hard link, or by a copy where there are none."""
+    """Create a hard link to a file, or a copy where hard links are not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -1,0 +1,145 @@
+"""The life of a store on a disk: built beside its place, locked while it is written, finished, replaced, removed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from fluxcube.errors import StoreError
+from fluxcube.stores.ledger import LEDGER
+from fluxcube.stores.reading import is_url, open_group
+from fluxcube.stores.swap import building_place, clear_leftovers, replace_store
+
+_log = logging.getLogger(__name__)
+
+_SPILL = ".parts"
+
+
+@contextmanager
+def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a folder beside `path` to build a store in, and move it to `path` when the block ends without an error.
+
+    Parameters
+    ----------
+    path : path
+        Final path of the store.
+    overwrite : bool
+        Replace a store of fluxcube that exists there. It stays until the new one is complete.
+
+    Yields
+    ------
+    Path
+        For `create` and `write_region`. It is removed if the block raises; a killed process leaves it, and the next
+        build of the same store removes it.
+
+    Raises
+    ------
+    StoreError
+        If `path` exists and `overwrite` is not set, or fluxcube did not write what exists there.
+    """
+    if is_url(path):
+        raise StoreError(f"{path}: stores are written to a disk; write there, then copy the folder to its bucket.")
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path)
+    _check_target(path, overwrite)
+    building = building_place(path)
+    try:
+        yield building
+        finish(building)
+        replace_store(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -> None:
+    """Mark a store as complete, so that it opens, and add `attrs` to its attributes.
+
+    Temporary files are removed: arrays that `spill` wrote, and shards that killed processes did not finish.
+    """
+    shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
+    if (Path(path) / LEDGER).is_dir():
+        for part in Path(path).glob("*/c/**/*.partial"):
+            part.unlink(missing_ok=True)
+    open_group(Path(path), "r+").update_attributes({**(attrs or {}), "complete": True})
+
+
+@contextmanager
+def write_lock(path: str | os.PathLike) -> Iterator[None]:
+    """Lock a store that is written in place against other processes; the system releases the lock with the process.
+
+    Raises
+    ------
+    StoreError
+        If another process is writing the store.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise StoreError(f"{path}: another run is writing it; wait until it has ended, or stop it.") from None
+    except OSError as error:  # some network file systems lock no folders
+        _log.info("%s cannot be locked (%s): make sure that no other run writes it", path, error)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a store after renaming it, so that a kill leaves no half of it at its path."""
+    path = Path(path).absolute()
+    renamed = building_place(path)
+    shutil.rmtree(renamed, ignore_errors=True)
+    os.replace(path, renamed)
+    shutil.rmtree(renamed)
+
+
+def spill(path: str | os.PathLike, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to a temporary file of a store that is being built; `unspill` reads them, `finish` removes them.
+
+    Parameters
+    ----------
+    path : path
+        The store, which need not have been created yet.
+    key : str
+        Name of these arrays.
+    arrays : mapping of str to numpy.ndarray
+        Numbers or fixed-width strings.
+    """
+    folder = Path(path) / _SPILL
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{key}.npz", allow_pickle=False, **arrays)
+
+
+def unspill(path: str | os.PathLike, key: str) -> dict[str, np.ndarray]:
+    """Return the arrays that `spill` wrote."""
+    with np.load(Path(path) / _SPILL / f"{key}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def spilled(path: str | os.PathLike, start: str) -> list[str]:
+    """Return the keys of `spill` that begin with `start`, in order."""
+    names = (entry.name.removesuffix(".npz") for entry in (Path(path) / _SPILL).glob("*.npz"))
+    return sorted(name for name in names if name.startswith(start))
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise StoreError(f"{path} exists: pass overwrite (--overwrite) to replace it, or choose another path.")
+    if path.is_symlink() or not (path / "zarr.json").is_file() or "fluxcube_version" not in open_group(path, "r").attrs:
+        raise StoreError(f"{path} was not written by fluxcube, and is not replaced: choose another path.")

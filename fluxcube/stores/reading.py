@@ -1,0 +1,173 @@
+"""Open stores to read them, from a disk or through a URL."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from fluxcube.errors import StoreError, missing_package
+from fluxcube.stores.swap import describe_moved_store
+
+
+def is_url(path: str | os.PathLike) -> bool:
+    """Return whether a path is a URL, such as ``s3://bucket/key``."""
+    return isinstance(path, str) and "://" in path
+
+
+def open_group(
+    path: str | os.PathLike, mode: Literal["r", "r+"], storage_options: Mapping[str, object] | None = None
+) -> zarr.Group:
+    """Open the Zarr group of a store.
+
+    Parameters
+    ----------
+    path : path or URL
+        The store; a URL is opened to read only.
+    mode : {"r", "r+"}
+        To read, or also to write.
+    storage_options : mapping, optional
+        Options of fsspec for a URL.
+
+    Returns
+    -------
+    zarr.Group
+
+    Raises
+    ------
+    StoreError
+        If there is no store at the path, or it cannot be opened.
+    """
+    if is_url(path):
+        return _remote_group(str(path), storage_options or {})
+    path = Path(path)
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path}: no store there; {describe_moved_store(path) or 'check the path.'}")
+    try:
+        return zarr.open_group(path, mode=mode, zarr_format=3)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StoreError(f"{path}: expected a Zarr group, which its zarr.json is not ({error}).") from error
+
+
+def store_attrs(path: str | os.PathLike, *, storage_options: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Return the attributes of a store, of any kind, without opening its arrays (StoreError if there is none)."""
+    return dict(open_group(path, "r", storage_options).attrs)
+
+
+def open_store(
+    path: str | os.PathLike,
+    *,
+    kind: str,
+    allow_partial: bool = False,
+    dask: bool = True,
+    storage_options: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """Open a store lazily, with one Dask chunk for each shard.
+
+    Parameters
+    ----------
+    path : path or URL
+        The store; a URL such as ``s3://bucket/key`` is opened through fsspec, to read only.
+    kind : str
+        Expected kind: "cube", "maps" or "forcing".
+    allow_partial : bool
+        Also open a store that is not complete; what is not written is missing.
+    dask : bool
+        False leaves the arrays to xarray's own lazy indexing, for a selection before `dask_chunked`.
+    storage_options : mapping, optional
+        Options of fsspec for a URL; credentials are passed on, and neither stored in the Dataset nor logged.
+
+    Returns
+    -------
+    xarray.Dataset
+        Packed arrays open as float32; flags stay integers.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store, or it cannot be reached, or it is of another kind or not complete.
+    """
+    group = open_group(path, "r", storage_options)
+    attrs = dict(group.attrs)
+    if attrs.get("kind") != kind:
+        raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
+    if attrs.get("complete") is not True and not allow_partial:
+        raise StoreError(f"{path}: its writing was not finished; run the command that writes it again.")
+    raw = xr.open_zarr(group.store, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
+    for variable in raw.variables.values():
+        if "scale_factor" in variable.attrs:  # as JSON's float it would unpack to float64
+            variable.attrs["scale_factor"] = np.float32(variable.attrs["scale_factor"])
+    ds = xr.decode_cf(raw)
+    strings = {n: (v.dims, v.values.astype(object), v.attrs) for n, v in ds.variables.items() if v.dtype.kind == "T"}
+    ds = ds.assign_coords(strings)
+    return dask_chunked(ds) if dask else ds
+
+
+def dask_chunked(ds: xr.Dataset, *, begin: Mapping[str, int] | None = None, **longest: int) -> xr.Dataset:
+    """Turn the lazy arrays of an opened store into Dask arrays, one chunk for each shard (or stored chunk).
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Result of ``open_store(..., dask=False)``, or a selection by slices of it.
+    begin : mapping of str to int, optional
+        Position of the first element of `ds` on the store's axis, by dimension: the first chunk is shorter, so that
+        the others coincide with stored ones.
+    **longest : int
+        Maximum length of a chunk along a dimension, e.g. ``time=17532``.
+
+    Returns
+    -------
+    xarray.Dataset
+    """
+    begin = begin or {}
+    arrays = {}
+    for name, array in ds.data_vars.items():
+        stored = array.encoding.get("shards") or array.encoding["chunks"]
+        sizes = dict(zip(array.dims, stored, strict=True))
+        arrays[name] = array.chunk(
+            {
+                dim: _lengths(array.sizes[dim], min(size, longest.get(str(dim), size)), begin.get(str(dim), 0))
+                for dim, size in sizes.items()
+            }
+        )
+    return ds.assign(arrays)
+
+
+def _lengths(size: int, longest: int, begin: int) -> tuple[int, ...]:
+    """Return the chunk lengths of a part that begins at `begin` on an axis cut every `longest` steps."""
+    edges = [0, *range(longest - begin % longest, size, longest), size]
+    return tuple(stop - start for start, stop in itertools.pairwise(edges))
+
+
+def _remote_group(url: str, options: Mapping[str, object]) -> zarr.Group:
+    from zarr.storage import FsspecStore
+
+    try:
+        store = FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
+        return zarr.open_group(store, mode="r", zarr_format=3)
+    except ImportError as error:
+        raise missing_package(str(getattr(error, "name", None) or "s3fs"), "s3", f"opening {url}") from error
+    except (FileNotFoundError, KeyError) as error:
+        raise StoreError(f"{url}: no store there; check the address.") from error
+    except _access_errors() as error:
+        # The class only: a message of another library might repeat the credentials.
+        raise StoreError(
+            f"{url}: cannot be opened ({type(error).__name__}); check the address, storage_options and credentials."
+        ) from error
+
+
+def _access_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a URL that cannot be read, with those of botocore where it is installed."""
+    general = (OSError, ValueError, TypeError)
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return general
+    return *general, BotoCoreError, ClientError
