@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from cluster_job import SlowModel, make_maps
+from processes import HELPERS, environment
 
 from fluxcube import stores
 from fluxcube.errors import StoreError
 from fluxcube.maps.store import write_maps
 
-HERE = Path(__file__).parent
-ENV = os.environ | {"PYTHONPATH": str(HERE.parent), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s"}
+ENV = environment(DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="10s")
 
 
 def free_port() -> int:
@@ -149,7 +149,7 @@ def complete(store: Path) -> bool:
 def test_kills_at_random_moments_change_nothing(cluster, undisturbed, tmp_path, kills, days, pause, kinds):
     cluster.add_worker(), cluster.add_worker()
     store = tmp_path / "maps.zarr"
-    run = [sys.executable, str(HERE.parent / "cluster_job.py"), str(store), cluster.address, str(pause), str(days)]
+    run = [sys.executable, str(HELPERS / "cluster_job.py"), str(store), cluster.address, str(pause), str(days)]
     killed = kill_at_random(cluster, run, kills, 1, store, kinds)
     assert sum(killed.values()) == kills
     assert files(store) == undisturbed(days)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from cluster_job import SlowModel, make_maps
 from inference_fakes import fake
+from processes import environment
 
 import fluxcube as fc
 from fluxcube import stores
@@ -53,8 +54,9 @@ def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (least - 1, least - 1))
 
     command = [sys.executable, "-c", "import sys, cluster_job as c; c.write_maps(c.make_maps(days=6), sys.argv[1])"]
-    env = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    ended = subprocess.run([*command, str(store)], env=env, preexec_fn=no_room, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*command, str(store)], env=environment(), preexec_fn=no_room, capture_output=True, text=True
+    )
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode and "StoreError" in last and "make room there" in last and "of 24 regions" in last
     assert not list(store.rglob("*.partial"))
@@ -159,7 +161,7 @@ def test_chunks_too_large_for_memory_are_refused_before_the_first_task(tmp_path)
 
 def test_a_task_that_kills_its_worker_each_time_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "_TRIES", 1)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+    monkeypatch.setenv("PYTHONPATH", environment(HERE)["PYTHONPATH"])
     store = tmp_path / "maps.zarr"
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),

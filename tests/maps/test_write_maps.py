@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
 from inference_fakes import fake
+from processes import environment
 
 from fluxcube import stores
 from fluxcube.errors import ConfigError, SchemaError, StoreError
@@ -192,9 +191,8 @@ def test_killed_by_the_system_it_goes_on(tmp_path):
         """
     )
     path = tmp_path / "maps.zarr"
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     run = [sys.executable, "-c", script, str(path)]
-    process = subprocess.Popen([*run, "0.2"], env=env)
+    process = subprocess.Popen([*run, "0.2"], env=environment())
     for _ in range(300):
         time.sleep(0.1)
         if path.exists() and len(stores.done_regions(path)) >= 3:
@@ -206,7 +204,7 @@ def test_killed_by_the_system_it_goes_on(tmp_path):
     ledger = path / "ledger/regions.jsonl"
     ledger.write_bytes(ledger.read_bytes() + b'{"done": "0:24,')  # a line that the kill cut off
     assert stores.done_regions(path) == before
-    subprocess.run([*run, "0"], env=env, check=True)
+    subprocess.run([*run, "0"], env=environment(), check=True)
     forcing = example_forcing(shape=(4, 4), days=20)
     np.testing.assert_allclose(open_maps(path).NEE.values, upscale(fake(), forcing).NEE.values, rtol=2e-5, atol=1e-5)
     assert json.loads((path / "zarr.json").read_text())["attributes"]["complete"] is True
