@@ -1,20 +1,58 @@
-"""Collect the doctests of the package from its source text: a module is imported when its doctest runs.
+"""Collect doctests from source text, and choose the part of the long proofs that a run does.
 
-pytest's own `--doctest-modules` imports every module of the package, torch included, before the first test runs.
+pytest's own `--doctest-modules` imports every module of the package, torch included, before the first test runs; here a
+module is imported when its doctest runs.
+
+Tests marked `proof` repeat, at length, what shorter tests show in part. A run does a third of them, another third each
+day; `--proofs` chooses: all, none, or one part by its number.
 """
 
 from __future__ import annotations
 
 import ast
+import datetime
 import doctest
 import importlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent / "fluxcube"
+PARTS = 3
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--proofs`."""
+    choices = ["all", "none", *map(str, range(1, PARTS + 1))]
+    parser.addoption(
+        "--proofs", choices=choices, help=f"long proofs to do; by default one of {PARTS} parts, by the day"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the part once, so that all workers of pytest-xdist do the same."""
+    if config.option.proofs is None:
+        today = str(datetime.date.today().toordinal() % PARTS + 1)
+        config.option.proofs = "all" if "proof" in config.option.markexpr.replace("not proof", "") else today
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Report the part that is done."""
+    return f"long proofs: {config.option.proofs} (of {PARTS} parts; --proofs chooses)"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the proofs of other parts."""
+    part, left_out = config.option.proofs, []
+    for item in items:
+        own = str(zlib.crc32(item.nodeid.encode()) % PARTS + 1)
+        if item.get_closest_marker("proof") and part not in ("all", own):
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

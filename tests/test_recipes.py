@@ -118,6 +118,7 @@ def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cub
         recipe.variants_of("quick", ["EcoPerceivr"])
 
 
+@pytest.mark.proof
 def test_daily_maps_of_the_planet_are_scored_on_one_set_of_rows_and_go_on(planet_files, tmp_path):
     recipe = load("planet_daily")
     (tmp_path / "raw").symlink_to(planet_files)

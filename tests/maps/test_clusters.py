@@ -142,7 +142,7 @@ def complete(store: Path) -> bool:
 @pytest.mark.parametrize(
     ("kills", "days", "pause", "kinds"),
     [
-        (3, 8, 0.2, ("worker",)),
+        pytest.param(3, 8, 0.2, ("worker",), marks=pytest.mark.proof),
         pytest.param(24, 30, 0.4, ("worker", "worker", "run", "scheduler"), marks=pytest.mark.slow),
     ],
 )
