@@ -25,7 +25,8 @@ def towers(shared_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(towers, tmp_path_factory):
     folder, split = tmp_path_factory.mktemp("runs"), kfold(towers, k=3, seed=0)[0]
-    short = {"ecoperceiver": {"training": TrainingConfig(epochs=1, windows_per_epoch=1500, val_windows=256)}}
+    short = {"ecoperceiver": {"training": TrainingConfig(epochs=1, windows_per_epoch=600, val_windows=128)}}
+    short["xgboost"] = {"config": {"n_estimators": 40}}
     return {
         name: fc.fit(towers, model=name, out=folder / name, predictors=PREDICTORS, split=split, **short.get(name, {}))
         for name in ("ecoperceiver", "xgboost", "mean-cycle")

@@ -156,6 +156,7 @@ def test_kills_at_random_moments_change_nothing(cluster, undisturbed, tmp_path, 
     print(killed)
 
 
+@pytest.mark.proof
 def test_a_scheduler_that_dies_is_named_and_the_rest_is_done_elsewhere(cluster, undisturbed, tmp_path):
     cluster.add_worker()
     store = tmp_path / "maps.zarr"
