@@ -43,6 +43,7 @@ def test_measured_hours_are_those_of_the_files(towers, shared_data):
         assert row.nee_measured / steps * 0.5 < hours <= row.nee_measured
 
 
+@pytest.mark.proof
 def test_sunlight_and_the_solar_clock_agree(towers):
     """Measured light and potential light peak together: the clock is right at every tower."""
     wide = towers.fluxcube.to_variables()
@@ -59,6 +60,7 @@ def test_partition_adds_up(towers):
     assert float(residual.quantile(0.999)) < 0.01
 
 
+@pytest.mark.proof
 def test_both_models_score_on_towers_they_never_saw(towers, runs):
     split = runs["xgboost"].split
     assert not set(split.test) & {*split.train, *split.val}
@@ -70,6 +72,7 @@ def test_both_models_score_on_towers_they_never_saw(towers, runs):
     assert scores["xgboost"] > 0.1 and scores["ecoperceiver"] > 0.1
 
 
+@pytest.mark.proof
 def test_a_month_of_maps_from_real_era5(runs, shared_data, tmp_path):
     forcing = fc.open_forcing(shared_data / "era5/era5_davos_2020-01.nc", igbp="GRA")
     for name in ("ecoperceiver", "xgboost"):

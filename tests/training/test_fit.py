@@ -132,7 +132,7 @@ def test_same_seed_same_weights_other_seed_other_weights(cube, whole, tmp_path):
     assert weights(tmp_path / "other") != weights(whole.path)
 
 
-@pytest.mark.parametrize("steps", [14, 21])
+@pytest.mark.parametrize("steps", [14, pytest.param(21, marks=pytest.mark.proof)])
 def test_an_interrupted_run_ends_with_the_weights_of_an_unbroken_one(cube, whole, tmp_path, steps):
     training = dataclasses.replace(FAST, checkpoint_seconds=0.0)
     unbroken = eco(cube, tmp_path / "unbroken", training=training)

@@ -39,7 +39,7 @@ def globe(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("bbox", [None, (-20, 35, 20, 55), (170, 40, -170, 50)])
+@pytest.mark.parametrize("bbox", [None, pytest.param((-20, 35, 20, 55), marks=pytest.mark.proof), (170, 40, -170, 50)])
 def test_a_copy_is_the_same_forcing(globe, tmp_path, bbox, monkeypatch):
     kw = {"bbox": bbox, "time": ("2019-07-01T05", "2019-07-03T10")}
     reads = []
