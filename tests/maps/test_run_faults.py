@@ -42,11 +42,10 @@ def whole(tmp_path_factory):
     return write_maps(make_maps(days=6), tmp_path_factory.mktemp("whole") / "maps.zarr", workers=1)
 
 
-def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, tmp_path):
     store = tmp_path / "maps.zarr"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run_module._Progress, "report", interrupt_after(1))
-        write_maps(make_maps(days=6), store, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        write_maps(make_maps(days=6), store, workers=1, progress=interrupt_after(1))
     least = min(map(len, values(whole).values()))
 
     def no_room():
@@ -104,10 +103,9 @@ def test_blocks_without_values_are_written_and_counted(tmp_path):
     assert f"{share:.1f}% of the land's cell-hours have no value" in fc.inspect(store)
 
 
-def test_an_incomplete_map_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module._Progress, "report", interrupt_after(5))
+def test_an_incomplete_map_says_so(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        write_maps(make_maps(days=6), tmp_path / "maps.zarr", workers=1)
+        write_maps(make_maps(days=6), tmp_path / "maps.zarr", workers=1, progress=interrupt_after(5))
     opened = open_maps(tmp_path / "maps.zarr", partial=True)
     assert opened.attrs["complete"] is False
     assert (opened.attrs["regions_done"], opened.attrs["regions"]) == (5, 24)
@@ -115,14 +113,11 @@ def test_an_incomplete_map_says_so(tmp_path, monkeypatch):
 
 
 def interrupt_after(count):
-    seen = []
-
-    def report(self, region):
-        seen.append(region)
-        if len(seen) == count:
+    def progress(done, total, text):
+        if done == count:
             raise KeyboardInterrupt
 
-    return report
+    return progress
 
 
 def test_one_run_at_a_time_writes_a_store(tmp_path):
