@@ -6,6 +6,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import xarray as xr
+from packages import optional
 
 from fluxcube.cubes import forcing_cells
 from fluxcube.cubes.chips import build_chips
@@ -18,7 +19,7 @@ from fluxcube.schema import validate_forcing
 from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS
 from fluxcube.sources.modis.rasters import sinusoidal_pixel
 
-rasterio = pytest.importorskip("rasterio")
+rasterio = optional("rasterio")
 
 LATITUDE, LONGITUDE = np.array([47.25, 47.0, 46.75]), np.array([7.0, 7.25, 7.5, 7.75])
 

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import dask
-import distributed  # noqa: F401  (its defaults must be there before one of them is changed for a test)
 import numpy as np
 import pytest
 from cluster_job import SlowModel, make_maps
@@ -155,6 +154,8 @@ def test_chunks_too_large_for_memory_are_refused_before_the_first_task(tmp_path)
 
 
 def test_a_task_that_kills_its_worker_each_time_is_named(tmp_path, monkeypatch):
+    import distributed  # noqa: F401  (its defaults must be there before one of them is changed)
+
     monkeypatch.setattr(run_module, "_TRIES", 1)
     monkeypatch.setenv("PYTHONPATH", environment(HERE)["PYTHONPATH"])
     store = tmp_path / "maps.zarr"

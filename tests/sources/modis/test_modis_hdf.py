@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from modis_files import A4, daily, flags, grid, nadir, name_of, structure, tile_of, write_hdf, write_tiff
+from packages import optional
 
 from fluxcube.errors import MissingPackageError, SourceError
 from fluxcube.sources.modis import hdf as modis_hdf
@@ -23,8 +24,8 @@ from fluxcube.sources.modis.rasters import (
     survey_rasters,
 )
 
-SD = pytest.importorskip("pyhdf.SD")
-pytest.importorskip("rasterio")
+SD = optional("pyhdf.SD")
+optional("rasterio")
 
 CORNER = (4 * 2400 + 100, 18 * 2400 + 700)
 DAY = "2019-07-04"
