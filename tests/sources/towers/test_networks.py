@@ -462,7 +462,7 @@ def test_files_of_many_sites_are_listed_by_their_own_reader(tmp_path, monkeypatc
     write(tmp_path, "FLX_US-MMS_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv")
     write(tmp_path, "carbonsense_raw.tar.gz")
     module = types.SimpleNamespace(list_sites=lambda given: ["AU-Ade", "US-MMS"] if given == path else [])
-    monkeypatch.setitem(sys.modules, f"fluxcube.sources.{reader}", module)
+    monkeypatch.setitem(sys.modules, f"fluxcube.sources.towers.{reader}", module)
     found = discover(tmp_path)
     of_reader = [a for a in found.archives if networks()[a.network].reader == reader]
     assert [(a.site, a.path, a.member) for a in of_reader] == [("AU-Ade", path, "AU-Ade"), ("US-MMS", path, "US-MMS")]
