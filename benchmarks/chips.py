@@ -31,7 +31,7 @@ from fluxcube.cubes.chips import build_chips, chip_index
 from fluxcube.sources.modis import hdf, hdf_read
 from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS, TILE
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 SPHERE = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 ROUNDS = 3
 

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fluxcube.cli import main
 from fluxcube.samples.splits import Split, load_folds
 
 COMMANDS = ("inspect", "build", "split", "train", "evaluate", "forcing", "upscale", "plot", "demo")
 
 
-def run(*arguments: object, status: int = 0, **options: object) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).parent / "fluxcube"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, **options)
+def run(*arguments: object, status: int = 0, program: bool = False) -> subprocess.CompletedProcess:
+    """Run a command, and check its exit status: within this process, or as the installed `program`."""
+    words = list(map(str, arguments))
+    done = as_program(words) if program else here(words)
     assert done.returncode == status, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     return done
 
 
+def as_program(words: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run([str(Path(sys.executable).parent / "fluxcube"), *words], capture_output=True, text=True)
+
+
+def here(words: list[str]) -> subprocess.CompletedProcess:
+    """Do what the program does, without its start: with logging as it sets it up, and any exception a failed test."""
+    out, err, root = io.StringIO(), io.StringIO(), logging.getLogger()
+    status: int | str | None = 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["fluxcube", *words])
+        patch.setattr(root, "handlers", [])
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+    told = f"{status}\n" if isinstance(status, str) else ""
+    return subprocess.CompletedProcess(words, 1 if told else status or 0, out.getvalue(), err.getvalue() + told)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command):
-    assert f"fluxcube {command}" in " ".join(run(command, "--help").stdout.split())
+    assert f"fluxcube {command}" in " ".join(run(command, "--help", program=command == "build").stdout.split())
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +57,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(planet_files, folder) -> Path:
-    done = run("build", planet_files / "towers", folder / "cube.zarr", "--modis", planet_files / "modis")
+    command = ("build", planet_files / "towers", folder / "cube.zarr", "--modis", planet_files / "modis")
+    done = run(*command, program=True)
     assert "sites" in done.stdout
     told = [line for line in done.stderr.splitlines() if "were out of bounds and became missing" not in line]
     assert told == [], "no progress is drawn where nobody watches; what was done to values is told"
@@ -141,8 +166,9 @@ def test_nothing_is_overwritten(store, planet_files):
         (("upscale", "nowhere", "era5.nc", "out.zarr", "--bbox", "1,2,3"), "west,south,east,north"),
     ],
 )
-def test_a_mistake_is_one_line(arguments, message, tmp_path):
-    done = run(*arguments, status=1, cwd=tmp_path)
+def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments, status=1, program=arguments[0] == "upscale")
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from packages import optional
 from typer.testing import CliRunner
 
 import fluxcube as fc
 from fluxcube import cli
 from fluxcube.errors import ConfigError
 
-pytest.importorskip("netCDF4")
-pytest.importorskip("rasterio")
+optional("netCDF4")
+optional("rasterio")
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # tests run beside each other
 

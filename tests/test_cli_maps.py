@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from packages import optional
 from typer.testing import CliRunner
 
 import fluxcube as fc
@@ -17,8 +18,8 @@ from fluxcube.cli import app
 from fluxcube.errors import ConfigError, SchemaError, StoreError
 from fluxcube.simulation.example import example_maps
 
-pytest.importorskip("netCDF4")
-pytest.importorskip("matplotlib")
+optional("netCDF4")
+optional("matplotlib")
 
 
 def run(*arguments: object) -> str:

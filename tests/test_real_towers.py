@@ -25,7 +25,8 @@ def towers(shared_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(towers, tmp_path_factory):
     folder, split = tmp_path_factory.mktemp("runs"), kfold(towers, k=3, seed=0)[0]
-    short = {"ecoperceiver": {"training": TrainingConfig(epochs=1, windows_per_epoch=1500, val_windows=256)}}
+    short = {"ecoperceiver": {"training": TrainingConfig(epochs=1, windows_per_epoch=600, val_windows=128)}}
+    short["xgboost"] = {"config": {"n_estimators": 40}}
     return {
         name: fc.fit(towers, model=name, out=folder / name, predictors=PREDICTORS, split=split, **short.get(name, {}))
         for name in ("ecoperceiver", "xgboost", "mean-cycle")
@@ -42,6 +43,7 @@ def test_measured_hours_are_those_of_the_files(towers, shared_data):
         assert row.nee_measured / steps * 0.5 < hours <= row.nee_measured
 
 
+@pytest.mark.proof
 def test_sunlight_and_the_solar_clock_agree(towers):
     """Measured light and potential light peak together: the clock is right at every tower."""
     wide = towers.fluxcube.to_variables()
@@ -58,6 +60,7 @@ def test_partition_adds_up(towers):
     assert float(residual.quantile(0.999)) < 0.01
 
 
+@pytest.mark.proof
 def test_both_models_score_on_towers_they_never_saw(towers, runs):
     split = runs["xgboost"].split
     assert not set(split.test) & {*split.train, *split.val}
@@ -69,6 +72,7 @@ def test_both_models_score_on_towers_they_never_saw(towers, runs):
     assert scores["xgboost"] > 0.1 and scores["ecoperceiver"] > 0.1
 
 
+@pytest.mark.proof
 def test_a_month_of_maps_from_real_era5(runs, shared_data, tmp_path):
     forcing = fc.open_forcing(shared_data / "era5/era5_davos_2020-01.nc", igbp="GRA")
     for name in ("ecoperceiver", "xgboost"):

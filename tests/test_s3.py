@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+from packages import optional
 
 import fluxcube as fc
 from fluxcube.errors import StoreError
 
-pytest.importorskip("s3fs")
-server = pytest.importorskip("moto.server")
+optional("s3fs")
+server = optional("moto.server")
 
 SECRET = "not-a-secret-0123456789"
 

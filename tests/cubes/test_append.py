@@ -46,30 +46,45 @@ def open_store(path: Path) -> xr.Dataset:
     return reading.open_store(path, kind="cube")
 
 
-@pytest.fixture
-def raw(tmp_path) -> Path:
-    return write_raw(tmp_path / "raw", days=DAYS)
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory) -> Path:
+    """A raw folder, a cube of two of its four sites (the first and the last but one by name), and a cube of all."""
+    folder = tmp_path_factory.mktemp("templates")
+    write_raw(folder / "raw", days=DAYS)
+    build_carbonsense(folder / "raw", folder / "c.zarr", sites=["FJ-Ddd", "NP-Ccc"])
+    build_carbonsense(folder / "raw", folder / "whole.zarr")
+    return folder
 
 
 @pytest.fixture
-def some(raw, tmp_path) -> Path:
-    """A cube of two of the four sites: the first and the last but one by name."""
-    build_carbonsense(raw, tmp_path / "c.zarr", sites=["FJ-Ddd", "NP-Ccc"])
-    return tmp_path / "c.zarr"
+def raw(templates, tmp_path) -> Path:
+    """A raw folder of the test's own."""
+    return shutil.copytree(templates / "raw", tmp_path / "raw")
 
 
-def test_new_sites_join_and_the_others_keep_their_files(raw, some, tmp_path):
+@pytest.fixture
+def some(raw, templates, tmp_path) -> Path:
+    """A cube of two sites, of the test's own."""
+    return shutil.copytree(templates / "c.zarr", tmp_path / "c.zarr")
+
+
+@pytest.fixture
+def whole(templates) -> dict[str, bytes]:
+    """The files of a cube of all four sites, built at once."""
+    return files(templates / "whole.zarr")
+
+
+def test_new_sites_join_and_the_others_keep_their_files(raw, some, whole):
     before = {site: shards(some, site) for site in ("FJ-Ddd", "NP-Ccc")}
     report = build_carbonsense(raw, some, append=True)
     assert report.sites == tuple(sorted(PLACES)) and report.unchanged == ("FJ-Ddd", "NP-Ccc")
     assert set(report.report["fusion"]) == {"US-Aaa", "IN-Bbb"}
     for site, held in before.items():
         assert held and shards(some, site) == held
-    build_carbonsense(raw, tmp_path / "whole.zarr")
-    assert files(some) == files(tmp_path / "whole.zarr")
+    assert files(some) == whole
 
 
-def test_where_links_cannot_be_made_files_are_copied(raw, some, tmp_path, monkeypatch):
+def test_where_links_cannot_be_made_files_are_copied(raw, some, whole, monkeypatch):
     link, refused = os.link, []
 
     def refuse(source: Path, target: Path) -> None:
@@ -82,8 +97,7 @@ def test_where_links_cannot_be_made_files_are_copied(raw, some, tmp_path, monkey
     build_carbonsense(raw, some, append=True)
     monkeypatch.undo()
     assert refused
-    build_carbonsense(raw, tmp_path / "whole.zarr")
-    assert files(some) == files(tmp_path / "whole.zarr")
+    assert files(some) == whole
 
 
 def test_the_old_store_is_not_written_through_a_link(raw, some, tmp_path):

@@ -8,15 +8,16 @@ import pytest
 import xarray as xr
 from modis_files import flags, nadir, name_of, write_hdf
 from modis_files import write_tiff as write_at
+from packages import optional
 
 from fluxcube.cubes.chips import build_chips, chip_index, sinusoidal_pixel
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.modis.rasters import COLS, PIXEL, ROWS, find_tiles, list_rasters
 from fluxcube.variables import BANDS
 
-rasterio = pytest.importorskip("rasterio")
-pytest.importorskip("rioxarray")
-warp = pytest.importorskip("rasterio.warp")
+rasterio = optional("rasterio")
+optional("rioxarray")
+warp = optional("rasterio.warp")
 
 SPHERE = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 NAMES = {
@@ -65,6 +66,8 @@ def reprojected(lat, lon):
 
     The raster's pixels hold their own number. It spans the whole width of the grid, antimeridian included.
     """
+    import rioxarray  # noqa: F401  (gives arrays their .rio)
+
     rows, _ = chip_index(lat, lon)
     row, height = rows.min() - 4, np.ptp(rows) + 9
     zone = int(((lon + 180) % 360) // 6) + 1

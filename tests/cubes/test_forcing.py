@@ -7,6 +7,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from packages import optional
 
 from fluxcube.cubes.chips import build_chips, chip_index, sinusoidal_pixel
 from fluxcube.cubes.forcing import open_forcing
@@ -17,7 +18,7 @@ from fluxcube.sources.modis.rasters import COLS, PIXEL, ROWS
 from fluxcube.timestamps import local_clock
 from fluxcube.variables import variable
 
-rasterio = pytest.importorskip("rasterio")
+rasterio = optional("rasterio")
 
 LATITUDE, LONGITUDE = np.array([47.25, 47.0, 46.75]), np.array([7.0, 7.25, 7.5, 7.75])
 CRS = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"

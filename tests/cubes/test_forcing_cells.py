@@ -6,6 +6,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import xarray as xr
+from packages import optional
 
 from fluxcube.cubes import forcing_cells
 from fluxcube.cubes.chips import build_chips
@@ -18,7 +19,7 @@ from fluxcube.schema import validate_forcing
 from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS
 from fluxcube.sources.modis.rasters import sinusoidal_pixel
 
-rasterio = pytest.importorskip("rasterio")
+rasterio = optional("rasterio")
 
 LATITUDE, LONGITUDE = np.array([47.25, 47.0, 46.75]), np.array([7.0, 7.25, 7.5, 7.75])
 
@@ -252,9 +253,7 @@ def test_files_stored_in_chunks_of_the_globe_are_warned_of(tmp_path, caplog):
     assert "a block of (29, 16, 16) reads 57 times what it keeps" in caplog.text
 
 
-def test_the_graph_of_a_globes_year_is_small_and_quick(tmp_path):
-    import time
-
+def test_the_graph_of_a_globes_year_is_small(tmp_path):
     path = tmp_path / "a.nc"
     latitude, longitude = np.arange(90.0, -90.1, -0.25), np.arange(0.0, 360, 0.25)
     hours = np.datetime64("2019-01-01", "ns") + np.arange(8761) * np.timedelta64(1, "h")
@@ -270,12 +269,11 @@ def test_the_graph_of_a_globes_year_is_small_and_quick(tmp_path):
             "t2m", "f4", ("valid_time", "latitude", "longitude"), chunksizes=(24, 16, 16), fill_value=np.nan
         )
         t2m.units = "K"
-    begin = time.perf_counter()
     ds = open_forcing(path, chunks={"latitude": 32, "longitude": 32, "time": 2208})
     graph = ds.predictors.__dask_graph__()
     assert len(graph) == 23 * 45 * 4
     size = len(cloudpickle.dumps(graph))
-    assert time.perf_counter() - begin < 60 and size < 20 << 20, size
+    assert size < 20 << 20, size
 
 
 def test_finer_cells_and_several_chips_from_the_command_line_and_a_store(files, tmp_path):

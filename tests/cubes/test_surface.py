@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from modis_files import GA, daily, grid, name_of, tile_of, write_hdf, write_tiff
+from packages import optional
 
 from fluxcube.cubes.chips import block_index, chip_index
 from fluxcube.cubes.surface import add_land_cover, build_surface, clear_sky, site_land_cover
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.towers.badm import SiteInfo
 
-pytest.importorskip("pyhdf.SD")
-pytest.importorskip("rasterio")
+optional("pyhdf.SD")
+optional("rasterio")
 
 PLACE = (46.8153, 9.8559)
 Y = [750, 250, -250, -750]

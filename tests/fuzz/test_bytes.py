@@ -128,7 +128,7 @@ def _read_untouched(tmp_path_factory):
 
 
 @given(st.sampled_from(sorted(TOWERS)), damages())
-@cases(300)
+@cases(150)
 def test_damaged_towers(tmp_path, name, damage):
     check_tower(tmp_path, name, damage(TOWERS[name]))
 
@@ -141,7 +141,7 @@ def test_ten_thousand_damaged_towers(tmp_path, name, damage):
 
 
 @given(st.sampled_from(sorted(TOWERS)), damages())
-@cases(100)
+@cases(50)
 def test_damaged_towers_are_listed(tmp_path, name, damage):
     """Looking into a folder tells of every file, broken or not."""
     (emptied(tmp_path) / name).write_bytes(damage(TOWERS[name]))
@@ -185,7 +185,7 @@ def check_metadata(folder: Path, name: str, data: bytes) -> None:
 
 
 @given(st.integers(0, 4), damages())
-@cases(150)
+@cases(80)
 def test_damaged_metadata(tmp_path, metadata, which, damage):
     name = sorted(metadata)[which]
     check_metadata(tmp_path, name, damage(metadata[name]))
@@ -226,7 +226,7 @@ _CELLS = [
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp932"]),
     st.booleans(),
 )
-@cases(150)
+@cases(80)
 def test_metadata_of_any_cells(tmp_path, rows, comma, encoding, headed):
     header = ["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"]
     rows = [header, *rows] if headed else rows
@@ -293,7 +293,7 @@ def _without_warnings():
 
 
 @given(hostile_zips())
-@cases(150)
+@cases(80)
 def test_hostile_zips(tmp_path, data):
     folder = tmp_path / "raw"
     folder.mkdir(exist_ok=True)
@@ -373,7 +373,7 @@ def check_plain(data: bytes) -> None:
 
 
 @given(st.integers(0, 5), damages())
-@cases(300)
+@cases(150)
 def test_damaged_pickles(protocol, damage):
     check_plain(damage(pickle.dumps(PLAIN, protocol)))
 
@@ -441,7 +441,7 @@ _OPCODES = [
 
 
 @given(st.lists(st.sampled_from(_OPCODES), max_size=40))
-@cases(300)
+@cases(150)
 def test_any_opcodes(opcodes):
     check_plain(b"".join(opcodes) + b".")
 
@@ -483,7 +483,7 @@ def published(tmp_path_factory) -> dict[str, bytes]:
 
 
 @given(st.integers(0, 2), damages())
-@cases(150)
+@cases(80)
 def test_damaged_carbonsense(tmp_path, published, which, damage):
     name = sorted(published)[which]
     (emptied(tmp_path) / name).write_bytes(damage(published[name]))
@@ -491,7 +491,7 @@ def test_damaged_carbonsense(tmp_path, published, which, damage):
 
 
 @given(st.sampled_from(["meta.json", "predictors.csv", "targets.csv", "modis.pkl"]), damages())
-@cases(150)
+@cases(80)
 def test_damaged_carbonsense_folders(tmp_path, published, name, damage):
     with tarfile.open(fileobj=io.BytesIO(published["carbonsense.tar"])) as tar:
         tar.extractall(emptied(tmp_path), filter="data")

@@ -76,7 +76,7 @@ def check_own(found, options) -> None:
 
 
 @given(own_tables())
-@cases(100)
+@cases(50)
 def test_a_table_in_any_form(tmp_path, case):
     data, options, sure = case
     (tmp_path / "own.csv").write_bytes(data)
@@ -91,7 +91,7 @@ def test_a_table_in_any_form(tmp_path, case):
 
 
 @given(own_tables(), damages())
-@cases(150)
+@cases(80)
 def test_a_damaged_table(tmp_path, case, damage):
     data, options, _ = case
     (tmp_path / "own.csv").write_bytes(damage(data))

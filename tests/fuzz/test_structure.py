@@ -342,7 +342,7 @@ def check_answer(folder, case: Case, form: str) -> None:
 
 
 @given(changed_tables(), st.sampled_from(["csv", "csv", "csv", "zip", "gz"]))
-@cases(300)
+@cases(150)
 def test_a_changed_table_gives_the_right_answer_or_none(tmp_path, table, form):
     check_answer(tmp_path, table, form)
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 from cluster_job import SlowModel, make_maps
+from processes import HELPERS, environment
 
 from fluxcube.errors import StoreError
 from fluxcube.maps.store import write_maps
 from fluxcube.stores.ledger import done_regions
 from fluxcube.stores.reading import store_attrs
 
-HERE = Path(__file__).parent
-ENV = os.environ | {"PYTHONPATH": str(HERE.parent), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s"}
+ENV = environment(DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="10s")
 
 
 def free_port() -> int:
@@ -143,20 +143,21 @@ def complete(store: Path) -> bool:
 @pytest.mark.parametrize(
     ("kills", "days", "pause", "kinds"),
     [
-        (3, 8, 0.2, ("worker",)),
+        pytest.param(3, 8, 0.2, ("worker",), marks=pytest.mark.proof),
         pytest.param(24, 30, 0.4, ("worker", "worker", "run", "scheduler"), marks=pytest.mark.slow),
     ],
 )
 def test_kills_at_random_moments_change_nothing(cluster, undisturbed, tmp_path, kills, days, pause, kinds):
     cluster.add_worker(), cluster.add_worker()
     store = tmp_path / "maps.zarr"
-    run = [sys.executable, str(HERE.parent / "cluster_job.py"), str(store), cluster.address, str(pause), str(days)]
+    run = [sys.executable, str(HELPERS / "cluster_job.py"), str(store), cluster.address, str(pause), str(days)]
     killed = kill_at_random(cluster, run, kills, 1, store, kinds)
     assert sum(killed.values()) == kills
     assert files(store) == undisturbed(days)
     print(killed)
 
 
+@pytest.mark.proof
 def test_a_scheduler_that_dies_is_named_and_the_rest_is_done_elsewhere(cluster, undisturbed, tmp_path):
     cluster.add_worker()
     store = tmp_path / "maps.zarr"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from packages import optional
 
 from fluxcube.errors import ConfigError, SchemaError, StoreError, UnknownNameError
 from fluxcube.maps.export import export_maps
@@ -12,9 +13,9 @@ from fluxcube.maps.means import mean_cycle, mean_maps
 from fluxcube.maps.totals import totals
 from fluxcube.simulation.example import example_maps
 
-netCDF4 = pytest.importorskip("netCDF4")
-rasterio = pytest.importorskip("rasterio")
-rioxarray = pytest.importorskip("rioxarray")
+netCDF4 = optional("netCDF4")
+rasterio = optional("rasterio")
+rioxarray = optional("rioxarray")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,8 @@ def test_netcdf_is_as_cf_and_x_base_have_it(days, tmp_path):
 
 
 def test_other_programs_place_netcdf_right(days, tmp_path):
+    import rioxarray  # noqa: F401  (gives arrays their .rio)
+
     (path,) = export_maps(days, tmp_path / "nee.nc", variables=["NEE"])
     with xr.open_dataset(path, decode_coords="all") as back:
         assert back.rio.crs.to_epsg() == 4326 or back.rio.crs.is_geographic

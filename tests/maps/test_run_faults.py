@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import dask
-import distributed  # noqa: F401  (its defaults must be there before one of them is changed for a test)
 import numpy as np
 import pytest
 from cluster_job import SlowModel, make_maps
 from inference_fakes import fake
+from processes import environment
 
 import fluxcube as fc
 from fluxcube.cubes.forcing_store import open_forcing_store, write_forcing
@@ -41,11 +41,10 @@ def whole(tmp_path_factory):
     return write_maps(make_maps(days=6), tmp_path_factory.mktemp("whole") / "maps.zarr", workers=1)
 
 
-def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, tmp_path):
     store = tmp_path / "maps.zarr"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writer_module.ProgressReport, "region_done", interrupt_after(1))
-        write_maps(make_maps(days=6), store, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        write_maps(make_maps(days=6), store, workers=1, progress=interrupt_after(1))
     least = min(map(len, values(whole).values()))
 
     def no_room():
@@ -53,8 +52,9 @@ def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (least - 1, least - 1))
 
     command = [sys.executable, "-c", "import sys, cluster_job as c; c.write_maps(c.make_maps(days=6), sys.argv[1])"]
-    env = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    ended = subprocess.run([*command, str(store)], env=env, preexec_fn=no_room, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*command, str(store)], env=environment(), preexec_fn=no_room, capture_output=True, text=True
+    )
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode and "StoreError" in last and "make room there" in last and "of 24 regions" in last
     assert not list(store.rglob("*.partial"))
@@ -102,10 +102,9 @@ def test_blocks_without_values_are_written_and_counted(tmp_path):
     assert f"{share:.1f}% of the land's cell-hours have no value" in fc.inspect(store)
 
 
-def test_an_incomplete_map_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module.ProgressReport, "region_done", interrupt_after(5))
+def test_an_incomplete_map_says_so(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        write_maps(make_maps(days=6), tmp_path / "maps.zarr", workers=1)
+        write_maps(make_maps(days=6), tmp_path / "maps.zarr", workers=1, progress=interrupt_after(5))
     opened = open_maps(tmp_path / "maps.zarr", partial=True)
     assert opened.attrs["complete"] is False
     assert (opened.attrs["regions_done"], opened.attrs["regions"]) == (5, 24)
@@ -113,14 +112,11 @@ def test_an_incomplete_map_says_so(tmp_path, monkeypatch):
 
 
 def interrupt_after(count):
-    seen = []
-
-    def report(self, region):
-        seen.append(region)
-        if len(seen) == count:
+    def progress(done, total, text):
+        if done == count:
             raise KeyboardInterrupt
 
-    return report
+    return progress
 
 
 def test_one_run_at_a_time_writes_a_store(tmp_path):
@@ -158,8 +154,10 @@ def test_chunks_too_large_for_memory_are_refused_before_the_first_task(tmp_path)
 
 
 def test_a_task_that_kills_its_worker_each_time_is_named(tmp_path, monkeypatch):
+    import distributed  # noqa: F401  (its defaults must be there before one of them is changed)
+
     monkeypatch.setattr(writer_module, "_TRIES", 1)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+    monkeypatch.setenv("PYTHONPATH", environment(HERE)["PYTHONPATH"])
     store = tmp_path / "maps.zarr"
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),

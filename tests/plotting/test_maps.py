@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from packages import optional
 
 from fluxcube.errors import ConfigError, MissingPackageError, SchemaError, StoreError, UnknownNameError
 from fluxcube.evaluation.skill import compare
@@ -17,7 +18,7 @@ from fluxcube.plotting.maps import _coast, plot_differences, plot_map, plot_scor
 from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.variables import table
 
-pytest.importorskip("matplotlib")
+optional("matplotlib")
 
 
 def flux(name="NEE", shape=(6, 8), offset=0.0, seed=0):

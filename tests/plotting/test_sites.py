@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from packages import optional
 
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.errors import ConfigError, SchemaError, StoreError, UnknownNameError
@@ -15,7 +16,7 @@ from fluxcube.plotting.canvas import class_styles, new_panels
 from fluxcube.plotting.sites import plot_class_changes, plot_embedding, plot_site_changes
 from fluxcube.simulation.example import example_cube
 
-pytest.importorskip("matplotlib")
+optional("matplotlib")
 CLASSES = ["DBF", "DBF", "WET", "CRO", "", "WET", "DBF"]
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from daily_cubes import DRIVERS, TARGETS, daily_cube
 
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.resolution import DAILY
@@ -17,9 +16,6 @@ from fluxcube.samples.reflectance import OLDEST, carried
 from fluxcube.samples.towers import cube_spec, good_fluxes, load_towers, site_years
 from fluxcube.simulation.example import example_cube
 from fluxcube.variables import BANDS
-
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-from daily_cubes import DRIVERS, TARGETS, daily_cube
 
 SPEC = FeatureSpec(predictors=("DOY", *DRIVERS), targets=TARGETS, resolution="daily")
 

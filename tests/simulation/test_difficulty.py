@@ -49,7 +49,7 @@ def _nse(obs: np.ndarray, pred: np.ndarray) -> float:
     return 1 - ((obs - pred) ** 2).sum() / ((obs - obs.mean()) ** 2).sum()
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[0, *(pytest.param(seed, marks=pytest.mark.proof) for seed in (1, 2))])
 def world(request):
     planet = Planet(request.param)
     cells = planet.region

@@ -8,6 +8,7 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
+from packages import optional
 
 from fluxcube.biomes import igbp_code
 from fluxcube.simulation import sinusoidal
@@ -15,8 +16,8 @@ from fluxcube.simulation.grids import composite_days, write_land_cover
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.surface import region_ground, tower_ground
 
-rasterio = pytest.importorskip("rasterio")
-pytest.importorskip("netCDF4")
+rasterio = optional("rasterio")
+optional("netCDF4")
 HOUR = np.timedelta64(1, "h")
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from processes import HELPERS, environment
 from train_apart import KILLED, SHARED
 from training_helpers import TARGETS, eco, small_cube, weights, without_time
 
@@ -21,13 +20,14 @@ from fluxcube.training.fit import fit
 
 torch.set_num_threads(1)  # tests run beside each other
 
-SCRIPT = Path(__file__).with_name("train_apart.py")
+SCRIPT = HELPERS / "train_apart.py"
 
 
 def apart(*arguments, launcher=()):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
     command = [sys.executable, *launcher, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
@@ -45,6 +45,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     assert resumed.calibration == whole.calibration
 
 
+@pytest.mark.proof
 def test_two_processes_make_the_steps_of_one(tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = apart("shared", tmp_path / "two", 0, launcher=torchrun)

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from modis_files import A2, A4, GA, write_tiff
+from packages import optional
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.earthengine import name_bands
 from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS, SPHERE
 from fluxcube.sources.modis.rasters import find_tiles, list_rasters, read_pixels, read_tile, survey_rasters
 
-rasterio = pytest.importorskip("rasterio")
+rasterio = optional("rasterio")
 
 CORNER = (9704, 43985)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from packages import optional
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.modis.rasters import (
@@ -17,7 +18,7 @@ from fluxcube.sources.modis.rasters import (
     read_tile,
 )
 
-rasterio = pytest.importorskip("rasterio")
+rasterio = optional("rasterio")
 
 SPHERE = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 A4 = [f"Nadir_Reflectance_Band{i}" for i in range(1, 8)]

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from modis_files import A4, daily, flags, grid, nadir, name_of, structure, tile_of, write_hdf, write_tiff
+from packages import optional
 
 from fluxcube.errors import MissingPackageError, SourceError
 from fluxcube.sources.modis import hdf, hdf_process, hdf_read
@@ -22,8 +23,8 @@ from fluxcube.sources.modis.rasters import (
     survey_rasters,
 )
 
-SD = pytest.importorskip("pyhdf.SD")
-pytest.importorskip("rasterio")
+SD = optional("pyhdf.SD")
+optional("rasterio")
 
 CORNER = (4 * 2400 + 100, 18 * 2400 + 700)
 DAY = "2019-07-04"
@@ -174,12 +175,16 @@ def test_other_contents_are_refused(tmp_path):
     refused(good, "damaged", metadata=text.replace("XDim=14", "XDim=many"))
 
 
-def test_files_that_were_cut_short_are_named(tmp_path):
+MANY = pytest.param(60, marks=pytest.mark.proof)
+
+
+@pytest.mark.parametrize("cases", [12, MANY])
+def test_files_that_were_cut_short_are_named(tmp_path, cases):
     path = write(tmp_path, [nadir(values(40, 40), CORNER)])
     whole = path.read_bytes()
     read_tile(find_tiles(path)[0])
     # Attributes are written last: wherever a file is cut, a listed object is missing.
-    lengths = [0, 3, 4, 9, 100, *np.random.default_rng(0).integers(0, len(whole) - 100, 60)]
+    lengths = [0, 3, 4, 9, 100, *np.random.default_rng(0).integers(0, len(whole) - 100, cases)]
     for length in lengths:
         path.write_bytes(whole[:length])
         with pytest.raises(SourceError, match="HDF4") as caught:
@@ -193,25 +198,24 @@ def test_files_that_were_cut_short_are_named(tmp_path):
         check_raster(Raster(path=path, product="MCD43A4", day=np.datetime64(DAY)))
 
 
-def test_damaged_bytes_neither_crash_nor_hang(tmp_path):
+@pytest.mark.parametrize("cases", [12, MANY])
+def test_damaged_bytes_neither_crash_nor_hang(tmp_path, cases):
     """The library crashes on some of these files, and with it its own process, but not this one."""
     path = write(tmp_path, [nadir(values(30, 30), CORNER)])
     whole, rng = path.read_bytes(), np.random.default_rng(5)
     errors = 0
-    for _ in range(60):
+    for _ in range(cases):
         damaged = bytearray(whole)
         for at in rng.integers(4, len(whole), 6):
             damaged[at] = rng.integers(256)
         path.write_bytes(damaged)
-        hdf._layout.cache_clear()
         try:
             assert read_tile(find_tiles(path)[0]).shape[0] == 7
         except SourceError as error:
             errors += 1
             assert str(path) in str(error)
-    assert errors > 5
+    assert errors >= cases // 12
     path.write_bytes(whole)
-    hdf._layout.cache_clear()
     assert read_tile(find_tiles(path)[0]).shape == (7, 30, 30)
 
 

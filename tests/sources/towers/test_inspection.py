@@ -129,6 +129,7 @@ def test_a_small_file_is_read_whole(tmp_path):
     assert count == 3 and list(table.A) == [1, 2, 3]
 
 
+@pytest.mark.proof
 def test_estimates_of_real_towers_are_near_the_truth(shared_data):
     small = (shared_data / "towers" / "small.txt").read_text().split()
     table = inspect_raw(shared_data / "towers").set_index("site")

@@ -492,6 +492,7 @@ def test_real_towers_see_the_sun_when_it_shines(shared_data):
         assert max(fits, key=fits.get) == 0, (archive.site, fits)
 
 
+@pytest.mark.proof
 def test_every_real_tower_reads_with_sane_numbers(shared_data):
     with open(shared_data / "towers" / "sites.csv", newline="") as file:
         rows = {row["site_id"]: row for row in csv.DictReader(file)}

@@ -6,13 +6,14 @@ import datetime
 import zipfile
 
 import pytest
+from packages import optional
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.badm import read_badm
 from fluxcube.sources.towers.sheets import read_sheet
 
-openpyxl = pytest.importorskip("openpyxl")
+openpyxl = optional("openpyxl")
 
 HEAD = ["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"]
 ROWS = [
