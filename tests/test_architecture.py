@@ -70,8 +70,6 @@ IMPORT_BY_NAME = {
     "__init__.py": "the public names, on first use",
     "models/registry.py": "a model's class, on first use",
     "simulation/__init__.py": "the public names, on first use",
-    "sources/towers/networks.py": "the reader of a network",
-    "sources/towers/readers.py": "the reader of a network",
 }
 #: Maximum number of lines of a module.
 LONGEST_MODULE = 600

@@ -12,7 +12,7 @@ import pytest
 import fluxcube as fc
 from fluxcube.errors import ConfigError, SourceError, UnknownNameError
 from fluxcube.normalisation import denormalise
-from fluxcube.resolution import resolution_of
+from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_cube
 
 PLACES = "meta/fluxnet_shuttle_snapshot_20260624.nocontacts.csv"
@@ -66,7 +66,7 @@ def test_the_cube_holds_the_files_to_the_last_digit(wide, tables):
 
 def test_a_daily_cube_says_what_it_is(store, wide):
     cube = fc.open_carbonsense(store)
-    assert resolution_of(cube) == "daily" and "TOD" not in cube["variable"].values
+    assert resolution_of(cube) is DAILY and "TOD" not in cube["variable"].values
     assert (np.diff(cube.time.values) == np.timedelta64(1, "D")).all()
     assert cube.attrs["clock"] == "standard" and "standard time" in cube.time.attrs["long_name"]
     for name in ("elevation", "igbp", "koppen", "latitude"):

@@ -80,11 +80,11 @@ def test_fit_and_evaluate_with_the_defaults(published, split, tmp_path):
 
 
 def test_search_with_the_defaults(published, split, tmp_path):
-    from fluxcube.training.search import random_search
+    from fluxcube.training.search import SearchOptions, random_search
 
     _, _, cube = published
     spec = cube_spec(cube, SITES, predictors=BOOST["predictors"], bands=(), static=("igbp",))
-    found = random_search(cube, SITES, spec=spec, draws=2, folds=2, rows=400, trees=4, patience=2, buffer_km=0)
+    found = random_search(cube, SITES, spec=spec, options=SearchOptions(**BRIEF, draws=2, rows=400))
     assert all(np.isfinite(row["nse"]) for row in found.draws)
     options = BOOST | {"config": {"search_rows": 300}}
     with pytest.MonkeyPatch.context() as patch:
@@ -93,8 +93,12 @@ def test_search_with_the_defaults(published, split, tmp_path):
     assert (run.path / "search.jsonl").exists()
 
 
+BRIEF = {"trees": 4, "patience": 2, "folds": 2, "buffer_km": 0}
+
+
 def brief(search):
-    return lambda *args, **options: search(*args, **options | {"trees": 3, "patience": 2, "folds": 2, "buffer_km": 0})
+    """Return the search with fewer trees and folds."""
+    return lambda *args, options, **more: search(*args, options=dataclasses.replace(options, **BRIEF), **more)
 
 
 def test_the_commands_with_the_defaults(published, split, tmp_path, monkeypatch, capsys):

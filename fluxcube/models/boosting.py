@@ -35,6 +35,20 @@ _NEVER_NEGATIVE = (
 )
 _SHARES = ("learning_rate", "subsample", "colsample_bytree", "colsample_bylevel")
 _OURS = ("n_estimators", "early_stopping", "context", "lags", "max_rows", "search_rows", "device")
+#: Settings that are drawn, and their limits, around the published and the X-BASE-like settings (which are points of
+#: this space): "log" is uniform in the logarithm, "choice" one of the following values.
+SPACE: Mapping[str, tuple] = {
+    "learning_rate": ("log", 0.03, 0.2),
+    "max_depth": ("whole", 4, 12),
+    "max_leaves": ("choice", 0, 31, 127),
+    "min_child_weight": ("log", 1.0, 300.0),
+    "gamma": ("uniform", 0.0, 1.0),
+    "reg_alpha": ("log", 0.01, 10.0),
+    "reg_lambda": ("log", 0.01, 30.0),
+    "subsample": ("uniform", 0.5, 1.0),
+    "colsample_bytree": ("uniform", 0.5, 1.0),
+    "colsample_bylevel": ("uniform", 0.5, 1.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ import xarray as xr
 
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.boosting import (
+    SPACE,
     Boosting,
     BoostingConfig,
     Feed,
@@ -40,20 +41,6 @@ from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows
 from fluxcube.training.run import differences
 
-#: Settings that are drawn, and their limits, around the published and the X-BASE-like settings (which are points of
-#: this space): "log" is uniform in the logarithm, "choice" one of the following values.
-SPACE: Mapping[str, tuple] = {
-    "learning_rate": ("log", 0.03, 0.2),
-    "max_depth": ("whole", 4, 12),
-    "max_leaves": ("choice", 0, 31, 127),
-    "min_child_weight": ("log", 1.0, 300.0),
-    "gamma": ("uniform", 0.0, 1.0),
-    "reg_alpha": ("log", 0.01, 10.0),
-    "reg_lambda": ("log", 0.01, 30.0),
-    "subsample": ("uniform", 0.5, 1.0),
-    "colsample_bytree": ("uniform", 0.5, 1.0),
-    "colsample_bylevel": ("uniform", 0.5, 1.0),
-}
 _FORMAT = 1
 
 

@@ -157,7 +157,7 @@ def _check_used(model: str, changes: Mapping[str, Mapping], search: int | None) 
         raise ConfigError(f"{names}: gradient descent does not train {model}; its settings are config.<key>=<value>.")
     if search is None:
         return
-    from fluxcube.training.search import SPACE
+    from fluxcube.models.boosting import SPACE
 
     if drawn := [key for key in changes["config"] if key in SPACE or key in _SEARCHED]:
         raise ConfigError(f"{', '.join(drawn)}: determined by the search; leave this setting out, or the search.")
