@@ -250,7 +250,7 @@ def test_a_row_of_units_is_held_against_those_given(tmp_path, caplog):
     path = write(tmp_path / "tower.csv", below="TS,degC,W m-2,bananas,mm,umol/m2/s\n")
     with caplog.at_level(logging.WARNING):
         assert agrees(read(path))
-    assert "'bananas' of column VPD is no unit that is known" in caplog.text
+    assert "'bananas' of column VPD is not a known unit" in caplog.text
     path = write(tmp_path / "tower.csv", below="these,are,no,units,at,all\n")
     with pytest.raises(SourceError, match=r"line 2: neither a row of data .* remove the line"):
         read(path)
