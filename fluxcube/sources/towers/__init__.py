@@ -1,1 +1,1 @@
-"""Readers of tower archives, and what finds them."""
+"""Tower archives: find them in folders, and read them."""

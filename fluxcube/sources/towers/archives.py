@@ -69,7 +69,7 @@ class Location:
 
 
 def is_zip(path: str | os.PathLike) -> bool:
-    """Return whether a file's name says that it is a zip."""
+    """Return whether a file is a zip, by its name."""
     return Path(path).suffix.lower() == ".zip"
 
 

@@ -1,4 +1,4 @@
-"""Networks that publish tower data, and what the name of a file says about its content.
+"""Networks that publish tower data, and the content of a file as its name states it.
 
 The file ``data/networks.yml`` describes every network that the package knows; `register_network` adds one from outside.
 """

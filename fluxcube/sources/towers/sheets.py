@@ -38,7 +38,7 @@ _BROKEN = (
 
 
 def is_sheet(name: str) -> bool:
-    """Return whether a file's name says that it is a spreadsheet."""
+    """Return whether a file is a spreadsheet, by its name."""
     return PurePath(name).suffix.lower() == ".xlsx"
 
 

@@ -415,7 +415,7 @@ def test_days_whose_flags_are_unclear_are_left_aside_with_the_reason(tmp_path, s
     write(tmp_path, f"{stem.replace('_DD', '')}.zip", member=f"{stem}.csv")
     found = discover(tmp_path, resolution="daily")
     assert found.archives == () and len(found.ignored) == 2
-    assert all("flag" in why and "half-hours" in why for _, why in found.ignored)
+    assert all("flag" in why and "half-hourly" in why for _, why in found.ignored)
 
 
 def test_the_work_of_finding_zips_grows_with_their_number(tmp_path):
