@@ -24,7 +24,7 @@ Default = Literal["default"]
 DEFAULT: Final = "default"
 
 #: Accepted difference of shares of a day that are stored as float32.
-_ROUNDING = 1e-4
+ROUNDING = 1e-4
 #: Local mean solar time is later by this much for each degree east.
 _SECONDS_PER_DEGREE = 240
 
@@ -320,7 +320,7 @@ class QualityLimit:
             return np.ones(np.shape(quality), bool)
         if self.resolution.lower_is_better:
             return (quality >= 0) & (quality <= np.maximum(self.value, best))
-        return quality >= self.value - _ROUNDING
+        return quality >= self.value - ROUNDING
 
     def check(self, quality: np.ndarray, where: str) -> None:
         """Refuse flags from 0 to 3 in place of shares of a day: they count the other way.
@@ -330,7 +330,7 @@ class QualityLimit:
         ConfigError
             If a share is above 1.
         """
-        if not self.resolution.lower_is_better and (quality > 1 + _ROUNDING).any():
+        if not self.resolution.lower_is_better and (quality > 1 + ROUNDING).any():
             raise ConfigError(
                 f"{where}: expected the quality of a day, its measured or well filled share from 0 to 1, found "
                 f"{np.nanmax(quality):g}; flags from 0 to 3 count the other way: turn them into shares."

@@ -47,7 +47,7 @@ def compose(
     Parameters
     ----------
     building : path
-        The folder that `fluxcube.stores.staging` yields.
+        The folder that `fluxcube.stores.building.staging` yields.
     settings : CubeSettings
         Of the cube.
     sites : CubeSites

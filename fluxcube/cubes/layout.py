@@ -254,7 +254,7 @@ def _cf(name: str, units: str) -> dict[str, str]:
 
 
 def cube_arrays(places: Sequence[Place], steps: int, settings: CubeSettings, days: int | None) -> dict[str, ArraySpec]:
-    """Return the arrays of a cube, as `fluxcube.stores.create` expects them.
+    """Return the arrays of a cube, as `fluxcube.stores.arrays.create` expects them.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
-from fluxcube.resolution import HOURLY, refuse_other_option, resolution_of
+from fluxcube.resolution import HOURLY, ROUNDING, refuse_other_option, resolution_of
 from fluxcube.schema import STACKS
 
 #: Parts of a stack that are masked together with its values.
@@ -73,7 +73,7 @@ def mask_quality(ds: xr.Dataset, min_quality: Limit) -> xr.Dataset:
     """Mask the days of which a smaller share is measured or good fill, and those of unknown quality."""
     keep = {}
     for stack, dim in STACKS.items():
-        minimum = _each(ds, dim, min_quality, -np.inf).astype(np.float32)
+        minimum = (_each(ds, dim, min_quality, -np.inf) - ROUNDING).astype(np.float32)
         keep[stack] = (ds[f"{stack}_quality"] >= minimum) | np.isneginf(minimum)
     return _kept(ds, keep).assign_attrs(min_quality=_recorded(min_quality))
 
