@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 import numpy as np
 
@@ -72,10 +73,14 @@ def dated_offsets(utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _since(value: object) -> np.datetime64:
+    start = "0000" if value is None else value
+    expected = f"utc_offset: expected a start date such as '2012-05-31', or None, found {value!r}; correct this entry."
+    if not isinstance(start, (str, date, np.datetime64)):
+        raise ConfigError(expected)
     try:
-        return np.datetime64("0000" if value is None else value).astype("datetime64[m]")
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"utc_offset: entry from {value!r}: expected a date such as '2012-05-31'") from error
+        return np.datetime64(start).astype("datetime64[m]")
+    except ValueError as error:
+        raise ConfigError(expected) from error
 
 
 def _hours(hours: float) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
 import yaml
 
@@ -119,7 +120,8 @@ def _row(name: str, row: dict, resolution: str) -> Variable | None:
         return None
     overrides = {name: row.pop(name, {}) for name in RESOLUTIONS}
     row = row | overrides[resolution]
-    return Variable(name=name, **{k: tuple(v) if k in _TUPLES else v for k, v in row.items()})
+    settings: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in row.items()}
+    return Variable(name=name, **settings)
 
 
 def variable(name: str, resolution: str = "hourly") -> Variable:

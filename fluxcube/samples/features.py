@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -214,7 +215,8 @@ class FeatureSpec:
         for key in values:
             if key not in valid:
                 raise unknown("feature setting", key, valid)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
 
 @dataclass(frozen=True)
@@ -387,7 +389,7 @@ def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> n
         met[..., bounded] = normalise(met[..., bounded], names, resolution=spec.resolution)
         met[..., len(spec.predictors) : len(spec.predictors) + len(spec.surface)] = surface
     if spec.input_scale:
-        met = (met - np.float32(spec.input_mean)) / np.float32(spec.input_scale)
+        met = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
     return met
 
 
@@ -410,8 +412,9 @@ def _classes(given: Mapping[str, Sequence[str] | None], n: int, spec: FeatureSpe
     out = np.full((n, len(spec.class_lists)), -1, np.int64)
     for column, (name, classes) in enumerate(spec.class_lists.items()):
         index = {code: i for i, code in enumerate(classes)}
-        if given[name] is not None:
-            out[:, column] = [index.get(class_of(name, code), -1) for code in given[name]]
+        codes = given[name]
+        if codes is not None:
+            out[:, column] = [index.get(class_of(name, code), -1) for code in codes]
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, cube_spec, load_towers, sites_with_hours
 from fluxcube.samples.windows import cut, gather
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+    from torch.utils.data import DataLoader
 
 #: What a saved position is good for: only the same epochs, cut into the same batches.
 _SAME = (
@@ -29,15 +35,31 @@ _SAME = (
 )
 
 
+class WindowOptions(TypedDict, total=False):
+    """Keyword arguments of `Windows`, which documents them."""
+
+    length: int
+    batch_size: int
+    emits: int
+    stride: int
+    partial: bool
+    shuffle: bool
+    drop_last: bool
+    limit: int | None
+    seed: int
+    rank: int
+    world_size: int
+
+
 def load_windows(
-    cube,
+    cube: xr.Dataset,
     spec: FeatureSpec | None = None,
     *,
     sites: Sequence[str] | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
     progress: Callable[[int, int, str], None] | None = None,
-    **options: object,
+    **options: Unpack[WindowOptions],
 ) -> Windows:
     """Read towers of a cube into memory and make windows of them.
 
@@ -163,7 +185,7 @@ class Windows:
     epoch: int = field(default=0, init=False)
     first_batch: int = field(default=0, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("length", "batch_size", "emits", "stride", "world_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -237,9 +259,9 @@ class Windows:
         for name, value in self._settings().items():
             if state.get(name) != value:
                 raise ConfigError(f"the state is of other windows: {name} was {state.get(name)!r}, is {value!r}.")
-        self.set_epoch(state["epoch"], state["batch"])
+        self.set_epoch(_whole(state, "epoch"), _whole(state, "batch"))
 
-    def loader(self, **options: object):
+    def loader(self, **options: object) -> DataLoader[dict[str, torch.Tensor]]:
         """Return a torch DataLoader over the batches, as tensors; each pass is an epoch, as when iterating here.
 
         Worker processes share the epoch batch by batch, so their number changes neither the batches nor their order;
@@ -265,11 +287,13 @@ class Windows:
         class Loader(DataLoader):
             """A DataLoader that keeps count for its `Windows`."""
 
-            def __iter__(self):
+            def __iter__(self) -> Any:  # an iterator, where torch declares a class of its own
                 len(windows)  # drawn before workers are forked, which then need not do it
                 return windows._counted(super().__iter__(), windows.epoch, windows.first_batch)
 
-        return Loader(self, batch_size=None, sampler=_Order(self), **options)
+        # Of a Dataset, torch uses the methods that `Windows` has; being its subclass would import torch.
+        settings: dict[str, Any] = {"dataset": self, "batch_size": None, "sampler": _Order(self), **options}
+        return Loader(**settings)
 
     def _settings(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in _SAME} | {"windows": int(self._useful.sum())}
@@ -327,6 +351,13 @@ class Windows:
             if not self.partial:
                 out[start : start + min(self.length - 1, hours)] = False
         return out
+
+
+def _whole(state: Mapping[str, object], name: str) -> int:
+    value = state.get(name)
+    if not isinstance(value, (int, np.integer)):
+        raise ConfigError(f"expected a whole number as {name} of the saved state, found {value!r}: save it again.")
+    return int(value)
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,11 @@ class Split:
 
     def _overlaps(self, site: str) -> bool:
         """Whether two parts share a moment of a site."""
-        held = [self.periods.get(p, {}).get(site) for p in PARTS if site in getattr(self, p)]
-        if any(periods is None for periods in held):
+        listed = [part for part in PARTS if site in getattr(self, part)]
+        periods = [self.periods[part][site] for part in listed if site in self.periods.get(part, {})]
+        if len(periods) < len(listed):  # a part without periods has the whole record
             return True
-        return any(spans.overlap(a, b) for i, a in enumerate(held) for b in held[:i])
+        return any(spans.overlap(a, b) for i, a in enumerate(periods) for b in periods[:i])
 
     @staticmethod
     def _check_twice(twice: Sequence[str]) -> None:
@@ -146,7 +147,8 @@ class Split:
         zero = tuple(sorted({igbp[s] for s in self.test} - trained))
         return dataclasses.replace(
             self,
-            **kept,
+            train=kept["train"],
+            val=kept["val"],
             periods=periods,
             counts=counts,
             zero_shot=zero,
@@ -221,8 +223,8 @@ def share_hours(one: Split, part: str, other: Split, its_part: str, site: str) -
     """Return whether a part of one split and a part of another hold the same hours of a site."""
     if site not in getattr(one, part) or site not in getattr(other, its_part):
         return False
-    periods = [split.periods.get(p, {}).get(site) for split, p in ((one, part), (other, its_part))]
-    return None in periods or spans.overlap(*periods)
+    periods, its_periods = one.periods.get(part, {}).get(site), other.periods.get(its_part, {}).get(site)
+    return periods is None or its_periods is None or spans.overlap(periods, its_periods)
 
 
 def _write(path: str | os.PathLike, values: Mapping) -> None:

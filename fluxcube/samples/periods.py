@@ -47,7 +47,7 @@ def years(first: np.datetime64, stop: np.datetime64, offset: np.timedelta64) -> 
 
 
 def _year(time: np.datetime64) -> int:
-    return int(np.datetime64(time, "Y").astype(int)) + 1970
+    return int(time.astype("datetime64[Y]").astype(int)) + 1970
 
 
 def new_year(year: int, offset: np.timedelta64) -> np.datetime64:
@@ -68,7 +68,7 @@ def cut(
 
 
 def _text(time: np.datetime64) -> str:
-    return str(np.datetime64(time, "m"))
+    return str(time.astype("datetime64[m]"))
 
 
 def inside(periods: Iterable[Period], time: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def carried(
     >>> carried(clear, days, np.arange("2020-01-01", "2020-01-04", dtype="datetime64[D]"), ["red"]).ravel()
     array([nan, 0.1, 0.1], dtype=float32)
     """
-    if reflectance is None or not len(days):
+    if reflectance is None or days is None or not len(days):
         n = 0 if reflectance is None else len(reflectance)
         return np.full((n or 1, len(time), len(names)), np.nan, np.float32)
     bands = {band: np.asarray(reflectance[..., i], float) for i, band in enumerate(BANDS[:7])}

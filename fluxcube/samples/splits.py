@@ -7,10 +7,11 @@ also cut through time: then it holds periods, outside of which a site's fluxes a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
     rest = [g for g in places.groups if g not in test]
     split = _rest_split(places, places.at(test), places.at(rest), rng, kind="per_igbp", seed=seed) if rest else None
     training = len(split.train) if split else 0
-    if 2 * training < len(places.sites):
+    if split is None or 2 * training < len(places.sites):
         raise SplitError(
             f"only {training} of {len(places.sites)} sites would train: use kfold(cube, k=5) and average the folds, or "
             "give your own Split."
@@ -126,16 +127,24 @@ def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0, val_km: f
     if val_km < buffer_km:
         raise SplitError(f"val_km must be buffer_km ({buffer_km:g}) or more, else a cluster is cut; found {val_km:g}.")
     rng = np.random.default_rng(seed)
-    splits = []
+    splits: list[Split] = []
     for fold in places.deal(k, rng):
         test, rest = places.at(fold), places.at(g for g in places.groups if g not in fold)
-        about = {"kind": f"kfold {len(splits) + 1} of {k}", "seed": seed}
-        splits.append(_rest_split(places, test, rest, rng, val_km=val_km, **about))
+        kind = f"kfold {len(splits) + 1} of {k}"
+        splits.append(_rest_split(places, test, rest, rng, kind=kind, seed=seed, val_km=val_km))
     return splits
 
 
 def _rest_split(
-    places: Places, test: list[int], rest: list[int], rng, *, val_km: float | None = None, **about
+    places: Places,
+    test: list[int],
+    rest: list[int],
+    rng: np.random.Generator,
+    *,
+    kind: str,
+    seed: int,
+    val_km: float | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Split:
     """Draw a fifth of the `rest` for val, in whole groups, and train on the others."""
     left = places.take(rest, val_km)
@@ -149,15 +158,36 @@ def _rest_split(
     far = (
         () if val_km in (None, places.buffer_km) else (f"validation blocks are more than {val_km:g} km from training",)
     )
-    return _described(places, named, buffer_km=places.buffer_km, notes=(*about.pop("notes", ()), *far), **about)
+    return _described(places, named, kind=kind, seed=seed, buffer_km=places.buffer_km, notes=(*notes, *far))
 
 
-def _described(places: Places, parts: Sequence[Sequence[str]], **about) -> Split:
-    """Make a split and count its classes."""
+def _described(
+    places: Places,
+    parts: Sequence[Sequence[str]],
+    *,
+    kind: str,
+    seed: int | None = None,
+    buffer_km: float = 0.0,
+    periods: Mapping[str, Mapping[str, Sequence[Period]]] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Split:
+    """Make a split of the (train, val, test) sites and count its classes."""
     igbp = dict(zip(places.sites, places.igbp, strict=True))
     counts = {c: count(igbp, parts, c) for c in sorted(set(places.igbp))}
     zero = tuple(c for c, (n, _, tested) in counts.items() if not n and tested)
-    return Split(*map(tuple, parts), counts=counts, zero_shot=zero, **about)
+    train, val, test = map(tuple, parts)
+    return Split(
+        train=train,
+        val=val,
+        test=test,
+        kind=kind,
+        seed=seed,
+        buffer_km=buffer_km,
+        counts=counts,
+        zero_shot=zero,
+        periods=periods or {},
+        notes=notes,
+    )
 
 
 def time_split(cube, *, test_years: int = 1, val_years: int = 1, gap_days: int = 30, year: int | None = None) -> Split:
@@ -213,10 +243,14 @@ def _edges(known: Sequence[int], test_years: int, val_years: int, year: int | No
     return known[len(known) - test_years - val_years], known[len(known) - test_years]
 
 
-def _timed(cube, held: Mapping[str, Sequence[Period | None]], **about) -> Split:
-    """Make a split of one site's (train, val, test) periods."""
-    parts = {p: {s: (v[i],) for s, v in held.items() if v[i] is not None} for i, p in enumerate(PARTS)}
-    return _described(Places.of(cube, 0.0), [tuple(sites) for sites in parts.values()], periods=parts, **about)
+def _timed(cube, pieces: Mapping[str, Sequence[Period | None]], *, kind: str, notes: tuple[str, ...]) -> Split:
+    """Make a split from the (train, val, test) periods of each site; None is a part that the site is not in."""
+    parts = {
+        part: {site: (period,) for site, periods in pieces.items() if (period := periods[i]) is not None}
+        for i, part in enumerate(PARTS)
+    }
+    named = [tuple(sites) for sites in parts.values()]
+    return _described(Places.of(cube, 0.0), named, kind=kind, periods=parts, notes=notes)
 
 
 def _notes(first: str, left: Sequence[str], why: str) -> tuple[str, ...]:
@@ -419,11 +453,11 @@ def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: floa
     for part in ("train", "test"):
         if not parts[part]:
             raise SplitError(f"{path} leaves no site to {part}: {'; '.join(notes)}.")
-    about = {"kind": f"sites:{Path(path).name}", "seed": seed, "notes": tuple(notes)}
+    kind, rng = f"sites:{Path(path).name}", np.random.default_rng(seed)
     if drawn and not parts["val"]:
-        return _rest_split(places, parts["test"], parts["train"], np.random.default_rng(seed), **about)
+        return _rest_split(places, parts["test"], parts["train"], rng, kind=kind, seed=seed, notes=tuple(notes))
     named = [[places.sites[i] for i in sorted(parts[p])] for p in PARTS]
-    return _described(places, named, buffer_km=buffer_km, **about)
+    return _described(places, named, kind=kind, seed=seed, buffer_km=buffer_km, notes=tuple(notes))
 
 
 def _listed(path: Path) -> dict[str, str]:
@@ -506,17 +540,18 @@ def make_splits(
         if value is not None and kind not in _LOOKED_AT[name]:
             raise ConfigError(f"{name} is for {' and '.join(_LOOKED_AT[name])}, not for {kind}: leave it out.")
     km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
-    if kind == "sites" and sites is None:
-        raise SplitError("a split by sites needs the file that lists them: --sites FILE, or sites:FILE.")
-    folds = {"k": 5 if k is None else k, "seed": seed, "buffer_km": km, "val_km": val_km}
-    makers = {
+    if kind == "sites":
+        if sites is None:
+            raise SplitError("a split by sites needs the file that lists them: --sites FILE, or sites:FILE.")
+        return [sites_split(cube, sites, seed=seed, buffer_km=km)]
+    folds = functools.partial(kfold, cube, k=5 if k is None else k, seed=seed, buffer_km=km, val_km=val_km)
+    makers: dict[str, Callable[[], list[Split]]] = {
         "per-igbp": lambda: [per_igbp(cube, seed=seed, buffer_km=km)],
-        "kfold": lambda: kfold(cube, **folds),
-        "blocks": lambda: kfold(cube, **folds),
+        "kfold": folds,
+        "blocks": folds,
         "time": lambda: [time_split(cube)],
-        "warm-site": lambda: [warm_site(cube, fold) for fold in kfold(cube, **folds)],
+        "warm-site": lambda: [warm_site(cube, fold) for fold in folds()],
         "extrapolation": lambda: [extrapolation(cube, setting or "space", seed=seed, buffer_km=km)],
-        "sites": lambda: [sites_split(cube, sites, seed=seed, buffer_km=km)],
     }
     return makers[kind]()
 
@@ -552,20 +587,20 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
         split = _from_file(text)
         split.check(cube["site"].values)
         return split
-    about = {"seed": seed, "buffer_km": buffer_km}
+    make = functools.partial(make_splits, cube, kind, seed=seed, buffer_km=buffer_km)
     if kind == "extrapolation":
-        return make_splits(cube, kind, setting=argument or None, **about)[0]
+        return make(setting=argument or None)[0]
     if kind == "sites":
-        return make_splits(cube, kind, sites=argument or None, **about)[0]
+        return make(sites=argument or None)[0]
     if kind in ("per-igbp", "time"):
         if argument:
             raise SplitError(f"{kind} takes nothing after it, found {text!r}.")
-        return make_splits(cube, kind, **about)[0]
+        return make()[0]
     number, _, of = (argument or "1").partition("/")
     at, k = _number(number, text), _number(of or "5", text)
     if not 1 <= at <= k:
         raise SplitError(f"{text!r}: folds are numbered 1 to {k}.")
-    return make_splits(cube, kind, k=k, **about)[at - 1]
+    return make(k=k)[at - 1]
 
 
 def _number(text: str, whole: str) -> int:

@@ -78,7 +78,7 @@ class Towers:
         mean[list(spec.cyclic_columns)], spread[list(spec.cyclic_columns)] = 0.0, 1.0
         spread = np.where(spread > 0, spread, 1.0)
         spec = dataclasses.replace(spec, input_mean=tuple(mean.tolist()), input_scale=tuple(spread.tolist()))
-        scaled = (met - np.float32(spec.input_mean)) / np.float32(spec.input_scale)
+        scaled = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
         return dataclasses.replace(self, spec=spec, series=dataclasses.replace(self.series, inputs=scaled))
 
 
@@ -154,7 +154,6 @@ def cube_spec(
             f"bands={tuple(bands)}, but the cube has no {resolution.satellite_words}: build it with modis=, or pass "
             "bands=()."
         )
-    classes = {f"{name}_classes": _classes(cube, sites, name) for name in ("igbp", "koppen") if name in static}
     return FeatureSpec(
         predictors=tuple(predictors),
         memory_days=tuple(memory_days),
@@ -164,7 +163,8 @@ def cube_spec(
         predictor_max_qc=limit.predictor_flag,
         clock=cube.attrs.get("clock", "solar"),
         resolution=resolution.name,
-        **classes,
+        igbp_classes=_classes(cube, sites, "igbp") if "igbp" in static else (),
+        koppen_classes=_classes(cube, sites, "koppen") if "koppen" in static else (),
     )
 
 
