@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch.utils.data import DataLoader
 
-#: What a saved position is good for: only the same epochs, cut into the same batches.
+#: Settings that must be equal for a saved position to be valid: same epochs and same batches.
 _SAME = (
     "length",
     "emits",
@@ -66,7 +66,7 @@ def load_windows(
     Parameters
     ----------
     cube : xr.Dataset
-        What `fluxcube.open_carbonsense` opened, or a selection of it; an axis with holes is fine.
+        As `fluxcube.open_carbonsense` returns it, or a selection of it; the time axis may have gaps.
     spec : FeatureSpec, optional
         Inputs and targets, e.g. ``train.spec`` for the validation towers; by default `cube_spec`'s: all predictors with
         data, the chips, and NEE.
@@ -92,7 +92,7 @@ def load_windows(
         If a setting cannot be, a site has no hour, the cube is of another resolution than the spec or normalised, or
         the option of the other resolution is passed.
     UnknownNameError
-        At a name that the cube does not hold.
+        If the cube does not contain a name.
 
     Examples
     --------
@@ -115,8 +115,8 @@ class Windows:
 
     Iterate over it for NumPy arrays, or over `loader()` for torch tensors. A pass is an epoch, the next pass the next.
     (``torch.utils.data.DataLoader(windows, batch_size=None)`` works, too, but repeats an epoch until `set_epoch`.)
-    What an epoch holds and in which order depends on `seed` and the epoch alone. No window holds an hour of another
-    tower, or of the other side of a hole in the time axis; a missing hour is a row of masked tokens.
+    The windows of an epoch and their order depend on `seed` and the epoch alone. No window contains time steps of two
+    towers, or spans a gap in the time axis; all values of a missing hour are masked.
 
     Each batch is a dict of arrays:
 
@@ -146,13 +146,13 @@ class Windows:
     partial : bool
         Whether a place's first hours get windows too, their hours before the first one masked.
     shuffle : bool
-        False gives all windows by place and time, the same in each epoch.
+        If False, windows are sorted by place and time, identically in each epoch.
     drop_last : bool
         Whether a last batch with fewer windows is left out.
     limit : int, optional
-        Use so many windows of each epoch, all ranks together.
+        Maximum number of windows per epoch, over all ranks together.
     seed : int
-        Of the order and the phases; the same on all ranks.
+        Seed of the order and the phases; the same on all ranks.
     rank, world_size : int
         This process and the number of processes. Ranks take turns along the epoch, so that step i of all ranks together
         is step i of one process with a batch ``world_size`` times as large. All ranks get equally many windows and
@@ -207,7 +207,7 @@ class Windows:
 
     @property
     def spec(self) -> FeatureSpec:
-        """What the columns are."""
+        """Specification of the columns."""
         return self.towers.spec
 
     @property
@@ -217,21 +217,21 @@ class Windows:
 
     @property
     def left_out(self) -> int:
-        """Windows of the present epoch that no rank is given."""
+        """Number of windows of the current epoch that no rank uses."""
         given = len(self) * self.batch_size if self.drop_last else len(self._own(self.epoch))
         return len(self._draw(self.epoch)) - given * self.world_size
 
     def __len__(self) -> int:
-        """Batches of the whole present epoch on this rank."""
+        """Return the number of batches of the current epoch on this rank."""
         windows = len(self._own(self.epoch))
         return windows // self.batch_size if self.drop_last else math.ceil(windows / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """Give the rest of the present epoch; at its end the next one is the present."""
+        """Yield the remaining batches of the current epoch, then advance to the next epoch."""
         return self._counted((self[index] for index in self._indices()), self.epoch, self.first_batch)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
-        """Return a batch by its number in the present epoch, or by (epoch, number)."""
+        """Return a batch by its number in the current epoch, or by (epoch, number)."""
         epoch, batch = index if isinstance(index, tuple) else (self.epoch, index)
         ends = self._own(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
         if batch < 0 or not len(ends) or (self.drop_last and len(ends) < self.batch_size):
@@ -239,26 +239,28 @@ class Windows:
         return self._batch(ends)
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Let the next pass begin at a batch of an epoch."""
+        """Start the next pass at a batch of an epoch."""
         if epoch < 0 or first_batch < 0:
             raise ConfigError(f"epoch and first_batch must be 0 or more, found {epoch} and {first_batch}.")
         self.epoch, self.first_batch, self._done = epoch, first_batch, first_batch
 
     def state_dict(self) -> dict[str, object]:
-        """Return how far the latest pass has come, on every rank the same, as JSON can hold it."""
+        """Return the position of the latest pass, equal on all ranks, as JSON-compatible values."""
         return {"epoch": self.epoch, "batch": self._done} | self._settings()
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Let the next pass go on where `state_dict` was taken.
+        """Continue the next pass at the position that `state_dict` returned.
 
         Raises
         ------
         ConfigError
-            If it was taken of other windows.
+            If the state was saved from different windows.
         """
         for name, value in self._settings().items():
             if state.get(name) != value:
-                raise ConfigError(f"the state is of other windows: {name} was {state.get(name)!r}, is {value!r}.")
+                raise ConfigError(
+                    f"expected a state saved from the same windows, but {name} was {state.get(name)!r}, is {value!r}."
+                )
         self.set_epoch(_whole(state, "epoch"), _whole(state, "batch"))
 
     def loader(self, **options: object) -> DataLoader[dict[str, torch.Tensor]]:
@@ -285,7 +287,7 @@ class Windows:
         windows = self
 
         class Loader(DataLoader):
-            """A DataLoader that keeps count for its `Windows`."""
+            """A DataLoader that records the position of its `Windows`."""
 
             def __iter__(self) -> Any:  # an iterator, where torch declares a class of its own
                 len(windows)  # drawn before workers are forked, which then need not do it
@@ -309,7 +311,7 @@ class Windows:
         self.set_epoch(epoch + 1)
 
     def _batch(self, ends: np.ndarray) -> dict[str, np.ndarray]:
-        """Make a batch of the windows whose last hours stand in these rows."""
+        """Return a batch of the windows that end at these rows of the series."""
         towers, series = self.towers, self.towers.series
         place = np.searchsorted(series.start, ends, side="right") - 1
         stop = ends - series.start[place] + 1
@@ -342,7 +344,7 @@ class Windows:
         return self._drawn[1]
 
     def _find_useful(self) -> np.ndarray:
-        """Whether a window that ends with each hour is one to give (N,)."""
+        """Return whether the window that ends at each time step is used (N,)."""
         out = self.towers.observed()
         for start, hours in zip(self.towers.series.start, self.towers.series.hours, strict=True):
             seen = np.cumsum(out[start : start + hours])
@@ -362,7 +364,7 @@ def _whole(state: Mapping[str, object], name: str) -> int:
 
 @dataclass(frozen=True)
 class _Order:
-    """What is left of the present epoch, as a torch sampler."""
+    """Remaining batches of the current epoch, as a torch sampler."""
 
     windows: Windows
 

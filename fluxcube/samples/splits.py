@@ -1,7 +1,7 @@
-"""Splits: which towers train, which stop training, which are kept to score; neighbours never part.
+"""Splits of towers into training, validation and test sets, with neighbouring towers in the same set.
 
-Towers closer than a buffer see the same weather and often the same stand, so clusters of them move whole. A split may
-also cut through time: then it holds periods, outside of which a site's fluxes are not shown.
+Towers closer than a buffer have the same weather and often the same vegetation, so their cluster is never divided. A
+split in time has periods; fluxes of a site outside of its periods are missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "warm_site",
 ]
 
-#: What `make_splits` knows; the first word of what `split_for` takes.
+#: Kinds of splits of `make_splits`, and the first word of the text that `split_for` takes.
 KINDS = ("per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites")
 #: The three settings of FLUXtrapolation.
 SETTINGS = ("time", "space", "temperature")
@@ -68,7 +68,7 @@ def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
     Raises
     ------
     SplitError
-        If fewer than half of the sites would train.
+        If fewer than half of the sites are training sites.
 
     References
     ----------
@@ -83,7 +83,7 @@ def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
     if split is None or 2 * training < len(places.sites):
         raise SplitError(
             f"only {training} of {len(places.sites)} sites would train: use kfold(cube, k=5) and average the folds, or "
-            "give your own Split."
+            "pass your own Split."
         )
     return split
 
@@ -121,7 +121,7 @@ def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0, val_km: f
     places = Places.of(cube, buffer_km)
     val_km = buffer_km if val_km is None else val_km
     if len(places.groups) < 2:
-        raise SplitError(f"all towers are one cluster: each is within {buffer_km:g} km of another; take less.")
+        raise SplitError(f"all towers are one cluster: each is within {buffer_km:g} km of another; reduce buffer_km.")
     if not 2 <= k <= len(places.groups):
         raise SplitError(f"k must be 2..{len(places.groups)}, the number of clusters; found {k}.")
     if val_km < buffer_km:
@@ -146,7 +146,7 @@ def _rest_split(
     val_km: float | None = None,
     notes: tuple[str, ...] = (),
 ) -> Split:
-    """Draw a fifth of the `rest` for val, in whole groups, and train on the others."""
+    """Draw a fifth of the `rest` for validation, in whole groups; the others are training sites."""
     left = places.take(rest, val_km)
     val = left.draw(left.share(0.2, rng), rng) if len(left.groups) > 1 else set()
     if not val and len(left.groups) > 1:
@@ -230,12 +230,14 @@ def time_split(cube, *, test_years: int = 1, val_years: int = 1, gap_days: int =
     left = sorted(set(map(str, cube["site"].values)) - set(held))
     if not held:
         how = f"{test_years + val_years + 1} years" if year is None else f"years before, in and after {year}"
-        raise SplitError(f"no tower has {how}, gaps of {gap_days} days aside: ask for less, or split by sites.")
+        raise SplitError(
+            f"no tower has {how}, besides gaps of {gap_days} days: request fewer years, or split by sites."
+        )
     return _timed(cube, held, kind=kind, notes=_notes(f"{gap_days} days between parts", left, "too few years"))
 
 
 def _edges(known: Sequence[int], test_years: int, val_years: int, year: int | None) -> tuple[int, int] | None:
-    """First year of val, and of test; None where a part would be empty."""
+    """Return the first year of validation and of testing, or None if a part would be empty."""
     if year is not None:
         return (year, year + 1) if {year} < {y for y in known} and known[0] < year < known[-1] else None
     if len(known) < test_years + val_years + 1:
@@ -258,10 +260,10 @@ def _notes(first: str, left: Sequence[str], why: str) -> tuple[str, ...]:
 
 
 def warm_site(cube, split: Split, *, known_years: int = 1, gap_days: int = 30) -> Split:
-    """Let training know the first years of each test tower, and test on its later ones.
+    """Add the first years of each test tower to the training set, and test on its later years.
 
-    A model of the `split` itself, scored on this one's test part, says on the same hours what knowing the tower is
-    worth. Test towers with too few years are left out, and named in the notes.
+    A model trained on the original `split` and scored on this test part shows, on the same time steps, how much data of
+    the tower itself improve predictions. Test towers with too few years are left out, and named in the notes.
 
     Parameters
     ----------
@@ -284,7 +286,9 @@ def warm_site(cube, split: Split, *, known_years: int = 1, gap_days: int = 30) -
         If the split cuts through time already, or no test tower has more years than are to be known.
     """
     if split.periods:
-        raise SplitError("the split cuts through time already: give one of sites, as kfold makes it.")
+        raise SplitError(
+            "expected a split by sites, found one that is in time already: pass a split of kfold or per_igbp."
+        )
     if known_years < 1 or gap_days < 0:
         raise SplitError("known_years must be 1 or more, gap_days 0 or more.")
     split.check(cube["site"].values)
@@ -379,7 +383,7 @@ def extrapolation(
 
 
 def _first(places: Places, order: Sequence[int], share: float) -> set[int]:
-    """First groups of an order that together hold at least a share of the sites."""
+    """Return the first groups of an order that together contain at least a fraction of the sites."""
     wanted, taken, count = max(1, round(share * len(places.sites))), set(), 0
     for group in order:
         if count >= wanted:
@@ -390,7 +394,7 @@ def _first(places: Places, order: Sequence[int], share: float) -> set[int]:
 
 
 def _mean_temperature(cube) -> np.ndarray:
-    """Mean of TA at each site, gap-filled hours included: a site's warmth is no target."""
+    """Return the mean of TA at each site, including gap-filled values, since TA is not a target."""
     if "TA" not in cube["variable"].values:
         raise SplitError('setting="temperature" needs the predictor TA in the cube.')
     mean = cube["predictors"].sel(variable="TA").mean("time").values
@@ -461,7 +465,7 @@ def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: floa
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """Sites of a file, in its order, and the part of each."""
+    """Return the sites of a file, in its order, and the part of each."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -482,8 +486,8 @@ def _listed(path: Path) -> dict[str, str]:
     return out
 
 
-#: Options of `make_splits` and the kinds that look at them; the other kinds refuse them.
-_LOOKED_AT = {
+#: Options of `make_splits` and the kinds that use them; the other kinds reject them.
+_USED_BY = {
     "k": ("kfold", "blocks", "warm-site"),
     "val_km": ("kfold", "blocks", "warm-site"),
     "setting": ("extrapolation",),
@@ -503,7 +507,7 @@ def make_splits(
     setting: str | None = None,
     sites: str | os.PathLike | None = None,
 ) -> list[Split]:
-    """Return the splits of a kind: k of "kfold", "blocks" and "warm-site", one of the others.
+    """Return the splits of a kind: k splits for "kfold", "blocks" and "warm-site", one for the others.
 
     Parameters
     ----------
@@ -527,7 +531,7 @@ def make_splits(
     Raises
     ------
     ConfigError
-        If an option is given that this kind does not look at.
+        If an option is passed that this kind does not use.
     SplitError
         If the towers cannot be split so.
     UnknownNameError
@@ -537,8 +541,8 @@ def make_splits(
         raise unknown("kind of split", kind, KINDS)
     options = {"k": k, "val_km": val_km, "setting": setting, "sites": sites, "buffer_km": buffer_km}
     for name, value in options.items():
-        if value is not None and kind not in _LOOKED_AT[name]:
-            raise ConfigError(f"{name} is for {' and '.join(_LOOKED_AT[name])}, not for {kind}: leave it out.")
+        if value is not None and kind not in _USED_BY[name]:
+            raise ConfigError(f"{name} is for {' and '.join(_USED_BY[name])}, not for {kind}: leave it out.")
     km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
     if kind == "sites":
         if sites is None:
@@ -557,7 +561,7 @@ def make_splits(
 
 
 def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float | None = None) -> Split:
-    """Return the split that a word or a file names.
+    """Return the split of a kind, or one read from a file.
 
     Parameters
     ----------
