@@ -198,7 +198,7 @@ def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
 def validate_maps(ds: xr.Dataset) -> xr.Dataset:
     """Return `ds` if it contains valid flux maps; otherwise raise SchemaError."""
     if not ds.data_vars:
-        raise SchemaError("maps must hold at least one flux; this Dataset has no data variable.")
+        raise SchemaError("maps must contain at least one flux, found no data variable; select the flux variables.")
     for name, array in ds.data_vars.items():
         if array.dims != ("time", "latitude", "longitude"):
             raise SchemaError(f"maps: {name} must have dims (time, latitude, longitude), found {array.dims}.")

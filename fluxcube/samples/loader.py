@@ -89,7 +89,7 @@ def load_windows(
     Raises
     ------
     ConfigError
-        If a setting cannot be, a site has no hour, the cube is of another resolution than the spec or normalised, or
+        If a setting is invalid, a site has no hour, the cube is of another resolution than the spec or normalised, or
         the option of the other resolution is passed.
     UnknownNameError
         If the cube does not contain a name.
@@ -166,7 +166,7 @@ class Windows:
     Raises
     ------
     ConfigError
-        If a setting cannot be, or the towers have no window.
+        If a setting is invalid, or the towers have no window.
     """
 
     towers: Towers = field(repr=False)
