@@ -283,7 +283,7 @@ def warm_site(cube, split: Split, *, known_years: int = 1, gap_days: int = 30) -
     Raises
     ------
     SplitError
-        If the split cuts through time already, or no test tower has more years than are to be known.
+        If the split is in time already, or no test tower has more than `known_years` years.
     """
     if split.periods:
         raise SplitError(
