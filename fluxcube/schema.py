@@ -1,4 +1,4 @@
-"""What a tower cube, a forcing cube and a map are: their dimensions, coordinates and checks.
+"""Schema of tower cubes, forcing cubes and maps: dimensions, coordinates and validation.
 
 ========  =========================================================  ==================================
 kind      arrays                                                     coordinates beside the dimensions
@@ -20,8 +20,8 @@ maps      one array per flux (time, latitude, longitude)             land_fracti
 A forcing with several chips a cell has ``modis (latitude, longitude, block, day, band, y, x)``, and on (latitude,
 longitude, block) block_weight, the share of the cell's land that a block stands for, and block_igbp.
 
-Times are UTC at the start of the hour, one step an hour, without holes. A daily cube, which says
-``resolution: daily`` in its attributes, has local dates instead, one step a day. Cubes that fluxcube built also have,
+Times are UTC at the start of the hour, one step per hour, without gaps. A daily cube, whose attributes contain
+``resolution: daily``, has local dates instead, one step per day. Cubes that fluxcube built also have,
 on site, citation, doi and licence: one a publication, in the order of network; see ``ds.fluxcube.citations()``.
 """
 
@@ -51,20 +51,20 @@ CHIP_X = -CHIP_Y
 
 @dataclass(frozen=True)
 class Part:
-    """What one array of a stack is like.
+    """Description of one kind of array of a stack.
 
     Attributes
     ----------
     dtype : str
-        Of its values, as they are stored.
+        Data type of the stored values.
     fill : float
-        Stands where there is no value.
+        Value that marks missing data.
     resolution : {"hourly", "daily", "both"}
-        Cubes that have it.
+        Resolution of the cubes that have the array.
     stacks : tuple of str
-        Stacks that have it.
+        Stacks that have the array.
     required : bool
-        False where a cube has it only if some site does.
+        False if a cube has the array only when at least one site has data for it.
     attrs : mapping
         CF attributes; ``long_name`` goes before the stack's name.
     """
@@ -86,7 +86,7 @@ QC_ATTRS = {
 #: The stacks of a tower cube, and the dimension of each one's labels.
 STACKS = {"predictors": "variable", "fluxes": "target"}
 
-#: The arrays of a stack, by what their names end in.
+#: The arrays of a stack, by the ending of their names.
 PARTS: Mapping[str, Part] = {
     "": Part("float32", np.nan),
     "_qc": Part("int8", -1, "hourly", attrs={"long_name": "quality flags of", **QC_ATTRS}),
@@ -122,7 +122,7 @@ PARTS: Mapping[str, Part] = {
 
 
 def stack_parts(stack: str, resolution: str = "hourly", *, required: bool = False) -> tuple[str, ...]:
-    """Return the endings of a stack's arrays in cubes of a resolution; only the `required` ones if asked.
+    """Return the endings of a stack's arrays in cubes of a resolution; only those of required arrays if `required`.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def variable_coords(names: Iterable[str], dim: str = "variable", resolution: str
 
 
 def validate_cube(ds: xr.Dataset) -> xr.Dataset:
-    """Return `ds` if it is a tower cube, hourly or daily, or say what it lacks.
+    """Return `ds` if it is a valid tower cube, hourly or daily.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def validate_cube(ds: xr.Dataset) -> xr.Dataset:
 
 
 def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
-    """Return `ds` if it is a forcing cube, or say what it lacks (SchemaError)."""
+    """Return `ds` if it is a valid forcing cube; otherwise raise SchemaError."""
     _check_arrays(ds, _FORCING_DIMS, "forcing")
     _check_chips(ds, "latitude", "longitude")
     _check_coords(ds, _CELL_COORDS, ("latitude", "longitude"), "forcing")
@@ -196,9 +196,9 @@ def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
 
 
 def validate_maps(ds: xr.Dataset) -> xr.Dataset:
-    """Return `ds` if it holds flux maps, or say what it lacks (SchemaError)."""
+    """Return `ds` if it contains valid flux maps; otherwise raise SchemaError."""
     if not ds.data_vars:
-        raise SchemaError("maps must hold at least one flux; this Dataset has no data variable.")
+        raise SchemaError("maps must contain at least one flux, found no data variable; select the flux variables.")
     for name, array in ds.data_vars.items():
         if array.dims != ("time", "latitude", "longitude"):
             raise SchemaError(f"maps: {name} must have dims (time, latitude, longitude), found {array.dims}.")
@@ -209,7 +209,7 @@ def validate_maps(ds: xr.Dataset) -> xr.Dataset:
 def _check_arrays(ds: xr.Dataset, arrays: Mapping[str, tuple[str, ...]], kind: str) -> None:
     for name, dims in arrays.items():
         if name not in ds:
-            raise SchemaError(f"a {kind} must hold {name} {dims}; found {sorted(map(str, ds.data_vars))}.")
+            raise SchemaError(f"a {kind} must contain {name} {dims}; found {sorted(map(str, ds.data_vars))}.")
         if ds[name].dims != dims:
             raise SchemaError(f"{kind}: {name} must have dims {dims}, found {ds[name].dims}: transpose it.")
 
@@ -244,7 +244,7 @@ def _check_steps(ds: xr.Dataset, kind: str, resolution: Resolution) -> None:
 
 @xr.register_dataset_accessor("fluxcube")
 class FluxcubeAccessor:
-    """What fluxcube adds to a Dataset, as ``ds.fluxcube``."""
+    """Methods that fluxcube adds to a Dataset, as ``ds.fluxcube``."""
 
     def __init__(self, ds: xr.Dataset):
         self._ds = ds
@@ -277,18 +277,18 @@ class FluxcubeAccessor:
         return out
 
     def citations(self) -> pd.DataFrame:
-        """Tell whom to cite for the sites of this Dataset, and under which licence their data may be used.
+        """Return the citations and data licences of the sites of this Dataset.
 
         Returns
         -------
         pandas.DataFrame
-            One row a site and publication: ``site``, ``network``, ``citation``, ``doi`` and ``licence``. The citation
+            One row per site and publication: ``site``, ``network``, ``citation``, ``doi`` and ``licence``. The citation
             is that of the site's own product where it is known, else of the publication.
 
         Raises
         ------
         SchemaError
-            If the Dataset has no citations: it is no part of a cube that this version of fluxcube built.
+            If the Dataset has no citations, as in cubes that older versions of fluxcube built.
         """
         import pandas as pd
 
@@ -296,7 +296,7 @@ class FluxcubeAccessor:
         if missing := [name for name in ("site", *joins) if name not in self._ds.coords]:
             raise SchemaError(
                 f"citations need the coordinates site, {', '.join(joins)} of a cube; {', '.join(missing)} is not among "
-                "them. Take them from the cube, or build it anew."
+                "them. Select from the original cube, or rebuild the cube."
             )
         rows = []
         for site, *texts in zip(*(np.atleast_1d(self._ds[name].values) for name in ("site", *joins)), strict=True):
@@ -318,7 +318,7 @@ class FluxcubeAccessor:
 
 
 def _part_attrs(name: str, ending: str, part: Part, row: Mapping[str, object]) -> dict[str, object]:
-    """Attributes of one array of a variable: its own, or what the array says of it."""
+    """Return the attributes of one array of a variable: those of the variable, or those of the kind of array."""
     if not ending:
         return dict(row)
     attrs = {key: value for key, value in part.attrs.items() if key != "scale_factor"}

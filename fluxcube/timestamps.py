@@ -1,8 +1,9 @@
-"""Clocks: UTC hours, the standard time that towers stamp, and the solar time that models see."""
+"""Time conversions: UTC hours, local standard time of tower files, and solar time of the model inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def hour_axis(start: np.datetime64, stop: np.datetime64) -> np.ndarray:
 
 
 def standard_to_utc(stamps: np.ndarray, utc_offset: float | np.ndarray) -> np.ndarray:
-    """Turn local *standard* time into UTC.
+    """Convert local *standard* time to UTC.
 
     Parameters
     ----------
@@ -45,17 +46,17 @@ def standard_to_utc(stamps: np.ndarray, utc_offset: float | np.ndarray) -> np.nd
 
 
 def dated_offsets(utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
-    """Return since when (entry,) datetime64[m], local time, and how many hours east of UTC (entry,) a clock was.
+    """Return start times (entry,) datetime64[m], local, and the offsets in hours east of UTC (entry,) from then on.
 
     Parameters
     ----------
     utc_offset : float or sequence of (start, float)
-        Hours, or entries from a local date (None for the first, which holds for all before it, too).
+        Hours, or pairs of a local start date and hours; None is the start date of the first entry.
 
     Raises
     ------
     ConfigError
-        If there is no entry, a start is no date, or hours are beyond -14 to 14.
+        If there is no entry, a start is not a date, or hours are outside -14 to 14.
 
     Examples
     --------
@@ -72,10 +73,14 @@ def dated_offsets(utc_offset: Offset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _since(value: object) -> np.datetime64:
+    start = "0000" if value is None else value
+    expected = f"utc_offset: expected a start date such as '2012-05-31', or None, found {value!r}; correct this entry."
+    if not isinstance(start, (str, date, np.datetime64)):
+        raise ConfigError(expected)
     try:
-        return np.datetime64("0000" if value is None else value).astype("datetime64[m]")
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"utc_offset: entry from {value!r}: expected a date such as '2012-05-31'") from error
+        return np.datetime64(start).astype("datetime64[m]")
+    except ValueError as error:
+        raise ConfigError(expected) from error
 
 
 def _hours(hours: float) -> float:
@@ -85,7 +90,7 @@ def _hours(hours: float) -> float:
 
 
 def offsets_at(local: np.ndarray, utc_offset: Offset) -> np.ndarray:
-    """Return the hours east of UTC (time,) that hold at local times (time,).
+    """Return the offset in hours east of UTC (time,) that applies at each local time (time,).
 
     Examples
     --------
@@ -130,7 +135,7 @@ def local_clock(time: np.ndarray, offset: float | np.ndarray) -> tuple[np.ndarra
 
 
 def solar_noon(day: np.ndarray, longitude: float | np.ndarray) -> np.ndarray:
-    """Return the UTC hour that holds local mean solar noon of each local day.
+    """Return the UTC hour that contains local mean solar noon of each local day.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
 import yaml
 
@@ -40,7 +41,7 @@ PUBLISHED_PREDICTORS = (
     "H",
 )
 
-#: Predictors that place and time alone determine: known for every hour of every site and cell.
+#: Predictors computed from location and time alone: known for every time step of every site and grid cell.
 COMPUTED = ("DOY", "TOD", "SW_IN_POT")
 
 #: The bands of a chip: seven MCD43A4 reflectances, snow (MCD43A2) and water (MCD43A2).
@@ -62,9 +63,9 @@ class Variable:
     cyclic : bool
         True for DOY, TOD and WD.
     aggregate : {"mean", "sum", "vector", "range", "computed"}
-        How half-hours become hours, or hours a day.
+        How half-hours are aggregated to hours, and hours to days.
     aliases : tuple of str
-        Columns the variable is read from, best first.
+        Columns that the variable is read from, in order of preference.
     qc_from : str or None
         Column whose ``_QC`` holds the flag, where the variable has none of its own.
     randunc, jointunc : tuple of str
@@ -91,7 +92,7 @@ class Variable:
         return attrs | ({"standard_name": self.standard_name} if self.standard_name else {})
 
 
-#: What a cube's steps can be.
+#: Valid resolutions of a cube.
 RESOLUTIONS = ("hourly", "daily")
 
 _TUPLES = {"bounds", "aliases", "roles", "randunc", "jointunc"}
@@ -99,7 +100,7 @@ _TUPLES = {"bounds", "aliases", "roles", "randunc", "jointunc"}
 
 @functools.cache
 def table(resolution: str = "hourly") -> Mapping[str, Variable]:
-    """Return the whole table of hourly or daily cubes, by name, in file order.
+    """Return the variable table of hourly or daily cubes, by name, in file order.
 
     Examples
     --------
@@ -114,12 +115,13 @@ def table(resolution: str = "hourly") -> Mapping[str, Variable]:
 
 
 def _row(name: str, row: dict, resolution: str) -> Variable | None:
-    """Return one row as cubes of a resolution have it, or None if they do not."""
+    """Return one row of the table at a resolution, or None if cubes of that resolution do not have the variable."""
     if resolution not in row.pop("resolutions", RESOLUTIONS):
         return None
     overrides = {name: row.pop(name, {}) for name in RESOLUTIONS}
     row = row | overrides[resolution]
-    return Variable(name=name, **{k: tuple(v) if k in _TUPLES else v for k, v in row.items()})
+    settings: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in row.items()}
+    return Variable(name=name, **settings)
 
 
 def variable(name: str, resolution: str = "hourly") -> Variable:
@@ -128,7 +130,7 @@ def variable(name: str, resolution: str = "hourly") -> Variable:
     Raises
     ------
     UnknownNameError
-        If there is none of that name; the nearest name is given.
+        If there is no such variable; the message suggests the nearest name.
     """
     try:
         return table(resolution)[name]

@@ -160,7 +160,7 @@ def test_every_option_of_training_changes_what_is_done(planned):
         ("--set training.device=gpu", "which torch cannot use here"),
         ("--model xgboost --set config.subsample=2", "subsample must be above 0 and at most 1"),
         ("--target GPP", "did you mean 'GPP_NT'"),
-        ("--target NEE --target NEE", "targets names something twice"),
+        ("--target NEE --target NEE", "targets: expected each name once"),
         ("--target LE --predictors LE,TA", "cannot be predictor and target"),
         ("--target FCH4", "FCH4: observed in no hour of the training sites"),
         ("--predictors TA,CO2", "CO2: no training site has a value of flag 1 or better"),

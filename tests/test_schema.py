@@ -32,7 +32,7 @@ def test_order_of_dimensions_and_holes_in_time_are_refused():
     forcing = example_forcing(days=1)
     with pytest.raises(SchemaError, match="land_fraction"):
         validate_forcing(forcing.drop_vars("land_fraction"))
-    with pytest.raises(SchemaError, match="maps must hold"):
+    with pytest.raises(SchemaError, match="maps must contain"):
         validate_maps(forcing[[]])
 
 

@@ -1,1 +1,1 @@
-"""Samples: what a model sees of a cube: features, windows, splits and scaling."""
+"""Samples: the model inputs of a cube: features, windows, splits and scaling."""

@@ -1,4 +1,4 @@
-"""Clusters of neighbouring towers, and how they are dealt out: whole, by place and class alone."""
+"""Clusters of neighbouring towers, and their assignment to parts of a split by location and class alone."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _distance(lat: float, lon: float, lats: np.ndarray, lons: np.ndarray) -> np.
 
 @dataclass(frozen=True)
 class Places:
-    """Sites, where they are, their classes, and which of them form each group; all that a draw may look at.
+    """Names, locations, classes and groups of sites: the only information that random draws use.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Places:
 
     @classmethod
     def of(cls, cube, buffer_km: float) -> Places:
-        """Take the sites of a cube, or of any Dataset with latitude, longitude and igbp on site."""
+        """Return the sites of a cube, or of any Dataset with latitude, longitude and igbp on site."""
         igbp = tuple(str(c) or "unknown" for c in np.atleast_1d(cube["igbp"].values))
         sites = tuple(map(str, np.atleast_1d(cube["site"].values)))
         lat, lon = (np.atleast_1d(np.asarray(cube[name].values, float)) for name in ("latitude", "longitude"))
@@ -104,7 +104,7 @@ class Places:
         return cls(sites, igbp, latitude, longitude, buffer_km, members)
 
     def take(self, positions: Iterable[int], buffer_km: float | None = None) -> Places:
-        """Return some of the sites, grouped anew among themselves."""
+        """Return a selection of the sites, with groups computed from this selection alone."""
         at = sorted(positions)
         names, classes = (tuple(values[i] for i in at) for values in (self.sites, self.igbp))
         buffer_km = self.buffer_km if buffer_km is None else buffer_km
@@ -117,7 +117,7 @@ class Places:
 
     @property
     def digest(self) -> str:
-        """Of names, places (to 1e-4 degrees, about 10 m) and classes: what a draw depends on beside its settings."""
+        """Hash of names, locations (to 1e-4 degrees, about 10 m) and classes, on which draws depend."""
         rows = zip(self.sites, self.latitude, self.longitude, self.igbp, strict=True)
         text = "\n".join(f"{site},{lat:.4f},{lon:.4f},{igbp}" for site, lat, lon, igbp in rows)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -127,11 +127,11 @@ class Places:
         return sorted(i for group in groups for i in self.members[group])
 
     def classes(self, group: int) -> Counter:
-        """Return how many sites of each class a group has."""
+        """Return the number of sites of each class in a group."""
         return Counter(self.igbp[i] for i in self.members[group])
 
     def draw(self, quota: Mapping[str, int], rng: np.random.Generator) -> set[int]:
-        """Take groups, in random order, as long as each brings the classes nearer to their quotas."""
+        """Return groups, in random order, each of which brings the classes closer to their quotas."""
         chosen: set[int] = set()
         taken: Counter = Counter()
         for group in rng.permutation(sorted(self.groups)).tolist():
@@ -143,7 +143,7 @@ class Places:
         return chosen
 
     def share(self, part: float, rng: np.random.Generator) -> dict[str, int]:
-        """Return quotas that add up to a share of the sites: the largest remainders are rounded up."""
+        """Return the number of sites of each class for a fraction of all sites (largest remainders are rounded up)."""
         sizes = Counter(self.igbp)
         quota = {c: math.floor(part * n) for c, n in sizes.items()}
         wanted = max(1, round(part * len(self.sites)))
@@ -153,10 +153,11 @@ class Places:
         return quota
 
     def deal(self, k: int, rng: np.random.Generator) -> list[set[int]]:
-        """Deal groups into k folds: large ones first, each where it is needed most, then moved until none gains.
+        """Assign groups to k folds: large groups first, then moves and exchanges until none improves the balance.
 
-        What is made small is the sum of squares of (a fold's sites of a class - a k-th of the class), over folds
-        and classes, and the same of all sites: no move of one group, and no exchange of two, makes it smaller.
+        The balance is the sum, over folds and classes, of the squared difference between the number of sites of a
+        class in a fold and 1/k of the class, plus the same for all sites together. No move of one group and no
+        exchange of two groups reduces it further.
         """
         order = rng.permutation(sorted(self.groups)).tolist()
         order.sort(key=lambda g: -len(self.members[g]))
@@ -173,14 +174,14 @@ class Places:
         return [{order[i] for i in np.flatnonzero(fold == f)} for f in range(k)]
 
     def _vectors(self, groups: Sequence[int]) -> np.ndarray:
-        """Sites of each class, then of all, in each group."""
+        """Return the number of sites of each class, then of all sites, in each group."""
         names = sorted(set(self.igbp))
         counts = [[self.classes(g)[c] for c in names] for g in groups]
         return np.array([[*row, sum(row)] for row in counts], int)
 
 
 def _improve(fold: np.ndarray, vectors: np.ndarray, held: np.ndarray) -> bool:
-    """Make the best move of one group, or exchange of two, if it makes the folds more alike; say whether it did."""
+    """Make the best move of one group or exchange of two; return whether one improved the balance."""
     # Taking w from fold a to fold b changes the sum of squares by 2 w.(held_b - held_a) + 2 w.w.
     count, size = len(fold), np.bincount(fold, minlength=len(held))
     squares = (vectors**2).sum(1)

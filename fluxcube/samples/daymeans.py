@@ -1,4 +1,4 @@
-"""Days: what a model is given, as means of UTC days, of which it is told how far apart two places or seasons are.
+"""Daily means of the model inputs, over UTC days, from which distances between places and seasons are computed.
 
 A mean over 24 hours holds one noon and one night wherever on Earth its day begins, so that days of UTC serve towers and
 grids alike, and no day is cut where a region or a chunk ends.
@@ -15,20 +15,20 @@ from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec
 from fluxcube.samples.towers import Towers
 from fluxcube.variables import COMPUTED
 
-#: Least share of a day's hours that a mean needs.
+#: Minimum fraction of the time steps of a day that a mean needs.
 _SHARE = 0.75
 _CLOCK = "TOD"
 
 
 class Column(NamedTuple):
-    """One number of a day.
+    """One column of the description of a day.
 
     Attributes
     ----------
     name : str
         Such as "TA", "TA_MEAN_7D", "DOY cos", "band red", "latitude" or "igbp DBF".
     group : str
-        The input it stems from: columns of one group are told apart by no permutation.
+        Model input that the column is computed from; permutations keep the columns of one group together.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Column(NamedTuple):
 
 
 def day_columns(spec: FeatureSpec) -> tuple[Column, ...]:
-    """Return what a day is described by: every input of a model but the time of day, whose mean is no day's own.
+    """Return the columns that describe a day: all model inputs except the time of day, whose daily mean is constant.
 
     Examples
     --------
@@ -55,14 +55,14 @@ def day_columns(spec: FeatureSpec) -> tuple[Column, ...]:
 
 
 def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
-    """Describe every UTC day that a block touches; a daily model's steps are days as they are.
+    """Describe every UTC day that overlaps with a block; time steps of a daily model are used unchanged.
 
     Parameters
     ----------
     block : Block
         Features of n places over t steps.
     spec : FeatureSpec
-        What its columns are.
+        Columns of the block.
 
     Returns
     -------
@@ -100,11 +100,11 @@ def tower_days(towers: Towers) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     Yields
     ------
     int
-        Whose days.
+        Position of the tower.
     (d,) datetime64[D]
         Dates.
     (d, `day_columns`) float32
-        As `block_days` gives them; days of which it knows nothing are left out.
+        As `block_days` returns them; days without any value are left out.
     """
     series, observed, per_day = towers.series, towers.observed(), steps_of_a_day(towers.spec)
     for i, (start, hours) in enumerate(zip(series.start, series.hours, strict=True)):
@@ -118,12 +118,12 @@ def tower_days(towers: Towers) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
 
 
 def steps_of_a_day(spec: FeatureSpec) -> int:
-    """Return how many steps of a model's cube a day has: 24 or 1."""
+    """Return the number of time steps of a day in a model's cube: 24 or 1."""
     return spec.steps(1)
 
 
 def day_means(values: np.ndarray, lead: int, per_day: int = 24) -> np.ndarray:
-    """Average steps (n, t, C) by day (n, d, C), the first of which is `lead` steps short.
+    """Return daily means (n, d, C) of time steps (n, t, C); the first day lacks its first `lead` steps.
 
     NaN where less than three quarters of a day's steps have a value.
 
@@ -151,13 +151,8 @@ def day_means(values: np.ndarray, lead: int, per_day: int = 24) -> np.ndarray:
     return mean
 
 
-def _inputs(spec: FeatureSpec) -> list[tuple[str, str]]:
-    """Names and variables of the met columns that describe a day."""
-    return [pair for pair in zip(spec.inputs, spec.input_variables, strict=True) if pair[1] != "TOD"]
-
-
 def _met(met: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndarray:
-    """Days' means (n, d, columns) of the met columns, cyclic ones as cosine and sine."""
+    """Return daily means (n, d, columns) of the model inputs, cyclic ones as cosine and sine."""
     plain = day_means(met, lead, per_day)
     out = []
     for i, variable in enumerate(spec.input_variables):
@@ -174,12 +169,12 @@ def _met(met: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndar
 
 
 def _bands(spec: FeatureSpec) -> tuple[str, ...]:
-    """Bands that are chips: in days they are met columns."""
+    """Return the bands of the chips; daily models have none, as their bands are model inputs."""
     return () if spec.row.surface_columns else spec.bands
 
 
 def _latest(block: Block, ends: np.ndarray, bands: int) -> np.ndarray:
-    """Mean pixel of each band of the latest chip before each of the steps `ends` (n, d, bands)."""
+    """Return the mean pixel (n, d, bands) of the latest chip before each of the time steps `ends`."""
     n, chips = block.chip_hour.shape
     out = np.full((n, len(ends), bands), np.nan, np.float32)
     if not chips or not bands:
@@ -194,14 +189,14 @@ def _latest(block: Block, ends: np.ndarray, bands: int) -> np.ndarray:
 
 
 def _one_hot(block: Block, spec: FeatureSpec) -> np.ndarray:
-    """Classes (n, all classes) as 0 and 1; of an unknown class, none is 1."""
+    """Return one-hot classes (n, all classes); all are 0 where the class is unknown."""
     codes = enumerate(spec.class_lists.values())
     parts = [block.classes[:, [i]] == np.arange(len(classes)) for i, classes in codes]
     return np.concatenate([np.empty((len(block.inputs), 0), bool), *parts], 1).astype(np.float32)
 
 
 def _stretch(towers: Towers, i: int) -> Block:
-    """One stretch of a tower's hours as a block."""
+    """Return one gap-free series of a tower as a block."""
     series = towers.series
     rows = slice(int(series.start[i]), int(series.start[i] + series.hours[i]))
     low, high = np.searchsorted(series.chip_key, series.chip_zero[i] + np.array([-NO_CHIP, NO_CHIP]))

@@ -1,6 +1,6 @@
-"""Features: which columns a model sees, and how a piece of a cube or of a grid becomes them.
+"""Features: the model inputs, and their computation from a tower cube or a grid.
 
-Towers and grids go through one function, `make_block`, so that a model cannot tell them apart.
+Towers and grids use the same function, `make_block`, so that their features are computed identically.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,35 +27,35 @@ log = logging.getLogger(__name__)
 #: Limits that scale the static numbers to [-0.5, 0.5): degrees north, metres above the sea.
 STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
 
-#: `Block.chip_hour` of an entry that holds no chip; later than any hour.
+#: `Block.chip_hour` of an entry without a chip; larger than any time step.
 NO_CHIP = 2**38
 
 _REFLECTANCES = BANDS[:7]
 _STATIC = (*STATIC_BOUNDS, "igbp", "koppen")
-#: Settings that a spec of hours does not write down, so that its files stay what they were.
+#: Settings that `to_dict` omits at their default, so that files of hourly models do not change.
 _LATER = ("resolution", "koppen_classes", "input_mean", "input_scale")
 
 
 def input_bands(resolution: Resolution) -> tuple[str, ...]:
-    """Return the bands that a model can have: those of the chips, or reflectances and indices that are columns."""
+    """Return the valid bands of a model: those of the chips, or reflectances and indices used as columns."""
     return (*resolution.bands, *INDICES) if resolution.surface_columns else resolution.bands
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """What a model is given and asked for: fixed by `fit`, kept in the checkpoint.
+    """Inputs and targets of a model: fixed by `fit` and saved in the checkpoint.
 
     Attributes
     ----------
     predictors : tuple of str
-        Met columns, in order.
+        Predictors, in order.
     memory_days : tuple of int
-        Spans of the trailing means that are added per predictor, longest last or not.
+        Number of days of the trailing means that are added for each predictor, in any order.
     bands : tuple of str
-        Bands of the chips; empty for a model without. In days: bands and indices of the surface reflectance, which are
-        columns beside the predictors.
+        Bands of the chips; empty for a model without chips. Of a daily model: bands and indices of the surface
+        reflectance, which are columns after the predictors.
     static : tuple of str
-        Some of "latitude", "elevation", "igbp", "koppen" (the main climates A to E).
+        Any of "latitude", "elevation", "igbp", "koppen" (the main climates A to E).
     igbp_classes, koppen_classes : tuple of str
         Classes seen in training, in the order of their indices.
     targets : tuple of str
@@ -62,17 +63,17 @@ class FeatureSpec:
     target_mean, target_scale : tuple of float
         scaled = (flux - mean) / scale, in the flux's units.
     predictor_max_qc : int or None
-        Predictors of a worse flag are masked; None keeps all.
+        Maximum quality flag of the predictors; others are masked. None keeps all.
     clock : {"solar", "standard"}
         Time of DOY and TOD.
     fill_chips : bool
         Whether a missing pixel of a chip takes the mean of its band's valid ones; False leaves it NaN, for models that
         average a band themselves.
     resolution : {"hourly", "daily"}
-        Of the cubes it is for. Steps are hours or days.
+        Resolution of the cubes. Time steps are hours or days.
     input_mean, input_scale : tuple of float
-        What the met columns are scaled by after their variables' bounds, fitted on the training towers' days; empty
-        for none.
+        Mean and standard deviation of the model inputs after scaling by bounds, fitted on the daily values of the
+        training towers; empty for no second scaling.
 
     Examples
     --------
@@ -117,7 +118,7 @@ class FeatureSpec:
             raise ConfigError("a model needs at least one predictor and one target.")
         for name in ("predictors", "memory_days", "bands", "static", "targets", "igbp_classes", "koppen_classes"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ConfigError(f"{name} names something twice: {getattr(self, name)}.")
+                raise ConfigError(f"{name}: expected each name once, found {getattr(self, name)}; remove duplicates.")
         if any(not isinstance(d, int) or d < 1 for d in self.memory_days):
             raise ConfigError(f"memory_days must be whole days of 1 or more, found {self.memory_days}.")
         if self.clock not in ("solar", "standard"):
@@ -150,12 +151,12 @@ class FeatureSpec:
 
     @property
     def surface(self) -> tuple[str, ...]:
-        """Names of the met columns that are reflectances or indices of them."""
+        """Names of the model inputs that are reflectances or indices."""
         return self.bands if self.row.surface_columns else ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the met columns: predictors, surface columns, then each memory span's means."""
+        """Names of the model inputs: predictors, surface columns, then the trailing means of each span."""
         means = [f"{name}_MEAN_{days}D" for days in self.memory_days for name in self.memory_predictors]
         return (*self.predictors, *self.surface, *means)
 
@@ -172,7 +173,7 @@ class FeatureSpec:
 
     @property
     def cyclic_columns(self) -> tuple[int, ...]:
-        """Positions of the met columns whose ends meet."""
+        """Positions of the cyclic model inputs."""
         rows, names = table(self.resolution), self.input_variables
         return tuple(i for i, n in enumerate(names) if n not in self.surface and rows[n].cyclic)
 
@@ -183,13 +184,13 @@ class FeatureSpec:
 
     @property
     def class_lists(self) -> dict[str, tuple[str, ...]]:
-        """Static classes that are inputs, and the classes of each."""
+        """Names of the static class inputs, and the classes of each."""
         every = {"igbp": self.igbp_classes, "koppen": self.koppen_classes}
         return {name: classes for name, classes in every.items() if name in self.static}
 
     @property
     def memory_hours(self) -> int:
-        """Steps, hours or days, before a block that its memory columns need."""
+        """Number of time steps before a block that its trailing means need."""
         return self.steps(max(self.memory_days, default=0))
 
     def steps(self, days: int) -> int:
@@ -197,29 +198,30 @@ class FeatureSpec:
         return self.row.steps_per_day * days
 
     def to_dict(self) -> dict:
-        """Return what JSON can hold; `from_dict` is its inverse."""
+        """Return the settings as JSON-compatible values; `from_dict` is the inverse."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
         return {k: v for k, v in values.items() if k not in _LATER or v not in ([], HOURLY.name)}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> FeatureSpec:
-        """Make a spec of what `to_dict` returned.
+        """Return a spec from the values that `to_dict` returned.
 
         Raises
         ------
         UnknownNameError
-            At a key that no spec has.
+            If a key is not a setting of a spec.
         """
         valid = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:
                 raise unknown("feature setting", key, valid)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Features of some places over one stretch of hours, or of days (`FeatureSpec.resolution`), in memory.
+    """Features of several places over consecutive time steps (`FeatureSpec.resolution`), in RAM.
 
     Attributes
     ----------
@@ -265,7 +267,7 @@ def make_block(
     qc: np.ndarray | None = None,
     best: int | np.ndarray = 0,
 ) -> Block:
-    """Make features of physical values, the same way for towers and for grid cells.
+    """Compute features from physical values, identically for towers and grid cells.
 
     Parameters
     ----------
@@ -316,9 +318,9 @@ def make_block(
 
 
 def cube_block(cube, spec: FeatureSpec) -> Block:
-    """Make features of a cube or of a selection of it, loading what it needs.
+    """Compute features from a cube or a selection of it, loading only the arrays needed.
 
-    A predictor that the cube does not hold is missing everywhere (noted in the log).
+    A predictor that the cube does not contain is missing everywhere, which is logged as a warning.
 
     Parameters
     ----------
@@ -345,7 +347,7 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
         )
     held = [name for name in spec.predictors if name in cube["variable"].values]
     if absent := sorted(set(spec.predictors) - set(held)):
-        log.warning("the cube holds no %s: masked", ", ".join(absent))
+        log.warning("the cube does not contain %s: masked", ", ".join(absent))
     check_resolution(cube, spec.resolution, "this set of features")
     surface, flags = spec.row.satellite, f"predictors{HOURLY.quality}"
     with_chips = bool(spec.bands) and surface in cube
@@ -367,7 +369,7 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
 
 
 def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> np.ndarray:
-    """Normalised predictors (n, t, P), surface columns and trailing means, side by side (n, t, V)."""
+    """Return normalised predictors, surface columns and trailing means, concatenated (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
         low, high = table(spec.resolution)[name].bounds
         column = values[..., i]
@@ -387,7 +389,7 @@ def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> n
         met[..., bounded] = normalise(met[..., bounded], names, resolution=spec.resolution)
         met[..., len(spec.predictors) : len(spec.predictors) + len(spec.surface)] = surface
     if spec.input_scale:
-        met = (met - np.float32(spec.input_mean)) / np.float32(spec.input_scale)
+        met = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
     return met
 
 
@@ -410,13 +412,14 @@ def _classes(given: Mapping[str, Sequence[str] | None], n: int, spec: FeatureSpe
     out = np.full((n, len(spec.class_lists)), -1, np.int64)
     for column, (name, classes) in enumerate(spec.class_lists.items()):
         index = {code: i for i, code in enumerate(classes)}
-        if given[name] is not None:
-            out[:, column] = [index.get(class_of(name, code), -1) for code in given[name]]
+        codes = given[name]
+        if codes is not None:
+            out[:, column] = [index.get(class_of(name, code), -1) for code in codes]
     return out
 
 
 def class_of(name: str, code: str) -> str:
-    """Return the class that a place counts for: its IGBP class, or the main climate of its Köppen class.
+    """Return the class used as input: the IGBP class, or the main climate of the Köppen class.
 
     Examples
     --------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -14,7 +15,12 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, cube_spec, load_towers, sites_with_hours
 from fluxcube.samples.windows import cut, gather
 
-#: What a saved position is good for: only the same epochs, cut into the same batches.
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+    from torch.utils.data import DataLoader
+
+#: Settings that must be equal for a saved position to be valid: same epochs and same batches.
 _SAME = (
     "length",
     "emits",
@@ -29,22 +35,38 @@ _SAME = (
 )
 
 
+class WindowOptions(TypedDict, total=False):
+    """Keyword arguments of `Windows`, which documents them."""
+
+    length: int
+    batch_size: int
+    emits: int
+    stride: int
+    partial: bool
+    shuffle: bool
+    drop_last: bool
+    limit: int | None
+    seed: int
+    rank: int
+    world_size: int
+
+
 def load_windows(
-    cube,
+    cube: xr.Dataset,
     spec: FeatureSpec | None = None,
     *,
     sites: Sequence[str] | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
     progress: Callable[[int, int, str], None] | None = None,
-    **options: object,
+    **options: Unpack[WindowOptions],
 ) -> Windows:
     """Read towers of a cube into memory and make windows of them.
 
     Parameters
     ----------
     cube : xr.Dataset
-        What `fluxcube.open_carbonsense` opened, or a selection of it; an axis with holes is fine.
+        As `fluxcube.open_carbonsense` returns it, or a selection of it; the time axis may have gaps.
     spec : FeatureSpec, optional
         Inputs and targets, e.g. ``train.spec`` for the validation towers; by default `cube_spec`'s: all predictors with
         data, the chips, and NEE.
@@ -67,10 +89,10 @@ def load_windows(
     Raises
     ------
     ConfigError
-        If a setting cannot be, a site has no hour, the cube is of another resolution than the spec or normalised, or
+        If a setting is invalid, a site has no hour, the cube is of another resolution than the spec or normalised, or
         the option of the other resolution is passed.
     UnknownNameError
-        At a name that the cube does not hold.
+        If the cube does not contain a name.
 
     Examples
     --------
@@ -93,8 +115,8 @@ class Windows:
 
     Iterate over it for NumPy arrays, or over `loader()` for torch tensors. A pass is an epoch, the next pass the next.
     (``torch.utils.data.DataLoader(windows, batch_size=None)`` works, too, but repeats an epoch until `set_epoch`.)
-    What an epoch holds and in which order depends on `seed` and the epoch alone. No window holds an hour of another
-    tower, or of the other side of a hole in the time axis; a missing hour is a row of masked tokens.
+    The windows of an epoch and their order depend on `seed` and the epoch alone. No window contains time steps of two
+    towers, or spans a gap in the time axis; all values of a missing hour are masked.
 
     Each batch is a dict of arrays:
 
@@ -124,13 +146,13 @@ class Windows:
     partial : bool
         Whether a place's first hours get windows too, their hours before the first one masked.
     shuffle : bool
-        False gives all windows by place and time, the same in each epoch.
+        If False, windows are sorted by place and time, identically in each epoch.
     drop_last : bool
         Whether a last batch with fewer windows is left out.
     limit : int, optional
-        Use so many windows of each epoch, all ranks together.
+        Maximum number of windows per epoch, over all ranks together.
     seed : int
-        Of the order and the phases; the same on all ranks.
+        Seed of the order and the phases; the same on all ranks.
     rank, world_size : int
         This process and the number of processes. Ranks take turns along the epoch, so that step i of all ranks together
         is step i of one process with a batch ``world_size`` times as large. All ranks get equally many windows and
@@ -144,7 +166,7 @@ class Windows:
     Raises
     ------
     ConfigError
-        If a setting cannot be, or the towers have no window.
+        If a setting is invalid, or the towers have no window.
     """
 
     towers: Towers = field(repr=False)
@@ -163,7 +185,7 @@ class Windows:
     epoch: int = field(default=0, init=False)
     first_batch: int = field(default=0, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("length", "batch_size", "emits", "stride", "world_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -185,7 +207,7 @@ class Windows:
 
     @property
     def spec(self) -> FeatureSpec:
-        """What the columns are."""
+        """Specification of the columns."""
         return self.towers.spec
 
     @property
@@ -195,21 +217,21 @@ class Windows:
 
     @property
     def left_out(self) -> int:
-        """Windows of the present epoch that no rank is given."""
+        """Number of windows of the current epoch that no rank uses."""
         given = len(self) * self.batch_size if self.drop_last else len(self._own(self.epoch))
         return len(self._draw(self.epoch)) - given * self.world_size
 
     def __len__(self) -> int:
-        """Batches of the whole present epoch on this rank."""
+        """Return the number of batches of the current epoch on this rank."""
         windows = len(self._own(self.epoch))
         return windows // self.batch_size if self.drop_last else math.ceil(windows / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """Give the rest of the present epoch; at its end the next one is the present."""
+        """Yield the remaining batches of the current epoch, then advance to the next epoch."""
         return self._counted((self[index] for index in self._indices()), self.epoch, self.first_batch)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, np.ndarray]:
-        """Return a batch by its number in the present epoch, or by (epoch, number)."""
+        """Return a batch by its number in the current epoch, or by (epoch, number)."""
         epoch, batch = index if isinstance(index, tuple) else (self.epoch, index)
         ends = self._own(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
         if batch < 0 or not len(ends) or (self.drop_last and len(ends) < self.batch_size):
@@ -217,29 +239,31 @@ class Windows:
         return self._batch(ends)
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Let the next pass begin at a batch of an epoch."""
+        """Start the next pass at a batch of an epoch."""
         if epoch < 0 or first_batch < 0:
             raise ConfigError(f"epoch and first_batch must be 0 or more, found {epoch} and {first_batch}.")
         self.epoch, self.first_batch, self._done = epoch, first_batch, first_batch
 
     def state_dict(self) -> dict[str, object]:
-        """Return how far the latest pass has come, on every rank the same, as JSON can hold it."""
+        """Return the position of the latest pass, equal on all ranks, as JSON-compatible values."""
         return {"epoch": self.epoch, "batch": self._done} | self._settings()
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Let the next pass go on where `state_dict` was taken.
+        """Continue the next pass at the position that `state_dict` returned.
 
         Raises
         ------
         ConfigError
-            If it was taken of other windows.
+            If the state was saved from different windows.
         """
         for name, value in self._settings().items():
             if state.get(name) != value:
-                raise ConfigError(f"the state is of other windows: {name} was {state.get(name)!r}, is {value!r}.")
-        self.set_epoch(state["epoch"], state["batch"])
+                raise ConfigError(
+                    f"expected a state saved from the same windows, but {name} was {state.get(name)!r}, is {value!r}."
+                )
+        self.set_epoch(_whole(state, "epoch"), _whole(state, "batch"))
 
-    def loader(self, **options: object):
+    def loader(self, **options: object) -> DataLoader[dict[str, torch.Tensor]]:
         """Return a torch DataLoader over the batches, as tensors; each pass is an epoch, as when iterating here.
 
         Worker processes share the epoch batch by batch, so their number changes neither the batches nor their order;
@@ -263,13 +287,15 @@ class Windows:
         windows = self
 
         class Loader(DataLoader):
-            """A DataLoader that keeps count for its `Windows`."""
+            """A DataLoader that records the position of its `Windows`."""
 
-            def __iter__(self):
+            def __iter__(self) -> Any:  # an iterator, where torch declares a class of its own
                 len(windows)  # drawn before workers are forked, which then need not do it
                 return windows._counted(super().__iter__(), windows.epoch, windows.first_batch)
 
-        return Loader(self, batch_size=None, sampler=_Order(self), **options)
+        # Of a Dataset, torch uses the methods that `Windows` has; being its subclass would import torch.
+        settings: dict[str, Any] = {"dataset": self, "batch_size": None, "sampler": _Order(self), **options}
+        return Loader(**settings)
 
     def _settings(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in _SAME} | {"windows": int(self._useful.sum())}
@@ -285,7 +311,7 @@ class Windows:
         self.set_epoch(epoch + 1)
 
     def _batch(self, ends: np.ndarray) -> dict[str, np.ndarray]:
-        """Make a batch of the windows whose last hours stand in these rows."""
+        """Return a batch of the windows that end at these rows of the series."""
         towers, series = self.towers, self.towers.series
         place = np.searchsorted(series.start, ends, side="right") - 1
         stop = ends - series.start[place] + 1
@@ -318,7 +344,7 @@ class Windows:
         return self._drawn[1]
 
     def _find_useful(self) -> np.ndarray:
-        """Whether a window that ends with each hour is one to give (N,)."""
+        """Return whether the window that ends at each time step is used (N,)."""
         out = self.towers.observed()
         for start, hours in zip(self.towers.series.start, self.towers.series.hours, strict=True):
             seen = np.cumsum(out[start : start + hours])
@@ -329,9 +355,16 @@ class Windows:
         return out
 
 
+def _whole(state: Mapping[str, object], name: str) -> int:
+    value = state.get(name)
+    if not isinstance(value, (int, np.integer)):
+        raise ConfigError(f"expected a whole number as {name} of the saved state, found {value!r}: save it again.")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class _Order:
-    """What is left of the present epoch, as a torch sampler."""
+    """Remaining batches of the current epoch, as a torch sampler."""
 
     windows: Windows
 

@@ -1,4 +1,4 @@
-"""Memory: trailing means of the weather, so that weeks of it reach a model without a longer window."""
+"""Memory: trailing means of the model inputs, which represent past weeks without a longer window."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 def trailing_mean(values: np.ndarray, hours: int, *, share: float = 0.5) -> np.ndarray:
-    """Mean over the last `hours` hours, the present one included, of those that are observed.
+    """Return the mean of the observed values among the last `hours` time steps, including the current one.
 
     Parameters
     ----------
     values : (..., time) float
         NaN where missing.
     hours : int
-        Span of the mean.
+        Number of time steps of the mean.
     share : float
-        Least part of the span that must be observed; hours before the record count as missing.
+        Minimum fraction of the time steps that must be observed; hours before the record count as missing.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def trailing_mean(values: np.ndarray, hours: int, *, share: float = 0.5) -> np.n
 
 
 def _trailing_sum(values: np.ndarray, hours: int) -> np.ndarray:
-    """Sum over the last `hours` entries of the last axis, fewer at its start."""
+    """Return the sum over the last `hours` entries of the last axis, fewer at its start."""
     total = np.cumsum(values, axis=-1)
     out = total.copy()
     out[..., hours:] -= total[..., :-hours]

@@ -1,4 +1,4 @@
-"""A split: sites by use, and their periods where it cuts through time; a small file that travels with a checkpoint."""
+"""A split: training, validation and test sites, with periods for splits in time; saved as JSON with a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Sites by use.
+    """Training, validation and test sites.
 
     Attributes
     ----------
     train, val, test : tuple of str
-        Lists of sites; disjoint, unless `periods` tell the parts of a site apart.
+        Lists of sites; disjoint, unless `periods` separate the parts of a site in time.
     kind : str
-        How it was made.
+        Method that made the split.
     seed : int or None
-        Of the draw.
+        Seed of the random draw.
     buffer_km : float
-        Sites closer than this are on one side.
+        Sites closer than this are in the same part.
     counts : mapping
         Class to its numbers of train, val and test sites.
     zero_shot : tuple of str
-        Classes that are tested but not trained.
+        Classes with test sites but without training sites.
     periods : mapping
         Part to site to its periods (first, stop), UTC as ISO text, the stop not included. A site of a part without
         any is used whole.
     notes : tuple of str
-        Sentences on what was left out and why, and on what the draw looked at.
+        Sentences that explain which sites were left out and why.
     """
 
     train: tuple[str, ...]
@@ -77,11 +77,12 @@ class Split:
         return [site for site, n in Counter((*self.train, *self.val, *self.test)).items() if n > 1]
 
     def _overlaps(self, site: str) -> bool:
-        """Whether two parts share a moment of a site."""
-        held = [self.periods.get(p, {}).get(site) for p in PARTS if site in getattr(self, p)]
-        if any(periods is None for periods in held):
+        """Return whether two parts of the split overlap in time at a site."""
+        listed = [part for part in PARTS if site in getattr(self, part)]
+        periods = [self.periods[part][site] for part in listed if site in self.periods.get(part, {})]
+        if len(periods) < len(listed):  # a part without periods has the whole record
             return True
-        return any(spans.overlap(a, b) for i, a in enumerate(held) for b in held[:i])
+        return any(spans.overlap(a, b) for i, a in enumerate(periods) for b in periods[:i])
 
     @staticmethod
     def _check_twice(twice: Sequence[str]) -> None:
@@ -94,12 +95,12 @@ class Split:
     def part(self, cube, part: str):
         """Return the sites of a part; where the split cuts through time, fluxes outside of its periods are missing.
 
-        Weather stays whole, so that windows and trailing means of the first hours have what came before them.
+        Predictors are not masked, so that the first windows and trailing means of a period use the time before it.
 
         Parameters
         ----------
         cube : xr.Dataset
-            A cube that holds the sites; lazy stays lazy.
+            A cube that contains the sites; lazy arrays stay lazy.
         part : {"train", "val", "test"}
             Which.
 
@@ -118,7 +119,7 @@ class Split:
         return _within(chosen, self.periods[part]) if self.periods.get(part) else chosen
 
     def only(self, cube, classes: str | Iterable[str]) -> Split:
-        """Return the same split with the training and validation sites of some IGBP classes alone; the test stays.
+        """Return the split with training and validation sites of some IGBP classes only, and the same test sites.
 
         Raises
         ------
@@ -146,7 +147,8 @@ class Split:
         zero = tuple(sorted({igbp[s] for s in self.test} - trained))
         return dataclasses.replace(
             self,
-            **kept,
+            train=kept["train"],
+            val=kept["val"],
             periods=periods,
             counts=counts,
             zero_shot=zero,
@@ -154,7 +156,7 @@ class Split:
         )
 
     def to_dict(self) -> dict:
-        """Return what JSON can hold; `from_dict` is its inverse."""
+        """Return the split as JSON-compatible values; `from_dict` is the inverse."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
         values["periods"] = {
             part: {site: [list(period) for period in several] for site, several in sites.items()}
@@ -164,7 +166,7 @@ class Split:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Split:
-        """Make a split of what `to_dict` returned, refusing unknown keys (UnknownNameError)."""
+        """Return a split from the values that `to_dict` returned (UnknownNameError at unknown keys)."""
         valid = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:
@@ -182,11 +184,11 @@ class Split:
         Raises
         ------
         SplitError
-            If the file is missing or is no split.
+            If the file is missing or is not a split.
         """
         values = _read(path)
         if "folds" in values:
-            raise SplitError(f"{path} holds {len(values['folds'])} folds: say which, as {path}:1.")
+            raise SplitError(f"{path} holds {len(values['folds'])} folds: select one, for example {path}:1.")
         try:
             return cls.from_dict(values)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -201,7 +203,7 @@ class Split:
 
 
 def _within(chosen, periods: Mapping[str, Sequence[Period]]):
-    """Fluxes of the periods; sites without any keep theirs."""
+    """Mask the fluxes outside the periods; sites without periods keep all fluxes."""
     import xarray as xr
 
     time = chosen["time"].values
@@ -218,11 +220,11 @@ def _within(chosen, periods: Mapping[str, Sequence[Period]]):
 
 
 def share_hours(one: Split, part: str, other: Split, its_part: str, site: str) -> bool:
-    """Return whether a part of one split and a part of another hold the same hours of a site."""
+    """Return whether a part of one split and a part of another overlap in time at a site."""
     if site not in getattr(one, part) or site not in getattr(other, its_part):
         return False
-    periods = [split.periods.get(p, {}).get(site) for split, p in ((one, part), (other, its_part))]
-    return None in periods or spans.overlap(*periods)
+    periods, its_periods = one.periods.get(part, {}).get(site), other.periods.get(its_part, {}).get(site)
+    return periods is None or its_periods is None or spans.overlap(periods, its_periods)
 
 
 def _write(path: str | os.PathLike, values: Mapping) -> None:
@@ -235,17 +237,19 @@ def _read(path: str | os.PathLike) -> dict:
     except (OSError, ValueError) as error:
         raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): {error}") from error
     if not isinstance(values, dict):
-        raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): it holds no mapping.")
+        raise SplitError(
+            f"{path} is not a split file (JSON with train, val and test lists): it does not contain a mapping."
+        )
     return values
 
 
 def save_folds(folds: Sequence[Split], path: str | os.PathLike, *, notes: Sequence[str] = ()) -> None:
-    """Write several splits as one JSON file, with sentences on where they are from."""
+    """Write several splits as one JSON file, with notes on their origin."""
     _write(path, {"notes": list(notes), "folds": [fold.to_dict() for fold in folds]})
 
 
 def load_folds(path: str | os.PathLike) -> list[Split]:
-    """Read the splits that `save_folds` wrote; a file of one split gives that one.
+    """Read the splits that `save_folds` wrote; a file with one split returns a list of one.
 
     Raises
     ------
@@ -262,5 +266,5 @@ def load_folds(path: str | os.PathLike) -> list[Split]:
 
 
 def count(igbp: Mapping[str, str], parts: Iterable[Sequence[str]], name: str) -> list[int]:
-    """Return how many sites of a class each part has."""
+    """Return the number of sites of a class in each part."""
     return [sum(igbp[site] == name for site in part) for part in parts]

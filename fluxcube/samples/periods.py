@@ -1,4 +1,4 @@
-"""Periods of a site's record: which of its years train and which are kept to score."""
+"""Periods of a site's record: years used for training, validation and testing."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def years(first: np.datetime64, stop: np.datetime64, offset: np.timedelta64) -> 
 
 
 def _year(time: np.datetime64) -> int:
-    return int(np.datetime64(time, "Y").astype(int)) + 1970
+    return int(time.astype("datetime64[Y]").astype(int)) + 1970
 
 
 def new_year(year: int, offset: np.timedelta64) -> np.datetime64:
-    """Return when a year begins by a site's clock, in UTC."""
+    """Return the start of a year in a site's local time, as UTC."""
     return np.datetime64(f"{year:04d}-01-01", "s") - offset
 
 
 def cut(
     first: np.datetime64, stop: np.datetime64, edges: Sequence[np.datetime64], gap: np.timedelta64
 ) -> list[Period | None]:
-    """Cut a record at `edges`; each piece but the last ends `gap` before its edge. None is a piece without an hour.
+    """Cut a record at `edges`; each piece but the last ends `gap` before its edge. An empty piece is None.
 
-    The gap is taken from the earlier piece, so that what is scored later keeps its whole years.
+    The gap is taken from the earlier piece, so that test periods keep whole years.
     """
     ends = [edge - gap for edge in edges]
     pieces = zip([first, *(max(first, e) for e in edges)], [*(min(stop, e) for e in ends), stop], strict=True)
@@ -68,11 +68,11 @@ def cut(
 
 
 def _text(time: np.datetime64) -> str:
-    return str(np.datetime64(time, "m"))
+    return str(time.astype("datetime64[m]"))
 
 
 def inside(periods: Iterable[Period], time: np.ndarray) -> np.ndarray:
-    """Return which steps of an axis (T,) lie in one of the periods."""
+    """Return a mask (T,) of the time steps within any of the periods."""
     out = np.zeros(len(time), bool)
     for first, stop in periods:
         out |= (time >= np.datetime64(first)) & (time < np.datetime64(stop))
@@ -80,7 +80,7 @@ def inside(periods: Iterable[Period], time: np.ndarray) -> np.ndarray:
 
 
 def overlap(one: Iterable[Period], other: Iterable[Period]) -> bool:
-    """Return whether two sets of periods share a moment."""
+    """Return whether two sets of periods overlap."""
     later = list(other)
     return any(
         max(np.datetime64(a), np.datetime64(c)) < min(np.datetime64(b), np.datetime64(d))
@@ -90,7 +90,7 @@ def overlap(one: Iterable[Period], other: Iterable[Period]) -> bool:
 
 
 def normal(periods: Mapping[str, Mapping[str, Iterable[Iterable[str]]]]) -> dict:
-    """Return part -> site -> tuple of (first, stop), whatever sequences held them (ValueError: not such a mapping)."""
+    """Return part -> site -> tuple of (first, stop), from nested sequences (ValueError if a period is invalid)."""
     out: dict = {}
     for part, sites in periods.items():
         out[part] = {}

@@ -1,4 +1,4 @@
-"""Best quality flag that each site can have: some publications kept no record of which values were measured."""
+"""Best quality flag of each site: some publications do not record which values were measured."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ def named_best_flags(ds: xr.Dataset | xr.DataArray) -> str:
     return ", ".join(f"flag {flag} of {_shortened(sites[flags == flag])}" for flag in np.unique(flags[flags > 0]))
 
 
-def _shortened(sites: np.ndarray, most: int = 5) -> str:
-    more = f" and {len(sites) - most} more" if len(sites) > most else ""
-    return ", ".join(sites[:most]) + more
+def _shortened(sites: np.ndarray, maximum: int = 5) -> str:
+    more = f" and {len(sites) - maximum} more" if len(sites) > maximum else ""
+    return ", ".join(sites[:maximum]) + more

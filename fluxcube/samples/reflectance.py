@@ -1,4 +1,4 @@
-"""Surface reflectance of days: bands and indices, the last clear one carried on until the next."""
+"""Daily surface reflectance: bands and vegetation indices, with the last clear value carried forward."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ INDICES = {
     "NIRv": lambda r: nirv(r["red"], r["nir"]),
     "NDWI": lambda r: ndwi(r["nir"], r["swir3"]),
 }
-#: Days for which what was seen under a clear sky stands for what is there now.
+#: Maximum number of days for which a clear-sky value is carried forward.
 OLDEST = 32
-#: An index beyond is that of a denominator near zero.
+#: Larger indices, in absolute value, result from a denominator near zero and are discarded.
 _WIDEST = 2.0
 
 
 def carried(
     reflectance: np.ndarray | None, days: np.ndarray | None, time: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
-    """Columns of bands and indices on each day of an axis: the last clear value, up to 32 days old.
+    """Return bands and indices on each day of a time axis: the last clear value, up to 32 days old.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def carried(
     Returns
     -------
     (n, t, names) float32
-        NaN where nothing clear was seen for so long. A later day is never looked at.
+        NaN where there is no clear value in the last 32 days. Later days are never used.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def carried(
     >>> carried(clear, days, np.arange("2020-01-01", "2020-01-04", dtype="datetime64[D]"), ["red"]).ravel()
     array([nan, 0.1, 0.1], dtype=float32)
     """
-    if reflectance is None or not len(days):
+    if reflectance is None or days is None or not len(days):
         n = 0 if reflectance is None else len(reflectance)
         return np.full((n or 1, len(time), len(names)), np.nan, np.float32)
     bands = {band: np.asarray(reflectance[..., i], float) for i, band in enumerate(BANDS[:7])}

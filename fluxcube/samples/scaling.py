@@ -1,4 +1,4 @@
-"""Scaling of targets: mean and spread of the training towers' fluxes."""
+"""Scaling of targets: mean and standard deviation of the training towers' fluxes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fluxcube.samples.features import FeatureSpec
 
 
 def fit_scaling(parts: Iterable[np.ndarray], names: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each target over all observed hours of all parts.
+    """Return the mean and standard deviation of each target over all observed time steps of all parts.
 
     Parameters
     ----------
     parts : iterable of (n, targets) float
-        Fluxes in their units, one part a site; NaN is not observed.
+        Fluxes in their units, one part per site; NaN is not observed.
     names : sequence of str
         Targets.
 
@@ -56,23 +56,23 @@ def scale(values: np.ndarray, mean: Sequence[float], spread: Sequence[float]) ->
 
 
 def standardise(spec: FeatureSpec, fluxes: np.ndarray, kept: Sequence[str] = ()) -> tuple[FeatureSpec, np.ndarray]:
-    """Give each target mean 0 and spread 1.
+    """Scale each target to mean 0 and standard deviation 1.
 
     Parameters
     ----------
     spec : FeatureSpec
-        Of the fluxes; those that are not kept are not scaled.
+        Specification of the fluxes, in which targets that are not `kept` must be unscaled.
     fluxes : (n, targets) float
-        Of the training sites, scaled as `spec` says; NaN is not observed.
+        Fluxes of the training sites, scaled as in `spec`; NaN is not observed.
     kept : sequence of str
-        Targets that stay as they are.
+        Targets that are not changed.
 
     Returns
     -------
     FeatureSpec
-        That says by what they are scaled.
+        Specification with the fitted means and standard deviations.
     (n, targets) float32
-        Scaled.
+        Scaled fluxes.
 
     Raises
     ------
@@ -87,7 +87,9 @@ def standardise(spec: FeatureSpec, fluxes: np.ndarray, kept: Sequence[str] = ())
     stays = np.isin(spec.targets, kept)
     given = np.array([spec.target_mean, spec.target_scale])
     if (given[:, ~stays] != [[0.0], [1.0]]).any():
-        raise ConfigError("the fluxes are scaled already, as their spec says: read them with a spec that is not.")
+        raise ConfigError(
+            "expected unscaled fluxes, but the targets of the spec are scaled already: read the fluxes without scaling."
+        )
     if stays.all():
         return spec, fluxes
     fitted = np.where(stays, [[0.0], [1.0]], fit_scaling([fluxes], spec.targets))

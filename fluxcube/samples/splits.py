@@ -1,16 +1,17 @@
-"""Splits: which towers train, which stop training, which are kept to score; neighbours never part.
+"""Splits of towers into training, validation and test sets, with neighbouring towers in the same set.
 
-Towers closer than a buffer see the same weather and often the same stand, so clusters of them move whole. A split may
-also cut through time: then it holds periods, outside of which a site's fluxes are not shown.
+Towers closer than a buffer have the same weather and often the same vegetation, so their cluster is never divided. A
+split in time has periods; fluxes of a site outside of its periods are missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ __all__ = [
     "warm_site",
 ]
 
-#: What `make_splits` knows; the first word of what `split_for` takes.
+#: Kinds of splits of `make_splits`, and the first word of the text that `split_for` takes.
 KINDS = ("per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites")
 #: The three settings of FLUXtrapolation.
 SETTINGS = ("time", "space", "temperature")
@@ -67,7 +68,7 @@ def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
     Raises
     ------
     SplitError
-        If fewer than half of the sites would train.
+        If fewer than half of the sites are training sites.
 
     References
     ----------
@@ -79,10 +80,10 @@ def per_igbp(cube, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
     rest = [g for g in places.groups if g not in test]
     split = _rest_split(places, places.at(test), places.at(rest), rng, kind="per_igbp", seed=seed) if rest else None
     training = len(split.train) if split else 0
-    if 2 * training < len(places.sites):
+    if split is None or 2 * training < len(places.sites):
         raise SplitError(
             f"only {training} of {len(places.sites)} sites would train: use kfold(cube, k=5) and average the folds, or "
-            "give your own Split."
+            "pass your own Split."
         )
     return split
 
@@ -120,24 +121,32 @@ def kfold(cube, *, k: int = 5, seed: int = 0, buffer_km: float = 50.0, val_km: f
     places = Places.of(cube, buffer_km)
     val_km = buffer_km if val_km is None else val_km
     if len(places.groups) < 2:
-        raise SplitError(f"all towers are one cluster: each is within {buffer_km:g} km of another; take less.")
+        raise SplitError(f"all towers are one cluster: each is within {buffer_km:g} km of another; reduce buffer_km.")
     if not 2 <= k <= len(places.groups):
         raise SplitError(f"k must be 2..{len(places.groups)}, the number of clusters; found {k}.")
     if val_km < buffer_km:
         raise SplitError(f"val_km must be buffer_km ({buffer_km:g}) or more, else a cluster is cut; found {val_km:g}.")
     rng = np.random.default_rng(seed)
-    splits = []
+    splits: list[Split] = []
     for fold in places.deal(k, rng):
         test, rest = places.at(fold), places.at(g for g in places.groups if g not in fold)
-        about = {"kind": f"kfold {len(splits) + 1} of {k}", "seed": seed}
-        splits.append(_rest_split(places, test, rest, rng, val_km=val_km, **about))
+        kind = f"kfold {len(splits) + 1} of {k}"
+        splits.append(_rest_split(places, test, rest, rng, kind=kind, seed=seed, val_km=val_km))
     return splits
 
 
 def _rest_split(
-    places: Places, test: list[int], rest: list[int], rng, *, val_km: float | None = None, **about
+    places: Places,
+    test: list[int],
+    rest: list[int],
+    rng: np.random.Generator,
+    *,
+    kind: str,
+    seed: int,
+    val_km: float | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Split:
-    """Draw a fifth of the `rest` for val, in whole groups, and train on the others."""
+    """Draw a fifth of the `rest` for validation, in whole groups; the others are training sites."""
     left = places.take(rest, val_km)
     val = left.draw(left.share(0.2, rng), rng) if len(left.groups) > 1 else set()
     if not val and len(left.groups) > 1:
@@ -149,15 +158,36 @@ def _rest_split(
     far = (
         () if val_km in (None, places.buffer_km) else (f"validation blocks are more than {val_km:g} km from training",)
     )
-    return _described(places, named, buffer_km=places.buffer_km, notes=(*about.pop("notes", ()), *far), **about)
+    return _described(places, named, kind=kind, seed=seed, buffer_km=places.buffer_km, notes=(*notes, *far))
 
 
-def _described(places: Places, parts: Sequence[Sequence[str]], **about) -> Split:
-    """Make a split and count its classes."""
+def _described(
+    places: Places,
+    parts: Sequence[Sequence[str]],
+    *,
+    kind: str,
+    seed: int | None = None,
+    buffer_km: float = 0.0,
+    periods: Mapping[str, Mapping[str, Sequence[Period]]] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Split:
+    """Make a split of the (train, val, test) sites and count its classes."""
     igbp = dict(zip(places.sites, places.igbp, strict=True))
     counts = {c: count(igbp, parts, c) for c in sorted(set(places.igbp))}
     zero = tuple(c for c, (n, _, tested) in counts.items() if not n and tested)
-    return Split(*map(tuple, parts), counts=counts, zero_shot=zero, **about)
+    train, val, test = map(tuple, parts)
+    return Split(
+        train=train,
+        val=val,
+        test=test,
+        kind=kind,
+        seed=seed,
+        buffer_km=buffer_km,
+        counts=counts,
+        zero_shot=zero,
+        periods=periods or {},
+        notes=notes,
+    )
 
 
 def time_split(cube, *, test_years: int = 1, val_years: int = 1, gap_days: int = 30, year: int | None = None) -> Split:
@@ -200,12 +230,14 @@ def time_split(cube, *, test_years: int = 1, val_years: int = 1, gap_days: int =
     left = sorted(set(map(str, cube["site"].values)) - set(held))
     if not held:
         how = f"{test_years + val_years + 1} years" if year is None else f"years before, in and after {year}"
-        raise SplitError(f"no tower has {how}, gaps of {gap_days} days aside: ask for less, or split by sites.")
+        raise SplitError(
+            f"no tower has {how}, besides gaps of {gap_days} days: request fewer years, or split by sites."
+        )
     return _timed(cube, held, kind=kind, notes=_notes(f"{gap_days} days between parts", left, "too few years"))
 
 
 def _edges(known: Sequence[int], test_years: int, val_years: int, year: int | None) -> tuple[int, int] | None:
-    """First year of val, and of test; None where a part would be empty."""
+    """Return the first year of validation and of testing, or None if a part would be empty."""
     if year is not None:
         return (year, year + 1) if {year} < {y for y in known} and known[0] < year < known[-1] else None
     if len(known) < test_years + val_years + 1:
@@ -213,10 +245,14 @@ def _edges(known: Sequence[int], test_years: int, val_years: int, year: int | No
     return known[len(known) - test_years - val_years], known[len(known) - test_years]
 
 
-def _timed(cube, held: Mapping[str, Sequence[Period | None]], **about) -> Split:
-    """Make a split of one site's (train, val, test) periods."""
-    parts = {p: {s: (v[i],) for s, v in held.items() if v[i] is not None} for i, p in enumerate(PARTS)}
-    return _described(Places.of(cube, 0.0), [tuple(sites) for sites in parts.values()], periods=parts, **about)
+def _timed(cube, pieces: Mapping[str, Sequence[Period | None]], *, kind: str, notes: tuple[str, ...]) -> Split:
+    """Make a split from the (train, val, test) periods of each site; None is a part that the site is not in."""
+    parts = {
+        part: {site: (period,) for site, periods in pieces.items() if (period := periods[i]) is not None}
+        for i, part in enumerate(PARTS)
+    }
+    named = [tuple(sites) for sites in parts.values()]
+    return _described(Places.of(cube, 0.0), named, kind=kind, periods=parts, notes=notes)
 
 
 def _notes(first: str, left: Sequence[str], why: str) -> tuple[str, ...]:
@@ -224,10 +260,10 @@ def _notes(first: str, left: Sequence[str], why: str) -> tuple[str, ...]:
 
 
 def warm_site(cube, split: Split, *, known_years: int = 1, gap_days: int = 30) -> Split:
-    """Let training know the first years of each test tower, and test on its later ones.
+    """Add the first years of each test tower to the training set, and test on its later years.
 
-    A model of the `split` itself, scored on this one's test part, says on the same hours what knowing the tower is
-    worth. Test towers with too few years are left out, and named in the notes.
+    A model trained on the original `split` and scored on this test part shows, on the same time steps, how much data of
+    the tower itself improve predictions. Test towers with too few years are left out, and named in the notes.
 
     Parameters
     ----------
@@ -247,10 +283,12 @@ def warm_site(cube, split: Split, *, known_years: int = 1, gap_days: int = 30) -
     Raises
     ------
     SplitError
-        If the split cuts through time already, or no test tower has more years than are to be known.
+        If the split is in time already, or no test tower has more than `known_years` years.
     """
     if split.periods:
-        raise SplitError("the split cuts through time already: give one of sites, as kfold makes it.")
+        raise SplitError(
+            "expected a split by sites, found one that is in time already: pass a split of kfold or per_igbp."
+        )
     if known_years < 1 or gap_days < 0:
         raise SplitError("known_years must be 1 or more, gap_days 0 or more.")
     split.check(cube["site"].values)
@@ -345,7 +383,7 @@ def extrapolation(
 
 
 def _first(places: Places, order: Sequence[int], share: float) -> set[int]:
-    """First groups of an order that together hold at least a share of the sites."""
+    """Return the first groups of an order that together contain at least a fraction of the sites."""
     wanted, taken, count = max(1, round(share * len(places.sites))), set(), 0
     for group in order:
         if count >= wanted:
@@ -356,7 +394,7 @@ def _first(places: Places, order: Sequence[int], share: float) -> set[int]:
 
 
 def _mean_temperature(cube) -> np.ndarray:
-    """Mean of TA at each site, gap-filled hours included: a site's warmth is no target."""
+    """Return the mean of TA at each site, including gap-filled values, since TA is not a target."""
     if "TA" not in cube["variable"].values:
         raise SplitError('setting="temperature" needs the predictor TA in the cube.')
     mean = cube["predictors"].sel(variable="TA").mean("time").values
@@ -419,15 +457,15 @@ def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: floa
     for part in ("train", "test"):
         if not parts[part]:
             raise SplitError(f"{path} leaves no site to {part}: {'; '.join(notes)}.")
-    about = {"kind": f"sites:{Path(path).name}", "seed": seed, "notes": tuple(notes)}
+    kind, rng = f"sites:{Path(path).name}", np.random.default_rng(seed)
     if drawn and not parts["val"]:
-        return _rest_split(places, parts["test"], parts["train"], np.random.default_rng(seed), **about)
+        return _rest_split(places, parts["test"], parts["train"], rng, kind=kind, seed=seed, notes=tuple(notes))
     named = [[places.sites[i] for i in sorted(parts[p])] for p in PARTS]
-    return _described(places, named, buffer_km=buffer_km, **about)
+    return _described(places, named, kind=kind, seed=seed, buffer_km=buffer_km, notes=tuple(notes))
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """Sites of a file, in its order, and the part of each."""
+    """Return the sites of a file, in its order, and the part of each."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -448,8 +486,8 @@ def _listed(path: Path) -> dict[str, str]:
     return out
 
 
-#: Options of `make_splits` and the kinds that look at them; the other kinds refuse them.
-_LOOKED_AT = {
+#: Options of `make_splits` and the kinds that use them; the other kinds reject them.
+_USED_BY = {
     "k": ("kfold", "blocks", "warm-site"),
     "val_km": ("kfold", "blocks", "warm-site"),
     "setting": ("extrapolation",),
@@ -469,7 +507,7 @@ def make_splits(
     setting: str | None = None,
     sites: str | os.PathLike | None = None,
 ) -> list[Split]:
-    """Return the splits of a kind: k of "kfold", "blocks" and "warm-site", one of the others.
+    """Return the splits of a kind: k splits for "kfold", "blocks" and "warm-site", one for the others.
 
     Parameters
     ----------
@@ -493,7 +531,7 @@ def make_splits(
     Raises
     ------
     ConfigError
-        If an option is given that this kind does not look at.
+        If an option is passed that this kind does not use.
     SplitError
         If the towers cannot be split so.
     UnknownNameError
@@ -503,26 +541,27 @@ def make_splits(
         raise unknown("kind of split", kind, KINDS)
     options = {"k": k, "val_km": val_km, "setting": setting, "sites": sites, "buffer_km": buffer_km}
     for name, value in options.items():
-        if value is not None and kind not in _LOOKED_AT[name]:
-            raise ConfigError(f"{name} is for {' and '.join(_LOOKED_AT[name])}, not for {kind}: leave it out.")
+        if value is not None and kind not in _USED_BY[name]:
+            raise ConfigError(f"{name} is for {' and '.join(_USED_BY[name])}, not for {kind}: leave it out.")
     km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
-    if kind == "sites" and sites is None:
-        raise SplitError("a split by sites needs the file that lists them: --sites FILE, or sites:FILE.")
-    folds = {"k": 5 if k is None else k, "seed": seed, "buffer_km": km, "val_km": val_km}
-    makers = {
+    if kind == "sites":
+        if sites is None:
+            raise SplitError("a split by sites needs the file that lists them: --sites FILE, or sites:FILE.")
+        return [sites_split(cube, sites, seed=seed, buffer_km=km)]
+    folds = functools.partial(kfold, cube, k=5 if k is None else k, seed=seed, buffer_km=km, val_km=val_km)
+    makers: dict[str, Callable[[], list[Split]]] = {
         "per-igbp": lambda: [per_igbp(cube, seed=seed, buffer_km=km)],
-        "kfold": lambda: kfold(cube, **folds),
-        "blocks": lambda: kfold(cube, **folds),
+        "kfold": folds,
+        "blocks": folds,
         "time": lambda: [time_split(cube)],
-        "warm-site": lambda: [warm_site(cube, fold) for fold in kfold(cube, **folds)],
+        "warm-site": lambda: [warm_site(cube, fold) for fold in folds()],
         "extrapolation": lambda: [extrapolation(cube, setting or "space", seed=seed, buffer_km=km)],
-        "sites": lambda: [sites_split(cube, sites, seed=seed, buffer_km=km)],
     }
     return makers[kind]()
 
 
 def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float | None = None) -> Split:
-    """Return the split that a word or a file names.
+    """Return the split of a kind, or one read from a file.
 
     Parameters
     ----------
@@ -552,20 +591,20 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
         split = _from_file(text)
         split.check(cube["site"].values)
         return split
-    about = {"seed": seed, "buffer_km": buffer_km}
+    make = functools.partial(make_splits, cube, kind, seed=seed, buffer_km=buffer_km)
     if kind == "extrapolation":
-        return make_splits(cube, kind, setting=argument or None, **about)[0]
+        return make(setting=argument or None)[0]
     if kind == "sites":
-        return make_splits(cube, kind, sites=argument or None, **about)[0]
+        return make(sites=argument or None)[0]
     if kind in ("per-igbp", "time"):
         if argument:
             raise SplitError(f"{kind} takes nothing after it, found {text!r}.")
-        return make_splits(cube, kind, **about)[0]
+        return make()[0]
     number, _, of = (argument or "1").partition("/")
     at, k = _number(number, text), _number(of or "5", text)
     if not 1 <= at <= k:
         raise SplitError(f"{text!r}: folds are numbered 1 to {k}.")
-    return make_splits(cube, kind, k=k, **about)[at - 1]
+    return make(k=k)[at - 1]
 
 
 def _number(text: str, whole: str) -> int:

@@ -1,4 +1,4 @@
-"""Towers in memory: what a model is given and asked for, read from a cube one site at a time."""
+"""Towers in RAM: model inputs and observed fluxes, read from a cube one site at a time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fluxcube.variables import predictors as all_predictors
 
 log = logging.getLogger(__name__)
 
-#: A predictor present in less than this share of the hours is left out by default.
+#: A predictor present in less than this fraction of the time steps is left out by default.
 _LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Towers:
-    """Some towers' features and fluxes, end to end.
+    """Features and fluxes of several towers, concatenated.
 
     Attributes
     ----------
     spec : FeatureSpec
-        What the columns are, and how the fluxes are scaled.
+        Columns of the features, and scaling of the fluxes.
     sites : tuple of str
         Towers.
     series : Series
@@ -41,7 +41,7 @@ class Towers:
     first_hour : (n,) int64
         Steps from 1970-01-01T00 to each place's first: UTC hours, or days.
     fluxes : (N, targets) float32
-        Scaled as `spec` says; NaN where not observed or flagged worse than asked.
+        Scaled as in `spec`; NaN where not observed or where the quality is not accepted.
     """
 
     spec: FeatureSpec
@@ -56,9 +56,9 @@ class Towers:
         return np.isfinite(self.fluxes).any(1)
 
     def scaled(self, kept: Sequence[str] = ()) -> Towers:
-        """Return the same towers with each target's mean 0 and spread 1, but those `kept`; `spec` says by what.
+        """Return the towers with each target scaled to mean 0 and standard deviation 1, except those `kept`.
 
-        Met columns of days are scaled, too, cyclic ones aside, unless they are.
+        Non-cyclic inputs of daily towers are scaled, too, unless they already are. The new `spec` has the scaling.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Towers:
         mean[list(spec.cyclic_columns)], spread[list(spec.cyclic_columns)] = 0.0, 1.0
         spread = np.where(spread > 0, spread, 1.0)
         spec = dataclasses.replace(spec, input_mean=tuple(mean.tolist()), input_scale=tuple(spread.tolist()))
-        scaled = (met - np.float32(spec.input_mean)) / np.float32(spec.input_scale)
+        scaled = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
         return dataclasses.replace(self, spec=spec, series=dataclasses.replace(self.series, inputs=scaled))
 
 
@@ -93,7 +93,7 @@ def cube_spec(
     static: Sequence[str] = ("latitude", "elevation", "igbp"),
     limit: QualityLimit | None = None,
 ) -> FeatureSpec:
-    """Settle what a model gets of a cube and is asked for.
+    """Return the inputs and targets of a model for a cube.
 
     Parameters
     ----------
@@ -104,9 +104,9 @@ def cube_spec(
     targets : str or sequence of str
         Fluxes.
     predictors : sequence of str, optional
-        Met inputs; by default all with data in more than 1 % of the sites' hours that are not targets.
+        Predictors; by default all with data in more than 1 % of the sites' hours that are not targets.
     memory_days : sequence of int
-        Spans, in days, of trailing means that are added as inputs.
+        Number of days of the trailing means that are added as inputs.
     bands : sequence of str, optional
         Bands of the chips; by default all where the cube has chips, and () for none. Of days: bands and indices of the
         surface reflectance, by default all.
@@ -126,7 +126,7 @@ def cube_spec(
     ConfigError
         If the settings contradict each other or the cube.
     UnknownNameError
-        At a name that the cube or a table does not hold.
+        If the cube or the variable table does not contain a name.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def cube_spec(
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     resolution = resolution_of(cube)
-    # Before anything is read: are these fluxes?
+    # Check the names of the targets before any data is read.
     FeatureSpec(predictors=("DOY",), targets=targets, resolution=resolution.name)
     _check_cube(cube, resolution.name)
     limit = resolution.limit(resolution.training_limit) if limit is None else limit
@@ -154,7 +154,6 @@ def cube_spec(
             f"bands={tuple(bands)}, but the cube has no {resolution.satellite_words}: build it with modis=, or pass "
             "bands=()."
         )
-    classes = {f"{name}_classes": _classes(cube, sites, name) for name in ("igbp", "koppen") if name in static}
     return FeatureSpec(
         predictors=tuple(predictors),
         memory_days=tuple(memory_days),
@@ -164,7 +163,8 @@ def cube_spec(
         predictor_max_qc=limit.predictor_flag,
         clock=cube.attrs.get("clock", "solar"),
         resolution=resolution.name,
-        **classes,
+        igbp_classes=_classes(cube, sites, "igbp") if "igbp" in static else (),
+        koppen_classes=_classes(cube, sites, "koppen") if "koppen" in static else (),
     )
 
 
@@ -179,7 +179,7 @@ def _classes(cube, sites: Sequence[str], name: str) -> tuple[str, ...]:
 
 
 def choose_predictors(cube, sites: Sequence[str], targets: Sequence[str], limit: QualityLimit) -> tuple[str, ...]:
-    """Return the predictors present in more than 1 % of the sites' time steps, targets never among them.
+    """Return the predictors present in more than 1 % of the sites' time steps, excluding targets.
 
     A predictor is present where its flag is accepted; a daily one where it has a value.
 
@@ -220,7 +220,7 @@ def load_towers(
     cube : xr.Dataset
         A cube, lazy or in memory; its time axis may have holes (a selection of seasons, say).
     sites : sequence of str
-        Which.
+        Sites to read.
     spec : FeatureSpec
         Inputs, targets and their scaling.
     limit : QualityLimit
@@ -231,7 +231,7 @@ def load_towers(
     Returns
     -------
     Towers
-        With about ``4 (inputs + targets)`` bytes an hour and 256 bytes a band and chip.
+        They take about ``4 (inputs + targets)`` bytes per time step and 256 bytes per band and chip.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def load_towers(
 
 
 def sites_with_hours(cube) -> list[str]:
-    """Return the sites whose years and the cube's time axis share an hour; how many do not is logged."""
+    """Return the sites with at least one time step in the cube; the number of others is logged."""
     time = cube["time"].values
     start, stop = (np.searchsorted(time, cube[name].values) for name in ("time_start", "time_stop"))
     names = [str(site) for site in cube["site"].values]
@@ -358,7 +358,7 @@ def day_quality(one) -> np.ndarray:
     Raises
     ------
     ConfigError
-        If a value is above 1: flags of 0 to 3 are no shares, and would count the other way.
+        If a value is above 1: it is then a flag of 0 to 3, for which lower is better, and not a share.
     """
     quality = one["fluxes_quality"].values[0]
     DAILY.limit(None).check(quality, str(one["site"].values[0]))

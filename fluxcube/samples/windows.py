@@ -62,9 +62,9 @@ def flatten(block: Block) -> Series:
 
 
 def join(parts: Iterable[Block | Series]) -> Series:
-    """Put the places of several parts, which may differ in length, end to end.
+    """Concatenate the places of several parts, which may differ in length.
 
-    Parts are copied one by one: given an iterator, memory holds the data once and not twice.
+    Parts are copied one by one: from an iterator, RAM contains the data once and not twice.
     """
     arrays: dict[str, np.ndarray] = {}
     for part in parts:
@@ -77,7 +77,7 @@ def join(parts: Iterable[Block | Series]) -> Series:
 
 
 def _appended(out: np.ndarray | None, more: np.ndarray) -> np.ndarray:
-    """Lengthen an array that nobody else holds: where the system can move pages, without a second copy of it."""
+    """Extend an array that has no other reference, in place where the operating system can move memory pages."""
     if out is None:
         return np.array(more, order="C")
     at = len(out)
@@ -94,7 +94,7 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
     block : Block or Series
         Features.
     place : (B,) int
-        Which place.
+        Position of the place of each window.
     stop : (B,) int
         End of the window, exclusive, 1..hours of the place. Hours before the place's first are NaN.
     length : int
@@ -163,7 +163,7 @@ def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> n
 
 
 def _images(series: Series, place: np.ndarray, stop: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chips of each window (B, K, b, 64), and the steps at which they stand (B, K)."""
+    """Return the chips of each window (B, K, b, 64) and their time steps in the window (B, K)."""
     count = length // 24 + 2 if len(series.chip_key) else 0
     if not count:
         return np.empty((len(place), 0, *series.chips.shape[1:]), np.float32), np.empty((len(place), 0), np.int64)
