@@ -29,6 +29,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, TransposeCodec, ZstdCodec
 from zarr.codecs import numcodecs as wrapped
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import NDBuffer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from store import size_of, spread
@@ -65,9 +67,21 @@ def blosc(shuffle: str = "shuffle", level: int = 5, typesize: int = 4) -> list[B
     return [BloscCodec(cname="zstd", clevel=level, shuffle=shuffle, typesize=typesize)]
 
 
+class Transpose(TransposeCodec):
+    """The transpose codec of zarr, with a contiguous copy of each chunk.
+
+    The codec of zarr passes a view. The codecs of numcodecs that flatten their input (PCodec, FixedScaleOffset, Delta)
+    flatten a view in the order of memory, which undoes the transposition, so that the values return in a wrong order.
+    """
+
+    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:
+        view = chunk_array.transpose(np.array(self.order)).as_ndarray_like()
+        return chunk_spec.prototype.nd_buffer.from_ndarray_like(np.ascontiguousarray(view))
+
+
 def columns(*filters: object) -> list[object]:
     """Filters of an array (site, time, variable) with time innermost, as the default layout has it."""
-    return [TransposeCodec(order=(0, 2, 1)), *filters]
+    return [Transpose(order=(0, 2, 1)), *filters]
 
 
 def fixed() -> object:

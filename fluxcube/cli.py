@@ -94,7 +94,10 @@ def build(
     ] = False,
     append: Annotated[bool, typer.Option("--append", help="Keep an existing cube; add new and changed sites.")] = False,
     compact: Annotated[
-        bool, typer.Option("--compact", help="Write a cube of two thirds of the size that only fluxcube can open.")
+        bool,
+        typer.Option(
+            "--compact", help="Round to the decimals of the source: 0.59 of the size; only fluxcube opens it."
+        ),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
