@@ -94,10 +94,7 @@ def build(
     ] = False,
     append: Annotated[bool, typer.Option("--append", help="Keep an existing cube; add new and changed sites.")] = False,
     compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact", help="Round to the decimals of the source: 0.59 of the size; only fluxcube opens it."
-        ),
+        bool, typer.Option("--compact", help="Round to the decimals of the source (0.59 of the size, needs fluxcube).")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
