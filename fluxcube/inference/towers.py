@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -17,6 +18,9 @@ from fluxcube.inference.predictor import ModelReference, Predictor
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
 from fluxcube.schema import validate_cube
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 
 def predict(
@@ -118,7 +122,7 @@ def _eager(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions, p
     return out
 
 
-def _lazy(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions):
+def _lazy(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions) -> da.Array:
     """Return a Dask array (site, time, output): one task per site, besides those that read it."""
     import dask
     import dask.array as da
