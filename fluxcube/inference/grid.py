@@ -307,7 +307,7 @@ def _embeddings(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.Da
     )
 
 
-def _without_ocean(lazy: da.Array, land: np.ndarray) -> da.Array:
+def _without_ocean(lazy: Any, land: np.ndarray) -> da.Array:
     """Replace chunks without land by NaN, so that neither they nor their forcing are ever computed."""
     import dask.array as da
     from dask.base import tokenize

@@ -92,6 +92,7 @@ def predict(
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     present = [name for name in cube["variable"].values if name in predictor.spec.predictors]
     needed = cube[["predictors", *flags, *with_chips]].sel(variable=present)
+    values: np.ndarray | da.Array
     if cube.predictors.chunks is not None and progress is None:
         values = _lazy(predictor, needed, options)
     else:
