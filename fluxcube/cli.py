@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from fluxcube.evaluation.sums import QualityOptions
     from fluxcube.inference.predictor import Predictor
     from fluxcube.samples.partition import Split
 
@@ -568,10 +569,15 @@ def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:
     return model.split.part(cube, part)
 
 
-def _limits(max_qc: str | None, min_quality: str | None) -> dict[str, float | None]:
+def _limits(max_qc: str | None, min_quality: str | None) -> QualityOptions:
     """Return the quality limits of the command line as the library takes them; "all" is None there."""
-    passed = {"max_qc": max_qc, "min_quality": min_quality}
-    return {name: _limit(name, text) for name, text in passed.items() if text is not None}
+    limits: QualityOptions = {}
+    if max_qc is not None:
+        flag = _limit("max_qc", max_qc)
+        limits["max_qc"] = None if flag is None else int(flag)
+    if min_quality is not None:
+        limits["min_quality"] = _limit("min_quality", min_quality)
+    return limits
 
 
 def _limit(name: str, text: str) -> float | None:
@@ -608,7 +614,7 @@ def _scores(
     predictions: Mapping[str, xr.Dataset],
     by: str,
     seen: Iterable[str],
-    limits: dict[str, float | None],
+    limits: QualityOptions,
     intervals: _Intervals,
 ) -> pd.DataFrame:
     """Return the scores of all values together, then those of each group."""

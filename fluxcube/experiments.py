@@ -21,7 +21,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.hiding import hide_predictors
 from fluxcube.evaluation.report import read_predictions, read_sums, write_predictions, write_sums
-from fluxcube.evaluation.sums import Sums, site_sums
+from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import registry
@@ -250,7 +250,9 @@ def _fold_sums(
         return read_sums(path)
     scored = split.part(cube, part).sel(site=sites)
     predictions = {v.label: predictions_of(cube, split, v, out, part=part, log=log) for v in variants}
-    sums = site_sums(scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, **limit.to_dict())
+    sums = site_sums(
+        scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, **_quality_options(limit)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     steps = int(next(iter(sums.moments.values())).n.max(initial=0))
     log(f"{name}: scored, with {steps} time steps at the site that has most")
@@ -328,6 +330,13 @@ def trained(
     )
     log(f"{split.kind}: {variant.label}: {run.summary}")
     return folder
+
+
+def _quality_options(limit: QualityLimit) -> QualityOptions:
+    """Return a limit of quality as the argument of `site_sums`."""
+    if limit.resolution.lower_is_better:
+        return {"max_qc": None if limit.value is None else int(limit.value)}
+    return {"min_quality": limit.value}
 
 
 def _limits(variant: Variant) -> dict:

@@ -1,1 +1,1 @@
-"""SCORE: any prediction against any observation, hour by hour and by class."""
+"""Evaluation: scores of predictions against observations, for each class, season and time scale, with intervals."""

@@ -1,7 +1,8 @@
-"""Intervals of scores and of their differences, by resampling clusters of sites: sums are drawn, never rows.
+"""Bootstrap intervals of scores and of their differences, by resampling clusters of sites.
 
-Hours of a tower, and towers next to each other, share weather and ecosystem; the cluster is what another study would
-draw anew. All models are scored on the same draws, so that a difference is not blurred by which towers were drawn.
+The time steps of a tower, and nearby towers, have the same weather and ecosystem. They are no independent samples, so
+whole clusters of sites are resampled, as sums of each site. All models are scored on the same draws, so that the choice
+of towers does not add to the variance of a difference.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ import numpy as np
 
 from fluxcube.scores import Moments, scores
 
-#: What gets an interval.
+#: Scores that have intervals.
 INTERVALS = ("nse", "rmse", "nse_site_median")
-#: Fewer clusters than this say nothing of their spread.
-LEAST_CLUSTERS = 3
+#: Minimum number of clusters for an interval.
+MIN_CLUSTERS = 3
 
 
-class Drawn(NamedTuple):
+class ResampledScores(NamedTuple):
     """Scores of resampled clusters.
 
     Attributes
     ----------
     values : dict of str to (draws, model) float
-        By score, those of `INTERVALS`.
+        Scores of each draw, by name of the score (`INTERVALS`).
     clusters : int
-        How many were drawn from.
+        Number of clusters that were resampled.
     """
 
     values: dict[str, np.ndarray]
@@ -36,61 +37,70 @@ class Drawn(NamedTuple):
 
 
 def draw_counts(clusters: int, draws: int, seed: int) -> np.ndarray:
-    """Return how often each draw takes each cluster, (draws, clusters): as many as there are, with replacement."""
+    """Return how often each draw contains each cluster, (draws, clusters) int.
+
+    A draw consists of `clusters` clusters, drawn with replacement.
+    """
     return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
 
 
-def resample(sites: Moments, clusters: np.ndarray, counts: np.ndarray | None = None, *, draws=1000, seed=0) -> Drawn:
-    """Score resampled clusters of sites.
+def resample(
+    sites: Moments, clusters: np.ndarray, counts: np.ndarray | None = None, *, draws: int = 1000, seed: int = 0
+) -> ResampledScores:
+    """Compute the scores of resampled clusters of sites.
 
     Parameters
     ----------
     sites : Moments of (site, model)
-        Sums of each site; sites without a pair play no part.
+        Sums of each site; sites without a pair are left out.
     clusters : (site,) int
         Cluster of each site.
     counts : (draws, clusters) int, optional
-        How often each draw takes each cluster, in the order of their labels; drawn by default.
+        How often each draw contains each cluster, in the order of their labels; drawn by default.
     draws, seed : int
-        How many draws, and of which generator.
+        Number of draws, and seed of the random generator.
 
     Returns
     -------
-    Drawn
+    ResampledScores
     """
     scored = (sites.n > 0).any(1)
     sites = Moments(*(x[scored] for x in sites))
-    labels, of = np.unique(np.asarray(clusters)[scored], return_inverse=True)
+    labels, cluster = np.unique(np.asarray(clusters)[scored], return_inverse=True)
     if counts is None:
         counts = draw_counts(len(labels), draws, seed)
-    weights = counts[:, of].astype(float)
+    weights = counts[:, cluster].astype(float)
     values = scores(_pooled(sites, weights))
-    median = weighted_median(scores(sites)["nse"], counts[:, of])
-    return Drawn({"nse": values["nse"], "rmse": values["rmse"], "nse_site_median": median}, len(labels))
+    median = weighted_median(scores(sites)["nse"], counts[:, cluster])
+    return ResampledScores({"nse": values["nse"], "rmse": values["rmse"], "nse_site_median": median}, len(labels))
 
 
 def _pooled(sites: Moments, weights: np.ndarray) -> Moments:
-    """Moments (draw, model) of sites (site, model) taken so often as `weights` (draw, site) say."""
+    """Return the moments (draw, model) of sites (site, model) that are repeated `weights` (draw, site) times."""
     n = weights @ sites.n
-    means, shifts = [], []
-    for mean in (sites.obs, sites.pred):
-        held = np.where(sites.n > 0, mean, 0.0)
-        # Deviations from the mean of all sites: the sums of squares below then lose nothing to a large mean.
-        centre = (sites.n * held).sum(0) / np.maximum(sites.n.sum(0), 1)
-        off = np.where(sites.n > 0, held - centre, 0.0)
-        shift = (weights @ (sites.n * off)) / np.where(n > 0, n, np.nan)
-        means.append(centre + shift)
-        shifts.append((off, shift))
-    (obs, obs_shift), (pred, pred_shift) = shifts
 
-    def second(within, a, b, a_shift, b_shift):
-        whole = weights @ (within + sites.n * a * b)
-        left = whole - n * a_shift * b_shift
-        return np.where(np.abs(left) > 1e-13 * np.abs(whole), left, 0.0)  # else it is only rounding
+    def centred(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the mean of each draw, and from the mean of all sites the deviations of sites and of draws."""
+        # The sums of squares below are of deviations: a large mean would cost their last digits.
+        known = np.where(sites.n > 0, mean, 0.0)
+        centre = (sites.n * known).sum(0) / np.maximum(sites.n.sum(0), 1)
+        deviation = np.where(sites.n > 0, known - centre, 0.0)
+        shift = (weights @ (sites.n * deviation)) / np.where(n > 0, n, np.nan)
+        return centre + shift, deviation, shift
+
+    mean_obs, obs, obs_shift = centred(sites.obs)
+    mean_pred, pred, pred_shift = centred(sites.pred)
+
+    def second(within: np.ndarray, a: np.ndarray, b: np.ndarray, a_shift: np.ndarray, b_shift: np.ndarray):
+        """Return sums of products of deviations from the mean of each draw."""
+        total = weights @ (within + sites.n * a * b)
+        rest = total - n * a_shift * b_shift
+        return np.where(np.abs(rest) > 1e-13 * np.abs(total), rest, 0.0)  # a smaller rest is a rounding error
 
     return Moments(
         n,
-        *means,
+        mean_obs,
+        mean_pred,
         np.maximum(second(sites.obs2, obs, obs, obs_shift, obs_shift), 0.0),
         np.maximum(second(sites.pred2, pred, pred, pred_shift, pred_shift), 0.0),
         second(sites.cross, obs, pred, obs_shift, pred_shift),
@@ -100,19 +110,19 @@ def _pooled(sites: Moments, weights: np.ndarray) -> Moments:
 
 
 def weighted_median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Median of values taken several times each.
+    """Return the median of values that are repeated.
 
     Parameters
     ----------
     values : (site, model) float
-        NaN is left out.
+        Values; NaN is left out.
     counts : (draws, site) int
-        How often each is taken.
+        How often each value is repeated.
 
     Returns
     -------
     (draws, model) float
-        NaN where nothing is taken.
+        Medians; NaN where no value is repeated.
 
     Examples
     --------
@@ -122,47 +132,60 @@ def weighted_median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     out = np.full((len(counts), values.shape[1]), np.nan)
     for m, column in enumerate(values.T):
         order = np.argsort(np.where(np.isfinite(column), column, np.inf), kind="stable")[: np.isfinite(column).sum()]
-        upto = np.cumsum(counts[:, order], axis=1)
+        cumulative = np.cumsum(counts[:, order], axis=1)
         if not order.size:
             continue
-        total = upto[:, -1:]
-        low, high = ((upto > at).argmax(1) for at in ((total - 1) // 2, total // 2))
+        total = cumulative[:, -1:]
+        low, high = ((cumulative > at).argmax(1) for at in ((total - 1) // 2, total // 2))
         middle = (column[order][low] + column[order][high]) / 2
         out[:, m] = np.where(total[:, 0] > 0, middle, np.nan)
     return out
 
 
-def interval(drawn: np.ndarray, clusters: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of an expanded percentile interval along the first axis, NaN of fewer than 3 clusters.
+def interval(draws: np.ndarray, clusters: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of an expanded percentile interval along the first axis; NaN for fewer than 3 clusters.
 
-    The plain percentiles of a bootstrap are too narrow for few clusters, as a normal interval with the n-divisor's
-    variance would be; their tails are widened to what Student's t with clusters - 1 degrees asks for.
+    The percentile interval of a bootstrap is too narrow for few clusters, as is a normal interval with a variance whose
+    divisor is n. The expanded interval has wider tails, those of Student's t distribution with clusters - 1 degrees of
+    freedom.
 
     Parameters
     ----------
-    drawn : (draws, ...) float
-        A score, or a difference, of each draw.
+    draws : (draws, ...) float
+        A score, or a difference of scores, of each draw.
     clusters : int
-        How many were drawn from.
+        Number of clusters that were resampled.
     level : float
         Nominal coverage.
+
+    Returns
+    -------
+    tuple of two arrays (...) float
+        Lower and upper bounds.
 
     References
     ----------
     Hesterberg 2015, "What Teachers Should Know About the Bootstrap", doi:10.1080/00031305.2015.1089789
     """
-    shape = drawn.shape[1:]
-    if clusters < LEAST_CLUSTERS:
+    shape = draws.shape[1:]
+    if clusters < MIN_CLUSTERS:
         return np.full(shape, np.nan), np.full(shape, np.nan)
     t = student_quantile((1 + level) / 2, clusters - 1)
     tail = NormalDist().cdf(-math.sqrt(clusters / (clusters - 1)) * t)
-    known = np.isfinite(drawn).all(0)
-    bounds = np.quantile(np.where(known, drawn, 0.0), [tail, 1 - tail], axis=0)
-    return tuple(np.where(known, bound, np.nan) for bound in bounds)
+    known = np.isfinite(draws).all(0)
+    low, high = np.quantile(np.where(known, draws, 0.0), [tail, 1 - tail], axis=0)
+    return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
 def student_quantile(p: float, degrees: int) -> float:
-    """Quantile of Student's t for whole degrees of freedom, p above a half, by bisection of its distribution.
+    """Return a quantile of Student's t distribution, by bisection.
+
+    Parameters
+    ----------
+    p : float
+        Probability, above 0.5.
+    degrees : int
+        Degrees of freedom.
 
     References
     ----------
@@ -181,7 +204,7 @@ def student_quantile(p: float, degrees: int) -> float:
 
 
 def _student(t: float, degrees: int) -> float:
-    """Probability that |T| < t."""
+    """Return the probability that |T| < t."""
     angle = math.atan(t / math.sqrt(degrees))
     odd = degrees % 2
     term, total = (math.cos(angle) if odd else 1.0), 0.0

@@ -1,23 +1,24 @@
-"""Scores at up to eight time scales: a model that predicts the seasons may not predict what differs between years."""
+"""Scores at up to eight time scales: a model may predict seasons well and differences between years badly."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import SchemaError
-from fluxcube.evaluation.skill import score_table
+from fluxcube.evaluation.skill import IntervalOptions, score_table
 from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, data_resolution
 from fluxcube.resolution import DEFAULT, HOURLY, Default, Resolution
 from fluxcube.scores import Moments, moments
 
-#: Scales of hourly data, in the order of the tables; daily data have all but the first.
+#: Scales of hourly data, in the order of the tables. Daily data have all of them except the first.
 SCALES = ("hourly", "daily", "weekly", "monthly", "seasonal", "anomaly", "interannual", "spatial")
 
-#: Minimum days of a week, of a month and of a year, years of a day of the year, years of a site.
+#: Minimum numbers: days of a week, of a month and of a year; years of a day of the year; years of a site.
 _WEEK, _MONTH, _YEAR, _REPEATS, _YEARS = 4, 15, 183, 2, 2
 
 
@@ -28,22 +29,22 @@ def scale_table(
     qc: xr.DataArray | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
-    **options: object,
+    **options: Unpack[IntervalOptions],
 ) -> pd.DataFrame:
-    """Score predictions at eight time scales, or seven of daily data, all from one row mask.
+    """Compute scores at eight time scales (seven for daily data) on a common row mask.
 
     Parameters
     ----------
     obs, predictions, qc, max_qc, min_quality
-        As `fluxcube.compare` takes them; of towers.
+        As `fluxcube.compare` takes them; data of towers.
     **options
-        Of `score_table`: clusters, draws, seed, level, against.
+        Options of intervals: clusters, draws, seed, level and against, as `score_table` takes them.
 
     Returns
     -------
     pd.DataFrame
-        As `score_table`, the scale as group; n counts hours, days, weeks, months, days of the year, days, years and
-        sites.
+        Table of `score_table` with the scale as the group. n is the number of hours, days, weeks, months, days of the
+        year, days, years and sites.
 
     Examples
     --------
@@ -70,37 +71,38 @@ def scale_sums(
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
 ) -> dict[str, Sums]:
-    """Reduce predictions and observations to sums of sites at each scale.
+    """Compute the sums of each site at each scale.
 
-    Days, weeks (from Monday), months and years are of local mean solar time. Of hourly data, a day is the mean of its
-    common hours, at least 12; daily data have local dates already. A week needs 4 such days, a month 15, a year 183.
-    The seasonal cycle is the mean of each day of the year over at least 2 years; anomalies are days minus that cycle;
-    interannual values are years minus the mean of the site's years, at least 2; spatial values are the means of the
-    days of each site, at least 15.
+    Days, weeks (from Monday), months and years follow local mean solar time. The value of a day is the mean of its
+    common hours, at least 12; daily data have local dates already. The value of a longer period is the mean of its
+    days: at least 4 for a week, 15 for a month and 183 for a year. The seasonal cycle is the mean of each day of the
+    year over at least 2 years. Anomalies are daily values minus that cycle. Interannual values are yearly values minus
+    their mean over the years of the site, at least 2. Spatial values are the means of the daily values of each site, at
+    least 15.
 
     Parameters
     ----------
     obs, predictions, qc, max_qc, min_quality
-        As `fluxcube.compare` takes them; of towers.
+        As `fluxcube.compare` takes them; data of towers.
 
     Returns
     -------
     dict of str to Sums
-        By scale, in the order of `SCALES`; daily data have no hourly scale.
+        Sums by scale, in the order of `SCALES`; daily data have no hourly scale.
 
     Raises
     ------
     SchemaError
-        If they are not of sites, or hourly sites have no longitude.
+        If the data have no dimension site, or hourly data have no longitude.
 
     References
     ----------
-    FLUXtrapolation, arXiv:2605.19812 (scales and least shares)
+    FLUXtrapolation, arXiv:2605.19812 (scales and minimum shares)
     """
     pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     resolution = data_resolution(obs)
     scales = SCALES[SCALES.index(resolution.name) :]
-    found: dict[str, dict[str, list]] = {scale: {} for scale in scales}
+    by_scale: dict[str, dict[str, list[Moments]]] = {scale: {} for scale in scales}
     for target, arrays in pairs.items():
         placed = resolution.local or "longitude" in arrays[0].coords
         if arrays[0].dims != ("site", "time") or not placed:
@@ -113,23 +115,23 @@ def scale_sums(
             common = np.isfinite(values).all(1)
             shift = resolution.solar_shift(arrays[0].longitude.values[i] if not resolution.local else 0.0)
             local = arrays[0].time.values[common].astype("datetime64[s]") + shift
-            rows = at_scales(values[common], local, resolution)
+            series = at_scales(values[common], local, resolution)
             for scale in scales:
-                found[scale].setdefault(target, []).append(_moments(rows[scale]))
+                by_scale[scale].setdefault(target, []).append(_moments(series[scale]))
     return {
         scale: Sums(
             tuple(predictions),
-            {t: Moments(*(np.stack(x)[:, None] for x in zip(*rows, strict=True))) for t, rows in by_target.items()},
+            {t: Moments(*(np.stack(x)[:, None] for x in zip(*sites, strict=True))) for t, sites in by_target.items()},
             places,
             attrs,
         )
-        for scale, by_target in found.items()
+        for scale, by_target in by_scale.items()
     }
 
 
-def _moments(rows: np.ndarray) -> Moments:
-    """Moments (model,) of rows (R, 1 + models), the observation first."""
-    return moments(rows[:, :1], rows[:, 1:], axis=0)
+def _moments(series: np.ndarray) -> Moments:
+    """Return moments (model,) of series (N, 1 + models); the first column contains the observations."""
+    return moments(series[:, :1], series[:, 1:], axis=0)
 
 
 def at_scales(values: np.ndarray, local: np.ndarray, resolution: Resolution = HOURLY) -> dict[str, np.ndarray]:
@@ -137,19 +139,19 @@ def at_scales(values: np.ndarray, local: np.ndarray, resolution: Resolution = HO
 
     Parameters
     ----------
-    values : (R, series) float
+    values : (T, series) float
         Time steps at which every series has a value.
-    local : (R,) datetime64
+    local : (T,) datetime64
         Their local times, or dates.
     resolution : Resolution
-        Of the time steps.
+        Resolution of the time steps.
 
     Returns
     -------
     dict of str to (N, series) float
-        By scale of `SCALES`; N may be 0. The hourly scale has the values as they are.
+        Values by scale of `SCALES`; N may be 0. The hourly scale contains the original values.
     """
-    # At least half the hours of a day, or the one daily value.
+    # A day needs half of its hours, or its one daily value.
     day, daily = _means(values, local.astype("datetime64[D]").astype(int), (resolution.steps_per_day + 1) // 2)
     date = day.astype("datetime64[D]")
     month, year = date.astype("datetime64[M]").astype(int), date.astype("datetime64[Y]").astype(int)
@@ -162,22 +164,22 @@ def at_scales(values: np.ndarray, local: np.ndarray, resolution: Resolution = HO
         "weekly": _means(daily, (day + 3) // 7, _WEEK)[1],  # 1970-01-01 was a Thursday
         "monthly": _means(daily, month, _MONTH)[1],
         "seasonal": cycle,
-        "anomaly": _less(daily, day_of_year, cycle_day, cycle),
+        "anomaly": _anomalies(daily, day_of_year, cycle_day, cycle),
         "interannual": yearly - yearly.mean(0) if len(yearly) >= _YEARS else yearly[:0],
         "spatial": daily.mean(0, keepdims=True) if len(daily) >= _MONTH else daily[:0],
     }
 
 
-def _means(values: np.ndarray, label: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (G,) that at least `least` rows have, and the means (G, series) of their rows."""
+def _means(values: np.ndarray, label: np.ndarray, min_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels (G,) of at least `min_count` values, and the means (G, series) of their values."""
     labels, at, count = np.unique(label, return_inverse=True, return_counts=True)
     total = np.zeros((len(labels), values.shape[1]))
     np.add.at(total, at, values)
-    kept = count >= least
-    return labels[kept], total[kept] / count[kept, None]
+    enough = count >= min_count
+    return labels[enough], total[enough] / count[enough, None]
 
 
-def _less(values: np.ndarray, label: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Rows less the mean of their label, where it has one."""
+def _anomalies(values: np.ndarray, label: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Return values minus the mean of their label, for labels that have a mean."""
     known = np.isin(label, labels)
     return values[known] - means[np.searchsorted(labels, label[known])]

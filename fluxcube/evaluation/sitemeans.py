@@ -1,56 +1,61 @@
-"""Means over sites of each site's score, as studies of days tell them: every tower counts once, however long it ran."""
+"""Site means: scores of each site and their means over sites, as studies of daily fluxes report them.
+
+Every tower has the same weight, whatever the length of its record.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import draw_counts, interval
-from fluxcube.evaluation.skill import LEAST_SITES, cluster_labels
+from fluxcube.evaluation.skill import MIN_SITES, cluster_labels
 from fluxcube.evaluation.sums import Sums
 from fluxcube.samples.features import class_of
 from fluxcube.scores import Moments, pool, scores
 from fluxcube.variables import table
 
-#: What sites can be grouped by.
+#: Coordinates by which sites can be grouped.
 GROUPS = ("igbp", "koppen")
 _SCORES = ("rmse", "nse")
 
 
-def site_scores(sums: Sums, *, least: int = 30) -> pd.DataFrame:
-    """Score each site: the numbers that `site_mean_table` averages.
+def site_scores(sums: Sums, *, min_steps: int = 30) -> pd.DataFrame:
+    """Compute the scores of each site, which `site_mean_table` averages.
 
     Parameters
     ----------
     sums : Sums
-        As `fluxcube.evaluation.sums.site_sums` makes them.
-    least : int
-        Sites with fewer rows are left out.
+        Sums that `fluxcube.evaluation.sums.site_sums` returns.
+    min_steps : int
+        Minimum number of scored time steps of a site; other sites are left out.
 
     Returns
     -------
     pd.DataFrame
-        A row per target, site and model: target, units, site, what of igbp, koppen, network, latitude, longitude and
-        elevation is known, model, n (rows), rmse (in `units`) and nse.
+        A row per target, site and model with columns target, units, site, those of igbp, koppen, network, latitude,
+        longitude and elevation that are known, model, n (time steps), rmse (in `units`) and nse.
 
     Raises
     ------
     ConfigError
-        If no site has so many rows.
+        If no site has `min_steps` time steps.
     """
     frames = []
     for target in sums.targets:
-        m, kept = _kept(sums, target, least)
-        found = scores(m)
-        places = sums.places[target].to_dataframe()[kept].reset_index(drop=True)
+        m, enough = _enough(sums, target, min_steps)
+        by_score = scores(m)
+        places = sums.places[target].to_dataframe()[enough].reset_index(drop=True)
         for i, model in enumerate(sums.models):
-            one = {"model": model, "n": m.n[:, i].astype(int), **{name: found[name][:, i] for name in _SCORES}}
+            one = {"model": model, "n": m.n[:, i].astype(int), **{name: by_score[name][:, i] for name in _SCORES}}
             frames.append(places.assign(**one, target=target, units=_units(sums, target)))
     out = pd.concat(frames, ignore_index=True)
     first = ["target", "units", "site"]
     out = out[first + [name for name in out if name not in first]]
-    out.attrs = dict(sums.attrs) | {"against": sums.models[0], "least_rows": least}
+    out.attrs = dict(sums.attrs) | {"against": sums.models[0], "min_steps": min_steps}
     return out
 
 
@@ -61,43 +66,45 @@ def site_mean_table(
     clusters: float = 50.0,
     draws: int = 1000,
     seed: int = 0,
-    least: int = 30,
+    min_steps: int = 30,
     against: str | None = None,
 ) -> pd.DataFrame:
-    """Average RMSE and NSE over sites, of all or of each class, with paired intervals from whole clusters of sites.
+    """Average RMSE and NSE over all sites or those of each class, with paired intervals from clusters of sites.
 
     Parameters
     ----------
     sums : Sums
-        As `fluxcube.evaluation.sums.site_sums` makes them.
+        Sums that `fluxcube.evaluation.sums.site_sums` returns.
     by : {"igbp", "koppen"}, optional
-        Means of each IGBP class, or main climate of Köppen's, instead of all sites; clusters are then drawn among
-        those of the class.
+        Average over each IGBP class, or each main climate of the Köppen classification, instead of all sites. The
+        clusters of a class are then resampled.
     clusters : float
-        Sites within so many km of each other are drawn together; 0 draws each alone.
+        Distance in km within which sites are in one cluster; 0: each site is a cluster.
     draws, seed : int
-        Resampled sets, and of which generator.
-    least : int
-        Sites with fewer rows do not count: the NSE of a few days is of any size.
+        Number of resampled sets, and seed of the random generator.
+    min_steps : int
+        Minimum number of scored time steps of a site. Other sites are left out, since an NSE of a few days is
+        meaningless.
     against : str, optional
-        Model that the others are compared with; by default the first.
+        Reference model of the changes and differences; by default the first.
 
     Returns
     -------
     pd.DataFrame
-        A row per target, group and model: target, units, group ("all", or the class), model, n_sites, n_clusters;
-        rmse and nse (means over sites) with ``_low`` and ``_high``; rmse_change, the mean RMSE over that of `against`,
-        less 1, and nse_diff, likewise bounded. Both models of a change are drawn together. With `by`, `counted` is
-        false of classes of fewer than 5 sites; one whose sites all lack rows is there with 0 sites and no score.
+        A row per target, group and model with columns target, units, group ("all", or the class), model, n_sites,
+        n_clusters; rmse and nse (means over sites); rmse_change, the mean RMSE divided by that of `against`, minus 1;
+        nse_diff, the mean NSE minus that of `against`. The bounds of each end in ``_low`` and ``_high``. Changes and
+        differences use the same draws for both models. With `by`, `counted` is false for classes of fewer than 5
+        sites; a class without a scored site has 0 sites and no score.
 
     Raises
     ------
     ConfigError
-        If no site has so many rows.
+        If no site has `min_steps` time steps.
     SchemaError
-        If the sites have no such classes.
+        If the sites lack the coordinate `by`.
     UnknownNameError
-        If `against` is none of the models, or `by` none of the groups.
+        If `against` is not a model of the sums, or `by` is another coordinate.
 
     References
     ----------
@@ -110,35 +117,35 @@ def site_mean_table(
     base = sums.models.index(against or sums.models[0])
     rows = []
     for target in sums.targets:
-        m, kept = _kept(sums, target, least)
-        labels = cluster_labels(sums.places[target], clusters)[kept]
-        for group, within in _groups(sums, target, by).items():
-            at = within[kept]
+        m, enough = _enough(sums, target, min_steps)
+        labels = cluster_labels(sums.places[target], clusters)[enough]
+        for group, mask in _groups(sums, target, by).items():
+            chosen = mask[enough]
             about = {"target": target, "units": _units(sums, target), "group": group}
-            found = _group_rows(sums.models, Moments(*(x[at] for x in m)), labels[at], base, draws, seed)
-            rows += [about | row for row in found]
+            group_rows = _group_rows(sums.models, Moments(*(x[chosen] for x in m)), labels[chosen], base, draws, seed)
+            rows += [about | row for row in group_rows]
     out = pd.DataFrame(rows)
     if by is not None:
-        out.insert(list(out).index("n_sites") + 1, "counted", out["n_sites"] >= LEAST_SITES)
-    out.attrs = dict(sums.attrs) | {"against": sums.models[base], "least_rows": least, "draws": draws, "seed": seed}
+        out.insert(list(out).index("n_sites") + 1, "counted", out["n_sites"] >= MIN_SITES)
+    out.attrs = dict(sums.attrs) | {"against": sums.models[base], "min_steps": min_steps, "draws": draws, "seed": seed}
     return out
 
 
-def _kept(sums: Sums, target: str, least: int) -> tuple[Moments, np.ndarray]:
-    """Moments (site, model) of the sites with rows enough, and which those are."""
+def _enough(sums: Sums, target: str, min_steps: int) -> tuple[Moments, np.ndarray]:
+    """Return moments (site, model) of the sites with enough time steps, and a mask of these sites."""
     m = pool(sums.moments[target], axis=1)
-    kept = (m.n >= least).all(1)
-    if not kept.any():
-        raise ConfigError(f"{target}: no site has {least} rows to score; give a smaller least.")
-    return Moments(*(x[kept] for x in m)), kept
+    enough = np.all(m.n >= min_steps, axis=1)
+    if not enough.any():
+        raise ConfigError(f"{target}: no site has {min_steps} scored time steps; pass a smaller min_steps.")
+    return Moments(*(x[enough] for x in m)), enough
 
 
 def _units(sums: Sums, target: str) -> str:
-    return table(sums.attrs.get("resolution", "hourly"))[target].units
+    return table(str(sums.attrs.get("resolution", "hourly")))[target].units
 
 
 def _groups(sums: Sums, target: str, by: str | None) -> dict[str, np.ndarray]:
-    """Which places are of each class, in alphabetical order."""
+    """Return a mask of the places of each class, in alphabetical order."""
     places = sums.places[target]
     if by is None:
         return {"all": np.ones(places.sizes["place"], bool)}
@@ -148,18 +155,20 @@ def _groups(sums: Sums, target: str, by: str | None) -> dict[str, np.ndarray]:
     return {name or "unknown": labels == name for name in sorted(set(labels))}
 
 
-def _group_rows(models, m: Moments, labels: np.ndarray, base: int, draws: int, seed: int) -> list[dict]:
-    """Means over the sites of one group, a row per model; clusters are those of the group."""
-    found = scores(m)
+def _group_rows(
+    models: Sequence[str], m: Moments, labels: np.ndarray, base: int, draws: int, seed: int
+) -> list[dict[str, object]]:
+    """Return one table row per model: means over the sites of one group, from the clusters of the group."""
+    by_score = scores(m)
     names, labels = np.unique(labels, return_inverse=True)
     n = len(names)
     weight = draw_counts(n, draws, seed)[:, labels] if n else np.zeros((draws, 0), int)
     whole = np.ones((1, len(labels)), int)
-    mean = {name: _mean(found[name], whole)[0] for name in _SCORES}
-    drawn = {name: _mean(found[name], weight) for name in _SCORES}
+    mean = {name: _mean(by_score[name], whole)[0] for name in _SCORES}
+    drawn = {name: _mean(by_score[name], weight) for name in _SCORES}
     out = []
     for i, model in enumerate(models):
-        row = {"model": model, "n_sites": len(labels), "n_clusters": n}
+        row: dict[str, object] = {"model": model, "n_sites": len(labels), "n_clusters": n}
         for name in _SCORES:
             row[name] = float(mean[name][i])
             row |= _bounds(name, drawn[name][:, i], n)
@@ -172,7 +181,7 @@ def _group_rows(models, m: Moments, labels: np.ndarray, base: int, draws: int, s
 
 
 def _mean(each: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Mean over sites of each draw (draws, model), of scores (site, model); a score not defined plays no part."""
+    """Return the mean over sites of each draw (draws, model), of the finite scores (site, model)."""
     known = np.isfinite(each)
     number = weight @ known.astype(float)
     return np.divide(weight @ np.where(known, each, 0.0), number, out=np.full(number.shape, np.nan), where=number > 0)

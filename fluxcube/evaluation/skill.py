@@ -1,15 +1,16 @@
-"""Labelled scores: any prediction against any observation, per class, site, season or network, on one row mask."""
+"""Skill: scores of predictions against observations, per class, site, season or network, on a common row mask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
-from fluxcube.evaluation.bootstrap import INTERVALS, interval, resample
+from fluxcube.evaluation.bootstrap import INTERVALS, ResampledScores, interval, resample
 from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.clusters import cluster_sites
@@ -18,8 +19,9 @@ from fluxcube.variables import table
 
 __all__ = [
     "GROUPS",
-    "LEAST_SITES",
+    "MIN_SITES",
     "SEASONS",
+    "IntervalOptions",
     "class_means",
     "common_rows",
     "compare",
@@ -29,10 +31,10 @@ __all__ = [
     "skill_table",
 ]
 
-#: What predictions can be grouped by.
+#: Coordinates by which predictions can be grouped.
 GROUPS = ("igbp", "koppen", "site", "season", "network")
-#: A class of fewer sites is shown, but does not count in means over classes.
-LEAST_SITES = 5
+#: Minimum number of sites of a class in means over classes. Tables show smaller classes, too.
+MIN_SITES = 5
 
 _LONG_NAMES = {
     "nse": "Nash-Sutcliffe efficiency",
@@ -41,7 +43,18 @@ _LONG_NAMES = {
     "bias": "mean of prediction minus observation",
     "corr2": "squared Pearson correlation",
 }
+#: A distance in km, the cluster of each site, or None for no intervals.
 Clusters = float | Mapping[str, object] | None
+
+
+class IntervalOptions(TypedDict, total=False):
+    """Options of intervals and differences, as `score_table` takes them."""
+
+    clusters: Clusters
+    draws: int
+    seed: int
+    level: float
+    against: str | None
 
 
 def evaluate(
@@ -54,47 +67,47 @@ def evaluate(
     min_quality: float | Default | None = DEFAULT,
     seen: Iterable[str] | None = None,
 ) -> xr.Dataset:
-    """Score a prediction: pooled over all rows of a group, and as the median over its sites.
+    """Compute the scores of a prediction: over all time steps of a group, and as the median over its sites.
 
-    Lazy inputs are computed once, block by block; predictors and chips are never loaded.
+    Lazy inputs are computed once, block by block; predictors and chips are not loaded.
 
     Parameters
     ----------
     obs : xr.Dataset or xr.DataArray
-        A tower cube (its `fluxes` and `fluxes_qc` are used), a Dataset with one variable per flux, with
-        flags as ``<NAME>_QC`` where it has them, or an array (site, time[, target]). Maps
-        (time, latitude, longitude) do as well: each cell is then a site.
+        A tower cube (its `fluxes` and `fluxes_qc` are used), a Dataset with one variable per flux and, optionally,
+        its flags as ``<NAME>_QC``, or an array (site, time[, target]). Maps (time, latitude, longitude) are accepted,
+        too: each cell is then a site.
     pred : xr.Dataset or xr.DataArray
-        One variable per flux, as `fluxcube.predict` and `fluxcube.upscale` return, or an array named after its
-        flux or with dimension target; in the observation's unit.
+        One variable per flux, as `fluxcube.predict` and `fluxcube.upscale` return, or an array that is named after
+        its flux or has a dimension target; in the unit of the observations.
     by : {"igbp", "koppen", "site", "season", "network"}, optional
-        Coordinate to group by. Seasons are local: by solar month, and southern sites half a year later. A site
-        of several networks counts in each. Default: all rows in one.
+        Coordinate to group by. Seasons are local: they follow the solar month, half a year later at southern sites.
+        A site of several networks counts in each of them. By default all time steps form one group.
     qc : xr.DataArray, optional
-        Flags of `obs`, where it is an array without its own.
+        Flags of `obs` if it is an array without flags.
     max_qc : int, None or "default"
         Maximum flag of hourly observations that are scored, by default 0 (measured); None scores every finite value.
-        At sites whose publication kept no better flag (CarbonSense v1: 1, v2: 2), that flag counts as measured, and
-        the row mask names them.
+        At sites whose publication contains no better flag (CarbonSense v1: 1, v2: 2), that flag counts as measured, and
+        the row mask names these sites.
     min_quality : float, None or "default"
         Minimum quality of daily observations that are scored, by default 1 (whole days); None scores every finite
         value.
     seen : iterable of str, optional
-        Classes that training saw (``by="igbp"`` or ``"koppen"``); the others are marked `zero_shot`.
+        Classes of the training sites (``by="igbp"`` or ``"koppen"``); the other classes are marked `zero_shot`.
 
     Returns
     -------
     xr.Dataset
-        nse, rmse, mae, bias (pred - obs), corr2 of all rows together, as in the CarbonSense paper's Table 1;
-        ``<score>_site_median`` over sites; n (hours) and n_sites; dims (group, target), or (target,) without
-        `by`. Attributes record the row mask.
+        nse, rmse, mae, bias (pred - obs) and corr2 of all time steps of a group together, as in Table 1 of the
+        CarbonSense paper; ``<score>_site_median``, the median over sites; n (time steps) and n_sites; dims (group,
+        target), or (target,) without `by`. Attributes record the row mask.
 
     Raises
     ------
     SchemaError
-        If the two share no flux, no site or no hour, or lack the coordinate to group by.
+        If the two have no flux, site or time step in common, or lack the coordinate to group by.
     UnknownNameError
-        If `by` is none of the above.
+        If `by` is another coordinate.
 
     References
     ----------
@@ -128,21 +141,21 @@ def compare(
     level: float = 0.95,
     against: str | None = None,
 ) -> pd.DataFrame:
-    """Score several predictions on one row mask: a row counts where every one of them has a value.
+    """Compute the scores of several predictions on a common row mask: the time steps at which all of them have a value.
 
     Parameters
     ----------
     obs, by, qc, max_qc, min_quality, seen
         As `evaluate` takes them.
     predictions : mapping of str to xr.Dataset or xr.DataArray
-        By model name. Fluxes that all of them have are scored.
+        Predictions by model name. The fluxes that all of them contain are scored.
     clusters, draws, seed, level, against
-        As `score_table` takes them: intervals, and differences from one of the models.
+        Options of intervals and of differences from one of the models, as `score_table` takes them.
 
     Returns
     -------
     pd.DataFrame
-        As `skill_table`, with what `score_table` adds; its ``attrs`` record the row mask.
+        Columns of `skill_table` and those that `score_table` adds; ``attrs`` record the row mask.
 
     Examples
     --------
@@ -156,10 +169,9 @@ def compare(
     """
     _check_group(by)
     if not predictions:
-        raise ConfigError("compare needs at least one prediction, by model name.")
+        raise ConfigError("expected at least one prediction by model name, found none; pass {name: prediction}.")
     sums = site_sums(obs, dict(predictions), qc=qc, max_qc=max_qc, min_quality=min_quality, seasons=by == "season")
-    about = {"clusters": clusters, "draws": draws, "seed": seed, "level": level, "against": against}
-    return score_table(sums, by=by, seen=seen, **about)
+    return score_table(sums, by=by, seen=seen, clusters=clusters, draws=draws, seed=seed, level=level, against=against)
 
 
 def score_table(
@@ -173,32 +185,33 @@ def score_table(
     level: float = 0.95,
     against: str | None = None,
 ) -> pd.DataFrame:
-    """Make the table of scores from sums of sites, with intervals where clusters are given.
+    """Compute the table of scores from sums of sites, with intervals if `clusters` is set.
 
     Parameters
     ----------
     sums : Sums
-        As `site_sums` makes them; `Sums.join` puts folds together.
+        Sums that `site_sums` returns; `Sums.join` joins those of several folds.
     by, seen
         As `evaluate` takes them.
     clusters : float or mapping of str to label, optional
-        Resample clusters of sites for intervals: sites within so many km of each other (single linkage; 0: each site
-        alone), or a cluster for each site.
+        Clusters of sites that are resampled for intervals: a distance in km within which sites are in one cluster
+        (single linkage; 0: each site is a cluster), or the cluster of each site.
     draws, seed : int
-        Resampled sets, and of which generator.
+        Number of resampled sets, and seed of the random generator.
     level : float
         Nominal coverage of an interval.
     against : str, optional
-        Model that the others are compared with; by default the first.
+        Reference model of the differences; by default the first.
 
     Returns
     -------
     pd.DataFrame
-        As `skill_table`. With clusters also `n_clusters`, and for nse, rmse and nse_site_median: ``<score>_low`` and
-        ``_high``; ``<score>_diff``, the row's score minus that of `against` on the same rows, and its ``_diff_low``
-        and ``_diff_high``, from draws that both share. NaN where a group has fewer than 3 clusters. They tell what
-        other towers would have given the same trained models; what other training towers or seeds would have made of
-        the models is not in them.
+        Columns of `skill_table`. With clusters also `n_clusters`, and for nse, rmse and nse_site_median:
+        ``<score>_low`` and ``<score>_high``; ``<score>_diff``, the score minus that of `against` at the same time
+        steps, and its bounds ``<score>_diff_low`` and ``<score>_diff_high``, from the same draws for both models.
+        Bounds are NaN for groups of fewer than 3 clusters. The intervals describe how scores of the same trained
+        models vary between sets of test towers. They do not include the variation between trained models, that is,
+        between sets of training towers or seeds.
 
     References
     ----------
@@ -209,13 +222,13 @@ def score_table(
         raise unknown("model", against, sums.models)
     out = skill_table(_scored(sums, by, seen))
     if by in ("igbp", "koppen"):
-        out.insert(list(out).index("n_sites") + 1, "counted", out["n_sites"] >= LEAST_SITES)
+        out.insert(list(out).index("n_sites") + 1, "counted", out["n_sites"] >= MIN_SITES)
     if clusters is None:
         return out
     if draws < 100 or not 0 < level < 1:
-        raise ConfigError(f"intervals need 100 draws or more and a level between 0 and 1, found {draws} and {level:g}.")
+        raise ConfigError(f"expected draws of at least 100 and a level between 0 and 1, found {draws} and {level:g}.")
     against = against or sums.models[0]
-    rows = _intervals(sums, by, clusters, draws, seed, level, against)
+    rows = _intervals(sums, by, clusters, draws, seed, level, sums.models.index(against))
     added = pd.DataFrame([rows[key] for key in zip(out["target"], out["group"], out["model"], strict=True)])
     attrs = out.attrs | {
         "intervals": f"{level:.0%} from {draws} draws of whole clusters",
@@ -229,20 +242,25 @@ def score_table(
 
 
 def class_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Average scores over classes, each counting once; classes of fewer than 5 sites do not count.
+    """Average scores over classes with equal weights; classes of fewer than 5 sites are left out.
 
     Parameters
     ----------
     table : pd.DataFrame
-        As `compare` makes it with ``by="igbp"`` or ``by="koppen"``.
+        Table that `compare` returns with ``by="igbp"`` or ``by="koppen"``.
 
     Returns
     -------
     pd.DataFrame
         Columns target, model, n_classes, nse, rmse, nse_site_median.
+
+    Raises
+    ------
+    ConfigError
+        If the table is not grouped by one of these.
     """
     if "counted" not in table:
-        raise ConfigError('means over classes need a table by="igbp" or by="koppen".')
+        raise ConfigError('expected a table with a column counted: compute it with by="igbp" or by="koppen".')
     kept = table[table["counted"] & table["nse"].notna()]
     groups = kept.groupby(["target", "model"], sort=False)
     means = groups[["nse", "rmse", "nse_site_median"]].mean()
@@ -250,18 +268,18 @@ def class_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def skill_table(scored: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Lay the results of `evaluate` out as one table: a row per target, group and model.
+    """Convert results of `evaluate` to one table with a row for each target, group and model.
 
     Parameters
     ----------
     scored : mapping of str to xr.Dataset
-        By model name.
+        Results by model name.
 
     Returns
     -------
     pd.DataFrame
-        Columns target, units, group, [zero_shot,] model, n, n_sites, then the scores. Its ``attrs`` are those
-        of the first Dataset.
+        Columns target, units, group, [zero_shot,] model, n, n_sites, then the scores. Its ``attrs`` are those of the
+        first Dataset.
     """
     frames = []
     for name, ds in scored.items():
@@ -270,7 +288,7 @@ def skill_table(scored: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         frames.append(ds.to_dataframe(dim_order=["target", "group"]).reset_index().assign(model=name))
     out = pd.concat(frames, ignore_index=True)
     keys = [c for c in ("target", "units", "group", "zero_shot", "model", "n", "n_sites") if c in out]
-    # Targets and groups stay in the order they were scored in; models of one group stand side by side.
+    # Targets and groups keep their order; the models of a group are next to each other.
     order = {c: pd.Categorical(out[c], out[c].unique(), ordered=True) for c in ("target", "group")}
     rows = out.assign(**order).sort_values(["target", "group"], kind="stable").index
     out = out.loc[rows, keys + [c for c in out if c not in keys]].reset_index(drop=True)
@@ -284,15 +302,15 @@ def _check_group(by: str | None) -> None:
 
 
 def _scored(sums: Sums, by: str | None, seen: Iterable[str] | None) -> dict[str, xr.Dataset]:
-    """Scores by group, a Dataset per model."""
+    """Return the scores of each group, one Dataset per model."""
     attrs = dict(sums.attrs) | {
         "by": by or "all",
         "aggregation": "scores: all rows of a group pooled; *_site_median: median over the sites of a group",
     }
-    found = {t: _groups(sums, t, by) for t in sums.targets}
+    groups = {t: _groups(sums, t, by) for t in sums.targets}
     return {
         model: _labelled(
-            [{g: _scores_of(Moments(*(x[:, i] for x in m))) for g, (m, _) in found[t].items()} for t in sums.targets],
+            [{g: _scores_of(_of_model(m, i)) for g, (m, _) in groups[t].items()} for t in sums.targets],
             sums.targets,
             by,
             seen,
@@ -303,12 +321,12 @@ def _scored(sums: Sums, by: str | None, seen: Iterable[str] | None) -> dict[str,
 
 
 def _groups(sums: Sums, target: str, by: str | None) -> dict[str, tuple[Moments, np.ndarray]]:
-    """Moments (place, model) of each group, and which places are in it."""
+    """Return the moments (place, model) of each group, and a mask of its places."""
     m, places = sums.moments[target], sums.places[target]
     every = np.ones(len(m.n), bool)
     if by == "season":
         if not sums.seasonal:
-            raise ConfigError('a table by="season" needs sums that keep seasons apart: site_sums(..., seasons=True).')
+            raise ConfigError('by="season" needs sums of each season: compute them with site_sums(..., seasons=True).')
         return {name: (Moments(*(x[:, k] for x in m)), every) for k, name in enumerate(SEASONS)}
     m = pool(m, axis=1) if sums.seasonal else Moments(*(x[:, 0] for x in m))
     if by is None:
@@ -317,59 +335,98 @@ def _groups(sums: Sums, target: str, by: str | None) -> dict[str, tuple[Moments,
         raise SchemaError(f"by={by!r} needs the coordinate {by} on each site; found {sorted(map(str, places))}.")
     labels = [str(label).split(";") if by == "network" else [str(label)] for label in places[by].values]
     names = sorted({label for several in labels for label in several}) if by != "site" else [x[0] for x in labels]
-    held = {name: np.array([name in several for several in labels]) for name in names}
-    return {name or "unknown": (Moments(*(x[at] for x in m)), at) for name, at in held.items()}
+    masks = {name: np.array([name in several for several in labels]) for name in names}
+    return {name or "unknown": (Moments(*(x[mask] for x in m)), mask) for name, mask in masks.items()}
 
 
-def _intervals(sums, by, clusters, draws, seed, level, against) -> dict[tuple, dict[str, float]]:
-    """Columns that intervals add, by (target, group, model)."""
-    out = {}
-    reference = sums.models.index(against)
+def _of_model(m: Moments, model: int) -> Moments:
+    """Return the moments (place,) of one model from those of all (place, model)."""
+    return Moments(*(x[:, model] for x in m))
+
+
+def _intervals(
+    sums: Sums,
+    by: str | None,
+    clusters: float | Mapping[str, object],
+    draws: int,
+    seed: int,
+    level: float,
+    reference: int,
+) -> dict[tuple[Hashable, ...], dict[str, float]]:
+    """Return the columns of intervals by (target, group, model)."""
+    out: dict[tuple[Hashable, ...], dict[str, float]] = {}
     for target in sums.targets:
         labels = cluster_labels(sums.places[target], clusters)
-        for group, (m, at) in _groups(sums, target, by).items():
-            drawn = resample(m, labels[at], draws=draws, seed=seed) if (m.n > 0).any() else None
+        for group, (m, mask) in _groups(sums, target, by).items():
+            resampled = resample(m, labels[mask], draws=draws, seed=seed) if (m.n > 0).any() else None
             for i, model in enumerate(sums.models):
-                each = _scores_of(Moments(*(x[:, i] for x in m)))
-                base = _scores_of(Moments(*(x[:, reference] for x in m)))
-                row = {"n_clusters": drawn.clusters if drawn else 0}
-                for score in INTERVALS:
-                    one = drawn.values[score][:, i] if drawn else np.full(draws, np.nan)
-                    other = drawn.values[score][:, reference] if drawn else one
-                    row[f"{score}_low"], row[f"{score}_high"] = interval(one, row["n_clusters"], level)
-                    if i != reference:
-                        row[f"{score}_diff"] = each[score] - base[score]
-                        row[f"{score}_diff_low"], row[f"{score}_diff_high"] = interval(
-                            one - other, row["n_clusters"], level
-                        )
-                out[target, group, model] = {k: float(v) if k != "n_clusters" else v for k, v in row.items()}
+                out[target, group, model] = _interval_row(m, resampled, i, reference, level)
     return out
 
 
+def _interval_row(
+    m: Moments, resampled: ResampledScores | None, model: int, reference: int, level: float
+) -> dict[str, float]:
+    """Return the bounds of one model's scores and of its differences from the reference, for one group."""
+    scored, base = _scores_of(_of_model(m, model)), _scores_of(_of_model(m, reference))
+    clusters = resampled.clusters if resampled else 0
+    row: dict[str, float] = {"n_clusters": clusters}
+    for score in INTERVALS:
+        values = resampled.values[score] if resampled else np.full((1, m.n.shape[1]), np.nan)
+        row |= _bounds(score, values[:, model], clusters, level)
+        if model != reference:
+            row[f"{score}_diff"] = float(scored[score] - base[score])
+            row |= _bounds(f"{score}_diff", values[:, model] - values[:, reference], clusters, level)
+    return row
+
+
+def _bounds(name: str, draws: np.ndarray, clusters: int, level: float) -> dict[str, float]:
+    low, high = interval(draws, clusters, level)
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
 def cluster_labels(places: xr.Dataset, clusters: float | Mapping[str, object]) -> np.ndarray:
-    """Cluster of each place, as numbers."""
+    """Return the number of each place's cluster, (place,).
+
+    Parameters
+    ----------
+    places : xr.Dataset
+        Coordinates of the places; `site` is required.
+    clusters : float or mapping of str to label
+        Distance in km within which sites are in one cluster, or the cluster of each site.
+
+    Raises
+    ------
+    SchemaError
+        If places are not sites, or sites lack the coordinates that distances need.
+    ConfigError
+        If a site has no cluster, or `clusters` is no distance.
+    """
     if "site" not in places:
-        raise SchemaError("intervals over clusters are of sites; these scores are of cells of a grid.")
+        raise SchemaError("expected scores of sites to cluster, found cells of a grid; leave clusters out.")
     sites = list(map(str, places["site"].values))
     if isinstance(clusters, Mapping | pd.Series):
         labels = dict(clusters)
         if missing := sorted(set(sites) - set(labels)):
-            raise ConfigError(f"these sites have no cluster: {', '.join(missing[:5])}; name one for each.")
+            raise ConfigError(f"clusters: {len(missing)} sites have no cluster ({', '.join(missing[:5])}); add them.")
         return np.unique([str(labels[s]) for s in sites], return_inverse=True)[1]
     if isinstance(clusters, bool) or not isinstance(clusters, int | float) or not clusters >= 0:
-        raise ConfigError(f"clusters must be a distance in km or a cluster for each site, found {clusters!r}.")
+        raise ConfigError(f"clusters: expected a distance in km or the cluster of each site, found {clusters!r}.")
     if clusters > 0 and not {"latitude", "longitude"} <= set(places):
-        raise SchemaError("clusters by distance need latitude and longitude on each site.")
+        raise SchemaError(
+            "clusters by distance need the coordinates latitude and longitude on each site, found "
+            f"{sorted(map(str, places))}; add them, or pass the cluster of each site."
+        )
     label = np.arange(len(sites))
     if clusters:
         label = cluster_sites(places["latitude"].values, places["longitude"].values, clusters)
-    # Named by their first site: a seed then draws the same clusters in whatever order sites come.
+    # Clusters are named after their first site, so that a seed draws the same clusters in any order of sites.
     names = {group: min(s for s, g in zip(sites, label, strict=True) if g == group) for group in set(label.tolist())}
     return np.unique([names[group] for group in label.tolist()], return_inverse=True)[1]
 
 
 def _scores_of(m: Moments) -> dict[str, float]:
-    """Scores of the places of one group: pooled, and the median over places that have one."""
+    """Return the scores of one group: over all its pairs, and the median over places with a finite score."""
     pooled, each = scores(pool(m)), scores(m)
     out = {name: float(pooled[name]) for name in SCORES}
     for name in SCORES:
@@ -378,9 +435,16 @@ def _scores_of(m: Moments) -> dict[str, float]:
     return out | {"n": int(m.n.sum()), "n_sites": int((m.n > 0).sum())}
 
 
-def _labelled(results: list[dict], targets: list[str], by, seen, attrs) -> xr.Dataset:
+def _labelled(
+    results: list[dict[str, dict[str, float]]],
+    targets: list[str],
+    by: str | None,
+    seen: Iterable[str] | None,
+    attrs: Mapping[str, object],
+) -> xr.Dataset:
+    """Return the Dataset of one model from its scores by group, one mapping per target."""
     groups = list(results[0])
-    rows = table(attrs.get("resolution", "hourly"))
+    rows = table(str(attrs.get("resolution", "hourly")))
     units = [rows[t].units if t in rows else "" for t in targets]
     ds = xr.Dataset(
         {
@@ -396,7 +460,7 @@ def _labelled(results: list[dict], targets: list[str], by, seen, attrs) -> xr.Da
     )
     if seen is not None:
         if by not in ("igbp", "koppen"):
-            raise ConfigError(f'seen= marks classes that training lacked: it needs by="igbp" or "koppen", not {by!r}.')
+            raise ConfigError(f'seen= needs by="igbp" or by="koppen", found by={by!r}; leave out seen.')
         ds = ds.assign_coords(zero_shot=("group", ~np.isin(groups, sorted(seen))))
     return ds if by is not None else ds.isel(group=0, drop=True)
 

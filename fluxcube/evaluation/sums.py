@@ -1,7 +1,8 @@
-"""Sufficient statistics of predictions at towers: from one pass over the hours to any table of scores, and back again.
+"""Sums: sufficient statistics of predictions at towers, from which every table of scores is computed.
 
-What every score follows from fits in eight numbers a site, model and flux. They join over folds and stay small, so that
-tables and their intervals are made without predicting again.
+Every score follows from eight numbers for each site, model and flux (`fluxcube.scores.Moments`), which one pass over
+the time steps computes. They are small and can be joined over folds, so that tables and intervals need no new
+predictions.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -20,35 +22,45 @@ from fluxcube.samples.quality import best_flags, named_best_flags
 from fluxcube.schema import PARTS
 from fluxcube.scores import Moments, moments, pool
 
+if TYPE_CHECKING:
+    import dask.array as da
+
 logger = logging.getLogger(__name__)
 
 #: Local seasons, in order; June is summer north of the equator and winter south of it.
 SEASONS = ("winter", "spring", "summer", "autumn")
 
-#: What the names of arrays beside values end in, one data variable a name.
+#: Endings of the names of arrays of quality and the like, in a Dataset with one variable per flux.
 _BESIDE = tuple(ending.upper() for ending in PARTS if ending)
-_BLOCK = 2_000_000  # pairs scored at once when inputs are in memory: about 100 MB of temporaries
+_BLOCK = 2_000_000  # number of pairs in a block of inputs in RAM: about 100 MB of temporary arrays
 _KEYS = ("target", "model", "season")
-#: What of a place is kept with its sums: all that tables group by, and clusters are made of.
+#: Coordinates of a place that are stored with its sums, for groups and clusters.
 _COORDS = ("site", "igbp", "koppen", "network", "latitude", "longitude", "elevation")
 
 Labelled = xr.Dataset | xr.DataArray
 
 
+class QualityOptions(TypedDict, total=False):
+    """Limit of quality, as `site_sums` and `fluxcube.fit` take it; None accepts every value."""
+
+    max_qc: int | None
+    min_quality: float | None
+
+
 @dataclass(frozen=True)
 class Sums:
-    """Sufficient statistics of several models' predictions on one row mask.
+    """Sufficient statistics of the predictions of several models, on a common row mask.
 
     Attributes
     ----------
     models : tuple of str
-        Whose predictions.
+        Names of the models.
     moments : mapping of str to Moments
-        By target; each array (place, season or 1, model).
+        Moments by target; each array is (place, season or 1, model).
     places : mapping of str to xr.Dataset
-        By target: the coordinates of the places, on one dimension.
+        Coordinates of the places by target, with the dimension place.
     attrs : mapping
-        The row mask, in words.
+        The row mask in words, the limit of quality and the resolution.
     """
 
     models: tuple[str, ...]
@@ -63,7 +75,7 @@ class Sums:
 
     @property
     def seasonal(self) -> bool:
-        """Whether seasons are kept apart."""
+        """Whether there are sums of each season."""
         return next(iter(self.moments.values())).n.shape[1] > 1
 
     def to_frame(self) -> pd.DataFrame:
@@ -86,15 +98,15 @@ class Sums:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Sums:
-        """Return the sums that `to_frame` laid out, of one part or of several under each other.
+        """Return the sums of a table that `to_frame` returned, or of several such tables one below the other.
 
         Raises
         ------
         SchemaError
-            If columns are missing, or a model lacks a place that another has: rows would not be common.
+            If columns are missing, or a model lacks a place that another model has.
         """
         if missing := {*_KEYS, "site", *Moments._fields} - set(frame):
-            raise SchemaError(f"sums of sites need the columns {', '.join(sorted(missing))}.")
+            raise SchemaError(f"expected a table of sums, found no columns {', '.join(sorted(missing))}.")
         models, seasons = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["season"]))
         found, places = {}, {}
         for target, rows in frame.groupby("target", sort=False):
@@ -116,19 +128,19 @@ class Sums:
 
     @classmethod
     def join(cls, parts: Sequence[Sums], *, repeated: bool = False) -> Sums:
-        """Put sums of folds together.
+        """Join the sums of several folds.
 
         Parameters
         ----------
         parts : sequence of Sums
-            Of disjoint sites, unless `repeated`.
+            Sums of the folds; their sites are disjoint unless `repeated` is set.
         repeated : bool
-            Whether a site may be in several parts, as towers may validate several folds: all its rows are then pooled.
+            Whether a site may be in several parts, as validation towers may be; its sums are then pooled.
 
         Raises
         ------
         SchemaError
-            If a site is in two parts and may not, or the parts hold different models.
+            If a site is in two parts and `repeated` is false, or the parts contain different models.
         """
         frames = [part.to_frame() for part in parts]
         out = pd.concat(frames, ignore_index=True)
@@ -139,7 +151,7 @@ class Sums:
 
 
 def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row of a site for each target, season and model."""
+    """Return a table with one row per target, season, model and site."""
     keys, fields = [*_KEYS, "site"], list(Moments._fields)
     out = frame.drop_duplicates(keys).set_index(keys)
     several = frame[frame.duplicated(keys, keep=False)]
@@ -149,7 +161,7 @@ def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(column: pd.Series) -> np.ndarray:
-    """Numbers as float, text as objects, empty text where a CSV had nothing."""
+    """Return numbers as float and text as objects, with empty text for empty fields of a CSV file."""
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return column.to_numpy(float)
     return column.astype(object).where(column.notna(), "").to_numpy(object)
@@ -164,14 +176,14 @@ def site_sums(
     min_quality: float | Default | None = DEFAULT,
     seasons: bool = False,
 ) -> Sums:
-    """Reduce predictions and observations to the sums that every score follows from, on rows common to all models.
+    """Compute the sums from which every score follows, at the time steps that all models have in common.
 
     Parameters
     ----------
     obs, predictions, qc, max_qc, min_quality
         As `fluxcube.compare` takes them.
     seasons : bool
-        Keep local seasons apart, for tables by season.
+        Whether to compute sums of each local season, for tables by season.
 
     Returns
     -------
@@ -180,7 +192,7 @@ def site_sums(
     Raises
     ------
     SchemaError
-        If they share no flux, no site or no hour.
+        If they have no flux, site or time step in common.
     """
     pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     found = _by_place(list(pairs.values()), data_resolution(obs) if seasons else None)
@@ -195,7 +207,7 @@ def aligned_pairs(
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
 ) -> tuple[dict[str, tuple[xr.DataArray, ...]], dict[str, xr.Dataset], dict[str, object]]:
-    """Return by flux the observations, missing outside the row mask, and each model's predictions; places; the mask.
+    """Return observations within the row mask with all predictions, by flux; the places by flux; and the attributes.
 
     Parameters
     ----------
@@ -203,7 +215,7 @@ def aligned_pairs(
         As `site_sums` takes them.
     """
     if not predictions:
-        raise ConfigError("nothing to score: give at least one prediction, by model name.")
+        raise ConfigError("nothing to score: expected at least one prediction by model name, found none.")
     resolution = data_resolution(obs)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
     observed, flags = _observed(obs, qc, resolution)
@@ -217,7 +229,7 @@ def aligned_pairs(
 
 
 def data_resolution(obs: Labelled) -> Resolution:
-    """Return the resolution of observations: of a Dataset that of its attribute, of an array also by its time step."""
+    """Return the resolution of observations, from their attribute or, of an array without it, from the time step."""
     if isinstance(obs, xr.Dataset) or "resolution" in obs.attrs:
         return resolution_of(obs)
     steps = np.diff(obs["time"].values[:2]) if "time" in obs.coords else np.array([])
@@ -232,12 +244,12 @@ def _raised(limit: QualityLimit, obs: Labelled) -> str:
 
 
 def common_rows(*arrays: xr.DataArray) -> xr.DataArray:
-    """Return True where every array has a finite value: the rows on which models can be compared.
+    """Return True where every array has a finite value: the time steps at which models can be compared.
 
     Parameters
     ----------
     *arrays : xr.DataArray
-        With the same coordinates; may be lazy, and the result then is.
+        Arrays with the same coordinates. If they are lazy, so is the result.
 
     Examples
     --------
@@ -245,9 +257,9 @@ def common_rows(*arrays: xr.DataArray) -> xr.DataArray:
     >>> common_rows(a, b).values.tolist()
     [True, False, False]
     """
-    arrays = xr.align(*arrays, join="exact", copy=False)
-    mask = np.isfinite(arrays[0])
-    for array in arrays[1:]:
+    first, *others = xr.align(*arrays, join="exact", copy=False)
+    mask = first.copy(data=np.isfinite(first.data))
+    for array in others:
         mask = mask & np.isfinite(array)
     return mask
 
@@ -270,7 +282,7 @@ def _observed(obs: Labelled, qc: xr.DataArray | None, resolution: Resolution) ->
 
 
 def _by_target(data: Labelled, only: list[str] | None = None) -> dict[str, xr.DataArray]:
-    """Split into one array per flux; an unnamed array takes the name of the only flux there is."""
+    """Return one array per flux; an array without a name is named after the flux in `only`, if there is one."""
     if isinstance(data, xr.Dataset):
         return {str(k): v for k, v in data.data_vars.items() if "time" in v.dims and not str(k).endswith(_BESIDE)}
     if "target" in data.dims:
@@ -293,7 +305,7 @@ def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
 
 
 def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]:
-    """Observations where the row mask holds, and the predictions, with the same coordinates and dims (..., time)."""
+    """Return observations within the row mask, and predictions, with the same coordinates and dims (..., time)."""
     arrays: Sequence[xr.DataArray] = [obs, *preds] if flags is None else [obs, flags, *preds]
     sizes = [dict(a.sizes) for a in arrays]
     arrays = xr.align(*arrays, join="inner", copy=False)
@@ -302,10 +314,10 @@ def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]
             f"nothing to score: observation {sizes[0]} and prediction {sizes[-1]} share no site, cell or hour."
         )
     if any(dict(a.sizes) != size for a, size in zip(arrays, sizes, strict=True)):
-        logger.info("scored on the sites and hours that all have: %s of %s", dict(arrays[0].sizes), sizes)
+        logger.info("scored on the common sites and time steps: %s of %s", dict(arrays[0].sizes), sizes)
     dims = [d for d in arrays[0].dims if d != "time"]
     obs, *rest = (a.transpose(*dims, "time") for a in arrays)
-    rest = [a.reset_coords(drop=True) for a in rest]  # else a coordinate that differs would vanish from obs
+    rest = [a.reset_coords(drop=True) for a in rest]  # xarray would drop a coordinate of obs that differs
     mask = common_rows(*rest[flags is not None :])
     if flags is not None and limit.value is not None:
         best = xr.DataArray(best_flags(obs), dims="site" if "site" in obs.dims else ())
@@ -317,7 +329,7 @@ def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]
 def _by_place(pairs: list[tuple[xr.DataArray, ...]], seasons: Resolution | None) -> list[Moments]:
     """Return moments of arrays (place, season or 1, model), one per target, from one pass over the data.
 
-    With a resolution, `seasons`, the local seasons of its time axis are kept apart.
+    If `seasons`, the resolution of the time axis, is passed, local seasons are separate.
     """
     import dask
 
@@ -331,8 +343,8 @@ def _by_place(pairs: list[tuple[xr.DataArray, ...]], seasons: Resolution | None)
     return found
 
 
-def _lazy_moments(obs: xr.DataArray, preds: list[xr.DataArray], season: xr.DataArray | None):
-    """Dask array (*places, time block, moment, season, model) of moments."""
+def _lazy_moments(obs: xr.DataArray, preds: list[xr.DataArray], season: xr.DataArray | None) -> da.Array:
+    """Return a Dask array (*places, time block, moment, season, model) of moments."""
     import dask.array as da
 
     arrays = _same_chunks([obs, *preds] + ([] if season is None else [season.broadcast_like(obs)]))
@@ -351,7 +363,7 @@ def _lazy_moments(obs: xr.DataArray, preds: list[xr.DataArray], season: xr.DataA
 
 
 def _block_moments(obs: np.ndarray, *rest: np.ndarray, models: int) -> np.ndarray:
-    """Moments over the last axis of one block: (*places, 1, moment, season, model)."""
+    """Return moments over the last axis of one block, (*places, 1, moment, season, model)."""
     preds, season = rest[:models], rest[models:]
     chosen = [obs] if not season else [np.where(season[0] == k, obs, np.nan) for k in range(len(SEASONS))]
     parts = [[np.stack(moments(o, p, axis=-1), -1) for p in preds] for o in chosen]
@@ -359,14 +371,15 @@ def _block_moments(obs: np.ndarray, *rest: np.ndarray, models: int) -> np.ndarra
 
 
 def _same_chunks(arrays: list[xr.DataArray]) -> list:
-    """Dask arrays with one chunking: that of the lazy ones, else blocks of places."""
+    """Return Dask arrays with the same chunks: those of the first lazy array, or blocks of places."""
     bare = [xr.DataArray(a.variable) for a in arrays]
-    lazy = next((a for a in bare if a.chunks is not None), None)
+    lazy = next((dict(zip(a.dims, a.chunks, strict=True)) for a in bare if a.chunks is not None), None)
+    chunks: dict
     if lazy is None:
         places = max(1, _BLOCK // max(1, bare[0].sizes["time"]))
         chunks = dict.fromkeys(bare[0].dims[1:], -1) | {bare[0].dims[0]: places}
     else:
-        chunks = dict(zip(lazy.dims, lazy.chunks, strict=True))
+        chunks = lazy
     return [a.data for a in xr.unify_chunks(*(a if a.chunks is not None else a.chunk(chunks) for a in bare))]
 
 
@@ -381,7 +394,7 @@ def _season_code(obs: xr.DataArray, resolution: Resolution) -> xr.DataArray:
 
 
 def _places(obs: xr.DataArray) -> xr.Dataset:
-    """Coordinates of the places, on one dimension, in the order that their moments have."""
+    """Return the coordinates of the places, with the dimension place, in the order of their moments."""
     dims = [d for d in obs.dims if d != "time"]
     coords = obs.isel(time=0, drop=True).coords.to_dataset().reset_coords()
     flat = {n: v.broadcast_like(obs.isel(time=0, drop=True)) for n, v in coords.items() if set(v.dims) <= set(dims)}
@@ -394,7 +407,7 @@ def _places(obs: xr.DataArray) -> xr.Dataset:
 def _attrs(
     limit: QualityLimit, unflagged: list[str], targets: list[str], models: list[str], raised: str
 ) -> dict[str, object]:
-    """Return the row mask in words, and the limit of quality."""
+    """Return the row mask in words, and the limit of quality; warn if observations have no quality."""
     option, noun = limit.resolution.option, limit.resolution.quality_noun
     nothing = limit.value is None or unflagged == targets
     if limit.value is None:
@@ -408,7 +421,7 @@ def _attrs(
     if unflagged and limit.value is not None:
         logger.warning(
             "observations of %s carry no quality %s: every finite value is scored, gap-filled ones too. "
-            "Pass the cube itself, or qc=cube.fluxes%s; %s=None says that this is meant.",
+            "Pass the cube itself, or qc=cube.fluxes%s; pass %s=None if this is intended.",
             ", ".join(unflagged),
             noun,
             limit.resolution.quality,

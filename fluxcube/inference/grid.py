@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -21,6 +21,9 @@ from fluxcube.resolution import check_resolution, resolution_of
 from fluxcube.samples.support import support_stops
 from fluxcube.schema import REGION_BYTES, validate_forcing, validate_maps
 from fluxcube.timestamps import DAY
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 logger = logging.getLogger(__name__)
 
@@ -304,7 +307,7 @@ def _embeddings(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.Da
     )
 
 
-def _without_ocean(lazy, land: np.ndarray):
+def _without_ocean(lazy: Any, land: np.ndarray) -> da.Array:
     """Replace chunks without land by NaN, so that neither they nor their forcing are ever computed."""
     import dask.array as da
     from dask.base import tokenize

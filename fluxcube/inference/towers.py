@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -17,6 +18,9 @@ from fluxcube.inference.predictor import ModelReference, Predictor
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
 from fluxcube.schema import validate_cube
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 
 def predict(
@@ -88,6 +92,7 @@ def predict(
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     present = [name for name in cube["variable"].values if name in predictor.spec.predictors]
     needed = cube[["predictors", *flags, *with_chips]].sel(variable=present)
+    values: np.ndarray | da.Array
     if cube.predictors.chunks is not None and progress is None:
         values = _lazy(predictor, needed, options)
     else:
@@ -118,7 +123,7 @@ def _eager(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions, p
     return out
 
 
-def _lazy(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions):
+def _lazy(predictor: Predictor, cube: xr.Dataset, options: PredictionOptions) -> da.Array:
     """Return a Dask array (site, time, output): one task per site, besides those that read it."""
     import dask
     import dask.array as da

@@ -86,7 +86,7 @@ class Sizes:
         """Build sizes from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self)
         if self.inputs < 1 or self.targets < 1:
             raise ConfigError(f"a model needs an input and a target, found {self.inputs} and {self.targets}.")

@@ -53,7 +53,7 @@ class Stack(nn.ModuleList, Generic[Layer]):
 
         def __getitem__(self, index: int) -> Layer: ...  # type: ignore[override]
 
-        def __iter__(self) -> Iterator[Layer]: ...  # type: ignore[override]
+        def __iter__(self) -> Iterator[Layer]: ...
 
 
 class Mlp(nn.Sequential):

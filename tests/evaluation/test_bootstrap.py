@@ -260,7 +260,7 @@ def test_damaged_sums_are_refused(cube, predictions, tmp_path):
         Sums.join([sums, sums])
     (tmp_path / "x.csv").write_text("a,b\n1,2\n", "utf-8")
     for path in (tmp_path / "x.csv", tmp_path / "none.csv"):
-        with pytest.raises(StoreError, match="no sums"):
+        with pytest.raises(StoreError, match="contains no sums"):
             read_sums(path)
     write_sums(sums, tmp_path / "y.csv")
     with pytest.raises(StoreError, match="exists"):

@@ -114,9 +114,9 @@ def test_a_class_without_rows_enough_is_told():
     row = rows_of(table, group="WET", model="second")
     assert row.n_sites == 0 and np.isnan([row.rmse, row.nse, row.rmse_change, row.rmse_low]).all()
     assert set(site_scores(sums).site) == {"XX-0", "XX-1", "XX-2", "XX-5", "XX-6"}
-    assert len(site_scores(sums, least=29)) == 14
-    with pytest.raises(ConfigError, match="no site has 99 rows"):
-        site_scores(sums, least=99)
+    assert len(site_scores(sums, min_steps=29)) == 14
+    with pytest.raises(ConfigError, match="no site has 99 scored"):
+        site_scores(sums, min_steps=99)
 
 
 def test_what_cannot_be_grouped_is_named():
