@@ -10,22 +10,31 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
-from fluxcube.terminal import Overwrite, Seed, bar, box, check_output_file, days, line_progress, names, period
+from fluxcube.terminal import (
+    MaxQc,
+    MinQuality,
+    Overwrite,
+    Seed,
+    bar,
+    box,
+    check_output_file,
+    days,
+    line_progress,
+    names,
+    period,
+    quality_options,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    import pandas as pd
     import xarray as xr
 
-    from fluxcube.evaluation.sums import QualityOptions
     from fluxcube.inference.predictor import Predictor
     from fluxcube.samples.partition import Split
 
@@ -39,19 +48,6 @@ app = typer.Typer(
 
 #: Exit status of a command that succeeded but left something out.
 LEFT_OUT = 3
-
-MaxQc = Annotated[
-    str | None,
-    typer.Option(
-        help="Maximum quality flag of hourly fluxes, 0 (measured) to 3, or all; default 1 to train, 0 to evaluate."
-    ),
-]
-MinQuality = Annotated[
-    str | None,
-    typer.Option(
-        help="Minimum quality of daily fluxes, 0 to 1 (whole days), or all; default 0.5 to train, 1 to evaluate."
-    ),
-]
 
 
 @app.command()
@@ -226,7 +222,7 @@ def train(
             train_igbp=names(train_igbp),
             search=search,
             bag=bag,
-            **_limits(max_qc, min_quality),
+            **quality_options(max_qc, min_quality),
             overwrite=overwrite,
             progress=(progress or line_progress()) if first else None,
         )
@@ -311,6 +307,8 @@ def evaluate(
     """
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
+    from fluxcube.evaluation.skill import IntervalOptions, whole_and_groups
+    from fluxcube.evaluation.sums import site_sums
     from fluxcube.inference.loading import load_model
     from fluxcube.inference.towers import predict
     from fluxcube.resolution import quality_limit, resolution_of
@@ -324,7 +322,7 @@ def evaluate(
     same = len({path.name for path in paths}) < len(paths)  # runs of one name in two folders go by their paths
     models = {str(path) if same else path.name: load_model(path) for path in paths}
     first = next(iter(models.values()))
-    cube, limits = _part(first, part, store), _limits(max_qc, min_quality)
+    cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
     for name, model in models.items():
         if known := _known(model.split, first.split, part, cube):
@@ -334,7 +332,7 @@ def evaluate(
         with bar(f"predict {name}") as progress:
             predictions[name] = predict(model, cube, progress=progress)
     names = list(models)
-    intervals: _Intervals = {
+    intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,
         "draws": draws,
         "seed": seed,
@@ -343,7 +341,8 @@ def evaluate(
     if scales:
         table = scale_table(cube, predictions, **limits, **intervals)
     else:
-        table = _scores(cube, predictions, by or "igbp", first.spec.igbp_classes, limits, intervals)
+        sums = site_sums(cube, predictions, **limits, seasons=by == "season")
+        table = whole_and_groups(sums, by or "igbp", first.spec.igbp_classes, **intervals)
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
@@ -569,36 +568,6 @@ def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:
     return model.split.part(cube, part)
 
 
-def _limits(max_qc: str | None, min_quality: str | None) -> QualityOptions:
-    """Return the quality limits of the command line as the library takes them; "all" is None there."""
-    limits: QualityOptions = {}
-    if max_qc is not None:
-        flag = _limit("max_qc", max_qc)
-        limits["max_qc"] = None if flag is None else int(flag)
-    if min_quality is not None:
-        limits["min_quality"] = _limit("min_quality", min_quality)
-    return limits
-
-
-def _limit(name: str, text: str) -> float | None:
-    if text == "all":
-        return None
-    try:
-        return int(text) if name == "max_qc" else float(text)
-    except ValueError:
-        option = f"--{name.replace('_', '-')}"
-        raise ConfigError(f"{option} must be a number, or all to use every value; found {text!r}.") from None
-
-
-class _Intervals(TypedDict):
-    """Options of the intervals of scores."""
-
-    clusters: float | None
-    draws: int
-    seed: int
-    against: str | None
-
-
 def _check_by(by: str | None, scales: bool) -> None:
     from fluxcube.errors import unknown
     from fluxcube.evaluation.skill import GROUPS
@@ -607,31 +576,6 @@ def _check_by(by: str | None, scales: bool) -> None:
         raise ConfigError(f"--scales groups by scale: leave out --by {by}.")
     if by not in (None, "all", *GROUPS):
         raise unknown("group", by, ("all", *GROUPS))
-
-
-def _scores(
-    cube: xr.Dataset,
-    predictions: Mapping[str, xr.Dataset],
-    by: str,
-    seen: Iterable[str],
-    limits: QualityOptions,
-    intervals: _Intervals,
-) -> pd.DataFrame:
-    """Return the scores of all values together, then those of each group."""
-    import pandas as pd
-
-    from fluxcube.evaluation.skill import score_table
-    from fluxcube.evaluation.sums import site_sums
-
-    sums = site_sums(cube, predictions, **limits, seasons=by == "season")
-    whole = score_table(sums, **intervals)
-    if by == "all":
-        return whole
-    groups = score_table(sums, by=by, seen=seen if by == "igbp" else None, **intervals)
-    marks = {name: value for name, value in (("zero_shot", False), ("counted", True)) if name in groups}
-    table = pd.concat([whole.assign(**marks), groups], ignore_index=True)
-    table.attrs = groups.attrs
-    return table
 
 
 def _known(split: Split, scored: Split, part: str, cube: xr.Dataset) -> list[str]:

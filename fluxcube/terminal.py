@@ -6,11 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fluxcube.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fluxcube.evaluation.sums import QualityOptions
 
 Progress = Callable[[int, int, str], None]
 
@@ -18,6 +21,18 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing output; without it nothing is replaced.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+MaxQc = Annotated[
+    str | None,
+    typer.Option(
+        help="Maximum quality flag of hourly fluxes, 0 (measured) to 3, or all; default 1 to train, 0 to evaluate."
+    ),
+]
+MinQuality = Annotated[
+    str | None,
+    typer.Option(
+        help="Minimum quality of daily fluxes, 0 to 1 (whole days), or all; default 0.5 to train, 1 to evaluate."
+    ),
+]
 
 
 @contextlib.contextmanager
@@ -114,3 +129,24 @@ def period(text: str | None) -> slice | None:
     if not slash:
         raise ConfigError(f"--time: expected first/last such as 2018-06-01/2018-06-30; found {text!r}.")
     return slice(first, last)
+
+
+def quality_options(max_qc: str | None, min_quality: str | None) -> QualityOptions:
+    """Return the quality limits of the command line as the library takes them; "all" is None there."""
+    limits: QualityOptions = {}
+    if max_qc is not None:
+        flag = _limit("max_qc", max_qc)
+        limits["max_qc"] = None if flag is None else int(flag)
+    if min_quality is not None:
+        limits["min_quality"] = _limit("min_quality", min_quality)
+    return limits
+
+
+def _limit(name: str, text: str) -> float | None:
+    if text == "all":
+        return None
+    try:
+        return int(text) if name == "max_qc" else float(text)
+    except ValueError:
+        option = f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{option} must be a number, or all to use every value; found {text!r}.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -239,6 +239,37 @@ def score_table(
     out = pd.concat([out, added], axis=1)
     out.attrs = attrs
     return out
+
+
+def whole_and_groups(
+    sums: Sums, by: str, seen: Iterable[str] = (), **intervals: Unpack[IntervalOptions]
+) -> pd.DataFrame:
+    """Return the scores of all sites together, followed by those of each group.
+
+    Parameters
+    ----------
+    sums : Sums
+        Sums of the sites (`fluxcube.evaluation.sums.site_sums`).
+    by : str
+        A group of `score_table`, or "all" for no groups.
+    seen : iterable of str
+        IGBP classes of the training sites, for `by` "igbp".
+    **intervals
+        Options of `score_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of `score_table`.
+    """
+    whole = score_table(sums, **intervals)
+    if by == "all":
+        return whole
+    groups = score_table(sums, by=by, seen=seen if by == "igbp" else None, **intervals)
+    marks = {name: value for name, value in (("zero_shot", False), ("counted", True)) if name in groups}
+    table = pd.concat([whole.assign(**marks), groups], ignore_index=True)
+    table.attrs = groups.attrs
+    return table
 
 
 def class_means(table: pd.DataFrame) -> pd.DataFrame:
