@@ -131,14 +131,14 @@ def period(text: str | None) -> slice | None:
     return slice(first, last)
 
 
-def quality_options(max_qc: str | None, min_quality: str | None) -> QualityOptions:
-    """Return the quality limits of the command line as the library takes them; "all" is None there."""
+def quality_options(flag: str | None, share: str | None) -> QualityOptions:
+    """Return the texts of --max-qc and --min-quality as the options of the library; "all" is None there."""
     limits: QualityOptions = {}
-    if max_qc is not None:
-        flag = _limit("max_qc", max_qc)
-        limits["max_qc"] = None if flag is None else int(flag)
-    if min_quality is not None:
-        limits["min_quality"] = _limit("min_quality", min_quality)
+    if flag is not None:
+        maximum = _limit("max_qc", flag)
+        limits["max_qc"] = None if maximum is None else int(maximum)
+    if share is not None:
+        limits["min_quality"] = _limit("min_quality", share)
     return limits
 
 

@@ -225,7 +225,7 @@ def test_what_is_no_record_or_clock_is_named():
     ds = record("2020-01-01", 30, 48, TA=1.0)
     with pytest.raises(ConfigError, match="step_minutes"):
         to_daily(ds.drop_attrs(), utc_offset=0)
-    for wrong, message in (([], "at least one"), ([("May", 1.0)], "a date"), (25.0, "-14 to 14")):
+    for wrong, message in (([], "at least one"), ([("May", 1.0)], "expected a start date"), (25.0, "-14 to 14")):
         with pytest.raises(ConfigError, match=message):
             to_daily(ds, utc_offset=wrong)
 

@@ -56,7 +56,7 @@ def test_site_means_are_means_over_sites(cube):
     with pytest.raises(UnknownNameError):
         site_mean_table(sums, against="of")
     with pytest.raises(ConfigError, match="no site has 999 rows"):
-        site_mean_table(sums, least=999)
+        site_mean_table(sums, min_steps=999)
 
 
 def test_the_recipe_scores_on_one_set_of_rows_at_each_quality_and_goes_on(recipe, cube, tmp_path):

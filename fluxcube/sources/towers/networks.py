@@ -58,6 +58,9 @@ class Network:
         Whether its daily (DD) tables are read for a daily cube.
     why_no_days : str
         Why its daily tables are not read.
+    best_flag : int
+        Best quality flag that a value can have, where the publication kept no flags: it counts as measured
+        (`fluxcube.samples.quality.best_flags`).
     why : str
         Why its files are refused.
     licence, citation, doi : str
