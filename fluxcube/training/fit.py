@@ -78,7 +78,7 @@ def fit(
     split : Split, str or path, optional
         A split, or a kind or file as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
-        Settings of the model; by default its preset small if gradient descent trains it, else the defaults of its config.
+        Settings of the model; by default its preset small if gradient descent trains it, else its config's defaults.
     training : TrainingConfig, optional
         Settings of gradient descent.
     epochs : int, optional

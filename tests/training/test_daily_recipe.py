@@ -55,7 +55,7 @@ def test_site_means_are_means_over_sites(cube):
     assert together.rmse_low.isna().all(), "one cluster tells nothing of other towers"
     with pytest.raises(UnknownNameError):
         site_mean_table(sums, against="of")
-    with pytest.raises(ConfigError, match="no site has 999 rows"):
+    with pytest.raises(ConfigError, match="no site has 999 scored time steps"):
         site_mean_table(sums, min_steps=999)
 
 
