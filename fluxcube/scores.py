@@ -136,6 +136,19 @@ def nse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
     return scores(moments(obs, pred, axis))["nse"]
 
 
+def efficiency(mse: float, variance: float) -> float:
+    """Return the Nash-Sutcliffe efficiency from a mean squared error and the variance of the same observations.
+
+    NaN where the observations do not vary.
+
+    Examples
+    --------
+    >>> efficiency(0.5, 2.0)
+    0.75
+    """
+    return float(1 - mse / variance) if variance > 0 else float("nan")
+
+
 def rmse(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> np.ndarray:
     """Return the root mean squared error, in the unit of the inputs (parameters as `nse`).
 

@@ -18,6 +18,7 @@ from fluxcube.errors import ConfigError, missing_package
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
+from fluxcube.scores import efficiency
 
 _SIDE = 8
 
@@ -317,14 +318,14 @@ class Boosting(RowModel):
         self.boosters = boosters
 
 
-def with_target(state: Growth, booster, scores: list[float], spread: float) -> Growth:
-    """Return the state after the last tree of a target; `spread` is the variance of its validation rows."""
+def with_target(state: Growth, booster, scores: list[float], variance: float) -> Growth:
+    """Return the state after the last tree of a target; `variance` is that of its validation rows."""
     i = len(state.done)
     log = {**state.log, f"trees_{i}": booster.num_boosted_rounds()}
     if scores:
         log[f"val_rmse_{i}"] = error = scores[booster.num_boosted_rounds() - 1]
-        if spread > 0:
-            log[f"val_nse_{i}"] = 1 - error**2 / spread
+        if variance > 0:
+            log[f"val_nse_{i}"] = efficiency(error**2, variance)
     return Growth((*state.done, bytes(booster.save_raw("ubj"))), log)
 
 

@@ -37,6 +37,7 @@ from fluxcube.models.rows import WholeRows
 from fluxcube.resolution import DEFAULT, Default, QualityLimit, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
+from fluxcube.scores import efficiency
 from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows
 from fluxcube.training.run import differences
@@ -337,8 +338,8 @@ def _score(targets: Sequence[_Target], config: BoostingConfig, i: int, seed: int
         errors = _grow_folds(params, target, config, stop)
         pooled = errors @ hours / sum(hours)
         best = int(np.argmin(pooled))
-        nse.append(_nse(pooled[best], target.spread))
-        folds.append([_nse(error, fold.spread) for error, fold in zip(errors[best], target.folds, strict=True)])
+        nse.append(efficiency(pooled[best], target.spread))
+        folds.append([efficiency(error, fold.spread) for error, fold in zip(errors[best], target.folds, strict=True)])
         trees.append(best + 1)
     return {
         "draw": i,
@@ -369,11 +370,6 @@ def _grow_folds(params: Mapping, target: _Target, config: BoostingConfig, stop: 
         elif done - at >= config.early_stopping:
             break
     return np.array(errors)
-
-
-def _nse(error: float, spread: float) -> float:
-    """Return the NSE from mean squared error and variance; NaN where nothing varies."""
-    return float(1 - error / spread) if spread > 0 else math.nan
 
 
 class _Stopped(RuntimeError):
