@@ -187,6 +187,21 @@ def compare(folder: Path) -> dict[str, Cost]:
     return costs
 
 
+def snapping(folder: Path) -> tuple[float, float]:
+    """Return the share of values that snapping changes, and the largest change relative to the variable's maximum."""
+    changed = count = 0
+    largest = 0.0
+    floats, compact = (fc.open_carbonsense(folder / f"{cube}.zarr") for cube in ("floats", "compact"))
+    for stack in STACKS:
+        for site in range(floats.sizes["site"]):
+            one, other = (ds[stack].isel(site=site).values.astype(float) for ds in (floats, compact))
+            observed, change = np.isfinite(one), np.abs(np.nan_to_num(one - other))
+            maximum = np.abs(np.nan_to_num(one)).max(0)
+            changed, count = changed + int((change > 0).sum()), count + int(observed.sum())
+            largest = max(largest, float((change / np.where(maximum > 0, maximum, 1)).max()))
+    return changed / count, largest
+
+
 def show(costs: dict[str, Cost]) -> None:
     first = next(iter(costs.values()))
     print(f"{'codec':<46} {'MB':>8} {'size':>6} {'write':>6} {'read':>6}  exact  NaN  open")
@@ -205,6 +220,10 @@ def main(raw: Path, sites: int | None) -> None:
         for cube in ("floats", "compact"):
             fc.build_carbonsense(raw, Path(scratch) / f"{cube}.zarr", sites=names, compact=cube == "compact")
         show(compare(Path(scratch)))
+        share, largest = snapping(Path(scratch))
+        print(
+            f"snapping changes {share:.1%} of the values, by at most {largest:.2g} of the variable's maximum at a site"
+        )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def export(
         bool, typer.Option("--cycle", help="Write the mean diurnal cycle of each period instead of its mean.")
     ] = False,
     clock: Annotated[
-        str | None, typer.Option(help="Clock of days: utc or solar; default utc, for diurnal cycles solar.")
+        str | None, typer.Option(help="Clock that dates follow: utc or solar; default utc, solar for diurnal cycles.")
     ] = None,
     units: Annotated[str | None, typer.Option(help="Convert fluxes into these units, e.g. 'gC m-2 d-1'.")] = None,
     time: Time = None,

@@ -117,7 +117,7 @@ def build_carbonsense(
         Keep an existing store, and read only sites that are new, or whose files or metadata changed. The files of other
         sites stay identical byte by byte, also if their archives are not in `raw`.
     compact : bool
-        Round values to the decimals of their source (`fluxcube.decimals`: 18 % of the values change, by at most 1.2e-7
+        Round values to the decimals of their source (`fluxcube.decimals`: 18 % of the values change, by at most 1.3e-7
         of the variable's maximum), which takes 0.588 of the default size (docs/benchmarks.md#codecs). Such a store
         opens only where fluxcube is installed; any Zarr reader opens the others.
     sites : str or sequence of str, optional

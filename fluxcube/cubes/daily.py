@@ -67,8 +67,8 @@ def read_daily_tower(archives: Sequence[Archive], info: SiteInfo, options: Tower
     -------
     Tower
         Its ``time`` are local dates without gaps; predictors have the parts "" and "_quality", fluxes also
-        "_randunc" and "_jointunc" where any day has one. ``out_of_bounds`` counts native steps of days aggregated from
-        hours, and days; ``flags_assumed`` native steps whose flag was assumed.
+        "_randunc" and "_jointunc" where any day has one. ``out_of_bounds`` counts native time
+        steps for days aggregated from hours, else days; ``flags_assumed`` native steps whose flag was assumed.
         ``quality`` contains, by stack and variable, ``days``: the number of days with a value, and shares of them,
         where not 0: ``from_hours`` (aggregated from hours) and ``unknown`` (without a quality); ``remain``: shares
         whose quality is at least 0.5, 0.75 and 1.

@@ -176,7 +176,7 @@ class _Strip:
 
 
 def _predictors(forcing: xr.Dataset, columns: _Columns, shift: np.ndarray, first: int, last: int) -> da.Array:
-    """Return lazy predictors (latitude, longitude, time, variable), one task for a block of cells and of days."""
+    """Return lazy predictors (latitude, longitude, time, variable), one task per block of cells and days."""
     import dask.array as da
 
     stack = forcing.predictors
@@ -213,7 +213,7 @@ def _lazy_strip(hours: da.Array, strip: _Strip, rows: tuple[int, ...]) -> da.Arr
 
 
 def _days_at_once(values: int) -> int:
-    """Return the number of days per chunk, from the number of values in an hour."""
+    """Return the number of days per chunk, from the number of values per hour."""
     return int(np.clip(_BYTES // (4 * _HOURS * values), _MIN_DAYS, _MAX_DAYS))
 
 

@@ -33,13 +33,13 @@ DAY_EPOCH = np.datetime64("2000-01-01", "D")
 #: One step of the time axis, by resolution.
 STEPS = {name: row.step for name, row in ALL.items()}
 
-#: Number of time steps that are read and decompressed at once: two months of hours, four years of days.
+#: Number of time steps per chunk, which is read and decompressed as a whole: two months hourly, four years daily.
 CHUNK = 1461
 #: Number of chunks in a file, which is 60 years.
 _SHARD = {name: 15 * row.steps_per_day for name, row in ALL.items()}
 #: Reflectance is stored in steps of 0.0001, as in the MODIS products.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
-#: Satellite data: name of the array, its shape per day, its title, and the number of days read at once.
+#: Satellite data: name of the array, its shape for one day, its title, and the number of days per chunk.
 _SATELLITE = {
     "hourly": (
         "modis",
