@@ -13,7 +13,12 @@ import xarray as xr
 import zarr
 
 from fluxcube.errors import StoreError, missing_package
+from fluxcube.stores.pinned import PinnedStore
 from fluxcube.stores.swap import describe_moved_store
+
+#: File that is written once, by kind of store, where it is not ``zarr.json``: that of maps changes while regions are
+#: written.
+_WITNESSES = {"maps": "time/zarr.json", "forcing": "time/zarr.json"}
 
 
 def is_url(path: str | os.PathLike) -> bool:
@@ -46,11 +51,19 @@ def open_group(
     """
     if is_url(path):
         return _remote_group(str(path), storage_options or {})
-    path = Path(path)
+    _check_exists(Path(path))
+    return _local_group(Path(path), mode)
+
+
+def _check_exists(path: Path) -> None:
     if not (path / "zarr.json").is_file():
         raise StoreError(f"{path}: no store there; {describe_moved_store(path) or 'check the path.'}")
+
+
+def _local_group(store: Path | PinnedStore, mode: Literal["r", "r+"]) -> zarr.Group:
+    path = store.root if isinstance(store, PinnedStore) else store
     try:
-        return zarr.open_group(path, mode=mode, zarr_format=3)
+        return zarr.open_group(store, mode=mode, zarr_format=3)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise StoreError(f"{path}: expected a Zarr group, which its zarr.json is not ({error}).") from error
 
@@ -91,9 +104,10 @@ def open_store(
     Raises
     ------
     StoreError
-        If there is no such store, or it cannot be reached, or it is of another kind or not complete.
+        If there is no such store, or it cannot be reached, or it is of another kind or not complete; when values are
+        read later, if the store on a disk was replaced, moved or removed since (a store at a URL is not checked).
     """
-    group = open_group(path, "r", storage_options)
+    group = _pinned_group(path, kind, storage_options)
     attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
         raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
@@ -107,6 +121,17 @@ def open_store(
     strings = {n: (v.dims, v.values.astype(object), v.attrs) for n, v in ds.variables.items() if v.dtype.kind == "T"}
     ds = ds.assign_coords(strings)
     return dask_chunked(ds) if dask else ds
+
+
+def _pinned_group(path: str | os.PathLike, kind: str, storage_options: Mapping[str, object] | None) -> zarr.Group:
+    """Open the group of a store so that a later read from a store that replaced it is an error."""
+    if is_url(path):
+        return open_group(path, "r", storage_options)
+    _check_exists(Path(path))
+    witness = _WITNESSES.get(kind, "zarr.json")
+    if not (Path(path) / witness).is_file():  # a store of another kind, which the caller names
+        witness = "zarr.json"
+    return _local_group(PinnedStore(Path(path).absolute(), witness=witness), "r")
 
 
 def dask_chunked(ds: xr.Dataset, *, begin: Mapping[str, int] | None = None, **longest: int) -> xr.Dataset:

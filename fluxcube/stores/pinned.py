@@ -1,0 +1,87 @@
+"""A Zarr store of files that is read only while it is the store that was opened.
+
+Building and appending replace a store in one step, and its arrays are read lazily, by position. Without this check, a
+Dataset that was opened before the replacement would read values of other sites after it, and missing values from a
+store that was removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
+
+from fluxcube.errors import StoreError
+
+#: Numbers that differ between a store and the one that replaced it.
+Identity = tuple[int, ...]
+
+
+class PinnedStore(LocalStore):
+    """Files of one store, as long as its path leads to the same store.
+
+    Parameters
+    ----------
+    root : path
+        Folder of the store.
+    witness : str
+        File of the store that is written once, with it. The number of a removed folder can be used again; the number
+        and time of this file then differ.
+
+    Raises
+    ------
+    StoreError
+        When a file is read after the store was replaced, moved or removed.
+    """
+
+    def __init__(self, root: Path | str, *, witness: str = "zarr.json", read_only: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+        self.witness = witness
+        self.identity = self._identity()
+
+    def _identity(self) -> Identity:
+        folder, file = os.stat(self.root), os.stat(self.root / self.witness)
+        return folder.st_dev, folder.st_ino, file.st_ino, file.st_mtime_ns, file.st_size
+
+    def _check(self) -> None:
+        """Raise a StoreError if the path leads to another store; called after each read, so that none is missed."""
+        try:
+            same = self._identity() == self.identity
+        except OSError:
+            same = False
+        if not same:
+            raise StoreError(
+                f"{self.root}: the store was replaced, moved or removed since it was opened, and its arrays are read "
+                "by position; open it again."
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and isinstance(other, PinnedStore) and self.identity == other.identity
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the bytes of a file, or of a part of it; None if the store has no such file."""
+        found = await super().get(key, prototype, byte_range)
+        self._check()
+        return found
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return what `get` does, in the calling thread."""
+        found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        self._check()
+        return found
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return the bytes of parts of files; None for each file that the store does not have."""
+        found = await super().get_partial_values(prototype, key_ranges)
+        self._check()
+        return found
