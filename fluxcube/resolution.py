@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class Resolution:
         Array of satellite data.
     satellite_words : str
         What that array contains, for messages.
+    satellite_title : str
+        CF ``long_name`` of that array.
+    satellite_chunk : int
+        Number of its days per chunk.
     bands : tuple of str
         Bands of that array.
     surface_columns : bool
@@ -79,6 +83,17 @@ class Resolution:
         These limits, for messages.
     store : str
         File name of the cube in the default folder.
+    loss_weights : tuple of str
+        Weights of the training fluxes, by default (`fluxcube.training.weights`).
+    balance : float
+        Weight of the carbon balance in the loss, by default, of models that estimate NEE, GPP and RECO.
+    partial_windows : bool
+        Whether training windows may begin before the first time step of a tower.
+    scaled_inputs : bool
+        Whether the model inputs are scaled by the mean and standard deviation of the training towers.
+    gross_fluxes_positive : bool
+        Whether estimates of GPP and RECO below 0 become 0. Measured hourly values are negative, too; daily ones are
+        seldom, and by little.
     """
 
     name: str
@@ -92,6 +107,8 @@ class Resolution:
     map_time_name: str
     satellite: str
     satellite_words: str
+    satellite_title: str
+    satellite_chunk: int
     bands: tuple[str, ...]
     surface_columns: bool
     quality: str
@@ -103,6 +120,11 @@ class Resolution:
     accepted: tuple[float, float]
     accepted_words: str
     store: str
+    loss_weights: tuple[str, ...]
+    balance: float
+    partial_windows: bool
+    scaled_inputs: bool
+    gross_fluxes_positive: bool
 
     def __str__(self) -> str:
         return self.name
@@ -131,6 +153,11 @@ class Resolution:
         """
         seconds = np.round(np.asarray(longitude, float) * _SECONDS_PER_DEGREE) * (not self.local)
         return seconds.astype("timedelta64[s]")
+
+    @property
+    def zone(self) -> str:
+        """Ending of a time in messages: " UTC", or nothing after a local date."""
+        return "" if self.local else " UTC"
 
     @property
     def attrs(self) -> dict[str, str]:
@@ -177,6 +204,8 @@ HOURLY = Resolution(
     map_time_name="start of the hour, UTC",
     satellite="modis",
     satellite_words="chips",
+    satellite_title="reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)",
+    satellite_chunk=32,
     bands=BANDS,
     surface_columns=False,
     quality="_qc",
@@ -188,6 +217,11 @@ HOURLY = Resolution(
     accepted=(0, 3),
     accepted_words="a whole number from 0 (measured) to 3",
     store="carbonsense.zarr",
+    loss_weights=(),
+    balance=0.0,
+    partial_windows=True,
+    scaled_inputs=False,
+    gross_fluxes_positive=False,
 )
 
 DAILY = Resolution(
@@ -202,6 +236,8 @@ DAILY = Resolution(
     map_time_name="date, local mean solar time",
     satellite="surface",
     satellite_words="surface reflectance",
+    satellite_title="reflectance under a clear sky, mean of 2 km x 2 km (MOD09GA bands 1-7)",
+    satellite_chunk=1370,
     bands=BANDS[:7],
     surface_columns=True,
     quality="_quality",
@@ -213,6 +249,11 @@ DAILY = Resolution(
     accepted=(0, 1),
     accepted_words="a share of the day from 0 to 1 (best)",
     store="carbonsense_daily.zarr",
+    loss_weights=("quality", "igbp", "koppen"),
+    balance=0.1,
+    partial_windows=False,
+    scaled_inputs=True,
+    gross_fluxes_positive=True,
 )
 
 #: Both resolutions, by name.
@@ -271,6 +312,13 @@ def check_resolution(ds: xr.Dataset, resolution: str, who: str) -> None:
     raise ConfigError(f"{who} works on {needed.steps}, and this cube contains {found.steps}: {what}.")
 
 
+class LimitArgument(TypedDict, total=False):
+    """The one argument of the two that sets a limit of quality."""
+
+    max_qc: int | None
+    min_quality: float | None
+
+
 @dataclass(frozen=True)
 class QualityLimit:
     """The quality that a value must have to be used; see `Resolution.limit` and `quality_limit`.
@@ -296,9 +344,11 @@ class QualityLimit:
             return "every value"
         return f"flag <= {self.value}" if self.resolution.lower_is_better else f"quality >= {self.value:g}"
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Return the limit as runs record it: the name of the argument and its value."""
-        return {self.resolution.option: self.value}
+    def to_dict(self) -> LimitArgument:
+        """Return the limit as runs record it and functions take it: the name of the argument and its value."""
+        if self.resolution.lower_is_better:
+            return {"max_qc": self.predictor_flag}
+        return {"min_quality": self.value}
 
     @property
     def predictor_flag(self) -> int | None:

@@ -102,6 +102,8 @@ def brief(search):
 
 
 def test_the_commands_with_the_defaults(published, split, tmp_path, monkeypatch, capsys):
+    from fluxcube.training.search import random_search
+
     version, store, _ = published
     split.save(tmp_path / "split.json")
 
@@ -117,6 +119,10 @@ def test_the_commands_with_the_defaults(published, split, tmp_path, monkeypatch,
     told = run(f"evaluate {tmp_path}/x {store} --draws 0")
     assert f"flag {BEST[version]} of" in told
     assert run(f"evaluate {tmp_path}/x {store} --draws 0 --max-qc 3")
+    monkeypatch.setattr("fluxcube.training.search.random_search", brief(random_search))
+    options = f"--model xgboost --search 1 --set config.search_rows=300 --split {tmp_path}/split.json {names}"
+    run(f"train {store} {tmp_path}/searched {options}")
+    assert (tmp_path / "searched" / "search.jsonl").exists()
 
 
 def test_a_site_with_flags_keeps_them(published):

@@ -24,11 +24,12 @@ from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
 from fluxcube.cubes.places import find_place
 from fluxcube.cubes.report import build_document, document, read_snapshots
-from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
+from fluxcube.cubes.satellite import PRODUCTS, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
 from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.tower import read_tower
 from fluxcube.errors import SourceError, unknown
+from fluxcube.resolution import ALL
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
@@ -147,7 +148,7 @@ def is_outdated(request: BuildRequest, kept: Kept) -> bool:
     """Return whether satellite data of a site that stays must be cut again."""
     if request.modis is None:
         return False
-    rasters = SATELLITE[request.settings.resolution].rasters(request.modis)
+    rasters = PRODUCTS[ALL[request.settings.resolution].satellite].rasters(request.modis)
     return any(stamp_rasters(rasters, doc["place"]) != doc.get("rasters", "") for doc in kept.documents.values())
 
 
@@ -201,7 +202,7 @@ def cut_satellite_data(
     """
     if request.modis is None:
         return sites, _cut_archives(request, found, sites, building)
-    product = SATELLITE[request.settings.resolution]
+    product = PRODUCTS[ALL[request.settings.resolution].satellite]
     rasters = product.rasters(request.modis)
     documents = sites.documents
     stamps = {site: stamp_rasters(rasters, doc["place"]) for site, doc in documents.items()}
@@ -302,7 +303,7 @@ def _read_site(request: BuildRequest, found: FoundSites, building: Path, site: s
 def _cut_archives(request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path) -> dict[str, np.ndarray]:
     """Spill the chips that archives themselves contain, the newest publication's if several do."""
     days: dict[str, np.ndarray] = {}
-    if request.settings.resolution != "hourly":
+    if ALL[request.settings.resolution].surface_columns:
         return days
     for site in sites.fresh:
         for archive in sorted(found.archives[site], key=lambda archive: archive.rank):

@@ -26,6 +26,7 @@ from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.stamps import Kept
 from fluxcube.errors import ConfigError
+from fluxcube.resolution import ALL
 from fluxcube.stores.building import staging
 from fluxcube.stores.swap import build_lock
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
@@ -157,7 +158,7 @@ def build_carbonsense(
         predictors=_predictors(variables, resolution),
         fluxes=tuple(targets(resolution)),
         resolution=resolution,
-        clock=clock if resolution == "hourly" else DAY_CLOCK,
+        clock=DAY_CLOCK if ALL[resolution].local else clock,
         order=order,
         rule=rule,
         compact=compact,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.hourly import UNCERTAINTIES
 from fluxcube.errors import ConfigError
-from fluxcube.resolution import find_resolution
+from fluxcube.resolution import Resolution, find_resolution
 from fluxcube.variables import table
 
 #: Variables fused as one unit, so that NEE = RECO - GPP never mixes two publications: the partition follows NEE.
@@ -64,18 +65,17 @@ def fuse(
     labels = [label for _, label, _ in ordered]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"sources to fuse must have different names, found {', '.join(labels)}.")
-    step, known = find_resolution(resolution).step, table(resolution)
-    time = _axis([ds for _, _, ds in ordered], step)
+    row, known = find_resolution(resolution), table(resolution)
+    time = _axis([ds for _, _, ds in ordered], row.step)
     present = {name for _, _, ds in ordered for name in ds.data_vars if name in known}
     names = [name for name in known if name in present]  # in table order, independent of the order of sources
-    stacks = {name: _stack(name, [ds for _, _, ds in ordered], time, step) for name in names}
+    stacks = {name: _stack(name, [ds for _, _, ds in ordered], time, row.step) for name in names}
     choices = _choices(stacks, names, rule)
     record = {}
     for name in names:
         for part, stack in stacks[name].items():
             record[name + part] = ("time", _taken(stack, choices[name]))
-    count = _count_hours if resolution == "hourly" else _count_days
-    report = {name: count(stacks[name], choices[name], labels, time) for name in names}
+    report = {name: _count(stacks[name], choices[name], labels, time, row) for name in names}
     return xr.Dataset(record, coords={"time": time}), report
 
 
@@ -143,34 +143,21 @@ def _best(scores: np.ndarray) -> np.ndarray:
     return scores.argmin(0)
 
 
-def _count_hours(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
-    """Return what each source supplied of one variable."""
-    values, flags = (_taken(stack[part], choice) for part in ("", "_QC"))
+def _count(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray, row: Resolution) -> dict:
+    """Return what each source supplied of one variable: number of time steps, quality, and first and last step."""
+    values, quality = (_taken(stack[part], choice) for part in ("", row.quality.upper()))
     report = {}
     for i, label in enumerate(labels):
         mine = np.flatnonzero((choice == i) & np.isfinite(values))
         if len(mine):
-            report[label] = {
-                "hours": len(mine),
-                "flags": np.bincount(flags[mine], minlength=4).tolist(),
-                "first": str(time[mine[0]].astype("datetime64[h]")),
-                "last": str(time[mine[-1]].astype("datetime64[h]")),
-            }
+            first, last = (str(time[at].astype(f"datetime64[{row.unit}]")) for at in mine[[0, -1]])
+            report[label] = {row.steps: len(mine), **_quality(quality[mine], row), "first": first, "last": last}
     return report
 
 
-def _count_days(stack: dict, choice: np.ndarray, labels: Sequence[str], time: np.ndarray) -> dict:
-    """Return what each source supplied of one variable of a daily record."""
-    values, quality = (_taken(stack[part], choice) for part in ("", "_QUALITY"))
-    report = {}
-    for i, label in enumerate(labels):
-        mine = np.flatnonzero((choice == i) & np.isfinite(values))
-        if len(mine):
-            known = quality[mine][np.isfinite(quality[mine])]
-            report[label] = {
-                "days": len(mine),
-                "quality": round(float(known.mean()), 4) if len(known) else None,
-                "first": str(time[mine[0]].astype("datetime64[D]")),
-                "last": str(time[mine[-1]].astype("datetime64[D]")),
-            }
-    return report
+def _quality(quality: np.ndarray, row: Resolution) -> dict[str, Any]:
+    """Return the number of values of each flag, or the mean quality of the days whose quality is known."""
+    if row.lower_is_better:
+        return {"flags": np.bincount(quality, minlength=4).tolist()}
+    known = quality[np.isfinite(quality)]
+    return {"quality": round(float(known.mean()), 4) if len(known) else None}

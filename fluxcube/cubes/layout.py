@@ -19,12 +19,11 @@ from fluxcube.cubes.places import location
 from fluxcube.cubes.tower_data import Stack, Tower, TowerOptions
 from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
-from fluxcube.resolution import ALL
+from fluxcube.resolution import ALL, Resolution
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
 from fluxcube.stores.arrays import ArraySpec
 from fluxcube.stores.building import spill, spilled, unspill
 from fluxcube.stores.shards import write_run
-from fluxcube.variables import BANDS
 
 #: Start of every store's time axis; no flux tower is older.
 EPOCH = np.datetime64("1980-01-01", "h")
@@ -39,16 +38,6 @@ CHUNK = 1461
 _SHARD = {name: 15 * row.steps_per_day for name, row in ALL.items()}
 #: Reflectance is stored in steps of 0.0001, as in the MODIS products.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
-#: Satellite data: name of the array, its shape for one day, its title, and the number of days per chunk.
-_SATELLITE = {
-    "hourly": (
-        "modis",
-        (len(BANDS), len(CHIP_Y), len(CHIP_X)),
-        "reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)",
-        32,
-    ),
-    "daily": ("surface", (7,), "reflectance under a clear sky, mean of 2 km x 2 km (MOD09GA bands 1-7)", 1370),
-}
 #: Number of days in a file: 60 years.
 _DAYS_SHARD = 32 * 685
 
@@ -290,22 +279,23 @@ def cube_arrays(places: Sequence[Place], steps: int, settings: CubeSettings, day
                     decimals=settings.compact and part.dtype == "float32",
                 )
     if days is not None:
-        arrays[_SATELLITE[resolution][0]] = _satellite_array(len(places), days, resolution)
+        arrays[ALL[resolution].satellite] = _satellite_array(len(places), days, ALL[resolution])
     return arrays
 
 
-def _satellite_array(sites: int, days: int, resolution: str) -> ArraySpec:
-    _, inner, title, chunk = _SATELLITE[resolution]
-    attrs = {"long_name": title, "units": "1"}
-    chips = resolution == "hourly"
+def _satellite_array(sites: int, days: int, row: Resolution) -> ArraySpec:
+    """Return the array of satellite data: columns (band,) of each day as float32, or scaled images (band, y, x)."""
+    pixels = () if row.surface_columns else (len(CHIP_Y), len(CHIP_X))
+    inner = (len(row.bands), *pixels)
+    packing = {"scale_factor": _CHIP_SCALE, "_FillValue": _CHIP_FILL} if pixels else {}
     return ArraySpec(
         dims=("site", "day", *("band", "y", "x")[: len(inner)]),
         shape=(sites, days, *inner),
-        dtype="int16" if chips else "float32",
-        chunks=(1, chunk, *inner),
+        dtype="int16" if packing else "float32",
+        chunks=(1, row.satellite_chunk, *inner),
         shards=(1, _DAYS_SHARD, *inner),
-        fill_value=_CHIP_FILL if chips else np.nan,
-        attrs=attrs | ({"scale_factor": _CHIP_SCALE, "_FillValue": _CHIP_FILL} if chips else {}),
+        fill_value=packing.get("_FillValue", np.nan),
+        attrs={"long_name": row.satellite_title, "units": "1", **packing},
     )
 
 
@@ -371,4 +361,4 @@ def write_chips(building: Path, at: int, site: str, resolution: str = "hourly") 
         fill = _CHIP_FILL if values.dtype == np.int16 else np.nan
         run = np.full((int(at_day[-1] - at_day[0]) + 1, *values.shape[1:]), fill, values.dtype)
         run[at_day - at_day[0]] = values
-        write_run(building, _SATELLITE[resolution][0], at, int(at_day[0]), run)
+        write_run(building, ALL[resolution].satellite, at, int(at_day[0]), run)

@@ -14,6 +14,7 @@ import xarray as xr
 from fluxcube.cubes.chips import build_chips, chip_days, source_rasters
 from fluxcube.cubes.layout import spill_chips
 from fluxcube.cubes.surface import build_surface
+from fluxcube.resolution import DAILY, HOURLY
 from fluxcube.sources.modis.rasters import list_rasters
 
 Progress = Callable[[int, int, str], None]
@@ -59,10 +60,10 @@ def _surface_days(rasters: Sequence) -> np.ndarray:
     return np.array(sorted(seen & state), "datetime64[D]")
 
 
-#: Satellite product by resolution of the cube.
-SATELLITE = {
-    "hourly": Product("MCD43A4", source_rasters, chip_days, build_chips, 9 * 64),
-    "daily": Product("MOD09GA", _surface_rasters, _surface_days, build_surface, 7),
+#: Satellite product by the name of the array that it fills (`fluxcube.resolution.Resolution.satellite`).
+PRODUCTS = {
+    HOURLY.satellite: Product("MCD43A4", source_rasters, chip_days, build_chips, 9 * 64),
+    DAILY.satellite: Product("MOD09GA", _surface_rasters, _surface_days, build_surface, 7),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import ModelReference, Predictor
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
 
 #: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
@@ -147,7 +148,7 @@ def _without_old_chips(block: Block) -> Block:
 
     Whether a window uses the latest chip then depends on its age, not on where the chunk begins.
     """
-    hour, max_age = block.chip_hour, 24 * CHIP_DAYS
+    hour, max_age = block.chip_hour, HOURLY.steps_per_day * CHIP_DAYS
     later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1) if hour.size else hour
     ends = np.where((hour < NO_CHIP) & (later - hour > max_age), hour + max_age, NO_CHIP)
     ends[ends >= block.inputs.shape[1]] = NO_CHIP

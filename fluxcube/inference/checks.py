@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.resolution import resolution_of
+from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.variables import table
 
@@ -125,6 +125,6 @@ def region_bytes(forcing: xr.Dataset, spec: FeatureSpec, *, hours: int, before: 
     images = 0
     if "modis" in forcing and spec.bands:
         days = sum(forcing.modis.sizes[d] for d in ("day",))
-        days = min(days, (forcing.modis.chunksizes or {"day": (days,)})["day"][0] + span // 24 + 2)
+        days = min(days, (forcing.modis.chunksizes or {"day": (days,)})["day"][0] + span // HOURLY.steps_per_day + 2)
         images = 3 * 4 * 64 * len(spec.bands) * days * forcing.modis.sizes.get("block", 1)
     return int(cells * (read + made + images)) + _FORWARD

@@ -21,7 +21,7 @@ from fluxcube.inference.passes import matrix_precision, predict_scaled
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model
 from fluxcube.resolution import check_resolution
-from fluxcube.samples.daymeans import block_days, steps_of_a_day
+from fluxcube.samples.daymeans import block_days
 from fluxcube.samples.features import Block, FeatureSpec
 from fluxcube.samples.splits import Split
 from fluxcube.samples.support import block_with_embeddings, with_embeddings
@@ -101,7 +101,7 @@ class Predictor:
     @property
     def resolution(self) -> str:
         """Whether it was trained on an "hourly" or a "daily" cube; without a record, "hourly"."""
-        return self.metadata.get("cube", {}).get("resolution", "hourly")
+        return self.spec.resolution
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -351,7 +351,7 @@ class Predictor:
         days, lead = block_days(block, self.spec)
         index = self.training_days().index(days.reshape(-1, days.shape[-1])).reshape(days.shape[:2])
         steps = np.arange(block.inputs.shape[1])
-        return index[:, (steps + lead) // steps_of_a_day(self.spec)]
+        return index[:, (steps + lead) // self.spec.steps(1)]
 
     def _with_embeddings(self, block: Block, embeddings: np.ndarray | None) -> Block:
         """Return a block with the embeddings of its places, if the model uses them."""
@@ -366,7 +366,7 @@ class Predictor:
         n = len(self.spec.targets)
         scale = np.array(self.spec.target_scale, np.float32)
         out[..., :n] = out[..., :n] * scale + np.array(self.spec.target_mean, np.float32)
-        if self.spec.daily:  # measured hourly values are negative, too; daily ones are seldom, and by little
+        if self.spec.row.gross_fluxes_positive:
             for i, name in enumerate(self.spec.targets):
                 if name.startswith(("GPP", "RECO")):
                     np.maximum(out[..., i], 0, out=out[..., i])

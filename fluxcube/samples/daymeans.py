@@ -71,7 +71,7 @@ def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
         latest chip by the day's end; static numbers; classes as 0 and 1. NaN where less than three quarters of the
         day's hours have a value, and throughout for a day without a single predictor that is not computed.
     int
-        Steps of the first day that lie before the block: step i is of day ``(i + lead) // steps_of_a_day(spec)``.
+        Steps of the first day that lie before the block: step i is of day ``(i + lead) // spec.steps(1)``.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
     >>> days.shape, lead
     ((2, 3, 2), 5)
     """
-    per_day = steps_of_a_day(spec)
+    per_day = spec.steps(1)
     lead = block.first_hour % per_day
     met, columns = _met(block.inputs, spec, lead, per_day), day_columns(spec)
     days = met.shape[1]
@@ -106,7 +106,7 @@ def tower_days(towers: Towers) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     (d, `day_columns`) float32
         As `block_days` returns them; days without any value are left out.
     """
-    series, observed, per_day = towers.series, towers.observed(), steps_of_a_day(towers.spec)
+    series, observed, per_day = towers.series, towers.observed(), towers.spec.steps(1)
     for i, (start, hours) in enumerate(zip(series.start, series.hours, strict=True)):
         block = _stretch(towers, i)
         days, lead = block_days(block, towers.spec)
@@ -115,11 +115,6 @@ def tower_days(towers: Towers) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         kept = seen.reshape(-1, per_day).any(1) & np.isfinite(days[0]).any(-1)
         dates = np.datetime64(block.first_hour // per_day, "D") + np.arange(days.shape[1])
         yield int(towers.site[i]), dates[kept], days[0][kept]
-
-
-def steps_of_a_day(spec: FeatureSpec) -> int:
-    """Return the number of time steps of a day in a model's cube: 24 or 1."""
-    return spec.steps(1)
 
 
 def day_means(values: np.ndarray, lead: int, per_day: int = 24) -> np.ndarray:

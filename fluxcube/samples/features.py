@@ -129,11 +129,6 @@ class FeatureSpec:
             raise ConfigError(f"input_mean and input_scale must have one number for each of {len(self.inputs)} inputs.")
 
     @property
-    def daily(self) -> bool:
-        """Whether its time steps are days."""
-        return self.resolution != HOURLY.name
-
-    @property
     def row(self) -> Resolution:
         """Resolution of its cubes."""
         return find_resolution(self.resolution)
@@ -300,8 +295,8 @@ def make_block(
     if values.shape[1:] != (len(time), len(spec.predictors)):
         wanted = f"(n, {len(time)}, {len(spec.predictors)})"
         raise ConfigError(f"values must be {wanted}, one column for each of the predictors, found {values.shape}.")
-    if qc is not None and spec.predictor_max_qc is not None:
-        values[qc > np.maximum(spec.predictor_max_qc, best)] = np.nan
+    if qc is not None:
+        values[~HOURLY.limit(spec.predictor_max_qc).accepts(qc, best)] = np.nan
     surface = carried(chips, days, np.asarray(time), spec.surface) if spec.surface else None
     met = _met(values, surface, spec)
     first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))

@@ -67,7 +67,7 @@ class Towers:
         """
         spec, fluxes = standardise(self.spec, self.fluxes, kept)
         scaled = dataclasses.replace(self, spec=spec, fluxes=fluxes)
-        return scaled._with_scaled_inputs() if spec.daily and not spec.input_scale else scaled
+        return scaled._with_scaled_inputs() if spec.row.scaled_inputs and not spec.input_scale else scaled
 
     def _with_scaled_inputs(self) -> Towers:
         met, spec = self.series.inputs, self.spec

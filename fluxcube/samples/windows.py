@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube.errors import ConfigError
+from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import NO_CHIP, Block
 
 #: Room for one place's hours, negative ones included, in a sorted key (place, hour).
@@ -164,7 +165,7 @@ def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> n
 
 def _images(series: Series, place: np.ndarray, stop: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the chips of each window (B, K, b, 64) and their time steps in the window (B, K)."""
-    count = length // 24 + 2 if len(series.chip_key) else 0
+    count = length // HOURLY.steps_per_day + 2 if len(series.chip_key) else 0
     if not count:
         return np.empty((len(place), 0, *series.chips.shape[1:]), np.float32), np.empty((len(place), 0), np.int64)
     origin = series.chip_zero[place]

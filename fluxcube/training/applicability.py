@@ -15,7 +15,7 @@ from fluxcube.models.applicability import MAX_CENTRES, Applicability
 from fluxcube.models.base import Batch, Model
 from fluxcube.samples import support
 from fluxcube.samples.clusters import cluster_sites
-from fluxcube.samples.daymeans import Column, day_columns, steps_of_a_day, tower_days
+from fluxcube.samples.daymeans import Column, day_columns, tower_days
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
@@ -189,7 +189,7 @@ def _watched(source: Towers | SiteRows) -> Iterable[Towers]:
 def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, np.ndarray, FeatureSpec]:
     """Return windows of towers and their targets (B, emitted time steps, targets)."""
     every = list(towers)
-    days = sum(int(one.observed().sum()) for one in every) // steps_of_a_day(every[0].spec)
+    days = sum(int(one.observed().sum()) for one in every) // every[0].spec.steps(1)
     count = (int(np.clip(days, *_WINDOWS)) if model.networks else _ROWS) // len(every)
     parts = []
     for one in every:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.models.settings import check_types, from_known_keys
+from fluxcube.resolution import DAILY
 
-#: Default weights of daily fluxes, and all weights.
-DAILY_WEIGHTS = ("quality", "igbp", "koppen")
-WEIGHTS = (*DAILY_WEIGHTS, "site", "spread")
+#: Weights of training fluxes that `weigh` can name.
+WEIGHTS = (*DAILY.loss_weights, "site", "spread")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from fluxcube.samples.splits import Split, per_igbp, split_for
 from fluxcube.samples.towers import cube_spec
 from fluxcube.training import checks
 from fluxcube.training.checks import BALANCED
-from fluxcube.training.config import DAILY_WEIGHTS, TrainingConfig
+from fluxcube.training.config import TrainingConfig
 from fluxcube.training.finetune import Start
 from fluxcube.training.request import FitRequest
 from fluxcube.training.settings import complete_config
@@ -28,8 +28,6 @@ from fluxcube.variables import COMPUTED
 
 T = TypeVar("T")
 
-#: Default weight of the carbon balance in the loss of daily models.
-_ALPHA = 0.1
 #: Distinguishes the draw of a seed's towers from other random draws; the published scores depend on this number.
 _BAG = 8
 
@@ -119,7 +117,7 @@ class Plan:
     def weigh(self) -> tuple[str, ...]:
         """Names of the weights of training fluxes, as `fluxcube.training.weights.flux_weights` takes them."""
         chosen = self.training.weigh
-        names = (DAILY_WEIGHTS if self.spec.daily else ()) if chosen is None else chosen
+        names = self.limit.resolution.loss_weights if chosen is None else chosen
         return (*(["randunc"] if self.training.weight_by_randunc else []), *names)
 
     @property
@@ -127,7 +125,7 @@ class Plan:
         """Weight of the carbon balance in the loss."""
         if self.training.balance is not None:
             return self.training.balance
-        return _ALPHA if self.spec.daily and set(BALANCED) <= set(self.spec.targets) else 0.0
+        return self.limit.resolution.balance if set(BALANCED) <= set(self.spec.targets) else 0.0
 
     @property
     def balanced(self) -> tuple[int, ...]:
@@ -155,7 +153,7 @@ def sizes_of(spec: FeatureSpec) -> Sizes:
         targets=len(spec.targets),
         protected=tuple(i for i in spec.cyclic_columns if spec.inputs[i] in COMPUTED),
         means=len(spec.inputs) - len(spec.predictors) - len(spec.surface),
-        cyclic=spec.cyclic_columns if spec.daily else (),
+        cyclic=spec.cyclic_columns if spec.row.scaled_inputs else (),
     )
 
 

@@ -14,7 +14,7 @@ from fluxcube.models import checkpoint, registry
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model
 from fluxcube.models.rows import RowModel
-from fluxcube.resolution import DEFAULT, HOURLY, QualityLimit
+from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.training.applicability import fit_applicability
@@ -123,15 +123,13 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
     if not isinstance(plan.config, BoostingConfig):
         raise ConfigError(f"random search expects a BoostingConfig, found {type(plan.config).__name__}.")
     options = SearchOptions(draws=plan.search, rows=plan.config.search_rows, seed=seed, buffer_km=plan.split.buffer_km)
-    hourly = plan.limit.resolution is HOURLY
     found = random_search(
         plan.split.part(plan.cube, "train"),
         plan.split.train,
         spec=plan.spec,
         config=plan.config,
         options=options,
-        max_qc=plan.limit.predictor_flag if hourly else DEFAULT,
-        min_quality=DEFAULT if hourly else plan.limit.value,
+        **plan.limit.to_dict(),
         out=folder / SEARCH,
         progress=progress,
     )

@@ -57,7 +57,7 @@ def validation_windows(model: Model, val: Towers | None, limit: int, batch_size:
         emits=scored,
         limit=limit,
         batch_size=batch_size,
-        partial=not val.spec.daily,
+        partial=val.spec.row.partial_windows,
         seed=seed,
     )
     embed_windows(model, windows)
