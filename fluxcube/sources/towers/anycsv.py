@@ -50,6 +50,11 @@ class Table:
     header: tuple[str, ...]
     line: int
 
+    @property
+    def above(self) -> tuple[str, ...]:
+        """The lines above the header."""
+        return tuple(itertools.islice(_lines(self.data, self.encoding), self.line - 1))
+
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line number and fields of each row below the header; blank rows are skipped, blanks in fields kept.
 
