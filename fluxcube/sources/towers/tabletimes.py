@@ -61,7 +61,9 @@ class TimeColumns:
 
     def join(self, cells: Sequence[str]) -> str:
         """Return the cells of a row (column,) as one text."""
-        return " ".join("_".join(cell.split()) or "''" if self.parts else cell for cell in map(str.strip, cells))
+        if not self.parts:
+            return " ".join(map(str.strip, cells))
+        return " ".join("_".join(cell.split()) or "''" for cell in cells)
 
 
 def requested_times(time: str | Sequence[str] | Mapping[str, str] | None) -> TimeColumns | None:

@@ -50,7 +50,7 @@ def eddypro(path: Path, header: str = f"{GROUPS}\n{NAMES}\n{UNIT_ROW}\n", encodi
     rows = []
     for i, end in enumerate(END):
         day = pd.Timestamp(end)
-        when = f"{day:%Y-%m-%d},{day:%H:%M},{day.dayofyear + day.hour / 24:.3f}"
+        when = f"{day:%Y-%m-%d},{day:%H:%M},{day.day_of_year + day.hour / 24:.3f}"
         if i == 1:
             rows.append(f"not_enough_data,{when},-9999,-9999,-9999,-9999,-9999,-9999,-9999,-9999")
             continue
@@ -218,7 +218,7 @@ def parts(times: np.ndarray, hour: str) -> pd.DataFrame:
         "2400": [str(minute // 60 * 100 + minute % 60) for minute in minutes],
         "HHMM": [str(minute // 60 * 100 + minute % 60) for minute in minutes],
     }[hour]
-    return pd.DataFrame({"Year": index.year, "DoY": index.dayofyear, "Hour": hours})
+    return pd.DataFrame({"Year": index.year, "DoY": index.day_of_year, "Hour": hours})
 
 
 def write(path: Path, frame: pd.DataFrame, separator: str = "\t", row: str = "") -> Path:
