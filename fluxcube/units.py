@@ -313,8 +313,11 @@ def _symbols(letters: str, power: str | None) -> tuple[str, ...] | None:
 
 
 def _spelled(unit: str) -> str:
-    """Return a unit in the spelling that `_PIECE` matches: blanks, signed powers, one letter for micro."""
-    text = str(unit).strip().replace("**", "").translate(_SPELLING)
+    """Return a unit in the spelling that `_PIECE` matches: blanks, signed powers, one letter for micro.
+
+    Files that were saved in a wrong encoding have two letters for micro.
+    """
+    text = str(unit).strip().replace("**", "").replace("Âµ", "u").replace("Î¼", "u").translate(_SPELLING)
     if text[:1] + text[-1:] in ("[]", "()"):
         text = text[1:-1].strip()
     word = _WORDS.get(text.lower().replace(" ", ""))
@@ -322,7 +325,7 @@ def _spelled(unit: str) -> str:
         return word
     text = re.sub(r"\s+per\s+", "/", text)
     text = re.sub(r"(?<=[A-Za-z0-9])\.(?=[A-Za-z])", " ", text)
-    text = _MOLES_OF_AIR.sub("", _MOLES_OF.sub("mol", text))
+    text = _MOLES_OF_AIR.sub("", _MOLES_OF.sub("mol", text)).replace("_", " ")
     text = _GRAMS_OF.sub(lambda match: f"{match[1]}{_ATOMS[match[2]]} ", text)
     return re.sub(r"\s+", " ", text).strip()
 

@@ -55,6 +55,10 @@ class Table:
         """The lines above the header."""
         return tuple(itertools.islice(_lines(self.data, self.encoding), self.line - 1))
 
+    def split(self, text: str) -> list[str]:
+        """Return the fields of a line, without blanks around them."""
+        return _split(text, self.separator)
+
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line number and fields of each row below the header; blank rows are skipped, blanks in fields kept.
 

@@ -115,7 +115,7 @@ def parse_parts(parts: Mapping[str, Sequence[str]], lines: Sequence[int], where:
     array(['2015-06-01T00:30', '2015-06-02T00:00'], dtype='datetime64[m]')
     """
     numbers = {name: _part(name, text, lines, where) for name, text in parts.items() if name != "hour"}
-    minutes = _minutes_of_day(parts["hour"], numbers.get("minute"), lines, where)
+    minutes = minutes_of_day(parts["hour"], numbers.get("minute"), lines, where)
     year = numbers["year"]
     _check_part((year >= 1900) & (year < 2200), parts["year"], lines, where, "a year of four digits")
     if "doy" in numbers:
@@ -170,8 +170,23 @@ def _check_part(good: np.ndarray, text: Sequence[str], lines: Sequence[int], whe
         raise SourceError(f"{where}, line {lines[row]}: found {text[row][:40]!r}, expected {expected}; correct the row")
 
 
-def _minutes_of_day(hours: Sequence[str], minute: np.ndarray | None, lines: Sequence[int], where: str) -> np.ndarray:
-    """Return minutes since midnight (time,) int64 of hours with a fraction, with a colon, or of the form HHMM."""
+def minutes_of_day(hours: Sequence[str], minute: np.ndarray | None, lines: Sequence[int], where: str) -> np.ndarray:
+    """Return minutes since midnight (time,) int64.
+
+    Parameters
+    ----------
+    hours : (time,) str
+        Hours with a fraction, with a colon, or of the form HHMM.
+    minute : (time,) int or None
+        The column of minutes, where there is one.
+    lines, where
+        As in `parse_parts`.
+
+    Raises
+    ------
+    SourceError
+        If a text is not an hour of 0 to 24, in whole minutes; the message contains the line number.
+    """
     if minute is None and all(re.fullmatch(r"\d{1,2}:\d{2}(:00)?", one) for one in hours):
         split = [one.split(":") for one in hours]
         hour, minute = np.array([int(one[0]) for one in split]), np.array([int(one[1]) for one in split], np.int64)

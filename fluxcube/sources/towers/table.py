@@ -28,7 +28,12 @@ from fluxcube.sources.towers.tabletimes import (
     requested_times,
     sense_of_stamps,
 )
-from fluxcube.sources.towers.tableunits import check_row_of_units, check_units_in_names, is_row_of_units
+from fluxcube.sources.towers.tableunits import (
+    check_row_of_units,
+    check_rows_above,
+    check_units_in_names,
+    is_row_of_units,
+)
 from fluxcube.timestamps import standard_to_utc
 from fluxcube.units import convert
 
@@ -175,6 +180,7 @@ def read_table(
     text = open_table(path, [*(chosen.columns if chosen else ()), *columns.values(), *flags.values()], encoding)
     times = chosen or find_times(text, stamp)
     check_units_in_names(text, columns, units)
+    check_rows_above(text, columns, units)
     request = _Request(text, times, dict(columns), dict(units), flags, missing)
     cells = _read(request, progress)
     where = f"{path}, column {' and '.join(times.columns)}"

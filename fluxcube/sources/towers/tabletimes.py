@@ -10,7 +10,7 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 from fluxcube.sources.towers.anycsv import Table
-from fluxcube.sources.towers.datetext import has_hour_24, parse_parts, parse_times
+from fluxcube.sources.towers.datetext import has_hour_24, minutes_of_day, parse_parts, parse_times
 
 #: Whether the time of a row is the start, the middle or the end of its period.
 STAMPS = ("start", "middle", "end")
@@ -177,21 +177,22 @@ def parse_columns(
                     f"utc_offset={hours:g}, or rename the column if its name is wrong"
                 )
     if not times.parts:
-        return parse_times(_with_minutes(times, text), lines, where, time_format=time_format, utc_offset=utc_offset)
+        text = _with_clock(times, text, lines, where) if time_format is None else text
+        return parse_times(text, lines, where, time_format=time_format, utc_offset=utc_offset)
     if time_format is not None:
         raise ConfigError(f"time_format={time_format!r}: expected none, because {where} contain numbers; leave it out")
     split = list(zip(*(one.split(" ") for one in text), strict=True))
     return parse_parts(dict(zip(times.parts, split, strict=True)), lines, where)
 
 
-def _with_minutes(times: TimeColumns, text: Sequence[str]) -> Sequence[str]:
-    """Return dates and clock times of the form HHMM with four digits each (930 is 09:30)."""
-    if len(times.columns) != 2:
-        return text
+def _with_clock(times: TimeColumns, text: Sequence[str], lines: Sequence[int], where: str) -> Sequence[str]:
+    """Return dates and clock times, where clock times are numbers: hours with a fraction, or HHMM (930 is 09:30)."""
     clocks = [one.rpartition(" ")[2] for one in text]
-    if not all(clock.isdigit() and len(clock) <= 4 for clock in clocks) or max(map(int, clocks)) < 100:
+    if len(times.columns) != 2 or not all(re.fullmatch(r"\d{1,4}([.,]\d*)?", clock) for clock in clocks):
         return text
-    return [f"{one.rpartition(' ')[0]} {clock.zfill(4)}" for one, clock in zip(text, clocks, strict=True)]
+    minutes = minutes_of_day(clocks, None, lines, where).tolist()
+    dates = (one.rpartition(" ")[0] for one in text)
+    return [f"{date} {minute // 60:02d}:{minute % 60:02d}" for date, minute in zip(dates, minutes, strict=True)]
 
 
 def sense_of_stamps(table: Table, times: TimeColumns, text: Sequence[str], stamp: str | None) -> str:
@@ -228,7 +229,7 @@ def _stated(table: Table, times: TimeColumns, text: Sequence[str]) -> tuple[str 
     """Return what the file states about its times, and how; None if it states nothing."""
     for sense, words in _SENSES.items():
         for name in times.columns:
-            if re.search(rf"(?i)(^|_|\b)({words})($|_|\b)", name):
+            if re.search(rf"(?i)(^|_|\b)({words})($|_|\b)", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)):
                 return sense, f"times are read from column {name!r}"
     if is_eddypro(table):
         return "end", "the file is an output of EddyPro, whose times are ends"

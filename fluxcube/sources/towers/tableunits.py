@@ -15,11 +15,11 @@ _AGGREGATIONS = frozenset(
 )
 #: Texts of a row of units that state no unit.
 _UNSTATED = frozenset(("", "-", "--", "---", "#", "[-]", "[--]", "[#]", "(-)", "na", "n/a", "nan", "none"))
-_IN_NAME = re.compile(r"[\[(]([^\[\]()]+)[\])]\s*$")
+_IN_NAME = re.compile(r"[\[(]([^\[\]()]+)[\])]\s*$|_(degC|degF|hPa|kPa|Pa|mbar|ppm|ppb|percent)$")
 
 
 def is_row_of_units(table: Table, columns: Mapping[str, str], times: Sequence[str], fields: Sequence[str]) -> bool:
-    """Return whether a row above the data contains units, or how a logger aggregated its values.
+    """Return whether a row below the header contains units, or how a logger aggregated its values, and no data.
 
     Parameters
     ----------
@@ -34,6 +34,10 @@ def is_row_of_units(table: Table, columns: Mapping[str, str], times: Sequence[st
     """
     if not any(character.isdigit() for name in times for character in fields[table.header.index(name)]):
         return True
+    return _has_unit(table, columns, fields)
+
+
+def _has_unit(table: Table, columns: Mapping[str, str], fields: Sequence[str]) -> bool:
     cells = {fields[table.header.index(column)].strip() for column in columns.values()}
     return any(cell.lower() not in _UNSTATED and cell[:1] not in "0123456789+-." and is_unit(cell) for cell in cells)
 
@@ -80,8 +84,22 @@ def check_row_of_units(
         _compare(text, units[name], name, f"{where}, column {columns[name]}")
 
 
+def check_rows_above(table: Table, columns: Mapping[str, str], units: Mapping[str, str]) -> None:
+    """Compare a row of units above the header, where there is one, with the units that were passed.
+
+    Raises
+    ------
+    ConfigError
+        If a unit is another one than passed, or is not known.
+    """
+    for line, text in enumerate(table.above, start=1):
+        fields = table.split(text)
+        if len(fields) == len(table.header) and _has_unit(table, columns, fields):
+            check_row_of_units(table, columns, units, line, fields)
+
+
 def check_units_in_names(table: Table, columns: Mapping[str, str], units: Mapping[str, str]) -> None:
-    """Compare units in brackets at the end of column names, such as ``NEE (umol m-2 s-1)``, with those passed.
+    """Compare units at the end of column names, such as ``NEE (umol m-2 s-1)`` and ``VPD_kPa``, with those passed.
 
     Raises
     ------
@@ -90,7 +108,7 @@ def check_units_in_names(table: Table, columns: Mapping[str, str], units: Mappin
     """
     for name, column in columns.items():
         match = _IN_NAME.search(column)
-        text = match[1].strip() if match else ""
+        text = (match[1] or match[2]).strip() if match else ""
         # A single letter or a word such as min may be something else than a unit.
         if (
             (len(text) > 1 or text in ("K", "C", "%"))

@@ -116,6 +116,19 @@ def test_eddypro_states_ends_and_flags_to_discard(tmp_path):
 # --- units in the names of columns --------------------------------------------------------------------------------
 
 
+def test_a_row_of_units_above_the_header_is_compared(tmp_path):
+    path = tmp_path / "tower.csv"
+    frame = pd.DataFrame({"TIMESTAMP_START": START, "FCH4": CH4 * 1000, "VPD_kPa": 1.5})
+    path.write_text("My tower, in the wood\n-,nmol m-2 s-1,kPa\n" + frame.to_csv(index=False))
+    columns = {"FCH4": "FCH4", "VPD": "VPD_kPa"}
+    with pytest.raises(ConfigError, match="line 2, column FCH4: the file has 'nmol m-2 s-1'"):
+        read(path, columns=columns, units={"FCH4": MICRO, "VPD": "kPa"})
+    with pytest.raises(ConfigError, match="column VPD_kPa: the file has 'kPa'"):
+        read(path, columns=columns, units={"FCH4": "nmol m-2 s-1", "VPD": "hPa"})
+    record = read(path, columns=columns, units={"FCH4": "nmol m-2 s-1", "VPD": "kPa"})
+    assert (record.VPD == 15).all()
+
+
 @pytest.mark.parametrize("name", ["FCH4 (nmol m-2 s-1)", "FCH4 [nmolm-2s-1]", "FCH4_[nmol+1s-1m-2]"])
 def test_units_in_the_name_of_a_column_are_compared(tmp_path, name):
     path = tmp_path / "tower.csv"
@@ -182,6 +195,7 @@ def test_no_table_without_a_statement_is_read_without_asking(tmp_path, name):
         ("TIMESTAMP_START", START, "start"),
         ("timestamp_end", END, "end"),
         ("period begin", START, "start"),
+        ("EndTime", END, "end"),
         ("TIMESTAMP_MID", START + np.timedelta64(15, "m"), "middle"),
     ],
 )
@@ -342,9 +356,10 @@ def test_a_zone_in_the_name_of_the_column_must_agree(tmp_path, name, hours):
     assert read(path, **own | {"utc_offset": hours}).attrs["utc_offset"] == hours
 
 
-def test_a_date_and_a_clock_of_four_digits(tmp_path):
+@pytest.mark.parametrize("fraction", [False, True])
+def test_a_date_and_an_hour_as_number(tmp_path, fraction):
     path = tmp_path / "tower.csv"
     index = pd.DatetimeIndex(END)
-    clock = index.hour * 100 + index.minute
+    clock = index.hour + index.minute / 60 if fraction else index.hour * 100 + index.minute
     pd.DataFrame({"date": index.strftime("%d.%m.%Y"), "hhmm": clock, "Fc": NEE}).to_csv(path, index=False)
     check(read(path, columns={"NEE": "Fc"}, units={"NEE": MICRO}, time=("date", "hhmm"), stamp="end"))
