@@ -30,6 +30,7 @@ _PREFIX = {"": 0, "M": 6, "k": 3, "h": 2, "c": -2, "m": -3, "u": -6, "n": -9}
 #: 2021). E is the einstein, a mole of photons.
 _SYMBOLS: dict[str, tuple[str, str | Fraction, _Powers]] = {
     "m": (" kcm", "1", _LENGTH),
+    "ha": (" ", "10000", (2, 0, 0, 0, 0, 0)),
     "g": (" kmun", "1/1000", _MASS),
     "gC": (" kmun", "1000/12011", _AMOUNT),
     "gCOO": (" kmun", "1000/44009", _AMOUNT),
@@ -64,6 +65,7 @@ _ZERO = {"degC": Fraction("273.15"), "degF": Fraction("459.67") * 5 / 9}
 #: Other names of a whole unit, in lower case without blanks.
 _WORDS = {
     "c": "degC",
+    "deg.c": "degC",
     "°c": "degC",
     "celsius": "degC",
     "degreec": "degC",
@@ -116,7 +118,7 @@ _SYNONYMS = {
 
 _SPELLING = str.maketrans(
     {"µ": "u", "μ": "u", "−": "-", "–": "-", "⁻": "-", "^": "", "·": " ", "⋅": " ", "×": " ", "*": " ", "℃": "°C"}
-    | {"⁺": "+", "{": "", "}": "", "$": "", "\u00a0": " "}
+    | {"⁺": "+", "º": "°", "˚": "°", "{": "", "}": "", "$": "", "\u00a0": " "}
     | {raised: str(digit) for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
 )
 #: The end of a substance: no further letter or digit, except those of an area that follows without a blank.

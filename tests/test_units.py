@@ -156,8 +156,24 @@ def test_every_unit_of_the_table_is_known():
 
 @pytest.mark.parametrize(
     "unit",
-    ["foo", "", "m/", "(m", "m)", "/", "W m--2", "W m-2-", "degC degC x", "kkPa", "2 m", "mol-e", "ms", "kkm-2"]
-    + ["m999999999", "nm-"],
+    [
+        "foo",
+        "",
+        "m/",
+        "(m",
+        "m)",
+        "/",
+        "W m--2",
+        "W m-2-",
+        "degC degC x",
+        "kkPa",
+        "2 m",
+        "mol-e",
+        "ms",
+        "kkm-2",
+        "nm-",
+        "m9999999",
+    ],
 )
 def test_unknown_units_are_named_with_the_nearest(unit):
     with pytest.raises(ConfigError, match=r"TA: unit .* is not known; did you mean") as error:

@@ -147,10 +147,13 @@ def has_hour_24(text: Sequence[str], hours: Sequence[str] | None = None) -> bool
     --------
     >>> has_hour_24(["2020-01-31 24:00"]), has_hour_24(["2020-02-01 00:00"]), has_hour_24(["2015 152"], ["24.0"])
     (True, False, True)
+    >>> has_hour_24(["2015 152"], ["24", "124"])  # 00:24 and 01:24
+    False
     """
     if hours is None:
         return any(_HOUR_24.search(one) for one in text if "24" in one)
-    return any(re.fullmatch(r"24(:?00)?([.,]0+)?", one) for one in hours if one.startswith("24"))
+    late = {one for one in hours if re.fullmatch(r"24(:?00)?([.,]0+)?", one)}
+    return "2400" in late or (bool(late) and not any(re.fullmatch(r"\d{3,4}", one) for one in hours))
 
 
 def _year(days: np.ndarray) -> np.ndarray:

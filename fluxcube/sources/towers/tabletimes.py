@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -144,10 +145,11 @@ def find_times(table: Table, stamp: str | None) -> TimeColumns:
 
 
 def _is_clock(table: Table, name: str) -> bool:
-    """Return whether the first cell of a column that has a digit is a time of day without a date."""
+    """Return whether one of the first cells of a column that have a digit is a time of day without a date."""
     index = table.header.index(name)
     cells = (fields[index].strip() for _, fields in table.rows())
-    return _CLOCK.fullmatch(next((cell for cell in cells if any(map(str.isdigit, cell))), "")) is not None
+    first = itertools.islice((cell for cell in cells if any(map(str.isdigit, cell))), 3)
+    return any(_CLOCK.fullmatch(cell) for cell in first)
 
 
 def parse_columns(
