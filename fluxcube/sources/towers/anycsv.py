@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.towers.archives import Location, is_zip, open_stream
+from fluxcube.sources.towers.sheets import is_sheet, sheet_as_csv
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | N
     Parameters
     ----------
     path : path
-        A text file, or one compressed by gzip (``.gz``).
+        A text file, or one compressed by gzip (``.gz``), or a spreadsheet (``.xlsx``).
     needed : sequence of str
         Names of columns; the header is the first line that has all of them, by whatever separator.
     encoding : str, optional
@@ -123,6 +124,8 @@ def _read(path: Path, encoding: str | None) -> tuple[bytes, str]:
     """Return the bytes of a file, and the encoding of their text."""
     if is_zip(path):
         raise SourceError(f"{path}: a zip, where one table was expected; unpack it and use the path of the table")
+    if is_sheet(path.name):
+        return sheet_as_csv(Location(path)), "utf-8"
     with open_stream(Location(path)) as stream:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -102,7 +102,8 @@ def read_table(
     Parameters
     ----------
     path : path
-        Text file with one header line, optionally compressed (``.gz``); lines before the header are skipped.
+        Text file with one header line, optionally compressed (``.gz``), or a spreadsheet (``.xlsx``) with one sheet;
+        lines before the header are skipped.
     columns : mapping of str to str
         For each variable, by its name in the variable table, the column of the file.
     units : mapping of str to str

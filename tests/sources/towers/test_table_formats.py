@@ -363,3 +363,52 @@ def test_a_date_and_an_hour_as_number(tmp_path, fraction):
     clock = index.hour + index.minute / 60 if fraction else index.hour * 100 + index.minute
     pd.DataFrame({"date": index.strftime("%d.%m.%Y"), "hhmm": clock, "Fc": NEE}).to_csv(path, index=False)
     check(read(path, columns={"NEE": "Fc"}, units={"NEE": MICRO}, time=("date", "hhmm"), stamp="end"))
+
+
+# --- spreadsheets -------------------------------------------------------------------------------------------------
+
+
+def sheet(path: Path, rows: list[list], formats: tuple[str, ...] = ()) -> Path:
+    """Write rows as XLSX; `formats` are those of the first columns from the second row on."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    for row in book.active.iter_rows(min_row=2):
+        for cell, form in zip(row, formats, strict=False):
+            cell.number_format = form
+    book.save(path)
+    return path
+
+
+def test_a_spreadsheet_is_read_as_its_csv(tmp_path):
+    """Dates as Excel stores them (days since 1900), blank cells at the end of a row, units in the second one."""
+    serial = (END - np.datetime64("1899-12-30T00:00")).astype(float) / 1440
+    values = [None if i == 1 else float(value) for i, value in enumerate(NEE)]
+    own = {"columns": {"NEE": "Fc"}, "units": {"NEE": MICRO}, "stamp": "end"}
+    rows = [["TIMESTAMP", "Fc"], [None, "umol m-2 s-1"], *map(list, zip(serial.tolist(), values, strict=True))]
+    path = sheet(tmp_path / "tower.xlsx", rows, ("yyyy-mm-dd hh:mm",))
+    check(read(path, **own), without_second(NEE))
+    days, clocks = np.divmod(serial, 1)
+    rows = [["date", "time", "Fc"], *map(list, zip(days.tolist(), clocks.tolist(), values, strict=True))]
+    path = sheet(tmp_path / "two.xlsx", rows, ("dd/mm/yyyy", "hh:mm"))
+    check(read(path, **own), without_second(NEE))
+    numbers = parts(END, "24").assign(NEE=NEE)
+    rows = [list(numbers.columns), *([int(y), int(d), float(h), float(v)] for y, d, h, v in numbers.itertuples(False))]
+    check(read(sheet(tmp_path / "parts.xlsx", rows), **REDDYPROC))
+
+
+def test_spreadsheets_that_are_no_table(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    own = {"columns": {"NEE": "Fc"}, "units": {"NEE": MICRO}, "stamp": "end"}
+    rows = [["TIMESTAMP", "Fc"], ["2015-06-01 00:30", 1.0], ["2015-06-01 01:00", "=B2"]]
+    with pytest.raises(SourceError, match="cell B3: a formula"):
+        read(sheet(tmp_path / "formula.xlsx", rows), **own)
+    book = openpyxl.load_workbook(sheet(tmp_path / "two.xlsx", rows[:2]))
+    book.create_sheet("notes").cell(9, 1, "my tower")
+    book.save(tmp_path / "two.xlsx")
+    with pytest.raises(SourceError, match="expected one sheet, found several"):
+        read(tmp_path / "two.xlsx", **own)
+    (tmp_path / "old.xls").write_bytes(b"\xd0\xcf\x11\xe0rest")
+    with pytest.raises(SourceError, match="found a spreadsheet or zip; save the table as CSV"):
+        read(tmp_path / "old.xls", **own)
