@@ -251,7 +251,9 @@ def is_eddypro(table: Table) -> bool:
     """Return whether a table is an output of EddyPro, by its row of groups or its columns."""
     header = {name.lower() for name in table.header}
     grouped = any(line.lstrip('"').startswith("file_info") for line in table.above)
-    return {"date", "time"} <= header and (grouped or bool({"filename", "file_records", "used_records"} & header))
+    counted = bool({"file_records", "used_records"} & header)
+    named = "filename" in header and bool({"co2_flux", "h2o_flux", "ch4_flux", "qc_h", "qc_le", "qc_tau"} & header)
+    return {"date", "time"} <= header and (grouped or counted or named)
 
 
 def flags_of_eddypro(table: Table, flags: Mapping[str, str]) -> dict[str, dict[int, int]] | None:

@@ -113,6 +113,17 @@ def test_eddypro_states_ends_and_flags_to_discard(tmp_path):
     assert (mine.NEE_QC.values == np.where(present, np.array([0, 0, 2])[flags], -1)).all()
 
 
+def test_a_table_that_only_resembles_eddypro_is_asked_for_its_stamps(tmp_path):
+    path = tmp_path / "tower.csv"
+    index = pd.DatetimeIndex(END)
+    columns = {"filename": "a", "date": index.strftime("%Y-%m-%d"), "time": index.strftime("%H:%M"), "Fc": NEE}
+    pd.DataFrame(columns).to_csv(path, index=False)
+    own = {"columns": {"NEE": "Fc"}, "units": {"NEE": MICRO}}
+    with pytest.raises(ConfigError, match=r"column date and time.*set stamp='start' or stamp='end'"):
+        read(path, **own)
+    check(read(path, stamp="end", **own))
+
+
 # --- units in the names of columns --------------------------------------------------------------------------------
 
 
