@@ -335,6 +335,22 @@ def test_parts_at_the_ends_of_years():
     assert third[0] == np.datetime64("2016-12-31T00:20")
 
 
+# --- separators at the ends of rows -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("header", "row"), [("", ","), (",", ""), (",", ",")])
+def test_separators_at_the_ends_of_all_rows_have_no_effect(tmp_path, header, row):
+    path = tmp_path / "tower.csv"
+    lines = [f"{start},{value}{row}" for start, value in zip(START, NEE, strict=True)]
+    path.write_text("\n".join([f"TIMESTAMP_START,Fc{header}", *lines]) + "\n")
+    own = {"columns": {"NEE": "Fc"}, "units": {"NEE": MICRO}}
+    check(read(path, **own))
+    lines[7] = f"{START[7]},1,5{row}"  # a decimal comma
+    path.write_text("\n".join([f"TIMESTAMP_START,Fc{header}", *lines]) + "\n")
+    with pytest.raises(SourceError, match=r"line 9: .* fields, where the header has"):
+        read(path, **own)
+
+
 # --- dates and zones ----------------------------------------------------------------------------------------------
 
 
