@@ -30,10 +30,11 @@ _PREFIX = {"": 0, "M": 6, "k": 3, "h": 2, "c": -2, "m": -3, "u": -6, "n": -9}
 #: 2021). E is the einstein, a mole of photons.
 _SYMBOLS: dict[str, tuple[str, str | Fraction, _Powers]] = {
     "m": (" kcm", "1", _LENGTH),
-    "g": (" kmu", "1/1000", _MASS),
-    "gC": (" kmu", "1000/12011", _AMOUNT),
-    "gCOO": (" kmu", "1000/44009", _AMOUNT),
-    "gCHHHH": (" kmu", "1000/16043", _AMOUNT),
+    "ha": (" ", "10000", (2, 0, 0, 0, 0, 0)),
+    "g": (" kmun", "1/1000", _MASS),
+    "gC": (" kmun", "1000/12011", _AMOUNT),
+    "gCOO": (" kmun", "1000/44009", _AMOUNT),
+    "gCHHHH": (" kmun", "1000/16043", _AMOUNT),
     "mol": (" kmun", "1", _AMOUNT),
     "E": (" mu", "1", _AMOUNT),
     "Pa": (" hkM", "1", _PRESSURE),
@@ -64,6 +65,7 @@ _ZERO = {"degC": Fraction("273.15"), "degF": Fraction("459.67") * 5 / 9}
 #: Other names of a whole unit, in lower case without blanks.
 _WORDS = {
     "c": "degC",
+    "deg.c": "degC",
     "°c": "degC",
     "celsius": "degC",
     "degreec": "degC",
@@ -83,6 +85,7 @@ _WORDS = {
     "degk": "K",
     "percent": "%",
     "pct": "%",
+    "%rh": "%",
     "vol%": "%",
     "vol.%": "%",
     "%vol": "%",
@@ -91,27 +94,41 @@ _WORDS = {
     "frac": "one",
     "ratio": "one",
     "-": "one",
+    "#": "one",
     "unitless": "one",
     "dimensionless": "one",
     "none": "one",
     "°": "degree",
     "deg": "degree",
     "degrees": "degree",
+    "deg_from_north": "degree",
+    "degn": "degree",
     "ppmv": "ppm",
     "ppbv": "ppb",
     "mb": "mbar",
     "millibar": "mbar",
 }
-_SYNONYMS = {"sec": "s", "hr": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "mb": "mbar", "minute": "min"}
+_SYNONYMS = {
+    **{"sec": "s", "second": "s", "seconds": "s", "hr": "h", "hour": "h", "hours": "h", "day": "d", "days": "d"},
+    **{"minute": "min", "mb": "mbar", "mBar": "mbar", "hpa": "hPa", "HPa": "hPa", "kpa": "kPa", "KPa": "kPa"},
+    **{"Kelvin": "K", "kelvin": "K", "watts": "W", "Watts": "W", "meter": "m", "metre": "m", "meters": "m"},
+    **{"metres": "m", "moles": "mol", "mols": "mol", "umols": "umol", "umoles": "umol", "micromol": "umol"},
+    **{"micromoles": "umol", "nmoles": "nmol", "nanomol": "nmol", "nanomoles": "nmol", "mmoles": "mmol"},
+}
 
 _SPELLING = str.maketrans(
     {"µ": "u", "μ": "u", "−": "-", "–": "-", "⁻": "-", "^": "", "·": " ", "⋅": " ", "×": " ", "*": " ", "℃": "°C"}
+    | {"⁺": "+", "º": "°", "˚": "°", "{": "", "}": "", "$": "", "\u00a0": " "}
     | {raised: str(digit) for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
 )
-_MOLES_OF = re.compile(r"mol[ _]*\(?(CO2|CH4|H2O|C|[Pp]hotons?)\)?(?![A-Za-z])")
-_GRAMS_OF = re.compile(r"\b([kmu]?g)[ _]*\(?-?(CO2|CH4|C)\)?(?![A-Za-z0-9])")
-_ATOMS = {"C": "C", "CO2": "COO", "CH4": "CHHHH"}
-_PIECE = re.compile(r"(/)|(\()|(\))|([A-Za-z%]+)(-?\d{1,2})?|(1)(?!\d)| +")
+#: The end of a substance: no further letter or digit, except those of an area that follows without a blank.
+_END = r"(?:(?![A-Za-z0-9])|(?=m-?[23](?!\d)))"
+_MOLES_OF = re.compile(rf"mol[ _]*\(?(CO2|CH4|H2O|C|[Pp]hotons?)\)?{_END}")
+_GRAMS_OF = re.compile(rf"\b([kmun]?g)[ _]*\(?-?(CO2-C|CH4-C|C-CO2|C-CH4|CO2|CH4|C)\)?{_END}")
+_ATOMS = {"C": "C", "CO2-C": "C", "CH4-C": "C", "C-CO2": "C", "C-CH4": "C", "CO2": "COO", "CH4": "CHHHH"}
+#: EddyPro's mole of moist and of dry air.
+_MOLES_OF_AIR = re.compile(r"(?<=mol)_[ad](?![A-Za-z])")
+_PIECE = re.compile(r"(/)|(\()|(\))|([A-Za-z%]+)([+-]?\d{1,2})?|(1)(?!\d)| +")
 
 #: Units that the message about an unknown unit lists.
 _KNOWN = (
@@ -160,7 +177,8 @@ def convert(
     values : array
         Values of any shape.
     from_unit, to_unit : str
-        Units in any spelling of the field: ``degC``, ``°C``, ``W m-2``, ``W/m2``, ``W m^-2``, ``µmolCO2 m⁻² s⁻¹``.
+        Units in any spelling of the field: ``degC``, ``°C``, ``W m-2``, ``W/m2``, ``W m^-2``, ``µmolCO2 m⁻² s⁻¹``,
+        EddyPro's ``[µmol+1s-1m-2]``, REddyProc's ``umolm-2s-1``.
     name : str
         Name of the variable, for error messages.
     step_minutes : float, optional
@@ -202,6 +220,42 @@ def convert(
     return (values.astype(np.float64) * float(scale) + float(shift)).astype(kind)
 
 
+def is_unit(text: str) -> bool:
+    """Return whether a text is a unit that `convert` knows.
+
+    Examples
+    --------
+    >>> is_unit("[µmol+1s-1m-2]"), is_unit("bananas")
+    (True, False)
+    """
+    try:
+        _parse(text, "")
+    except ConfigError:
+        return False
+    return True
+
+
+def same_unit(one: str, other: str) -> bool:
+    """Return whether two known units are the same one; a mass may lack the substance that the other one names.
+
+    Raises
+    ------
+    ConfigError
+        If a unit is unknown.
+
+    Examples
+    --------
+    >>> same_unit("[µmol+1s-1m-2]", "umol m-2 s-1"), same_unit("umol m-2 s-1", "nmol m-2 s-1")
+    (True, False)
+    >>> same_unit("mg m-2 s-1", "mg CO2 m-2 s-1"), same_unit("mgC m-2 s-1", "mg CO2 m-2 s-1")
+    (True, False)
+    """
+    if _parse(one, "") == _parse(other, ""):
+        return True
+    without = [_GRAMS_OF.sub(r"\1", str(unit).translate(_SPELLING)) for unit in (one, other)]
+    return _parse(one, "") == _parse(without[1], "") or _parse(without[0], "") == _parse(other, "")
+
+
 def _bridge(powers: _Powers, target: _Powers, step_minutes: float | None) -> Fraction | None:
     """Return the factor that converts SI values to the target quantity, or None if they cannot be converted."""
     seconds = None if step_minutes is None else Fraction(step_minutes) * 60
@@ -231,25 +285,41 @@ def _parse(unit: str, name: str) -> tuple[Fraction, _Powers, Fraction]:
     depth, below, end = 0, False, 0
     for piece in _PIECE.finditer(text):
         slash, opening, closing, symbol, power, _ = piece.groups()
-        symbol = _SYNONYMS.get(symbol, symbol)
-        if piece.start() != end or (symbol and symbol not in _UNITS):
+        symbols = _symbols(symbol, power) if symbol else ()
+        if piece.start() != end or symbols is None:
             raise _unknown(unit, name)
         end = piece.end()
         if slash or opening or closing:
             depth += bool(opening) - bool(closing)
             below = bool(slash) or (below and not closing)
-        elif symbol:
-            count = int(power or 1) * (-1 if below else 1)
-            size, powers = size * _UNITS[symbol][0] ** count, _times(powers, _UNITS[symbol][1], count)
+        elif symbols:
+            for symbol in symbols:
+                count = (int(power or 1) if symbol == symbols[-1] else 1) * (-1 if below else 1)
+                size, powers = size * _UNITS[symbol][0] ** count, _times(powers, _UNITS[symbol][1], count)
             below = below and depth > 0
     if end != len(text) or depth or not text or below:
         raise _unknown(unit, name)
     return size, powers, Fraction(0)
 
 
+def _symbols(letters: str, power: str | None) -> tuple[str, ...] | None:
+    """Return the symbols that letters stand for; without blanks (``umolm-2``) the power belongs to the last one."""
+    letters = _SYNONYMS.get(letters, letters)
+    if letters in _UNITS:
+        return (letters,)
+    if power is None:
+        return None
+    pairs = [(letters[:n], _SYNONYMS.get(letters[n:], letters[n:])) for n in range(1, len(letters))]
+    known = [pair for pair in pairs if pair[0] in _UNITS and pair[1] in _UNITS]
+    return known[0] if len(known) == 1 else None
+
+
 def _spelled(unit: str) -> str:
-    """Return a unit in the spelling that `_PIECE` matches: blanks, signed powers, one letter for micro."""
-    text = str(unit).strip().replace("**", "").translate(_SPELLING)
+    """Return a unit in the spelling that `_PIECE` matches: blanks, signed powers, one letter for micro.
+
+    Files that were saved in a wrong encoding have two letters for micro.
+    """
+    text = str(unit).strip().replace("**", "").replace("Âµ", "u").replace("Î¼", "u").translate(_SPELLING)
     if text[:1] + text[-1:] in ("[]", "()"):
         text = text[1:-1].strip()
     word = _WORDS.get(text.lower().replace(" ", ""))
@@ -257,7 +327,8 @@ def _spelled(unit: str) -> str:
         return word
     text = re.sub(r"\s+per\s+", "/", text)
     text = re.sub(r"(?<=[A-Za-z0-9])\.(?=[A-Za-z])", " ", text)
-    text = _GRAMS_OF.sub(lambda match: match[1] + _ATOMS[match[2]], _MOLES_OF.sub("mol", text))
+    text = _MOLES_OF_AIR.sub("", _MOLES_OF.sub("mol", text)).replace("_", " ")
+    text = _GRAMS_OF.sub(lambda match: f"{match[1]}{_ATOMS[match[2]]} ", text)
     return re.sub(r"\s+", " ", text).strip()
 
 

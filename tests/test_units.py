@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxcube.errors import ConfigError
-from fluxcube.units import convert
+from fluxcube.units import convert, is_unit, same_unit
 from fluxcube.variables import RESOLUTIONS, table
 
 #: Units that measure the same, each spelled as files do.
@@ -87,6 +87,44 @@ def test_values_computed_by_hand(value, one, other, expected):
     assert convert(expected, other, one) == pytest.approx(value, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("[µmol+1s-1m-2]", "umol m-2 s-1"),  # EddyPro
+        ("[mm+1hour-1]", "mm h-1"),
+        ("[kg+1m-1s-2]", "Pa"),
+        ("[mmol+1mol_d-1]", "mmol mol-1"),
+        ("[deg_from_north]", "degree"),
+        ("umolm-2s-1", "umol m-2 s-1"),  # REddyProc
+        ("umol_m-2_s-1", "umol m-2 s-1"),
+        ("Wm-2", "W m-2"),
+        ("ms-1", "m s-1"),
+        ("mms-1", "mm s-1"),
+        ("MJm-2d-1", "MJ m-2 d-1"),
+        ("gCm-2d-1", "gC m-2 d-1"),
+        ("mgCO2m-2s-1", "mg CO2 m-2 s-1"),
+        ("mg CO2-C m-2 s-1", "mg C m-2 s-1"),
+        ("ugCH4-C/m2/h", "ug C m-2 h-1"),
+        ("µmol m$^{-2}$ s$^{-1}$", "umol m-2 s-1"),
+        ("Âµmol m-2 s-1", "umol m-2 s-1"),
+        ("J/m2", "J m-2"),
+        ("J m⁻²", "J m-2"),
+        ("Kelvin", "K"),
+        ("meters/second", "m s-1"),
+    ],
+)
+def test_spellings_of_programs(one, other):
+    assert convert(1.5, one, other) == 1.5 and same_unit(one, other) and is_unit(one)
+
+
+def test_the_same_unit_is_not_one_of_another_size_or_quantity():
+    assert not same_unit("[µmol+1s-1m-2]", "nmol m-2 s-1") and not same_unit("degC", "K")
+    assert not same_unit("mm", "mm h-1") and not same_unit("mg C m-2 s-1", "mg CO2 m-2 s-1")
+    assert same_unit("mg m-2 s-1", "mg CO2 m-2 s-1") and not same_unit("ug m-2 s-1", "mg CO2 m-2 s-1")
+    with pytest.raises(ConfigError, match="is not known"):
+        same_unit("bananas", "K")
+
+
 def test_powers_of_ten_are_exact():
     values = np.array([1.0, 3.0, 12345.0])
     assert np.array_equal(convert(values, "umol m-2 s-1", "nmol m-2 s-1"), values * 1000)
@@ -118,7 +156,24 @@ def test_every_unit_of_the_table_is_known():
 
 @pytest.mark.parametrize(
     "unit",
-    ["foo", "", "m/", "(m", "m)", "/", "W m--2", "W m-2-", "degC degC x", "kkPa", "2 m", "mol-e", "m999999999", "nm-"],
+    [
+        "foo",
+        "",
+        "m/",
+        "(m",
+        "m)",
+        "/",
+        "W m--2",
+        "W m-2-",
+        "degC degC x",
+        "kkPa",
+        "2 m",
+        "mol-e",
+        "ms",
+        "kkm-2",
+        "nm-",
+        "m9999999",
+    ],
 )
 def test_unknown_units_are_named_with_the_nearest(unit):
     with pytest.raises(ConfigError, match=r"TA: unit .* is not known; did you mean") as error:

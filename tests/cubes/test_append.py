@@ -307,6 +307,7 @@ def test_a_table_of_ones_own_joins_in_five_lines(some, tmp_path):
         latitude=51.0,
         longitude=10.0,
         igbp="GRA",
+        stamp="start",
         time="when",
         columns={"TA": "air", "NEE": "flux"},
         units={"TA": "degC", "NEE": "umol m-2 s-1"},

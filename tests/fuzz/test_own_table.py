@@ -39,6 +39,8 @@ FORMS = {
     "%m/%d/%Y %H:%M": True,
     "%Y%m%d%H%M": True,
     "%Y/%m/%d %H:%M": True,
+    "%Y|%j|%H:%M": True,
+    "%Y|%m|%d|%H|%M": True,
     "%Y-%m-%dT%H:%MZ": False,
     "%d-%b-%Y %H:%M": False,
     "%Y%m%d": False,
@@ -54,15 +56,16 @@ def own_tables(draw) -> tuple[bytes, dict, bool]:
     missing = draw(st.sampled_from(["-9999", "", "NaN", "-999.9"]))
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]))
     end = draw(st.sampled_from(["\n", "\r\n"]))
-    rows = [["when", "Höhe", "Tair", "Fc", "q"]]
+    names = {2: ["Year", "DoY", "Hour"], 4: ["Year", "Month", "Day", "Hour", "Minute"]}.get(form.count("|"), ["when"])
+    rows = [[*names, "Höhe", "Tair", "Fc", "q"]]
     for i, time in enumerate(TIME):
         numbers = [missing if LOST[i] else f"{TAIR[i]:.2f}", missing if LOST[i] else f"{FLUX[i]:.3f}"]
-        rows.append(
-            [time.item().strftime(form), "ü", *(n.replace(".", ",") if comma else n for n in numbers), str(FLAG[i])]
-        )
+        times = time.item().strftime(form).split("|")
+        rows.append([*times, "ü", *(n.replace(".", ",") if comma else n for n in numbers), str(FLAG[i])])
     before = draw(st.lists(st.sampled_from(["Wood of Zzz", "", "logger 1, program 2"]), max_size=2))
     text = end.join([*before, *(separator.join(row) for row in rows), ""])
     options = OPTIONS | {"stamp": draw(st.sampled_from(["start", "end"])), "missing": ("-9999", "-999.9", "-999,9")}
+    options |= {"time": names[0] if len(names) == 1 else draw(st.sampled_from([None, names]))}
     return text.encode(encoding), options, FORMS[form]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.towers.archives import Location, is_zip, open_stream
+from fluxcube.sources.towers.sheets import sheet_as_csv
 
 _log = logging.getLogger(__name__)
 
@@ -50,26 +51,44 @@ class Table:
     header: tuple[str, ...]
     line: int
 
+    @property
+    def above(self) -> tuple[str, ...]:
+        """The lines above the header."""
+        return tuple(itertools.islice(_lines(self.data, self.encoding), self.line - 1))
+
+    def split(self, text: str) -> list[str]:
+        """Return the fields of a line, without blanks around them."""
+        return _split(text, self.separator)
+
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line number and fields of each row below the header; blank rows are skipped, blanks in fields kept.
+
+        A separator at the end of every row, or of the header alone, as spreadsheet programs write it, has no effect.
 
         Raises
         ------
         SourceError
             If a row has another number of fields than the header.
         """
-        width = len(self.header)
+        width, columns = 0, len(self.header)
         for line, fields in _rows(self.data, self.encoding, self.separator, self.path):
             if line <= self.line:
                 continue
             if not fields or not (fields[0] or any(map(str.strip, fields))):
                 continue
-            if len(fields) != width:
+            width = width or self._width(fields)
+            if len(fields) != width or (width > columns and fields[-1].strip()):
                 raise SourceError(
-                    f"{self.path}, line {line}: {len(fields)} fields, where the header has {width} (separated by "
+                    f"{self.path}, line {line}: {len(fields)} fields, where the header has {columns} (separated by "
                     f"{_SEPARATORS[self.separator]}); repair the line"
                 )
-            yield line, fields
+            yield line, fields if width >= columns else [*fields, ""]
+
+    def _width(self, fields: Sequence[str]) -> int:
+        """Return the number of fields that every row must have, from the first row below the header."""
+        after_row = len(fields) == len(self.header) + 1 and not fields[-1].strip()
+        after_header = len(fields) == len(self.header) - 1 and not self.header[-1]
+        return len(fields) if after_row or after_header else len(self.header)
 
 
 def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | None = None) -> Table:
@@ -78,7 +97,7 @@ def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | N
     Parameters
     ----------
     path : path
-        A text file, or one compressed by gzip (``.gz``).
+        A text file, or one compressed by gzip (``.gz``), or a spreadsheet (``.xlsx``).
     needed : sequence of str
         Names of columns; the header is the first line that has all of them, by whatever separator.
     encoding : str, optional
@@ -114,6 +133,8 @@ def _read(path: Path, encoding: str | None) -> tuple[bytes, str]:
     """Return the bytes of a file, and the encoding of their text."""
     if is_zip(path):
         raise SourceError(f"{path}: a zip, where one table was expected; unpack it and use the path of the table")
+    if path.suffix.lower() == ".xlsx":
+        return sheet_as_csv(Location(path)), "utf-8"
     with open_stream(Location(path)) as stream:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -219,6 +219,10 @@ class _LineWatch:
 
 
 def _header(line: bytes, location: Location) -> list[str]:
+    if line.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise SourceError(
+            f"{location}: a spreadsheet or zip with the name of a text file; save the table as CSV (UTF-8)"
+        )
     if not line.strip():
         raise SourceError(f"{location}: empty, where a header line of column names was expected; download it again")
     try:

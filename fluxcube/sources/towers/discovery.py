@@ -37,6 +37,7 @@ from fluxcube.sources.towers.selection import (
 )
 
 _TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 #: Files of one folder of CarbonSense v1, which contains one window of a site.
 _WINDOW_FILES = {"meta.json", "predictors.csv", "targets.csv"}
 
@@ -168,9 +169,15 @@ def _add_path(path: Path, search: _Search) -> None:
     elif is_zip(path):
         _add_zip(path, search)
     elif not has_table_ending(path.name):
-        search.ignore(path, "the name of a tower's archive without .zip, .csv or .csv.gz: add the extension again")
+        search.ignore(path, _reason_of_ending(path))
     else:
         _add_table(path, search)
+
+
+def _reason_of_ending(path: Path) -> str:
+    if path.suffix.lower() in _SPREADSHEETS:
+        return "a spreadsheet: save it as CSV under the same name, with the extension .csv"
+    return "the name of a tower's archive without .zip, .csv or .csv.gz: add the extension again"
 
 
 def _add_table(path: Path, search: _Search) -> None:
@@ -224,6 +231,9 @@ def _reason_of_zip(outer: Archive | None, members: Sequence[str], daily: bool) -
         return "zips within a zip: unpack the outer one"
     inside = next((archive for member in members if (archive := parse_name(Path(member).name))), None)
     unread = reason_without_daily(inside, daily) if inside else ""
+    sheets = [member for member in members if Path(member).suffix.lower() in _SPREADSHEETS and not is_badm(member)]
+    if inside is None and sheets:
+        return f"expected a table as CSV, found spreadsheets ({first_names(sheets)}): save them as CSV"
     kind = "daily, half-hourly or hourly" if daily else "half-hourly or hourly"
     reason = reason_to_ignore(outer, daily, zipped=True) if outer else ""
     return reason or unread or f"expected a {kind} table of a tower, found {first_names(members)}"

@@ -1,14 +1,15 @@
-"""Read the cells of a spreadsheet (XLSX) as text; formulas and zip bombs are refused."""
+"""Read the cells of a spreadsheet (XLSX) as text, or as a table of CSV; formulas and zip bombs are refused."""
 
 from __future__ import annotations
 
+import csv
 import datetime
 import io
 import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import Protocol
 from xml.etree.ElementTree import ParseError
@@ -62,15 +63,58 @@ def read_sheet(location: Location) -> Iterator[tuple[int, list[str]]]:
     MissingPackageError
         If openpyxl is not installed.
     """
+    yield from ((number, cells) for _, number, cells in _read(location, lambda cell: _text(cell.value)))
+
+
+def sheet_as_csv(location: Location) -> bytes:
+    """Return the cells of a spreadsheet as CSV in UTF-8: a line per row, blank rows as blank lines.
+
+    Parameters
+    ----------
+    location : Location
+        An XLSX file with one sheet.
+
+    Returns
+    -------
+    bytes
+        Dates and times as 2020-01-31 23:30:00 (with seconds, rounded), 2020-01-31 or 23:30:00; numbers in full.
+
+    Raises
+    ------
+    SourceError
+        As `read_sheet`; also if there are several sheets with cells.
+    MissingPackageError
+        If openpyxl is not installed.
+    """
+    rows: list[list[str]] = []
+    titles: set[str] = set()
+    for title, number, cells in _read(location, _table_text):
+        titles.add(title)
+        if len(titles) > 1:
+            raise SourceError(
+                f"{location}: expected one sheet, found several with cells; save the sheet of the table as CSV"
+            )
+        rows += [[]] * (number - len(rows) - 1) + [cells]
+    width = max(map(len, rows), default=0)
+    text = io.StringIO()
+    # Rows of a spreadsheet end with the last cell that is not blank.
+    csv.writer(text, lineterminator="\n").writerows(
+        [*cells, *[""] * (width - len(cells))] if cells else [] for cells in rows
+    )
+    return text.getvalue().encode()
+
+
+def _read(location: Location, text: Callable[[_Cell], str]) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield the sheet's title, row number and cells of every row that is not blank."""
     try:
         import openpyxl
     except ImportError as error:
-        raise missing_package("openpyxl", "sources", "reading site metadata from XLSX") from error
+        raise missing_package("openpyxl", "sources", "reading XLSX") from error
     data = _bytes(location)
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=False, keep_links=False)
         for sheet in book.worksheets:
-            yield from _rows(sheet, location)
+            yield from ((sheet.title, *row) for row in _rows(sheet, location, text))
     except SourceError:
         raise
     except _BROKEN as error:
@@ -84,7 +128,7 @@ def _bytes(location: Location) -> bytes:
     with open_stream(location) as stream:
         data = stream.read(MAX_SHEET + 1)
     if len(data) > MAX_SHEET:
-        raise SourceError(f"{location}: more than {MAX_SHEET >> 20} MiB, where site metadata were expected")
+        raise SourceError(f"{location}: more than {MAX_SHEET >> 20} MiB; save the sheet as CSV")
     check_zip(data, location)
     return data
 
@@ -98,6 +142,8 @@ class _Cell(Protocol):
     def coordinate(self) -> str: ...
     @property
     def value(self) -> object: ...
+    @property
+    def number_format(self) -> str: ...
 
 
 class _Sheet(Protocol):
@@ -109,7 +155,7 @@ class _Sheet(Protocol):
     def iter_rows(self) -> Iterable[Iterable[_Cell]]: ...
 
 
-def _rows(sheet: _Sheet, location: Location) -> Iterator[tuple[int, list[str]]]:
+def _rows(sheet: _Sheet, location: Location, text: Callable[[_Cell], str]) -> Iterator[tuple[int, list[str]]]:
     # Without this, rows are as wide as the sheet states: a format in a distant cell makes millions of cells.
     sheet.reset_dimensions()
     for number, row in enumerate(sheet.iter_rows(), 1):
@@ -119,7 +165,7 @@ def _rows(sheet: _Sheet, location: Location) -> Iterator[tuple[int, list[str]]]:
                     f"{location}, sheet {sheet.title!r}, cell {cell.coordinate}: a formula, where a value was "
                     "expected; save the sheet as values, or as CSV"
                 )
-        cells = [_text(cell.value) for cell in row]
+        cells = [text(cell) for cell in row]
         if any(cells):
             yield number, cells
 
@@ -134,3 +180,14 @@ def _text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
+
+
+def _table_text(cell: _Cell) -> str:
+    """Return a cell's text; its format states whether it is a date, a time of day or both."""
+    value = cell.value
+    if isinstance(value, datetime.datetime):
+        value = (value + datetime.timedelta(microseconds=500_000)).replace(microsecond=0)
+        return f"{value:%Y-%m-%d %H:%M:%S}" if "h" in cell.number_format.lower() else f"{value:%Y-%m-%d}"
+    if isinstance(value, datetime.time):
+        return f"{value:%H:%M:%S}"
+    return str(value).strip() if isinstance(value, float) else _text(value)

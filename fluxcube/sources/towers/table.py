@@ -17,9 +17,23 @@ from fluxcube import variables as table
 from fluxcube.biomes import igbp_number
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.towers.anycsv import Table, open_table
-from fluxcube.sources.towers.datetext import parse_times
 from fluxcube.sources.towers.plausible import as_float32, check_units
 from fluxcube.sources.towers.stamped import attrs_of, most_frequent
+from fluxcube.sources.towers.tabletimes import (
+    STAMPS,
+    TimeColumns,
+    find_times,
+    flags_of_eddypro,
+    parse_columns,
+    requested_times,
+    sense_of_stamps,
+)
+from fluxcube.sources.towers.tableunits import (
+    check_row_of_units,
+    check_rows_above,
+    check_units_in_names,
+    is_row_of_units,
+)
 from fluxcube.timestamps import standard_to_utc
 from fluxcube.units import convert
 
@@ -30,23 +44,10 @@ Progress = Callable[[int, int, str], None]
 #: Name of the network of sites that no network publishes.
 OWN = "own"
 
-#: Names of the time column that are recognised by default.
-_TIME_NAMES = (
-    "TIMESTAMP_START",
-    "TIMESTAMP_END",
-    "TIMESTAMP",
-    "DATETIME",
-    "DATE_TIME",
-    "DATE TIME",
-    "DATE/TIME",
-    "TIME",
-)
 _BLANKS = frozenset(("", "NA", "N/A", "#N/A", "NAN", "NULL", "NONE", "-", "--", "#DIV/0!", "#VALUE!"))
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
 _COMMA_OR_POINT = re.compile(r"[+-]?[0-9]+[.,][0-9]*")
-#: Words of a header row in which a logger reports how it aggregated its values.
-_AGGREGATIONS = frozenset(("", "smp", "avg", "tot", "min", "max", "std", "mean", "sum", "med", "wvc", "ts", "rn"))
 #: Usual codes for missing values; none is a measurement.
 _CODES = (
     -9999.0,
@@ -79,8 +80,8 @@ def read_table(
     igbp: str = "",
     koppen: str = "",
     elevation: float | None = None,
-    stamp: str = "start",
-    time: str | Sequence[str] | None = None,
+    stamp: str | None = None,
+    time: str | Sequence[str] | Mapping[str, str] | None = None,
     time_format: str | None = None,
     step: int | None = None,
     missing: Sequence[float | str] = (-9999,),
@@ -95,12 +96,14 @@ def read_table(
 
     Separator, decimal comma, header line and time format are recognised. Units, coordinates and the offset from UTC
     must be passed, because files do not state them reliably; they are checked against the file: units against a row of
-    units and the range of the values, the offset against a time zone in the times.
+    units, units in the names of columns and the range of the values, the offset against a time zone in the times.
+    Outputs of EddyPro, tables of Campbell loggers (TOA5) and of REddyProc (Year, DoY, Hour) are read as they are.
 
     Parameters
     ----------
     path : path
-        Text file with one header line, optionally compressed (``.gz``); lines before the header are skipped.
+        Text file with one header line, optionally compressed (``.gz``), or a spreadsheet (``.xlsx``) with one sheet;
+        lines before the header are skipped.
     columns : mapping of str to str
         For each variable, by its name in the variable table, the column of the file.
     units : mapping of str to str
@@ -117,11 +120,15 @@ def read_table(
         Köppen climate class; "" where unknown.
     elevation : float, optional
         Metres above sea level.
-    stamp : {"start", "end"}
-        Whether the time of a row is the start or the end of its period.
-    time : str or (str, str), optional
-        Column of the times, or two columns: of dates and of clock times. By default the column with a usual name, such
-        as TIMESTAMP_START, TIMESTAMP or DATETIME.
+    stamp : {"start", "end", "middle"}, optional
+        Whether the time of a row is the start, the end or the middle of its period. It is required where the file does
+        not state it, by the name of the column (TIMESTAMP_START, TIMESTAMP_END), by times of hour 24, or as an output
+        of EddyPro (ends).
+    time : str, (str, str), or mapping of str to str, optional
+        Column of the times, two columns (of dates and of clock times), or the column of each part: ``year``, ``doy``
+        (or ``month`` and ``day``), ``hour`` (0.5 to 24, or HHMM) and ``minute``, such as ``{"year": "Yr", "doy": "Day",
+        "hour": "Hr"}``. By default the columns with usual names, such as TIMESTAMP_START, TIMESTAMP, DATETIME, date and
+        time, or Year, DoY and Hour.
     time_format : str, optional
         Format of the times, as for `datetime.strptime`; required where times can be read in two ways.
     step : int, optional
@@ -132,7 +139,8 @@ def read_table(
         For each variable with quality flags, the column of the flags. Variables without flags count as measured (0).
     flag_map : mapping, optional
         Meaning of each flag of the file: 0 (measured), 1 (good fill), 2 (medium fill) or 3 (poor fill), such as
-        ``{0: 0, 1: 1, 2: 3}``; or one such mapping for each variable. By default flags have these meanings already.
+        ``{0: 0, 1: 1, 2: 3}``; or one such mapping for each variable. By default flags have these meanings already,
+        except ``qc_`` columns of EddyPro, whose flag 2 (to be discarded) counts as poor (3).
     licence, citation : str
         Licence and citation of the data, which are stored with the record.
     encoding : str, optional
@@ -169,18 +177,19 @@ def read_table(
     flags = dict(flags or {})
     place = _place(site, utc_offset, latitude, longitude, elevation, igbp, koppen)
     _check_options(columns, units, flags, stamp, step)
-    times = _time_columns(time)
-    if times:
-        text = open_table(path, [*times, *columns.values(), *flags.values()], encoding)
-    else:
-        text, times = _find_time_column(path, [*columns.values(), *flags.values()], encoding)
-    _check_stamp(times, stamp)
+    chosen = requested_times(time)
+    text = open_table(path, [*(chosen.columns if chosen else ()), *columns.values(), *flags.values()], encoding)
+    times = chosen or find_times(text, stamp)
+    check_units_in_names(text, columns, units)
+    check_rows_above(text, columns, units)
     request = _Request(text, times, dict(columns), dict(units), flags, missing)
     cells = _read(request, progress)
-    where = f"{path}, column {' and '.join(times)}"
-    stamps = parse_times(cells.time, cells.lines, where, time_format=time_format, utc_offset=utc_offset)
-    step = _regular(stamps, cells, step, where)
-    start = stamps - np.timedelta64(step, "m") if stamp == "end" else stamps
+    where = f"{path}, column {' and '.join(times.columns)}"
+    stamps = parse_columns(times, cells.time, cells.lines, where, time_format=time_format, utc_offset=utc_offset)
+    stamp = sense_of_stamps(text, times, cells.time, stamp)
+    step = _regular(stamps, cells, step, where, stamp)
+    start = stamps - np.timedelta64({"start": 0, "middle": step // 2, "end": step}[stamp], "m")
+    flag_map = flags_of_eddypro(text, flags) if flag_map is None else flag_map
     arrays, assumed = _variables(request, cells, step, flag_map)
     utc = standard_to_utc(start, utc_offset)
     return xr.Dataset(
@@ -224,7 +233,7 @@ def _place(
 
 
 def _check_options(
-    columns: Mapping[str, str], units: Mapping[str, str], flags: Mapping[str, str], stamp: str, step: int | None
+    columns: Mapping[str, str], units: Mapping[str, str], flags: Mapping[str, str], stamp: str | None, step: int | None
 ) -> None:
     if not columns:
         raise ConfigError("columns: expected at least one variable, such as columns={'TA': 'Tair'}")
@@ -240,39 +249,13 @@ def _check_options(
         for name in names:
             if name not in columns:
                 raise unknown(f"variable in {option}", name, columns)
-    if stamp not in ("start", "end"):
-        raise ConfigError(f"stamp={stamp!r}: expected 'start' or 'end': whether times are starts or ends of periods")
+    if stamp is not None and stamp not in STAMPS:
+        raise ConfigError(
+            f"stamp={stamp!r}: expected 'start', 'end' or 'middle': whether times are the starts, ends or middles of "
+            "periods"
+        )
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 1 or 60 % step):
         raise ConfigError(f"step={step!r}: expected minutes that divide 60, such as 30")
-
-
-def _time_columns(time: str | Sequence[str] | None) -> tuple[str, ...]:
-    names = () if time is None else (time,) if isinstance(time, str) else tuple(time)
-    if len(names) > 2:
-        raise ConfigError(f"time={time!r}: expected one column of times, or two: one of dates and one of clock times")
-    return names
-
-
-def _find_time_column(
-    path: str | os.PathLike[str], needed: Sequence[str], encoding: str | None
-) -> tuple[Table, tuple[str, ...]]:
-    """Return the table, and the one column whose name is a usual one for times."""
-    text = open_table(path, needed, encoding)
-    named = [name for name in text.header if name.upper() in _TIME_NAMES]
-    best = [name for name in named if name.upper() == "TIMESTAMP_START"] or named
-    if len(best) != 1:
-        raise ConfigError(
-            f"{path}, line {text.line}: expected one column with a usual name for times, found {len(best)} columns; "
-            "choose it with time='...', or time=('date column', 'clock column'). The file has "
-            f"{', '.join(text.header)[:300]}"
-        )
-    return text, (best[0],)
-
-
-def _check_stamp(times: Sequence[str], stamp: str) -> None:
-    for end, other in (("start", "end"), ("end", "start")):
-        if stamp == end and any(re.search(rf"(?i)(^|_|\b){other}($|_|\b)", name) for name in times):
-            raise ConfigError(f"stamp={stamp!r}, but times are read from column {times[0]!r}: set stamp={other!r}")
 
 
 @dataclass(frozen=True)
@@ -280,7 +263,7 @@ class _Request:
     """The columns to read from a table, and their units, flags and codes for missing values."""
 
     table: Table
-    times: tuple[str, ...]
+    times: TimeColumns
     columns: Mapping[str, str]
     units: Mapping[str, str]
     flags: Mapping[str, str]
@@ -319,15 +302,16 @@ class _Cells:
 def _read(request: _Request, progress: Progress | None) -> _Cells:
     """Read times as text and the other columns as numbers, block by block."""
     cells, total = _Cells(), request.table.data.count(b"\n")
-    times = [request.index(name) for name in request.times]
+    times = [request.index(name) for name in request.times.columns]
+    whole = len(times) == 1  # the usual case, and the fastest
     block: list[tuple[int, list[str]]] = []
     begun = False
     for line, fields in request.table.rows():
-        if not begun and not any(character.isdigit() for index in times for character in fields[index]):
-            _check_row_of_units(request, line, fields)
+        if not begun and is_row_of_units(request.table, request.columns, request.times.columns, fields):
+            check_row_of_units(request.table, request.columns, request.units, line, fields)
             continue
         begun = True
-        cells.time.append(" ".join(fields[index].strip() for index in times))
+        cells.time.append(fields[times[0]].strip() if whole else request.times.join([fields[i] for i in times]))
         cells.lines.append(line)
         block.append((line, fields))
         if len(block) == _BLOCK:
@@ -345,41 +329,6 @@ def _read(request: _Request, progress: Progress | None) -> _Cells:
     if progress is not None:
         progress(total, total, f"read {request.table.path.name}")
     return cells
-
-
-def _check_row_of_units(request: _Request, line: int, fields: Sequence[str]) -> None:
-    """Check the row of units below the header against the option `units`; refuse a row of neither units nor data."""
-    texts = {name: fields[request.index(column)].strip() for name, column in request.columns.items()}
-    where = f"{request.table.path}, line {line}"
-    if all(text.lower() in _AGGREGATIONS for text in texts.values()):
-        return
-    known = {name: factor for name, text in texts.items() if (factor := _factor(text, request.units[name])) is not None}
-    if not known:
-        raise SourceError(
-            f"{where}: neither a row of data (no digit in column {request.times[0]}) nor of units (found "
-            f"{', '.join(texts.values())[:100]}); remove the line"
-        )
-    for name, text in texts.items():
-        if name in known and known[name] != 1:
-            raise ConfigError(
-                f"{where}, column {request.columns[name]}: the file has {text!r}, and units[{name!r}] is "
-                f"{request.units[name]!r}: correct the one that is wrong"
-            )
-        if name not in known and text:
-            _log.warning("%s: %r of column %s is not a known unit; %r is used", where, text, name, request.units[name])
-
-
-def _factor(text: str, unit: str) -> float | None:
-    """Return 1 `text` in another unit; NaN if they measure different quantities, None if `text` is not a unit."""
-    one = np.ones(())
-    try:
-        convert(one, text, text)
-    except ConfigError:
-        return None
-    try:
-        return float(convert(one, text, unit))
-    except ConfigError:
-        return np.nan
 
 
 def _add_block(request: _Request, cells: _Cells, block: Sequence[tuple[int, list[str]]]) -> None:
@@ -452,7 +401,7 @@ def _first(sign: str, text: Sequence[str], lines: Sequence[int], codes: Sequence
     return 0
 
 
-def _regular(stamps: np.ndarray, cells: _Cells, step: int | None, where: str) -> int:
+def _regular(stamps: np.ndarray, cells: _Cells, step: int | None, where: str, stamp: str) -> int:
     """Return the time step in minutes, after checking that rows are in order, each once, and multiples of it apart."""
     moves = np.diff(stamps).astype(np.int64)
     for bad, fault in ((moves == 0, "occurs twice"), (moves < 0, "is earlier than the row before")):
@@ -478,10 +427,11 @@ def _regular(stamps: np.ndarray, cells: _Cells, step: int | None, where: str) ->
             f"{where}, line {cells.lines[row]}: {cells.time[row]!r} is {moves[row - 1]} minutes after the row before, "
             f"expected a multiple of {commonest}; correct the time"
         )
-    if int(stamps[0].astype(np.int64)) % commonest * 2 == commonest:
+    rest = int(stamps[0].astype(np.int64)) % commonest
+    if (rest * 2 == commonest) != (stamp == "middle"):
         raise SourceError(
-            f"{where}: times such as {cells.time[0]!r} lie in the middle of periods of {commonest} minutes; move them "
-            "to the start or the end of the periods, and set stamp= accordingly"
+            f"{where}: times such as {cells.time[0]!r} {'do not lie' if stamp == 'middle' else 'lie'} in the middle of "
+            f"periods of {commonest} minutes, and stamp is {stamp!r}: set stamp='start', 'middle' or 'end' accordingly"
         )
     return commonest
 

@@ -522,3 +522,22 @@ def test_all_real_towers_are_found_and_nothing_is_silent(shared_data):
     assert all(why for _, why in found.ignored)
     assert sum("daily/FLX_" in path for path, _ in found.ignored) == 19
     assert {where.name for where in found.badm} == {"FLX_AA-Flx_BIF_HH_20261121.csv", "sites.csv"}
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".XLS", ".ods", ".csv.xlsx"])
+def test_a_table_as_spreadsheet_is_listed_with_the_advice_to_save_it_as_csv(tmp_path, ending):
+    write(tmp_path, f"FLX_XX-One_FLUXNET2015_SUBSET_HH_2015-2015_1-4{ending}")
+    found = discover(tmp_path)
+    ((path, why),) = found.ignored
+    assert not found.archives and path.endswith(ending) and why.startswith("a spreadsheet: save it as CSV")
+
+
+def test_spreadsheets_in_a_zip_and_with_the_name_of_a_text_file(tmp_path):
+    stem = "FLX_XX-One_FLUXNET2015_SUBSET_HH_2015-2015_1-4"
+    write(tmp_path, "FLX_XX-One_FLUXNET2015_SUBSET_2015-2015_1-4.zip", member={f"{stem}.xlsx": "PK"})
+    ((_, why),) = discover(tmp_path).ignored
+    assert "found spreadsheets" in why and why.endswith("save them as CSV")
+    path = tmp_path / f"{stem}.csv"
+    path.write_bytes(b"PK\x03\x04\x14\0\x06\0\n")
+    with pytest.raises(SourceError, match=r"a spreadsheet or zip with the name of a text file; save the table as CSV"):
+        read_oneflux(path, utc_offset=1)
