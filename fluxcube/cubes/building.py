@@ -179,6 +179,18 @@ def read_sites(request: BuildRequest, found: FoundSites, kept: Kept, building: P
     return ReadSites(documents, left_out)
 
 
+def keep_unread(kept: Kept, read: ReadSites) -> tuple[Kept, ReadSites]:
+    """Return what an append reuses, with the sites whose new files cannot be read, and what else was read.
+
+    These sites stay in the cube as they are; `Kept.left_out` reports why they were not updated.
+    """
+    stay = {site: doc for site, doc in kept.changed.items() if site in read.left_out}
+    notes = {f"{site}: update": f"{read.left_out[site]}; the site stays as it is" for site in stay}
+    others = {name: why for name, why in read.left_out.items() if name not in stay}
+    kept = replace(kept, documents={**kept.documents, **stay}, left_out={**kept.left_out, **notes})
+    return kept, replace(read, left_out=others)
+
+
 def cut_satellite_data(
     request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path
 ) -> tuple[CubeSites, dict[str, np.ndarray]]:

@@ -141,6 +141,46 @@ def test_nothing_new_changes_nothing_not_even_a_file(raw, some):
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in some.rglob("*")} == before
 
 
+def test_a_cube_whose_every_site_changed_is_replaced(raw, tmp_path):
+    store, longer = tmp_path / "one.zarr", columns(2 * DAYS * 48, 5)
+    build_carbonsense(raw, store, sites="US-Aaa")
+    write_archive(raw, "US-Aaa", longer)
+    report = build_carbonsense(raw, store, sites="US-Aaa", append=True)
+    assert report.sites == ("US-Aaa",) and report.unchanged == () and report.left_out == {}
+    expected = tmp_path / "expected.zarr"
+    build_carbonsense(raw, expected, sites="US-Aaa")
+    assert files(store) == files(expected)
+
+
+def test_a_site_whose_new_file_cannot_be_read_stays_as_it_is(raw, some):
+    before = {site: shards(some, site) for site in ("FJ-Ddd", "NP-Ccc")}
+    bad = columns(DAYS * 24)
+    bad["TA_F_QC"] = np.full(DAYS * 24, 7)
+    write_archive(raw, "FJ-Ddd", bad, step=60)
+    report = build_carbonsense(raw, some, sites=["FJ-Ddd", "NP-Ccc"], append=True)
+    assert report.sites == ("FJ-Ddd", "NP-Ccc")
+    (reason,) = report.left_out.items()
+    assert reason[0] == "FJ-Ddd: update" and "found '7'" in reason[1] and reason[1].endswith("the site stays as it is")
+    assert {site: shards(some, site) for site in before} == before
+
+
+def test_a_file_of_other_months_replaces_no_file_whose_years_are_unknown(raw, tmp_path):
+    """An INTERIM table without the final one is no newer version of it."""
+    store, icos = tmp_path / "icos.zarr", raw / "icos"
+    name = "ICOSETC_US-Aaa_FLUXNET_HH{}_L2"
+    write_archive(icos, "US-Aaa", columns(DAYS * 48), start="2015-01-01T00:00", name=name.format(""))
+    write_places(icos, PLACES)
+    build_carbonsense(icos, store)
+    before = files(store)
+    shutil.rmtree(icos)
+    write_archive(icos, "US-Aaa", columns(DAYS * 48), start="2015-02-01T00:00", name=name.format("_INTERIM"))
+    write_places(icos, PLACES)
+    report = build_carbonsense(icos, store, append=True)
+    assert report.sites == report.unchanged == ("US-Aaa",)
+    assert "the site stays as it is" in report.left_out["US-Aaa: update"]
+    assert files(store) == before
+
+
 def test_another_place_is_a_change(raw, some):
     write_places(raw, PLACES | {"FJ-Ddd": (-18.0, 178.0, 12, "ENF")})
     report = build_carbonsense(raw, some, append=True, sites=["FJ-Ddd", "NP-Ccc"])
