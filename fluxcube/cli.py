@@ -17,6 +17,7 @@ import typer
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
+from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
     MaxQc,
     MinQuality,
@@ -538,7 +539,7 @@ def main() -> None:
     try:
         app()
     except FluxcubeError as error:
-        sys.exit(f"fluxcube: {error}")
+        sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
     except KeyboardInterrupt:
         sys.exit("fluxcube: interrupted (train and upscale continue if run again)")
 

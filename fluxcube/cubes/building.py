@@ -33,6 +33,7 @@ from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
+from fluxcube.sources.towers.sitenames import printable
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class FoundSites:
     stamps : mapping of str to mapping
         Descriptions of the archives and metadata of each site, which show a change.
     left_out : mapping of str to str
-        Metadata files that could not be read, and why.
+        Metadata files that could not be read, and sites with an impossible name, and why.
     """
 
     discovery: Discovery
@@ -105,15 +106,18 @@ def find_sites(request: BuildRequest) -> FoundSites:
     Raises
     ------
     SourceError
-        If there is no archive; with ``request.strict``, if a metadata file cannot be read.
+        If there is no archive; with ``request.strict``, if a metadata file cannot be read, or a site has an impossible
+        name.
     UnknownNameError
         If a requested site has no archive.
     """
     settings = request.settings
     discovery = discover(list(request.roots), order=settings.order, resolution=settings.resolution)
+    if request.strict and discovery.bad_sites:
+        raise SourceError("; ".join(f"site {site}: {why}" for site, why in discovery.bad_sites))
     archives = _requested(discovery, request.sites)
     left_out: dict[str, str] = {}
-    note = None if request.strict else lambda at, error: left_out.update({at.name: str(error)})
+    note = None if request.strict else lambda at, error: left_out.update({printable(at.name): str(error)})
     infos = read_badm(discovery.badm, on_error=note)
     notes: dict[str, str] = {}
     if request.land_cover is not None:
@@ -128,7 +132,7 @@ def find_sites(request: BuildRequest) -> FoundSites:
         land_cover_notes=notes,
         citations=citations,
         stamps={site: stamp(files, infos.get(site)) for site, files in archives.items()},
-        left_out=left_out | ({"citations": problem} if problem else {}),
+        left_out=left_out | dict(discovery.bad_sites) | ({"citations": problem} if problem else {}),
     )
 
 
@@ -166,14 +170,14 @@ def read_sites(request: BuildRequest, found: FoundSites, kept: Kept, building: P
     left_out: dict[str, str] = {}
     for site, result in zip(sites, results, strict=True):
         if isinstance(result, SourceError):
-            left_out[site] = str(result)
+            left_out[site] = printable(str(result))
         else:
             documents[site] = result
-            left_out |= {f"{site}: {name}": why for name, why in result["unread"].items()}
+            left_out |= {printable(f"{site}: {name}"): printable(why) for name, why in result["unread"].items()}
     for text, count in Counter(text for doc in documents.values() for text in doc["lost"]).items():
         _log.warning("%s (%d site%s)", text, count, "s" if count > 1 else "")
     if not documents and not kept.documents:
-        reasons = [f"{name}: {why}" for name, why in {**found.left_out, **kept.left_out, **left_out}.items()]
+        reasons = [f"{name}: {why}" for name, why in {**left_out, **kept.left_out, **found.left_out}.items()]
         more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
         raise SourceError(f"no site could be read: {'; '.join(reasons[:_NAMED])}{more}")
     return ReadSites(documents, left_out)
@@ -266,7 +270,8 @@ def log_of_build(
 def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, list[Archive]]:
     """Return the archives of each site requested, sites in order."""
     if not discovery.archives:
-        ignored = "; ".join(f"{path}: {why}" for path, why in discovery.ignored[:3]) or "none"
+        others = (*discovery.bad_sites, *discovery.ignored)
+        ignored = "; ".join(f"{path}: {why}" for path, why in others[:_NAMED]) or "none"
         raise SourceError(
             "no half-hourly or hourly tower archive was found by name; expected files such as "
             f"FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip. Files ignored: {ignored}."

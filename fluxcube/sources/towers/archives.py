@@ -17,6 +17,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Protocol
 
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers.sitenames import printable
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -59,7 +60,8 @@ class Location:
     member: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}!{self.member}" if self.member else str(self.path)
+        """Return path and entry for messages, with control characters escaped."""
+        return printable(f"{self.path}!{self.member}" if self.member else str(self.path))
 
     @property
     def name(self) -> str:

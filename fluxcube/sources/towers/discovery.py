@@ -35,6 +35,7 @@ from fluxcube.sources.towers.selection import (
     tables_in_zip,
     version_numbers,
 )
+from fluxcube.sources.towers.sitenames import fault_of_site, printable
 
 _TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
 #: Files of one folder of CarbonSense v1, which contains one window of a site.
@@ -51,6 +52,9 @@ class Discovery:
         Archives to read, by site and then rank.
     badm : tuple of Location
         Files of site metadata, for `read_badm`.
+    bad_sites : tuple of (str, str)
+        Sites whose name cannot be that of a site (`fluxcube.sources.towers.sitenames`): the name with control
+        characters escaped, and what is wrong with it.
     ignored : tuple of (str, str)
         Every other csv, gz, zip and tar file, and every other file with the name of a tower's archive: its path, and
         why it is ignored.
@@ -59,6 +63,7 @@ class Discovery:
     archives: tuple[Archive, ...]
     badm: tuple[Location, ...]
     ignored: tuple[tuple[str, str], ...]
+    bad_sites: tuple[tuple[str, str], ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -107,9 +112,10 @@ def discover(
     search = _Search(daily=is_daily(resolution))
     for path in _files([Path(root) for root in roots], search.ignored):
         _add_path(path, search)
+    bad_sites = _remove_bad_sites(search)
     archives = [replace(archive, rank=_rank(archive, order)) for archive in _without_covered(search)]
     archives.sort(key=lambda archive: (archive.site, archive.rank, *preference(archive, search.daily)))
-    return Discovery(tuple(archives), tuple(search.badm), tuple(search.ignored))
+    return Discovery(tuple(archives), tuple(search.badm), tuple(search.ignored), bad_sites)
 
 
 @dataclass
@@ -122,7 +128,7 @@ class _Search:
     ignored: list[tuple[str, str]] = field(default_factory=list)
 
     def ignore(self, path: object, why: str) -> None:
-        self.ignored.append((str(path), why))
+        self.ignored.append((printable(str(path)), printable(why)))
 
 
 def _files(roots: Iterable[Path], ignored: list[tuple[str, str]]) -> Iterator[Path]:
@@ -141,8 +147,9 @@ def _walk(root: Path, ignored: list[tuple[str, str]]) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in folders:
-            if os.path.islink(os.path.join(folder, name)):
-                ignored.append((os.path.join(folder, name), "a link to a folder: add its target to the folders"))
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                ignored.append((printable(path), "a link to a folder: add its target to the folders"))
         if _WINDOW_FILES.issubset(names):
             yield Path(folder).absolute().parent
             continue
@@ -153,6 +160,14 @@ def _is_candidate(path: Path) -> bool:
     name = path.name
     known = bool(has_table_ending(name) or _TAR.search(name) or network_of_file(name)) or is_badm(path) or path.is_dir()
     return known or parse_stem(name, path) is not None
+
+
+def _remove_bad_sites(search: _Search) -> tuple[tuple[str, str], ...]:
+    """Remove the archives of sites with an impossible name; return these names and what is wrong with them."""
+    faults = {archive.site: f"{archive.path.name}: {fault_of_site(archive.site)}" for archive in search.archives}
+    faults = {site: why for site, why in faults.items() if fault_of_site(site)}
+    search.archives = [archive for archive in search.archives if archive.site not in faults]
+    return tuple((printable(repr(site)), printable(why)) for site, why in sorted(faults.items()))
 
 
 def _add_path(path: Path, search: _Search) -> None:

@@ -18,6 +18,7 @@ from fluxcube.sources.towers.badm import SiteInfo, merge_places, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.readers import reader_of
+from fluxcube.sources.towers.sitenames import printable
 
 Progress = Callable[[int, int, str], None]
 
@@ -96,7 +97,7 @@ def inspect_raw(
         If there is no such order or resolution.
     """
     discovery = discover(raw, order=order, resolution=resolution)
-    ignored: list[tuple[str, str]] = list(discovery.ignored)
+    ignored: list[tuple[str, str]] = [*discovery.bad_sites, *discovery.ignored]
     with _quiet():
         infos = read_badm(discovery.badm, on_error=lambda at, error: ignored.append((str(at), str(error))))
     rows = [*_archive_rows(discovery, infos, progress), *(_ignored_row(path, why) for path, why in ignored)]
@@ -128,7 +129,7 @@ def format_inspection(table: pd.DataFrame, *, max_files: int | None = 10) -> str
     ignored = table[~table.used]
     lines += ["", f"{len(notes)} with a note:", *notes] if notes else []
     lines += ["", f"{len(ignored)} ignored:", *_reasons(ignored, max_files)] if len(ignored) else []
-    return "\n".join(lines).lstrip("\n")
+    return printable("\n".join(lines).lstrip("\n"), keep="\n")
 
 
 _HEADINGS = (
