@@ -8,6 +8,7 @@ from dataclasses import replace
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.badm import SiteInfo, require_location
 from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.overlap import name_among
 from fluxcube.sources.towers.readers import place_of
 
 
@@ -32,7 +33,7 @@ def standard_offset(info: SiteInfo) -> float:
 def name_archives(archives: Sequence[Archive]) -> Callable[[Archive], str]:
     """Return a function that labels each archive with its network or, where that is ambiguous, its file too."""
     networks = [archive.network for archive in archives]
-    return lambda a: a.network if networks.count(a.network) == 1 else f"{a.network}: {a.location.name}"
+    return lambda a: a.network if networks.count(a.network) == 1 else f"{a.network}: {name_among(a, archives)}"
 
 
 def archive_places(archives: Sequence[Archive]) -> dict[str, SiteInfo]:

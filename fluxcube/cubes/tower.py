@@ -32,6 +32,7 @@ from fluxcube.errors import SourceError
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.overlap import name_among
 from fluxcube.sources.towers.readers import read_archive
 from fluxcube.timestamps import local_clock
 from fluxcube.variables import COMPUTED, table
@@ -176,7 +177,7 @@ def _read(
         except SourceError as error:
             if options.strict or len(archives) == 1:
                 raise
-            unread[archive.path.name] = str(error)
+            unread[name_among(archive, archives) if archive.path.name in unread else archive.path.name] = str(error)
             continue
         publications.append(_publication((archive.rank, label(archive), record), info, options))
     return publications, unread

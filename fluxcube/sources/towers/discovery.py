@@ -1,6 +1,6 @@
 """Find tower archives and site metadata in folders, and select which of them are read.
 
-Only file names and the directories of zips and tars are read.
+File names and the directories of zips and tars are read, and time stamps where these do not suffice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.towers.archives import Location, is_zip, list_members
+from fluxcube.sources.towers.archives import Entry, Location, is_zip, list_entries
 from fluxcube.sources.towers.networks import (
     Archive,
     Network,
@@ -25,6 +25,7 @@ from fluxcube.sources.towers.networks import (
     parse_name,
     parse_stem,
 )
+from fluxcube.sources.towers.overlap import select_archives
 from fluxcube.sources.towers.readers import reader_of_network
 from fluxcube.sources.towers.selection import (
     first_names,
@@ -40,6 +41,9 @@ from fluxcube.sources.towers.sitenames import fault_of_site, printable
 _TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
 #: Files of one folder of CarbonSense v1, which contains one window of a site.
 _WINDOW_FILES = {"meta.json", "predictors.csv", "targets.csv"}
+
+#: Maximum number of files of one site and network whose order is distinguished.
+_FILES_OF_A_SITE = 1000
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,11 @@ def discover(
     """Find tower archives and site metadata under one or more folders, by name.
 
     Files are read as published: zip, csv or csv.gz, and the published CarbonSense as a tar, its folders, or an SQLite
-    file. Only file names and the directories of zips and tars are read (a tar.gz has no directory and is read whole).
-    Of one network's archives of a site, those covered by another one (an older version, a SUBSET beside its FULLSET, an
-    unpacked copy) are ignored and listed as such. A zip that cannot be listed, and AmeriFlux BASE where a site has
+    file. Only file names and the directories of zips and tars are read (a tar.gz has no directory and is read whole),
+    and the time stamps of tables where a site has several of one network that their names do not distinguish. Of one
+    network's archives of a site, those whose time steps another one has (an older version, a SUBSET beside its
+    FULLSET, an unpacked copy) are ignored and listed as such; of the others, the newest supplies a value that several
+    have. A zip that cannot be listed, and AmeriFlux BASE where a site has
     nothing else, stay in the list: reading them reports what is wrong.
 
     Parameters
@@ -113,7 +119,7 @@ def discover(
     for path in _files([Path(root) for root in roots], search.ignored):
         _add_path(path, search)
     bad_sites = _remove_bad_sites(search)
-    archives = [replace(archive, rank=_rank(archive, order)) for archive in _without_covered(search)]
+    archives = [replace(archive, rank=_rank(archive, order)) for archive in _selected(search)]
     archives.sort(key=lambda archive: (archive.site, archive.rank, *preference(archive, search.daily)))
     return Discovery(tuple(archives), tuple(search.badm), tuple(search.ignored), bad_sites)
 
@@ -126,6 +132,7 @@ class _Search:
     archives: list[Archive] = field(default_factory=list)
     badm: list[Location] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
+    entries: dict[Location, Entry] = field(default_factory=dict)
 
     def ignore(self, path: object, why: str) -> None:
         self.ignored.append((printable(str(path)), printable(why)))
@@ -218,17 +225,20 @@ def _add_zip(path: Path, search: _Search) -> None:
         search.archives.append(replace(outer, path=path))
         return
     try:
-        members = list_members(path)
+        entries = list_entries(path)
     except SourceError as error:
         if outer and not reason_to_ignore(outer, search.daily, zipped=True):
             search.archives.append(replace(outer, path=path))
         else:
             search.ignore(path, str(error))
         return
+    members = tuple(entry.name for entry in entries)
     badm = [Location(path, member) for member in members if is_badm(path / member)]
     tables = tables_in_zip(path, members, search.daily)
     search.badm.extend(badm)
     search.archives.extend(tables)
+    by_name = {entry.name: entry for entry in entries}
+    search.entries |= {table.location: by_name[table.location.member or ""] for table in tables}
     if not tables and not badm:
         search.ignore(path, _reason_of_zip(outer, members, search.daily))
 
@@ -245,40 +255,27 @@ def _reason_of_zip(outer: Archive | None, members: Sequence[str], daily: bool) -
 
 
 def _rank(archive: Archive, order: str) -> int:
+    """Return the rank of an archive, whose `rank` is its place among those of its site and network."""
     names = orders()[order]
     place = names.index(archive.network) if archive.network in names else len(names)
     major, minor, patch = (min(number, 99) for number in version_numbers(archive.version))
-    return place * 10**6 + 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
+    version = 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
+    return (place * 10**6 + version) * _FILES_OF_A_SITE + min(archive.rank, _FILES_OF_A_SITE - 1)
 
 
-def _without_covered(search: _Search) -> list[Archive]:
-    """Return the archives that no other archive of the same site and network covers."""
-    chosen: dict[tuple[str, str], list[Archive]] = {}
-    for archive in sorted(search.archives, key=lambda a: preference(a, search.daily)):
-        others = chosen.setdefault((archive.site, archive.network), [])
-        better = next((other for other in others if _covers(other, archive)), None)
-        if better is None:
-            others.append(archive)
-        else:
-            search.ignore(archive.location, _reason_of_cover(better, archive))
-    return _without_refused([archive for archives in chosen.values() for archive in archives], search)
-
-
-def _covers(better: Archive, archive: Archive) -> bool:
-    """Return whether an archive contains all years of another one, as far as their names state years."""
-    if better.first_year is None or better.last_year is None:
-        return True
-    if archive.first_year is None or archive.last_year is None:
-        return True
-    return better.first_year <= archive.first_year and archive.last_year <= better.last_year
-
-
-def _reason_of_cover(better: Archive, archive: Archive) -> str:
-    for what in ("version", "product", "resolution"):
-        one, two = getattr(better, what), getattr(archive, what)
-        if one and two and one != two:
-            return f"{what} {two}: {one} of the same site and years is read instead, from {better.path.name}"
-    return f"the same data as {better.path.name}, which is read instead"
+def _selected(search: _Search) -> list[Archive]:
+    """Return the archives to read, those of one site and network newest first; the others are ignored."""
+    groups: dict[tuple[str, str], list[Archive]] = {}
+    for archive in search.archives:
+        groups.setdefault((archive.site, archive.network), []).append(archive)
+    out: list[Archive] = []
+    for group in groups.values():
+        selection = select_archives(group, search.entries, daily=search.daily)
+        out += (replace(archive, rank=rank) for rank, archive in enumerate(selection.archives))
+        for archive, why in selection.ignored:
+            if why:
+                search.ignore(archive.location, why)
+    return _without_refused(out, search)
 
 
 def _without_refused(archives: Sequence[Archive], search: _Search) -> list[Archive]:
