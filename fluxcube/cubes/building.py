@@ -22,7 +22,6 @@ import numpy as np
 from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
-from fluxcube.cubes.places import find_place
 from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
@@ -32,6 +31,7 @@ from fluxcube.errors import SourceError, unknown
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.places import find_place
 from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
 from fluxcube.sources.towers.sitenames import printable
 

@@ -14,7 +14,7 @@ import xarray as xr
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.localdays import to_daily
-from fluxcube.cubes.places import archive_places, completed, location, name_archives, other_places, standard_offset
+from fluxcube.cubes.places import location, other_places, standard_offset
 from fluxcube.cubes.tower_data import (
     LIGHT,
     WARN_SHARE,
@@ -36,6 +36,7 @@ from fluxcube.sources.towers.archives import is_zip, list_members
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
+from fluxcube.sources.towers.places import archive_places, completed, name_archives
 from fluxcube.sources.towers.readers import read_archive, read_daily_archive
 from fluxcube.sources.towers.selection import choose_member, covers_years
 from fluxcube.timestamps import HOUR, Offset, offsets_at

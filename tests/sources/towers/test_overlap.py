@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from test_archives import with_method
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers import overlap
@@ -216,6 +217,16 @@ def test_a_table_whose_stamps_cannot_be_read_stays_so_that_the_reason_is_reporte
     write(tmp_path / "a" / ICOS, table(JUNE, 20))
     write(tmp_path / "b" / ICOS, text)
     assert sorted(found(tmp_path)[0]) == [f"a/{ICOS}", f"b/{ICOS}"]
+
+
+def test_the_unpacked_table_is_read_instead_of_a_zip_that_python_does_not_read(tmp_path):
+    name = FLX.format("SUBSET", "HH", "1-4")
+    packed = with_method(write(tmp_path / name.replace("_HH", "").replace(".csv", ".zip"), table(JUNE, 2), name), 9)
+    read, ignored = found(tmp_path)
+    assert read == [f"{packed.name}!{name}"] and not ignored  # reading it reports what to do
+    write(tmp_path / name, table(JUNE, 2))
+    read, ignored = found(tmp_path)
+    assert read == [name] and "(Deflate64): unpack it" in ignored[f"{packed.name}!{name}"]
 
 
 def test_inspect_lists_what_discovery_reads(tmp_path):
