@@ -14,6 +14,7 @@ from pathlib import Path
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.towers.archives import Entry, Location, is_zip, list_entries
 from fluxcube.sources.towers.networks import (
+    DAILY_TABLE,
     Archive,
     Network,
     has_table_ending,
@@ -258,6 +259,8 @@ def _rank(archive: Archive, order: str) -> int:
     """Return the rank of an archive, whose `rank` is its place among those of its site and network."""
     names = orders()[order]
     place = names.index(archive.network) if archive.network in names else len(names)
+    if archive.resolution == DAILY_TABLE and not networks()[archive.network].daily_quality:
+        place += len(names) + 1
     major, minor, patch = (min(number, 99) for number in version_numbers(archive.version))
     version = 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
     return (place * 10**6 + version) * _FILES_OF_A_SITE + min(archive.rank, _FILES_OF_A_SITE - 1)

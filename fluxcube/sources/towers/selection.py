@@ -168,14 +168,17 @@ def covers_years(better: Archive, archive: Archive) -> bool:
 def release_order(archive: Archive, daily: bool = False) -> tuple:
     """Return a sort key of the archives of one site and network by what their names state of their content.
 
-    Preferred are, in this order: readable zips, the newest version, daily tables (if `daily`), the fullest product,
-    half-hourly tables, final before INTERIM tables, the latest end, and the earliest start.
+    Preferred are, in this order: readable zips, the newest version, daily tables (if `daily`, and they state a
+    quality), the fullest product, half-hourly tables, final before INTERIM tables, the latest end, and the earliest
+    start.
     """
     products = networks()[archive.network].products
     product = products.index(archive.product) if archive.product in products else len(products)
     broken = is_zip(archive.path) and archive.member is None
     newest = tuple(-number for number in version_numbers(archive.version))
-    kind = (daily and archive.resolution != DAILY_TABLE, product, archive.resolution != "HH", is_interim(archive))
+    days_first = daily and networks()[archive.network].daily_quality
+    step = archive.resolution != DAILY_TABLE if days_first else archive.resolution == DAILY_TABLE
+    kind = (step, product, archive.resolution != "HH", is_interim(archive))
     return broken, newest, kind, -(archive.last_year or 0), archive.first_year or 0
 
 
