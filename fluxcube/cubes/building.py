@@ -195,6 +195,32 @@ def keep_unread(kept: Kept, read: ReadSites) -> tuple[Kept, ReadSites]:
     return kept, replace(read, left_out=others)
 
 
+def note_losses(request: BuildRequest, kept: Kept, read: ReadSites) -> ReadSites:
+    """Return what was read, with a warning for each site of which an append loses hours or satellite data."""
+    documents = dict(read.documents)
+    for site, doc in documents.items():
+        if site in kept.changed:
+            losses = _losses(kept.changed[site], doc, modis=request.modis is not None)
+            for text in losses:
+                _log.warning("%s: %s", site, text)
+            documents[site] = {**doc, "warnings": [*doc["warnings"], *losses]} if losses else doc
+    return replace(read, documents=documents)
+
+
+def _losses(before: Mapping[str, Any], now: Mapping[str, Any], *, modis: bool) -> list[str]:
+    """Return sentences on what the document of a site had and its new document lacks."""
+    losses = []
+    (start, stop), (first, last) = ((doc["place"]["start"], doc["place"]["stop"]) for doc in (before, now))
+    if np.datetime64(first) > np.datetime64(start) or np.datetime64(stop) > np.datetime64(last):
+        losses.append(
+            f"its new files have values from {first} to {last}, before the cube had values from {start} to {stop}; "
+            "pass the earlier files as well to keep these"
+        )
+    if before.get("rasters") and not modis:
+        losses.append("its satellite data were not cut again for its new files; append again with modis (--modis)")
+    return losses
+
+
 def cut_satellite_data(
     request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path
 ) -> tuple[CubeSites, dict[str, np.ndarray]]:

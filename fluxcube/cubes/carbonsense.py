@@ -19,6 +19,7 @@ from fluxcube.cubes.building import (
     keep_sites,
     keep_unread,
     log_of_build,
+    note_losses,
     read_sites,
     write_cube,
 )
@@ -194,7 +195,7 @@ def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildRepo
             return _report(request, found, kept, ReadSites(), CubeSites(kept.documents))
         with staging(request.store, overwrite=overwrite or append) as building:
             read = read_sites(request, found, kept, building)
-            kept, read = keep_unread(kept, read)
+            kept, read = keep_unread(kept, note_losses(request, kept, read))
             sites = CubeSites(kept.documents, read.documents)
             sites, days = cut_satellite_data(request, found, sites, building)
             log = log_of_build(request, found, kept, sites, _left_out(found, kept, read))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.append import append_site
+from fluxcube.cubes.building import ReadSites, note_losses
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.layout import EPOCH
 from fluxcube.cubes.report import open_report, read_report
+from fluxcube.cubes.stamps import Kept
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.readers import read_archive
@@ -152,6 +155,24 @@ def test_a_cube_whose_every_site_changed_is_replaced(raw, tmp_path):
     assert files(store) == files(expected)
 
 
+def test_hours_that_newer_files_lack_are_reported(raw, some):
+    write_archive(raw, "FJ-Ddd", columns(DAYS * 12), step=60, start="2010-04-01T00:00")
+    report = build_carbonsense(raw, some, sites=["FJ-Ddd", "NP-Ccc"], append=True)
+    (warning,) = report.report["warnings"]["FJ-Ddd"]
+    assert "pass the earlier files as well" in warning and not report.left_out
+    assert warning in open_report(some, "notes").text.tolist()
+
+
+def test_satellite_data_that_are_not_cut_again_are_reported():
+    place = {"start": "2010-01-01T00", "stop": "2011-01-01T00"}
+    before, now = {"place": place, "rasters": "digest"}, {"place": place, "warnings": ["known"]}
+    kept = Kept(changed={"XX-One": before})
+    for modis, count in ((None, 2), ("tiles", 1)):
+        read = note_losses(SimpleNamespace(modis=modis), kept, ReadSites({"XX-One": now}))
+        assert len(read.documents["XX-One"]["warnings"]) == count
+    assert now["warnings"] == ["known"]
+
+
 def test_a_site_whose_new_file_cannot_be_read_stays_as_it_is(raw, some):
     before = {site: shards(some, site) for site in ("FJ-Ddd", "NP-Ccc")}
     bad = columns(DAYS * 24)
@@ -271,6 +292,7 @@ def test_a_bad_new_site_leaves_the_store_as_it_was(raw, some):
 
 KILLED = """
 import sys
+from fluxcube.cubes.building import ReadSites, note_losses
 from fluxcube.cubes.carbonsense import build_carbonsense
 build_carbonsense(sys.argv[1], sys.argv[2], append=True, progress=lambda done, total, text: print(text, flush=True))
 """

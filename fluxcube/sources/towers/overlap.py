@@ -11,6 +11,7 @@ import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -157,7 +158,13 @@ def _by_content(file: _File) -> tuple:
 
 def _release_of_folder(archive: Archive) -> tuple[int, ...]:
     """Return the numbers in the name of the folder, such as (2024, 1) of ``icos_2024-1``."""
-    return version_numbers(archive.path.parent.name)
+    return version_numbers(_folder_of(archive))
+
+
+def _folder_of(archive: Archive) -> str:
+    """Return the name of the folder of a table, in its zip or on the disk."""
+    inner = PurePosixPath((archive.member or "").replace("\\", "/")).parent.name
+    return inner or archive.path.absolute().parent.name
 
 
 def _replaces(other: _File, file: _File) -> bool:
@@ -229,7 +236,7 @@ def _why_newer(better: _File, file: _File) -> str:
     if better.date != file.date:
         return f"this table was packed on {_day(file.date)}, the other one on {_day(better.date)}"
     if _release_of_folder(better.archive) != _release_of_folder(file.archive):
-        return f"{better.archive.path.parent.name} is a newer release than {file.archive.path.parent.name}"
+        return f"{_folder_of(better.archive)} is a newer release than {_folder_of(file.archive)}"
     return (
         "other bytes with the same time steps, and neither names nor dates state which table is newer; remove the older"
     )

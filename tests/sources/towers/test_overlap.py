@@ -167,6 +167,11 @@ def test_of_equal_time_steps_without_dates_the_folder_of_the_newer_release_is_re
         write(tmp_path / folder / ICOS, table(JUNE, 10, value=int(folder[5:9])))
     read, ignored = found(tmp_path)
     assert read == [f"icos_2024-1/{ICOS}"] and "newer release" in ignored[f"icos_2022-1/{ICOS}"]
+    inner = "FLX_XX-Zip_FLUXNET2015_SUBSET_HH_2015-2015_1-4.csv"
+    for release in ("2022-1", "2024-1"):
+        write(tmp_path / "both.zip", table(JULY, 10, value=int(release[:4])), f"{release}/{inner}")
+    assert [name for name in found(tmp_path)[0] if "both" in name] == [f"both.zip!2024-1/{inner}"]
+    (tmp_path / "both.zip").unlink()
     (tmp_path / "icos_2022-1").rename(tmp_path / "x")
     (tmp_path / "icos_2024-1").rename(tmp_path / "y")
     read, ignored = found(tmp_path)
