@@ -7,9 +7,10 @@ decide: a table is set aside only if another one has all of its time steps, or h
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -29,7 +30,9 @@ MAX_COMPARED = 64 << 20
 _STAMPS = (b"TIMESTAMP_START", b"TIMESTAMP")
 #: Minutes of a slot: time steps of all tables are multiples of it.
 _SLOT = 30
-_LONGEST_LINE = 1 << 20
+_LONGEST_LINE, _BLOCK = 1 << 20, 4 << 20
+_NEWLINE, _RETURN, _COMMA, _ZERO = b"\n\r,0"
+_MAX_DIGITS = 12
 #: Date of the entries of a zip that was written without dates.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -142,8 +145,8 @@ def _ordered(files: list[_File], daily: bool) -> list[_File]:
     out: list[_File] = []
     for _, alike in itertools.groupby(files, lambda file: (bool(file.fault), release_order(file.archive, daily))):
         group = list(alike)
-        distinct = len(group) > 1 and group[0].is_table and len({(file.size, file.checksum) for file in group}) > 1
-        out += sorted(group, key=_by_content) if distinct else group
+        same = not group[0].is_table or all(_identical(group[0], file) for file in group[1:])
+        out += group if same else sorted(group, key=_by_content)
     return out
 
 
@@ -303,10 +306,40 @@ def _read_slots(location: Location) -> np.ndarray | None:
         if column is None:
             return None
         try:
-            stamps = np.array([int(line.split(b",", column + 1)[column]) for line in stream if line.strip()], np.int64)
+            blocks = [_stamps_of(block) if column == 0 else _cells_of(block, column) for block in _lines(stream)]
         except (ValueError, IndexError, OverflowError):
             return None
-    return _slots_of(stamps)
+    return _slots_of(np.concatenate(blocks)) if blocks else None
+
+
+def _lines(stream: io.BufferedIOBase) -> Iterator[bytes]:
+    """Yield the rest of a table in blocks of whole lines."""
+    rest = b""
+    while block := stream.read(_BLOCK):
+        lines, newline, rest = (rest + block).rpartition(b"\n")
+        if newline and lines.strip():
+            yield lines
+    if rest.strip():
+        yield rest
+
+
+def _stamps_of(lines: bytes) -> np.ndarray:
+    """Return the numbers (n,) int64 at the beginning of lines, which must have the same number of digits."""
+    text = np.frombuffer(lines, np.uint8)
+    starts = np.concatenate([[0], np.flatnonzero(text == _NEWLINE) + 1])
+    starts = starts[starts < len(text)]
+    starts = starts[~np.isin(text[starts], (_NEWLINE, _RETURN))]  # without blank lines
+    width = lines.index(b",", int(starts[0])) - int(starts[0])
+    cells = text[starts[:, None] + np.arange(width + 1)]
+    digits = cells[:, :-1] - np.int64(_ZERO)
+    if (cells[:, -1] != _COMMA).any() or (digits < 0).any() or (digits > 9).any() or width > _MAX_DIGITS:
+        raise ValueError("expected the same number of digits in every row")
+    return digits @ 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
+
+
+def _cells_of(lines: bytes, column: int) -> np.ndarray:
+    """Return the numbers (n,) int64 of one column of lines."""
+    return np.array([int(line.split(b",", column + 1)[column]) for line in lines.splitlines() if line.strip()])
 
 
 def _slots_of(stamps: np.ndarray) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from test_archives import with_method
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers import overlap
+from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import inspect_raw
 from fluxcube.sources.towers.selection import choose_member
@@ -215,6 +216,25 @@ def test_one_file_of_a_site_is_not_opened(tmp_path, monkeypatch):
     write(tmp_path / ICOS, table(JUNE, 2))
     write(tmp_path / "FLX_XX-Tst_FLUXNET2015_SUBSET_HH_2014-2014_1-4.csv", table("2014-06-01", 2))
     assert len(found(tmp_path)[0]) == 2
+
+
+@pytest.mark.parametrize("block", [40, 1 << 20])
+@pytest.mark.parametrize("change", [None, "crlf", "blank", "unfinished", "second", "bom"])
+def test_time_stamps_are_read_wherever_blocks_end(tmp_path, monkeypatch, block, change):
+    monkeypatch.setattr(overlap, "_BLOCK", block)
+    text = table(JUNE, 2)
+    rows = text.splitlines()
+    changed = {
+        "crlf": text.replace("\n", "\r\n"),
+        "blank": text + "\n\r\n\n",
+        "unfinished": text.rstrip("\n"),
+        "second": "\n".join(f"x,{row}" for row in rows) + "\n",
+        "bom": "\ufeff" + text,
+    }
+    path = write(tmp_path / "t.csv", changed.get(change, text))
+    slots = overlap._read_slots(Location(path))
+    assert len(slots) == 96 and (np.diff(slots) == 1).all()
+    assert overlap._time_of(slots[0]) == np.datetime64(JUNE)
 
 
 @pytest.mark.parametrize("text", ["", "nothing\n", "TIMESTAMP_START,TA_F\n", "TIMESTAMP_START,TA_F\nx,1\n", "\xe9,\n"])
