@@ -7,10 +7,9 @@ decide: a table is set aside only if another one has all of its time steps, or h
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -21,18 +20,11 @@ from fluxcube.sources.towers.archives import Entry, Location, checksum_of_gzip, 
 from fluxcube.sources.towers.networks import DAILY_TABLE, Archive, networks
 from fluxcube.sources.towers.selection import covers_years, is_interim, preference, release_order, version_numbers
 from fluxcube.sources.towers.sitenames import printable
-from fluxcube.sources.towers.stamped import parse_stamps
+from fluxcube.sources.towers.timesteps import SLOT, read_slots, time_of
 
 #: Tables whose names differ in version, product or time step are compared by their time stamps up to this size in
 #: bytes, which takes a fraction of a second; larger ones by their names alone.
 MAX_COMPARED = 64 << 20
-#: Columns of time stamps, in upper case: of half-hourly and hourly tables, and of daily ones.
-_STAMPS = (b"TIMESTAMP_START", b"TIMESTAMP")
-#: Minutes of a slot: time steps of all tables are multiples of it.
-_SLOT = 30
-_LONGEST_LINE, _BLOCK = 1 << 20, 4 << 20
-_NEWLINE, _RETURN, _COMMA, _ZERO = b"\n\r,0"
-_MAX_DIGITS = 12
 #: Date of the entries of a zip that was written without dates.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -124,14 +116,14 @@ class _File:
     def slots(self) -> np.ndarray | None:
         """Every half-hour that the table has a row for, (n,) int64, ascending; None where that is unknown."""
         try:
-            return _read_slots(self.archive.location) if self.is_table else None
+            return read_slots(self.archive.location) if self.is_table else None
         except SourceError:
             return None
 
     @property
     def last(self) -> str:
         """End of the last row as text."""
-        return "unknown" if self.slots is None else str(_time_of(self.slots[-1] + 1))
+        return "unknown" if self.slots is None else str(time_of(self.slots[-1] + 1))
 
     @property
     def date(self) -> tuple[int, ...]:
@@ -234,7 +226,7 @@ def _why_newer(better: _File, file: _File) -> str:
     if better.slots is None or file.slots is None or better.slots[-1] != file.slots[-1]:
         return f"this table ends at {file.last}, the other one at {better.last}"
     if len(better.slots) != len(file.slots):
-        hours = (f"{len(slots) * _SLOT / 60:g}" for slots in (file.slots, better.slots))
+        hours = (f"{len(slots) * SLOT / 60:g}" for slots in (file.slots, better.slots))
         return "this table has {} hours, the other one {}".format(*hours)
     if better.date != file.date:
         return f"this table was packed on {_day(file.date)}, the other one on {_day(better.date)}"
@@ -296,65 +288,3 @@ def _checksum(location: Location) -> int:
         while block := stream.read(1 << 20):
             checksum = zlib.crc32(block, checksum)
     return checksum
-
-
-def _read_slots(location: Location) -> np.ndarray | None:
-    """Return every half-hour that a table has a row for (n,) int64, ascending; None if its stamps cannot be read."""
-    with open_stream(location) as stream:
-        header = [name.strip(b' "\r\n\xef\xbb\xbf').upper() for name in stream.readline(_LONGEST_LINE).split(b",")]
-        column = next((header.index(name) for name in _STAMPS if name in header), None)
-        if column is None:
-            return None
-        try:
-            blocks = [_stamps_of(block) if column == 0 else _cells_of(block, column) for block in _lines(stream)]
-        except (ValueError, IndexError, OverflowError):
-            return None
-    return _slots_of(np.concatenate(blocks)) if blocks else None
-
-
-def _lines(stream: io.BufferedIOBase) -> Iterator[bytes]:
-    """Yield the rest of a table in blocks of whole lines."""
-    rest = b""
-    while block := stream.read(_BLOCK):
-        lines, newline, rest = (rest + block).rpartition(b"\n")
-        if newline and lines.strip():
-            yield lines
-    if rest.strip():
-        yield rest
-
-
-def _stamps_of(lines: bytes) -> np.ndarray:
-    """Return the numbers (n,) int64 at the beginning of lines, which must have the same number of digits."""
-    text = np.frombuffer(lines, np.uint8)
-    starts = np.concatenate([[0], np.flatnonzero(text == _NEWLINE) + 1])
-    starts = starts[starts < len(text)]
-    starts = starts[~np.isin(text[starts], (_NEWLINE, _RETURN))]  # without blank lines
-    width = lines.index(b",", int(starts[0])) - int(starts[0])
-    cells = text[starts[:, None] + np.arange(width + 1)]
-    digits = cells[:, :-1] - np.int64(_ZERO)
-    if (cells[:, -1] != _COMMA).any() or (digits < 0).any() or (digits > 9).any() or width > _MAX_DIGITS:
-        raise ValueError("expected the same number of digits in every row")
-    return digits @ 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
-
-
-def _cells_of(lines: bytes, column: int) -> np.ndarray:
-    """Return the numbers (n,) int64 of one column of lines."""
-    return np.array([int(line.split(b",", column + 1)[column]) for line in lines.splitlines() if line.strip()])
-
-
-def _slots_of(stamps: np.ndarray) -> np.ndarray | None:
-    """Return the half-hours of rows whose stamps are YYYYMMDD or YYYYMMDDHHMM, (n,) int64, ascending; None if not."""
-    days = bool(len(stamps)) and bool((stamps < 10**8).all())
-    start = parse_stamps(stamps * 10_000 if days else stamps)
-    if not len(start) or np.isnat(start).any():
-        return None
-    minutes = start.astype(np.int64)
-    moves = np.diff(minutes)
-    step = 1440 if days else int(moves.min()) if len(moves) else _SLOT
-    if step < _SLOT or step % _SLOT:
-        return None
-    return np.unique((minutes[:, None] // _SLOT + np.arange(step // _SLOT)).ravel())
-
-
-def _time_of(slot: int) -> np.datetime64:
-    return np.datetime64(int(slot) * _SLOT, "m")

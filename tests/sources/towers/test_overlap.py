@@ -11,7 +11,7 @@ import pytest
 from test_archives import with_method
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.towers import overlap
+from fluxcube.sources.towers import overlap, timesteps
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import inspect_raw
@@ -203,7 +203,7 @@ def test_what_a_publisher_packs_into_one_zip_needs_no_reasons(tmp_path):
 
 def test_large_tables_of_other_versions_are_told_apart_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(overlap, "MAX_COMPARED", 100)
-    monkeypatch.setattr(overlap, "_read_slots", None)
+    monkeypatch.setattr(overlap, "read_slots", None)
     for version in ("1-3", "1-4"):
         write(tmp_path / FLX.format("SUBSET", "HH", version), table(JUNE, 2, value=version[-1]))
     read, ignored = found(tmp_path)
@@ -221,7 +221,7 @@ def test_one_file_of_a_site_is_not_opened(tmp_path, monkeypatch):
 @pytest.mark.parametrize("block", [40, 1 << 20])
 @pytest.mark.parametrize("change", [None, "crlf", "blank", "unfinished", "second", "bom"])
 def test_time_stamps_are_read_wherever_blocks_end(tmp_path, monkeypatch, block, change):
-    monkeypatch.setattr(overlap, "_BLOCK", block)
+    monkeypatch.setattr(timesteps, "_BLOCK", block)
     text = table(JUNE, 2)
     rows = text.splitlines()
     changed = {
@@ -232,9 +232,9 @@ def test_time_stamps_are_read_wherever_blocks_end(tmp_path, monkeypatch, block, 
         "bom": "\ufeff" + text,
     }
     path = write(tmp_path / "t.csv", changed.get(change, text))
-    slots = overlap._read_slots(Location(path))
+    slots = timesteps.read_slots(Location(path))
     assert len(slots) == 96 and (np.diff(slots) == 1).all()
-    assert overlap._time_of(slots[0]) == np.datetime64(JUNE)
+    assert timesteps.time_of(slots[0]) == np.datetime64(JUNE)
 
 
 @pytest.mark.parametrize("text", ["", "nothing\n", "TIMESTAMP_START,TA_F\n", "TIMESTAMP_START,TA_F\nx,1\n", "\xe9,\n"])
