@@ -96,3 +96,33 @@ def test_files_of_one_name_that_cannot_be_read_are_each_named(tmp_path):
     report, ta = build(raw)
     assert counts(ta) == {1: 120}
     assert len(report.left_out) == 2 and {"'7'" in why for why in report.left_out.values()} == {True, False}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_daily_table_is_completed_from_its_own_hours_beside_interim_ones(tmp_path, packed):
+    """TA_RANGE is in no daily table: its hours have it, also where other hours of the site are read anyway."""
+    raw, name = tmp_path / "raw", ICOS.format(site=SITE, res="{}")
+    zips = [
+        write_archive(tmp_path / "z", SITE, days(20, i), start=f"2015-0{i}-01T00:00", name=ICOS + str(i))
+        for i in (6, 7)
+    ]
+    tables = []
+    for path in zips:
+        with zipfile.ZipFile(path) as archive:
+            tables.append(archive.read(archive.namelist()[0]))
+    dates = np.datetime64("2015-06-01") + np.arange(20)
+    daily = "TIMESTAMP,TA_F,TA_F_QC\n" + "".join(f"{str(d).replace('-', '')},9,1\n" for d in dates)
+    files = {name.format("DD"): daily.encode(), name.format("HH"): tables[0]}
+    interim = {name.format("HH").replace("_L2", "_INTERIM_L2"): tables[1]}
+    raw.mkdir()
+    if packed:
+        with zipfile.ZipFile(raw / "ICOSETC_XX-Tst_ARCHIVE_L2.zip", "w") as archive:
+            for member, data in files.items():
+                archive.writestr(f"{member}.csv", data)
+        files = {}
+    for member, data in (files | interim).items():
+        (raw / f"{member}.csv").write_bytes(data)
+    report, ta = build(raw, resolution="daily")
+    assert counts(ta) == {7: 20, 9: 20}
+    cube = open_carbonsense(report.store)
+    assert cube.predictors.sel(variable="TA_RANGE", site=SITE).dropna("time").sizes["time"] == 40

@@ -244,6 +244,22 @@ def test_a_table_whose_stamps_cannot_be_read_stays_so_that_the_reason_is_reporte
     assert sorted(found(tmp_path)[0]) == [f"a/{ICOS}", f"b/{ICOS}"]
 
 
+def test_a_publication_of_many_sites_is_read_from_one_of_its_copies(tmp_path):
+    for folder in ("a", "b"):
+        for name in ("meta.json", "predictors.csv", "targets.csv"):
+            write(tmp_path / folder / "XX-Tst" / "2005_2006" / name, folder)
+    read, ignored = found(tmp_path)
+    assert read == ["a/XX-Tst"]
+    assert ignored == {"b/XX-Tst": "CarbonSense v1 has one publication of a site, which is read from a/XX-Tst instead"}
+
+
+def test_files_of_a_product_that_is_not_read_are_reported_once(tmp_path):
+    for version in ("1-5", "2-5"):
+        write(tmp_path / f"AMF_XX-Tst_BASE_HH_{version}.csv", table(JUNE, 1))
+    read, ignored = found(tmp_path)
+    assert read == ["AMF_XX-Tst_BASE_HH_2-5.csv"] and "AmeriFlux BASE, which is not read" in "".join(ignored.values())
+
+
 def test_the_unpacked_table_is_read_instead_of_a_zip_that_python_does_not_read(tmp_path):
     name = FLX.format("SUBSET", "HH", "1-4")
     packed = with_method(write(tmp_path / name.replace("_HH", "").replace(".csv", ".zip"), table(JUNE, 2), name), 9)
