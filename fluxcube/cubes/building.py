@@ -290,7 +290,8 @@ def log_of_build(
     before = kept.log.get("left_out", {})
     names = {*sites.documents, *found.archives}
     earlier = {name: why for name, why in before.items() if name not in names}
-    return build_document(earlier | dict(left_out), found.discovery, [str(root) for root in request.roots], kept.log)
+    roots = [printable(str(root)) for root in request.roots]
+    return build_document(earlier | dict(left_out), found.discovery, roots, kept.log)
 
 
 def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, list[Archive]]:

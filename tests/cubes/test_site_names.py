@@ -16,6 +16,7 @@ from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.sources.towers.readers import read_archive
+from fluxcube.sources.towers.sitenames import printable
 from fluxcube.sources.towers.table import read_table
 from fluxcube.stores.building import spill, unspill
 
@@ -83,6 +84,32 @@ def test_file_names_with_control_characters_are_escaped(tmp_path):
     text = format_inspection(inspect_raw(tmp_path))
     assert "\x1b" not in text and text.count("\\x1b[31mX") >= 2
     assert "\x1b" not in "".join(map(str, discover(tmp_path).ignored))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain-Name_1.zip", "plain-Name_1.zip"),
+        ("Zürich 東京\u3000塔.csv", "Zürich 東京\u3000塔.csv"),
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("a\u202eb", r"a\u202eb"),
+        ("a\nb\tc\rd", "a\nb\\tc\\rd"),
+        ("a\udc80b", r"a\udc80b"),
+        ("a\x9bb\x7f", r"a\x9bb\x7f"),
+    ],
+)
+def test_only_characters_that_can_steer_a_terminal_are_escaped(text, shown):
+    assert printable(text, keep="\n") == shown
+    assert shown.encode()  # can be printed
+
+
+def test_the_report_names_no_folder_of_the_machine_whatever_its_name(tmp_path):
+    raw = tmp_path / "raw\x1b[1m塔"
+    write_places(raw, {"XX-New": (50.0, 10.0, 1, "GRA")})
+    write_archive(raw, "XX-New", columns(96))
+    (raw / "notes.csv").write_text("x")
+    report = build_carbonsense(raw, tmp_path / "cube.zarr")
+    assert open_report(report.store, "left_out").name.tolist() == ["notes.csv"]
 
 
 @pytest.mark.parametrize("by", ["attribute", "info"])

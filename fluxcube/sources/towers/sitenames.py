@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from fluxcube.errors import SourceError
 
@@ -60,5 +61,9 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    escaped = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
-    return "".join(escaped)
+    return "".join(c if c in keep or _is_visible(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_visible(character: str) -> bool:
+    """Return whether a character is printable or a blank of any width, as file names in Japanese have."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
