@@ -240,15 +240,24 @@ def _add_zip(path: Path, search: _Search) -> None:
     search.archives.extend(tables)
     by_name = {entry.name: entry for entry in entries}
     search.entries |= {table.location: by_name[table.location.member or ""] for table in tables}
-    if not tables and not badm:
+    if any(is_zip(member) for member in members):
+        search.ignore(path, _NESTED)
+    elif not tables and (outer or not badm or _tower_inside(members)):
         search.ignore(path, _reason_of_zip(outer, members, search.daily))
+
+
+_NESTED = "zips within a zip: unpack the outer one"
+
+
+def _tower_inside(members: Sequence[str]) -> Archive | None:
+    """Return what the first entry of a zip with the name of a tower's archive is, by its name; None if none has one."""
+    archives = (parse_name(Location(Path(), member).name) for member in members)
+    return next((archive for archive in archives if archive is not None), None)
 
 
 def _reason_of_zip(outer: Archive | None, members: Sequence[str], daily: bool) -> str:
     """Return why nothing of a zip is read."""
-    if any(is_zip(member) for member in members):
-        return "zips within a zip: unpack the outer one"
-    inside = next((archive for member in members if (archive := parse_name(Path(member).name))), None)
+    inside = _tower_inside(members)
     unread = reason_without_daily(inside, daily) if inside else ""
     kind = "daily, half-hourly or hourly" if daily else "half-hourly or hourly"
     reason = reason_to_ignore(outer, daily, zipped=True) if outer else ""

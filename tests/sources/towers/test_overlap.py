@@ -244,6 +244,23 @@ def test_a_table_whose_stamps_cannot_be_read_stays_so_that_the_reason_is_reporte
     assert sorted(found(tmp_path)[0]) == [f"a/{ICOS}", f"b/{ICOS}"]
 
 
+def test_nothing_in_a_zip_is_lost_beside_its_metadata(tmp_path):
+    """A zip whose metadata are read may still have towers that are not."""
+    bif, name = "FLX_AA-Flx_BIF_HH_20200501.csv", FLX.format("SUBSET", "{}", "1-4")
+    write(tmp_path / "bulk.zip", "SITE_ID\n", bif)
+    write(tmp_path / "bulk.zip", "PK", "FLX_XX-One_FLUXNET2015_SUBSET_2015-2015_1-4.zip")
+    write(tmp_path / "some.zip", "SITE_ID\n", bif)
+    write(tmp_path / "some.zip", table(JUNE, 1), name.format("HH"))
+    write(tmp_path / "some.zip", "PK", "FLX_XX-Two_FLUXNET2015_SUBSET_2015-2015_1-4.zip")
+    write(tmp_path / "days.zip", "SITE_ID\n", bif)
+    write(tmp_path / "days.zip", table(JUNE, 1, step=1440), name.format("DD").replace("XX-Tst", "XX-Day"))
+    write(tmp_path / "metadata.zip", "SITE_ID\n", bif)
+    read, ignored = found(tmp_path)
+    assert read == [f"some.zip!{name.format('HH')}"] and set(ignored) == {"bulk.zip", "some.zip", "days.zip"}
+    assert "unpack the outer one" in ignored["bulk.zip"] and "unpack the outer one" in ignored["some.zip"]
+    assert "expected a half-hourly or hourly table" in ignored["days.zip"]
+
+
 def test_a_publication_of_many_sites_is_read_from_one_of_its_copies(tmp_path):
     for folder in ("a", "b"):
         for name in ("meta.json", "predictors.csv", "targets.csv"):
