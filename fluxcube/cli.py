@@ -17,6 +17,7 @@ import typer
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
+from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
     MaxQc,
     MinQuality,
@@ -530,15 +531,24 @@ def demo(
 app.add_typer(maps_app)
 
 
+class _Printable(logging.Formatter):
+    """Escapes control characters of names from files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
 def main() -> None:
     """Run the command line; errors of the user become one line and exit status 1."""
     # Waiting threads of torch spin and slow down other processes on the same processors, up to 5 times.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    logging.basicConfig(level=os.environ.get("FLUXCUBE_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=os.environ.get("FLUXCUBE_LOG", "WARNING"), handlers=[handler])
     try:
         app()
     except FluxcubeError as error:
-        sys.exit(f"fluxcube: {error}")
+        sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
     except KeyboardInterrupt:
         sys.exit("fluxcube: interrupted (train and upscale continue if run again)")
 

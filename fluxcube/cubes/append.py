@@ -22,6 +22,7 @@ from fluxcube.cubes.tower import tower_of
 from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.badm import SiteInfo
+from fluxcube.sources.towers.sitenames import check_site
 from fluxcube.stores.building import staging
 from fluxcube.stores.reading import is_url, open_store
 from fluxcube.stores.swap import build_lock
@@ -59,7 +60,7 @@ def append_site(
     StoreError
         If there is no such cube, or it has the site and `overwrite` is not set.
     SourceError
-        If the record lacks its location or time step, or has no value.
+        If the record lacks its location or time step, or has no value, or its site has an impossible name.
     ConfigError
         If the cube is daily and `ds` is not a Tower.
 
@@ -79,6 +80,7 @@ def _append(store: Path, ds: xr.Dataset | Tower, info: SiteInfo | None, overwrit
     with open_store(store, kind="cube", dask=False) as cube:
         settings = CubeSettings.of(cube, attrs)
     tower = ds if isinstance(ds, Tower) else _tower(ds, info, settings)
+    check_site(tower.info.site)
     check_epoch(tower)
     documents, log = read_report(store)
     site = tower.info.site

@@ -22,7 +22,6 @@ import numpy as np
 from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
-from fluxcube.cubes.places import find_place
 from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import PRODUCTS, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
@@ -33,7 +32,9 @@ from fluxcube.resolution import ALL
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.places import find_place
 from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
+from fluxcube.sources.towers.sitenames import printable
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class FoundSites:
     stamps : mapping of str to mapping
         Descriptions of the archives and metadata of each site, which show a change.
     left_out : mapping of str to str
-        Metadata files that could not be read, and why.
+        Metadata files that could not be read, and sites with an impossible name, and why.
     """
 
     discovery: Discovery
@@ -106,15 +107,18 @@ def find_sites(request: BuildRequest) -> FoundSites:
     Raises
     ------
     SourceError
-        If there is no archive; with ``request.strict``, if a metadata file cannot be read.
+        If there is no archive; with ``request.strict``, if a metadata file cannot be read, or a site has an impossible
+        name.
     UnknownNameError
         If a requested site has no archive.
     """
     settings = request.settings
     discovery = discover(list(request.roots), order=settings.order, resolution=settings.resolution)
+    if request.strict and discovery.bad_sites:
+        raise SourceError("; ".join(f"site {site}: {why}" for site, why in discovery.bad_sites))
     archives = _requested(discovery, request.sites)
     left_out: dict[str, str] = {}
-    note = None if request.strict else lambda at, error: left_out.update({at.name: str(error)})
+    note = None if request.strict else lambda at, error: left_out.update({printable(at.name): str(error)})
     infos = read_badm(discovery.badm, on_error=note)
     notes: dict[str, str] = {}
     if request.land_cover is not None:
@@ -129,7 +133,7 @@ def find_sites(request: BuildRequest) -> FoundSites:
         land_cover_notes=notes,
         citations=citations,
         stamps={site: stamp(files, infos.get(site)) for site, files in archives.items()},
-        left_out=left_out | ({"citations": problem} if problem else {}),
+        left_out=left_out | dict(discovery.bad_sites) | ({"citations": problem} if problem else {}),
     )
 
 
@@ -167,17 +171,55 @@ def read_sites(request: BuildRequest, found: FoundSites, kept: Kept, building: P
     left_out: dict[str, str] = {}
     for site, result in zip(sites, results, strict=True):
         if isinstance(result, SourceError):
-            left_out[site] = str(result)
+            left_out[site] = printable(str(result))
         else:
             documents[site] = result
-            left_out |= {f"{site}: {name}": why for name, why in result["unread"].items()}
+            left_out |= {printable(f"{site}: {name}"): printable(why) for name, why in result["unread"].items()}
     for text, count in Counter(text for doc in documents.values() for text in doc["lost"]).items():
         _log.warning("%s (%d site%s)", text, count, "s" if count > 1 else "")
     if not documents and not kept.documents:
-        reasons = [f"{name}: {why}" for name, why in {**found.left_out, **kept.left_out, **left_out}.items()]
+        reasons = [f"{name}: {why}" for name, why in {**left_out, **kept.left_out, **found.left_out}.items()]
         more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
         raise SourceError(f"no site could be read: {'; '.join(reasons[:_NAMED])}{more}")
     return ReadSites(documents, left_out)
+
+
+def keep_unread(kept: Kept, read: ReadSites) -> tuple[Kept, ReadSites]:
+    """Return what an append reuses, with the sites whose new files cannot be read, and what else was read.
+
+    These sites stay in the cube as they are; `Kept.left_out` reports why they were not updated.
+    """
+    stay = {site: doc for site, doc in kept.changed.items() if site in read.left_out}
+    notes = {f"{site}: update": f"{read.left_out[site]}; the site stays as it is" for site in stay}
+    others = {name: why for name, why in read.left_out.items() if name not in stay}
+    kept = replace(kept, documents={**kept.documents, **stay}, left_out={**kept.left_out, **notes})
+    return kept, replace(read, left_out=others)
+
+
+def note_losses(request: BuildRequest, kept: Kept, read: ReadSites) -> ReadSites:
+    """Return what was read, with a warning for each site of which an append loses hours or satellite data."""
+    documents = dict(read.documents)
+    for site, doc in documents.items():
+        if site in kept.changed:
+            losses = _losses(kept.changed[site], doc, modis=request.modis is not None)
+            for text in losses:
+                _log.warning("%s: %s", site, text)
+            documents[site] = {**doc, "warnings": [*doc["warnings"], *losses]} if losses else doc
+    return replace(read, documents=documents)
+
+
+def _losses(before: Mapping[str, Any], now: Mapping[str, Any], *, modis: bool) -> list[str]:
+    """Return sentences on what the document of a site had and its new document lacks."""
+    losses = []
+    (start, stop), (first, last) = ((doc["place"]["start"], doc["place"]["stop"]) for doc in (before, now))
+    if np.datetime64(first) > np.datetime64(start) or np.datetime64(stop) > np.datetime64(last):
+        losses.append(
+            f"its new files have values from {first} to {last}, before the cube had values from {start} to {stop}; "
+            "pass the earlier files as well to keep these"
+        )
+    if before.get("rasters") and not modis:
+        losses.append("its satellite data were not cut again for its new files; append again with modis (--modis)")
+    return losses
 
 
 def cut_satellite_data(
@@ -249,13 +291,15 @@ def log_of_build(
     before = kept.log.get("left_out", {})
     names = {*sites.documents, *found.archives}
     earlier = {name: why for name, why in before.items() if name not in names}
-    return build_document(earlier | dict(left_out), found.discovery, [str(root) for root in request.roots], kept.log)
+    roots = [printable(str(root)) for root in request.roots]
+    return build_document(earlier | dict(left_out), found.discovery, roots, kept.log)
 
 
 def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, list[Archive]]:
     """Return the archives of each site requested, sites in order."""
     if not discovery.archives:
-        ignored = "; ".join(f"{path}: {why}" for path, why in discovery.ignored[:3]) or "none"
+        others = (*discovery.bad_sites, *discovery.ignored)
+        ignored = "; ".join(f"{path}: {why}" for path, why in others[:_NAMED]) or "none"
         raise SourceError(
             "no half-hourly or hourly tower archive was found by name; expected files such as "
             f"FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip. Files ignored: {ignored}."

@@ -17,7 +17,9 @@ from fluxcube.cubes.building import (
     find_sites,
     is_outdated,
     keep_sites,
+    keep_unread,
     log_of_build,
+    note_losses,
     read_sites,
     write_cube,
 )
@@ -192,8 +194,9 @@ def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildRepo
         to_read = any(site not in kept.documents for site in found.archives)
         if kept.documents and not to_read and not is_outdated(request, kept):
             return _report(request, found, kept, ReadSites(), CubeSites(kept.documents))
-        with staging(request.store, overwrite=overwrite or bool(kept.documents)) as building:
+        with staging(request.store, overwrite=overwrite or append) as building:
             read = read_sites(request, found, kept, building)
+            kept, read = keep_unread(kept, note_losses(request, kept, read))
             sites = CubeSites(kept.documents, read.documents)
             sites, days = cut_satellite_data(request, found, sites, building)
             log = log_of_build(request, found, kept, sites, _left_out(found, kept, read))

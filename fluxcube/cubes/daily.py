@@ -14,7 +14,7 @@ import xarray as xr
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.localdays import to_daily
-from fluxcube.cubes.places import archive_places, completed, location, name_archives, other_places, standard_offset
+from fluxcube.cubes.places import location, other_places, standard_offset
 from fluxcube.cubes.tower_data import (
     LIGHT,
     WARN_SHARE,
@@ -32,11 +32,13 @@ from fluxcube.cubes.tower_data import (
 from fluxcube.errors import SourceError
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.towers.archives import is_zip
+from fluxcube.sources.towers.archives import is_zip, list_members
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.overlap import name_among
+from fluxcube.sources.towers.places import archive_places, completed, name_archives
 from fluxcube.sources.towers.readers import read_archive, read_daily_archive
-from fluxcube.sources.towers.selection import choose_member
+from fluxcube.sources.towers.selection import choose_member, covers_years
 from fluxcube.timestamps import HOUR, Offset, offsets_at
 from fluxcube.variables import COMPUTED, table
 
@@ -167,7 +169,7 @@ def _assemble(
 def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]) -> Iterator[_Days]:
     """Read each archive, and the hours beside a daily one; note in `unread` why one could not be read."""
     label, names = name_archives(archives), reading.options.names
-    hourly = {archive.network for archive in archives if archive.resolution in _HOURLY}
+    hourly = [archive for archive in archives if archive.resolution in _HOURLY]
     for archive in archives:
         clock = functools.partial(reading.clock, label(archive))  # called only where hours are read: it may warn
         try:
@@ -176,26 +178,42 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
                 yield _from_hours(archive, label(archive), clock, reading, names)
                 continue
             yield _from_days(archive, label(archive), days, names)
-            beside = None if archive.network in hourly else _hours_beside(archive)
+            beside = _hours_beside(archive, hourly)
             lacking = _lacking(days, names)
             if beside is not None and lacking:
                 yield _from_hours(beside, f"{label(archive)} (hours)", clock, reading, lacking)
         except SourceError as error:
             if reading.options.strict or len(archives) == 1:
                 raise
-            unread[archive.path.name] = str(error)
+            unread[name_among(archive, archives) if archive.path.name in unread else archive.path.name] = str(error)
 
 
-def _hours_beside(archive: Archive) -> Archive | None:
-    """Return the half-hours or hours in the zip of a daily table, or in its folder if it is unpacked; or None."""
-    if not is_zip(archive.path):
+def _hours_beside(archive: Archive, hourly: Sequence[Archive]) -> Archive | None:
+    """Return the half-hours or hours in the zip of a daily table, or in its folder if it is unpacked; or None.
+
+    None also where one of the `hourly` archives, which are read anyway, has them.
+    """
+    same = [other for other in hourly if other.network == archive.network]
+    if any(other.first_year is not None and covers_years(other, archive) for other in same):
+        return None
+    if is_zip(archive.path):
+        beside = _hours_in_zip(archive)
+    else:
         names = (archive.path.name.replace(f"_{_DAILY}_", f"_{step}_", 1) for step in _HOURLY)
         found = next((path for path in map(archive.path.with_name, names) if path.exists()), archive.path)
-        return None if found == archive.path else replace(archive, path=found, resolution="")
+        beside = None if found == archive.path else replace(archive, path=found, resolution="")
+    return None if beside is None or beside.location in {other.location for other in same} else beside
+
+
+def _hours_in_zip(archive: Archive) -> Archive | None:
+    """Return the half-hours or hours in the zip of a daily table: those of its name, else the only ones; or None."""
     try:
-        return replace(archive, member=choose_member(archive.path), resolution="")
+        members = list_members(archive.path)
+        names = [(archive.member or "").replace(f"_{_DAILY}_", f"_{step}_") for step in _HOURLY]
+        member = next((name for name in names if name in members), "") or choose_member(archive.path)
     except SourceError:
         return None
+    return replace(archive, member=member, resolution="")
 
 
 def _lacking(days: xr.Dataset, names: Sequence[str]) -> list[str]:

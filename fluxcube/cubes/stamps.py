@@ -46,11 +46,14 @@ class Kept:
         Log of the build that wrote the cube.
     left_out : mapping of str to str
         Sites that cannot be updated, because files that they were built from are absent, and which ones.
+    changed : mapping of str to mapping
+        Documents of the sites that are read again, because their files or metadata changed.
     """
 
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     log: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def sites_to_keep(store: str | os.PathLike, settings: CubeSettings, stamps: Mapping[str, Mapping]) -> Kept:
@@ -81,7 +84,7 @@ def sites_to_keep(store: str | os.PathLike, settings: CubeSettings, stamps: Mapp
             f"{store}: its {differences}. Append with the same options, or build it again with overwrite."
         )
     documents, log = read_report(store)
-    kept, left_out = {}, {}
+    kept, left_out, changed = {}, {}, {}
     for site, doc in documents.items():
         new = stamps.get(site)
         if new is None or (doc["archives"] == new["archives"] and doc["info"] == new["info"]):
@@ -89,10 +92,12 @@ def sites_to_keep(store: str | os.PathLike, settings: CubeSettings, stamps: Mapp
         elif lost := _lost(doc["archives"], new["archives"]):
             kept[site] = doc
             left_out[f"{site}: update"] = (
-                f"the cube's {site} was made from {', '.join(lost)}, too, which is not among the files given: it stays "
-                "as it is. Give those files as well, or build anew with overwrite."
+                f"the cube's {site} was also built from {', '.join(lost)}, expected among the files, found none: the "
+                "site stays as it is. Pass those files as well, or build again with overwrite."
             )
-    return Kept(kept, log, left_out)
+        else:
+            changed[site] = doc
+    return Kept(kept, log, left_out, changed)
 
 
 def _lost(before: Sequence[Mapping], now: Sequence[Mapping]) -> list[str]:
@@ -105,9 +110,15 @@ def _covers(new: Mapping, old: Mapping) -> bool:
         return False
     ends = new.get("first_year"), new.get("last_year"), old.get("first_year"), old.get("last_year")
     if None in ends:
-        return True
+        return _same_source(new, old)
     first, last, old_first, old_last = (int(year) for year in ends if year is not None)
     return first <= old_first and old_last <= last
+
+
+def _same_source(new: Mapping, old: Mapping) -> bool:
+    """Return whether two files whose names state no years are the same table, such as a zip and its unpacked table."""
+    names = [str(file["file"]).rpartition("!")[2].removesuffix(".gz") for file in (new, old)]
+    return names[0] == names[1]
 
 
 def stamp(archives: Sequence[Archive], info: SiteInfo | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import xarray as xr
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
-from fluxcube.cubes.places import archive_places, completed, location, name_archives, other_places, standard_offset
+from fluxcube.cubes.places import location, other_places, standard_offset
 from fluxcube.cubes.tower_data import (
     LIGHT,
     WARN_SHARE,
@@ -32,6 +32,8 @@ from fluxcube.errors import SourceError
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.overlap import name_among
+from fluxcube.sources.towers.places import archive_places, completed, name_archives
 from fluxcube.sources.towers.readers import read_archive
 from fluxcube.timestamps import local_clock
 from fluxcube.variables import COMPUTED, table
@@ -176,7 +178,7 @@ def _read(
         except SourceError as error:
             if options.strict or len(archives) == 1:
                 raise
-            unread[archive.path.name] = str(error)
+            unread[name_among(archive, archives) if archive.path.name in unread else archive.path.name] = str(error)
             continue
         publications.append(_publication((archive.rank, label(archive), record), info, options))
     return publications, unread

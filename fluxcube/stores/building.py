@@ -118,15 +118,20 @@ def spill(path: str | os.PathLike, key: str, arrays: Mapping[str, np.ndarray]) -
         Name of these arrays.
     arrays : mapping of str to numpy.ndarray
         Numbers or fixed-width strings.
+
+    Raises
+    ------
+    StoreError
+        If the key contains a path, so that the file would lie outside the store.
     """
-    folder = Path(path) / _SPILL
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{key}.npz", allow_pickle=False, **arrays)
+    file = _spill_file(path, key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, allow_pickle=False, **arrays)
 
 
 def unspill(path: str | os.PathLike, key: str) -> dict[str, np.ndarray]:
     """Return the arrays that `spill` wrote."""
-    with np.load(Path(path) / _SPILL / f"{key}.npz", allow_pickle=False) as arrays:
+    with np.load(_spill_file(path, key), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -134,6 +139,13 @@ def spilled(path: str | os.PathLike, start: str) -> list[str]:
     """Return the keys of `spill` that begin with `start`, in order."""
     names = (entry.name.removesuffix(".npz") for entry in (Path(path) / _SPILL).glob("*.npz"))
     return sorted(name for name in names if name.startswith(start))
+
+
+def _spill_file(path: str | os.PathLike, key: str) -> Path:
+    """Return the temporary file of a key."""
+    if not key or "/" in key or "\\" in key or "\0" in key:
+        raise StoreError(f"{path}: expected a name of arrays without a path, found {key!r}.")
+    return Path(path) / _SPILL / f"{key}.npz"
 
 
 def _check_target(path: Path, overwrite: bool) -> None:

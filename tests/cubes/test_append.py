@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube.catalog import open_carbonsense
 from fluxcube.cubes.append import append_site
+from fluxcube.cubes.building import ReadSites, note_losses
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.layout import EPOCH
 from fluxcube.cubes.report import open_report, read_report
+from fluxcube.cubes.stamps import Kept
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.readers import read_archive
@@ -141,6 +144,64 @@ def test_nothing_new_changes_nothing_not_even_a_file(raw, some):
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in some.rglob("*")} == before
 
 
+def test_a_cube_whose_every_site_changed_is_replaced(raw, tmp_path):
+    store, longer = tmp_path / "one.zarr", columns(2 * DAYS * 48, 5)
+    build_carbonsense(raw, store, sites="US-Aaa")
+    write_archive(raw, "US-Aaa", longer)
+    report = build_carbonsense(raw, store, sites="US-Aaa", append=True)
+    assert report.sites == ("US-Aaa",) and report.unchanged == () and report.left_out == {}
+    expected = tmp_path / "expected.zarr"
+    build_carbonsense(raw, expected, sites="US-Aaa")
+    assert files(store) == files(expected)
+
+
+def test_hours_that_newer_files_lack_are_reported(raw, some):
+    write_archive(raw, "FJ-Ddd", columns(DAYS * 12), step=60, start="2010-04-01T00:00")
+    report = build_carbonsense(raw, some, sites=["FJ-Ddd", "NP-Ccc"], append=True)
+    (warning,) = report.report["warnings"]["FJ-Ddd"]
+    assert "pass the earlier files as well" in warning and not report.left_out
+    assert warning in open_report(some, "notes").text.tolist()
+
+
+def test_satellite_data_that_are_not_cut_again_are_reported():
+    place = {"start": "2010-01-01T00", "stop": "2011-01-01T00"}
+    before, now = {"place": place, "rasters": "digest"}, {"place": place, "warnings": ["known"]}
+    kept = Kept(changed={"XX-One": before})
+    for modis, count in ((None, 2), ("tiles", 1)):
+        read = note_losses(SimpleNamespace(modis=modis), kept, ReadSites({"XX-One": now}))
+        assert len(read.documents["XX-One"]["warnings"]) == count
+    assert now["warnings"] == ["known"]
+
+
+def test_a_site_whose_new_file_cannot_be_read_stays_as_it_is(raw, some):
+    before = {site: shards(some, site) for site in ("FJ-Ddd", "NP-Ccc")}
+    bad = columns(DAYS * 24)
+    bad["TA_F_QC"] = np.full(DAYS * 24, 7)
+    write_archive(raw, "FJ-Ddd", bad, step=60)
+    report = build_carbonsense(raw, some, sites=["FJ-Ddd", "NP-Ccc"], append=True)
+    assert report.sites == ("FJ-Ddd", "NP-Ccc")
+    (reason,) = report.left_out.items()
+    assert reason[0] == "FJ-Ddd: update" and "found '7'" in reason[1] and reason[1].endswith("the site stays as it is")
+    assert {site: shards(some, site) for site in before} == before
+
+
+def test_a_file_of_other_months_replaces_no_file_whose_years_are_unknown(raw, tmp_path):
+    """An INTERIM table without the final one is no newer version of it."""
+    store, icos = tmp_path / "icos.zarr", raw / "icos"
+    name = "ICOSETC_US-Aaa_FLUXNET_HH{}_L2"
+    write_archive(icos, "US-Aaa", columns(DAYS * 48), start="2015-01-01T00:00", name=name.format(""))
+    write_places(icos, PLACES)
+    build_carbonsense(icos, store)
+    before = files(store)
+    shutil.rmtree(icos)
+    write_archive(icos, "US-Aaa", columns(DAYS * 48), start="2015-02-01T00:00", name=name.format("_INTERIM"))
+    write_places(icos, PLACES)
+    report = build_carbonsense(icos, store, append=True)
+    assert report.sites == report.unchanged == ("US-Aaa",)
+    assert "the site stays as it is" in report.left_out["US-Aaa: update"]
+    assert files(store) == before
+
+
 def test_another_place_is_a_change(raw, some):
     write_places(raw, PLACES | {"FJ-Ddd": (-18.0, 178.0, 12, "ENF")})
     report = build_carbonsense(raw, some, append=True, sites=["FJ-Ddd", "NP-Ccc"])
@@ -231,6 +292,7 @@ def test_a_bad_new_site_leaves_the_store_as_it_was(raw, some):
 
 KILLED = """
 import sys
+from fluxcube.cubes.building import ReadSites, note_losses
 from fluxcube.cubes.carbonsense import build_carbonsense
 build_carbonsense(sys.argv[1], sys.argv[2], append=True, progress=lambda done, total, text: print(text, flush=True))
 """

@@ -17,6 +17,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Protocol
 
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers.sitenames import printable
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,6 +31,25 @@ MAX_SHEET_RATIO = 60
 _RATIO_FROM = 64 << 20
 _MAX_ENTRIES = 10_000
 _BLOCK = 1 << 20
+
+_SHORTEST_GZIP = 18
+
+#: Compression methods of zips that Python reads, and names of others. Windows packs files of 2 GB and more with
+#: Deflate64.
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_METHODS |= {getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED)}
+_OTHER_METHODS = {
+    1: "Shrink",
+    6: "Implode",
+    9: "Deflate64",
+    10: "PKWARE Implode",
+    93: "Zstandard",
+    95: "XZ",
+    96: "JPEG",
+    97: "WavPack",
+    98: "PPMd",
+    99: "AES",
+}
 
 # Errors of the standard library for archives that are cut, altered, or compressed by a method it does not know.
 _BROKEN = (
@@ -59,13 +79,39 @@ class Location:
     member: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}!{self.member}" if self.member else str(self.path)
+        """Return path and entry for messages, with control characters escaped."""
+        return printable(f"{self.path}!{self.member}" if self.member else str(self.path))
 
     @property
     def name(self) -> str:
         """Name of the file itself, without folders."""
         # Some programs write a zip's folders with backslashes.
         return PurePosixPath(self.member.replace("\\", "/")).name if self.member else self.path.name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the directory of a zip states about one of its files.
+
+    Attributes
+    ----------
+    name : str
+        Name with folders.
+    size : int
+        Unpacked size in bytes.
+    checksum : int
+        CRC-32 of the unpacked bytes.
+    date : tuple of int
+        Year, month, day, hour, minute and second of its last change.
+    fault : str
+        Why it cannot be unpacked; "" if it can.
+    """
+
+    name: str
+    size: int
+    checksum: int
+    date: tuple[int, ...]
+    fault: str = ""
 
 
 def is_zip(path: str | os.PathLike) -> bool:
@@ -82,8 +128,38 @@ def list_members(path: str | os.PathLike) -> tuple[str, ...]:
         If the zip is cut or broken, or an entry's name is absolute or has ``..``, or an entry is a link,
         encrypted, or larger than any tower file can be.
     """
+    return tuple(entry.name for entry in list_entries(path))
+
+
+def list_entries(path: str | os.PathLike) -> tuple[Entry, ...]:
+    """Return what the directory of a zip states about its files, after checking that all of them are harmless.
+
+    Raises
+    ------
+    SourceError
+        As for `list_members`.
+    """
     with _open_zip(Path(path)) as archive:
-        return tuple(entry.filename for entry in archive.infolist() if not entry.is_dir())
+        return tuple(
+            Entry(entry.filename, entry.file_size, entry.CRC, entry.date_time, _unknown_method(entry))
+            for entry in archive.infolist()
+            if not entry.is_dir()
+        )
+
+
+def checksum_of_gzip(path: str | os.PathLike) -> int:
+    """Return the CRC-32 of the unpacked bytes that a gzip file states at its end.
+
+    Raises
+    ------
+    SourceError
+        If the file is missing, or too short for a gzip file.
+    """
+    with _open_plain(Path(path)) as plain:
+        if os.fstat(plain.fileno()).st_size < _SHORTEST_GZIP:
+            raise _broken(Location(Path(path)), EOFError("too short"))
+        plain.seek(-8, os.SEEK_END)
+        return struct.unpack("<I", plain.read(4))[0]
 
 
 def check_zip(data: bytes, location: Location) -> None:
@@ -217,6 +293,8 @@ def _open_raw(location: Location, stack: ExitStack) -> tuple[_Readable, int]:
 def _open_member(path: Path, member: str, stack: ExitStack) -> tuple[_Readable, int]:
     archive = stack.enter_context(_open_zip(path))
     entry = _entry(archive, path, member)
+    if fault := _unknown_method(entry):
+        raise SourceError(f"{Location(path, member)}: {fault}")
     try:
         plain = stack.enter_context(archive.open(entry))
     except _BROKEN as error:
@@ -296,6 +374,14 @@ def _fault(entry: zipfile.ZipInfo) -> str:
     if entry.file_size > max(_RATIO_FROM, MAX_RATIO * entry.compress_size):
         return f"grows from {entry.compress_size} to {entry.file_size} bytes, more than any table"
     return ""
+
+
+def _unknown_method(entry: zipfile.ZipInfo) -> str:
+    """Return what to do with an entry that is packed with a method that Python does not read; "" if it is read."""
+    if entry.compress_type in _METHODS:
+        return ""
+    name = _OTHER_METHODS.get(entry.compress_type, f"method {entry.compress_type}")
+    return f"packed with a method that Python does not read ({name}): unpack it, and what is in it is found"
 
 
 def _broken(location: Location, error: Exception) -> SourceError:

@@ -1,6 +1,6 @@
 """Find tower archives and site metadata in folders, and select which of them are read.
 
-Only file names and the directories of zips and tars are read.
+File names and the directories of zips and tars are read, and time stamps where these do not suffice.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.towers.archives import Location, is_zip, list_members
+from fluxcube.sources.towers.archives import Entry, Location, is_zip, list_entries
 from fluxcube.sources.towers.networks import (
+    DAILY_TABLE,
     Archive,
     Network,
     has_table_ending,
@@ -25,6 +26,7 @@ from fluxcube.sources.towers.networks import (
     parse_name,
     parse_stem,
 )
+from fluxcube.sources.towers.overlap import select_archives
 from fluxcube.sources.towers.readers import reader_of_network
 from fluxcube.sources.towers.selection import (
     first_names,
@@ -35,11 +37,15 @@ from fluxcube.sources.towers.selection import (
     tables_in_zip,
     version_numbers,
 )
+from fluxcube.sources.towers.sitenames import fault_of_site, printable
 
 _TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 #: Files of one folder of CarbonSense v1, which contains one window of a site.
 _WINDOW_FILES = {"meta.json", "predictors.csv", "targets.csv"}
+
+#: Maximum number of files of one site and network whose order is distinguished.
+_FILES_OF_A_SITE = 1000
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,9 @@ class Discovery:
         Archives to read, by site and then rank.
     badm : tuple of Location
         Files of site metadata, for `read_badm`.
+    bad_sites : tuple of (str, str)
+        Sites whose name cannot be that of a site (`fluxcube.sources.towers.sitenames`): the name with control
+        characters escaped, and what is wrong with it.
     ignored : tuple of (str, str)
         Every other csv, gz, zip and tar file, and every other file with the name of a tower's archive: its path, and
         why it is ignored.
@@ -60,6 +69,7 @@ class Discovery:
     archives: tuple[Archive, ...]
     badm: tuple[Location, ...]
     ignored: tuple[tuple[str, str], ...]
+    bad_sites: tuple[tuple[str, str], ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -76,9 +86,11 @@ def discover(
     """Find tower archives and site metadata under one or more folders, by name.
 
     Files are read as published: zip, csv or csv.gz, and the published CarbonSense as a tar, its folders, or an SQLite
-    file. Only file names and the directories of zips and tars are read (a tar.gz has no directory and is read whole).
-    Of one network's archives of a site, those covered by another one (an older version, a SUBSET beside its FULLSET, an
-    unpacked copy) are ignored and listed as such. A zip that cannot be listed, and AmeriFlux BASE where a site has
+    file. Only file names and the directories of zips and tars are read (a tar.gz has no directory and is read whole),
+    and the time stamps of tables where a site has several of one network that their names do not distinguish. Of one
+    network's archives of a site, those whose time steps another one has (an older version, a SUBSET beside its
+    FULLSET, an unpacked copy) are ignored and listed as such; of the others, the newest supplies a value that several
+    have. A zip that cannot be listed, and AmeriFlux BASE where a site has
     nothing else, stay in the list: reading them reports what is wrong.
 
     Parameters
@@ -108,9 +120,10 @@ def discover(
     search = _Search(daily=is_daily(resolution))
     for path in _files([Path(root) for root in roots], search.ignored):
         _add_path(path, search)
-    archives = [replace(archive, rank=_rank(archive, order)) for archive in _without_covered(search)]
+    bad_sites = _remove_bad_sites(search)
+    archives = [replace(archive, rank=_rank(archive, order)) for archive in _selected(search)]
     archives.sort(key=lambda archive: (archive.site, archive.rank, *preference(archive, search.daily)))
-    return Discovery(tuple(archives), tuple(search.badm), tuple(search.ignored))
+    return Discovery(tuple(archives), tuple(search.badm), tuple(search.ignored), bad_sites)
 
 
 @dataclass
@@ -121,9 +134,10 @@ class _Search:
     archives: list[Archive] = field(default_factory=list)
     badm: list[Location] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
+    entries: dict[Location, Entry] = field(default_factory=dict)
 
     def ignore(self, path: object, why: str) -> None:
-        self.ignored.append((str(path), why))
+        self.ignored.append((printable(str(path)), printable(why)))
 
 
 def _files(roots: Iterable[Path], ignored: list[tuple[str, str]]) -> Iterator[Path]:
@@ -142,8 +156,9 @@ def _walk(root: Path, ignored: list[tuple[str, str]]) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in folders:
-            if os.path.islink(os.path.join(folder, name)):
-                ignored.append((os.path.join(folder, name), "a link to a folder: add its target to the folders"))
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                ignored.append((printable(path), "a link to a folder: add its target to the folders"))
         if _WINDOW_FILES.issubset(names):
             yield Path(folder).absolute().parent
             continue
@@ -154,6 +169,14 @@ def _is_candidate(path: Path) -> bool:
     name = path.name
     known = bool(has_table_ending(name) or _TAR.search(name) or network_of_file(name)) or is_badm(path) or path.is_dir()
     return known or parse_stem(name, path) is not None
+
+
+def _remove_bad_sites(search: _Search) -> tuple[tuple[str, str], ...]:
+    """Remove the archives of sites with an impossible name; return these names and what is wrong with them."""
+    faults = {archive.site: f"{archive.path.name}: {fault_of_site(archive.site)}" for archive in search.archives}
+    faults = {site: why for site, why in faults.items() if fault_of_site(site)}
+    search.archives = [archive for archive in search.archives if archive.site not in faults]
+    return tuple((printable(repr(site)), printable(why)) for site, why in sorted(faults.items()))
 
 
 def _add_path(path: Path, search: _Search) -> None:
@@ -210,26 +233,38 @@ def _add_zip(path: Path, search: _Search) -> None:
         search.archives.append(replace(outer, path=path))
         return
     try:
-        members = list_members(path)
+        entries = list_entries(path)
     except SourceError as error:
         if outer and not reason_to_ignore(outer, search.daily, zipped=True):
             search.archives.append(replace(outer, path=path))
         else:
             search.ignore(path, str(error))
         return
+    members = tuple(entry.name for entry in entries)
     badm = [Location(path, member) for member in members if is_badm(path / member)]
     tables = tables_in_zip(path, members, search.daily)
     search.badm.extend(badm)
     search.archives.extend(tables)
-    if not tables and not badm:
+    by_name = {entry.name: entry for entry in entries}
+    search.entries |= {table.location: by_name[table.location.member or ""] for table in tables}
+    if any(is_zip(member) for member in members):
+        search.ignore(path, _NESTED)
+    elif not tables and (outer or not badm or _tower_inside(members)):
         search.ignore(path, _reason_of_zip(outer, members, search.daily))
+
+
+_NESTED = "zips within a zip: unpack the outer one"
+
+
+def _tower_inside(members: Sequence[str]) -> Archive | None:
+    """Return what the first entry of a zip with the name of a tower's archive is, by its name; None if none has one."""
+    archives = (parse_name(Location(Path(), member).name) for member in members)
+    return next((archive for archive in archives if archive is not None), None)
 
 
 def _reason_of_zip(outer: Archive | None, members: Sequence[str], daily: bool) -> str:
     """Return why nothing of a zip is read."""
-    if any(is_zip(member) for member in members):
-        return "zips within a zip: unpack the outer one"
-    inside = next((archive for member in members if (archive := parse_name(Path(member).name))), None)
+    inside = _tower_inside(members)
     unread = reason_without_daily(inside, daily) if inside else ""
     sheets = [member for member in members if Path(member).suffix.lower() in _SPREADSHEETS and not is_badm(member)]
     if inside is None and sheets:
@@ -240,40 +275,29 @@ def _reason_of_zip(outer: Archive | None, members: Sequence[str], daily: bool) -
 
 
 def _rank(archive: Archive, order: str) -> int:
+    """Return the rank of an archive, whose `rank` is its place among those of its site and network."""
     names = orders()[order]
     place = names.index(archive.network) if archive.network in names else len(names)
+    if archive.resolution == DAILY_TABLE and not networks()[archive.network].daily_quality:
+        place += len(names) + 1
     major, minor, patch = (min(number, 99) for number in version_numbers(archive.version))
-    return place * 10**6 + 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
+    version = 10**6 - 1 - (major * 10**4 + minor * 100 + patch)
+    return (place * 10**6 + version) * _FILES_OF_A_SITE + min(archive.rank, _FILES_OF_A_SITE - 1)
 
 
-def _without_covered(search: _Search) -> list[Archive]:
-    """Return the archives that no other archive of the same site and network covers."""
-    chosen: dict[tuple[str, str], list[Archive]] = {}
-    for archive in sorted(search.archives, key=lambda a: preference(a, search.daily)):
-        others = chosen.setdefault((archive.site, archive.network), [])
-        better = next((other for other in others if _covers(other, archive)), None)
-        if better is None:
-            others.append(archive)
-        else:
-            search.ignore(archive.location, _reason_of_cover(better, archive))
-    return _without_refused([archive for archives in chosen.values() for archive in archives], search)
-
-
-def _covers(better: Archive, archive: Archive) -> bool:
-    """Return whether an archive contains all years of another one, as far as their names state years."""
-    if better.first_year is None or better.last_year is None:
-        return True
-    if archive.first_year is None or archive.last_year is None:
-        return True
-    return better.first_year <= archive.first_year and archive.last_year <= better.last_year
-
-
-def _reason_of_cover(better: Archive, archive: Archive) -> str:
-    for what in ("version", "product", "resolution"):
-        one, two = getattr(better, what), getattr(archive, what)
-        if one and two and one != two:
-            return f"{what} {two}: {one} of the same site and years is read instead, from {better.path.name}"
-    return f"the same data as {better.path.name}, which is read instead"
+def _selected(search: _Search) -> list[Archive]:
+    """Return the archives to read, those of one site and network newest first; the others are ignored."""
+    groups: dict[tuple[str, str], list[Archive]] = {}
+    for archive in search.archives:
+        groups.setdefault((archive.site, archive.network), []).append(archive)
+    out: list[Archive] = []
+    for group in groups.values():
+        selection = select_archives(group, search.entries, daily=search.daily)
+        out += (replace(archive, rank=rank) for rank, archive in enumerate(selection.archives))
+        for archive, why in selection.ignored:
+            if why:
+                search.ignore(archive.location, why)
+    return _without_refused(out, search)
 
 
 def _without_refused(archives: Sequence[Archive], search: _Search) -> list[Archive]:

@@ -14,10 +14,12 @@ import pandas as pd
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location
-from fluxcube.sources.towers.badm import SiteInfo, merge_places, read_badm
+from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive, parse_name
+from fluxcube.sources.towers.places import describe_site
 from fluxcube.sources.towers.readers import reader_of
+from fluxcube.sources.towers.sitenames import printable
 
 Progress = Callable[[int, int, str], None]
 
@@ -96,7 +98,7 @@ def inspect_raw(
         If there is no such order or resolution.
     """
     discovery = discover(raw, order=order, resolution=resolution)
-    ignored: list[tuple[str, str]] = list(discovery.ignored)
+    ignored: list[tuple[str, str]] = [*discovery.bad_sites, *discovery.ignored]
     with _quiet():
         infos = read_badm(discovery.badm, on_error=lambda at, error: ignored.append((str(at), str(error))))
     rows = [*_archive_rows(discovery, infos, progress), *(_ignored_row(path, why) for path, why in ignored)]
@@ -118,18 +120,45 @@ def format_inspection(table: pd.DataFrame, *, max_files: int | None = 10) -> str
     named = table[table.site.ne("") & (table.used | table.step_minutes.notna() | table.variables.map(len).gt(0))]
     lines = _aligned([_HEADINGS, *(_cells(row) for row in named.to_dict("records"))]) if len(named) else []
     used = table[table.used]
-    years = (used.last_year - used.first_year + 1).sum()
-    lines += [
-        "",
-        f"{used.site.nunique()} sites in {len(used)} archives will be used: {years} site-years, about "
-        f"{int(used.rows.fillna(0).sum()):,} rows. '~' marks estimates from part of each file.",
-    ]
+    lines += ["", _summary(used)]
     notes = [f"  {site}: {note}" for site, note in zip(used.site, used.why, strict=True) if note]
     ignored = table[~table.used]
     lines += ["", f"{len(notes)} with a note:", *notes] if notes else []
     lines += ["", f"{len(ignored)} ignored:", *_reasons(ignored, max_files)] if len(ignored) else []
-    return "\n".join(lines).lstrip("\n")
+    return printable("\n".join(lines).lstrip("\n"), keep="\n")
 
+
+def _summary(used: pd.DataFrame) -> str:
+    """Return a sentence on what a build uses."""
+    text = f"{used.site.nunique()} sites in {len(used)} archives will be used"
+    if not len(used):
+        return f"{text}."
+    known, years, estimated = 0, set(), False
+    for row in used.to_dict("records"):
+        if (span := _years(row)) is not None:
+            years |= {(row["site"], year) for year in range(span[0], span[1] + 1)}
+            estimated |= bool(pd.isna(row["last_year"]))
+            known += 1
+    parts = [f"{'about ' if estimated else ''}{len(years)} site-years"] if known else []
+    parts += [f"the years of {len(used) - known} archives are unknown"] if known < len(used) else []
+    if used.rows.notna().any():
+        parts.append(f"about {int(used.rows.fillna(0).sum()):,} rows")
+    return f"{text}: {', '.join(parts)}. '~' marks estimates from part of each file."
+
+
+def _years(row: Mapping[Hashable, Any]) -> tuple[int, int] | None:
+    """Return the first and last year of an archive, the last one estimated from its rows if its name has none."""
+    if pd.isna(row["first_year"]):
+        return None
+    first = int(row["first_year"])
+    if not pd.isna(row["last_year"]):
+        return first, int(row["last_year"])
+    if pd.isna(row["rows"]) or pd.isna(row["step_minutes"]):
+        return None
+    return first, first + max(0, round(int(row["rows"]) * int(row["step_minutes"]) / _MINUTES_OF_YEAR) - 1)
+
+
+_MINUTES_OF_YEAR = 365.25 * 1440
 
 _HEADINGS = (
     "site",
@@ -150,12 +179,13 @@ def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
     """Return the texts of one line."""
     located = pd.notna(row["latitude"]) and pd.notna(row["longitude"])
     share = row["measured"].get("NEE", row["measured"].get("FCH4"))
-    last_year = "" if pd.isna(row["last_year"]) else row["last_year"]
+    span = _years(row)
+    estimated = "~" if pd.isna(row["last_year"]) else ""
     return (
         row["site"],
         row["network"],
         row["product"],
-        "" if pd.isna(row["first_year"]) else f"{row['first_year']}-{last_year}",
+        "" if span is None else f"{span[0]}-{estimated}{span[1]}",
         "" if pd.isna(row["step_minutes"]) else f"{row['step_minutes']} min",
         "" if pd.isna(row["rows"]) else f"{row['rows']:,}",
         "" if share is None else f"{100 * share:.0f} %",
@@ -189,23 +219,23 @@ def _archive_rows(
     discovery: Discovery, infos: dict[str, SiteInfo], progress: Progress | None
 ) -> Iterator[dict[str, object]]:
     archives = discovery.archives
+    by_site: dict[str, list[Archive]] = {}
+    for archive in archives:
+        by_site.setdefault(archive.site, []).append(archive)
+    known = {site: describe_site(infos, site, files) for site, files in by_site.items()}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        futures = {pool.submit(_inspect_archive, archive, infos): archive for archive in archives}
+        futures = {pool.submit(_inspect_archive, archive, known[archive.site]): archive for archive in archives}
         for done, future in enumerate(as_completed(futures), 1):
             if progress:
                 progress(done, len(archives), f"inspected {futures[future].site}")
         yield from (future.result() for future in futures)
 
 
-def _inspect_archive(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, object]:
-    """Return the row of an archive that discovery selected."""
-    row = _row(archive)
+def _inspect_archive(archive: Archive, info: SiteInfo) -> dict[str, object]:
+    """Return the row of an archive that discovery selected, with the metadata of its site."""
+    row = _row(archive) | {name: getattr(info, name) for name in ("latitude", "longitude", "igbp", "utc_offset")}
     try:
-        reader = reader_of(archive)
-        info = merge_places(infos.get(archive.site), reader.place(archive))
-        if info is not None:
-            row |= {name: getattr(info, name) for name in ("latitude", "longitude", "igbp", "utc_offset")}
-        summary = reader.summarise(archive)
+        summary = reader_of(archive).summarise(archive)
     except SourceError as error:
         return row | {"used": False, "why": str(error).removeprefix(f"{archive.location}: ")}
     if summary is not None:

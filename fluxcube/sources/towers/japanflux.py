@@ -8,8 +8,11 @@ FLUXNET2015 with two exceptions: fluxes filtered by a variable USTAR threshold e
 has ``_VUT_REF``, and soil columns have no layer (``TS_F_MDS``, ``SWC_F_MDS``). Half-hourly flags, ``<column>_QC``, are
 0 where measured and above 0 where filled, as in FLUXNET2015. Time stamps are in UTC+9.
 
-What is unknown: the flag of the daily files. Public code reads it as a mean of flags from 0 to 3, or as a filled share
-from 0 to 1; so daily values are computed from half-hours, and daily files are ignored. Site metadata (``*General*``
+What is unknown: the flag and the units of the daily files. Public code reads ``NEE_vUT_QC`` as a mean of flags from 0
+to 3, which it turns into (3 - QC) / 3, or as a filled share from 0 to 1, of which it keeps days of at most 0.5, and
+ONEFlux's daily flag, of the same name, is a measured share from 0 to 1. No statement of the publisher decides between
+them, nor whether daily NEE is in gC m-2 d-1; so daily values are computed from half-hours, and daily files are ignored.
+Site metadata (``*General*``
 under ``DATA/BADM``, in some archives ``DATA/BDAM``) is read by `fluxcube.sources.towers.badm.read_badm`.
 """
 

@@ -56,6 +56,9 @@ class Network:
         Name of the reader of its files (`fluxcube.sources.towers.readers`). None: its files are refused.
     daily : bool
         Whether its daily (DD) tables are read for a daily cube.
+    daily_quality : bool
+        Whether its daily tables state which share of a day was measured. Where they do not, its half-hours are
+        preferred to them, and so are all other networks.
     why_no_days : str
         Why its daily tables are not read.
     best_flag : int
@@ -75,6 +78,7 @@ class Network:
     resolution: str = ""
     reader: str | None = None
     daily: bool = False
+    daily_quality: bool = True
     why_no_days: str = ""
     best_flag: int = 0
     why: str = ""

@@ -248,6 +248,19 @@ class _OneFlux(StampedReader):
         return super().summarise(archive)
 
 
+class _FluxnetCh4(StampedReader):
+    """Reads FLUXNET-CH4, whose daily tables state no quality."""
+
+    def read_daily(self, archive: Archive, *, variables: Iterable[str] | None = None) -> xr.Dataset | None:
+        is_daily = archive.resolution == DAILY_TABLE
+        return fluxnet_ch4.read_daily(archive, variables=variables) if is_daily else None
+
+    def summarise(self, archive: Archive) -> TableSummary | None:
+        if archive.resolution == DAILY_TABLE:
+            return fluxnet_ch4.summarise_daily(archive)
+        return super().summarise(archive)
+
+
 class _JapanFlux(StampedReader):
     """Reads JapanFlux2024, whose stamps are in UTC+9."""
 
@@ -291,7 +304,7 @@ class _CarbonSense2(Reader):
 _READERS: dict[str, Reader] = {
     "oneflux": _OneFlux(oneflux.DIALECT),
     "japanflux": _JapanFlux(japanflux.DIALECT),
-    "fluxnet_ch4": StampedReader(fluxnet_ch4.DIALECT),
+    "fluxnet_ch4": _FluxnetCh4(fluxnet_ch4.DIALECT),
     "carbonsense_v1": _CarbonSense1(),
     "carbonsense_v2": _CarbonSense2(),
 }

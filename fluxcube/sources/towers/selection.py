@@ -1,4 +1,4 @@
-"""Select the tables to read by their names: which table of a zip, and why others are ignored."""
+"""Select the tables to read by their names: which ones of a zip, in which order, and why others are ignored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def choose_member(path: str | os.PathLike[str], *, resolution: str = "hourly") -
     Raises
     ------
     SourceError
-        If the zip is broken or unsafe, or contains no such table, or tables of several sites.
+        If the zip is broken or unsafe, or contains no such table, or tables of several sites or of several periods.
     ConfigError
         If there is no such resolution.
     """
@@ -48,7 +48,20 @@ def choose_member(path: str | os.PathLike[str], *, resolution: str = "hourly") -
     sites = {archive.site for archive in tables}
     if len(sites) > 1:
         raise SourceError(f"{path}: tables of {', '.join(sorted(sites))} in one zip; choose one with member=")
-    return min(tables, key=lambda archive: preference(archive, daily)).member or ""
+    best = min(tables, key=lambda archive: preference(archive, daily))
+    others = [table for table in tables if table is not best and _is_rival(best, table)]
+    if others:
+        names = first_names([str(table.member) for table in (best, *others)])
+        raise SourceError(
+            f"{path}: expected one table of {best.site} in this zip, found {names}; choose one with member="
+        )
+    return best.member or ""
+
+
+def _is_rival(best: Archive, table: Archive) -> bool:
+    """Return whether a table has other values than the preferred one, as far as their names state it."""
+    same = all(getattr(best, what) == getattr(table, what) for what in ("network", "version", "product", "resolution"))
+    return same or not covers_years(best, table)
 
 
 def is_daily(resolution: str) -> bool:
@@ -65,7 +78,7 @@ def is_daily(resolution: str) -> bool:
 
 
 def tables_in_zip(path: Path, members: Iterable[str], daily: bool) -> list[Archive]:
-    """Return the readable tables of a zip, the preferred one for each site and network.
+    """Return the tables to read in a zip, in the order of the zip.
 
     Parameters
     ----------
@@ -76,15 +89,12 @@ def tables_in_zip(path: Path, members: Iterable[str], daily: bool) -> list[Archi
     daily : bool
         Whether daily tables are read, too.
     """
-    best: dict[tuple[str, str], Archive] = {}
+    tables = []
     for member in members:
         archive = parse_name(Location(path, member).name)
-        if archive is None or is_zip(member) or reason_to_ignore(archive, daily):
-            continue
-        archive = replace(archive, path=path, member=member)
-        key = archive.site, archive.network
-        best[key] = min(best.get(key, archive), archive, key=lambda a: preference(a, daily))
-    return list(best.values())
+        if archive is not None and not is_zip(member) and not reason_to_ignore(archive, daily):
+            tables.append(replace(archive, path=path, member=member))
+    return tables
 
 
 def reason_to_ignore(archive: Archive | None, daily: bool, *, zipped: bool = False) -> str:
@@ -141,18 +151,43 @@ def version_numbers(text: str) -> tuple[int, int, int]:
     return first, second, third
 
 
-def preference(archive: Archive, daily: bool = False) -> tuple:
-    """Return a sort key of the archives of one site and network; the preferred archive comes first.
+def is_interim(archive: Archive) -> bool:
+    """Return whether an archive is, by its name, an INTERIM table of ICOS, which a final one follows."""
+    return "_INTERIM" in archive.location.name.upper()
 
-    Preferred are, in this order: readable zips, the newest version, daily tables (if `daily`), the fullest product,
-    half-hourly tables, the longest period, zips before gzip before plain files, and short names: the name of a copy
-    ("... (1).zip") is longer.
+
+def covers_years(better: Archive, archive: Archive) -> bool:
+    """Return whether an archive contains all years of another one, as far as their names state years."""
+    if better.first_year is None or better.last_year is None:
+        return True
+    if archive.first_year is None or archive.last_year is None:
+        return True
+    return better.first_year <= archive.first_year and archive.last_year <= better.last_year
+
+
+def release_order(archive: Archive, daily: bool = False) -> tuple:
+    """Return a sort key of the archives of one site and network by what their names state of their content.
+
+    Preferred are, in this order: readable zips, the newest version, daily tables (if `daily`, and they state a
+    quality), the fullest product, half-hourly tables, final before INTERIM tables, the latest end, and the earliest
+    start.
     """
     products = networks()[archive.network].products
     product = products.index(archive.product) if archive.product in products else len(products)
-    span = (archive.last_year or 0) - (archive.first_year or 0)
     broken = is_zip(archive.path) and archive.member is None
     newest = tuple(-number for number in version_numbers(archive.version))
+    days_first = daily and networks()[archive.network].daily_quality
+    step = archive.resolution != DAILY_TABLE if days_first else archive.resolution == DAILY_TABLE
+    kind = (step, product, archive.resolution != "HH", is_interim(archive))
+    return broken, newest, kind, -(archive.last_year or 0), archive.first_year or 0
+
+
+def preference(archive: Archive, daily: bool = False) -> tuple:
+    """Return a sort key of the archives of one site and network; the preferred archive comes first.
+
+    Archives that their names do not distinguish (`release_order`) are in this order: zips before gzip before plain
+    files, and short names first: the name of a copy ("... (1).zip") is longer.
+    """
     suffix = {".zip": 0, ".gz": 1}.get(archive.path.suffix.lower(), 2)
-    kind = (daily and archive.resolution != DAILY_TABLE, product, archive.resolution != "HH")
-    return broken, newest, kind, -span, suffix, len(archive.path.name), str(archive.path), archive.member or ""
+    path = archive.path
+    return *release_order(archive, daily), suffix, len(path.name), str(path), archive.member or ""

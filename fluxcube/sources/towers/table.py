@@ -18,6 +18,7 @@ from fluxcube.biomes import igbp_number
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.towers.anycsv import Table, open_table
 from fluxcube.sources.towers.plausible import as_float32, check_units
+from fluxcube.sources.towers.sitenames import fault_of_site
 from fluxcube.sources.towers.stamped import attrs_of, most_frequent
 from fluxcube.sources.towers.tabletimes import (
     STAMPS,
@@ -215,8 +216,8 @@ def _place(
     site: str, utc_offset: float, latitude: float, longitude: float, elevation: float | None, igbp: str, koppen: str
 ) -> dict[str, object]:
     """Return the attributes of the site, after checking its name, coordinates and class."""
-    if not isinstance(site, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", site):
-        raise ConfigError(f"site={site!r}: expected a short name of letters, digits, - and _, such as 'XX-Own'")
+    if fault := fault_of_site(site):
+        raise ConfigError(f"site={site!r}: {fault}")
     limits: dict[str, tuple[float, int]] = {
         "utc_offset": (utc_offset, 14),
         "latitude": (latitude, 90),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import stat
 import zipfile
+import zlib
 
 import pytest
 
@@ -148,3 +149,42 @@ def test_missing_file_and_missing_entry(tmp_path):
     path = make_zip(tmp_path / "a.zip", [("a.csv", BODY)])
     with pytest.raises(SourceError, match=r"no entry 'b\.csv'.*a\.csv"):
         read(Location(path, "b.csv"))
+
+
+def with_method(path, method):
+    """Change the method of every entry of a zip in its directory and in front of its data."""
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x01\x02", 10), (b"PK\x03\x04", 8)):
+        at = data.find(signature)
+        while at >= 0:
+            data[at + offset : at + offset + 2] = method.to_bytes(2, "little")
+            at = data.find(signature, at + 4)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (95, "XZ"), (98, "PPMd"), (77, "method 77")])
+def test_a_method_that_python_does_not_read_is_named_with_what_to_do(tmp_path, method, name):
+    path = with_method(make_zip(tmp_path / "a.zip", [("a.csv", BODY)]), method)
+    assert list_members(path) == ("a.csv",)
+    with pytest.raises(SourceError, match=r"a\.zip!a\.csv: packed with a method .*: unpack it") as raised:
+        read(Location(path, "a.csv"))
+    assert f"({name})" in str(raised.value) and "download" not in str(raised.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_python_reads(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.csv", BODY)
+    assert read(Location(tmp_path / "a.zip", "a.csv")) == BODY
+
+
+def test_the_checksum_of_a_zip_and_of_a_gzip_are_those_of_the_bytes(tmp_path):
+    make_zip(tmp_path / "a.zip", [("a.csv", BODY)])
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(BODY))
+    (entry,) = archives.list_entries(tmp_path / "a.zip")
+    assert entry.checksum == archives.checksum_of_gzip(tmp_path / "a.csv.gz") == zlib.crc32(BODY)
+    assert entry.size == archives.size_of(Location(tmp_path / "a.csv.gz")) == len(BODY)
+    (tmp_path / "a.csv.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(SourceError, match="cut or broken"):
+        archives.checksum_of_gzip(tmp_path / "a.csv.gz")

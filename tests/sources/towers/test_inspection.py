@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zipfile
 
 import numpy as np
@@ -12,10 +13,12 @@ from test_japanflux import write
 
 from fluxcube.sources.towers import archives
 from fluxcube.sources.towers.archives import Location
+from fluxcube.sources.towers.badm import read_badm
 from fluxcube.sources.towers.csvfile import SAMPLE_BYTES, read_sample
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import COLUMNS, format_inspection, inspect_raw
 from fluxcube.sources.towers.oneflux import read_oneflux
+from fluxcube.sources.towers.places import archive_places, completed, find_place
 
 NAME = "FLX_{}_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"
 
@@ -95,6 +98,53 @@ def test_metadata_that_cannot_be_read_are_named(folder):
     table = inspect_raw(folder)
     assert table.path.str.endswith("FLX_AA-Flx_BIF_HH_20200501.csv").sum() == 1
     assert "neither a BIF file" in table[table.path.str.contains("_BIF_")].why.item()
+
+
+def test_unknown_places_clocks_and_years_are_no_numbers(tmp_path):
+    """A column with a number in another row has NaN, not None, where a value is unknown."""
+    columns = {"TA_F": np.arange(48.0), "TA_F_QC": np.zeros(48, int)}
+    write(tmp_path, columns, name=NAME.format("XX-One"))
+    write(tmp_path, columns, name=NAME.format("XX-Two"))
+    write(tmp_path, columns, name="ICOSETC_XX-Ico_FLUXNET_HH_L2.csv")
+    (tmp_path / "sites.csv").write_text("site_id,lat,lon,igbp,utc_offset\nXX-One,50,10,GRA,1\nXX-Ico,50,10,GRA,\n")
+    text = format_inspection(inspect_raw(tmp_path))
+    assert "nan" not in text.lower() and "unknown" in text and "  ?  " in text
+    assert "2 sites in 2 archives will be used: about 3 site-years, about 96 rows" in text
+    assert re.search(r"XX-Ico .*FLUXNET +\d{4}-~\d{4} ", text)
+    (tmp_path / NAME.format("XX-One")).unlink()
+    assert "about 1 site-years" in format_inspection(inspect_raw(tmp_path))
+    (tmp_path / "sites.csv").unlink()
+    assert "0 sites in 0 archives will be used.\n" in format_inspection(inspect_raw(tmp_path))
+    assert "0 site-years" not in format_inspection(inspect_raw(tmp_path))
+
+
+def test_site_years_are_estimated_where_names_state_none_and_counted_once():
+    row = dict.fromkeys(COLUMNS, "") | {"used": True, "measured": {}, "variables": (), "step_minutes": 30}
+    row |= {"latitude": 50.0, "longitude": 10.0, "utc_offset": 1.0}
+    rows = [
+        row | {"site": "XX-Ico", "first_year": 2010, "last_year": None, "rows": 5 * 17532},
+        row | {"site": "XX-One", "first_year": 2005, "last_year": 2009, "rows": 5 * 17532},
+        row | {"site": "XX-One", "first_year": 2008, "last_year": 2012, "rows": 5 * 17532},
+        row | {"site": "XX-Old", "first_year": None, "last_year": None, "rows": None, "step_minutes": None},
+    ]
+    table = pd.DataFrame(rows).astype({"first_year": "Int64", "last_year": "Int64", "rows": "Int64"})
+    text = format_inspection(table)
+    assert "about 13 site-years, the years of 1 archives are unknown, about 262,980 rows" in text
+    assert "the years of 1 archives are unknown." in format_inspection(table[table.site == "XX-Old"])
+
+
+def test_inspect_describes_a_site_as_a_build_uses_it(tmp_path):
+    """The clock in one archive of a site is that of all its archives, and so is a location."""
+    columns = {"TA_F": np.arange(48.0), "TA_F_QC": np.zeros(48, int)}
+    write(tmp_path, columns, name=NAME.format("XX-One"))
+    write(tmp_path, columns, name="FLX_XX-One_JapanFLUX2024_ALLVARS_HH_2005-2006_1-3.csv")
+    (tmp_path / "sites.csv").write_text("site_id,lat,lon,igbp\nXX-One,50,10,GRA\n")
+    table = inspect_raw(tmp_path)
+    assert len(table) == 2 and table.used.all() and not table.why.any()
+    assert table.utc_offset.tolist() == [9.0, 9.0]
+    archives = discover(tmp_path).archives
+    info = find_place(read_badm(discover(tmp_path).badm), "XX-One", archives)
+    assert completed(info, archive_places(archives)).utc_offset == 9.0
 
 
 # ---- part of a file

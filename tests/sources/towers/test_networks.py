@@ -407,15 +407,35 @@ def test_a_zip_gives_its_days_or_its_hours(tmp_path):
         discover(tmp_path, resolution="weekly")
 
 
-@pytest.mark.parametrize(
-    "stem", ["FLX_XX-One_FLUXNET-CH4_DD_2005-2006_1-1", "FLX_XX-One_JapanFLUX2024_ALLVARS_DD_2005-2006_1-3"]
-)
+@pytest.mark.parametrize("stem", ["FLX_XX-One_JapanFLUX2024_ALLVARS_DD_2005-2006_1-3"])
 def test_days_whose_flags_are_unclear_are_left_aside_with_the_reason(tmp_path, stem):
     write(tmp_path, f"{stem}.csv")
     write(tmp_path, f"{stem.replace('_DD', '')}.zip", member=f"{stem}.csv")
     found = discover(tmp_path, resolution="daily")
     assert found.archives == () and len(found.ignored) == 2
     assert all("flag" in why and "half-hourly" in why for _, why in found.ignored)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_hours_and_other_networks_come_before_days_without_a_quality(tmp_path, zipped):
+    stem = "FLX_XX-One_FLUXNET-CH4_{}_2005-2006_1-1.csv"
+    days = "TIMESTAMP,TA_F\n20050101,1.5\n"
+    write(tmp_path, stem.format("DD"), days)
+    (archive,) = discover(tmp_path, resolution="daily").archives
+    assert archive.resolution == "DD" and discover(tmp_path).archives == ()
+    write(tmp_path, FULL.format("HH"))
+    found = discover(tmp_path, resolution="daily")
+    assert [archive.network for archive in found.archives] == ["FLUXNET2015", "FLUXNET-CH4"]
+    (tmp_path / stem.format("DD")).unlink()
+    if zipped:
+        write(tmp_path, "x.zip", member={stem.format("DD"): days, stem.format("HH"): TABLE})
+    else:
+        write(tmp_path, stem.format("DD"), days)
+        write(
+            tmp_path, stem.format("HH"), HEAD + "".join(f"20050101{h:02}00,20050101{h:02}30,1,0\n" for h in range(24))
+        )
+    found = discover(tmp_path, resolution="daily")
+    assert (found.archives[0].network, found.archives[0].resolution) == ("FLUXNET-CH4", "HH")
 
 
 def test_the_work_of_finding_zips_grows_with_their_number(tmp_path):
