@@ -19,6 +19,8 @@ from fluxcube.samples.splits import kfold, save_folds
 from fluxcube.simulation import Planet, truth
 from fluxcube.simulation.example import example_cube
 
+pytestmark = pytest.mark.usefixtures("short_applicability")
+
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").iterdir() if path.is_dir())
 

@@ -282,7 +282,7 @@ def runs_by_hand(flags: np.ndarray, days: float) -> np.ndarray:
     return out
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from([0, 0, 1, 2, 3, -1]), min_size=1, max_size=60), st.integers(0, 8), st.integers(0, 30))
 def test_long_gaps_are_found_as_by_hand(flags, hours, pad):
     flags = np.int8(flags)

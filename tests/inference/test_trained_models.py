@@ -19,6 +19,8 @@ from fluxcube.models import checkpoint
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.training.fit import fit
 
+pytestmark = pytest.mark.usefixtures("short_applicability")
+
 MODELS = ("mean-cycle", "sw-linear", "xgboost", "ecoperceiver")
 
 

@@ -88,7 +88,7 @@ FORMS = [
 SHORT = FRAME.iloc[:60]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from([",", ";", "\t", "|"]),
     st.sampled_from([".", ","]),
@@ -592,7 +592,7 @@ def test_no_file_and_a_zip(tmp_path):
         read(tmp_path / "tower.zip")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.data())
 def test_changed_bytes_never_crash(tmp_path_factory, data):
     path = write(
