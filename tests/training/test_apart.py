@@ -44,7 +44,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     assert resumed.calibration == whole.calibration
 
 
-@pytest.mark.proof
+@pytest.mark.proof(part=1)
 def test_two_processes_make_the_steps_of_one(tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = apart("shared", tmp_path / "two", 0, launcher=torchrun)
