@@ -145,6 +145,8 @@ def test_a_map_from_raw_reanalysis(trained, planet_files, folder):
         planet_files / "modis",
         "--land-cover",
         land_cover,
+        "--time",
+        "2018-06-03/2018-06-12",
     )
     run("plot", folder / "maps.zarr", folder / "nee.png")
     assert (folder / "nee.png").read_bytes()[:4] == b"\x89PNG"

@@ -428,7 +428,7 @@ def test_one_data_variable_a_name_of_a_daily_cube(gappy):
 
 @pytest.mark.parametrize("path", ["c.zarr", "d.zarr"])
 def test_stacks_and_variables_are_two_views_of_the_same(gappy, path):
-    ds = open_carbonsense(gappy / path)
+    ds = open_carbonsense(gappy / path).load()
     for stack, dim in (("predictors", "variable"), ("fluxes", "target")):
         back = ds[stack].to_dataset(dim=dim).to_dataarray(dim=dim).transpose(*ds[stack].dims)
         np.testing.assert_array_equal(back, ds[stack])
