@@ -1,5 +1,5 @@
 # `make demo` runs the main job from raw files to a map; `make test` checks style and types and passes the tests, with a
-# third of the long proofs; `make proofs` does all of these. Each makes .venv first.
+# third of the long proofs (by the ISO week); `make proofs` does all of these. Each makes .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed

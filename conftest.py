@@ -3,8 +3,10 @@
 pytest's own `--doctest-modules` imports every module of the package, torch included, before the first test runs; here a
 module is imported when its doctest runs.
 
-Tests marked `proof` repeat, at length, what shorter tests show in part. A run does a third of them, another third each
-day; `--proofs` chooses: all, none, or one part by its number.
+Tests marked `proof` repeat, at length, what shorter tests show in part. A run does one of three parts of them, which
+follow each other by the ISO week, so that all runs of a week do the same and three weeks of runs do all. The first line
+of a run reports the part; `--proofs` chooses: all, none, or one part by its number. The marker can name the part,
+`proof(part=2)`, so that the longest proofs are in different parts; the others are divided by their names.
 """
 
 from __future__ import annotations
@@ -28,15 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--proofs`."""
     choices = ["all", "none", *map(str, range(1, PARTS + 1))]
     parser.addoption(
-        "--proofs", choices=choices, help=f"long proofs to do; by default one of {PARTS} parts, by the day"
+        "--proofs", choices=choices, help=f"long proofs to do; by default one of {PARTS} parts, by the ISO week"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the part once, so that all workers of pytest-xdist do the same."""
     if config.option.proofs is None:
-        today = str(datetime.date.today().toordinal() % PARTS + 1)
-        config.option.proofs = "all" if "proof" in config.option.markexpr.replace("not proof", "") else today
+        weeks = (datetime.date.today().toordinal() - 1) // 7  # since a Monday; the number never begins anew
+        part = str(weeks % PARTS + 1)
+        config.option.proofs = "all" if "proof" in config.option.markexpr.replace("not proof", "") else part
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -48,8 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Deselect the proofs of other parts."""
     part, left_out = config.option.proofs, []
     for item in items:
-        own = str(zlib.crc32(item.nodeid.encode()) % PARTS + 1)
-        if item.get_closest_marker("proof") and part not in ("all", own):
+        marker = item.get_closest_marker("proof")
+        if marker and part not in ("all", str(marker.kwargs.get("part", zlib.crc32(item.nodeid.encode()) % PARTS + 1))):
             left_out.append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]

@@ -304,7 +304,7 @@ class FluxcubeAccessor:
             rows += [(str(site), *row) for row in zip(*parts, strict=True)]
         return pd.DataFrame(rows, columns=["site", *joins])
 
-    def _unstacked(self, stack: str, dim: str) -> dict[str, xr.DataArray]:
+    def _unstacked(self, stack: str, dim: str) -> dict[str, xr.Variable]:
         arrays = {}
         known, scaled = table(resolution_of(self._ds).name), "normalized" in self._ds.attrs
         for i, name in enumerate(self._ds[dim].values):
@@ -312,8 +312,9 @@ class FluxcubeAccessor:
             row = row | {"units": "1"} if scaled else row
             for ending, part in PARTS.items():
                 if stack + ending in self._ds:
-                    one = self._ds[stack + ending].isel({dim: i}).reset_coords(drop=True)
-                    arrays[f"{name}{ending.upper()}"] = one.assign_attrs(_part_attrs(str(name), ending, part, row))
+                    one = self._ds[stack + ending].variable.isel({dim: i})
+                    one.attrs |= _part_attrs(str(name), ending, part, row)
+                    arrays[f"{name}{ending.upper()}"] = one
         return arrays
 
 

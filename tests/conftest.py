@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from once import make_once
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -19,17 +20,33 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def planet_files(tmp_path_factory) -> Path:
-    """Raw files of the small simulated planet: towers/, era5/, modis/, land_cover/."""
+    """Raw files of the small simulated planet: towers/, era5/, modis/, land_cover/; tests must not change them."""
     from fluxcube.simulation import Planet, write_raw
 
-    return write_raw(Planet(seed=0, quick=True), tmp_path_factory.mktemp("planet"))
+    planet = Planet(seed=0, quick=True)
+    return make_once(tmp_path_factory, "planet", lambda folder: write_raw(planet, folder)) / "raw"
 
 
 @pytest.fixture(scope="session")
 def cube_store(planet_files, tmp_path_factory) -> Path:
-    """The cube built from the small planet's towers and chips, as <folder>/carbonsense.zarr."""
+    """The cube built from the small planet, <folder>/carbonsense.zarr; tests must not change it."""
     import fluxcube as fc
 
-    store = tmp_path_factory.mktemp("stores") / "carbonsense.zarr"
-    fc.build_carbonsense(planet_files / "towers", store, modis=planet_files / "modis")
-    return store
+    def build(folder: Path) -> None:
+        fc.build_carbonsense(planet_files / "towers", folder / "carbonsense.zarr", modis=planet_files / "modis")
+
+    return make_once(tmp_path_factory, "stores", build) / "carbonsense.zarr"
+
+
+@pytest.fixture(scope="module")
+def short_applicability():
+    """Weight inputs by the errors of few windows, for tests that train a model only to see something else.
+
+    Tests of the area of applicability take the number of windows that users get.
+    """
+    from fluxcube.training import applicability
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(applicability, "_WINDOWS", (8, 8))
+        patch.setattr(applicability, "_ROWS", 64)
+        yield

@@ -9,10 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fluxcube.catalog import open_carbonsense
 from fluxcube.cli import main
 from fluxcube.samples.splits import Split, load_folds
+
+pytestmark = pytest.mark.usefixtures("short_applicability")
 
 COMMANDS = ("inspect", "build", "split", "train", "evaluate", "forcing", "upscale", "plot", "demo")
 
@@ -47,7 +51,7 @@ def here(words: list[str]) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command):
-    assert f"fluxcube {command}" in " ".join(run(command, "--help", program=command == "build").stdout.split())
+    assert f"fluxcube {command}" in " ".join(run(command, "--help").stdout.split())
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +60,29 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(planet_files, folder) -> Path:
-    command = ("build", planet_files / "towers", folder / "cube.zarr", "--modis", planet_files / "modis")
-    done = run(*command, program=True)
+def store(cube_store) -> Path:
+    return cube_store
+
+
+def few_towers(planet_files, raw) -> Path:
+    """A raw folder of two towers."""
+    raw.mkdir()
+    towers = sorted((planet_files / "towers").iterdir())
+    for path in [p for p in towers if p.suffix != ".zip"] + [p for p in towers if p.suffix == ".zip"][:2]:
+        (raw / path.name).write_bytes(path.read_bytes())
+    return raw
+
+
+def test_the_program_builds_a_cube(planet_files, store, tmp_path):
+    raw, out = few_towers(planet_files, tmp_path / "raw"), tmp_path / "cube.zarr"
+    done = run("build", raw, out, "--modis", planet_files / "modis", program=True)
     assert "sites" in done.stdout
     told = [line for line in done.stderr.splitlines() if "were out of bounds and became missing" not in line]
     assert told == [], "no progress is drawn where nobody watches; what was done to values is told"
-    return folder / "cube.zarr"
+    built = open_carbonsense(out)
+    expected = open_carbonsense(store, sites=built.site.values.tolist())
+    for name in ("predictors", "fluxes"):
+        np.testing.assert_array_equal(built[name], expected[name])
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +145,8 @@ def test_a_map_from_raw_reanalysis(trained, planet_files, folder):
         planet_files / "modis",
         "--land-cover",
         land_cover,
+        "--time",
+        "2018-06-03/2018-06-12",
     )
     run("plot", folder / "maps.zarr", folder / "nee.png")
     assert (folder / "nee.png").read_bytes()[:4] == b"\x89PNG"
@@ -133,8 +155,6 @@ def test_a_map_from_raw_reanalysis(trained, planet_files, folder):
 
 
 def test_a_map_from_a_store_of_forcing_is_that_from_the_files(trained, planet_files, folder):
-    import numpy as np
-
     from fluxcube.maps.store import open_maps
 
     sources = ["--modis", planet_files / "modis", "--land-cover", next((planet_files / "land_cover").glob("*.tif"))]
@@ -173,11 +193,7 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 def test_a_bad_site_is_left_out_and_the_status_says_so(planet_files, tmp_path):
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    towers = sorted((planet_files / "towers").iterdir())
-    for path in [p for p in towers if p.suffix != ".zip"] + [p for p in towers if p.suffix == ".zip"][:2]:
-        (raw / path.name).write_bytes(path.read_bytes())
+    raw = few_towers(planet_files, tmp_path / "raw")
     broken = sorted(raw.glob("*.zip"))[0]
     broken.write_bytes(broken.read_bytes()[:-200])
     done = run("build", raw, tmp_path / "cube.zarr", status=3)

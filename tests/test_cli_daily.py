@@ -14,6 +14,8 @@ import fluxcube as fc
 from fluxcube import cli
 from fluxcube.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("short_applicability")
+
 optional("netCDF4")
 optional("rasterio")
 torch = pytest.importorskip("torch")

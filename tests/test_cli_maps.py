@@ -84,7 +84,7 @@ def test_pictures_are_drawn(store, tmp_path):
         run("plot", store, tmp_path / f"{name}.png", *options)
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert len({(tmp_path / f"{name}.png").read_bytes() for name in "abc"}) == 3
-    run("animate", store, tmp_path / "day.gif", "--time", "2018-06-03/2018-06-03", "--seconds", 2)
+    run("animate", store, tmp_path / "day.gif", "--time", "2018-06-03/2018-06-03", "--seconds", 1)
     assert (tmp_path / "day.gif").read_bytes().startswith(b"GIF89a")
 
 

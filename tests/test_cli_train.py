@@ -19,6 +19,8 @@ from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
 from fluxcube.training.settings import configure
 
+pytestmark = pytest.mark.usefixtures("short_applicability")
+
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # tests run beside each other
 

@@ -32,7 +32,7 @@ def bits(block: np.ndarray) -> np.ndarray:
 
 
 @given(BLOCKS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_bit_is_recovered(block):
     np.testing.assert_array_equal(bits(decode_columns(encode_columns(block), block.shape)), bits(block))
 

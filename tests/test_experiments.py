@@ -16,6 +16,8 @@ from fluxcube.inference.loading import load_model
 from fluxcube.samples.splits import kfold
 from fluxcube.simulation.example import example_cube
 
+pytestmark = pytest.mark.usefixtures("short_applicability")
+
 TREES = {"model": "xgboost", "config": {"n_estimators": 4, "max_depth": 3}}
 LINE = {"model": "sw-linear"}
 MET = ("DOY", "TOD", "TA", "SW_IN", "VPD", "SW_IN_POT")

@@ -20,6 +20,8 @@ from fluxcube.simulation.published import write_v1, write_v2
 from fluxcube.simulation.records import Place, simulate_record
 from fluxcube.sources.towers.networks import networks
 
+pytestmark = pytest.mark.usefixtures("short_applicability")
+
 US = Place(site="US-Z00", latitude=40.0, longitude=-90.0, elevation=231, igbp="CRO", koppen="Dfa", utc_offset=-6)
 PLACES = [
     dataclasses.replace(US, site=f"US-Z{i:02d}", latitude=30.0 + 3 * i, longitude=-90.0 + 5 * i, igbp=igbp)

@@ -109,7 +109,7 @@ def test_float32_input_is_summed_in_float64():
 values = st.floats(-50, 50, width=32) | st.just(np.nan)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(arrays(float, (2, 5, 6), elements=values), st.integers(0, 5))
 def test_parts_pool_to_the_whole(pairs, cut):
     obs, pred = pairs

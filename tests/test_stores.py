@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from processes import Fork
 
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.stores.arrays import ArraySpec, create
@@ -221,26 +220,16 @@ def test_a_store_is_replaced_only_when_asked_and_only_a_store(store, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["papers", store.name]
 
 
-KILLED = """
-import sys, time
-sys.path.insert(0, sys.argv[2])
-from test_stores import staging, write_all
-with staging(sys.argv[1]) as building:
-    write_all(building)
-    print("written", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_a_killed_run_leaves_nothing_that_opens_and_the_next_cleans_up(tmp_path):
     path = tmp_path / "s.zarr"
-    run = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
-    )
-    assert run.stdout.readline().strip() == "written"
-    run.kill()
-    run.wait()
-    run.stdout.close()
+
+    def run(output):
+        with staging(path) as building:
+            write_all(building)
+            print("written", file=output)
+            time.sleep(60)
+
+    Fork(run).kill_at("written")
     (left,) = tmp_path.iterdir()
     assert not path.exists()
     with pytest.raises(StoreError, match="not finished"):
@@ -251,7 +240,7 @@ def test_a_killed_run_leaves_nothing_that_opens_and_the_next_cleans_up(tmp_path)
 
 
 def test_a_store_that_a_killed_run_had_moved_away_comes_back(store):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone = Fork(lambda output: None)
     gone.wait()
     os.replace(store, store.with_name(f".{store.name}.replaced-{gone.pid}"))
     with pytest.raises(StoreError, match="exists"), staging(store):

@@ -156,7 +156,8 @@ def dask_chunked(ds: xr.Dataset, *, begin: Mapping[str, int] | None = None, **lo
     for name, array in ds.data_vars.items():
         stored = array.encoding.get("shards") or array.encoding["chunks"]
         sizes = dict(zip(array.dims, stored, strict=True))
-        arrays[name] = array.chunk(
+        # The variable alone: chunking the array would also divide each of its coordinates, and drop the result.
+        arrays[name] = array.variable.chunk(
             {
                 dim: _lengths(array.sizes[dim], min(size, longest.get(str(dim), size)), begin.get(str(dim), 0))
                 for dim, size in sizes.items()

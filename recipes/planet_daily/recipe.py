@@ -137,7 +137,7 @@ def scores(maps, true):
     rows, columns = ((corner[0] - obs.latitude) // side).astype(int), ((obs.longitude - corner[1]) // side).astype(int)
     blocks = {s: f"{r}-{c}" for s, r, c in zip(obs.site.values, rows.values, columns.values, strict=True)}
     cells = {label: listed(ds[list(FLUXES)], true) for label, ds in maps.items()}
-    about = {"max_qc": None, "clusters": blocks, "draws": SETTINGS["draws"]}
+    about = {"min_quality": None, "clusters": blocks, "draws": SETTINGS["draws"]}
     tables = [fc.compare(obs, cells, against=first, **about).assign(against=first) for first in SETTINGS["against"]]
     return pd.concat(tables, ignore_index=True)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
+from processes import Fork
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube.catalog import open_carbonsense
@@ -290,25 +288,12 @@ def test_a_bad_new_site_leaves_the_store_as_it_was(raw, some):
     assert files(some) == before and sorted(os.listdir(some.parent)) == ["c.zarr", "raw"]
 
 
-KILLED = """
-import sys
-from fluxcube.cubes.building import ReadSites, note_losses
-from fluxcube.cubes.carbonsense import build_carbonsense
-build_carbonsense(sys.argv[1], sys.argv[2], append=True, progress=lambda done, total, text: print(text, flush=True))
-"""
-
-
 @pytest.mark.parametrize("moment", ["read", "write"])
 def test_a_killed_append_costs_nothing(raw, some, moment):
     before = files(some)
-    run = subprocess.Popen([sys.executable, "-c", KILLED, str(raw), str(some)], stdout=subprocess.PIPE, text=True)
-    for line in run.stdout:
-        if line.startswith(moment):
-            run.send_signal(signal.SIGSTOP)
-            break
-    run.kill()
-    run.wait()
-    run.stdout.close()
+    Fork(
+        lambda output: build_carbonsense(raw, some, append=True, progress=lambda *step: print(step[2], file=output))
+    ).kill_at(moment)
     assert files(some) == before
     assert open_carbonsense(some).sizes["site"] == 2
     build_carbonsense(raw, some, append=True)
@@ -316,7 +301,7 @@ def test_a_killed_append_costs_nothing(raw, some, moment):
 
 
 def test_killed_between_two_renames_the_store_is_told_of_and_comes_back(raw, some):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone = Fork(lambda output: None)
     gone.wait()
     left = some.with_name(f".{some.name}.replaced-{gone.pid}")
     os.replace(some, left)

@@ -6,15 +6,13 @@ import json
 import logging
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from processes import Fork
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube.catalog import open_carbonsense
@@ -329,25 +327,11 @@ def test_files_hold_only_the_hours_that_a_site_has(tmp_path):
         assert int(held.notnull().sum()) == 48 and held.dropna("time").time[0] == np.datetime64(start)
 
 
-KILLED = """
-import sys
-from fluxcube.cubes.carbonsense import build_carbonsense
-build_carbonsense(sys.argv[1], sys.argv[2], progress=lambda done, total, text: print(text, flush=True))
-"""
-
-
 @pytest.mark.parametrize("moment", ["read", "write"])
 def test_a_killed_build_leaves_no_store(raw, tmp_path, moment):
-    run = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(raw), str(tmp_path / "c")], stdout=subprocess.PIPE, text=True
-    )
-    for line in run.stdout:
-        if line.startswith(moment):
-            run.send_signal(signal.SIGSTOP)
-            break
-    run.kill()
-    run.wait()
-    run.stdout.close()
+    Fork(
+        lambda output: build_carbonsense(raw, tmp_path / "c", progress=lambda *step: print(step[2], file=output))
+    ).kill_at(moment)
     assert not (tmp_path / "c").exists()
     (left,) = tmp_path.iterdir()
     with pytest.raises(StoreError):

@@ -72,7 +72,7 @@ def test_the_lag_of_a_shifted_clock_is_found(place, step, minute, shift):
         assert f"{abs(found.hours):.1f} h" in found.doubts[0] and "UTC_OFFSET" in found.doubts[0]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     st.floats(-60, 60),
     st.floats(-180, 180),
@@ -258,7 +258,7 @@ def natives(draw):
     return xr.Dataset(arrays)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(natives())
 def test_what_cannot_be_is_removed_and_counted_and_nothing_else(ds):
     kept, counts = within_bounds(ds, ["TA", "P", "SW_IN"])
@@ -279,7 +279,7 @@ def place(latitude: float | None, longitude: float | None, **more) -> SiteInfo:
     return SiteInfo(site="XX-Abc", latitude=latitude, longitude=longitude, **more)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(*(st.floats(-90, 90), st.floats(-180, 180)) * 2)
 def test_distances_are_those_on_a_sphere(lat1, lon1, lat2, lon2):
     def unit(latitude, longitude):

@@ -93,7 +93,7 @@ def records(draw):
     return record(str(start), step, steps, **columns)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(records(), st.sampled_from([0.0, -9.0, 5.5, 5.75, -3.5, 12.0]))
 def test_is_what_averaging_each_minute_of_the_local_day_gives(ds, offset):
     days = to_daily(ds, utc_offset=offset)
@@ -542,7 +542,7 @@ def publications(draw):
     return sources
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(publications(), st.sampled_from(["newest", "quality"]))
 def test_fused_days_come_from_somewhere_by_the_rule(sources, rule):
     fused, report = fuse(sources, rule=rule, resolution="daily")

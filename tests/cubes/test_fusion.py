@@ -59,7 +59,7 @@ def aligned(source: xr.Dataset, name: str, time: np.ndarray) -> np.ndarray:
     return source[name].reindex(time=time).values
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(publications(), st.sampled_from(["newest", "quality"]))
 def test_no_value_comes_from_nowhere_and_flags_travel_with_values(sources, rule):
     fused, _ = fuse(sources, rule=rule)
@@ -78,7 +78,7 @@ def test_no_value_comes_from_nowhere_and_flags_travel_with_values(sources, rule)
         assert (fused[f"{name}_QC"].values[missing] == -1).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(publications(names=("TA", "P")))
 def test_the_newest_that_has_a_value_wins(sources):
     fused, _ = fuse(sources)
@@ -91,7 +91,7 @@ def test_the_newest_that_has_a_value_wins(sources):
         np.testing.assert_array_equal(fused[name], expected)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(publications(names=("TA", "P")))
 def test_by_quality_no_source_has_a_better_flag(sources):
     fused, _ = fuse(sources, rule="quality")
@@ -101,7 +101,7 @@ def test_by_quality_no_source_has_a_better_flag(sources):
         np.testing.assert_array_equal(fused[f"{name}_QC"], np.where(best == 9, -1, best))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(publications(), st.sampled_from(["newest", "quality"]))
 def test_the_order_of_sources_does_not_matter(sources, rule):
     expected, report = fuse(sources, rule=rule)
@@ -111,7 +111,7 @@ def test_the_order_of_sources_does_not_matter(sources, rule):
         assert again == report
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(publications(names=CARBON_UNIT), st.sampled_from(["newest", "quality"]))
 def test_nee_and_its_partitions_are_never_of_two_sources(sources, rule):
     fused, _ = fuse(sources, rule=rule)
@@ -128,7 +128,7 @@ def test_nee_and_its_partitions_are_never_of_two_sources(sources, rule):
         assert (np.isfinite(fused.NEE.values) == anywhere).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(publications(), st.sampled_from(["newest", "quality"]))
 def test_the_report_counts_every_value(sources, rule):
     fused, report = fuse(sources, rule=rule)
@@ -176,7 +176,7 @@ def test_sources_of_one_name_are_refused():
         fuse([(0, "a", record(0, TA=([1], [0]))), (1, "a", record(0, TA=([2], [0])))])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 99), st.sampled_from(["newest", "quality"]), st.permutations([30, 60]))
 def test_sources_of_different_steps_are_not_interpolated(seed, rule, steps):
     """Half-hours and hours of one site: each hour of the result is the hour of one of them."""

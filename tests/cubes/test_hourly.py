@@ -69,7 +69,7 @@ def records(draw):
     return record(f"2020-02-28T23:{minute:02d}", step, steps, **columns)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(records())
 def test_is_what_averaging_each_minute_gives(ds):
     hourly = to_hourly(ds)
@@ -171,7 +171,7 @@ def test_the_random_error_of_an_hour_is_that_of_simulated_means():
     assert float(hourly.NEE_RANDUNC[1]) == pytest.approx(means.std(), rel=0.01)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.sampled_from([0, 15, 30, 45]), st.sampled_from([30, 60]), st.integers(0, 99), st.floats(0.1, 10))
 def test_uncertainties_scale_and_the_joint_one_is_never_the_smaller(minute, step, seed, factor):
     ds = uncertain(minute, step, 60, seed)
@@ -192,7 +192,7 @@ def test_a_value_that_is_missing_takes_its_uncertainty_along():
     assert "NEE_JOINTUNC" not in to_hourly(ds) and "TA_RANDUNC" not in to_hourly(ds)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(records())
 def test_every_native_value_is_kept_or_counted_as_lost(ds):
     hourly, step = to_hourly(ds), ds.attrs["step_minutes"]

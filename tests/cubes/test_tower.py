@@ -110,7 +110,7 @@ def held_any(found: list[xr.Dataset]) -> bool:
     return any(np.isfinite(to_hourly(ds)[name]).any() for ds in found for name in ("TA", "NEE"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(records(), min_size=1, max_size=3, unique_by=lambda ds: ds.attrs["network"]))
 def test_the_report_adds_up(found):
     """Every native value is in the report once: removed by a rule, or in an hour of its publication."""
@@ -146,7 +146,7 @@ def test_the_report_adds_up(found):
         assert sum(part["hours"] for part in sources.values()) == tower.quality[stack][name]["hours"]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(records(), min_size=2, max_size=3, unique_by=lambda ds: ds.attrs["network"]), st.randoms())
 def test_the_order_of_records_does_not_matter(found, random):
     if not held_any(found):

@@ -107,7 +107,7 @@ def test_any_size_and_any_chunks(context, stride, least, start, hours, rows, col
 @pytest.mark.parametrize(("stride", "least"), [(1, None), (1, 3), (5, None), (5, 1)])
 def test_what_is_written(stride, least):
     predictor = fake(context=7, memory_days=(1, 2))
-    forcing = holed((3, 3), 4, 5, 90)
+    forcing = holed((3, 3), 4, 5, 70)
     expected = by_loop(predictor, forcing, stride, least or 7)
     lazy = chunked(forcing, latitude=2, longitude=2)
     maps = upscale(predictor, lazy, stride=stride, min_context=least, time_chunk=48)
@@ -193,7 +193,7 @@ def with_days(predictor, seed=0):
 @pytest.mark.parametrize("memory", [(), (2,)])
 def test_chunks_change_no_dissimilarity_and_cells_are_towers(memory):
     predictor = with_days(fake(context=4, memory_days=memory))
-    forcing = holed((2, 3), 6, 5, 139)
+    forcing = holed((2, 3), 5, 5, 115)
     whole = upscale(predictor, forcing, time_chunk=240)
     assert list(whole) == ["NEE", "GPP_NT", "RECO", "dissimilarity", "applicable"]
     for step in (24, 72):

@@ -19,6 +19,8 @@ from fluxcube.models import checkpoint
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.training.fit import fit
 
+pytestmark = pytest.mark.usefixtures("short_applicability")
+
 MODELS = ("mean-cycle", "sw-linear", "xgboost", "ecoperceiver")
 
 
@@ -143,6 +145,6 @@ def test_worker_processes_load_the_model_by_its_path(runs, tmp_path):
 
     maps = upscale(load_model(runs["xgboost"]), example_forcing(shape=(4, 4), days=4).chunk(latitude=2), time_chunk=48)
     here = maps.compute()
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
         path = write_maps(maps, tmp_path / "maps.zarr", workers=3)
     xr.testing.assert_allclose(open_maps(path).NEE.load(), here.NEE, rtol=1e-6)

@@ -6,8 +6,6 @@ import dataclasses
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import dask
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from cluster_job import SlowModel, make_maps
 from inference_fakes import fake
-from processes import environment
+from processes import Fork, environment
 
 import fluxcube as fc
 from fluxcube.cubes.forcing_store import open_forcing_store, write_forcing
@@ -49,14 +47,18 @@ def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, 
 
     def no_room():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the system then refuses to write, as where a disk is full
-        resource.setrlimit(resource.RLIMIT_FSIZE, (least - 1, least - 1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least - 1, resource.RLIM_INFINITY))
 
-    command = [sys.executable, "-c", "import sys, cluster_job as c; c.write_maps(c.make_maps(days=6), sys.argv[1])"]
-    ended = subprocess.run(
-        [*command, str(store)], env=environment(), preexec_fn=no_room, capture_output=True, text=True
-    )
-    last = ended.stderr.strip().splitlines()[-1]
-    assert ended.returncode and "StoreError" in last and "make room there" in last and "of 24 regions" in last
+    def run(output):
+        with pytest.raises(StoreError) as caught:
+            no_room()
+            write_maps(make_maps(days=6), store)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
+        print(*str(caught.value).splitlines(), file=output)
+
+    process = Fork(run)
+    last = process.output.read()
+    assert process.wait() == 0 and "make room there" in last and "of 24 regions" in last
     assert not list(store.rglob("*.partial"))
     with pytest.raises(StoreError, match="not finished"):
         open_maps(store)

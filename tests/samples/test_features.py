@@ -37,7 +37,7 @@ def naive_mean(values, hours):
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.floats(0, 1), st.integers(0, 99))
 def test_trailing_mean_equals_a_naive_loop(hours, length, gaps, seed):
     rng = np.random.default_rng(seed)

@@ -91,7 +91,7 @@ def equal(a, b):
         np.testing.assert_array_equal(np.asarray(a[name]), np.asarray(b[name]), err_msg=name)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     STRETCHES,
     st.integers(1, 30),
@@ -140,7 +140,7 @@ def test_no_window_holds_an_hour_of_elsewhere(stretches, length, emits, stride, 
     assert len(set(keys(got))) == len(keys(got))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(STRETCHES, st.integers(1, 5), st.integers(1, 9), st.booleans(), st.integers(0, 3))
 def test_ranks_share_an_epoch_without_repeats(stretches, world, size, drop_last, epoch):
     data = coded([*stretches, (9, 30)], seen=1.0)

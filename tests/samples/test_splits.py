@@ -73,7 +73,7 @@ def check(split, cube, buffer_km):
     assert set(split.zero_shot) == {igbp[s] for s in split.test} - trained
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(8, 60), st.floats(0, 0.8), st.integers(0, 10_000))
 def test_per_igbp_is_a_partition_that_cuts_no_cluster(count, clumping, seed):
     cube = random_towers(count, clumping, seed)
@@ -86,7 +86,7 @@ def test_per_igbp_is_a_partition_that_cuts_no_cluster(count, clumping, seed):
     assert split == per_igbp(cube, seed=seed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(8, 40), st.floats(0, 0.6), st.integers(2, 5), st.integers(0, 10_000))
 def test_kfold_tests_every_site_once(count, clumping, k, seed):
     cube = random_towers(count, clumping, seed)
@@ -104,7 +104,7 @@ def test_kfold_tests_every_site_once(count, clumping, k, seed):
     assert folds == kfold(cube, k=k, seed=seed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.floats(0, 0.9), st.integers(0, 10_000), st.sampled_from([0.0, 10.0, 50.0, 500.0]))
 def test_clusters_are_the_connected_parts(count, clumping, seed, buffer_km):
     cube = random_towers(count, clumping, seed)
@@ -204,7 +204,7 @@ def hours_of(split, part, site):
     return sum((np.datetime64(b) - np.datetime64(a)).astype(int) / 60 for a, b in split.periods[part][site])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=8), st.integers(1, 2), st.integers(0, 2), st.integers(0, 60))
 def test_a_time_split_keeps_the_order_of_years_and_the_gap(lengths, test_years, val_years, gap):
     cube = records_of(lengths)
@@ -307,7 +307,7 @@ def test_a_warm_site_split_tests_the_later_years_of_the_same_towers():
         warm_site(cube, cold, known_years=3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(12, 60), st.floats(0, 0.7), st.integers(0, 10_000), st.sampled_from(["space", "temperature"]))
 def test_extrapolation_cuts_no_cluster_and_tests_the_warmest(count, clumping, seed, setting):
     cube = random_towers(count, clumping, seed)
@@ -363,7 +363,7 @@ def test_a_list_of_sites_tests_and_its_neighbours_leave_training(tmp_path):
         sites_split(cube, tmp_path / "none.txt")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(12, 40), st.floats(0, 0.6), st.integers(0, 10_000))
 def test_validation_blocks_are_distant_where_asked(count, clumping, seed):
     cube = random_towers(count, clumping, seed)
@@ -379,7 +379,7 @@ def test_validation_blocks_are_distant_where_asked(count, clumping, seed):
         kfold(cube, k=3, val_km=10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(12, 60), st.floats(0, 0.7), st.integers(0, 10_000), st.integers(2, 5))
 def test_no_move_and_no_exchange_of_clusters_spreads_classes_better(count, clumping, seed, k):
     cube = random_towers(count, clumping, seed)

@@ -38,7 +38,7 @@ class Means:
         return support.mean((1, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 12), st.sets(st.sampled_from([2001, 2002, 2003]), max_size=2))
 def test_windows_lie_in_the_years_that_are_asked_for(length, count, years):
     stops = support_stops(DAYS, length, count, years=sorted(years))
@@ -77,7 +77,7 @@ def test_a_place_without_a_day_in_the_support_years_is_named():
     assert np.isnan(none[0]).all() and np.isfinite(none[1]).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 5), st.integers(0, 3), st.integers(5, 40), st.integers(1, 30))
 def test_drawn_support_shares_no_day_with_its_windows(seed, epoch, length, span):
     series = join([numbered(1, 260), numbered(2, 150)])

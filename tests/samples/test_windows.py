@@ -45,7 +45,7 @@ def naive(block, place, stop, length):
     return met, images
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_gather_equals_a_naive_loop(seed, length):
     rng = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def test_a_window_outside_its_place_is_refused(stop):
         gather(random_block(np.random.default_rng(0)), [0], [stop], 8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 40), st.integers(1, 3), st.integers(0, 99))
 def test_cut_equals_a_naive_loop(places, length, columns, seed):
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The raw files of one small planet, written once for the tests of this folder."""
+"""The small planet and its raw files, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fluxcube.simulation import Planet, write_raw
+from fluxcube.simulation import Planet
 
 
 @pytest.fixture(scope="session")
 def small_planet() -> Planet:
-    return Planet(seed=3, quick=True)
+    """The planet of `planet_files`."""
+    return Planet(seed=0, quick=True)
 
 
 @pytest.fixture(scope="session")
-def small_raw(small_planet, tmp_path_factory) -> Path:
-    return write_raw(small_planet, tmp_path_factory.mktemp("planet"))
+def small_raw(planet_files) -> Path:
+    return planet_files

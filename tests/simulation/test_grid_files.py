@@ -179,7 +179,8 @@ def test_the_most_frequent_land_cover_of_a_cell_is_its_class(seed, tmp_path):
     mixed = 0
     for i, y in enumerate(planet.region.latitude):
         for j, x in enumerate(planet.region.longitude):
-            inside = numbers[(np.abs(lat - y) <= 0.125) & (np.abs(lon - x) <= 0.125)]
+            rows = np.abs(lat[:, 0] - y) <= 0.125  # a row has one latitude
+            inside = numbers[rows][np.abs(lon[rows] - x) <= 0.125]
             assert 2000 < inside.size < 4000
             counts = np.bincount(inside)
             assert igbp_code(counts.argmax()) == planet.region.igbp[i, j]

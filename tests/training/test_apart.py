@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from processes import HELPERS, environment
-from train_apart import KILLED, SHARED
+from processes import HELPERS, Fork, environment
+from train_apart import KILLED, SHARED, main
 from training_helpers import TARGETS, eco, small_cube, weights, without_time
 
 from fluxcube.errors import ConfigError
@@ -34,8 +34,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     """Killed by the system in the midst of the second epoch, with passes, averages and a Gaussian head."""
     cube = small_cube()
     whole = eco(cube, tmp_path / "whole", **KILLED)
-    done = apart("killed", tmp_path / "broken", 8)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert Fork(lambda output: main("killed", tmp_path / "broken", 8)).wait() == -signal.SIGKILL
     assert not (tmp_path / "broken/run.json").exists()
     steps = []
     resumed = eco(cube, tmp_path / "broken", **KILLED, progress=lambda d, t, text: steps.append(text))
@@ -45,7 +44,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     assert resumed.calibration == whole.calibration
 
 
-@pytest.mark.proof
+@pytest.mark.proof(part=1)
 def test_two_processes_make_the_steps_of_one(tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = apart("shared", tmp_path / "two", 0, launcher=torchrun)

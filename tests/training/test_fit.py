@@ -220,7 +220,7 @@ def test_row_models_are_seeded_and_predict(cube, tmp_path, name):
 
 
 def test_every_setting_of_training_changes_something(cube, tmp_path):
-    short = dataclasses.replace(FAST, epochs=2, windows_per_epoch=48)
+    short = dataclasses.replace(FAST, epochs=2, windows_per_epoch=32, val_windows=16)
     whole = eco(cube, tmp_path / "whole", training=short)
     changes = {
         "epochs": 1,
@@ -231,7 +231,7 @@ def test_every_setting_of_training_changes_something(cube, tmp_path):
         "betas": (0.5, 0.9),
         "grad_clip": 0.01,
         "stride": 6,
-        "windows_per_epoch": 30,
+        "windows_per_epoch": 20,
         "precision": "bfloat16",
         "effective_batch": 32,
         "ema": 0.9,

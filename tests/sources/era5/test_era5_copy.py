@@ -12,7 +12,7 @@ from fluxcube.sources.era5 import series as era5_series
 from fluxcube.sources.era5.copy import copy_era5
 from fluxcube.sources.era5.variables import open_era5
 
-LATITUDE, LONGITUDE = np.arange(60.0, 30.0, -1.0), np.arange(0.0, 360.0, 2.0)
+LATITUDE, LONGITUDE = np.arange(60.0, 30.0, -1.0), np.arange(0.0, 360.0, 5.0)
 
 
 @pytest.fixture(scope="module")

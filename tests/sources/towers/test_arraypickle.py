@@ -202,7 +202,7 @@ def test_every_cut_is_refused():
 ALLOWED = (dict, list, tuple, str, bytes, bytearray, int, float, bool, type(None), np.ndarray, np.generic)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_changed_bytes_give_plain_data_or_a_source_error(data):
     raw = bytearray(whole())
@@ -215,7 +215,7 @@ def test_changed_bytes_give_plain_data_or_a_source_error(data):
     assert isinstance(got, ALLOWED)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 @example(b"\x8d" + b"\xff" * 8 + b".")  # text of 2**64 bytes
 def test_noise_is_no_pickle(noise):

@@ -495,7 +495,7 @@ def test_a_file_too_large_for_what_it_is(packed, monkeypatch):
         read_place(archive(packed))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_changed_bytes_of_a_tar_never_crash(packed, tmp_path_factory, data):
     raw = bytearray(packed.read_bytes())

@@ -384,7 +384,7 @@ def test_odd_letters_in_the_path(whole, tmp_path):
     assert list_sites(path) == ["AT-Neu", "US-Ha1"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_changed_bytes_never_crash(whole, tmp_path_factory, data):
     raw = bytearray(whole.read_bytes())
