@@ -21,6 +21,13 @@ from fluxcube.sources.era5.sampling import Days
 # the first number; a decrease counts above the second, which packing stays below (4e-8 m, 500 J m-2).
 _DECISIVE = {"ssrd": (1e5, 2e3), "strd": (1e5, 2e3), "ssr": (1e5, 2e3), "tp": (1e-4, 1e-6)}
 _MEANING = {"hour": "amounts of single hours", "day": "totals since 00 UTC"}
+# Of either sign: where the values of a day differ by more than the first number (J m-2), a day that changes from 01 to
+# 24 UTC by more than the second number of its largest hourly changes is a running total, by less than the third one of
+# amounts. At two towers with latent heat, totals change by 1.5 or more, and amounts by 3.6 or less. Sensible heat may
+# cancel within a day, so that it never shows amounts.
+_SIGNED = {"str": (7e4, 8.0, 4.0), "slhf": (3.6e5, 4.0, 1.5), "sshf": (3.6e5, 5.0, 0.0)}
+#: A running total of radiation grows by more than this factor from 01 to 24 UTC; a constant amount does not.
+_GROWTH = 3.0
 #: Rain that began this many hours before midnight and never decreased until then is a running total.
 _LONG_RAIN = 6
 
@@ -124,22 +131,44 @@ def _check_one_period(evidence: Sequence[_Evidence]) -> None:
 
 def _shown(days: Days) -> Iterator[_Evidence]:
     """Yield the periods that the values of one parameter in one source show; two where it changes within the source."""
-    verdicts = _rain_verdicts(days) if days.name == "tp" else _light_verdicts(days)
+    if days.name in _SIGNED:
+        verdicts = _signed_verdicts(days)
+    else:
+        verdicts = _rain_verdicts(days) if days.name == "tp" else _radiation_verdicts(days)
     number = {period: int((verdicts == period).sum()) for period in _MEANING}
     for period, count in number.items():
         other = sum(number.values()) - count
         # Amounts of rain that increase until midnight look like a total, but not on most days.
-        enough = max(2, other // 3) if other or (days.name == "tp" and period == "day") else 1
+        uncertain = days.name in _SIGNED or (days.name == "tp" and (other or period == "day"))
+        enough = max(2, other // 3) if uncertain else 2 if other else 1
         if count >= enough:
             dates = days.dates[verdicts == period]
             yield _Evidence(period, days.name, days.source, f"{dates[0]} to {dates[-1]}")
 
 
-def _light_verdicts(days: Days) -> np.ndarray:
-    """Judge days (day,): a running total never decreases from 01 to 24 UTC; hourly amounts above 0 do."""
+def _radiation_verdicts(days: Days) -> np.ndarray:
+    """Judge days (day,): a running total grows and never decreases from 01 to 24 UTC; hourly amounts decrease."""
     active, falls = _active(days), _falls(days)
-    number, decreasing = active.sum((1, 2)), (active & falls).sum((1, 2))
-    return np.where(number == 0, "", np.where(decreasing > 0.5 * number, "hour", np.where(decreasing == 0, "day", "")))
+    first = days.values[:, 0]
+    growth = np.nanmax(days.values, axis=1, initial=0.0) > _GROWTH * np.nan_to_num(first)
+    # Long-wave radiation is received in every hour: its total always grows.
+    constant = active & ~falls & ~growth & (days.name == "strd")
+    number, hourly = active.sum((1, 2)), ((active & falls) | constant).sum((1, 2))
+    total = (hourly == 0) & ((active & growth).sum((1, 2)) > 0.5 * number)
+    return np.where(number == 0, "", np.where(hourly > 0.5 * number, "hour", np.where(total, "day", "")))
+
+
+def _signed_verdicts(days: Days) -> np.ndarray:
+    """Judge days (day,) by the change from 01 to 24 UTC, in units of the largest hourly change."""
+    smallest, total, amounts = _SIGNED[days.name]
+    step = np.nanmax(np.abs(np.diff(days.values, axis=1)), axis=1, initial=0.0)
+    last = np.where(np.isfinite(days.values[:, -1]), days.values[:, -1], days.values[:, -2])
+    change = np.abs(last - days.values[:, 0]) / np.where(step > 0, step, 1.0)
+    known = np.nan_to_num(days.values)
+    active = (known.max(1) - known.min(1) > smallest) & np.isfinite(change)
+    number = active.sum((1, 2))
+    running, hourly = ((active & shown).sum((1, 2)) for shown in (change > total, change < amounts))
+    return np.where(running > 0.5 * number, "day", np.where(hourly > 0.5 * number, "hour", ""))
 
 
 def _rain_verdicts(days: Days) -> np.ndarray:

@@ -41,14 +41,25 @@ _LIMITS = {
 STATIC_LIMITS = {"z": (-1e4, 9e4), "lsm": (-0.01, 1.01)}
 #: Amounts of an hour: not less than packing and differencing leave, and not more than the sun (1.4 kW m-2) or any
 #: weather (0.305 m of rain in 42 minutes, a record of one gauge) gives.
-_AMOUNTS = {"ssrd": (-5e4, 5.2e6), "strd": (-5e4, 3e6), "ssr": (-5e4, 5.2e6), "tp": (-1e-4, 0.5)}
+_AMOUNTS = {
+    "ssrd": (-5e4, 5.2e6),
+    "strd": (-5e4, 3e6),
+    "ssr": (-5e4, 5.2e6),
+    "str": (-3e6, 3e6),
+    "slhf": (-8e6, 8e6),
+    "sshf": (-8e6, 8e6),
+    "tp": (-1e-4, 0.5),
+}
 #: Mean amounts of an hour over all sampled days and cells: long-wave radiation of 30 to 600 W m-2.
 _MEANS = {"strd": (30 * 3600.0, 600 * 3600.0)}
-#: Mean rain (m) of a day over all sampled days: the record of one day, and above that of any month and cell.
-_WETTEST_DAY, _WETTEST_MONTH = 1.9, 0.3
-#: Share of the potential radiation that reaches the ground: the least of single days, and of `_SEVERAL` days or more.
-#: In four real files days have 0.04 to 0.72 of it, ten days 0.2 to 0.7.
-_DARKEST_DAY, _DARKEST, _SEVERAL = 0.01, 0.05, 5
+#: Mean rain (m) of a day over some number of sampled days or more: above any record of a cell.
+_WETTEST = {1: 1.9, 5: 0.3, 20: 0.12}
+#: Minimum share of the potential radiation that reaches the ground in some number of days or more. In four real files
+#: single days have 0.04 to 0.72 of it, ten days 0.2 to 0.7; at 157 towers, ten days have 0.12 and more.
+_DARKEST = {1: 0.01, 3: 0.03, 5: 0.05, 10: 0.08, 20: 0.12}
+#: Maximum hours between the daily cycles of light and of the potential radiation over at least some number of days,
+#: and minimum amplitude (W m-2) of the latter. In real files five days differ by 0.8 hours at most.
+_LATE, _CYCLE_DAYS, _CYCLE = 1.5, 10, 15.0
 #: Net radiation is at least this share of the radiation downwards: no surface reflects more.
 _ABSORBED = 0.05
 #: Maximum share of the light above the potential radiation: 1e-6 in real files (a day: 4e-5), 0.014 and more one hour
@@ -57,8 +68,9 @@ _ABOVE, _FAINT = 0.005, 0.2
 #: Degrees by which the sun may be higher than computed: the declination of ONEFlux lags by 0.4, and light is refracted.
 _HIGHER = 1.0
 _LIGHT = ("ssrd", "ssr")
-#: Maximum number of stamps, beyond three, at which other sources are tested.
-_FURTHER = 8
+#: Maximum number of series, beyond three, that are tested of temperature, which is converted most often, and of others.
+_FURTHER = {"t2m": 31}
+_FURTHER_OTHERS = 4
 _OVERRIDE = "if the values are right all the same, pass check=False"
 
 
@@ -77,9 +89,9 @@ def check_ranges(files: Files, region: Region) -> None:
     SourceError
         Naming the parameter, the value and its time.
     """
-    for name, all_series in files.parameters.items():
+    for turn, (name, all_series) in enumerate(files.parameters.items()):
         low, high = _LIMITS[name]
-        for series, stamps in _test_stamps(all_series, name, len(files.stamps)):
+        for series, stamps in _test_stamps(all_series, name, len(files.stamps), turn):
             values = sample(series, name, stamps, region)
             wrong = (values < low) | (values > high)
             if wrong.any():
@@ -91,10 +103,13 @@ def check_ranges(files: Files, region: Region) -> None:
                 )
 
 
-def _test_stamps(all_series: Sequence[FileSeries], name: str, size: int) -> Iterator[tuple[FileSeries, slice]]:
+def _test_stamps(
+    all_series: Sequence[FileSeries], name: str, size: int, turn: int
+) -> Iterator[tuple[FileSeries, slice]]:
     """Yield a day of stamps at the beginning, middle and end of the period, and one in some of the other series.
 
-    Fewer stamps are yielded where fewer are stored in one chunk, such as one hour of the globe.
+    Parameters differ by `turn` in the series that are tested. Fewer stamps are yielded where fewer are stored in one
+    chunk, such as one hour of the globe.
     """
     series_at: dict[int, FileSeries] = {}
     for at in (0, size // 2, size - 1):
@@ -103,7 +118,8 @@ def _test_stamps(all_series: Sequence[FileSeries], name: str, size: int) -> Iter
                 series_at[at] = series
     tested = set(map(id, series_at.values()))
     others = [one for one in all_series if id(one) not in tested and one.stop > 0 and one.start < size]
-    for one in others[:: max(1, -(-len(others) // _FURTHER))]:
+    step = max(1, -(-len(others) // _FURTHER.get(name, _FURTHER_OTHERS)))
+    for one in others[turn % step :: step]:
         series_at[(max(one.start, 0) + min(one.stop, size)) // 2] = one
     stored = storage_chunks(all_series[0].source.open().variables[name]) or (24,)
     hours = min(24, stored[0])
@@ -146,7 +162,7 @@ def _check_mean(part: Days, mean: float) -> None:
     """Check the mean hourly amount over the sampled days of one source."""
     low, high = _MEANS.get(part.name, (-np.inf, np.inf))
     if part.name == "tp":
-        high = (_WETTEST_MONTH if len(part.dates) >= _SEVERAL else _WETTEST_DAY) / 24
+        high = min(depth for days, depth in _WETTEST.items() if len(part.dates) >= days) / 24
     if not low <= mean <= high:
         raise SourceError(
             f"{part.source}: {part.name} is {mean:g} {UNITS[part.name]} in a mean hour of {len(part.dates)} days from "
@@ -167,6 +183,10 @@ class _Sunlight:
         Light above the potential radiation, and light without any sun.
     hours, days : int
         Number of values and of days.
+    cycle : float
+        Amplitude of the potential radiation's daily cycle, times the number of values.
+    phase : complex
+        Daily cycle of the light times the conjugate of that of the potential radiation, summed over the cells.
     """
 
     light: float
@@ -175,6 +195,8 @@ class _Sunlight:
     night: float
     hours: int
     days: int
+    cycle: float
+    phase: complex
 
     def __add__(self, other: _Sunlight) -> _Sunlight:
         return _Sunlight(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -186,8 +208,15 @@ class _Sunlight:
 
     def darker(self, share: float) -> bool:
         """Whether less than a share of the lowest possible light is there, by day."""
-        least = (_DARKEST if self.days >= _SEVERAL else _DARKEST_DAY) * share
+        least = share * max(part for days, part in _DARKEST.items() if self.days >= days)
         return self.potential > 100 * _FAINT * self.hours and self.light < least * self.potential
+
+    @property
+    def late(self) -> float:
+        """Hours by which the light is later than the sun; 0.0 where too few days or too flat a cycle show it."""
+        if self.days < _CYCLE_DAYS or self.cycle < _CYCLE * self.hours:
+            return 0.0
+        return float(np.angle(self.phase)) * 24 / (2 * np.pi)
 
 
 def check_light(days: Sequence[Days], accumulation: str, latitude: np.ndarray, longitude: np.ndarray) -> None:
@@ -229,6 +258,8 @@ def _sunlight(part: Days, accumulation: str, latitude: np.ndarray, longitude: np
     time = (first[:, None] + np.arange(24)).ravel().astype("datetime64[ns]")
     potential = _potential(time, north, east, light.shape)
     known = np.isfinite(light)
+    wave = np.exp(2j * np.pi * np.arange(24) / 24)[:, None, None]
+    cycles = [(np.where(known, values, 0.0).sum(0) * wave).sum(0) for values in (light, potential)]
     exact = _Sunlight(
         light=float(light[known].sum()),
         potential=float(potential[known].sum()),
@@ -236,6 +267,8 @@ def _sunlight(part: Days, accumulation: str, latitude: np.ndarray, longitude: np
         night=float(light[known & (potential == 0)].sum()),
         hours=int(known.sum()),
         days=len(part.dates),
+        cycle=float(np.abs(cycles[1]).sum()),
+        phase=complex((cycles[0] * cycles[1].conj()).sum()),
     )
     if not exact.brighter:
         return exact
@@ -261,6 +294,12 @@ def _check_sunlight(source: str, name: str, sun: _Sunlight) -> None:
             f"above the potential radiation at its hour and place, {100 * sun.night / sun.light:.2g} % at night; "
             f"expected less than {100 * _ABOVE:g} %. Stamps may be in local time instead of UTC, latitude and "
             f"longitude exchanged or in another order, or amounts accumulated otherwise: correct the file; {_OVERRIDE}."
+        )
+    if abs(sun.late) > _LATE:
+        raise SourceError(
+            f"{source}: the daily cycle of the sunlight ({name}) of {sun.days} sampled days is {abs(sun.late):.1f} "
+            f"hours {'later' if sun.late > 0 else 'earlier'} than that of the potential radiation, expected {_LATE:g} "
+            f"at most: stamps may be in local time instead of UTC; correct the file; {_OVERRIDE}."
         )
     if sun.darker(_ABSORBED if name == "ssr" else 1.0):
         raise SourceError(

@@ -15,7 +15,16 @@ from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.accumulation import find_accumulation
 from fluxcube.sources.era5.alignment import Layout, find_cells, find_layout
 from fluxcube.sources.era5.checks import STATIC_LIMITS, check_amounts, check_light, check_ranges
-from fluxcube.sources.era5.grid import Axis, cell_step, inside_box, interpolate, target_axes, west_to_east
+from fluxcube.sources.era5.grid import (
+    ONE_CELL,
+    ONE_CELL_LAND,
+    Axis,
+    cell_step,
+    inside_box,
+    interpolate,
+    target_axes,
+    west_to_east,
+)
 from fluxcube.sources.era5.header import Header, read_header
 from fluxcube.sources.era5.open import ERA5Paths, Source, find_sources
 from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT, UNITS
@@ -78,15 +87,26 @@ def _region(files: Files) -> Region:
 def _axes(header: Header, resolution: float | None, bbox: Box | None) -> tuple[Axis, Axis, tuple[float, float]]:
     """Return the axes of the requested cells, and the cells' height and width."""
     longitude, columns = _normal_longitude(header.longitude, header.source)
+    one_cell = ONE_CELL_LAND if _is_land_cell(header) else ONE_CELL
     if resolution is not None:
-        rows, cols = target_axes(header.latitude, longitude, columns, resolution, bbox)
+        rows, cols = target_axes(header.latitude, longitude, columns, resolution, bbox, one_cell)
         return rows, cols, (resolution, resolution)
-    step = cell_step(header.latitude, longitude), cell_step(longitude, header.latitude, circle=True)
+    high = cell_step(header.latitude, longitude, one_cell=one_cell)
+    step = high, cell_step(longitude, header.latitude, circle=True, one_cell=one_cell)
     rows, cols = Axis.own(header.latitude, np.arange(len(header.latitude))), Axis.own(longitude, columns)
     if bbox is not None:
         inside = inside_box(bbox, header.latitude, longitude)
         rows, cols = rows[inside[0]], cols[inside[1]]
     return rows, west_to_east(cols, step[1]), step
+
+
+def _is_land_cell(header: Header) -> bool:
+    """Return whether a single cell is one of ERA5-Land, by name or by coordinates that are not on the grid of ERA5."""
+    centre = np.array([header.latitude[0], header.longitude[0]])
+    on_grid = [
+        bool(np.allclose(centre / size, np.round(centre / size), atol=1e-3)) for size in (ONE_CELL, ONE_CELL_LAND)
+    ]
+    return header.point and (header.land or on_grid == [False, True])
 
 
 def _warn_of_edges(bbox: Box | None, rows: Axis, columns: Axis, step: tuple[float, float]) -> None:

@@ -32,7 +32,10 @@ ACCUMULATED = {
 }
 UNITS = INSTANT | ACCUMULATED | STATIC
 # Spellings of units that CDS, cfgrib and other converters use and `fluxcube.units` does not know.
-SPELLINGS = {"(0 - 1)": "1", "(0-1)": "1", "0-1": "1", "": "1", "~": "1", "m of water equivalent": "m"}
+SPELLINGS = {
+    **dict.fromkeys(("(0 - 1)", "(0-1)", "0-1", "", "~"), "1"),
+    **dict.fromkeys(("m of water equivalent", "meter", "meters", "metre", "metres"), "m"),
+}
 #: Mean rates of the hour that ends at the stamp (names before and since 2024): the accumulated parameter to which they
 #: are converted. They have these units, and the factor converts them to the amount of an hour.
 _RATES = {

@@ -10,11 +10,11 @@ import numpy as np
 from fluxcube.sources.era5.open import Source, storage_chunks
 from fluxcube.sources.era5.series import Files, FileSeries, sample, spread
 
-#: Parameters that are sampled, those that show the accumulation best first.
-SAMPLED = ("ssrd", "strd", "ssr", "tp")
-#: Maximum number of days, and of bytes, that are read of a parameter (but always two days, and one of each source
-#: within the limit of bytes), and of runs of consecutive days in which the days of one source are read.
-_MAX_DAYS, _MAX_BYTES, _RUNS = 31, 256 << 20, 6
+#: Parameters that are sampled, those that show the accumulation best first, and the maximum number of days of each
+#: (but always two days, and one of each source).
+SAMPLED = {"ssrd": 31, "strd": 31, "ssr": 31, "tp": 31, "str": 6, "slhf": 6, "sshf": 6}
+#: Maximum number of bytes that are read of a parameter, except two days, and of consecutive days in one request.
+_MAX_BYTES, _RUN = 256 << 20, 5
 _HOURS = 24
 
 Region = tuple[slice, slice]
@@ -58,7 +58,8 @@ def sample_days(files: Files, stamps: np.ndarray, region: Region) -> list[Days]:
     files : Files
         With all their hours.
     stamps : (time,) datetime64
-        Requested stamps. Days near them are read; days outside them, too, if they are fewer than 31 days.
+        Requested stamps. Days that they touch are read; days near them, too, if these are fewer than two, or if rain
+        alone must show the accumulation, since it may be dry.
     region : (slice, slice)
         Rows and columns of the common grid.
 
@@ -75,9 +76,10 @@ def _of_parameter(files: Files, name: str, stamps: np.ndarray, region: Region) -
     if not all_days:
         return
     affordable = _MAX_BYTES // _day_bytes(all_days[0][0], name, region)
-    number = min(_MAX_DAYS, max(2, affordable))
+    number = min(SAMPLED[name], max(2, affordable))
+    rain_alone = not set(SAMPLED) - {"tp"} & set(files.parameters)
     by_source: dict[Source, list[tuple[FileSeries, int]]] = {}
-    for series, at in _near(all_days, files, stamps, number):
+    for series, at in _near(all_days, files, stamps, number, widen=rain_alone):
         by_source.setdefault(series.source, []).append((series, at))
     # Every source has a day, unless these would be too many bytes.
     for source in _evenly(list(by_source), max(number, affordable)):
@@ -98,11 +100,18 @@ def _whole_days(files: Files, name: str) -> list[tuple[FileSeries, int]]:
 
 
 def _near(
-    days: list[tuple[FileSeries, int]], files: Files, stamps: np.ndarray, number: int
+    days: list[tuple[FileSeries, int]], files: Files, stamps: np.ndarray, number: int, *, widen: bool
 ) -> list[tuple[FileSeries, int]]:
-    """Return the days of the requested stamps, or at least some number of days near them, in the order of time."""
-    middle = int((stamps[len(stamps) // 2].astype("datetime64[h]") - files.begin).astype(int))
-    near = sorted(days, key=lambda day: abs(day[1] - middle))[: max(number, len(stamps) // _HOURS)]
+    """Return the days that requested stamps touch, or at least two, in the order of time.
+
+    With `widen`, days near the requested stamps are added up to some number.
+    """
+    first, last = ((stamps[i].astype("datetime64[h]") - files.begin).astype(int) for i in (0, -1))
+    touched = [day for day in days if first - _HOURS < day[1] <= last]
+    if len(touched) >= (number if widen else 2):
+        return touched
+    middle = (first + last) // 2
+    near = sorted(days, key=lambda day: abs(day[1] - middle))[:number]
     return sorted(near, key=lambda day: day[1])
 
 
@@ -113,7 +122,7 @@ def _evenly(items: list, number: int) -> list:
 
 def _runs_of_days(days: list[tuple[FileSeries, int]], number: int) -> Iterator[list[tuple[FileSeries, int]]]:
     """Yield runs of consecutive days of one series: some number of days, spread over all days in few runs."""
-    count = min(number, _RUNS)
+    count = -(-number // _RUN)
     length = number // count
     starts = np.linspace(0, max(len(days) - length, 0), count).astype(int)
     chosen = range(len(days)) if len(days) <= number else np.unique(np.add.outer(starts, np.arange(length)))
