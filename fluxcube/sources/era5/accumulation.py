@@ -141,6 +141,8 @@ def _shown(days: Days) -> Iterator[_Evidence]:
         # Amounts of rain that increase until midnight look like a total, but not on most days.
         uncertain = days.name in _SIGNED or (days.name == "tp" and (other or period == "day"))
         enough = max(2, other // 3) if uncertain else 2 if other else 1
+        if days.name == "tp" and period == "day" and _plateaus(days).any():
+            enough = 1
         if count >= enough:
             dates = days.dates[verdicts == period]
             yield _Evidence(period, days.name, days.source, f"{dates[0]} to {dates[-1]}")
@@ -175,10 +177,20 @@ def _rain_verdicts(days: Days) -> np.ndarray:
     """Judge days (day,): rain that falls for hours and never decreases until midnight is a running total."""
     active, falls = _active(days), _falls(days)
     began = (np.nan_to_num(days.values) > _DECISIVE["tp"][1]).argmax(1)
-    long = active & (began < 24 - _LONG_RAIN)
+    # Rain of the first hour that does not increase any more may be a constant amount.
+    growth = np.nanmax(days.values, axis=1, initial=0.0) > _GROWTH * np.nan_to_num(days.values[:, 0])
+    long = active & growth & (began < 24 - _LONG_RAIN)
     number, decreasing = active.sum((1, 2)), (active & falls).sum((1, 2))
     total = (decreasing == 0) & (long.sum((1, 2)) > 0.5 * number)
     return np.where(number == 0, "", np.where(decreasing > 0.5 * number, "hour", np.where(total, "day", "")))
+
+
+def _plateaus(days: Days) -> np.ndarray:
+    """Return the days (day,) whose rain stays the same for the last hours, after a dry morning: certainly a total."""
+    smallest, rounding = _DECISIVE["tp"]
+    evening = days.values[:, 22 - _LONG_RAIN : 23]
+    flat = (np.ptp(evening, axis=1) < rounding) & (evening[:, 0] > smallest) & (np.abs(days.values[:, 0]) < rounding)
+    return flat.sum((1, 2)) > 0.5 * _active(days).sum((1, 2))
 
 
 def _of_all_rain(days: Sequence[Days]) -> str | None:

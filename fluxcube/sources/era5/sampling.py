@@ -13,7 +13,7 @@ from fluxcube.sources.era5.series import Files, FileSeries, sample, spread
 #: Parameters that are sampled, those that show the accumulation best first, and the maximum number of days of each
 #: (but always two days, and one of each source).
 SAMPLED = {"ssrd": 31, "strd": 31, "ssr": 31, "tp": 31, "str": 6, "slhf": 6, "sshf": 6}
-#: Maximum number of bytes that are read of a parameter, except two days, and of consecutive days in one request.
+#: Maximum number of bytes that are read of all parameters, except two days, and of consecutive days in one request.
 _MAX_BYTES, _RUN = 256 << 20, 5
 _HOURS = 24
 
@@ -66,17 +66,24 @@ def sample_days(files: Files, stamps: np.ndarray, region: Region) -> list[Days]:
     Returns
     -------
     list of Days
-        One for each parameter and source, without those that have no whole day.
+        One for each parameter and source, without those that have no whole day. Only the first parameter where a day
+        is so large that two days of every parameter are more than 256 MiB.
     """
-    return [days for name in SAMPLED if name in files.parameters for days in _of_parameter(files, name, stamps, region)]
+    names = [name for name in SAMPLED if name in files.parameters]
+    if not names:
+        return []
+    affordable = _MAX_BYTES // (len(names) * _day_bytes(files.parameters[names[0]][0], names[0], region))
+    # One hour of the globe in each chunk: two days of every parameter would take longer than all else.
+    names = names if affordable >= 2 else names[:1]
+    return [days for name in names for days in _of_parameter(files, name, stamps, region, max(2, affordable))]
 
 
-def _of_parameter(files: Files, name: str, stamps: np.ndarray, region: Region) -> Iterator[Days]:
+def _of_parameter(files: Files, name: str, stamps: np.ndarray, region: Region, affordable: int) -> Iterator[Days]:
+    """Yield the sampled days of one parameter, of each source, of which at most `affordable` can be read."""
     all_days = _whole_days(files, name)
     if not all_days:
         return
-    affordable = _MAX_BYTES // _day_bytes(all_days[0][0], name, region)
-    number = min(SAMPLED[name], max(2, affordable))
+    number = min(SAMPLED[name], affordable)
     rain_alone = not set(SAMPLED) - {"tp"} & set(files.parameters)
     by_source: dict[Source, list[tuple[FileSeries, int]]] = {}
     for series, at in _near(all_days, files, stamps, number, widen=rain_alone):
