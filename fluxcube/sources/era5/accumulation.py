@@ -78,8 +78,8 @@ def find_accumulation(days: Sequence[Days], headers: Sequence[Header], requested
     shown = [one for part in days if (part.name, part.source) not in known for one in _shown(part)]
     _check_one_period([*declared, *shown])
     period = next((one.period for one in [*declared, *shown]), None) or _of_all_rain(days)
-    # A series of the CDS for one point may be of the hour although it is ERA5-Land's: its values decide.
-    land = any(header.land and not (header.point and period) for header in headers)
+    # The series of one point may be of the hour although it is ERA5-Land's: its values alone decide.
+    land = any(header.land and not header.point for header in headers)
     if land and period == "hour" and not declared:
         raise SourceError(
             f"{accumulated[0].source}: the files are named ERA5-Land, whose accumulations run from 00 UTC, but the "

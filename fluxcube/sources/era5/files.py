@@ -106,7 +106,7 @@ def _is_land_cell(header: Header) -> bool:
     on_grid = [
         bool(np.allclose(centre / size, np.round(centre / size), atol=1e-3)) for size in (ONE_CELL, ONE_CELL_LAND)
     ]
-    return header.point and (header.land or on_grid == [False, True])
+    return len(header.latitude) == len(header.longitude) == 1 and (header.land or on_grid == [False, True])
 
 
 def _warn_of_edges(bbox: Box | None, rows: Axis, columns: Axis, step: tuple[float, float]) -> None:
@@ -278,10 +278,10 @@ def _spread_stamps(files: Files, name: str) -> list[int]:
     at = np.concatenate([*present, np.empty(0, np.int64)]).astype(int)
     if not len(at):
         return []
-    # 13 stamps are spread over the hours of the day, too, unless their distance is a multiple of a day.
+    # 13 stamps, whose distances differ, so that they are spread over the hours of the day as well.
     chosen = np.unique(np.linspace(0, len(at) - 1, 13).astype(int))
-    if len(at) > 24 * 13:
-        chosen = np.minimum(chosen + 5 * np.arange(len(chosen)) % 24, len(at) - 1)
+    apart = max(1, min(24, len(at) // 13))
+    chosen = np.minimum(chosen + 5 * np.arange(len(chosen)) % apart, len(at) - 1)
     order = np.argsort(np.abs(chosen - chosen[len(chosen) // 2]), kind="stable")
     return [int(at[i]) for i in chosen[order]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,21 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.open import Source, check_format
-from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT, RATE, RATE_UNITS, SPELLINGS, STATIC, UNITS
+from fluxcube.sources.era5.parameters import (
+    ACCUMULATED,
+    INSTANT,
+    RATE,
+    RATE_UNITS,
+    SPELLINGS,
+    STATIC,
+    UNIT_WORDS,
+    UNITS,
+)
 from fluxcube.units import convert
 
 log = logging.getLogger(__name__)
 
+_WORD = re.compile("[A-Za-z]+")
 # Words and units of the other axis: a file that has them has exchanged latitude and longitude.
 _EXCHANGED = {
     "latitude": ("longitude", "degrees_east", "degree_east", "x"),
@@ -41,6 +52,8 @@ class Header:
         Short names of the parameters in time, and of the static fields.
     rates : tuple of str
         Those of `parameters` that are stored as mean rates, which are of the hour that ends at the stamp.
+    point : bool
+        Whether it is the series of one point, without dimensions of latitude and longitude.
     origin : str
         Path and descriptive attributes, in which names such as ERA5-Land are searched for.
     """
@@ -53,17 +66,13 @@ class Header:
     parameters: tuple[str, ...]
     static: tuple[str, ...]
     rates: tuple[str, ...]
+    point: bool
     origin: str
 
     @property
     def land(self) -> bool:
         """Whether path or attributes contain the name ERA5-Land."""
         return "era5-land" in self.origin.lower().replace("_", "-").replace(" ", "-")
-
-    @property
-    def point(self) -> bool:
-        """Whether it has one cell."""
-        return len(self.latitude) == len(self.longitude) == 1
 
 
 def read_header(source: Source) -> Header | None:
@@ -97,6 +106,7 @@ def read_header(source: Source) -> Header | None:
         parameters=parameters,
         static=static,
         rates=tuple(name for name in parameters if RATE in ds.variables[name].attrs),
+        point=not {"latitude", "longitude"} & set(ds.dims),
         origin=f"{source} {origin}",
     )
 
@@ -121,7 +131,8 @@ def _check_parameter(source: Source, name: str, array: xr.Variable) -> None:
 
 def _same_units(found: str, expected: str) -> bool:
     """Return whether two spellings mean the same units, such as ``J/m2`` and ``J m-2``."""
-    found = SPELLINGS.get(found.strip(), found)
+    found = _WORD.sub(lambda word: UNIT_WORDS.get(word[0].lower(), word[0]), found.strip())
+    found = SPELLINGS.get(found, found)
     if found.replace("**", "").replace("^", "").strip() == expected:
         return True
     try:

@@ -34,7 +34,16 @@ UNITS = INSTANT | ACCUMULATED | STATIC
 # Spellings of units that CDS, cfgrib and other converters use and `fluxcube.units` does not know.
 SPELLINGS = {
     **dict.fromkeys(("(0 - 1)", "(0-1)", "0-1", "", "~"), "1"),
-    **dict.fromkeys(("m of water equivalent", "meter", "meters", "metre", "metres"), "m"),
+    "m of water equivalent": "m",
+}
+#: Symbols of units that some files write as words.
+UNIT_WORDS = {
+    **dict.fromkeys(("meter", "meters", "metre", "metres"), "m"),
+    **dict.fromkeys(("joule", "joules"), "J"),
+    **dict.fromkeys(("watt", "watts"), "W"),
+    **dict.fromkeys(("pascal", "pascals"), "Pa"),
+    **dict.fromkeys(("kelvin", "kelvins"), "K"),
+    **dict.fromkeys(("second", "seconds", "sec"), "s"),
 }
 #: Mean rates of the hour that ends at the stamp (names before and since 2024): the accumulated parameter to which they
 #: are converted. They have these units, and the factor converts them to the amount of an hour.

@@ -178,6 +178,7 @@ def test_mean_rates_and_totals_of_a_day_are_refused(write, region):
         ("ssrd", "J m^-2"),
         ("ssrd", "J/m^2"),
         ("ssrd", "W s m-2"),
+        ("ssrd", "Joules m**-2"),
         ("tp", "metres"),
         ("tp", "m of water equivalent"),
     ],
@@ -252,3 +253,10 @@ def test_weather_of_other_cells_is_refused(write, region):
     ):
         with pytest.raises(SourceError, match=r"files on different grids.*sel and sortby"):
             open_era5(write(region[["t2m"]], other))
+
+
+def test_a_point_of_era5_land_whose_values_show_no_period_is_refused(write):
+    point = weather([47.0], [7.0]).isel(latitude=0, longitude=0)[["t2m", "tp"]]
+    dry = point.assign(tp=(0 * point.tp).assign_attrs(units="m"))
+    with pytest.raises(SourceError, match="accumulation='hour' or accumulation='day'"):
+        open_era5(write(dry, name="_reanalysis-era5-land-timeseries"))
