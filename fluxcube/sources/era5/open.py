@@ -20,6 +20,7 @@ import xarray as xr
 
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.era5.parameters import LONG_NAMES, RATE, RATE_FACTORS, RATES
+from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
 from fluxcube.stores.reading import is_url
@@ -39,13 +40,15 @@ _TIME = ("time", "valid_time")
 # Dimensions that are not dropped where they have the size one.
 _KEPT = (*_TIME, "latitude", "longitude", "expver", "number")
 _NETCDF = (".nc", ".nc4")
+# Tables of one point: read where they are named, or alone in a zip, since folders contain other tables.
+_TABLE = ".csv"
 # Files that identify a folder as a Zarr group, of format 3 and 2.
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A NetCDF file, an entry of a zip, or a Zarr store.
+    """A NetCDF file, a table of one point, an entry of a zip, or a Zarr store.
 
     Attributes
     ----------
@@ -191,7 +194,9 @@ def _entries(path: Path) -> list[Source]:
     """Return the file itself, or the NetCDF files in it if it is a zip, whatever its suffix."""
     if path.is_dir() or _magic(path)[:2] != b"PK":
         return [Source(str(path))]
-    names = [name for name in list_members(path) if name.lower().endswith(_NETCDF)]
+    members = list_members(path)
+    names = [name for name in members if name.lower().endswith(_NETCDF)]
+    names = names or [name for name in members if name.lower().endswith(_TABLE)]
     if not names:
         raise SourceError(f"{path} is a zip without NetCDF files (*.nc) in it: request NetCDF from the CDS.")
     return [Source(str(path), name) for name in names]
@@ -234,6 +239,8 @@ def _open_netcdf(source: Source) -> xr.Dataset:
     if importlib.util.find_spec("netCDF4") is None:
         raise missing_package("netCDF4", "grid", "reading ERA5 NetCDF")
     path = unpack(source.path, source.entry) if source.entry else source.path
+    if str(path).lower().endswith(_TABLE):
+        return read_point_table(path, str(source))
     try:
         return xr.open_dataset(path, engine="netcdf4", **_LAZY)
     except (OSError, ValueError) as problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -260,3 +262,27 @@ def test_a_point_of_era5_land_whose_values_show_no_period_is_refused(write):
     dry = point.assign(tp=(0 * point.tp).assign_attrs(units="m"))
     with pytest.raises(SourceError, match="accumulation='hour' or accumulation='day'"):
         open_era5(write(dry, name="_reanalysis-era5-land-timeseries"))
+
+
+def test_a_table_of_one_point_equals_its_netcdf(write, tmp_path):
+    """Columns as the CDS names them; a table declares no units, so that its values are checked."""
+    point = weather([47.0], [7.0]).isel(latitude=0, longitude=0)
+    expected = open_era5(write(point)).load()
+    table = point.to_dataframe().reset_index().rename(columns={"ssrd": "surface_solar_radiation_downwards"})
+    path = tmp_path / "point.csv"
+    table.to_csv(path, index=False)
+    with zipfile.ZipFile(tmp_path / "download.zip", "w") as archive:
+        archive.write(path, "reanalysis-era5-single-levels-timeseries.csv")
+    for source in (path, tmp_path / "download.zip"):
+        same(open_era5(source).load(), expected)
+    table.assign(t2m=table.t2m - 273.15).to_csv(tmp_path / "celsius.csv", index=False)
+    with pytest.raises(SourceError, match=r"celsius\.csv: t2m is .* cannot be K"):
+        open_era5(tmp_path / "celsius.csv")
+    for wrong, match in (
+        (table.drop(columns="latitude"), "needs the columns valid_time, latitude and longitude"),
+        (table.assign(latitude=np.arange(len(table))), "must be of one point"),
+        (table.assign(valid_time="yesterday"), "cannot be read as a time"),
+    ):
+        wrong.to_csv(tmp_path / "wrong.csv", index=False)
+        with pytest.raises(SourceError, match=match):
+            open_era5(tmp_path / "wrong.csv")
