@@ -151,8 +151,8 @@ def check_amounts(days: Sequence[Days], accumulation: str) -> None:
             period = "differences of totals since 00 UTC" if accumulation == "day" else "amounts of single hours"
             raise SourceError(
                 f"{part.source}: {part.name} of an hour of {part.dates[at[0]]} is {amounts[at]:g} {UNITS[part.name]} "
-                f"({period}), expected {low:g} to {high:g}: the values are in other units, or accumulated over another "
-                f"period; convert them, or pass accumulation='hour' or 'day'; {_OVERRIDE}."
+                f"({period}), expected {low:g} to {high:g}: the values are in other units, in local time, or "
+                f"accumulated over another period; convert them, or pass accumulation='hour' or 'day'; {_OVERRIDE}."
             )
         if np.isfinite(amounts).any():
             _check_mean(part, float(np.nanmean(amounts)))
@@ -250,6 +250,17 @@ def check_light(days: Sequence[Days], accumulation: str, latitude: np.ndarray, l
             _check_sunlight(f"{parts[0].source} and {len(parts) - 1} more", name, total)
 
 
+def check_darkness(days: Sequence[Days], latitude: np.ndarray, longitude: np.ndarray) -> None:
+    """Refuse sunlight that is too dark for its units whatever its accumulation, since totals are above amounts.
+
+    Parameters and errors are those of `check_light`.
+    """
+    for part in days:
+        if part.name in _LIGHT:
+            sunlight = _sunlight(part, "hour", latitude, longitude)
+            _check_darkness(str(part.source), part.name, sunlight)
+
+
 def _sunlight(part: Days, accumulation: str, latitude: np.ndarray, longitude: np.ndarray) -> _Sunlight:
     # Every other cell: the sun of a cell is computed, which takes longer than to read its values.
     light = part.amounts(accumulation)[:, :, ::2, ::2] / 3600.0
@@ -301,6 +312,10 @@ def _check_sunlight(source: str, name: str, sun: _Sunlight) -> None:
             f"hours {'later' if sun.late > 0 else 'earlier'} than that of the potential radiation, expected {_LATE:g} "
             f"at most: stamps may be in local time instead of UTC; correct the file; {_OVERRIDE}."
         )
+    _check_darkness(source, name, sun)
+
+
+def _check_darkness(source: str, name: str, sun: _Sunlight) -> None:
     if sun.darker(_ABSORBED if name == "ssr" else 1.0):
         raise SourceError(
             f"{source}: the sunlight ({name}) of {sun.days} sampled days is {sun.light / sun.potential:.2g} of the "

@@ -14,7 +14,7 @@ import numpy as np
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.accumulation import find_accumulation
 from fluxcube.sources.era5.alignment import Layout, find_cells, find_layout
-from fluxcube.sources.era5.checks import STATIC_LIMITS, check_amounts, check_light, check_ranges
+from fluxcube.sources.era5.checks import STATIC_LIMITS, check_amounts, check_darkness, check_light, check_ranges
 from fluxcube.sources.era5.grid import (
     ONE_CELL,
     ONE_CELL_LAND,
@@ -70,7 +70,12 @@ def read_files(
     files = _with_land(files, headers, first)
     region = _region(files)
     days = sample_days(whole, files.stamps, region)
-    files = replace(files, accumulation=find_accumulation(days, headers, accumulation))
+    try:
+        files = replace(files, accumulation=find_accumulation(days, headers, accumulation))
+    except SourceError:
+        if check:  # light in other units shows no accumulation: its units are the cause
+            check_darkness(days, first.latitude, first.longitude)
+        raise
     if check:
         check_ranges(files, region)
         check_amounts(days, files.accumulation)

@@ -115,6 +115,12 @@ def test_values_in_other_units_than_declared_are_refused(opened, name, factor, a
         opened(ds)
 
 
+def test_light_in_watts_alone_is_named_by_its_units(opened, hourly):
+    """Without rain no value shows the accumulation; the cause is the units."""
+    with pytest.raises(SourceError, match=r"00\.nc: the sunlight \(ssrd\) of 4 sampled days is 0\.00"):
+        opened(scaled(hourly[["t2m", "ssrd"]], "ssrd", 1 / 3600))
+
+
 def test_drizzle_in_millimetres_is_no_weather(opened, hourly):
     """0.2 mm in ten hours of every day: 2 mm a day, or 2 m."""
     hour = np.arange(hourly.sizes["valid_time"]) % 24
