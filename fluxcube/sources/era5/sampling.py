@@ -154,6 +154,9 @@ def _read_run(run: Sequence[tuple[FileSeries, int]], name: str, region: Region) 
 def _day_bytes(series: FileSeries, name: str, region: Region) -> int:
     """Return the size in bytes of the stored chunks that one day of a region touches."""
     array = series.source.open().variables[name]
-    chunks = storage_chunks(array) or (_HOURS, 1, 1)
-    rows, columns = (-(-(part.stop - part.start) // n) * n for part, n in zip(region, chunks[1:], strict=True))
-    return max(_HOURS, chunks[0]) * rows * columns * array.dtype.itemsize
+    chunks = storage_chunks(array)
+    if chunks is None:  # contiguous: the sampled rows alone are read
+        rows, _ = spread(region)
+        return _HOURS * len(rows) * (region[1].stop - region[1].start) * array.dtype.itemsize
+    touched = (-(-(part.stop - part.start) // n) * n for part, n in zip(region, chunks[1:], strict=True))
+    return max(_HOURS, chunks[0]) * int(np.prod([*touched])) * array.dtype.itemsize
