@@ -357,6 +357,9 @@ LandCover = Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a fold
 Igbp = Annotated[str | None, typer.Option(help="IGBP class of every cell, if there is no land cover.")]
 Bbox = Annotated[str | None, typer.Option(help="Area: west,south,east,north in degrees.")]
 Resolution = Annotated[float | None, typer.Option(help="Step of a grid finer than ERA5's, degrees, e.g. 0.05.")]
+Check = Annotated[
+    bool, typer.Option("--check/--no-check", help="Compare ERA5 values with their units, and sunlight with the sun.")
+]
 ChipsPerCell = Annotated[
     int | None, typer.Option(min=1, max=64, help="Number of chips per cell, by land cover; default one.")
 ]
@@ -375,6 +378,7 @@ def forcing(
     time: Annotated[str | None, typer.Option(help="Period: first/last, e.g. 2018-01-01/2018-12-31.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Number of threads; default: one per processor.")] = None,
     overwrite: Overwrite = False,
+    check: Check = True,
 ) -> None:
     """Compute predictors and chips of a grid once, for many maps; the same command continues a stopped run.
 
@@ -393,6 +397,7 @@ def forcing(
         time=period(time),
         resolution=resolution,
         chips_per_cell=chips_per_cell,
+        check=check,
     )
     check_values(grid)
     with bar("forcing") as progress:
@@ -446,6 +451,7 @@ def upscale(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue an unfinished store.")] = True,
     overwrite: Overwrite = False,
+    check: Check = True,
 ) -> None:
     """Map fluxes on a grid, region by region; the same command continues a stopped run.
 
@@ -472,6 +478,7 @@ def upscale(
         bbox=area,
         resolution=resolution,
         chips_per_cell=chips_per_cell,
+        check=check,
     )
     if "koppen" in model.spec.static:
         grid = add_climates(grid, koppen)

@@ -52,6 +52,7 @@ def open_forcing(
     chunks: Mapping[str, int] | None = None,
     accumulation: str | None = None,
     allow_gaps: bool = False,
+    check: bool = True,
     storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Open ERA5 and, optionally, MODIS rasters as a lazy forcing cube; or open a forcing store.
@@ -99,6 +100,9 @@ def open_forcing(
         As in `open_era5`.
     allow_gaps : bool
         Leave hours without time stamps missing, instead of raising an error.
+    check : bool
+        Whether values at sampled hours and cells are checked against their declared units, and sunlight against
+        SW_IN_POT (`fluxcube.sources.era5.checks`). False only for values that were found to be right all the same.
     storage_options : mapping, optional
         Options of fsspec to reach a URL, such as ``{"token": "anon"}``; they are part of the Dask graph.
 
@@ -131,6 +135,7 @@ def open_forcing(
         chunks=chunks,
         accumulation=accumulation,
         allow_gaps=allow_gaps,
+        check=check,
         storage_options=storage_options,
     )
     if is_forcing_store(era5):
@@ -149,6 +154,7 @@ def _open_files(request: ForcingRequest) -> xr.Dataset:
         time=request.time,
         resolution=request.resolution,
         allow_gaps=request.allow_gaps,
+        check=request.check,
         storage_options=request.storage_options,
     )
     names = _names(request.predictors, grid)

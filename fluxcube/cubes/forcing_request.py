@@ -38,6 +38,7 @@ class ForcingRequest:
     chunks: Mapping[str, int] | None = None
     accumulation: str | None = None
     allow_gaps: bool = False
+    check: bool = True
     storage_options: Mapping[str, object] | None = None
 
     def check_for_store(self) -> None:
@@ -48,7 +49,7 @@ class ForcingRequest:
         ConfigError
             Naming the options that only the original files can apply.
         """
-        options = {name: value for name, value in vars(self).items() if name not in _STORE_OPTIONS}
+        options = {name: value for name, value in vars(self).items() if name not in (*_STORE_OPTIONS, "check")}
         if names := [name for name, value in options.items() if value is not None and value is not False]:
             raise ConfigError(
                 f"{self.era5} is a forcing store: {', '.join(names)} can no longer change it; leave these options out, "

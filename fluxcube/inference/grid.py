@@ -110,7 +110,7 @@ def upscale(
         If `forcing` is not a forcing cube.
     ConfigError
         If it lacks inputs of the model (all of them, or any without `allow_missing`), has another resolution than the
-        model, or an option does not fit.
+        model or no cell with land, or an option does not fit.
 
     References
     ----------
@@ -144,6 +144,11 @@ def upscale(
     )
     embeddings = _embeddings(inputs, predictor, piece)
     land = _cells(forcing.land_fraction) > 0
+    if not land.any():
+        raise ConfigError(
+            f"no cell of the grid has land (land_fraction is 0 at all {land.size} cells), so that maps would be empty: "
+            "choose a box with land, and check the land-sea mask and the values of the forcing."
+        )
     start, stop = _period(forcing, time)
     edges = range(start, stop, step)
     parts = [_part(inputs, embeddings, land, predictor, piece, at, min(at + step, stop)) for at in edges]

@@ -294,3 +294,18 @@ def test_finer_cells_and_several_chips_from_the_command_line_and_a_store(files, 
         np.testing.assert_allclose(stored[name].values[land], made[name].values[land], rtol=1e-5, atol=6e-5)
     for name in ("block_weight", "block_igbp", "cell_area", "latitude_bnds", "longitude_bnds", "elevation", "igbp"):
         np.testing.assert_array_equal(stored[name].values, made[name].values)
+
+
+def test_the_check_of_values_can_be_left_out_on_the_command_line(files, tmp_path):
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    hour = np.arange(xr.open_dataset(files / "era5.nc").sizes["valid_time"])[:, None, None]
+    night = 2e6 * np.maximum(0, np.cos(2 * np.pi * hour / 24))
+    write_era5(tmp_path / "night.nc", {"ssrd": (night, "J m**-2")})
+    command = ["forcing", str(tmp_path / "night.nc"), str(tmp_path / "f.zarr"), "--igbp", "GRA", "--workers", "1"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code != 0 and "at night" in str(refused.exception or refused.output)
+    result = CliRunner().invoke(app, [*command, "--no-check"])
+    assert result.exit_code == 0 and (tmp_path / "f.zarr").is_dir(), result.output

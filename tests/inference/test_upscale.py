@@ -216,3 +216,9 @@ def test_the_graph_holds_no_weights(forcing, monkeypatch):
 
 def _refuse(*args, **kwargs):
     raise AssertionError("computed something that should stay lazy")
+
+
+def test_maps_of_a_grid_without_land_are_refused(forcing):
+    sea = forcing.assign_coords(land_fraction=forcing.land_fraction * 0)
+    with pytest.raises(ConfigError, match=r"no cell of the grid has land .*35 cells"):
+        upscale(fake(context=5), sea)

@@ -1,22 +1,22 @@
-"""Check ERA5 values: over which period accumulations run, and values that cannot be in the declared units."""
+"""Check sampled ERA5 values against their declared units, and sunlight against the sun.
+
+Arithmetic keeps the attributes of a file: values in W m-2 under the unit J m-2, or stamps in local time, look valid.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.era5.header import Header
+from fluxcube.solar import potential_radiation
 from fluxcube.sources.era5.open import storage_chunks
-from fluxcube.sources.era5.parameters import ACCUMULATED, UNITS
+from fluxcube.sources.era5.parameters import UNITS
+from fluxcube.sources.era5.sampling import Days, Region
 from fluxcube.sources.era5.series import Files, FileSeries, sample
 
-# Never negative by nature, best first: parameters that distinguish hourly amounts from running totals of a day. A day
-# counts above the first number; a decrease counts above the second, which packing stays below (4e-8 m, 500 J m-2).
-_DECISIVE = {"ssrd": (1e5, 2e3), "strd": (1e5, 2e3), "tp": (1e-4, 1e-6)}
-#: Maximum number of days, and of bytes, that are read for the test (but always two days).
-_MAX_DAYS, _MAX_BYTES = 31, 256 << 20
 # Wider than any weather on Earth, narrower than values in another unit (degC, hPa, mm, %, W m-2 for a day).
 _LIMITS = {
     "t2m": (150, 350),
@@ -37,130 +37,288 @@ _LIMITS = {
     "slhf": (-1e8, 1e8),
     "tp": (-0.01, 2.5),
 }
+#: Limits of static fields; packing leaves a mask slightly outside 0 to 1.
+STATIC_LIMITS = {"z": (-1e4, 9e4), "lsm": (-0.01, 1.01)}
+#: Amounts of an hour: not less than packing and differencing leave, and not more than the sun (1.4 kW m-2) or any
+#: weather (0.305 m of rain in 42 minutes, a record of one gauge) gives.
+_AMOUNTS = {
+    "ssrd": (-5e4, 5.2e6),
+    "strd": (-5e4, 3e6),
+    "ssr": (-5e4, 5.2e6),
+    "str": (-3e6, 3e6),
+    "slhf": (-8e6, 8e6),
+    "sshf": (-8e6, 8e6),
+    "tp": (-1e-4, 0.5),
+}
+#: Mean amounts of an hour over all sampled days and cells: long-wave radiation of 30 to 600 W m-2.
+_MEANS = {"strd": (30 * 3600.0, 600 * 3600.0)}
+#: Mean rain (m) of a day over some number of sampled days or more: above any record of a cell.
+_WETTEST = {1: 1.9, 5: 0.3, 20: 0.12}
+#: Minimum share of the potential radiation that reaches the ground in some number of days or more. In four real files
+#: single days have 0.04 to 0.72 of it, ten days 0.2 to 0.7; at 157 towers, ten days have 0.12 and more.
+_DARKEST = {1: 0.01, 3: 0.03, 5: 0.05, 10: 0.08, 20: 0.12}
+#: Maximum hours between the daily cycles of light and of the potential radiation over at least some number of days,
+#: and minimum amplitude (W m-2) of the latter. In real files five days differ by 0.8 hours at most.
+_LATE, _CYCLE_DAYS, _CYCLE = 1.5, 10, 15.0
+#: Net radiation is at least this share of the radiation downwards: no surface reflects more.
+_ABSORBED = 0.05
+#: Maximum share of the light above the potential radiation: 1e-6 in real files (a day: 4e-5), 0.014 and more one hour
+#: late or early. Less light than `_FAINT` (W m-2 on average) is not tested.
+_ABOVE, _FAINT = 0.005, 0.2
+#: Degrees by which the sun may be higher than computed: the declination of ONEFlux lags by 0.4, and light is refracted.
+_HIGHER = 1.0
+_LIGHT = ("ssrd", "ssr")
+#: Maximum number of series, beyond three, that are tested of temperature, which is converted most often, and of others.
+_FURTHER = {"t2m": 31}
+_FURTHER_OTHERS = 4
+_OVERRIDE = "if the values are right all the same, pass check=False"
 
-_Region = tuple[slice, slice]
 
+def check_ranges(files: Files, region: Region) -> None:
+    """Check parameters at sampled stamps and cells for values that their units cannot have.
 
-def check_values(files: Files) -> None:
-    """Check three stamps of every parameter, at cells spread over the region, for values its units cannot have.
+    Parameters
+    ----------
+    files : Files
+        The requested hours.
+    region : (slice, slice)
+        Rows and columns of the common grid.
 
     Raises
     ------
     SourceError
         Naming the parameter, the value and its time.
     """
-    region = _region(files)
-    for name, all_series in files.parameters.items():
+    for turn, (name, all_series) in enumerate(files.parameters.items()):
         low, high = _LIMITS[name]
-        for series, at in _test_stamps(all_series, len(files.stamps)):
-            values = sample(series, name, slice(at, at + 1), region)
-            wrong = values[(values < low) | (values > high)]
-            if wrong.size:
+        for series, stamps in _test_stamps(all_series, name, len(files.stamps), turn):
+            values = sample(series, name, stamps, region)
+            wrong = (values < low) | (values > high)
+            if wrong.any():
+                at = np.argwhere(wrong)[0]
                 raise SourceError(
-                    f"{series.source}: {name} is {wrong.flat[0]:g} at {files.stamps[at].astype('datetime64[h]')} UTC, "
-                    f"which cannot be {UNITS[name]} (expected {low:g} to {high:g}): the file declares wrong units; "
-                    "convert it, or download it again."
+                    f"{series.source}: {name} is {values[tuple(at)]:g} at "
+                    f"{files.stamps[stamps.start + at[0]].astype('datetime64[h]')} UTC, which cannot be {UNITS[name]} "
+                    f"(expected {low:g} to {high:g}): the file declares wrong units; convert it, or download it again."
                 )
 
 
-def _test_stamps(all_series: Sequence[FileSeries], size: int) -> Iterator[tuple[FileSeries, int]]:
-    """Yield the first, middle and last stamp, each with the series that contains it."""
-    for at in dict.fromkeys((0, size // 2, size - 1)):
+def _test_stamps(
+    all_series: Sequence[FileSeries], name: str, size: int, turn: int
+) -> Iterator[tuple[FileSeries, slice]]:
+    """Yield a day of stamps at the beginning, middle and end of the period, and one in some of the other series.
+
+    Parameters differ by `turn` in the series that are tested. Fewer stamps are yielded where fewer are stored in one
+    chunk, such as one hour of the globe.
+    """
+    series_at: dict[int, FileSeries] = {}
+    for at in (0, size // 2, size - 1):
         for series in all_series:
             if series.start <= at < series.stop:
-                yield series, at
+                series_at[at] = series
+    tested = set(map(id, series_at.values()))
+    others = [one for one in all_series if id(one) not in tested and one.stop > 0 and one.start < size]
+    step = max(1, -(-len(others) // _FURTHER.get(name, _FURTHER_OTHERS)))
+    for one in others[turn % step :: step]:
+        series_at[(max(one.start, 0) + min(one.stop, size)) // 2] = one
+    stored = storage_chunks(all_series[0].source.open().variables[name]) or (24,)
+    hours = min(24, stored[0])
+    for at, series in series_at.items():
+        stop = min(at + hours, series.stop, size)
+        yield series, slice(max(stop - hours, series.start, 0), stop)
 
 
-def _region(files: Files) -> _Region:
-    """Return the rows and columns of the files from the first to the last that is needed."""
-    rows, columns = (slice(int(a.needed[0]), int(a.needed[-1]) + 1) for a in (files.rows, files.columns))
-    return rows, columns
-
-
-def find_accumulation(files: Files, stamps: np.ndarray, headers: Sequence[Header], requested: str | None) -> str:
-    """Find the period over which parameters are accumulated: as requested, or from the values and the files' origin.
+def check_amounts(days: Sequence[Days], accumulation: str) -> None:
+    """Check the amounts of sampled hours for values that cannot be: negative ones, and more rain than any record.
 
     Parameters
     ----------
-    files : Files
-        With all their hours.
-    stamps : (time,) datetime64
-        Stamps that will be read: days near them are tested first.
-    headers : sequence of Header
-    requested : {"hour", "day"} or None
-        The caller's `accumulation`.
-
-    Returns
-    -------
-    {"hour", "day", ""}
-        "" where nothing is accumulated.
+    days : sequence of Days
+    accumulation : {"hour", "day", ""}
+        Period over which the stored values are accumulated.
 
     Raises
     ------
     SourceError
-        If neither values nor names show the period, or they contradict each other.
+        Naming the source, the parameter, the value and its date.
     """
-    accumulated = [header for header in headers if set(header.parameters) & set(ACCUMULATED)]
-    if not accumulated:
-        return ""
-    recorded = {str(header.source.open().attrs.get("accumulation", "")) for header in accumulated}
-    known = requested or (recorded.pop() if len(recorded) == 1 else "")  # a copy by fluxcube records it
-    return known or _accumulation_of(files, stamps, headers, accumulated[0])
+    for part in days:
+        amounts = part.amounts(accumulation)
+        low, high = _AMOUNTS[part.name]
+        wrong = (amounts < low) | (amounts > high)
+        if wrong.any():
+            at = tuple(np.argwhere(wrong)[0])
+            period = "differences of totals since 00 UTC" if accumulation == "day" else "amounts of single hours"
+            raise SourceError(
+                f"{part.source}: {part.name} of an hour of {part.dates[at[0]]} is {amounts[at]:g} {UNITS[part.name]} "
+                f"({period}), expected {low:g} to {high:g}: the values are in other units, in local time, or "
+                f"accumulated over another period; convert them, or pass accumulation='hour' or 'day'; {_OVERRIDE}."
+            )
+        if np.isfinite(amounts).any():
+            _check_mean(part, float(np.nanmean(amounts)))
 
 
-def _accumulation_of(files: Files, stamps: np.ndarray, headers: Sequence[Header], first: Header) -> str:
-    """Return "hour" or "day" from the values, or from the name ERA5-Land; see `find_accumulation`."""
-    from_values = next((period for name in _DECISIVE if (period := _period(files, name, stamps))), None)
-    land = any("era5-land" in h.origin.lower().replace("_", "-").replace(" ", "-") for h in headers)
-    if land and from_values == "hour":
+def _check_mean(part: Days, mean: float) -> None:
+    """Check the mean hourly amount over the sampled days of one source."""
+    low, high = _MEANS.get(part.name, (-np.inf, np.inf))
+    if part.name == "tp":
+        high = min(depth for days, depth in _WETTEST.items() if len(part.dates) >= days) / 24
+    if not low <= mean <= high:
         raise SourceError(
-            f"{first.source}: the files are named ERA5-Land, whose accumulations run from 00 UTC, but the values look "
-            "like amounts of single hours: pass accumulation='hour' or accumulation='day'."
+            f"{part.source}: {part.name} is {mean:g} {UNITS[part.name]} in a mean hour of {len(part.dates)} days from "
+            f"{part.dates[0]} to {part.dates[-1]}, expected {low:g} to {high:g}: the file declares wrong units; "
+            f"convert it, or download it again; {_OVERRIDE}."
         )
-    if from_values is None and not land:
+
+
+@dataclass(frozen=True)
+class _Sunlight:
+    """Sums over sampled hours of one source, W m-2.
+
+    Attributes
+    ----------
+    light, potential : float
+        Radiation at the ground and above the atmosphere.
+    above, night : float
+        Light above the potential radiation, and light without any sun.
+    hours, days : int
+        Number of values and of days.
+    cycle : float
+        Amplitude of the potential radiation's daily cycle, times the number of values.
+    phase : complex
+        Daily cycle of the light times the conjugate of that of the potential radiation, summed over the cells.
+    """
+
+    light: float
+    potential: float
+    above: float
+    night: float
+    hours: int
+    days: int
+    cycle: float
+    phase: complex
+
+    def __add__(self, other: _Sunlight) -> _Sunlight:
+        return _Sunlight(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    @property
+    def brighter(self) -> bool:
+        """Whether too much light is above the potential radiation."""
+        return self.above > _ABOVE * self.light and self.above > _FAINT * self.hours
+
+    def darker(self, share: float) -> bool:
+        """Whether less than a share of the lowest possible light is there, by day."""
+        least = share * max(part for days, part in _DARKEST.items() if self.days >= days)
+        return self.potential > 100 * _FAINT * self.hours and self.light < least * self.potential
+
+    @property
+    def late(self) -> float:
+        """Hours by which the light is later than the sun; 0.0 where too few days or too flat a cycle show it."""
+        if self.days < _CYCLE_DAYS or self.cycle < _CYCLE * self.hours:
+            return 0.0
+        return float(np.angle(self.phase)) * 24 / (2 * np.pi)
+
+
+def check_light(days: Sequence[Days], accumulation: str, latitude: np.ndarray, longitude: np.ndarray) -> None:
+    """Compare sunlight with the potential radiation (SW_IN_POT), in each source and in all of them.
+
+    Light in W m-2 or kJ under the unit J m-2 is too dark; other accumulations, stamps in local time, exchanged axes
+    and turned rows have light above the atmosphere's, or at night. A polar night passes.
+
+    Parameters
+    ----------
+    days : sequence of Days
+    accumulation : {"hour", "day", ""}
+        Period over which the stored values are accumulated.
+    latitude, longitude : (row,), (column,)
+        Degrees of the common grid.
+
+    Raises
+    ------
+    SourceError
+        Naming the source and the evidence.
+    """
+    for name in _LIGHT:
+        parts = [part for part in days if part.name == name]
+        found = [_sunlight(part, accumulation, latitude, longitude) for part in parts]
+        for part, sunlight in zip(parts, found, strict=True):
+            _check_sunlight(str(part.source), name, sunlight)
+        if len(found) > 1:
+            total = found[0]
+            for sunlight in found[1:]:
+                total += sunlight
+            _check_sunlight(f"{parts[0].source} and {len(parts) - 1} more", name, total)
+
+
+def check_darkness(days: Sequence[Days], latitude: np.ndarray, longitude: np.ndarray) -> None:
+    """Refuse sunlight that is too dark for its units whatever its accumulation, since totals are above amounts.
+
+    Parameters and errors are those of `check_light`.
+    """
+    for part in days:
+        if part.name in _LIGHT:
+            sunlight = _sunlight(part, "hour", latitude, longitude)
+            _check_darkness(str(part.source), part.name, sunlight)
+
+
+def _sunlight(part: Days, accumulation: str, latitude: np.ndarray, longitude: np.ndarray) -> _Sunlight:
+    # Every other cell: the sun of a cell is computed, which takes longer than to read its values.
+    light = part.amounts(accumulation)[:, :, ::2, ::2] / 3600.0
+    north, east = latitude[part.rows[::2]][:, None], longitude[part.columns[::2]][None, :]
+    first = part.dates.astype("datetime64[h]")
+    time = (first[:, None] + np.arange(24)).ravel().astype("datetime64[ns]")
+    potential = _potential(time, north, east, light.shape)
+    known = np.isfinite(light)
+    wave = np.exp(2j * np.pi * np.arange(24) / 24)[:, None, None]
+    cycles = [(np.where(known, values, 0.0).sum(0) * wave).sum(0) for values in (light, potential)]
+    exact = _Sunlight(
+        light=float(light[known].sum()),
+        potential=float(potential[known].sum()),
+        above=float(np.maximum(light - potential, 0.0)[known].sum()),
+        night=float(light[known & (potential == 0)].sum()),
+        hours=int(known.sum()),
+        days=len(part.dates),
+        cycle=float(np.abs(cycles[1]).sum()),
+        phase=complex((cycles[0] * cycles[1].conj()).sum()),
+    )
+    if not exact.brighter:
+        return exact
+    for shift in (-_HIGHER, _HIGHER):
+        potential = np.maximum(potential, _potential(time, np.clip(north + shift, -90.0, 90.0), east, light.shape))
+    return replace(
+        exact,
+        above=float(np.maximum(light - potential, 0.0)[known].sum()),
+        night=float(light[known & (potential == 0)].sum()),
+    )
+
+
+def _potential(time: np.ndarray, north: np.ndarray, east: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return SW_IN_POT (day, 24, row, column), W m-2."""
+    cells = np.broadcast_arrays(north, east)
+    return np.moveaxis(potential_radiation(time, *cells), -1, 0).reshape(shape)
+
+
+def _check_sunlight(source: str, name: str, sun: _Sunlight) -> None:
+    if sun.brighter:
         raise SourceError(
-            f"{first.source}: cannot determine whether accumulated values cover an hour (ERA5) or run from 00 UTC "
-            f"(ERA5-Land); at least two whole UTC days of {', '.join(_DECISIVE)} that are not all zero are needed. "
-            "Pass accumulation='hour' or accumulation='day'."
+            f"{source}: {100 * sun.above / sun.light:.2g} % of the sunlight ({name}) of {sun.days} sampled days is "
+            f"above the potential radiation at its hour and place, {100 * sun.night / sun.light:.2g} % at night; "
+            f"expected less than {100 * _ABOVE:g} %. Stamps may be in local time instead of UTC, latitude and "
+            f"longitude exchanged or in another order, or amounts accumulated otherwise: correct the file; {_OVERRIDE}."
         )
-    return from_values or "day"
+    if abs(sun.late) > _LATE:
+        raise SourceError(
+            f"{source}: the daily cycle of the sunlight ({name}) of {sun.days} sampled days is {abs(sun.late):.1f} "
+            f"hours {'later' if sun.late > 0 else 'earlier'} than that of the potential radiation, expected {_LATE:g} "
+            f"at most: stamps may be in local time instead of UTC; correct the file; {_OVERRIDE}."
+        )
+    _check_darkness(source, name, sun)
 
 
-def _period(files: Files, name: str, stamps: np.ndarray) -> str | None:
-    """Test one parameter: a running total never decreases from 01 to 24 UTC; hourly amounts above 0 do."""
-    minimum, rounding = _DECISIVE[name]
-    region, decreasing, active = _region(files), 0, 0
-    for series, day in _whole_days(files, name, stamps, region):
-        values = sample(series, name, day, region)
-        counts = np.nanmax(values, axis=0, initial=0.0) > minimum
-        falls = np.nanmin(np.diff(values, axis=0), axis=0, initial=0.0) < -rounding
-        active += int(counts.sum())
-        decreasing += int((falls & counts).sum())
-    if not active:
-        return None
-    share = decreasing / active
-    return "hour" if share > 0.5 else "day" if share == 0 else None
-
-
-def _whole_days(files: Files, name: str, stamps: np.ndarray, region: _Region) -> Iterator[tuple[FileSeries, slice]]:
-    """Yield UTC days (01 to 24) that one series contains, those near the requested stamps before others."""
-    utc = files.stamps.astype("datetime64[h]").astype(np.int64)
-    days: list[tuple[FileSeries, int]] = []
-    for series in files.parameters.get(name, ()):
-        first = series.start + (1 - utc[series.start]) % 24
-        days += [(series, at) for at in range(first, series.stop - 23, 24)]
-    if not days:
-        return
-    middle = int(stamps[len(stamps) // 2].astype("datetime64[h]").astype(np.int64)) - utc[0]
-    number = min(_MAX_DAYS, max(2, _MAX_BYTES // _day_bytes(days[0][0], name, region)))
-    near = sorted(days, key=lambda day: abs(day[1] - middle))[: max(number, len(stamps) // 24)]
-    for series, at in near[:: max(1, len(near) // number)]:
-        yield series, slice(at, at + 24)
-
-
-def _day_bytes(series: FileSeries, name: str, region: _Region) -> int:
-    """Return the size in bytes of the stored chunks that one day of a region touches."""
-    array = series.source.open()[name]
-    chunks = storage_chunks(array) or (24, 1, 1)
-    rows, columns = (-(-(part.stop - part.start) // n) * n for part, n in zip(region, chunks[1:], strict=True))
-    return max(24, chunks[0]) * rows * columns * array.dtype.itemsize
+def _check_darkness(source: str, name: str, sun: _Sunlight) -> None:
+    if sun.darker(_ABSORBED if name == "ssr" else 1.0):
+        raise SourceError(
+            f"{source}: the sunlight ({name}) of {sun.days} sampled days is {sun.light / sun.potential:.2g} of the "
+            f"potential radiation, expected 0.2 to 0.8: the values are not in {UNITS[name]} (W m-2, kJ m-2 or MJ m-2 "
+            f"under its name); convert them, or download the file again; {_OVERRIDE}."
+        )

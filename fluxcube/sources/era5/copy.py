@@ -40,6 +40,7 @@ def copy_era5(
     time: Period | None = None,
     accumulation: str | None = None,
     allow_gaps: bool = False,
+    check: bool = True,
     storage_options: Mapping[str, object] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -48,7 +49,7 @@ def copy_era5(
 
     Parameters
     ----------
-    source, bbox, time, accumulation, allow_gaps, storage_options
+    source, bbox, time, accumulation, allow_gaps, check, storage_options
         As in `fluxcube.open_forcing`. For a finer grid later, choose a box that is one cell wider.
     store : path
         Zarr store to write; `fluxcube.open_forcing` and `open_era5` read it like any other ERA5.
@@ -70,7 +71,13 @@ def copy_era5(
         If a store already exists at the path, or the disk is full.
     """
     files = read_files(
-        source, bbox=bbox, time=time, accumulation=accumulation, allow_gaps=allow_gaps, storage_options=storage_options
+        source,
+        bbox=bbox,
+        time=time,
+        accumulation=accumulation,
+        allow_gaps=allow_gaps,
+        check=check,
+        storage_options=storage_options,
     )
     path, hours = Path(store).absolute(), _chunk_hours(files)
     _prepare(path, files, hours, overwrite)

@@ -12,16 +12,30 @@ from dataclasses import replace
 import numpy as np
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.era5.checks import check_values, find_accumulation
-from fluxcube.sources.era5.grid import Axis, cell_step, inside_box, interpolate, target_axes, west_to_east
+from fluxcube.sources.era5.accumulation import find_accumulation
+from fluxcube.sources.era5.alignment import Layout, find_cells, find_layout
+from fluxcube.sources.era5.checks import STATIC_LIMITS, check_amounts, check_darkness, check_light, check_ranges
+from fluxcube.sources.era5.grid import (
+    ONE_CELL,
+    ONE_CELL_LAND,
+    Axis,
+    cell_step,
+    inside_box,
+    interpolate,
+    target_axes,
+    west_to_east,
+)
 from fluxcube.sources.era5.header import Header, read_header
 from fluxcube.sources.era5.open import ERA5Paths, Source, find_sources
-from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT
+from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT, UNITS
+from fluxcube.sources.era5.sampling import Region, sample_days
 from fluxcube.sources.era5.series import GRAVITY, Box, Files, FileSeries, Period, read_into, sample
 
 log = logging.getLogger(__name__)
 
 _PARAMETERS = (*INSTANT, *ACCUMULATED)
+#: Minimum number of stamps at which a cell without values is looked for before it counts as sea.
+_LAND_STAMPS = 4
 
 
 def read_files(
@@ -32,6 +46,7 @@ def read_files(
     time: Period | None = None,
     resolution: float | None = None,
     allow_gaps: bool = False,
+    check: bool = True,
     storage_options: Mapping[str, object] | None = None,
 ) -> Files:
     """Read the headers and static fields of ERA5 files, and samples that show the accumulation and wrong units.
@@ -46,31 +61,57 @@ def read_files(
         raise SourceError(
             f"nothing usable in {source}: expected hourly ERA5 with at least one of {', '.join(_PARAMETERS)}."
         )
-    first = headers[0]
-    for other in headers[1:]:
-        _check_same_grid(first, other)
+    first = next(header for header in headers if len(header.stamps))
     rows, columns, step = _axes(first, resolution, bbox)
     _warn_of_edges(bbox, rows, columns, step)
-    whole = replace(_join(headers), rows=rows, columns=columns, step=step)
+    whole = replace(_join(headers, first), rows=rows, columns=columns, step=step)
     files = whole.between(time)
     _check_gaps(files, allow_gaps)
-    files = _with_land(files, headers)
-    check_values(files)
-    return replace(files, accumulation=find_accumulation(whole, files.stamps, headers, accumulation))
+    files = _with_land(files, headers, first)
+    region = _region(files)
+    days = sample_days(whole, files.stamps, region)
+    try:
+        files = replace(files, accumulation=find_accumulation(days, headers, accumulation))
+    except SourceError:
+        if check:  # light in other units shows no accumulation: its units are the cause
+            check_darkness(days, first.latitude, first.longitude)
+        raise
+    if check:
+        check_ranges(files, region)
+        check_amounts(days, files.accumulation)
+        check_light(days, files.accumulation, first.latitude, first.longitude)
+    return files
+
+
+def _region(files: Files) -> Region:
+    """Return the rows and columns of the files from the first to the last that is needed."""
+    rows, columns = (slice(int(a.needed[0]), int(a.needed[-1]) + 1) for a in (files.rows, files.columns))
+    return rows, columns
 
 
 def _axes(header: Header, resolution: float | None, bbox: Box | None) -> tuple[Axis, Axis, tuple[float, float]]:
     """Return the axes of the requested cells, and the cells' height and width."""
     longitude, columns = _normal_longitude(header.longitude, header.source)
+    one_cell = ONE_CELL_LAND if _is_land_cell(header) else ONE_CELL
     if resolution is not None:
-        rows, cols = target_axes(header.latitude, longitude, columns, resolution, bbox)
+        rows, cols = target_axes(header.latitude, longitude, columns, resolution, bbox, one_cell)
         return rows, cols, (resolution, resolution)
-    step = cell_step(header.latitude, longitude), cell_step(longitude, header.latitude, circle=True)
+    high = cell_step(header.latitude, longitude, one_cell=one_cell)
+    step = high, cell_step(longitude, header.latitude, circle=True, one_cell=one_cell)
     rows, cols = Axis.own(header.latitude, np.arange(len(header.latitude))), Axis.own(longitude, columns)
     if bbox is not None:
         inside = inside_box(bbox, header.latitude, longitude)
         rows, cols = rows[inside[0]], cols[inside[1]]
     return rows, west_to_east(cols, step[1]), step
+
+
+def _is_land_cell(header: Header) -> bool:
+    """Return whether a single cell is one of ERA5-Land, by name or by coordinates that are not on the grid of ERA5."""
+    centre = np.array([header.latitude[0], header.longitude[0]])
+    on_grid = [
+        bool(np.allclose(centre / size, np.round(centre / size), atol=1e-3)) for size in (ONE_CELL, ONE_CELL_LAND)
+    ]
+    return len(header.latitude) == len(header.longitude) == 1 and (header.land or on_grid == [False, True])
 
 
 def _warn_of_edges(bbox: Box | None, rows: Axis, columns: Axis, step: tuple[float, float]) -> None:
@@ -96,18 +137,6 @@ def _warn_of_edges(bbox: Box | None, rows: Axis, columns: Axis, step: tuple[floa
         )
 
 
-def _check_same_grid(one: Header, other: Header) -> None:
-    for axis, a, b in (
-        ("latitude", one.latitude, other.latitude),
-        ("longitude", one.longitude, other.longitude),
-    ):
-        if a.shape != b.shape or np.abs(a - b).max() > 1e-3:
-            raise SourceError(
-                f"files on different grids: {one.source} has {_extent(a)} of {axis}, {other.source} has {_extent(b)}. "
-                "Open them one grid at a time."
-            )
-
-
 def _extent(axis: np.ndarray) -> str:
     return f"{len(axis)} values from {axis[0]:g} to {axis[-1]:g}"
 
@@ -122,8 +151,8 @@ def _normal_longitude(longitude: np.ndarray, source: Source) -> tuple[np.ndarray
     return inside[columns], columns
 
 
-def _join(headers: Sequence[Header]) -> Files:
-    """Place the stamps of every parameter on one dense hourly axis."""
+def _join(headers: Sequence[Header], first: Header) -> Files:
+    """Place the stamps of every parameter on one dense hourly axis, and their cells on the grid of the first file."""
     begin = min(h.stamps[0] for h in headers if len(h.stamps))
     end = max(h.stamps[-1] for h in headers if len(h.stamps))
     size = int((end - begin).astype(int)) + 1
@@ -132,8 +161,9 @@ def _join(headers: Sequence[Header]) -> Files:
         raise SourceError(
             f"{where} has only one stamp ({begin}): an hour needs the stamps at its start and at its end; add the next."
         )
+    placed = [(h, find_layout(first, h)) for h in headers if h.parameters]
     parameters = {
-        name: _series(name, [h for h in headers if name in h.parameters], begin)
+        name: _series(name, [(h, layout) for h, layout in placed if name in h.parameters], begin)
         for name in _PARAMETERS
         if any(name in h.parameters for h in headers)
     }
@@ -141,15 +171,15 @@ def _join(headers: Sequence[Header]) -> Files:
     return Files(none, none, begin, size, parameters)
 
 
-def _series(name: str, headers: Sequence[Header], begin: np.datetime64) -> tuple[FileSeries, ...]:
+def _series(name: str, placed: Sequence[tuple[Header, Layout]], begin: np.datetime64) -> tuple[FileSeries, ...]:
     """Return the series of one parameter in the order of time, without hours that an earlier file already covers."""
     candidates: list[FileSeries] = []
-    for header in headers:
+    for header, layout in placed:
         positions = (header.stamps - begin).astype(int)
         edges = np.flatnonzero(np.diff(positions) != 1) + 1
         for first, after in zip((0, *edges), (*edges, len(positions)), strict=True):
-            start = int(positions[first])
-            candidates.append(FileSeries(header.source, header.first + int(first), start, start + int(after - first)))
+            start, stop = int(positions[first]), int(positions[first] + after - first)
+            candidates.append(FileSeries(header.source, header.first + int(first), start, stop, layout))
     candidates.sort(key=lambda series: (series.start, str(series.source)))
     joined: list[FileSeries] = []
     covered = candidates[0].start
@@ -196,17 +226,17 @@ def _check_gaps(files: Files, allowed: bool) -> None:
             log.warning("%s has no stamps from %s to %s UTC: NaN there", name, first, last)
 
 
-def _with_land(files: Files, headers: Sequence[Header]) -> Files:
+def _with_land(files: Files, headers: Sequence[Header], first: Header) -> Files:
     """Add elevation, land fraction, and the weights of the files' cells in interpolation."""
     rows, columns = files.rows.needed, files.columns.needed
     fields: dict[str, np.ndarray] = {}
     for header in headers:
         for name in header.static:
             if name not in fields:
-                fields[name] = _static(header, name, rows, columns)
+                fields[name] = _static(header, name, *find_cells(first, header, rows, columns))
     elevation = fields["z"] / GRAVITY if "z" in fields else np.full((len(rows), len(columns)), np.nan)
     masked = "lsm" in fields
-    # ERA5-Land has no values over the sea, ERA5 has them everywhere; the first stamp of 1950 may lack accumulations.
+    # ERA5-Land has no values over the sea, ERA5 has them everywhere.
     land = np.clip(np.nan_to_num(fields["lsm"]), 0.0, 1.0) if masked else _cells_with_values(files, rows, columns)
     fraction = interpolate(land, files.rows, files.columns)
     return replace(
@@ -219,17 +249,66 @@ def _with_land(files: Files, headers: Sequence[Header]) -> Files:
 
 
 def _cells_with_values(files: Files, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return 1.0 at cells that have a value of the first parameter, else 0.0; 1.0 where no stamp can be tested."""
+    """Return 1.0 at cells that have a value of the first parameter at some of several stamps, 0.0 at others.
+
+    Stamps are read until every cell has a value, or until the last of at least `_LAND_STAMPS` adds no cell. A grid
+    without any value is logged; maps of it are refused (`fluxcube.inference.grid.upscale`).
+    """
     name = next(iter(files.parameters))
-    for series in files.parameters[name]:
-        at = min(max(series.start, 0) + 1, series.stop - 1)
-        if 0 <= at < len(files.stamps):
-            return np.isfinite(files.read_cells(name, slice(at, at + 1), rows, columns)[0]).astype("float64")
-    return np.ones((len(rows), len(columns)))
+    stamps = _spread_stamps(files, name)
+    if not stamps:
+        return np.ones((len(rows), len(columns)))
+    known = np.zeros((len(rows), len(columns)), bool)
+    for read, at in enumerate(stamps, 1):
+        before = known.sum()
+        known |= np.isfinite(files.read_cells(name, slice(at, at + 1), rows, columns)[0])
+        if known.all() or (read >= _LAND_STAMPS and before and known.sum() == before):
+            break
+    if not known.any():
+        first, last = (files.stamps[at].astype("datetime64[h]") for at in (min(stamps), max(stamps)))
+        log.warning(
+            "%s: %s has no value at any cell, at %d stamps from %s to %s UTC: the grid has no land",
+            files.parameters[name][0].source,
+            name,
+            len(stamps),
+            first,
+            last,
+        )
+    return known.astype("float64")
+
+
+def _spread_stamps(files: Files, name: str) -> list[int]:
+    """Return stamps of a parameter spread over the period and the day, those in the middle of the record first."""
+    present = [np.arange(max(s.start, 0), min(s.stop, len(files.stamps))) for s in files.parameters[name]]
+    at = np.concatenate([*present, np.empty(0, np.int64)]).astype(int)
+    if not len(at):
+        return []
+    # 13 stamps, whose distances differ, so that they are spread over the hours of the day as well.
+    chosen = np.unique(np.linspace(0, len(at) - 1, 13).astype(int))
+    apart = max(1, min(24, len(at) // 13))
+    chosen = np.minimum(chosen + 5 * np.arange(len(chosen)) % apart, len(at) - 1)
+    order = np.argsort(np.abs(chosen - chosen[len(chosen) // 2]), kind="stable")
+    return [int(at[i]) for i in chosen[order]]
 
 
 def _static(header: Header, name: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Read a field that does not change (row, column), from the first stamp where the file repeats it in time."""
+    """Read a field that does not change (row, column), from the first stamp where the file repeats it in time.
+
+    Raises
+    ------
+    SourceError
+        If values cannot be in the field's units.
+    """
     out = np.empty((1, len(rows), len(columns)))
-    read_into(out, header.source, name, slice(header.first, header.first + 1), rows, columns)
+    order = np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")
+    ordered = np.empty_like(out)
+    read_into(ordered, header.source, name, slice(header.first, header.first + 1), rows[order[0]], columns[order[1]])
+    out[np.ix_(np.zeros(1, int), *order)] = ordered
+    low, high = STATIC_LIMITS[name]
+    wrong = out[(out < low) | (out > high)]
+    if wrong.size:
+        raise SourceError(
+            f"{header.source}: {name} is {wrong[np.abs(wrong).argmax()]:g}, which cannot be {UNITS[name]} (expected "
+            f"{low:g} to {high:g}): convert it (a land-sea mask in percent to a fraction), or download it again."
+        )
     return out[0]

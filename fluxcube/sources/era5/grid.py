@@ -9,8 +9,8 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 
-#: Cell size (degrees) of a file with one cell, where no neighbour shows it.
-_ONE_CELL = 0.25
+#: Cell size (degrees) of ERA5, and of ERA5-Land, of a file with one cell, where no neighbour shows it.
+ONE_CELL, ONE_CELL_LAND = 0.25, 0.1
 _CLOSE = 1e-6
 
 
@@ -101,7 +101,12 @@ def interpolate(values: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
 
 
 def target_axes(
-    latitude: np.ndarray, longitude: np.ndarray, columns: np.ndarray, resolution: float, bbox: tuple | None
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    columns: np.ndarray,
+    resolution: float,
+    bbox: tuple | None,
+    one_cell: float = ONE_CELL,
 ) -> tuple[Axis, Axis]:
     """Return the axes of a grid of `resolution` degrees within the files' cells.
 
@@ -118,6 +123,8 @@ def target_axes(
     resolution : float
         Degrees.
     bbox : (west, south, east, north) or None
+    one_cell : float
+        Width of the cell of files with one cell, degrees.
 
     Returns
     -------
@@ -129,7 +136,8 @@ def target_axes(
     ConfigError
         If the resolution is coarser than the files', or no cell is left.
     """
-    size, wide = cell_step(latitude, longitude), cell_step(longitude, latitude, circle=True)
+    size = cell_step(latitude, longitude, one_cell=one_cell)
+    wide = cell_step(longitude, latitude, circle=True, one_cell=one_cell)
     if not 0 < resolution <= min(size, wide) + _CLOSE:
         raise ConfigError(
             f"resolution must be above 0 and at most the files' {min(size, wide):g} degrees, found {resolution:g}; "
@@ -183,12 +191,12 @@ def inside_box(bbox: tuple, latitude: np.ndarray, longitude: np.ndarray) -> tupl
     return rows, cols
 
 
-def cell_step(axis: np.ndarray, other: np.ndarray, *, circle: bool = False) -> float:
+def cell_step(axis: np.ndarray, other: np.ndarray, *, circle: bool = False, one_cell: float = ONE_CELL) -> float:
     """Return the width (degrees) of the cells of an axis; a single cell is as wide as those of the other axis."""
     steps = [np.abs(np.diff(a)).min() for a in (axis, other) if len(a) > 1]
     if len(axis) > 1 and circle:  # two cells may be neighbours across the antimeridian
         steps = [min(steps[0], (axis[0] - axis[-1]) % 360 or 360.0), *steps[1:]]
-    return float([*steps, _ONE_CELL][0])
+    return float([*steps, one_cell][0])
 
 
 def _between(axis: np.ndarray, positions: np.ndarray, target: np.ndarray, step: float, *, circle: bool) -> Axis:

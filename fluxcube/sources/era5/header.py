@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.open import Source, check_format
-from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT, SPELLINGS, STATIC, UNITS
+from fluxcube.sources.era5.parameters import (
+    ACCUMULATED,
+    INSTANT,
+    RATE,
+    RATE_UNITS,
+    SPELLINGS,
+    STATIC,
+    UNIT_WORDS,
+    UNITS,
+)
+from fluxcube.units import convert
 
 log = logging.getLogger(__name__)
+
+_WORD = re.compile("[A-Za-z]+")
+# Words and units of the other axis: a file that has them has exchanged latitude and longitude.
+_EXCHANGED = {
+    "latitude": ("longitude", "degrees_east", "degree_east", "x"),
+    "longitude": ("latitude", "degrees_north", "degree_north", "y"),
+}
+_LIMITS = {"latitude": (-90.0, 90.0), "longitude": (-360.0, 540.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +50,10 @@ class Header:
         Position of the first of `stamps` on the source's own time axis.
     parameters, static : tuple of str
         Short names of the parameters in time, and of the static fields.
+    rates : tuple of str
+        Those of `parameters` that are stored as mean rates, which are of the hour that ends at the stamp.
+    point : bool
+        Whether it is the series of one point, without dimensions of latitude and longitude.
     origin : str
         Path and descriptive attributes, in which names such as ERA5-Land are searched for.
     """
@@ -42,7 +65,14 @@ class Header:
     first: int
     parameters: tuple[str, ...]
     static: tuple[str, ...]
+    rates: tuple[str, ...]
+    point: bool
     origin: str
+
+    @property
+    def land(self) -> bool:
+        """Whether path or attributes contain the name ERA5-Land."""
+        return "era5-land" in self.origin.lower().replace("_", "-").replace(" ", "-")
 
 
 def read_header(source: Source) -> Header | None:
@@ -63,49 +93,103 @@ def read_header(source: Source) -> Header | None:
         log.warning("%s has no parameter that is used (%s): ignored", source, ", ".join(map(str, ds.data_vars)))
         return None
     for name in (*parameters, *static):
-        _check_parameter(source, name, ds[name])
+        _check_parameter(source, name, ds.variables[name])
     origin = " ".join(str(ds.attrs.get(key, "")) for key in ("title", "source", "history", "dataset"))
-    timed = parameters or any({"time", "valid_time"} & set(ds[name].dims) for name in static)
+    timed = parameters or any({"time", "valid_time"} & set(ds.variables[name].dims) for name in static)
     stamps, first = _stamps(source, ds, parameters) if timed else (np.empty(0, "datetime64[h]"), 0)
     return Header(
         source=source,
-        latitude=_degrees(ds["latitude"]),
-        longitude=_degrees(ds["longitude"]),
+        latitude=_axis(source, ds, "latitude"),
+        longitude=_axis(source, ds, "longitude"),
         stamps=stamps if parameters else stamps[:0],
         first=first,
         parameters=parameters,
         static=static,
+        rates=tuple(name for name in parameters if RATE in ds.variables[name].attrs),
+        point=not {"latitude", "longitude"} & set(ds.dims),
         origin=f"{source} {origin}",
     )
 
 
-def _check_parameter(source: Source, name: str, array: xr.DataArray) -> None:
+def _check_parameter(source: Source, name: str, array: xr.Variable) -> None:
     dims = set(array.dims) - {"expver", "number"}
     time = dims & {"time", "valid_time"}
-    if {"latitude", "longitude"} | time != dims or len(time) > 1 or (not time and name not in STATIC):
+    if dims - time - {"latitude", "longitude"} or len(time) > 1 or (not time and name not in STATIC):
         raise SourceError(
             f"{source}: {name} must have dims (time or valid_time, latitude, longitude), found {array.dims}: "
             "pass the hourly NetCDF as the Climate Data Store delivers it."
         )
     if array.sizes.get("number", 1) > 1:
         raise SourceError(f"{source}: {name} has {array.sizes['number']} ensemble members: select one of `number`.")
-    units = str(array.attrs.get("units", "none" if UNITS[name] != "1" else ""))
-    spelled = units.replace("**", "").replace("^", "").strip()
-    if SPELLINGS.get(spelled, spelled) != UNITS[name]:
+    expected = RATE_UNITS[name] if RATE in array.attrs else UNITS[name]
+    units = str(array.attrs.get("units", "none" if expected != "1" else ""))
+    if not _same_units(units, expected):
         raise SourceError(
-            f"{source}: {name} must be in {UNITS[name]}, found units {units!r}: pass the file as the CDS delivers it."
+            f"{source}: {name} must be in {expected}, found units {units!r}: pass the file as the CDS delivers it."
         )
 
 
-def _degrees(axis: xr.DataArray) -> np.ndarray:
+def _same_units(found: str, expected: str) -> bool:
+    """Return whether two spellings mean the same units, such as ``J/m2`` and ``J m-2``."""
+    found = _WORD.sub(lambda word: UNIT_WORDS.get(word[0].lower(), word[0]), found.strip())
+    found = SPELLINGS.get(found, found)
+    if found.replace("**", "").replace("^", "").strip() == expected:
+        return True
+    try:
+        ends = convert(np.array([0.0, 1.0]), found, expected)
+    except ConfigError:
+        return False
+    return bool(np.allclose(ends, [0.0, 1.0], atol=1e-12))
+
+
+def _axis(source: Source, ds: xr.Dataset, name: str) -> np.ndarray:
+    """Return the degrees of an axis (cell,) float64, in the order of the source.
+
+    Raises
+    ------
+    SourceError
+        If it is absent, is named as the other axis by its attributes, is not in degrees, is outside the globe, or has
+        a latitude twice.
+    """
+    if name not in ds.variables or ds.variables[name].ndim > 1:
+        raise SourceError(f"{source}: expected {name} of one dimension, or of a single point, found none; add it.")
+    axis = ds.variables[name]
+    described = {str(axis.attrs.get(key, "")).lower() for key in ("standard_name", "units", "axis")}
+    if described & set(_EXCHANGED[name]):
+        raise SourceError(
+            f"{source}: {name} has the attributes {dict(axis.attrs)} of the other axis: latitude and longitude are "
+            "exchanged; rename them, or download the file again."
+        )
+    units = str(axis.attrs.get("units", "degrees")).lower()
+    degrees, (low, high) = np.atleast_1d(_degrees(axis)), _LIMITS[name]
+    if not units.startswith("deg") and units not in ("", "1", "°"):
+        raise SourceError(f"{source}: {name} must be in degrees, found units {units!r}: convert it.")
+    if not (np.isfinite(degrees) & (degrees >= low - 1e-6) & (degrees <= high + 1e-6)).all():
+        raise SourceError(
+            f"{source}: {name} must be from {low:g} to {high:g} degrees, found {_few(degrees)}: correct the axis."
+        )
+    steps = np.diff(degrees)
+    if name == "latitude" and len(steps) and not ((steps > 0).all() or (steps < 0).all()):
+        kind = "has a value twice" if (np.diff(np.sort(degrees)) == 0).any() else "is not in order"
+        raise SourceError(
+            f"{source}: latitude {kind}, found {_few(degrees)}: drop repeated rows, or sort the file by latitude."
+        )
+    return degrees
+
+
+def _few(axis: np.ndarray) -> str:
+    return ", ".join(f"{value:g}" for value in axis[:6]) + (" ..." if len(axis) > 6 else "")
+
+
+def _degrees(axis: xr.Variable) -> np.ndarray:
     """Return coordinates in float64; 9.292 stored as float32 becomes 9.292, not 9.29199982."""
     return np.round(axis.values.astype("float64"), 4) if axis.dtype == np.float32 else axis.values.astype("float64")
 
 
 def _stamps(source: Source, ds: xr.Dataset, parameters: Sequence[str]) -> tuple[np.ndarray, int]:
     """Return the hourly stamps of a source, datetime64[h], and the position of the first on its axis."""
-    name = "valid_time" if "valid_time" in ds.dims else "time"
-    exact = ds[name].values
+    name = "valid_time" if "valid_time" in ds.dims or _labels_time(ds) else "time"
+    exact = np.atleast_1d(ds.variables[name].values)
     if not np.issubdtype(exact.dtype, np.datetime64):
         raise SourceError(
             f"{source}: {name} must be a time of the standard calendar, found {exact.dtype}: decode it as datetime64."
@@ -115,6 +199,11 @@ def _stamps(source: Source, ds: xr.Dataset, parameters: Sequence[str]) -> tuple[
     hours = exact.astype("datetime64[h]")
     begin, end = _valid_period(ds, hours)
     return hours[begin:end], begin
+
+
+def _labels_time(ds: xr.Dataset) -> bool:
+    """Return whether `valid_time` is the time of each value, and `time` that of the forecast's start."""
+    return "valid_time" in ds.variables and ds.variables["valid_time"].dims == ("time",)
 
 
 def _valid_period(ds: xr.Dataset, hours: np.ndarray) -> tuple[int, int]:

@@ -31,8 +31,36 @@ ACCUMULATED = {
     "tp": "m",
 }
 UNITS = INSTANT | ACCUMULATED | STATIC
-# Other spellings of units that CDS, cfgrib and other converters use.
-SPELLINGS = {"kelvin": "K", "(0 - 1)": "1", "(0-1)": "1", "0-1": "1", "dimensionless": "1", "": "1", "~": "1"}
+# Spellings of units that CDS, cfgrib and other converters use and `fluxcube.units` does not know.
+SPELLINGS = {
+    **dict.fromkeys(("(0 - 1)", "(0-1)", "0-1", "", "~"), "1"),
+    "m of water equivalent": "m",
+}
+#: Symbols of units that some files write as words.
+UNIT_WORDS = {
+    **dict.fromkeys(("meter", "meters", "metre", "metres"), "m"),
+    **dict.fromkeys(("joule", "joules"), "J"),
+    **dict.fromkeys(("watt", "watts"), "W"),
+    **dict.fromkeys(("pascal", "pascals"), "Pa"),
+    **dict.fromkeys(("kelvin", "kelvins"), "K"),
+    **dict.fromkeys(("second", "seconds", "sec"), "s"),
+}
+#: Mean rates of the hour that ends at the stamp (names before and since 2024): the accumulated parameter to which they
+#: are converted. They have these units, and the factor converts them to the amount of an hour.
+_RATES = {
+    "ssrd": ("msdwswrf", "avg_sdswrf", "mean_surface_downward_short_wave_radiation_flux"),
+    "strd": ("msdwlwrf", "avg_sdlwrf", "mean_surface_downward_long_wave_radiation_flux"),
+    "ssr": ("msnswrf", "avg_snswrf", "mean_surface_net_short_wave_radiation_flux"),
+    "str": ("msnlwrf", "avg_snlwrf", "mean_surface_net_long_wave_radiation_flux"),
+    "sshf": ("msshf", "avg_ishf", "mean_surface_sensible_heat_flux"),
+    "slhf": ("mslhf", "avg_slhtf", "mean_surface_latent_heat_flux"),
+    "tp": ("mtpr", "avg_tprate", "mean_total_precipitation_rate"),
+}
+RATES = {name: parameter for parameter, names in _RATES.items() for name in names}
+RATE_UNITS = {parameter: "kg m-2 s-1" if parameter == "tp" else "W m-2" for parameter in _RATES}
+RATE_FACTORS = {parameter: 3.6 if parameter == "tp" else 3600.0 for parameter in _RATES}
+#: Attribute that marks an accumulated parameter whose stored values are mean rates.
+RATE = "fluxcube_mean_rate"
 # Long names as in requests to the CDS; ARCO-ERA5's stores use them.
 LONG_NAMES = {
     "2m_temperature": "t2m",

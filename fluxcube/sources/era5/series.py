@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fluxcube.errors import ConfigError
+from fluxcube.sources.era5.alignment import Layout
 from fluxcube.sources.era5.grid import Axis, blend
 from fluxcube.sources.era5.open import Source, extent, read_box
 
@@ -32,12 +33,15 @@ class FileSeries:
         Position of the first stamp on the source's own time axis.
     start, stop : int
         Positions of the first stamp, and of the one after the last, on the common time axis.
+    layout : Layout
+        Where the cells of the common grid are in the source.
     """
 
     source: Source
     position: int
     start: int
     stop: int
+    layout: Layout = field(default_factory=Layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,22 +164,40 @@ class Files:
             if start < stop:
                 offset = series.position - series.start
                 part = out[start - stamps.start : stop - stamps.start]
-                read_into(part, series.source, parameter, slice(start + offset, stop + offset), rows, columns)
+                cells = series.layout.file_rows(rows), series.layout.file_columns(columns)
+                read_into(part, series.source, parameter, slice(start + offset, stop + offset), *cells)
         return out
 
 
 def read_into(
     out: np.ndarray, source: Source, parameter: str, stamps: slice, rows: np.ndarray, columns: np.ndarray
 ) -> None:
-    """Read cells of one source into an array (stamp, row, column), one request for each contiguous box of cells."""
-    for top, bottom in _contiguous(rows):
-        for left, right in _contiguous(columns):
-            box = stamps, _span(rows, top, bottom), _span(columns, left, right)
-            out[:, top:bottom, left:right] = read_box(source, parameter, box)
+    """Read cells of one source into an array (stamp, row, column), one request for each box of cells.
+
+    Parameters
+    ----------
+    out : (stamp, row, column)
+        Filled with values.
+    source : Source
+    parameter : str
+    stamps : slice
+        Positions on the source's time axis.
+    rows, columns : (row,), (column,) int64
+        Positions in the source, ascending or descending.
+    """
+    for into_rows, from_rows in _runs(rows, 1):
+        for into_columns, from_columns in _runs(columns, 1):
+            out[:, into_rows, into_columns] = read_box(source, parameter, (stamps, from_rows, from_columns))
+
+
+def spread(region: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most 16 rows and 16 columns, usually 9 of each, spread over a region of the common grid."""
+    rows, columns = (np.arange(part.start, part.stop, max(1, (part.stop - part.start) // 8)) for part in region)
+    return rows, columns
 
 
 def sample(series: FileSeries, parameter: str, stamps: slice, region: tuple[slice, slice] | None = None) -> np.ndarray:
-    """Read values (stamp, row, column) at no more than 9 x 9 cells spread over a region of the file's grid.
+    """Read values (stamp, row, column) at the cells that `spread` selects in a region.
 
     Parameters
     ----------
@@ -184,13 +206,17 @@ def sample(series: FileSeries, parameter: str, stamps: slice, region: tuple[slic
     stamps : slice
         Positions on the common time axis, within the series.
     region : (slice, slice), optional
-        Rows and columns of the file; by default all.
+        Rows and columns of the common grid; by default all.
     """
-    shape = extent(series.source.open()[parameter])[1:]
-    region = region or (slice(0, shape[0]), slice(0, shape[1]))
-    spread = [slice(part.start, part.stop, max(1, (part.stop - part.start) // 8)) for part in region]
+    shape = extent(series.source.open().variables[parameter])[1:]
+    rows, columns = spread(region or (slice(0, shape[0]), slice(0, shape[1])))
     offset = series.position - series.start
-    return read_box(series.source, parameter, (slice(int(stamps.start + offset), int(stamps.stop + offset)), *spread))
+    out = np.empty((int(stamps.stop - stamps.start), len(rows), len(columns)))
+    within = slice(int(stamps.start + offset), int(stamps.stop + offset))
+    for into_rows, from_rows in _runs(series.layout.file_rows(rows)):
+        for into_columns, from_columns in _runs(series.layout.file_columns(columns)):
+            out[:, into_rows, into_columns] = read_box(series.source, parameter, (within, from_rows, from_columns))
+    return out
 
 
 def _time_slice(time: Period | None, axis: np.ndarray) -> slice:
@@ -208,11 +234,20 @@ def _time_slice(time: Period | None, axis: np.ndarray) -> slice:
     return slice(positions.start, positions.stop)
 
 
-def _contiguous(positions: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield the index ranges over which positions are consecutive."""
-    edges = np.flatnonzero(np.diff(positions) != 1) + 1
-    yield from zip((0, *edges), (*edges, len(positions)), strict=True)
+def _runs(positions: np.ndarray, step: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of an array, and of the file, over which positions ascend or descend by one step.
 
-
-def _span(positions: np.ndarray, first: int, stop: int) -> slice:
-    return slice(int(positions[first]), int(positions[first]) + int(stop - first))
+    The step is that between the first two positions by default.
+    """
+    steps = np.diff(positions)
+    size = int(step or (abs(steps[0]) if len(steps) else 1)) or 1
+    same = np.abs(steps) == size
+    same[1:] &= (steps[1:] == steps[:-1]) | ~same[:-1]
+    edges = np.flatnonzero(~same) + 1
+    for first, stop in zip((0, *edges), (*edges, len(positions)), strict=True):
+        low, high = sorted((int(positions[first]), int(positions[stop - 1])))
+        descending = positions[first] > positions[stop - 1]
+        into = (
+            slice(int(stop) - 1, int(first) - 1 if first else None, -1) if descending else slice(int(first), int(stop))
+        )
+        yield into, slice(low, high + 1, size)

@@ -170,6 +170,7 @@ def open_era5(
     time: Period | None = None,
     resolution: float | None = None,
     allow_gaps: bool = False,
+    check: bool = True,
     storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Open ERA5 or ERA5-Land as tower variables, lazily.
@@ -178,9 +179,11 @@ def open_era5(
     ----------
     source : path, folder, URL or list of these
         Hourly NetCDF from the Climate Data Store, old layout (``time``) or new (``valid_time``, ``expver``,
-        ``number``), as files or in zips; Zarr stores such as ARCO-ERA5, which use the long names of CDS requests and
-        declare the period that has values in their attributes. Parameters spread over files are merged; files of
-        successive periods are joined. Hours that two files share must agree.
+        ``number``), as files or in zips, of a grid or a single point, with accumulations or mean rates; Zarr stores
+        such as ARCO-ERA5, which use the long names of CDS requests and declare the period that has values in their
+        attributes. Parameters spread over files are merged; files of successive periods are joined. Hours that two
+        files share must agree. Rows may be turned or longitudes shifted in some of the files, and files of static
+        fields may cover more cells.
     variables : str or sequence of str, optional
         Tower variables; by default all that can be derived from the files.
     chunks : mapping, optional
@@ -192,6 +195,9 @@ def open_era5(
         As in `fluxcube.open_forcing`.
     allow_gaps : bool
         Return NaN for hours for which a parameter has no stamps, instead of raising an error.
+    check : bool
+        Whether values at sampled hours and cells are checked against their declared units, and sunlight against
+        SW_IN_POT (`fluxcube.sources.era5.checks`). False only for values that were found to be right all the same.
     storage_options : mapping, optional
         Options that fsspec needs to reach a URL; they are part of the graph.
 
@@ -206,7 +212,8 @@ def open_era5(
     ------
     SourceError
         If a file is not hourly NetCDF on a latitude-longitude grid, has a parameter in another unit, or does not fit
-        the other files; if nothing usable is found; if stamps are missing; if the accumulation cannot be determined.
+        the other files; if nothing usable is found; if stamps are missing; if the accumulation cannot be determined,
+        or differs between parameters or files; if values contradict their units or the sun.
     UnknownNameError
         If a variable is not in the table.
     ConfigError
@@ -219,6 +226,7 @@ def open_era5(
         time=time,
         resolution=resolution,
         allow_gaps=allow_gaps,
+        check=check,
         storage_options=storage_options,
     )
     names = check_available(variables, files)

@@ -60,6 +60,13 @@ def write(path, fields, *, start="2019-07-01T00", latitude=(47.25, 47.0), longit
     return path
 
 
+def running(amounts):
+    """Totals since 00 UTC, as of ERA5-Land: at stamp 00 that of the whole day before."""
+    return np.concatenate(
+        [amounts[:1], *(np.cumsum(day) for day in np.split(amounts[1:], range(24, len(amounts), 24)))]
+    )
+
+
 def sunny(hours=72):
     """An hour's sunlight (J m-2) at each stamp: zero at night, a hump by day."""
     return 3.6e6 * np.maximum(0, np.sin(2 * np.pi * (np.arange(hours) - 6.5) / 24))
@@ -314,9 +321,7 @@ def test_opening_computes_nothing_and_reading_reads_one_block(tmp_path, monkeypa
 
 
 def test_chunks_do_not_change_values_and_the_graph_can_travel(tmp_path):
-    path = write(
-        tmp_path / "a.nc", {"t2m": 240 + np.arange(96.0), "ssrd": np.cumsum(sunny(96).reshape(4, 24), 1).ravel()}
-    )
+    path = write(tmp_path / "a.nc", {"t2m": 240 + np.arange(96.0), "ssrd": running(sunny(96))})
     whole = open_era5(path, accumulation="day", chunks={"time": -1})
     parts = open_era5(path, accumulation="day", chunks={"time": 7, "latitude": 1, "longitude": 1})
     xr.testing.assert_equal(whole.compute(), parts.compute())

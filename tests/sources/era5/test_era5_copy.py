@@ -20,7 +20,7 @@ def globe(tmp_path_factory):
     """Three days in a store with one hour of the globe in each chunk, on a longer time axis."""
     rng = np.random.default_rng(0)
     hours, shape = 96, (96, len(LATITUDE), len(LONGITUDE))
-    light = np.maximum(0, np.sin(2 * np.pi * (np.arange(hours) - 6.5) / 24))[:, None, None]
+    light = np.maximum(0, np.sin(2 * np.pi * (np.add.outer(np.arange(hours), LONGITUDE / 15) - 6.5) / 24))[:, None]
     sun = 2e6 * light * rng.uniform(0.5, 1, shape)
     time = np.datetime64("2019-07-01", "ns") + np.arange(hours) * np.timedelta64(1, "h")
     dims = ("time", "latitude", "longitude")
