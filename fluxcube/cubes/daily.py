@@ -13,6 +13,7 @@ import xarray as xr
 
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
+from fluxcube.cubes.latitude import daily_doubts
 from fluxcube.cubes.localdays import to_daily
 from fluxcube.cubes.places import archive_places, completed, location, name_archives, other_places, standard_offset
 from fluxcube.cubes.tower_data import (
@@ -171,11 +172,13 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
     for archive in archives:
         clock = functools.partial(reading.clock, label(archive))  # called only where hours are read: it may warn
         try:
-            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=names)
+            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=(*names, LIGHT))
             if days is None:
                 yield _from_hours(archive, label(archive), clock, reading, names)
                 continue
-            yield _from_days(archive, label(archive), days, names)
+            doubts = _place_doubts(days, reading)
+            published = _from_days(archive, label(archive), days, names)
+            yield replace(published, warnings=(*doubts, *published.warnings))
             beside = None if archive.network in hourly else _hours_beside(archive)
             lacking = _lacking(days, names)
             if beside is not None and lacking:
@@ -184,6 +187,18 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
             if reading.options.strict or len(archives) == 1:
                 raise
             unread[archive.path.name] = str(error)
+
+
+def _place_doubts(days: xr.Dataset, reading: _Reading) -> tuple[str, ...]:
+    """Return sentences on a latitude that the measured daily light contradicts; raise a SourceError if strict."""
+    if LIGHT not in days or f"{LIGHT}_QUALITY" not in days:
+        return ()
+    quality = days[f"{LIGHT}_QUALITY"].values
+    good = (quality >= _SHARES[1]) | ~np.isfinite(quality).any()  # a table without any quality is checked whole
+    doubts = daily_doubts(days.time.values[good], days[LIGHT].values[good], location(reading.info)[0])
+    if doubts and reading.options.strict:
+        raise SourceError(f"{days.attrs['source_file']}: {'; '.join(doubts)}")
+    return doubts
 
 
 def _hours_beside(archive: Archive) -> Archive | None:
