@@ -22,13 +22,13 @@ import numpy as np
 from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
-from fluxcube.cubes.places import find_place
 from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import SATELLITE, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
 from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.tower import read_tower
 from fluxcube.errors import SourceError, unknown
+from fluxcube.sources.towers.archive_metadata import find_place, of_records
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
@@ -114,7 +114,7 @@ def find_sites(request: BuildRequest) -> FoundSites:
     archives = _requested(discovery, request.sites)
     left_out: dict[str, str] = {}
     note = None if request.strict else lambda at, error: left_out.update({at.name: str(error)})
-    infos = read_badm(discovery.badm, on_error=note)
+    infos = of_records(read_badm(discovery.badm, on_error=note), discovery.archives)
     notes: dict[str, str] = {}
     if request.land_cover is not None:
         classed = add_land_cover(_without_class(infos, archives), request.land_cover)

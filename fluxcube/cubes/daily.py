@@ -15,7 +15,7 @@ from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag,
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.latitude import daily_doubts
 from fluxcube.cubes.localdays import to_daily
-from fluxcube.cubes.places import archive_places, completed, location, name_archives, other_places, standard_offset
+from fluxcube.cubes.places import location, other_places, standard_offset
 from fluxcube.cubes.tower_data import (
     LIGHT,
     WARN_SHARE,
@@ -33,6 +33,7 @@ from fluxcube.cubes.tower_data import (
 from fluxcube.errors import SourceError
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
 from fluxcube.sources.towers.archives import is_zip
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
@@ -83,8 +84,8 @@ def read_daily_tower(archives: Sequence[Archive], info: SiteInfo, options: Tower
     places = archive_places(archives)
     info = completed(info, places)
     apart = places_apart(info, other_places(info) | places)
-    if apart and options.strict:
-        raise SourceError(f"{info.site}: {'; '.join(apart)}")
+    if options.strict and (apart or info.doubts):
+        raise SourceError(f"{info.site}: {'; '.join((*info.doubts, *apart))}")
     unread: dict[str, str] = {}
     publications = _without_double(list(_read(archives, _Reading(info, places, options), unread)))
     if not publications:
@@ -328,6 +329,7 @@ def _warnings(
     if unknown:
         counts = ", ".join(f"{name} {count}" for name, count in unknown.items())
         warnings.append(f"quality unknown, days that no min_quality keeps: {counts}")
+    warnings += [*info.doubts, *info.notes]  # reading the metadata has already logged them
     if info.utc_offset is None and any(p.from_hours for p in publications):
         warnings.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
     return tuple(warnings)

@@ -13,7 +13,7 @@ import xarray as xr
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
-from fluxcube.cubes.places import archive_places, completed, location, name_archives, other_places, standard_offset
+from fluxcube.cubes.places import location, other_places, standard_offset
 from fluxcube.cubes.tower_data import (
     LIGHT,
     WARN_SHARE,
@@ -30,6 +30,7 @@ from fluxcube.cubes.tower_data import (
 )
 from fluxcube.errors import SourceError
 from fluxcube.solar import potential_radiation
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import read_archive
@@ -117,8 +118,8 @@ def tower_of(
 def _check_places(info: SiteInfo, places: Mapping[str, SiteInfo], options: TowerOptions) -> tuple[str, ...]:
     """Return sentences on sources that place the site elsewhere; raise a SourceError instead if strict."""
     apart = places_apart(info, other_places(info) | dict(places))
-    if apart and options.strict:
-        raise SourceError(f"{info.site}: {'; '.join(apart)}")
+    if options.strict and (apart or info.doubts):
+        raise SourceError(f"{info.site}: {'; '.join((*info.doubts, *apart))}")
     return apart
 
 
@@ -307,6 +308,7 @@ def _warnings(info: SiteInfo, publications: Sequence[_Publication], apart: Seque
             warnings.append(f"{name}: {percent} % of its values were out of bounds and became missing")
     for warning in warnings:
         _log.warning("%s: %s", info.site, warning)
+    warnings += [*info.doubts, *info.notes]  # reading the metadata has already logged them
     if info.utc_offset is None:
         warnings.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
     return tuple(warnings)

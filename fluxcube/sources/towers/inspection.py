@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, find_place, of_records
 from fluxcube.sources.towers.archives import Location
-from fluxcube.sources.towers.badm import SiteInfo, merge_places, read_badm
+from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.readers import reader_of
@@ -99,6 +100,7 @@ def inspect_raw(
     ignored: list[tuple[str, str]] = list(discovery.ignored)
     with _quiet():
         infos = read_badm(discovery.badm, on_error=lambda at, error: ignored.append((str(at), str(error))))
+        infos = of_records(infos, discovery.archives)
     rows = [*_archive_rows(discovery, infos, progress), *(_ignored_row(path, why) for path, why in ignored)]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = ("first_year", "last_year", "step_minutes", "rows")
@@ -189,20 +191,23 @@ def _archive_rows(
     discovery: Discovery, infos: dict[str, SiteInfo], progress: Progress | None
 ) -> Iterator[dict[str, object]]:
     archives = discovery.archives
+    by_site = {site: [archive for archive in archives if archive.site == site] for site in discovery.sites}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        futures = {pool.submit(_inspect_archive, archive, infos): archive for archive in archives}
+        futures = {
+            pool.submit(_inspect_archive, archive, infos, by_site[archive.site]): archive for archive in archives
+        }
         for done, future in enumerate(as_completed(futures), 1):
             if progress:
                 progress(done, len(archives), f"inspected {futures[future].site}")
         yield from (future.result() for future in futures)
 
 
-def _inspect_archive(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, object]:
+def _inspect_archive(archive: Archive, infos: dict[str, SiteInfo], archives: Sequence[Archive]) -> dict[str, object]:
     """Return the row of an archive that discovery selected."""
     row = _row(archive)
     try:
         reader = reader_of(archive)
-        info = merge_places(infos.get(archive.site), reader.place(archive))
+        info = _site_info(infos, archive.site, archives)
         if info is not None:
             row |= {name: getattr(info, name) for name in ("latitude", "longitude", "igbp", "utc_offset")}
         summary = reader.summarise(archive)
@@ -213,7 +218,18 @@ def _inspect_archive(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, 
         row["first_year"] = row["first_year"] or int(str(summary.first)[:4])
     if row["latitude"] is None or row["longitude"] is None:
         return row | {"used": False, "why": _NO_PLACE}
-    return row | {"why": _NO_CLOCK if row["utc_offset"] is None and archive.resolution != "DD" else ""}
+    sentences = [] if info is None else [*info.doubts, *info.notes]
+    sentences += [_NO_CLOCK] if row["utc_offset"] is None and archive.resolution != "DD" else []
+    return row | {"why": "; ".join(sentences)}
+
+
+def _site_info(infos: Mapping[str, SiteInfo], site: str, archives: Sequence[Archive]) -> SiteInfo | None:
+    """Return the metadata of a site as a build uses them."""
+    places = archive_places(archives)
+    try:
+        return completed(find_place(infos, site, archives), places)
+    except SourceError:
+        return infos.get(site)
 
 
 _NO_PLACE = "no latitude and longitude of its site in any metadata file (BIF, SITEINFO, or a sites.csv)"
