@@ -219,6 +219,7 @@ def _inspect_archive(archive: Archive, infos: dict[str, SiteInfo], archives: Seq
     if row["latitude"] is None or row["longitude"] is None:
         return row | {"used": False, "why": _NO_PLACE}
     sentences = [] if info is None else [*info.doubts, *info.notes]
+    sentences += [f"{file} has it at {lat:g}, {lon:g}" for file, lat, lon in (info.elsewhere if info else ())]
     sentences += [_NO_CLOCK] if row["utc_offset"] is None and archive.resolution != "DD" else []
     return row | {"why": "; ".join(sentences)}
 

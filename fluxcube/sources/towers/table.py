@@ -112,7 +112,7 @@ def read_table(
     latitude, longitude : float
         Degrees north and east.
     igbp : str
-        IGBP land cover class, such as ``"GRA"``; "" where unknown.
+        IGBP land cover class, such as ``"GRA"`` or ``"Grasslands"``; "" where unknown.
     koppen : str
         Köppen climate class; "" where unknown.
     elevation : float, optional

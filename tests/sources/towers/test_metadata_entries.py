@@ -10,10 +10,11 @@ import pytest
 from tower_files import columns, write_archive
 
 import fluxcube as fc
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, UnknownNameError
 from fluxcube.sources.towers.badm import clock_of, read_badm
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.published import site_info
+from fluxcube.sources.towers.readers import read_archive
 from fluxcube.sources.towers.siteinfo import SiteInfo, at_record
 
 SITE = "XX-Tst"
@@ -309,3 +310,35 @@ def test_real_metadata_have_no_note(shared_data, caplog):
         snapshot = next((shared_data / "meta").glob("fluxnet_shuttle_snapshot_*"))
         assert not [info for info in read_badm(snapshot).values() if info.notes or not info.igbp]
     assert not caplog.records
+
+
+def test_an_own_record_takes_a_class_by_name_and_none_that_is_no_class(tmp_path):
+    sites_csv(tmp_path, f"{SITE},51,13.5,GRA,1")
+    build_and_inspect(tmp_path)
+    ds = read_archive(discover(tmp_path).archives[0], utc_offset=1.0)
+    ds = ds.assign_attrs(site="XX-Own", latitude=51.0, longitude=13.5, igbp="Croplands", utc_offset=1.0)
+    fc.append_site(tmp_path / "cube.zarr", ds)
+    assert fc.open_carbonsense(tmp_path / "cube.zarr").igbp.values.tolist() == ["CRO", "GRA"]
+    with pytest.raises(UnknownNameError, match="TBD"):
+        fc.append_site(tmp_path / "cube.zarr", ds.assign_attrs(site="XX-Oth", igbp="TBD"))
+
+
+def test_places_in_two_tables_are_named_by_inspect_too(tmp_path):
+    sites_csv(tmp_path, f"{SITE},51,13.5,GRA,1")
+    sites_csv(tmp_path / "b", f"{SITE},48,9,GRA,1", name="other_sites.csv")
+    write_archive(
+        tmp_path, SITE, columns(48), start="2015-06-01T00:00", name="FLX_{site}_FLUXNET2015_FULLSET_{res}_2015-2015_1-4"
+    )
+    (row,) = fc.inspect_raw(tmp_path).to_dict("records")
+    assert row["used"] and row["why"] == "other_sites.csv has it at 48, 9"
+    with pytest.raises(SourceError, match=r"other_sites\.csv has XX-Tst at 48, 9"):
+        fc.build_carbonsense(tmp_path, tmp_path / "strict.zarr", strict=True)
+
+
+def test_metadata_complete_the_place_of_an_archive(tmp_path, monkeypatch):
+    """A class from sites.csv stays where the archive has the coordinates, in inspect as in a build."""
+    sites_csv(tmp_path, f"{SITE},,,GRA,1")
+    place = SiteInfo(site=SITE, latitude=51.0, longitude=13.5, igbp="CRO", elevation=9.0)
+    monkeypatch.setattr("fluxcube.sources.towers.archive_metadata.place_of", lambda archive: place)
+    row, notes = build_and_inspect(tmp_path)
+    assert (row["latitude"], row["igbp"], row["utc_offset"], notes) == (51.0, "GRA", 1, [])
