@@ -252,6 +252,15 @@ def test_a_bif_without_group_ids(tmp_path, order):
     assert at_record(info, np.datetime64("2003"), np.datetime64("2005")).latitude == 48
 
 
+def test_entries_that_cannot_be_told_apart_are_refused(tmp_path):
+    """Sorted by variable, with fewer dates than places: which place has the date?"""
+    path = write_bif(tmp_path / BIF, GROUPS[0], PLACE, ids=False)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *sorted(lines[1:], key=lambda line: line.split(",")[2])]) + "\n")
+    with pytest.raises(SourceError, match=r"XX-Tst: the entries of LOCATION from line 2 on .* add GROUP_ID"):
+        read_badm(path)
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_other_separators_and_decimal_commas(tmp_path, separator):
     path = write_bif(tmp_path / BIF, PLACE, (("UTC_OFFSET", 1),), (("IGBP", "GRA"),), separator=separator)
