@@ -12,7 +12,7 @@ from fluxcube.errors import SourceError
 from fluxcube.sources.towers.badm import merge_places, require_location
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import place_of, reader_of
-from fluxcube.sources.towers.siteinfo import SiteInfo, at_record
+from fluxcube.sources.towers.siteinfo import SiteInfo, Span, at_record, changes_within
 
 #: The logger of site metadata, which `inspect` disables.
 _log = logging.getLogger("fluxcube.sources.towers.badm")
@@ -38,7 +38,11 @@ def of_records(infos: Mapping[str, SiteInfo], archives: Iterable[Archive]) -> di
     for site, info in infos.items():
         if site not in by_site or not (info.places or info.classes or len(info.utc_offsets) > 1):
             continue
-        span = _span(by_site[site])
+        span = named = _named_span(by_site[site])
+        if named is None or not _decides(info, named):
+            span = _sampled_span(by_site[site]) or named
+        if span is not None and named is not None and span[0] < named[1]:
+            span = span[0], min(span[1], named[1])  # the number of rows is an estimate
         if span is not None:
             chosen[site] = at_record(info, *span)
             for note in chosen[site].notes[len(info.notes) :]:
@@ -46,26 +50,36 @@ def of_records(infos: Mapping[str, SiteInfo], archives: Iterable[Archive]) -> di
     return chosen
 
 
-def _span(archives: Sequence[Archive]) -> tuple[np.datetime64, np.datetime64] | None:
-    """Return start and end of all records of a site, as the beginning of each table or its name states; else None."""
-    spans = [span for archive in archives if (span := _span_of(archive)) is not None]
+def _decides(info: SiteInfo, span: Span) -> bool:
+    """Return whether the same entries are in force wherever in its first and last year a record begins and ends."""
+    year = np.timedelta64(365, "D")
+    starts, stops = (span[0], span[0] + year), (span[1] - year, span[1])
+    used = [replace(at_record(info, start, stop), notes=()) for start in starts for stop in stops if start < stop]
+    return not changes_within(info, *span) or (len(used) == 4 and all(one == used[0] for one in used))
+
+
+def _named_span(archives: Sequence[Archive]) -> Span | None:
+    """Return start and end of a site's records as the names of the files state them; None if one states none."""
+    years = [(archive.first_year, archive.last_year) for archive in archives]
+    first = [start for start, _ in years if start is not None]
+    last = [stop for _, stop in years if stop is not None]
+    if not len(first) == len(last) == len(years):
+        return None
+    return np.datetime64(f"{min(first):04d}", "m"), np.datetime64(f"{max(last) + 1:04d}", "m")
+
+
+def _sampled_span(archives: Sequence[Archive]) -> Span | None:
+    """Return start and end of a site's records from the beginnings of the tables; None if none has a summary."""
+    spans = []
+    for archive in archives:
+        try:
+            summary = reader_of(archive).summarise(archive)
+        except SourceError:
+            continue  # reading the archive raises the same error
+        if summary is not None:
+            start = np.datetime64(str(summary.first)[:16], "m")
+            spans.append((start, start + np.timedelta64(int(summary.rows * summary.step_minutes), "m")))
     return (min(start for start, _ in spans), max(stop for _, stop in spans)) if spans else None
-
-
-def _span_of(archive: Archive) -> tuple[np.datetime64, np.datetime64] | None:
-    first, last = archive.first_year, archive.last_year
-    named = None
-    if first is not None and last is not None:
-        named = np.datetime64(f"{first:04d}", "m"), np.datetime64(f"{last + 1:04d}", "m")
-    try:
-        summary = reader_of(archive).summarise(archive)
-    except SourceError:
-        return named  # reading the archive raises the same error
-    if summary is None:
-        return named
-    start = np.datetime64(str(summary.first)[:16], "m")
-    stop = start + np.timedelta64(int(summary.rows * summary.step_minutes), "m")  # rows are estimated from the size
-    return start, stop if named is None else max(min(stop, named[1]), start + np.timedelta64(1, "D"))
 
 
 def name_archives(archives: Sequence[Archive]) -> Callable[[Archive], str]:

@@ -18,6 +18,9 @@ SAME_PLACE = 0.01
 #: Local start of a dated entry, None where it has no date, and hours east of UTC.
 Dated = tuple[np.datetime64 | None, float]
 
+#: Local start and end of a record.
+Span = tuple[np.datetime64, np.datetime64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatedPlace:
@@ -129,6 +132,15 @@ def class_of(text: str, where: str) -> tuple[str, str]:
     return "", f"{where}: {text[:60]!r} is no IGBP class (such as CRO or Croplands), and counts as unknown"
 
 
+def changes_within(info: SiteInfo, start: np.datetime64, stop: np.datetime64) -> bool:
+    """Return whether a dated place, class or offset from UTC begins within a record, not before or after it."""
+    starts = (
+        *(place.since for place in info.places[1:]),
+        *(since for since, _ in (*info.classes[1:], *info.utc_offsets[1:])),
+    )
+    return any(since is not None and start < since < stop for since in starts)
+
+
 def at_record(info: SiteInfo, start: np.datetime64, stop: np.datetime64) -> SiteInfo:
     """Return the metadata of a site with the place, class and offset from UTC that were in force during a record.
 
@@ -171,7 +183,7 @@ def at_record(info: SiteInfo, start: np.datetime64, stop: np.datetime64) -> Site
     return replace(info, **changes, notes=tuple(dict.fromkeys(notes)))
 
 
-def _in_force(since: Sequence[np.datetime64 | None], span: tuple[np.datetime64, np.datetime64]) -> tuple[int, bool]:
+def _in_force(since: Sequence[np.datetime64 | None], span: Span) -> tuple[int, bool]:
     """Return which of several starts, in order, begins the longest part of a span, and whether that is all of it."""
     edges = np.array([span[0], *(span[0] if start is None else start for start in since[1:]), span[1]])
     parts = np.diff(edges.clip(*span)).astype(np.int64)
@@ -190,7 +202,7 @@ def _note_on(
     kind: str,
     others: Sequence[tuple[np.datetime64 | None, str]],
     used: str,
-    span: tuple[np.datetime64, np.datetime64],
+    span: Span,
     whole: bool,
 ) -> list[str]:
     """Return a sentence on the entries that are not used; none if there is none."""
