@@ -30,6 +30,14 @@ _DELIMITERS = ",;\t|"
 #: Characters that are used as a minus sign: minus, figure dash and en dash.
 _MINUS = re.compile("[\u2212\u2012\u2013]")
 _CLOCK = re.compile(r"(?:UTC|GMT)?([+-]?)(\d{1,2})(?::([0-5]\d))?", re.IGNORECASE)
+#: Degrees, with minutes and seconds if there are any, and a letter for the side.
+_ANGLE = re.compile(
+    r"""(?P<before>[NSEW]?)\s*(?P<degrees>[+-]?\d+(?:\.\d+)?)\s*(?:[\u00b0\u00ba]\s*
+    (?:(?P<minutes>\d+(?:\.\d+)?)\s*['\u2032\u2019]\s*(?:(?P<seconds>\d+(?:\.\d+)?)\s*(?:["\u2033\u201d]|'')\s*)?)?)?
+    \s*(?P<after>[NSEW]?)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_SIDES = {"latitude": "NS", "longitude": "EW"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 #: Texts that mean that there is no value.
 _BLANK = ("", "na", "n/a", "nan", "none", "null", "unknown", "-", "-9999")
@@ -127,11 +135,31 @@ def parse_number(text: str, kind: str, where: str) -> float | None:
     try:
         value = float(plain)
     except ValueError:
-        value = parse_clock(text) if kind == "utc_offset" else np.nan
+        value = parse_clock(text) if kind == "utc_offset" else parse_angle(plain, kind)
     if low <= value <= high:
         return value
     _log.warning("%s: %s %r is not a number from %g to %g; it counts as unknown", where, kind, text, low, high)
     return None
+
+
+def parse_angle(text: str, kind: str) -> float:
+    """Return the degrees of a latitude or longitude that is written with its side; NaN if the text is none.
+
+    Examples
+    --------
+    >>> parse_angle("35.7 S", "latitude"), parse_angle("W 97\u00b030'", "longitude"), parse_angle("35.7 S", "longitude")
+    (-35.7, -97.5, nan)
+    """
+    match = _ANGLE.fullmatch(text)
+    if match is None or kind not in _SIDES or (match["before"] and match["after"]):
+        return np.nan
+    side = (match["before"] or match["after"]).upper()
+    if side not in _SIDES[kind]:
+        return np.nan
+    degrees = float(match["degrees"])
+    size = abs(degrees) + float(match["minutes"] or 0) / 60 + float(match["seconds"] or 0) / 3600
+    negative = match["degrees"].startswith("-") or side == _SIDES[kind][1]
+    return -size if negative else size
 
 
 def parse_clock(text: str) -> float:

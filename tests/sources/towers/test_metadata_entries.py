@@ -351,3 +351,25 @@ def test_metadata_complete_the_place_of_an_archive(tmp_path, monkeypatch):
     monkeypatch.setattr("fluxcube.sources.towers.archive_metadata.place_of", lambda archive: place)
     row, notes = build_and_inspect(tmp_path)
     assert (row["latitude"], row["igbp"], row["utc_offset"], notes) == (51.0, "GRA", 1, [])
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "expected"),
+    [
+        ("35.7 S", "148.2E", (-35.7, 148.2)),
+        ("S35.7", "W 97.5", (-35.7, -97.5)),
+        ("-35.7 S", "97.5 W", (-35.7, -97.5)),
+        ("51°30'N", "13°30'00\u2033 E", (51.5, 13.5)),
+        ("51° 30\u2032 36\u2033 N", "013°30'E", (51.51, 13.5)),
+        ("35.7 E", "97.5 S", None),
+        ("S 35.7 N", "1", None),
+    ],
+)
+def test_coordinates_with_their_side(tmp_path, latitude, longitude, expected):
+    path = tmp_path / "sites.csv"
+    path.write_text(f'site_id,latitude,longitude\n{SITE},"{latitude}","{longitude}"\n', encoding="utf-8")
+    info = read_badm(path)[SITE]
+    if expected is None:
+        assert info.latitude is None
+    else:
+        assert (info.latitude, info.longitude) == pytest.approx(expected)
