@@ -55,7 +55,7 @@ def is_sheet(location: Location) -> bool:
             f"{location}: an old Excel workbook (.xls), which is not read; open it in a spreadsheet program and save "
             "it as .xlsx or CSV"
         )
-    return PurePath(location.name).suffix.lower() == ".xlsx" or start.startswith(_ZIP)
+    return PurePath(location.name).suffix.lower() in (".xlsx", ".xlsm") or start.startswith(_ZIP)
 
 
 def read_sheet(location: Location) -> Iterator[tuple[int, list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,11 @@ def test_an_old_excel_workbook_is_named_with_the_remedy(tmp_path):
     old.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600))
     table = fc.inspect_raw(tmp_path)
     assert table.path.tolist() == [str(old)] and "old Excel workbook" in table.why[0] and "save it as" in table.why[0]
+    other = tmp_path / "sites.ods"
+    with zipfile.ZipFile(other, "w") as file:
+        file.writestr("content.xml", "<x/>")
+    (why,) = fc.inspect_raw(other).why
+    assert "sites.ods" in why and "save it as a CSV file" in why
     text = tmp_path / "FLX_AA-Flx_BIF_HH.xls"  # text under the name of a workbook
     write_bif(text, PLACE, (("IGBP", "GRA"),), separator="\t")
     assert read_badm(text)[SITE].igbp == "GRA"
