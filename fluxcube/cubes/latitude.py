@@ -22,8 +22,8 @@ EXCESS_SHARE, EXCESS, DAILY_EXCESS = 0.1, 50.0, 10.0
 _LIT = 50.0
 #: Half-months whose clear-sky maximum is below this are not used: dawn of a polar night, a broken sensor.
 _MIN_LIGHT = 100.0
-#: Maximum number of half-months compared: a year of them shows the seasons.
-_MOST = 24
+#: Maximum number of half-months compared, of steps and of daily means: a year of them shows the seasons.
+_MOST, _MOST_DAILY = 24, 96
 #: Step of the latitudes compared, and of the first look for a better one, in degrees.
 _COARSE, _LOOK = 10.0, 15.0
 #: Minimum gain of a first look that starts the full comparison, and minimum correlation of a better latitude: less is
@@ -153,6 +153,7 @@ def daily_doubts(date: np.ndarray, light: np.ndarray, latitude: float) -> tuple[
     known = np.isfinite(light)
     windows, count = np.unique(window[known], return_counts=True)
     windows = windows[count >= 5]
+    windows = windows[np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _MOST_DAILY)).round().astype(int))]
     if len(windows) < MIRROR_WINDOWS:
         return ()
     at = np.searchsorted(windows, window).clip(0, len(windows) - 1)
