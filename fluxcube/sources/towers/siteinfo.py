@@ -144,9 +144,9 @@ def changes_within(info: SiteInfo, start: np.datetime64, stop: np.datetime64) ->
 def at_record(info: SiteInfo, start: np.datetime64, stop: np.datetime64) -> SiteInfo:
     """Return the metadata of a site with the place, class and offset from UTC that were in force during a record.
 
-    Of several dated entries, each is in force from its date (the first one: from ever) until the next; the one in force
-    for the longest part of the record is used, and sentences on the others are added to ``notes``. Time stamps are
-    still decoded with each dated offset where it is in force.
+    Of several dated entries, each is in force from its date (the first one: from the beginning) until the next; the one
+    in force for the longest part of the record is used, and sentences on the others are added to ``notes``. Time stamps
+    are still decoded with each dated offset where it is in force.
 
     Parameters
     ----------
