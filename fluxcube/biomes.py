@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from fluxcube.errors import unknown
@@ -29,6 +31,84 @@ IGBP_NUMBERS = {
 
 #: MCD12Q1 number to IGBP code.
 IGBP_CODES = {number: code for code, number in IGBP_NUMBERS.items()}
+
+
+def _singular(word: str) -> str:
+    return f"{word[:-3]}y" if word.endswith("ies") else word.removesuffix("s")
+
+
+#: Words of the names in the IGBP legend of MCD12Q1, singular, without `_FILLERS`.
+_IGBP_WORDS = {
+    frozenset(map(_singular, words.split())): code
+    for code, names in {
+        "ENF": ("evergreen needleleaf forest",),
+        "EBF": ("evergreen broadleaf forest",),
+        "DNF": ("deciduous needleleaf forest",),
+        "DBF": ("deciduous broadleaf forest",),
+        "MF": ("mixed forest",),
+        "CSH": ("closed shrubland",),
+        "OSH": ("open shrubland",),
+        "WSA": ("woody savanna",),
+        "SAV": ("savanna",),
+        "GRA": ("grassland",),
+        "WET": ("wetland",),
+        "CRO": ("cropland",),
+        "URB": ("urban built up", "urban"),
+        "CVM": ("cropland natural vegetation mosaic",),
+        "SNO": ("snow ice",),
+        "BSV": ("barren sparse vegetation", "barren sparsely vegetated", "barren"),
+        "WAT": ("water body", "water"),
+    }.items()
+    for words in names
+}
+_FILLERS = {"and", "or", "permanent", "land", "area"}
+_LONGEST_NAME = 100
+_NUMBER = re.compile(r"(\d{1,2})(?:\.0*)?")
+_WITH_CODE = (
+    re.compile(r"(?P<code>[A-Z]{2,3})\s*[:;,(\[\u2013\u2014-]\s*(?P<rest>.*?)[)\]]?", re.IGNORECASE),
+    re.compile(r"(?P<rest>.*?)\s*[(\[]\s*(?P<code>[A-Z]{2,3})\s*[)\]]", re.IGNORECASE),
+    re.compile(r"(?P<code>\d{1,2})\s*[.:;,)\u2013\u2014 -]\s*(?P<rest>.*)"),
+)
+
+
+def igbp_class(text: str) -> str:
+    """Return the IGBP code that a text names: a code, a number of MCD12Q1, or a name written out; "" if it is none.
+
+    Upper and lower case, singular and plural, hyphens, slashes and blanks make no difference; a code beside a name must
+    agree with it.
+
+    Examples
+    --------
+    >>> [igbp_class(text) for text in ("cro", "Croplands", "12", "Evergreen needle-leaf forest", "CRO - Croplands")]
+    ['CRO', 'CRO', 'CRO', 'ENF', 'CRO']
+    >>> [igbp_class(text) for text in ("TBD", "Forest", "ENF/GRA", "GRA (Croplands)", "18")]
+    ['', '', '', '', '']
+    """
+    text = text.strip()
+    if len(text) > _LONGEST_NAME:
+        return ""
+    if text.upper() in IGBP_NUMBERS:
+        return text.upper()
+    if number := _NUMBER.fullmatch(text):
+        return igbp_code(int(number.group(1)))
+    words = re.sub(r"(needle|broad)[^a-z]*lea(?:f|ved|ves)", r"\1leaf ", text.lower())
+    words = re.sub(r"(grass|crop|shrub|wet)[^a-z]*land", r"\1land", words).replace("savannah", "savanna")
+    found = {_singular(word) for word in re.findall(r"[a-z]+", words)} - _FILLERS
+    if code := _IGBP_WORDS.get(frozenset(found), ""):
+        return code if not re.search(r"\d", text) else _with_code(text)
+    return _with_code(text)
+
+
+def _with_code(text: str) -> str:
+    """Return the class of a text that consists of a code or a number and a name, if both are of the same class."""
+    for pattern in _WITH_CODE:
+        if match := pattern.fullmatch(text):
+            code, rest = igbp_class(match["code"]), match["rest"]
+            other = igbp_class(rest) if rest else code
+            codes = {word for word in re.findall(r"[A-Z]+", rest) if word in IGBP_NUMBERS} - {code}
+            if code and not codes and (other == code or (not other and not match["code"].isdigit())):
+                return code
+    return ""
 
 
 def igbp_code(number: int) -> str:

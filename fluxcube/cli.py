@@ -88,7 +88,8 @@ def build(
     rule: Annotated[str, typer.Option(help="Preferred source of a value: newest or quality.")] = "newest",
     clock: Annotated[str, typer.Option(help="Clock of the predictors DOY and TOD: solar or standard time.")] = "solar",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first site that cannot be read or whose clock is doubtful.")
+        bool,
+        typer.Option("--strict", help="Stop at the first site that cannot be read or has a doubtful clock or place."),
     ] = False,
     append: Annotated[bool, typer.Option("--append", help="Keep an existing cube; add new and changed sites.")] = False,
     compact: Annotated[

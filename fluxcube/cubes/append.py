@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from fluxcube.biomes import igbp_class, igbp_number
 from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_tower
 from fluxcube.cubes.report import build_document, document, read_report
@@ -61,6 +63,8 @@ def append_site(
         If there is no such cube, or it has the site and `overwrite` is not set.
     SourceError
         If the record lacks its location or time step, or has no value, or its site has an impossible name.
+    UnknownNameError
+        If its IGBP class is none of the 17.
     ConfigError
         If the cube is daily and `ds` is not a Tower.
 
@@ -114,7 +118,11 @@ def _tower(ds: xr.Dataset, info: SiteInfo | None, settings: CubeSettings) -> Tow
     missing = [key for key in ("site", "network", "step_minutes", "source_file") if key not in ds.attrs]
     if missing:
         raise SourceError(f"the record lacks the attributes {', '.join(missing)}: read it with read_table.")
-    return tower_of([(0, str(ds.attrs["network"]), ds)], info or _info(ds), settings.tower_options())
+    info = info or _info(ds)
+    if info.igbp:
+        info = replace(info, igbp=igbp_class(info.igbp) or info.igbp)
+        igbp_number(info.igbp)  # raises for a text that is no class
+    return tower_of([(0, str(ds.attrs["network"]), ds)], info, settings.tower_options())
 
 
 def _info(ds: xr.Dataset) -> SiteInfo:

@@ -29,10 +29,10 @@ from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.tower import read_tower
 from fluxcube.errors import SourceError, unknown
 from fluxcube.resolution import ALL
+from fluxcube.sources.towers.archive_metadata import find_place, of_records
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
-from fluxcube.sources.towers.places import find_place
 from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
 from fluxcube.sources.towers.sitenames import printable
 
@@ -119,7 +119,7 @@ def find_sites(request: BuildRequest) -> FoundSites:
     archives = _requested(discovery, request.sites)
     left_out: dict[str, str] = {}
     note = None if request.strict else lambda at, error: left_out.update({printable(at.name): str(error)})
-    infos = read_badm(discovery.badm, on_error=note)
+    infos = of_records(read_badm(discovery.badm, on_error=note), discovery.archives)
     notes: dict[str, str] = {}
     if request.land_cover is not None:
         classed = add_land_cover(_without_class(infos, archives), request.land_cover)

@@ -1,4 +1,4 @@
-"""Checks of a tower's record: impossible values, a wrong clock, reversed flags, and contradictory locations."""
+"""Checks of a tower's record: impossible values, a wrong clock or latitude, reversed flags, contradictory locations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.latitude import better_latitude, excess_share, latitude_doubts
 from fluxcube.cubes.places import location
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
@@ -84,16 +85,25 @@ class SunLag:
         Medians over the months with and without daylight saving time, if there are enough windows.
     years : dict of str to float
         Medians over each season of each year, if there are enough windows.
+    place_doubts : tuple of str
+        Sentences on a latitude that the light contradicts.
+    hint : str
+        End of the sentence on a wrong clock, where the longitude may be wrong instead.
     """
 
     hours: float
     windows: int
     seasons: dict[str, float]
     years: dict[str, float]
+    place_doubts: tuple[str, ...] = ()
+    hint: str = ""
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Sentences on what is wrong with the clock; empty if it is right."""
+        """Sentences on what is wrong with the clock or the place; empty if both are right."""
+        return (*self._clock_doubts(), *self.place_doubts)
+
+    def _clock_doubts(self) -> tuple[str, ...]:
         change = abs(np.diff(list(self.seasons.values())))
         if change.size and 24 - SEASON_CHANGE > change[0] > SEASON_CHANGE:
             lags = ", ".join(f"{lag:+.1f} h from {months}" for months, lag in self.seasons.items())
@@ -112,23 +122,25 @@ class SunLag:
             side = "behind" if self.hours > 0 else "ahead of"
             doubts.append(
                 f"its light is {abs(self.hours):.1f} h {side} the sun: the stamps fit a UTC_OFFSET that is "
-                f"{self.hours:+.1f} h from the one they were decoded with; correct it"
+                f"{self.hours:+.1f} h from the one they were decoded with; correct it{self.hint}"
             )
         return tuple(doubts)
 
 
 def sun_lag(record: xr.Dataset, latitude: float, longitude: float) -> SunLag | None:
-    """Estimate the difference of a record's clock from the sun's.
+    """Estimate the difference of a record's clock from the sun's, and check its latitude.
 
     The maximum light measured at each time of the day in half a month, which is nearly that of a clear sky, is compared
     with potential radiation; the lag is that of their highest cross-correlation over the daily cycle. The lag of the
     record is the median over its half-months, so that clouds, shade and broken sensors in some of them have no effect.
+    Where the light contradicts the latitude (`fluxcube.cubes.latitude`), the lag is that at the latitude it fits.
 
     Parameters
     ----------
     record : xr.Dataset
         Dim time (UTC start of each step); ``SW_IN`` and ``SW_IN_QC``, or ``PPFD_IN`` and its flags; attribute
-        ``step_minutes``. Only measured values are used: filled ones may come from a reanalysis, whose clock is right.
+        ``step_minutes``. Filled values, which may come from a reanalysis whose clock is right, are used only where the
+        record has no measured one.
     latitude, longitude : float
         Degrees north and east.
 
@@ -144,17 +156,18 @@ def sun_lag(record: xr.Dataset, latitude: float, longitude: float) -> SunLag | N
     step = int(record.attrs["step_minutes"])
     for name in ("SW_IN", "PPFD_IN"):
         if name in record and _DAY % step == 0:
-            values = np.where(record[f"{name}_QC"].values == 0, record[name].values, np.float32(np.nan))
-            lags, days = _lags(record.time.values, values, step, latitude, longitude)
-            if len(lags):
-                return _summary(lags, days)
+            values, measured = record[name].values, record[f"{name}_QC"].values == 0
+            if measured.any():  # a table without flags counts as filled throughout, and is checked, too
+                values = np.where(measured, values, np.float32(np.nan))
+            grid, start = _half_months(record.time.values, values, step)
+            lag = _lag_of(grid, start, step, latitude, longitude, watts=name == "SW_IN") if len(grid) else None
+            if lag is not None:
+                return lag
     return None
 
 
-def _lags(
-    time: np.ndarray, light: np.ndarray, step: int, latitude: float, longitude: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lag in hours (n,) of each half-month with enough light, and its middle day (n,) datetime64[D]."""
+def _half_months(time: np.ndarray, light: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the light (n, day, slot) of each half-month with enough of it, and the start of its middle day (n,)."""
     minute = time.astype("datetime64[m]").astype(np.int64)
     past = int(minute[-1] % step)  # minutes past the step at which steps begin, not 0 at odd offsets
     day, slot = np.divmod(minute - past, _DAY)
@@ -165,12 +178,32 @@ def _lags(
     grid = days.reshape(windows, _WINDOW, slots)
     middle = first + _WINDOW * np.arange(windows) + _WINDOW // 2
     enough = (np.isfinite(grid).sum(1) >= _ENOUGH_DAYS).all(1)
-    clear, middle = np.fmax.reduce(grid[enough], 1).astype(float), middle[enough]
-    times = (middle[:, None] * _DAY + past + step * np.arange(slots)).astype("datetime64[m]")
-    potential = potential_radiation(times.ravel(), latitude, longitude, hours=step / 60).reshape(-1, slots)
+    return grid[enough], (middle[enough] * _DAY + past).astype("datetime64[m]")
+
+
+def _lag_of(
+    grid: np.ndarray, start: np.ndarray, step: int, latitude: float, longitude: float, *, watts: bool
+) -> SunLag | None:
+    """Return the lag of half-months (n, day, slot) that begin at `start` (n,), and what is doubtful about the place."""
+    slots = grid.shape[-1]
+    clear = np.fmax.reduce(grid, 1).astype(float)
+    times = (start[:, None] + (step * np.arange(slots)).astype("timedelta64[m]")).ravel()
+
+    def potential_at(at: float) -> np.ndarray:
+        return potential_radiation(times, at, longitude, hours=step / 60).reshape(-1, slots)
+
+    potential = potential_at(latitude)
+    share = excess_share(grid, _shifted(potential, _alignment(clear, potential)[0])[:, None, :]) if watts else 0.0
+    better = better_latitude(clear, start, step, latitude, longitude)
+    doubts = latitude_doubts(better, share, latitude, longitude=longitude)
+    if better is not None:
+        potential = potential_at(better.latitude)
     lag, correlation = _alignment(clear, potential)
     kept = (np.ptp(potential, 1) > _MIN_RANGE) & (correlation > _MIN_CORRELATION)
-    return lag[kept] * step / 60, middle[kept].astype("datetime64[D]")
+    if not kept.any():
+        return SunLag(hours=0.0, windows=0, seasons={}, years={}, place_doubts=doubts) if doubts else None
+    lags, days = lag[kept] * step / 60, start[kept].astype("datetime64[D]")
+    return _summary(lags, days, longitude, doubts)
 
 
 def _alignment(light: np.ndarray, potential: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +221,14 @@ def _alignment(light: np.ndarray, potential: np.ndarray) -> tuple[np.ndarray, np
     return (lag + slots / 2) % slots - slots / 2, at
 
 
-def _summary(lags: np.ndarray, days: np.ndarray) -> SunLag:
+def _shifted(curves: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Return daily curves (n, slots) float32, each delayed by its lag (n,) in slots, as a wrong clock does."""
+    slots = curves.shape[1]
+    at = (np.arange(slots) - np.round(lags).astype(int)[:, None]) % slots
+    return np.take_along_axis(curves, at, 1).astype(np.float32)
+
+
+def _summary(lags: np.ndarray, days: np.ndarray, longitude: float, doubts: tuple[str, ...]) -> SunLag:
     """Return the medians of lags (n,) over all windows, seasons and years."""
     months = days.astype("datetime64[M]").astype(int)
     middle = _circular_median(lags)
@@ -202,7 +242,10 @@ def _summary(lags: np.ndarray, days: np.ndarray) -> SunLag:
         for one in np.unique(year[within]):
             if (within & (year == one)).sum() >= _ENOUGH_WINDOWS:
                 years[f"{name} {one}"] = float(np.median(lags[within & (year == one)]))
-    return SunLag(hours=float(middle), windows=len(lags), seasons=seasons, years=years)
+    shift = 2 * longitude / 15  # hours by which a lost sign of the longitude shifts the light
+    turned = min(abs(middle), abs(shift)) > SUN_LAG > abs((middle - shift + 12) % 24 - 12)
+    hint = f", or the sign of the longitude: the light fits {-longitude:g} as well" if turned else ""
+    return SunLag(hours=float(middle), windows=len(lags), seasons=seasons, years=years, place_doubts=doubts, hint=hint)
 
 
 def _circular_median(lags: np.ndarray) -> float:

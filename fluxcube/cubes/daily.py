@@ -13,6 +13,7 @@ import xarray as xr
 
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
+from fluxcube.cubes.latitude import daily_doubts
 from fluxcube.cubes.localdays import to_daily
 from fluxcube.cubes.places import location, other_places, standard_offset
 from fluxcube.cubes.tower_data import (
@@ -32,11 +33,11 @@ from fluxcube.cubes.tower_data import (
 from fluxcube.errors import SourceError
 from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
 from fluxcube.sources.towers.archives import is_zip, list_members
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
-from fluxcube.sources.towers.places import archive_places, completed, name_archives
 from fluxcube.sources.towers.readers import read_archive, read_daily_archive
 from fluxcube.sources.towers.selection import choose_member, covers_years
 from fluxcube.timestamps import HOUR, Offset, offsets_at
@@ -84,8 +85,8 @@ def read_daily_tower(archives: Sequence[Archive], info: SiteInfo, options: Tower
     places = archive_places(archives)
     info = completed(info, places)
     apart = places_apart(info, other_places(info) | places)
-    if apart and options.strict:
-        raise SourceError(f"{info.site}: {'; '.join(apart)}")
+    if options.strict and (apart or info.doubts):
+        raise SourceError(f"{info.site}: {'; '.join((*info.doubts, *apart))}")
     unread: dict[str, str] = {}
     publications = _without_double(list(_read(archives, _Reading(info, places, options), unread)))
     if not publications:
@@ -173,11 +174,13 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
     for archive in archives:
         clock = functools.partial(reading.clock, label(archive))  # called only where hours are read: it may warn
         try:
-            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=names)
+            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=(*names, LIGHT))
             if days is None:
                 yield _from_hours(archive, label(archive), clock, reading, names)
                 continue
-            yield _from_days(archive, label(archive), days, names)
+            doubts = _place_doubts(days, reading)
+            published = _from_days(archive, label(archive), days, names)
+            yield replace(published, warnings=(*doubts, *published.warnings))
             beside = _hours_beside(archive, hourly)
             lacking = _lacking(days, names)
             if beside is not None and lacking:
@@ -186,6 +189,18 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
             if reading.options.strict or len(archives) == 1:
                 raise
             unread[name_among(archive, archives) if archive.path.name in unread else archive.path.name] = str(error)
+
+
+def _place_doubts(days: xr.Dataset, reading: _Reading) -> tuple[str, ...]:
+    """Return sentences on a latitude that the measured daily light contradicts; raise a SourceError if strict."""
+    if LIGHT not in days or f"{LIGHT}_QUALITY" not in days:
+        return ()
+    quality = days[f"{LIGHT}_QUALITY"].values
+    good = (quality >= _SHARES[1]) | ~np.isfinite(quality).any()  # a table without any quality is checked whole
+    doubts = daily_doubts(days.time.values[good], days[LIGHT].values[good], location(reading.info)[0])
+    if doubts and reading.options.strict:
+        raise SourceError(f"{days.attrs['source_file']}: {'; '.join(doubts)}")
+    return doubts
 
 
 def _hours_beside(archive: Archive, hourly: Sequence[Archive]) -> Archive | None:
@@ -331,6 +346,7 @@ def _warnings(
     if unknown:
         counts = ", ".join(f"{name} {count}" for name, count in unknown.items())
         warnings.append(f"quality unknown, days that no min_quality keeps: {counts}")
+    warnings += [*info.doubts, *info.notes]  # reading the metadata has already logged them
     if info.utc_offset is None and any(p.from_hours for p in publications):
         warnings.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
     return tuple(warnings)

@@ -128,7 +128,8 @@ def stamp(archives: Sequence[Archive], info: SiteInfo | None) -> dict[str, Any]:
 
 def digest_info(info: SiteInfo | None) -> str:
     """Return a digest of the metadata of a site."""
-    return hashlib.sha256(repr(info).encode()).hexdigest()[:16]
+    more = () if info is None else (info.places, info.classes, info.doubts, info.notes)
+    return hashlib.sha256((repr(info) + (repr(more) if any(more) else "")).encode()).hexdigest()[:16]
 
 
 def _stamp(archive: Archive) -> dict[str, object]:

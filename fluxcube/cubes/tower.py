@@ -30,10 +30,10 @@ from fluxcube.cubes.tower_data import (
 )
 from fluxcube.errors import SourceError
 from fluxcube.solar import potential_radiation
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
-from fluxcube.sources.towers.places import archive_places, completed, name_archives
 from fluxcube.sources.towers.readers import read_archive
 from fluxcube.timestamps import local_clock
 from fluxcube.variables import COMPUTED, table
@@ -119,8 +119,8 @@ def tower_of(
 def _check_places(info: SiteInfo, places: Mapping[str, SiteInfo], options: TowerOptions) -> tuple[str, ...]:
     """Return sentences on sources that place the site elsewhere; raise a SourceError instead if strict."""
     apart = places_apart(info, other_places(info) | dict(places))
-    if apart and options.strict:
-        raise SourceError(f"{info.site}: {'; '.join(apart)}")
+    if options.strict and (apart or info.doubts):
+        raise SourceError(f"{info.site}: {'; '.join((*info.doubts, *apart))}")
     return apart
 
 
@@ -309,6 +309,7 @@ def _warnings(info: SiteInfo, publications: Sequence[_Publication], apart: Seque
             warnings.append(f"{name}: {percent} % of its values were out of bounds and became missing")
     for warning in warnings:
         _log.warning("%s: %s", info.site, warning)
+    warnings += [*info.doubts, *info.notes]  # reading the metadata has already logged them
     if info.utc_offset is None:
         warnings.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
     return tuple(warnings)

@@ -121,11 +121,21 @@ def test_too_little_light_tells_nothing():
     assert sun_lag(light(40, 0, days=4), 40, 0) is None
     assert sun_lag(light(75, 20, start="2011-11-10", days=70), 75, 20) is None  # polar night
     filled = light(40, 0)
-    assert sun_lag(filled.assign(SW_IN_QC=filled.SW_IN_QC * 0 + np.int8(2)), 40, 0) is None
     assert sun_lag(filled.drop_vars(["SW_IN", "SW_IN_QC"]), 40, 0) is None
     dark = filled.assign(SW_IN=filled.SW_IN * 0)
     assert sun_lag(dark, 40, 0) is None
     assert abs(sun_lag(light(75, 20), 75, 20).hours) < 0.2  # where the sun is up for months, too
+
+
+def test_a_table_without_flags_is_checked_and_fills_do_not_hide_a_wrong_clock():
+    ds = light(40, 0, shift=2)
+    assert apart(sun_lag(ds.assign(SW_IN_QC=ds.SW_IN_QC * 0 + np.int8(2)), 40, 0).hours, 2) < 0.15
+    right, n = light(40, 0), 365 * 48
+    measured = np.arange(n) % 480 < 240  # every other five days; the others are filled with the right clock
+    values = np.where(measured, np.roll(right.SW_IN.values, 4), right.SW_IN.values)
+    flags = np.where(measured, 0, 2).astype(np.int8)
+    found = sun_lag(right.assign(SW_IN=("time", values), SW_IN_QC=("time", flags)), 40, 0)
+    assert apart(found.hours, 2) < 0.15
 
 
 def test_few_days_tell_already():

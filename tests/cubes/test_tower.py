@@ -305,7 +305,7 @@ def test_an_archive_that_tells_its_own_clock_is_decoded_with_it(tmp_path, monkey
     raw_light(tmp_path / "wrong", -8)
     right = from_files(tmp_path / "right")
     own = SiteInfo(site="US-Aaa", utc_offset=-6.0, utc_offsets=((None, -6.0),))
-    monkeypatch.setattr("fluxcube.sources.towers.places.place_of", lambda archive: own)
+    monkeypatch.setattr("fluxcube.sources.towers.archive_metadata.place_of", lambda archive: own)
     told = from_files(tmp_path / "wrong")
     np.testing.assert_array_equal(told.time, right.time)
     assert not told.warnings and told.utc_offset == -8  # which the site's other publications have
@@ -321,7 +321,7 @@ def test_a_site_without_an_offset_takes_its_archive_s(tmp_path, monkeypatch):
         "longitude / 15" in read_tower(found.archives, bare, TowerOptions(predictors=("TA",), targets=())).warnings[0]
     )
     own = SiteInfo(site="US-Aaa", utc_offset=-6.0, utc_offsets=((None, -6.0),))
-    monkeypatch.setattr("fluxcube.sources.towers.places.place_of", lambda archive: own)
+    monkeypatch.setattr("fluxcube.sources.towers.archive_metadata.place_of", lambda archive: own)
     tower = read_tower(found.archives, bare, TowerOptions(predictors=("TA",), targets=()))
     assert tower.utc_offset == -6 and not tower.warnings
 
@@ -330,7 +330,7 @@ def test_an_archive_tells_what_the_metadata_do_not(tmp_path, monkeypatch):
     raw_light(tmp_path, -6)
     archives = discover(tmp_path).archives
     told = SiteInfo(site="US-Aaa", latitude=1.0, igbp="GRA", koppen="Dfb", elevation=9.0, utc_offset=-7.0)
-    monkeypatch.setattr("fluxcube.sources.towers.places.place_of", lambda archive: told)
+    monkeypatch.setattr("fluxcube.sources.towers.archive_metadata.place_of", lambda archive: told)
     known = replace(INFO, igbp="CRO")
     info = read_tower(archives, known, TowerOptions(predictors=("TA",), targets=())).info
     assert info == replace(known, koppen="Dfb", elevation=9.0)

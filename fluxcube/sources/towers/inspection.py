@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers.archive_metadata import describe_site, of_records
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive, parse_name
-from fluxcube.sources.towers.places import describe_site
 from fluxcube.sources.towers.readers import reader_of
 from fluxcube.sources.towers.sitenames import printable
 
@@ -101,6 +101,7 @@ def inspect_raw(
     ignored: list[tuple[str, str]] = [*discovery.bad_sites, *discovery.ignored]
     with _quiet():
         infos = read_badm(discovery.badm, on_error=lambda at, error: ignored.append((str(at), str(error))))
+        infos = of_records(infos, discovery.archives)
     rows = [*_archive_rows(discovery, infos, progress), *(_ignored_row(path, why) for path, why in ignored)]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = ("first_year", "last_year", "step_minutes", "rows")
@@ -243,7 +244,10 @@ def _inspect_archive(archive: Archive, info: SiteInfo) -> dict[str, object]:
         row["first_year"] = row["first_year"] or int(str(summary.first)[:4])
     if row["latitude"] is None or row["longitude"] is None:
         return row | {"used": False, "why": _NO_PLACE}
-    return row | {"why": _NO_CLOCK if row["utc_offset"] is None and archive.resolution != "DD" else ""}
+    sentences = [*info.doubts, *info.notes]
+    sentences += [f"{file} has it at {lat:g}, {lon:g}" for file, lat, lon in info.elsewhere]
+    sentences += [_NO_CLOCK] if row["utc_offset"] is None and archive.resolution != "DD" else []
+    return row | {"why": "; ".join(sentences)}
 
 
 _NO_PLACE = "no latitude and longitude of its site in any metadata file (BIF, SITEINFO, or a sites.csv)"

@@ -24,8 +24,9 @@ from collections.abc import Sequence
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location
-from fluxcube.sources.towers.badm import JAPAN_HOURS, SiteInfo
+from fluxcube.sources.towers.bif import JAPAN_HOURS
 from fluxcube.sources.towers.networks import Archive
+from fluxcube.sources.towers.siteinfo import SiteInfo
 from fluxcube.sources.towers.stamped import (
     AS_PUBLISHED,
     START,

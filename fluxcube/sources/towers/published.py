@@ -10,8 +10,8 @@ import xarray as xr
 
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
-from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.plausible import as_float32
+from fluxcube.sources.towers.siteinfo import SiteInfo, class_of
 from fluxcube.sources.towers.stamped import attrs_of
 
 #: Limits (low, high) by which values were scaled. v1: normalization_config.yml of the paper's code
@@ -241,12 +241,14 @@ def site_info(site: str, latitude: object, longitude: object, elevation: object,
     SourceError
         If a value is not a number, or out of its range.
     """
+    code, note = class_of(igbp, where) if isinstance(igbp, str) else ("", "")
     return SiteInfo(
         site=site,
         latitude=_number(latitude, 90.0, f"{where}, latitude of {site}"),
         longitude=_number(longitude, 180.0, f"{where}, longitude of {site}"),
         elevation=_number(elevation, 9000.0, f"{where}, elevation of {site}"),
-        igbp=igbp.strip().upper() if isinstance(igbp, str) else "",
+        igbp=code,
+        notes=(note,) if note else (),
     )
 
 

@@ -20,6 +20,9 @@ from fluxcube.sources.towers.archives import Location, check_zip, open_stream
 #: Maximum size of a spreadsheet on disk in bytes: the metadata of 1,000 sites have some 5 MB.
 MAX_SHEET = 64 << 20
 
+#: First bytes of a workbook of Excel 97 to 2003, and of a zip, which an XLSX file is.
+_OLD_EXCEL, _ZIP = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"PK\x03\x04"
+
 # Errors of openpyxl for files that are cut or are not spreadsheets.
 _BROKEN = (
     zipfile.BadZipFile,
@@ -38,9 +41,22 @@ _BROKEN = (
 )
 
 
-def is_sheet(name: str) -> bool:
-    """Return whether a file is a spreadsheet, by its name."""
-    return PurePath(name).suffix.lower() == ".xlsx"
+def is_sheet(location: Location) -> bool:
+    """Return whether a file is a spreadsheet: an XLSX by its name, or by its content under another name.
+
+    Raises
+    ------
+    SourceError
+        If the file is an old Excel workbook.
+    """
+    with open_stream(location) as stream:
+        start = stream.read(len(_OLD_EXCEL))
+    if start == _OLD_EXCEL:
+        raise SourceError(
+            f"{location}: an old Excel workbook (.xls), which is not read; open it in a spreadsheet program and save "
+            "it as .xlsx or CSV"
+        )
+    return PurePath(location.name).suffix.lower() in (".xlsx", ".xlsm") or start.startswith(_ZIP)
 
 
 def read_sheet(location: Location) -> Iterator[tuple[int, list[str]]]:

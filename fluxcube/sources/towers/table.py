@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube import variables as table
-from fluxcube.biomes import igbp_number
+from fluxcube.biomes import igbp_class, igbp_number
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.sources.towers.anycsv import Table, open_table
 from fluxcube.sources.towers.plausible import as_float32, check_units
@@ -116,7 +116,7 @@ def read_table(
     latitude, longitude : float
         Degrees north and east.
     igbp : str
-        IGBP land cover class, such as ``"GRA"``; "" where unknown.
+        IGBP land cover class, such as ``"GRA"`` or ``"Grasslands"``; "" where unknown.
     koppen : str
         Köppen climate class; "" where unknown.
     elevation : float, optional
@@ -229,6 +229,7 @@ def _place(
         if not good:
             raise ConfigError(f"{name}={value!r}: expected a number from {-limit} to {limit}")
     if igbp:
+        igbp = igbp_class(igbp) or igbp
         igbp_number(igbp)
     return {name: float(value) for name, (value, _) in limits.items()} | {"igbp": igbp, "koppen": koppen}
 

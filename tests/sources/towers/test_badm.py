@@ -174,8 +174,9 @@ def test_bif_comes_first_and_the_table_fills(tmp_path, turned, caplog):
         koppen="Cfb",
         utc_offset=2.0,
         utc_offsets=((None, 2.0),),
+        notes=("sites.csv has the IGBP class GRA; ENF of a file read before is used",),
     )
-    assert not caplog.records
+    assert [record.getMessage() for record in caplog.records] == [f"XX-One: {info.notes[0]}"]
 
 
 def test_a_place_is_never_mixed_from_two_files(tmp_path):

@@ -12,13 +12,13 @@ import pytest
 from test_japanflux import write
 
 from fluxcube.sources.towers import archives
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, find_place
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.badm import read_badm
 from fluxcube.sources.towers.csvfile import SAMPLE_BYTES, read_sample
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import COLUMNS, format_inspection, inspect_raw
 from fluxcube.sources.towers.oneflux import read_oneflux
-from fluxcube.sources.towers.places import archive_places, completed, find_place
 
 NAME = "FLX_{}_FLUXNET2015_FULLSET_HH_2005-2006_1-4.csv"
 
