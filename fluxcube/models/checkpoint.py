@@ -20,6 +20,8 @@ from fluxcube.models import registry
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
 from fluxcube.models.ensemble import Ensemble
+from fluxcube.resolution import HOURLY
+from fluxcube.samples.scaling import floors
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -124,9 +126,18 @@ def members(folders: Sequence[str | os.PathLike]) -> tuple[Ensemble, list[dict]]
         if about["features"] != abouts[0]["features"]:
             raise CheckpointError(f"{folder} was trained on other features than {folders[0]}: train it again.")
     try:
-        return Ensemble(models, [factors(about) for about in abouts]), list(abouts)
+        return Ensemble(models, [factors(about) for about in abouts], _floors(abouts[0]["features"])), list(abouts)
     except ConfigError as error:
         raise CheckpointError(f"{folders[0]} and the other members do not fit together: {error}") from error
+
+
+def _floors(features: Mapping) -> tuple[float, ...] | None:
+    """Return the smallest scaled estimate of each target, from the features of a checkpoint."""
+    names = features.get("targets", ())
+    scaling = [
+        features.get(key) or [default] * len(names) for key, default in (("target_mean", 0.0), ("target_scale", 1.0))
+    ]
+    return floors(names, *scaling, daily=features.get("resolution", HOURLY.name) != HOURLY.name)
 
 
 def factors(about: Mapping) -> list[float]:

@@ -415,3 +415,15 @@ def test_a_batch_says_what_day_it_is(cube):
     wanted = cube.predictors.sel(site="XX-D03", variable="TA", time=last)
     met = Batch.of(batch).inputs[:, -1, spec.inputs.index("TA")] * 160
     np.testing.assert_allclose(met, wanted.values, atol=1e-3)
+
+
+def test_daily_respiration_of_an_ensemble_is_the_mean_of_its_clipped_members(cube, tmp_path):
+    few = dataclasses.replace(FAST, epochs=1, windows_per_epoch=16)
+    done = train(cube, tmp_path / "seeds", "lstm", seeds=2, training=few, target=("NEE", "GPP_NT"))
+    both = predict(done, cube)
+    alone = [predict(tmp_path / "seeds" / f"seed-{s}", cube) for s in (3, 4)]
+    for name in ("NEE", "GPP_NT", "RECO"):
+        mean = np.mean([one[name].values for one in alone], 0)
+        np.testing.assert_allclose(both[name].values, mean, atol=1e-4, rtol=1e-4)
+    assert float(both.RECO.min()) >= 0
+    assert load_model(done).model.floor.tolist()[0] == -np.inf
