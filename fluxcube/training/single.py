@@ -17,7 +17,7 @@ from fluxcube.models.rows import RowModel
 from fluxcube.resolution import DEFAULT, HOURLY, QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
-from fluxcube.training.applicability import fit_applicability
+from fluxcube.training.applicability import CLUSTER_KM, fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import Plan
 from fluxcube.training.rows import SiteRows, fit_rows
@@ -180,9 +180,9 @@ def _row_summary(model: RowModel, logged: Mapping) -> str:
 
 
 def _applicability(model: Model, data: Data, seed: int, progress: Callable | None) -> Applicability | None:
-    split = data.plan.split
+    buffer_km = max(CLUSTER_KM, data.plan.split.buffer_km)
     return fit_applicability(
-        model, data.train, data.val, data.plan.cube, buffer_km=split.buffer_km, seed=seed, progress=progress
+        model, data.train, data.val, data.plan.cube, buffer_km=buffer_km, seed=seed, progress=progress
     )
 
 

@@ -102,7 +102,7 @@ def test_the_day_time_partition_yields_no_respiration_and_the_reason_is_reported
     assert "RECO" not in made and "GPP_DT is not RECO" in caplog.text and "GPP_NT" in made.attrs["RECO_absent"]
     from fluxcube.inference.outputs import flux_names
 
-    with pytest.raises(ConfigError, match="RECO is no flux of this model.*GPP_NT"):
+    with pytest.raises(ConfigError, match=r"RECO is no flux of this model.*GPP_NT"):
         flux_names(model, ["NEE", "RECO"])
     both = predict(predictor(Slope((*STEEP, 5.0)), spec(("NEE", "GPP_DT", "GPP_NT"), resolution)), cubes[resolution])
     assert both.RECO.attrs["derived"] == "NEE + GPP_NT" and "RECO_absent" not in both.attrs
