@@ -423,6 +423,13 @@ def _season_code(obs: xr.DataArray, resolution: Resolution) -> xr.DataArray:
     for name in ("latitude", "longitude"):
         if name not in obs.coords:
             raise SchemaError(f'by="season" needs the coordinate {name}; found {sorted(map(str, obs.coords))}.')
+        unknown_places = ~np.isfinite(np.asarray(obs[name].values, float))
+        if unknown_places.any() and not (resolution.local and name == "longitude"):
+            where = obs["site"].values[unknown_places] if obs[name].dims == ("site",) else [int(unknown_places.sum())]
+            raise SchemaError(
+                f'by="season" needs the {name} of every place, which is missing at {", ".join(map(str, where[:5]))}: '
+                "leave these places out, or assign it."
+            )
     shift = xr.apply_ufunc(resolution.solar_shift, obs.longitude, dask="parallelized", output_dtypes=["timedelta64[s]"])
     month = (obs.time + shift).dt.month
     return ((month % 12) // 3 + 2 * (obs.latitude < 0)).astype("int8") % 4

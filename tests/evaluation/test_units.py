@@ -125,3 +125,13 @@ def test_what_cannot_be_aligned_is_named(cube):
         evaluate(cube, flux.expand_dims(member=[0, 1]))
     with pytest.raises(UnknownNameError, match="season"):
         evaluate(cube, flux, by="seasons")
+
+
+@pytest.mark.parametrize("name", ["latitude", "longitude"])
+def test_seasons_need_a_known_place(cube, name):
+    lost = cube.assign_coords({name: ("site", np.where(np.arange(4) == 1, np.nan, cube[name].values))})
+    with pytest.raises(SchemaError, match=f'by="season" needs the {name} of every place.*XX-S01'):
+        evaluate(lost, predicted(cube), by="season")
+    with pytest.raises(SchemaError, match=f"needs the coordinate {name}"):
+        evaluate(cube.drop_vars(name), predicted(cube).drop_vars(name), by="season")
+    assert evaluate(cube, predicted(cube), by="season").n.sum() == evaluate(cube, predicted(cube)).n

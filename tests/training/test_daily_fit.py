@@ -427,3 +427,23 @@ def test_daily_respiration_of_an_ensemble_is_the_mean_of_its_clipped_members(cub
         np.testing.assert_allclose(both[name].values, mean, atol=1e-4, rtol=1e-4)
     assert float(both.RECO.min()) >= 0
     assert load_model(done).model.floor.tolist()[0] == -np.inf
+
+
+@pytest.mark.parametrize(("name", "title"), [("koppen", "Köppen climate"), ("igbp", "IGBP class")])
+def test_towers_without_a_class_are_named(cube, name, title, caplog):
+    spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS)
+    sites = list(spec_sites(cube))
+    towers = load_towers(cube, sites, spec, DAILY.limit(0.5))
+    rows = np.repeat(towers.site, towers.series.hours)
+    codes = cube[name].values.astype(object)
+    flux_weights(cube, towers, (name,))
+    assert "mean weight" not in caplog.text
+    codes[list(cube.site.values).index(sites[1])] = ""
+    weights = flux_weights(cube.assign_coords({name: ("site", codes)}), towers, (name,))
+    assert f"1 of {len(sites)} training towers have no known {title}" in caplog.text and sites[1] in caplog.text
+    assert (weights[rows == 1] == 1).all()
+    each = [weights[rows == i][0, 0] for i in range(len(sites)) if i != 1]
+    assert np.mean(each) == pytest.approx(1, rel=1e-5)  # so that 1 is their mean
+    caplog.clear()
+    none = flux_weights(cube.assign_coords({name: ("site", np.full(len(codes), "", object))}), towers, (name,))
+    assert (none == 1).all() and "has no effect: none of the" in caplog.text
