@@ -220,8 +220,13 @@ def _load_ensemble(folder: Path) -> tuple[Ensemble, dict]:
 
 def digest(folder: str | os.PathLike) -> str:
     """Return the digest of a checkpoint's weights, from its JSON file alone."""
+    return read_about(folder)["digest"]
+
+
+def read_about(folder: str | os.PathLike) -> dict:
+    """Return the content of a checkpoint's JSON file, without its weights (CheckpointError as `load` raises it)."""
     folder = Path(folder)
-    return _read_about(folder, ENSEMBLE if is_ensemble(folder) else RUN)["digest"]
+    return _read_about(folder, ENSEMBLE if is_ensemble(folder) else RUN)
 
 
 def versions() -> dict[str, str]:
@@ -237,12 +242,16 @@ def versions() -> dict[str, str]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill leaves the old one or the new one, never an incomplete one."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # no two processes write one file
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _write_about(path: Path, about: dict) -> None:

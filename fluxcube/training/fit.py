@@ -128,10 +128,12 @@ def fit(
     CheckpointError
         If `out` contains a finished run, or something else; if `init` is damaged or of another version.
     ConfigError
-        If settings contradict each other or would have no effect, an unfinished run in `out` or `init` has other ones,
-        or the model does not work on the resolution of the cube.
+        If settings contradict each other or would have no effect, an unfinished run in `out` or `init` has other ones
+        or was begun on other data, or the model does not work on the resolution of the cube.
     MissingPackageError
         If a package that is needed is not installed.
+    StoreError
+        If another process is training into `out`.
     SplitError
         If the sites cannot be split, or no site is left to train or validate on.
     TrainingError

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fluxcube.errors import ConfigError
 from fluxcube.models import checkpoint, registry
@@ -19,10 +21,26 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.training.applicability import CLUSTER_KM, fit_applicability
 from fluxcube.training.calibration import summary as coverage
+from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import Plan
 from fluxcube.training.rows import SiteRows, fit_rows
-from fluxcube.training.run import LOG, ROWS_STATE, SEARCH, SPLIT, STATE, Run, prepare, write_log
+from fluxcube.training.run import (
+    DATA,
+    LOG,
+    ROWS_STATE,
+    SEARCH,
+    SPLIT,
+    STATE,
+    Run,
+    check_data,
+    prepare,
+    run_lock,
+    write_log,
+)
 from fluxcube.variables import table
+
+if TYPE_CHECKING:
+    from fluxcube.training.parallel import World
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +85,12 @@ class Data:
         return towers if towers is not None and towers.observed().any() else None
 
     @functools.cached_property
+    def digest(self) -> str:
+        """Digest of the values of the training and validation towers."""
+        plan = self.plan
+        return data_digest(plan.cube, (*plan.split.train, *plan.split.val), plan.spec)
+
+    @functools.cached_property
     def val_windows(self) -> Towers | None:
         """As `val`, in RAM for every model."""
         if isinstance(self.val, SiteRows):
@@ -84,11 +108,30 @@ class Data:
 
 def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: bool, progress: Callable | None) -> Run:
     """Train one model into a folder; see `fluxcube.training.fit.fit`."""
+    world = _world(data.plan)
+    first = world.first if world else (lambda call: call())
+    with contextlib.ExitStack() as stack:
+        first(lambda: stack.enter_context(run_lock(folder)))
+        return _train(data, seed, folder, world, first, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def _train(
+    data: Data,
+    seed: int,
+    folder: Path,
+    world: World | None,
+    first: Callable,
+    *,
+    overwrite: bool,
+    resume: bool,
+    progress: Callable | None,
+) -> Run:
+    """Train one model into a locked folder; `first` calls a function in the first process."""
     plan = data.plan
     request = plan.request(seed)
-    world = _world(plan)
-    first = world.first if world else (lambda call: call())
     first(lambda: prepare(folder, request, overwrite=overwrite, resume=resume))
+    digest = first(lambda: data.digest)
+    first(lambda: check_data(folder, digest))
     first(lambda: plan.split.save(folder / SPLIT))
     plan = searched(plan, seed, folder, progress)
     if world:
@@ -105,7 +148,7 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
         model, history, summary = _fit_rows(plan, data, seed, folder, progress)
         calibration = {}
     training = request["training"] if world else None
-    about = metadata(plan, data.train.spec, request, history, calibration, training=training)
+    about = metadata(plan, data.train.spec, request, history, calibration, training=training, digest=digest)
     first(lambda: _finish(model, folder, about, _applicability(model, data, seed, progress)))
     if world:
         world.meet()
@@ -138,7 +181,7 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
     return dataclasses.replace(plan, config=found.config, found=found.best)
 
 
-def _world(plan: Plan):
+def _world(plan: Plan) -> World | None:
     """Return the processes that train together; None for a model that is not trained by gradient descent."""
     if not plan.by_descent:
         return None
@@ -188,13 +231,24 @@ def _applicability(model: Model, data: Data, seed: int, progress: Callable | Non
 
 def _finish(model: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:
     checkpoint.save(model, folder, about, applicability)
-    (folder / STATE).unlink(missing_ok=True)
+    for name in (STATE, DATA):
+        (folder / name).unlink(missing_ok=True)
 
 
 def metadata(
-    plan: Plan, spec: FeatureSpec, request: Mapping, history: list, calibration: Mapping, *, training: Mapping | None
+    plan: Plan,
+    spec: FeatureSpec,
+    request: Mapping,
+    history: list,
+    calibration: Mapping,
+    *,
+    training: Mapping | None,
+    digest: str,
 ) -> dict:
-    """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
+    """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model.
+
+    `digest` is that of the data, which members that are added to an ensemble later must share.
+    """
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
     rows = table(spec.resolution)
     kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
@@ -212,5 +266,5 @@ def metadata(
         "search": dict(plan.found) if plan.found is not None else None,
         "history": history,
         "calibration": dict(calibration),
-        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs},
+        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs} | {"data_digest": digest},
     }
