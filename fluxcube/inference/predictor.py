@@ -21,10 +21,10 @@ from fluxcube.inference.passes import matrix_precision, predict_scaled
 from fluxcube.inference.respiration import DERIVED, daily_respiration
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model
+from fluxcube.models.ensemble import NEVER_NEGATIVE
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.daymeans import block_days, steps_of_a_day
 from fluxcube.samples.features import Block, FeatureSpec
-from fluxcube.samples.scaling import NEVER_NEGATIVE
 from fluxcube.samples.splits import Split
 from fluxcube.samples.support import block_with_embeddings, with_embeddings
 from fluxcube.schema import validate_cube

@@ -19,9 +19,7 @@ from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, Missing
 from fluxcube.models import registry
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
-from fluxcube.models.ensemble import Ensemble
-from fluxcube.resolution import HOURLY
-from fluxcube.samples.scaling import floors
+from fluxcube.models.ensemble import Ensemble, floors
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -137,7 +135,7 @@ def _floors(features: Mapping) -> tuple[float, ...] | None:
     scaling = [
         features.get(key) or [default] * len(names) for key, default in (("target_mean", 0.0), ("target_scale", 1.0))
     ]
-    return floors(names, *scaling, daily=features.get("resolution", HOURLY.name) != HOURLY.name)
+    return floors(names, *scaling, daily=features.get("resolution", "hourly") != "hourly")
 
 
 def factors(about: Mapping) -> list[float]:
@@ -249,9 +247,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
 def _write_about(path: Path, about: dict) -> None:

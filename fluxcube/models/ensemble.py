@@ -13,6 +13,42 @@ from fluxcube.models.base import BaseModel, Batch, Model
 if TYPE_CHECKING:
     from torch import nn
 
+#: First parts of the names of fluxes whose daily means end at zero.
+NEVER_NEGATIVE = ("GPP", "RECO")
+
+
+def floors(
+    targets: Sequence[str], mean: Sequence[float], spread: Sequence[float], *, daily: bool
+) -> tuple[float, ...] | None:
+    """Return the scaled value of zero for each target that is never negative, minus infinity for the others.
+
+    Daily means of GPP and RECO are hardly ever negative, so that estimates of them end at zero. Hourly ones are
+    differences of noisy measurements and do go below zero.
+
+    Parameters
+    ----------
+    targets : sequence of str
+        Fluxes.
+    mean, spread : sequences of float
+        Scaling of each flux.
+    daily : bool
+        Whether the time steps are days.
+
+    Returns
+    -------
+    tuple of float or None
+        One number per target; None if no estimate has a lower end.
+
+    Examples
+    --------
+    >>> floors(["NEE", "GPP_NT"], [0.0, 4.0], [1.0, 2.0], daily=True)
+    (-inf, -2.0)
+    """
+    if not daily or not any(name.startswith(NEVER_NEGATIVE) for name in targets):
+        return None
+    rows = zip(targets, mean, spread, strict=True)
+    return tuple(-m / s if name.startswith(NEVER_NEGATIVE) else -np.inf for name, m, s in rows)
+
 
 class Ensemble(BaseModel):
     """Mean of the members, with their error estimates and the spread between them.
@@ -26,7 +62,7 @@ class Ensemble(BaseModel):
     factors : sequence of (targets,) float, optional
         Calibration factor of each member's standard deviations; 1 by default.
     floor : sequence of (targets,) float, optional
-        Smallest estimate of each target in scaled units (`fluxcube.samples.scaling.floors`); none by default.
+        Smallest estimate of each target in scaled units (`floors`); none by default.
 
     References
     ----------

@@ -10,9 +10,6 @@ import numpy as np
 from fluxcube.errors import ConfigError
 from fluxcube.samples.features import FeatureSpec
 
-#: First parts of the names of fluxes whose daily means end at zero.
-NEVER_NEGATIVE = ("GPP", "RECO")
-
 
 def fit_scaling(parts: Iterable[np.ndarray], names: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each target over all observed time steps of all parts.
@@ -51,39 +48,6 @@ def fit_scaling(parts: Iterable[np.ndarray], names: Sequence[str]) -> tuple[tupl
     mean = total / count
     spread = np.sqrt(np.maximum(square / count - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.where(spread > 0, spread, 1.0).tolist())
-
-
-def floors(
-    targets: Sequence[str], mean: Sequence[float], spread: Sequence[float], *, daily: bool
-) -> tuple[float, ...] | None:
-    """Return the scaled value of zero for each target that is never negative, minus infinity for the others.
-
-    Daily means of GPP and RECO are hardly ever negative, so that estimates of them end at zero. Hourly ones are
-    differences of noisy measurements and do go below zero.
-
-    Parameters
-    ----------
-    targets : sequence of str
-        Fluxes.
-    mean, spread : sequences of float
-        Scaling of each flux.
-    daily : bool
-        Whether the time steps are days.
-
-    Returns
-    -------
-    tuple of float or None
-        One number per target; None if no estimate has a lower end.
-
-    Examples
-    --------
-    >>> floors(["NEE", "GPP_NT"], [0.0, 4.0], [1.0, 2.0], daily=True)
-    (-inf, -2.0)
-    """
-    if not daily or not any(name.startswith(NEVER_NEGATIVE) for name in targets):
-        return None
-    rows = zip(targets, mean, spread, strict=True)
-    return tuple(-m / s if name.startswith(NEVER_NEGATIVE) else -np.inf for name, m, s in rows)
 
 
 def scale(values: np.ndarray, mean: Sequence[float], spread: Sequence[float]) -> np.ndarray:

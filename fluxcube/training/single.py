@@ -78,10 +78,8 @@ class Data:
 
     @functools.cached_property
     def val(self) -> Towers | SiteRows | None:
-        """Validation towers with their measured fluxes, scaled like the training towers; None if there are none."""
-        resolution = self.plan.limit.resolution
-        measured = resolution.limit(resolution.measured)
-        towers = self._read("val", self.train.spec, measured) if self.plan.split.val else None
+        """Validation towers with the fluxes that are scored, scaled like the training ones; None if there are none."""
+        towers = self._read("val", self.train.spec, self.plan.val_limit) if self.plan.split.val else None
         return towers if towers is not None and towers.observed().any() else None
 
     @functools.cached_property

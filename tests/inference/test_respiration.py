@@ -7,16 +7,15 @@ import logging
 
 import numpy as np
 import pytest
+from daily_cubes import daily_cube
 
 from fluxcube.errors import ConfigError
 from fluxcube.inference.predictor import Predictor
 from fluxcube.inference.towers import predict
 from fluxcube.models.base import BaseModel, Batch, Sizes
-from fluxcube.models.ensemble import Ensemble
+from fluxcube.models.ensemble import Ensemble, floors
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.scaling import floors
 from fluxcube.simulation.example import example_cube
-from tests.helpers.daily_cubes import daily_cube
 
 CALIBRATED = {"factor": 2.0, "calibrated": {"0.8": 0.8}}
 

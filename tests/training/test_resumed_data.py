@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 import pytest
+from daily_cubes import daily_cube
+from training_helpers import eco, small_cube
 
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.models import checkpoint
@@ -18,8 +20,6 @@ from fluxcube.simulation.example import example_cube
 from fluxcube.training.digest import data_digest
 from fluxcube.training.fit import fit
 from fluxcube.training.run import DATA, run_lock
-from tests.helpers.daily_cubes import daily_cube
-from tests.helpers.training_helpers import eco, small_cube
 
 
 class Killed(BaseException):
