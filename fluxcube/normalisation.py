@@ -11,9 +11,9 @@ from fluxcube.variables import variable
 
 #: Bounds (low, high) of hourly predictors by name. v1: normalization_config.yml of the paper's code
 #: (github.com/mjfortier/CarbonSense, 2024). v2: DEFAULT_NORM of stage_4.py of the same repository (2025). They differ:
-#: PA_F of v1 is scaled by 20 to 150 kPa, PA of V2 by 0 to 110 kPa. ours: no half of a range is without values, so that
-#: a variable that is never negative begins at 0; all values of 157 towers and of the files in `docs/training.md` lie
-#: within. A variable that a preset lacks has the bounds of the variable table.
+#: PA_F of v1 is scaled by 20 to 150 kPa, PA of V2 by 0 to 110 kPa. ours: no half of a range is empty, so that a
+#: variable that is never negative begins at 0 (see `docs/training.md`). A variable that a preset lacks has the bounds
+#: of the variable table.
 PRESETS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "v1": {
         "DOY": (0, 366),

@@ -14,6 +14,8 @@ from fluxcube.samples.towers import site_years
 #: Number of days of a site's satellite data that are part of the digest, spread over its record: all of them would take
 #: as long to read as the rest of the cube together.
 _DAYS = 3
+#: Arrays of a stack that features, fluxes and their weights are computed from.
+_ENDINGS = ("", "_qc", "_quality", "_randunc")
 _PLACE = ("latitude", "longitude", "elevation", "igbp", "koppen")
 
 
@@ -60,11 +62,9 @@ def data_digest(cube: xr.Dataset, sites: Sequence[str], spec: FeatureSpec) -> st
 def _arrays(one: xr.Dataset, spec: FeatureSpec) -> Iterator[tuple[str, np.ndarray]]:
     """Yield names and values of the arrays of one site that features and fluxes are computed from."""
     variables = [name for name in spec.predictors if name in one["variable"].values]
-    kept = {
-        **{name: {"variable": variables} for name in one.data_vars if str(name).startswith("predictors")},
-        **{name: {"target": list(spec.targets)} for name in one.data_vars if str(name).startswith("fluxes")},
-    }
-    arrays = {str(name): one[name].sel(at) for name, at in kept.items()}
+    stacks = {"predictors": {"variable": variables}, "fluxes": {"target": list(spec.targets)}}
+    names = [(stack + ending, at) for stack, at in stacks.items() for ending in _ENDINGS]
+    arrays = {name: one[name].sel(at) for name, at in names if name in one}
     if spec.bands and spec.row.satellite in one:
         days = np.unique(np.linspace(0, one.sizes["day"] - 1, min(_DAYS, one.sizes["day"])).astype(int))
         arrays[spec.row.satellite] = one[spec.row.satellite].isel(day=days)
