@@ -83,6 +83,8 @@ PRESETS: Mapping[str, Mapping[str, tuple[float, float]]] = {
 
 #: Bounds of the variable table, the default.
 TABLE = "table"
+#: Narrower bounds, the default of `fluxcube.samples.towers.cube_spec` and of EcoPerceiver.
+OURS = "ours"
 #: A value that exceeds the bounds of "ours" by at most this share of their width is set to the bound: an offset of a
 #: sensor at night, or a humidity of 103 %. Values further outside are missing.
 _MARGIN = 0.05
@@ -136,7 +138,7 @@ def within_bounds(values: np.ndarray, name: str, *, resolution: str = "hourly", 
     array([ 0.,  5., nan])
     """
     low, high = bounds_of(name, resolution=resolution, bounds=bounds)
-    margin = _MARGIN * (high - low) * (bounds == "ours" and not variable(name, resolution).cyclic)
+    margin = _MARGIN * (high - low) * (bounds == OURS and not variable(name, resolution).cyclic)
     kept = (values >= low - margin) & (values <= high + margin)
     clipped = np.clip(values, low, high) if margin else values
     return np.where(kept, clipped, np.nan).astype(np.asarray(values).dtype, copy=False)

@@ -86,7 +86,8 @@ class Data:
     def digest(self) -> str:
         """Digest of the values of the training and validation towers."""
         plan = self.plan
-        return data_digest(plan.cube, (*plan.split.train, *plan.split.val), plan.spec)
+        sites = (*plan.split.train, *plan.split.val)
+        return data_digest(plan.cube, sites, plan.spec, sample=not plan.by_descent)
 
     @functools.cached_property
     def val_windows(self) -> Towers | None:

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 from daily_cubes import daily_cube
 from training_helpers import eco, small_cube
 
@@ -133,6 +134,12 @@ def test_the_digest_is_of_every_input():
     }
     assert len({was, *(data_digest(other, sites, spec) for other in others.values())}) == 1 + len(others)
     assert data_digest(cube.isel(site=[0, 1]), sites, spec) == was
+    longer = xr.concat(
+        [cube.modis.isel(day=[0]).assign_coords(day=cube.day[:1] - np.timedelta64(9, "D")), cube.modis], "day"
+    )
+    assert data_digest(cube.drop_vars("modis").drop_vars("day").assign(modis=longer), sites, spec) == was
+    part = cube.assign(predictors=cube.predictors * 1.01)
+    assert data_digest(part, sites, spec, sample=True) != data_digest(cube, sites, spec, sample=True)
     unused = cube.assign(fluxes=cube.fluxes.where(cube.target == "NEE", 0.0))
     assert data_digest(unused, sites, spec) == was
     days = daily_cube(sites=3, days=40)
