@@ -63,6 +63,8 @@ def _other_dims(obs: xr.DataArray, array: xr.DataArray) -> str:
 
 def _check_steps(obs: xr.DataArray, array: xr.DataArray) -> None:
     """Refuse daily values beside hourly ones: the value of a date would be compared with its first hour."""
+    if obs["time"].dtype.kind != "M" or array["time"].dtype.kind != "M":
+        return
     steps = {
         name: np.diff(a["time"].values[:8]).min() for name, a in (("obs", obs), ("pred", array)) if a.sizes["time"] > 1
     }
@@ -74,5 +76,6 @@ def _check_steps(obs: xr.DataArray, array: xr.DataArray) -> None:
         words = {HOURLY.step: "hourly", DAILY.step: "daily"}
         raise SchemaError(
             f"observations are {words[steps['obs']]} and predictions {words[steps['pred']]}: the value of a day would "
-            "be compared with its first hour. Average the hourly data over days, or build a daily cube."
+            "be compared with its first hour. Average the hourly data over days, or build a daily cube. If these are "
+            "single hours, select the same ones of the others: obs.sel(time=pred.time)."
         )

@@ -266,7 +266,8 @@ def data_resolution(obs: Labelled) -> Resolution:
     """Return the resolution of observations, from their attribute or, of an array without it, from the time step."""
     if isinstance(obs, xr.Dataset) or "resolution" in obs.attrs:
         return resolution_of(obs)
-    steps = np.diff(obs["time"].values[:2]) if "time" in obs.coords else np.array([])
+    dated = "time" in obs.coords and obs["time"].dtype.kind == "M"
+    steps = np.diff(obs["time"].values[:2]) if dated else np.array([])
     return DAILY if (steps == DAILY.step).any() else HOURLY
 
 

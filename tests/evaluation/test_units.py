@@ -121,6 +121,10 @@ def test_what_cannot_be_aligned_is_named(cube):
         evaluate(cube, xr.concat([flux, flux], "site"))
     with pytest.raises(SchemaError, match=r"observations are hourly and predictions daily"):
         evaluate(cube, flux.resample(time="1D").mean())
+    midnight = flux.isel(time=slice(0, None, 24))
+    assert evaluate(cube.sel(time=midnight.time), midnight, max_qc=None).n == 4 * 4
+    numbered = flux.assign_coords(time=np.arange(flux.sizes["time"]))
+    assert evaluate(numbered, numbered, max_qc=None).nse == 1
     with pytest.raises(SchemaError, match="Select one entry of member"):
         evaluate(cube, flux.expand_dims(member=[0, 1]))
     with pytest.raises(UnknownNameError, match="season"):
