@@ -101,6 +101,7 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
         if STATE in found:
             _check_same(folder, request)
     folder.mkdir(parents=True, exist_ok=True)
+    clear_parts(folder)
 
 
 @contextmanager
@@ -118,9 +119,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"{folder} is a file: pass a folder for the run.")
     folder.mkdir(parents=True, exist_ok=True)
     with write_lock(folder):
-        for part in folder.glob(".*.part"):  # of a killed process: nobody else is writing
-            part.unlink(missing_ok=True)
         yield
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove the incomplete files that killed processes left in a locked folder that contains no other files."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 def check_data(folder: Path, digest: str) -> None:

@@ -29,6 +29,7 @@ from fluxcube.training.run import (
     check_data,
     check_ours,
     clear,
+    clear_parts,
     differences,
     run_lock,
 )
@@ -155,6 +156,7 @@ def _prepare(folder: Path, chosen: Sequence[int], overwrite: bool) -> None:
             f"{folder} contains a finished ensemble: pass overwrite=True (--overwrite), more seeds or another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
+    clear_parts(folder)
 
 
 def _check_members(folder: Path, digest: str) -> None:

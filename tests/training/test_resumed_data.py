@@ -13,14 +13,14 @@ import xarray as xr
 from daily_cubes import daily_cube
 from training_helpers import eco, small_cube
 
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import CheckpointError, ConfigError, StoreError
 from fluxcube.models import checkpoint
 from fluxcube.models.boosting import ROUNDS, BoostingConfig
 from fluxcube.samples.towers import cube_spec
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.digest import data_digest
 from fluxcube.training.fit import fit
-from fluxcube.training.run import DATA, run_lock
+from fluxcube.training.run import DATA, prepare, run_lock
 
 
 class Killed(BaseException):
@@ -169,7 +169,13 @@ def test_two_processes_do_not_train_into_one_folder(cube, tmp_path):
 
 def test_partial_files_have_the_name_of_their_process_and_are_removed(tmp_path):
     (tmp_path / ".state.safetensors.1.part").write_bytes(b"left by a kill")
+    (tmp_path / "thesis.tex").write_bytes(b"of the user")
+    with run_lock(tmp_path), pytest.raises(CheckpointError, match="other files"):
+        prepare(tmp_path, {}, overwrite=True, resume=True)
+    assert len(list(tmp_path.iterdir())) == 2  # nothing is removed beside the files of somebody else
+    (tmp_path / "thesis.tex").unlink()
     with run_lock(tmp_path):
+        prepare(tmp_path, {}, overwrite=False, resume=True)
         assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError):
         checkpoint.write_atomically(tmp_path / "a.json", "text")  # type: ignore[arg-type]
