@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 #: Largest flag of the predictors used for training, whatever flags of the targets are used.
 _PREDICTOR_QC = 1
 #: Settings that were added later. They are part of a name only if they are set, so that earlier runs keep their names.
-_ADDED = {"min_quality": None, "separately": False, "bag": 1.0}
+_ADDED = {"min_quality": None, "separately": False, "bag": 1.0, "bounds": "table"}
 #: Settings that affect predictions, but not training.
 _LATER = ("label", "stride", "hide", "hide_unit")
 
@@ -69,6 +69,8 @@ class Variant:
         Targets, predictors and static inputs, as in `fluxcube.fit`.
     memory_days : tuple of int
         Lengths (days) of the trailing means of the inputs, as in `fluxcube.fit`.
+    bounds : str or None
+        Bounds that scale the predictors, as in `fluxcube.fit`. Default: those of the model.
     bands : tuple of str or None
         Satellite bands, as in `fluxcube.fit`: () for none.
     preset : str or None
@@ -121,6 +123,7 @@ class Variant:
     min_quality: float | None = None
     bag: float = 1.0
     separately: bool = False
+    bounds: str | None = None
 
     def __post_init__(self) -> None:
         registry.config_class(self.model)
@@ -150,6 +153,7 @@ class Variant:
     def run_name(self, cube: xr.Dataset, split: Split) -> str:
         """Return a run name derived from everything that affects the weights."""
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in _LATER}
+        settings["bounds"] = self.bounds or registry.model_class(self.model).bounds
         settings = {k: v for k, v in settings.items() if k not in _ADDED or v != _ADDED[k]}
         sides = {"train": split.train, "val": split.val, "periods": split.to_dict()["periods"]}
         ends = [str(cube["time"].values[i]) for i in (0, -1)]
@@ -318,6 +322,7 @@ def trained(
         memory_days=variant.memory_days,
         bands=variant.bands,
         static=variant.static,
+        bounds=variant.bounds,
         split=split,
         config=choose_config(variant.model, variant.preset, variant.config),
         training=changed(TrainingConfig(), variant.training),

@@ -117,6 +117,7 @@ def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube,
         "min_quality": 0.9,
         "separately": True,
         "bag": 0.5,
+        "bounds": "table",
     }
     assert set(changes) == {f.name for f in dataclasses.fields(Variant)} - {"label"}
     for name, value in changes.items():
@@ -124,6 +125,7 @@ def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube,
         assert other.prediction_name(cube, split, "test") != base.prediction_name(cube, split, "test"), name
         same = name in ("stride", "hide", "hide_unit")
         assert (other.run_name(cube, split) == base.run_name(cube, split)) == same, name
+    assert base.changed({"bounds": "ours"}).run_name(cube, split) == base.run_name(cube, split)  # the default
     assert base.changed({"label": "b"}).run_name(cube, split) == base.run_name(cube, split)
     assert base.run_name(cube, splits["fold2"]) != base.run_name(cube, split)
     assert base.run_name(cube.isel(time=slice(100)), split) != base.run_name(cube, split)
