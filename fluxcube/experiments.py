@@ -25,7 +25,7 @@ from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import registry
-from fluxcube.models.checkpoint import ENSEMBLE, RUN
+from fluxcube.models.checkpoint import ENSEMBLE, RUN, read_about
 from fluxcube.models.settings import from_known_keys
 from fluxcube.resolution import (
     DEFAULT,
@@ -37,9 +37,11 @@ from fluxcube.resolution import (
     refuse_other_option,
     resolution_of,
 )
+from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
 from fluxcube.training.config import TrainingConfig
+from fluxcube.training.digest import data_digest
 from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
 from fluxcube.training.settings import changed, choose_config
@@ -301,13 +303,14 @@ def trained(
     Raises
     ------
     ConfigError
-        If the variant consists of several runs (`Variant.parts`).
+        If the variant consists of several runs (`Variant.parts`), or its run was trained on other data.
     """
     if variant.separately:
         raise ConfigError(f"{variant.label} has one run for each target: train each of its parts.")
     _check_limits(resolution_of(cube), variant)
     folder = Path(out) / "runs" / variant.run_name(cube, split)
     if any((folder / mark).exists() for mark in (RUN, ENSEMBLE)):
+        _check_data(folder, cube, variant)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     train: Callable[..., Run] = fit
@@ -335,6 +338,19 @@ def trained(
     )
     log(f"{split.kind}: {variant.label}: {run.summary}")
     return folder
+
+
+def _check_data(folder: Path, cube: xr.Dataset, variant: Variant) -> None:
+    """Refuse a finished run of the same settings, sites and hours, but of other values (ConfigError)."""
+    about = read_about(folder)
+    was = about.get("cube", {}).get("data_digest")  # earlier versions recorded none
+    sites, spec = (*about["split"]["train"], *about["split"]["val"]), FeatureSpec.from_dict(about["features"])
+    sample = not registry.by_descent(variant.model)
+    if was and was != data_digest(_for_variant(cube, variant), sites, spec, sample=sample):
+        raise ConfigError(
+            f"{folder} was trained on other data: the values of its towers in this cube differ. Remove it, or pass "
+            "another `out`."
+        )
 
 
 def _quality_options(limit: QualityLimit) -> QualityOptions:

@@ -146,6 +146,9 @@ def test_settings_reach_the_run(cube, splits, tmp_path):
     assert model.metadata["seed"] == 3 and model.metadata["training"]["batch_size"] == 8
     one = load_model(trained(cube, splits["fold1"], variant.changed({"train_igbp": "ENF"}), tmp_path))
     assert set(one.split.train) < set(splits["fold1"].train)
+    assert trained(cube.chunk(site=1), splits["fold1"], variant, tmp_path) == model.path
+    with pytest.raises(ConfigError, match="trained on other data"):
+        trained(cube.assign(predictors=cube.predictors * 1.01), splits["fold1"], variant, tmp_path)
 
 
 def test_separate_targets_equal_models_of_one_target(cube, splits, fits, tmp_path):
