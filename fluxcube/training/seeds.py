@@ -219,7 +219,8 @@ def _join(data: Data, folder: Path, chosen: Sequence[int]) -> Run:
     model, abouts = checkpoint.members([folder / _name(s) for s in chosen])
     windows = None if data.val_windows is None else _windows(model, data.val_windows, plan, chosen[0])
     calibration = calibrate_on(model, windows) if windows is not None and len(chosen) > 1 else {}
-    about = metadata(plan, data.train.spec, plan.request(chosen[0]), [], calibration, training=None, digest=data.digest)
+    about = metadata(plan, data.train.spec, plan.request(chosen[0]), [], calibration, training=None)
+    about["cube"]["data_digest"] = data.digest
     plan.split.save(folder / SPLIT)
     learned = {site for s in chosen for site in plan.sites(s)}
     about |= {"seeds": list(chosen), "training_sites": [site for site in plan.split.train if site in learned]}

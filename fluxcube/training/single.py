@@ -147,7 +147,8 @@ def _train(
         model, history, summary = _fit_rows(plan, data, seed, folder, progress)
         calibration = {}
     training = request["training"] if world else None
-    about = metadata(plan, data.train.spec, request, history, calibration, training=training, digest=digest)
+    about = metadata(plan, data.train.spec, request, history, calibration, training=training)
+    about["cube"]["data_digest"] = digest  # of the members that are added to an ensemble later, too
     first(lambda: _finish(model, folder, about, _applicability(model, data, seed, progress)))
     if world:
         world.meet()
@@ -242,12 +243,8 @@ def metadata(
     calibration: Mapping,
     *,
     training: Mapping | None,
-    digest: str,
 ) -> dict:
-    """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model.
-
-    `digest` is that of the data, which members that are added to an ensemble later must share.
-    """
+    """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
     rows = table(spec.resolution)
     kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
@@ -265,5 +262,5 @@ def metadata(
         "search": dict(plan.found) if plan.found is not None else None,
         "history": history,
         "calibration": dict(calibration),
-        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs} | {"data_digest": digest},
+        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs},
     }

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import xarray as xr
 
+from fluxcube import normalisation
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
-from fluxcube.normalisation import PRESETS
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.plausible import as_float32
 from fluxcube.sources.towers.stamped import attrs_of
 
 #: Limits (low, high) by which values were scaled.
-BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {name: PRESETS[name] for name in ("v1", "v2")}
+BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {name: normalisation.PRESETS[name] for name in ("v1", "v2")}
 
 #: Variables that show which limits were used: quantities that are never much below zero lie at the lower end of the
 #: limits of v1 and in the middle of those of V2.
