@@ -153,6 +153,12 @@ def train(
             "'' for none."
         ),
     ] = None,
+    bounds: Annotated[
+        str | None,
+        typer.Option(
+            help="Bounds that scale hourly predictors: ours (default of EcoPerceiver), table, v1 or v2 (CarbonSense's)."
+        ),
+    ] = None,
     chips: Annotated[
         bool, typer.Option("--chips/--no-chips", help="Use MODIS chips if the cube contains them.")
     ] = True,
@@ -213,6 +219,7 @@ def train(
             memory_days=days(memory),
             bands=None if chips else (),
             static=names(static),
+            bounds=bounds,
             split=split,
             config=config,
             training=training,

@@ -25,7 +25,7 @@ from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
 from fluxcube.models import registry
-from fluxcube.models.checkpoint import ENSEMBLE, RUN
+from fluxcube.models.checkpoint import ENSEMBLE, RUN, read_about
 from fluxcube.models.settings import from_known_keys
 from fluxcube.resolution import (
     DEFAULT,
@@ -37,9 +37,11 @@ from fluxcube.resolution import (
     refuse_other_option,
     resolution_of,
 )
+from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
 from fluxcube.training.config import TrainingConfig
+from fluxcube.training.digest import data_digest
 from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
 from fluxcube.training.settings import changed, choose_config
@@ -50,7 +52,7 @@ _log = logging.getLogger(__name__)
 #: Largest flag of the predictors used for training, whatever flags of the targets are used.
 _PREDICTOR_QC = 1
 #: Settings that were added later. They are part of a name only if they are set, so that earlier runs keep their names.
-_ADDED = {"min_quality": None, "separately": False, "bag": 1.0}
+_ADDED = {"min_quality": None, "separately": False, "bag": 1.0, "bounds": "table"}
 #: Settings that affect predictions, but not training.
 _LATER = ("label", "stride", "hide", "hide_unit")
 
@@ -69,6 +71,8 @@ class Variant:
         Targets, predictors and static inputs, as in `fluxcube.fit`.
     memory_days : tuple of int
         Lengths (days) of the trailing means of the inputs, as in `fluxcube.fit`.
+    bounds : str or None
+        Bounds that scale the predictors, as in `fluxcube.fit`. Default: those of the model.
     bands : tuple of str or None
         Satellite bands, as in `fluxcube.fit`: () for none.
     preset : str or None
@@ -121,6 +125,7 @@ class Variant:
     min_quality: float | None = None
     bag: float = 1.0
     separately: bool = False
+    bounds: str | None = None
 
     def __post_init__(self) -> None:
         registry.config_class(self.model)
@@ -150,6 +155,7 @@ class Variant:
     def run_name(self, cube: xr.Dataset, split: Split) -> str:
         """Return a run name derived from everything that affects the weights."""
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in _LATER}
+        settings["bounds"] = self.bounds or registry.model_class(self.model).bounds
         settings = {k: v for k, v in settings.items() if k not in _ADDED or v != _ADDED[k]}
         sides = {"train": split.train, "val": split.val, "periods": split.to_dict()["periods"]}
         ends = [str(cube["time"].values[i]) for i in (0, -1)]
@@ -297,13 +303,14 @@ def trained(
     Raises
     ------
     ConfigError
-        If the variant consists of several runs (`Variant.parts`).
+        If the variant consists of several runs (`Variant.parts`), or its run was trained on other data.
     """
     if variant.separately:
         raise ConfigError(f"{variant.label} has one run for each target: train each of its parts.")
     _check_limits(resolution_of(cube), variant)
     folder = Path(out) / "runs" / variant.run_name(cube, split)
     if any((folder / mark).exists() for mark in (RUN, ENSEMBLE)):
+        _check_data(folder, cube, variant)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     train: Callable[..., Run] = fit
@@ -318,6 +325,7 @@ def trained(
         memory_days=variant.memory_days,
         bands=variant.bands,
         static=variant.static,
+        bounds=variant.bounds,
         split=split,
         config=choose_config(variant.model, variant.preset, variant.config),
         training=changed(TrainingConfig(), variant.training),
@@ -330,6 +338,19 @@ def trained(
     )
     log(f"{split.kind}: {variant.label}: {run.summary}")
     return folder
+
+
+def _check_data(folder: Path, cube: xr.Dataset, variant: Variant) -> None:
+    """Refuse a finished run of the same settings, sites and hours, but of other values (ConfigError)."""
+    about = read_about(folder)
+    was = about.get("cube", {}).get("data_digest")  # earlier versions recorded none
+    sites, spec = (*about["split"]["train"], *about["split"]["val"]), FeatureSpec.from_dict(about["features"])
+    sample = not registry.by_descent(variant.model)
+    if was and was != data_digest(_for_variant(cube, variant), sites, spec, sample=sample):
+        raise ConfigError(
+            f"{folder} was trained on other data: the values of its towers in this cube differ. Remove it, or pass "
+            "another `out`."
+        )
 
 
 def _quality_options(limit: QualityLimit) -> QualityOptions:

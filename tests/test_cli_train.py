@@ -102,6 +102,7 @@ TRAIN = {
     "predictors": ("", "--predictors TA,SW_IN"),
     "memory": ("", "--memory 1,3"),
     "static": ("", "--static ''"),
+    "bounds": ("", "--bounds table"),
     "chips": ("", "--no-chips"),
     "split": ("", "--split kfold:2/3"),
     "preset": ("", "--preset published"),

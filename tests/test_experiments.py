@@ -119,6 +119,7 @@ def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube,
         "min_quality": 0.9,
         "separately": True,
         "bag": 0.5,
+        "bounds": "table",
     }
     assert set(changes) == {f.name for f in dataclasses.fields(Variant)} - {"label"}
     for name, value in changes.items():
@@ -126,6 +127,7 @@ def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube,
         assert other.prediction_name(cube, split, "test") != base.prediction_name(cube, split, "test"), name
         same = name in ("stride", "hide", "hide_unit")
         assert (other.run_name(cube, split) == base.run_name(cube, split)) == same, name
+    assert base.changed({"bounds": "ours"}).run_name(cube, split) == base.run_name(cube, split)  # the default
     assert base.changed({"label": "b"}).run_name(cube, split) == base.run_name(cube, split)
     assert base.run_name(cube, splits["fold2"]) != base.run_name(cube, split)
     assert base.run_name(cube.isel(time=slice(100)), split) != base.run_name(cube, split)
@@ -146,6 +148,9 @@ def test_settings_reach_the_run(cube, splits, tmp_path):
     assert model.metadata["seed"] == 3 and model.metadata["training"]["batch_size"] == 8
     one = load_model(trained(cube, splits["fold1"], variant.changed({"train_igbp": "ENF"}), tmp_path))
     assert set(one.split.train) < set(splits["fold1"].train)
+    assert trained(cube.chunk(site=1), splits["fold1"], variant, tmp_path) == model.path
+    with pytest.raises(ConfigError, match="trained on other data"):
+        trained(cube.assign(predictors=cube.predictors * 1.01), splits["fold1"], variant, tmp_path)
 
 
 def test_separate_targets_equal_models_of_one_target(cube, splits, fits, tmp_path):

@@ -99,7 +99,7 @@ def scale_sums(
     ----------
     FLUXtrapolation, arXiv:2605.19812 (scales and minimum shares)
     """
-    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
+    pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     resolution = data_resolution(obs)
     scales = SCALES[SCALES.index(resolution.name) :]
     by_scale: dict[str, dict[str, list[Moments]]] = {scale: {} for scale in scales}
@@ -124,6 +124,7 @@ def scale_sums(
             {t: Moments(*(np.stack(x)[:, None] for x in zip(*sites, strict=True))) for t, sites in by_target.items()},
             places,
             attrs,
+            units,
         )
         for scale, by_target in by_scale.items()
     }

@@ -16,7 +16,6 @@ from fluxcube.evaluation.skill import MIN_SITES, cluster_labels
 from fluxcube.evaluation.sums import Sums
 from fluxcube.samples.features import class_of
 from fluxcube.scores import Moments, pool, scores
-from fluxcube.variables import table
 
 #: Coordinates by which sites can be grouped.
 GROUPS = ("igbp", "koppen")
@@ -51,7 +50,7 @@ def site_scores(sums: Sums, *, min_steps: int = 30) -> pd.DataFrame:
         places = sums.places[target].to_dataframe()[enough].reset_index(drop=True)
         for i, model in enumerate(sums.models):
             one = {"model": model, "n": m.n[:, i].astype(int), **{name: by_score[name][:, i] for name in _SCORES}}
-            frames.append(places.assign(**one, target=target, units=_units(sums, target)))
+            frames.append(places.assign(**one, target=target, units=sums.units_of(target)))
     out = pd.concat(frames, ignore_index=True)
     first = ["target", "units", "site"]
     out = out[first + [name for name in out if name not in first]]
@@ -121,7 +120,7 @@ def site_mean_table(
         labels = cluster_labels(sums.places[target], clusters)[enough]
         for group, mask in _groups(sums, target, by).items():
             chosen = mask[enough]
-            about = {"target": target, "units": _units(sums, target), "group": group}
+            about = {"target": target, "units": sums.units_of(target), "group": group}
             group_rows = _group_rows(sums.models, Moments(*(x[chosen] for x in m)), labels[chosen], base, draws, seed)
             rows += [about | row for row in group_rows]
     out = pd.DataFrame(rows)
@@ -138,10 +137,6 @@ def _enough(sums: Sums, target: str, min_steps: int) -> tuple[Moments, np.ndarra
     if not enough.any():
         raise ConfigError(f"{target}: no site has {min_steps} scored time steps; pass a smaller min_steps.")
     return Moments(*(x[enough] for x in m)), enough
-
-
-def _units(sums: Sums, target: str) -> str:
-    return table(str(sums.attrs.get("resolution", "hourly")))[target].units
 
 
 def _groups(sums: Sums, target: str, by: str | None) -> dict[str, np.ndarray]:

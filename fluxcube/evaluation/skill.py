@@ -15,7 +15,6 @@ from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.clusters import cluster_sites
 from fluxcube.scores import SCORES, Moments, pool, scores
-from fluxcube.variables import table
 
 __all__ = [
     "GROUPS",
@@ -79,7 +78,9 @@ def evaluate(
         too: each cell is then a site.
     pred : xr.Dataset or xr.DataArray
         One variable per flux, as `fluxcube.predict` and `fluxcube.upscale` return, or an array that is named after
-        its flux or has a dimension target; in the unit of the observations.
+        its flux or has a dimension target. It is converted to the units of the observations (attribute ``units``, or
+        the coordinate ``target_units`` of a cube); data without units are taken to have those of the variable
+        table.
     by : {"igbp", "koppen", "site", "season", "network"}, optional
         Coordinate to group by. Seasons are local: they follow the solar month, half a year later at southern sites.
         A site of several networks counts in each of them. By default all time steps form one group.
@@ -106,6 +107,8 @@ def evaluate(
     ------
     SchemaError
         If the two have no flux, site or time step in common, or lack the coordinate to group by.
+    ConfigError
+        If the units of the prediction cannot be converted to those of the observations.
     UnknownNameError
         If `by` is another coordinate.
 
@@ -346,6 +349,7 @@ def _scored(sums: Sums, by: str | None, seen: Iterable[str] | None) -> dict[str,
             by,
             seen,
             attrs,
+            [sums.units_of(t) for t in sums.targets],
         )
         for i, model in enumerate(sums.models)
     }
@@ -472,11 +476,10 @@ def _labelled(
     by: str | None,
     seen: Iterable[str] | None,
     attrs: Mapping[str, object],
+    units: list[str],
 ) -> xr.Dataset:
     """Return the Dataset of one model from its scores by group, one mapping per target."""
     groups = list(results[0])
-    rows = table(str(attrs.get("resolution", "hourly")))
-    units = [rows[t].units if t in rows else "" for t in targets]
     ds = xr.Dataset(
         {
             name: (("group", "target"), [[r[g][name] for r in results] for g in groups], _score_attrs(name))

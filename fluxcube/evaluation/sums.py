@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -17,10 +17,13 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
+from fluxcube.evaluation.alignment import check_labelled, check_same_dims
+from fluxcube.evaluation.common_units import in_one_unit, with_units
 from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, quality_limit, resolution_of
 from fluxcube.samples.quality import best_flags, named_best_flags
 from fluxcube.schema import PARTS
 from fluxcube.scores import Moments, moments, pool
+from fluxcube.variables import table
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -61,12 +64,20 @@ class Sums:
         Coordinates of the places by target, with the dimension place.
     attrs : mapping
         The row mask in words, the limit of quality and the resolution.
+    units : mapping of str to str
+        Units of each target that has any in the data, as the observations have them.
     """
 
     models: tuple[str, ...]
     moments: Mapping[str, Moments]
     places: Mapping[str, xr.Dataset]
     attrs: Mapping[str, object]
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def units_of(self, target: str) -> str:
+        """Return the units of a target: those of the data, else those of the variable table."""
+        rows = table(str(self.attrs.get("resolution", HOURLY.name)))
+        return self.units.get(target, rows[target].units if target in rows else "")
 
     @property
     def targets(self) -> list[str]:
@@ -91,7 +102,8 @@ class Sums:
             columns = {name: places[name].values[index[0]] for name in _COORDS if name in places}
             columns |= {"season": season[index[1]], "model": np.array(self.models, object)[index[2]]}
             columns |= {name: values.ravel() for name, values in m._asdict().items()}
-            frames.append(pd.DataFrame({"target": target, **columns}))
+            units = {"units": self.units[target]} if target in self.units else {}
+            frames.append(pd.DataFrame({"target": target, **units, **columns}))
         out = pd.concat(frames, ignore_index=True)
         out.attrs = dict(self.attrs)
         return out
@@ -103,13 +115,15 @@ class Sums:
         Raises
         ------
         SchemaError
-            If columns are missing, or a model lacks a place that another model has.
+            If columns are missing, a model lacks a place that another model has, or a target has two units.
         """
         if missing := {*_KEYS, "site", *Moments._fields} - set(frame):
             raise SchemaError(f"expected a table of sums, found no columns {', '.join(sorted(missing))}.")
         models, seasons = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["season"]))
-        found, places = {}, {}
+        found, places, units = {}, {}, {}
         for target, rows in frame.groupby("target", sort=False):
+            if "units" in rows:
+                units[str(target)] = _one_unit(str(target), rows["units"])
             sites = list(dict.fromkeys(rows["site"]))
             order = pd.MultiIndex.from_product([sites, seasons, models])
             indexed = rows.set_index(["site", "season", "model"])
@@ -122,9 +136,9 @@ class Sums:
             indexed = indexed.loc[order]
             found[target] = Moments(*(indexed[n].to_numpy(float).reshape(shape) for n in Moments._fields))
             first = rows.drop_duplicates("site").set_index("site").loc[sites].reset_index()
-            kept = [c for c in first if c not in (*_KEYS, *Moments._fields)]
+            kept = [c for c in first if c not in (*_KEYS, "units", *Moments._fields)]
             places[target] = xr.Dataset({c: ("place", _plain(first[c])) for c in kept})
-        return cls(tuple(models), found, places, dict(frame.attrs))
+        return cls(tuple(models), found, places, dict(frame.attrs), units)
 
     @classmethod
     def join(cls, parts: Sequence[Sums], *, repeated: bool = False) -> Sums:
@@ -148,6 +162,13 @@ class Sums:
             out = _pooled(out)
         out.attrs = dict(parts[0].attrs)
         return cls.from_frame(out)
+
+
+def _one_unit(target: str, column: pd.Series) -> str:
+    units = sorted({str(unit) for unit in column.fillna("")})
+    if len(units) > 1:
+        raise SchemaError(f"sums of {target} have the units {' and '.join(units)}: compute all parts in one unit.")
+    return units[0]
 
 
 def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -193,10 +214,12 @@ def site_sums(
     ------
     SchemaError
         If they have no flux, site or time step in common.
+    ConfigError
+        If the units of a prediction cannot be converted to those of the observations.
     """
-    pairs, places, attrs = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
+    pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     found = _by_place(list(pairs.values()), data_resolution(obs) if seasons else None)
-    return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs)
+    return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs, units)
 
 
 def aligned_pairs(
@@ -206,8 +229,10 @@ def aligned_pairs(
     qc: xr.DataArray | None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
-) -> tuple[dict[str, tuple[xr.DataArray, ...]], dict[str, xr.Dataset], dict[str, object]]:
-    """Return observations within the row mask with all predictions, by flux; the places by flux; and the attributes.
+) -> tuple[dict[str, tuple[xr.DataArray, ...]], dict[str, xr.Dataset], dict[str, object], dict[str, str]]:
+    """Return observations within the row mask with all predictions, by flux; places by flux; attributes; and units.
+
+    Predictions are converted to the units of the observations.
 
     Parameters
     ----------
@@ -216,23 +241,33 @@ def aligned_pairs(
     """
     if not predictions:
         raise ConfigError("nothing to score: expected at least one prediction by model name, found none.")
+    for name, data in {"the observations": obs, **predictions}.items():
+        check_labelled(name, data)
     resolution = data_resolution(obs)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
     observed, flags = _observed(obs, qc, resolution)
     predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
     targets = _shared_targets(observed, predicted)
-    pairs = {t: _aligned(observed[t], flags.get(t), [p[t] for p in predicted.values()], limit) for t in targets}
+    units: dict[str, str] = {}
+    converted: dict[str, list[xr.DataArray]] = {}
+    for t in targets:
+        unit, converted[t] = in_one_unit(
+            t, observed[t], {model: p[t] for model, p in predicted.items()}, table(resolution.name)
+        )
+        units |= {t: unit} if unit else {}
+    pairs = {t: _aligned(observed[t], flags.get(t), converted[t], limit) for t in targets}
     places = {t: _places(pair[0]) for t, pair in pairs.items()}
     attrs = _attrs(limit, [t for t in targets if t not in flags], targets, list(predictions), _raised(limit, obs))
     attrs |= resolution_of(obs).attrs
-    return pairs, places, attrs
+    return pairs, places, attrs, units
 
 
 def data_resolution(obs: Labelled) -> Resolution:
     """Return the resolution of observations, from their attribute or, of an array without it, from the time step."""
     if isinstance(obs, xr.Dataset) or "resolution" in obs.attrs:
         return resolution_of(obs)
-    steps = np.diff(obs["time"].values[:2]) if "time" in obs.coords else np.array([])
+    dated = "time" in obs.coords and obs["time"].dtype.kind == "M"
+    steps = np.diff(obs["time"].values[:2]) if dated else np.array([])
     return DAILY if (steps == DAILY.step).any() else HOURLY
 
 
@@ -286,7 +321,7 @@ def _by_target(data: Labelled, only: list[str] | None = None) -> dict[str, xr.Da
     if isinstance(data, xr.Dataset):
         return {str(k): v for k, v in data.data_vars.items() if "time" in v.dims and not str(k).endswith(_BESIDE)}
     if "target" in data.dims:
-        return {str(t): data.isel(target=i, drop=True) for i, t in enumerate(data.target.values)}
+        return {str(t): with_units(data.isel(target=i)) for i, t in enumerate(data.target.values)}
     if data.name is None and only is not None and len(only) == 1:
         return {only[0]: data}
     return {str(data.name): data}
@@ -307,6 +342,7 @@ def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
 def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]:
     """Return observations within the row mask, and predictions, with the same coordinates and dims (..., time)."""
     arrays: Sequence[xr.DataArray] = [obs, *preds] if flags is None else [obs, flags, *preds]
+    check_same_dims(obs, preds)
     sizes = [dict(a.sizes) for a in arrays]
     arrays = xr.align(*arrays, join="inner", copy=False)
     if not arrays[0].size:
@@ -388,6 +424,13 @@ def _season_code(obs: xr.DataArray, resolution: Resolution) -> xr.DataArray:
     for name in ("latitude", "longitude"):
         if name not in obs.coords:
             raise SchemaError(f'by="season" needs the coordinate {name}; found {sorted(map(str, obs.coords))}.')
+        unknown_places = ~np.isfinite(np.asarray(obs[name].values, float))
+        if unknown_places.any() and not (resolution.local and name == "longitude"):
+            where = obs["site"].values[unknown_places] if obs[name].dims == ("site",) else [int(unknown_places.sum())]
+            raise SchemaError(
+                f'by="season" needs the {name} of every place, which is missing at {", ".join(map(str, where[:5]))}: '
+                "leave these places out, or assign it."
+            )
     shift = xr.apply_ufunc(resolution.solar_shift, obs.longitude, dask="parallelized", output_dtypes=["timedelta64[s]"])
     month = (obs.time + shift).dt.month
     return ((month % 12) // 3 + 2 * (obs.latitude < 0)).astype("int8") % 4

@@ -70,7 +70,7 @@ def upscale(
         A forcing cube, as `fluxcube.open_forcing` returns it, of the resolution of the model. Its chunks of latitude
         and longitude are kept: rechunk it to change them.
     targets : sequence of str, optional
-        Fluxes to map; all by default, with RECO = NEE + GPP if the model has no head for it.
+        Fluxes to map; all by default, with RECO = NEE + GPP_NT if the model has no head for RECO.
     time : slice, optional
         Period to map, as ``forcing.sel(time=...)`` takes it; all by default. Earlier time steps of the forcing are
         still read, for windows and trailing means.

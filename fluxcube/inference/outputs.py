@@ -11,18 +11,19 @@ import xarray as xr
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
+from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.variables import BANDS, COMPUTED, table
 
 logger = logging.getLogger(__name__)
 
-#: Respiration where no head estimates it: NEE + GPP, of either partitioning.
-DERIVED = "RECO"
 #: Name of the layer that is 1 inside the area of applicability.
 APPLICABLE = "applicable"
 
 
 def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the fluxes of a model, including RECO where it follows from NEE and GPP.
+    """Return the fluxes of a model, including RECO where it follows from NEE and GPP_NT.
+
+    If the model estimates NEE and GPP_DT, from which RECO does not follow, this is logged.
 
     Parameters
     ----------
@@ -33,12 +34,19 @@ def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tu
 
     Raises
     ------
+    ConfigError
+        If RECO is one of `targets` and cannot be derived; the message has the reason.
     UnknownNameError
-        If the model lacks one of `targets`.
+        If the model lacks another one of `targets`.
     """
     have = predictor.spec.targets
-    every = (*have, DERIVED) if _gpp(have) else have
+    every = (*have, DERIVED) if derived_from(have) else have
+    reason = why_absent(have)
+    if reason and targets is None and _expects_respiration(have):
+        logger.warning("no RECO: %s", reason)
     for name in targets or ():
+        if name == DERIVED and reason:
+            raise ConfigError(f"{name} is no flux of this model: {reason}. Train it with GPP_NT, or RECO, as a target.")
         if name not in every:
             raise unknown("flux of this model", name, every)
     return every if targets is None else tuple(targets)
@@ -75,10 +83,14 @@ def as_fluxes(
     outputs = predictor.outputs(options.uncertainty)
     rows = table(predictor.resolution)
     one = {t: stacked.isel(target=i).assign_attrs(rows[t].attrs) for i, t in enumerate(targets)}
-    if DERIVED in names and (gpp := _gpp(targets)):
+    if DERIVED in names and (gpp := derived_from(targets)):
         attrs = rows[gpp.replace("GPP", "RECO")].attrs | {"derived": f"NEE + {gpp}"}
-        one[DERIVED] = (one["NEE"] + one[gpp]).assign_attrs(attrs | {"long_name": "ecosystem respiration"})
+        clipped = DERIVED in outputs  # daily: computed for each member and clipped at zero
+        reco = stacked.isel(target=outputs.index(DERIVED)) if clipped else one["NEE"] + one[gpp]
+        one[DERIVED] = reco.assign_attrs(attrs | {"long_name": "ecosystem respiration"})
     for i, name in enumerate(outputs[len(targets) :], len(targets)):
+        if name == DERIVED:
+            continue
         flux, _, kind = name.rpartition("_")
         one[name] = stacked.isel(target=i).assign_attrs(_uncertainty_attrs(flux, kind, predictor))
     names = (*names, *(n for n in outputs[len(targets) :] if n.rpartition("_")[0] in names))
@@ -173,12 +185,11 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
         "predictors": ", ".join(spec.predictors),
         "memory_days": ", ".join(map(str, spec.memory_days)),
         "masked_predictors": ", ".join(masked),
+        **({"RECO_absent": why_absent(spec.targets)} if _expects_respiration(spec.targets) else {}),
         **clock,
     }
 
 
-def _gpp(targets: tuple[str, ...]) -> str | None:
-    """Return the GPP that yields respiration with NEE, if no head estimates respiration itself."""
-    if "NEE" not in targets or any(t.startswith("RECO") for t in targets):
-        return None
-    return next((name for name in ("GPP_NT", "GPP_DT") if name in targets), None)
+def _expects_respiration(targets: Sequence[str]) -> bool:
+    """Return whether a user may expect RECO from a model that has none: it estimates NEE and a GPP."""
+    return bool(why_absent(targets)) and "NEE" in targets and any(name.startswith("GPP") for name in targets)

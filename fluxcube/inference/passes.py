@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.models.base import Batch, Model
+from fluxcube.models.ensemble import Ensemble
 from fluxcube.samples.features import Block
 from fluxcube.samples.windows import flatten, gather
 
@@ -23,7 +24,14 @@ _WINDOWS_GPU = 2048
 _MIN_SLIDING = 16
 
 
-def predict_scaled(model: Model, block: Block, options: PredictionOptions, keep: slice, out: np.ndarray) -> None:
+def predict_scaled(
+    model: Model,
+    block: Block,
+    options: PredictionOptions,
+    keep: slice,
+    out: np.ndarray,
+    derive: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> None:
     """Write scaled predictions of some time steps of a block into an array.
 
     Parameters
@@ -38,6 +46,9 @@ def predict_scaled(model: Model, block: Block, options: PredictionOptions, keep:
         Time steps to predict.
     out : (n, kept time steps, quantities x targets) float32
         Changed in place where a window emits.
+    derive : callable, optional
+        Computes one more output, the last one, from the scaled estimates of a model: of each member of an ensemble, of
+        which it is the mean.
     """
     length, steps = model.context, block.inputs.shape[1]
     place, stop = window_ends(block, length, options, keep)
@@ -45,12 +56,28 @@ def predict_scaled(model: Model, block: Block, options: PredictionOptions, keep:
     sliding = options.stride == 1 and model.sliding_window
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         batch = Batch.of(gather(series, p, s, seen))
-        estimates = model.predict_all(batch) if options.uncertainty else model.predict(batch)
+        estimates = _estimates(model, batch, options.uncertainty, derive)
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
         inside = (step >= keep.start) & (step < keep.stop) & ((s[:, None] >= length) | enough)
         places = np.broadcast_to(p[:, None], step.shape)[inside]
         out[places, step[inside] - keep.start] = estimates[:, -emitted:][inside]
+
+
+def _estimates(
+    model: Model, batch: Batch, uncertainty: bool, derive: Callable[[np.ndarray], np.ndarray] | None
+) -> np.ndarray:
+    """Return scaled estimates (B, T, quantities x targets), followed by the derived output, if there is one."""
+    if derive is None or not isinstance(model, Ensemble):
+        estimates = model.predict_all(batch) if uncertainty else model.predict(batch)
+        each = [estimates]
+    else:
+        each = model.each(batch, uncertainty=uncertainty)
+        estimates = model.combine(each, uncertainty=uncertainty)
+    if derive is None:
+        return estimates
+    derived = np.mean([derive(one) for one in each], 0, dtype=np.float64)
+    return np.concatenate([estimates, derived.astype(np.float32)], -1)
 
 
 def window_ends(block: Block, length: int, options: PredictionOptions, keep: slice) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,10 @@ from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.inference.embedding import tower_embeddings
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.passes import matrix_precision, predict_scaled
+from fluxcube.inference.respiration import DERIVED, daily_respiration
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model
+from fluxcube.models.ensemble import NEVER_NEGATIVE
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.daymeans import block_days
 from fluxcube.samples.features import Block, FeatureSpec
@@ -105,8 +107,14 @@ class Predictor:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """Quantities that it can return of each target: "mean", and where it estimates them "std" and "spread"."""
+        """Quantities that it estimates of each target: "mean", and where it estimates them "std" and "spread"."""
         return self.model.quantities
+
+    @property
+    def calibrated(self) -> tuple[str, ...]:
+        """Targets whose standard deviations were calibrated on validation towers."""
+        calibration = self.metadata.get("calibration") or {}
+        return tuple(name for name in self.spec.targets if "calibrated" in calibration.get(name, {}))
 
     @property
     def support_years(self) -> tuple[int, ...] | None:
@@ -165,24 +173,40 @@ class Predictor:
         return np.array([calibration.get(name, {}).get("factor", 1.0) for name in self.spec.targets], np.float32)
 
     def outputs(self, uncertainty: bool = False, applicability: bool = False) -> tuple[str, ...]:
-        """Return the names of the outputs: targets; NAME_std and NAME_spread with `uncertainty`; dissimilarity.
+        """Return the names of the outputs: targets; with `uncertainty` NAME_std and NAME_spread; RECO; dissimilarity.
+
+        NAME_std is an output only where it was calibrated. RECO is one of a daily model that derives it.
 
         Raises
         ------
         ConfigError
-            If the model does not estimate its error, or has no record of its training days.
+            If the model does not estimate its error or nothing calibrated it, or it has no record of its training days.
         """
-        names = self.spec.targets
-        if uncertainty:
-            if len(self.quantities) == 1:
-                raise ConfigError(
-                    "this model returns no uncertainty: train with distribution='gaussian' in its config, or several "
-                    "seeds."
-                )
-            names = (*names, *(f"{name}_{kind}" for kind in self.quantities[1:] for name in self.spec.targets))
+        unusable = self._uncalibrated
+        names = tuple(name for name in self._columns(uncertainty) if name not in unusable)
+        if uncertainty and len(self.quantities) == 1:
+            raise ConfigError(
+                "this model returns no uncertainty: train with distribution='gaussian' in its config, or several seeds."
+            )
+        if uncertainty and not {f"{name}_spread" for name in self.spec.targets} & set(names) and not self.calibrated:
+            raise ConfigError(
+                "this model returns no uncertainty: it estimates standard deviations, but no validation tower had "
+                "enough measured values to calibrate them. Train with a split that has validation towers."
+            )
         if applicability:
             self.training_days()
         return (*names, DISSIMILARITY) if applicability else names
+
+    @property
+    def _uncalibrated(self) -> frozenset[str]:
+        """Names of the standard deviations that nothing calibrated: they are no outputs."""
+        return frozenset(f"{name}_std" for name in self.spec.targets if name not in self.calibrated)
+
+    def _columns(self, uncertainty: bool) -> tuple[str, ...]:
+        """Return the names of everything that the model computes, in the order of its arrays."""
+        kinds = self.quantities[1:] if uncertainty else ()
+        derived = () if daily_respiration(self.spec) is None else (DERIVED,)
+        return (*self.spec.targets, *(f"{name}_{kind}" for kind in kinds for name in self.spec.targets), *derived)
 
     def training_days(self) -> Applicability:
         """Return the record of the training days (ConfigError if there is none)."""
@@ -322,17 +346,20 @@ class Predictor:
         (n, kept time steps, outputs) float32
         """
         keep = slice(*keep.indices(block.inputs.shape[1])[:2])
-        columns = len(self.outputs(options.uncertainty, options.applicability))
-        out = np.full((len(block.inputs), max(0, keep.stop - keep.start), columns), np.nan, np.float32)
+        columns = self._columns(options.uncertainty)
+        count = len(columns) + options.applicability
+        out = np.full((len(block.inputs), max(0, keep.stop - keep.start), count), np.nan, np.float32)
         if out.size:
-            fluxes = out[..., : len(self.outputs(options.uncertainty))]
+            fluxes, derive = out[..., : len(columns)], daily_respiration(self.spec)
             with matrix_precision(self.model, options.precision):
-                predict_scaled(self.model, self._with_embeddings(block, embeddings), options, keep, fluxes)
+                predict_scaled(self.model, self._with_embeddings(block, embeddings), options, keep, fluxes, derive)
             self._unscale(fluxes, options.uncertainty)
             fluxes[~block.observed[:, keep]] = np.nan
             if options.applicability:
                 out[..., -1] = self.dissimilarity(block)[:, keep]
-        return out
+        unusable = self._uncalibrated if options.uncertainty else frozenset()
+        kept = [i for i in range(count) if i >= len(columns) or columns[i] not in unusable]
+        return out if len(kept) == count else out[..., kept]
 
     def dissimilarity(self, block: Block) -> np.ndarray:
         """Return how far the UTC day of each time step is from the training days.
@@ -368,8 +395,9 @@ class Predictor:
         out[..., :n] = out[..., :n] * scale + np.array(self.spec.target_mean, np.float32)
         if self.spec.row.gross_fluxes_positive:
             for i, name in enumerate(self.spec.targets):
-                if name.startswith(("GPP", "RECO")):
+                if name.startswith(NEVER_NEGATIVE):
                     np.maximum(out[..., i], 0, out=out[..., i])
         if uncertainty:
             out[..., n : 2 * n] *= scale * self.factors
-            out[..., 2 * n :] *= np.tile(scale, len(self.quantities) - 2)
+            size = len(self.quantities) * n
+            out[..., 2 * n : size] *= np.tile(scale, len(self.quantities) - 2)

@@ -52,7 +52,8 @@ def predict(
         Precision of a network's matrix products; float32 by default.
     uncertainty : bool
         Whether to return NAME_std as well, the calibrated standard deviation of the error of each target: that of a
-        Gaussian head, or the total of an ensemble; and NAME_spread, that between the members of an ensemble. Not for a
+        Gaussian head, or the total of an ensemble; and NAME_spread, that between the members of an ensemble. NAME_std
+        exists only for targets whose standard deviation was calibrated on validation towers. Neither exists for a
         derived RECO, since the correlation between the errors of NEE and GPP is unknown.
     applicability : bool, optional
         Whether to return `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is if the model can.
@@ -64,7 +65,9 @@ def predict(
     xr.Dataset
         One float32 variable (site, time) per flux, in the units of the variable table, with the cube's
         coordinates on site; NaN outside a site's record, where the window begins before it, and in time steps
-        without an observed predictor. RECO is NEE + GPP (attribute `derived`) where the model has no head for it.
+        without an observed predictor. RECO is NEE + GPP_NT (attribute `derived`) where the model has no head for
+        it, clipped at zero in daily predictions; without GPP_NT there is none, and the attribute `RECO_absent` of the
+        Dataset reports why.
         Lazy, one chunk per site, if the cube is lazy and `progress` is None; computed otherwise.
 
     Raises

@@ -60,7 +60,8 @@ class Applicability:
         """Compute the threshold from training days and the weights of their columns.
 
         The index of each centre is computed from the centres of other clusters alone, as if its own had been held out;
-        the threshold is the upper whisker of these: their third quartile plus 1.5 times the interquartile range.
+        the threshold is the largest of these that is no outlier: at most the third quartile plus 1.5 times the
+        interquartile range. It is never above the largest index of a training day.
 
         Parameters
         ----------
@@ -107,7 +108,8 @@ class Applicability:
         distance, held_out = raw._among()
         index = held_out[np.isfinite(held_out)] / distance
         low, high = np.quantile(index, (0.25, 0.75))
-        return cls(tuple(names), centres, cluster, mean, scale, weight, distance, float(high + 1.5 * (high - low)))
+        threshold = float(index[index <= high + 1.5 * (high - low)].max())
+        return cls(tuple(names), centres, cluster, mean, scale, weight, distance, threshold)
 
     def index(self, days: np.ndarray) -> np.ndarray:
         """Return the dissimilarity of days: distance to the nearest centre in units of the mean distance of centres.

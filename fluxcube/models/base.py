@@ -119,6 +119,8 @@ class Model(Protocol):
         Whether `fluxcube.training.search.random_search` can search for its settings.
     uses_support : bool
         Whether it makes an embedding of a place from support windows: windows of the place's own model inputs.
+    bounds : str
+        Bounds by which `fluxcube.fit` scales its predictors by default (`fluxcube.normalisation.bounds_of`).
     stages : int
         Number of stages in which it is trained, 1 or 2.
     length_setting : str
@@ -159,6 +161,7 @@ class Model(Protocol):
     averages_chips: ClassVar[bool]
     searchable: ClassVar[bool]
     uses_support: ClassVar[bool]
+    bounds: ClassVar[str]
     stages: ClassVar[int]
     length_setting: ClassVar[str]
 
@@ -236,6 +239,7 @@ class BaseModel:
     averages_chips: ClassVar[bool] = False
     searchable: ClassVar[bool] = False
     uses_support: ClassVar[bool] = False
+    bounds: ClassVar[str] = "table"
     stages: ClassVar[int] = 1
     length_setting: ClassVar[str] = ""
 

@@ -19,7 +19,7 @@ from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, Missing
 from fluxcube.models import registry
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
-from fluxcube.models.ensemble import Ensemble
+from fluxcube.models.ensemble import Ensemble, floors
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -124,9 +124,18 @@ def members(folders: Sequence[str | os.PathLike]) -> tuple[Ensemble, list[dict]]
         if about["features"] != abouts[0]["features"]:
             raise CheckpointError(f"{folder} was trained on other features than {folders[0]}: train it again.")
     try:
-        return Ensemble(models, [factors(about) for about in abouts]), list(abouts)
+        return Ensemble(models, [factors(about) for about in abouts], _floors(abouts[0]["features"])), list(abouts)
     except ConfigError as error:
         raise CheckpointError(f"{folders[0]} and the other members do not fit together: {error}") from error
+
+
+def _floors(features: Mapping) -> tuple[float, ...] | None:
+    """Return the smallest scaled estimate of each target, from the features of a checkpoint."""
+    names = features.get("targets", ())
+    scaling = [
+        features.get(key) or [default] * len(names) for key, default in (("target_mean", 0.0), ("target_scale", 1.0))
+    ]
+    return floors(names, *scaling, daily=features.get("resolution", "hourly") != "hourly")
 
 
 def factors(about: Mapping) -> list[float]:
@@ -209,8 +218,13 @@ def _load_ensemble(folder: Path) -> tuple[Ensemble, dict]:
 
 def digest(folder: str | os.PathLike) -> str:
     """Return the digest of a checkpoint's weights, from its JSON file alone."""
+    return read_about(folder)["digest"]
+
+
+def read_about(folder: str | os.PathLike) -> dict:
+    """Return the content of a checkpoint's JSON file, without its weights (CheckpointError as `load` raises it)."""
     folder = Path(folder)
-    return _read_about(folder, ENSEMBLE if is_ensemble(folder) else RUN)["digest"]
+    return _read_about(folder, ENSEMBLE if is_ensemble(folder) else RUN)
 
 
 def versions() -> dict[str, str]:
@@ -226,12 +240,15 @@ def versions() -> dict[str, str]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill leaves the old one or the new one, never an incomplete one."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # no two processes write one file
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_about(path: Path, about: dict) -> None:

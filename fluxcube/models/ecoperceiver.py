@@ -33,7 +33,7 @@ _WIDEST = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class EcoPerceiverConfig:
-    """Shape of an EcoPerceiver; the defaults are the published ones.
+    """Shape of an EcoPerceiver; the defaults are the published ones, except that of `inputs`.
 
     Attributes
     ----------
@@ -69,6 +69,9 @@ class EcoPerceiverConfig:
     causal : bool
         Whether an hour of a window attends to itself and earlier hours only. False is allowed with the last head, which
         emits no hour that has later ones.
+    inputs : {"ours", "published"}
+        Which inputs `fluxcube.fit` uses by default. "published": those of the 21 published predictors that have data,
+        no static inputs, and the bounds of the published v1 of CarbonSense. No weight depends on it.
     """
 
     latent: int = 128
@@ -86,6 +89,7 @@ class EcoPerceiverConfig:
     head: str = "last"
     distribution: str = "none"
     causal: bool = True
+    inputs: str = "ours"
 
     def __post_init__(self):
         check_types(self)
@@ -106,6 +110,8 @@ class EcoPerceiverConfig:
             raise ConfigError(f"head must be last or dense, found {self.head!r}.")
         if self.distribution not in ("none", "gaussian"):
             raise ConfigError(f"distribution must be none or gaussian, found {self.distribution!r}.")
+        if self.inputs not in ("ours", "published"):
+            raise ConfigError(f"inputs must be ours or published, found {self.inputs!r}.")
         if not self.causal and self.head == "dense":
             raise ConfigError("causal=False needs head='last': a dense head would use hours after the one it emits.")
 
@@ -116,8 +122,8 @@ class EcoPerceiverConfig:
 
     @classmethod
     def published(cls) -> EcoPerceiverConfig:
-        """Return the paper's model: 988,633 parameters with 21 variables, 9 bands and one target."""
-        return cls()
+        """Return the paper's model and inputs: 988,633 parameters with 21 variables, 9 bands and one target."""
+        return cls(inputs="published")
 
     @classmethod
     def small(cls) -> EcoPerceiverConfig:
@@ -161,7 +167,8 @@ class EcoPerceiver(Network):
         **dict.fromkeys(("bands", "band_weight", "band_bias"), "bands"),
         **dict.fromkeys(("head.weight", "head.bias", "spread.weight", "spread.bias"), "targets"),
     }
-    free_settings = ("dropout", "dropout_unit", "head", "distribution", "causal")
+    free_settings = ("dropout", "dropout_unit", "head", "distribution", "causal", "inputs")
+    bounds: ClassVar = "ours"
     config: EcoPerceiverConfig
     droppable: Tensor
     future: Tensor

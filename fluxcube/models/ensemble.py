@@ -13,9 +13,47 @@ from fluxcube.models.base import BaseModel, Batch, Model
 if TYPE_CHECKING:
     from torch import nn
 
+#: First parts of the names of fluxes whose daily means end at zero.
+NEVER_NEGATIVE = ("GPP", "RECO")
+
+
+def floors(
+    targets: Sequence[str], mean: Sequence[float], spread: Sequence[float], *, daily: bool
+) -> tuple[float, ...] | None:
+    """Return the scaled value of zero for each target that is never negative, minus infinity for the others.
+
+    Daily means of GPP and RECO are hardly ever negative, so that estimates of them end at zero. Hourly ones are
+    differences of noisy measurements and do go below zero.
+
+    Parameters
+    ----------
+    targets : sequence of str
+        Fluxes.
+    mean, spread : sequences of float
+        Scaling of each flux.
+    daily : bool
+        Whether the time steps are days.
+
+    Returns
+    -------
+    tuple of float or None
+        One number per target; None if no estimate has a lower end.
+
+    Examples
+    --------
+    >>> floors(["NEE", "GPP_NT"], [0.0, 4.0], [1.0, 2.0], daily=True)
+    (-inf, -2.0)
+    """
+    if not daily or not any(name.startswith(NEVER_NEGATIVE) for name in targets):
+        return None
+    rows = zip(targets, mean, spread, strict=True)
+    return tuple(-m / s if name.startswith(NEVER_NEGATIVE) else -np.inf for name, m, s in rows)
+
 
 class Ensemble(BaseModel):
     """Mean of the members, with their error estimates and the spread between them.
+
+    Each member's estimates are raised to `floor` before they are combined, as those of a single model are.
 
     Parameters
     ----------
@@ -23,13 +61,20 @@ class Ensemble(BaseModel):
         At least one; all have the same inputs, targets, context and scaling.
     factors : sequence of (targets,) float, optional
         Calibration factor of each member's standard deviations; 1 by default.
+    floor : sequence of (targets,) float, optional
+        Smallest estimate of each target in scaled units (`floors`); none by default.
 
     References
     ----------
     Lakshminarayanan et al. 2017 (deep ensembles), arXiv:1612.01474.
     """
 
-    def __init__(self, members: Sequence[Model], factors: Sequence[Sequence[float]] | np.ndarray | None = None):
+    def __init__(
+        self,
+        members: Sequence[Model],
+        factors: Sequence[Sequence[float]] | np.ndarray | None = None,
+        floor: Sequence[float] | None = None,
+    ):
         if not members:
             raise ConfigError("an ensemble needs at least one member.")
         self._members = tuple(members)
@@ -39,6 +84,7 @@ class Ensemble(BaseModel):
                 raise ConfigError("the members of an ensemble must be of one kind, with the same inputs and context.")
         self.kind, self.config, self.sizes = first.kind, first.config, first.sizes
         self.factors = np.ones((len(self.members), self.n_targets)) if factors is None else np.asarray(factors, float)
+        self.floor = None if floor is None else np.asarray(floor, np.float32)
 
     @property
     def members(self) -> tuple[Model, ...]:
@@ -72,7 +118,29 @@ class Ensemble(BaseModel):
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return the members' mean (B, T, targets) float32 in scaled units."""
-        estimates = [member.predict(part) for member, part in self._parts(batch)]
+        return self.combine(self.each(batch))
+
+    def each(self, batch: Batch, *, uncertainty: bool = False) -> list[np.ndarray]:
+        """Return the estimates of each member, raised to the floor.
+
+        Parameters
+        ----------
+        batch : Batch
+            Windows.
+        uncertainty : bool
+            Whether to return all quantities of the members (`predict_all`), or their means (`predict`).
+        """
+        parts = self._parts(batch)
+        estimates = [member.predict_all(part) if uncertainty else member.predict(part) for member, part in parts]
+        if self.floor is not None:
+            for one in estimates:
+                np.maximum(one[..., : self.n_targets], self.floor, out=one[..., : self.n_targets])
+        return estimates
+
+    def combine(self, estimates: Sequence[np.ndarray], *, uncertainty: bool = False) -> np.ndarray:
+        """Return the estimates of the ensemble from those that `each` returned, as `predict` or `predict_all` do."""
+        if uncertainty:
+            return self._with_spread([one.astype(np.float64) for one in estimates])
         return np.asarray(np.mean(estimates, 0, dtype=np.float64), np.float32)
 
     @property
@@ -103,8 +171,11 @@ class Ensemble(BaseModel):
         The spread is the standard deviation of the members (n - 1); the total adds the mean of the variances that the
         members estimate, if they do.
         """
+        return self.combine(self.each(batch, uncertainty=True), uncertainty=True)
+
+    def _with_spread(self, estimates: Sequence[np.ndarray]) -> np.ndarray:
+        """Return mean, total standard deviation and spread of the members' estimates (B, T, quantities x targets)."""
         n = self.n_targets
-        estimates = [member.predict_all(part).astype(np.float64) for member, part in self._parts(batch)]
         means = np.stack([one[..., :n] for one in estimates])
         spread = means.std(0, ddof=1) if len(means) > 1 else np.where(np.isfinite(means[0]), 0.0, np.nan)
         variance = np.square(spread)

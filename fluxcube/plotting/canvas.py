@@ -109,6 +109,7 @@ def print_units(units: str) -> str:
     'µmol m⁻² s⁻¹'
     """
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    units = units.replace("CO2", "CO₂").replace("CH4", "CH₄")  # digits of a formula are no powers
     units = re.sub(r"(?<=[A-Za-z])-?\d+", lambda m: m.group().translate(raised), units)
     return re.sub(r"\bu(?=mol\b|g\b|m\b)", "µ", units).replace("degC", "°C")
 

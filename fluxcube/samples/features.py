@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.normalisation import normalise
+from fluxcube.normalisation import TABLE, check_bounds, normalise, within_bounds
 from fluxcube.resolution import HOURLY, Resolution, check_resolution, find_resolution
 from fluxcube.samples.memory import trailing_mean
 from fluxcube.samples.quality import best_flags
@@ -33,7 +33,7 @@ NO_CHIP = 2**38
 _REFLECTANCES = BANDS[:7]
 _STATIC = (*STATIC_BOUNDS, "igbp", "koppen")
 #: Settings that `to_dict` omits at their default, so that files of hourly models do not change.
-_LATER = ("resolution", "koppen_classes", "input_mean", "input_scale")
+_LATER = ("resolution", "koppen_classes", "input_mean", "input_scale", "bounds")
 
 
 def input_bands(resolution: Resolution) -> tuple[str, ...]:
@@ -74,6 +74,8 @@ class FeatureSpec:
     input_mean, input_scale : tuple of float
         Mean and standard deviation of the model inputs after scaling by bounds, fitted on the daily values of the
         training towers; empty for no second scaling.
+    bounds : {"table", "v1", "v2", "ours"}
+        Bounds by which predictors are scaled, and beyond which they are missing (`fluxcube.normalisation.bounds_of`).
 
     Examples
     --------
@@ -97,9 +99,11 @@ class FeatureSpec:
     koppen_classes: tuple[str, ...] = ()
     input_mean: tuple[float, ...] = ()
     input_scale: tuple[float, ...] = ()
+    bounds: str = TABLE
 
     def __post_init__(self):
         bands = input_bands(find_resolution(self.resolution))
+        check_bounds(self.bounds, self.resolution)
         check_role(self.predictors, "predictor", self.resolution)
         check_role(self.targets, "target", self.resolution)
         for kind, names, valid in (("band", self.bands, bands), ("static input", self.static, _STATIC)):
@@ -195,7 +199,7 @@ class FeatureSpec:
     def to_dict(self) -> dict:
         """Return the settings as JSON-compatible values; `from_dict` is the inverse."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-        return {k: v for k, v in values.items() if k not in _LATER or v not in ([], HOURLY.name)}
+        return {k: v for k, v in values.items() if k not in _LATER or v not in ([], HOURLY.name, TABLE)}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> FeatureSpec:
@@ -366,9 +370,7 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
 def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> np.ndarray:
     """Return normalised predictors, surface columns and trailing means, concatenated (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
-        low, high = table(spec.resolution)[name].bounds
-        column = values[..., i]
-        column[~((column >= low) & (column <= high))] = np.nan
+        values[..., i] = within_bounds(values[..., i], name, resolution=spec.resolution, bounds=spec.bounds)
     met = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
     met[..., : len(spec.predictors)] = values
     at = len(spec.predictors) + len(spec.surface)
@@ -377,7 +379,8 @@ def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> n
             met[..., at] = trailing_mean(values[..., spec.predictors.index(name)], spec.steps(days))
             at += 1
     if not spec.surface:
-        met = normalise(met, spec.input_variables, resolution=spec.resolution).astype(np.float32, copy=False)
+        met = normalise(met, spec.input_variables, resolution=spec.resolution, bounds=spec.bounds)
+        met = met.astype(np.float32, copy=False)
     else:
         bounded = [i for i, name in enumerate(spec.input_variables) if name not in spec.surface]
         names = [spec.input_variables[i] for i in bounded]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
+from fluxcube.normalisation import OURS, TABLE
 from fluxcube.resolution import DAILY, QualityLimit, check_resolution, resolution_of
 from fluxcube.samples.features import Block, FeatureSpec, class_of, cube_block, input_bands
 from fluxcube.samples.quality import best_flags
@@ -92,6 +93,7 @@ def cube_spec(
     bands: Sequence[str] | None = None,
     static: Sequence[str] = ("latitude", "elevation", "igbp"),
     limit: QualityLimit | None = None,
+    bounds: str | None = None,
 ) -> FeatureSpec:
     """Return the inputs and targets of a model for a cube.
 
@@ -115,6 +117,9 @@ def cube_spec(
     limit : QualityLimit, optional
         Quality of the hourly predictors that are used, by default flags of at most 1. Daily predictors are used
         whatever their quality.
+    bounds : {"table", "v1", "v2", "ours"}, optional
+        Bounds by which predictors are scaled (`fluxcube.normalisation.bounds_of`), by default "ours" for hourly cubes
+        and "table" for daily ones.
 
     Returns
     -------
@@ -165,6 +170,7 @@ def cube_spec(
         resolution=resolution.name,
         igbp_classes=_classes(cube, sites, "igbp") if "igbp" in static else (),
         koppen_classes=_classes(cube, sites, "koppen") if "koppen" in static else (),
+        bounds=bounds or (TABLE if resolution is DAILY else OURS),
     )
 
 

@@ -23,6 +23,9 @@ from fluxcube.training.rows import SiteRows
 
 log = logging.getLogger(__name__)
 
+#: Towers that are closer than this, in km, form a cluster, even if the split has a smaller buffer: the days
+#: of a neighbour are too similar to show how far a new place may be from the training days.
+CLUSTER_KM = 50.0
 #: Minimum and maximum number of windows whose errors weight the inputs, one for each observed day: each passes the
 #: model once for each input, and once unchanged.
 _WINDOWS = (64, 256)

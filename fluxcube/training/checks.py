@@ -94,6 +94,8 @@ def check_sides(
             "target."
         )
     measured = limit.resolution.limit(limit.resolution.measured)
+    if registry.by_descent(model) and training.val_quality == "training":
+        measured = limit
     if split.val and len(never_observed(cube, split, "val", targets, measured)) < len(targets):
         return
     found = (

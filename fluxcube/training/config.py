@@ -65,8 +65,11 @@ class TrainingConfig:
         model (`Model.training_stride`).
     windows_per_epoch : int or None
         Number of windows of an epoch, drawn at random; None takes all.
-    val_windows : int
-        Number of windows of the validation sites that are scored after each epoch, the same ones each time.
+    val_windows : int or None
+        Number of windows of the validation sites that are scored after each epoch, the same ones each time; None scores
+        all.
+    val_quality : {"measured", "training"}
+        Whether measured fluxes alone are scored on the validation sites, or those of the quality that training uses.
     keep : {"best", "last"}
         Whether the weights of the epoch with the best score on the validation towers are kept, or those of the last
         epoch; with few towers and few epochs the best one is chosen by chance.
@@ -103,7 +106,8 @@ class TrainingConfig:
     pretrain_epochs: int | None = None
     stride: int | None = None
     windows_per_epoch: int | None = None
-    val_windows: int = 2048
+    val_windows: int | None = 2048
+    val_quality: str = "measured"
     keep: str = "best"
     precision: str = "auto"
     device: str = "auto"
@@ -125,6 +129,8 @@ class TrainingConfig:
             raise ConfigError(f"betas must be two numbers in [0, 1), found {self.betas}.")
         if self.keep not in ("best", "last"):
             raise ConfigError(f"keep must be best or last, found {self.keep!r}.")
+        if self.val_quality not in ("measured", "training"):
+            raise ConfigError(f"val_quality must be measured or training, found {self.val_quality!r}.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be auto, float32 or bfloat16, found {self.precision!r}.")
         for name in self.weigh or ():
@@ -151,11 +157,22 @@ class TrainingConfig:
     def published(cls) -> TrainingConfig:
         """Return the settings of the paper: 20 epochs with an effective batch of 4096 in bfloat16, for a GPU.
 
+        Every window of the validation sites is scored, on fluxes of the quality that training uses (flag 0 or 1), since
+        the published data contain no flags.
+
         References
         ----------
         Fortier et al. 2024, arXiv:2406.04940.
         """
-        return cls(epochs=20, batch_size=1024, effective_batch=4096, lr=8e-5, precision="bfloat16")
+        return cls(
+            epochs=20,
+            batch_size=1024,
+            effective_batch=4096,
+            lr=8e-5,
+            val_windows=None,
+            val_quality="training",
+            precision="bfloat16",
+        )
 
     @classmethod
     def preset(cls, name: str) -> TrainingConfig:
@@ -167,7 +184,11 @@ class TrainingConfig:
     @property
     def learned(self) -> dict[str, object]:
         """Settings that determine the weights, without those of logging and saving."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("checkpoint_seconds", "tensorboard")}
+        settings = dataclasses.asdict(self)
+        left_out = ["checkpoint_seconds", "tensorboard"]
+        if self.val_quality == "measured":  # without it, the request of other runs is unchanged
+            left_out.append("val_quality")
+        return {k: v for k, v in settings.items() if k not in left_out}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> TrainingConfig:

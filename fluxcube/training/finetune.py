@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: Features that are lists of names; their order is that of the weights.
 _NAMES = ("predictors", "memory_days", "bands", "static", "targets")
 #: Features that all weights depend on.
-_TIED = ("clock", "resolution")
+_TIED = ("clock", "resolution", "bounds")
 
 
 @dataclass(frozen=True)

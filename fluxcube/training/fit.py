@@ -33,6 +33,7 @@ def fit(
     memory_days: Sequence[int] | None = None,
     bands: Sequence[str] | None = None,
     static: Sequence[str] | None = None,
+    bounds: str | None = None,
     split: Split | str | os.PathLike | None = None,
     config: Config | Mapping | None = None,
     training: TrainingConfig | None = None,
@@ -74,7 +75,11 @@ def fit(
     bands : sequence of str, optional
         Bands of the chips; by default all if the cube has chips, and () for none.
     static : sequence of str, optional
-        Some of "latitude", "elevation", "igbp", by default these three.
+        Some of "latitude", "elevation", "igbp", by default these three; none with the published preset of EcoPerceiver.
+    bounds : {"table", "v1", "v2", "ours"}, optional
+        Bounds by which predictors of an hourly cube are scaled, and beyond which they are missing
+        (`fluxcube.normalisation.bounds_of`): those of the variable table, of a published CarbonSense, or narrower ones.
+        By default "ours" for EcoPerceiver, "v1" for its published preset, and "table" for the other models.
     split : Split, str or path, optional
         A split, or a kind or file as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
@@ -128,10 +133,12 @@ def fit(
     CheckpointError
         If `out` contains a finished run, or something else; if `init` is damaged or of another version.
     ConfigError
-        If settings contradict each other or would have no effect, an unfinished run in `out` or `init` has other ones,
-        or the model does not work on the resolution of the cube.
+        If settings contradict each other or would have no effect, an unfinished run in `out` or `init` has other ones
+        or was begun on other data, or the model does not work on the resolution of the cube.
     MissingPackageError
         If a package that is needed is not installed.
+    StoreError
+        If another process is training into `out`.
     SplitError
         If the sites cannot be split, or no site is left to train or validate on.
     TrainingError
@@ -165,6 +172,7 @@ def fit(
         memory_days=memory_days,
         bands=bands,
         static=static,
+        bounds=bounds,
         split=split,
         train_igbp=train_igbp,
         config=config,

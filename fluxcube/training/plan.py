@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,17 +15,20 @@ import xarray as xr
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config, Sizes
-from fluxcube.resolution import QualityLimit
+from fluxcube.normalisation import TABLE
+from fluxcube.resolution import DAILY, QualityLimit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
-from fluxcube.samples.towers import cube_spec
+from fluxcube.samples.towers import choose_predictors, cube_spec
 from fluxcube.training import checks
 from fluxcube.training.checks import BALANCED
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.finetune import Start
 from fluxcube.training.request import FitRequest
 from fluxcube.training.settings import complete_config
-from fluxcube.variables import COMPUTED
+from fluxcube.variables import COMPUTED, PUBLISHED_PREDICTORS
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -77,9 +81,11 @@ class Plan:
     def request(self, seed: int) -> dict:
         """Return everything that determines the weights, as JSON represents it."""
         features = {k: v for k, v in self.spec.to_dict().items() if not k.startswith("target_")}
+        config = dataclasses.asdict(self.config)
+        config.pop("inputs", None)  # the features have what it chose
         request: dict = {
             "model": self.model,
-            "config": dataclasses.asdict(self.config),
+            "config": config,
             "training": self.training.learned,
             "features": features,
             "split": {"train": self.split.train, "val": self.split.val},
@@ -103,6 +109,13 @@ class Plan:
         count = max(1, round(self.bag * len(sites)))
         chosen = np.random.default_rng((seed, _BAG)).choice(len(sites), count, replace=False)
         return tuple(sites[i] for i in np.sort(chosen))
+
+    @property
+    def val_limit(self) -> QualityLimit:
+        """Quality of the fluxes that are scored at validation towers: measured ones, or those that training uses."""
+        if self.by_descent and self.training.val_quality == "training":
+            return self.limit
+        return self.limit.resolution.limit(self.limit.resolution.measured)
 
     @property
     def by_descent(self) -> bool:
@@ -170,12 +183,14 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
     model, training, limit = request.model, request.training, request.limit
     checks.check_model(cube, model)
     start = None if request.init is None else Start.read(request.init, model)
-    request = _with_features(request, start)
+    request = _with_features(cube, request, start)
     targets = (request.target,) if isinstance(request.target, str) else tuple(request.target or ())
     checks.check_names(cube, targets, request.predictors, request.bands)
     checks.check_training(cube, model, training, targets)
     split = _split(cube, request)
     checks.check_sides(cube, split, targets, limit, model, training)
+    if request.predictors is None and _published(request):
+        request = dataclasses.replace(request, predictors=_published_predictors(cube, split, targets, limit))
     if request.predictors:
         checks.check_predictors(cube, split.train, request.predictors, limit, further=start is not None)
     spec = cube_spec(
@@ -187,6 +202,7 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
         bands=request.bands,
         static=request.static or (),
         limit=limit,
+        bounds=request.bounds or TABLE,
     )
     if registry.model_class(model).averages_chips:
         spec = dataclasses.replace(spec, fill_chips=False)
@@ -199,16 +215,40 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
     return Plan(cube, model, spec, split, config, training, limit, start, search=request.search, bag=request.bag)
 
 
-def _with_features(request: FitRequest, start: Start | None) -> FitRequest:
+def _published(request: FitRequest) -> bool:
+    """Return whether the settings of the model ask for the published inputs."""
+    config = request.config
+    chosen = config.get("inputs") if isinstance(config, Mapping) else getattr(config, "inputs", None)
+    return chosen == "published" and request.init is None
+
+
+def _published_predictors(
+    cube: xr.Dataset, split: Split, targets: Sequence[str], limit: QualityLimit
+) -> tuple[str, ...]:
+    """Return those of the 21 published predictors that have data."""
+    present = choose_predictors(cube, split.train, targets, limit)
+    chosen = tuple(name for name in PUBLISHED_PREDICTORS if name in present)
+    if missing := [name for name in PUBLISHED_PREDICTORS if name not in chosen]:
+        log.info("published predictors without data: %s", ", ".join(missing))
+    return chosen
+
+
+def _with_features(cube: xr.Dataset, request: FitRequest, start: Start | None) -> FitRequest:
     """Return a request whose features are set: by default those of the checkpoint, else those of `fit`."""
     spec = None if start is None else start.spec
+    static: tuple[str, ...] = ("latitude", "elevation", "igbp")
+    bounds = registry.model_class(request.model).bounds
+    if _published(request):
+        static, bounds = (), "v1"
+    bounds = TABLE if resolution_of(cube) is DAILY else bounds
     return dataclasses.replace(
         request,
         target=_chosen(request.target, spec.targets if spec else ("NEE",)),
         predictors=_chosen(request.predictors, spec.predictors if spec else None),
         memory_days=_chosen(request.memory_days, spec.memory_days if spec else ()),
         bands=_chosen(request.bands, spec.bands if spec else None),
-        static=_chosen(request.static, spec.static if spec else ("latitude", "elevation", "igbp")),
+        static=_chosen(request.static, spec.static if spec else static),
+        bounds=_chosen(request.bounds, spec.bounds if spec else bounds),
     )
 
 

@@ -37,6 +37,7 @@ class FitRequest:
     memory_days: Sequence[int] | None = None
     bands: Sequence[str] | None = None
     static: Sequence[str] | None = None
+    bounds: str | None = None
     split: Split | str | os.PathLike | None = None
     train_igbp: str | Sequence[str] | None = None
     config: Config | Mapping | None = None

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.samples.splits import Split
+from fluxcube.stores.building import write_lock
+
+log = logging.getLogger(__name__)
 
 STATE = "state.safetensors"
 SPLIT = "split.json"
@@ -23,9 +29,11 @@ EVENTS = "tensorboard"
 ROWS_STATE = ".rows.state"
 #: Draws of a random search.
 SEARCH = "search.jsonl"
+#: Digest of the data of an unfinished run.
+DATA = "data.json"
 #: All files that a run writes, and those that a kill leaves; no other file is ever removed.
 _NAMES = re.compile(
-    r"run\.json|state\.safetensors|split\.json|log\.csv|tensorboard|search\.jsonl|\.rows\.state"
+    r"run\.json|data\.json|state\.safetensors|split\.json|log\.csv|tensorboard|search\.jsonl|\.rows\.state"
     r"|model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors|\..+\.part"
 )
 
@@ -93,6 +101,67 @@ def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) ->
         if STATE in found:
             _check_same(folder, request)
     folder.mkdir(parents=True, exist_ok=True)
+    clear_parts(folder)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Make the folder of a run, and lock it against other processes that would train into it.
+
+    Raises
+    ------
+    CheckpointError
+        If it is a file.
+    StoreError
+        If another process is training into it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: pass a folder for the run.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_lock(folder):
+        yield
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove the incomplete files that killed processes left in a locked folder that contains no other files."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def check_data(folder: Path, digest: str) -> None:
+    """Refuse to resume an unfinished run on other data than it began with; record the digest of the data.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of a run, or of an ensemble, as `prepare` left it.
+    digest : str
+        As `fluxcube.training.digest.data_digest` returns it.
+
+    Raises
+    ------
+    ConfigError
+        If the folder contains an unfinished run on other data.
+    """
+    path = folder / DATA
+    found = {entry.name for entry in folder.iterdir()}
+    begun = bool(found & {STATE, ROWS_STATE, SEARCH})
+    if begun and DATA in found and (was := _recorded(path)) != digest:
+        raise ConfigError(
+            f"{folder} contains an unfinished run on other data: the values of its training or validation towers had "
+            f"the digest {was[:8]}, those of this cube have {digest[:8]}. Pass the cube that it began with, or "
+            "overwrite=True (--overwrite) to train again."
+        )
+    if begun and DATA not in found:
+        log.warning("%s was begun by an earlier version, which did not record its data: not compared", folder)
+    write_atomically(path, json.dumps({"digest": digest}).encode())
+
+
+def _recorded(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text("utf-8"))["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 
 def by_torchrun() -> bool:

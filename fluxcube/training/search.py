@@ -38,6 +38,7 @@ from fluxcube.resolution import DEFAULT, Default, QualityLimit, quality_limit, r
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
 from fluxcube.scores import efficiency
+from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows
 from fluxcube.training.run import differences
@@ -194,6 +195,8 @@ def random_search(
     folds = [split.test for split in splits]
     about = _about(spec, config, sites, folds, options, limit)
     path = None if out is None else Path(out)
+    if path is not None:  # draws on other data are not compared with these
+        about["data"] = data_digest(cube, sites, spec, sample=True)
     done = _read(path, about) if path is not None and path.exists() else {}
     todo = [i for i in range(draws) if i not in done]
     if todo:
@@ -417,6 +420,6 @@ def _read(path: Path, about: Mapping) -> dict[int, dict]:
         was = dict(head)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a file of draws ({error}): remove it, or pass another `out`.") from error
-    if named := differences(was, about):
+    if named := differences({"data": about["data"]} | was, about):  # files of an earlier version record no data
         raise ConfigError(f"{path} contains a search with other settings: {named}. Remove it, or pass another `out`.")
     return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -19,14 +20,26 @@ from fluxcube.samples.towers import Towers
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import Plan, check_bag
-from fluxcube.training.run import SEARCH, SPLIT, Run, by_torchrun, check_ours, clear, differences
+from fluxcube.training.run import (
+    DATA,
+    SEARCH,
+    SPLIT,
+    Run,
+    by_torchrun,
+    check_data,
+    check_ours,
+    clear,
+    clear_parts,
+    differences,
+    run_lock,
+)
 from fluxcube.training.single import Data, metadata, searched, train_one
 from fluxcube.training.validation import Validation, validation_windows
 
 log = logging.getLogger(__name__)
 
 _MEMBER = re.compile(r"seed-\d+")
-_OWN = re.compile(r"ensemble\.json|split\.json|search\.jsonl|applicability\.safetensors|\..+\.part")
+_OWN = re.compile(r"ensemble\.json|split\.json|search\.jsonl|data\.json|applicability\.safetensors|\..+\.part")
 
 
 def train_seeds(
@@ -71,9 +84,30 @@ def train_seeds(
     for s in chosen:
         check_bag(plan, s)
     first = _first(plan)
-    first(lambda: _prepare(folder, chosen, overwrite))
+    with contextlib.ExitStack() as stack:
+        first(lambda: stack.enter_context(run_lock(folder)))
+        first(lambda: _prepare(folder, chosen, overwrite))
+        digest = first(lambda: Data(plan, progress).digest)
+        first(lambda: _check_members(folder, digest))
+        return _train_members(plan, chosen, seed, folder, first, digest, jobs=jobs, resume=resume, progress=progress)
+
+
+def _train_members(
+    plan: Plan,
+    chosen: Sequence[int],
+    seed: int,
+    folder: Path,
+    first: Callable,
+    digest: str,
+    *,
+    jobs: int,
+    resume: bool,
+    progress: Callable | None,
+) -> Run:
+    """Train the missing members of an ensemble into a locked folder, and combine them."""
     plan = searched(plan, seed, folder, progress)
     data = Data(plan, progress)
+    data.__dict__["digest"] = digest
     todo = first(lambda: [s for s in chosen if not _done(folder / _name(s), plan.request(s))])
     if jobs > 1:
         _side_by_side(plan, todo, folder, min(jobs, len(todo)), resume, progress)
@@ -112,7 +146,7 @@ def _prepare(folder: Path, chosen: Sequence[int], overwrite: bool) -> None:
     if overwrite:
         for name in members:
             check_ours(folder / name)
-        for name in (ENSEMBLE, SEARCH):  # first, so that a kill leaves no ensemble without members
+        for name in (ENSEMBLE, SEARCH, DATA):  # first, so that a kill leaves no ensemble without members
             (folder / name).unlink(missing_ok=True)
         for name in members:
             clear(folder / name)
@@ -122,6 +156,23 @@ def _prepare(folder: Path, chosen: Sequence[int], overwrite: bool) -> None:
             f"{folder} contains a finished ensemble: pass overwrite=True (--overwrite), more seeds or another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
+    clear_parts(folder)
+
+
+def _check_members(folder: Path, digest: str) -> None:
+    """Refuse to add members to an ensemble of other data (ConfigError), or to resume its search on them."""
+    finished = [path.parent for path in folder.glob(f"seed-*/{RUN}")]
+    known = False
+    for member in finished:
+        was = checkpoint.read_about(member).get("cube", {}).get("data_digest", "")  # earlier versions recorded none
+        if was and was != digest:
+            raise ConfigError(
+                f"{member} was trained on other data: the values of its towers had the digest {was[:8]}, those of this "
+                f"cube have {digest[:8]}. Pass the cube of the other members, or overwrite=True (--overwrite)."
+            )
+        known |= bool(was)
+    if not known:
+        check_data(folder, digest)
 
 
 def _done(folder: Path, request: dict) -> bool:
@@ -169,10 +220,12 @@ def _join(data: Data, folder: Path, chosen: Sequence[int]) -> Run:
     windows = None if data.val_windows is None else _windows(model, data.val_windows, plan, chosen[0])
     calibration = calibrate_on(model, windows) if windows is not None and len(chosen) > 1 else {}
     about = metadata(plan, data.train.spec, plan.request(chosen[0]), [], calibration, training=None)
+    about["cube"]["data_digest"] = data.digest
     plan.split.save(folder / SPLIT)
     learned = {site for s in chosen for site in plan.sites(s)}
     about |= {"seeds": list(chosen), "training_sites": [site for site in plan.split.train if site in learned]}
     checkpoint.save_ensemble(folder, [_name(s) for s in chosen], about)
+    (folder / DATA).unlink(missing_ok=True)
     histories = tuple(row | {"seed": s} for s, a in zip(chosen, abouts, strict=True) for row in a["history"])
     text = f"{len(chosen)} of {plan.model}, seeds {', '.join(map(str, chosen))}"
     text = "; ".join(filter(None, (text, _score(model, windows), coverage(calibration))))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fluxcube.errors import ConfigError
 from fluxcube.models import checkpoint, registry
@@ -17,12 +19,28 @@ from fluxcube.models.rows import RowModel
 from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
-from fluxcube.training.applicability import fit_applicability
+from fluxcube.training.applicability import CLUSTER_KM, fit_applicability
 from fluxcube.training.calibration import summary as coverage
+from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import Plan
 from fluxcube.training.rows import SiteRows, fit_rows
-from fluxcube.training.run import LOG, ROWS_STATE, SEARCH, SPLIT, STATE, Run, prepare, write_log
+from fluxcube.training.run import (
+    DATA,
+    LOG,
+    ROWS_STATE,
+    SEARCH,
+    SPLIT,
+    STATE,
+    Run,
+    check_data,
+    prepare,
+    run_lock,
+    write_log,
+)
 from fluxcube.variables import table
+
+if TYPE_CHECKING:
+    from fluxcube.training.parallel import World
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +78,16 @@ class Data:
 
     @functools.cached_property
     def val(self) -> Towers | SiteRows | None:
-        """Validation towers with their measured fluxes, scaled like the training towers; None if there are none."""
-        resolution = self.plan.limit.resolution
-        measured = resolution.limit(resolution.measured)
-        towers = self._read("val", self.train.spec, measured) if self.plan.split.val else None
+        """Validation towers with the fluxes that are scored, scaled like the training ones; None if there are none."""
+        towers = self._read("val", self.train.spec, self.plan.val_limit) if self.plan.split.val else None
         return towers if towers is not None and towers.observed().any() else None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of the values of the training and validation towers."""
+        plan = self.plan
+        sites = (*plan.split.train, *plan.split.val)
+        return data_digest(plan.cube, sites, plan.spec, sample=not plan.by_descent)
 
     @functools.cached_property
     def val_windows(self) -> Towers | None:
@@ -84,11 +107,30 @@ class Data:
 
 def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: bool, progress: Callable | None) -> Run:
     """Train one model into a folder; see `fluxcube.training.fit.fit`."""
+    world = _world(data.plan)
+    first = world.first if world else (lambda call: call())
+    with contextlib.ExitStack() as stack:
+        first(lambda: stack.enter_context(run_lock(folder)))
+        return _train(data, seed, folder, world, first, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def _train(
+    data: Data,
+    seed: int,
+    folder: Path,
+    world: World | None,
+    first: Callable,
+    *,
+    overwrite: bool,
+    resume: bool,
+    progress: Callable | None,
+) -> Run:
+    """Train one model into a locked folder; `first` calls a function in the first process."""
     plan = data.plan
     request = plan.request(seed)
-    world = _world(plan)
-    first = world.first if world else (lambda call: call())
     first(lambda: prepare(folder, request, overwrite=overwrite, resume=resume))
+    digest = first(lambda: data.digest)
+    first(lambda: check_data(folder, digest))
     first(lambda: plan.split.save(folder / SPLIT))
     plan = searched(plan, seed, folder, progress)
     if world:
@@ -106,6 +148,7 @@ def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: b
         calibration = {}
     training = request["training"] if world else None
     about = metadata(plan, data.train.spec, request, history, calibration, training=training)
+    about["cube"]["data_digest"] = digest  # of the members that are added to an ensemble later, too
     first(lambda: _finish(model, folder, about, _applicability(model, data, seed, progress)))
     if world:
         world.meet()
@@ -136,7 +179,7 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
     return dataclasses.replace(plan, config=found.config, found=found.best)
 
 
-def _world(plan: Plan):
+def _world(plan: Plan) -> World | None:
     """Return the processes that train together; None for a model that is not trained by gradient descent."""
     if not plan.by_descent:
         return None
@@ -178,19 +221,26 @@ def _row_summary(model: RowModel, logged: Mapping) -> str:
 
 
 def _applicability(model: Model, data: Data, seed: int, progress: Callable | None) -> Applicability | None:
-    split = data.plan.split
+    buffer_km = max(CLUSTER_KM, data.plan.split.buffer_km)
     return fit_applicability(
-        model, data.train, data.val, data.plan.cube, buffer_km=split.buffer_km, seed=seed, progress=progress
+        model, data.train, data.val, data.plan.cube, buffer_km=buffer_km, seed=seed, progress=progress
     )
 
 
 def _finish(model: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:
     checkpoint.save(model, folder, about, applicability)
-    (folder / STATE).unlink(missing_ok=True)
+    for name in (STATE, DATA):
+        (folder / name).unlink(missing_ok=True)
 
 
 def metadata(
-    plan: Plan, spec: FeatureSpec, request: Mapping, history: list, calibration: Mapping, *, training: Mapping | None
+    plan: Plan,
+    spec: FeatureSpec,
+    request: Mapping,
+    history: list,
+    calibration: Mapping,
+    *,
+    training: Mapping | None,
 ) -> dict:
     """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]

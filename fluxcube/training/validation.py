@@ -43,7 +43,9 @@ class Validation:
         return {name: observed_nse(obs[:, i], pred[:, i]) for i, name in enumerate(names)}
 
 
-def validation_windows(model: Model, val: Towers | None, limit: int, batch_size: int, seed: int) -> Windows | None:
+def validation_windows(
+    model: Model, val: Towers | None, limit: int | None, batch_size: int, seed: int
+) -> Windows | None:
     """Return the fixed windows of validation towers that a model is scored on, each hour with a day of history.
 
     Daily windows are complete, as they are in predictions.

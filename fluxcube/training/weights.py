@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Required, TypedDict, Unpack
@@ -14,6 +15,8 @@ from fluxcube.samples.loader import Windows
 from fluxcube.samples.support import Draws
 from fluxcube.samples.towers import Towers, day_quality, site_classes, site_years
 from fluxcube.samples.windows import cut
+
+log = logging.getLogger(__name__)
 
 #: Minimum of the root mean square of a site's scaled fluxes.
 _MIN_SPREAD = 0.2
@@ -46,12 +49,32 @@ def flux_weights(cube: xr.Dataset, towers: Towers, names: Sequence[str]) -> np.n
     rows = np.repeat(towers.site, towers.series.hours)
     for name in ("igbp", "koppen"):
         if name in names:
-            out *= class_weights(site_classes(cube, towers.sites, name))[rows][:, None].astype(np.float32)
+            classes = site_classes(cube, towers.sites, name)
+            _report_unknown(name, towers.sites, classes)
+            out *= class_weights(classes)[rows][:, None].astype(np.float32)
     if "site" in names:
         out *= site_weights(rows, np.isfinite(towers.fluxes))
     if "spread" in names:
         out *= spread_weights(rows, towers.fluxes)
     return out
+
+
+def _report_unknown(name: str, sites: Sequence[str], classes: Sequence[str]) -> None:
+    """Log the towers without a class, whose weight is the mean of the others."""
+    missing = [site for site, code in zip(sites, classes, strict=True) if not code]
+    title = {"igbp": "IGBP class", "koppen": "Köppen climate"}[name]
+    if len(missing) == len(sites):
+        log.warning("weigh=%r has no effect: none of the %d training towers has a known %s", name, len(sites), title)
+    elif missing:
+        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        log.warning(
+            "weigh=%r: %d of %d training towers have no known %s and get the mean weight of the others, 1: %s",
+            name,
+            len(missing),
+            len(sites),
+            title,
+            shown,
+        )
 
 
 def site_weights(site: np.ndarray, observed: np.ndarray) -> np.ndarray:
@@ -87,7 +110,7 @@ def class_weights(classes: Sequence[str]) -> np.ndarray:
     Parameters
     ----------
     classes : sequence of str
-        Class of each site; "" is unknown, and has weight 1.
+        Class of each site; "" is unknown, and has weight 1, the mean weight of the sites of known class.
 
     Returns
     -------

@@ -46,8 +46,23 @@ def test_numbers_worked_by_hand():
     # Centres 0, 1 | 3, 4, of spread sqrt(2.5): any two are (1 + 3 + 4 + 2 + 3 + 1) / 6 = 7/3 apart, in these units.
     part = Applicability.of(["TA"], np.array([[0.0], [1.0], [3.0], [4.0]]), [0, 0, 1, 1], [7.0])
     np.testing.assert_allclose(part.index(np.array([[0.0], [2.0], [9.0]])), np.array([0.0, 1.0, 5.0]) / (7 / 3), 1e-6)
-    # To the other cluster: 3, 2, 2, 3. Quartiles 2 and 3, whisker 3 + 1.5.
-    assert part.threshold == pytest.approx(4.5 / (7 / 3))
+    # To the other cluster: 3, 2, 2, 3. Quartiles 2 and 3: none is above 3 + 1.5, so that the threshold is the largest.
+    assert part.threshold == pytest.approx(3 / (7 / 3))
+
+
+def test_the_threshold_is_the_largest_training_index_that_is_no_outlier():
+    rng = np.random.default_rng(11)
+    above = 0
+    for _ in range(40):
+        days, clusters = int(rng.integers(20, 200)), int(rng.integers(2, 12))
+        part = Applicability.of(NAMES, rng.normal(size=(days, 3)), np.arange(days) % clusters, np.ones(3))
+        distance, held_out = part._among()
+        index = np.sort(held_out[np.isfinite(held_out)] / distance)
+        low, high = np.quantile(index, (0.25, 0.75))
+        whisker = high + 1.5 * (high - low)
+        assert part.threshold == index[index <= whisker][-1] <= index[-1]
+        above += whisker > index[-1]
+    assert above  # the whisker alone exceeds every index in some of them
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.3])

@@ -95,6 +95,7 @@ def test_the_colour_bar_has_the_units():
     ax = plot_map(flux())
     ax.figure.draw_without_rendering()
     assert [c.get_ylabel() for c in ax.child_axes] == ["NEE (µmol CO₂ m⁻² s⁻¹)"]
+    assert print_units("umol CO2 m-2 s-1") == "µmol CO₂ m⁻² s⁻¹"
     assert print_units("W m-2") == "W m⁻²" and print_units("degC") == "°C" and print_units("") == ""
 
 

@@ -404,6 +404,7 @@ def test_settings_of_reading_change_what_is_read(cube):
         targets=("GPP_NT", "NEE"),
         predictor_max_qc=0,
         igbp_classes=("DBF",),
+        bounds="ours",
     )
     assert spec == expected
 

@@ -415,3 +415,35 @@ def test_a_batch_says_what_day_it_is(cube):
     wanted = cube.predictors.sel(site="XX-D03", variable="TA", time=last)
     met = Batch.of(batch).inputs[:, -1, spec.inputs.index("TA")] * 160
     np.testing.assert_allclose(met, wanted.values, atol=1e-3)
+
+
+def test_daily_respiration_of_an_ensemble_is_the_mean_of_its_clipped_members(cube, tmp_path):
+    few = dataclasses.replace(FAST, epochs=1, windows_per_epoch=16)
+    done = train(cube, tmp_path / "seeds", "lstm", seeds=2, training=few, target=("NEE", "GPP_NT"))
+    both = predict(done, cube)
+    alone = [predict(tmp_path / "seeds" / f"seed-{s}", cube) for s in (3, 4)]
+    for name in ("NEE", "GPP_NT", "RECO"):
+        mean = np.mean([one[name].values for one in alone], 0)
+        np.testing.assert_allclose(both[name].values, mean, atol=1e-4, rtol=1e-4)
+    assert float(both.RECO.min()) >= 0
+    assert load_model(done).model.floor.tolist()[0] == -np.inf
+
+
+@pytest.mark.parametrize(("name", "title"), [("koppen", "Köppen climate"), ("igbp", "IGBP class")])
+def test_towers_without_a_class_are_named(cube, name, title, caplog):
+    spec = cube_spec(cube, targets=TARGETS, predictors=DRIVERS)
+    sites = list(spec_sites(cube))
+    towers = load_towers(cube, sites, spec, DAILY.limit(0.5))
+    rows = np.repeat(towers.site, towers.series.hours)
+    codes = cube[name].values.astype(object)
+    flux_weights(cube, towers, (name,))
+    assert "mean weight" not in caplog.text
+    codes[list(cube.site.values).index(sites[1])] = ""
+    weights = flux_weights(cube.assign_coords({name: ("site", codes)}), towers, (name,))
+    assert f"1 of {len(sites)} training towers have no known {title}" in caplog.text and sites[1] in caplog.text
+    assert (weights[rows == 1] == 1).all()
+    each = [weights[rows == i][0, 0] for i in range(len(sites)) if i != 1]
+    assert np.mean(each) == pytest.approx(1, rel=1e-5)  # so that 1 is their mean
+    caplog.clear()
+    none = flux_weights(cube.assign_coords({name: ("site", np.full(len(codes), "", object))}), towers, (name,))
+    assert (none == 1).all() and "has no effect: none of the" in caplog.text

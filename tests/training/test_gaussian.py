@@ -143,7 +143,8 @@ def test_predictions_come_with_calibrated_standard_deviations(cube, run):
         inside = np.abs(measured - plain[name]) <= 1.2816 * std
         share = float(inside.where(np.isfinite(measured) & np.isfinite(std)).mean())
         assert share == pytest.approx(run.calibration[name]["calibrated"]["0.8"], abs=0.12)  # of other hours there
-    raw = dataclasses.replace(model, metadata={**model.metadata, "calibration": {}})
+    unit = {name: found | {"factor": 1.0} for name, found in model.metadata["calibration"].items()}
+    raw = dataclasses.replace(model, metadata={**model.metadata, "calibration": unit})
     factors = predict(model, towers, uncertainty=True).NEE_std / predict(raw, towers, uncertainty=True).NEE_std
     np.testing.assert_allclose(factors.values[np.isfinite(factors)], run.calibration["NEE"]["factor"], rtol=1e-5)
 

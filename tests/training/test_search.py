@@ -134,6 +134,12 @@ def test_another_search_is_not_gone_on_with(cube, sites, spec, tmp_path):
         search(cube, sites, spec, out=path, seed=4)
     with pytest.raises(ConfigError, match="max_qc was 1, is 0"):
         search(cube, sites, spec, out=path, max_qc=0)
+    with pytest.raises(ConfigError, match="other settings: data was"):
+        search(cube.assign(predictors=cube.predictors * 1.01), sites, spec, out=path, draws=1)
+    lines = path.read_text("utf-8").splitlines()
+    old = {key: value for key, value in json.loads(lines[0]).items() if key != "data"}
+    path.write_text("\n".join([json.dumps(old), *lines[1:]]) + "\n", "utf-8")
+    search(cube, sites, spec, out=path, draws=1)  # as an earlier version wrote it
     path.write_text(path.read_text()[:-20])
     with pytest.raises(CheckpointError, match="not a file of draws"):
         search(cube, sites, spec, out=path)

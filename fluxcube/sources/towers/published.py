@@ -8,64 +8,15 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import xarray as xr
 
+from fluxcube import normalisation
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.plausible import as_float32
 from fluxcube.sources.towers.siteinfo import SiteInfo, class_of
 from fluxcube.sources.towers.stamped import attrs_of
 
-#: Limits (low, high) by which values were scaled. v1: normalization_config.yml of the paper's code
-#: (github.com/mjfortier/CarbonSense, 2024). v2: DEFAULT_NORM of stage_4.py of the same repository (2025). They differ:
-#: PA_F of v1 is scaled by 20 to 150 kPa, PA of V2 by 0 to 110 kPa.
-BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "v1": {
-        "DOY": (0, 366),
-        "TOD": (0, 24),
-        "TA": (-80, 80),
-        "SW_IN": (0, 2000),
-        "LW_IN": (0, 2000),
-        "VPD": (0, 110),
-        "PA": (20, 150),
-        "P": (0, 300),
-        "WS": (0, 100),
-        "WD": (0, 360),
-        "RH": (0, 100),
-        "USTAR": (0, 10),
-        "NETRAD": (-1000, 2000),
-        "PPFD_IN": (-200, 3000),
-        "PPFD_OUT": (-200, 3000),
-        "SW_OUT": (-100, 2000),
-        "LW_OUT": (-100, 2000),
-        "CO2": (0, 2000),
-        "G": (-1000, 2000),
-        "LE": (-1000, 2000),
-        "H": (-1000, 2000),
-    },
-    "v2": {
-        "DOY": (0, 366),
-        "TOD": (0, 24),
-        "TA": (-80, 80),
-        "SW_IN": (-1500, 1500),
-        "LW_IN": (-1000, 1000),
-        "VPD": (0, 110),
-        "PA": (0, 110),
-        "P": (0, 100),
-        "WS": (-100, 100),
-        "WD": (0, 360),
-        "RH": (0, 100),
-        "USTAR": (-4, 4),
-        "NETRAD": (-1000, 1000),
-        "PPFD_IN": (-2500, 2500),
-        "PPFD_OUT": (-1000, 1000),
-        "SW_OUT": (-500, 500),
-        "LW_OUT": (-1000, 1000),
-        "CO2": (0, 750),
-        "G": (-700, 700),
-        "LE": (-700, 700),
-        "H": (-700, 700),
-        **{f"TS_{layer}": (-40, 40) for layer in range(1, 6)},
-    },
-}
+#: Limits (low, high) by which values were scaled.
+BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {name: normalisation.PRESETS[name] for name in ("v1", "v2")}
 
 #: Variables that show which limits were used: quantities that are never much below zero lie at the lower end of the
 #: limits of v1 and in the middle of those of V2.

@@ -1,0 +1,81 @@
+"""Checks of observations and predictions before they are aligned: labelled arrays with the same dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from fluxcube.errors import SchemaError
+from fluxcube.resolution import DAILY, HOURLY
+
+_CELLS = {"latitude", "longitude"}
+#: How maps are sampled at towers.
+_SAMPLE = 'maps.sel(latitude=cube.latitude, longitude=cube.longitude, method="nearest")'
+
+
+def check_labelled(name: str, data: object) -> None:
+    """Refuse data that are not labelled arrays with time steps (SchemaError)."""
+    if not isinstance(data, xr.Dataset | xr.DataArray):
+        raise SchemaError(
+            f"{name}: expected an xarray Dataset or DataArray, found {type(data).__name__}; pass a labelled array, "
+            'xr.DataArray(values, dims=("site", "time"), coords=...).'
+        )
+    if "time" not in data.dims or "time" not in data.coords:
+        raise SchemaError(
+            f"{name}: expected the dimension time with its coordinate, found dims {tuple(map(str, data.dims))}; keep "
+            "the time axis: select several time steps, and average after scoring."
+        )
+
+
+def check_same_dims(obs: xr.DataArray, predictions: Sequence[xr.DataArray]) -> None:
+    """Refuse observations and predictions of different kinds of places or time steps.
+
+    Raises
+    ------
+    SchemaError
+        If one has sites and the other cells of a grid, one has hourly and the other daily time steps, or labels repeat;
+        the message reports what to type.
+    """
+    for array in (obs, *predictions):
+        for dim in array.dims:
+            if dim in array.indexes and not array.indexes[dim].is_unique:
+                index = array.indexes[dim]
+                raise SchemaError(
+                    f"{array.name}: {dim} {index[index.duplicated()][0]} is there twice; keep one, "
+                    f'array.drop_duplicates("{dim}").'
+                )
+    for array in predictions:
+        if set(array.dims) != set(obs.dims):
+            raise SchemaError(_other_dims(obs, array))
+        _check_steps(obs, array)
+
+
+def _other_dims(obs: xr.DataArray, array: xr.DataArray) -> str:
+    have = f"observations have dims {tuple(map(str, obs.dims))} and predictions {tuple(map(str, array.dims))}"
+    kinds = {"site" if "site" in a.dims else "cell" if set(a.dims) >= _CELLS else "" for a in (obs, array)}
+    if kinds == {"site", "cell"}:
+        return f"{have}: sample the maps at the towers first, {_SAMPLE}."
+    only = " and ".join(sorted(map(str, set(obs.dims) ^ set(array.dims))))
+    return f"{have}: expected the same dims. Select one entry of {only} with isel, or average over it."
+
+
+def _check_steps(obs: xr.DataArray, array: xr.DataArray) -> None:
+    """Refuse daily values beside hourly ones: the value of a date would be compared with its first hour."""
+    if obs["time"].dtype.kind != "M" or array["time"].dtype.kind != "M":
+        return
+    steps = {
+        name: np.diff(a["time"].values[:8]).min() for name, a in (("obs", obs), ("pred", array)) if a.sizes["time"] > 1
+    }
+    if len(steps) < 2 or sorted(steps.values()) != [HOURLY.step, DAILY.step]:
+        return
+    coarse = obs if steps["obs"] == DAILY.step else array
+    time = coarse["time"].values
+    if (time == time.astype("datetime64[D]")).all():
+        words = {HOURLY.step: "hourly", DAILY.step: "daily"}
+        raise SchemaError(
+            f"observations are {words[steps['obs']]} and predictions {words[steps['pred']]}: the value of a day would "
+            "be compared with its first hour. Average the hourly data over days, or build a daily cube. If these are "
+            "single hours, select the same ones of the others: obs.sel(time=pred.time)."
+        )
