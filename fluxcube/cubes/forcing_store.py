@@ -23,10 +23,11 @@ from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing
 from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import is_url, open_store, store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, clear_leftovers
+from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
 #: Cells along each side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
@@ -234,25 +235,28 @@ def _block(forcing: xr.Dataset, dim: str) -> int:
 def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], overwrite: bool) -> None:
     """Create the store at `path`, unless it contains an unfinished store of the same forcing."""
     clear_leftovers(path)
-    token = str(getattr(forcing.predictors.data, "name", "in memory"))
+    token = input_digests(forcing)
     if path.exists():
         there = store_attrs(path)
         if there.get("kind") != "forcing":
             raise StoreError(f"{path} exists and is not a forcing store, and is not replaced: use another path.")
-        if there.get("complete") is not True and there.get("made_from") == token and not overwrite:
+        changed = differing_inputs(there.get(MADE_FROM), token)
+        if there.get("complete") is not True and not changed and not overwrite:
             return
         if not overwrite:
-            raise StoreError(f"{path} exists: set overwrite (--overwrite) to replace it, or use another path.")
+            unfinished = there.get("complete") is not True
+            why = f" (it was begun with other inputs: {', '.join(changed)} differ)" if unfinished else ""
+            raise StoreError(f"{path} exists{why}: set overwrite (--overwrite) to replace it, or use another path.")
         with write_lock(path):
             remove(path)
     making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     coords = forcing.coords.to_dataset().compute()
     try:
-        create(making, coords, specs, {**forcing.attrs, "kind": "forcing", "made_from": token})
+        create(making, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
         os.replace(making, path)
     except OSError as error:
-        raise StoreError(f"cannot write {path} ({error.strerror or error}).") from error
+        raise not_created(path, error) from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
 

@@ -20,6 +20,7 @@ from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution, resolution_of
 from fluxcube.samples.support import support_stops
 from fluxcube.schema import REGION_BYTES, validate_forcing, validate_maps
+from fluxcube.stores.identity import DIGESTS, input_digests
 from fluxcube.timestamps import DAY
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def upscale(
     size = region_bytes(
         forcing, predictor.spec, hours=step, before=predictor.hours_before(options.stride), outputs=len(maps.data_vars)
     )
-    attrs = _attrs(forcing) | provenance(predictor, options, masked) | {REGION_BYTES: size}
+    settings = {"support_years": predictor.support_years, "calibration": predictor.metadata.get("calibration")}
+    attrs = _attrs(forcing) | provenance(predictor, options, masked)
+    attrs |= {DIGESTS: input_digests(forcing, settings), REGION_BYTES: size}
     return validate_maps(maps.assign_attrs(attrs))
 
 

@@ -18,14 +18,15 @@ import xarray as xr
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.maps.regions import DIMS, even_chunks, regions
 from fluxcube.maps.workers import workers_for
-from fluxcube.maps.writer import ProgressReport, RegionWriter, unwritable
+from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import REGION_BYTES, validate_maps
 from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import open_store
-from fluxcube.stores.swap import building_place, clear_leftovers
+from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -83,7 +84,8 @@ def write_maps(
     Raises
     ------
     StoreError
-        If `store` exists and is finished, is of another model, grid or time, or was not written by fluxcube; if another
+        If `store` exists and is finished, was begun with another model, grid, time or other inputs (files that changed,
+        another class), or was not written by fluxcube; if another
         run is writing it; if the disk is full, the scheduler is gone, or regions failed: written regions stay.
     ConfigError
         If the chunks of the maps are not of one size along each dimension, or do not fit in RAM.
@@ -158,7 +160,7 @@ def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: 
     try:
         _create(path, maps, count)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise not_created(path, error) from error
     return True
 
 
@@ -183,7 +185,10 @@ def _difference(stored: xr.Dataset, maps: xr.Dataset) -> str | None:
     for name in ("time", "latitude", "longitude", "land_fraction"):
         if not np.array_equal(stored[name].values, maps[name].values, equal_nan=name == "land_fraction"):
             return f"its {name} differs"
-    for name, value in _attrs(maps).items():
+    attrs = _attrs(maps)
+    if changed := differing_inputs(stored.attrs.get(DIGESTS), attrs[DIGESTS]):
+        return f"it was begun with other inputs: {', '.join(changed)} differ"
+    for name, value in attrs.items():
         if stored.attrs.get(name) != value:
             return f"its {name} is {stored.attrs.get(name)!r}, not {value!r}"
     first = str(next(iter(maps.data_vars)))
@@ -218,8 +223,9 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
 
 
 def _attrs(maps: xr.Dataset) -> dict[str, object]:
-    """Return the attributes of maps as the store represents them."""
-    return {"kind": "maps"} | {k: v.item() if isinstance(v, np.generic) else v for k, v in maps.attrs.items()}
+    """Return the attributes of maps as the store represents them, with the digests of their inputs."""
+    attrs = {k: v.item() if isinstance(v, np.generic) else v for k, v in maps.attrs.items()}
+    return {"kind": "maps", DIGESTS: attrs.get(DIGESTS) or input_digests(maps)} | attrs
 
 
 def _shards(maps: xr.Dataset) -> tuple[int, int, int]:
