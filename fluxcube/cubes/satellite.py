@@ -80,7 +80,9 @@ def _of_use(rasters: Sequence, place: Mapping) -> list:
 
 def stamp_rasters(rasters: Sequence, place: Mapping) -> str:
     """Return a digest of the names and sizes of the rasters that a site can use, "" if there are none."""
-    names = sorted(f"{r.path.name} {r.product} {r.path.stat().st_size}" for r in _of_use(rasters, place))
+    names = sorted(
+        f"{path.name} {r.product} {path.stat().st_size}" for r in _of_use(rasters, place) for path in r.files
+    )
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
 
 
