@@ -25,7 +25,7 @@ from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, remove, write_lock
 from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
-from fluxcube.stores.reading import is_url, open_store, store_attrs
+from fluxcube.stores.reading import is_url, open_store, portable, store_attrs
 from fluxcube.stores.shards import write_region
 from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
@@ -94,7 +94,7 @@ def write_forcing(
             count += 1
             if progress is not None:
                 progress(count, len(tasks), task[0])
-        finish(path)
+        finish(path, {"complete": 1})
     return path
 
 
@@ -159,7 +159,7 @@ def open_forcing_store(
             if name not in ds["variable"].values:
                 raise unknown("predictor of this forcing", name, ds["variable"].values)
         ds = ds.sel(variable=names)
-    return validate_forcing(ds)
+    return validate_forcing(portable(ds))
 
 
 def _dask_chunks(array: xr.DataArray) -> dict[str, int]:
@@ -241,11 +241,10 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], ov
         if there.get("kind") != "forcing":
             raise StoreError(f"{path} exists and is not a forcing store, and is not replaced: use another path.")
         changed = differing_inputs(there.get(MADE_FROM), token)
-        if there.get("complete") is not True and not changed and not overwrite:
+        if not there.get("complete") and not changed and not overwrite:
             return
         if not overwrite:
-            unfinished = there.get("complete") is not True
-            why = f" (it was begun with other inputs: {', '.join(changed)} differ)" if unfinished else ""
+            why = f" (it was begun with other inputs: {', '.join(changed)} differ)" if not there.get("complete") else ""
             raise StoreError(f"{path} exists{why}: set overwrite (--overwrite) to replace it, or use another path.")
         with write_lock(path):
             remove(path)

@@ -25,7 +25,7 @@ from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, remove, write_lock
 from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
-from fluxcube.stores.reading import open_store
+from fluxcube.stores.reading import open_store, portable
 from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def write_maps(
                 raise
         missing = sum(done_regions(path).values())
         land = sum(region.land for region in every.values())
-        finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing})
+        finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing, "complete": 1})
     return path
 
 
@@ -133,15 +133,16 @@ def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Lazy maps, one variable (time, latitude, longitude) for each flux.
+        Lazy maps, one variable (time, latitude, longitude) for each flux. The attribute `complete` is 1, or 0 for an
+        unfinished store. xarray can write them, or parts of them, to NetCDF and Zarr.
 
     Raises
     ------
     StoreError
         If there is no such store, or it is unfinished.
     """
-    ds = validate_maps(open_store(store, kind="maps", allow_partial=partial))
-    if ds.attrs.get("complete") is not True:
+    ds = portable(validate_maps(open_store(store, kind="maps", allow_partial=partial)))
+    if not ds.attrs.get("complete"):
         ds.attrs["regions_done"] = len(done_regions(store))
         logger.warning(
             "%s is not complete: %d of %s regions are written", store, ds.attrs["regions_done"], ds.attrs["regions"]
@@ -169,7 +170,7 @@ def _must_replace(path: Path, maps: xr.Dataset, overwrite: bool, resume: bool) -
     if not path.exists():
         return False
     stored = open_store(path, kind="maps", allow_partial=True)  # only maps are ever removed
-    difference = "it is finished" if stored.attrs.get("complete") is True else _difference(stored, maps)
+    difference = "it is finished" if stored.attrs.get("complete") else _difference(stored, maps)
     if difference is None and resume:
         return False
     if not overwrite:

@@ -15,6 +15,9 @@ import zarr
 from fluxcube.errors import StoreError, missing_package
 from fluxcube.stores.swap import describe_moved_store
 
+#: Parts of an encoding that every format can have.
+_CF_ENCODING = ("dtype", "_FillValue", "scale_factor", "add_offset", "units", "calendar")
+
 
 def is_url(path: str | os.PathLike) -> bool:
     """Return whether a path is a URL, such as ``s3://bucket/key``."""
@@ -97,7 +100,7 @@ def open_store(
     attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
         raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
-    if attrs.get("complete") is not True and not allow_partial:
+    if not attrs.get("complete") and not allow_partial:
         raise StoreError(f"{path}: its writing was not finished; run the command that writes it again.")
     raw = xr.open_zarr(group.store, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
     for variable in raw.variables.values():
@@ -107,6 +110,28 @@ def open_store(
     strings = {n: (v.dims, v.values.astype(object), v.attrs) for n, v in ds.variables.items() if v.dtype.kind == "T"}
     ds = ds.assign_coords(strings)
     return dask_chunked(ds) if dask else ds
+
+
+def portable(ds: xr.Dataset) -> xr.Dataset:
+    """Return an opened store in a form that xarray can write to NetCDF and to Zarr of any format and chunks.
+
+    Chunks, shards and codecs of the store are left out of the encoding, and truth values of attributes become 0 or 1.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Opened store.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the same values; `ds` is not changed.
+    """
+    ds = ds.copy()
+    for variable in ds.variables.values():
+        variable.encoding = {key: value for key, value in variable.encoding.items() if key in _CF_ENCODING}
+    ds.encoding = {}
+    return ds.assign_attrs({k: int(v) if isinstance(v, bool | np.bool_) else v for k, v in ds.attrs.items()})
 
 
 def dask_chunked(ds: xr.Dataset, *, begin: Mapping[str, int] | None = None, **longest: int) -> xr.Dataset:

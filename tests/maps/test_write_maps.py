@@ -204,4 +204,4 @@ def test_killed_by_the_system_it_goes_on(tmp_path):
     forcing = example_forcing(shape=(4, 4), days=20)
     write_maps(upscale(fake(), forcing.chunk(latitude=2, longitude=2), time_chunk=24), path, workers=2)
     np.testing.assert_allclose(open_maps(path).NEE.values, upscale(fake(), forcing).NEE.values, rtol=2e-5, atol=1e-5)
-    assert json.loads((path / "zarr.json").read_text())["attributes"]["complete"] is True
+    assert json.loads((path / "zarr.json").read_text())["attributes"]["complete"] == 1
