@@ -24,7 +24,7 @@ from fluxcube.stores.building import finish, remove, write_lock
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, clear_leftovers
+from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
 #: Side of a chunk in cells: the size of block that `open_forcing` reads by default.
 _CELLS = 16
@@ -137,9 +137,7 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
             write_region(unfinished, name, tuple(slice(0, n) for n in values.shape), values)
         os.replace(unfinished, path)
     except OSError as error:
-        raise StoreError(
-            f"cannot write {path} ({error.strerror or error}): check the disk's space and the folder's permissions."
-        ) from error
+        raise not_created(path, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

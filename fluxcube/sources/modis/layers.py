@@ -169,6 +169,11 @@ def find_bands(product: str, names: Sequence[str | None]) -> tuple[int, ...] | N
     return None
 
 
+def are_positions(product: str, names: Sequence[str | None]) -> bool:
+    """Return whether no name of a band tells of another layer than its position, as of `find_bands`."""
+    return _are_positions([read_name(name, product) for name in names])
+
+
 def _are_positions(readings: Sequence[Reading]) -> bool:
     """Return whether no band's name tells of another layer than its position: none, the same, or ascending numbers."""
     if any(reading.layers is not None for reading in readings):

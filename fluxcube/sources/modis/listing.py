@@ -14,7 +14,7 @@ import numpy as np
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis import earthengine, tiff
 from fluxcube.sources.modis.grid import PRODUCTS, Raster
-from fluxcube.sources.modis.layers import find_bands, read_name
+from fluxcube.sources.modis.layers import are_positions, find_bands, read_name
 from fluxcube.sources.modis.names import FileName, loose_name, parse_name, used_layer
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def _daily_tiff(raster: Raster) -> tuple[list[Raster], str]:
     names = tiff.band_names(raster.path)
     layers = (*PRODUCTS["MOD09GA"].layers, *PRODUCTS["MOD09GA_STATE"].layers)
     found = {product: find_bands(product, names) for product in ("MOD09GA", "MOD09GA_STATE")}
-    if len(names) == len(layers) and not any(names):
+    if len(names) == len(layers) and are_positions("MOD09GA", names):
         found = {"MOD09GA": tuple(range(1, 8)), "MOD09GA_STATE": (8,)}
     rasters = [
         Raster(path=raster.path, product=product, day=raster.day, bands=bands)

@@ -44,6 +44,7 @@ _BAND = re.compile(
 #: The product, a date and the edition anywhere in other names, such as ``MCD43A4_2019_07_04_B01.tif``.
 _PRODUCT = re.compile("|".join(sorted((name for name in PRODUCTS if "_" not in name), reverse=True)), re.IGNORECASE)
 _CALENDAR_DATE = re.compile(r"(?<!\d)(?P<year>\d{4})[_-](?P<month>\d{2})[_-](?P<day>\d{2})(?!\d)")
+_COMPACT_DATE = re.compile(r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<month>\d{2})(?P<day>\d{2})(?!\d)")
 _DAY_OF_YEAR = re.compile(r"(?:A|doy|(?<!\d))(?P<year>(?:19|20)\d\d)[_-]?(?P<day>\d{3})(?!\d)", re.IGNORECASE)
 _COLLECTION = re.compile(r"(?<!\d)(?P<collection>00[56]|061)(?:\.(?P<production>\d{13}))?(?!\d)")
 _RANGE = re.compile(r"b(?:and)?_?\d+[-_]*(?:to)?[-_]*b(?:and)?_?\d+$", re.IGNORECASE)
@@ -135,22 +136,30 @@ def loose_name(path: Path) -> FileName | None:
     >>> loose_name(Path("alps_MCD43A4_Nadir_Reflectance_Band1_2019_185.tif")).layer
     'Nadir_Reflectance_Band1'
     """
-    product, date = _PRODUCT.search(path.stem), find_date(path.stem)
-    if product is None or date is None:
+    named, date = _PRODUCT.search(path.stem), find_date(path.stem)
+    if date is None:
         return None
-    rest = path.stem.replace(date[1], "", 1).replace(product[0], "", 1)
+    rest = path.stem.replace(date[1], "", 1).replace(named[0] if named else "\0", "", 1)
     layer = None if _RANGE.search(rest) else _LAYER.search(rest) or _BAND.search(rest)
-    if layer is None:
+    product = named[0].upper() if named else _product_of(layer["layer"] if layer else "")
+    if layer is None or product is None:
         return None
     edition = _COLLECTION.search(rest)
     return FileName(
-        product=product[0].upper(),
+        product=product,
         day=date[0],
         collection=edition["collection"] if edition else "",
         production=(edition["production"] or "") if edition else "",
         layer=layer["layer"],
         rest=(rest[: layer.start()] + rest[layer.end() :]).replace(edition[0] if edition else "\0", ""),
     )
+
+
+def _product_of(layer: str) -> str | None:
+    """Return the product that has a layer of this name, without the state flags' own name for MOD09GA."""
+    possible = read_name(layer, "MCD43A4").layers or frozenset()
+    found = [name for name, product in PRODUCTS.items() if possible and possible <= set(product.layers)]
+    return found[0].removesuffix("_STATE") if found and _LAYER.fullmatch(layer) else None
 
 
 def find_date(text: str) -> tuple[np.datetime64, str] | None:
@@ -161,7 +170,7 @@ def find_date(text: str) -> tuple[np.datetime64, str] | None:
     >>> find_date("MCD43A4_2019_07_04"), find_date("MCD43A4_A2019185_h18v04"), find_date("site_12")
     ((np.datetime64('2019-07-04'), '2019_07_04'), (np.datetime64('2019-07-04'), 'A2019185'), None)
     """
-    if match := _CALENDAR_DATE.search(text):
+    if match := _CALENDAR_DATE.search(text) or _COMPACT_DATE.search(text):
         try:
             return np.datetime64("{}-{}-{}".format(*match.groups()), "D"), match[0]
         except ValueError:

@@ -137,6 +137,8 @@ NAMES = {
     "numbers and dates": "MCD43A4_{layer}_2019_185.tif",
     "of one day": "MCD43A4_2019_07_04_B{n}.tif",
     "underscores": "MCD43A4_A2019185_h18v04_061_{layer}.tif",
+    "a mosaic without its product": "A2019185_mosaic_{layer}.tif",
+    "a date of eight digits": "alps_MCD43A4_20190704_{layer}.tif",
     "folders": "{layer}/MCD43A4.A2019185.h18v04.061.2019194040325_{layer}.tif",
 }
 
@@ -308,6 +310,24 @@ def test_real_tiles_of_one_band_a_file(shared_data):
         with rasterio.open(path) as file:
             raw = file.read(1, window=((1000, 1100), (1000, 1100)))
         np.testing.assert_allclose(band, np.where(raw == 32767, np.nan, raw * 1e-4), rtol=1e-6)
+
+
+@pytest.mark.parametrize("names", [None, [f"Band {i}" for i in range(1, 9)], [*GA, "state_1km_1"]])
+def test_reflectance_and_flags_in_one_file(tmp_path, names):
+    values = np.concatenate([STACK, np.full((1, 16, 16), 8, "int16")])
+    tif(tmp_path / "MOD09GA.A2019185.h18v04.061.2019194040325.tif", values, names)
+    reflectance, state = find_tiles(tmp_path)
+    np.testing.assert_allclose(read_tile(reflectance).mean((1, 2)), EXPECTED, rtol=1e-5)
+    assert np.unique(read_tile(state)).tolist() == [8]
+
+
+def test_the_real_overview_is_one_raster_whose_grid_is_refused(shared_data):
+    folder = shared_data / "formats" / "mcd43a4_geotiff_h21v11_overview"
+    listing = survey_rasters(folder)
+    assert len(listing.rasters) == 1 and len(listing.ignored) == 7
+    assert {reason for _, reason in listing.ignored} == {f"its layer B0{n}qa is not used" for n in range(1, 8)}
+    with pytest.raises(SourceError, match="not on the 500 m sinusoidal grid"):
+        find_tiles(folder)
 
 
 def test_names_alone():
