@@ -88,7 +88,8 @@ def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product
         )
     if not trained or not mapped:
         logger.warning(
-            "the satellite product is not recorded, so it cannot be compared: model %s, forcing %s",
+            "it cannot be checked that the model was trained on the satellite product of the forcing, since it is not "
+            "recorded: model %s, forcing %s",
             trained or "unknown",
             mapped or "unknown",
         )

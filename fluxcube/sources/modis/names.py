@@ -180,6 +180,12 @@ def find_date(text: str) -> tuple[np.datetime64, str] | None:
     return None
 
 
+def collection_of(path: Path) -> str:
+    """Return the collection in the name of a file, such as "061"; "" if there is none."""
+    name = parse_name(path) or loose_name(path)
+    return "" if name is None else name.collection
+
+
 def used_layer(name: FileName) -> tuple[str, str] | None:
     """Return the product and the layer of a file of one layer; None if it is a layer that is not used.
 

@@ -251,6 +251,22 @@ def test_the_later_edition_counts(tmp_path, name, layers):
         assert len(ignored) == (7 if layers else 1) and "later edition" in ignored[0][1]
 
 
+def test_an_earlier_collection_fills_no_gap_of_a_later_one(tmp_path):
+    gap = STACK.copy()
+    gap[:, 8] = 32767
+    tif(tmp_path / "006" / "MCD43A4.A2019185.h18v04.006.2021194040325.tif", STACK // 2, A4, 32767)
+    tif(tmp_path / "061" / "MCD43A4.A2019185.h18v04.061.2019194040325.tif", gap, A4, 32767)
+    assert bands_of(tmp_path) == pytest.approx(EXPECTED)
+    # Where the later one does not reach, the earlier one counts.
+    tif(tmp_path / "061" / "MCD43A4.A2019185.h18v04.061.2019194040325.tif", gap[:, :8], A4, 32767)
+    chips = build_chips(tmp_path, *PLACE).isel(place=0, day=0, band=0).values
+    assert np.unique(chips).tolist() == pytest.approx([0.05, 0.1])
+    # Cuts of one collection fill each other's gaps.
+    tif(tmp_path / "x" / "MCD43A4.A2019185.h18v04.061.2019194040325.tif", STACK, A4, 32767)
+    chips = build_chips(tmp_path, *PLACE).isel(place=0, day=0, band=0).values
+    assert np.unique(chips).tolist() == pytest.approx([0.1])
+
+
 def test_the_later_collection_of_appeears_counts(tmp_path):
     for n, layer in enumerate(A4):
         for collection, values in (("006", STACK // 2), ("061", STACK)):
