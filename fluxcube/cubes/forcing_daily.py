@@ -107,7 +107,20 @@ def _surface(chips: xr.DataArray) -> xr.DataArray:
         mean = mean.weighted(mean.block_weight.fillna(0)).mean("block").transpose(*_CELLS, "day", "band")
     of = f"Mean of the middle 4 x 4 pixels of chips: {chips.attrs.get('long_name', 'MODIS')}."
     attrs = {"long_name": "MODIS surface reflectance (bands 1-7)", "units": "1", "comment": of}
-    return mean.astype("float32").assign_attrs(attrs)
+    return _named(mean.astype("float32"), chips).assign_attrs(attrs)
+
+
+def _named(surface: xr.DataArray, chips: xr.DataArray) -> xr.DataArray:
+    """Return lazy reflectance under a name that depends on its chips alone, by which a stopped run knows its inputs.
+
+    The name that xarray's weighted mean has differs from process to process.
+    """
+    if "block" not in chips.dims or chips.chunks is None:
+        return surface
+    from dask.base import tokenize
+
+    name = f"surface-{tokenize(chips.data.name, chips.block_weight.values)}"
+    return surface.copy(data=surface.data.map_blocks(np.asarray, dtype="float32", name=name))
 
 
 def _shifts(longitude: np.ndarray) -> np.ndarray:

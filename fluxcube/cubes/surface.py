@@ -239,6 +239,6 @@ def add_land_cover(infos: Iterable[SiteInfo], source: RasterSource) -> dict[str,
     )
     classed = {}
     for info, code in zip(lacking, map(igbp_code, numbers), strict=True):
-        source_of = f"{code} is that of its pixel of 500 m in MCD12Q1" if code else "MCD12Q1 does not tell it either"
+        source_of = f"{code} is that of its pixel of 500 m in MCD12Q1" if code else "MCD12Q1 does not contain it either"
         classed[info.site] = replace(info, igbp=code), f"IGBP class: not in the metadata; {source_of}"
     return classed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -183,3 +185,27 @@ def test_the_run_that_creates_the_store_second_is_told_of_the_other(forcing, tmp
     monkeypatch.setattr(module, "create", both)
     with pytest.raises(StoreError, match="another run is writing it"):
         write_maps(maps_of(chunked(forcing)), path, scheduler="threads")
+
+
+DIGESTS = """
+import sys, numpy as np
+from fluxcube.cubes.forcing_daily import daily_forcing
+from fluxcube.simulation.example import example_forcing
+from fluxcube.stores.identity import input_digests
+forcing = example_forcing(shape=(2, 2), days=3).chunk(latitude=1, time=24)
+dims = ("latitude", "longitude", "block")
+modis = forcing.modis.expand_dims(block=2, axis=2).assign_coords(block_weight=(dims, np.full((2, 2, 2), 0.5)))
+for ds in (forcing, daily_forcing(forcing), daily_forcing(forcing.assign(modis=modis))):
+    sys.stdout.write(input_digests(ds) + "\\n")
+"""
+
+
+def test_digests_are_the_same_in_every_process():
+    command = [sys.executable, "-c", DIGESTS]
+    first, second = (
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    )
+    assert first == second and len(first.splitlines()) == 3

@@ -41,13 +41,13 @@ _NANOMETRES = re.compile(r"(\d{3,4})(?:\.\d+)?(?:\s*(?:-|–|to)\s*(\d{3,4}))?\s
 #: Centres of bands 1 to 7, nm, and the accepted difference.
 _CENTRES = {1: 645, 2: 858, 3: 469, 4: 555, 5: 1240, 6: 1640, 7: 2130}
 _NEAR = 25
-#: Words in the name of the only band of a land-cover file that do not tell its legend.
+#: Words in the name of the only band of a land-cover file that are compatible with every legend.
 _PLAIN = re.compile(r"land_?cover|(?:^|_)lc(?:_|$)|mcd12q1|class")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the name of a band tells of its layer.
+    """The meaning of the name of a band.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Reading:
 
 
 def read_name(text: str | None, product: str) -> Reading:
-    """Return what the name of a band tells of its layer in a product.
+    """Return the meaning of the name of a band of a product.
 
     Parameters
     ----------
@@ -120,17 +120,17 @@ def _legend(plain: str) -> str | None:
 
 def _reflectance_bands(plain: str, raw: str) -> set[int] | None:
     """Return the bands that a name can mean by number, colour and wavelength; None without any of them."""
-    told: list[set[int]] = []
+    meanings: list[set[int]] = []
     numbers = {int(number) for number in _BAND_NUMBER.findall(plain)}
     if numbers:
-        told.append(numbers if len(numbers) == 1 else set())
+        meanings.append(numbers if len(numbers) == 1 else set())
     for name, digit in _COLOUR.findall(plain):
         colour = "nir" if name.startswith("near") else name
-        told.append(_COLOURS.get(f"{colour}{digit}", set()))
+        meanings.append(_COLOURS.get(f"{colour}{digit}", set()))
     for low, high in _NANOMETRES.findall(raw.lower()):
         centre = (int(low) + int(high or low)) / 2
-        told.append({band for band, at in _CENTRES.items() if abs(at - centre) <= _NEAR})
-    return set.intersection(*told) if told else None
+        meanings.append({band for band, at in _CENTRES.items() if abs(at - centre) <= _NEAR})
+    return set.intersection(*meanings) if meanings else None
 
 
 def find_bands(product: str, names: Sequence[str | None]) -> tuple[int, ...] | None:
@@ -170,12 +170,12 @@ def find_bands(product: str, names: Sequence[str | None]) -> tuple[int, ...] | N
 
 
 def are_positions(product: str, names: Sequence[str | None]) -> bool:
-    """Return whether no name of a band tells of another layer than its position, as of `find_bands`."""
+    """Return whether no name of a band contradicts its position, as in `find_bands`."""
     return _are_positions([read_name(name, product) for name in names])
 
 
 def _are_positions(readings: Sequence[Reading]) -> bool:
-    """Return whether no band's name tells of another layer than its position: none, the same, or ascending numbers."""
+    """Return whether no name contradicts the position of its band: empty, all the same, or ascending numbers."""
     if any(reading.layers is not None for reading in readings):
         return False
     numbers = [reading.number for reading in readings]
@@ -186,7 +186,7 @@ def _are_positions(readings: Sequence[Reading]) -> bool:
 
 
 def _fits(readings: Sequence[Reading], layers: Sequence[str]) -> bool:
-    """Return whether bands without telling names can be the layers of a product."""
+    """Return whether bands that only their positions identify can be the layers of a product."""
     text = re.sub(r"[^a-z0-9]+", "_", readings[0].text.lower()).strip("_")
     if layers == PRODUCTS["MCD12Q1"].layers and text and readings[0].number is None and not _PLAIN.search(text):
         return False

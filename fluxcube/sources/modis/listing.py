@@ -168,7 +168,7 @@ def _daily_tiff(raster: Raster) -> tuple[list[Raster], str]:
 
 
 def _sort_piece(path: Path, name: FileName, rasters: list[Raster], pieces: list[_Piece], ignored: Ignored) -> None:
-    """Add a file whose name tells its only layer to the rasters, to the pieces of rasters, or to the ignored files."""
+    """Add a file whose name contains its only layer to the rasters, to the pieces of rasters, or to the ignored files."""
     used = used_layer(name)
     if used is None:
         ignored.append((path, f"its layer {name.layer} is not used"))
@@ -181,7 +181,7 @@ def _sort_piece(path: Path, name: FileName, rasters: list[Raster], pieces: list[
 
 
 def _of_one_layer(path: Path) -> FileName | None:
-    """Return what the name of a GeoTIFF with one band tells, if it contains product, date and layer."""
+    """Return the parsed name of a GeoTIFF with one band, if it contains product, date and layer; else None."""
     name = loose_name(path) if path.suffix.lower() in (".tif", ".tiff") else None
     return name if name is not None and len(tiff.band_names(path)) == 1 else None
 

@@ -52,7 +52,7 @@ _RANGE = re.compile(r"b(?:and)?_?\d+[-_]*(?:to)?[-_]*b(?:and)?_?\d+$", re.IGNORE
 
 @dataclass(frozen=True, kw_only=True)
 class FileName:
-    """What the name of a file tells.
+    """The parts of the name of a file.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class FileName:
 
 
 def parse_name(path: Path) -> FileName | None:
-    """Return what the name of a file of LP DAAC or AppEEARS tells; None for other names.
+    """Parse the name of a file of LP DAAC or AppEEARS; return None for other names.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def parse_name(path: Path) -> FileName | None:
 
 
 def loose_name(path: Path) -> FileName | None:
-    """Return what the name of a file of one layer tells that follows no archive; None if it lacks one of the parts.
+    """Parse the name of a file of one layer that is named as by no archive; return None if a part is missing.
 
     Examples
     --------
