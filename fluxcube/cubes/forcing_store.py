@@ -147,7 +147,9 @@ def open_forcing_store(
     UnknownNameError
         If it lacks one of `predictors`.
     """
-    ds = open_store(store, kind="forcing", dask=False, storage_options=storage_options)
+    # Names of Dask arrays contain the path, and a stopped run must find the same one from any folder.
+    place = store if is_url(store) else Path(store).absolute()
+    ds = open_store(place, kind="forcing", dask=False, storage_options=storage_options)
     ds = ds.assign({name: array.chunk(_dask_chunks(array)) for name, array in ds.data_vars.items()})
     if bbox is not None:
         ds = _inside(ds, bbox)

@@ -153,6 +153,14 @@ def test_a_copy_of_era5_is_continued_with_the_same_files_only(tmp_path, monkeypa
         copy_era5(file, out)
 
 
+def test_a_relative_path_is_the_same_file(forcing, tmp_path, monkeypatch):
+    era5(tmp_path / "era5.nc")
+    write_forcing(chunked(forcing), tmp_path / "forcing.zarr")
+    absolute = [input_digests(open_forcing(tmp_path / name)) for name in ("era5.nc", "forcing.zarr")]
+    monkeypatch.chdir(tmp_path)
+    assert [input_digests(open_forcing(name)) for name in ("era5.nc", "forcing.zarr")] == absolute
+
+
 def test_another_calibration_or_other_support_years_are_other_settings(forcing):
     digests = {input_digests(forcing, {"calibration": factor}) for factor in (None, 1.0, 1.5)}
     assert len(digests) == 3

@@ -112,7 +112,7 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
     """Ensure that `path` is an unfinished copy of exactly these files: a new one, or one to resume."""
     clear_leftovers(path)
     every = [series for all_series in files.parameters.values() for series in all_series]
-    token = repr([[str(s.source), s.source.size, s.source.changed, s.start, s.stop] for s in every])
+    token = repr([[*s.source.identity, s.start, s.stop] for s in every])
     attrs = {
         "kind": "era5",
         "accumulation": files.accumulation,

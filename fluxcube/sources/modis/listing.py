@@ -168,7 +168,7 @@ def _daily_tiff(raster: Raster) -> tuple[list[Raster], str]:
 
 
 def _sort_piece(path: Path, name: FileName, rasters: list[Raster], pieces: list[_Piece], ignored: Ignored) -> None:
-    """Add a file whose name contains its only layer to the rasters, to the pieces of rasters, or to the ignored files."""
+    """Add a file named after its only layer to the rasters, to the pieces of rasters, or to the ignored files."""
     used = used_layer(name)
     if used is None:
         ignored.append((path, f"its layer {name.layer} is not used"))
