@@ -78,7 +78,17 @@ def band_names(path: Path) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=4096)
 def _names(header: _Header) -> tuple[str, ...]:
     with _open(header.path, georeferenced=False) as file:
-        return tuple((name or "").strip() for name in file.descriptions)
+        return _band_names(file)
+
+
+def _band_names(file: Any) -> tuple[str, ...]:
+    """Return the description of each band; without one, its attribute ``long_name`` where that is a layer's name."""
+    names = [(name or "").strip() for name in file.descriptions]
+    for n, name in enumerate(names):
+        if not name:
+            other = file.tags(n + 1).get("long_name") or (file.tags().get("long_name") if len(names) == 1 else "")
+            names[n] = other if other and read_name(other, "MCD12Q1").layers is not None else ""
+    return tuple(names)
 
 
 def check(raster: Raster) -> Tile:
@@ -121,8 +131,8 @@ def _layout(header: _Header, product: str, bands: tuple[int, ...], layer: str = 
     with _open(path, georeferenced=True) as file:
         row, col, factor = _corner(path, file.crs, file.transform, product)
         if layer:
-            _check_layer(path, product, file.descriptions, layer)
-        bands = bands or _bands(path, product, file.descriptions)
+            _check_layer(path, product, _band_names(file), layer)
+        bands = bands or _bands(path, product, _band_names(file))
         _check_types(path, product, [file.dtypes[b - 1] for b in bands])
         scale = check_scale(path, product, [file.scales[b - 1] for b in bands])
         fills = {check_fill(path, product, file.nodatavals[b - 1]) for b in bands}

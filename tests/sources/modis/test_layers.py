@@ -113,6 +113,18 @@ def test_other_legends_of_land_cover_are_refused_by_name(tmp_path, name):
         find_tiles(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "known"), [("LC_Type1", True), ("LC_Prop2", False), ("something", True)])
+def test_the_long_name_counts_where_a_band_has_no_description(tmp_path, name, known):
+    path = tif(tmp_path / "MCD12Q1.A2019001.h18v04.061.2022169160720.tif", cover(6), None, 255)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(long_name=name)
+    if known:
+        assert np.unique(read_tile(find_tiles(tmp_path)[0])).tolist() == [6]
+        return
+    with pytest.raises(SourceError, match=rf"must contain LC_Type1.*\['{name}'\]"):
+        find_tiles(tmp_path)
+
+
 def test_other_legends_in_the_file_s_name_or_values_are_refused(tmp_path):
     tif(tmp_path / "a" / "MCD12Q1.A2019001.h18v04.061.2022169160720_LC_Type5.tif", cover(6), None, 255)
     with pytest.raises(SourceError, match=r"no MODIS raster.*its layer LC_Type5 is not used"):
