@@ -447,6 +447,9 @@ def upscale(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Mask predictors that the forcing does not contain.")
     ] = False,
+    allow_other_product: Annotated[
+        bool, typer.Option("--allow-other-product", help="Map with another satellite product than in training.")
+    ] = False,
     time_chunk: Annotated[
         int | None, typer.Option(min=1, help="Number of time steps in a region; default: the model's.")
     ] = None,
@@ -505,6 +508,7 @@ def upscale(
         uncertainty=uncertainty,
         applicability=applicability,
         allow_missing=allow_missing,
+        allow_other_product=allow_other_product,
         time_chunk=time_chunk,
     )
     check_values(grid)

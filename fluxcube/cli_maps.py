@@ -41,6 +41,7 @@ def totals(
     Example: `fluxcube totals maps.zarr --by igbp --every month`, or `fluxcube totals maps.zarr --regions eu.geojson`.
     """
     from fluxcube.maps.totals import totals as compute_totals
+    from fluxcube.stores.files import replacing
 
     with bar("totals") as progress:
         result = compute_totals(
@@ -59,7 +60,8 @@ def totals(
     units = {str(n): a.attrs["units"] for n, a in result.data_vars.items() if a.attrs["units"] != "1"}
     typer.echo("units: " + ", ".join(f"{name} {unit}" for name, unit in {**units, "area": "m2"}.items()))
     if out is not None:
-        table.to_csv(out)
+        with replacing(out) as temporary:
+            table.to_csv(temporary)
 
 
 @app.command()

@@ -143,7 +143,7 @@ def _other(store: str | os.PathLike, kind: str) -> Iterator[str]:
     for name in ("model", "masked_predictors", "stride", "fluxcube_version"):
         if ds.attrs.get(name):
             yield f"  {name}: {ds.attrs[name]}"
-    if store_attrs(store).get("complete") is not True:
+    if not store_attrs(store).get("complete"):
         total = f" of {ds.attrs['regions']}" if "regions" in ds.attrs else ""
         written = f"{len(done_regions(store))}{total} regions are written"
         yield f"  NOT COMPLETE: {written}; run the command that writes it again to continue"

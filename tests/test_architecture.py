@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
-    {"errors"},
+    {"errors", "processes"},
     {"variables", "biomes"},
     {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
     {"solar", "resolution"},

@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.schema import CHIP_X, CHIP_Y
 from fluxcube.sources.modis.grid import TILE
+from fluxcube.sources.modis.names import collection_of
 from fluxcube.sources.modis.rasters import Raster, check_raster, list_rasters, read_pixels, sinusoidal_pixel
 from fluxcube.variables import BANDS
 
@@ -235,8 +236,7 @@ def read_chips(
     extent = extent_of(rows, cols)
     by_day = rasters_by_day(rasters)
     for i, day in enumerate(days):  # threads would not help: opening a raster keeps the interpreter locked
-        for raster in by_day[day]:
-            gather(raster, rows, cols, extent, values[:, i, _SLOTS[raster.product]], covered)
+        gather(by_day[day], rows, cols, extent, {name: values[:, i, slot] for name, slot in _SLOTS.items()}, covered)
         _drop_poor(values[:, i])
         if progress:
             progress(i + 1, len(days), f"chips of {day}")
@@ -272,27 +272,76 @@ def extent_of(rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def gather(
-    raster: Raster, rows: np.ndarray, cols: np.ndarray, extent: tuple, out: np.ndarray, covered: np.ndarray
+    rasters: Sequence[Raster],
+    rows: np.ndarray,
+    cols: np.ndarray,
+    extent: tuple,
+    out: Mapping[str, np.ndarray],
+    covered: np.ndarray,
 ) -> None:
-    """Fill the missing pixels of `out` (place, band, y, x) from one raster, and mark the places that it covers.
+    """Fill the missing pixels of one day from its rasters, and mark the places that they cover.
+
+    Where collections of a product overlap, those before the latest one are not used, not even where it has no value.
+
+    Parameters
+    ----------
+    rasters : sequence of Raster
+        Rasters of the day, those of later collections first, as `list_rasters` sorts them.
+    rows, cols : (place, y, x) int64
+        As `block_index` returns them.
+    extent : tuple
+        As `extent_of` returns it.
+    out : mapping of str to (place, band, y, x) float32
+        Values by product, filled in place.
+    covered : (place,) bool
+        Set to True, in place, where a raster contains a pixel of a place.
+    """
+    for product, values in out.items():
+        mine = [raster for raster in rasters if raster.product == product]
+        collections = [collection_of(raster.path) for raster in mine] if len(mine) > 1 else []
+        latest: dict[str, np.ndarray] = {}  # pixels that each collection contains
+        for n, raster in enumerate(mine):
+            if len(set(collections) - {""}) < 2 or not collections[n]:
+                _gather_one(raster, rows, cols, extent, values, covered)
+                continue
+            later = [inside for name, inside in latest.items() if name > collections[n]]
+            inside = _gather_one(raster, rows, cols, extent, values, covered, later)
+            latest[collections[n]] = latest.get(collections[n], False) | inside
+
+
+def _gather_one(
+    raster: Raster,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    extent: tuple,
+    out: np.ndarray,
+    covered: np.ndarray,
+    excluded: Sequence[np.ndarray] = (),
+) -> np.ndarray:
+    """Fill the missing pixels of `out` (place, band, y, x) from one raster; return which pixels it contains.
 
     A raster whose name shows that its tile is far from every place is not opened.
     """
+    contained = np.zeros(rows.shape, bool)
     if raster.tile is not None:
         h, v = raster.tile
         if not _touched((v * TILE, h * TILE, TILE, TILE), extent).any():
-            return
+            return contained
     tile = check_raster(raster)
     places = np.flatnonzero(_touched((tile.row, tile.col, tile.height, tile.width), extent))
     r, c = rows[places], cols[places]
     inside = (r >= tile.row) & (r < tile.row + tile.height) & (c >= tile.col) & (c < tile.col + tile.width)
-    if not inside.any():
-        return
+    contained[places] = inside
     covered[places] |= inside.any((1, 2))
+    for pixels in excluded:
+        inside = inside & ~pixels[places]
+    if not inside.any():
+        return contained
     place, y, x = np.nonzero(inside)
     values = read_pixels(tile, r[inside], c[inside])
     before = out[places[place], :, y, x].T
     out[places[place], :, y, x] = np.where(np.isnan(before), values, before).T
+    return contained
 
 
 def _touched(window: tuple[int, int, int, int], extent: tuple) -> np.ndarray:

@@ -303,7 +303,8 @@ def _modis(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks, block
         )
     spans = normal_chunks({"day": _DAYS_PER_CHUNK}, {"day": len(days)})["day"]
     chunks = (sizes["latitude"], sizes["longitude"], (blocks or 1,), spans, (len(BANDS),), (8,), (8,))
-    changed = [(str(tile.path), tile.path.stat().st_mtime_ns) for tile in tiles]
+    states = {path: path.stat() for tile in tiles for path in tile.files}
+    changed = [(str(path.absolute()), state.st_size, state.st_mtime_ns) for path, state in states.items()]
     centres = cells.latitude, cells.longitude
     data = chips(tiles, centres, days, chunks, tokenize(changed, centres, chunks))
     dims = (*_CELLS, "block", "day", "band", "y", "x")

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.localdays import needed_share
+from fluxcube.cubes.satellite import satellite_product
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import check_resolution
 from fluxcube.schema import validate_forcing, variable_coords
@@ -65,7 +66,8 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     can be a target, a tenth of other means. TA_RANGE uses hours whose middle lies in the day. SW_IN_POT is computed for
     the solar day, not averaged.
 
-    In tower cubes `surface` is MOD09GA under a clear sky; here it is that of the chips, MCD43A4 at nadir.
+    In tower cubes `surface` is MOD09GA under a clear sky; here it is that of the chips, MCD43A4 at nadir, which is its
+    attribute `product`. `fluxcube.upscale` refuses a model that was trained on the other product.
 
     A chunk reads the hours of its own days, and at most one day of the chunks before and after. It contains at most a
     year, and at most 128 MiB of hours, unless a month needs more.
@@ -89,6 +91,8 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     out = out.assign_coords(coords | variable_coords(columns.names, resolution="daily"))
     if "modis" in forcing:
         out["surface"] = _surface(forcing.modis)
+        if product := satellite_product(forcing):
+            out["surface"].attrs["product"] = product
     title = str(forcing.attrs.get("title", "forcing"))
     attrs = {"title": f"{title}, in local days", "resolution": "daily", "clock": "solar"}
     return validate_forcing(out.assign_attrs({**forcing.attrs, **attrs}))
@@ -103,7 +107,20 @@ def _surface(chips: xr.DataArray) -> xr.DataArray:
         mean = mean.weighted(mean.block_weight.fillna(0)).mean("block").transpose(*_CELLS, "day", "band")
     of = f"Mean of the middle 4 x 4 pixels of chips: {chips.attrs.get('long_name', 'MODIS')}."
     attrs = {"long_name": "MODIS surface reflectance (bands 1-7)", "units": "1", "comment": of}
-    return mean.astype("float32").assign_attrs(attrs)
+    return _named(mean.astype("float32"), chips).assign_attrs(attrs)
+
+
+def _named(surface: xr.DataArray, chips: xr.DataArray) -> xr.DataArray:
+    """Return lazy reflectance under a name that depends on its chips alone, by which a stopped run knows its inputs.
+
+    The name that xarray's weighted mean has differs from process to process.
+    """
+    if "block" not in chips.dims or chips.chunks is None:
+        return surface
+    from dask.base import tokenize
+
+    name = f"surface-{tokenize(chips.data.name, chips.block_weight.values)}"
+    return surface.copy(data=surface.data.map_blocks(np.asarray, dtype="float32", name=name))
 
 
 def _shifts(longitude: np.ndarray) -> np.ndarray:

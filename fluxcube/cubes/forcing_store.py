@@ -23,10 +23,11 @@ from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing
 from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
-from fluxcube.stores.reading import is_url, open_store, store_attrs
+from fluxcube.stores.reading import is_url, open_store, portable, store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, clear_leftovers
+from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
 #: Cells along each side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
@@ -93,7 +94,7 @@ def write_forcing(
             count += 1
             if progress is not None:
                 progress(count, len(tasks), task[0])
-        finish(path)
+        finish(path, {"complete": 1})
     return path
 
 
@@ -146,7 +147,9 @@ def open_forcing_store(
     UnknownNameError
         If it lacks one of `predictors`.
     """
-    ds = open_store(store, kind="forcing", dask=False, storage_options=storage_options)
+    # Names of Dask arrays contain the path, and a stopped run must find the same one from any folder.
+    place = store if is_url(store) else Path(store).absolute()
+    ds = open_store(place, kind="forcing", dask=False, storage_options=storage_options)
     ds = ds.assign({name: array.chunk(_dask_chunks(array)) for name, array in ds.data_vars.items()})
     if bbox is not None:
         ds = _inside(ds, bbox)
@@ -158,7 +161,7 @@ def open_forcing_store(
             if name not in ds["variable"].values:
                 raise unknown("predictor of this forcing", name, ds["variable"].values)
         ds = ds.sel(variable=names)
-    return validate_forcing(ds)
+    return validate_forcing(portable(ds))
 
 
 def _dask_chunks(array: xr.DataArray) -> dict[str, int]:
@@ -234,25 +237,27 @@ def _block(forcing: xr.Dataset, dim: str) -> int:
 def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], overwrite: bool) -> None:
     """Create the store at `path`, unless it contains an unfinished store of the same forcing."""
     clear_leftovers(path)
-    token = str(getattr(forcing.predictors.data, "name", "in memory"))
+    token = input_digests(forcing)
     if path.exists():
         there = store_attrs(path)
         if there.get("kind") != "forcing":
             raise StoreError(f"{path} exists and is not a forcing store, and is not replaced: use another path.")
-        if there.get("complete") is not True and there.get("made_from") == token and not overwrite:
+        changed = differing_inputs(there.get(MADE_FROM), token)
+        if not there.get("complete") and not changed and not overwrite:
             return
         if not overwrite:
-            raise StoreError(f"{path} exists: set overwrite (--overwrite) to replace it, or use another path.")
+            why = f" (it was begun with other inputs: {', '.join(changed)} differ)" if not there.get("complete") else ""
+            raise StoreError(f"{path} exists{why}: set overwrite (--overwrite) to replace it, or use another path.")
         with write_lock(path):
             remove(path)
     making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     coords = forcing.coords.to_dataset().compute()
     try:
-        create(making, coords, specs, {**forcing.attrs, "kind": "forcing", "made_from": token})
+        create(making, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
         os.replace(making, path)
     except OSError as error:
-        raise StoreError(f"cannot write {path} ({error.strerror or error}).") from error
+        raise not_created(path, error) from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
 

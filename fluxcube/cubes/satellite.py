@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ import xarray as xr
 from fluxcube.cubes.chips import build_chips, chip_days, source_rasters
 from fluxcube.cubes.layout import spill_chips
 from fluxcube.cubes.surface import build_surface
-from fluxcube.resolution import DAILY, HOURLY
+from fluxcube.resolution import DAILY, HOURLY, resolution_of
 from fluxcube.sources.modis.rasters import list_rasters
 
 Progress = Callable[[int, int, str], None]
 
+#: Name of a MODIS product in a description.
+_NAME = re.compile(r"\bM[COY]D\d\d[A-Z]\w")
 #: Maximum number of bytes in RAM at once.
 _BYTES = 256 << 20
 #: Satellite data are kept from this long before the first hour.
@@ -67,6 +70,29 @@ PRODUCTS = {
 }
 
 
+def satellite_product(ds: xr.Dataset) -> str | None:
+    """Return the product of the reflectance in a cube or forcing, such as "MOD09GA"; None if it is not recorded.
+
+    Parameters
+    ----------
+    ds : xr.Dataset
+        Cube or forcing. The attribute `product` of its satellite data counts, else their description.
+
+    Examples
+    --------
+    >>> satellite_product(xr.Dataset({"modis": ((), 0.0, {"long_name": "reflectance (MCD43A4 bands 1-7)"})}))
+    'MCD43A4'
+    """
+    name = resolution_of(ds).satellite
+    if name not in ds:
+        return None
+    attrs = ds[name].attrs
+    if attrs.get("product"):
+        return str(attrs["product"])
+    match = _NAME.search(" ".join(str(attrs.get(key, "")) for key in ("long_name", "comment")))
+    return match[0] if match else None
+
+
 def span_of_use(place: Mapping) -> tuple[np.datetime64, np.datetime64]:
     """Return the first and last day of satellite data that a site can use: its own time, and a month before."""
     start, stop = np.datetime64(str(place["start"]), "h"), np.datetime64(str(place["stop"]), "h")
@@ -81,7 +107,9 @@ def _of_use(rasters: Sequence, place: Mapping) -> list:
 
 def stamp_rasters(rasters: Sequence, place: Mapping) -> str:
     """Return a digest of the names and sizes of the rasters that a site can use, "" if there are none."""
-    names = sorted(f"{r.path.name} {r.product} {r.path.stat().st_size}" for r in _of_use(rasters, place))
+    names = sorted(
+        f"{path.name} {r.product} {path.stat().st_size}" for r in _of_use(rasters, place) for path in r.files
+    )
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
 
 

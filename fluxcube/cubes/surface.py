@@ -165,9 +165,7 @@ def _read_day(rasters: Sequence, rows: np.ndarray, cols: np.ndarray, covered: np
         product: np.full((len(rows), bands, *rows.shape[1:]), np.nan, "float32")
         for product, bands in (("MOD09GA", len(_BANDS)), ("MOD09GA_STATE", 1))
     }
-    extent = extent_of(rows, cols)
-    for raster in rasters:
-        gather(raster, rows, cols, extent, out[raster.product], covered)
+    gather(rasters, rows, cols, extent_of(rows, cols), out, covered)
     return out["MOD09GA"], out["MOD09GA_STATE"]
 
 
@@ -207,8 +205,7 @@ def site_land_cover(source: RasterSource, latitude: np.ndarray, longitude: np.nd
     years = []
     for of_year in rasters_by_day(rasters).values():
         classes = np.full((len(rows), 1, 1, 1), np.nan, "float32")
-        for raster in of_year:
-            gather(raster, rows, cols, extent, classes, covered)
+        gather(of_year, rows, cols, extent, {"MCD12Q1": classes}, covered)
         years.append(np.where(np.isnan(classes), _UNKNOWN, classes).astype("uint8").reshape(-1))
     warn_uncovered(covered, latitude, longitude, "land cover")
     return class_mode(years)
@@ -242,6 +239,6 @@ def add_land_cover(infos: Iterable[SiteInfo], source: RasterSource) -> dict[str,
     )
     classed = {}
     for info, code in zip(lacking, map(igbp_code, numbers), strict=True):
-        source_of = f"{code} is that of its pixel of 500 m in MCD12Q1" if code else "MCD12Q1 does not tell it either"
+        source_of = f"{code} is that of its pixel of 500 m in MCD12Q1" if code else "MCD12Q1 does not contain it either"
         classed[info.site] = replace(info, igbp=code), f"IGBP class: not in the metadata; {source_of}"
     return classed

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.satellite import satellite_product
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.variables import table
+
+if TYPE_CHECKING:
+    from fluxcube.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 #: Number of float32 copies of a chunk's inputs in RAM at once while features are computed: as read, of the land cells
 #: in order, with trailing means in double precision, normalised.
@@ -41,6 +49,53 @@ def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
             "without them (--predictors, --no-chips), or treat them as missing (allow_missing, --allow-missing), which "
             "costs skill."
         )
+
+
+def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product: bool) -> dict[str, str]:
+    """Refuse a forcing whose reflectance is of another satellite product than a model was trained on.
+
+    Products differ in view angle, in clouds and in composition: the same place has another reflectance in each.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model, which records the product of the cube that it was trained on.
+    forcing : xr.Dataset
+        Forcing cube of its resolution.
+    allow_other_product : bool
+        Whether the products may differ.
+
+    Returns
+    -------
+    dict of str to str
+        Attributes of the maps: both products, where the model uses bands; "unknown" if one is not recorded, which is
+        logged as a warning.
+
+    Raises
+    ------
+    ConfigError
+        If the products differ, and that is not allowed; the message names both.
+    """
+    if not predictor.spec.bands or predictor.spec.row.satellite not in forcing:
+        return {}
+    trained = (predictor.metadata.get("cube") or {}).get("satellite_product")
+    mapped = satellite_product(forcing)
+    if trained and mapped and trained != mapped and not allow_other_product:
+        raise ConfigError(
+            f"the model was trained on {trained}, and the reflectance of the forcing is {mapped}: map it with the same "
+            "product, train without reflectance (--no-chips), or accept the difference (allow_other_product, "
+            "--allow-other-product), which the maps record."
+        )
+    if not trained or not mapped:
+        logger.warning(
+            "it cannot be checked that the model was trained on the satellite product of the forcing, since it is not "
+            "recorded: model %s, forcing %s",
+            trained or "unknown",
+            mapped or "unknown",
+        )
+    elif trained != mapped:
+        logger.warning("the model was trained on %s, and is mapped with %s as allowed", trained, mapped)
+    return {"satellite_product": mapped or "unknown", "satellite_product_of_training": trained or "unknown"}
 
 
 def check_units(forcing: xr.Dataset) -> None:

@@ -13,13 +13,14 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells, seen_bands
-from fluxcube.inference.checks import check_absent, check_units, region_bytes
+from fluxcube.inference.checks import check_absent, check_product, check_units, region_bytes
 from fluxcube.inference.loading import as_predictor
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution, resolution_of
 from fluxcube.samples.support import support_stops
 from fluxcube.schema import REGION_BYTES, validate_forcing, validate_maps
+from fluxcube.stores.identity import DIGESTS, input_digests
 from fluxcube.timestamps import DAY
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def upscale(
     uncertainty: bool = False,
     applicability: bool | None = None,
     allow_missing: bool = False,
+    allow_other_product: bool = False,
     time_chunk: int | None = None,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
@@ -91,6 +93,9 @@ def upscale(
     allow_missing : bool
         Whether predictors, bands or classes that the model was trained on may be absent from the forcing; they are then
         treated as missing.
+    allow_other_product : bool
+        Whether the reflectance of the forcing may be of another satellite product than the model was trained on, such
+        as MCD43A4 for MOD09GA. The maps record both products.
     time_chunk : int, optional
         Number of time steps per chunk: for an hourly model a multiple of 24, by default 720, or as many earlier hours
         as a chunk must read; for a daily model any number, by default 360 or more.
@@ -109,8 +114,9 @@ def upscale(
     SchemaError
         If `forcing` is not a forcing cube.
     ConfigError
-        If it lacks inputs of the model (all of them, or any without `allow_missing`), has another resolution than the
-        model or no cell with land, or an option does not fit.
+        If it lacks inputs of the model (all of them, or any without `allow_missing`), has reflectance of another
+        satellite product (without `allow_other_product`), has another resolution than the model or no cell with land,
+        or an option does not fit.
 
     References
     ----------
@@ -130,6 +136,7 @@ def upscale(
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")
     check_absent(masked, allow_missing)
+    products = check_product(predictor, forcing, allow_other_product)
     _note_clock(forcing, predictor)
     step = _time_chunk(time_chunk, predictor, options.stride)
     inputs = _inputs(forcing, predictor)
@@ -157,7 +164,9 @@ def upscale(
     size = region_bytes(
         forcing, predictor.spec, hours=step, before=predictor.hours_before(options.stride), outputs=len(maps.data_vars)
     )
-    attrs = _attrs(forcing) | provenance(predictor, options, masked) | {REGION_BYTES: size}
+    settings = {"support_years": predictor.support_years, "calibration": predictor.metadata.get("calibration")}
+    attrs = _attrs(forcing) | provenance(predictor, options, masked)
+    attrs |= products | {DIGESTS: input_digests(forcing, settings), REGION_BYTES: size}
     return validate_maps(maps.assign_attrs(attrs))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from fluxcube.geometry import cell_area, cell_bounds, west_to_east
 from fluxcube.maps.geotiff import write_geotiff
 from fluxcube.maps.netcdf import write_netcdf
 from fluxcube.maps.periods import steps_of
+from fluxcube.stores.files import replacing
 from fluxcube.units import convert
 
 _CELLS = ("latitude", "longitude")
@@ -65,21 +65,21 @@ def export_maps(
     SchemaError
         If a grid is not evenly spaced (GeoTIFF), or there is nothing to write.
     StoreError
-        If a file exists and `overwrite` is not set, or its folder does not exist.
+        If a file exists and `overwrite` is not set, its folder does not exist, or the disk is full.
     UnknownNameError
         If the maps do not contain one of `variables`.
 
     Notes
     -----
     Both formats: float32, fill value -9999, north up, longitudes from -180 (a region across the antimeridian keeps
-    rising, to above 180). NetCDF-4: CF-1.8, dimensions time, [hour,] lat and lon with bounds, land_fraction, cell_area
+    rising, to above 180). NetCDF-4: CF-1.11, dimensions time, [hour,] lat and lon with bounds, land_fraction, cell_area
     (m2) and igbp (MCD12Q1 numbers) as further variables, deflated chunks of at most 4 MB. GeoTIFF: EPSG:4326,
     cloud-optimised (tiles of 128 to 512, overviews by average, deflate), a band for each time (and hour), with its
     description and units.
 
     References
     ----------
-    CF-1.8, https://cfconventions.org; Nelson and Walther et al. 2024 (X-BASE), doi:10.5194/bg-21-5079-2024; OGC
+    CF-1.11, https://cfconventions.org; Nelson and Walther et al. 2024 (X-BASE), doi:10.5194/bg-21-5079-2024; OGC
     21-026, Cloud Optimized GeoTIFF.
 
     Examples
@@ -101,7 +101,7 @@ def export_maps(
             raise StoreError(f"{file} exists: pass overwrite (--overwrite) to replace it, or choose another path.")
     write = write_netcdf if format == "netcdf" else write_geotiff
     for done, (file, part) in enumerate(files.items(), 1):
-        with _replacing(file) as temporary:
+        with replacing(file) as temporary:
             write(part, temporary)
         if progress is not None:
             progress(done, len(files), file.name)
@@ -215,14 +215,3 @@ def _kind(ds: xr.Dataset) -> str:
     if "time" not in ds.dims:
         return "mean"
     return _STEPS.get(int(steps_of(ds, str(next(iter(ds.data_vars)))).seconds[0]), "steps")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`, and move it to `path` when the block ends without an error."""
-    temporary = path.with_name(f".{path.stem}.making-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +35,13 @@ def write_geotiff(ds: xr.Dataset, path: Path) -> None:
         If the dimensions are others, or the grid is not evenly spaced.
     ConfigError
         If there would be more than 1024 bands.
+    OSError
+        If the disk does not accept the file.
     """
     try:
         import rasterio
+        import rasterio._err
+        import rasterio.errors
         import rasterio.shutil
         from rasterio.crs import CRS
         from rasterio.transform import from_bounds
@@ -79,8 +85,41 @@ def write_geotiff(ds: xr.Dataset, path: Path) -> None:
                 RESAMPLING="AVERAGE",
                 NUM_THREADS="1",
             )
+        _check_whole(path)
+    except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError) as error:
+        # The error of the operating system is at the end of the chain of causes.
+        raise OSError(errno.EIO, str(_first_cause(error)), str(path)) from error
     finally:
         work.unlink(missing_ok=True)
+
+
+def _check_whole(path: Path) -> None:
+    """Check that no tile ends beyond the end of the file: GDAL does not report a disk that is full when it closes one.
+
+    Raises
+    ------
+    OSError
+        If the file was cut short.
+    """
+    import rasterio
+
+    size = path.stat().st_size
+    with rasterio.open(path, driver="GTiff") as tiff:
+        for band in {1, tiff.count}:
+            high, wide = tiff.block_shapes[band - 1]
+            for row, column in np.ndindex(-(-tiff.height // high), -(-tiff.width // wide)):
+                begin, length = (
+                    int(tiff.get_tag_item(f"BLOCK_{kind}_{column}_{row}", "TIFF", bidx=band) or 0)
+                    for kind in ("OFFSET", "SIZE")
+                )
+                if begin + length > size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _bands(array: xr.DataArray) -> tuple[da.Array, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,14 +33,14 @@ def write_netcdf(ds: xr.Dataset, path: Path) -> None:
     encoding |= {str(n): {"_FillValue": None} for n in out.coords}
     if "time" in out.coords:
         encoded = {"units": "hours since 1970-01-01 00:00:00", "calendar": "standard", "dtype": "int64"}
-        encoding["time"] = {**encoded, "_FillValue": None}
-        encoding["time_bnds"] = {**encoded, "_FillValue": None}
+        present = [name for name in ("time", "time_bnds") if name in out.variables]
+        encoding |= {name: {**encoded, "_FillValue": None} for name in present}
     unlimited = ["time"] if "time" in out.dims else []
     out.to_netcdf(path, engine="netcdf4", format="NETCDF4", encoding=encoding, unlimited_dims=unlimited)
 
 
 def _cf(ds: xr.Dataset) -> xr.Dataset:
-    """Return maps that follow CF-1.8, with the dimension names of X-BASE."""
+    """Return maps that follow CF-1.11, with the dimension names of X-BASE."""
     beside = [n for n in ("land_fraction", "cell_area", "elevation") if n in ds.coords]
     igbp = ds.igbp if "igbp" in ds.coords else None
     bounds = [str(n) for n in ds.coords if str(n).endswith("_bnds")]
@@ -49,6 +50,8 @@ def _cf(ds: xr.Dataset) -> xr.Dataset:
     for name in (*ds.data_vars, *beside):
         kind = "float64" if name == "cell_area" else "float32"
         out[name] = out[name].astype(kind).assign_attrs(file_attrs(ds[name].attrs))
+        if "flag_values" in out[name].attrs:  # in the type of the variable
+            out[name].attrs["flag_values"] = np.asarray(out[name].attrs["flag_values"], kind)
     for name in ds.data_vars:
         layers = [n for n in ds.data_vars if str(n).startswith(f"{name}_")] + ["land_fraction"]
         methods = str(ds[name].attrs.get("cell_methods", "time: mean"))
@@ -68,8 +71,17 @@ def _cf(ds: xr.Dataset) -> xr.Dataset:
         dim = name.removesuffix("_bnds")
         out[dim] = out[dim].assign_attrs(bounds=_XBASE.get(name, name))
     out = out.rename({old: new for old, new in _XBASE.items() if old in out.variables or old in out.dims})
-    out.attrs = file_attrs(ds.attrs) | {"Conventions": "CF-1.8"}
+    out.attrs = file_attrs(ds.attrs) | {"Conventions": "CF-1.11", "history": _history(ds.attrs)}
     return out
+
+
+def _history(attrs: Mapping) -> str:
+    """Return the history of a file: that of the maps, and a line on the export."""
+    from fluxcube import __version__
+
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    earlier = str(attrs.get("history", ""))
+    return f"{earlier}\n{now} fluxcube {__version__}: exported from maps".strip()
 
 
 _XBASE = {

@@ -18,14 +18,15 @@ import xarray as xr
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.maps.regions import DIMS, even_chunks, regions
 from fluxcube.maps.workers import workers_for
-from fluxcube.maps.writer import ProgressReport, RegionWriter, unwritable
+from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import REGION_BYTES, validate_maps
 from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
-from fluxcube.stores.reading import open_store
-from fluxcube.stores.swap import building_place, clear_leftovers
+from fluxcube.stores.reading import open_store, portable
+from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -83,7 +84,8 @@ def write_maps(
     Raises
     ------
     StoreError
-        If `store` exists and is finished, is of another model, grid or time, or was not written by fluxcube; if another
+        If `store` exists and is finished, was begun with another model, grid, time or other inputs (files that changed,
+        another class), or was not written by fluxcube; if another
         run is writing it; if the disk is full, the scheduler is gone, or regions failed: written regions stay.
     ConfigError
         If the chunks of the maps are not of one size along each dimension, or do not fit in RAM.
@@ -114,7 +116,7 @@ def write_maps(
                 raise
         missing = sum(done_regions(path).values())
         land = sum(region.land for region in every.values())
-        finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing})
+        finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing, "complete": 1})
     return path
 
 
@@ -131,15 +133,16 @@ def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Lazy maps, one variable (time, latitude, longitude) for each flux.
+        Lazy maps, one variable (time, latitude, longitude) for each flux. The attribute `complete` is 1, or 0 for an
+        unfinished store. xarray can write them, or parts of them, to NetCDF and Zarr.
 
     Raises
     ------
     StoreError
         If there is no such store, or it is unfinished.
     """
-    ds = validate_maps(open_store(store, kind="maps", allow_partial=partial))
-    if ds.attrs.get("complete") is not True:
+    ds = portable(validate_maps(open_store(store, kind="maps", allow_partial=partial)))
+    if not ds.attrs.get("complete"):
         ds.attrs["regions_done"] = len(done_regions(store))
         logger.warning(
             "%s is not complete: %d of %s regions are written", store, ds.attrs["regions_done"], ds.attrs["regions"]
@@ -158,7 +161,7 @@ def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: 
     try:
         _create(path, maps, count)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise not_created(path, error) from error
     return True
 
 
@@ -167,7 +170,7 @@ def _must_replace(path: Path, maps: xr.Dataset, overwrite: bool, resume: bool) -
     if not path.exists():
         return False
     stored = open_store(path, kind="maps", allow_partial=True)  # only maps are ever removed
-    difference = "it is finished" if stored.attrs.get("complete") is True else _difference(stored, maps)
+    difference = "it is finished" if stored.attrs.get("complete") else _difference(stored, maps)
     if difference is None and resume:
         return False
     if not overwrite:
@@ -183,7 +186,10 @@ def _difference(stored: xr.Dataset, maps: xr.Dataset) -> str | None:
     for name in ("time", "latitude", "longitude", "land_fraction"):
         if not np.array_equal(stored[name].values, maps[name].values, equal_nan=name == "land_fraction"):
             return f"its {name} differs"
-    for name, value in _attrs(maps).items():
+    attrs = _attrs(maps)
+    if changed := differing_inputs(stored.attrs.get(DIGESTS), attrs[DIGESTS]):
+        return f"it was begun with other inputs: {', '.join(changed)} differ"
+    for name, value in attrs.items():
         if stored.attrs.get(name) != value:
             return f"its {name} is {stored.attrs.get(name)!r}, not {value!r}"
     first = str(next(iter(maps.data_vars)))
@@ -218,8 +224,9 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
 
 
 def _attrs(maps: xr.Dataset) -> dict[str, object]:
-    """Return the attributes of maps as the store represents them."""
-    return {"kind": "maps"} | {k: v.item() if isinstance(v, np.generic) else v for k, v in maps.attrs.items()}
+    """Return the attributes of maps as the store represents them, with the digests of their inputs."""
+    attrs = {k: v.item() if isinstance(v, np.generic) else v for k, v in maps.attrs.items()}
+    return {"kind": "maps", DIGESTS: attrs.get(DIGESTS) or input_digests(maps)} | attrs
 
 
 def _shards(maps: xr.Dataset) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dask.system import CPU_COUNT
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.processes import child_command, child_environment
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -249,9 +250,7 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
     memory_limit = int(0.9 * MEMORY_LIMIT / count)
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster:
         command = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
+            *child_command("distributed.cli.dask_worker"),
             cluster.scheduler_address,
             "--nworkers",
             str(count),
@@ -264,7 +263,7 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
             str(int(_START)),
         ]
         log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=child_environment())
         try:
             with Client(cluster, set_as_default=False) as client:
                 yield client, f"{count} processes of one thread and {memory_limit / 2**30:.1f} GiB of memory each"

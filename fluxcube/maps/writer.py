@@ -17,6 +17,7 @@ from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, S
 from fluxcube.maps.regions import Region, RegionTask, region_tasks
 from fluxcube.maps.workers import TaskFuture, Workers
 from fluxcube.stores.ledger import mark_done
+from fluxcube.stores.swap import unwritable
 
 Progress = Callable[[int, int, str], None]
 
@@ -142,11 +143,6 @@ class RegionWriter:
             f"{self.report.done} of {self.report.total} regions of {self.path} are written; the same call writes the "
             "others."
         )
-
-
-def unwritable(path: Path, error: OSError) -> StoreError:
-    """Return the error for a store that the disk does not accept."""
-    return StoreError(f"cannot write {path} ({error.strerror or error}): make room there, or write to another disk.")
 
 
 class ProgressReport:

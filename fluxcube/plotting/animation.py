@@ -11,6 +11,7 @@ from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_packag
 from fluxcube.maps.means import mean_cycle
 from fluxcube.plotting.canvas import figure_of
 from fluxcube.plotting.maps import coarsened, color_limits, extend_of, map_title, plot_map
+from fluxcube.stores.files import replacing
 
 
 def animate_cycle(
@@ -60,7 +61,7 @@ def animate_cycle(
     ConfigError
         If the file name does not end in ``.gif``, or `seconds` is not positive.
     StoreError
-        If the folder of `path` does not exist.
+        If the folder of `path` does not exist, or the disk is full.
     UnknownNameError
         If the maps do not contain `variable`.
     """
@@ -107,7 +108,7 @@ def _save(frames: xr.DataArray, path: Path, limits: tuple[float, float] | None, 
         figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout stays the same in all frames
     writer = PillowWriter(fps=rate)  # type: ignore[arg-type]  # a float is valid, matplotlib's annotation is int
-    with writer.saving(figure, str(path), dpi=100):
+    with replacing(path) as temporary, writer.saving(figure, str(temporary), dpi=100):
         for i, frame in enumerate(values):
             mesh.set_array(np.ma.masked_invalid(frame))
             ax.set_title(map_title(frames.isel(hour=i)), fontsize=11)

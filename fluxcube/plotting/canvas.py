@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxcube.errors import ConfigError, StoreError, missing_package
+from fluxcube.stores.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     Raises
     ------
     StoreError
-        If the folder does not exist.
+        If the folder does not exist, or the disk is full.
     ConfigError
         If matplotlib cannot write the file format of the ending.
     """
@@ -84,7 +85,8 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise ConfigError(f"cannot write {path}: expected one of the endings {', '.join(sorted(known))}.")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
     return ax
 
 

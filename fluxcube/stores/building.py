@@ -61,13 +61,14 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
 def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -> None:
     """Mark a store as complete, so that it opens, and add `attrs` to its attributes.
 
+    The mark is True, unless `attrs` contains another one: 1 can be an attribute of a NetCDF file, too.
     Temporary files are removed: arrays that `spill` wrote, and shards that killed processes did not finish.
     """
     shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
     if (Path(path) / LEDGER).is_dir():
         for part in Path(path).glob("*/c/**/*.partial"):
             part.unlink(missing_ok=True)
-    open_group(Path(path), "r+").update_attributes({**(attrs or {}), "complete": True})
+    open_group(Path(path), "r+").update_attributes({"complete": True, **(attrs or {})})
 
 
 @contextmanager

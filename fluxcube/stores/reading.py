@@ -19,6 +19,8 @@ from fluxcube.stores.swap import describe_moved_store
 #: File that is written once, by kind of store, where it is not ``zarr.json``: that of maps changes while regions are
 #: written.
 _WITNESSES = {"maps": "time/zarr.json", "forcing": "time/zarr.json"}
+#: Parts of an encoding that every format can have.
+_CF_ENCODING = ("dtype", "_FillValue", "scale_factor", "add_offset", "units", "calendar")
 
 
 def is_url(path: str | os.PathLike) -> bool:
@@ -111,7 +113,7 @@ def open_store(
     attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
         raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
-    if attrs.get("complete") is not True and not allow_partial:
+    if not attrs.get("complete") and not allow_partial:
         raise StoreError(f"{path}: its writing was not finished; run the command that writes it again.")
     raw = xr.open_zarr(group.store, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
     for variable in raw.variables.values():
@@ -132,6 +134,28 @@ def _pinned_group(path: str | os.PathLike, kind: str, storage_options: Mapping[s
     if not (Path(path) / witness).is_file():  # a store of another kind, which the caller names
         witness = "zarr.json"
     return _local_group(PinnedStore(Path(path).absolute(), witness=witness), "r")
+
+
+def portable(ds: xr.Dataset) -> xr.Dataset:
+    """Return an opened store in a form that xarray can write to NetCDF and to Zarr of any format and chunks.
+
+    Chunks, shards and codecs of the store are left out of the encoding, and truth values of attributes become 0 or 1.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Opened store.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the same values; `ds` is not changed.
+    """
+    ds = ds.copy()
+    for variable in ds.variables.values():
+        variable.encoding = {key: value for key, value in variable.encoding.items() if key in _CF_ENCODING}
+    ds.encoding = {}
+    return ds.assign_attrs({k: int(v) if isinstance(v, bool | np.bool_) else v for k, v in ds.attrs.items()})
 
 
 def dask_chunked(ds: xr.Dataset, *, begin: Mapping[str, int] | None = None, **longest: int) -> xr.Dataset:

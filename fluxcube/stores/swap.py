@@ -6,6 +6,7 @@ While the two are exchanged, the old one is ``.NAME.replaced-PID``.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -25,6 +26,19 @@ _claimed: set[Path] = set()
 def building_place(path: Path) -> Path:
     """Return the folder in which this process builds the store of a path."""
     return path.with_name(f".{path.name}.building-{os.getpid()}")
+
+
+def not_created(path: Path, error: OSError) -> StoreError:
+    """Return the error for a store that could not be moved to its path: another run was faster, or the disk is full."""
+    if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.exists():
+        return StoreError(f"{path}: another run is writing it; wait until it has ended, or stop it.")
+    return unwritable(path, error)
+
+
+def unwritable(path: Path, error: Exception) -> StoreError:
+    """Return the error for a store or a file that the disk does not accept."""
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return StoreError(f"cannot write {path} ({why}): make room there, or write to another disk.")
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def kill_at_random(cluster: Processes, run: list[str], kills: int, seed: int, st
 
 
 def complete(store: Path) -> bool:
-    return store_attrs(store).get("complete") is True
+    return bool(store_attrs(store).get("complete"))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def test_netcdf_is_as_cf_and_x_base_have_it(days, tmp_path):
     with netCDF4.Dataset(path) as nc:
         nc.set_auto_mask(False)
         flux = nc["NEE"]
-        assert nc.Conventions == "CF-1.8" and flux.dimensions == ("time", "lat", "lon") and flux.dtype == np.float32
+        assert nc.Conventions == "CF-1.11" and "exported from maps" in nc.history
+        assert flux.dimensions == ("time", "lat", "lon") and flux.dtype == np.float32
         assert flux.units == "gC m-2 d-1" and flux._FillValue == np.float32(-9999)
         assert (flux[:, 0, 0] == -9999).all() and np.isfinite(flux[:]).all()  # the ocean
         assert flux.filters()["zlib"] and flux.filters()["shuffle"] and flux.chunking() == [4, 3, 4]
@@ -257,3 +258,20 @@ def test_what_cannot_be_written_is_refused(hours, days, tmp_path):
     with pytest.raises(SchemaError, match="an evenly spaced"):
         export_maps(globe(np.array([50.0, 51, 52.2, 53]), np.arange(4.0)), tmp_path / "maps.tif")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_types_are_those_of_the_convention_that_is_named(hours, tmp_path):
+    within = xr.ones_like(hours.NEE).assign_attrs(flag_values=[0.0, 1.0], flag_meanings="outside inside", units="1")
+    (path,) = export_maps(hours.assign(applicable=within), tmp_path / "maps.nc")
+    with netCDF4.Dataset(path) as nc:
+        for name in ("applicable", "igbp"):
+            assert nc[name].flag_values.dtype == nc[name].dtype
+            assert len(nc[name].flag_values) == len(nc[name].flag_meanings.split())
+        # int64 and unsigned integers are types of CF-1.9 and later
+        assert nc["time"].dtype == np.int64 and tuple(map(int, nc.Conventions[3:].split("."))) >= (1, 9)
+
+
+def test_maps_without_bounds_of_time_are_written(hours, tmp_path):
+    (path,) = export_maps(hours[["NEE"]].drop_vars("time_bnds", errors="ignore"), tmp_path / "maps.nc")
+    with xr.open_dataset(path) as back:
+        np.testing.assert_array_equal(back.time, hours.time)

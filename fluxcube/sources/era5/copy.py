@@ -24,7 +24,7 @@ from fluxcube.stores.building import finish, remove, write_lock
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, clear_leftovers
+from fluxcube.stores.swap import building_place, clear_leftovers, not_created
 
 #: Side of a chunk in cells: the size of block that `open_forcing` reads by default.
 _CELLS = 16
@@ -118,7 +118,8 @@ def _chunk_hours(files: Files) -> int:
 def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
     """Ensure that `path` is an unfinished copy of exactly these files: a new one, or one to resume."""
     clear_leftovers(path)
-    token = repr([[str(s.source), s.start, s.stop] for all_series in files.parameters.values() for s in all_series])
+    every = [series for all_series in files.parameters.values() for series in all_series]
+    token = repr([[*s.source.identity, s.start, s.stop] for s in every])
     attrs = {
         "kind": "era5",
         "accumulation": files.accumulation,
@@ -143,9 +144,7 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
             write_region(unfinished, name, tuple(slice(0, n) for n in values.shape), values)
         os.replace(unfinished, path)
     except OSError as error:
-        raise StoreError(
-            f"cannot write {path} ({error.strerror or error}): check the disk's space and the folder's permissions."
-        ) from error
+        raise not_created(path, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -81,6 +81,17 @@ class Source:
         files = [path / name for name in _ZARR if (path / name).is_file()] if path.is_dir() else [path]
         return max(file.stat().st_mtime_ns for file in files)
 
+    @property
+    def size(self) -> int:
+        """Size of a file in bytes; 0 for a folder or a URL."""
+        return 0 if is_url(self.path) or Path(self.path).is_dir() else Path(self.path).stat().st_size
+
+    @property
+    def identity(self) -> tuple[str, str, int, int]:
+        """Absolute path or URL, entry, time of change and size: what distinguishes the contents from others."""
+        path = self.path if is_url(self.path) else os.path.abspath(self.path)
+        return path, self.entry, self.changed, self.size
+
     def open(self) -> xr.Dataset:
         """Open without reading values, with short names; the file stays open, because many blocks read from it.
 

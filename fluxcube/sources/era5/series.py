@@ -111,7 +111,7 @@ class Files:
     def token(self) -> tuple:
         """What the values of a block depend on besides its position: identifies Dask keys."""
         axes = [(axis.low, axis.high, axis.share) for axis in (self.rows, self.columns)]
-        sources = [(str(s), s.changed) for s in self.sources]
+        sources = [s.identity for s in self.sources]
         return sources, self.accumulation, str(self.begin), self.count, axes, self.weights
 
     def cut(self, time: slice, rows: slice, columns: slice) -> Files:

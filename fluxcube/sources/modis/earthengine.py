@@ -23,6 +23,8 @@ import numpy as np
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import PRODUCTS, Raster, Tile, sinusoidal_position
+from fluxcube.sources.modis.layers import find_bands
+from fluxcube.sources.modis.names import find_date
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +66,8 @@ def name_bands(path: Path, names: Iterable[str]) -> tuple[list[Raster], str]:
     (1, 2, 3, 4, 5, 6, 7)
     """
     names = list(names)
-    date = _DATE.search(path.stem)
-    file_day = _day(*date.groups()) if date else None
+    date = find_date(path.stem)
+    file_day = date[0] if date else None
     bands: dict[_Key, dict[str, int]] = defaultdict(dict)
     for number, name in enumerate(names, 1):
         match = _BAND.match(name)
@@ -103,7 +105,7 @@ def _complete(path: Path, bands: Mapping[_Key, Mapping[str, int]]) -> tuple[list
 
 
 def _by_file_name(path: Path, day: np.datetime64 | None, names: list[str]) -> tuple[list[Raster], str]:
-    """Return the raster of a file with unnamed bands: the product's own order, if the number of bands fits."""
+    """Return the raster of a file whose bands have not the layers' own names: by numbers, colours or positions."""
     match = _PRODUCT.search(path.stem)
     if match is None:
         return [], "neither its name nor its bands' names are those of a MODIS product that is used"
@@ -111,9 +113,9 @@ def _by_file_name(path: Path, day: np.datetime64 | None, names: list[str]) -> tu
         return [], "its name contains no date such as 2019_07_04 or A2019185"
     product = match[0].upper()
     layers = PRODUCTS[product].layers
-    if any(names) or len(names) != len(layers):
+    bands = find_bands(product, names)
+    if bands is None:
         return [], f"{product} needs the bands {', '.join(layers)}; found {[n for n in names if n][:8]}"
-    bands = tuple(range(1, len(layers) + 1))
     mask = bands if _MASKED_BY.get(product) == product else ()
     return [Raster(path=path, product=product, day=day, bands=bands, mask=mask)], ""
 

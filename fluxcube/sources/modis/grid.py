@@ -85,6 +85,9 @@ class Raster:
         Bands of the file (counted from 1, or their names) in the order of the product's layers, once known.
     mask : tuple of int
         Bands that are all zero where the pixel is masked: an Earth Engine export of integers has no fill value.
+    parts : tuple of Path
+        One file for each layer, in the order of the product's layers, of which `path` is the first; empty if one file
+        contains all layers.
     """
 
     path: Path
@@ -93,6 +96,12 @@ class Raster:
     tile: tuple[int, int] | None = None
     bands: tuple[int | str, ...] = ()
     mask: tuple[int, ...] = ()
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the raster."""
+        return self.parts or (self.path,)
 
 
 @dataclass(frozen=True, kw_only=True)

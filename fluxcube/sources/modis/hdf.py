@@ -72,7 +72,7 @@ def _check_name(tile: Tile) -> None:
     cols = h * TILE <= tile.col and tile.col + tile.width <= (h + 1) * TILE
     if not (rows and cols):
         raise SourceError(
-            f"{tile.path}: the name says tile h{h:02d}v{v:02d} (rows from {v * TILE}, columns from {h * TILE}), the "
-            f"grid inside begins at row {tile.row}, column {tile.col} and has {tile.height} x {tile.width} pixels: "
+            f"{tile.path}: by its name it is tile h{h:02d}v{v:02d} (rows from {v * TILE}, columns from {h * TILE}), "
+            f"the grid inside begins at row {tile.row}, column {tile.col} and has {tile.height} x {tile.width} pixels: "
             "one of the two is wrong; download the tile again."
         )

@@ -10,7 +10,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import MissingPackageError, SourceError
+from fluxcube.processes import child_command, child_environment
 from fluxcube.sources.modis.hdf_read import FRAME, framed
 
 #: Seconds without an answer after which a file counts as damaged: a layer of a whole tile is decompressed within one.
@@ -35,11 +35,11 @@ class _Worker:
         #: Size and time of change of each file that it has read.
         self.seen: dict[Path, tuple[int, int] | None] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fluxcube.sources.modis.hdf_read"],
+            child_command("fluxcube.sources.modis.hdf_read"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=child_environment(),
         )
         requests, answers = self._process.stdin, self._process.stdout
         assert isinstance(requests, FileIO) and isinstance(answers, FileIO)  # what Popen returns without a buffer

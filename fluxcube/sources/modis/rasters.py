@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _FILL_CLASS = 255
+#: Lowest value for pixels without a class.
+_UNCLASSIFIED = 254
 
 
 class _Format(Protocol):
@@ -220,6 +222,8 @@ def _decode(tile: Tile, raw: np.ndarray) -> np.ndarray:
     if stored.dtype.kind == "f":
         missing |= ~np.isfinite(stored)
         _check_whole(tile, stored[~missing])
+    if tile.product == "MCD12Q1":
+        _check_legend(tile, stored[~missing])
     low, high = PRODUCTS[tile.product].valid
     if tile.product == "MOD09GA_STATE":  # 16 bits, which some exports store as signed
         stored = np.where(missing, 0, stored).astype(np.int64) & 0xFFFF
@@ -250,6 +254,15 @@ def _check_whole(tile: Tile, values: np.ndarray) -> None:
     if (part := values[values != np.rint(values)]).size:
         raise SourceError(
             f"{tile.path}: {tile.product} has integers, found {part[0]:g}: pass the unscaled values, not resampled."
+        )
+
+
+def _check_legend(tile: Tile, values: np.ndarray) -> None:
+    """Check for classes that IGBP lacks, as the legends of other layers have; 254 and 255 are unclassified."""
+    if (other := values[(values > PRODUCTS[tile.product].valid[1]) & (values < _UNCLASSIFIED)]).size:
+        raise SourceError(
+            f"{tile.path}: LC_Type1 of {tile.product} has the IGBP classes 1 to 17, found {other[0]:g}: the file "
+            "contains another layer; convert LC_Type1 from the original tile."
         )
 
 

@@ -7,7 +7,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ import numpy as np
 
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.modis.grid import PIXEL, PRODUCTS, ROWS, SPHERE, Raster, Tile, check_fill, check_scale, grid_place
+from fluxcube.sources.modis.layers import find_bands, read_name
 
 # Tags that determine a raster's position and bands: size, sample format, GeoTIFF's, and GDAL's names, scales and fill.
 _TAGS = {256, 257, 258, 277, 339, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}
@@ -77,7 +78,17 @@ def band_names(path: Path) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=4096)
 def _names(header: _Header) -> tuple[str, ...]:
     with _open(header.path, georeferenced=False) as file:
-        return tuple((name or "").strip() for name in file.descriptions)
+        return _band_names(file)
+
+
+def _band_names(file: Any) -> tuple[str, ...]:
+    """Return the description of each band; without one, its attribute ``long_name`` where that is a layer's name."""
+    names = [(name or "").strip() for name in file.descriptions]
+    for n, name in enumerate(names):
+        if not name:
+            other = file.tags(n + 1).get("long_name") or (file.tags().get("long_name") if len(names) == 1 else "")
+            names[n] = other if other and read_name(other, "MCD12Q1").layers is not None else ""
+    return tuple(names)
 
 
 def check(raster: Raster) -> Tile:
@@ -88,17 +99,40 @@ def check(raster: Raster) -> Tile:
     SourceError
         If it is not on the sphere's sinusoidal grid of 500 m, or its bands, type, scale or fill are not the product's.
     """
-    layout = _layout(_Header.read(raster.path), raster.product, raster.bands)
-    return Tile(path=raster.path, product=raster.product, day=raster.day, tile=raster.tile, mask=raster.mask, **layout)
+    about = {field: getattr(raster, field) for field in ("path", "product", "day", "tile", "mask", "parts")}
+    if raster.parts:
+        return Tile(**about, **_common_layout(raster))
+    return Tile(**about, **_layout(_Header.read(raster.path), raster.product, raster.bands))
+
+
+def _common_layout(raster: Raster) -> dict[str, Any]:
+    """Return the layout of a raster of one file for each layer, which must be the same in all of them."""
+    product, layers = raster.product, PRODUCTS[raster.product].layers
+    layouts = [
+        _layout(_Header.read(path), product, (1,), layer) for path, layer in zip(raster.parts, layers, strict=True)
+    ]
+    for path, layout in zip(raster.parts, layouts, strict=True):
+        if layout != layouts[0]:
+            differing = ", ".join(key for key, value in layout.items() if value != layouts[0][key])
+            raise SourceError(
+                f"{path}: the files of one product, day and tile must agree, but its {differing} differ from those of "
+                f"{raster.path.name}: cut all layers in the same way."
+            )
+    return layouts[0] | {"bands": (1,) * len(layers)}
 
 
 @functools.lru_cache(maxsize=4096)
-def _layout(header: _Header, product: str, bands: tuple[int, ...]) -> dict[str, Any]:
-    """Return the fields of a `Tile` that depend on the file's layout; `bands` as in `Raster`, empty if unknown."""
+def _layout(header: _Header, product: str, bands: tuple[int, ...], layer: str = "") -> dict[str, Any]:
+    """Return the fields of a `Tile` that depend on the file's layout.
+
+    `bands` are those of `Raster`, empty if unknown; `layer` is that of a file of one layer, by its name.
+    """
     path = header.path
     with _open(path, georeferenced=True) as file:
         row, col, factor = _corner(path, file.crs, file.transform, product)
-        bands = bands or _bands(path, product, file.descriptions)
+        if layer:
+            _check_layer(path, product, _band_names(file), layer)
+        bands = bands or _bands(path, product, _band_names(file))
         _check_types(path, product, [file.dtypes[b - 1] for b in bands])
         scale = check_scale(path, product, [file.scales[b - 1] for b in bands])
         fills = {check_fill(path, product, file.nodatavals[b - 1]) for b in bands}
@@ -125,9 +159,14 @@ def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[
         First row, last row + 1, first column and last column + 1, in pixels of the file.
     """
     bands = list(tile.bands + (() if tile.mask == tile.bands else tile.mask))
-    with _open(tile.path, georeferenced=False) as file:
+    with ExitStack() as stack:
+        files = [stack.enter_context(_open(path, georeferenced=False)) for path in tile.files]
         for r0, r1, c0, c1 in boxes:
-            yield file.read(bands, window=((r0, r1), (c0, c1)))
+            window = ((r0, r1), (c0, c1))
+            if tile.parts:
+                yield np.stack([file.read(1, window=window) for file in files])
+            else:
+                yield files[0].read(bands, window=window)
 
 
 _OPENING = threading.Lock()
@@ -143,11 +182,12 @@ def _open(path: Path, *, georeferenced: bool) -> Iterator:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
             with _OPENING, warnings.catch_warnings():  # filters belong to the whole process, so one thread at a time
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                file = rasterio.open(path, **options)
+                # With the driver of the format alone: others follow references to further files and to URLs.
+                file = rasterio.open(path, driver="GTiff", **options)
             with file:
                 yield file
     except rasterio.errors.RasterioError as problem:
-        raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): fetch it again.") from problem
+        raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): download it again.") from problem
 
 
 def _corner(path: Path, crs: _CRS | None, transform: Sequence[float], product: str) -> tuple[int, int, int]:
@@ -201,16 +241,28 @@ def _projection_problem(crs: _CRS | None) -> str | None:
 
 def _bands(path: Path, product: str, names: Sequence[str | None]) -> tuple[int, ...]:
     """Return the numbers of the bands that are the product's layers, from the bands' names."""
+    if bands := find_bands(product, names):
+        return bands
     layers = PRODUCTS[product].layers
-    numbers = {str(name).strip().removeprefix("MOD_Grid_BRDF:"): i for i, name in enumerate(names, 1) if name}
-    if all(layer in numbers for layer in layers):
-        return tuple(numbers[layer] for layer in layers)
-    if len(names) == len(layers):  # unnamed, or named by a converter: the product's own order
-        return tuple(range(1, len(layers) + 1))
     raise SourceError(
-        f"{path}: a raster of {product} must contain {', '.join(layers)}, named in the bands' descriptions or as its "
-        f"only bands in this order; found {len(names)} bands {[n for n in names if n]}."
+        f"{path}: a raster of {product} must contain {', '.join(layers)}, each once, named in the bands' descriptions "
+        f"or as its only bands in this order; found {len(names)} bands {[n for n in names if n]}: name the bands in "
+        "this way, or convert the layers again from the original tile."
     )
+
+
+def _check_layer(path: Path, product: str, names: Sequence[str | None], layer: str) -> None:
+    """Check that a file contains the one layer that its name promises."""
+    if len(names) != 1:
+        raise SourceError(f"{path}: by its name it contains {layer} alone, found {len(names)} bands: rename the file.")
+    reading = read_name(names[0], product)
+    number = reading.number if reading.number is not None and reading.number > 1 else None
+    expected = PRODUCTS[product].layers.index(layer) + 1
+    if (reading.layers is not None and layer not in reading.layers) or number not in (None, expected):
+        raise SourceError(
+            f"{path}: by its name it contains {layer}, but its band is described as {names[0]!r}: one of the two is "
+            f"wrong; convert {layer} again from the original tile."
+        )
 
 
 def _check_types(path: Path, product: str, types: Sequence[str]) -> None:

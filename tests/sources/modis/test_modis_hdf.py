@@ -139,7 +139,7 @@ def test_the_later_edition_is_used(tmp_path):
         ({"stretch": 2.0}, "not on the 500 m sinusoidal grid"),
         ({"stretch": 0.5}, "not on the 500 m sinusoidal grid"),
         ({"shift": 200.0}, "200.0 m off"),
-        ({"shift": 4000 * PIXEL}, r"name says tile h18v04.*one of the two is wrong"),
+        ({"shift": 4000 * PIXEL}, r"by its name it is tile h18v04.*one of the two is wrong"),
     ],
 )
 def test_other_grids_are_refused(tmp_path, changes, match):
