@@ -213,7 +213,8 @@ def _inspect_archive(archive: Archive, infos: dict[str, SiteInfo]) -> dict[str, 
         row["first_year"] = row["first_year"] or int(str(summary.first)[:4])
     if row["latitude"] is None or row["longitude"] is None:
         return row | {"used": False, "why": _NO_PLACE}
-    return row | {"why": _NO_CLOCK if row["utc_offset"] is None and archive.resolution != "DD" else ""}
+    clock = [_NO_CLOCK] if row["utc_offset"] is None and archive.resolution != "DD" else []
+    return row | {"why": "; ".join([*clock, *(summary.notes if summary is not None else ())])}
 
 
 _NO_PLACE = "no latitude and longitude of its site in any metadata file (BIF, SITEINFO, or a sites.csv)"

@@ -347,14 +347,17 @@ def test_text_among_numbers_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize("code", [-999, -999.9, 9999, -6999, -99999])
-def test_codes_for_missing_are_asked_for(tmp_path, code):
-    """Within the limits that scale radiation, too, and whether given as numbers or as text."""
+def test_known_codes_become_missing_and_are_counted(tmp_path, caplog, code):
+    """Within the limits that scale radiation, too, and whether passed in `missing` or not."""
     sun = write(tmp_path / "sun.csv", FRAME[["SW_IN"]], missing=str(code))
-    with pytest.raises(ConfigError, match="add it to missing"):
-        read(sun, columns={"SW_IN": "Rg"}, units={"SW_IN": "W m-2"})
+    assert agrees(read(sun, columns={"SW_IN": "Rg"}, units={"SW_IN": "W m-2"}), FRAME[["SW_IN"]])
     path = write(tmp_path / "tower.csv", missing=str(code))
-    with pytest.raises(ConfigError, match=f"column .*: {code} occurs .* times, .* add it to missing"):
-        read(path)
+    record = read(path)
+    assert agrees(record)
+    counts = {name: {f"{code:g}": int(FRAME[name].isna().sum())} for name in FRAME}
+    assert json.loads(record.attrs["missing_codes"]) == counts
+    assert f"NEE: {FRAME.NEE.isna().sum()} values that are codes" in caplog.text
+    assert json.loads(read(path, missing=(code,)).attrs["missing_codes"]) == {}
     assert agrees(read(path, missing=(code,))) and agrees(read(path, missing=("-9999", str(code))))
 
 
