@@ -37,10 +37,10 @@ _TAIL_LONG, _TAIL_SHORT, _MIN_TAIL = 2.0, 5.0, 1.0
 #: NEE and RECO - GPP, or -GPP, of real records correlate with 0.72 to 1 (night-time partition) and 0.10 to 0.97
 #: (day-time partition, which is a model, so that short records need more).
 _TURNED, _TURNED_MODEL_SHORT = -0.5, -0.9
-#: Correlation of LE or H with light below which its sign is turned, in long and in short records, if its median by day
-#: (light above `_DAYLIGHT`, W m-2) is also below `_NEGATIVE` (W m-2). The minimum of 29 real records is 0.09 (LE,
-#: US-Var) and -0.25 (H of an irrigated orchard, AU-Lox).
-_AGAINST_LIGHT = {"LE": (-0.3, -0.5), "H": (-0.5, -0.7)}
+#: Correlation of a flux of energy with light below which its sign is turned, in long and in short records, if its
+#: median by day (light above `_DAYLIGHT`, W m-2) is also below `_NEGATIVE` (W m-2). The minimum of 29 real records is
+#: 0.09 (LE, US-Var) and -0.25 (H of an irrigated orchard, AU-Lox).
+_AGAINST_LIGHT = {"LE": (-0.3, -0.5), "H": (-0.5, -0.7), "NETRAD": (-0.5, -0.7), "PPFD_IN": (-0.5, -0.7)}
 _DAYLIGHT, _NEGATIVE = 200.0, -10.0
 #: Correlation of NEE with light above which there is a note, in long and in short records: NEE is turned, or the tower
 #: is in a dry place. At 157 real towers it is at most 0.40 over the whole record, and 0.94 in one month.
@@ -52,8 +52,7 @@ _COMPARED: Mapping[str, tuple[str, ...]] = {
     "NEE": ("GPP_NT", "RECO_NT", "GPP_DT", "RECO_DT", "SW_IN"),
     "GPP_NT": ("SW_IN",),
     "GPP_DT": ("SW_IN",),
-    "LE": ("SW_IN",),
-    "H": ("SW_IN",),
+    **dict.fromkeys(("LE", "H", "NETRAD", "PPFD_IN"), ("SW_IN",)),
 }
 
 #: All variables that are checked, or that others are compared with.
@@ -240,7 +239,7 @@ def _of_exchange(values: Values, turned: frozenset[str], days: float) -> dict[st
 
 
 def _of_heat(values: Values, days: float) -> dict[str, str]:
-    """Find heat fluxes that are negative by day."""
+    """Find fluxes of energy that are negative by day."""
     found = {}
     for name, (long, short) in _AGAINST_LIGHT.items():
         if name not in values or "SW_IN" not in values:
@@ -252,7 +251,7 @@ def _of_heat(values: Values, days: float) -> dict[str, str]:
         if correlation < limit and middle < _NEGATIVE:
             found[name] = (
                 f"{name} decreases with light (correlation {correlation:.2f}) and its median by day is {middle:.3g} "
-                f"{variable(name).units}, where it is positive towards the atmosphere: its sign seems to be turned"
+                f"{variable(name).units}, where it is positive: its sign seems to be turned"
             )
     return found
 

@@ -23,6 +23,8 @@ from fluxcube.sources.towers.archives import Location, open_stream, size_of
 _log = logging.getLogger(__name__)
 
 _BLANKS = ("", "NA", "NaN", "nan")
+#: Texts for a missing value with up to 15 blanks behind them; the parser strips those before them.
+_PADDED_BLANKS = ["\t", *(text + " " * number for text in _BLANKS for number in range(16))]
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LONGEST_HEADER = 1 << 20
@@ -275,12 +277,12 @@ def _parse(
         return pd.read_csv(
             stream,
             header=None,
-            names=[name or f" {index}" for index, name in enumerate(header)],
+            names=[name or f" {index}" for index, name in enumerate(header[:-1] if not header[-1] else header)],
             usecols=[name for name in header if name in columns],
             dtype={name: np.int64 if name in integers else np.float32 for name in columns},
             index_col=False,
             keep_default_na=False,
-            na_values=_BLANKS,
+            na_values=_PADDED_BLANKS if strip else _BLANKS,
             skipinitialspace=strip,
             low_memory=True,  # in chunks, so that the text of all 270 columns of a record is never in RAM at once
             engine="c",

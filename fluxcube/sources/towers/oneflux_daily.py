@@ -296,7 +296,8 @@ def _read_variables(
         arrays |= _uncertainties(frame, row, column, location, record.doubts)
         record.columns[name] = column
         record.missing_codes |= {name: codes} if codes else {}
-        record.doubts += [doubt] if doubt else []
+        noted = {text.partition(": found")[0] for text in record.doubts}  # GPP and RECO have the quality of NEE
+        record.doubts += [doubt] if doubt and doubt.partition(": found")[0] not in noted else []
         without = int((present & np.isnan(quality)).sum())
         record.flags_assumed |= {name: without} if without else {}
     record.doubts += notes_on_targets(record.columns, names, location, _VARIABLE)

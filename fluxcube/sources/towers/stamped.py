@@ -420,7 +420,9 @@ def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect,
         record.columns[name] = ", ".join(stack.columns or [present[0].column])
         record.assumed |= {name: stack.assumed} if stack.assumed else {}
         record.codes |= {name: stack.codes} if stack.codes else {}
-        record.doubts += [doubt for doubt in stack.doubts if doubt not in record.doubts]
+        # GPP and RECO have the flags of NEE: one sentence is enough.
+        noted = {doubt.partition(";")[0] for doubt in record.doubts}
+        record.doubts += [doubt for doubt in stack.doubts if doubt.partition(";")[0] not in noted]
         record.arrays |= _uncertainties(frame, table.variable(name), where, record.doubts)
     return record
 

@@ -396,7 +396,7 @@ def _numbers(text: list[str], lines: Sequence[int], column: str, request: _Reque
     if values is None:
         values = _numbers_with_blanks(text, lines, column, request, cells)
     else:
-        cells.point = cells.point or _first(".", text, lines, request.codes)
+        cells.point = cells.point or _first(".", text, lines, (*request.codes, *codes.CODES))
     _check_signs(request, cells)
     if np.isinf(values).any():
         line = lines[int(np.isinf(values).argmax())]
@@ -410,8 +410,9 @@ def _numbers_with_blanks(
     """Return the numbers of a column that has blanks, decimal commas or faults."""
     blanks = request.blanks
     text = ["nan" if one.strip().upper() in blanks else one.strip() for one in text]
-    comma = _first(",", text, lines, request.codes)
-    cells.comma, cells.point = cells.comma or comma, cells.point or _first(".", text, lines, request.codes)
+    known = (*request.codes, *codes.CODES)
+    comma, point = (_first(sign, text, lines, known) for sign in ",.")
+    cells.comma, cells.point = cells.comma or comma, cells.point or point
     if any("," in one for one in text):
         text = [one.replace(",", ".") if _DECIMAL_COMMA.fullmatch(one) else one for one in text]
     values = _as_numbers(text)
