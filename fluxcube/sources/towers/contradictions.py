@@ -20,7 +20,7 @@ Values = Mapping[str, np.ndarray]
 
 #: Minimum number of pairs of values for any evidence.
 _ENOUGH = 48
-#: Number of values from which quantiles are computed.
+#: Of longer records, about this number of steps is used.
 _SAMPLED = 16_384
 #: Length of a record (days with values) from which it is long: it has more than one part of the year's cycle.
 _LONG = 90.0
@@ -112,7 +112,10 @@ def find_contradictions(values: Values, *, step_minutes: float) -> Findings:
     >>> found.contradictions["VPD"]
     'VPD is 0.1 times the deficit that RH and TA imply (median of 100 values): it looks like kPa, where hPa is expected'
     """
-    days = step_minutes / 1440
+    length = max((len(array) for array in values.values()), default=0)
+    every = length // _SAMPLED | 1  # an odd step reaches every time of the day
+    values = {name: array[::every] for name, array in values.items()}
+    days = every * step_minutes / 1440
     found: dict[str, str] = {}
     doubts: list[str] = []
     found |= _of_deficit(values)
@@ -200,8 +203,7 @@ def _of_partition(values: Values, days: float) -> dict[str, str]:
         present = _finite(values, name)
         if len(present) < _ENOUGH:
             continue
-        # An odd step reaches every time of the day.
-        low, middle, high = np.quantile(present[:: len(present) // _SAMPLED | 1], (0.05, 0.5, 0.95))
+        low, middle, high = np.quantile(present, (0.05, 0.5, 0.95))
         tail = _TAIL_LONG if len(present) * days >= _LONG else _TAIL_SHORT
         is_turned = (
             -low > tail * max(high, _MIN_TAIL) if name.startswith("GPP") else -low > max(high, 0.3) and middle < -0.3
