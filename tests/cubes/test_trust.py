@@ -227,7 +227,7 @@ def test_a_comma_at_the_end_of_every_row_or_of_the_header(tmp_path, end):
     head, *rows = path.read_text().splitlines()
     commas = [f"{row}," for row in rows]
     right = read_oneflux(path, utc_offset=0)
-    for lines in ([head, *commas], [f"{head},", *rows], [f"{head},", *commas]):
+    for lines in ([head, *commas], [f"{head},", *rows], [f"{head},", *commas], [head, *(f"{row},,, " for row in rows)]):
         path.write_bytes((end.join(lines) + end).encode())
         assert inspect_raw(raw).used.all() and read_oneflux(path, utc_offset=0).identical(right)
     path.write_bytes((end.join([head, *commas[:-1], rows[-1]]) + end).encode())

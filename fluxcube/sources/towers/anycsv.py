@@ -56,15 +56,20 @@ class Table:
         Raises
         ------
         SourceError
-            If a row has another number of fields than the header.
+            If a row has another number of fields than the header. Empty fields at the end of every row, which
+            spreadsheets add, do not count.
         """
-        width = len(self.header)
+        width, spare = len(self.header), None
         for line, fields in _rows(self.data, self.encoding, self.separator, self.path):
             if line <= self.line:
                 continue
             if not fields or not (fields[0] or any(map(str.strip, fields))):
                 continue
-            if len(fields) != width:
+            if spare is None:
+                spare = len(fields) - width if not any(map(str.strip, fields[width:])) else 0
+            if spare > 0 and len(fields) == width + spare and not any(map(str.strip, fields[width:])):
+                fields = fields[:width]
+            elif len(fields) != width or spare > 0:
                 raise SourceError(
                     f"{self.path}, line {line}: {len(fields)} fields, where the header has {width} (separated by "
                     f"{_SEPARATORS[self.separator]}); repair the line"

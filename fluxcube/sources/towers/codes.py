@@ -16,12 +16,12 @@ from fluxcube.variables import Variable, variable
 
 #: A value beyond this multiple of the largest bound of its variable is a code for a missing value.
 IMPOSSIBLE = 10.0
-#: Known codes for missing values. -9999 is not among them: it is the documented one, and not counted.
+#: Known codes for missing values. Readers whose files document -9999 remove it before.
 _SIZES = (99.0, 99.9, 99.99, 999.0, 999.9, 999.99, 6999.0, 6999.9, 7999.0, 8888.0, 9990.0, 9999.9, 9999.99, 99999.0)
 CODES = (
     *(-size for size in _SIZES),
     *_SIZES,
-    *(-888.0, -7777.0, -9900.0, 9999.0, -32767.0, 32767.0, -32768.0, 1e20, 1e36),
+    *(-9999.0, -888.0, -7777.0, -9900.0, 9999.0, -32767.0, 32767.0, -32768.0, 1e20, 1e36),
 )
 #: No variable reaches this value in its own units, even if its bounds, which serve to scale it, include it.
 _LOWEST = -900.0
@@ -32,6 +32,8 @@ _SMALLEST_CODE, _STRONGEST_WIND = -90.0, 90.0
 #: A negative code that is a possible value (a latent heat flux of -99 W m-2) counts as a code where it occurs at least
 #: this often, and more often than all other values within 5 of it.
 _REPEATED, _NEAR = 6, 5.0
+#: A positive code below `_LARGE` counts in a flux only where it occurs at least this often.
+_LARGE, _SEVERAL = 100.0, 3
 #: No variable has a larger value in any unit; such codes are removed before units are checked.
 _ABSURD = 1e10
 #: Relative humidity above 100 % up to this value is that of a sensor in fog, and becomes 100 %.
@@ -94,6 +96,8 @@ def without_known_codes(
         at = raw == raw.dtype.type(code)
         if not at.any():
             continue
+        if 0 < code < _LARGE and "target" in variable(name, resolution).roles and at.sum() < _SEVERAL:
+            continue  # GPP of real towers reaches 98.5
         at &= (values < low) | (values > high) | _is_repeated(values, at, code)
         if at.any():
             found[_text(code)] = int(at.sum())

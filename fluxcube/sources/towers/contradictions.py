@@ -122,7 +122,7 @@ def find_contradictions(values: Values, *, step_minutes: float) -> Findings:
     found |= _of_partition(values, days)
     turned = frozenset(found)
     found |= _of_exchange(values, turned, days)
-    found |= _of_heat(values, days)
+    found |= _of_energy(values, days)
     doubts += _moist(values, found, days)
     if "NEE" not in found:
         doubts += _with_light(values, days)
@@ -240,22 +240,38 @@ def _of_exchange(values: Values, turned: frozenset[str], days: float) -> dict[st
     return {}
 
 
-def _of_heat(values: Values, days: float) -> dict[str, str]:
-    """Find fluxes of energy that are negative by day."""
-    found = {}
+def _of_energy(values: Values, days: float) -> dict[str, str]:
+    """Find fluxes of energy that are negative by day, or, without light, LE that is negative on the whole."""
+    found: dict[str, str] = {}
     for name, (long, short) in _AGAINST_LIGHT.items():
-        if name not in values or "SW_IN" not in values:
+        if name not in values:
             continue
+        is_long = np.isfinite(values[name]).sum() * days >= _LONG
         correlation = _correlation(values, name, "SW_IN")
+        if np.isnan(correlation):
+            found |= _negative_evaporation(values, _TAIL_LONG if is_long else _TAIL_SHORT) if name == "LE" else {}
+            continue
         day = values[name][(values["SW_IN"] > _DAYLIGHT) & np.isfinite(values[name])]
         middle = float(np.median(day)) if len(day) >= _ENOUGH else np.nan
-        limit = long if np.isfinite(values[name]).sum() * days >= _LONG else short
-        if correlation < limit and middle < _NEGATIVE:
+        if correlation < (long if is_long else short) and middle < _NEGATIVE:
             found[name] = (
                 f"{name} decreases with light (correlation {correlation:.2f}) and its median by day is {middle:.3g} "
                 f"{variable(name).units}, where it is positive: its sign seems to be turned"
             )
     return found
+
+
+def _negative_evaporation(values: Values, tail: float) -> dict[str, str]:
+    present = _finite(values, "LE")
+    if len(present) < _ENOUGH:
+        return {}
+    low, high = np.quantile(present, (0.05, 0.95))
+    if -low <= tail * max(high, -_NEGATIVE):
+        return {}
+    return {
+        "LE": f"LE is negative (5th percentile {low:.3g}, 95th percentile {high:.3g} W m-2), where evaporation is "
+        "positive: its sign seems to be turned"
+    }
 
 
 def _with_light(values: Values, days: float) -> list[str]:

@@ -66,7 +66,7 @@ def read_numbers(
     Notes
     -----
     A last row without a line end is read, with a logged warning: its last number may be cut. A cell of blanks is blank.
-    A comma at the end of every row, or of the header alone, as spreadsheets write it, has no effect.
+    Commas at the end of every row, or one of the header alone, as spreadsheets write them, have no effect.
     """
     for strip in (False, True):
         watch = _LineWatch()
@@ -316,9 +316,9 @@ def _find_fault(location: Location, header: list[str], columns: set[str], intege
 def _width(fields: Sequence[str], header: Sequence[str]) -> int:
     """Return the number of fields that all rows must have, from the first one.
 
-    It is that of the header, except for an empty field at the end of every row, or of the header alone.
+    It is that of the header, except for empty fields at the end of every row, or one of the header alone.
     """
-    after_row = len(fields) == len(header) + 1 and not fields[-1].strip()
+    after_row = len(fields) > len(header) and not any(map(str.strip, fields[len(header) :]))
     after_header = len(fields) == len(header) - 1 and not header[-1]
     return len(fields) if after_row or after_header else len(header)
 
@@ -330,7 +330,7 @@ def _check_row(
     of_header, width = widths
     if any("\0" in field for field in fields):
         raise SourceError(f"{where}: binary bytes, where numbers were expected; the file is damaged, download it again")
-    if len(fields) != width or (width > of_header and fields[-1].strip()):
+    if len(fields) != width or any(map(str.strip, fields[of_header:])):
         more = "" if width == of_header else f" and the first row {width}"
         raise SourceError(
             f"{where}: {len(fields)} fields, where the header has {of_header}{more}; the row is cut or has too many "

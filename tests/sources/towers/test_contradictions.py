@@ -102,6 +102,11 @@ def test_vpd_in_kpa_without_rh_is_a_doubt():
     assert "kPa" in doubt
 
 
+def test_le_without_light_is_judged_by_its_tails():
+    assert found({"LE": -GOOD["LE"]}) == {"LE"} and found({"LE": GOOD["LE"]}) == set()
+    assert found({"LE": np.random.default_rng(1).normal(0, 15, STEPS)}) == set(), "dew and frost"
+
+
 def test_few_or_missing_values_are_no_evidence():
     few = {name: values[:40] for name, values in GOOD.items()} | {"NEE": -GOOD["NEE"][:40]}
     empty = {name: np.full(STEPS, np.nan) for name in GOOD}

@@ -701,3 +701,22 @@ def test_a_number_too_large_for_a_cube_is_refused_by_its_column(tmp_path, text):
     path.write_text(path.read_text().replace(f"{FRAME.NEE.dropna().iloc[7]:.3f}", text, 1))
     with pytest.raises(SourceError, match=r"a\.csv, column Fc: expected a measurement, found .*e\+(300|38)"):
         read(path)
+
+
+@pytest.mark.parametrize("extra", [",", ",,,", ", ,"])
+def test_empty_fields_at_the_end_of_every_row_do_not_count(tmp_path, extra):
+    path = write(tmp_path / "tower.csv")
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, *(row + extra for row in rows)]) + "\n")
+    assert agrees(read(path))
+    path.write_text("\n".join([head, *(row + extra for row in rows[:-1]), rows[-1]]) + "\n")
+    with pytest.raises(SourceError, match=f"line {len(rows) + 1}: 6 fields"):
+        read(path)
+
+
+def test_codes_with_a_point_in_a_table_with_decimal_commas(tmp_path):
+    path = write(tmp_path / "tower.csv", separator=";", decimal=",", missing="-9999.9")
+    record = read(path, missing=())
+    assert agrees(record) and json.loads(record.attrs["missing_codes"])["NEE"] == {
+        "-9999.9": int(FRAME.NEE.isna().sum())
+    }
