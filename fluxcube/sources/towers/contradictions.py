@@ -198,22 +198,37 @@ def _moist(values: Values, found: Mapping[str, str], days: float) -> list[str]:
 
 def _of_partition(values: Values, days: float) -> dict[str, str]:
     """Find GPP and RECO that are negative where they should be positive."""
-    found = {}
-    for name in ("GPP_NT", "GPP_DT", "RECO_NT", "RECO_DT"):
+    found: dict[str, str] = {}
+    for name in ("RECO_NT", "RECO_DT", "GPP_NT", "GPP_DT"):
         present = _finite(values, name)
         if len(present) < _ENOUGH:
             continue
-        low, middle, high = np.quantile(present, (0.05, 0.5, 0.95))
+        low, middle, high = (float(q) for q in np.quantile(present, (0.05, 0.5, 0.95)))
         tail = _TAIL_LONG if len(present) * days >= _LONG else _TAIL_SHORT
-        is_turned = (
-            -low > tail * max(high, _MIN_TAIL) if name.startswith("GPP") else -low > max(high, 0.3) and middle < -0.3
-        )
-        if is_turned and not (name.startswith("GPP") and _correlation(values, name, "SW_IN", np.negative) < 0.2):
+        if name.startswith("RECO"):
+            turned = -low > max(high, 0.3) and middle < -0.3
+        else:
+            turned = -low > tail * max(high, _MIN_TAIL) and not _correlation(values, name, "SW_IN", np.negative) < 0.2
+            reco = name.replace("GPP", "RECO")
+            turned = turned and (reco in found or not _closes(values, name, reco))
+        if turned:
             found[name] = (
                 f"{name} is negative (5th percentile {low:.3g}, 95th percentile {high:.3g} {variable(name).units}), "
                 "where it is positive by definition: its sign seems to be turned"
             )
     return found
+
+
+def _closes(values: Values, gpp: str, reco: str) -> bool:
+    """Return whether NEE = RECO - GPP holds far better than it would with the other sign of GPP and NEE."""
+    if not {"NEE", gpp, reco} <= set(values):
+        return False
+    gap = np.abs(values["NEE"] - (values[reco] - values[gpp]))
+    both = np.isfinite(gap)
+    if both.sum() < _ENOUGH:
+        return False
+    # At night GPP is zero, and the identity holds with either sign.
+    return float(np.quantile(gap[both], 0.9)) < 0.2 * float(np.median(values[reco][both]))
 
 
 def _of_exchange(values: Values, turned: frozenset[str], days: float) -> dict[str, str]:

@@ -88,6 +88,13 @@ def test_nee_is_compared_with_the_partition_that_there_is(others):
     assert found(wrong) == {"NEE"} and found(wrong | {"NEE": GOOD["NEE"]}) == set()
 
 
+def test_a_winter_whose_partition_closes_is_no_contradiction():
+    """As two months of US-LWW: GPP_NT is negative by day, and NEE = RECO_NT - GPP_NT."""
+    gpp = -GOOD["GPP_NT"] / 2
+    values = {"GPP_NT": gpp, "RECO_NT": GOOD["RECO_NT"], "NEE": GOOD["RECO_NT"] - gpp, "SW_IN": GOOD["SW_IN"]}
+    assert found(values) == set() and found(values | {"NEE": -values["NEE"]}) >= {"GPP_NT"}
+
+
 def test_nee_that_only_light_contradicts_is_a_doubt():
     """Three real towers of dry places release CO2 by day."""
     findings = find_contradictions({"NEE": -GOOD["NEE"], "SW_IN": GOOD["SW_IN"]}, step_minutes=30)
