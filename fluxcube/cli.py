@@ -91,6 +91,9 @@ def build(
         bool,
         typer.Option("--strict", help="Stop at the first site that cannot be read or has a doubtful clock or place."),
     ] = False,
+    trust: Annotated[
+        list[str] | None, typer.Option(help="Accept the unit and sign of this variable in any record; may be repeated.")
+    ] = None,
     append: Annotated[bool, typer.Option("--append", help="Keep an existing cube; add new and changed sites.")] = False,
     compact: Annotated[
         bool, typer.Option("--compact", help="Round to the decimals of the source (0.59 of the size, needs fluxcube).")
@@ -116,6 +119,7 @@ def build(
             rule=rule,
             clock=clock,
             strict=strict,
+            trust=tuple(trust or ()),
             append=append,
             compact=compact,
             overwrite=overwrite,

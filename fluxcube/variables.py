@@ -6,6 +6,7 @@ Names are ONEFlux's. The table is read on first use; importing this module reads
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -59,7 +60,9 @@ class Variable:
     units : str
         UDUNITS string of the values in cubes and maps.
     bounds : tuple of float
-        Physical limits (low, high), in `units`.
+        Limits (low, high), in `units`, that scale a value for a model.
+    limits : tuple of float
+        Physical limits (low, high), in `units`, beyond which a predictor becomes missing in a cube; default `bounds`.
     cyclic : bool
         True for DOY, TOD and WD.
     aggregate : {"mean", "sum", "vector", "range", "computed"}
@@ -77,6 +80,7 @@ class Variable:
     units: str
     bounds: tuple[float, float]
     roles: tuple[str, ...]
+    limits: tuple[float, float] = (-math.inf, math.inf)
     standard_name: str | None = None
     cyclic: bool = False
     aggregate: str = "mean"
@@ -95,7 +99,7 @@ class Variable:
 #: Valid resolutions of a cube.
 RESOLUTIONS = ("hourly", "daily")
 
-_TUPLES = {"bounds", "aliases", "roles", "randunc", "jointunc"}
+_TUPLES = {"bounds", "limits", "aliases", "roles", "randunc", "jointunc"}
 
 
 @functools.cache
@@ -120,6 +124,7 @@ def _row(name: str, row: dict, resolution: str) -> Variable | None:
         return None
     overrides = {name: row.pop(name, {}) for name in RESOLUTIONS}
     row = row | overrides[resolution]
+    row.setdefault("limits", row["bounds"])
     settings: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in row.items()}
     return Variable(name=name, **settings)
 

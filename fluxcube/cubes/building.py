@@ -59,6 +59,7 @@ class BuildRequest:
     land_cover: str | os.PathLike | None = None
     sites: tuple[str, ...] | None = None
     strict: bool = False
+    trust: tuple[str, ...] = ()
     progress: Progress | None = None
 
 
@@ -331,7 +332,8 @@ def _read_site(request: BuildRequest, found: FoundSites, building: Path, site: s
         for archive in archives:
             reader_of(archive)  # an archive of another product is reported before a missing location
         info = find_place(found.infos, site, archives)
-        tower = _READERS[settings.resolution](archives, info, settings.tower_options(strict=request.strict))
+        options = settings.tower_options(strict=request.strict, trust=request.trust)
+        tower = _READERS[settings.resolution](archives, info, options)
         check_epoch(tower)
     except SourceError as error:
         if request.strict:

@@ -29,6 +29,7 @@ from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.stamps import Kept
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import ALL
+from fluxcube.sources.towers.contradictions import check_trust
 from fluxcube.stores.building import staging
 from fluxcube.stores.swap import build_lock
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
@@ -56,7 +57,8 @@ class BuildReport:
     report : dict
         For the sites that were read: ``fusion`` (hours and flags that each publication supplied, by site and variable),
         ``quality`` (what each rule removed), ``out_of_bounds`` (values of a predictor that became missing, by site),
-        ``flags_assumed`` (native values without a flag, by site), ``warnings`` (by site); and ``ignored`` (files that
+        ``flags_assumed`` (native values without a flag, by site), ``missing_codes`` (native values that are codes for
+        missing values or impossible, by site, variable and code), ``warnings`` (by site); and ``ignored`` (files that
         were not used, and why). The store contains the complete report: `fluxcube.open_report`.
     unchanged : tuple of str
         Sites that an append left as they were.
@@ -81,6 +83,7 @@ def build_carbonsense(
     rule: str = "newest",
     clock: str = "solar",
     strict: bool = False,
+    trust: str | Sequence[str] = (),
     overwrite: bool = False,
     append: bool = False,
     compact: bool = False,
@@ -114,6 +117,10 @@ def build_carbonsense(
         cube always has days of standard time, and its attributes record this.
     strict : bool
         Raise an error for the first site or file that cannot be read, instead of leaving it out.
+    trust : str or sequence of str
+        Variables whose unit and sign are right although a record contradicts them, such as VPD in kPa beside RH, or NEE
+        of the opposite sign of RECO - GPP. Such a record is otherwise left out, with the evidence; where it is
+        accepted, the evidence becomes a note.
     overwrite : bool
         Replace an existing store, once the new one is complete.
     append : bool
@@ -173,6 +180,7 @@ def build_carbonsense(
         land_cover=land_cover,
         sites=(sites,) if isinstance(sites, str) else None if sites is None else tuple(sites),
         strict=strict,
+        trust=check_trust(trust, resolution),
         progress=progress,
     )
     return _build(request, overwrite=overwrite, append=append)
@@ -214,7 +222,8 @@ def _report(request: BuildRequest, found: FoundSites, kept: Kept, read: ReadSite
     def by_site(key: str) -> dict:
         return {site: doc[key] for site, doc in sites.fresh.items() if doc[key]}
 
-    report = {key: by_site(key) for key in ("fusion", "quality", "out_of_bounds", "flags_assumed", "warnings")}
+    keys = ("fusion", "quality", "out_of_bounds", "flags_assumed", "missing_codes", "warnings")
+    report = {key: by_site(key) for key in keys}
     report["warnings"] = {site: tuple(texts) for site, texts in report["warnings"].items()}
     report["ignored"] = dict(found.discovery.ignored)
     return BuildReport(

@@ -10,9 +10,9 @@ import xarray as xr
 
 from fluxcube.cubes.latitude import better_latitude, excess_share, latitude_doubts
 from fluxcube.cubes.places import location
-from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import SiteInfo
+from fluxcube.sources.towers.codes import possible
 
 #: Maximum difference, in hours, of a clock from the sun's, and of its changes between seasons and over the record. The
 #: 109 towers of FLUXNET2015 from which these were derived differ by at most 0.56 h (AU-TTE), change by at most 0.20 h
@@ -41,7 +41,7 @@ _REVERSED, _ENOUGH_TRIPLES = 0.5, 100
 
 
 def within_bounds(record: xr.Dataset, names: Sequence[str]) -> tuple[xr.Dataset, dict[str, int]]:
-    """Make values outside the bounds of their variable missing, at the record's own step.
+    """Make values outside the physical limits of their variable missing, at the record's own step.
 
     This precedes any averaging, so that one impossible half-hour neither spoils its hour nor remains hidden in it.
 
@@ -62,7 +62,7 @@ def within_bounds(record: xr.Dataset, names: Sequence[str]) -> tuple[xr.Dataset,
     counts, changed = {}, {}
     for name in (name for name in names if name in record):
         values = record[name].values
-        bad = np.isfinite(values) & ~inside(values[:, None], [name])[:, 0]
+        bad = np.isfinite(values) & ~possible(values, name)
         if bad.any():
             counts[name] = int(bad.sum())
             changed[name] = record[name].copy(data=np.where(bad, values.dtype.type(np.nan), values))

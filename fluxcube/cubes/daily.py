@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xarray as xr
@@ -22,8 +22,13 @@ from fluxcube.cubes.tower_data import (
     Stack,
     Tower,
     TowerOptions,
+    add_codes,
     add_counts,
+    check_units_and_signs,
+    codes_of,
+    compared,
     contributors,
+    doubts_of,
     join_stacks,
     lost_of,
     repeats_of,
@@ -31,11 +36,11 @@ from fluxcube.cubes.tower_data import (
     trim,
 )
 from fluxcube.errors import SourceError
-from fluxcube.normalisation import inside
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
 from fluxcube.sources.towers.archives import is_zip, list_members
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
+from fluxcube.sources.towers.codes import Codes, possible, sentence
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
 from fluxcube.sources.towers.readers import read_archive, read_daily_archive
@@ -132,6 +137,7 @@ class _Days:
     lost: tuple[str, ...]
     lag: SunLag | None = None
     spoiled: tuple[str, ...] = ()
+    missing_codes: dict[str, Codes] = field(default_factory=dict)
 
 
 def _assemble(
@@ -156,6 +162,7 @@ def _assemble(
         fusion=fusion,
         out_of_bounds=add_counts([*(p.out_of_bounds for p in publications), removed]),
         flags_assumed=add_counts(p.flags_assumed for p in publications if p.from_hours),
+        missing_codes=add_codes(p.missing_codes for p in publications),
         warnings=_warnings(info, publications, apart, stack, removed),
         lost=tuple(f"{p.label}: {sentence}" for p in publications for sentence in p.lost),
         unread=unread,
@@ -174,13 +181,13 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
     for archive in archives:
         clock = functools.partial(reading.clock, label(archive))  # called only where hours are read: it may warn
         try:
-            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=(*names, LIGHT))
+            needed = (*compared(names, "daily"), LIGHT)
+            days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=needed)
             if days is None:
                 yield _from_hours(archive, label(archive), clock, reading, names)
                 continue
-            doubts = _place_doubts(days, reading)
-            published = _from_days(archive, label(archive), days, names)
-            yield replace(published, warnings=(*doubts, *published.warnings))
+            doubts = (*_place_doubts(days, reading), *doubts_of(days), *check_units_and_signs(days, reading.options))
+            yield replace(_from_days(archive, label(archive), days, names), warnings=(*doubts, *repeats_of(days)))
             beside = _hours_beside(archive, hourly)
             lacking = _lacking(days, names)
             if beside is not None and lacking:
@@ -245,9 +252,10 @@ def _from_hours(
     offset, info = clock(), reading.info
     latitude, longitude = location(info)
     needed = [*names, LIGHT, *(["TA"] if "TA_RANGE" in names else [])]
-    needed = [name for name in dict.fromkeys(needed) if name in table() and name not in COMPUTED]
+    needed = [name for name in compared(needed) if name in table() and name not in COMPUTED]
     native = read_archive(archive, utc_offset=offset, variables=needed)
     lag = sun_lag(native, latitude, longitude)
+    noted = (*doubts_of(native), *check_units_and_signs(native, reading.options))
     doubts = (*(lag.doubts if lag else ()), *reversed_flags(native, longitude))
     if doubts and reading.options.strict:
         raise SourceError(f"{native.attrs['source_file']}: {'; '.join(doubts)}")
@@ -255,7 +263,12 @@ def _from_hours(
     spoiled = tuple(name for name, count in counts.items() if count > WARN_SHARE * int(native[name].count()))
     days = _from_days(archive, label, to_daily(bounded, utc_offset=offset), names)
     return replace(
-        days, from_hours=True, out_of_bounds=counts, warnings=(*doubts, *days.warnings), lag=lag, spoiled=spoiled
+        days,
+        from_hours=True,
+        out_of_bounds=counts,
+        warnings=(*doubts, *noted, *days.warnings),
+        lag=lag,
+        spoiled=spoiled,
     )
 
 
@@ -274,6 +287,7 @@ def _from_days(archive: Archive, label: str, days: xr.Dataset, names: Sequence[s
         from_hours=False,
         out_of_bounds={},
         flags_assumed={name: count for name, count in assumed.items() if name in names},
+        missing_codes=codes_of(days, names),
         warnings=repeats_of(days),
         lost=lost_of(days),
     )
@@ -318,10 +332,11 @@ def _computed(time: np.ndarray, info: SiteInfo) -> Stack:
 
 
 def _within_bounds(stack: Stack) -> tuple[Stack, dict[str, int]]:
-    """Make daily predictors outside their bounds missing, and count them."""
+    """Make daily predictors outside their physical limits missing, and count them."""
     if not stack.names:
         return stack, {}
-    bad = np.isfinite(stack.values) & ~inside(stack.values, stack.names, resolution="daily")
+    inside = [possible(stack.values[:, i], name, "daily") for i, name in enumerate(stack.names)]
+    bad = np.isfinite(stack.values) & ~np.stack(inside, -1)
     counts = {name: int(n) for name, n in zip(stack.names, bad.sum(0), strict=True) if n}
     return Stack(stack.names, {end: np.where(bad, np.float32(np.nan), a) for end, a in stack.parts.items()}), counts
 
@@ -340,7 +355,8 @@ def _warnings(
     for name, count in removed.items():
         if count > WARN_SHARE * (count + days[name]):
             warnings.append(f"{name}: {count} days were out of bounds and became missing")
-    for warning in warnings:
+    found = add_codes(p.missing_codes for p in publications)
+    for warning in (*warnings, *(sentence(name, codes) for name, codes in found.items())):
         _log.warning("%s: %s", info.site, warning)
     unknown = add_counts(p.flags_assumed for p in publications if not p.from_hours)
     if unknown:

@@ -102,10 +102,15 @@ class CubeSettings:
             "packing": "decimals" if self.compact else "floats",
         }
 
-    def tower_options(self, *, strict: bool = False) -> TowerOptions:
+    def tower_options(self, *, strict: bool = False, trust: tuple[str, ...] = ()) -> TowerOptions:
         """Return the options to read a tower of this cube with."""
         return TowerOptions(
-            predictors=self.predictors, targets=self.fluxes, rule=self.rule, clock=self.clock, strict=strict
+            predictors=self.predictors,
+            targets=self.fluxes,
+            rule=self.rule,
+            clock=self.clock,
+            strict=strict,
+            trust=trust,
         )
 
 

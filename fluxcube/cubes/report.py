@@ -18,6 +18,7 @@ from fluxcube.cubes.layout import placed
 from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import SourceError, StoreError, unknown
 from fluxcube.sources.towers.archives import Location, open_stream
+from fluxcube.sources.towers.codes import sentence
 from fluxcube.sources.towers.discovery import Discovery
 from fluxcube.sources.towers.networks import networks
 from fluxcube.stores.documents import read_documents, write_documents
@@ -94,6 +95,7 @@ def document(
         "sun_lag": tower.sun_lag,
         "out_of_bounds": tower.out_of_bounds,
         "flags_assumed": tower.flags_assumed,
+        "missing_codes": tower.missing_codes,
         "warnings": list(tower.warnings),
         "lost": list(tower.lost),
         "unread": tower.unread,
@@ -228,6 +230,8 @@ def _notes(doc: Mapping) -> Iterable[dict]:
     for kind, what in (("out_of_bounds", "values became missing"), ("flags_assumed", "values took an assumed flag")):
         for name, count in doc[kind].items():
             yield {"kind": kind, "text": f"{name}: {count} {what}"}
+    for name, codes in doc.get("missing_codes", {}).items():
+        yield {"kind": "missing_code", "text": sentence(name, codes)}
     for name, why in doc["unread"].items():
         yield {"kind": "unread", "text": f"{name}: {why}"}
 

@@ -20,8 +20,13 @@ from fluxcube.cubes.tower_data import (
     Stack,
     Tower,
     TowerOptions,
+    add_codes,
     add_counts,
+    check_units_and_signs,
+    codes_of,
+    compared,
     contributors,
+    doubts_of,
     join_stacks,
     lost_of,
     repeats_of,
@@ -32,6 +37,7 @@ from fluxcube.errors import SourceError
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
+from fluxcube.sources.towers.codes import Codes, sentence
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
 from fluxcube.sources.towers.readers import read_archive
@@ -140,6 +146,8 @@ class _Publication:
         Difference of its clock from the sun's.
     out_of_bounds, sums_out_of_bounds, flags_assumed : dict of str to int
         Numbers of native values, of hourly sums, and of native values.
+    missing_codes : dict of str to dict
+        Numbers of native values that became missing, by variable and code.
     warnings, lost : tuple of str
         Sentences on what is doubtful, and on what was lost before it was read.
     """
@@ -154,6 +162,7 @@ class _Publication:
     out_of_bounds: dict[str, int]
     sums_out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int]
+    missing_codes: dict[str, Codes]
     warnings: tuple[str, ...]
     lost: tuple[str, ...]
 
@@ -168,19 +177,18 @@ def _read(
 ) -> tuple[list[_Publication], dict[str, str]]:
     """Read each archive; where others remain, note why one could not be read."""
     label = name_archives(archives)
-    names = tuple(dict.fromkeys([*options.names, LIGHT]))
+    names = compared((*options.names, LIGHT))
     clocks = {name: clock_of(place) for name, place in places.items() if place.utc_offset is not None}
     of_site = clock_of(info)
     publications, unread = [], {}
     for archive in archives:
         try:
             record = read_archive(archive, utc_offset=clocks.get(label(archive), of_site), variables=names)
+            publications.append(_publication((archive.rank, label(archive), record), info, options))
         except SourceError as error:
             if options.strict or len(archives) == 1:
                 raise
             unread[name_among(archive, archives) if archive.path.name in unread else archive.path.name] = str(error)
-            continue
-        publications.append(_publication((archive.rank, label(archive), record), info, options))
     return publications, unread
 
 
@@ -188,6 +196,7 @@ def _publication(record: Record, info: SiteInfo, options: TowerOptions) -> _Publ
     """Check a native record and convert it to hours."""
     rank, label, native = record
     latitude, longitude = location(info)
+    doubts = tuple(dict.fromkeys([*doubts_of(native), *check_units_and_signs(native, options)]))
     lag = sun_lag(native, latitude, longitude)
     suspect = (*(lag.doubts if lag else ()), *reversed_flags(native, longitude))
     if options.strict and suspect:
@@ -212,7 +221,8 @@ def _publication(record: Record, info: SiteInfo, options: TowerOptions) -> _Publ
         out_of_bounds=counts,
         sums_out_of_bounds=sums,
         flags_assumed={name: count for name, count in assumed.items() if name in options.names},
-        warnings=(*suspect, *repeats_of(native)),
+        missing_codes=codes_of(native, options.names),
+        warnings=(*suspect, *doubts, *repeats_of(native)),
         lost=lost_of(native),
     )
 
@@ -241,6 +251,7 @@ def _assemble(
         fusion=fusion,
         out_of_bounds=add_counts(counts for p in publications for counts in (p.out_of_bounds, p.sums_out_of_bounds)),
         flags_assumed=add_counts(p.flags_assumed for p in publications),
+        missing_codes=add_codes(p.missing_codes for p in publications),
         warnings=_warnings(info, publications, apart),
         lost=tuple(f"{p.label}: {sentence}" for p in publications for sentence in p.lost),
         unread=dict(unread),
@@ -307,7 +318,8 @@ def _warnings(info: SiteInfo, publications: Sequence[_Publication], apart: Seque
         if share > WARN_SHARE:
             percent = f"{100 * share:.2g}" if share < 0.995 else "100"
             warnings.append(f"{name}: {percent} % of its values were out of bounds and became missing")
-    for warning in warnings:
+    found = add_codes(p.missing_codes for p in publications)
+    for warning in (*warnings, *(sentence(name, codes) for name, codes in found.items())):
         _log.warning("%s: %s", info.site, warning)
     warnings += [*info.doubts, *info.notes]  # reading the metadata has already logged them
     if info.utc_offset is None:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from fluxcube.errors import SourceError
 from fluxcube.schema import PARTS, stack_parts
+from fluxcube.sources.towers import codes, contradictions
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.variables import table
 
@@ -35,6 +36,9 @@ class TowerOptions:
     clock : {"solar", "standard"}
         Clock of DOY and TOD, as in `fluxcube.build_carbonsense`. Daily towers ignore it: their days, and so their
         DOY, follow the tower's standard time.
+    trust : tuple of str
+        Variables whose unit and sign are right although the record contradicts them
+        (`fluxcube.sources.towers.contradictions`).
     strict : bool
         Raise an error, instead of a warning, where the sun contradicts the clock, flags look reversed, or sources
         place the site in different locations (`fluxcube.cubes.checks`), and for an archive that cannot be read even
@@ -46,6 +50,7 @@ class TowerOptions:
     rule: str = "newest"
     clock: str = "solar"
     strict: bool = False
+    trust: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,6 +95,9 @@ class Tower:
     flags_assumed : dict of str to int
         By variable, the number of native steps that had a value and no flag, and were assigned the flag that their
         column's name implies.
+    missing_codes : dict of str to dict
+        By variable and code, the number of native values that became missing because they are codes for missing values
+        or impossible (`fluxcube.sources.towers.codes`).
     warnings : tuple of str
         What users of the site should know; each warning is also logged.
     lost : tuple of str
@@ -118,6 +126,7 @@ class Tower:
     fusion: dict
     out_of_bounds: dict[str, int]
     flags_assumed: dict[str, int] = field(default_factory=dict)
+    missing_codes: dict[str, dict[str, int]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
@@ -205,6 +214,51 @@ def repeats_of(record: xr.Dataset) -> tuple[str, ...]:
     """Return a sentence on the table rows that a record, native or daily, left out because its clock was set back."""
     repeats = record.attrs.get("clock_repeats", 0)
     return (f"{repeats} rows left out where the clock was set back",) if repeats else ()
+
+
+def codes_of(record: xr.Dataset, names: Sequence[str]) -> dict[str, codes.Codes]:
+    """Return the codes for missing values that reading a record found in some variables, by variable and code."""
+    found = json.loads(record.attrs.get("missing_codes", "{}"))
+    return {name: found[name] for name in found if name in names}
+
+
+def add_codes(counts: Iterable[Mapping[str, codes.Codes]]) -> dict[str, codes.Codes]:
+    """Return the sums of counts by variable and code."""
+    total: dict[str, codes.Codes] = {}
+    for one in counts:
+        for name, found in one.items():
+            total[name] = codes.added(total.get(name, {}), found)
+    return total
+
+
+def doubts_of(record: xr.Dataset) -> tuple[str, ...]:
+    """Return sentences on what was doubtful when a record, native or daily, was read."""
+    return tuple(str(sentence) for sentence in json.loads(record.attrs.get("doubts", "[]")))
+
+
+def compared(names: Sequence[str], resolution: str = "hourly") -> tuple[str, ...]:
+    """Return variables and those that their units and signs are checked with, each once."""
+    others = [name for name in contradictions.compared_with(names) if name in table(resolution)]
+    return tuple(dict.fromkeys([*names, *others]))
+
+
+def check_units_and_signs(record: xr.Dataset, options: TowerOptions) -> tuple[str, ...]:
+    """Refuse a record, native or daily, that contradicts the unit or sign of a variable; return sentences on doubts.
+
+    Raises
+    ------
+    SourceError
+        If the variable is neither in ``options.trust`` nor in the attribute ``trust`` of the record.
+    """
+    trust = (*options.trust, *json.loads(record.attrs.get("trust", "[]")))
+    values = {str(name): array.values for name, array in record.data_vars.items() if name in contradictions.CHECKED}
+    return contradictions.checked(
+        values,
+        step_minutes=float(record.attrs["step_minutes"]),
+        where=str(record.attrs["source_file"]),
+        trust=trust,
+        names=options.names,
+    )
 
 
 def lost_of(record: xr.Dataset) -> tuple[str, ...]:

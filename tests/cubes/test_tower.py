@@ -86,10 +86,10 @@ def test_a_flux_is_never_censored_and_the_predictor_of_its_name_is():
 
 def test_an_impossible_value_gives_way_to_another_publication_s():
     """The older publication knows the hour; the flux is still the newest's, whatever it says."""
-    new, old = native(network="New", LE=[900, 900, 5, 5], TA=[1] * 4), native(network="Old", LE=[7] * 4, TA=[2] * 4)
+    new, old = native(network="New", LE=[1900, 1900, 5, 5], TA=[1] * 4), native(network="Old", LE=[7] * 4, TA=[2] * 4)
     tower = made(new, old)
     np.testing.assert_array_equal(column(tower, "predictors", "LE"), [7, 5])
-    np.testing.assert_array_equal(column(tower, "fluxes", "LE"), [900, 5])
+    np.testing.assert_array_equal(column(tower, "fluxes", "LE"), [1900, 5])
     np.testing.assert_array_equal(column(tower, "predictors", "TA"), [1, 1])
     assert tower.out_of_bounds == {"LE": 2} and tower.networks == ("New",)
 
@@ -127,7 +127,7 @@ def test_the_report_adds_up(found):
                 told.get(rule, 0) for rule in ("out_of_bounds", "hour_incomplete", "superseded", "no_flag", "split")
             ]
             assert all(0 <= share <= 1 for share in shares) and shares[0] + shares[1] <= 1 + 1e-6
-            low, high = table()[name].bounds
+            low, high = table()[name].limits
             bad = sum(int(((ds[name] < low) | (ds[name] > high)).sum()) for ds in found)
             if stack == "fluxes":
                 assert "out_of_bounds" not in told

@@ -16,6 +16,7 @@ import xarray as xr
 
 from fluxcube.simulation.archives import oneflux_table
 from fluxcube.simulation.records import Place, simulate_record
+from fluxcube.variables import table
 
 NAME = "FLX_US-Zzz_FLUXNET2015_FULLSET_HH_2012-2012_1-4.csv"
 OFFSET = -6.0
@@ -102,6 +103,10 @@ def meaning(data: bytes) -> dict[str, np.ndarray]:
         raise Refused("a column twice")
     if not {START, END} <= set(header) or not {c for columns, _, _ in _MEANING.values() for c in columns} & set(header):
         raise Refused("no stamps, or no variable")
+    if rows and all(len(row) == len(header) + 1 and not row[-1].strip() for row in rows):
+        rows = [row[:-1] for row in rows]  # a comma at the end of every row
+    if not header[-1] and all(len(row) == len(header) - 1 for row in rows):
+        header = header[:-1]  # a comma at the end of the header
     if not rows or any(len(row) != len(header) for row in rows):
         raise Refused("no rows, or a row of another length")
     cells = {name: [row[at].strip(" \t") for row in rows] for at, name in enumerate(header) if name}
@@ -112,7 +117,28 @@ def meaning(data: bytes) -> dict[str, np.ndarray]:
         answer |= _variable(name, cells)
     for name, column in _UNCERTAINTIES.items():
         answer |= _uncertainty(name, column, cells)
+    return _with_another_threshold(answer, cells)
+
+
+def _with_another_threshold(answer: dict[str, np.ndarray], cells: dict[str, list]) -> dict[str, np.ndarray]:
+    """Return an answer with NEE of another USTAR threshold, without GPP and RECO, if it has no NEE of the usual one."""
+    if "NEE" in answer and np.isfinite(answer["NEE"]).any():
+        return answer
+    for column in ("NEE_VUT_USTAR50", "NEE_CUT_REF", "NEE_CUT_USTAR50"):
+        if column in cells and all(text in _BLANK or _NUMBER.fullmatch(text) for text in cells[column]):
+            numbers = [_number(text) for text in cells[column]]
+            values = np.array([_without_code(value, "NEE") for value in numbers], np.float32)
+            if np.isfinite(values).any() and not np.isinf(numbers).any():
+                rest = {key: array for key, array in answer.items() if not key.startswith(("NEE", "GPP", "RECO"))}
+                return rest | {"NEE": values, "NEE_QC": np.where(np.isnan(values), -1, 3).astype(np.int8)}
     return answer
+
+
+def _without_code(value: float, name: str) -> float:
+    """Return NaN instead of a code for missing values, among those that the cases write."""
+    far = abs(value) > 10 * max(map(abs, table()[name].bounds))
+    low, high = table()[name].limits
+    return math.nan if far or (value in (-999, 99999) and not max(low, -900) <= value <= high) else value
 
 
 def _cells(data: bytes) -> tuple[list[str], list[list[str]]]:
@@ -174,13 +200,29 @@ def _variable(name: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
     values, flags = [math.nan] * rows, [-1] * rows
     for column, flag, assumed in layers:
         _check_finite(cells[column])
+        cells = cells | {column: [_without_code(value, name) for value in cells[column]]}
         mine = [i for i in range(rows) if math.isnan(values[i]) and not math.isnan(cells[column][i])]
-        raw = cells.get(flag, [math.nan] * rows)
-        if mine and any(not math.isnan(value) and value not in (0, 1, 2, 3) for value in raw):
-            raise Refused("no flag")
+        raw = _flags(flag, cells) if mine and flag in cells else [math.nan] * rows
         for i in mine:
             values[i], flags[i] = cells[column][i], assumed if math.isnan(raw[i]) else int(raw[i])
     return {name: np.array(values, np.float32), f"{name}_QC": np.array(flags, np.int8)}
+
+
+def _flags(column: str, cells: dict[str, list]) -> list[float]:
+    """Return the flags of a column, all NaN if it is of another scale; refuse a table most of whose columns are."""
+    columns = {flag for _, flags, _ in _MEANING.values() for flag in flags if flag in cells}
+    odd = {name for name in columns if any(_is_odd(value) for value in cells[name])}
+    many = 2 * len(odd) > len(columns) or (2 * len(odd) == len(columns) and "NEE_VUT_REF_QC" in odd)
+    if (column in odd and many) or any(map(math.isinf, cells[column])):
+        raise Refused("no flags")
+    here = [value for value in cells[column] if _is_odd(value)]
+    few = len(here) <= 0.01 * sum(map(math.isfinite, cells[column])) and all(value == int(value) for value in here)
+    keep = column not in odd or few
+    return [value if keep and value in (0, 1, 2, 3) else math.nan for value in cells[column]]
+
+
+def _is_odd(value: float) -> bool:
+    return abs(value) < 90 and value not in (0, 1, 2, 3)
 
 
 def _check_finite(values: Sequence[float]) -> None:
@@ -195,8 +237,7 @@ def _uncertainty(name: str, column: str, cells: dict[str, list]) -> dict[str, np
         return {}
     values = np.array(cells[column], np.float32)
     _check_finite(cells[column])
-    if (values < 0).any():
-        raise Refused("a negative standard deviation")
+    values[(values < 0) | (values > 10 * max(map(abs, table()[owner].bounds)))] = math.nan
     return {} if np.isnan(values).all() else {name: values}
 
 

@@ -63,12 +63,13 @@ class Table:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line number and fields of each row below the header; blank rows are skipped, blanks in fields kept.
 
-        A separator at the end of every row, or of the header alone, as spreadsheet programs write it, has no effect.
+        Separators at the end of every row, or of the header alone, as spreadsheet programs write them, have no effect.
 
         Raises
         ------
         SourceError
-            If a row has another number of fields than the header.
+            If a row has another number of fields than the header. Empty fields at the end of every row, which
+            spreadsheets add, do not count.
         """
         width, columns = 0, len(self.header)
         for line, fields in _rows(self.data, self.encoding, self.separator, self.path):
@@ -77,18 +78,18 @@ class Table:
             if not fields or not (fields[0] or any(map(str.strip, fields))):
                 continue
             width = width or self._width(fields)
-            if len(fields) != width or (width > columns and fields[-1].strip()):
+            if len(fields) != width or any(map(str.strip, fields[columns:])):
                 raise SourceError(
                     f"{self.path}, line {line}: {len(fields)} fields, where the header has {columns} (separated by "
                     f"{_SEPARATORS[self.separator]}); repair the line"
                 )
-            yield line, fields if width >= columns else [*fields, ""]
+            yield line, [*fields[:columns], *[""] * (columns - width)]
 
     def _width(self, fields: Sequence[str]) -> int:
         """Return the number of fields that every row must have, from the first row below the header."""
-        after_row = len(fields) == len(self.header) + 1 and not fields[-1].strip()
-        after_header = len(fields) == len(self.header) - 1 and not self.header[-1]
-        return len(fields) if after_row or after_header else len(self.header)
+        columns = len(self.header)
+        spare = fields[columns:] if len(fields) > columns else self.header[len(fields) :]
+        return columns if any(map(str.strip, spare)) else len(fields)
 
 
 def open_table(path: str | os.PathLike, needed: Sequence[str], encoding: str | None = None) -> Table:

@@ -23,6 +23,8 @@ from fluxcube.sources.towers.archives import Location, open_stream, size_of
 _log = logging.getLogger(__name__)
 
 _BLANKS = ("", "NA", "NaN", "nan")
+#: Texts for a missing value with up to 15 blanks behind them; the parser strips those before them.
+_PADDED_BLANKS = ["\t", *(text + " " * number for text in _BLANKS for number in range(16))]
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LONGEST_HEADER = 1 << 20
@@ -63,19 +65,23 @@ def read_numbers(
 
     Notes
     -----
-    A last row without a line end is read, with a logged warning: its last number may be cut.
+    A last row without a line end is read, with a logged warning: its last number may be cut. A cell of blanks is blank.
+    Commas at the end of every row, or one of the header alone, as spreadsheets write them, have no effect.
     """
-    watch = _LineWatch()
-    with open_stream(location, watch) as stream:
-        header = _header(stream.readline(_LONGEST_HEADER), location)
-        columns = set(choose(header))
-        try:
-            table = _parse(stream, header, columns, integers)
-        except SourceError:
-            raise
-        except (ValueError, OverflowError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
-            _find_fault(location, header, columns, integers)
-            raise _not_numbers(location, error) from error
+    for strip in (False, True):
+        watch = _LineWatch()
+        with open_stream(location, watch) as stream:
+            header = _header(stream.readline(_LONGEST_HEADER), location)
+            columns = set(choose(header))
+            try:
+                table = _parse(stream, header, columns, integers, strip=strip)
+                break
+            except SourceError:
+                raise
+            except (ValueError, OverflowError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+                _find_fault(location, header, columns, integers)
+                if strip:
+                    raise _not_numbers(location, error) from error
     if watch.suspicious:
         _find_fault(location, header, columns, integers)
     if table.empty:
@@ -110,17 +116,24 @@ def read_sample(
     SourceError
         If the sample is not of a table of numbers; the message contains the line and the column.
     """
-    size = size_of(location)
+    size, watch = size_of(location), _LineWatch()
     with open_stream(location) as stream:
         first = stream.readline(_LONGEST_HEADER)
         header = _header(first, location)
         columns = set(choose(header))
         data, whole = _sample(stream, size - len(first))
-    try:
-        table = _parse(io.BufferedReader(io.BytesIO(data)), header, columns, integers)
-    except (ValueError, OverflowError) as error:
+    for strip in (False, True):
+        try:
+            table = _parse(io.BufferedReader(io.BytesIO(data)), header, columns, integers, strip=strip)
+            break
+        except (ValueError, OverflowError) as error:
+            _find_fault(location, header, columns, integers)
+            if strip:
+                raise _not_numbers(location, error) from error
+    for block in (first, data):
+        watch(block)
+    if watch.suspicious:
         _find_fault(location, header, columns, integers)
-        raise _not_numbers(location, error) from error
     if table.empty:
         raise _without_rows(location)
     return table, len(table) if whole else round((size - len(first)) / (len(data) / len(table)))
@@ -151,6 +164,18 @@ def _not_numbers(location: Location, error: Exception) -> SourceError:
     return SourceError(f"{location}: expected comma-separated numbers ({error}); get the file as published")
 
 
+def read_header(location: Location) -> list[str]:
+    """Return the names of the columns of a table.
+
+    Raises
+    ------
+    SourceError
+        If the first line is not a header.
+    """
+    with open_stream(location) as stream:
+        return _header(stream.readline(_LONGEST_HEADER), location)
+
+
 def line_of(location: Location, row: int) -> int:
     """Return the line number (the header is line 1) of a row of the table (the first is row 0)."""
     for index, (line, _) in enumerate(_rows(location)):
@@ -161,8 +186,7 @@ def line_of(location: Location, row: int) -> int:
 
 def text_of(location: Location, row: int, column: str) -> tuple[int, str]:
     """Return line number and text of one value as the file has it; the first row is row 0."""
-    with open_stream(location) as stream:
-        header = _header(stream.readline(_LONGEST_HEADER), location)
+    header = read_header(location)
     for index, (line, fields) in enumerate(_rows(location)):
         if index == row:
             return line, fields[header.index(column)]
@@ -247,19 +271,23 @@ def _header(line: bytes, location: Location) -> list[str]:
     return names
 
 
-def _parse(stream: io.BufferedReader, header: list[str], columns: set[str], integers: Sequence[str]) -> pd.DataFrame:
+def _parse(
+    stream: io.BufferedReader, header: list[str], columns: set[str], integers: Sequence[str], *, strip: bool
+) -> pd.DataFrame:
+    """Parse numbers; with `strip`, which takes a fifth longer, a cell of blanks is blank."""
     if not stream.peek(1):
         return pd.DataFrame(columns=sorted(columns))
     with np.errstate(over="ignore"):  # numbers that are too large become infinite, which readers refuse
         return pd.read_csv(
             stream,
             header=None,
-            names=[name or f" {index}" for index, name in enumerate(header)],
+            names=[name or f" {index}" for index, name in enumerate(header[:-1] if not header[-1] else header)],
             usecols=[name for name in header if name in columns],
             dtype={name: np.int64 if name in integers else np.float32 for name in columns},
             index_col=False,
             keep_default_na=False,
-            na_values=_BLANKS,
+            na_values=_PADDED_BLANKS if strip else _BLANKS,
+            skipinitialspace=strip,
             low_memory=True,  # in chunks, so that the text of all 270 columns of a record is never in RAM at once
             engine="c",
         )
@@ -283,19 +311,34 @@ def _rows(location: Location) -> Iterator[tuple[int, list[str]]]:
 def _find_fault(location: Location, header: list[str], columns: set[str], integers: Sequence[str]) -> None:
     """Raise an error for the first faulty row; return if there is none."""
     places = [(index, name) for index, name in enumerate(header) if name in columns]
+    width = None
     for line, fields in _rows(location):
-        _check_row(f"{location}, line {line}", fields, len(header), places, integers)
+        width = _width(fields, header) if width is None else width
+        _check_row(f"{location}, line {line}", fields, (len(header), width), places, integers)
+
+
+def _width(fields: Sequence[str], header: Sequence[str]) -> int:
+    """Return the number of fields that all rows must have, from the first one.
+
+    It is that of the header, except for empty fields at the end of every row, or one of the header alone.
+    """
+    after_row = len(fields) > len(header) and not any(map(str.strip, fields[len(header) :]))
+    after_header = len(fields) == len(header) - 1 and not header[-1]
+    return len(fields) if after_row or after_header else len(header)
 
 
 def _check_row(
-    where: str, fields: list[str], width: int, columns: list[tuple[int, str]], integers: Sequence[str]
+    where: str, fields: list[str], widths: tuple[int, int], columns: list[tuple[int, str]], integers: Sequence[str]
 ) -> None:
+    """Refuse a row, if the header and the first row have these widths."""
+    of_header, width = widths
     if any("\0" in field for field in fields):
         raise SourceError(f"{where}: binary bytes, where numbers were expected; the file is damaged, download it again")
-    if len(fields) != width:
+    if len(fields) != width or any(map(str.strip, fields[of_header:])):
+        more = "" if width == of_header else f" and the first row {width}"
         raise SourceError(
-            f"{where}: {len(fields)} fields, where the header has {width}; the row is cut or has too many commas. "
-            "Download the file again, or repair the line"
+            f"{where}: {len(fields)} fields, where the header has {of_header}{more}; the row is cut or has too many "
+            "commas. Download the file again, or repair the line"
         )
     for index, name in columns:
         text = fields[index].strip(" \t")

@@ -247,6 +247,7 @@ def _inspect_archive(archive: Archive, info: SiteInfo) -> dict[str, object]:
     sentences = [*info.doubts, *info.notes]
     sentences += [f"{file} has it at {lat:g}, {lon:g}" for file, lat, lon in info.elsewhere]
     sentences += [_NO_CLOCK] if row["utc_offset"] is None and archive.resolution != "DD" else []
+    sentences += summary.notes if summary is not None else ()
     return row | {"why": "; ".join(sentences)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers import codes as missing_codes
+from fluxcube.sources.towers import contradictions
+from fluxcube.sources.towers import flags as quality_flags
 from fluxcube.sources.towers.archives import Location, is_zip
 from fluxcube.sources.towers.csvfile import read_numbers, read_sample, text_of
 from fluxcube.sources.towers.networks import Archive, networks, parse_name
-from fluxcube.sources.towers.plausible import check_units
+from fluxcube.sources.towers.oneflux import notes_on_targets
+from fluxcube.sources.towers.plausible import measured_values
 from fluxcube.sources.towers.selection import choose_member
 from fluxcube.sources.towers.stamped import AS_PUBLISHED, MISSING, Source, TableSummary, attrs_of, parse_stamps
 from fluxcube.variables import Variable, table, variable
@@ -23,6 +28,14 @@ from fluxcube.variables import Variable, table, variable
 STAMP = "TIMESTAMP"
 
 _DAY_MINUTES = 1440
+#: Endings of NEE of a variable USTAR threshold.
+_VARIABLE = ("VUT_USTAR50", "VUT_REF")
+#: Maximum excess of a fraction over 0 to 1 that is an error of rounding.
+_ROUNDING = 1e-3
+_FRACTION = (
+    "a fraction from 0 to 1, where higher is better, as in daily files; flags from 0 to 3 are those of half-hourly "
+    "files, in the opposite sense"
+)
 _COARSE = {"WW": "weekly", "MM": "monthly", "YY": "yearly"}
 _FINE = {"HH": "half-hourly", "HR": "hourly"}
 
@@ -65,8 +78,10 @@ def read_oneflux_daily(
     that ONEFlux does not fill (NETRAD, PPFD_IN, USTAR) are means of the measured half-hours, on days with more than
     half of them; the quality is their share.
     NEE, GPP and RECO are of one USTAR threshold, so that NEE = RECO - GPP holds for the night-time partition:
-    ``VUT_USTAR50`` if NEE has it with as many partitions as ``VUT_REF``, else ``VUT_REF``. GPP and RECO have the
-    quality of the NEE column of the same threshold.
+    ``VUT_USTAR50`` if NEE has it with as many partitions as ``VUT_REF``, else ``VUT_REF``; ``CUT_USTAR50`` or
+    ``CUT_REF`` only if NEE has neither. GPP and RECO have the quality of the NEE column of the same threshold.
+    A quality column with other numbers than fractions makes the quality of its variable alone unknown, with a sentence
+    in the attribute ``doubts`` (JSON); codes for missing values are counted in ``missing_codes`` (JSON).
 
     References
     ----------
@@ -78,6 +93,7 @@ def read_oneflux_daily(
     frame = read_numbers(location, lambda header: _columns_to_read(header, names, location), integers=(STAMP,))
     time = _dates(frame, location)
     arrays, record = _read_variables(frame, names, location)
+    attrs = {name: json.dumps(value) for name, value in asdict(record).items()}
     return xr.Dataset(
         {name: ("time", array, attrs_of(name, "daily")) for name, array in arrays.items()},
         coords={"time": ("time", time.astype("datetime64[ns]"), {"long_name": "local date"})},
@@ -87,7 +103,7 @@ def read_oneflux_daily(
             "site": source.site,
             "network": source.network,
             "clock_repeats": 0,
-            **record,
+            **attrs,
         },
     )
 
@@ -105,23 +121,32 @@ def summarise_oneflux_daily(archive: Archive) -> TableSummary:
     SourceError
         If the sample is not of a table of numbers.
     """
-    rows = {name: row for name, row in table("daily").items() if row.aliases}
-
-    def choose(header: Sequence[str]) -> list[str]:
-        columns = {column for row in rows.values() for alias in row.aliases for column in (alias, f"{alias}_QC")}
-        return [name for name in header if name in columns or name == STAMP]
-
-    sample, count = read_sample(archive.location, choose, integers=(STAMP,))
-    first = {name: next((alias for alias in row.aliases if alias in sample), None) for name, row in rows.items()}
-    columns = {name: column for name, column in first.items() if column is not None}
-    flags = {name: sample[f"{column}_QC"] for name, column in columns.items() if f"{column}_QC" in sample}
+    names, location = _names(None), archive.location
+    sample, count = read_sample(location, lambda header: _columns_to_read(header, names, location), integers=(STAMP,))
+    arrays, record = _read_variables(sample, names, location)
+    notes = contradictions.checked(arrays, step_minutes=_DAY_MINUTES, where=f"{location}")
+    qualities = {name: arrays[f"{name}_QUALITY"] for name in record.columns}
+    measured = {name: float(np.nan_to_num(share).mean()) for name, share in qualities.items() if name in arrays}
     return TableSummary(
         step_minutes=_DAY_MINUTES,
         rows=count,
-        variables=tuple(columns),
-        measured={name: float(flag.where(flag >= 0, 0).mean()) for name, flag in flags.items()},
+        variables=tuple(record.columns),
+        measured={name: share for name, share in measured.items() if np.isfinite(qualities[name]).any()},
         first=parse_stamps(sample[STAMP].to_numpy()[:1] * 10_000)[0],
+        # Correlations of a part of the record may differ from those of all of it, which a build checks.
+        notes=(*record.doubts, *(notes if count == len(sample) else ())),
+        columns=record.columns,
     )
+
+
+@dataclass
+class _Record:
+    """Column of each variable, numbers of values of unknown quality and of codes for missing values, and doubts."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    flags_assumed: dict[str, int] = field(default_factory=dict)
+    missing_codes: dict[str, missing_codes.Codes] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
 
 def _source(archive_or_path: Archive | str | os.PathLike, member: str | None) -> Source:
@@ -167,7 +192,7 @@ def _names(variables: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _thresholds() -> tuple[str, ...]:
-    """Return the endings of the columns of the carbon fluxes, best first: VUT_USTAR50, VUT_REF."""
+    """Return the endings of the columns of the carbon fluxes, best first: VUT_USTAR50, VUT_REF, then those of CUT."""
     return tuple(column.removeprefix("NEE_") for column in variable("NEE", "daily").aliases)
 
 
@@ -255,37 +280,42 @@ def _refuse(bad: np.ndarray, frame: pd.DataFrame, column: str, location: Locatio
 
 def _read_variables(
     frame: pd.DataFrame, names: Sequence[str], location: Location
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return values, qualities and uncertainties by name, and the attributes of the record about their columns."""
+) -> tuple[dict[str, np.ndarray], _Record]:
+    """Return values, qualities and uncertainties by name, and what is known of their columns."""
     arrays: dict[str, np.ndarray] = {}
-    columns: dict[str, str] = {}
-    unknown: dict[str, int] = {}
+    record = _Record()
     ending = _threshold(frame)
     for name in names:
         row = variable(name, "daily")
         column, flag = _columns(frame, row, ending)
         if column is None:
             continue
-        values = _values(frame, column, location)
-        check_units(name, values, f"{location}, column {column}")
-        quality = _quality(frame, flag, location)
+        values, codes = measured_values(name, _values(frame, column, location), f"{location}, column {column}", "daily")
+        quality, doubt = _quality(frame, flag, name, location)
         present = np.isfinite(values)
         arrays |= {name: values, f"{name}_QUALITY": np.where(present, quality, np.nan).astype(np.float32)}
-        arrays |= _uncertainties(frame, row, column, location)
-        columns[name] = column
+        arrays |= _uncertainties(frame, row, column, location, record.doubts)
+        record.columns[name] = column
+        record.missing_codes |= {name: codes} if codes else {}
+        noted = {text.partition(": found")[0] for text in record.doubts}  # GPP and RECO have the quality of NEE
+        record.doubts += [doubt] if doubt and doubt.partition(": found")[0] not in noted else []
         without = int((present & np.isnan(quality)).sum())
-        unknown |= {name: without} if without else {}
-    return arrays, {"columns": json.dumps(columns), "flags_assumed": json.dumps(unknown)}
+        record.flags_assumed |= {name: without} if without else {}
+    record.doubts += notes_on_targets(record.columns, names, location, _VARIABLE)
+    return arrays, record
 
 
 def _threshold(frame: pd.DataFrame) -> str:
-    """Return the ending of the columns of NEE, GPP and RECO: one that has NEE, and the maximum number of the others."""
+    """Return the ending of the columns of NEE, GPP and RECO: one that has NEE, and the maximum number of the others.
 
-    def supplied(ending: str) -> tuple[bool, int]:
+    A constant USTAR threshold (CUT) is used only if NEE has no value of a variable one (VUT).
+    """
+
+    def supplied(ending: str) -> tuple[bool, bool, int]:
         has = {
             row.name: any(_has_values(frame, a) for a in row.aliases if a.endswith(f"_{ending}")) for row in _carbon()
         }
-        return has["NEE"], sum(has.values())
+        return has["NEE"], ending.startswith("VUT"), sum(has.values())
 
     return max(_thresholds(), key=supplied)  # the first of equals
 
@@ -317,30 +347,39 @@ def _values(frame: pd.DataFrame, column: str, location: Location) -> np.ndarray:
     return values
 
 
-def _quality(frame: pd.DataFrame, flag: str, location: Location) -> np.ndarray:
-    """Return a column of fractions (time,), NaN where it is blank or missing."""
+def _quality(frame: pd.DataFrame, flag: str, name: str, location: Location) -> tuple[np.ndarray, str]:
+    """Return a column of fractions (time,), NaN where it is blank or missing, and a note if it cannot be read."""
     if flag not in frame:
-        return np.full(len(frame), np.nan, np.float32)
+        return np.full(len(frame), np.nan, np.float32), ""
     quality = frame[flag].to_numpy(copy=True)
-    quality[quality == MISSING] = np.nan
-    _refuse(
-        (quality < 0) | (quality > 1),
-        frame,
-        flag,
-        location,
-        "expected a fraction from 0 to 1, where higher is better, as in daily files; flags from 0 to 3 are those of "
-        f"half-hourly files, in the opposite sense. {AS_PUBLISHED.capitalize()}",
-    )
-    return quality
+    _refuse(np.isinf(quality), frame, flag, location, f"expected {_FRACTION}. {AS_PUBLISHED.capitalize()}")
+    quality[np.abs(quality) >= quality_flags.CODE] = np.nan
+    odd = _not_fractions(quality)
+    if not odd.any():
+        return np.clip(quality, 0, 1), ""
+    columns = [column for column in frame if str(column).endswith("_QC")]
+    found = {str(column): bool(_not_fractions(frame[column].to_numpy()).any()) for column in columns}
+    if quality_flags.is_of_another_scale(found, frozenset(f"NEE_{ending}_QC" for ending in _thresholds())):
+        _refuse(odd, frame, flag, location, f"expected {_FRACTION}. {AS_PUBLISHED.capitalize()}")
+    note = f"column {flag}: found {quality[odd][0]:g} ({int(odd.sum())} such rows), expected {_FRACTION}"
+    return np.full(len(frame), np.nan, np.float32), f"{note}; the quality of {name} is unknown"
 
 
-def _uncertainties(frame: pd.DataFrame, row: Variable, column: str, location: Location) -> Mapping[str, np.ndarray]:
+def _not_fractions(quality: np.ndarray) -> np.ndarray:
+    """Return which flags (time,) are neither fractions nor codes for missing values."""
+    inside = (quality >= -_ROUNDING) & (quality <= 1 + _ROUNDING)
+    return (np.abs(quality) < quality_flags.CODE) & ~inside
+
+
+def _uncertainties(
+    frame: pd.DataFrame, row: Variable, column: str, location: Location, doubts: list[str]
+) -> Mapping[str, np.ndarray]:
     """Return `<NAME>_RANDUNC` and `<NAME>_JOINTUNC` (time,) float32, of the same threshold as the values."""
     uncertainties = {}
     for kind, columns in (("RANDUNC", row.randunc), ("JOINTUNC", row.jointunc)):
         own = [name for name in columns if name in frame and (not _of_carbon(row) or name.startswith(f"{column}_"))]
         if own and _has_values(frame, own[0]):
-            values = _values(frame, own[0], location)
-            _refuse(values < 0, frame, own[0], location, f"expected a standard deviation of 0 or more; {AS_PUBLISHED}")
+            values, doubt = missing_codes.standard_deviations(_values(frame, own[0], location), row, own[0], "daily")
+            doubts += [doubt] if doubt else []
             uncertainties[f"{row.name}_{kind}"] = values
     return uncertainties

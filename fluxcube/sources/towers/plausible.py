@@ -9,6 +9,7 @@ import numpy as np
 
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers import codes
 
 #: Minimum number of values for a check of units: a day of half-hours.
 ENOUGH = 48
@@ -97,8 +98,8 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
 
     Notes
     -----
-    Wrong units whose values are possible are not recognised: VPD in kPa, SWC of a desert as a fraction, NEE in other
-    units.
+    Wrong units whose values are possible are not recognised here: VPD in kPa, which
+    `fluxcube.sources.towers.contradictions` recognises by RH and TA; SWC of a desert as a fraction; NEE in other units.
 
     Examples
     --------
@@ -119,6 +120,35 @@ def check_units(name: str, values: np.ndarray, where: str) -> None:
             f"{where}: expected {table.variable(name).units}, and a {rule.what} of {value:.4g} looks like "
             f"{rule.likely_unit(value)}. Convert the column, or get the file as its network publishes it"
         )
+
+
+def measured_values(
+    name: str, values: np.ndarray, where: str, resolution: str = "hourly"
+) -> tuple[np.ndarray, codes.Codes]:
+    """Return values without codes for missing values and impossible ones, after checking their units.
+
+    Parameters
+    ----------
+    name, values, where
+        As for `check_units`.
+    resolution : {"hourly", "daily"}
+        Resolution of the variable table.
+
+    Returns
+    -------
+    values : (n,) float
+    found : dict of str to int
+        Number of values that became missing, by code (`fluxcube.sources.towers.codes`).
+
+    Raises
+    ------
+    SourceError
+        If the values cannot be in the units of the variable table.
+    """
+    values, known = codes.without_known_codes(name, values, resolution)
+    check_units(name, values, where)
+    values, others = codes.without_impossible_values(name, values, resolution)
+    return values, codes.added(known, others)
 
 
 def as_float32(values: np.ndarray, where: str) -> np.ndarray:
@@ -168,8 +198,8 @@ def check_flags(flags: np.ndarray, present: np.ndarray, where: str) -> None:
 
     Notes
     -----
-    Fractions are refused before, and `check_fills` checks the flags of NEE. Other variables are ambiguous: a column in
-    which most values have flag 3 may be of a tower with long gaps, or of a reversed scale; it is accepted.
+    Fractions are recognised before, and `check_fills` checks the flags of NEE. Other variables are ambiguous: a column
+    in which most values have flag 3 may be of a tower with long gaps, or of a reversed scale; it is accepted.
     """
     zero = flags == 0
     gaps = ~present & np.isfinite(flags)

@@ -11,6 +11,7 @@ import xarray as xr
 from fluxcube import normalisation
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers.codes import Codes, added, without_impossible_values, without_known_codes
 from fluxcube.sources.towers.plausible import as_float32
 from fluxcube.sources.towers.siteinfo import SiteInfo, class_of
 from fluxcube.sources.towers.stamped import attrs_of
@@ -166,11 +167,16 @@ def record(
         If a value is too large to be a measurement.
     """
     data: dict[str, tuple] = {}
+    codes: dict[str, Codes] = {}
     for name, (values, flags) in arrays.items():
-        present = np.isfinite(values)
         small = as_float32(values, f"{attrs['source_file']}, {name} of {attrs['site']}")
+        small, known = without_known_codes(name, small)
+        small, others = without_impossible_values(name, small)
+        codes |= {name: added(known, others)} if known or others else {}
+        present = np.isfinite(small)
         data[name] = ("time", small, attrs_of(name))
         data[f"{name}_QC"] = ("time", np.where(present, flags, -1).astype(np.int8), attrs_of(f"{name}_QC"))
+    attrs = {**attrs, "missing_codes": codes}
     encoded = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in attrs.items()}
     return xr.Dataset(data, coords={"time": ("time", time.astype("datetime64[ns]"))}, attrs=encoded)
 

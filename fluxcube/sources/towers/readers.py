@@ -245,7 +245,7 @@ class _OneFlux(StampedReader):
     def summarise(self, archive: Archive) -> TableSummary | None:
         if archive.resolution == DAILY_TABLE:
             return oneflux_daily.summarise_oneflux_daily(archive)
-        return super().summarise(archive)
+        return oneflux.summarise_oneflux(archive)
 
 
 class _FluxnetCh4(StampedReader):

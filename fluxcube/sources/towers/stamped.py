@@ -14,10 +14,13 @@ import xarray as xr
 
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
+from fluxcube.sources.towers import codes as missing_codes
+from fluxcube.sources.towers import contradictions
+from fluxcube.sources.towers import flags as quality_flags
 from fluxcube.sources.towers.archives import Location, is_zip
 from fluxcube.sources.towers.csvfile import line_of, read_numbers, read_sample, text_of
 from fluxcube.sources.towers.networks import Archive, parse_name
-from fluxcube.sources.towers.plausible import check_fills, check_flags, check_units
+from fluxcube.sources.towers.plausible import check_fills, check_flags, measured_values
 from fluxcube.sources.towers.selection import choose_member
 from fluxcube.timestamps import Offset, offsets_at, standard_to_utc
 from fluxcube.variables import Variable
@@ -93,11 +96,13 @@ class Source:
 
 @dataclass
 class _Record:
-    """Arrays of a table by name, the column of each, and the number of assumed flags of each."""
+    """Arrays of a table by name, the column of each, and the number of assumed flags and of codes of each; doubts."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
     assumed: dict[str, int] = field(default_factory=dict)
+    codes: dict[str, missing_codes.Codes] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
 
 def find_source(archive_or_path: Archive | str | os.PathLike, member: str | None = None) -> Source:
@@ -168,6 +173,8 @@ def read_stamped(
             "clock_repeats": int((~kept).sum()),
             "columns": json.dumps(record.columns),
             "flags_assumed": json.dumps(record.assumed),
+            "missing_codes": json.dumps(record.codes),
+            "doubts": json.dumps(record.doubts),
         },
     )
 
@@ -188,6 +195,12 @@ class TableSummary:
         For each variable the share of the sampled rows that have a measured value (flag 0).
     first : datetime64[m]
         Local start of the first row.
+    notes : tuple of str
+        Sentences on what is doubtful or not read.
+    columns : dict of str to str
+        Column of each variable.
+    values : dict of str to int
+        Number of sampled values of each variable.
     """
 
     step_minutes: int
@@ -195,6 +208,9 @@ class TableSummary:
     variables: tuple[str, ...]
     measured: dict[str, float]
     first: np.datetime64
+    notes: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)
+    values: dict[str, int] = field(default_factory=dict)
 
 
 def summarise_stamped(source: Source, dialect: Dialect) -> TableSummary:
@@ -213,8 +229,17 @@ def summarise_stamped(source: Source, dialect: Dialect) -> TableSummary:
     start, step = _clock(frame, where)
     record = _read_variables(frame, names, dialect, where)
     measured = {name: float((record.arrays[f"{name}_QC"] == 0).mean()) for name in record.columns}
+    notes = contradictions.checked(record.arrays, step_minutes=step, where=f"{location}")
     return TableSummary(
-        step_minutes=step, rows=rows, variables=tuple(record.columns), measured=measured, first=start[0]
+        step_minutes=step,
+        rows=rows,
+        variables=tuple(record.columns),
+        measured=measured,
+        first=start[0],
+        # Correlations of a part of the record may differ from those of all of it, which a build checks.
+        notes=(*record.doubts, *(notes if rows == len(frame) else ())),
+        columns=record.columns,
+        values={name: int((record.arrays[f"{name}_QC"] >= 0).sum()) for name in record.columns},
     )
 
 
@@ -395,7 +420,11 @@ def _read_variables(frame: pd.DataFrame, names: Sequence[str], dialect: Dialect,
         record.arrays |= {name: stack.values, f"{name}_QC": stack.flags}
         record.columns[name] = ", ".join(stack.columns or [present[0].column])
         record.assumed |= {name: stack.assumed} if stack.assumed else {}
-        record.arrays |= _uncertainties(frame, table.variable(name), where)
+        record.codes |= {name: stack.codes} if stack.codes else {}
+        # GPP and RECO have the flags of NEE: one sentence is enough.
+        noted = {doubt.partition(";")[0] for doubt in record.doubts}
+        record.doubts += [doubt for doubt in stack.doubts if doubt.partition(";")[0] not in noted]
+        record.arrays |= _uncertainties(frame, table.variable(name), where, record.doubts)
     return record
 
 
@@ -405,12 +434,14 @@ def _present(frame: pd.DataFrame, name: str, dialect: Dialect) -> list[Layer]:
 
 @dataclass
 class _Stack:
-    """Values and flags (time,), the columns that they were read from, and the number of assumed flags."""
+    """Values and flags (time,), the columns they were read from, the numbers of assumed flags and codes, and doubts."""
 
     values: np.ndarray
     flags: np.ndarray
     columns: list[str] = field(default_factory=list)
     assumed: int = 0
+    codes: missing_codes.Codes = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
 
 def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _Stack:
@@ -421,8 +452,19 @@ def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _
         taken = np.isnan(stack.values) & ~np.isnan(more)
         if not taken.any() or (layer.alone and stack.columns):
             continue
-        check_units(name, more, f"{where.location}, column {where.written(layer.column)}")
-        flags, blank = _flags(frame, layer, ~np.isnan(more), where)
+        more, codes = measured_values(name, more, f"{where.location}, column {where.written(layer.column)}")
+        stack.codes = missing_codes.added(stack.codes, codes)
+        taken &= ~np.isnan(more)
+        if not taken.any():
+            continue
+        odd = _unexpected_flags(frame, layer)
+        flags, blank = _flags(frame, layer, ~np.isnan(more), odd, where)
+        if odd is not None:
+            _refuse_another_scale(frame, layer, odd, dialect, where)
+            raw = frame[layer.flag].to_numpy()
+            stack.doubts.append(
+                quality_flags.sentence(where.written(str(layer.flag)), name, raw, odd, _expected(layer))
+            )
         if name == "NEE" and layer.flag is not None and layer.flag in frame:
             in_file = np.where(blank | np.isnan(more), -1, flags)
             check_fills(more, in_file, f"{where.location}, column {where.written(layer.flag)}")
@@ -439,35 +481,58 @@ def _values(frame: pd.DataFrame, column: str, where: _Where) -> np.ndarray:
     return values
 
 
-def _flags(frame: pd.DataFrame, layer: Layer, present: np.ndarray, where: _Where) -> tuple[np.ndarray, np.ndarray]:
+def _flags(
+    frame: pd.DataFrame, layer: Layer, present: np.ndarray, odd: np.ndarray | None, where: _Where
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the flag of every step (time,) int8, and where the flag in the file is blank (time,) bool."""
     if layer.flag is None or layer.flag not in frame:
         return np.full(len(frame), layer.assumed, np.int8), np.zeros(len(frame), bool)
     raw = frame[layer.flag].to_numpy()
-    blank = np.isnan(raw) | (raw == MISSING)
-    *others, last = (flag for flag, _ in layer.flags)
-    where.refuse(
-        ~blank & ~np.isin(raw, [*others, last]),
-        layer.flag,
-        f"expected a flag {', '.join(map(str, others))} or {last} ({_FRACTION})",
-    )
+    where.refuse(np.isinf(raw), layer.flag, f"expected {_expected(layer)}")
+    blank = ~(np.abs(raw) < quality_flags.CODE)
+    if odd is not None:
+        blank |= quality_flags.unreadable(raw, odd)
     if layer.flags == FLAGS:
         check_flags(np.where(blank, np.nan, raw), present, f"{where.location}, column {where.written(layer.flag)}")
     flags = np.full(len(frame), layer.assumed, np.int8)
     for flag, meaning in layer.flags:
-        flags[raw == flag] = meaning
+        flags[(raw == flag) & ~blank] = meaning
     return flags, blank
 
 
-def _uncertainties(frame: pd.DataFrame, row: Variable, where: _Where) -> dict[str, np.ndarray]:
+def _unexpected_flags(frame: pd.DataFrame, layer: Layer) -> np.ndarray | None:
+    """Return which flags (time,) of a layer are unexpected; None if there is none."""
+    if layer.flag is None or layer.flag not in frame:
+        return None
+    odd = quality_flags.unexpected(frame[layer.flag].to_numpy(), tuple(flag for flag, _ in layer.flags))
+    return odd if odd.any() else None
+
+
+def _refuse_another_scale(frame: pd.DataFrame, layer: Layer, odd: np.ndarray, dialect: Dialect, where: _Where) -> None:
+    """Refuse a table most of whose flags are of another scale."""
+    layers = [(row.name, other) for row in table.table().values() for other in dialect.layers(row)]
+    columns = {str(other.flag): other for _, other in layers if other.flag in frame}
+    main = frozenset(str(other.flag) for name, other in layers if name in ("NEE", "FCH4"))
+    found = {column: _unexpected_flags(frame, other) is not None for column, other in columns.items()}
+    if quality_flags.is_of_another_scale(found, main):
+        where.refuse(odd, str(layer.flag), f"expected {_expected(layer)}")
+
+
+def _expected(layer: Layer) -> str:
+    """Return the flags that a layer may have."""
+    *others, last = (flag for flag, _ in layer.flags)
+    return f"a flag {', '.join(map(str, others))} or {last} ({_FRACTION})"
+
+
+def _uncertainties(frame: pd.DataFrame, row: Variable, where: _Where, doubts: list[str]) -> dict[str, np.ndarray]:
     """Return `<NAME>_RANDUNC` and `<NAME>_JOINTUNC` (time,) float32 where the file has values of them."""
     uncertainties: dict[str, np.ndarray] = {}
     for kind, columns in (("RANDUNC", row.randunc), ("JOINTUNC", row.jointunc)):
         for column in columns:
             if column not in frame or f"{row.name}_{kind}" in uncertainties:
                 continue
-            values = _values(frame, column, where)
-            where.refuse(values < 0, column, "expected a standard deviation, zero or more")
+            values, doubt = missing_codes.standard_deviations(_values(frame, column, where), row, where.written(column))
+            doubts += [doubt] if doubt else []
             if not np.isnan(values).all():
                 uncertainties[f"{row.name}_{kind}"] = values
     return uncertainties

@@ -16,6 +16,7 @@ import xarray as xr
 from fluxcube import variables as table
 from fluxcube.biomes import igbp_class, igbp_number
 from fluxcube.errors import ConfigError, SourceError, unknown
+from fluxcube.sources.towers import codes, contradictions
 from fluxcube.sources.towers.anycsv import Table, open_table
 from fluxcube.sources.towers.plausible import as_float32, check_units
 from fluxcube.sources.towers.sitenames import fault_of_site
@@ -49,22 +50,6 @@ _BLANKS = frozenset(("", "NA", "N/A", "#N/A", "NAN", "NULL", "NONE", "-", "--", 
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
 _COMMA_OR_POINT = re.compile(r"[+-]?[0-9]+[.,][0-9]*")
-#: Usual codes for missing values; none is a measurement.
-_CODES = (
-    -9999.0,
-    -9999.9,
-    -99999.0,
-    9999.0,
-    99999.0,
-    -999.0,
-    -999.9,
-    -999.99,
-    -6999.0,
-    -7999.0,
-    -8888.0,
-    6999.0,
-    7999.0,
-)
 _BLOCK = 50_000
 _UNFLAGGED = 3
 
@@ -91,6 +76,7 @@ def read_table(
     licence: str = "",
     citation: str = "",
     encoding: str | None = None,
+    trust: str | Sequence[str] = (),
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Read the table of one site as a record that `append_site` adds to a cube.
@@ -135,7 +121,9 @@ def read_table(
     step : int, optional
         Time step in minutes, a divisor of 60; by default the most frequent difference between rows.
     missing : sequence of float or str
-        Codes for missing values in the units of the file, besides blanks and NaN, which are always missing.
+        Codes for missing values in the units of the file, besides blanks and NaN, which are always missing. Other known
+        codes that cannot be values (-6999, -99 of NEE), and values beyond ten times the bounds of their variable,
+        become missing too: they are counted in the attribute ``missing_codes`` and logged.
     flags : mapping of str to str, optional
         For each variable with quality flags, the column of the flags. Variables without flags count as measured (0).
     flag_map : mapping, optional
@@ -146,6 +134,9 @@ def read_table(
         Licence and citation of the data, which are stored with the record.
     encoding : str, optional
         Encoding of the text; by default it is recognised (UTF-8, UTF-16, else Windows-1252).
+    trust : str or sequence of str
+        Variables whose unit and sign are right although the table contradicts them, such as VPD in kPa beside RH, or
+        NEE of the opposite sign of RECO - GPP.
     progress : callable, optional
         Called as ``progress(done, total, text)``, where `done` and `total` are numbers of lines.
 
@@ -161,7 +152,8 @@ def read_table(
     ConfigError
         If an option is missing or contradicts the file, or times can be read in two ways.
     SourceError
-        If the file is not such a table; the message contains line and column.
+        If the file is not such a table, or contradicts the unit or sign of a variable; the message contains line and
+        column, or the evidence.
     UnknownNameError
         If a variable or class is unknown.
 
@@ -191,7 +183,12 @@ def read_table(
     step = _regular(stamps, cells, step, where, stamp)
     start = stamps - np.timedelta64({"start": 0, "middle": step // 2, "end": step}[stamp], "m")
     flag_map = flags_of_eddypro(text, flags) if flag_map is None else flag_map
-    arrays, assumed = _variables(request, cells, step, flag_map)
+    arrays, assumed, found = _variables(request, cells, step, flag_map)
+    accepted = contradictions.check_trust(trust)
+    values = {name: array for name, (_, array, _) in arrays.items()}
+    doubts = contradictions.checked(values, step_minutes=step, where=f"{path}", trust=accepted)
+    for doubt in (*doubts, *(codes.sentence(name, one) for name, one in found.items())):
+        _log.warning("%s: %s", path, doubt)
     utc = standard_to_utc(start, utc_offset)
     return xr.Dataset(
         arrays,
@@ -204,6 +201,9 @@ def read_table(
             "columns": json.dumps(dict(columns)),
             "units": json.dumps(dict(units)),
             "flags_assumed": json.dumps(assumed),
+            "missing_codes": json.dumps(found),
+            "doubts": json.dumps(doubts),
+            "trust": json.dumps(accepted),
             "clock_repeats": 0,
             **place,
             "licence": licence,
@@ -347,7 +347,7 @@ def _numbers(text: list[str], lines: Sequence[int], column: str, request: _Reque
     if values is None:
         values = _numbers_with_blanks(text, lines, column, request, cells)
     else:
-        cells.point = cells.point or _first(".", text, lines, request.codes)
+        cells.point = cells.point or _first(".", text, lines, (*request.codes, *codes.CODES))
     _check_signs(request, cells)
     if np.isinf(values).any():
         line = lines[int(np.isinf(values).argmax())]
@@ -361,8 +361,9 @@ def _numbers_with_blanks(
     """Return the numbers of a column that has blanks, decimal commas or faults."""
     blanks = request.blanks
     text = ["nan" if one.strip().upper() in blanks else one.strip() for one in text]
-    comma = _first(",", text, lines, request.codes)
-    cells.comma, cells.point = cells.comma or comma, cells.point or _first(".", text, lines, request.codes)
+    known = (*request.codes, *codes.CODES)
+    comma, point = (_first(sign, text, lines, known) for sign in ",.")
+    cells.comma, cells.point = cells.comma or comma, cells.point or point
     if any("," in one for one in text):
         text = [one.replace(",", ".") if _DECIMAL_COMMA.fullmatch(one) else one for one in text]
     values = _as_numbers(text)
@@ -440,16 +441,19 @@ def _regular(stamps: np.ndarray, cells: _Cells, step: int | None, where: str, st
 
 def _variables(
     request: _Request, cells: _Cells, step: int, flag_map: Mapping | None
-) -> tuple[dict[str, tuple], dict[str, int]]:
-    """Return values in the units of the variable table with their flags, and the numbers of values without a flag."""
+) -> tuple[dict[str, tuple], dict[str, int], dict[str, codes.Codes]]:
+    """Return values in the units of the variable table with flags, and numbers of values without flag and of codes."""
     arrays: dict[str, tuple] = {}
     assumed: dict[str, int] = {}
+    found: dict[str, codes.Codes] = {}
     for name, column in request.columns.items():
         raw = cells.column(column)
         raw[np.isin(raw, request.codes)] = np.nan
         row, unit = table.variable(name), request.units[name]
         values = as_float32(convert(raw, unit, row.units, name=name, step_minutes=step), request.where(column))
-        _check_values(name, raw, values, request)
+        values, known = codes.without_known_codes(name, values, raw=raw)
+        values, others = _check_values(name, values, request)
+        found |= {name: codes.added(known, others)} if known or others else {}
         present = np.isfinite(values)
         if name in request.flags:
             quality, without = _flags(name, cells, present, request, flag_map)
@@ -458,33 +462,30 @@ def _variables(
         arrays[name] = ("time", values, attrs_of(name))
         arrays[f"{name}_QC"] = ("time", np.where(present, quality, -1).astype(np.int8), attrs_of(f"{name}_QC"))
         assumed |= {name: without} if without else {}
-    return arrays, assumed
+    return arrays, assumed, found
 
 
-def _check_values(name: str, raw: np.ndarray, values: np.ndarray, request: _Request) -> None:
-    """Refuse codes for missing values that are not in `missing`, and impossible units."""
+def _check_values(name: str, values: np.ndarray, request: _Request) -> tuple[np.ndarray, codes.Codes]:
+    """Refuse impossible units; return values without impossible ones, and the number of these by value."""
     where, unit = request.where(request.columns[name]), request.units[name]
-    low, high = table.variable(name).bounds
-    outside = (values < low) | (values > high)
-    for code in _CODES:
-        # No variable reaches -999 in the units of the table, even if its bounds, which serve to scale it, include it.
-        count = int(((outside | ((values < -900) & (values == np.float32(code)))) & (raw == code)).sum())
-        if count:
-            raise ConfigError(
-                f"{where}: {code:g} occurs {count} times, which is not a value of {name}: add it to missing="
-            )
-    present = np.isfinite(values)
-    if not present.any():
+    if not np.isfinite(values).any():
         _log.warning("%s: no value", where)
-        return
+        return values, {}
     check_units(name, values, f"{where}, read as {unit}")
+    cleaned, found = codes.without_impossible_values(name, values)
+    # A few different values beyond all limits are codes; many of them are measurements in another unit.
+    values = values if "others" in found else cleaned
+    present = np.isfinite(values)
+    outside = present & ~codes.possible(values, name)
     if name.startswith("SWC_") and present.sum() >= 48 and np.nanmax(values) <= 1:
         raise SourceError(f"{where}, read as {unit}: never above 1 %, which looks like a fraction: set units to '1'")
     if outside.sum() > 0.2 * present.sum() and present.sum() >= 48:
+        low, high = table.variable(name).limits
         raise SourceError(
             f"{where}, read as {unit}: {outside.sum() / present.sum():.0%} of the values lie outside {low:g} to "
             f"{high:g} {table.variable(name).units}; check the unit and the variable of this column"
         )
+    return cleaned, found
 
 
 def _flags(

@@ -326,11 +326,16 @@ def test_a_line_far_below_the_first_block_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["0.75", "4", "-1", "1.5"])
-@pytest.mark.parametrize("column", ["TA_F_QC", "NEE_VUT_REF_QC"])
-def test_flags_are_whole_numbers_from_0_to_3(tmp_path, flag, column):
+def test_flags_are_whole_numbers_from_0_to_3(tmp_path, flag):
+    """Other flags of NEE, the table's main flux, say that the table is of another kind; those of TA say it of TA."""
     rows = [["1.5", "0", "-2.5", "1", "3.0"] for _ in range(6)]
-    rows[2][COLUMNS.index(column)] = flag
-    refused(tmp_path, lines(rows=rows), "line 4", f"column {column}", f"'{flag}'", "0, 1, 2 or 3", "daily")
+    rows[2][3] = flag
+    refused(tmp_path, lines(rows=rows), "line 4", "column NEE_VUT_REF_QC", f"'{flag}'", "0, 1, 2 or 3", "daily")
+    rows[2][1], rows[2][3] = flag, "1"
+    found = read(tmp_path, lines(rows=rows))
+    assert (found.TA_QC == 2).all() and (found.TA == 1.5).all() and (found.NEE_QC == 1).all()
+    assert json.loads(found.attrs["flags_assumed"])["TA"] == 6
+    assert f"column TA_F_QC: found {float(flag):g} (1 such rows)" in found.attrs["doubts"]
 
 
 def test_a_wrong_step(tmp_path):

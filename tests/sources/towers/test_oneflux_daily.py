@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from fluxcube.errors import SourceError, UnknownNameError
-from fluxcube.sources.towers.oneflux_daily import read_oneflux_daily
+from fluxcube.sources.towers.discovery import discover
+from fluxcube.sources.towers.oneflux_daily import read_oneflux_daily, summarise_oneflux_daily
 from fluxcube.variables import table
 
 STEM = "FLX_US-Aaa_FLUXNET2015_FULLSET_DD_2010-2010_1-4"
@@ -124,12 +125,11 @@ def test_gaps_in_the_days_are_left(tmp_path):
 
 
 WRONG = {
-    "flags 0 to 3": (lambda d: d | {"TA_F_QC": [0, 1, 2, 3, 0]}, r"line 4, column TA_F_QC: found '2'.*fraction"),
-    "flags 0 to 3 of NEE": (
-        lambda d: d | {"NEE_VUT_USTAR50_QC": [0, 1, 3, 1, 0]},
-        r"line 4, column NEE_VUT_USTAR50_QC",
+    "flags 0 to 3": (lambda d: d | {n: [0, 1, 2, 3, 0] for n in d if n.endswith("QC")}, r"line 4, .*_QC.*fraction"),
+    "flags 0 to 3 alone": (
+        lambda d: {"TIMESTAMP": d["TIMESTAMP"], "TA_F": d["TA_F"], "TA_F_QC": [0, 1, 2, 3, 0]},
+        r"line 4, column TA_F_QC: found '2'.*fraction",
     ),
-    "a negative fraction": (lambda d: d | {"TA_F_QC": [0, 0, -1, 0, 0]}, r"line 4, column TA_F_QC.*fraction"),
     "twice a day": (lambda d: d | {"TIMESTAMP": [20100101, 20100102, 20100102, 20100103, 20100104]}, "line 4.*twice"),
     "back in time": (
         lambda d: d | {"TIMESTAMP": [20100101, 20100103, 20100102, 20100104, 20100105]},
@@ -140,7 +140,6 @@ WRONG = {
     "years": (lambda d: d | {"TIMESTAMP": [2010, 2011, 2012, 2013, 2014]}, "yearly.*DD"),
     "half-hours": (lambda d: d | {"TIMESTAMP": np.arange(5) + 201001010000}, "half-hourly.*DD"),
     "text": (lambda d: d | {"TA_F": [1, 2, "warm", 4, 5]}, "line 4, column TA_F.*'warm'"),
-    "negative spread": (lambda d: d | {"NEE_VUT_USTAR50_RANDUNC": [1, -1, 1, 1, 1]}, "line 3.*deviation"),
     "infinite": (lambda d: d | {"TA_F": [1, 2, "1e99", 4, 5]}, "line 4, column TA_F"),
     "weeks": (
         lambda d: {"TIMESTAMP_START": d["TIMESTAMP"], "TIMESTAMP_END": d["TIMESTAMP"]} | {"TA_F": d["TA_F"]},
@@ -236,3 +235,40 @@ def test_daily_aliases_and_units_are_oneflux_s(shared_data):
         assert found and {units.get(unit, unit) for unit in found} == {row.units}, name
     for name in (*table("daily")["NEE"].randunc, *table("daily")["NEE"].jointunc):
         assert listed[name] == "gC m-2 d-1"
+
+
+@pytest.mark.parametrize("flags", [[3, 3, 3, 3, 3], [0, 1, 2, 3, 0], [0, 0, -1, 0, 0], [50, 60, 70, 80, 85]])
+@pytest.mark.parametrize("name", ["TA_F_QC", "NEE_VUT_USTAR50_QC"])
+def test_one_column_without_fractions_costs_its_variable_alone_its_quality(tmp_path, flags, name):
+    """As G_F_MDS_QC of DE-Seh in a public copy of FLUXNET2015, 3 on all days."""
+    right = read_oneflux_daily(write(tmp_path, columns()))
+    path = write(tmp_path, columns() | {name: flags})
+    found = read_oneflux_daily(path)
+    lost = ["TA"] if name == "TA_F_QC" else [name for name in CARBON if name in found]
+    qualities = [f"{name}_QUALITY" for name in lost]
+    assert all(np.isnan(found[quality]).all() for quality in qualities)
+    assert found.drop_vars(qualities).drop_attrs().identical(right.drop_vars(qualities).drop_attrs())
+    (note,) = json.loads(found.attrs["doubts"])
+    assert f"column {name}: found" in note and "expected a fraction" in note
+    (archive,) = discover(path, resolution="daily").archives
+    assert summarise_oneflux_daily(archive).notes == (note,)
+
+
+@pytest.mark.parametrize("ending", ["CUT_USTAR50", "CUT_REF"])
+def test_a_constant_threshold_is_read_where_no_variable_one_has_nee(tmp_path, ending):
+    data = columns()
+    variable = {name: column for name, column in data.items() if "VUT" in name}
+    other = {name.replace("VUT_REF", ending): column for name, column in variable.items() if "VUT_REF" in name}
+    rest = {name: column for name, column in data.items() if name not in variable}
+    days = read_oneflux_daily(write(tmp_path, rest | other))
+    used = json.loads(days.attrs["columns"])
+    assert used["NEE"] == f"NEE_{ending}" and used["GPP_NT"] == f"GPP_NT_{ending}"
+    np.testing.assert_array_equal(days.NEE_RANDUNC, np.float32(other[f"NEE_{ending}_RANDUNC"]))
+    assert f"NEE is read from NEE_{ending}" in days.attrs["doubts"]
+    assert read_oneflux_daily(write(tmp_path, data | other)).identical(read_oneflux_daily(write(tmp_path, data)))
+
+
+def test_negative_uncertainties_are_missing(tmp_path):
+    days = read_oneflux_daily(write(tmp_path, columns() | {"NEE_VUT_USTAR50_RANDUNC": [1, -1, 1, 9999, 1]}))
+    np.testing.assert_array_equal(days.NEE_RANDUNC, np.float32([1, np.nan, 1, np.nan, 1]))
+    assert np.isfinite(days.NEE).all() and "2 negative or impossible" in days.attrs["doubts"]

@@ -110,7 +110,7 @@ def test_no_real_tower_is_refused_and_their_flags_turned_round_are(shared_data):
     assert seen == len(small)
 
 
-def test_uncertainties_are_read_and_cannot_be_negative(tmp_path):
+def test_uncertainties_are_read_and_negative_ones_are_missing(tmp_path):
     columns = {
         "NEE_VUT_REF": [1, 2, -9999],
         "NEE_VUT_REF_QC": [0, 1, 2],
@@ -125,5 +125,7 @@ def test_uncertainties_are_read_and_cannot_be_negative(tmp_path):
     assert "LE_RANDUNC" not in found and found.NEE_RANDUNC.attrs["units"] == "umol m-2 s-1"
     assert "NEE_RANDUNC" not in read_archive(write(tmp_path, columns, name=NAME), utc_offset=0, variables=["LE"])
     columns["NEE_VUT_REF_RANDUNC"] = [0.5, -0.5, 0.25]
-    with pytest.raises(SourceError, match=r"line 3, column NEE_VUT_REF_RANDUNC: found '-0.5'"):
-        read_archive(write(tmp_path, columns, name=NAME), utc_offset=0)
+    found = read_archive(write(tmp_path, columns, name=NAME), utc_offset=0)
+    np.testing.assert_array_equal(found.NEE_RANDUNC, np.float32([0.5, np.nan, 0.25]))
+    np.testing.assert_array_equal(found.NEE, np.float32([1, 2, np.nan]))
+    assert "column NEE_VUT_REF_RANDUNC: 1 negative" in found.attrs["doubts"]

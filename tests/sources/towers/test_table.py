@@ -348,14 +348,17 @@ def test_text_among_numbers_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize("code", [-999, -999.9, 9999, -6999, -99999])
-def test_codes_for_missing_are_asked_for(tmp_path, code):
-    """Within the limits that scale radiation, too, and whether given as numbers or as text."""
+def test_known_codes_become_missing_and_are_counted(tmp_path, caplog, code):
+    """Within the limits that scale radiation, too, and whether passed in `missing` or not."""
     sun = write(tmp_path / "sun.csv", FRAME[["SW_IN"]], missing=str(code))
-    with pytest.raises(ConfigError, match="add it to missing"):
-        read(sun, columns={"SW_IN": "Rg"}, units={"SW_IN": "W m-2"})
+    assert agrees(read(sun, columns={"SW_IN": "Rg"}, units={"SW_IN": "W m-2"}), FRAME[["SW_IN"]])
     path = write(tmp_path / "tower.csv", missing=str(code))
-    with pytest.raises(ConfigError, match=f"column .*: {code} occurs .* times, .* add it to missing"):
-        read(path)
+    record = read(path)
+    assert agrees(record)
+    counts = {name: {f"{code:g}": int(FRAME[name].isna().sum())} for name in FRAME}
+    assert json.loads(record.attrs["missing_codes"]) == counts
+    assert f"NEE: {FRAME.NEE.isna().sum()} values that are codes" in caplog.text
+    assert json.loads(read(path, missing=(code,)).attrs["missing_codes"]) == {}
     assert agrees(read(path, missing=(code,))) and agrees(read(path, missing=("-9999", str(code))))
 
 
@@ -699,3 +702,22 @@ def test_a_number_too_large_for_a_cube_is_refused_by_its_column(tmp_path, text):
     path.write_text(path.read_text().replace(f"{FRAME.NEE.dropna().iloc[7]:.3f}", text, 1))
     with pytest.raises(SourceError, match=r"a\.csv, column Fc: expected a measurement, found .*e\+(300|38)"):
         read(path)
+
+
+@pytest.mark.parametrize("extra", [",", ",,,", ", ,"])
+def test_empty_fields_at_the_end_of_every_row_do_not_count(tmp_path, extra):
+    path = write(tmp_path / "tower.csv")
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, *(row + extra for row in rows)]) + "\n")
+    assert agrees(read(path))
+    path.write_text("\n".join([head, *(row + extra for row in rows[:-1]), rows[-1]]) + "\n")
+    with pytest.raises(SourceError, match=f"line {len(rows) + 1}: 6 fields"):
+        read(path)
+
+
+def test_codes_with_a_point_in_a_table_with_decimal_commas(tmp_path):
+    path = write(tmp_path / "tower.csv", separator=";", decimal=",", missing="-9999.9")
+    record = read(path, missing=())
+    assert agrees(record) and json.loads(record.attrs["missing_codes"])["NEE"] == {
+        "-9999.9": int(FRAME.NEE.isna().sum())
+    }
