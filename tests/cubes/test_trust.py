@@ -176,6 +176,21 @@ def test_a_few_odd_flags_cost_these_steps_alone_their_quality(tmp_path):
     assert (flags == 3).sum() == 2 and (flags == 0).sum() == 24 * DAYS - 2
 
 
+def test_flags_of_missing_values_say_nothing(tmp_path):
+    """A flag of 9 where nothing was measured, as some processing writes it."""
+    gap = list(range(100, 400))
+    raw = write(tmp_path / "raw", NEE_VUT_REF=replaced(gap, -9999), NEE_VUT_REF_QC=replaced(gap, 9))
+    for name in ("GPP_NT_VUT_REF", "RECO_NT_VUT_REF"):
+        (path,) = raw.glob("*_HH_*")
+        table = pd.read_csv(path, dtype=str)
+        table.loc[gap, name] = "-9999"
+        table.to_csv(path, index=False)
+    report = build_carbonsense(raw, tmp_path / "c.zarr")
+    assert report.report["warnings"] == {}
+    flags = open_carbonsense(tmp_path / "c.zarr").fluxes_qc.sel(target="NEE").values.ravel()
+    assert (flags == 0).sum() == 24 * DAYS - 150 and (flags > 0).sum() == 0
+
+
 def test_most_columns_odd_is_another_kind_of_table(tmp_path):
     names = [name for name in frame() if name.endswith("_QC")]
     raw = write(tmp_path / "raw", **dict.fromkeys(names, lambda values: values * 0 + 0.75))

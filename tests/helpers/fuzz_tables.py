@@ -202,22 +202,23 @@ def _variable(name: str, cells: dict[str, list]) -> dict[str, np.ndarray]:
         _check_finite(cells[column])
         cells = cells | {column: [_without_code(value, name) for value in cells[column]]}
         mine = [i for i in range(rows) if math.isnan(values[i]) and not math.isnan(cells[column][i])]
-        raw = _flags(flag, cells) if mine and flag in cells else [math.nan] * rows
+        raw = _flags(flag, cells, column) if mine and flag in cells else [math.nan] * rows
         for i in mine:
             values[i], flags[i] = cells[column][i], assumed if math.isnan(raw[i]) else int(raw[i])
     return {name: np.array(values, np.float32), f"{name}_QC": np.array(flags, np.int8)}
 
 
-def _flags(column: str, cells: dict[str, list]) -> list[float]:
-    """Return the flags of a column, all NaN if it is of another scale; refuse a table most of whose columns are."""
+def _flags(column: str, cells: dict[str, list], of: str) -> list[float]:
+    """Return the flags of a column `of` values, all NaN if they are of another scale; refuse a table mostly so."""
     columns = {flag for _, flags, _ in _MEANING.values() for flag in flags if flag in cells}
     odd = {name for name in columns if any(_is_odd(value) for value in cells[name])}
     many = 2 * len(odd) > len(columns) or (2 * len(odd) == len(columns) and "NEE_VUT_REF_QC" in odd)
-    if (column in odd and many) or any(map(math.isinf, cells[column])):
+    here = [flag for flag, value in zip(cells[column], cells[of], strict=True) if _is_odd(flag) and value == value]
+    if (here and many) or any(map(math.isinf, cells[column])):
         raise Refused("no flags")
-    here = [value for value in cells[column] if _is_odd(value)]
-    few = len(here) <= 0.01 * sum(map(math.isfinite, cells[column])) and all(value == int(value) for value in here)
-    keep = column not in odd or few
+    few = len(here) <= 0.01 * sum(map(math.isfinite, cells[column])) or len(set(here)) == 1
+    few &= all(value == int(value) for value in here)
+    keep = not here or few
     return [value if keep and value in (0, 1, 2, 3) else math.nan for value in cells[column]]
 
 

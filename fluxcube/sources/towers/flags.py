@@ -12,7 +12,7 @@ import numpy as np
 
 #: Numbers at least this far from zero in a column of flags are codes for missing values (-9999.9, -99, 9999).
 CODE = 90
-#: Whole numbers that are not flags make a column unreadable if they are in more than this share of its cells.
+#: Different whole numbers that are not flags make a column unreadable if they are in more than this share of its cells.
 _FEW = 0.01
 
 
@@ -24,14 +24,15 @@ def unexpected(raw: np.ndarray, known: tuple[float, ...]) -> np.ndarray:
 def unreadable(raw: np.ndarray, odd: np.ndarray) -> np.ndarray:
     """Return which flags (n,) of a column with `unexpected` ones have no meaning.
 
-    Fractions are of another scale, and so is the whole column; a few other whole numbers are faults of their cells.
+    Fractions are of another scale, and so is the whole column. One other whole number (9 for no value), or a few of
+    them, concern their cells only.
 
     Examples
     --------
     >>> bool(unreadable(np.array([0.0, 0.5]), np.array([False, True])).all())
     True
     """
-    few = odd.sum() <= _FEW * np.isfinite(raw).sum()
+    few = odd.sum() <= _FEW * np.isfinite(raw).sum() or len(np.unique(raw[odd])) == 1
     whole = bool((raw[odd] == np.rint(raw[odd])).all())
     return odd if few and whole else np.ones(len(raw), bool)
 

@@ -291,7 +291,7 @@ def _read_variables(
         if column is None:
             continue
         values, codes = measured_values(name, _values(frame, column, location), f"{location}, column {column}", "daily")
-        quality, doubt = _quality(frame, flag, name, location)
+        quality, doubt = _quality(frame, flag, name, np.isfinite(values), location)
         present = np.isfinite(values)
         arrays |= {name: values, f"{name}_QUALITY": np.where(present, quality, np.nan).astype(np.float32)}
         arrays |= _uncertainties(frame, row, column, location, record.doubts)
@@ -347,14 +347,16 @@ def _values(frame: pd.DataFrame, column: str, location: Location) -> np.ndarray:
     return values
 
 
-def _quality(frame: pd.DataFrame, flag: str, name: str, location: Location) -> tuple[np.ndarray, str]:
+def _quality(
+    frame: pd.DataFrame, flag: str, name: str, present: np.ndarray, location: Location
+) -> tuple[np.ndarray, str]:
     """Return a column of fractions (time,), NaN where it is blank or missing, and a note if it cannot be read."""
     if flag not in frame:
         return np.full(len(frame), np.nan, np.float32), ""
     quality = frame[flag].to_numpy(copy=True)
     _refuse(np.isinf(quality), frame, flag, location, f"expected {_FRACTION}. {AS_PUBLISHED.capitalize()}")
     quality[np.abs(quality) >= quality_flags.CODE] = np.nan
-    odd = _not_fractions(quality)
+    odd = _not_fractions(quality) & present
     if not odd.any():
         return np.clip(quality, 0, 1), ""
     columns = [column for column in frame if str(column).endswith("_QC")]

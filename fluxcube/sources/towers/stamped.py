@@ -457,7 +457,7 @@ def _stack(frame: pd.DataFrame, name: str, dialect: Dialect, where: _Where) -> _
         taken &= ~np.isnan(more)
         if not taken.any():
             continue
-        odd = _unexpected_flags(frame, layer)
+        odd = _unexpected_flags(frame, layer, ~np.isnan(more))
         flags, blank = _flags(frame, layer, ~np.isnan(more), odd, where)
         if odd is not None:
             _refuse_another_scale(frame, layer, odd, dialect, where)
@@ -500,11 +500,12 @@ def _flags(
     return flags, blank
 
 
-def _unexpected_flags(frame: pd.DataFrame, layer: Layer) -> np.ndarray | None:
-    """Return which flags (time,) of a layer are unexpected; None if there is none."""
+def _unexpected_flags(frame: pd.DataFrame, layer: Layer, present: np.ndarray | None = None) -> np.ndarray | None:
+    """Return which flags (time,) of a layer, or of its present values, are unexpected; None if there is none."""
     if layer.flag is None or layer.flag not in frame:
         return None
     odd = quality_flags.unexpected(frame[layer.flag].to_numpy(), tuple(flag for flag, _ in layer.flags))
+    odd &= True if present is None else present
     return odd if odd.any() else None
 
 
