@@ -174,7 +174,7 @@ def test_satellite_data_that_are_not_cut_again_are_reported():
 def test_a_site_whose_new_file_cannot_be_read_stays_as_it_is(raw, some):
     before = {site: shards(some, site) for site in ("FJ-Ddd", "NP-Ccc")}
     bad = columns(DAYS * 24)
-    bad["TA_F_QC"] = np.full(DAYS * 24, 7)
+    bad |= {name: np.full(DAYS * 24, 7) for name in bad if name.endswith("_QC")}
     write_archive(raw, "FJ-Ddd", bad, step=60)
     report = build_carbonsense(raw, some, sites=["FJ-Ddd", "NP-Ccc"], append=True)
     assert report.sites == ("FJ-Ddd", "NP-Ccc")

@@ -92,7 +92,9 @@ def test_files_of_one_name_that_cannot_be_read_are_each_named(tmp_path):
     raw = tmp_path / "raw"
     for folder, flag in (("a", 0), ("b", 7), ("c", 8)):
         start = f"2015-0{'abc'.index(folder) + 1}-01T00:00"
-        write_archive(raw / folder, SITE, days(5, 1) | {"TA_F_QC": np.full(240, flag)}, start=start, name=ICOS)
+        table = days(5, 1)
+        table |= {name: np.full(240, flag) for name in table if name.endswith("_QC")}
+        write_archive(raw / folder, SITE, table, start=start, name=ICOS)
     report, ta = build(raw)
     assert counts(ta) == {1: 120}
     assert len(report.left_out) == 2 and {"'7'" in why for why in report.left_out.values()} == {True, False}

@@ -193,7 +193,7 @@ def test_land_cover_of_sites_is_the_mode_of_the_years(tmp_path):
         replace(place, igbp=igbp) for place, igbp in zip(places, ("ENF", "WAT", "", ""), strict=True)
     ]
     assert set(found) == {"XX-0", "XX-1", "XX-2", "XX-3"}
-    assert "ENF is that of its pixel" in found["XX-0"][1] and "does not tell" in found["XX-3"][1]
+    assert "ENF is that of its pixel" in found["XX-0"][1] and "does not contain it either" in found["XX-3"][1]
     assert add_land_cover([known], "nowhere") == {}
 
 

@@ -135,7 +135,7 @@ def test_an_own_table_that_is_trusted_is_appended(tmp_path):
     frame().to_csv(path, index_label="time")
     columns = {"NEE": "NEE_VUT_REF", "GPP_NT": "GPP_NT_VUT_REF", "RECO_NT": "RECO_NT_VUT_REF"}
     options = {"columns": columns, "units": dict.fromkeys(columns, "umol m-2 s-1"), "site": "XX-Own"}
-    options |= {"utc_offset": -6, "latitude": 40.0, "longitude": -90.0}
+    options |= {"utc_offset": -6, "latitude": 40.0, "longitude": -90.0, "stamp": "start"}
     record = read_table(path, **options)
     record["NEE"] *= -1
     with pytest.raises(SourceError, match="sign of NEE"):

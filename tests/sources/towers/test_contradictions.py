@@ -138,7 +138,7 @@ UNITS = {"NEE": "umol m-2 s-1", "GPP_NT": "umol m-2 s-1", "SW_IN": "W m-2", "VPD
 
 def own_table(path, *names, **options):
     columns, units = {name: name for name in names}, {name: UNITS[name] for name in names}
-    place = {"site": "XX-Own", "utc_offset": 1, "latitude": 51.0, "longitude": 13.5}
+    place = {"site": "XX-Own", "utc_offset": 1, "latitude": 51.0, "longitude": 13.5, "stamp": "start"}
     return read_table(path, columns=columns, units=units, **place, **options)
 
 

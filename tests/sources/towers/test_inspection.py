@@ -135,7 +135,8 @@ def test_site_years_are_estimated_where_names_state_none_and_counted_once():
 
 def test_inspect_describes_a_site_as_a_build_uses_it(tmp_path):
     """The clock in one archive of a site is that of all its archives, and so is a location."""
-    columns = {"TA_F": np.arange(48.0), "TA_F_QC": np.zeros(48, int)}
+    zeros = np.zeros(48, int)
+    columns = {"TA_F": np.arange(48.0), "TA_F_QC": zeros, "NEE_VUT_REF": np.ones(48), "NEE_VUT_REF_QC": zeros}
     write(tmp_path, columns, name=NAME.format("XX-One"))
     write(tmp_path, columns, name="FLX_XX-One_JapanFLUX2024_ALLVARS_HH_2005-2006_1-3.csv")
     (tmp_path / "sites.csv").write_text("site_id,lat,lon,igbp\nXX-One,50,10,GRA\n")
