@@ -1,0 +1,182 @@
+"""Commands that need a grid of weather: the forcing of maps, and the maps themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fluxcube.errors import ConfigError
+from fluxcube.terminal import Overwrite, bar, box, line_progress, period
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+Era5 = Annotated[
+    Path, typer.Argument(help="ERA5 or ERA5-Land files, a folder of them, or a store that `forcing` wrote.")
+]
+Modis = Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")]
+LandCover = Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")]
+Igbp = Annotated[str | None, typer.Option(help="IGBP class of every cell, if there is no land cover.")]
+Bbox = Annotated[str | None, typer.Option(help="Area: west,south,east,north in degrees.")]
+Resolution = Annotated[float | None, typer.Option(help="Step of a grid finer than ERA5's, degrees, e.g. 0.05.")]
+Check = Annotated[
+    bool, typer.Option("--check/--no-check", help="Compare ERA5 values with their units, and sunlight with the sun.")
+]
+ChipsPerCell = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Number of chips per cell, by land cover; default one.")
+]
+
+
+@app.command()
+def forcing(
+    era5: Era5,
+    store: Annotated[Path, typer.Argument(help="Store to write, e.g. forcing.zarr.")],
+    modis: Modis = None,
+    land_cover: LandCover = None,
+    igbp: Igbp = None,
+    bbox: Bbox = None,
+    resolution: Resolution = None,
+    chips_per_cell: ChipsPerCell = None,
+    time: Annotated[str | None, typer.Option(help="Period: first/last, e.g. 2018-01-01/2018-12-31.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of threads; default: one per processor.")] = None,
+    overwrite: Overwrite = False,
+    check: Check = True,
+) -> None:
+    """Compute predictors and chips of a grid once, for many maps; the same command continues a stopped run.
+
+    Example: `fluxcube forcing era5/ forcing.zarr --modis tiles/ --land-cover landcover/`.
+    """
+    from fluxcube.cubes.forcing import open_forcing
+    from fluxcube.cubes.forcing_store import write_forcing
+    from fluxcube.inference.checks import check_values
+
+    grid = open_forcing(
+        era5,
+        modis=modis,
+        land_cover=land_cover,
+        igbp=igbp,
+        bbox=box(bbox),
+        time=period(time),
+        resolution=resolution,
+        chips_per_cell=chips_per_cell,
+        check=check,
+    )
+    check_values(grid)
+    with bar("forcing") as progress:
+        write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or line_progress())
+    typer.echo(f"{store}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}")
+
+
+@app.command()
+def upscale(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the name of a shipped model: ecoperceiver-towers.")],
+    forcing: Era5,
+    out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
+    modis: Modis = None,
+    land_cover: LandCover = None,
+    igbp: Igbp = None,
+    koppen: Annotated[
+        str | None, typer.Option(help="Köppen class of every cell; default: computed from the years of the files.")
+    ] = None,
+    bbox: Bbox = None,
+    resolution: Resolution = None,
+    chips_per_cell: ChipsPerCell = None,
+    time: Annotated[str | None, typer.Option(help="Period to map: first/last, e.g. 2018-06-01/2018-06-30.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Flux to map; may be repeated. Default: all.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Number of time steps predicted from one window; default: the model's.")
+    ] = None,
+    min_context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Minimum window length, in time steps, for the first steps of the forcing."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Precision of the model: float32 or bfloat16.")] = None,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also map standard deviations.")] = False,
+    applicability: Annotated[
+        bool | None,
+        typer.Option(
+            "--applicability/--no-applicability", help="Map the area of applicability; default: if the run contains it."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Mask predictors that the forcing does not contain.")
+    ] = False,
+    allow_other_product: Annotated[
+        bool, typer.Option("--allow-other-product", help="Map with another satellite product than in training.")
+    ] = False,
+    time_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Number of time steps in a region; default: the model's.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, tcp://...; default: processes on this machine.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of regions computed at once on this machine; default: by cores and RAM."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue an unfinished store.")] = True,
+    overwrite: Overwrite = False,
+    check: Check = True,
+) -> None:
+    """Map fluxes on a grid, region by region; the same command continues a stopped run.
+
+    For a daily model, hourly forcing is averaged over days of local mean solar time.
+
+    Example: `fluxcube upscale runs/eco era5.nc maps.zarr --igbp GRA`.
+    """
+    from fluxcube.cubes.climates import add_climates
+    from fluxcube.cubes.forcing import open_forcing
+    from fluxcube.cubes.forcing_daily import daily_forcing
+    from fluxcube.inference.checks import check_values
+    from fluxcube.inference.grid import upscale as upscale_grid
+    from fluxcube.inference.loading import load_model
+    from fluxcube.maps.store import write_maps
+    from fluxcube.resolution import DAILY, resolution_of
+
+    area = box(bbox)
+    model = load_model(run)
+    grid = open_forcing(
+        forcing,
+        modis=modis,
+        land_cover=land_cover,
+        igbp=igbp,
+        bbox=area,
+        resolution=resolution,
+        chips_per_cell=chips_per_cell,
+        check=check,
+    )
+    if "koppen" in model.spec.static:
+        grid = add_climates(grid, koppen)
+    elif koppen is not None:
+        raise ConfigError("--koppen: this model does not use Köppen classes; leave the option out.")
+    if model.resolution == DAILY.name and resolution_of(grid) is not DAILY:
+        grid = daily_forcing(grid)
+    maps = upscale_grid(
+        model,
+        grid,
+        targets=target,
+        time=period(time),
+        stride=stride,
+        min_context=min_context,
+        precision=precision,
+        uncertainty=uncertainty,
+        applicability=applicability,
+        allow_missing=allow_missing,
+        allow_other_product=allow_other_product,
+        time_chunk=time_chunk,
+    )
+    check_values(grid)
+    with bar("upscale") as progress:
+        write_maps(
+            maps,
+            out,
+            overwrite=overwrite,
+            resume=resume,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress or line_progress(),
+        )
+    typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
+    if maps.attrs.get("masked_predictors"):
+        typer.echo(f"masked, since the grid does not contain them: {maps.attrs['masked_predictors']}", err=True)
