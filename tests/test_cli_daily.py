@@ -11,7 +11,7 @@ from packages import optional
 from typer.testing import CliRunner
 
 import fluxcube as fc
-from fluxcube import cli
+from fluxcube import cli, cli_grids
 from fluxcube.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
@@ -136,7 +136,7 @@ def test_an_interrupted_map_goes_on_and_ends_the_same(maps, command, tmp_path, m
 
     store = tmp_path / "maps.zarr"
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "line_progress", lambda: stop)
+        patched.setattr(cli_grids, "line_progress", lambda: stop)
         assert CliRunner().invoke(cli.app, list(map(str, command(store)))).exit_code != 0
     part = fc.open_maps(store, partial=True)
     assert 0 < part.attrs["regions_done"] < part.attrs["regions"] == -(-maps.sizes["time"] // CHUNK)

@@ -7,8 +7,9 @@ store that was removed.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from zarr.abc.store import ByteRequest
@@ -24,13 +25,15 @@ Identity = tuple[int, ...]
 class PinnedStore(LocalStore):
     """Files of one store, as long as its path leads to the same store.
 
+    A process that receives the pickled store compares the time and size of the witness only, because another machine
+    may give other numbers to the same files.
+
     Parameters
     ----------
     root : path
         Folder of the store.
     witness : str
-        File of the store that is written once, with it. The number of a removed folder can be used again; the number
-        and time of this file then differ.
+        File of the store that is written once, with it.
 
     Raises
     ------
@@ -41,16 +44,26 @@ class PinnedStore(LocalStore):
     def __init__(self, root: Path | str, *, witness: str = "zarr.json", read_only: bool = True) -> None:
         super().__init__(root, read_only=read_only)
         self.witness = witness
-        self.identity = self._identity()
+        self.numbers, self.version = self._identity()
 
-    def _identity(self) -> Identity:
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "numbers": None}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        self.__dict__.update(state)
+        with contextlib.suppress(OSError):
+            self.numbers, version = self._identity()
+            self.numbers = self.numbers if version == self.version else None
+
+    def _identity(self) -> tuple[Identity | None, Identity]:
+        """Return the numbers of the folder and of the witness, and the time of change and the size of the witness."""
         folder, file = os.stat(self.root), os.stat(self.root / self.witness)
-        return folder.st_dev, folder.st_ino, file.st_ino, file.st_mtime_ns, file.st_size
+        return (folder.st_dev, folder.st_ino, file.st_ino), (file.st_mtime_ns, file.st_size)
 
     def _check(self) -> None:
         """Raise a StoreError if the path leads to another store; called after each read, so that none is missed."""
         try:
-            same = self._identity() == self.identity
+            same = self._identity() == (self.numbers, self.version)
         except OSError:
             same = False
         if not same:
@@ -60,7 +73,7 @@ class PinnedStore(LocalStore):
             )
 
     def __eq__(self, other: object) -> bool:
-        return super().__eq__(other) and isinstance(other, PinnedStore) and self.identity == other.identity
+        return super().__eq__(other) and isinstance(other, PinnedStore) and self.version == other.version
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None

@@ -12,11 +12,11 @@ from inference_fakes import fake
 import fluxcube as fc
 from fluxcube.cubes.chips import CHIP_ATTRS
 from fluxcube.cubes.forcing_daily import daily_forcing
-from fluxcube.cubes.layout import _SATELLITE
 from fluxcube.cubes.satellite import satellite_product
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_product
 from fluxcube.inference.grid import upscale
+from fluxcube.resolution import DAILY, HOURLY
 from fluxcube.simulation.example import example_cube, example_forcing
 
 
@@ -41,10 +41,10 @@ def daily_model(product):
 def test_the_product_is_read_from_what_stores_of_every_version_say():
     assert satellite_product(hours(**CHIP_ATTRS)) == satellite_product(hours(product="MCD43A4")) == "MCD43A4"
     assert satellite_product(hours()) is None and satellite_product(hours().drop_vars("modis")) is None
-    assert satellite_product(hours(long_name=_SATELLITE["hourly"][2])) == "MCD43A4"
+    assert satellite_product(hours(long_name=HOURLY.satellite_title)) == "MCD43A4"
     days = daily_forcing(hours(**CHIP_ATTRS))
     assert satellite_product(days) == days.surface.attrs["product"] == "MCD43A4"
-    days.surface.attrs = {"long_name": _SATELLITE["daily"][2]}
+    days.surface.attrs = {"long_name": DAILY.satellite_title}
     assert satellite_product(days) == "MOD09GA"
     assert "product" not in daily_forcing(hours()).surface.attrs
 
@@ -83,7 +83,7 @@ def test_a_model_or_a_forcing_without_reflectance_is_not_concerned(caplog):
 
 def test_training_records_the_product(tmp_path):
     cube = example_cube(sites=12, days=6)
-    cube["modis"].attrs["long_name"] = _SATELLITE["hourly"][2]
+    cube["modis"].attrs["long_name"] = HOURLY.satellite_title
     run = fc.fit(cube, model="sw-linear", out=tmp_path / "run")
     assert fc.load_model(run).metadata["cube"]["satellite_product"] == "MCD43A4"
     plain = fc.fit(example_cube(sites=12, days=6), model="sw-linear", out=tmp_path / "plain")

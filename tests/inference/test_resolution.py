@@ -30,7 +30,10 @@ def daily(ds):
 
 
 def of_days():
-    return dataclasses.replace(fake(), metadata={"cube": {"resolution": "daily"}, "training_sites": []})
+    model = fake()
+    predictors = tuple(name for name in model.spec.predictors if name != "TOD")
+    spec = dataclasses.replace(model.spec, predictors=predictors, bands=(), resolution="daily")
+    return dataclasses.replace(model, spec=spec)
 
 
 def test_days_are_refused_by_a_model_of_hours():
