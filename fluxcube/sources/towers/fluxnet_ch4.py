@@ -33,9 +33,10 @@ import xarray as xr
 from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.archives import Location
+from fluxcube.sources.towers.codes import Codes, added
 from fluxcube.sources.towers.csvfile import line_of, read_numbers, read_sample
 from fluxcube.sources.towers.networks import Archive
-from fluxcube.sources.towers.plausible import check_units
+from fluxcube.sources.towers.plausible import measured_values
 from fluxcube.sources.towers.stamped import (
     AS_PUBLISHED,
     MISSING,
@@ -119,8 +120,10 @@ def read_daily(archive: Archive, *, variables: Iterable[str] | None = None) -> x
     long_gap = frame[_GAP].to_numpy() == _GAPS[-1][0] if _GAP in frame else np.zeros(len(frame), bool)
     arrays: dict[str, np.ndarray] = {}
     used: dict[str, str] = {}
+    missing: dict[str, Codes] = {}
     for row in rows:
-        values, sources = _daily_values(frame, row, location)
+        values, sources, codes = _daily_values(frame, row, location)
+        missing |= {row.name: codes} if codes else {}
         if sources:
             quality = np.where(np.isfinite(values) & long_gap & (row.name == "FCH4"), np.float32(0), np.float32(np.nan))
             arrays |= {row.name: values, f"{row.name}_QUALITY": quality}
@@ -136,6 +139,7 @@ def read_daily(archive: Archive, *, variables: Iterable[str] | None = None) -> x
             "network": archive.network,
             "clock_repeats": 0,
             "columns": json.dumps(used),
+            "missing_codes": json.dumps(missing),
             "flags_assumed": json.dumps({name: count for name, count in unknown.items() if count}),
         },
     )
@@ -188,22 +192,27 @@ def _daily_header(header: Sequence[str], columns: set[str], location: Location) 
     return present
 
 
-def _daily_values(frame: pd.DataFrame, row: Variable, location: Location) -> tuple[np.ndarray, list[str]]:
-    """Return the values (time,) float32 of a variable, each from the first column that has one, and these columns."""
-    out, sources = np.full(len(frame), np.nan, np.float32), []
+def _daily_values(frame: pd.DataFrame, row: Variable, location: Location) -> tuple[np.ndarray, list[str], Codes]:
+    """Return the values (time,) float32 of a variable, each from the first column that has one.
+
+    Also return these columns, and the numbers of codes for missing values.
+    """
+    out, sources, codes = np.full(len(frame), np.nan, np.float32), [], Codes()
     for column in _daily_columns(row):
         if column not in frame:
             continue
         values = frame[column].to_numpy(copy=True)
         values[values == MISSING] = np.nan
         _refuse(np.isinf(values), frame, location, f"column {column}: expected a number, {MISSING} where missing")
+        values, found = measured_values(row.name, values, f"{location}, column {column}")
+        codes = added(codes, found)
         taken = np.isnan(out) & np.isfinite(values)
         if taken.any():
-            check_units(row.name, values, f"{location}, column {column}")
             out[taken] = values[taken]
             sources.append(column)
     units = table.variable(row.name).units, row.units
-    return out * np.float32(_GRAMS_OF_CARBON) if units == ("umol m-2 s-1", "gC m-2 d-1") else out, sources
+    out = out * np.float32(_GRAMS_OF_CARBON) if units == ("umol m-2 s-1", "gC m-2 d-1") else out
+    return out, sources, codes
 
 
 def _dates(frame: pd.DataFrame, location: Location) -> np.ndarray:

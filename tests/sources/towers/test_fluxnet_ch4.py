@@ -140,6 +140,14 @@ def test_daily_values_are_filled_ones_of_unknown_quality(tmp_path):
     assert json.loads(found.flags_assumed)["FCH4"] == 2 and json.loads(found.columns)["NEE"] == "NEE_F, NEE_F_ANNOPTLM"
 
 
+def test_codes_of_daily_values_are_missing_and_counted(tmp_path):
+    columns = {"NEE_F": [-1, -6999, 1e20], "NEE_F_ANNOPTLM": [NONE, 4, NONE], "GPP_DT": [2, 1500, 3], "TA_F": [1, 2, 3]}
+    found = read_days(tmp_path, columns)
+    np.testing.assert_allclose(found.NEE, np.array([-1, 4, np.nan]) * GRAMS_OF_CARBON, rtol=1e-6)
+    np.testing.assert_allclose(found.GPP_DT, np.array([2, np.nan, 3]) * GRAMS_OF_CARBON, rtol=1e-6)
+    assert json.loads(found.missing_codes) == {"NEE": {"-6999": 1, "1e+20": 1}, "GPP_DT": {"1500": 1}}
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
