@@ -287,13 +287,11 @@ def site_years(cube, site: str):
     at = {str(name): i for i, name in enumerate(cube["site"].values)}
     if site not in at:
         raise unknown("site", site, at)
-    one = cube.isel(site=[at[site]])
-    time = cube["time"].values
-    start = int(np.searchsorted(time, one["time_start"].values[0]))
-    stop = int(np.searchsorted(time, one["time_stop"].values[0]))
+    time, i = cube["time"].values, at[site]
+    start, stop = (int(np.searchsorted(time, cube[name].values[i])) for name in ("time_start", "time_stop"))
     if stop <= start:
         raise ConfigError(f"{site} has no hour between {time[0]} and {time[-1]}: leave it out of the split.")
-    return one.isel(time=slice(start, stop))
+    return cube.isel(site=[i], time=slice(start, stop))
 
 
 def _check_cube(cube, resolution: str) -> None:
@@ -316,7 +314,7 @@ def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
     edges = [0, *(np.flatnonzero(np.diff(time) != step) + 1), len(time)]
     last = (time[-1] - time[0]) // step
     for at, (start, stop) in enumerate(itertools.pairwise(edges)):
-        part = one.isel(time=slice(start, stop))
+        part = one if len(edges) == 2 else one.isel(time=slice(start, stop))
         if at or spec.row.surface_columns:
             yield cube_block(part.drop_vars("modis", errors="ignore"), spec)
             continue
