@@ -226,7 +226,7 @@ def cells_block(
 
 def seen_bands(spec: FeatureSpec) -> tuple[str, ...]:
     """Return the bands that model inputs are computed from; daily indices come from the seven reflectances."""
-    return spec.row.bands if spec.surface else spec.bands
+    return spec.time_resolution.bands if spec.surface else spec.bands
 
 
 def in_order(values: np.ndarray, present: tuple[str, ...], names: tuple[str, ...], axis: int) -> np.ndarray:

@@ -76,7 +76,7 @@ def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product
     ConfigError
         If the products differ, and that is not allowed; the message names both.
     """
-    if not predictor.spec.bands or predictor.spec.row.satellite not in forcing:
+    if not predictor.spec.bands or predictor.spec.time_resolution.satellite not in forcing:
         return {}
     trained = (predictor.metadata.get("cube") or {}).get("satellite_product")
     mapped = satellite_product(forcing)

@@ -172,7 +172,7 @@ def upscale(
 
 def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:
     clock = forcing.attrs.get("clock", "solar")
-    if clock != predictor.spec.clock and not predictor.spec.row.local:  # dates are the same on both clocks
+    if clock != predictor.spec.clock and not predictor.spec.time_resolution.local:  # dates are the same on both clocks
         logger.warning(
             "the model was trained on DOY and TOD of clock=%r, the grid has %r: they differ by up to two hours",
             predictor.spec.clock,
@@ -208,7 +208,7 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
         "igbp": forcing.igbp.astype(str),
         "koppen": (forcing.koppen if "koppen" in forcing.coords else xr.full_like(forcing.igbp, "")).astype(str),
     }
-    bands, chips = [], spec.row.satellite
+    bands, chips = [], spec.time_resolution.satellite
     if spec.bands and chips in forcing:
         bands = [b for b in seen_bands(spec) if b in forcing["band"].values]
         arrays["chips"] = forcing[chips].sel(band=bands)
@@ -285,7 +285,7 @@ def _read(time: np.ndarray, predictor: Predictor, piece: Piece, start: int, stop
     low -= predictor.hours_before(piece.options.stride)
     if piece.options.applicability:
         first, last = _whole(start, stop, epoch, predictor.spec.steps(1))
-        low, high = min(low, first - max(0, predictor.spec.memory_hours - 1)), max(high, last)
+        low, high = min(low, first - max(0, predictor.spec.memory_steps - 1)), max(high, last)
     return max(0, low), min(len(time), high)
 
 

@@ -154,7 +154,7 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
         needed = ", ".join(name for name in spec.predictors if name not in COMPUTED)
         raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({needed}).")
     masked = [name for name in spec.predictors if name not in present]
-    bands = set(map(str, ds["band"].values)) if spec.row.satellite in ds else set()
+    bands = set(map(str, ds["band"].values)) if spec.time_resolution.satellite in ds else set()
     if bands.issuperset(BANDS[:7]) and spec.surface:
         bands = bands.union(spec.bands)  # indices are computed from the seven reflectances
     masked += [f"band {name}" for name in spec.bands if name not in bands]
@@ -172,8 +172,10 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
     """Return attributes that record which model made a prediction, and how."""
     spec, record = predictor.spec, predictor.metadata
     members = {"ensemble_members": len(record["members"])} if "members" in record else {}
-    steps = spec.row.steps
-    clock = {} if spec.row.local else {"clock": spec.clock}  # a daily model does not use the clock that dates follow
+    steps = spec.time_resolution.steps
+    clock = (
+        {} if spec.time_resolution.local else {"clock": spec.clock}
+    )  # a daily model does not use the clock that dates follow
     return members | {
         "model": str(record.get("kind", type(predictor.model).__name__)),
         "model_digest": predictor.digest,

@@ -280,7 +280,7 @@ class Predictor:
 
     def hours_before(self, stride: int | None = None) -> int:
         """Return the number of earlier time steps that fluxes depend on: from windows and trailing means."""
-        return self.model.context - self.stride_or_default(stride) + max(0, self.spec.memory_hours - 1)
+        return self.model.context - self.stride_or_default(stride) + max(0, self.spec.memory_steps - 1)
 
     def predict_block(
         self,
@@ -393,7 +393,7 @@ class Predictor:
         n = len(self.spec.targets)
         scale = np.array(self.spec.target_scale, np.float32)
         out[..., :n] = out[..., :n] * scale + np.array(self.spec.target_mean, np.float32)
-        if self.spec.row.gross_fluxes_positive:
+        if self.spec.time_resolution.gross_fluxes_positive:
             for i, name in enumerate(self.spec.targets):
                 if name.startswith(NEVER_NEGATIVE):
                     np.maximum(out[..., i], 0, out=out[..., i])

@@ -59,7 +59,7 @@ def daily_respiration(spec: FeatureSpec) -> Callable[[np.ndarray], np.ndarray] |
         and for one without derived respiration.
     """
     gpp = derived_from(spec.targets)
-    if gpp is None or not spec.row.gross_fluxes_positive:
+    if gpp is None or not spec.time_resolution.gross_fluxes_positive:
         return None
     at = [spec.targets.index(name) for name in ("NEE", gpp)]
     mean, scale = (np.array(values, np.float32)[at] for values in (spec.target_mean, spec.target_scale))

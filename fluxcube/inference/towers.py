@@ -90,7 +90,7 @@ def predict(
         applicability=known_applicability(predictor, applicability),
     )
     masked = masked_inputs(predictor, cube, "cube")
-    chips = predictor.spec.row.satellite
+    chips = predictor.spec.time_resolution.satellite
     with_chips = [chips] if predictor.spec.bands and chips in cube else []
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     present = [name for name in cube["variable"].values if name in predictor.spec.predictors]

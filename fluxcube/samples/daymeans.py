@@ -165,7 +165,7 @@ def _met(met: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndar
 
 def _bands(spec: FeatureSpec) -> tuple[str, ...]:
     """Return the bands of the chips; daily models have none, as their bands are model inputs."""
-    return () if spec.row.surface_columns else spec.bands
+    return () if spec.time_resolution.surface_columns else spec.bands
 
 
 def _latest(block: Block, ends: np.ndarray, bands: int) -> np.ndarray:

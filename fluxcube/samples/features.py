@@ -133,14 +133,14 @@ class FeatureSpec:
             raise ConfigError(f"input_mean and input_scale must have one number for each of {len(self.inputs)} inputs.")
 
     @property
-    def row(self) -> Resolution:
+    def time_resolution(self) -> Resolution:
         """Resolution of its cubes."""
         return find_resolution(self.resolution)
 
     @property
     def step(self) -> str:
         """NumPy's code of a time step: "h" or "D"."""
-        return self.row.unit
+        return self.time_resolution.unit
 
     @property
     def memory_predictors(self) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ class FeatureSpec:
     @property
     def surface(self) -> tuple[str, ...]:
         """Names of the model inputs that are reflectances or indices."""
-        return self.bands if self.row.surface_columns else ()
+        return self.bands if self.time_resolution.surface_columns else ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -188,13 +188,13 @@ class FeatureSpec:
         return {name: classes for name, classes in every.items() if name in self.static}
 
     @property
-    def memory_hours(self) -> int:
+    def memory_steps(self) -> int:
         """Number of time steps before a block that its trailing means need."""
         return self.steps(max(self.memory_days, default=0))
 
     def steps(self, days: int) -> int:
         """Return the number of time steps of a number of days."""
-        return self.row.steps_per_day * days
+        return self.time_resolution.steps_per_day * days
 
     def to_dict(self) -> dict:
         """Return the settings as JSON-compatible values; `from_dict` is the inverse."""
@@ -348,7 +348,7 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
     if absent := sorted(set(spec.predictors) - set(held)):
         log.warning("the cube does not contain %s: masked", ", ".join(absent))
     check_resolution(cube, spec.resolution, "this set of features")
-    surface, flags = spec.row.satellite, f"predictors{HOURLY.quality}"
+    surface, flags = spec.time_resolution.satellite, f"predictors{HOURLY.quality}"
     with_chips = bool(spec.bands) and surface in cube
     bands = list(_REFLECTANCES if spec.surface else spec.bands)
     return make_block(

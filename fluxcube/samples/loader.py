@@ -198,9 +198,11 @@ class Windows:
             )
         self._useful = self._find_useful()
         if not self._useful.any():
+            resolution = self.spec.time_resolution
             raise ConfigError(
-                f"no window of {self.length} hours ends with an observed {' or '.join(self.spec.targets)} in its last "
-                f"{self.emits}: shorten it, widen the selection, or accept a worse quality with {self.spec.row.option}."
+                f"no window of {self.length} {resolution.steps} ends with an observed "
+                f"{' or '.join(self.spec.targets)} in its last {self.emits}: shorten it, widen the selection, or "
+                f"accept a worse quality with {resolution.option}."
             )
         self._drawn: tuple[int, np.ndarray] | None = None
         self._done = 0

@@ -68,7 +68,7 @@ class Towers:
         """
         spec, fluxes = standardise(self.spec, self.fluxes, kept)
         scaled = dataclasses.replace(self, spec=spec, fluxes=fluxes)
-        return scaled._with_scaled_inputs() if spec.row.scaled_inputs and not spec.input_scale else scaled
+        return scaled._with_scaled_inputs() if spec.time_resolution.scaled_inputs and not spec.input_scale else scaled
 
     def _with_scaled_inputs(self) -> Towers:
         met, spec = self.series.inputs, self.spec
@@ -310,12 +310,12 @@ def _features(one, spec: FeatureSpec) -> tuple[Series, np.ndarray]:
 
 def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
     time = one["time"].values
-    step = spec.row.step
+    step = spec.time_resolution.step
     edges = [0, *(np.flatnonzero(np.diff(time) != step) + 1), len(time)]
     last = (time[-1] - time[0]) // step
     for at, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = one if len(edges) == 2 else one.isel(time=slice(start, stop))
-        if at or spec.row.surface_columns:
+        if at or spec.time_resolution.surface_columns:
             yield cube_block(part.drop_vars("modis", errors="ignore"), spec)
             continue
         block = cube_block(part, spec)

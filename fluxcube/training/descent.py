@@ -108,7 +108,7 @@ def _windows(plan: Plan, model: Network, towers: Towers, world: World, seed: int
         "stride": config.stride or model.training_stride,
         "limit": config.windows_per_epoch,
         "batch_size": config.effective_batch // world.size if config.effective_batch else config.batch_size,
-        "partial": towers.spec.row.partial_windows,
+        "partial": towers.spec.time_resolution.partial_windows,
         "seed": seed,
         "rank": world.rank,
         "world_size": world.size,

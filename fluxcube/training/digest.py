@@ -69,8 +69,8 @@ def _needed(cube: xr.Dataset, spec: FeatureSpec) -> xr.Dataset:
     stacks = {"predictors": {"variable": variables}, "fluxes": {"target": list(spec.targets)}}
     names = [(stack + ending, at) for stack, at in stacks.items() for ending in _ENDINGS]
     arrays = {name: cube[name].sel(at).variable for name, at in names if name in cube}
-    if spec.bands and spec.row.satellite in cube:
-        arrays[spec.row.satellite] = cube[spec.row.satellite].variable
+    if spec.bands and spec.time_resolution.satellite in cube:
+        arrays[spec.time_resolution.satellite] = cube[spec.time_resolution.satellite].variable
     coords = [name for name in ("site", "time", "day", "time_start", "time_stop", *_PLACE) if name in cube.coords]
     return xr.Dataset(
         {name: arrays[name] for name in sorted(arrays)}, {name: cube[name].variable.compute() for name in coords}

@@ -309,4 +309,4 @@ def _named(batch: Mapping[str, np.ndarray], windows: Windows, rows: np.ndarray |
     sites = [windows.sites[i] for i in np.unique(batch["site"][rows])]
     more = f" and {len(sites) - 10} more" if len(sites) > 10 else ""
     last = np.asarray(batch["time"][rows][0]).astype(f"datetime64[{windows.spec.step}]")
-    return f"windows of {', '.join(sites[:10])}{more} (the first ends at {last}{windows.spec.row.zone})"
+    return f"windows of {', '.join(sites[:10])}{more} (the first ends at {last}{windows.spec.time_resolution.zone})"

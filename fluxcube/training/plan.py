@@ -166,7 +166,7 @@ def sizes_of(spec: FeatureSpec) -> Sizes:
         targets=len(spec.targets),
         protected=tuple(i for i in spec.cyclic_columns if spec.inputs[i] in COMPUTED),
         means=len(spec.inputs) - len(spec.predictors) - len(spec.surface),
-        cyclic=spec.cyclic_columns if spec.row.scaled_inputs else (),
+        cyclic=spec.cyclic_columns if spec.time_resolution.scaled_inputs else (),
     )
 
 

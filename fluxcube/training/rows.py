@@ -84,7 +84,7 @@ class SiteRows:
 
     def measured(self) -> np.ndarray:
         """Return which fluxes (N, targets) are measured."""
-        strict = self.spec.row.limit(self.spec.row.measured)
+        strict = self.spec.time_resolution.limit(self.spec.time_resolution.measured)
         parts = zip(self._read(self.limit), self._read(strict), strict=True)
         return np.concatenate([np.isfinite(good[np.isfinite(part).any(1)]) for part, good in parts])
 

@@ -59,7 +59,7 @@ def validation_windows(
         emits=scored,
         limit=limit,
         batch_size=batch_size,
-        partial=val.spec.row.partial_windows,
+        partial=val.spec.time_resolution.partial_windows,
         seed=seed,
     )
     embed_windows(model, windows)

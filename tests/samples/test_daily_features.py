@@ -80,7 +80,7 @@ def test_days_and_hours_are_not_taken_for_each_other(cube):
 def test_means_are_over_days(cube):
     spec = dataclasses.replace(SPEC, predictors=("TA",), memory_days=(7,))
     block = cube_block(cube.isel(site=[0]), spec)
-    assert spec.memory_hours == 7
+    assert spec.memory_steps == 7
     np.testing.assert_allclose(
         block.inputs[0, 6:, 1], np.convolve(block.inputs[0, :, 0], np.ones(7) / 7, "valid"), atol=1e-6
     )

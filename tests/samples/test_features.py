@@ -68,7 +68,7 @@ def test_memory_columns_leave_out_clocks_and_follow_the_spans():
         "VPD_MEAN_3D",
     )
     assert len(FULL.input_variables) == len(FULL.inputs)
-    assert FULL.memory_hours == 72
+    assert FULL.memory_steps == 72
 
 
 def test_block_of_a_cube_is_the_physical_values_normalised():
