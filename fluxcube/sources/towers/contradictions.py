@@ -20,6 +20,8 @@ Values = Mapping[str, np.ndarray]
 
 #: Minimum number of pairs of values for any evidence.
 _ENOUGH = 48
+#: Number of parts of a record in which VPD and NEE are checked again.
+_PARTS = 4
 #: Of longer records, about this number of steps is used.
 _SAMPLED = 16_384
 #: Length of a record (days with values) from which it is long: it has more than one part of the year's cycle.
@@ -126,11 +128,23 @@ def find_contradictions(values: Values, *, step_minutes: float) -> Findings:
     found |= _of_partition(values, days)
     turned = frozenset(found)
     found |= _of_exchange(values, turned, days)
+    if not found:
+        found |= _of_parts(values, days)
     found |= _of_energy(values, days, is_daily=step_minutes >= 1440)
     doubts += _moist(values, found, days)
     if "NEE" not in found:
         doubts += _with_light(values, days)
     return Findings(found, tuple(doubts))
+
+
+def _of_parts(values: Values, days: float) -> dict[str, str]:
+    """Find a unit of VPD or a sign of NEE that changes within the record, in each quarter of it."""
+    length = max((len(array) for array in values.values()), default=0)
+    for start in range(0, length, -(-length // _PARTS) or 1):
+        part = {name: array[start : start - (-length // _PARTS)] for name, array in values.items()}
+        if found := _of_deficit(part) | _of_exchange(part, frozenset(), days):
+            return {name: f"in a part of the record, {text}" for name, text in found.items()}
+    return {}
 
 
 def checked(

@@ -204,3 +204,12 @@ def test_turned_daily_le_that_follows_weak_light():
     le = 0.6 * light - 30
     assert find_contradictions({"LE": le, "SW_IN": light}, step_minutes=1440).contradictions == {}
     assert set(find_contradictions({"LE": -le, "SW_IN": light}, step_minutes=1440).contradictions) == {"LE"}
+
+
+@pytest.mark.parametrize(("name", "factor"), [("VPD", 0.1), ("NEE", -1)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_unit_or_sign_that_changes_within_the_record(name, factor, first):
+    half = (np.arange(STEPS) < STEPS // 2 + (-10 if first else 10)) == first  # less than half
+    findings = find_contradictions(GOOD | {name: np.where(half, factor, 1) * GOOD[name]}, step_minutes=30)
+    assert set(findings.contradictions) == {name}
+    assert findings.contradictions[name].startswith("in a part of the record")
