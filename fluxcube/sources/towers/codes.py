@@ -158,8 +158,10 @@ def standard_deviations(
     >>> standard_deviations(np.array([0.5, -0.5]), variable("NEE"), "NEE_VUT_REF_RANDUNC")
     (array([0.5, nan]), 'column NEE_VUT_REF_RANDUNC: 1 negative or impossible standard deviations became missing')
     """
-    largest = IMPOSSIBLE * max(map(abs, variable(row.name, resolution).bounds))
-    bad = (values < 0) | (values > largest)
+    largest = max(map(abs, variable(row.name, resolution).bounds))
+    bad = (values < 0) | (values > IMPOSSIBLE * largest)
+    beyond = values > largest
+    bad |= beyond & np.isin(values, np.array(CODES, values.dtype)) if beyond.any() else False
     if not bad.any():
         return values, ""
     text = f"column {column}: {int(bad.sum())} negative or impossible standard deviations became missing"

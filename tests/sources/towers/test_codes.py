@@ -9,7 +9,7 @@ import pytest
 from test_japanflux import write
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.towers.codes import possible, without_impossible_values, without_known_codes
+from fluxcube.sources.towers.codes import possible, standard_deviations, without_impossible_values, without_known_codes
 from fluxcube.sources.towers.oneflux import read_oneflux
 from fluxcube.sources.towers.oneflux_daily import read_oneflux_daily
 from fluxcube.sources.towers.readers import read_archive
@@ -169,3 +169,10 @@ def test_a_flux_without_any_value_is_noted(tmp_path):
     columns = {name: gone if name.endswith("VUT_REF") else values for name, values in GOOD.items()}
     doubts = json.loads(read(tmp_path, columns).attrs["doubts"])
     assert [text for text in doubts if text.startswith("no value of NEE, GPP, RECO")]
+
+
+def test_positive_codes_of_uncertainties_become_missing():
+    values = np.array([0.3, 99.9, 999, 60.5, np.nan], np.float32)  # a large uncertainty that is no code stays
+    cleaned, note = standard_deviations(values, table()["NEE"], "NEE_VUT_REF_RANDUNC")
+    np.testing.assert_array_equal(cleaned, np.array([0.3, np.nan, np.nan, 60.5, np.nan], np.float32))
+    assert "2 negative or impossible" in note
