@@ -213,3 +213,9 @@ def test_a_unit_or_sign_that_changes_within_the_record(name, factor, first):
     findings = find_contradictions(GOOD | {name: np.where(half, factor, 1) * GOOD[name]}, step_minutes=30)
     assert set(findings.contradictions) == {name}
     assert findings.contradictions[name].startswith("in a part of the record")
+
+
+def test_negative_daily_h_is_a_doubt():
+    light = np.random.default_rng(4).uniform(50, 350, 200)
+    findings = find_contradictions({"H": 20 - 0.4 * light, "SW_IN": light}, step_minutes=1440)
+    assert not findings.contradictions and findings.doubts[0].startswith("H decreases with light")
