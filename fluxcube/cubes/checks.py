@@ -12,7 +12,13 @@ from fluxcube.cubes.latitude import better_latitude, excess_share, latitude_doub
 from fluxcube.cubes.places import location
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.sources.towers.codes import possible
+from fluxcube.sources.towers.codes import (
+    Codes,
+    added,
+    possible,
+    without_impossible_values,
+    without_known_codes,
+)
 
 #: Maximum difference, in hours, of a clock from the sun's, and of its changes between seasons and over the record. The
 #: 109 towers of FLUXNET2015 from which these were derived differ by at most 0.56 h (AU-TTE), change by at most 0.20 h
@@ -69,6 +75,33 @@ def within_bounds(record: xr.Dataset, names: Sequence[str]) -> tuple[xr.Dataset,
             flags = record[f"{name}_QC"]
             changed[f"{name}_QC"] = flags.copy(data=np.where(bad, flags.dtype.type(-1), flags.values))
     return record.assign(changed), counts
+
+
+def without_codes(record: xr.Dataset, names: Sequence[str]) -> tuple[xr.Dataset, dict[str, Codes]]:
+    """Make codes for missing values and impossible values missing, whatever reader or user made the record.
+
+    Parameters
+    ----------
+    record, names
+        As in `within_bounds`.
+
+    Returns
+    -------
+    record : xr.Dataset
+        With NaN and flag -1 instead of such values; arrays without any are the same objects.
+    codes : dict of str to dict of str to int
+        Number of such values by variable and code.
+    """
+    found, changed = {}, {}
+    for name in (name for name in names if name in record):
+        values, codes = without_known_codes(name, record[name].values)
+        values, others = without_impossible_values(name, values)
+        if codes or others:
+            found[name] = added(codes, others)
+            changed[name] = record[name].copy(data=values)
+            flags = record[f"{name}_QC"]
+            changed[f"{name}_QC"] = flags.copy(data=np.where(np.isnan(values), flags.dtype.type(-1), flags.values))
+    return record.assign(changed), found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
+from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds, without_codes
 from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.cubes.places import location, other_places, standard_offset
@@ -196,6 +196,7 @@ def _publication(record: Record, info: SiteInfo, options: TowerOptions) -> _Publ
     """Check a native record and convert it to hours."""
     rank, label, native = record
     latitude, longitude = location(info)
+    native, codes = without_codes(native, options.targets)  # `within_bounds` removes those of predictors
     doubts = tuple(dict.fromkeys([*doubts_of(native), *check_units_and_signs(native, options)]))
     lag = sun_lag(native, latitude, longitude)
     suspect = (*(lag.doubts if lag else ()), *reversed_flags(native, longitude))
@@ -221,7 +222,7 @@ def _publication(record: Record, info: SiteInfo, options: TowerOptions) -> _Publ
         out_of_bounds=counts,
         sums_out_of_bounds=sums,
         flags_assumed={name: count for name, count in assumed.items() if name in options.names},
-        missing_codes=codes_of(native, options.names),
+        missing_codes=add_codes((codes_of(native, options.names), codes)),
         warnings=(*suspect, *doubts, *repeats_of(native)),
         lost=lost_of(native),
     )

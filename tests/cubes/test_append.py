@@ -459,3 +459,16 @@ def test_chips_of_other_sites_stay_as_they_are(planet_files, cube_store, tmp_pat
     stamp = {p: p.stat().st_ino for p in (tmp_path / "c.zarr").rglob("*") if p.is_file()}
     build_carbonsense(planet_files / "towers", tmp_path / "c.zarr", modis=modis, sites=[first, second], append=True)
     assert {p: p.stat().st_ino for p in (tmp_path / "c.zarr").rglob("*") if p.is_file()} == stamp
+
+
+def test_codes_in_the_fluxes_of_a_record_from_elsewhere_become_missing(raw, some):
+    archive = discover(raw).archives[0]
+    record = read_archive(archive, utc_offset=0).load()
+    record.attrs |= {"site": "XX-New", "latitude": 40.0, "longitude": 0.0}
+    nee = record.NEE.values
+    nee[4:10] = -9999.9
+    append_site(some, record)
+    fluxes = open_store(some).fluxes.sel(site="XX-New", target="NEE")
+    assert float(fluxes.min()) > -100
+    notes = open_report(some, "notes")
+    assert "-9999.9: 6" in " ".join(notes[notes.site == "XX-New"].text)

@@ -21,7 +21,7 @@ _SIZES = (99.0, 99.9, 99.99, 999.0, 999.9, 999.99, 6999.0, 6999.9, 7999.0, 8888.
 CODES = (
     *(-size for size in _SIZES),
     *_SIZES,
-    *(-9999.0, -888.0, -7777.0, -9900.0, 9999.0, -32767.0, 32767.0, -32768.0, 1e20, 1e36),
+    *(-9999.0, -888.0, -7777.0, -9900.0, 9999.0, -32767.0, 32767.0, -32768.0, 65535.0, 1e20, 1e36),
 )
 #: No variable reaches this value in its own units, even if its bounds, which serve to scale it, include it.
 _LOWEST = -900.0
@@ -29,9 +29,9 @@ _LOWEST = -900.0
 #: symmetric around zero; and the largest wind speed (m s-1) at a tower.
 _POSITIVE = frozenset({"SW_IN", "LW_IN", "PPFD_IN", "PPFD_OUT", "SW_OUT", "LW_OUT", "WS", "USTAR"})
 _SMALLEST_CODE, _STRONGEST_WIND = -90.0, 90.0
-#: A negative code that is a possible value (a latent heat flux of -99 W m-2) counts as a code where it occurs at least
-#: this often, and more often than all other values within 5 of it.
-_REPEATED, _NEAR = 6, 5.0
+#: A negative code, or a positive one from `_LARGEST_VALUE` on, that is a possible value (a latent heat flux of -99 or
+#: 999 W m-2) counts as a code where it occurs at least this often, and more often than all other values within 5 of it.
+_REPEATED, _NEAR, _LARGEST_VALUE = 6, 5.0, 900.0
 #: A positive code below `_LARGE` counts in a flux only where it occurs at least this often.
 _LARGE, _SEVERAL = 100.0, 3
 #: No variable has a larger value in any unit; such codes are removed before units are checked.
@@ -136,7 +136,7 @@ def without_impossible_values(name: str, values: np.ndarray, resolution: str = "
     if name == "RH":
         values = _without_supersaturation(values)
     largest = IMPOSSIBLE * max(map(abs, variable(name, resolution).bounds))
-    lowest = _LOWEST if name in _POSITIVE else -largest
+    lowest = _SMALLEST_CODE if name in _POSITIVE else -largest
     if not values.size or not (np.fmax.reduce(values) > largest or np.fmin.reduce(values) < lowest):
         return values, {}
     bad = (values > largest) | (values < lowest)
@@ -158,8 +158,10 @@ def standard_deviations(
     >>> standard_deviations(np.array([0.5, -0.5]), variable("NEE"), "NEE_VUT_REF_RANDUNC")
     (array([0.5, nan]), 'column NEE_VUT_REF_RANDUNC: 1 negative or impossible standard deviations became missing')
     """
-    largest = IMPOSSIBLE * max(map(abs, variable(row.name, resolution).bounds))
-    bad = (values < 0) | (values > largest)
+    largest = max(map(abs, variable(row.name, resolution).bounds))
+    bad = (values < 0) | (values > IMPOSSIBLE * largest)
+    beyond = values > largest
+    bad |= beyond & np.isin(values, np.array(CODES, values.dtype)) if beyond.any() else False
     if not bad.any():
         return values, ""
     text = f"column {column}: {int(bad.sum())} negative or impossible standard deviations became missing"
@@ -191,14 +193,16 @@ def _may_have_codes(raw: np.ndarray) -> bool:
 
 def _limits_of_codes(name: str, resolution: str) -> tuple[float, float]:
     """Return the limits beyond which a known code cannot be a value of a variable."""
-    low, high = variable(name, resolution).limits
+    row = variable(name, resolution)
+    # No daily mean of a heat flux exceeds the bounds, which serve to scale it; its half-hours do.
+    low, high = row.bounds if resolution == "daily" else row.limits
     low = max(low, _SMALLEST_CODE if name in _POSITIVE else _LOWEST)
     return low, min(high, _STRONGEST_WIND) if name == "WS" else high
 
 
 def _is_repeated(values: np.ndarray, at: np.ndarray, code: float) -> bool:
-    """Return whether a negative code occurs too often, compared with the values near it, to be a measurement."""
-    if code > _SMALLEST_CODE or at.sum() < _REPEATED or not np.isclose(values[at][0], code):
+    """Return whether a code occurs too often, compared with the values near it, to be a measurement."""
+    if _SMALLEST_CODE < code < _LARGEST_VALUE or at.sum() < _REPEATED or not np.isclose(values[at][0], code):
         return False  # of a file in other units, the code is another value
     near = np.abs(values - values[at][0]) <= _NEAR
     return int(near.sum()) < 2 * int(at.sum())

@@ -20,6 +20,8 @@ Values = Mapping[str, np.ndarray]
 
 #: Minimum number of pairs of values for any evidence.
 _ENOUGH = 48
+#: Number of parts of a record in which VPD and NEE are checked again.
+_PARTS = 4
 #: Of longer records, about this number of steps is used.
 _SAMPLED = 16_384
 #: Length of a record (days with values) from which it is long: it has more than one part of the year's cycle.
@@ -37,11 +39,15 @@ _TAIL_LONG, _TAIL_SHORT, _MIN_TAIL = 2.0, 5.0, 1.0
 #: NEE and RECO - GPP, or -GPP, of real records correlate with 0.72 to 1 (night-time partition) and 0.10 to 0.97
 #: (day-time partition, which is a model, so that short records need more).
 _TURNED, _TURNED_MODEL_SHORT = -0.5, -0.9
+#: If NEE correlates with RECO_NT - GPP_NT by more than this, the two are proportional, with a factor of 1; a factor
+#: outside these limits shows another unit of NEE.
+_PROPORTIONAL, _FACTORS = 0.9, (0.5, 2.0)
 #: Correlation of a flux of energy with light below which its sign is turned, in long and in short records, if its
-#: median by day (light above `_DAYLIGHT`, W m-2) is also below `_NEGATIVE` (W m-2). The minimum of 29 real records is
-#: 0.09 (LE, US-Var) and -0.25 (H of an irrigated orchard, AU-Lox).
+#: median by day (light above `_DAYLIGHT`, for LE also a daily mean above `_DAILY_DAYLIGHT`, W m-2) is also below
+#: `_NEGATIVE` (W m-2). The minimum of 29 real records is 0.09 (LE, US-Var) and -0.25 (H of an irrigated orchard,
+#: AU-Lox, whose daily means can be negative in summer).
 _AGAINST_LIGHT = {"LE": (-0.3, -0.5), "H": (-0.5, -0.7), "NETRAD": (-0.5, -0.7), "PPFD_IN": (-0.5, -0.7)}
-_DAYLIGHT, _NEGATIVE = 200.0, -10.0
+_DAYLIGHT, _DAILY_DAYLIGHT, _NEGATIVE = 200.0, 50.0, -10.0
 #: Correlation of NEE with light above which there is a note, in long and in short records: NEE is turned, or the tower
 #: is in a dry place. At 157 real towers it is at most 0.40 over the whole record, and 0.94 in one month.
 _NEE_WITH_LIGHT, _NEE_WITH_LIGHT_SHORT = 0.5, 0.8
@@ -122,11 +128,25 @@ def find_contradictions(values: Values, *, step_minutes: float) -> Findings:
     found |= _of_partition(values, days)
     turned = frozenset(found)
     found |= _of_exchange(values, turned, days)
-    found |= _of_energy(values, days)
+    if not found:
+        found |= _of_parts(values, days)
+    found |= _of_energy(values, days, is_daily=step_minutes >= 1440)
+    if step_minutes >= 1440 and "H" in found:
+        doubts.append(found.pop("H"))  # daily means over an irrigated orchard (AU-Lox) can be negative in summer
     doubts += _moist(values, found, days)
     if "NEE" not in found:
         doubts += _with_light(values, days)
     return Findings(found, tuple(doubts))
+
+
+def _of_parts(values: Values, days: float) -> dict[str, str]:
+    """Find a unit of VPD or a sign of NEE that changes within the record, in each quarter of it."""
+    length = max((len(array) for array in values.values()), default=0)
+    for start in range(0, length, -(-length // _PARTS) or 1):
+        part = {name: array[start : start - (-length // _PARTS)] for name, array in values.items()}
+        if found := _of_deficit(part) | _of_exchange(part, frozenset(), days):
+            return {name: f"in a part of the record, {text}" for name, text in found.items()}
+    return {}
 
 
 def checked(
@@ -208,12 +228,14 @@ def _of_partition(values: Values, days: float) -> dict[str, str]:
         if name.startswith("RECO"):
             turned = -low > max(high, 0.3) and middle < -0.3
         else:
-            turned = -low > tail * max(high, _MIN_TAIL) and not _correlation(values, name, "SW_IN", np.negative) < 0.2
+            turned = -low > tail * max(high, _MIN_TAIL)
+            # Without a single value above zero among 95 %, light need not show it.
+            turned = turned and (high <= 0 or not _correlation(values, name, "SW_IN", np.negative) < 0.2)
             reco = name.replace("GPP", "RECO")
             turned = turned and (reco in found or not _closes(values, name, reco))
         if turned:
             found[name] = (
-                f"{name} is negative (5th percentile {low:.3g}, 95th percentile {high:.3g} {variable(name).units}), "
+                f"{name} is negative (5th percentile {low:.3g}, 95th percentile {high:.3g}), "
                 "where it is positive by definition: its sign seems to be turned"
             )
     return found
@@ -251,22 +273,36 @@ def _of_exchange(values: Values, turned: frozenset[str], days: float) -> dict[st
                 "NEE": f"NEE correlates with {what} by {correlation:.2f}, where NEE = RECO - GPP (positive towards the "
                 "atmosphere) is expected: the sign of NEE seems to be turned"
             }
-        return {}
+        proportional = method == "NT" and what != f"-{gpp}" and correlation > _PROPORTIONAL
+        return _of_scale(values["NEE"][both], expected[both], what) if proportional else {}
     return {}
 
 
-def _of_energy(values: Values, days: float) -> dict[str, str]:
-    """Find fluxes of energy that are negative by day, or, without light, LE that is negative on the whole."""
+def _of_scale(nee: np.ndarray, expected: np.ndarray, what: str) -> dict[str, str]:
+    """Compare the size of NEE (n,) with that of RECO - GPP (n,), with which it is correlated."""
+    factor = float(np.std(nee, dtype=np.float64) / np.std(expected, dtype=np.float64))
+    if _FACTORS[0] < factor < _FACTORS[1]:
+        return {}
+    return {
+        "NEE": f"NEE is {factor:.3g} times {what}, where NEE = RECO - GPP is expected: NEE seems to be in another unit "
+        "than GPP and RECO"
+    }
+
+
+def _of_energy(values: Values, days: float, *, is_daily: bool) -> dict[str, str]:
+    """Find fluxes of energy that are negative by day, and LE that is negative on the whole."""
     found: dict[str, str] = {}
     for name, (long, short) in _AGAINST_LIGHT.items():
         if name not in values:
             continue
         is_long = np.isfinite(values[name]).sum() * days >= _LONG
         correlation = _correlation(values, name, "SW_IN")
-        if np.isnan(correlation):
-            found |= _negative_evaporation(values, _TAIL_LONG if is_long else _TAIL_SHORT) if name == "LE" else {}
+        if name == "LE" and not correlation > 0:
+            found |= _negative_evaporation(values, _TAIL_LONG if is_long else _TAIL_SHORT)
+        if name in found or np.isnan(correlation):
             continue
-        day = values[name][(values["SW_IN"] > _DAYLIGHT) & np.isfinite(values[name])]
+        daylight = _DAILY_DAYLIGHT if is_daily and name == "LE" else _DAYLIGHT
+        day = values[name][(values["SW_IN"] > daylight) & np.isfinite(values[name])]
         middle = float(np.median(day)) if len(day) >= _ENOUGH else np.nan
         if correlation < (long if is_long else short) and middle < _NEGATIVE:
             found[name] = (

@@ -40,6 +40,8 @@ from fluxcube.sources.towers.selection import (
 from fluxcube.sources.towers.sitenames import fault_of_site, printable
 
 _TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
+_PACKED = (".7z", ".rar", ".bz2", ".xz", ".zst", ".lz4", ".z")
+_BINARY = (".nc", ".nc4", ".h5", ".hdf5", ".parquet", ".feather", ".mat", ".rdata", ".rds")
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 #: Files of one folder of CarbonSense v1, which contains one window of a site.
 _WINDOW_FILES = {"meta.json", "predictors.csv", "targets.csv"}
@@ -200,6 +202,10 @@ def _add_path(path: Path, search: _Search) -> None:
 def _reason_of_ending(path: Path) -> str:
     if path.suffix.lower() in _SPREADSHEETS:
         return "a spreadsheet: save it as CSV under the same name, with the extension .csv"
+    if path.suffix.lower() in _PACKED:
+        return f"packed as {path.suffix}, which is not read: unpack it, and the CSV or zip file in it is found"
+    if path.suffix.lower() in _BINARY:
+        return f"{path.suffix} files are not read: save it as CSV under the same name, with the extension .csv"
     return "the name of a tower's archive without .zip, .csv or .csv.gz: add the extension again"
 
 
@@ -251,6 +257,16 @@ def _add_zip(path: Path, search: _Search) -> None:
         search.ignore(path, _NESTED)
     elif not tables and (outer or not badm or _tower_inside(members)):
         search.ignore(path, _reason_of_zip(outer, members, search.daily))
+    elif tables and outer is None:
+        # A publisher's archive may contain other files; in any other zip, each table is listed that is not read.
+        for location in (Location(path, member) for member in members):
+            if _is_unknown_table(location.name) and not is_badm(path / (location.member or "")):
+                search.ignore(location, reason_to_ignore(None, search.daily))
+
+
+def _is_unknown_table(name: str) -> bool:
+    """Return whether a file in a zip has the extension of a table, and a name that states nothing."""
+    return has_table_ending(name) and not is_hidden(name) and parse_name(name) is None
 
 
 _NESTED = "zips within a zip: unpack the outer one"

@@ -32,9 +32,13 @@ def unreadable(raw: np.ndarray, odd: np.ndarray) -> np.ndarray:
     >>> bool(unreadable(np.array([0.0, 0.5]), np.array([False, True])).all())
     True
     """
+    return odd if concern_cells(raw, odd) else np.ones(len(raw), bool)
+
+
+def concern_cells(raw: np.ndarray, odd: np.ndarray) -> bool:
+    """Return whether odd flags of a column are one whole number, or in few cells whole numbers."""
     few = odd.sum() <= _FEW * np.isfinite(raw).sum() or len(np.unique(raw[odd])) == 1
-    whole = bool((raw[odd] == np.rint(raw[odd])).all())
-    return odd if few and whole else np.ones(len(raw), bool)
+    return bool(few and (raw[odd] == np.rint(raw[odd])).all())
 
 
 def is_of_another_scale(odd: Mapping[str, bool], main: frozenset[str]) -> bool:

@@ -122,7 +122,9 @@ def read_oneflux(
 
     record = _first_good(read, source.location, lambda record: "NEE" not in needed or _has_nee(record))
     record = record.drop_vars([array for array in ("NEE", *_NEE_PARTS) if "NEE" not in names and array in record])
-    notes = notes_on_targets(json.loads(record.attrs["columns"]), names, source.location)
+    columns = json.loads(record.attrs["columns"])
+    notes = notes_on_targets(columns, names, source.location)
+    notes += notes_on_values(columns, names, lambda name: bool(np.isfinite(record[name].values).any()))
     return record.assign_attrs(doubts=json.dumps([*json.loads(record.attrs["doubts"]), *notes]))
 
 
@@ -186,6 +188,14 @@ def notes_on_targets(
     others = [name for name in read_header(location) if _OTHER_FLUXES.match(name)]
     there = f"{', '.join(others[:_LISTED])}{', ...' if len(others) > _LISTED else ''} of the file are not read"
     return [f"no NEE, GPP, RECO or methane flux was found{f'; {there}' if others else ''}"]
+
+
+def notes_on_values(columns: Mapping[str, str], names: Iterable[str], has_values: Callable[[str], bool]) -> list[str]:
+    """Return a note if the requested fluxes of CO2 and methane that were read have no value in the whole table."""
+    read = [name for name in _FLUXES if name in columns and name in names]
+    if "NEE" not in names or not read or any(map(has_values, read)):
+        return []
+    return [f"no value of NEE, GPP, RECO or methane in the whole table (columns {', '.join(columns[n] for n in read)})"]
 
 
 def _requested(variables: Iterable[str] | None) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from fluxcube.sources.towers import flags as quality_flags
 from fluxcube.sources.towers.archives import Location, is_zip
 from fluxcube.sources.towers.csvfile import read_numbers, read_sample, text_of
 from fluxcube.sources.towers.networks import Archive, networks, parse_name
-from fluxcube.sources.towers.oneflux import notes_on_targets
+from fluxcube.sources.towers.oneflux import notes_on_targets, notes_on_values
 from fluxcube.sources.towers.plausible import measured_values
 from fluxcube.sources.towers.selection import choose_member
 from fluxcube.sources.towers.stamped import AS_PUBLISHED, MISSING, Source, TableSummary, attrs_of, parse_stamps
@@ -93,6 +93,7 @@ def read_oneflux_daily(
     frame = read_numbers(location, lambda header: _columns_to_read(header, names, location), integers=(STAMP,))
     time = _dates(frame, location)
     arrays, record = _read_variables(frame, names, location)
+    record.doubts += notes_on_values(record.columns, names, lambda name: bool(np.isfinite(arrays[name]).any()))
     attrs = {name: json.dumps(value) for name, value in asdict(record).items()}
     return xr.Dataset(
         {name: ("time", array, attrs_of(name, "daily")) for name, array in arrays.items()},
@@ -360,11 +361,26 @@ def _quality(
     if not odd.any():
         return np.clip(quality, 0, 1), ""
     columns = [column for column in frame if str(column).endswith("_QC")]
-    found = {str(column): bool(_not_fractions(frame[column].to_numpy()).any()) for column in columns}
+    found = {str(column): _is_of_another_scale(frame[column].to_numpy()) for column in columns}
     if quality_flags.is_of_another_scale(found, frozenset(f"NEE_{ending}_QC" for ending in _thresholds())):
         _refuse(odd, frame, flag, location, f"expected {_FRACTION}. {AS_PUBLISHED.capitalize()}")
     note = f"column {flag}: found {quality[odd][0]:g} ({int(odd.sum())} such rows), expected {_FRACTION}"
-    return np.full(len(frame), np.nan, np.float32), f"{note}; the quality of {name} is unknown"
+    if _is_of_another_scale(quality):
+        return np.full(len(frame), np.nan, np.float32), f"{note}; the quality of {name} is unknown"
+    return np.clip(np.where(odd, np.nan, quality), 0, 1), f"{note}; the quality of these values of {name} is unknown"
+
+
+def _is_of_another_scale(quality: np.ndarray) -> bool:
+    """Return whether a column has other numbers than fractions, except some cells of a column of fractions.
+
+    Examples
+    --------
+    >>> _is_of_another_scale(np.array([0.5, 0.9, 9.0])), _is_of_another_scale(np.array([0.0, 1.0, 3.0]))
+    (False, True)
+    """
+    odd = _not_fractions(quality)
+    others = quality[~odd & (np.abs(quality) < quality_flags.CODE)]
+    return bool(odd.any()) and not (quality_flags.concern_cells(quality, odd) and (others != np.rint(others)).any())
 
 
 def _not_fractions(quality: np.ndarray) -> np.ndarray:

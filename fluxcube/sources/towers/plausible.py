@@ -13,6 +13,8 @@ from fluxcube.sources.towers import codes
 
 #: Minimum number of values for a check of units: a day of half-hours.
 ENOUGH = 48
+#: Share of different impossible values of a flux above which its unit is wrong.
+_MOST_VALUES = 0.2
 #: Minimum number of groups of three consecutive steps for an estimate of a flux's roughness.
 _ENOUGH_TRIPLES = 200
 #: Maximum ratio of the roughness of fills to that of measured values: at 109 real towers it was at most 0.9.
@@ -147,8 +149,21 @@ def measured_values(
     """
     values, known = codes.without_known_codes(name, values, resolution)
     check_units(name, values, where)
+    present = np.isfinite(values).sum()
     values, others = codes.without_impossible_values(name, values, resolution)
+    _check_share(name, int(present), others, where, resolution)
     return values, codes.added(known, others)
+
+
+def _check_share(name: str, present: int, impossible: codes.Codes, where: str, resolution: str) -> None:
+    """Refuse a flux most of whose values are impossible, and different: measurements in another unit, not codes."""
+    row, count = table.variable(name, resolution), sum(impossible.values())
+    if "target" in row.roles and "others" in impossible and present >= ENOUGH and count > _MOST_VALUES * present:
+        raise SourceError(
+            f"{where}: expected {row.units}, and {count / present:.0%} of the values are beyond {codes.IMPOSSIBLE:g} "
+            f"times the bounds ({row.bounds[0]:g} to {row.bounds[1]:g}), which looks like another unit. Convert the "
+            "column, or get the file as its network publishes it"
+        )
 
 
 def as_float32(values: np.ndarray, where: str) -> np.ndarray:

@@ -130,7 +130,9 @@ def _reason_of_resolution(archive: Archive, daily: bool) -> str:
     if daily and archive.resolution == DAILY_TABLE and networks()[archive.network].daily:
         return ""
     read = "daily (DD), half-hourly (HH) and hourly (HR)" if daily else "half-hourly (HH) and hourly (HR)"
-    return f"resolution {archive.resolution or 'unknown'}: only {read} files are read"
+    is_daily = archive.resolution == DAILY_TABLE and networks()[archive.network].daily
+    advice = "; a daily cube reads it: resolution='daily' (--resolution daily)" if is_daily else ""
+    return f"resolution {archive.resolution or 'unknown'}: only {read} files are read{advice}"
 
 
 def first_names(members: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_japanflux import write
 
-from fluxcube.sources.towers.codes import possible, without_impossible_values, without_known_codes
+from fluxcube.errors import SourceError
+from fluxcube.sources.towers.codes import possible, standard_deviations, without_impossible_values, without_known_codes
 from fluxcube.sources.towers.oneflux import read_oneflux
 from fluxcube.sources.towers.oneflux_daily import read_oneflux_daily
 from fluxcube.sources.towers.readers import read_archive
@@ -134,3 +135,44 @@ def test_no_flux_of_real_towers_changes(shared_data):
         (path,) = (shared_data / "towers").glob(f"FLX_{site}_*.zip")
         found = read_oneflux(path, utc_offset=0.0, variables=["NEE", "GPP_NT", "RECO_NT"])
         assert json.loads(found.attrs["missing_codes"]) == {} and found.NEE.attrs["units"] == table()["NEE"].units
+
+
+@pytest.mark.parametrize(
+    ("code", "resolution", "count"), [(999, "hourly", 6), (999.9, "hourly", 9), (-888, "daily", 1)]
+)
+def test_codes_within_the_limits_of_a_heat_flux(code, resolution, count):
+    values = GOOD["LE_F_MDS"].copy()
+    values[:count] = code
+    cleaned, codes = without_known_codes("LE", values, resolution)
+    assert np.isnan(cleaned[:count]).all() and codes == {f"{code:g}": count}
+    np.testing.assert_array_equal(cleaned[count:], values[count:])
+
+
+def test_measured_whole_numbers_are_no_codes():
+    values = np.arange(900.0, 1100.0).repeat(7)
+    assert without_known_codes("LE", values) == (pytest.approx(values), {})
+
+
+def test_light_far_below_zero_is_no_measurement():
+    values, codes = without_impossible_values("SW_IN", np.array([-273.15, -12.0, 900.0]))
+    np.testing.assert_array_equal(values, [np.nan, -12, 900])
+    assert codes == {"-273.15": 1}
+
+
+def test_a_flux_most_of_whose_values_are_impossible_is_in_another_unit(tmp_path):
+    with pytest.raises(SourceError, match=r"NEE_VUT_REF: expected umol m-2 s-1, and \d+% .* another unit"):
+        read(tmp_path, GOOD | {"NEE_VUT_REF": GOOD["NEE_VUT_REF"] * 1000})
+
+
+def test_a_flux_without_any_value_is_noted(tmp_path):
+    gone = np.full(N, -9999.9)
+    columns = {name: gone if name.endswith("VUT_REF") else values for name, values in GOOD.items()}
+    doubts = json.loads(read(tmp_path, columns).attrs["doubts"])
+    assert [text for text in doubts if text.startswith("no value of NEE, GPP, RECO")]
+
+
+def test_positive_codes_of_uncertainties_become_missing():
+    values = np.array([0.3, 99.9, 999, 60.5, np.nan], np.float32)  # a large uncertainty that is no code stays
+    cleaned, note = standard_deviations(values, table()["NEE"], "NEE_VUT_REF_RANDUNC")
+    np.testing.assert_array_equal(cleaned, np.array([0.3, np.nan, np.nan, 60.5, np.nan], np.float32))
+    assert "2 negative or impossible" in note

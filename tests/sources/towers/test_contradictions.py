@@ -177,3 +177,45 @@ def test_no_real_tower_is_contradicted_and_its_fluxes_turned_round_are(shared_da
         assert checked(values, step_minutes=step, where=site) == ()
         turned = find_contradictions(values | {"NEE": -values["NEE"]}, step_minutes=step)
         assert set(turned.contradictions) == {"NEE"}
+
+
+def test_nee_in_another_unit_than_its_parts():
+    mass = {"NEE": GOOD["NEE"] * 0.044}  # mg CO2 m-2 s-1
+    findings = find_contradictions(GOOD | mass, step_minutes=30)
+    assert set(findings.contradictions) == {"NEE"} and "NEE is 0.04" in findings.contradictions["NEE"]
+    assert found(GOOD | {"NEE": GOOD["NEE"] * 0.8}) == set()
+
+
+@pytest.mark.parametrize("name", ["LE", "GPP_NT"])
+@pytest.mark.parametrize("light", [60.0, 150.0, None])
+def test_turned_daily_values_are_found_at_any_light_or_without(name, light):
+    rng = np.random.default_rng(2)
+    days = 120
+    values = {"LE": rng.uniform(20, 120, days), "GPP_NT": rng.uniform(4, 12, days), "RECO_NT": rng.uniform(2, 5, days)}
+    values["NEE"] = values["RECO_NT"] - values["GPP_NT"]
+    values |= {} if light is None else {"SW_IN": light * rng.uniform(0.5, 1.5, days)}
+    assert find_contradictions(values, step_minutes=1440).contradictions == {}
+    values[name] = -values[name]
+    assert set(find_contradictions(values, step_minutes=1440).contradictions) == {name}
+
+
+def test_turned_daily_le_that_follows_weak_light():
+    light = np.random.default_rng(3).uniform(20, 190, 200)
+    le = 0.6 * light - 30
+    assert find_contradictions({"LE": le, "SW_IN": light}, step_minutes=1440).contradictions == {}
+    assert set(find_contradictions({"LE": -le, "SW_IN": light}, step_minutes=1440).contradictions) == {"LE"}
+
+
+@pytest.mark.parametrize(("name", "factor"), [("VPD", 0.1), ("NEE", -1)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_unit_or_sign_that_changes_within_the_record(name, factor, first):
+    half = (np.arange(STEPS) < STEPS // 2 + (-10 if first else 10)) == first  # less than half
+    findings = find_contradictions(GOOD | {name: np.where(half, factor, 1) * GOOD[name]}, step_minutes=30)
+    assert set(findings.contradictions) == {name}
+    assert findings.contradictions[name].startswith("in a part of the record")
+
+
+def test_negative_daily_h_is_a_doubt():
+    light = np.random.default_rng(4).uniform(50, 350, 200)
+    findings = find_contradictions({"H": 20 - 0.4 * light, "SW_IN": light}, step_minutes=1440)
+    assert not findings.contradictions and findings.doubts[0].startswith("H decreases with light")

@@ -561,3 +561,12 @@ def test_spreadsheets_in_a_zip_and_with_the_name_of_a_text_file(tmp_path):
     path.write_bytes(b"PK\x03\x04\x14\0\x06\0\n")
     with pytest.raises(SourceError, match=r"a spreadsheet or zip with the name of a text file; save the table as CSV"):
         read_oneflux(path, utc_offset=1)
+
+
+@pytest.mark.parametrize(
+    ("ending", "advice"), [(".csv.bz2", "unpack it"), (".7z", "unpack it"), (".nc", "save it as CSV")]
+)
+def test_a_table_in_another_form_is_listed_with_the_right_advice(tmp_path, ending, advice):
+    write(tmp_path, f"FLX_XX-One_FLUXNET2015_SUBSET_HH_2015-2015_1-4{ending}")
+    ((path, why),) = discover(tmp_path).ignored
+    assert path.endswith(ending) and advice in why

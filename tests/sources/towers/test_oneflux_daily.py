@@ -272,3 +272,15 @@ def test_negative_uncertainties_are_missing(tmp_path):
     days = read_oneflux_daily(write(tmp_path, columns() | {"NEE_VUT_USTAR50_RANDUNC": [1, -1, 1, 9999, 1]}))
     np.testing.assert_array_equal(days.NEE_RANDUNC, np.float32([1, np.nan, 1, np.nan, 1]))
     assert np.isfinite(days.NEE).all() and "2 negative or impossible" in days.attrs["doubts"]
+
+
+@pytest.mark.parametrize("flag", [9, -1, 3])
+def test_one_odd_number_among_fractions_concerns_its_days_alone(tmp_path, flag):
+    data = columns()
+    quality = [0.9, flag, 0.25, 1, 0]
+    ds = read_oneflux_daily(write(tmp_path, data | {"NEE_VUT_REF_QC": quality}))
+    column = json.loads(ds.attrs["columns"])["NEE"]
+    if column != "NEE_VUT_REF":
+        ds = read_oneflux_daily(write(tmp_path, data | {f"{column}_QC": quality}))
+    np.testing.assert_allclose(ds.NEE_QUALITY, [0.9, np.nan, 0.25, 1, 0], rtol=1e-6)
+    assert "these values of NEE" in ds.attrs["doubts"]

@@ -296,3 +296,12 @@ def test_inspect_lists_what_discovery_reads(tmp_path):
     read, ignored = found(tmp_path)
     assert [path.replace(f"{tmp_path}/", "") for path in listed[listed.used].path] == read
     assert [path.replace(f"{tmp_path}/", "") for path in listed[~listed.used].path] == list(ignored)
+
+
+def test_tables_of_unknown_names_in_a_zip_are_listed(tmp_path):
+    for member in (FLX.format("SUBSET", "HH", "1-4"), "mine_2014.csv", "readme.txt", "__MACOSX/._mine_2014.csv"):
+        write(tmp_path / "towers.zip", table(JUNE, 2), member)
+    discovery = discover(tmp_path)
+    assert len(discovery.archives) == 1
+    ((path, why),) = discovery.ignored
+    assert path.endswith("towers.zip!mine_2014.csv") and why.startswith("its name matches no network")
