@@ -5,7 +5,8 @@ Arithmetic keeps the attributes of a file: values in W m-2 under the unit J m-2,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from fluxcube.sources.era5.open import storage_chunks
 from fluxcube.sources.era5.parameters import UNITS
 from fluxcube.sources.era5.sampling import Days, Region
 from fluxcube.sources.era5.series import Files, FileSeries, sample
+
+log = logging.getLogger(__name__)
 
 # Wider than any weather on Earth, narrower than values in another unit (degC, hPa, mm, %, W m-2 for a day).
 _LIMITS = {
@@ -52,6 +55,14 @@ _AMOUNTS = {
 }
 #: Mean amounts of an hour over all sampled days and cells: long-wave radiation of 30 to 600 W m-2.
 _MEANS = {"strd": (30 * 3600.0, 600 * 3600.0)}
+#: Minimum mean magnitude (J m-2) of an hour of parameters of either sign: 0.3 W m-2. Values in W m-2 or kJ m-2 under
+#: the unit J m-2 are below it.
+_FAINTEST = {"str": 1000.0, "sshf": 1000.0}
+#: Codes of missing values, which the limits of parameters that are never negative do not exclude.
+_CODES = (-9999.0, -9999.9, -6999.0, -999.0, -999.9, -99.0, -99.9, -32767.0, -32768.0)
+_NEVER_NEGATIVE = ("ssrd", "strd", "ssr")
+#: Degrees by which the dewpoint may be above the temperature in the mean of a day: it is over water, also below 0 degC.
+_MOISTER = 1.0
 #: Mean rain (m) of a day over some number of sampled days or more: above any record of a cell.
 _WETTEST = {1: 1.9, 5: 0.3, 20: 0.12}
 #: Minimum share of the potential radiation that reaches the ground in some number of days or more. In four real files
@@ -89,18 +100,39 @@ def check_ranges(files: Files, region: Region) -> None:
     SourceError
         Naming the parameter, the value and its time.
     """
+    means: dict[str, dict[tuple[int, int], float]] = {}
     for turn, (name, all_series) in enumerate(files.parameters.items()):
         low, high = _LIMITS[name]
+        known = means.setdefault(name, {})
         for series, stamps in _test_stamps(all_series, name, len(files.stamps), turn):
             values = sample(series, name, stamps, region)
+            if np.isfinite(values).any():
+                known[stamps.start, stamps.stop] = float(np.nanmean(values))
             wrong = (values < low) | (values > high)
             if wrong.any():
                 at = np.argwhere(wrong)[0]
                 raise SourceError(
                     f"{series.source}: {name} is {values[tuple(at)]:g} at "
                     f"{files.stamps[stamps.start + at[0]].astype('datetime64[h]')} UTC, which cannot be {UNITS[name]} "
-                    f"(expected {low:g} to {high:g}): the file declares wrong units; convert it, or download it again."
+                    f"(expected {low:g} to {high:g}): the file declares wrong units, or the value is a code of missing "
+                    "values that it does not declare; convert it, or download it again."
                 )
+        if not known:
+            log.warning("%s: %s has no value at any of the sampled hours and cells", all_series[0].source, name)
+    _check_dewpoint(files, means.get("t2m", {}), means.get("d2m", {}))
+
+
+def _check_dewpoint(
+    files: Files, temperature: Mapping[tuple[int, int], float], dewpoint: Mapping[tuple[int, int], float]
+) -> None:
+    """Refuse a dewpoint above the temperature in the mean of the same stamps and cells."""
+    for stamps in temperature.keys() & dewpoint.keys():
+        if dewpoint[stamps] > temperature[stamps] + _MOISTER:
+            raise SourceError(
+                f"{files.parameters['d2m'][0].source}: d2m is {dewpoint[stamps]:.1f} K in the mean of the hours from "
+                f"{files.stamps[stamps[0]].astype('datetime64[h]')} UTC, above t2m with {temperature[stamps]:.1f} K: "
+                f"the two are exchanged, or one is of another place or time; correct the file; {_OVERRIDE}."
+            )
 
 
 def _test_stamps(
@@ -146,20 +178,29 @@ def check_amounts(days: Sequence[Days], accumulation: str) -> None:
         amounts = part.amounts(accumulation)
         low, high = _AMOUNTS[part.name]
         wrong = (amounts < low) | (amounts > high)
+        if part.name in _NEVER_NEGATIVE:
+            wrong |= np.isin(part.values, _CODES)
         if wrong.any():
             at = tuple(np.argwhere(wrong)[0])
             period = "differences of totals since 00 UTC" if accumulation == "day" else "amounts of single hours"
             raise SourceError(
                 f"{part.source}: {part.name} of an hour of {part.dates[at[0]]} is {amounts[at]:g} {UNITS[part.name]} "
-                f"({period}), expected {low:g} to {high:g}: the values are in other units, in local time, or "
-                f"accumulated over another period; convert them, or pass accumulation='hour' or 'day'; {_OVERRIDE}."
+                f"({period}), expected {low:g} to {high:g}: the values are in other units, in local time, accumulated "
+                "over another period, or a code of missing values; convert them, or pass accumulation='hour' or "
+                f"'day'; {_OVERRIDE}."
             )
         if np.isfinite(amounts).any():
-            _check_mean(part, float(np.nanmean(amounts)))
+            _check_mean(part, float(np.nanmean(amounts)), float(np.nanmean(np.abs(amounts))))
 
 
-def _check_mean(part: Days, mean: float) -> None:
-    """Check the mean hourly amount over the sampled days of one source."""
+def _check_mean(part: Days, mean: float, magnitude: float) -> None:
+    """Check the mean hourly amount, and its mean magnitude, over the sampled days of one source."""
+    if magnitude < _FAINTEST.get(part.name, 0.0):
+        raise SourceError(
+            f"{part.source}: the magnitude of {part.name} is {magnitude:g} {UNITS[part.name]} in a mean hour of "
+            f"{len(part.dates)} days from {part.dates[0]} to {part.dates[-1]}, expected {_FAINTEST[part.name]:g} at "
+            f"least: the values are in W m-2 or kJ m-2; convert them, or download the file again; {_OVERRIDE}."
+        )
     low, high = _MEANS.get(part.name, (-np.inf, np.inf))
     if part.name == "tp":
         high = min(depth for days, depth in _WETTEST.items() if len(part.dates) >= days) / 24

@@ -120,6 +120,10 @@ RATES = {
     "old": {"ssrd": "msdwswrf", "tp": "mtpr"},
     "new": {"ssrd": "avg_sdswrf", "tp": "avg_tprate"},
     "long": {"ssrd": "mean_surface_downward_short_wave_radiation_flux", "tp": "mean_total_precipitation_rate"},
+    "time-mean": {
+        "ssrd": "time_mean_surface_downward_short_wave_radiation_flux",
+        "tp": "time_mean_total_precipitation_rate",
+    },
 }
 
 
