@@ -139,6 +139,19 @@ def test_one_file_of_several_in_other_units_is_named(opened):
         opened(cut(long, 0, 200), warm.assign(t2m=(warm.t2m - 273.15).assign_attrs(units="K")), cut(long, 400))
 
 
+@pytest.mark.parametrize("name", ["ssrd", "strd"])
+@pytest.mark.parametrize("first, last", [(15, 30), (26, 30), (0, 4)])
+def test_units_that_change_within_a_file_are_refused(opened, name, first, last):
+    """The mean over all days may be that of cloudy weather."""
+    long = weather(days=30)
+    values = long[name].values.copy()
+    values[24 * first + 1 : 24 * last + 1] /= 3600
+    with pytest.raises(
+        SourceError, match=rf"00\.nc: the sunlight \({name}\) of \d+ of 30 sampled|{name} is .* of one of them"
+    ):
+        opened(long.assign({name: long[name].copy(data=values)}))
+
+
 def test_the_checks_can_be_left_out(opened, hourly):
     dark = scaled(hourly, "ssrd", 1 / 3600)
     with pytest.raises(SourceError, match=r"check=False"):
