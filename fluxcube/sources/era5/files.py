@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.accumulation import find_accumulation
@@ -65,6 +66,7 @@ def read_files(
     rows, columns, step = _axes(first, resolution, bbox)
     _warn_of_edges(bbox, rows, columns, step)
     whole = replace(_join(headers, first), rows=rows, columns=columns, step=step)
+    _warn_of_unused(whole, headers)
     files = whole.between(time)
     _check_gaps(files, allow_gaps)
     files = _with_land(files, headers, first)
@@ -81,6 +83,29 @@ def read_files(
         check_amounts(days, files.accumulation)
         check_light(days, files.accumulation, first.latitude, first.longitude)
     return files
+
+
+def _warn_of_unused(files: Files, headers: Sequence[Header]) -> None:
+    """Log a warning where there is no sunlight, but other parameters of radiation that are not used."""
+    if "ssrd" in files.parameters:
+        return
+    for header in headers:
+        others = [
+            str(name) for name, array in header.source.open().data_vars.items() if _is_radiation(str(name), array)
+        ]
+        if others:
+            log.warning(
+                "%s: no parameter is the sunlight (ssrd, or the mean rate avg_sdswrf), so that there is no SW_IN; not "
+                "used: %s",
+                header.source,
+                ", ".join(others),
+            )
+
+
+def _is_radiation(name: str, array: xr.DataArray) -> bool:
+    """Return whether a parameter that is not used has a unit of radiation."""
+    units = str(array.attrs.get("units", "")).replace("*", "").replace("^", "").replace(" ", "")
+    return name not in _PARAMETERS and units in ("Wm-2", "W/m2", "Jm-2", "J/m2")
 
 
 def _region(files: Files) -> Region:
