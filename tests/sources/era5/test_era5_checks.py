@@ -314,6 +314,21 @@ def test_latitudes_that_cannot_be_are_refused(opened, hourly, latitude, match):
         opened(hourly.assign_coords(latitude=list(latitude)))
 
 
+def test_two_masks_that_differ_are_refused(opened, hourly):
+    at = hourly.latitude.values, hourly.longitude.values
+    one, same, other = (mask([[0.2, 0.4, 0.6]], *at), mask([[0.2, 0.4, 0.601]], *at), mask([[0.2, 0.4, 0.9]], *at))
+    assert opened(hourly, one, same).land_fraction.values[0] == pytest.approx([0.2, 0.4, 0.6])
+    with pytest.raises(SourceError, match=r"02\.nc and an earlier file both contain lsm, with different values"):
+        opened(hourly, one, other)
+
+
+def test_a_mask_in_time_whose_first_stamp_lacks_a_cell_is_whole(opened, hourly):
+    land = (0 * hourly.t2m + 0.4).assign_attrs(units="(0 - 1)")
+    values = land.values.copy()
+    values[0, 0, 0] = np.nan
+    assert np.unique(opened(hourly.assign(lsm=land.copy(data=values))).land_fraction) == pytest.approx([0.4])
+
+
 def test_rows_that_two_tiles_share_up_to_rounding_are_refused(opened):
     """Their cells would have almost no area."""
     ds = xr.concat([weather(), weather((46.7499, 7.0))], "latitude")
