@@ -110,7 +110,7 @@ def check_ranges(files: Files, region: Region) -> None:
         for series, stamps in _test_stamps(all_series, name, len(files.stamps), turn):
             values = sample(series, name, stamps, region)
             if np.isfinite(values).any():
-                known[stamps.start, stamps.stop] = float(np.nanmean(values))
+                known[stamps.start, stamps.stop] = float(np.nanmean(values)) if name in ("t2m", "d2m") else 0.0
             wrong = (values < low) | (values > high)
             if wrong.any():
                 at = np.argwhere(wrong)[0]
@@ -181,7 +181,7 @@ def check_amounts(days: Sequence[Days], accumulation: str) -> None:
         amounts = part.amounts(accumulation)
         low, high = _AMOUNTS[part.name]
         wrong = (amounts < low) | (amounts > high)
-        if part.name in _NEVER_NEGATIVE:
+        if part.name in _NEVER_NEGATIVE and (part.values < 0).any():
             wrong |= np.isin(part.values, _CODES)
         if wrong.any():
             at = tuple(np.argwhere(wrong)[0])
@@ -198,7 +198,7 @@ def check_amounts(days: Sequence[Days], accumulation: str) -> None:
 
 def _check_mean(part: Days, amounts: np.ndarray) -> None:
     """Check the mean hourly amount, and its mean magnitude, over the sampled days of one source."""
-    mean, magnitude = float(np.nanmean(amounts)), float(np.nanmean(np.abs(amounts)))
+    mean = float(np.nanmean(amounts))
     low, high = _MEANS.get(part.name, (-np.inf, np.inf))
     if part.name == "tp":
         high = min(depth for days, depth in _WETTEST.items() if len(part.dates) >= days) / 24
@@ -212,7 +212,7 @@ def _check_mean(part: Days, amounts: np.ndarray) -> None:
             f"{part.dates[0]} to {part.dates[-1]}, or of one of them, expected {low:g} to {high:g}: the file declares "
             f"wrong units; convert it, or download it again; {_OVERRIDE}."
         )
-    if magnitude < _FAINTEST.get(part.name, 0.0):
+    if part.name in _FAINTEST and (magnitude := float(np.nanmean(np.abs(amounts)))) < _FAINTEST[part.name]:
         raise SourceError(
             f"{part.source}: the magnitude of {part.name} is {magnitude:g} {UNITS[part.name]} in a mean hour of "
             f"{len(part.dates)} days from {part.dates[0]} to {part.dates[-1]}, expected {_FAINTEST[part.name]:g} at "
