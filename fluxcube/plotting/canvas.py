@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,8 +86,11 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise ConfigError(f"cannot write {path}: expected one of the endings {', '.join(sorted(known))}.")
+    # Drawn in RAM first: matplotlib's writer of PDF hides the error of a full disk behind one of its own.
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, bbox_inches="tight", format=path.suffix.lstrip(".").lower())
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        temporary.write_bytes(picture.getvalue())
     return ax
 
 

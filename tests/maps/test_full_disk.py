@@ -20,7 +20,8 @@ from fluxcube.stores.files import replacing
 rasterio = optional("rasterio")
 
 SCRIPT = """
-import sys, matplotlib.backends.backend_agg, netCDF4, PIL.GifImagePlugin, PIL.PngImagePlugin, rasterio, resource, signal
+import matplotlib.backends.backend_agg, matplotlib.backends.backend_pdf, netCDF4
+import PIL.GifImagePlugin, PIL.PngImagePlugin, rasterio, resource, signal, sys
 from typer.testing import CliRunner
 import fluxcube as fc, fluxcube.cli, fluxcube.cli_maps, fluxcube.maps.totals
 from fluxcube.errors import FluxcubeError
@@ -30,6 +31,7 @@ calls = {
     "x.nc": lambda path: fc.export_maps(maps, path, overwrite=True),
     "x.tif": lambda path: fc.export_maps(maps, path, variables=["NEE"], overwrite=True),
     "x.png": lambda path: fc.plot_map(fc.mean_maps(maps, None).NEE, path),
+    "x.pdf": lambda path: fc.plot_map(fc.mean_maps(maps, None).NEE, path),
     "x.gif": lambda path: fc.animate_cycle(maps, path),
 }
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the system then refuses to write, as where a disk is full
@@ -56,16 +58,16 @@ def test_every_file_that_the_disk_refuses_is_named_and_the_old_one_stays(tmp_pat
     maps = write_maps(upscale(fake(), example_forcing(shape=(2, 2), days=3)), tmp_path / "maps.zarr")
     folder = tmp_path / "out"
     folder.mkdir()
-    for name in ("x.nc", "x.tif", "x.png", "x.gif", "x.csv"):
+    for name in ("x.nc", "x.tif", "x.png", "x.pdf", "x.gif", "x.csv"):
         (folder / name).write_bytes(b"old")
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(maps)]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     lines = ended.stdout.splitlines()
-    assert len(lines) == 5, ended.stdout + ended.stderr
-    for line, name in zip(lines, ("x.nc", "x.tif", "x.png", "x.gif", "x.csv"), strict=True):
+    assert len(lines) == 6, ended.stdout + ended.stderr
+    for line, name in zip(lines, ("x.nc", "x.tif", "x.png", "x.pdf", "x.gif", "x.csv"), strict=True):
         assert line.startswith(f"StoreError: cannot write {folder / name} ("), line
         assert line.endswith("make room there, or write to another disk.")
-    assert sorted(os.listdir(folder)) == ["x.csv", "x.gif", "x.nc", "x.png", "x.tif"]
+    assert sorted(os.listdir(folder)) == ["x.csv", "x.gif", "x.nc", "x.pdf", "x.png", "x.tif"]
     assert {(folder / name).read_bytes() for name in os.listdir(folder)} == {b"old"}
 
 

@@ -140,6 +140,19 @@ def test_a_file_that_was_replaced_is_refused_even_with_its_old_time_or_its_old_s
     np.testing.assert_array_equal(open_maps(store).NEE.values, open_maps(tmp_path / "whole.zarr").NEE.values)
 
 
+def test_a_zarr_store_whose_chunks_were_written_again_is_refused(tmp_path):
+    """A final release written into the store of a preliminary one leaves its metadata as they are."""
+    path, preliminary = tmp_path / "era5.zarr", xr.open_dataset(era5(tmp_path / "era5.nc")).load()
+    preliminary.chunk(time=24).to_zarr(path, consolidated=False)
+    store = begun(of_files(path), tmp_path / "maps.zarr")
+    before = [file.stat().st_mtime_ns for file in path.rglob("zarr.json")]
+    final = (preliminary[["ssrd"]] * 0.3).isel(time=slice(0, 24)).drop_vars(["latitude", "longitude"])
+    final.to_zarr(path, region={"time": slice(0, 24)}, consolidated=False)
+    assert [file.stat().st_mtime_ns for file in path.rglob("zarr.json")] == before
+    with pytest.raises(StoreError, match="other inputs: predictors differ"):
+        write_maps(of_files(path), store, scheduler="threads")
+
+
 def test_a_copy_of_era5_is_continued_with_the_same_files_only(tmp_path, monkeypatch):
     from fluxcube.sources.era5 import copy
 

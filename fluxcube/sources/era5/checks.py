@@ -5,7 +5,8 @@ Arithmetic keeps the attributes of a file: values in W m-2 under the unit J m-2,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from fluxcube.sources.era5.open import storage_chunks
 from fluxcube.sources.era5.parameters import UNITS
 from fluxcube.sources.era5.sampling import Days, Region
 from fluxcube.sources.era5.series import Files, FileSeries, sample
+
+log = logging.getLogger(__name__)
 
 # Wider than any weather on Earth, narrower than values in another unit (degC, hPa, mm, %, W m-2 for a day).
 _LIMITS = {
@@ -52,11 +55,22 @@ _AMOUNTS = {
 }
 #: Mean amounts of an hour over all sampled days and cells: long-wave radiation of 30 to 600 W m-2.
 _MEANS = {"strd": (30 * 3600.0, 600 * 3600.0)}
+#: Minimum mean magnitude (J m-2) of an hour of parameters of either sign: 0.3 W m-2. Values in W m-2 or kJ m-2 under
+#: the unit J m-2 are below it.
+_FAINTEST = {"str": 1000.0, "sshf": 1000.0}
+#: Codes of missing values, which the limits of parameters that are never negative do not exclude.
+_CODES = (-9999.0, -9999.9, -6999.0, -999.0, -999.9, -99.0, -99.9, -32767.0, -32768.0)
+_NEVER_NEGATIVE = ("ssrd", "strd", "ssr")
+#: Degrees by which the dewpoint may be above the temperature in the mean of a day: it is over water, also below 0 degC.
+_MOISTER = 1.0
 #: Mean rain (m) of a day over some number of sampled days or more: above any record of a cell.
 _WETTEST = {1: 1.9, 5: 0.3, 20: 0.12}
 #: Minimum share of the potential radiation that reaches the ground in some number of days or more. In four real files
 #: single days have 0.04 to 0.72 of it, ten days 0.2 to 0.7; at 157 towers, ten days have 0.12 and more.
 _DARKEST = {1: 0.01, 3: 0.03, 5: 0.05, 10: 0.08, 20: 0.12}
+#: The same of one day among others, of which 5248 of single cells in these files have 0.03 and more; W m-2 under the
+#: unit J m-2 are 0.0002, kJ m-2 0.0007.
+_DARK_DAY = 0.003
 #: Maximum hours between the daily cycles of light and of the potential radiation over at least some number of days,
 #: and minimum amplitude (W m-2) of the latter. In real files five days differ by 0.8 hours at most.
 _LATE, _CYCLE_DAYS, _CYCLE = 1.5, 10, 15.0
@@ -89,18 +103,39 @@ def check_ranges(files: Files, region: Region) -> None:
     SourceError
         Naming the parameter, the value and its time.
     """
+    means: dict[str, dict[tuple[int, int], float]] = {}
     for turn, (name, all_series) in enumerate(files.parameters.items()):
         low, high = _LIMITS[name]
+        known = means.setdefault(name, {})
         for series, stamps in _test_stamps(all_series, name, len(files.stamps), turn):
             values = sample(series, name, stamps, region)
+            if np.isfinite(values).any():
+                known[stamps.start, stamps.stop] = float(np.nanmean(values)) if name in ("t2m", "d2m") else 0.0
             wrong = (values < low) | (values > high)
             if wrong.any():
                 at = np.argwhere(wrong)[0]
                 raise SourceError(
                     f"{series.source}: {name} is {values[tuple(at)]:g} at "
                     f"{files.stamps[stamps.start + at[0]].astype('datetime64[h]')} UTC, which cannot be {UNITS[name]} "
-                    f"(expected {low:g} to {high:g}): the file declares wrong units; convert it, or download it again."
+                    f"(expected {low:g} to {high:g}): the file declares wrong units, or the value is a code of missing "
+                    "values that it does not declare; convert it, or download it again."
                 )
+        if not known:
+            log.warning("%s: %s has no value at any of the sampled hours and cells", all_series[0].source, name)
+    _check_dewpoint(files, means.get("t2m", {}), means.get("d2m", {}))
+
+
+def _check_dewpoint(
+    files: Files, temperature: Mapping[tuple[int, int], float], dewpoint: Mapping[tuple[int, int], float]
+) -> None:
+    """Refuse a dewpoint above the temperature in the mean of the same stamps and cells."""
+    for stamps in temperature.keys() & dewpoint.keys():
+        if dewpoint[stamps] > temperature[stamps] + _MOISTER:
+            raise SourceError(
+                f"{files.parameters['d2m'][0].source}: d2m is {dewpoint[stamps]:.1f} K in the mean of the hours from "
+                f"{files.stamps[stamps[0]].astype('datetime64[h]')} UTC, above t2m with {temperature[stamps]:.1f} K: "
+                f"the two are exchanged, or one is of another place or time; correct the file; {_OVERRIDE}."
+            )
 
 
 def _test_stamps(
@@ -146,28 +181,42 @@ def check_amounts(days: Sequence[Days], accumulation: str) -> None:
         amounts = part.amounts(accumulation)
         low, high = _AMOUNTS[part.name]
         wrong = (amounts < low) | (amounts > high)
+        if part.name in _NEVER_NEGATIVE and (part.values < 0).any():
+            wrong |= np.isin(part.values, _CODES)
         if wrong.any():
             at = tuple(np.argwhere(wrong)[0])
             period = "differences of totals since 00 UTC" if accumulation == "day" else "amounts of single hours"
             raise SourceError(
                 f"{part.source}: {part.name} of an hour of {part.dates[at[0]]} is {amounts[at]:g} {UNITS[part.name]} "
-                f"({period}), expected {low:g} to {high:g}: the values are in other units, in local time, or "
-                f"accumulated over another period; convert them, or pass accumulation='hour' or 'day'; {_OVERRIDE}."
+                f"({period}), expected {low:g} to {high:g}: the values are in other units, in local time, accumulated "
+                "over another period, or a code of missing values; convert them, or pass accumulation='hour' or "
+                f"'day'; {_OVERRIDE}."
             )
         if np.isfinite(amounts).any():
-            _check_mean(part, float(np.nanmean(amounts)))
+            _check_mean(part, amounts)
 
 
-def _check_mean(part: Days, mean: float) -> None:
-    """Check the mean hourly amount over the sampled days of one source."""
+def _check_mean(part: Days, amounts: np.ndarray) -> None:
+    """Check the mean hourly amount, and its mean magnitude, over the sampled days of one source."""
+    mean = float(np.nanmean(amounts))
     low, high = _MEANS.get(part.name, (-np.inf, np.inf))
     if part.name == "tp":
         high = min(depth for days, depth in _WETTEST.items() if len(part.dates) >= days) / 24
+    if part.name in _MEANS:  # of each day
+        known = np.isfinite(amounts).any((1, 2, 3))
+        daily = np.nanmean(amounts[known], axis=(1, 2, 3))
+        mean = float(daily[np.abs(daily - (low + high) / 2).argmax()])
     if not low <= mean <= high:
         raise SourceError(
-            f"{part.source}: {part.name} is {mean:g} {UNITS[part.name]} in a mean hour of {len(part.dates)} days from "
-            f"{part.dates[0]} to {part.dates[-1]}, expected {low:g} to {high:g}: the file declares wrong units; "
-            f"convert it, or download it again; {_OVERRIDE}."
+            f"{part.source}: {part.name} is {mean:g} {UNITS[part.name]} in a mean hour of the days from "
+            f"{part.dates[0]} to {part.dates[-1]}, or of one of them, expected {low:g} to {high:g}: the file declares "
+            f"wrong units; convert it, or download it again; {_OVERRIDE}."
+        )
+    if part.name in _FAINTEST and (magnitude := float(np.nanmean(np.abs(amounts)))) < _FAINTEST[part.name]:
+        raise SourceError(
+            f"{part.source}: the magnitude of {part.name} is {magnitude:g} {UNITS[part.name]} in a mean hour of "
+            f"{len(part.dates)} days from {part.dates[0]} to {part.dates[-1]}, expected {_FAINTEST[part.name]:g} at "
+            f"least: the values are in W m-2 or kJ m-2; convert them, or download the file again; {_OVERRIDE}."
         )
 
 
@@ -181,8 +230,8 @@ class _Sunlight:
         Radiation at the ground and above the atmosphere.
     above, night : float
         Light above the potential radiation, and light without any sun.
-    hours, days : int
-        Number of values and of days.
+    hours, days, dark_days : int
+        Number of values, of days, and of days that are too dark by themselves.
     cycle : float
         Amplitude of the potential radiation's daily cycle, times the number of values.
     phase : complex
@@ -195,6 +244,7 @@ class _Sunlight:
     night: float
     hours: int
     days: int
+    dark_days: int
     cycle: float
     phase: complex
 
@@ -278,6 +328,7 @@ def _sunlight(part: Days, accumulation: str, latitude: np.ndarray, longitude: np
         night=float(light[known & (potential == 0)].sum()),
         hours=int(known.sum()),
         days=len(part.dates),
+        dark_days=_dark_days(part.name, light, potential),
         cycle=float(np.abs(cycles[1]).sum()),
         phase=complex((cycles[0] * cycles[1].conj()).sum()),
     )
@@ -290,6 +341,19 @@ def _sunlight(part: Days, accumulation: str, latitude: np.ndarray, longitude: np
         above=float(np.maximum(light - potential, 0.0)[known].sum()),
         night=float(light[known & (potential == 0)].sum()),
     )
+
+
+def _dark_days(name: str, light: np.ndarray, potential: np.ndarray) -> int:
+    """Return the number of days (day, 24, row, column) with less light than any day has, such as days in W m-2."""
+    known = np.isfinite(light)
+    number = known.sum((1, 2, 3))
+    above, below = (np.where(known, values, 0.0).sum((1, 2, 3)) for values in (potential, light))
+    return int(((above > 100 * _FAINT * number) & (below < _least(name) * _DARK_DAY * above)).sum())
+
+
+def _least(name: str) -> float:
+    """Return the share of the radiation downwards that a parameter of sunlight has at least."""
+    return _ABSORBED if name == "ssr" else 1.0
 
 
 def _potential(time: np.ndarray, north: np.ndarray, east: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -316,9 +380,15 @@ def _check_sunlight(source: str, name: str, sun: _Sunlight) -> None:
 
 
 def _check_darkness(source: str, name: str, sun: _Sunlight) -> None:
-    if sun.darker(_ABSORBED if name == "ssr" else 1.0):
+    units = f"the values are not in {UNITS[name]} (W m-2, kJ m-2 or MJ m-2 under its name)"
+    if sun.darker(_least(name)):
         raise SourceError(
             f"{source}: the sunlight ({name}) of {sun.days} sampled days is {sun.light / sun.potential:.2g} of the "
-            f"potential radiation, expected 0.2 to 0.8: the values are not in {UNITS[name]} (W m-2, kJ m-2 or MJ m-2 "
-            f"under its name); convert them, or download the file again; {_OVERRIDE}."
+            f"potential radiation, expected 0.2 to 0.8: {units}; convert them, or download the file again; {_OVERRIDE}."
+        )
+    if sun.dark_days:
+        raise SourceError(
+            f"{source}: the sunlight ({name}) of {sun.dark_days} of {sun.days} sampled days is less than "
+            f"{_least(name) * _DARK_DAY:.2g} of the potential radiation: {units} on these days; convert them, or "
+            f"download the file again; {_OVERRIDE}."
         )

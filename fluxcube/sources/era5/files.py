@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.accumulation import find_accumulation
@@ -26,8 +27,8 @@ from fluxcube.sources.era5.grid import (
     west_to_east,
 )
 from fluxcube.sources.era5.header import Header, read_header
-from fluxcube.sources.era5.open import ERA5Paths, Source, find_sources
-from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT, UNITS
+from fluxcube.sources.era5.open import ERA5Paths, Source, extent, find_sources
+from fluxcube.sources.era5.parameters import ACCUMULATED, INSTANT, STATIC, UNITS
 from fluxcube.sources.era5.sampling import Region, sample_days
 from fluxcube.sources.era5.series import GRAVITY, Box, Files, FileSeries, Period, read_into, sample
 
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 _PARAMETERS = (*INSTANT, *ACCUMULATED)
 #: Minimum number of stamps at which a cell without values is looked for before it counts as sea.
 _LAND_STAMPS = 4
+#: Differences of static fields in two files that packing explains (m2 s-2, and a fraction).
+_STATIC_APART = {"z": 20.0, "lsm": 0.01}
 
 
 def read_files(
@@ -65,6 +68,7 @@ def read_files(
     rows, columns, step = _axes(first, resolution, bbox)
     _warn_of_edges(bbox, rows, columns, step)
     whole = replace(_join(headers, first), rows=rows, columns=columns, step=step)
+    _warn_of_unused(whole, headers)
     files = whole.between(time)
     _check_gaps(files, allow_gaps)
     files = _with_land(files, headers, first)
@@ -81,6 +85,29 @@ def read_files(
         check_amounts(days, files.accumulation)
         check_light(days, files.accumulation, first.latitude, first.longitude)
     return files
+
+
+def _warn_of_unused(files: Files, headers: Sequence[Header]) -> None:
+    """Log a warning where there is no sunlight, but other parameters of radiation that are not used."""
+    if "ssrd" in files.parameters:
+        return
+    for header in headers:
+        others = [
+            str(name) for name, array in header.source.open().data_vars.items() if _is_radiation(str(name), array)
+        ]
+        if others:
+            log.warning(
+                "%s: no parameter is the sunlight (ssrd, or the mean rate avg_sdswrf), so that there is no SW_IN; not "
+                "used: %s",
+                header.source,
+                ", ".join(others),
+            )
+
+
+def _is_radiation(name: str, array: xr.DataArray) -> bool:
+    """Return whether a parameter that is not used has a unit of radiation."""
+    units = str(array.attrs.get("units", "")).replace("*", "").replace("^", "").replace(" ", "")
+    return name not in _PARAMETERS and units in ("Wm-2", "W/m2", "Jm-2", "J/m2")
 
 
 def _region(files: Files) -> Region:
@@ -230,10 +257,13 @@ def _with_land(files: Files, headers: Sequence[Header], first: Header) -> Files:
     """Add elevation, land fraction, and the weights of the files' cells in interpolation."""
     rows, columns = files.rows.needed, files.columns.needed
     fields: dict[str, np.ndarray] = {}
-    for header in headers:
-        for name in header.static:
-            if name not in fields:
-                fields[name] = _static(header, name, *find_cells(first, header, rows, columns))
+    for name in STATIC:
+        for holder in _first_and_last([header for header in headers if name in header.static]):
+            values = _static(holder, name, *find_cells(first, holder, rows, columns))
+            if not np.allclose(fields.setdefault(name, values), values, atol=_STATIC_APART[name], equal_nan=True):
+                raise SourceError(
+                    f"{holder.source} and an earlier file both contain {name}, with different values: keep one of them."
+                )
     elevation = fields["z"] / GRAVITY if "z" in fields else np.full((len(rows), len(columns)), np.nan)
     masked = "lsm" in fields
     # ERA5-Land has no values over the sea, ERA5 has them everywhere.
@@ -246,6 +276,11 @@ def _with_land(files: Files, headers: Sequence[Header], first: Header) -> Files:
         land_fraction=fraction if masked else (fraction >= 0.5 - 1e-9).astype("float64"),
         masked=masked,
     )
+
+
+def _first_and_last(headers: Sequence[Header]) -> list[Header]:
+    """Return two headers that stand for all, since each month may repeat the static fields."""
+    return list(dict.fromkeys([*headers[:1], *headers[-1:]]))
 
 
 def _cells_with_values(files: Files, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -292,7 +327,7 @@ def _spread_stamps(files: Files, name: str) -> list[int]:
 
 
 def _static(header: Header, name: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Read a field that does not change (row, column), from the first stamp where the file repeats it in time.
+    """Read a field that does not change (row, column), from up to three stamps where the file repeats it in time.
 
     Raises
     ------
@@ -301,8 +336,14 @@ def _static(header: Header, name: str, rows: np.ndarray, columns: np.ndarray) ->
     """
     out = np.empty((1, len(rows), len(columns)))
     order = np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")
-    ordered = np.empty_like(out)
-    read_into(ordered, header.source, name, slice(header.first, header.first + 1), rows[order[0]], columns[order[1]])
+    ordered = np.full_like(out, np.nan)
+    count = extent(header.source.open().variables[name])[0]
+    for at in dict.fromkeys((header.first, count // 2, count - 1)):  # the first stamp may lack values
+        part = np.empty_like(out)
+        read_into(part, header.source, name, slice(at, at + 1), rows[order[0]], columns[order[1]])
+        ordered = np.where(np.isnan(ordered), part, ordered)
+        if not np.isnan(ordered).any():
+            break
     out[np.ix_(np.zeros(1, int), *order)] = ordered
     low, high = STATIC_LIMITS[name]
     wrong = out[(out < low) | (out > high)]

@@ -33,6 +33,10 @@ _EXCHANGED = {
     "longitude": ("latitude", "degrees_north", "degree_north", "y"),
 }
 _LIMITS = {"latitude": (-90.0, 90.0), "longitude": (-360.0, 540.0)}
+#: Minimum distance of neighbouring cells as a share of the median one: tiles may share an edge row up to rounding.
+_NARROWEST = 0.5
+#: The same where there are this number of distances or fewer, since half of them may be gaps.
+_NARROWEST_OF_FEW, _FEW = 0.02, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +178,21 @@ def _axis(source: Source, ds: xr.Dataset, name: str) -> np.ndarray:
         raise SourceError(
             f"{source}: latitude {kind}, found {_few(degrees)}: drop repeated rows, or sort the file by latitude."
         )
+    _check_distances(source, name, degrees)
     return degrees
+
+
+def _check_distances(source: Source, name: str, degrees: np.ndarray) -> None:
+    """Refuse cells that are closer than the others; a gap in the axis is none of them."""
+    apart = np.abs((np.diff(degrees) + 180.0) % 360.0 - 180.0)  # across the antimeridian, too
+    usual = np.median(apart) if len(apart) else 0.0
+    share = _NARROWEST if len(apart) > _FEW else _NARROWEST_OF_FEW
+    if len(apart) and 0 < apart.min() < share * usual:
+        at = int(apart.argmin())
+        raise SourceError(
+            f"{source}: {name} {degrees[at]:.6g} and {degrees[at + 1]:.6g} are closer than other cells ({usual:g} "
+            "degrees): drop one of them."
+        )
 
 
 def _few(axis: np.ndarray) -> str:

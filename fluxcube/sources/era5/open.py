@@ -88,9 +88,13 @@ class Source:
 
     @property
     def identity(self) -> tuple[str, str, int, int]:
-        """Absolute path or URL, entry, time of change and size: what distinguishes the contents from others."""
+        """Absolute path or URL, entry, time of change and size: what distinguishes the contents from others.
+
+        The time of change of a Zarr store is that of its last written chunk, since its metadata may stay as they are.
+        """
         path = self.path if is_url(self.path) else os.path.abspath(self.path)
-        return path, self.entry, self.changed, self.size
+        folders = [folder for folder, _, _ in os.walk(path)] if self.zarr and not is_url(path) else []
+        return path, self.entry, max([self.changed, *(os.stat(f).st_mtime_ns for f in folders)]), self.size
 
     def open(self) -> xr.Dataset:
         """Open without reading values, with short names; the file stays open, because many blocks read from it.

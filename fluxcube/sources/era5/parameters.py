@@ -57,6 +57,8 @@ _RATES = {
     "tp": ("mtpr", "avg_tprate", "mean_total_precipitation_rate"),
 }
 RATES = {name: parameter for parameter, names in _RATES.items() for name in names}
+# Requests to the CDS have called them time-mean since 2024.
+RATES |= {f"time_{name}": parameter for name, parameter in RATES.items() if name.startswith("mean_")}
 RATE_UNITS = {parameter: "kg m-2 s-1" if parameter == "tp" else "W m-2" for parameter in _RATES}
 RATE_FACTORS = {parameter: 3.6 if parameter == "tp" else 3600.0 for parameter in _RATES}
 #: Attribute that marks an accumulated parameter whose stored values are mean rates.

@@ -34,7 +34,7 @@ def read_point_table(path: str | os.PathLike, name: str) -> xr.Dataset:
     Raises
     ------
     SourceError
-        If a column is absent, or the table is not of one point.
+        If a column is absent, the table is not of one point, or times or numbers cannot be read.
     """
     try:
         table = pd.read_csv(path)
@@ -51,16 +51,33 @@ def read_point_table(path: str | os.PathLike, name: str) -> xr.Dataset:
     if len(table[[*_PLACE]].drop_duplicates()) != 1:
         raise SourceError(f"{name}: a table of ERA5 must be of one point, found several: request NetCDF of a grid.")
     try:
-        stamps = pd.to_datetime(table[time], utc=True).dt.tz_localize(None).to_numpy("datetime64[ns]")
+        # Without a format 02.07.2019 would be read as the 7th of February.
+        stamps = pd.to_datetime(table[time], utc=True, format="ISO8601").dt.tz_localize(None).to_numpy("datetime64[ns]")
     except ValueError as problem:
-        raise SourceError(f"{name}: {time} cannot be read as a time ({problem}): download it again.") from problem
+        raise SourceError(
+            f"{name}: {time} cannot be read as a time such as 2019-07-01 13:00, found {table[time].iloc[0]!r}: write "
+            "times in this order, or download it again."
+        ) from problem
+    _check_numbers(table, name)
     arrays = {
         column: ("valid_time", table[column].to_numpy(np.float64), {"units": units})
         for column in map(str, table.columns)
-        if (units := _units(column)) and pd.api.types.is_numeric_dtype(table[column])
+        if (units := _units(column))
     }
     place = {axis: float(table[axis].iloc[0]) for axis in _PLACE}
     return xr.Dataset(arrays, coords={"valid_time": stamps, **place})
+
+
+def _check_numbers(table: pd.DataFrame, name: str) -> None:
+    """Refuse text in a column of a parameter, which would be left out for it."""
+    for column in map(str, table.columns):
+        if _units(column) and not pd.api.types.is_numeric_dtype(table[column]):
+            texts = table[column].dropna()
+            texts = texts[pd.to_numeric(texts, errors="coerce").isna()]
+            raise SourceError(
+                f"{name}: {column} must contain numbers, found {', '.join(map(repr, texts[:1])) or 'text'}: correct "
+                "it, or download it again."
+            )
 
 
 def _units(column: str) -> str:

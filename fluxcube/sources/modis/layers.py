@@ -24,7 +24,7 @@ _NAMED = (
     (re.compile(r"snow_?brdf_?albedo"), "Snow_BRDF_Albedo"),
     (re.compile(r"land_?water_?type"), "BRDF_Albedo_LandWaterType"),
     (re.compile(r"state_?1km"), "state_1km"),
-    (re.compile(r"(?:lc|land_?cover)_?type_?0*(\d)"), "LC_Type{}"),
+    (re.compile(r"(?:lc|land_?cover|^|_)_?type_?0*(\d)"), "LC_Type{}"),
     (re.compile(r"(?:lc|land_?cover)_?prop(?:erty)?_?0*(\d)"), "LC_Prop{}"),
 )
 #: Legends of land cover by their names.

@@ -15,7 +15,7 @@ from fluxcube.errors import SourceError
 from fluxcube.sources.modis import earthengine, tiff
 from fluxcube.sources.modis.grid import PRODUCTS, Raster
 from fluxcube.sources.modis.layers import are_positions, find_bands, read_name
-from fluxcube.sources.modis.names import FileName, loose_name, parse_name, used_layer
+from fluxcube.sources.modis.names import FileName, collection_of, loose_name, parse_name, used_layer
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ def _latest(rasters: Sequence[Raster]) -> tuple[list[Raster], Ignored]:
             reason = f"{winner.path.name} is {'the same' if same else 'a later'} edition of the same tile and day"
             older |= dict.fromkeys(raster.files, reason)
     latest.sort(key=lambda r: str(r.path))
-    latest.sort(key=lambda r: _edition(names[r.path]), reverse=True)
+    latest.sort(key=lambda r: _edition(names[r.path] or r.path), reverse=True)
     latest.sort(key=lambda r: (r.day, r.product))
     return latest, list(older.items())
 
@@ -288,7 +288,10 @@ def _place_key(raster: Raster, name: FileName | None) -> tuple:
     return raster.product, str(raster.day), name.tile, region
 
 
-def _edition(name: FileName | None) -> tuple[str, str, bool]:
+def _edition(name: FileName | Path | None) -> tuple[str, str, bool]:
+    """Return the order of an edition; of a path that no archive named so, its collection alone."""
+    if isinstance(name, Path):
+        return collection_of(name), "", False
     return ("", "", False) if name is None else name.edition
 
 

@@ -181,9 +181,18 @@ def find_date(text: str) -> tuple[np.datetime64, str] | None:
 
 
 def collection_of(path: Path) -> str:
-    """Return the collection in the name of a file, such as "061"; "" if there is none."""
-    name = parse_name(path) or loose_name(path)
-    return "" if name is None else name.collection
+    """Return the collection in the name of a file, such as "061"; "" if there is none.
+
+    Examples
+    --------
+    >>> collection_of(Path("MODIS_061_MCD43A4_2019_07_04.tif")), collection_of(Path("MCD43A4_2019_07_04.tif"))
+    ('061', '')
+    """
+    if name := parse_name(path) or loose_name(path):
+        return name.collection
+    date = find_date(path.stem)
+    match = _COLLECTION.search(path.stem.replace(date[1], "", 1) if date else path.stem)
+    return match["collection"] if match else ""
 
 
 def used_layer(name: FileName) -> tuple[str, str] | None:

@@ -99,10 +99,24 @@ def check(raster: Raster) -> Tile:
     SourceError
         If it is not on the sphere's sinusoidal grid of 500 m, or its bands, type, scale or fill are not the product's.
     """
+    _check_legend_of_name(raster)
     about = {field: getattr(raster, field) for field in ("path", "product", "day", "tile", "mask", "parts")}
     if raster.parts:
         return Tile(**about, **_common_layout(raster))
     return Tile(**about, **_layout(_Header.read(raster.path), raster.product, raster.bands))
+
+
+def _check_legend_of_name(raster: Raster) -> None:
+    """Refuse land cover whose legend, in the name of the file, is another one than IGBP's, if no band has a name."""
+    if raster.product != "MCD12Q1" or any(band_names(raster.path)):
+        return
+    layers = read_name(raster.path.stem, raster.product).layers
+    if layers is not None and set(PRODUCTS[raster.product].layers).isdisjoint(layers):
+        raise SourceError(
+            f"{raster.path}: expected {PRODUCTS[raster.product].layers[0]} (IGBP), found "
+            f"{', '.join(sorted(layers)) or 'a layer of quality'} in the file's name: convert that layer, or rename "
+            "the file if it contains IGBP's classes."
+        )
 
 
 def _common_layout(raster: Raster) -> dict[str, Any]:

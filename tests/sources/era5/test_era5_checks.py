@@ -139,6 +139,19 @@ def test_one_file_of_several_in_other_units_is_named(opened):
         opened(cut(long, 0, 200), warm.assign(t2m=(warm.t2m - 273.15).assign_attrs(units="K")), cut(long, 400))
 
 
+@pytest.mark.parametrize("name", ["ssrd", "strd"])
+@pytest.mark.parametrize("first, last", [(15, 30), (26, 30), (0, 4)])
+def test_units_that_change_within_a_file_are_refused(opened, name, first, last):
+    """The mean over all days may be that of cloudy weather."""
+    long = weather(days=30)
+    values = long[name].values.copy()
+    values[24 * first + 1 : 24 * last + 1] /= 3600
+    with pytest.raises(
+        SourceError, match=rf"00\.nc: the sunlight \({name}\) of \d+ of 30 sampled|{name} is .* of one of them"
+    ):
+        opened(long.assign({name: long[name].copy(data=values)}))
+
+
 def test_the_checks_can_be_left_out(opened, hourly):
     dark = scaled(hourly, "ssrd", 1 / 3600)
     with pytest.raises(SourceError, match=r"check=False"):
@@ -299,6 +312,66 @@ def test_a_mask_in_percent_is_refused(opened, hourly):
 def test_latitudes_that_cannot_be_are_refused(opened, hourly, latitude, match):
     with pytest.raises(SourceError, match=match):
         opened(hourly.assign_coords(latitude=list(latitude)))
+
+
+def test_two_masks_that_differ_are_refused(opened, hourly):
+    at = hourly.latitude.values, hourly.longitude.values
+    one, same, other = (mask([[0.2, 0.4, 0.6]], *at), mask([[0.2, 0.4, 0.601]], *at), mask([[0.2, 0.4, 0.9]], *at))
+    assert opened(hourly, one, same).land_fraction.values[0] == pytest.approx([0.2, 0.4, 0.6])
+    with pytest.raises(SourceError, match=r"02\.nc and an earlier file both contain lsm, with different values"):
+        opened(hourly, one, other)
+
+
+def test_a_mask_in_time_whose_first_stamp_lacks_a_cell_is_whole(opened, hourly):
+    land = (0 * hourly.t2m + 0.4).assign_attrs(units="(0 - 1)")
+    values = land.values.copy()
+    values[0, 0, 0] = np.nan
+    assert np.unique(opened(hourly.assign(lsm=land.copy(data=values))).land_fraction) == pytest.approx([0.4])
+
+
+def test_rows_that_two_tiles_share_up_to_rounding_are_refused(opened):
+    """Their cells would have almost no area."""
+    ds = xr.concat([weather(), weather((46.7499, 7.0))], "latitude")
+    with pytest.raises(SourceError, match=r"latitude 46\.75 and 46\.7499 are closer than other cells"):
+        opened(ds)
+    gap = xr.concat([weather(), weather((46.0, 7.0))], "latitude")  # a missing row narrows no cell
+    assert opened(gap).sizes["latitude"] == 4
+    ds = xr.concat([weather(), weather((47.0, 7.5001))], "longitude")
+    with pytest.raises(SourceError, match=r"longitude 7\.5 and 7\.5001 are closer"):
+        opened(ds.sortby("longitude"))
+
+
+@pytest.mark.parametrize("name, code", [("ssrd", -9999.0), ("strd", -9999.0), ("ssr", -999.0)])
+def test_codes_of_missing_values_are_refused(opened, hourly, name, code):
+    """-9999 J m-2 is -2.8 W m-2, which no limit of the unit excludes."""
+    values = hourly[name].values.copy()
+    values[30:34] = code
+    with pytest.raises(SourceError, match=rf"{name} of an hour .* is {code:g} J m-2 .*code of missing"):
+        opened(hourly.assign({name: hourly[name].copy(data=values)}))
+
+
+@pytest.mark.parametrize("name", ["str", "sshf"])
+@pytest.mark.parametrize("factor", [1 / 3600, 1e-3])
+def test_fluxes_of_either_sign_in_other_units_are_refused(opened, hourly, name, factor):
+    """60 W m-2 upwards; 60 J m-2 an hour would be nothing."""
+    flux = hourly.slhf.copy(data=0 * hourly.slhf - 3600 * 60).assign_attrs(units="J m**-2")
+    assert opened(hourly.assign({name: flux})).sizes
+    with pytest.raises(SourceError, match=rf"magnitude of {name} is .*W m-2 or kJ m-2"):
+        opened(hourly.assign({name: (flux * factor).assign_attrs(flux.attrs)}))
+
+
+def test_a_dewpoint_above_the_temperature_is_refused(opened, hourly):
+    dewpoint = (hourly.t2m - 5).assign_attrs(units="K")
+    assert float(opened(hourly.assign(d2m=dewpoint)).VPD.min()) > 0
+    with pytest.raises(SourceError, match=r"d2m is 285\.\d K .* above t2m with 280\.\d K: the two are exchanged"):
+        opened(hourly.assign(t2m=dewpoint, d2m=hourly.t2m))
+
+
+def test_a_parameter_without_values_is_logged(opened, hourly, caplog):
+    ds = hourly.assign(d2m=(hourly.t2m * np.nan).assign_attrs(units="K"))
+    with caplog.at_level("WARNING"):
+        opened(ds)
+    assert [r.getMessage() for r in caplog.records if "d2m has no value at any of the sampled hours" in r.getMessage()]
 
 
 def test_an_axis_out_of_order_or_not_in_degrees_is_refused(opened):

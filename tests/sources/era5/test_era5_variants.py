@@ -120,6 +120,10 @@ RATES = {
     "old": {"ssrd": "msdwswrf", "tp": "mtpr"},
     "new": {"ssrd": "avg_sdswrf", "tp": "avg_tprate"},
     "long": {"ssrd": "mean_surface_downward_short_wave_radiation_flux", "tp": "mean_total_precipitation_rate"},
+    "time-mean": {
+        "ssrd": "time_mean_surface_downward_short_wave_radiation_flux",
+        "tp": "time_mean_total_precipitation_rate",
+    },
 }
 
 
@@ -141,6 +145,17 @@ def test_mean_rates_are_the_amounts_of_their_hour(write, tmp_path, region, names
     assert open_era5(write(dry)).attrs["accumulation"] == "hour"
     same(open_era5(write(rates[["t2m", names["tp"]]], region[["ssrd"]])), expected)
     same(open_era5(copy_era5(write(rates), tmp_path / "copy.zarr")).load(), expected)
+
+
+def test_radiation_that_is_not_used_is_named_where_there_is_no_sunlight(write, region, caplog):
+    rates = as_rates(region, {"ssrd": "avg_sdswrfcs", "tp": "avg_tprate"})
+    with caplog.at_level("WARNING"):
+        assert "SW_IN" not in open_era5(write(rates))
+        assert "there is no SW_IN; not used: avg_sdswrfcs" in caplog.text
+        caplog.clear()
+        open_era5(write(region.assign(avg_sdswrfcs=rates.avg_sdswrfcs)))
+        open_era5(write(region[["t2m"]]))
+    assert not caplog.text
 
 
 def test_mean_rates_of_all_fluxes(write, region):
@@ -282,6 +297,11 @@ def test_a_table_of_one_point_equals_its_netcdf(write, tmp_path):
         (table.drop(columns="latitude"), "needs the columns valid_time, latitude and longitude"),
         (table.assign(latitude=np.arange(len(table))), "must be of one point"),
         (table.assign(valid_time="yesterday"), "cannot be read as a time"),
+        (table.assign(valid_time=table.valid_time.dt.strftime("%d.%m.%Y %H:%M")), "cannot be read as a time"),
+        (
+            table.assign(t2m=table.t2m.astype(object).where(table.index != 3, "none?")),
+            "t2m must contain numbers, found",
+        ),
     ):
         wrong.to_csv(tmp_path / "wrong.csv", index=False)
         with pytest.raises(SourceError, match=match):

@@ -138,6 +138,16 @@ def test_other_legends_in_the_file_s_name_or_values_are_refused(tmp_path):
         read_tile(tile)
 
 
+@pytest.mark.parametrize("end", ["_PFT", "_LAI_alps", "_UMD", "_Type5", "_LC_Type2_mosaic", "_quality"])
+@pytest.mark.parametrize("start", ["MCD12Q1_2019_01_01", "MCD12Q1.A2019001.h18v04.061.2022169160720"])
+def test_the_legend_in_the_name_of_a_file_counts_where_its_band_has_none(tmp_path, start, end):
+    tif(tmp_path / "other" / f"{start}{end}.tif", cover(6), None, 255)
+    with pytest.raises(SourceError, match=r"expected LC_Type1 \(IGBP\), found|no MODIS raster.*not used"):
+        find_tiles(tmp_path / "other")
+    tif(tmp_path / "named" / f"{start}_mosaic.tif", cover(6), None, 255)
+    assert len(find_tiles(tmp_path / "named")) == 1
+
+
 NAMES = {
     "AppEEARS": "MCD43A4.061_{layer}_doy2019185000000_aid0001.tif",
     "AppEEARS without hours": "MCD43A4.061_{layer}_doy2019185_aid0001.tif",
@@ -284,6 +294,13 @@ def test_the_later_collection_of_appeears_counts(tmp_path):
         for collection, values in (("006", STACK // 2), ("061", STACK)):
             name = f"MCD43A4.{collection}_{layer}_doy2019185000000_aid0001.tif"
             tif(tmp_path / name, values[n : n + 1], None, 32767)
+    assert bands_of(tmp_path) == pytest.approx(EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["MCD43A4_{}_2019_07_04", "MCD43A4_2019_07_04_{}", "MODIS_{}_MCD43A4_2019_07_04"])
+def test_the_later_collection_of_an_export_counts(tmp_path, name):
+    tif(tmp_path / f"{name.format('006')}.tif", STACK // 2, A4, 32767)
+    tif(tmp_path / f"{name.format('061')}.tif", STACK, A4, 32767)
     assert bands_of(tmp_path) == pytest.approx(EXPECTED)
 
 
