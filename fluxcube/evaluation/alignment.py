@@ -11,8 +11,8 @@ from fluxcube.errors import SchemaError
 from fluxcube.resolution import DAILY, HOURLY
 
 _CELLS = {"latitude", "longitude"}
-#: How maps are sampled at towers.
-_SAMPLE = 'maps.sel(latitude=cube.latitude, longitude=cube.longitude, method="nearest")'
+#: How maps are sampled at towers; without a tolerance, a tower outside the maps would get the values of their edge.
+_SAMPLE = 'maps.sel(latitude=cube.latitude, longitude=cube.longitude, method="nearest", tolerance={tolerance:g})'
 
 
 def check_labelled(name: str, data: object) -> None:
@@ -56,9 +56,16 @@ def _other_dims(obs: xr.DataArray, array: xr.DataArray) -> str:
     have = f"observations have dims {tuple(map(str, obs.dims))} and predictions {tuple(map(str, array.dims))}"
     kinds = {"site" if "site" in a.dims else "cell" if set(a.dims) >= _CELLS else "" for a in (obs, array)}
     if kinds == {"site", "cell"}:
-        return f"{have}: sample the maps at the towers first, {_SAMPLE}."
+        sample = _SAMPLE.format(tolerance=_cell_size(obs if "site" in array.dims else array))
+        return f"{have}: sample the maps at the towers first, {sample}."
     only = " and ".join(sorted(map(str, set(obs.dims) ^ set(array.dims))))
     return f"{have}: expected the same dims. Select one entry of {only} with isel, or average over it."
+
+
+def _cell_size(maps: xr.DataArray) -> float:
+    """Return the largest distance between neighbouring rows or columns of maps, degrees; 0.25 for a single cell."""
+    steps = [np.abs(np.diff(maps[dim].values.astype(float))) for dim in sorted(_CELLS) if dim in maps.coords]
+    return round(max((float(step.max()) for step in steps if step.size), default=0.25), 6)
 
 
 def _check_steps(obs: xr.DataArray, array: xr.DataArray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from fluxcube.maps.netcdf import write_netcdf
 from fluxcube.maps.periods import steps_of
 from fluxcube.stores.files import replacing
 from fluxcube.units import convert
+
+logger = logging.getLogger(__name__)
 
 _CELLS = ("latitude", "longitude")
 _SUFFIXES = {".nc": "netcdf", ".tif": "geotiff", ".tiff": "geotiff"}
@@ -61,7 +64,7 @@ def export_maps(
     ------
     ConfigError
         If an ending or format is unknown, a GeoTIFF would have several variables or more than 1024 bands, or no
-        variable can be converted into `units`.
+        variable can be converted into `units`, or one has no attribute units.
     SchemaError
         If a grid is not evenly spaced (GeoTIFF), or there is nothing to write.
     StoreError
@@ -167,11 +170,17 @@ def _normal(maps: xr.Dataset) -> xr.Dataset:
 def _with_units(maps: xr.Dataset, units: str | None) -> xr.Dataset:
     if units is None:
         return maps
-    out, converted = maps, 0
+    out, converted, kept = maps, 0, []
     for name, array in maps.data_vars.items():
+        if not array.attrs.get("units"):
+            raise ConfigError(
+                f"{name} has no attribute units, so that it cannot be converted into {units!r}: set it, "
+                f'maps["{name}"].attrs["units"] = "...", or choose other variables.'
+            )
         try:
             scale, shift = (float(convert(np.asarray(x), array.attrs.get("units", ""), units)) for x in (1.0, 0.0))
         except ConfigError:
+            kept.append(f"{name} ({array.attrs['units']})")
             continue
         converted += 1
         values = (array * np.float32(scale - shift) + np.float32(shift)).astype("float32")
@@ -181,6 +190,8 @@ def _with_units(maps: xr.Dataset, units: str | None) -> xr.Dataset:
         raise ConfigError(
             f"no variable can be converted into {units!r}: these maps are in {', '.join(present)}; choose other units."
         )
+    if kept:
+        logger.warning("written in their own units, not in %s: %s", units, ", ".join(kept))
     return out
 
 
