@@ -172,3 +172,22 @@ def test_a_tower_outside_the_maps_gets_no_value_of_their_edge(cube):
     far = cube.latitude * 0 + 80
     with pytest.raises(KeyError):
         maps.sel(latitude=far, longitude=cube.longitude, method="nearest", tolerance=tolerance)
+
+
+def test_means_of_longer_periods_are_no_first_steps():
+    """A monthly mean has the stamp of the first hour, and of the first day, of its month."""
+    time = np.datetime64("2018-01-01", "ns") + np.arange(120) * np.timedelta64(24, "h")
+    days = xr.DataArray(np.arange(120.0)[None], dims=("site", "time"), coords={"site": ["a"], "time": time}, name="NEE")
+    hours = days.reindex(time=np.datetime64("2018-01-01", "ns") + np.arange(2880) * np.timedelta64(1, "h"))
+    for fine, option in ((days, "min_quality"), (hours.fillna(0.5), "max_qc")):
+        for period in ("7D", "8D", "1MS", "1YS"):
+            with pytest.raises(SchemaError, match="value of a period would be compared with its first step"):
+                evaluate(
+                    fine, days.resample(time=period).mean() if period != "1YS" else _yearly(days), **{option: None}
+                )
+    some = days.isel(time=[0, 3, 4, 9])
+    assert evaluate(days, some, min_quality=None).n == 4
+
+
+def _yearly(days):
+    return days.isel(time=[0, 0]).assign_coords(time=np.array(["2018-01-01", "2019-01-01"], "datetime64[ns]"))
