@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _CELLS = ("latitude", "longitude")
 _SUFFIXES = {".nc": "netcdf", ".tif": "geotiff", ".tiff": "geotiff"}
+#: First parts of the names of fluxes, which need units to be converted; other layers keep theirs.
+_FLUXES = ("NEE", "GPP", "RECO", "FCH4", "LE")
 _STEPS = {3600: "hourly", 86400: "daily"}
 
 
@@ -64,7 +66,7 @@ def export_maps(
     ------
     ConfigError
         If an ending or format is unknown, a GeoTIFF would have several variables or more than 1024 bands, or no
-        variable can be converted into `units`, or one has no attribute units.
+        variable can be converted into `units`, or a flux has no attribute units.
     SchemaError
         If a grid is not evenly spaced (GeoTIFF), or there is nothing to write.
     StoreError
@@ -172,7 +174,8 @@ def _with_units(maps: xr.Dataset, units: str | None) -> xr.Dataset:
         return maps
     out, converted, kept = maps, 0, []
     for name, array in maps.data_vars.items():
-        if not array.attrs.get("units"):
+        is_flux = str(name).partition("_")[0] in _FLUXES
+        if is_flux and not array.attrs.get("units"):
             raise ConfigError(
                 f"{name} has no attribute units, so that it cannot be converted into {units!r}: set it, "
                 f'maps["{name}"].attrs["units"] = "...", or choose other variables.'
@@ -180,7 +183,7 @@ def _with_units(maps: xr.Dataset, units: str | None) -> xr.Dataset:
         try:
             scale, shift = (float(convert(np.asarray(x), array.attrs.get("units", ""), units)) for x in (1.0, 0.0))
         except ConfigError:
-            kept.append(f"{name} ({array.attrs['units']})")
+            kept += [f"{name} ({array.attrs['units']})"] if is_flux else []
             continue
         converted += 1
         values = (array * np.float32(scale - shift) + np.float32(shift)).astype("float32")
@@ -191,7 +194,7 @@ def _with_units(maps: xr.Dataset, units: str | None) -> xr.Dataset:
             f"no variable can be converted into {units!r}: these maps are in {', '.join(present)}; choose other units."
         )
     if kept:
-        logger.warning("written in their own units, not in %s: %s", units, ", ".join(kept))
+        logger.warning("fluxes in their own units, not in %s: %s", units, ", ".join(kept))
     return out
 
 
