@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SchemaError
+from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import Resolution, resolution_of
+from fluxcube.units import same_unit
 from fluxcube.variables import table
 
 if TYPE_CHECKING:
@@ -184,6 +185,31 @@ def validate_cube(ds: xr.Dataset) -> xr.Dataset:
     _check_coords(ds, _SITE_COORDS, ("site",), "cube")
     _check_steps(ds, "cube", resolution)
     return ds
+
+
+def check_units(ds: xr.Dataset) -> None:
+    """Refuse a cube or forcing cube whose variables or targets have other units than the variable table.
+
+    Models are trained in the units of the variable table, and label their estimates with them.
+
+    Raises
+    ------
+    ConfigError
+        If units differ, with the name of the first such variable; or if the cube is normalised.
+    """
+    if "normalized" in ds.attrs:
+        raise ConfigError("the cube is normalised, and features are normalised here: open it with normalized=False.")
+    rows = table(resolution_of(ds).name)
+    for dim, coord in (("variable", "units"), ("target", "target_units")):
+        if coord not in ds.coords or ds[coord].dims != (dim,):
+            continue
+        for name, found in zip(ds[dim].values, ds[coord].compute(scheduler="synchronous").values, strict=True):
+            expected = rows[str(name)].units if str(name) in rows else str(found)
+            if str(found) != expected and not same_unit(str(found), expected):
+                raise ConfigError(
+                    f"{name} must be in {expected}, found {found} (coordinate {coord}): convert the values, and set "
+                    f"the coordinate to {expected!r}; or build the data with fluxcube."
+                )
 
 
 def validate_forcing(ds: xr.Dataset) -> xr.Dataset:

@@ -63,7 +63,9 @@ def daily(hourly):
     keep = cube[["predictors", "fluxes"]]
     share = keep.rename({name: f"{name}_quality" for name in keep}) * 0 + 1
     days = cube.time.values.astype("datetime64[D]").astype("datetime64[ns]")
-    return keep.assign(share).assign_coords(time=days).assign_attrs(hourly.attrs | {"resolution": "daily"})
+    units = ("target", np.array(["gC m-2 d-1"], object))
+    made = keep.assign(share).assign_coords(time=days, target_units=units)
+    return made.assign_attrs(hourly.attrs | {"resolution": "daily"})
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 #: Coordinates of a target's units, in a cube and in an array that was selected from one.
 _COORDS = ("target_units", "units")
+#: Spellings of the attribute, in lower case.
+_ATTRIBUTES = ("units", "unit")
 
 
 def units_of(array: xr.DataArray) -> str:
@@ -26,8 +28,9 @@ def units_of(array: xr.DataArray) -> str:
     >>> units_of(xr.DataArray([1.0], dims="time", attrs={"units": "gC m-2 d-1"})), units_of(xr.DataArray([1.0]))
     ('gC m-2 d-1', '')
     """
-    if array.attrs.get("units"):
-        return str(array.attrs["units"])
+    spelled = {str(name).lower(): str(value).strip() for name, value in array.attrs.items()}
+    if attribute := next((spelled[name] for name in _ATTRIBUTES if spelled.get(name)), ""):
+        return attribute
     known = [array.coords[name] for name in _COORDS if name in array.coords and not array.coords[name].dims]
     return next((str(coord.values) for coord in known if str(coord.values)), "")
 
@@ -45,7 +48,8 @@ def in_one_unit(
 ) -> tuple[str, list[xr.DataArray]]:
     """Return the units of the observations ("" if nothing has units), and the predictions in these units.
 
-    Data without units are taken to have those of the variable table, which the others must then have, too.
+    Data without units are taken to have those of the variable table, which the others must then have, too; this is
+    logged.
 
     Parameters
     ----------
@@ -80,13 +84,12 @@ def in_one_unit(
 def _check_missing(target: str, missing: list[str], units: str, rows: Mapping[str, Variable]) -> None:
     """Refuse data without units beside data with units that are not those of the variable table."""
     who = f"{target} of {' and '.join(missing)} has no attribute units"
-    if target not in rows:
-        logger.warning("%s: taken as %s", who, units)
-    elif _factor(units, rows[target].units, target) != (0.0, 1.0):
+    if target in rows and _factor(units, rows[target].units, target) != (0.0, 1.0):
         raise ConfigError(
             f"{who}, and the other data are in {units}, not in {rows[target].units}: set the attribute of the array, "
             f'such as array.attrs["units"] = "{units}".'
         )
+    logger.warning("%s: taken as %s", who, units)
 
 
 def _factor(found: str, units: str, name: str) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, R
 from fluxcube.samples.quality import best_flags, named_best_flags
 from fluxcube.schema import PARTS
 from fluxcube.scores import Moments, moments, pool
-from fluxcube.variables import table
+from fluxcube.variables import Variable, table
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -77,7 +77,7 @@ class Sums:
     def units_of(self, target: str) -> str:
         """Return the units of a target: those of the data, else those of the variable table."""
         rows = table(str(self.attrs.get("resolution", HOURLY.name)))
-        return self.units.get(target, rows[target].units if target in rows else "")
+        return self.units.get(target) or (rows[target].units if target in rows else "")
 
     @property
     def targets(self) -> list[str]:
@@ -120,10 +120,11 @@ class Sums:
         if missing := {*_KEYS, "site", *Moments._fields} - set(frame):
             raise SchemaError(f"expected a table of sums, found no columns {', '.join(sorted(missing))}.")
         models, seasons = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["season"]))
-        found, places, units = {}, {}, {}
+        found, places = {}, {}
+        units: dict[str, str] = {}
         for target, rows in frame.groupby("target", sort=False):
             if "units" in rows:
-                units[str(target)] = _one_unit(str(target), rows["units"])
+                units |= _one_unit(str(target), rows["units"], table(str(frame.attrs.get("resolution", HOURLY.name))))
             sites = list(dict.fromkeys(rows["site"]))
             order = pd.MultiIndex.from_product([sites, seasons, models])
             indexed = rows.set_index(["site", "season", "model"])
@@ -164,11 +165,16 @@ class Sums:
         return cls.from_frame(out)
 
 
-def _one_unit(target: str, column: pd.Series) -> str:
-    units = sorted({str(unit) for unit in column.fillna("")})
-    if len(units) > 1:
-        raise SchemaError(f"sums of {target} have the units {' and '.join(units)}: compute all parts in one unit.")
-    return units[0]
+def _one_unit(target: str, column: pd.Series, rows: Mapping[str, Variable]) -> dict[str, str]:
+    """Return the units of a target, if it has any; sums without units are in those of the variable table."""
+    every = {str(unit) for unit in column.fillna("")}
+    named = every - {""}
+    known = named | ({rows[target].units} if "" in every and target in rows else set())
+    if len(known if named else ()) > 1:
+        raise SchemaError(
+            f"sums of {target} have the units {' and '.join(sorted(known))}: compute all parts in one unit."
+        )
+    return dict.fromkeys([target], *named) if named else {}
 
 
 def _pooled(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Checks before maps are computed: absent inputs, other units, and the RAM that a chunk takes."""
+"""Checks before maps are computed: absent inputs, impossible values, and the RAM that a chunk takes."""
 
 from __future__ import annotations
 
@@ -96,25 +96,6 @@ def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product
     elif trained != mapped:
         logger.warning("the model was trained on %s, and is mapped with %s as allowed", trained, mapped)
     return {"satellite_product": mapped or "unknown", "satellite_product_of_training": trained or "unknown"}
-
-
-def check_units(forcing: xr.Dataset) -> None:
-    """Refuse a forcing cube whose predictors have other units than the variable table.
-
-    Raises
-    ------
-    ConfigError
-        If units differ; the message names the first such predictor.
-    """
-    if "units" not in forcing.coords or forcing.units.dims != ("variable",):
-        return
-    rows = table(resolution_of(forcing).name)
-    for name, found in zip(
-        forcing["variable"].values, forcing.units.compute(scheduler="synchronous").values, strict=True
-    ):
-        expected = rows[str(name)].units if str(name) in rows else found
-        if str(found) != expected:
-            raise ConfigError(f"{name} must be in {expected}, found {found}: convert it, or use open_forcing.")
 
 
 def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:

@@ -13,13 +13,13 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells, seen_bands
-from fluxcube.inference.checks import check_absent, check_product, check_units, region_bytes
+from fluxcube.inference.checks import check_absent, check_product, region_bytes
 from fluxcube.inference.loading import as_predictor
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution, resolution_of
 from fluxcube.samples.support import support_stops
-from fluxcube.schema import REGION_BYTES, validate_forcing, validate_maps
+from fluxcube.schema import REGION_BYTES, check_units, validate_forcing, validate_maps
 from fluxcube.stores.identity import DIGESTS, input_digests
 from fluxcube.timestamps import DAY
 

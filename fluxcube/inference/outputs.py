@@ -81,6 +81,8 @@ def as_fluxes(
     """
     targets = predictor.spec.targets
     outputs = predictor.outputs(options.uncertainty)
+    if options.uncertainty:
+        _report_uncalibrated(predictor, names)
     rows = table(predictor.resolution)
     one = {t: stacked.isel(target=i).assign_attrs(rows[t].attrs) for i, t in enumerate(targets)}
     if DERIVED in names and (gpp := derived_from(targets)):
@@ -105,6 +107,17 @@ def as_fluxes(
         one |= _applicability(stacked.isel(target=len(outputs)), predictor)
         names = (*names, DISSIMILARITY, APPLICABLE)
     return xr.Dataset({name: one[name].rename(name) for name in names})
+
+
+def _report_uncalibrated(predictor: Predictor, names: Sequence[str]) -> None:
+    """Log the fluxes whose standard deviation is absent although uncertainty is requested."""
+    absent = [name for name in predictor.spec.targets if name in names and name not in predictor.calibrated]
+    if "std" in predictor.quantities and absent:
+        logger.warning(
+            "no standard deviation of %s: nothing calibrated it on validation towers. The spread, where there is one, "
+            "is that between the members of the ensemble, and not the error of the mean",
+            ", ".join(absent),
+        )
 
 
 def _applicability(index: xr.DataArray, predictor: Predictor) -> dict[str, xr.DataArray]:

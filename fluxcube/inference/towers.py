@@ -17,7 +17,7 @@ from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicabilit
 from fluxcube.inference.predictor import ModelReference, Predictor
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
-from fluxcube.schema import validate_cube
+from fluxcube.schema import check_units, validate_cube
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -76,11 +76,12 @@ def predict(
         If `cube` is not a tower cube.
     ConfigError
         If the cube has none of the model's predictors, another clock or another resolution than the model was trained
-        on; if the model does not estimate its error.
+        on, or predictors in other units than the variable table's; if the model does not estimate its error.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
     check_resolution(cube, predictor.resolution, "this model")
+    check_units(cube[["predictors"]])
     _check_clock(cube, predictor)
     options = predictor.options(
         stride=stride,

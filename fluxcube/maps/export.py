@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,12 @@ from fluxcube.maps.periods import steps_of
 from fluxcube.stores.files import replacing
 from fluxcube.units import convert
 
+logger = logging.getLogger(__name__)
+
 _CELLS = ("latitude", "longitude")
 _SUFFIXES = {".nc": "netcdf", ".tif": "geotiff", ".tiff": "geotiff"}
+#: First parts of the names of fluxes, which need units to be converted; other layers keep theirs.
+_FLUXES = ("NEE", "GPP", "RECO", "FCH4", "LE")
 _STEPS = {3600: "hourly", 86400: "daily"}
 
 
@@ -61,7 +66,7 @@ def export_maps(
     ------
     ConfigError
         If an ending or format is unknown, a GeoTIFF would have several variables or more than 1024 bands, or no
-        variable can be converted into `units`.
+        variable can be converted into `units`, or a flux has no attribute units.
     SchemaError
         If a grid is not evenly spaced (GeoTIFF), or there is nothing to write.
     StoreError
@@ -167,11 +172,18 @@ def _normal(maps: xr.Dataset) -> xr.Dataset:
 def _with_units(maps: xr.Dataset, units: str | None) -> xr.Dataset:
     if units is None:
         return maps
-    out, converted = maps, 0
+    out, converted, kept = maps, 0, []
     for name, array in maps.data_vars.items():
+        is_flux = str(name).partition("_")[0] in _FLUXES
+        if is_flux and not array.attrs.get("units"):
+            raise ConfigError(
+                f"{name} has no attribute units, so that it cannot be converted into {units!r}: set it, "
+                f'maps["{name}"].attrs["units"] = "...", or choose other variables.'
+            )
         try:
             scale, shift = (float(convert(np.asarray(x), array.attrs.get("units", ""), units)) for x in (1.0, 0.0))
         except ConfigError:
+            kept += [f"{name} ({array.attrs['units']})"] if is_flux else []
             continue
         converted += 1
         values = (array * np.float32(scale - shift) + np.float32(shift)).astype("float32")
@@ -181,6 +193,8 @@ def _with_units(maps: xr.Dataset, units: str | None) -> xr.Dataset:
         raise ConfigError(
             f"no variable can be converted into {units!r}: these maps are in {', '.join(present)}; choose other units."
         )
+    if kept:
+        logger.warning("fluxes in their own units, not in %s: %s", units, ", ".join(kept))
     return out
 
 

@@ -109,7 +109,7 @@ def totals(
         If the maps have no flux, no land or no land_fraction, or times that are not in order; or if the coverage of a
         group and period is too low.
     ConfigError
-        If the value of an option is not valid, or a region is not a polygon.
+        If the value of an option is not valid, a region is not a polygon, or a flux has no units or unknown ones.
     UnknownNameError
         If the maps do not contain one of `fluxes`.
 
@@ -132,6 +132,7 @@ def totals(
     ('PgC yr-1', 1.0)
     """
     names = _names(maps, fluxes)
+    _check_units(maps, names)
     check_every(every, ("month", "year"))
     if not 0 <= min_coverage <= 1:
         raise ConfigError(f"min_coverage: expected 0 to 1, found {min_coverage!r}.")
@@ -157,6 +158,18 @@ def _names(maps: xr.Dataset, fluxes: Sequence[str] | None) -> tuple[str, ...]:
             f"{', '.join(map(str, maps.data_vars))}: choose other maps."
         )
     return tuple(present if fluxes is None else fluxes)
+
+
+def _check_units(maps: xr.Dataset, names: Sequence[str]) -> None:
+    """Refuse fluxes whose units are missing or have no total, before anything is computed (ConfigError)."""
+    for name in names:
+        units, mass = str(maps[name].attrs.get("units", "")), _KINDS[name.partition("_")[0]].mass
+        if not units:
+            raise ConfigError(
+                f"totals: {name} has no attribute units, such as {mass!r}: set it, "
+                f'maps["{name}"].attrs["units"] = "...".'
+            )
+        convert(np.asarray(1.0), units, mass, name=name)
 
 
 def _is_flux(name: str) -> bool:

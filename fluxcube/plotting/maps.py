@@ -155,8 +155,7 @@ def plot_scores(
     _draw_bars(ax, wide, floor=-1.0 if score == "nse" else None)
     hours = rows.drop_duplicates("group").set_index("group")
     ax.set_xticks(range(len(wide)), [_tick(g, hours.loc[g]) for g in wide.index], fontsize=8)
-    units = rows["units"].iloc[0] if "units" in rows and score in ("rmse", "mae", "bias") else ""
-    ax.set_ylabel(f"{score.upper()}{f' ({print_units(units)})' if units else ''}, all hours of the group pooled")
+    ax.set_ylabel(f"{score.upper()}{_units_of_score(rows, score)}, all hours of the group pooled")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     ax.set_title(f"{target}: {score.upper()} by group" if title is None else title)
     return save_picture(ax, path)
@@ -204,9 +203,16 @@ def plot_differences(
     several = rows["group"].nunique() > 1
     names = [f"{g}: {m}" if several else str(m) for g, m in zip(rows["group"], rows["model"], strict=True)]
     ax.set_yticks(at, names, fontsize=8)
-    ax.set_xlabel(f"{score.replace('_', ' ').upper()}, difference from {table.attrs.get('against', 'the reference')}")
+    label = f"{score.replace('_', ' ').upper()}{_units_of_score(rows, score)}"
+    ax.set_xlabel(f"{label}, difference from {table.attrs.get('against', 'the reference')}")
     ax.set_title(f"{rows['target'].iloc[0] if len(rows) else ''}" if title is None else title)
     return save_picture(ax, path)
+
+
+def _units_of_score(rows: pd.DataFrame, score: str) -> str:
+    """Return the units of a score in brackets, "" for scores without units."""
+    units = rows["units"].iloc[0] if "units" in rows and len(rows) and score in ("rmse", "mae", "bias") else ""
+    return f" ({print_units(str(units))})" if units else ""
 
 
 def _one_map(da: xr.DataArray) -> xr.DataArray:

@@ -6,7 +6,9 @@ Towers and grids use the same function, `make_block`, so that their features are
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 #: Limits that scale the static numbers to [-0.5, 0.5): degrees north, metres above the sea.
 STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
+
+#: A Köppen class: its main climate and up to three letters, before anything that is no letter.
+_KOPPEN = re.compile(r"([A-E])[fmswhkntabcd]{0,3}(?![A-Za-z])", re.IGNORECASE)
 
 #: `Block.chip_hour` of an entry without a chip; larger than any time step.
 NO_CHIP = 2**38
@@ -417,14 +422,22 @@ def _classes(given: Mapping[str, Sequence[str] | None], n: int, spec: FeatureSpe
 
 
 def class_of(name: str, code: str) -> str:
-    """Return the class used as input: the IGBP class, or the main climate of the Köppen class.
+    """Return the class used as input: the IGBP class, or the main climate of the Köppen class, "" if it is unknown.
+
+    Text that is no Köppen class, such as "nan" or "arid", is unknown: its first letter is no climate.
 
     Examples
     --------
-    >>> class_of("igbp", "DBF"), class_of("koppen", "Dfb"), class_of("koppen", "")
-    ('DBF', 'D', '')
+    >>> class_of("igbp", "DBF"), class_of("koppen", "Dfb"), class_of("koppen", ""), class_of("koppen", "nan")
+    ('DBF', 'D', '', '')
     """
-    return str(code)[:1] if name == "koppen" else str(code)
+    return _main_climate(str(code)) if name == "koppen" else str(code)
+
+
+@functools.lru_cache(1024)
+def _main_climate(code: str) -> str:
+    found = _KOPPEN.match(code.strip())
+    return found[1].upper() if found else ""
 
 
 def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:

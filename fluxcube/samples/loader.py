@@ -89,8 +89,8 @@ def load_windows(
     Raises
     ------
     ConfigError
-        If a setting is invalid, a site has no hour, the cube is of another resolution than the spec or normalised, or
-        the option of the other resolution is passed.
+        If a setting is invalid, a site has no hour, the cube is of another resolution than the spec, normalised or in
+        other units than the variable table, or the option of the other resolution is passed.
     UnknownNameError
         If the cube does not contain a name.
 

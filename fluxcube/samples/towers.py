@@ -17,6 +17,7 @@ from fluxcube.samples.features import Block, FeatureSpec, class_of, cube_block, 
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.windows import Series, join
+from fluxcube.schema import check_units
 from fluxcube.variables import predictors as all_predictors
 
 log = logging.getLogger(__name__)
@@ -296,8 +297,7 @@ def site_years(cube, site: str):
 
 def _check_cube(cube, resolution: str) -> None:
     check_resolution(cube, resolution, "this set of features")
-    if "normalized" in cube.attrs:
-        raise ConfigError("the cube is normalised, and features are normalised here: open it with normalized=False.")
+    check_units(cube)
 
 
 def _features(one, spec: FeatureSpec) -> tuple[Series, np.ndarray]:

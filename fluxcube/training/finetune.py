@@ -86,7 +86,19 @@ class Start:
         return cls(spec, config, files, digest, path, network.tensor_rows, network.free_settings)
 
     def changed(self, changes: Mapping | None) -> Config:
-        """Return the checkpoint's config with some settings changed."""
+        """Return the checkpoint's config with some settings changed.
+
+        Raises
+        ------
+        ConfigError
+            If `inputs` is one of them: the features are those of the checkpoint, and the setting would have no effect.
+        """
+        own = getattr(self.config, "inputs", None)
+        if changes and own is not None and changes.get("inputs", own) != own:
+            raise ConfigError(
+                f"inputs={changes['inputs']!r} has no effect on the checkpoint {self.path}, whose inputs are its own: "
+                "leave it out, and choose inputs with predictors= and static=."
+            )
         return type(self.config).from_dict(dataclasses.asdict(self.config) | dict(changes or {}))
 
     def agree(self, spec: FeatureSpec, config: Config) -> FeatureSpec:

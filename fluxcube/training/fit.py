@@ -134,7 +134,8 @@ def fit(
         If `out` contains a finished run, or something else; if `init` is damaged or of another version.
     ConfigError
         If settings contradict each other or would have no effect, an unfinished run in `out` or `init` has other ones
-        or was begun on other data, or the model does not work on the resolution of the cube.
+        or was begun on other data, the model does not work on the resolution of the cube, or the cube's predictors or
+        fluxes have other units than the variable table's.
     MissingPackageError
         If a package that is needed is not installed.
     StoreError

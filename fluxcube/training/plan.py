@@ -20,6 +20,7 @@ from fluxcube.resolution import DAILY, QualityLimit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
 from fluxcube.samples.towers import choose_predictors, cube_spec
+from fluxcube.schema import check_units
 from fluxcube.training import checks
 from fluxcube.training.checks import BALANCED
 from fluxcube.training.config import TrainingConfig
@@ -182,6 +183,7 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
     """
     model, training, limit = request.model, request.training, request.limit
     checks.check_model(cube, model)
+    check_units(cube)
     start = None if request.init is None else Start.read(request.init, model)
     request = _with_features(cube, request, start)
     targets = (request.target,) if isinstance(request.target, str) else tuple(request.target or ())

@@ -139,3 +139,55 @@ def test_seasons_need_a_known_place(cube, name):
     with pytest.raises(SchemaError, match=f"needs the coordinate {name}"):
         evaluate(cube.drop_vars(name), predicted(cube).drop_vars(name), by="season")
     assert evaluate(cube, predicted(cube), by="season").n.sum() == evaluate(cube, predicted(cube)).n
+
+
+@pytest.mark.parametrize("attribute", ["Units", "unit", "UNITS"])
+def test_the_attribute_may_be_spelled_otherwise(cube, attribute):
+    grams = predicted(cube, GRAMS, None)
+    grams.NEE.attrs[attribute] = "gC m-2 d-1"
+    assert numbers(evaluate(cube, grams))["nse"] == pytest.approx(numbers(evaluate(cube, predicted(cube)))["nse"])
+
+
+def test_units_that_are_assumed_are_logged(cube, caplog):
+    evaluate(cube, predicted(cube))
+    assert "taken as" not in caplog.text
+    evaluate(cube, predicted(cube, units=None))
+    assert "NEE of pred has no attribute units: taken as umol m-2 s-1" in caplog.text
+
+
+def test_sums_of_an_earlier_version_are_joined_with_new_ones(cube):
+    one, other = (site_sums(cube.isel(site=[i]), {"a": predicted(cube)}) for i in (0, 1))
+    old = Sums.from_frame(one.to_frame().drop(columns="units"))
+    assert Sums.join([old, other]).units_of("NEE") == "umol m-2 s-1"
+    grams = site_sums(predicted(cube, GRAMS, "gC m-2 d-1").isel(site=[1]), {"a": predicted(cube)}, max_qc=None)
+    with pytest.raises(SchemaError, match="gC m-2 d-1 and umol m-2 s-1"):
+        Sums.join([old, grams])
+
+
+def test_a_tower_outside_the_maps_gets_no_value_of_their_edge(cube):
+    maps = example_maps()
+    with pytest.raises(SchemaError, match=r"tolerance=0\.") as error:
+        evaluate(cube, maps)
+    tolerance = float(str(error.value).rpartition("tolerance=")[2].rstrip(").,"))
+    far = cube.latitude * 0 + 80
+    with pytest.raises(KeyError):
+        maps.sel(latitude=far, longitude=cube.longitude, method="nearest", tolerance=tolerance)
+
+
+def test_means_of_longer_periods_are_no_first_steps():
+    """A monthly mean has the stamp of the first hour, and of the first day, of its month."""
+    time = np.datetime64("2018-01-01", "ns") + np.arange(120) * np.timedelta64(24, "h")
+    days = xr.DataArray(np.arange(120.0)[None], dims=("site", "time"), coords={"site": ["a"], "time": time}, name="NEE")
+    hours = days.reindex(time=np.datetime64("2018-01-01", "ns") + np.arange(2880) * np.timedelta64(1, "h"))
+    for fine, option in ((days, "min_quality"), (hours.fillna(0.5), "max_qc")):
+        for period in ("7D", "8D", "1MS", "1YS"):
+            with pytest.raises(SchemaError, match="value of a period would be compared with its first step"):
+                evaluate(
+                    fine, days.resample(time=period).mean() if period != "1YS" else _yearly(days), **{option: None}
+                )
+    some = days.isel(time=[0, 3, 4, 9])
+    assert evaluate(days, some, min_quality=None).n == 4
+
+
+def _yearly(days):
+    return days.isel(time=[0, 0]).assign_coords(time=np.array(["2018-01-01", "2019-01-01"], "datetime64[ns]"))

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from inference_fakes import chunked, fake
 
+from fluxcube.cubes.masks import scale_by_bounds
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.inference.towers import predict
 from fluxcube.samples.features import cube_block
@@ -100,3 +101,11 @@ def test_a_forcing_is_no_cube(cube):
 
 def _refuse(*args, **kwargs):
     raise AssertionError("computed something that should stay lazy")
+
+
+def test_a_cube_that_is_normalised_or_in_other_units_is_refused(cube):
+    with pytest.raises(ConfigError, match="normalized=False"):
+        predict(fake(), scale_by_bounds(cube))
+    kelvin = np.where(cube["variable"] == "TA", "K", cube.units.values).astype(object)
+    with pytest.raises(ConfigError, match="TA must be in degC, found K"):
+        predict(fake(), cube.assign_coords(units=("variable", kelvin)))

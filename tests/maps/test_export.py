@@ -275,3 +275,14 @@ def test_maps_without_bounds_of_time_are_written(hours, tmp_path):
     (path,) = export_maps(hours[["NEE"]].drop_vars("time_bnds", errors="ignore"), tmp_path / "maps.nc")
     with xr.open_dataset(path) as back:
         np.testing.assert_array_equal(back.time, hours.time)
+
+
+def test_what_stays_in_its_own_units_is_logged_and_a_map_without_units_is_refused(days, tmp_path, caplog):
+    within = xr.ones_like(days.NEE).drop_attrs()
+    heat = days.assign(LE=days.NEE.assign_attrs(units="W m-2"), applicable=within)
+    export_maps(heat, tmp_path / "heat.nc", units="gC m-2 d-1")
+    assert "fluxes in their own units, not in gC m-2 d-1: LE (W m-2)" in caplog.text
+    assert "applicable" not in caplog.text
+    bare = heat.assign(NEE=days.NEE.drop_attrs())
+    with pytest.raises(ConfigError, match="NEE has no attribute units"):
+        export_maps(bare, tmp_path / "bare.nc", units="gC m-2 d-1")

@@ -342,3 +342,14 @@ def test_blocks_without_land_are_not_read():
 def test_example_maps_are_as_their_fluxes_say():
     told = totals(example_maps())
     assert float(told.NEE) == pytest.approx(float(told.RECO_NT - told.GPP_NT), rel=1e-5)
+
+
+@pytest.mark.parametrize("units", ["", "furlong", "g m-2 d-1"])
+def test_units_without_a_total_are_refused_before_anything_is_computed(units):
+    maps = noisy(units=units)
+    with pytest.raises(ConfigError, match="NEE"):
+        totals(maps.map(lambda a: xr.full_like(a.chunk(), 1).map_blocks(_never, template=a.chunk())))
+
+
+def _never(block):
+    raise AssertionError("computed")

@@ -73,3 +73,9 @@ def test_its_request_is_that_of_the_recipe():
     assert request["features"]["memory_days"] == [1, 7, 30]
     assert request["features"]["targets"] == ["NEE", "GPP_NT", "RECO_NT"]
     assert len(request["members"]) == 5
+
+
+def test_the_standard_deviation_that_nothing_calibrated_is_reported(caplog):
+    predicted = fc.predict(NAME, example_cube(sites=1, days=3), uncertainty=True, min_context=1)
+    assert "NEE_spread" in predicted and "NEE_std" not in predicted
+    assert "no standard deviation of NEE, GPP_NT, RECO_NT: nothing calibrated it" in caplog.text

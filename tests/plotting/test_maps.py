@@ -318,6 +318,7 @@ def test_differences_are_dots_within_their_intervals(tmp_path):
     assert names == ["b", "c"], "the model of reference differs from itself by nothing, and is not drawn"
     (dots,) = [line for line in ax.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(dots.get_xdata(), table.rmse_diff.dropna())
+    assert ax.get_xlabel() == "RMSE (µmol m⁻² s⁻¹), difference from a"
     whiskers = np.array([segment[:, 0] for segment in ax.collections[0].get_segments()])
     np.testing.assert_allclose(whiskers, table[["rmse_diff_low", "rmse_diff_high"]].dropna())
     with pytest.raises(ConfigError, match="clusters"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxcube.errors import ConfigError, UnknownNameError
-from fluxcube.samples.features import NO_CHIP, FeatureSpec, cube_block, fill_pixels, make_block
+from fluxcube.samples.features import NO_CHIP, FeatureSpec, class_of, cube_block, fill_pixels, make_block
 from fluxcube.samples.memory import trailing_mean
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.variables import BANDS, table
@@ -182,3 +182,13 @@ def test_a_predictor_that_the_cube_lacks_is_masked(caplog):
     assert "CO2" in caplog.text
     assert np.isnan(block.inputs[..., 1]).all()
     np.testing.assert_array_equal(block.inputs, cube_block(cube, spec).inputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "climate"),
+    [("Dfb", "D"), ("dfb", "D"), (" ET", "E"), ("BSk (steppe)", "B"), ("Aw/Am", "A"), ("C", "C")]
+    + [(text, "") for text in ("", "nan", "None", "NA", "-9999", "unknown", "arid", "Desert", "Cold", "Boreal")],
+)
+def test_text_that_is_no_koeppen_class_is_unknown(text, climate):
+    """Its first letter would be a climate of its own, or that of other towers."""
+    assert class_of("koppen", text) == climate

@@ -148,3 +148,23 @@ def test_fit_passes_bounds_on(cube, tmp_path):
     split = Split(train=tuple(map(str, cube.site.values[:6])))
     run = fit(cube, model="sw-linear", out=tmp_path / "run", bounds="v2", split=split)
     assert json.loads((run.path / "run.json").read_text("utf-8"))["features"]["bounds"] == "v2"
+
+
+@pytest.mark.parametrize(
+    ("coord", "dim", "name", "units", "expected"),
+    [("target_units", "target", "NEE", "gC m-2 d-1", "umol m-2 s-1"), ("units", "variable", "TA", "K", "degC")],
+)
+def test_a_cube_in_other_units_is_refused(cube, tmp_path, coord, dim, name, units, expected):
+    """Its estimates would be labelled with the units of the variable table."""
+    other = np.where(cube[dim] == name, units, cube[coord].values).astype(object)
+    with pytest.raises(ConfigError, match=f"{name} must be in {expected}, found {units}"):
+        fit(cube.assign_coords({coord: (dim, other)}), model="sw-linear", out=tmp_path / "run")
+    spelled = np.where(cube[dim] == name, {"umol m-2 s-1": "µmol m⁻² s⁻¹", "degC": "°C"}[expected], cube[coord].values)
+    fit(cube.assign_coords({coord: (dim, spelled.astype(object))}), model="sw-linear", out=tmp_path / "run")
+
+
+def test_a_checkpoint_keeps_its_inputs(cube, tmp_path):
+    options = {"training": TrainingConfig(epochs=1, windows_per_epoch=4, keep="last")}
+    run = fit(cube, out=tmp_path / "run", **options)
+    with pytest.raises(ConfigError, match="inputs='published' has no effect"):
+        fit(cube, out=tmp_path / "more", init=run, config={"inputs": "published"}, **options)
