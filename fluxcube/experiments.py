@@ -45,7 +45,7 @@ from fluxcube.training.digest import data_digest
 from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
 from fluxcube.training.settings import changed, choose_config
-from fluxcube.variables import COMPUTED
+from fluxcube.variables import COMPUTED, predictors
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ _PREDICTOR_QC = 1
 _ADDED = {"min_quality": None, "separately": False, "bag": 1.0, "bounds": "table"}
 #: Settings that affect predictions, but not training.
 _LATER = ("label", "stride", "hide", "hide_unit")
+#: Attribute of predictions that contains the digest of the data that they were computed from.
+_DATA = "data_digest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,11 +253,12 @@ def _fold_sums(
     """Return the sums of one fold, read from their file if it exists."""
     names = [variant.prediction_name(cube, split, part) for variant in variants]
     quality = [] if limit.value == limit.resolution.measured else [limit.value]
-    path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites, *quality])}.csv"
+    data = _digest_of_part(cube, split, part)
+    path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites, data, *quality])}.csv"
     if path.exists():
         return read_sums(path)
     scored = split.part(cube, part).sel(site=sites)
-    predictions = {v.label: predictions_of(cube, split, v, out, part=part, log=log) for v in variants}
+    predictions = {v.label: _predictions(cube, split, v, out, part, data, log) for v in variants}
     sums = site_sums(
         scored, {label: ds.sel(site=sites) for label, ds in predictions.items()}, **_quality_options(limit)
     )
@@ -278,11 +281,28 @@ def predictions_of(
     """Return the predictions of a variant at the sites of a part of a split.
 
     The model is trained, and predicts, only if the predictions are not in `out` yet.
+
+    Raises
+    ------
+    ConfigError
+        If the predictions in `out`, or their run, were computed from other data.
     """
+    return _predictions(cube, split, variant, Path(out), part, _digest_of_part(cube, split, part), log)
+
+
+def _predictions(
+    cube: xr.Dataset,
+    split: Split,
+    variant: Variant,
+    out: Path,
+    part: str,
+    data: str,
+    log: Callable[[str], object],
+) -> xr.Dataset:
+    """Return the predictions of a variant for a part of which `data` is the digest."""
     if variant.separately:
-        by_target = [predictions_of(cube, split, one, out, part=part, log=log) for one in variant.parts]
+        by_target = [_predictions(cube, split, one, out, part, data, log) for one in variant.parts]
         return xr.merge(by_target, join="exact", compat="override", combine_attrs="drop_conflicts")
-    out = Path(out)
     path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}.nc"
     if not path.exists():
         run = trained(cube, split, variant, out, log=log)
@@ -290,9 +310,25 @@ def predictions_of(
         if variant.hide:
             inputs = _hidden(inputs, load_model(run).spec.predictors, variant)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(predict(load_model(run), inputs, stride=variant.stride, progress=_quiet), path)
+        ds = predict(load_model(run), inputs, stride=variant.stride, progress=_quiet)
+        write_predictions(ds.assign_attrs({_DATA: data}), path)
         log(f"{split.kind}: {variant.label} predicted")
-    return read_predictions(path)
+    ds = read_predictions(path)
+    if ds.attrs.get(_DATA, data) != data:  # earlier versions recorded none
+        raise ConfigError(
+            f"{path} was predicted from other data: the values of its towers in this cube differ. Remove it, or pass "
+            "another `out`."
+        )
+    return ds
+
+
+def _digest_of_part(cube: xr.Dataset, split: Split, part: str) -> str:
+    """Return a digest of the fluxes of a part's sites, and of a day of their predictors."""
+    resolution = resolution_of(cube).name
+    targets = tuple(map(str, cube["target"].values))
+    names = tuple(n for n in map(str, cube["variable"].values) if n in predictors(resolution) and n not in targets)
+    spec = FeatureSpec(predictors=names, targets=targets, resolution=resolution)
+    return data_digest(split.part(cube, part), getattr(split, part), spec, sample=True)
 
 
 def trained(

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from fluxcube import experiments
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
@@ -151,6 +152,21 @@ def test_settings_reach_the_run(cube, splits, tmp_path):
     assert trained(cube.chunk(site=1), splits["fold1"], variant, tmp_path) == model.path
     with pytest.raises(ConfigError, match="trained on other data"):
         trained(cube.assign(predictors=cube.predictors * 1.01), splits["fold1"], variant, tmp_path)
+
+
+def test_predictions_and_scores_of_other_data_are_not_taken(cube, splits, tmp_path):
+    split, line = splits["fold1"], Variant(label="line", predictors=("SW_IN", "TA"), **LINE)
+
+    def scores(source):
+        return score_variants(source, {"fold1": split}, [line], tmp_path)
+
+    before = scores(cube)
+    of_test = xr.DataArray(np.isin(cube.site.values, split.test), dims="site")
+    rebuilt = cube.assign(fluxes=cube.fluxes.where(~of_test, cube.fluxes * 2))  # the run itself saw no change
+    with pytest.raises(ConfigError, match="predicted from other data"):
+        scores(rebuilt)
+    assert trained(rebuilt, split, line, tmp_path).is_dir()
+    np.testing.assert_array_equal(scores(cube.chunk(site=1)).moments["NEE"].n, before.moments["NEE"].n)
 
 
 def test_separate_targets_equal_models_of_one_target(cube, splits, fits, tmp_path):
