@@ -119,7 +119,17 @@ def tower_of(
         If two records have the same label.
     """
     apart = _check_places(info, places or {}, options)
-    return _assemble([_publication(record, info, options) for record in records], info, options, apart, {})
+    cleaned = [(rank, label, _cleaned(record, options)) for rank, label, record in records]
+    return _assemble([_publication(record, info, options) for record in cleaned], info, options, apart, {})
+
+
+def _cleaned(record: xr.Dataset, options: TowerOptions) -> xr.Dataset:
+    """Return a record that a user may have made or changed without codes for missing values among its fluxes.
+
+    Readers have removed the codes of files, and `within_bounds` removes those of predictors.
+    """
+    record, codes = without_codes(record, options.targets)
+    return record.assign_attrs(missing_codes=json.dumps(add_codes((codes_of(record, options.names), codes))))
 
 
 def _check_places(info: SiteInfo, places: Mapping[str, SiteInfo], options: TowerOptions) -> tuple[str, ...]:
@@ -196,7 +206,6 @@ def _publication(record: Record, info: SiteInfo, options: TowerOptions) -> _Publ
     """Check a native record and convert it to hours."""
     rank, label, native = record
     latitude, longitude = location(info)
-    native, codes = without_codes(native, options.targets)  # `within_bounds` removes those of predictors
     doubts = tuple(dict.fromkeys([*doubts_of(native), *check_units_and_signs(native, options)]))
     lag = sun_lag(native, latitude, longitude)
     suspect = (*(lag.doubts if lag else ()), *reversed_flags(native, longitude))
@@ -222,7 +231,7 @@ def _publication(record: Record, info: SiteInfo, options: TowerOptions) -> _Publ
         out_of_bounds=counts,
         sums_out_of_bounds=sums,
         flags_assumed={name: count for name, count in assumed.items() if name in options.names},
-        missing_codes=add_codes((codes_of(native, options.names), codes)),
+        missing_codes=codes_of(native, options.names),
         warnings=(*suspect, *doubts, *repeats_of(native)),
         lost=lost_of(native),
     )
