@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,11 +86,18 @@ def test_sums_equal_those_of_the_predictions(cube, splits, tmp_path):
 
 def test_an_interrupted_write_leaves_no_prediction(cube, splits, tmp_path, monkeypatch):
     variant = Variant(label="line", predictors=MET, **LINE)
-    monkeypatch.setattr("fluxcube.evaluation.report.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    move = os.replace
+
+    def interrupted(source, target):
+        if Path(target).suffix == ".nc":
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predictions_of(cube, splits["fold1"], variant, tmp_path)
     monkeypatch.undo()
-    assert not list((tmp_path / "predictions").glob("*.nc"))
+    assert not list((tmp_path / "predictions").iterdir())
     made = predictions_of(cube, splits["fold1"], variant, tmp_path)
     path = next((tmp_path / "predictions").glob("*.nc"))
     assert read_predictions(path).identical(made)

@@ -29,7 +29,7 @@ SUN_LAG, SEASON_CHANGE, CLOCK_CHANGE = 0.6, 0.6, 0.75
 SAME_SITE_KM = 10.0
 
 _DAY = 1440
-#: Length of the window (days) from which clear-sky values are taken, and minimum number of days observed at a time.
+#: Window length in days for clear-sky values, and minimum number of days with a value at a time of day.
 _WINDOW, _ENOUGH_DAYS = 15, 5
 #: A window is used if potential radiation varies by more than this (W m-2), and measured light correlates with it.
 _MIN_RANGE, _MIN_CORRELATION = 200.0, 0.9

@@ -230,7 +230,7 @@ def _lazy_strip(hours: da.Array, strip: _Strip, rows: tuple[int, ...]) -> da.Arr
 
 
 def _days_at_once(values: int) -> int:
-    """Return the number of days per chunk, from the number of values per hour."""
+    """Return the number of days per chunk for a number of values per hour."""
     return int(np.clip(_BYTES // (4 * _HOURS * values), _MIN_DAYS, _MAX_DAYS))
 
 

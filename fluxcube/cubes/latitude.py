@@ -1,4 +1,4 @@
-"""Check a tower's latitude against the light it measured: length of days and height of the sun through the year."""
+"""Check the latitude of a tower against its measured radiation: seasonal cycle of day length and solar elevation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIRROR_MARGIN, ANY_MARGIN = 0.015, 0.02
 #: Minimum number of half-months for each of the two comparisons.
 MIRROR_WINDOWS, ANY_WINDOWS = 3, 12
 #: Maximum share of the light (W m-2) that may exceed potential radiation by more than `EXCESS` (of daily means:
-#: `DAILY_EXCESS`). At the 157 towers it is at most 0.047 (AR-Vir; median 0.00005), and 0.003 of days.
+#: `DAILY_EXCESS`). At the 157 towers the maximum is 0.047 (AR-Vir; median 0.00005), for daily means 0.003.
 EXCESS_SHARE, EXCESS, DAILY_EXCESS = 0.1, 50.0, 10.0
 
 #: Light below this (W m-2 or µmol m-2 s-1) is no light: sensors have offsets of some units.

@@ -79,7 +79,7 @@ def mask_quality(ds: xr.Dataset, min_quality: Limit) -> xr.Dataset:
 
 
 def in_long_fills(flags: np.ndarray, days: float) -> np.ndarray:
-    """Return which hours lie in a gap longer than a number of days.
+    """Return which hours are part of a gap longer than `days`.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def _cell_size(maps: xr.DataArray) -> float:
 
 
 def _check_steps(obs: xr.DataArray, array: xr.DataArray) -> None:
-    """Refuse means of days or longer periods beside finer values: they would be compared with their first step."""
+    """Refuse daily, weekly or monthly means beside finer data: a mean would be compared with its first time step."""
     if obs["time"].dtype.kind != "M" or array["time"].dtype.kind != "M":
         return
     steps = {
@@ -87,7 +87,7 @@ def _check_steps(obs: xr.DataArray, array: xr.DataArray) -> None:
 
 
 def _are_periods(time: np.ndarray, step: np.timedelta64, finer: np.timedelta64) -> bool:
-    """Return whether stamps, in steps of a day or more, are those of days, weeks, months or years."""
+    """Return whether time stamps are the starts of daily, weekly, monthly or annual periods."""
     days = time.astype("datetime64[D]")
     if step < DAILY.step or not (time == days).all():
         return False

@@ -16,6 +16,7 @@ from fluxcube.evaluation.bootstrap import INTERVALS
 from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.scores import SCORES, Moments
+from fluxcube.stores.files import replacing
 
 _KEYS = ("target", "units", "group", "zero_shot", "model")
 _HEADINGS = {
@@ -184,15 +185,16 @@ def write_predictions(predictions: xr.Dataset, path: str | Path) -> Path:
     ------
     MissingPackageError
         If netcdf4 is not installed.
+    StoreError
+        If the folder does not exist, or the disk does not accept the file.
     """
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        predictions.to_netcdf(part, engine="netcdf4", encoding={n: {"zlib": True, "complevel": 1} for n in predictions})
-    except ImportError:
-        raise missing_package("netcdf4", "grid", "writing predictions") from None
-    part.replace(path)
-    return path
+    encoding = {name: {"zlib": True, "complevel": 1} for name in predictions}
+    with replacing(path) as temporary:
+        try:
+            predictions.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
+        except ImportError:
+            raise missing_package("netcdf4", "grid", "writing predictions") from None
+    return Path(path)
 
 
 def read_predictions(path: str | Path) -> xr.Dataset:
@@ -210,18 +212,15 @@ def write_sums(sums: Sums, path: str | Path, *, overwrite: bool = False) -> Path
     Raises
     ------
     StoreError
-        If the file exists and `overwrite` is false, or its folder does not exist.
+        If the file exists and `overwrite` is false, its folder does not exist, or the disk does not accept the file.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise StoreError(f"{path}: its folder does not exist; make it first.")
     if path.exists() and not overwrite:
         raise StoreError(f"{path} exists: pass overwrite=True to replace it.")
     frame = sums.to_frame()
     text = f"# {json.dumps(frame.attrs)}\n{frame.to_csv(index=False)}"
-    part = path.with_suffix(".part")
-    part.write_text(text, "utf-8")
-    part.replace(path)  # an interrupted call leaves no incomplete table
+    with replacing(path) as temporary:  # an interrupted call leaves no incomplete table
+        temporary.write_text(text, "utf-8")
     return path
 
 
