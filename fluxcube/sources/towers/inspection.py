@@ -100,9 +100,7 @@ def inspect_raw(
     discovery = discover(raw, order=order, resolution=resolution)
     ignored: list[tuple[str, str]] = [*discovery.bad_sites, *discovery.ignored]
     with _quiet():
-        infos = read_badm(
-            discovery.badm, on_error=lambda at, error: ignored.append((str(at), str(error).removeprefix(f"{at}: ")))
-        )
+        infos = read_badm(discovery.badm, on_error=lambda at, error: ignored.append((str(at), str(error))))
         infos = of_records(infos, discovery.archives)
     rows = [*_archive_rows(discovery, infos, progress), *(_ignored_row(path, why) for path, why in ignored)]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
