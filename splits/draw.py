@@ -1,4 +1,4 @@
-"""Draw the folds of the 109 towers again: `python splits/draw.py`; the result equals the committed files."""
+"""Draw the folds of the 109 and 157 towers again: `python splits/draw.py`; the result equals the committed files."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import xarray as xr
 
 from fluxcube.samples.clusters import Places
 from fluxcube.samples.splits import kfold, save_folds
+from fluxcube.samples.time_splits import described_split
 
 #: Settings of the draw of each file.
 FILES = {
@@ -33,8 +34,36 @@ def notes(cube, settings):
     ]
 
 
+def with_development(cube, *, k, seed, buffer_km):
+    """Return the development split, whose test towers never test in the folds, and k folds of the other towers."""
+    drawn = Places.of(cube, buffer_km)
+    development = kfold(cube, k=k, seed=seed, buffer_km=buffer_km)[0].test
+    others = [str(site) for site in cube.site.values if str(site) not in development]
+    folds = kfold(cube.sel(site=others), k=k, seed=seed, buffer_km=buffer_km)
+
+    def split(test, kind):
+        train = [site for site in drawn.sites if site not in test]
+        return described_split(drawn, [train, (), test], kind=kind, seed=seed, buffer_km=buffer_km)
+
+    return split(development, "development"), [split(fold.test, f"kfold {i} of {k}") for i, fold in enumerate(folds, 1)]
+
+
+def draw_157(folder):
+    """Write the folds of the 157 towers and their development split."""
+    cube = places(folder / "towers157.csv")
+    settings = {"k": 5, "seed": 0, "buffer_km": 50.0}
+    development, folds = with_development(cube, **settings)
+    about = [
+        f"{len(development.test)} development towers, on which settings are chosen: they train, and never test",
+        f"five folds of the other {sum(len(fold.test) for fold in folds)}; no validation towers",
+    ]
+    save_folds([development], folder / "towers157-development.json", notes=[*notes(cube, settings), about[0]])
+    save_folds(folds, folder / "towers157.json", notes=[*notes(cube, settings), *about])
+
+
 def main(folder):
-    """Write both files."""
+    """Write all files."""
+    draw_157(folder)
     cube = places(folder / "towers109.csv")
     for name, settings in FILES.items():
         save_folds(kfold(cube, **settings), folder / name, notes=notes(cube, settings))

@@ -489,3 +489,18 @@ def test_the_committed_places_are_the_towers(shared_data, draw):
     cube = draw.places(SPLITS / "towers109.csv")
     real = draw.places(shared_data / "towers/sites.csv")
     assert cube.equals(real.sel(site=cube.site))
+
+
+def test_the_folds_of_157_towers_are_what_the_code_draws_and_never_test_a_development_tower(draw, tmp_path):
+    names = ("towers157.csv", "towers157-development.json", "towers157.json")
+    (tmp_path / names[0]).write_bytes((SPLITS / names[0]).read_bytes())
+    draw.draw_157(tmp_path)
+    assert all((tmp_path / name).read_bytes() == (SPLITS / name).read_bytes() for name in names)
+    cube = draw.places(SPLITS / names[0])
+    (development,), folds = (load_folds(SPLITS / name) for name in names[1:])
+    tested = sorted(site for fold in folds for site in fold.test)
+    assert sorted([*tested, *development.test]) == cube.site.values.tolist() and len(cube.site) == 157
+    for fold in (development, *folds):
+        check(fold, cube, 50.0)
+        assert not fold.val and sorted([*fold.train, *fold.test]) == cube.site.values.tolist()
+        assert fold is development or set(development.test) <= set(fold.train)
