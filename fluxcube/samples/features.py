@@ -32,6 +32,7 @@ from fluxcube.samples.surface import (
     surface_columns,
     surface_statics,
 )
+from fluxcube.schema import SURFACE_DIMS
 from fluxcube.timestamps import solar_noon
 from fluxcube.variables import BANDS, COMPUTED, SURFACE_BANDS, check_role, table
 
@@ -453,8 +454,9 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
     """
     if not spec.surface_bands or "surface" not in cube:
         return None
-    surface, dim = cube["surface"], spec.time_resolution.surface_dim
-    present = [name for name in spec.surface_bands if name in surface["band"].values]
+    surface = cube["surface"]
+    dim, band = SURFACE_DIMS[spec.resolution]
+    present = [name for name in spec.surface_bands if name in surface[band].values]
     climatology: np.ndarray | None = None
     features: tuple[str, ...] = ()
     if "surface_climatology" in cube:
@@ -462,7 +464,7 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
         climatology = statistics.reindex(statistic=list(STATISTICS)).values
         features = tuple(map(str, statistics["feature"].values))
     return SurfaceRecord(
-        values=surface.sel(band=present).transpose("site", dim, "band").values,
+        values=surface.sel({band: present}).transpose("site", dim, band).values,
         days=surface[dim].values,
         bands=tuple(present),
         climatology=climatology,
