@@ -171,11 +171,15 @@ def find_surface(request: BuildRequest, found: FoundSites) -> SurfaceSources | N
     """
     if not request.surface:
         return None
-    sources = open_surface(request.surface, request.max_distance_km)
-    for site in found.archives:
-        info = found.infos.get(site)
-        if info is not None and None not in (info.latitude, info.longitude):
-            sources.series_of({"site": site, "latitude": info.latitude, "longitude": info.longitude})
+    infos = [found.infos[site] for site in found.archives if site in found.infos]
+    places = [
+        {"site": info.site, "latitude": info.latitude, "longitude": info.longitude}
+        for info in infos
+        if None not in (info.latitude, info.longitude)
+    ]
+    sources = open_surface(request.surface, places, request.max_distance_km)
+    for place in places:
+        sources.series_of(place)
     return sources
 
 
