@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -29,7 +30,7 @@ from fluxcube.cubes.surface import (
     surface_days,
     surface_pixels,
 )
-from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface, stored_span
+from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface
 from fluxcube.cubes.surface_series import (
     MAX_DISTANCE_KM,
     SURFACE_NOTE,
@@ -106,6 +107,11 @@ class SurfaceSources:
             names[raster.tile] += [f"{path.name} {raster.product} {path.stat().st_size}" for path in raster.files]
         order = sorted(names, key=lambda tile: tile or (-1, -1))
         return {tile: hashlib.sha256("\n".join(sorted(names[tile])).encode()).hexdigest() for tile in order}
+
+
+def as_sources(surface: SurfaceSource | Sequence[SurfaceSource]) -> tuple[SurfaceSource, ...]:
+    """Return one source or several as a tuple."""
+    return (surface,) if isinstance(surface, (str, os.PathLike, xr.Dataset)) else tuple(surface)
 
 
 def open_surface(
@@ -254,7 +260,15 @@ def _later(progress: Progress | None, before: int, total: int) -> Progress | Non
     return progress and (lambda done, _, text: progress(before + done, total, text))
 
 
-def missing_notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[str, ...]:
+def surface_entries(sources: SurfaceSources, parts: SurfaceParts, doc: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a tower's document that record the source of its reflectance, and warn if it has none."""
+    place = doc["place"]
+    others = [text for text in doc["warnings"] if not text.startswith(SURFACE_NOTE)]
+    stamp = sources.stamp(place) if place["site"] in parts.days else ""
+    return {"warnings": [*others, *_notes(sources, parts, place)], "surface": stamp}
+
+
+def _notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[str, ...]:
     """Return sentences on what is missing or unusual about the reflectance of a tower."""
     site = str(place["site"])
     series, note = sources.series_of(place)
@@ -266,8 +280,8 @@ def missing_notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) ->
         return (f"{note}; its surface reflectance is missing",)
     notes = [note] if note and series is not None else []
     if not len(parts.days[site]):
-        first, last = stored_span(place)
-        notes.append(f"{SURFACE_NOTE}{site} has none from {first} to {last}, only that of other years")
+        first, last = (str(place[key])[:10] for key in ("start", "stop"))
+        notes.append(f"{SURFACE_NOTE}{site} has none of its own time, {first} to {last}, only that of other years")
     return tuple(notes)
 
 
