@@ -114,7 +114,7 @@ def read_surface(
         Format of dates that are not recognised, as for `datetime.strptime`.
     period : int, optional
         Number of days that a date stands for, of which it is the first: values count from the last of them, so that
-        they contain no later view. By default 8 where all dates begin periods of 8 days, else 1.
+        they contain no later view. By default 8 or 16 where all dates begin such periods, else 1.
     product, collection : str
         Such as "MOD09GA" and "006"; by default as the file states them.
 
@@ -320,6 +320,8 @@ def _dataset(batches: Sequence[tuple[Observations, Summary]], rules: QualityRule
             f"{where}: none of {len(day)} entries is clear and valid: check the flags (quality=None uses all values)."
         )
     warn_cloudy_years(sites, site, day, clear, where)
+    if lacking := [name for i, name in enumerate(sites) if not clear[site == i].any()]:
+        log.warning("%s: no clear view of %d sites: %s", where, len(lacking), ", ".join(lacking[:10]))
     days = np.unique(day[clear])
     on = np.isin(day, days)
     at = np.searchsorted(days, day[on])

@@ -269,7 +269,8 @@ def merge(parts: Sequence[Observations]) -> Observations:
         period=max(part.period for part in parts),
         screened=all(part.screened for part in parts),
     )
-    return _without_duplicates(joined)
+    files = np.repeat(np.arange(len(parts)), [len(part.site) for part in parts])
+    return _without_duplicates(joined, [part.source for part in parts], files)
 
 
 def one_product(parts: Sequence[Observations]) -> tuple[str, str]:
@@ -310,8 +311,11 @@ def _pixels(parts: Sequence[Observations]) -> np.ndarray | None:
     return np.concatenate([np.zeros(len(part.site), np.int64) if part.pixel is None else part.pixel for part in parts])
 
 
-def _without_duplicates(joined: Observations) -> Observations:
-    """Return entries sorted by site, day and pixel, those of the same pixel and day combined."""
+def _without_duplicates(joined: Observations, sources: Sequence[str], files: np.ndarray) -> Observations:
+    """Return entries sorted by site, day and pixel, those of the same pixel and day combined.
+
+    `files` (n,) is the index into `sources` of the file of each entry.
+    """
     keys = (joined.day, joined.site) if joined.pixel is None else (joined.pixel, joined.day, joined.site)
     order = np.lexsort(keys)
     new = np.zeros(len(order), bool)
@@ -323,7 +327,7 @@ def _without_duplicates(joined: Observations) -> Observations:
     bands = {name: values[order] for name, values in joined.bands.items()}
     flags = {name: values[order] for name, values in joined.flags.items()}
     if repeated:
-        _check_same(joined, bands, order, starts)
+        _check_same(joined, bands, order, starts, (sources, files))
         bands = {name: np.fmax.reduceat(values, starts) for name, values in bands.items()}
         flags = {name: np.fmax.reduceat(values, starts) for name, values in flags.items()}
         order = order[starts]
@@ -337,17 +341,26 @@ def _without_duplicates(joined: Observations) -> Observations:
     )
 
 
-def _check_same(joined: Observations, bands: Mapping[str, np.ndarray], order: np.ndarray, starts: np.ndarray) -> None:
+def _check_same(
+    joined: Observations,
+    bands: Mapping[str, np.ndarray],
+    order: np.ndarray,
+    starts: np.ndarray,
+    origin: tuple[Sequence[str], np.ndarray],
+) -> None:
     """Refuse two entries for one day with different values; report those with the same values."""
+    sources, files = origin
     same = np.zeros(len(starts), bool)
     for name, values in bands.items():
         low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
         if (differ := np.flatnonzero(high - low > _SAME)).size:
-            at = order[starts[differ[0]]]
+            first = starts[differ[0]]
+            at, end = order[first], np.append(starts, len(order))[differ[0] + 1]
+            where = " and ".join(sources[int(i)] for i in np.unique(files[order[first:end]]))
             raise SourceError(
-                f"{joined.source}: {joined.sites[int(joined.site[at])]} has two entries for {joined.day[at]} with "
-                f"different {name}, {low[differ[0]]:.4f} and {high[differ[0]]:.4f} ({differ.size} such days): keep "
-                "one, or if they are pixels, name their column with columns={'pixel': ...}."
+                f"{where}: {joined.sites[int(joined.site[at])]} has two entries for {joined.day[at]} with different "
+                f"{name}, {low[differ[0]]:.4f} and {high[differ[0]]:.4f} ({differ.size} such days): keep one of the "
+                "entries or files; if they are pixels, name their column with columns={'pixel': ...}."
             )
         same |= np.add.reduceat(np.isfinite(values), starts) > 1
     if same.any():

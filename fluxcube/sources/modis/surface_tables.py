@@ -30,8 +30,8 @@ _ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
 _BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
 #: Largest distance between the coordinates of the rows of one site, km.
 _SAME_PLACE = 2.0
-#: Days of the year on which the periods of 8-day composites begin, and the number of dates that show them.
-_PERIOD, _FEWEST_DATES = 8, 8
+#: Lengths of composites, whose periods begin on days 1, 1 + length, ... of the year; number of dates that show them.
+_PERIODS, _FEWEST_DATES = (16, 8), 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,14 +238,15 @@ def last_days(day: np.ndarray, site: np.ndarray, period: int | None, where: str)
     """Return the last day of the period of each entry, and the length of the periods in days.
 
     The date of a composite is the first day of its period, whose views it contains; as the reflectance of its last day
-    it contains no later view. Periods of 8 days are recognised: they begin on days 1, 9, ..., 361 of the year, the last
-    of which ends with the year.
+    it contains no later view. Periods of 8 and 16 days are recognised: they begin on days 1, 9, ..., 361, or 1, 17,
+    ..., 353 of the year, and the last of them ends with the year.
     """
     if period is None:
         first = day.astype("datetime64[Y]").astype("datetime64[D]")
         dates = np.unique(day)
-        regular = ((day - first).astype(np.int64) % _PERIOD == 0).all()
-        period = _PERIOD if regular and len(dates) >= _FEWEST_DATES else 1
+        since = (day - first).astype(np.int64)
+        regular = [length for length in _PERIODS if (since % length == 0).all()]
+        period = regular[0] if regular and len(dates) >= _FEWEST_DATES else 1
         if period > 1:
             log.info("%s: dates are the first of %d days; values count from the last one", where, period)
     if period <= 1:
