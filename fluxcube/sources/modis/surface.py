@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.modis.quality import QualityRules, with_quality
 from fluxcube.sources.modis.surface_areas import is_area, is_area_file, read_areas
 from fluxcube.sources.modis.surface_checks import Sites, check_places, distance_km, read_sites, warn_cloudy_years
@@ -114,7 +114,7 @@ def read_surface(
         Format of dates that are not recognised, as for `datetime.strptime`.
     period : int, optional
         Number of days that a date stands for, of which it is the first: values count from the last of them, so that
-        they contain no later view. By default 8 where all dates begin periods of 8 days, else 1.
+        they contain no later view. By default 8 or 16 where all dates begin such periods, else 1.
     product, collection : str
         Such as "MOD09GA" and "006"; by default as the file states them.
 
@@ -185,7 +185,7 @@ def _batches(
         yield [read_series(source, str(source.encoding.get("source", "the Dataset")), options)]
         return
     if isinstance(source, pd.DataFrame):
-        yield [observations_of_frame(source.reset_index(drop=True), "the table", options)]
+        yield [_of_frame(source.reset_index(drop=True), "the table", options)]
         return
     if isinstance(source, (str, os.PathLike)):
         source = [source]
@@ -232,7 +232,7 @@ def _paths(items: Sequence[Path]) -> list[Path]:
 def _has_reflectance(path: Path) -> bool:
     """Return whether a table in a folder can contain reflectance, by its header."""
     frame = read_frame(path)
-    if is_statistics(frame) or is_long(frame) or is_wide(path, frame):
+    if is_statistics(frame) or is_long(frame) or is_wide(frame):
         return True
     meanings = [column_meaning(str(name)) for name in frame.columns]
     return any(meaning is not None and meaning.key in SURFACE_BANDS[:-1] for meaning in meanings)
@@ -248,14 +248,18 @@ def _read(path: Path, options: ReadOptions) -> Observations:
     if path.suffix.lower() in _NETCDF:
         with open_netcdf(path) as ds:
             return read_series(ds, str(path), options)
-    frame = read_frame(path)
+    return _of_frame(read_frame(path), str(path), options)
+
+
+def _of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observations:
+    """Return the observations of a table of any form."""
+    if frame.empty:
+        raise SourceError(f"{where}: expected entries below the header, found none: download it again.")
     if is_statistics(frame):
-        return read_statistics(frame, str(path), options)
-    if is_wide(path, frame):
-        return read_wide(path, frame, options)
-    if is_long(frame):
-        return read_long(frame, str(path), options)
-    return observations_of_frame(frame, str(path), options)
+        return read_statistics(frame, where, options)
+    if is_wide(frame):
+        return read_wide(frame, where, options)
+    return read_long(frame, where, options) if is_long(frame) else observations_of_frame(frame, where, options)
 
 
 def _of_sites(part: Observations, places: Mapping[str, tuple[float, float]], max_km: float) -> Observations:
@@ -316,6 +320,8 @@ def _dataset(batches: Sequence[tuple[Observations, Summary]], rules: QualityRule
             f"{where}: none of {len(day)} entries is clear and valid: check the flags (quality=None uses all values)."
         )
     warn_cloudy_years(sites, site, day, clear, where)
+    if lacking := [name for i, name in enumerate(sites) if not clear[site == i].any()]:
+        log.warning("%s: no clear view of %d sites: %s", where, len(lacking), ", ".join(lacking[:10]))
     days = np.unique(day[clear])
     on = np.isin(day, days)
     at = np.searchsorted(days, day[on])

@@ -113,6 +113,7 @@ def _add_netcdf(
     if time is None:
         raise SourceError(f"{path}: expected a dimension time, found {', '.join(map(str, ds.dims))}.")
     days = days_in(ds, time, str(path))
+    areas.setdefault(area, {})
     for key, name in used.items():
         array = ds[name].transpose(time, y, x)
         areas[area][key] = _Layer(
@@ -207,8 +208,8 @@ def _observations(
     bands = [key for key in layers if key in SURFACE_BANDS[:-1]]
     if not bands:
         raise SourceError(
-            f"{next(iter(layers.values())).source if layers else site}: expected layers of reflectance for {site}, "
-            f"found {', '.join(layers) or 'none'}."
+            f"{next(iter(layers.values())).source if layers else site}: expected layers of reflectance of the area "
+            f"{site}, such as sur_refl_b01_1 or Nadir_Reflectance_Band1; found {', '.join(layers) or 'none'}."
         )
     base = layers[bands[0]]
     inside = _inside(base)

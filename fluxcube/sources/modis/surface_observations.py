@@ -155,7 +155,7 @@ def decode(observations: Observations, *, scale: float | None = None, missing: S
         invalid = ~gone & ((values < low) | (values > high))
         _check_invalid(observations, name, invalid, gone, values, (low, high))
         bands[name] = np.where(gone | invalid, np.nan, values).astype(np.float32)
-    if count := int(zero.sum()):
+    if count := int(np.count_nonzero(zero)):
         log.warning("%s: %d entries in which every band is 0 are missing (masked pixels)", observations.source, count)
     return replace(observations, bands=bands, scale={}, offset={}, fills={})
 
@@ -163,12 +163,7 @@ def decode(observations: Observations, *, scale: float | None = None, missing: S
 def _all_zero(bands: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return whether all reflectances (n,) are exactly 0, as exports of integers write masked pixels."""
     stored = [values for name, values in bands.items() if name in REFLECTANCES]
-    if len(stored) < 2:
-        return np.zeros(len(next(iter(bands.values()))), bool)
-    zero = stored[0] == 0
-    for values in stored[1:]:
-        zero = zero & (values == 0)
-    return zero
+    return np.logical_and.reduce([values == 0 for values in stored]) if len(stored) > 1 else np.zeros((), bool)
 
 
 def _check_scale(observations: Observations, band: str, values: np.ndarray, bounds: np.ndarray, factor: float) -> None:
@@ -183,7 +178,7 @@ def _check_scale(observations: Observations, band: str, values: np.ndarray, boun
         tiny = sample.size >= _FEWEST and 0 < np.quantile(sample, 0.95) < _SMALLEST
         if median <= _LARGEST_MEDIAN and not tiny:
             continue
-        fits = [f for f in (1.0, 1e-1, 1e-2, 1e-3, 1e-4) if 0.005 <= median / factor * f <= 1.2]
+        fits = [f for f in (1.0, 1e-4, 1e-2, 1e-3) if 0.003 <= median / factor * f <= 1.2]
         fault = "were scaled twice" if tiny else "are not scaled"
         raise SourceError(
             f"{observations.source}: {band} of {observations.sites[site]} has a median of {median:.3g}, where a "
@@ -248,6 +243,8 @@ def merge(parts: Sequence[Observations]) -> Observations:
     """
     first = parts[0]
     product, collection = one_product(parts)
+    if not any(set(part.bands) & set(REFLECTANCES) for part in parts):
+        raise SourceError(f"{first.source}: expected reflectance beside flags, found none: add the files of the bands.")
     sites = tuple(dict.fromkeys(name for part in parts for name in part.sites))
     position = {name: i for i, name in enumerate(sites)}
     place = np.full((2, len(sites)), np.nan)
@@ -272,7 +269,8 @@ def merge(parts: Sequence[Observations]) -> Observations:
         period=max(part.period for part in parts),
         screened=all(part.screened for part in parts),
     )
-    return _without_duplicates(joined)
+    files = np.repeat(np.arange(len(parts)), [len(part.site) for part in parts])
+    return _without_duplicates(joined, [part.source for part in parts], files)
 
 
 def one_product(parts: Sequence[Observations]) -> tuple[str, str]:
@@ -313,8 +311,11 @@ def _pixels(parts: Sequence[Observations]) -> np.ndarray | None:
     return np.concatenate([np.zeros(len(part.site), np.int64) if part.pixel is None else part.pixel for part in parts])
 
 
-def _without_duplicates(joined: Observations) -> Observations:
-    """Return entries sorted by site, day and pixel, those of the same pixel and day combined."""
+def _without_duplicates(joined: Observations, sources: Sequence[str], files: np.ndarray) -> Observations:
+    """Return entries sorted by site, day and pixel, those of the same pixel and day combined.
+
+    `files` (n,) is the index into `sources` of the file of each entry.
+    """
     keys = (joined.day, joined.site) if joined.pixel is None else (joined.pixel, joined.day, joined.site)
     order = np.lexsort(keys)
     new = np.zeros(len(order), bool)
@@ -326,7 +327,7 @@ def _without_duplicates(joined: Observations) -> Observations:
     bands = {name: values[order] for name, values in joined.bands.items()}
     flags = {name: values[order] for name, values in joined.flags.items()}
     if repeated:
-        _check_same(joined, bands, order, starts)
+        _check_same(joined, bands, order, starts, (sources, files))
         bands = {name: np.fmax.reduceat(values, starts) for name, values in bands.items()}
         flags = {name: np.fmax.reduceat(values, starts) for name, values in flags.items()}
         order = order[starts]
@@ -340,17 +341,26 @@ def _without_duplicates(joined: Observations) -> Observations:
     )
 
 
-def _check_same(joined: Observations, bands: Mapping[str, np.ndarray], order: np.ndarray, starts: np.ndarray) -> None:
+def _check_same(
+    joined: Observations,
+    bands: Mapping[str, np.ndarray],
+    order: np.ndarray,
+    starts: np.ndarray,
+    origin: tuple[Sequence[str], np.ndarray],
+) -> None:
     """Refuse two entries for one day with different values; report those with the same values."""
+    sources, files = origin
     same = np.zeros(len(starts), bool)
     for name, values in bands.items():
         low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
         if (differ := np.flatnonzero(high - low > _SAME)).size:
-            at = order[starts[differ[0]]]
+            first = starts[differ[0]]
+            at, end = order[first], np.append(starts, len(order))[differ[0] + 1]
+            where = " and ".join(sources[int(i)] for i in np.unique(files[order[first:end]]))
             raise SourceError(
-                f"{joined.source}: {joined.sites[int(joined.site[at])]} has two entries for {joined.day[at]} with "
-                f"different {name}, {low[differ[0]]:.4f} and {high[differ[0]]:.4f} ({differ.size} such days): keep "
-                "one, or if they are pixels, name their column with columns={'pixel': ...}."
+                f"{where}: {joined.sites[int(joined.site[at])]} has two entries for {joined.day[at]} with different "
+                f"{name}, {low[differ[0]]:.4f} and {high[differ[0]]:.4f} ({differ.size} such days): keep one of the "
+                "entries or files; if they are pixels, name their column with columns={'pixel': ...}."
             )
         same |= np.add.reduceat(np.isfinite(values), starts) > 1
     if same.any():

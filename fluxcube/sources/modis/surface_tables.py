@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,14 @@ from fluxcube.variables import SURFACE_BANDS
 
 log = logging.getLogger(__name__)
 
+#: Columns of the tables of ORNL's web service with one column for each pixel, which may have no header line.
+ORNL_COLUMNS = ("HDFname", "Product", "Date", "Site", "ProcessDate", "Band")
+_ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
 _BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
 #: Largest distance between the coordinates of the rows of one site, km.
 _SAME_PLACE = 2.0
-#: Days of the year on which the periods of 8-day composites begin, and the number of dates that show them.
-_PERIOD, _FEWEST_DATES = 8, 8
+#: Lengths of composites, whose periods begin on days 1, 1 + length, ... of the year; number of dates that show them.
+_PERIODS, _FEWEST_DATES = (16, 8), 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +75,13 @@ def read_frame(path: Path) -> pd.DataFrame:
         opened = gzip.open if path.suffix.lower() == ".gz" else open
         with opened(path, "rt", encoding="utf-8-sig") as file:
             header = file.readline(1 << 20)
+        if not header.strip():
+            raise SourceError(f"{path}: expected a table with a header line, found an empty line: download it again.")
         separator = max(",;\t", key=header.count)
         names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator))
+        if _ORNL_FILE.match(names[0]):  # a table without a header line
+            names = [*ORNL_COLUMNS, *map(str, range(1, len(names) - len(ORNL_COLUMNS) + 1))]
+            return pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
         if twice := sorted({name for name in names if names.count(name) > 1 and name}):
             raise SourceError(f"{path}: expected different column names, found {', '.join(twice)} twice: rename one.")
         return pd.read_csv(
@@ -121,12 +130,12 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
         named.setdefault("site", options.site)
     found, product, collection = find_columns(map(str, frame.columns), named, where)
     bands = {key: numbers(frame[name], where) for key, name in found.items() if key in SURFACE_BANDS}
-    if not set(bands) - {"snow"}:
+    flags = {key: numbers(frame[name], where) for key, name in found.items() if key.split(":")[0] in FLAGS}
+    if not set(bands) - {"snow"} and not flags:  # flags may be in a file of their own
         raise SourceError(
             f"{where}: expected columns of reflectance, such as sur_refl_b01, Nadir_Reflectance_Band1 or red; found "
             f"{', '.join(map(str, frame.columns[:20]))}: name them with columns={{'red': ..., 'nir': ...}}."
         )
-    flags = {key: numbers(frame[name], where) for key, name in found.items() if key.split(":")[0] in FLAGS}
     for name in options.flags:
         if name not in flags and name in frame.columns:
             flags[name] = numbers(frame[name], where)
@@ -229,14 +238,15 @@ def last_days(day: np.ndarray, site: np.ndarray, period: int | None, where: str)
     """Return the last day of the period of each entry, and the length of the periods in days.
 
     The date of a composite is the first day of its period, whose views it contains; as the reflectance of its last day
-    it contains no later view. Periods of 8 days are recognised: they begin on days 1, 9, ..., 361 of the year, the last
-    of which ends with the year.
+    it contains no later view. Periods of 8 and 16 days are recognised: they begin on days 1, 9, ..., 361, or 1, 17,
+    ..., 353 of the year, and the last of them ends with the year.
     """
     if period is None:
         first = day.astype("datetime64[Y]").astype("datetime64[D]")
         dates = np.unique(day)
-        regular = ((day - first).astype(np.int64) % _PERIOD == 0).all()
-        period = _PERIOD if regular and len(dates) >= _FEWEST_DATES else 1
+        since = (day - first).astype(np.int64)
+        regular = [length for length in _PERIODS if (since % length == 0).all()]
+        period = regular[0] if regular and len(dates) >= _FEWEST_DATES else 1
         if period > 1:
             log.info("%s: dates are the first of %d days; values count from the last one", where, period)
     if period <= 1:
