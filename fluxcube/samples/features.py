@@ -22,10 +22,11 @@ from fluxcube.samples.memory import trailing_mean
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.spec import CHIP_PIXELS, POINT_PIXELS, FeatureSpec, static_bounds
 from fluxcube.samples.surface import (
+    OLDEST,
     STATISTICS,
     SurfaceRecord,
     bands_needed,
-    scaled,
+    static_feature,
     surface_columns,
     surface_statics,
 )
@@ -128,7 +129,14 @@ def make_block(
     if qc is not None:
         values[~HOURLY.limit(spec.predictor_max_qc).accepts(qc, best)] = np.nan
     columns = surface_columns(
-        surface, spec.surface, time, longitude, resolution=spec.time_resolution, lookahead=spec.lookahead
+        surface,
+        spec.surface,
+        time,
+        longitude,
+        resolution=spec.time_resolution,
+        lookahead=spec.lookahead,
+        # Daily inputs are scaled by their mean and standard deviation instead.
+        scaled=not spec.time_resolution.scaled_inputs,
     )
     inputs = _inputs(values, columns, spec)
     first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
@@ -228,7 +236,8 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
 
 def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
     """Return the bands, columns and percentiles that a model uses and that a cube or forcing cannot supply."""
-    present = {name: set(map(str, ds[name]["band"].values)) if name in ds else set() for name in ("modis", "surface")}
+    dims = {"modis": "band", "surface": SURFACE_DIMS[spec.resolution][1]}
+    present = {name: set(map(str, ds[name][dim].values)) if name in ds else set() for name, dim in dims.items()}
     tokens = "modis" if spec.pixels == CHIP_PIXELS else "surface"
     absent = [f"band {name}" for name in spec.bands if name not in present[tokens]]
     needed = {name: bands_needed([name]) for name in spec.surface}
@@ -237,7 +246,7 @@ def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
 
 
 def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    """Return normalised predictors, surface columns and trailing means, concatenated (n, t, V)."""
+    """Return normalised predictors, surface columns as they are, and trailing means, concatenated (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
         values[..., i] = within_bounds(values[..., i], name, resolution=spec.resolution, bounds=spec.bounds)
     met = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
@@ -256,8 +265,7 @@ def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.nd
             names = spec.input_variables[part]
             if names:
                 met[..., part] = normalise(met[..., part], names, resolution=spec.resolution, bounds=spec.bounds)
-        # Daily inputs are scaled by their mean and standard deviation instead.
-        met[..., first:last] = surface if spec.time_resolution.scaled_inputs else scaled(surface, spec.surface)
+        met[..., first:last] = surface
     if spec.input_scale:
         met = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
     return met
@@ -275,7 +283,9 @@ def _numbers(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray
         if bounds is not None and values.get(name) is not None:
             low, high = bounds
             x = np.asarray(values[name], float)
-            out[:, i] = np.where((x >= low) & (x <= high), (x - (low + high) / 2) / (high - low), np.nan)
+            # Percentiles of reflectance may lie slightly outside the bounds that scale them.
+            known = np.isfinite(x) if static_feature(name) else (x >= low) & (x <= high)
+            out[:, i] = np.where(known, (x - (low + high) / 2) / (high - low), np.nan)
     return out
 
 
@@ -309,7 +319,10 @@ def _main_climate(code: str) -> str:
 
 
 def _points(surface: SurfaceRecord | None, spec: FeatureSpec) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the bands (n, d, b, 1) of the surface reflectance, and the days on which they are known (d,)."""
+    """Return the bands (n, d, b, 1) of the surface reflectance, and the days on which they are known (d,).
+
+    On grids and at towers alike, a band token is masked when it is `OLDEST` days old.
+    """
     if surface is None or not spec.bands:
         return None, None
     values = np.stack([surface.feature(name) for name in spec.bands], -1)
@@ -333,7 +346,39 @@ def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[
         order = np.argsort(hour, axis=1, kind="stable")
         hour = np.take_along_axis(hour, order, 1)
         pixels = np.take_along_axis(pixels, order[..., None, None], 1)
-    return pixels, hour
+    return (pixels, hour) if spec.pixels > 1 else expire(pixels, hour, OLDEST * spec.steps(1))
+
+
+def expire(pixels: np.ndarray, hour: np.ndarray, age: int) -> tuple[np.ndarray, np.ndarray]:
+    """Insert an empty image where another is `age` time steps old and there is no newer one.
+
+    Parameters
+    ----------
+    pixels : (n, d, b, p) float32
+        Images, in the order of their time.
+    hour : (n, d) int64
+        Time step of each image, as in `Block.chip_hour`.
+    age : int
+        Maximum age of an image.
+
+    Returns
+    -------
+    (n, e, b, p) float32, (n, e) int64
+        Unchanged where no image becomes too old.
+
+    Examples
+    --------
+    >>> expire(np.ones((1, 2, 1, 1)), np.array([[0, 9]]), 5)[1]
+    array([[            0,             5,             9,            14]])
+    """
+    if not hour.size:
+        return pixels, hour
+    later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1)
+    ends = np.where((hour < NO_CHIP) & (later - hour > age), hour + age, NO_CHIP)
+    hours = np.concatenate([hour, ends], 1)
+    order = np.argsort(hours, axis=1, kind="stable")[:, : int((hours < NO_CHIP).sum(1).max(initial=0))]
+    images = np.concatenate([pixels, np.full_like(pixels, np.nan)], 1)
+    return np.take_along_axis(images, order[..., None, None], 1), np.take_along_axis(hours, order, 1)
 
 
 def fill_pixels(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:

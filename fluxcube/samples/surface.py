@@ -186,24 +186,25 @@ class SurfaceRecord:
 
     def feature(self, name: str, days: slice = slice(None)) -> np.ndarray:
         """Return a band or an index (n, d) float64 of some days; NaN where it is not clear or not plausible."""
-        bands = {
-            band: self.values[:, days, self.bands.index(band)].astype(float)
-            for band in bands_of(name)
-            if band in self.bands
-        }
-        if not bands:
-            return np.full(
-                self.values[:, days, 0].shape if self.bands else (len(self.values), len(self.days[days])), np.nan
-            )
-        values = np.array(index_of(name, bands), float)
-        values[~(np.abs(values) <= _WIDEST)] = np.nan
-        return values
+        bands = {band: self._band(band, days) for band in bands_of(name)}
+        return _plausible(index_of(name, bands))
+
+    def _band(self, name: str, days: slice) -> np.ndarray:
+        """Return a band (n, d) float64, all NaN if the record lacks it."""
+        if name not in self.bands:
+            return np.full((len(self.values), len(self.days[days])), np.nan)
+        return _plausible(self.values[:, days, self.bands.index(name)].astype(float))
 
     def statistics(self, name: str) -> np.ndarray:
         """Return the statistics (n, statistic) of a band or an index, computed from the record if there are none."""
         if self.climatology is not None and name in self.features:
             return self.climatology[..., self.features.index(name)]
         return long_term_statistics(self.feature(name), self.days)
+
+
+def _plausible(values: np.ndarray) -> np.ndarray:
+    """Return values, NaN where they are too large: fill values, or an index whose denominator is near zero."""
+    return np.where(np.abs(values) <= _WIDEST, values, np.nan)
 
 
 def long_term_statistics(values: np.ndarray, days: np.ndarray) -> np.ndarray:
@@ -264,8 +265,9 @@ def surface_columns(
     *,
     resolution: Resolution = HOURLY,
     lookahead: int = 0,
+    scaled: bool = False,
 ) -> np.ndarray:
-    """Return columns of the surface reflectance on a time axis, in their units.
+    """Return columns of the surface reflectance on a time axis.
 
     Parameters
     ----------
@@ -281,6 +283,8 @@ def surface_columns(
         Of the time axis.
     lookahead : int
         Number of days by which views are known earlier.
+    scaled : bool
+        Whether columns are scaled by their bounds to [-0.5, 0.5], or in their units.
 
     Returns
     -------
@@ -302,6 +306,9 @@ def surface_columns(
     day = _day_of(time, longitude, resolution)
     first, last = int(day.min()), int(day.max())
     daily = _daily(record, columns, first, last, lookahead)
+    if scaled:
+        bounds = np.array([column.bounds for column in columns], np.float32)
+        daily = (daily - bounds.mean(1)) / (bounds[:, 1] - bounds[:, 0])
     if len(daily[0]) == len(time) and resolution.steps_per_day == 1:
         return daily
     at = day - first + np.arange(n)[:, None] * daily.shape[1]
@@ -416,9 +423,3 @@ def _middle(month: np.ndarray) -> np.ndarray:
     """Return the middle of months, in days since 1970."""
     start, end = (m.astype("datetime64[D]").astype(np.int64) for m in (month, month + 1))
     return (start + end) / 2
-
-
-def scaled(columns: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return columns (..., names) scaled by their bounds to [-0.5, 0.5], float32."""
-    bounds = np.array([column_of(name).bounds for name in names], np.float32).reshape(-1, 2)
-    return (columns - bounds.mean(1)) / (bounds[:, 1] - bounds[:, 0])
