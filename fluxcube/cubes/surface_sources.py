@@ -24,11 +24,11 @@ from fluxcube.cubes.satellite import Progress
 from fluxcube.cubes.surface import (
     SURFACE_ATTRS,
     SURFACE_PRODUCTS,
-    TILE_BANDS,
     read_surface_blocks,
     surface_comment,
     surface_days,
     surface_pixels,
+    tile_bands,
 )
 from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface
 from fluxcube.cubes.surface_series import (
@@ -227,9 +227,9 @@ def cut_surface(
         bands |= set(series.bands)
         quality = quality or series.quality is not None
     for place, day, values, share in _cut_tiles(sources.rasters, cut, progress):
-        now = spill_surface(building, place, day, values, TILE_BANDS, share)
+        now = spill_surface(building, place, day, values, tile_bands(sources.rasters), share)
         days[place["site"]] = np.concatenate([days.get(place["site"], np.empty(0, "datetime64[D]")), now])
-        bands |= set(TILE_BANDS)
+        bands |= set(tile_bands(sources.rasters))
         quality = True
     return SurfaceParts(bands=in_order(bands), quality=quality, attrs=sources.attrs, days=days)
 
@@ -243,12 +243,13 @@ def _cut_tiles(rasters: Sequence[Raster], places: Sequence[Place], progress: Pro
         return
     days = surface_days(rasters)
     rows, cols = surface_pixels(*(np.array([place[key] for place in places]) for key in ("latitude", "longitude")))
-    length = max(1, _BYTES // (len(places) * len(TILE_BANDS) * 4))
+    bands = tile_bands(rasters)
+    length = max(1, _BYTES // (len(places) * len(bands) * 4))
     for start in range(0, len(days), length):
         span = days[start : start + length]
         mine = [raster for raster in rasters if span[0] <= raster.day <= span[-1]]
         shown = _later(progress, start, len(days))
-        values, quality, _ = read_surface_blocks(mine, rows, cols, span, progress=shown)
+        values, quality, _ = read_surface_blocks(mine, rows, cols, span, bands=bands, progress=shown)
         for i, place in enumerate(places):
             known = np.isfinite(quality[i])
             if known.any():
