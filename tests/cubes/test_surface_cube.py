@@ -387,6 +387,26 @@ def test_arrays_and_tables_are_sources(towers, tmp_path):
         check_window(open_carbonsense(tmp_path / name).load(), whole, "surface_day", "surface_band")
 
 
+def test_the_command_line_builds_and_reports_it(towers, tmp_path):
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    far = series()
+    far.latitude[2] += 0.05
+    far.isel(site=[1]).to_netcdf(tmp_path / "one.nc")
+    far.isel(site=[0, 2]).to_netcdf(tmp_path / "two.nc")
+    sources = ["--surface", str(tmp_path / "one.nc"), "--surface", str(tmp_path / "two.nc")]
+    refused = CliRunner().invoke(app, ["build", str(towers), str(tmp_path / "c"), *sources])
+    assert refused.exit_code == 1 and "5.6 km" in str(refused.exception or refused.output)
+    done = CliRunner().invoke(app, ["build", str(towers), str(tmp_path / "c"), *sources, "--max-distance", "6"])
+    assert done.exit_code == 0, done.output
+    check_window(open_carbonsense(tmp_path / "c").load(), series(quality=False), "surface_day", "surface_band")
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "c")]).output
+    days = open_carbonsense(tmp_path / "c").sizes["surface_day"]
+    assert f"satellite: surface (MOD09GA) on {days} days" in shown
+
+
 def test_a_year_without_a_clear_view_is_noted(tmp_path):
     write_places(tmp_path / "raw", {"US-Aaa": PLACES["US-Aaa"]})
     write_archive(tmp_path / "raw", "US-Aaa", columns(24 * 730), step=60, start="2009-01-01T00:00")
