@@ -86,7 +86,7 @@ def read_surface(
     columns : mapping of str to str, optional
         Columns (or variables, or bands of a long table) that are not recognised, by key: a band (red, nir, blue, green,
         swir1, swir2, swir3, green531, green551, snow), site, day, year, doy, latitude, longitude, pixel, state_1km,
-        QC_500m, view_zenith.
+        QC_500m, view_zenith. If it names a reflectance, only the reflectances that it names are read.
     scale : float, optional
         Factor from stored numbers to reflectance (0 to 1), such as 1e-4; by default the one that the file declares,
         else 1. Numbers that are no reflectances after scaling are refused.
@@ -185,12 +185,12 @@ def _batches(
         yield [read_series(source, str(source.encoding.get("source", "the Dataset")), options)]
         return
     if isinstance(source, pd.DataFrame):
-        yield [_of_frame(source.reset_index(drop=True), "the table", options)]
+        yield [_of_frame(_without_index(source), "the table", options)]
         return
     if isinstance(source, (str, os.PathLike)):
         source = [source]
-    if not isinstance(source, Sequence):
-        raise ConfigError(f"expected a path, paths, a Dataset or a DataFrame, found {type(source).__name__}.")
+    if not isinstance(source, Sequence) or not all(isinstance(item, (str, os.PathLike)) for item in source):
+        raise ConfigError(f"expected a path, paths, one Dataset or one DataFrame, found {type(source).__name__}.")
     paths = _paths([Path(item) for item in source])
     areas = [path for path in paths if is_area_file(path) or (path.suffix.lower() in _NETCDF and _is_area(path))]
     tiles = [path for path in paths if path not in areas and path.suffix.lower() in _RASTERS]
@@ -204,6 +204,13 @@ def _batches(
         yield [part]
     for part in read_tiles(tiles, places) if tiles else ():
         yield [part]
+
+
+def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose index, where it has a name or contains dates, is a column."""
+    if isinstance(frame.index, pd.DatetimeIndex) and frame.index.name is None:
+        return frame.rename_axis("date").reset_index()
+    return frame.reset_index(drop=all(name is None for name in frame.index.names))
 
 
 def _paths(items: Sequence[Path]) -> list[Path]:

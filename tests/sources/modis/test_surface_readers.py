@@ -633,3 +633,69 @@ def test_a_table_without_rows_is_refused(tmp_path):
         fc.read_surface(written(tidy()[:0], tmp_path / "own.csv"))
     with pytest.raises(SourceError, match="no file of reflectance"):
         fc.read_surface([])
+
+
+def test_texts_of_other_encodings_and_comments_are_read(tmp_path):
+    text = tidy(site="Hyytiälä").to_csv(index=False)
+    for name, data in {"16.csv": text.encode("utf-16"), "1252.csv": text.encode("cp1252")}.items():
+        (tmp_path / name).write_bytes(data)
+        assert list(fc.read_surface(tmp_path / name).site.values) == ["Hyytiälä"]
+    (tmp_path / "comment.csv").write_text("# mine\n# too\n" + text, "utf-8")
+    assert fc.read_surface(tmp_path / "comment.csv").sizes["day"] == 12
+    (tmp_path / "hdf.csv").write_bytes(b"\x89HDF\0\0" * 9)
+    with pytest.raises(SourceError, match="found a binary file"):
+        fc.read_surface(tmp_path / "hdf.csv")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode() * 20)[:100])
+    with pytest.raises(SourceError, match="cannot be read as a table"):
+        fc.read_surface(tmp_path / "cut.csv.gz")
+    (tmp_path / "text.nc").write_bytes(b"abc" * 99)
+    with pytest.raises(SourceError, match="cannot be read as NetCDF"):
+        fc.read_surface(tmp_path / "text.nc")
+
+
+def test_the_index_of_a_table_can_contain_the_dates():
+    frame = tidy(date=DAYS)
+    for index in (
+        frame.set_index("date"),
+        frame.set_index(["site", "date"]),
+        frame.set_index("date").rename_axis(None),
+    ):
+        assert (fc.read_surface(index).day.values == DAYS.values).all()
+
+
+def test_tables_of_earth_engine():
+    bands = {f"sur_refl_b{i:02d}": np.rint(REFLECTANCE[:, i - 1] * 1e4) for i in range(1, 8)}
+    sampled = pd.DataFrame({"system:index": DAYS.strftime("1_%Y_%m_%d_0000a"), "site": "DE-Hai"} | bands)
+    assert (fc.read_surface(sampled, scale=1e-4).day.values == DAYS.values).all()
+    pixels = [
+        pd.DataFrame(
+            {
+                "id": DAYS.strftime("%Y_%m_%d"),
+                "longitude": 10.4 + 0.005 * i,
+                "latitude": 51.0,
+                "time": DAYS.astype("datetime64[ms]").astype("int64"),
+            }
+            | bands
+            | {"sur_refl_b01": np.rint(REFLECTANCE[:, 0] * (9000 + 1000 * i)), "state_1km": 0}
+        )
+        for i in range(3)
+    ]
+    ds = fc.read_surface(pd.concat(pixels, ignore_index=True), site="DE-Hai", scale=1e-4)
+    np.testing.assert_allclose(red(ds), REFLECTANCE[:, 0], atol=1e-4)
+
+
+def test_bands_of_other_sensors_need_their_names():
+    frame = tidy().rename(columns={f"b{i:02d}": f"B{i}" for i in range(1, 7)} | {"b07": "B8A"})
+    with pytest.raises(SourceError, match="B8A is one of Sentinel-2"):
+        fc.read_surface(frame)
+    ds = fc.read_surface(frame, columns={"red": "B4", "nir": "B8A"})
+    assert list(ds.band.values) == ["red", "nir"]
+    np.testing.assert_allclose(red(ds), REFLECTANCE[:, 3], atol=1e-6)
+    with pytest.raises(SourceError, match="columns of one collection, found 006, 061"):
+        fc.read_surface(appeears_points().assign(MOD09GA_006_sur_refl_b03_1=0.1))
+
+
+def test_other_sources_are_refused():
+    for source in (None, [sites_dataset()], 3):
+        with pytest.raises(ConfigError, match="expected a path, paths, one Dataset"):
+            fc.read_surface(source)
