@@ -23,6 +23,7 @@ from fluxcube.sources.modis.surface_netcdf import open_netcdf, read_series
 from fluxcube.sources.modis.surface_observations import (
     Observations,
     Summary,
+    check_same_place,
     decode,
     merge,
     one_product,
@@ -314,6 +315,7 @@ def _dataset(batches: Sequence[tuple[Observations, Summary]], rules: QualityRule
         raise SourceError("no reflectance was read: pass at least one file.")
     about = [part for part, _ in batches]
     product, collection = one_product(about)
+    check_same_place(about)
     sites = tuple(dict.fromkeys(name for part in about for name in part.sites))
     position = {name: i for i, name in enumerate(sites)}
     index = [np.array([position[n] for n in part.sites], np.intp)[summary.site] for part, summary in batches]

@@ -15,6 +15,7 @@ import numpy as np
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.quality import QualityRules, snow_flag
+from fluxcube.sources.modis.surface_checks import distance_km
 from fluxcube.variables import SURFACE_BANDS
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,13 @@ FILLS = (-28672.0, 32767.0, -32767.0, -32768.0, 65535.0, -9999.0)
 _VALID = {"MCD43A4": (0.0, 1.0)}
 _VALID_ELSEWHERE = (-0.01, 1.6)
 #: Products that supply bands of one another.
-_FAMILY = {"MODOCGA": "MOD09GA", "MYDOCGA": "MYD09GA", "MOD09GA_STATE": "MOD09GA"}
+FAMILY = {"MODOCGA": "MOD09GA", "MYDOCGA": "MYD09GA", "MOD09GA_STATE": "MOD09GA"}
 #: Medians beyond which numbers cannot be reflectances, and the number of entries that a median is computed from.
 _LARGEST_MEDIAN, _SMALLEST, _SAMPLE, _FEWEST = 2.0, 1e-3, 400, 5
 #: Share of the values of a band, besides known fill values, that may be invalid.
 _MOST_INVALID = 0.2
+#: Largest distance between coordinates of one site, km.
+SAME_PLACE = 2.0
 #: Difference below which two values of one day are the same: half a step of the stored numbers.
 _SAME = 6e-5
 
@@ -233,6 +236,22 @@ def select_sites(observations: Observations, names: Sequence[str]) -> Observatio
     )
 
 
+def check_same_place(parts: Sequence[Observations]) -> None:
+    """Refuse files in which one name is that of different places, such as ``aid0001`` of two requests."""
+    known: dict[str, tuple[float, float, str]] = {}
+    for part in parts:
+        for name, latitude, longitude in zip(part.sites, part.latitude, part.longitude, strict=True):
+            before = known.setdefault(name, (latitude, longitude, part.source))
+            if np.isnan(before[0]):
+                known[name] = (latitude, longitude, part.source)
+            km = float(distance_km(*(np.array(v) for v in (latitude, longitude, known[name][0], known[name][1]))))
+            if km > SAME_PLACE:
+                raise SourceError(
+                    f"{part.source}: {name} is {km:.1f} km from {name} of {before[2]}: a site has one place; pass "
+                    "sites= with names and places, or read the files separately with site=."
+                )
+
+
 def merge(parts: Sequence[Observations]) -> Observations:
     """Join decoded files to one series, in which each site, day and pixel occurs once.
 
@@ -243,6 +262,7 @@ def merge(parts: Sequence[Observations]) -> Observations:
     """
     first = parts[0]
     product, collection = one_product(parts)
+    check_same_place(parts)
     if not any(set(part.bands) & set(REFLECTANCES) for part in parts):
         raise SourceError(f"{first.source}: expected reflectance beside flags, found none: add the files of the bands.")
     sites = tuple(dict.fromkeys(name for part in parts for name in part.sites))
@@ -278,7 +298,7 @@ def one_product(parts: Sequence[Observations]) -> tuple[str, str]:
     named: dict[tuple[str, str], str] = {}
     for part in parts:
         if part.product or part.collection:
-            named.setdefault((_FAMILY.get(part.product, part.product), part.collection), part.source)
+            named.setdefault((FAMILY.get(part.product, part.product), part.collection), part.source)
     products = {product: source for (product, _), source in named.items() if product}
     collections = {collection: source for (_, collection), source in named.items() if collection}
     for kind, found in (("product", products), ("collection", collections)):

@@ -19,7 +19,7 @@ import pandas as pd
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.surface_checks import distance_km
 from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, parse_days, product_in
-from fluxcube.sources.modis.surface_observations import Observations
+from fluxcube.sources.modis.surface_observations import SAME_PLACE, Observations
 from fluxcube.variables import SURFACE_BANDS
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ _ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
 _START = 1 << 20
 _BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
 _GET_REGION = {"id", "time", "latitude", "longitude"}
-#: Largest distance between the coordinates of the rows of one site, km.
-_SAME_PLACE = 2.0
 #: Lengths of composites, whose periods begin on days 1, 1 + length, ... of the year; number of dates that show them.
 _PERIODS, _FEWEST_DATES = (16, 8), 8
 
@@ -283,7 +281,7 @@ def places_of(
     latitude, longitude = (numbers(frame[found[key]], where) for key in ("latitude", "longitude"))
     _, first = np.unique(site, return_index=True)
     apart = distance_km(latitude, longitude, latitude[first][site], longitude[first][site])
-    if (far := np.flatnonzero(apart > _SAME_PLACE)).size:
+    if (far := np.flatnonzero(apart > SAME_PLACE)).size:
         at = far[0]
         raise SourceError(
             f"{where}: line {at + 2}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a site has one "

@@ -421,6 +421,26 @@ def test_areas_of_appeears_are_averaged_under_a_clear_sky(tmp_path):
     assert list(named.site.values) == ["DE-Hai"]
 
 
+def test_several_requests_of_areas_are_joined_or_refused(tmp_path):
+    stored = np.broadcast_to(np.int16(500), (12, 4, 6)).copy()
+    first = appeears_area("MCD43A4.061", {f"Nadir_Reflectance_Band{i}": stored for i in (1, 2)}, fill=32767)
+    later = first.assign_coords(time=("time", first.time.values + 365, first.time.attrs))
+    for name, ds in {"one": first, "two": later, "east": later.assign_coords(lon=later.lon + 1)}.items():
+        (tmp_path / name).mkdir()
+        ds.to_netcdf(tmp_path / name / "MCD43A4.061_500m_aid0001.nc")
+    assert fc.read_surface([tmp_path / "one", tmp_path / "two"]).sizes["day"] == 24
+    with pytest.raises(SourceError, match=r"aid0001 is [67]\d\.\d km from aid0001 of"):
+        fc.read_surface([tmp_path / "one", tmp_path / "east"])
+    sites = {"DE-Hai": (51.09, 10.41), "DE-Tha": (51.09, 11.41)}
+    assert list(fc.read_surface([tmp_path / "one", tmp_path / "east"], sites=sites).site.values) == ["DE-Tha", "DE-Hai"]
+    (tmp_path / "old").mkdir()
+    later.assign_attrs(title="MCD43A4.006 for aid0001").to_netcdf(tmp_path / "old" / "MCD43A4.006_500m_aid0001.nc")
+    with pytest.raises(SourceError, match="files of one collection, found 2: 006"):
+        fc.read_surface([tmp_path / "one", tmp_path / "old"])
+    with pytest.raises(SourceError, match="in files of two forms"):
+        fc.read_surface([tmp_path / "one", written(tidy(site="aid0001"), tmp_path / "t-MCD43A4.061.csv")])
+
+
 def test_geotiffs_of_areas_with_one_layer_a_file(tmp_path):
     optional("rasterio")
     row, col = (int(a) for a in sinusoidal_pixel(np.array(PLACE[0]), np.array(PLACE[1])))
