@@ -16,20 +16,14 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.modis.quality import QualityRules, with_quality
 from fluxcube.sources.modis.surface_areas import is_area, is_area_file, read_areas
-from fluxcube.sources.modis.surface_checks import Sites, check_places, distance_km, read_sites, warn_cloudy_years
+from fluxcube.sources.modis.surface_checks import Sites, check_places, distance_km, read_sites
 from fluxcube.sources.modis.surface_columns import column_meaning
+from fluxcube.sources.modis.surface_dataset import as_dataset
 from fluxcube.sources.modis.surface_long import is_long, is_statistics, is_wide, read_long, read_statistics, read_wide
+from fluxcube.sources.modis.surface_merge import merge, select_sites
 from fluxcube.sources.modis.surface_netcdf import open_netcdf, read_series
-from fluxcube.sources.modis.surface_observations import (
-    Observations,
-    Summary,
-    check_same_place,
-    decode,
-    merge,
-    one_product,
-    select_sites,
-    summarise,
-)
+from fluxcube.sources.modis.surface_observations import Observations, decode
+from fluxcube.sources.modis.surface_summary import summarise
 from fluxcube.sources.modis.surface_tables import ReadOptions, observations_of_frame, read_frame
 from fluxcube.sources.modis.surface_tiles import read_tiles
 from fluxcube.variables import SURFACE_BANDS
@@ -43,8 +37,6 @@ SurfaceSource: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike] | xr.
 _TABLES, _NETCDF, _RASTERS = (".csv", ".csv.gz", ".txt", ".tsv"), (".nc", ".nc4", ".netcdf"), (".tif", ".tiff", ".hdf")
 #: Files beside the results of AppEEARS that contain no reflectance.
 _BESIDE = ("-lookup.csv", "-statistics-qa.csv", "granule-list.txt")
-#: Days after its date that views of a product are from.
-_LOOKAHEAD = {"MCD43A4": 8}
 _MOD09 = ("MOD09GA", "MYD09GA")
 
 
@@ -171,7 +163,7 @@ def read_surface(
         _check_screened(merged, rules)
         names = {name: values[:0] for name, values in merged.flags.items()}
         batches.append((replace(merged, bands={}, flags=names), summarise(merged, rules)))
-    ds = _dataset(batches, rules)
+    ds = as_dataset(batches, rules)
     if places:
         known = np.array([places.get(str(name), (np.nan, np.nan)) for name in ds.site.values])
         check_places(ds, known[:, 0], known[:, 1], max_km=max_km)
@@ -307,105 +299,3 @@ def _check_screened(merged: Observations, rules: QualityRules) -> None:
         )
     if merged.period == 1:
         log.warning("%s: no state flags, so that every value counts as observed under a clear sky", merged.source)
-
-
-def _dataset(batches: Sequence[tuple[Observations, Summary]], rules: QualityRules) -> xr.Dataset:
-    """Return the Dataset of all batches, with the days on which any site has a value."""
-    if not batches:
-        raise SourceError("no reflectance was read: pass at least one file.")
-    about = [part for part, _ in batches]
-    product, collection = one_product(about)
-    check_same_place(about)
-    sites = tuple(dict.fromkeys(name for part in about for name in part.sites))
-    position = {name: i for i, name in enumerate(sites)}
-    index = [np.array([position[n] for n in part.sites], np.intp)[summary.site] for part, summary in batches]
-    where, site = about[0].source, np.concatenate(index)
-    day = np.concatenate([summary.day for _, summary in batches])
-    values = np.concatenate([summary.values for _, summary in batches])
-    share = np.concatenate([summary.share for _, summary in batches])
-    clear = np.isfinite(values).any(axis=1)
-    if not clear.any():
-        raise SourceError(
-            f"{where}: none of {len(day)} entries is clear and valid: check the flags (quality=None uses all values)."
-        )
-    warn_cloudy_years(sites, site, day, clear, where)
-    if lacking := [name for i, name in enumerate(sites) if not clear[site == i].any()]:
-        log.warning("%s: no clear view of %d sites: %s", where, len(lacking), ", ".join(lacking[:10]))
-    days = np.unique(day[clear])
-    on = np.isin(day, days)
-    at = np.searchsorted(days, day[on])
-    surface = np.full((len(sites), len(days), len(SURFACE_BANDS)), np.nan, np.float32)
-    shares = np.full((len(sites), len(days)), np.nan, np.float32)
-    _check_separate(site[on] * len(days) + at, sites, days, where)
-    surface[site[on], at] = values[on]
-    shares[site[on], at] = share[on]
-    bands = [i for i in range(len(SURFACE_BANDS)) if np.isfinite(surface[:, :, i]).any()]
-    _report_bands([SURFACE_BANDS[i] for i in bands], where)
-    coords: dict[str, object] = {
-        "site": ("site", np.array(sites, object)),
-        "day": ("day", days.astype("datetime64[ns]")),
-        "band": ("band", np.array([SURFACE_BANDS[i] for i in bands], object)),
-    }
-    ds = xr.Dataset(
-        {
-            "surface": (("site", "day", "band"), surface[:, :, bands], _attrs(about, product, collection, rules)),
-            "surface_quality": (("site", "day"), shares, {"units": "1", "long_name": "share of clear, valid pixels"}),
-        },
-        coords=coords,
-    )
-    return ds.assign_coords(_places(about, sites))
-
-
-def _check_separate(keys: np.ndarray, sites: tuple[str, ...], days: np.ndarray, where: str) -> None:
-    """Refuse files of different forms that contain the same site and day."""
-    unique, count = np.unique(keys, return_counts=True)
-    if (twice := unique[count > 1]).size:
-        raise SourceError(
-            f"{where}: {sites[int(twice[0] // len(days))]} has reflectance for {days[int(twice[0] % len(days))]} in "
-            "files of two forms: pass those of one."
-        )
-
-
-def _report_bands(bands: Sequence[str], where: str) -> None:
-    """Report which bands are missing: as a warning where NDVI cannot be computed."""
-    lacking = [name for name in SURFACE_BANDS[:7] if name not in bands]
-    if lacking:
-        level = logging.WARNING if {"red", "nir"} & set(lacking) else logging.INFO
-        log.log(level, "%s: no values of the bands %s; indices that need them are missing", where, ", ".join(lacking))
-
-
-def _attrs(about: Sequence[Observations], product: str, collection: str, rules: QualityRules) -> dict[str, str | int]:
-    """Return the attributes of `surface`."""
-    flags = {name.split(":")[0] for part in about for name in part.flags}
-    screening = ", ".join(f"{name}: {rule}" for name, rule in rules.rules.items() if name in flags) or "none"
-    comment = f"Rules of quality: {screening}."
-    if "clear_sky" in rules.rules.values() and "state_1km" in flags:
-        comment += (
-            f" Clear sky: cirrus at most {rules.cirrus}, aerosol at most {rules.aerosol}, next to clouds: "
-            f"{rules.adjacent}, cloud state 11: {rules.assumed_clear}."
-        )
-    if (longest := max(part.period for part in about)) > 1:
-        comment += f" Composites of {longest} days, at the last of these."
-    if product in _LOOKAHEAD:
-        comment += f" The fit of a day uses views up to {_LOOKAHEAD[product]} days after it."
-    attrs: dict[str, str | int] = {"long_name": "surface reflectance under a clear sky", "units": "1"}
-    attrs |= {"product": product} if product else {}
-    attrs |= {"collection": collection} if collection else {}
-    return attrs | {
-        "lookahead_days": _LOOKAHEAD.get(product, 0),
-        "source": Path(about[0].source).name,
-        "comment": comment,
-    }
-
-
-def _places(about: Sequence[Observations], sites: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
-    """Return the coordinates of the sites that the files state; none if they state none."""
-    place = {name: (np.nan, np.nan) for name in sites}
-    for part in about:
-        for i, name in enumerate(part.sites):
-            if np.isnan(place[name][0]):
-                place[name] = (float(part.latitude[i]), float(part.longitude[i]))
-    latitude, longitude = np.array([place[name] for name in sites]).T
-    if not np.isfinite(latitude).any():
-        return {}
-    return {"latitude": ("site", latitude), "longitude": ("site", longitude)}

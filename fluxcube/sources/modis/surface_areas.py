@@ -20,8 +20,9 @@ from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.modis.grid import SPHERE
 from fluxcube.sources.modis.names import FileName, parse_name
 from fluxcube.sources.modis.surface_columns import FLAGS, column_meaning, find_columns, product_in
+from fluxcube.sources.modis.surface_merge import FAMILY
 from fluxcube.sources.modis.surface_netcdf import days_in, declared, open_netcdf
-from fluxcube.sources.modis.surface_observations import FAMILY, Observations
+from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_tables import ReadOptions, with_angles
 from fluxcube.variables import SURFACE_BANDS
 

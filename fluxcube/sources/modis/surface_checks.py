@@ -17,6 +17,8 @@ from fluxcube.errors import ConfigError, SourceError
 log = logging.getLogger(__name__)
 
 _EARTH_KM = 6371.007181
+#: Largest distance between coordinates of one site, km.
+SAME_PLACE = 2.0
 #: Maximum number of sites that a message lists.
 _MAX_NAMES = 10
 #: Minimum number of days of a year that a record must span for a year without a clear view to be reported.

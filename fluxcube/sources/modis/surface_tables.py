@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.modis.surface_checks import distance_km
+from fluxcube.sources.modis.surface_checks import SAME_PLACE, distance_km
 from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, parse_days, product_in
-from fluxcube.sources.modis.surface_observations import SAME_PLACE, Observations
+from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.variables import SURFACE_BANDS
 
 log = logging.getLogger(__name__)
