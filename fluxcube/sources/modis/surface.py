@@ -16,13 +16,14 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.modis.quality import QualityRules, with_quality
 from fluxcube.sources.modis.surface_areas import is_area, is_area_file, read_areas
-from fluxcube.sources.modis.surface_checks import Sites, check_places, distance_km, read_sites
+from fluxcube.sources.modis.surface_checks import check_places
 from fluxcube.sources.modis.surface_columns import column_meaning
 from fluxcube.sources.modis.surface_dataset import as_dataset
 from fluxcube.sources.modis.surface_long import is_long, is_statistics, is_wide, read_long, read_statistics, read_wide
-from fluxcube.sources.modis.surface_merge import merge, select_sites
+from fluxcube.sources.modis.surface_merge import merge
 from fluxcube.sources.modis.surface_netcdf import open_netcdf, read_series
 from fluxcube.sources.modis.surface_observations import Observations, decode
+from fluxcube.sources.modis.surface_sites import Sites, only_known_sites, read_sites
 from fluxcube.sources.modis.surface_summary import summarise
 from fluxcube.sources.modis.surface_tables import ReadOptions, observations_of_frame, read_frame
 from fluxcube.sources.modis.surface_tiles import read_tiles
@@ -158,7 +159,7 @@ def read_surface(
     batches = []
     for parts in _batches(path, options, places):
         if places:
-            parts = [_of_sites(part, places, max_km) for part in parts]
+            parts = [only_known_sites(part, places, max_km) for part in parts]
         merged = merge([decode(part, scale=scale, missing=missing) for part in parts])
         _check_screened(merged, rules)
         names = {name: values[:0] for name, values in merged.flags.items()}
@@ -260,32 +261,6 @@ def _of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observat
     if is_wide(frame):
         return read_wide(frame, where, options)
     return read_long(frame, where, options) if is_long(frame) else observations_of_frame(frame, where, options)
-
-
-def _of_sites(part: Observations, places: Mapping[str, tuple[float, float]], max_km: float) -> Observations:
-    """Return the entries of known sites; where no name is known, series are named after the site at their place."""
-    if not set(part.sites) & set(places):
-        part = replace(part, sites=tuple(_name_at(part, i, places, max_km) for i in range(len(part.sites))))
-    left_out = [name for name in part.sites if name not in places]
-    if len(left_out) == len(part.sites):
-        raise SourceError(
-            f"{part.source}: none of its {len(part.sites)} sites ({', '.join(part.sites[:10])}) is one of the "
-            f"{len(places)} of sites=: rename them, or pass site= with the column of their names."
-        )
-    if left_out:
-        log.info("%s: %d sites that are not in sites= are not read", part.source, len(left_out))
-    return select_sites(part, [name for name in part.sites if name in places]) if left_out else part
-
-
-def _name_at(part: Observations, index: int, places: Mapping[str, tuple[float, float]], max_km: float) -> str:
-    """Return the name of the nearest site within `max_km` of a series, else its own name."""
-    names, known = list(places), np.array(list(places.values()), np.float64)
-    km = distance_km(part.latitude[index], part.longitude[index], known[:, 0], known[:, 1])
-    if not (np.nan_to_num(km, nan=np.inf) <= max_km).any():
-        return part.sites[index]
-    nearest = names[int(np.nanargmin(km))]
-    log.info("%s: %s is named %s, whose place it has", part.source, part.sites[index], nearest)
-    return nearest
 
 
 def _check_screened(merged: Observations, rules: QualityRules) -> None:

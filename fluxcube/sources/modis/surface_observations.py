@@ -118,8 +118,9 @@ def decode(observations: Observations, *, scale: float | None = None, missing: S
         for fill in (*FILLS, *missing, *([observations.fills[name]] if name in observations.fills else [])):
             gone |= stored == fill
         if name == "snow":
-            valid = (stored >= 0) & (stored <= 1)
-            bands[name] = np.where(gone | ~valid, np.nan, stored).astype(np.float32)
+            invalid = ~gone & ((stored < 0) | (stored > 1))
+            _check_invalid(observations, name, invalid, gone, stored, (0, 1))
+            bands[name] = np.where(gone | invalid, np.nan, stored).astype(np.float32)
             continue
         factor = observations.scale.get(name, 1.0) if scale is None else scale
         shift = observations.offset.get(name, 0.0) if scale is None else 0.0
@@ -182,7 +183,7 @@ def _check_invalid(
     )
     if count > _MOST_INVALID * total:
         raise SourceError(
-            f"{text}: fill values were taken for values, or averaged into them. Pass missing= with the fill value, or "
-            "scale= if the values are in other units."
+            f"{text}: fill values were taken for values or averaged into them, or the values are in other units (snow "
+            "is a share from 0 to 1). Pass missing= with the fill value, or scale=, or convert the column."
         )
     log.warning("%s: they are missing", text)

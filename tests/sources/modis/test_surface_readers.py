@@ -719,3 +719,17 @@ def test_other_sources_are_refused():
     for source in (None, [sites_dataset()], 3):
         with pytest.raises(ConfigError, match="expected a path, paths, one Dataset"):
             fc.read_surface(source)
+
+
+def test_snow_is_a_share():
+    assert fc.read_surface(tidy(snow_frac=0.5)).surface.sel(band="snow").values.tolist() == [[0.5] * 12]
+    with pytest.raises(SourceError, match="12 of 12 values of snow are beyond 0 to 1"):
+        fc.read_surface(tidy(snow_frac=50))
+
+
+def test_tables_of_sites_that_cannot_be_read_are_named(tmp_path):
+    for sites in (tmp_path / "absent.csv", written(tidy()[:0], tmp_path / "none.csv"), {}):
+        with pytest.raises(FluxcubeError, match=r"absent.csv|expected columns site|at least one site"):
+            fc.read_surface(tidy(), sites=sites)
+    (tmp_path / "semi.csv").write_text("site;lat;lon\nDE-Hai;51,08;10,45\n")
+    assert fc.read_surface(tidy(), sites=tmp_path / "semi.csv").sizes["day"] == 12
