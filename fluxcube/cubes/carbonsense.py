@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import xarray as xr
-
 from fluxcube.cubes.building import (
     BuildRequest,
     FoundSites,
@@ -32,7 +30,7 @@ from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.stamps import Kept
 from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
-from fluxcube.cubes.surface_sources import SurfaceSource
+from fluxcube.cubes.surface_sources import SurfaceSource, as_sources
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
@@ -112,9 +110,9 @@ def build_carbonsense(
         Folder of MCD43A4 and MCD43A2 rasters, of which each site has the chips of its own time and the month before.
         Without `modis`, the cube has the chips that the archives themselves contain, if any. A daily cube has no chips:
         there, `modis` is a folder of MOD09GA rasters, and means the same as `surface`.
-    surface : path, xr.Dataset or sequence of these, optional
+    surface : path, xr.Dataset, xr.DataArray, pandas.DataFrame or sequence of these, optional
         Surface reflectance of points or areas under a clear sky: a folder of MOD09GA rasters, from which 2 km x 2 km
-        around each site are averaged; a file that `fluxcube.read_surface` reads; or a Dataset such as it returns. Of
+        around each site are averaged; what `fluxcube.read_surface` reads; or a Dataset such as it returns. Of
         several, a series comes before rasters, and series of one place are joined. The cube has the reflectance of each
         site's own time and the 96 days before it (`surface`), its quality where it is known (`surface_quality`), and
         percentiles and monthly means over the whole record (`surface_climatology`). A series belongs to the site of its
@@ -194,9 +192,7 @@ def build_carbonsense(
         rule=rule,
         compact=compact,
     )
-    sources: tuple[SurfaceSource, ...] = (
-        (surface,) if isinstance(surface, (str, os.PathLike, xr.Dataset)) else tuple(surface)
-    )
+    sources = as_sources(surface)
     if modis is not None and resolution == DAILY.name:  # a daily cube has no chips
         sources, modis = (*sources, modis), None
     request = BuildRequest(

@@ -13,8 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from fluxcube.cubes.chips import extent_of, touched
@@ -23,34 +25,39 @@ from fluxcube.cubes.satellite import Progress
 from fluxcube.cubes.surface import (
     SURFACE_ATTRS,
     SURFACE_PRODUCTS,
-    TILE_BANDS,
     read_surface_blocks,
     surface_comment,
     surface_days,
     surface_pixels,
+    tile_bands,
 )
-from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface, stored_span
+from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface
 from fluxcube.cubes.surface_series import (
     MAX_DISTANCE_KM,
     SURFACE_NOTE,
     Series,
     find_series,
     join_series,
+    letters_of,
     named_after_towers,
     read_series,
 )
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import TILE, Raster
 from fluxcube.sources.modis.names import collection_of
-from fluxcube.sources.modis.rasters import survey_rasters
+from fluxcube.sources.modis.rasters import check_raster, survey_rasters
 from fluxcube.sources.modis.surface import read_surface
+from fluxcube.sources.modis.surface_areas import is_area_file
 
-SurfaceSource = str | os.PathLike | xr.Dataset
+#: A file or folder, or data in RAM or lazy.
+SurfaceSource: TypeAlias = str | os.PathLike | xr.Dataset | xr.DataArray | pd.DataFrame
 
 #: Suffixes of rasters.
 _RASTERS = (".hdf", ".tif", ".tiff")
 #: Maximum number of bytes of one span of days in RAM.
 _BYTES = 256 << 20
+#: Minimum time of a year that a tower measured for the year to be named if it has no clear view.
+_HALF_YEAR = np.timedelta64(183, "D")
 #: Number of names in an error.
 _NAMED = 3
 
@@ -62,7 +69,7 @@ class SurfaceSources:
     Attributes
     ----------
     series : mapping of str to Series
-        Series by name.
+        Series by `fluxcube.cubes.surface_series.letters_of` their names.
     rasters : tuple of Raster
         Rasters of MOD09GA with state flags.
     attrs : mapping
@@ -108,6 +115,13 @@ class SurfaceSources:
         return {tile: hashlib.sha256("\n".join(sorted(names[tile])).encode()).hexdigest() for tile in order}
 
 
+def as_sources(surface: SurfaceSource | Sequence[SurfaceSource]) -> tuple[SurfaceSource, ...]:
+    """Return one source or several as a tuple."""
+    if isinstance(surface, (str, os.PathLike, xr.Dataset, xr.DataArray, pd.DataFrame)):
+        return (surface,)
+    return tuple(surface)
+
+
 def open_surface(
     sources: Sequence[SurfaceSource], towers: Sequence[Place] = (), max_distance_km: float = MAX_DISTANCE_KM
 ) -> SurfaceSources:
@@ -115,8 +129,9 @@ def open_surface(
 
     Parameters
     ----------
-    sources : sequence of path or xr.Dataset
-        Folders of MOD09GA tiles; files and folders that `fluxcube.read_surface` reads; Datasets such as it returns.
+    sources : sequence of path, xr.Dataset, xr.DataArray or pandas.DataFrame
+        Folders of MOD09GA tiles; files, folders and data that `fluxcube.read_surface` reads; Datasets such as it
+        returns, or their array `surface`.
     towers : sequence of mapping
         Site, latitude and longitude of the towers, where they are known: tiles of other products are cut around them,
         and series that have no name of any tower are named after the tower at their place.
@@ -132,15 +147,15 @@ def open_surface(
     by_name: dict[str, list[Series]] = defaultdict(list)
     attrs: dict[str, object] = {}
     for source in sources:
-        where = "surface" if isinstance(source, xr.Dataset) else str(source)
-        found = () if isinstance(source, xr.Dataset) else _tiles(source)
+        where = str(source) if isinstance(source, (str, os.PathLike)) else "surface"
+        found = _tiles(source) if isinstance(source, (str, os.PathLike)) else ()
         if found:
             rasters += found
             new: dict[str, object] = {**SURFACE_ATTRS, **_collection(found), "comment": surface_comment()}
         else:
             series, new = read_series(_dataset(source, towers, max_distance_km), where)
             for one in named_after_towers(series, towers, max_distance_km):
-                by_name[one.name].append(one)
+                by_name[letters_of(one.name)].append(one)
         _check_same_product(attrs, new, where)
         attrs = {**new, **attrs}
     return SurfaceSources(
@@ -152,17 +167,31 @@ def open_surface(
 
 
 def _tiles(path: str | os.PathLike) -> tuple[Raster, ...]:
-    """Return the rasters of MOD09GA in a folder that has state flags for them; none for other folders and files."""
+    """Return the rasters of MOD09GA in a folder that has state flags for them; none for other folders and files.
+
+    AppEEARS's areas are read as tiles if they are on the sinusoidal grid, else `fluxcube.read_surface` averages them.
+    """
     if not Path(path).is_dir():
         return ()
     rasters = survey_rasters(path, products=SURFACE_PRODUCTS).rasters
-    return rasters if len(surface_days(rasters)) else ()
+    if not len(surface_days(rasters)):
+        return ()
+    if is_area_file(rasters[0].path):
+        try:
+            check_raster(rasters[0])
+        except SourceError:
+            return ()
+    return rasters
 
 
 def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: float) -> xr.Dataset:
     """Return a source as a Dataset of series."""
-    if isinstance(source, xr.Dataset):
+    if isinstance(source, xr.DataArray):
+        return source.to_dataset(name="surface")
+    if isinstance(source, xr.Dataset) and "surface" in source:
         return source
+    if isinstance(source, (xr.Dataset, pd.DataFrame)):
+        return read_surface(source)
     path = Path(source)
     inside = path.rglob("*") if path.is_dir() else [path]
     if not any(file.suffix.lower() in _RASTERS for file in inside):
@@ -221,9 +250,9 @@ def cut_surface(
         bands |= set(series.bands)
         quality = quality or series.quality is not None
     for place, day, values, share in _cut_tiles(sources.rasters, cut, progress):
-        now = spill_surface(building, place, day, values, TILE_BANDS, share)
+        now = spill_surface(building, place, day, values, tile_bands(sources.rasters), share)
         days[place["site"]] = np.concatenate([days.get(place["site"], np.empty(0, "datetime64[D]")), now])
-        bands |= set(TILE_BANDS)
+        bands |= set(tile_bands(sources.rasters))
         quality = True
     return SurfaceParts(bands=in_order(bands), quality=quality, attrs=sources.attrs, days=days)
 
@@ -237,12 +266,13 @@ def _cut_tiles(rasters: Sequence[Raster], places: Sequence[Place], progress: Pro
         return
     days = surface_days(rasters)
     rows, cols = surface_pixels(*(np.array([place[key] for place in places]) for key in ("latitude", "longitude")))
-    length = max(1, _BYTES // (len(places) * len(TILE_BANDS) * 4))
+    bands = tile_bands(rasters)
+    length = max(1, _BYTES // (len(places) * len(bands) * 4))
     for start in range(0, len(days), length):
         span = days[start : start + length]
         mine = [raster for raster in rasters if span[0] <= raster.day <= span[-1]]
         shown = _later(progress, start, len(days))
-        values, quality, _ = read_surface_blocks(mine, rows, cols, span, progress=shown)
+        values, quality, _ = read_surface_blocks(mine, rows, cols, span, bands=bands, progress=shown)
         for i, place in enumerate(places):
             known = np.isfinite(quality[i])
             if known.any():
@@ -254,7 +284,15 @@ def _later(progress: Progress | None, before: int, total: int) -> Progress | Non
     return progress and (lambda done, _, text: progress(before + done, total, text))
 
 
-def missing_notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[str, ...]:
+def surface_entries(sources: SurfaceSources, parts: SurfaceParts, doc: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a tower's document that record the source of its reflectance, and warn if it has none."""
+    place = doc["place"]
+    others = [text for text in doc["warnings"] if not text.startswith(SURFACE_NOTE)]
+    stamp = sources.stamp(place) if place["site"] in parts.days else ""
+    return {"warnings": [*others, *_notes(sources, parts, place)], "surface": stamp}
+
+
+def _notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[str, ...]:
     """Return sentences on what is missing or unusual about the reflectance of a tower."""
     site = str(place["site"])
     series, note = sources.series_of(place)
@@ -265,10 +303,24 @@ def missing_notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) ->
             note = f"{note}, and it lies outside the tiles"
         return (f"{note}; its surface reflectance is missing",)
     notes = [note] if note and series is not None else []
+    if years := _cloudy_years(parts.days[site], place):
+        notes.append(f"{SURFACE_NOTE}{site} has no clear view in {', '.join(map(str, years))}")
     if not len(parts.days[site]):
-        first, last = stored_span(place)
-        notes.append(f"{SURFACE_NOTE}{site} has none from {first} to {last}, only that of other years")
+        first, last = (str(place[key])[:10] for key in ("start", "stop"))
+        notes.append(f"{SURFACE_NOTE}{site} has none of its own time, {first} to {last}, only that of other years")
     return tuple(notes)
+
+
+def _cloudy_years(days: np.ndarray, place: Place) -> list[int]:
+    """Return the years of which the tower measured at least half, without a clear view among `days` (day,)."""
+    first, last = (np.datetime64(str(place[key])[:10], "D") for key in ("start", "stop"))
+    seen = set(days.astype("datetime64[Y]").astype(int) + 1970)
+    years = range(int(str(first)[:4]), int(str(last)[:4]) + 1) if len(days) else ()
+    measured = {
+        year: min(last, np.datetime64(f"{year + 1}-01-01")) - max(first, np.datetime64(f"{year}-01-01"))
+        for year in years
+    }
+    return [year for year, length in measured.items() if year not in seen and length >= _HALF_YEAR]
 
 
 def check_any(sources: SurfaceSources, places: Sequence[Place]) -> None:
@@ -276,6 +328,6 @@ def check_any(sources: SurfaceSources, places: Sequence[Place]) -> None:
     if not places or any(sources.stamp(place) for place in places):
         return
     towers = ", ".join(str(place["site"]) for place in places[:_NAMED])
-    names = ", ".join(list(sources.series)[:_NAMED])
+    names = ", ".join(series.name for series in list(sources.series.values())[:_NAMED])
     have = f"series of {names}" if names else "tiles elsewhere"
     raise SourceError(f"surface: expected reflectance of the towers ({towers} ...), found {have} ...; check the names.")

@@ -177,7 +177,7 @@ def test_a_series_that_lost_its_days_empties_its_site(towers, tmp_path):
     assert ds.surface.sel(site="IN-Bbb").isnull().all() and ds.surface.sel(site="US-Aaa").notnull().any()
     assert ds.surface_climatology.sel(site="IN-Bbb", statistic="p50").notnull().all()
     (note,) = [t for t in open_report(tmp_path / "c", "notes").text if "IN-Bbb" in t]
-    assert "has none from 2009-10-27 to 2010-02-05" in note
+    assert "has none of its own time, 2010-01-31 to 2010-02-05, only that of other years" in note
 
 
 def test_append_adds_reflectance_to_a_cube_without(towers, tmp_path):
@@ -197,11 +197,12 @@ def test_append_adds_reflectance_to_a_cube_without(towers, tmp_path):
     check_window(ds, series().sel(site=["FJ-Ddd", "IN-Bbb"]), "surface_day", "surface_band")
 
 
-def test_a_new_site_keeps_the_bands_of_the_cube(towers, tmp_path):
+def test_a_new_site_keeps_the_bands_of_the_cube(towers, tmp_path, caplog):
     build_carbonsense(towers, tmp_path / "c", surface=series(SITES[1:]), sites=SITES[1:])
     before = files(tmp_path / "c")
     more = series(("FJ-Ddd",), bands=("red", "blue", "nir"), quality=False)
     build_carbonsense(towers, tmp_path / "c", surface=[series(SITES[1:]), more], append=True)
+    assert "has no bands blue: not added" in caplog.text
     ds = open_carbonsense(tmp_path / "c").load()
     assert ds.surface_band.values.tolist() == list(BANDS)
     fiji = ds.surface.sel(site="FJ-Ddd")
@@ -267,7 +268,8 @@ def test_files_of_one_place_are_joined(towers, tmp_path):
     whole = series()
     early, late = whole.isel(day=slice(0, 700)), whole.isel(day=slice(690, None))
     red, rest = late.sel(band=["red"]), late.sel(band=["swir2", "nir"]).drop_vars("surface_quality")
-    build_carbonsense(towers, tmp_path / "c", surface=[late.isel(day=slice(None, None, -1)), early])
+    other_names = early.assign_coords(site=np.array(["fj_ddd", "in_bbb", "us_aaa"], object))
+    build_carbonsense(towers, tmp_path / "c", surface=[late.isel(day=slice(None, None, -1)), other_names])
     build_carbonsense(towers, tmp_path / "d", surface=[red, early, rest])
     build_carbonsense(towers, tmp_path / "e", surface=whole)
     for name in "cd":
@@ -300,6 +302,30 @@ def test_a_cube_is_a_source_too(store, towers, tmp_path):
     )
 
 
+def test_a_site_is_appended_with_its_reflectance(store, towers, tmp_path):
+    import shutil
+
+    from fluxcube.cubes.append import append_site
+    from fluxcube.sources.towers.discovery import discover
+    from fluxcube.sources.towers.readers import read_archive
+
+    shutil.copytree(store, tmp_path / "c")
+    (archive,) = (a for a in discover([towers]).archives if a.site == "US-Aaa")
+    place = {"site": "US-New", "latitude": 40.0, "longitude": -90.0, "igbp": "GRA"}
+    record = read_archive(archive, utc_offset=-6).assign_attrs(place)
+    mine = series(("US-Aaa",), seed=5).assign_coords(site=np.array(["US-New"], object))
+    append_site(tmp_path / "c", record, surface=mine)
+    ds = open_carbonsense(tmp_path / "c").load()
+    check_window(ds, mine, "surface_day", "surface_band")
+    check_window(ds, series(SITES[1:]), "surface_day", "surface_band")
+    with pytest.raises(SourceError, match="US-Far: its series is of"):
+        far = record.assign_attrs(site="US-Far", latitude=41.0)
+        append_site(tmp_path / "c", far, surface=mine.assign_coords(site=np.array(["US-Far"], object)))
+    with pytest.raises(SourceError, match="found series of FJ-Ddd"):
+        append_site(tmp_path / "c", record.assign_attrs(site="US-Oth"), surface=series(SITES[:2]))
+    assert open_carbonsense(tmp_path / "c").site.values.tolist() == [*SITES, "US-New"]
+
+
 def faults() -> dict[str, tuple]:
     """Faulty Datasets, and what the error says."""
     good = series()
@@ -319,7 +345,7 @@ def faults() -> dict[str, tuple]:
         "a day twice": (twice, SourceError, "1 days are there more than once, the first 2008-06-04"),
         "a band of no name": (good.assign_coords(band=["red", "nir", "b6"]), UnknownNameError, "b6"),
         "bands without names": (good.drop_vars("band"), SourceError, "band of surface has no labels"),
-        "another name": (good.rename(surface="reflectance"), SourceError, "expected the variable surface"),
+        "another name": (good.rename(surface="reflectance"), SourceError, "reflectance"),
         "a grid": (good.rename(site="pixel"), SourceError, "must have the dimensions"),
         "a site twice": (xr.concat([good, good.isel(site=[0])], "site"), SourceError, "FJ-Ddd is there 2 times"),
         "other years": (series(days=DAYS + 4000), SourceError, "no reflectance from 2009-09-27 to 2010-04-05"),
@@ -346,6 +372,72 @@ def test_other_forms_of_a_good_dataset(towers, tmp_path):
         build_carbonsense(towers, tmp_path / f"c{i}", surface=ds, sites="US-Aaa")
         cube = open_carbonsense(tmp_path / f"c{i}").load()
         assert cube.surface.notnull().any() and ("surface_quality" in cube) == bool(i)
+
+
+def test_arrays_and_tables_are_sources(towers, tmp_path):
+    """The array alone, a Dataset with one variable for each band, and a table give the same reflectance."""
+    whole = series(quality=False)
+    table = whole.surface.to_series().unstack("band").reset_index()
+    places = {site: PLACES[site] for site in SITES}
+    table = table.assign(
+        **{name: table.site.map(lambda s, i=i: places[s][i]) for i, name in enumerate(("latitude", "longitude"))}
+    )
+    apart = whole.surface.to_dataset("band").rename(day="time")
+    for name, source in (("a", whole.surface), ("b", apart), ("c", table)):
+        build_carbonsense(towers, tmp_path / name, surface=source)
+        check_window(open_carbonsense(tmp_path / name).load(), whole, "surface_day", "surface_band")
+
+
+def test_the_command_line_builds_and_reports_it(towers, tmp_path):
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    far = series()
+    far.latitude[2] += 0.05
+    far.isel(site=[1]).to_netcdf(tmp_path / "one.nc")
+    far.isel(site=[0, 2]).to_netcdf(tmp_path / "two.nc")
+    sources = ["--surface", str(tmp_path / "one.nc"), "--surface", str(tmp_path / "two.nc")]
+    refused = CliRunner().invoke(app, ["build", str(towers), str(tmp_path / "c"), *sources])
+    assert refused.exit_code == 1 and "5.6 km" in str(refused.exception or refused.output)
+    done = CliRunner().invoke(app, ["build", str(towers), str(tmp_path / "c"), *sources, "--max-distance", "6"])
+    assert done.exit_code == 0, done.output
+    check_window(open_carbonsense(tmp_path / "c").load(), series(quality=False), "surface_day", "surface_band")
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "c")]).output
+    days = open_carbonsense(tmp_path / "c").sizes["surface_day"]
+    assert f"satellite: surface (MOD09GA) on {days} days" in shown
+
+
+def test_a_year_without_a_clear_view_is_noted(tmp_path):
+    write_places(tmp_path / "raw", {"US-Aaa": PLACES["US-Aaa"]})
+    write_archive(tmp_path / "raw", "US-Aaa", columns(24 * 730), step=60, start="2009-01-01T00:00")
+    cloudy = series(("US-Aaa",))
+    cloudy.surface[:, (np.datetime64("2009-12-31") < DAYS) & (np.datetime64("2011-01-01") > DAYS)] = np.nan
+    report = build_carbonsense(tmp_path / "raw", tmp_path / "c", surface=cloudy)
+    (note,) = [text for text in report.report["warnings"]["US-Aaa"] if "surface" in text]
+    assert note.endswith("US-Aaa has no clear view in 2010")
+
+
+def test_real_towers_have_their_clear_reflectance(shared_data, tmp_path):
+    """Three towers against the file, masked by hand: a wet tropical one, and one that ended before MODIS."""
+    path = shared_data / "vegetation/mod09ga_daily_towers2.nc"
+    sites = ["US-Var", "ZM-Mon", "US-LWW"]
+    report = build_carbonsense(shared_data / "towers2", tmp_path / "c", sites=sites, surface=path)
+    notes = {site: [t for t in texts if "surface" in t] for site, texts in report.report["warnings"].items()}
+    assert [site for site, texts in notes.items() if texts] == ["US-LWW"]
+    ds = open_carbonsense(tmp_path / "c").load()
+    with xr.open_dataset(path) as raw:
+        for site in sites[:2]:
+            one = ds.sel(site=site).dropna("surface_day", subset=["surface"], how="all")
+            mine = raw.sel(site=site, time=one.surface_day.values).load()
+            state = mine.state_1km.values.astype(int)
+            assert (state & 0b11 == 0).all() and not (state & (0b100 | 0b11 << 8 | 1 << 10 | 1 << 13)).any()
+            for band, name in (("red", "b01"), ("nir", "b02"), ("green531", "b11")):
+                np.testing.assert_allclose(one.surface.sel(surface_band=band), mine[f"sur_refl_{name}"], atol=1e-6)
+    ndvi = ds.surface_climatology.sel(feature="NDVI")
+    assert (ndvi.sel(statistic="p10") < ndvi.sel(statistic="p90")).all()
+    var = ndvi.sel(site="US-Var")
+    assert float(var.sel(statistic="m04")) > float(var.sel(statistic="m09")) + 0.2  # grass of a dry summer
 
 
 @pytest.fixture(scope="module")
@@ -394,6 +486,28 @@ def test_tiles_are_cut_for_hourly_and_daily_cubes(tiles, tmp_path, monkeypatch):
     monkeypatch.setattr("fluxcube.cubes.surface_sources._BYTES", 1)
     build_carbonsense(raw, tmp_path / "spans", surface=modis)
     assert files(tmp_path / "spans") == files(tmp_path / "h")
+
+
+def test_tiles_of_another_product_are_cut_around_the_towers(tiles, tmp_path):
+    """MCD43A4: nadir reflectance, which uses views up to eight days later."""
+    from modis_files import A4, grid, name_of, tile_of, write_hdf
+
+    from fluxcube.cubes.chips import chip_index
+
+    raw, _, _ = tiles
+    rows, cols = chip_index(46.8153, 9.8559)
+    corner = int(rows.min()) - 8, int(cols.min()) - 8
+    values = np.full((7, 32, 32), 2500, "int16") + np.arange(7, dtype="int16")[:, None, None]
+    fields = {name: (v, {"_FillValue": 32767, "scale_factor": 1e-4}) for name, v in zip(A4, values, strict=True)}
+    quality = np.zeros((32, 32), "uint8")
+    fields |= {f"BRDF_Albedo_Band_Mandatory_Quality_Band{i}": (quality, {"_FillValue": 255}) for i in range(1, 8)}
+    (tmp_path / "tiles").mkdir()
+    path = tmp_path / "tiles" / name_of("MCD43A4", "2010-01-02", tile_of(corner))
+    write_hdf(path, [grid("MOD_Grid_BRDF", corner, fields)])
+    build_carbonsense(raw, tmp_path / "c", surface=tmp_path / "tiles", sites="CH-Aaa")
+    ds = open_carbonsense(tmp_path / "c").load()
+    np.testing.assert_allclose(ds.surface.values.ravel()[:7], 0.25 + np.arange(7) * 1e-4, rtol=1e-5)
+    assert ds.surface.attrs["product"] == "MCD43A4" and ds.surface.attrs["lookahead_days"] == 8
 
 
 def test_only_tiles_of_a_site_are_part_of_its_stamp(tiles, tmp_path):

@@ -13,6 +13,7 @@ from fluxcube.sources.modis.grid import PIXEL
 from fluxcube.sources.modis.surface_columns import FLAGS, column_meaning, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_tables import (
+    ORNL_COLUMNS,
     ReadOptions,
     days_of,
     last_days,
@@ -23,7 +24,6 @@ from fluxcube.sources.modis.surface_tables import (
 )
 from fluxcube.variables import SURFACE_BANDS
 
-_WIDE = ("HDFname", "Product", "Date", "Site", "ProcessDate", "Band")
 _GEOMETRY = ("xllcorner", "yllcorner", "cellsize", "nrows", "ncols")
 _PLACE_NAME = re.compile(r"Lat(-?[\d.]+)Lon(-?[\d.]+)")
 _STATISTICS = {"Dataset", "Date", "Mean", "Count"}
@@ -39,10 +39,9 @@ def is_long(frame: pd.DataFrame) -> bool:
     return {"band", "value"} <= set(frame.columns)
 
 
-def is_wide(path: Path, frame: pd.DataFrame) -> bool:
+def is_wide(frame: pd.DataFrame) -> bool:
     """Return whether a table has one column for each pixel, as ORNL's web service writes it."""
-    first = str(frame.columns[0])
-    return set(_WIDE) <= set(frame.columns) or re.match(r"M[COY]D\w+\.A\d{7}\.", first) is not None
+    return set(ORNL_COLUMNS) <= set(frame.columns)
 
 
 def read_statistics(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observations:
@@ -91,27 +90,21 @@ def read_long(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observat
     return _pivot(frame, where, options, product, collection)
 
 
-def read_wide(path: Path, frame: pd.DataFrame, options: ReadOptions) -> Observations:
-    """Return the observations of ORNL's table with one column for each pixel, with or without a header line.
+def read_wide(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observations:
+    """Return the observations of ORNL's table with one column for each pixel.
 
     Raises
     ------
     SourceError
         If no band is a reflectance.
     """
-    if not set(_WIDE) <= set(frame.columns):
-        first = pd.DataFrame([[str(name) for name in frame.columns]])
-        first.columns = frame.columns
-        frame = pd.concat([first, frame.astype(object)], ignore_index=True)
-        frame.columns = [*_WIDE, *map(str, range(1, frame.shape[1] - len(_WIDE) + 1))]
     pixels = [name for name in frame.columns if str(name).isdigit()]
-    long = frame.melt(id_vars=list(_WIDE), value_vars=pixels, var_name="pixel", value_name="value")
-    long["value"] = long["value"].replace({"F": np.nan, "NA": np.nan})
+    long = frame.melt(id_vars=list(ORNL_COLUMNS), value_vars=pixels, var_name="pixel", value_name="value")
     long = long.rename(columns={"Site": "site", "Date": "modis_date", "Band": "band", "Product": "product"})
     place = long["site"].astype(str).str.extract(_PLACE_NAME)
     if place.notna().all(axis=None):
         long["latitude"], long["longitude"] = place[0].astype(float), place[1].astype(float)
-    return read_long(long, str(path), options)
+    return read_long(long, where, options)
 
 
 def _pivot(frame: pd.DataFrame, where: str, options: ReadOptions, product: str, collection: str) -> Observations:
@@ -119,7 +112,7 @@ def _pivot(frame: pd.DataFrame, where: str, options: ReadOptions, product: str, 
     codes, names = pd.factorize(frame["band"])
     keys = [_key(str(name), options) for name in names]
     used = np.isin(codes, [i for i, key in enumerate(keys) if key is not None])
-    if not any(key in SURFACE_BANDS[:-1] for key in keys if key):
+    if not used.any():
         raise SourceError(
             f"{where}: expected bands of reflectance, such as Nadir_Reflectance_Band1 or sur_refl_b01; found "
             f"{', '.join(map(str, names[:12]))}."

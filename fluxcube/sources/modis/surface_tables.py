@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +17,22 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.modis.surface_checks import distance_km
+from fluxcube.sources.modis.surface_checks import SAME_PLACE, distance_km
 from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, parse_days, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.variables import SURFACE_BANDS
 
 log = logging.getLogger(__name__)
 
+#: Columns of the tables of ORNL's web service with one column for each pixel, which may have no header line.
+ORNL_COLUMNS = ("HDFname", "Product", "Date", "Site", "ProcessDate", "Band")
+_ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
+#: Number of characters at the beginning of a file that contain its header.
+_START = 1 << 20
 _BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
-#: Largest distance between the coordinates of the rows of one site, km.
-_SAME_PLACE = 2.0
-#: Days of the year on which the periods of 8-day composites begin, and the number of dates that show them.
-_PERIOD, _FEWEST_DATES = 8, 8
+_GET_REGION = {"id", "time", "latitude", "longitude"}
+#: Lengths of composites, whose periods begin on days 1, 1 + length, ... of the year; number of dates that show them.
+_PERIODS, _FEWEST_DATES = (16, 8), 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +73,22 @@ def read_frame(path: Path) -> pd.DataFrame:
         If it cannot be read as a table.
     """
     try:
-        opened = gzip.open if path.suffix.lower() == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            header = file.readline(1 << 20)
+        encoding, skipped, header, second = _first_lines(path)
+        if not header.strip():
+            raise SourceError(f"{path}: expected a table with a header line, found an empty line: download it again.")
         separator = max(",;\t", key=header.count)
         names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator))
+        if _ORNL_FILE.match(names[0]):  # a table without a header line
+            names = [*ORNL_COLUMNS, *map(str, range(1, len(names) - len(ORNL_COLUMNS) + 1))]
+            return pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
         if twice := sorted({name for name in names if names.count(name) > 1 and name}):
             raise SourceError(f"{path}: expected different column names, found {', '.join(twice)} twice: rename one.")
         return pd.read_csv(
             path,
             sep=separator,
-            decimal="," if separator == ";" and "." not in _second_line(path) else ".",
-            encoding="utf-8-sig",
+            skiprows=skipped,
+            decimal="," if separator == ";" and "." not in second else ".",
+            encoding=encoding,
             na_values=list(_BLANKS),
             keep_default_na=False,
             skipinitialspace=True,
@@ -94,11 +103,24 @@ def read_frame(path: Path) -> pd.DataFrame:
         ) from problem
 
 
-def _second_line(path: Path) -> str:
+def _first_lines(path: Path) -> tuple[str, int, str, str]:
+    """Return a text's encoding, the number of lines of comments before its header, the header, and the next line."""
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig") as file:
-        file.readline(1 << 20)
-        return file.readline(1 << 20)
+    with opened(path, "rb") as binary:
+        start = binary.read(_START)
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    if encoding != "utf-16" and b"\0" in start:
+        raise SourceError(f"{path}: expected a text table, found a binary file: correct its suffix.")
+    try:
+        with opened(path, "rt", encoding=encoding) as file:
+            file.read()
+    except UnicodeDecodeError:
+        encoding = "cp1252"
+    skipped = 0
+    with opened(path, "rt", encoding=encoding) as file:
+        while (header := str(file.readline(_START))).startswith("#"):
+            skipped += 1
+        return encoding, skipped, header, str(file.readline(_START))
 
 
 def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observations:
@@ -121,15 +143,19 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
         named.setdefault("site", options.site)
     found, product, collection = find_columns(map(str, frame.columns), named, where)
     bands = {key: numbers(frame[name], where) for key, name in found.items() if key in SURFACE_BANDS}
-    if not set(bands) - {"snow"}:
+    flags = {key: numbers(frame[name], where) for key, name in found.items() if key.split(":")[0] in FLAGS}
+    if not set(bands) - {"snow"} and not flags:  # flags may be in a file of their own
         raise SourceError(
             f"{where}: expected columns of reflectance, such as sur_refl_b01, Nadir_Reflectance_Band1 or red; found "
             f"{', '.join(map(str, frame.columns[:20]))}: name them with columns={{'red': ..., 'nir': ...}}."
         )
-    flags = {key: numbers(frame[name], where) for key, name in found.items() if key.split(":")[0] in FLAGS}
     for name in options.flags:
         if name not in flags and name in frame.columns:
             flags[name] = numbers(frame[name], where)
+    pixel = frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None
+    if set(frame.columns) >= _GET_REGION:  # of Earth Engine: one row for each image and pixel
+        found = {key: name for key, name in found.items() if name != "id"}
+        pixel = frame.groupby(["latitude", "longitude"]).ngroup().to_numpy()
     site, sites = sites_of(frame, found, options, where)
     day = days_of(frame, found, options, where)
     day, period = last_days(day, site, options.period, where)
@@ -146,7 +172,7 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
         longitude=longitude,
         product=options.product or product or from_name[0],
         collection=options.collection or collection or from_name[1],
-        pixel=frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None,
+        pixel=pixel,
         period=period,
         screened=not product,  # AppEEARS's columns begin with the product, and contain all views
     )
@@ -229,14 +255,15 @@ def last_days(day: np.ndarray, site: np.ndarray, period: int | None, where: str)
     """Return the last day of the period of each entry, and the length of the periods in days.
 
     The date of a composite is the first day of its period, whose views it contains; as the reflectance of its last day
-    it contains no later view. Periods of 8 days are recognised: they begin on days 1, 9, ..., 361 of the year, the last
-    of which ends with the year.
+    it contains no later view. Periods of 8 and 16 days are recognised: they begin on days 1, 9, ..., 361, or 1, 17,
+    ..., 353 of the year, and the last of them ends with the year.
     """
     if period is None:
         first = day.astype("datetime64[Y]").astype("datetime64[D]")
         dates = np.unique(day)
-        regular = ((day - first).astype(np.int64) % _PERIOD == 0).all()
-        period = _PERIOD if regular and len(dates) >= _FEWEST_DATES else 1
+        since = (day - first).astype(np.int64)
+        regular = [length for length in _PERIODS if (since % length == 0).all()]
+        period = regular[0] if regular and len(dates) >= _FEWEST_DATES else 1
         if period > 1:
             log.info("%s: dates are the first of %d days; values count from the last one", where, period)
     if period <= 1:
@@ -254,7 +281,7 @@ def places_of(
     latitude, longitude = (numbers(frame[found[key]], where) for key in ("latitude", "longitude"))
     _, first = np.unique(site, return_index=True)
     apart = distance_km(latitude, longitude, latitude[first][site], longitude[first][site])
-    if (far := np.flatnonzero(apart > _SAME_PLACE)).size:
+    if (far := np.flatnonzero(apart > SAME_PLACE)).size:
         at = far[0]
         raise SourceError(
             f"{where}: line {at + 2}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a site has one "
