@@ -122,9 +122,9 @@ class Windows:
 
     - ``inputs`` (B, T, V) float32, normalised, and ``mask`` (B, T, V) bool, True where there is a value; the others are
       NaN; ``spec.inputs`` names the columns.
-    - ``images`` (B, K, b, ``spec.pixels``) float32, pixels of ``spec.bands``; NaN is missing. ``image_step`` (B, K) int64 is the
-      hour of the window, 0..T-1, that holds local solar noon of the chip's day (0 also for the last chip before the
-      window), or -1 for no chip.
+    - ``images`` (B, K, b, ``spec.pixels``) float32, pixels of ``spec.bands``; NaN is missing. ``image_step`` (B, K)
+      int64 is the hour of the window, 0..T-1, that contains local solar noon of the image's day (0 also for the last
+      image before the window), or -1 for no image.
     - ``numbers`` (B, S) float32 and ``classes`` (B, C) int64: ``spec.numbers``, and the index into
       ``spec.igbp_classes`` or -1.
     - ``targets`` (B, emits, targets) float32: fluxes of the last hours, scaled as `spec` says; NaN is not observed.
