@@ -212,6 +212,9 @@ class Model(Protocol):
     @property
     def networks(self) -> tuple[nn.Module, ...]: ...  # noqa: D102
 
+    @classmethod
+    def standardises(cls, config: Config) -> bool: ...  # noqa: D102
+
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, n_targets) float32 in scaled units; NaN in the time steps that are not emitted."""
         ...
@@ -251,6 +254,11 @@ class BaseModel:
     kind: str = ""
     config: Config
     sizes: Sizes
+
+    @classmethod
+    def standardises(cls, config: Config) -> bool:
+        """Whether hourly inputs are standardised for a model with these settings; daily ones always are."""
+        return False
 
     @property
     def context(self) -> int:

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.base import Batch, Config, Sizes
 from fluxcube.models.layers import (
     MASKED,
     CausalSelfAttention,
@@ -28,6 +29,8 @@ from fluxcube.models.sliding import predict_sliding
 _PLACEHOLDER = 0.0
 #: Largest logarithm of a variance, up and down, in units of the target's variance.
 _WIDEST = 8.0
+#: Standardised inputs are limited to this many standard deviations; Fourier features encode them as -1 to 1.
+_STANDARD_DEVIATIONS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,11 @@ class EcoPerceiverConfig:
         Whether the last hour of a window is emitted, or all its hours.
     distribution : {"none", "gaussian"}
         Whether only the mean of a flux is estimated, or also the variance of its error.
+    summary : int
+        Hidden width of a network that summarises what changes slowly (trailing means, surface reflectance and static
+        inputs) in one token and an offset of the latent of each hour; the other inputs have tokens of their own, in
+        which the plain value stands beside its Fourier features. Inputs are then standardised. 0, as in the paper,
+        gives every input a token of its own.
     causal : bool
         Whether an hour of a window attends to itself and earlier hours only. False is allowed with the last head, which
         emits no hour that has later ones.
@@ -87,6 +95,7 @@ class EcoPerceiverConfig:
     dropout_unit: str = "token"
     head: str = "last"
     distribution: str = "none"
+    summary: int = 0
     causal: bool = True
     inputs: str = "ours"
 
@@ -96,7 +105,7 @@ class EcoPerceiverConfig:
         for name in whole:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, found {getattr(self, name)}.")
-        for name in ("frequencies", "self_layers"):
+        for name in ("frequencies", "self_layers", "summary"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, found {getattr(self, name)}.")
         if self.latent % self.heads:
@@ -117,7 +126,7 @@ class EcoPerceiverConfig:
     @property
     def coding(self) -> int:
         """Number of features that encode a value."""
-        return 2 * self.frequencies or 1
+        return 2 * self.frequencies + bool(self.summary) or 1
 
     @classmethod
     def published(cls) -> EcoPerceiverConfig:
@@ -172,15 +181,21 @@ class EcoPerceiver(Network):
     droppable: Tensor
     future: Tensor
     coarse: Tensor
+    scale: Tensor
 
     def __init__(self, config: EcoPerceiverConfig, sizes: Sizes):
         super().__init__()
         self.config, self.sizes = config, sizes
         width, token = config.latent, config.coding + config.embedding
         self.latents = nn.Parameter(torch.empty(config.context, width))
-        self.variables = nn.Parameter(torch.empty(sizes.inputs + sizes.numbers, config.embedding))
+        own_tokens = sizes.inputs - sizes.means if config.summary else sizes.inputs + sizes.numbers
+        self.variables = nn.Parameter(torch.empty(own_tokens, config.embedding))
         self.met_norm = nn.LayerNorm(token)
-        self.classes = nn.ParameterList(torch.empty(count, token) for count in sizes.classes)
+        if config.summary:
+            self.summary = Summary(sizes, config.summary, token, width)
+            self.last_norm = nn.LayerNorm(width)
+        classes = () if config.summary else sizes.classes
+        self.classes = nn.ParameterList(torch.empty(count, token) for count in classes)
         if sizes.bands:
             self.bands = nn.Parameter(torch.empty(sizes.bands, config.embedding))
             self.band_weight = nn.Parameter(torch.empty(sizes.bands, sizes.pixels, config.coding))
@@ -206,6 +221,9 @@ class EcoPerceiver(Network):
         coarse = (torch.arange(config.frequencies) < config.static_frequencies).float()
         coarse = coarse.repeat(2) if config.frequencies else torch.ones(1)
         self.register_buffer("coarse", coarse, persistent=False)
+        scale = torch.full((sizes.inputs,), 1 / _STANDARD_DEVIATIONS if config.summary else 1.0)
+        scale[list(sizes.cyclic)] = 1.0
+        self.register_buffer("scale", scale, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -226,6 +244,16 @@ class EcoPerceiver(Network):
         nn.init.zeros_(self.head.weight)  # the first guess is the training mean
         if self.config.distribution == "gaussian":
             nn.init.zeros_(self.spread.weight)  # and the training spread
+
+    @classmethod
+    def standardises(cls, config: Config) -> bool:
+        """Whether inputs are standardised: for the summary of the slow ones."""
+        return isinstance(config, EcoPerceiverConfig) and bool(config.summary)
+
+    @classmethod
+    def rows_of_tensors(cls, config: Config) -> Mapping[str, str]:
+        """Return `tensor_rows`; with a summary, whose columns are inputs, none."""
+        return {} if cls.standardises(config) else cls.tensor_rows
 
     @property
     def context(self) -> int:
@@ -264,6 +292,8 @@ class EcoPerceiver(Network):
         future = self.future[:length, :length]
         # A shorter window uses the last latents: the present hour keeps its place.
         latents: Tensor = self.latents[-length:].expand(len(batch.inputs), -1, -1)
+        if tokens.offset is not None:
+            latents = latents + tokens.offset
         for i in range(self.config.blocks):
             at = 0 if self.config.share else i
             latents = self.cross[at](latents, tokens)
@@ -274,6 +304,8 @@ class EcoPerceiver(Network):
 
     def emit(self, latents: Tensor) -> Tensor:
         """Return what `forward` returns for the latents (..., H) of hours."""
+        if self.config.summary:
+            latents = self.last_norm(latents)
         mean = self.head(latents)
         if self.config.distribution == "none":
             return mean
@@ -281,11 +313,10 @@ class EcoPerceiver(Network):
 
     def tokens(self, batch: Batch[Tensor]) -> Tokens:
         """Return the tokens of a batch and their masks."""
-        length = batch.inputs.shape[1]
-        hourly, seen = self._input_tokens(batch)
-        static, static_seen = self._static_tokens(batch)
-        hourly = torch.cat([hourly, static[:, None].expand(-1, length, -1, -1)], 2).flatten(0, 1)
-        seen = torch.cat([seen, static_seen[:, None].expand(-1, length, -1)], 2).flatten(0, 1)
+        seen = self._not_dropped(torch.isfinite(batch.inputs))
+        values = torch.where(torch.isfinite(batch.inputs), batch.inputs, _PLACEHOLDER)
+        hourly, seen, offset = (self._summarised if self.config.summary else self._separate)(batch, values, seen)
+        hourly, seen = hourly.flatten(0, 1), seen.flatten(0, 1)
         rows, images, images_seen = self._image_tokens(batch)
         more_seen = torch.cat([seen[rows], images_seen], 1)
         present = seen.any(-1)
@@ -297,19 +328,39 @@ class EcoPerceiver(Network):
             rows=rows,
             more=torch.cat([hourly.index_select(0, rows), images.to(hourly.dtype)], 1),
             more_bias=_bias(more_seen, hourly.dtype),
+            offset=offset,
         )
 
-    def _input_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the tokens (B, T, V, H_i) of the input columns, and which are not masked."""
-        seen = torch.isfinite(batch.inputs)
-        values = torch.where(seen, batch.inputs, _PLACEHOLDER)
-        features = self._encoded(values)
-        embedding = self.variables[: self.sizes.inputs].expand(*features.shape[:2], -1, -1)
-        tokens = self.met_norm(torch.cat([features, embedding], -1))
-        if self._drops:
-            shape = list(seen.shape) if self.config.dropout_unit == "token" else [seen.shape[0], 1, seen.shape[2]]
-            seen = seen & ~(self._dropped(shape, seen.device) & self.droppable)
-        return tokens, seen
+    def _not_dropped(self, seen: Tensor) -> Tensor:
+        """Return which inputs (B, T, V) are seen after observational dropout."""
+        if not self._drops:
+            return seen
+        shape = list(seen.shape) if self.config.dropout_unit == "token" else [seen.shape[0], 1, seen.shape[2]]
+        return seen & ~(self._dropped(shape, seen.device) & self.droppable)
+
+    def _separate(self, batch: Batch[Tensor], values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return a token for every input and static input (B, T, V, H_i), which are not masked, and no offset."""
+        tokens = self._input_tokens(self._encoded(values))
+        static, static_seen = self._static_tokens(batch)
+        length = values.shape[1]
+        tokens = torch.cat([tokens, static[:, None].expand(-1, length, -1, -1)], 2)
+        return tokens, torch.cat([seen, static_seen[:, None].expand(-1, length, -1)], 2), None
+
+    def _summarised(self, batch: Batch[Tensor], values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a token for every hourly input and one for the others, which are not masked, and the offsets."""
+        own = self.sizes.inputs - self.sizes.means
+        values = (values * self.scale).clamp(-1, 1)
+        tokens = self._input_tokens(torch.cat([self._encoded(values[..., :own]), values[..., :own, None]], -1))
+        # What is missing is 0 beside a mask that says so, whatever the placeholder.
+        slow = torch.where(seen, values * _STANDARD_DEVIATIONS, 0.0)[..., own:]
+        token, offset = self.summary(slow, seen[..., own:], batch.numbers, batch.classes)
+        tokens = torch.cat([tokens, self.met_norm(token)[:, :, None]], 2)
+        return tokens, functional.pad(seen[..., :own], (0, 1), value=True), offset
+
+    def _input_tokens(self, features: Tensor) -> Tensor:
+        """Return the tokens (B, T, V, H_i) of the input columns, from the features that encode their values."""
+        embedding = self.variables[: features.shape[2]].expand(*features.shape[:2], -1, -1)
+        return self.met_norm(torch.cat([features, embedding], -1))
 
     def _encoded(self, values: Tensor) -> Tensor:
         """Return Fourier features (..., 2 K), or the values themselves (..., 1)."""
@@ -406,6 +457,47 @@ class EcoPerceiver(Network):
         full = np.full((*batch.inputs.shape[:2], emitted.shape[-1]), np.nan, np.float32)
         full[:, -emitted.shape[1] :] = emitted
         return full
+
+
+class Summary(nn.Module):
+    """What changes slowly, in one token and an offset of the latent of each hour.
+
+    Parameters
+    ----------
+    sizes : Sizes
+        Numbers of inputs; the last `Sizes.means` columns, static numbers and classes are summarised.
+    hidden : int
+        Width of the two layers.
+    token, width : int
+        Lengths of a token and of a latent.
+    """
+
+    def __init__(self, sizes: Sizes, hidden: int, token: int, width: int):
+        super().__init__()
+        self.counts = sizes.classes
+        inputs = 2 * (sizes.means + sizes.numbers) + sum(sizes.classes)
+        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        self.token, self.offset = nn.Linear(hidden, token), nn.Linear(hidden, width)
+
+    def forward(self, slow: Tensor, seen: Tensor, numbers: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the token (B, T, H_i) and the offset (B, T, H) of each hour.
+
+        Parameters
+        ----------
+        slow, seen : (B, T, means) Tensor
+            Standardised inputs, 0 where they are missing, and where they are not.
+        numbers : (B, S) Tensor
+            Static numbers; NaN is missing.
+        classes : (B, C) int64 Tensor
+            Static classes; -1 is unknown.
+        """
+        known = torch.isfinite(numbers)
+        static = [torch.where(known, numbers, 0.0), known.to(slow.dtype)]
+        for i, count in enumerate(self.counts):
+            static.append((classes[:, i : i + 1] == torch.arange(count, device=classes.device)).to(slow.dtype))
+        each_hour = torch.cat(static, -1)[:, None].expand(-1, slow.shape[1], -1)
+        hidden = self.layers(torch.cat([slow, seen.to(slow.dtype), each_hour], -1))
+        return self.token(hidden), self.offset(hidden)
 
 
 def bounded_log_variance(x: Tensor) -> Tensor:

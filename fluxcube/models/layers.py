@@ -78,6 +78,8 @@ class Tokens(NamedTuple):
         Hours that have further tokens, those of a chip.
     more, more_bias : (C, V + b, H_i), (C, 1, V + b) Tensor
         All tokens of these hours.
+    offset : (B, T, H) Tensor or None
+        What is added to the latents, of a model that summarises its slow inputs.
     """
 
     values: Tensor
@@ -86,6 +88,7 @@ class Tokens(NamedTuple):
     rows: Tensor
     more: Tensor
     more_bias: Tensor
+    offset: Tensor | None = None
 
 
 class WindowedCrossAttention(nn.Module):

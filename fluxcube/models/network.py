@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fluxcube.models.base import BaseModel, Batch
+from fluxcube.models.base import BaseModel, Batch, Config
 from fluxcube.models.tensors import from_files, to_files
 
 
@@ -29,6 +29,11 @@ class Network(nn.Module, BaseModel):
     drops_itself: bool = True
     #: For a model of two training stages: False in the first one.
     joint: bool = True
+
+    @classmethod
+    def rows_of_tensors(cls, config: Config) -> Mapping[str, str]:
+        """Return `tensor_rows` of a model with these settings."""
+        return cls.tensor_rows
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:

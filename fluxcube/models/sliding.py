@@ -92,6 +92,8 @@ def predict_sliding(model: SlidingModel, batch: Batch[Tensor]) -> Tensor:
         present[:, 0, 0] = (chips.first_bias == 0).any(-1)[:, 0]
     shared = [_Shared.of(cross, tokens, chips) for cross in model.cross]
     latents = model.latents.expand(windows, -1, -1).clone()
+    if tokens.offset is not None:
+        latents += tokens.offset[0].unfold(0, length, 1).transpose(1, 2)
     # Windows that would begin before the first hour or end after the last one pad the array; they are never read.
     room = latents.new_zeros(windows + 2 * (length - 1), length, config.latent)
     mixed = room[length - 1 : length - 1 + windows]

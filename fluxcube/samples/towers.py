@@ -61,10 +61,11 @@ class Towers:
         """Return whether any target is observed in each hour (N,)."""
         return np.isfinite(self.fluxes).any(1)
 
-    def scaled(self, kept: Sequence[str] = ()) -> Towers:
+    def scaled(self, kept: Sequence[str] = (), *, inputs: bool = False) -> Towers:
         """Return the towers with each target scaled to mean 0 and standard deviation 1, except those `kept`.
 
-        Non-cyclic inputs of daily towers are scaled, too, unless they already are. The new `spec` has the scaling.
+        Non-cyclic inputs of daily towers are scaled, too, and of hourly ones with `inputs`, unless they already are.
+        The new `spec` has the scaling.
 
         Raises
         ------
@@ -73,7 +74,8 @@ class Towers:
         """
         spec, fluxes = standardise(self.spec, self.fluxes, kept)
         scaled = dataclasses.replace(self, spec=spec, fluxes=fluxes)
-        return scaled._with_scaled_inputs() if spec.time_resolution.scaled_inputs and not spec.input_scale else scaled
+        inputs = inputs or spec.time_resolution.scaled_inputs
+        return scaled._with_scaled_inputs() if inputs and not spec.input_scale else scaled
 
     def _with_scaled_inputs(self) -> Towers:
         inputs, spec = self.series.inputs, self.spec

@@ -83,7 +83,7 @@ class Start:
         cls, kind: str, spec: FeatureSpec, config: Config, files: Mapping[str, bytes], digest: str, path: Path
     ) -> Start:
         network = network_class(kind)
-        return cls(spec, config, files, digest, path, network.tensor_rows, network.free_settings)
+        return cls(spec, config, files, digest, path, network.rows_of_tensors(config), network.free_settings)
 
     def changed(self, changes: Mapping | None) -> Config:
         """Return the checkpoint's config with some settings changed.

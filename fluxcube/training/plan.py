@@ -125,7 +125,13 @@ class Plan:
 
     def sizes(self) -> Sizes:
         """Return the numbers of inputs and targets of the model."""
-        return sizes_of(self.spec)
+        return sizes_of(self.spec, cyclic=self.standardises)
+
+    @property
+    def standardises(self) -> bool:
+        """Whether the model inputs are scaled by their mean and standard deviation over the training towers."""
+        of_model = registry.model_class(self.model).standardises(self.config)
+        return of_model or self.spec.time_resolution.scaled_inputs
 
     @property
     def weigh(self) -> tuple[str, ...]:
@@ -157,8 +163,8 @@ class Plan:
         return half if self.training.pretrain_epochs is None else self.training.pretrain_epochs
 
 
-def sizes_of(spec: FeatureSpec) -> Sizes:
-    """Return the numbers of inputs and targets of a model with these features."""
+def sizes_of(spec: FeatureSpec, *, cyclic: bool = False) -> Sizes:
+    """Return the numbers of inputs and targets of a model; cyclic ones are named for daily data, or with `cyclic`."""
     return Sizes(
         inputs=len(spec.inputs),
         bands=len(spec.bands),
@@ -168,7 +174,7 @@ def sizes_of(spec: FeatureSpec) -> Sizes:
         targets=len(spec.targets),
         protected=tuple(i for i in spec.cyclic_columns if spec.inputs[i] in COMPUTED),
         means=len(spec.inputs) - len(spec.predictors),
-        cyclic=spec.cyclic_columns if spec.time_resolution.scaled_inputs else (),
+        cyclic=spec.cyclic_columns if cyclic or spec.time_resolution.scaled_inputs else (),
     )
 
 

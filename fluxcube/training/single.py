@@ -66,8 +66,8 @@ class Data:
         """Training towers, fluxes scaled."""
         towers = self._read("train", self.plan.spec, self.plan.limit)
         start = self.plan.start
-        if start is not None and isinstance(towers, Towers):
-            return towers.scaled(start.spec.targets)
+        if isinstance(towers, Towers):
+            return towers.scaled(() if start is None else start.spec.targets, inputs=self.plan.standardises)
         return towers.scaled()
 
     def drawn(self, seed: int) -> Towers | SiteRows:

@@ -81,6 +81,7 @@ def test_small_preset_is_small():
         {"dropout": 0.0},
         {"dropout_unit": "variable"},
         {"distribution": "gaussian"},
+        {"summary": 8},
     ],
     ids=str,
 )
@@ -296,7 +297,7 @@ def test_dropout_takes_its_share_and_spares_the_clocks(unit):
     batch = make_batch(400)
     batch = batch._replace(inputs=batch.inputs.nan_to_num(0.0))
     torch.manual_seed(0)
-    _, seen = model._input_tokens(batch)
+    seen = model._not_dropped(torch.isfinite(batch.inputs))
     _, _, bands = model._image_tokens(batch)
     assert seen[..., :2].all()
     assert abs(seen[..., 2:].float().mean() - 0.7) < 0.03
