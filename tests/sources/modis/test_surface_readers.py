@@ -221,6 +221,15 @@ def test_quality_is_selected_by_columns():
         fc.read_surface(tidy(state_1km=1))
 
 
+def test_flags_without_a_rule_are_reported(caplog):
+    fc.read_surface(tidy(SummaryQA=0))
+    assert "SummaryQA could select those of good quality: pass quality={'SummaryQA': [accepted values]}" in caplog.text
+    caplog.clear()
+    fc.read_surface(tidy(SummaryQA=0), quality={"SummaryQA": 0})
+    fc.read_surface(tidy(SummaryQA=0, state_1km=0))
+    assert not caplog.text
+
+
 def test_composites_count_from_their_last_day():
     dates = pd.DatetimeIndex([f"{y}-01-01" for y in (2017, 2018)]).repeat(46) + pd.to_timedelta(
         np.tile(np.arange(46) * 8, 2), "D"
