@@ -742,3 +742,19 @@ def test_tables_of_sites_that_cannot_be_read_are_named(tmp_path):
             fc.read_surface(tidy(), sites=sites)
     (tmp_path / "semi.csv").write_text("site;lat;lon\nDE-Hai;51,08;10,45\n")
     assert fc.read_surface(tidy(), sites=tmp_path / "semi.csv").sizes["day"] == 12
+
+
+def test_bright_snow_beyond_the_range_of_a_product_is_missing_but_no_fault(caplog):
+    frame = tidy(b01=np.linspace(0.9, 1.1, 12))
+    assert np.isfinite(red(fc.read_surface(frame, product="MCD43A4"))).sum() == 6
+    assert "6 of 12 values of red are beyond 0 to 1" in caplog.text
+    assert np.isfinite(red(fc.read_surface(frame))).all()
+
+
+def test_the_order_of_rows_does_not_matter():
+    frame = pd.concat([tidy(), tidy(site="DE-Tha")], ignore_index=True)
+    frame["state_1km"] = np.arange(24) % 5 // 4
+    expected = fc.read_surface(frame)
+    for seed in range(3):
+        shuffled = fc.read_surface(frame.sample(frac=1, random_state=seed))
+        xr.testing.assert_identical(shuffled.sel(site=expected.site).surface, expected.surface)
