@@ -18,6 +18,7 @@ from fluxcube.sources.modis.surface_tables import (
     days_of,
     last_days,
     numbers,
+    pixel_numbers,
     places_of,
     sites_of,
     with_angles,
@@ -117,14 +118,14 @@ def _pivot(frame: pd.DataFrame, where: str, options: ReadOptions, product: str, 
             f"{where}: expected bands of reflectance, such as Nadir_Reflectance_Band1 or sur_refl_b01; found "
             f"{', '.join(map(str, names[:12]))}."
         )
-    frame, codes = frame[used].reset_index(drop=True), codes[used]
+    frame, codes = frame[used], codes[used]
     found = {key: name for key, name in (("site", "site"), ("latitude", "latitude"), ("longitude", "longitude"))}
     found |= {"day": "calendar_date" if "calendar_date" in frame else "modis_date" if "modis_date" in frame else "day"}
     found = {key: options.columns.get(key, name) for key, name in found.items()}
     found = {key: name for key, name in found.items() if name in frame}
     value = numbers(frame["value"], where)
     scale = _scales(frame, codes, keys)
-    pixel = _pixel_keys(frame)
+    pixel = _pixel_keys(frame, where)
     site, sites = sites_of(frame, found, options, where)
     day, period = last_days(days_of(frame, found, options, where), site, options.period, where)
     latitude, longitude = places_of(frame, found, site, sites, where)
@@ -185,15 +186,17 @@ class _Pixels:
         self.repeats, self.keys = repeats, keys
 
 
-def _pixel_keys(frame: pd.DataFrame) -> _Pixels | None:
+def _pixel_keys(frame: pd.DataFrame, where: str) -> _Pixels | None:
     """Return the pixels of rows: positions on the 500 m grid where the table has its corners, else their numbers."""
     if "pixel" not in frame:
         return None
-    number = frame["pixel"].to_numpy().astype(np.int64)
+    number = pixel_numbers(frame["pixel"], where)
     one = np.ones(len(frame), np.intp)
     if not set(_GEOMETRY) <= set(frame.columns):
         return _Pixels(one, number)
-    left, low, size, rows, cols = (frame[name].to_numpy(np.float64) for name in _GEOMETRY)
+    left, low, size, rows, cols = (numbers(frame[name], where) for name in _GEOMETRY)
+    if not np.isfinite([left, low, size, rows, cols]).all() or (cols < 1).any():
+        return _Pixels(one, number)
     factor = np.rint(size / PIXEL).astype(np.int64)
     if not np.isin(factor, (1, 2)).all() or (np.abs(size - factor * PIXEL) > 1.0).any():
         return _Pixels(one, number)  # 250 m, or no MODIS grid

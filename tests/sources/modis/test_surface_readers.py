@@ -516,7 +516,7 @@ def modistools(bands=GA, side: int = 2) -> pd.DataFrame:
     )
 
 
-def test_long_tables_of_modistools(tmp_path):
+def test_long_tables_of_modistools(tmp_path, caplog):
     frame = modistools()
     path = tmp_path / "raw.csv.gz"
     with gzip.open(path, "wt") as file:
@@ -535,6 +535,11 @@ def test_long_tables_of_modistools(tmp_path):
     xr.testing.assert_allclose(fc.read_surface(parts).surface, ds.surface)
     with pytest.raises(SourceError, match="expected bands of reflectance"):
         fc.read_surface(frame.assign(band="Lai_500m"))
+    composites = frame.assign(product="MOD09A1", band=frame.band.replace({"state_1km": "sur_refl_state_500m"}))
+    assert fc.read_surface(composites).sizes["day"] == 11
+    caplog.clear()
+    assert fc.read_surface(composites[frame.band != "state_1km"]).sizes["day"] == 12
+    assert "no state flags, so that every value counts" in caplog.text
 
 
 @pytest.mark.parametrize("header", [True, False])
@@ -657,6 +662,31 @@ def test_real_tile_of_one_layer_a_file(shared_data):
         fc.read_surface(folder)
 
 
+def test_lines_of_long_tables_are_those_of_the_file(tmp_path):
+    frame = modistools().astype({"value": object})
+    frame.loc[0, "band"] = "QC_250m"  # not used
+    frame.loc[3, "value"] = "x"
+    with pytest.raises(SourceError, match="line 5: value must be a number"):
+        fc.read_surface(written(frame, tmp_path / "long.csv"))
+
+
+def test_lines_can_end_with_a_separator(tmp_path):
+    header, *lines = tidy().to_csv(index=False).splitlines()
+    (tmp_path / "own.csv").write_text("\n".join([header, *(f"{line}," for line in lines)]))
+    np.testing.assert_allclose(red(fc.read_surface(tmp_path / "own.csv")), REFLECTANCE[:, 0], atol=1e-6)
+    (tmp_path / "own.csv").write_text("\n".join([header, *lines[:3], f"{lines[3]},1,2", *lines[4:]]))
+    with pytest.raises(SourceError, match="line 5"):
+        fc.read_surface(tmp_path / "own.csv")
+
+
+def test_pixels_need_numbers():
+    for pixel in ("a", np.nan, 1.5):
+        with pytest.raises(SourceError, match="line 2: pixel must be"):
+            fc.read_surface(tidy(pixel=pixel))
+        with pytest.raises(SourceError, match="line 2: pixel must be"):
+            fc.read_surface(modistools().assign(pixel=pixel))
+
+
 def test_a_table_without_rows_is_refused(tmp_path):
     with pytest.raises(SourceError, match="expected entries below the header"):
         fc.read_surface(written(tidy()[:0], tmp_path / "own.csv"))
@@ -671,6 +701,9 @@ def test_texts_of_other_encodings_and_comments_are_read(tmp_path):
         assert list(fc.read_surface(tmp_path / name).site.values) == ["Hyytiälä"]
     (tmp_path / "comment.csv").write_text("# mine\n# too\n" + text, "utf-8")
     assert fc.read_surface(tmp_path / "comment.csv").sizes["day"] == 12
+    (tmp_path / "comment.csv").write_text("# mine\n# too\n" + text.replace("2018-07-02", "x"), "utf-8")
+    with pytest.raises(SourceError, match="line 5: date is 'x'"):
+        fc.read_surface(tmp_path / "comment.csv")
     (tmp_path / "hdf.csv").write_bytes(b"\x89HDF\0\0" * 9)
     with pytest.raises(SourceError, match="found a binary file"):
         fc.read_surface(tmp_path / "hdf.csv")
