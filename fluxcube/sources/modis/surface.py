@@ -197,7 +197,7 @@ def _batches(
         yield [_read(path, options) for path in others]
     for part in read_areas(areas, options):
         yield [part]
-    for part in read_tiles(tiles, places) if tiles else ():
+    for part in read_tiles(tiles, places, options.flags) if tiles else ():
         yield [part]
 
 

@@ -482,6 +482,8 @@ def test_tiles_are_cut_around_sites(tmp_path):
     np.testing.assert_allclose(ds.surface.values[0, 0, :7], REFLECTANCE[0], atol=1e-6)
     with pytest.raises(SourceError, match=r"no site is on the tiles|none of"):
         fc.read_surface(tmp_path, sites={"ZA-Kru": (-25.0, 31.5)})
+    with pytest.raises(ConfigError, match="the flag mandatory_quality is not read from tiles"):
+        fc.read_surface(tmp_path, sites={"CH-Dav": PLACE}, quality={"mandatory_quality": 0})
     (tmp_path / "other").mkdir()
     write_hdf(tmp_path / "other" / name_of("MCD43A4", "2018-07-01", tile_of(corner)), [nadir(stored, corner)])
     with pytest.raises(SourceError, match="tiles of one product, found MCD43A4, MOD09GA"):
