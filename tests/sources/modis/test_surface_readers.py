@@ -664,6 +664,16 @@ def test_real_tile_of_one_layer_a_file(shared_data):
         fc.read_surface(folder)
 
 
+def test_long_tables_of_any_form():
+    names = {f"b{i:02d}": name for i, name in enumerate(["red", "nir", "blue", "green"], 1)}
+    frame = tidy().rename(columns=names)[["site", "date", *names.values()]]
+    long = frame.melt(["site", "date"], var_name="band")
+    xr.testing.assert_identical(fc.read_surface(long).surface, fc.read_surface(frame).surface)
+    other = long.replace({"band": {"red": "R"}}).rename(columns={"site": "station", "date": "when"})
+    ds = fc.read_surface(other, columns={"red": "R", "day": "when"})
+    np.testing.assert_allclose(red(ds), REFLECTANCE[:, 0], atol=1e-6)
+
+
 def test_lines_of_long_tables_are_those_of_the_file(tmp_path):
     frame = modistools().astype({"value": object})
     frame.loc[0, "band"] = "QC_250m"  # not used
