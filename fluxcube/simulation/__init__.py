@@ -11,6 +11,7 @@ _HOMES = {
     "write_raw": "raw",
     "write_towers": "raw",
     "write_modis": "raw",
+    "write_reflectance": "raw",
     "write_era5": "grids",
     "write_land_cover": "grids",
     "example_cube": "example",

@@ -58,7 +58,7 @@ def write_era5(planet: Planet, folder: str | Path) -> list[Path]:
     list of Path
         The files of instantaneous fields, of accumulations, and of geopotential and land mask.
     """
-    folder = _create(folder)
+    folder = create_folder(folder)
     cells = planet.region
     valid = np.arange(planet.forcing_start, planet.period[1] + HOUR, HOUR)
     lat, lon = (x.ravel() for x in np.meshgrid(cells.latitude, cells.longitude, indexing="ij"))
@@ -209,39 +209,40 @@ def composite_days(start: np.datetime64, stop: np.datetime64) -> np.ndarray:
 
 def write_region_modis(planet: Planet, folder: str | Path) -> int:
     """Write MCD43A4 and MCD43A2 of the whole region, one file for each product and day; return the number of files."""
-    folder = _create(folder)
+    folder = create_folder(folder)
     days = composite_days(planet.forcing_start, planet.period[1])
     ground, scene = region_scenes(planet, days)
     for n, day in enumerate(days):
         for product, values in _products(scene(n)).items():
-            with _open_tiff(_modis_path(folder, product, day, ground), product, ground, compress="deflate") as tiff:
+            with open_tiff(modis_path(folder, product, day, ground), product, ground, compress="deflate") as tiff:
                 tiff.write(values)
     return 2 * len(days)
 
 
 def write_tower_modis(planet: Planet, towers: Sequence[Tower], folder: str | Path) -> int:
     """Write MCD43A4 and MCD43A2 of the pixels around towers of the same years; return the number of files."""
-    folder = _create(folder)
+    folder = create_folder(folder)
     first, last = towers[0].years
-    days = composite_days(np.datetime64(f"{first}-{planet.record[0]}"), _end_of_record(planet, last))
+    days = composite_days(np.datetime64(f"{first}-{planet.record[0]}"), end_of_record(planet, last))
     for ground, scene in tower_scenes(planet, towers, days):
-        encoders = {product: _tiff_encoder(product, ground) for product in _LAYOUT}
+        encoders = {product: tiff_encoder(product, ground) for product in _COMPOSITES}
         for n, day in enumerate(days):
             for product, values in _products(scene(n)).items():
-                _modis_path(folder, product, day, ground).write_bytes(encoders[product](values))
+                modis_path(folder, product, day, ground).write_bytes(encoders[product](values))
     return 2 * len(days) * len(towers)
 
 
-def _end_of_record(planet: Planet, year: int) -> np.datetime64:
+def end_of_record(planet: Planet, year: int) -> np.datetime64:
+    """Return the day after the record of a tower whose last year is `year`."""
     return np.datetime64(f"{year if planet.quick else year + 1}-{planet.record[1]}")
 
 
 def write_land_cover(planet: Planet, folder: str | Path) -> Path:
     """Write MCD12Q1's IGBP classes (LC_Type1) of the region; return the file."""
-    folder = _create(folder)
+    folder = create_folder(folder)
     ground = region_ground(planet)
     path = folder / f"MCD12Q1.A{planet.period[0].astype('datetime64[Y]')}001.{ground.tile}.061.region.tif"
-    with _open_tiff(path, "MCD12Q1", ground, compress="deflate") as tiff:
+    with open_tiff(path, "MCD12Q1", ground, compress="deflate") as tiff:
         tiff.write(ground.number[None])
     return path
 
@@ -250,21 +251,28 @@ def write_land_cover(planet: Planet, folder: str | Path) -> Path:
 _LAYOUT = {
     "MCD43A4": (tuple(f"Nadir_Reflectance_Band{n}" for n in range(1, 8)), "int16", 32767),
     "MCD43A2": (("Snow_BRDF_Albedo", "BRDF_Albedo_LandWaterType"), "uint8", 255),
+    # Converters write both grids of the product into one file in the type that has room for both.
+    "MOD09GA": ((*(f"sur_refl_b{n:02d}_1" for n in range(1, 8)), "state_1km_1"), "int32", None),
 }
 _LAND_COVER = (("LC_Type1",), "uint8", 255)
+
+
+#: Products of which a file a day and block is written.
+_COMPOSITES = ("MCD43A4", "MCD43A2")
 
 
 def _products(scene: Scene) -> dict[str, np.ndarray]:
     return {"MCD43A4": scene.bands, "MCD43A2": np.stack([scene.snow, scene.kind])}
 
 
-def _modis_path(folder: Path, product: str, day: np.datetime64, ground: Ground) -> Path:
+def modis_path(folder: Path, product: str, day: np.datetime64, ground: Ground) -> Path:
+    """Return the path of a product's file of a day and a block of pixels."""
     year = day.astype("datetime64[Y]")
     number = (day - year.astype("datetime64[D]")).astype(int) + 1
     return folder / f"{product}.A{year}{number:03d}.{ground.tile}.061.{ground.name}.tif"
 
 
-def _open_tiff(path: Path | str, product: str, ground: Ground, **options: str) -> rasterio.io.DatasetWriter:
+def open_tiff(path: Path | str, product: str, ground: Ground, **options: str) -> rasterio.io.DatasetWriter:
     """Open a GeoTIFF of a product over a block of pixels for writing."""
     try:
         import rasterio
@@ -293,7 +301,7 @@ def _open_tiff(path: Path | str, product: str, ground: Ground, **options: str) -
     return tiff
 
 
-def _tiff_encoder(product: str, ground: Ground) -> Callable[[np.ndarray], bytes]:
+def tiff_encoder(product: str, ground: Ground) -> Callable[[np.ndarray], bytes]:
     """Return a function that returns the bytes of a GeoTIFF for any values over one block.
 
     GDAL takes 6 ms to write the projection of each of some thousand small files, whose headers are equal. So it writes
@@ -304,7 +312,7 @@ def _tiff_encoder(product: str, ground: Ground) -> Callable[[np.ndarray], bytes]
     bands, dtype, _ = _LAYOUT[product]
     marker = np.random.default_rng(0).integers(1, 250, (len(bands), *ground.classes.shape)).astype(dtype)
     with rasterio.io.MemoryFile() as buffer:
-        with _open_tiff(buffer.name, product, ground) as tiff:
+        with open_tiff(buffer.name, product, ground) as tiff:
             tiff.write(marker)
         whole = buffer.read()
     head, tail = whole.split(marker.tobytes())  # fails unless the pixels are contiguous and appear once
@@ -312,7 +320,8 @@ def _tiff_encoder(product: str, ground: Ground) -> Callable[[np.ndarray], bytes]
     return lambda values: head + np.ascontiguousarray(values, dtype).tobytes() + tail
 
 
-def _create(folder: str | Path) -> Path:
+def create_folder(folder: str | Path) -> Path:
+    """Create a folder if it is missing, and return it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

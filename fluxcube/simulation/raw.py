@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from fluxcube.simulation import grids, towers
+from fluxcube.simulation import grids, reflectance, towers
 from fluxcube.simulation.instruments import batches
 from fluxcube.simulation.places import Tower
 from fluxcube.simulation.planet import Planet
@@ -63,6 +64,43 @@ def write_modis(planet: Planet, folder: str | Path, *, progress: Callable[[int, 
         (f"MODIS of {_sites(batch)}", grids.write_tower_modis, (planet, batch, folder)) for batch in batches(planet)
     ]
     _run([("MODIS of the region", grids.write_region_modis, (planet, folder)), *jobs], progress)
+    return Path(folder)
+
+
+def write_reflectance(
+    planet: Planet,
+    folder: str | Path,
+    *,
+    every: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Write MOD09GA, daily surface reflectance, of the region and of every tower into `folder`; return it.
+
+    Parameters
+    ----------
+    planet : Planet
+    folder : path
+        Created if missing.
+    every : int
+        Write each n-th day only. The region takes about 0.7 s and 6 MB per day.
+    progress : callable, optional
+        Called as ``progress(done, total, text)`` after each job.
+
+    Returns
+    -------
+    Path
+        `folder`.
+    """
+    jobs: list[tuple[str, Callable[..., object], tuple]] = [
+        (
+            "MOD09GA of the region",
+            functools.partial(reflectance.write_region_reflectance, every=every),
+            (planet, folder),
+        )
+    ]
+    of_towers = functools.partial(reflectance.write_tower_reflectance, every=every)
+    jobs += [(f"MOD09GA of {_sites(batch)}", of_towers, (planet, batch, folder)) for batch in batches(planet)]
+    _run(jobs, progress)
     return Path(folder)
 
 

@@ -237,29 +237,34 @@ def _window(ground: Ground, row: int, column: int) -> tuple[slice, slice]:
     return slice(top, top + CROP), slice(left, left + CROP)
 
 
-def tower_scenes(planet: Planet, towers: Sequence[Tower], days: np.ndarray) -> list[tuple[Ground, SceneOfDay]]:
-    """Return for each tower its pixels and a function that returns their `Scene` on the n-th of `days`."""
+def tower_scenes(
+    planet: Planet, towers: Sequence[Tower], days: np.ndarray, *, clouds: bool = True
+) -> list[tuple[Ground, SceneOfDay]]:
+    """Return for each tower its pixels and a function that returns their `Scene` on the n-th of `days`.
+
+    Without `clouds`, pixels that had no clear view in 16 days have their values, too.
+    """
     state = seasons(planet, days, [tower.latitude for tower in towers], [tower.longitude for tower in towers])
     out: list[tuple[Ground, SceneOfDay]] = []
     for n, tower in enumerate(towers):
         ground = tower_ground(planet, tower)
         own = {name: values[..., n : n + 1, :] for name, values in state.items()}
         corner = np.zeros((1, ground.classes.size), int)  # every pixel has the tower's own state
-        out.append((ground, _Scenes(planet, ground, days, own, corner, np.ones_like(corner, "float32"))))
+        out.append((ground, _Scenes(planet, ground, days, own, corner, np.ones_like(corner, "float32"), clouds)))
     return out
 
 
-def region_scenes(planet: Planet, days: np.ndarray) -> tuple[Ground, SceneOfDay]:
-    """Return the region's pixels and a function that returns their `Scene` on the n-th of `days`."""
+def region_scenes(planet: Planet, days: np.ndarray, *, clouds: bool = True) -> tuple[Ground, SceneOfDay]:
+    """Return the region's pixels and a function that returns their `Scene` on a day, as `tower_scenes` does."""
     ground = region_ground(planet)
     lat = np.arange(ground.latitude.min() - 0.1, ground.latitude.max() + _NODE, _NODE)
     lon = np.arange(ground.longitude.min() - 0.1, ground.longitude.max() + _NODE, _NODE)
     nodes = np.meshgrid(lat, lon, indexing="ij")
     state = seasons(planet, days, nodes[0].ravel(), nodes[1].ravel())
     y, x = (ground.latitude.ravel() - lat[0]) / _NODE, (ground.longitude.ravel() - lon[0]) / _NODE
-    whole = _Scenes(planet, ground, days, state, *_bilinear(y, x, len(lon)))
+    whole = _Scenes(planet, ground, days, state, *_bilinear(y, x, len(lon)), clouds)
     within = {g.name for g in _grounds_within(planet, ground.row, ground.column, ground.classes.shape)}
-    parts = tower_scenes(planet, [tower for tower in planet.towers if tower.site in within], days)
+    parts = tower_scenes(planet, [tower for tower in planet.towers if tower.site in within], days, clouds=clouds)
 
     def scene(n: int) -> Scene:
         out = whole(n)
@@ -269,6 +274,7 @@ def region_scenes(planet: Planet, days: np.ndarray) -> tuple[Ground, SceneOfDay]
             out.bands[:, rows, columns] = block.bands
             out.snow[rows, columns] = block.snow
             out.kind[rows, columns] = block.kind
+            out.clear[rows, columns] = block.clear
         return out
 
     return ground, scene
@@ -286,7 +292,7 @@ def _bilinear(y: np.ndarray, x: np.ndarray, columns: int) -> tuple[np.ndarray, n
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The MCD43A4 and MCD43A2 values of one day over a block of pixels.
+    """The land of one day over a block of pixels, in the values of MCD43A4 and MCD43A2.
 
     Attributes
     ----------
@@ -296,11 +302,14 @@ class Scene:
         0 or 1; 255 is fill.
     kind : (row, column) uint8
         Land 1, shallow inland water 3.
+    clear : (row, column) float32
+        Clearness of the sky over the last 16 days, 0 to 1.
     """
 
     bands: np.ndarray
     snow: np.ndarray
     kind: np.ndarray
+    clear: np.ndarray
 
 
 #: Function that returns the scene of the n-th day.
@@ -319,6 +328,8 @@ class _Scenes:
         Nodes around each pixel.
     weight : (corner, pixel) float32
         Weights of these nodes.
+    clouds : bool
+        Whether pixels that had no clear view in 16 days are missing.
     """
 
     planet: Planet
@@ -327,6 +338,7 @@ class _Scenes:
     state: Mapping[str, np.ndarray]
     corner: np.ndarray
     weight: np.ndarray
+    clouds: bool = True
 
     @functools.cached_property
     def _static(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -347,7 +359,8 @@ class _Scenes:
         values *= 1.0 + 0.03 * rng.standard_normal(values.shape, "float32")
         values += 0.003 * rng.standard_normal(values.shape[1], "float32")
         bands = np.clip(np.rint(values * 1e4), 1, 10000).astype("int16")
-        fill = self._clouds(n, clear) | (rng.random(kind.size, "float32") < 0.01)
+        fill = rng.random(kind.size, "float32") < 0.01
+        fill |= self.clouds and cloud_field(self.planet, self.ground, self.days[n], 23, (30, 400)) > -0.6 + 3.0 * clear
         bands[:, fill] = 32767
         bands[rng.random(bands.shape, "float32") < 0.002] = 32767
         shape = self.ground.classes.shape
@@ -355,6 +368,7 @@ class _Scenes:
             bands=bands.reshape(7, *shape),
             snow=np.where(fill, 255, snow).astype("uint8").reshape(shape),
             kind=np.where(kind == _WATER, 3, 1).astype("uint8").reshape(shape),
+            clear=clear.astype("float32").reshape(shape),
         )
 
     def _pixels(self, nodes: np.ndarray, kind: np.ndarray | None = None) -> np.ndarray:
@@ -363,12 +377,26 @@ class _Scenes:
         around = nodes[self.corner] if kind is None else nodes[kind, self.corner]
         return (around * self.weight).sum(0)
 
-    def _clouds(self, n: int, clear: np.ndarray) -> np.ndarray:
-        """Return which pixels had no clear view in 16 days: more of them where the sky was seldom clear."""
-        rng = np.random.default_rng([self.planet.seed, 23, int(self.days[n].astype(int))])
-        field = make_field(rng, (30, 400), waves=12)
-        step = max(1, self.ground.classes.shape[0] // 100)  # clouds are smoother than pixels
-        coarse = field.at(self.ground.latitude[::step, ::step].ravel(), self.ground.longitude[::step, ::step].ravel())
-        shape = self.ground.classes.shape
-        coarse = coarse.reshape(-(-shape[0] // step), -(-shape[1] // step)).repeat(step, 0).repeat(step, 1)
-        return coarse[: shape[0], : shape[1]].ravel() > -0.6 + 3.0 * clear
+
+def cloud_field(
+    planet: Planet, ground: Ground, day: np.datetime64, stream: int, wavelength: tuple[float, float]
+) -> np.ndarray:
+    """Return a field of clouds of a day (pixel,), mean 0 and variance 1, equal in all blocks of pixels.
+
+    Parameters
+    ----------
+    planet : Planet
+    ground : Ground
+        The pixels.
+    day : datetime64[D]
+    stream : int
+        Number of the random stream, one for each kind of clouds.
+    wavelength : (float, float)
+        Shortest and longest wave, km.
+    """
+    field = make_field(np.random.default_rng([planet.seed, stream, int(day.astype(int))]), wavelength, waves=12)
+    step = max(1, ground.classes.shape[0] // 100)  # clouds are smoother than pixels
+    coarse = field.at(ground.latitude[::step, ::step].ravel(), ground.longitude[::step, ::step].ravel())
+    shape = ground.classes.shape
+    coarse = coarse.reshape(-(-shape[0] // step), -(-shape[1] // step)).repeat(step, 0).repeat(step, 1)
+    return coarse[: shape[0], : shape[1]].ravel()
