@@ -107,7 +107,15 @@ def test_the_towers_recipe_s_models_are_chosen_by_label():
     recipe = load("towers")
     assert [v.search for v in recipe.variants_of("full")][:2] == [50, 50]
     labels = [line["label"] for line in recipe.SETTINGS["models"]]
-    assert {label for pair in recipe.SETTINGS["pairs"] for label in pair} <= set(labels)
+    both = [v.label for v in recipe.variants_of("full")]
+    assert both == labels and set(recipe.SETTINGS["with_surface"]) <= set(labels)
+    both += [f"{label} + reflectance" for label in recipe.SETTINGS["with_surface"]]
+    assert {label for pair in recipe.SETTINGS["pairs"] for label in pair} <= set(both)
+    trees = [v for v in recipe.variants_of("full") if v.model == "xgboost"]
+    networks = [v for v in recipe.variants_of("full") if v.model == "ecoperceiver"]
+    assert {v.seeds for v in trees} == {v.seeds for v in networks} and {v.bag for v in (*trees, *networks)} == {1.0}
+    assert {v.training.get("weigh") for v in trees} == {v.training.get("weigh") for v in networks}
+    assert all(v.search for v in trees), "the folds of 157 towers have no validation towers to stop trees at"
     few = recipe.variants_of("full", ["EcoPerceiver with memory"])
     assert [v.label for v in few] == ["EcoPerceiver with memory"] and few[0].training["epochs"] > 1
     with pytest.raises(UnknownNameError, match="did you mean"):
