@@ -183,7 +183,7 @@ def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, d
         seeds(cube, splits, variants, out, part, draws)
     if not ablate:
         figures(scored[SETTINGS["min_quality"][0]], out, draws)
-    if tam := [v for v in variants if v.label == OURS]:
+    if tam := [v for v in variants if v.label.startswith(OURS)]:
         embeddings(cube, next(iter(splits.values())), tam[0], out)
     return table
 

@@ -14,6 +14,7 @@ from daily_cubes import daily_cube
 
 from fluxcube.errors import ConfigError
 from fluxcube.experiments import member_predictions, predictions_of
+from fluxcube.models.tamrl import TAMLSTMConfig, TAMRLConfig
 from fluxcube.samples.splits import kfold, save_folds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,3 +97,5 @@ def test_trees_and_networks_share_weights_and_towers_and_the_paper_s_form_is_the
         assert paper.training["weigh"] == ["quality", "igbp", "koppen"] and paper.training["balance"] == 0.1
         assert paper.bag == 1.0 and paper.seeds == 10
     assert set(recipe.SETTINGS["with_surface"]) <= set(models)
+    for config in (TAMLSTMConfig.published(), TAMRLConfig.published()):
+        assert (config.static, config.skip, config.supervised) == (False, False, 1)
