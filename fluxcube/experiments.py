@@ -42,6 +42,7 @@ from fluxcube.resolution import (
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
+from fluxcube.training.checks import BALANCED
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.digest import data_digest
 from fluxcube.training.fit import fit
@@ -161,9 +162,17 @@ class Variant:
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in _LATER}
         settings["bounds"] = self.bounds or registry.model_class(self.model).bounds
         settings = {k: v for k, v in settings.items() if k not in _ADDED or v != _ADDED[k]}
+        if self._balanced(cube):  # runs of earlier versions have another loss, and are not taken for these
+            settings["balance"] = "relative to the variance of NEE"
         sides = {"train": split.train, "val": split.val, "periods": split.to_dict()["periods"]}
         ends = [str(cube["time"].values[i]) for i in (0, -1)]
         return f"{self.model}-{_digest([settings, sides, ends, sorted(map(str, cube['site'].values))])}"
+
+    def _balanced(self, cube: xr.Dataset) -> bool:
+        """Return whether the carbon balance is part of the loss."""
+        balance = self.training.get("balance")
+        weight = resolution_of(cube).balance if balance is None else balance
+        return bool(weight) and registry.by_descent(self.model) and set(BALANCED) <= set(self.target)
 
     def prediction_name(self, cube: xr.Dataset, split: Split, part: str) -> str:
         """Return a name derived from everything that affects the predictions."""
