@@ -222,41 +222,15 @@ def random_search(
         about["data"] = data_digest(cube, sites, spec, sample=True)
     done, finals = _read(path, about) if path is not None and path.exists() else ({}, {})
     source = _Source(cube, tuple(sites), spec, limit, tuple(weigh), filled, progress)
-
-    def score(todo: Sequence[int], rows: int | None, name: str, found: dict[int, dict], count: int) -> None:
-        """Score draws on a number of rows, and record each."""
-        if not todo:
-            return
-        data = _load(source, folds, config, rows, options.seed)
-        threads = options.workers or (1 if find_device(config.device) == "cuda" else _cores())
-        for row in _scored(data, config, todo, options.seed, threads):
-            found[row["draw"]] = row if found is done else row | {"rows": rows, "final": True}
-            if path is not None:
-                _write(path, about, done, finals)
-            if progress:
-                best = max(r["nse"] for r in found.values())
-                text = f"{name} {row['draw'] + 1}: NSE {row['nse']:.3f}, best {best:.3f}"
-                progress(min(len(found), count), count, text)
-
-    score([i for i in range(draws) if i not in done], options.rows, "draw", done, draws)
+    scoring = _Scoring(source, folds, config, options, about, path, done, finals)
+    scoring.score([i for i in range(draws) if i not in done], options.rows)
     rows_done = tuple(done[i] for i in range(draws))
-    finalists = _finalists(rows_done, options)
-    again = [i for i in finalists if finals.get(i, {}).get("rows") != options.final_rows]
-    if again and options.rows is not None and len(source.rows.fluxes) <= options.rows:
-        finalists, again = [], []  # all rows scored the draws already
-    score(again, options.final_rows, "finalist", finals, len(finalists))
+    finalists = scoring.finalists(rows_done)
+    scoring.score([i for i in finalists if not scoring.is_final(i)], options.final_rows, count=len(finalists))
     found = Search(config, rows_done, about, tuple(finals[i] for i in finalists))
     count = round(float(np.mean(found.best["trees"])))
     kept = dataclasses.replace(config, **found.best["settings"], n_estimators=count, early_stopping=0)
     return dataclasses.replace(found, config=kept)
-
-
-def _finalists(draws: Sequence[Mapping], options: SearchOptions) -> list[int]:
-    """Return the numbers of the draws that are scored again, the best first."""
-    if options.final_rows is None or options.rows is None or options.final_rows <= options.rows:
-        return []
-    ordered = sorted(draws, key=lambda row: (-row["nse"], row["draw"]))
-    return [row["draw"] for row in ordered[: options.finalists]]
 
 
 def _cores() -> int:
@@ -334,6 +308,52 @@ class _Source:
     def measured(self) -> np.ndarray:
         """Which fluxes (N, targets) of all rows are measured."""
         return self.rows.measured()
+
+
+@dataclass(frozen=True, eq=False)
+class _Scoring:
+    """The draws and finalists that are scored so far, by number, and how further ones are scored and recorded."""
+
+    source: _Source
+    folds: Sequence[Sequence[str]]
+    config: BoostingConfig
+    options: SearchOptions
+    about: Mapping
+    path: Path | None
+    done: dict[int, dict]
+    finals: dict[int, dict]
+
+    def score(self, todo: Sequence[int], rows: int | None, *, count: int | None = None) -> None:
+        """Score draws on a number of rows and record each; they are finalists if there is a `count` of these."""
+        if not todo:
+            return
+        found, name = (self.done, "draw") if count is None else (self.finals, "finalist")
+        total = self.options.draws if count is None else count
+        data = _load(self.source, self.folds, self.config, rows, self.options.seed)
+        threads = self.options.workers or (1 if find_device(self.config.device) == "cuda" else _cores())
+        for row in _scored(data, self.config, todo, self.options.seed, threads):
+            found[row["draw"]] = row if count is None else row | {"rows": rows, "final": True}
+            if self.path is not None:
+                _write(self.path, self.about, self.done, self.finals)
+            if self.source.progress:
+                best = max(r["nse"] for r in found.values())
+                text = f"{name} {row['draw'] + 1}: NSE {row['nse']:.3f}, best {best:.3f}"
+                self.source.progress(min(len(found), total), total, text)
+
+    def finalists(self, draws: Sequence[Mapping]) -> list[int]:
+        """Return the numbers of the draws that are scored again, the best first; none if there are no more rows."""
+        rows, final_rows = self.options.rows, self.options.final_rows
+        if final_rows is None or rows is None or final_rows <= rows:
+            return []
+        ordered = sorted(draws, key=lambda row: (-row["nse"], row["draw"]))
+        best = [row["draw"] for row in ordered[: self.options.finalists]]
+        if all(self.is_final(i) for i in best):
+            return best
+        return best if len(self.source.rows.fluxes) > rows else []  # all rows scored the draws already
+
+    def is_final(self, draw: int) -> bool:
+        """Return whether a draw is scored on the final number of rows."""
+        return self.finals.get(draw, {}).get("rows") == self.options.final_rows
 
 
 def _load(
