@@ -125,8 +125,8 @@ def test_the_towers_recipe_s_models_are_chosen_by_label():
 @pytest.mark.proof(part=2)
 def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cube, folds, tmp_path):
     recipe = load("towers")
-    budget = recipe.SETTINGS["budgets"]["quick"]  # two draws and two seeds show what fifty and five do
-    budget["xgboost"] |= {"search": 2, "seeds": 2, "config": {"search_rows": 500, "max_rows": 1000}}
+    budget = recipe.SETTINGS["budgets"]["quick"]  # one draw and two seeds show what fifty and five do
+    budget["xgboost"] |= {"search": 1, "seeds": 2, "config": {"search_rows": 500, "max_rows": 500}}
     budget["ecoperceiver"] |= {"seeds": 2}
     table = recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100)
     labels = [line["label"] for line in recipe.SETTINGS["models"]]

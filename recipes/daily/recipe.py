@@ -15,6 +15,7 @@ from fluxcube.evaluation.separation import class_separation
 from fluxcube.evaluation.sitemeans import site_mean_table, site_scores
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_members, score_variants, settings_table, trained
+from fluxcube.plotting.bars import plot_class_errors
 from fluxcube.plotting.sites import plot_class_changes, plot_embedding, plot_site_changes
 from fluxcube.samples.splits import load_folds
 
@@ -131,11 +132,22 @@ def figures(sums, out, draws):
     means.to_csv(out / "site_classes.csv", index=False)
     sites = site_scores(sums)
     sites.to_csv(out / "sites.csv", index=False)
+    models = drawn_models(sums.models)
+    for by in ("igbp", "koppen"):
+        plot_class_errors(means[means.by.isin(["all", by])], out / f"errors-{by}.png", targets=DRAWN, models=models)
     if len(sums.models) > 1:
-        plot_class_changes(means[means.by != "koppen"], out / "classes.png", targets=DRAWN)
+        others = [label for label in models if label != sums.models[0]] or None
+        plot_class_changes(means[means.by != "koppen"], out / "classes.png", targets=DRAWN, models=others)
         ours = [label for label in (f"{OURS} + reflectance", OURS) if label in sums.models[1:]]
         model = ours[0] if ours else sums.models[-1]
         plot_site_changes(sites, out / "sites.png", model=model, targets=DRAWN)
+
+
+def drawn_models(models):
+    """Return the models in figures: those of the paper's, with reflectance if they have it; all if none is there."""
+    labels = [f"{label}{end}" for label in SETTINGS["in_figures"] for end in (" + reflectance", "")]
+    first = {label.removesuffix(" + reflectance"): label for label in reversed(labels) if label in models}
+    return list(first.values())[::-1] or list(models)
 
 
 def seeds(cube, splits, variants, out, part, draws):

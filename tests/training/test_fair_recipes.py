@@ -59,7 +59,8 @@ def test_tables_record_seeds_and_where_settings_were_chosen(recipe, cube, tmp_pa
     assert other.chosen_on.str.contains("development").all() and set(other.weights) == {"quality, igbp, koppen"}
     assert json.loads(other.settings.iloc[0])["static"] is False
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"classes.png", "sites.png"} <= names, "figures 4 and 5 of the paper"
+    assert {"errors-igbp.png", "errors-koppen.png"} <= names, "figure 3 of the paper"
+    assert {"classes.png", "sites.png"} <= names, "figures 4 and 5"
     one = next(v for v in recipe.models_of("quick") if v.label == only[0])
     split = recipe.folds_of(tmp_path / "folds.json", [1], "test")["fold1"]
     members = member_predictions(cube, split, one, tmp_path / "out")
@@ -97,5 +98,10 @@ def test_trees_and_networks_share_weights_and_towers_and_the_paper_s_form_is_the
         assert paper.training["weigh"] == ["quality", "igbp", "koppen"] and paper.training["balance"] == 0.1
         assert paper.bag == 1.0 and paper.seeds == 10
     assert set(recipe.SETTINGS["with_surface"]) <= set(models)
+    assert recipe.drawn_models(["XGBoost of that day", "LSTM", "CT-LSTM", "CT-LSTM + reflectance"]) == [
+        "XGBoost of that day",
+        "CT-LSTM + reflectance",
+    ]
+    assert recipe.drawn_models(["LSTM"]) == ["LSTM"]
     for config in (TAMLSTMConfig.published(), TAMRLConfig.published()):
         assert (config.static, config.skip, config.supervised) == (False, False, 1)
