@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.hiding import hide_predictors
 from fluxcube.evaluation.report import read_predictions, read_sums, write_predictions, write_sums
+from fluxcube.evaluation.seeds import MemberSums, member_sums
 from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.towers import predict
@@ -40,6 +42,7 @@ from fluxcube.resolution import (
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
+from fluxcube.training.checks import BALANCED
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.digest import data_digest
 from fluxcube.training.fit import fit
@@ -176,9 +179,17 @@ class Variant:
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in _LATER}
         settings["bounds"] = self.bounds or registry.model_class(self.model).bounds
         settings = {k: v for k, v in settings.items() if k not in _ADDED or v != _ADDED[k]}
+        if self._balanced(cube):  # runs of earlier versions have another loss, and are not taken for these
+            settings["balance"] = "relative to the variance of NEE"
         sides = {"train": split.train, "val": split.val, "periods": split.to_dict()["periods"]}
         ends = [str(cube["time"].values[i]) for i in (0, -1)]
         return f"{self.model}-{_digest([settings, sides, ends, sorted(map(str, cube['site'].values))])}"
+
+    def _balanced(self, cube: xr.Dataset) -> bool:
+        """Return whether the carbon balance is part of the loss."""
+        balance = self.training.get("balance")
+        weight = resolution_of(cube).balance if balance is None else balance
+        return bool(weight) and registry.by_descent(self.model) and set(BALANCED) <= set(self.target)
 
     def prediction_name(self, cube: xr.Dataset, split: Split, part: str) -> str:
         """Return a name derived from everything that affects the predictions."""
@@ -307,6 +318,59 @@ def predictions_of(
     return _predictions(cube, split, variant, Path(out), part, _digest_of_part(cube, split, part), log)
 
 
+def member_predictions(
+    cube: xr.Dataset,
+    split: Split,
+    variant: Variant,
+    out: str | Path,
+    *,
+    part: str = "test",
+    log: Callable[[str], object] = _log.info,
+) -> list[xr.Dataset]:
+    """Return the predictions of each member of a variant, in the order of their seeds; of one model, a list of one.
+
+    They are stored in `out` beside those of the ensemble. `fluxcube.evaluation.seeds` computes intervals from them.
+
+    Raises
+    ------
+    ConfigError
+        If the predictions in `out`, or their run, were computed from other data.
+    """
+    data = _digest_of_part(cube, split, part)
+    members = range(variant.seed, variant.seed + variant.seeds) if variant.seeds else (None,)
+    return [_predictions(cube, split, variant, Path(out), part, data, log, member) for member in members]
+
+
+def score_members(
+    cube: xr.Dataset,
+    splits: Mapping[str, Split],
+    variants: Sequence[Variant],
+    out: str | Path,
+    *,
+    part: str = "test",
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
+    log: Callable[[str], object] = _log.info,
+) -> dict[str, MemberSums]:
+    """Return the sums of every member of every variant on all folds, for `fluxcube.evaluation.seeds.seed_table`.
+
+    The parameters are those of `score_variants`; sites must be in one fold only.
+
+    Returns
+    -------
+    dict of str to MemberSums
+        By flux.
+    """
+    limit = quality_limit(resolution_of(cube), max_qc, min_quality, default=resolution_of(cube).measured)
+    folds: list[dict[str, MemberSums]] = []
+    for split in splits.values():
+        members = {v.label: member_predictions(cube, split, v, out, part=part, log=log) for v in variants}
+        sites = list(getattr(split, part))
+        several = {label: [one.sel(site=sites) for one in ones] for label, ones in members.items()}
+        folds.append(member_sums(split.part(cube, part).sel(site=sites), several, **_quality_options(limit)))
+    return {target: MemberSums.join([fold[target] for fold in folds]) for target in folds[0]}
+
+
 def _predictions(
     cube: xr.Dataset,
     split: Split,
@@ -315,21 +379,23 @@ def _predictions(
     part: str,
     data: str,
     log: Callable[[str], object],
+    member: int | None = None,
 ) -> xr.Dataset:
-    """Return the predictions of a variant for a part of which `data` is the digest."""
+    """Return the predictions of a variant, or of its member with a seed, for a part of which `data` is the digest."""
     if variant.separately:
-        by_target = [_predictions(cube, split, one, out, part, data, log) for one in variant.parts]
+        by_target = [_predictions(cube, split, one, out, part, data, log, member) for one in variant.parts]
         return xr.merge(by_target, join="exact", compat="override", combine_attrs="drop_conflicts")
-    path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}.nc"
+    ending = "" if member is None else f"-seed-{member}"
+    path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}{ending}.nc"
     if not path.exists():
-        run = trained(cube, split, variant, out, log=log)
+        run = trained(cube, split, variant, out, log=log) / ending.removeprefix("-")
         inputs = _for_variant(split.part(cube, part), variant)
         if variant.hide:
             inputs = _hidden(inputs, load_model(run).spec.predictors, variant)
         path.parent.mkdir(parents=True, exist_ok=True)
         ds = predict(load_model(run), inputs, stride=variant.stride, progress=_quiet)
         write_predictions(ds.assign_attrs({_DATA: data}), path)
-        log(f"{split.kind}: {variant.label} predicted")
+        log(f"{split.kind}: {variant.label} predicted{'' if member is None else f' by seed {member}'}")
     ds = read_predictions(path)
     if ds.attrs.get(_DATA, data) != data:  # earlier versions recorded none
         raise ConfigError(
@@ -394,6 +460,61 @@ def trained(
     )
     log(f"{split.kind}: {variant.label}: {run.summary}")
     return folder
+
+
+def settings_table(
+    cube: xr.Dataset, splits: Mapping[str, Split], variants: Sequence[Variant], out: str | Path, *, chosen_on: str
+) -> pd.DataFrame:
+    """Return the settings of finished runs, and on which towers they were chosen.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        Cube that the runs were trained on.
+    splits : mapping of str to Split
+        Splits by name of the fold.
+    variants : sequence of Variant
+        Models.
+    out : path
+        Folder of the experiment.
+    chosen_on : str
+        The towers on whose scores the settings were chosen that no search determined.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per model, trained part and fold with columns model, targets, fold, training_towers, members, bag,
+        weights, chosen_on, inner_nse and trees (of a search: the NSE of its best draw inside the training towers, and
+        the number of trees), searched (draws), settings (JSON: those that the search chose, else the changes of the
+        preset).
+    """
+    rows = []
+    for variant in variants:
+        for one in variant.parts:
+            for fold, split in splits.items():
+                about = read_about(trained(cube, split, one, out))
+                rows.append({"model": variant.label, "fold": fold} | _settings_row(about, one, chosen_on))
+    return pd.DataFrame(rows)
+
+
+def _settings_row(about: Mapping, variant: Variant, chosen_on: str) -> dict[str, object]:
+    """Return the settings of one run, from its description."""
+    request, search = about.get("request", {}), about.get("search") or {}
+    weigh = request.get("training", {}).get("weigh")
+    default = "the default of its kind" if registry.by_descent(variant.model) else "none"
+    where = "a search inside the training towers of the fold" if search else chosen_on
+    return {
+        "targets": ", ".join(variant.target),
+        "training_towers": len(about["split"]["train"]),
+        "members": variant.seeds or 1,
+        "bag": variant.bag,
+        "weights": default if weigh is None else ", ".join(weigh) or "none",
+        "chosen_on": where,
+        "searched": variant.search,
+        "inner_nse": search.get("nse"),
+        "trees": ", ".join(map(str, search["trees"])) if search else None,
+        "settings": json.dumps(search.get("settings") or {**variant.config, **variant.training}, default=list),
+    }
 
 
 def _check_data(folder: Path, cube: xr.Dataset, variant: Variant) -> None:

@@ -107,7 +107,15 @@ def test_the_towers_recipe_s_models_are_chosen_by_label():
     recipe = load("towers")
     assert [v.search for v in recipe.variants_of("full")][:2] == [50, 50]
     labels = [line["label"] for line in recipe.SETTINGS["models"]]
-    assert {label for pair in recipe.SETTINGS["pairs"] for label in pair} <= set(labels)
+    both = [v.label for v in recipe.variants_of("full")]
+    assert both == labels and set(recipe.SETTINGS["with_surface"]) <= set(labels)
+    both += [f"{label} + reflectance" for label in recipe.SETTINGS["with_surface"]]
+    assert {label for pair in recipe.SETTINGS["pairs"] for label in pair} <= set(both)
+    trees = [v for v in recipe.variants_of("full") if v.model == "xgboost"]
+    networks = [v for v in recipe.variants_of("full") if v.model == "ecoperceiver"]
+    assert {v.seeds for v in trees} == {v.seeds for v in networks} and {v.bag for v in (*trees, *networks)} == {1.0}
+    assert {v.training.get("weigh") for v in trees} == {v.training.get("weigh") for v in networks}
+    assert all(v.search for v in trees), "the folds of 157 towers have no validation towers to stop trees at"
     few = recipe.variants_of("full", ["EcoPerceiver with memory"])
     assert [v.label for v in few] == ["EcoPerceiver with memory"] and few[0].training["epochs"] > 1
     with pytest.raises(UnknownNameError, match="did you mean"):
@@ -117,15 +125,17 @@ def test_the_towers_recipe_s_models_are_chosen_by_label():
 @pytest.mark.proof(part=2)
 def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cube, folds, tmp_path):
     recipe = load("towers")
-    for line in recipe.SETTINGS["models"]:  # two draws and two seeds show what fifty and five do
-        line |= {name: 2 for name in ("search", "seeds") if name in line}
+    budget = recipe.SETTINGS["budgets"]["quick"]  # one draw and two seeds show what fifty and five do
+    budget["xgboost"] |= {"search": 1, "seeds": 2, "config": {"search_rows": 500, "max_rows": 500}}
+    budget["ecoperceiver"] |= {"seeds": 2}
     table = recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100)
     labels = [line["label"] for line in recipe.SETTINGS["models"]]
     assert set(table.model) == set(labels) and table[table.group == "all"].n.nunique() == 1
     text = (tmp_path / "scores.md").read_text("utf-8")
     assert "EcoPerceiver with memory and XGBoost with memory" in text
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
-    assert len(stamps) == 2 * sum(line.get("seeds", 1) for line in recipe.SETTINGS["models"])
+    assert len(stamps) == 2 * sum(v.seeds or 1 for v in recipe.variants_of("quick"))
+    assert {"seeds.csv", "settings.csv", "settings.md"} <= {path.name for path in tmp_path.iterdir()}
     next((tmp_path / "sums").iterdir()).unlink()
     assert recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100).equals(table)
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}

@@ -19,7 +19,7 @@ from fluxcube.scores import Moments, pool, scores
 
 #: Coordinates by which sites can be grouped.
 GROUPS = ("igbp", "koppen")
-_SCORES = ("rmse", "nse")
+_SCORES = ("rmse", "nse", "corr2")
 
 
 def site_scores(sums: Sums, *, min_steps: int = 30) -> pd.DataFrame:
@@ -36,7 +36,8 @@ def site_scores(sums: Sums, *, min_steps: int = 30) -> pd.DataFrame:
     -------
     pd.DataFrame
         A row per target, site and model with columns target, units, site, those of igbp, koppen, network, latitude,
-        longitude and elevation that are known, model, n (time steps), rmse (in `units`) and nse.
+        longitude and elevation that are known, model, n (time steps), rmse (in `units`), nse and corr2 (the squared
+        correlation).
 
     Raises
     ------
@@ -91,9 +92,10 @@ def site_mean_table(
     -------
     pd.DataFrame
         A row per target, group and model with columns target, units, group ("all", or the class), model, n_sites,
-        n_clusters; rmse and nse (means over sites); rmse_change, the mean RMSE divided by that of `against`, minus 1;
-        nse_diff, the mean NSE minus that of `against`. The bounds of each end in ``_low`` and ``_high``. Changes and
-        differences use the same draws for both models. With `by`, `counted` is false for classes of fewer than 5
+        n_clusters; rmse, nse and corr2 (means over sites); nse_median and corr2_median (medians over sites);
+        rmse_change, the mean RMSE divided by that of `against`, minus 1; nse_diff, the mean NSE minus that of
+        `against`. The bounds of all but the medians end in ``_low`` and ``_high``. Changes and differences use the same
+        draws for both models. With `by`, `counted` is false for classes of fewer than 5
         sites; a class without a scored site has 0 sites and no score.
 
     Raises
@@ -167,6 +169,7 @@ def _group_rows(
         for name in _SCORES:
             row[name] = float(mean[name][i])
             row |= _bounds(name, drawn[name][:, i], n)
+        row |= {f"{name}_median": _median(by_score[name][:, i]) for name in ("nse", "corr2")}
         row["rmse_change"] = float(mean["rmse"][i] / mean["rmse"][base] - 1)
         row |= _bounds("rmse_change", drawn["rmse"][:, i] / drawn["rmse"][:, base] - 1, n)
         row["nse_diff"] = float(mean["nse"][i] - mean["nse"][base])
@@ -180,6 +183,12 @@ def _mean(each: np.ndarray, weight: np.ndarray) -> np.ndarray:
     known = np.isfinite(each)
     number = weight @ known.astype(float)
     return np.divide(weight @ np.where(known, each, 0.0), number, out=np.full(number.shape, np.nan), where=number > 0)
+
+
+def _median(each: np.ndarray) -> float:
+    """Return the median over sites of the finite scores; NaN if there is none."""
+    known = each[np.isfinite(each)]
+    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _bounds(name: str, drawn: np.ndarray, clusters: int) -> dict[str, float]:

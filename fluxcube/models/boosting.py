@@ -60,7 +60,8 @@ class BoostingConfig:
     n_estimators : int
         Maximum number of trees per target.
     early_stopping : int
-        Stop after this number of rounds without a better score on the validation sites; 0 grows all trees.
+        Stop after this number of rounds without a better score on the validation sites; 0 grows all trees, and so does
+        a split without validation sites. A search chooses the number of trees inside the training sites instead.
     context : int
         Number of time steps of inputs in a feature row: 1 is the present step alone.
     lags : tuple of int
@@ -69,7 +70,8 @@ class BoostingConfig:
     max_rows : int or None
         Maximum number of training rows per target, drawn at random.
     search_rows : int
-        Number of feature rows of the training towers, drawn at random, on which a search scores settings.
+        Number of feature rows of the training towers, drawn at random, on which a search scores settings. Its best
+        draws are scored again on `max_rows`, at most 500,000 by default.
     device : {"auto", "cpu", "cuda"}
         Device that grows trees; "auto" is a GPU if there is one and XGBoost is built for it.
     learning_rate, max_depth, max_leaves, min_child_weight, gamma, reg_alpha, reg_lambda, subsample,
@@ -189,6 +191,7 @@ class Boosting(RowModel):
     kind = "xgboost"
     averages_chips = True
     searchable = True
+    uses_weights = True
     length_setting = "config.n_estimators"
     config: BoostingConfig
 
@@ -234,7 +237,7 @@ class Boosting(RowModel):
         keep: Callable[[Growth], None] | None = None,
         progress: Progress | None = None,
     ) -> dict:
-        """Grow the trees of each target on rows that come in parts.
+        """Grow the trees of each target on rows that come in parts, with their weights.
 
         The parameters are those of `RowModel.learn`; `keep` is called every `ROUNDS` rounds and after each target.
 
@@ -246,20 +249,22 @@ class Boosting(RowModel):
         Raises
         ------
         ConfigError
-            If a target is observed in no row, or the device is not available.
+            If a target is observed in no row, or only with weight 0, or the device is not available.
         """
         find_device(self.config.device)  # before rows are read
         state = start or Growth()
-        targets = train.targets()
+        targets, weights = train.targets(), train.weights()
         val_targets = None if val is None else val.targets()
         for i in range(len(state.done), self.n_targets):
-            matrix = Feed(train, i, _chosen(targets[:, i], i, self.config.max_rows, seed)).matrix()
+            weight = None if weights is None else weights[:, i]
+            chosen = _chosen(targets[:, i], i, self.config.max_rows, seed, weight)
+            matrix = Feed(train, i, chosen, weight).matrix()
             spread, scored = 0.0, None
             if val is not None and val_targets is not None and np.isfinite(val_targets[:, i]).any():
                 spread = float(np.nanvar(val_targets[:, i], dtype=np.float64))
                 scored = Feed(val, i).matrix(matrix)
             if i == self.n_targets - 1:
-                del targets
+                del targets, weights
                 for rows in (train, val):
                     if rows is not None:
                         rows.release()
@@ -340,11 +345,14 @@ class Feed:
         Position of the target.
     chosen : (n,) int64 or None
         Positions of the rows, ascending; None takes those where the target is observed.
+    weight : (N,) float or None
+        Weight of each of all rows in the loss; None for equal weights.
     """
 
     rows: Rows
     target: int
     chosen: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def matrix(self, ref=None):
         """Return the rows as a binned matrix, read part by part; `ref` is a matrix whose bins are used."""
@@ -357,8 +365,8 @@ class Feed:
                 self.parts = feed.parts()
 
             def next(self, input_data):
-                for x, y in self.parts:
-                    input_data(data=x, label=y)
+                for x, y, weight in self.parts:
+                    input_data(data=x, label=y, weight=weight)
                     return True
                 return False
 
@@ -367,8 +375,8 @@ class Feed:
 
         return xgboost.QuantileDMatrix(Parts(), ref=ref)
 
-    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield chosen rows (n, F) and their target (n,)."""
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield chosen rows (n, F), their target (n,) and their weight (n,) or None."""
         at = 0
         for x, y in self.rows.chunks():
             if self.chosen is None:
@@ -377,7 +385,8 @@ class Feed:
                 first, last = np.searchsorted(self.chosen, (at, at + len(x)))
                 kept = self.chosen[first:last] - at
             if len(kept):
-                yield np.ascontiguousarray(x[kept], np.float32), np.asarray(y[kept, self.target], np.float32)
+                weight = None if self.weight is None else np.asarray(self.weight[at + kept], np.float32)
+                yield np.ascontiguousarray(x[kept], np.float32), np.asarray(y[kept, self.target], np.float32), weight
             at += len(x)
 
 
@@ -530,11 +539,19 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
     return np.where(step[windows, latest][:, None] >= 0, mean, np.nan).astype(np.float32)
 
 
-def _chosen(target: np.ndarray, i: int, limit: int | None, seed: int) -> np.ndarray | None:
-    """Return the rows to train target i on: `limit` of those observed, or None for all."""
+def _chosen(
+    target: np.ndarray, i: int, limit: int | None, seed: int, weight: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Return the rows to train target i on: `limit` of those observed with a weight above 0, or None for all."""
     seen = np.isfinite(target)
     if not seen.any():
         raise ConfigError(f"target {i} is observed in no training row; choose another target.")
+    if weight is not None and not weight[seen].all():
+        seen &= weight > 0
+        if not seen.any():
+            raise ConfigError(f"all training rows of target {i} have weight 0; leave out a weight (training.weigh).")
+        if limit is None or seen.sum() <= limit:
+            return np.flatnonzero(seen)
     if limit is None or seen.sum() <= limit:
         return None
     return np.sort(np.random.default_rng((seed, i)).choice(np.flatnonzero(seen), limit, replace=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -19,6 +19,10 @@ class Rows(Protocol):
 
     def targets(self) -> np.ndarray:
         """Return the scaled targets (N, targets) of all rows, NaN where not observed."""
+        ...
+
+    def weights(self) -> np.ndarray | None:
+        """Return the weights (N, targets) of the targets; None for equal weights."""
         ...
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -40,14 +44,21 @@ class WholeRows:
         Feature rows.
     y : (N, targets) float
         Scaled targets.
+    weight : (N, targets) float or None
+        Weights of the targets; None for equal weights.
     """
 
     rows: np.ndarray
     y: np.ndarray
+    weight: np.ndarray | None = None
 
     def targets(self) -> np.ndarray:
         """Return the scaled targets (N, targets)."""
         return np.asarray(self.y)
+
+    def weights(self) -> np.ndarray | None:
+        """Return the weights (N, targets) of the targets; None for equal weights."""
+        return self.weight
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield all rows and targets at once."""
@@ -87,7 +98,14 @@ class RowModel(BaseModel):
 
     Subclasses define `rows`, `fit` and `predict_rows`; only the last time step of a window is emitted. A subclass
     whose training takes long defines `learn`, too, so that it can read rows in parts and resume after a kill.
+
+    Attributes
+    ----------
+    uses_weights : bool
+        Whether `learn` uses the weights of the rows; `fluxcube.fit` refuses weights for other models.
     """
+
+    uses_weights: ClassVar[bool] = False
 
     def rows(self, batch: Batch) -> np.ndarray:
         """Return the rows (B, F) float32 of a batch's windows."""
@@ -103,7 +121,7 @@ class RowModel(BaseModel):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> dict:
-        """Learn from rows (N, F) and scaled targets (N, targets), NaN where not observed; return what to log."""
+        """Learn from rows (N, F) and scaled targets (N, targets), NaN where not observed; return the log entry."""
         raise NotImplementedError
 
     def learn(
@@ -116,7 +134,7 @@ class RowModel(BaseModel):
         keep: Callable[[Growth], None] | None = None,
         progress: Progress | None = None,
     ) -> dict:
-        """Learn from rows that come in parts; return what to log. Here all parts are read and passed to `fit`.
+        """Learn from rows that come in parts; return the log entry. Here all parts are read and passed to `fit`.
 
         Parameters
         ----------

@@ -44,7 +44,8 @@ class TAMLSTMConfig(LSTMConfig):
     embedding : int
         Width of the input layer, which is modulated; 0 modulates the inputs themselves.
     static : bool
-        Whether numbers and one-hot classes of the place are among the inputs.
+        Whether numbers and one-hot classes of the place are among the inputs. The paper has False, so that the
+        modulation of TAM-RL has information that the forward model lacks.
     """
 
     embedding: int = 64
@@ -59,6 +60,16 @@ class TAMLSTMConfig(LSTMConfig):
     def small(cls) -> TAMLSTMConfig:
         """Return the settings with the best validation score in `recipes/daily`: seconds per seed on a laptop."""
         return cls(**SMALL, embedding=32)
+
+    @classmethod
+    def published(cls) -> TAMLSTMConfig:
+        """Return the paper's form, without static inputs, at the width of CarbonBench's best.
+
+        References
+        ----------
+        arXiv:2603.09974 (form), arXiv:2603.09868 (width)
+        """
+        return cls(hidden=128, embedding=128, static=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +112,13 @@ class TAMRLConfig(TAMLSTMConfig):
 
     @classmethod
     def published(cls) -> TAMRLConfig:
-        """Return the widths of CarbonBench's best by class.
+        """Return the paper's form, without static inputs of the forward model, at the widths of CarbonBench's best.
 
         References
         ----------
-        arXiv:2603.09868
+        arXiv:2603.09974 (form), arXiv:2603.09868 (widths, the best by class)
         """
-        return cls(hidden=128, embedding=128, code=64, encoder=128, generator=64)
+        return cls(hidden=128, embedding=128, code=64, encoder=128, generator=64, static=False)
 
 
 class TAMLSTM(Recurrent):

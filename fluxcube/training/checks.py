@@ -54,7 +54,7 @@ def check_names(
 
 
 def check_training(cube: xr.Dataset, model: str, training: TrainingConfig, targets: Sequence[str]) -> None:
-    """Refuse settings of gradient descent that the cube, the targets or this installation do not support.
+    """Refuse settings of training that the cube, the targets or this installation do not support.
 
     Raises
     ------
@@ -63,17 +63,17 @@ def check_training(cube: xr.Dataset, model: str, training: TrainingConfig, targe
     MissingPackageError
         If TensorBoard is requested and not installed.
     """
-    if not registry.by_descent(model):
-        return
     if training.weight_by_randunc and "fluxes_randunc" not in cube:
         raise ConfigError("weight_by_randunc needs the random uncertainty of the fluxes, which this cube lacks.")
+    if training.filled_weight is not None and resolution_of(cube) is DAILY:
+        raise ConfigError(
+            f"filled_weight={training.filled_weight} is the weight of gap-filled hours, and the cube is daily: leave "
+            "it out; the weight of a day is its measured or well filled share."
+        )
+    if not registry.by_descent(model):
+        return
     if training.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise missing_package("tensorboard", "log", "tensorboard=True")
-    if "quality" in (training.weigh or ()) and f"fluxes{DAILY.quality}" not in cube:
-        raise ConfigError(
-            "weigh='quality' weights daily fluxes by the measured share of the day, which this cube lacks: leave it "
-            "out; hourly fluxes are selected by their flags with max_qc="
-        )
     if training.balance and (missing := [name for name in BALANCED if name not in targets]):
         raise ConfigError(
             f"balance needs the targets {', '.join(BALANCED)}, {', '.join(missing)} is no target: add it, or set "

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.models.settings import check_types, from_known_keys
-from fluxcube.resolution import DAILY
 
-#: Weights of training fluxes that `weigh` can name.
-WEIGHTS = (*DAILY.loss_weights, "site", "spread")
+#: Weights of training fluxes that `weigh` can name; see the table in `fluxcube.training.weights`.
+WEIGHTS = ("quality", "igbp", "koppen", "site", "sqrt-site", "spread")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Settings of gradient descent; the defaults suit `EcoPerceiverConfig.small()` on a CPU.
+
+    Trees use the weights of fluxes, `weigh`, `filled_weight` and `weight_by_randunc`, and no other of these settings.
 
     Attributes
     ----------
@@ -49,12 +50,17 @@ class TrainingConfig:
     weight_by_randunc : bool
         Weight fluxes by the inverse of their random uncertainty's variance, plus the typical one.
     weigh : tuple of str or None
-        Further weights of fluxes: "quality" (the measured share of a day), "igbp" and "koppen" (classes by their
-        inverse frequency among the training sites, mean 1), "site" (towers count equally, however long their record),
-        "spread" (the inverse size of the fluxes of a tower; see `fluxcube.training.weights`). None is the first three
-        for daily cubes and none for hourly ones.
+        Further weights of fluxes, multiplied with each other (`fluxcube.training.weights`): "quality" (the measured
+        share of a day; of an hour, whether it is measured), "igbp" and "koppen" (classes by their inverse frequency
+        among the training sites), "site" (towers count equally, however long their record), "sqrt-site" (as the square
+        root of the length of their record), "spread" (the inverse size of the fluxes of a tower). None is the first
+        three for networks on daily cubes, and none for networks on hourly ones and for trees.
+    filled_weight : float or None
+        Weight of gap-filled hours (flag 1, or up to `max_qc`) relative to measured ones, for "quality" of hourly cubes;
+        None is 0.2. With 0 they are not used.
     balance : float or None
-        alpha: weight in the loss of the mean of (NEE - (RECO_NT - GPP_NT))^2 in the units of the fluxes. None is 0.1
+        alpha: weight in the loss of the carbon balance, the mean of (NEE - (RECO_NT - GPP_NT))^2 relative to the
+        variance of NEE at the training towers, so that it is weighed against the error of scaled fluxes. None is 0.1
         for daily cubes if all three are targets, and 0 otherwise.
     pretrain_epochs : int or None
         Number of the first epochs, of `epochs`, in which the forward model of a model of two stages (TAM-RL) is trained
@@ -102,6 +108,7 @@ class TrainingConfig:
     nll_beta: float = 0.0
     weight_by_randunc: bool = False
     weigh: tuple[str, ...] | None = None
+    filled_weight: float | None = None
     balance: float | None = None
     pretrain_epochs: int | None = None
     stride: int | None = None
@@ -136,6 +143,10 @@ class TrainingConfig:
         for name in self.weigh or ():
             if name not in WEIGHTS:
                 raise unknown("weight", name, WEIGHTS)
+        if self.weigh is not None and {"site", "sqrt-site"} <= set(self.weigh):
+            raise ConfigError("weigh: expected site or sqrt-site, found both; leave one out.")
+        if self.filled_weight is not None:
+            self._check_filled_weight(self.filled_weight)
         if self.balance is not None and self.balance < 0:
             raise ConfigError(f"balance must be 0 or more, found {self.balance}.")
         if self.pretrain_epochs is not None and not 0 <= self.pretrain_epochs < self.epochs:
@@ -152,6 +163,13 @@ class TrainingConfig:
             raise ConfigError(
                 f"batch_size ({self.batch_size}) must be at most effective_batch ({self.effective_batch})."
             )
+
+    def _check_filled_weight(self, weight: float) -> None:
+        """Refuse a weight of gap-filled hours that is no weight, or that nothing uses."""
+        if not 0 <= weight <= 1:
+            raise ConfigError(f"filled_weight must be 0 to 1, found {weight}.")
+        if "quality" not in (self.weigh or ()):
+            raise ConfigError(f"filled_weight={weight} is used by the weight quality: add quality to weigh.")
 
     @classmethod
     def published(cls) -> TrainingConfig:
@@ -186,8 +204,9 @@ class TrainingConfig:
         """Settings that determine the weights, without those of logging and saving."""
         settings = dataclasses.asdict(self)
         left_out = ["checkpoint_seconds", "tensorboard"]
-        if self.val_quality == "measured":  # without it, the request of other runs is unchanged
-            left_out.append("val_quality")
+        # Without these, the request of runs of earlier versions is unchanged.
+        left_out += ["val_quality"] if self.val_quality == "measured" else []
+        left_out += ["filled_weight"] if self.filled_weight is None else []
         return {k: v for k, v in settings.items() if k not in left_out}
 
     @classmethod

@@ -13,6 +13,7 @@ from fluxcube.models.network import Network
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.training.calibration import calibrate_on
+from fluxcube.training.checks import BALANCED
 from fluxcube.training.events import Events
 from fluxcube.training.job import Job
 from fluxcube.training.loop import train
@@ -89,7 +90,7 @@ def _network(plan: Plan) -> Network:
 
 
 def _balance(plan: Plan, towers: Towers) -> Balance | None:
-    if not plan.balance:
+    if not set(BALANCED) <= set(plan.spec.targets):
         return None
     nee, gpp, reco = plan.balanced
     return Balance(nee, gpp, reco, towers.spec.target_mean, towers.spec.target_scale)
@@ -115,7 +116,7 @@ def _windows(plan: Plan, model: Network, towers: Towers, world: World, seed: int
     }
     if not plan.weigh and not model.embedding_size:
         return Windows(towers, **options)
-    weights = flux_weights(plan.split.part(plan.cube, "train"), towers, plan.weigh)
+    weights = flux_weights(plan.split.part(plan.cube, "train"), towers, plan.weigh, filled=plan.filled_weight)
     if model.embedding_size:
         return SupportedWindows(towers, weights, model.support_windows, model.support_queries, **options)
     return WeightedWindows(towers, weights, **options)

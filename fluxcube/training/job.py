@@ -42,7 +42,8 @@ class Job:
     progress : callable, optional
         ``progress(done, total, text)`` after each step.
     balance : Balance, optional
-        Adds `alpha` times its mean square over all estimates to the mean loss of the observed fluxes.
+        Its mean square over all estimates is recorded for each epoch, and `alpha` times it is added to the mean loss of
+        the observed fluxes.
     alpha : float
         Weight of `balance`.
     pretrain : int

@@ -23,8 +23,8 @@ from fluxcube.training.validation import Validation, mean_nse, scored_epochs, st
 
 log = logging.getLogger(__name__)
 
-#: Loss, estimates and batch of one forward and backward pass.
-Pass = tuple[torch.Tensor, torch.Tensor, dict[str, np.ndarray]]
+#: Loss, estimates, sum of squares of the carbon balance, and batch of one forward and backward pass.
+Pass = tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, np.ndarray]]
 
 #: Arrays of a batch that are passed to the model after the windows.
 _BESIDE = ("support", "group")
@@ -150,34 +150,39 @@ class _Run:
         for at in range(0, rows, size):
             part = _rows(batch, slice(at, at + size)) if size < rows else batch
             out, error = self._loss(part)
-            if self.job.balance is not None and self.job.alpha:
+            imbalance = torch.zeros((), device=self.world.device)
+            if self.job.balance is not None:
                 estimates = rows * self.world.size * out.shape[1]
-                error = error + self.job.alpha * weight / estimates * self.job.balance.squares(out)
+                imbalance = self.job.balance.squares(out) / estimates
+                if self.job.alpha:
+                    error = error + self.job.alpha * weight * imbalance
             (error / weight).backward()
-            passes.append((error.detach(), out.detach(), part))
-        loss = self._sum(passes)
+            passes.append((error.detach(), out.detach(), imbalance.detach(), part))
+        loss, imbalance_mean = self._sum(passes)
         self._update(batch)
         self.counters.loss += loss
+        self.counters.imbalance += imbalance_mean * rows * self.world.size
         self.counters.hours += weight.item()
         self.counters.windows += rows * self.world.size
         if self.job.on_step and not self.world.rank:
             row = {"loss": loss / weight.item(), "lr": self.optimizer.param_groups[0]["lr"]}
             self.job.on_step(self.counters.updates, row)
 
-    def _sum(self, passes: list[Pass]) -> float:
-        """Return the sum of the losses of all passes and processes; raise TrainingError if one is not finite."""
+    def _sum(self, passes: list[Pass]) -> tuple[float, float]:
+        """Return the sums of losses and imbalances of all passes and processes (TrainingError if not finite)."""
         # Read after all gradients, so that there is one wait for a GPU per step.
-        values = torch.stack([error for error, _, _ in passes]).tolist()
-        finite = map(math.isfinite, values)
+        pairs = torch.stack([torch.stack([error, imbalance]) for error, _, imbalance, _ in passes]).tolist()
+        finite = [math.isfinite(error) for error, _ in pairs]
         bad = [
             _where_not_finite(out, part, self.windows)
-            for (_, out, part), ok in zip(passes, finite, strict=True)
+            for (_, out, _, part), ok in zip(passes, finite, strict=True)
             if not ok
         ]
-        loss, any_bad = self.world.sum([0.0 if bad else sum(values), float(bool(bad))])
+        sums = [0.0, 0.0] if bad else [sum(column) for column in zip(*pairs, strict=True)]
+        loss, imbalance, any_bad = self.world.sum([*sums, float(bool(bad))])
         if any_bad:
             raise self._error("loss", bad[0] if bad else "windows of another process")
-        return loss
+        return loss, imbalance
 
     def _weight(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
         """Return the number of observed fluxes of all processes in this step, or the sum of their weights; else 1."""
@@ -246,6 +251,8 @@ class _Run:
         """Score the epoch, keep the best weights, and add a log entry."""
         counters = self.counters
         row = {"epoch": counters.epoch + 1, "loss": counters.loss / max(counters.hours, 1)}
+        if self.job.balance is not None:
+            row["imbalance"] = counters.imbalance / max(counters.windows, 1)
         if self.job.pretrain:
             row["stage"] = 1 + (counters.epoch >= self.job.pretrain)
         with self._averaged():
@@ -260,7 +267,7 @@ class _Run:
         counters.history.append(row | {"lr": lr, "windows": counters.windows, "seconds": round(counters.seconds, 3)})
         log.info("epoch %d: %s", counters.epoch + 1, counters.history[-1])
         counters.epoch, counters.step, counters.windows = counters.epoch + 1, 0, 0
-        counters.loss, counters.hours = 0.0, 0.0
+        counters.loss, counters.hours, counters.imbalance = 0.0, 0.0, 0.0
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -75,7 +75,8 @@ class Balance:
     nee, gpp, reco : int
         Positions of these fluxes among the targets.
     mean, scale : sequence of float
-        Scaling of all targets: flux = scaled * scale + mean.
+        Scaling of all targets: flux = scaled * scale + mean. The scale of NEE is its standard deviation at the training
+        towers.
 
     References
     ----------
@@ -89,7 +90,10 @@ class Balance:
     scale: Sequence[float]
 
     def squares(self, out: Tensor) -> Tensor:
-        """Return the sum of (NEE - (RECO - GPP))^2 over all estimates, observed or not, in squared units of the fluxes.
+        """Return the sum of (NEE - (RECO - GPP))^2 over all estimates, observed or not, in units of NEE's variance.
+
+        The difference is computed in the units of the fluxes and then divided by the variance of NEE at the training
+        towers, so that it is of the same kind as the squared error of a scaled flux.
 
         Parameters
         ----------
@@ -103,4 +107,4 @@ class Balance:
         tensor(0.)
         """
         nee, gpp, reco = (out[..., i].float() * self.scale[i] + self.mean[i] for i in (self.nee, self.gpp, self.reco))
-        return (nee - (reco - gpp)).square().sum()
+        return ((nee - (reco - gpp)) / self.scale[self.nee]).square().sum()

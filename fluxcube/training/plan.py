@@ -27,6 +27,7 @@ from fluxcube.training.config import TrainingConfig
 from fluxcube.training.finetune import Start
 from fluxcube.training.request import FitRequest
 from fluxcube.training.settings import complete_config
+from fluxcube.training.weights import FILLED
 from fluxcube.variables import COMPUTED, PUBLISHED_PREDICTORS
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class Plan:
             request["search"] = self.search
         if self.bag < 1:  # without it, the request of runs of all towers is unchanged
             request["bag"] = self.bag
+        if self.balance:  # versions that did not record it weighed squared fluxes, not their share of the variance
+            request["balance"] = {"alpha": self.balance, "relative_to": "variance of NEE"}
         if self.split.periods:
             request["split"]["periods"] = self.split.to_dict()["periods"]
         return json.loads(json.dumps(request))
@@ -137,12 +140,20 @@ class Plan:
     def weigh(self) -> tuple[str, ...]:
         """Names of the weights of training fluxes, as `fluxcube.training.weights.flux_weights` takes them."""
         chosen = self.training.weigh
-        names = self.limit.resolution.loss_weights if chosen is None else chosen
+        default = self.limit.resolution.loss_weights if self.by_descent else ()
+        names = default if chosen is None else chosen
         return (*(["randunc"] if self.training.weight_by_randunc else []), *names)
 
     @property
+    def filled_weight(self) -> float:
+        """Weight of gap-filled hours relative to measured ones, where the weight "quality" is used."""
+        return FILLED if self.training.filled_weight is None else self.training.filled_weight
+
+    @property
     def balance(self) -> float:
-        """Weight of the carbon balance in the loss."""
+        """Weight of the carbon balance in the loss, in units of NEE's variance; 0 for models without descent."""
+        if not self.by_descent:
+            return 0.0
         if self.training.balance is not None:
             return self.training.balance
         return self.limit.resolution.balance if set(BALANCED) <= set(self.spec.targets) else 0.0

@@ -13,9 +13,10 @@ from fluxcube.resolution import DEFAULT, Default, QualityLimit
 from fluxcube.samples.splits import Split
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.run import by_torchrun
+from fluxcube.training.settings import LABEL_SETTINGS, takes_weights
 
-#: Settings of the loss, which only gradient descent uses.
-_LOSS = ("weigh", "balance", "pretrain_epochs")
+#: Settings of the loss that only gradient descent uses.
+_LOSS = ("balance", "pretrain_epochs")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,7 +77,9 @@ class FitRequest:
         """Refuse what only gradient descent can use."""
         if by_torchrun():
             raise ConfigError(f"{self.model} trains in one process: start it without torchrun.")
-        if unused := [name for name in _LOSS if getattr(self.training, name) is not None]:
+        names = _LOSS if takes_weights(self.model) else (*LABEL_SETTINGS, *_LOSS)
+        values = {name: getattr(self.training, name) for name in names}
+        if unused := [name for name, value in values.items() if value is not None and value is not False]:
             raise ConfigError(
                 f"{' and '.join(unused)}: settings of gradient descent, which does not train {self.model}; leave them "
                 "out."

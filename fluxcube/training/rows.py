@@ -28,6 +28,7 @@ from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.towers import Towers, good_fluxes, load_towers, site_years
 from fluxcube.samples.windows import gather
 from fluxcube.training.run import differences
+from fluxcube.training.weights import Labels, flux_weights
 
 #: Number of windows that are converted to rows at a time: chips of all time steps at once would fill the RAM.
 _CHUNK = 16384
@@ -64,9 +65,11 @@ class SiteRows:
     progress: Callable | None = field(default=None, repr=False)
 
     @cached_property
-    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_kept(part) for part in self._read(self.limit)]
-        return np.concatenate(parts), np.array([len(part) for part in parts])
+    def _rows(self) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Return the fluxes of all rows, and for each site which of its time steps are rows."""
+        parts = list(self._read(self.limit))
+        kept = tuple(np.isfinite(part).any(1) for part in parts)
+        return np.concatenate([part[k] for part, k in zip(parts, kept, strict=True)]), kept
 
     @property
     def fluxes(self) -> np.ndarray:
@@ -76,7 +79,11 @@ class SiteRows:
     @property
     def counts(self) -> np.ndarray:
         """Number of such time steps of each site (n,)."""
-        return self._rows[1]
+        return np.array([np.count_nonzero(kept) for kept in self._rows[1]])
+
+    def labels(self) -> Labels:
+        """Return the fluxes and the time steps that they belong to, for `flux_weights`."""
+        return Labels(tuple(self.sites), self.spec, self.fluxes, self.counts, self._rows[1])
 
     def observed(self) -> np.ndarray:
         """Return whether any target is observed in each row (N,): True for all."""
@@ -98,7 +105,7 @@ class SiteRows:
         """
         spec, fluxes = standardise(self.spec, self.fluxes)
         out = dataclasses.replace(self, spec=spec)
-        out.__dict__["_rows"] = fluxes, self.counts  # equal to what reading again would return
+        out.__dict__["_rows"] = fluxes, self._rows[1]  # equal to what reading again would return
         return out
 
     def towers(self) -> Iterator[Towers]:
@@ -126,15 +133,21 @@ class ModelRows:
         Towers, read site by site, or in RAM.
     kept : int
         Bytes of rows that are kept for the next pass.
+    weight : (N, targets) float, optional
+        Weights of the targets of all rows.
     """
 
-    def __init__(self, model: RowModel, source: SiteRows | Towers, kept: int = KEPT):
-        self.model, self.source, self.room = model, source, kept
+    def __init__(self, model: RowModel, source: SiteRows | Towers, kept: int = KEPT, weight: np.ndarray | None = None):
+        self.model, self.source, self.room, self._weight = model, source, kept, weight
         self._kept: dict[int, list] = {}
 
     def targets(self) -> np.ndarray:
         """Return the targets (N, targets) of all rows."""
         return _kept(self.source.fluxes)
+
+    def weights(self) -> np.ndarray | None:
+        """Return the weights (N, targets) of all rows, or None for equal weights."""
+        return self._weight
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows (n, F) and targets (n, targets)."""
@@ -154,8 +167,9 @@ class ModelRows:
             yield from pieces
 
     def release(self) -> None:
-        """Free the rows that are kept."""
+        """Free the rows and weights that are kept."""
         self._kept.clear()
+        self._weight = None
 
 
 def fit_rows(
@@ -168,8 +182,9 @@ def fit_rows(
     state: Path | None = None,
     request: Mapping | None = None,
     kept: int = KEPT,
+    weight: np.ndarray | None = None,
 ) -> dict:
-    """Train a model of feature rows on towers whose fluxes are scaled; return what it logs.
+    """Train a model of feature rows on towers whose fluxes are scaled; return its log entry.
 
     Parameters
     ----------
@@ -188,6 +203,8 @@ def fit_rows(
         Everything that determines the result: a state of another request is refused.
     kept : int
         Bytes of training rows that may stay in RAM from pass to pass.
+    weight : (N, targets) float, optional
+        Weights of the training rows (`fluxcube.training.weights.flux_weights`).
 
     Raises
     ------
@@ -199,10 +216,30 @@ def fit_rows(
     start = load_growth(state, request) if state is not None and state.exists() else None
     val_rows = None if val is None else ModelRows(model, val)
     keep = None if state is None else lambda growth: save_growth(state, growth, request)
-    logged = model.learn(ModelRows(model, train, kept), val_rows, seed=seed, start=start, keep=keep, progress=progress)
+    train_rows = ModelRows(model, train, kept, weight)
+    logged = model.learn(train_rows, val_rows, seed=seed, start=start, keep=keep, progress=progress)
     if state is not None:
         state.unlink(missing_ok=True)
     return logged
+
+
+def row_weights(cube: xr.Dataset, source: SiteRows | Towers, names: Sequence[str], filled: float) -> np.ndarray | None:
+    """Return the weights (N, targets) of the rows of some towers (`flux_weights`); None for equal weights.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        Cube that the towers were read from.
+    source : SiteRows or Towers
+        Towers.
+    names, filled
+        As for `flux_weights`.
+    """
+    if not names:
+        return None
+    if isinstance(source, SiteRows):
+        return flux_weights(cube, source.labels(), names, filled=filled)
+    return flux_weights(cube, source, names, filled=filled)[np.isfinite(source.fluxes).any(1)]
 
 
 def table(model: RowModel, towers: Towers | SiteRows) -> tuple[np.ndarray, np.ndarray]:

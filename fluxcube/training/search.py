@@ -1,7 +1,8 @@
 """Random search: settings of the trees, drawn at random and scored on towers that did not train them.
 
 The training towers are divided into folds of whole clusters; the towers of each fold are predicted by trees of the
-others. Nothing of the test towers is read.
+others. Nothing of the test towers is read. The best draws can be scored again on more rows, since more rows support
+deeper and more trees; the number of trees is chosen there, so that no validation towers are needed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +36,15 @@ from fluxcube.models.boosting import (
 )
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.models.rows import WholeRows
-from fluxcube.resolution import DEFAULT, Default, QualityLimit, quality_limit, resolution_of
+from fluxcube.resolution import DEFAULT, HOURLY, Default, QualityLimit, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
 from fluxcube.scores import efficiency
 from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import sizes_of
-from fluxcube.training.rows import ModelRows, SiteRows
+from fluxcube.training.rows import ModelRows, SiteRows, row_weights
 from fluxcube.training.run import differences
+from fluxcube.training.weights import FILLED
 
 _FORMAT = 1
 
@@ -68,6 +71,11 @@ class SearchOptions:
         Towers closer than this are in one fold.
     workers : int or None
         Number of threads, one draw each; None is the number of cores, and 1 on a GPU.
+    finalists : int
+        Number of draws, the best ones, that are scored again on `final_rows`; the best of them is chosen.
+    final_rows : int or None
+        Number of feature rows for these, best as many as trees are then trained on; None scores no draw again, nor does
+        a number that is not above `rows`.
 
     Raises
     ------
@@ -83,9 +91,11 @@ class SearchOptions:
     seed: int = 0
     buffer_km: float = 50.0
     workers: int | None = None
+    finalists: int = 3
+    final_rows: int | None = None
 
     def __post_init__(self):
-        for name in ("draws", "folds", "rows", "patience", "workers"):
+        for name in ("draws", "folds", "rows", "patience", "workers", "finalists", "final_rows"):
             value, minimum = getattr(self, name), 2 if name == "folds" else 1
             if value is not None and value < minimum:
                 raise ConfigError(f"{name} must be {minimum} or more, found {value}.")
@@ -105,20 +115,24 @@ class Search:
         ``nse_targets``, ``nse_folds`` (of each fold alone), ``trees`` (per target), ``settings``, ``seconds``.
     about : mapping
         Sites, folds, rows and seed of the search.
+    finals : tuple of dict
+        Table rows of the finalists, scored again on ``rows`` feature rows; empty if none was.
     """
 
     config: BoostingConfig
     draws: tuple[Mapping, ...]
     about: Mapping = field(default_factory=dict, repr=False)
+    finals: tuple[Mapping, ...] = ()
 
     @property
     def best(self) -> Mapping:
-        """Table row of the best draw."""
-        return max(self.draws, key=lambda row: row["nse"])
+        """Table row of the best draw: of the finalists, if there are any."""
+        return max(self.finals or self.draws, key=lambda row: row["nse"])
 
     def to_dict(self) -> dict:
         """Return the record of the search, as JSON can represent it."""
-        return {"about": dict(self.about), "best": dict(self.best), "draws": [dict(row) for row in self.draws]}
+        record = {"about": dict(self.about), "best": dict(self.best), "draws": [dict(row) for row in self.draws]}
+        return record | ({"finals": [dict(row) for row in self.finals]} if self.finals else {})
 
 
 def random_search(
@@ -130,13 +144,16 @@ def random_search(
     options: SearchOptions | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
+    weigh: Sequence[str] = (),
+    filled: float = FILLED,
     out: str | os.PathLike | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Search:
     """Draw settings of the trees at random and return those that predict unseen towers best.
 
     The objective is the NSE of measured fluxes (flag 0) of all towers pooled, each predicted by trees that were not
-    trained on its cluster; for several targets it is the mean over these. All folds grow the same number of trees, the
+    trained on its cluster; for several targets it is the mean over these. Weights change what trees learn, not how they
+    are scored. All folds grow the same number of trees, the
     one that scores best; since this number is chosen, too, the NSE of the best draw is a little above its score
     elsewhere. The first two draws are the published and the X-BASE-like settings; draw i and its score depend on the
     seed and i alone, not on the number of threads.
@@ -157,8 +174,12 @@ def random_search(
         Maximum flag of the hourly fluxes used for training, by default 1; None uses all.
     min_quality : float, None or "default"
         Minimum quality of the daily fluxes used for training, by default 0.5; None uses all.
+    weigh : sequence of str
+        Weights of the training fluxes (`fluxcube.training.weights.flux_weights`).
+    filled : float
+        Weight of gap-filled hours, for the weight "quality".
     out : path, optional
-        File with one line of JSON per draw; a killed search resumes from it.
+        File with one line of JSON per draw and finalist; a killed search resumes from it.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -194,27 +215,22 @@ def random_search(
     splits = kfold(cube.sel(site=list(sites)), k=options.folds, seed=options.seed, buffer_km=options.buffer_km)
     folds = [split.test for split in splits]
     about = _about(spec, config, sites, folds, options, limit)
+    if weigh:  # without it, files of earlier versions are unchanged
+        about["weigh"] = [*sorted(weigh), *([filled] if resolution is HOURLY and "quality" in weigh else [])]
     path = None if out is None else Path(out)
     if path is not None:  # draws on other data are not compared with these
         about["data"] = data_digest(cube, sites, spec, sample=True)
-    done = _read(path, about) if path is not None and path.exists() else {}
-    todo = [i for i in range(draws) if i not in done]
-    if todo:
-        rows = SiteRows(cube, tuple(sites), spec, limit, progress).scaled()
-        data = _load(rows, folds, config, options)
-        threads = options.workers or (1 if find_device(config.device) == "cuda" else _cores())
-        for row in _scored(data, config, todo, options.seed, threads):
-            done[row["draw"]] = row
-            if path is not None:
-                _write(path, about, done)
-            if progress:
-                best = max(r["nse"] for r in done.values())
-                progress(len(done), draws, f"draw {row['draw'] + 1}: NSE {row['nse']:.3f}, best {best:.3f}")
+    done, finals = _read(path, about) if path is not None and path.exists() else ({}, {})
+    source = _Source(cube, tuple(sites), spec, limit, tuple(weigh), filled, progress)
+    scoring = _Scoring(source, folds, config, options, about, path, done, finals)
+    scoring.score([i for i in range(draws) if i not in done], options.rows)
     rows_done = tuple(done[i] for i in range(draws))
-    best = max(rows_done, key=lambda row: row["nse"])
-    count = round(float(np.mean(best["trees"])))
-    kept = dataclasses.replace(config, **best["settings"], n_estimators=count, early_stopping=0)
-    return Search(kept, rows_done, about)
+    finalists = scoring.finalists(rows_done)
+    scoring.score([i for i in finalists if not scoring.is_final(i)], options.final_rows, count=len(finalists))
+    found = Search(config, rows_done, about, tuple(finals[i] for i in finalists))
+    count = round(float(np.mean(found.best["trees"])))
+    kept = dataclasses.replace(config, **found.best["settings"], n_estimators=count, early_stopping=0)
+    return dataclasses.replace(found, config=kept)
 
 
 def _cores() -> int:
@@ -266,22 +282,98 @@ class _Target:
     spread: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The towers to search on, read when they are first needed, and the weights of their fluxes."""
+
+    cube: xr.Dataset
+    sites: tuple[str, ...]
+    spec: FeatureSpec
+    limit: QualityLimit
+    weigh: tuple[str, ...]
+    filled: float
+    progress: Callable[[int, int, str], None] | None
+
+    @cached_property
+    def rows(self) -> SiteRows:
+        """Towers with scaled fluxes."""
+        return SiteRows(self.cube, self.sites, self.spec, self.limit, self.progress).scaled()
+
+    @cached_property
+    def weights(self) -> np.ndarray | None:
+        """Weights (N, targets) of the fluxes of all rows."""
+        return row_weights(self.cube, self.rows, self.weigh, self.filled)
+
+    @cached_property
+    def measured(self) -> np.ndarray:
+        """Which fluxes (N, targets) of all rows are measured."""
+        return self.rows.measured()
+
+
+@dataclass(frozen=True, eq=False)
+class _Scoring:
+    """The draws and finalists that are scored so far, by number, and how further ones are scored and recorded."""
+
+    source: _Source
+    folds: Sequence[Sequence[str]]
+    config: BoostingConfig
+    options: SearchOptions
+    about: Mapping
+    path: Path | None
+    done: dict[int, dict]
+    finals: dict[int, dict]
+
+    def score(self, todo: Sequence[int], rows: int | None, *, count: int | None = None) -> None:
+        """Score draws on a number of rows and record each; they are finalists if there is a `count` of these."""
+        if not todo:
+            return
+        found, name = (self.done, "draw") if count is None else (self.finals, "finalist")
+        total = self.options.draws if count is None else count
+        data = _load(self.source, self.folds, self.config, rows, self.options.seed)
+        threads = self.options.workers or (1 if find_device(self.config.device) == "cuda" else _cores())
+        for row in _scored(data, self.config, todo, self.options.seed, threads):
+            found[row["draw"]] = row if count is None else row | {"rows": rows, "final": True}
+            if self.path is not None:
+                _write(self.path, self.about, self.done, self.finals)
+            if self.source.progress:
+                best = max(r["nse"] for r in found.values())
+                text = f"{name} {row['draw'] + 1}: NSE {row['nse']:.3f}, best {best:.3f}"
+                self.source.progress(min(len(found), total), total, text)
+
+    def finalists(self, draws: Sequence[Mapping]) -> list[int]:
+        """Return the numbers of the draws that are scored again, the best first; none if there are no more rows."""
+        rows, final_rows = self.options.rows, self.options.final_rows
+        if final_rows is None or rows is None or final_rows <= rows:
+            return []
+        ordered = sorted(draws, key=lambda row: (-row["nse"], row["draw"]))
+        best = [row["draw"] for row in ordered[: self.options.finalists]]
+        if all(self.is_final(i) for i in best):
+            return best
+        return best if len(self.source.rows.fluxes) > rows else []  # all rows scored the draws already
+
+    def is_final(self, draw: int) -> bool:
+        """Return whether a draw is scored on the final number of rows."""
+        return self.finals.get(draw, {}).get("rows") == self.options.final_rows
+
+
 def _load(
-    source: SiteRows, folds: Sequence[Sequence[str]], config: BoostingConfig, options: SearchOptions
+    towers: _Source, folds: Sequence[Sequence[str]], config: BoostingConfig, count: int | None, seed: int
 ) -> list[_Target]:
-    """Read the rows to search on and bin them, fold by fold."""
+    """Read `count` of the rows and bin them, fold by fold."""
+    source = towers.rows
     chosen = np.arange(len(source.fluxes))
-    if options.rows is not None and len(chosen) > options.rows:
-        chosen = np.sort(np.random.default_rng((options.seed, 0)).choice(len(chosen), options.rows, replace=False))
+    if count is not None and len(chosen) > count:
+        chosen = np.sort(np.random.default_rng((seed, 0)).choice(len(chosen), count, replace=False))
     model = Boosting(config, sizes_of(source.spec))
     parts = []
     for at, x in _numbered(ModelRows(model, source, kept=0)):
         first, last = np.searchsorted(chosen, (at, at + len(x)))
         parts.append(x[chosen[first:last] - at])
-    data = WholeRows(np.concatenate(parts), source.fluxes[chosen])
+    weight = None if towers.weights is None else towers.weights[chosen]
+    data = WholeRows(np.concatenate(parts), source.fluxes[chosen], weight)
     fold_of = {site: k for k, part in enumerate(folds) for site in part}
     fold = np.repeat([fold_of[site] for site in source.sites], source.counts)[chosen]
-    measured = source.measured()[chosen]
+    measured = towers.measured[chosen]
     return [_target(data, i, name, measured[:, i], fold, len(folds)) for i, name in enumerate(source.spec.targets)]
 
 
@@ -294,13 +386,15 @@ def _numbered(rows: ModelRows) -> Iterator[tuple[int, np.ndarray]]:
 
 def _target(data: WholeRows, i: int, name: str, measured: np.ndarray, fold: np.ndarray, count: int) -> _Target:
     y = data.y[:, i].astype(float)
+    weight = None if data.weight is None else data.weight[:, i]
+    used = np.isfinite(y) if weight is None else np.isfinite(y) & (weight > 0)
     folds = []
     for k in range(count):
-        learn, score = np.flatnonzero((fold != k) & np.isfinite(y)), np.flatnonzero((fold == k) & measured)
+        learn, score = np.flatnonzero((fold != k) & used), np.flatnonzero((fold == k) & measured)
         if not len(learn) or not len(score):
             where = "measured in" if len(learn) else "observed outside"
             raise ConfigError(f"{name} is not {where} fold {k + 1}: use fewer folds, or more rows.")
-        train = Feed(data, i, learn).matrix()
+        train = Feed(data, i, learn, weight).matrix()
         folds.append(_Fold(train, Feed(data, i, score).matrix(train), len(score), float(y[score].var())))
     if not (spread := float(y[measured].var())):
         raise ConfigError(f"{name} never varies where it is measured: there is nothing to search for.")
@@ -405,21 +499,22 @@ def _about(
     return json.loads(json.dumps(about))
 
 
-def _write(path: Path, about: Mapping, done: Mapping[int, Mapping]) -> None:
-    """Write the complete file: a line on the search, a line per draw; a kill leaves the last complete file."""
-    lines = [json.dumps(about), *(json.dumps(done[i]) for i in sorted(done))]
+def _write(path: Path, about: Mapping, done: Mapping[int, Mapping], finals: Mapping[int, Mapping]) -> None:
+    """Write the complete file: a line on the search, one per draw and per finalist; a kill leaves the last file."""
+    lines = [json.dumps(about), *(json.dumps(rows[i]) for rows in (done, finals) for i in sorted(rows))]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-def _read(path: Path, about: Mapping) -> dict[int, dict]:
-    """Return the draws of an earlier call by number."""
+def _read(path: Path, about: Mapping) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Return the draws and the finalists of an earlier call by number."""
     try:
         head, *rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        done = {row["draw"]: row for row in rows}
+        done = {row["draw"]: row for row in rows if not row.get("final")}
+        finals = {row["draw"]: row for row in rows if row.get("final")}
         was = dict(head)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a file of draws ({error}): remove it, or pass another `out`.") from error
     if named := differences({"data": about["data"]} | was, about):  # files of an earlier version record no data
         raise ConfigError(f"{path} contains a search with other settings: {named}. Remove it, or pass another `out`.")
-    return done
+    return done, finals

@@ -11,14 +11,23 @@ from typing import TypeVar
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
+from fluxcube.models.rows import RowModel
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.training.config import TrainingConfig
 from fluxcube.variables import table
 
 C = TypeVar("C", bound=Config)
 
+#: Settings of training that are weights of fluxes, which trees use as well as networks.
+LABEL_SETTINGS = ("weigh", "filled_weight", "weight_by_randunc")
 #: Settings that a search determines, besides those that it draws.
 _SEARCHED = ("n_estimators", "early_stopping")
+
+
+def takes_weights(model: str) -> bool:
+    """Return whether the training of a model uses weights of fluxes."""
+    cls = registry.model_class(model)
+    return registry.by_descent(model) or (issubclass(cls, RowModel) and cls.uses_weights)
 
 
 def complete_config(model: str, config: Config | Mapping | None, spec: FeatureSpec) -> Config:
@@ -152,8 +161,9 @@ def configure(
 
 def _check_used(model: str, changes: Mapping[str, Mapping], search: int | None) -> None:
     """Refuse settings that the model does not use, or that a search determines."""
-    if changes["training"] and not registry.by_descent(model):
-        names = ", ".join(f"training.{key}" for key in changes["training"])
+    used = LABEL_SETTINGS if takes_weights(model) else ()
+    if not registry.by_descent(model) and (unused := [key for key in changes["training"] if key not in used]):
+        names = ", ".join(f"training.{key}" for key in unused)
         raise ConfigError(f"{names}: gradient descent does not train {model}; its settings are config.<key>=<value>.")
     if search is None:
         return

@@ -24,7 +24,7 @@ from fluxcube.training.applicability import CLUSTER_KM, fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import Plan
-from fluxcube.training.rows import SiteRows, fit_rows
+from fluxcube.training.rows import SiteRows, fit_rows, row_weights
 from fluxcube.training.run import (
     DATA,
     LOG,
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from fluxcube.training.parallel import World
 
 log = logging.getLogger(__name__)
+
+#: Number of feature rows on which a search scores its best draws again, if trees are trained on all rows.
+_FINAL_ROWS = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,13 +169,21 @@ def searched(plan: Plan, seed: int, folder: Path, progress: Callable | None) -> 
 
     if not isinstance(plan.config, BoostingConfig):
         raise ConfigError(f"random search expects a BoostingConfig, found {type(plan.config).__name__}.")
-    options = SearchOptions(draws=plan.search, rows=plan.config.search_rows, seed=seed, buffer_km=plan.split.buffer_km)
+    options = SearchOptions(
+        draws=plan.search,
+        rows=plan.config.search_rows,
+        final_rows=plan.config.max_rows or _FINAL_ROWS,
+        seed=seed,
+        buffer_km=plan.split.buffer_km,
+    )
     found = random_search(
         plan.split.part(plan.cube, "train"),
         plan.split.train,
         spec=plan.spec,
         config=plan.config,
         options=options,
+        weigh=plan.weigh,
+        filled=plan.filled_weight,
         **plan.limit.to_dict(),
         out=folder / SEARCH,
         progress=progress,
@@ -198,8 +209,9 @@ def _fit_rows(
             f"{plan.model} is registered with trainer='rows', but its class is no fluxcube.models.rows.RowModel: "
             "derive it from RowModel, or register it with trainer='descent'."
         )
-    state, request = folder / ROWS_STATE, plan.request(seed)
-    logged = fit_rows(model, data.drawn(seed), data.val, seed=seed, progress=progress, state=state, request=request)
+    state, request, train = folder / ROWS_STATE, plan.request(seed), data.drawn(seed)
+    weight = row_weights(plan.split.part(plan.cube, "train"), train, plan.weigh, plan.filled_weight)
+    logged = fit_rows(model, train, data.val, seed=seed, progress=progress, state=state, request=request, weight=weight)
     logged = _by_name(logged, data.train.spec.targets)
     if logged:
         write_log(folder / LOG, [logged])

@@ -32,6 +32,8 @@ class Counters:
         Sum of the losses and number (or sum of weights) of the fluxes of the epoch so far.
     windows : int
         Number of windows of the epoch so far.
+    imbalance : float
+        Sum over these windows of the carbon balance: the mean of (NEE - (RECO - GPP))^2 over NEE's variance.
     best : float or None
         Best validation score so far.
     seconds : float
@@ -46,6 +48,7 @@ class Counters:
     loss: float = 0.0
     hours: float = 0.0
     windows: int = 0
+    imbalance: float = 0.0
     best: float | None = None
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)

@@ -1,62 +1,172 @@
-"""Weights of fluxes in the loss: by their uncertainty, and by how rare the class of their site is in training."""
+"""Weights of the fluxes that training learns from, the same for networks and trees.
+
+The weight of a value is the product of the named weights, scaled so that its mean over the values of a flux is 1:
+
+| name | weight of a value |
+|---|---|
+| quality | daily: share of the day that is measured or good fill; hourly: 1 if measured, `filled` if gap-filled |
+| igbp, koppen | inverse number of training towers of the class of its tower |
+| site | inverse number of values of its tower: all towers count equally |
+| sqrt-site | inverse square root of that number: a long record counts more than a short one, but less than its length |
+| spread | inverse root mean square of the fluxes of its tower |
+| randunc | inverse of its random variance plus the typical one (`TrainingConfig.weight_by_randunc`) |
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
+from fluxcube.resolution import HOURLY
+from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
+from fluxcube.samples.quality import best_flags
 from fluxcube.samples.support import Draws
 from fluxcube.samples.towers import Towers, day_quality, site_classes, site_years
 from fluxcube.samples.windows import cut
 
 log = logging.getLogger(__name__)
 
+#: Weight of gap-filled hours relative to measured ones, by default.
+FILLED = 0.2
 #: Minimum of the root mean square of a site's scaled fluxes.
 _MIN_SPREAD = 0.2
 
 
-def flux_weights(cube: xr.Dataset, towers: Towers, names: Sequence[str]) -> np.ndarray:
-    """Return the weights of the fluxes of some towers: the product of the named ones.
+@dataclass(frozen=True)
+class Labels:
+    """Fluxes that training learns from, and the time steps of a cube that they belong to.
+
+    Attributes
+    ----------
+    sites : tuple of str
+        Towers.
+    spec : FeatureSpec
+        Targets.
+    fluxes : (N, targets) float32
+        Scaled fluxes, tower by tower; NaN where not observed.
+    counts : (n,) int
+        Number of the N time steps that belong to each tower.
+    kept : tuple of (t,) bool, or None
+        Time steps of each tower's record that are among the N; None if all are.
+    """
+
+    sites: tuple[str, ...]
+    spec: FeatureSpec
+    fluxes: np.ndarray
+    counts: np.ndarray
+    kept: tuple[np.ndarray, ...] | None = None
+
+    @classmethod
+    def of(cls, towers: Towers) -> Labels:
+        """Return the fluxes of towers in RAM."""
+        counts = np.bincount(towers.site, towers.series.hours, len(towers.sites)).astype(np.int64)
+        return cls(towers.sites, towers.spec, towers.fluxes, counts)
+
+    @property
+    def site(self) -> np.ndarray:
+        """Tower (N,) of each time step."""
+        return np.repeat(np.arange(len(self.sites)), self.counts)
+
+    def quality(self, cube: xr.Dataset, filled: float) -> np.ndarray:
+        """Return the weights (N, targets) of quality; see `quality_weights`."""
+        kept = cube.sel(target=list(self.spec.targets))
+        return self._joined([quality_weights(site_years(kept, site), filled) for site in self.sites])
+
+    def uncertainty(self, cube: xr.Dataset) -> np.ndarray:
+        """Return the random uncertainty (N, targets) of the fluxes."""
+        kept = cube["fluxes_randunc"].to_dataset().sel(target=list(self.spec.targets))
+        return self._joined([site_years(kept, site)["fluxes_randunc"].values[0] for site in self.sites])
+
+    def _joined(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the values (N, targets) of all towers from those of each tower's whole record."""
+        if self.kept is not None:
+            parts = [part[kept] for part, kept in zip(parts, self.kept, strict=True)]
+        return np.concatenate(parts)
+
+
+def flux_weights(
+    cube: xr.Dataset, towers: Towers | Labels, names: Sequence[str], *, filled: float = FILLED
+) -> np.ndarray:
+    """Return the weights of the fluxes of some towers: the product of the named ones, with mean 1 for each flux.
 
     Parameters
     ----------
     cube : xr.Dataset
         Cube of the towers.
-    towers : Towers
+    towers : Towers or Labels
         Training towers, read from the cube.
     names : sequence of str
-        "randunc" (`label_weights`), "quality" (the measured share of a day), "igbp", "koppen" (`class_weights`), "site"
-        (`site_weights`), "spread" (`spread_weights`).
+        "quality" (`quality_weights`), "igbp", "koppen" (`class_weights`), "site", "sqrt-site" (`site_weights`),
+        "spread" (`spread_weights`), "randunc" (`inverse_variance`); none for equal weights.
+    filled : float
+        Weight of gap-filled hours relative to measured ones, for "quality".
 
     Returns
     -------
     (N, targets) float32
-        N as in ``towers.fluxes``.
+        N as in ``towers.fluxes``. The mean over observed values is 1, unless all their weights are 0.
     """
-    out = np.ones(towers.fluxes.shape, np.float32)
+    labels = towers if isinstance(towers, Labels) else Labels.of(towers)
+    site, observed = labels.site, np.isfinite(labels.fluxes)
+    out = np.ones(labels.fluxes.shape, np.float32)
     if "randunc" in names:
-        out *= label_weights(cube, towers)
+        out *= inverse_variance(labels.uncertainty(cube), observed)
     if "quality" in names:
-        kept = cube.sel(target=list(towers.spec.targets))
-        out *= np.nan_to_num(np.concatenate([day_quality(site_years(kept, site)) for site in towers.sites]))
-    rows = np.repeat(towers.site, towers.series.hours)
+        out *= labels.quality(cube, filled)
     for name in ("igbp", "koppen"):
         if name in names:
-            classes = site_classes(cube, towers.sites, name)
-            _report_unknown(name, towers.sites, classes)
-            out *= class_weights(classes)[rows][:, None].astype(np.float32)
-    if "site" in names:
-        out *= site_weights(rows, np.isfinite(towers.fluxes))
+            classes = site_classes(cube, labels.sites, name)
+            _report_unknown(name, labels.sites, classes)
+            out *= class_weights(classes)[site][:, None].astype(np.float32)
+    for name, power in (("site", 1.0), ("sqrt-site", 0.5)):
+        if name in names:
+            out *= site_weights(site, observed, power)
     if "spread" in names:
-        out *= spread_weights(rows, towers.fluxes)
-    return out
+        out *= spread_weights(site, labels.fluxes)
+    return _with_mean_one(out, observed) if names else out
+
+
+def _with_mean_one(weights: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Scale the weights (N, targets) of each target to a mean of 1 over observed values."""
+    total = np.where(observed, weights, 0.0).sum(0, dtype=np.float64)
+    mean = total / np.maximum(observed.sum(0), 1)
+    return (weights / np.where(mean > 0, mean, 1.0)).astype(np.float32)
+
+
+def quality_weights(one: xr.Dataset, filled: float = FILLED) -> np.ndarray:
+    """Return the weights of the fluxes of one tower by their quality.
+
+    Parameters
+    ----------
+    one : xr.Dataset
+        Cube of one tower, as `fluxcube.samples.towers.site_years` returns it.
+    filled : float
+        Weight of an hour that is not measured. At a tower whose publication kept no better flag
+        (`fluxcube.samples.quality.best_flags`), that flag counts as measured.
+
+    Returns
+    -------
+    (t, targets) float32
+        Daily: the share of the day that is measured or good fill, 0 where it is unknown. Hourly: 1 or `filled`.
+
+    Raises
+    ------
+    ConfigError
+        If a daily quality is above 1: flags of 0 to 3 count the other way.
+    """
+    if f"fluxes{HOURLY.quality}" not in one:
+        return np.nan_to_num(day_quality(one)).astype(np.float32)
+    flags = one[f"fluxes{HOURLY.quality}"].values[0]
+    measured = HOURLY.limit(int(HOURLY.measured)).accepts(flags, best_flags(one)[0])
+    return np.where(measured, 1.0, filled).astype(np.float32)
 
 
 def _report_unknown(name: str, sites: Sequence[str], classes: Sequence[str]) -> None:
@@ -77,8 +187,8 @@ def _report_unknown(name: str, sites: Sequence[str], classes: Sequence[str]) -> 
         )
 
 
-def site_weights(site: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Weight values so that all sites count equally, however many values they have, and the mean is 1.
+def site_weights(site: np.ndarray, observed: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """Weight values by the inverse number of values of their site, so that the mean is 1.
 
     Parameters
     ----------
@@ -86,6 +196,8 @@ def site_weights(site: np.ndarray, observed: np.ndarray) -> np.ndarray:
         Site of each value.
     observed : (N, targets) bool
         Whether there is a value, for each target by itself.
+    power : float
+        Power of the number of values: with 1 all sites count equally, with 0.5 as the square root of their number.
 
     Returns
     -------
@@ -99,8 +211,9 @@ def site_weights(site: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """
     out = np.zeros(observed.shape, np.float32)
     for i, seen in enumerate(observed.T):
-        count = np.bincount(site[seen])
-        out[seen, i] = seen.sum() / (np.count_nonzero(count) * count[site[seen]])
+        if seen.any():
+            raw = np.bincount(site[seen]).astype(np.float64)[site[seen]] ** -power
+            out[seen, i] = raw / raw.mean()
     return out
 
 
@@ -162,28 +275,6 @@ def spread_weights(site: np.ndarray, fluxes: np.ndarray) -> np.ndarray:
         raw = 1 / np.maximum(size, _MIN_SPREAD)[site[seen]]
         out[seen, i] = raw / raw.mean()
     return out
-
-
-def label_weights(cube: xr.Dataset, towers: Towers) -> np.ndarray:
-    """Return the weights of the fluxes of some towers by their random uncertainty.
-
-    Parameters
-    ----------
-    cube : xr.Dataset
-        Cube of the towers, with ``fluxes_randunc``.
-    towers : Towers
-        Towers, read from the cube.
-
-    Returns
-    -------
-    (N, targets) float32
-        See `inverse_variance`; N as in ``towers.fluxes``.
-    """
-    parts = [
-        site_years(cube, site)["fluxes_randunc"].sel(target=list(towers.spec.targets)).values[0]
-        for site in towers.sites
-    ]
-    return inverse_variance(np.concatenate(parts), np.isfinite(towers.fluxes))
 
 
 def inverse_variance(spread: np.ndarray, observed: np.ndarray) -> np.ndarray:

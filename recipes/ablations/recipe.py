@@ -7,7 +7,7 @@ import pandas as pd
 import yaml
 
 import fluxcube as fc
-from fluxcube.errors import unknown
+from fluxcube.errors import ConfigError, unknown
 from fluxcube.evaluation.report import format_table
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_variants
@@ -15,6 +15,8 @@ from fluxcube.plotting.maps import plot_differences
 from fluxcube.samples.splits import load_folds, split_for
 
 CLUSTERS_KM = 50.0
+#: The split on whose test towers settings are chosen.
+DEVELOPMENT = "splits/towers157-development.json"
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
 
 
@@ -53,6 +55,15 @@ def chosen(axes, only):
         if word not in known:
             raise unknown("axis", word, known)
     return [axis for axis in axes if not only or axis[0] in only or axis[0].split()[0] in only]
+
+
+def part_of(splits):
+    """Return the part that is scored by default: validation towers, or the test towers of a development split."""
+    if all(split.kind == "development" for split in splits.values()):
+        return "test"
+    if not all(split.val for split in splits.values()):
+        raise ConfigError("the folds have no validation towers to choose settings on: pass the development split.")
+    return "val"
 
 
 def splits_of(cube, split, folds):
@@ -96,7 +107,7 @@ def report(tables, out):
     return table
 
 
-def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", part="val", draws=1000):
+def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", part=None, draws=1000):
     cube, out = fc.open_carbonsense(cube) if isinstance(cube, str | Path) else cube, Path(out)
     axes = chosen(grid(budget), only)
     if "modis" not in cube and any(v.bands is None for _, _, variants in axes for v in variants):
@@ -104,6 +115,7 @@ def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", p
         print("left out modis: the cube has no chips")
     out.mkdir(parents=True, exist_ok=True)
     splits, tables = splits_of(cube, split, folds), []
+    part = part or part_of(splits)
     for name, igbp, variants in axes:
         if igbp and (why := lacking(cube, splits, part, igbp)):
             print(f"left out {name}: {why}")
@@ -120,11 +132,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cube", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--split", default="splits/towers109.json", help="file of folds, or a kind of split")
+    parser.add_argument("--split", default=DEVELOPMENT, help="file of folds, or a kind of split")
     parser.add_argument("--folds", help="numbers of the file's folds, as 1,2; all by default")
     parser.add_argument("--only", help="axes, as context,k or missing; all by default")
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
-    parser.add_argument("--part", choices=("val", "test"), default="val")
+    parser.add_argument("--part", choices=("val", "test"), help="default: val, or test of a development split")
     options = vars(parser.parse_args())
     options["only"] = options["only"].split(",") if options["only"] else None
     options["folds"] = [int(n) for n in options["folds"].split(",")] if options["folds"] else None

@@ -8,36 +8,46 @@ import pandas as pd
 import yaml
 
 import fluxcube as fc
-from fluxcube.errors import unknown
+from fluxcube.errors import ConfigError, unknown
 from fluxcube.evaluation.report import format_table
+from fluxcube.evaluation.seeds import seed_table
 from fluxcube.evaluation.separation import class_separation
 from fluxcube.evaluation.sitemeans import site_mean_table, site_scores
 from fluxcube.evaluation.skill import score_table
-from fluxcube.experiments import Variant, score_variants, trained
+from fluxcube.experiments import Variant, score_members, score_variants, settings_table, trained
+from fluxcube.plotting.bars import plot_class_errors
 from fluxcube.plotting.sites import plot_class_changes, plot_embedding, plot_site_changes
 from fluxcube.samples.splits import load_folds
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
 CLUSTERS_KM = 50.0
+#: The model whose settings are changed one at a time, and that is drawn against the reference model.
+OURS = "TAM-RL (ours)"
 #: Fluxes in figures, as in the paper.
 DRAWN = ("GPP_NT", "NEE")
 
 
 def variant(line, budget):
-    """Return one model at a budget."""
+    """Return one model at a budget, with the weights and towers of a member that all models of a budget share."""
     start = Variant(**{"label": "", "seed": SETTINGS["seed"], "model": line["model"]} | SETTINGS["base"])
-    return start.changed(SETTINGS["budgets"][budget].get(line["model"], {})).changed(line)
+    own = SETTINGS["budgets"][budget].get(line["model"])
+    return start.changed(SETTINGS["equal"][budget] if own else {}).changed(own or {}).changed(line)
 
 
-def models_of(budget, only=None):
-    """Return the models at a budget; `only` selects labels."""
-    return some([variant(line, budget) for line in SETTINGS["models"]], only)
+def models_of(budget, only=None, *, surface=False):
+    """Return the models at a budget, with reflectance as well if the cube has it; `only` selects labels."""
+    models = [variant(line, budget) for line in SETTINGS["models"]]
+    if surface:
+        twice = [v for v in models if v.label in SETTINGS["with_surface"]]
+        models += [v.changed({"label": f"{v.label} + reflectance", "surface": SETTINGS["surface"]}) for v in twice]
+    return some(models, only)
 
 
 def ablations_of(budget, only=None):
     """Return TAM-RL and variants that differ in one setting, with equal numbers of seeds; `only` selects labels."""
     seeds = SETTINGS["ablation_seeds"][budget]
-    whole = variant({"label": "TAM-RL", "model": "tam-rl"}, budget).changed({"seeds": seeds if seeds > 1 else None})
+    line = next(line for line in SETTINGS["models"] if line["label"] == OURS)
+    whole = variant(line, budget).changed({"seeds": seeds if seeds > 1 else None})
     return some([whole, *(whole.changed(line) for line in SETTINGS["ablations"])], only)
 
 
@@ -59,22 +69,38 @@ def folds_of(path, numbers, part):
     return {name: dataclasses.replace(s, train=(*s.train, *s.val), val=()) for name, s in chosen.items()}
 
 
+def part_of(split, ablate):
+    """Return the part that is scored: validation towers while settings are chosen, else test towers.
+
+    Folds without validation towers are scored on their test towers; settings may then be chosen only on a development
+    split, whose test towers are in no test of the other folds.
+    """
+    folds = load_folds(split)
+    if not ablate or all(fold.kind == "development" for fold in folds):
+        return "test"
+    if not all(fold.val for fold in folds):
+        raise ConfigError(f"{split} has no validation towers to choose settings on: pass the development split.")
+    return "val"
+
+
 def percent(value):
     return "–" if value != value else f"{100 * value:+.1f} %"
 
 
 def lines(table):
-    """Return a table of site means as Markdown, as Table 1 of the paper, with intervals."""
-    head = (
-        "| model | flux | RMSE (site mean) | NSE (site mean) | RMSE against the first | NSE less the first's | sites |"
-    )
-    rows = [head, "|---|---|---|---|---|---|---|"]
+    """Return a table of site means as Markdown, as Table 1 of the paper, with intervals; corr2 is its R2."""
+    against = table.attrs["against"]
+    head = ["model", "flux", "RMSE (site mean)", "NSE (site mean)", "corr2 (site mean)", "corr2 (site median)"]
+    head += [f"RMSE against {against}", f"NSE less that of {against}", "sites"]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in table.itertuples():
         rmse = f"{row.rmse:.3f} [{row.rmse_low:.3f}, {row.rmse_high:.3f}]"
         nse = f"{row.nse:.3f} [{row.nse_low:.3f}, {row.nse_high:.3f}]"
         change = f"{percent(row.rmse_change)} [{percent(row.rmse_change_low)}, {percent(row.rmse_change_high)}]"
         diff = f"{row.nse_diff:+.3f} [{row.nse_diff_low:+.3f}, {row.nse_diff_high:+.3f}]"
-        cells = (row.model, f"{row.target} ({row.units})", rmse, nse, change, diff, f"{row.n_sites}")
+        corr2 = f"{row.corr2:.3f} [{row.corr2_low:.3f}, {row.corr2_high:.3f}]"
+        scores = (rmse, nse, corr2, f"{row.corr2_median:.3f}", change, diff)
+        cells = (row.model, f"{row.target} ({row.units})", *scores, f"{row.n_sites}")
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -87,6 +113,8 @@ def report(name, scored, out, draws):
         means = site_mean_table(sums, **about)
         pooled = score_table(sums, **about)
         text += [f"## Days of quality {quality:g}", f"Scored: {sums.attrs['row_mask']}.", lines(means)]
+        others = [label for label in SETTINGS["against"] if label in sums.models[1:] and name == "models"]
+        text += [lines(site_mean_table(sums, against=label, **about)) for label in others]
         text += ["### All days pooled", format_table(pooled.drop(columns=["mae", "bias", "corr2"]))]
         tables.append(means.assign(min_quality=quality))
         if name == "models":
@@ -104,10 +132,28 @@ def figures(sums, out, draws):
     means.to_csv(out / "site_classes.csv", index=False)
     sites = site_scores(sums)
     sites.to_csv(out / "sites.csv", index=False)
+    models = drawn_models(sums.models)
+    for by in ("igbp", "koppen"):
+        plot_class_errors(means[means.by.isin(["all", by])], out / f"errors-{by}.png", targets=DRAWN, models=models)
     if len(sums.models) > 1:
-        plot_class_changes(means[means.by != "koppen"], out / "classes.png", targets=DRAWN)
-        model = "TAM-RL" if "TAM-RL" in sums.models[1:] else sums.models[-1]
+        others = [label for label in models if label != sums.models[0]] or None
+        plot_class_changes(means[means.by != "koppen"], out / "classes.png", targets=DRAWN, models=others)
+        ours = [label for label in (f"{OURS} + reflectance", OURS) if label in sums.models[1:]]
+        model = ours[0] if ours else sums.models[-1]
         plot_site_changes(sites, out / "sites.png", model=model, targets=DRAWN)
+
+
+def drawn_models(models):
+    """Return the models in figures: those of the paper's, with reflectance if they have it; all if none is there."""
+    labels = [f"{label}{end}" for label in SETTINGS["in_figures"] for end in (" + reflectance", "")]
+    first = {label.removesuffix(" + reflectance"): label for label in reversed(labels) if label in models}
+    return list(first.values())[::-1] or list(models)
+
+
+def seeds(cube, splits, variants, out, part, draws):
+    """Write intervals over towers and seeds, of the days of the first quality."""
+    sums = score_members(cube, splits, variants, out, part=part, min_quality=SETTINGS["min_quality"][0], log=print)
+    seed_table(sums, clusters=CLUSTERS_KM, draws=draws, seed=SETTINGS["seed"]).to_csv(out / "seeds.csv", index=False)
 
 
 def embeddings(cube, split, one, out):
@@ -128,20 +174,28 @@ def embeddings(cube, split, one, out):
 
 
 def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, draws=1000, ablate=False):
-    part = part or ("val" if ablate else "test")
+    part = part or part_of(split, ablate)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     cube = fc.open_carbonsense(cube) if isinstance(cube, str | Path) else cube
     splits = folds_of(split, folds, part)
-    name, variants = ("ablations", ablations_of(budget, only)) if ablate else ("models", models_of(budget, only))
+    name, variants = (
+        ("ablations", ablations_of(budget, only))
+        if ablate
+        else ("models", models_of(budget, only, surface="surface" in cube))
+    )
     scored = {
         quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, log=print)
         for quality in SETTINGS["min_quality"]
     }
     table = report(name, scored, out, draws)
+    chosen_on = SETTINGS["chosen_on"]
+    settings_table(cube, splits, variants, out, chosen_on=chosen_on).to_csv(out / f"{name}-settings.csv", index=False)
+    if part == "test":
+        seeds(cube, splits, variants, out, part, draws)
     if not ablate:
         figures(scored[SETTINGS["min_quality"][0]], out, draws)
-    if tam := [v for v in variants if v.model == "tam-rl"]:
+    if tam := [v for v in variants if v.label.startswith(OURS)]:
         embeddings(cube, next(iter(splits.values())), tam[0], out)
     return table
 
@@ -150,7 +204,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cube", type=Path, help="daily cube of the towers")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--split", default="splits/towers109.json", help="file of folds")
+    parser.add_argument("--split", default="splits/towers157.json", help="file of folds")
     parser.add_argument("--folds", help="numbers of the file's folds, as 1,2; all by default")
     parser.add_argument("--only", help="labels of models, separated by commas; all by default")
     parser.add_argument(
@@ -158,7 +212,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
     parser.add_argument(
-        "--part", choices=("val", "test"), help="val while settings are chosen, as for --ablate; else test"
+        "--part", choices=("val", "test"), help="val while settings are chosen; by default test, for --ablate val"
     )
     options = vars(parser.parse_args())
     options["only"] = options["only"].split(",") if options["only"] else None

@@ -10,8 +10,16 @@ import fluxcube as fc
 from fluxcube.errors import unknown
 from fluxcube.evaluation.report import format_pair, format_table
 from fluxcube.evaluation.scales import SCALES, scale_table
+from fluxcube.evaluation.seeds import seed_table
 from fluxcube.evaluation.skill import class_means, score_table
-from fluxcube.experiments import Variant, predictions_of, score_variants, trained
+from fluxcube.experiments import (
+    Variant,
+    predictions_of,
+    score_members,
+    score_variants,
+    settings_table,
+    trained,
+)
 from fluxcube.plotting.maps import plot_differences, plot_scores
 from fluxcube.samples.splits import load_folds
 
@@ -19,17 +27,24 @@ SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8
 CLUSTERS_KM = 50.0
 
 
-def variants_of(budget, only=None):
-    """Return the models at a budget; `only` selects labels."""
-    made = []
+def variants_of(budget, only=None, *, surface=False):
+    """Return the models at a budget, with reflectance as well if the cube has it; `only` selects labels.
+
+    Trees and networks have the same weights of hours and the same share of the training towers for each seed.
+    """
+    variants = []
     for line in SETTINGS["models"]:
         start = Variant(**{"label": "", "seed": SETTINGS["seed"], "model": line["model"]} | SETTINGS["base"])
-        made.append(start.changed(SETTINGS["budgets"][budget].get(line["model"], {})).changed(line))
-    labels = [v.label for v in made]
+        own = SETTINGS["budgets"][budget].get(line["model"])
+        variants.append(start.changed(SETTINGS["equal"] if own else {}).changed(own or {}).changed(line))
+    if surface:
+        twice = [v for v in variants if v.label in SETTINGS["with_surface"]]
+        variants += [v.changed({"label": f"{v.label} + reflectance", "surface": SETTINGS["surface"]}) for v in twice]
+    labels = [v.label for v in variants]
     for label in only or ():
         if label not in labels:
             raise unknown("model", label, labels)
-    return [v for v in made if not only or v.label in only]
+    return [v for v in variants if not only or v.label in only]
 
 
 def towers(raw, out):
@@ -70,6 +85,30 @@ def report(sums, out, draws):
     return both
 
 
+def settings(cube, splits, variants, out):
+    """Write the settings of every run, and where they were chosen."""
+    table = settings_table(cube, splits, variants, out, chosen_on=SETTINGS["chosen_on"])
+    table.to_csv(out / "settings.csv", index=False)
+    short = table.drop(columns=["settings", "searched"]).set_index("model")
+    cells = [[str(name), *map(_cell, row)] for name, row in zip(short.index, short.values, strict=True)]
+    head = ["model", *short.columns.str.replace("_", " ")]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *cells])
+    (out / "settings.md").write_text(f"# Settings, and where they were chosen\n\n{text}\n", "utf-8")
+
+
+def _cell(value):
+    if value is None or value != value:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def seeds(cube, splits, variants, out, draws):
+    """Write the scores of ensembles and of single members, with intervals over towers and over seeds as well."""
+    sums = score_members(cube, splits, variants, out, log=print)
+    table = seed_table(sums, clusters=CLUSTERS_KM, draws=draws, seed=SETTINGS["seed"])
+    table.to_csv(out / "seeds.csv", index=False)
+
+
 def scales(cube, splits, variants, out, draws):
     """Write skill at eight time scales, from the stored predictions."""
     import xarray as xr
@@ -101,9 +140,11 @@ def main(raw, out, *, split, folds=None, only=None, budget="full", part="test", 
     out.mkdir(parents=True, exist_ok=True)
     cube = towers(Path(raw), out) if isinstance(raw, str | Path) else raw
     splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
-    variants = variants_of(budget, only)
+    variants = variants_of(budget, only, surface="surface" in cube)
     table = report(score_variants(cube, splits, variants, out, part=part, log=print), out, draws)
+    settings(cube, splits, variants, out)
     if part == "test":
+        seeds(cube, splits, variants, out, draws)
         scales(cube, splits, variants, out, draws)
     if era5:
         maps(trained(cube, next(iter(splits.values())), variants[-1], out), era5, out, igbp)
@@ -114,7 +155,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("raw", type=Path, help="cube, or folder of FLUXNET archives")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--split", type=Path, default=Path("splits/towers109.json"), help="file of folds")
+    parser.add_argument("--split", type=Path, default=Path("splits/towers157.json"), help="file of folds")
     parser.add_argument("--folds", help="numbers of folds, as 1,2; all by default")
     parser.add_argument("--only", help="labels of models, separated by commas; all by default")
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")

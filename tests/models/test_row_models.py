@@ -177,6 +177,9 @@ class Pieces:
     def targets(self):
         return self.y
 
+    def weights(self):
+        return None
+
     def chunks(self):
         self.passes += 1
         for at in range(0, len(self.rows), 37):

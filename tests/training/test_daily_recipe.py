@@ -62,7 +62,7 @@ def test_site_means_are_means_over_sites(cube):
 def test_the_recipe_scores_on_one_set_of_rows_at_each_quality_and_goes_on(recipe, cube, tmp_path):
     save_folds(kfold(cube, k=2), tmp_path / "folds.json")
     options = {"split": tmp_path / "folds.json", "folds": [1], "budget": "quick", "draws": 100, "part": "val"}
-    only = ["XGBoost with 45-day means", "mean cycle of the class", "TAM-RL"]
+    only = ["XGBoost with 45-day means", "mean cycle of the class", "TAM-RL (ours)"]
     table = recipe.main(cube, tmp_path / "out", only=only, **options)
     assert set(table.model) == set(only) and set(table.min_quality) == {1.0, 0.75}
     files = {"models.md", "models.csv", "classes-1.csv", "site_classes.csv", "classes.png", "sites.csv", "sites.png"}
@@ -79,7 +79,7 @@ def test_the_recipe_scores_on_one_set_of_rows_at_each_quality_and_goes_on(recipe
     assert again.equals(table)
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("run.json")}
     text = (tmp_path / "out/models.md").read_text("utf-8")
-    assert "quality >= 0.75" in text and "| TAM-RL | GPP_NT (gC m-2 d-1) |" in text
+    assert "quality >= 0.75" in text and "| TAM-RL (ours) | GPP_NT (gC m-2 d-1) |" in text
 
 
 def test_ablations_change_one_thing_each(recipe):

@@ -250,7 +250,8 @@ def test_every_setting_of_training_changes_something(cube, tmp_path):
     # These change no number of a step, or have tests of their own.
     other = {"val_windows", "device", "checkpoint_seconds", "keep", "patience", "tensorboard", "weight_by_randunc"}
     other |= {"val_quality"}
-    other |= {"weigh", "balance", "pretrain_epochs"}  # of daily models
+    other |= {"weigh", "filled_weight"}  # tests/training/test_weights.py
+    other |= {"balance", "pretrain_epochs"}  # of daily models
     gaussians = {"mse_epochs", "nll_beta"}
     assert {f.name for f in dataclasses.fields(TrainingConfig)} == {*changes, *gaussians, *other}
 

@@ -20,7 +20,7 @@ from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
 from fluxcube.training.calibration import LEVELS, calibrate
 from fluxcube.training.loss import gaussian_nll, squared_error
-from fluxcube.training.weights import WeightedWindows, inverse_variance, label_weights
+from fluxcube.training.weights import WeightedWindows, flux_weights, inverse_variance
 
 torch.set_num_threads(1)  # tests run beside each other
 
@@ -176,7 +176,7 @@ def test_hours_of_large_random_uncertainty_count_less(cube, tmp_path):
     split = per_igbp(cube, seed=4)
     doubtful = with_uncertainty(cube, split.train[:2], 10.0)
     towers = load_towers(doubtful, split.train, cube_spec(cube, split.train, targets=TARGETS), HOURLY.limit(1)).scaled()
-    found = label_weights(doubtful, towers)
+    found = flux_weights(doubtful, towers, ("randunc",))
     bad = np.repeat(np.isin(np.arange(len(split.train)), [0, 1]), 288)
     seen = np.isfinite(towers.fluxes)
     assert (found[~seen] == 0).all() and found[seen[:, 0], 0].mean() == pytest.approx(1.0, rel=1e-5)

@@ -1,0 +1,95 @@
+"""Bars of the RMSE of models by class, with intervals over clusters of sites.
+
+Axes and files are handled as in `fluxcube.plotting.maps`. Several fluxes are drawn in one panel each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from fluxcube.errors import ConfigError, unknown
+from fluxcube.plotting.canvas import PALETTE, new_panels, print_units, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_class_errors(
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    targets: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+) -> tuple[Axes, ...]:
+    """Draw the mean RMSE over the sites of each class as bars, one for each model, with intervals.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Table returned by `fluxcube.evaluation.sitemeans.site_mean_table` with `by`; it may begin with table rows for
+        all sites.
+    path : path, optional
+        File to write.
+    targets, models : sequence of str, optional
+        Fluxes, one panel each, and models. Default: all.
+
+    Returns
+    -------
+    tuple of matplotlib.axes.Axes
+        One group of bars for each class in order of the number of sites, all sites first. There is no interval for
+        fewer than 3 clusters of sites.
+
+    Raises
+    ------
+    UnknownNameError
+        If a target or model is not in the table.
+    ConfigError
+        If it is another table, or has no score.
+
+    References
+    ----------
+    Rozanov, Renganathan & Kumar 2026 (Figure 3), arXiv:2603.09974
+    """
+    if missing := {"target", "units", "group", "model", "n_sites", "rmse", "rmse_low", "rmse_high"} - set(table):
+        raise ConfigError(f"expected the table of site_mean_table(by=...), found one without {sorted(missing)}.")
+    targets = _known("target", targets, table)
+    models = _known("model", models, table)
+    rows = table[table["target"].isin(targets) & table["model"].isin(models) & (table["n_sites"] > 0)]
+    if not np.isfinite(rows["rmse"]).any():
+        raise ConfigError("the table has no RMSE to draw: score a site with enough time steps.")
+    sites = rows.groupby("group")["n_sites"].max()
+    groups = sorted(sites.index, key=lambda group: (group != "all", -sites[group], group))
+    axes = tuple(new_panels(len(targets), (1.5 + len(targets) * (1.5 + 0.12 * len(groups) * len(models)), 4.2)))
+    for ax, target in zip(axes, targets, strict=True):
+        _draw_bars(ax, rows[rows["target"] == target], groups, models)
+        names = [f"{'all sites' if group == 'all' else group} ({sites[group]})" for group in groups]
+        ax.set_xticks(np.arange(len(groups)), names, rotation=60, ha="right", fontsize=8)
+        units = print_units(str(table.loc[table["target"] == target, "units"].iloc[0]))
+        ax.set(title=target, ylabel=f"RMSE, mean over sites ({units})", ylim=(0, None))
+    axes[-1].legend(title="model", fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    save_picture(axes[0], path)
+    return axes
+
+
+def _known(column: str, names: Sequence[str] | None, table: pd.DataFrame) -> list[str]:
+    """Return the requested names of a column, or all of them in the order of the column."""
+    known = list(dict.fromkeys(map(str, table[column])))
+    if unknowns := [name for name in names or () if name not in known]:
+        raise unknown(column, unknowns[0], known)
+    return list(known if names is None else names)
+
+
+def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Sequence[str], models: Sequence[str]) -> None:
+    """Draw the bars and intervals of one flux."""
+    width = 0.8 / len(models)
+    for j, model in enumerate(models):
+        one = rows[rows["model"] == model].set_index("group").reindex(groups)
+        at = np.arange(len(groups)) + (j - 0.5 * (len(models) - 1)) * width
+        value, low, high = (one[name].to_numpy(float) for name in ("rmse", "rmse_low", "rmse_high"))
+        ax.bar(at, value, width, color=PALETTE[j % len(PALETTE)], label=model, edgecolor="white", linewidth=0.3)
+        ax.vlines(at, low, high, color="black", linewidth=0.8)
