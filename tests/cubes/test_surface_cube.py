@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -502,12 +503,21 @@ def test_tiles_of_another_product_are_cut_around_the_towers(tiles, tmp_path):
     quality = np.zeros((32, 32), "uint8")
     fields |= {f"BRDF_Albedo_Band_Mandatory_Quality_Band{i}": (quality, {"_FillValue": 255}) for i in range(1, 8)}
     (tmp_path / "tiles").mkdir()
-    path = tmp_path / "tiles" / name_of("MCD43A4", "2010-01-02", tile_of(corner))
+    path, path_day = tmp_path / "tiles" / name_of("MCD43A4", "2010-01-02", tile_of(corner)), date(2010, 1, 2)
     write_hdf(path, [grid("MOD_Grid_BRDF", corner, fields)])
     build_carbonsense(raw, tmp_path / "c", surface=tmp_path / "tiles", sites="CH-Aaa")
     ds = open_carbonsense(tmp_path / "c").load()
     np.testing.assert_allclose(ds.surface.values.ravel()[:7], 0.25 + np.arange(7) * 1e-4, rtol=1e-5)
     assert ds.surface.attrs["product"] == "MCD43A4" and ds.surface.attrs["lookahead_days"] == 8
+    # The same tiles as chips, beside the reflectance of another product, whose days and bands are others.
+    mine = series(("CH-Aaa",)).drop_vars(["latitude", "longitude"])
+    build_carbonsense(raw, tmp_path / "both", modis=tmp_path / "tiles", surface=mine, sites="CH-Aaa")
+    both = validate_cube(open_carbonsense(tmp_path / "both", time="2010-01-03"))
+    assert both.modis.dims == ("site", "day", "band", "y", "x") and both.sizes["band"] == 9
+    assert both.day.values.astype("datetime64[D]").tolist() == [path_day] and both.sizes["surface_day"] > 40
+    check_window(open_carbonsense(tmp_path / "both").load(), mine, "surface_day", "surface_band")
+    build_carbonsense(raw, tmp_path / "both", modis=tmp_path / "tiles", sites=["CH-Aaa", "US-Bbb"], append=True)
+    check_window(open_carbonsense(tmp_path / "both").load(), mine, "surface_day", "surface_band")
 
 
 def test_only_tiles_of_a_site_are_part_of_its_stamp(tiles, tmp_path):
