@@ -29,6 +29,8 @@ MAX_DISTANCE_KM = 2.0
 _LOW, _HIGH = -0.1, 1.6
 #: A series whose highest reflectance is below this was scaled twice.
 _DARK = 0.01
+#: Maximum share of values that are fills; of values that are scaled wrongly, more are impossible.
+_FILLS = 0.05
 #: Two values of one place, day and band that differ by less than this are the same, rounded.
 _SAME = 1e-4
 #: Attributes that are kept of a user's array.
@@ -81,8 +83,8 @@ def read_series(ds: xr.Dataset, where: str) -> tuple[list[Series], dict[str, obj
     ----------
     ds : xr.Dataset
         `surface` (site, day, band), as `fluxcube.read_surface` returns it; optionally `surface_quality` (site, day),
-        and the coordinates `latitude` and `longitude` (site). The dimensions may have the names that they have in an
-        hourly cube, and `site` may be a coordinate without a dimension. Lazy arrays are read.
+        and `latitude` and `longitude` (site), or lat and lon. The dimensions may have the names that they have in an
+        hourly cube, `day` may be called time, and `site` may be a coordinate without a dimension. Lazy arrays are read.
     where : str
         Where it comes from, for messages.
 
@@ -104,7 +106,7 @@ def read_series(ds: xr.Dataset, where: str) -> tuple[list[Series], dict[str, obj
     days, bands = _days(ds, where), [str(band) for band in ds.band.values]
     order, kept = np.argsort(days), [bands.index(band) for band in in_order(bands)]
     values = np.asarray(ds.surface.values, np.float32)[:, order][:, :, kept]
-    _check_values(values, [bands[i] for i in kept], [str(site) for site in ds.site.values], where)
+    _check_values(values, [str(site) for site in ds.site.values], days[order], [bands[i] for i in kept], where)
     quality = np.asarray(ds.surface_quality.values, np.float32)[:, order] if "surface_quality" in ds else None
     series = [
         Series(
@@ -130,8 +132,13 @@ def _in_standard_form(ds: xr.Dataset, where: str) -> xr.Dataset:
         )
     hourly, daily = SURFACE_DIMS["hourly"], SURFACE_DIMS["daily"]
     parts = [name for name in ("surface", "surface_quality") if name in ds]
-    at = {name: ds[name].reset_coords(drop=True) for name in ("latitude", "longitude") if name in ds.coords}
-    names = {old: new for old, new in zip(hourly, daily, strict=True) if old in ds.surface.dims}
+    at = {
+        name: ds[other].reset_coords(drop=True)
+        for name in ("latitude", "longitude")
+        for other in (name[:3], name)
+        if other in ds.variables and set(ds[other].dims) <= {"site"}
+    }
+    names = {old: new for old, new in zip((*hourly, "time"), (*daily, "day"), strict=True) if old in ds.surface.dims}
     ds = ds[parts].rename(names).assign_coords(at)
     if "site" not in ds.dims and "site" in ds.coords:
         ds = ds.expand_dims("site")
@@ -173,13 +180,13 @@ def _days(ds: xr.Dataset, where: str) -> np.ndarray:
     return days
 
 
-def _check_values(values: np.ndarray, bands: Sequence[str], sites: Sequence[str], where: str) -> None:
+def _check_values(values: np.ndarray, sites: Sequence[str], days: np.ndarray, bands: Sequence[str], where: str) -> None:
     """Refuse values (site, day, band) that are scaled wrongly, or fills."""
     seen = values[np.isfinite(values)]
     bad = (values < _LOW) | (values > _HIGH)
     if bad.any():
         site, day, band = np.argwhere(bad)[0]
-        scaled = np.median(np.abs(seen)) > _HIGH
+        scaled = bad.sum() > _FILLS * seen.size
         what = (
             "the values are not scaled: multiply them by the scale of the product, such as 0.0001"
             if scaled
@@ -191,6 +198,12 @@ def _check_values(values: np.ndarray, bands: Sequence[str], sites: Sequence[str]
         )
     reflectance = values[..., [band != "snow" for band in bands]]
     seen = reflectance[np.isfinite(reflectance)]
+    if reflectance.shape[2] > 1 and (black := (reflectance == 0).all(2)).any():
+        site, day = np.argwhere(black)[0]
+        raise SourceError(
+            f"{where}: {int(black.sum())} views have the reflectance 0 in every band, the first of {sites[site]} "
+            f"on {days[day]}: 0 is a fill there, which must be missing (NaN)."
+        )
     if seen.size and seen.max() < _DARK:
         raise SourceError(
             f"{where}: the highest reflectance is {seen.max():g}, expected values from 0 to 1: they were scaled twice."

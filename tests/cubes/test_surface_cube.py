@@ -238,6 +238,9 @@ def test_places_are_compared(towers, tmp_path):
     for wrong in (-1.0, float("nan")):
         with pytest.raises(ConfigError, match="max_distance_km"):
             build_carbonsense(towers, tmp_path / "c", surface=near, max_distance_km=wrong, overwrite=True)
+    with pytest.raises(SourceError, match=r"66\.7 km"):
+        short = far.rename(latitude="lat", longitude="lon").reset_coords(["lat", "lon"])
+        build_carbonsense(towers, tmp_path / "c", surface=short, overwrite=True)
     unknown = series().drop_vars(["latitude", "longitude"])
     build_carbonsense(towers, tmp_path / "c", surface=unknown, overwrite=True)
 
@@ -338,8 +341,12 @@ def faults() -> dict[str, tuple]:
     fill.surface[2, 4, 1] = -28672
     text = good.assign_coords(day=good.day.dt.strftime("%Y%j").values.astype(int))
     twice = xr.concat([good, good.isel(day=[3])], "day")
+    zeros = good.fillna(0.0)
     return {
         "not scaled": (scaled(1e4), SourceError, "not scaled"),
+        "in percent": (scaled(100), SourceError, "not scaled"),
+        "ten times too large": (scaled(10), SourceError, "not scaled"),
+        "zeros for clouds": (zeros, SourceError, "0 in every band, the first of FJ-Ddd on 2008-06"),
         "scaled twice": (scaled(1e-4), SourceError, "scaled twice"),
         "a fill": (fill, SourceError, "-28672 in nir of US-Aaa and 1 values outside"),
         "days of year": (text, SourceError, r"must contain dates.*2008153"),
@@ -369,7 +376,8 @@ def test_other_forms_of_a_good_dataset(towers, tmp_path):
     noon = noon.assign_coords(day=noon.day + np.timedelta64(12, "h"))
     low = series()
     low.surface[:, 5] = -0.009
-    for i, ds in enumerate((one, noon, low)):
+    timed = series().rename(day="time", latitude="lat", longitude="lon").reset_coords(["lat", "lon"])
+    for i, ds in enumerate((one, noon, low, timed)):
         build_carbonsense(towers, tmp_path / f"c{i}", surface=ds, sites="US-Aaa")
         cube = open_carbonsense(tmp_path / f"c{i}").load()
         assert cube.surface.notnull().any() and ("surface_quality" in cube) == bool(i)
