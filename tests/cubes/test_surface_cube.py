@@ -261,7 +261,8 @@ def test_another_country_code_at_the_same_place_is_used_and_noted(towers, tmp_pa
     (note,) = [text for text in report.report["warnings"]["US-Aaa"] if "surface" in text]
     assert "tower 1 is 0.0 km away: rename it" in note
     numbered = series().assign_coords(site=np.array(["1", "2", "3"], object))
-    build_carbonsense(towers, tmp_path / "g", surface=numbered)
+    beside = series(("x",), seed=7).assign_coords(latitude=("site", [40.01]), longitude=("site", [-90.0]))
+    build_carbonsense(towers, tmp_path / "g", surface=xr.concat([numbered, beside], "site"))
     check_window(open_carbonsense(tmp_path / "g").load(), series(), "surface_day", "surface_band")
     with pytest.raises(SourceError, match="found series of CA-Xxx"):
         nowhere = series(("CA-Xxx",))
