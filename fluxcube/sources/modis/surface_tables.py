@@ -18,7 +18,7 @@ import pandas as pd
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.surface_checks import SAME_PLACE, distance_km
-from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, parse_days, product_in
+from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, line_of, parse_days, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.variables import SURFACE_BANDS
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 #: Columns of the tables of ORNL's web service with one column for each pixel, which may have no header line.
 ORNL_COLUMNS = ("HDFname", "Product", "Date", "Site", "ProcessDate", "Band")
 _ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
+#: Columns of quality of products without rules of their own, such as SummaryQA and pixel_reliability of MOD13A1.
+_QUALITY = re.compile(r"(?:summary|detailed)_?qa$|pixel_?reliability$|vi_?quality$|_q[ac]$", re.IGNORECASE)
 #: Number of characters at the beginning of a file that contain its header.
 _START = 1 << 20
 _BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
@@ -80,12 +82,14 @@ def read_frame(path: Path) -> pd.DataFrame:
         names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator))
         if _ORNL_FILE.match(names[0]):  # a table without a header line
             names = [*ORNL_COLUMNS, *map(str, range(1, len(names) - len(ORNL_COLUMNS) + 1))]
-            return pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
+            table = pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
+            return table.set_axis(table.index - 1)
         if twice := sorted({name for name in names if names.count(name) > 1 and name}):
             raise SourceError(f"{path}: expected different column names, found {', '.join(twice)} twice: rename one.")
-        return pd.read_csv(
+        table = pd.read_csv(
             path,
             sep=separator,
+            index_col=False,  # lines may end with a separator
             skiprows=skipped,
             decimal="," if separator == ";" and "." not in second else ".",
             encoding=encoding,
@@ -94,6 +98,7 @@ def read_frame(path: Path) -> pd.DataFrame:
             skipinitialspace=True,
             low_memory=False,
         )
+        return table.set_axis(table.index + skipped)  # so that messages name the line of the file
     except SourceError:
         raise
     except (OSError, EOFError, ValueError, StopIteration) as problem:  # pandas' errors of parsing are ValueErrors
@@ -152,7 +157,8 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
     for name in options.flags:
         if name not in flags and name in frame.columns:
             flags[name] = numbers(frame[name], where)
-    pixel = frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None
+    _report_unused_quality(frame, flags, where)
+    pixel = pixel_numbers(frame[found["pixel"]], where) if "pixel" in found else None
     if set(frame.columns) >= _GET_REGION:  # of Earth Engine: one row for each image and pixel
         found = {key: name for key, name in found.items() if name != "id"}
         pixel = frame.groupby(["latitude", "longitude"]).ngroup().to_numpy()
@@ -178,6 +184,18 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
     )
 
 
+def _report_unused_quality(frame: pd.DataFrame, flags: Mapping[str, np.ndarray], where: str) -> None:
+    """Report columns of quality of products whose flags no default rule knows, if there is no other flag."""
+    unused = [str(name) for name in frame.columns if _QUALITY.search(str(name)) and name not in flags]
+    if unused and not flags:
+        log.warning(
+            "%s: every value is used; %s could select those of good quality: pass quality={%r: [accepted values]}",
+            where,
+            ", ".join(unused),
+            unused[0],
+        )
+
+
 def numbers(column: pd.Series, where: str) -> np.ndarray:
     """Return a column as float64, NaN where blank; SourceError for text."""
     if column.dtype.kind in "iufb":
@@ -186,10 +204,22 @@ def numbers(column: pd.Series, where: str) -> np.ndarray:
     wrong = np.flatnonzero(np.isnan(values) & column.notna().to_numpy())
     if wrong.size:
         raise SourceError(
-            f"{where}: line {wrong[0] + 2}: {column.name} must be a number, found {column.iloc[wrong[0]]!r}; correct "
-            "it, or leave it blank where it is missing."
+            f"{where}: line {line_of(column, wrong[0])}: {column.name} must be a number, found "
+            f"{column.iloc[wrong[0]]!r}; correct it, or leave it blank where it is missing."
         )
     return values
+
+
+def pixel_numbers(column: pd.Series, where: str) -> np.ndarray:
+    """Return the numbers of pixels (n,) int64; SourceError where one is blank or no whole number."""
+    values = numbers(column, where)
+    wrong = np.flatnonzero(~(np.abs(values) < 2**53) | (values != np.rint(values)))
+    if wrong.size:
+        raise SourceError(
+            f"{where}: line {line_of(column, wrong[0])}: {column.name} must be the number of a pixel, found "
+            f"{column.iloc[wrong[0]]!r}: correct it."
+        )
+    return values.astype(np.int64)
 
 
 def sites_of(
@@ -207,7 +237,9 @@ def sites_of(
     column = frame[_named_sites(frame, found["site"])]
     codes, names = pd.factorize(column)
     if (codes < 0).any():
-        raise SourceError(f"{where}: line {int(np.flatnonzero(codes < 0)[0]) + 2}: no site; every line needs one.")
+        raise SourceError(
+            f"{where}: line {line_of(frame, np.flatnonzero(codes < 0)[0])}: no site; every line needs one."
+        )
     return codes.astype(np.intp), tuple(f"{n:.0f}" if isinstance(n, float) else str(n).strip() for n in names)
 
 
@@ -236,7 +268,9 @@ def days_of(frame: pd.DataFrame, found: Mapping[str, str], options: ReadOptions,
         days = [None if not np.isfinite(p).all() else day_of_year(int(p[0]), int(p[1])) for p in pairs.T]
         if None in days:
             line = int(np.flatnonzero(index.ravel() == days.index(None))[0])
-            raise SourceError(f"{where}: line {line + 2}: year {year[line]:g} has no day {doy[line]:g}: correct it.")
+            raise SourceError(
+                f"{where}: line {line_of(frame, line)}: year {year[line]:g} has no day {doy[line]:g}: correct it."
+            )
         return np.array(days, "datetime64[D]")[index.ravel()]
     if "day" not in found and "doy" in found:
         raise SourceError(
@@ -284,8 +318,8 @@ def places_of(
     if (far := np.flatnonzero(apart > SAME_PLACE)).size:
         at = far[0]
         raise SourceError(
-            f"{where}: line {at + 2}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a site has one "
-            "place; give the places different names."
+            f"{where}: line {line_of(frame, at)}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a "
+            "site has one place; give the places different names."
         )
     return latitude[first], longitude[first]
 
