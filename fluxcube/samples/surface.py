@@ -21,14 +21,13 @@ from fluxcube.resolution import HOURLY, Resolution
 from fluxcube.timestamps import solar_noon
 from fluxcube.variables import SURFACE_BANDS
 
-#: Model inputs of the surface reflectance that `fluxcube.fit` uses by default where the cube has it: columns, and
-#: static numbers.
+#: Columns of the surface reflectance that `fluxcube.fit` uses by default where the cube has it. Long-term percentiles
+#: are not among them: they identify a tower, and cost skill at towers that are new (`docs/skill.md`).
 DEFAULT_COLUMNS: Final = (
-    *("NDVI", "NIRv", "LSWI", "CCI"),
+    *("NDVI_MEAN_16D", "NIRv_MEAN_16D", "LSWI_MEAN_16D", "CCI_MEAN_16D"),
     *("NDVI_MEAN_64D", "NIRv_MEAN_64D", "LSWI_MEAN_64D", "CCI_MEAN_64D"),
-    "SURFACE_AGE",
+    *("NDVI_SEASON", "NIRv_SEASON", "LSWI_SEASON", "CCI_SEASON"),
 )
-DEFAULT_STATIC: Final = ("NDVI_P10", "NDVI_P50", "NDVI_P90", "NIRv_P10", "NIRv_P50", "NIRv_P90")
 
 #: Name of the column that contains the age of the latest clear view.
 AGE: Final = "SURFACE_AGE"

@@ -16,7 +16,7 @@ from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, check_res
 from fluxcube.samples.features import CHIP_PIXELS, Block, FeatureSpec, absent_satellite, class_of, cube_block
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
-from fluxcube.samples.surface import DEFAULT_COLUMNS, DEFAULT_STATIC, bands_needed
+from fluxcube.samples.surface import DEFAULT_COLUMNS, bands_needed
 from fluxcube.samples.windows import Series, join
 from fluxcube.schema import SURFACE_DIMS, check_units
 from fluxcube.variables import BANDS, SURFACE_BANDS
@@ -124,7 +124,7 @@ def cube_spec(
         cube has chips, and () for none.
     static : sequence of str, optional
         Some of "latitude", "elevation", "igbp", "koppen", and percentiles such as "NDVI_P10"; by default the first
-        three and, with the default surface columns, the percentiles that belong to these.
+        three.
     surface : sequence of str or "default"
         Columns of the surface reflectance (`fluxcube.samples.surface.column_of`); () for none. By default those of
         `fluxcube.samples.surface.DEFAULT_COLUMNS` that the bands of the cube allow.
@@ -171,12 +171,12 @@ def cube_spec(
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
     bands = _cube_bands(cube, bands, pixels)
-    columns, percentiles = default_surface(cube) if surface == DEFAULT else (tuple(surface), ())
+    columns = default_surface(cube) if surface == DEFAULT else tuple(surface)
     if columns and "surface" not in cube:
         raise ConfigError(
             f"surface={columns}, but the cube has no surface reflectance: build it with surface=, or pass surface=()."
         )
-    static = ("latitude", "elevation", "igbp", *percentiles) if static is None else static
+    static = ("latitude", "elevation", "igbp") if static is None else static
     return FeatureSpec(
         predictors=tuple(predictors),
         memory_days=tuple(memory_days),
@@ -214,13 +214,12 @@ def _array_bands(cube, array: str) -> tuple[str, ...]:
     return tuple(name for name in valid if name in cube[array][dim].values)
 
 
-def default_surface(cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the default columns and static numbers of the surface reflectance that the bands of a cube allow."""
+def default_surface(cube) -> tuple[str, ...]:
+    """Return the default columns of the surface reflectance that the bands of a cube allow."""
     if "surface" not in cube:
-        return (), ()
+        return ()
     present = set(_array_bands(cube, "surface"))
-    columns = tuple(name for name in DEFAULT_COLUMNS if present.issuperset(bands_needed([name])))
-    return columns, tuple(name for name in DEFAULT_STATIC if present.issuperset(bands_needed([], [name])))
+    return tuple(name for name in DEFAULT_COLUMNS if present.issuperset(bands_needed([name])))
 
 
 def site_classes(cube, sites: Sequence[str], name: str) -> list[str]:

@@ -21,7 +21,7 @@ from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 from fluxcube.samples.features import FeatureSpec, cube_block
-from fluxcube.samples.surface import DEFAULT_COLUMNS, DEFAULT_STATIC, STATISTICS, SurfaceRecord
+from fluxcube.samples.surface import DEFAULT_COLUMNS, STATISTICS, SurfaceRecord
 from fluxcube.samples.windows import gather
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.config import TrainingConfig
@@ -59,11 +59,11 @@ def points(hourly, tmp_path_factory):
 def test_the_checkpoint_describes_its_surface_features(points, hourly):
     about = json.loads((points.path / "run.json").read_text())
     spec = FeatureSpec.from_dict(about["features"])
-    assert spec.surface == DEFAULT_COLUMNS and set(DEFAULT_STATIC) <= set(spec.static)
+    assert spec.surface == DEFAULT_COLUMNS
     assert (spec.pixels, spec.bands, spec.lookahead) == (1, ("red", "nir", "swir2"), 0)
     model, _ = checkpoint.load(points)
     assert model.sizes.pixels == 1 and model.band_weight.shape[1] == 1
-    assert "SURFACE_AGE" in spec.inputs and spec.inputs.index("SURFACE_AGE") not in model.sizes.protected
+    assert "NDVI_MEAN_16D" in spec.inputs and spec.inputs.index("NDVI_MEAN_16D") not in model.sizes.protected
     older = {key: value for key, value in dataclasses.asdict(model.sizes).items() if key != "pixels"}
     assert Sizes.from_dict(older).pixels == 64
 
