@@ -68,11 +68,14 @@ def test_the_checkpoint_describes_its_surface_features(points, hourly):
     assert Sizes.from_dict(older).pixels == 64
 
 
+_SEASONAL = ("NDVI", "NIRv", "LSWI", "CCI")
+
+
 def with_climatology(cube):
     """Return a cube with statistics of its reflectance, which without them are computed from all of its days."""
     record = SurfaceRecord(cube.surface.values, cube.surface_day.values, tuple(cube.surface_band.values))
-    values = np.stack([record.statistics(name) for name in ("NDVI", "NIRv")], -1)
-    coords = {"statistic": list(STATISTICS), "feature": ["NDVI", "NIRv"]}
+    values = np.stack([record.statistics(name) for name in _SEASONAL], -1)
+    coords = {"statistic": list(STATISTICS), "feature": list(_SEASONAL)}
     return cube.assign(surface_climatology=xr.DataArray(values, coords, ("site", "statistic", "feature")))
 
 
@@ -130,7 +133,7 @@ def test_band_tokens_of_any_number_of_pixels_slide_as_windows_do(pixels):
 
 
 def test_trees_have_columns_and_numbers_and_their_lags_repeat_no_column(hourly, tmp_path):
-    options = {"model": "xgboost", "predictors": PREDICTORS, "bands": ()}
+    options = {"model": "xgboost", "predictors": PREDICTORS, "bands": (), "static": ("igbp", "NDVI_P50")}
     config = {"n_estimators": 3, "lags": (1, 2)}
     run = fit(hourly, out=tmp_path / "xgb", config=config, **options)
     model, metadata = checkpoint.load(run)
