@@ -11,22 +11,33 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
+from fluxcube.indices import bounds_of
 from fluxcube.normalisation import TABLE, check_bounds, normalise, within_bounds
 from fluxcube.resolution import HOURLY, Resolution, check_resolution, find_resolution
 from fluxcube.samples.memory import trailing_mean
 from fluxcube.samples.quality import best_flags
-from fluxcube.samples.reflectance import INDICES, carried
+from fluxcube.samples.surface import (
+    STATISTICS,
+    SurfaceRecord,
+    bands_needed,
+    column_of,
+    scaled,
+    static_feature,
+    surface_columns,
+    surface_statics,
+)
 from fluxcube.timestamps import solar_noon
-from fluxcube.variables import BANDS, COMPUTED, check_role, table
+from fluxcube.variables import BANDS, COMPUTED, SURFACE_BANDS, check_role, table
 
 log = logging.getLogger(__name__)
 
-#: Limits that scale the static numbers to [-0.5, 0.5): degrees north, metres above the sea.
+#: Limits that scale the static numbers of a place to [-0.5, 0.5): degrees north, metres above the sea.
 STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
 
 #: A Köppen class: its main climate and up to three letters, before anything that is no letter.
@@ -36,14 +47,25 @@ _KOPPEN = re.compile(r"([A-E])[fmswhkntabcd]{0,3}(?![A-Za-z])", re.IGNORECASE)
 NO_CHIP = 2**38
 
 _REFLECTANCES = BANDS[:7]
-_STATIC = (*STATIC_BOUNDS, "igbp", "koppen")
+_CLASSES = ("igbp", "koppen")
 #: Settings that `to_dict` omits at their default, so that files of hourly models do not change.
-_LATER = ("resolution", "koppen_classes", "input_mean", "input_scale", "bounds")
+_LATER = ("resolution", "koppen_classes", "input_mean", "input_scale", "bounds", "surface", "lookahead", "pixels")
+_LISTS = ("predictors", "memory_days", "bands", "surface", "static", "targets")
+#: Number of pixels of a band token: those of a chip, or the one of a point or area mean.
+CHIP_PIXELS, POINT_PIXELS = 64, 1
 
 
-def input_bands(resolution: Resolution) -> tuple[str, ...]:
-    """Return the valid bands of a model: those of the chips, or reflectances and indices used as columns."""
-    return (*resolution.bands, *INDICES) if resolution.surface_columns else resolution.bands
+def static_bounds(name: str) -> tuple[float, float] | None:
+    """Return the limits (low, high) that scale a static number to [-0.5, 0.5]; None if it is no static number.
+
+    Examples
+    --------
+    >>> static_bounds("latitude"), static_bounds("NDVI_P10"), static_bounds("igbp")
+    ((-90.0, 90.0), (-1.0, 1.0), None)
+    """
+    if pair := static_feature(name):
+        return bounds_of(pair[0])
+    return STATIC_BOUNDS.get(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +79,11 @@ class FeatureSpec:
     memory_days : tuple of int
         Number of days of the trailing means that are added for each predictor, in any order.
     bands : tuple of str
-        Bands of the chips; empty for a model without chips. Of a daily model: bands and indices of the surface
-        reflectance, which are columns after the predictors.
+        Bands of hourly models: those of the chips, or with `pixels` = 1 those of the surface reflectance of a point or
+        area, at local solar noon of each clear day; empty for a model without band tokens.
     static : tuple of str
-        Any of "latitude", "elevation", "igbp", "koppen" (the main climates A to E).
+        Any of "latitude", "elevation", "igbp", "koppen" (the main climates A to E), and long-term percentiles of the
+        surface reflectance such as "NDVI_P10" (`fluxcube.samples.surface.static_feature`).
     igbp_classes, koppen_classes : tuple of str
         Classes seen in training, in the order of their indices.
     targets : tuple of str
@@ -81,6 +104,12 @@ class FeatureSpec:
         training towers; empty for no second scaling.
     bounds : {"table", "v1", "v2", "ours"}
         Bounds by which predictors are scaled, and beyond which they are missing (`fluxcube.normalisation.bounds_of`).
+    surface : tuple of str
+        Columns of the surface reflectance, after the predictors (`fluxcube.samples.surface.column_of`).
+    lookahead : int
+        Number of days by which views of the surface reflectance are known earlier; 0 uses no later view.
+    pixels : {64, 1}
+        Number of pixels of a band: 64 of a chip, or 1 of the surface reflectance.
 
     Examples
     --------
@@ -105,27 +134,46 @@ class FeatureSpec:
     input_mean: tuple[float, ...] = ()
     input_scale: tuple[float, ...] = ()
     bounds: str = TABLE
+    surface: tuple[str, ...] = ()
+    lookahead: int = 0
+    pixels: int = CHIP_PIXELS
 
     def __post_init__(self):
-        bands = input_bands(find_resolution(self.resolution))
         check_bounds(self.bounds, self.resolution)
         check_role(self.predictors, "predictor", self.resolution)
         check_role(self.targets, "target", self.resolution)
-        for kind, names, valid in (("band", self.bands, bands), ("static input", self.static, _STATIC)):
-            for name in names:
-                if name not in valid:
-                    raise unknown(kind, name, valid)
+        self._check_names()
         self._check()
         if not self.target_scale:
             object.__setattr__(self, "target_mean", (0.0,) * len(self.targets))
             object.__setattr__(self, "target_scale", (1.0,) * len(self.targets))
 
+    def _check_names(self) -> None:
+        """Refuse bands, surface columns and static inputs that do not exist (UnknownNameError)."""
+        valid = SURFACE_BANDS if self.pixels == POINT_PIXELS else BANDS
+        for name in self.bands:
+            if name not in valid:
+                raise unknown("band", name, valid)
+        for name in self.surface:
+            column_of(name)
+        for name in self.static:
+            if name not in _CLASSES and static_bounds(name) is None:
+                raise unknown("static input", name, (*STATIC_BOUNDS, *_CLASSES, "NDVI_P10"))
+
     def _check(self) -> None:
+        if self.bands and self.time_resolution.local:
+            raise ConfigError(
+                f"bands={self.bands}: daily models have no band tokens; pass the bands and indices as surface=."
+            )
+        if self.pixels not in (CHIP_PIXELS, POINT_PIXELS):
+            raise ConfigError(f"pixels must be {CHIP_PIXELS} (chips) or {POINT_PIXELS}, found {self.pixels!r}.")
+        if not isinstance(self.lookahead, int) or isinstance(self.lookahead, bool) or self.lookahead < 0:
+            raise ConfigError(f"lookahead must be whole days of 0 or more, found {self.lookahead!r}.")
         if both := sorted(set(self.predictors) & set(self.targets)):
             raise ConfigError(f"{', '.join(both)}: a variable cannot be predictor and target of one model; drop one.")
         if not self.predictors or not self.targets:
             raise ConfigError("a model needs at least one predictor and one target.")
-        for name in ("predictors", "memory_days", "bands", "static", "targets", "igbp_classes", "koppen_classes"):
+        for name in (*_LISTS, "igbp_classes", "koppen_classes"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ConfigError(f"{name}: expected each name once, found {getattr(self, name)}; remove duplicates.")
         if any(not isinstance(d, int) or d < 1 for d in self.memory_days):
@@ -154,9 +202,22 @@ class FeatureSpec:
         return tuple(n for n in self.predictors if n not in COMPUTED and not rows[n].cyclic)
 
     @property
-    def surface(self) -> tuple[str, ...]:
-        """Names of the model inputs that are reflectances or indices."""
-        return self.bands if self.time_resolution.surface_columns else ()
+    def surface_bands(self) -> tuple[str, ...]:
+        """Bands of the surface reflectance that columns, static numbers and band tokens are computed from."""
+        return bands_needed(self.surface, self.static, self.bands if self.pixels == POINT_PIXELS else ())
+
+    @property
+    def satellite_arrays(self) -> dict[str, tuple[str, ...]]:
+        """Arrays of a cube or forcing with satellite data that the model uses, and the bands that it needs of each."""
+        chips = self.bands if self.pixels == CHIP_PIXELS else ()
+        surface = self.surface_bands
+        used = {"modis": chips, "surface": surface, "surface_climatology": surface}
+        return {name: bands for name, bands in used.items() if bands}
+
+    @property
+    def surface_days(self) -> int:
+        """Number of days of surface reflectance, the present one included, that the columns of a day depend on."""
+        return max((column_of(name).days for name in self.surface), default=0)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -172,8 +233,8 @@ class FeatureSpec:
     @property
     def input_units(self) -> tuple[str, ...]:
         """Units of each of `inputs` before scaling."""
-        rows = table(self.resolution)
-        return tuple("1" if name in self.surface else rows[name].units for name in self.input_variables)
+        rows, surface = table(self.resolution), self.surface
+        return tuple(column_of(x).units if x in surface else rows[x].units for x in self.input_variables)
 
     @property
     def cyclic_columns(self) -> tuple[int, ...]:
@@ -184,7 +245,7 @@ class FeatureSpec:
     @property
     def numbers(self) -> tuple[str, ...]:
         """Names of the static numbers."""
-        return tuple(name for name in self.static if name in STATIC_BOUNDS)
+        return tuple(name for name in self.static if name not in _CLASSES)
 
     @property
     def class_lists(self) -> dict[str, tuple[str, ...]]:
@@ -203,8 +264,10 @@ class FeatureSpec:
 
     def to_dict(self) -> dict:
         """Return the settings as JSON-compatible values; `from_dict` is the inverse."""
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-        return {k: v for k, v in values.items() if k not in _LATER or v not in ([], HOURLY.name, TABLE)}
+        values = dataclasses.asdict(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        kept = {k: v for k, v in values.items() if k not in _LATER or v != defaults[k]}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> FeatureSpec:
@@ -220,6 +283,9 @@ class FeatureSpec:
             if key not in valid:
                 raise unknown("feature setting", key, valid)
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if find_resolution(settings.get("resolution", HOURLY.name)).local and settings.get("bands"):
+            # Earlier versions recorded the surface columns of daily models as bands.
+            settings |= {"surface": settings["bands"], "bands": ()}
         return cls(**settings)
 
 
@@ -237,9 +303,9 @@ class Block:
         Static numbers, normalised; NaN is missing.
     classes : (n, C) int64
         Index into `FeatureSpec.igbp_classes` and `koppen_classes`, or -1; a column for each that is a static input.
-    chips : (n, d, b, 64) float32
-        Chips of each place, those that are present first and by time; gaps filled, unless the spec's `fill_chips`
-        is False. d may be 0.
+    chips : (n, d, b, p) float32
+        Bands of p = `FeatureSpec.pixels` pixels of each place on d days, those that are present first and by time; gaps
+        filled, unless the spec's `fill_chips` is False. d may be 0.
     chip_hour : (n, d) int64
         Hour, on the block's own axis, that holds local solar noon of the chip's day; it may be negative
         or beyond the end. `NO_CHIP` where there is no chip.
@@ -263,11 +329,10 @@ def make_block(
     longitude: np.ndarray,
     *,
     spec: FeatureSpec,
-    elevation: np.ndarray | None = None,
-    igbp: Sequence[str] | None = None,
-    koppen: Sequence[str] | None = None,
+    statics: Mapping[str, np.ndarray | Sequence[str]] = MappingProxyType({}),
     chips: np.ndarray | None = None,
     days: np.ndarray | None = None,
+    surface: SurfaceRecord | None = None,
     qc: np.ndarray | None = None,
     best: int | np.ndarray = 0,
 ) -> Block:
@@ -283,14 +348,15 @@ def make_block(
         Degrees.
     spec : FeatureSpec
         Columns and masks.
-    elevation : (n,) float, optional
-        Metres; NaN is unknown.
-    igbp, koppen : (n,) str, optional
-        Classes; "" is unknown.
+    statics : mapping of str to (n,) array
+        Static inputs by name: "elevation" (metres; NaN is unknown), the classes "igbp" and "koppen" ("" is unknown),
+        and numbers in their units. Latitude, and percentiles of the surface reflectance, need not be passed.
     chips : (n, d, b, 8, 8) float, optional
-        `spec.bands` on `days`; NaN is missing. In days: the seven reflectances (n, d, 7).
+        `spec.bands` on `days`; NaN is missing.
     days : (d,) datetime64, optional
         Local dates of the chips, ascending.
+    surface : SurfaceRecord, optional
+        Surface reflectance of the places, `spec.surface_days` before the first time step included.
     qc : (n, t, P) int, optional
         Flags; a value flagged above `spec.predictor_max_qc` is masked.
     best : int or (n, 1, 1) int
@@ -306,15 +372,20 @@ def make_block(
         raise ConfigError(f"values must be {wanted}, one column for each of the predictors, found {values.shape}.")
     if qc is not None:
         values[~HOURLY.limit(spec.predictor_max_qc).accepts(qc, best)] = np.nan
-    surface = carried(chips, days, np.asarray(time), spec.surface) if spec.surface else None
-    met = _met(values, surface, spec)
+    columns = surface_columns(
+        surface, spec.surface, time, longitude, resolution=spec.time_resolution, lookahead=spec.lookahead
+    )
+    inputs = _inputs(values, columns, spec)
     first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
-    pixels, hour = _chips(None if spec.surface else chips, days, longitude, first, spec)
+    if spec.pixels == POINT_PIXELS:
+        chips, days = _points(surface, spec)
+    pixels, hour = _chips(chips, days, longitude, first, spec)
+    numbers = {"latitude": latitude, **surface_statics(surface, spec.static), **statics}
     return Block(
-        inputs=met,
-        observed=_observed(met, spec),
-        numbers=_numbers({"latitude": latitude, "elevation": elevation}, len(values), spec),
-        classes=_classes({"igbp": igbp, "koppen": koppen}, len(values), spec),
+        inputs=inputs,
+        observed=_observed(inputs, spec),
+        numbers=_numbers(numbers, len(values), spec),
+        classes=_classes(statics, len(values), spec),
         chips=pixels,
         chip_hour=hour,
         first_hour=first,
@@ -353,26 +424,53 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
     if absent := sorted(set(spec.predictors) - set(held)):
         log.warning("the cube does not contain %s: masked", ", ".join(absent))
     check_resolution(cube, spec.resolution, "this set of features")
-    surface, flags = spec.time_resolution.satellite, f"predictors{HOURLY.quality}"
-    with_chips = bool(spec.bands) and surface in cube
-    bands = list(_REFLECTANCES if spec.surface else spec.bands)
+    flags = f"predictors{HOURLY.quality}"
+    with_chips = bool(spec.bands) and spec.pixels == CHIP_PIXELS and "modis" in cube
     return make_block(
         cube["predictors"].reindex(variable=list(spec.predictors)).values,
         cube["time"].values,
         cube["latitude"].values,
         cube["longitude"].values,
         spec=spec,
-        elevation=cube["elevation"].values,
-        igbp=cube["igbp"].values,
-        koppen=cube["koppen"].values,
-        chips=cube[surface].sel(band=bands).values if with_chips else None,
+        statics={name: cube[name].values for name in spec.static if name != "latitude" and name in cube},
+        chips=cube["modis"].sel(band=list(spec.bands)).values if with_chips else None,
         days=cube["day"].values if with_chips else None,
+        surface=cube_surface(cube, spec),
         qc=cube[flags].reindex(variable=list(spec.predictors), fill_value=-1).values if flags in cube else None,
         best=best_flags(cube)[:, None, None],
     )
 
 
-def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> np.ndarray:
+def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
+    """Return the surface reflectance of a cube that a model needs; None if it needs none, or the cube has none.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube (`fluxcube.schema`), lazy or in memory. Bands that it lacks are missing.
+    spec : FeatureSpec
+        Columns, static numbers and band tokens.
+    """
+    if not spec.surface_bands or "surface" not in cube:
+        return None
+    surface, dim = cube["surface"], spec.time_resolution.surface_dim
+    present = [name for name in spec.surface_bands if name in surface["band"].values]
+    climatology: np.ndarray | None = None
+    features: tuple[str, ...] = ()
+    if "surface_climatology" in cube:
+        statistics = cube["surface_climatology"].transpose("site", "statistic", "feature")
+        climatology = statistics.reindex(statistic=list(STATISTICS)).values
+        features = tuple(map(str, statistics["feature"].values))
+    return SurfaceRecord(
+        values=surface.sel(band=present).transpose("site", dim, "band").values,
+        days=surface[dim].values,
+        bands=tuple(present),
+        climatology=climatology,
+        features=features,
+    )
+
+
+def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.ndarray:
     """Return normalised predictors, surface columns and trailing means, concatenated (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
         values[..., i] = within_bounds(values[..., i], name, resolution=spec.resolution, bounds=spec.bounds)
@@ -387,10 +485,13 @@ def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> n
         met = normalise(met, spec.input_variables, resolution=spec.resolution, bounds=spec.bounds)
         met = met.astype(np.float32, copy=False)
     else:
-        bounded = [i for i, name in enumerate(spec.input_variables) if name not in spec.surface]
-        names = [spec.input_variables[i] for i in bounded]
-        met[..., bounded] = normalise(met[..., bounded], names, resolution=spec.resolution)
-        met[..., len(spec.predictors) : len(spec.predictors) + len(spec.surface)] = surface
+        first, last = len(spec.predictors), len(spec.predictors) + len(spec.surface)
+        for part in (slice(None, first), slice(last, None)):
+            names = spec.input_variables[part]
+            if names:
+                met[..., part] = normalise(met[..., part], names, resolution=spec.resolution, bounds=spec.bounds)
+        # Daily inputs are scaled by their mean and standard deviation instead.
+        met[..., first:last] = surface if spec.time_resolution.scaled_inputs else scaled(surface, spec.surface)
     if spec.input_scale:
         met = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
     return met
@@ -401,21 +502,22 @@ def _observed(met: np.ndarray, spec: FeatureSpec) -> np.ndarray:
     return np.isfinite(met[..., measured or list(range(len(spec.predictors)))]).any(-1)
 
 
-def _numbers(given: Mapping[str, np.ndarray | None], n: int, spec: FeatureSpec) -> np.ndarray:
+def _numbers(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray:
     out = np.full((n, len(spec.numbers)), np.nan, np.float32)
     for i, name in enumerate(spec.numbers):
-        if given[name] is not None:
-            low, high = STATIC_BOUNDS[name]
-            x = np.asarray(given[name], float)
+        bounds = static_bounds(name)
+        if bounds is not None and values.get(name) is not None:
+            low, high = bounds
+            x = np.asarray(values[name], float)
             out[:, i] = np.where((x >= low) & (x <= high), (x - (low + high) / 2) / (high - low), np.nan)
     return out
 
 
-def _classes(given: Mapping[str, Sequence[str] | None], n: int, spec: FeatureSpec) -> np.ndarray:
+def _classes(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray:
     out = np.full((n, len(spec.class_lists)), -1, np.int64)
     for column, (name, classes) in enumerate(spec.class_lists.items()):
         index = {code: i for i, code in enumerate(classes)}
-        codes = given[name]
+        codes = values.get(name)
         if codes is not None:
             out[:, column] = [index.get(class_of(name, code), -1) for code in codes]
     return out
@@ -440,15 +542,24 @@ def _main_climate(code: str) -> str:
     return found[1].upper() if found else ""
 
 
+def _points(surface: SurfaceRecord | None, spec: FeatureSpec) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the bands (n, d, b, 1) of the surface reflectance, and the days on which they are known (d,)."""
+    if surface is None or not spec.bands:
+        return None, None
+    values = np.stack([surface.feature(name) for name in spec.bands], -1)
+    days = np.asarray(surface.days).astype("datetime64[D]") - spec.lookahead
+    return values[..., None], days
+
+
 def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Chips, gaps filled if the spec says so, (n, d, b, 64) and their hours (n, d), those that are present first."""
+    """Return bands (n, d, b, pixels), gaps filled if the spec says so, and their hours (n, d), those present first."""
     n, b = len(longitude), len(spec.bands)
     if chips is None or not b or not len(days):
-        return np.empty((n, 0, b, 64), np.float32), np.empty((n, 0), np.int64)
-    given = np.asarray(chips, np.float32).reshape(n, len(days), b, 64)
-    pixels = fill_pixels(given, spec.bands)
+        return np.empty((n, 0, b, spec.pixels), np.float32), np.empty((n, 0), np.int64)
+    raw = np.asarray(chips, np.float32).reshape(n, len(days), b, spec.pixels)
+    pixels = fill_pixels(raw, spec.bands) if spec.pixels > 1 else raw
     if not spec.fill_chips:
-        pixels[np.isnan(given)] = np.nan
+        pixels[np.isnan(raw)] = np.nan
     noon = solar_noon(np.asarray(days), np.asarray(longitude, float)).astype("datetime64[h]").astype(np.int64)
     present = np.isfinite(pixels).any((-1, -2))
     hour = np.where(present, noon - first_hour, NO_CHIP)
