@@ -12,6 +12,7 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
+from fluxcube.samples.features import absent_satellite
 from fluxcube.variables import COMPUTED, table
 
 logger = logging.getLogger(__name__)
@@ -167,11 +168,7 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
         needed = ", ".join(name for name in spec.predictors if name not in COMPUTED)
         raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({needed}).")
     masked = [name for name in spec.predictors if name not in present]
-    for array, of_array in spec.satellite_arrays.items():
-        if array == "surface_climatology":  # computed from the surface reflectance if it is absent
-            continue
-        bands = set(map(str, ds[array]["band"].values)) if array in ds else set()
-        masked += [f"band {name}" for name in of_array if name not in bands]
+    masked += absent_satellite(ds, spec)
     for place in ("igbp", "koppen"):
         if place in spec.static and not (place in ds.coords and any(map(str, ds[place].values.ravel()))):
             masked.append(place)

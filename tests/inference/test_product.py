@@ -34,7 +34,10 @@ def trained_on(product, **options):
 def daily_model(product):
     model = trained_on(product)
     return dataclasses.replace(
-        model, spec=dataclasses.replace(model.spec, resolution="daily", predictors=("DOY", "TA", "SW_IN"))
+        model,
+        spec=dataclasses.replace(
+            model.spec, resolution="daily", predictors=("DOY", "TA", "SW_IN"), bands=(), surface=("red", "nir")
+        ),
     )
 
 
@@ -73,8 +76,8 @@ def test_a_product_that_is_not_recorded_is_a_warning(model, forcing, caplog):
 def test_a_model_or_a_forcing_without_reflectance_is_not_concerned(caplog):
     with caplog.at_level(logging.WARNING):
         for model, forcing in (
-            (trained_on("MOD09GA", surface=()), hours(product="MCD43A4")),
-            (trained_on(None, surface=()), hours()),
+            (trained_on("MOD09GA", bands=()), hours(product="MCD43A4")),
+            (trained_on(None, bands=()), hours()),
         ):
             assert check_product(model, forcing, False) == {}
         assert check_product(trained_on("MOD09GA"), hours().drop_vars("modis"), False) == {}
