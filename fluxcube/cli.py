@@ -325,6 +325,9 @@ def evaluate(
     min_quality: MinQuality = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    allow_other_product: Annotated[
+        bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
+    ] = False,
 ) -> None:
     """Score runs on held-out towers: by default measured values only, the same for all runs, with intervals.
 
@@ -355,7 +358,7 @@ def evaluate(
     predictions = {}
     for name, model in models.items():
         with bar(f"predict {name}") as progress:
-            predictions[name] = predict(model, cube, progress=progress)
+            predictions[name] = predict(model, cube, allow_other_product=allow_other_product, progress=progress)
     names = list(models)
     intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,

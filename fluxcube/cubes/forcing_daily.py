@@ -12,12 +12,13 @@ import xarray as xr
 from fluxcube.cubes.forcing_surface import BAND as SURFACE_BAND
 from fluxcube.cubes.forcing_surface import DAY as SURFACE_DAY
 from fluxcube.cubes.localdays import needed_share
+from fluxcube.cubes.products import middle_of_chips
 from fluxcube.cubes.satellite import satellite_product
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import check_resolution
 from fluxcube.schema import validate_forcing, variable_coords
 from fluxcube.solar import potential_radiation
-from fluxcube.variables import BANDS, COMPUTED, Variable, predictors, table
+from fluxcube.variables import COMPUTED, Variable, predictors, table
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -125,9 +126,7 @@ def _as_daily(array: xr.DataArray) -> xr.DataArray:
 
 def _surface(chips: xr.DataArray) -> xr.DataArray:
     """Return the mean reflectance (latitude, longitude, day, band) of the central 2 km of chips."""
-    middle = chips.sel(band=list(BANDS[:7])).isel(y=slice(2, 6), x=slice(2, 6)).drop_vars(["y", "x"], errors="ignore")
-    there = middle.notnull().sum(("y", "x"))
-    mean = middle.fillna(0).sum(("y", "x")) / there.where(there * 2 >= middle.sizes["y"] * middle.sizes["x"])
+    mean = middle_of_chips(chips)
     if "block" in mean.dims:
         mean = mean.weighted(mean.block_weight.fillna(0)).mean("block").transpose(*_CELLS, "day", "band")
     of = f"Mean of the middle 4 x 4 pixels of chips: {chips.attrs.get('long_name', 'MODIS')}."

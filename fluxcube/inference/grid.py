@@ -61,6 +61,7 @@ def upscale(
     applicability: bool | None = None,
     allow_missing: bool = False,
     allow_other_product: bool = False,
+    product_bias: xr.Dataset | None = None,
     time_chunk: int | None = None,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
@@ -101,6 +102,8 @@ def upscale(
     allow_other_product : bool
         Whether the reflectance of the forcing may be of another satellite product than the model was trained on, such
         as MCD43A4 for MOD09GA. The maps record both products.
+    product_bias : xr.Dataset, optional
+        Bias between the two products at towers, as `fluxcube.product_bias` returns it: the maps record a summary of it.
     time_chunk : int, optional
         Number of time steps per chunk: for an hourly model a multiple of 24, by default 720, or as many earlier hours
         as a chunk must read; for a daily model any number, by default 360 or more.
@@ -141,7 +144,7 @@ def upscale(
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")
     check_absent(masked, allow_missing)
-    products = check_product(predictor, forcing, allow_other_product)
+    products = check_product(predictor, forcing, allow_other_product, bias=product_bias)
     _note_clock(forcing, predictor)
     step = _time_chunk(time_chunk, predictor, options.stride)
     inputs = _inputs(forcing, predictor)

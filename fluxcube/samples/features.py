@@ -226,7 +226,8 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
 
 def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
     """Return the bands, columns and percentiles that a model uses and that a cube or forcing cannot supply."""
-    present = {name: set(map(str, ds[name]["band"].values)) if name in ds else set() for name in ("modis", "surface")}
+    dims = {"modis": "band", "surface": "band" if spec.time_resolution.local else "surface_band"}
+    present = {name: set(map(str, ds[name][dim].values)) if name in ds else set() for name, dim in dims.items()}
     tokens = "modis" if spec.pixels == CHIP_PIXELS else "surface"
     absent = [f"band {name}" for name in spec.bands if name not in present[tokens]]
     needed = {name: bands_needed([name]) for name in spec.surface}
