@@ -21,11 +21,13 @@ from fluxcube.cubes.forcing_blocks import Chunks, lazy_blocks, touches
 from fluxcube.cubes.forcing_cells import Cells
 from fluxcube.cubes.surface import build_surface
 from fluxcube.errors import SourceError, unknown
+from fluxcube.resolution import HOURLY
+from fluxcube.schema import SURFACE_DIMS
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.era5.variables import normal_chunks
 from fluxcube.sources.modis.grid import TILE
 from fluxcube.sources.modis.rasters import Raster, check_raster, list_rasters
-from fluxcube.variables import BANDS
+from fluxcube.variables import BANDS, SURFACE_BANDS
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -35,10 +37,8 @@ log = logging.getLogger(__name__)
 #: MOD09GA rasters, a NetCDF file or Zarr store with `surface` on the grid, or such a Dataset.
 SurfaceSource = RasterSource | xr.Dataset | xr.DataArray
 
-#: Bands of surface reflectance, and the share of snow.
-SURFACE_BANDS = (*BANDS[:7], "green531", "green551", "snow")
 #: Names of the dimensions of `surface` in an hourly forcing, where `day` and `band` are those of the chips.
-DAY, BAND = "surface_day", "surface_band"
+DAY, BAND = SURFACE_DIMS[HOURLY.name]
 #: Views are kept from this many days before the first hour: means of 64 days of views that are up to 32 days old.
 DAYS_BEFORE = np.timedelta64(96, "D")
 

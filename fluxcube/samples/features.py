@@ -29,6 +29,7 @@ from fluxcube.samples.surface import (
     surface_columns,
     surface_statics,
 )
+from fluxcube.schema import SURFACE_DIMS
 from fluxcube.timestamps import solar_noon
 from fluxcube.variables import BANDS, COMPUTED
 
@@ -207,8 +208,9 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
     """
     if not spec.surface_bands or "surface" not in cube:
         return None
-    surface, dim = cube["surface"], spec.time_resolution.surface_dim
-    present = [name for name in spec.surface_bands if name in surface["band"].values]
+    surface = cube["surface"]
+    dim, band = SURFACE_DIMS[spec.resolution]
+    present = [name for name in spec.surface_bands if name in surface[band].values]
     climatology: np.ndarray | None = None
     features: tuple[str, ...] = ()
     if "surface_climatology" in cube:
@@ -216,7 +218,7 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
         climatology = statistics.reindex(statistic=list(STATISTICS)).values
         features = tuple(map(str, statistics["feature"].values))
     return SurfaceRecord(
-        values=surface.sel(band=present).transpose("site", dim, "band").values,
+        values=surface.sel({band: present}).transpose("site", dim, band).values,
         days=surface[dim].values,
         bands=tuple(present),
         climatology=climatology,
@@ -226,7 +228,7 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
 
 def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
     """Return the bands, columns and percentiles that a model uses and that a cube or forcing cannot supply."""
-    dims = {"modis": "band", "surface": "band" if spec.time_resolution.local else "surface_band"}
+    dims = {"modis": "band", "surface": SURFACE_DIMS[spec.resolution][1]}
     present = {name: set(map(str, ds[name][dim].values)) if name in ds else set() for name, dim in dims.items()}
     tokens = "modis" if spec.pixels == CHIP_PIXELS else "surface"
     absent = [f"band {name}" for name in spec.bands if name not in present[tokens]]
