@@ -78,6 +78,13 @@ def build(
     modis: Annotated[
         Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
     ] = None,
+    surface: Annotated[
+        list[Path] | None,
+        typer.Option(help="Surface reflectance: folder of MOD09GA rasters, or a file of series; may be repeated."),
+    ] = None,
+    max_distance: Annotated[
+        float, typer.Option(help="Maximum distance, in km, of the place of a series from the site of its name.")
+    ] = 2.0,
     land_cover: Annotated[
         Path | None, typer.Option(help="MCD12Q1 rasters, for sites whose metadata contain no class.")
     ] = None,
@@ -112,6 +119,8 @@ def build(
             store,
             resolution=resolution,
             modis=modis,
+            surface=tuple(surface or ()),
+            max_distance_km=max_distance,
             land_cover=land_cover,
             sites=site,
             order=order,

@@ -18,7 +18,7 @@ from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.surface import DEFAULT_COLUMNS, DEFAULT_STATIC, bands_needed
 from fluxcube.samples.windows import Series, join
-from fluxcube.schema import check_units
+from fluxcube.schema import SURFACE_DIMS, check_units
 from fluxcube.variables import BANDS, SURFACE_BANDS
 from fluxcube.variables import predictors as all_predictors
 
@@ -206,7 +206,8 @@ def _cube_bands(cube, bands: Sequence[str] | None, pixels: int) -> tuple[str, ..
 
 def _array_bands(cube, array: str) -> tuple[str, ...]:
     valid = BANDS if array == "modis" else SURFACE_BANDS
-    return tuple(name for name in valid if name in cube[array]["band"].values)
+    dim = "band" if array == "modis" else SURFACE_DIMS[resolution_of(cube).name][1]
+    return tuple(name for name in valid if name in cube[array][dim].values)
 
 
 def default_surface(cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
