@@ -79,7 +79,8 @@ def test_nothing_is_read_before_it_is_needed(tiles, monkeypatch):
     from fluxcube.cubes import forcing_surface
 
     calls = []
-    monkeypatch.setattr(forcing_surface, "build_surface", lambda *a: calls.append(a) or build_surface(*a))
+    read = forcing_surface.read_surface_blocks
+    monkeypatch.setattr(forcing_surface, "read_surface_blocks", lambda *a: calls.append(a) or read(*a))
     ds = open_forcing(weather(), surface=tiles, chunks={"latitude": 2, "longitude": 2})
     assert not calls
     ds.surface.isel(latitude=0, longitude=0).compute(scheduler="synchronous")
@@ -106,7 +107,7 @@ def test_a_store_keeps_reflectance_and_statistics_exactly(forcing, tmp_path):
         assert opened[name].dims == forcing[name].dims
     assert opened.surface.attrs["product"] == "MOD09GA"
     cut = open_forcing_store(tmp_path / "forcing.zarr", bbox=(7.2, 46.9, 7.6, 47.1), time=("2019-06-05", "2019-06-06"))
-    assert dict(cut.surface.sizes) == {"latitude": 1, "longitude": 2, "surface_day": 3, "surface_band": 7}
+    assert dict(cut.surface.sizes) == {"latitude": 1, "longitude": 2, "surface_day": 3, "surface_band": 8}
     with pytest.raises(ConfigError, match="surface can no longer change it"):
         open_forcing(tmp_path / "forcing.zarr", surface=tmp_path)
 
