@@ -17,6 +17,8 @@ _PUBLIC = {
     "read_table": "fluxcube.sources.towers.table",
     "build_carbonsense": "fluxcube.cubes.carbonsense",
     "append_site": "fluxcube.cubes.append",
+    "declare": "fluxcube.variables",
+    "add_predictor": "fluxcube.cubes.own",
     "open_carbonsense": "fluxcube.catalog",
     "open_report": "fluxcube.cubes.report",
     "copy_era5": "fluxcube.sources.era5.copy",
