@@ -76,7 +76,8 @@ def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product
     ConfigError
         If the products differ, and that is not allowed; the message names both.
     """
-    if not predictor.spec.bands or predictor.spec.time_resolution.satellite not in forcing:
+    spec = predictor.spec
+    if not (spec.bands or spec.surface_bands) or spec.time_resolution.satellite not in forcing:
         return {}
     trained = (predictor.metadata.get("cube") or {}).get("satellite_product")
     mapped = satellite_product(forcing)
