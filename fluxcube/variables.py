@@ -215,11 +215,16 @@ _DERIVED = re.compile(
 )
 #: Names of the dimensions, coordinates and arrays of cubes, forcings and maps, of bands, and of indices.
 _RESERVED = frozenset(
-    "site time day date band bnds block variable target x y latitude longitude elevation igbp koppen network citation "
-    "doi licence utc_offset time_start time_stop time_bnds latitude_bnds longitude_bnds day_held surface_day units "
-    "long_name cyclic target_units target_long_name land_fraction cell_area block_weight block_igbp predictors fluxes "
-    "modis surface surface_quality surface_climatology statistic feature applicable dissimilarity declared red nir "
-    "blue green swir1 swir2 swir3 green531 green551 snow water NDVI EVI NIRv NDWI LSWI CCI NDSI surface_age".lower().split()
+    (
+        "site time day date band bnds block variable target x y latitude longitude elevation igbp koppen network "
+        "citation doi licence utc_offset time_start time_stop time_bnds latitude_bnds longitude_bnds day_held "
+        "surface_day units long_name cyclic target_units target_long_name land_fraction cell_area block_weight "
+        "block_igbp predictors fluxes modis surface surface_quality surface_climatology statistic feature "
+        "applicable dissimilarity declared red nir blue green swir1 swir2 swir3 green531 green551 snow water NDVI "
+        "EVI NIRv NDWI LSWI CCI NDSI surface_age "
+    )
+    .lower()
+    .split()
 )
 
 
@@ -328,7 +333,7 @@ def declare_again(records: object, where: str) -> None:
     if records is None:
         return
     try:
-        parsed = json.loads(records) if isinstance(records, str) else records
+        parsed: Any = json.loads(records) if isinstance(records, str) else records
         rows = [_declaration(**record) for record in parsed]
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"{where}: expected declarations of predictors, found {records!r:.200} ({error}).") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -54,21 +55,30 @@ def on_cells(values: xr.DataArray, grid: xr.Dataset, row: Variable) -> xr.DataAr
     row : Variable
         Declaration; of a cyclic predictor the mean direction is computed.
 
+    Returns
+    -------
+    xr.DataArray
+        Means over cells weighted by area, where pixels are smaller than cells; else the value of the pixel that
+        contains the centre of the cell.
+
     Raises
     ------
     ConfigError
         If no cell lies on the map.
     """
-    axes = {dim: _Axis.of(values[dim].values, grid[dim].values, circle=dim == "longitude") for dim in _CELLS}
+    width = {dim: _step(grid[dim].values) for dim in _CELLS}
+    width = {dim: width[dim] or max(width.values()) for dim in _CELLS}  # a single row or column
+    axes = {dim: _axis(values[dim].values, grid[dim].values, width[dim], circle=dim == "longitude") for dim in _CELLS}
     for dim, axis in axes.items():
         if not axis.inside.any():
             raise ConfigError(f"{row.name}: no {dim} of the grid lies on the map ({_extent(values)}).")
     order = values.transpose(*_CELLS, ...)
     if not any(axis.averages for axis in axes.values()):
-        picked = order.isel({dim: np.where(axis.inside, axis.pixel, 0) for dim, axis in axes.items()})
+        out = order.isel({dim: axis.pixel for dim, axis in axes.items()})
         inside = np.logical_and.outer(*(axis.inside for axis in axes.values()))
-        out = picked if inside.all() else picked.where(xr.DataArray(inside, dims=_CELLS))
+        out = out if inside.all() else out.where(xr.DataArray(inside, dims=_CELLS))
     else:
+        weight = np.cos(np.deg2rad(order.latitude.values.astype(float))).clip(1e-6)
         out = xr.apply_ufunc(
             _cell_means,
             order.chunk(dict.fromkeys(_CELLS, -1)) if order.chunks else order,
@@ -77,13 +87,14 @@ def on_cells(values: xr.DataArray, grid: xr.Dataset, row: Variable) -> xr.DataAr
             exclude_dims=set(_CELLS),
             dask="parallelized",
             output_dtypes=[np.float64],
-            kwargs={"axes": axes, "weight": _row_weights(order), "period": row.bounds if row.cyclic else None},
+            kwargs={"axes": axes, "weight": weight, "period": row.bounds if row.cyclic else None},
             dask_gufunc_kwargs={"output_sizes": {dim: grid.sizes[dim] for dim in _CELLS}},
         )
     out = out.assign_coords({dim: grid[dim].values for dim in _CELLS})
     return out.transpose(*_CELLS, *([DATE_DIM] if DATE_DIM in out.dims else []))
 
 
+@dataclass(frozen=True, eq=False)
 class _Axis:
     """How the pixels along one axis of a map correspond to the cells along that axis of a grid.
 
@@ -92,31 +103,63 @@ class _Axis:
     averages : bool
         Whether cells are larger than pixels, so that a cell has the mean of several.
     pixel : (cell,) int
-        Pixel that contains the centre of each cell.
+        Pixel that contains the centre of each cell, or the nearest one.
     inside : (cell,) bool
-        Whether that pixel exists.
-    cell : (pixel,) int
-        Cell that contains the centre of each pixel, -1 for none.
+        Whether the centre of the cell lies on the map.
+    order : (pixel,) int
+        Pixels by ascending coordinate.
+    edges : (2, cell) float
+        Lower and upper edge of each cell, counted in pixels from the lower edge of the first one in `order`.
+    circle : bool
+        Whether the pixels go around the globe, so that the last one neighbours the first.
     """
 
-    def __init__(self, averages: bool, pixel: np.ndarray, inside: np.ndarray, cell: np.ndarray):
-        self.averages, self.pixel, self.inside, self.cell = averages, pixel, inside, cell
+    averages: bool
+    pixel: np.ndarray
+    inside: np.ndarray
+    order: np.ndarray
+    edges: np.ndarray
+    circle: bool
 
-    @classmethod
-    def of(cls, pixels: np.ndarray, cells: np.ndarray, *, circle: bool) -> _Axis:
-        """Return the correspondence of the centres of pixels and of cells, in degrees."""
-        pixel, inside = _pixels(pixels, cells, circle=circle, step=_step(pixels) or _step(cells))
-        cell, known = _pixels(cells, pixels, circle=circle, step=_step(cells) or _step(pixels))
-        averages = len(pixels) > 1 and _step(pixels) < 0.999 * (_step(cells) or _step(pixels))
-        if averages:
-            cell = np.where(known, cell, -1)
-            inside = np.isin(np.arange(len(cells)), cell)
-        return cls(averages, pixel, inside, cell)
+    def pick(self, values: np.ndarray) -> np.ndarray:
+        """Return sums (cell, ...) of pixels (pixel, ...) in proportion to their overlap, or the pixel of each cell."""
+        if not self.averages:
+            return np.where(self.inside.reshape(-1, *[1] * (values.ndim - 1)), values[self.pixel], 0.0)
+        values = values[self.order]
+        sums = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
+        low, high = (self._up_to(sums, values, edges) for edges in self.edges)
+        return high - low
+
+    def _up_to(self, sums: np.ndarray, values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        """Return the sum of the pixels below each edge (cell, ...), parts of pixels included."""
+        count = len(values)
+        turns = np.floor(edges / count) if self.circle else np.zeros(len(edges))
+        edges = edges - turns * count if self.circle else np.clip(edges, 0, count)
+        whole = np.minimum(edges.astype(int), count - 1)
+        shape = (-1, *[1] * (values.ndim - 1))
+        part = (edges - whole).reshape(shape) * values[whole]
+        return sums[whole] + part + turns.reshape(shape) * sums[-1]
+
+
+def _axis(pixels: np.ndarray, cells: np.ndarray, width: float, *, circle: bool) -> _Axis:
+    """Return the correspondence of the centres of pixels and of cells (degrees) of some width."""
+    pixels, cells = (np.asarray(values, float) for values in (pixels, cells))
+    step = _step(pixels) or width
+    pixel, inside = _pixels(pixels, cells, circle=circle, step=step)
+    order = np.argsort(pixels, kind="stable")
+    low = pixels[order[0]] - step / 2
+    around = circle and abs(len(pixels) * step - 360) < step / 2
+    centres = low + (cells - low) % 360 if circle else cells
+    borders = np.append(pixels[order] - step / 2, pixels[order[-1]] + step / 2)
+    edges = np.stack([centres - width / 2, centres + width / 2])
+    place = (edges - low) / step if around else np.interp(edges, borders, np.arange(len(borders)))
+    return _Axis(len(pixels) > 1 and step < 0.999 * width, pixel, inside, order, place, around)
 
 
 def _step(centres: np.ndarray) -> float:
     """Return the distance of neighbouring centres in degrees; 0 for a single one."""
-    return float(np.median(np.abs(np.diff(np.asarray(centres, float))))) if len(centres) > 1 else 0.0
+    steps = (np.diff(np.asarray(centres, float)) + 180) % 360 - 180  # longitudes may continue from 180 to -180
+    return float(np.median(np.abs(steps))) if len(steps) else 0.0
 
 
 def _pixels(
@@ -139,11 +182,6 @@ def _pixels(
     return order[near[best, rows]], away[best, rows] <= tolerance
 
 
-def _row_weights(values: xr.DataArray) -> np.ndarray:
-    """Return weights (latitude,) of pixels in proportion to their areas."""
-    return np.cos(np.deg2rad(values.latitude.values.astype(float))).clip(1e-6)
-
-
 def _cell_means(
     values: np.ndarray, *, axes: Mapping[str, _Axis], weight: np.ndarray, period: tuple[float, float] | None
 ) -> np.ndarray:
@@ -151,26 +189,16 @@ def _cell_means(
     if period is not None:
         low, high = period
         angle = (values - low) / (high - low) * 2 * np.pi
-        east, north = (_cell_means(part, axes=axes, weight=weight, period=None) for part in (np.sin(angle), np.cos(angle)))
+        east, north = (
+            _cell_means(part, axes=axes, weight=weight, period=None) for part in (np.sin(angle), np.cos(angle))
+        )
         return low + (np.arctan2(east, north) / (2 * np.pi) % 1) * (high - low)
     valid = np.isfinite(values)
     sums = [np.where(valid, values, 0.0) * weight[:, None], valid * weight[:, None]]
     for position, dim in ((-2, "latitude"), (-1, "longitude")):
-        sums = [_along(part, axes[dim], position) for part in sums]
+        sums = [np.moveaxis(axes[dim].pick(np.moveaxis(part, position, 0)), 0, position) for part in sums]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
-
-
-def _along(values: np.ndarray, axis: _Axis, position: int) -> np.ndarray:
-    """Return sums over the pixels of each cell along one axis, or the pixel of each cell where pixels are larger."""
-    values = np.moveaxis(values, position, 0)
-    if axis.averages:
-        out = np.zeros((len(axis.pixel), *values.shape[1:]))
-        known = axis.cell >= 0
-        np.add.at(out, axis.cell[known], values[known])
-    else:
-        out = np.where(axis.inside.reshape(-1, *[1] * (values.ndim - 1)), values[axis.pixel], 0.0)
-    return np.moveaxis(out, 0, position)
+        return np.where(sums[1] > 1e-9, sums[0] / sums[1], np.nan)
 
 
 def _extent(values: xr.DataArray) -> str:

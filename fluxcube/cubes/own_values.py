@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ _MAX_OUTSIDE = 0.5
 #: Number of values of a lazy array that are read to compare them with the bounds.
 _SAMPLE = 100_000
 
-Values = xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike
+Values: TypeAlias = xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike
 
 
 @dataclass(frozen=True, eq=False)
