@@ -33,6 +33,7 @@ _PUBLIC = {
     "write_maps": "fluxcube.maps.store",
     "open_maps": "fluxcube.maps.store",
     "totals": "fluxcube.maps.totals",
+    "weight_by_wetland": "fluxcube.maps.wetland",
     "mean_maps": "fluxcube.maps.means",
     "mean_cycle": "fluxcube.maps.means",
     "export_maps": "fluxcube.maps.export",
