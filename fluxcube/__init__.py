@@ -39,6 +39,7 @@ _PUBLIC = {
     "export_maps": "fluxcube.maps.export",
     "evaluate": "fluxcube.evaluation.skill",
     "compare": "fluxcube.evaluation.skill",
+    "energy_balance": "fluxcube.evaluation.energy",
     "plot_map": "fluxcube.plotting.maps",
     "animate_cycle": "fluxcube.plotting.animation",
     "run_demo": "fluxcube.demo",
