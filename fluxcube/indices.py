@@ -205,22 +205,23 @@ def bounds_of(name: str) -> tuple[float, float]:
 
 
 def indices(reflectance: xr.DataArray) -> xr.Dataset:
-    """Compute NDVI, EVI, NIRv and NDWI of chips, grids or points; lazily if the input is lazy.
+    """Compute every index whose bands there are, of chips, grids or points; lazily if the input is lazy.
 
     Parameters
     ----------
     reflectance : xr.DataArray
-        Reflectance from 0 to 1, with a dimension ``band`` whose labels include red, nir, blue and swir3.
+        Reflectance from 0 to 1, with a dimension ``band`` whose labels are some of
+        `fluxcube.variables.SURFACE_BANDS`.
 
     Returns
     -------
     xr.Dataset
-        ``NDVI``, ``EVI``, ``NIRv`` and ``NDWI`` with the dimensions of the input except ``band``; dimensionless.
+        Some of `INDICES`, such as ``NDVI``, with the dimensions of the input except ``band``; dimensionless.
 
     Raises
     ------
     SchemaError
-        If the dimension ``band`` or one of the four labels is missing.
+        If the dimension ``band`` is missing, or no index can be computed from its labels.
 
     Examples
     --------
@@ -233,22 +234,14 @@ def indices(reflectance: xr.DataArray) -> xr.Dataset:
             f"indices: expected a dimension 'band' with labels, found dimensions {reflectance.dims}; name the bands."
         )
     labels = [str(label) for label in reflectance["band"].values]
-    if missing := [name for name in ("red", "nir", "blue", "swir3") if name not in labels]:
-        raise SchemaError(
-            f"indices: expected the bands red, nir, blue and swir3; missing {missing} among {labels}; add them."
-        )
-    red, nir, blue, swir3 = (
-        reflectance.isel(band=labels.index(name)).drop_vars("band") for name in ("red", "nir", "blue", "swir3")
-    )
-    computed = {
-        "NDVI": _apply(ndvi, red, nir),
-        "EVI": _apply(evi, red, nir, blue),
-        "NIRv": _apply(nirv, red, nir),
-        "NDWI": _apply(ndwi, nir, swir3),
-    }
-    out = xr.Dataset(computed)
-    for name, values in out.items():
-        values.attrs = {"long_name": INDICES[str(name)].long_name, "units": "1"}
+    out = xr.Dataset()
+    for name, index in INDICES.items():
+        if all(band in labels for band in index.bands):
+            bands = (reflectance.isel(band=labels.index(band)).drop_vars("band") for band in index.bands)
+            out[name] = _apply(index.function, *bands).assign_attrs(long_name=index.long_name, units="1")
+    if not out.data_vars:
+        needed = "; ".join(f"{name} needs {', '.join(index.bands)}" for name, index in INDICES.items())
+        raise SchemaError(f"indices: expected the bands of at least one index, found {labels}: {needed}; add them.")
     return out
 
 

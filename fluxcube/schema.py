@@ -50,6 +50,15 @@ CHIP_Y = np.arange(1750.0, -2000.0, -500.0)
 CHIP_X = -CHIP_Y
 
 
+#: Dimensions of the days and of the bands of `surface`, by resolution.
+SURFACE_DIMS: Mapping[str, tuple[str, str]] = {
+    "hourly": ("surface_day", "surface_band"),
+    "daily": ("day", "band"),
+}
+#: Arrays of surface reflectance, in their standard order.
+SURFACE_ARRAYS = ("surface", "surface_quality", "surface_climatology")
+
+
 @dataclass(frozen=True)
 class Part:
     """Description of one kind of array of a stack.

@@ -103,6 +103,8 @@ TRAIN = {
     "memory": ("", "--memory 1,3"),
     "static": ("", "--static ''"),
     "bounds": ("", "--bounds table"),
+    "surface": None,  # of cubes with surface reflectance: tests/training/test_fit_surface.py
+    "lookahead": None,
     "chips": ("", "--no-chips"),
     "split": ("", "--split kfold:2/3"),
     "preset": ("", "--preset published"),

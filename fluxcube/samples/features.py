@@ -22,13 +22,16 @@ from fluxcube.samples.memory import trailing_mean
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.spec import CHIP_PIXELS, POINT_PIXELS, FeatureSpec, static_bounds
 from fluxcube.samples.surface import (
+    OLDEST,
     STATISTICS,
     SurfaceRecord,
     bands_needed,
     scaled,
+    static_feature,
     surface_columns,
     surface_statics,
 )
+from fluxcube.schema import SURFACE_DIMS
 from fluxcube.timestamps import solar_noon
 from fluxcube.variables import BANDS, COMPUTED
 
@@ -207,8 +210,9 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
     """
     if not spec.surface_bands or "surface" not in cube:
         return None
-    surface, dim = cube["surface"], spec.time_resolution.surface_dim
-    present = [name for name in spec.surface_bands if name in surface["band"].values]
+    surface = cube["surface"]
+    dim, band = SURFACE_DIMS[spec.resolution]
+    present = [name for name in spec.surface_bands if name in surface[band].values]
     climatology: np.ndarray | None = None
     features: tuple[str, ...] = ()
     if "surface_climatology" in cube:
@@ -216,7 +220,7 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
         climatology = statistics.reindex(statistic=list(STATISTICS)).values
         features = tuple(map(str, statistics["feature"].values))
     return SurfaceRecord(
-        values=surface.sel(band=present).transpose("site", dim, "band").values,
+        values=surface.sel({band: present}).transpose("site", dim, band).values,
         days=surface[dim].values,
         bands=tuple(present),
         climatology=climatology,
@@ -226,7 +230,8 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
 
 def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
     """Return the bands, columns and percentiles that a model uses and that a cube or forcing cannot supply."""
-    present = {name: set(map(str, ds[name]["band"].values)) if name in ds else set() for name in ("modis", "surface")}
+    dims = {"modis": "band", "surface": SURFACE_DIMS[spec.resolution][1]}
+    present = {name: set(map(str, ds[name][dim].values)) if name in ds else set() for name, dim in dims.items()}
     tokens = "modis" if spec.pixels == CHIP_PIXELS else "surface"
     absent = [f"band {name}" for name in spec.bands if name not in present[tokens]]
     needed = {name: bands_needed([name]) for name in spec.surface}
@@ -273,7 +278,9 @@ def _numbers(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray
         if bounds is not None and values.get(name) is not None:
             low, high = bounds
             x = np.asarray(values[name], float)
-            out[:, i] = np.where((x >= low) & (x <= high), (x - (low + high) / 2) / (high - low), np.nan)
+            # Percentiles of reflectance may lie slightly outside the bounds that scale them.
+            known = np.isfinite(x) if static_feature(name) else (x >= low) & (x <= high)
+            out[:, i] = np.where(known, (x - (low + high) / 2) / (high - low), np.nan)
     return out
 
 
@@ -307,7 +314,10 @@ def _main_climate(code: str) -> str:
 
 
 def _points(surface: SurfaceRecord | None, spec: FeatureSpec) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the bands (n, d, b, 1) of the surface reflectance, and the days on which they are known (d,)."""
+    """Return the bands (n, d, b, 1) of the surface reflectance, and the days on which they are known (d,).
+
+    On grids and at towers alike, a band token is masked when it is `OLDEST` days old.
+    """
     if surface is None or not spec.bands:
         return None, None
     values = np.stack([surface.feature(name) for name in spec.bands], -1)
@@ -331,7 +341,39 @@ def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[
         order = np.argsort(hour, axis=1, kind="stable")
         hour = np.take_along_axis(hour, order, 1)
         pixels = np.take_along_axis(pixels, order[..., None, None], 1)
-    return pixels, hour
+    return (pixels, hour) if spec.pixels > 1 else expire(pixels, hour, OLDEST * spec.steps(1))
+
+
+def expire(pixels: np.ndarray, hour: np.ndarray, age: int) -> tuple[np.ndarray, np.ndarray]:
+    """Insert an empty image where another is `age` time steps old and there is no newer one.
+
+    Parameters
+    ----------
+    pixels : (n, d, b, p) float32
+        Images, in the order of their time.
+    hour : (n, d) int64
+        Time step of each image, as in `Block.chip_hour`.
+    age : int
+        Maximum age of an image.
+
+    Returns
+    -------
+    (n, e, b, p) float32, (n, e) int64
+        Unchanged where no image becomes too old.
+
+    Examples
+    --------
+    >>> expire(np.ones((1, 2, 1, 1)), np.array([[0, 9]]), 5)[1]
+    array([[            0,             5,             9,            14]])
+    """
+    if not hour.size:
+        return pixels, hour
+    later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1)
+    ends = np.where((hour < NO_CHIP) & (later - hour > age), hour + age, NO_CHIP)
+    hours = np.concatenate([hour, ends], 1)
+    order = np.argsort(hours, axis=1, kind="stable")[:, : int((hours < NO_CHIP).sum(1).max(initial=0))]
+    images = np.concatenate([pixels, np.full_like(pixels, np.nan)], 1)
+    return np.take_along_axis(images, order[..., None, None], 1), np.take_along_axis(hours, order, 1)
 
 
 def fill_pixels(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:

@@ -152,6 +152,11 @@ class FeatureSpec:
             raise ConfigError(f"pixels must be {CHIP_PIXELS} (chips) or {POINT_PIXELS}, found {self.pixels!r}.")
         if not isinstance(self.lookahead, int) or isinstance(self.lookahead, bool) or self.lookahead < 0:
             raise ConfigError(f"lookahead must be whole days of 0 or more, found {self.lookahead!r}.")
+        if self.lookahead and not self.surface and not (self.bands and self.pixels == POINT_PIXELS):
+            raise ConfigError(
+                f"lookahead={self.lookahead} has no effect without surface columns or bands of one pixel: pass "
+                "surface=, or leave lookahead out."
+            )
         if both := sorted(set(self.predictors) & set(self.targets)):
             raise ConfigError(f"{', '.join(both)}: a variable cannot be predictor and target of one model; drop one.")
         if not self.predictors or not self.targets:

@@ -186,24 +186,25 @@ class SurfaceRecord:
 
     def feature(self, name: str, days: slice = slice(None)) -> np.ndarray:
         """Return a band or an index (n, d) float64 of some days; NaN where it is not clear or not plausible."""
-        bands = {
-            band: self.values[:, days, self.bands.index(band)].astype(float)
-            for band in bands_of(name)
-            if band in self.bands
-        }
-        if not bands:
-            return np.full(
-                self.values[:, days, 0].shape if self.bands else (len(self.values), len(self.days[days])), np.nan
-            )
-        values = np.array(index_of(name, bands), float)
-        values[~(np.abs(values) <= _WIDEST)] = np.nan
-        return values
+        bands = {band: self._band(band, days) for band in bands_of(name)}
+        return _plausible(index_of(name, bands))
+
+    def _band(self, name: str, days: slice) -> np.ndarray:
+        """Return a band (n, d) float64, all NaN if the record lacks it."""
+        if name not in self.bands:
+            return np.full((len(self.values), len(self.days[days])), np.nan)
+        return _plausible(self.values[:, days, self.bands.index(name)].astype(float))
 
     def statistics(self, name: str) -> np.ndarray:
         """Return the statistics (n, statistic) of a band or an index, computed from the record if there are none."""
         if self.climatology is not None and name in self.features:
             return self.climatology[..., self.features.index(name)]
         return long_term_statistics(self.feature(name), self.days)
+
+
+def _plausible(values: np.ndarray) -> np.ndarray:
+    """Return values, NaN where they are too large: fill values, or an index whose denominator is near zero."""
+    return np.where(np.abs(values) <= _WIDEST, values, np.nan)
 
 
 def long_term_statistics(values: np.ndarray, days: np.ndarray) -> np.ndarray:

@@ -13,12 +13,12 @@ import numpy as np
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import OURS, TABLE
 from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, check_resolution, resolution_of
-from fluxcube.samples.features import CHIP_PIXELS, Block, FeatureSpec, class_of, cube_block
+from fluxcube.samples.features import CHIP_PIXELS, Block, FeatureSpec, absent_satellite, class_of, cube_block
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.surface import DEFAULT_COLUMNS, DEFAULT_STATIC, bands_needed
 from fluxcube.samples.windows import Series, join
-from fluxcube.schema import check_units
+from fluxcube.schema import SURFACE_DIMS, check_units
 from fluxcube.variables import BANDS, SURFACE_BANDS, statics
 from fluxcube.variables import predictors as all_predictors
 
@@ -200,18 +200,21 @@ def cube_spec(
 
 def _cube_bands(cube, bands: Sequence[str] | None, pixels: int) -> tuple[str, ...]:
     """Return the bands of the tokens of a model; by default all of the chips, where the cube has chips."""
+    if resolution_of(cube) is DAILY:
+        return tuple(bands or ())  # a daily specification refuses any
     array, words = ("modis", "chips: build it with modis=") if pixels == CHIP_PIXELS else _POINTS
+    if array not in cube and (bands or pixels != CHIP_PIXELS):
+        what = "pixels=1" if bands is None else f"bands={tuple(bands)}"
+        raise ConfigError(f"{what}, but the cube has no {words}, or pass bands=().")
     if bands is None:
-        resolution = resolution_of(cube)
-        return () if array not in cube or resolution is DAILY else _array_bands(cube, array)
-    if bands and array not in cube:
-        raise ConfigError(f"bands={tuple(bands)}, but the cube has no {words}, or pass bands=().")
+        return () if array not in cube else _array_bands(cube, array)
     return tuple(bands)
 
 
 def _array_bands(cube, array: str) -> tuple[str, ...]:
     valid = BANDS if array == "modis" else SURFACE_BANDS
-    return tuple(name for name in valid if name in cube[array]["band"].values)
+    dim = "band" if array == "modis" else SURFACE_DIMS[resolution_of(cube).name][1]
+    return tuple(name for name in valid if name in cube[array][dim].values)
 
 
 def default_surface(cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -296,6 +299,8 @@ def load_towers(
         If the cube has no such site or target.
     """
     _check_cube(cube, spec.resolution)
+    if absent := absent_satellite(cube, spec):
+        log.warning("the cube cannot supply %s: masked", ", ".join(absent))
     fluxes, first = [], []
 
     def read() -> Iterator[Series]:

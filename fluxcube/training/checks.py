@@ -12,8 +12,10 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SplitError, missing_package, unknown
 from fluxcube.models import registry
 from fluxcube.resolution import DAILY, QualityLimit, check_resolution, resolution_of
+from fluxcube.samples.features import CHIP_PIXELS
 from fluxcube.samples.splits import Split
 from fluxcube.samples.towers import accepted_predictors, good_fluxes, site_years
+from fluxcube.schema import SURFACE_DIMS
 from fluxcube.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,11 @@ def check_model(cube: xr.Dataset, model: str) -> None:
 
 
 def check_names(
-    cube: xr.Dataset, targets: Sequence[str], predictors: Sequence[str] | None, bands: Sequence[str] | None
+    cube: xr.Dataset,
+    targets: Sequence[str],
+    predictors: Sequence[str] | None,
+    bands: Sequence[str] | None,
+    pixels: int = CHIP_PIXELS,
 ) -> None:
     """Refuse names that the cube lacks (UnknownNameError), or that are both predictor and target (ConfigError)."""
     for name in targets:
@@ -41,11 +47,10 @@ def check_names(
             raise ConfigError(f"{name}: a variable cannot be predictor and target of one model; drop one.")
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
-    resolution = resolution_of(cube)
-    images = resolution.satellite in cube and not resolution.surface_columns
-    for name in bands or () if images else ():
-        if name not in cube["band"].values:
-            raise unknown("band of the cube", name, cube["band"].values)
+    array, dim = ("modis", "band") if pixels == CHIP_PIXELS else ("surface", SURFACE_DIMS[resolution_of(cube).name][1])
+    for name in bands or () if array in cube else ():
+        if name not in cube[array][dim].values:
+            raise unknown("band of the cube", name, cube[array][dim].values)
 
 
 def check_training(cube: xr.Dataset, model: str, training: TrainingConfig, targets: Sequence[str]) -> None:

@@ -188,7 +188,7 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
     start = None if request.init is None else Start.read(request.init, model)
     request = _with_features(cube, request, start)
     targets = (request.target,) if isinstance(request.target, str) else tuple(request.target or ())
-    checks.check_names(cube, targets, request.predictors, request.bands)
+    checks.check_names(cube, targets, request.predictors, request.bands, request.pixels or CHIP_PIXELS)
     checks.check_training(cube, model, training, targets)
     split = _split(cube, request)
     checks.check_sides(cube, split, targets, limit, model, training)
