@@ -25,6 +25,7 @@ _PUBLIC = {
     "open_forcing": "fluxcube.cubes.forcing",
     "write_forcing": "fluxcube.cubes.forcing_store",
     "daily_forcing": "fluxcube.cubes.forcing_daily",
+    "product_bias": "fluxcube.cubes.products",
     "load_windows": "fluxcube.samples.loader",
     "fit": "fluxcube.training.fit",
     "load_model": "fluxcube.inference.loading",

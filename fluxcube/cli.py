@@ -78,6 +78,13 @@ def build(
     modis: Annotated[
         Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
     ] = None,
+    surface: Annotated[
+        list[Path] | None,
+        typer.Option(help="Surface reflectance: folder of MOD09GA rasters, or a file of series; may be repeated."),
+    ] = None,
+    max_distance: Annotated[
+        float, typer.Option(help="Maximum distance, in km, of the place of a series from the site of its name.")
+    ] = 2.0,
     land_cover: Annotated[
         Path | None, typer.Option(help="MCD12Q1 rasters, for sites whose metadata contain no class.")
     ] = None,
@@ -112,6 +119,8 @@ def build(
             store,
             resolution=resolution,
             modis=modis,
+            surface=tuple(surface or ()),
+            max_distance_km=max_distance,
             land_cover=land_cover,
             sites=site,
             order=order,
@@ -325,6 +334,9 @@ def evaluate(
     min_quality: MinQuality = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    allow_other_product: Annotated[
+        bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
+    ] = False,
 ) -> None:
     """Score runs on held-out towers: by default measured values only, the same for all runs, with intervals.
 
@@ -355,7 +367,7 @@ def evaluate(
     predictions = {}
     for name, model in models.items():
         with bar(f"predict {name}") as progress:
-            predictions[name] = predict(model, cube, progress=progress)
+            predictions[name] = predict(model, cube, allow_other_product=allow_other_product, progress=progress)
     names = list(models)
     intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,

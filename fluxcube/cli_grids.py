@@ -16,6 +16,12 @@ Era5 = Annotated[
     Path, typer.Argument(help="ERA5 or ERA5-Land files, a folder of them, or a store that `forcing` wrote.")
 ]
 Modis = Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")]
+Surface = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of MOD09GA tiles with state flags; or NetCDF or Zarr with surface reflectance of the grid."
+    ),
+]
 LandCover = Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")]
 Igbp = Annotated[str | None, typer.Option(help="IGBP class of every cell, if there is no land cover.")]
 Bbox = Annotated[str | None, typer.Option(help="Area: west,south,east,north in degrees.")]
@@ -33,6 +39,7 @@ def forcing(
     era5: Era5,
     store: Annotated[Path, typer.Argument(help="Store to write, e.g. forcing.zarr.")],
     modis: Modis = None,
+    surface: Surface = None,
     land_cover: LandCover = None,
     igbp: Igbp = None,
     bbox: Bbox = None,
@@ -54,6 +61,7 @@ def forcing(
     grid = open_forcing(
         era5,
         modis=modis,
+        surface=surface,
         land_cover=land_cover,
         igbp=igbp,
         bbox=box(bbox),
@@ -74,6 +82,7 @@ def upscale(
     forcing: Era5,
     out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
     modis: Modis = None,
+    surface: Surface = None,
     land_cover: LandCover = None,
     igbp: Igbp = None,
     koppen: Annotated[
@@ -139,6 +148,7 @@ def upscale(
     grid = open_forcing(
         forcing,
         modis=modis,
+        surface=surface,
         land_cover=land_cover,
         igbp=igbp,
         bbox=area,

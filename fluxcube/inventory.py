@@ -75,8 +75,11 @@ def _cube(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
     yield "  " + ", ".join(f"{name} {ds.attrs[name]}" for name in settings if name in ds.attrs)
     yield "  classes: " + _counted(ds.igbp.values)
     yield "  networks: " + _counted([name for text in ds.network.values for name in text.split(";")])
-    if resolution.satellite in ds:
-        yield f"  satellite: {resolution.satellite} on {ds.sizes['day']} days"
+    for name, day in (("modis", "day"), ("surface", resolution.surface_dim)):
+        if name in ds:
+            days = int(ds[f"{day}_held"].values.sum()) if f"{day}_held" in ds.coords else ds.sizes[day]
+            product = f" ({ds[name].attrs['product']})" if ds[name].attrs.get("product") else ""
+            yield f"  satellite: {name}{product} on {days} days"
     yield ""
     shares = {HOURLY: _of_hours, DAILY: _of_days}[resolution]
     yield from _aligned([_HEADINGS[resolution], *_of_variables(open_report(store), shares(store))])

@@ -7,15 +7,20 @@ cube      predictors, predictors_qc, predictors_coverage             on site: la
           (site, time, variable); fluxes, fluxes_qc,                 elevation, igbp, koppen, network,
           fluxes_coverage (site, time, target); where there are      utc_offset, time_start, time_stop
           any: fluxes_randunc, fluxes_jointunc (likewise), modis
-          (site, day, band, y, x)
+          (site, day, band, y, x), surface (site, surface_day,
+          surface_band), surface_quality (site, surface_day),
+          surface_climatology (site, statistic, feature)
 daily     the same, but predictors_quality and fluxes_quality        the same
-cube      instead of _qc and _coverage, and surface (site, day,
-          band) instead of modis
+cube      instead of _qc and _coverage; no modis; and surface
+          (site, day, band), surface_quality (site, day)
 forcing   predictors (latitude, longitude, time, variable); modis    on (latitude, longitude):
-          (latitude, longitude, day, band, y, x), likewise; in       elevation, igbp, land_fraction;
-          days surface (latitude, longitude, day, band) instead      koppen where there is one
+          (latitude, longitude, day, band, y, x) and surface, its    elevation, igbp, land_fraction;
+          quality and climatology likewise                           koppen where there is one
 maps      one array per flux (time, latitude, longitude)             land_fraction
 ========  =========================================================  ==================================
+
+`surface` is the reflectance of a point or an area under a clear sky. In hourly data its days and bands have dimensions
+of their own, because `day` and `band` are those of the chips (`SURFACE_DIMS`).
 
 A forcing with several chips a cell has ``modis (latitude, longitude, block, day, band, y, x)``, and on (latitude,
 longitude, block) block_weight, the share of the cell's land that a block stands for, and block_igbp.
@@ -192,6 +197,7 @@ def validate_cube(ds: xr.Dataset) -> xr.Dataset:
         names = (stack + ending for ending in stack_parts(stack, resolution.name, required=True))
         _check_arrays(ds, dict.fromkeys(names, ("site", "time", dim)), "cube")
     _check_chips(ds, "site")
+    _check_surface(ds, resolution, "site")
     _check_coords(ds, _SITE_COORDS, ("site",), "cube")
     _check_steps(ds, "cube", resolution)
     return ds
@@ -228,6 +234,7 @@ def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
     declare_again(ds.attrs.get(DECLARED), "the forcing")
     _check_arrays(ds, _FORCING_DIMS, "forcing")
     _check_chips(ds, "latitude", "longitude")
+    _check_surface(ds, resolution_of(ds), "latitude", "longitude")
     _check_coords(ds, _CELL_COORDS, ("latitude", "longitude"), "forcing")
     _check_steps(ds, "forcing", resolution_of(ds))
     return ds
@@ -260,6 +267,19 @@ def _check_chips(ds: xr.Dataset, *places: str) -> None:
         raise SchemaError(f"modis must have dims {expected}, found {ds.modis.dims}.")
     if "block" in expected and "block_weight" not in ds.coords:
         raise SchemaError("modis has blocks: the coordinate block_weight (latitude, longitude, block) must weigh them.")
+
+
+def _check_surface(ds: xr.Dataset, resolution: Resolution, *places: str) -> None:
+    """Check the dimensions of the arrays of surface reflectance that a cube or forcing has."""
+    day, band = SURFACE_DIMS[resolution.name]
+    inner = {"surface": (day, band), "surface_quality": (day,), "surface_climatology": ("statistic", "feature")}
+    for name, dims in inner.items():
+        if name not in ds:
+            continue
+        block = ("block",) if "block" in ds[name].dims and len(places) > 1 else ()
+        expected = (*places, *block, *dims)
+        if ds[name].dims != expected:
+            raise SchemaError(f"{name} of {resolution} data must have dims {expected}, found {ds[name].dims}.")
 
 
 def _check_coords(ds: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...], kind: str) -> None:

@@ -23,12 +23,22 @@ from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.daily import read_daily_tower
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
 from fluxcube.cubes.report import build_document, document, read_snapshots
-from fluxcube.cubes.satellite import PRODUCTS, cut_sites, span_of_use, stamp_rasters
+from fluxcube.cubes.satellite import CHIPS, cut_sites, span_of_use, stamp_rasters
 from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
 from fluxcube.cubes.surface import add_land_cover
+from fluxcube.cubes.surface_layout import SurfaceParts, stored_span
+from fluxcube.cubes.surface_series import MAX_DISTANCE_KM, SURFACE_NOTE
+from fluxcube.cubes.surface_sources import (
+    SurfaceSource,
+    SurfaceSources,
+    check_any,
+    cut_surface,
+    missing_notes,
+    open_surface,
+)
 from fluxcube.cubes.tower import read_tower
 from fluxcube.errors import SourceError, unknown
-from fluxcube.resolution import ALL
+from fluxcube.resolution import HOURLY
 from fluxcube.sources.towers.archive_metadata import find_place, of_records
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
@@ -56,6 +66,8 @@ class BuildRequest:
     store: Path
     settings: CubeSettings
     modis: str | os.PathLike | None = None
+    surface: tuple[SurfaceSource, ...] = ()
+    max_distance_km: float = MAX_DISTANCE_KM
     land_cover: str | os.PathLike | None = None
     sites: tuple[str, ...] | None = None
     strict: bool = False
@@ -149,12 +161,37 @@ def keep_sites(request: BuildRequest, found: FoundSites) -> Kept:
     return sites_to_keep(request.store, request.settings, found.stamps)
 
 
-def is_outdated(request: BuildRequest, kept: Kept) -> bool:
+def find_surface(request: BuildRequest, found: FoundSites) -> SurfaceSources | None:
+    """Open the sources of surface reflectance, and compare them with the sites requested; None without a source.
+
+    Raises
+    ------
+    SourceError
+        If a source cannot be read, or a series is of another place than the tower of its name.
+    """
+    if not request.surface:
+        return None
+    sources = open_surface(request.surface, request.max_distance_km)
+    for site in found.archives:
+        info = found.infos.get(site)
+        if info is not None and None not in (info.latitude, info.longitude):
+            sources.series_of({"site": site, "latitude": info.latitude, "longitude": info.longitude})
+    return sources
+
+
+def is_outdated(request: BuildRequest, kept: Kept, sources: SurfaceSources | None) -> bool:
     """Return whether satellite data of a site that stays must be cut again."""
+    if sources is not None and any(_has_other_surface(sources, doc) for doc in kept.documents.values()):
+        return True
     if request.modis is None:
         return False
-    rasters = PRODUCTS[ALL[request.settings.resolution].satellite].rasters(request.modis)
+    rasters = CHIPS.rasters(request.modis)
     return any(stamp_rasters(rasters, doc["place"]) != doc.get("rasters", "") for doc in kept.documents.values())
+
+
+def _has_other_surface(sources: SurfaceSources, doc: Mapping[str, Any]) -> bool:
+    """Return whether the sources have reflectance of a site that differs from that of its document."""
+    return sources.stamp(doc["place"]) not in ("", doc.get("surface", ""))
 
 
 def read_sites(request: BuildRequest, found: FoundSites, kept: Kept, building: Path) -> ReadSites:
@@ -202,14 +239,14 @@ def note_losses(request: BuildRequest, kept: Kept, read: ReadSites) -> ReadSites
     documents = dict(read.documents)
     for site, doc in documents.items():
         if site in kept.changed:
-            losses = _losses(kept.changed[site], doc, modis=request.modis is not None)
+            losses = _losses(kept.changed[site], doc, request)
             for text in losses:
                 _log.warning("%s: %s", site, text)
             documents[site] = {**doc, "warnings": [*doc["warnings"], *losses]} if losses else doc
     return replace(read, documents=documents)
 
 
-def _losses(before: Mapping[str, Any], now: Mapping[str, Any], *, modis: bool) -> list[str]:
+def _losses(before: Mapping[str, Any], now: Mapping[str, Any], request: BuildRequest) -> list[str]:
     """Return sentences on what the document of a site had and its new document lacks."""
     losses = []
     (start, stop), (first, last) = ((doc["place"]["start"], doc["place"]["stop"]) for doc in (before, now))
@@ -218,18 +255,23 @@ def _losses(before: Mapping[str, Any], now: Mapping[str, Any], *, modis: bool) -
             f"its new files have values from {first} to {last}, before the cube had values from {start} to {stop}; "
             "pass the earlier files as well to keep these"
         )
-    if before.get("rasters") and not modis:
-        losses.append("its satellite data were not cut again for its new files; append again with modis (--modis)")
+    for key, option, passed in (
+        ("rasters", "modis", request.modis is not None),
+        ("surface", "surface", bool(request.surface)),
+    ):
+        if before.get(key) and not passed:
+            losses.append(
+                f"its satellite data were not cut again for its new files; append again with {option} (--{option})"
+            )
     return losses
 
 
-def cut_satellite_data(
+def cut_chips(
     request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path
 ) -> tuple[CubeSites, dict[str, np.ndarray]]:
-    """Cut the satellite data of the sites that were read, or whose rasters changed, and spill them to `building`.
+    """Cut the chips of the sites that were read, or whose rasters changed, and spill them to `building`.
 
-    An hourly cube has chips, a daily one MOD09GA's clear-sky reflectance around the tower. Without MODIS rasters, the
-    chips are those that the archives themselves contain.
+    Without MODIS rasters, the chips are those that the archives themselves contain. A daily cube has no chips.
 
     Returns
     -------
@@ -245,27 +287,69 @@ def cut_satellite_data(
     """
     if request.modis is None:
         return sites, _cut_archives(request, found, sites, building)
-    product = PRODUCTS[ALL[request.settings.resolution].satellite]
-    rasters = product.rasters(request.modis)
+    rasters = CHIPS.rasters(request.modis)
     documents = sites.documents
     stamps = {site: stamp_rasters(rasters, doc["place"]) for site, doc in documents.items()}
     stale = [site for site, doc in documents.items() if stamps[site] != doc.get("rasters", "")]
     if not any(stamps.values()):
         spans = [span_of_use(doc["place"]) for doc in documents.values()]
         raise SourceError(
-            f"modis: no {product.name} raster from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when "
+            f"modis: no {CHIPS.name} raster from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when "
             "the towers measured; pass a folder that has some."
         )
-    days = cut_sites(building, product, rasters, [documents[site]["place"] for site in stale], request.progress)
+    days = cut_sites(building, CHIPS, rasters, [documents[site]["place"] for site in stale], request.progress)
     if not any(map(len, days.values())) and not sites.kept:
         raise SourceError("modis: no raster has a valid pixel of any of the sites; check where its tiles lie.")
-    changed = {site: {**documents[site], "rasters": stamps[site]} for site in stale}
-    return (
-        CubeSites(
-            kept={site: changed.get(site, doc) for site, doc in sites.kept.items()},
-            fresh={site: changed.get(site, doc) for site, doc in sites.fresh.items()},
-        ),
-        days,
+    return _with_entries(sites, {site: {"rasters": stamps[site]} for site in stale}), days
+
+
+def cut_reflectance(
+    request: BuildRequest, sources: SurfaceSources | None, sites: CubeSites, building: Path
+) -> tuple[CubeSites, SurfaceParts | None]:
+    """Spill the surface reflectance of the sites that were read, or whose series or tiles changed, to `building`.
+
+    Returns
+    -------
+    sites : CubeSites
+        With documents that record the source of the reflectance, and warn where a site has none.
+    parts : SurfaceParts or None
+        What was spilled; None without a source.
+
+    Raises
+    ------
+    SourceError
+        If the sources have no reflectance of any site, or none of its time.
+    """
+    if sources is None:
+        return sites, None
+    documents = sites.documents
+    check_any(sources, [doc["place"] for doc in documents.values()])
+    stale = [site for site, doc in documents.items() if site in sites.fresh or _has_other_surface(sources, doc)]
+    parts = cut_surface(sources, building, [documents[site]["place"] for site in stale], request.progress)
+    if not any(map(len, parts.days.values())) and not sites.kept:
+        spans = [stored_span(doc["place"]) for doc in documents.values()]
+        raise SourceError(
+            f"surface: no reflectance from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when the towers "
+            "measured; pass files of their time."
+        )
+    entries = {}
+    for site in stale:
+        doc = documents[site]
+        notes = missing_notes(sources, parts, doc["place"])
+        others = [text for text in doc["warnings"] if not text.startswith(SURFACE_NOTE)]
+        stamp = sources.stamp(doc["place"]) if site in parts.days else ""
+        entries[site] = {"warnings": [*others, *notes], "surface": stamp}
+    if lacking := [site for site in stale if site not in parts.days]:
+        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        _log.warning("no surface reflectance of %s%s", ", ".join(lacking[:_NAMED]), more)
+    return _with_entries(sites, entries), parts
+
+
+def _with_entries(sites: CubeSites, entries: Mapping[str, Mapping[str, Any]]) -> CubeSites:
+    """Return sites whose documents have further entries, by site."""
+    return CubeSites(
+        kept={site: {**doc, **entries.get(site, {})} for site, doc in sites.kept.items()},
+        fresh={site: {**doc, **entries.get(site, {})} for site, doc in sites.fresh.items()},
     )
 
 
@@ -273,6 +357,7 @@ def write_cube(
     request: BuildRequest,
     sites: CubeSites,
     days: Mapping[str, np.ndarray],
+    surface: SurfaceParts | None,
     log: Mapping[str, Any],
     building: Path,
 ) -> None:
@@ -282,7 +367,7 @@ def write_cube(
         _on_threads(function, names, request.progress, lambda site: f"write {site}")
 
     source = request.store if sites.kept else None
-    compose(building, request.settings, sites, log=log, source=source, satellite_days=days, each=each)
+    compose(building, request.settings, sites, log=log, source=source, chip_days=days, surface=surface, each=each)
 
 
 def log_of_build(
@@ -349,7 +434,7 @@ def _read_site(request: BuildRequest, found: FoundSites, building: Path, site: s
 def _cut_archives(request: BuildRequest, found: FoundSites, sites: CubeSites, building: Path) -> dict[str, np.ndarray]:
     """Spill the chips that archives themselves contain, the newest publication's if several do."""
     days: dict[str, np.ndarray] = {}
-    if ALL[request.settings.resolution].surface_columns:
+    if request.settings.resolution != HOURLY.name:
         return days
     for site in sites.fresh:
         for archive in sorted(found.archives[site], key=lambda archive: archive.rank):

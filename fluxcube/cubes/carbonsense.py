@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import xarray as xr
+
 from fluxcube.cubes.building import (
     BuildRequest,
     FoundSites,
     Progress,
     ReadSites,
-    cut_satellite_data,
+    cut_chips,
+    cut_reflectance,
     find_sites,
+    find_surface,
     is_outdated,
     keep_sites,
     keep_unread,
@@ -27,8 +31,10 @@ from fluxcube.cubes.compose import CubeSites
 from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.stamps import Kept
+from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
+from fluxcube.cubes.surface_sources import SurfaceSource
 from fluxcube.errors import ConfigError
-from fluxcube.resolution import ALL
+from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
 from fluxcube.stores.building import staging
 from fluxcube.stores.reading import open_store
@@ -78,6 +84,8 @@ def build_carbonsense(
     *,
     resolution: str = "hourly",
     modis: str | os.PathLike | None = None,
+    surface: SurfaceSource | Sequence[SurfaceSource] = (),
+    max_distance_km: float = MAX_DISTANCE_KM,
     land_cover: str | os.PathLike | None = None,
     variables: Sequence[str] | None = None,
     order: str = "newest",
@@ -102,8 +110,18 @@ def build_carbonsense(
     resolution : {"hourly", "daily"}
         Hours in UTC; or local days, from daily files where a site has them, else aggregated from its hours.
     modis : path, optional
-        Folder of MCD43A4 and MCD43A2 rasters (for a daily cube: MOD09GA). Each site has the satellite data of its own
-        time and the month before. Without `modis`, the cube has the chips that the archives themselves contain, if any.
+        Folder of MCD43A4 and MCD43A2 rasters, of which each site has the chips of its own time and the month before.
+        Without `modis`, the cube has the chips that the archives themselves contain, if any. A daily cube has no chips:
+        there, `modis` is a folder of MOD09GA rasters, and means the same as `surface`.
+    surface : path, xr.Dataset or sequence of these, optional
+        Surface reflectance of points or areas under a clear sky: a folder of MOD09GA rasters, from which 2 km x 2 km
+        around each site are averaged; a file that `fluxcube.read_surface` reads; or a Dataset such as it returns. Of
+        several, a series comes before rasters, and series of one place are joined. The cube has the reflectance of each
+        site's own time and the 96 days before it (`surface`), its quality where it is known (`surface_quality`), and
+        percentiles and monthly means over the whole record (`surface_climatology`). A series belongs to the site of its
+        name.
+    max_distance_km : float
+        Maximum distance of the place of a series from the site of its name.
     land_cover : path, optional
         Folder of MCD12Q1 rasters: sites without an IGBP class in their metadata receive that of their pixel, and a
         note. Pass it again when appending.
@@ -143,7 +161,9 @@ def build_carbonsense(
     Raises
     ------
     SourceError
-        If no site can be read (with `strict`, if any cannot), or `modis` has no raster from the time of the towers.
+        If no site can be read (with `strict`, if any cannot); if `modis` has no raster from the time of the towers; if
+        `surface` has no reflectance of any of them, or a series is of a place farther than `max_distance_km` from its
+        site.
     StoreError
         If `store` exists and neither `overwrite` nor `append` is set.
     ConfigError
@@ -162,6 +182,8 @@ def build_carbonsense(
     ):
         if value not in valid:
             raise ConfigError(f"{name}={value!r}: expected one of {', '.join(valid)}.")
+    if not max_distance_km >= 0:
+        raise ConfigError(f"max_distance_km={max_distance_km!r}: expected a distance in km, 0 or more.")
     if append and overwrite:
         raise ConfigError("append keeps a store and overwrite replaces it: set only one of them.")
     settings = CubeSettings(
@@ -173,11 +195,18 @@ def build_carbonsense(
         rule=rule,
         compact=compact,
     )
+    sources: tuple[SurfaceSource, ...] = (
+        (surface,) if isinstance(surface, (str, os.PathLike, xr.Dataset)) else tuple(surface)
+    )
+    if modis is not None and resolution == DAILY.name:  # a daily cube has no chips
+        sources, modis = (*sources, modis), None
     request = BuildRequest(
         roots=(raw,) if isinstance(raw, (str, os.PathLike)) else tuple(raw),
         store=Path(store),
         settings=settings,
         modis=modis,
+        surface=sources,
+        max_distance_km=max_distance_km,
         land_cover=land_cover,
         sites=(sites,) if isinstance(sites, str) else None if sites is None else tuple(sites),
         strict=strict,
@@ -206,18 +235,20 @@ def _fluxes(store: Path, resolution: str, *, append: bool) -> tuple[str, ...]:
 def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildReport:
     """Run the steps of a build; each takes the results of those before it."""
     found = find_sites(request)
+    sources = find_surface(request, found)
     with build_lock(request.store) if append else contextlib.nullcontext():
         kept = keep_sites(request, found) if append and request.store.exists() else Kept()
         to_read = any(site not in kept.documents for site in found.archives)
-        if kept.documents and not to_read and not is_outdated(request, kept):
+        if kept.documents and not to_read and not is_outdated(request, kept, sources):
             return _report(request, found, kept, ReadSites(), CubeSites(kept.documents))
         with staging(request.store, overwrite=overwrite or append) as building:
             read = read_sites(request, found, kept, building)
             kept, read = keep_unread(kept, note_losses(request, kept, read))
             sites = CubeSites(kept.documents, read.documents)
-            sites, days = cut_satellite_data(request, found, sites, building)
+            sites, days = cut_chips(request, found, sites, building)
+            sites, surface = cut_reflectance(request, sources, sites, building)
             log = log_of_build(request, found, kept, sites, _left_out(found, kept, read))
-            write_cube(request, sites, days, log, building)
+            write_cube(request, sites, days, surface, log, building)
     return _report(request, found, kept, read, sites)
 
 

@@ -325,10 +325,10 @@ def _gather_one(
     contained = np.zeros(rows.shape, bool)
     if raster.tile is not None:
         h, v = raster.tile
-        if not _touched((v * TILE, h * TILE, TILE, TILE), extent).any():
+        if not touched((v * TILE, h * TILE, TILE, TILE), extent).any():
             return contained
     tile = check_raster(raster)
-    places = np.flatnonzero(_touched((tile.row, tile.col, tile.height, tile.width), extent))
+    places = np.flatnonzero(touched((tile.row, tile.col, tile.height, tile.width), extent))
     r, c = rows[places], cols[places]
     inside = (r >= tile.row) & (r < tile.row + tile.height) & (c >= tile.col) & (c < tile.col + tile.width)
     contained[places] = inside
@@ -344,7 +344,7 @@ def _gather_one(
     return contained
 
 
-def _touched(window: tuple[int, int, int, int], extent: tuple) -> np.ndarray:
+def touched(window: tuple[int, int, int, int], extent: tuple) -> np.ndarray:
     """Return whether each place's bounding window overlaps a window (row, column, height, width): (place,) bool."""
     (row, col, height, width), (top, bottom, left, right) = window, extent
     return (top < row + height) & (bottom > row) & (left < col + width) & (right > col)

@@ -11,6 +11,15 @@ import numpy as np
 
 from fluxcube.cubes.layout import CubeSettings, cube_arrays, cube_coords, time_axis, write_chips, write_tower
 from fluxcube.cubes.report import cube_attrs, write_report
+from fluxcube.cubes.surface_layout import (
+    SurfaceLayout,
+    SurfaceParts,
+    surface_arrays,
+    surface_coords,
+    surface_layout,
+    write_surface,
+)
+from fluxcube.resolution import HOURLY
 from fluxcube.stores.arrays import create
 from fluxcube.stores.reading import open_store
 from fluxcube.stores.shards import adopt
@@ -39,7 +48,8 @@ def compose(
     *,
     log: Mapping[str, Any],
     source: Path | None = None,
-    satellite_days: Mapping[str, np.ndarray] | None = None,
+    chip_days: Mapping[str, np.ndarray] | None = None,
+    surface: SurfaceParts | None = None,
     each: Each | None = None,
 ) -> None:
     """Write a cube from the sites of another one, which stay as they are, and from sites that were spilled.
@@ -56,30 +66,37 @@ def compose(
         The log that `build_document` returns.
     source : path, optional
         The store that has the kept sites; needed if there are any.
-    satellite_days : mapping of str to (day,) datetime64, optional
-        Days of the satellite data that were spilled to `building`, by site.
+    chip_days : mapping of str to (day,) datetime64, optional
+        Days of the chips that were spilled to `building`, by site.
+    surface : SurfaceParts, optional
+        The surface reflectance that was spilled to `building`.
     each : callable, optional
         ``each(function, sites)`` calls a function for each site, perhaps in several threads; by default one by one.
     """
     documents = sites.documents
-    parts = {site: days for site, days in (satellite_days or {}).items() if len(days)}
+    old = source if sites.kept else None
+    parts = {site: days for site, days in (chip_days or {}).items() if len(days)}
     days = np.unique(np.concatenate(list(parts.values()))) if parts else None
-    if sites.kept and source is not None:
-        days = _all_days(source, days)
+    if old is not None and settings.resolution == HOURLY.name:
+        days = _all_days(old, days)
+    layout = surface_layout(old, surface)
     order = {site: at for at, site in enumerate(documents)}
-    _create(building, settings, documents, days)
-    if sites.kept and source is not None:
-        with open_store(source, kind="cube", dask=False) as old:
-            before = {str(site): at for at, site in enumerate(old.site.values)}
-        adopt(building, source, {before[site]: order[site] for site in sites.kept})
+    _create(building, settings, documents, days, layout)
+    if old is not None:
+        with open_store(old, kind="cube", dask=False) as before:
+            places = {str(site): at for at, site in enumerate(before.site.values)}
+        adopt(building, old, {places[site]: order[site] for site in sites.kept})
+    cut = () if layout is None or surface is None else tuple(surface.days)
 
     def write(site: str) -> None:
         if site in sites.fresh:
             write_tower(building, order[site], documents[site]["place"], settings)
         if site in parts:
-            write_chips(building, order[site], site, settings.resolution)
+            write_chips(building, order[site], site)
+        if layout is not None and site in cut:
+            write_surface(building, order[site], documents[site]["place"], layout)
 
-    (each or _one_by_one)(write, sorted({*sites.fresh, *parts}))
+    (each or _one_by_one)(write, sorted({*sites.fresh, *parts, *cut}))
     write_report(building, documents, log)
 
 
@@ -88,17 +105,26 @@ def _one_by_one(function: Callable[[str], None], sites: Sequence[str]) -> None:
         function(site)
 
 
-def _create(building: Path, settings: CubeSettings, documents: Mapping[str, Mapping], days: np.ndarray | None) -> None:
+def _create(
+    building: Path,
+    settings: CubeSettings,
+    documents: Mapping[str, Mapping],
+    days: np.ndarray | None,
+    layout: SurfaceLayout | None,
+) -> None:
     """Create the coordinates and the empty arrays of a cube."""
     places = [doc["place"] for doc in documents.values()]
     time = time_axis(places, settings.resolution)
     coords = cube_coords(places, time, settings, days)
-    arrays = cube_arrays(places, len(time), settings, coords.sizes.get("day"))
+    arrays = cube_arrays(places, len(time), settings, None if days is None else coords.sizes["day"])
+    if layout is not None:
+        coords = coords.assign_coords(surface_coords(layout, settings.resolution))
+        arrays |= surface_arrays(layout, len(places), settings.resolution)
     create(building, coords, arrays, cube_attrs(documents, settings.attrs))
 
 
 def _all_days(source: Path, days: np.ndarray | None) -> np.ndarray | None:
-    """Return the days of new satellite data and of those that stay."""
+    """Return the days of new chips and of those that stay."""
     with open_store(source, kind="cube", dask=False) as old:
         if "day_held" not in old.coords:
             return days

@@ -19,7 +19,7 @@ from fluxcube.cubes.places import location
 from fluxcube.cubes.tower_data import Stack, Tower, TowerOptions
 from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
-from fluxcube.resolution import ALL, Resolution
+from fluxcube.resolution import ALL, HOURLY
 from fluxcube.schema import CHIP_X, CHIP_Y, PARTS, STACKS, stack_parts, variable_coords
 from fluxcube.stores.arrays import ArraySpec
 from fluxcube.stores.building import spill, spilled, unspill
@@ -39,7 +39,7 @@ _SHARD = {name: 15 * row.steps_per_day for name, row in ALL.items()}
 #: Reflectance is stored in steps of 0.0001, as in the MODIS products.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
 #: Number of days in a file: 60 years.
-_DAYS_SHARD = 32 * 685
+DAYS_SHARD = 32 * 685
 
 #: What `write_tower` needs to know about a site, as `placed` returns it. It can be written as JSON; the store keeps it.
 Place = Mapping[str, Any]
@@ -168,7 +168,7 @@ def cube_coords(
     settings : CubeSettings
         Of the cube.
     days : (day,) datetime64 or None
-        Days of satellite data; None for a cube without satellite data.
+        Days of chips; None for a cube without chips.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def cube_coords(
     for stack, dim in STACKS.items():
         coords |= variable_coords(settings.labels[stack], dim, settings.resolution)
     if days is not None:
-        coords |= _on_day(days, settings.resolution)
+        coords |= _on_day(days)
     return xr.Dataset(coords=coords)
 
 
@@ -219,19 +219,17 @@ def _on_time(time: np.ndarray, resolution: str) -> dict[str, tuple]:
     }
 
 
-def _on_day(days: np.ndarray, resolution: str) -> dict[str, tuple]:
-    """Return the coordinates of satellite data: every day from the epoch on, and which of these have data."""
+def _on_day(days: np.ndarray) -> dict[str, tuple]:
+    """Return the coordinates of chips: every day from the epoch on, and which of these have data."""
     with_data = np.sort(days.astype("datetime64[D]"))
     axis = day_axis(with_data)
-    coords: dict[str, tuple] = {
+    return {
         "day": ("day", axis.astype("datetime64[ns]"), {"long_name": "date of the satellite product"}),
         "day_held": ("day", np.isin(axis, with_data), {"long_name": "days of which some site has a value"}),
-        "band": ("band", np.array(ALL[resolution].bands, object)),
+        "band": ("band", np.array(HOURLY.bands, object)),
+        "y": ("y", CHIP_Y, {"units": "m", "long_name": "distance north of the tower"}),
+        "x": ("x", CHIP_X, {"units": "m", "long_name": "distance east of the tower"}),
     }
-    if not ALL[resolution].surface_columns:
-        coords["y"] = ("y", CHIP_Y, {"units": "m", "long_name": "distance north of the tower"})
-        coords["x"] = ("x", CHIP_X, {"units": "m", "long_name": "distance east of the tower"})
-    return coords
 
 
 def day_axis(days: np.ndarray) -> np.ndarray:
@@ -259,7 +257,7 @@ def cube_arrays(places: Sequence[Place], steps: int, settings: CubeSettings, day
     settings : CubeSettings
         Of the cube.
     days : int or None
-        Number of days of satellite data; None for a cube without.
+        Number of days of chips; None for a cube without.
 
     Returns
     -------
@@ -284,23 +282,26 @@ def cube_arrays(places: Sequence[Place], steps: int, settings: CubeSettings, day
                     decimals=settings.compact and part.dtype == "float32",
                 )
     if days is not None:
-        arrays[ALL[resolution].satellite] = _satellite_array(len(places), days, ALL[resolution])
+        arrays[HOURLY.satellite] = _chip_array(len(places), days)
     return arrays
 
 
-def _satellite_array(sites: int, days: int, row: Resolution) -> ArraySpec:
-    """Return the array of satellite data: columns (band,) of each day as float32, or scaled images (band, y, x)."""
-    pixels = () if row.surface_columns else (len(CHIP_Y), len(CHIP_X))
-    inner = (len(row.bands), *pixels)
-    packing = {"scale_factor": _CHIP_SCALE, "_FillValue": _CHIP_FILL} if pixels else {}
+def _chip_array(sites: int, days: int) -> ArraySpec:
+    """Return the array of chips: scaled images (band, y, x) of each day."""
+    inner = (len(HOURLY.bands), len(CHIP_Y), len(CHIP_X))
     return ArraySpec(
-        dims=("site", "day", *("band", "y", "x")[: len(inner)]),
+        dims=("site", "day", "band", "y", "x"),
         shape=(sites, days, *inner),
-        dtype="int16" if packing else "float32",
-        chunks=(1, row.satellite_chunk, *inner),
-        shards=(1, _DAYS_SHARD, *inner),
-        fill_value=packing.get("_FillValue", np.nan),
-        attrs={"long_name": row.satellite_title, "units": "1", **packing},
+        dtype="int16",
+        chunks=(1, HOURLY.satellite_chunk, *inner),
+        shards=(1, DAYS_SHARD, *inner),
+        fill_value=_CHIP_FILL,
+        attrs={
+            "long_name": HOURLY.satellite_title,
+            "units": "1",
+            "scale_factor": _CHIP_SCALE,
+            "_FillValue": _CHIP_FILL,
+        },
     )
 
 
@@ -320,12 +321,11 @@ def spill_tower(building: Path, tower: Tower, *, compact: bool = False) -> None:
 
 
 def spill_chips(building: Path, site: str, day: np.ndarray, values: np.ndarray) -> None:
-    """Spill some days of a site's chips (day, band, y, x) float32, or reflectance (day, band), for `write_chips`.
+    """Spill some days of a site's chips (day, band, y, x) float32 for `write_chips`.
 
     The days of several calls must be in ascending order.
     """
-    if values.ndim == 4:
-        values = np.where(np.isfinite(values), np.rint(values / _CHIP_SCALE), _CHIP_FILL).astype(np.int16)
+    values = np.where(np.isfinite(values), np.rint(values / _CHIP_SCALE), _CHIP_FILL).astype(np.int16)
     if len(day):
         day = day.astype("datetime64[D]")
         spill(building, f"{site}.chips.{day[0]}", {"day": day, "values": values})
@@ -357,13 +357,12 @@ def write_tower(building: Path, at: int, place: Place, settings: CubeSettings) -
                 write_run(building, stack + ending, at, start, run)
 
 
-def write_chips(building: Path, at: int, site: str, resolution: str = "hourly") -> None:
-    """Write the satellite data of a site that `spill_chips` spilled, each day at its position."""
+def write_chips(building: Path, at: int, site: str) -> None:
+    """Write the chips of a site that `spill_chips` spilled, each day at its position."""
     parts = [unspill(building, key) for key in spilled(building, f"{site}.chips.")]
     if parts:
         at_day = (np.concatenate([part["day"] for part in parts]) - DAY_EPOCH).astype(int)
         values = np.concatenate([part["values"] for part in parts])
-        fill = _CHIP_FILL if values.dtype == np.int16 else np.nan
-        run = np.full((int(at_day[-1] - at_day[0]) + 1, *values.shape[1:]), fill, values.dtype)
+        run = np.full((int(at_day[-1] - at_day[0]) + 1, *values.shape[1:]), _CHIP_FILL, values.dtype)
         run[at_day - at_day[0]] = values
-        write_run(building, ALL[resolution].satellite, at, int(at_day[0]), run)
+        write_run(building, HOURLY.satellite, at, int(at_day[0]), run)

@@ -1,4 +1,4 @@
-"""Cut the satellite data of a cube's sites, in spans of days, each for its own time, and detect changed rasters."""
+"""Cut the chips of a cube's sites, in spans of days, each for its own time, and detect changed rasters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import xarray as xr
 
 from fluxcube.cubes.chips import build_chips, chip_days, source_rasters
 from fluxcube.cubes.layout import spill_chips
-from fluxcube.cubes.surface import build_surface
-from fluxcube.resolution import DAILY, HOURLY, resolution_of
-from fluxcube.sources.modis.rasters import list_rasters
+from fluxcube.resolution import resolution_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -30,7 +28,7 @@ BEFORE = np.timedelta64(32, "D")
 
 @dataclass(frozen=True)
 class Product:
-    """Satellite product of cubes of one resolution.
+    """Satellite product that is cut around the sites of a cube.
 
     Attributes
     ----------
@@ -53,37 +51,26 @@ class Product:
     size: int
 
 
-def _surface_rasters(folder: str | os.PathLike) -> list:
-    return list_rasters(folder, products=("MOD09GA", "MOD09GA_STATE"))
+#: The product of chips, which hourly cubes have.
+CHIPS = Product("MCD43A4", source_rasters, chip_days, build_chips, 9 * 64)
 
 
-def _surface_days(rasters: Sequence) -> np.ndarray:
-    """Return the dates with both reflectance and cloud flags."""
-    seen, state = ({r.day for r in rasters if r.product == name} for name in ("MOD09GA", "MOD09GA_STATE"))
-    return np.array(sorted(seen & state), "datetime64[D]")
-
-
-#: Satellite product by the name of the array that it fills (`fluxcube.resolution.Resolution.satellite`).
-PRODUCTS = {
-    HOURLY.satellite: Product("MCD43A4", source_rasters, chip_days, build_chips, 9 * 64),
-    DAILY.satellite: Product("MOD09GA", _surface_rasters, _surface_days, build_surface, 7),
-}
-
-
-def satellite_product(ds: xr.Dataset) -> str | None:
+def satellite_product(ds: xr.Dataset, array: str | None = None) -> str | None:
     """Return the product of the reflectance in a cube or forcing, such as "MOD09GA"; None if it is not recorded.
 
     Parameters
     ----------
     ds : xr.Dataset
         Cube or forcing. The attribute `product` of its satellite data counts, else their description.
+    array : {"modis", "surface"}, optional
+        Array of satellite data; by default that of the resolution: chips (hourly), or surface reflectance (daily).
 
     Examples
     --------
     >>> satellite_product(xr.Dataset({"modis": ((), 0.0, {"long_name": "reflectance (MCD43A4 bands 1-7)"})}))
     'MCD43A4'
     """
-    name = resolution_of(ds).satellite
+    name = array or resolution_of(ds).satellite
     if name not in ds:
         return None
     attrs = ds[name].attrs

@@ -13,12 +13,13 @@ import xarray as xr
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
+from fluxcube.cubes.surface_layout import SURFACE_BEFORE
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.resolution import resolution_of
-from fluxcube.schema import PARTS, STACKS, validate_cube
+from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_DIMS, validate_cube
 from fluxcube.stores.reading import dask_chunked, open_store
 
-_ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", "surface")
+_ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", *SURFACE_ARRAYS)
 #: Chunks of two years: a later selection with .sel reads little more than it needs, and the graph of a thousand sites
 #: stays small.
 _DASK_HOURS = 12 * CHUNK
@@ -111,8 +112,9 @@ def _selected(spanned: xr.Dataset, chosen: np.ndarray, selection: Selection) -> 
     ds = dask_chunked(ds, begin={"time": begin}, time=_DASK_HOURS)
     if not np.array_equal(chosen, np.arange(ds.sizes["site"])):
         ds = ds.isel(site=chosen)
-    if "day_held" in ds.coords:
-        ds = ds.isel(day=ds.day_held.values).drop_vars("day_held")
+    for dim in ("day", "surface_day"):
+        if f"{dim}_held" in ds.coords:
+            ds = ds.isel({dim: ds[f"{dim}_held"].values}).drop_vars(f"{dim}_held")
     ds = _labelled(ds, "variable", selection.variables, "variables")
     return _labelled(ds, "target", selection.targets, "targets")
 
@@ -137,11 +139,16 @@ def _spanned(ds: xr.Dataset, chosen: np.ndarray) -> xr.Dataset:
     start, stop = ds.time_start.values[chosen].min(), ds.time_stop.values[chosen].max()
     part = slice(*np.searchsorted(ds.time.values, [start, stop]))
     ds = ds.isel(time=part)
-    if "day" not in ds.dims:
-        return ds
-    # The last chip before the first hour describes the land at that hour.
-    days = slice(*np.searchsorted(ds.day.values, [start - _CHIP_BEFORE, stop]))
-    return ds.isel(day=days)
+    for dim, before in _days_before(ds).items():
+        # The last view before the first hour describes the land at that hour.
+        ds = ds.isel({dim: slice(*np.searchsorted(ds[dim].values, [start - before, stop]))})
+    return ds
+
+
+def _days_before(ds: xr.Dataset) -> Mapping[str, np.timedelta64]:
+    """Return how long before the first hour satellite data are kept, by the dimension of their days."""
+    surface = {SURFACE_DIMS[resolution_of(ds).name][0]: SURFACE_BEFORE} if "surface" in ds else {}
+    return ({"day": _CHIP_BEFORE} if "modis" in ds else {}) | surface
 
 
 def _at_sites(ds: xr.Dataset, selection: Selection) -> np.ndarray:
@@ -200,7 +207,7 @@ def _inside(ds: xr.Dataset, bbox: Box) -> np.ndarray:
 
 
 def _at_hours(ds: xr.Dataset, time: Time) -> xr.Dataset:
-    """Return the time steps of a period, and the chips that belong to them."""
+    """Return the time steps of a period, and the satellite data that belong to them."""
     start, stop = _ends(time)
     try:
         part = ds.indexes["time"].slice_indexer(start, stop)
@@ -211,7 +218,9 @@ def _at_hours(ds: xr.Dataset, time: Time) -> xr.Dataset:
         first, last = (pd.Timestamp(t).date() for t in ds.time.values[[0, -1]])
         raise ConfigError(f"time={time!r} leaves no hour: the cube has {first} to {last}.")
     ds = ds.isel(time=part)
-    return ds.isel(day=_days(ds.day.values, hours.values)) if "day" in ds.dims else ds
+    for dim in _days_before(ds):
+        ds = ds.isel({dim: _days(ds, dim, hours.values)})
+    return ds
 
 
 def _ends(time: Time) -> tuple:
@@ -229,14 +238,20 @@ def _ends(time: Time) -> tuple:
     return start, stop
 
 
-def _days(days: np.ndarray, hours: np.ndarray) -> slice:
-    """Return the days whose local noon can be among some UTC hours at any site, and the last day before them.
+def _days(ds: xr.Dataset, dim: str, hours: np.ndarray) -> slice:
+    """Return the days whose local noon can be among some UTC hours at any site, and those before them that count.
 
-    Local noon of a date lies within that date in UTC, from its midnight at 180 E to its end at 180 W.
+    Local noon of a date lies within that date in UTC, from its midnight at 180 E to its end at 180 W. Before them, the
+    last day with a chip counts, or 96 days of surface reflectance.
     """
-    first = int(np.searchsorted(days, hours[0].astype("datetime64[D]")))
-    last = int(np.searchsorted(days, hours[-1].astype("datetime64[D]"), side="right"))
-    return slice(max(first - 1, 0), last)
+    days = ds[dim].values
+    begin, last = (hours[i].astype("datetime64[D]") for i in (0, -1))
+    stop = int(np.searchsorted(days, last, side="right"))
+    if dim == "day" and "modis" in ds:
+        first = int(np.searchsorted(days, begin))
+        held = ds.day_held.values[:first] if "day_held" in ds.coords else np.ones(first, bool)
+        return slice(int(np.flatnonzero(held)[-1]) if held.any() else first, stop)
+    return slice(int(np.searchsorted(days, begin - SURFACE_BEFORE)), stop)
 
 
 def _labelled(ds: xr.Dataset, dim: str, names: str | Sequence[str] | None, argument: str) -> xr.Dataset:

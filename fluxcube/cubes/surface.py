@@ -1,4 +1,4 @@
-"""Surface reflectance (MOD09GA) and land cover (MCD12Q1) around places, for daily cubes."""
+"""Surface reflectance (MOD09GA, MODOCGA) and land cover (MCD12Q1) around places, from tiles."""
 
 from __future__ import annotations
 
@@ -12,17 +12,31 @@ import xarray as xr
 from fluxcube.biomes import igbp_code
 from fluxcube.cubes.chips import Progress, RasterSource, block_index, extent_of, gather, rasters_by_day, warn_uncovered
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.modis.rasters import class_mode, list_rasters
+from fluxcube.sources.modis.rasters import Raster, class_mode, list_rasters
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.variables import BANDS
+from fluxcube.variables import SURFACE_BANDS
 
 log = logging.getLogger(__name__)
 
 #: Centres of the 4 x 4 pixels of 500 m, in metres north and east of the place.
 _Y = np.array([750.0, 250.0, -250.0, -750.0])
 _X = -_Y
-_BANDS = BANDS[:7]
+_BANDS = SURFACE_BANDS[:7]
+#: Bits of the state flags that mark snow: MOD35's, and the internal one.
+_SNOW = 1 << 12 | 1 << 15
 _UNKNOWN = 255
+
+#: Products of the rasters that surface reflectance is cut from.
+SURFACE_PRODUCTS = ("MOD09GA", "MOD09GA_STATE")
+#: Bands of the reflectance that is cut from tiles.
+TILE_BANDS = (*_BANDS, "snow")
+#: Attributes of an array of reflectance that is cut from tiles.
+SURFACE_ATTRS = {
+    "long_name": "MODIS surface reflectance (MOD09GA bands 1-7) of clear pixels",
+    "units": "1",
+    "product": "MOD09GA",
+    "lookahead_days": 0,
+}
 
 
 def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0) -> np.ndarray:
@@ -81,6 +95,19 @@ def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0
     return known & clear & (blocked == 0) & (bits >> 8 & 0b11 <= cirrus)
 
 
+def is_snow(state: np.ndarray) -> np.ndarray:
+    """Return whether pixels are snow according to MOD09GA's state flags: bit 12 (MOD35) or 15 (internal); fill is not.
+
+    Examples
+    --------
+    >>> is_snow(np.array([0, 1 << 12, 1 << 15, 65535]))
+    array([False,  True,  True, False])
+    """
+    state = np.asarray(state)
+    known = np.isfinite(state) & (state != 65535)
+    return np.where(known, state, 0).astype(np.int64) & _SNOW > 0
+
+
 def build_surface(
     source: RasterSource,
     latitude: np.ndarray,
@@ -110,57 +137,125 @@ def build_surface(
     Returns
     -------
     xr.DataArray
-        (place, day, band) float32: reflectance of red, nir, blue, green, swir1, swir2, swir3. `day` contains the dates
-        on which any place has a value, ascending.
+        (place, day, band) float32: reflectance of red, nir, blue, green, swir1, swir2, swir3, and snow, the share of
+        the clear pixels that are snow. `day` contains the dates on which any place has a value, ascending. The
+        coordinate `quality` (place, day) float32 is the share of the pixels that are clear and valid in any band.
 
     Raises
     ------
     SourceError
         If there is no MOD09GA raster with state flags, or one is not on the grid.
     """
-    rasters = list_rasters(source, products=("MOD09GA", "MOD09GA_STATE"))
+    rasters = surface_rasters(source)
     days = _common_days(rasters)
-    rows, cols = block_index(latitude, longitude, _Y, _X)
-    values = np.full((len(rows), len(days), len(_BANDS)), np.nan, "float32")
-    covered, by_day = np.zeros(len(rows), bool), rasters_by_day(rasters)
-    for i, day in enumerate(days):
-        reflectance, state = _read_day(by_day[day], rows, cols, covered)
-        clear = clear_sky(state[:, 0], assumed_clear=assumed_clear, cirrus=cirrus)
-        values[:, i] = _clear_mean(reflectance, clear)
-        if progress:
-            progress(i + 1, len(days), f"surface reflectance of {day}")
+    rows, cols = surface_pixels(latitude, longitude)
+    values, quality, covered = read_surface_blocks(
+        rasters, rows, cols, days, assumed_clear=assumed_clear, cirrus=cirrus, progress=progress
+    )
     warn_uncovered(covered, latitude, longitude, "surface reflectance")
     kept = np.isfinite(values).any(axis=(0, 2))
     coords = {
         "day": ("day", days[kept].astype("datetime64[ns]")),
-        "band": ("band", np.array(_BANDS, object)),
+        "band": ("band", np.array(TILE_BANDS, object)),
+        "quality": (("place", "day"), quality[:, kept]),
         "latitude": ("place", np.atleast_1d(latitude)),
         "longitude": ("place", np.atleast_1d(longitude)),
     }
-    attrs = {
-        "long_name": "MODIS surface reflectance (MOD09GA bands 1-7) of clear pixels",
-        "units": "1",
-        "comment": "Mean of clear pixels among 4 x 4 of 500 m around the place; missing where fewer than half are "
-        f"clear. Cloud state 11 counts as clear: {assumed_clear}; greatest cirrus class: {cirrus}. Days are UTC dates.",
-    }
+    attrs = SURFACE_ATTRS | {"comment": surface_comment(assumed_clear, cirrus)}
     return xr.DataArray(values[:, kept], dims=("place", "day", "band"), coords=coords, name="surface", attrs=attrs)
 
 
-def _common_days(rasters: Sequence) -> np.ndarray:
-    """Return the dates (day,) datetime64[D] with both reflectance and state flags."""
-    days = [{r.day for r in rasters if r.product == product} for product in ("MOD09GA", "MOD09GA_STATE")]
-    if not days[0] & days[1]:
+def surface_comment(assumed_clear: bool = False, cirrus: int = 0) -> str:
+    """Return the CF comment of reflectance that is cut from tiles with these options of `clear_sky`."""
+    return (
+        "Mean of clear pixels among 4 x 4 of 500 m around the place; missing where fewer than half are clear. Cloud "
+        f"state 11 counts as clear: {assumed_clear}; greatest cirrus class: {cirrus}. Days are UTC dates."
+    )
+
+
+def surface_rasters(source: RasterSource) -> list[Raster]:
+    """Return the rasters of surface reflectance and state flags in a folder, or in a list that contains rasters."""
+    if isinstance(source, (list, tuple)) and source and all(isinstance(item, Raster) for item in source):
+        return [item for item in source if item.product in SURFACE_PRODUCTS]
+    return list_rasters(source, products=SURFACE_PRODUCTS)
+
+
+def surface_days(rasters: Sequence[Raster]) -> np.ndarray:
+    """Return the dates (day,) datetime64[D] with both reflectance and state flags, ascending."""
+    reflectance, state = ({r.day for r in rasters if r.product == product} for product in SURFACE_PRODUCTS)
+    return np.array(sorted(reflectance & state), "datetime64[D]")
+
+
+def surface_pixels(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and columns (place, 4, 4) of the global 500 m grid that surface reflectance is the mean of."""
+    return block_index(latitude, longitude, _Y, _X)
+
+
+def read_surface_blocks(
+    rasters: Sequence[Raster],
+    rows: np.ndarray,
+    cols: np.ndarray,
+    days: np.ndarray,
+    *,
+    assumed_clear: bool = False,
+    cirrus: int = 0,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average the clear pixels of blocks of the grid on some days.
+
+    Parameters
+    ----------
+    rasters : sequence of Raster
+        As `surface_rasters` returns them. Those that do not overlap a block are not read.
+    rows, cols : (place, y, x) int64
+        Pixels of each block (`fluxcube.cubes.chips.block_index`).
+    days : (day,) datetime64[D]
+        Days with reflectance and state flags (`surface_days`).
+    assumed_clear, cirrus
+        As in `clear_sky`.
+    progress : callable, optional
+        Called with (days done, days, text).
+
+    Returns
+    -------
+    values : (place, day, band) float32
+        `TILE_BANDS`; NaN if fewer than half of the pixels are clear and valid.
+    quality : (place, day) float32
+        Share of the pixels that are clear and valid in any band; NaN where no raster has state flags.
+    covered : (place,) bool
+        Whether any raster contains a pixel of the place.
+    """
+    values = np.full((len(rows), len(days), len(TILE_BANDS)), np.nan, "float32")
+    quality = np.full(values.shape[:2], np.nan, "float32")
+    covered, by_day = np.zeros(len(rows), bool), rasters_by_day(rasters)
+    for i, day in enumerate(days):
+        reflectance, state = _read_day(by_day[day], rows, cols, covered)
+        clear = clear_sky(state[:, 0], assumed_clear=assumed_clear, cirrus=cirrus)
+        values[:, i, : len(_BANDS)] = _clear_mean(reflectance, clear)
+        values[:, i, len(_BANDS)] = _snow_share(state[:, 0], clear)
+        quality[:, i] = _clear_share(reflectance, state[:, 0], clear)
+        if progress:
+            progress(i + 1, len(days), f"surface reflectance of {day}")
+    # Snow without any reflectance is no view.
+    values[np.isnan(values[..., : len(_BANDS)]).all(-1)] = np.nan
+    return values, quality, covered
+
+
+def _common_days(rasters: Sequence[Raster]) -> np.ndarray:
+    """Return `surface_days`, with a warning about days that have only one of the two; refuse it if there are none."""
+    days, counts = surface_days(rasters), [len({r.day for r in rasters if r.product == p}) for p in SURFACE_PRODUCTS]
+    if not len(days):
         raise SourceError(
-            f"no day has both surface reflectance and state flags: found sur_refl_b01..07 of {len(days[0])} days and "
-            f"state_1km of {len(days[1])}; add the flags, which distinguish clear pixels from clouds."
+            f"no day has both surface reflectance and state flags: found sur_refl_b01..07 of {counts[0]} days and "
+            f"state_1km of {counts[1]}; add the flags, which distinguish clear pixels from clouds."
         )
-    if alone := len(days[0] ^ days[1]):
+    if alone := sum(counts) - 2 * len(days):
         log.warning("%d days have only one of surface reflectance and state flags and are left out", alone)
-    return np.array(sorted(days[0] & days[1]), "datetime64[D]")
+    return days
 
 
-def _read_day(rasters: Sequence, rows: np.ndarray, cols: np.ndarray, covered: np.ndarray) -> tuple:
-    """Return reflectance (place, 7, 4, 4) and state flags (place, 1, 4, 4) of a day, NaN where missing."""
+def _read_day(rasters: Sequence[Raster], rows: np.ndarray, cols: np.ndarray, covered: np.ndarray) -> tuple:
+    """Return reflectance (place, 7, y, x) and state flags (place, 1, y, x) of a day, NaN where missing."""
     out = {
         product: np.full((len(rows), bands, *rows.shape[1:]), np.nan, "float32")
         for product, bands in (("MOD09GA", len(_BANDS)), ("MOD09GA_STATE", 1))
@@ -176,6 +271,19 @@ def _clear_mean(reflectance: np.ndarray, clear: np.ndarray) -> np.ndarray:
     total = np.where(good, reflectance, 0).sum((2, 3), dtype="float64")
     enough = count * 2 >= clear[0].size
     return np.where(enough, total / np.maximum(count, 1), np.nan).astype("float32")
+
+
+def _snow_share(state: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """Return the share (place,) of the clear pixels (place, y, x) that are snow; NaN if under half are clear."""
+    count = clear.sum((1, 2))
+    share = (clear & is_snow(state)).sum((1, 2)) / np.maximum(count, 1)
+    return np.where(count * 2 >= clear[0].size, share, np.nan).astype("float32")
+
+
+def _clear_share(reflectance: np.ndarray, state: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """Return the share (place,) of pixels that are clear and have a valid band; NaN where no flag is known."""
+    valid = clear & np.isfinite(reflectance).any(1)
+    return np.where(np.isfinite(state).any((1, 2)), valid.mean((1, 2)), np.nan).astype("float32")
 
 
 def site_land_cover(source: RasterSource, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:

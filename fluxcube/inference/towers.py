@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
+from fluxcube.inference.checks import check_product
 from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions
@@ -32,6 +34,7 @@ def predict(
     precision: str | None = None,
     uncertainty: bool = False,
     applicability: bool | None = False,
+    allow_other_product: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
     """Predict the fluxes of towers, the same way as maps.
@@ -57,6 +60,8 @@ def predict(
         derived RECO, since the correlation between the errors of NEE and GPP is unknown.
     applicability : bool, optional
         Whether to return `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is if the model can.
+    allow_other_product : bool
+        Whether the reflectance of the cube may be of another satellite product than the model was trained on.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -76,7 +81,8 @@ def predict(
         If `cube` is not a tower cube.
     ConfigError
         If the cube has none of the model's predictors, another clock or another resolution than the model was trained
-        on, or predictors in other units than the variable table's; if the model does not estimate its error.
+        on, predictors in other units than the variable table's, or reflectance of another satellite product (without
+        `allow_other_product`); if the model does not estimate its error.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
@@ -91,6 +97,7 @@ def predict(
         applicability=known_applicability(predictor, applicability),
     )
     masked = masked_inputs(predictor, cube, "cube")
+    products = check_product(predictor, cube, allow_other_product, unknown_level=logging.INFO)
     satellite = [name for name in predictor.spec.satellite_arrays if name in cube]
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     present = [name for name in cube["variable"].values if name in predictor.spec.predictors]
@@ -104,7 +111,7 @@ def predict(
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
     fluxes = as_fluxes(stacked, predictor, flux_names(predictor), options)
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
-        provenance(predictor, options, masked)
+        provenance(predictor, options, masked) | products
     )
 
 

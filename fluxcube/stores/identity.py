@@ -18,7 +18,7 @@ DIGESTS = "input_digests"
 #: Attribute of a forcing store that contains the digests of the inputs that it was computed from.
 MADE_FROM = "made_from"
 #: Coordinates that follow from others, or that are compared themselves.
-_SKIPPED = ("latitude", "longitude", "time", "day", "cell_area")
+_SKIPPED = ("latitude", "longitude", "time", "day", "surface_day", "cell_area")
 _LENGTH = 16
 
 
@@ -81,7 +81,8 @@ def _array_digest(array: xr.DataArray, source: str) -> str:
     from dask.base import tokenize
 
     values = str(array.data.name) if array.chunks is not None else tokenize(array.values)
-    axes = [_values_digest(array[dim].values) for dim in ("time", "day") if dim in array.dims and dim in array.coords]
+    dated = [dim for dim in ("time", "day", "surface_day") if dim in array.dims and dim in array.coords]
+    axes = [_values_digest(array[dim].values) for dim in dated]
     return _digest(" ".join([source, values, *axes]).encode())
 
 

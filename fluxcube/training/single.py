@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluxcube.cubes.satellite import satellite_product
+from fluxcube.cubes.products import product_record
 from fluxcube.errors import ConfigError
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.applicability import Applicability
@@ -247,7 +247,6 @@ def metadata(
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
     rows = table(spec.resolution)
     kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
-    product = satellite_product(plan.cube)
     return {
         "features": spec.to_dict(),
         "inputs": inputs,
@@ -262,6 +261,5 @@ def metadata(
         "search": dict(plan.found) if plan.found is not None else None,
         "history": history,
         "calibration": dict(calibration),
-        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs}
-        | ({"satellite_product": product} if product else {}),
+        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs} | product_record(plan.cube),
     }

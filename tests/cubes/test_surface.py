@@ -95,12 +95,31 @@ def test_mean_of_the_clear_pixels(tmp_path, scene):
     write(tmp_path, scene, "2019-07-06", state=np.full_like(state, 0b1010))
     found = build_surface(tmp_path, [PLACE[0]], [PLACE[1]])
     assert found.dims == ("place", "day", "band") and found.dtype == np.float32
-    assert found.band.values.tolist() == ["red", "nir", "blue", "green", "swir1", "swir2", "swir3"]
+    assert found.band.values.tolist() == ["red", "nir", "blue", "green", "swir1", "swir2", "swir3", "snow"]
     assert found.day.dt.day.values.tolist() == [4, 5]  # the overcast day is dropped
+    assert found.attrs["product"] == "MOD09GA" and (found.sel(band="snow") == 0).all()
+    found = found.drop_sel(band="snow")
     np.testing.assert_allclose(found[0, 0], raw[:, r, c].mean((1, 2)) * 1e-4, rtol=1e-5)
     seen = half[r // 2, c // 2] == 0b1000
     assert 8 <= seen.sum() < 16
+    np.testing.assert_allclose(found.quality[0], [1, seen.mean()])
     np.testing.assert_allclose(found[0, 1], raw[:, r[seen], c[seen]].mean(1) * 1e-4, rtol=1e-5)
+
+
+def test_snow_is_its_share_of_the_clear_pixels(tmp_path, scene):
+    """Of 16 pixels, those north are cloudy, whether with snow or not; of the others some are snow by either bit."""
+    *_, state, r, c = scene
+    flags = state.copy()
+    flags[: r.min() // 2 + 1] |= 0b1 | 1 << 12
+    flags[r.max() // 2, c.min() // 2] |= 1 << 15
+    flags[r.max() // 2, c.max() // 2] |= 1 << 12
+    write(tmp_path, scene, "2019-07-04", state=flags)
+    found = build_surface(tmp_path, [PLACE[0]], [PLACE[1]])[0, 0]
+    at = flags[r // 2, c // 2]
+    clear = (at & 1) == 0
+    assert 0 < (share := (clear & (at >> 12 & 0b1001 > 0)).sum() / clear.sum()) < 1
+    assert float(found.sel(band="snow")) == pytest.approx(share)
+    assert float(found.quality) == pytest.approx(clear.mean())
 
 
 def test_fewer_than_half_clear_is_missing_by_band(tmp_path, scene):
@@ -122,6 +141,7 @@ def test_fewer_than_half_clear_is_missing_by_band(tmp_path, scene):
     write(tmp_path, scene, "2019-07-04", raw=holes)
     found = build_surface(tmp_path, [PLACE[0]], [PLACE[1]])[0, 0]
     assert np.isnan(found.sel(band="blue")) and found.drop_sel(band="blue").notnull().all()
+    assert float(found.quality) == 1  # clear and valid in the other bands
 
 
 def test_options_reach_the_flags(tmp_path, scene, caplog):
