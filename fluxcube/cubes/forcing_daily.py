@@ -177,17 +177,24 @@ def _whole_dates(time: np.ndarray, shift: np.ndarray) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Names of the daily variables, and the index of each in the hourly ones."""
+    """Names of the daily variables, the index of each in the hourly ones, and its row of the variable table.
+
+    A worker process need not have declared the predictors of the user.
+    """
 
     names: tuple[str, ...]
     hourly: dict[str, int]
+    rows: dict[str, Variable]
 
     @classmethod
     def of(cls, hourly: Sequence[str]) -> _Columns:
         """Return the daily variables that hourly ones yield."""
-        known = {name: at for at, name in enumerate(hourly) if name in table("daily") and name not in COMPUTED}
+        rows = table("daily")
+        known = {name: at for at, name in enumerate(hourly) if name in rows and name not in COMPUTED}
         daily = {*known, *(["TA_RANGE"] if "TA" in known else []), *COMPUTED}
-        return cls(tuple(name for name in predictors("daily") if name in daily), known)
+        return cls(
+            tuple(name for name in predictors("daily") if name in daily), known, {name: rows[name] for name in known}
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +280,7 @@ def _block(hours: np.ndarray, strip: _Strip, block_info: Mapping | None = None) 
         column = _Hours(hours[:, j, start:], len(days), late / _HOUR)
         for at, name in enumerate(columns.names):
             if name in columns.hourly:
-                out[:, j, :, at] = column.day(table("daily")[name], columns.hourly[name])
+                out[:, j, :, at] = column.day(columns.rows[name], columns.hourly[name])
             elif name == "TA_RANGE":
                 out[:, j, :, at] = column.range(columns.hourly["TA"])
         for name, values in _computed(days, strip.latitude[rows], float(strip.longitude[j])).items():

@@ -11,6 +11,7 @@ from fluxcube.inference.passes import to_gpu
 from fluxcube.inference.predictor import ModelReference, Predictor
 from fluxcube.models import checkpoint, shipped
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.variables import DECLARED, declare_again
 
 _loaded: dict[tuple[str, str], Predictor] = {}
 _lock = threading.Lock()
@@ -40,7 +41,7 @@ def load_model(run: str | os.PathLike) -> Predictor:
 
 def as_predictor(model: Predictor | str | os.PathLike) -> Predictor:
     """Return a predictor unchanged, or load it from its run."""
-    return model if isinstance(model, Predictor) else load_model(model)
+    return _declaring(model) if isinstance(model, Predictor) else load_model(model)
 
 
 def load_reference(reference: Predictor | ModelReference) -> Predictor:
@@ -68,7 +69,16 @@ def load_reference(reference: Predictor | ModelReference) -> Predictor:
                     f"found {found[:12]}; load the model again."
                 )
             _loaded[key] = _read(path, reference.digest)
-        return _loaded[key]
+        return _declaring(_loaded[key])
+
+
+def _declaring(predictor: Predictor) -> Predictor:
+    """Return a predictor after declaring the user's predictors that it was trained on, as `FeatureSpec.from_dict` does.
+
+    A predictor that is read once is used again and again, perhaps after its declarations were removed.
+    """
+    declare_again(predictor.metadata.get("features", {}).get(DECLARED), f"the model {predictor.path}")
+    return predictor
 
 
 def _read(path: Path, digest: str) -> Predictor:

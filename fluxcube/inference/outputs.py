@@ -13,7 +13,7 @@ from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.samples.features import absent_satellite
-from fluxcube.variables import COMPUTED, table
+from fluxcube.variables import COMPUTED, statics, table
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +174,8 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
             masked.append(place)
     if "elevation" in spec.static and not np.isfinite(ds["elevation"].values).any():
         masked.append("elevation")
+    own = [name for name in spec.static if name in statics()]
+    masked += [name for name in own if name not in ds.coords or not np.isfinite(ds[name].values).any()]
     if masked:
         logger.warning("masked, since the %s does not supply them: %s", kind, ", ".join(masked))
     return tuple(masked)
