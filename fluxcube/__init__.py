@@ -15,6 +15,7 @@ _PUBLIC = {
     "inspect": "fluxcube.inventory",
     "inspect_raw": "fluxcube.sources.towers.inspection",
     "read_table": "fluxcube.sources.towers.table",
+    "read_surface": "fluxcube.sources.modis.surface",
     "build_carbonsense": "fluxcube.cubes.carbonsense",
     "append_site": "fluxcube.cubes.append",
     "declare": "fluxcube.variables",

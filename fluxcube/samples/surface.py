@@ -265,8 +265,9 @@ def surface_columns(
     *,
     resolution: Resolution = HOURLY,
     lookahead: int = 0,
+    scaled: bool = False,
 ) -> np.ndarray:
-    """Return columns of the surface reflectance on a time axis, in their units.
+    """Return columns of the surface reflectance on a time axis.
 
     Parameters
     ----------
@@ -282,6 +283,8 @@ def surface_columns(
         Of the time axis.
     lookahead : int
         Number of days by which views are known earlier.
+    scaled : bool
+        Whether columns are scaled by their bounds to [-0.5, 0.5], or in their units.
 
     Returns
     -------
@@ -303,6 +306,9 @@ def surface_columns(
     day = _day_of(time, longitude, resolution)
     first, last = int(day.min()), int(day.max())
     daily = _daily(record, columns, first, last, lookahead)
+    if scaled:
+        bounds = np.array([column.bounds for column in columns], np.float32)
+        daily = (daily - bounds.mean(1)) / (bounds[:, 1] - bounds[:, 0])
     if len(daily[0]) == len(time) and resolution.steps_per_day == 1:
         return daily
     at = day - first + np.arange(n)[:, None] * daily.shape[1]
@@ -417,9 +423,3 @@ def _middle(month: np.ndarray) -> np.ndarray:
     """Return the middle of months, in days since 1970."""
     start, end = (m.astype("datetime64[D]").astype(np.int64) for m in (month, month + 1))
     return (start + end) / 2
-
-
-def scaled(columns: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return columns (..., names) scaled by their bounds to [-0.5, 0.5], float32."""
-    bounds = np.array([column_of(name).bounds for name in names], np.float32).reshape(-1, 2)
-    return (columns - bounds.mean(1)) / (bounds[:, 1] - bounds[:, 0])
