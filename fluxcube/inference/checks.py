@@ -15,7 +15,8 @@ from fluxcube.indices import INDICES
 from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.surface import AGE
-from fluxcube.variables import SURFACE_BANDS, table
+from fluxcube.units import same_unit
+from fluxcube.variables import SURFACE_BANDS, statics, table
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
@@ -90,7 +91,8 @@ def check_product(
         Attributes of the estimates: both products of each array that the model uses (`satellite_product` and
         `satellite_product_of_training`; `surface_product` likewise, for the surface reflectance of hourly models);
         "unknown" if one is not recorded, which is logged. Their collections, where these differ, which is logged as a
-        warning. `product_bias`, if it is passed.
+        warning; the number of days of later views that a product contains, such as 8 of MCD43A4, if any; and
+        `product_bias`, if it is passed.
 
     Raises
     ------
@@ -113,6 +115,8 @@ def check_product(
                 "the model was trained on collection %s of %s, found collection %s", pair[1], mapped, pair[0]
             )
             attrs |= {collection: pair[0], f"{collection}_of_training": pair[1]}
+        if days := int(ds[array].attrs.get("lookahead_days", 0)):
+            attrs[f"{product}_lookahead_days"] = str(days)
     if bias is not None:
         mapped_names = {key: value for key, value in attrs.items() if key.endswith("_product")}
         trained_names = {key: attrs[f"{key}_of_training"] for key in mapped_names}
@@ -139,6 +143,34 @@ def _compare_products(trained: str, mapped: str, array: str, allowed: bool, unkn
         )
     elif trained != mapped:
         logger.warning("the model was trained on %s, and is used with %s as allowed", trained, mapped)
+
+
+def check_static_units(spec: FeatureSpec, ds: xr.Dataset) -> None:
+    """Refuse static predictors of the user in other units than those that they were declared in.
+
+    Predictors with a time axis are checked by `fluxcube.schema.check_units`.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Features of the model.
+    ds : xr.Dataset
+        Cube or forcing.
+
+    Raises
+    ------
+    ConfigError
+        If the attribute ``units`` of a static predictor differs; the message names it.
+    """
+    for name, row in statics().items():
+        if name not in spec.static or name not in ds:
+            continue
+        found = str(ds[name].attrs.get("units", row.units))
+        if found != row.units and not same_unit(found, row.units):
+            raise ConfigError(
+                f"{name} must be in {row.units}, as at the towers of the model, found {found}: convert "
+                "the values, or add them with fluxcube.add_predictor, which converts them."
+            )
 
 
 def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:

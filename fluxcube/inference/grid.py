@@ -14,7 +14,7 @@ import xarray as xr
 from fluxcube.cubes.forcing_surface import BAND, DAY, record_climatology
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
-from fluxcube.inference.checks import check_absent, check_product, region_bytes
+from fluxcube.inference.checks import check_absent, check_product, check_static_units, region_bytes
 from fluxcube.inference.loading import as_predictor
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor
@@ -134,6 +134,7 @@ def upscale(
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
     check_units(forcing)
+    check_static_units(predictor.spec, forcing)
     options = predictor.options(
         stride=stride,
         min_context=min_context,

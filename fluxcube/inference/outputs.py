@@ -199,6 +199,8 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
         "precision": options.precision,
         "predictors": ", ".join(spec.predictors),
         "memory_days": ", ".join(map(str, spec.memory_days)),
+        **({"surface_columns": ", ".join(spec.surface)} if spec.surface else {}),
+        **({"lookahead_days": spec.lookahead} if spec.lookahead else {}),
         "masked_predictors": ", ".join(masked),
         **({"RECO_absent": why_absent(spec.targets)} if _expects_respiration(spec.targets) else {}),
         **clock,

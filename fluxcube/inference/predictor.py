@@ -83,7 +83,7 @@ class Predictor:
         """Return targets, inputs and folder, not the weights."""
         spec, members = self.spec, len(self.model.members)
         memory = f", means of {', '.join(map(str, spec.memory_days))} days" if spec.memory_days else ""
-        inputs = ", ".join((*spec.predictors, *spec.bands, *spec.static))
+        inputs = ", ".join((*spec.predictors, *spec.surface, *spec.bands, *spec.static))
         kind = f"{members} of {self.model.kind}" if members else self.model.kind
         return f"<Predictor {kind}: {', '.join(spec.targets)} from {inputs}{memory}; {self.path or 'in memory'}>"
 

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.checks import check_product
+from fluxcube.inference.checks import check_product, check_static_units
 from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions
@@ -88,6 +88,7 @@ def predict(
     validate_cube(cube)
     check_resolution(cube, predictor.resolution, "this model")
     check_units(cube[["predictors"]])
+    check_static_units(predictor.spec, cube)
     _check_clock(cube, predictor)
     options = predictor.options(
         stride=stride,
