@@ -9,7 +9,7 @@ import numpy as np
 
 from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
-from fluxcube.inference.predictor import ModelReference, Predictor
+from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
 
@@ -24,7 +24,7 @@ class Piece:
 
     Attributes
     ----------
-    reference : Predictor or ModelReference
+    reference : Reference
         The model, or its folder.
     options : PredictionOptions
         Stride, precision and outputs.
@@ -40,7 +40,7 @@ class Piece:
         Whether a cell has several blocks of pixels, each with its own chips, share of the land and class.
     """
 
-    reference: Predictor | ModelReference
+    reference: Reference
     options: PredictionOptions
     variables: tuple[str, ...]
     bands: tuple[str, ...]
@@ -103,9 +103,12 @@ def predict_cells(
 
     def predict(some, chips, igbp) -> np.ndarray:
         places = (north[some], east[some], elevation[some], igbp, koppen[some])
-        block = cells_block(values[some], *places, chips=chips, piece=piece, spec=predictor.spec)
+
+        def features(spec: FeatureSpec) -> Block:
+            return _without_old_chips(cells_block(values[some], *places, chips=chips, piece=piece, spec=spec))
+
         chosen = None if embeddings is None else embeddings[some]
-        return predictor.predict(_without_old_chips(block), piece.options, piece.keep, chosen)
+        return predictor.predict_places(features, piece.options, piece.keep, chosen)
 
     if piece.several:
         out[land] = _mean_of_blocks(predict, chips, shares, classes, len(predictor.spec.targets))

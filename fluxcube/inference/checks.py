@@ -76,6 +76,11 @@ def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product
     ConfigError
         If the products differ, and that is not allowed; the message names both.
     """
+    checked = [_check_product_of(single, forcing, allow_other_product) for single in predictor.singles]
+    return next((attrs for attrs in checked if attrs), {})
+
+
+def _check_product_of(predictor: Predictor, forcing: xr.Dataset, allow_other_product: bool) -> dict[str, str]:
     if not predictor.spec.bands or predictor.spec.time_resolution.satellite not in forcing:
         return {}
     trained = (predictor.metadata.get("cube") or {}).get("satellite_product")
