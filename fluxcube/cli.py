@@ -162,6 +162,17 @@ def train(
             help="Bounds that scale hourly predictors: ours (default of EcoPerceiver), table, v1 or v2 (CarbonSense's)."
         ),
     ] = None,
+    surface: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated columns of the surface reflectance, e.g. NDVI,NDVI_MEAN_64D,SURFACE_AGE; none for "
+            "none. Default: a set of latest values and means, if the cube has surface reflectance."
+        ),
+    ] = None,
+    lookahead: Annotated[
+        int | None,
+        typer.Option(help="Days by which views of the surface reflectance are known earlier; default 0.", min=0),
+    ] = None,
     chips: Annotated[
         bool, typer.Option("--chips/--no-chips", help="Use MODIS chips if the cube contains them.")
     ] = True,
@@ -222,6 +233,8 @@ def train(
             memory_days=days(memory),
             bands=None if chips else (),
             static=names(static),
+            surface="default" if surface is None else [name for name in names(surface) or () if name != "none"],
+            lookahead=lookahead,
             bounds=bounds,
             split=split,
             config=config,

@@ -52,7 +52,15 @@ _log = logging.getLogger(__name__)
 #: Largest flag of the predictors used for training, whatever flags of the targets are used.
 _PREDICTOR_QC = 1
 #: Settings that were added later. They are part of a name only if they are set, so that earlier runs keep their names.
-_ADDED = {"min_quality": None, "separately": False, "bag": 1.0, "bounds": "table"}
+_ADDED = {
+    "min_quality": None,
+    "separately": False,
+    "bag": 1.0,
+    "bounds": "table",
+    "surface": (),
+    "lookahead": 0,
+    "pixels": 64,
+}
 #: Settings that affect predictions, but not training.
 _LATER = ("label", "stride", "hide", "hide_unit")
 #: Attribute of predictions that contains the digest of the data that they were computed from.
@@ -104,6 +112,10 @@ class Variant:
         Share of the training towers that each member of an ensemble is trained on, as in `fluxcube.fit`.
     separately : bool
         Train one model for each target; a search then chooses settings for each target.
+    surface : tuple of str or "default"
+        Columns of the surface reflectance, as in `fluxcube.fit`; () for none.
+    lookahead, pixels : int
+        As in `fluxcube.fit`.
     """
 
     label: str
@@ -128,12 +140,17 @@ class Variant:
     bag: float = 1.0
     separately: bool = False
     bounds: str | None = None
+    surface: tuple[str, ...] | Default = ()
+    lookahead: int = 0
+    pixels: int = 64
 
     def __post_init__(self) -> None:
         registry.config_class(self.model)
         for name in ("target", "predictors", "memory_days", "static", "bands"):
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(value))
+        if self.surface != DEFAULT:
+            object.__setattr__(self, "surface", tuple(self.surface))
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Variant:
@@ -362,6 +379,9 @@ def trained(
         bands=variant.bands,
         static=variant.static,
         bounds=variant.bounds,
+        surface=variant.surface,
+        lookahead=variant.lookahead,
+        pixels=variant.pixels,
         split=split,
         config=choose_config(variant.model, variant.preset, variant.config),
         training=changed(TrainingConfig(), variant.training),

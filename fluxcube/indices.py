@@ -1,4 +1,4 @@
-"""Vegetation and water indices from named reflectance bands.
+"""Vegetation, water and snow indices from named reflectance bands.
 
 Reflectances are fractions (0 to 1), as in the cube. The result is NaN where a band is missing or the denominator is
 zero.
@@ -6,19 +6,40 @@ zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SchemaError
+from fluxcube.errors import SchemaError, unknown
+from fluxcube.variables import SURFACE_BANDS
 
-_LONG_NAMES = {
-    "NDVI": "normalised difference vegetation index",
-    "EVI": "enhanced vegetation index",
-    "NIRv": "near-infrared reflectance of vegetation",
-    "NDWI": "normalised difference water index, MODIS band 7",
-}
+
+@dataclass(frozen=True)
+class Index:
+    """One index that is computed from reflectance bands.
+
+    Attributes
+    ----------
+    name : str
+        Such as "NDVI".
+    long_name : str
+        CF ``long_name``.
+    function : callable
+        Function of the arrays of `bands`, in their order.
+    bands : tuple of str
+        Names of the bands that it needs (`fluxcube.variables.SURFACE_BANDS`).
+    bounds : tuple of float
+        Limits (low, high) that scale the index for a model.
+    """
+
+    name: str
+    long_name: str
+    function: Callable[..., np.ndarray]
+    bands: tuple[str, ...]
+    bounds: tuple[float, float] = (-1.0, 1.0)
 
 
 def ndvi(red: np.ndarray, nir: np.ndarray) -> np.ndarray:
@@ -73,6 +94,116 @@ def ndwi(nir: np.ndarray, swir3: np.ndarray) -> np.ndarray:
     return _ratio(np.subtract(nir, swir3), np.add(nir, swir3))
 
 
+def lswi(nir: np.ndarray, swir2: np.ndarray) -> np.ndarray:
+    """Return the land surface water index (nir - swir2) / (nir + swir2); swir2 is MODIS band 6 (1628-1652 nm).
+
+    References
+    ----------
+    Xiao et al. 2004, doi:10.1016/j.rse.2003.11.008
+    """
+    return _ratio(np.subtract(nir, swir2), np.add(nir, swir2))
+
+
+def cci(red: np.ndarray, green531: np.ndarray) -> np.ndarray:
+    """Return the chlorophyll/carotenoid index (r531 - red) / (r531 + red); r531 is MODIS ocean band 11 (526-536 nm).
+
+    References
+    ----------
+    Gamon et al. 2016, doi:10.1073/pnas.1606162113
+    """
+    return _ratio(np.subtract(green531, red), np.add(green531, red))
+
+
+def ndsi(green: np.ndarray, swir2: np.ndarray) -> np.ndarray:
+    """Return the normalised difference snow index (green - swir2) / (green + swir2); swir2 is MODIS band 6.
+
+    References
+    ----------
+    Hall et al. 1995, doi:10.1016/0034-4257(95)00137-P
+    """
+    return _ratio(np.subtract(green, swir2), np.add(green, swir2))
+
+
+#: Every index, by name.
+INDICES: Mapping[str, Index] = MappingProxyType(
+    {
+        index.name: index
+        for index in (
+            Index("NDVI", "normalised difference vegetation index", ndvi, ("red", "nir")),
+            Index("EVI", "enhanced vegetation index", evi, ("red", "nir", "blue")),
+            Index("NIRv", "near-infrared reflectance of vegetation", nirv, ("red", "nir"), (-0.2, 0.6)),
+            Index("NDWI", "normalised difference water index, MODIS band 7", ndwi, ("nir", "swir3")),
+            Index("LSWI", "land surface water index, MODIS band 6", lswi, ("nir", "swir2")),
+            Index("CCI", "chlorophyll/carotenoid index", cci, ("red", "green531")),
+            Index("NDSI", "normalised difference snow index, MODIS bands 4 and 6", ndsi, ("green", "swir2")),
+        )
+    }
+)
+#: Limits (low, high) that scale a band of the surface reflectance for a model; of snow, a share.
+BAND_BOUNDS = (0.0, 1.0)
+
+
+def index_of(name: str, bands: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return a band, or an index computed from bands.
+
+    Parameters
+    ----------
+    name : str
+        A name in `INDICES` or in `fluxcube.variables.SURFACE_BANDS`.
+    bands : mapping of str to array
+        Reflectance (0 to 1) of each band, all of one shape.
+
+    Returns
+    -------
+    array of the shape of the bands
+        All NaN if one of the bands that it needs is absent.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such band or index.
+
+    Examples
+    --------
+    >>> index_of("NDVI", {"red": np.array([0.1]), "nir": np.array([0.3])}).round(6)
+    array([0.5])
+    """
+    needed = bands_of(name)
+    if any(band not in bands for band in needed):
+        shape = np.shape(next(iter(bands.values()), np.empty(0)))
+        return np.full(shape, np.nan)
+    if name not in INDICES:
+        return bands[name]
+    return INDICES[name].function(*(bands[band] for band in needed))
+
+
+def bands_of(name: str) -> tuple[str, ...]:
+    """Return the names of the bands that a band or an index needs (UnknownNameError if there is none such).
+
+    Examples
+    --------
+    >>> bands_of("CCI"), bands_of("snow")
+    (('red', 'green531'), ('snow',))
+    """
+    if name in INDICES:
+        return INDICES[name].bands
+    if name in SURFACE_BANDS:
+        return (name,)
+    raise unknown("band or index", name, (*SURFACE_BANDS, *INDICES))
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """Return the limits (low, high) that scale a band or an index for a model.
+
+    Examples
+    --------
+    >>> bounds_of("red"), bounds_of("NDVI")
+    ((0.0, 1.0), (-1.0, 1.0))
+    """
+    bands_of(name)
+    return INDICES[name].bounds if name in INDICES else BAND_BOUNDS
+
+
 def indices(reflectance: xr.DataArray) -> xr.Dataset:
     """Compute NDVI, EVI, NIRv and NDWI of chips, grids or points; lazily if the input is lazy.
 
@@ -117,7 +248,7 @@ def indices(reflectance: xr.DataArray) -> xr.Dataset:
     }
     out = xr.Dataset(computed)
     for name, values in out.items():
-        values.attrs = {"long_name": _LONG_NAMES[str(name)], "units": "1"}
+        values.attrs = {"long_name": INDICES[str(name)].long_name, "units": "1"}
     return out
 
 

@@ -65,6 +65,8 @@ class Resolution:
         Bands of that array.
     surface_columns : bool
         Whether satellite data are columns of the model inputs (daily) or images (hourly).
+    surface_dim : str
+        Dimension of the days of the array ``surface``; in hourly data the dimension ``day`` is that of the chips.
     quality : str
         Ending of the name of the arrays of quality.
     quality_noun : str
@@ -111,6 +113,7 @@ class Resolution:
     satellite_chunk: int
     bands: tuple[str, ...]
     surface_columns: bool
+    surface_dim: str
     quality: str
     quality_noun: str
     quality_words: str
@@ -208,6 +211,7 @@ HOURLY = Resolution(
     satellite_chunk=32,
     bands=BANDS,
     surface_columns=False,
+    surface_dim="surface_day",
     quality="_qc",
     quality_noun="flags",
     quality_words="quality flags",
@@ -240,6 +244,7 @@ DAILY = Resolution(
     satellite_chunk=1370,
     bands=BANDS[:7],
     surface_columns=True,
+    surface_dim="day",
     quality="_quality",
     quality_noun="shares",
     quality_words="the measured or well filled share of each day",

@@ -48,6 +48,10 @@ COMPUTED = ("DOY", "TOD", "SW_IN_POT")
 #: The bands of a chip: seven MCD43A4 reflectances, snow (MCD43A2) and water (MCD43A2).
 BANDS = ("red", "nir", "blue", "green", "swir1", "swir2", "swir3", "snow", "water")
 
+#: Bands of the surface reflectance of a point or an area: MODIS bands 1 to 7, the ocean bands 11 (531 nm) and 12
+#: (551 nm), and the share of the clear pixels that are covered by snow.
+SURFACE_BANDS = (*BANDS[:7], "green531", "green551", "snow")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:

@@ -130,6 +130,9 @@ def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube,
         "separately": True,
         "bag": 0.5,
         "bounds": "table",
+        "surface": ("NDVI",),
+        "lookahead": 2,
+        "pixels": 1,
     }
     assert set(changes) == {f.name for f in dataclasses.fields(Variant)} - {"label"}
     for name, value in changes.items():

@@ -12,6 +12,7 @@ from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
+from fluxcube.samples.surface import SurfaceRecord
 
 #: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
 #: before its first hour. Reading all earlier chips would take more RAM the longer a run is.
@@ -219,17 +220,18 @@ def cells_block(
         north,
         east,
         spec=spec,
-        elevation=elevation,
-        igbp=igbp.tolist(),
-        koppen=koppen.tolist(),
-        chips=None if chips is None else in_order(chips, piece.bands, seen_bands(spec), 2),
+        statics={"elevation": elevation, "igbp": igbp.tolist(), "koppen": koppen.tolist()},
+        chips=None if chips is None or spec.surface_bands else in_order(chips, piece.bands, seen_bands(spec), 2),
         days=piece.days,
+        surface=None
+        if chips is None or piece.days is None or not spec.surface_bands
+        else SurfaceRecord(in_order(chips, piece.bands, seen_bands(spec), 2), piece.days, seen_bands(spec)),
     )
 
 
 def seen_bands(spec: FeatureSpec) -> tuple[str, ...]:
-    """Return the bands that model inputs are computed from; daily indices come from the seven reflectances."""
-    return spec.time_resolution.bands if spec.surface else spec.bands
+    """Return the bands that model inputs are computed from."""
+    return spec.surface_bands or spec.bands
 
 
 def in_order(values: np.ndarray, present: tuple[str, ...], names: tuple[str, ...], axis: int) -> np.ndarray:

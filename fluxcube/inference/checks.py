@@ -81,7 +81,8 @@ def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product
 
 
 def _check_product_of(predictor: Predictor, forcing: xr.Dataset, allow_other_product: bool) -> dict[str, str]:
-    if not predictor.spec.bands or predictor.spec.time_resolution.satellite not in forcing:
+    spec = predictor.spec
+    if not (spec.bands or spec.surface_bands) or spec.time_resolution.satellite not in forcing:
         return {}
     trained = (predictor.metadata.get("cube") or {}).get("satellite_product")
     mapped = satellite_product(forcing)

@@ -208,7 +208,7 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
         "koppen": (forcing.koppen if "koppen" in forcing.coords else xr.full_like(forcing.igbp, "")).astype(str),
     }
     bands, chips = [], spec.time_resolution.satellite
-    if spec.bands and chips in forcing:
+    if seen_bands(spec) and chips in forcing:
         bands = [b for b in seen_bands(spec) if b in forcing["band"].values]
         arrays["chips"] = forcing[chips].sel(band=bands)
         if "block" in forcing[chips].dims:

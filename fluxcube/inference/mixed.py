@@ -35,7 +35,7 @@ _COMMON = {
     "clock": "a cube has one clock",
 }
 #: Settings of features of which the description of all inputs has those of every member.
-_UNITED = ("predictors", "memory_days", "bands", "static", "igbp_classes", "koppen_classes")
+_UNITED = ("predictors", "memory_days", "bands", "surface", "static", "igbp_classes", "koppen_classes")
 #: Settings of features that scale the values of one member, and describe no input.
 _SCALING = ("target_mean", "target_scale", "input_mean", "input_scale")
 
@@ -336,9 +336,22 @@ def united_spec(specs: Sequence[FeatureSpec], names: Sequence[str]) -> FeatureSp
         raise ConfigError(f"the members of a mixed ensemble must have a common target; found {found}.")
     if some := targets_of_some(specs, targets):
         logger.warning("%s: left out of the mixed ensemble, since only some members estimate them", ", ".join(some))
-    changed: dict[str, Any] = dict.fromkeys(_SCALING, ())
+    changed: dict[str, Any] = {"pixels": _pixels(specs, names), "lookahead": max(spec.lookahead for spec in specs)}
+    changed |= dict.fromkeys(_SCALING, ())
     changed |= {name: tuple(dict.fromkeys(v for spec in specs for v in getattr(spec, name))) for name in _UNITED}
     return dataclasses.replace(first, targets=targets, **changed)
+
+
+def _pixels(specs: Sequence[FeatureSpec], names: Sequence[str]) -> int:
+    """Return the number of pixels of the bands of the members that have bands (ConfigError if they differ)."""
+    found = {name: spec.pixels for name, spec in zip(names, specs, strict=True) if spec.bands}
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name} {pixels}" for name, pixels in found.items())
+        raise ConfigError(
+            f"members whose bands are chips (64 pixels) and members whose bands are those of a point (1 pixel) cannot "
+            f"be mixed yet; found {listed}. Mix members with one number of pixels."
+        )
+    return next(iter(found.values()), specs[0].pixels)
 
 
 def targets_of_some(specs: Sequence[FeatureSpec], targets: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
-from fluxcube.variables import BANDS, COMPUTED, table
+from fluxcube.samples.features import absent_satellite
+from fluxcube.variables import COMPUTED, table
 
 logger = logging.getLogger(__name__)
 
@@ -171,13 +172,10 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
         needed = ", ".join(name for name in spec.predictors if name not in COMPUTED)
         raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({needed}).")
     masked = [name for name in spec.predictors if name not in present]
-    bands = set(map(str, ds["band"].values)) if spec.time_resolution.satellite in ds else set()
-    if bands.issuperset(BANDS[:7]) and spec.surface:
-        bands = bands.union(spec.bands)  # indices are computed from the seven reflectances
-    masked += [f"band {name}" for name in spec.bands if name not in bands]
-    for name in ("igbp", "koppen"):
-        if name in spec.static and not (name in ds.coords and any(map(str, ds[name].values.ravel()))):
-            masked.append(name)
+    masked += absent_satellite(ds, spec)
+    for place in ("igbp", "koppen"):
+        if place in spec.static and not (place in ds.coords and any(map(str, ds[place].values.ravel()))):
+            masked.append(place)
     if "elevation" in spec.static and not np.isfinite(ds["elevation"].values).any():
         masked.append("elevation")
     if masked:

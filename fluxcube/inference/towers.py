@@ -91,11 +91,10 @@ def predict(
         applicability=known_applicability(predictor, applicability),
     )
     masked = masked_inputs(predictor, cube, "cube")
-    chips = predictor.spec.time_resolution.satellite
-    with_chips = [chips] if predictor.spec.bands and chips in cube else []
+    satellite = [name for name in predictor.spec.satellite_arrays if name in cube]
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     present = [name for name in cube["variable"].values if name in predictor.spec.predictors]
-    needed = cube[["predictors", *flags, *with_chips]].sel(variable=present)
+    needed = cube[["predictors", *flags, *satellite]].sel(variable=present)
     values: np.ndarray | da.Array
     if cube.predictors.chunks is not None and progress is None:
         values = _lazy(predictor, needed, options)

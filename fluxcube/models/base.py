@@ -26,8 +26,8 @@ class Batch(NamedTuple, Generic[Array]):
     ----------
     inputs : (B, T, V) float32
         Model inputs: normalised predictors and their trailing means; NaN is a masked token.
-    images : (B, K, b, 64) float32
-        Chips, pixels flattened; a band that is all NaN is a masked token. K may be 0.
+    images : (B, K, b, p) float32
+        Chips, pixels flattened, or bands of one pixel; a band that is all NaN is a masked token. K may be 0.
     image_step : (B, K) int64
         Time step of the window (0..T-1) of each chip, or -1 for none; no two chips share a time step.
     numbers : (B, S) float32
@@ -58,6 +58,8 @@ class Sizes:
         V, number of input columns per time step.
     bands : int
         b, number of bands of a chip.
+    pixels : int
+        p, number of pixels of a band: 64 of a chip, or 1.
     numbers : int
         S, number of static numbers.
     classes : tuple of int
@@ -67,7 +69,7 @@ class Sizes:
     protected : tuple of int
         Input columns that observational dropout never masks (the clocks).
     means : int
-        Number of input columns, the last ones, that are trailing means.
+        Number of input columns, the last ones, that change daily: surface columns and trailing means.
     cyclic : tuple of int
         Cyclic input columns, normalised to [-1, 1), for models that encode them as sine and cosine.
     """
@@ -80,6 +82,7 @@ class Sizes:
     protected: tuple[int, ...] = ()
     means: int = 0
     cyclic: tuple[int, ...] = ()
+    pixels: int = 64
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Sizes:

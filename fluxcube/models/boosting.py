@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,6 @@ from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
 from fluxcube.scores import efficiency
-
-_SIDE = 8
 
 #: Rounds between the points from which training can resume. Random draws restart there, killed or not.
 ROUNDS = 25
@@ -505,8 +504,8 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
 
     Parameters
     ----------
-    images : (B, K, b, 64) float32
-        Chips; missing pixels, NaN, do not count.
+    images : (B, K, b, 64 or 1) float32
+        Chips, or bands of one pixel; missing pixels, NaN, do not count.
     step : (B, K) int64
         Time step of each chip, or -1.
     bands : int
@@ -519,8 +518,9 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
     """
     if not images.shape[1] or not bands:
         return np.full((len(images), bands), np.nan, np.float32)
-    offset = np.arange(_SIDE) - (_SIDE - 1) / 2
-    weight = (1 / np.hypot(offset[:, None], offset)).ravel()
+    side = math.isqrt(images.shape[-1])
+    offset = np.arange(side) - (side - 1) / 2
+    weight = (1 / np.hypot(offset[:, None], offset)).ravel() if side > 1 else np.ones(1)
     latest = np.argmax(step, axis=1)
     windows = np.arange(len(images))
     chip = images[windows, latest]

@@ -26,7 +26,6 @@ from fluxcube.models.sliding import predict_sliding
 
 #: Value in place of a missing one; masked, so that no output depends on it.
 _PLACEHOLDER = 0.0
-_PIXELS = 64
 #: Largest logarithm of a variance, up and down, in units of the target's variance.
 _WIDEST = 8.0
 
@@ -184,7 +183,7 @@ class EcoPerceiver(Network):
         self.classes = nn.ParameterList(torch.empty(count, token) for count in sizes.classes)
         if sizes.bands:
             self.bands = nn.Parameter(torch.empty(sizes.bands, config.embedding))
-            self.band_weight = nn.Parameter(torch.empty(sizes.bands, _PIXELS, config.coding))
+            self.band_weight = nn.Parameter(torch.empty(sizes.bands, sizes.pixels, config.coding))
             self.band_bias = nn.Parameter(torch.zeros(sizes.bands, config.coding))
             self.image_norm = nn.LayerNorm(token)
         own = 1 if config.share else config.blocks
@@ -214,7 +213,7 @@ class EcoPerceiver(Network):
             if name in ("variables", "bands", "latents") or name.startswith("classes"):
                 nn.init.normal_(parameter, std=0.5)
             elif name == "band_weight":
-                nn.init.normal_(parameter, std=_PIXELS**-0.5)
+                nn.init.normal_(parameter, std=self.sizes.pixels**-0.5)
             elif name.endswith("weight") and parameter.ndim == 2:
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):

@@ -48,7 +48,7 @@ def day_columns(spec: FeatureSpec) -> tuple[Column, ...]:
     for i, (name, variable) in enumerate(zip(spec.inputs, spec.input_variables, strict=True)):
         parts = (f"{name} cos", f"{name} sin") if i in spec.cyclic_columns else (name,)
         columns += [Column(part, variable) for part in parts if variable != _CLOCK]
-    columns += [Column(f"band {name}", f"band {name}") for name in _bands(spec)]
+    columns += [Column(f"band {name}", f"band {name}") for name in spec.bands]
     columns += [Column(name, name) for name in spec.numbers]
     columns += [Column(f"{name} {code}", name) for name, codes in spec.class_lists.items() for code in codes]
     return tuple(columns)
@@ -88,7 +88,7 @@ def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
     days = met.shape[1]
     ends = np.arange(1, days + 1) * per_day - lead
     same = [np.repeat(part[:, None], days, axis=1) for part in (block.numbers, _one_hot(block, spec))]
-    out = np.concatenate([met, _latest(block, ends, len(_bands(spec))), *same], axis=-1, dtype=np.float32)
+    out = np.concatenate([met, _latest(block, ends, len(spec.bands)), *same], axis=-1, dtype=np.float32)
     measured = [i for i, column in enumerate(columns[: met.shape[-1]]) if column.group not in COMPUTED]
     out[~np.isfinite(met[..., measured or slice(None)]).any(-1)] = np.nan
     return out, lead
@@ -161,11 +161,6 @@ def _met(met: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndar
         else:
             out.append(plain[..., i])
     return np.stack(out, -1) if out else np.empty((*plain.shape[:2], 0), np.float32)
-
-
-def _bands(spec: FeatureSpec) -> tuple[str, ...]:
-    """Return the bands of the chips; daily models have none, as their bands are model inputs."""
-    return () if spec.time_resolution.surface_columns else spec.bands
 
 
 def _latest(block: Block, ends: np.ndarray, bands: int) -> np.ndarray:

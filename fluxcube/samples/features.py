@@ -5,29 +5,34 @@ Towers and grids use the same function, `make_block`, so that their features are
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from fluxcube.errors import ConfigError, unknown
-from fluxcube.normalisation import TABLE, check_bounds, normalise, within_bounds
-from fluxcube.resolution import HOURLY, Resolution, check_resolution, find_resolution
+from fluxcube.errors import ConfigError
+from fluxcube.normalisation import normalise, within_bounds
+from fluxcube.resolution import HOURLY, check_resolution
 from fluxcube.samples.memory import trailing_mean
 from fluxcube.samples.quality import best_flags
-from fluxcube.samples.reflectance import INDICES, carried
+from fluxcube.samples.spec import CHIP_PIXELS, POINT_PIXELS, FeatureSpec, static_bounds
+from fluxcube.samples.surface import (
+    STATISTICS,
+    SurfaceRecord,
+    bands_needed,
+    scaled,
+    surface_columns,
+    surface_statics,
+)
 from fluxcube.timestamps import solar_noon
-from fluxcube.variables import BANDS, COMPUTED, check_role, table
+from fluxcube.variables import BANDS, COMPUTED
 
 log = logging.getLogger(__name__)
-
-#: Limits that scale the static numbers to [-0.5, 0.5): degrees north, metres above the sea.
-STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
 
 #: A Köppen class: its main climate and up to three letters, before anything that is no letter.
 _KOPPEN = re.compile(r"([A-E])[fmswhkntabcd]{0,3}(?![A-Za-z])", re.IGNORECASE)
@@ -36,191 +41,6 @@ _KOPPEN = re.compile(r"([A-E])[fmswhkntabcd]{0,3}(?![A-Za-z])", re.IGNORECASE)
 NO_CHIP = 2**38
 
 _REFLECTANCES = BANDS[:7]
-_STATIC = (*STATIC_BOUNDS, "igbp", "koppen")
-#: Settings that `to_dict` omits at their default, so that files of hourly models do not change.
-_LATER = ("resolution", "koppen_classes", "input_mean", "input_scale", "bounds")
-
-
-def input_bands(resolution: Resolution) -> tuple[str, ...]:
-    """Return the valid bands of a model: those of the chips, or reflectances and indices used as columns."""
-    return (*resolution.bands, *INDICES) if resolution.surface_columns else resolution.bands
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureSpec:
-    """Inputs and targets of a model: fixed by `fit` and saved in the checkpoint.
-
-    Attributes
-    ----------
-    predictors : tuple of str
-        Predictors, in order.
-    memory_days : tuple of int
-        Number of days of the trailing means that are added for each predictor, in any order.
-    bands : tuple of str
-        Bands of the chips; empty for a model without chips. Of a daily model: bands and indices of the surface
-        reflectance, which are columns after the predictors.
-    static : tuple of str
-        Any of "latitude", "elevation", "igbp", "koppen" (the main climates A to E).
-    igbp_classes, koppen_classes : tuple of str
-        Classes seen in training, in the order of their indices.
-    targets : tuple of str
-        Fluxes, in order.
-    target_mean, target_scale : tuple of float
-        scaled = (flux - mean) / scale, in the flux's units.
-    predictor_max_qc : int or None
-        Maximum quality flag of the predictors; others are masked. None keeps all.
-    clock : {"solar", "standard"}
-        Time of DOY and TOD.
-    fill_chips : bool
-        Whether a missing pixel of a chip takes the mean of its band's valid ones; False leaves it NaN, for models that
-        average a band themselves.
-    resolution : {"hourly", "daily"}
-        Resolution of the cubes. Time steps are hours or days.
-    input_mean, input_scale : tuple of float
-        Mean and standard deviation of the model inputs after scaling by bounds, fitted on the daily values of the
-        training towers; empty for no second scaling.
-    bounds : {"table", "v1", "v2", "ours"}
-        Bounds by which predictors are scaled, and beyond which they are missing (`fluxcube.normalisation.bounds_of`).
-
-    Examples
-    --------
-    >>> spec = FeatureSpec(predictors=("TOD", "TA"), memory_days=(7,), targets=("NEE",))
-    >>> spec.inputs
-    ('TOD', 'TA', 'TA_MEAN_7D')
-    """
-
-    predictors: tuple[str, ...]
-    memory_days: tuple[int, ...] = ()
-    bands: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-    igbp_classes: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ("NEE",)
-    target_mean: tuple[float, ...] = ()
-    target_scale: tuple[float, ...] = ()
-    predictor_max_qc: int | None = 1
-    clock: str = "solar"
-    fill_chips: bool = True
-    resolution: str = HOURLY.name
-    koppen_classes: tuple[str, ...] = ()
-    input_mean: tuple[float, ...] = ()
-    input_scale: tuple[float, ...] = ()
-    bounds: str = TABLE
-
-    def __post_init__(self):
-        bands = input_bands(find_resolution(self.resolution))
-        check_bounds(self.bounds, self.resolution)
-        check_role(self.predictors, "predictor", self.resolution)
-        check_role(self.targets, "target", self.resolution)
-        for kind, names, valid in (("band", self.bands, bands), ("static input", self.static, _STATIC)):
-            for name in names:
-                if name not in valid:
-                    raise unknown(kind, name, valid)
-        self._check()
-        if not self.target_scale:
-            object.__setattr__(self, "target_mean", (0.0,) * len(self.targets))
-            object.__setattr__(self, "target_scale", (1.0,) * len(self.targets))
-
-    def _check(self) -> None:
-        if both := sorted(set(self.predictors) & set(self.targets)):
-            raise ConfigError(f"{', '.join(both)}: a variable cannot be predictor and target of one model; drop one.")
-        if not self.predictors or not self.targets:
-            raise ConfigError("a model needs at least one predictor and one target.")
-        for name in ("predictors", "memory_days", "bands", "static", "targets", "igbp_classes", "koppen_classes"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ConfigError(f"{name}: expected each name once, found {getattr(self, name)}; remove duplicates.")
-        if any(not isinstance(d, int) or d < 1 for d in self.memory_days):
-            raise ConfigError(f"memory_days must be whole days of 1 or more, found {self.memory_days}.")
-        if self.clock not in ("solar", "standard"):
-            raise ConfigError(f"clock must be solar or standard, found {self.clock!r}.")
-        if self.target_scale and not len(self.target_mean) == len(self.target_scale) == len(self.targets):
-            raise ConfigError("target_mean and target_scale must have one number for each target.")
-        if self.input_scale and not len(self.input_mean) == len(self.input_scale) == len(self.inputs):
-            raise ConfigError(f"input_mean and input_scale must have one number for each of {len(self.inputs)} inputs.")
-
-    @property
-    def time_resolution(self) -> Resolution:
-        """Resolution of its cubes."""
-        return find_resolution(self.resolution)
-
-    @property
-    def step(self) -> str:
-        """NumPy's code of a time step: "h" or "D"."""
-        return self.time_resolution.unit
-
-    @property
-    def memory_predictors(self) -> tuple[str, ...]:
-        """Predictors that get trailing means: those neither computed nor cyclic."""
-        rows = table(self.resolution)
-        return tuple(n for n in self.predictors if n not in COMPUTED and not rows[n].cyclic)
-
-    @property
-    def surface(self) -> tuple[str, ...]:
-        """Names of the model inputs that are reflectances or indices."""
-        return self.bands if self.time_resolution.surface_columns else ()
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the model inputs: predictors, surface columns, then the trailing means of each span."""
-        means = [f"{name}_MEAN_{days}D" for days in self.memory_days for name in self.memory_predictors]
-        return (*self.predictors, *self.surface, *means)
-
-    @property
-    def input_variables(self) -> tuple[str, ...]:
-        """The variable, or surface column, that each of `inputs` is a value or a mean of."""
-        return (*self.predictors, *self.surface, *self.memory_predictors * len(self.memory_days))
-
-    @property
-    def input_units(self) -> tuple[str, ...]:
-        """Units of each of `inputs` before scaling."""
-        rows = table(self.resolution)
-        return tuple("1" if name in self.surface else rows[name].units for name in self.input_variables)
-
-    @property
-    def cyclic_columns(self) -> tuple[int, ...]:
-        """Positions of the cyclic model inputs."""
-        rows, names = table(self.resolution), self.input_variables
-        return tuple(i for i, n in enumerate(names) if n not in self.surface and rows[n].cyclic)
-
-    @property
-    def numbers(self) -> tuple[str, ...]:
-        """Names of the static numbers."""
-        return tuple(name for name in self.static if name in STATIC_BOUNDS)
-
-    @property
-    def class_lists(self) -> dict[str, tuple[str, ...]]:
-        """Names of the static class inputs, and the classes of each."""
-        every = {"igbp": self.igbp_classes, "koppen": self.koppen_classes}
-        return {name: classes for name, classes in every.items() if name in self.static}
-
-    @property
-    def memory_steps(self) -> int:
-        """Number of time steps before a block that its trailing means need."""
-        return self.steps(max(self.memory_days, default=0))
-
-    def steps(self, days: int) -> int:
-        """Return the number of time steps of a number of days."""
-        return self.time_resolution.steps_per_day * days
-
-    def to_dict(self) -> dict:
-        """Return the settings as JSON-compatible values; `from_dict` is the inverse."""
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-        return {k: v for k, v in values.items() if k not in _LATER or v not in ([], HOURLY.name, TABLE)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> FeatureSpec:
-        """Return a spec from the values that `to_dict` returned.
-
-        Raises
-        ------
-        UnknownNameError
-            If a key is not a setting of a spec.
-        """
-        valid = [f.name for f in dataclasses.fields(cls)]
-        for key in values:
-            if key not in valid:
-                raise unknown("feature setting", key, valid)
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**settings)
 
 
 @dataclass(frozen=True)
@@ -237,9 +57,9 @@ class Block:
         Static numbers, normalised; NaN is missing.
     classes : (n, C) int64
         Index into `FeatureSpec.igbp_classes` and `koppen_classes`, or -1; a column for each that is a static input.
-    chips : (n, d, b, 64) float32
-        Chips of each place, those that are present first and by time; gaps filled, unless the spec's `fill_chips`
-        is False. d may be 0.
+    chips : (n, d, b, p) float32
+        Bands of p = `FeatureSpec.pixels` pixels of each place on d days, those that are present first and by time; gaps
+        filled, unless the spec's `fill_chips` is False. d may be 0.
     chip_hour : (n, d) int64
         Hour, on the block's own axis, that holds local solar noon of the chip's day; it may be negative
         or beyond the end. `NO_CHIP` where there is no chip.
@@ -263,11 +83,10 @@ def make_block(
     longitude: np.ndarray,
     *,
     spec: FeatureSpec,
-    elevation: np.ndarray | None = None,
-    igbp: Sequence[str] | None = None,
-    koppen: Sequence[str] | None = None,
+    statics: Mapping[str, np.ndarray | Sequence[str]] = MappingProxyType({}),
     chips: np.ndarray | None = None,
     days: np.ndarray | None = None,
+    surface: SurfaceRecord | None = None,
     qc: np.ndarray | None = None,
     best: int | np.ndarray = 0,
 ) -> Block:
@@ -283,14 +102,15 @@ def make_block(
         Degrees.
     spec : FeatureSpec
         Columns and masks.
-    elevation : (n,) float, optional
-        Metres; NaN is unknown.
-    igbp, koppen : (n,) str, optional
-        Classes; "" is unknown.
+    statics : mapping of str to (n,) array
+        Static inputs by name: "elevation" (metres; NaN is unknown), the classes "igbp" and "koppen" ("" is unknown),
+        and numbers in their units. Latitude, and percentiles of the surface reflectance, need not be passed.
     chips : (n, d, b, 8, 8) float, optional
-        `spec.bands` on `days`; NaN is missing. In days: the seven reflectances (n, d, 7).
+        `spec.bands` on `days`; NaN is missing.
     days : (d,) datetime64, optional
         Local dates of the chips, ascending.
+    surface : SurfaceRecord, optional
+        Surface reflectance of the places, `spec.surface_days` before the first time step included.
     qc : (n, t, P) int, optional
         Flags; a value flagged above `spec.predictor_max_qc` is masked.
     best : int or (n, 1, 1) int
@@ -306,15 +126,20 @@ def make_block(
         raise ConfigError(f"values must be {wanted}, one column for each of the predictors, found {values.shape}.")
     if qc is not None:
         values[~HOURLY.limit(spec.predictor_max_qc).accepts(qc, best)] = np.nan
-    surface = carried(chips, days, np.asarray(time), spec.surface) if spec.surface else None
-    met = _met(values, surface, spec)
+    columns = surface_columns(
+        surface, spec.surface, time, longitude, resolution=spec.time_resolution, lookahead=spec.lookahead
+    )
+    inputs = _inputs(values, columns, spec)
     first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
-    pixels, hour = _chips(None if spec.surface else chips, days, longitude, first, spec)
+    if spec.pixels == POINT_PIXELS:
+        chips, days = _points(surface, spec)
+    pixels, hour = _chips(chips, days, longitude, first, spec)
+    numbers = {"latitude": latitude, **surface_statics(surface, spec.static), **statics}
     return Block(
-        inputs=met,
-        observed=_observed(met, spec),
-        numbers=_numbers({"latitude": latitude, "elevation": elevation}, len(values), spec),
-        classes=_classes({"igbp": igbp, "koppen": koppen}, len(values), spec),
+        inputs=inputs,
+        observed=_observed(inputs, spec),
+        numbers=_numbers(numbers, len(values), spec),
+        classes=_classes(statics, len(values), spec),
         chips=pixels,
         chip_hour=hour,
         first_hour=first,
@@ -353,26 +178,63 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
     if absent := sorted(set(spec.predictors) - set(held)):
         log.warning("the cube does not contain %s: masked", ", ".join(absent))
     check_resolution(cube, spec.resolution, "this set of features")
-    surface, flags = spec.time_resolution.satellite, f"predictors{HOURLY.quality}"
-    with_chips = bool(spec.bands) and surface in cube
-    bands = list(_REFLECTANCES if spec.surface else spec.bands)
+    flags = f"predictors{HOURLY.quality}"
+    with_chips = bool(spec.bands) and spec.pixels == CHIP_PIXELS and "modis" in cube
     return make_block(
         cube["predictors"].reindex(variable=list(spec.predictors)).values,
         cube["time"].values,
         cube["latitude"].values,
         cube["longitude"].values,
         spec=spec,
-        elevation=cube["elevation"].values,
-        igbp=cube["igbp"].values,
-        koppen=cube["koppen"].values,
-        chips=cube[surface].sel(band=bands).values if with_chips else None,
+        statics={name: cube[name].values for name in spec.static if name != "latitude" and name in cube},
+        chips=cube["modis"].sel(band=list(spec.bands)).values if with_chips else None,
         days=cube["day"].values if with_chips else None,
+        surface=cube_surface(cube, spec),
         qc=cube[flags].reindex(variable=list(spec.predictors), fill_value=-1).values if flags in cube else None,
         best=best_flags(cube)[:, None, None],
     )
 
 
-def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> np.ndarray:
+def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
+    """Return the surface reflectance of a cube that a model needs; None if it needs none, or the cube has none.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube (`fluxcube.schema`), lazy or in memory. Bands that it lacks are missing.
+    spec : FeatureSpec
+        Columns, static numbers and band tokens.
+    """
+    if not spec.surface_bands or "surface" not in cube:
+        return None
+    surface, dim = cube["surface"], spec.time_resolution.surface_dim
+    present = [name for name in spec.surface_bands if name in surface["band"].values]
+    climatology: np.ndarray | None = None
+    features: tuple[str, ...] = ()
+    if "surface_climatology" in cube:
+        statistics = cube["surface_climatology"].transpose("site", "statistic", "feature")
+        climatology = statistics.reindex(statistic=list(STATISTICS)).values
+        features = tuple(map(str, statistics["feature"].values))
+    return SurfaceRecord(
+        values=surface.sel(band=present).transpose("site", dim, "band").values,
+        days=surface[dim].values,
+        bands=tuple(present),
+        climatology=climatology,
+        features=features,
+    )
+
+
+def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
+    """Return the bands, columns and percentiles that a model uses and that a cube or forcing cannot supply."""
+    present = {name: set(map(str, ds[name]["band"].values)) if name in ds else set() for name in ("modis", "surface")}
+    tokens = "modis" if spec.pixels == CHIP_PIXELS else "surface"
+    absent = [f"band {name}" for name in spec.bands if name not in present[tokens]]
+    needed = {name: bands_needed([name]) for name in spec.surface}
+    needed |= {name: bands_needed([], [name]) for name in spec.static}
+    return absent + [name for name, bands in needed.items() if not present["surface"].issuperset(bands)]
+
+
+def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.ndarray:
     """Return normalised predictors, surface columns and trailing means, concatenated (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
         values[..., i] = within_bounds(values[..., i], name, resolution=spec.resolution, bounds=spec.bounds)
@@ -387,10 +249,13 @@ def _met(values: np.ndarray, surface: np.ndarray | None, spec: FeatureSpec) -> n
         met = normalise(met, spec.input_variables, resolution=spec.resolution, bounds=spec.bounds)
         met = met.astype(np.float32, copy=False)
     else:
-        bounded = [i for i, name in enumerate(spec.input_variables) if name not in spec.surface]
-        names = [spec.input_variables[i] for i in bounded]
-        met[..., bounded] = normalise(met[..., bounded], names, resolution=spec.resolution)
-        met[..., len(spec.predictors) : len(spec.predictors) + len(spec.surface)] = surface
+        first, last = len(spec.predictors), len(spec.predictors) + len(spec.surface)
+        for part in (slice(None, first), slice(last, None)):
+            names = spec.input_variables[part]
+            if names:
+                met[..., part] = normalise(met[..., part], names, resolution=spec.resolution, bounds=spec.bounds)
+        # Daily inputs are scaled by their mean and standard deviation instead.
+        met[..., first:last] = surface if spec.time_resolution.scaled_inputs else scaled(surface, spec.surface)
     if spec.input_scale:
         met = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
     return met
@@ -401,21 +266,22 @@ def _observed(met: np.ndarray, spec: FeatureSpec) -> np.ndarray:
     return np.isfinite(met[..., measured or list(range(len(spec.predictors)))]).any(-1)
 
 
-def _numbers(given: Mapping[str, np.ndarray | None], n: int, spec: FeatureSpec) -> np.ndarray:
+def _numbers(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray:
     out = np.full((n, len(spec.numbers)), np.nan, np.float32)
     for i, name in enumerate(spec.numbers):
-        if given[name] is not None:
-            low, high = STATIC_BOUNDS[name]
-            x = np.asarray(given[name], float)
+        bounds = static_bounds(name)
+        if bounds is not None and values.get(name) is not None:
+            low, high = bounds
+            x = np.asarray(values[name], float)
             out[:, i] = np.where((x >= low) & (x <= high), (x - (low + high) / 2) / (high - low), np.nan)
     return out
 
 
-def _classes(given: Mapping[str, Sequence[str] | None], n: int, spec: FeatureSpec) -> np.ndarray:
+def _classes(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray:
     out = np.full((n, len(spec.class_lists)), -1, np.int64)
     for column, (name, classes) in enumerate(spec.class_lists.items()):
         index = {code: i for i, code in enumerate(classes)}
-        codes = given[name]
+        codes = values.get(name)
         if codes is not None:
             out[:, column] = [index.get(class_of(name, code), -1) for code in codes]
     return out
@@ -440,15 +306,24 @@ def _main_climate(code: str) -> str:
     return found[1].upper() if found else ""
 
 
+def _points(surface: SurfaceRecord | None, spec: FeatureSpec) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the bands (n, d, b, 1) of the surface reflectance, and the days on which they are known (d,)."""
+    if surface is None or not spec.bands:
+        return None, None
+    values = np.stack([surface.feature(name) for name in spec.bands], -1)
+    days = np.asarray(surface.days).astype("datetime64[D]") - spec.lookahead
+    return values[..., None], days
+
+
 def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Chips, gaps filled if the spec says so, (n, d, b, 64) and their hours (n, d), those that are present first."""
+    """Return bands (n, d, b, pixels), gaps filled if the spec says so, and their hours (n, d), those present first."""
     n, b = len(longitude), len(spec.bands)
     if chips is None or not b or not len(days):
-        return np.empty((n, 0, b, 64), np.float32), np.empty((n, 0), np.int64)
-    given = np.asarray(chips, np.float32).reshape(n, len(days), b, 64)
-    pixels = fill_pixels(given, spec.bands)
+        return np.empty((n, 0, b, spec.pixels), np.float32), np.empty((n, 0), np.int64)
+    raw = np.asarray(chips, np.float32).reshape(n, len(days), b, spec.pixels)
+    pixels = fill_pixels(raw, spec.bands) if spec.pixels > 1 else raw
     if not spec.fill_chips:
-        pixels[np.isnan(given)] = np.nan
+        pixels[np.isnan(raw)] = np.nan
     noon = solar_noon(np.asarray(days), np.asarray(longitude, float)).astype("datetime64[h]").astype(np.int64)
     present = np.isfinite(pixels).any((-1, -2))
     hour = np.where(present, noon - first_hour, NO_CHIP)

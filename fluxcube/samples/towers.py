@@ -12,16 +12,20 @@ import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import OURS, TABLE
-from fluxcube.resolution import DAILY, QualityLimit, check_resolution, resolution_of
-from fluxcube.samples.features import Block, FeatureSpec, class_of, cube_block, input_bands
+from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, check_resolution, resolution_of
+from fluxcube.samples.features import CHIP_PIXELS, Block, FeatureSpec, class_of, cube_block
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
+from fluxcube.samples.surface import DEFAULT_COLUMNS, DEFAULT_STATIC, bands_needed
 from fluxcube.samples.windows import Series, join
 from fluxcube.schema import check_units
+from fluxcube.variables import BANDS, SURFACE_BANDS
 from fluxcube.variables import predictors as all_predictors
 
 log = logging.getLogger(__name__)
 
+#: Array and words of `_cube_bands` for bands of the surface reflectance.
+_POINTS = ("surface", "surface reflectance: build it with surface=")
 #: A predictor present in less than this fraction of the time steps is left out by default.
 _LEAST_SHARE = 0.01
 
@@ -92,7 +96,10 @@ def cube_spec(
     predictors: Sequence[str] | None = None,
     memory_days: Sequence[int] = (),
     bands: Sequence[str] | None = None,
-    static: Sequence[str] = ("latitude", "elevation", "igbp"),
+    static: Sequence[str] | None = None,
+    surface: Sequence[str] | Default = DEFAULT,
+    lookahead: int = 0,
+    pixels: int = CHIP_PIXELS,
     limit: QualityLimit | None = None,
     bounds: str | None = None,
 ) -> FeatureSpec:
@@ -111,10 +118,18 @@ def cube_spec(
     memory_days : sequence of int
         Number of days of the trailing means that are added as inputs.
     bands : sequence of str, optional
-        Bands of the chips; by default all where the cube has chips, and () for none. Of days: bands and indices of the
-        surface reflectance, by default all.
-    static : sequence of str
-        Some of "latitude", "elevation", "igbp", "koppen".
+        Bands of the chips of an hourly cube, or with `pixels` = 1 of its surface reflectance; by default all where the
+        cube has chips, and () for none.
+    static : sequence of str, optional
+        Some of "latitude", "elevation", "igbp", "koppen", and percentiles such as "NDVI_P10"; by default the first
+        three and, with the default surface columns, the percentiles that belong to these.
+    surface : sequence of str or "default"
+        Columns of the surface reflectance (`fluxcube.samples.surface.column_of`); () for none. By default those of
+        `fluxcube.samples.surface.DEFAULT_COLUMNS` that the bands of the cube allow.
+    lookahead : int
+        Number of days by which views of the surface reflectance are known earlier.
+    pixels : {64, 1}
+        Whether `bands` are bands of chips, or of the surface reflectance.
     limit : QualityLimit, optional
         Quality of the hourly predictors that are used, by default flags of at most 1. Daily predictors are used
         whatever their quality.
@@ -153,13 +168,13 @@ def cube_spec(
     for name in predictors:
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
-    if bands is None:
-        bands = input_bands(resolution) if resolution.satellite in cube else ()
-    elif bands and resolution.satellite not in cube:
+    bands = _cube_bands(cube, bands, pixels)
+    columns, percentiles = default_surface(cube) if surface == DEFAULT else (tuple(surface), ())
+    if columns and "surface" not in cube:
         raise ConfigError(
-            f"bands={tuple(bands)}, but the cube has no {resolution.satellite_words}: build it with modis=, or pass "
-            "bands=()."
+            f"surface={columns}, but the cube has no surface reflectance: build it with surface=, or pass surface=()."
         )
+    static = ("latitude", "elevation", "igbp", *percentiles) if static is None else static
     return FeatureSpec(
         predictors=tuple(predictors),
         memory_days=tuple(memory_days),
@@ -172,7 +187,35 @@ def cube_spec(
         igbp_classes=_classes(cube, sites, "igbp") if "igbp" in static else (),
         koppen_classes=_classes(cube, sites, "koppen") if "koppen" in static else (),
         bounds=bounds or (TABLE if resolution is DAILY else OURS),
+        surface=columns,
+        lookahead=lookahead,
+        pixels=pixels if bands else CHIP_PIXELS,
     )
+
+
+def _cube_bands(cube, bands: Sequence[str] | None, pixels: int) -> tuple[str, ...]:
+    """Return the bands of the tokens of a model; by default all of the chips, where the cube has chips."""
+    array, words = ("modis", "chips: build it with modis=") if pixels == CHIP_PIXELS else _POINTS
+    if bands is None:
+        resolution = resolution_of(cube)
+        return () if array not in cube or resolution is DAILY else _array_bands(cube, array)
+    if bands and array not in cube:
+        raise ConfigError(f"bands={tuple(bands)}, but the cube has no {words}, or pass bands=().")
+    return tuple(bands)
+
+
+def _array_bands(cube, array: str) -> tuple[str, ...]:
+    valid = BANDS if array == "modis" else SURFACE_BANDS
+    return tuple(name for name in valid if name in cube[array]["band"].values)
+
+
+def default_surface(cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the default columns and static numbers of the surface reflectance that the bands of a cube allow."""
+    if "surface" not in cube:
+        return (), ()
+    present = set(_array_bands(cube, "surface"))
+    columns = tuple(name for name in DEFAULT_COLUMNS if present.issuperset(bands_needed([name])))
+    return columns, tuple(name for name in DEFAULT_STATIC if present.issuperset(bands_needed([], [name])))
 
 
 def site_classes(cube, sites: Sequence[str], name: str) -> list[str]:
@@ -315,11 +358,10 @@ def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
     last = (time[-1] - time[0]) // step
     for at, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = one if len(edges) == 2 else one.isel(time=slice(start, stop))
-        if at or spec.time_resolution.surface_columns:
-            yield cube_block(part.drop_vars("modis", errors="ignore"), spec)
-            continue
-        block = cube_block(part, spec)
-        kept = int(np.searchsorted(block.chip_hour[0], last, side="right"))  # neither absent nor after the end
+        block = cube_block(part.drop_vars("modis", errors="ignore") if at else part, spec)
+        kept = (
+            0 if at else int(np.searchsorted(block.chip_hour[0], last, side="right"))
+        )  # neither absent nor after the end
         yield dataclasses.replace(block, chips=block.chips[:, :kept], chip_hour=block.chip_hour[:, :kept])
 
 

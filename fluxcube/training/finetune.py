@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Features that are lists of names; their order is that of the weights.
-_NAMES = ("predictors", "memory_days", "bands", "static", "targets")
+_NAMES = ("predictors", "memory_days", "bands", "surface", "static", "targets")
 #: Features that all weights depend on.
-_TIED = ("clock", "resolution", "bounds")
+_TIED = ("clock", "resolution", "bounds", "lookahead", "pixels")
 
 
 @dataclass(frozen=True)

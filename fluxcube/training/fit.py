@@ -20,6 +20,7 @@ from fluxcube.training.plan import check_bag, make_plan
 from fluxcube.training.request import FitRequest
 from fluxcube.training.run import Run
 from fluxcube.training.seeds import train_seeds
+from fluxcube.training.settings import changed
 from fluxcube.training.single import Data, train_one
 
 
@@ -34,9 +35,12 @@ def fit(
     bands: Sequence[str] | None = None,
     static: Sequence[str] | None = None,
     bounds: str | None = None,
+    surface: Sequence[str] | Default = DEFAULT,
+    lookahead: int | None = None,
+    pixels: int | None = None,
     split: Split | str | os.PathLike | None = None,
     config: Config | Mapping | None = None,
-    training: TrainingConfig | None = None,
+    training: TrainingConfig | Mapping | None = None,
     epochs: int | None = None,
     seed: int = 0,
     seeds: int | Sequence[int] | None = None,
@@ -73,19 +77,32 @@ def fit(
     memory_days : sequence of int, optional
         Spans in days of trailing means that are added as inputs; by default none.
     bands : sequence of str, optional
-        Bands of the chips; by default all if the cube has chips, and () for none.
+        Bands of the chips of an hourly cube (or of its surface reflectance, with `pixels` = 1); by default all if the
+        cube has chips, and () for none.
     static : sequence of str, optional
-        Some of "latitude", "elevation", "igbp", by default these three; none with the published preset of EcoPerceiver.
+        Some of "latitude", "elevation", "igbp", "koppen" and percentiles of the surface reflectance such as "NDVI_P10";
+        by default the first three and, with the default of `surface`, its percentiles. None with the published preset
+        of EcoPerceiver.
     bounds : {"table", "v1", "v2", "ours"}, optional
         Bounds by which predictors of an hourly cube are scaled, and beyond which they are missing
         (`fluxcube.normalisation.bounds_of`): those of the variable table, of a published CarbonSense, or narrower ones.
         By default "ours" for EcoPerceiver, "v1" for its published preset, and "table" for the other models.
+    surface : sequence of str or "default"
+        Columns of the surface reflectance (`fluxcube.samples.surface.column_of`), such as "NDVI", "NDVI_MEAN_64D" and
+        "SURFACE_AGE"; () for none. By default `fluxcube.samples.surface.DEFAULT_COLUMNS` if the cube has an array
+        ``surface``, as far as its bands allow; none with the published preset of EcoPerceiver.
+    lookahead : int, optional
+        Number of days by which views of the surface reflectance are known earlier; by default 0, which uses no view of
+        a later day.
+    pixels : {64, 1}, optional
+        1 takes `bands` from the surface reflectance of a point or area, as band tokens of one pixel; by default 64,
+        those of a chip.
     split : Split, str or path, optional
         A split, or a kind or file as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
         Settings of the model; by default its preset small if gradient descent trains it, else its config's defaults.
-    training : TrainingConfig, optional
-        Settings of gradient descent.
+    training : TrainingConfig or mapping, optional
+        Settings of gradient descent; a mapping changes the defaults.
     epochs : int, optional
         Replaces the number in `training`; only for models that gradient descent trains.
     seed : int
@@ -164,7 +181,8 @@ def fit(
     cube, folder = validate_cube(cube), Path(out)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
-    training = training or TrainingConfig()
+    training = TrainingConfig() if training is None else training
+    training = changed(TrainingConfig(), training) if isinstance(training, Mapping) else training
     request = FitRequest(
         model=model,
         limit=limit,
@@ -174,6 +192,9 @@ def fit(
         bands=bands,
         static=static,
         bounds=bounds,
+        surface=surface if isinstance(surface, str) else tuple(surface),
+        lookahead=lookahead,
+        pixels=pixels,
         split=split,
         train_igbp=train_igbp,
         config=config,

@@ -16,8 +16,8 @@ from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config, Sizes
 from fluxcube.normalisation import TABLE
-from fluxcube.resolution import DAILY, QualityLimit, resolution_of
-from fluxcube.samples.features import FeatureSpec
+from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, resolution_of
+from fluxcube.samples.features import CHIP_PIXELS, FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
 from fluxcube.samples.towers import choose_predictors, cube_spec
 from fluxcube.schema import check_units
@@ -161,12 +161,13 @@ def sizes_of(spec: FeatureSpec) -> Sizes:
     """Return the numbers of inputs and targets of a model with these features."""
     return Sizes(
         inputs=len(spec.inputs),
-        bands=len(spec.bands) - len(spec.surface),
+        bands=len(spec.bands),
+        pixels=spec.pixels,
         numbers=len(spec.numbers),
         classes=tuple(map(len, spec.class_lists.values())),
         targets=len(spec.targets),
         protected=tuple(i for i in spec.cyclic_columns if spec.inputs[i] in COMPUTED),
-        means=len(spec.inputs) - len(spec.predictors) - len(spec.surface),
+        means=len(spec.inputs) - len(spec.predictors),
         cyclic=spec.cyclic_columns if spec.time_resolution.scaled_inputs else (),
     )
 
@@ -202,7 +203,10 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
         predictors=request.predictors,
         memory_days=request.memory_days or (),
         bands=request.bands,
-        static=request.static or (),
+        static=request.static,
+        surface=DEFAULT if request.surface is None else request.surface,
+        lookahead=request.lookahead or 0,
+        pixels=request.pixels or CHIP_PIXELS,
         limit=limit,
         bounds=request.bounds or TABLE,
     )
@@ -238,10 +242,11 @@ def _published_predictors(
 def _with_features(cube: xr.Dataset, request: FitRequest, start: Start | None) -> FitRequest:
     """Return a request whose features are set: by default those of the checkpoint, else those of `fit`."""
     spec = None if start is None else start.spec
-    static: tuple[str, ...] = ("latitude", "elevation", "igbp")
+    static: tuple[str, ...] | None = None
+    surface: tuple[str, ...] | Default = DEFAULT
     bounds = registry.model_class(request.model).bounds
     if _published(request):
-        static, bounds = (), "v1"
+        static, bounds, surface = (), "v1", ()
     bounds = TABLE if resolution_of(cube) is DAILY else bounds
     return dataclasses.replace(
         request,
@@ -251,6 +256,9 @@ def _with_features(cube: xr.Dataset, request: FitRequest, start: Start | None) -
         bands=_chosen(request.bands, spec.bands if spec else None),
         static=_chosen(request.static, spec.static if spec else static),
         bounds=_chosen(request.bounds, spec.bounds if spec else bounds),
+        surface=(spec.surface if spec else surface) if request.surface == DEFAULT else request.surface,
+        lookahead=_chosen(request.lookahead, spec.lookahead if spec else 0),
+        pixels=_chosen(request.pixels, spec.pixels if spec else CHIP_PIXELS),
     )
 
 

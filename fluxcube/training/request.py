@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
-from fluxcube.resolution import QualityLimit
+from fluxcube.resolution import DEFAULT, Default, QualityLimit
 from fluxcube.samples.splits import Split
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.run import by_torchrun
@@ -38,6 +38,9 @@ class FitRequest:
     bands: Sequence[str] | None = None
     static: Sequence[str] | None = None
     bounds: str | None = None
+    surface: Sequence[str] | Default | None = DEFAULT
+    lookahead: int | None = None
+    pixels: int | None = None
     split: Split | str | os.PathLike | None = None
     train_igbp: str | Sequence[str] | None = None
     config: Config | Mapping | None = None

@@ -13,7 +13,7 @@ from fluxcube.simulation.example import example_forcing
 
 SPEC = FeatureSpec(
     predictors=("TA", "TA_RANGE", "SW_IN", "SW_IN_POT"),
-    bands=("nir", "NDVI", "NIRv"),
+    surface=("nir", "NDVI", "NIRv"),
     static=("igbp", "koppen"),
     igbp_classes=("GRA",),
     koppen_classes=("C",),
@@ -26,13 +26,13 @@ def test_indices_are_there_where_their_bands_are_and_climates_where_they_are_giv
     assert masked_inputs(model, daily_forcing(add_climates(hours, "Cfb")), "grid") == ()
     assert masked_inputs(model, daily_forcing(hours), "grid") == ("koppen",)
     assert masked_inputs(model, daily_forcing(add_climates(hours, "C").drop_vars("modis")), "grid") == (
-        "band nir",
-        "band NDVI",
-        "band NIRv",
+        "nir",
+        "NDVI",
+        "NIRv",
     )
     fewer = daily_forcing(add_climates(hours, "C"))
-    fewer = fewer.sel(band=["red", "nir"]).sel(variable=["TA", "SW_IN", "SW_IN_POT"])
-    assert masked_inputs(model, fewer, "grid") == ("TA_RANGE", "band NDVI", "band NIRv")
+    fewer = fewer.sel(band=["red", "blue"]).sel(variable=["TA", "SW_IN", "SW_IN_POT"])
+    assert masked_inputs(model, fewer, "grid") == ("TA_RANGE", "nir", "NDVI", "NIRv")
 
 
 def test_attributes_count_in_days_and_tell_no_clock_of_the_towers():

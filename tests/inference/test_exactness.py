@@ -53,8 +53,7 @@ def by_loop(predictor, forcing, stride, least, uncertainty=False):
             cell.latitude.values,
             cell.longitude.values,
             spec=spec,
-            elevation=cell.elevation.values[0],
-            igbp=cell.igbp.values[0],
+            statics={"elevation": cell.elevation.values[0], "igbp": cell.igbp.values[0]},
             chips=cell.modis.sel(band=list(spec.bands)).values[0],
             days=cell.day.values,
         )

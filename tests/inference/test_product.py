@@ -34,7 +34,10 @@ def trained_on(product, **options):
 def daily_model(product):
     model = trained_on(product)
     return dataclasses.replace(
-        model, spec=dataclasses.replace(model.spec, resolution="daily", predictors=("DOY", "TA", "SW_IN"))
+        model,
+        spec=dataclasses.replace(
+            model.spec, resolution="daily", predictors=("DOY", "TA", "SW_IN"), bands=(), surface=("red", "nir")
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from daily_cubes import DRIVERS, TARGETS, daily_cube
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.resolution import DAILY
 from fluxcube.samples.features import FeatureSpec, cube_block
-from fluxcube.samples.reflectance import OLDEST, carried
+from fluxcube.samples.surface import OLDEST, SurfaceRecord, surface_columns
 from fluxcube.samples.towers import cube_spec, good_fluxes, load_towers, site_years
 from fluxcube.simulation.example import example_cube
 from fluxcube.variables import BANDS
@@ -30,7 +30,7 @@ def test_a_spec_of_days_knows_the_daily_table_and_one_of_hours_writes_what_it_al
     assert FeatureSpec.from_dict(SPEC.to_dict()) == SPEC
     hourly = FeatureSpec(predictors=("DOY", "TOD", "TA"))
     assert not {"resolution", "koppen_classes", "input_mean", "input_scale"} & set(hourly.to_dict())
-    for wrong in ({"predictors": ("TOD",)}, {"bands": ("snow",)}, {"resolution": "weekly"}):
+    for wrong in ({"predictors": ("TOD",)}, {"surface": ("snows",)}, {"resolution": "weekly"}):
         with pytest.raises(UnknownNameError):
             dataclasses.replace(SPEC, **wrong)
     with pytest.raises(UnknownNameError, match="TA_RANGE"):
@@ -94,9 +94,9 @@ def test_surface_columns_hold_the_last_clear_day_for_a_while_and_never_a_later_o
     values[:, 1] = np.nan
     seen = xr.DataArray(values, dims=("site", "day", "band"), coords={"day": days, "band": list(BANDS[:7])})
     with_surface = cube.assign(surface=seen)
-    spec = cube_spec(with_surface, targets=TARGETS, predictors=("TA",))
-    assert spec.inputs == ("TA", *BANDS[:7], "NDVI", "EVI", "NIRv", "NDWI")
-    spec = dataclasses.replace(spec, bands=("red", "NDVI"))
+    assert "NDVI_MEAN_64D" in cube_spec(with_surface, targets=TARGETS, predictors=("TA",)).inputs
+    spec = cube_spec(with_surface, targets=TARGETS, predictors=("TA",), surface=("red", "NDVI"))
+    assert spec.inputs == ("TA", "red", "NDVI")
     met = cube_block(with_surface, spec).inputs
     red, ndvi = met[0, :, 1], met[0, :, 2]
     assert np.isnan(red[:3]).all() and (red[3:21] == values[0, 0, 0]).all() and (red[21:] == values[0, 2, 0])[:32].all()
@@ -105,5 +105,6 @@ def test_surface_columns_hold_the_last_clear_day_for_a_while_and_never_a_later_o
     assert ndvi[5] == pytest.approx((nir - red[5]) / (nir + red[5]), abs=1e-6)
     without = cube_block(cube, spec).inputs
     assert np.isnan(without[..., 1:]).all() and np.array_equal(without[..., 0], met[..., 0])
-    early = carried(values[:, :1], days[:1], cube.time.values[:10], ["red"])
+    record = SurfaceRecord(values[:, :1], days[:1], BANDS[:7])
+    early = surface_columns(record, ["red"], cube.time.values[:10], cube.longitude.values, resolution=DAILY)
     np.testing.assert_array_equal(early[0, :, 0], red[:10])

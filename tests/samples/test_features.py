@@ -97,8 +97,7 @@ def cells_of(forcing, chosen):
         cells.latitude.values,
         cells.longitude.values,
         spec=FULL,
-        elevation=cells.elevation.values,
-        igbp=cells.igbp.values,
+        statics={"elevation": cells.elevation.values, "igbp": cells.igbp.values},
         chips=cells.modis.transpose("cell", "day", "band", "y", "x").values,
         days=forcing.day.values,
     )
