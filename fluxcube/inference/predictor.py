@@ -519,7 +519,7 @@ class Predictor:
             for i, name in enumerate(self.spec.targets):
                 if name.startswith(NEVER_NEGATIVE):
                     np.maximum(out[..., i], 0, out=out[..., i])
-        if uncertainty:
+        if uncertainty and len(self.quantities) > 1:
             out[..., n : 2 * n] *= scale * self.factors
             size = len(self.quantities) * n
             out[..., 2 * n : size] *= np.tile(scale, len(self.quantities) - 2)
