@@ -9,7 +9,7 @@ import numpy as np
 
 from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
-from fluxcube.inference.predictor import ModelReference, Predictor
+from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import Block, FeatureSpec, expire, make_block
 from fluxcube.samples.surface import SurfaceRecord
@@ -27,7 +27,7 @@ class Piece:
 
     Attributes
     ----------
-    reference : Predictor or ModelReference
+    reference : Reference
         The model, or its folder.
     options : PredictionOptions
         Stride, precision and outputs.
@@ -51,7 +51,7 @@ class Piece:
         Bands of the surface reflectance, and features of its climatology, in their order.
     """
 
-    reference: Predictor | ModelReference
+    reference: Reference
     options: PredictionOptions
     variables: tuple[str, ...]
     bands: tuple[str, ...]
@@ -146,10 +146,12 @@ def predict_cells(
     cells = LandCells.of(land, piece, values, north, east, *more)
 
     def predict(some: LandCells) -> np.ndarray:
-        block = cells_block(some, piece, predictor.spec)
-        if "chips" in some.arrays:  # views of a point are left out when they are old at towers, too
-            block = _without_old_chips(block)
-        return predictor.predict(block, piece.options, piece.keep, some.arrays.get("embeddings"))
+        def features(spec: FeatureSpec) -> Block:
+            block = cells_block(some, piece, spec)
+            # Views of a point are left out when they are old at towers, too.
+            return _without_old_chips(block) if "modis" in spec.satellite_arrays else block
+
+        return predictor.predict_places(features, piece.options, piece.keep, some.arrays.get("embeddings"))
 
     out[land] = _mean_of_blocks(predict, cells, len(predictor.spec.targets)) if piece.several else predict(cells)
     return out
@@ -243,7 +245,7 @@ def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec) -> Block:
         statics={
             name: arrays[name].tolist() if arrays[name].dtype.kind in "OU" else arrays[name] for name in piece.statics
         },
-        chips=in_order(arrays["chips"], piece.bands, spec.bands, 2) if "chips" in arrays else None,
+        chips=in_order(arrays["chips"], piece.bands, spec.bands, 2) if "chips" in arrays and spec.bands else None,
         days=piece.days,
         surface=surface,
     )

@@ -99,6 +99,17 @@ def check_product(
     ConfigError
         If the products differ, and that is not allowed; the message names both.
     """
+    attrs: dict[str, str] = {}
+    for single in predictor.singles:
+        attrs |= {**_compared_products(single, ds, allow_other_product, unknown_level), **attrs}
+    if bias is not None:
+        mapped = {key: value for key, value in attrs.items() if key.endswith("_product")}
+        attrs["product_bias"] = check_bias(bias, {key: attrs[f"{key}_of_training"] for key in mapped}, mapped)
+    return attrs
+
+
+def _compared_products(predictor: Predictor, ds: xr.Dataset, allowed: bool, unknown_level: int) -> dict[str, str]:
+    """Return the attributes of `check_product` on the products that one model uses; refuse those that differ."""
     resolution, record = predictor.spec.time_resolution, predictor.metadata.get("cube") or {}
     found = product_record(ds)
     attrs: dict[str, str] = {}
@@ -107,7 +118,7 @@ def check_product(
             continue
         product, collection = record_names(resolution, array)
         trained, mapped = str(record.get(product) or ""), found.get(product, "")
-        _compare_products(trained, mapped, array, allow_other_product, unknown_level)
+        _compare_products(trained, mapped, array, allowed, unknown_level)
         attrs |= {product: mapped or "unknown", f"{product}_of_training": trained or "unknown"}
         pair = found.get(collection, ""), str(record.get(collection) or "")
         if trained == mapped and all(pair) and pair[0] != pair[1]:
@@ -117,10 +128,6 @@ def check_product(
             attrs |= {collection: pair[0], f"{collection}_of_training": pair[1]}
         if days := int(ds[array].attrs.get("lookahead_days", 0)):
             attrs[f"{product}_lookahead_days"] = str(days)
-    if bias is not None:
-        mapped_names = {key: value for key, value in attrs.items() if key.endswith("_product")}
-        trained_names = {key: attrs[f"{key}_of_training"] for key in mapped_names}
-        attrs["product_bias"] = check_bias(bias, trained_names, mapped_names)
     return attrs
 
 
