@@ -192,3 +192,17 @@ def test_rasters_of_elsewhere_or_another_time_are_refused(tiles, tmp_path):
     ocean = open_forcing(weather(), surface=on_grid().where(on_grid().latitude < 47))  # a part without any view
     with dask.config.set(scheduler="synchronous"):
         assert np.isnan(ocean.surface.values[0]).all() and np.isnan(ocean.surface_climatology.values[0]).all()
+
+
+def test_the_command_writes_and_reports_reflectance(tmp_path):
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    weather().to_netcdf(tmp_path / "era5.nc")
+    on_grid(product="MOD09GA").to_netcdf(tmp_path / "surface.nc")
+    arguments = ["forcing", "era5.nc", "forcing.zarr", "--surface", "surface.nc", "--igbp", "GRA"]
+    done = CliRunner().invoke(app, [str(tmp_path / x) if x.endswith((".nc", ".zarr")) else x for x in arguments])
+    assert done.exception is None, done.output
+    assert "surface reflectance: MOD09GA, red, nir, snow, 2019-05-30 to 2019-06-03" in done.stdout
+    np.testing.assert_array_equal(open_forcing(tmp_path / "forcing.zarr").surface, on_grid().surface[:, :, 1:])

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from inference_fakes import chunked, fake
 
+import fluxcube as fc
 from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_features
 from fluxcube.cubes.forcing_daily import daily_forcing
 from fluxcube.errors import ConfigError
@@ -17,6 +18,7 @@ from fluxcube.inference.grid import upscale
 from fluxcube.inference.towers import predict
 from fluxcube.schema import variable_coords
 from fluxcube.simulation.example import example_cube, example_forcing
+from fluxcube.variables import declare, forget
 
 BANDS = ("red", "nir", "swir2", "snow")
 COLUMNS = ("NDVI", "LSWI", "NDVI_MEAN_8D", "nir_MEAN_64D", "NIRv_SEASON", "SURFACE_AGE")
@@ -222,3 +224,50 @@ def test_daily_maps_have_the_reflectance_of_the_hourly_forcing(forcing):
     changed = days.assign(surface=days.surface.where(days.day != np.datetime64("2018-06-20"), 0.4))
     differs = (upscale(daily, changed, applicability=False).NEE != whole.NEE) & whole.NEE.notnull()
     assert differs.sel(time=slice(None, "2018-06-19")).sum() == 0 and differs.sel(time="2018-06-20").any()
+
+
+def test_a_fitted_model_is_mapped_by_the_command(forcing, tmp_path):
+    """From a cube with reflectance to a stored map, whose grid is written to a store and opened again."""
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    cube = with_surface(example_cube(sites=12, days=24), ("site",), *views((12,)))
+    config = {"n_estimators": 3, "max_depth": 2}
+    run = fc.fit(cube, model="xgboost", out=tmp_path / "run", surface=("NDVI", "NDVI_MEAN_8D"), config=config)
+    assert fc.load_model(run).metadata["cube"]["surface_product"] == "MOD09GA"
+    fc.write_forcing(forcing, tmp_path / "forcing.zarr")
+    arguments = [
+        "upscale",
+        run.path,
+        tmp_path / "forcing.zarr",
+        tmp_path / "maps.zarr",
+        "--time",
+        "2018-06-20/2018-06-20",
+    ]
+    done = CliRunner().invoke(app, [str(x) for x in arguments])
+    assert done.exception is None, done.output
+    assert "surface reflectance: MOD09GA, red, nir, swir2, snow, 2018-02-25 to 2018-07-04" in done.stdout
+    maps = fc.open_maps(tmp_path / "maps.zarr")
+    assert maps.attrs["surface_columns"] == "NDVI, NDVI_MEAN_8D" and maps.attrs["surface_product"] == "MOD09GA"
+    direct = upscale(run, forcing, time=slice("2018-06-20", "2018-06-20"))
+    np.testing.assert_allclose(maps.NEE, direct.NEE, rtol=1e-5, atol=1e-5)
+    assert not np.array_equal(
+        direct.NEE, upscale(run, forcing.drop_vars("surface"), allow_missing=True).NEE.sel(time="2018-06-20")
+    )
+
+
+def test_a_static_input_in_other_units_is_refused(forcing):
+    declare("SOC", units="kg m-2", bounds=(0, 100), kind="static")
+    try:
+        predictor = model(columns=(), static=("SOC",))
+        carbon = xr.DataArray(np.full((2, 3), 12.0), dims=CELLS, attrs={"units": "kg m-2"})
+        right = upscale(predictor, forcing.assign_coords(SOC=carbon), applicability=False)
+        other = upscale(predictor, forcing.assign_coords(SOC=carbon * 2), applicability=False)
+        assert not np.array_equal(other.NEE[10:], right.NEE[10:], equal_nan=True)
+        with pytest.raises(ConfigError, match=r"SOC must be in kg m-2, .*found g m-2"):
+            upscale(predictor, forcing.assign_coords(SOC=carbon.assign_attrs(units="g m-2")))
+        with pytest.raises(ConfigError, match="trained on SOC, which the forcing lacks"):
+            upscale(predictor, forcing)
+    finally:
+        forget("SOC")
