@@ -136,7 +136,7 @@ def _period(grid: Files) -> tuple[np.datetime64, np.datetime64]:
 def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks, blocks: int | None) -> xr.Dataset:
     from dask.base import tokenize
 
-    whole = [raster for raster in surface_rasters(source) if _near(raster, cells)]
+    whole = _near(surface_rasters(source), cells.latitude, cells.longitude)
     days = surface_days(whole)
     begin, end = _period(grid)
     of_use = days[(days >= begin) & (days <= end)]
@@ -168,15 +168,21 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
     return ds if blocks else ds.isel(block=0)
 
 
-def _near(raster: Raster, cells: Cells) -> bool:
-    """Return whether a raster may contain pixels of some cells; a file is opened only if its name has no tile."""
-    if raster.tile is None:
-        tile = check_raster(raster)
-        corner = (tile.row, tile.row + tile.height, tile.col, tile.col + tile.width)
-    else:
+def _near(rasters: Sequence[Raster], latitude: np.ndarray, longitude: np.ndarray) -> list[Raster]:
+    """Return the rasters that may contain pixels of some places; a file is opened only if its name has no tile."""
+    if not rasters:
+        return []
+    near = touches(np.array([_corner(raster) for raster in rasters]), latitude, longitude)
+    return [rasters[n] for n in np.flatnonzero(near).tolist()]
+
+
+def _corner(raster: Raster) -> tuple[int, int, int, int]:
+    """Return the first row, the last, the first column and the last of a raster on the global grid."""
+    if raster.tile is not None:
         h, v = raster.tile
-        corner = (v * TILE, (v + 1) * TILE, h * TILE, (h + 1) * TILE)
-    return bool(touches(np.array([corner]), cells.latitude, cells.longitude)[0])
+        return v * TILE, (v + 1) * TILE, h * TILE, (h + 1) * TILE
+    tile = check_raster(raster)
+    return tile.row, tile.row + tile.height, tile.col, tile.col + tile.width
 
 
 def _lazy_views(
@@ -237,18 +243,12 @@ def read_views(
         NaN where the sky was not clear, or no raster covers a place.
     """
     lat, lon = latitude.ravel(), longitude.ravel()
-    mine = [raster for raster in rasters if raster.tile is None or _covers(raster.tile, lat, lon)]
+    mine = _near(rasters, lat, lon)
     if not len(surface_days(mine)):
         return np.full((*latitude.shape, len(days), len(bands)), np.nan, np.float32)
     values, _, _ = read_surface_blocks(mine, *surface_pixels(lat, lon), days)
     at = [TILE_BANDS.index(band) for band in bands]
     return values[..., at].reshape(*latitude.shape, len(days), len(bands))
-
-
-def _covers(tile: tuple[int, int], latitude: np.ndarray, longitude: np.ndarray) -> bool:
-    h, v = tile
-    corner = np.array([(v * TILE, (v + 1) * TILE, h * TILE, (h + 1) * TILE)])
-    return bool(touches(corner, latitude, longitude)[0])
 
 
 def _read_statistics(
