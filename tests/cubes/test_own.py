@@ -455,7 +455,13 @@ def test_the_declaration_travels_with_cubes_models_and_processes(cube, forcing, 
     for read in (lambda: FeatureSpec.from_dict(json.loads(text)), lambda: pickle.loads(pickled)):
         forget()
         assert read() == spec and set(statics()) == {"SOC"} and "LAI" in table()
+    moved = pickle.dumps(out)
+    forget()
+    xr.testing.assert_identical(pickle.loads(moved).compute(), out.compute())
+    out.to_zarr(tmp_path / "c.zarr")
     for check in (validate_cube, check_units):
+        forget()
+        assert cube_spec(xr.open_zarr(tmp_path / "c.zarr"), static=("latitude", "SOC"), bands=()) == spec
         forget()
         check(out)
         assert "LAI" in table()
@@ -464,6 +470,15 @@ def test_the_declaration_travels_with_cubes_models_and_processes(cube, forcing, 
     for read in (lambda: FeatureSpec.from_dict(json.loads(text)), lambda: validate_cube(out)):
         with pytest.raises(ConfigError, match="use the same declaration"):
             read()
+
+
+def test_a_stopped_run_finds_the_same_inputs(forcing, tmp_path):
+    lai()
+    a_map(dates=DATES).to_dataset(name="LAI").to_netcdf(tmp_path / "lai.nc")
+    names = {series(add_predictor(forcing, "LAI", tmp_path / "lai.nc")).data.name for _ in range(2)}
+    assert len(names) == 1
+    lazy = add_predictor(forcing, "LAI", tmp_path / "lai.nc")
+    xr.testing.assert_equal(lazy.compute(), add_predictor(forcing, "LAI", a_map(dates=DATES)).compute())
 
 
 def test_a_forcing_store_keeps_the_declaration_and_the_values(forcing, tmp_path):
