@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.checks import check_product
+from fluxcube.inference.checks import check_product, note_timing
 from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions
@@ -89,6 +89,7 @@ def predict(
     check_resolution(cube, predictor.resolution, "this model")
     check_units(cube[["predictors"]])
     _check_clock(cube, predictor)
+    note_timing(predictor, cube)
     options = predictor.options(
         stride=stride,
         min_context=min_context,

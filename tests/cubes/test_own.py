@@ -198,6 +198,27 @@ def test_hours_are_matched_by_utc_and_become_days(cube):
         add_predictor(cube, "LAI", hours, hold_days=2)
 
 
+def test_directions_and_sums_of_hours_become_days(cube):
+    lai(kind="hourly", bounds=(0, 360), units="degree", aggregate="vector", cyclic=True)
+    hours = xr.where(cube.time.dt.hour % 2 == 0, 350.0, 20.0) + 0 * cube.latitude
+    out = series(add_predictor(example_days(cube), "LAI", hours.assign_attrs(units="degree")))
+    np.testing.assert_allclose(out[:, 1:-1], 5, atol=1e-3)
+    forget()
+    lai(kind="hourly", aggregate="sum", units="mm", bounds=(0, 20))
+    out = series(add_predictor(example_days(cube), "LAI", (0 * hours + 0.5).assign_attrs(units="mm")))
+    np.testing.assert_allclose(out[:, 1:-1], 12)
+    assert np.isnan(out[:, [0, -1]]).any(), "a sum needs all hours of the date"
+
+
+def test_hourly_maps_are_matched_by_utc(forcing):
+    lai(kind="hourly")
+    times = forcing.time.values[5:]
+    maps = a_map(step=0.25, lat=(46.625, 47.125), lon=(7.875, 8.625), dates=times).chunk(time=20)
+    out = series(add_predictor(forcing, "LAI", maps))
+    assert out.chunks and np.isnan(out[..., :5]).all()
+    np.testing.assert_allclose(out[..., 5:], maps.transpose(*out.dims), rtol=1e-6)
+
+
 def example_days(cube):
     """A daily cube of the same sites and dates, with temperature."""
     one = cube.isel(time=slice(None, None, 24)).drop_dims(["day", "target"], errors="ignore")
