@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fluxcube.errors import ConfigError
 from fluxcube.terminal import Overwrite, bar, box, line_progress, period
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -74,6 +77,8 @@ def forcing(
     with bar("forcing") as progress:
         write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or line_progress())
     typer.echo(f"{store}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}")
+    if line := _reflectance(grid):
+        typer.echo(line)
 
 
 @app.command()
@@ -188,5 +193,18 @@ def upscale(
             progress=progress or line_progress(),
         )
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
+    if model.spec.surface_bands and (line := _reflectance(grid)):
+        typer.echo(line)
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not contain them: {maps.attrs['masked_predictors']}", err=True)
+
+
+def _reflectance(grid: xr.Dataset) -> str:
+    """Return a line on the surface reflectance of a grid; "" if it has none."""
+    if "surface" not in grid:
+        return ""
+    surface = grid.surface
+    day, band = surface.dims[-2:]
+    first, last = surface[day].values[[0, -1]].astype("datetime64[D]")
+    product = surface.attrs.get("product", "of an unknown product")
+    return f"surface reflectance: {product}, {', '.join(map(str, surface[band].values))}, {first} to {last}"

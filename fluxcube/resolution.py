@@ -63,8 +63,6 @@ class Resolution:
         Number of its days per chunk.
     bands : tuple of str
         Bands of that array.
-    surface_columns : bool
-        Whether satellite data are columns of the model inputs (daily) or images (hourly).
     surface_dim : str
         Dimension of the days of the array ``surface``; in hourly data the dimension ``day`` is that of the chips.
     quality : str
@@ -112,7 +110,6 @@ class Resolution:
     satellite_title: str
     satellite_chunk: int
     bands: tuple[str, ...]
-    surface_columns: bool
     surface_dim: str
     quality: str
     quality_noun: str
@@ -210,7 +207,6 @@ HOURLY = Resolution(
     satellite_title="reflectance (MCD43A4 bands 1-7), snow and water (MCD43A2)",
     satellite_chunk=32,
     bands=BANDS,
-    surface_columns=False,
     surface_dim="surface_day",
     quality="_qc",
     quality_noun="flags",
@@ -243,7 +239,6 @@ DAILY = Resolution(
     satellite_title="reflectance under a clear sky, mean of 2 km x 2 km (MOD09GA bands 1-7)",
     satellite_chunk=1370,
     bands=BANDS[:7],
-    surface_columns=True,
     surface_dim="day",
     quality="_quality",
     quality_noun="shares",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_tower
 from fluxcube.cubes.report import build_document, document, read_report
 from fluxcube.cubes.stamps import digest_info, settings_of
+from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
+from fluxcube.cubes.surface_sources import (
+    SurfaceSource,
+    as_sources,
+    check_any,
+    cut_surface,
+    open_surface,
+    surface_entries,
+)
 from fluxcube.cubes.tower import tower_of
 from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import ConfigError, SourceError, StoreError
@@ -33,7 +43,13 @@ _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_of
 
 
 def append_site(
-    store: str | os.PathLike, ds: xr.Dataset | Tower, *, info: SiteInfo | None = None, overwrite: bool = False
+    store: str | os.PathLike,
+    ds: xr.Dataset | Tower,
+    *,
+    info: SiteInfo | None = None,
+    surface: SurfaceSource | Sequence[SurfaceSource] = (),
+    max_distance_km: float = MAX_DISTANCE_KM,
+    overwrite: bool = False,
 ) -> None:
     """Add one site to a cube.
 
@@ -54,6 +70,8 @@ def append_site(
         (`fluxcube.cubes.daily.read_daily_tower`).
     info : SiteInfo, optional
         Metadata of the site, instead of the record's attributes.
+    surface, max_distance_km
+        Surface reflectance of the site, as in `build_carbonsense`.
     overwrite : bool
         Replace a site of that name.
 
@@ -62,7 +80,8 @@ def append_site(
     StoreError
         If there is no such cube, or it has the site and `overwrite` is not set.
     SourceError
-        If the record lacks its location or time step, or has no value, or its site has an impossible name.
+        If the record lacks its location or time step, or has no value, or its site has an impossible name; if `surface`
+        has no reflectance of the site, or is of another place.
     UnknownNameError
         If its IGBP class is none of the 17.
     ConfigError
@@ -76,10 +95,17 @@ def append_site(
     if is_url(store):
         raise StoreError(f"{store}: a store at a URL is only read; append to a copy on disk.")
     with build_lock(store):
-        _append(Path(store), ds, info, overwrite)
+        _append(Path(store), ds, info, overwrite, as_sources(surface), max_distance_km)
 
 
-def _append(store: Path, ds: xr.Dataset | Tower, info: SiteInfo | None, overwrite: bool) -> None:
+def _append(
+    store: Path,
+    ds: xr.Dataset | Tower,
+    info: SiteInfo | None,
+    overwrite: bool,
+    surface: Sequence[SurfaceSource],
+    max_distance_km: float,
+) -> None:
     attrs = settings_of(store)
     with open_store(store, kind="cube", dask=False) as cube:
         settings = CubeSettings.of(cube, attrs)
@@ -90,14 +116,20 @@ def _append(store: Path, ds: xr.Dataset | Tower, info: SiteInfo | None, overwrit
     site = tower.info.site
     if site in documents and not overwrite:
         raise StoreError(f"{store} has {site} already: set overwrite=True to replace it, or use another name.")
-    sites = CubeSites(
-        kept={name: doc for name, doc in documents.items() if name != site},
-        fresh={site: _document(tower, ds, settings.resolution)},
-    )
+    doc = _document(tower, ds, settings.resolution)
+    sources = open_surface(surface, [doc["place"]], max_distance_km) if surface else None
+    kept = {name: other for name, other in documents.items() if name != site}
     left_out = {name: why for name, why in log.get("left_out", {}).items() if name.partition(":")[0] != site}
     with staging(store, overwrite=True) as building:
         spill_tower(building, tower, compact=settings.compact)
-        compose(building, settings, sites, source=store, log=build_document(left_out, None, (), log))
+        parts = None
+        if sources is not None:
+            check_any(sources, [doc["place"]])
+            parts = cut_surface(sources, building, [doc["place"]])
+            doc |= surface_entries(sources, parts, doc)
+        sites = CubeSites(kept=kept, fresh={site: doc})
+        log = build_document(left_out, None, (), log)
+        compose(building, settings, sites, source=store, log=log, surface=parts)
 
 
 def _document(tower: Tower, ds: xr.Dataset | Tower, resolution: str) -> dict[str, Any]:

@@ -27,14 +27,14 @@ from fluxcube.cubes.satellite import CHIPS, cut_sites, span_of_use, stamp_raster
 from fluxcube.cubes.stamps import Kept, sites_to_keep, stamp
 from fluxcube.cubes.surface import add_land_cover
 from fluxcube.cubes.surface_layout import SurfaceParts, stored_span
-from fluxcube.cubes.surface_series import MAX_DISTANCE_KM, SURFACE_NOTE
+from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
 from fluxcube.cubes.surface_sources import (
     SurfaceSource,
     SurfaceSources,
     check_any,
     cut_surface,
-    missing_notes,
     open_surface,
+    surface_entries,
 )
 from fluxcube.cubes.tower import read_tower
 from fluxcube.errors import SourceError, unknown
@@ -171,11 +171,15 @@ def find_surface(request: BuildRequest, found: FoundSites) -> SurfaceSources | N
     """
     if not request.surface:
         return None
-    sources = open_surface(request.surface, request.max_distance_km)
-    for site in found.archives:
-        info = found.infos.get(site)
-        if info is not None and None not in (info.latitude, info.longitude):
-            sources.series_of({"site": site, "latitude": info.latitude, "longitude": info.longitude})
+    infos = [found.infos[site] for site in found.archives if site in found.infos]
+    places = [
+        {"site": info.site, "latitude": info.latitude, "longitude": info.longitude}
+        for info in infos
+        if None not in (info.latitude, info.longitude)
+    ]
+    sources = open_surface(request.surface, places, request.max_distance_km)
+    for place in places:
+        sources.series_of(place)
     return sources
 
 
@@ -332,13 +336,7 @@ def cut_reflectance(
             f"surface: no reflectance from {min(s[0] for s in spans)} to {max(s[1] for s in spans)}, when the towers "
             "measured; pass files of their time."
         )
-    entries = {}
-    for site in stale:
-        doc = documents[site]
-        notes = missing_notes(sources, parts, doc["place"])
-        others = [text for text in doc["warnings"] if not text.startswith(SURFACE_NOTE)]
-        stamp = sources.stamp(doc["place"]) if site in parts.days else ""
-        entries[site] = {"warnings": [*others, *notes], "surface": stamp}
+    entries = {site: surface_entries(sources, parts, documents[site]) for site in stale}
     if lacking := [site for site in stale if site not in parts.days]:
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
         _log.warning("no surface reflectance of %s%s", ", ".join(lacking[:_NAMED]), more)

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import xarray as xr
-
 from fluxcube.cubes.building import (
     BuildRequest,
     FoundSites,
@@ -32,7 +30,7 @@ from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.stamps import Kept
 from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
-from fluxcube.cubes.surface_sources import SurfaceSource
+from fluxcube.cubes.surface_sources import SurfaceSource, as_sources
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
@@ -195,9 +193,7 @@ def build_carbonsense(
         rule=rule,
         compact=compact,
     )
-    sources: tuple[SurfaceSource, ...] = (
-        (surface,) if isinstance(surface, (str, os.PathLike, xr.Dataset)) else tuple(surface)
-    )
+    sources = as_sources(surface)
     if modis is not None and resolution == DAILY.name:  # a daily cube has no chips
         sources, modis = (*sources, modis), None
     request = BuildRequest(

@@ -71,9 +71,26 @@ def surface_climatology(values: np.ndarray, days: np.ndarray, bands: Sequence[st
         raise ConfigError(
             f"expected reflectance (place, {len(days)} days, {len(bands)} bands), found values of {values.shape}."
         )
-    views = np.stack(_features(values, bands), 1)  # (place, feature, day)
+    return view_statistics(np.stack(_features(values, bands), 1), days).transpose(0, 2, 1)
+
+
+def view_statistics(views: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """Compute the long-term statistics of clear views, as `surface_climatology` describes them.
+
+    Parameters
+    ----------
+    views : (n, f, d) float
+        Values of f features; NaN where there is no clear view.
+    days : (d,) datetime64
+        Dates, in any order.
+
+    Returns
+    -------
+    (n, f, 15) float32
+        In the order of `STATISTICS`.
+    """
     monthly = _monthly_means(views, np.asarray(days).astype("datetime64[M]").astype(int) % 12)
-    return np.concatenate([_percentiles(views), _fill_months(monthly)], 2).transpose(0, 2, 1).astype(np.float32)
+    return np.concatenate([_percentiles(views), _fill_months(monthly)], 2).astype(np.float32)
 
 
 def _features(values: np.ndarray, bands: Sequence[str]) -> list[np.ndarray]:

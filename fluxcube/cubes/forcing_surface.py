@@ -19,14 +19,23 @@ from fluxcube.cubes.chips import RasterSource
 from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_features
 from fluxcube.cubes.forcing_blocks import Chunks, lazy_blocks, touches
 from fluxcube.cubes.forcing_cells import Cells
-from fluxcube.cubes.surface import build_surface
+from fluxcube.cubes.surface import (
+    SURFACE_ATTRS,
+    TILE_BANDS,
+    read_surface_blocks,
+    surface_comment,
+    surface_days,
+    surface_pixels,
+    surface_rasters,
+)
 from fluxcube.errors import SourceError, unknown
 from fluxcube.resolution import HOURLY
 from fluxcube.schema import SURFACE_DIMS
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.era5.variables import normal_chunks
 from fluxcube.sources.modis.grid import TILE
-from fluxcube.sources.modis.rasters import Raster, check_raster, list_rasters
+from fluxcube.sources.modis.names import collection_of
+from fluxcube.sources.modis.rasters import Raster, check_raster
 from fluxcube.variables import BANDS, SURFACE_BANDS
 
 if TYPE_CHECKING:
@@ -52,6 +61,8 @@ _VALID, _TOO_DARK = (-0.2, 2.0), 0.003
 _SAMPLE_CELLS, _SAMPLE_DAYS = 4, 64
 #: Maximum distance (degrees) of a cell of a Dataset from the same cell of the grid.
 _APART = 1e-3
+#: Attributes of the reflectance of a Dataset, unless it has its own.
+_DATASET_ATTRS = {"long_name": "surface reflectance under a clear sky", "units": "1", "lookahead_days": 0}
 
 
 def grid_surface(
@@ -125,8 +136,8 @@ def _period(grid: Files) -> tuple[np.datetime64, np.datetime64]:
 def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks, blocks: int | None) -> xr.Dataset:
     from dask.base import tokenize
 
-    whole = [r for r in list_rasters(source, products=("MOD09GA", "MOD09GA_STATE")) if _near(r, cells)]
-    days = _days_with_flags(whole)
+    whole = [raster for raster in surface_rasters(source) if _near(raster, cells)]
+    days = surface_days(whole)
     begin, end = _period(grid)
     of_use = days[(days >= begin) & (days <= end)]
     if not len(of_use):
@@ -142,24 +153,19 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
     places = sizes["latitude"], sizes["longitude"], (blocks or 1,)
     spans = normal_chunks({"day": _DAYS_PER_CHUNK}, {"day": len(of_use)})["day"]
     key = tokenize(changed, centres, places, of_use)
-    bands, features = surface_bands(whole), surface_features(surface_bands(whole))
+    bands, features = TILE_BANDS, surface_features(TILE_BANDS)
     values = _lazy_views(whole, centres, of_use, bands, (*places, spans, (len(bands),)), key)
     statistics = _lazy_statistics(
         whole, centres, days, bands, (*places, (len(STATISTICS),), (len(features),)), f"{key}-{len(days)}"
     )
     ds = xr.Dataset(
         {
-            "surface": ((*_CELLS, "block", DAY, BAND), values, _attrs("MOD09GA")),
+            "surface": ((*_CELLS, "block", DAY, BAND), values, _attrs(whole)),
             "surface_climatology": ((*_CELLS, "block", "statistic", "feature"), statistics, _climatology_attrs(days)),
         },
         coords=_coords(of_use, bands, features),
     )
     return ds if blocks else ds.isel(block=0)
-
-
-def surface_bands(rasters: Sequence[Raster]) -> tuple[str, ...]:
-    """Return the bands that rasters supply, in the order of `SURFACE_BANDS`."""
-    return tuple(_REFLECTANCES)
 
 
 def _near(raster: Raster, cells: Cells) -> bool:
@@ -171,12 +177,6 @@ def _near(raster: Raster, cells: Cells) -> bool:
         h, v = raster.tile
         corner = (v * TILE, (v + 1) * TILE, h * TILE, (h + 1) * TILE)
     return bool(touches(np.array([corner]), cells.latitude, cells.longitude)[0])
-
-
-def _days_with_flags(rasters: Sequence[Raster]) -> np.ndarray:
-    """Return the dates (day,) datetime64[D], ascending, with both reflectance and state flags."""
-    seen, flags = ({r.day for r in rasters if r.product == name} for name in ("MOD09GA", "MOD09GA_STATE"))
-    return np.array(sorted(seen & flags), "datetime64[D]")
 
 
 def _lazy_views(
@@ -218,7 +218,7 @@ def _lazy_statistics(
 def read_views(
     rasters: Sequence[Raster], latitude: np.ndarray, longitude: np.ndarray, days: np.ndarray, bands: Sequence[str]
 ) -> np.ndarray:
-    """Read the reflectance of places on some days, by the rule for towers (`fluxcube.cubes.surface.build_surface`).
+    """Read the reflectance of places on some days, by the rule for towers (`fluxcube.cubes.surface`).
 
     Parameters
     ----------
@@ -237,13 +237,12 @@ def read_views(
         NaN where the sky was not clear, or no raster covers a place.
     """
     lat, lon = latitude.ravel(), longitude.ravel()
-    out = np.full((lat.size, len(days), len(bands)), np.nan, np.float32)
-    mine = [r for r in rasters if r.tile is None or _covers(r.tile, lat, lon)]
-    if {r.day for r in mine if r.product == "MOD09GA"} & {r.day for r in mine if r.product == "MOD09GA_STATE"}:
-        found = build_surface(mine, lat, lon)
-        at = np.searchsorted(days, found.day.values.astype("datetime64[D]"))
-        out[:, at] = found.sel(band=list(bands)).values
-    return out.reshape(*latitude.shape, *out.shape[1:])
+    mine = [raster for raster in rasters if raster.tile is None or _covers(raster.tile, lat, lon)]
+    if not len(surface_days(mine)):
+        return np.full((*latitude.shape, len(days), len(bands)), np.nan, np.float32)
+    values, _, _ = read_surface_blocks(mine, *surface_pixels(lat, lon), days)
+    at = [TILE_BANDS.index(band) for band in bands]
+    return values[..., at].reshape(*latitude.shape, len(days), len(bands))
 
 
 def _covers(tile: tuple[int, int], latitude: np.ndarray, longitude: np.ndarray) -> bool:
@@ -357,7 +356,7 @@ def _checked(ds: xr.Dataset, grid: Files) -> xr.DataArray:
     surface = _at_cells(_with_dates(surface), grid).transpose(*_CELLS, DAY, BAND)
     _check_scale(surface)
     coords = {name: surface[name].variable for name in (*_CELLS, DAY, BAND)}
-    surface = xr.DataArray(surface.variable, coords=coords, attrs=_attrs("") | surface.attrs)
+    surface = xr.DataArray(surface.variable, coords=coords, attrs=_DATASET_ATTRS | surface.attrs)
     return surface.assign_coords({BAND: np.array(bands, object)})
 
 
@@ -422,19 +421,11 @@ def _check_scale(surface: xr.DataArray) -> None:
 # --- attributes ----------------------------------------------------------------------------------------------------
 
 
-def _attrs(product: str) -> dict[str, object]:
-    attrs: dict[str, object] = {
-        "long_name": "surface reflectance under a clear sky" + (f" ({product})" if product else ""),
-        "units": "1",
-        "lookahead_days": 0,
-    }
-    if product:
-        attrs |= {
-            "product": product,
-            "comment": "Mean of the clear pixels of the 2 km x 2 km around the centre of a block, missing where fewer "
-            "than half of them are clear; the rule is that of tower cubes.",
-        }
-    return attrs
+def _attrs(rasters: Sequence[Raster]) -> dict[str, object]:
+    """Return the attributes of reflectance from rasters; their collection, if all are of one."""
+    collections = {collection_of(raster.path) for raster in rasters} - {""}
+    known = {"collection": collections.pop()} if len(collections) == 1 else {}
+    return {**SURFACE_ATTRS, "comment": surface_comment(), **known}
 
 
 def _climatology_attrs(days: np.ndarray) -> dict[str, str]:

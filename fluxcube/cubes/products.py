@@ -186,7 +186,7 @@ def check_bias(bias: xr.Dataset, trained: Mapping[str, str], mapped: Mapping[str
     pair = {str(bias.attrs.get("one")), str(bias.attrs.get("other"))}
     if not any({trained.get(key), mapped.get(key)} == pair for key in mapped):
         raise ConfigError(
-            f"product_bias: expected the bias between the products of the model and of the forcing "
+            f"product_bias: expected the bias between the products of the model and of the data "
             f"({', '.join(sorted({*trained.values(), *mapped.values()}))}), found that between "
             f"{' and '.join(sorted(pair))}; compute it at towers with fluxcube.product_bias."
         )

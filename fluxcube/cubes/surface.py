@@ -1,4 +1,4 @@
-"""Surface reflectance (MOD09GA, MODOCGA) and land cover (MCD12Q1) around places, from tiles."""
+"""Surface reflectance (MOD09GA) and land cover (MCD12Q1) around places, from tiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import xarray as xr
 
 from fluxcube.biomes import igbp_code
 from fluxcube.cubes.chips import Progress, RasterSource, block_index, extent_of, gather, rasters_by_day, warn_uncovered
-from fluxcube.errors import ConfigError, SourceError
+from fluxcube.errors import SourceError
+from fluxcube.sources.modis.quality import clear_sky, snow_flag
 from fluxcube.sources.modis.rasters import Raster, class_mode, list_rasters
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.variables import SURFACE_BANDS
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 _Y = np.array([750.0, 250.0, -250.0, -750.0])
 _X = -_Y
 _BANDS = SURFACE_BANDS[:7]
-#: Bits of the state flags that mark snow: MOD35's, and the internal one.
-_SNOW = 1 << 12 | 1 << 15
 _UNKNOWN = 255
 
 #: Products of the rasters that surface reflectance is cut from.
@@ -37,75 +36,6 @@ SURFACE_ATTRS = {
     "product": "MOD09GA",
     "lookahead_days": 0,
 }
-
-
-def clear_sky(state: np.ndarray, *, assumed_clear: bool = False, cirrus: int = 0) -> np.ndarray:
-    """Return whether pixels were observed under a clear sky, according to MOD09GA's state flags.
-
-    ======  =====================================  ======================
-    bits    meaning                                clear where
-    ======  =====================================  ======================
-    0-1     cloud state: clear, cloudy, mixed,     00; and 11 with
-            not set (assumed clear)                `assumed_clear`
-    2       cloud shadow                           0
-    8-9     cirrus: none, small, average, high     at most `cirrus`
-    10      internal cloud algorithm               0
-    13      adjacent to cloud                      0
-    ======  =====================================  ======================
-
-    Land and water (3-5), aerosol (6-7), fire (11), salt pan (14) and snow (12, 15) do not concern clouds.
-
-    Parameters
-    ----------
-    state : array of int or float
-        ``state_1km``; NaN and 65535 are fill.
-    assumed_clear : bool
-        Treat cloud state 11, for which the cloud mask was not set, as clear.
-    cirrus : {0, 1, 2, 3}
-        Maximum cirrus class treated as clear.
-
-    Returns
-    -------
-    array of bool
-        True where clear.
-
-    Raises
-    ------
-    ConfigError
-        If `cirrus` is not one of these classes.
-
-    References
-    ----------
-    MODIS Surface Reflectance User's Guide, Collection 6, Table 13 (1 km state QA), and the attribute ``QA index`` of
-    ``state_1km_1`` in the files; doi:10.5067/MODIS/MOD09GA.061
-
-    Examples
-    --------
-    >>> clear_sky(np.array([0, 1, 2, 3, 4, 1 << 8, 1 << 10, 1 << 12, 1 << 13]))
-    array([ True, False, False, False, False, False, False,  True, False])
-    """
-    if cirrus not in (0, 1, 2, 3):
-        raise ConfigError(f"cirrus must be a class from 0 (none) to 3 (high), found {cirrus!r}.")
-    state = np.asarray(state)
-    known = np.isfinite(state) & (state != 65535)
-    bits = np.where(known, state, 0).astype(np.int64)
-    cloud = bits & 0b11
-    clear = (cloud == 0b00) | (assumed_clear & (cloud == 0b11))
-    blocked = (bits >> 2 & 1) | (bits >> 10 & 1) | (bits >> 13 & 1)
-    return known & clear & (blocked == 0) & (bits >> 8 & 0b11 <= cirrus)
-
-
-def is_snow(state: np.ndarray) -> np.ndarray:
-    """Return whether pixels are snow according to MOD09GA's state flags: bit 12 (MOD35) or 15 (internal); fill is not.
-
-    Examples
-    --------
-    >>> is_snow(np.array([0, 1 << 12, 1 << 15, 65535]))
-    array([False,  True,  True, False])
-    """
-    state = np.asarray(state)
-    known = np.isfinite(state) & (state != 65535)
-    return np.where(known, state, 0).astype(np.int64) & _SNOW > 0
 
 
 def build_surface(
@@ -130,7 +60,7 @@ def build_surface(
     latitude, longitude : (place,)
         Degrees.
     assumed_clear, cirrus
-        As in `clear_sky`.
+        As in `fluxcube.sources.modis.quality.clear_sky`.
     progress : callable, optional
         Called with (days done, days, text).
 
@@ -212,7 +142,7 @@ def read_surface_blocks(
     days : (day,) datetime64[D]
         Days with reflectance and state flags (`surface_days`).
     assumed_clear, cirrus
-        As in `clear_sky`.
+        As in `fluxcube.sources.modis.quality.clear_sky`.
     progress : callable, optional
         Called with (days done, days, text).
 
@@ -276,7 +206,7 @@ def _clear_mean(reflectance: np.ndarray, clear: np.ndarray) -> np.ndarray:
 def _snow_share(state: np.ndarray, clear: np.ndarray) -> np.ndarray:
     """Return the share (place,) of the clear pixels (place, y, x) that are snow; NaN if under half are clear."""
     count = clear.sum((1, 2))
-    share = (clear & is_snow(state)).sum((1, 2)) / np.maximum(count, 1)
+    share = (clear & (snow_flag(state) == 1)).sum((1, 2)) / np.maximum(count, 1)
     return np.where(count * 2 >= clear[0].size, share, np.nan).astype("float32")
 
 

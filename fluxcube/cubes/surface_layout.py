@@ -7,6 +7,7 @@ they are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from fluxcube.stores.building import spill, spilled, unspill
 from fluxcube.stores.reading import open_store
 from fluxcube.stores.shards import write_run
 from fluxcube.variables import SURFACE_BANDS
+
+_log = logging.getLogger(__name__)
 
 #: Reflectance is kept from this long before a tower's first time step: trailing means look back 64 days, and the
 #: latest clear view counts for 32 days.
@@ -91,6 +94,8 @@ def surface_layout(source: Path | None, parts: SurfaceParts | None) -> SurfaceLa
     if old is None or new is None:
         return old or new
     check_same_source(old.attrs, new.attrs, str(source))
+    if dropped := [band for band in new.bands if band not in old.bands]:
+        _log.warning("%s has no bands %s: not added; build it again with overwrite", source, ", ".join(dropped))
     return SurfaceLayout(
         days=np.union1d(old.days, new.days),
         bands=old.bands,

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -258,6 +258,33 @@ def join_series(parts: Sequence[Series], where: str) -> Series:
         latitude=known.latitude,
         longitude=known.longitude,
     )
+
+
+def named_after_towers(
+    series: Sequence[Series], towers: Sequence[Place], max_distance_km: float = MAX_DISTANCE_KM
+) -> list[Series]:
+    """Return the series of a file, each named after the nearest tower, if none of them has the name of a tower.
+
+    Parameters
+    ----------
+    series : sequence of Series
+        Of one file.
+    towers : sequence of mapping
+        Site, latitude and longitude of each tower.
+    max_distance_km : float
+        Maximum distance of a tower; a series without a tower so near keeps its name.
+    """
+    known = {_letters(str(place["site"])) for place in towers}
+    if any(_letters(one.name) in known or _letters(one.name)[2:] in {name[2:] for name in known} for one in series):
+        return list(series)
+    named = []
+    for one in series:
+        near = [(km, str(place["site"])) for place in towers if (km := series_distance(one, place)) is not None]
+        km, site = min(near, default=(np.inf, ""))
+        if km <= max_distance_km:
+            _log.info("the series %s is named %s, %.1f km away", one.name, site, km)
+        named.append(replace(one, name=site) if km <= max_distance_km else one)
+    return named
 
 
 def find_series(

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -29,22 +30,26 @@ from fluxcube.cubes.surface import (
     surface_days,
     surface_pixels,
 )
-from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface, stored_span
+from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface
 from fluxcube.cubes.surface_series import (
     MAX_DISTANCE_KM,
     SURFACE_NOTE,
     Series,
     find_series,
     join_series,
+    named_after_towers,
     read_series,
 )
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import TILE, Raster
 from fluxcube.sources.modis.names import collection_of
 from fluxcube.sources.modis.rasters import survey_rasters
+from fluxcube.sources.modis.surface import read_surface
 
 SurfaceSource = str | os.PathLike | xr.Dataset
 
+#: Suffixes of rasters.
+_RASTERS = (".hdf", ".tif", ".tiff")
 #: Maximum number of bytes of one span of days in RAM.
 _BYTES = 256 << 20
 #: Number of names in an error.
@@ -104,13 +109,23 @@ class SurfaceSources:
         return {tile: hashlib.sha256("\n".join(sorted(names[tile])).encode()).hexdigest() for tile in order}
 
 
-def open_surface(sources: Sequence[SurfaceSource], max_distance_km: float = MAX_DISTANCE_KM) -> SurfaceSources:
-    """Open the sources of surface reflectance; tiles are listed, everything else is read.
+def as_sources(surface: SurfaceSource | Sequence[SurfaceSource]) -> tuple[SurfaceSource, ...]:
+    """Return one source or several as a tuple."""
+    return (surface,) if isinstance(surface, (str, os.PathLike, xr.Dataset)) else tuple(surface)
+
+
+def open_surface(
+    sources: Sequence[SurfaceSource], towers: Sequence[Place] = (), max_distance_km: float = MAX_DISTANCE_KM
+) -> SurfaceSources:
+    """Open the sources of surface reflectance; tiles of MOD09GA are listed, everything else is read.
 
     Parameters
     ----------
     sources : sequence of path or xr.Dataset
-        Folders of MOD09GA tiles; files that `fluxcube.read_surface` reads; Datasets such as it returns.
+        Folders of MOD09GA tiles; files and folders that `fluxcube.read_surface` reads; Datasets such as it returns.
+    towers : sequence of mapping
+        Site, latitude and longitude of the towers, where they are known: tiles of other products are cut around them,
+        and series that have no name of any tower are named after the tower at their place.
     max_distance_km : float
         Maximum distance of a series from its tower.
 
@@ -129,8 +144,8 @@ def open_surface(sources: Sequence[SurfaceSource], max_distance_km: float = MAX_
             rasters += found
             new: dict[str, object] = {**SURFACE_ATTRS, **_collection(found), "comment": surface_comment()}
         else:
-            series, new = read_series(_dataset(source), where)
-            for one in series:
+            series, new = read_series(_dataset(source, towers, max_distance_km), where)
+            for one in named_after_towers(series, towers, max_distance_km):
                 by_name[one.name].append(one)
         _check_same_product(attrs, new, where)
         attrs = {**new, **attrs}
@@ -150,11 +165,17 @@ def _tiles(path: str | os.PathLike) -> tuple[Raster, ...]:
     return rasters if len(surface_days(rasters)) else ()
 
 
-def _dataset(source: SurfaceSource) -> xr.Dataset:
+def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: float) -> xr.Dataset:
     """Return a source as a Dataset of series."""
     if isinstance(source, xr.Dataset):
         return source
-    raise SourceError(f"{source}: pass surface reflectance as an xr.Dataset, or a folder of MOD09GA rasters.")
+    path = Path(source)
+    inside = path.rglob("*") if path.is_dir() else [path]
+    if not any(file.suffix.lower() in _RASTERS for file in inside):
+        return read_surface(path)
+    # Rasters have no names of sites: they are cut around the towers.
+    sites = {str(place["site"]): (float(place["latitude"]), float(place["longitude"])) for place in towers}
+    return read_surface(path, sites=sites or None, max_km=max_distance_km)
 
 
 def _collection(rasters: Sequence[Raster]) -> dict[str, object]:
@@ -239,7 +260,15 @@ def _later(progress: Progress | None, before: int, total: int) -> Progress | Non
     return progress and (lambda done, _, text: progress(before + done, total, text))
 
 
-def missing_notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[str, ...]:
+def surface_entries(sources: SurfaceSources, parts: SurfaceParts, doc: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a tower's document that record the source of its reflectance, and warn if it has none."""
+    place = doc["place"]
+    others = [text for text in doc["warnings"] if not text.startswith(SURFACE_NOTE)]
+    stamp = sources.stamp(place) if place["site"] in parts.days else ""
+    return {"warnings": [*others, *_notes(sources, parts, place)], "surface": stamp}
+
+
+def _notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[str, ...]:
     """Return sentences on what is missing or unusual about the reflectance of a tower."""
     site = str(place["site"])
     series, note = sources.series_of(place)
@@ -251,8 +280,8 @@ def missing_notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) ->
         return (f"{note}; its surface reflectance is missing",)
     notes = [note] if note and series is not None else []
     if not len(parts.days[site]):
-        first, last = stored_span(place)
-        notes.append(f"{SURFACE_NOTE}{site} has none from {first} to {last}, only that of other years")
+        first, last = (str(place[key])[:10] for key in ("start", "stop"))
+        notes.append(f"{SURFACE_NOTE}{site} has none of its own time, {first} to {last}, only that of other years")
     return tuple(notes)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
-from fluxcube.inference.predictor import ModelReference, Predictor
+from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import HOURLY
-from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
+from fluxcube.samples.features import Block, FeatureSpec, expire, make_block
 from fluxcube.samples.surface import SurfaceRecord
 
 #: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
@@ -27,7 +27,7 @@ class Piece:
 
     Attributes
     ----------
-    reference : Predictor or ModelReference
+    reference : Reference
         The model, or its folder.
     options : PredictionOptions
         Stride, precision and outputs.
@@ -51,7 +51,7 @@ class Piece:
         Bands of the surface reflectance, and features of its climatology, in their order.
     """
 
-    reference: Predictor | ModelReference
+    reference: Reference
     options: PredictionOptions
     variables: tuple[str, ...]
     bands: tuple[str, ...]
@@ -146,8 +146,12 @@ def predict_cells(
     cells = LandCells.of(land, piece, values, north, east, *more)
 
     def predict(some: LandCells) -> np.ndarray:
-        block = _without_old_chips(cells_block(some, piece, predictor.spec))
-        return predictor.predict(block, piece.options, piece.keep, some.arrays.get("embeddings"))
+        def features(spec: FeatureSpec) -> Block:
+            block = cells_block(some, piece, spec)
+            # Views of a point are left out when they are old at towers, too.
+            return _without_old_chips(block) if "modis" in spec.satellite_arrays else block
+
+        return predictor.predict_places(features, piece.options, piece.keep, some.arrays.get("embeddings"))
 
     out[land] = _mean_of_blocks(predict, cells, len(predictor.spec.targets)) if piece.several else predict(cells)
     return out
@@ -188,20 +192,8 @@ def _without_old_chips(block: Block) -> Block:
 
     Whether a window uses the latest chip then depends on its age, not on where the chunk begins.
     """
-    hour, max_age = block.chip_hour, HOURLY.steps_per_day * CHIP_DAYS
-    later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1) if hour.size else hour
-    ends = np.where((hour < NO_CHIP) & (later - hour > max_age), hour + max_age, NO_CHIP)
-    ends[ends >= block.inputs.shape[1]] = NO_CHIP
-    if not (ends < NO_CHIP).any():
-        return block
-    hours = np.concatenate([hour, ends], 1)
-    chips = np.concatenate([block.chips, np.full_like(block.chips, np.nan)], 1)
-    order = np.argsort(hours, axis=1, kind="stable")
-    return replace(
-        block,
-        chip_hour=np.take_along_axis(hours, order, 1),
-        chips=np.take_along_axis(chips, order[..., None, None], 1),
-    )
+    chips, hour = expire(block.chips, block.chip_hour, HOURLY.steps_per_day * CHIP_DAYS)
+    return replace(block, chips=chips, chip_hour=hour)
 
 
 def encode_cells(
@@ -253,7 +245,7 @@ def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec) -> Block:
         statics={
             name: arrays[name].tolist() if arrays[name].dtype.kind in "OU" else arrays[name] for name in piece.statics
         },
-        chips=in_order(arrays["chips"], piece.bands, spec.bands, 2) if "chips" in arrays else None,
+        chips=in_order(arrays["chips"], piece.bands, spec.bands, 2) if "chips" in arrays and spec.bands else None,
         days=piece.days,
         surface=surface,
     )

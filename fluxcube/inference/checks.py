@@ -16,7 +16,8 @@ from fluxcube.indices import INDICES
 from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.surface import AGE
-from fluxcube.variables import SURFACE_BANDS, TIMING, table
+from fluxcube.units import same_unit
+from fluxcube.variables import SURFACE_BANDS, TIMING, statics, table
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
@@ -91,13 +92,25 @@ def check_product(
         Attributes of the estimates: both products of each array that the model uses (`satellite_product` and
         `satellite_product_of_training`; `surface_product` likewise, for the surface reflectance of hourly models);
         "unknown" if one is not recorded, which is logged. Their collections, where these differ, which is logged as a
-        warning. `product_bias`, if it is passed.
+        warning; the number of days of later views that a product contains, such as 8 of MCD43A4, if any; and
+        `product_bias`, if it is passed.
 
     Raises
     ------
     ConfigError
         If the products differ, and that is not allowed; the message names both.
     """
+    attrs: dict[str, str] = {}
+    for single in predictor.singles:
+        attrs |= {**_compared_products(single, ds, allow_other_product, unknown_level), **attrs}
+    if bias is not None:
+        mapped = {key: value for key, value in attrs.items() if key.endswith("_product")}
+        attrs["product_bias"] = check_bias(bias, {key: attrs[f"{key}_of_training"] for key in mapped}, mapped)
+    return attrs
+
+
+def _compared_products(predictor: Predictor, ds: xr.Dataset, allowed: bool, unknown_level: int) -> dict[str, str]:
+    """Return the attributes of `check_product` on the products that one model uses; refuse those that differ."""
     resolution, record = predictor.spec.time_resolution, predictor.metadata.get("cube") or {}
     found = product_record(ds)
     attrs: dict[str, str] = {}
@@ -106,7 +119,7 @@ def check_product(
             continue
         product, collection = record_names(resolution, array)
         trained, mapped = str(record.get(product) or ""), found.get(product, "")
-        _compare_products(trained, mapped, array, allow_other_product, unknown_level)
+        _compare_products(trained, mapped, array, allowed, unknown_level)
         attrs |= {product: mapped or "unknown", f"{product}_of_training": trained or "unknown"}
         pair = found.get(collection, ""), str(record.get(collection) or "")
         if trained == mapped and all(pair) and pair[0] != pair[1]:
@@ -114,10 +127,8 @@ def check_product(
                 "the model was trained on collection %s of %s, found collection %s", pair[1], mapped, pair[0]
             )
             attrs |= {collection: pair[0], f"{collection}_of_training": pair[1]}
-    if bias is not None:
-        mapped_names = {key: value for key, value in attrs.items() if key.endswith("_product")}
-        trained_names = {key: attrs[f"{key}_of_training"] for key in mapped_names}
-        attrs["product_bias"] = check_bias(bias, trained_names, mapped_names)
+        if days := int(ds[array].attrs.get("lookahead_days", 0)):
+            attrs[f"{product}_lookahead_days"] = str(days)
     return attrs
 
 
@@ -160,6 +171,34 @@ def note_timing(predictor: Predictor, ds: xr.Dataset) -> None:
                 "%s: the model was trained with hold_days=%s and delay_days=%s, these data have %s and %s: add it with "
                 "the same values",
                 *(name, *trained[name], *found[name]),
+            )
+
+
+def check_static_units(spec: FeatureSpec, ds: xr.Dataset) -> None:
+    """Refuse static predictors of the user in other units than those that they were declared in.
+
+    Predictors with a time axis are checked by `fluxcube.schema.check_units`.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Features of the model.
+    ds : xr.Dataset
+        Cube or forcing.
+
+    Raises
+    ------
+    ConfigError
+        If the attribute ``units`` of a static predictor differs; the message names it.
+    """
+    for name, row in statics().items():
+        if name not in spec.static or name not in ds:
+            continue
+        found = str(ds[name].attrs.get("units", row.units))
+        if found != row.units and not same_unit(found, row.units):
+            raise ConfigError(
+                f"{name} must be in {row.units}, as at the towers of the model, found {found}: convert "
+                "the values, or add them with fluxcube.add_predictor, which converts them."
             )
 
 

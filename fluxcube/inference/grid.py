@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ import xarray as xr
 from fluxcube.cubes.forcing_surface import BAND, DAY, record_climatology
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
-from fluxcube.inference.checks import check_absent, check_product, note_timing, region_bytes
-from fluxcube.inference.loading import as_predictor
+from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing, region_bytes
+from fluxcube.inference.loading import AnyModel, as_predictor
+from fluxcube.inference.options import Uncertainty
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
 from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution, resolution_of
@@ -49,7 +49,7 @@ _COPIED = ("latitude_bnds", "longitude_bnds", "cell_area")
 
 
 def upscale(
-    model: Predictor | str | os.PathLike,
+    model: AnyModel,
     forcing: xr.Dataset,
     *,
     targets: Sequence[str] | None = None,
@@ -57,7 +57,7 @@ def upscale(
     stride: int | None = None,
     min_context: int | None = None,
     precision: str | None = None,
-    uncertainty: bool = False,
+    uncertainty: Uncertainty = False,
     applicability: bool | None = None,
     allow_missing: bool = False,
     allow_other_product: bool = False,
@@ -71,9 +71,9 @@ def upscale(
 
     Parameters
     ----------
-    model : Predictor, path or Run
-        A trained model. The Dask graph contains its path and digest, not its weights; each process reads it once,
-        onto its GPU if it has one.
+    model : Predictor, path or Run, or a sequence of these
+        A trained model; several are mixed with equal weights (`fluxcube.load_model`). The Dask graph contains its path
+        and digest, not its weights; each process reads it once, onto its GPU if it has one.
     forcing : xr.Dataset
         A forcing cube, as `fluxcube.open_forcing` returns it, of the resolution of the model. Its chunks of latitude
         and longitude are kept: rechunk it to change them.
@@ -90,7 +90,7 @@ def upscale(
     precision : {"float32", "bfloat16"}, optional
         Precision of a network's matrix products; float32 by default. bfloat16 is faster on processors that support it,
         and changes fluxes by one or two percent of their standard deviation.
-    uncertainty : bool
+    uncertainty : bool, "std" or "spread"
         Whether to map NAME_std and NAME_spread, too, as `fluxcube.inference.towers.predict` returns them.
     applicability : bool, optional
         Whether to map `dissimilarity`, the distance of a cell's day from the model's training days in units of their
@@ -134,6 +134,7 @@ def upscale(
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
     check_units(forcing)
+    check_static_units(predictor.spec, forcing)
     options = predictor.options(
         stride=stride,
         min_context=min_context,
@@ -171,9 +172,8 @@ def upscale(
     size = region_bytes(
         forcing, predictor.spec, hours=step, before=predictor.hours_before(options.stride), outputs=len(maps.data_vars)
     )
-    settings = {"support_years": predictor.support_years, "calibration": predictor.metadata.get("calibration")}
     attrs = _attrs(forcing) | provenance(predictor, options, masked)
-    attrs |= products | {DIGESTS: input_digests(forcing, settings), REGION_BYTES: size}
+    attrs |= products | {DIGESTS: input_digests(forcing, predictor.settings), REGION_BYTES: size}
     return validate_maps(maps.assign_attrs(attrs))
 
 
@@ -368,9 +368,15 @@ def _whole(start: int, stop: int, epoch: int, step: int) -> tuple[int, int]:
 
 def _embeddings(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.DataArray | None:
     """Return lazy embeddings (latitude, longitude, embedding) of every cell, if the model uses them."""
-    years = predictor.support_years
-    if years is None:
-        return None
+    parts = [
+        _embeddings_of(inputs, single, replace(piece, reference=single.reference), years)
+        for single in predictor.singles
+        if (years := single.support_years) is not None
+    ]
+    return xr.concat(parts, "embedding").chunk(embedding=-1) if parts else None
+
+
+def _embeddings_of(inputs: xr.Dataset, predictor: Predictor, piece: Piece, years: Sequence[int]) -> xr.DataArray:
     time, length = inputs.time.values, predictor.model.context
     stops = support_stops(time, length, predictor.model.support_windows, years=years)
     if not len(stops):

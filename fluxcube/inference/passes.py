@@ -56,7 +56,7 @@ def predict_scaled(
     sliding = options.stride == 1 and model.sliding_window
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         batch = Batch.of(gather(series, p, s, seen))
-        estimates = _estimates(model, batch, options.uncertainty, derive)
+        estimates = _estimates(model, batch, bool(options.uncertainty), derive)
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
         inside = (step >= keep.start) & (step < keep.stop) & ((s[:, None] >= length) | enough)

@@ -26,7 +26,6 @@ from fluxcube.samples.surface import (
     STATISTICS,
     SurfaceRecord,
     bands_needed,
-    scaled,
     static_feature,
     surface_columns,
     surface_statics,
@@ -130,7 +129,14 @@ def make_block(
     if qc is not None:
         values[~HOURLY.limit(spec.predictor_max_qc).accepts(qc, best)] = np.nan
     columns = surface_columns(
-        surface, spec.surface, time, longitude, resolution=spec.time_resolution, lookahead=spec.lookahead
+        surface,
+        spec.surface,
+        time,
+        longitude,
+        resolution=spec.time_resolution,
+        lookahead=spec.lookahead,
+        # Daily inputs are scaled by their mean and standard deviation instead.
+        scaled=not spec.time_resolution.scaled_inputs,
     )
     inputs = _inputs(values, columns, spec)
     first = int(np.asarray(time[0]).astype(f"datetime64[{spec.step}]").astype(np.int64))
@@ -240,7 +246,7 @@ def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
 
 
 def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.ndarray:
-    """Return normalised predictors, surface columns and trailing means, concatenated (n, t, V)."""
+    """Return normalised predictors, surface columns as they are, and trailing means, concatenated (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
         values[..., i] = within_bounds(values[..., i], name, resolution=spec.resolution, bounds=spec.bounds)
     met = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
@@ -259,8 +265,7 @@ def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.nd
             names = spec.input_variables[part]
             if names:
                 met[..., part] = normalise(met[..., part], names, resolution=spec.resolution, bounds=spec.bounds)
-        # Daily inputs are scaled by their mean and standard deviation instead.
-        met[..., first:last] = surface if spec.time_resolution.scaled_inputs else scaled(surface, spec.surface)
+        met[..., first:last] = surface
     if spec.input_scale:
         met = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
     return met

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from fluxcube.cubes.climatology import PERCENTILES, STATISTICS, view_statistics
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.indices import INDICES, bands_of, bounds_of, index_of
 from fluxcube.resolution import HOURLY, Resolution
@@ -37,11 +38,6 @@ OLDEST: Final = 32
 OLDEST_AGE: Final = 64
 #: Bands that are both valid in a clear view, as counted by the column `AGE`.
 CLEAR_BANDS: Final = ("red", "nir")
-#: Entries of the dimension ``statistic`` of `surface_climatology`: percentiles, and means of the calendar months.
-PERCENTILES: Final = ("p10", "p50", "p90")
-MONTHS: Final = tuple(f"m{month:02d}" for month in range(1, 13))
-STATISTICS: Final = (*PERCENTILES, *MONTHS)
-
 #: Larger values, in absolute value, are discarded: fill values, or an index whose denominator is near zero.
 _WIDEST = 2.0
 #: Values are rounded to multiples of 1 / _UNIT before they are summed, so that sums are exact and do not depend on the
@@ -199,54 +195,12 @@ class SurfaceRecord:
         """Return the statistics (n, statistic) of a band or an index, computed from the record if there are none."""
         if self.climatology is not None and name in self.features:
             return self.climatology[..., self.features.index(name)]
-        return long_term_statistics(self.feature(name), self.days)
+        return view_statistics(self.feature(name)[:, None], self.days)[:, 0]
 
 
 def _plausible(values: np.ndarray) -> np.ndarray:
     """Return values, NaN where they are too large: fill values, or an index whose denominator is near zero."""
     return np.where(np.abs(values) <= _WIDEST, values, np.nan)
-
-
-def long_term_statistics(values: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """Return percentiles and monthly means of clear values.
-
-    Parameters
-    ----------
-    values : (n, d) float
-        NaN is not clear.
-    days : (d,) datetime64
-        Local dates.
-
-    Returns
-    -------
-    (n, statistic) float32
-        In the order of `STATISTICS`; NaN without any clear value.
-
-    Examples
-    --------
-    >>> days = np.arange("2020-01-01", "2020-02-01", dtype="datetime64[D]")
-    >>> long_term_statistics(np.arange(31.0)[None], days)[0, [0, 1, 2, 3, 4]]
-    array([ 3., 15., 27., 15., nan], dtype=float32)
-    """
-    out = np.full((len(values), len(STATISTICS)), np.nan, np.float32)
-    seen = np.isfinite(values)
-    count = seen.sum(1)
-    ordered = np.sort(values, axis=1)  # NaN last
-    for i, name in enumerate(PERCENTILES):
-        at = int(name[1:]) / 100 * np.maximum(count - 1, 0)
-        low = np.floor(at).astype(np.int64)
-        pair = (
-            [np.take_along_axis(ordered, k[:, None], 1)[:, 0] for k in (low, np.minimum(low + 1, count - 1).clip(0))]
-            if values.shape[1]
-            else [out[:, 0]] * 2
-        )
-        out[:, i] = pair[0] + (at - low) * (pair[1] - pair[0])
-    month = np.asarray(days).astype("datetime64[M]").astype(np.int64) % 12
-    for i in range(12):
-        number = seen[:, month == i].sum(1)
-        total = np.where(seen[:, month == i], values[:, month == i], 0.0).sum(1)
-        out[:, len(PERCENTILES) + i] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-    return out
 
 
 def surface_statics(record: SurfaceRecord | None, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -265,8 +219,9 @@ def surface_columns(
     *,
     resolution: Resolution = HOURLY,
     lookahead: int = 0,
+    scaled: bool = False,
 ) -> np.ndarray:
-    """Return columns of the surface reflectance on a time axis, in their units.
+    """Return columns of the surface reflectance on a time axis.
 
     Parameters
     ----------
@@ -282,6 +237,8 @@ def surface_columns(
         Of the time axis.
     lookahead : int
         Number of days by which views are known earlier.
+    scaled : bool
+        Whether columns are scaled by their bounds to [-0.5, 0.5], or in their units.
 
     Returns
     -------
@@ -303,6 +260,9 @@ def surface_columns(
     day = _day_of(time, longitude, resolution)
     first, last = int(day.min()), int(day.max())
     daily = _daily(record, columns, first, last, lookahead)
+    if scaled:
+        bounds = np.array([column.bounds for column in columns], np.float32)
+        daily = (daily - bounds.mean(1)) / (bounds[:, 1] - bounds[:, 0])
     if len(daily[0]) == len(time) and resolution.steps_per_day == 1:
         return daily
     at = day - first + np.arange(n)[:, None] * daily.shape[1]
@@ -417,9 +377,3 @@ def _middle(month: np.ndarray) -> np.ndarray:
     """Return the middle of months, in days since 1970."""
     start, end = (m.astype("datetime64[D]").astype(np.int64) for m in (month, month + 1))
     return (start + end) / 2
-
-
-def scaled(columns: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return columns (..., names) scaled by their bounds to [-0.5, 0.5], float32."""
-    bounds = np.array([column_of(name).bounds for name in names], np.float32).reshape(-1, 2)
-    return (columns - bounds.mean(1)) / (bounds[:, 1] - bounds[:, 0])

@@ -79,7 +79,8 @@ def test_nothing_is_read_before_it_is_needed(tiles, monkeypatch):
     from fluxcube.cubes import forcing_surface
 
     calls = []
-    monkeypatch.setattr(forcing_surface, "build_surface", lambda *a: calls.append(a) or build_surface(*a))
+    read = forcing_surface.read_surface_blocks
+    monkeypatch.setattr(forcing_surface, "read_surface_blocks", lambda *a: calls.append(a) or read(*a))
     ds = open_forcing(weather(), surface=tiles, chunks={"latitude": 2, "longitude": 2})
     assert not calls
     ds.surface.isel(latitude=0, longitude=0).compute(scheduler="synchronous")
@@ -106,7 +107,7 @@ def test_a_store_keeps_reflectance_and_statistics_exactly(forcing, tmp_path):
         assert opened[name].dims == forcing[name].dims
     assert opened.surface.attrs["product"] == "MOD09GA"
     cut = open_forcing_store(tmp_path / "forcing.zarr", bbox=(7.2, 46.9, 7.6, 47.1), time=("2019-06-05", "2019-06-06"))
-    assert dict(cut.surface.sizes) == {"latitude": 1, "longitude": 2, "surface_day": 3, "surface_band": 7}
+    assert dict(cut.surface.sizes) == {"latitude": 1, "longitude": 2, "surface_day": 3, "surface_band": 8}
     with pytest.raises(ConfigError, match="surface can no longer change it"):
         open_forcing(tmp_path / "forcing.zarr", surface=tmp_path)
 
@@ -191,3 +192,17 @@ def test_rasters_of_elsewhere_or_another_time_are_refused(tiles, tmp_path):
     ocean = open_forcing(weather(), surface=on_grid().where(on_grid().latitude < 47))  # a part without any view
     with dask.config.set(scheduler="synchronous"):
         assert np.isnan(ocean.surface.values[0]).all() and np.isnan(ocean.surface_climatology.values[0]).all()
+
+
+def test_the_command_writes_and_reports_reflectance(tmp_path):
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    weather().to_netcdf(tmp_path / "era5.nc")
+    on_grid(product="MOD09GA").to_netcdf(tmp_path / "surface.nc")
+    arguments = ["forcing", "era5.nc", "forcing.zarr", "--surface", "surface.nc", "--igbp", "GRA"]
+    done = CliRunner().invoke(app, [str(tmp_path / x) if x.endswith((".nc", ".zarr")) else x for x in arguments])
+    assert done.exception is None, done.output
+    assert "surface reflectance: MOD09GA, red, nir, snow, 2019-05-30 to 2019-06-03" in done.stdout
+    np.testing.assert_array_equal(open_forcing(tmp_path / "forcing.zarr").surface, on_grid().surface[:, :, 1:])

@@ -26,12 +26,12 @@ def value(latitude: float, day: np.datetime64) -> float:
 
 
 def product(opened: Counter) -> Product:
-    """One raster a day; a value tells its place and day; on every tenth day nothing is seen."""
+    """One raster a day; a value, packed as in chips, shows its place and day; on every tenth day nothing is seen."""
 
     def build(rasters, latitude, longitude, progress=None):
         opened.update(raster.day for raster in rasters)
         days = [raster.day for raster in rasters]
-        values = np.array([[[value(lat, d)] * 7 for d in days] for lat in latitude], "float32")
+        values = np.array([[[value(lat, d) * 1e-4] * 7 for d in days] for lat in latitude], "float32")
         values[:, [d in DAYS[::10] for d in days]] = np.nan
         if progress:
             progress(1, 1, "")

@@ -10,8 +10,9 @@ from modis_files import GA, daily, grid, name_of, tile_of, write_hdf, write_tiff
 from packages import optional
 
 from fluxcube.cubes.chips import block_index, chip_index
-from fluxcube.cubes.surface import add_land_cover, build_surface, clear_sky, site_land_cover
+from fluxcube.cubes.surface import add_land_cover, build_surface, site_land_cover
 from fluxcube.errors import ConfigError, SourceError
+from fluxcube.sources.modis.quality import clear_sky
 from fluxcube.sources.towers.badm import SiteInfo
 
 optional("pyhdf.SD")

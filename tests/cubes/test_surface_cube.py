@@ -177,7 +177,7 @@ def test_a_series_that_lost_its_days_empties_its_site(towers, tmp_path):
     assert ds.surface.sel(site="IN-Bbb").isnull().all() and ds.surface.sel(site="US-Aaa").notnull().any()
     assert ds.surface_climatology.sel(site="IN-Bbb", statistic="p50").notnull().all()
     (note,) = [t for t in open_report(tmp_path / "c", "notes").text if "IN-Bbb" in t]
-    assert "has none from 2009-10-27 to 2010-02-05" in note
+    assert "has none of its own time, 2010-01-31 to 2010-02-05, only that of other years" in note
 
 
 def test_append_adds_reflectance_to_a_cube_without(towers, tmp_path):
@@ -197,11 +197,12 @@ def test_append_adds_reflectance_to_a_cube_without(towers, tmp_path):
     check_window(ds, series().sel(site=["FJ-Ddd", "IN-Bbb"]), "surface_day", "surface_band")
 
 
-def test_a_new_site_keeps_the_bands_of_the_cube(towers, tmp_path):
+def test_a_new_site_keeps_the_bands_of_the_cube(towers, tmp_path, caplog):
     build_carbonsense(towers, tmp_path / "c", surface=series(SITES[1:]), sites=SITES[1:])
     before = files(tmp_path / "c")
     more = series(("FJ-Ddd",), bands=("red", "blue", "nir"), quality=False)
     build_carbonsense(towers, tmp_path / "c", surface=[series(SITES[1:]), more], append=True)
+    assert "has no bands blue: not added" in caplog.text
     ds = open_carbonsense(tmp_path / "c").load()
     assert ds.surface_band.values.tolist() == list(BANDS)
     fiji = ds.surface.sel(site="FJ-Ddd")
@@ -255,6 +256,9 @@ def test_another_country_code_at_the_same_place_is_used_and_noted(towers, tmp_pa
     report = build_carbonsense(towers, tmp_path / "e", surface=other)
     (note,) = [text for text in report.report["warnings"]["US-Aaa"] if "surface" in text]
     assert "tower 1 is 0.0 km away: rename it" in note
+    numbered = series().assign_coords(site=np.array(["1", "2", "3"], object))
+    build_carbonsense(towers, tmp_path / "g", surface=numbered)
+    check_window(open_carbonsense(tmp_path / "g").load(), series(), "surface_day", "surface_band")
     with pytest.raises(SourceError, match="found series of CA-Xxx"):
         nowhere = series(("CA-Xxx",))
         build_carbonsense(towers, tmp_path / "f", surface=nowhere)
@@ -295,6 +299,30 @@ def test_a_cube_is_a_source_too(store, towers, tmp_path):
     np.testing.assert_array_equal(
         daily.surface.sel(day=both, **site), hourly.surface.sel(surface_day=both, **site).values
     )
+
+
+def test_a_site_is_appended_with_its_reflectance(store, towers, tmp_path):
+    import shutil
+
+    from fluxcube.cubes.append import append_site
+    from fluxcube.sources.towers.discovery import discover
+    from fluxcube.sources.towers.readers import read_archive
+
+    shutil.copytree(store, tmp_path / "c")
+    (archive,) = (a for a in discover([towers]).archives if a.site == "US-Aaa")
+    place = {"site": "US-New", "latitude": 40.0, "longitude": -90.0, "igbp": "GRA"}
+    record = read_archive(archive, utc_offset=-6).assign_attrs(place)
+    mine = series(("US-Aaa",), seed=5).assign_coords(site=np.array(["US-New"], object))
+    append_site(tmp_path / "c", record, surface=mine)
+    ds = open_carbonsense(tmp_path / "c").load()
+    check_window(ds, mine, "surface_day", "surface_band")
+    check_window(ds, series(SITES[1:]), "surface_day", "surface_band")
+    with pytest.raises(SourceError, match="US-Far: its series is of"):
+        far = record.assign_attrs(site="US-Far", latitude=41.0)
+        append_site(tmp_path / "c", far, surface=mine.assign_coords(site=np.array(["US-Far"], object)))
+    with pytest.raises(SourceError, match="found series of FJ-Ddd"):
+        append_site(tmp_path / "c", record.assign_attrs(site="US-Oth"), surface=series(SITES[:2]))
+    assert open_carbonsense(tmp_path / "c").site.values.tolist() == [*SITES, "US-New"]
 
 
 def faults() -> dict[str, tuple]:

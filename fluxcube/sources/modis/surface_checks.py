@@ -1,0 +1,159 @@
+"""Check series of reflectance: their places against those of the sites, and years without a clear view."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.errors import ConfigError, SourceError
+
+log = logging.getLogger(__name__)
+
+_EARTH_KM = 6371.007181
+#: Maximum number of sites that a message lists.
+_MAX_NAMES = 10
+#: Minimum number of days of a year that a record must span for a year without a clear view to be reported.
+_HALF_YEAR = 183
+
+#: Sites and their places: a table (or its path) with columns of sites, latitude and longitude, a cube, or a mapping.
+Sites: TypeAlias = str | os.PathLike | pd.DataFrame | xr.Dataset | Mapping[str, tuple[float, float]]
+
+
+def distance_km(
+    latitude: np.ndarray, longitude: np.ndarray, other_latitude: np.ndarray, other_longitude: np.ndarray
+) -> np.ndarray:
+    """Return the great-circle distance of points (degrees) in km, NaN where a coordinate is.
+
+    Examples
+    --------
+    >>> distance_km(np.array([0.0]), np.array([179.99]), np.array([0.0]), np.array([-179.99])).round(2)
+    array([2.22])
+    """
+    phi, other = np.radians(latitude), np.radians(other_latitude)
+    half = np.sin((phi - other) / 2) ** 2
+    half = half + np.cos(phi) * np.cos(other) * np.sin(np.radians(longitude - other_longitude) / 2) ** 2
+    return 2 * _EARTH_KM * np.arcsin(np.sqrt(np.minimum(half, 1)))
+
+
+def check_places(
+    ds: xr.Dataset,
+    latitude: np.ndarray | xr.DataArray,
+    longitude: np.ndarray | xr.DataArray,
+    *,
+    max_km: float = 2.0,
+) -> None:
+    """Check that each series of reflectance is of the place of its site.
+
+    Parameters
+    ----------
+    ds : xr.Dataset
+        As `fluxcube.read_surface` returns it. Without coordinates ``latitude`` and ``longitude`` nothing is checked.
+    latitude, longitude : (site,) array
+        Degrees of the sites in `ds.site`, in that order; NaN where unknown. Those of a `DataArray` with the coordinate
+        ``site`` are selected by name.
+    max_km : float
+        Maximum distance in km.
+
+    Raises
+    ------
+    SourceError
+        If a series is of another place; the message lists the sites and the distances.
+    """
+    if "latitude" not in ds.coords or "longitude" not in ds.coords:
+        return
+    known = [_aligned(values, ds) for values in (latitude, longitude)]
+    km = distance_km(ds.latitude.values, ds.longitude.values, *known)
+    far = np.flatnonzero(km > max_km)
+    if far.size:
+        listed = ", ".join(f"{ds.site.values[i]} ({km[i]:.1f} km)" for i in far[:_MAX_NAMES])
+        source = ds["surface"].attrs.get("source", "the reflectance")
+        raise SourceError(
+            f"{source}: expected series within {max_km:g} km of their sites, found {far.size} farther away: {listed}"
+            f"{', ...' if far.size > _MAX_NAMES else ''}. They are of another place: correct the coordinates, leave "
+            "these sites out, or pass a larger max_km."
+        )
+
+
+def _aligned(values: np.ndarray | xr.DataArray, ds: xr.Dataset) -> np.ndarray:
+    if isinstance(values, xr.DataArray) and "site" in values.coords:
+        return values.reindex(site=ds.site.values).values.astype(np.float64)
+    return np.asarray(values, np.float64)
+
+
+def read_sites(sites: Sites) -> dict[str, tuple[float, float]]:
+    """Return the latitude and longitude of each site of a table, cube or mapping.
+
+    Raises
+    ------
+    ConfigError
+        If there are no columns of sites, latitude and longitude.
+    """
+    if isinstance(sites, xr.Dataset):
+        if not {"site", "latitude", "longitude"} <= {*sites.coords, *sites.data_vars}:
+            raise ConfigError("sites: expected a Dataset with site, latitude and longitude; pass a cube or a table.")
+        names, places = sites["site"].values, (sites["latitude"].values, sites["longitude"].values)
+        return {str(n): (float(a), float(b)) for n, a, b in zip(names, *places, strict=True)}
+    if isinstance(sites, Mapping):
+        return {str(name): (float(a), float(b)) for name, (a, b) in sites.items()}
+    frame = sites if isinstance(sites, pd.DataFrame) else pd.read_csv(Path(sites), keep_default_na=False)
+    lower = {str(name).strip().lower(): name for name in frame.columns}
+    columns = [
+        next((lower[name] for name in choices if name in lower), None)
+        for choices in (("site", "site_id", "siteid", "id"), ("latitude", "lat"), ("longitude", "lon", "long"))
+    ]
+    if None in columns:
+        raise ConfigError(
+            f"sites: expected columns site, latitude and longitude, found {', '.join(map(str, frame.columns[:20]))}."
+        )
+    return {str(name): (float(a), float(b)) for name, a, b in zip(*(frame[column] for column in columns), strict=True)}
+
+
+def warn_cloudy_years(
+    sites: tuple[str, ...], site: np.ndarray, day: np.ndarray, clear: np.ndarray, where: str
+) -> list[str]:
+    """Report years of a site without a clear view, between the first and the last entry of the site.
+
+    Parameters
+    ----------
+    sites : tuple of str
+        Names.
+    site, day : (n,) int, (n,) datetime64[D]
+        Of each entry.
+    clear : (n,) bool
+        Whether the entry has a clear reflectance.
+    where : str
+        The file, for the message.
+
+    Returns
+    -------
+    list of str
+        Such as ``"GH-Ank 2003"``; a year counts if the record of the site spans half of it.
+    """
+    found = []
+    for index, name in enumerate(sites):
+        mine = site == index
+        if not mine.any():
+            continue
+        first, last = day[mine].min(), day[mine].max()
+        seen = set(np.unique(day[mine & clear].astype("datetime64[Y]")).astype(int) + 1970)
+        for year in range(int(str(first)[:4]), int(str(last)[:4]) + 1):
+            start = max(first, np.datetime64(f"{year}-01-01", "D"))
+            stop = min(last, np.datetime64(f"{year}-12-31", "D"))
+            if year not in seen and (stop - start).astype(int) + 1 >= _HALF_YEAR:
+                found.append(f"{name} {year}")
+    if found:
+        log.warning(
+            "%s: %d years without one clear view: %s%s; reflectance is missing in them",
+            where,
+            len(found),
+            ", ".join(found[:_MAX_NAMES]),
+            ", ..." if len(found) > _MAX_NAMES else "",
+        )
+    return found

@@ -1,0 +1,281 @@
+"""Read reflectance from tables: one column for each band, as AppEEARS and Earth Engine write points, or a user.
+
+Long tables are read by `surface_long`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fluxcube.errors import SourceError
+from fluxcube.sources.modis.surface_checks import distance_km
+from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, parse_days, product_in
+from fluxcube.sources.modis.surface_observations import Observations
+from fluxcube.variables import SURFACE_BANDS
+
+log = logging.getLogger(__name__)
+
+#: Columns of the tables of ORNL's web service with one column for each pixel, which may have no header line.
+ORNL_COLUMNS = ("HDFname", "Product", "Date", "Site", "ProcessDate", "Band")
+_ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
+_BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
+#: Largest distance between the coordinates of the rows of one site, km.
+_SAME_PLACE = 2.0
+#: Lengths of composites, whose periods begin on days 1, 1 + length, ... of the year; number of dates that show them.
+_PERIODS, _FEWEST_DATES = (16, 8), 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Options of `fluxcube.read_surface` that concern the form of a file.
+
+    Attributes
+    ----------
+    columns : mapping of str to str
+        Columns by key (`fluxcube.sources.modis.surface_columns`).
+    flags : tuple of str
+        Further columns that rules of quality use.
+    site : str
+        Column of the sites, or the name of the only site; "" if the file contains the names.
+    time_format : str, optional
+        Format of the dates.
+    period : int, optional
+        Number of days that a date stands for, of which it is the first; None: recognised.
+    product, collection : str
+        "" where the file states them.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    site: str = ""
+    time_format: str | None = None
+    period: int | None = None
+    product: str = ""
+    collection: str = ""
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Return a text table (optionally ``.gz``) with its own columns; the separator is recognised.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read as a table.
+    """
+    try:
+        opened = gzip.open if path.suffix.lower() == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            header = file.readline(1 << 20)
+        if not header.strip():
+            raise SourceError(f"{path}: expected a table with a header line, found an empty line: download it again.")
+        separator = max(",;\t", key=header.count)
+        names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator))
+        if _ORNL_FILE.match(names[0]):  # a table without a header line
+            names = [*ORNL_COLUMNS, *map(str, range(1, len(names) - len(ORNL_COLUMNS) + 1))]
+            return pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
+        if twice := sorted({name for name in names if names.count(name) > 1 and name}):
+            raise SourceError(f"{path}: expected different column names, found {', '.join(twice)} twice: rename one.")
+        return pd.read_csv(
+            path,
+            sep=separator,
+            decimal="," if separator == ";" and "." not in _second_line(path) else ".",
+            encoding="utf-8-sig",
+            na_values=list(_BLANKS),
+            keep_default_na=False,
+            skipinitialspace=True,
+            low_memory=False,
+        )
+    except SourceError:
+        raise
+    except (OSError, EOFError, ValueError, StopIteration) as problem:  # pandas' errors of parsing are ValueErrors
+        reason = str(problem) or "it is empty"
+        raise SourceError(
+            f"{path}: cannot be read as a table ({reason}): expected CSV with a header line."
+        ) from problem
+
+
+def _second_line(path: Path) -> str:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        file.readline(1 << 20)
+        return file.readline(1 << 20)
+
+
+def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observations:
+    """Return the observations of a table with one column for each band.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+    where : str
+        The file, for messages.
+    options : ReadOptions
+
+    Raises
+    ------
+    SourceError
+        If the table has no column of reflectance, sites or dates, or a number cannot be read.
+    """
+    named = {k: v for k, v in options.columns.items()}
+    if options.site in frame.columns:
+        named.setdefault("site", options.site)
+    found, product, collection = find_columns(map(str, frame.columns), named, where)
+    bands = {key: numbers(frame[name], where) for key, name in found.items() if key in SURFACE_BANDS}
+    flags = {key: numbers(frame[name], where) for key, name in found.items() if key.split(":")[0] in FLAGS}
+    if not set(bands) - {"snow"} and not flags:  # flags may be in a file of their own
+        raise SourceError(
+            f"{where}: expected columns of reflectance, such as sur_refl_b01, Nadir_Reflectance_Band1 or red; found "
+            f"{', '.join(map(str, frame.columns[:20]))}: name them with columns={{'red': ..., 'nir': ...}}."
+        )
+    for name in options.flags:
+        if name not in flags and name in frame.columns:
+            flags[name] = numbers(frame[name], where)
+    site, sites = sites_of(frame, found, options, where)
+    day = days_of(frame, found, options, where)
+    day, period = last_days(day, site, options.period, where)
+    latitude, longitude = places_of(frame, found, site, sites, where)
+    from_name = product_in(Path(where).name)
+    return Observations(
+        source=where,
+        sites=sites,
+        site=site,
+        day=day,
+        bands=bands,
+        flags=with_angles(flags),
+        latitude=latitude,
+        longitude=longitude,
+        product=options.product or product or from_name[0],
+        collection=options.collection or collection or from_name[1],
+        pixel=frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None,
+        period=period,
+        screened=not product,  # AppEEARS's columns begin with the product, and contain all views
+    )
+
+
+def numbers(column: pd.Series, where: str) -> np.ndarray:
+    """Return a column as float64, NaN where blank; SourceError for text."""
+    if column.dtype.kind in "iufb":
+        return column.to_numpy(np.float64)
+    values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(np.isnan(values) & column.notna().to_numpy())
+    if wrong.size:
+        raise SourceError(
+            f"{where}: line {wrong[0] + 2}: {column.name} must be a number, found {column.iloc[wrong[0]]!r}; correct "
+            "it, or leave it blank where it is missing."
+        )
+    return values
+
+
+def sites_of(
+    frame: pd.DataFrame, found: Mapping[str, str], options: ReadOptions, where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the index of the site of each row (n,), and the names of the sites."""
+    if options.site and options.site not in frame.columns:
+        _check_one_site(frame, found, options.site, where)
+        return np.zeros(len(frame), np.intp), (options.site,)
+    if "site" not in found:
+        raise SourceError(
+            f"{where}: expected a column of sites, found {', '.join(map(str, frame.columns[:20]))}: pass site= with "
+            "the name of the column, or of the only site."
+        )
+    column = frame[_named_sites(frame, found["site"])]
+    codes, names = pd.factorize(column)
+    if (codes < 0).any():
+        raise SourceError(f"{where}: line {int(np.flatnonzero(codes < 0)[0]) + 2}: no site; every line needs one.")
+    return codes.astype(np.intp), tuple(f"{n:.0f}" if isinstance(n, float) else str(n).strip() for n in names)
+
+
+def _named_sites(frame: pd.DataFrame, column: str) -> str:
+    """Return the column of site names: AppEEARS has them in `Category` where `ID` only counts the points."""
+    if column != "ID" or "Category" not in frame or not pd.api.types.is_numeric_dtype(frame["ID"]):
+        return column
+    one = frame.groupby("Category")["ID"].nunique()
+    return "Category" if (one == 1).all() else column
+
+
+def _check_one_site(frame: pd.DataFrame, found: Mapping[str, str], site: str, where: str) -> None:
+    """Refuse the name of one site for a file that contains several."""
+    if "site" in found and (names := frame[found["site"]].dropna().unique()).size > 1:
+        raise SourceError(
+            f"{where}: site={site!r} is no column and names one site, but the column {found['site']!r} contains "
+            f"{names.size} ({', '.join(map(str, names[:5]))}): pass the name of the column of sites."
+        )
+
+
+def days_of(frame: pd.DataFrame, found: Mapping[str, str], options: ReadOptions, where: str) -> np.ndarray:
+    """Return the date of each row (n,) datetime64[D], from a date, or a year and a day of the year."""
+    if "year" in found and "doy" in found and ("day" not in found or "doy" in options.columns):
+        year, doy = numbers(frame[found["year"]], where), numbers(frame[found["doy"]], where)
+        pairs, index = np.unique(np.stack([year, doy]), axis=1, return_inverse=True)
+        days = [None if not np.isfinite(p).all() else day_of_year(int(p[0]), int(p[1])) for p in pairs.T]
+        if None in days:
+            line = int(np.flatnonzero(index.ravel() == days.index(None))[0])
+            raise SourceError(f"{where}: line {line + 2}: year {year[line]:g} has no day {doy[line]:g}: correct it.")
+        return np.array(days, "datetime64[D]")[index.ravel()]
+    if "day" not in found and "doy" in found:
+        raise SourceError(
+            f"{where}: {found['doy']!r} is a day of the year without its year: name the column of years with "
+            "columns={'year': ..., 'doy': ...}."
+        )
+    if "day" not in found:
+        raise SourceError(
+            f"{where}: expected a column of dates, found {', '.join(map(str, frame.columns[:20]))}: name it with "
+            "columns={'day': ...}."
+        )
+    return parse_days(frame[found["day"]], where, options.time_format)
+
+
+def last_days(day: np.ndarray, site: np.ndarray, period: int | None, where: str) -> tuple[np.ndarray, int]:
+    """Return the last day of the period of each entry, and the length of the periods in days.
+
+    The date of a composite is the first day of its period, whose views it contains; as the reflectance of its last day
+    it contains no later view. Periods of 8 and 16 days are recognised: they begin on days 1, 9, ..., 361, or 1, 17,
+    ..., 353 of the year, and the last of them ends with the year.
+    """
+    if period is None:
+        first = day.astype("datetime64[Y]").astype("datetime64[D]")
+        dates = np.unique(day)
+        since = (day - first).astype(np.int64)
+        regular = [length for length in _PERIODS if (since % length == 0).all()]
+        period = regular[0] if regular and len(dates) >= _FEWEST_DATES else 1
+        if period > 1:
+            log.info("%s: dates are the first of %d days; values count from the last one", where, period)
+    if period <= 1:
+        return day, 1
+    end_of_year = (day.astype("datetime64[Y]") + 1).astype("datetime64[D]") - 1
+    return np.minimum(day + (period - 1), end_of_year), period
+
+
+def places_of(
+    frame: pd.DataFrame, found: Mapping[str, str], site: np.ndarray, sites: Sequence[str], where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return latitude and longitude (site,) of a table, NaN where it has none; rows of a site must agree."""
+    if "latitude" not in found or "longitude" not in found:
+        return np.full(len(sites), np.nan), np.full(len(sites), np.nan)
+    latitude, longitude = (numbers(frame[found[key]], where) for key in ("latitude", "longitude"))
+    _, first = np.unique(site, return_index=True)
+    apart = distance_km(latitude, longitude, latitude[first][site], longitude[first][site])
+    if (far := np.flatnonzero(apart > _SAME_PLACE)).size:
+        at = far[0]
+        raise SourceError(
+            f"{where}: line {at + 2}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a site has one "
+            "place; give the places different names."
+        )
+    return latitude[first], longitude[first]
+
+
+def with_angles(flags: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return flags with the view zenith angle in degrees: MOD09GA stores hundredths."""
+    if "view_zenith" in flags and np.nanmax(flags["view_zenith"], initial=0) > 180:
+        angle = flags["view_zenith"]
+        flags["view_zenith"] = np.where((angle >= 0) & (angle <= 18000), angle * 0.01, np.nan)
+    return flags
