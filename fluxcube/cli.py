@@ -174,7 +174,7 @@ def train(
     surface: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated columns of the surface reflectance, e.g. NDVI,NDVI_MEAN_64D,SURFACE_AGE; none for "
+            help="Comma-separated columns of the surface reflectance, e.g. NDVI,NDVI_MEAN_64D,SURFACE_AGE; '' for "
             "none. Default: a set of latest values and means, if the cube has surface reflectance."
         ),
     ] = None,
@@ -226,6 +226,7 @@ def train(
     `torchrun --nproc-per-node 4 --no-python fluxcube train cube.zarr runs/eco --preset published`, with
     `--set training.effective_batch=4096` or any other field of `TrainingConfig`.
     """
+    from fluxcube.resolution import DEFAULT
     from fluxcube.training.fit import fit
     from fluxcube.training.run import by_torchrun
     from fluxcube.training.settings import configure
@@ -242,7 +243,7 @@ def train(
             memory_days=days(memory),
             bands=None if chips else (),
             static=names(static),
-            surface="default" if surface is None else [name for name in names(surface) or () if name != "none"],
+            surface=DEFAULT if surface is None else names(surface) or (),
             lookahead=lookahead,
             bounds=bounds,
             split=split,

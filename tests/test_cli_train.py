@@ -10,10 +10,12 @@ import sys
 
 import numpy as np
 import pytest
+from surface_cubes import with_surface
 
 from fluxcube import cli
 from fluxcube.errors import ConfigError
 from fluxcube.samples.splits import Split, load_folds
+from fluxcube.samples.surface import DEFAULT_COLUMNS
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.fit import fit
 from fluxcube.training.run import Run
@@ -103,7 +105,7 @@ TRAIN = {
     "memory": ("", "--memory 1,3"),
     "static": ("", "--static ''"),
     "bounds": ("", "--bounds table"),
-    "surface": None,  # of cubes with surface reflectance: tests/training/test_fit_surface.py
+    "surface": None,  # of cubes with surface reflectance: the next test
     "lookahead": None,
     "chips": ("", "--no-chips"),
     "split": ("", "--split kfold:2/3"),
@@ -121,6 +123,18 @@ TRAIN = {
     "overwrite": ("", "--overwrite"),
     "init": None,  # a test of its own
 }
+
+
+def test_columns_of_the_surface_reflectance_are_options(planned, cube, monkeypatch):
+    reflectance = with_surface(cube)
+    monkeypatch.setattr(cli, "_open", lambda store, **selection: reflectance)
+    features = {
+        options: planned(f"train c r --model xgboost {options}")[0]["features"]
+        for options in ("", "--surface ''", "--surface NDVI,CCI_MEAN_8D --lookahead 3")
+    }
+    default, none, some = features.values()
+    assert tuple(default["surface"]) == DEFAULT_COLUMNS and "surface" not in none
+    assert (some["surface"], some["lookahead"]) == (["NDVI", "CCI_MEAN_8D"], 3)
 
 
 def test_every_option_of_training_changes_what_is_done(planned):

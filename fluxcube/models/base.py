@@ -93,6 +93,8 @@ class Sizes:
         check_types(self)
         if self.inputs < 1 or self.targets < 1:
             raise ConfigError(f"a model needs an input and a target, found {self.inputs} and {self.targets}.")
+        if self.pixels < 1:
+            raise ConfigError(f"pixels must be 1 or more, found {self.pixels}.")
         if any(not 0 <= column < self.inputs for column in self.protected):
             raise ConfigError(f"protected columns must lie in 0..{self.inputs - 1}, found {self.protected}.")
 

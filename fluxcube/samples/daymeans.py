@@ -84,13 +84,13 @@ def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
     """
     per_day = spec.steps(1)
     lead = block.first_hour % per_day
-    met, columns = _met(block.inputs, spec, lead, per_day), day_columns(spec)
-    days = met.shape[1]
+    means, columns = _input_means(block.inputs, spec, lead, per_day), day_columns(spec)
+    days = means.shape[1]
     ends = np.arange(1, days + 1) * per_day - lead
     same = [np.repeat(part[:, None], days, axis=1) for part in (block.numbers, _one_hot(block, spec))]
-    out = np.concatenate([met, _latest(block, ends, len(spec.bands)), *same], axis=-1, dtype=np.float32)
-    measured = [i for i, column in enumerate(columns[: met.shape[-1]]) if column.group not in COMPUTED]
-    out[~np.isfinite(met[..., measured or slice(None)]).any(-1)] = np.nan
+    out = np.concatenate([means, _latest(block, ends, len(spec.bands)), *same], axis=-1, dtype=np.float32)
+    measured = [i for i, column in enumerate(columns[: means.shape[-1]]) if column.group not in COMPUTED]
+    out[~np.isfinite(means[..., measured or slice(None)]).any(-1)] = np.nan
     return out, lead
 
 
@@ -146,15 +146,15 @@ def day_means(values: np.ndarray, lead: int, per_day: int = 24) -> np.ndarray:
     return mean
 
 
-def _met(met: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndarray:
+def _input_means(inputs: np.ndarray, spec: FeatureSpec, lead: int, per_day: int) -> np.ndarray:
     """Return daily means (n, d, columns) of the model inputs, cyclic ones as cosine and sine."""
-    plain = day_means(met, lead, per_day)
+    plain = day_means(inputs, lead, per_day)
     out = []
     for i, variable in enumerate(spec.input_variables):
         if variable == _CLOCK:
             continue
         if i in spec.cyclic_columns:
-            turn = met[..., i] * spec.input_scale[i] + spec.input_mean[i] if spec.input_scale else met[..., i]
+            turn = inputs[..., i] * spec.input_scale[i] + spec.input_mean[i] if spec.input_scale else inputs[..., i]
             angle = np.float32(np.pi) * turn
             both = day_means(np.stack([np.cos(angle), np.sin(angle)], -1), lead, per_day)
             out += [both[..., 0], both[..., 1]]
@@ -190,10 +190,10 @@ def _stretch(towers: Towers, i: int) -> Block:
     series = towers.series
     rows = slice(int(series.start[i]), int(series.start[i] + series.hours[i]))
     low, high = np.searchsorted(series.chip_key, series.chip_zero[i] + np.array([-NO_CHIP, NO_CHIP]))
-    met = series.inputs[rows][None]
+    inputs = series.inputs[rows][None]
     return Block(
-        inputs=met,
-        observed=np.isfinite(met).any(-1),
+        inputs=inputs,
+        observed=np.isfinite(inputs).any(-1),
         numbers=series.numbers[[i]],
         classes=series.classes[[i]],
         chips=series.chips[low:high][None],

@@ -124,8 +124,11 @@ def make_block(
     """
     values = np.array(values, np.float32)
     if values.shape[1:] != (len(time), len(spec.predictors)):
-        wanted = f"(n, {len(time)}, {len(spec.predictors)})"
-        raise ConfigError(f"values must be {wanted}, one column for each of the predictors, found {values.shape}.")
+        expected = f"(n, {len(time)}, {len(spec.predictors)})"
+        raise ConfigError(
+            f"expected values {expected}, one column for each of the predictors, found {values.shape}; select the "
+            "predictors of the model in their order."
+        )
     if qc is not None:
         values[~HOURLY.limit(spec.predictor_max_qc).accepts(qc, best)] = np.nan
     columns = surface_columns(
@@ -183,8 +186,7 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
         raise ConfigError(
             f"the model's clock is {spec.clock}, the cube's is {clock}: build it with clock={spec.clock}."
         )
-    held = [name for name in spec.predictors if name in cube["variable"].values]
-    if absent := sorted(set(spec.predictors) - set(held)):
+    if absent := sorted(set(spec.predictors).difference(cube["variable"].values)):
         log.warning("the cube does not contain %s: masked", ", ".join(absent))
     check_resolution(cube, spec.resolution, "this set of features")
     flags = f"predictors{HOURLY.quality}"
@@ -249,31 +251,31 @@ def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.nd
     """Return normalised predictors, surface columns as they are, and trailing means, concatenated (n, t, V)."""
     for i, name in enumerate(spec.predictors):  # before the means: one value of -9999 spoils a month of them
         values[..., i] = within_bounds(values[..., i], name, resolution=spec.resolution, bounds=spec.bounds)
-    met = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
-    met[..., : len(spec.predictors)] = values
+    inputs = np.empty((*values.shape[:2], len(spec.inputs)), np.float32)
+    inputs[..., : len(spec.predictors)] = values
     at = len(spec.predictors) + len(spec.surface)
     for days in spec.memory_days:
         for name in spec.memory_predictors:
-            met[..., at] = trailing_mean(values[..., spec.predictors.index(name)], spec.steps(days))
+            inputs[..., at] = trailing_mean(values[..., spec.predictors.index(name)], spec.steps(days))
             at += 1
     if not spec.surface:
-        met = normalise(met, spec.input_variables, resolution=spec.resolution, bounds=spec.bounds)
-        met = met.astype(np.float32, copy=False)
+        inputs = normalise(inputs, spec.input_variables, resolution=spec.resolution, bounds=spec.bounds)
+        inputs = inputs.astype(np.float32, copy=False)
     else:
         first, last = len(spec.predictors), len(spec.predictors) + len(spec.surface)
         for part in (slice(None, first), slice(last, None)):
             names = spec.input_variables[part]
             if names:
-                met[..., part] = normalise(met[..., part], names, resolution=spec.resolution, bounds=spec.bounds)
-        met[..., first:last] = surface
+                inputs[..., part] = normalise(inputs[..., part], names, resolution=spec.resolution, bounds=spec.bounds)
+        inputs[..., first:last] = surface
     if spec.input_scale:
-        met = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
-    return met
+        inputs = (inputs - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
+    return inputs
 
 
-def _observed(met: np.ndarray, spec: FeatureSpec) -> np.ndarray:
+def _observed(inputs: np.ndarray, spec: FeatureSpec) -> np.ndarray:
     measured = [i for i, name in enumerate(spec.predictors) if name not in COMPUTED]
-    return np.isfinite(met[..., measured or list(range(len(spec.predictors)))]).any(-1)
+    return np.isfinite(inputs[..., measured or list(range(len(spec.predictors)))]).any(-1)
 
 
 def _numbers(values: Mapping[str, Any], n: int, spec: FeatureSpec) -> np.ndarray:

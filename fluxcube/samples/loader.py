@@ -220,8 +220,8 @@ class Windows:
     @property
     def left_out(self) -> int:
         """Number of windows of the current epoch that no rank uses."""
-        given = len(self) * self.batch_size if self.drop_last else len(self._own(self.epoch))
-        return len(self._draw(self.epoch)) - given * self.world_size
+        used = len(self) * self.batch_size if self.drop_last else len(self._own(self.epoch))
+        return len(self._draw(self.epoch)) - used * self.world_size
 
     def __len__(self) -> int:
         """Return the number of batches of the current epoch on this rank."""

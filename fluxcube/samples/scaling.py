@@ -85,13 +85,13 @@ def standardise(spec: FeatureSpec, fluxes: np.ndarray, kept: Sequence[str] = ())
     array([-1.,  1.], dtype=float32)
     """
     stays = np.isin(spec.targets, kept)
-    given = np.array([spec.target_mean, spec.target_scale])
-    if (given[:, ~stays] != [[0.0], [1.0]]).any():
+    present = np.array([spec.target_mean, spec.target_scale])
+    if (present[:, ~stays] != [[0.0], [1.0]]).any():
         raise ConfigError(
             "expected unscaled fluxes, but the targets of the spec are scaled already: read the fluxes without scaling."
         )
     if stays.all():
         return spec, fluxes
     fitted = np.where(stays, [[0.0], [1.0]], fit_scaling([fluxes], spec.targets))
-    mean, spread = np.where(stays, given, fitted).tolist()
+    mean, spread = np.where(stays, present, fitted).tolist()
     return dataclasses.replace(spec, target_mean=tuple(mean), target_scale=tuple(spread)), scale(fluxes, *fitted)

@@ -173,6 +173,12 @@ class SurfaceRecord:
                 f"expected surface reflectance (n, {len(self.days)}, {len(self.bands)}), one entry for each day and "
                 f"band, found {self.values.shape}; pass the days and bands of the array."
             )
+        days = np.asarray(self.days).astype("datetime64[D]")
+        if (wrong := np.flatnonzero(np.diff(days) <= np.timedelta64(0, "D"))).size:
+            raise ConfigError(
+                f"expected ascending days of surface reflectance, each once, found {days[wrong[0] + 1]} after "
+                f"{days[wrong[0]]}; sort them and leave out duplicates."
+            )
         shape = (len(self.values), len(STATISTICS), len(self.features))
         if self.climatology is not None and self.climatology.shape != shape:
             raise ConfigError(

@@ -76,15 +76,15 @@ class Towers:
         return scaled._with_scaled_inputs() if spec.time_resolution.scaled_inputs and not spec.input_scale else scaled
 
     def _with_scaled_inputs(self) -> Towers:
-        met, spec = self.series.inputs, self.spec
-        seen = np.isfinite(met)
+        inputs, spec = self.series.inputs, self.spec
+        seen = np.isfinite(inputs)
         count = np.maximum(seen.sum(0), 1)
-        mean = np.where(seen, met, 0).sum(0, dtype=np.float64) / count
-        spread = np.sqrt(np.square(np.where(seen, met - mean, 0)).sum(0, dtype=np.float64) / count)
+        mean = np.where(seen, inputs, 0).sum(0, dtype=np.float64) / count
+        spread = np.sqrt(np.square(np.where(seen, inputs - mean, 0)).sum(0, dtype=np.float64) / count)
         mean[list(spec.cyclic_columns)], spread[list(spec.cyclic_columns)] = 0.0, 1.0
         spread = np.where(spread > 0, spread, 1.0)
         spec = dataclasses.replace(spec, input_mean=tuple(mean.tolist()), input_scale=tuple(spread.tolist()))
-        scaled = (met - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
+        scaled = (inputs - np.array(spec.input_mean, np.float32)) / np.array(spec.input_scale, np.float32)
         return dataclasses.replace(self, spec=spec, series=dataclasses.replace(self.series, inputs=scaled))
 
 
@@ -228,8 +228,8 @@ def default_surface(cube) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def site_classes(cube, sites: Sequence[str], name: str) -> list[str]:
     """Return the class ("igbp") or main climate ("koppen") of some sites; "" is unknown."""
-    held = dict(zip(map(str, cube["site"].values), map(str, cube[name].values), strict=True))
-    return [class_of(name, held[site]) for site in sites]
+    classes = dict(zip(map(str, cube["site"].values), map(str, cube[name].values), strict=True))
+    return [class_of(name, classes[site]) for site in sites]
 
 
 def _classes(cube, sites: Sequence[str], name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.checkpoint import RUN, write_atomically
+from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
 from fluxcube.stores.building import write_lock
 
@@ -211,6 +212,9 @@ def differences(was: Mapping, now: Mapping) -> str:
     was, now = _flat(was), _flat(now)
     if "min_quality" in now and "max_qc" in was:  # daily runs recorded their minimum quality so before
         was["min_quality"] = was.pop("max_qc")
+    if "features.surface" not in was and was.get("features.resolution") == DAILY.name:
+        # Earlier versions recorded the surface columns of daily runs as bands.
+        was |= {"features.surface": was["features.bands"], "features.bands": []} if was.get("features.bands") else {}
     differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
     return "; ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differ[:3])
 

@@ -312,5 +312,8 @@ def test_a_record_must_fit_its_labels():
     days = np.arange("2020-01-01", "2020-01-04", dtype="datetime64[D]")
     with pytest.raises(ConfigError, match="one entry for each day and band"):
         SurfaceRecord(values, days, ("red",))
+    for wrong in (days[::-1], days[[0, 1, 1]]):
+        with pytest.raises(ConfigError, match=r"expected ascending days .* each once, found 2020-01-02 after"):
+            SurfaceRecord(values[:, :3], wrong, ("red", "nir"))
     with pytest.raises(ConfigError, match="expected a climatology"):
         SurfaceRecord(values, days, ("red", "nir"), np.zeros((1, 3, 1), np.float32), ("NDVI",))

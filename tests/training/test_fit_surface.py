@@ -27,6 +27,7 @@ from fluxcube.simulation.example import example_cube
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit
 from fluxcube.training.plan import sizes_of
+from fluxcube.training.run import differences
 
 ECO = {
     "latent": 8,
@@ -202,6 +203,16 @@ def test_a_checkpoint_is_trained_further_with_more_columns(points, hourly, tmp_p
     assert features_of(run)["surface"][-1] == "EVI" and features_of(run)["pixels"] == 1
     with pytest.raises(ConfigError, match="lookahead must be those of the checkpoint"):
         fit(hourly, out=tmp_path / "other", init=points.path, training=ONCE, lookahead=2)
+
+
+def test_a_daily_request_of_an_earlier_version_is_the_same():
+    columns = ["red", "NDVI"]
+    now = {"features": {"resolution": "daily", "bands": [], "surface": columns, "static": []}}
+    was = {"features": {"resolution": "daily", "bands": columns, "static": []}}
+    assert differences(was, now) == "" == differences(now, now)
+    other = {"features": now["features"] | {"surface": ["red"]}}
+    assert "features.surface was ['red', 'NDVI']" in differences(was, other)
+    assert "features.surface" in differences({"features": was["features"] | {"bands": []}}, now)
 
 
 def test_training_settings_may_be_a_mapping(hourly, tmp_path):
