@@ -387,6 +387,33 @@ def evaluate(
 
 
 @app.command()
+def energy(
+    store: Annotated[Path, typer.Argument(help="Cube with LE, H, NETRAD and G.")],
+    soil_heat: Annotated[
+        bool, typer.Option("--soil-heat/--no-soil-heat", help="Whether the soil heat flux G is subtracted from NETRAD.")
+    ] = True,
+    max_qc: MaxQc = None,
+    min_quality: MinQuality = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+) -> None:
+    """Report the energy balance closure of each tower: LE + H against NETRAD - G, by default in measured hours.
+
+    Example: `fluxcube energy cube.zarr --out closure.csv`.
+    """
+    from fluxcube.evaluation.energy import energy_balance
+
+    if out is not None:
+        check_output_file(out)
+    closure = energy_balance(_open(store), soil_heat=soil_heat, **quality_options(max_qc, min_quality))
+    table = closure.reset_coords(["igbp", "lacking"])[["igbp", *closure.data_vars, "lacking"]].reset_coords(drop=True)
+    frame = table.to_dataframe().reset_index()
+    typer.echo(frame.round(3).to_string(index=False))
+    typer.echo(f"median ratio of {int(closure.ratio.count())} towers: {float(closure.ratio.median()):.2f}")
+    if out is not None:
+        frame.to_csv(out, index=False)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
     seed: Seed = 0,

@@ -203,6 +203,8 @@ STATIC = "static"
 KINDS = (*RESOLUTIONS, STATIC)
 #: Key of declarations in the features of a checkpoint, and attribute of cubes that contains them as JSON.
 DECLARED = "declared"
+#: Attribute of cubes with the `hold_days` and `delay_days` of each declared daily predictor, as JSON.
+TIMING = "declared_timing"
 
 #: Predictors declared in this process. Cubes, forcing stores and checkpoints contain the declarations that they need
 #: and declare them again when they are opened, also in worker processes; nothing is kept between processes.

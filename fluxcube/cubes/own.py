@@ -17,7 +17,7 @@ from fluxcube.cubes.own_values import DATE_DIM, Source, read_values, within_limi
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import PARTS, STACKS, validate_cube, validate_forcing, variable_coords
-from fluxcube.variables import DECLARED, STATIC, Variable, declarations, declared
+from fluxcube.variables import DECLARED, STATIC, TIMING, Variable, declarations, declared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +114,9 @@ def add_predictor(
     records = json.loads(str(cube.attrs.get(DECLARED, "[]")))
     records = [record for record in records if record["name"] != name] + declarations([name])
     out = out.assign_attrs({DECLARED: json.dumps(records)})
+    if row.kind == "daily":
+        timing = json.loads(str(cube.attrs.get(TIMING, "{}"))) | {name: [int(hold_days), delay]}
+        out = out.assign_attrs({TIMING: json.dumps(timing)})
     return validate_forcing(out) if grid else validate_cube(out)
 
 

@@ -134,7 +134,7 @@ def _read_file(path: Path) -> xr.Dataset | pd.DataFrame:
     if not path.exists():
         raise SourceError(f"{path}: no such file; check the path.")
     if name.endswith((".nc", ".nc4")):
-        return xr.open_dataset(path)
+        return xr.open_dataset(path, chunks="auto")  # named by path and time of change, as a stopped run needs
     if name.endswith((".csv", ".csv.gz")):
         return pd.read_csv(path)
     raise SourceError(f"{path}: expected a NetCDF file (.nc) or a CSV table (.csv, .csv.gz): open it, and pass that.")
@@ -222,9 +222,10 @@ def _renamed(array: xr.DataArray, name: str) -> xr.DataArray:
 
 def _lazy(array: xr.DataArray) -> xr.DataArray:
     """Return a map of an opened file as a Dask array, and series of an opened file in RAM."""
-    if array.chunks is not None or isinstance(array.variable._data, np.ndarray):
-        return array
-    return array.compute() if "site" in array.dims else array.chunk("auto")
+    if "site" in array.dims:
+        return array.compute()
+    in_ram = isinstance(array.variable._data, np.ndarray)
+    return array if in_ram or array.chunks is not None else array.chunk("auto")
 
 
 def _role(dim: str) -> str | None:

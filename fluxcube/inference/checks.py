@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.surface import AGE
 from fluxcube.units import same_unit
-from fluxcube.variables import SURFACE_BANDS, statics, table
+from fluxcube.variables import SURFACE_BANDS, TIMING, statics, table
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
@@ -150,6 +151,27 @@ def _compare_products(trained: str, mapped: str, array: str, allowed: bool, unkn
         )
     elif trained != mapped:
         logger.warning("the model was trained on %s, and is used with %s as allowed", trained, mapped)
+
+
+def note_timing(predictor: Predictor, ds: xr.Dataset) -> None:
+    """Log a warning if declared daily predictors are known earlier or later in some data than in training.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model, which records the timing of the cube that it was trained on (`fluxcube.add_predictor`).
+    ds : xr.Dataset
+        Tower cube or forcing.
+    """
+    trained = json.loads(str((predictor.metadata.get("cube") or {}).get(TIMING, "{}")))
+    found = json.loads(str(ds.attrs.get(TIMING, "{}")))
+    for name in sorted(set(trained) & set(found) & set(predictor.spec.predictors)):
+        if trained[name] != found[name]:
+            logger.warning(
+                "%s: the model was trained with hold_days=%s and delay_days=%s, these data have %s and %s: add it with "
+                "the same values",
+                *(name, *trained[name], *found[name]),
+            )
 
 
 def check_static_units(spec: FeatureSpec, ds: xr.Dataset) -> None:

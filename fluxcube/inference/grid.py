@@ -13,7 +13,7 @@ import xarray as xr
 from fluxcube.cubes.forcing_surface import BAND, DAY, record_climatology
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
-from fluxcube.inference.checks import check_absent, check_product, check_static_units, region_bytes
+from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing, region_bytes
 from fluxcube.inference.loading import AnyModel, as_predictor
 from fluxcube.inference.options import Uncertainty
 from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
@@ -147,6 +147,7 @@ def upscale(
     check_absent(masked, allow_missing)
     products = check_product(predictor, forcing, allow_other_product, bias=product_bias)
     _note_clock(forcing, predictor)
+    note_timing(predictor, forcing)
     step = _time_chunk(time_chunk, predictor, options.stride)
     inputs = _inputs(forcing, predictor)
     piece = Piece(

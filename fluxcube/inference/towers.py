@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.checks import check_product, check_static_units
+from fluxcube.inference.checks import check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import AnyModel, as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions, Uncertainty
@@ -90,6 +90,7 @@ def predict(
     check_units(cube[["predictors"]])
     check_static_units(predictor.spec, cube)
     _check_clock(cube, predictor)
+    note_timing(predictor, cube)
     options = predictor.options(
         stride=stride,
         min_context=min_context,

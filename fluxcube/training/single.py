@@ -38,7 +38,7 @@ from fluxcube.training.run import (
     run_lock,
     write_log,
 )
-from fluxcube.variables import table
+from fluxcube.variables import TIMING, table
 
 if TYPE_CHECKING:
     from fluxcube.training.parallel import World
@@ -246,7 +246,7 @@ def metadata(
     """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
     rows = table(spec.resolution)
-    kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
+    kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences", TIMING)
     return {
         "features": spec.to_dict(),
         "inputs": inputs,

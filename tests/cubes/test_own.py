@@ -198,6 +198,27 @@ def test_hours_are_matched_by_utc_and_become_days(cube):
         add_predictor(cube, "LAI", hours, hold_days=2)
 
 
+def test_directions_and_sums_of_hours_become_days(cube):
+    lai(kind="hourly", bounds=(0, 360), units="degree", aggregate="vector", cyclic=True)
+    hours = xr.where(cube.time.dt.hour % 2 == 0, 350.0, 20.0) + 0 * cube.latitude
+    out = series(add_predictor(example_days(cube), "LAI", hours.assign_attrs(units="degree")))
+    np.testing.assert_allclose(out[:, 1:-1], 5, atol=1e-3)
+    forget()
+    lai(kind="hourly", aggregate="sum", units="mm", bounds=(0, 20))
+    out = series(add_predictor(example_days(cube), "LAI", (0 * hours + 0.5).assign_attrs(units="mm")))
+    np.testing.assert_allclose(out[:, 1:-1], 12)
+    assert np.isnan(out[:, [0, -1]]).any(), "a sum needs all hours of the date"
+
+
+def test_hourly_maps_are_matched_by_utc(forcing):
+    lai(kind="hourly")
+    times = forcing.time.values[5:]
+    maps = a_map(step=0.25, lat=(46.625, 47.125), lon=(7.875, 8.625), dates=times).chunk(time=20)
+    out = series(add_predictor(forcing, "LAI", maps))
+    assert out.chunks and np.isnan(out[..., :5]).all()
+    np.testing.assert_allclose(out[..., 5:], maps.transpose(*out.dims), rtol=1e-6)
+
+
 def example_days(cube):
     """A daily cube of the same sites and dates, with temperature."""
     one = cube.isel(time=slice(None, None, 24)).drop_dims(["day", "target"], errors="ignore")
@@ -455,7 +476,13 @@ def test_the_declaration_travels_with_cubes_models_and_processes(cube, forcing, 
     for read in (lambda: FeatureSpec.from_dict(json.loads(text)), lambda: pickle.loads(pickled)):
         forget()
         assert read() == spec and set(statics()) == {"SOC"} and "LAI" in table()
+    moved = pickle.dumps(out)
+    forget()
+    xr.testing.assert_identical(pickle.loads(moved).compute(), out.compute())
+    out.to_zarr(tmp_path / "c.zarr")
     for check in (validate_cube, check_units):
+        forget()
+        assert cube_spec(xr.open_zarr(tmp_path / "c.zarr"), static=("latitude", "SOC"), bands=()) == spec
         forget()
         check(out)
         assert "LAI" in table()
@@ -464,6 +491,15 @@ def test_the_declaration_travels_with_cubes_models_and_processes(cube, forcing, 
     for read in (lambda: FeatureSpec.from_dict(json.loads(text)), lambda: validate_cube(out)):
         with pytest.raises(ConfigError, match="use the same declaration"):
             read()
+
+
+def test_a_stopped_run_finds_the_same_inputs(forcing, tmp_path):
+    lai()
+    a_map(dates=DATES).to_dataset(name="LAI").to_netcdf(tmp_path / "lai.nc")
+    names = {series(add_predictor(forcing, "LAI", tmp_path / "lai.nc")).data.name for _ in range(2)}
+    assert len(names) == 1
+    lazy = add_predictor(forcing, "LAI", tmp_path / "lai.nc")
+    xr.testing.assert_equal(lazy.compute(), add_predictor(forcing, "LAI", a_map(dates=DATES)).compute())
 
 
 def test_a_forcing_store_keeps_the_declaration_and_the_values(forcing, tmp_path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import fluxcube as fc
+from fluxcube.cli import app
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.energy import closure, energy_balance
 from fluxcube.simulation.example import example_cube
@@ -93,5 +96,9 @@ def test_daily_towers_close_as_the_literature_has_it(shared_data, tmp_path):
     raw = [shared_data / "daily", *(shared_data / name for name in places)]
     fc.build_carbonsense(raw, tmp_path / "d.zarr", resolution="daily", variables=["NETRAD", "G", "LE", "H"])
     out = energy_balance(fc.open_carbonsense(tmp_path / "d.zarr"))
+    done = CliRunner().invoke(app, ["energy", str(tmp_path / "d.zarr"), "--out", str(tmp_path / "e.csv")])
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "e.csv").ratio, out.ratio, rtol=1e-6)
+    assert f"median ratio of {int(out.ratio.count())} towers" in done.stdout and "G" in done.stdout
     ratio = out.ratio.values[np.isfinite(out.ratio.values)]
     assert len(ratio) >= 3 and ratio.min() > 0.6 and ratio.max() < 1.1

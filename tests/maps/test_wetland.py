@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
+import fluxcube as fc
+from fluxcube.cli import app
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.maps.totals import totals
 from fluxcube.maps.wetland import weight_by_wetland
@@ -159,6 +162,20 @@ def test_a_wetland_that_does_not_fit_is_refused_with_what_to_do(maps, wetland, c
     totals(maps, wetland=unknown.fillna(0))
     totals(maps, wetland=wetland.where(maps.land_fraction > 0, 1.0))
     assert "without land" in caplog.text
+
+
+def test_the_command_reads_a_wetland_fraction(maps, wetland, tmp_path):
+    fc.write_maps(maps[["FCH4", "NEE"]].assign_attrs(kind="maps").chunk(time=365), tmp_path / "maps.zarr")
+    wetland.rename("fraction").to_netcdf(tmp_path / "wetland.nc")
+    table = tmp_path / "totals.csv"
+    given = ["totals", str(tmp_path / "maps.zarr"), "--wetland", str(tmp_path / "wetland.nc"), "--out", str(table)]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    assert "TgCH4" in done.stdout
+    assert float(pd.read_csv(table).FCH4[0]) == pytest.approx(float(totals(maps, wetland=wetland).FCH4), rel=1e-5)
+    for other, why in ((tmp_path / "absent.nc", "no file"), (None, "pass wetland=")):
+        wrong = given[:2] + ([] if other is None else ["--wetland", str(other)])
+        assert why in str(CliRunner().invoke(app, wrong).exception)
 
 
 def test_sensible_heat_has_a_total(maps):

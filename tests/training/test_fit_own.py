@@ -125,6 +125,13 @@ def test_estimates_depend_on_both(run, plain):
         assert not changed.NEE.equals(first), name
 
 
+def test_another_timing_than_in_training_is_noted(run, plain, caplog):
+    predict(run.path, with_own(plain))
+    assert "hold_days" not in caplog.text
+    predict(run.path, add_predictor(with_own(plain).sel(variable=list(plain["variable"].values)), "LAI", own(plain)[0]))
+    assert "trained with hold_days=8 and delay_days=1, these data have 1 and 1" in caplog.text
+
+
 def test_maps_and_towers_agree_and_a_grid_without_them_is_refused(run, plain):
     cube, names = with_own(plain), PREDICTORS[:-1]
     lai, soc = own(plain)
