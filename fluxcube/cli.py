@@ -330,9 +330,10 @@ def evaluate(
 
     Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`.
     """
+    from fluxcube.evaluation.coverage import coverage_sums
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
-    from fluxcube.evaluation.skill import IntervalOptions, whole_and_groups
+    from fluxcube.evaluation.skill import IntervalOptions, whole_and_groups, with_coverage
     from fluxcube.evaluation.sums import site_sums
     from fluxcube.inference.loading import load_model
     from fluxcube.inference.towers import predict
@@ -355,7 +356,8 @@ def evaluate(
     predictions = {}
     for name, model in models.items():
         with bar(f"predict {name}") as progress:
-            predictions[name] = predict(model, cube, progress=progress)
+            uncertainty = bool(model.calibrated) and not scales
+            predictions[name] = predict(model, cube, uncertainty=uncertainty, progress=progress)
     names = list(models)
     intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,
@@ -368,6 +370,8 @@ def evaluate(
     else:
         sums = site_sums(cube, predictions, **limits, seasons=by == "season")
         table = whole_and_groups(sums, by or "igbp", first.spec.igbp_classes, **intervals)
+        covered = coverage_sums(cube, predictions, **limits, seasons=by == "season")
+        table = with_coverage(table, covered, by=None if by == "all" else by or "igbp")
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
