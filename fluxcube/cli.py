@@ -16,12 +16,14 @@ import typer
 
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
+from fluxcube.cli_models import app as models_app
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
     MaxQc,
     MinQuality,
+    Mix,
     Overwrite,
     Seed,
     bar,
@@ -52,12 +54,12 @@ LEFT_OUT = 3
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="Folder of raw archives, or a cube, or maps (also s3://...).")],
+    path: Annotated[str, typer.Argument(help="Folder of raw archives, a cube, maps (also s3://...), or a run.")],
     resolution: Annotated[str, typer.Option(help="Resolution of the cube to build: hourly or daily.")] = "hourly",
     order: Annotated[str, typer.Option(help="Preferred publication of a site: newest or paper.")] = "newest",
     everything: Annotated[bool, typer.Option("--all", help="List every file that is not used.")] = False,
 ) -> None:
-    """Report the contents of raw archives, a cube or maps: what is used, what is not, and why; no file is read whole.
+    """Report the contents of raw archives, a cube, maps or a run: what is used, what is not, and why.
 
     Example: `fluxcube inspect downloads/`.
     """
@@ -307,6 +309,7 @@ def split(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     store: Annotated[Path, typer.Argument(help="Cube with the measured fluxes.")],
+    mix: Mix = None,
     against: Annotated[
         list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
     ] = None,
@@ -328,7 +331,7 @@ def evaluate(
 ) -> None:
     """Score runs on held-out towers: by default measured values only, the same for all runs, with intervals.
 
-    Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`.
+    Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both runs.
     """
     from fluxcube.evaluation.coverage import coverage_sums
     from fluxcube.evaluation.report import format_table
@@ -342,11 +345,13 @@ def evaluate(
     _check_by(by, scales)
     if out is not None:
         check_output_file(out)
-    paths = [run, *(against or [])]
-    if len({path.resolve() for path in paths}) < len(paths):
+    several = [[run, *(mix or [])], *([path] for path in against or [])]
+    if len({tuple(path.resolve() for path in paths) for paths in several}) < len(several):
         raise ConfigError("a run is compared with itself: pass another run to --against, each run once.")
-    same = len({path.name for path in paths}) < len(paths)  # runs of one name in two folders go by their paths
-    models = {str(path) if same else path.name: load_model(path) for path in paths}
+    labels = ["+".join(path.name for path in paths) for paths in several]
+    if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
+        labels = ["+".join(map(str, paths)) for paths in several]
+    models = {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
     first = next(iter(models.values()))
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
@@ -397,6 +402,7 @@ def demo(
     typer.echo(result.text)
 
 
+app.add_typer(models_app)
 app.add_typer(grids_app)
 app.add_typer(maps_app)
 
