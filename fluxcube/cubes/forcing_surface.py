@@ -21,12 +21,12 @@ from fluxcube.cubes.forcing_blocks import Chunks, lazy_blocks, touches
 from fluxcube.cubes.forcing_cells import Cells
 from fluxcube.cubes.surface import (
     SURFACE_ATTRS,
-    TILE_BANDS,
     read_surface_blocks,
     surface_comment,
     surface_days,
     surface_pixels,
     surface_rasters,
+    tile_bands,
 )
 from fluxcube.errors import SourceError, unknown
 from fluxcube.resolution import HOURLY
@@ -153,7 +153,8 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
     places = sizes["latitude"], sizes["longitude"], (blocks or 1,)
     spans = normal_chunks({"day": _DAYS_PER_CHUNK}, {"day": len(of_use)})["day"]
     key = tokenize(changed, centres, places, of_use)
-    bands, features = TILE_BANDS, surface_features(TILE_BANDS)
+    bands = tile_bands(whole)
+    features = surface_features(bands)
     values = _lazy_views(whole, centres, of_use, bands, (*places, spans, (len(bands),)), key)
     statistics = _lazy_statistics(
         whole, centres, days, bands, (*places, (len(STATISTICS),), (len(features),)), f"{key}-{len(days)}"
@@ -246,9 +247,8 @@ def read_views(
     mine = _near(rasters, lat, lon)
     if not len(surface_days(mine)):
         return np.full((*latitude.shape, len(days), len(bands)), np.nan, np.float32)
-    values, _, _ = read_surface_blocks(mine, *surface_pixels(lat, lon), days)
-    at = [TILE_BANDS.index(band) for band in bands]
-    return values[..., at].reshape(*latitude.shape, len(days), len(bands))
+    values, _, _ = read_surface_blocks(mine, *surface_pixels(lat, lon), days, bands=bands)
+    return values.reshape(*latitude.shape, len(days), len(bands))
 
 
 def _read_statistics(

@@ -80,7 +80,7 @@ def test_nothing_is_read_before_it_is_needed(tiles, monkeypatch):
 
     calls = []
     read = forcing_surface.read_surface_blocks
-    monkeypatch.setattr(forcing_surface, "read_surface_blocks", lambda *a: calls.append(a) or read(*a))
+    monkeypatch.setattr(forcing_surface, "read_surface_blocks", lambda *a, **k: calls.append(a) or read(*a, **k))
     ds = open_forcing(weather(), surface=tiles, chunks={"latitude": 2, "longitude": 2})
     assert not calls
     ds.surface.isel(latitude=0, longitude=0).compute(scheduler="synchronous")
