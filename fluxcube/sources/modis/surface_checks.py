@@ -103,16 +103,18 @@ def warn_cloudy_years(
         Such as ``"GH-Ank 2003"``; a year counts if the record of the site spans half of it.
     """
     found = []
-    for index, name in enumerate(sites):
-        mine = site == index
-        if not mine.any():
+    order = np.argsort(site, kind="stable")
+    bounds = np.searchsorted(site[order], np.arange(len(sites) + 1))
+    for name, start, stop in zip(sites, bounds[:-1], bounds[1:], strict=True):
+        mine = order[start:stop]
+        if not mine.size:
             continue
         first, last = day[mine].min(), day[mine].max()
-        seen = set(np.unique(day[mine & clear].astype("datetime64[Y]")).astype(int) + 1970)
+        seen = set(np.unique(day[mine[clear[mine]]].astype("datetime64[Y]").astype(int)) + 1970)
         for year in range(int(str(first)[:4]), int(str(last)[:4]) + 1):
-            start = max(first, np.datetime64(f"{year}-01-01", "D"))
-            stop = min(last, np.datetime64(f"{year}-12-31", "D"))
-            if year not in seen and (stop - start).astype(int) + 1 >= _HALF_YEAR:
+            begin = max(first, np.datetime64(f"{year}-01-01", "D"))
+            end = min(last, np.datetime64(f"{year}-12-31", "D"))
+            if year not in seen and (end - begin).astype(int) + 1 >= _HALF_YEAR:
                 found.append(f"{name} {year}")
     if found:
         log.warning(

@@ -57,11 +57,13 @@ def as_dataset(batches: Sequence[tuple[Observations, Summary]], rules: QualityRu
             f"{where}: none of {len(day)} entries is clear and valid: check the flags (quality=None uses all values)."
         )
     warn_cloudy_years(sites, site, day, clear, where)
-    if lacking := [name for i, name in enumerate(sites) if not clear[site == i].any()]:
+    if lacking := [sites[i] for i in np.flatnonzero(np.bincount(site[clear], minlength=len(sites)) == 0)]:
         log.warning("%s: no clear view of %d sites: %s", where, len(lacking), ", ".join(lacking[:10]))
     days = np.unique(day[clear])
-    surface, shares = _on_grid(joined, sites, days, where)
-    bands = [i for i in range(len(SURFACE_BANDS)) if np.isfinite(surface[:, :, i]).any()]
+    if len(batches) > 1:  # in one batch, each site and day occurs once
+        _check_separate(joined, sites, where)
+    surface, shares = _on_grid(joined, sites, days)
+    bands = np.flatnonzero(np.logical_or.reduce(np.isfinite(joined.values)))
     _report_bands([SURFACE_BANDS[i] for i in bands], where)
     coords: dict[str, object] = {
         "site": ("site", np.array(sites, object)),
@@ -90,11 +92,10 @@ def _joined(batches: Sequence[tuple[Observations, Summary]], sites: Sequence[str
     )
 
 
-def _on_grid(joined: Summary, sites: tuple[str, ...], days: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _on_grid(joined: Summary, sites: tuple[str, ...], days: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return reflectance (site, day, band) and shares of clear pixels (site, day), NaN without an entry."""
     on = np.isin(joined.day, days)
     site, at = joined.site[on], np.searchsorted(days, joined.day[on])
-    _check_separate(site * len(days) + at, sites, days, where)
     surface = np.full((len(sites), len(days), len(SURFACE_BANDS)), np.nan, np.float32)
     shares = np.full((len(sites), len(days)), np.nan, np.float32)
     surface[site, at] = joined.values[on]
@@ -102,13 +103,14 @@ def _on_grid(joined: Summary, sites: tuple[str, ...], days: np.ndarray, where: s
     return surface, shares
 
 
-def _check_separate(keys: np.ndarray, sites: tuple[str, ...], days: np.ndarray, where: str) -> None:
+def _check_separate(joined: Summary, sites: Sequence[str], where: str) -> None:
     """Refuse files of different forms that contain the same site and day."""
-    unique, count = np.unique(keys, return_counts=True)
-    if (twice := unique[count > 1]).size:
+    order = np.lexsort((joined.day, joined.site))
+    site, day = joined.site[order], joined.day[order]
+    if (twice := np.flatnonzero((site[1:] == site[:-1]) & (day[1:] == day[:-1]))).size:
         raise SourceError(
-            f"{where}: {sites[int(twice[0] // len(days))]} has reflectance for {days[int(twice[0] % len(days))]} in "
-            "files of two forms: pass those of one."
+            f"{where}: {sites[int(site[twice[0]])]} has reflectance for {day[twice[0]]} in files of two forms: pass "
+            "those of one."
         )
 
 

@@ -181,7 +181,9 @@ def _check_invalid(
         f"{observations.source}: {count} of {total} values of {band} are beyond {valid[0]:g} to {valid[1]:g}, the "
         f"first {values[first]:.6g} ({where})"
     )
-    if count > _MOST_INVALID * total:
+    # Bright snow can exceed the valid range of MCD43A4 on many days: values beyond any product's are evidence.
+    low, high = valid if band == "snow" else _VALID_ELSEWHERE
+    if np.count_nonzero(invalid & ((values < low) | (values > high))) > _MOST_INVALID * total:
         raise SourceError(
             f"{text}: fill values were taken for values or averaged into them, or the values are in other units (snow "
             "is a share from 0 to 1). Pass missing= with the fill value, or scale=, or convert the column."

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 #: Columns of the tables of ORNL's web service with one column for each pixel, which may have no header line.
 ORNL_COLUMNS = ("HDFname", "Product", "Date", "Site", "ProcessDate", "Band")
 _ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
+#: Columns of quality of products without rules of their own, such as SummaryQA and pixel_reliability of MOD13A1.
+_QUALITY = re.compile(r"(?:summary|detailed)_?qa$|pixel_?reliability$|vi_?quality$|_q[ac]$", re.IGNORECASE)
 #: Number of characters at the beginning of a file that contain its header.
 _START = 1 << 20
 _BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
@@ -152,6 +154,7 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
     for name in options.flags:
         if name not in flags and name in frame.columns:
             flags[name] = numbers(frame[name], where)
+    _report_unused_quality(frame, flags, where)
     pixel = frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None
     if set(frame.columns) >= _GET_REGION:  # of Earth Engine: one row for each image and pixel
         found = {key: name for key, name in found.items() if name != "id"}
@@ -176,6 +179,18 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
         period=period,
         screened=not product,  # AppEEARS's columns begin with the product, and contain all views
     )
+
+
+def _report_unused_quality(frame: pd.DataFrame, flags: Mapping[str, np.ndarray], where: str) -> None:
+    """Report columns of quality of products whose flags no default rule knows, if there is no other flag."""
+    unused = [str(name) for name in frame.columns if _QUALITY.search(str(name)) and name not in flags]
+    if unused and not flags:
+        log.warning(
+            "%s: every value is used; %s could select those of good quality: pass quality={%r: [accepted values]}",
+            where,
+            ", ".join(unused),
+            unused[0],
+        )
 
 
 def numbers(column: pd.Series, where: str) -> np.ndarray:

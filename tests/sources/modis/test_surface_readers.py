@@ -221,6 +221,15 @@ def test_quality_is_selected_by_columns():
         fc.read_surface(tidy(state_1km=1))
 
 
+def test_flags_without_a_rule_are_reported(caplog):
+    fc.read_surface(tidy(SummaryQA=0))
+    assert "SummaryQA could select those of good quality: pass quality={'SummaryQA': [accepted values]}" in caplog.text
+    caplog.clear()
+    fc.read_surface(tidy(SummaryQA=0), quality={"SummaryQA": 0})
+    fc.read_surface(tidy(SummaryQA=0, state_1km=0))
+    assert not caplog.text
+
+
 def test_composites_count_from_their_last_day():
     dates = pd.DatetimeIndex([f"{y}-01-01" for y in (2017, 2018)]).repeat(46) + pd.to_timedelta(
         np.tile(np.arange(46) * 8, 2), "D"
@@ -733,3 +742,19 @@ def test_tables_of_sites_that_cannot_be_read_are_named(tmp_path):
             fc.read_surface(tidy(), sites=sites)
     (tmp_path / "semi.csv").write_text("site;lat;lon\nDE-Hai;51,08;10,45\n")
     assert fc.read_surface(tidy(), sites=tmp_path / "semi.csv").sizes["day"] == 12
+
+
+def test_bright_snow_beyond_the_range_of_a_product_is_missing_but_no_fault(caplog):
+    frame = tidy(b01=np.linspace(0.9, 1.1, 12))
+    assert np.isfinite(red(fc.read_surface(frame, product="MCD43A4"))).sum() == 6
+    assert "6 of 12 values of red are beyond 0 to 1" in caplog.text
+    assert np.isfinite(red(fc.read_surface(frame))).all()
+
+
+def test_the_order_of_rows_does_not_matter():
+    frame = pd.concat([tidy(), tidy(site="DE-Tha")], ignore_index=True)
+    frame["state_1km"] = np.arange(24) % 5 // 4
+    expected = fc.read_surface(frame)
+    for seed in range(3):
+        shuffled = fc.read_surface(frame.sample(frac=1, random_state=seed))
+        xr.testing.assert_identical(shuffled.sel(site=expected.site).surface, expected.surface)
