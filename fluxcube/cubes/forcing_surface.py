@@ -31,6 +31,7 @@ from fluxcube.cubes.surface import (
 from fluxcube.errors import SourceError, unknown
 from fluxcube.resolution import HOURLY
 from fluxcube.schema import SURFACE_DIMS
+from fluxcube.sources.era5.open import contents_of
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.era5.variables import normal_chunks
 from fluxcube.sources.modis.grid import TILE
@@ -61,6 +62,8 @@ _VALID, _TOO_DARK = (-0.2, 2.0), 0.003
 _SAMPLE_CELLS, _SAMPLE_DAYS = 4, 64
 #: Maximum distance (degrees) of a cell of a Dataset from the same cell of the grid.
 _APART = 1e-3
+#: Number of cells along each side, and of days, of a chunk in which a Dataset without chunks is read.
+_CELLS_READ, _DAYS_READ = 32, 366
 #: Attributes of the reflectance of a Dataset, unless it has its own.
 _DATASET_ATTRS = {"long_name": "surface reflectance under a clear sky", "units": "1", "lookahead_days": 0}
 
@@ -277,13 +280,16 @@ def _from_dataset(ds: xr.Dataset, grid: Files, sizes: Chunks) -> xr.Dataset:
     cells = {dim: sizes[dim] for dim in _CELLS}
     out = xr.Dataset({"surface": surface.isel({DAY: of_use}).astype("float32")})
     if "surface_quality" in ds:
-        names = {name: DAY for name in _DAY_NAMES[1:] if name in ds.surface_quality.dims}
-        quality = _at_cells(ds.surface_quality.rename(names), grid).transpose(*_CELLS, DAY)
-        out["surface_quality"] = quality.isel({DAY: of_use}).astype("float32")
+        array = _lazy_array(ds, "surface_quality")
+        quality = _with_dates(array.rename({name: DAY for name in _DAY_NAMES[1:] if name in array.dims}))
+        quality = _at_cells(quality, grid).transpose(*_CELLS, DAY)
+        out["surface_quality"] = quality.sel({DAY: out[DAY].values}).astype("float32")
     out = out.chunk(cells | {DAY: _DAYS_PER_CHUNK, BAND: -1})
     if "surface_climatology" in ds:
         dims = (*_CELLS, "statistic", "feature")
-        out["surface_climatology"] = _at_cells(ds.surface_climatology, grid).transpose(*dims).chunk(cells)
+        out["surface_climatology"] = (
+            _at_cells(_lazy_array(ds, "surface_climatology"), grid).transpose(*dims).chunk(cells)
+        )
     else:
         out["surface_climatology"] = record_climatology(surface.chunk(cells))
     return out
@@ -335,7 +341,7 @@ def _checked(ds: xr.Dataset, grid: Files) -> xr.DataArray:
             f"surface: expected a Dataset with the array surface (latitude, longitude, day, band), found "
             f"{', '.join(map(str, ds.data_vars)) or 'no array'}: rename the array of reflectance."
         )
-    surface = ds["surface"]
+    surface = _lazy_array(ds, "surface")
     names = {old: DAY for old in _DAY_NAMES[1:] if old in surface.dims} | {
         old: BAND for old in _BAND_NAMES[1:] if old in surface.dims
     }
@@ -358,6 +364,17 @@ def _checked(ds: xr.Dataset, grid: Files) -> xr.DataArray:
     coords = {name: surface[name].variable for name in (*_CELLS, DAY, BAND)}
     surface = xr.DataArray(surface.variable, coords=coords, attrs=_DATASET_ATTRS | surface.attrs)
     return surface.assign_coords({BAND: np.array(bands, object)})
+
+
+def _lazy_array(ds: xr.Dataset, name: str) -> xr.DataArray:
+    """Return an array in Dask chunks, whose name is the same in each process, so that a stopped run can be resumed."""
+    from dask.base import tokenize
+
+    array = ds[name]
+    if array.chunks is not None:
+        return array
+    sizes = {dim: _CELLS_READ if dim in _CELLS else _DAYS_READ if dim in _DAY_NAMES else -1 for dim in array.dims}
+    return array.chunk(sizes, name_prefix=f"{name}-", token=tokenize(name, contents_of(ds, array.variable)))
 
 
 def _with_dates(surface: xr.DataArray) -> xr.DataArray:

@@ -179,6 +179,14 @@ def test_a_dataset_on_the_grid_is_used_as_it_is(tmp_path):
         found = open_forcing(weather(), surface=source)
         np.testing.assert_array_equal(found.surface, plain.surface, make)
         np.testing.assert_array_equal(found.surface_climatology, plain.surface_climatology, make)
+    # By the names of lazy arrays a stopped run knows its inputs.
+    first, again = (open_forcing(weather(), surface=xr.open_dataset(tmp_path / "surface.nc")) for _ in range(2))
+    for name in ("surface", "surface_climatology"):
+        assert first[name].data.name == again[name].data.name
+    quality = ds.assign(surface_quality=ds.surface.isel(band=0, drop=True)).isel(day=slice(None, None, -1))
+    np.testing.assert_array_equal(
+        open_forcing(weather(), surface=quality).surface_quality, plain.surface.isel(surface_band=0)
+    )
     statistics = plain.surface_climatology.compute() * 0 + 0.25
     known = open_forcing(weather(), surface=ds.assign(surface_climatology=statistics))
     np.testing.assert_array_equal(known.surface_climatology, statistics)

@@ -125,7 +125,7 @@ class DatasetSource(Source):
         """Return a Dataset as a source; its values are not read, unless they are in RAM."""
         from dask.base import tokenize
 
-        parts = [(str(name), _contents(ds, array), str(array.attrs)) for name, array in ds.variables.items()]
+        parts = [(str(name), contents_of(ds, array), str(array.attrs)) for name, array in ds.variables.items()]
         digest = tokenize(sorted(parts, key=lambda part: part[0]), ds.attrs)
         title = str(ds.encoding.get("source") or ds.attrs.get("title") or "")
         return cls(path=f"Dataset {title} {digest[:12]}".replace("  ", " "), dataset=_with_short_names(ds))
@@ -155,8 +155,11 @@ class DatasetSource(Source):
         return self.dataset
 
 
-def _contents(ds: xr.Dataset, array: xr.Variable) -> object:
-    """Return what distinguishes the values of a variable from others: without reading them, if they are lazy."""
+def contents_of(ds: xr.Dataset, array: xr.Variable) -> object:
+    """Return what distinguishes the values of a variable of a Dataset: its values, or if they are lazy, their file.
+
+    It is the same in each process, unlike the token of a lazy array.
+    """
     if array.chunks:
         return array.data.name
     path = str(array.encoding.get("source") or ds.encoding.get("source") or "")
