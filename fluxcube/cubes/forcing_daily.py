@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.forcing_surface import BAND as SURFACE_BAND
-from fluxcube.cubes.forcing_surface import DAY as SURFACE_DAY
+from fluxcube.cubes.forcing_surface_grid import BAND as SURFACE_BAND
+from fluxcube.cubes.forcing_surface_grid import DAY as SURFACE_DAY
 from fluxcube.cubes.localdays import needed_share
 from fluxcube.cubes.products import middle_of_chips
 from fluxcube.cubes.satellite import satellite_product

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
-from fluxcube.cubes.forcing_surface import DAY as SURFACE_DAY
+from fluxcube.cubes.forcing_surface_grid import DAY as SURFACE_DAY
 from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.forcing_surface import BAND, DAY, record_climatology
+from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing, region_bytes

@@ -166,10 +166,12 @@ def test_a_dataset_on_the_grid_is_used_as_it_is(tmp_path):
     assert {"product": "MCD43A4", "collection": "061", "lookahead_days": 8}.items() <= plain.surface.attrs.items()
     assert np.isfinite(plain.surface_climatology.sel(statistic="m02", feature="red")).all()
     ds.to_netcdf(tmp_path / "surface.nc")
+    ds.to_zarr(tmp_path / "surface.zarr", consolidated=False)
     larger = ds.pad(latitude=(1, 1), mode="edge").assign_coords(latitude=[47.5, *LATITUDE, 46.5])
     makes = {
         "array": ds.surface,
         "file": tmp_path / "surface.nc",
+        "store": tmp_path / "surface.zarr",
         "Dask": ds.chunk(latitude=1, day=1),
         "turned": ds.isel(latitude=slice(None, None, -1), day=slice(None, None, -1)).transpose("band", ...),
         "0 to 360, larger": larger.assign_coords(longitude=LONGITUDE + 360),
@@ -221,6 +223,10 @@ def test_rasters_of_elsewhere_or_another_time_are_refused(tiles, tmp_path):
     far = weather().assign_coords(longitude=LONGITUDE + 40)
     with pytest.raises(SourceError, match="covers the grid"):
         open_forcing(far, surface=tiles, check=False)
+    (tmp_path / "broken.nc").write_bytes(b"no NetCDF")
+    for name in ("broken.nc", "absent.nc"):
+        with pytest.raises(SourceError, match=f"{name}: expected NetCDF or Zarr with surface"):
+            open_forcing(weather(), surface=tmp_path / name)
     ocean = open_forcing(weather(), surface=on_grid().where(on_grid().latitude < 47))  # a part without any view
     with dask.config.set(scheduler="synchronous"):
         assert np.isnan(ocean.surface.values[0]).all() and np.isnan(ocean.surface_climatology.values[0]).all()

@@ -341,7 +341,7 @@ def _open_zarr(source: Source) -> xr.Dataset:
     options = json.loads(source.options) if source.options else None
     keywords: dict[str, Any] = {"storage_options": options} if options else {}
     if not is_url(source.path):
-        keywords["consolidated"] = _is_consolidated(Path(source.path))
+        keywords["consolidated"] = is_consolidated(Path(source.path))
     try:
         return xr.open_dataset(source.path, engine="zarr", **_LAZY, **keywords)
     except ImportError as problem:
@@ -355,7 +355,7 @@ def _open_zarr(source: Source) -> xr.Dataset:
         )
 
 
-def _is_consolidated(path: Path) -> bool:
+def is_consolidated(path: Path) -> bool:
     """Return whether a store has consolidated metadata; xarray warns where it searches for them in vain."""
     root = path / "zarr.json"
     if not root.is_file():
