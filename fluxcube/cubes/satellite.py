@@ -142,6 +142,6 @@ def _cut_span(
     days = array.day.values.astype("datetime64[D]")
     for place, values in zip(places, array.values, strict=True):
         first, last = span_of_use(place)
-        mine = (days >= first) & (days <= last) & np.isfinite(values).reshape(len(values), -1).any(1)
+        mine = (days >= first) & (days <= last) & np.isfinite(values).any(tuple(range(1, values.ndim)))
         if mine.any():
             yield place, days[mine], values[mine]

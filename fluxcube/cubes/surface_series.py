@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.checks import distance_km
 from fluxcube.cubes.layout import Place
 from fluxcube.cubes.surface_layout import SOURCE_ATTRS, in_order
 from fluxcube.errors import SourceError, unknown
 from fluxcube.schema import SURFACE_DIMS
-from fluxcube.sources.towers.badm import SiteInfo
+from fluxcube.sources.modis.surface_checks import distance_km
 from fluxcube.variables import SURFACE_BANDS
 
 _log = logging.getLogger(__name__)
@@ -29,6 +27,8 @@ MAX_DISTANCE_KM = 2.0
 _LOW, _HIGH = -0.1, 1.6
 #: A series whose highest reflectance is below this was scaled twice.
 _DARK = 0.01
+#: Maximum share of values that are fills; of values that are scaled wrongly, more are impossible.
+_FILLS = 0.05
 #: Two values of one place, day and band that differ by less than this are the same, rounded.
 _SAME = 1e-4
 #: Attributes that are kept of a user's array.
@@ -81,8 +81,8 @@ def read_series(ds: xr.Dataset, where: str) -> tuple[list[Series], dict[str, obj
     ----------
     ds : xr.Dataset
         `surface` (site, day, band), as `fluxcube.read_surface` returns it; optionally `surface_quality` (site, day),
-        and the coordinates `latitude` and `longitude` (site). The dimensions may have the names that they have in an
-        hourly cube, and `site` may be a coordinate without a dimension. Lazy arrays are read.
+        and `latitude` and `longitude` (site), or lat and lon. The dimensions may have the names that they have in an
+        hourly cube, `day` may be called time, and `site` may be a coordinate without a dimension. Lazy arrays are read.
     where : str
         Where it comes from, for messages.
 
@@ -104,7 +104,7 @@ def read_series(ds: xr.Dataset, where: str) -> tuple[list[Series], dict[str, obj
     days, bands = _days(ds, where), [str(band) for band in ds.band.values]
     order, kept = np.argsort(days), [bands.index(band) for band in in_order(bands)]
     values = np.asarray(ds.surface.values, np.float32)[:, order][:, :, kept]
-    _check_values(values, [bands[i] for i in kept], [str(site) for site in ds.site.values], where)
+    _check_values(values, [str(site) for site in ds.site.values], days[order], [bands[i] for i in kept], where)
     quality = np.asarray(ds.surface_quality.values, np.float32)[:, order] if "surface_quality" in ds else None
     series = [
         Series(
@@ -130,8 +130,13 @@ def _in_standard_form(ds: xr.Dataset, where: str) -> xr.Dataset:
         )
     hourly, daily = SURFACE_DIMS["hourly"], SURFACE_DIMS["daily"]
     parts = [name for name in ("surface", "surface_quality") if name in ds]
-    at = {name: ds[name].reset_coords(drop=True) for name in ("latitude", "longitude") if name in ds.coords}
-    names = {old: new for old, new in zip(hourly, daily, strict=True) if old in ds.surface.dims}
+    at = {
+        name: ds[other].reset_coords(drop=True)
+        for name in ("latitude", "longitude")
+        for other in (name[:3], name)
+        if other in ds.variables and set(ds[other].dims) <= {"site"}
+    }
+    names = {old: new for old, new in zip((*hourly, "time"), (*daily, "day"), strict=True) if old in ds.surface.dims}
     ds = ds[parts].rename(names).assign_coords(at)
     if "site" not in ds.dims and "site" in ds.coords:
         ds = ds.expand_dims("site")
@@ -173,15 +178,15 @@ def _days(ds: xr.Dataset, where: str) -> np.ndarray:
     return days
 
 
-def _check_values(values: np.ndarray, bands: Sequence[str], sites: Sequence[str], where: str) -> None:
+def _check_values(values: np.ndarray, sites: Sequence[str], days: np.ndarray, bands: Sequence[str], where: str) -> None:
     """Refuse values (site, day, band) that are scaled wrongly, or fills."""
     seen = values[np.isfinite(values)]
     bad = (values < _LOW) | (values > _HIGH)
     if bad.any():
         site, day, band = np.argwhere(bad)[0]
-        scaled = np.median(np.abs(seen)) > _HIGH
+        scaled = bad.sum() > _FILLS * seen.size
         what = (
-            "the values are not scaled: multiply them by the scale of the product, 0.0001"
+            "the values are not scaled: multiply them by the scale of the product, such as 0.0001"
             if scaled
             else ("it is a fill value, which must be missing (NaN)")
         )
@@ -191,6 +196,12 @@ def _check_values(values: np.ndarray, bands: Sequence[str], sites: Sequence[str]
         )
     reflectance = values[..., [band != "snow" for band in bands]]
     seen = reflectance[np.isfinite(reflectance)]
+    if reflectance.shape[2] > 1 and (black := (reflectance == 0).all(2)).any():
+        site, day = np.argwhere(black)[0]
+        raise SourceError(
+            f"{where}: {int(black.sum())} views have the reflectance 0 in every band, the first of {sites[site]} "
+            f"on {days[day]}: 0 is a fill there, which must be missing (NaN)."
+        )
     if seen.size and seen.max() < _DARK:
         raise SourceError(
             f"{where}: the highest reflectance is {seen.max():g}, expected values from 0 to 1: they were scaled twice."
@@ -263,7 +274,7 @@ def join_series(parts: Sequence[Series], where: str) -> Series:
 def named_after_towers(
     series: Sequence[Series], towers: Sequence[Place], max_distance_km: float = MAX_DISTANCE_KM
 ) -> list[Series]:
-    """Return the series of a file, each named after the nearest tower, if none of them has the name of a tower.
+    """Return the series of a file, named after the towers at their places if none has the name of a tower.
 
     Parameters
     ----------
@@ -272,19 +283,19 @@ def named_after_towers(
     towers : sequence of mapping
         Site, latitude and longitude of each tower.
     max_distance_km : float
-        Maximum distance of a tower; a series without a tower so near keeps its name.
+        Maximum distance of a tower. A series that is not the nearest one of a tower keeps its name.
     """
-    known = {_letters(str(place["site"])) for place in towers}
-    if any(_letters(one.name) in known or _letters(one.name)[2:] in {name[2:] for name in known} for one in series):
+    known = {letters_of(str(place["site"])) for place in towers}
+    if any(letters_of(one.name) in known or letters_of(one.name)[2:] in {name[2:] for name in known} for one in series):
         return list(series)
-    named = []
-    for one in series:
-        near = [(km, str(place["site"])) for place in towers if (km := series_distance(one, place)) is not None]
-        km, site = min(near, default=(np.inf, ""))
-        if km <= max_distance_km:
-            _log.info("the series %s is named %s, %.1f km away", one.name, site, km)
-        named.append(replace(one, name=site) if km <= max_distance_km else one)
-    return named
+    names = [one.name for one in series]
+    for place in towers:
+        km = series_distances(series, place)
+        nearest = int(np.argmin(km)) if len(km) else 0
+        if len(km) and km[nearest] <= max_distance_km:
+            _log.info("the series %s is named %s, %.1f km away", names[nearest], place["site"], km[nearest])
+            names[nearest] = str(place["site"])
+    return [replace(one, name=name) for one, name in zip(series, names, strict=True)]
 
 
 def find_series(
@@ -298,7 +309,7 @@ def find_series(
     Parameters
     ----------
     series : mapping of str to Series
-        By name.
+        By `letters_of` their names.
     place : mapping
         The tower, as `fluxcube.cubes.layout.placed` returns it.
     max_distance_km : float
@@ -310,34 +321,44 @@ def find_series(
         If the place of the series of that name is farther away.
     """
     site = str(place["site"])
-    named = [series[site]] if site in series else [s for s in series.values() if _letters(s.name) == _letters(site)]
-    if named:
-        km = series_distance(named[0], place)
-        if km is not None and km > max_distance_km:
+    named = series.get(letters_of(site))
+    if named is not None:
+        km = float(series_distances([named], place)[0])
+        if max_distance_km < km < np.inf:
             raise SourceError(
-                f"surface reflectance of {site}: its series is of {named[0].latitude:.4f}, {named[0].longitude:.4f}, "
+                f"surface reflectance of {site}: its series is of {named.latitude:.4f}, {named.longitude:.4f}, "
                 f"{km:.1f} km from the tower at {float(place['latitude']):.4f}, {float(place['longitude']):.4f}; "
                 f"expected at most {max_distance_km:g} km: use the series of the tower, or accept it with "
                 "max_distance_km= (--max-distance)."
             )
-        return named[0], ""
-    distances = {name: km for name, s in series.items() if (km := series_distance(s, place)) is not None}
-    near = {name: km for name, km in sorted(distances.items(), key=lambda item: item[1]) if km <= max_distance_km}
-    for name, km in near.items():
-        if _letters(name)[2:] == _letters(site)[2:] and len(_letters(site)) > 2:
-            return series[name], f"{SURFACE_NOTE}the series {name}, {km:.1f} km from the tower, is used for {site}"
-    nearest = [f"; {name} is {km:.1f} km away: rename it if it is the same place" for name, km in near.items()][:1]
-    return None, f"{SURFACE_NOTE}there is no series of {site}{''.join(nearest)}"
+        return named, ""
+    others = list(series.values())
+    distances = series_distances(others, place)
+    near = [(others[i], distances[i]) for i in np.argsort(distances) if distances[i] <= max_distance_km]
+    for other, km in near:
+        if letters_of(other.name)[2:] == letters_of(site)[2:] != "":
+            return other, f"{SURFACE_NOTE}the series {other.name}, {km:.1f} km from the tower, is used for {site}"
+    hint = [f"; {one.name} is {km:.1f} km away: rename it if it is the same place" for one, km in near][:1]
+    return None, f"{SURFACE_NOTE}there is no series of {site}{''.join(hint)}"
 
 
-def _letters(name: str) -> str:
-    """Return the letters and digits of a name, in upper case."""
-    return re.sub(r"[^A-Z0-9]", "", name.upper())
+def letters_of(name: str) -> str:
+    """Return the letters and digits of a name, in upper case: AT-Neu and at_neu are one site.
+
+    Examples
+    --------
+    >>> letters_of("AT-Neu")
+    'ATNEU'
+    """
+    return "".join(character for character in name.upper() if character.isalnum())
 
 
-def series_distance(series: Series, place: Place) -> float | None:
-    """Return the distance (km) of a series from a tower, None where either has no coordinates."""
-    if None in (series.latitude, series.longitude, place.get("latitude"), place.get("longitude")):
-        return None
-    tower = SiteInfo(site=str(place["site"]), latitude=float(place["latitude"]), longitude=float(place["longitude"]))
-    return distance_km(tower, SiteInfo(site=series.name, latitude=series.latitude, longitude=series.longitude))
+def series_distances(series: Sequence[Series], place: Place) -> np.ndarray:
+    """Return the distances (km) of series (series,) from a tower, infinite where one of the two has no coordinates."""
+    latitude, longitude = (
+        np.array([np.nan if at is None else at for at in column], float)
+        for column in ([one.latitude for one in series], [one.longitude for one in series])
+    )
+    at = [np.nan if place.get(key) is None else float(place[key]) for key in ("latitude", "longitude")]
+    km = distance_km(latitude, longitude, np.array(at[0]), np.array(at[1]))
+    return np.where(np.isfinite(km), km, np.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,9 @@ def test_places_are_compared(towers, tmp_path):
     for wrong in (-1.0, float("nan")):
         with pytest.raises(ConfigError, match="max_distance_km"):
             build_carbonsense(towers, tmp_path / "c", surface=near, max_distance_km=wrong, overwrite=True)
+    with pytest.raises(SourceError, match=r"66\.7 km"):
+        short = far.rename(latitude="lat", longitude="lon").reset_coords(["lat", "lon"])
+        build_carbonsense(towers, tmp_path / "c", surface=short, overwrite=True)
     unknown = series().drop_vars(["latitude", "longitude"])
     build_carbonsense(towers, tmp_path / "c", surface=unknown, overwrite=True)
 
@@ -257,7 +261,8 @@ def test_another_country_code_at_the_same_place_is_used_and_noted(towers, tmp_pa
     (note,) = [text for text in report.report["warnings"]["US-Aaa"] if "surface" in text]
     assert "tower 1 is 0.0 km away: rename it" in note
     numbered = series().assign_coords(site=np.array(["1", "2", "3"], object))
-    build_carbonsense(towers, tmp_path / "g", surface=numbered)
+    beside = series(("x",), seed=7).assign_coords(latitude=("site", [40.01]), longitude=("site", [-90.0]))
+    build_carbonsense(towers, tmp_path / "g", surface=xr.concat([numbered, beside], "site"))
     check_window(open_carbonsense(tmp_path / "g").load(), series(), "surface_day", "surface_band")
     with pytest.raises(SourceError, match="found series of CA-Xxx"):
         nowhere = series(("CA-Xxx",))
@@ -268,7 +273,8 @@ def test_files_of_one_place_are_joined(towers, tmp_path):
     whole = series()
     early, late = whole.isel(day=slice(0, 700)), whole.isel(day=slice(690, None))
     red, rest = late.sel(band=["red"]), late.sel(band=["swir2", "nir"]).drop_vars("surface_quality")
-    build_carbonsense(towers, tmp_path / "c", surface=[late.isel(day=slice(None, None, -1)), early])
+    other_names = early.assign_coords(site=np.array(["fj_ddd", "in_bbb", "us_aaa"], object))
+    build_carbonsense(towers, tmp_path / "c", surface=[late.isel(day=slice(None, None, -1)), other_names])
     build_carbonsense(towers, tmp_path / "d", surface=[red, early, rest])
     build_carbonsense(towers, tmp_path / "e", surface=whole)
     for name in "cd":
@@ -336,8 +342,12 @@ def faults() -> dict[str, tuple]:
     fill.surface[2, 4, 1] = -28672
     text = good.assign_coords(day=good.day.dt.strftime("%Y%j").values.astype(int))
     twice = xr.concat([good, good.isel(day=[3])], "day")
+    zeros = good.fillna(0.0)
     return {
         "not scaled": (scaled(1e4), SourceError, "not scaled"),
+        "in percent": (scaled(100), SourceError, "not scaled"),
+        "ten times too large": (scaled(10), SourceError, "not scaled"),
+        "zeros for clouds": (zeros, SourceError, "0 in every band, the first of FJ-Ddd on 2008-06"),
         "scaled twice": (scaled(1e-4), SourceError, "scaled twice"),
         "a fill": (fill, SourceError, "-28672 in nir of US-Aaa and 1 values outside"),
         "days of year": (text, SourceError, r"must contain dates.*2008153"),
@@ -367,7 +377,8 @@ def test_other_forms_of_a_good_dataset(towers, tmp_path):
     noon = noon.assign_coords(day=noon.day + np.timedelta64(12, "h"))
     low = series()
     low.surface[:, 5] = -0.009
-    for i, ds in enumerate((one, noon, low)):
+    timed = series().rename(day="time", latitude="lat", longitude="lon").reset_coords(["lat", "lon"])
+    for i, ds in enumerate((one, noon, low, timed)):
         build_carbonsense(towers, tmp_path / f"c{i}", surface=ds, sites="US-Aaa")
         cube = open_carbonsense(tmp_path / f"c{i}").load()
         assert cube.surface.notnull().any() and ("surface_quality" in cube) == bool(i)
@@ -485,6 +496,37 @@ def test_tiles_are_cut_for_hourly_and_daily_cubes(tiles, tmp_path, monkeypatch):
     monkeypatch.setattr("fluxcube.cubes.surface_sources._BYTES", 1)
     build_carbonsense(raw, tmp_path / "spans", surface=modis)
     assert files(tmp_path / "spans") == files(tmp_path / "h")
+
+
+def test_tiles_of_another_product_are_cut_around_the_towers(tiles, tmp_path):
+    """MCD43A4: nadir reflectance, which uses views up to eight days later."""
+    from modis_files import A4, grid, name_of, tile_of, write_hdf
+
+    from fluxcube.cubes.chips import chip_index
+
+    raw, _, _ = tiles
+    rows, cols = chip_index(46.8153, 9.8559)
+    corner = int(rows.min()) - 8, int(cols.min()) - 8
+    values = np.full((7, 32, 32), 2500, "int16") + np.arange(7, dtype="int16")[:, None, None]
+    fields = {name: (v, {"_FillValue": 32767, "scale_factor": 1e-4}) for name, v in zip(A4, values, strict=True)}
+    quality = np.zeros((32, 32), "uint8")
+    fields |= {f"BRDF_Albedo_Band_Mandatory_Quality_Band{i}": (quality, {"_FillValue": 255}) for i in range(1, 8)}
+    (tmp_path / "tiles").mkdir()
+    path, path_day = tmp_path / "tiles" / name_of("MCD43A4", "2010-01-02", tile_of(corner)), date(2010, 1, 2)
+    write_hdf(path, [grid("MOD_Grid_BRDF", corner, fields)])
+    build_carbonsense(raw, tmp_path / "c", surface=tmp_path / "tiles", sites="CH-Aaa")
+    ds = open_carbonsense(tmp_path / "c").load()
+    np.testing.assert_allclose(ds.surface.values.ravel()[:7], 0.25 + np.arange(7) * 1e-4, rtol=1e-5)
+    assert ds.surface.attrs["product"] == "MCD43A4" and ds.surface.attrs["lookahead_days"] == 8
+    # The same tiles as chips, beside the reflectance of another product, whose days and bands are others.
+    mine = series(("CH-Aaa",)).drop_vars(["latitude", "longitude"])
+    build_carbonsense(raw, tmp_path / "both", modis=tmp_path / "tiles", surface=mine, sites="CH-Aaa")
+    both = validate_cube(open_carbonsense(tmp_path / "both", time="2010-01-03"))
+    assert both.modis.dims == ("site", "day", "band", "y", "x") and both.sizes["band"] == 9
+    assert both.day.values.astype("datetime64[D]").tolist() == [path_day] and both.sizes["surface_day"] > 40
+    check_window(open_carbonsense(tmp_path / "both").load(), mine, "surface_day", "surface_band")
+    build_carbonsense(raw, tmp_path / "both", modis=tmp_path / "tiles", sites=["CH-Aaa", "US-Bbb"], append=True)
+    check_window(open_carbonsense(tmp_path / "both").load(), mine, "surface_day", "surface_band")
 
 
 def test_only_tiles_of_a_site_are_part_of_its_stamp(tiles, tmp_path):
