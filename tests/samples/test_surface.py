@@ -317,3 +317,21 @@ def test_a_record_must_fit_its_labels():
             SurfaceRecord(values[:, :3], wrong, ("red", "nir"))
     with pytest.raises(ConfigError, match="expected a climatology"):
         SurfaceRecord(values, days, ("red", "nir"), np.zeros((1, 3, 1), np.float32), ("NDVI",))
+
+
+def test_real_reflectance_loses_no_band_value(shared_data):
+    """Nearly all clear views of real towers are plausible, and recent enough for a column."""
+    with xr.open_dataset(shared_data / "vegetation" / "mod09ga_daily_towers.nc") as ds:
+        part = ds.isel(site=slice(0, 109, 12)).load()
+    state = part.state_1km.fillna(65535).astype("int64").values
+    clear = ((state & 0b111) == 0) & ((state >> 8 & 0b11) == 0)
+    names = [f"sur_refl_b{number:02d}" for number in (1, 2, 3, 4, 5, 6, 7, 11, 12)]
+    values = np.stack([part[name].values for name in names], -1).astype("float32")
+    record = SurfaceRecord(np.where(clear[..., None], values, np.nan), part.time.values, SURFACE_BANDS[:9])
+    for i, band in enumerate(record.bands):
+        np.testing.assert_array_equal(np.isfinite(record.feature(band)), np.isfinite(record.values[..., i]))
+    seen = np.isfinite(record.feature("EVI")).sum() / np.isfinite(record.feature("blue")).sum()
+    assert seen > 0.999
+    days = np.arange("2010-01-01", "2011-01-01", dtype="datetime64[D]")
+    columns = surface_columns(record, DEFAULT_COLUMNS, days, np.zeros(len(values)), resolution=DAILY)
+    assert np.isfinite(columns).mean((0, 1)).min() > 0.8
