@@ -205,6 +205,10 @@ def _from_series(values: pd.Series, row: Variable) -> xr.DataArray:
 def _renamed(array: xr.DataArray, name: str) -> xr.DataArray:
     """Return an array with the dimensions site or latitude and longitude, and date."""
     array = array.squeeze([d for d in array.dims if array.sizes[d] == 1 and _role(str(d)) is None], drop=True)
+    if curved := [str(c) for c in array.coords if array[c].ndim == 2 and _role(str(c)) in ("latitude", "longitude")]:
+        raise SchemaError(
+            f"{name}: {curved[0]} has two dimensions: regrid the map to a latitude and a longitude of one dimension."
+        )
     roles = {str(dim): _role(str(dim)) for dim in array.dims}
     found = set(roles.values())
     if None in found or not ({"site"} == found - {DATE_DIM} or {"latitude", "longitude"} == found - {DATE_DIM}):
@@ -239,6 +243,8 @@ def _check_degrees(array: xr.DataArray, name: str) -> None:
                 f"{name}: {dim} must be in degrees, found values up to {np.abs(array[dim].values).max():g}: reproject "
                 "the map to degrees (EPSG:4326)."
             )
+        if dim in array.dims and len(np.unique(array[dim].values)) < array.sizes[dim]:
+            raise SchemaError(f"{name}: {dim} has the same value more than once: remove the duplicates.")
 
 
 def _times(values: np.ndarray, row: Variable) -> np.ndarray:
