@@ -41,8 +41,9 @@ def add_predictor(
 ) -> xr.Dataset:
     """Return a cube or forcing with the values of a predictor that `fluxcube.declare` declared.
 
-    It is then a predictor like those of the variable table: `fluxcube.fit` uses it by default if it varies in time, and
-    with ``static=("elevation", "igbp", NAME)`` if it does not. Maps need it, too: add it to the forcing.
+    It is then a predictor like those of the variable table, which `fluxcube.fit` uses by default: as one of
+    ``predictors=`` if it varies in time, and as one of ``static=`` if it does not. Maps need it, too: add it to the
+    forcing.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def add_predictor(
         static predictors; a mapping of sites to numbers; or a map with the dimensions ``latitude`` and ``longitude``,
         and ``time`` unless it is static. A Dataset or table has the values in the variable or column `name`. A path is
         a NetCDF file or a CSV table. Sites are matched by name. A tower has the value of the map's pixel that contains
-        it. A cell has the mean of the pixels whose centres lie in it, or the value of the pixel that contains its
+        it. A cell has the mean of the pixels within it, weighted by area, or the value of the pixel that contains its
         centre if pixels are larger than cells.
     units : str, optional
         Units of `values`, by default those of its attribute ``units``; a table without units is taken to be in the
@@ -81,7 +82,7 @@ def add_predictor(
     ------
     ConfigError
         If `name` is not declared or in the cube already; if `values` have no units, units of another quantity, or
-        mostly values beyond the declared bounds; or if no site or cell has a value.
+        mostly values beyond the declared bounds; or if no site has a value in its years, or no cell has one.
     SchemaError
         If `cube` is neither a cube nor a forcing, or `values` have other dimensions, times that are no dates, or two
         values for one site and time.
@@ -248,9 +249,9 @@ def _with_column(cube: xr.Dataset, steps: xr.DataArray, row: Variable) -> xr.Dat
     known = {str(n): a for n, a in cube.coords.items() if a.dims == (dim,)}
     more = variable_coords([row.name], dim, resolution_of(cube).name)
     coords = {n: (dim, np.append(a.values, more[n][1]), a.attrs) for n, a in known.items() if n in more}
-    kept = cube.drop_dims(dim)
+    others = cube.drop_dims(dim)
     out = xr.Dataset({n: arrays.get(str(n), cube[n]).variable for n in cube.data_vars}, attrs=cube.attrs)
-    return out.assign_coords({**kept.coords, **coords})
+    return out.assign_coords({**others.coords, **coords})
 
 
 def _appended(old: xr.DataArray, column: xr.DataArray) -> xr.DataArray:
