@@ -2,9 +2,9 @@
 
     python benchmarks/surface.py [--files ../shared/data/vegetation/mod09ga_daily_towers*.nc]
 
-Simulated series of 157 towers (nine bands of int16, state flags and view angles as in MOD09GA) are written as NetCDF and
-as CSV, one year and 19 years, and read by `fluxcube.read_surface`: scaled, checked and reduced to clear days. Limits:
-one year of NetCDF within 5 s.
+Simulated series of 157 towers (nine bands of int16, state flags and view angles as in MOD09GA) are written as NetCDF
+and as CSV, one year and 19 years, and read by `fluxcube.read_surface`: scaled, checked and reduced to clear days.
+Limits: one year of NetCDF within 5 s.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Default locations of data, the catalog, and the intake driver.
 
 Only this module and the command line read the environment: ``FLUXCUBE_DATA`` names a cube, or a folder (or URL) that
-contains ``carbonsense.zarr`` and optionally ``carbonsense_daily.zarr``, ``maps.zarr``, ``era5/``, ``modis/`` and
-``land_cover/``.
+contains ``carbonsense.zarr`` and optionally ``carbonsense_daily.zarr``, ``maps.zarr``, ``era5/``, ``modis/``,
+``surface/`` and ``land_cover/``.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def open_carbonsense(
     time : slice, (start, stop) or str, optional
         Period to select: UTC hours or, in a daily cube, local dates. Both ends are included, as in xarray:
         ``slice("2004", "2006")`` is three years, ``"2004"`` is one. Sites without any value in the period remain. Chips
-        are cut to the same days and the last day before, whose chip describes the land when the period begins.
+        are cut to the same days and the last day before, whose chip describes the land when the period begins; surface
+        reflectance to the same days and the 96 days before, which trailing means need.
     variables, targets : str or sequence of str, optional
         Predictors and fluxes to select; they are returned in this order. Default: all.
     max_qc : int or mapping of str to int, optional
@@ -207,7 +208,7 @@ def _open_cube(store: str | os.PathLike | None, resolution: str, options: dict) 
 def _open_forcing(options: dict) -> xr.Dataset:
     from fluxcube.cubes.forcing import open_forcing
 
-    paths = {name: _default_files(name) for name in ("era5", "modis", "land_cover")}
+    paths = {name: _default_files(name) for name in ("era5", "modis", "surface", "land_cover")}
     folders = {name: path for name, path in paths.items() if path is not None}
     if "igbp" in options:
         folders.pop("land_cover", None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.terminal import Overwrite, bar, box, line_progress, period
+from fluxcube.terminal import Mix, Overwrite, bar, box, line_progress, period
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,6 +86,7 @@ def upscale(
     run: Annotated[Path, typer.Argument(help="Run folder, or the name of a shipped model: ecoperceiver-towers.")],
     forcing: Era5,
     out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
+    mix: Mix = None,
     modis: Modis = None,
     surface: Surface = None,
     land_cover: LandCover = None,
@@ -149,7 +150,7 @@ def upscale(
     from fluxcube.resolution import DAILY, resolution_of
 
     area = box(bbox)
-    model = load_model(run)
+    model = load_model([run, *(mix or [])])
     grid = open_forcing(
         forcing,
         modis=modis,

@@ -111,9 +111,9 @@ def build_carbonsense(
         Folder of MCD43A4 and MCD43A2 rasters, of which each site has the chips of its own time and the month before.
         Without `modis`, the cube has the chips that the archives themselves contain, if any. A daily cube has no chips:
         there, `modis` is a folder of MOD09GA rasters, and means the same as `surface`.
-    surface : path, xr.Dataset or sequence of these, optional
+    surface : path, xr.Dataset, xr.DataArray, pandas.DataFrame or sequence of these, optional
         Surface reflectance of points or areas under a clear sky: a folder of MOD09GA rasters, from which 2 km x 2 km
-        around each site are averaged; a file that `fluxcube.read_surface` reads; or a Dataset such as it returns. Of
+        around each site are averaged; what `fluxcube.read_surface` reads; or a Dataset such as it returns. Of
         several, a series comes before rasters, and series of one place are joined. The cube has the reflectance of each
         site's own time and the 96 days before it (`surface`), its quality where it is known (`surface_quality`), and
         percentiles and monthly means over the whole record (`surface_climatology`). A series belongs to the site of its

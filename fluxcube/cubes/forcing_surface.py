@@ -21,12 +21,12 @@ from fluxcube.cubes.forcing_blocks import Chunks, lazy_blocks, touches
 from fluxcube.cubes.forcing_cells import Cells
 from fluxcube.cubes.surface import (
     SURFACE_ATTRS,
-    TILE_BANDS,
     read_surface_blocks,
     surface_comment,
     surface_days,
     surface_pixels,
     surface_rasters,
+    tile_bands,
 )
 from fluxcube.errors import SourceError, unknown
 from fluxcube.resolution import HOURLY
@@ -136,7 +136,7 @@ def _period(grid: Files) -> tuple[np.datetime64, np.datetime64]:
 def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks, blocks: int | None) -> xr.Dataset:
     from dask.base import tokenize
 
-    whole = [raster for raster in surface_rasters(source) if _near(raster, cells)]
+    whole = _near(surface_rasters(source), cells.latitude, cells.longitude)
     days = surface_days(whole)
     begin, end = _period(grid)
     of_use = days[(days >= begin) & (days <= end)]
@@ -153,7 +153,8 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
     places = sizes["latitude"], sizes["longitude"], (blocks or 1,)
     spans = normal_chunks({"day": _DAYS_PER_CHUNK}, {"day": len(of_use)})["day"]
     key = tokenize(changed, centres, places, of_use)
-    bands, features = TILE_BANDS, surface_features(TILE_BANDS)
+    bands = tile_bands(whole)
+    features = surface_features(bands)
     values = _lazy_views(whole, centres, of_use, bands, (*places, spans, (len(bands),)), key)
     statistics = _lazy_statistics(
         whole, centres, days, bands, (*places, (len(STATISTICS),), (len(features),)), f"{key}-{len(days)}"
@@ -168,15 +169,21 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
     return ds if blocks else ds.isel(block=0)
 
 
-def _near(raster: Raster, cells: Cells) -> bool:
-    """Return whether a raster may contain pixels of some cells; a file is opened only if its name has no tile."""
-    if raster.tile is None:
-        tile = check_raster(raster)
-        corner = (tile.row, tile.row + tile.height, tile.col, tile.col + tile.width)
-    else:
+def _near(rasters: Sequence[Raster], latitude: np.ndarray, longitude: np.ndarray) -> list[Raster]:
+    """Return the rasters that may contain pixels of some places; a file is opened only if its name has no tile."""
+    if not rasters:
+        return []
+    near = touches(np.array([_corner(raster) for raster in rasters]), latitude, longitude)
+    return [rasters[n] for n in np.flatnonzero(near).tolist()]
+
+
+def _corner(raster: Raster) -> tuple[int, int, int, int]:
+    """Return the first row, the last, the first column and the last of a raster on the global grid."""
+    if raster.tile is not None:
         h, v = raster.tile
-        corner = (v * TILE, (v + 1) * TILE, h * TILE, (h + 1) * TILE)
-    return bool(touches(np.array([corner]), cells.latitude, cells.longitude)[0])
+        return v * TILE, (v + 1) * TILE, h * TILE, (h + 1) * TILE
+    tile = check_raster(raster)
+    return tile.row, tile.row + tile.height, tile.col, tile.col + tile.width
 
 
 def _lazy_views(
@@ -237,18 +244,11 @@ def read_views(
         NaN where the sky was not clear, or no raster covers a place.
     """
     lat, lon = latitude.ravel(), longitude.ravel()
-    mine = [raster for raster in rasters if raster.tile is None or _covers(raster.tile, lat, lon)]
+    mine = _near(rasters, lat, lon)
     if not len(surface_days(mine)):
         return np.full((*latitude.shape, len(days), len(bands)), np.nan, np.float32)
-    values, _, _ = read_surface_blocks(mine, *surface_pixels(lat, lon), days)
-    at = [TILE_BANDS.index(band) for band in bands]
-    return values[..., at].reshape(*latitude.shape, len(days), len(bands))
-
-
-def _covers(tile: tuple[int, int], latitude: np.ndarray, longitude: np.ndarray) -> bool:
-    h, v = tile
-    corner = np.array([(v * TILE, (v + 1) * TILE, h * TILE, (h + 1) * TILE)])
-    return bool(touches(corner, latitude, longitude)[0])
+    values, _, _ = read_surface_blocks(mine, *surface_pixels(lat, lon), days, bands=bands)
+    return values.reshape(*latitude.shape, len(days), len(bands))
 
 
 def _read_statistics(

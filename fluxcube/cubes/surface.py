@@ -1,4 +1,4 @@
-"""Surface reflectance (MOD09GA) and land cover (MCD12Q1) around places, from tiles."""
+"""Surface reflectance (MOD09GA, MODOCGA) and land cover (MCD12Q1) around places, from tiles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import xarray as xr
 from fluxcube.biomes import igbp_code
 from fluxcube.cubes.chips import Progress, RasterSource, block_index, extent_of, gather, rasters_by_day, warn_uncovered
 from fluxcube.errors import SourceError
+from fluxcube.sources.modis.grid import PRODUCTS
 from fluxcube.sources.modis.quality import clear_sky, snow_flag
 from fluxcube.sources.modis.rasters import Raster, class_mode, list_rasters
 from fluxcube.sources.towers.badm import SiteInfo
@@ -25,10 +26,11 @@ _X = -_Y
 _BANDS = SURFACE_BANDS[:7]
 _UNKNOWN = 255
 
-#: Products of the rasters that surface reflectance is cut from.
-SURFACE_PRODUCTS = ("MOD09GA", "MOD09GA_STATE")
-#: Bands of the reflectance that is cut from tiles.
+#: Products of the rasters that surface reflectance is cut from; MODOCGA, with the ocean bands, is optional.
+SURFACE_PRODUCTS = ("MOD09GA", "MOD09GA_STATE", "MODOCGA")
+#: Bands of the reflectance that is cut from tiles of MOD09GA, and of MODOCGA.
 TILE_BANDS = (*_BANDS, "snow")
+OCEAN_BANDS = ("green531", "green551")
 #: Attributes of an array of reflectance that is cut from tiles.
 SURFACE_ATTRS = {
     "long_name": "MODIS surface reflectance (MOD09GA bands 1-7) of clear pixels",
@@ -68,8 +70,9 @@ def build_surface(
     -------
     xr.DataArray
         (place, day, band) float32: reflectance of red, nir, blue, green, swir1, swir2, swir3, and snow, the share of
-        the clear pixels that are snow. `day` contains the dates on which any place has a value, ascending. The
-        coordinate `quality` (place, day) float32 is the share of the pixels that are clear and valid in any band.
+        the clear pixels that are snow; where there are rasters of MODOCGA, also green531 and green551. `day` contains
+        the dates on which any place has a value, ascending. The coordinate `quality` (place, day) float32 is the share
+        of the pixels that are clear and valid in any band.
 
     Raises
     ------
@@ -79,14 +82,15 @@ def build_surface(
     rasters = surface_rasters(source)
     days = _common_days(rasters)
     rows, cols = surface_pixels(latitude, longitude)
+    bands = tile_bands(rasters)
     values, quality, covered = read_surface_blocks(
-        rasters, rows, cols, days, assumed_clear=assumed_clear, cirrus=cirrus, progress=progress
+        rasters, rows, cols, days, bands=bands, assumed_clear=assumed_clear, cirrus=cirrus, progress=progress
     )
     warn_uncovered(covered, latitude, longitude, "surface reflectance")
     kept = np.isfinite(values).any(axis=(0, 2))
     coords = {
         "day": ("day", days[kept].astype("datetime64[ns]")),
-        "band": ("band", np.array(TILE_BANDS, object)),
+        "band": ("band", np.array(bands, object)),
         "quality": (("place", "day"), quality[:, kept]),
         "latitude": ("place", np.atleast_1d(latitude)),
         "longitude": ("place", np.atleast_1d(longitude)),
@@ -110,9 +114,14 @@ def surface_rasters(source: RasterSource) -> list[Raster]:
     return list_rasters(source, products=SURFACE_PRODUCTS)
 
 
+def tile_bands(rasters: Sequence[Raster]) -> tuple[str, ...]:
+    """Return the bands that rasters of surface reflectance have."""
+    return (*TILE_BANDS, *OCEAN_BANDS) if any(raster.product == "MODOCGA" for raster in rasters) else TILE_BANDS
+
+
 def surface_days(rasters: Sequence[Raster]) -> np.ndarray:
     """Return the dates (day,) datetime64[D] with both reflectance and state flags, ascending."""
-    reflectance, state = ({r.day for r in rasters if r.product == product} for product in SURFACE_PRODUCTS)
+    reflectance, state = ({r.day for r in rasters if r.product == product} for product in SURFACE_PRODUCTS[:2])
     return np.array(sorted(reflectance & state), "datetime64[D]")
 
 
@@ -127,6 +136,7 @@ def read_surface_blocks(
     cols: np.ndarray,
     days: np.ndarray,
     *,
+    bands: Sequence[str] = TILE_BANDS,
     assumed_clear: bool = False,
     cirrus: int = 0,
     progress: Progress | None = None,
@@ -141,6 +151,8 @@ def read_surface_blocks(
         Pixels of each block (`fluxcube.cubes.chips.block_index`).
     days : (day,) datetime64[D]
         Days with reflectance and state flags (`surface_days`).
+    bands : sequence of str
+        Some of `TILE_BANDS` and `OCEAN_BANDS`, in any order.
     assumed_clear, cirrus
         As in `fluxcube.sources.modis.quality.clear_sky`.
     progress : callable, optional
@@ -149,31 +161,35 @@ def read_surface_blocks(
     Returns
     -------
     values : (place, day, band) float32
-        `TILE_BANDS`; NaN if fewer than half of the pixels are clear and valid.
+        Reflectance of `bands`; NaN if fewer than half of the pixels are clear and valid, or there is no raster.
     quality : (place, day) float32
         Share of the pixels that are clear and valid in any band; NaN where no raster has state flags.
     covered : (place,) bool
         Whether any raster contains a pixel of the place.
     """
-    values = np.full((len(rows), len(days), len(TILE_BANDS)), np.nan, "float32")
+    order = (*TILE_BANDS, *OCEAN_BANDS)
+    values = np.full((len(rows), len(days), len(order)), np.nan, "float32")
     quality = np.full(values.shape[:2], np.nan, "float32")
     covered, by_day = np.zeros(len(rows), bool), rasters_by_day(rasters)
     for i, day in enumerate(days):
-        reflectance, state = _read_day(by_day[day], rows, cols, covered)
+        reflectance, state, ocean = _read_day(by_day[day], rows, cols, covered)
         clear = clear_sky(state[:, 0], assumed_clear=assumed_clear, cirrus=cirrus)
-        values[:, i, : len(_BANDS)] = _clear_mean(reflectance, clear)
-        values[:, i, len(_BANDS)] = _snow_share(state[:, 0], clear)
+        land = _clear_mean(reflectance, clear)
+        parts = land, _snow_share(state[:, 0], clear)[:, None], _clear_mean(ocean, clear)
+        # Snow or ocean bands without any band of MOD09GA are no view.
+        values[:, i] = np.where(np.isfinite(land).any(1)[:, None], np.concatenate(parts, 1), np.nan)
         quality[:, i] = _clear_share(reflectance, state[:, 0], clear)
         if progress:
             progress(i + 1, len(days), f"surface reflectance of {day}")
-    # Snow without any reflectance is no view.
-    values[np.isnan(values[..., : len(_BANDS)]).all(-1)] = np.nan
-    return values, quality, covered
+    return values[..., [order.index(band) for band in bands]], quality, covered
 
 
 def _common_days(rasters: Sequence[Raster]) -> np.ndarray:
     """Return `surface_days`, with a warning about days that have only one of the two; refuse it if there are none."""
-    days, counts = surface_days(rasters), [len({r.day for r in rasters if r.product == p}) for p in SURFACE_PRODUCTS]
+    days, counts = (
+        surface_days(rasters),
+        [len({r.day for r in rasters if r.product == p}) for p in SURFACE_PRODUCTS[:2]],
+    )
     if not len(days):
         raise SourceError(
             f"no day has both surface reflectance and state flags: found sur_refl_b01..07 of {counts[0]} days and "
@@ -185,13 +201,13 @@ def _common_days(rasters: Sequence[Raster]) -> np.ndarray:
 
 
 def _read_day(rasters: Sequence[Raster], rows: np.ndarray, cols: np.ndarray, covered: np.ndarray) -> tuple:
-    """Return reflectance (place, 7, y, x) and state flags (place, 1, y, x) of a day, NaN where missing."""
+    """Return reflectance (place, 7, y, x), state flags (1) and ocean bands (2) of a day, NaN where missing."""
     out = {
-        product: np.full((len(rows), bands, *rows.shape[1:]), np.nan, "float32")
-        for product, bands in (("MOD09GA", len(_BANDS)), ("MOD09GA_STATE", 1))
+        product: np.full((len(rows), len(PRODUCTS[product].layers), *rows.shape[1:]), np.nan, "float32")
+        for product in SURFACE_PRODUCTS
     }
     gather(rasters, rows, cols, extent_of(rows, cols), out, covered)
-    return out["MOD09GA"], out["MOD09GA_STATE"]
+    return tuple(out.values())
 
 
 def _clear_mean(reflectance: np.ndarray, clear: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ _DARK = 0.01
 #: Two values of one place, day and band that differ by less than this are the same, rounded.
 _SAME = 1e-4
 #: Attributes that are kept of a user's array.
-_KEPT_ATTRS = ("long_name", "comment", "source", *SOURCE_ATTRS)
+_KEPT_ATTRS = ("long_name", "comment", *SOURCE_ATTRS)
 #: Number of days after its date whose views a product uses, by product.
 _LOOKAHEAD = {"MCD43A4": 8}
 

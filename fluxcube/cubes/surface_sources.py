@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from fluxcube.cubes.chips import extent_of, touched
@@ -24,11 +25,11 @@ from fluxcube.cubes.satellite import Progress
 from fluxcube.cubes.surface import (
     SURFACE_ATTRS,
     SURFACE_PRODUCTS,
-    TILE_BANDS,
     read_surface_blocks,
     surface_comment,
     surface_days,
     surface_pixels,
+    tile_bands,
 )
 from fluxcube.cubes.surface_layout import SOURCE_ATTRS, SurfaceParts, in_order, spill_surface
 from fluxcube.cubes.surface_series import (
@@ -46,12 +47,15 @@ from fluxcube.sources.modis.names import collection_of
 from fluxcube.sources.modis.rasters import survey_rasters
 from fluxcube.sources.modis.surface import read_surface
 
-SurfaceSource = str | os.PathLike | xr.Dataset
+#: A file or folder, or data in RAM or lazy.
+SurfaceSource: TypeAlias = str | os.PathLike | xr.Dataset | xr.DataArray | pd.DataFrame
 
 #: Suffixes of rasters.
 _RASTERS = (".hdf", ".tif", ".tiff")
 #: Maximum number of bytes of one span of days in RAM.
 _BYTES = 256 << 20
+#: Minimum time of a year that a tower measured for the year to be named if it has no clear view.
+_HALF_YEAR = np.timedelta64(183, "D")
 #: Number of names in an error.
 _NAMED = 3
 
@@ -111,7 +115,9 @@ class SurfaceSources:
 
 def as_sources(surface: SurfaceSource | Sequence[SurfaceSource]) -> tuple[SurfaceSource, ...]:
     """Return one source or several as a tuple."""
-    return (surface,) if isinstance(surface, (str, os.PathLike, xr.Dataset)) else tuple(surface)
+    if isinstance(surface, (str, os.PathLike, xr.Dataset, xr.DataArray, pd.DataFrame)):
+        return (surface,)
+    return tuple(surface)
 
 
 def open_surface(
@@ -121,8 +127,9 @@ def open_surface(
 
     Parameters
     ----------
-    sources : sequence of path or xr.Dataset
-        Folders of MOD09GA tiles; files and folders that `fluxcube.read_surface` reads; Datasets such as it returns.
+    sources : sequence of path, xr.Dataset, xr.DataArray or pandas.DataFrame
+        Folders of MOD09GA tiles; files, folders and data that `fluxcube.read_surface` reads; Datasets such as it
+        returns, or their array `surface`.
     towers : sequence of mapping
         Site, latitude and longitude of the towers, where they are known: tiles of other products are cut around them,
         and series that have no name of any tower are named after the tower at their place.
@@ -138,8 +145,8 @@ def open_surface(
     by_name: dict[str, list[Series]] = defaultdict(list)
     attrs: dict[str, object] = {}
     for source in sources:
-        where = "surface" if isinstance(source, xr.Dataset) else str(source)
-        found = () if isinstance(source, xr.Dataset) else _tiles(source)
+        where = str(source) if isinstance(source, (str, os.PathLike)) else "surface"
+        found = _tiles(source) if isinstance(source, (str, os.PathLike)) else ()
         if found:
             rasters += found
             new: dict[str, object] = {**SURFACE_ATTRS, **_collection(found), "comment": surface_comment()}
@@ -167,8 +174,12 @@ def _tiles(path: str | os.PathLike) -> tuple[Raster, ...]:
 
 def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: float) -> xr.Dataset:
     """Return a source as a Dataset of series."""
-    if isinstance(source, xr.Dataset):
+    if isinstance(source, xr.DataArray):
+        return source.to_dataset(name="surface")
+    if isinstance(source, xr.Dataset) and "surface" in source:
         return source
+    if isinstance(source, (xr.Dataset, pd.DataFrame)):
+        return read_surface(source)
     path = Path(source)
     inside = path.rglob("*") if path.is_dir() else [path]
     if not any(file.suffix.lower() in _RASTERS for file in inside):
@@ -227,9 +238,9 @@ def cut_surface(
         bands |= set(series.bands)
         quality = quality or series.quality is not None
     for place, day, values, share in _cut_tiles(sources.rasters, cut, progress):
-        now = spill_surface(building, place, day, values, TILE_BANDS, share)
+        now = spill_surface(building, place, day, values, tile_bands(sources.rasters), share)
         days[place["site"]] = np.concatenate([days.get(place["site"], np.empty(0, "datetime64[D]")), now])
-        bands |= set(TILE_BANDS)
+        bands |= set(tile_bands(sources.rasters))
         quality = True
     return SurfaceParts(bands=in_order(bands), quality=quality, attrs=sources.attrs, days=days)
 
@@ -243,12 +254,13 @@ def _cut_tiles(rasters: Sequence[Raster], places: Sequence[Place], progress: Pro
         return
     days = surface_days(rasters)
     rows, cols = surface_pixels(*(np.array([place[key] for place in places]) for key in ("latitude", "longitude")))
-    length = max(1, _BYTES // (len(places) * len(TILE_BANDS) * 4))
+    bands = tile_bands(rasters)
+    length = max(1, _BYTES // (len(places) * len(bands) * 4))
     for start in range(0, len(days), length):
         span = days[start : start + length]
         mine = [raster for raster in rasters if span[0] <= raster.day <= span[-1]]
         shown = _later(progress, start, len(days))
-        values, quality, _ = read_surface_blocks(mine, rows, cols, span, progress=shown)
+        values, quality, _ = read_surface_blocks(mine, rows, cols, span, bands=bands, progress=shown)
         for i, place in enumerate(places):
             known = np.isfinite(quality[i])
             if known.any():
@@ -279,10 +291,24 @@ def _notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[
             note = f"{note}, and it lies outside the tiles"
         return (f"{note}; its surface reflectance is missing",)
     notes = [note] if note and series is not None else []
+    if years := _cloudy_years(parts.days[site], place):
+        notes.append(f"{SURFACE_NOTE}{site} has no clear view in {', '.join(map(str, years))}")
     if not len(parts.days[site]):
         first, last = (str(place[key])[:10] for key in ("start", "stop"))
         notes.append(f"{SURFACE_NOTE}{site} has none of its own time, {first} to {last}, only that of other years")
     return tuple(notes)
+
+
+def _cloudy_years(days: np.ndarray, place: Place) -> list[int]:
+    """Return the years of which the tower measured at least half, without a clear view among `days` (day,)."""
+    first, last = (np.datetime64(str(place[key])[:10], "D") for key in ("start", "stop"))
+    seen = set(days.astype("datetime64[Y]").astype(int) + 1970)
+    years = range(int(str(first)[:4]), int(str(last)[:4]) + 1) if len(days) else ()
+    measured = {
+        year: min(last, np.datetime64(f"{year + 1}-01-01")) - max(first, np.datetime64(f"{year}-01-01"))
+        for year in years
+    }
+    return [year for year, length in measured.items() if year not in seen and length >= _HALF_YEAR]
 
 
 def check_any(sources: SurfaceSources, places: Sequence[Place]) -> None:

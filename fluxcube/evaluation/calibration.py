@@ -71,7 +71,7 @@ def calibrate(
         If cube and predictions have no flux, site or time step in common.
     """
     predictor = load_model(run)
-    _check_folder(predictor)
+    check_folder(predictor)
     names = tuple(name for name in predictor.spec.targets if name in predictions)
     if not names:
         raise ConfigError(
@@ -94,8 +94,8 @@ def calibrate(
     return found
 
 
-def _check_folder(predictor: Predictor) -> None:
-    """Refuse a model that has no folder in which a calibration can be stored (ConfigError)."""
+def check_folder(predictor: Predictor) -> None:
+    """Refuse a model without a folder of its own, in which a calibration can be stored (ConfigError)."""
     if predictor.path is None:
         raise ConfigError(
             "this model is in no folder that stores its calibration: pass a run, or use save_mixed first."

@@ -20,7 +20,7 @@ from fluxcube.models.rows import RowModel
 from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
-from fluxcube.training.applicability import CLUSTER_KM, fit_applicability
+from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import Plan
@@ -222,10 +222,7 @@ def _row_summary(model: RowModel, logged: Mapping) -> str:
 
 
 def _applicability(model: Model, data: Data, seed: int, progress: Callable | None) -> Applicability | None:
-    buffer_km = max(CLUSTER_KM, data.plan.split.buffer_km)
-    return fit_applicability(
-        model, data.train, data.val, data.plan.cube, buffer_km=buffer_km, seed=seed, progress=progress
-    )
+    return fit_applicability(model, data.train, data.val, data.plan.cube, seed=seed, progress=progress)
 
 
 def _finish(model: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:

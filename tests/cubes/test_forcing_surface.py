@@ -80,7 +80,7 @@ def test_nothing_is_read_before_it_is_needed(tiles, monkeypatch):
 
     calls = []
     read = forcing_surface.read_surface_blocks
-    monkeypatch.setattr(forcing_surface, "read_surface_blocks", lambda *a: calls.append(a) or read(*a))
+    monkeypatch.setattr(forcing_surface, "read_surface_blocks", lambda *a, **k: calls.append(a) or read(*a, **k))
     ds = open_forcing(weather(), surface=tiles, chunks={"latitude": 2, "longitude": 2})
     assert not calls
     ds.surface.isel(latitude=0, longitude=0).compute(scheduler="synchronous")
@@ -118,6 +118,30 @@ def test_a_daily_forcing_has_the_same_reflectance(forcing):
     np.testing.assert_array_equal(days.surface, forcing.surface)
     assert days.surface.attrs["product"] == "MOD09GA"
     np.testing.assert_array_equal(days.surface_climatology, forcing.surface_climatology)
+
+
+def test_each_block_of_a_cell_has_its_own_reflectance(tiles, tmp_path):
+    rows, cols = sinusoidal_pixel(*np.meshgrid([47.5, 46.5], [6.8, 7.9]))
+    corner = int(rows.min()) - 60, int(cols.min()) - 60
+    classes = np.random.default_rng(4).choice([4, 10], (int(np.ptp(rows)) + 120, int(np.ptp(cols)) + 120))
+    write_tiff(
+        tmp_path / "MCD12Q1.A2019001.h18v04.061.a.tif", classes[None].astype("uint8"), corner, names=["LC_Type1"]
+    )
+    forcing = open_forcing(weather(), surface=tiles, land_cover=tmp_path, chips_per_cell=2)
+    assert forcing.surface.dims == ("latitude", "longitude", "block", "surface_day", "surface_band")
+    assert forcing.surface_climatology.dims == ("latitude", "longitude", "block", "statistic", "feature")
+    places = forcing.block_latitude.values.ravel(), forcing.block_longitude.values.ravel()
+    towers = build_surface(tiles, *places).sel(day=forcing.surface_day.values)
+    np.testing.assert_array_equal(forcing.surface.values.reshape(towers.shape), towers)
+    write_forcing(forcing, tmp_path / "forcing.zarr", workers=1)
+    np.testing.assert_array_equal(open_forcing(tmp_path / "forcing.zarr").surface, forcing.surface)
+    days = daily_forcing(forcing)
+    assert days.surface.dims == ("latitude", "longitude", "day", "band") and "block" not in days.dims
+    weight = forcing.block_weight.where(forcing.surface.notnull())
+    expected = (forcing.surface * weight).sum("block") / weight.sum("block")
+    np.testing.assert_allclose(days.surface, expected, rtol=1e-5)
+    with pytest.raises(SourceError, match="leave out chips_per_cell"):
+        open_forcing(weather(), surface=on_grid(), land_cover=tmp_path, chips_per_cell=2)
 
 
 def on_grid(days=("2019-02-01", "2019-05-30", "2019-06-03"), bands=("red", "nir", "snow"), **attrs):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from modis_files import GA, daily, grid, name_of, tile_of, write_hdf, write_tiff
+from modis_files import GA, daily, grid, name_of, ocean, tile_of, write_hdf, write_tiff
 from packages import optional
 
 from fluxcube.cubes.chips import block_index, chip_index
@@ -121,6 +121,38 @@ def test_snow_is_its_share_of_the_clear_pixels(tmp_path, scene):
     assert 0 < (share := (clear & (at >> 12 & 0b1001 > 0)).sum() / clear.sum()) < 1
     assert float(found.sel(band="snow")) == pytest.approx(share)
     assert float(found.quality) == pytest.approx(clear.mean())
+
+
+def test_ocean_bands_are_those_of_modocga(tmp_path, scene):
+    """Bands 11 and 12 at 1 km, where the state flags of MOD09GA are clear; missing on a day without MODOCGA."""
+    corner, _, state, r, c = scene
+    half = state.copy()
+    half[: r.min() // 2 + 1] = 0b1001
+    values = np.random.default_rng(2).integers(100, 3000, (9, 12, 12))
+    write(tmp_path, scene, "2019-07-04", state=half)
+    write(tmp_path, scene, "2019-07-05")
+    write_hdf(tmp_path / name_of("MODOCGA", "2019-07-04", tile_of(corner)), ocean(values, corner))
+    write_hdf(tmp_path / name_of("MODOCGA", "2019-07-06", tile_of(corner)), ocean(values, corner))
+    found = build_surface(tmp_path, [PLACE[0]], [PLACE[1]])
+    assert found.band.values.tolist()[-3:] == ["snow", "green531", "green551"]
+    assert found.day.dt.day.values.tolist() == [4, 5]
+    clear = half[r // 2, c // 2] == 0b1000
+    expected = values[3:5, r // 2, c // 2][:, clear].mean(1) * 1e-4
+    np.testing.assert_allclose(found[0, 0, -2:], expected, rtol=1e-5)
+    assert found[0, 1, -2:].isnull().all() and found[0, 1, :-2].notnull().all()
+    # As two GeoTIFFs of AppEEARS, and as one.
+    for folder in ("layers", "one"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, scene, "2019-07-04", state=half)
+    for n, layer in enumerate(("sur_refl_b11_1", "sur_refl_b12_1")):
+        path = tmp_path / "layers" / f"MODOCGA.061_{layer}_doy2019185_aid0001.tif"
+        write_tiff(path, values[3 + n : 4 + n].astype("int16"), corner, factor=2, nodata=-28672)
+    one = tmp_path / "one" / "MODOCGA.A2019185.h18v04.061.a.tif"
+    names = [f"sur_refl_b{n:02d}_1" for n in range(8, 17)]
+    write_tiff(one, values.astype("int16"), corner, factor=2, names=names, nodata=-28672)
+    for folder in ("layers", "one"):
+        again = build_surface(tmp_path / folder, [PLACE[0]], [PLACE[1]])
+        np.testing.assert_array_equal(again[0, 0], found[0, 0])
 
 
 def test_fewer_than_half_clear_is_missing_by_band(tmp_path, scene):

@@ -344,7 +344,7 @@ def faults() -> dict[str, tuple]:
         "a day twice": (twice, SourceError, "1 days are there more than once, the first 2008-06-04"),
         "a band of no name": (good.assign_coords(band=["red", "nir", "b6"]), UnknownNameError, "b6"),
         "bands without names": (good.drop_vars("band"), SourceError, "band of surface has no labels"),
-        "another name": (good.rename(surface="reflectance"), SourceError, "expected the variable surface"),
+        "another name": (good.rename(surface="reflectance"), SourceError, "reflectance"),
         "a grid": (good.rename(site="pixel"), SourceError, "must have the dimensions"),
         "a site twice": (xr.concat([good, good.isel(site=[0])], "site"), SourceError, "FJ-Ddd is there 2 times"),
         "other years": (series(days=DAYS + 4000), SourceError, "no reflectance from 2009-09-27 to 2010-04-05"),
@@ -371,6 +371,72 @@ def test_other_forms_of_a_good_dataset(towers, tmp_path):
         build_carbonsense(towers, tmp_path / f"c{i}", surface=ds, sites="US-Aaa")
         cube = open_carbonsense(tmp_path / f"c{i}").load()
         assert cube.surface.notnull().any() and ("surface_quality" in cube) == bool(i)
+
+
+def test_arrays_and_tables_are_sources(towers, tmp_path):
+    """The array alone, a Dataset with one variable for each band, and a table give the same reflectance."""
+    whole = series(quality=False)
+    table = whole.surface.to_series().unstack("band").reset_index()
+    places = {site: PLACES[site] for site in SITES}
+    table = table.assign(
+        **{name: table.site.map(lambda s, i=i: places[s][i]) for i, name in enumerate(("latitude", "longitude"))}
+    )
+    apart = whole.surface.to_dataset("band").rename(day="time")
+    for name, source in (("a", whole.surface), ("b", apart), ("c", table)):
+        build_carbonsense(towers, tmp_path / name, surface=source)
+        check_window(open_carbonsense(tmp_path / name).load(), whole, "surface_day", "surface_band")
+
+
+def test_the_command_line_builds_and_reports_it(towers, tmp_path):
+    from typer.testing import CliRunner
+
+    from fluxcube.cli import app
+
+    far = series()
+    far.latitude[2] += 0.05
+    far.isel(site=[1]).to_netcdf(tmp_path / "one.nc")
+    far.isel(site=[0, 2]).to_netcdf(tmp_path / "two.nc")
+    sources = ["--surface", str(tmp_path / "one.nc"), "--surface", str(tmp_path / "two.nc")]
+    refused = CliRunner().invoke(app, ["build", str(towers), str(tmp_path / "c"), *sources])
+    assert refused.exit_code == 1 and "5.6 km" in str(refused.exception or refused.output)
+    done = CliRunner().invoke(app, ["build", str(towers), str(tmp_path / "c"), *sources, "--max-distance", "6"])
+    assert done.exit_code == 0, done.output
+    check_window(open_carbonsense(tmp_path / "c").load(), series(quality=False), "surface_day", "surface_band")
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "c")]).output
+    days = open_carbonsense(tmp_path / "c").sizes["surface_day"]
+    assert f"satellite: surface (MOD09GA) on {days} days" in shown
+
+
+def test_a_year_without_a_clear_view_is_noted(tmp_path):
+    write_places(tmp_path / "raw", {"US-Aaa": PLACES["US-Aaa"]})
+    write_archive(tmp_path / "raw", "US-Aaa", columns(24 * 730), step=60, start="2009-01-01T00:00")
+    cloudy = series(("US-Aaa",))
+    cloudy.surface[:, (np.datetime64("2009-12-31") < DAYS) & (np.datetime64("2011-01-01") > DAYS)] = np.nan
+    report = build_carbonsense(tmp_path / "raw", tmp_path / "c", surface=cloudy)
+    (note,) = [text for text in report.report["warnings"]["US-Aaa"] if "surface" in text]
+    assert note.endswith("US-Aaa has no clear view in 2010")
+
+
+def test_real_towers_have_their_clear_reflectance(shared_data, tmp_path):
+    """Three towers against the file, masked by hand: a wet tropical one, and one that ended before MODIS."""
+    path = shared_data / "vegetation/mod09ga_daily_towers2.nc"
+    sites = ["US-Var", "ZM-Mon", "US-LWW"]
+    report = build_carbonsense(shared_data / "towers2", tmp_path / "c", sites=sites, surface=path)
+    notes = {site: [t for t in texts if "surface" in t] for site, texts in report.report["warnings"].items()}
+    assert [site for site, texts in notes.items() if texts] == ["US-LWW"]
+    ds = open_carbonsense(tmp_path / "c").load()
+    with xr.open_dataset(path) as raw:
+        for site in sites[:2]:
+            one = ds.sel(site=site).dropna("surface_day", subset=["surface"], how="all")
+            mine = raw.sel(site=site, time=one.surface_day.values).load()
+            state = mine.state_1km.values.astype(int)
+            assert (state & 0b11 == 0).all() and not (state & (0b100 | 0b11 << 8 | 1 << 10 | 1 << 13)).any()
+            for band, name in (("red", "b01"), ("nir", "b02"), ("green531", "b11")):
+                np.testing.assert_allclose(one.surface.sel(surface_band=band), mine[f"sur_refl_{name}"], atol=1e-6)
+    ndvi = ds.surface_climatology.sel(feature="NDVI")
+    assert (ndvi.sel(statistic="p10") < ndvi.sel(statistic="p90")).all()
+    var = ndvi.sel(site="US-Var")
+    assert float(var.sel(statistic="m04")) > float(var.sel(statistic="m09")) + 0.2  # grass of a dry summer
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import xarray as xr
 import fluxcube as fc
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.evaluation.calibration import coverage_text
+from fluxcube.evaluation.report import format_table
 from fluxcube.inference.loading import load_model, load_reference, save_mixed
 from fluxcube.models import shipped
 from fluxcube.models.errormodel import ErrorModel
@@ -152,3 +153,36 @@ def test_an_error_model_has_a_floor_and_no_negative_part(wrong):
         ErrorModel(**wrong)
     with pytest.raises(CheckpointError, match="damaged"):
         ErrorModel.from_dict(wrong | {"power": 2})
+
+
+def with_std(cube, factor):
+    """Predictions of NEE with a random error of 2, and standard deviations that are `factor` times that."""
+    rng = np.random.default_rng(3)
+    truth = cube.fluxes.sel(target="NEE", drop=True)
+    std = xr.full_like(truth, 2.0 * factor).assign_attrs(units="umol m-2 s-1")
+    pred = (truth + 2.0 * rng.normal(size=truth.shape).astype(np.float32)).assign_attrs(units="umol m-2 s-1")
+    return xr.Dataset({"NEE": pred, "NEE_std": std})
+
+
+def test_tables_of_scores_report_the_coverage_of_the_intervals(cube):
+    right, narrow = with_std(cube, 1.0), with_std(cube, 0.5)
+    table = fc.compare(
+        cube, {"right": right, "narrow": narrow, "none": right[["NEE"]]}, by="igbp", clusters=50, draws=100
+    )
+    rows = table.set_index(["group", "model"]).coverage_80
+    whole = fc.evaluate(cube, right)
+    assert float(whole.coverage_80.sel(target="NEE")) == pytest.approx(0.8, abs=0.02)
+    assert float(fc.evaluate(cube, narrow).coverage_80.sel(target="NEE")) == pytest.approx(0.478, abs=0.03)
+    assert (rows.xs("narrow", level="model") < rows.xs("right", level="model")).all()
+    assert rows.xs("none", level="model").isna().all() and "coverage of 80 % intervals" in format_table(table)
+    hours = table.query("model == 'right'").n
+    mean = (rows.xs("right", level="model").values * hours).sum() / hours.sum()
+    assert mean == pytest.approx(float(whole.coverage_80.sel(target="NEE")))
+    seasons = fc.evaluate(cube, right, by="season").coverage_80.sel(target="NEE").dropna("group")
+    assert len(seasons) and ((seasons > 0.7) & (seasons < 0.9)).all()
+    assert "coverage_80" not in fc.compare(cube, {"none": right[["NEE"]]})
+    grams = right.copy()
+    for name in grams:
+        grams[name] = grams[name] * 1e-6
+        grams[name].attrs["units"] = "mol m-2 s-1"
+    xr.testing.assert_allclose(fc.evaluate(cube, grams).coverage_80, whole.coverage_80, atol=1e-3)

@@ -146,6 +146,12 @@ def daily(values: np.ndarray, state: np.ndarray, corner: tuple[int, int]) -> lis
     ]
 
 
+def ocean(values: np.ndarray, corner: tuple[int, int]) -> list[dict]:
+    """MODOCGA's grid of bands 8 to 16 (9, row, column) at 1 km."""
+    bands = {f"sur_refl_b{i + 8:02d}_1": (v, _GA) for i, v in enumerate(np.asarray(values, "int16"))}
+    return [grid("MODIS_Grid_1km_2D", corner, bands, factor=2)]
+
+
 def tile_of(corner: tuple[int, int]) -> tuple[int, int]:
     """(h, v) of the tile that holds a global pixel."""
     return int(corner[1]) // TILE, int(corner[0]) // TILE

@@ -18,6 +18,7 @@ from fluxcube.inference.grid import upscale
 from fluxcube.inference.towers import predict
 from fluxcube.schema import variable_coords
 from fluxcube.simulation.example import example_cube, example_forcing
+from fluxcube.training.config import TrainingConfig
 from fluxcube.variables import declare, forget
 
 BANDS = ("red", "nir", "swir2", "snow")
@@ -271,3 +272,24 @@ def test_a_static_input_in_other_units_is_refused(forcing):
             upscale(predictor, forcing)
     finally:
         forget("SOC")
+
+
+def test_embeddings_of_cells_see_the_reflectance_that_towers_see(tmp_path):
+    """TAM-RL with columns of reflectance: a cell with the inputs of a tower has its embedding, and its fluxes."""
+    from daily_cubes import daily_cube, train
+    from daily_cubes import daily_forcing as cells_of
+
+    cube = daily_cube(sites=12, days=60)
+    values, days = views((12,), first="2003-11-01", last="2004-06-01", clear=0.5)
+    coords = {"day": days.astype("datetime64[ns]"), "band": np.array(BANDS, object)}
+    surface = xr.DataArray(values, coords, ("site", "day", "band"), attrs={"product": "MOD09GA"})
+    cube = cube.assign(surface=surface)
+    grid = cells_of(cube).assign_coords(coords).assign(surface=((*CELLS, "day", "band"), values[None]))
+    run = train(cube, tmp_path / "tam", surface=("NDVI", "nir_MEAN_32D"), training=TrainingConfig(epochs=1))
+    found = predict(run, cube)
+    for step in (60, 17):
+        maps = upscale(run, grid, applicability=False, time_chunk=step)
+        np.testing.assert_allclose(maps.NEE.values[:, 0].T, found.NEE, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(found.NEE.values[:, 30:]).all()
+    dark = upscale(run, grid.assign(surface=grid.surface * 0.5), applicability=False)
+    assert not np.allclose(dark.NEE, maps.NEE, rtol=1e-3, equal_nan=True)

@@ -35,7 +35,13 @@ _BAND = re.compile(r"^(?:\d+_)*?(?:(?P<date>\d{4}_\d{2}_\d{2})_)?(?P<layer>[A-Za
 _PRODUCT = re.compile("|".join(sorted((name for name in PRODUCTS if "_" not in name), reverse=True)), re.IGNORECASE)
 _LAYER_OF = {layer: name for name, product in PRODUCTS.items() for layer in product.layers}
 # Product whose reflectances show whether a product's pixels are masked.
-_MASKED_BY = {"MCD43A4": "MCD43A4", "MCD43A2": "MCD43A4", "MOD09GA": "MOD09GA", "MOD09GA_STATE": "MOD09GA"}
+_MASKED_BY = {
+    "MCD43A4": "MCD43A4",
+    "MCD43A2": "MCD43A4",
+    "MOD09GA": "MOD09GA",
+    "MOD09GA_STATE": "MOD09GA",
+    "MODOCGA": "MODOCGA",
+}
 
 _TABLE = ("id", "longitude", "latitude", "time")
 # Maximum distance from a pixel's centre (pixels): ten times the rounding error of the coordinates.

@@ -65,7 +65,15 @@ PRODUCTS = {
         types=("int16",),
     ),
     "MOD09GA_STATE": Product(layers=("state_1km",), valid=(0, 65534), types=("uint16",)),
+    "MODOCGA": Product(
+        layers=("sur_refl_b11", "sur_refl_b12"),
+        valid=(-100, 16000),
+        scaled=True,
+        types=("int16",),
+    ),
 }
+#: Products on the 1 km grid, which exports may have on the 500 m grid.
+_COARSE = ("MOD09GA_STATE", "MODOCGA")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +123,7 @@ class Tile(Raster):
     height, width : int
         Number of 500 m pixels.
     factor : int
-        Side of the file's pixels in 500 m pixels: 2 for state flags on the 1 km grid, else 1.
+        Side of the file's pixels in 500 m pixels: 2 for state flags and MODOCGA on the 1 km grid, else 1.
     scale, offset : float
         Physical value = scale x (stored - offset).
     fill : float or None
@@ -166,7 +174,7 @@ def grid_place(
     corner : (x, y)
         Upper left corner of its upper left pixel, m.
     product : str
-        State flags may be on the 1 km grid.
+        State flags and MODOCGA may be on the 1 km grid.
 
     Returns
     -------
@@ -178,7 +186,7 @@ def grid_place(
     SourceError
         If its pixels are not those of the 500 m (or 1 km) sinusoidal grid.
     """
-    factor = 2 if product == "MOD09GA_STATE" and abs(size[0] - 2 * PIXEL) < 1.0 else 1
+    factor = 2 if product in _COARSE and abs(size[0] - 2 * PIXEL) < 1.0 else 1
     side = PIXEL * factor
     row, col = ((ROWS / 2 * PIXEL - corner[1]) / side, (corner[0] + ROWS * PIXEL) / side)
     off = max(abs(col - round(col)), abs(row - round(row))) * side

@@ -21,6 +21,7 @@ _UNUSED = re.compile(
 _NAMED = (
     (re.compile(r"nadir_?refl(?:ectance)?_?b(?:and)?_?0*([1-7])(?![0-9])"), "Nadir_Reflectance_Band{}"),
     (re.compile(r"sur_?refl(?:ectance)?_?b(?:and)?_?0*([1-7])(?![0-9])"), "sur_refl_b0{}"),
+    (re.compile(r"sur_?refl(?:ectance)?_?b(?:and)?_?(0[89]|1[0-6])(?![0-9])"), "sur_refl_b{}"),
     (re.compile(r"snow_?brdf_?albedo"), "Snow_BRDF_Albedo"),
     (re.compile(r"land_?water_?type"), "BRDF_Albedo_LandWaterType"),
     (re.compile(r"state_?1km"), "state_1km"),

@@ -19,12 +19,12 @@ from fluxcube.sources.modis.grid import PRODUCTS
 from fluxcube.sources.modis.layers import read_name
 
 _ARCHIVE = re.compile(
-    r"^(?P<product>M[A-Z]D\d\d[A-Z]\w*)\.A(?P<year>\d{4})(?P<day>\d{3})\.(?:h(?P<h>\d\d)v(?P<v>\d\d)\.)?"
+    r"^(?P<product>M[A-Z]D(?:\d\d[A-Z]|OC)\w*)\.A(?P<year>\d{4})(?P<day>\d{3})\.(?:h(?P<h>\d\d)v(?P<v>\d\d)\.)?"
     r"(?P<edition>.*)\.(?P<kind>tiff?|hdf)$",
     re.IGNORECASE,
 )
 _APPEEARS = re.compile(
-    r"^(?P<product>M[A-Z]D\d\d[A-Z]\w*)\.(?P<collection>\d{3})_(?P<layer>.+)_doy(?P<year>\d{4})(?P<day>\d{3})"
+    r"^(?P<product>M[A-Z]D(?:\d\d[A-Z]|OC)\w*)\.(?P<collection>\d{3})_(?P<layer>.+)_doy(?P<year>\d{4})(?P<day>\d{3})"
     r"(?:\d{6})?(?P<rest>_.*)?\.(?P<kind>tiff?)$",
     re.IGNORECASE,
 )

@@ -98,9 +98,9 @@ def read_tile(tile: Tile, rows: tuple[int, int] | None = None, cols: tuple[int, 
     Returns
     -------
     (band, height, width) float32
-        MCD43A4 and MOD09GA: reflectance of bands red, nir, blue, green, swir1, swir2, swir3. MCD43A2: snow and
-        water, 0 or 1. MCD12Q1: the IGBP number, 1..17. MOD09GA_STATE: the bits, as a whole number. Fill and invalid
-        values are NaN.
+        MCD43A4 and MOD09GA: reflectance of bands red, nir, blue, green, swir1, swir2, swir3. MODOCGA: of 531 and
+        551 nm. MCD43A2: snow and water, 0 or 1. MCD12Q1: the IGBP number, 1..17. MOD09GA_STATE: the bits, as a whole
+        number. Fill and invalid values are NaN.
 
     Raises
     ------

@@ -16,19 +16,15 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.modis.quality import QualityRules, with_quality
 from fluxcube.sources.modis.surface_areas import is_area, is_area_file, read_areas
-from fluxcube.sources.modis.surface_checks import Sites, check_places, distance_km, read_sites, warn_cloudy_years
+from fluxcube.sources.modis.surface_checks import check_places
 from fluxcube.sources.modis.surface_columns import column_meaning
+from fluxcube.sources.modis.surface_dataset import as_dataset
 from fluxcube.sources.modis.surface_long import is_long, is_statistics, is_wide, read_long, read_statistics, read_wide
+from fluxcube.sources.modis.surface_merge import merge
 from fluxcube.sources.modis.surface_netcdf import open_netcdf, read_series
-from fluxcube.sources.modis.surface_observations import (
-    Observations,
-    Summary,
-    decode,
-    merge,
-    one_product,
-    select_sites,
-    summarise,
-)
+from fluxcube.sources.modis.surface_observations import Observations, decode
+from fluxcube.sources.modis.surface_sites import Sites, only_known_sites, read_sites
+from fluxcube.sources.modis.surface_summary import summarise
 from fluxcube.sources.modis.surface_tables import ReadOptions, observations_of_frame, read_frame
 from fluxcube.sources.modis.surface_tiles import read_tiles
 from fluxcube.variables import SURFACE_BANDS
@@ -42,8 +38,6 @@ SurfaceSource: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike] | xr.
 _TABLES, _NETCDF, _RASTERS = (".csv", ".csv.gz", ".txt", ".tsv"), (".nc", ".nc4", ".netcdf"), (".tif", ".tiff", ".hdf")
 #: Files beside the results of AppEEARS that contain no reflectance.
 _BESIDE = ("-lookup.csv", "-statistics-qa.csv", "granule-list.txt")
-#: Days after its date that views of a product are from.
-_LOOKAHEAD = {"MCD43A4": 8}
 _MOD09 = ("MOD09GA", "MYD09GA")
 
 
@@ -86,7 +80,7 @@ def read_surface(
     columns : mapping of str to str, optional
         Columns (or variables, or bands of a long table) that are not recognised, by key: a band (red, nir, blue, green,
         swir1, swir2, swir3, green531, green551, snow), site, day, year, doy, latitude, longitude, pixel, state_1km,
-        QC_500m, view_zenith.
+        QC_500m, view_zenith. If it names a reflectance, only the reflectances that it names are read.
     scale : float, optional
         Factor from stored numbers to reflectance (0 to 1), such as 1e-4; by default the one that the file declares,
         else 1. Numbers that are no reflectances after scaling are refused.
@@ -165,12 +159,12 @@ def read_surface(
     batches = []
     for parts in _batches(path, options, places):
         if places:
-            parts = [_of_sites(part, places, max_km) for part in parts]
+            parts = [only_known_sites(part, places, max_km) for part in parts]
         merged = merge([decode(part, scale=scale, missing=missing) for part in parts])
         _check_screened(merged, rules)
         names = {name: values[:0] for name, values in merged.flags.items()}
         batches.append((replace(merged, bands={}, flags=names), summarise(merged, rules)))
-    ds = _dataset(batches, rules)
+    ds = as_dataset(batches, rules)
     if places:
         known = np.array([places.get(str(name), (np.nan, np.nan)) for name in ds.site.values])
         check_places(ds, known[:, 0], known[:, 1], max_km=max_km)
@@ -185,12 +179,12 @@ def _batches(
         yield [read_series(source, str(source.encoding.get("source", "the Dataset")), options)]
         return
     if isinstance(source, pd.DataFrame):
-        yield [_of_frame(source.reset_index(drop=True), "the table", options)]
+        yield [_of_frame(_without_index(source), "the table", options)]
         return
     if isinstance(source, (str, os.PathLike)):
         source = [source]
-    if not isinstance(source, Sequence):
-        raise ConfigError(f"expected a path, paths, a Dataset or a DataFrame, found {type(source).__name__}.")
+    if not isinstance(source, Sequence) or not all(isinstance(item, (str, os.PathLike)) for item in source):
+        raise ConfigError(f"expected a path, paths, one Dataset or one DataFrame, found {type(source).__name__}.")
     paths = _paths([Path(item) for item in source])
     areas = [path for path in paths if is_area_file(path) or (path.suffix.lower() in _NETCDF and _is_area(path))]
     tiles = [path for path in paths if path not in areas and path.suffix.lower() in _RASTERS]
@@ -204,6 +198,13 @@ def _batches(
         yield [part]
     for part in read_tiles(tiles, places) if tiles else ():
         yield [part]
+
+
+def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose index, where it has a name or contains dates, is a column."""
+    if isinstance(frame.index, pd.DatetimeIndex) and frame.index.name is None:
+        return frame.rename_axis("date").reset_index()
+    return frame.reset_index(drop=all(name is None for name in frame.index.names))
 
 
 def _paths(items: Sequence[Path]) -> list[Path]:
@@ -262,32 +263,6 @@ def _of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observat
     return read_long(frame, where, options) if is_long(frame) else observations_of_frame(frame, where, options)
 
 
-def _of_sites(part: Observations, places: Mapping[str, tuple[float, float]], max_km: float) -> Observations:
-    """Return the entries of known sites; where no name is known, series are named after the site at their place."""
-    if not set(part.sites) & set(places):
-        part = replace(part, sites=tuple(_name_at(part, i, places, max_km) for i in range(len(part.sites))))
-    left_out = [name for name in part.sites if name not in places]
-    if len(left_out) == len(part.sites):
-        raise SourceError(
-            f"{part.source}: none of its {len(part.sites)} sites ({', '.join(part.sites[:10])}) is one of the "
-            f"{len(places)} of sites=: rename them, or pass site= with the column of their names."
-        )
-    if left_out:
-        log.info("%s: %d sites that are not in sites= are not read", part.source, len(left_out))
-    return select_sites(part, [name for name in part.sites if name in places]) if left_out else part
-
-
-def _name_at(part: Observations, index: int, places: Mapping[str, tuple[float, float]], max_km: float) -> str:
-    """Return the name of the nearest site within `max_km` of a series, else its own name."""
-    names, known = list(places), np.array(list(places.values()), np.float64)
-    km = distance_km(part.latitude[index], part.longitude[index], known[:, 0], known[:, 1])
-    if not (np.nan_to_num(km, nan=np.inf) <= max_km).any():
-        return part.sites[index]
-    nearest = names[int(np.nanargmin(km))]
-    log.info("%s: %s is named %s, whose place it has", part.source, part.sites[index], nearest)
-    return nearest
-
-
 def _check_screened(merged: Observations, rules: QualityRules) -> None:
     """Refuse an extract of all views of MOD09GA without the flags that distinguish clear ones from clouds."""
     if merged.product not in _MOD09 or not rules.optional or not rules.rules or "state_1km" in merged.flags:
@@ -299,104 +274,3 @@ def _check_screened(merged: Observations, rules: QualityRules) -> None:
         )
     if merged.period == 1:
         log.warning("%s: no state flags, so that every value counts as observed under a clear sky", merged.source)
-
-
-def _dataset(batches: Sequence[tuple[Observations, Summary]], rules: QualityRules) -> xr.Dataset:
-    """Return the Dataset of all batches, with the days on which any site has a value."""
-    if not batches:
-        raise SourceError("no reflectance was read: pass at least one file.")
-    about = [part for part, _ in batches]
-    product, collection = one_product(about)
-    sites = tuple(dict.fromkeys(name for part in about for name in part.sites))
-    position = {name: i for i, name in enumerate(sites)}
-    index = [np.array([position[n] for n in part.sites], np.intp)[summary.site] for part, summary in batches]
-    where, site = about[0].source, np.concatenate(index)
-    day = np.concatenate([summary.day for _, summary in batches])
-    values = np.concatenate([summary.values for _, summary in batches])
-    share = np.concatenate([summary.share for _, summary in batches])
-    clear = np.isfinite(values).any(axis=1)
-    if not clear.any():
-        raise SourceError(
-            f"{where}: none of {len(day)} entries is clear and valid: check the flags (quality=None uses all values)."
-        )
-    warn_cloudy_years(sites, site, day, clear, where)
-    if lacking := [name for i, name in enumerate(sites) if not clear[site == i].any()]:
-        log.warning("%s: no clear view of %d sites: %s", where, len(lacking), ", ".join(lacking[:10]))
-    days = np.unique(day[clear])
-    on = np.isin(day, days)
-    at = np.searchsorted(days, day[on])
-    surface = np.full((len(sites), len(days), len(SURFACE_BANDS)), np.nan, np.float32)
-    shares = np.full((len(sites), len(days)), np.nan, np.float32)
-    _check_separate(site[on] * len(days) + at, sites, days, where)
-    surface[site[on], at] = values[on]
-    shares[site[on], at] = share[on]
-    bands = [i for i in range(len(SURFACE_BANDS)) if np.isfinite(surface[:, :, i]).any()]
-    _report_bands([SURFACE_BANDS[i] for i in bands], where)
-    coords: dict[str, object] = {
-        "site": ("site", np.array(sites, object)),
-        "day": ("day", days.astype("datetime64[ns]")),
-        "band": ("band", np.array([SURFACE_BANDS[i] for i in bands], object)),
-    }
-    ds = xr.Dataset(
-        {
-            "surface": (("site", "day", "band"), surface[:, :, bands], _attrs(about, product, collection, rules)),
-            "surface_quality": (("site", "day"), shares, {"units": "1", "long_name": "share of clear, valid pixels"}),
-        },
-        coords=coords,
-    )
-    return ds.assign_coords(_places(about, sites))
-
-
-def _check_separate(keys: np.ndarray, sites: tuple[str, ...], days: np.ndarray, where: str) -> None:
-    """Refuse files of different forms that contain the same site and day."""
-    unique, count = np.unique(keys, return_counts=True)
-    if (twice := unique[count > 1]).size:
-        raise SourceError(
-            f"{where}: {sites[int(twice[0] // len(days))]} has reflectance for {days[int(twice[0] % len(days))]} in "
-            "files of two forms: pass those of one."
-        )
-
-
-def _report_bands(bands: Sequence[str], where: str) -> None:
-    """Report which bands are missing: as a warning where NDVI cannot be computed."""
-    lacking = [name for name in SURFACE_BANDS[:7] if name not in bands]
-    if lacking:
-        level = logging.WARNING if {"red", "nir"} & set(lacking) else logging.INFO
-        log.log(level, "%s: no values of the bands %s; indices that need them are missing", where, ", ".join(lacking))
-
-
-def _attrs(about: Sequence[Observations], product: str, collection: str, rules: QualityRules) -> dict[str, str | int]:
-    """Return the attributes of `surface`."""
-    flags = {name.split(":")[0] for part in about for name in part.flags}
-    screening = ", ".join(f"{name}: {rule}" for name, rule in rules.rules.items() if name in flags) or "none"
-    comment = f"Rules of quality: {screening}."
-    if "clear_sky" in rules.rules.values() and "state_1km" in flags:
-        comment += (
-            f" Clear sky: cirrus at most {rules.cirrus}, aerosol at most {rules.aerosol}, next to clouds: "
-            f"{rules.adjacent}, cloud state 11: {rules.assumed_clear}."
-        )
-    if (longest := max(part.period for part in about)) > 1:
-        comment += f" Composites of {longest} days, at the last of these."
-    if product in _LOOKAHEAD:
-        comment += f" The fit of a day uses views up to {_LOOKAHEAD[product]} days after it."
-    attrs: dict[str, str | int] = {"long_name": "surface reflectance under a clear sky", "units": "1"}
-    attrs |= {"product": product} if product else {}
-    attrs |= {"collection": collection} if collection else {}
-    return attrs | {
-        "lookahead_days": _LOOKAHEAD.get(product, 0),
-        "source": Path(about[0].source).name,
-        "comment": comment,
-    }
-
-
-def _places(about: Sequence[Observations], sites: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
-    """Return the coordinates of the sites that the files state; none if they state none."""
-    place = {name: (np.nan, np.nan) for name in sites}
-    for part in about:
-        for i, name in enumerate(part.sites):
-            if np.isnan(place[name][0]):
-                place[name] = (float(part.latitude[i]), float(part.longitude[i]))
-    latitude, longitude = np.array([place[name] for name in sites]).T
-    if not np.isfinite(latitude).any():
-        return {}
-    return {"latitude": ("site", latitude), "longitude": ("site", longitude)}

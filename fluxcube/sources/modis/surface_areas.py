@@ -9,7 +9,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.modis.grid import SPHERE
 from fluxcube.sources.modis.names import FileName, parse_name
 from fluxcube.sources.modis.surface_columns import FLAGS, column_meaning, find_columns, product_in
+from fluxcube.sources.modis.surface_merge import FAMILY
 from fluxcube.sources.modis.surface_netcdf import days_in, declared, open_netcdf
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_tables import ReadOptions, with_angles
@@ -45,6 +47,22 @@ class _Layer:
     scale: float | None = None
     offset: float = 0.0
     fill: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Area:
+    """The layers of an area, by band of `SURFACE_BANDS` or flag."""
+
+    name: str
+    source: str
+    product: str
+    collection: str
+    layers: Mapping[str, _Layer]
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Product and collection; bands 11 and 12 are from MODOCGA, and belong to MOD09GA."""
+        return FAMILY.get(self.product, self.product), self.collection
 
 
 def is_area(ds: xr.Dataset) -> bool:
@@ -75,83 +93,92 @@ def read_areas(paths: Sequence[Path], options: ReadOptions) -> Iterator[Observat
         If a file cannot be read, or an area has no reflectance.
     """
     with ExitStack() as stack:
-        areas: dict[str, dict[str, _Layer]] = defaultdict(dict)
-        products: dict[str, tuple[str, str]] = {}
-        for path in paths:
+        areas: list[_Area] = []
+        for path in sorted(paths):
             if path.suffix.lower() not in (".tif", ".tiff"):
-                _add_netcdf(path, stack.enter_context(open_netcdf(path)), options, areas, products)
-        _add_tiffs([path for path in paths if path.suffix.lower() in (".tif", ".tiff")], areas, products)
-        if options.site and len(areas) > 1:
+                _join(areas, _netcdf_area(path, stack.enter_context(open_netcdf(path)), options))
+        for area in _tiff_areas([path for path in paths if path.suffix.lower() in (".tif", ".tiff")]):
+            _join(areas, area)
+        names = sorted({area.name for area in areas})
+        if options.site and len(names) > 1:
             raise SourceError(
-                f"site={options.site!r} names one site, found {len(areas)} areas: {', '.join(sorted(areas))}; read "
-                "each area alone."
+                f"site={options.site!r} names one site, found {len(names)} areas: {', '.join(names)}; read each alone."
             )
-        for area, layers in areas.items():
-            yield from _observations(options.site or area, layers, products[area], options)
+        for area in areas:
+            yield from _observations(options.site or area.name, area, options)
 
 
-def _add_netcdf(
-    path: Path,
-    ds: xr.Dataset,
-    options: ReadOptions,
-    areas: dict[str, dict[str, _Layer]],
-    products: dict[str, tuple[str, str]],
-) -> None:
-    """Add the layers of a NetCDF file of an area."""
+def _join(areas: list[_Area], new: _Area) -> None:
+    """Add the layers of a file to an area that lacks them, such as the flags of 1 km; else as another area."""
+    for i, area in enumerate(areas):
+        if area.name == new.name and not set(area.layers) & set(new.layers) and area.kind == new.kind:
+            areas[i] = replace(area, layers={**area.layers, **new.layers})
+            return
+    areas.append(new)
+
+
+def _netcdf_area(path: Path, ds: xr.Dataset, options: ReadOptions) -> _Area:
+    """Return the area in a NetCDF file."""
     x, y = (next(str(d) for d in ds.dims if str(d).lower() in names) for names in (_X, _Y))
     found, product, collection = find_columns([str(n) for n in ds.data_vars], options.columns, str(path))
     used = {k: v for k, v in found.items() if k in SURFACE_BANDS or k.split(":")[0] in FLAGS or k in options.flags}
     used |= {name: name for name in options.flags if name in ds}
-    match = _AID.search(path.name) or _AID.search(str(ds.attrs.get("title", "")))
-    area = match[0].lower() if match else path.stem
+    title = str(ds.attrs.get("title", ""))
+    match = _AID.search(path.name) or _AID.search(title)
     named = product_in(path.name)
-    products.setdefault(
-        area, (product or named[0] or product_in(str(ds.attrs.get("title", "")))[0], collection or named[1])
+    area = _Area(
+        name=match[0].lower() if match else path.stem,
+        source=str(path),
+        product=product or named[0] or product_in(title)[0],
+        collection=collection or named[1],
+        layers={},
     )
     scales, offsets, fills = (declared(ds, used, name) for name in ("scale_factor", "add_offset", "_FillValue"))
     time = next((str(d) for d in ds.dims if str(d).lower() in ("time", "day", "date")), None)
     if time is None:
         raise SourceError(f"{path}: expected a dimension time, found {', '.join(map(str, ds.dims))}.")
     days = days_in(ds, time, str(path))
-    areas.setdefault(area, {})
+    layers = {}
     for key, name in used.items():
-        array = ds[name].transpose(time, y, x)
-        areas[area][key] = _Layer(
+        layers[key] = _Layer(
             source=str(path),
             x=ds[x].values.astype(np.float64),
             y=ds[y].values.astype(np.float64),
             days=days,
-            read=lambda days, array=array: array[days].values,  # type: ignore[misc]
+            read=partial(_read_variable, ds[name].transpose(time, y, x)),
             degrees=y.lower() in ("lat", "latitude"),
             scale=scales.get(key),
             offset=offsets.get(key, 0.0),
             fill=fills.get(key),
         )
+    return replace(area, layers=layers)
 
 
-def _add_tiffs(
-    paths: Sequence[Path], areas: dict[str, dict[str, _Layer]], products: dict[str, tuple[str, str]]
-) -> None:
-    """Add the layers of GeoTIFFs, each of one layer and day."""
-    files: dict[tuple[str, str], dict[np.datetime64, Path]] = defaultdict(dict)
+def _read_variable(array: xr.DataArray, days: slice) -> np.ndarray:
+    """Return the stored numbers (day, row, column) of some days."""
+    return array[days].values
+
+
+def _tiff_areas(paths: Sequence[Path]) -> list[_Area]:
+    """Return the areas in GeoTIFFs, each of one layer and day; those in one folder belong together."""
+    files: dict[tuple[Path, str, str, str], dict[str, dict[np.datetime64, Path]]] = defaultdict(dict)
     for path in paths:
         name = parse_name(path)
         meaning = column_meaning(name.layer) if name is not None else None
-        if (
-            name is None
-            or meaning is None
-            or (meaning.key not in SURFACE_BANDS and meaning.key.split(":")[0] not in FLAGS)
-        ):
+        if name is None or meaning is None or meaning.key.split(":")[0] not in (*SURFACE_BANDS, *FLAGS):
             continue
-        area = _area_of(name)
-        if products.setdefault(area, (name.product, name.collection)) != (name.product, name.collection):
-            raise SourceError(
-                f"{path}: expected layers of {' '.join(products[area])} for {area}, found {name.product} "
-                f"{name.collection}: keep the files of one product and collection."
-            )
-        files[area, meaning.key][name.day] = path
-    for (area, key), by_day in files.items():
-        areas[area][key] = _tiff_layer(by_day, 1e-4 if key in SURFACE_BANDS else 1.0)
+        by_layer = files[path.parent, _area_of(name), name.product, name.collection]
+        by_layer.setdefault(meaning.key, {})[name.day] = path
+    return [
+        _Area(
+            name=area,
+            source=str(folder),
+            product=product,
+            collection=collection,
+            layers={k: _tiff_layer(v, 1e-4 if k in SURFACE_BANDS else 1.0) for k, v in by_layer.items()},
+        )
+        for (folder, area, product, collection), by_layer in files.items()
+    ]
 
 
 def _area_of(name: FileName) -> str:
@@ -201,21 +228,20 @@ def _read_tiff(path: Path, shape: tuple[int, int]) -> np.ndarray:
         raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): download it again.") from problem
 
 
-def _observations(
-    site: str, layers: Mapping[str, _Layer], product: tuple[str, str], options: ReadOptions
-) -> Iterator[Observations]:
+def _observations(site: str, area: _Area, options: ReadOptions) -> Iterator[Observations]:
     """Yield the pixels of an area in blocks of days."""
-    bands = [key for key in layers if key in SURFACE_BANDS[:-1]]
+    layers = area.layers
+    bands = [layers[key] for key in layers if key in SURFACE_BANDS[:-1]]
     if not bands:
         raise SourceError(
-            f"{next(iter(layers.values())).source if layers else site}: expected layers of reflectance of the area "
-            f"{site}, such as sur_refl_b01_1 or Nadir_Reflectance_Band1; found {', '.join(layers) or 'none'}."
+            f"{area.source}: expected layers of reflectance of the area {area.name}, such as sur_refl_b01_1 or "
+            f"Nadir_Reflectance_Band1; found {', '.join(layers) or 'none'}."
         )
-    base = layers[bands[0]]
+    base = max(bands, key=lambda layer: len(layer.y) * len(layer.x))
     inside = _inside(base)
     rows, cols = np.nonzero(inside)
     index = {key: _positions(layer, base, rows, cols) for key, layer in layers.items()}
-    days = base.days
+    days = np.unique(np.concatenate([band.days for band in bands]))
     block = max(_VALUES // max(inside.size * len(layers), 1), 1)
     latitude, longitude = _centre(base, rows, cols)
     for start in range(0, len(days), block):
@@ -230,8 +256,8 @@ def _observations(
             flags=_flags({k: v for k, v in columns.items() if k not in SURFACE_BANDS}, layers),
             latitude=np.array([latitude]),
             longitude=np.array([longitude]),
-            product=options.product or product[0],
-            collection=options.collection or product[1],
+            product=options.product or area.product,
+            collection=options.collection or area.collection,
             scale={k: v.scale for k, v in layers.items() if v.scale is not None},
             screened=False,
             offset={k: v.offset for k, v in layers.items()},

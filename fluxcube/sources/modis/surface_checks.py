@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
-from fluxcube.errors import ConfigError, SourceError
+from fluxcube.errors import SourceError
 
 log = logging.getLogger(__name__)
 
 _EARTH_KM = 6371.007181
+#: Largest distance between coordinates of one site, km.
+SAME_PLACE = 2.0
 #: Maximum number of sites that a message lists.
 _MAX_NAMES = 10
 #: Minimum number of days of a year that a record must span for a year without a clear view to be reported.
 _HALF_YEAR = 183
-
-#: Sites and their places: a table (or its path) with columns of sites, latitude and longitude, a cube, or a mapping.
-Sites: TypeAlias = str | os.PathLike | pd.DataFrame | xr.Dataset | Mapping[str, tuple[float, float]]
 
 
 def distance_km(
@@ -87,34 +81,6 @@ def _aligned(values: np.ndarray | xr.DataArray, ds: xr.Dataset) -> np.ndarray:
     return np.asarray(values, np.float64)
 
 
-def read_sites(sites: Sites) -> dict[str, tuple[float, float]]:
-    """Return the latitude and longitude of each site of a table, cube or mapping.
-
-    Raises
-    ------
-    ConfigError
-        If there are no columns of sites, latitude and longitude.
-    """
-    if isinstance(sites, xr.Dataset):
-        if not {"site", "latitude", "longitude"} <= {*sites.coords, *sites.data_vars}:
-            raise ConfigError("sites: expected a Dataset with site, latitude and longitude; pass a cube or a table.")
-        names, places = sites["site"].values, (sites["latitude"].values, sites["longitude"].values)
-        return {str(n): (float(a), float(b)) for n, a, b in zip(names, *places, strict=True)}
-    if isinstance(sites, Mapping):
-        return {str(name): (float(a), float(b)) for name, (a, b) in sites.items()}
-    frame = sites if isinstance(sites, pd.DataFrame) else pd.read_csv(Path(sites), keep_default_na=False)
-    lower = {str(name).strip().lower(): name for name in frame.columns}
-    columns = [
-        next((lower[name] for name in choices if name in lower), None)
-        for choices in (("site", "site_id", "siteid", "id"), ("latitude", "lat"), ("longitude", "lon", "long"))
-    ]
-    if None in columns:
-        raise ConfigError(
-            f"sites: expected columns site, latitude and longitude, found {', '.join(map(str, frame.columns[:20]))}."
-        )
-    return {str(name): (float(a), float(b)) for name, a, b in zip(*(frame[column] for column in columns), strict=True)}
-
-
 def warn_cloudy_years(
     sites: tuple[str, ...], site: np.ndarray, day: np.ndarray, clear: np.ndarray, where: str
 ) -> list[str]:
@@ -137,16 +103,18 @@ def warn_cloudy_years(
         Such as ``"GH-Ank 2003"``; a year counts if the record of the site spans half of it.
     """
     found = []
-    for index, name in enumerate(sites):
-        mine = site == index
-        if not mine.any():
+    order = np.argsort(site, kind="stable")
+    bounds = np.searchsorted(site[order], np.arange(len(sites) + 1))
+    for name, start, stop in zip(sites, bounds[:-1], bounds[1:], strict=True):
+        mine = order[start:stop]
+        if not mine.size:
             continue
         first, last = day[mine].min(), day[mine].max()
-        seen = set(np.unique(day[mine & clear].astype("datetime64[Y]")).astype(int) + 1970)
+        seen = set(np.unique(day[mine[clear[mine]]].astype("datetime64[Y]").astype(int)) + 1970)
         for year in range(int(str(first)[:4]), int(str(last)[:4]) + 1):
-            start = max(first, np.datetime64(f"{year}-01-01", "D"))
-            stop = min(last, np.datetime64(f"{year}-12-31", "D"))
-            if year not in seen and (stop - start).astype(int) + 1 >= _HALF_YEAR:
+            begin = max(first, np.datetime64(f"{year}-01-01", "D"))
+            end = min(last, np.datetime64(f"{year}-12-31", "D"))
+            if year not in seen and (end - begin).astype(int) + 1 >= _HALF_YEAR:
                 found.append(f"{name} {year}")
     if found:
         log.warning(

@@ -26,6 +26,7 @@ _BAND = re.compile(
     r"(?:(?:sur_?refl(?:ectance)?_?)?b(?:and)?_?0*(?P<number>\d{1,2})|nadir_?refl(?:ectance)?_?b(?:and)?_?(?P<nadir>\d))(?:_1)?"
 )
 _MANDATORY = re.compile(r"brdf_albedo_band_mandatory_quality_(?:band)?(\w+)")
+_OTHER_SENSOR = re.compile(r"b0?8a", re.IGNORECASE)
 _COLOURS = {"swir_1": "swir1", "swir_2": "swir2", "swir_3": "swir3", "near_infrared": "nir"}
 _PATTERNS = {
     "snow": re.compile(r"snow(_frac|_fraction|_share|_cover)?"),
@@ -53,9 +54,12 @@ _SITES = (
     "aid",
 )
 _DAYS = ("calendar_date", "date", "day", "datetime", "timestamp", "time", "system:time_start", "modis_date")
+_IMAGES = "system:index"
 
 _YEAR_DAY = re.compile(r"A?(\d{4})[-_]?(\d{3})", re.IGNORECASE)
 _CALENDAR = re.compile(r"(\d{4})[-_/]?(\d{2})[-_/]?(\d{2})(?:[T ].*)?")
+#: The date in the name of an image of Earth Engine, such as ``2018_07_04`` or ``1_2018_07_04_0000``.
+_IMAGE = re.compile(r"(?<!\d)(\d{4})_(\d{2})_(\d{2})(?!\d)")
 _SLASHES = re.compile(r"(\d{1,2})[/.](\d{1,2})[/.](\d{4})(?: .*)?")
 
 
@@ -146,15 +150,19 @@ def find_columns(names: Iterable[str], columns: Mapping[str, str], where: str) -
             raise ConfigError(f"columns: unknown key {key!r}; known: {', '.join(known[: len(known) - 7])}.")
         if name not in names:
             raise SourceError(f"{where}: expected the column {name!r} for {key}, found {', '.join(names[:30])}.")
-    found, products, collections = dict(columns), set(), set()
+    found = dict(columns)
+    product, collection = _one_product(names, where)
+    only_named = bool(set(columns) & set(SURFACE_BANDS[:-1]))
+    if any(_OTHER_SENSOR.fullmatch(name.strip()) for name in names) and not only_named:
+        raise SourceError(
+            f"{where}: the column B8A is one of Sentinel-2, whose bands have other numbers than those of MODIS: name "
+            "them with columns={'red': 'B4', 'nir': 'B8A', ...}."
+        )
     for name in names:
         meaning = column_meaning(name)
-        if meaning is None or name in columns.values():
+        if meaning is None or name in columns.values() or meaning.key in columns:
             continue
-        if meaning.product:
-            products.add(meaning.product)
-            collections.add(meaning.collection)
-        if meaning.key in columns:
+        if only_named and meaning.key in SURFACE_BANDS[:-1]:
             continue
         if meaning.key in found:
             raise SourceError(
@@ -163,20 +171,28 @@ def find_columns(names: Iterable[str], columns: Mapping[str, str], where: str) -
             )
         found[meaning.key] = name
     lower = {name.strip().lower().replace(" ", "_"): name for name in reversed(names)}
-    for key, wanted in (("site", _SITES), ("day", _DAYS)):
+    for key, wanted in (("site", _SITES), ("day", (*_DAYS, _IMAGES))):
         if key not in found and (chosen := next((lower[n] for n in wanted if n in lower), None)):
             found[key] = chosen
+    return found, product, collection
+
+
+def _one_product(names: Iterable[str], where: str) -> tuple[str, str]:
+    """Return the product and collection in the names of columns; SourceError if there are several."""
+    meanings = [meaning for name in names if (meaning := column_meaning(name)) and meaning.product]
+    collections = {meaning.collection for meaning in meanings}
     if len(collections) > 1:
         raise SourceError(
             f"{where}: expected columns of one collection, found {', '.join(sorted(collections))}: calibration and "
             "quality flags differ between them; keep the columns of one."
         )
+    products = {meaning.product for meaning in meanings}
     products = {"MOD09GA"} if products == {"MOD09GA", "MODOCGA"} else products
     if len(products) > 1:
         raise SourceError(
             f"{where}: expected columns of one product, found {', '.join(sorted(products))}: keep the columns of one."
         )
-    return found, next(iter(products), ""), next(iter(collections), "")
+    return next(iter(products), ""), next(iter(collections), "")
 
 
 def parse_days(column: pd.Series, where: str, time_format: str | None = None) -> np.ndarray:
@@ -250,6 +266,8 @@ def _day(word: str, order: tuple[int, int]) -> np.datetime64 | None:
         if match := _SLASHES.fullmatch(word):
             month, day = int(match[1 + order[0]]), int(match[1 + order[1]])
             return np.datetime64(f"{match[3]}-{month:02d}-{day:02d}", "D")
+        if (match := _IMAGE.search(word)) is not None:
+            return np.datetime64("{}-{}-{}".format(*match.groups()), "D")
         if word.isdigit() and len(word) in (12, 13) and not word.startswith("0"):
             return np.datetime64(int(word), "ms").astype("datetime64[D]")
     except ValueError:

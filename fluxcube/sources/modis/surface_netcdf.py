@@ -35,12 +35,12 @@ def open_netcdf(path: Path) -> Iterator[xr.Dataset]:
         If it cannot be read.
     """
     try:
-        with xr.open_dataset(path, decode_cf=False) as ds:
-            yield ds
-    except (OSError, RuntimeError) as problem:
-        if isinstance(problem, SourceError):
-            raise
-        raise SourceError(f"{path}: cannot be read as NetCDF ({problem}): download it again.") from problem
+        ds = xr.open_dataset(path, decode_cf=False)
+    except (OSError, RuntimeError, ValueError) as problem:
+        reason = str(problem).partition("\n")[0].partition(". ")[0]
+        raise SourceError(f"{path}: cannot be read as NetCDF ({reason}): download it again.") from problem
+    with ds:
+        yield ds
 
 
 def days_in(ds: xr.Dataset, name: str, where: str) -> np.ndarray:

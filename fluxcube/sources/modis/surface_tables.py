@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.modis.surface_checks import distance_km
+from fluxcube.sources.modis.surface_checks import SAME_PLACE, distance_km
 from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, parse_days, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.variables import SURFACE_BANDS
@@ -27,9 +27,12 @@ log = logging.getLogger(__name__)
 #: Columns of the tables of ORNL's web service with one column for each pixel, which may have no header line.
 ORNL_COLUMNS = ("HDFname", "Product", "Date", "Site", "ProcessDate", "Band")
 _ORNL_FILE = re.compile(r"M[COY]D\w+\.A\d{7}\.")
+#: Columns of quality of products without rules of their own, such as SummaryQA and pixel_reliability of MOD13A1.
+_QUALITY = re.compile(r"(?:summary|detailed)_?qa$|pixel_?reliability$|vi_?quality$|_q[ac]$", re.IGNORECASE)
+#: Number of characters at the beginning of a file that contain its header.
+_START = 1 << 20
 _BLANKS = ("", "NA", "NaN", "nan", "None", "null", "F", "Not Available")
-#: Largest distance between the coordinates of the rows of one site, km.
-_SAME_PLACE = 2.0
+_GET_REGION = {"id", "time", "latitude", "longitude"}
 #: Lengths of composites, whose periods begin on days 1, 1 + length, ... of the year; number of dates that show them.
 _PERIODS, _FEWEST_DATES = (16, 8), 8
 
@@ -72,9 +75,7 @@ def read_frame(path: Path) -> pd.DataFrame:
         If it cannot be read as a table.
     """
     try:
-        opened = gzip.open if path.suffix.lower() == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            header = file.readline(1 << 20)
+        encoding, skipped, header, second = _first_lines(path)
         if not header.strip():
             raise SourceError(f"{path}: expected a table with a header line, found an empty line: download it again.")
         separator = max(",;\t", key=header.count)
@@ -87,8 +88,9 @@ def read_frame(path: Path) -> pd.DataFrame:
         return pd.read_csv(
             path,
             sep=separator,
-            decimal="," if separator == ";" and "." not in _second_line(path) else ".",
-            encoding="utf-8-sig",
+            skiprows=skipped,
+            decimal="," if separator == ";" and "." not in second else ".",
+            encoding=encoding,
             na_values=list(_BLANKS),
             keep_default_na=False,
             skipinitialspace=True,
@@ -103,11 +105,24 @@ def read_frame(path: Path) -> pd.DataFrame:
         ) from problem
 
 
-def _second_line(path: Path) -> str:
+def _first_lines(path: Path) -> tuple[str, int, str, str]:
+    """Return a text's encoding, the number of lines of comments before its header, the header, and the next line."""
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig") as file:
-        file.readline(1 << 20)
-        return file.readline(1 << 20)
+    with opened(path, "rb") as binary:
+        start = binary.read(_START)
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    if encoding != "utf-16" and b"\0" in start:
+        raise SourceError(f"{path}: expected a text table, found a binary file: correct its suffix.")
+    try:
+        with opened(path, "rt", encoding=encoding) as file:
+            file.read()
+    except UnicodeDecodeError:
+        encoding = "cp1252"
+    skipped = 0
+    with opened(path, "rt", encoding=encoding) as file:
+        while (header := str(file.readline(_START))).startswith("#"):
+            skipped += 1
+        return encoding, skipped, header, str(file.readline(_START))
 
 
 def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observations:
@@ -139,6 +154,11 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
     for name in options.flags:
         if name not in flags and name in frame.columns:
             flags[name] = numbers(frame[name], where)
+    _report_unused_quality(frame, flags, where)
+    pixel = frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None
+    if set(frame.columns) >= _GET_REGION:  # of Earth Engine: one row for each image and pixel
+        found = {key: name for key, name in found.items() if name != "id"}
+        pixel = frame.groupby(["latitude", "longitude"]).ngroup().to_numpy()
     site, sites = sites_of(frame, found, options, where)
     day = days_of(frame, found, options, where)
     day, period = last_days(day, site, options.period, where)
@@ -155,10 +175,22 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
         longitude=longitude,
         product=options.product or product or from_name[0],
         collection=options.collection or collection or from_name[1],
-        pixel=frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None,
+        pixel=pixel,
         period=period,
         screened=not product,  # AppEEARS's columns begin with the product, and contain all views
     )
+
+
+def _report_unused_quality(frame: pd.DataFrame, flags: Mapping[str, np.ndarray], where: str) -> None:
+    """Report columns of quality of products whose flags no default rule knows, if there is no other flag."""
+    unused = [str(name) for name in frame.columns if _QUALITY.search(str(name)) and name not in flags]
+    if unused and not flags:
+        log.warning(
+            "%s: every value is used; %s could select those of good quality: pass quality={%r: [accepted values]}",
+            where,
+            ", ".join(unused),
+            unused[0],
+        )
 
 
 def numbers(column: pd.Series, where: str) -> np.ndarray:
@@ -264,7 +296,7 @@ def places_of(
     latitude, longitude = (numbers(frame[found[key]], where) for key in ("latitude", "longitude"))
     _, first = np.unique(site, return_index=True)
     apart = distance_km(latitude, longitude, latitude[first][site], longitude[first][site])
-    if (far := np.flatnonzero(apart > _SAME_PLACE)).size:
+    if (far := np.flatnonzero(apart > SAME_PLACE)).size:
         at = far[0]
         raise SourceError(
             f"{where}: line {at + 2}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a site has one "

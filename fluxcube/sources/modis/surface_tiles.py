@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from fluxcube.sources.modis.names import collection_of
 from fluxcube.sources.modis.rasters import check_raster, list_rasters, read_pixels
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.variables import SURFACE_BANDS
+
+log = logging.getLogger(__name__)
 
 #: Rows and columns of the block of pixels around a site: 2 km x 2 km.
 _SIDE = 4
@@ -33,11 +36,11 @@ def read_tiles(paths: Sequence[Path], sites: Mapping[str, tuple[float, float]]) 
     Raises
     ------
     ConfigError
-        If `sites` is empty.
+        If `sites` contains no place.
     SourceError
         If the rasters are of several products, or no site is on them.
     """
-    if not sites:
+    if not any(np.isfinite(place).all() for place in sites.values()):
         raise ConfigError(
             f"{paths[0]} contains tiles: pass sites= (a table or cube with site, latitude, longitude) to cut them."
         )
@@ -49,7 +52,9 @@ def read_tiles(paths: Sequence[Path], sites: Mapping[str, tuple[float, float]]) 
             raise SourceError(
                 f"{paths[0].parent}: expected tiles of one {kind}, found {', '.join(sorted(found))}: pass each alone."
             )
-    names = tuple(sites)
+    names = tuple(name for name, place in sites.items() if np.isfinite(place).all())
+    if left_out := sorted(set(sites) - set(names)):
+        log.warning("%d sites have no coordinates and are left out: %s", len(left_out), ", ".join(left_out[:10]))
     latitude, longitude = np.array([sites[name] for name in names], np.float64).T
     rows, cols = _blocks(latitude, longitude)
     days = sorted({raster.day for raster in rasters})

@@ -229,7 +229,9 @@ def _remedy(dx: float, dy: float, x: float, y: float) -> str:
             "its pixels are on the MODIS grid, so if the file was cut without resampling, correct its label with "
             f"gdal_edit.py -a_srs '+proj=sinu +R={SPHERE} +units=m'."
         )
-    return "convert the raster from the original HDF tile with that projection."
+    return (
+        "convert the raster from the original HDF tile with that projection (AppEEARS: request the native projection)."
+    )
 
 
 class _CRS(Protocol):

@@ -221,6 +221,15 @@ def test_quality_is_selected_by_columns():
         fc.read_surface(tidy(state_1km=1))
 
 
+def test_flags_without_a_rule_are_reported(caplog):
+    fc.read_surface(tidy(SummaryQA=0))
+    assert "SummaryQA could select those of good quality: pass quality={'SummaryQA': [accepted values]}" in caplog.text
+    caplog.clear()
+    fc.read_surface(tidy(SummaryQA=0), quality={"SummaryQA": 0})
+    fc.read_surface(tidy(SummaryQA=0, state_1km=0))
+    assert not caplog.text
+
+
 def test_composites_count_from_their_last_day():
     dates = pd.DatetimeIndex([f"{y}-01-01" for y in (2017, 2018)]).repeat(46) + pd.to_timedelta(
         np.tile(np.arange(46) * 8, 2), "D"
@@ -419,6 +428,26 @@ def test_areas_of_appeears_are_averaged_under_a_clear_sky(tmp_path):
     )
     named = fc.read_surface(tmp_path, sites={"DE-Hai": (51.09, 10.41)})
     assert list(named.site.values) == ["DE-Hai"]
+
+
+def test_several_requests_of_areas_are_joined_or_refused(tmp_path):
+    stored = np.broadcast_to(np.int16(500), (12, 4, 6)).copy()
+    first = appeears_area("MCD43A4.061", {f"Nadir_Reflectance_Band{i}": stored for i in (1, 2)}, fill=32767)
+    later = first.assign_coords(time=("time", first.time.values + 365, first.time.attrs))
+    for name, ds in {"one": first, "two": later, "east": later.assign_coords(lon=later.lon + 1)}.items():
+        (tmp_path / name).mkdir()
+        ds.to_netcdf(tmp_path / name / "MCD43A4.061_500m_aid0001.nc")
+    assert fc.read_surface([tmp_path / "one", tmp_path / "two"]).sizes["day"] == 24
+    with pytest.raises(SourceError, match=r"aid0001 is [67]\d\.\d km from aid0001 of"):
+        fc.read_surface([tmp_path / "one", tmp_path / "east"])
+    sites = {"DE-Hai": (51.09, 10.41), "DE-Tha": (51.09, 11.41)}
+    assert list(fc.read_surface([tmp_path / "one", tmp_path / "east"], sites=sites).site.values) == ["DE-Tha", "DE-Hai"]
+    (tmp_path / "old").mkdir()
+    later.assign_attrs(title="MCD43A4.006 for aid0001").to_netcdf(tmp_path / "old" / "MCD43A4.006_500m_aid0001.nc")
+    with pytest.raises(SourceError, match="files of one collection, found 2: 006"):
+        fc.read_surface([tmp_path / "one", tmp_path / "old"])
+    with pytest.raises(SourceError, match="in files of two forms"):
+        fc.read_surface([tmp_path / "one", written(tidy(site="aid0001"), tmp_path / "t-MCD43A4.061.csv")])
 
 
 def test_geotiffs_of_areas_with_one_layer_a_file(tmp_path):
@@ -633,3 +662,99 @@ def test_a_table_without_rows_is_refused(tmp_path):
         fc.read_surface(written(tidy()[:0], tmp_path / "own.csv"))
     with pytest.raises(SourceError, match="no file of reflectance"):
         fc.read_surface([])
+
+
+def test_texts_of_other_encodings_and_comments_are_read(tmp_path):
+    text = tidy(site="Hyytiälä").to_csv(index=False)
+    for name, data in {"16.csv": text.encode("utf-16"), "1252.csv": text.encode("cp1252")}.items():
+        (tmp_path / name).write_bytes(data)
+        assert list(fc.read_surface(tmp_path / name).site.values) == ["Hyytiälä"]
+    (tmp_path / "comment.csv").write_text("# mine\n# too\n" + text, "utf-8")
+    assert fc.read_surface(tmp_path / "comment.csv").sizes["day"] == 12
+    (tmp_path / "hdf.csv").write_bytes(b"\x89HDF\0\0" * 9)
+    with pytest.raises(SourceError, match="found a binary file"):
+        fc.read_surface(tmp_path / "hdf.csv")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode() * 20)[:100])
+    with pytest.raises(SourceError, match="cannot be read as a table"):
+        fc.read_surface(tmp_path / "cut.csv.gz")
+    (tmp_path / "text.nc").write_bytes(b"abc" * 99)
+    with pytest.raises(SourceError, match="cannot be read as NetCDF"):
+        fc.read_surface(tmp_path / "text.nc")
+
+
+def test_the_index_of_a_table_can_contain_the_dates():
+    frame = tidy(date=DAYS)
+    for index in (
+        frame.set_index("date"),
+        frame.set_index(["site", "date"]),
+        frame.set_index("date").rename_axis(None),
+    ):
+        assert (fc.read_surface(index).day.values == DAYS.values).all()
+
+
+def test_tables_of_earth_engine():
+    bands = {f"sur_refl_b{i:02d}": np.rint(REFLECTANCE[:, i - 1] * 1e4) for i in range(1, 8)}
+    sampled = pd.DataFrame({"system:index": DAYS.strftime("1_%Y_%m_%d_0000a"), "site": "DE-Hai"} | bands)
+    assert (fc.read_surface(sampled, scale=1e-4).day.values == DAYS.values).all()
+    pixels = [
+        pd.DataFrame(
+            {
+                "id": DAYS.strftime("%Y_%m_%d"),
+                "longitude": 10.4 + 0.005 * i,
+                "latitude": 51.0,
+                "time": DAYS.astype("datetime64[ms]").astype("int64"),
+            }
+            | bands
+            | {"sur_refl_b01": np.rint(REFLECTANCE[:, 0] * (9000 + 1000 * i)), "state_1km": 0}
+        )
+        for i in range(3)
+    ]
+    ds = fc.read_surface(pd.concat(pixels, ignore_index=True), site="DE-Hai", scale=1e-4)
+    np.testing.assert_allclose(red(ds), REFLECTANCE[:, 0], atol=1e-4)
+
+
+def test_bands_of_other_sensors_need_their_names():
+    frame = tidy().rename(columns={f"b{i:02d}": f"B{i}" for i in range(1, 7)} | {"b07": "B8A"})
+    with pytest.raises(SourceError, match="B8A is one of Sentinel-2"):
+        fc.read_surface(frame)
+    ds = fc.read_surface(frame, columns={"red": "B4", "nir": "B8A"})
+    assert list(ds.band.values) == ["red", "nir"]
+    np.testing.assert_allclose(red(ds), REFLECTANCE[:, 3], atol=1e-6)
+    with pytest.raises(SourceError, match="columns of one collection, found 006, 061"):
+        fc.read_surface(appeears_points().assign(MOD09GA_006_sur_refl_b03_1=0.1))
+
+
+def test_other_sources_are_refused():
+    for source in (None, [sites_dataset()], 3):
+        with pytest.raises(ConfigError, match="expected a path, paths, one Dataset"):
+            fc.read_surface(source)
+
+
+def test_snow_is_a_share():
+    assert fc.read_surface(tidy(snow_frac=0.5)).surface.sel(band="snow").values.tolist() == [[0.5] * 12]
+    with pytest.raises(SourceError, match="12 of 12 values of snow are beyond 0 to 1"):
+        fc.read_surface(tidy(snow_frac=50))
+
+
+def test_tables_of_sites_that_cannot_be_read_are_named(tmp_path):
+    for sites in (tmp_path / "absent.csv", written(tidy()[:0], tmp_path / "none.csv"), {}):
+        with pytest.raises(FluxcubeError, match=r"absent.csv|expected columns site|at least one site"):
+            fc.read_surface(tidy(), sites=sites)
+    (tmp_path / "semi.csv").write_text("site;lat;lon\nDE-Hai;51,08;10,45\n")
+    assert fc.read_surface(tidy(), sites=tmp_path / "semi.csv").sizes["day"] == 12
+
+
+def test_bright_snow_beyond_the_range_of_a_product_is_missing_but_no_fault(caplog):
+    frame = tidy(b01=np.linspace(0.9, 1.1, 12))
+    assert np.isfinite(red(fc.read_surface(frame, product="MCD43A4"))).sum() == 6
+    assert "6 of 12 values of red are beyond 0 to 1" in caplog.text
+    assert np.isfinite(red(fc.read_surface(frame))).all()
+
+
+def test_the_order_of_rows_does_not_matter():
+    frame = pd.concat([tidy(), tidy(site="DE-Tha")], ignore_index=True)
+    frame["state_1km"] = np.arange(24) % 5 // 4
+    expected = fc.read_surface(frame)
+    for seed in range(3):
+        shuffled = fc.read_surface(frame.sample(frac=1, random_state=seed))
+        xr.testing.assert_identical(shuffled.sel(site=expected.site).surface, expected.surface)
