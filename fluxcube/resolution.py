@@ -40,7 +40,7 @@ class Resolution:
     noun : str
         Word for one time step in messages.
     unit : str
-        NumPy's code of a time step.
+        NumPy unit of a time step.
     step : timedelta64
         Length of a time step.
     steps_per_day : int

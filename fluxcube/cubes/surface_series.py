@@ -181,7 +181,7 @@ def _check_values(values: np.ndarray, bands: Sequence[str], sites: Sequence[str]
         site, day, band = np.argwhere(bad)[0]
         scaled = np.median(np.abs(seen)) > _HIGH
         what = (
-            "the values are not scaled: multiply them by the scale of the product, 0.0001"
+            "the values are not scaled: multiply them by the scale of the product, such as 0.0001"
             if scaled
             else ("it is a fill value, which must be missing (NaN)")
         )
@@ -274,8 +274,8 @@ def named_after_towers(
     max_distance_km : float
         Maximum distance of a tower; a series without a tower so near keeps its name.
     """
-    known = {_letters(str(place["site"])) for place in towers}
-    if any(_letters(one.name) in known or _letters(one.name)[2:] in {name[2:] for name in known} for one in series):
+    known = {letters_of(str(place["site"])) for place in towers}
+    if any(letters_of(one.name) in known or letters_of(one.name)[2:] in {name[2:] for name in known} for one in series):
         return list(series)
     named = []
     for one in series:
@@ -298,7 +298,7 @@ def find_series(
     Parameters
     ----------
     series : mapping of str to Series
-        By name.
+        By `letters_of` their names.
     place : mapping
         The tower, as `fluxcube.cubes.layout.placed` returns it.
     max_distance_km : float
@@ -310,28 +310,35 @@ def find_series(
         If the place of the series of that name is farther away.
     """
     site = str(place["site"])
-    named = [series[site]] if site in series else [s for s in series.values() if _letters(s.name) == _letters(site)]
-    if named:
-        km = series_distance(named[0], place)
+    named = series.get(letters_of(site))
+    if named is not None:
+        km = series_distance(named, place)
         if km is not None and km > max_distance_km:
             raise SourceError(
-                f"surface reflectance of {site}: its series is of {named[0].latitude:.4f}, {named[0].longitude:.4f}, "
+                f"surface reflectance of {site}: its series is of {named.latitude:.4f}, {named.longitude:.4f}, "
                 f"{km:.1f} km from the tower at {float(place['latitude']):.4f}, {float(place['longitude']):.4f}; "
                 f"expected at most {max_distance_km:g} km: use the series of the tower, or accept it with "
                 "max_distance_km= (--max-distance)."
             )
-        return named[0], ""
-    distances = {name: km for name, s in series.items() if (km := series_distance(s, place)) is not None}
+        return named, ""
+    distances = {one.name: km for one in series.values() if (km := series_distance(one, place)) is not None}
     near = {name: km for name, km in sorted(distances.items(), key=lambda item: item[1]) if km <= max_distance_km}
     for name, km in near.items():
-        if _letters(name)[2:] == _letters(site)[2:] and len(_letters(site)) > 2:
-            return series[name], f"{SURFACE_NOTE}the series {name}, {km:.1f} km from the tower, is used for {site}"
+        if letters_of(name)[2:] == letters_of(site)[2:] and len(letters_of(site)) > 2:
+            text = f"{SURFACE_NOTE}the series {name}, {km:.1f} km from the tower, is used for {site}"
+            return series[letters_of(name)], text
     nearest = [f"; {name} is {km:.1f} km away: rename it if it is the same place" for name, km in near.items()][:1]
     return None, f"{SURFACE_NOTE}there is no series of {site}{''.join(nearest)}"
 
 
-def _letters(name: str) -> str:
-    """Return the letters and digits of a name, in upper case."""
+def letters_of(name: str) -> str:
+    """Return the letters and digits of a name, in upper case: AT-Neu and at_neu are one site.
+
+    Examples
+    --------
+    >>> letters_of("AT-Neu")
+    'ATNEU'
+    """
     return re.sub(r"[^A-Z0-9]", "", name.upper())
 
 

@@ -38,14 +38,16 @@ from fluxcube.cubes.surface_series import (
     Series,
     find_series,
     join_series,
+    letters_of,
     named_after_towers,
     read_series,
 )
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import TILE, Raster
 from fluxcube.sources.modis.names import collection_of
-from fluxcube.sources.modis.rasters import survey_rasters
+from fluxcube.sources.modis.rasters import check_raster, survey_rasters
 from fluxcube.sources.modis.surface import read_surface
+from fluxcube.sources.modis.surface_areas import is_area_file
 
 #: A file or folder, or data in RAM or lazy.
 SurfaceSource: TypeAlias = str | os.PathLike | xr.Dataset | xr.DataArray | pd.DataFrame
@@ -67,7 +69,7 @@ class SurfaceSources:
     Attributes
     ----------
     series : mapping of str to Series
-        Series by name.
+        Series by `fluxcube.cubes.surface_series.letters_of` their names.
     rasters : tuple of Raster
         Rasters of MOD09GA with state flags.
     attrs : mapping
@@ -153,7 +155,7 @@ def open_surface(
         else:
             series, new = read_series(_dataset(source, towers, max_distance_km), where)
             for one in named_after_towers(series, towers, max_distance_km):
-                by_name[one.name].append(one)
+                by_name[letters_of(one.name)].append(one)
         _check_same_product(attrs, new, where)
         attrs = {**new, **attrs}
     return SurfaceSources(
@@ -165,11 +167,21 @@ def open_surface(
 
 
 def _tiles(path: str | os.PathLike) -> tuple[Raster, ...]:
-    """Return the rasters of MOD09GA in a folder that has state flags for them; none for other folders and files."""
+    """Return the rasters of MOD09GA in a folder that has state flags for them; none for other folders and files.
+
+    AppEEARS's areas are read as tiles if they are on the sinusoidal grid, else `fluxcube.read_surface` averages them.
+    """
     if not Path(path).is_dir():
         return ()
     rasters = survey_rasters(path, products=SURFACE_PRODUCTS).rasters
-    return rasters if len(surface_days(rasters)) else ()
+    if not len(surface_days(rasters)):
+        return ()
+    if is_area_file(rasters[0].path):
+        try:
+            check_raster(rasters[0])
+        except SourceError:
+            return ()
+    return rasters
 
 
 def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: float) -> xr.Dataset:
@@ -316,6 +328,6 @@ def check_any(sources: SurfaceSources, places: Sequence[Place]) -> None:
     if not places or any(sources.stamp(place) for place in places):
         return
     towers = ", ".join(str(place["site"]) for place in places[:_NAMED])
-    names = ", ".join(list(sources.series)[:_NAMED])
+    names = ", ".join(series.name for series in list(sources.series.values())[:_NAMED])
     have = f"series of {names}" if names else "tiles elsewhere"
     raise SourceError(f"surface: expected reflectance of the towers ({towers} ...), found {have} ...; check the names.")

@@ -1,4 +1,4 @@
-"""EcoPerceiver: a Perceiver over hourly weather and chips, in which each latent estimates the fluxes of its hour."""
+"""EcoPerceiver: a Perceiver over hourly weather and satellite bands; each latent estimates the fluxes of its hour."""
 
 from __future__ import annotations
 
@@ -380,8 +380,8 @@ class EcoPerceiver(Network):
     def predict(self, batch: Batch) -> np.ndarray:
         """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted.
 
-        Of more hours than `context` (sliding-window inference), each hour from that number on is the last of its own
-        window.
+        If the batch has more hours than `context` (sliding-window inference), each hour from number `context` on is
+        estimated as the last one of its own window.
         """
         return self._emit(batch)[..., : self.n_targets]
 

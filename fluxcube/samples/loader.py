@@ -122,14 +122,14 @@ class Windows:
 
     - ``inputs`` (B, T, V) float32, normalised, and ``mask`` (B, T, V) bool, True where there is a value; the others are
       NaN; ``spec.inputs`` names the columns.
-    - ``images`` (B, K, b, 64) float32, chips with ``spec.bands``; NaN is missing. ``image_step`` (B, K) int64 is the
-      hour of the window, 0..T-1, that holds local solar noon of the chip's day (0 also for the last chip before the
-      window), or -1 for no chip.
+    - ``images`` (B, K, b, ``spec.pixels``) float32, pixels of ``spec.bands``; NaN is missing. ``image_step`` (B, K)
+      int64 is the hour of the window, 0..T-1, that contains local solar noon of the image's day (0 also for the last
+      image before the window), or -1 for no image.
     - ``numbers`` (B, S) float32 and ``classes`` (B, C) int64: ``spec.numbers``, and the index into
       ``spec.igbp_classes`` or -1.
     - ``targets`` (B, emits, targets) float32: fluxes of the last hours, scaled as `spec` says; NaN is not observed.
     - ``site`` (B,) int64, the position in `sites`, and ``time`` (B,) int64, hours from 1970-01-01T00 UTC to the
-      window's last hour: ``time.astype("datetime64[h]")``. Of a daily cube all hours here are days.
+      window's last hour: ``time.astype("datetime64[h]")``. With a daily cube, days take the place of hours throughout.
 
     Parameters
     ----------
@@ -313,7 +313,7 @@ class Windows:
         self.set_epoch(epoch + 1)
 
     def _batch(self, ends: np.ndarray) -> dict[str, np.ndarray]:
-        """Return a batch of the windows that end at these rows of the series."""
+        """Return a batch of the windows that end at these time steps of the series."""
         towers, series = self.towers, self.towers.series
         place = np.searchsorted(series.start, ends, side="right") - 1
         stop = ends - series.start[place] + 1

@@ -180,7 +180,7 @@ class FeatureSpec:
 
     @property
     def step(self) -> str:
-        """NumPy's code of a time step: "h" or "D"."""
+        """NumPy unit of a time step: "h" or "D"."""
         return self.time_resolution.unit
 
     @property

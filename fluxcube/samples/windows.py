@@ -1,4 +1,4 @@
-"""Windows: the last T hours before each chosen hour, cut out of flat arrays by integer offsets."""
+"""Windows: the last T time steps up to a chosen one, cut out of flat arrays by integer offsets."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Series:
     Attributes
     ----------
     inputs : (N, V) float32
-        Hours of all places.
+        Model inputs of the time steps of all places.
     start, hours : (n,) int64
-        First row and number of rows of each place: a stretch of hours without a hole at one tower or grid cell.
+        First time step and number of time steps of each place: a stretch without a hole at one tower or grid cell.
     numbers : (n, S) float32
     classes : (n, C) int64
-    chips : (M, b, 64) float32
-        Chips of all places, by place and time.
+    chips : (M, b, p) float32
+        Chips (p = 64 pixels), or bands of one pixel, of all places, by place and time.
     chip_key : (M,) int64
         Owner and hour of each chip in one ascending number.
     chip_zero : (n,) int64
-        What `chip_key` would be at each place's first hour; stretches of one tower share the tower's chips.
+        Value of `chip_key` for the first time step of each place; stretches of one tower share the tower's chips.
     """
 
     inputs: np.ndarray
@@ -88,7 +88,7 @@ def _appended(out: np.ndarray | None, more: np.ndarray) -> np.ndarray:
 
 
 def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """Cut windows of `length` hours that end before hour `stop` of a place.
+    """Cut windows of `length` time steps that end before step `stop` of a place.
 
     Parameters
     ----------
@@ -97,21 +97,21 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
     place : (B,) int
         Position of the place of each window.
     stop : (B,) int
-        End of the window, exclusive, 1..hours of the place. Hours before the place's first are NaN.
+        End of the window, exclusive, from 1 to the place's number of time steps. Steps before its first are NaN.
     length : int
         T.
 
     Returns
     -------
     dict
-        inputs (B, T, V), images (B, K, b, 64), image_step (B, K), numbers (B, S), classes (B, C), as
+        inputs (B, T, V), images (B, K, b, p), image_step (B, K), numbers (B, S), classes (B, C), as
         `fluxcube.models.base.Batch` describes them; K = T // 24 + 2, or 0 where there are no chips. The
         latest chip at or before the window's first hour stands at step 0, each later one at its own hour.
 
     Raises
     ------
     ConfigError
-        If a window ends outside its place's hours.
+        If a window ends outside the time steps of its place.
     """
     series = flatten(block) if isinstance(block, Block) else block
     place, stop = np.asarray(place, np.int64), np.asarray(stop, np.int64)

@@ -268,7 +268,8 @@ def test_files_of_one_place_are_joined(towers, tmp_path):
     whole = series()
     early, late = whole.isel(day=slice(0, 700)), whole.isel(day=slice(690, None))
     red, rest = late.sel(band=["red"]), late.sel(band=["swir2", "nir"]).drop_vars("surface_quality")
-    build_carbonsense(towers, tmp_path / "c", surface=[late.isel(day=slice(None, None, -1)), early])
+    other_names = early.assign_coords(site=np.array(["fj_ddd", "in_bbb", "us_aaa"], object))
+    build_carbonsense(towers, tmp_path / "c", surface=[late.isel(day=slice(None, None, -1)), other_names])
     build_carbonsense(towers, tmp_path / "d", surface=[red, early, rest])
     build_carbonsense(towers, tmp_path / "e", surface=whole)
     for name in "cd":
@@ -485,6 +486,28 @@ def test_tiles_are_cut_for_hourly_and_daily_cubes(tiles, tmp_path, monkeypatch):
     monkeypatch.setattr("fluxcube.cubes.surface_sources._BYTES", 1)
     build_carbonsense(raw, tmp_path / "spans", surface=modis)
     assert files(tmp_path / "spans") == files(tmp_path / "h")
+
+
+def test_tiles_of_another_product_are_cut_around_the_towers(tiles, tmp_path):
+    """MCD43A4: nadir reflectance, which uses views up to eight days later."""
+    from modis_files import A4, grid, name_of, tile_of, write_hdf
+
+    from fluxcube.cubes.chips import chip_index
+
+    raw, _, _ = tiles
+    rows, cols = chip_index(46.8153, 9.8559)
+    corner = int(rows.min()) - 8, int(cols.min()) - 8
+    values = np.full((7, 32, 32), 2500, "int16") + np.arange(7, dtype="int16")[:, None, None]
+    fields = {name: (v, {"_FillValue": 32767, "scale_factor": 1e-4}) for name, v in zip(A4, values, strict=True)}
+    quality = np.zeros((32, 32), "uint8")
+    fields |= {f"BRDF_Albedo_Band_Mandatory_Quality_Band{i}": (quality, {"_FillValue": 255}) for i in range(1, 8)}
+    (tmp_path / "tiles").mkdir()
+    path = tmp_path / "tiles" / name_of("MCD43A4", "2010-01-02", tile_of(corner))
+    write_hdf(path, [grid("MOD_Grid_BRDF", corner, fields)])
+    build_carbonsense(raw, tmp_path / "c", surface=tmp_path / "tiles", sites="CH-Aaa")
+    ds = open_carbonsense(tmp_path / "c").load()
+    np.testing.assert_allclose(ds.surface.values.ravel()[:7], 0.25 + np.arange(7) * 1e-4, rtol=1e-5)
+    assert ds.surface.attrs["product"] == "MCD43A4" and ds.surface.attrs["lookahead_days"] == 8
 
 
 def test_only_tiles_of_a_site_are_part_of_its_stamp(tiles, tmp_path):
