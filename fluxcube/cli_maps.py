@@ -21,6 +21,9 @@ Flux = Annotated[str, typer.Option(help="Flux to draw.")]
 Coverage = Annotated[
     float | None, typer.Option(min=0, max=1, help="Minimum share of time (and land) with values; 0: no minimum.")
 ]
+Wetland = Annotated[
+    Path | None, typer.Option(help="NetCDF file of the wetland fraction of each cell, by which FCH4 is weighted.")
+]
 
 
 @app.command()
@@ -34,9 +37,7 @@ def totals(
     latitude_step: Annotated[float, typer.Option(help="Height of the bands of latitude, degrees.")] = 10.0,
     time: Time = None,
     min_coverage: Coverage = None,
-    wetland: Annotated[
-        Path | None, typer.Option(help="NetCDF file of the wetland fraction of each cell, which totals of FCH4 need.")
-    ] = None,
+    wetland: Wetland = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
 ) -> None:
     """Compute totals of fluxes over land and time, with the share of time and land that has values.
@@ -88,6 +89,7 @@ def export(
     units: Annotated[str | None, typer.Option(help="Convert fluxes into these units, e.g. 'gC m-2 d-1'.")] = None,
     time: Time = None,
     min_coverage: Coverage = None,
+    wetland: Wetland = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write maps or their means for other programs, as CF NetCDF like X-BASE or as cloud-optimised GeoTIFF.
@@ -95,8 +97,11 @@ def export(
     Example: `fluxcube export maps.zarr products/ --format netcdf --every month --units "gC m-2 d-1"`.
     """
     from fluxcube.maps.export import export_maps
+    from fluxcube.maps.wetland import weight_by_wetland
 
-    selected = _averaged(_open(maps, time), every, cycle, clock, min_coverage)
+    ds = _open(maps, time)
+    ds = ds if wetland is None else weight_by_wetland(ds, _only_array(wetland))
+    selected = _averaged(ds, every, cycle, clock, min_coverage)
     with bar("export") as progress:
         files = export_maps(
             selected, out, format=format, variables=variable, units=units, overwrite=overwrite, progress=progress

@@ -41,8 +41,9 @@ def add_predictor(
 ) -> xr.Dataset:
     """Return a cube or forcing with the values of a predictor that `fluxcube.declare` declared.
 
-    It is then a predictor like those of the variable table: `fluxcube.fit` uses it by default if it varies in time, and
-    with ``static=("elevation", "igbp", NAME)`` if it does not. Maps need it, too: add it to the forcing.
+    It is then a predictor like those of the variable table, which `fluxcube.fit` uses by default: as one of
+    ``predictors=`` if it varies in time, and as one of ``static=`` if it does not. Maps need it, too: add it to the
+    forcing.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def add_predictor(
         static predictors; a mapping of sites to numbers; or a map with the dimensions ``latitude`` and ``longitude``,
         and ``time`` unless it is static. A Dataset or table has the values in the variable or column `name`. A path is
         a NetCDF file or a CSV table. Sites are matched by name. A tower has the value of the map's pixel that contains
-        it. A cell has the mean of the pixels whose centres lie in it, or the value of the pixel that contains its
+        it. A cell has the mean of the pixels within it, weighted by area, or the value of the pixel that contains its
         centre if pixels are larger than cells.
     units : str, optional
         Units of `values`, by default those of its attribute ``units``; a table without units is taken to be in the
@@ -81,7 +82,7 @@ def add_predictor(
     ------
     ConfigError
         If `name` is not declared or in the cube already; if `values` have no units, units of another quantity, or
-        mostly values beyond the declared bounds; or if no site or cell has a value.
+        mostly values beyond the declared bounds; or if no site has a value in its years, or no cell has one.
     SchemaError
         If `cube` is neither a cube nor a forcing, or `values` have other dimensions, times that are no dates, or two
         values for one site and time.
@@ -106,7 +107,8 @@ def add_predictor(
     delay = check_options(row, hold_days, delay_days)
     source = read_values(values, name, column, row)
     source = within_limits(source.in_units(row, units), row)
-    placed = _on_grid(cube, source, row) if grid else _at_sites(cube, source, row)
+    before = np.timedelta64(delay + int(hold_days), "D")
+    placed = _on_grid(cube, source, row, before) if grid else _at_sites(cube, source, row, before)
     if row.kind == STATIC:
         out = _with_static(cube, placed, row)
     else:
@@ -154,8 +156,11 @@ def _check_absent(cube: xr.Dataset, name: str) -> None:
         raise ConfigError(f"the cube has {name} already: remove it with {drop} to replace it.")
 
 
-def _at_sites(cube: xr.Dataset, source: Source, row: Variable) -> xr.DataArray:
-    """Return values (site[, date]) of the sites of a cube, in their order; NaN for sites without values."""
+def _at_sites(cube: xr.Dataset, source: Source, row: Variable, before: np.timedelta64) -> xr.DataArray:
+    """Return values (site[, date]) of the sites of a cube, in their order; NaN for sites without values.
+
+    A site has values if one lies within its own years, or at most `before` the first of these.
+    """
     sites = [str(site) for site in cube.site.values]
     array = source.array
     if "site" in array.dims:
@@ -174,17 +179,28 @@ def _at_sites(cube: xr.Dataset, source: Source, row: Variable) -> xr.DataArray:
     placed = placed.transpose("site", ...)
     if not isinstance(placed.data, np.ndarray):
         placed = placed.compute()  # a series of each tower; the map that it is read from may be large
-    present = np.isfinite(placed.values.reshape(len(sites), -1)).any(1)
+    present = np.isfinite(placed.values.reshape(len(sites), -1))
+    if DATE_DIM in placed.dims:
+        dates, start, stop = placed[DATE_DIM].values, cube.time_start.values - before, cube.time_stop.values
+        present &= (dates >= start[:, None]) & (dates < stop[:, None])
+    present = present.any(1)
     _note_missing(row.name, [site for site, there in zip(sites, present, strict=True) if not there], len(sites), "site")
     return placed
 
 
-def _on_grid(cube: xr.Dataset, source: Source, row: Variable) -> xr.DataArray:
+def _on_grid(cube: xr.Dataset, source: Source, row: Variable, before: np.timedelta64) -> xr.DataArray:
     """Return values (latitude, longitude[, date]) of the cells of a forcing; NaN for cells without values."""
     if not set(_CELLS) <= set(source.array.dims):
         raise SchemaError(
             f"{row.name}: a forcing needs a map with the dimensions latitude and longitude, found {source.array.dims}."
         )
+    if DATE_DIM in source.array.dims:
+        dates, (first, last) = source.array[DATE_DIM].values, cube.time.values[[0, -1]]
+        if not ((dates >= first - before) & (dates <= last)).any():
+            raise ConfigError(
+                f"{row.name}: its maps are of {_period(dates)}, and the forcing is of {_period(cube.time.values)}: "
+                "pass the maps of that period."
+            )
     placed = on_cells(source.array, cube, row)
     if DATE_DIM not in placed.dims:
         placed = placed.compute()
@@ -195,10 +211,18 @@ def _on_grid(cube: xr.Dataset, source: Source, row: Variable) -> xr.DataArray:
 
 def _note_missing(name: str, missing: list[str], count: int, noun: str) -> None:
     if missing and len(missing) >= count:
-        raise ConfigError(f"{name}: none of the {count} {noun}s has a value; check the places and units of the values.")
+        where = "in its years" if noun == "site" else ""
+        raise ConfigError(
+            f"{name}: none of the {count} {noun}s has a value {where}".rstrip()
+            + ": check the places, dates and units of the values."
+        )
     if missing:
         names = f" ({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''})" if noun == "site" else ""
         log.warning("%s: %d of %d %ss have no value%s", name, len(missing), count, noun, names)
+
+
+def _period(dates: np.ndarray) -> str:
+    return f"{dates.min().astype('datetime64[D]')} to {dates.max().astype('datetime64[D]')}"
 
 
 def _with_static(cube: xr.Dataset, placed: xr.DataArray, row: Variable) -> xr.Dataset:
@@ -225,9 +249,9 @@ def _with_column(cube: xr.Dataset, steps: xr.DataArray, row: Variable) -> xr.Dat
     known = {str(n): a for n, a in cube.coords.items() if a.dims == (dim,)}
     more = variable_coords([row.name], dim, resolution_of(cube).name)
     coords = {n: (dim, np.append(a.values, more[n][1]), a.attrs) for n, a in known.items() if n in more}
-    kept = cube.drop_dims(dim)
+    others = cube.drop_dims(dim)
     out = xr.Dataset({n: arrays.get(str(n), cube[n]).variable for n in cube.data_vars}, attrs=cube.attrs)
-    return out.assign_coords({**kept.coords, **coords})
+    return out.assign_coords({**others.coords, **coords})
 
 
 def _appended(old: xr.DataArray, column: xr.DataArray) -> xr.DataArray:

@@ -167,11 +167,11 @@ def _at_steps(
     at = dates - low
     inside = (at >= 0) & (at < dense.shape[-1])
     dense[..., at[inside]] = values[..., inside]
-    dense = _held(dense, hold)
+    dense = _filled_forward(dense, hold)
     return np.take_along_axis(dense, np.broadcast_to(local - low, (*dense.shape[:-1], len(seconds))), -1)
 
 
-def _held(days: np.ndarray, hold: int) -> np.ndarray:
+def _filled_forward(days: np.ndarray, hold: int) -> np.ndarray:
     """Return daily values (..., day) in which a missing one is the latest of the `hold` - 1 days before it."""
     if hold == 1:
         return days

@@ -61,19 +61,19 @@ class Source:
         ConfigError
             If an array has no units and none are passed, or the units cannot be converted.
         """
-        found = units or self.units
-        if found is None and self.labelled:
+        from_units = units or self.units
+        if from_units is None and self.labelled:
             raise ConfigError(
                 f"{row.name}: the array has no attribute units, so that it cannot be compared with the declared "
                 f"{row.units!r}: set array.attrs['units'], or pass units=."
             )
-        if found is None or " ".join(found.split()) == " ".join(row.units.split()):
+        if from_units is None or " ".join(from_units.split()) == " ".join(row.units.split()):
             return replace(self, units=row.units)
         try:
-            shift, one = convert(np.array([0.0, 1.0]), found, row.units, name=row.name)
+            shift, one = convert(np.array([0.0, 1.0]), from_units, row.units, name=row.name)
         except ConfigError as error:
             raise ConfigError(
-                f"{row.name}: the values are in {found!r}, and it is declared in {row.units!r}: {error}"
+                f"{row.name}: the values are in {from_units!r}, and it is declared in {row.units!r}: {error}"
             ) from error
         changed = self.array * (one - shift) + shift if (shift, one) != (0.0, 1.0) else self.array
         return replace(self, array=changed, units=row.units)
@@ -205,9 +205,13 @@ def _from_series(values: pd.Series, row: Variable) -> xr.DataArray:
 def _renamed(array: xr.DataArray, name: str) -> xr.DataArray:
     """Return an array with the dimensions site or latitude and longitude, and date."""
     array = array.squeeze([d for d in array.dims if array.sizes[d] == 1 and _role(str(d)) is None], drop=True)
+    if curved := [str(c) for c in array.coords if array[c].ndim == 2 and _role(str(c)) in ("latitude", "longitude")]:
+        raise SchemaError(
+            f"{name}: {curved[0]} has two dimensions: regrid the map to a latitude and a longitude of one dimension."
+        )
     roles = {str(dim): _role(str(dim)) for dim in array.dims}
-    found = set(roles.values())
-    if None in found or not ({"site"} == found - {DATE_DIM} or {"latitude", "longitude"} == found - {DATE_DIM}):
+    kinds = set(roles.values())
+    if None in kinds or not ({"site"} == kinds - {DATE_DIM} or {"latitude", "longitude"} == kinds - {DATE_DIM}):
         raise SchemaError(
             f"{name}: expected the dimensions (site, time), (site), (latitude, longitude, time) or (latitude, "
             f"longitude), found {array.dims}: rename or select."
@@ -239,21 +243,23 @@ def _check_degrees(array: xr.DataArray, name: str) -> None:
                 f"{name}: {dim} must be in degrees, found values up to {np.abs(array[dim].values).max():g}: reproject "
                 "the map to degrees (EPSG:4326)."
             )
+        if dim in array.dims and len(np.unique(array[dim].values)) < array.sizes[dim]:
+            raise SchemaError(f"{name}: {dim} has the same value more than once: remove the duplicates.")
 
 
 def _times(values: np.ndarray, row: Variable) -> np.ndarray:
     """Return times as datetime64[ns]: whole hours of an hourly predictor, dates of a daily one (SchemaError)."""
-    found = np.asarray(values)
-    if found.dtype.kind in "iuf":
-        if found.dtype.kind != "f" and len(found) and (found >= 19000101).all() and (found <= 21001231).all():
-            found = found.astype(str)  # 20180704
+    labels = np.asarray(values)
+    if labels.dtype.kind in "iuf":
+        if labels.dtype.kind != "f" and len(labels) and (labels >= 19000101).all() and (labels <= 21001231).all():
+            labels = labels.astype(str)  # 20180704
         else:
             raise SchemaError(
-                f"{row.name}: expected dates such as 2018-07-04, found numbers such as {found[:1].tolist()}: a day of "
+                f"{row.name}: expected dates such as 2018-07-04, found numbers such as {labels[:1].tolist()}: a day of "
                 "the year needs its year; convert it to dates."
             )
     try:
-        times = pd.to_datetime(pd.Series(found.astype("datetime64[ns]") if found.dtype.kind == "M" else found))
+        times = pd.to_datetime(pd.Series(labels.astype("datetime64[ns]") if labels.dtype.kind == "M" else labels))
     except (ValueError, TypeError, OverflowError) as error:
         raise SchemaError(f"{row.name}: expected dates such as 2018-07-04 ({error}).") from error
     if times.dt.tz is not None:

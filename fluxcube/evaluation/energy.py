@@ -57,7 +57,7 @@ def energy_balance(
         Loaded arrays on site: ``steps``; ``ratio``, the sum of LE + H over that of the available energy; ``slope``,
         ``intercept`` (W m-2) and ``r2`` of the least-squares regression of LE + H on the available energy; and
         ``residual``, the mean of available energy minus LE + H (W m-2). NaN for sites with fewer than `min_steps` time
-        steps; the coordinate ``lacking`` names the terms that a site does not have.
+        steps; the coordinate ``lacking`` names the terms of which a site has no value of the accepted quality.
 
     Raises
     ------
@@ -97,7 +97,9 @@ def energy_balance(
     arrays = {name: ("site", np.array([row[name] for row in rows]), _attrs(name)) for name in _RESULTS}
     places = cube[[n for n in _PLACE if n in cube.coords]].reset_coords().sel(site=sites).compute()
     coords = {name: array.variable for name, array in places.data_vars.items()}
-    coords["lacking"] = xr.Variable("site", np.array(lacking, object), {"long_name": "terms without any value"})
+    coords["lacking"] = xr.Variable(
+        "site", np.array(lacking, object), {"long_name": "terms without a value of the accepted quality"}
+    )
     out = xr.Dataset(arrays, {"site": np.array(sites, object), **coords})
     energy = "NETRAD - G" if soil_heat else "NETRAD"
     return out.assign_attrs(

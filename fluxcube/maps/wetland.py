@@ -136,10 +136,10 @@ def _on_grid(wetland: xr.DataArray, maps: xr.Dataset) -> xr.DataArray:
         away = np.minimum(away % 360, -away % 360) if dim == "longitude" else away
         nearest = away.argmin(1)
         if (wrong := away[np.arange(len(own)), nearest] > _ROUNDING * step).any():
-            found = np.median(np.abs(np.diff(other))) if len(other) > 1 else np.nan
+            other_step = np.median(np.abs(np.diff(other))) if len(other) > 1 else np.nan
             raise SchemaError(
                 f"wetland: it has no cell at {dim} {own[wrong][0]:g} of the maps (steps: maps {step:g}, wetland "
-                f"{found:g} degrees): compute the mean wetland fraction of each cell of the maps, and pass that."
+                f"{other_step:g} degrees): compute the mean wetland fraction of each cell of the maps, and pass that."
             )
         at[dim] = nearest
     return wetland.isel(at).assign_coords({dim: maps[dim].values for dim in _CELLS})

@@ -289,6 +289,9 @@ def test_sites_without_values_are_named(cube, caplog):
     assert (out.predictors_qc.sel(variable="LAI", site="XX-S01") == -1).all()
     with pytest.raises(ConfigError, match="rename"):
         add_predictor(cube, "LAI", part.assign(site="YY-" + part.site))
+    for days in (-3650, 3650):
+        with pytest.raises(ConfigError, match="none of the 3 sites has a value in its years"):
+            add_predictor(cube, "LAI", part.assign(date=part.date + pd.Timedelta(days, "D")))
 
 
 def test_tables_that_are_no_series_are_refused_with_what_to_do(cube):
@@ -396,6 +399,11 @@ def test_conventions_of_the_map_s_axes_do_not_matter(forcing):
     utm = fine.assign_coords(latitude=fine.latitude * 1e5)
     with pytest.raises(SchemaError, match="reproject"):
         add_predictor(forcing, "SOC", utm)
+    same = fine.assign_coords(latitude=np.r_[fine.latitude.values[:-1], fine.latitude.values[0]])
+    curved = fine.rename(latitude="y", longitude="x").assign_coords(lat=(("y", "x"), fine.values))
+    for other, why in ((same, "duplicates"), (curved, "two dimensions"), (fine.isel(longitude=0), "dimensions")):
+        with pytest.raises(SchemaError, match=why):
+            add_predictor(forcing, "SOC", other)
     with pytest.raises(ConfigError, match="lies on the map"):
         add_predictor(forcing, "SOC", abs(a_map(lat=(42, 44))))
 
@@ -449,6 +457,8 @@ def test_a_map_s_series_in_other_units_or_kinds_is_refused(forcing):
     maps = a_map(dates=DATES)
     with pytest.raises(ConfigError, match="different quantities"):
         add_predictor(forcing, "LAI", maps.assign_attrs(units="K"))
+    with pytest.raises(ConfigError, match=r"2008-05-03 to .* the forcing is of 2018-06-01"):
+        add_predictor(forcing, "LAI", maps.assign_coords(time=maps.time - np.timedelta64(3650, "D")))
     with pytest.raises(ConfigError, match="beyond the declared bounds"):
         add_predictor(forcing, "LAI", maps * 1e4, units="1")
     with pytest.raises(ConfigError, match="daily_forcing"):

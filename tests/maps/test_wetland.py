@@ -173,6 +173,12 @@ def test_the_command_reads_a_wetland_fraction(maps, wetland, tmp_path):
     assert done.exit_code == 0, done.output
     assert "TgCH4" in done.stdout
     assert float(pd.read_csv(table).FCH4[0]) == pytest.approx(float(totals(maps, wetland=wetland).FCH4), rel=1e-5)
+    exported = ["export", given[1], str(tmp_path / "all.nc"), "--every", "all", "--wetland", given[3]]
+    done = CliRunner().invoke(app, exported)
+    assert done.exit_code == 0, done.output
+    mean = weight_by_wetland(maps, wetland).FCH4.mean("time")
+    with xr.open_dataset(tmp_path / "all.nc") as out:
+        np.testing.assert_allclose(out.FCH4.squeeze().sortby("lat"), mean.sortby("latitude"), rtol=1e-4)
     for other, why in ((tmp_path / "absent.nc", "no file"), (None, "pass wetland=")):
         wrong = given[:2] + ([] if other is None else ["--wetland", str(other)])
         assert why in str(CliRunner().invoke(app, wrong).exception)
