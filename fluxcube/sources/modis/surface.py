@@ -38,7 +38,8 @@ SurfaceSource: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike] | xr.
 _TABLES, _NETCDF, _RASTERS = (".csv", ".csv.gz", ".txt", ".tsv"), (".nc", ".nc4", ".netcdf"), (".tif", ".tiff", ".hdf")
 #: Files beside the results of AppEEARS that contain no reflectance.
 _BESIDE = ("-lookup.csv", "-statistics-qa.csv", "granule-list.txt")
-_MOD09 = ("MOD09GA", "MYD09GA")
+#: Products that contain every view, clouds too.
+_DAILY = ("MOD09GA", "MYD09GA")
 
 
 def read_surface(
@@ -196,7 +197,7 @@ def _batches(
         yield [_read(path, options) for path in others]
     for part in read_areas(areas, options):
         yield [part]
-    for part in read_tiles(tiles, places) if tiles else ():
+    for part in read_tiles(tiles, places, options.flags) if tiles else ():
         yield [part]
 
 
@@ -264,13 +265,17 @@ def _of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observat
 
 
 def _check_screened(merged: Observations, rules: QualityRules) -> None:
-    """Refuse an extract of all views of MOD09GA without the flags that distinguish clear ones from clouds."""
-    if merged.product not in _MOD09 or not rules.optional or not rules.rules or "state_1km" in merged.flags:
+    """Refuse an extract of all views of MOD09GA without the flags that distinguish clear ones from clouds.
+
+    Of other surface reflectance of MOD09 and MYD09, such as composites of 8 days, this is only reported.
+    """
+    without_rule = not rules.optional or not rules.rules
+    if not merged.product.startswith(("MOD09", "MYD09")) or without_rule or "state_1km" in merged.flags:
         return
-    if not merged.screened:
+    if not merged.screened and merged.product in _DAILY:
         raise SourceError(
             f"{merged.source}: {merged.product} without state flags contains clouds: add the layer state_1km_1 to the "
             "request, or pass quality=None if clouds were removed from the values."
         )
-    if merged.period == 1:
+    if merged.period == 1 or not merged.screened:
         log.warning("%s: no state flags, so that every value counts as observed under a clear sky", merged.source)

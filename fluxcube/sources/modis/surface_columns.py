@@ -195,6 +195,11 @@ def _one_product(names: Iterable[str], where: str) -> tuple[str, str]:
     return next(iter(products), ""), next(iter(collections), "")
 
 
+def line_of(table: pd.Series | pd.DataFrame, entry: int) -> int:
+    """Return the line of the file that contains an entry of a table; the header is line 1, and its index counts on."""
+    return int(table.index[entry]) + 2
+
+
 def parse_days(column: pd.Series, where: str, time_format: str | None = None) -> np.ndarray:
     """Return the dates (n,) datetime64[D] of a column.
 
@@ -214,7 +219,7 @@ def parse_days(column: pd.Series, where: str, time_format: str | None = None) ->
     """
     codes, texts = pd.factorize(column)
     if (codes < 0).any():
-        line = int(np.flatnonzero(codes < 0)[0]) + 2
+        line = line_of(column, int(np.flatnonzero(codes < 0)[0]))
         raise SourceError(f"{where}: line {line}: {column.name} has no date; every line needs one.")
     if pd.api.types.is_datetime64_any_dtype(column):
         return pd.DatetimeIndex(texts).to_numpy("datetime64[D]")[codes]
@@ -229,7 +234,7 @@ def parse_days(column: pd.Series, where: str, time_format: str | None = None) ->
     for i, word in enumerate(words):
         day = _day(word, order)
         if day is None:
-            line = int(np.flatnonzero(codes == i)[0]) + 2
+            line = line_of(column, int(np.flatnonzero(codes == i)[0]))
             advice = (
                 "it is a day of the year without its year: pass columns={'year': ..., 'doy': ...}"
                 if word.isdigit() and 1 <= int(word) <= 366

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import PIXEL
-from fluxcube.sources.modis.surface_columns import FLAGS, column_meaning, product_in
+from fluxcube.sources.modis.surface_columns import FLAGS, PLACES, column_meaning, find_columns, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_tables import (
     ORNL_COLUMNS,
@@ -18,6 +19,7 @@ from fluxcube.sources.modis.surface_tables import (
     days_of,
     last_days,
     numbers,
+    pixel_numbers,
     places_of,
     sites_of,
     with_angles,
@@ -117,23 +119,16 @@ def _pivot(frame: pd.DataFrame, where: str, options: ReadOptions, product: str, 
             f"{where}: expected bands of reflectance, such as Nadir_Reflectance_Band1 or sur_refl_b01; found "
             f"{', '.join(map(str, names[:12]))}."
         )
-    frame, codes = frame[used].reset_index(drop=True), codes[used]
-    found = {key: name for key, name in (("site", "site"), ("latitude", "latitude"), ("longitude", "longitude"))}
-    found |= {"day": "calendar_date" if "calendar_date" in frame else "modis_date" if "modis_date" in frame else "day"}
-    found = {key: options.columns.get(key, name) for key, name in found.items()}
-    found = {key: name for key, name in found.items() if name in frame}
-    value = numbers(frame["value"], where)
+    frame, codes = frame[used], codes[used]
+    places = {key: name for key, name in options.columns.items() if key in PLACES}
+    found, _, _ = find_columns(map(str, frame.columns), places, where)
     scale = _scales(frame, codes, keys)
-    pixel = _pixel_keys(frame)
+    pixel = _pixel_keys(frame, where)
     site, sites = sites_of(frame, found, options, where)
     day, period = last_days(days_of(frame, found, options, where), site, options.period, where)
     latitude, longitude = places_of(frame, found, site, sites, where)
-    expand = pixel.repeats if pixel is not None else np.ones(len(frame), np.intp)
-    at = np.repeat(np.arange(len(frame)), expand)
-    columns = {
-        key: np.where(np.isin(codes, [i for i, other in enumerate(keys) if other == key]), value, np.nan)[at]
-        for key in dict.fromkeys(key for key in keys if key)
-    }
+    at = np.repeat(np.arange(len(frame)), pixel.repeats if pixel is not None else 1)
+    columns = _columns(numbers(frame["value"], where)[at], codes[at], keys)
     bands = {key: values for key, values in columns.items() if key in SURFACE_BANDS}
     return Observations(
         source=where,
@@ -153,6 +148,12 @@ def _pivot(frame: pd.DataFrame, where: str, options: ReadOptions, product: str, 
     )
 
 
+def _columns(value: np.ndarray, codes: np.ndarray, keys: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """Return one column (n,) for each band and flag, NaN in the entries of others."""
+    own = {key: [i for i, other in enumerate(keys) if other == key] for key in keys if key is not None}
+    return {key: np.where(np.isin(codes, at), value, np.nan) for key, at in own.items()}
+
+
 def _key(name: str, options: ReadOptions) -> str | None:
     """Return the band or flag of the name of a layer."""
     chosen = next((key for key, column in options.columns.items() if column == name), None)
@@ -164,7 +165,7 @@ def _key(name: str, options: ReadOptions) -> str | None:
     return name if name in options.flags else None
 
 
-def _scales(frame: pd.DataFrame, codes: np.ndarray, keys: list[str | None]) -> dict[str, float]:
+def _scales(frame: pd.DataFrame, codes: np.ndarray, keys: Sequence[str | None]) -> dict[str, float]:
     """Return the factor of each band that the table declares."""
     if "scale" not in frame:
         return {}
@@ -185,15 +186,17 @@ class _Pixels:
         self.repeats, self.keys = repeats, keys
 
 
-def _pixel_keys(frame: pd.DataFrame) -> _Pixels | None:
+def _pixel_keys(frame: pd.DataFrame, where: str) -> _Pixels | None:
     """Return the pixels of rows: positions on the 500 m grid where the table has its corners, else their numbers."""
     if "pixel" not in frame:
         return None
-    number = frame["pixel"].to_numpy().astype(np.int64)
+    number = pixel_numbers(frame["pixel"], where)
     one = np.ones(len(frame), np.intp)
     if not set(_GEOMETRY) <= set(frame.columns):
         return _Pixels(one, number)
-    left, low, size, rows, cols = (frame[name].to_numpy(np.float64) for name in _GEOMETRY)
+    left, low, size, rows, cols = (numbers(frame[name], where) for name in _GEOMETRY)
+    if not np.isfinite([left, low, size, rows, cols]).all() or (cols < 1).any():
+        return _Pixels(one, number)
     factor = np.rint(size / PIXEL).astype(np.int64)
     if not np.isin(factor, (1, 2)).all() or (np.abs(size - factor * PIXEL) > 1.0).any():
         return _Pixels(one, number)  # 250 m, or no MODIS grid

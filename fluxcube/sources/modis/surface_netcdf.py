@@ -94,14 +94,8 @@ def read_series(ds: xr.Dataset, where: str, options: ReadOptions) -> Observation
             f"{where}: expected variables of reflectance, such as sur_refl_b01 or red; found {', '.join(names[:20])}: "
             "name them with columns={'red': ..., 'nir': ...}."
         )
-    dims = ds[next(name for key, name in variables.items() if key in SURFACE_BANDS[:-1])].dims
-    time = options.columns.get("day") or next((str(d) for d in dims if str(d).lower() in _TIMES), None)
-    rest = [str(d) for d in dims if d != time]
-    if time is None or time not in ds or len(rest) > 1:
-        raise SourceError(
-            f"{where}: expected dimensions site and time, found {', '.join(map(str, dims))}: rename them, or write one "
-            "variable for each band."
-        )
+    first = next(name for key, name in variables.items() if key in SURFACE_BANDS[:-1])
+    time, rest = _dimensions(ds, first, options.columns.get("day"), where)
     sites = _names(ds, rest, options, where)
     day = days_in(ds, time, where)
     shape = (len(sites), len(day))
@@ -127,6 +121,19 @@ def read_series(ds: xr.Dataset, where: str, options: ReadOptions) -> Observation
         fills=declared(ds, variables, "_FillValue"),
         period=period,
     )
+
+
+def _dimensions(ds: xr.Dataset, name: str, time: str | None, where: str) -> tuple[str, list[str]]:
+    """Return the dimension of times of a variable, and its other one, if it has one."""
+    dims = ds[name].dims
+    time = time or next((str(d) for d in dims if str(d).lower() in _TIMES), None)
+    rest = [str(d) for d in dims if d != time]
+    if time is None or time not in ds or len(rest) > 1:
+        raise SourceError(
+            f"{where}: expected dimensions site and time, found {', '.join(map(str, dims))}: rename them, or write one "
+            "variable for each band."
+        )
+    return time, rest
 
 
 def declared(ds: xr.Dataset, variables: dict[str, str], attribute: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.surface_checks import SAME_PLACE, distance_km
-from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, parse_days, product_in
+from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, line_of, parse_days, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.variables import SURFACE_BANDS
 
@@ -82,12 +82,14 @@ def read_frame(path: Path) -> pd.DataFrame:
         names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator))
         if _ORNL_FILE.match(names[0]):  # a table without a header line
             names = [*ORNL_COLUMNS, *map(str, range(1, len(names) - len(ORNL_COLUMNS) + 1))]
-            return pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
+            table = pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
+            return table.set_axis(table.index - 1)
         if twice := sorted({name for name in names if names.count(name) > 1 and name}):
             raise SourceError(f"{path}: expected different column names, found {', '.join(twice)} twice: rename one.")
-        return pd.read_csv(
+        table = pd.read_csv(
             path,
             sep=separator,
+            index_col=False,  # lines may end with a separator
             skiprows=skipped,
             decimal="," if separator == ";" and "." not in second else ".",
             encoding=encoding,
@@ -96,6 +98,7 @@ def read_frame(path: Path) -> pd.DataFrame:
             skipinitialspace=True,
             low_memory=False,
         )
+        return table.set_axis(table.index + skipped)  # so that messages name the line of the file
     except SourceError:
         raise
     except (OSError, EOFError, ValueError, StopIteration) as problem:  # pandas' errors of parsing are ValueErrors
@@ -155,7 +158,7 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
         if name not in flags and name in frame.columns:
             flags[name] = numbers(frame[name], where)
     _report_unused_quality(frame, flags, where)
-    pixel = frame[found["pixel"]].to_numpy().astype(np.int64) if "pixel" in found else None
+    pixel = pixel_numbers(frame[found["pixel"]], where) if "pixel" in found else None
     if set(frame.columns) >= _GET_REGION:  # of Earth Engine: one row for each image and pixel
         found = {key: name for key, name in found.items() if name != "id"}
         pixel = frame.groupby(["latitude", "longitude"]).ngroup().to_numpy()
@@ -201,10 +204,22 @@ def numbers(column: pd.Series, where: str) -> np.ndarray:
     wrong = np.flatnonzero(np.isnan(values) & column.notna().to_numpy())
     if wrong.size:
         raise SourceError(
-            f"{where}: line {wrong[0] + 2}: {column.name} must be a number, found {column.iloc[wrong[0]]!r}; correct "
-            "it, or leave it blank where it is missing."
+            f"{where}: line {line_of(column, wrong[0])}: {column.name} must be a number, found "
+            f"{column.iloc[wrong[0]]!r}; correct it, or leave it blank where it is missing."
         )
     return values
+
+
+def pixel_numbers(column: pd.Series, where: str) -> np.ndarray:
+    """Return the numbers of pixels (n,) int64; SourceError where one is blank or no whole number."""
+    values = numbers(column, where)
+    wrong = np.flatnonzero(~(np.abs(values) < 2**53) | (values != np.rint(values)))
+    if wrong.size:
+        raise SourceError(
+            f"{where}: line {line_of(column, wrong[0])}: {column.name} must be the number of a pixel, found "
+            f"{column.iloc[wrong[0]]!r}: correct it."
+        )
+    return values.astype(np.int64)
 
 
 def sites_of(
@@ -222,7 +237,9 @@ def sites_of(
     column = frame[_named_sites(frame, found["site"])]
     codes, names = pd.factorize(column)
     if (codes < 0).any():
-        raise SourceError(f"{where}: line {int(np.flatnonzero(codes < 0)[0]) + 2}: no site; every line needs one.")
+        raise SourceError(
+            f"{where}: line {line_of(frame, np.flatnonzero(codes < 0)[0])}: no site; every line needs one."
+        )
     return codes.astype(np.intp), tuple(f"{n:.0f}" if isinstance(n, float) else str(n).strip() for n in names)
 
 
@@ -251,7 +268,9 @@ def days_of(frame: pd.DataFrame, found: Mapping[str, str], options: ReadOptions,
         days = [None if not np.isfinite(p).all() else day_of_year(int(p[0]), int(p[1])) for p in pairs.T]
         if None in days:
             line = int(np.flatnonzero(index.ravel() == days.index(None))[0])
-            raise SourceError(f"{where}: line {line + 2}: year {year[line]:g} has no day {doy[line]:g}: correct it.")
+            raise SourceError(
+                f"{where}: line {line_of(frame, line)}: year {year[line]:g} has no day {doy[line]:g}: correct it."
+            )
         return np.array(days, "datetime64[D]")[index.ravel()]
     if "day" not in found and "doy" in found:
         raise SourceError(
@@ -299,8 +318,8 @@ def places_of(
     if (far := np.flatnonzero(apart > SAME_PLACE)).size:
         at = far[0]
         raise SourceError(
-            f"{where}: line {at + 2}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a site has one "
-            "place; give the places different names."
+            f"{where}: line {line_of(frame, at)}: {sites[int(site[at])]} is {apart[at]:.1f} km from its first row: a "
+            "site has one place; give the places different names."
         )
     return latitude[first], longitude[first]
 

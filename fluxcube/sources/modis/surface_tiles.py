@@ -23,7 +23,9 @@ _SIDE = 4
 _DAYS = 64
 
 
-def read_tiles(paths: Sequence[Path], sites: Mapping[str, tuple[float, float]]) -> Iterator[Observations]:
+def read_tiles(
+    paths: Sequence[Path], sites: Mapping[str, tuple[float, float]], flags: Sequence[str] = ()
+) -> Iterator[Observations]:
     """Yield the 4 x 4 pixels of 500 m around each site in blocks of days.
 
     Parameters
@@ -32,26 +34,22 @@ def read_tiles(paths: Sequence[Path], sites: Mapping[str, tuple[float, float]]) 
         Tiles of one product, in any format of `fluxcube.sources.modis.rasters`.
     sites : mapping of str to (latitude, longitude)
         Places of the sites, degrees.
+    flags : sequence of str
+        Quality flags that are needed: of tiles, only ``state_1km`` is read.
 
     Raises
     ------
     ConfigError
-        If `sites` contains no place.
+        If `sites` contains no place, or other flags are needed.
     SourceError
         If the rasters are of several products, or no site is on them.
     """
-    if not any(np.isfinite(place).all() for place in sites.values()):
-        raise ConfigError(
-            f"{paths[0]} contains tiles: pass sites= (a table or cube with site, latitude, longitude) to cut them."
-        )
+    _check_request(paths, sites, flags)
+    where = str(paths[0].parent)
     rasters = list_rasters(list(paths), products=("MCD43A4", "MOD09GA", "MOD09GA_STATE"))
-    products = {raster.product.removesuffix("_STATE") for raster in rasters}
-    collections = {collection_of(raster.path) for raster in rasters} - {""}
-    for kind, found in (("product", products), ("collection", collections)):
-        if len(found) > 1:
-            raise SourceError(
-                f"{paths[0].parent}: expected tiles of one {kind}, found {', '.join(sorted(found))}: pass each alone."
-            )
+    product = _only("product", {raster.product.removesuffix("_STATE") for raster in rasters}, where)
+    collection = _only("collection", {collection_of(raster.path) for raster in rasters} - {""}, where)
+    with_state = any(raster.product == "MOD09GA_STATE" for raster in rasters)
     names = tuple(name for name, place in sites.items() if np.isfinite(place).all())
     if left_out := sorted(set(sites) - set(names)):
         log.warning("%d sites have no coordinates and are left out: %s", len(left_out), ", ".join(left_out[:10]))
@@ -66,22 +64,42 @@ def read_tiles(paths: Sequence[Path], sites: Mapping[str, tuple[float, float]]) 
         chosen = days[start : start + _DAYS]
         stored = np.stack([_read_day(by_day[day], rows, cols, covered) for day in chosen])
         yield Observations(
-            source=str(paths[0].parent),
+            source=where,
             sites=names,
             site=np.tile(np.repeat(np.arange(len(names)), rows.shape[1]), len(chosen)),
             day=np.repeat(np.array(chosen, "datetime64[D]"), rows.size),
             bands={name: stored[:, i].reshape(-1) for i, name in enumerate(SURFACE_BANDS[:7])},
-            flags={"state_1km": stored[:, 7].reshape(-1)} if "MOD09GA" in products else {},
+            flags={"state_1km": stored[:, 7].reshape(-1)} if with_state else {},
             latitude=latitude,
             longitude=longitude,
-            product=next(iter(products)),
-            collection=next(iter(collections), ""),
+            product=product,
+            collection=collection,
             pixel=np.tile(np.arange(rows.shape[1]), len(names) * len(chosen)),
             area=np.full(len(names), rows.shape[1]),
             screened=False,
         )
     if not covered.any():
-        raise SourceError(f"{paths[0].parent}: no site is on the tiles: pass the tiles of the sites.")
+        raise SourceError(f"{where}: no site is on the tiles: pass the tiles of the sites.")
+
+
+def _check_request(paths: Sequence[Path], sites: Mapping[str, tuple[float, float]], flags: Sequence[str]) -> None:
+    """Refuse a request without a place, or for flags that are not read."""
+    if not any(np.isfinite(place).all() for place in sites.values()):
+        raise ConfigError(
+            f"{paths[0]} contains tiles: pass sites= (a table or cube with site, latitude, longitude) to cut them."
+        )
+    if other := [name for name in flags if name != "state_1km"]:
+        raise ConfigError(
+            f"quality: the flag {other[0]} is not read from tiles, only state_1km of MOD09GA (all values of MCD43A4 "
+            "have mandatory quality 0 or 1): leave it out, or read points or areas of AppEEARS."
+        )
+
+
+def _only(kind: str, found: set[str], where: str) -> str:
+    """Return the only product or collection of tiles, "" if there is none; SourceError if there are several."""
+    if len(found) > 1:
+        raise SourceError(f"{where}: expected tiles of one {kind}, found {', '.join(sorted(found))}: pass each alone.")
+    return next(iter(found), "")
 
 
 def _blocks(latitude: np.ndarray, longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
