@@ -10,6 +10,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from inference_fakes import chunked, fake
 
 import fluxcube as fc
 from fluxcube.errors import CheckpointError, ConfigError, UnknownNameError
@@ -21,7 +22,6 @@ from fluxcube.models import checkpoint, shipped
 from fluxcube.samples.splits import Split
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.training.fit import fit
-from tests.helpers.inference_fakes import chunked, fake
 
 FLUXES = ("NEE", "GPP_NT", "RECO")
 SHIPPED = "ecoperceiver-towers"
