@@ -88,7 +88,7 @@ def product_bias(one: xr.Dataset, other: xr.Dataset | None = None) -> xr.Dataset
     >>> dims = ("site", "surface_day", "surface_band")
     >>> coords = {"site": ["A"], "surface_day": days, "surface_band": ["red"]}
     >>> a = xr.Dataset({"surface": (dims, np.full((1, 2, 1), 0.25))}, coords)
-    >>> round(float(product_bias(a, a - 0.125).bias), 3)
+    >>> round(product_bias(a, a - 0.125).bias.item(), 3)
     0.125
     """
     arrays = _reflectance(one), _chips_of(one) if other is None else _reflectance(other)
