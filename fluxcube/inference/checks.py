@@ -12,12 +12,11 @@ import xarray as xr
 
 from fluxcube.cubes.products import ARRAYS, check_bias, product_record, record_names
 from fluxcube.errors import ConfigError
-from fluxcube.indices import INDICES
 from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.surface import AGE
+from fluxcube.samples.surface import static_feature
 from fluxcube.units import same_unit
-from fluxcube.variables import SURFACE_BANDS, TIMING, statics, table
+from fluxcube.variables import TIMING, statics, table
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
@@ -31,7 +30,7 @@ _COPIES = 4
 _FORWARD = 400 * 2**20
 
 
-def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
+def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec) -> None:
     """Refuse a forcing that lacks inputs of a model, unless that is allowed.
 
     Parameters
@@ -40,6 +39,8 @@ def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
         Names, as `fluxcube.inference.outputs.masked_inputs` returns them.
     allow_missing : bool
         Whether these inputs may be missing.
+    spec : FeatureSpec
+        Features of the model.
 
     Raises
     ------
@@ -50,15 +51,19 @@ def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
     if absent and not allow_missing:
         raise ConfigError(
             f"the model was trained on {', '.join(absent)}, which the forcing lacks: add files that have them"
-            f"{_surface_advice(absent)}, train without them (--predictors, --no-chips), or treat them as missing "
-            "(allow_missing, --allow-missing), which costs skill."
+            f"{_satellite_advice(absent, spec)}, train without them (--predictors, --no-chips, --surface none), or "
+            "treat them as missing (allow_missing, --allow-missing), which costs skill."
         )
 
 
-def _surface_advice(absent: tuple[str, ...]) -> str:
-    """Return how to add surface reflectance, if inputs of it are absent."""
-    columns = [name for name in absent if name.split("_")[0] in (AGE.split("_")[0], *SURFACE_BANDS, *INDICES)]
-    return " (surface reflectance by open_forcing(surface=) or --surface)" if columns else ""
+def _satellite_advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
+    """Return which options add the satellite data that are absent, if any are."""
+    bands = any(name.startswith("band ") for name in absent)
+    columns = any(name in spec.surface or static_feature(name) for name in absent)
+    advice = ["chips: open_forcing(modis=), --modis"] if bands and "modis" in spec.satellite_arrays else []
+    if columns or (bands and "modis" not in spec.satellite_arrays):
+        advice.append("surface reflectance: open_forcing(surface=), --surface")
+    return f" ({'; '.join(advice)})" if advice else ""
 
 
 def check_product(

@@ -144,7 +144,7 @@ def upscale(
     )
     names = flux_names(predictor, targets)
     masked = masked_inputs(predictor, forcing, "grid")
-    check_absent(masked, allow_missing)
+    check_absent(masked, allow_missing, predictor.spec)
     products = check_product(predictor, forcing, allow_other_product, bias=product_bias)
     _note_clock(forcing, predictor)
     note_timing(predictor, forcing)

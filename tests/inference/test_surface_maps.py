@@ -173,8 +173,14 @@ def test_each_block_of_a_cell_has_its_own_reflectance(forcing):
 def test_a_forcing_without_reflectance_is_refused_with_what_to_pass(forcing):
     predictor = MODELS["columns and percentiles"]
     plain = forcing.drop_dims(["surface_day", "surface_band", "statistic"])
-    with pytest.raises(ConfigError, match=r"trained on NDVI, LSWI.*--surface.*--allow-missing"):
+    with pytest.raises(
+        ConfigError, match=r"trained on NDVI, LSWI.*\(surface reflectance: .*--surface\).*--allow-missing"
+    ):
         upscale(predictor, plain)
+    with pytest.raises(ConfigError, match=r"trained on band red.*\(surface reflectance: .*--surface\)"):
+        upscale(MODELS["band tokens of one pixel"], plain)
+    with pytest.raises(ConfigError, match=r"trained on band red.*\(chips: .*--modis\)"):
+        upscale(fake(), plain)
     masked = upscale(predictor, plain, allow_missing=True, applicability=False)
     assert "NDVI_P10" in masked.attrs["masked_predictors"] and np.isfinite(masked.NEE[20, 1:]).all()
     without = forcing.sel(surface_band=["red", "nir"])
@@ -268,7 +274,9 @@ def test_a_static_input_in_other_units_is_refused(forcing):
         assert not np.array_equal(other.NEE[10:], right.NEE[10:], equal_nan=True)
         with pytest.raises(ConfigError, match=r"SOC must be in kg m-2, .*found g m-2"):
             upscale(predictor, forcing.assign_coords(SOC=carbon.assign_attrs(units="g m-2")))
-        with pytest.raises(ConfigError, match="trained on SOC, which the forcing lacks"):
+        with pytest.raises(
+            ConfigError, match="trained on SOC, which the forcing lacks: add files that have them, train"
+        ):
             upscale(predictor, forcing)
     finally:
         forget("SOC")
