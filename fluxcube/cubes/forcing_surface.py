@@ -158,10 +158,13 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
 
 def _near(rasters: Sequence[Raster], latitude: np.ndarray, longitude: np.ndarray) -> list[Raster]:
     """Return the rasters that may contain pixels of some places; a file is opened only if its name has no tile."""
-    if not rasters:
-        return []
-    near = touches(np.array([_corner(raster) for raster in rasters]), latitude, longitude)
+    near = touches(_corners(rasters), latitude, longitude)
     return [rasters[n] for n in np.flatnonzero(near).tolist()]
+
+
+def _corners(rasters: Sequence[Raster]) -> np.ndarray:
+    """Return the corners (raster, 4) of rasters on the global grid, as `touches` takes them."""
+    return np.array([_corner(raster) for raster in rasters]).reshape(-1, 4)
 
 
 def _corner(raster: Raster) -> tuple[int, int, int, int]:
@@ -183,11 +186,12 @@ def _lazy_views(
 ) -> da.Array:
     """Return lazy reflectance (latitude, longitude, block, day, band)."""
     dates = np.array([raster.day for raster in rasters], "datetime64[D]")
+    corners = _corners(rasters)
 
     def task(rows: slice, cols: slice, blocks: slice, span: slice, _: slice) -> tuple:
-        mine = np.flatnonzero((dates >= days[span][0]) & (dates <= days[span][-1])).tolist()
-        places = (values[rows, cols, blocks].copy() for values in centres)
-        return read_views, [rasters[n] for n in mine], *places, days[span], bands
+        lat, lon = (values[rows, cols, blocks].copy() for values in centres)
+        mine = touches(corners, lat, lon) & (dates >= days[span][0]) & (dates <= days[span][-1])
+        return read_views, [rasters[n] for n in np.flatnonzero(mine).tolist()], lat, lon, days[span], bands
 
     return lazy_blocks(f"surface-{key}", task, chunks)
 
@@ -201,10 +205,12 @@ def _lazy_statistics(
     key: str,
 ) -> da.Array:
     """Return the lazy climatology (latitude, longitude, block, statistic, feature); a task reads the whole record."""
+    corners = _corners(rasters)
 
     def task(rows: slice, cols: slice, blocks: slice, *_: slice) -> tuple:
-        places = (values[rows, cols, blocks].copy() for values in centres)
-        return _read_statistics, rasters, *places, days, bands
+        lat, lon = (values[rows, cols, blocks].copy() for values in centres)
+        mine = np.flatnonzero(touches(corners, lat, lon)).tolist()
+        return _read_statistics, [rasters[n] for n in mine], lat, lon, days, bands
 
     return lazy_blocks(f"surface-climatology-{key}", task, chunks)
 
@@ -231,10 +237,9 @@ def read_views(
         NaN where the sky was not clear, or no raster covers a place.
     """
     lat, lon = latitude.ravel(), longitude.ravel()
-    mine = _near(rasters, lat, lon)
-    if not len(surface_days(mine)):
+    if not len(surface_days(rasters)):
         return np.full((*latitude.shape, len(days), len(bands)), np.nan, np.float32)
-    values, _, _ = read_surface_blocks(mine, *surface_pixels(lat, lon), days, bands=bands)
+    values, _, _ = read_surface_blocks(rasters, *surface_pixels(lat, lon), days, bands=bands)
     return values.reshape(*latitude.shape, len(days), len(bands))
 
 
