@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -161,8 +162,9 @@ def _of_target(
     """Return the calibration of one target; {} if there are too few measured values."""
     named = {kind: array.to_dataset(name=name) for kind, array in estimates.items()}
     pairs, places, _, _ = aligned_pairs(cube, named, qc=None, max_qc=max_qc, min_quality=min_quality)
-    seen = np.logical_and.reduce([np.isfinite(array.values) for array in pairs[name]])
-    obs, *values = (array.values[seen].astype(np.float64) for array in pairs[name])
+    loaded = dask.compute(*(array.data for array in pairs[name]))  # a lazy cube is read once
+    seen = np.logical_and.reduce([np.isfinite(array) for array in loaded])
+    obs, *values = (array[seen].astype(np.float64) for array in loaded)
     place, site = places[name], np.nonzero(seen)[0]
     cluster = cluster_sites(place["latitude"].values, place["longitude"].values, CLUSTER_KM)
     igbp = place["igbp"].values.astype(str) if "igbp" in place else np.full(len(cluster), "")

@@ -16,7 +16,14 @@ from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cel
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing, region_bytes
 from fluxcube.inference.loading import AnyModel, as_predictor
 from fluxcube.inference.options import Uncertainty
-from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
+from fluxcube.inference.outputs import (
+    as_fluxes,
+    check_calibrated,
+    flux_names,
+    known_applicability,
+    masked_inputs,
+    provenance,
+)
 from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution, resolution_of
 from fluxcube.samples.features import FeatureSpec
@@ -143,6 +150,7 @@ def upscale(
         applicability=known_applicability(predictor, applicability),
     )
     names = flux_names(predictor, targets)
+    check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, forcing, "grid")
     check_absent(masked, allow_missing, predictor.spec)
     products = check_product(predictor, forcing, allow_other_product, bias=product_bias)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.inference.mixed import MixedPredictor, mix
+from fluxcube.inference.mixed import MixedPredictor, mix, report_left_out
 from fluxcube.inference.passes import to_gpu
 from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
 from fluxcube.models import checkpoint, shipped
@@ -24,7 +24,7 @@ OneModel = Predictor | str | os.PathLike
 #: A run, or several that are opened as a mixed ensemble.
 AnyModel = OneModel | Sequence[OneModel]
 
-_loaded: dict[tuple[str, str, str], Predictor] = {}
+_loaded: dict[tuple[str, str, str] | MixedReference, Predictor] = {}
 _lock = threading.RLock()
 
 
@@ -64,7 +64,9 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None) -> Pred
     parts = [load_model(one) for one in run]
     if len(parts) == 1 and weights is None:
         return parts[0]
-    return mix(parts, weights)
+    mixed = mix(parts, weights)
+    report_left_out(mixed)
+    return mixed
 
 
 def _load(run: str | os.PathLike) -> Predictor:
@@ -115,6 +117,7 @@ def save_mixed(
     """
     parts = [load_model(run) for run in runs]
     mixed, target = mix(parts, weights), Path(folder)
+    report_left_out(mixed)
     paths = {name: part.path for name, part in zip(mixed.names, parts, strict=True) if part.path is not None}
     if absent := [name for name in mixed.names if name not in paths]:
         raise ConfigError(f"{', '.join(absent)} is in no folder, so that it cannot be copied: pass run folders.")
@@ -164,8 +167,7 @@ def load_reference(reference: Reference) -> Predictor:
     if isinstance(reference, Predictor):
         return reference
     if isinstance(reference, MixedReference):
-        parts = [load_reference(one) for one in reference.members]
-        return mix(parts, reference.weights, names=reference.names)
+        return _load_mixed_reference(reference)
     key = (reference.path, reference.digest, reference.seal)
     with _lock:  # threads of Dask request it at the same time; one of them reads
         if key not in _loaded:
@@ -180,6 +182,17 @@ def _declaring(predictor: Predictor) -> Predictor:
     """
     declare_again(predictor.metadata.get("features", {}).get(DECLARED), f"the model {predictor.path}")
     return predictor
+
+
+def _load_mixed_reference(reference: MixedReference) -> Predictor:
+    """Return a mixed ensemble, built once per process if all members are in folders."""
+    with _lock:
+        if not reference.in_folders:
+            return mix([load_reference(one) for one in reference.members], reference.weights, names=reference.names)
+        if reference not in _loaded:
+            parts = [load_reference(one) for one in reference.members]
+            _loaded[reference] = mix(parts, reference.weights, names=reference.names)
+        return _loaded[reference]
 
 
 def _read(reference: ModelReference) -> Predictor:

@@ -317,7 +317,7 @@ def distinct_names(parts: Sequence[Predictor]) -> list[str]:
 def united_spec(specs: Sequence[FeatureSpec], names: Sequence[str]) -> FeatureSpec:
     """Return a description of the inputs of all members together, and of their common targets.
 
-    Targets that only some members have are left out, which is logged.
+    Targets that only some members have are left out.
 
     Raises
     ------
@@ -334,8 +334,6 @@ def united_spec(specs: Sequence[FeatureSpec], names: Sequence[str]) -> FeatureSp
     if not targets:
         found = "; ".join(f"{name}: {', '.join(spec.targets)}" for name, spec in zip(names, specs, strict=True))
         raise ConfigError(f"the members of a mixed ensemble must have a common target; found {found}.")
-    if some := targets_of_some(specs, targets):
-        logger.warning("%s: left out of the mixed ensemble, since only some members estimate them", ", ".join(some))
     changed: dict[str, Any] = {"pixels": _pixels(specs, names), "lookahead": max(spec.lookahead for spec in specs)}
     changed |= dict.fromkeys(_SCALING, ())
     changed |= {name: tuple(dict.fromkeys(v for spec in specs for v in getattr(spec, name))) for name in _UNITED}
@@ -354,9 +352,11 @@ def _pixels(specs: Sequence[FeatureSpec], names: Sequence[str]) -> int:
     return next(iter(found.values()), specs[0].pixels)
 
 
-def targets_of_some(specs: Sequence[FeatureSpec], targets: Sequence[str]) -> tuple[str, ...]:
-    """Return the targets that some members have, and others do not."""
-    return tuple(dict.fromkeys(name for spec in specs for name in spec.targets if name not in targets))
+def report_left_out(mixed: MixedPredictor) -> None:
+    """Log the targets that some members have, and others do not."""
+    every = dict.fromkeys(name for part in mixed.parts for name in part.spec.targets)
+    if some := [name for name in every if name not in mixed.spec.targets]:
+        logger.warning("%s: left out of the mixed ensemble, since only some members estimate them", ", ".join(some))
 
 
 def mixed_metadata(

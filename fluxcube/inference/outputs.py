@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.inference.options import PredictionOptions
+from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.samples.features import absent_satellite
@@ -37,6 +37,7 @@ def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tu
     ------
     ConfigError
         If RECO is one of `targets` and cannot be derived; the message has the reason.
+        If some members of a mixed ensemble lack one of `targets`.
     UnknownNameError
         If the model lacks another one of `targets`.
     """
@@ -50,6 +51,11 @@ def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tu
             raise ConfigError(f"{name} is no flux of this model: {reason}. Train it with GPP_NT, or RECO, as a target.")
         if name.rpartition("_")[0] in every and name.endswith(("_std", "_spread")):
             raise ConfigError(f"{name} is no flux: request it by uncertainty={name.rpartition('_')[2]!r}.")
+        if name not in every and any(name in single.spec.targets for single in predictor.singles):
+            raise ConfigError(
+                f"{name} is estimated by some members of this mixed ensemble only: request {' or '.join(every)}, or "
+                "use a member that estimates it."
+            )
         if name not in every:
             raise unknown("flux of this model", name, every)
     return every if targets is None else tuple(targets)
@@ -112,6 +118,28 @@ def as_fluxes(
     return xr.Dataset({name: one[name].rename(name) for name in names})
 
 
+def check_calibrated(predictor: Predictor, names: Sequence[str], uncertainty: Uncertainty) -> None:
+    """Refuse to return standard deviations alone if those of some fluxes are not calibrated.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model.
+    names : sequence of str
+        Fluxes that are requested.
+    uncertainty : bool, "std" or "spread"
+        Measures of uncertainty that are requested.
+
+    Raises
+    ------
+    ConfigError
+        If `uncertainty` is "std" and nothing calibrated the standard deviation of a target in `names`.
+    """
+    absent = [name for name in predictor.spec.targets if name in names and name not in predictor.calibrated]
+    if uncertainty == "std" and absent:
+        raise ConfigError(predictor.why_uncalibrated(absent))
+
+
 def _report_uncalibrated(predictor: Predictor, names: Sequence[str]) -> None:
     """Log the fluxes whose standard deviation is absent although uncertainty is requested."""
     absent = [name for name in predictor.spec.targets if name in names and name not in predictor.calibrated]
@@ -167,10 +195,13 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
     """
     spec = predictor.spec
     present = set(map(str, ds["variable"].values))
-    used = [name for name in spec.predictors if name in present]
-    if all(name in COMPUTED for name in used) and not all(name in COMPUTED for name in spec.predictors):
-        needed = ", ".join(name for name in spec.predictors if name not in COMPUTED)
-        raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({needed}).")
+    for single in predictor.singles:
+        needed = [name for name in single.spec.predictors if name not in COMPUTED]
+        if needed and not present.intersection(needed):
+            model = "the model" if single is predictor else f"a member ({single.path or single.model.kind})"
+            raise ConfigError(
+                f"the {kind} supplies none of the predictors {model} was trained on ({', '.join(needed)})."
+            )
     masked = [name for name in spec.predictors if name not in present]
     masked += absent_satellite(ds, spec)
     for place in ("igbp", "koppen"):

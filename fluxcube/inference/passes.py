@@ -97,7 +97,7 @@ def window_ends(block: Block, length: int, options: PredictionOptions, keep: sli
 def _passes(
     place: np.ndarray, stop: np.ndarray, length: int, stride: int, size: int, sliding: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
-    """Yield what passes the model together: places, ends, number of time steps, and how many of them are emitted.
+    """Yield the windows of each forward pass: places, ends, number of time steps, and number of emitted steps.
 
     With sliding-window inference, windows that end at consecutive time steps are one series; others are batched.
     """

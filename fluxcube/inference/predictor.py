@@ -75,6 +75,14 @@ class MixedReference:
     names: tuple[str, ...]
     weights: tuple[float, ...]
 
+    @property
+    def in_folders(self) -> bool:
+        """Whether all members are in folders, so that the reference contains no model."""
+        return all(
+            one.in_folders if isinstance(one, MixedReference) else isinstance(one, ModelReference)
+            for one in self.members
+        )
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -267,15 +275,15 @@ class Predictor:
         spread = tuple(f"{name}_spread" for name in self.spec.targets if "spread" in self.quantities)
         if uncertainty == "spread" and not spread:
             raise ConfigError("this model has no spread, since it has no members: train several seeds (--seeds).")
-        if uncertainty == "std" and len(std) < len(self.spec.targets):
-            raise ConfigError(self._why_uncalibrated())
+        if uncertainty == "std" and not std:
+            raise ConfigError(self.why_uncalibrated(self.spec.targets))
         if not std and not spread:
-            raise ConfigError(f"this model returns no uncertainty: {self._why_uncalibrated()}")
+            raise ConfigError(f"this model returns no uncertainty: {self.why_uncalibrated(self.spec.targets)}")
         return {"std": std, "spread": spread}.get(str(uncertainty), (*std, *spread))
 
-    def _why_uncalibrated(self) -> str:
+    def why_uncalibrated(self, targets: Sequence[str]) -> str:
         """Return why there is no standard deviation of some targets, and what to do."""
-        names = ", ".join(name for name in self.spec.targets if name not in self.calibrated)
+        names = ", ".join(targets)
         calibrate = "calibrate the run on predictions of held-out towers, fluxcube.calibrate(run, cube, predictions)"
         if "spread" in self.quantities:
             return (

@@ -14,7 +14,14 @@ from fluxcube.inference.checks import check_product, check_static_units, note_ti
 from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import AnyModel, as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions, Uncertainty
-from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
+from fluxcube.inference.outputs import (
+    as_fluxes,
+    check_calibrated,
+    flux_names,
+    known_applicability,
+    masked_inputs,
+    provenance,
+)
 from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
@@ -98,6 +105,8 @@ def predict(
         uncertainty=uncertainty,
         applicability=known_applicability(predictor, applicability),
     )
+    names = flux_names(predictor)
+    check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, cube, "cube")
     products = check_product(predictor, cube, allow_other_product, unknown_level=logging.INFO)
     satellite = [name for name in predictor.spec.satellite_arrays if name in cube]
@@ -111,7 +120,7 @@ def predict(
         values = _eager(predictor, needed, options, progress)
     coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}} | _in_training(cube, predictor)
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
-    fluxes = as_fluxes(stacked, predictor, flux_names(predictor), options)
+    fluxes = as_fluxes(stacked, predictor, names, options)
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
         provenance(predictor, options, masked) | products
     )

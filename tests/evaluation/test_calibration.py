@@ -103,6 +103,15 @@ def test_predictions_of_training_towers_are_refused(run, folds, cube):
     assert one == fc.calibrate(run, cube, folds[1])
 
 
+def test_a_standard_deviation_is_refused_for_the_targets_that_lack_it(run, folds, cube):
+    fc.calibrate(run, cube, folds[1][["NEE", "NEE_spread"]])
+    with pytest.raises(ConfigError, match="standard deviation of GPP_NT:"):
+        fc.predict(run, cube, uncertainty="std")
+    maps = fc.upscale(run, fc_forcing(), targets=["NEE"], uncertainty="std")
+    assert "NEE_std" in maps and "NEE_spread" not in maps
+    assert {"NEE_std", "NEE_spread", "GPP_NT_spread"} <= set(fc.predict(run, cube, uncertainty=True))
+
+
 def test_what_cannot_be_calibrated_is_named(run, folds, cube, tmp_path):
     predictions = folds[1]
     with pytest.raises(ConfigError, match="lack NEE_spread"):

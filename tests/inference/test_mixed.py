@@ -178,8 +178,16 @@ def test_runs_that_do_not_fit_together_are_refused(runs, cube, tmp_path, caplog)
     caplog.clear()
     mixed = load_model(list(runs.values()))
     assert "GPP_DT: left out of the mixed ensemble" in caplog.text
-    with pytest.raises(UnknownNameError, match="GPP_DT"):
+    with pytest.raises(ConfigError, match="GPP_DT is estimated by some members"):
         upscale(mixed, example_forcing(shape=(2, 2), days=3), targets=["GPP_DT"])
+
+
+def test_a_cube_without_any_predictor_of_one_member_is_refused(cube):
+    towers = cube.isel(site=slice(2)).sel(variable=["DOY", "TOD", "SW_IN"])
+    parts = [fake(predictors=("TOD", "SW_IN")), fake(predictors=("DOY", "TA"))]
+    mixed = mix([dataclasses.replace(part, digest=name) for part, name in zip(parts, "ab", strict=True)])
+    with pytest.raises(ConfigError, match=r"none of the predictors a member .* was trained on \(TA\)"):
+        predict(mixed, towers)
 
 
 def test_a_folder_is_replaced_only_if_it_is_a_mixed_ensemble(runs, stored, tmp_path):
