@@ -16,12 +16,14 @@ import typer
 
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
+from fluxcube.cli_models import app as models_app
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
     MaxQc,
     MinQuality,
+    Mix,
     Overwrite,
     Seed,
     bar,
@@ -52,12 +54,12 @@ LEFT_OUT = 3
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="Folder of raw archives, or a cube, or maps (also s3://...).")],
+    path: Annotated[str, typer.Argument(help="Folder of raw archives, a cube, maps (also s3://...), or a run.")],
     resolution: Annotated[str, typer.Option(help="Resolution of the cube to build: hourly or daily.")] = "hourly",
     order: Annotated[str, typer.Option(help="Preferred publication of a site: newest or paper.")] = "newest",
     everything: Annotated[bool, typer.Option("--all", help="List every file that is not used.")] = False,
 ) -> None:
-    """Report the contents of raw archives, a cube or maps: what is used, what is not, and why; no file is read whole.
+    """Report the contents of raw archives, a cube, maps or a run: what is used, what is not, and why.
 
     Example: `fluxcube inspect downloads/`.
     """
@@ -317,6 +319,7 @@ def split(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     store: Annotated[Path, typer.Argument(help="Cube with the measured fluxes.")],
+    mix: Mix = None,
     against: Annotated[
         list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
     ] = None,
@@ -335,14 +338,18 @@ def evaluate(
     min_quality: MinQuality = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    allow_other_product: Annotated[
+        bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
+    ] = False,
 ) -> None:
     """Score runs on held-out towers: by default measured values only, the same for all runs, with intervals.
 
-    Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`.
+    Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both runs.
     """
+    from fluxcube.evaluation.coverage import coverage_sums
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
-    from fluxcube.evaluation.skill import IntervalOptions, whole_and_groups
+    from fluxcube.evaluation.skill import IntervalOptions, whole_and_groups, with_coverage
     from fluxcube.evaluation.sums import site_sums
     from fluxcube.inference.loading import load_model
     from fluxcube.inference.towers import predict
@@ -351,11 +358,13 @@ def evaluate(
     _check_by(by, scales)
     if out is not None:
         check_output_file(out)
-    paths = [run, *(against or [])]
-    if len({path.resolve() for path in paths}) < len(paths):
+    several = [[run, *(mix or [])], *([path] for path in against or [])]
+    if len({tuple(path.resolve() for path in paths) for paths in several}) < len(several):
         raise ConfigError("a run is compared with itself: pass another run to --against, each run once.")
-    same = len({path.name for path in paths}) < len(paths)  # runs of one name in two folders go by their paths
-    models = {str(path) if same else path.name: load_model(path) for path in paths}
+    labels = ["+".join(path.name for path in paths) for paths in several]
+    if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
+        labels = ["+".join(map(str, paths)) for paths in several]
+    models = {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
     first = next(iter(models.values()))
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
@@ -365,7 +374,13 @@ def evaluate(
     predictions = {}
     for name, model in models.items():
         with bar(f"predict {name}") as progress:
-            predictions[name] = predict(model, cube, progress=progress)
+            predictions[name] = predict(
+                model,
+                cube,
+                uncertainty=bool(model.calibrated) and not scales,
+                allow_other_product=allow_other_product,
+                progress=progress,
+            )
     names = list(models)
     intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,
@@ -378,9 +393,38 @@ def evaluate(
     else:
         sums = site_sums(cube, predictions, **limits, seasons=by == "season")
         table = whole_and_groups(sums, by or "igbp", first.spec.igbp_classes, **intervals)
+        covered = coverage_sums(cube, predictions, **limits, seasons=by == "season")
+        table = with_coverage(table, covered, by=None if by == "all" else by or "igbp")
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
+
+
+@app.command()
+def energy(
+    store: Annotated[Path, typer.Argument(help="Cube with LE, H, NETRAD and G.")],
+    soil_heat: Annotated[
+        bool, typer.Option("--soil-heat/--no-soil-heat", help="Whether the soil heat flux G is subtracted from NETRAD.")
+    ] = True,
+    max_qc: MaxQc = None,
+    min_quality: MinQuality = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+) -> None:
+    """Report the energy balance closure of each tower: LE + H against NETRAD - G, by default in measured hours.
+
+    Example: `fluxcube energy cube.zarr --out closure.csv`.
+    """
+    from fluxcube.evaluation.energy import energy_balance
+
+    if out is not None:
+        check_output_file(out)
+    closure = energy_balance(_open(store), soil_heat=soil_heat, **quality_options(max_qc, min_quality))
+    table = closure.reset_coords(["igbp", "lacking"])[["igbp", *closure.data_vars, "lacking"]].reset_coords(drop=True)
+    frame = table.to_dataframe().reset_index()
+    typer.echo(frame.round(3).to_string(index=False))
+    typer.echo(f"median ratio of {int(closure.ratio.count())} towers: {float(closure.ratio.median()):.2f}")
+    if out is not None:
+        frame.to_csv(out, index=False)
 
 
 @app.command()
@@ -403,6 +447,7 @@ def demo(
     typer.echo(result.text)
 
 
+app.add_typer(models_app)
 app.add_typer(grids_app)
 app.add_typer(maps_app)
 

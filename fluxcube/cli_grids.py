@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.terminal import Overwrite, bar, box, line_progress, period
+from fluxcube.terminal import Mix, Overwrite, bar, box, line_progress, period
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -16,6 +19,12 @@ Era5 = Annotated[
     Path, typer.Argument(help="ERA5 or ERA5-Land files, a folder of them, or a store that `forcing` wrote.")
 ]
 Modis = Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")]
+Surface = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of MOD09GA tiles with state flags; or NetCDF or Zarr with surface reflectance of the grid."
+    ),
+]
 LandCover = Annotated[Path | None, typer.Option(help="MCD12Q1 GeoTIFF, or a folder of them.")]
 Igbp = Annotated[str | None, typer.Option(help="IGBP class of every cell, if there is no land cover.")]
 Bbox = Annotated[str | None, typer.Option(help="Area: west,south,east,north in degrees.")]
@@ -33,6 +42,7 @@ def forcing(
     era5: Era5,
     store: Annotated[Path, typer.Argument(help="Store to write, e.g. forcing.zarr.")],
     modis: Modis = None,
+    surface: Surface = None,
     land_cover: LandCover = None,
     igbp: Igbp = None,
     bbox: Bbox = None,
@@ -54,6 +64,7 @@ def forcing(
     grid = open_forcing(
         era5,
         modis=modis,
+        surface=surface,
         land_cover=land_cover,
         igbp=igbp,
         bbox=box(bbox),
@@ -66,6 +77,8 @@ def forcing(
     with bar("forcing") as progress:
         write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or line_progress())
     typer.echo(f"{store}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}")
+    if line := _reflectance(grid):
+        typer.echo(line)
 
 
 @app.command()
@@ -73,7 +86,9 @@ def upscale(
     run: Annotated[Path, typer.Argument(help="Run folder, or the name of a shipped model: ecoperceiver-towers.")],
     forcing: Era5,
     out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
+    mix: Mix = None,
     modis: Modis = None,
+    surface: Surface = None,
     land_cover: LandCover = None,
     igbp: Igbp = None,
     koppen: Annotated[
@@ -135,10 +150,11 @@ def upscale(
     from fluxcube.resolution import DAILY, resolution_of
 
     area = box(bbox)
-    model = load_model(run)
+    model = load_model([run, *(mix or [])])
     grid = open_forcing(
         forcing,
         modis=modis,
+        surface=surface,
         land_cover=land_cover,
         igbp=igbp,
         bbox=area,
@@ -178,5 +194,18 @@ def upscale(
             progress=progress or line_progress(),
         )
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
+    if model.spec.surface_bands and (line := _reflectance(grid)):
+        typer.echo(line)
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not contain them: {maps.attrs['masked_predictors']}", err=True)
+
+
+def _reflectance(grid: xr.Dataset) -> str:
+    """Return a line on the surface reflectance of a grid; "" if it has none."""
+    if "surface" not in grid:
+        return ""
+    surface = grid.surface
+    day, band = surface.dims[-2:]
+    first, last = surface[day].values[[0, -1]].astype("datetime64[D]")
+    product = surface.attrs.get("product", "of an unknown product")
+    return f"surface reflectance: {product}, {', '.join(map(str, surface[band].values))}, {first} to {last}"

@@ -21,6 +21,9 @@ Flux = Annotated[str, typer.Option(help="Flux to draw.")]
 Coverage = Annotated[
     float | None, typer.Option(min=0, max=1, help="Minimum share of time (and land) with values; 0: no minimum.")
 ]
+Wetland = Annotated[
+    Path | None, typer.Option(help="NetCDF file of the wetland fraction of each cell, by which FCH4 is weighted.")
+]
 
 
 @app.command()
@@ -34,6 +37,7 @@ def totals(
     latitude_step: Annotated[float, typer.Option(help="Height of the bands of latitude, degrees.")] = 10.0,
     time: Time = None,
     min_coverage: Coverage = None,
+    wetland: Wetland = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
 ) -> None:
     """Compute totals of fluxes over land and time, with the share of time and land that has values.
@@ -53,6 +57,7 @@ def totals(
             name=name,
             latitude_step=latitude_step,
             min_coverage=0.9 if min_coverage is None else min_coverage,
+            wetland=None if wetland is None else _only_array(wetland),
             progress=progress,
         )
     table = result.to_dataframe() if result.dims else result.expand_dims("time").to_dataframe()
@@ -84,6 +89,7 @@ def export(
     units: Annotated[str | None, typer.Option(help="Convert fluxes into these units, e.g. 'gC m-2 d-1'.")] = None,
     time: Time = None,
     min_coverage: Coverage = None,
+    wetland: Wetland = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write maps or their means for other programs, as CF NetCDF like X-BASE or as cloud-optimised GeoTIFF.
@@ -91,8 +97,11 @@ def export(
     Example: `fluxcube export maps.zarr products/ --format netcdf --every month --units "gC m-2 d-1"`.
     """
     from fluxcube.maps.export import export_maps
+    from fluxcube.maps.wetland import weight_by_wetland
 
-    selected = _averaged(_open(maps, time), every, cycle, clock, min_coverage)
+    ds = _open(maps, time)
+    ds = ds if wetland is None else weight_by_wetland(ds, _only_array(wetland))
+    selected = _averaged(ds, every, cycle, clock, min_coverage)
     with bar("export") as progress:
         files = export_maps(
             selected, out, format=format, variables=variable, units=units, overwrite=overwrite, progress=progress
@@ -155,6 +164,22 @@ def _open(path: Path, time: str | None) -> xr.Dataset:
         first, last = ds.time.values[[0, -1]].astype("datetime64[h]")
         raise ConfigError(f"--time {time} selects no time step: the maps run from {first} to {last}.")
     return selected
+
+
+def _only_array(path: Path) -> xr.DataArray:
+    """Return the only variable of a NetCDF file."""
+    import xarray as xr
+
+    if not path.is_file():
+        raise ConfigError(f"--wetland: there is no file {path}; check the path.")
+    ds = xr.open_dataset(path)
+    arrays = [name for name in ds.data_vars if {"latitude", "longitude"} <= set(ds[name].dims)]
+    if len(arrays) != 1:
+        raise ConfigError(
+            f"--wetland {path}: expected one variable with the dimensions latitude and longitude, found "
+            f"{', '.join(map(str, arrays)) or 'none'}: write one that has only the wetland fraction."
+        )
+    return ds[arrays[0]]
 
 
 def _only(ds: xr.Dataset, variable: str, *others: str) -> xr.Dataset:

@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.cubes.report import open_report
+from fluxcube.inference.loading import load_model
+from fluxcube.inference.predictor import Predictor
+from fluxcube.models import checkpoint, shipped
 from fluxcube.resolution import DAILY, HOURLY, resolution_of
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.stores.ledger import done_regions
@@ -32,7 +35,7 @@ def inspect(
     max_files: int | None = 10,
     progress: Progress | None = None,
 ) -> str:
-    """Describe the contents of a folder of raw archives, of a cube or of maps: what is used, what is not, and why.
+    """Describe the contents of a folder of raw archives, a cube, maps or a run: what is used, what is not, and why.
 
     No file is read whole: of archives, the names, headers and some table rows are read (`fluxcube.inspect_raw` returns
     the same as a table); of stores, the coordinates and the report.
@@ -40,7 +43,7 @@ def inspect(
     Parameters
     ----------
     path : path or URL
-        Folder of raw archives, or a store.
+        Folder of raw archives, a store, the folder of a run, or the name of a model that ships with the package.
     order, resolution
         Options of the build to describe (raw archives only).
     max_files : int or None
@@ -58,12 +61,47 @@ def inspect(
     SourceError, StoreError
         If there is nothing at the path, or it cannot be opened.
     """
+    if not is_url(path) and _is_run(Path(path)):
+        return "\n".join(_model(load_model(path)))
     if not is_url(path) and not (Path(path) / "zarr.json").is_file():
         return format_inspection(
             inspect_raw(path, order=order, resolution=resolution, progress=progress), max_files=max_files
         )
     kind = store_attrs(path).get("kind")
     return "\n".join(_cube(path, max_files) if kind == "cube" else _other(path, str(kind)))
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether a path is the folder of a run, or the name of a shipped model."""
+    if any((path / name).is_file() for name in (checkpoint.RUN, checkpoint.ENSEMBLE)):
+        return True
+    return not path.exists() and path.parts[:1] != () and path.parts[0] in shipped.names()
+
+
+def _model(predictor: Predictor, indent: str = "") -> Iterator[str]:
+    """Yield the targets, inputs, windows, training towers and uncertainty of a run, and those of its members."""
+    spec, inner = predictor.spec, f"{indent}  "
+    yield f"{indent}{predictor!r}"
+    yield f"{inner}resolution {spec.resolution}, context {predictor.model.context} {spec.time_resolution.steps}"
+    yield f"{inner}inputs: {', '.join((*spec.inputs, *(f'band {band}' for band in spec.bands), *spec.static))}"
+    if sites := predictor.metadata.get("training_sites"):
+        yield f"{inner}trained on {len(sites)} towers"
+    yield from (f"{inner}uncertainty of {name}: {_uncertainty(predictor, name)}" for name in spec.targets)
+    if predictor.has_training_days:
+        yield f"{inner}area of applicability: dissimilarity up to {predictor.threshold:.3g}"
+    if predictor.singles != (predictor,):
+        for part in predictor.singles:
+            yield from _model(part, inner)
+
+
+def _uncertainty(predictor: Predictor, name: str) -> str:
+    """Return the measures of uncertainty of a target, with the formula of its standard deviation."""
+    measures = [f"{name}_spread"] if "spread" in predictor.quantities else []
+    if model := predictor.error_models.get(name):
+        measures.append(f"{name}_std = {model.formula(name)}")
+    elif name in predictor.calibrated:
+        measures.append(f"{name}_std, calibrated on validation towers")
+    return "; ".join(measures) or "none"
 
 
 def _cube(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:

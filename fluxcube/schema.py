@@ -42,7 +42,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import Resolution, resolution_of
 from fluxcube.units import same_unit
-from fluxcube.variables import table
+from fluxcube.variables import DECLARED, declare_again, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,6 +191,7 @@ def validate_cube(ds: xr.Dataset) -> xr.Dataset:
     SchemaError
         Naming the first array, dimension or coordinate that is missing or in another order.
     """
+    declare_again(ds.attrs.get(DECLARED), "the cube")
     resolution = resolution_of(ds)
     for stack, dim in STACKS.items():
         names = (stack + ending for ending in stack_parts(stack, resolution.name, required=True))
@@ -214,6 +215,7 @@ def check_units(ds: xr.Dataset) -> None:
     """
     if "normalized" in ds.attrs:
         raise ConfigError("the cube is normalised, and features are normalised here: open it with normalized=False.")
+    declare_again(ds.attrs.get(DECLARED), "the cube")
     rows = table(resolution_of(ds).name)
     for dim, coord in (("variable", "units"), ("target", "target_units")):
         if coord not in ds.coords or ds[coord].dims != (dim,):
@@ -229,6 +231,7 @@ def check_units(ds: xr.Dataset) -> None:
 
 def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
     """Return `ds` if it is a valid forcing cube; otherwise raise SchemaError."""
+    declare_again(ds.attrs.get(DECLARED), "the forcing")
     _check_arrays(ds, _FORCING_DIMS, "forcing")
     _check_chips(ds, "latitude", "longitude")
     _check_surface(ds, resolution_of(ds), "latitude", "longitude")

@@ -21,6 +21,10 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing output; without it nothing is replaced.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Mix = Annotated[
+    list[Path] | None,
+    typer.Option(help="Another run to mix with the first: the mean of their predictions; may be repeated."),
+]
 MaxQc = Annotated[
     str | None,
     typer.Option(

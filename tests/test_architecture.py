@@ -32,7 +32,7 @@ LAYERS = [
     {"evaluation"},
     {"catalog", "inventory"},
     {"demo", "experiments", "terminal"},
-    {"cli_grids", "cli_maps"},
+    {"cli_grids", "cli_maps", "cli_models"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

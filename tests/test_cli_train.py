@@ -278,6 +278,7 @@ def runs(call, trained, monkeypatch):
 #: Of each option of `evaluate`: what it is compared with, and it.
 EVALUATE = {
     "run": ("line", "cycle"),
+    "mix": ("line", "line --mix cycle"),
     "against": ("line", "line --against cycle"),
     "by": ("line", "line --by site"),
     "part": ("line", "line --part val"),

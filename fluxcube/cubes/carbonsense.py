@@ -35,6 +35,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
 from fluxcube.stores.building import staging
+from fluxcube.stores.reading import open_store
 from fluxcube.stores.swap import build_lock
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
@@ -185,7 +186,7 @@ def build_carbonsense(
         raise ConfigError("append keeps a store and overwrite replaces it: set only one of them.")
     settings = CubeSettings(
         predictors=_predictors(variables, resolution),
-        fluxes=tuple(targets(resolution)),
+        fluxes=_fluxes(Path(store), resolution, append=append),
         resolution=resolution,
         clock=DAY_CLOCK if ALL[resolution].local else clock,
         order=order,
@@ -213,10 +214,18 @@ def build_carbonsense(
 
 def _predictors(variables: Sequence[str] | None, resolution: str) -> tuple[str, ...]:
     """Return the predictors to keep, in table order."""
-    every = predictors(resolution)
+    every = predictors(resolution, declared=False)
     names = every if variables is None else [variables] if isinstance(variables, str) else variables
     kept = {*check_role(names, "predictor", resolution), *COMPUTED}
     return tuple(name for name in every if name in kept)
+
+
+def _fluxes(store: Path, resolution: str, *, append: bool) -> tuple[str, ...]:
+    """Return the targets of the cube: all of the table, or those that the store to append to already has."""
+    if not (append and store.exists()):
+        return targets(resolution)
+    with open_store(store, kind="cube", dask=False) as cube:
+        return tuple(map(str, cube.target.values))
 
 
 def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildReport:

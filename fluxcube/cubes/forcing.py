@@ -12,8 +12,9 @@ import xarray as xr
 from fluxcube.cubes.chips import CHIP_ATTRS, RasterSource, chip_coords, chip_days, source_rasters
 from fluxcube.cubes.forcing_blocks import Chunks, chips, touches, weather
 from fluxcube.cubes.forcing_cells import Cells, at_cells, land_cells, plain_cells
-from fluxcube.cubes.forcing_request import ForcingRequest
+from fluxcube.cubes.forcing_request import FileSource, ForcingRequest
 from fluxcube.cubes.forcing_store import is_forcing_store, open_forcing_store
+from fluxcube.cubes.forcing_surface import SurfaceSource, grid_surface
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.geometry import cell_area
 from fluxcube.schema import validate_forcing, variable_coords
@@ -38,9 +39,10 @@ _WASTE = 16
 
 
 def open_forcing(
-    era5: str | os.PathLike | Sequence[str | os.PathLike],
+    era5: FileSource,
     *,
     modis: str | os.PathLike | Sequence | None = None,
+    surface: SurfaceSource | None = None,
     land_cover: str | os.PathLike | Sequence | None = None,
     igbp: str | xr.DataArray | None = None,
     chips_per_cell: int | None = None,
@@ -63,12 +65,18 @@ def open_forcing(
 
     Parameters
     ----------
-    era5 : path, folder, URL or list of these
+    era5 : path, folder, URL, xr.Dataset or list of these
         Hourly ERA5 or ERA5-Land: NetCDF, zips of it, or Zarr such as ARCO-ERA5
-        (`fluxcube.sources.era5.variables.open_era5`). Or a store that `fluxcube.write_forcing` wrote, which accepts
+        (`fluxcube.sources.era5.variables.open_era5`); or an open Dataset of its parameters, such as a virtual store,
+        an Icechunk session or items of a STAC catalogue, to which the same checks apply. Or a store that
+        `fluxcube.write_forcing` wrote, which accepts
         `predictors`, `bbox`, `time` and `storage_options` only.
     modis : path, folder or list, optional
         MCD43A4 and MCD43A2 rasters (`fluxcube.sources.modis.rasters`).
+    surface : path, folder, list, xr.Dataset or xr.DataArray, optional
+        Surface reflectance under a clear sky: MOD09GA rasters with their state flags, read by the same rule as for
+        towers; or a NetCDF file, a Zarr store or a Dataset with `surface (latitude, longitude, day, band)` on the cells
+        of the grid (`fluxcube.cubes.forcing_surface`).
     land_cover : path, folder or list, optional
         MCD12Q1 rasters. The class of a cell is the most frequent of its pixels, water only if there is no other, since
         fluxes are those of the land part of a cell. Its chip is the purest block of that class, the nearest to the
@@ -88,7 +96,8 @@ def open_forcing(
         Degrees; selects cells whose centres lie inside. A box with west > east, or one such as 170 to 190, crosses the
         antimeridian.
     time : slice or (start, stop), optional
-        Hours to select (UTC), both ends included, as in xarray. Chips are kept from 32 days before the start.
+        Hours to select (UTC), both ends included, as in xarray. Chips are kept from 32 days before the start, surface
+        reflectance from 96 days before it.
     resolution : float, optional
         Step (degrees) of a grid finer than that of the files, such as 0.05; cell edges are whole multiples of it.
         Weather is interpolated to its centres bilinearly among the four surrounding cells, weighted by their shares of
@@ -110,7 +119,10 @@ def open_forcing(
     -------
     xr.Dataset
         ``predictors (latitude, longitude, time, variable)`` and, with `modis`, ``modis (latitude, longitude, day,
-        band, y, x)``, float32; elevation, igbp and land_fraction on (latitude, longitude). See `fluxcube.schema`.
+        band, y, x)``, float32; with `surface`, ``surface (latitude, longitude, surface_day, surface_band)`` and
+        ``surface_climatology (latitude, longitude, statistic, feature)``, which is that of the whole record of
+        `surface`; elevation, igbp and land_fraction on (latitude, longitude). With `chips_per_cell`, images and
+        reflectance have the dimension ``block`` after longitude. See `fluxcube.schema`.
 
     Raises
     ------
@@ -124,6 +136,7 @@ def open_forcing(
     request = ForcingRequest(
         era5=era5,
         modis=modis,
+        surface=surface,
         land_cover=land_cover,
         igbp=igbp,
         chips_per_cell=chips_per_cell,
@@ -173,7 +186,11 @@ def _open_files(request: ForcingRequest) -> xr.Dataset:
     if request.modis is not None:
         ds.attrs["title"] += " and MODIS"
         ds["modis"] = _modis(request.modis, cells, grid, sizes, request.chips_per_cell)
-        ds = ds.assign_coords(_block_coords(cells) if request.chips_per_cell else {})
+    if request.surface is not None:
+        reflectance = grid_surface(request.surface, cells, grid, sizes, request.chips_per_cell)
+        ds = ds.assign(reflectance.data_vars).assign_coords(reflectance.coords)
+    if request.chips_per_cell:
+        ds = ds.assign_coords(_block_coords(cells))
     return validate_forcing(ds)
 
 

@@ -87,7 +87,7 @@ def weather(grid: Files, names: Sequence[str], sizes: Chunks, heights: np.ndarra
         here = None if heights is None else (grid.elevation[rows, cols], heights[rows, cols])
         return _read_weather, grid.cut(time, rows, cols), tuple(names), here
 
-    return _lazy(f"forcing-{key}", task, chunks)
+    return lazy_blocks(f"forcing-{key}", task, chunks)
 
 
 def chips(
@@ -121,7 +121,7 @@ def chips(
         near = touches(corners, lat, lon) & (dates >= days[span][0]) & (dates <= days[span][-1])
         return _read_chips, [tiles[n] for n in np.flatnonzero(near).tolist()], lat.copy(), lon.copy(), days[span]
 
-    return _lazy(f"chips-{key}", task, chunks)
+    return lazy_blocks(f"chips-{key}", task, chunks)
 
 
 def touches(corners: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
@@ -132,7 +132,7 @@ def touches(corners: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) ->
     return (corners[:, 0] < bottom) & (corners[:, 1] > top) & (corners[:, 2] < right) & (corners[:, 3] > left)
 
 
-def _lazy(name: str, task: Callable[..., tuple], chunks: tuple[tuple[int, ...], ...]) -> da.Array:
+def lazy_blocks(name: str, task: Callable[..., tuple], chunks: tuple[tuple[int, ...], ...]) -> da.Array:
     """Return a Dask array of float32 with one task for each block, which ``task(*slices)`` returns."""
     import dask.array as da
     from dask.highlevelgraph import HighLevelGraph

@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.forcing_surface_grid import BAND as SURFACE_BAND
+from fluxcube.cubes.forcing_surface_grid import DAY as SURFACE_DAY
 from fluxcube.cubes.localdays import needed_share
+from fluxcube.cubes.products import middle_of_chips
 from fluxcube.cubes.satellite import satellite_product
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import check_resolution
 from fluxcube.schema import validate_forcing, variable_coords
 from fluxcube.solar import potential_radiation
-from fluxcube.variables import BANDS, COMPUTED, Variable, predictors, table
+from fluxcube.variables import COMPUTED, Variable, predictors, table
 
 if TYPE_CHECKING:
     import dask.array as da
 
+SURFACE = "surface"
 _CELLS = ("latitude", "longitude")
-_STEPWISE = ("time", "variable", "block", "day", "band", "y", "x")
+_STEPWISE = ("time", "variable", "block", "day", "band", SURFACE_DAY, SURFACE_BAND, "y", "x")
 _HOUR, _DAY, _HOURS = 60, 1440, 24
 #: Maximum number of bytes of a block's hours in RAM, unless a month needs more, and bounds of the days of a chunk.
 _BYTES, _MIN_DAYS, _MAX_DAYS = 128 << 20, 32, 366
@@ -44,10 +48,11 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     xr.Dataset
         A forcing cube (`fluxcube.schema`) with ``resolution: daily``. ``predictors`` (latitude, longitude, time,
         variable) float32 contains the variables of the daily variable table that `forcing` has, in its units (P in
-        mm d-1), TA_RANGE if there is TA, and always DOY and SW_IN_POT. ``time`` are local dates. If there are chips,
-        ``surface`` (latitude, longitude, day, band) float32, as in a daily tower cube, is the mean of their middle
-        4 x 4 pixels, missing where fewer than half of them are valid; with several chips per cell, their weighted mean.
-        Arrays that do not depend on time are those of `forcing`.
+        mm d-1), TA_RANGE if there is TA, and always DOY and SW_IN_POT. ``time`` are local dates. ``surface`` (latitude,
+        longitude, day, band) float32, as in a daily tower cube, and its climatology are those of `forcing`; without
+        them, but with chips, ``surface`` is the mean of the middle 4 x 4 pixels of chips, missing where fewer than half
+        of these are valid. With several blocks per cell, it is the weighted mean over them. Arrays that do not depend
+        on time are those of `forcing`.
 
     Raises
     ------
@@ -66,8 +71,9 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     can be a target, a tenth of other means. TA_RANGE uses hours whose middle lies in the day. SW_IN_POT is computed for
     the solar day, not averaged.
 
-    In tower cubes `surface` is MOD09GA under a clear sky; here it is that of the chips, MCD43A4 at nadir, which is its
-    attribute `product`. `fluxcube.upscale` refuses a model that was trained on the other product.
+    In tower cubes `surface` is usually MOD09GA under a clear sky, as in a forcing that was opened with ``surface=``.
+    That of chips is MCD43A4 at nadir, which is its attribute `product`. `fluxcube.upscale` refuses a model that was
+    trained on the other product.
 
     A chunk reads the hours of its own days, and at most one day of the chunks before and after. It contains at most a
     year, and at most 128 MiB of hours, unless a month needs more.
@@ -89,20 +95,38 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     out = constant.assign(predictors=((*_CELLS, "time", "variable"), _predictors(forcing, columns, shift, first, last)))
     coords = {"time": ("time", days, {"long_name": "date, local mean solar time", "standard_name": "time"})}
     out = out.assign_coords(coords | variable_coords(columns.names, resolution="daily"))
-    if "modis" in forcing:
-        out["surface"] = _surface(forcing.modis)
-        if product := satellite_product(forcing):
-            out["surface"].attrs["product"] = product
+    out = out.assign(_reflectance(forcing))
     title = str(forcing.attrs.get("title", "forcing"))
     attrs = {"title": f"{title}, in local days", "resolution": "daily", "clock": "solar"}
     return validate_forcing(out.assign_attrs({**forcing.attrs, **attrs}))
 
 
+def _reflectance(forcing: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the arrays of reflectance of a daily forcing: those of the hourly one, else the middle of its chips."""
+    if SURFACE in forcing:
+        names = [name for name in (SURFACE, f"{SURFACE}_quality", f"{SURFACE}_climatology") if name in forcing]
+        return {name: _as_daily(forcing[name]) for name in names}
+    if "modis" not in forcing:
+        return {}
+    surface = _surface(forcing.modis)
+    if product := satellite_product(forcing):
+        surface.attrs["product"] = product
+    return {SURFACE: surface}
+
+
+def _as_daily(array: xr.DataArray) -> xr.DataArray:
+    """Return an array of reflectance under the names of a daily forcing, the mean over the blocks of a cell."""
+    dims = {old: new for old, new in ((SURFACE_DAY, "day"), (SURFACE_BAND, "band")) if old in array.dims}
+    if "block" in array.dims:
+        rest = [dim for dim in array.dims if dim not in (*_CELLS, "block")]
+        mean = array.weighted(array.block_weight.fillna(0)).mean("block").transpose(*_CELLS, *rest)
+        array = _named(mean.astype("float32"), array).assign_attrs(array.attrs)
+    return array.rename(dims)
+
+
 def _surface(chips: xr.DataArray) -> xr.DataArray:
     """Return the mean reflectance (latitude, longitude, day, band) of the central 2 km of chips."""
-    middle = chips.sel(band=list(BANDS[:7])).isel(y=slice(2, 6), x=slice(2, 6)).drop_vars(["y", "x"], errors="ignore")
-    there = middle.notnull().sum(("y", "x"))
-    mean = middle.fillna(0).sum(("y", "x")) / there.where(there * 2 >= middle.sizes["y"] * middle.sizes["x"])
+    mean = middle_of_chips(chips)
     if "block" in mean.dims:
         mean = mean.weighted(mean.block_weight.fillna(0)).mean("block").transpose(*_CELLS, "day", "band")
     of = f"Mean of the middle 4 x 4 pixels of chips: {chips.attrs.get('long_name', 'MODIS')}."
@@ -153,17 +177,24 @@ def _whole_dates(time: np.ndarray, shift: np.ndarray) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Names of the daily variables, and the index of each in the hourly ones."""
+    """Names of the daily variables, the index of each in the hourly ones, and its row of the variable table.
+
+    A worker process need not have declared the predictors of the user.
+    """
 
     names: tuple[str, ...]
     hourly: dict[str, int]
+    rows: dict[str, Variable]
 
     @classmethod
     def of(cls, hourly: Sequence[str]) -> _Columns:
         """Return the daily variables that hourly ones yield."""
-        known = {name: at for at, name in enumerate(hourly) if name in table("daily") and name not in COMPUTED}
+        rows = table("daily")
+        known = {name: at for at, name in enumerate(hourly) if name in rows and name not in COMPUTED}
         daily = {*known, *(["TA_RANGE"] if "TA" in known else []), *COMPUTED}
-        return cls(tuple(name for name in predictors("daily") if name in daily), known)
+        return cls(
+            tuple(name for name in predictors("daily") if name in daily), known, {name: rows[name] for name in known}
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +280,7 @@ def _block(hours: np.ndarray, strip: _Strip, block_info: Mapping | None = None) 
         column = _Hours(hours[:, j, start:], len(days), late / _HOUR)
         for at, name in enumerate(columns.names):
             if name in columns.hourly:
-                out[:, j, :, at] = column.day(table("daily")[name], columns.hourly[name])
+                out[:, j, :, at] = column.day(columns.rows[name], columns.hourly[name])
             elif name == "TA_RANGE":
                 out[:, j, :, at] = column.range(columns.hourly["TA"])
         for name, values in _computed(days, strip.latitude[rows], float(strip.longitude[j])).items():

@@ -1,4 +1,4 @@
-"""What to open as a forcing cube: the options of `fluxcube.open_forcing`, made once and checked once."""
+"""The options of `fluxcube.open_forcing`, and checks of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.chips import RasterSource
+from fluxcube.cubes.forcing_surface import SurfaceSource
 from fluxcube.errors import ConfigError
 
 Box = tuple[float, float, float, float]
-#: Folder, file, list of files, or URL.
-FileSource = str | os.PathLike | Sequence[str | os.PathLike]
+#: Folder, file, URL, open Dataset, or list of these.
+FileSource = str | os.PathLike | xr.Dataset | Sequence[str | os.PathLike | xr.Dataset]
 
 _MAX_CHIPS = 64
 #: Options that a store, unlike the files it was derived from, can still apply.
@@ -27,6 +28,7 @@ class ForcingRequest:
 
     era5: FileSource
     modis: RasterSource | None = None
+    surface: SurfaceSource | None = None
     land_cover: RasterSource | None = None
     igbp: str | xr.DataArray | None = None
     chips_per_cell: int | None = None
@@ -62,8 +64,13 @@ class ForcingRequest:
         Raises
         ------
         ConfigError
-            Saying which options do.
+            If they do; the message names them.
         """
+        if isinstance(self.era5, xr.Dataset) and self.era5.attrs.get("kind") == "forcing":
+            raise ConfigError(
+                "expected ERA5 in era5=, found a Dataset that is a forcing cube already: pass it as it is to "
+                "fluxcube.upscale or fluxcube.write_forcing."
+            )
         if self.land_cover is not None and self.igbp is not None:
             raise ConfigError("expected land_cover or igbp, not both: each determines the class of a cell.")
         count = self.chips_per_cell
@@ -71,5 +78,7 @@ class ForcingRequest:
             return
         if not isinstance(count, (int, np.integer)) or not 1 <= count <= _MAX_CHIPS:
             raise ConfigError(f"chips_per_cell must be a whole number from 1 to {_MAX_CHIPS}, found {count!r}.")
-        if self.land_cover is None or self.modis is None:
-            raise ConfigError("chips_per_cell needs modis= and land_cover=: blocks are stratified by land cover.")
+        if self.land_cover is None or (self.modis is None and self.surface is None):
+            raise ConfigError(
+                "chips_per_cell needs modis= or surface=, and land_cover=: blocks are stratified by land cover."
+            )

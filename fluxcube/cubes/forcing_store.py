@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
+from fluxcube.cubes.forcing_surface_grid import DAY as SURFACE_DAY
 from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing
@@ -167,7 +168,7 @@ def open_forcing_store(
 def _dask_chunks(array: xr.DataArray) -> dict[str, int]:
     """Return the sizes of an array's Dask chunks: several stored ones along time, to keep global graphs small."""
     stored = dict(zip(map(str, array.dims), array.encoding["chunks"], strict=True))
-    return {dim: size * {"time": 4, "day": 2}.get(dim, 1) for dim, size in stored.items()}
+    return {dim: size * {"time": 4, "day": 2, SURFACE_DAY: 2}.get(dim, 1) for dim, size in stored.items()}
 
 
 def _inside(ds: xr.Dataset, bbox: tuple[float, float, float, float]) -> xr.Dataset:
@@ -223,7 +224,7 @@ def _sizes(forcing: xr.Dataset, dim: str, size: int) -> tuple[int, int]:
     """Return the lengths, along a dimension, of what is decompressed at once and of a file."""
     if dim in _CELL_DIMS:
         return (_block(forcing, dim),) * 2
-    if dim == "day" or (dim == "time" and resolution_of(forcing) is DAILY):
+    if dim in ("day", SURFACE_DAY) or (dim == "time" and resolution_of(forcing) is DAILY):
         return _DAYS, _SHARD_DAYS
     return (_HOURS, _SHARD_HOURS) if dim == "time" else (size, size)
 

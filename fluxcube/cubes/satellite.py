@@ -55,20 +55,22 @@ class Product:
 CHIPS = Product("MCD43A4", source_rasters, chip_days, build_chips, 9 * 64)
 
 
-def satellite_product(ds: xr.Dataset) -> str | None:
+def satellite_product(ds: xr.Dataset, array: str | None = None) -> str | None:
     """Return the product of the reflectance in a cube or forcing, such as "MOD09GA"; None if it is not recorded.
 
     Parameters
     ----------
     ds : xr.Dataset
         Cube or forcing. The attribute `product` of its satellite data counts, else their description.
+    array : {"modis", "surface"}, optional
+        Array of satellite data; by default that of the resolution: chips (hourly), or surface reflectance (daily).
 
     Examples
     --------
     >>> satellite_product(xr.Dataset({"modis": ((), 0.0, {"long_name": "reflectance (MCD43A4 bands 1-7)"})}))
     'MCD43A4'
     """
-    name = resolution_of(ds).satellite
+    name = array or resolution_of(ds).satellite
     if name not in ds:
         return None
     attrs = ds[name].attrs

@@ -13,6 +13,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.bootstrap import INTERVALS
+from fluxcube.evaluation.coverage import COVERAGE
 from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.scores import SCORES, Moments
@@ -27,6 +28,7 @@ _HEADINGS = {
     "corr2": "corr²",
     "n": "hours",
     "n_sites": "sites",
+    COVERAGE: "coverage of 80 % intervals",
 }
 _NUMBERS = (*Moments._fields, "latitude", "longitude", "elevation", "utc_offset")
 _MEDIANS = ("nse_site_median", "rmse_site_median")  # the others are in the CSV

@@ -11,6 +11,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import INTERVALS, ResampledScores, interval, resample
+from fluxcube.evaluation.coverage import COVERAGE, CoverageOptions, coverage_sums
 from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.clusters import cluster_sites
@@ -126,7 +127,13 @@ def evaluate(
     """
     _check_group(by)
     sums = site_sums(obs, {"pred": pred}, qc=qc, max_qc=max_qc, min_quality=min_quality, seasons=by == "season")
-    return _scored(sums, by, seen)["pred"]
+    scored = _scored(sums, by, seen)["pred"]
+    options: CoverageOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality, "seasons": by == "season"}
+    found = [_scored(one, by, None)["pred"].bias for one in coverage_sums(obs, {"pred": pred}, **options)]
+    if not found:
+        return scored
+    covered = xr.concat(found, "target").reindex(target=scored["target"]).drop_vars("units")
+    return scored.assign({COVERAGE: covered.assign_attrs(long_name="share of values within 80 % intervals")})
 
 
 def compare(
@@ -173,8 +180,42 @@ def compare(
     _check_group(by)
     if not predictions:
         raise ConfigError("expected at least one prediction by model name, found none; pass {name: prediction}.")
-    sums = site_sums(obs, dict(predictions), qc=qc, max_qc=max_qc, min_quality=min_quality, seasons=by == "season")
-    return score_table(sums, by=by, seen=seen, clusters=clusters, draws=draws, seed=seed, level=level, against=against)
+    options: CoverageOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality, "seasons": by == "season"}
+    sums = site_sums(obs, dict(predictions), **options)
+    table = score_table(sums, by=by, seen=seen, clusters=clusters, draws=draws, seed=seed, level=level, against=against)
+    return with_coverage(table, coverage_sums(obs, predictions, **options), by=by)
+
+
+def with_coverage(table: pd.DataFrame, covered: Iterable[Sums], *, by: str | None = None) -> pd.DataFrame:
+    """Add the coverage of 80 % intervals to a table of scores, as the column coverage_80.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Table that `score_table` or `whole_and_groups` returned.
+    covered : iterable of Sums
+        Sums that `fluxcube.evaluation.coverage.coverage_sums` returned for the same predictions.
+    by : str, optional
+        Groups of the table.
+
+    Returns
+    -------
+    pd.DataFrame
+        The table itself if no prediction has a standard deviation. The coverage of a model without NAME_std is NaN.
+    """
+    found: dict[tuple[Hashable, ...], float] = {}
+    for sums in covered:
+        for groups in {None, by}:
+            rows = skill_table(_scored(sums, groups, None))
+            found |= dict(
+                zip(zip(rows["target"], rows["group"], rows["model"], strict=True), rows["bias"], strict=True)
+            )
+    if not found:
+        return table
+    keys = zip(table["target"], table["group"], table["model"], strict=True)
+    out = table.assign(**{COVERAGE: [found.get(key, np.nan) for key in keys]})
+    out.attrs = table.attrs
+    return out
 
 
 def score_table(

@@ -224,7 +224,7 @@ def site_sums(
         If the units of a prediction cannot be converted to those of the observations.
     """
     pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    found = _by_place(list(pairs.values()), data_resolution(obs) if seasons else None)
+    found = place_moments(list(pairs.values()), data_resolution(obs) if seasons else None)
     return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs, units)
 
 
@@ -368,7 +368,7 @@ def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]
     return obs.where(mask), *rest[flags is not None :]
 
 
-def _by_place(pairs: list[tuple[xr.DataArray, ...]], seasons: Resolution | None) -> list[Moments]:
+def place_moments(pairs: Sequence[tuple[xr.DataArray, ...]], seasons: Resolution | None) -> list[Moments]:
     """Return moments of arrays (place, season or 1, model), one per target, from one pass over the data.
 
     If `seasons`, the resolution of the time axis, is passed, local seasons are separate.

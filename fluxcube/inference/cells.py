@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
-from fluxcube.inference.predictor import ModelReference, Predictor
+from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import HOURLY
-from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec, make_block
+from fluxcube.samples.features import Block, FeatureSpec, expire, make_block
 from fluxcube.samples.surface import SurfaceRecord
 
 #: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
 #: before its first hour. Reading all earlier chips would take more RAM the longer a run is.
 CHIP_DAYS = 32
+#: Arrays that have the dimension block where a cell has several blocks.
+_OF_BLOCKS = ("chips", "surface", "climatology", "share", "block_igbp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +27,47 @@ class Piece:
 
     Attributes
     ----------
-    reference : Predictor or ModelReference
+    reference : Reference
         The model, or its folder.
     options : PredictionOptions
         Stride, precision and outputs.
     variables, bands : tuple of str
-        Predictors and bands of the values, in their order.
+        Predictors, and bands of the chips, in their order.
     time : (t,) datetime64
         Time steps of the values.
     keep : slice
         Time steps to return; the others are read for windows, trailing means and whole days.
+    arrays : tuple of str
+        Names of the arrays that `predict_cells` gets after the longitudes, in their order: those of `statics`; "chips",
+        "surface", "climatology" (of the surface reflectance), "share" and "block_igbp" (for several blocks) and
+        "embeddings", where there are any.
+    statics : tuple of str
+        Names of the properties of the cells, such as elevation and classes.
     days : (d,) datetime64 or None
         Dates of the chips.
-    several : bool
-        Whether a cell has several blocks of pixels, each with its own chips, share of the land and class.
+    surface_days : (d,) datetime64 or None
+        Dates of the surface reflectance.
+    surface_bands, features : tuple of str
+        Bands of the surface reflectance, and features of its climatology, in their order.
     """
 
-    reference: Predictor | ModelReference
+    reference: Reference
     options: PredictionOptions
     variables: tuple[str, ...]
     bands: tuple[str, ...]
     time: np.ndarray
     keep: slice
+    arrays: tuple[str, ...] = ()
+    statics: tuple[str, ...] = ()
     days: np.ndarray | None = None
-    several: bool = False
+    surface_days: np.ndarray | None = None
+    surface_bands: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    @property
+    def several(self) -> bool:
+        """Whether a cell has several blocks of pixels, each with its own images, share of the land and class."""
+        return "share" in self.arrays
 
     def outputs(self, predictor: Predictor) -> int:
         """Return the number of outputs of a chunk: those of the model and, for several blocks, variances of fluxes."""
@@ -56,14 +75,45 @@ class Piece:
         return len(predictor.outputs(self.options.uncertainty, self.options.applicability)) + variances
 
 
+@dataclass(frozen=True, eq=False)
+class LandCells:
+    """The land cells of a chunk.
+
+    Attributes
+    ----------
+    values : (n, t, variable) float32
+        Predictors.
+    north, east : (n,) float
+        Degrees.
+    arrays : mapping of str to (n, ...) array
+        Further arrays by name (`Piece.arrays`).
+    """
+
+    values: np.ndarray
+    north: np.ndarray
+    east: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, land: np.ndarray, piece: Piece, *arrays: np.ndarray) -> LandCells:
+        """Return the land cells of values, latitudes, longitudes and `Piece.arrays` (latitude, longitude, ...)."""
+        values, north, east, *more = (_of_land(array, land) for array in arrays)
+        return cls(values, north, east, dict(zip(piece.arrays, more, strict=True)))
+
+    def block(self, number: int) -> LandCells:
+        """Return the cells that have a block of this number, with its images, class and statistics."""
+        some = self.arrays["share"][:, number] > 0
+        arrays = {
+            name: array[some, number] if name in _OF_BLOCKS else array[some] for name, array in self.arrays.items()
+        }
+        return LandCells(self.values[some], self.north[some], self.east[some], arrays | {"igbp": arrays["block_igbp"]})
+
+
 def predict_cells(
     values: np.ndarray,
     land: np.ndarray,
     north: np.ndarray,
     east: np.ndarray,
-    elevation: np.ndarray,
-    igbp: np.ndarray,
-    koppen: np.ndarray,
     *more: np.ndarray,
     piece: Piece,
 ) -> np.ndarray:
@@ -75,14 +125,12 @@ def predict_cells(
         Predictors of the forcing, in the order of `Piece.variables`.
     land : (latitude, longitude) bool
         Whether a cell has land; others are left out.
-    north, east, elevation : (latitude, longitude) float
-        Degrees, metres.
-    igbp, koppen : (latitude, longitude) str
-        Classes.
-    more : arrays
-        If `piece` has days, chips (latitude, longitude, day, band, y, x), or reflectances without y and x; for several
-        blocks (latitude, longitude, block, ...), followed by their shares and classes (latitude, longitude, block). If
-        the model uses them, embeddings (latitude, longitude, embedding).
+    north, east : (latitude, longitude) float
+        Degrees.
+    more : (latitude, longitude, ...) arrays
+        `Piece.arrays`: numbers and classes of the cells; chips (day, band, y, x), surface reflectance (day, band) and
+        its climatology (statistic, feature), for several blocks with the dimension block before these; shares and
+        classes of the blocks; embeddings.
     piece : Piece
         Description of the values.
 
@@ -95,39 +143,34 @@ def predict_cells(
     out = np.full((*land.shape, piece.keep.stop - piece.keep.start, piece.outputs(predictor)), np.nan, np.float32)
     if not land.any():
         return out
-    arrays = [_of_land(x, land) for x in more]
-    chips = arrays.pop(0) if piece.days is not None else None
-    shares, classes = (arrays.pop(0), arrays.pop(0)) if piece.several else (None, None)
-    embeddings = arrays.pop(0) if arrays else None
-    values = _of_land(values, land)
-    north, east, elevation, igbp, koppen = (x[land] for x in (north, east, elevation, igbp, koppen))
+    cells = LandCells.of(land, piece, values, north, east, *more)
 
-    def predict(some, chips, igbp) -> np.ndarray:
-        places = (north[some], east[some], elevation[some], igbp, koppen[some])
-        block = cells_block(values[some], *places, chips=chips, piece=piece, spec=predictor.spec)
-        chosen = None if embeddings is None else embeddings[some]
-        return predictor.predict(_without_old_chips(block), piece.options, piece.keep, chosen)
+    def predict(some: LandCells) -> np.ndarray:
+        def features(spec: FeatureSpec) -> Block:
+            block = cells_block(some, piece, spec)
+            # Views of a point are left out when they are old at towers, too.
+            return _without_old_chips(block) if "modis" in spec.satellite_arrays else block
 
-    if piece.several:
-        out[land] = _mean_of_blocks(predict, chips, shares, classes, len(predictor.spec.targets))
-    else:
-        out[land] = predict(slice(None), chips, igbp)
+        return predictor.predict_places(features, piece.options, piece.keep, some.arrays.get("embeddings"))
+
+    out[land] = _mean_of_blocks(predict, cells, len(predictor.spec.targets)) if piece.several else predict(cells)
     return out
 
 
-def _mean_of_blocks(predict: Callable, chips, shares, classes, targets: int) -> np.ndarray:
+def _mean_of_blocks(predict: Callable[[LandCells], np.ndarray], cells: LandCells, targets: int) -> np.ndarray:
     """Return the mean of a model's outputs over the blocks of cells, by shares, and the variance of fluxes among them.
 
     Standard deviations and dissimilarity are averaged, too, since the errors of the blocks of a cell are correlated.
     """
-    shares = np.nan_to_num(np.asarray(shares, float))
+    shares = np.nan_to_num(np.asarray(cells.arrays["share"], float))
     shares[shares.sum(1) == 0, 0] = 1.0  # a cell whose shares are unknown
+    cells = replace(cells, arrays={**cells.arrays, "share": shares})
     total = square = weight = np.zeros(())
     for k in range(shares.shape[1]):
         some = shares[:, k] > 0
         if not some.any():
             continue
-        estimates = predict(some, chips[some, k], classes[some, k]).astype(np.float64)
+        estimates = predict(cells.block(k)).astype(np.float64)
         every = np.full((len(shares), *estimates.shape[1:]), np.nan)
         every[some] = estimates
         seen = np.isfinite(every) * shares[:, k, None, None]
@@ -149,20 +192,8 @@ def _without_old_chips(block: Block) -> Block:
 
     Whether a window uses the latest chip then depends on its age, not on where the chunk begins.
     """
-    hour, max_age = block.chip_hour, HOURLY.steps_per_day * CHIP_DAYS
-    later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1) if hour.size else hour
-    ends = np.where((hour < NO_CHIP) & (later - hour > max_age), hour + max_age, NO_CHIP)
-    ends[ends >= block.inputs.shape[1]] = NO_CHIP
-    if not (ends < NO_CHIP).any():
-        return block
-    hours = np.concatenate([hour, ends], 1)
-    chips = np.concatenate([block.chips, np.full_like(block.chips, np.nan)], 1)
-    order = np.argsort(hours, axis=1, kind="stable")
-    return replace(
-        block,
-        chip_hour=np.take_along_axis(hours, order, 1),
-        chips=np.take_along_axis(chips, order[..., None, None], 1),
-    )
+    chips, hour = expire(block.chips, block.chip_hour, HOURLY.steps_per_day * CHIP_DAYS)
+    return replace(block, chips=chips, chip_hour=hour)
 
 
 def encode_cells(
@@ -170,10 +201,7 @@ def encode_cells(
     land: np.ndarray,
     north: np.ndarray,
     east: np.ndarray,
-    elevation: np.ndarray,
-    igbp: np.ndarray,
-    koppen: np.ndarray,
-    *,
+    *more: np.ndarray,
     piece: Piece,
 ) -> np.ndarray:
     """Compute the embeddings of the cells of a chunk from their support windows.
@@ -191,44 +219,36 @@ def encode_cells(
     predictor = load_reference(piece.reference)
     out = np.full((*land.shape, predictor.model.embedding_size), np.nan, np.float32)
     if land.any():
-        places = (north[land], east[land], elevation[land], igbp[land], koppen[land])
-        block = cells_block(values[land], *places, chips=None, piece=piece, spec=predictor.spec)
+        block = cells_block(LandCells.of(land, piece, values, north, east, *more), piece, predictor.spec)
         windows = block.inputs.reshape(len(block.inputs), -1, predictor.model.context, block.inputs.shape[-1])
         out[land] = predictor.model.encode(windows)
     return out
 
 
-def cells_block(
-    values: np.ndarray,
-    north: np.ndarray,
-    east: np.ndarray,
-    elevation: np.ndarray,
-    igbp: np.ndarray,
-    koppen: np.ndarray,
-    *,
-    chips: np.ndarray | None,
-    piece: Piece,
-    spec: FeatureSpec,
-) -> Block:
-    """Return features of land cells (n, ...); columns that the forcing lacks are missing."""
+def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec) -> Block:
+    """Return features of land cells; columns that the forcing lacks are missing."""
+    arrays, surface = cells.arrays, None
+    if "surface" in arrays and piece.surface_days is not None:
+        surface = SurfaceRecord(
+            np.asarray(arrays["surface"], np.float32),
+            piece.surface_days,
+            piece.surface_bands,
+            arrays.get("climatology"),
+            piece.features,
+        )
     return make_block(
-        in_order(values, piece.variables, spec.predictors, -1),
+        in_order(cells.values, piece.variables, spec.predictors, -1),
         piece.time,
-        north,
-        east,
+        cells.north,
+        cells.east,
         spec=spec,
-        statics={"elevation": elevation, "igbp": igbp.tolist(), "koppen": koppen.tolist()},
-        chips=None if chips is None or spec.surface_bands else in_order(chips, piece.bands, seen_bands(spec), 2),
+        statics={
+            name: arrays[name].tolist() if arrays[name].dtype.kind in "OU" else arrays[name] for name in piece.statics
+        },
+        chips=in_order(arrays["chips"], piece.bands, spec.bands, 2) if "chips" in arrays and spec.bands else None,
         days=piece.days,
-        surface=None
-        if chips is None or piece.days is None or not spec.surface_bands
-        else SurfaceRecord(in_order(chips, piece.bands, seen_bands(spec), 2), piece.days, seen_bands(spec)),
+        surface=surface,
     )
-
-
-def seen_bands(spec: FeatureSpec) -> tuple[str, ...]:
-    """Return the bands that model inputs are computed from."""
-    return spec.surface_bands or spec.bands
 
 
 def in_order(values: np.ndarray, present: tuple[str, ...], names: tuple[str, ...], axis: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fluxcube.cubes.satellite import satellite_product
+from fluxcube.cubes.products import ARRAYS, check_bias, product_record, record_names
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.variables import table
+from fluxcube.samples.surface import static_feature
+from fluxcube.units import same_unit
+from fluxcube.variables import TIMING, statics, table
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
@@ -27,7 +30,7 @@ _COPIES = 4
 _FORWARD = 400 * 2**20
 
 
-def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
+def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec) -> None:
     """Refuse a forcing that lacks inputs of a model, unless that is allowed.
 
     Parameters
@@ -36,6 +39,8 @@ def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
         Names, as `fluxcube.inference.outputs.masked_inputs` returns them.
     allow_missing : bool
         Whether these inputs may be missing.
+    spec : FeatureSpec
+        Features of the model.
 
     Raises
     ------
@@ -45,58 +50,161 @@ def check_absent(absent: Iterable[str], allow_missing: bool) -> None:
     absent = tuple(absent)
     if absent and not allow_missing:
         raise ConfigError(
-            f"the model was trained on {', '.join(absent)}, which the forcing lacks: add files that have them, train "
-            "without them (--predictors, --no-chips), or treat them as missing (allow_missing, --allow-missing), which "
-            "costs skill."
+            f"the model was trained on {', '.join(absent)}, which the forcing lacks: add files that have them"
+            f"{_satellite_advice(absent, spec)}, train without them (--predictors, --no-chips, --surface none), or "
+            "treat them as missing (allow_missing, --allow-missing), which costs skill."
         )
 
 
-def check_product(predictor: Predictor, forcing: xr.Dataset, allow_other_product: bool) -> dict[str, str]:
-    """Refuse a forcing whose reflectance is of another satellite product than a model was trained on.
+def _satellite_advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
+    """Return which options add the satellite data that are absent, if any are."""
+    bands = any(name.startswith("band ") for name in absent)
+    columns = any(name in spec.surface or static_feature(name) for name in absent)
+    advice = ["chips: open_forcing(modis=), --modis"] if bands and "modis" in spec.satellite_arrays else []
+    if columns or (bands and "modis" not in spec.satellite_arrays):
+        advice.append("surface reflectance: open_forcing(surface=), --surface")
+    return f" ({'; '.join(advice)})" if advice else ""
+
+
+def check_product(
+    predictor: Predictor,
+    ds: xr.Dataset,
+    allow_other_product: bool,
+    *,
+    bias: xr.Dataset | None = None,
+    unknown_level: int = logging.WARNING,
+) -> dict[str, str]:
+    """Refuse data whose reflectance is of another satellite product than a model was trained on.
 
     Products differ in view angle, in clouds and in composition: the same place has another reflectance in each.
 
     Parameters
     ----------
     predictor : Predictor
-        The model, which records the product of the cube that it was trained on.
-    forcing : xr.Dataset
-        Forcing cube of its resolution.
+        The model, which records the products of the cube that it was trained on.
+    ds : xr.Dataset
+        Forcing or cube of its resolution.
     allow_other_product : bool
         Whether the products may differ.
+    bias : xr.Dataset, optional
+        Bias between the two products at towers (`fluxcube.product_bias`), to be recorded.
+    unknown_level : int
+        Level of the log message on a product that is not recorded.
 
     Returns
     -------
     dict of str to str
-        Attributes of the maps: both products, where the model uses bands; "unknown" if one is not recorded, which is
-        logged as a warning.
+        Attributes of the estimates: both products of each array that the model uses (`satellite_product` and
+        `satellite_product_of_training`; `surface_product` likewise, for the surface reflectance of hourly models);
+        "unknown" if one is not recorded, which is logged. Their collections, where these differ, which is logged as a
+        warning; the number of days of later views that a product contains, such as 8 of MCD43A4, if any; and
+        `product_bias`, if it is passed.
 
     Raises
     ------
     ConfigError
         If the products differ, and that is not allowed; the message names both.
     """
-    spec = predictor.spec
-    if not (spec.bands or spec.surface_bands) or spec.time_resolution.satellite not in forcing:
-        return {}
-    trained = (predictor.metadata.get("cube") or {}).get("satellite_product")
-    mapped = satellite_product(forcing)
-    if trained and mapped and trained != mapped and not allow_other_product:
+    attrs: dict[str, str] = {}
+    for single in predictor.singles:
+        attrs |= {**_compared_products(single, ds, allow_other_product, unknown_level), **attrs}
+    if bias is not None:
+        mapped = {key: value for key, value in attrs.items() if key.endswith("_product")}
+        attrs["product_bias"] = check_bias(bias, {key: attrs[f"{key}_of_training"] for key in mapped}, mapped)
+    return attrs
+
+
+def _compared_products(predictor: Predictor, ds: xr.Dataset, allowed: bool, unknown_level: int) -> dict[str, str]:
+    """Return the attributes of `check_product` on the products that one model uses; refuse those that differ."""
+    resolution, record = predictor.spec.time_resolution, predictor.metadata.get("cube") or {}
+    found = product_record(ds)
+    attrs: dict[str, str] = {}
+    for array in ARRAYS:
+        if array not in predictor.spec.satellite_arrays or array not in ds:
+            continue
+        product, collection = record_names(resolution, array)
+        trained, mapped = str(record.get(product) or ""), found.get(product, "")
+        _compare_products(trained, mapped, array, allowed, unknown_level)
+        attrs |= {product: mapped or "unknown", f"{product}_of_training": trained or "unknown"}
+        pair = found.get(collection, ""), str(record.get(collection) or "")
+        if trained == mapped and all(pair) and pair[0] != pair[1]:
+            logger.warning(
+                "the model was trained on collection %s of %s, found collection %s", pair[1], mapped, pair[0]
+            )
+            attrs |= {collection: pair[0], f"{collection}_of_training": pair[1]}
+        if days := int(ds[array].attrs.get("lookahead_days", 0)):
+            attrs[f"{product}_lookahead_days"] = str(days)
+    return attrs
+
+
+def _compare_products(trained: str, mapped: str, array: str, allowed: bool, unknown_level: int) -> None:
+    """Refuse or log two products of an array that differ, or one that is not known ("")."""
+    if trained and mapped and trained != mapped and not allowed:
+        remedy = "--no-chips" if array == "modis" else "surface=()"
         raise ConfigError(
-            f"the model was trained on {trained}, and the reflectance of the forcing is {mapped}: map it with the same "
-            "product, train without reflectance (--no-chips), or accept the difference (allow_other_product, "
-            "--allow-other-product), which the maps record."
+            f"the model was trained on {trained}, and the reflectance of the data ({array}) is {mapped}: use the same "
+            f"product, train without reflectance ({remedy}), or accept the difference (allow_other_product, "
+            "--allow-other-product), which the maps record; fluxcube.product_bias reports how far products differ."
         )
     if not trained or not mapped:
-        logger.warning(
-            "it cannot be checked that the model was trained on the satellite product of the forcing, since it is not "
-            "recorded: model %s, forcing %s",
+        logger.log(
+            unknown_level,
+            "it cannot be checked that the model was trained on the satellite product of the data, since it is not "
+            "recorded: model %s, data %s",
             trained or "unknown",
             mapped or "unknown",
         )
     elif trained != mapped:
-        logger.warning("the model was trained on %s, and is mapped with %s as allowed", trained, mapped)
-    return {"satellite_product": mapped or "unknown", "satellite_product_of_training": trained or "unknown"}
+        logger.warning("the model was trained on %s, and is used with %s as allowed", trained, mapped)
+
+
+def note_timing(predictor: Predictor, ds: xr.Dataset) -> None:
+    """Log a warning if declared daily predictors are known earlier or later in some data than in training.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model, which records the timing of the cube that it was trained on (`fluxcube.add_predictor`).
+    ds : xr.Dataset
+        Tower cube or forcing.
+    """
+    trained = json.loads(str((predictor.metadata.get("cube") or {}).get(TIMING, "{}")))
+    found = json.loads(str(ds.attrs.get(TIMING, "{}")))
+    for name in sorted(set(trained) & set(found) & set(predictor.spec.predictors)):
+        if trained[name] != found[name]:
+            logger.warning(
+                "%s: the model was trained with hold_days=%s and delay_days=%s, these data have %s and %s: add it with "
+                "the same values",
+                *(name, *trained[name], *found[name]),
+            )
+
+
+def check_static_units(spec: FeatureSpec, ds: xr.Dataset) -> None:
+    """Refuse static predictors of the user in other units than those that they were declared in.
+
+    Predictors with a time axis are checked by `fluxcube.schema.check_units`.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Features of the model.
+    ds : xr.Dataset
+        Cube or forcing.
+
+    Raises
+    ------
+    ConfigError
+        If the attribute ``units`` of a static predictor differs; the message names it.
+    """
+    for name, row in statics().items():
+        if name not in spec.static or name not in ds:
+            continue
+        found = str(ds[name].attrs.get("units", row.units))
+        if found != row.units and not same_unit(found, row.units):
+            raise ConfigError(
+                f"{name} must be in {row.units}, as at the towers of the model, found {found}: convert "
+                "the values, or add them with fluxcube.add_predictor, which converts them."
+            )
 
 
 def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:
@@ -164,4 +272,9 @@ def region_bytes(forcing: xr.Dataset, spec: FeatureSpec, *, hours: int, before: 
         days = sum(forcing.modis.sizes[d] for d in ("day",))
         days = min(days, (forcing.modis.chunksizes or {"day": (days,)})["day"][0] + span // HOURLY.steps_per_day + 2)
         images = 3 * 4 * 64 * len(spec.bands) * days * forcing.modis.sizes.get("block", 1)
+    if "surface" in forcing and spec.surface_bands:
+        days = span // spec.steps(1) + max(spec.surface_days, 32) + 4
+        # As read, and in double precision: each band, each feature, and the columns of each day.
+        columns = 3 * len(spec.surface_bands) + 3 * len(spec.surface)
+        images += 8 * days * columns * forcing.surface.sizes.get("block", 1)
     return int(cells * (read + made + images)) + _FORWARD

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
 from fluxcube.errors import ConfigError
-from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells, seen_bands
-from fluxcube.inference.checks import check_absent, check_product, region_bytes
-from fluxcube.inference.loading import as_predictor
-from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
+from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
+from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing, region_bytes
+from fluxcube.inference.loading import AnyModel, as_predictor
+from fluxcube.inference.options import Uncertainty
+from fluxcube.inference.outputs import (
+    as_fluxes,
+    check_calibrated,
+    flux_names,
+    known_applicability,
+    masked_inputs,
+    provenance,
+)
 from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution, resolution_of
+from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.support import support_stops
+from fluxcube.samples.surface import STATISTICS, column_of, static_feature
 from fluxcube.schema import REGION_BYTES, check_units, validate_forcing, validate_maps
 from fluxcube.stores.identity import DIGESTS, input_digests
-from fluxcube.timestamps import DAY
+from fluxcube.timestamps import DAY as DAY_LENGTH
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -38,13 +48,15 @@ _DAYS = 360
 
 _CELL_DIMS = ("latitude", "longitude")
 #: Properties of a cell that are constant in time.
-_CELL_PROPERTIES = ("land", "north", "east", "elevation", "igbp", "koppen")
+_CELL_PROPERTIES = ("land", "north", "east")
+#: Numbers and classes of a cell that every model may use.
+_STATICS = ("elevation", "igbp", "koppen")
 #: Coordinates of cells that are copied to the maps if the forcing has them.
 _COPIED = ("latitude_bnds", "longitude_bnds", "cell_area")
 
 
 def upscale(
-    model: Predictor | str | os.PathLike,
+    model: AnyModel,
     forcing: xr.Dataset,
     *,
     targets: Sequence[str] | None = None,
@@ -52,10 +64,11 @@ def upscale(
     stride: int | None = None,
     min_context: int | None = None,
     precision: str | None = None,
-    uncertainty: bool = False,
+    uncertainty: Uncertainty = False,
     applicability: bool | None = None,
     allow_missing: bool = False,
     allow_other_product: bool = False,
+    product_bias: xr.Dataset | None = None,
     time_chunk: int | None = None,
 ) -> xr.Dataset:
     """Set up flux maps of a model over a grid; nothing is computed yet.
@@ -65,9 +78,9 @@ def upscale(
 
     Parameters
     ----------
-    model : Predictor, path or Run
-        A trained model. The Dask graph contains its path and digest, not its weights; each process reads it once,
-        onto its GPU if it has one.
+    model : Predictor, path or Run, or a sequence of these
+        A trained model; several are mixed with equal weights (`fluxcube.load_model`). The Dask graph contains its path
+        and digest, not its weights; each process reads it once, onto its GPU if it has one.
     forcing : xr.Dataset
         A forcing cube, as `fluxcube.open_forcing` returns it, of the resolution of the model. Its chunks of latitude
         and longitude are kept: rechunk it to change them.
@@ -84,7 +97,7 @@ def upscale(
     precision : {"float32", "bfloat16"}, optional
         Precision of a network's matrix products; float32 by default. bfloat16 is faster on processors that support it,
         and changes fluxes by one or two percent of their standard deviation.
-    uncertainty : bool
+    uncertainty : bool, "std" or "spread"
         Whether to map NAME_std and NAME_spread, too, as `fluxcube.inference.towers.predict` returns them.
     applicability : bool, optional
         Whether to map `dissimilarity`, the distance of a cell's day from the model's training days in units of their
@@ -96,6 +109,8 @@ def upscale(
     allow_other_product : bool
         Whether the reflectance of the forcing may be of another satellite product than the model was trained on, such
         as MCD43A4 for MOD09GA. The maps record both products.
+    product_bias : xr.Dataset, optional
+        Bias between the two products at towers, as `fluxcube.product_bias` returns it: the maps record a summary of it.
     time_chunk : int, optional
         Number of time steps per chunk: for an hourly model a multiple of 24, by default 720, or as many earlier hours
         as a chunk must read; for a daily model any number, by default 360 or more.
@@ -126,6 +141,7 @@ def upscale(
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
     check_units(forcing)
+    check_static_units(predictor.spec, forcing)
     options = predictor.options(
         stride=stride,
         min_context=min_context,
@@ -134,20 +150,20 @@ def upscale(
         applicability=known_applicability(predictor, applicability),
     )
     names = flux_names(predictor, targets)
+    check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, forcing, "grid")
-    check_absent(masked, allow_missing)
-    products = check_product(predictor, forcing, allow_other_product)
+    check_absent(masked, allow_missing, predictor.spec)
+    products = check_product(predictor, forcing, allow_other_product, bias=product_bias)
     _note_clock(forcing, predictor)
+    note_timing(predictor, forcing)
     step = _time_chunk(time_chunk, predictor, options.stride)
     inputs = _inputs(forcing, predictor)
     piece = Piece(
         reference=predictor.reference,
         options=options,
-        variables=inputs.attrs["variables"],
-        bands=inputs.attrs["bands"],
         time=forcing.time.values,
         keep=slice(0, 0),
-        several="share" in inputs,
+        **inputs.attrs,
     )
     embeddings = _embeddings(inputs, predictor, piece)
     land = _cells(forcing.land_fraction) > 0
@@ -164,9 +180,8 @@ def upscale(
     size = region_bytes(
         forcing, predictor.spec, hours=step, before=predictor.hours_before(options.stride), outputs=len(maps.data_vars)
     )
-    settings = {"support_years": predictor.support_years, "calibration": predictor.metadata.get("calibration")}
     attrs = _attrs(forcing) | provenance(predictor, options, masked)
-    attrs |= products | {DIGESTS: input_digests(forcing, settings), REGION_BYTES: size}
+    attrs |= products | {DIGESTS: input_digests(forcing, predictor.settings), REGION_BYTES: size}
     return validate_maps(maps.assign_attrs(attrs))
 
 
@@ -191,7 +206,10 @@ def _time_chunk(steps: int | None, predictor: Predictor, stride: int) -> int:
 
 
 def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
-    """Collect the inputs of all chunks: predictors and bands that the model uses, and properties of each cell."""
+    """Collect the inputs of all chunks: predictors and bands that the model uses, and properties of each cell.
+
+    The attributes are those of `Piece` that describe the arrays.
+    """
     spec = predictor.spec
     present = [name for name in spec.predictors if name in forcing["variable"].values]
     predictors = forcing.predictors.sel(variable=present)
@@ -199,24 +217,75 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
         predictors = predictors.chunk(dict.fromkeys(_CELL_DIMS, _CELLS))
     cells = {dim: max(predictors.chunksizes[dim]) for dim in _CELL_DIMS}  # one size, as a store's shards must have
     north, east = xr.broadcast(forcing.latitude, forcing.longitude)
-    arrays = {
-        "predictors": predictors,
-        "land": forcing.land_fraction > 0,
-        "north": north,
-        "east": east,
-        "elevation": forcing.elevation,
-        "igbp": forcing.igbp.astype(str),
-        "koppen": (forcing.koppen if "koppen" in forcing.coords else xr.full_like(forcing.igbp, "")).astype(str),
+    statics = {name: _static(forcing, name) for name in dict.fromkeys((*_STATICS, *spec.static))}
+    statics = {name: array for name, array in statics.items() if array is not None}
+    satellite = _satellite(forcing, spec)
+    if any("block" in array.dims for array in satellite.values()):
+        satellite = {
+            name: array if "block" in array.dims else array.expand_dims(block=forcing.sizes["block"], axis=2)
+            for name, array in satellite.items()
+        }
+        satellite |= {"share": forcing.block_weight, "block_igbp": forcing.block_igbp.astype(str)}
+    arrays = {"predictors": predictors, "land": forcing.land_fraction > 0, "north": north, "east": east}
+    ds = xr.Dataset({k: a.reset_coords(drop=True) for k, a in (arrays | statics | satellite).items()})
+    whole = {dim: -1 for dim in ("variable", "block", "statistic", "feature") if dim in ds.dims}
+    labels = {
+        name: tuple(map(str, ds[dim].values))
+        for name, dim in (("bands", "band"), ("surface_bands", "surface_band"), ("features", "feature"))
+        if dim in ds.dims
     }
-    bands, chips = [], spec.time_resolution.satellite
-    if seen_bands(spec) and chips in forcing:
-        bands = [b for b in seen_bands(spec) if b in forcing["band"].values]
-        arrays["chips"] = forcing[chips].sel(band=bands)
-        if "block" in forcing[chips].dims:
-            arrays |= {"share": forcing.block_weight, "block_igbp": forcing.block_igbp.astype(str)}
-    ds = xr.Dataset({name: a.reset_coords(drop=True) for name, a in arrays.items()})
-    whole = {dim: -1 for dim in ("variable", "block") if dim in ds.dims}
-    return ds.chunk(cells | whole).assign_attrs(variables=tuple(present), bands=tuple(bands))
+    return ds.chunk(cells | whole).assign_attrs(
+        {"variables": tuple(present), "bands": (), "statics": tuple(statics), "arrays": (*statics, *satellite)} | labels
+    )
+
+
+def _static(forcing: xr.Dataset, name: str) -> xr.DataArray | None:
+    """Return a number or class of the cells; None for one that a block computes itself, or that the forcing lacks."""
+    if name in ("igbp", "koppen"):
+        return (forcing[name] if name in forcing.coords else xr.full_like(forcing.igbp, "")).astype(str)
+    array = forcing[name] if name in forcing and name not in _CELL_DIMS else None
+    return array.transpose(*_CELL_DIMS) if array is not None and set(array.dims) == set(_CELL_DIMS) else None
+
+
+def _satellite(forcing: xr.Dataset, spec: FeatureSpec) -> dict[str, xr.DataArray]:
+    """Return the chips, the surface reflectance and its climatology that a model uses, if the forcing has them."""
+    arrays = {}
+    if "modis" in spec.satellite_arrays and "modis" in forcing:
+        arrays["chips"] = forcing.modis.sel(band=[b for b in spec.bands if b in forcing["band"].values])
+    if spec.surface_bands and "surface" in forcing:
+        surface = forcing.surface
+        day, band = surface.dims[-2:]
+        surface = surface.rename({old: new for old, new in ((day, DAY), (band, BAND)) if old != new})
+        surface = surface.sel({BAND: [b for b in spec.surface_bands if b in surface[BAND].values]})
+        arrays["surface"] = surface
+        if features := _climatology_features(spec):
+            arrays["climatology"] = _climatology(forcing, surface, features)
+    return arrays
+
+
+def _climatology_features(spec: FeatureSpec) -> tuple[str, ...]:
+    """Return the bands and indices whose long-term statistics a model uses."""
+    columns = [column.feature for column in map(column_of, spec.surface) if column.kind == "season"]
+    return tuple(dict.fromkeys([*columns, *(pair[0] for name in spec.static if (pair := static_feature(name)))]))
+
+
+def _climatology(forcing: xr.Dataset, surface: xr.DataArray, features: Sequence[str]) -> xr.DataArray:
+    """Return long-term statistics of the cells: those of the forcing, else those of all of its days.
+
+    They never depend on the chunk of a map.
+    """
+    if "surface_climatology" in forcing:
+        known = forcing.surface_climatology.reindex(statistic=list(STATISTICS))
+        if set(features) <= set(map(str, known["feature"].values)):
+            return known.sel(feature=list(features)).astype("float32")
+    logger.warning(
+        "the forcing has no climatology of %s: long-term statistics are those of its own days, %s to %s",
+        ", ".join(features),
+        *surface[DAY].values[[0, -1]].astype("datetime64[D]"),
+    )
+    lazy = surface if surface.chunks else surface.chunk(dict.fromkeys(_CELL_DIMS, _CELLS))
+    known = record_climatology(lazy)
+    return known.sel(feature=[name for name in features if name in known["feature"].values])
 
 
 def _period(forcing: xr.Dataset, time: slice | None) -> tuple[int, int]:
@@ -242,22 +311,20 @@ def _part(
     """Return lazy predictions (latitude, longitude, time, output) of time steps [start, stop)."""
     low, high = _read(inputs.time.values, predictor, piece, start, stop)
     hours = inputs.isel(time=slice(low, high)).chunk(time=-1)
-    args, core = (
-        [hours.predictors, *(hours[name] for name in _CELL_PROPERTIES)],
-        [["time", "variable"], *[[]] * len(_CELL_PROPERTIES)],
-    )
     piece = replace(piece, time=hours.time.values, keep=slice(start - low, stop - low))
     if "chips" in hours:
         # Chips after the last hour have no effect; any earlier one may be the latest of its cell, until it is too old.
-        ends = np.searchsorted(hours.day.values, hours.time.values[[0, -1]] + [-(CHIP_DAYS + 2) * DAY, DAY])
-        hours = hours.isel(day=slice(min(int(ends[0]), hours.sizes["day"] - 1), max(1, int(ends[1]))))
+        hours = hours.isel(day=_days_of_use(hours.day.values, hours.time.values, CHIP_DAYS + 2, 1))
         piece = replace(piece, days=hours.day.values)
-        dims = [dim for dim in hours.chips.dims if dim not in _CELL_DIMS]
-        args, core = [*args, hours.chips.chunk(dict.fromkeys(dims, -1))], [*core, dims]
-        if piece.several:
-            args, core = [*args, hours.share, hours.block_igbp], [*core, ["block"], ["block"]]
+    if "surface" in hours:
+        spec = predictor.spec
+        before = 2 + max(spec.surface_days, CHIP_DAYS if spec.bands else 0)
+        hours = hours.isel({DAY: _days_of_use(hours[DAY].values, hours.time.values, before, spec.lookahead + 1)})
+        piece = replace(piece, surface_days=hours[DAY].values)
+    args, core = _arguments(hours, piece)
     if embeddings is not None:
         args, core = [*args, embeddings], [*core, ["embedding"]]
+        piece = replace(piece, arrays=(*piece.arrays, "embeddings"))
     predicted = xr.apply_ufunc(
         predict_cells,
         *args,
@@ -272,6 +339,19 @@ def _part(
     predicted = predicted.transpose(*_CELL_DIMS, "time", "target")
     predicted.data = _without_ocean(predicted.data, land)
     return predicted.assign_coords(time=inputs.time.values[start:stop])
+
+
+def _arguments(inputs: xr.Dataset, piece: Piece) -> tuple[list[xr.DataArray], list[list[str]]]:
+    """Return what `predict_cells` gets, each in one chunk beside the cells, and the dimensions of these."""
+    args = [inputs[name] for name in ("predictors", *_CELL_PROPERTIES, *piece.arrays)]
+    core = [[str(dim) for dim in array.dims if dim not in _CELL_DIMS] for array in args]
+    return [array.chunk(dict.fromkeys(dims, -1)) for array, dims in zip(args, core, strict=True)], core
+
+
+def _days_of_use(days: np.ndarray, time: np.ndarray, before: int, after: int) -> slice:
+    """Return the views from some days before the first time step to some days after the last; at least one."""
+    start, stop = np.searchsorted(days, time[[0, -1]] + [-before * DAY_LENGTH, after * DAY_LENGTH])
+    return slice(min(int(start), len(days) - 1), max(1, int(stop)))
 
 
 def _read(time: np.ndarray, predictor: Predictor, piece: Piece, start: int, stop: int) -> tuple[int, int]:
@@ -296,9 +376,15 @@ def _whole(start: int, stop: int, epoch: int, step: int) -> tuple[int, int]:
 
 def _embeddings(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.DataArray | None:
     """Return lazy embeddings (latitude, longitude, embedding) of every cell, if the model uses them."""
-    years = predictor.support_years
-    if years is None:
-        return None
+    parts = [
+        _embeddings_of(inputs, single, replace(piece, reference=single.reference), years)
+        for single in predictor.singles
+        if (years := single.support_years) is not None
+    ]
+    return xr.concat(parts, "embedding").chunk(embedding=-1) if parts else None
+
+
+def _embeddings_of(inputs: xr.Dataset, predictor: Predictor, piece: Piece, years: Sequence[int]) -> xr.DataArray:
     time, length = inputs.time.values, predictor.model.context
     stops = support_stops(time, length, predictor.model.support_windows, years=years)
     if not len(stops):
@@ -308,15 +394,16 @@ def _embeddings(inputs: xr.Dataset, predictor: Predictor, piece: Piece) -> xr.Da
             f"runs from {time[0]:.10} to {time[-1]:.10}; pass a longer forcing."
         )
     windows = inputs.isel(time=(stops[:, None] + np.arange(-length, 0)).ravel()).chunk(time=-1)
+    piece = replace(piece, time=windows.time.values, surface_days=windows[DAY].values if DAY in windows else None)
+    args, core = _arguments(windows, piece)
     return xr.apply_ufunc(
         encode_cells,
-        windows.predictors,
-        *(inputs[name] for name in _CELL_PROPERTIES),
-        input_core_dims=[["time", "variable"], *([] for _ in _CELL_PROPERTIES)],
+        *args,
+        input_core_dims=core,
         output_core_dims=[["embedding"]],
         dask="parallelized",
         output_dtypes=[np.float32],
-        kwargs={"piece": replace(piece, time=windows.time.values)},
+        kwargs={"piece": piece},
         dask_gufunc_kwargs={"output_sizes": {"embedding": predictor.model.embedding_size}},
     )
 

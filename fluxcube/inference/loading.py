@@ -1,29 +1,44 @@
-"""Load trained models: from a run folder, by the name of a shipped model, or by reference in a Dask worker."""
+"""Load trained models: from run folders, by the names of shipped models, or by reference in a Dask worker.
+
+Several runs are opened as one mixed ensemble, which `save_mixed` stores in a folder.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError
+from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.inference.mixed import MixedPredictor, mix, report_left_out
 from fluxcube.inference.passes import to_gpu
-from fluxcube.inference.predictor import ModelReference, Predictor
+from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
 from fluxcube.models import checkpoint, shipped
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.variables import DECLARED, declare_again
 
-_loaded: dict[tuple[str, str], Predictor] = {}
-_lock = threading.Lock()
+#: A run, by its folder, by the name of a shipped model, or loaded already.
+OneModel = Predictor | str | os.PathLike
+#: A run, or several that are opened as a mixed ensemble.
+AnyModel = OneModel | Sequence[OneModel]
+
+_loaded: dict[tuple[str, str, str] | MixedReference, Predictor] = {}
+_lock = threading.RLock()
 
 
-def load_model(run: str | os.PathLike) -> Predictor:
-    """Load a trained model.
+def load_model(run: AnyModel, *, weights: Sequence[float] | None = None) -> Predictor:
+    """Load a trained model, or several as one mixed ensemble.
 
     Parameters
     ----------
-    run : path, Run or str
+    run : path, Run or str, or a sequence of these
         Result of `fluxcube.fit`, or its folder; or the name of a model that ships with the package, such as
-        "ecoperceiver-towers" (`fluxcube.models.shipped.names`).
+        "ecoperceiver-towers" (`fluxcube.models.shipped.names`). Several runs, of any kind and with any inputs, are
+        opened as one model: the weighted mean of their predictions, with the spread between them as NAME_spread.
+    weights : sequence of float, optional
+        Weight of each of several runs, above 0; equal by default.
 
     Returns
     -------
@@ -32,47 +47,175 @@ def load_model(run: str | os.PathLike) -> Predictor:
     Raises
     ------
     CheckpointError
-        If the folder contains no finished model.
+        If a folder contains no finished model.
+    ConfigError
+        If several runs have no common target, or different time steps or clocks, or one is there twice.
+
+    Examples
+    --------
+    >>> from fluxcube.models.shipped import FOLDER
+    >>> load_model([FOLDER / "ecoperceiver-towers" / "seed-0", FOLDER / "ecoperceiver-towers" / "seed-1"])
+    <Predictor mixed: NEE, GPP_NT, RECO_NT from 0.5 seed-0 (ecoperceiver), 0.5 seed-1 (ecoperceiver); in memory>
     """
+    if isinstance(run, Predictor | str | os.PathLike):
+        if weights is not None:
+            raise ConfigError("weights are for several runs: pass a list of runs, or no weights.")
+        return run if isinstance(run, Predictor) else _load(run)
+    parts = [load_model(one) for one in run]
+    if len(parts) == 1 and weights is None:
+        return parts[0]
+    mixed = mix(parts, weights)
+    report_left_out(mixed)
+    return mixed
+
+
+def _load(run: str | os.PathLike) -> Predictor:
     path = shipped.find(run)
-    return load_reference(ModelReference(str(path), checkpoint.digest(path)))
+    about = checkpoint.read_about(path)
+    return load_reference(ModelReference(str(path), about["digest"], str(about.get("seal", ""))))
 
 
-def as_predictor(model: Predictor | str | os.PathLike) -> Predictor:
-    """Return a predictor unchanged, or load it from its run."""
-    return model if isinstance(model, Predictor) else load_model(model)
+def as_predictor(model: AnyModel) -> Predictor:
+    """Return a predictor unchanged, or load it from its run, or from several runs."""
+    return _declaring(load_model(model))
 
 
-def load_reference(reference: Predictor | ModelReference) -> Predictor:
+def save_mixed(
+    folder: str | os.PathLike,
+    runs: Sequence[OneModel],
+    *,
+    weights: Sequence[float] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Store several runs as one model in a folder, which can be used, copied and calibrated like a run.
+
+    The files that predictions need are copied, so that the folder does not depend on the runs. Models that ship with
+    the package are not copied, but referred to by name.
+
+    Parameters
+    ----------
+    folder : path
+        Folder to write; created if it does not exist.
+    runs : sequence of path, Run or str
+        Runs, as `load_model` takes them.
+    weights : sequence of float, optional
+        Weight of each run, above 0; equal by default.
+    overwrite : bool
+        Whether to replace a mixed ensemble that the folder contains.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder contains something else, or a mixed ensemble and `overwrite` is false; if a run is not finished.
+    ConfigError
+        If the runs cannot be mixed, or one of them is in no folder.
+    """
+    parts = [load_model(run) for run in runs]
+    mixed, target = mix(parts, weights), Path(folder)
+    report_left_out(mixed)
+    paths = {name: part.path for name, part in zip(mixed.names, parts, strict=True) if part.path is not None}
+    if absent := [name for name in mixed.names if name not in paths]:
+        raise ConfigError(f"{', '.join(absent)} is in no folder, so that it cannot be copied: pass run folders.")
+    for path in paths.values():
+        if target.resolve() == path.resolve() or target.resolve() in path.resolve().parents:
+            raise CheckpointError(f"{target} contains the run {path}: use another folder for the mixed ensemble.")
+    _clear(target, overwrite)
+    checkpoint.save_mixed(target, paths, mixed.weights, mixed.metadata)
+    return target
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    """Remove a mixed ensemble from a folder if that is allowed; refuse any other content (CheckpointError)."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: pass a folder for the mixed ensemble.")
+    found = sorted(path.name for path in folder.iterdir())
+    if not found:
+        return
+    if not checkpoint.is_mixed(folder):
+        raise CheckpointError(f"{folder} contains other files ({', '.join(found[:3])}): use a folder of its own.")
+    if not overwrite:
+        raise CheckpointError(
+            f"{folder} contains a mixed ensemble: pass overwrite=True (--overwrite) or another folder."
+        )
+    paths, _ = checkpoint.read_mixed(folder)
+    (folder / checkpoint.ENSEMBLE).unlink()
+    for path in paths.values():
+        if path.parent == folder:
+            shutil.rmtree(path)
+
+
+def load_reference(reference: Reference) -> Predictor:
     """Return the model of a reference, read once per process; a predictor is returned unchanged.
 
     Parameters
     ----------
-    reference : Predictor or ModelReference
+    reference : Predictor, ModelReference or MixedReference
         As `Predictor.reference` returns it.
 
     Raises
     ------
     CheckpointError
-        If the folder now contains other weights.
+        If the folder now contains other weights, or was calibrated since.
     """
     if isinstance(reference, Predictor):
         return reference
-    key = (reference.path, reference.digest)
+    if isinstance(reference, MixedReference):
+        return _load_mixed_reference(reference)
+    key = (reference.path, reference.digest, reference.seal)
     with _lock:  # threads of Dask request it at the same time; one of them reads
         if key not in _loaded:
-            path = Path(reference.path)
-            if (found := checkpoint.digest(path)) != reference.digest:
-                raise CheckpointError(
-                    f"{path} has other weights than when this was set up: expected digest {reference.digest[:12]}, "
-                    f"found {found[:12]}; load the model again."
-                )
-            _loaded[key] = _read(path, reference.digest)
-        return _loaded[key]
+            _loaded[key] = _read(reference)
+        return _declaring(_loaded[key])
 
 
-def _read(path: Path, digest: str) -> Predictor:
+def _declaring(predictor: Predictor) -> Predictor:
+    """Return a predictor after declaring the user's predictors that it was trained on, as `FeatureSpec.from_dict` does.
+
+    A predictor that is read once is used again and again, perhaps after its declarations were removed.
+    """
+    declare_again(predictor.metadata.get("features", {}).get(DECLARED), f"the model {predictor.path}")
+    return predictor
+
+
+def _load_mixed_reference(reference: MixedReference) -> Predictor:
+    """Return a mixed ensemble, built once per process if all members are in folders."""
+    with _lock:
+        if not reference.in_folders:
+            return mix([load_reference(one) for one in reference.members], reference.weights, names=reference.names)
+        if reference not in _loaded:
+            parts = [load_reference(one) for one in reference.members]
+            _loaded[reference] = mix(parts, reference.weights, names=reference.names)
+        return _loaded[reference]
+
+
+def _read(reference: ModelReference) -> Predictor:
+    path = Path(reference.path)
+    about = checkpoint.read_about(path)
+    if (found := about["digest"]) != reference.digest:
+        raise CheckpointError(
+            f"{path} has other weights than when this was set up: expected digest {reference.digest[:12]}, "
+            f"found {found[:12]}; load the model again."
+        )
+    if reference.seal and about.get("seal") != reference.seal:
+        raise CheckpointError(f"{path} was calibrated again since this was set up: load the model again.")
+    return _read_mixed(path) if checkpoint.is_mixed(path) else _read_single(path, reference.digest)
+
+
+def _read_single(path: Path, digest: str) -> Predictor:
     model, metadata = checkpoint.load(path)
     to_gpu(model)
     spec = FeatureSpec.from_dict(metadata["features"])
     return Predictor(model, spec, metadata, path, digest, checkpoint.applicability(path))
+
+
+def _read_mixed(path: Path) -> MixedPredictor:
+    paths, about = checkpoint.read_mixed(path)
+    parts = [_load(member) for member in paths.values()]
+    return mix(parts, about["weights"], names=tuple(paths), about=about, path=path, digest=about["digest"])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+#: Which measures of uncertainty are returned: all that a model has (True), one of them, or none (False).
+Uncertainty = bool | Literal["std", "spread"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +22,22 @@ class PredictionOptions:
         context of the model, or fewer to predict the first time steps, too.
     precision : {"float32", "bfloat16"}
         Precision of matrix products.
-    uncertainty : bool
-        Whether standard deviations are returned, too.
+    uncertainty : bool, "std" or "spread"
+        Whether NAME_std and NAME_spread are returned, too, or one of them.
     applicability : bool
         Whether the dissimilarity to the training days is returned, too.
+    members : tuple of PredictionOptions
+        Options of each member of a mixed ensemble; empty for others.
     """
 
     stride: int
     min_context: int
     precision: str = "float32"
-    uncertainty: bool = False
+    uncertainty: Uncertainty = False
     applicability: bool = False
+    members: tuple[PredictionOptions, ...] = ()
+
+    @property
+    def strides(self) -> str:
+        """Number of time steps that one window emits, as text; of each member of a mixed ensemble."""
+        return ", ".join(one.strides for one in self.members) or str(self.stride)

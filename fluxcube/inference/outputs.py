@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.inference.options import PredictionOptions
+from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.samples.features import absent_satellite
-from fluxcube.variables import COMPUTED, table
+from fluxcube.variables import COMPUTED, statics, table
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tu
     ------
     ConfigError
         If RECO is one of `targets` and cannot be derived; the message has the reason.
+        If some members of a mixed ensemble lack one of `targets`.
     UnknownNameError
         If the model lacks another one of `targets`.
     """
@@ -48,6 +49,13 @@ def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tu
     for name in targets or ():
         if name == DERIVED and reason:
             raise ConfigError(f"{name} is no flux of this model: {reason}. Train it with GPP_NT, or RECO, as a target.")
+        if name.rpartition("_")[0] in every and name.endswith(("_std", "_spread")):
+            raise ConfigError(f"{name} is no flux: request it by uncertainty={name.rpartition('_')[2]!r}.")
+        if name not in every and any(name in single.spec.targets for single in predictor.singles):
+            raise ConfigError(
+                f"{name} is estimated by some members of this mixed ensemble only: request {' or '.join(every)}, or "
+                "use a member that estimates it."
+            )
         if name not in every:
             raise unknown("flux of this model", name, every)
     return every if targets is None else tuple(targets)
@@ -55,11 +63,11 @@ def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tu
 
 def known_applicability(predictor: Predictor, requested: bool | None) -> bool:
     """Return whether dissimilarity is computed: as requested, by default if the model can (else this is logged)."""
-    if requested is None and predictor.applicability is None:
+    if requested is None and not predictor.has_training_days:
         logger.warning(
             "no dissimilarity or area of applicability: the model has no record of its training days; train it again"
         )
-    return predictor.applicability is not None if requested is None else requested
+    return predictor.has_training_days if requested is None else requested
 
 
 def as_fluxes(
@@ -82,7 +90,7 @@ def as_fluxes(
     """
     targets = predictor.spec.targets
     outputs = predictor.outputs(options.uncertainty)
-    if options.uncertainty:
+    if options.uncertainty is True:
         _report_uncalibrated(predictor, names)
     rows = table(predictor.resolution)
     one = {t: stacked.isel(target=i).assign_attrs(rows[t].attrs) for i, t in enumerate(targets)}
@@ -110,26 +118,47 @@ def as_fluxes(
     return xr.Dataset({name: one[name].rename(name) for name in names})
 
 
+def check_calibrated(predictor: Predictor, names: Sequence[str], uncertainty: Uncertainty) -> None:
+    """Refuse to return standard deviations alone if those of some fluxes are not calibrated.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model.
+    names : sequence of str
+        Fluxes that are requested.
+    uncertainty : bool, "std" or "spread"
+        Measures of uncertainty that are requested.
+
+    Raises
+    ------
+    ConfigError
+        If `uncertainty` is "std" and nothing calibrated the standard deviation of a target in `names`.
+    """
+    absent = [name for name in predictor.spec.targets if name in names and name not in predictor.calibrated]
+    if uncertainty == "std" and absent:
+        raise ConfigError(predictor.why_uncalibrated(absent))
+
+
 def _report_uncalibrated(predictor: Predictor, names: Sequence[str]) -> None:
     """Log the fluxes whose standard deviation is absent although uncertainty is requested."""
     absent = [name for name in predictor.spec.targets if name in names and name not in predictor.calibrated]
-    if "std" in predictor.quantities and absent:
+    if absent:
         logger.warning(
-            "no standard deviation of %s: nothing calibrated it on validation towers. The spread, where there is one, "
-            "is that between the members of the ensemble, and not the error of the mean",
+            "no standard deviation of %s: nothing calibrated it on validation towers or on predictions of held-out "
+            "towers (fluxcube.calibrate). The spread, where there is one, is that between the members of the ensemble, "
+            "and not the error of the mean",
             ", ".join(absent),
         )
 
 
 def _applicability(index: xr.DataArray, predictor: Predictor) -> dict[str, xr.DataArray]:
     """Return dissimilarity, and whether it is within the threshold."""
-    threshold = predictor.training_days().threshold
+    threshold = predictor.threshold
     within = xr.where(index <= threshold, np.float32(1.0), np.float32(0.0)).where(index.notnull())
     attrs = {"threshold": round(threshold, 6), "references": "Meyer & Pebesma 2021, doi:10.1111/2041-210X.13650"}
     return {
-        DISSIMILARITY: index.assign_attrs(
-            units="1", long_name="distance of the day's inputs to the nearest training day, in mean distances", **attrs
-        ),
+        DISSIMILARITY: index.assign_attrs(units="1", long_name=predictor.dissimilarity_name, **attrs),
         APPLICABLE: within.assign_attrs(
             units="1",
             long_name="area of applicability: dissimilarity is within the training towers' own",
@@ -144,11 +173,14 @@ def _uncertainty_attrs(flux: str, kind: str, predictor: Predictor) -> dict[str, 
     attrs: dict[str, object] = {"units": table(predictor.resolution)[flux].attrs["units"]}
     if kind == "spread":
         return attrs | {"long_name": f"standard deviation of {flux} between the members of the ensemble"}
-    members = "spread" in predictor.quantities
-    calibration = predictor.metadata.get("calibration", {}).get(flux, {})
+    calibration = (predictor.metadata.get("calibration") or {}).get(flux, {})
     coverage = calibration.get("held_out") or calibration.get("calibrated") or {}
     shares = {f"coverage_{float(level):.0%}".replace("%", ""): round(share, 4) for level, share in coverage.items()}
-    attrs["long_name"] = f"standard deviation of the error of {flux}" + (", with members' spread" if members else "")
+    attrs["long_name"] = f"standard deviation of the error of {flux}"
+    if model := predictor.error_models.get(flux):
+        return attrs | {"error_model": model.formula(flux)} | shares
+    if "spread" in predictor.quantities:
+        attrs["long_name"] = f"{attrs['long_name']}, with members' spread"
     attrs["calibration_factor"] = float(predictor.factors[predictor.spec.targets.index(flux)])
     return attrs | shares
 
@@ -163,10 +195,13 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
     """
     spec = predictor.spec
     present = set(map(str, ds["variable"].values))
-    used = [name for name in spec.predictors if name in present]
-    if all(name in COMPUTED for name in used) and not all(name in COMPUTED for name in spec.predictors):
-        needed = ", ".join(name for name in spec.predictors if name not in COMPUTED)
-        raise ConfigError(f"the {kind} supplies none of the predictors the model was trained on ({needed}).")
+    for single in predictor.singles:
+        needed = [name for name in single.spec.predictors if name not in COMPUTED]
+        if needed and not present.intersection(needed):
+            model = "the model" if single is predictor else f"a member ({single.path or single.model.kind})"
+            raise ConfigError(
+                f"the {kind} supplies none of the predictors {model} was trained on ({', '.join(needed)})."
+            )
     masked = [name for name in spec.predictors if name not in present]
     masked += absent_satellite(ds, spec)
     for place in ("igbp", "koppen"):
@@ -174,6 +209,8 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
             masked.append(place)
     if "elevation" in spec.static and not np.isfinite(ds["elevation"].values).any():
         masked.append("elevation")
+    own = [name for name in spec.static if name in statics()]
+    masked += [name for name in own if name not in ds.coords or not np.isfinite(ds[name].values).any()]
     if masked:
         logger.warning("masked, since the %s does not supply them: %s", kind, ", ".join(masked))
     return tuple(masked)
@@ -182,7 +219,10 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
 def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[str, ...]) -> dict[str, object]:
     """Return attributes that record which model made a prediction, and how."""
     spec, record = predictor.spec, predictor.metadata
-    members = {"ensemble_members": len(record["members"])} if "members" in record else {}
+    members: dict[str, object] = {"ensemble_members": len(record["members"])} if "members" in record else {}
+    if "weights" in record:  # of a mixed ensemble
+        weighted = zip(record["weights"], record["members"].items(), strict=True)
+        members["members"] = "; ".join(f"{weight:.4g} {name} ({digest[:12]})" for weight, (name, digest) in weighted)
     steps = spec.time_resolution.steps
     clock = (
         {} if spec.time_resolution.local else {"clock": spec.clock}
@@ -192,11 +232,13 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
         "model_digest": predictor.digest,
         "training_sites": len(record.get("training_sites", ())),
         f"context_{steps}": predictor.model.context,
-        f"stride_{steps}": options.stride,
+        f"stride_{steps}": options.strides if options.members else options.stride,
         f"min_context_{steps}": options.min_context,
         "precision": options.precision,
         "predictors": ", ".join(spec.predictors),
         "memory_days": ", ".join(map(str, spec.memory_days)),
+        **({"surface_columns": ", ".join(spec.surface)} if spec.surface else {}),
+        **({"lookahead_days": spec.lookahead} if spec.lookahead else {}),
         "masked_predictors": ", ".join(masked),
         **({"RECO_absent": why_absent(spec.targets)} if _expects_respiration(spec.targets) else {}),
         **clock,

@@ -56,7 +56,7 @@ def predict_scaled(
     sliding = options.stride == 1 and model.sliding_window
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
         batch = Batch.of(gather(series, p, s, seen))
-        estimates = _estimates(model, batch, options.uncertainty, derive)
+        estimates = _estimates(model, batch, bool(options.uncertainty), derive)
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
         inside = (step >= keep.start) & (step < keep.stop) & ((s[:, None] >= length) | enough)
@@ -97,7 +97,7 @@ def window_ends(block: Block, length: int, options: PredictionOptions, keep: sli
 def _passes(
     place: np.ndarray, stop: np.ndarray, length: int, stride: int, size: int, sliding: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
-    """Yield what passes the model together: places, ends, number of time steps, and how many of them are emitted.
+    """Yield the windows of each forward pass: places, ends, number of time steps, and number of emitted steps.
 
     With sliding-window inference, windows that end at consecutive time steps are one series; others are batched.
     """

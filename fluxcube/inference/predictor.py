@@ -7,21 +7,22 @@ cut into pieces, each with the time steps before it that its windows need, yield
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.errors import CheckpointError, ConfigError, unknown
 from fluxcube.inference.embedding import tower_embeddings
-from fluxcube.inference.options import PredictionOptions
+from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.passes import matrix_precision, predict_scaled
 from fluxcube.inference.respiration import DERIVED, daily_respiration
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model
 from fluxcube.models.ensemble import NEVER_NEGATIVE
+from fluxcube.models.errormodel import ErrorModel
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.daymeans import block_days
 from fluxcube.samples.features import Block, FeatureSpec
@@ -46,10 +47,41 @@ class ModelReference:
         Run folder, as this machine finds it.
     digest : str
         Digest of the weights, so that a folder that was trained again is not mistaken for the original.
+    seal : str
+        Digest of the JSON file, so that a run that was calibrated again is not mistaken for the original; "" for runs
+        of earlier versions.
     """
 
     path: str
     digest: str
+    seal: str = ""
+
+
+@dataclass(frozen=True)
+class MixedReference:
+    """A mixed ensemble that is in no folder, by its members: what Dask sends to its workers.
+
+    Attributes
+    ----------
+    members : tuple of ModelReference or Predictor
+        References of the members.
+    names : tuple of str
+        Names of the members.
+    weights : tuple of float
+        Weights of the members.
+    """
+
+    members: tuple[Reference, ...]
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def in_folders(self) -> bool:
+        """Whether all members are in folders, so that the reference contains no model."""
+        return all(
+            one.in_folders if isinstance(one, MixedReference) else isinstance(one, ModelReference)
+            for one in self.members
+        )
 
 
 @dataclass(frozen=True)
@@ -112,9 +144,46 @@ class Predictor:
 
     @property
     def calibrated(self) -> tuple[str, ...]:
-        """Targets whose standard deviations were calibrated on validation towers."""
-        calibration = self.metadata.get("calibration") or {}
-        return tuple(name for name in self.spec.targets if "calibrated" in calibration.get(name, {}))
+        """Targets whose standard deviations were calibrated on validation towers, or on held-out predictions."""
+        usable = set(self.spec.targets) if "std" in self.quantities else set(self.error_models)
+        return tuple(
+            name for name in self.spec.targets if name in usable and "calibrated" in self._calibration.get(name, {})
+        )
+
+    @property
+    def error_models(self) -> dict[str, ErrorModel]:
+        """Error models of the targets that `fluxcube.calibrate` calibrated on held-out predictions."""
+        found = ((name, self._calibration.get(name, {}).get("error_model")) for name in self.spec.targets)
+        return {name: ErrorModel.from_dict(values) for name, values in found if values}
+
+    @property
+    def _calibration(self) -> Mapping[str, Any]:
+        return self.metadata.get("calibration") or {}
+
+    @property
+    def singles(self) -> tuple[Predictor, ...]:
+        """Predictors with features of their own: this one, or the members of a mixed ensemble."""
+        return (self,)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Settings on which predictions depend, besides the weights."""
+        return {"support_years": self.support_years, "calibration": self.metadata.get("calibration")}
+
+    @property
+    def has_training_days(self) -> bool:
+        """Whether there is a record of the training days, from which dissimilarity is computed."""
+        return self.applicability is not None
+
+    @property
+    def dissimilarity_name(self) -> str:
+        """Description of the layer of dissimilarity."""
+        return "distance of the day's inputs to the nearest training day, in mean distances"
+
+    @property
+    def threshold(self) -> float:
+        """Dissimilarity above which the model is not applicable (ConfigError without a record of training days)."""
+        return self.training_days().threshold
 
     @property
     def support_years(self) -> tuple[int, ...] | None:
@@ -169,40 +238,69 @@ class Predictor:
     @property
     def factors(self) -> np.ndarray:
         """Calibration factors of the standard deviations (targets,), found on the validation towers."""
-        calibration = self.metadata.get("calibration") or {}
-        return np.array([calibration.get(name, {}).get("factor", 1.0) for name in self.spec.targets], np.float32)
+        found = self._calibration
+        return np.array([found.get(name, {}).get("factor", 1.0) for name in self.spec.targets], np.float32)
 
-    def outputs(self, uncertainty: bool = False, applicability: bool = False) -> tuple[str, ...]:
+    def outputs(self, uncertainty: Uncertainty = False, applicability: bool = False) -> tuple[str, ...]:
         """Return the names of the outputs: targets; with `uncertainty` NAME_std and NAME_spread; RECO; dissimilarity.
 
         NAME_std is an output only where it was calibrated. RECO is one of a daily model that derives it.
 
+        Parameters
+        ----------
+        uncertainty : bool, "std" or "spread"
+            True for all measures of uncertainty that the model has; "std" or "spread" for one of them.
+        applicability : bool
+            Whether dissimilarity is an output.
+
         Raises
         ------
         ConfigError
-            If the model does not estimate its error or nothing calibrated it, or it has no record of its training days.
+            If the model has no measure of uncertainty, or not the requested one; if it has no record of its training
+            days.
         """
-        unusable = self._uncalibrated
-        names = tuple(name for name in self._columns(uncertainty) if name not in unusable)
-        if uncertainty and len(self.quantities) == 1:
-            raise ConfigError(
-                "this model returns no uncertainty: train with distribution='gaussian' in its config, or several seeds."
-            )
-        if uncertainty and not {f"{name}_spread" for name in self.spec.targets} & set(names) and not self.calibrated:
-            raise ConfigError(
-                "this model returns no uncertainty: it estimates standard deviations, but no validation tower had "
-                "enough measured values to calibrate them. Train with a split that has validation towers."
-            )
+        measures = self._measures(uncertainty)
         if applicability:
-            self.training_days()
-        return (*names, DISSIMILARITY) if applicability else names
+            _ = self.threshold  # refused without a record of training days
+        derived = () if daily_respiration(self.spec) is None else (DERIVED,)
+        return (*self.spec.targets, *measures, *derived, *((DISSIMILARITY,) if applicability else ()))
 
-    @property
-    def _uncalibrated(self) -> frozenset[str]:
-        """Names of the standard deviations that nothing calibrated: they are no outputs."""
-        return frozenset(f"{name}_std" for name in self.spec.targets if name not in self.calibrated)
+    def _measures(self, uncertainty: Uncertainty) -> tuple[str, ...]:
+        """Return the names of the measures of uncertainty: NAME_std of each calibrated target, then NAME_spread."""
+        if not isinstance(uncertainty, bool) and uncertainty not in ("std", "spread"):
+            raise unknown("measure of uncertainty", str(uncertainty), ("std", "spread"))
+        if not uncertainty:
+            return ()
+        std = tuple(f"{name}_std" for name in self.calibrated)
+        spread = tuple(f"{name}_spread" for name in self.spec.targets if "spread" in self.quantities)
+        if uncertainty == "spread" and not spread:
+            raise ConfigError("this model has no spread, since it has no members: train several seeds (--seeds).")
+        if uncertainty == "std" and not std:
+            raise ConfigError(self.why_uncalibrated(self.spec.targets))
+        if not std and not spread:
+            raise ConfigError(f"this model returns no uncertainty: {self.why_uncalibrated(self.spec.targets)}")
+        return {"std": std, "spread": spread}.get(str(uncertainty), (*std, *spread))
 
-    def _columns(self, uncertainty: bool) -> tuple[str, ...]:
+    def why_uncalibrated(self, targets: Sequence[str]) -> str:
+        """Return why there is no standard deviation of some targets, and what to do."""
+        names = ", ".join(targets)
+        calibrate = "calibrate the run on predictions of held-out towers, fluxcube.calibrate(run, cube, predictions)"
+        if "spread" in self.quantities:
+            return (
+                f"nothing calibrated a standard deviation of {names}: {calibrate}, or pass uncertainty='spread', the "
+                "disagreement of the members, which is not the error."
+            )
+        if "std" in self.quantities:
+            return (
+                f"no validation tower had enough measured values to calibrate the standard deviation of {names}. Train "
+                f"with a split that has validation towers, or {calibrate}."
+            )
+        return (
+            f"the model does not estimate the error of {names}. Train with distribution='gaussian' in its config, or "
+            f"several seeds, or {calibrate}."
+        )
+
+    def _columns(self, uncertainty: Uncertainty) -> tuple[str, ...]:
         """Return the names of everything that the model computes, in the order of its arrays."""
         kinds = self.quantities[1:] if uncertainty else ()
         derived = () if daily_respiration(self.spec) is None else (DERIVED,)
@@ -223,7 +321,7 @@ class Predictor:
         stride: int | None = None,
         min_context: int | None = None,
         precision: str | None = None,
-        uncertainty: bool = False,
+        uncertainty: Uncertainty = False,
         applicability: bool = False,
     ) -> PredictionOptions:
         """Return prediction options, checked and completed by the defaults of the model.
@@ -255,9 +353,11 @@ class Predictor:
         )
 
     @property
-    def reference(self) -> Predictor | ModelReference:
+    def reference(self) -> Reference:
         """What a Dask graph contains: path and digest, or the model itself if it is in no file."""
-        return self if self.path is None else ModelReference(str(self.path), self.digest)
+        if self.path is None:
+            return self
+        return ModelReference(str(self.path), self.digest, str(self.metadata.get("seal", "")))
 
     def stride_or_default(self, stride: int | None) -> int:
         """Return the number of time steps that each window emits.
@@ -287,7 +387,7 @@ class Predictor:
         block: Block,
         *,
         stride: int | None = None,
-        uncertainty: bool = False,
+        uncertainty: Uncertainty = False,
         min_context: int | None = None,
         precision: str | None = None,
     ) -> np.ndarray:
@@ -303,8 +403,8 @@ class Predictor:
             Features of n places over t time steps.
         stride : int, optional
             Number of time steps that one window emits; see `stride_or_default`.
-        uncertainty : bool
-            Whether to return standard deviations, too.
+        uncertainty : bool, "std" or "spread"
+            Whether to return measures of uncertainty, too; see `outputs`.
         min_context : int, optional
             Predict time steps whose window begins before the block, too, if the block has this number of steps up to
             them, their own included: the other steps of the window are missing, as they were in training at the start
@@ -320,6 +420,28 @@ class Predictor:
         """
         options = self.options(stride=stride, min_context=min_context, precision=precision, uncertainty=uncertainty)
         return self.predict(block, options)
+
+    def predict_places(
+        self,
+        features: Callable[[FeatureSpec], Block],
+        options: PredictionOptions,
+        keep: slice = slice(None),
+        embeddings: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Predict some time steps of places whose features are computed as the model needs them.
+
+        Parameters
+        ----------
+        features : callable
+            Computes the block of the places from the features of a model; a mixed ensemble calls it for each member.
+        options, keep, embeddings
+            As `predict` takes them.
+
+        Returns
+        -------
+        (n, kept time steps, outputs) float32
+        """
+        return self.predict(features(self.spec), options, keep, embeddings)
 
     def predict(
         self,
@@ -353,13 +475,21 @@ class Predictor:
             fluxes, derive = out[..., : len(columns)], daily_respiration(self.spec)
             with matrix_precision(self.model, options.precision):
                 predict_scaled(self.model, self._with_embeddings(block, embeddings), options, keep, fluxes, derive)
-            self._unscale(fluxes, options.uncertainty)
+            self._unscale(fluxes, bool(options.uncertainty))
             fluxes[~block.observed[:, keep]] = np.nan
             if options.applicability:
                 out[..., -1] = self.dissimilarity(block)[:, keep]
-        unusable = self._uncalibrated if options.uncertainty else frozenset()
-        kept = [i for i in range(count) if i >= len(columns) or columns[i] not in unusable]
-        return out if len(kept) == count else out[..., kept]
+        return self._chosen(out, options)
+
+    def _chosen(self, computed: np.ndarray, options: PredictionOptions) -> np.ndarray:
+        """Return the outputs from everything that the model computed (..., columns); error models are applied."""
+        names = self.outputs(options.uncertainty, options.applicability)
+        columns = (*self._columns(options.uncertainty), *((DISSIMILARITY,) if options.applicability else ()))
+        models = self.error_models if options.uncertainty else {}
+        if names == columns and not models:
+            return computed
+        arrays = {name: computed[..., i] for i, name in enumerate(columns)}
+        return np.stack([*with_error_models(arrays, names, models)], -1)
 
     def dissimilarity(self, block: Block) -> np.ndarray:
         """Return how far the UTC day of each time step is from the training days.
@@ -397,7 +527,34 @@ class Predictor:
             for i, name in enumerate(self.spec.targets):
                 if name.startswith(NEVER_NEGATIVE):
                     np.maximum(out[..., i], 0, out=out[..., i])
-        if uncertainty:
+        if uncertainty and len(self.quantities) > 1:
             out[..., n : 2 * n] *= scale * self.factors
             size = len(self.quantities) * n
             out[..., 2 * n : size] *= np.tile(scale, len(self.quantities) - 2)
+
+
+#: What a Dask graph contains: references to folders, or a model that is in none.
+Reference = Predictor | ModelReference | MixedReference
+
+
+def with_error_models(
+    arrays: Mapping[str, np.ndarray], names: Sequence[str], models: Mapping[str, ErrorModel]
+) -> Iterator[np.ndarray]:
+    """Yield the outputs of a model by name; NAME_std from the error model of NAME, if it has one.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        What a model computed: NAME, NAME_std and NAME_spread where it has them.
+    names : sequence of str
+        Names of the outputs.
+    models : mapping of str to ErrorModel
+        Error models by target.
+    """
+    for name in names:
+        target, _, kind = name.rpartition("_")
+        if kind == "std" and target in models:
+            kinds = {one: arrays[f"{target}_{one}"] for one in ("std", "spread") if f"{target}_{one}" in arrays}
+            yield models[target].apply({"mean": arrays[target], **kinds}).astype(np.float32)
+        else:
+            yield arrays[name]

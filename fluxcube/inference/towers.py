@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,19 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
+from fluxcube.inference.checks import check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
-from fluxcube.inference.loading import as_predictor, load_reference
-from fluxcube.inference.options import PredictionOptions
-from fluxcube.inference.outputs import as_fluxes, flux_names, known_applicability, masked_inputs, provenance
-from fluxcube.inference.predictor import ModelReference, Predictor
+from fluxcube.inference.loading import AnyModel, as_predictor, load_reference
+from fluxcube.inference.options import PredictionOptions, Uncertainty
+from fluxcube.inference.outputs import (
+    as_fluxes,
+    check_calibrated,
+    flux_names,
+    known_applicability,
+    masked_inputs,
+    provenance,
+)
+from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
 from fluxcube.schema import check_units, validate_cube
@@ -24,22 +32,23 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Predictor | str | os.PathLike,
+    model: AnyModel,
     cube: xr.Dataset,
     *,
     stride: int | None = None,
     min_context: int | None = None,
     precision: str | None = None,
-    uncertainty: bool = False,
+    uncertainty: Uncertainty = False,
     applicability: bool | None = False,
+    allow_other_product: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
     """Predict the fluxes of towers, the same way as maps.
 
     Parameters
     ----------
-    model : Predictor, path or Run
-        A trained model.
+    model : Predictor, path or Run, or a sequence of these
+        A trained model; several are mixed with equal weights (`fluxcube.load_model`).
     cube : xr.Dataset
         A tower cube or a selection of it. Windows and trailing means begin at its first time step: select some time
         before the period of interest, too, or no period.
@@ -50,13 +59,16 @@ def predict(
         of steps up to each, its own included; by default they are missing.
     precision : {"float32", "bfloat16"}, optional
         Precision of a network's matrix products; float32 by default.
-    uncertainty : bool
-        Whether to return NAME_std as well, the calibrated standard deviation of the error of each target: that of a
-        Gaussian head, or the total of an ensemble; and NAME_spread, that between the members of an ensemble. NAME_std
-        exists only for targets whose standard deviation was calibrated on validation towers. Neither exists for a
-        derived RECO, since the correlation between the errors of NEE and GPP is unknown.
+    uncertainty : bool, "std" or "spread"
+        Whether to return NAME_std as well, the calibrated standard deviation of the error of each target; and
+        NAME_spread, the standard deviation between the members of an ensemble, which is not the error. NAME_std exists
+        only for targets whose standard deviation was calibrated, on validation towers by `fluxcube.fit` or on
+        predictions of held-out towers by `fluxcube.calibrate`; "std" refuses a model in which nothing calibrated it.
+        Neither exists for a derived RECO, since the correlation between the errors of NEE and GPP is unknown.
     applicability : bool, optional
         Whether to return `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is if the model can.
+    allow_other_product : bool
+        Whether the reflectance of the cube may be of another satellite product than the model was trained on.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -67,7 +79,7 @@ def predict(
         coordinates on site; NaN outside a site's record, where the window begins before it, and in time steps
         without an observed predictor. RECO is NEE + GPP_NT (attribute `derived`) where the model has no head for
         it, clipped at zero in daily predictions; without GPP_NT there is none, and the attribute `RECO_absent` of the
-        Dataset reports why.
+        Dataset reports why. The coordinate `in_training` (site) is True where the model was trained on the tower.
         Lazy, one chunk per site, if the cube is lazy and `progress` is None; computed otherwise.
 
     Raises
@@ -76,13 +88,16 @@ def predict(
         If `cube` is not a tower cube.
     ConfigError
         If the cube has none of the model's predictors, another clock or another resolution than the model was trained
-        on, or predictors in other units than the variable table's; if the model does not estimate its error.
+        on, predictors in other units than the variable table's, or reflectance of another satellite product (without
+        `allow_other_product`); if the model does not estimate its error.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
     check_resolution(cube, predictor.resolution, "this model")
     check_units(cube[["predictors"]])
+    check_static_units(predictor.spec, cube)
     _check_clock(cube, predictor)
+    note_timing(predictor, cube)
     options = predictor.options(
         stride=stride,
         min_context=min_context,
@@ -90,7 +105,10 @@ def predict(
         uncertainty=uncertainty,
         applicability=known_applicability(predictor, applicability),
     )
+    names = flux_names(predictor)
+    check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, cube, "cube")
+    products = check_product(predictor, cube, allow_other_product, unknown_level=logging.INFO)
     satellite = [name for name in predictor.spec.satellite_arrays if name in cube]
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
     present = [name for name in cube["variable"].values if name in predictor.spec.predictors]
@@ -100,12 +118,21 @@ def predict(
         values = _lazy(predictor, needed, options)
     else:
         values = _eager(predictor, needed, options, progress)
-    coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}}
+    coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}} | _in_training(cube, predictor)
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
-    fluxes = as_fluxes(stacked, predictor, flux_names(predictor), options)
+    fluxes = as_fluxes(stacked, predictor, names, options)
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
-        provenance(predictor, options, masked)
+        provenance(predictor, options, masked) | products
     )
+
+
+def _in_training(cube: xr.Dataset, predictor: Predictor) -> dict[str, xr.DataArray]:
+    """Return the coordinate `in_training` of towers; nothing if the model has no record of its training towers."""
+    if "training_sites" not in predictor.metadata:
+        return {}
+    known = np.isin(cube["site"].values.astype(str), list(predictor.metadata["training_sites"]))
+    attrs = {"long_name": "whether the model was trained on the tower"}
+    return {"in_training": xr.DataArray(known, {"site": cube["site"]}, ("site",), attrs=attrs)}
 
 
 def _check_clock(cube: xr.Dataset, predictor: Predictor) -> None:
@@ -141,13 +168,16 @@ def _columns(predictor: Predictor, options: PredictionOptions) -> int:
     return len(predictor.outputs(options.uncertainty, options.applicability))
 
 
-def _one_site(reference: Predictor | ModelReference, cube: xr.Dataset, options: PredictionOptions) -> np.ndarray:
+def _one_site(reference: Reference, cube: xr.Dataset, options: PredictionOptions) -> np.ndarray:
     """Return predictions of a cube of one site, (1, time, output), between its first and last time step."""
     predictor = load_reference(reference)
     out = np.full((1, cube.sizes["time"], _columns(predictor, options)), np.nan, np.float32)
     start, stop = np.searchsorted(cube.time.values, [cube.time_start.values[0], cube.time_stop.values[0]])
     if start < stop:
-        block = cube_block(cube.isel(time=slice(start, stop)), predictor.spec)
-        check_support_years(cube, predictor.support_years)
-        out[:, start:stop] = predictor.predict(block, options)
+        for single in predictor.singles:
+            check_support_years(cube, single.support_years)
+        record = cube.isel(time=slice(start, stop))
+        if len(predictor.singles) > 1:
+            record = record.compute()  # read once, although each member computes its own features
+        out[:, start:stop] = predictor.predict_places(lambda spec: cube_block(record, spec), options)
     return out

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _CELLS = ("latitude", "longitude")
 _SUFFIXES = {".nc": "netcdf", ".tif": "geotiff", ".tiff": "geotiff"}
 #: First parts of the names of fluxes, which need units to be converted; other layers keep theirs.
-_FLUXES = ("NEE", "GPP", "RECO", "FCH4", "LE")
+_FLUXES = ("NEE", "GPP", "RECO", "FCH4", "LE", "H")
 _STEPS = {3600: "hourly", 86400: "daily"}
 
 

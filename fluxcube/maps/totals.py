@@ -14,6 +14,7 @@ from fluxcube.geometry import cell_area, cell_bounds
 from fluxcube.maps.group_means import GroupMeans, group_areas, group_means
 from fluxcube.maps.periods import Periods, check_every, steps_of
 from fluxcube.maps.shares import Groups, by_class, by_latitude, by_region, everywhere
+from fluxcube.maps.wetland import FLUX, needs_wetland, wetland_steps
 from fluxcube.units import convert
 
 #: Heat that evaporates a kilogram of water at 20 degC, J kg-1 (Allen et al. 1998, FAO Irrigation and Drainage Paper 56,
@@ -42,6 +43,7 @@ _KINDS = {
     "RECO": _CARBON,
     "FCH4": _Kind("TgCH4 yr-1", "gCH4 m-2 s-1", 1e-12),
     "LE": _Kind("W", "W m-2", 1.0, yearly=False),
+    "H": _Kind("W", "W m-2", 1.0, yearly=False),
 }
 
 
@@ -55,9 +57,12 @@ def totals(
     name: str = "name",
     latitude_step: float = 10.0,
     min_coverage: float = 0.9,
+    wetland: xr.DataArray | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
     """Return totals of flux maps: the sum of flux times land fraction times cell area times seconds.
+
+    FCH4 is a flux per area of wetland, so that its total is the sum of flux times wetland fraction times cell area.
 
     Missing values never count as zero. In each time step, land without a value gets the mean of the group's land with
     values, if that is at least half of it; a step with less gets the mean of the same hour (UTC) on the other days of
@@ -80,14 +85,18 @@ def totals(
     every : {"month", "year"}, optional
         One total for each calendar month or year (UTC). By default one total for the whole period of the maps.
     fluxes : sequence of str, optional
-        By default all of NEE, GPP, RECO, FCH4 and LE in the maps.
+        By default all of NEE, GPP, RECO, FCH4, LE and H in the maps.
     name : str
         Property of a GeoJSON feature that contains its name.
     latitude_step : float
         Height of the bands of `by="latitude"`, degrees.
     min_coverage : float
         Minimum share of a group's land and time steps that must have values, and of a region that must lie within the
-        grid; the maps must also cover that share of a month or year. 0 returns every total.
+        grid; the maps must also cover that share of a month or year. 0 returns every total. Of FCH4, wetlands count in
+        place of land.
+    wetland : xr.DataArray, optional
+        Share of the area of each cell that is wetland (`fluxcube.weight_by_wetland` documents it). A total of FCH4
+        needs it, unless the maps are weighted already.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -96,12 +105,13 @@ def totals(
     xr.Dataset
         Loaded arrays with the dimension of the groups (region, igbp or band) and time, where there are such. For each
         flux NAME its total and NAME_coverage (0 to 1). Carbon is in PgC yr-1, positive towards the atmosphere for NEE;
-        FCH4 in TgCH4 yr-1; LE in W, with ET, the water that it evaporates at 2.45 MJ kg-1, in km3 yr-1. NAME_spread,
-        where the maps contain it, is the total of the ensemble's spread, as if the errors of a member were equal
-        everywhere and always: an upper bound of the spread of the members' own totals. ``applicable``, where the maps
-        contain it, is the share of land and time in the area of applicability. Coordinates: ``area``, the group's land
-        (m2); ``inside``, the share of a region within the grid; ``years``, the length of the period, an hour of a leap
-        year being 1/8784 of it: a total times ``years`` is the amount.
+        FCH4 in TgCH4 yr-1; LE and H in W; beside LE, ET, the water that it evaporates at 2.45 MJ kg-1, in km3 yr-1.
+        NAME_spread, where the maps contain it, is the total of the ensemble's spread, as if the errors of a member were
+        equal everywhere and always: an upper bound of the spread of the members' own totals. ``applicable``, where the
+        maps contain it, is the share of land and time in the area of applicability. Coordinates: ``area``, the group's
+        land (m2); ``wetland_area``, with `wetland`, the group's largest area of wetland (m2); ``inside``, the share of
+        a region within the grid; ``years``, the length of the period, an hour of a leap year being 1/8784 of it: a
+        total times ``years`` is the amount.
 
     Raises
     ------
@@ -109,7 +119,8 @@ def totals(
         If the maps have no flux, no land or no land_fraction, or times that are not in order; or if the coverage of a
         group and period is too low.
     ConfigError
-        If the value of an option is not valid, a region is not a polygon, or a flux has no units or unknown ones.
+        If the value of an option is not valid, a region is not a polygon, or a flux has no units or unknown ones; if
+        FCH4 is among the fluxes without a wetland fraction, or the wetland fraction does not fit.
     UnknownNameError
         If the maps do not contain one of `fluxes`.
 
@@ -133,6 +144,7 @@ def totals(
     """
     names = _names(maps, fluxes)
     _check_units(maps, names)
+    _check_wetland(maps, names, wetland)
     check_every(every, ("month", "year"))
     if not 0 <= min_coverage <= 1:
         raise ConfigError(f"min_coverage: expected 0 to 1, found {min_coverage!r}.")
@@ -142,9 +154,40 @@ def totals(
     steps = steps_of(maps, names[0])
     periods = Periods.of(steps, every)
     layers = [n for n in (*names, *(f"{flux}_spread" for flux in names), "applicable") if n in maps]
-    means = {layer: group_means(maps[layer], groups, land, periods, progress) for layer in layers}
+    areas = dict.fromkeys(layers, land)
+    if wetland is not None:
+        largest, share = _wetland(maps, wetland)
+        for layer in {FLUX, f"{FLUX}_spread"} & set(layers):
+            areas[layer] = largest * area.ravel()
+            if share is not None:
+                maps = maps.assign({layer: (maps[layer] * share).transpose(*_DIMS).assign_attrs(maps[layer].attrs)})
+    means = {layer: group_means(maps[layer], groups, areas[layer], periods, progress) for layer in layers}
     _check_coverage({n: means[n] for n in names}, groups, periods, min_coverage)
-    return _labelled(maps, names, means, groups, periods, group_areas(groups, land), min_coverage)
+    sizes = {layer: group_areas(groups, areas[layer]) for layer in layers}
+    return _labelled(maps, names, means, groups, periods, group_areas(groups, land), sizes, min_coverage)
+
+
+def _check_wetland(maps: xr.Dataset, names: Sequence[str], wetland: xr.DataArray | None) -> None:
+    """Refuse a total of FCH4 without a wetland fraction, and a wetland fraction without FCH4 (ConfigError)."""
+    if wetland is None and needs_wetland(tuple(names), maps):
+        others = [name for name in names if name != FLUX]
+        raise ConfigError(
+            f"totals: {FLUX} is measured over wetlands, so that its total needs the area of wetland: pass "
+            "wetland=, the share of each cell that is wetland (such as WAD2M, doi:10.5194/essd-13-2001-2021)"
+            + (f", or fluxes={others} for the others." if others else ".")
+        )
+    if wetland is not None and FLUX not in names:
+        raise ConfigError(f"totals: wetland= weighs {FLUX}, which is not among the fluxes: leave it out.")
+
+
+def _wetland(maps: xr.Dataset, wetland: xr.DataArray) -> tuple[np.ndarray, xr.DataArray | None]:
+    """Return the largest wetland fraction of each cell (cell,), 0 without land, and each step's share of it if any."""
+    fraction, share = wetland_steps(maps, wetland), None
+    largest = fraction.max("time") if "time" in fraction.dims else fraction
+    largest = largest.where(maps.land_fraction > 0, 0.0).fillna(0).compute()
+    if "time" in fraction.dims:
+        share = (fraction / largest.where(largest > 0)).astype("float32")
+    return largest.transpose(*_CELLS).values.astype(float).ravel(), share
 
 
 def _names(maps: xr.Dataset, fluxes: Sequence[str] | None) -> tuple[str, ...]:
@@ -265,17 +308,23 @@ def _labelled(
     groups: Groups,
     periods: Periods,
     area: np.ndarray,
+    sizes: Mapping[str, np.ndarray],
     min_coverage: float,
 ) -> xr.Dataset:
+    """Return the totals: means (period, group) times the area of each group that they are means of, `sizes`."""
     dims = ("time", groups.dim or "group")
     out = xr.Dataset(coords={dims[1]: list(groups.labels), **periods.coords(), "area": (dims[1], area, _AREA)})
     if groups.dim == "region":
         attrs = {"long_name": "share of the region that lies within the maps", "units": "1"}
         out = out.assign_coords(inside=("region", groups.inside, attrs))
+    if FLUX in sizes and not np.array_equal(sizes[FLUX], area):
+        attrs = {"long_name": "largest area of wetland", "units": "m2"}
+        out = out.assign_coords(wetland_area=(dims[1], sizes[FLUX], attrs))
     for flux in names:
         for layer in (flux, f"{flux}_spread"):
             if layer in means:
-                for label, values, attrs in _amounts(maps[layer], layer, means[layer].mean * area, periods):
+                power = np.where(sizes[layer] > 0, means[layer].mean * sizes[layer], 0.0)
+                for label, values, attrs in _amounts(maps[layer], layer, power, periods):
                     out[label] = (dims, values, attrs)
         attrs = {"long_name": f"share of land and time that has a value of {flux}", "units": "1"}
         out[f"{flux}_coverage"] = (dims, means[flux].coverage, attrs)

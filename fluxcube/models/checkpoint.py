@@ -1,7 +1,8 @@
 """Checkpoints: a folder with the weights and one JSON file that describes them; no pickle.
 
 `run.json` is written last, so that a folder that contains one is complete. It contains the SHA-256 of each file of
-weights and a seal, the SHA-256 of its own content. An ensemble is a folder of such folders and an `ensemble.json`.
+weights and a seal, the SHA-256 of its own content. An ensemble is a folder of such folders and an `ensemble.json`. So
+is a mixed ensemble, whose members are of different kinds, each with its own features.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError
-from fluxcube.models import registry
+from fluxcube.models import registry, shipped
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
-from fluxcube.models.ensemble import Ensemble, floors
+from fluxcube.models.ensemble import MIXED, Ensemble, floors
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -111,6 +112,123 @@ def save_ensemble(folder: str | os.PathLike, names: Sequence[str], metadata: Map
     _write_about(folder / ENSEMBLE, about | dict(metadata))
 
 
+def save_mixed(
+    folder: str | os.PathLike, members: Mapping[str, Path], weights: Sequence[float], metadata: Mapping
+) -> None:
+    """Copy the checkpoints of several runs into a folder, and combine them into a mixed ensemble.
+
+    Of each run, the files that predictions need are copied. A model that ships with the package is not copied: its name
+    and digest are stored.
+
+    Parameters
+    ----------
+    folder : path
+        Created if it does not exist.
+    members : mapping of str to Path
+        Folder of the run of each member, by the name of its folder in `folder`.
+    weights : sequence of float
+        Weight of each member; they add up to 1.
+    metadata : mapping
+        As for `save`; "features" describes the inputs of all members together, and their common targets.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ENSEMBLE).unlink(missing_ok=True)
+    names = {
+        name: path.resolve().relative_to(shipped.FOLDER.resolve()).as_posix()
+        for name, path in members.items()
+        if shipped.is_shipped(path)
+    }
+    for name, path in members.items():
+        if name not in names:
+            _copy(path, folder / name)
+    digests = {name: digest(path) for name, path in members.items()}
+    about = {
+        "format": FORMAT,
+        "kind": MIXED,
+        "members": digests,
+        "weights": list(weights),
+        "digest": mixed_digest(list(digests.values()), weights),
+        "versions": versions(),
+    }
+    about |= {"shipped": names} if names else {}
+    _write_about(folder / ENSEMBLE, about | dict(metadata))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the files of a checkpoint that predictions need; the JSON file last."""
+    about = read_about(source)
+    target.mkdir(parents=True, exist_ok=True)
+    if is_ensemble(source):
+        for name in about["members"]:
+            if name not in about.get("shipped", {}):
+                _copy(source / name, target / name)
+        names = [ENSEMBLE]
+    else:
+        names = [*about["files"], *([APPLICABILITY] if "applicability" in about else []), RUN]
+    for name in names:
+        write_atomically(target / name, (source / name).read_bytes())
+
+
+def mixed_digest(digests: Sequence[str], weights: Sequence[float]) -> str:
+    """Return the digest of a mixed ensemble, from the digests and the weights of its members."""
+    return _combined({found: repr(float(weight)) for found, weight in zip(digests, weights, strict=True)})
+
+
+def is_mixed(folder: str | os.PathLike) -> bool:
+    """Return whether a folder contains a mixed ensemble."""
+    return is_ensemble(folder) and read_about(folder)["kind"] == MIXED
+
+
+def read_mixed(folder: str | os.PathLike) -> tuple[dict[str, Path], dict]:
+    """Return the folder of each member of a mixed ensemble, and its metadata.
+
+    Raises
+    ------
+    CheckpointError
+        If the JSON file was changed, or a member has other weights than were stored.
+    """
+    folder = Path(folder)
+    about = _read_about(folder, ENSEMBLE)
+    if "weights" not in about or len(about["weights"]) != len(about["members"]):
+        raise CheckpointError(f"{folder / ENSEMBLE} lacks the weights of its members: store the mixed ensemble again.")
+    if about["digest"] != mixed_digest(list(about["members"].values()), about["weights"]):
+        raise CheckpointError(
+            f"{folder / ENSEMBLE} was changed: its digest is not that of its members; store it again."
+        )
+    _check_unchanged(folder / ENSEMBLE, about)
+    paths = {name: _member(folder, about, name) for name in about["members"]}
+    for name, path in paths.items():
+        _check_member(path, about["members"][name])
+    return paths, about
+
+
+def _member(folder: Path, about: Mapping, name: str) -> Path:
+    """Return the folder of a member of an ensemble: within its own, or that of a shipped model."""
+    if stored := about.get("shipped", {}).get(name):
+        return shipped.find_shipped(stored)
+    if Path(name).name != name:
+        raise CheckpointError(f"{folder / ENSEMBLE} names a folder outside its own, {name!r}: do not use it.")
+    return folder / name
+
+
+def _check_member(path: Path, expected: str) -> None:
+    if (found := digest(path)) != expected:
+        raise CheckpointError(
+            f"{path} has other weights than the ensemble was built from: expected digest "
+            f"{expected[:12]}, found {found[:12]}; train or store the ensemble again."
+        )
+
+
+def update_calibration(folder: str | os.PathLike, calibration: Mapping[str, Mapping]) -> None:
+    """Replace the calibration of some targets of a finished run; weights and their digest do not change."""
+    folder = Path(folder)
+    name = ENSEMBLE if is_ensemble(folder) else RUN
+    about = _read_about(folder, name)
+    about.pop("seal", None)
+    _write_about(folder / name, about | {"calibration": {**(about.get("calibration") or {}), **calibration}})
+
+
 def members(folders: Sequence[str | os.PathLike]) -> tuple[Ensemble, list[dict]]:
     """Read checkpoints as one model; return it and the metadata of each.
 
@@ -189,13 +307,14 @@ def applicability(folder: str | os.PathLike) -> Applicability | None:
     """
     folder = Path(folder)
     if is_ensemble(folder):
-        parts = [applicability(folder / Path(name).name) for name in _read_about(folder, ENSEMBLE)["members"]]
+        about = _read_about(folder, ENSEMBLE)
+        parts = [applicability(_member(folder, about, name)) for name in about["members"]]
         known = [part for part in parts if part is not None]
         return combined(known) if len(known) == len(parts) else None
-    about = _read_about(folder, RUN).get("applicability")
-    if about is None:
+    stored = _read_about(folder, RUN).get("applicability")
+    if stored is None:
         return None
-    content = _read_weights(folder, APPLICABILITY, about["sha256"])
+    content = _read_weights(folder, APPLICABILITY, stored["sha256"])
     try:
         return Applicability.from_bytes(content)
     except (KeyError, ValueError) as error:
@@ -204,15 +323,14 @@ def applicability(folder: str | os.PathLike) -> Applicability | None:
 
 def _load_ensemble(folder: Path) -> tuple[Ensemble, dict]:
     about = _read_about(folder, ENSEMBLE)
+    if about["kind"] == MIXED:
+        raise CheckpointError(
+            f"{folder} is a mixed ensemble, whose members have their own features: open it by load_model, or pass the "
+            f"folder of one member ({', '.join(about['members'])})."
+        )
     _check_seal(folder / ENSEMBLE, about, about["members"])
     for name, expected in about["members"].items():
-        if Path(name).name != name:
-            raise CheckpointError(f"{folder / ENSEMBLE} names a folder outside its own, {name!r}: do not use it.")
-        if (found := digest(folder / name)) != expected:
-            raise CheckpointError(
-                f"{folder / name} has other weights than the ensemble was built from: expected digest "
-                f"{expected[:12]}, found {found[:12]}; train the ensemble again."
-            )
+        _check_member(_member(folder, about, name), expected)
     return members([folder / name for name in about["members"]])[0], about
 
 
@@ -279,6 +397,10 @@ def _check_seal(path: Path, about: Mapping, parts: Mapping[str, str]) -> None:
     """Refuse a changed JSON file: the order of features, scaling and calibration matter as much as weights do."""
     if about["digest"] != _combined(parts):
         raise CheckpointError(f"{path} was changed: its digest is not that of its {len(parts)} parts; train it again.")
+    _check_unchanged(path, about)
+
+
+def _check_unchanged(path: Path, about: Mapping) -> None:
     if "seal" in about and about["seal"] != _seal(about):
         raise CheckpointError(f"{path} was changed since it was written: copy or train it again.")
 

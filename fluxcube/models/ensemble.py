@@ -1,14 +1,19 @@
-"""Ensembles: models of one kind that differ in their seed; the estimate is the mean of the members."""
+"""Ensembles of one kind, whose members differ in their seed, and mixed ensembles, whose members differ in kind.
+
+The estimate of an ensemble is the mean of its members, that of a mixed ensemble the weighted mean.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import BaseModel, Batch, Model
+from fluxcube.models.base import BaseModel, Batch, Model, Sizes
+from fluxcube.models.settings import from_known_keys
 
 if TYPE_CHECKING:
     from torch import nn
@@ -191,3 +196,142 @@ class Ensemble(BaseModel):
     def load_weights(self, files: Mapping[str, bytes]) -> None:
         """Refuse: each member has its own files."""
         raise ConfigError("an ensemble has no weights of its own: load its members.")
+
+
+#: `kind` of a mixed ensemble, in its checkpoint and on maps.
+MIXED = "mixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedConfig:
+    """Settings of a mixed ensemble.
+
+    Attributes
+    ----------
+    weights : tuple of float
+        Weight of each member; they add up to 1.
+    """
+
+    weights: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> MixedConfig:
+        """Build the settings from a mapping, refusing unknown keys (UnknownNameError)."""
+        return from_known_keys(cls, values)
+
+
+def normalised_weights(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:
+    """Return the weights of the members of a mixed ensemble, which add up to 1; equal ones by default.
+
+    Raises
+    ------
+    ConfigError
+        If there is not one weight for each member, or a weight is not a positive number.
+
+    Examples
+    --------
+    >>> normalised_weights([3, 1], 2), normalised_weights(None, 2)
+    ((0.75, 0.25), (0.5, 0.5))
+    """
+    chosen = np.ones(members) if weights is None else np.asarray(weights, np.float64)
+    if chosen.shape != (members,):
+        raise ConfigError(f"expected one weight for each of the {members} members, found {weights}.")
+    if not (np.isfinite(chosen).all() and (chosen > 0).all()):
+        raise ConfigError(f"weights must be numbers above 0, found {weights}: leave out a member that has no weight.")
+    return tuple((chosen / chosen.sum()).tolist())
+
+
+def weighted_mean(estimates: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the weighted mean over the first axis, float64; NaN where a member has no estimate.
+
+    Examples
+    --------
+    >>> weighted_mean(np.array([[1.0], [5.0]]), (0.75, 0.25))
+    array([2.])
+    """
+    return np.einsum("m,m...->...", np.asarray(weights, np.float64), np.asarray(estimates, np.float64))
+
+
+def weighted_spread(estimates: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the weighted standard deviation between members (first axis), without bias: n - 1 for equal weights.
+
+    Examples
+    --------
+    >>> weighted_spread(np.array([[1.0], [3.0]]), (0.5, 0.5)).round(6)
+    array([1.414214])
+    """
+    values, share = np.asarray(estimates, np.float64), np.asarray(weights, np.float64)
+    if len(values) == 1:
+        return np.where(np.isfinite(values[0]), 0.0, np.nan)
+    squares = np.square(values - weighted_mean(values, share))
+    return np.sqrt(weighted_mean(squares, share) / (1 - np.square(share).sum()))
+
+
+class MixedEnsemble(BaseModel):
+    """Sizes and members of a mixed ensemble; each member computes its own features, so that no batch serves all.
+
+    `fluxcube.inference.mixed.MixedPredictor` predicts with it.
+
+    Parameters
+    ----------
+    members : sequence of Model
+        Models of any kind and context.
+    weights : sequence of float
+        Weight of each member; they add up to 1.
+    sizes : Sizes
+        Numbers of inputs of all members together, and of their common targets.
+    """
+
+    kind = MIXED
+
+    def __init__(self, members: Sequence[Model], weights: Sequence[float], sizes: Sizes):
+        self._members = tuple(members)
+        self.config = MixedConfig(weights=tuple(weights))
+        self.sizes = sizes
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """Models of the ensemble."""
+        return self._members
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Torch modules of all members."""
+        return tuple(network for member in self.members for network in member.networks)
+
+    @property
+    def context(self) -> int:
+        """Number of time steps of the longest window."""
+        return max(member.context for member in self.members)
+
+    @property
+    def emits(self) -> int:
+        """Number of time steps that a window emits, of the member that emits most."""
+        return max(member.emits for member in self.members)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What is estimated of each target: the mean, and the spread between the members."""
+        return ("mean", "spread")
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of a place's embedding: those of all members together."""
+        return sum(member.embedding_size for member in self.members)
+
+    @property
+    def support_windows(self) -> int:
+        """Number of support windows of the member that uses most."""
+        return max(member.support_windows for member in self.members)
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Refuse: each member has its own features."""
+        raise ConfigError("a mixed ensemble has no common features: use fluxcube.predict, or one of its members.")
+
+    def weights(self) -> dict[str, bytes]:
+        """Refuse: each member has its own files."""
+        raise ConfigError("a mixed ensemble has no weights of its own: save it by fluxcube.save_mixed.")
+
+    def load_weights(self, files: Mapping[str, bytes]) -> None:
+        """Refuse: each member has its own files."""
+        raise ConfigError("a mixed ensemble has no weights of its own: load its members.")

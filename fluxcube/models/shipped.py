@@ -42,3 +42,25 @@ def find(run: str | os.PathLike) -> Path:
         f"{path.resolve()} does not exist: pass the folder of a run that `fit` wrote, or the name of a model that "
         f"ships with the package ({', '.join(names()) or 'none in this copy'})."
     )
+
+
+def is_shipped(path: str | os.PathLike) -> bool:
+    """Return whether a path is the folder of a model that ships with the package, or of a member of one."""
+    return FOLDER.resolve() in Path(path).resolve().parents
+
+
+def find_shipped(name: str) -> Path:
+    """Return the folder of a model that ships with the package, "NAME" or "NAME/member".
+
+    Raises
+    ------
+    CheckpointError
+        If no shipped model has that name.
+    """
+    path = FOLDER / name
+    if Path(name).parts[:1] and Path(name).parts[0] in names() and ".." not in Path(name).parts and path.is_dir():
+        return path
+    raise CheckpointError(
+        f"no model {name!r} ships with this version of fluxcube ({', '.join(names()) or 'none in this copy'}): "
+        "update fluxcube, or store the mixed ensemble again from run folders."
+    )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec
+from fluxcube.samples.surface import column_of
 from fluxcube.samples.towers import Towers
 from fluxcube.variables import COMPUTED
 
@@ -45,13 +46,25 @@ def day_columns(spec: FeatureSpec) -> tuple[Column, ...]:
     ['DOY cos', 'DOY sin', 'TA', 'TA_MEAN_7D', 'igbp GRA']
     """
     columns = []
-    for i, (name, variable) in enumerate(zip(spec.inputs, spec.input_variables, strict=True)):
+    for i, (name, group) in enumerate(zip(spec.inputs, input_groups(spec), strict=True)):
         parts = (f"{name} cos", f"{name} sin") if i in spec.cyclic_columns else (name,)
-        columns += [Column(part, variable) for part in parts if variable != _CLOCK]
+        columns += [Column(part, group) for part in parts if group != _CLOCK]
     columns += [Column(f"band {name}", f"band {name}") for name in spec.bands]
     columns += [Column(name, name) for name in spec.numbers]
     columns += [Column(f"{name} {code}", name) for name, codes in spec.class_lists.items() for code in codes]
     return tuple(columns)
+
+
+def input_groups(spec: FeatureSpec) -> tuple[str, ...]:
+    """Return the group of each model input: the variable, or the band or index of a surface column.
+
+    Examples
+    --------
+    >>> input_groups(FeatureSpec(predictors=("TA",), memory_days=(7,), surface=("NDVI", "NDVI_MEAN_64D")))
+    ('TA', 'NDVI', 'NDVI', 'TA')
+    """
+    features = {name: column_of(name).feature or name for name in spec.surface}
+    return tuple(features.get(name, name) for name in spec.input_variables)
 
 
 def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:

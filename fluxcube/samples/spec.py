@@ -12,7 +12,17 @@ from fluxcube.indices import bounds_of
 from fluxcube.normalisation import TABLE, check_bounds
 from fluxcube.resolution import HOURLY, Resolution, find_resolution
 from fluxcube.samples.surface import bands_needed, column_of, static_feature
-from fluxcube.variables import BANDS, COMPUTED, SURFACE_BANDS, check_role, table
+from fluxcube.variables import (
+    BANDS,
+    COMPUTED,
+    DECLARED,
+    SURFACE_BANDS,
+    check_role,
+    declarations,
+    declare_again,
+    statics,
+    table,
+)
 
 #: Limits that scale the static numbers of a place to [-0.5, 0.5): degrees north, metres above the sea.
 STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
@@ -35,6 +45,8 @@ def static_bounds(name: str) -> tuple[float, float] | None:
     """
     if pair := static_feature(name):
         return bounds_of(pair[0])
+    if own := statics().get(name):
+        return own.bounds
     return STATIC_BOUNDS.get(name)
 
 
@@ -53,7 +65,8 @@ class FeatureSpec:
         area, at local solar noon of each clear day; empty for a model without band tokens.
     static : tuple of str
         Any of "latitude", "elevation", "igbp", "koppen" (the main climates A to E), and long-term percentiles of the
-        surface reflectance such as "NDVI_P10" (`fluxcube.samples.surface.static_feature`).
+        surface reflectance such as "NDVI_P10" (`fluxcube.samples.surface.static_feature`), and static predictors that
+        `fluxcube.declare` declared.
     igbp_classes, koppen_classes : tuple of str
         Classes seen in training, in the order of their indices.
     targets : tuple of str
@@ -132,7 +145,7 @@ class FeatureSpec:
             column_of(name)
         for name in self.static:
             if name not in _CLASSES and static_bounds(name) is None:
-                raise unknown("static input", name, (*STATIC_BOUNDS, *_CLASSES, "NDVI_P10"))
+                raise unknown("static input", name, (*STATIC_BOUNDS, *_CLASSES, *statics(), "NDVI_P10"))
 
     def _check(self) -> None:
         if self.pixels not in (CHIP_PIXELS, POINT_PIXELS):
@@ -242,7 +255,13 @@ class FeatureSpec:
         values = dataclasses.asdict(self)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         kept = {k: v for k, v in values.items() if k not in _LATER or v != defaults[k]}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        own = declarations((*self.predictors, *self.static))
+        kept = {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        return kept | ({DECLARED: own} if own else {})
+
+    def __reduce__(self):
+        # Another process declares the predictors of the user before it needs their bounds.
+        return FeatureSpec.from_dict, (self.to_dict(),)
 
     @classmethod
     def from_dict(cls, values: Mapping) -> FeatureSpec:
@@ -252,7 +271,11 @@ class FeatureSpec:
         ------
         UnknownNameError
             If a key is not a setting of a spec.
+        ConfigError
+            If it declares a predictor that this process declared otherwise.
         """
+        values = dict(values)
+        declare_again(values.pop(DECLARED, None), "the model")
         valid = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:

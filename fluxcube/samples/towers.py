@@ -19,7 +19,7 @@ from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.surface import DEFAULT_COLUMNS, bands_needed
 from fluxcube.samples.windows import Series, join
 from fluxcube.schema import SURFACE_DIMS, check_units
-from fluxcube.variables import BANDS, SURFACE_BANDS
+from fluxcube.variables import BANDS, SURFACE_BANDS, statics
 from fluxcube.variables import predictors as all_predictors
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def cube_spec(
         cube has chips, and () for none.
     static : sequence of str, optional
         Some of "latitude", "elevation", "igbp", "koppen", and percentiles such as "NDVI_P10"; by default the first
-        three.
+        three and the static predictors that `fluxcube.add_predictor` added to the cube.
     surface : sequence of str or "default"
         Columns of the surface reflectance (`fluxcube.samples.surface.column_of`); () for none. By default those of
         `fluxcube.samples.surface.DEFAULT_COLUMNS` that the bands of the cube allow.
@@ -167,6 +167,9 @@ def cube_spec(
     if predictors is None:
         predictors = choose_predictors(cube, sites, targets, limit)
         log.info("predictors: %s", ", ".join(predictors))
+    for name in static or ():
+        if name in statics() and name not in cube.coords:
+            raise unknown("static predictor of the cube (add it with fluxcube.add_predictor)", name, cube.coords)
     for name in predictors:
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
@@ -176,7 +179,8 @@ def cube_spec(
         raise ConfigError(
             f"surface={columns}, but the cube has no surface reflectance: build it with surface=, or pass surface=()."
         )
-    static = ("latitude", "elevation", "igbp") if static is None else static
+    if static is None:
+        static = ("latitude", "elevation", "igbp", *(name for name in statics() if name in cube.coords))
     return FeatureSpec(
         predictors=tuple(predictors),
         memory_days=tuple(memory_days),

@@ -45,14 +45,14 @@ def example_cube(*, sites: int = 4, days: int = 20, gaps: float = 0.2, seed: int
     fluxes = _fluxes(weather, igbp)
     ds = xr.Dataset(
         {
-            **_stack("predictors", "variable", predictors(), weather, (sites, len(time))),
+            **_stack("predictors", "variable", predictors(declared=False), weather, (sites, len(time))),
             **_stack("fluxes", "target", targets(), fluxes, (sites, len(time))),
         },
         coords={
             "site": ("site", np.array([f"XX-S{i:02d}" for i in range(sites)], object)),
             "time": time,
             "time_bnds": (("time", "bnds"), np.stack([time, time + HOUR], 1)),
-            **variable_coords(predictors()),
+            **variable_coords(predictors(declared=False)),
             **variable_coords(targets(), "target"),
             "latitude": ("site", latitude),
             "longitude": ("site", longitude),

@@ -15,7 +15,7 @@ from fluxcube.models.applicability import MAX_CENTRES, Applicability
 from fluxcube.models.base import Batch, Model
 from fluxcube.samples import support
 from fluxcube.samples.clusters import cluster_sites
-from fluxcube.samples.daymeans import Column, day_columns, tower_days
+from fluxcube.samples.daymeans import Column, day_columns, input_groups, tower_days
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
@@ -23,8 +23,8 @@ from fluxcube.training.rows import SiteRows
 
 log = logging.getLogger(__name__)
 
-#: Towers that are closer than this, in km, form a cluster, even if the split has a smaller buffer: the days
-#: of a neighbour are too similar to show how far a new place may be from the training days.
+#: Towers that are closer than this, in km, form a cluster, whatever the buffer of the split: the days of a neighbour
+#: are too similar to show how far a new place may be from the training days.
 CLUSTER_KM = 50.0
 #: Minimum and maximum number of windows whose errors weight the inputs, one for each observed day: each passes the
 #: model once for each input, and once unchanged.
@@ -43,7 +43,6 @@ def fit_applicability(
     val: Towers | SiteRows | None,
     cube: xr.Dataset,
     *,
-    buffer_km: float,
     seed: int,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Applicability | None:
@@ -60,8 +59,6 @@ def fit_applicability(
         Towers whose days are kept, and towers whose errors weight the inputs (by default the training towers).
     cube : xr.Dataset
         Cube with the positions of the towers.
-    buffer_km : float
-        Towers that are closer form a cluster.
     seed : int
         Seed of the windows and their permutations.
     progress : callable, optional
@@ -80,7 +77,7 @@ def fit_applicability(
     columns = day_columns(spec)
     days, site = training_days(_towers(train, progress), train.sites, len(columns))
     place = cube.sel(site=list(map(str, train.sites)))
-    cluster = cluster_sites(place["latitude"].values, place["longitude"].values, buffer_km)[site]
+    cluster = cluster_sites(place["latitude"].values, place["longitude"].values, CLUSTER_KM)[site]
     weights = importance(model, _watched(train if val is None else val), columns, seed=seed)
     try:
         found = Applicability.of([c.name for c in columns], days, cluster, column_weights(columns, weights))
@@ -140,7 +137,8 @@ def importance(model: Model, towers: Iterable[Towers], columns: Sequence[Column]
     towers : iterable of Towers
         Towers of the windows: one window per day, 64 to 256 together (4,096 for a model of feature rows).
     columns : sequence of Column
-        Columns whose groups are weighted; a variable is shuffled with its trailing means.
+        Columns whose groups are weighted; a variable is shuffled with its trailing means, and
+        an index of the surface reflectance with its own.
     seed : int
         Seed of the windows and of the shuffling.
 
@@ -234,7 +232,7 @@ def _shuffled(batch: Batch, spec: FeatureSpec, group: str, order: np.ndarray) ->
         images = batch.images.copy()
         images[:, :, band] = batch.images[order, :, band]
         return batch._replace(images=images)
-    columns = [i for i, variable in enumerate(spec.input_variables) if variable == group]
+    columns = [i for i, name in enumerate(input_groups(spec)) if name == group]
     return batch._replace(inputs=_exchanged(batch.inputs, columns, order))
 
 

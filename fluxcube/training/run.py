@@ -59,7 +59,7 @@ class Run:
     calibration : mapping
         For each target of a model with standard deviations: the factor that calibrates them on the validation towers,
         and the fraction of measured values within intervals of 50, 80, 90 and 95 %; see
-        `fluxcube.training.calibration.calibrate`.
+        `fluxcube.training.calibration.calibration_factors`.
     """
 
     path: Path

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluxcube.cubes.satellite import satellite_product
+from fluxcube.cubes.products import product_record
 from fluxcube.errors import ConfigError
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.applicability import Applicability
@@ -20,7 +20,7 @@ from fluxcube.models.rows import RowModel
 from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
-from fluxcube.training.applicability import CLUSTER_KM, fit_applicability
+from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import Plan
@@ -38,7 +38,7 @@ from fluxcube.training.run import (
     run_lock,
     write_log,
 )
-from fluxcube.variables import table
+from fluxcube.variables import TIMING, table
 
 if TYPE_CHECKING:
     from fluxcube.training.parallel import World
@@ -234,10 +234,7 @@ def _row_summary(model: RowModel, logged: Mapping) -> str:
 
 
 def _applicability(model: Model, data: Data, seed: int, progress: Callable | None) -> Applicability | None:
-    buffer_km = max(CLUSTER_KM, data.plan.split.buffer_km)
-    return fit_applicability(
-        model, data.train, data.val, data.plan.cube, buffer_km=buffer_km, seed=seed, progress=progress
-    )
+    return fit_applicability(model, data.train, data.val, data.plan.cube, seed=seed, progress=progress)
 
 
 def _finish(model: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:
@@ -258,8 +255,7 @@ def metadata(
     """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
     rows = table(spec.resolution)
-    kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences")
-    product = satellite_product(plan.cube)
+    kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences", TIMING)
     return {
         "features": spec.to_dict(),
         "inputs": inputs,
@@ -274,6 +270,5 @@ def metadata(
         "search": dict(plan.found) if plan.found is not None else None,
         "history": history,
         "calibration": dict(calibration),
-        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs}
-        | ({"satellite_product": product} if product else {}),
+        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs} | product_record(plan.cube),
     }

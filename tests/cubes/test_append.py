@@ -14,6 +14,7 @@ from processes import Fork
 from tower_files import PLACES, columns, write_archive, write_places, write_raw
 
 from fluxcube.catalog import open_carbonsense
+from fluxcube.cubes import carbonsense
 from fluxcube.cubes.append import append_site
 from fluxcube.cubes.building import ReadSites, note_losses
 from fluxcube.cubes.carbonsense import build_carbonsense
@@ -26,6 +27,7 @@ from fluxcube.sources.towers.readers import read_archive
 from fluxcube.sources.towers.table import read_table
 from fluxcube.stores import reading
 from fluxcube.stores.swap import build_lock
+from fluxcube.variables import targets
 
 DAYS = 6
 HOUR = np.timedelta64(1, "h")
@@ -472,3 +474,17 @@ def test_codes_in_the_fluxes_of_a_record_from_elsewhere_become_missing(raw, some
     assert float(fluxes.min()) > -100
     notes = open_report(some, "notes")
     assert "-9999.9: 6" in " ".join(notes[notes.site == "XX-New"].text)
+
+
+def test_a_cube_from_before_h_was_a_target_keeps_its_targets(templates, tmp_path, monkeypatch):
+    """Files of its sites stay as they are, so that appended sites have the same targets."""
+    raw, old = templates / "raw", tmp_path / "old.zarr"
+    before = tuple(name for name in targets() if name != "H")
+    with monkeypatch.context() as patch:
+        patch.setattr(carbonsense, "targets", lambda resolution: before)
+        build_carbonsense(raw, old, sites=["FJ-Ddd"])
+    kept = shards(old, "FJ-Ddd")
+    build_carbonsense(raw, old, append=True, sites=["FJ-Ddd", "NP-Ccc"])
+    assert tuple(open_store(old).target.values) == before and shards(old, "FJ-Ddd") == kept
+    new = open_carbonsense(templates / "c.zarr").fluxes.sel(target=list(before), site="NP-Ccc")
+    xr.testing.assert_equal(open_carbonsense(old).fluxes.sel(site="NP-Ccc").load(), new.load())

@@ -31,13 +31,13 @@ def daily_cube(sites=12, days=240, seed=0, quality=None):
     good = np.where(rng.random((sites, days)) < 0.2, 0.6, 1.0) if quality is None else np.full((sites, days), quality)
     ds = xr.Dataset(
         {
-            **_stack("predictors", "variable", predictors("daily"), weather, np.ones((sites, days))),
+            **_stack("predictors", "variable", predictors("daily", declared=False), weather, np.ones((sites, days))),
             **_stack("fluxes", "target", targets("daily"), fluxes, good),
         },
         coords={
             "site": ("site", np.array([f"XX-D{i:02d}" for i in range(sites)], object)),
             "time": time,
-            **variable_coords(predictors("daily"), resolution="daily"),
+            **variable_coords(predictors("daily", declared=False), resolution="daily"),
             **variable_coords(targets("daily"), "target", "daily"),
             "latitude": ("site", latitude),
             "longitude": ("site", longitude),

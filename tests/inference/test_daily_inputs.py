@@ -8,6 +8,7 @@ from fluxcube.cubes.climates import add_climates
 from fluxcube.cubes.forcing_daily import daily_forcing
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.outputs import masked_inputs, provenance
+from fluxcube.inference.predictor import Predictor
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.simulation.example import example_forcing
 
@@ -22,7 +23,7 @@ SPEC = FeatureSpec(
 
 
 def test_indices_are_there_where_their_bands_are_and_climates_where_they_are_given():
-    model, hours = SimpleNamespace(spec=SPEC), example_forcing(days=4)
+    model, hours = Predictor(SimpleNamespace(), SPEC), example_forcing(days=4)
     assert masked_inputs(model, daily_forcing(add_climates(hours, "Cfb")), "grid") == ()
     assert masked_inputs(model, daily_forcing(hours), "grid") == ("koppen",)
     assert masked_inputs(model, daily_forcing(add_climates(hours, "C").drop_vars("modis")), "grid") == (

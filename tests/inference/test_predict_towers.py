@@ -28,7 +28,8 @@ def test_labelled_equals_block(cube):
     np.testing.assert_array_equal(pred.GPP_NT.values, block[..., 1])
     assert pred.NEE.dims == ("site", "time") and pred.NEE.dtype == np.float32
     assert pred.NEE.attrs["units"] == "umol m-2 s-1"
-    xr.testing.assert_equal(pred.igbp, cube.igbp)
+    xr.testing.assert_equal(pred.igbp.drop_vars("in_training"), cube.igbp)
+    assert pred.in_training.values.tolist() == [True, False, False]
     assert pred.attrs["stride_hours"] == 3 and pred.attrs["model"] == "fake"
 
 

@@ -54,12 +54,12 @@ def test_the_product_is_read_from_what_stores_of_every_version_say():
 
 def test_another_product_is_refused_and_recorded_where_it_is_allowed():
     days = daily_forcing(hours(**CHIP_ATTRS))
-    with pytest.raises(ConfigError, match=r"trained on MOD09GA.*forcing is MCD43A4.*--allow-other-product"):
+    with pytest.raises(ConfigError, match=r"trained on MOD09GA.*data \(surface\) is MCD43A4.*--allow-other-product"):
         check_product(daily_model("MOD09GA"), days, False)
     allowed = check_product(daily_model("MOD09GA"), days, True)
     assert allowed == {"satellite_product": "MCD43A4", "satellite_product_of_training": "MOD09GA"}
     assert check_product(daily_model("MCD43A4"), days, False)["satellite_product"] == "MCD43A4"
-    with pytest.raises(ConfigError, match=r"trained on MCD43A4.*forcing is MOD09GA"):
+    with pytest.raises(ConfigError, match=r"trained on MCD43A4.*data \(modis\) is MOD09GA"):
         upscale(trained_on("MCD43A4"), hours(product="MOD09GA"))
     maps = upscale(trained_on("MCD43A4"), hours(product="MOD09GA"), allow_other_product=True)
     assert (maps.attrs["satellite_product"], maps.attrs["satellite_product_of_training"]) == ("MOD09GA", "MCD43A4")
@@ -69,7 +69,7 @@ def test_another_product_is_refused_and_recorded_where_it_is_allowed():
 def test_a_product_that_is_not_recorded_is_a_warning(model, forcing, caplog):
     with caplog.at_level(logging.WARNING):
         maps = upscale(trained_on(model), hours(**({"product": forcing} if forcing else {})))
-    assert f"model {model or 'unknown'}, forcing {forcing or 'unknown'}" in caplog.text
+    assert f"model {model or 'unknown'}, data {forcing or 'unknown'}" in caplog.text
     assert maps.attrs["satellite_product"] == (forcing or "unknown")
 
 

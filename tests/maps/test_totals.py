@@ -70,7 +70,8 @@ def test_other_fluxes_add_up_to_what_their_fields_tell():
     assert float(heat.LE) == pytest.approx(510.0656217e14) and heat.LE.attrs["units"] == "W"
     assert float(heat.ET) == pytest.approx(656_550, rel=1e-4) and heat.ET.attrs["units"] == "km3 yr-1"
     # 10 nmol m-2 s-1 x 16.043 g mol-1 over a tenth of the globe: 258.06 Tg
-    methane = totals(globe(np.full((24, 1, 1), 10.0), name="FCH4", units="nmol m-2 s-1", land=0.1))
+    maps = globe(np.full((24, 1, 1), 10.0), name="FCH4", units="nmol m-2 s-1")
+    methane = totals(maps, wetland=xr.full_like(maps.land_fraction, 0.1))
     assert float(methane.FCH4) == pytest.approx(258.06, abs=0.01) and methane.FCH4.attrs["units"] == "TgCH4 yr-1"
     # daily maps: 1 gC m-2 d-1 over the globe for a year
     daily = totals(globe(np.ones((365, 1, 1)), step="D", name="GPP_NT", units="gC m-2 d-1"))

@@ -9,11 +9,13 @@ from training_helpers import TARGETS, eco, small_cube
 from fluxcube.inference.loading import load_model
 from fluxcube.models import checkpoint
 from fluxcube.models.applicability import MAX_CENTRES
+from fluxcube.models.base import Batch
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.daymeans import Column, day_columns
+from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import Split
 from fluxcube.samples.towers import load_towers
-from fluxcube.training.applicability import _quotas, _spread, column_weights, importance, training_days
+from fluxcube.training.applicability import _quotas, _shuffled, _spread, column_weights, importance, training_days
 from fluxcube.training.fit import fit
 
 
@@ -93,3 +95,37 @@ def test_towers_in_one_cluster_tell_no_threshold(tmp_path, caplog):
     split = Split(train=sites[:8], val=sites[8:10], test=sites[10:], buffer_km=50.0)
     run = fit(cube, model="sw-linear", target="NEE", split=split, out=tmp_path / "run")
     assert "no area of applicability" in caplog.text and load_model(run).applicability is None
+
+
+def test_clusters_of_50_km_determine_the_threshold_whatever_the_buffer_of_the_split(tmp_path):
+    cube = small_cube()
+    step = np.arange(cube.sizes["site"])
+    latitude = 40.0 + 1.0 * (step // 2) + 0.2 * (step % 2)
+    cube = cube.assign_coords(latitude=("site", latitude), longitude=("site", 8.0 + 0 * step))
+    sites = tuple(map(str, cube.site.values))
+    found = []
+    for buffer_km in (0.0, 150.0):
+        split = Split(train=sites[:8], val=sites[8:10], test=sites[10:], buffer_km=buffer_km)
+        run = fit(cube, model="sw-linear", target="NEE", split=split, out=tmp_path / f"run-{buffer_km:g}")
+        found.append(load_model(run).applicability)
+    assert found[0].threshold == found[1].threshold
+    assert [len(np.unique(part.cluster)) for part in found] == [4, 4]  # pairs 22 km apart, 111 km from the next
+
+
+def test_surface_columns_describe_a_day_and_those_of_an_index_are_shuffled_together():
+    spec = FeatureSpec(predictors=("TA",), surface=("NDVI", "NDVI_MEAN_64D", "SURFACE_AGE"), static=("NDVI_P50",))
+    columns = day_columns(spec)
+    assert [(c.name, c.group) for c in columns] == [
+        ("TA", "TA"),
+        ("NDVI", "NDVI"),
+        ("NDVI_MEAN_64D", "NDVI"),
+        ("SURFACE_AGE", "SURFACE_AGE"),
+        ("NDVI_P50", "NDVI_P50"),
+    ]
+    inputs = np.arange(12, dtype=np.float32).reshape(3, 1, 4)
+    empty = np.empty((3, 0), np.float32)
+    batch = Batch(
+        inputs, np.empty((3, 0, 0, 64), np.float32), np.empty((3, 0), np.int64), empty, empty.astype(np.int64)
+    )
+    changed = _shuffled(batch, spec, "NDVI", np.array([2, 0, 1])).inputs
+    assert (changed[..., [0, 3]] == inputs[..., [0, 3]]).all() and (changed[..., [1, 2]] != inputs[..., [1, 2]]).all()

@@ -18,7 +18,7 @@ from fluxcube.models import checkpoint
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.splits import per_igbp
 from fluxcube.samples.towers import cube_spec, load_towers
-from fluxcube.training.calibration import LEVELS, calibrate
+from fluxcube.training.calibration import LEVELS, calibration_factors
 from fluxcube.training.loss import gaussian_nll, squared_error
 from fluxcube.training.weights import WeightedWindows, flux_weights, inverse_variance
 
@@ -94,7 +94,7 @@ def test_intervals_of_a_known_error_hold_their_share():
     mean, std = rng.normal(size=(40000, 2)), rng.uniform(0.1, 2.0, (40000, 2))
     obs = mean + std * [3.0, 0.5] * rng.normal(size=mean.shape)
     obs[::3, 0] = np.nan
-    found = calibrate(obs, mean, std, np.arange(40000) % 8, ("NEE", "LE"))
+    found = calibration_factors(obs, mean, std, np.arange(40000) % 8, ("NEE", "LE"))
     assert found["NEE"]["factor"] == pytest.approx(3.0, rel=0.02)
     assert found["LE"]["factor"] == pytest.approx(0.5, rel=0.02)
     assert found["NEE"]["hours"] == np.isfinite(obs[:, 0]).sum() and found["NEE"]["sites"] == 8
@@ -109,9 +109,11 @@ def test_a_site_that_is_unlike_the_others_is_told_by_what_is_held_out():
     rng = np.random.default_rng(1)
     site = np.repeat([0, 1, 2], 3000)
     obs = np.where(site == 2, 8.0, 1.0)[:, None] * rng.normal(size=(9000, 1))
-    found = calibrate(obs, np.zeros((9000, 1)), np.ones((9000, 1)), site, ("NEE",))["NEE"]
+    found = calibration_factors(obs, np.zeros((9000, 1)), np.ones((9000, 1)), site, ("NEE",))["NEE"]
     assert found["held_out"]["0.8"] < found["calibrated"]["0.8"] - 0.05
-    assert calibrate(obs[:10], np.zeros((10, 1)), np.ones((10, 1)), site[:10], ("NEE",)) == {"NEE": {"factor": 1.0}}
+    assert calibration_factors(obs[:10], np.zeros((10, 1)), np.ones((10, 1)), site[:10], ("NEE",)) == {
+        "NEE": {"factor": 1.0}
+    }
 
 
 def test_a_run_reports_its_coverage(run):

@@ -25,7 +25,7 @@ from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
 from fluxcube.stores.reading import is_url
 
-ERA5Paths = str | os.PathLike | Sequence[str | os.PathLike]
+ERA5Paths = str | os.PathLike | xr.Dataset | Sequence[str | os.PathLike | xr.Dataset]
 
 _AXES = {"lat": "latitude", "lon": "longitude"}
 # Values are selected by position: no index is needed, which saves a third of the time to open a file.
@@ -107,18 +107,87 @@ class Source:
         return _open(self, self.changed)
 
 
+@dataclass(frozen=True)
+class DatasetSource(Source):
+    """An open Dataset, such as a virtual store, an Icechunk session or items of a STAC catalogue.
+
+    Attributes
+    ----------
+    dataset : xr.Dataset
+        As a file of it would be opened: short names, `latitude` and `longitude`. `path` contains a digest of it, by
+        which two Datasets differ.
+    """
+
+    dataset: xr.Dataset = field(default_factory=xr.Dataset, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, ds: xr.Dataset) -> DatasetSource:
+        """Return a Dataset as a source; its values are not read, unless they are in RAM."""
+        from dask.base import tokenize
+
+        parts = [(str(name), contents_of(ds, array), str(array.attrs)) for name, array in ds.variables.items()]
+        digest = tokenize(sorted(parts, key=lambda part: part[0]), ds.attrs)
+        title = str(ds.encoding.get("source") or ds.attrs.get("title") or "")
+        return cls(path=f"Dataset {title} {digest[:12]}".replace("  ", " "), dataset=_with_short_names(ds))
+
+    @property
+    def zarr(self) -> bool:
+        """Whether it is a Zarr store: as far as reading is concerned, no file has to be checked."""
+        return True
+
+    @property
+    def changed(self) -> int:
+        """Time of the last change: a Dataset does not change."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """Size in bytes: not known."""
+        return 0
+
+    @property
+    def identity(self) -> tuple[str, str, int, int]:
+        """Name with the digest of its contents."""
+        return self.path, "", 0, 0
+
+    def open(self) -> xr.Dataset:
+        """Return the Dataset."""
+        return self.dataset
+
+
+def contents_of(ds: xr.Dataset, array: xr.Variable) -> object:
+    """Return what distinguishes the values of a variable of a Dataset: its values, or if they are lazy, their file.
+
+    It is the same in each process, unlike the token of a lazy array.
+    """
+    if array.chunks:
+        return array.data.name
+    path = str(array.encoding.get("source") or ds.encoding.get("source") or "")
+    if array._in_memory or not path:
+        return array.values
+    changed = 0 if is_url(path) or not Path(path).exists() else Source(path).changed
+    return path, changed, array.dims, array.shape, str(array.dtype)
+
+
 def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None = None) -> list[Source]:
-    """List the sources in a path, folder, URL or list of these: NetCDF files, those in zips, and Zarr stores.
+    """List the sources in a path, folder, URL, Dataset or list of these: NetCDF files, those in zips, and Zarr stores.
 
     Raises
     ------
     SourceError
         If a path does not exist, a zip is broken or unsafe, or nothing is found.
     """
-    items = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    items = [source] if isinstance(source, (str, os.PathLike, xr.Dataset)) else list(source)
     options = json.dumps(dict(storage_options), sort_keys=True) if storage_options else ""
     found: list[Source] = []
     for item in items:
+        if isinstance(item, xr.Dataset):
+            found.append(DatasetSource.of(item))
+            continue
+        if not isinstance(item, (str, os.PathLike)):
+            raise SourceError(
+                f"expected a path, a URL or an xr.Dataset of ERA5, found {type(item).__name__}; pass one."
+            )
         if is_url(item):
             found.append(Source(str(item), options=options))
             continue
@@ -159,6 +228,8 @@ def read_box(source: Source, name: str, box: tuple[slice, ...]) -> np.ndarray:
     if "number" in part.dims:
         part = part.isel(number=0)
     try:
+        if part.chunks:  # a task of Dask must not wait for other tasks
+            part = part.compute(scheduler="synchronous")
         if "expver" in part.dims:
             parts = [xr.DataArray(part.isel(expver=i)) for i in range(part.sizes["expver"])]
             part = functools.reduce(lambda one, other: one.fillna(other), parts).variable
@@ -230,7 +301,11 @@ def check_format(source: Source) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _open(source: Source, changed: int) -> xr.Dataset:
-    ds = _open_zarr(source) if source.zarr else _open_netcdf(source)
+    return _with_short_names(_open_zarr(source) if source.zarr else _open_netcdf(source))
+
+
+def _with_short_names(ds: xr.Dataset) -> xr.Dataset:
+    """Return parameters under their short names, mean rates under those of their amounts, without single dimensions."""
     names = {long: short for long, short in LONG_NAMES.items() if long in ds and short not in ds}
     ds = ds.rename(names | {old: new for old, new in _AXES.items() if old in ds.variables or old in ds.dims})
     rates = {name: to for name, to in RATES.items() if name in ds and to not in ds}
@@ -266,7 +341,7 @@ def _open_zarr(source: Source) -> xr.Dataset:
     options = json.loads(source.options) if source.options else None
     keywords: dict[str, Any] = {"storage_options": options} if options else {}
     if not is_url(source.path):
-        keywords["consolidated"] = _is_consolidated(Path(source.path))
+        keywords["consolidated"] = is_consolidated(Path(source.path))
     try:
         return xr.open_dataset(source.path, engine="zarr", **_LAZY, **keywords)
     except ImportError as problem:
@@ -280,7 +355,7 @@ def _open_zarr(source: Source) -> xr.Dataset:
         )
 
 
-def _is_consolidated(path: Path) -> bool:
+def is_consolidated(path: Path) -> bool:
     """Return whether a store has consolidated metadata; xarray warns where it searches for them in vain."""
     root = path / "zarr.json"
     if not root.is_file():

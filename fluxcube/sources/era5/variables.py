@@ -177,13 +177,13 @@ def open_era5(
 
     Parameters
     ----------
-    source : path, folder, URL or list of these
+    source : path, folder, URL, xr.Dataset or list of these
         Hourly NetCDF from the Climate Data Store, old layout (``time``) or new (``valid_time``, ``expver``,
         ``number``), as files or in zips, of a grid or a single point, with accumulations or mean rates; Zarr stores
         such as ARCO-ERA5, which use the long names of CDS requests and declare the period that has values in their
         attributes. Parameters spread over files are merged; files of successive periods are joined. Hours that two
         files share must agree. Rows may be turned or longitudes shifted in some of the files, and files of static
-        fields may cover more cells.
+        fields may cover more cells. An open Dataset is treated as a file with its contents.
     variables : str or sequence of str, optional
         Tower variables; by default all that can be derived from the files.
     chunks : mapping, optional

@@ -1,0 +1,68 @@
+"""Commands for trained runs: store several as one mixed ensemble, and calibrate standard deviations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fluxcube.terminal import MaxQc, MinQuality, Overwrite, bar, quality_options
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+@app.command()
+def mix(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders, or names of shipped models.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Weight of a run, in their order; once for each. Default: equal.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Store several runs, of any kind and inputs, as one model: the weighted mean of their predictions.
+
+    Example: `fluxcube mix runs/mixed runs/eco runs/xgb`, then `fluxcube evaluate runs/mixed cube.zarr`.
+    """
+    from fluxcube.inference.loading import load_model, save_mixed
+
+    folder = save_mixed(out, runs, weights=weight, overwrite=overwrite)
+    typer.echo(str(load_model(folder)))
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Run whose standard deviations are calibrated; it is changed.")],
+    store: Annotated[Path, typer.Argument(help="Cube with the measured fluxes.")],
+    folds: Annotated[
+        list[Path],
+        typer.Argument(help="Runs of the same kind and settings, one for each fold; each predicts its test towers."),
+    ],
+    max_qc: MaxQc = None,
+    min_quality: MinQuality = None,
+) -> None:
+    """Calibrate the standard deviations of a run on towers that were held out from runs of the same kind.
+
+    Example: `fluxcube calibrate runs/eco cube.zarr runs/eco-1 runs/eco-2 runs/eco-3`.
+    """
+    import xarray as xr
+
+    from fluxcube.catalog import open_carbonsense
+    from fluxcube.evaluation.calibration import calibrate as calibrate_run
+    from fluxcube.evaluation.calibration import check_folder, coverage_text
+    from fluxcube.inference.loading import load_model
+    from fluxcube.inference.options import Uncertainty
+    from fluxcube.inference.towers import predict
+
+    check_folder(load_model(run))  # refused before anything is predicted
+    cube, parts = open_carbonsense(store), []
+    for fold in folds:
+        model = load_model(fold)
+        towers = model.split.part(cube, "test")
+        with bar(f"predict {fold.name}") as progress:
+            spread: Uncertainty = "spread" if "spread" in model.quantities else False
+            parts.append(predict(model, towers, uncertainty=spread, progress=progress))
+    predictions = xr.concat(parts, "site", combine_attrs="drop_conflicts") if len(parts) > 1 else parts[0]
+    found = calibrate_run(run, cube, predictions, **quality_options(max_qc, min_quality))
+    typer.echo(coverage_text(found))

@@ -1,0 +1,189 @@
+"""Calibration of a trained run on predictions of held-out towers: an error model per target, stored in the run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import dask
+import numpy as np
+import xarray as xr
+
+from fluxcube.errors import ConfigError
+from fluxcube.evaluation.sums import aligned_pairs
+from fluxcube.inference.loading import OneModel, load_model
+from fluxcube.inference.predictor import Predictor
+from fluxcube.models import checkpoint, shipped
+from fluxcube.resolution import DEFAULT, Default
+from fluxcube.samples.clusters import cluster_sites
+from fluxcube.training.calibration import LEVEL, error_calibration
+
+log = logging.getLogger(__name__)
+
+#: Distance in km within which towers are in one cluster; clusters are held out together.
+CLUSTER_KM = 50.0
+
+
+def calibrate(
+    run: OneModel,
+    cube: xr.Dataset,
+    predictions: xr.Dataset,
+    *,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
+    out_of_fold: bool = False,
+) -> dict[str, dict]:
+    """Calibrate the standard deviations of a run on predictions of held-out towers, and store the result in the run.
+
+    For each target an error model is fitted, ``NAME_std = floor + flux * |NAME| + spread * NAME_spread``, so that 80 %
+    intervals contain 80 % of the measured values (`fluxcube.models.errormodel.ErrorModel`). Predictions with
+    `uncertainty` then contain NAME_std.
+
+    Parameters
+    ----------
+    run : path, Run or Predictor
+        Run to calibrate: a single model, an ensemble or a stored mixed ensemble. It may have been trained on all
+        towers, if `predictions` are of models of the same kind and settings that were not trained on the towers they
+        predict.
+    cube : xr.Dataset
+        Tower cube with the measured fluxes.
+    predictions : xr.Dataset
+        Predictions (site, time) of held-out towers, as `fluxcube.predict` returns them; for an ensemble with
+        ``uncertainty="spread"``. Those of several folds are concatenated along site.
+    max_qc, min_quality : int, float, None or "default"
+        Quality of the fluxes that count, as `fluxcube.evaluate` takes them; by default measured values.
+    out_of_fold : bool
+        Confirm that the towers were held out from the models that predicted them, for predictions that do not record
+        it (coordinate `in_training`).
+
+    Returns
+    -------
+    dict
+        For each target the error model, the numbers of hours, sites and clusters it was fitted on, and the coverage of
+        the intervals: of all values, of each cluster with the error model of the others ("held_out"), and of each IGBP
+        class (`fluxcube.training.calibration.error_calibration`).
+
+    Raises
+    ------
+    ConfigError
+        If predictions are of training towers, or it is not known whether they are; if an ensemble's predictions have no
+        spread, or no target has enough measured values; if the run is in no folder of its own.
+    SchemaError
+        If cube and predictions have no flux, site or time step in common.
+    """
+    predictor = load_model(run)
+    check_folder(predictor)
+    names = tuple(name for name in predictor.spec.targets if name in predictions)
+    if not names:
+        raise ConfigError(
+            f"the predictions contain no target of the run ({', '.join(predictor.spec.targets)}), found "
+            f"{', '.join(map(str, predictions))}."
+        )
+    _check_held_out(predictor, predictions, out_of_fold)
+    found, factors = {}, dict(zip(predictor.spec.targets, predictor.factors.tolist(), strict=True))
+    for name in names:
+        estimates = _estimates(predictor, predictions, name)
+        if values := _of_target(cube, estimates, name, max_qc, min_quality):
+            found[name] = values | ({"factor": factors[name]} if "std" in estimates else {})
+            log.info("%s: coverage of 80 %% intervals %s", name, values.get("held_out", values["calibrated"])["0.8"])
+    if not found:
+        raise ConfigError(
+            f"{', '.join(names)}: too few measured values with a prediction to calibrate (20 are needed)."
+        )
+    assert predictor.path is not None
+    checkpoint.update_calibration(predictor.path, found)
+    return found
+
+
+def check_folder(predictor: Predictor) -> None:
+    """Refuse a model without a folder of its own, in which a calibration can be stored (ConfigError)."""
+    if predictor.path is None:
+        raise ConfigError(
+            "this model is in no folder that stores its calibration: pass a run, or use save_mixed first."
+        )
+    if shipped.is_shipped(predictor.path):
+        raise ConfigError(f"{predictor.path.name} ships with the package: copy its folder, and calibrate the copy.")
+
+
+def _check_held_out(predictor: Predictor, predictions: xr.Dataset, out_of_fold: bool) -> None:
+    """Refuse predictions of training towers, and those that do not record whether they are (ConfigError)."""
+    if "site" not in predictions.coords:
+        raise ConfigError("predictions must have the coordinate site, since they are compared with towers; found none.")
+    sites = predictions["site"].values.astype(str)
+    if "in_training" in predictions.coords:
+        trained = sites[predictions["in_training"].values.astype(bool)]
+        why = "of towers that the model which predicted them was trained on"
+    elif out_of_fold:
+        return
+    else:
+        trained = sites[np.isin(sites, list(predictor.metadata.get("training_sites") or ()))]
+        why = "without the coordinate in_training, of towers that this run was trained on"
+    if len(trained):
+        some = ", ".join(trained[:5]) + (" ..." if len(trained) > 5 else "")
+        raise ConfigError(
+            f"predictions {why} ({some}; {len(trained)} towers): their errors are smaller than those at new places. "
+            "Predict each tower by a model that was not trained on it, such as those of the other folds"
+            + ("." if "in_training" in predictions.coords else ", and pass out_of_fold=True if that is so.")
+        )
+
+
+def _estimates(predictor: Predictor, predictions: xr.Dataset, name: str) -> dict[str, xr.DataArray]:
+    """Return the predictions from which the error of a target is estimated.
+
+    They are its mean, the spread of an ensemble, and NAME_std of a Gaussian head that was calibrated in training.
+    """
+    estimates = {"mean": predictions[name]}
+    if "spread" in predictor.quantities:
+        if f"{name}_spread" not in predictions:
+            raise ConfigError(
+                f"predictions of {name} lack {name}_spread, which this ensemble has: predict with "
+                'uncertainty="spread", by ensembles of the same number of members.'
+            )
+        estimates["spread"] = predictions[f"{name}_spread"]
+    if _has_calibrated_head(predictor, name) and f"{name}_std" in predictions:
+        estimates["std"] = predictions[f"{name}_std"]
+    return estimates
+
+
+def _has_calibrated_head(predictor: Predictor, name: str) -> bool:
+    """Return whether the model has a Gaussian head whose standard deviation of a target was calibrated in training."""
+    member = predictor.model.members[0] if predictor.model.members else predictor.model
+    entry = (predictor.metadata.get("calibration") or {}).get(name, {})
+    return "std" in predictor.quantities and "std" in member.quantities and "as_given" in entry
+
+
+def _of_target(
+    cube: xr.Dataset,
+    estimates: Mapping[str, xr.DataArray],
+    name: str,
+    max_qc: int | Default | None,
+    min_quality: float | Default | None,
+) -> dict:
+    """Return the calibration of one target; {} if there are too few measured values."""
+    named = {kind: array.to_dataset(name=name) for kind, array in estimates.items()}
+    pairs, places, _, _ = aligned_pairs(cube, named, qc=None, max_qc=max_qc, min_quality=min_quality)
+    loaded = dask.compute(*(array.data for array in pairs[name]))  # a lazy cube is read once
+    seen = np.logical_and.reduce([np.isfinite(array) for array in loaded])
+    obs, *values = (array[seen].astype(np.float64) for array in loaded)
+    place, site = places[name], np.nonzero(seen)[0]
+    cluster = cluster_sites(place["latitude"].values, place["longitude"].values, CLUSTER_KM)
+    igbp = place["igbp"].values.astype(str) if "igbp" in place else np.full(len(cluster), "")
+    arrays = dict(zip(estimates, values, strict=True))
+    return error_calibration(obs - arrays["mean"], arrays, site, cluster[site], igbp[site])
+
+
+def coverage_text(calibration: Mapping[str, Mapping]) -> str:
+    """Return the coverage of 80 % intervals as Markdown: one line for each target and class.
+
+    Parameters
+    ----------
+    calibration : mapping
+        As `calibrate` returns it.
+    """
+    lines = ["| target | class | hours | sites | coverage of 80 % intervals |", "| --- | --- | ---: | ---: | ---: |"]
+    for name, found in calibration.items():
+        whole = found.get("held_out", found["calibrated"])
+        rows = {"all": {"hours": found["hours"], "sites": found["sites"], f"{LEVEL:g}": whole[f"{LEVEL:g}"]}}
+        for label, row in (rows | found["by_class"]).items():
+            lines.append(f"| {name} | {label} | {row['hours']:,} | {row['sites']} | {row[f'{LEVEL:g}']:.1%} |")
+    return "\n".join(lines)
