@@ -81,6 +81,7 @@ def arguments(function, cube, folder) -> dict:
         "obs": cube,
         "pred": cube.fluxes,
         "predictions": {"one": cube.fluxes, "two": cube.fluxes},
+        "members": {"one": [cube.fluxes, cube.fluxes]},
         "sites": [str(site) for site in cube.site.values],
         "splits": {"fold": per_igbp(cube, seed=0)},
         "variants": [Variant(label="one", model="xgboost")],

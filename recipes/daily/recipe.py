@@ -34,12 +34,18 @@ def variant(line, budget):
     return start.changed(SETTINGS["equal"][budget] if own else {}).changed(own or {}).changed(line)
 
 
+def with_reflectance(one):
+    """Return a model whose inputs contain the columns and long-term percentiles of the surface reflectance as well."""
+    static = [*one.static, *SETTINGS["surface_static"]]
+    return one.changed({"label": f"{one.label} + reflectance", "surface": SETTINGS["surface"], "static": static})
+
+
 def models_of(budget, only=None, *, surface=False):
     """Return the models at a budget, with reflectance as well if the cube has it; `only` selects labels."""
     models = [variant(line, budget) for line in SETTINGS["models"]]
     if surface:
         twice = [v for v in models if v.label in SETTINGS["with_surface"]]
-        models += [v.changed({"label": f"{v.label} + reflectance", "surface": SETTINGS["surface"]}) for v in twice]
+        models += [with_reflectance(v) for v in twice]
     return some(models, only)
 
 

@@ -27,6 +27,12 @@ SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8
 CLUSTERS_KM = 50.0
 
 
+def with_reflectance(one):
+    """Return a model whose inputs contain the columns and long-term percentiles of the surface reflectance as well."""
+    static = [*one.static, *SETTINGS["surface_static"]]
+    return one.changed({"label": f"{one.label} + reflectance", "surface": SETTINGS["surface"], "static": static})
+
+
 def variants_of(budget, only=None, *, surface=False):
     """Return the models at a budget, with reflectance as well if the cube has it; `only` selects labels.
 
@@ -39,7 +45,7 @@ def variants_of(budget, only=None, *, surface=False):
         variants.append(start.changed(SETTINGS["equal"] if own else {}).changed(own or {}).changed(line))
     if surface:
         twice = [v for v in variants if v.label in SETTINGS["with_surface"]]
-        variants += [v.changed({"label": f"{v.label} + reflectance", "surface": SETTINGS["surface"]}) for v in twice]
+        variants += [with_reflectance(v) for v in twice]
     labels = [v.label for v in variants]
     for label in only or ():
         if label not in labels:
