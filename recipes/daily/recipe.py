@@ -35,9 +35,8 @@ def variant(line, budget):
 
 
 def with_reflectance(one):
-    """Return a model whose inputs contain the columns and long-term percentiles of the surface reflectance as well."""
-    static = [*one.static, *SETTINGS["surface_static"]]
-    return one.changed({"label": f"{one.label} + reflectance", "surface": SETTINGS["surface"], "static": static})
+    """Return a model whose inputs contain the columns of the surface reflectance as well."""
+    return one.changed({"label": f"{one.label} + reflectance", "surface": SETTINGS["surface"]})
 
 
 def models_of(budget, only=None, *, surface=False):
