@@ -54,9 +54,11 @@ def calibrate(
     from fluxcube.inference.loading import load_model
     from fluxcube.inference.options import Uncertainty
     from fluxcube.inference.towers import predict
+    from fluxcube.resolution import quality_limit, resolution_of
 
-    check_folder(load_model(run))  # refused before anything is predicted
-    cube, parts = open_carbonsense(store), []
+    cube, limits, parts = open_carbonsense(store), quality_options(max_qc, min_quality), []
+    quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
+    check_folder(load_model(run))
     for fold in folds:
         model = load_model(fold)
         towers = model.split.part(cube, "test")
@@ -64,5 +66,5 @@ def calibrate(
             spread: Uncertainty = "spread" if "spread" in model.quantities else False
             parts.append(predict(model, towers, uncertainty=spread, progress=progress))
     predictions = xr.concat(parts, "site", combine_attrs="drop_conflicts") if len(parts) > 1 else parts[0]
-    found = calibrate_run(run, cube, predictions, **quality_options(max_qc, min_quality))
+    found = calibrate_run(run, cube, predictions, **limits)
     typer.echo(coverage_text(found))

@@ -86,6 +86,7 @@ def arguments(function, cube, folder) -> dict:
         "splits": {"fold": per_igbp(cube, seed=0)},
         "variants": [Variant(label="one", model="xgboost")],
         "out": folder / "out",
+        "run": folder / "run",
         "qc": None,
         "max_fill_days": None,
         "store": folder / "cube.zarr",
@@ -141,6 +142,7 @@ def test_a_function_refuses_the_option_of_the_other_resolution(name, row, cube_o
 @pytest.mark.parametrize("name", with_options(commands()))
 def test_a_command_refuses_the_option_of_the_other_resolution(name, row, cube_of, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "_open", lambda store, **selection: cube_of(row))
+    monkeypatch.setattr("fluxcube.catalog.open_carbonsense", lambda store: cube_of(row))
     folder = tmp_path / "run"
     settings = "--set config.n_estimators=3 --model xgboost --no-chips --predictors TA,SW_IN --static igbp --target NEE"
 
@@ -153,6 +155,7 @@ def test_a_command_refuses_the_option_of_the_other_resolution(name, row, cube_of
 
     lines = {"train": f"train c.zarr {folder} {settings}", "evaluate": f"evaluate {folder} c.zarr --part all --draws 0"}
     lines["energy"] = "energy c.zarr"
+    lines["calibrate"] = f"calibrate {folder} c.zarr {folder}"
     assert name in lines, f"write here how {name} is called"
     if name != "train":
         assert run(lines["train"]) == ""

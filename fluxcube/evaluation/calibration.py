@@ -14,7 +14,7 @@ from fluxcube.evaluation.sums import aligned_pairs
 from fluxcube.inference.loading import OneModel, load_model
 from fluxcube.inference.predictor import Predictor
 from fluxcube.models import checkpoint, shipped
-from fluxcube.resolution import DEFAULT, Default
+from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.clusters import cluster_sites
 from fluxcube.training.calibration import LEVEL, error_calibration
 
@@ -71,6 +71,7 @@ def calibrate(
     SchemaError
         If cube and predictions have no flux, site or time step in common.
     """
+    quality_limit(resolution_of(cube), max_qc, min_quality, default=None)  # refused before anything is read
     predictor = load_model(run)
     check_folder(predictor)
     names = tuple(name for name in predictor.spec.targets if name in predictions)
