@@ -288,6 +288,7 @@ EVALUATE = {
     "max_qc": ("line", "line --max-qc all"),
     "min_quality": None,  # of daily cubes: tests/test_quality_options.py
     "seed": ("line --against cycle --by all", "line --against cycle --by all --seed 3"),
+    "allow_other_product": None,  # of cubes with reflectance: tests/inference
     "out": None,
     "store": None,
 }

@@ -29,7 +29,7 @@ def view_days(start: np.datetime64, stop: np.datetime64, every: int) -> np.ndarr
     Examples
     --------
     >>> view_days(np.datetime64("2018-05-01T00"), np.datetime64("2018-08-01T00"), 8)[-1]
-    np.datetime64('2018-07-28')
+    np.datetime64('2018-07-24')
     """
     first, stop = start.astype("datetime64[D]") - np.timedelta64(96, "D"), stop.astype("datetime64[D]")
     days = np.arange(first, stop)

@@ -211,7 +211,7 @@ def test_one_chip_per_cell_is_the_plain_one(files):
 
 
 def test_options_that_contradict_each_other(files, tmp_path):
-    with pytest.raises(ConfigError, match="needs modis= and land_cover="):
+    with pytest.raises(ConfigError, match="needs modis= or surface=, and land_cover="):
         open_forcing(files / "era5.nc", modis=files / "modis", chips_per_cell=3)
     for n in (0, 2.5, 65):
         with pytest.raises(ConfigError, match="1 to 64"):
