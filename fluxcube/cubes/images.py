@@ -8,9 +8,11 @@ import re
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.schema import IMAGES, image_dims, validate_cube, validate_forcing
+from fluxcube.sources.modis.surface_checks import distance_km
 from fluxcube.timestamps import DAY
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ _NAME = re.compile(r"[a-z][a-z0-9]*")
 _DATES = ("day", "date", "time")
 #: Largest difference between coordinates of images and of cells, in degrees, and days that are sampled to check values.
 _SAME_PLACE, _SAMPLE = 1e-4, 8
+#: Fraction of the upper bound below which no value of reflectance stays, not even over water or in shadow.
+_SCALED_TWICE = 1e-3
 
 
 def add_images(
@@ -73,7 +77,8 @@ def add_images(
     ------
     ConfigError
         If the cube is daily, or has images of this name; if options are invalid; if more than half of a sample of the
-        values lie beyond `bounds`; or if no site, or not the cells of the forcing, are among those of the images.
+        values lie beyond `bounds`, or all lie near 0; if no image is of use in the time of the cube; or if the images
+        have no site of the cube, coordinates more than 2 km from the towers, or other cells than the forcing.
     SchemaError
         If the images have other dimensions, no names of bands, no dates, or a date twice.
 
@@ -93,6 +98,9 @@ def add_images(
     cube = cube.drop_vars(unused)
     grid = _check(cube, name, product, scale, bounds, hold_days, delay_days)
     array = _standard(images, name, _CELLS if grid else ("site",))
+    _check_period(array, cube, name, hold_days, delay_days)
+    if not grid:
+        _check_places(images, cube, name)
     array = _on_cells(array, cube, name) if grid else _at_sites(array, cube, name)
     values = array.astype("float32") * np.float32(scale) + np.float32(offset)
     _check_values(values, name, bounds)
@@ -217,18 +225,56 @@ def _on_cells(images: xr.DataArray, cube: xr.Dataset, name: str) -> xr.DataArray
     return images.chunk({dim: chunks[dim] for dim in _CELLS}) if chunks else images
 
 
+def _check_period(images: xr.DataArray, cube: xr.Dataset, name: str, hold_days: int, delay_days: int) -> None:
+    """Refuse images of which none can be used in the time of a cube (ConfigError)."""
+    days, (first, last) = images[image_dims(name)[0]].values + delay_days * DAY, cube.time.values[[0, -1]]
+    if not ((days >= first - (hold_days + 1) * DAY) & (days <= last)).any():
+        periods = [
+            f"{a.astype('datetime64[D]')} to {b.astype('datetime64[D]')}" for a, b in (days[[0, -1]], (first, last))
+        ]
+        raise ConfigError(
+            f"images {name}: they are known from {periods[0]}, each for {hold_days} days, and the cube is of "
+            f"{periods[1]}: pass images of that period, or a larger hold_days."
+        )
+
+
+def _check_places(images: xr.DataArray, cube: xr.Dataset, name: str) -> None:
+    """Refuse images whose coordinates are those of another place than the site of that name (ConfigError)."""
+    if any(images.coords[c].dims != ("site",) if c in images.coords else True for c in _CELLS):
+        return  # they do not state where they are
+    own = {str(site): i for i, site in enumerate(images.site.values)}
+    for site, *place in zip(cube.site.values, cube.latitude.values, cube.longitude.values, strict=True):
+        if str(site) not in own:
+            continue
+        found = [float(images[c].values[own[str(site)]]) for c in _CELLS]
+        km = float(distance_km(*place, *found))
+        if km > MAX_DISTANCE_KM:
+            raise ConfigError(
+                f"images {name}: those of {site} lie at {found[0]:.4f} N {found[1]:.4f} E, {km:.1f} km from the tower: "
+                f"expected at most {MAX_DISTANCE_KM:g} km. Cut images around the tower, or drop their coordinates if "
+                "they are wrong."
+            )
+
+
 def _check_values(values: xr.DataArray, name: str, bounds: tuple[float, float]) -> None:
-    """Refuse images without values, or mostly beyond their bounds, in a sample of their days and places."""
-    day = image_dims(name)[0]
-    at = {dim: np.unique(np.linspace(0, values.sizes[dim] - 1, _SAMPLE).astype(int)) for dim in (day, *values.dims[:1])}
+    """Refuse images mostly beyond their bounds, or scaled twice, in a sample of their days and places."""
+    at = {dim: np.unique(np.linspace(0, values.sizes[dim] - 1, _SAMPLE).astype(int)) for dim in values.dims[:-3]}
     sample = values.isel(at).values
     sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        log.warning("images %s: no value in a sample of their days and places", name)
+        return
     beyond = (sample < bounds[0]) | (sample > bounds[1])
-    if sample.size and beyond.mean() > 0.5:
+    if beyond.mean() > 0.5:
         raise ConfigError(
             f"images {name}: {100 * beyond.mean():.0f} % of the values of a sample, such as {np.median(sample):g}, lie "
             f"beyond the bounds {bounds[0]:g} to {bounds[1]:g}: pass the scale factor of the product (scale=0.0001 for "
             "integers of 0 to 10000), or other bounds."
+        )
+    if bounds[0] == 0 and 0 < sample.max() < _SCALED_TWICE * bounds[1]:
+        raise ConfigError(
+            f"images {name}: no value of a sample is above {sample.max():g}, of bounds {bounds[0]:g} to {bounds[1]:g}: "
+            "the scale factor was probably applied twice; leave scale out, or pass narrower bounds."
         )
     if beyond.any():
         log.info("images %s: %.3g %% of a sample lie beyond the bounds: missing", name, 100 * beyond.mean())

@@ -94,6 +94,10 @@ class Sizes:
         """Build sizes from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sizes as JSON-compatible values; those of images are left out of a model without other kinds."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v or not k.startswith("image_")}
+
     def __post_init__(self) -> None:
         check_types(self)
         if self.inputs < 1 or self.targets < 1:

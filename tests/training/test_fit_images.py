@@ -204,6 +204,15 @@ def test_pixels_are_filled_and_scaled_by_their_bounds():
         (lambda a: a.assign_coords(band=["B4", "B4"]), {}, SchemaError, "expected each band once"),
         (lambda a: xr.concat([a, a.isel(site=[0])], "site"), {}, SchemaError, "expected each site once"),
         (lambda a: a.assign_coords(site=["p", "q"]), {}, ConfigError, "matched by name"),
+        (lambda a: a / 1e4, {}, ConfigError, "applied twice"),
+        (lambda a: a.assign_coords(day=a.day + np.timedelta64(400, "D")), {}, ConfigError, "and the cube is of"),
+        (lambda a: a.assign_coords(day=a.day - np.timedelta64(60, "D")), {}, ConfigError, "larger hold_days"),
+        (
+            lambda a: a.assign_coords(latitude=("site", [38.0, 52.5]), longitude=("site", [-90.0, 20.0])),
+            {},
+            ConfigError,
+            "those of XX-S01 lie at 52.5000 N .* 55.6 km",
+        ),
         (lambda a: a.isel(day=slice(0)), {}, SchemaError, "at least one image"),
     ],
 )
@@ -242,3 +251,23 @@ def test_maps_need_images_of_their_own_cells():
     for wrong in (images.isel(latitude=[0, 1]), images.assign_coords(longitude=images.longitude + 0.1)):
         with pytest.raises(ConfigError, match="expected the"):
             fc.add_images(forcing, "s2", wrong, **S2)
+
+
+def test_images_of_their_own_place_and_of_values_at_the_bounds_are_accepted(caplog):
+    cube = example_cube(sites=2, days=10)
+    images = random_images(cube).assign_coords(latitude=cube.latitude + 0.01, longitude=cube.longitude)
+    for change in (lambda a: a, lambda a: a * 0 + 10_000, lambda a: a * 0.01, lambda a: a * 0):
+        assert "images_s2" in fc.add_images(cube, "s2", change(images), **S2)
+    assert not caplog.records
+    fc.add_images(cube, "s2", images * np.nan, **S2)
+    assert "no value in a sample" in caplog.text
+    old = random_images(cube, days=np.array(["2017-01-01"], "datetime64[ns]"))
+    assert "images_s2" in fc.add_images(cube, "s2", old, **S2, delay_days=366, hold_days=366)
+
+
+def test_a_forcing_store_keeps_the_images(eco, forcing, tmp_path):
+    opened = fc.open_forcing(fc.write_forcing(forcing, tmp_path / "forcing.zarr"))
+    assert image_kinds(opened) == image_kinds(forcing)
+    np.testing.assert_array_equal(opened.images_sentinel2, forcing.images_sentinel2)
+    a, b = (fc.upscale(eco, ds).NEE.values for ds in (opened, forcing))
+    np.testing.assert_allclose(a, b, atol=2e-2)  # a store packs the reflectance of the chips
