@@ -158,6 +158,11 @@ def _check(
 
 def _standard(images: xr.DataArray, name: str, places: tuple[str, ...]) -> xr.DataArray:
     """Return images with the standard names and order of dimensions, by ascending local date."""
+    if not isinstance(images, xr.DataArray):
+        raise SchemaError(
+            f"images {name}: expected an xarray.DataArray, found {type(images).__name__}: select a variable of a "
+            "Dataset, or stack its variables with .to_dataarray('band')."
+        )
     dims = set(map(str, images.dims))
     date = next((dim for dim in _DATES if dim in dims), None)
     inner = {"band", "y", "x"} if dims & {"y", "x"} else {"band"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from image_cubes import BANDS, random_images
+from surface_cubes import with_surface
 from training_helpers import FAST
 
 import fluxcube as fc
@@ -23,6 +24,16 @@ from fluxcube.simulation.example import example_cube, example_forcing
 S2 = {"product": "S2_L2A", "scale": 1e-4}
 ECO = {"latent": 16, "frequencies": 3, "embedding": 4, "context": 24, "heads": 2, "blocks": 2, "self_layers": 1}
 PREDICTORS = ("TOD", "TA", "SW_IN")
+POINT = {
+    "xgboost": {"model": "xgboost", "bands": ("red", "nir"), "pixels": 1, "config": {"n_estimators": 3}},
+    "ecoperceiver": {
+        "bands": ("red", "nir"),
+        "pixels": 1,
+        "config": ECO | {"head": "last"},
+        "training": FAST,
+        "epochs": 1,
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +224,7 @@ def test_pixels_are_filled_and_scaled_by_their_bounds():
             ConfigError,
             "those of XX-S01 lie at 52.5000 N .* 55.6 km",
         ),
+        (lambda a: a.to_dataset("band"), {}, SchemaError, "expected an xarray.DataArray, found Dataset"),
         (lambda a: a.isel(day=slice(0)), {}, SchemaError, "at least one image"),
     ],
 )
@@ -271,3 +283,22 @@ def test_a_forcing_store_keeps_the_images(eco, forcing, tmp_path):
     np.testing.assert_array_equal(opened.images_sentinel2, forcing.images_sentinel2)
     a, b = (fc.upscale(eco, ds).NEE.values for ds in (opened, forcing))
     np.testing.assert_allclose(a, b, atol=2e-2)  # a store packs the reflectance of the chips
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "ecoperceiver"])
+def test_a_model_needs_no_chips_beside_them(cube, forcing, kind, tmp_path):
+    """Without MODIS, and beside bands of one point."""
+    images = cube.drop_vars("modis").drop_dims(["band", "day"])
+    options = {"model": kind} if kind == "ecoperceiver" else {"model": kind, "training": None, "epochs": None}
+    options |= {} if kind == "ecoperceiver" else {"config": {"n_estimators": 3}}
+    alone = learn(images, tmp_path / "alone", **options)
+    assert fc.load_model(alone).spec.bands == () and len(fc.load_model(alone).spec.images) == 2
+    assert np.isfinite(fc.upscale(alone, forcing.drop_vars("modis")).NEE.values[100]).sum() == 11
+    beside = fc.fit(with_surface(images), out=tmp_path / "point", predictors=PREDICTORS, **POINT[kind])
+    spec = fc.load_model(beside).spec
+    assert spec.pixels == 1 and spec.bands == ("red", "nir") and len(spec.images) == 2
+    few = with_surface(images).isel(site=[0])
+    flux = fc.predict(beside, few).NEE.values
+    other = fc.predict(beside, few.assign(images_alpha=1 - few.images_alpha)).NEE.values
+    assert np.isfinite(flux[:, 48:]).all()
+    assert kind == "xgboost" or not np.array_equal(flux, other, equal_nan=True)
