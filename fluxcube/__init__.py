@@ -20,6 +20,7 @@ _PUBLIC = {
     "append_site": "fluxcube.cubes.append",
     "declare": "fluxcube.variables",
     "add_predictor": "fluxcube.cubes.own",
+    "add_images": "fluxcube.cubes.images",
     "open_carbonsense": "fluxcube.catalog",
     "open_report": "fluxcube.cubes.report",
     "copy_era5": "fluxcube.sources.era5.copy",

@@ -83,7 +83,9 @@ def _model(predictor: Predictor, indent: str = "") -> Iterator[str]:
     spec, inner = predictor.spec, f"{indent}  "
     yield f"{indent}{predictor!r}"
     yield f"{inner}resolution {spec.resolution}, context {predictor.model.context} {spec.time_resolution.steps}"
-    yield f"{inner}inputs: {', '.join((*spec.inputs, *(f'band {band}' for band in spec.bands), *spec.static))}"
+    bands = [f"band {band}" for band in spec.bands]
+    bands += [f"band {band} of {kind.array}" for kind in spec.images for band in kind.bands]
+    yield f"{inner}inputs: {', '.join((*spec.inputs, *bands, *spec.static))}"
     if sites := predictor.metadata.get("training_sites"):
         yield f"{inner}trained on {len(sites)} towers"
     yield from (f"{inner}uncertainty of {name}: {_uncertainty(predictor, name)}" for name in spec.targets)

@@ -22,6 +22,9 @@ maps      one array per flux (time, latitude, longitude)             land_fracti
 `surface` is the reflectance of a point or an area under a clear sky. In hourly data its days and bands have dimensions
 of their own, because `day` and `band` are those of the chips (`SURFACE_DIMS`).
 
+A cube or forcing to which `fluxcube.add_images` added images of a kind has them as ``images_NAME``, with the dimensions
+of its places and NAME_day, NAME_band, NAME_y, NAME_x (`image_dims`).
+
 A forcing with several chips a cell has ``modis (latitude, longitude, block, day, band, y, x)``, and on (latitude,
 longitude, block) block_weight, the share of the cell's land that a block stands for, and block_igbp.
 
@@ -60,8 +63,21 @@ SURFACE_DIMS: Mapping[str, tuple[str, str]] = {
     "hourly": ("surface_day", "surface_band"),
     "daily": ("day", "band"),
 }
+#: Beginning of the names of arrays of other images than chips, which `fluxcube.add_images` adds.
+IMAGES = "images_"
 #: Arrays of surface reflectance, in their standard order.
 SURFACE_ARRAYS = ("surface", "surface_quality", "surface_climatology")
+
+
+def image_dims(name: str) -> tuple[str, str, str, str]:
+    """Return the dimensions of images of a kind, after those of places: days, bands, y and x.
+
+    Examples
+    --------
+    >>> image_dims("sentinel2")[:2]
+    ('sentinel2_day', 'sentinel2_band')
+    """
+    return f"{name}_day", f"{name}_band", f"{name}_y", f"{name}_x"
 
 
 @dataclass(frozen=True)
@@ -198,6 +214,7 @@ def validate_cube(ds: xr.Dataset) -> xr.Dataset:
         _check_arrays(ds, dict.fromkeys(names, ("site", "time", dim)), "cube")
     _check_chips(ds, "site")
     _check_surface(ds, resolution, "site")
+    _check_images(ds, "site")
     _check_coords(ds, _SITE_COORDS, ("site",), "cube")
     _check_steps(ds, "cube", resolution)
     return ds
@@ -235,6 +252,7 @@ def validate_forcing(ds: xr.Dataset) -> xr.Dataset:
     _check_arrays(ds, _FORCING_DIMS, "forcing")
     _check_chips(ds, "latitude", "longitude")
     _check_surface(ds, resolution_of(ds), "latitude", "longitude")
+    _check_images(ds, "latitude", "longitude")
     _check_coords(ds, _CELL_COORDS, ("latitude", "longitude"), "forcing")
     _check_steps(ds, "forcing", resolution_of(ds))
     return ds
@@ -280,6 +298,18 @@ def _check_surface(ds: xr.Dataset, resolution: Resolution, *places: str) -> None
         expected = (*places, *block, *dims)
         if ds[name].dims != expected:
             raise SchemaError(f"{name} of {resolution} data must have dims {expected}, found {ds[name].dims}.")
+
+
+def _check_images(ds: xr.Dataset, *places: str) -> None:
+    """Check the dimensions of the images that `fluxcube.add_images` added, and that their days ascend."""
+    for name in (str(name) for name in ds.data_vars if str(name).startswith(IMAGES)):
+        inner = image_dims(name.removeprefix(IMAGES))
+        if ds[name].dims != (*places, *inner):
+            raise SchemaError(f"{name} must have dims {(*places, *inner)}, found {ds[name].dims}: transpose it.")
+        if missing := [dim for dim in inner[:2] if dim not in ds.coords]:
+            raise SchemaError(f"{name} must have the coordinate {missing[0]}: add the images with fluxcube.add_images.")
+        if not (np.diff(ds[inner[0]].values) > np.timedelta64(0)).all():
+            raise SchemaError(f"{name}: the dates on {inner[0]} must ascend: sort them, and leave out duplicates.")
 
 
 def _check_coords(ds: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...], kind: str) -> None:

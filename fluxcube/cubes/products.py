@@ -14,6 +14,7 @@ from fluxcube.cubes.satellite import satellite_product
 from fluxcube.errors import ConfigError
 from fluxcube.indices import INDICES, index_of
 from fluxcube.resolution import Resolution, resolution_of
+from fluxcube.schema import IMAGES
 from fluxcube.variables import BANDS
 
 #: Arrays with reflectance of a satellite product.
@@ -33,6 +34,8 @@ def record_names(resolution: Resolution, array: str) -> tuple[str, str]:
     >>> record_names(HOURLY, "surface"), record_names(DAILY, "surface")
     (('surface_product', 'surface_collection'), ('satellite_product', 'satellite_collection'))
     """
+    if array.startswith(IMAGES):
+        return f"{array}_product", f"{array}_collection"
     stem = "satellite" if array == resolution.satellite else "surface"
     return f"{stem}_product", f"{stem}_collection"
 
@@ -51,7 +54,7 @@ def product_record(ds: xr.Dataset) -> dict[str, str]:
         By the keys of `record_names`; without those that are not known.
     """
     record = {}
-    for array in ARRAYS:
+    for array in (*ARRAYS, *(str(name) for name in ds.data_vars if str(name).startswith(IMAGES))):
         if array in ds:
             product, collection = record_names(resolution_of(ds), array)
             record[product] = satellite_product(ds, array) or ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import HOURLY
-from fluxcube.samples.features import Block, FeatureSpec, expire, make_block
+from fluxcube.samples.features import Block, FeatureSpec, make_block
+from fluxcube.samples.images import ImageRecord, expire
 from fluxcube.samples.surface import SurfaceRecord
 
 #: Days after which a chip on a grid is no longer used, even without a newer one; `open_forcing` keeps as many days
@@ -38,9 +39,9 @@ class Piece:
     keep : slice
         Time steps to return; the others are read for windows, trailing means and whole days.
     arrays : tuple of str
-        Names of the arrays that `predict_cells` gets after the longitudes, in their order: those of `statics`; "chips",
-        "surface", "climatology" (of the surface reflectance), "share" and "block_igbp" (for several blocks) and
-        "embeddings", where there are any.
+        Names of the arrays that `predict_cells` gets after the longitudes, in their order: those of `statics`; images
+        of other kinds, "chips", "surface", "climatology" (of the surface reflectance), "share" and "block_igbp" (for
+        several blocks) and "embeddings", where there are any.
     statics : tuple of str
         Names of the properties of the cells, such as elevation and classes.
     days : (d,) datetime64 or None
@@ -49,6 +50,8 @@ class Piece:
         Dates of the surface reflectance.
     surface_bands, features : tuple of str
         Bands of the surface reflectance, and features of its climatology, in their order.
+    image_days, image_bands : mapping of str to array and to tuple of str
+        Dates and bands of the images of other kinds, by the name of their array, such as "images_sentinel2".
     """
 
     reference: Reference
@@ -63,6 +66,8 @@ class Piece:
     surface_days: np.ndarray | None = None
     surface_bands: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    image_days: Mapping[str, np.ndarray] = field(default_factory=dict)
+    image_bands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def several(self) -> bool:
@@ -248,6 +253,11 @@ def cells_block(cells: LandCells, piece: Piece, spec: FeatureSpec) -> Block:
         chips=in_order(arrays["chips"], piece.bands, spec.bands, 2) if "chips" in arrays and spec.bands else None,
         days=piece.days,
         surface=surface,
+        images={
+            kind.name: ImageRecord(arrays[kind.array], piece.image_days[kind.array], piece.image_bands[kind.array])
+            for kind in spec.images
+            if kind.array in arrays
+        },
     )
 
 

@@ -61,6 +61,9 @@ def _satellite_advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
     bands = any(name.startswith("band ") for name in absent)
     columns = any(name in spec.surface or static_feature(name) for name in absent)
     advice = ["chips: open_forcing(modis=), --modis"] if bands and "modis" in spec.satellite_arrays else []
+    if any(f"of {kind.array}" in name for kind in spec.images for name in absent):
+        advice.append("images: fluxcube.add_images on the forcing")
+        bands = any(f"band {name}" in absent for name in spec.bands)
     if columns or (bands and "modis" not in spec.satellite_arrays):
         advice.append("surface reflectance: open_forcing(surface=), --surface")
     return f" ({'; '.join(advice)})" if advice else ""
@@ -119,7 +122,7 @@ def _compared_products(predictor: Predictor, ds: xr.Dataset, allowed: bool, unkn
     resolution, record = predictor.spec.time_resolution, predictor.metadata.get("cube") or {}
     found = product_record(ds)
     attrs: dict[str, str] = {}
-    for array in ARRAYS:
+    for array in (*ARRAYS, *(kind.array for kind in predictor.spec.images)):
         if array not in predictor.spec.satellite_arrays or array not in ds:
             continue
         product, collection = record_names(resolution, array)
@@ -140,7 +143,7 @@ def _compared_products(predictor: Predictor, ds: xr.Dataset, allowed: bool, unkn
 def _compare_products(trained: str, mapped: str, array: str, allowed: bool, unknown_level: int) -> None:
     """Refuse or log two products of an array that differ, or one that is not known ("")."""
     if trained and mapped and trained != mapped and not allowed:
-        remedy = "--no-chips" if array == "modis" else "surface=()"
+        remedy = {"modis": "--no-chips", "surface": "surface=()"}.get(array, "images=()")
         raise ConfigError(
             f"the model was trained on {trained}, and the reflectance of the data ({array}) is {mapped}: use the same "
             f"product, train without reflectance ({remedy}), or accept the difference (allow_other_product, "
@@ -277,4 +280,8 @@ def region_bytes(forcing: xr.Dataset, spec: FeatureSpec, *, hours: int, before: 
         # As read, and in double precision: each band, each feature, and the columns of each day.
         columns = 3 * len(spec.surface_bands) + 3 * len(spec.surface)
         images += 8 * days * columns * forcing.surface.sizes.get("block", 1)
+    for kind in spec.images:
+        if kind.array in forcing:
+            days = min(forcing.sizes[kind.dims[0]], span // spec.steps(1) + kind.hold_days + 4)
+            images += 4 * 4 * kind.pixels * len(kind.bands) * days
     return int(cells * (read + made + images)) + _FORWARD

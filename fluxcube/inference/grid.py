@@ -27,6 +27,7 @@ from fluxcube.inference.outputs import (
 from fluxcube.inference.predictor import Predictor
 from fluxcube.resolution import check_resolution, resolution_of
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.samples.images import ImageKind
 from fluxcube.samples.support import support_stops
 from fluxcube.samples.surface import STATISTICS, column_of, static_feature
 from fluxcube.schema import REGION_BYTES, check_units, validate_forcing, validate_maps
@@ -226,17 +227,28 @@ def _inputs(forcing: xr.Dataset, predictor: Predictor) -> xr.Dataset:
             for name, array in satellite.items()
         }
         satellite |= {"share": forcing.block_weight, "block_igbp": forcing.block_igbp.astype(str)}
+    # All blocks of a cell share these, which have no dimension block.
+    images = {kind.array: _images(forcing, kind) for kind in spec.images if kind.array in forcing}
     arrays = {"predictors": predictors, "land": forcing.land_fraction > 0, "north": north, "east": east}
-    ds = xr.Dataset({k: a.reset_coords(drop=True) for k, a in (arrays | statics | satellite).items()})
-    whole = {dim: -1 for dim in ("variable", "block", "statistic", "feature") if dim in ds.dims}
+    ds = xr.Dataset({k: a.reset_coords(drop=True) for k, a in (arrays | statics | images | satellite).items()})
+    whole: dict[str, int] = {dim: -1 for dim in ("variable", "block", "statistic", "feature") if dim in ds.dims}
     labels = {
         name: tuple(map(str, ds[dim].values))
         for name, dim in (("bands", "band"), ("surface_bands", "surface_band"), ("features", "feature"))
         if dim in ds.dims
     }
+    image_bands = {kind.array: tuple(map(str, ds[kind.dims[1]].values)) for kind in spec.images if kind.array in images}
     return ds.chunk(cells | whole).assign_attrs(
-        {"variables": tuple(present), "bands": (), "statics": tuple(statics), "arrays": (*statics, *satellite)} | labels
+        {"variables": tuple(present), "bands": (), "statics": tuple(statics), "image_bands": image_bands}
+        | {"arrays": (*statics, *images, *satellite)}
+        | labels
     )
+
+
+def _images(forcing: xr.Dataset, kind: ImageKind) -> xr.DataArray:
+    """Return the images of a kind (latitude, longitude, day, band, y, x), with the bands that a model uses."""
+    array = forcing[kind.array].transpose(*_CELL_DIMS, *kind.dims)
+    return array.sel({kind.dims[1]: [name for name in kind.bands if name in array[kind.dims[1]].values]})
 
 
 def _static(forcing: xr.Dataset, name: str) -> xr.DataArray | None:
@@ -321,6 +333,10 @@ def _part(
         before = 2 + max(spec.surface_days, CHIP_DAYS if spec.bands else 0)
         hours = hours.isel({DAY: _days_of_use(hours[DAY].values, hours.time.values, before, spec.lookahead + 1)})
         piece = replace(piece, surface_days=hours[DAY].values)
+    for kind in (kind for kind in predictor.spec.images if kind.array in hours):
+        day = kind.dims[0]
+        hours = hours.isel({day: _days_of_use(hours[day].values, hours.time.values, kind.hold_days + 2, 1)})
+        piece = replace(piece, image_days={**piece.image_days, kind.array: hours[day].values})
     args, core = _arguments(hours, piece)
     if embeddings is not None:
         args, core = [*args, embeddings], [*core, ["embedding"]]

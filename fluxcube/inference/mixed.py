@@ -25,6 +25,7 @@ from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Sizes
 from fluxcube.models.ensemble import MIXED, MixedEnsemble, normalised_weights, weighted_mean, weighted_spread
 from fluxcube.samples.features import Block, FeatureSpec
+from fluxcube.samples.images import ImageKind
 from fluxcube.samples.splits import Split
 
 logger = logging.getLogger(__name__)
@@ -335,9 +336,19 @@ def united_spec(specs: Sequence[FeatureSpec], names: Sequence[str]) -> FeatureSp
         found = "; ".join(f"{name}: {', '.join(spec.targets)}" for name, spec in zip(names, specs, strict=True))
         raise ConfigError(f"the members of a mixed ensemble must have a common target; found {found}.")
     changed: dict[str, Any] = {"pixels": _pixels(specs, names), "lookahead": max(spec.lookahead for spec in specs)}
-    changed |= dict.fromkeys(_SCALING, ())
+    changed |= dict.fromkeys(_SCALING, ()) | {"images": _images(specs)}
     changed |= {name: tuple(dict.fromkeys(v for spec in specs for v in getattr(spec, name))) for name in _UNITED}
     return dataclasses.replace(first, targets=targets, **changed)
+
+
+def _images(specs: Sequence[FeatureSpec]) -> tuple[ImageKind, ...]:
+    """Return the kinds of images of all members, with the bands of each that any member uses."""
+    kinds: dict[str, ImageKind] = {}
+    for kind in (kind for spec in specs for kind in spec.images):
+        known = kinds.get(kind.name, kind)
+        bands = tuple(dict.fromkeys([*known.bands, *kind.bands]))
+        kinds[kind.name] = dataclasses.replace(known, bands=bands, hold_days=max(known.hold_days, kind.hold_days))
+    return tuple(kinds.values())
 
 
 def _pixels(specs: Sequence[FeatureSpec], names: Sequence[str]) -> int:

@@ -115,7 +115,8 @@ class Predictor:
         """Return targets, inputs and folder, not the weights."""
         spec, members = self.spec, len(self.model.members)
         memory = f", means of {', '.join(map(str, spec.memory_days))} days" if spec.memory_days else ""
-        inputs = ", ".join((*spec.predictors, *spec.surface, *spec.bands, *spec.static))
+        images = (kind.array for kind in spec.images)
+        inputs = ", ".join((*spec.predictors, *spec.surface, *spec.bands, *images, *spec.static))
         kind = f"{members} of {self.model.kind}" if members else self.model.kind
         return f"<Predictor {kind}: {', '.join(spec.targets)} from {inputs}{memory}; {self.path or 'in memory'}>"
 

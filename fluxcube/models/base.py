@@ -28,8 +28,9 @@ class Batch(NamedTuple, Generic[Array]):
         Model inputs: normalised predictors and their trailing means; NaN is a masked token.
     images : (B, K, b, p) float32
         Chips, pixels flattened, or bands of one pixel; a band that is all NaN is a masked token. K may be 0.
+        Of a model with other kinds of images beside: (B, kinds x K, 1, F), see `split_images`.
     image_step : (B, K) int64
-        Time step of the window (0..T-1) of each chip, or -1 for none; no two chips share a time step.
+        Time step of the window (0..T-1) of each chip, or -1 for none; no two images of a kind share a time step.
     numbers : (B, S) float32
         Normalised static numbers; NaN is a masked token. For a model with embeddings they follow after these.
     classes : (B, C) int64
@@ -72,6 +73,8 @@ class Sizes:
         Number of input columns, the last ones, that change daily: surface columns and trailing means.
     cyclic : tuple of int
         Cyclic input columns, normalised to [-1, 1), for models that encode them as sine and cosine.
+    image_bands, image_pixels : tuple of int
+        Number of bands, and of pixels of a band, of each other kind of images beside `bands`.
     """
 
     inputs: int
@@ -83,11 +86,17 @@ class Sizes:
     means: int = 0
     cyclic: tuple[int, ...] = ()
     pixels: int = 64
+    image_bands: tuple[int, ...] = ()
+    image_pixels: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Sizes:
         """Build sizes from a mapping, refusing unknown keys (UnknownNameError)."""
         return from_known_keys(cls, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sizes as JSON-compatible values; those of images are left out of a model without other kinds."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v or not k.startswith("image_")}
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -95,8 +104,50 @@ class Sizes:
             raise ConfigError(f"a model needs an input and a target, found {self.inputs} and {self.targets}.")
         if self.pixels < 1:
             raise ConfigError(f"pixels must be 1 or more, found {self.pixels}.")
+        if len(self.image_bands) != len(self.image_pixels):
+            raise ConfigError(
+                "image_bands and image_pixels must have one number for each kind of images, found "
+                f"{self.image_bands} and {self.image_pixels}."
+            )
         if any(not 0 <= column < self.inputs for column in self.protected):
             raise ConfigError(f"protected columns must lie in 0..{self.inputs - 1}, found {self.protected}.")
+
+    @property
+    def image_kinds(self) -> tuple[tuple[int, int], ...]:
+        """Bands and pixels of each kind of images, in the order of their slots in a batch: chips, then the others."""
+        others = zip(self.image_bands, self.image_pixels, strict=True)
+        return (*(((self.bands, self.pixels),) if self.bands else ()), *others)
+
+
+def split_images(images: Array, step: Array, sizes: Sizes) -> list[tuple[Array, Array]]:
+    """Return the images (B, K, b, p) and time steps (B, K) of each kind of a batch, in the order of their slots.
+
+    Parameters
+    ----------
+    images, step : array or Tensor
+        `Batch.images` and `Batch.image_step`.
+    sizes : Sizes
+        Bands and pixels of each kind.
+
+    Examples
+    --------
+    >>> sizes = Sizes(inputs=1, bands=2, image_bands=(3,), image_pixels=(1,))
+    >>> parts = split_images(np.zeros((5, 4, 1, 128)), np.zeros((5, 4)), sizes)
+    >>> [(images.shape, step.shape) for images, step in parts]
+    [((5, 2, 2, 64), (5, 2)), ((5, 2, 3, 1), (5, 2))]
+    """
+    whole: Any = images
+    steps: Any = step
+    if not sizes.image_bands:
+        return [(whole, steps)]
+    kinds = sizes.image_kinds
+    slots = whole.shape[1] // len(kinds)
+    parts = []
+    for i, (bands, pixels) in enumerate(kinds):
+        own = slice(i * slots, (i + 1) * slots)
+        one = whole[:, own, 0, : bands * pixels].reshape(whole.shape[0], slots, bands, pixels)
+        parts.append((one, steps[:, own]))
+    return parts
 
 
 class Config(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import ConfigError, missing_package
-from fluxcube.models.base import Batch, Sizes
+from fluxcube.models.base import Batch, Sizes, split_images
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
 from fluxcube.scores import efficiency
@@ -210,8 +210,10 @@ class Boosting(RowModel):
         inputs = np.asarray(batch.inputs, np.float32)
         back = [inputs[:, -1 - lag, self._repeated] for lag in self.config.steps_back]
         one_hot = [np.arange(n) == batch.classes[:, i : i + 1] for i, n in enumerate(self.sizes.classes)]
-        chips = chip_means(batch.images, batch.image_step, self.sizes.bands)
-        return np.concatenate([inputs[:, -1], *back, chips, batch.numbers, *one_hot], 1, dtype=np.float32)
+        parts = split_images(batch.images, batch.image_step, self.sizes)
+        bands = [kind[0] for kind in self.sizes.image_kinds] if self.sizes.image_bands else [self.sizes.bands]
+        chips = [chip_means(*part, count) for part, count in zip(parts, bands, strict=True)]
+        return np.concatenate([inputs[:, -1], *back, *chips, batch.numbers, *one_hot], 1, dtype=np.float32)
 
     def fit(
         self,
@@ -513,8 +515,8 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
 
     Parameters
     ----------
-    images : (B, K, b, 64 or 1) float32
-        Chips, or bands of one pixel; missing pixels, NaN, do not count.
+    images : (B, K, b, p) float32
+        Images, or bands of one pixel; missing pixels, NaN, do not count. Those that are not square have equal weights.
     step : (B, K) int64
         Time step of each chip, or -1.
     bands : int
@@ -529,7 +531,9 @@ def chip_means(images: np.ndarray, step: np.ndarray, bands: int) -> np.ndarray:
         return np.full((len(images), bands), np.nan, np.float32)
     side = math.isqrt(images.shape[-1])
     offset = np.arange(side) - (side - 1) / 2
-    weight = (1 / np.hypot(offset[:, None], offset)).ravel() if side > 1 else np.ones(1)
+    # The pixel in the middle of an odd number of pixels counts as half a pixel away from the centre.
+    distance = np.maximum(np.hypot(offset[:, None], offset), 0.5).ravel()
+    weight = 1 / distance if side > 1 and side**2 == images.shape[-1] else np.ones(images.shape[-1])
     latest = np.argmax(step, axis=1)
     windows = np.arange(len(images))
     chip = images[windows, latest]

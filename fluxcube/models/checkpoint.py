@@ -66,7 +66,7 @@ def save(
         "format": FORMAT,
         "kind": model.kind,
         "config": dataclasses.asdict(model.config),
-        "sizes": dataclasses.asdict(model.sizes),
+        "sizes": model.sizes.to_dict(),
         "files": sums,
         "digest": _combined(sums),
         "versions": versions(),

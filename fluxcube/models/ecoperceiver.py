@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fluxcube.errors import ConfigError
-from fluxcube.models.base import Batch, Config, Sizes
+from fluxcube.models.base import Batch, Config, Sizes, split_images
 from fluxcube.models.layers import (
     MASKED,
     CausalSelfAttention,
@@ -201,6 +201,10 @@ class EcoPerceiver(Network):
             self.band_weight = nn.Parameter(torch.empty(sizes.bands, sizes.pixels, config.coding))
             self.band_bias = nn.Parameter(torch.zeros(sizes.bands, config.coding))
             self.image_norm = nn.LayerNorm(token)
+        self.image_encoders: Stack[ImageEncoder] = Stack(
+            ImageEncoder(*kind, config.coding, config.embedding)
+            for kind in zip(sizes.image_bands, sizes.image_pixels, strict=True)
+        )
         own = 1 if config.share else config.blocks
         layer = (width, config.heads, config.mlp_ratio)
         self.cross: Stack[WindowedCrossAttention] = Stack(
@@ -228,10 +232,11 @@ class EcoPerceiver(Network):
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
-            if name in ("variables", "bands", "latents") or name.startswith("classes"):
+            own = name in ("variables", "latents") or name.startswith("classes")
+            if own or name == "bands" or name.endswith(".bands"):
                 nn.init.normal_(parameter, std=0.5)
-            elif name == "band_weight":
-                nn.init.normal_(parameter, std=self.sizes.pixels**-0.5)
+            elif name.endswith("band_weight"):
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
             elif name.endswith("weight") and parameter.ndim == 2:
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):
@@ -317,7 +322,7 @@ class EcoPerceiver(Network):
         values = torch.where(torch.isfinite(batch.inputs), batch.inputs, _PLACEHOLDER)
         hourly, seen, offset = (self._summarised if self.config.summary else self._separate)(batch, values, seen)
         hourly, seen = hourly.flatten(0, 1), seen.flatten(0, 1)
-        rows, images, images_seen = self._image_tokens(batch)
+        rows, images, images_seen, kinds = self._image_tokens(batch)
         more_seen = torch.cat([seen[rows], images_seen], 1)
         present = seen.any(-1)
         present = present.index_copy(0, rows, more_seen.any(-1))
@@ -329,6 +334,7 @@ class EcoPerceiver(Network):
             more=torch.cat([hourly.index_select(0, rows), images.to(hourly.dtype)], 1),
             more_bias=_bias(more_seen, hourly.dtype),
             offset=offset,
+            kinds=kinds,
         )
 
     def _not_dropped(self, seen: Tensor) -> Tensor:
@@ -388,10 +394,20 @@ class EcoPerceiver(Network):
         hours, slots = (n if per_token else 1 for n in (batch.inputs.shape[1], batch.images.shape[1]))
         inputs = rng.random((total, hours, batch.inputs.shape[2]), np.float32)[rows] < self.config.dropout
         inputs[..., list(self.sizes.protected)] = False
-        images = rng.random((total, slots, batch.images.shape[2]), np.float32)[rows] < self.config.dropout
+        if not self.sizes.image_bands:
+            images = rng.random((total, slots, batch.images.shape[2]), np.float32)[rows] < self.config.dropout
+            dropped = images[..., None]
+        else:
+            # The flattened bands of each kind, in its own slots.
+            dropped = np.zeros(batch.images.shape, bool)
+            kinds = self.sizes.image_kinds
+            each = batch.images.shape[1] // len(kinds)
+            for i, (bands, pixels) in enumerate(kinds):
+                draws = rng.random((total, each if per_token else 1, bands), np.float32)[rows] < self.config.dropout
+                dropped[:, i * each : (i + 1) * each, 0, : bands * pixels] = np.repeat(draws, pixels, -1)
         return batch._replace(
             inputs=np.where(inputs, np.float32(np.nan), batch.inputs),
-            images=np.where(images[..., None], np.float32(np.nan), batch.images) if slots else batch.images,
+            images=np.where(dropped, np.float32(np.nan), batch.images) if slots else batch.images,
         )
 
     def _dropped(self, shape: list[int], device: torch.device) -> Tensor:
@@ -408,22 +424,48 @@ class EcoPerceiver(Network):
             tokens.append(table[batch.classes[:, i].clamp(min=0)][:, None])
         return self.met_norm(torch.cat(tokens, 1)), torch.cat([seen, batch.classes >= 0], 1)
 
-    def _image_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows (C,) of the hours with a chip, its band tokens (C, b, H_i), and which are not masked."""
-        window, slot = torch.nonzero(batch.image_step >= 0, as_tuple=True)
-        if not self.sizes.bands:
+    def _image_tokens(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor, Tensor, tuple[tuple[Tensor, int], ...]]:
+        """Return the rows (C,) of the hours with an image, and their band tokens (C, b, H_i), of all kinds together.
+
+        Then follow which of these are not masked, and `Tokens.kinds`.
+        """
+        parts = split_images(batch.images, batch.image_step, self.sizes)
+        if not self.sizes.image_bands:
+            return (*self._band_tokens(batch, *parts[0], None), ())
+        encoders = [None, *self.image_encoders] if self.sizes.bands else list(self.image_encoders)
+        found = [self._band_tokens(batch, *part, one) for part, one in zip(parts, encoders, strict=True)]
+        # Images of several kinds often share an hour, whose tokens then stand beside each other.
+        rows = torch.unique(torch.cat([own for own, _, _ in found]))
+        tokens, seen = [], []
+        for own, values, unmasked in found:
+            at = torch.searchsorted(rows, own)
+            tokens.append(values.new_zeros(len(rows), *values.shape[1:]).index_copy(0, at, values))
+            seen.append(unmasked.new_zeros(len(rows), unmasked.shape[1]).index_copy(0, at, unmasked))
+        kinds = tuple((own.sort()[0], values.shape[1]) for own, values, _ in found)
+        return rows, torch.cat(tokens, 1), torch.cat(seen, 1), kinds
+
+    def _band_tokens(
+        self, batch: Batch[Tensor], images: Tensor, step: Tensor, encoder: ImageEncoder | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows (C,) of the hours with an image of one kind, its tokens (C, b, H_i), and which are seen."""
+        bands = self.sizes.bands if encoder is None else len(encoder.bands)
+        window, slot = torch.nonzero(step >= 0, as_tuple=True)
+        if not bands:
             window, slot = window[:0], slot[:0]
-        rows = window * batch.inputs.shape[1] + batch.image_step[window, slot]
+        rows = window * batch.inputs.shape[1] + step[window, slot]
         token = self.config.coding + self.config.embedding
         if not len(rows):
-            return rows, batch.inputs.new_zeros(0, self.sizes.bands, token), rows.new_zeros(0, self.sizes.bands) > 0
-        images = batch.images[window, slot]
+            return rows, batch.inputs.new_zeros(0, bands, token), rows.new_zeros(0, bands) > 0
+        images = images[window, slot]
         seen = torch.isfinite(images).all(-1)
         images = torch.where(seen[..., None], images, _PLACEHOLDER)
-        features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
-        tokens = self.image_norm(torch.cat([features, self.bands.expand(len(rows), -1, -1)], -1))
+        if encoder is None:
+            features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
+            tokens = self.image_norm(torch.cat([features, self.bands.expand(len(rows), -1, -1)], -1))
+        else:
+            tokens = encoder(images)
         if self._drops:
-            by_window = self._dropped([len(batch.inputs), self.sizes.bands], seen.device)
+            by_window = self._dropped([len(batch.inputs), bands], seen.device)
             per_token = self.config.dropout_unit == "token"
             seen = seen & ~(self._dropped(list(seen.shape), seen.device) if per_token else by_window[window])
         return rows, tokens, seen
@@ -457,6 +499,30 @@ class EcoPerceiver(Network):
         full = np.full((*batch.inputs.shape[:2], emitted.shape[-1]), np.nan, np.float32)
         full[:, -emitted.shape[1] :] = emitted
         return full
+
+
+class ImageEncoder(nn.Module):
+    """Tokens of one kind of images beside the chips: a linear map of the pixels of each band, and its embedding.
+
+    Parameters
+    ----------
+    bands, pixels : int
+        Number of bands, and of pixels of a band.
+    coding, embedding : int
+        Number of features of a value, and length of an embedding; a token has both.
+    """
+
+    def __init__(self, bands: int, pixels: int, coding: int, embedding: int):
+        super().__init__()
+        self.bands = nn.Parameter(torch.empty(bands, embedding))
+        self.band_weight = nn.Parameter(torch.empty(bands, pixels, coding))
+        self.band_bias = nn.Parameter(torch.zeros(bands, coding))
+        self.norm = nn.LayerNorm(coding + embedding)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the tokens (C, b, H_i) of images (C, b, p)."""
+        features = torch.einsum("cbp,bpf->cbf", images, self.band_weight) + self.band_bias
+        return self.norm(torch.cat([features, self.bands.expand(len(images), -1, -1)], -1))
 
 
 class Summary(nn.Module):

@@ -80,6 +80,8 @@ class Tokens(NamedTuple):
         All tokens of these hours.
     offset : (B, T, H) Tensor or None
         What is added to the latents, of a model that summarises its slow inputs.
+    kinds : tuple of (Tensor, int)
+        Hours (C_k,) of the images of each kind, ascending, and its number of bands; empty for a model with one kind.
     """
 
     values: Tensor
@@ -89,6 +91,7 @@ class Tokens(NamedTuple):
     more: Tensor
     more_bias: Tensor
     offset: Tensor | None = None
+    kinds: tuple[tuple[Tensor, int], ...] = ()
 
 
 class WindowedCrossAttention(nn.Module):

@@ -127,8 +127,10 @@ class _Chips(NamedTuple):
         Hours of the chips, ascending.
     bands, bias : (C, b, H_i), (C, 1, V + b) Tensor
         Tokens of the chips; masks of all tokens of their hours.
-    first : (E,) int64 Tensor
-        Index of the chip at the first hour of each window; 0 where there is none.
+    first : tuple of (E,) int64 Tensor
+        Index of the latest image of each kind at the first hour of each window; 0 where there is none.
+    counts : tuple of int
+        Number of bands of each kind.
     first_bias : (E, 1, V + b) Tensor
         Masks of all tokens of each window's first hour.
     """
@@ -136,7 +138,8 @@ class _Chips(NamedTuple):
     rows: Tensor
     bands: Tensor
     bias: Tensor
-    first: Tensor
+    first: tuple[Tensor, ...]
+    counts: tuple[int, ...]
     first_bias: Tensor
 
     @classmethod
@@ -144,9 +147,22 @@ class _Chips(NamedTuple):
         rows, order = tokens.rows.sort()
         count = tokens.values.shape[1]
         bands, bias = tokens.more[order, count:], tokens.more_bias[order]
-        first = torch.searchsorted(rows, torch.arange(windows, device=rows.device), right=True) - 1
-        band_bias = bias[first.clamp(min=0), :, count:].masked_fill((first < 0)[:, None, None], MASKED)
-        return cls(rows, bands, bias, first.clamp(min=0), torch.cat([tokens.bias[:windows], band_bias], -1))
+        starts = torch.arange(windows, device=rows.device)
+        first, masks, at = [], [], count
+        for own, size in tokens.kinds or ((rows, bands.shape[1]),):
+            latest = torch.searchsorted(own, starts, right=True) - 1
+            known = own[latest.clamp(min=0)] if len(own) else torch.zeros_like(latest)
+            index = torch.searchsorted(rows, known).clamp(max=len(rows) - 1)
+            first.append(index)
+            masks.append(bias[index, :, at : at + size].masked_fill((latest < 0)[:, None, None], MASKED))
+            at += size
+        sizes = tuple(size for _, size in tokens.kinds) or (bands.shape[1],)
+        return cls(rows, bands, bias, tuple(first), sizes, torch.cat([tokens.bias[:windows], *masks], -1))
+
+    def at_first(self, values: Tensor) -> Tensor:
+        """Return values (C, h, b, d) of the bands of each window's latest images (E, h, b, d)."""
+        parts = values.split(self.counts, 2)
+        return torch.cat([part[index] for part, index in zip(parts, self.first, strict=True)], 2)
 
 
 class _Shared(NamedTuple):
@@ -181,9 +197,9 @@ class _Shared(NamedTuple):
         hours = (*inputs, tokens.bias[:, None] if tokens.bias.any() else None)
         if chips is None:
             return cls(heads, hours, None, (), ())
-        bands, windows = project(chips.bands), len(chips.first)
+        bands, windows = project(chips.bands), len(chips.first_bias)
         at_chips = [torch.cat([x[chips.rows], y], 2) for x, y in zip(inputs, bands, strict=True)]
-        at_first = [torch.cat([x[:windows], y[chips.first]], 2) for x, y in zip(inputs, bands, strict=True)]
+        at_first = [torch.cat([x[:windows], chips.at_first(y)], 2) for x, y in zip(inputs, bands, strict=True)]
         return cls(heads, hours, chips, (*at_chips, chips.bias[:, None]), (*at_first, chips.first_bias[:, None]))
 
     def attend(self, room: Tensor, inside: Tensor) -> None:

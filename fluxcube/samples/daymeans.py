@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluxcube.samples.features import NO_CHIP, Block, FeatureSpec
+from fluxcube.samples.features import Block, FeatureSpec
+from fluxcube.samples.images import NO_CHIP, Images
 from fluxcube.samples.surface import column_of
 from fluxcube.samples.towers import Towers
 from fluxcube.variables import COMPUTED
@@ -50,6 +51,8 @@ def day_columns(spec: FeatureSpec) -> tuple[Column, ...]:
         parts = (f"{name} cos", f"{name} sin") if i in spec.cyclic_columns else (name,)
         columns += [Column(part, group) for part in parts if group != _CLOCK]
     columns += [Column(f"band {name}", f"band {name}") for name in spec.bands]
+    for kind in spec.images:
+        columns += [Column(f"{kind.array} {band}", f"{kind.array} {band}") for band in kind.bands]
     columns += [Column(name, name) for name in spec.numbers]
     columns += [Column(f"{name} {code}", name) for name, codes in spec.class_lists.items() for code in codes]
     return tuple(columns)
@@ -81,7 +84,7 @@ def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
     -------
     (n, d, `day_columns`) float32
         Means of the hours' normalised values, cyclic ones as cosine and sine; of each band, the mean pixel of the
-        latest chip by the day's end; static numbers; classes as 0 and 1. NaN where less than three quarters of the
+        latest image by the day's end; static numbers; classes as 0 and 1. NaN where less than three quarters of the
         day's hours have a value, and throughout for a day without a single predictor that is not computed.
     int
         Steps of the first day that lie before the block: step i is of day ``(i + lead) // spec.steps(1)``.
@@ -101,7 +104,8 @@ def block_days(block: Block, spec: FeatureSpec) -> tuple[np.ndarray, int]:
     days = means.shape[1]
     ends = np.arange(1, days + 1) * per_day - lead
     same = [np.repeat(part[:, None], days, axis=1) for part in (block.numbers, _one_hot(block, spec))]
-    out = np.concatenate([means, _latest(block, ends, len(spec.bands)), *same], axis=-1, dtype=np.float32)
+    images = [_latest(kind, ends) for kind in (Images(block.chips, block.chip_hour), *block.images)]
+    out = np.concatenate([means, *images, *same], axis=-1, dtype=np.float32)
     measured = [i for i, column in enumerate(columns[: means.shape[-1]]) if column.group not in COMPUTED]
     out[~np.isfinite(means[..., measured or slice(None)]).any(-1)] = np.nan
     return out, lead
@@ -176,17 +180,17 @@ def _input_means(inputs: np.ndarray, spec: FeatureSpec, lead: int, per_day: int)
     return np.stack(out, -1) if out else np.empty((*plain.shape[:2], 0), np.float32)
 
 
-def _latest(block: Block, ends: np.ndarray, bands: int) -> np.ndarray:
-    """Return the mean pixel (n, d, bands) of the latest chip before each of the time steps `ends`."""
-    n, chips = block.chip_hour.shape
+def _latest(images: Images, ends: np.ndarray) -> np.ndarray:
+    """Return the mean pixel (n, d, b) of the latest image before each of the time steps `ends`."""
+    (n, count), bands = images.hour.shape, images.pixels.shape[2]
     out = np.full((n, len(ends), bands), np.nan, np.float32)
-    if not chips or not bands:
+    if not count or not bands:
         return out
-    seen = np.isfinite(block.chips)
-    total = np.where(seen, block.chips, np.float32(0.0)).sum(-1)
+    seen = np.isfinite(images.pixels)
+    total = np.where(seen, images.pixels, np.float32(0.0)).sum(-1)
     mean = np.divide(total, seen.sum(-1), out=np.full(total.shape, np.nan, np.float32), where=seen.any(-1))
     for place in range(n):
-        latest = np.searchsorted(block.chip_hour[place], ends, side="left") - 1
+        latest = np.searchsorted(images.hour[place], ends, side="left") - 1
         out[place, latest >= 0] = mean[place, latest[latest >= 0]]
     return out
 
@@ -202,14 +206,21 @@ def _stretch(towers: Towers, i: int) -> Block:
     """Return one gap-free series of a tower as a block."""
     series = towers.series
     rows = slice(int(series.start[i]), int(series.start[i] + series.hours[i]))
-    low, high = np.searchsorted(series.chip_key, series.chip_zero[i] + np.array([-NO_CHIP, NO_CHIP]))
+    zero = series.chip_zero[i]
+
+    def of_place(kind: Images) -> Images:
+        low, high = np.searchsorted(kind.hour, zero + np.array([-NO_CHIP, NO_CHIP]))
+        return Images(kind.pixels[low:high][None], (kind.hour[low:high] - zero)[None])
+
+    chips = of_place(Images(series.chips, series.chip_key))
     inputs = series.inputs[rows][None]
     return Block(
         inputs=inputs,
         observed=np.isfinite(inputs).any(-1),
         numbers=series.numbers[[i]],
         classes=series.classes[[i]],
-        chips=series.chips[low:high][None],
-        chip_hour=(series.chip_key[low:high] - series.chip_zero[i])[None],
+        chips=chips.pixels,
+        chip_hour=chips.hour,
         first_hour=int(towers.first_hour[i]),
+        images=tuple(map(of_place, series.images)),
     )

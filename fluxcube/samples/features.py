@@ -18,6 +18,7 @@ import numpy as np
 from fluxcube.errors import ConfigError
 from fluxcube.normalisation import normalise, within_bounds
 from fluxcube.resolution import HOURLY, check_resolution
+from fluxcube.samples.images import ImageRecord, Images, expire, fill_pixels, image_tokens, in_time_order
 from fluxcube.samples.memory import trailing_mean
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.spec import CHIP_PIXELS, POINT_PIXELS, FeatureSpec, static_bounds
@@ -31,18 +32,13 @@ from fluxcube.samples.surface import (
     surface_statics,
 )
 from fluxcube.schema import SURFACE_DIMS
-from fluxcube.timestamps import solar_noon
-from fluxcube.variables import BANDS, COMPUTED
+from fluxcube.timestamps import DAY
+from fluxcube.variables import COMPUTED
 
 log = logging.getLogger(__name__)
 
 #: A Köppen class: its main climate and up to three letters, before anything that is no letter.
 _KOPPEN = re.compile(r"([A-E])[fmswhkntabcd]{0,3}(?![A-Za-z])", re.IGNORECASE)
-
-#: `Block.chip_hour` of an entry without a chip; larger than any time step.
-NO_CHIP = 2**38
-
-_REFLECTANCES = BANDS[:7]
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,8 @@ class Block:
         or beyond the end. `NO_CHIP` where there is no chip.
     first_hour : int
         Steps from 1970-01-01T00 to the block's first: UTC hours, or days.
+    images : tuple of Images
+        Images of each of `FeatureSpec.images`, in their order: pixels (n, d, b, p) and hours (n, d), as of the chips.
     """
 
     inputs: np.ndarray
@@ -76,6 +74,7 @@ class Block:
     chips: np.ndarray
     chip_hour: np.ndarray
     first_hour: int
+    images: tuple[Images, ...] = ()
 
 
 def make_block(
@@ -89,6 +88,7 @@ def make_block(
     chips: np.ndarray | None = None,
     days: np.ndarray | None = None,
     surface: SurfaceRecord | None = None,
+    images: Mapping[str, ImageRecord] = MappingProxyType({}),
     qc: np.ndarray | None = None,
     best: int | np.ndarray = 0,
 ) -> Block:
@@ -113,6 +113,8 @@ def make_block(
         Local dates of the chips, ascending.
     surface : SurfaceRecord, optional
         Surface reflectance of the places, `spec.surface_days` before the first time step included.
+    images : mapping of str to ImageRecord
+        Images of the places by the name of their kind (`spec.images`); a kind without images is missing.
     qc : (n, t, P) int, optional
         Flags; a value flagged above `spec.predictor_max_qc` is masked.
     best : int or (n, 1, 1) int
@@ -155,6 +157,9 @@ def make_block(
         chips=pixels,
         chip_hour=hour,
         first_hour=first,
+        images=tuple(
+            image_tokens(images.get(kind.name), kind, longitude, first, fill=spec.fill_chips) for kind in spec.images
+        ),
     )
 
 
@@ -201,6 +206,7 @@ def cube_block(cube, spec: FeatureSpec) -> Block:
         chips=cube["modis"].sel(band=list(spec.bands)).values if with_chips else None,
         days=cube["day"].values if with_chips else None,
         surface=cube_surface(cube, spec),
+        images=cube_images(cube, spec),
         qc=cube[flags].reindex(variable=list(spec.predictors), fill_value=-1).values if flags in cube else None,
         best=best_flags(cube)[:, None, None],
     )
@@ -236,6 +242,32 @@ def cube_surface(cube, spec: FeatureSpec) -> SurfaceRecord | None:
     )
 
 
+def cube_images(cube, spec: FeatureSpec) -> dict[str, ImageRecord]:
+    """Return the images of a cube that a model needs, by the name of their kind; without those that the cube lacks.
+
+    Only the days that its time steps can use are read; bands that the cube lacks are missing.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A cube (`fluxcube.schema`), lazy or in memory.
+    spec : FeatureSpec
+        Kinds of images.
+    """
+    records = {}
+    for kind in spec.images:
+        if kind.array not in cube:
+            continue
+        days = cube[kind.dims[0]].values
+        # A cube with holes in its time axis is read stretch by stretch, and all stretches share the images.
+        last = max(cube["time"].values[-1], cube["time_stop"].values.max())
+        used = slice(*np.searchsorted(days, [cube["time"].values[0] - (kind.hold_days + 2) * DAY, last + DAY]))
+        array = cube[kind.array].transpose("site", *kind.dims).isel({kind.dims[0]: used})
+        values = array.reindex({kind.dims[1]: list(kind.bands)}).values
+        records[kind.name] = ImageRecord(values, days[used], kind.bands)
+    return records
+
+
 def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
     """Return the bands, columns and percentiles that a model uses and that a cube or forcing cannot supply."""
     dims = {"modis": "band", "surface": SURFACE_DIMS[spec.resolution][1]}
@@ -244,7 +276,11 @@ def absent_satellite(ds, spec: FeatureSpec) -> list[str]:
     absent = [f"band {name}" for name in spec.bands if name not in present[tokens]]
     needed = {name: bands_needed([name]) for name in spec.surface}
     needed |= {name: bands_needed([], [name]) for name in spec.static}
-    return absent + [name for name, bands in needed.items() if not present["surface"].issuperset(bands)]
+    absent += [name for name, bands in needed.items() if not present["surface"].issuperset(bands)]
+    for kind in spec.images:
+        known = set(map(str, ds[kind.dims[1]].values)) if kind.array in ds else set()
+        absent += [f"band {name} of {kind.array}" for name in kind.bands if name not in known]
+    return absent
 
 
 def _inputs(values: np.ndarray, surface: np.ndarray, spec: FeatureSpec) -> np.ndarray:
@@ -341,83 +377,5 @@ def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[
     pixels = fill_pixels(raw, spec.bands) if spec.pixels > 1 else raw
     if not spec.fill_chips:
         pixels[np.isnan(raw)] = np.nan
-    noon = solar_noon(np.asarray(days), np.asarray(longitude, float)).astype("datetime64[h]").astype(np.int64)
-    present = np.isfinite(pixels).any((-1, -2))
-    hour = np.where(present, noon - first_hour, NO_CHIP)
-    if not present.all():
-        order = np.argsort(hour, axis=1, kind="stable")
-        hour = np.take_along_axis(hour, order, 1)
-        pixels = np.take_along_axis(pixels, order[..., None, None], 1)
+    pixels, hour = in_time_order(pixels, days, longitude, first_hour)
     return (pixels, hour) if spec.pixels > 1 else expire(pixels, hour, OLDEST * spec.steps(1))
-
-
-def expire(pixels: np.ndarray, hour: np.ndarray, age: int) -> tuple[np.ndarray, np.ndarray]:
-    """Insert an empty image where another is `age` time steps old and there is no newer one.
-
-    Parameters
-    ----------
-    pixels : (n, d, b, p) float32
-        Images, in the order of their time.
-    hour : (n, d) int64
-        Time step of each image, as in `Block.chip_hour`.
-    age : int
-        Maximum age of an image.
-
-    Returns
-    -------
-    (n, e, b, p) float32, (n, e) int64
-        Unchanged where no image becomes too old.
-
-    Examples
-    --------
-    >>> expire(np.ones((1, 2, 1, 1)), np.array([[0, 9]]), 5)[1]
-    array([[            0,             5,             9,            14]])
-    """
-    if not hour.size:
-        return pixels, hour
-    later = np.append(hour[:, 1:], np.full((len(hour), 1), NO_CHIP), 1)
-    ends = np.where((hour < NO_CHIP) & (later - hour > age), hour + age, NO_CHIP)
-    hours = np.concatenate([hour, ends], 1)
-    order = np.argsort(hours, axis=1, kind="stable")[:, : int((hours < NO_CHIP).sum(1).max(initial=0))]
-    images = np.concatenate([pixels, np.full_like(pixels, np.nan)], 1)
-    return np.take_along_axis(images, order[..., None, None], 1), np.take_along_axis(hours, order, 1)
-
-
-def fill_pixels(pixels: np.ndarray, bands: Sequence[str]) -> np.ndarray:
-    """Fill missing pixels by the mean of their band's valid ones; drop chips that are mostly missing.
-
-    Parameters
-    ----------
-    pixels : (..., b, 64) float32
-        NaN is missing.
-    bands : sequence of str
-        Names of the b bands.
-
-    Returns
-    -------
-    (..., b, 64) float32
-        A band without any valid pixel is all NaN; so is a chip with more than half of its reflectance missing.
-
-    Examples
-    --------
-    >>> half = np.where(np.arange(64) < 32, 0.1, np.nan).astype("float32")[None]
-    >>> bool(np.isfinite(fill_pixels(half, ["red"])).all()), bool(np.isfinite(fill_pixels(half[:, 1:], ["red"])).any())
-    (True, False)
-    """
-    missing = np.isnan(pixels)
-    gaps = missing.any(-1)
-    if not gaps.any():
-        return pixels.astype(np.float32, copy=False)
-    filled = pixels.astype(np.float32)
-    rows, holes = pixels[gaps], missing[gaps]  # most bands of most chips have none
-    count = (~holes).sum(-1, keepdims=True)
-    total = np.where(holes, 0.0, rows).sum(-1, keepdims=True, dtype=np.float64)
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-    filled[gaps] = np.where(holes, mean, rows)
-    reflectances = [i for i, name in enumerate(bands) if name in _REFLECTANCES]
-    if reflectances:
-        partly = gaps.any(-1)
-        gone = np.zeros(partly.shape, bool)
-        gone[partly] = missing[partly][..., reflectances, :].mean((-1, -2)) > 0.5
-        filled[gone] = np.nan
-    return filled

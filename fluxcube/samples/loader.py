@@ -124,7 +124,8 @@ class Windows:
       NaN; ``spec.inputs`` names the columns.
     - ``images`` (B, K, b, ``spec.pixels``) float32, pixels of ``spec.bands``; NaN is missing. ``image_step`` (B, K)
       int64 is the hour of the window, 0..T-1, that contains local solar noon of the image's day (0 also for the last
-      image before the window), or -1 for no image.
+      image before the window), or -1 for no image. With other kinds of images (``spec.images``),
+      `fluxcube.models.base.split_images` returns those of each kind.
     - ``numbers`` (B, S) float32 and ``classes`` (B, C) int64: ``spec.numbers``, and the index into
       ``spec.igbp_classes`` or -1.
     - ``targets`` (B, emits, targets) float32: fluxes of the last hours, scaled as `spec` says; NaN is not observed.

@@ -11,6 +11,7 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.indices import bounds_of
 from fluxcube.normalisation import TABLE, check_bounds
 from fluxcube.resolution import HOURLY, Resolution, find_resolution
+from fluxcube.samples.images import ImageKind
 from fluxcube.samples.surface import bands_needed, column_of, static_feature
 from fluxcube.variables import (
     BANDS,
@@ -29,7 +30,17 @@ STATIC_BOUNDS = {"latitude": (-90.0, 90.0), "elevation": (-500.0, 9000.0)}
 
 _CLASSES = ("igbp", "koppen")
 #: Settings that `to_dict` omits at their default, so that files of hourly models do not change.
-_LATER = ("resolution", "koppen_classes", "input_mean", "input_scale", "bounds", "surface", "lookahead", "pixels")
+_LATER = (
+    "resolution",
+    "koppen_classes",
+    "input_mean",
+    "input_scale",
+    "bounds",
+    "surface",
+    "lookahead",
+    "pixels",
+    "images",
+)
 _LISTS = ("predictors", "memory_days", "bands", "surface", "static", "targets")
 #: Number of pixels of a band token: those of a chip, or the one of a point or area mean.
 CHIP_PIXELS, POINT_PIXELS = 64, 1
@@ -93,6 +104,8 @@ class FeatureSpec:
         Number of days by which views of the surface reflectance are known earlier; 0 uses no later view.
     pixels : {64, 1}
         Number of pixels of a band: 64 of a chip, or 1 of the surface reflectance.
+    images : tuple of ImageKind
+        Other kinds of images of hourly models, beside `bands`: those of another sensor, or embeddings.
 
     Examples
     --------
@@ -120,6 +133,7 @@ class FeatureSpec:
     surface: tuple[str, ...] = ()
     lookahead: int = 0
     pixels: int = CHIP_PIXELS
+    images: tuple[ImageKind, ...] = ()
 
     def __post_init__(self):
         check_bounds(self.bounds, self.resolution)
@@ -157,6 +171,14 @@ class FeatureSpec:
                 f"lookahead={self.lookahead} has no effect without surface columns or bands of one pixel: pass "
                 "surface=, or leave lookahead out."
             )
+        if self.images and self.time_resolution.local:
+            raise ConfigError(
+                f"images={[kind.name for kind in self.images]}: daily models have no image tokens; pass images=(), or "
+                "train on an hourly cube."
+            )
+        if len({kind.name for kind in self.images}) != len(self.images):
+            names = ", ".join(kind.name for kind in self.images)
+            raise ConfigError(f"images: expected each name once, found {names}; remove duplicates.")
         if both := sorted(set(self.predictors) & set(self.targets)):
             raise ConfigError(f"{', '.join(both)}: a variable cannot be predictor and target of one model; drop one.")
         if not self.predictors or not self.targets:
@@ -200,7 +222,7 @@ class FeatureSpec:
         chips = self.bands if self.pixels == CHIP_PIXELS else ()
         surface = self.surface_bands
         used = {"modis": chips, "surface": surface, "surface_climatology": surface}
-        return {name: bands for name, bands in used.items() if bands}
+        return {name: bands for name, bands in used.items() if bands} | {k.array: k.bands for k in self.images}
 
     @property
     def surface_days(self) -> int:
@@ -252,7 +274,8 @@ class FeatureSpec:
 
     def to_dict(self) -> dict:
         """Return the settings as JSON-compatible values; `from_dict` is the inverse."""
-        values = dataclasses.asdict(self)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["images"] = tuple(kind.to_dict() for kind in self.images)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         kept = {k: v for k, v in values.items() if k not in _LATER or v != defaults[k]}
         own = declarations((*self.predictors, *self.static))
@@ -281,6 +304,8 @@ class FeatureSpec:
             if key not in valid:
                 raise unknown("feature setting", key, valid)
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if "images" in settings:
+            settings["images"] = tuple(map(ImageKind.from_dict, settings["images"]))
         if find_resolution(settings.get("resolution", HOURLY.name)).local and settings.get("bands"):
             # Earlier versions recorded the surface columns of daily models as bands.
             settings |= {"surface": settings["bands"], "bands": ()}

@@ -14,6 +14,7 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import OURS, TABLE
 from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, check_resolution, resolution_of
 from fluxcube.samples.features import CHIP_PIXELS, Block, FeatureSpec, absent_satellite, class_of, cube_block
+from fluxcube.samples.images import ImageKind, Images, image_kinds
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.surface import DEFAULT_COLUMNS, bands_needed
@@ -102,6 +103,7 @@ def cube_spec(
     surface: Sequence[str] | Default = DEFAULT,
     lookahead: int = 0,
     pixels: int = CHIP_PIXELS,
+    images: Sequence[str] | None = None,
     limit: QualityLimit | None = None,
     bounds: str | None = None,
 ) -> FeatureSpec:
@@ -132,6 +134,8 @@ def cube_spec(
         Number of days by which views of the surface reflectance are known earlier.
     pixels : {64, 1}
         Whether `bands` are bands of chips, or of the surface reflectance.
+    images : sequence of str, optional
+        Kinds of other images that `fluxcube.add_images` added to an hourly cube; by default all of them.
     limit : QualityLimit, optional
         Quality of the hourly predictors that are used, by default flags of at most 1. Daily predictors are used
         whatever their quality.
@@ -196,7 +200,19 @@ def cube_spec(
         surface=columns,
         lookahead=lookahead,
         pixels=pixels if bands else CHIP_PIXELS,
+        images=_cube_images(cube, images),
     )
+
+
+def _cube_images(cube, names: Sequence[str] | None) -> tuple[ImageKind, ...]:
+    """Return the kinds of images of these names; by default all of an hourly cube."""
+    kinds = image_kinds(cube)
+    for name in names or ():
+        if name not in kinds:
+            raise unknown("kind of images of the cube (add it with fluxcube.add_images)", name, kinds)
+    if names is None:
+        names = () if resolution_of(cube) is DAILY else tuple(kinds)
+    return tuple(kinds[name] for name in names)
 
 
 def _cube_bands(cube, bands: Sequence[str] | None, pixels: int) -> tuple[str, ...]:
@@ -366,13 +382,20 @@ def _stretches(one, spec: FeatureSpec) -> Iterator[Block]:
     step = spec.time_resolution.step
     edges = [0, *(np.flatnonzero(np.diff(time) != step) + 1), len(time)]
     last = (time[-1] - time[0]) // step
+    arrays = ["modis", *(kind.array for kind in spec.images)]
     for at, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = one if len(edges) == 2 else one.isel(time=slice(start, stop))
-        block = cube_block(part.drop_vars("modis", errors="ignore") if at else part, spec)
-        kept = (
-            0 if at else int(np.searchsorted(block.chip_hour[0], last, side="right"))
-        )  # neither absent nor after the end
-        yield dataclasses.replace(block, chips=block.chips[:, :kept], chip_hour=block.chip_hour[:, :kept])
+        block = cube_block(part.drop_vars(arrays, errors="ignore") if at else part, spec)
+        chips, *images = (
+            _until(kind, -1 if at else last) for kind in (Images(block.chips, block.chip_hour), *block.images)
+        )
+        yield dataclasses.replace(block, chips=chips.pixels, chip_hour=chips.hour, images=tuple(images))
+
+
+def _until(images: Images, last: int) -> Images:
+    """Return the images of one place that are known by a time step; those that are not present come after it."""
+    kept = int(np.searchsorted(images.hour[0], last, side="right")) if last >= 0 else 0
+    return Images(images.pixels[:, :kept], images.hour[:, :kept])
 
 
 def good_fluxes(one, targets: Sequence[str], limit: QualityLimit) -> np.ndarray:

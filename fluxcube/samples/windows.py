@@ -9,7 +9,8 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import HOURLY
-from fluxcube.samples.features import NO_CHIP, Block
+from fluxcube.samples.features import Block
+from fluxcube.samples.images import NO_CHIP, Images
 
 #: Room for one place's hours, negative ones included, in a sorted key (place, hour).
 _SPAN = 4 * NO_CHIP
@@ -34,6 +35,8 @@ class Series:
         Owner and hour of each chip in one ascending number.
     chip_zero : (n,) int64
         Value of `chip_key` for the first time step of each place; stretches of one tower share the tower's chips.
+    images : tuple of Images
+        Images of other kinds: pixels (M, b, p) and keys (M,), as `chips` and `chip_key`.
     """
 
     inputs: np.ndarray
@@ -44,6 +47,7 @@ class Series:
     chips: np.ndarray
     chip_key: np.ndarray
     chip_zero: np.ndarray
+    images: tuple[Images, ...] = ()
 
 
 def flatten(block: Block) -> Series:
@@ -59,6 +63,10 @@ def flatten(block: Block) -> Series:
         chips=block.chips.reshape(block.chip_hour.size, *block.chips.shape[2:]),
         chip_key=(zero[:, None] + block.chip_hour).ravel(),
         chip_zero=zero,
+        images=tuple(
+            Images(one.pixels.reshape(one.hour.size, *one.pixels.shape[2:]), (zero[:, None] + one.hour).ravel())
+            for one in block.images
+        ),
     )
 
 
@@ -68,13 +76,25 @@ def join(parts: Iterable[Block | Series]) -> Series:
     Parts are copied one by one: from an iterator, RAM contains the data once and not twice.
     """
     arrays: dict[str, np.ndarray] = {}
+    kinds = 0
     for part in parts:
         series = part if isinstance(part, Series) else flatten(part)
         places, rows = (len(arrays["hours"]), len(arrays["inputs"])) if arrays else (0, 0)
+        kinds = len(series.images)
         shifts = {"start": rows, "chip_key": places * _SPAN, "chip_zero": places * _SPAN}
-        for name, array in vars(series).items():
+        shifts |= {f"{i} hour": places * _SPAN for i in range(kinds)}
+        for name, array in _arrays(series).items():
             arrays[name] = _appended(arrays.get(name), array + shifts[name] if name in shifts else array)
-    return Series(**arrays)
+    images = [Images(arrays.pop(f"{i} pixels"), arrays.pop(f"{i} hour")) for i in range(kinds)]
+    return Series(**arrays, images=tuple(images))
+
+
+def _arrays(series: Series) -> dict[str, np.ndarray]:
+    """Return the arrays of a series by name, those of images by the number of their kind."""
+    arrays = {name: array for name, array in vars(series).items() if name != "images"}
+    for i, one in enumerate(series.images):
+        arrays |= {f"{i} {name}": array for name, array in one._asdict().items()}
+    return arrays
 
 
 def _appended(out: np.ndarray | None, more: np.ndarray) -> np.ndarray:
@@ -106,7 +126,9 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
     dict
         inputs (B, T, V), images (B, K, b, p), image_step (B, K), numbers (B, S), classes (B, C), as
         `fluxcube.models.base.Batch` describes them; K = T // 24 + 2, or 0 where there are no chips. The
-        latest chip at or before the window's first hour stands at step 0, each later one at its own hour.
+        latest chip at or before the window's first hour stands at step 0, each later one at its own hour. With images
+        of other kinds, the K slots of each kind follow each other (the chips first, if there are bands of them), and
+        images are (B, kinds x K, 1, F): each is flattened, and NaN from its own number of values on.
 
     Raises
     ------
@@ -164,18 +186,35 @@ def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> n
 
 
 def _images(series: Series, place: np.ndarray, stop: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the chips of each window (B, K, b, 64) and their time steps in the window (B, K)."""
-    count = length // HOURLY.steps_per_day + 2 if len(series.chip_key) else 0
-    if not count:
-        return np.empty((len(place), 0, *series.chips.shape[1:]), np.float32), np.empty((len(place), 0), np.int64)
-    origin = series.chip_zero[place]
-    first = stop - length
-    latest = np.searchsorted(series.chip_key, origin + first, side="right") - 1
+    """Return the images of each window and their time steps in the window, as `gather` does."""
+    count = length // HOURLY.steps_per_day + 2
+    origin, first = series.chip_zero[place], stop - length
+    chips = Images(series.chips, series.chip_key)
+    if not series.images:
+        return _slots(chips, origin, first, stop, count if len(series.chip_key) else 0)
+    every = (chips, *series.images) if series.chips.shape[1] else series.images
+    parts = [_slots(kind, origin, first, stop, count) for kind in every]
+    flat = [images.reshape(len(place), count, -1) for images, _ in parts]
+    packed = np.full((len(place), len(parts) * count, 1, max(x.shape[-1] for x in flat)), np.nan, np.float32)
+    for i, x in enumerate(flat):
+        packed[:, i * count : (i + 1) * count, 0, : x.shape[-1]] = x
+    return packed, np.concatenate([step for _, step in parts], 1)
+
+
+def _slots(
+    kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images of one kind of each window (B, count, b, p), and their time steps in the window (B, count)."""
+    pixels, key = kind
+    if not count or not len(key):
+        shape = (len(stop), count)
+        return np.full((*shape, *pixels.shape[1:]), np.nan, np.float32), np.full(shape, -1, np.int64)
+    latest = np.searchsorted(key, origin + first, side="right") - 1
     index = latest[:, None] + np.arange(count)
-    inside = (index >= 0) & (index < len(series.chip_key))
+    inside = (index >= 0) & (index < len(key))
     index = np.where(inside, index, 0)
-    hour = series.chip_key[index] - origin[:, None]
+    hour = key[index] - origin[:, None]
     inside &= (hour >= -_ZERO) & (hour < stop[:, None])
-    images = series.chips.take(index.ravel(), axis=0).reshape(*index.shape, *series.chips.shape[1:])
+    images = pixels.take(index.ravel(), axis=0).reshape(*index.shape, *pixels.shape[1:])
     images[~inside] = np.nan
     return images, np.where(inside, np.maximum(hour - first[:, None], 0), -1)

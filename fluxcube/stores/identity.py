@@ -81,7 +81,7 @@ def _array_digest(array: xr.DataArray, source: str) -> str:
     from dask.base import tokenize
 
     values = str(array.data.name) if array.chunks is not None else tokenize(array.values)
-    dated = [dim for dim in ("time", "day", "surface_day") if dim in array.dims and dim in array.coords]
+    dated = [dim for dim in array.dims if str(dim).endswith(("time", "day")) and dim in array.coords]
     axes = [_values_digest(array[dim].values) for dim in dated]
     return _digest(" ".join([source, values, *axes]).encode())
 

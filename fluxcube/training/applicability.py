@@ -227,11 +227,20 @@ def _shuffled(batch: Batch, spec: FeatureSpec, group: str, order: np.ndarray) ->
         return batch._replace(classes=_exchanged(batch.classes, [list(spec.class_lists).index(group)], order))
     if group in spec.numbers:
         return batch._replace(numbers=_exchanged(batch.numbers, [spec.numbers.index(group)], order))
-    if group.startswith("band "):
-        band = spec.bands.index(group.removeprefix("band "))
+    bands = [f"band {name}" for name in spec.bands]
+    if group in bands and not spec.images:
         images = batch.images.copy()
-        images[:, :, band] = batch.images[order, :, band]
+        images[:, :, bands.index(group)] = batch.images[order, :, bands.index(group)]
         return batch._replace(images=images)
+    names = [bands] * bool(bands) + [[f"{kind.array} {band}" for band in kind.bands] for kind in spec.images]
+    pixels = [spec.pixels] * bool(bands) + [kind.pixels for kind in spec.images]
+    for i, own in enumerate(names):
+        if group in own:  # the flattened pixels of a band, in the slots of its kind
+            slots, at = batch.images.shape[1] // len(names), own.index(group) * pixels[i]
+            part = np.s_[:, i * slots : (i + 1) * slots, :, at : at + pixels[i]]
+            images = batch.images.copy()
+            images[part] = batch.images[order][part]
+            return batch._replace(images=images)
     columns = [i for i, name in enumerate(input_groups(spec)) if name == group]
     return batch._replace(inputs=_exchanged(batch.inputs, columns, order))
 

@@ -70,7 +70,7 @@ def _needed(cube: xr.Dataset, spec: FeatureSpec) -> xr.Dataset:
     names = [(stack + ending, at) for stack, at in stacks.items() for ending in _ENDINGS]
     arrays = {name: cube[name].sel(at).variable for name, at in names if name in cube}
     arrays |= {name: cube[name].variable for name in spec.satellite_arrays if name in cube}
-    axes = ("site", "time", "day", "surface_day", "time_start", "time_stop")
+    axes = ("site", "time", "day", "surface_day", "time_start", "time_stop", *(kind.dims[0] for kind in spec.images))
     coords = [name for name in (*axes, *_PLACE) if name in cube.coords]
     return xr.Dataset(
         {name: arrays[name] for name in sorted(arrays)}, {name: cube[name].variable.compute() for name in coords}
@@ -84,7 +84,7 @@ def _arrays(one: xr.Dataset, sample: bool) -> Iterator[tuple[str, np.ndarray]]:
     time = one["time"].values
     arrays = {}
     for name, array in one.data_vars.items():
-        if dim := next((dim for dim in ("day", "surface_day") if dim in array.dims), None):
+        if dim := next((dim for dim in array.dims if str(dim).endswith("day")), None):
             array = array.isel({dim: _some_days(one[dim].values, time)})
         elif sample and str(name).startswith("predictors"):
             array = array.isel(time=slice(len(time) // 2, len(time) // 2 + 24))

@@ -111,6 +111,7 @@ class Start:
         """
         for name in (*_TIED, *_NAMES):
             self._check(name, getattr(self.spec, name), getattr(spec, name))
+        self._check_images(spec)
         was, now = (dataclasses.asdict(c) for c in (self.config, config))
         differ = [k for k in was if k not in self.free_settings and was[k] != now[k]]
         if differ:
@@ -122,6 +123,17 @@ class Start:
         if new := sorted(set(spec.igbp_classes) - set(self.spec.igbp_classes)) if "igbp" in self.spec.static else ():
             log.warning("%s: unknown to the checkpoint, so without a learned class", ", ".join(new))
         return self._scaled(spec)
+
+    def _check_images(self, spec: FeatureSpec) -> None:
+        """Refuse other kinds of images, unless they come after those of the checkpoint, or are its first ones."""
+        was, now = self.spec.images, spec.images
+        common = min(len(was), len(now))
+        if was != now and (was[:common] != now[:common] or not self.tensor_rows):
+            raise ConfigError(
+                f"images must begin with those of the checkpoint {self.path}, with equal bands, pixels, bounds and "
+                f"hold_days: expected {_text(tuple(kind.name for kind in was))}, found "
+                f"{_text(tuple(kind.name for kind in now))}."
+            )
 
     def _check(self, name: str, was: object, now: object) -> None:
         """Refuse names in another order, and other names if the model does not support these."""

@@ -38,6 +38,7 @@ def fit(
     surface: Sequence[str] | Default = DEFAULT,
     lookahead: int | None = None,
     pixels: int | None = None,
+    images: Sequence[str] | None = None,
     split: Split | str | os.PathLike | None = None,
     config: Config | Mapping | None = None,
     training: TrainingConfig | Mapping | None = None,
@@ -97,6 +98,9 @@ def fit(
     pixels : {64, 1}, optional
         1 takes `bands` from the surface reflectance of a point or area, as band tokens of one pixel; by default 64,
         those of a chip.
+    images : sequence of str, optional
+        Kinds of other images that `fluxcube.add_images` added to an hourly cube, such as "sentinel2"; by default all of
+        them, and () for none. None with the published preset of EcoPerceiver.
     split : Split, str or path, optional
         A split, or a kind or file as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
@@ -195,6 +199,7 @@ def fit(
         surface=surface if isinstance(surface, str) else tuple(surface),
         lookahead=lookahead,
         pixels=pixels,
+        images=images if images is None else tuple(images),
         split=split,
         train_igbp=train_igbp,
         config=config,

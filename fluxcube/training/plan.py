@@ -180,6 +180,8 @@ def sizes_of(spec: FeatureSpec, *, cyclic: bool = False) -> Sizes:
         inputs=len(spec.inputs),
         bands=len(spec.bands),
         pixels=spec.pixels,
+        image_bands=tuple(len(kind.bands) for kind in spec.images),
+        image_pixels=tuple(kind.pixels for kind in spec.images),
         numbers=len(spec.numbers),
         classes=tuple(map(len, spec.class_lists.values())),
         targets=len(spec.targets),
@@ -224,6 +226,7 @@ def make_plan(cube: xr.Dataset, request: FitRequest) -> Plan:
         surface=DEFAULT if request.surface is None else request.surface,
         lookahead=request.lookahead or 0,
         pixels=request.pixels or CHIP_PIXELS,
+        images=request.images,
         limit=limit,
         bounds=request.bounds or TABLE,
     )
@@ -261,9 +264,10 @@ def _with_features(cube: xr.Dataset, request: FitRequest, start: Start | None) -
     spec = None if start is None else start.spec
     static: tuple[str, ...] | None = None
     surface: tuple[str, ...] | Default = DEFAULT
+    images: tuple[str, ...] | None = None if spec is None else tuple(kind.name for kind in spec.images)
     bounds = registry.model_class(request.model).bounds
     if _published(request):
-        static, bounds, surface = (), "v1", ()
+        static, bounds, surface, images = (), "v1", (), ()
     bounds = TABLE if resolution_of(cube) is DAILY else bounds
     return dataclasses.replace(
         request,
@@ -276,6 +280,7 @@ def _with_features(cube: xr.Dataset, request: FitRequest, start: Start | None) -
         surface=(spec.surface if spec else surface) if request.surface == DEFAULT else request.surface,
         lookahead=_chosen(request.lookahead, spec.lookahead if spec else 0),
         pixels=_chosen(request.pixels, spec.pixels if spec else CHIP_PIXELS),
+        images=_chosen(request.images, images),
     )
 
 

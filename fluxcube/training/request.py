@@ -42,6 +42,7 @@ class FitRequest:
     surface: Sequence[str] | Default | None = DEFAULT
     lookahead: int | None = None
     pixels: int | None = None
+    images: Sequence[str] | None = None
     split: Split | str | os.PathLike | None = None
     train_igbp: str | Sequence[str] | None = None
     config: Config | Mapping | None = None

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxcube.errors import ConfigError, UnknownNameError
-from fluxcube.samples.features import NO_CHIP, FeatureSpec, class_of, cube_block, fill_pixels, make_block
+from fluxcube.samples.features import FeatureSpec, class_of, cube_block, make_block
+from fluxcube.samples.images import NO_CHIP, fill_pixels
 from fluxcube.samples.memory import trailing_mean
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.variables import BANDS, table

@@ -14,7 +14,8 @@ from surface_cubes import reflectance, with_surface
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.indices import INDICES, bands_of, index_of, indices
 from fluxcube.resolution import DAILY, HOURLY
-from fluxcube.samples.features import NO_CHIP, FeatureSpec, cube_block, expire, make_block
+from fluxcube.samples.features import FeatureSpec, cube_block, make_block
+from fluxcube.samples.images import NO_CHIP, expire
 from fluxcube.samples.surface import (
     DEFAULT_COLUMNS,
     STATISTICS,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fluxcube.errors import ConfigError
 from fluxcube.models.base import Batch
-from fluxcube.samples.features import NO_CHIP, Block
+from fluxcube.samples.features import Block
+from fluxcube.samples.images import NO_CHIP
 from fluxcube.samples.windows import cut, flatten, gather, join
 
 
