@@ -110,7 +110,7 @@ def _check_held_out(predictor: Predictor, predictions: xr.Dataset, out_of_fold: 
     """Refuse predictions of training towers, and those that do not record whether they are (ConfigError)."""
     if "site" not in predictions.coords:
         raise ConfigError("predictions must have the coordinate site, since they are compared with towers; found none.")
-    sites = predictions["site"].values.astype(str)
+    sites = np.array([str(site) for site in predictions["site"].values])
     if "in_training" in predictions.coords:
         trained = sites[predictions["in_training"].values.astype(bool)]
         why = "of towers that the model which predicted them was trained on"
@@ -168,7 +168,7 @@ def _of_target(
     obs, *values = (array[seen].astype(np.float64) for array in loaded)
     place, site = places[name], np.nonzero(seen)[0]
     cluster = cluster_sites(place["latitude"].values, place["longitude"].values, CLUSTER_KM)
-    igbp = place["igbp"].values.astype(str) if "igbp" in place else np.full(len(cluster), "")
+    igbp = np.array([str(code) for code in place["igbp"].values]) if "igbp" in place else np.full(len(cluster), "")
     arrays = dict(zip(estimates, values, strict=True))
     return error_calibration(obs - arrays["mean"], arrays, site, cluster[site], igbp[site])
 

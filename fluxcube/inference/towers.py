@@ -130,7 +130,8 @@ def _in_training(cube: xr.Dataset, predictor: Predictor) -> dict[str, xr.DataArr
     """Return the coordinate `in_training` of towers; nothing if the model has no record of its training towers."""
     if "training_sites" not in predictor.metadata:
         return {}
-    known = np.isin(cube["site"].values.astype(str), list(predictor.metadata["training_sites"]))
+    training = set(predictor.metadata["training_sites"])
+    known = np.array([str(site) in training for site in cube["site"].values], bool)
     attrs = {"long_name": "whether the model was trained on the tower"}
     return {"in_training": xr.DataArray(known, {"site": cube["site"]}, ("site",), attrs=attrs)}
 

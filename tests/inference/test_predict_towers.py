@@ -110,3 +110,9 @@ def test_a_cube_that_is_normalised_or_in_other_units_is_refused(cube):
     kelvin = np.where(cube["variable"] == "TA", "K", cube.units.values).astype(object)
     with pytest.raises(ConfigError, match="TA must be in degC, found K"):
         predict(fake(), cube.assign_coords(units=("variable", kelvin)))
+
+
+def test_labels_of_any_type_of_text_are_compared(cube):
+    """Zarr returns text as NumPy's StringDType, which cannot be cast to other types of text."""
+    text = cube.assign_coords(site=cube.site.values.astype(np.dtypes.StringDType()))
+    assert predict(fake(), text).in_training.values.tolist() == [True, False, False]
