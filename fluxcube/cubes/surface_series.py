@@ -15,6 +15,7 @@ from fluxcube.cubes.surface_layout import SOURCE_ATTRS, in_order
 from fluxcube.errors import SourceError, unknown
 from fluxcube.schema import SURFACE_DIMS
 from fluxcube.sources.modis.surface_checks import distance_km
+from fluxcube.sources.modis.surface_observations import scale_fault
 from fluxcube.variables import SURFACE_BANDS
 
 _log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def _in_standard_form(ds: xr.Dataset, where: str) -> xr.Dataset:
             raise SourceError(f"{where}: the dimension {dim} of surface has no labels; add the coordinate {dim}.")
     for band in ds.band.values:
         if str(band) not in SURFACE_BANDS:
-            raise unknown("band of surface reflectance", band, SURFACE_BANDS)
+            raise unknown("band of surface reflectance", str(band), SURFACE_BANDS)
     for dim in ("site", "band"):
         labels = [str(label) for label in ds[dim].values]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -180,6 +181,7 @@ def _days(ds: xr.Dataset, where: str) -> np.ndarray:
 
 def _check_values(values: np.ndarray, sites: Sequence[str], days: np.ndarray, bands: Sequence[str], where: str) -> None:
     """Refuse values (site, day, band) that are scaled wrongly, or fills."""
+    _check_scales(values, sites, bands, where)
     seen = values[np.isfinite(values)]
     bad = (values < _LOW) | (values > _HIGH)
     if bad.any():
@@ -206,6 +208,18 @@ def _check_values(values: np.ndarray, sites: Sequence[str], days: np.ndarray, ba
         raise SourceError(
             f"{where}: the highest reflectance is {seen.max():g}, expected values from 0 to 1: they were scaled twice."
         )
+
+
+def _check_scales(values: np.ndarray, sites: Sequence[str], bands: Sequence[str], where: str) -> None:
+    """Refuse values (site, day, band) if those of one band and site are not scaled, or were scaled twice."""
+    for band, name in enumerate(bands):
+        for site, series in enumerate(values[:, :, band] if name != "snow" else ()):
+            fault, median = scale_fault(series)
+            if fault:
+                raise SourceError(
+                    f"{where}: {name} of {sites[site]} has a median of {median:.3g}, expected reflectance from 0 to 1: "
+                    f"the values {fault}. Multiply them by the scale of the product, such as 0.0001, once."
+                )
 
 
 def _coordinate(ds: xr.Dataset, name: str, at: int) -> float | None:

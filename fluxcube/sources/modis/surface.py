@@ -40,6 +40,9 @@ _TABLES, _NETCDF, _RASTERS = (".csv", ".csv.gz", ".txt", ".tsv"), (".nc", ".nc4"
 _BESIDE = ("-lookup.csv", "-statistics-qa.csv", "granule-list.txt")
 #: Products that contain every view, clouds too.
 _DAILY = ("MOD09GA", "MYD09GA")
+#: Maximum share of the days of a year or longer that can be clear. At 157 towers at most 78 % of the days of any year
+#: are; half of the towers have a view, clouds included, on 98 % of the days.
+_LARGEST_CLEAR_SHARE, _YEAR = 0.9, 365
 
 
 def read_surface(
@@ -265,17 +268,25 @@ def _of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observat
 
 
 def _check_screened(merged: Observations, rules: QualityRules) -> None:
-    """Refuse an extract of all views of MOD09GA without the flags that distinguish clear ones from clouds.
+    """Refuse all views of MOD09GA without the flags that distinguish clear ones from clouds.
 
     Of other surface reflectance of MOD09 and MYD09, such as composites of 8 days, this is only reported.
     """
     without_rule = not rules.optional or not rules.rules
     if not merged.product.startswith(("MOD09", "MYD09")) or without_rule or "state_1km" in merged.flags:
         return
-    if not merged.screened and merged.product in _DAILY:
+    if merged.product in _DAILY and (not merged.screened or (merged.period == 1 and _is_full(merged))):
         raise SourceError(
             f"{merged.source}: {merged.product} without state flags contains clouds: add the layer state_1km_1 to the "
             "request, or pass quality=None if clouds were removed from the values."
         )
     if merged.period == 1 or not merged.screened:
         log.warning("%s: no state flags, so that every value counts as observed under a clear sky", merged.source)
+
+
+def _is_full(merged: Observations) -> bool:
+    """Return whether a site has values on more days of a year or longer than can be clear."""
+    valid = np.logical_or.reduce([np.isfinite(values) for name, values in merged.bands.items() if name != "snow"])
+    days = [np.unique(merged.day[valid & (merged.site == i)]) for i in range(len(merged.sites))]
+    spans = [int((one[-1] - one[0]).astype(int)) + 1 if len(one) else 0 for one in days]
+    return any(span >= _YEAR and len(one) > _LARGEST_CLEAR_SHARE * span for one, span in zip(days, spans, strict=True))

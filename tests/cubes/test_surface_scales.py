@@ -1,0 +1,58 @@
+"""Faults of reflectance that is passed as a Dataset: scales of single bands and sites, and series with clouds."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import fluxcube as fc
+from fluxcube.cubes.surface_series import read_series
+from fluxcube.errors import SourceError, UnknownNameError
+
+
+@pytest.fixture
+def series():
+    days = np.arange("2010-01-01", "2011-07-01", dtype="datetime64[D]").astype("datetime64[ns]")
+    values = np.random.default_rng(0).uniform(0.05, 0.4, (2, len(days), 3))
+    values[:, ::2] = np.nan
+    return xr.Dataset(
+        {"surface": (("site", "day", "band"), values.astype("f4"), {"product": "MOD09GA"})},
+        {"site": ["AA-One", "BB-Two"], "day": days, "band": ["red", "nir", "swir2"]},
+    )
+
+
+@pytest.mark.parametrize("factor, fault", [(1e-4, "scaled twice"), (1e4, "not scaled"), (100, "not scaled")])
+@pytest.mark.parametrize("place", [{"site": 1, "band": 2}, {"site": 1}, {"band": 0}])
+def test_one_band_or_site_in_another_scale_is_named(series, place, factor, fault):
+    before = read_series(series, "surface")[0]
+    series.surface[place] = series.surface[place] * factor
+    site, band = series.site.values[place.get("site", 0)], series.band.values[place.get("band", 0)]
+    with pytest.raises(SourceError, match=f"{band} of {site} has a median of .* {fault}"):
+        read_series(series, "surface")
+    assert len(before) == 2
+
+
+def test_single_fills_are_not_called_a_scale(series):
+    series.surface[0, 1, 0] = 3.2767
+    with pytest.raises(SourceError, match="fill value"):
+        read_series(series, "surface")
+
+
+def test_unknown_bands_are_named_as_the_user_wrote_them(series):
+    with pytest.raises(UnknownNameError, match="unknown band of surface reflectance 'b9'"):
+        read_series(series.assign_coords(band=["red", "nir", "b9"]), "surface")
+
+
+def test_all_views_of_a_daily_product_need_flags(series):
+    """MOD09GA without flags is refused in a file of any form if it has more days than can be clear."""
+    bands = {str(name): series.surface.sel(band=name, drop=True) for name in series.band.values}
+    clear = xr.Dataset(bands, attrs={"product": "MOD09GA"})
+    assert fc.read_surface(clear).surface.notnull().any()
+    full = clear.fillna(0.2)
+    with pytest.raises(SourceError, match="without state flags contains clouds"):
+        fc.read_surface(full)
+    table = full.to_dataframe().reset_index()
+    with pytest.raises(SourceError, match="without state flags contains clouds"):
+        fc.read_surface(table, product="MOD09GA")
+    assert fc.read_surface(full, quality=None).surface.notnull().all()
+    assert fc.read_surface(full.isel(day=slice(60))).surface.notnull().all()
+    assert fc.read_surface(full.assign_attrs(product="MCD43A4")).surface.notnull().all()
