@@ -308,6 +308,7 @@ def _paths(items: Iterable[str | os.PathLike]) -> list[Path]:
 
 
 def _shown(source: RasterSource) -> str:
-    """Return a source as text for messages, shortened to five items."""
-    items = [source] if isinstance(source, (str, os.PathLike, Raster)) else list(source)[:5]
-    return ", ".join(str(item.path if isinstance(item, Raster) else item) for item in items)
+    """Return a source as text for messages: a folder or file, or the first of several and their number."""
+    items = [source] if isinstance(source, (str, os.PathLike, Raster)) else list(source)
+    paths = [str(item.path if isinstance(item, Raster) else item) for item in items]
+    return paths[0] if len(paths) == 1 else f"{len(paths)} paths (the first is {paths[0] if paths else 'none'})"

@@ -59,7 +59,7 @@ def read_surface(
     max_view_zenith: float | None = None,
     site: str = "",
     sites: Sites | None = None,
-    max_km: float = 2.0,
+    max_distance_km: float = 2.0,
     time_format: str | None = None,
     period: int | None = None,
     product: str = "",
@@ -105,8 +105,8 @@ def read_surface(
         Column of the names of sites, or the name of the only site.
     sites : table, path of a table, cube or mapping, optional
         Names, latitudes and longitudes of the sites: only these are read, and their places are compared with those in
-        the file. Series of AppEEARS with other names are named after the site within `max_km`.
-    max_km : float
+        the file. Series of AppEEARS with other names are named after the site within `max_distance_km`.
+    max_distance_km : float
         Maximum distance between a series and its site, km.
     time_format : str, optional
         Format of dates that are not recognised, as for `datetime.strptime`.
@@ -163,7 +163,7 @@ def read_surface(
     batches = []
     for parts in _batches(path, options, places):
         if places:
-            parts = [only_known_sites(part, places, max_km) for part in parts]
+            parts = [only_known_sites(part, places, max_distance_km) for part in parts]
         merged = merge([decode(part, scale=scale, missing=missing) for part in parts])
         _check_screened(merged, rules)
         names = {name: values[:0] for name, values in merged.flags.items()}
@@ -171,7 +171,7 @@ def read_surface(
     ds = as_dataset(batches, rules)
     if places:
         known = np.array([places.get(str(name), (np.nan, np.nan)) for name in ds.site.values])
-        check_places(ds, known[:, 0], known[:, 1], max_km=max_km)
+        check_places(ds, known[:, 0], known[:, 1], max_distance_km=max_distance_km)
     return ds
 
 
