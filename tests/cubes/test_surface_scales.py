@@ -7,6 +7,7 @@ import xarray as xr
 import fluxcube as fc
 from fluxcube.cubes.surface_series import read_series
 from fluxcube.errors import SourceError, UnknownNameError
+from fluxcube.sources.modis.listing import list_rasters
 
 
 @pytest.fixture
@@ -56,3 +57,9 @@ def test_all_views_of_a_daily_product_need_flags(series):
     assert fc.read_surface(full, quality=None).surface.notnull().all()
     assert fc.read_surface(full.isel(day=slice(60))).surface.notnull().all()
     assert fc.read_surface(full.assign_attrs(product="MCD43A4")).surface.notnull().all()
+
+
+def test_tables_in_a_folder_of_chips_are_named_with_their_option(tmp_path):
+    (tmp_path / "towers-MOD09GA-061-results.csv").write_text("ID,red\n", "utf-8")
+    with pytest.raises(SourceError, match=r"no MODIS raster in .*Tables of reflectance are read with .*--surface"):
+        list_rasters(tmp_path, products=("MCD43A4",))
