@@ -107,6 +107,11 @@ def read_series(ds: xr.Dataset, where: str) -> tuple[list[Series], dict[str, obj
     values = np.asarray(ds.surface.values, np.float32)[:, order][:, :, kept]
     _check_values(values, [str(site) for site in ds.site.values], days[order], [bands[i] for i in kept], where)
     quality = np.asarray(ds.surface_quality.values, np.float32)[:, order] if "surface_quality" in ds else None
+    if quality is not None and (wrong := quality[(quality < 0) | (quality > 1)]).size:
+        raise SourceError(
+            f"{where}: expected surface_quality as a share of pixels from 0 to 1, found {wrong.size} other values such "
+            f"as {wrong[0]:g}: convert percentages, or leave it out."
+        )
     series = [
         Series(
             name=str(site),
@@ -186,12 +191,12 @@ def _check_values(values: np.ndarray, sites: Sequence[str], days: np.ndarray, ba
     bad = (values < _LOW) | (values > _HIGH)
     if bad.any():
         site, day, band = np.argwhere(bad)[0]
-        scaled = bad.sum() > _FILLS * seen.size
-        what = (
-            "the values are not scaled: multiply them by the scale of the product, such as 0.0001"
-            if scaled
-            else ("it is a fill value, which must be missing (NaN)")
-        )
+        if len(np.unique(values[bad])) == 1 or bad.sum() <= _FILLS * seen.size:
+            what = "it is a fill value, which must be missing (NaN)"
+        elif bands[band] == "snow":
+            what = "snow is the share of the clear pixels, from 0 to 1"
+        else:
+            what = "the values are not scaled: multiply them by the scale of the product, such as 0.0001"
         raise SourceError(
             f"{where}: reflectance must be between 0 and 1, found {values[site, day, band]:g} in {bands[band]} of "
             f"{sites[site]} and {int(bad.sum())} values outside {_LOW:g} to {_HIGH:g}; {what}."

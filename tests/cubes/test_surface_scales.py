@@ -38,6 +38,22 @@ def test_single_fills_are_not_called_a_scale(series):
         read_series(series, "surface")
 
 
+def test_one_number_for_all_gaps_is_a_fill(series):
+    with pytest.raises(SourceError, match=r"found -1 in red .* fill value"):
+        read_series(series.fillna(-1), "surface")
+
+
+def test_percentages_of_snow_and_of_pixels_are_named(series):
+    snow = series.copy(deep=True).assign_coords(band=["red", "nir", "snow"])
+    snow.surface[..., 2] *= 100
+    with pytest.raises(SourceError, match=r"in snow of .* snow is the share"):
+        read_series(snow, "surface")
+    share = xr.ones_like(series.surface[..., 0], dtype="f4").drop_vars("band")
+    assert read_series(series.assign(surface_quality=share), "surface")[0][0].quality.max() == 1
+    with pytest.raises(SourceError, match=r"surface_quality as a share .* such as 80"):
+        read_series(series.assign(surface_quality=share * 80), "surface")
+
+
 def test_unknown_bands_are_named_as_the_user_wrote_them(series):
     with pytest.raises(UnknownNameError, match="unknown band of surface reflectance 'b9'"):
         read_series(series.assign_coords(band=["red", "nir", "b9"]), "surface")
