@@ -163,8 +163,8 @@ def train(
     static: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated static inputs: latitude,elevation,igbp (the default), koppen (daily cubes); "
-            "'' for none."
+            help="Comma-separated static inputs: latitude,elevation,igbp (the default, with declared static predictors "
+            "of the cube), koppen (daily cubes), long-term percentiles such as NDVI_P90; '' for none."
         ),
     ] = None,
     bounds: Annotated[
@@ -177,7 +177,7 @@ def train(
         str | None,
         typer.Option(
             help="Comma-separated columns of the surface reflectance, e.g. NDVI,NDVI_MEAN_64D,SURFACE_AGE; '' for "
-            "none. Default: a set of latest values and means, if the cube has surface reflectance."
+            "none. Default: means and the season of four indices, if the cube has surface reflectance."
         ),
     ] = None,
     lookahead: Annotated[

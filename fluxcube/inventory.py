@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from fluxcube.cubes.report import open_report
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.predictor import Predictor
 from fluxcube.models import checkpoint, shipped
-from fluxcube.resolution import DAILY, HOURLY, resolution_of
+from fluxcube.resolution import DAILY, HOURLY, Resolution, resolution_of
+from fluxcube.schema import SURFACE_DIMS
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.stores.ledger import done_regions
 from fluxcube.stores.reading import is_url, open_store, store_attrs
@@ -115,15 +117,37 @@ def _cube(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
     yield "  " + ", ".join(f"{name} {ds.attrs[name]}" for name in settings if name in ds.attrs)
     yield "  classes: " + _counted(ds.igbp.values)
     yield "  networks: " + _counted([name for text in ds.network.values for name in text.split(";")])
-    for name, day in (("modis", "day"), ("surface", resolution.surface_dim)):
-        if name in ds:
-            days = int(ds[f"{day}_held"].values.sum()) if f"{day}_held" in ds.coords else ds.sizes[day]
-            product = f" ({ds[name].attrs['product']})" if ds[name].attrs.get("product") else ""
-            yield f"  satellite: {name}{product} on {days} days"
+    yield from _of_satellite(ds, resolution)
     yield ""
     shares = {HOURLY: _of_hours, DAILY: _of_days}[resolution]
     yield from _aligned([_HEADINGS[resolution], *_of_variables(open_report(store), shares(store))])
     yield from _left_out(store, max_files)
+
+
+def _of_satellite(ds: xr.Dataset, resolution: Resolution) -> Iterator[str]:
+    """Yield the satellite data of a cube: product and days; of surface reflectance also bands and clear days."""
+    for name, day in (("modis", "day"), ("surface", resolution.surface_dim)):
+        if name in ds:
+            days = int(ds[f"{day}_held"].values.sum()) if f"{day}_held" in ds.coords else ds.sizes[day]
+            product = " ".join(str(ds[name].attrs[key]) for key in ("product", "collection") if ds[name].attrs.get(key))
+            yield f"  satellite: {name}{f' ({product})' if product else ''} on {days} days"
+    if "surface" in ds:
+        yield from _of_reflectance(ds, resolution)
+
+
+def _of_reflectance(ds: xr.Dataset, resolution: Resolution) -> Iterator[str]:
+    """Yield the bands of the surface reflectance of a cube, and the share of clear days at its towers."""
+    day, band = SURFACE_DIMS[resolution.name]
+    yield f"    bands: {', '.join(map(str, ds[band].values))}"
+    clear = ds.surface.isel({band: 0}).notnull().transpose("site", day).values
+    first, last = (ds[name].values.astype("datetime64[D]")[:, None] for name in ("time_start", "time_stop"))
+    dates = ds[day].values.astype("datetime64[D]")
+    share = (clear & (dates >= first) & (dates <= last)).sum(1) / ((last - first).astype(int)[:, 0] + 1)
+    without = ds.site.values[~clear.any(1)]
+    yield (
+        f"    clear on {np.median(share):.0%} of the days of the median tower ({share.min():.0%} to {share.max():.0%})"
+        + (f"; none at {', '.join(map(str, without))}" if len(without) else "")
+    )
 
 
 def _of_variables(fusion: pd.DataFrame, shares: pd.DataFrame) -> Iterator[tuple[str, ...]]:

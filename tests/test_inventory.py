@@ -7,9 +7,13 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from surface_cubes import with_surface
 
 import fluxcube as fc
 from fluxcube.errors import SourceError, StoreError
+from fluxcube.inventory import _of_reflectance
+from fluxcube.resolution import resolution_of
+from fluxcube.simulation.example import example_cube
 from fluxcube.simulation.published import write_v2
 from fluxcube.simulation.records import Place, simulate_record
 
@@ -95,3 +99,20 @@ def test_nothing_there_is_an_error(tmp_path):
     (tmp_path / "zarr.json").write_text("{}")
     with pytest.raises(StoreError):
         fc.inspect(tmp_path)
+
+
+def test_files_of_modis_among_towers_are_named_with_their_options(tmp_path):
+    for name in ("towers-MOD09GA-061-results.csv", "mod09ga_8day.csv.gz", "mcd15a2h_AT-Neu.csv", "notes.csv"):
+        (tmp_path / name).write_bytes(b"a,b\n1,2\n")
+    text = fc.inspect(tmp_path)
+    advice, _, others = text.partition("its name matches no network")
+    assert "--surface" in advice and "fluxcube.add_predictor" in advice
+    assert "notes.csv" in others and advice.count(".csv") == 3
+
+
+def test_of_surface_reflectance_it_tells_bands_and_clear_days():
+    ds = with_surface(example_cube(sites=3, days=10), clear=0.5)
+    ds["surface"][1] = np.nan
+    bands, clear = _of_reflectance(ds, resolution_of(ds))
+    assert bands.strip() == "bands: " + ", ".join(ds.surface_band.values)
+    assert "(0% to " in clear and clear.endswith(f"none at {ds.site.values[1]}")

@@ -27,6 +27,8 @@ _CELLS = ("latitude", "longitude")
 _DAY_NAMES, _BAND_NAMES = (DAY, "day", "time"), (BAND, "band")
 #: Valid reflectance of MODIS products, widened; and the 95th percentile below which values were scaled twice.
 _VALID, _TOO_DARK = (-0.2, 2.0), 0.003
+#: The same of a single band: water is dark in the short-wave infrared, but not as dark as what was scaled twice.
+_BAND_TOO_DARK = 1e-4
 #: Number of cells along each side, and of days, of the sample that is checked.
 _SAMPLE_CELLS, _SAMPLE_DAYS = 4, 64
 #: Maximum distance (degrees) of a cell of a Dataset from the same cell of the grid.
@@ -230,6 +232,13 @@ def _check_scale(surface: xr.DataArray) -> None:
             f"surface: expected reflectance from 0 to 1, found at most {known.max():g} in {known.size} sampled values: "
             "it was probably scaled twice; multiply it by 10000."
         )
+    for name, of_band in zip(bands, np.moveaxis(values, part.get_axis_num(BAND), 0), strict=True):
+        seen = np.abs(of_band[np.isfinite(of_band)])
+        if seen.size and 0 < np.percentile(seen, 95) < _BAND_TOO_DARK:
+            raise SourceError(
+                f"surface: expected reflectance from 0 to 1, found at most {seen.max():g} in {seen.size} sampled "
+                f"values of {name}, unlike other bands: it was probably scaled twice; multiply it by 10000."
+            )
 
 
 def climatology_attrs(days: np.ndarray) -> dict[str, str]:

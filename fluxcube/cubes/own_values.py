@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, SourceError
+from fluxcube.sources.modis.surface_columns import parse_days
 from fluxcube.units import convert
 from fluxcube.variables import STATIC, Variable
 
@@ -31,6 +32,11 @@ _NAMES = {
 _MAX_OUTSIDE = 0.5
 #: Number of values of a lazy array that are read to compare them with the bounds.
 _SAMPLE = 100_000
+#: Numbers that are dates: 20180704, and year and day of the year, 2018185.
+_DATED_NUMBERS = ((19000101, 21001231), (1900001, 2100366))
+#: Texts that are dates by the rules of reflectance: 2018185, A2018185, and 04/07/2018 where the column shows the order.
+_OTHER_DATES = r"A?[12]\d{6}|\d{1,2}/\d{1,2}/\d{4}"
+_DAY_OR_MONTH = r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}(?!\d)"
 
 Values: TypeAlias = xr.DataArray | xr.Dataset | pd.DataFrame | pd.Series | Mapping[str, float] | str | os.PathLike
 
@@ -251,17 +257,15 @@ def _times(values: np.ndarray, row: Variable) -> np.ndarray:
     """Return times as datetime64[ns]: whole hours of an hourly predictor, dates of a daily one (SchemaError)."""
     labels = np.asarray(values)
     if labels.dtype.kind in "iuf":
-        if labels.dtype.kind != "f" and len(labels) and (labels >= 19000101).all() and (labels <= 21001231).all():
-            labels = labels.astype(str)  # 20180704
+        dated = [(labels >= low).all() and (labels <= high).all() for low, high in _DATED_NUMBERS]
+        if labels.dtype.kind != "f" and len(labels) and any(dated):
+            labels = labels.astype(str)
         else:
             raise SchemaError(
                 f"{row.name}: expected dates such as 2018-07-04, found numbers such as {labels[:1].tolist()}: a day of "
                 "the year needs its year; convert it to dates."
             )
-    try:
-        times = pd.to_datetime(pd.Series(labels.astype("datetime64[ns]") if labels.dtype.kind == "M" else labels))
-    except (ValueError, TypeError, OverflowError) as error:
-        raise SchemaError(f"{row.name}: expected dates such as 2018-07-04 ({error}).") from error
+    times = pd.Series(labels.astype("datetime64[ns]")) if labels.dtype.kind == "M" else _parsed(labels, row)
     if times.dt.tz is not None:
         if row.kind == "daily":
             raise SchemaError(f"{row.name}: dates of a daily predictor are local: remove the time zone.")
@@ -277,6 +281,30 @@ def _times(values: np.ndarray, row: Variable) -> np.ndarray:
             "ones, or declare another kind."
         )
     return stamps
+
+
+def _parsed(labels: np.ndarray, row: Variable) -> pd.Series:
+    """Return the times of texts; SchemaError if they can be read in two ways or not at all."""
+    texts = pd.Series(labels, name="date")
+    words = texts.astype(str).str.strip()
+    expected = f"{row.name}: expected dates such as 2018-07-04"
+    try:
+        if row.kind == "daily" and words.str.fullmatch(_OTHER_DATES).any():
+            return pd.Series(parse_days(words, row.name).astype("datetime64[ns]"))
+        if (mixed := words[words.str.match(_DAY_OR_MONTH)]).size:
+            raise SchemaError(
+                f"{expected}, found {mixed.iloc[0]!r}, in which the day or the month can be first: convert them with "
+                "pandas.to_datetime(..., format='%d/%m/%Y')."
+            )
+        return pd.to_datetime(texts)
+    except SourceError as error:
+        raise SchemaError(
+            f"{expected} ({error}) Here, convert them with pandas.to_datetime(..., format='%d/%m/%Y') instead."
+        ) from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise SchemaError(
+            f"{expected}, found {words.iloc[0]!r}: convert them with pandas.to_datetime ({str(error).splitlines()[0]})."
+        ) from error
 
 
 def _in_order(array: xr.DataArray, row: Variable) -> xr.DataArray:

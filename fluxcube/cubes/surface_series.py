@@ -15,6 +15,7 @@ from fluxcube.cubes.surface_layout import SOURCE_ATTRS, in_order
 from fluxcube.errors import SourceError, unknown
 from fluxcube.schema import SURFACE_DIMS
 from fluxcube.sources.modis.surface_checks import distance_km
+from fluxcube.sources.modis.surface_observations import scale_fault
 from fluxcube.variables import SURFACE_BANDS
 
 _log = logging.getLogger(__name__)
@@ -106,6 +107,11 @@ def read_series(ds: xr.Dataset, where: str) -> tuple[list[Series], dict[str, obj
     values = np.asarray(ds.surface.values, np.float32)[:, order][:, :, kept]
     _check_values(values, [str(site) for site in ds.site.values], days[order], [bands[i] for i in kept], where)
     quality = np.asarray(ds.surface_quality.values, np.float32)[:, order] if "surface_quality" in ds else None
+    if quality is not None and (wrong := quality[(quality < 0) | (quality > 1)]).size:
+        raise SourceError(
+            f"{where}: expected surface_quality as a share of pixels from 0 to 1, found {wrong.size} other values such "
+            f"as {wrong[0]:g}: convert percentages, or leave it out."
+        )
     series = [
         Series(
             name=str(site),
@@ -150,7 +156,7 @@ def _in_standard_form(ds: xr.Dataset, where: str) -> xr.Dataset:
             raise SourceError(f"{where}: the dimension {dim} of surface has no labels; add the coordinate {dim}.")
     for band in ds.band.values:
         if str(band) not in SURFACE_BANDS:
-            raise unknown("band of surface reflectance", band, SURFACE_BANDS)
+            raise unknown("band of surface reflectance", str(band), SURFACE_BANDS)
     for dim in ("site", "band"):
         labels = [str(label) for label in ds[dim].values]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -180,16 +186,17 @@ def _days(ds: xr.Dataset, where: str) -> np.ndarray:
 
 def _check_values(values: np.ndarray, sites: Sequence[str], days: np.ndarray, bands: Sequence[str], where: str) -> None:
     """Refuse values (site, day, band) that are scaled wrongly, or fills."""
+    _check_scales(values, sites, bands, where)
     seen = values[np.isfinite(values)]
     bad = (values < _LOW) | (values > _HIGH)
     if bad.any():
         site, day, band = np.argwhere(bad)[0]
-        scaled = bad.sum() > _FILLS * seen.size
-        what = (
-            "the values are not scaled: multiply them by the scale of the product, such as 0.0001"
-            if scaled
-            else ("it is a fill value, which must be missing (NaN)")
-        )
+        if len(np.unique(values[bad])) == 1 or bad.sum() <= _FILLS * seen.size:
+            what = "it is a fill value, which must be missing (NaN)"
+        elif bands[band] == "snow":
+            what = "snow is the share of the clear pixels, from 0 to 1"
+        else:
+            what = "the values are not scaled: multiply them by the scale of the product, such as 0.0001"
         raise SourceError(
             f"{where}: reflectance must be between 0 and 1, found {values[site, day, band]:g} in {bands[band]} of "
             f"{sites[site]} and {int(bad.sum())} values outside {_LOW:g} to {_HIGH:g}; {what}."
@@ -206,6 +213,18 @@ def _check_values(values: np.ndarray, sites: Sequence[str], days: np.ndarray, ba
         raise SourceError(
             f"{where}: the highest reflectance is {seen.max():g}, expected values from 0 to 1: they were scaled twice."
         )
+
+
+def _check_scales(values: np.ndarray, sites: Sequence[str], bands: Sequence[str], where: str) -> None:
+    """Refuse values (site, day, band) if those of one band and site are not scaled, or were scaled twice."""
+    for band, name in enumerate(bands):
+        for site, series in enumerate(values[:, :, band] if name != "snow" else ()):
+            fault, median = scale_fault(series)
+            if fault:
+                raise SourceError(
+                    f"{where}: {name} of {sites[site]} has a median of {median:.3g}, expected reflectance from 0 to 1: "
+                    f"the values {fault}. Multiply them by the scale of the product, such as 0.0001, once."
+                )
 
 
 def _coordinate(ds: xr.Dataset, name: str, at: int) -> float | None:

@@ -198,7 +198,7 @@ def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: fl
         return read_surface(path)
     # Rasters have no names of sites: they are cut around the towers.
     sites = {str(place["site"]): (float(place["latitude"]), float(place["longitude"])) for place in towers}
-    return read_surface(path, sites=sites or None, max_km=max_distance_km)
+    return read_surface(path, sites=sites or None, max_distance_km=max_distance_km)
 
 
 def _collection(rasters: Sequence[Raster]) -> dict[str, object]:

@@ -16,7 +16,7 @@ from fluxcube.resolution import HOURLY, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.surface import static_feature
 from fluxcube.units import same_unit
-from fluxcube.variables import TIMING, statics, table
+from fluxcube.variables import TIMING, declared, statics, table
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
@@ -51,13 +51,13 @@ def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec) 
     if absent and not allow_missing:
         raise ConfigError(
             f"the model was trained on {', '.join(absent)}, which the forcing lacks: add files that have them"
-            f"{_satellite_advice(absent, spec)}, train without them (--predictors, --no-chips, --surface none), or "
+            f"{_advice(absent, spec)}, train without them (--predictors, --static, --no-chips, --surface ''), or "
             "treat them as missing (allow_missing, --allow-missing), which costs skill."
         )
 
 
-def _satellite_advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
-    """Return which options add the satellite data that are absent, if any are."""
+def _advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
+    """Return which options and functions add the inputs that are absent, where they are not weather."""
     bands = any(name.startswith("band ") for name in absent)
     columns = any(name in spec.surface or static_feature(name) for name in absent)
     advice = ["chips: open_forcing(modis=), --modis"] if bands and "modis" in spec.satellite_arrays else []
@@ -66,6 +66,10 @@ def _satellite_advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
         bands = any(f"band {name}" in absent for name in spec.bands)
     if columns or (bands and "modis" not in spec.satellite_arrays):
         advice.append("surface reflectance: open_forcing(surface=), --surface")
+    if "igbp" in absent:
+        advice.append("igbp: open_forcing(land_cover=), --land-cover or --igbp")
+    if own := [name for name in absent if name in declared()]:
+        advice.append(f"{', '.join(own)}: fluxcube.add_predictor")
     return f" ({'; '.join(advice)})" if advice else ""
 
 

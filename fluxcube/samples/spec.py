@@ -159,7 +159,9 @@ class FeatureSpec:
             column_of(name)
         for name in self.static:
             if name not in _CLASSES and static_bounds(name) is None:
-                raise unknown("static input", name, (*STATIC_BOUNDS, *_CLASSES, *statics(), "NDVI_P10"))
+                raise unknown(
+                    "static input", name, (*STATIC_BOUNDS, *_CLASSES, *statics(), "NDVI_P10", "NDVI_P50", "NDVI_P90")
+                )
 
     def _check(self) -> None:
         if self.pixels not in (CHIP_PIXELS, POINT_PIXELS):

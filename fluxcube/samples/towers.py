@@ -12,12 +12,12 @@ import numpy as np
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import OURS, TABLE
-from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, check_resolution, resolution_of
+from fluxcube.resolution import DAILY, DEFAULT, QualityLimit, check_resolution, resolution_of
 from fluxcube.samples.features import CHIP_PIXELS, Block, FeatureSpec, absent_satellite, class_of, cube_block
 from fluxcube.samples.images import ImageKind, Images, image_kinds
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.scaling import scale, standardise
-from fluxcube.samples.surface import DEFAULT_COLUMNS, bands_needed
+from fluxcube.samples.surface import DEFAULT_COLUMNS, bands_needed, static_feature
 from fluxcube.samples.windows import Series, join
 from fluxcube.schema import SURFACE_DIMS, check_units
 from fluxcube.variables import BANDS, SURFACE_BANDS, statics
@@ -100,7 +100,7 @@ def cube_spec(
     memory_days: Sequence[int] = (),
     bands: Sequence[str] | None = None,
     static: Sequence[str] | None = None,
-    surface: Sequence[str] | Default = DEFAULT,
+    surface: str | Sequence[str] = DEFAULT,
     lookahead: int = 0,
     pixels: int = CHIP_PIXELS,
     images: Sequence[str] | None = None,
@@ -127,7 +127,7 @@ def cube_spec(
     static : sequence of str, optional
         Some of "latitude", "elevation", "igbp", "koppen", and percentiles such as "NDVI_P10"; by default the first
         three and the static predictors that `fluxcube.add_predictor` added to the cube.
-    surface : sequence of str or "default"
+    surface : str or sequence of str
         Columns of the surface reflectance (`fluxcube.samples.surface.column_of`); () for none. By default those of
         `fluxcube.samples.surface.DEFAULT_COLUMNS` that the bands of the cube allow.
     lookahead : int
@@ -178,11 +178,8 @@ def cube_spec(
         if name not in cube["variable"].values:
             raise unknown("predictor of the cube", name, cube["variable"].values)
     bands = _cube_bands(cube, bands, pixels)
-    columns = default_surface(cube) if surface == DEFAULT else tuple(surface)
-    if columns and "surface" not in cube:
-        raise ConfigError(
-            f"surface={columns}, but the cube has no surface reflectance: build it with surface=, or pass surface=()."
-        )
+    columns = default_surface(cube) if surface == DEFAULT else (surface,) if isinstance(surface, str) else surface
+    _check_surface(cube, tuple(columns), tuple(static or ()))
     if static is None:
         static = ("latitude", "elevation", "igbp", *(name for name in statics() if name in cube.coords))
     return FeatureSpec(
@@ -197,7 +194,7 @@ def cube_spec(
         igbp_classes=_classes(cube, sites, "igbp") if "igbp" in static else (),
         koppen_classes=_classes(cube, sites, "koppen") if "koppen" in static else (),
         bounds=bounds or (TABLE if resolution is DAILY else OURS),
-        surface=columns,
+        surface=tuple(columns),
         lookahead=lookahead,
         pixels=pixels if bands else CHIP_PIXELS,
         images=_cube_images(cube, images),
@@ -213,6 +210,27 @@ def _cube_images(cube, names: Sequence[str] | None) -> tuple[ImageKind, ...]:
     if names is None:
         names = () if resolution_of(cube) is DAILY else tuple(kinds)
     return tuple(kinds[name] for name in names)
+
+
+def _check_surface(cube, columns: tuple[str, ...], static: tuple[str, ...]) -> None:
+    """Refuse surface columns and long-term percentiles that the reflectance of a cube cannot supply (ConfigError)."""
+    percentiles = tuple(name for name in static if static_feature(name))
+    if "surface" not in cube:
+        if columns or percentiles:
+            option, names = ("surface", columns) if columns else ("static", percentiles)
+            raise ConfigError(
+                f"{option}={names}, but the cube has no surface reflectance: build it with surface=, or "
+                + ("pass surface=()." if columns else "leave them out.")
+            )
+        return
+    present = _array_bands(cube, "surface")
+    for needed, name in [(bands_needed([c]), c) for c in columns] + [(bands_needed([], [s]), s) for s in percentiles]:
+        if absent := sorted(set(needed) - set(present)):
+            raise ConfigError(
+                f"{name} needs the bands {', '.join(needed)}, and the surface reflectance of the cube lacks "
+                f"{', '.join(absent)} (it has {', '.join(present)}): build the cube from files with these bands, or "
+                "leave it out."
+            )
 
 
 def _cube_bands(cube, bands: Sequence[str] | None, pixels: int) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def fit(
     bands: Sequence[str] | None = None,
     static: Sequence[str] | None = None,
     bounds: str | None = None,
-    surface: Sequence[str] | Default = DEFAULT,
+    surface: str | Sequence[str] = DEFAULT,
     lookahead: int | None = None,
     pixels: int | None = None,
     images: Sequence[str] | None = None,
@@ -82,13 +82,13 @@ def fit(
         cube has chips, and () for none.
     static : sequence of str, optional
         Some of "latitude", "elevation", "igbp", "koppen" and percentiles of the surface reflectance such as "NDVI_P10";
-        by default the first three and, with the default of `surface`, its percentiles. None with the published preset
-        of EcoPerceiver.
+        by default the first three and the static predictors that `fluxcube.add_predictor` added to the cube. None with
+        the published preset of EcoPerceiver.
     bounds : {"table", "v1", "v2", "ours"}, optional
         Bounds by which predictors of an hourly cube are scaled, and beyond which they are missing
         (`fluxcube.normalisation.bounds_of`): those of the variable table, of a published CarbonSense, or narrower ones.
         By default "ours" for EcoPerceiver, "v1" for its published preset, and "table" for the other models.
-    surface : sequence of str or "default"
+    surface : str or sequence of str
         Columns of the surface reflectance (`fluxcube.samples.surface.column_of`), such as "NDVI", "NDVI_MEAN_64D" and
         "SURFACE_AGE"; () for none. By default `fluxcube.samples.surface.DEFAULT_COLUMNS` if the cube has an array
         ``surface``, as far as its bands allow; none with the published preset of EcoPerceiver.
@@ -196,7 +196,7 @@ def fit(
         bands=bands,
         static=static,
         bounds=bounds,
-        surface=surface if isinstance(surface, str) else tuple(surface),
+        surface=surface if surface == DEFAULT else (surface,) if isinstance(surface, str) else tuple(surface),
         lookahead=lookahead,
         pixels=pixels,
         images=images if images is None else tuple(images),

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.errors import CheckpointError, ConfigError, SplitError
 from fluxcube.models.boosting import (
     SPACE,
     Boosting,
@@ -212,7 +212,13 @@ def random_search(
     config = config or BoostingConfig()
     config = dataclasses.replace(config, n_estimators=options.trees, early_stopping=options.patience)
     spec, draws = dataclasses.replace(spec, fill_chips=False), options.draws
-    splits = kfold(cube.sel(site=list(sites)), k=options.folds, seed=options.seed, buffer_km=options.buffer_km)
+    try:
+        splits = kfold(cube.sel(site=list(sites)), k=options.folds, seed=options.seed, buffer_km=options.buffer_km)
+    except SplitError as error:
+        raise SplitError(
+            f"a search divides the {len(sites)} training towers into {options.folds} folds of whole clusters, and they "
+            f"have too few clusters ({error}) Use more training towers, or train without a search."
+        ) from error
     folds = [split.test for split in splits]
     about = _about(spec, config, sites, folds, options, limit)
     if weigh:  # without it, files of earlier versions are unchanged

@@ -199,6 +199,7 @@ def test_a_dataset_on_the_grid_is_used_as_it_is(tmp_path):
     [
         (lambda ds: ds * 10000, SourceError, "expected reflectance from 0 to 1, found"),
         (lambda ds: ds * 1e-4, SourceError, "scaled twice"),
+        (lambda ds: ds.where(ds.band != "nir", ds * 1e-4), SourceError, "values of nir, .* scaled twice"),
         (lambda ds: ds.where(ds.surface < 0.45, -28672), SourceError, "found -28672 in .* fill values"),
         (lambda ds: ds.assign_coords(day=[32, 150, 154]), SourceError, "convert days of the year"),
         (lambda ds: ds.isel(day=[0, 1, 1]), SourceError, "expected each day once, found 2019-05-30 twice"),

@@ -528,3 +528,21 @@ def test_a_static_predictor_must_be_in_the_cube(cube):
     declare("SOC", units="kg m-2", bounds=(0, 50), kind="static")
     with pytest.raises(UnknownNameError, match="SOC"):
         cube_spec(cube, static=("SOC",), bands=())
+
+
+@pytest.mark.parametrize("form", ["A%Y%j", "%Y%j", "%d/%m/%Y", "%m/%d/%Y", "%Y%m%d", "%Y-%m-%d"])
+def test_dates_of_products_and_countries_are_read(cube, form):
+    lai()
+    table = tidy(cube, pd.date_range(DATES[0], periods=40))
+    written = table.assign(date=table.date.dt.strftime(form))
+    expected, found = (series(fc.add_predictor(cube, "LAI", values)) for values in (table, written))
+    assert expected.notnull().any()
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%d.%m.%Y", "%d-%m-%y"])
+def test_dates_that_can_be_read_in_two_ways_are_refused(cube, form):
+    lai()
+    table = tidy(cube, pd.date_range("2018-01-01", periods=6, freq="MS"))
+    with pytest.raises(SchemaError, match="LAI: expected dates such as 2018-07-04"):
+        fc.add_predictor(cube, "LAI", table.assign(date=table.date.dt.strftime(form)))

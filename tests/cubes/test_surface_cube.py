@@ -415,7 +415,7 @@ def test_the_command_line_builds_and_reports_it(towers, tmp_path):
     check_window(open_carbonsense(tmp_path / "c").load(), series(quality=False), "surface_day", "surface_band")
     shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "c")]).output
     days = open_carbonsense(tmp_path / "c").sizes["surface_day"]
-    assert f"satellite: surface (MOD09GA) on {days} days" in shown
+    assert f"satellite: surface (MOD09GA 006) on {days} days" in shown
 
 
 def test_a_year_without_a_clear_view_is_noted(tmp_path):

@@ -14,8 +14,10 @@ import fluxcube as fc
 from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_features
 from fluxcube.cubes.forcing_daily import daily_forcing
 from fluxcube.errors import ConfigError
+from fluxcube.inference.checks import _advice
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.towers import predict
+from fluxcube.samples.features import FeatureSpec
 from fluxcube.schema import variable_coords
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.training.config import TrainingConfig
@@ -275,7 +277,8 @@ def test_a_static_input_in_other_units_is_refused(forcing):
         with pytest.raises(ConfigError, match=r"SOC must be in kg m-2, .*found g m-2"):
             upscale(predictor, forcing.assign_coords(SOC=carbon.assign_attrs(units="g m-2")))
         with pytest.raises(
-            ConfigError, match="trained on SOC, which the forcing lacks: add files that have them, train"
+            ConfigError,
+            match=r"trained on SOC, which .* them \(SOC: fluxcube.add_predictor\), train",
         ):
             upscale(predictor, forcing)
     finally:
@@ -301,3 +304,10 @@ def test_embeddings_of_cells_see_the_reflectance_that_towers_see(tmp_path):
     assert np.isfinite(found.NEE.values[:, 30:]).all()
     dark = upscale(run, grid.assign(surface=grid.surface * 0.5), applicability=False)
     assert not np.allclose(dark.NEE, maps.NEE, rtol=1e-3, equal_nan=True)
+
+
+def test_an_absent_class_names_the_options_that_add_it():
+    spec = FeatureSpec(predictors=("TA",), static=("igbp",), igbp_classes=("GRA",), targets=("NEE",))
+    advice = _advice(("igbp",), spec)
+    assert advice == " (igbp: open_forcing(land_cover=), --land-cover or --igbp)"
+    assert _advice(("TA",), spec) == ""

@@ -212,7 +212,7 @@ def test_one_broken_value_spoils_no_other(hourly, value):
 def test_an_absent_band_is_missing_and_named_once(hourly, caplog):
     fewer = hourly.isel(surface_band=slice(0, 7))
     assert "CCI_SEASON" not in cube_spec(fewer).surface and "CCI_SEASON" in cube_spec(hourly).surface
-    spec = spec_of(fewer, surface=("NDVI", "CCI", "CCI_MEAN_8D"), static=("CCI_P10",))
+    spec = spec_of(hourly, surface=("NDVI", "CCI", "CCI_MEAN_8D"), static=("CCI_P10",))
     towers = load_towers(fewer, [str(s) for s in fewer.site.values], spec, HOURLY.limit(1))
     assert np.isnan(towers.series.inputs[:, 3:]).all() and np.isfinite(towers.series.inputs[:, 2]).any()
     messages = [record.message for record in caplog.records]

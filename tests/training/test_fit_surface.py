@@ -22,6 +22,7 @@ from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 from fluxcube.samples.features import FeatureSpec, cube_block
 from fluxcube.samples.surface import DEFAULT_COLUMNS, STATISTICS, SurfaceRecord
+from fluxcube.samples.towers import cube_spec
 from fluxcube.samples.windows import gather
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.config import TrainingConfig
@@ -237,3 +238,22 @@ def test_sizes_count_columns_as_inputs_that_change_daily(hourly):
     spec = FeatureSpec(predictors=("DOY", "TA"), memory_days=(7,), surface=("NDVI", "SURFACE_AGE"))
     sizes = sizes_of(spec)
     assert (sizes.inputs, sizes.means, sizes.bands, sizes.protected) == (5, 3, 0, (0,))
+
+
+def test_columns_that_no_view_can_fill_are_refused_before_training(hourly, tmp_path):
+    without = hourly.drop_vars([name for name in hourly.variables if str(name).startswith("surface")])
+    for options, message in (
+        ({"surface": ("LSWI",)}, "LSWI needs the bands nir, swir2, and .* lacks swir2"),
+        ({"surface": "SURFACE_AGE", "static": ("NDVI_P10", "CCI_P90")}, "CCI_P90 needs the bands .* lacks green531"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fit(hourly.sel(surface_band=["red", "nir"]), model="xgboost", out=tmp_path / "r", bands=(), **options)
+    with pytest.raises(ConfigError, match=r"NDVI_P90.*no surface reflectance: build it with surface="):
+        fit(without, model="xgboost", out=tmp_path / "r", bands=(), static=("latitude", "NDVI_P90"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_one_column_may_be_a_text(hourly):
+    assert cube_spec(hourly, bands=(), surface="NDVI").surface == ("NDVI",)
+    with pytest.raises(UnknownNameError, match="'ndvi'"):
+        cube_spec(hourly, bands=(), surface="ndvi")

@@ -182,7 +182,7 @@ def test_lags_and_rows_are_the_callers(cube, sites, spec, whole):
         (ConfigError, "n_estimators", {"trees": 0}),
         (ConfigError, "folds", {"folds": 1}),
         (ConfigError, "workers", {"workers": -1}),
-        (SplitError, "number of clusters", {"folds": 9}),
+        (SplitError, "8 training towers into 9 folds of whole clusters.*without a search", {"folds": 9}),
         (ConfigError, "use fewer folds, or more rows", {"rows": 2}),
     ],
 )

@@ -116,10 +116,16 @@ def list_rasters(source: RasterSource, *, products: Iterable[str] = ()) -> list[
             f"no MODIS raster in {_shown(source)}: expected {', '.join(selected)} as HDF tiles or GeoTIFFs with names "
             "like MCD43A4.A2019185.h18v04.061.2019194040325.hdf, or Earth Engine exports like MCD43A4_2019_07_04.tif."
             + (f" {len(listing.ignored)} other files were ignored, the first {first}." if first else "")
+            + (" Tables of reflectance are read with surface= (--surface)." if _has_tables(listing.ignored) else "")
         )
     if listing.ignored:
         log.warning("%d files in %s are ignored, the first %s", len(listing.ignored), _shown(source), first)
     return list(listing.rasters)
+
+
+def _has_tables(ignored: Ignored | tuple[tuple[Path, str], ...]) -> bool:
+    """Return whether there are tables among files."""
+    return any(path.suffix.lower() == ".csv" for path, _ in ignored)
 
 
 def _rasters_in(path: Path, name: FileName | None) -> tuple[list[Raster], str]:
@@ -308,6 +314,7 @@ def _paths(items: Iterable[str | os.PathLike]) -> list[Path]:
 
 
 def _shown(source: RasterSource) -> str:
-    """Return a source as text for messages, shortened to five items."""
-    items = [source] if isinstance(source, (str, os.PathLike, Raster)) else list(source)[:5]
-    return ", ".join(str(item.path if isinstance(item, Raster) else item) for item in items)
+    """Return a source as text for messages: a folder or file, or the first of several and their number."""
+    items = [source] if isinstance(source, (str, os.PathLike, Raster)) else list(source)
+    paths = [str(item.path if isinstance(item, Raster) else item) for item in items]
+    return paths[0] if len(paths) == 1 else f"{len(paths)} paths (the first is {paths[0] if paths else 'none'})"

@@ -40,6 +40,9 @@ _TABLES, _NETCDF, _RASTERS = (".csv", ".csv.gz", ".txt", ".tsv"), (".nc", ".nc4"
 _BESIDE = ("-lookup.csv", "-statistics-qa.csv", "granule-list.txt")
 #: Products that contain every view, clouds too.
 _DAILY = ("MOD09GA", "MYD09GA")
+#: Maximum share of the days of a year or longer that can be clear. At 157 towers at most 78 % of the days of any year
+#: are; half of the towers have a view, clouds included, on 98 % of the days.
+_LARGEST_CLEAR_SHARE, _YEAR = 0.9, 365
 
 
 def read_surface(
@@ -56,7 +59,7 @@ def read_surface(
     max_view_zenith: float | None = None,
     site: str = "",
     sites: Sites | None = None,
-    max_km: float = 2.0,
+    max_distance_km: float = 2.0,
     time_format: str | None = None,
     period: int | None = None,
     product: str = "",
@@ -102,8 +105,8 @@ def read_surface(
         Column of the names of sites, or the name of the only site.
     sites : table, path of a table, cube or mapping, optional
         Names, latitudes and longitudes of the sites: only these are read, and their places are compared with those in
-        the file. Series of AppEEARS with other names are named after the site within `max_km`.
-    max_km : float
+        the file. Series of AppEEARS with other names are named after the site within `max_distance_km`.
+    max_distance_km : float
         Maximum distance between a series and its site, km.
     time_format : str, optional
         Format of dates that are not recognised, as for `datetime.strptime`.
@@ -160,7 +163,7 @@ def read_surface(
     batches = []
     for parts in _batches(path, options, places):
         if places:
-            parts = [only_known_sites(part, places, max_km) for part in parts]
+            parts = [only_known_sites(part, places, max_distance_km) for part in parts]
         merged = merge([decode(part, scale=scale, missing=missing) for part in parts])
         _check_screened(merged, rules)
         names = {name: values[:0] for name, values in merged.flags.items()}
@@ -168,7 +171,7 @@ def read_surface(
     ds = as_dataset(batches, rules)
     if places:
         known = np.array([places.get(str(name), (np.nan, np.nan)) for name in ds.site.values])
-        check_places(ds, known[:, 0], known[:, 1], max_km=max_km)
+        check_places(ds, known[:, 0], known[:, 1], max_distance_km=max_distance_km)
     return ds
 
 
@@ -265,17 +268,25 @@ def _of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observat
 
 
 def _check_screened(merged: Observations, rules: QualityRules) -> None:
-    """Refuse an extract of all views of MOD09GA without the flags that distinguish clear ones from clouds.
+    """Refuse all views of MOD09GA without the flags that distinguish clear ones from clouds.
 
     Of other surface reflectance of MOD09 and MYD09, such as composites of 8 days, this is only reported.
     """
     without_rule = not rules.optional or not rules.rules
     if not merged.product.startswith(("MOD09", "MYD09")) or without_rule or "state_1km" in merged.flags:
         return
-    if not merged.screened and merged.product in _DAILY:
+    if merged.product in _DAILY and (not merged.screened or (merged.period == 1 and _is_full(merged))):
         raise SourceError(
             f"{merged.source}: {merged.product} without state flags contains clouds: add the layer state_1km_1 to the "
             "request, or pass quality=None if clouds were removed from the values."
         )
     if merged.period == 1 or not merged.screened:
         log.warning("%s: no state flags, so that every value counts as observed under a clear sky", merged.source)
+
+
+def _is_full(merged: Observations) -> bool:
+    """Return whether a site has values on more days of a year or longer than can be clear."""
+    valid = np.logical_or.reduce([np.isfinite(values) for name, values in merged.bands.items() if name != "snow"])
+    days = [np.unique(merged.day[valid & (merged.site == i)]) for i in range(len(merged.sites))]
+    spans = [int((one[-1] - one[0]).astype(int)) + 1 if len(one) else 0 for one in days]
+    return any(span >= _YEAR and len(one) > _LARGEST_CLEAR_SHARE * span for one, span in zip(days, spans, strict=True))

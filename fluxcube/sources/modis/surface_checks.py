@@ -41,7 +41,7 @@ def check_places(
     latitude: np.ndarray | xr.DataArray,
     longitude: np.ndarray | xr.DataArray,
     *,
-    max_km: float = 2.0,
+    max_distance_km: float = 2.0,
 ) -> None:
     """Check that each series of reflectance is of the place of its site.
 
@@ -52,7 +52,7 @@ def check_places(
     latitude, longitude : (site,) array
         Degrees of the sites in `ds.site`, in that order; NaN where unknown. Those of a `DataArray` with the coordinate
         ``site`` are selected by name.
-    max_km : float
+    max_distance_km : float
         Maximum distance in km.
 
     Raises
@@ -64,14 +64,15 @@ def check_places(
         return
     known = [_aligned(values, ds) for values in (latitude, longitude)]
     km = distance_km(ds.latitude.values, ds.longitude.values, *known)
-    far = np.flatnonzero(km > max_km)
+    far = np.flatnonzero(km > max_distance_km)
     if far.size:
         listed = ", ".join(f"{ds.site.values[i]} ({km[i]:.1f} km)" for i in far[:_MAX_NAMES])
+        listed += ", ..." if far.size > _MAX_NAMES else ""
         source = ds["surface"].attrs.get("source", "the reflectance")
         raise SourceError(
-            f"{source}: expected series within {max_km:g} km of their sites, found {far.size} farther away: {listed}"
-            f"{', ...' if far.size > _MAX_NAMES else ''}. They are of another place: correct the coordinates, leave "
-            "these sites out, or pass a larger max_km."
+            f"{source}: expected series within {max_distance_km:g} km of their sites, found {far.size} farther away: "
+            f"{listed}. They are of another place: correct the coordinates, leave "
+            "these sites out, or pass a larger max_distance_km."
         )
 
 
@@ -118,7 +119,7 @@ def warn_cloudy_years(
                 found.append(f"{name} {year}")
     if found:
         log.warning(
-            "%s: %d years without one clear view: %s%s; reflectance is missing in them",
+            "%s: %d years of sites without a clear view: %s%s; reflectance is missing in them",
             where,
             len(found),
             ", ".join(found[:_MAX_NAMES]),

@@ -146,21 +146,45 @@ def _check_scale(observations: Observations, band: str, values: np.ndarray, boun
     """Refuse a site whose values of a band, sorted by site, are too large or too small for reflectances."""
     for site, (start, stop) in enumerate(itertools.pairwise(bounds)):
         sample = values[start:stop]
-        sample = np.abs(sample[np.isfinite(sample)])
-        if not sample.size:
-            continue
-        sample = sample[:: max(sample.size // _SAMPLE, 1)]
-        median = float(np.median(sample))
-        tiny = sample.size >= _FEWEST and 0 < np.quantile(sample, 0.95) < _SMALLEST
-        if median <= _LARGEST_MEDIAN and not tiny:
+        fault, median = scale_fault(sample)
+        if not fault:
             continue
         fits = [f for f in (1.0, 1e-4, 1e-2, 1e-3) if 0.003 <= median / factor * f <= 1.2]
-        fault = "were scaled twice" if tiny else "are not scaled"
         raise SourceError(
             f"{observations.source}: {band} of {observations.sites[site]} has a median of {median:.3g}, where a "
             f"reflectance from 0 to 1 is expected: the values {fault} (factor {factor:g})"
             + (f"; pass scale={fits[0]:g}." if fits else "; pass the scale= that the product documents.")
         )
+
+
+def scale_fault(values: np.ndarray) -> tuple[str, float]:
+    """Return what is wrong with the scale of the reflectances of one band and site, and their median.
+
+    Parameters
+    ----------
+    values : (n,) float
+        Reflectances, NaN where missing.
+
+    Returns
+    -------
+    fault : str
+        "are not scaled", "were scaled twice", or "" if the values can be reflectances.
+    median : float
+        Median of the absolute values of a sample; NaN if there are none.
+
+    Examples
+    --------
+    >>> scale_fault(np.array([512.0, 700.0, 655.0])), scale_fault(np.array([0.25, 0.75]))
+    (('are not scaled', 655.0), ('', 0.5))
+    """
+    sample = np.abs(values[np.isfinite(values)])
+    if not sample.size:
+        return "", float("nan")
+    sample = sample[:: max(sample.size // _SAMPLE, 1)]
+    median = float(np.median(sample))
+    if sample.size >= _FEWEST and 0 < np.quantile(sample, 0.95) < _SMALLEST:
+        return "were scaled twice", median
+    return ("are not scaled" if median > _LARGEST_MEDIAN else ""), median
 
 
 def _check_invalid(

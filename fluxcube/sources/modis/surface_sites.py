@@ -63,7 +63,9 @@ def _columns(frame: pd.DataFrame) -> list[pd.Series]:
     return [frame[name] for name in names]
 
 
-def only_known_sites(part: Observations, places: Mapping[str, tuple[float, float]], max_km: float) -> Observations:
+def only_known_sites(
+    part: Observations, places: Mapping[str, tuple[float, float]], max_distance_km: float
+) -> Observations:
     """Return the entries of known sites; where no name is known, series are named after the site at their place.
 
     Parameters
@@ -72,7 +74,7 @@ def only_known_sites(part: Observations, places: Mapping[str, tuple[float, float
         Of one file.
     places : mapping of str to (latitude, longitude)
         The known sites, degrees.
-    max_km : float
+    max_distance_km : float
         Maximum distance of a series from its site, km.
 
     Raises
@@ -81,7 +83,7 @@ def only_known_sites(part: Observations, places: Mapping[str, tuple[float, float
         If the file has none of the sites.
     """
     if not set(part.sites) & set(places):
-        part = replace(part, sites=tuple(_name_at(part, i, places, max_km) for i in range(len(part.sites))))
+        part = replace(part, sites=tuple(_name_at(part, i, places, max_distance_km) for i in range(len(part.sites))))
     left_out = [name for name in part.sites if name not in places]
     if len(left_out) == len(part.sites):
         raise SourceError(
@@ -93,11 +95,11 @@ def only_known_sites(part: Observations, places: Mapping[str, tuple[float, float
     return select_sites(part, [name for name in part.sites if name in places]) if left_out else part
 
 
-def _name_at(part: Observations, index: int, places: Mapping[str, tuple[float, float]], max_km: float) -> str:
-    """Return the name of the nearest site within `max_km` of a series, else its own name."""
+def _name_at(part: Observations, index: int, places: Mapping[str, tuple[float, float]], max_distance_km: float) -> str:
+    """Return the name of the nearest site within `max_distance_km` of a series, else its own name."""
     names, known = list(places), np.array(list(places.values()), np.float64)
     km = distance_km(part.latitude[index], part.longitude[index], known[:, 0], known[:, 1])
-    if not (np.nan_to_num(km, nan=np.inf) <= max_km).any():
+    if not (np.nan_to_num(km, nan=np.inf) <= max_distance_km).any():
         return part.sites[index]
     nearest = names[int(np.nanargmin(km))]
     log.info("%s: %s is named %s, whose place it has", part.source, part.sites[index], nearest)

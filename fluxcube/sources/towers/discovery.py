@@ -39,6 +39,8 @@ from fluxcube.sources.towers.selection import (
 )
 from fluxcube.sources.towers.sitenames import fault_of_site, printable
 
+#: A MODIS product in the name of a table.
+_SATELLITE = re.compile(r"(?<![A-Za-z])M[COY]D(\d\d[A-Z]|OC)\w*", re.IGNORECASE)
 _TAR = re.compile(r"(?i)\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)$")
 _PACKED = (".7z", ".rar", ".bz2", ".xz", ".zst", ".lz4", ".z")
 _BINARY = (".nc", ".nc4", ".h5", ".hdf5", ".parquet", ".feather", ".mat", ".rdata", ".rds")
@@ -212,6 +214,11 @@ def _reason_of_ending(path: Path) -> str:
 def _add_table(path: Path, search: _Search) -> None:
     archive = parse_name(path.name)
     reason = reason_to_ignore(archive, search.daily)
+    if archive is None and _SATELLITE.search(path.name):
+        reason = (
+            "named after a MODIS product: reflectance is read with --surface (chips with --modis), other variables are "
+            "predictors of fluxcube.add_predictor"
+        )
     if archive is None or reason:
         search.ignore(path, reason)
     else:

@@ -262,7 +262,7 @@ def test_a_series_of_another_place_is_refused():
     assert fc.read_surface(frame, sites=near).sizes["site"] == 1
     with pytest.raises(SourceError, match=r"within 2 km of their sites, found 1 farther away: DE-Hai \(66.7 km\)"):
         fc.read_surface(frame, sites=far)
-    ds = fc.read_surface(frame, sites=far, max_km=100)
+    ds = fc.read_surface(frame, sites=far, max_distance_km=100)
     check_places(ds, np.array([np.nan]), np.array([10.0]))
     known = xr.DataArray([51.6, 51.0], {"site": ["XX", "DE-Hai"]}, "site")
     check_places(ds, known, xr.full_like(known, 10.0))
@@ -292,7 +292,7 @@ def test_missing_bands_and_years_of_clouds_are_reported(caplog):
     years.loc[years.date.str.startswith("2016"), "state_1km"] = 1
     caplog.clear()
     fc.read_surface(years)
-    assert "1 years without one clear view: A 2016" in caplog.text
+    assert "1 years of sites without a clear view: A 2016" in caplog.text
     caplog.clear()
     fc.read_surface(years[~years.date.str.startswith("2016")])
     assert "A 2016" in caplog.text
@@ -636,7 +636,7 @@ def test_real_series_of_towers(shared_data, caplog):
     assert float(abs(same - ds.surface).max()) < 1e-6
     assert int((np.isfinite(ds.surface) & ~both).sum()) < 50
     for record in caplog.records:  # years of clouds are the only finding in good data
-        assert "without one clear view" in record.message, record.message
+        assert "without a clear view" in record.message, record.message
 
 
 def test_real_composites_are_causal(shared_data):
