@@ -134,6 +134,23 @@ class RegionTask:
         return missing
 
 
+def sent_bytes(task: RegionTask) -> int:
+    """Return the number of bytes of a task that is sent to another process; data in RAM is counted, not copied.
+
+    Returns
+    -------
+    int
+        `sys.maxsize` for a task that cannot be sent.
+    """
+    from distributed.protocol import serialize
+
+    try:
+        _, frames = serialize(task, on_error="raise")
+    except TypeError:  # it contains an open file, say
+        return sys.maxsize
+    return sum(memoryview(frame).nbytes for frame in frames)
+
+
 def one_torch_thread() -> None:
     """Limit torch to one thread, where it is loaded: each core computes one region, and sums must not change."""
     torch = sys.modules.get("torch")

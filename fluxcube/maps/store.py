@@ -5,10 +5,11 @@ A stopped run is continued by the same call; a region that fails does not stop t
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError
-from fluxcube.maps.regions import DIMS, even_chunks, regions
+from fluxcube.maps.regions import DIMS, Region, even_chunks, region_tasks, regions, sent_bytes
 from fluxcube.maps.workers import workers_for
 from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
@@ -70,7 +71,8 @@ def write_maps(
         little RAM.
     scheduler : str or distributed.Client, optional
         Address of a Dask scheduler, "tcp://..."; "processes" for a LocalCluster on this machine; "threads" for
-        threads of this process. Default: the active Dask client, else processes, or threads for a small job.
+        threads of this process. Default: the active Dask client, else processes, or threads for a small job and for a
+        forcing in RAM (`load`, `persist`), which processes would receive with each task.
     progress : callable, optional
         ``progress(done, total, text)`` at the start and after each region; the text reports the land cells times
         time steps that are done, their number per second and the time left; at the start, the workers and the address
@@ -107,7 +109,8 @@ def write_maps(
         report = ProgressReport(progress, every.values(), todo, step)
         if todo:
             try:
-                with workers_for(scheduler, workers, cell_steps, task_bytes, path) as team:
+                sent = functools.partial(_sent_bytes, maps, path, todo)
+                with workers_for(scheduler, workers, cell_steps, task_bytes, path, sent) as team:
                     report.begin(team.text)
                     RegionWriter(maps, path, team, report).write(todo)
             except ConfigError:  # before the first task: an empty store would block a call with other chunks
@@ -148,6 +151,11 @@ def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
             "%s is not complete: %d of %s regions are written", store, ds.attrs["regions_done"], ds.attrs["regions"]
         )
     return ds
+
+
+def _sent_bytes(maps: xr.Dataset, path: Path, todo: Sequence[Region]) -> int:
+    """Return the bytes that a process would receive with the task of the first region."""
+    return sent_bytes(next(region_tasks(maps, path, todo)))
 
 
 def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> bool:

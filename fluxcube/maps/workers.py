@@ -30,6 +30,9 @@ _PATIENCE = 900.0
 _START = 180.0
 #: Land cells times time steps for which processes are not worth starting: ten minutes of the published model on a core.
 _SMALL = 1_000_000
+#: Bytes of data in a task, such as a forcing that was loaded or persisted, beyond which threads are used, which share
+#: that data: processes would receive a copy with each task. Dask warns from this size on.
+_SENT = 10 * 2**20
 #: Bytes of RAM that a worker needs before it reads anything: Python, NumPy, Dask and torch.
 BASE_BYTES = 600 * 2**20
 
@@ -158,7 +161,12 @@ class Cluster:
 
 @contextlib.contextmanager
 def workers_for(
-    scheduler: str | Client | None, count: int | None, cell_steps: int, task_bytes: int, path: Path
+    scheduler: str | Client | None,
+    count: int | None,
+    cell_steps: int,
+    task_bytes: int,
+    path: Path,
+    sent_bytes: Callable[[], int] = lambda: 0,
 ) -> Iterator[Workers]:
     """Yield the workers that compute regions, and stop them at the end.
 
@@ -174,6 +182,8 @@ def workers_for(
         RAM of one region in bytes; 0 if unknown.
     path : path
         The store, which all workers must be able to read.
+    sent_bytes : callable
+        Returns the number of bytes that would be sent to a process with each task; called if processes are an option.
 
     Yields
     ------
@@ -188,7 +198,8 @@ def workers_for(
     """
     client = _active_client() if scheduler is None else scheduler
     if client is None:
-        client = "processes" if cell_steps > _SMALL and (count or CPU_COUNT) > 1 else "threads"
+        large = cell_steps > _SMALL and (count or CPU_COUNT) > 1
+        client = "processes" if large and sent_bytes() <= _SENT else "threads"
     with contextlib.ExitStack() as stack:
         if client == "threads":
             threads = Threads(_worker_count(count, task_bytes))

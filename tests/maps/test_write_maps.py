@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 import time
 
 import dask.array as da
@@ -14,6 +16,8 @@ from processes import Fork
 
 from fluxcube.errors import ConfigError, SchemaError, StoreError
 from fluxcube.inference.grid import upscale
+from fluxcube.maps import workers
+from fluxcube.maps.regions import RegionTask, even_chunks, region_tasks, regions, sent_bytes
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.schema import REGION_BYTES
 from fluxcube.simulation.example import example_forcing
@@ -63,9 +67,9 @@ def test_regions_without_land_take_no_space(maps, tmp_path):
     assert len(done_regions(path)) == REGIONS
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_workers_change_nothing(maps, tmp_path, workers):
-    a = open_maps(write_maps(maps, tmp_path / "a.zarr", workers=workers))
+@pytest.mark.parametrize("count", [1, 3])
+def test_workers_change_nothing(maps, tmp_path, count):
+    a = open_maps(write_maps(maps, tmp_path / "a.zarr", workers=count))
     xr.testing.assert_identical(a.load(), open_maps(write_maps(maps, tmp_path / "b.zarr")).load())
 
 
@@ -191,3 +195,30 @@ def test_killed_by_the_system_it_goes_on(tmp_path):
     write_maps(maps, path, workers=2)
     np.testing.assert_allclose(open_maps(path).NEE.values, upscale(fake(), forcing).NEE.values, rtol=2e-5, atol=1e-5)
     assert json.loads((path / "zarr.json").read_text())["attributes"]["complete"] == 1
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1_000, "threads"), (10 * 2**20, "processes")])
+def test_a_forcing_in_ram_is_not_sent_to_processes(maps, tmp_path, monkeypatch, limit, expected):
+    """A loaded or persisted forcing would be copied into each task: threads share it."""
+
+    def no_processes(count):
+        raise StoreError("processes were chosen")
+
+    monkeypatch.setattr(workers, "_SMALL", 0)
+    monkeypatch.setattr(workers, "_SENT", limit)
+    monkeypatch.setattr(workers, "_processes", no_processes)
+    if expected == "processes":
+        with pytest.raises(StoreError, match="processes were chosen"):
+            write_maps(maps, tmp_path / "maps.zarr", workers=2)
+        return
+    seen = []
+    write_maps(maps, tmp_path / "maps.zarr", workers=2, progress=lambda *step: seen.append(step))
+    assert "threads of this process" in seen[0][2]
+
+
+def test_the_size_of_a_task_is_that_of_its_data(forcing, tmp_path):
+    maps = even_chunks(upscale(fake(), forcing.persist(scheduler="synchronous"), time_chunk=120))
+    land = [region for region in regions(maps).values() if region.land]
+    assert sent_bytes(next(region_tasks(maps, tmp_path, land))) > forcing.predictors[:2, :3].nbytes
+    unsendable = RegionTask(tmp_path, land[0], {"a": (open, threading.Lock())}, {}, "")
+    assert sent_bytes(unsendable) == sys.maxsize
