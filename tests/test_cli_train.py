@@ -289,7 +289,6 @@ EVALUATE = {
     "min_quality": None,  # of daily cubes: tests/test_quality_options.py
     "allow_other_product": None,  # accepts what is refused otherwise: tests/inference/test_product.py
     "seed": ("line --against cycle --by all", "line --against cycle --by all --seed 3"),
-    "allow_other_product": None,  # of cubes with reflectance: tests/inference
     "out": None,
     "store": None,
 }

@@ -113,16 +113,26 @@ def check_product(
         If the products differ, and that is not allowed; the message names both.
     """
     attrs: dict[str, str] = {}
+    notes: list[tuple[int, str]] = []
     for single in predictor.singles:
-        attrs |= {**_compared_products(single, ds, allow_other_product, unknown_level), **attrs}
+        for key, value in _compared_products(single, ds, allow_other_product, unknown_level, notes).items():
+            # Members may have been trained on different products.
+            attrs[key] = ", ".join(dict.fromkeys([*attrs[key].split(", "), value])) if key in attrs else value
+    for level, note in dict.fromkeys(notes):
+        logger.log(level, "%s", note)
     if bias is not None:
         mapped = {key: value for key, value in attrs.items() if key.endswith("_product")}
         attrs["product_bias"] = check_bias(bias, {key: attrs[f"{key}_of_training"] for key in mapped}, mapped)
     return attrs
 
 
-def _compared_products(predictor: Predictor, ds: xr.Dataset, allowed: bool, unknown_level: int) -> dict[str, str]:
-    """Return the attributes of `check_product` on the products that one model uses; refuse those that differ."""
+def _compared_products(
+    predictor: Predictor, ds: xr.Dataset, allowed: bool, unknown_level: int, notes: list[tuple[int, str]]
+) -> dict[str, str]:
+    """Return the attributes of `check_product` on the products that one model uses; refuse those that differ.
+
+    Log messages are appended to `notes`, with their level.
+    """
     resolution, record = predictor.spec.time_resolution, predictor.metadata.get("cube") or {}
     found = product_record(ds)
     attrs: dict[str, str] = {}
@@ -131,21 +141,22 @@ def _compared_products(predictor: Predictor, ds: xr.Dataset, allowed: bool, unkn
             continue
         product, collection = record_names(resolution, array)
         trained, mapped = str(record.get(product) or ""), found.get(product, "")
-        _compare_products(trained, mapped, array, allowed, unknown_level)
+        notes += _compare_products(trained, mapped, array, allowed, unknown_level)
         attrs |= {product: mapped or "unknown", f"{product}_of_training": trained or "unknown"}
         pair = found.get(collection, ""), str(record.get(collection) or "")
         if trained == mapped and all(pair) and pair[0] != pair[1]:
-            logger.warning(
-                "the model was trained on collection %s of %s, found collection %s", pair[1], mapped, pair[0]
-            )
+            note = f"the model was trained on collection {pair[1]} of {mapped}, found collection {pair[0]}"
+            notes.append((logging.WARNING, note))
             attrs |= {collection: pair[0], f"{collection}_of_training": pair[1]}
         if days := int(ds[array].attrs.get("lookahead_days", 0)):
             attrs[f"{product}_lookahead_days"] = str(days)
     return attrs
 
 
-def _compare_products(trained: str, mapped: str, array: str, allowed: bool, unknown_level: int) -> None:
-    """Refuse or log two products of an array that differ, or one that is not known ("")."""
+def _compare_products(
+    trained: str, mapped: str, array: str, allowed: bool, unknown_level: int
+) -> list[tuple[int, str]]:
+    """Refuse two products of an array that differ, or return a log message on them, or on one that is unknown ("")."""
     if trained and mapped and trained != mapped and not allowed:
         remedy = {"modis": "--no-chips", "surface": "surface=()"}.get(array, "images=()")
         raise ConfigError(
@@ -154,15 +165,14 @@ def _compare_products(trained: str, mapped: str, array: str, allowed: bool, unkn
             "--allow-other-product), which the maps record; fluxcube.product_bias reports how far products differ."
         )
     if not trained or not mapped:
-        logger.log(
-            unknown_level,
+        note = (
             "it cannot be checked that the model was trained on the satellite product of the data, since it is not "
-            "recorded: model %s, data %s",
-            trained or "unknown",
-            mapped or "unknown",
+            f"recorded: model {trained or 'unknown'}, data {mapped or 'unknown'}"
         )
-    elif trained != mapped:
-        logger.warning("the model was trained on %s, and is used with %s as allowed", trained, mapped)
+        return [(unknown_level, note)]
+    if trained != mapped:
+        return [(logging.WARNING, f"the model was trained on {trained}, and is used with {mapped} as allowed")]
+    return []
 
 
 def note_timing(predictor: Predictor, ds: xr.Dataset) -> None:
@@ -175,15 +185,19 @@ def note_timing(predictor: Predictor, ds: xr.Dataset) -> None:
     ds : xr.Dataset
         Tower cube or forcing.
     """
-    trained = json.loads(str((predictor.metadata.get("cube") or {}).get(TIMING, "{}")))
     found = json.loads(str(ds.attrs.get(TIMING, "{}")))
-    for name in sorted(set(trained) & set(found) & set(predictor.spec.predictors)):
-        if trained[name] != found[name]:
-            logger.warning(
-                "%s: the model was trained with hold_days=%s and delay_days=%s, these data have %s and %s: add it with "
-                "the same values",
-                *(name, *trained[name], *found[name]),
-            )
+    differing: dict[str, list[int]] = {}
+    for single in predictor.singles:
+        trained = json.loads(str((single.metadata.get("cube") or {}).get(TIMING, "{}")))
+        for name in sorted(set(trained) & set(found) & set(single.spec.predictors)):
+            if trained[name] != found[name]:
+                differing[name] = trained[name]
+    for name, days in differing.items():
+        logger.warning(
+            "%s: the model was trained with hold_days=%s and delay_days=%s, these data have %s and %s: add it with "
+            "the same values",
+            *(name, *days, *found[name]),
+        )
 
 
 def check_static_units(spec: FeatureSpec, ds: xr.Dataset) -> None:

@@ -21,6 +21,7 @@ from fluxcube.inference.outputs import (
     check_calibrated,
     flux_names,
     known_applicability,
+    log_masked,
     masked_inputs,
     provenance,
 )
@@ -154,6 +155,7 @@ def upscale(
     check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, forcing, "grid")
     check_absent(masked, allow_missing, predictor.spec)
+    log_masked(masked, "grid")
     products = check_product(predictor, forcing, allow_other_product, bias=product_bias)
     _note_clock(forcing, predictor)
     note_timing(predictor, forcing)

@@ -186,7 +186,7 @@ def _uncertainty_attrs(flux: str, kind: str, predictor: Predictor) -> dict[str, 
 
 
 def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str, ...]:
-    """Return and log the inputs that a cube or forcing lacks, which are missing for the model.
+    """Return the inputs that a cube or forcing lacks, which are missing for the model.
 
     Raises
     ------
@@ -211,9 +211,13 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
         masked.append("elevation")
     own = [name for name in spec.static if name in statics()]
     masked += [name for name in own if name not in ds.coords or not np.isfinite(ds[name].values).any()]
+    return tuple(masked)
+
+
+def log_masked(masked: Sequence[str], kind: str) -> None:
+    """Log the inputs that a cube or forcing lacks, if any."""
     if masked:
         logger.warning("masked, since the %s does not supply them: %s", kind, ", ".join(masked))
-    return tuple(masked)
 
 
 def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[str, ...]) -> dict[str, object]:

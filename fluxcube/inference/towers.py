@@ -19,6 +19,7 @@ from fluxcube.inference.outputs import (
     check_calibrated,
     flux_names,
     known_applicability,
+    log_masked,
     masked_inputs,
     provenance,
 )
@@ -108,6 +109,7 @@ def predict(
     names = flux_names(predictor)
     check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, cube, "cube")
+    log_masked(masked, "cube")
     products = check_product(predictor, cube, allow_other_product, unknown_level=logging.INFO)
     satellite = [name for name in predictor.spec.satellite_arrays if name in cube]
     flags = [name for name in ("predictors_qc", "predictors_quality") if name in cube]
