@@ -50,21 +50,18 @@ def calibrate(
 
     from fluxcube.catalog import open_carbonsense
     from fluxcube.evaluation.calibration import calibrate as calibrate_run
-    from fluxcube.evaluation.calibration import check_folder, coverage_text
+    from fluxcube.evaluation.calibration import check_folder, coverage_text, fold_predictor, predict_fold
     from fluxcube.inference.loading import load_model
-    from fluxcube.inference.options import Uncertainty
-    from fluxcube.inference.towers import predict
     from fluxcube.resolution import quality_limit, resolution_of
 
     cube, limits, parts = open_carbonsense(store), quality_options(max_qc, min_quality), []
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
     check_folder(load_model(run))
     for fold in folds:
-        model = load_model(fold)
+        model = fold_predictor(fold)
         towers = model.split.part(cube, "test")
         with bar(f"predict {fold.name}") as progress:
-            spread: Uncertainty = "spread" if "spread" in model.quantities else False
-            parts.append(predict(model, towers, uncertainty=spread, progress=progress))
+            parts.append(predict_fold(model, towers, progress))
     predictions = xr.concat(parts, "site", combine_attrs="drop_conflicts") if len(parts) > 1 else parts[0]
     found = calibrate_run(run, cube, predictions, **limits)
     typer.echo(coverage_text(found))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import dask
 import numpy as np
@@ -12,7 +13,9 @@ import xarray as xr
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.sums import aligned_pairs
 from fluxcube.inference.loading import OneModel, load_model
+from fluxcube.inference.options import Uncertainty
 from fluxcube.inference.predictor import Predictor
+from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint, shipped
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.clusters import cluster_sites
@@ -66,8 +69,9 @@ def calibrate(
     Raises
     ------
     ConfigError
-        If predictions are of training towers, or it is not known whether they are; if an ensemble's predictions have no
-        spread, or no target has enough measured values; if the run is in no folder of its own.
+        If predictions are of another kind of model, or of training towers, or it is not known whether they are; if an
+        ensemble's predictions have no spread, or no target has enough measured values; if the run is in no folder of
+        its own.
     SchemaError
         If cube and predictions have no flux, site or time step in common.
     """
@@ -80,12 +84,16 @@ def calibrate(
             f"the predictions contain no target of the run ({', '.join(predictor.spec.targets)}), found "
             f"{', '.join(map(str, predictions))}."
         )
+    _check_kind(predictor, predictions)
     _check_held_out(predictor, predictions, out_of_fold)
     found, factors = {}, dict(zip(predictor.spec.targets, predictor.factors.tolist(), strict=True))
     for name in names:
         estimates = _estimates(predictor, predictions, name)
         if values := _of_target(cube, estimates, name, max_qc, min_quality):
-            found[name] = values | ({"factor": factors[name]} if "std" in estimates else {})
+            entry = (predictor.metadata.get("calibration") or {}).get(name, {})
+            # What training found of a Gaussian head is kept: the error model counts on it, and so does a repetition.
+            head = {"as_given": entry["as_given"]} if _has_calibrated_head(predictor, name) else {}
+            found[name] = values | ({"factor": factors[name], **head} if head or "std" in estimates else {})
             log.info("%s: coverage of 80 %% intervals %s", name, values.get("held_out", values["calibrated"])["0.8"])
     if not found:
         raise ConfigError(
@@ -104,6 +112,47 @@ def check_folder(predictor: Predictor) -> None:
         )
     if shipped.is_shipped(predictor.path):
         raise ConfigError(f"{predictor.path.name} ships with the package: copy its folder, and calibrate the copy.")
+
+
+def fold_predictor(run: OneModel) -> Predictor:
+    """Return the model of a fold for `calibrate`: without an error model, which would replace its own NAME_std."""
+    predictor = load_model(run)
+    if not predictor.error_models:
+        return predictor
+    entries = {
+        name: {key: value for key, value in entry.items() if key != "error_model"}
+        for name, entry in (predictor.metadata.get("calibration") or {}).items()
+    }
+    return dataclasses.replace(predictor, metadata={**predictor.metadata, "calibration": entries}, path=None)
+
+
+def predict_fold(predictor: Predictor, towers: xr.Dataset, progress: Callable | None = None) -> xr.Dataset:
+    """Return the predictions of the model of a fold, with the measures of uncertainty that `calibrate` uses.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        As `fold_predictor` returns it.
+    towers : xr.Dataset
+        Cube of its test towers.
+    progress : callable, optional
+        ``progress(done, total, text)``, per site.
+    """
+    kind: Uncertainty = "spread" if "spread" in predictor.quantities else False
+    if "std" in predictor.quantities and predictor.calibrated:
+        kind = True
+    return predict(predictor, towers, uncertainty=kind, progress=progress)
+
+
+def _check_kind(predictor: Predictor, predictions: xr.Dataset) -> None:
+    """Refuse predictions of another kind of model than the run, whose errors differ (ConfigError)."""
+    own = str(predictor.metadata.get("kind", type(predictor.model).__name__))
+    found = str(predictions.attrs.get("model", own))
+    if found != own:
+        raise ConfigError(
+            f"expected predictions of the kind of the run, {own}, found those of {found}, whose errors differ: predict "
+            "the held-out towers by models of the same kind and settings, such as the run's own folds."
+        )
 
 
 def _check_held_out(predictor: Predictor, predictions: xr.Dataset, out_of_fold: bool) -> None:

@@ -10,7 +10,7 @@ import xarray as xr
 
 import fluxcube as fc
 from fluxcube.errors import CheckpointError, ConfigError
-from fluxcube.evaluation.calibration import coverage_text
+from fluxcube.evaluation.calibration import coverage_text, fold_predictor, predict_fold
 from fluxcube.evaluation.report import format_table
 from fluxcube.inference.loading import load_model, load_reference, save_mixed
 from fluxcube.models import shipped
@@ -130,7 +130,7 @@ def test_a_single_model_has_an_error_that_grows_with_its_flux(folds, cube, tmp_p
     run = shutil.copytree(load_model(folds[0][0]).parts[0].path, tmp_path / "line")
     with pytest.raises(ConfigError, match=r"does not estimate the error.*fluxcube\.calibrate"):
         fc.predict(run, cube, uncertainty=True)
-    found = fc.calibrate(run, cube, folds[1])
+    found = fc.calibrate(run, cube, folds[1].drop_attrs(deep=False))
     made = fc.predict(run, cube, uncertainty=True)
     assert "NEE_std" in made and "NEE_spread" not in made and found["NEE"]["error_model"]["spread"] == 0
     with pytest.raises(ConfigError, match="no spread"):
@@ -195,3 +195,28 @@ def test_tables_of_scores_report_the_coverage_of_the_intervals(cube):
         grams[name] = grams[name] * 1e-6
         grams[name].attrs["units"] = "mol m-2 s-1"
     xr.testing.assert_allclose(fc.evaluate(cube, grams).coverage_80, whole.coverage_80, atol=1e-3)
+
+
+def test_predictions_of_another_kind_of_model_are_refused(run, folds, cube):
+    """Their errors are not those of the run."""
+    other = folds[1].assign_attrs(model="ecoperceiver")
+    with pytest.raises(ConfigError, match="expected predictions of the kind of the run, mixed, found those of ecoperc"):
+        fc.calibrate(run, cube, other)
+
+
+def test_a_gaussian_head_is_calibrated_with_its_own_standard_deviation_and_again(cube, tmp_path):
+    config = {"latent": 8, "frequencies": 2, "embedding": 4, "context": 4, "heads": 2, "blocks": 1, "self_layers": 0}
+    training = {"epochs": 1, "batch_size": 16, "windows_per_epoch": 64, "keep": "last"}
+    options = {"config": config | {"distribution": "gaussian"}, "training": training, "predictors": ("TA", "SW_IN")}
+    run = fit(cube, out=tmp_path / "run", split="kfold:1/2", bands=(), **options).path
+    towers = load_model(run).split.part(cube, "test")
+    part = predict_fold(fold_predictor(run), towers)
+    assert "NEE_std" in part
+    first = fc.calibrate(run, cube, part)
+    again = predict_fold(fold_predictor(run), towers)
+    xr.testing.assert_equal(again.NEE_std.compute(), part.NEE_std.compute())
+    assert fc.calibrate(run, cube, again) == first
+    model = ErrorModel(**first["NEE"]["error_model"])
+    made = fc.predict(run, towers, uncertainty="std")
+    estimates = {"mean": part.NEE.values, "std": part.NEE_std.values}
+    np.testing.assert_allclose(made.NEE_std, model.apply(estimates), rtol=1e-4)
