@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ DAY, BAND = SURFACE_DIMS[HOURLY.name]
 DAYS_BEFORE = np.timedelta64(96, "D")
 #: Number of days of a chunk.
 DAYS_PER_CHUNK = 184
+
+logger = logging.getLogger(__name__)
 
 _CELLS = ("latitude", "longitude")
 _DAY_NAMES, _BAND_NAMES = (DAY, "day", "time"), (BAND, "band")
@@ -221,6 +224,10 @@ def _check_scale(surface: xr.DataArray) -> None:
     part = surface.sel({BAND: bands}).isel(steps)
     values = part.values if part.chunks is None else part.compute(scheduler="synchronous").values
     known = values[np.isfinite(values)]
+    if not known.size:
+        logger.warning(
+            "surface: none of %d sampled values is clear and valid: check that it has the grid's land", values.size
+        )
     wrong = known[(known < _VALID[0]) | (known > _VALID[1])]
     if wrong.size:
         raise SourceError(

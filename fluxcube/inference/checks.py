@@ -69,7 +69,7 @@ def _advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
     if "igbp" in absent:
         advice.append("igbp: open_forcing(land_cover=), --land-cover or --igbp")
     if own := [name for name in absent if name in declared()]:
-        advice.append(f"{', '.join(own)}: fluxcube.add_predictor")
+        advice.append(f"{', '.join(own)}: fluxcube.add_predictor(forcing, {own[0]!r}, ...)")
     return f" ({'; '.join(advice)})" if advice else ""
 
 

@@ -217,6 +217,18 @@ def test_bad_reflectance_is_named(change, error, message):
         open_forcing(weather(), surface=change(on_grid()))
 
 
+def test_reflectance_without_any_clear_value_is_a_warning(caplog):
+    open_forcing(weather(), surface=on_grid())
+    assert "sampled values" not in caplog.text
+    open_forcing(weather(), surface=on_grid() * np.nan)
+    assert "sampled values is clear and valid" in caplog.text
+
+
+def test_a_folder_without_reflectance_names_its_product(tmp_path):
+    with pytest.raises(SourceError, match=r"names like MOD09GA\.A2019185"):
+        open_forcing(weather(), surface=tmp_path)
+
+
 def test_rasters_of_elsewhere_or_another_time_are_refused(tiles, tmp_path):
     late = weather().assign_coords(valid_time=weather().valid_time + np.timedelta64(730, "D"))
     with pytest.raises(SourceError, match=r"no MOD09GA raster with state flags of 2021-02-24 to .* covers the grid"):

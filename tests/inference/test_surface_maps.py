@@ -278,7 +278,7 @@ def test_a_static_input_in_other_units_is_refused(forcing):
             upscale(predictor, forcing.assign_coords(SOC=carbon.assign_attrs(units="g m-2")))
         with pytest.raises(
             ConfigError,
-            match=r"trained on SOC, which .* them \(SOC: fluxcube.add_predictor\), train",
+            match=r"trained on SOC, which .* them \(SOC: fluxcube.add_predictor\(forcing, 'SOC'",
         ):
             upscale(predictor, forcing)
     finally:

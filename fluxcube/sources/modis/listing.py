@@ -112,9 +112,11 @@ def list_rasters(source: RasterSource, *, products: Iterable[str] = ()) -> list[
     selected = sorted(set(products) or set(PRODUCTS))
     first = f"{listing.ignored[0][0].name}: {listing.ignored[0][1]}" if listing.ignored else ""
     if not listing.rasters:
+        example = "MCD43A4" if "MCD43A4" in selected else selected[0]
         raise SourceError(
             f"no MODIS raster in {_shown(source)}: expected {', '.join(selected)} as HDF tiles or GeoTIFFs with names "
-            "like MCD43A4.A2019185.h18v04.061.2019194040325.hdf, or Earth Engine exports like MCD43A4_2019_07_04.tif."
+            f"like {example}.A2019185.h18v04.061.2019194040325.hdf, or Earth Engine exports like "
+            f"{example}_2019_07_04.tif."
             + (f" {len(listing.ignored)} other files were ignored, the first {first}." if first else "")
             + (" Tables of reflectance are read with surface= (--surface)." if _has_tables(listing.ignored) else "")
         )
