@@ -63,6 +63,8 @@ SURFACE_DIMS: Mapping[str, tuple[str, str]] = {
     "hourly": ("surface_day", "surface_band"),
     "daily": ("day", "band"),
 }
+#: Surface reflectance is kept from this many days before the first time step: means look back, at most as far.
+SURFACE_BEFORE = np.timedelta64(96, "D")
 #: Beginning of the names of arrays of other images than chips, which `fluxcube.add_images` adds.
 IMAGES = "images_"
 #: Arrays of surface reflectance, in their standard order.

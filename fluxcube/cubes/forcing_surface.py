@@ -21,7 +21,6 @@ from fluxcube.cubes.forcing_cells import Cells
 from fluxcube.cubes.forcing_surface_grid import (
     BAND,
     DAY,
-    DAYS_BEFORE,
     DAYS_PER_CHUNK,
     climatology_attrs,
     from_dataset,
@@ -38,6 +37,7 @@ from fluxcube.cubes.surface import (
     tile_bands,
 )
 from fluxcube.errors import SourceError
+from fluxcube.schema import SURFACE_BEFORE
 from fluxcube.sources.era5.open import is_consolidated
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.era5.variables import normal_chunks
@@ -131,7 +131,7 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
         raise SourceError(
             f"no MOD09GA raster with state flags of {begin} to {end} in {source} covers the grid (latitudes "
             f"{grid.latitude.min():g} to {grid.latitude.max():g}, longitudes {grid.longitude.min():g} to "
-            f"{grid.longitude.max():g}): pass those of these days, from {DAYS_BEFORE.astype(int)} days before the "
+            f"{grid.longitude.max():g}): pass those of these days, from {SURFACE_BEFORE.astype(int)} days before the "
             "first hour."
         )
     centres = cells.latitude, cells.longitude

@@ -12,15 +12,13 @@ from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_
 from fluxcube.cubes.forcing_blocks import Chunks
 from fluxcube.errors import SourceError, unknown
 from fluxcube.resolution import HOURLY
-from fluxcube.schema import SURFACE_DIMS
+from fluxcube.schema import SURFACE_BEFORE, SURFACE_DIMS
 from fluxcube.sources.era5.open import contents_of
 from fluxcube.sources.era5.series import Files
 from fluxcube.variables import SURFACE_BANDS
 
 #: Names of the dimensions of `surface` in an hourly forcing, where `day` and `band` are those of the chips.
 DAY, BAND = SURFACE_DIMS[HOURLY.name]
-#: Views are kept from this many days before the first hour: means of 64 days of views that are up to 32 days old.
-DAYS_BEFORE = np.timedelta64(96, "D")
 #: Number of days of a chunk.
 DAYS_PER_CHUNK = 184
 
@@ -45,7 +43,7 @@ _DATASET_ATTRS = {"long_name": "surface reflectance under a clear sky", "units":
 def period_of_use(grid: Files) -> tuple[np.datetime64, np.datetime64]:
     """Return the first and last day of views that are of use to a grid's hours."""
     begin, end = (grid.time[i].astype("datetime64[D]") for i in (0, -1))
-    return begin - DAYS_BEFORE, end
+    return begin - SURFACE_BEFORE, end
 
 
 def from_dataset(ds: xr.Dataset, grid: Files, sizes: Chunks) -> xr.Dataset:
@@ -77,7 +75,7 @@ def from_dataset(ds: xr.Dataset, grid: Files, sizes: Chunks) -> xr.Dataset:
     if not of_use.any():
         raise SourceError(
             f"surface: no day of {begin} to {end}, which the grid's hours need; its days are {days[0]} to {days[-1]}: "
-            f"pass reflectance from {DAYS_BEFORE.astype(int)} days before the first hour."
+            f"pass reflectance from {SURFACE_BEFORE.astype(int)} days before the first hour."
         )
     cells = {dim: sizes[dim] for dim in _CELLS}
     out = xr.Dataset({"surface": surface.isel({DAY: of_use}).astype("float32")})

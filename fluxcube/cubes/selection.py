@@ -13,10 +13,9 @@ import xarray as xr
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
-from fluxcube.cubes.surface_layout import SURFACE_BEFORE
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.resolution import resolution_of
-from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_DIMS, validate_cube
+from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_BEFORE, SURFACE_DIMS, validate_cube
 from fluxcube.stores.reading import dask_chunked, open_store
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", *SURFACE_ARRAYS)

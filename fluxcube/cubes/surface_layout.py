@@ -18,7 +18,7 @@ from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_
 from fluxcube.cubes.layout import DAY_EPOCH, DAYS_SHARD, Place, day_axis
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import resolution_of
-from fluxcube.schema import SURFACE_DIMS
+from fluxcube.schema import SURFACE_BEFORE, SURFACE_DIMS
 from fluxcube.stores.arrays import ArraySpec
 from fluxcube.stores.building import spill, spilled, unspill
 from fluxcube.stores.reading import open_store
@@ -27,9 +27,6 @@ from fluxcube.variables import SURFACE_BANDS
 
 _log = logging.getLogger(__name__)
 
-#: Reflectance is kept from this long before a tower's first time step: trailing means look back 64 days, and the
-#: latest clear view counts for 32 days.
-SURFACE_BEFORE = np.timedelta64(96, "D")
 #: Number of days per chunk.
 _CHUNK = 1370
 #: Attributes of `surface` that describe its source, and must not differ between the sites of a cube.

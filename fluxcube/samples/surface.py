@@ -18,7 +18,8 @@ from fluxcube.cubes.climatology import PERCENTILES, STATISTICS, view_statistics
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.indices import INDICES, bands_of, bounds_of, index_of
 from fluxcube.resolution import HOURLY, Resolution
-from fluxcube.timestamps import solar_noon
+from fluxcube.schema import SURFACE_BEFORE
+from fluxcube.timestamps import DAY, solar_noon
 from fluxcube.variables import SURFACE_BANDS
 
 #: Columns of the surface reflectance that `fluxcube.fit` uses by default where the cube has it. Long-term percentiles
@@ -35,6 +36,8 @@ AGE: Final = "SURFACE_AGE"
 OLDEST: Final = 32
 #: Maximum number of days in the column `AGE`.
 OLDEST_AGE: Final = 64
+#: Maximum number of days of a mean: the days that cubes and forcings keep before their first hour.
+LONGEST_MEAN: Final = int(SURFACE_BEFORE // DAY)
 #: Bands that are both valid in a clear view, as counted by the column `AGE`.
 CLEAR_BANDS: Final = ("red", "nir")
 #: Larger values, in absolute value, are discarded: fill values, or an index whose denominator is near zero.
@@ -98,6 +101,8 @@ def column_of(name: str) -> Column:
     ------
     UnknownNameError
         If it is no such name.
+    ConfigError
+        If a mean is over more days than cubes and forcings keep before their first hour.
 
     Examples
     --------
@@ -110,6 +115,11 @@ def column_of(name: str) -> Column:
     if match is None or match[1] not in (*SURFACE_BANDS, *INDICES):
         raise unknown("surface column", name, (*SURFACE_BANDS, *INDICES, AGE, *DEFAULT_COLUMNS))
     if match[2]:
+        if int(match[2]) > LONGEST_MEAN:
+            raise ConfigError(
+                f"{name}: expected a mean of at most {LONGEST_MEAN} days, as cubes and forcings keep no earlier days "
+                f"before their first hour; use a shorter mean, or {match[1]}_SEASON."
+            )
         return Column(name, match[1], "mean", int(match[2]))
     return Column(name, match[1], "season", 0) if match[3] else Column(name, match[1], "latest", OLDEST + 1)
 

@@ -334,3 +334,9 @@ def test_real_reflectance_loses_no_band_value(shared_data):
     days = np.arange("2010-01-01", "2011-01-01", dtype="datetime64[D]")
     columns = surface_columns(record, DEFAULT_COLUMNS, days, np.zeros(len(values)), resolution=DAILY)
     assert np.isfinite(columns).mean((0, 1)).min() > 0.8
+
+
+def test_a_mean_over_more_days_than_cubes_keep_is_refused():
+    assert column_of("NDVI_MEAN_96D").days == 96
+    with pytest.raises(ConfigError, match=r"NDVI_MEAN_97D: expected a mean of at most 96 days.*NDVI_SEASON"):
+        column_of("NDVI_MEAN_97D")
