@@ -250,6 +250,7 @@ def _train(
         split=split,
         seed=seed,
         seeds=SEEDS if name == "ecoperceiver" else None,
+        jobs=SEEDS if name == "ecoperceiver" else 1,
         config=config,
         training=training,
         progress=progress,
