@@ -6,6 +6,7 @@ Dimensions of size one, such as a pressure level, are dropped; a point has no di
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -332,8 +333,10 @@ def _open_netcdf(source: Source) -> xr.Dataset:
     if str(path).lower().endswith(_TABLE):
         return read_point_table(path, str(source))
     try:
+        with contextlib.suppress(RuntimeError):  # HDF5's, of a header that can be read a moment later
+            return xr.open_dataset(path, engine="netcdf4", **_LAZY)
         return xr.open_dataset(path, engine="netcdf4", **_LAZY)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RuntimeError) as problem:
         raise SourceError(f"{source}: cannot be read as NetCDF ({problem}): download it again.") from problem
 
 

@@ -88,6 +88,22 @@ def test_a_zip_of_instantaneous_and_accumulated_parameters_is_one_forcing(tmp_pa
     assert stat.S_IMODE(left[0].parent.stat().st_mode) == 0o700
 
 
+def test_a_header_that_hdf5_cannot_read_is_tried_again_and_then_named(tmp_path, monkeypatch):
+    dataset(parameters()).to_netcdf(tmp_path / "era5.nc")
+    left, real = [RuntimeError("NetCDF: HDF error")] * 3, xr.open_dataset
+
+    def fails(*args, **keywords):
+        if left:
+            raise left.pop()
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(xr, "open_dataset", fails)
+    with pytest.raises(SourceError, match=r"era5.nc: cannot be read as NetCDF \(NetCDF: HDF error\): download it"):
+        open_era5(tmp_path / "era5.nc")
+    assert len(left) == 1
+    assert open_era5(tmp_path / "era5.nc").sizes["latitude"] == 3 and not left
+
+
 def test_a_zip_is_checked_before_anything_is_unpacked(tmp_path, own_temporary, monkeypatch):
     fields = {name: values for name, values in parameters().items() if name in ("t2m", "ssrd")}
     for name, match in (
