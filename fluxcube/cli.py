@@ -324,7 +324,8 @@ def evaluate(
         list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Groups: igbp (the default), koppen, site, season or network; all: no groups.")
+        str | None,
+        typer.Option(help="Groups: igbp (the default), koppen, climate, site, season or network; all: no groups."),
     ] = None,
     part: Annotated[str, typer.Option(help="Part of the run's split to score: test, val, train or all.")] = "test",
     clusters_km: Annotated[

@@ -32,9 +32,12 @@ __all__ = [
 ]
 
 #: Coordinates by which predictions can be grouped.
-GROUPS = ("igbp", "koppen", "site", "season", "network")
+GROUPS = ("igbp", "koppen", "climate", "site", "season", "network")
 #: Minimum number of sites of a class in means over classes. Tables show smaller classes, too.
 MIN_SITES = 5
+
+#: Climates by the first letter of their Köppen-Geiger classes; boreal ones have a third letter of their own (`climate_of`).
+_CLIMATES = {"A": "tropical", "B": "dry", "C": "temperate", "D": "continental", "E": "polar"}
 
 _LONG_NAMES = {
     "nse": "Nash-Sutcliffe efficiency",
@@ -82,7 +85,7 @@ def evaluate(
         its flux or has a dimension target. It is converted to the units of the observations (attribute ``units``, or
         the coordinate ``target_units`` of a cube); data without units are taken to have those of the variable
         table.
-    by : {"igbp", "koppen", "site", "season", "network"}, optional
+    by : {"igbp", "koppen", "climate", "site", "season", "network"}, optional
         Coordinate to group by. Seasons are local: they follow the solar month, half a year later at southern sites.
         A site of several networks counts in each of them. By default all time steps form one group.
     qc : xr.DataArray, optional
@@ -265,7 +268,7 @@ def score_table(
     if against is not None and against not in sums.models:
         raise unknown("model", against, sums.models)
     out = skill_table(_scored(sums, by, seen))
-    if by in ("igbp", "koppen"):
+    if by in ("igbp", "koppen", "climate"):
         out.insert(list(out).index("n_sites") + 1, "counted", out["n_sites"] >= MIN_SITES)
     if clusters is None:
         return out
@@ -407,12 +410,37 @@ def _groups(sums: Sums, target: str, by: str | None) -> dict[str, tuple[Moments,
     m = pool(m, axis=1) if sums.seasonal else Moments(*(x[:, 0] for x in m))
     if by is None:
         return {"all": (m, every)}
-    if by not in places:
-        raise SchemaError(f"by={by!r} needs the coordinate {by} on each site; found {sorted(map(str, places))}.")
-    labels = [str(label).split(";") if by == "network" else [str(label)] for label in places[by].values]
+    coordinate = "koppen" if by == "climate" else by
+    if coordinate not in places:
+        raise SchemaError(
+            f"by={by!r} needs the coordinate {coordinate} on each site; found {sorted(map(str, places))}."
+        )
+    labels = [_labels(by, str(label)) for label in places[coordinate].values]
     names = sorted({label for several in labels for label in several}) if by != "site" else [x[0] for x in labels]
     masks = {name: np.array([name in several for several in labels]) for name in names}
     return {name or "unknown": (Moments(*(x[mask] for x in m)), mask) for name, mask in masks.items()}
+
+
+def _labels(by: str, value: str) -> list[str]:
+    """Return the groups of a site from its coordinate."""
+    if by == "climate":
+        return [climate_of(value)]
+    return value.split(";") if by == "network" else [value]
+
+
+def climate_of(koppen: str) -> str:
+    """Return the climate of a Köppen-Geiger class: tropical, dry, temperate, continental, boreal or polar.
+
+    Continental climates with cool summers (third letter c or d) are boreal. It is "" for an unknown class.
+
+    Examples
+    --------
+    >>> climate_of("Cfb"), climate_of("Dfb"), climate_of("Dfc"), climate_of("BWh")
+    ('temperate', 'continental', 'boreal', 'dry')
+    """
+    if koppen.startswith("D") and koppen[2:3] in ("c", "d"):
+        return "boreal"
+    return _CLIMATES.get(koppen[:1], "")
 
 
 def _of_model(m: Moments, model: int) -> Moments:

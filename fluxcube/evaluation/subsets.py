@@ -1,0 +1,172 @@
+"""Scores on subsets of the time steps of each tower: heat, cold, dry air, and seasonal transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Unpack
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.cubes.climatology import MONTHS
+from fluxcube.errors import SchemaError
+from fluxcube.evaluation.skill import IntervalOptions, score_table
+from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, place_moments
+from fluxcube.resolution import DEFAULT, Default
+
+#: Subsets of `subset_masks`, in the order of the tables.
+SUBSETS = ("heat", "cold", "dry air", "dry month", "green-up", "senescence")
+#: Days whose mean vapour pressure deficit defines a dry month, and their minimum number of hours.
+_DAYS, _HOURS = 30, 360
+#: Share of the largest monthly change of NIRv in a year from which a month is a transition.
+_SLOPE = 0.5
+
+
+def subset_masks(cube: xr.Dataset, *, percentile: float = 95.0) -> xr.Dataset:
+    """Return the hours of each tower that are extreme there, and those of seasonal transitions.
+
+    Percentiles are those of the tower itself, over its daylight hours (SW_IN_POT above 0) that have a value: hours are
+    extreme relative to what the place is used to.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        Hourly cube of towers with the predictors TA, VPD and SW_IN_POT; with `surface_climatology` for transitions.
+    percentile : float
+        Percentile above which daylight hours are hot or dry (%). Cold hours are below 100 minus it.
+
+    Returns
+    -------
+    xr.Dataset
+        Boolean arrays (site, time): ``heat`` and ``cold`` (TA of daylight hours), ``dry air`` (VPD of daylight hours),
+        ``dry month`` (mean VPD of the 30 days until that hour above its 90th percentile), ``green-up`` and
+        ``senescence`` (months in which the mean seasonal cycle of NIRv rises, or falls, by at least half of its
+        largest monthly change). Transitions are absent without `surface_climatology`.
+
+    Raises
+    ------
+    SchemaError
+        If the cube is not hourly, or lacks one of these predictors.
+    """
+    _check(cube)
+    values = {name: cube["predictors"].sel(variable=name, drop=True).load() for name in ("TA", "VPD", "SW_IN_POT")}
+    light = values["SW_IN_POT"] > 0
+    heat, dry = (values[name].where(light) for name in ("TA", "VPD"))
+    month = values["VPD"].rolling(time=24 * _DAYS, min_periods=_HOURS).mean()
+    masks = {
+        "heat": heat >= _percentile(heat, percentile),
+        "cold": heat <= _percentile(heat, 100 - percentile),
+        "dry air": dry >= _percentile(dry, percentile),
+        "dry month": month >= _percentile(month, 90),
+    }
+    if "surface_climatology" in cube:
+        masks |= _transitions(cube)
+    return xr.Dataset(masks).reset_coords(drop=True)
+
+
+def _check(cube: xr.Dataset) -> None:
+    hourly = {"site", "time", "variable"} <= set(cube.dims)
+    lacking = {"TA", "VPD", "SW_IN_POT"} - set(map(str, cube["variable"].values)) if hourly else set()
+    if not hourly or lacking:
+        raise SchemaError(
+            "subsets need an hourly cube of towers with the predictors TA, VPD and SW_IN_POT, found "
+            f"{f'none of {sorted(lacking)}' if hourly else f'dims {sorted(map(str, cube.dims))}'}."
+        )
+
+
+def _percentile(values: xr.DataArray, percentile: float) -> xr.DataArray:
+    """Return the percentile of each tower; NaN, which nothing exceeds, where it has no value."""
+    return values.quantile(percentile / 100, "time", skipna=True).drop_vars("quantile")
+
+
+def _transitions(cube: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the hours of the months in which the mean seasonal cycle of NIRv rises or falls the most."""
+    cycle = cube["surface_climatology"].sel(feature="NIRv", statistic=list(MONTHS)).values.astype(float)
+    change = (np.roll(cycle, -1, 1) - np.roll(cycle, 1, 1)) / 2  # of each month, from the one before to the one after
+    month = cube["time"].dt.month.values - 1
+    masks = {}
+    for name, sign in (("green-up", 1), ("senescence", -1)):
+        slope = sign * change
+        steep = (slope > 0) & (slope >= _SLOPE * np.fmax.reduce(slope, 1)[:, None])
+        masks[name] = xr.DataArray(
+            steep[:, month], dims=("site", "time"), coords={n: cube[n] for n in ("site", "time")}
+        )
+    return masks
+
+
+def subset_sums(
+    obs: Labelled,
+    predictions: Mapping[str, Labelled],
+    masks: xr.Dataset,
+    *,
+    qc: xr.DataArray | None = None,
+    max_qc: int | Default | None = DEFAULT,
+) -> dict[str, Sums]:
+    """Compute the sums of each tower in each subset, preceded by those of all time steps ("all").
+
+    Parameters
+    ----------
+    obs, predictions, qc, max_qc
+        As `fluxcube.compare` takes them; data of towers.
+    masks : xr.Dataset
+        Boolean arrays (site, time) by name of the subset, such as those of `subset_masks`. Sites and time steps that
+        they lack are in no subset.
+
+    Returns
+    -------
+    dict of str to Sums
+        Sums by subset; a time step can be in several of them.
+    """
+    pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc)
+    sums = {}
+    for name in ("all", *map(str, masks)):
+        chosen = [(_within(masks, name, pair[0]), *pair[1:]) for pair in pairs.values()]
+        found = place_moments(chosen, None)
+        sums[name] = Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs, units)
+    return sums
+
+
+def _within(masks: xr.Dataset, name: str, obs: xr.DataArray) -> xr.DataArray:
+    """Return the observations of a subset; the others are NaN."""
+    if name == "all":
+        return obs
+    return obs.where(masks[name].reindex(site=obs["site"], time=obs["time"], fill_value=False))
+
+
+def subset_table(
+    obs: Labelled,
+    predictions: Mapping[str, Labelled],
+    masks: xr.Dataset,
+    *,
+    qc: xr.DataArray | None = None,
+    max_qc: int | Default | None = DEFAULT,
+    **options: Unpack[IntervalOptions],
+) -> pd.DataFrame:
+    """Compute scores on subsets of the time steps, on a common row mask.
+
+    Parameters
+    ----------
+    obs, predictions, masks, qc, max_qc
+        As `subset_sums` takes them.
+    **options
+        Options of intervals, as `score_table` takes them.
+
+    Returns
+    -------
+    pd.DataFrame
+        Table of `score_table` with the subset as the group; "all" is first.
+
+    Examples
+    --------
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(days=40, gaps=0)
+    >>> table = subset_table(cube, {"same": cube.fluxes.sel(target=["NEE"])}, subset_masks(cube))
+    >>> table.group.tolist()
+    ['all', 'heat', 'cold', 'dry air', 'dry month']
+    """
+    sums = subset_sums(obs, predictions, masks, qc=qc, max_qc=max_qc)
+    tables = [score_table(one, **options).assign(group=name) for name, one in sums.items()]
+    out = pd.concat(tables, ignore_index=True)
+    out.attrs = dict(tables[0].attrs) | {"by": "subset"}
+    return out
