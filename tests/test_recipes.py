@@ -109,6 +109,9 @@ def test_the_towers_recipe_s_models_are_chosen_by_label():
     both = [v.label for v in recipe.variants_of("full")]
     assert both == labels and set(recipe.SETTINGS["with_surface"]) <= set(labels)
     both += [f"{label} + reflectance" for label in recipe.SETTINGS["with_surface"]]
+    means = recipe.SETTINGS["means"]
+    assert {label for mean in means for label in mean["of"]} <= set(both)
+    both += [mean["label"] for mean in means]
     assert {label for pair in recipe.SETTINGS["pairs"] for label in pair} <= set(both)
     trees = [v for v in recipe.variants_of("full") if v.model == "xgboost"]
     networks = [v for v in recipe.variants_of("full") if v.model == "ecoperceiver"]
@@ -123,20 +126,25 @@ def test_the_towers_recipe_s_models_are_chosen_by_label():
 
 
 @pytest.mark.proof(part=2)
-def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cube, folds, tmp_path):
+def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cube, folds, tmp_path, monkeypatch):
     recipe = load("towers")
     budget = recipe.SETTINGS["budgets"]["quick"]  # one draw and two seeds show what fifty and five do
     budget["xgboost"] |= {"search": 1, "seeds": 2, "config": {"search_rows": 500, "max_rows": 500}}
     budget["ecoperceiver"] |= {"seeds": 2}
-    table = recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100)
     labels = [line["label"] for line in recipe.SETTINGS["models"]]
-    assert set(table.model) == set(labels) and table[table.group == "all"].n.nunique() == 1
+    means = {"label": "mean", "of": labels[:2]}
+    monkeypatch.setitem(recipe.SETTINGS, "means", [means])
+    table = recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100)
+    whole = table[table.group == "all"].set_index("model").rmse
+    assert whole["mean"] <= whole[labels[:2]].mean()
+    assert set(table.model) == {*labels, "mean"} and table[table.group == "all"].n.nunique() == 1
     text = (tmp_path / "scores.md").read_text("utf-8")
     assert "EcoPerceiver with memory and XGBoost with memory" in text
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
     assert len(stamps) == 2 * sum(v.seeds or 1 for v in recipe.variants_of("quick"))
-    assert {"seeds.csv", "settings.csv", "settings.md"} <= {path.name for path in tmp_path.iterdir()}
-    next((tmp_path / "sums").iterdir()).unlink()
+    written = {"seeds.csv", "settings.csv", "settings.md", "scales.md", "subsets.md"}
+    assert written <= {path.name for path in tmp_path.iterdir()}
+    next((tmp_path / "predictions").iterdir()).unlink()
     assert recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100).equals(table)
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
 

@@ -36,7 +36,7 @@ GROUPS = ("igbp", "koppen", "climate", "site", "season", "network")
 #: Minimum number of sites of a class in means over classes. Tables show smaller classes, too.
 MIN_SITES = 5
 
-#: Climates by the first letter of their Köppen-Geiger classes; boreal ones have a third letter of their own (`climate_of`).
+#: Climates by the first letter of a Köppen-Geiger class; boreal ones depend on the third (`climate_of`).
 _CLIMATES = {"A": "tropical", "B": "dry", "C": "temperate", "D": "continental", "E": "polar"}
 
 _LONG_NAMES = {

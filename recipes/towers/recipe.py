@@ -4,22 +4,18 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import xarray as xr
 import yaml
 
 import fluxcube as fc
 from fluxcube.errors import unknown
 from fluxcube.evaluation.report import format_pair, format_table
-from fluxcube.evaluation.scales import SCALES, scale_table
+from fluxcube.evaluation.scales import scale_table
 from fluxcube.evaluation.seeds import seed_table
 from fluxcube.evaluation.skill import class_means, score_table
-from fluxcube.experiments import (
-    Variant,
-    predictions_of,
-    score_members,
-    score_variants,
-    settings_table,
-    trained,
-)
+from fluxcube.evaluation.subsets import subset_masks, subset_table
+from fluxcube.evaluation.sums import Sums, site_sums
+from fluxcube.experiments import Variant, predictions_of, score_members, settings_table, trained
 from fluxcube.plotting.maps import plot_differences, plot_scores
 from fluxcube.samples.splits import load_folds
 
@@ -59,6 +55,28 @@ def towers(raw, out):
     if not (out / "cube.zarr").exists():
         fc.build_carbonsense(raw, out / "cube.zarr")
     return fc.open_carbonsense(out / "cube.zarr")
+
+
+def predicted(cube, split, variants, out, part):
+    """Return the predictions of every model for a fold, and those of the means of models."""
+    made = {v.label: predictions_of(cube, split, v, out, part=part, log=print) for v in variants}
+    for mean in SETTINGS["means"]:
+        if set(mean["of"]) <= set(made):
+            with xr.set_options(keep_attrs=True):
+                made[mean["label"]] = sum((made[label] for label in mean["of"][1:]), made[mean["of"][0]]) / len(
+                    mean["of"]
+                )
+    return made
+
+
+def fold_sums(cube, split, predictions, part):
+    """Return the sums of the towers of a fold, at the hours that all models predict."""
+    return site_sums(split.part(cube, part), predictions)
+
+
+def joined(folds):
+    """Return the predictions of each model for the towers of all folds."""
+    return {label: xr.concat([fold[label] for fold in folds], "site", join="outer") for label in folds[0]}
 
 
 def slim(table):
@@ -114,16 +132,25 @@ def seeds(cube, splits, variants, out, draws):
     table.to_csv(out / "seeds.csv", index=False)
 
 
-def scales(cube, splits, variants, out, draws):
-    """Write skill at eight time scales, from the stored predictions."""
-    import xarray as xr
-
-    kept = {v.label: [predictions_of(cube, s, v, out) for s in splits.values()] for v in variants}
-    joined = {label: xr.concat(folds, "site", join="exact") for label, folds in kept.items()}
-    table = scale_table(cube, joined, clusters=CLUSTERS_KM, draws=draws)
+def scales(cube, predictions, out, draws):
+    """Write skill at eight time scales."""
+    table = scale_table(cube, predictions, clusters=CLUSTERS_KM, draws=draws)
     table.to_csv(out / "scales.csv", index=False)
-    wide = table.pivot(index="group", columns="model", values="nse").loc[list(SCALES), [v.label for v in variants]]
-    (out / "scales.md").write_text(f"# NSE at eight time scales\n\n{_markdown(wide)}\n", "utf-8")
+    (out / "scales.md").write_text(f"# NSE at eight time scales\n\n{_markdown(_wide(table))}\n", "utf-8")
+
+
+def subsets(cube, predictions, out, draws):
+    """Write skill in extreme hours and in seasonal transitions."""
+    table = subset_table(cube, predictions, subset_masks(cube), clusters=CLUSTERS_KM, draws=draws)
+    table.to_csv(out / "subsets.csv", index=False)
+    (out / "subsets.md").write_text(f"# NSE in extreme hours and transitions\n\n{_markdown(_wide(table))}\n", "utf-8")
+
+
+def _wide(table):
+    """Return the NSE of each group (row) and model (column) of the first flux."""
+    table = table[table.target == table.target.iloc[0]]
+    order = [list(dict.fromkeys(table[column])) for column in ("group", "model")]
+    return table.pivot(index="group", columns="model", values="nse").loc[order[0], order[1]]
 
 
 def _markdown(wide):
@@ -146,11 +173,16 @@ def main(raw, out, *, split, folds=None, only=None, budget="full", part="test", 
     cube = towers(Path(raw), out) if isinstance(raw, str | Path) else raw
     splits = {f"fold{i}": s for i, s in enumerate(load_folds(split), 1) if not folds or i in folds}
     variants = variants_of(budget, only, surface="surface" in cube)
-    table = report(score_variants(cube, splits, variants, out, part=part, log=print), out, draws)
+    folds = [predicted(cube, one, variants, out, part) for one in splits.values()]
+    sums = [fold_sums(cube, *pair, part) for pair in zip(splits.values(), folds, strict=True)]
+    table = report(Sums.join(sums, repeated=part == "val"), out, draws)
     settings(cube, splits, variants, out)
     if part == "test":
         seeds(cube, splits, variants, out, draws)
-        scales(cube, splits, variants, out, draws)
+        predictions = joined(folds)
+        tested = cube.sel(site=[site for one in splits.values() for site in one.test])
+        scales(tested, predictions, out, draws)
+        subsets(tested, predictions, out, draws)
     if era5:
         maps(trained(cube, next(iter(splits.values())), variants[-1], out), era5, out, igbp)
     return table
