@@ -74,16 +74,19 @@ def test_ablations_run_a_part_of_the_grid_and_go_on(cube, folds, tmp_path, capsy
     recipe = load("ablations")
     options = {"split": str(folds), "folds": [1], "budget": "quick", "draws": 100}
     table = recipe.main(cube, tmp_path, only=["k", "missing"], **options)
-    assert set(table.group) == {"k", *(f"missing {s}%" for s in (0, 20, 40, 60, 80))}
+    assert set(table.axis) == {"k", *(f"missing {s}%" for s in (0, 20, 40, 60, 80))}
+    assert set(table.by) == {"all", "igbp", "climate"} and set(table.group[table.by == "all"]) == {"all"}
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("run.json"))]
     assert len(runs) == 6 + 2, "six K, of which one is the base that `missing` asks again; trees; one with dropout"
     again = recipe.main(cube, tmp_path, only=["k", "missing"], **options)
     assert again.equals(table)
     assert stamps == [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("run.json"))]
-    assert {"ablations.csv", "ablations.md", "ablations.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"ablations.csv", "ablations.md", "ablations.png", "missing.png"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
     # what is missing is scored on one set of rows, whatever the share
-    assert table[table.group.str.startswith("missing")].n.nunique() == 1
+    assert table[table.axis.str.startswith("missing") & (table.by == "all")].n.nunique() == 1
     assert "K = 24" in (tmp_path / "ablations.md").read_text("utf-8")
 
 
@@ -96,6 +99,8 @@ def test_ablations_name_what_they_know_and_tell_what_they_leave_out(cube, folds,
     recipe.main(bare, tmp_path, only=["modis", "biome", "head"], **options)
     told = capsys.readouterr().out
     assert "left out modis" in told and "left out biome WET" in told
+    recipe.main(bare, tmp_path, only=["satellite", "head"], **options)
+    assert "left out satellite" in capsys.readouterr().out
     axes = {name for name, *_ in recipe.grid("full")}
     asked = {"context", "k", "dropout", "causal", "modis", "static", "targets", "head", "missing"}
     assert asked <= axes and any(name.startswith("biome") for name in axes)

@@ -17,21 +17,23 @@ from fluxcube.samples.splits import load_folds, split_for
 CLUSTERS_KM = 50.0
 #: The split on whose test towers settings are chosen.
 DEVELOPMENT = "splits/towers157-development.json"
+#: Flux whose scores are reported.
+SCORED = "NEE"
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
 
 
-def variant(changes, budget):
+def variant(changes, budget, surface):
     """Return the base with some settings changed, at a budget; another kind of model uses no config of the base."""
     model = changes.get("model", "ecoperceiver")
-    base = {"label": "base", "seed": SETTINGS["seed"], "model": model} | SETTINGS["base"]
+    base = {"label": "base", "seed": SETTINGS["seed"], "model": model, "surface": surface} | SETTINGS["base"]
     if model != "ecoperceiver":
         base |= {"config": {}, "training": {}}
     changes = {key: value for key, value in changes.items() if key not in ("config", "training") or value}
     return Variant(**base).changed(SETTINGS["budgets"][budget].get(model, {})).changed(changes)
 
 
-def grid(budget):
-    """Return every axis: its name, the class that is scored, its variants."""
+def grid(budget, surface=()):
+    """Return every axis: its name, the class that is scored, its variants; `surface` are the columns of reflectance."""
     axes = [(name, None, lines) for name, lines in SETTINGS["axes"].items()]
     for igbp in SETTINGS["biomes"]:
         axes.append((f"biome {igbp}", igbp, [{"label": "all classes"}, {"label": f"{igbp} alone", "train_igbp": igbp}]))
@@ -40,7 +42,7 @@ def grid(budget):
         line | {"label": at(line["label"], s), "hide": s} for s in missing["shares"] for line in missing["models"]
     ]
     axes.append(("missing", None, hidden))
-    return [(name, igbp, [variant(line, budget) for line in lines]) for name, igbp, lines in axes]
+    return [(name, igbp, [variant(line, budget, surface) for line in lines]) for name, igbp, lines in axes]
 
 
 def at(label, share):
@@ -84,35 +86,88 @@ def lacking(cube, splits, part, igbp):
 
 
 def tabled(name, variants, sums, draws):
-    """Return the lines of an axis relative to its first; of the axis `missing`, relative to the first at each share."""
+    """Return scores of an axis relative to its first line; those of `missing`, relative to the first at each share.
+
+    They are those of all towers, and by class and climate.
+    """
     groups = {name: variants}
     if name == "missing":
         shares = dict.fromkeys(v.hide for v in variants)
         groups = {f"missing {share:.0%}": [v for v in variants if v.hide == share] for share in shares}
+    by = [None, "igbp", *(["climate"] if "koppen" in sums.places[SCORED] else [])]
     tables = []
-    for group, members in groups.items():
-        table = score_table(sums, clusters=CLUSTERS_KM, draws=draws, against=members[0].label).assign(group=group)
-        tables.append(table[table["model"].isin([v.label for v in members])])
+    for axis, members in groups.items():
+        about = {"clusters": CLUSTERS_KM, "draws": draws, "against": members[0].label}
+        for one in by:
+            table = score_table(sums, by=one, **about).assign(axis=axis, by=one or "all")
+            tables.append(table[table["model"].isin([v.label for v in members]) & (table["target"] == SCORED)])
     return tables
 
 
 def report(tables, out):
     """Write the results so far: an interrupted grid leaves the table of its finished axes."""
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([one.assign(group=one.group.fillna("all")) for one in tables], ignore_index=True)
     row_mask = "measured hours that all variants of an axis predict"
-    table.attrs = dict(tables[0].attrs) | {"against": "the first line of each group", "row_mask": row_mask}
+    table.attrs = dict(tables[0].attrs) | {"against": "the first line of each axis", "row_mask": row_mask}
     table.to_csv(out / "ablations.csv", index=False)
-    shown = table.drop(columns=["target", "units", "mae", "bias", "corr2", "rmse_site_median"])
-    (out / "ablations.md").write_text(f"# Ablations\n\n{format_table(shown)}\n", "utf-8")
-    return table
+    whole = table[table["by"] == "all"].assign(group=table["axis"])
+    whole.attrs = dict(table.attrs)
+    dropped = ["target", "units", "mae", "bias", "corr2", "rmse_site_median", "axis", "by", "counted"]
+    text = ["# Ablations", format_table(whole.drop(columns=dropped, errors="ignore"))]
+    for by, title in (("igbp", "By class"), ("climate", "By climate")):
+        text += [f"## {title}: NSE, pooled", *(_markdown(one) for one in _by_axis(table[table["by"] == by]))]
+    (out / "ablations.md").write_text("\n\n".join(text) + "\n", "utf-8")
+    return table, whole
+
+
+def _by_axis(table):
+    """Return NSE by group (row) and variant (column) for each axis; groups have at least five towers."""
+    for axis, one in table[table["n_sites"] >= 5].groupby("axis", sort=False):
+        if len(one):
+            wide = one.pivot(index="group", columns="model", values="nse")[list(dict.fromkeys(one.model))]
+            wide.insert(0, "towers", one.groupby("group").n_sites.first())
+            yield wide.rename_axis(index=axis)
+
+
+def _markdown(wide):
+    cells = [[str(name), str(int(row.iloc[0])), *(f"{x:.3f}" for x in row.iloc[1:])] for name, row in wide.iterrows()]
+    lines = [[wide.index.name, *wide.columns], ["---"] * (len(wide.columns) + 1), *cells]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def draw(whole, out):
+    """Draw the differences of each axis in a panel of its own, and skill against the share of missing values."""
+    from matplotlib.figure import Figure
+
+    hidden = whole[whole["axis"].str.startswith("missing")]
+    axes = [name for name in dict.fromkeys(whole["axis"]) if not name.startswith("missing")]
+    if axes:
+        figure = Figure(figsize=(11, 2.6 * -(-len(axes) // 2)), layout="constrained")
+        for number, name in enumerate(axes, 1):
+            one = whole[whole["axis"] == name]
+            one.attrs = dict(whole.attrs) | {"against": one["model"].iloc[0]}
+            plot_differences(one, title=name, ax=figure.add_subplot(-(-len(axes) // 2), 2, number))
+        figure.savefig(out / "ablations.png", dpi=130)
+    if len(hidden):
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        ax = figure.subplots()
+        parts = hidden["model"].str.rsplit(", ", n=1, expand=True)
+        for label, one in hidden.groupby(parts[0], sort=False):
+            ax.plot(parts[1][one.index].str.rstrip("% misng").astype(float), one["nse"], "o-", label=label)
+        ax.set(xlabel="predictors that are missing (%)", ylabel="NSE, pooled", title="Predictors missing at test")
+        ax.legend(frameon=False)
+        figure.savefig(out / "missing.png", dpi=130)
 
 
 def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", part=None, draws=1000):
     cube, out = fc.open_carbonsense(cube) if isinstance(cube, str | Path) else cube, Path(out)
-    axes = chosen(grid(budget), only)
+    axes = chosen(grid(budget, SETTINGS["surface"] if "surface" in cube else ()), only)
     if "modis" not in cube and any(v.bands is None for _, _, variants in axes for v in variants):
         axes = [axis for axis in axes if axis[0] != "modis"]
         print("left out modis: the cube has no chips")
+    if "surface" not in cube:
+        axes = [axis for axis in axes if axis[0] != "satellite"]
+        print("left out satellite: the cube has no surface reflectance")
     out.mkdir(parents=True, exist_ok=True)
     splits, tables = splits_of(cube, split, folds), []
     part = part or part_of(splits)
@@ -123,8 +178,8 @@ def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", p
         sums = score_variants(cube, splits, variants, out, part=part, igbp=igbp, log=print)
         tables += tabled(name, variants, sums, draws)
         report(tables, out)
-    table = report(tables, out)
-    plot_differences(table, out / "ablations.png", title="Effect of each setting")
+    table, whole = report(tables, out)
+    draw(whole, out)
     return table
 
 
@@ -140,4 +195,5 @@ if __name__ == "__main__":
     options = vars(parser.parse_args())
     options["only"] = options["only"].split(",") if options["only"] else None
     options["folds"] = [int(n) for n in options["folds"].split(",")] if options["folds"] else None
-    print(format_table(main(options.pop("cube"), options.pop("out"), **options)))
+    main(options.pop("cube"), out := options.pop("out"), **options)
+    print((out / "ablations.md").read_text("utf-8"))
