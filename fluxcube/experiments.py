@@ -389,11 +389,12 @@ def _predictions(
     path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}{ending}.nc"
     if not path.exists():
         run = trained(cube, split, variant, out, log=log) / ending.removeprefix("-")
-        inputs = _for_variant(split.part(cube, part), variant)
-        if variant.hide:
-            inputs = _hidden(inputs, load_model(run).spec.predictors, variant)
+        if member is None and variant.seeds and resolution_of(cube) == HOURLY:
+            seeds = range(variant.seed, variant.seed + variant.seeds)
+            ds = _mean_of([_predictions(cube, split, variant, out, part, data, log, seed) for seed in seeds], run)
+        else:
+            ds = _predicted(run, _for_variant(split.part(cube, part), variant), variant)
         path.parent.mkdir(parents=True, exist_ok=True)
-        ds = predict(load_model(run), inputs, stride=variant.stride, progress=_quiet)
         write_predictions(ds.assign_attrs({_DATA: data}), path)
         log(f"{split.kind}: {variant.label} predicted{'' if member is None else f' by seed {member}'}")
     ds = read_predictions(path)
@@ -403,6 +404,23 @@ def _predictions(
             "another `out`."
         )
     return ds
+
+
+def _predicted(run: Path, inputs: xr.Dataset, variant: Variant) -> xr.Dataset:
+    """Return the predictions of a run, or of a member of one."""
+    if variant.hide:
+        inputs = _hidden(inputs, load_model(run).spec.predictors, variant)
+    return predict(load_model(run), inputs, stride=variant.stride, progress=_quiet)
+
+
+def _mean_of(members: Sequence[xr.Dataset], run: Path) -> xr.Dataset:
+    """Return the predictions of an ensemble from those of its members, which tables over seeds need as well.
+
+    This holds for hourly fluxes, which no member derives from another one.
+    """
+    together = xr.concat(members, "member", join="exact", combine_attrs="override")
+    mean = together.mean("member", skipna=False, keep_attrs=True)
+    return mean.assign_attrs(ensemble_members=len(members), model_digest=load_model(run).digest)
 
 
 def _digest_of_part(cube: xr.Dataset, split: Split, part: str) -> str:

@@ -14,8 +14,9 @@ from fluxcube import experiments
 from fluxcube.errors import ConfigError, StoreError, UnknownNameError
 from fluxcube.evaluation.report import read_predictions
 from fluxcube.evaluation.skill import compare, score_table
-from fluxcube.experiments import Variant, predictions_of, score_variants, trained
+from fluxcube.experiments import Variant, member_predictions, predictions_of, score_variants, trained
 from fluxcube.inference.loading import load_model
+from fluxcube.inference.towers import predict
 from fluxcube.samples.splits import kfold
 from fluxcube.simulation.example import example_cube
 
@@ -67,6 +68,22 @@ def test_finished_steps_are_not_repeated_and_shared_runs_are_trained_once(cube, 
     assert len(fits) == 6
     table = score_table(first).set_index("model")
     assert table.nse["half hidden"] < table.nse["trees"]
+
+
+def test_an_ensemble_is_predicted_from_its_members_and_equals_the_loaded_model(cube, splits, tmp_path):
+    trees = Variant(label="trees", predictors=MET, seeds=3, **TREES | {"config": {"n_estimators": 4, "subsample": 0.5}})
+    split = splits["fold1"]
+    found = predictions_of(cube, split, trees, tmp_path)
+    model = load_model(trained(cube, split, trees, tmp_path))
+    expected = predict(model, split.part(cube, "test"))
+    np.testing.assert_allclose(found.NEE, expected.NEE, rtol=1e-5, atol=1e-5)
+    assert found.NEE.attrs == expected.NEE.attrs and set(found.coords) == set(expected.coords)
+    members = member_predictions(cube, split, trees, tmp_path)
+    assert len(members) == 3 and not np.allclose(members[0].NEE, members[1].NEE, equal_nan=True)
+    assert {k: str(v) for k, v in found.attrs.items() if k != "data_digest"} == (
+        {k: str(v) for k, v in expected.attrs.items()}
+    )
+    assert len(list((tmp_path / "predictions").iterdir())) == 4
 
 
 def test_sums_equal_those_of_the_predictions(cube, splits, tmp_path):
