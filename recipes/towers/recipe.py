@@ -192,7 +192,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("raw", type=Path, help="cube, or folder of FLUXNET archives")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--split", type=Path, default=Path("splits/towers157.json"), help="file of folds")
+    parser.add_argument("--split", type=Path, default=Path(SETTINGS["folds"]), help="file of folds")
     parser.add_argument("--folds", help="numbers of folds, as 1,2; all by default")
     parser.add_argument("--only", help="labels of models, separated by commas; all by default")
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")

@@ -1,17 +1,27 @@
-"""Train a model of the recipe on every tower, and write its card: `python recipes/towers/ship.py CUBE OUT FOLDER`."""
+"""Train the shipped models of hourly fluxes on every tower: `python recipes/towers/ship.py CUBE OUT FOLDER`.
+
+The scores of the cards, and the errors on which NAME_std is calibrated, are those of the folds of the recipe in OUT.
+"""
 
 import argparse
+import shutil
 from pathlib import Path
 
 import pandas as pd
-from recipe import towers, variants_of
+import xarray as xr
+import yaml
+from recipe import SETTINGS, average, towers, variants_of
 
-from fluxcube.experiments import trained
-from fluxcube.samples.splits import Split
+import fluxcube as fc
+from fluxcube.experiments import member_predictions, trained
+from fluxcube.models.ensemble import weighted_spread
+from fluxcube.samples.splits import Split, load_folds
 
-LABEL = "EcoPerceiver with memory"
-#: Template of the model card; its figures come from `scores.csv`.
+#: What each shipped model is: `label` of the recipe, or the `parts` of a mixed model, and the texts of its card.
+MODELS = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text("utf-8"))
 CARD = Path(__file__).parent / "card.md"
+#: Maximum size of a shipped model (bytes).
+LARGEST = 8_000_000
 
 
 def everything(cube):
@@ -21,53 +31,109 @@ def everything(cube):
     )
 
 
-def lines(table):
-    """Return a table of the model and the baselines as Markdown."""
-    head = ["", "hours", "towers", *table.model.unique()]
-    wide = table.pivot(index="group", columns="model", values="nse")[list(table.model.unique())]
-    counts = table.groupby("group")[["n", "n_sites"]].first()
-    rows = [[g, f"{counts.n[g]:,}", str(counts.n_sites[g]), *(f"{x:.3f}" for x in wide.loc[g])] for g in wide.index]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+def with_spread(members):
+    """Return the mean of the predictions of several models, and NAME_spread between them."""
+    mean = average(members)
+    for name in tuple(mean):
+        stacked = xr.concat([one[name] for one in members], "model", join="exact")
+        shares = [1 / len(members)] * len(members)
+        mean[f"{name}_spread"] = stacked[0].copy(data=weighted_spread(stacked.values, shares).astype("float32"))
+    return mean
 
 
-def card(name, variant, cube, scores):
+def held_out(cube, folds, variant, out):
+    """Return the predictions of all towers by the models of the folds in which they were not used for training."""
+    made = [with_spread(member_predictions(cube, fold, variant, out, log=print)) for fold in folds]
+    return xr.concat(made, "site", join="outer")
+
+
+def files_of(run):
+    """Return the files of a run that are shipped."""
+    return [path for path in sorted(run.rglob("*")) if path.suffix in (".json", ".safetensors", ".ubj")]
+
+
+def ship(run, folder):
+    """Copy the files of a run; refuse one that is too large."""
+    files = [path for path in files_of(run) if path.name not in ("data.json", "search.json")]
+    if (size := sum(path.stat().st_size for path in files)) > LARGEST:
+        raise SystemExit(f"{run} has {size / 1e6:.1f} MB: at most {LARGEST / 1e6:.0f} MB are shipped.")
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in files:
+        target = folder / path.relative_to(run)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+
+
+def lines(table, columns):
+    """Return scores as Markdown, one row for each group."""
+    wide = table.pivot(index="group", columns="model", values="nse")[columns]
+    counts = table.groupby("group", sort=False)[["n", "n_sites"]].first()
+    rows = [[g, f"{counts.n[g]:,}", str(counts.n_sites[g]), *(f"{x:.3f}" for x in wide.loc[g])] for g in counts.index]
+    return _markdown([["", "hours", "towers", *columns], *rows])
+
+
+def _markdown(rows):
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def coverage(calibration):
+    """Return what 80 % intervals contain of the values of clusters that did not calibrate them."""
+    rows = [[name, f"{v['held_out']['0.8']:.1%}", str(v["sites"])] for name, v in calibration.items()]
+    return _markdown([["flux", "contained by 80 % intervals", "towers"], *rows])
+
+
+def card(name, about, cube, scores, calibration):
     """Return the text of the card, with figures from the table of the recipe."""
-    own = scores[scores.target == "NEE"].copy()
-    own["group"] = own.group.fillna("all")
-    whole, classes = own[own.group == "all"], own[own.group != "all"]
-    first = whole.iloc[0]
+    own = scores[scores.target == "NEE"].assign(group=lambda t: t.group.fillna("all"))
+    whole = own[own.group == "all"]
+    first, ours = whole.iloc[0], whole[whole.model == about["label"]].iloc[0]
+    shown = [about["label"], *(m for m in about["beside"] if m in set(own.model) and m != about["label"])]
     igbp = pd.Series(cube.igbp.values.astype(str), cube.site.values).value_counts()
-    ours = whole[whole.model == LABEL].iloc[0]
-    table = "Pooled NSE of NEE, and RMSE (umol m-2 s-1):\n\n" + lines(whole)
-    table += f"\n\nIts RMSE is {ours.rmse:.2f}, its median NSE over towers {ours.nse_site_median:.2f}."
+    keys = ("nse", "rmse", "nse_site_median")
+    bounds = {f"{k}_{end}": f"{ours[f'{k}_{end}']:.2f}" for k in keys for end in ("low", "high")}
     return CARD.read_text("utf-8").format(
         name=name,
-        seeds=variant.seeds,
-        memory=", ".join(map(str, variant.memory_days)),
-        hours=int(first.n),
+        hours=f"{int(first.n):,}",
         sites=int(first.n_sites),
-        scores=table,
-        classes=lines(classes),
+        **{key: f"{ours[key]:.3f}" for key in keys},
+        **bounds,
+        table=lines(own[own.model.isin(shown)], shown),
+        coverage=coverage(calibration),
         few=", ".join(sorted(igbp.index[igbp < 5])),
         towers=", ".join(f"{s} ({c})" for s, c in zip(cube.site.values, cube.igbp.values, strict=True)),
+        **{key: about[key] for key in ("what", "inputs", "outputs", "limits", "how")},
     )
 
 
-def main(raw, out, folder):
+def run_of(name, cube, out, folder):
+    """Return the run of a shipped model, trained on all towers, and its predictions of the folds."""
+    about, folds = MODELS[name], load_folds(SETTINGS["folds"])
+    if "parts" not in about:
+        (variant,) = variants_of("full", [about["label"]], surface=True)
+        return trained(cube, everything(cube), variant, out, log=print), held_out(cube, folds, variant, out)
+    run = fc.save_mixed(out / "shipped" / name, [folder / part for part in about["parts"]], overwrite=True)
+    parts = [
+        held_out(cube, folds, *variants_of("full", [MODELS[p]["label"]], surface=True), out) for p in about["parts"]
+    ]
+    names = [str(n) for n in parts[0] if all(n in one for one in parts) and not str(n).endswith("_spread")]
+    return run, with_spread([one[names] for one in parts]).assign_attrs(model="mixed")
+
+
+def main(raw, out, folder, only=None):
     cube = towers(raw, out)
-    (variant,) = variants_of("full", [LABEL])
-    run = trained(cube, everything(cube), variant, out, log=print)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(p for p in run.rglob("*") if p.suffix in (".json", ".safetensors")):
-        target = folder / path.relative_to(run)
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    text = card(folder.name, variant, cube, pd.read_csv(out / "scores.csv"))
-    (folder / "README.md").write_text(text, "utf-8")
+    for name in only or MODELS:
+        run, predictions = run_of(name, cube, out, folder)
+        calibration = fc.calibrate(run, cube.sel(site=predictions.site), predictions)
+        ship(run, folder / name)
+        text = card(name, MODELS[name], cube, pd.read_csv(out / "scores.csv"), calibration)
+        (folder / name / "README.md").write_text(text, "utf-8")
+        print(f"{name}: shipped")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("raw", "out", "folder"):
-        parser.add_argument(name, type=Path)
+    for argument in ("raw", "out", "folder"):
+        parser.add_argument(argument, type=Path)
+    parser.add_argument("--only", type=lambda text: text.split(","), help="names of models, separated by commas")
     main(**vars(parser.parse_args()))
