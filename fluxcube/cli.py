@@ -21,6 +21,7 @@ from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
+    AllowMissing,
     MaxQc,
     MinQuality,
     Mix,
@@ -338,6 +339,7 @@ def evaluate(
     min_quality: MinQuality = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    allow_missing: AllowMissing = False,
     allow_other_product: Annotated[
         bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
     ] = False,
@@ -378,6 +380,7 @@ def evaluate(
                 model,
                 cube,
                 uncertainty=bool(model.calibrated) and not scales,
+                allow_missing=allow_missing,
                 allow_other_product=allow_other_product,
                 progress=progress,
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.terminal import Mix, Overwrite, bar, box, line_progress, period
+from fluxcube.terminal import AllowMissing, Mix, Overwrite, bar, box, line_progress, period
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -114,9 +114,7 @@ def upscale(
             "--applicability/--no-applicability", help="Map the area of applicability; default: if the run contains it."
         ),
     ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Mask predictors that the forcing does not contain.")
-    ] = False,
+    allow_missing: AllowMissing = False,
     allow_other_product: Annotated[
         bool, typer.Option("--allow-other-product", help="Map with another satellite product than in training.")
     ] = False,

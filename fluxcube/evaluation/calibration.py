@@ -126,7 +126,9 @@ def fold_predictor(run: OneModel) -> Predictor:
     return dataclasses.replace(predictor, metadata={**predictor.metadata, "calibration": entries}, path=None)
 
 
-def predict_fold(predictor: Predictor, towers: xr.Dataset, progress: Callable | None = None) -> xr.Dataset:
+def predict_fold(
+    predictor: Predictor, towers: xr.Dataset, progress: Callable | None = None, *, allow_missing: bool = False
+) -> xr.Dataset:
     """Return the predictions of the model of a fold, with the measures of uncertainty that `calibrate` uses.
 
     Parameters
@@ -137,11 +139,13 @@ def predict_fold(predictor: Predictor, towers: xr.Dataset, progress: Callable | 
         Cube of its test towers.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
+    allow_missing : bool
+        Whether inputs of the model may be absent from the cube (`fluxcube.predict`).
     """
     kind: Uncertainty = "spread" if "spread" in predictor.quantities else False
     if "std" in predictor.quantities and predictor.calibrated:
         kind = True
-    return predict(predictor, towers, uncertainty=kind, progress=progress)
+    return predict(predictor, towers, uncertainty=kind, allow_missing=allow_missing, progress=progress)
 
 
 def _check_kind(predictor: Predictor, predictions: xr.Dataset) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.checks import check_product, check_static_units, note_timing
+from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import AnyModel, as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.outputs import (
+    absent_inputs,
     as_fluxes,
     check_calibrated,
     flux_names,
@@ -41,6 +42,7 @@ def predict(
     precision: str | None = None,
     uncertainty: Uncertainty = False,
     applicability: bool | None = False,
+    allow_missing: bool = False,
     allow_other_product: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
@@ -68,6 +70,10 @@ def predict(
         Neither exists for a derived RECO, since the correlation between the errors of NEE and GPP is unknown.
     applicability : bool, optional
         Whether to return `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is if the model can.
+    allow_missing : bool
+        Whether predictors, surface reflectance, images or static inputs that the model was trained on may be absent
+        from the cube; they are then treated as missing, as `fluxcube.upscale` treats them. Values that are missing at
+        some or all towers are no reason for a refusal.
     allow_other_product : bool
         Whether the reflectance of the cube may be of another satellite product than the model was trained on.
     progress : callable, optional
@@ -88,9 +94,10 @@ def predict(
     SchemaError
         If `cube` is not a tower cube.
     ConfigError
-        If the cube has none of the model's predictors, another clock or another resolution than the model was trained
-        on, predictors in other units than the variable table's, or reflectance of another satellite product (without
-        `allow_other_product`); if the model does not estimate its error.
+        If the cube lacks inputs of the model (all predictors, or any input without `allow_missing`), has another clock
+        or another resolution than the model was trained on, predictors in other units than the variable table's, or
+        reflectance of another satellite product (without `allow_other_product`); if the model does not estimate its
+        error.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
@@ -109,6 +116,7 @@ def predict(
     names = flux_names(predictor)
     check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, cube, "cube")
+    check_absent(absent_inputs(masked, cube), allow_missing, predictor.spec, "cube")
     log_masked(masked, "cube")
     products = check_product(predictor, cube, allow_other_product, unknown_level=logging.INFO)
     satellite = [name for name in predictor.spec.satellite_arrays if name in cube]

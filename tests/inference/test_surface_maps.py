@@ -188,6 +188,16 @@ def test_a_forcing_without_reflectance_is_refused_with_what_to_pass(forcing):
     without = forcing.sel(surface_band=["red", "nir"])
     with pytest.raises(ConfigError, match=r"trained on LSWI, which the forcing lacks"):
         upscale(predictor, without)
+    cube = towers(forcing)
+    refusal = (
+        r"trained on NDVI, LSWI.*the cube lacks.*\(surface reflectance: build_carbonsense\(surface=\), --surface\)"
+    )
+    with pytest.raises(ConfigError, match=refusal):
+        predict(predictor, cube.drop_dims(["surface_day", "surface_band", "statistic"]))
+    with pytest.raises(ConfigError, match=r"trained on LSWI, which the cube lacks"):
+        predict(predictor, cube.sel(surface_band=["red", "nir"]))
+    cloudy = predict(predictor, cube.assign(surface=cube.surface * np.nan))  # missing values are no missing array
+    assert cloudy.attrs["masked_predictors"] == ""
     # A model without reflectance does not notice it.
     np.testing.assert_array_equal(
         upscale(fake(bands=()), forcing, applicability=False).NEE,
