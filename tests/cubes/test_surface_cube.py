@@ -428,6 +428,21 @@ def test_a_year_without_a_clear_view_is_noted(tmp_path):
     assert note.endswith("US-Aaa has no clear view in 2010")
 
 
+def test_swapped_bands_are_noted_and_logged_once(towers, tmp_path, caplog):
+    ds = series(SITES[1:])
+    ds.surface[..., 0] = ds.surface[..., 0] / 4  # red
+    build_carbonsense(towers, tmp_path / "right", surface=ds)
+    assert "probably swapped" not in caplog.text
+    wrong = ds.assign_coords(band=["nir", "red", "swir2"])
+    wrong.to_netcdf(tmp_path / "wrong.nc")
+    for name, source in (("dataset", wrong), ("file", tmp_path / "wrong.nc")):
+        caplog.clear()
+        report = build_carbonsense(towers, tmp_path / name, surface=source)
+        assert caplog.text.count("probably swapped") == 1 and "IN-Bbb, US-Aaa" in caplog.text
+        notes = [text for site in SITES[1:] for text in report.report["warnings"][site] if "swapped" in text]
+        assert len(notes) == 2 and "IN-Bbb has a negative NDVI" in notes[0]
+
+
 def test_real_towers_have_their_clear_reflectance(shared_data, tmp_path):
     """Three towers against the file, masked by hand: a wet tropical one, and one that ended before MODIS."""
     path = shared_data / "vegetation/mod09ga_daily_towers2.nc"
