@@ -62,7 +62,8 @@ def calibrate(
     Returns
     -------
     dict
-        For each target the error model, the numbers of hours, sites and clusters it was fitted on, and the coverage of
+        For each target the error model, the numbers of hours, sites and clusters it was fitted on, the names of these
+        "towers", and the coverage of
         the intervals: of all values, of each cluster with the error model of the others ("held_out"), and of each IGBP
         class (`fluxcube.training.calibration.error_calibration`).
 
@@ -223,7 +224,8 @@ def _of_target(
     cluster = cluster_sites(place["latitude"].values, place["longitude"].values, CLUSTER_KM)
     igbp = np.array([str(code) for code in place["igbp"].values]) if "igbp" in place else np.full(len(cluster), "")
     arrays = dict(zip(estimates, values, strict=True))
-    return error_calibration(obs - arrays["mean"], arrays, site, cluster[site], igbp[site])
+    found = error_calibration(obs - arrays["mean"], arrays, site, cluster[site], igbp[site])
+    return found | ({"towers": [str(place["site"].values[i]) for i in np.unique(site)]} if found else {})
 
 
 def coverage_text(calibration: Mapping[str, Mapping]) -> str:

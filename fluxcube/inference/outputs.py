@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: Name of the layer that is 1 inside the area of applicability.
 APPLICABLE = "applicable"
+#: Attribute of NAME_std with the names of the towers that calibrated it, separated by blanks.
+CALIBRATION_SITES = "calibration_sites"
 
 
 def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -157,6 +157,20 @@ class Predictor:
         found = ((name, self._calibration.get(name, {}).get("error_model")) for name in self.spec.targets)
         return {name: ErrorModel.from_dict(values) for name, values in found if values}
 
+    def calibration_sites(self, target: str) -> tuple[str, ...]:
+        """Return the towers whose measured values calibrated the standard deviation of a target; () if none did.
+
+        Runs that earlier versions calibrated on held-out predictions have no record of the towers: these are then all
+        towers of the run's split.
+        """
+        entry, split = self._calibration.get(target, {}), self.metadata.get("split") or {}
+        if target not in self.calibrated:
+            return ()
+        if "error_model" not in entry:
+            return tuple(split.get("val", ()))
+        every = [site for part in ("train", "val", "test") for site in split.get(part, ())]
+        return tuple(entry.get("towers") or dict.fromkeys([*self.metadata.get("training_sites", ()), *every]))
+
     @property
     def _calibration(self) -> Mapping[str, Any]:
         return self.metadata.get("calibration") or {}

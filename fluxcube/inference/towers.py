@@ -15,6 +15,7 @@ from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import AnyModel, as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.outputs import (
+    CALIBRATION_SITES,
     absent_inputs,
     as_fluxes,
     check_calibrated,
@@ -67,6 +68,7 @@ def predict(
         NAME_spread, the standard deviation between the members of an ensemble, which is not the error. NAME_std exists
         only for targets whose standard deviation was calibrated, on validation towers by `fluxcube.fit` or on
         predictions of held-out towers by `fluxcube.calibrate`; "std" refuses a model in which nothing calibrated it.
+        The attribute `calibration_sites` of NAME_std lists these towers.
         Neither exists for a derived RECO, since the correlation between the errors of NEE and GPP is unknown.
     applicability : bool, optional
         Whether to return `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is if the model can.
@@ -131,6 +133,9 @@ def predict(
     coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}} | _in_training(cube, predictor)
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
     fluxes = as_fluxes(stacked, predictor, names, options)
+    for name in names:
+        if f"{name}_std" in fluxes:
+            fluxes[f"{name}_std"].attrs[CALIBRATION_SITES] = " ".join(predictor.calibration_sites(name))
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
         provenance(predictor, options, masked) | products
     )
