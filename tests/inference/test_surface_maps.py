@@ -295,6 +295,20 @@ def test_a_static_input_in_other_units_is_refused(forcing):
         forget("SOC")
 
 
+def test_units_that_cannot_be_converted_are_compared_by_their_spelling(forcing):
+    """A unit that the package does not know can be declared: towers and grids must then have the same text."""
+    declare("SIF", units="mW m-2 nm-1 sr-1", bounds=(0, 10), kind="static")
+    try:
+        predictor = model(columns=(), static=("SIF",))
+        values = xr.DataArray(np.full((2, 3), 1.0), dims=CELLS, attrs={"units": "mW  m-2 nm-1 sr-1"})
+        assert "NEE" in upscale(predictor, forcing.assign_coords(SIF=values), applicability=False)
+        for units in ("blorg", "W m-2"):
+            with pytest.raises(ConfigError, match=f"SIF must be in mW m-2 nm-1 sr-1, .*found {units}"):
+                upscale(predictor, forcing.assign_coords(SIF=values.assign_attrs(units=units)))
+    finally:
+        forget("SIF")
+
+
 def test_embeddings_of_cells_see_the_reflectance_that_towers_see(tmp_path):
     """TAM-RL with columns of reflectance: a cell with the inputs of a tower has its embedding, and its fluxes."""
     from daily_cubes import daily_cube, train
