@@ -351,6 +351,19 @@ class Predictor:
         ConfigError
             If the model does not support an option.
         """
+        self._check_options(min_context, precision, uncertainty, applicability)
+        return PredictionOptions(
+            stride=self.stride_or_default(stride),
+            min_context=self.model.context if min_context is None else min_context,
+            precision=precision or "float32",
+            uncertainty=uncertainty,
+            applicability=applicability,
+        )
+
+    def _check_options(
+        self, min_context: int | None, precision: str | None, uncertainty: Uncertainty, applicability: bool
+    ) -> None:
+        """Refuse options that a model of this context, networks and outputs does not support (ConfigError)."""
         self.outputs(uncertainty, applicability)
         context = self.model.context
         if min_context is not None and not 1 <= min_context <= context:
@@ -358,14 +371,7 @@ class Predictor:
         if precision not in (None, "float32", "bfloat16"):
             raise ConfigError(f"precision must be float32 or bfloat16, found {precision!r}.")
         if precision == "bfloat16" and not self.model.networks:
-            raise ConfigError("precision='bfloat16' is for neural networks: this model supports float32 only.")
-        return PredictionOptions(
-            stride=self.stride_or_default(stride),
-            min_context=context if min_context is None else min_context,
-            precision=precision or "float32",
-            uncertainty=uncertainty,
-            applicability=applicability,
-        )
+            raise ConfigError("precision='bfloat16' is for neural networks: this model has none, use float32.")
 
     @property
     def reference(self) -> Reference:
