@@ -213,6 +213,10 @@ def test_a_gaussian_head_is_calibrated_with_its_own_standard_deviation_and_again
     towers = load_model(run).split.part(cube, "test")
     part = predict_fold(fold_predictor(run), towers)
     assert "NEE_std" in part
+    few = towers.drop_sel(variable="TA")
+    with pytest.raises(ConfigError, match="trained on TA, which the cube lacks"):
+        predict_fold(fold_predictor(run), few)
+    assert predict_fold(fold_predictor(run), few, allow_missing=True).attrs["masked_predictors"] == "TA"
     first = fc.calibrate(run, cube, part)
     again = predict_fold(fold_predictor(run), towers)
     xr.testing.assert_equal(again.NEE_std.compute(), part.NEE_std.compute())
