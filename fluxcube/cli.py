@@ -21,6 +21,7 @@ from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
+    AllowMissing,
     MaxQc,
     MinQuality,
     Mix,
@@ -35,8 +36,13 @@ from fluxcube.terminal import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import pandas as pd
     import xarray as xr
 
+    from fluxcube.evaluation.skill import IntervalOptions
+    from fluxcube.evaluation.sums import QualityOptions
     from fluxcube.inference.predictor import Predictor
     from fluxcube.samples.partition import Split
 
@@ -339,6 +345,7 @@ def evaluate(
     min_quality: MinQuality = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    allow_missing: AllowMissing = False,
     allow_other_product: Annotated[
         bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
     ] = False,
@@ -347,41 +354,24 @@ def evaluate(
 
     Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both runs.
     """
-    from fluxcube.evaluation.coverage import coverage_sums
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
-    from fluxcube.evaluation.skill import IntervalOptions, whole_and_groups, with_coverage
-    from fluxcube.evaluation.sums import site_sums
-    from fluxcube.inference.loading import load_model
-    from fluxcube.inference.towers import predict
     from fluxcube.resolution import quality_limit, resolution_of
 
     _check_by(by, scales)
     if out is not None:
         check_output_file(out)
-    several = [[run, *(mix or [])], *([path] for path in against or [])]
-    if len({tuple(path.resolve() for path in paths) for paths in several}) < len(several):
-        raise ConfigError("a run is compared with itself: pass another run to --against, each run once.")
-    labels = ["+".join(path.name for path in paths) for paths in several]
-    if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
-        labels = ["+".join(map(str, paths)) for paths in several]
-    models = {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
+    models = _models([[run, *(mix or [])], *([path] for path in against or [])])
     first = next(iter(models.values()))
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
     for name, model in models.items():
         if known := _known(model.split, first.split, part, cube):
             typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
-    predictions = {}
-    for name, model in models.items():
-        with bar(f"predict {name}") as progress:
-            predictions[name] = predict(
-                model,
-                cube,
-                uncertainty=bool(model.calibrated) and not scales,
-                allow_other_product=allow_other_product,
-                progress=progress,
-            )
+    predictions = {
+        name: _predict(name, model, cube, std=not scales, missing=allow_missing, other=allow_other_product)
+        for name, model in models.items()
+    }
     names = list(models)
     intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,
@@ -392,10 +382,7 @@ def evaluate(
     if scales:
         table = scale_table(cube, predictions, **limits, **intervals)
     else:
-        sums = site_sums(cube, predictions, **limits, seasons=by == "season")
-        table = whole_and_groups(sums, by or "igbp", first.spec.igbp_classes, **intervals)
-        covered = coverage_sums(cube, predictions, **limits, seasons=by == "season")
-        table = with_coverage(table, covered, by=None if by == "all" else by or "igbp")
+        table = _score_table(cube, predictions, by or "igbp", first.spec.igbp_classes, limits, intervals)
     typer.echo(format_table(table))
     if out is not None:
         table.to_csv(out, index=False)
@@ -479,6 +466,52 @@ def _open(store: Path) -> xr.Dataset:
     from fluxcube.catalog import open_carbonsense
 
     return open_carbonsense(store)
+
+
+def _models(several: Sequence[Sequence[Path]]) -> dict[str, Predictor]:
+    """Return the models to score by name; each is one run, or a mix of several."""
+    from fluxcube.inference.loading import load_model
+
+    if len({tuple(path.resolve() for path in paths) for paths in several}) < len(several):
+        raise ConfigError("a run is compared with itself: pass another run to --against, each run once.")
+    labels = ["+".join(path.name for path in paths) for paths in several]
+    if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
+        labels = ["+".join(map(str, paths)) for paths in several]
+    return {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
+
+
+def _predict(name: str, model: Predictor, cube: xr.Dataset, *, std: bool, missing: bool, other: bool) -> xr.Dataset:
+    """Return predictions with a progress bar: with `std`, their standard deviations, where they are calibrated."""
+    from fluxcube.inference.towers import predict
+
+    with bar(f"predict {name}") as progress:
+        return predict(
+            model,
+            cube,
+            uncertainty=std and bool(model.calibrated),
+            allow_missing=missing,
+            allow_other_product=other,
+            progress=progress,
+        )
+
+
+def _score_table(
+    cube: xr.Dataset,
+    predictions: Mapping[str, xr.Dataset],
+    by: str,
+    seen: Iterable[str],
+    limits: QualityOptions,
+    intervals: IntervalOptions,
+) -> pd.DataFrame:
+    """Return scores over all time steps and by group, with the coverage of intervals."""
+    from fluxcube.evaluation.coverage import coverage_sums
+    from fluxcube.evaluation.skill import whole_and_groups, with_coverage
+    from fluxcube.evaluation.sums import site_sums
+
+    seasons = by == "season"
+    table = whole_and_groups(site_sums(cube, predictions, **limits, seasons=seasons), by, seen, **intervals)
+    covered = coverage_sums(cube, predictions, **limits, seasons=seasons)
+    return with_coverage(table, covered, by=None if by == "all" else by)
 
 
 def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:

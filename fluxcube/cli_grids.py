@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.terminal import Mix, Overwrite, bar, box, line_progress, period
+from fluxcube.terminal import AllowMissing, Mix, Overwrite, bar, box, line_progress, period
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from fluxcube.inference.predictor import Predictor
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -114,9 +116,7 @@ def upscale(
             "--applicability/--no-applicability", help="Map the area of applicability; default: if the run contains it."
         ),
     ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Mask predictors that the forcing does not contain.")
-    ] = False,
+    allow_missing: AllowMissing = False,
     allow_other_product: Annotated[
         bool, typer.Option("--allow-other-product", help="Map with another satellite product than in training.")
     ] = False,
@@ -140,14 +140,11 @@ def upscale(
 
     Example: `fluxcube upscale runs/eco era5.nc maps.zarr --igbp GRA`.
     """
-    from fluxcube.cubes.climates import add_climates
     from fluxcube.cubes.forcing import open_forcing
-    from fluxcube.cubes.forcing_daily import daily_forcing
     from fluxcube.inference.checks import check_values
     from fluxcube.inference.grid import upscale as upscale_grid
     from fluxcube.inference.loading import load_model
     from fluxcube.maps.store import write_maps
-    from fluxcube.resolution import DAILY, resolution_of
 
     area = box(bbox)
     model = load_model([run, *(mix or [])])
@@ -162,12 +159,7 @@ def upscale(
         chips_per_cell=chips_per_cell,
         check=check,
     )
-    if "koppen" in model.spec.static:
-        grid = add_climates(grid, koppen)
-    elif koppen is not None:
-        raise ConfigError("--koppen: this model does not use Köppen classes; leave the option out.")
-    if model.resolution == DAILY.name and resolution_of(grid) is not DAILY:
-        grid = daily_forcing(grid)
+    grid = _for_model(grid, model, koppen)
     maps = upscale_grid(
         model,
         grid,
@@ -198,6 +190,20 @@ def upscale(
         typer.echo(line)
     if maps.attrs.get("masked_predictors"):
         typer.echo(f"masked, since the grid does not contain them: {maps.attrs['masked_predictors']}", err=True)
+
+
+def _for_model(grid: xr.Dataset, model: Predictor, koppen: str | None) -> xr.Dataset:
+    """Return a grid with the Köppen classes and of the resolution that a model needs."""
+    from fluxcube.cubes.climates import add_climates
+    from fluxcube.cubes.forcing_daily import daily_forcing
+    from fluxcube.resolution import DAILY, resolution_of
+
+    if "koppen" in model.spec.static:
+        grid = add_climates(grid, koppen)
+    elif koppen is not None:
+        raise ConfigError("--koppen: this model does not use Köppen classes; leave the option out.")
+    daily = model.resolution == DAILY.name and resolution_of(grid) is not DAILY
+    return daily_forcing(grid) if daily else grid
 
 
 def _reflectance(grid: xr.Dataset) -> str:

@@ -123,9 +123,10 @@ def plot(
 
     Example: `fluxcube plot maps.zarr nee.png --variable NEE --time 2018-07-01/2018-07-31`.
     """
-    from fluxcube.maps.means import mean_maps
+    from fluxcube.maps.means import mean_maps, refuse_standard_deviation
     from fluxcube.plotting.maps import plot_map
 
+    refuse_standard_deviation(variable)
     mean = mean_maps(_only(_open(maps, time), variable, "applicable"), None, min_coverage=0)
     applicable = mean.get("applicable") if hatch else None
     plot_map(mean[variable], png, limits=_limits(limits), applicable=applicable)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluxcube.terminal import MaxQc, MinQuality, Overwrite, bar, quality_options
+from fluxcube.terminal import AllowMissing, MaxQc, MinQuality, Overwrite, bar, quality_options
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -41,6 +41,7 @@ def calibrate(
     ],
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
+    allow_missing: AllowMissing = False,
 ) -> None:
     """Calibrate the standard deviations of a run on towers that were held out from runs of the same kind.
 
@@ -61,7 +62,7 @@ def calibrate(
         model = fold_predictor(fold)
         towers = model.split.part(cube, "test")
         with bar(f"predict {fold.name}") as progress:
-            parts.append(predict_fold(model, towers, progress))
+            parts.append(predict_fold(model, towers, progress, allow_missing=allow_missing))
     predictions = xr.concat(parts, "site", combine_attrs="drop_conflicts") if len(parts) > 1 else parts[0]
     found = calibrate_run(run, cube, predictions, **limits)
     typer.echo(coverage_text(found))

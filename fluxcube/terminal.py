@@ -25,6 +25,9 @@ Mix = Annotated[
     list[Path] | None,
     typer.Option(help="Another run to mix with the first: the mean of their predictions; may be repeated."),
 ]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Treat inputs that the data do not contain as missing.")
+]
 MaxQc = Annotated[
     str | None,
     typer.Option(

@@ -236,12 +236,10 @@ def is_unit(text: str) -> bool:
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Return whether two known units are the same one; a mass may lack the substance that the other one names.
+    """Return whether two units are the same one; a mass may lack the substance that the other one names.
 
-    Raises
-    ------
-    ConfigError
-        If a unit is unknown.
+    A unit that `convert` does not know, such as that of a predictor that a user declared, is the same only if it is
+    spelled alike.
 
     Examples
     --------
@@ -249,7 +247,11 @@ def same_unit(one: str, other: str) -> bool:
     (True, False)
     >>> same_unit("mg m-2 s-1", "mg CO2 m-2 s-1"), same_unit("mgC m-2 s-1", "mg CO2 m-2 s-1")
     (True, False)
+    >>> same_unit("gC kg-1 soil", "gC  kg-1 soil"), same_unit("gC kg-1 soil", "kg m-2")
+    (True, False)
     """
+    if not (is_unit(one) and is_unit(other)):
+        return one.split() == other.split()
     if _parse(one, "") == _parse(other, ""):
         return True
     without = [_GRAMS_OF.sub(r"\1", str(unit).translate(_SPELLING)) for unit in (one, other)]

@@ -251,7 +251,8 @@ def declare(
     name : str
         Letters, digits and underscores; no name of the variable table, and none that cubes use otherwise.
     units : str
-        Units of its values in cubes and forcings; values in other units are converted.
+        Units of its values in cubes and forcings; values in other units are converted. Units that
+        `fluxcube.units.convert` does not know are accepted, and must be spelled alike for towers and grids.
     bounds : (float, float)
         Limits in `units` that scale a value for a model; a value beyond them is missing.
     long_name : str

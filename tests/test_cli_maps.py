@@ -35,6 +35,7 @@ def store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("maps") / "maps.zarr"
     maps = example_maps(days=30)
     maps["applicable"] = xr.where(maps.longitude < 8.3, np.float32(1), np.float32(0)).broadcast_like(maps.NEE)
+    maps["NEE_std"] = abs(maps.NEE)
     fc.write_maps(maps.chunk(time=240), path)
     return path
 
@@ -99,6 +100,14 @@ def test_pictures_are_drawn(store, tmp_path):
         (("totals", "{store}", "--by", "biome"), "igbp"),
         (("export", "{store}", "a.zarr"), ".nc, .tif"),
         (("totals", "nowhere.zarr"), "no store there"),
+        (("totals", "{store}", "--flux", "NEE_std"), "NEE_std is the standard deviation"),
+        (
+            ("export", "{store}", "a.nc", "--variable", "NEE_std", "--every", "month"),
+            "NEE_std is the standard deviation",
+        ),
+        (("export", "{store}", "a.nc", "--variable", "NEE_std", "--cycle"), "NEE_std is the standard deviation"),
+        (("plot", "{store}", "a.png", "--variable", "NEE_std"), "NEE_std is the standard deviation"),
+        (("animate", "{store}", "a.gif", "--variable", "NEE_std"), "NEE_std is the standard deviation"),
     ],
 )
 def test_a_mistake_is_one_line(store, tmp_path, arguments, words, monkeypatch):

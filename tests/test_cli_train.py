@@ -287,6 +287,7 @@ EVALUATE = {
     "scales": ("line", "line --scales"),
     "max_qc": ("line", "line --max-qc all"),
     "min_quality": None,  # of daily cubes: tests/test_quality_options.py
+    "allow_missing": None,  # test_inputs_that_a_cube_lacks_are_refused_unless_allowed
     "allow_other_product": None,  # accepts what is refused otherwise: tests/inference/test_product.py
     "seed": ("line --against cycle --by all", "line --against cycle --by all --seed 3"),
     "out": None,
@@ -307,6 +308,14 @@ def test_every_option_of_scoring_changes_the_table(done, runs, tmp_path):
     done(f"evaluate line c --against two --out {tmp_path}/table.csv")
     header, row, *_ = (tmp_path / "table.csv").read_text("utf-8").splitlines()
     assert header.startswith("target,units,group,model,n,n_sites,nse") and row.startswith("NEE,umol m-2 s-1,all,line")
+
+
+def test_inputs_that_a_cube_lacks_are_refused_unless_allowed(call, cube, monkeypatch):
+    assert call("train c two --model sw-linear --predictors TA,SW_IN --static latitude")[0] == 0
+    monkeypatch.setattr(cli, "_open", lambda store: cube.drop_sel(variable="TA"))
+    status, _, _ = call("evaluate two few --by all")
+    assert isinstance(status, str) and "trained on TA, which the cube lacks" in status
+    assert call("evaluate two few --by all --allow-missing")[0] == 0
 
 
 def test_members_that_are_alike_are_one_model(done, runs):

@@ -173,15 +173,7 @@ def build_carbonsense(
     ----------
     Fortier et al. 2024, CarbonSense, arXiv:2406.04940; Pastorello et al. 2020, ONEFlux, doi:10.1038/s41597-020-0534-3.
     """
-    for name, value, valid in (
-        ("resolution", resolution, RESOLUTIONS),
-        ("rule", rule, RULES),
-        ("clock", clock, CLOCKS),
-    ):
-        if value not in valid:
-            raise ConfigError(f"{name}={value!r}: expected one of {', '.join(valid)}.")
-    if not max_distance_km >= 0:
-        raise ConfigError(f"max_distance_km={max_distance_km!r}: expected a distance in km, 0 or more.")
+    _check_options(resolution, rule, clock, max_distance_km)
     if append and overwrite:
         raise ConfigError("append keeps a store and overwrite replaces it: set only one of them.")
     settings = CubeSettings(
@@ -210,6 +202,19 @@ def build_carbonsense(
         progress=progress,
     )
     return _build(request, overwrite=overwrite, append=append)
+
+
+def _check_options(resolution: str, rule: str, clock: str, max_distance_km: float) -> None:
+    """Refuse options that are not valid (ConfigError)."""
+    for name, value, valid in (
+        ("resolution", resolution, RESOLUTIONS),
+        ("rule", rule, RULES),
+        ("clock", clock, CLOCKS),
+    ):
+        if value not in valid:
+            raise ConfigError(f"{name}={value!r}: expected one of {', '.join(valid)}.")
+    if not max_distance_km >= 0:
+        raise ConfigError(f"max_distance_km={max_distance_km!r}: expected a distance in km, 0 or more.")
 
 
 def _predictors(variables: Sequence[str] | None, resolution: str) -> tuple[str, ...]:

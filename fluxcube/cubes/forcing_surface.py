@@ -7,7 +7,7 @@ that of its whole record, also of years that are not mapped.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,8 +158,12 @@ def _from_rasters(source: RasterSource, cells: Cells, grid: Files, sizes: Chunks
 
 def _near(rasters: Sequence[Raster], latitude: np.ndarray, longitude: np.ndarray) -> list[Raster]:
     """Return the rasters that may contain pixels of some places; a file is opened only if its name has no tile."""
-    near = touches(_corners(rasters), latitude, longitude)
-    return [rasters[n] for n in np.flatnonzero(near).tolist()]
+    return _chosen(rasters, touches(_corners(rasters), latitude, longitude))
+
+
+def _chosen(rasters: Sequence[Raster], mask: np.ndarray) -> list[Raster]:
+    """Return the rasters at which a mask is true."""
+    return [rasters[n] for n in np.flatnonzero(mask).tolist()]
 
 
 def _corners(rasters: Sequence[Raster]) -> np.ndarray:
@@ -176,6 +180,20 @@ def _corner(raster: Raster) -> tuple[int, int, int, int]:
     return tile.row, tile.row + tile.height, tile.col, tile.col + tile.width
 
 
+#: Returns a task from the rasters near a block of cells (a mask), its latitudes and longitudes, and its days.
+_Task = Callable[[np.ndarray, np.ndarray, np.ndarray, slice], tuple]
+
+
+def _lazy(name: str, corners: np.ndarray, centres: tuple[np.ndarray, np.ndarray], chunks: tuple, of: _Task) -> da.Array:
+    """Return a lazy array of blocks of cells; each task contains only what its own block needs."""
+
+    def task(rows: slice, cols: slice, blocks: slice, span: slice, _: slice) -> tuple:
+        lat, lon = (values[rows, cols, blocks].copy() for values in centres)
+        return of(touches(corners, lat, lon), lat, lon, span)
+
+    return lazy_blocks(name, task, chunks)
+
+
 def _lazy_views(
     rasters: Sequence[Raster],
     centres: tuple[np.ndarray, np.ndarray],
@@ -186,18 +204,16 @@ def _lazy_views(
 ) -> da.Array:
     """Return lazy reflectance (latitude, longitude, block, day, band)."""
     dates = np.array([raster.day for raster in rasters], "datetime64[D]")
-    corners = _corners(rasters)
 
-    def task(rows: slice, cols: slice, blocks: slice, span: slice, _: slice) -> tuple:
-        lat, lon = (values[rows, cols, blocks].copy() for values in centres)
-        mine = touches(corners, lat, lon) & (dates >= days[span][0]) & (dates <= days[span][-1])
-        return read_views, [rasters[n] for n in np.flatnonzero(mine).tolist()], lat, lon, days[span], bands
+    def task(near: np.ndarray, lat: np.ndarray, lon: np.ndarray, span: slice) -> tuple:
+        mine = near & (dates >= days[span][0]) & (dates <= days[span][-1])
+        return read_views, _chosen(rasters, mine), lat, lon, days[span], bands
 
-    return lazy_blocks(f"surface-{key}", task, chunks)
+    return _lazy(f"surface-{key}", _corners(rasters), centres, chunks, task)
 
 
 def _lazy_statistics(
-    rasters: list[Raster],
+    rasters: Sequence[Raster],
     centres: tuple[np.ndarray, np.ndarray],
     days: np.ndarray,
     bands: tuple[str, ...],
@@ -205,14 +221,11 @@ def _lazy_statistics(
     key: str,
 ) -> da.Array:
     """Return the lazy climatology (latitude, longitude, block, statistic, feature); a task reads the whole record."""
-    corners = _corners(rasters)
 
-    def task(rows: slice, cols: slice, blocks: slice, *_: slice) -> tuple:
-        lat, lon = (values[rows, cols, blocks].copy() for values in centres)
-        mine = np.flatnonzero(touches(corners, lat, lon)).tolist()
-        return _read_statistics, [rasters[n] for n in mine], lat, lon, days, bands
+    def task(near: np.ndarray, lat: np.ndarray, lon: np.ndarray, _: slice) -> tuple:
+        return _read_statistics, _chosen(rasters, near), lat, lon, days, bands
 
-    return lazy_blocks(f"surface-climatology-{key}", task, chunks)
+    return _lazy(f"surface-climatology-{key}", _corners(rasters), centres, chunks, task)
 
 
 def read_views(

@@ -15,6 +15,7 @@ from fluxcube.resolution import HOURLY
 from fluxcube.schema import SURFACE_BEFORE, SURFACE_DIMS
 from fluxcube.sources.era5.open import contents_of
 from fluxcube.sources.era5.series import Files
+from fluxcube.sources.modis.surface_checks import warn_swapped_bands
 from fluxcube.variables import SURFACE_BANDS
 
 #: Names of the dimensions of `surface` in an hourly forcing, where `day` and `band` are those of the chips.
@@ -218,9 +219,11 @@ def _check_scale(surface: xr.DataArray) -> None:
     """Refuse reflectance that was not scaled, or scaled twice, or contains fill values, from a sample of it."""
     steps = {dim: slice(None, None, max(1, surface.sizes[dim] // _SAMPLE_CELLS)) for dim in _CELLS}
     steps[DAY] = slice(None, None, max(1, surface.sizes[DAY] // _SAMPLE_DAYS))
+    part = surface.isel(steps).compute(scheduler="synchronous")
+    _warn_swapped(part)
     bands = [name for name in surface[BAND].values if name != "snow"]
-    part = surface.sel({BAND: bands}).isel(steps)
-    values = part.values if part.chunks is None else part.compute(scheduler="synchronous").values
+    part = part.sel({BAND: bands})
+    values = part.values
     known = values[np.isfinite(values)]
     if not known.size:
         logger.warning(
@@ -244,6 +247,13 @@ def _check_scale(surface: xr.DataArray) -> None:
                 f"surface: expected reflectance from 0 to 1, found at most {seen.max():g} in {seen.size} sampled "
                 f"values of {name}, unlike other bands: it was probably scaled twice; multiply it by 10000."
             )
+
+
+def _warn_swapped(sample: xr.DataArray) -> None:
+    """Warn if red and near-infrared seem to be swapped in a sample of cells and days."""
+    cells = sample.transpose(*_CELLS, DAY, BAND).stack(cell=_CELLS).transpose("cell", DAY, BAND)
+    names = [f"{latitude:g}, {longitude:g}" for latitude, longitude in cells["cell"].values]
+    warn_swapped_bands(cells.values, list(map(str, cells[BAND].values)), names, "surface", land=False)
 
 
 def climatology_attrs(days: np.ndarray) -> dict[str, str]:

@@ -361,8 +361,28 @@ def write_chips(building: Path, at: int, site: str) -> None:
     """Write the chips of a site that `spill_chips` spilled, each day at its position."""
     parts = [unspill(building, key) for key in spilled(building, f"{site}.chips.")]
     if parts:
-        at_day = (np.concatenate([part["day"] for part in parts]) - DAY_EPOCH).astype(int)
-        values = np.concatenate([part["values"] for part in parts])
-        run = np.full((int(at_day[-1] - at_day[0]) + 1, *values.shape[1:]), _CHIP_FILL, values.dtype)
-        run[at_day - at_day[0]] = values
-        write_run(building, HOURLY.satellite, at, int(at_day[0]), run)
+        days, values = (np.concatenate([part[key] for part in parts]) for key in ("day", "values"))
+        write_days(building, HOURLY.satellite, at, days, values, _CHIP_FILL)
+
+
+def write_days(building: Path, name: str, at: int, days: np.ndarray, values: np.ndarray, fill: float) -> None:
+    """Write the values of some days of a site, each at the position of its day.
+
+    Parameters
+    ----------
+    building : path
+        Store that is being built.
+    name : str
+        Array (site, day, ...).
+    at : int
+        Index of the site on its axis.
+    days : (day,) datetime64[D]
+        Dates, ascending, at least one.
+    values : (day, ...) array
+    fill : float
+        Value of the days between them.
+    """
+    position = (days - DAY_EPOCH).astype(int)
+    run = np.full((int(position[-1] - position[0]) + 1, *values.shape[1:]), fill, values.dtype)
+    run[position - position[0]] = values
+    write_run(building, name, at, int(position[0]), run)

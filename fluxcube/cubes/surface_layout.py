@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.cubes.climatology import STATISTICS, surface_climatology, surface_features
-from fluxcube.cubes.layout import DAY_EPOCH, DAYS_SHARD, Place, day_axis
+from fluxcube.cubes.layout import DAY_EPOCH, DAYS_SHARD, Place, day_axis, write_days
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import SURFACE_BEFORE, SURFACE_DIMS
@@ -293,13 +293,10 @@ def _in_bands(part: Mapping[str, np.ndarray], bands: Sequence[str]) -> np.ndarra
 
 
 def _write_days(building: Path, name: str, at: int, days: np.ndarray, values: np.ndarray) -> None:
-    """Write values (day, ...), each at the position of its day; without any, the site becomes empty."""
+    """Write values (day, ...) of a site; without any, the site becomes empty."""
     if not len(days):
         days, values = np.array([DAY_EPOCH]), np.full((1, *values.shape[1:]), np.nan, np.float32)
-    position = (days - DAY_EPOCH).astype(int)
-    run = np.full((int(position[-1] - position[0]) + 1, *values.shape[1:]), np.nan, np.float32)
-    run[position - position[0]] = values
-    write_run(building, name, at, int(position[0]), run)
+    write_days(building, name, at, days, values, np.nan)
 
 
 def in_order(bands: Iterable[str]) -> tuple[str, ...]:

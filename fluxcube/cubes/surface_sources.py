@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,7 @@ from fluxcube.sources.modis.names import collection_of
 from fluxcube.sources.modis.rasters import check_raster, survey_rasters
 from fluxcube.sources.modis.surface import read_surface
 from fluxcube.sources.modis.surface_areas import is_area_file
+from fluxcube.sources.modis.surface_checks import swapped_bands, warn_swapped_bands
 
 #: A file or folder, or data in RAM or lazy.
 SurfaceSource: TypeAlias = str | os.PathLike | xr.Dataset | xr.DataArray | pd.DataFrame
@@ -154,6 +155,8 @@ def open_surface(
             new: dict[str, object] = {**SURFACE_ATTRS, **_collection(found), "comment": surface_comment()}
         else:
             series, new = read_series(_dataset(source, towers, max_distance_km), where)
+            if _is_dataset(source):  # `read_surface` has checked the others
+                _warn_swapped(series, where)
             for one in named_after_towers(series, towers, max_distance_km):
                 by_name[letters_of(one.name)].append(one)
         _check_same_product(attrs, new, where)
@@ -186,10 +189,8 @@ def _tiles(path: str | os.PathLike) -> tuple[Raster, ...]:
 
 def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: float) -> xr.Dataset:
     """Return a source as a Dataset of series."""
-    if isinstance(source, xr.DataArray):
-        return source.to_dataset(name="surface")
-    if isinstance(source, xr.Dataset) and "surface" in source:
-        return source
+    if _is_dataset(source):
+        return source.to_dataset(name="surface") if isinstance(source, xr.DataArray) else source
     if isinstance(source, (xr.Dataset, pd.DataFrame)):
         return read_surface(source)
     path = Path(source)
@@ -199,6 +200,17 @@ def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: fl
     # Rasters have no names of sites: they are cut around the towers.
     sites = {str(place["site"]): (float(place["latitude"]), float(place["longitude"])) for place in towers}
     return read_surface(path, sites=sites or None, max_distance_km=max_distance_km)
+
+
+def _is_dataset(source: SurfaceSource) -> TypeGuard[xr.Dataset | xr.DataArray]:
+    """Return whether a source contains the array `surface` already."""
+    return isinstance(source, xr.DataArray) or (isinstance(source, xr.Dataset) and "surface" in source)
+
+
+def _warn_swapped(series: Sequence[Series], where: str) -> None:
+    """Warn of series of one Dataset in which red and near-infrared seem to be swapped."""
+    values = np.stack([one.values for one in series])
+    warn_swapped_bands(values, series[0].bands, [one.name for one in series], where)
 
 
 def _collection(rasters: Sequence[Raster]) -> dict[str, object]:
@@ -273,6 +285,7 @@ def _cut_tiles(rasters: Sequence[Raster], places: Sequence[Place], progress: Pro
         mine = [raster for raster in rasters if span[0] <= raster.day <= span[-1]]
         shown = _later(progress, start, len(days))
         values, quality, _ = read_surface_blocks(mine, rows, cols, span, bands=bands, progress=shown)
+        warn_swapped_bands(values, bands, [place["site"] for place in places], "tiles")
         for i, place in enumerate(places):
             known = np.isfinite(quality[i])
             if known.any():
@@ -303,6 +316,8 @@ def _notes(sources: SurfaceSources, parts: SurfaceParts, place: Place) -> tuple[
             note = f"{note}, and it lies outside the tiles"
         return (f"{note}; its surface reflectance is missing",)
     notes = [note] if note and series is not None else []
+    if series is not None and swapped_bands(series.values[None], series.bands)[0]:
+        notes.append(f"{SURFACE_NOTE}{site} has a negative NDVI, as if red and near-infrared were swapped")
     if years := _cloudy_years(parts.days[site], place):
         notes.append(f"{SURFACE_NOTE}{site} has no clear view in {', '.join(map(str, years))}")
     if not len(parts.days[site]):

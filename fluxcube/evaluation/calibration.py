@@ -62,7 +62,8 @@ def calibrate(
     Returns
     -------
     dict
-        For each target the error model, the numbers of hours, sites and clusters it was fitted on, and the coverage of
+        For each target the error model, the numbers of hours, sites and clusters it was fitted on, the names of these
+        "towers", and the coverage of
         the intervals: of all values, of each cluster with the error model of the others ("held_out"), and of each IGBP
         class (`fluxcube.training.calibration.error_calibration`).
 
@@ -126,7 +127,9 @@ def fold_predictor(run: OneModel) -> Predictor:
     return dataclasses.replace(predictor, metadata={**predictor.metadata, "calibration": entries}, path=None)
 
 
-def predict_fold(predictor: Predictor, towers: xr.Dataset, progress: Callable | None = None) -> xr.Dataset:
+def predict_fold(
+    predictor: Predictor, towers: xr.Dataset, progress: Callable | None = None, *, allow_missing: bool = False
+) -> xr.Dataset:
     """Return the predictions of the model of a fold, with the measures of uncertainty that `calibrate` uses.
 
     Parameters
@@ -137,11 +140,13 @@ def predict_fold(predictor: Predictor, towers: xr.Dataset, progress: Callable | 
         Cube of its test towers.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
+    allow_missing : bool
+        Whether inputs of the model may be absent from the cube (`fluxcube.predict`).
     """
     kind: Uncertainty = "spread" if "spread" in predictor.quantities else False
     if "std" in predictor.quantities and predictor.calibrated:
         kind = True
-    return predict(predictor, towers, uncertainty=kind, progress=progress)
+    return predict(predictor, towers, uncertainty=kind, allow_missing=allow_missing, progress=progress)
 
 
 def _check_kind(predictor: Predictor, predictions: xr.Dataset) -> None:
@@ -219,7 +224,8 @@ def _of_target(
     cluster = cluster_sites(place["latitude"].values, place["longitude"].values, CLUSTER_KM)
     igbp = np.array([str(code) for code in place["igbp"].values]) if "igbp" in place else np.full(len(cluster), "")
     arrays = dict(zip(estimates, values, strict=True))
-    return error_calibration(obs - arrays["mean"], arrays, site, cluster[site], igbp[site])
+    found = error_calibration(obs - arrays["mean"], arrays, site, cluster[site], igbp[site])
+    return found | ({"towers": [str(place["site"].values[i]) for i in np.unique(site)]} if found else {})
 
 
 def coverage_text(calibration: Mapping[str, Mapping]) -> str:

@@ -13,7 +13,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.bootstrap import INTERVALS
-from fluxcube.evaluation.coverage import COVERAGE
+from fluxcube.evaluation.coverage import COVERAGE, COVERAGE_NOTE
 from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.scores import SCORES, Moments
@@ -253,5 +253,6 @@ def _notes(table: pd.DataFrame, hidden: int) -> list[str]:
         notes.append(f"Differences are from {table.attrs['against']}; intervals: {table.attrs['intervals']}.")
     if "counted" in table and not table["counted"].all():
         notes.append(f"Groups of fewer than {MIN_SITES} sites are shown, but count in no mean over groups.")
+    notes += [table.attrs[COVERAGE_NOTE]] if COVERAGE_NOTE in table.attrs else []
     notes += [f"Not shown: {hidden} lines without a scored hour."] if hidden else []
     return ["", " ".join(notes)] if notes else []

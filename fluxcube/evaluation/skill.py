@@ -11,7 +11,14 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import INTERVALS, ResampledScores, interval, resample
-from fluxcube.evaluation.coverage import COVERAGE, CoverageOptions, coverage_sums
+from fluxcube.evaluation.coverage import (
+    COVERAGE,
+    COVERAGE_NOTE,
+    CoverageOptions,
+    CoverageSums,
+    coverage_note,
+    coverage_sums,
+)
 from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.clusters import cluster_sites
@@ -132,11 +139,14 @@ def evaluate(
     sums = site_sums(obs, {"pred": pred}, qc=qc, max_qc=max_qc, min_quality=min_quality, seasons=by == "season")
     scored = _scored(sums, by, seen)["pred"]
     options: CoverageOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality, "seasons": by == "season"}
-    found = [_scored(one, by, None)["pred"].bias for one in coverage_sums(obs, {"pred": pred}, **options)]
+    sums_of_coverage = coverage_sums(obs, {"pred": pred}, **options)
+    found = [_scored(one, by, None)["pred"].bias for one in sums_of_coverage]
     if not found:
         return scored
     covered = xr.concat(found, "target").reindex(target=scored["target"]).drop_vars("units")
-    return scored.assign({COVERAGE: covered.assign_attrs(long_name="share of values within 80 % intervals")})
+    attrs = {"long_name": "share of values within 80 % intervals"}
+    attrs |= {"comment": note} if (note := coverage_note(sums_of_coverage)) else {}
+    return scored.assign({COVERAGE: covered.assign_attrs(attrs)})
 
 
 def compare(
@@ -189,14 +199,14 @@ def compare(
     return with_coverage(table, coverage_sums(obs, predictions, **options), by=by)
 
 
-def with_coverage(table: pd.DataFrame, covered: Iterable[Sums], *, by: str | None = None) -> pd.DataFrame:
+def with_coverage(table: pd.DataFrame, covered: Iterable[CoverageSums], *, by: str | None = None) -> pd.DataFrame:
     """Add the coverage of 80 % intervals to a table of scores, as the column coverage_80.
 
     Parameters
     ----------
     table : pd.DataFrame
         Table that `score_table` or `whole_and_groups` returned.
-    covered : iterable of Sums
+    covered : iterable of CoverageSums
         Sums that `fluxcube.evaluation.coverage.coverage_sums` returned for the same predictions.
     by : str, optional
         Groups of the table.
@@ -205,7 +215,9 @@ def with_coverage(table: pd.DataFrame, covered: Iterable[Sums], *, by: str | Non
     -------
     pd.DataFrame
         The table itself if no prediction has a standard deviation. The coverage of a model without NAME_std is NaN.
+        The attribute `coverage_note` reports that scored towers calibrated a model.
     """
+    covered = list(covered)
     found: dict[tuple[Hashable, ...], float] = {}
     for sums in covered:
         for groups in {None, by}:
@@ -217,7 +229,8 @@ def with_coverage(table: pd.DataFrame, covered: Iterable[Sums], *, by: str | Non
         return table
     keys = zip(table["target"], table["group"], table["model"], strict=True)
     out = table.assign(**{COVERAGE: [found.get(key, np.nan) for key in keys]})
-    out.attrs = table.attrs
+    note = coverage_note(covered)
+    out.attrs = {**table.attrs, **({COVERAGE_NOTE: note} if note else {})}
     return out
 
 

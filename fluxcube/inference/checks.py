@@ -30,8 +30,8 @@ _COPIES = 4
 _FORWARD = 400 * 2**20
 
 
-def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec) -> None:
-    """Refuse a forcing that lacks inputs of a model, unless that is allowed.
+def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec, kind: str = "forcing") -> None:
+    """Refuse a forcing or a tower cube that lacks inputs of a model, unless that is allowed.
 
     Parameters
     ----------
@@ -41,6 +41,8 @@ def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec) 
         Whether these inputs may be missing.
     spec : FeatureSpec
         Features of the model.
+    kind : {"forcing", "cube"}
+        What lacks them.
 
     Raises
     ------
@@ -50,26 +52,27 @@ def check_absent(absent: Iterable[str], allow_missing: bool, spec: FeatureSpec) 
     absent = tuple(absent)
     if absent and not allow_missing:
         raise ConfigError(
-            f"the model was trained on {', '.join(absent)}, which the forcing lacks: add files that have them"
-            f"{_advice(absent, spec)}, train without them (--predictors, --static, --no-chips, --surface ''), or "
+            f"the model was trained on {', '.join(absent)}, which the {kind} lacks: add files that have them"
+            f"{_advice(absent, spec, kind)}, train without them (--predictors, --static, --no-chips, --surface ''), or "
             "treat them as missing (allow_missing, --allow-missing), which costs skill."
         )
 
 
-def _advice(absent: tuple[str, ...], spec: FeatureSpec) -> str:
+def _advice(absent: tuple[str, ...], spec: FeatureSpec, kind: str = "forcing") -> str:
     """Return which options and functions add the inputs that are absent, where they are not weather."""
+    opener = {"forcing": "open_forcing", "cube": "build_carbonsense"}[kind]
     bands = any(name.startswith("band ") for name in absent)
     columns = any(name in spec.surface or static_feature(name) for name in absent)
-    advice = ["chips: open_forcing(modis=), --modis"] if bands and "modis" in spec.satellite_arrays else []
+    advice = [f"chips: {opener}(modis=), --modis"] if bands and "modis" in spec.satellite_arrays else []
     if any(f"of {kind.array}" in name for kind in spec.images for name in absent):
-        advice.append("images: fluxcube.add_images on the forcing")
+        advice.append(f"images: fluxcube.add_images on the {kind}")
         bands = any(f"band {name}" in absent for name in spec.bands)
     if columns or (bands and "modis" not in spec.satellite_arrays):
-        advice.append("surface reflectance: open_forcing(surface=), --surface")
+        advice.append(f"surface reflectance: {opener}(surface=), --surface")
     if "igbp" in absent:
         advice.append("igbp: open_forcing(land_cover=), --land-cover or --igbp")
     if own := [name for name in absent if name in declared()]:
-        advice.append(f"{', '.join(own)}: fluxcube.add_predictor(forcing, {own[0]!r}, ...)")
+        advice.append(f"{', '.join(own)}: fluxcube.add_predictor({kind}, {own[0]!r}, ...)")
     return f" ({'; '.join(advice)})" if advice else ""
 
 

@@ -169,12 +169,7 @@ def upscale(
         **inputs.attrs,
     )
     embeddings = _embeddings(inputs, predictor, piece)
-    land = _cells(forcing.land_fraction) > 0
-    if not land.any():
-        raise ConfigError(
-            f"no cell of the grid has land (land_fraction is 0 at all {land.size} cells), so that maps would be empty: "
-            "choose a box with land, and check the land-sea mask and the values of the forcing."
-        )
+    land = _land(forcing)
     start, stop = _period(forcing, time)
     edges = range(start, stop, step)
     parts = [_part(inputs, embeddings, land, predictor, piece, at, min(at + step, stop)) for at in edges]
@@ -186,6 +181,17 @@ def upscale(
     attrs = _attrs(forcing) | provenance(predictor, options, masked)
     attrs |= products | {DIGESTS: input_digests(forcing, predictor.settings), REGION_BYTES: size}
     return validate_maps(maps.assign_attrs(attrs))
+
+
+def _land(forcing: xr.Dataset) -> np.ndarray:
+    """Return which cells (latitude, longitude) have land (ConfigError if none has)."""
+    land = _cells(forcing.land_fraction) > 0
+    if not land.any():
+        raise ConfigError(
+            f"no cell of the grid has land (land_fraction is 0 at all {land.size} cells), so that maps would be empty: "
+            "choose a box with land, and check the land-sea mask and the values of the forcing."
+        )
+    return land
 
 
 def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:

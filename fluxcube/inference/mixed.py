@@ -155,16 +155,12 @@ class MixedPredictor(Predictor):
         ConfigError
             If no member supports an option.
         """
-        self.outputs(uncertainty, applicability)
+        self._check_options(min_context, precision, uncertainty, applicability)
         if stride is not None and not 1 <= stride <= self.model.emits:
             raise ConfigError(
                 f"stride must be 1..{self.model.emits} for this mixed ensemble (the windows of no member emit more "
                 f"steps), found {stride}."
             )
-        if min_context is not None and not 1 <= min_context <= self.model.context:
-            raise ConfigError(f"min_context must be 1..{self.model.context} for this model, found {min_context}.")
-        if precision == "bfloat16" and not self.model.networks:
-            raise ConfigError("precision='bfloat16' is for neural networks: no member of this ensemble is one.")
         members = tuple(
             part.options(
                 stride=stride if stride is None or stride <= part.model.emits else None,

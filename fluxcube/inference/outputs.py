@@ -12,13 +12,15 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
-from fluxcube.samples.features import absent_satellite
+from fluxcube.samples.features import FeatureSpec, absent_satellite
 from fluxcube.variables import COMPUTED, statics, table
 
 logger = logging.getLogger(__name__)
 
 #: Name of the layer that is 1 inside the area of applicability.
 APPLICABLE = "applicable"
+#: Attribute of NAME_std with the names of the towers that calibrated it, separated by blanks.
+CALIBRATION_SITES = "calibration_sites"
 
 
 def flux_names(predictor: Predictor, targets: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -204,14 +206,29 @@ def masked_inputs(predictor: Predictor, ds: xr.Dataset, kind: str) -> tuple[str,
             )
     masked = [name for name in spec.predictors if name not in present]
     masked += absent_satellite(ds, spec)
-    for place in ("igbp", "koppen"):
-        if place in spec.static and not (place in ds.coords and any(map(str, ds[place].values.ravel()))):
-            masked.append(place)
-    if "elevation" in spec.static and not np.isfinite(ds["elevation"].values).any():
-        masked.append("elevation")
-    own = [name for name in spec.static if name in statics()]
-    masked += [name for name in own if name not in ds.coords or not np.isfinite(ds[name].values).any()]
+    masked += [name for name in _static_coords(spec) if name not in ds.coords or _is_empty(ds[name])]
     return tuple(masked)
+
+
+def absent_inputs(masked: Sequence[str], ds: xr.Dataset) -> tuple[str, ...]:
+    """Return those of `masked_inputs` for which a tower cube has no array at all.
+
+    A class or static number that is unknown at all of its towers, such as the elevation of the only tower of a
+    selection, is a missing value as any other.
+    """
+    return tuple(name for name in masked if name not in ds.coords)
+
+
+def _static_coords(spec: FeatureSpec) -> list[str]:
+    """Return the static inputs that are coordinates of cubes and forcings: classes, elevation and declared ones."""
+    known = ("igbp", "koppen", "elevation", *statics())
+    return [name for name in known if name in spec.static]
+
+
+def _is_empty(array: xr.DataArray) -> bool:
+    """Return whether no place has a class (text) or a finite number."""
+    values = array.values.ravel()
+    return not (np.isfinite(values).any() if array.dtype.kind in "fiu" else any(map(str, values)))
 
 
 def log_masked(masked: Sequence[str], kind: str) -> None:

@@ -157,6 +157,20 @@ class Predictor:
         found = ((name, self._calibration.get(name, {}).get("error_model")) for name in self.spec.targets)
         return {name: ErrorModel.from_dict(values) for name, values in found if values}
 
+    def calibration_sites(self, target: str) -> tuple[str, ...]:
+        """Return the towers whose measured values calibrated the standard deviation of a target; () if none did.
+
+        Runs that earlier versions calibrated on held-out predictions have no record of the towers: these are then all
+        towers of the run's split.
+        """
+        entry, split = self._calibration.get(target, {}), self.metadata.get("split") or {}
+        if target not in self.calibrated:
+            return ()
+        if "error_model" not in entry:
+            return tuple(split.get("val", ()))
+        every = [site for part in ("train", "val", "test") for site in split.get(part, ())]
+        return tuple(entry.get("towers") or dict.fromkeys([*self.metadata.get("training_sites", ()), *every]))
+
     @property
     def _calibration(self) -> Mapping[str, Any]:
         return self.metadata.get("calibration") or {}
@@ -337,6 +351,19 @@ class Predictor:
         ConfigError
             If the model does not support an option.
         """
+        self._check_options(min_context, precision, uncertainty, applicability)
+        return PredictionOptions(
+            stride=self.stride_or_default(stride),
+            min_context=self.model.context if min_context is None else min_context,
+            precision=precision or "float32",
+            uncertainty=uncertainty,
+            applicability=applicability,
+        )
+
+    def _check_options(
+        self, min_context: int | None, precision: str | None, uncertainty: Uncertainty, applicability: bool
+    ) -> None:
+        """Refuse options that a model of this context, networks and outputs does not support (ConfigError)."""
         self.outputs(uncertainty, applicability)
         context = self.model.context
         if min_context is not None and not 1 <= min_context <= context:
@@ -344,14 +371,7 @@ class Predictor:
         if precision not in (None, "float32", "bfloat16"):
             raise ConfigError(f"precision must be float32 or bfloat16, found {precision!r}.")
         if precision == "bfloat16" and not self.model.networks:
-            raise ConfigError("precision='bfloat16' is for neural networks: this model supports float32 only.")
-        return PredictionOptions(
-            stride=self.stride_or_default(stride),
-            min_context=context if min_context is None else min_context,
-            precision=precision or "float32",
-            uncertainty=uncertainty,
-            applicability=applicability,
-        )
+            raise ConfigError("precision='bfloat16' is for neural networks: this model has none, use float32.")
 
     @property
     def reference(self) -> Reference:

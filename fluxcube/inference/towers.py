@@ -10,11 +10,13 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.inference.checks import check_product, check_static_units, note_timing
+from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
 from fluxcube.inference.loading import AnyModel, as_predictor, load_reference
 from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.outputs import (
+    CALIBRATION_SITES,
+    absent_inputs,
     as_fluxes,
     check_calibrated,
     flux_names,
@@ -41,6 +43,7 @@ def predict(
     precision: str | None = None,
     uncertainty: Uncertainty = False,
     applicability: bool | None = False,
+    allow_missing: bool = False,
     allow_other_product: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
@@ -65,9 +68,14 @@ def predict(
         NAME_spread, the standard deviation between the members of an ensemble, which is not the error. NAME_std exists
         only for targets whose standard deviation was calibrated, on validation towers by `fluxcube.fit` or on
         predictions of held-out towers by `fluxcube.calibrate`; "std" refuses a model in which nothing calibrated it.
+        The attribute `calibration_sites` of NAME_std lists these towers.
         Neither exists for a derived RECO, since the correlation between the errors of NEE and GPP is unknown.
     applicability : bool, optional
         Whether to return `dissimilarity` and `applicable`, as `fluxcube.upscale` does; None is if the model can.
+    allow_missing : bool
+        Whether predictors, surface reflectance, images or static inputs that the model was trained on may be absent
+        from the cube; they are then treated as missing, as `fluxcube.upscale` treats them. Values that are missing at
+        some or all towers are no reason for a refusal.
     allow_other_product : bool
         Whether the reflectance of the cube may be of another satellite product than the model was trained on.
     progress : callable, optional
@@ -88,9 +96,10 @@ def predict(
     SchemaError
         If `cube` is not a tower cube.
     ConfigError
-        If the cube has none of the model's predictors, another clock or another resolution than the model was trained
-        on, predictors in other units than the variable table's, or reflectance of another satellite product (without
-        `allow_other_product`); if the model does not estimate its error.
+        If the cube lacks inputs of the model (all predictors, or any input without `allow_missing`), has another clock
+        or another resolution than the model was trained on, predictors in other units than the variable table's, or
+        reflectance of another satellite product (without `allow_other_product`); if the model does not estimate its
+        error.
     """
     predictor = as_predictor(model)
     validate_cube(cube)
@@ -109,6 +118,7 @@ def predict(
     names = flux_names(predictor)
     check_calibrated(predictor, names, uncertainty)
     masked = masked_inputs(predictor, cube, "cube")
+    check_absent(absent_inputs(masked, cube), allow_missing, predictor.spec, "cube")
     log_masked(masked, "cube")
     products = check_product(predictor, cube, allow_other_product, unknown_level=logging.INFO)
     satellite = [name for name in predictor.spec.satellite_arrays if name in cube]
@@ -123,6 +133,9 @@ def predict(
     coords = {k: v for k, v in cube.coords.items() if set(v.dims) <= {"site", "time"}} | _in_training(cube, predictor)
     stacked = xr.DataArray(values, dims=("site", "time", "target"), coords=coords)
     fluxes = as_fluxes(stacked, predictor, names, options)
+    for name in names:
+        if f"{name}_std" in fluxes:
+            fluxes[f"{name}_std"].attrs[CALIBRATION_SITES] = " ".join(predictor.calibration_sites(name))
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
         provenance(predictor, options, masked) | products
     )

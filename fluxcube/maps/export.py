@@ -13,6 +13,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError, StoreError, unknown
 from fluxcube.geometry import cell_area, cell_bounds, west_to_east
 from fluxcube.maps.geotiff import write_geotiff
+from fluxcube.maps.means import refuse_standard_deviation
 from fluxcube.maps.netcdf import write_netcdf
 from fluxcube.maps.periods import steps_of
 from fluxcube.stores.files import replacing
@@ -66,7 +67,7 @@ def export_maps(
     ------
     ConfigError
         If an ending or format is unknown, a GeoTIFF would have several variables or more than 1024 bands, or no
-        variable can be converted into `units`, or a flux has no attribute units.
+        variable can be converted into `units`, or a flux has no attribute units; if NAME_std is requested of means.
     SchemaError
         If a grid is not evenly spaced (GeoTIFF), or there is nothing to write.
     StoreError
@@ -136,6 +137,8 @@ def _chosen(maps: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
     """Return maps with the arrays to write, and with all coordinates."""
     present = [str(n) for n, a in maps.data_vars.items() if set(_CELLS) <= set(a.dims) and a.dtype.kind in "fiub"]
     for name in variables or ():
+        if name not in present and "averaged_over" in maps.attrs:
+            refuse_standard_deviation(name)
         if name not in present:
             raise unknown("map", name, present)
     if not present:

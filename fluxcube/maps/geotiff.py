@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -43,21 +43,38 @@ def write_geotiff(ds: xr.Dataset, path: Path) -> None:
         import rasterio._err
         import rasterio.errors
         import rasterio.shutil
-        from rasterio.crs import CRS
-        from rasterio.transform import from_bounds
     except ImportError:
         raise missing_package("rasterio", "grid", "writing GeoTIFF") from None
     ((name, array),) = ds.data_vars.items()
     stack, labels = _bands(array)
     edges = [_even(ds, dim) for dim in _CELLS]
-    (north, south), (west, east) = edges
     tile = next(size for bands, size in _TILES if len(labels) <= bands)
     work = path.with_name(f"{path.stem}.work.tif")
-    profile = {
+    try:
+        with rasterio.open(work, "w", **_profile(stack.shape, edges, tile)) as tiff:
+            _describe(tiff, str(name), array, ds.attrs, labels)
+            _fill(tiff, stack)
+        _copy_as_cog(work, path, tile)
+        _check_whole(path)
+    except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError) as error:
+        # The error of the operating system is at the end of the chain of causes.
+        raise OSError(errno.EIO, str(_first_cause(error)), str(path)) from error
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _profile(shape: tuple[int, ...], edges: Sequence[tuple[float, float]], tile: int) -> dict[str, Any]:
+    """Return the options of a GeoTIFF of bands, rows and columns between edges (north, south) and (west, east)."""
+    from rasterio.crs import CRS
+    from rasterio.transform import from_bounds
+
+    bands, height, width = shape
+    (north, south), (west, east) = edges
+    return {
         "driver": "GTiff",
-        "height": stack.shape[1],
-        "width": stack.shape[2],
-        "count": len(labels),
+        "height": height,
+        "width": width,
+        "count": bands,
         "dtype": "float32",
         "nodata": float(FILL),
         "crs": CRS.from_epsg(4326),
@@ -66,31 +83,28 @@ def write_geotiff(ds: xr.Dataset, path: Path) -> None:
         "blockxsize": tile,
         "blockysize": tile,
         "BIGTIFF": "IF_SAFER",
-        "transform": from_bounds(west, south, east, north, stack.shape[2], stack.shape[1]),
+        "transform": from_bounds(west, south, east, north, width, height),
     }
-    try:
-        with rasterio.open(work, "w", **profile) as tiff:
-            _describe(tiff, str(name), array, ds.attrs, labels)
-            _fill(tiff, stack)
-        with rasterio.Env(GDAL_CACHEMAX=256):
-            rasterio.shutil.copy(
-                work,
-                path,
-                driver="COG",
-                COMPRESS="DEFLATE",
-                PREDICTOR="YES",
-                BLOCKSIZE=tile,
-                BIGTIFF="IF_SAFER",
-                OVERVIEWS="IGNORE_EXISTING",
-                RESAMPLING="AVERAGE",
-                NUM_THREADS="1",
-            )
-        _check_whole(path)
-    except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError) as error:
-        # The error of the operating system is at the end of the chain of causes.
-        raise OSError(errno.EIO, str(_first_cause(error)), str(path)) from error
-    finally:
-        work.unlink(missing_ok=True)
+
+
+def _copy_as_cog(work: Path, path: Path, tile: int) -> None:
+    """Copy a GeoTIFF as a cloud-optimised one, with overviews."""
+    import rasterio
+    import rasterio.shutil
+
+    with rasterio.Env(GDAL_CACHEMAX=256):
+        rasterio.shutil.copy(
+            work,
+            path,
+            driver="COG",
+            COMPRESS="DEFLATE",
+            PREDICTOR="YES",
+            BLOCKSIZE=tile,
+            BIGTIFF="IF_SAFER",
+            OVERVIEWS="IGNORE_EXISTING",
+            RESAMPLING="AVERAGE",
+            NUM_THREADS="1",
+        )
 
 
 def _check_whole(path: Path) -> None:

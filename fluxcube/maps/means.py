@@ -18,6 +18,8 @@ _DIMS = ("time", "latitude", "longitude")
 _CLOCKS = {"utc": "UTC", "solar": "local mean solar time (UTC + longitude / 15), by the start of the hour"}
 _DAY = np.timedelta64(1, "D")
 _HOUR = 3600
+#: Ending of the name of a standard deviation of errors.
+_STD = "_std"
 
 
 def mean_maps(
@@ -147,6 +149,8 @@ class _DayAxis:
     def of(cls, maps: xr.Dataset, clock: str, every: str | None, min_coverage: float) -> _DayAxis:
         names = list(_averaged(maps))
         if not names:
+            for name in maps.data_vars:
+                refuse_standard_deviation(str(name))
             raise SchemaError(
                 f"no array to average: expected dims {_DIMS}, found {', '.join(map(str, maps.data_vars))}."
             )
@@ -210,7 +214,20 @@ def _share(share: float | None, default: float) -> float:
 def _averaged(maps: xr.Dataset) -> dict[str, xr.DataArray]:
     """Return the arrays whose mean in time is meaningful."""
     names = (str(n) for n, a in maps.data_vars.items() if set(a.dims) == set(_DIMS) and a.dtype.kind in "fiub")
-    return {name: maps[name] for name in names if not name.endswith("_std")}
+    return {name: maps[name] for name in names if not name.endswith(_STD)}
+
+
+def refuse_standard_deviation(name: str) -> None:
+    """Refuse to add up or average NAME_std, the error of single time steps (ConfigError); other names pass."""
+    flux = name.removesuffix(_STD)
+    if name == flux:
+        return
+    raise ConfigError(
+        f"{name} is the standard deviation of the error of single time steps at the scale of a tower. It has no mean "
+        "or total, since the correlation of these errors in time and space is not known: write it for single time "
+        f"steps (without --every and --cycle), or use {flux}_spread (uncertainty='spread'), whose mean and total are "
+        "upper bounds of the spread of the members' own."
+    )
 
 
 def _regular(maps: xr.Dataset, name: str) -> tuple[np.datetime64, int, int]:

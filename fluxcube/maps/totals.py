@@ -12,6 +12,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.geometry import cell_area, cell_bounds
 from fluxcube.maps.group_means import GroupMeans, group_areas, group_means
+from fluxcube.maps.means import refuse_standard_deviation
 from fluxcube.maps.periods import Periods, check_every, steps_of
 from fluxcube.maps.shares import Groups, by_class, by_latitude, by_region, everywhere
 from fluxcube.maps.wetland import FLUX, needs_wetland, wetland_steps
@@ -120,7 +121,8 @@ def totals(
         group and period is too low.
     ConfigError
         If the value of an option is not valid, a region is not a polygon, or a flux has no units or unknown ones; if
-        FCH4 is among the fluxes without a wetland fraction, or the wetland fraction does not fit.
+        FCH4 is among the fluxes without a wetland fraction, or the wetland fraction does not fit; if NAME_std is among
+        the fluxes.
     UnknownNameError
         If the maps do not contain one of `fluxes`.
 
@@ -193,6 +195,7 @@ def _wetland(maps: xr.Dataset, wetland: xr.DataArray) -> tuple[np.ndarray, xr.Da
 def _names(maps: xr.Dataset, fluxes: Sequence[str] | None) -> tuple[str, ...]:
     present = [str(n) for n in maps.data_vars if _is_flux(str(n)) and set(maps[n].dims) == set(_DIMS)]
     for name in fluxes or ():
+        refuse_standard_deviation(name)
         if name not in present:
             raise unknown("flux of these maps that has a total", name, present)
     if not present:

@@ -22,6 +22,8 @@ _CELLS = ("latitude", "longitude")
 _ROUNDING = 1e-3
 #: A wetland fraction must be known for this share of the land, and a warning is logged if more of it is off the land.
 _KNOWN, _OFF_LAND = 0.9, 0.01
+#: Maximum share of the land with an unknown wetland fraction that is not reported.
+_UNNOTED = 0.01
 
 
 def is_weighted(array: xr.DataArray) -> bool:
@@ -152,6 +154,12 @@ def _as_fraction(wetland: xr.DataArray) -> xr.DataArray:
         scale = float(convert(np.asarray(1.0), str(units), "1", name="wetland"))
         wetland = wetland * scale if scale != 1 else wetland
     low, high = float(wetland.min()), float(wetland.max())
+    if np.isnan(low):
+        raise ConfigError(
+            "wetland: every value is missing (NaN) at the cells of the maps, expected shares from 0 to 1: check the "
+            "area, the variable and the fill value of the file; if missing values mean no wetland, pass "
+            "wetland.fillna(0)."
+        )
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         hint = "if they are percent, set wetland.attrs['units'] = '%'" if low >= 0 else "mask the missing values"
         raise ConfigError(f"wetland: expected shares of the area of a cell, 0 to 1, found {low:g} to {high:g}: {hint}.")
@@ -169,6 +177,8 @@ def _check_known(share: xr.DataArray, maps: xr.Dataset) -> None:
             f"wetland: it is unknown for {1 - known:.1%} of the land of the maps: if missing values mean no wetland, "
             "pass wetland.fillna(0)."
         )
+    if 1 - known > _UNNOTED:
+        log.warning("wetland: it is unknown for %.1f %% of the land, which counts as no wetland", 100 * (1 - known))
     area = share.mean(time) * width
     total = float(area.sum())
     if total > 0 and (off := float(area.where(land == 0).sum()) / total) > _OFF_LAND:

@@ -217,6 +217,11 @@ class EcoPerceiver(Network):
         self.head = nn.Linear(width, sizes.targets)
         if config.distribution == "gaussian":
             self.spread = nn.Linear(width, sizes.targets)
+        self._register_buffers(config, sizes)
+        self._initialise()
+
+    def _register_buffers(self, config: EcoPerceiverConfig, sizes: Sizes) -> None:
+        """Register the constants of the network, which no checkpoint contains."""
         droppable = torch.ones(sizes.inputs, dtype=torch.bool)
         droppable[list(sizes.protected)] = False
         self.register_buffer("droppable", droppable, persistent=False)
@@ -228,7 +233,6 @@ class EcoPerceiver(Network):
         scale = torch.full((sizes.inputs,), 1 / _STANDARD_DEVIATIONS if config.summary else 1.0)
         scale[list(sizes.cyclic)] = 1.0
         self.register_buffer("scale", scale, persistent=False)
-        self._initialise()
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():

@@ -55,7 +55,36 @@ def floors(
     return tuple(-m / s if name.startswith(NEVER_NEGATIVE) else -np.inf for name, m, s in rows)
 
 
-class Ensemble(BaseModel):
+class _Members(BaseModel):
+    """What ensembles of one kind and mixed ones have in common: members, which have their own files."""
+
+    _members: tuple[Model, ...]
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """Models of the ensemble."""
+        return self._members
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Torch modules of all members."""
+        return tuple(network for member in self.members for network in member.networks)
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of a place's embedding: those of all members together."""
+        return sum(member.embedding_size for member in self.members)
+
+    def weights(self) -> dict[str, bytes]:
+        """Refuse: each member has its own files."""
+        raise ConfigError("an ensemble has no weights of its own: save its members, or a mix by fluxcube.save_mixed.")
+
+    def load_weights(self, files: Mapping[str, bytes]) -> None:
+        """Refuse: each member has its own files."""
+        raise ConfigError("an ensemble has no weights of its own: load its members.")
+
+
+class Ensemble(_Members):
     """Mean of the members, with their error estimates and the spread between them.
 
     Each member's estimates are raised to `floor` before they are combined, as those of a single model are.
@@ -90,16 +119,6 @@ class Ensemble(BaseModel):
         self.kind, self.config, self.sizes = first.kind, first.config, first.sizes
         self.factors = np.ones((len(self.members), self.n_targets)) if factors is None else np.asarray(factors, float)
         self.floor = None if floor is None else np.asarray(floor, np.float32)
-
-    @property
-    def members(self) -> tuple[Model, ...]:
-        """Models of the ensemble."""
-        return self._members
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """Torch modules of all members."""
-        return tuple(network for member in self.members for network in member.networks)
 
     @property
     def context(self) -> int:
@@ -149,11 +168,6 @@ class Ensemble(BaseModel):
         return np.asarray(np.mean(estimates, 0, dtype=np.float64), np.float32)
 
     @property
-    def embedding_size(self) -> int:
-        """Length of a place's embedding: those of all members together."""
-        return sum(member.embedding_size for member in self.members)
-
-    @property
     def support_windows(self) -> int:
         """Number of support windows that an embedding is made from."""
         return self.members[0].support_windows
@@ -188,14 +202,6 @@ class Ensemble(BaseModel):
             own = [np.square(one[..., n : 2 * n] * f) for one, f in zip(estimates, self.factors, strict=True)]
             variance = variance + np.mean(own, 0)
         return np.concatenate([means.mean(0), np.sqrt(variance), spread], -1).astype(np.float32)
-
-    def weights(self) -> dict[str, bytes]:
-        """Refuse: each member has its own files."""
-        raise ConfigError("an ensemble has no weights of its own: save its members.")
-
-    def load_weights(self, files: Mapping[str, bytes]) -> None:
-        """Refuse: each member has its own files."""
-        raise ConfigError("an ensemble has no weights of its own: load its members.")
 
 
 #: `kind` of a mixed ensemble, in its checkpoint and on maps.
@@ -267,7 +273,7 @@ def weighted_spread(estimates: np.ndarray, weights: Sequence[float] | np.ndarray
     return np.sqrt(weighted_mean(squares, share) / (1 - np.square(share).sum()))
 
 
-class MixedEnsemble(BaseModel):
+class MixedEnsemble(_Members):
     """Sizes and members of a mixed ensemble; each member computes its own features, so that no batch serves all.
 
     `fluxcube.inference.mixed.MixedPredictor` predicts with it.
@@ -290,16 +296,6 @@ class MixedEnsemble(BaseModel):
         self.sizes = sizes
 
     @property
-    def members(self) -> tuple[Model, ...]:
-        """Models of the ensemble."""
-        return self._members
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """Torch modules of all members."""
-        return tuple(network for member in self.members for network in member.networks)
-
-    @property
     def context(self) -> int:
         """Number of time steps of the longest window."""
         return max(member.context for member in self.members)
@@ -315,11 +311,6 @@ class MixedEnsemble(BaseModel):
         return ("mean", "spread")
 
     @property
-    def embedding_size(self) -> int:
-        """Length of a place's embedding: those of all members together."""
-        return sum(member.embedding_size for member in self.members)
-
-    @property
     def support_windows(self) -> int:
         """Number of support windows of the member that uses most."""
         return max(member.support_windows for member in self.members)
@@ -327,11 +318,3 @@ class MixedEnsemble(BaseModel):
     def predict(self, batch: Batch) -> np.ndarray:
         """Refuse: each member has its own features."""
         raise ConfigError("a mixed ensemble has no common features: use fluxcube.predict, or one of its members.")
-
-    def weights(self) -> dict[str, bytes]:
-        """Refuse: each member has its own files."""
-        raise ConfigError("a mixed ensemble has no weights of its own: save it by fluxcube.save_mixed.")
-
-    def load_weights(self, files: Mapping[str, bytes]) -> None:
-        """Refuse: each member has its own files."""
-        raise ConfigError("a mixed ensemble has no weights of its own: load its members.")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fluxcube.errors import ConfigError, unknown
+from fluxcube.errors import ConfigError
 from fluxcube.plotting.canvas import PALETTE, new_panels, print_units, save_picture
+from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,31 +58,21 @@ def plot_class_errors(
     """
     if missing := {"target", "units", "group", "model", "n_sites", "rmse", "rmse_low", "rmse_high"} - set(table):
         raise ConfigError(f"expected the table of site_mean_table(by=...), found one without {sorted(missing)}.")
-    targets = _known("target", targets, table)
-    models = _known("model", models, table)
+    targets = chosen_names("target", targets, table["target"])
+    models = chosen_names("model", models, table["model"])
     rows = table[table["target"].isin(targets) & table["model"].isin(models) & (table["n_sites"] > 0)]
     if not np.isfinite(rows["rmse"]).any():
         raise ConfigError("the table has no RMSE to draw: score a site with enough time steps.")
-    sites = rows.groupby("group")["n_sites"].max()
-    groups = sorted(sites.index, key=lambda group: (group != "all", -sites[group], group))
+    groups = ordered_groups(rows)
     axes = tuple(new_panels(len(targets), (1.5 + len(targets) * (1.5 + 0.12 * len(groups) * len(models)), 4.2)))
     for ax, target in zip(axes, targets, strict=True):
         _draw_bars(ax, rows[rows["target"] == target], groups, models)
-        names = [f"{'all sites' if group == 'all' else group} ({sites[group]})" for group in groups]
-        ax.set_xticks(np.arange(len(groups)), names, rotation=60, ha="right", fontsize=8)
+        ax.set_xticks(np.arange(len(groups)), group_labels(rows, groups), rotation=60, ha="right", fontsize=8)
         units = print_units(str(table.loc[table["target"] == target, "units"].iloc[0]))
         ax.set(title=target, ylabel=f"RMSE, mean over sites ({units})", ylim=(0, None))
     axes[-1].legend(title="model", fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save_picture(axes[0], path)
     return axes
-
-
-def _known(column: str, names: Sequence[str] | None, table: pd.DataFrame) -> list[str]:
-    """Return the requested names of a column, or all of them in the order of the column."""
-    known = list(dict.fromkeys(map(str, table[column])))
-    if unknowns := [name for name in names or () if name not in known]:
-        raise unknown(column, unknowns[0], known)
-    return list(known if names is None else names)
 
 
 def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Sequence[str], models: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ Axes and files are handled as in `fluxcube.plotting.maps`. Several fluxes are dr
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.plotting.canvas import MARKERS, PALETTE, class_styles, new_axes, new_panels, print_units, save_picture
+from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 from fluxcube.samples.features import class_of
 
 if TYPE_CHECKING:
@@ -126,12 +127,12 @@ def plot_class_changes(
     if missing := {"target", "group", "model", "n_sites", "rmse_change"} - set(table):
         raise ConfigError(f"expected the table of site_mean_table(by=...), found one without {sorted(missing)}.")
     against = str(table.attrs.get("against", "the reference"))
-    targets = _chosen("target", targets, table["target"])
-    models = _chosen("model", models, [m for m in table["model"] if m != against])
+    targets = chosen_names("target", targets, table["target"])
+    models = chosen_names("model", models, [m for m in table["model"] if m != against])
     rows = table[table["model"].isin(models) & (table["n_sites"] > 0)]
     if not np.isfinite(rows["rmse_change"]).any():
         raise ConfigError(f"the table has no change from {against}: score a second model.")
-    groups = _ordered_groups(rows)
+    groups = ordered_groups(rows)
     axes = _panels(axes, targets, (2.2 + 4.0 * len(targets), 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
     names = []
     for ax, target in zip(axes, targets, strict=True):
@@ -191,9 +192,9 @@ def plot_site_changes(
         raise unknown("group", color, _TITLES)
     if missing := {"target", "units", "site", "model", "rmse", color} - set(table):
         raise ConfigError(f"expected the table of site_scores(), found one without {sorted(missing)}.")
-    targets = _chosen("target", targets, table["target"])
+    targets = chosen_names("target", targets, table["target"])
     against = str(table.attrs.get("against", table["model"].iloc[0])) if against is None else against
-    against, model = _chosen("model", [against, model], table["model"])
+    against, model = chosen_names("model", [against, model], table["model"])
     axes = _panels(axes, targets, (1.4 + 4.8 * len(targets), 5.1))
     # One legend serves all panels, so it lists classes that are missing for one of the fluxes as well.
     classes = [class_of(color, code) for code in table.drop_duplicates("site")[color]]
@@ -227,14 +228,6 @@ def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if points.shape[1] == 1:
         points, shares = np.column_stack([points, np.zeros(len(points))]), np.append(shares, 0.0)
     return points[:, :2], shares[:2]
-
-
-def _chosen(kind: str, names: Sequence[str] | None, column: Iterable[object]) -> list[str]:
-    """Return the requested names of a column, or all of them in the order of the column."""
-    known = list(dict.fromkeys(map(str, column)))
-    if unknowns := [name for name in names or () if name not in known]:
-        raise unknown(kind, unknowns[0], known)
-    return list(known if names is None else names)
 
 
 def _panels(axes: Sequence[Axes] | None, targets: Sequence[str], size: tuple[float, float]) -> tuple[Axes, ...]:
@@ -278,12 +271,6 @@ def _draw_diagonal(ax: Axes, end: float) -> None:
     ax.annotate("better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color="#555555")
 
 
-def _ordered_groups(rows: pd.DataFrame) -> list[str]:
-    """Return the groups: all sites first, then classes by decreasing number of sites, then by name."""
-    sites = rows.groupby("group")["n_sites"].max()
-    return sorted(sites.index, key=lambda group: (group != "all", -sites[group], group))
-
-
 def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[str]) -> list[str]:
     """Draw the dots and intervals of one flux; return the labels of its lines."""
     columns = [f"rmse_change{end}" for end in ("", "_low", "_high")]
@@ -306,8 +293,7 @@ def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[
     ax.set(ylim=(-len(groups) + 0.5, 0.5), xlim=_span(100 * rows[columns].to_numpy(float)))
     ax.set_yticks(-np.arange(len(groups)))
     ax.tick_params(axis="y", length=0, labelsize=9)
-    counts = rows.groupby("group")["n_sites"].max().reindex(groups).fillna(0).astype(int)
-    return [f"{'all sites' if group == 'all' else group} ({counts[group]})" for group in groups]
+    return group_labels(rows, groups)
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:

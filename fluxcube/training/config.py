@@ -11,6 +11,12 @@ from fluxcube.models.settings import check_types, from_known_keys
 
 #: Weights of training fluxes that `weigh` can name; see the table in `fluxcube.training.weights`.
 WEIGHTS = ("quality", "igbp", "koppen", "site", "sqrt-site", "spread")
+#: Words that settings accept.
+_CHOICES = {
+    "keep": ("best", "last"),
+    "val_quality": ("measured", "training"),
+    "precision": ("auto", "float32", "bfloat16"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +129,33 @@ class TrainingConfig:
 
     def __post_init__(self):
         check_types(self)
+        self._check_numbers()
+        self._check_choices()
+        if self.filled_weight is not None:
+            self._check_filled_weight(self.filled_weight)
+        if self.pretrain_epochs is not None and not 0 <= self.pretrain_epochs < self.epochs:
+            raise ConfigError(
+                f"pretrain_epochs must be 0 or more and below epochs, found {self.pretrain_epochs} of {self.epochs}."
+            )
+        if self.effective_batch and self.batch_size > self.effective_batch:
+            raise ConfigError(
+                f"batch_size ({self.batch_size}) must be at most effective_batch ({self.effective_batch})."
+            )
+
+    def _check_choices(self) -> None:
+        """Refuse words that are none of the choices of a setting."""
+        for name, valid in _CHOICES.items():
+            if getattr(self, name) not in valid:
+                words = f"{', '.join(valid[:-1])} or {valid[-1]}"
+                raise ConfigError(f"{name} must be {words}, found {getattr(self, name)!r}.")
+        for name in self.weigh or ():
+            if name not in WEIGHTS:
+                raise unknown("weight", name, WEIGHTS)
+        if self.weigh is not None and {"site", "sqrt-site"} <= set(self.weigh):
+            raise ConfigError("weigh: expected site or sqrt-site, found both; leave one out.")
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers beyond their limits."""
         for name in ("epochs", "batch_size", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
@@ -134,34 +167,13 @@ class TrainingConfig:
                 raise ConfigError(f"{name} must be 0 or more, found {getattr(self, name)}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must be two numbers in [0, 1), found {self.betas}.")
-        if self.keep not in ("best", "last"):
-            raise ConfigError(f"keep must be best or last, found {self.keep!r}.")
-        if self.val_quality not in ("measured", "training"):
-            raise ConfigError(f"val_quality must be measured or training, found {self.val_quality!r}.")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"precision must be auto, float32 or bfloat16, found {self.precision!r}.")
-        for name in self.weigh or ():
-            if name not in WEIGHTS:
-                raise unknown("weight", name, WEIGHTS)
-        if self.weigh is not None and {"site", "sqrt-site"} <= set(self.weigh):
-            raise ConfigError("weigh: expected site or sqrt-site, found both; leave one out.")
-        if self.filled_weight is not None:
-            self._check_filled_weight(self.filled_weight)
         if self.balance is not None and self.balance < 0:
             raise ConfigError(f"balance must be 0 or more, found {self.balance}.")
-        if self.pretrain_epochs is not None and not 0 <= self.pretrain_epochs < self.epochs:
-            raise ConfigError(
-                f"pretrain_epochs must be 0 or more and below epochs, found {self.pretrain_epochs} of {self.epochs}."
-            )
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must be a decay in [0, 1), found {self.ema}.")
         if not 0 <= self.nll_beta <= 1 or self.mse_epochs < 0:
             raise ConfigError(
                 f"nll_beta must be in [0, 1] and mse_epochs 0 or more, found {self.nll_beta} and {self.mse_epochs}."
-            )
-        if self.effective_batch and self.batch_size > self.effective_batch:
-            raise ConfigError(
-                f"batch_size ({self.batch_size}) must be at most effective_batch ({self.effective_batch})."
             )
 
     def _check_filled_weight(self, weight: float) -> None:

@@ -185,8 +185,6 @@ def fit(
     cube, folder = validate_cube(cube), Path(out)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
-    training = TrainingConfig() if training is None else training
-    training = changed(TrainingConfig(), training) if isinstance(training, Mapping) else training
     request = FitRequest(
         model=model,
         limit=limit,
@@ -203,7 +201,7 @@ def fit(
         split=split,
         train_igbp=train_igbp,
         config=config,
-        training=training if epochs is None else dataclasses.replace(training, epochs=epochs),
+        training=_training(training, epochs),
         init=init,
         seed=seed,
         search=search,
@@ -214,6 +212,13 @@ def fit(
         return train_seeds(plan, seeds, seed, folder, jobs=jobs, overwrite=overwrite, resume=resume, progress=progress)
     check_bag(plan, seed)
     return train_one(Data(plan, progress), seed, folder, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def _training(training: TrainingConfig | Mapping | None, epochs: int | None) -> TrainingConfig:
+    """Return complete settings of gradient descent; `epochs` replaces their number."""
+    if training is None or isinstance(training, Mapping):
+        training = changed(TrainingConfig(), training or {})
+    return training if epochs is None else dataclasses.replace(training, epochs=epochs)
 
 
 def _check_used(model: str, epochs: int | None, seeds: object, jobs: int) -> None:

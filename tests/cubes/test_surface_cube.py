@@ -249,7 +249,7 @@ def test_places_are_compared(towers, tmp_path):
 def test_names_of_sites_may_be_written_otherwise(name, towers, tmp_path):
     other = series().assign_coords(site=np.array(["FJ-Ddd", "IN-Bbb", name], object))
     build_carbonsense(towers, tmp_path / "c", surface=other, sites="US-Aaa")
-    assert open_carbonsense(tmp_path / "c").surface.notnull().any()
+    check_window(open_carbonsense(tmp_path / "c").load(), series().sel(site=["US-Aaa"]), "surface_day", "surface_band")
 
 
 def test_another_country_code_at_the_same_place_is_used_and_noted(towers, tmp_path):
@@ -381,7 +381,9 @@ def test_other_forms_of_a_good_dataset(towers, tmp_path):
     for i, ds in enumerate((one, noon, low, timed)):
         build_carbonsense(towers, tmp_path / f"c{i}", surface=ds, sites="US-Aaa")
         cube = open_carbonsense(tmp_path / f"c{i}").load()
-        assert cube.surface.notnull().any() and ("surface_quality" in cube) == bool(i)
+        expected = (low if ds is low else series()).sel(site=["US-Aaa"])
+        check_window(cube, expected if i else expected.drop_vars("surface_quality"), "surface_day", "surface_band")
+        assert ("surface_quality" in cube) == bool(i)
 
 
 def test_arrays_and_tables_are_sources(towers, tmp_path):
@@ -426,6 +428,21 @@ def test_a_year_without_a_clear_view_is_noted(tmp_path):
     report = build_carbonsense(tmp_path / "raw", tmp_path / "c", surface=cloudy)
     (note,) = [text for text in report.report["warnings"]["US-Aaa"] if "surface" in text]
     assert note.endswith("US-Aaa has no clear view in 2010")
+
+
+def test_swapped_bands_are_noted_and_logged_once(towers, tmp_path, caplog):
+    ds = series(SITES[1:])
+    ds.surface[..., 0] = ds.surface[..., 0] / 4  # red
+    build_carbonsense(towers, tmp_path / "right", surface=ds)
+    assert "probably swapped" not in caplog.text
+    wrong = ds.assign_coords(band=["nir", "red", "swir2"])
+    wrong.to_netcdf(tmp_path / "wrong.nc")
+    for name, source in (("dataset", wrong), ("file", tmp_path / "wrong.nc")):
+        caplog.clear()
+        report = build_carbonsense(towers, tmp_path / name, surface=source)
+        assert caplog.text.count("probably swapped") == 1 and "IN-Bbb, US-Aaa" in caplog.text
+        notes = [text for site in SITES[1:] for text in report.report["warnings"][site] if "swapped" in text]
+        assert len(notes) == 2 and "IN-Bbb has a negative NDVI" in notes[0]
 
 
 def test_real_towers_have_their_clear_reflectance(shared_data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -212,6 +213,10 @@ def test_a_gaussian_head_is_calibrated_with_its_own_standard_deviation_and_again
     towers = load_model(run).split.part(cube, "test")
     part = predict_fold(fold_predictor(run), towers)
     assert "NEE_std" in part
+    few = towers.drop_sel(variable="TA")
+    with pytest.raises(ConfigError, match="trained on TA, which the cube lacks"):
+        predict_fold(fold_predictor(run), few)
+    assert predict_fold(fold_predictor(run), few, allow_missing=True).attrs["masked_predictors"] == "TA"
     first = fc.calibrate(run, cube, part)
     again = predict_fold(fold_predictor(run), towers)
     xr.testing.assert_equal(again.NEE_std.compute(), part.NEE_std.compute())
@@ -220,3 +225,33 @@ def test_a_gaussian_head_is_calibrated_with_its_own_standard_deviation_and_again
     made = fc.predict(run, towers, uncertainty="std")
     estimates = {"mean": part.NEE.values, "std": part.NEE_std.values}
     np.testing.assert_allclose(made.NEE_std, model.apply(estimates), rtol=1e-4)
+
+
+def test_coverage_at_towers_that_calibrated_the_model_is_named(run, folds, cube):
+    half = folds[1].isel(site=slice(0, 6))
+    found = fc.calibrate(run, cube, half)
+    assert set(found["NEE"]["towers"]) == set(map(str, half.site.values))
+    made = fc.predict(run, cube, uncertainty="std")
+    assert set(made.NEE_std.attrs["calibration_sites"].split()) == set(found["NEE"]["towers"])
+    lazy = fc.predict(run, cube.chunk(site=1), uncertainty="std")
+    assert lazy.NEE_std.attrs == made.NEE_std.attrs
+    table = fc.compare(cube, {"mix": made}, by="igbp")
+    note = "Coverage includes that of towers the model was calibrated on, 6 of 12 (mix)"
+    assert note in format_table(table) and note in table.attrs["coverage_note"]
+    assert "6 of 12" in fc.evaluate(cube, made).coverage_80.attrs["comment"]
+    others = fc.compare(cube, {"mix": made.isel(site=~made.site.isin(half.site))})
+    assert "Coverage includes" not in format_table(others) and "coverage_80" in others
+
+
+def test_a_calibration_without_a_record_of_its_towers_counts_for_all_towers_of_the_split(folds):
+    member = load_model(folds[0][0]).parts[0]
+    split = {"train": ["A"], "val": ["B"], "test": ["C"]}
+
+    def sites(entry):
+        model = dataclasses.replace(member, metadata={"split": split, "calibration": {"NEE": entry}})
+        return model.calibration_sites("NEE")
+
+    error_model = {"error_model": {"floor": 1.0, "flux": 0.0, "spread": 0.0, "std": 0.0}, "calibrated": {"0.8": 0.8}}
+    assert sites(error_model) == ("A", "B", "C")
+    assert sites(error_model | {"towers": ["C"]}) == ("C",)
+    assert sites({"factor": 1.0}) == ()

@@ -79,6 +79,7 @@ def written(maps):
 def same(maps, expected, targets, tolerance=1e-5):
     for i, name in enumerate(targets):
         spread = np.nanstd(expected[..., i])
+        assert np.isfinite(expected[..., i]).any(), "a comparison of nothing"
         np.testing.assert_allclose(maps[name].values, expected[..., i], rtol=0, atol=tolerance * spread + 1e-6)
 
 

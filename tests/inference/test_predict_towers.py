@@ -78,8 +78,12 @@ def test_order_of_variables_does_not_matter(cube):
     xr.testing.assert_identical(predict(fake(), cube.isel(variable=slice(None, None, -1))), predict(fake(), cube))
 
 
-def test_what_the_cube_lacks_is_named(cube, caplog):
-    pred = predict(fake(), cube.drop_vars("modis").sel(variable=["DOY", "TOD", "TA"]))
+def test_inputs_that_the_cube_lacks_are_refused_as_on_grids(cube, caplog):
+    few = cube.drop_vars("modis").sel(variable=["DOY", "TOD", "TA"])
+    refusal = r"trained on SW_IN, VPD, band red.*the cube lacks.*build_carbonsense\(modis=\).*--allow-missing"
+    with pytest.raises(ConfigError, match=refusal):
+        predict(fake(), few)
+    pred = predict(fake(), few, allow_missing=True)
     assert pred.attrs["masked_predictors"] == "SW_IN, VPD, band red, band nir"
     assert "SW_IN, VPD" in caplog.text
     assert np.isfinite(pred.NEE.values[:, 10:]).all()
@@ -87,7 +91,16 @@ def test_what_the_cube_lacks_is_named(cube, caplog):
 
 def test_a_cube_with_no_measured_predictor_is_refused(cube):
     with pytest.raises(ConfigError, match="TA, SW_IN, VPD"):
-        predict(fake(), cube.sel(variable=["DOY", "TOD"]))
+        predict(fake(), cube.sel(variable=["DOY", "TOD"]), allow_missing=True)
+
+
+def test_values_that_are_unknown_at_the_towers_of_a_selection_are_only_logged(cube, caplog):
+    """A loop over single towers works although one has no elevation, no class or no value of a predictor."""
+    unknown = cube.assign_coords(elevation=cube.elevation * np.nan, igbp=("site", np.array([""] * 3, object)))
+    unknown = unknown.assign(predictors=unknown.predictors.where(unknown["variable"] != "VPD"))
+    pred = predict(fake(), unknown)
+    assert pred.attrs["masked_predictors"] == "igbp, elevation"
+    assert "igbp, elevation" in caplog.text
 
 
 def test_another_clock_is_refused(cube):

@@ -188,6 +188,16 @@ def test_a_forcing_without_reflectance_is_refused_with_what_to_pass(forcing):
     without = forcing.sel(surface_band=["red", "nir"])
     with pytest.raises(ConfigError, match=r"trained on LSWI, which the forcing lacks"):
         upscale(predictor, without)
+    cube = towers(forcing)
+    refusal = (
+        r"trained on NDVI, LSWI.*the cube lacks.*\(surface reflectance: build_carbonsense\(surface=\), --surface\)"
+    )
+    with pytest.raises(ConfigError, match=refusal):
+        predict(predictor, cube.drop_dims(["surface_day", "surface_band", "statistic"]))
+    with pytest.raises(ConfigError, match=r"trained on LSWI, which the cube lacks"):
+        predict(predictor, cube.sel(surface_band=["red", "nir"]))
+    cloudy = predict(predictor, cube.assign(surface=cube.surface * np.nan))  # missing values are no missing array
+    assert cloudy.attrs["masked_predictors"] == ""
     # A model without reflectance does not notice it.
     np.testing.assert_array_equal(
         upscale(fake(bands=()), forcing, applicability=False).NEE,
@@ -283,6 +293,20 @@ def test_a_static_input_in_other_units_is_refused(forcing):
             upscale(predictor, forcing)
     finally:
         forget("SOC")
+
+
+def test_units_that_cannot_be_converted_are_compared_by_their_spelling(forcing):
+    """A unit that the package does not know can be declared: towers and grids must then have the same text."""
+    declare("SIF", units="mW m-2 nm-1 sr-1", bounds=(0, 10), kind="static")
+    try:
+        predictor = model(columns=(), static=("SIF",))
+        values = xr.DataArray(np.full((2, 3), 1.0), dims=CELLS, attrs={"units": "mW  m-2 nm-1 sr-1"})
+        assert "NEE" in upscale(predictor, forcing.assign_coords(SIF=values), applicability=False)
+        for units in ("blorg", "W m-2"):
+            with pytest.raises(ConfigError, match=f"SIF must be in mW m-2 nm-1 sr-1, .*found {units}"):
+                upscale(predictor, forcing.assign_coords(SIF=values.assign_attrs(units=units)))
+    finally:
+        forget("SIF")
 
 
 def test_embeddings_of_cells_see_the_reflectance_that_towers_see(tmp_path):

@@ -146,6 +146,14 @@ def test_layers_are_averaged_as_what_they_are():
     maps["NEE_std"], maps["NEE_spread"] = abs(maps.NEE), abs(maps.NEE)
     maps["applicable"] = (maps.NEE > 0).astype("float32").assign_attrs(flag_values=[0, 1])
     told = mean_maps(maps)
+    for names in (["NEE_std"], ["NEE_std", "GPP_NT_std"]):
+        only = maps.assign(GPP_NT_std=maps.NEE_std).drop_vars([n for n in maps.data_vars if n not in names])
+        with pytest.raises(ConfigError, match=r"NEE_std is the standard deviation.*NEE_spread"):
+            mean_maps(only, "month", min_coverage=0)
+        with pytest.raises(ConfigError, match=r"NEE_std is the standard deviation"):
+            mean_cycle(only, min_coverage=0)
+    with pytest.raises(ConfigError, match=r"NEE_std is the standard deviation.*NEE_spread"):
+        totals(maps, fluxes=["NEE_std"])
     assert "NEE_std" not in told and {"NEE_spread", "applicable"} <= set(told)
     assert 0 < float(told.applicable.mean()) < 1 and "flag_values" not in told.applicable.attrs
     assert told.land_fraction.equals(maps.land_fraction) and "kind" not in told.attrs

@@ -41,7 +41,9 @@ def noisy(hours=48, shape=(12, 16), seed=0, **options):
 
 
 def same(one, other, **tolerance):
+    assert set(one.data_vars) == set(other.data_vars) and len(one.data_vars)
     for name in one.data_vars:
+        assert np.isfinite(one[name]).any() and one[name].dims == other[name].dims, name
         np.testing.assert_allclose(one[name], other[name], **({"rtol": 1e-9, "atol": 1e-15} | tolerance), err_msg=name)
 
 

@@ -147,6 +147,9 @@ def test_a_wetland_that_does_not_fit_is_refused_with_what_to_do(maps, wetland, c
         (wetland.assign_attrs(units="km2"), ConfigError, "different quantities"),
         (wetland.where(wetland > 0.01, -9999), ConfigError, "missing values"),
         (unknown, ConfigError, r"fillna\(0\)"),
+        (wetland * np.nan, ConfigError, r"every value is missing \(NaN\) at the cells of the maps"),
+        ((wetland * np.nan).expand_dims(month=range(1, 13)), ConfigError, "every value is missing"),
+        (wetland.expand_dims(month=range(1, 13)).where(lambda w: w.month != 3), ConfigError, "100.0% of the land"),
         (wetland.rename(latitude="lat"), SchemaError, "dimensions"),
         (wetland.expand_dims(year=[2018]), SchemaError, "dimensions"),
         (wetland.to_dataset(name="w"), SchemaError, "DataArray"),
@@ -161,7 +164,9 @@ def test_a_wetland_that_does_not_fit_is_refused_with_what_to_do(maps, wetland, c
         totals(maps, fluxes=["NEE"], wetland=wetland)
     totals(maps, wetland=unknown.fillna(0))
     totals(maps, wetland=wetland.where(maps.land_fraction > 0, 1.0))
-    assert "without land" in caplog.text
+    assert "without land" in caplog.text and "counts as no wetland" not in caplog.text
+    totals(maps, wetland=wetland.where((wetland.longitude < 6.9) | (wetland.latitude < 59.9)))  # one cell of twenty
+    assert "counts as no wetland" in caplog.text
 
 
 def test_the_command_reads_a_wetland_fraction(maps, wetland, tmp_path):

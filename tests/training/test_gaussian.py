@@ -140,6 +140,7 @@ def test_predictions_come_with_calibrated_standard_deviations(cube, run):
             towers.fluxes.sel(target=name).where(towers.fluxes_qc.sel(target=name) == 0),
         )
         assert std.attrs["units"] == plain[name].attrs["units"]
+        assert set(std.attrs["calibration_sites"].split()) == set(run.split.val)
         assert std.attrs["calibration_factor"] == pytest.approx(run.calibration[name]["factor"])
         assert (np.isfinite(std) == np.isfinite(plain[name])).all() and float(std.min()) > 0
         inside = np.abs(measured - plain[name]) <= 1.2816 * std

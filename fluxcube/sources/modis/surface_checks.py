@@ -1,13 +1,15 @@
-"""Check series of reflectance: their places against those of the sites, and years without a clear view."""
+"""Check series of reflectance: places against those of the sites, years without a clear view, swapped bands."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SourceError
+from fluxcube.indices import ndvi
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,15 @@ SAME_PLACE = 2.0
 _MAX_NAMES = 10
 #: Minimum number of days of a year that a record must span for a year without a clear view to be reported.
 _HALF_YEAR = 183
+#: Minimum median NDVI of land over clear, snow-free views. The lowest of 157 towers is -0.01; with the bands swapped,
+#: 155 of them are below -0.1.
+_LOWEST_NDVI = -0.1
+#: Minimum median of the band called red for a single site to be reported: water has a negative NDVI too, but is darker.
+_BRIGHT = 0.1
+#: Minimum number of clear, snow-free views of a site for a median, and share of the sites that is nearly all of them.
+_MIN_VIEWS, _NEARLY_ALL = 20, 0.9
+#: Minimum number of sites for a share of them to count.
+_MIN_SITES = 3
 
 
 def distance_km(
@@ -126,3 +137,69 @@ def warn_cloudy_years(
             ", ..." if len(found) > _MAX_NAMES else "",
         )
     return found
+
+
+def swapped_bands(values: np.ndarray, bands: Sequence[str], *, land: bool = True) -> np.ndarray:
+    """Return at which places red and near-infrared reflectance seem to be swapped.
+
+    Vegetation and soil reflect more near-infrared than red light. A place is doubtful if the median of its NDVI is
+    below -0.1 and its band red is brighter than water, or if nearly all of at least three places have such an NDVI.
+
+    Parameters
+    ----------
+    values : (place, day, band) float
+        Reflectance, NaN where the sky was not clear.
+    bands : sequence of str
+        Names of the bands; without red or nir no place is doubtful. Views with snow (band snow) are left out.
+    land : bool
+        Whether nearly all places are land, as towers are: cells of a grid may be sea.
+
+    Returns
+    -------
+    (place,) bool
+        False for places of fewer than 20 views.
+    """
+    names = [str(name) for name in bands]
+    if not {"red", "nir"} <= set(names):
+        return np.zeros(len(values), bool)
+    snow = values[..., names.index("snow")] > 0 if "snow" in names else np.zeros(values.shape[:2], bool)
+    medians = np.full((len(values), 2), np.nan)
+    for i, place in enumerate(values):
+        red, nir = (place[~snow[i], names.index(name)] for name in ("red", "nir"))
+        seen = np.isfinite(red) & np.isfinite(nir)
+        if seen.sum() >= _MIN_VIEWS:
+            medians[i] = np.nanmedian(ndvi(red[seen], nir[seen])), np.median(red[seen])
+    negative, known = medians[:, 0] < _LOWEST_NDVI, np.isfinite(medians[:, 0])
+    if land and known.sum() >= _MIN_SITES and negative.sum() >= _NEARLY_ALL * known.sum():
+        return negative
+    return negative & (medians[:, 1] > _BRIGHT)
+
+
+def warn_swapped_bands(
+    values: np.ndarray, bands: Sequence[str], places: Sequence[str], where: str, *, land: bool = True
+) -> None:
+    """Log a warning that names the places at which red and near-infrared seem to be swapped (`swapped_bands`).
+
+    Parameters
+    ----------
+    values : (place, day, band) float
+        Reflectance.
+    bands, places : sequence of str
+        Names of the bands and of the places.
+    where : str
+        The file, for the message.
+    land : bool
+        As `swapped_bands` takes it.
+    """
+    doubtful = [str(places[i]) for i in np.flatnonzero(swapped_bands(values, bands, land=land)).tolist()]
+    if doubtful:
+        log.warning(
+            "%s: the NDVI of %d of %d places is negative under clear, snow-free skies (%s%s): red and near-infrared "
+            "are probably swapped, name them by read_surface(columns={'red': ..., 'nir': ...}); or these places are "
+            "water or ice",
+            where,
+            len(doubtful),
+            len(places),
+            ", ".join(doubtful[:_MAX_NAMES]),
+            ", ..." if len(doubtful) > _MAX_NAMES else "",
+        )

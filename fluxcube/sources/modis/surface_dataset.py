@@ -11,7 +11,7 @@ import xarray as xr
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.quality import QualityRules
-from fluxcube.sources.modis.surface_checks import warn_cloudy_years
+from fluxcube.sources.modis.surface_checks import warn_cloudy_years, warn_swapped_bands
 from fluxcube.sources.modis.surface_merge import check_same_place, one_product
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_summary import Summary
@@ -63,6 +63,7 @@ def as_dataset(batches: Sequence[tuple[Observations, Summary]], rules: QualityRu
     if len(batches) > 1:  # in one batch, each site and day occurs once
         _check_separate(joined, sites, where)
     surface, shares = _on_grid(joined, sites, days)
+    warn_swapped_bands(surface, SURFACE_BANDS, sites, where)
     bands = np.flatnonzero(np.logical_or.reduce(np.isfinite(joined.values)))
     _report_bands([SURFACE_BANDS[i] for i in bands], where)
     coords: dict[str, object] = {
