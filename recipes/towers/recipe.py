@@ -84,12 +84,23 @@ def slim(table):
     return table.drop(columns=["units", "mae", "bias", "corr2", "rmse_site_median"])
 
 
+def drawn(table):
+    """Return the rows of the models in figures, and of groups of at least five towers; all rows if none is left."""
+    some = table[table["model"].isin(SETTINGS["in_figures"]) & (table["n_sites"] >= 5)]
+    return some if len(some) else table
+
+
 def report(sums, out, draws):
     """Write tables and figures from the sums of sites."""
     about = {"clusters": CLUSTERS_KM, "draws": draws, "seed": SETTINGS["seed"]}
-    whole, classes = (score_table(sums, by=by, **about) for by in (None, "igbp"))
+    groups = (None, "igbp", *(["climate"] if "koppen" in sums.places[sums.targets[0]] else []))
+    whole, *several = (score_table(sums, by=by, **about) for by in groups)
+    classes = several[0]
     heading = f"# {', '.join(sums.targets)} of held-out towers"
-    text = [heading, format_table(slim(whole)), "## By class", format_table(slim(classes))]
+    text = [heading, format_table(slim(whole))]
+    for by, table in zip(groups[1:], several, strict=True):
+        text += [f"## By {'class' if by == 'igbp' else by}", format_table(slim(table))]
+        plot_scores(drawn(table), out / f"scores-{by}.png")
     means = class_means(classes)
     text += [f"## Mean over classes of 5 sites and more\n\n{format_table(means)}"] if len(means) else []
     for model, against in SETTINGS["pairs"]:
@@ -99,10 +110,9 @@ def report(sums, out, draws):
             pair.attrs = tables[0].attrs
             text += [f"## {model} and {against}", format_pair(pair, model, against)]
     (out / "scores.md").write_text("\n\n".join(text) + "\n", "utf-8")
-    both = pd.concat([whole, classes], ignore_index=True)
+    both = pd.concat([whole, *several], ignore_index=True)
     both.attrs = whole.attrs
     both.to_csv(out / "scores.csv", index=False)
-    plot_scores(classes, out / "scores.png")
     if len(sums.models) > 1:
         plot_differences(whole, out / "differences.png")
     return both
@@ -144,6 +154,7 @@ def subsets(cube, predictions, out, draws):
     table = subset_table(cube, predictions, subset_masks(cube), clusters=CLUSTERS_KM, draws=draws)
     table.to_csv(out / "subsets.csv", index=False)
     (out / "subsets.md").write_text(f"# NSE in extreme hours and transitions\n\n{_markdown(_wide(table))}\n", "utf-8")
+    plot_scores(drawn(table), out / "subsets.png", title="NEE: NSE in extreme hours and transitions")
 
 
 def _wide(table):
