@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
     {"errors", "processes"},
-    {"variables", "biomes"},
+    {"variables", "biomes", "knownsites"},
     {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
     {"solar", "resolution"},
     {"schema", "geometry"},
