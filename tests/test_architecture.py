@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors", "processes"},
     {"variables", "biomes", "knownsites"},
-    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
+    {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
     {"solar", "resolution"},
     {"schema", "geometry"},
     {"stores"},

@@ -81,6 +81,7 @@ def test_archives_alone_give_a_cube(tmp_path, caplog):
     for site in ("AU-ASM", "US-MMS"):
         assert "from the table of known sites (FLUXNET2015 BIF)" in notes[site]
         assert caplog.text.count(f"{site}: {notes[site]}") == 1
+    assert ds.fluxcube.citations().doi.tolist() == ["10.18140/FLX/1440194", "10.18140/FLX/1440083"]
     assert inspect_raw(tmp_path / "raw").why.str.contains("table of known sites").all()
     report = build_carbonsense(tmp_path / "raw", tmp_path / "c", append=True)
     assert report.unchanged == ("AU-ASM", "US-MMS")
