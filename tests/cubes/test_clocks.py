@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from fluxcube.cubes.report import open_report
 from fluxcube.cubes.tower import read_tower
 from fluxcube.cubes.tower_data import TowerOptions
 from fluxcube.errors import SourceError
+from fluxcube.simulation.published import write_v1, write_v2
+from fluxcube.simulation.records import Place, simulate_record
 from fluxcube.solar import potential_radiation
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.discovery import discover
@@ -137,6 +140,30 @@ def test_without_any_light_the_longitude_remains(tmp_path):
     info = SiteInfo(site="ES-Xxx", latitude=37.0, longitude=-3.0)
     tower = read_tower(discover(tmp_path).archives, info, TowerOptions(predictors=("TA",), targets=("NEE",)))
     assert tower.utc_offset == 0 and "too little light" in tower.warnings[0] and "longitude / 15" in tower.warnings[0]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_published_carbonsense_has_right_clocks(tmp_path, version):
+    """It states no offset and no original flag: one site is known, the other's clock is seen in its light."""
+    places = [
+        Place(site=site, latitude=36.93, longitude=-2.75, igbp="OSH", utc_offset=1.0) for site in ("ES-LJu", "ES-Z00")
+    ]
+    records = [simulate_record(place, "2012-06-01", days=50, step_minutes=60, seed=1) for place in places]
+    if version == "v1":
+        for place, one in zip(places, records, strict=True):
+            write_v1(tmp_path / "raw/carbonsense", one, place, dump=pickle.dumps)
+    else:
+        write_v2(tmp_path / "raw/carbonsense_v2.sql", list(zip(places, records, strict=True)))
+    build_carbonsense(tmp_path / "raw", tmp_path / "c")
+    ds = open_carbonsense(tmp_path / "c")
+    assert ds.utc_offset.values.tolist() == [1, 1]
+    assert (ds.time_start.values == np.datetime64("2012-05-31T23")).all()
+    notes = open_report(tmp_path / "c", "notes").query("kind == 'warning'").set_index("site").text
+    assert (
+        "UTC offset (+1) are from the table" in notes["ES-LJu"]
+        or "UTC offset (+1) is from the table" in notes["ES-LJu"]
+    )
+    assert "+1 h was estimated from the light" in notes["ES-Z00"]
 
 
 def test_countries_with_parts_of_hours():
