@@ -158,6 +158,8 @@ def clock_from_light(record: xr.Dataset, info: SiteInfo, assumed: float) -> Cloc
     shown = assumed + _standard_lag(lag)
     offset = min(standard_times(info.site, latitude, longitude), key=lambda hours: abs(hours - shown))
     doubts = [f"its light fits {shown:+.2f} h, so that the estimate is uncertain"] * (abs(offset - shown) > _UNCERTAIN)
+    if len(lag.seasons) < 2:
+        doubts.append("its light is of one season only, in which daylight saving in the stamps cannot be seen")
     if abs(offset - longitude / 15) > _FARTHEST:
         doubts.append("no country at this longitude has this time: the stamps are of another place, or in UTC")
     note = (

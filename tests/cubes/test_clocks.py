@@ -81,7 +81,9 @@ def test_daylight_saving_never_becomes_the_offset(latitude, summer):
     time = light.time.values + np.where(saving, 60, 0).astype("timedelta64[m]")
     order = np.unique(time, return_index=True)[1]
     light = light.isel(time=order).assign_coords(time=time[order])
-    assert clock_from_light(light, SiteInfo(site="XX-Xxx", latitude=latitude, longitude=15.0), 1.0).offset == 1
+    info = SiteInfo(site="XX-Xxx", latitude=latitude, longitude=15.0)
+    assert clock_from_light(light, info, 1.0).offset == 1
+    assert "of one season only" in clock_from_light(light.isel(time=slice(48 * 90)), info, 1.0).note
 
 
 def test_the_best_flags_that_are_enough_are_used():
