@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 #: The public API: each name, and the module that defines it.
 _PUBLIC = {
     "inspect": "fluxcube.inventory",
+    "known_sites": "fluxcube.knownsites",
     "inspect_raw": "fluxcube.sources.towers.inspection",
     "read_table": "fluxcube.sources.towers.table",
     "read_surface": "fluxcube.sources.modis.surface",

@@ -103,7 +103,7 @@ def build(
     clock: Annotated[str, typer.Option(help="Clock of the predictors DOY and TOD: solar or standard time.")] = "solar",
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Stop at the first site that cannot be read or has a doubtful clock or place."),
+        typer.Option("--strict", help="Stop at the first site that cannot be read or has no sure clock and place."),
     ] = False,
     trust: Annotated[
         list[str] | None, typer.Option(help="Accept the unit and sign of this variable in any record; may be repeated.")

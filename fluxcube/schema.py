@@ -37,11 +37,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import xarray as xr
 
+from fluxcube.citations import bibtex, own_citation, site_doi
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import Resolution, resolution_of
 from fluxcube.units import same_unit
@@ -366,22 +367,40 @@ class FluxcubeAccessor:
                 )
         return out
 
-    def citations(self) -> pd.DataFrame:
+    @overload
+    def citations(self, format: Literal["table"] = "table") -> pd.DataFrame: ...
+
+    @overload
+    def citations(self, format: Literal["bibtex"]) -> str: ...
+
+    def citations(self, format: Literal["table", "bibtex"] = "table") -> pd.DataFrame | str:
         """Return the citations and data licences of the sites of this Dataset.
+
+        Parameters
+        ----------
+        format : {"table", "bibtex"}
+            A table, or the text of a BibTeX file with an entry for each tower's own data and for each publication.
 
         Returns
         -------
-        pandas.DataFrame
-            One row per site and publication: ``site``, ``network``, ``citation``, ``doi`` and ``licence``. The citation
-            is that of the site's own product where it is known, else of the publication.
+        pandas.DataFrame or str
+            One row per site and publication: ``site``, ``network``, ``citation``, ``doi``, ``licence`` and
+            ``site_doi``. Citation and DOI are those of the site's own product where it is known (from the Shuttle's
+            snapshot, or `fluxcube.known_sites`), else of the publication. ``site_doi`` is the DOI of the tower's own
+            data, also where the publication is compiled from others (CarbonSense); "" where it is not known. Products
+            without a DOI have the URL of their handle instead.
 
         Raises
         ------
         SchemaError
             If the Dataset has no citations, as in cubes that older versions of fluxcube built.
+        ConfigError
+            If `format` is another.
         """
         import pandas as pd
 
+        if format not in ("table", "bibtex"):
+            raise ConfigError(f"format={format!r}: expected table or bibtex")
         joins = {"network": ";", "citation": "\n", "doi": ";", "licence": "\n"}
         if missing := [name for name in ("site", *joins) if name not in self._ds.coords]:
             raise SchemaError(
@@ -391,8 +410,8 @@ class FluxcubeAccessor:
         rows = []
         for site, *texts in zip(*(np.atleast_1d(self._ds[name].values) for name in ("site", *joins)), strict=True):
             parts = [str(text).split(join) for text, join in zip(texts, joins.values(), strict=True)]
-            rows += [(str(site), *row) for row in zip(*parts, strict=True)]
-        return pd.DataFrame(rows, columns=["site", *joins])
+            rows += [_citation(str(site), *row) for row in zip(*parts, strict=True)]
+        return bibtex(rows) if format == "bibtex" else pd.DataFrame(rows, columns=["site", *joins, "site_doi"])
 
     def _unstacked(self, stack: str, dim: str) -> dict[str, xr.Variable]:
         arrays = {}
@@ -406,6 +425,13 @@ class FluxcubeAccessor:
                     one.attrs |= _part_attrs(str(name), ending, part, row)
                     arrays[f"{name}{ending.upper()}"] = one
         return arrays
+
+
+def _citation(site: str, network: str, citation: str, doi: str, licence: str) -> dict[str, str]:
+    """Return the row of a site and publication, with the identifiers of the tower's own data where they are known."""
+    citation, doi = own_citation(site, network, citation, doi)
+    row = {"site": site, "network": network, "citation": citation, "doi": doi, "licence": licence}
+    return row | {"site_doi": site_doi(site, network, doi)}
 
 
 def _part_attrs(name: str, ending: str, part: Part, row: Mapping[str, object]) -> dict[str, object]:

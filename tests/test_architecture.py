@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Each part of the package may import parts of the layers before its own, and itself; see `docs/architecture.md`.
 LAYERS = [
     {"errors", "processes"},
-    {"variables", "biomes"},
-    {"timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
+    {"variables", "biomes", "knownsites"},
+    {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
     {"solar", "resolution"},
     {"schema", "geometry"},
     {"stores"},

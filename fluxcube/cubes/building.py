@@ -39,11 +39,11 @@ from fluxcube.cubes.surface_sources import (
 from fluxcube.cubes.tower import read_tower
 from fluxcube.errors import SourceError, unknown
 from fluxcube.resolution import HOURLY
-from fluxcube.sources.towers.archive_metadata import find_place, of_records
+from fluxcube.sources.towers.archive_metadata import describe_site, find_place, of_records
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
-from fluxcube.sources.towers.readers import chips_of, place_of, reader_of
+from fluxcube.sources.towers.readers import chips_of, reader_of
 from fluxcube.sources.towers.sitenames import printable
 
 _log = logging.getLogger(__name__)
@@ -397,14 +397,13 @@ def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, l
 
 
 def _without_class(infos: Mapping[str, SiteInfo], archives: Mapping[str, list[Archive]]) -> Iterator[SiteInfo]:
-    """Yield the metadata of each site whose IGBP class is neither in its metadata nor in its archives."""
+    """Yield the metadata of each site whose IGBP class is in no metadata, archive or table of known sites."""
     for site, files in archives.items():
         try:
-            places = [place for archive in files if (place := place_of(archive)) is not None]
             info = find_place(infos, site, files)
         except SourceError:
             continue  # reading the site reports the error
-        if not info.igbp and not any(place.igbp for place in places):
+        if not info.igbp and not describe_site(infos, site, files).igbp:
             yield info
 
 

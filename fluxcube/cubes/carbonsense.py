@@ -133,7 +133,8 @@ def build_carbonsense(
         DOY and TOD in local mean solar time, as on a grid, or in standard time, as in the CarbonSense paper. A daily
         cube always has days of standard time, and its attributes record this.
     strict : bool
-        Raise an error for the first site or file that cannot be read, instead of leaving it out.
+        Raise an error for the first site or file that cannot be read, instead of leaving it out, for a clock that no
+        source has, instead of estimating it from the light, and for a clock or place that is doubtful.
     trust : str or sequence of str
         Variables whose unit and sign are right although a record contradicts them, such as VPD in kPa beside RH, or NEE
         of the opposite sign of RECO - GPP. Such a record is otherwise left out, with the evidence; where it is

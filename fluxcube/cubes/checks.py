@@ -33,8 +33,8 @@ _DAY = 1440
 _WINDOW, _ENOUGH_DAYS = 15, 5
 #: A window is used if potential radiation varies by more than this (W m-2), and measured light correlates with it.
 _MIN_RANGE, _MIN_CORRELATION = 200.0, 0.9
-#: Minimum number of windows for the lag of a season.
-_ENOUGH_WINDOWS = 3
+#: Minimum number of windows for the lag of a season, and of a record from the values with its best flag.
+ENOUGH_WINDOWS = 3
 #: Months in which all countries with daylight saving time have it, or do not have it.
 _SEASONS = {"May to September": (5, 6, 7, 8, 9), "November to February": (11, 12, 1, 2)}
 _EARTH_KM = 6371.0
@@ -172,8 +172,8 @@ def sun_lag(record: xr.Dataset, latitude: float, longitude: float) -> SunLag | N
     ----------
     record : xr.Dataset
         Dim time (UTC start of each step); ``SW_IN`` and ``SW_IN_QC``, or ``PPFD_IN`` and its flags; attribute
-        ``step_minutes``. Filled values, which may come from a reanalysis whose clock is right, are used only where the
-        record has no measured one.
+        ``step_minutes``. Values with the best flag are used, and those with a worse one, which may come from a
+        reanalysis whose clock is right, only if the better ones are too few for `ENOUGH_WINDOWS` half-months.
     latitude, longitude : float
         Degrees north and east.
 
@@ -189,14 +189,27 @@ def sun_lag(record: xr.Dataset, latitude: float, longitude: float) -> SunLag | N
     step = int(record.attrs["step_minutes"])
     for name in ("SW_IN", "PPFD_IN"):
         if name in record and _DAY % step == 0:
-            values, measured = record[name].values, record[f"{name}_QC"].values == 0
-            if measured.any():  # a table without flags counts as filled throughout, and is checked, too
-                values = np.where(measured, values, np.float32(np.nan))
-            grid, start = _half_months(record.time.values, values, step)
-            lag = _lag_of(grid, start, step, latitude, longitude, watts=name == "SW_IN") if len(grid) else None
+            lag = _best_lag(record, name, step, latitude, longitude)
             if lag is not None:
                 return lag
     return None
+
+
+def _best_lag(record: xr.Dataset, name: str, step: int, latitude: float, longitude: float) -> SunLag | None:
+    """Return the lag of the light with the best flags that are enough for an estimate; None if there is none.
+
+    Published CarbonSense has no flag 0 (v1: 1, v2: 2), and a record may have few measured values.
+    """
+    flags, best = record[f"{name}_QC"].values, None
+    for worst in np.unique(flags[flags >= 0]):
+        values = np.where((flags >= 0) & (flags <= worst), record[name].values, np.float32(np.nan))
+        grid, start = _half_months(record.time.values, values, step)
+        lag = _lag_of(grid, start, step, latitude, longitude, watts=name == "SW_IN") if len(grid) else None
+        if lag is not None and (lag.windows >= ENOUGH_WINDOWS or lag.place_doubts):
+            return lag
+        if lag is not None and (best is None or lag.windows > best.windows):
+            best = lag
+    return best
 
 
 def _half_months(time: np.ndarray, light: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -269,11 +282,11 @@ def _summary(lags: np.ndarray, days: np.ndarray, longitude: float, doubts: tuple
     seasons, years = {}, {}
     for name, members in _SEASONS.items():
         within = np.isin(months % 12 + 1, members)
-        if within.sum() >= _ENOUGH_WINDOWS:
+        if within.sum() >= ENOUGH_WINDOWS:
             seasons[name] = float(np.median(lags[within]))
         year = (months + (1 if 1 in members else 0)) // 12 + 1970
         for one in np.unique(year[within]):
-            if (within & (year == one)).sum() >= _ENOUGH_WINDOWS:
+            if (within & (year == one)).sum() >= ENOUGH_WINDOWS:
                 years[f"{name} {one}"] = float(np.median(lags[within & (year == one)]))
     shift = 2 * longitude / 15  # hours by which a lost sign of the longitude shifts the light
     turned = min(abs(middle), abs(shift)) > SUN_LAG > abs((middle - shift + 12) % 24 - 12)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds
+from fluxcube.cubes.clocks import Clock, clock_of_archive, with_clocks
 from fluxcube.cubes.fusion import CARBON_UNIT, fuse
 from fluxcube.cubes.latitude import daily_doubts
 from fluxcube.cubes.localdays import to_daily
@@ -37,15 +37,15 @@ from fluxcube.cubes.tower_data import (
 )
 from fluxcube.errors import SourceError
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, log_notes, name_archives
 from fluxcube.sources.towers.archives import is_zip, list_members
-from fluxcube.sources.towers.badm import SiteInfo, clock_of
+from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.codes import Codes, possible, sentence
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
 from fluxcube.sources.towers.readers import read_archive, read_daily_archive
 from fluxcube.sources.towers.selection import choose_member, covers_years
-from fluxcube.timestamps import HOUR, Offset, offsets_at
+from fluxcube.timestamps import HOUR, offsets_at
 from fluxcube.variables import COMPUTED, table
 
 _log = logging.getLogger(__name__)
@@ -85,10 +85,11 @@ def read_daily_tower(archives: Sequence[Archive], info: SiteInfo, options: Tower
     ------
     SourceError
         If no archive can be read, or none has a value; with ``options.strict``, if any archive cannot be read, for
-        hours with a wrong clock or reversed flags, or if sources place the site in different locations.
+        hours with an unknown or wrong clock or reversed flags, or if sources place the site in different locations.
     """
     places = archive_places(archives)
     info = completed(info, places)
+    log_notes(info)
     apart = places_apart(info, other_places(info) | places)
     if options.strict and (apart or info.doubts):
         raise SourceError(f"{info.site}: {'; '.join((*info.doubts, *apart))}")
@@ -96,6 +97,7 @@ def read_daily_tower(archives: Sequence[Archive], info: SiteInfo, options: Tower
     publications = _without_double(list(_read(archives, _Reading(info, places, options), unread)))
     if not publications:
         raise SourceError("; ".join(unread.values()) or f"{info.site}: no archive to make a tower of")
+    info = with_clocks(info, {p.label: p.clock for p in publications if p.clock is not None})
     return _assemble(publications, info, options, apart, unread)
 
 
@@ -112,17 +114,12 @@ class _Reading:
         """Predictors whose native steps must be within bounds; a target stays as published, even if also predictor."""
         return tuple(name for name in (*self.options.predictors, "TA") if name not in self.options.targets)
 
-    def clock(self, label: str) -> Offset:
-        """Return the offset to decode an archive with: its own if it contains one, else the site's."""
-        place = self.places.get(label)
-        return clock_of(self.info if place is None or place.utc_offset is None else place)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Days:
     """The days of one archive, and what was removed before they were aggregated.
 
-    `spoiled` are the variables of which more than a few native values were out of bounds.
+    `spoiled` are the variables of which more than a few native values were out of bounds, `clock` is that of its hours.
     """
 
     rank: int
@@ -138,6 +135,7 @@ class _Days:
     lag: SunLag | None = None
     spoiled: tuple[str, ...] = ()
     missing_codes: dict[str, Codes] = field(default_factory=dict)
+    clock: Clock | None = None
 
 
 def _assemble(
@@ -179,19 +177,19 @@ def _read(archives: Sequence[Archive], reading: _Reading, unread: dict[str, str]
     label, names = name_archives(archives), reading.options.names
     hourly = [archive for archive in archives if archive.resolution in _HOURLY]
     for archive in archives:
-        clock = functools.partial(reading.clock, label(archive))  # called only where hours are read: it may warn
+        place = reading.places.get(label(archive))
         try:
             needed = (*compared(names, "daily"), LIGHT)
             days = None if archive.resolution in _HOURLY else read_daily_archive(archive, variables=needed)
             if days is None:
-                yield _from_hours(archive, label(archive), clock, reading, names)
+                yield _from_hours(archive, label(archive), place, reading, names)
                 continue
             doubts = (*_place_doubts(days, reading), *doubts_of(days), *check_units_and_signs(days, reading.options))
             yield replace(_from_days(archive, label(archive), days, names), warnings=(*doubts, *repeats_of(days)))
             beside = _hours_beside(archive, hourly)
             lacking = _lacking(days, names)
             if beside is not None and lacking:
-                yield _from_hours(beside, f"{label(archive)} (hours)", clock, reading, lacking)
+                yield _from_hours(beside, f"{label(archive)} (hours)", place, reading, lacking)
         except SourceError as error:
             if reading.options.strict or len(archives) == 1:
                 raise
@@ -245,15 +243,13 @@ def _lacking(days: xr.Dataset, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in present | carbon | set(COMPUTED)]
 
 
-def _from_hours(
-    archive: Archive, label: str, clock: Callable[[], Offset], reading: _Reading, names: Sequence[str]
-) -> _Days:
+def _from_hours(archive: Archive, label: str, place: SiteInfo | None, reading: _Reading, names: Sequence[str]) -> _Days:
     """Read half-hours or hours, check their clock and flags, and aggregate them to days."""
-    offset, info = clock(), reading.info
-    latitude, longitude = location(info)
+    clock = clock_of_archive(archive, reading.info, place, strict=reading.options.strict)
+    latitude, longitude = location(reading.info)
     needed = [*names, LIGHT, *(["TA"] if "TA_RANGE" in names else [])]
     needed = [name for name in compared(needed) if name in table() and name not in COMPUTED]
-    native = read_archive(archive, utc_offset=offset, variables=needed)
+    native = read_archive(archive, utc_offset=clock.offset, variables=needed)
     lag = sun_lag(native, latitude, longitude)
     noted = (*doubts_of(native), *check_units_and_signs(native, reading.options))
     doubts = (*(lag.doubts if lag else ()), *reversed_flags(native, longitude))
@@ -261,7 +257,7 @@ def _from_hours(
         raise SourceError(f"{native.attrs['source_file']}: {'; '.join(doubts)}")
     bounded, counts = within_bounds(native, reading.bounded)
     spoiled = tuple(name for name, count in counts.items() if count > WARN_SHARE * int(native[name].count()))
-    days = _from_days(archive, label, to_daily(bounded, utc_offset=offset), names)
+    days = _from_days(archive, label, to_daily(bounded, utc_offset=clock.offset), names)
     return replace(
         days,
         from_hours=True,
@@ -269,6 +265,7 @@ def _from_hours(
         warnings=(*doubts, *noted, *days.warnings),
         lag=lag,
         spoiled=spoiled,
+        clock=clock,
     )
 
 
@@ -344,7 +341,7 @@ def _within_bounds(stack: Stack) -> tuple[Stack, dict[str, int]]:
 def _warnings(
     info: SiteInfo, publications: Sequence[_Days], apart: Sequence[str], stack: Stack, removed: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Return what is doubtful about a site, and log it; `clock_of` has already logged that its clock is assumed."""
+    """Return what is doubtful about a site, and log it; doubts about its metadata or clock are logged already."""
     warnings = [*apart, *(f"{p.label}: {doubt}" for p in publications for doubt in p.warnings)]
     warnings += [
         f"{p.label}: {name}: {p.out_of_bounds[name]} values were out of bounds and became missing"
@@ -362,9 +359,7 @@ def _warnings(
     if unknown:
         counts = ", ".join(f"{name} {count}" for name, count in unknown.items())
         warnings.append(f"quality unknown, days that no min_quality keeps: {counts}")
-    warnings += [*info.doubts, *info.notes]  # reading the metadata has already logged them
-    if info.utc_offset is None and any(p.from_hours for p in publications):
-        warnings.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
+    warnings += [*info.doubts, *info.notes]
     return tuple(warnings)
 
 

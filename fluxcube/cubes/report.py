@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from fluxcube.citations import own_citation, persistent_id
 from fluxcube.cubes.layout import placed
 from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import SourceError, StoreError, unknown
@@ -42,7 +43,8 @@ def citations_of(badm: Iterable[Location]) -> dict[tuple[str, str], tuple[str, s
                 for row in rows:
                     if row.get("site_id") and row.get("product_citation"):
                         citation = " ".join(row["product_citation"].split())
-                        citations[row["site_id"], _SHUTTLE] = citation, (row.get("product_id") or "").strip()
+                        identifier = persistent_id((row.get("product_id") or "").strip(), citation)
+                        citations[row["site_id"], _SHUTTLE] = citation, identifier
     return citations
 
 
@@ -80,7 +82,7 @@ def document(
     site, names = tower.info.site, tower.networks
     rows = [networks().get(name) for name in names]
     own = [(row.citation, row.doi) if row else (name, "") for name, row in zip(names, rows, strict=True)]
-    cites = [cited.get((site, name), other) for name, other in zip(names, own, strict=True)]
+    cites = [own_citation(site, name, *cited.get((site, name), other)) for name, other in zip(names, own, strict=True)]
     place = placed(tower, resolution) | {
         "citations": [" ".join(citation.split()) for citation, _ in cites],
         "dois": [doi for _, doi in cites],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.cubes.checks import SunLag, places_apart, reversed_flags, sun_lag, within_bounds, without_codes
+from fluxcube.cubes.clocks import Clock, clocks_of_site, with_clocks
 from fluxcube.cubes.fusion import fuse
 from fluxcube.cubes.hourly import to_hourly
 from fluxcube.cubes.places import location, other_places, standard_offset
@@ -35,8 +36,8 @@ from fluxcube.cubes.tower_data import (
 )
 from fluxcube.errors import SourceError
 from fluxcube.solar import potential_radiation
-from fluxcube.sources.towers.archive_metadata import archive_places, completed, name_archives
-from fluxcube.sources.towers.badm import SiteInfo, clock_of
+from fluxcube.sources.towers.archive_metadata import archive_places, completed, log_notes, name_archives
+from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.codes import Codes, sentence
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
@@ -71,16 +72,21 @@ def read_tower(archives: Sequence[Archive], info: SiteInfo, options: TowerOption
     ------
     SourceError
         If no archive can be read, or none has a value; with ``options.strict``, if any archive cannot be read, or for
-        a wrong clock, location or sense of flags.
+        an unknown or wrong clock, location or sense of flags.
 
     Notes
     -----
-    An archive that contains its own clock, as those of JapanFlux2024 do, is decoded with it, others with the site's.
+    An archive that contains its own clock, as those of JapanFlux2024 do, is decoded with it, others with the site's. If
+    no source has one, it is estimated from the light (`fluxcube.cubes.clocks`).
     """
     places = archive_places(archives)
     info = completed(info, places)
+    log_notes(info)
     apart = _check_places(info, places, options)
-    publications, unread = _read(archives, info, places, options)
+    label = name_archives(archives)
+    clocks = clocks_of_site({label(archive): archive for archive in archives}, info, places, strict=options.strict)
+    info = with_clocks(info, clocks)
+    publications, unread = _read(archives, info, clocks, options)
     return _assemble(publications, info, options, apart, unread)
 
 
@@ -119,6 +125,9 @@ def tower_of(
         If two records have the same label.
     """
     apart = _check_places(info, places or {}, options)
+    if info.utc_offset is None:
+        note = f"no UTC_OFFSET: the cube states {standard_offset(info):+g}, the whole hour nearest to longitude / 15"
+        info = replace(info, notes=(*info.notes, note))
     cleaned = [(rank, label, _cleaned(record, options)) for rank, label, record in records]
     return _assemble([_publication(record, info, options) for record in cleaned], info, options, apart, {})
 
@@ -183,17 +192,15 @@ class _Publication:
 
 
 def _read(
-    archives: Sequence[Archive], info: SiteInfo, places: Mapping[str, SiteInfo], options: TowerOptions
+    archives: Sequence[Archive], info: SiteInfo, clocks: Mapping[str, Clock], options: TowerOptions
 ) -> tuple[list[_Publication], dict[str, str]]:
     """Read each archive; where others remain, note why one could not be read."""
     label = name_archives(archives)
     names = compared((*options.names, LIGHT))
-    clocks = {name: clock_of(place) for name, place in places.items() if place.utc_offset is not None}
-    of_site = clock_of(info)
     publications, unread = [], {}
     for archive in archives:
         try:
-            record = read_archive(archive, utc_offset=clocks.get(label(archive), of_site), variables=names)
+            record = read_archive(archive, utc_offset=clocks[label(archive)].offset, variables=names)
             publications.append(_publication((archive.rank, label(archive), record), info, options))
         except SourceError as error:
             if options.strict or len(archives) == 1:
@@ -319,7 +326,7 @@ def _quality(publications: Sequence[_Publication], stack: Stack, kind: str) -> d
 
 
 def _warnings(info: SiteInfo, publications: Sequence[_Publication], apart: Sequence[str]) -> tuple[str, ...]:
-    """Return what is doubtful about a site, and log it; `clock_of` has already logged that its clock is assumed."""
+    """Return what is doubtful about a site, and log it; doubts about its metadata or clock are logged already."""
     warnings = [*apart, *(f"{p.label}: {doubt}" for p in publications for doubt in p.warnings)]
     for name, count in add_counts(p.out_of_bounds for p in publications).items():
         arrays = (p.of("predictors", name) for p in publications)
@@ -331,9 +338,7 @@ def _warnings(info: SiteInfo, publications: Sequence[_Publication], apart: Seque
     found = add_codes(p.missing_codes for p in publications)
     for warning in (*warnings, *(sentence(name, codes) for name, codes in found.items())):
         _log.warning("%s: %s", info.site, warning)
-    warnings += [*info.doubts, *info.notes]  # reading the metadata has already logged them
-    if info.utc_offset is None:
-        warnings.append("no UTC_OFFSET: stamps were decoded with the whole hour nearest to longitude / 15")
+    warnings += [*info.doubts, *info.notes]
     return tuple(warnings)
 
 

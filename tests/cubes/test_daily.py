@@ -602,7 +602,7 @@ def test_every_publisher_s_archive_becomes_days(tmp_path, network, form):
 def test_hours_with_reversed_flags_are_told_or_refused(shared_data, monkeypatch):
     """Of a real tower whose fills are smoother than what was measured."""
     archives = discover(shared_data / "towers" / "FLX_US-Wi7_FLUXNET2015_SUBSET_HH_2005-2005_1-4.zip").archives
-    info = SiteInfo(site="US-Wi7", latitude=46.65, longitude=-91.07, utc_offset=-6)
+    info = SiteInfo(site="US-Wi7", latitude=46.65, longitude=-91.07, elevation=335.0, igbp="OSH", utc_offset=-6)
     options = TowerOptions(predictors=("TA",), targets=("NEE",))
     assert not read_daily_tower(archives, info, replace(options, strict=True)).warnings
 

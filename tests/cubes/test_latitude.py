@@ -106,7 +106,7 @@ HARD = ("BR-Sa3", "AR-Vir", "AU-TTE", "AU-DaP", "US-Wi2", "RU-Cok", "CG-Tch", "S
 
 @pytest.mark.parametrize("sites", [HARD, pytest.param((), marks=pytest.mark.slow)], ids=["hard", "all"])
 def test_no_real_tower_is_suspected_and_turned_ones_are(shared_data, sites):
-    """Of the 157 towers none is suspected; with the sign turned, 149: all but six near the equator, two of a month."""
+    """Of the 157 towers none is suspected; with the sign turned, 151: all but six near the equator."""
     seen = found = 0
     for folder in ("towers", "towers2"):
         listed = discover(shared_data / folder)
@@ -119,7 +119,7 @@ def test_no_real_tower_is_suspected_and_turned_ones_are(shared_data, sites):
             assert sun_lag(ds, info.latitude, info.longitude).place_doubts == (), info.site
             found += bool(sun_lag(ds, -info.latitude, info.longitude).place_doubts)
             seen += 1
-    assert (seen, found) == ((len(sites), 5) if sites else (157, 149))
+    assert (seen, found) == ((len(sites), 7) if sites else (157, 151))
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -317,9 +317,8 @@ def test_a_site_without_an_offset_takes_its_archive_s(tmp_path, monkeypatch):
     raw_light(tmp_path, -6)
     found = discover(tmp_path)
     bare = SiteInfo(site="US-Aaa", latitude=40.0, longitude=-90.0)
-    assert (
-        "longitude / 15" in read_tower(found.archives, bare, TowerOptions(predictors=("TA",), targets=())).warnings[0]
-    )
+    estimated = read_tower(found.archives, bare, TowerOptions(predictors=("TA",), targets=()))
+    assert "-6 h was estimated from the light" in estimated.warnings[0] and estimated.utc_offset == -6
     own = SiteInfo(site="US-Aaa", utc_offset=-6.0, utc_offsets=((None, -6.0),))
     monkeypatch.setattr("fluxcube.sources.towers.archive_metadata.place_of", lambda archive: own)
     tower = read_tower(found.archives, bare, TowerOptions(predictors=("TA",), targets=()))

@@ -10,6 +10,7 @@ import numpy as np
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.badm import merge_places, require_location
+from fluxcube.sources.towers.completion import completed_from_table, notes_on_table, placed_by_table
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.overlap import name_among
 from fluxcube.sources.towers.readers import place_of, reader_of
@@ -104,22 +105,34 @@ def archive_places(archives: Sequence[Archive]) -> dict[str, SiteInfo]:
 
 
 def completed(info: SiteInfo, places: Mapping[str, SiteInfo]) -> SiteInfo:
-    """Fill in what a site's metadata lack, except its location, from the newest archive that has it."""
+    """Fill in what a site's metadata lack, except its location, from the newest archive that has it, then the table.
+
+    The table is that of known sites (`fluxcube.known_sites`); notes name what it supplied, and where it differs.
+    """
     for place in places.values():
         known = {name: getattr(place, name) for name in ("elevation", "igbp", "koppen", "utc_offset", "utc_offsets")}
         if info.utc_offset is not None:
             del known["utc_offset"], known["utc_offsets"]
         info = replace(info, **{name: value for name, value in known.items() if getattr(info, name) in (None, "", ())})
-    return replace(info, notes=tuple(dict.fromkeys((*info.notes, *(n for p in places.values() for n in p.notes)))))
+    info = replace(info, notes=tuple(dict.fromkeys((*info.notes, *(n for p in places.values() for n in p.notes)))))
+    return completed_from_table(info)
+
+
+def log_notes(info: SiteInfo) -> None:
+    """Log the notes that name what the table of known sites supplied, and where it differs."""
+    for note in notes_on_table(info):
+        _log.warning("%s: %s", info.site, note)
 
 
 def find_place(infos: Mapping[str, SiteInfo], site: str, archives: Sequence[Archive]) -> SiteInfo:
     """Return the metadata of a site or, where they lack its location, with that of the newest archive that has one.
 
+    If no archive has one, the location is that of the table of known sites (`fluxcube.known_sites`), with a note.
+
     Raises
     ------
     SourceError
-        If neither has a location.
+        If none of these has a location.
     """
     try:
         return require_location(infos, site)
@@ -128,7 +141,10 @@ def find_place(infos: Mapping[str, SiteInfo], site: str, archives: Sequence[Arch
             place = place_of(archive)
             if place is not None and None not in (place.latitude, place.longitude):
                 return merge_places(infos.get(site), place) or place
-        raise
+        info = placed_by_table(infos.get(site, SiteInfo(site=site)))
+        if info is None:
+            raise
+        return info
 
 
 def describe_site(infos: Mapping[str, SiteInfo], site: str, archives: Sequence[Archive]) -> SiteInfo:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fluxcube.errors import MissingPackageError, SourceError
+from fluxcube.knownsites import known_site
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.bif import read_bif, read_japan
 from fluxcube.sources.towers.metatext import (
@@ -111,8 +112,9 @@ def require_location(infos: Mapping[str, SiteInfo], site: str) -> SiteInfo:
     if info is not None and info.latitude is not None and info.longitude is not None:
         return info
     fault = "is in none of the metadata files" if info is None else "has no valid latitude and longitude in them"
+    fault += ", and not in the table of known sites (fluxcube.known_sites())" if known_site(site) is None else ""
     raise SourceError(
-        f"site {site} {fault}, and its coordinates are required; add LOCATION_LAT and LOCATION_LONG to a BIF file, or "
+        f"site {site} {fault}; its coordinates are required: add LOCATION_LAT and LOCATION_LONG to a BIF file, or "
         f"a line '{site},<latitude>,<longitude>' to a sites.csv with the header site_id,latitude,longitude"
     )
 

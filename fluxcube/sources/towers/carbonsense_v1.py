@@ -19,6 +19,7 @@ from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers import arraypickle, published
 from fluxcube.sources.towers.badm import SAME_PLACE, SiteInfo, clock_of
+from fluxcube.sources.towers.completion import completed_from_table
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.stamped import to_utc
 from fluxcube.sources.towers.tarball import Member, list_tar, read_member
@@ -87,8 +88,8 @@ def read_hours(
     archive : Archive
         Its path is the tar or a folder, its site one of `list_sites`.
     utc_offset : float or sequence of (start, float), optional
-        Hours east of UTC of the time stamps' local standard time, as in `read_oneflux`; default from the longitude,
-        with a warning, since the publication does not contain it.
+        Hours east of UTC of the time stamps' local standard time, as in `read_oneflux`. The publication has none:
+        default that of the table of known sites, else from the longitude, with a warning.
     variables : iterable of str, optional
         Names of the variable table; default all that the archive has.
 
@@ -115,7 +116,7 @@ def read_hours(
     )
     parts = [_read_window(window, names) for window in windows]
     start, columns, repeated = _joined(parts)
-    offset = clock_of(read_place(archive)) if utc_offset is None else utc_offset
+    offset = clock_of(completed_from_table(read_place(archive))) if utc_offset is None else utc_offset
     time, kept = to_utc(start, _STEP, offset)
     arrays = {name: (values[kept], flags[kept]) for name, (values, flags) in _flagged(columns, names).items()}
     return published.record(time, arrays, _attrs(archive, parts, arrays, int((~kept).sum()), repeated))

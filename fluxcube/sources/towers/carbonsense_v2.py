@@ -16,6 +16,7 @@ from fluxcube import variables as table
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers import published
 from fluxcube.sources.towers.badm import SiteInfo, clock_of
+from fluxcube.sources.towers.completion import completed_from_table
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.stamped import STEPS, parse_stamps, to_utc
 from fluxcube.timestamps import Offset
@@ -88,8 +89,8 @@ def read_hours(
     archive : Archive
         Its path is the file or its folder, its site one of `list_sites`.
     utc_offset : float or sequence of (start, float), optional
-        Hours east of UTC of the time stamps' local standard time, as in `read_oneflux`; default from the longitude,
-        with a warning, since the publication does not contain it.
+        Hours east of UTC of the time stamps' local standard time, as in `read_oneflux`. The publication has none:
+        default that of the table of known sites, else from the longitude, with a warning.
     variables : iterable of str, optional
         Names of the variable table; default all that the file has.
 
@@ -118,7 +119,7 @@ def read_hours(
         where = f"{base.path}, {archive.site}"
     start, step = _clock(stamps, where)
     columns, dropped, scaled = _physical(start, columns, where)
-    offset = clock_of(read_place(archive)) if utc_offset is None else utc_offset
+    offset = clock_of(completed_from_table(read_place(archive))) if utc_offset is None else utc_offset
     time, kept = to_utc(start, step, offset)
     arrays = {
         name: (columns[name][kept], np.full(kept.sum(), _DOUBTFUL if name == "P" and scaled else _UNKNOWN))
@@ -289,7 +290,7 @@ class _Base:
             cursor = self._connection.execute(sql, values)
             while rows := cursor.fetchmany(_ROWS):
                 yield rows
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
             raise SourceError(f"{self.path}: cut or broken ({error}); {_AS_PUBLISHED}") from error
 
     def _check_layout(self) -> None:

@@ -251,8 +251,11 @@ def _inspect_archive(archive: Archive, info: SiteInfo) -> dict[str, object]:
     return row | {"why": "; ".join(sentences)}
 
 
-_NO_PLACE = "no latitude and longitude of its site in any metadata file (BIF, SITEINFO, or a sites.csv)"
-_NO_CLOCK = "no UTC_OFFSET in its metadata: its offset from UTC is derived from its longitude"
+_NO_PLACE = (
+    "no latitude and longitude of its site in any metadata file (BIF, SITEINFO, or a sites.csv), nor in the table of "
+    "known sites"
+)
+_NO_CLOCK = "no source has its UTC_OFFSET: a build estimates it from the light"
 
 
 def _row(archive: Archive) -> dict[str, object]:

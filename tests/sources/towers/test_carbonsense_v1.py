@@ -235,11 +235,15 @@ def test_hours_go_on_to_the_cube(unpacked):
     np.testing.assert_array_equal(kept, record.TA)
 
 
-def test_without_an_offset_the_longitude_decides_and_it_is_said(unpacked, caplog):
-    with caplog.at_level(logging.WARNING):
-        record = read_hours(archive(unpacked))
-    assert "no UTC_OFFSET" in caplog.text
+def test_without_an_offset_that_of_the_known_site_is_used_or_the_longitude_s(unpacked, tmp_path, caplog):
+    record = read_hours(archive(unpacked))
+    assert "no UTC_OFFSET" not in caplog.text
     assert record.equals(read_hours(archive(unpacked), utc_offset=1))
+    write_window(tmp_path / "XX-Own" / "a", FIRST, meta={**META, "SITE_ID": "XX-Own"})
+    with caplog.at_level(logging.WARNING):
+        record = read_hours(archive(tmp_path, "XX-Own"))
+    assert "no UTC_OFFSET" in caplog.text
+    assert record.equals(read_hours(archive(tmp_path, "XX-Own"), utc_offset=1))
 
 
 def test_an_hour_in_two_windows_is_taken_once_and_said(tmp_path):

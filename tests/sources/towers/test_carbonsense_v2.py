@@ -244,8 +244,10 @@ def test_place(whole, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_place(archive(early)).latitude is None
     assert "the coordinates of AT-Neu are unknown" in caplog.text
+    own = write(tmp_path / "own_carbonsense_v2.sql", {"XX-Own": FRAMES["AT-Neu"]}, places=False)
     with pytest.raises(SourceError, match="its coordinates are required"):
-        read_hours(archive(early))
+        read_hours(archive(own, "XX-Own"))
+    assert read_hours(archive(early)).equals(read_hours(archive(early), utc_offset=1))  # from the table of known sites
 
 
 def test_chips(whole, tmp_path):

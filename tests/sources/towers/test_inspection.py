@@ -69,8 +69,8 @@ def test_one_row_an_archive_and_one_a_file_left_aside(folder):
 def test_a_site_whose_clock_is_unknown_is_used_with_a_note(folder):
     (folder / "sites.csv").write_text("site_id,lat,lon\nXX-One,50,10\n")
     one = inspect_raw(folder).query("site == 'XX-One' and used").iloc[0]
-    assert "longitude" in one.why and pd.isna(one.utc_offset)
-    assert "1 with a note:\n  XX-One: no UTC_OFFSET" in format_inspection(inspect_raw(folder))
+    assert "a build estimates it" in one.why and pd.isna(one.utc_offset)
+    assert "1 with a note:\n  XX-One: no source has its UTC_OFFSET" in format_inspection(inspect_raw(folder))
 
 
 def test_days_are_looked_at_too(folder):
