@@ -6,6 +6,7 @@ import typer
 
 from fluxcube.cli_fetch_era5 import app as era5_app
 from fluxcube.cli_fetch_modis import app as modis_app
+from fluxcube.cli_fetch_towers import app as towers_app
 
 app = typer.Typer(
     name="fetch",
@@ -14,5 +15,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+app.add_typer(towers_app)
 app.add_typer(era5_app)
 app.add_typer(modis_app)

@@ -6,10 +6,11 @@ import logging
 import re
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-#: Names of query values that are credentials: tokens, keys, signatures, and shared access signatures (sig, se, sp ...).
+#: Names of query values that are credentials: tokens, keys, signatures, shared access signatures (sig, se, sp ...), and
+#: no name: AmeriFlux appends ``?=USER`` to its links.
 _SECRET = re.compile(
     r"(?i)(.*(token|secret|passw|signature|credential|api_?key|access_?key|auth|session|cookie|email).*"
-    r"|x-amz-.*|x-goog-.*|key|sig|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|user|user_id|pwd|code|jwt|policy|key-pair-id)"
+    r"||x-amz-.*|x-goog-.*|key|sig|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|user|user_id|pwd|code|jwt|policy|key-pair-id)"
 )
 _URL = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"'<>]+""", re.IGNORECASE)
 _PATH_QUERY = re.compile(r"""(?<![\w:/])(/[^\s"'<>?]*)\?([^\s"'<>]+)""")

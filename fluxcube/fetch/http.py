@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from fluxcube import __version__
 from fluxcube.errors import FetchError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, origin_of, public
 from fluxcube.fetch.answers import (
@@ -54,9 +55,12 @@ _TRIES, _MAX_TRIES = 5, 60
 #: Longest wait that a server may request, and longest of our own, in seconds.
 _LONGEST_WAIT, _LONGEST_PAUSE = 300.0, 60.0
 _MAX_REDIRECTS = 10
+#: Some services (AmeriFlux) refuse agents that do not begin as browsers do.
+_AGENT = f"Mozilla/5.0 (compatible; fluxcube/{__version__})"
 #: Headers that contain no credentials, and follow a redirect to another host.
 _HARMLESS = {"accept", "accept-encoding", "range", "if-range", "user-agent"}
 
+T = TypeVar("T")
 Explain = Callable[["requests.Response", bytes], "FetchError | None"]
 
 
@@ -79,7 +83,7 @@ class Downloaded:
     etag: str = ""
 
 
-class _Transient(Exception):
+class Failed(Exception):
     """A failed attempt after which another one can succeed; `wait` is what the server requests."""
 
     def __init__(self, error: FetchError, wait: float | None = None) -> None:
@@ -92,7 +96,7 @@ def new_session() -> requests.Session:
     hide_credentials("urllib3.connectionpool", "urllib3.util.retry")
     session = requests.Session()
     session.auth = _no_auth
-    session.headers["User-Agent"] = "fluxcube (https://pypi.org/project/fluxcube)"
+    session.headers["User-Agent"] = _AGENT
     return session
 
 
@@ -162,14 +166,14 @@ def download(
         failures, problem = 0, FetchError(f"{public(url)}: not tried.")
         for attempt in range(1, _MAX_TRIES + 1):
             before = transfer.position
-            failure = _attempt(transfer, client, own)
+            failure = attempt_once(url, lambda: transfer.run(client, own))
             if isinstance(failure, Downloaded):
                 return failure
             problem = failure.error
             failures = failures + 1 if transfer.position <= before else 1
             if failures >= tries or attempt == _MAX_TRIES:
                 break
-            _wait(url, failure, failures, backoff)
+            wait_before(url, failure, failures, backoff)
     raise problem
 
 
@@ -183,28 +187,29 @@ def _own_or(session: requests.Session | None) -> Iterator[tuple[requests.Session
         yield own, True
 
 
-def _attempt(transfer: _Transfer, client: requests.Session, own: bool) -> Downloaded | _Transient:
-    """Try once; raise an error that no further attempt can mend.
+def attempt_once(url: str, action: Callable[[], T]) -> T | Failed:
+    """Do once what sends a request; return a failure after which another attempt can succeed, and raise any other.
 
     Errors of requests contain the whole address: none may become the context of an error that a user sees.
     """
     problem: FetchError | None = None
     try:
-        return transfer.run(client, own)
-    except _Transient as failure:
+        return action()
+    except Failed as failure:
         return failure
     except requests.exceptions.SSLError as error:
-        problem = _certificate_error(transfer.url, error)
+        problem = _certificate_error(url, error)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         why = _reason(error)
-        failed = FetchError(f"{public(transfer.url)}: {why}; run the same command again to continue.")
-        return _Transient(failed)
+        failed = FetchError(f"{public(url)}: {why}; run the same command again to continue.")
+        return Failed(failed)
     except requests.RequestException as error:
-        problem = FetchError(f"{public(transfer.url)}: the request failed ({type(error).__name__}).")
+        problem = FetchError(f"{public(url)}: the request failed ({type(error).__name__}).")
     raise problem
 
 
-def _wait(url: str, failure: _Transient, failures: int, backoff: float) -> None:
+def wait_before(url: str, failure: Failed, failures: int, backoff: float) -> None:
+    """Wait before the next attempt: longer after each failure, and as long as the server requests."""
     if failure.wait is not None and failure.wait > _LONGEST_WAIT:
         raise wait_error(url, failure.wait)
     own = min(backoff * 2 ** (failures - 1), _LONGEST_PAUSE) * (1 + random.random() / 4)
@@ -301,7 +306,7 @@ class _Transfer:
         options: dict[str, Any] = {"stream": True, "timeout": _TIMEOUT}
         if not own:
             return client.get(self.url, headers=headers, **options)
-        return _follow(client, self.url, headers, options)
+        return within_redirects(client, self.url, headers, options)
 
     def _check_answer(self, response: requests.Response, start: int, state: dict[str, Any]) -> int:
         """Return where the answer's body begins; raise if it is no part of the file."""
@@ -309,7 +314,7 @@ class _Transfer:
             raise login_error(self.url, response.url)
         if response.status_code == 416 and start:
             self._discard()
-            raise _Transient(FetchError(f"{public(self.url)}: the server's file has changed."), wait=0.0)
+            raise Failed(FetchError(f"{public(self.url)}: the server's file has changed."), wait=0.0)
         if response.status_code not in (200, 206):
             raise self._refused(response)
         if response.status_code == 200:
@@ -318,16 +323,16 @@ class _Transfer:
         changed = state.get("etag") and _validator(response) and _validator(response) != state["etag"]
         if not start or first != str(start) or changed:
             self._discard()
-            raise _Transient(FetchError(f"{public(self.url)}: the server sent another part than requested."), wait=0.0)
+            raise Failed(FetchError(f"{public(self.url)}: the server sent another part than requested."), wait=0.0)
         return start
 
-    def _refused(self, response: requests.Response) -> FetchError | _Transient:
+    def _refused(self, response: requests.Response) -> FetchError | Failed:
         body = _beginning(response)
         error = self.explain(response, body) if self.explain else None
         error = error or status_error(self.url, response.status_code, body)
         if response.status_code not in TRANSIENT or (error.stops and response.status_code != 429):
             return error
-        return _Transient(error, retry_after(response.headers.get("Retry-After")))
+        return Failed(error, retry_after(response.headers.get("Retry-After")))
 
     def _total(self, response: requests.Response, start: int) -> int | None:
         """Return the size of the whole file as the server reports it, or None."""
@@ -420,7 +425,7 @@ class _Transfer:
             if done > total:
                 self._discard()
             problem = FetchError(f"{public(self.url)}: expected {total} bytes, received {done}.")
-            raise _Transient(problem)
+            raise Failed(problem)
         self._check_sum(sha)
         try:
             os.replace(self.part, self.path)
@@ -436,7 +441,7 @@ class _Transfer:
         found = sha if algorithm == "sha256" else _digest_of(self.part, self.position, algorithm).hexdigest()
         if found != expected.lower():
             self._discard()
-            raise _Transient(
+            raise Failed(
                 FetchError(
                     f"{public(self.url)}: the file is damaged or has changed: expected {algorithm} {expected}, "
                     f"found {found}; it was removed."
@@ -448,12 +453,23 @@ class _Transfer:
         self.state_file.unlink(missing_ok=True)
 
 
-def _follow(client: requests.Session, url: str, headers: dict[str, str], options: dict[str, Any]) -> requests.Response:
-    """Send a request and follow its redirects; headers with credentials are sent to the first origin only."""
+def within_redirects(
+    client: requests.Session, url: str, headers: dict[str, str], options: dict[str, Any], method: str = "GET"
+) -> requests.Response:
+    """Send a request and follow its redirects; headers with credentials are sent to the first origin only.
+
+    Raises
+    ------
+    CredentialsError
+        If it is redirected to a login page.
+    FetchError
+        If it is redirected without encryption, or without an end.
+    """
+    options = {"timeout": _TIMEOUT, **options}
     first, here = origin_of(url), url
     for _ in range(_MAX_REDIRECTS):
         sent = headers if origin_of(here) == first else {k: v for k, v in headers.items() if k.lower() in _HARMLESS}
-        response = client.get(here, headers=sent, allow_redirects=False, **options)
+        response = client.request(method, here, headers=sent, allow_redirects=False, **options)
         if not response.is_redirect:
             return response
         target = urljoin(here, response.headers["Location"])

@@ -208,7 +208,7 @@ def test_a_disk_that_fills_up_keeps_what_it_has(web, file, monkeypatch):
         ("https://u:p@h:8/x", "https://h:8/x"),
         ("s3://k:s@b/x", "s3://b/x"),
         ("https://h/x?se=1&sp=r&sig=abc%3D", "https://h/x?se=***&sp=***&sig=***"),
-        ("https://h/x?=plain&year=2018", "https://h/x?=plain&year=2018"),
+        ("https://h/x?=user&year=2018", "https://h/x?=***&year=2018"),
         ("https://h/x#access_token=abc", "https://h/x#***"),
         ("relative/path?token=a", "relative/path?token=a"),
     ],
