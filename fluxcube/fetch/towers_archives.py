@@ -19,7 +19,7 @@ from fluxcube.errors import FetchError, LicenceError, UnknownNameError
 from fluxcube.fetch.addresses import host_of
 from fluxcube.fetch.api import request_text, size_of
 from fluxcube.fetch.http import Downloaded, download
-from fluxcube.fetch.items import Item, Licence, Plan
+from fluxcube.fetch.items import Item, Licence, Plan, fault_of_name
 from fluxcube.fetch.run import make_plan
 from fluxcube.fetch.towers_catalogue import Choice, TowerArchive, read_snapshot, select
 from fluxcube.fetch.towers_hubs import ICOS_FLUXNET, ICOS_LEVEL2, Services, list_icos, list_shuttle
@@ -100,7 +100,9 @@ def _one_a_site(archives: Iterable[TowerArchive]) -> list[TowerArchive]:
     best: dict[str, tuple[tuple[bool, int, int], TowerArchive]] = {}
     for archive in archives:
         parsed = parse_name(archive.name)
-        if parsed is None or networks()[parsed.network].refused or parsed.site != archive.site:
+        if parsed is None or fault_of_name(archive.name) or parsed.site != archive.site:
+            continue
+        if networks()[parsed.network].refused:
             continue
         rank = (parsed.network == "ICOS 2023 L2", archive.last_year, archive.years)
         if archive.site not in best or rank > best[archive.site][0]:

@@ -112,7 +112,8 @@ def list_ameriflux(services: Services) -> list[TowerArchive]:
 def ameriflux_sites(services: Services) -> dict[str, Mapping[str, Any]]:
     """Return what AmeriFlux states about each site with a FLUXNET product."""
     answer = request_json(f"{services.ameriflux}/v2/site_info_display/AmeriFlux")
-    return {str(row.get("site_id")): row for row in rows_of(answer, "values") if row.get("grp_publish_fluxnet")}
+    sites = {str(row.get("site_id")): row for row in rows_of(answer, "values") if row.get("grp_publish_fluxnet")}
+    return {site: row for site, row in sites.items() if re.fullmatch(r"[A-Z]{2}-[A-Za-z0-9]{3}", site, re.ASCII)}
 
 
 def ameriflux_facts(site: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,8 +101,7 @@ class Service:
         self._faults.append((re.compile(pattern), method, list(faults) * times))
 
     def start(self) -> Service:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
@@ -145,6 +144,13 @@ class Service:
             if faults and method in ("", request.method) and pattern.search(request.path):
                 return faults.pop(0)
         return Fault()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *details: object) -> None:
+        """A client that leaves early is what some tests are about."""
 
 
 def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
