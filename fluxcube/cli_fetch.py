@@ -10,7 +10,8 @@ from fluxcube.cli_fetch_towers import app as towers_app
 
 app = typer.Typer(
     name="fetch",
-    help="Fetch towers, ERA5 and MODIS; the same command continues a stopped fetch, and --plan only lists it.",
+    help="Fetch towers, ERA5 and MODIS; the same command continues a stopped fetch, and --plan only lists it.\n\n"
+    "Example: `fluxcube fetch towers raw/ --igbp DBF --plan`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )

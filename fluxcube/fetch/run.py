@@ -139,13 +139,15 @@ class _Batch:
 
     def __init__(self, plan: Plan, folder: Path, ledger: Ledger, one: One, progress: Progress | None) -> None:
         self.plan, self.folder, self.ledger, self.one, self.progress = plan, folder, ledger, one, progress
-        self.done = {item.name for item in plan.items if ledger.done(item)}
+        have = {item.name for item in plan.have}
+        # Another fetch may have come before the lock: the checksum tells its files from damaged ones.
+        self.done = {item.name for item in plan.items if ledger.done(item, verify=item.name not in have)}
         self.failed: dict[str, FetchError | StoreError] = {}
         self.control = Control()
 
     def run(self, jobs: int) -> None:
         """Fetch what is missing; every failure is recorded, and one that concerns all items ends the run."""
-        waiting = [item for item in self.plan.missing if item.name not in self.done]
+        waiting = [item for item in self.plan.items if item.name not in self.done]
         self._report("")
         with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
             running: dict[Future[None], Item] = {}

@@ -16,12 +16,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 
 from fluxcube.errors import FetchError, LicenceError, UnknownNameError
-from fluxcube.fetch.addresses import host_of
+from fluxcube.fetch.addresses import host_of, public
 from fluxcube.fetch.api import request_text, size_of
 from fluxcube.fetch.http import Downloaded, download
 from fluxcube.fetch.items import Item, Licence, Plan, fault_of_name
 from fluxcube.fetch.run import make_plan
-from fluxcube.fetch.towers_catalogue import Choice, TowerArchive, read_snapshot, select
+from fluxcube.fetch.towers_catalogue import Choice, TowerArchive, newest, read_snapshot, select
 from fluxcube.fetch.towers_hubs import ICOS_FLUXNET, ICOS_LEVEL2, Services, list_icos, list_shuttle
 from fluxcube.sources.towers.networks import networks, parse_name
 
@@ -46,6 +46,7 @@ ICOS = Licence(
     text="ICOS data licence: cite each data object (below) with its PID. Downloading accepts the licence.",
     citation="ICOS RI: ecosystem data products, one citation with PID for each archive.",
 )
+_ZIP = ("application/zip", "application/x-zip-compressed", "application/x-zip")
 _ICOS_LINK = re.compile(r"/(?:licence_accept|objects)")
 #: Number of archives of each hub whose size is requested for a plan, and bytes per second assumed for its time.
 _SAMPLED, _RATE = 4, 5e6
@@ -69,7 +70,7 @@ def plan_shuttle(
     every, notes = list_shuttle(services) if snapshot is None else _snapshot(snapshot)
     where = "the FLUXNET Shuttle" if snapshot is None else Path(str(snapshot)).name
     try:
-        archives, more = select(every, choice, where)
+        archives, more = select(newest(every), choice, where)
     except UnknownNameError as error:
         raise UnknownNameError(" ".join([str(error), *notes])) from None
     return archives_plan("FLUXNET Shuttle", folder, archives, SHUTTLE, [*notes, *more], **options), archives
@@ -152,7 +153,7 @@ def _item(archive: TowerArchive, rate: float | None = None) -> Item:
     estimate = None if rate is None else int(rate * archive.years)
     return Item(
         archive.name,
-        archive.url,
+        key_of(archive.url),
         size=estimate if archive.size is None else archive.size,
         exact=archive.size is not None,
         about=about,
@@ -172,6 +173,11 @@ def _bytes_a_year(archives: Sequence[TowerArchive]) -> dict[str, float]:
         if known:
             rates[hub] = sum(size for size, _ in known) / sum(years for _, years in known)
     return rates
+
+
+def key_of(url: str) -> str:
+    """Return what identifies a file: its address, whatever link leads to it, without the user's name (``?=USER``)."""
+    return public(address(url)[0].partition("?=")[0])
 
 
 def address(url: str) -> tuple[str, dict[str, str]]:
@@ -222,9 +228,8 @@ def fetch_archive(item: Item, path: Path, link: str) -> Downloaded:
         If it is not; the file is removed.
     """
     url, headers = address(link)
-    result = download(
-        url, path, headers=headers, size=item.size if item.exact else None, checksum=item.checksum, explain=_licence
-    )
+    size = item.size if item.exact else None
+    result = download(url, path, headers=headers, size=size, checksum=item.checksum, expect=_ZIP, explain=_licence)
     identifier = icos_identifier(link)
     try:
         if identifier and not _is_object(result.sha256, identifier):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsIndex
 
 from fluxcube.errors import ConfigError, FetchError, unknown
 from fluxcube.fetch.items import fault_of_name
@@ -165,6 +166,18 @@ def fault_of_archive(name: str, site: str) -> str:
     return "" if match[2] == site else f"{name} is not an archive of the site {printable(site[:40])}"
 
 
+def newest(archives: Iterable[TowerArchive]) -> list[TowerArchive]:
+    """Return the newest version and run of each site at each hub; of equal ones the last of the list."""
+    best: dict[tuple[str, str], tuple[tuple[int, ...], TowerArchive]] = {}
+    for archive in archives:
+        match = ARCHIVE.fullmatch(archive.name)
+        version = tuple(map(int, re.findall(r"\d+", f"{match[5]}.{match[6]}"))) if match else ()
+        key = archive.hub, archive.site
+        if key not in best or version >= best[key][0]:
+            best[key] = version, archive
+    return list({archive.name: archive for _, archive in best.values()}.values())
+
+
 def degrees(value: object) -> float | None:
     """Return a coordinate; None if it is missing or not a number."""
     try:
@@ -251,7 +264,7 @@ def parse_years(years: int | str | Sequence[int] | None) -> tuple[int, int] | No
         return None
     try:
         parts = re.split(r"\s*[-/:,]\s*", years.strip()) if isinstance(years, str) else years
-        numbers = [int(parts)] if isinstance(parts, int) else [int(part) for part in parts]
+        numbers = [int(part) for part in ([parts] if isinstance(parts, SupportsIndex) else parts)]
     except (ValueError, TypeError):
         numbers = []
     if not numbers or not all(1900 <= number <= 2200 for number in numbers):

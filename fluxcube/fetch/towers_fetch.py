@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluxcube.errors import ConfigError, FetchError, unknown
-from fluxcube.fetch.addresses import public
 from fluxcube.fetch.http import download
 from fluxcube.fetch.items import Item, Plan
 from fluxcube.fetch.run import Progress, fetch_all
 from fluxcube.fetch.towers_ameriflux import EMAIL, USER, account, order, plan_ameriflux
-from fluxcube.fetch.towers_archives import fetch_archive, log_download, plan_icos, plan_shuttle
+from fluxcube.fetch.towers_archives import fetch_archive, key_of, log_download, plan_icos, plan_shuttle
 from fluxcube.fetch.towers_catalogue import ARCHIVE, Choice, TowerArchive, write_snapshot
 from fluxcube.fetch.towers_hubs import Services
 from fluxcube.fetch.towers_zenodo import plan_zenodo
@@ -154,7 +153,7 @@ def _task(
         plan, archives = plan_icos(folder, choice, services, **options)
     else:
         plan, archives = plan_shuttle(folder, choice, services, snapshot, **options)
-    return _Archives(folder, services, plan, archives, {public(a.url): a.url for a in archives})
+    return _Archives(folder, services, plan, archives, {key_of(a.url): a.url for a in archives})
 
 
 class _Task:

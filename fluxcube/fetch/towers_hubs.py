@@ -181,24 +181,21 @@ def _icos_archive(
 
 
 def list_tern(services: Services) -> list[TowerArchive]:
-    """Return TERN's archives: the newest version of each site in its catalogue, with the places of its BIF."""
+    """Return TERN's archives: every version in its catalogue, with the places of its BIF."""
     catalogue = request_text(f"{services.tern}/TERN_THREDDS_catalogue.csv")
     places = _bif(request_text(f"{services.tern}/BIF_all_sites.csv"))
-    newest: dict[str, tuple[tuple[int, ...], TowerArchive]] = {}
+    archives = []
     for row in csv.DictReader(io.StringIO(catalogue, newline="")):
         site, url = (row.get("SITE_ID") or "").strip(), (row.get("PRODUCT_URL") or "").strip()
         name = name_of(url)
         match = ARCHIVE.fullmatch(name)
         if not match or fault_of_archive(name, site):
             continue
-        version = tuple(int(part) for part in re.findall(r"\d+", f"{match[5]}.{match[6]}"))
         facts = places.get(site, {}) | span(match.group(3, 4))
         facts["citation"] = " ".join((row.get("PRODUCT_CITATION") or "").split())
         facts["product_id"] = (row.get("PRODUCT_ID") or "").strip()
-        archive = TowerArchive(hub="TERN", site=site, name=name, url=url, **facts)
-        if site not in newest or version > newest[site][0]:
-            newest[site] = version, archive
-    return [archive for _, archive in newest.values()]
+        archives.append(TowerArchive(hub="TERN", site=site, name=name, url=url, **facts))
+    return archives
 
 
 def _bif(text: str) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from services.web import Answer, Fault, page, status
 
 import fluxcube
 from fluxcube.cli import app
-from fluxcube.errors import ConfigError, CredentialsError, FetchError, LicenceError, StoreError, UnknownNameError
+from fluxcube.errors import ConfigError, CredentialsError, FetchError, LicenceError, UnknownNameError
 from fluxcube.fetch import http
 from fluxcube.fetch.towers_archives import check_zip
 from fluxcube.fetch.towers_catalogue import Choice, read_snapshot, select
@@ -226,6 +226,28 @@ def test_a_snapshot_of_the_user(hubs, fetch, tmp_path):
         fetch(snapshot=path, source="icos")
 
 
+def test_any_link_to_the_same_file_is_the_same_file(hubs, fetch, tmp_path):
+    fetch(sites=["DE-Hai", "US-Ha1"])
+    text = (tmp_path / "fluxnet_shuttle_snapshot_fetched.csv").read_text()
+    text = text.replace("/objects/", "/licence_accept?ids=%5B%22").replace(",EUF_DE", "%22%5D,EUF_DE")
+    assert "%22%5D,EUF_DE" in text
+    text = text.replace("r1.zip,AMF", "r1.zip?=other,AMF")
+    older = text.splitlines()[-1].replace("v1.3_r1", "v1.2_r9")
+    path = tmp_path.parent / f"{tmp_path.name}-links.csv"
+    path.write_text(f"{text}{older}\n{text.splitlines()[-1]}\n")
+    assert len(fetch(snapshot=path)) == 2 and len(downloads(hubs)) == 2
+    for name in tmp_path.glob("EUF*"):
+        name.unlink()
+    fetch(snapshot=path)
+    assert hubs.icos.asked("/objects/", "GET")[-1].headers["cookie"].startswith("CpLicenseAcceptedFor=")
+
+
+def test_an_error_as_json_is_shown(hubs, fetch):
+    hubs.tern.fail(r"AU-How.*zip", Fault(Answer({"message": "maintenance until Friday"})), method="GET")
+    with pytest.raises(FetchError, match=r"found application/json: .*maintenance until Friday"):
+        fetch(sites="AU-How")
+
+
 def test_icos_directly(hubs, fetch, tmp_path):
     facts = {"igbp": "ENF", "latitude": 61.8, "longitude": 24.3}
     level2 = archive("FI-Hyy")
@@ -341,12 +363,6 @@ def test_zenodo_that_fails(hubs, fetch):
 def test_what_needs_a_person_names_the_page(fetch, source):
     with pytest.raises(FetchError, match=r"open https://.*download the (half-hourly )?files FLX_<SITE>.*inspect"):
         fetch(source=source)
-
-
-def test_open_carbonsense_names_the_commands(monkeypatch, tmp_path):
-    monkeypatch.delenv("FLUXCUBE_DATA", raising=False)
-    with pytest.raises(StoreError, match="fluxcube fetch towers RAW --source zenodo"):
-        fluxcube.open_carbonsense()
 
 
 def test_zips_that_are_none(tmp_path):
