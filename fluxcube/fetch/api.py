@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fluxcube.errors import FetchError, QuotaError
-from fluxcube.fetch.addresses import public
-from fluxcube.fetch.answers import TRANSIENT, is_login, kind_error, login_error, retry_after, snippet, status_error
+from fluxcube.fetch.addresses import credentials_in, public, without
+from fluxcube.fetch.answers import (
+    SNIFFED,
+    TRANSIENT,
+    is_login,
+    kind_error,
+    login_error,
+    retry_after,
+    snippet,
+    status_error,
+)
 from fluxcube.fetch.control import check_stop
 from fluxcube.fetch.http import Failed, attempt_once, new_session, wait_before, within_redirects
 
@@ -75,7 +84,8 @@ def request_json(url: str, **options: Any) -> Any:
         return json.loads(text)
     except ValueError:
         pass
-    raise FetchError(f"{public(url)}: expected JSON, found {snippet(text.encode())}; try again later.")
+    shown = snippet(without(text.encode()[:SNIFFED], options.get("hide", ())))
+    raise FetchError(f"{public(url)}: expected JSON, found {shown}; try again later.")
 
 
 def _send(
@@ -95,7 +105,7 @@ def _send(
             data: Any = dict(body) if body is not None else None
             response = client.post(url, json=data, data=form, headers=sent, timeout=(30, 120), allow_redirects=False)
         with response:
-            return _checked(url, response, expect, hide)
+            return _checked(url, response, expect, [*hide, *credentials_in(url, headers)])
 
 
 def _checked(url: str, response: Any, expect: Sequence[str] | None, hide: Sequence[str]) -> str:
@@ -103,7 +113,7 @@ def _checked(url: str, response: Any, expect: Sequence[str] | None, hide: Sequen
         target = response.headers["Location"]
         raise login_error(url, target) if is_login(target) else FetchError(f"{public(url)}: redirected elsewhere.")
     content = _content(url, response)
-    shown = _hidden(content, hide)
+    shown = without(content[:SNIFFED], hide)
     if response.status_code != 200:
         error = status_error(url, response.status_code, shown)
         if response.status_code in TRANSIENT:
@@ -122,12 +132,6 @@ def _content(url: str, response: Any) -> bytes:
         if size > _MAX_ANSWER:
             raise FetchError(f"{public(url)}: expected a list, found an answer of more than {_MAX_ANSWER} bytes.")
     return b"".join(parts)
-
-
-def _hidden(content: bytes, hide: Sequence[str]) -> bytes:
-    for secret in filter(None, hide):
-        content = content.replace(secret.encode(), b"***")
-    return content
 
 
 def size_of(url: str, headers: Mapping[str, str] | None = None) -> int | None:

@@ -13,16 +13,17 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from fluxcube import __version__
 from fluxcube.errors import FetchError, missing_package
-from fluxcube.fetch.addresses import hide_credentials, origin_of, public
+from fluxcube.fetch.addresses import HARMLESS_HEADERS, credentials_in, hide_credentials, origin_of, public, without
 from fluxcube.fetch.answers import (
     SNIFFED,
     TRANSIENT,
@@ -57,8 +58,6 @@ _LONGEST_WAIT, _LONGEST_PAUSE = 300.0, 60.0
 _MAX_REDIRECTS = 10
 #: Some services (AmeriFlux) refuse agents that do not begin as browsers do.
 _AGENT = f"Mozilla/5.0 (compatible; fluxcube/{__version__})"
-#: Headers that contain no credentials, and follow a redirect to another host.
-_HARMLESS = {"accept", "accept-encoding", "range", "if-range", "user-agent"}
 
 T = TypeVar("T")
 Explain = Callable[["requests.Response", bytes], "FetchError | None"]
@@ -273,12 +272,16 @@ class _Transfer:
         start = self._resume_at(state)
         with self._open(client, own, start, state) as response:
             start = self._check_answer(response, start, state)
+            blocks = response.iter_content(_CHUNK)
+            first = next(blocks, b"")
+            if not start:  # before anything that is there is given up for what the server sends
+                self._check_kind(response, first)
             total = self._total(response, start)
             self._check_space(total, start)
             etag = _validator(response)
             if not start:
                 self._write_state(etag, total)
-            sha = self._copy(response, start, total)
+            sha = self._copy(chain([first], blocks), start, total)
         return self._finish(sha, total, etag)
 
     def _state(self) -> dict[str, Any]:
@@ -327,7 +330,7 @@ class _Transfer:
         return start
 
     def _refused(self, response: requests.Response) -> FetchError | Failed:
-        body = _beginning(response)
+        body = self._shown(_beginning(response))
         error = self.explain(response, body) if self.explain else None
         error = error or status_error(self.url, response.status_code, body)
         if response.status_code not in TRANSIENT or (error.stops and response.status_code != 429):
@@ -344,8 +347,9 @@ class _Transfer:
         if start and whole.isdigit():
             total = int(whole)
         if total is not None and self.size is not None and total != self.size:
-            self._discard()
-            raise self._other_kind(response) or FetchError(
+            if start:
+                self._discard()
+            raise FetchError(
                 f"{public(self.url)}: expected {self.size} bytes, the server has a file of {total}: it has changed, or "
                 "the list is outdated; make a new plan."
             )
@@ -353,11 +357,9 @@ class _Transfer:
             raise FetchError(f"{public(self.url)}: the server sent an empty file.")
         return total if total is not None else self.size
 
-    def _other_kind(self, response: requests.Response) -> FetchError | None:
-        head = _beginning(response)
-        return (self.explain and self.explain(response, head)) or kind_error(
-            self.url, response.headers.get("Content-Type", ""), head, self.expect
-        )
+    def _shown(self, body: bytes) -> bytes:
+        """Return the beginning of a body as an error may show it: servers repeat the credentials that they refuse."""
+        return without(body, credentials_in(self.url, self.headers))
 
     def _check_space(self, total: int | None, start: int) -> None:
         free = shutil.disk_usage(self.path.parent).free
@@ -373,19 +375,14 @@ class _Transfer:
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def _copy(self, response: requests.Response, start: int, total: int | None) -> str:
+    def _copy(self, blocks: Iterable[bytes], start: int, total: int | None) -> str:
         """Write the body to the part file, and return the SHA-256 of the whole."""
-        sha = _digest_of(self.part, start)
-        done, first = start, True
-        blocks = response.iter_content(_CHUNK)
+        sha, done = _digest_of(self.part, start), start
         try:
             with open(self.part, "r+b" if start else "wb") as file:
                 file.seek(start)
                 for block in blocks:
                     check_stop()
-                    if first and not start:
-                        self._check_kind(response, block)
-                    first = False
                     self._write(file, block)
                     sha.update(block)
                     done += len(block)
@@ -406,7 +403,7 @@ class _Transfer:
         file.write(block)
 
     def _check_kind(self, response: requests.Response, block: bytes) -> None:
-        head = block[:SNIFFED]
+        head = self._shown(block[:SNIFFED])
         error = kind_error(self.url, response.headers.get("Content-Type", ""), head, self.expect)
         if error:
             raise (self.explain and self.explain(response, head)) or error
@@ -468,7 +465,9 @@ def within_redirects(
     options = {"timeout": _TIMEOUT, **options}
     first, here = origin_of(url), url
     for _ in range(_MAX_REDIRECTS):
-        sent = headers if origin_of(here) == first else {k: v for k, v in headers.items() if k.lower() in _HARMLESS}
+        sent = (
+            headers if origin_of(here) == first else {k: v for k, v in headers.items() if k.lower() in HARMLESS_HEADERS}
+        )
         response = client.request(method, here, headers=sent, allow_redirects=False, **options)
         if not response.is_redirect:
             return response
