@@ -34,6 +34,9 @@ def towers(
         str | None, typer.Option(help="Snapshot of the FLUXNET Shuttle (CSV); default: what its hubs list today.")
     ] = None,
     release: Annotated[str, typer.Option(help="Release of the published CarbonSense, for zenodo: v1 or v2.")] = "v1",
+    table: Annotated[
+        Path | None, typer.Option(help="Write the selected archives, with citations, as CSV; also a --snapshot.")
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="List files, bytes, time and licence; download nothing.")
     ] = False,
@@ -61,6 +64,7 @@ def towers(
             bbox=box(bbox),
             snapshot=snapshot,
             release=release,
+            table=table,
             plan=plan,
             jobs=jobs,
             verify=verify,

@@ -200,10 +200,15 @@ def write_snapshot(archives: Iterable[TowerArchive], path: Path) -> None:
     if path.is_file():
         every = {(a.hub, a.site): a for a in read_snapshot(path.read_text("utf-8"), path.name)[0]}
     every |= {(archive.hub, archive.site): archive for archive in archives}
+    write_table([archive for _, archive in sorted(every.items())], path)
+
+
+def write_table(archives: Iterable[TowerArchive], path: Path) -> None:
+    """Write a list of archives as CSV, with the columns of a snapshot: place, class, years, link, citation, DOI."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(archive.row() for _, archive in sorted(every.items()))
+        writer.writerows(archive.row() for archive in archives)
 
 
 @dataclass(frozen=True, kw_only=True)

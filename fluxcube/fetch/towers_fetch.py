@@ -12,7 +12,7 @@ from fluxcube.fetch.items import Item, Plan
 from fluxcube.fetch.run import Progress, fetch_all
 from fluxcube.fetch.towers_ameriflux import EMAIL, USER, account, order, plan_ameriflux
 from fluxcube.fetch.towers_archives import fetch_archive, key_of, log_download, plan_icos, plan_shuttle
-from fluxcube.fetch.towers_catalogue import ARCHIVE, Choice, TowerArchive, write_snapshot
+from fluxcube.fetch.towers_catalogue import ARCHIVE, Choice, TowerArchive, write_snapshot, write_table
 from fluxcube.fetch.towers_hubs import Services
 from fluxcube.fetch.towers_zenodo import plan_zenodo
 
@@ -50,6 +50,7 @@ def towers(
     bbox: Sequence[float] | None = None,
     snapshot: str | Path | None = None,
     release: str = "v1",
+    table: str | Path | None = None,
     plan: bool = False,
     jobs: int = 2,
     verify: bool = False,
@@ -77,6 +78,9 @@ def towers(
         Snapshot that ``fluxnet-shuttle listall`` wrote; default: what the hubs list today.
     release : {"v1", "v2"}
         Release of the published CarbonSense, for ``zenodo``.
+    table : path, optional
+        Write the selected archives there as CSV (site, place, class, networks, years, link, citation, DOI); of
+        ``shuttle``, it is also a `snapshot` that a later call can pass to fetch the same list.
     plan : bool
         Return what would be fetched; lists of the services are read, and nothing is ordered or downloaded.
     jobs : int
@@ -111,6 +115,8 @@ def towers(
     choice = Choice.create(sites, igbp, years, network, bbox)
     _check(source, choice, snapshot)
     task = _task(source, Path(out), choice, services or Services(), snapshot, release, verify=verify, estimate=plan)
+    if table is not None:
+        _write_table(task, Path(table))
     if plan:
         return task.plan
     again = f"`fluxcube fetch towers {Path(out)} --source {source}` with the same options"
@@ -132,6 +138,14 @@ def _check(source: str, choice: Choice, snapshot: str | Path | None) -> None:
         )
     if snapshot is not None and source != "shuttle":
         raise ConfigError(f"a snapshot is a list of source shuttle, not of {source}: leave it out.")
+
+
+def _write_table(task: _Task, path: Path) -> None:
+    if path.exists():
+        raise ConfigError(f"{path} exists: choose another file for the list.")
+    if not task.archives:
+        raise ConfigError(f"{task.plan.source} has no list of sites: leave out the table.")
+    write_table(task.archives, path)
 
 
 def _task(

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from fluxcube.errors import FetchError
 from fluxcube.fetch.api import request_json, request_text
 from fluxcube.fetch.towers_catalogue import ARCHIVE, TowerArchive, degrees, fault_of_archive, networks_of
+from fluxcube.sources.towers.networks import parse_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +165,11 @@ def _icos_archive(
     services: Services, identifier: str, values: Mapping[str, str], years: Mapping[str, Any]
 ) -> TowerArchive:
     ecosystem = values.get("ecosystemType", "").rpartition("/")[2]
+    # The name of the file states the site as FLUXNET writes it; ids of stations of other networks can differ.
+    named = parse_name(values["fileName"])
     return TowerArchive(
         hub="ICOS",
-        site=values.get("stationId") or values.get("station", "")[-6:],
+        site=named.site if named else values.get("stationId") or values.get("station", "")[-6:],
         name=values["fileName"],
         url=f"{services.icos_data}/objects/{identifier}",
         **years,

@@ -92,6 +92,16 @@ def test_the_plan_downloads_nothing(hubs, fetch, tmp_path):
     assert plan.bytes > 0 and plan.seconds is not None and "estimated" in text
 
 
+def test_the_list_as_a_table_is_a_snapshot(hubs, fetch, tmp_path):
+    path = tmp_path.parent / f"{tmp_path.name}-list.csv"
+    plan = fetch(igbp="DBF", plan=True, table=path)
+    rows = list(csv.DictReader(path.open(newline="", encoding="utf-8")))
+    assert [row["site_id"] for row in rows] == ["DE-Hai", "US-Ha1"] and all(row["product_citation"] for row in rows)
+    assert [item.key for item in fetch(snapshot=path, plan=True).items] == [item.key for item in plan.items]
+    with pytest.raises(ConfigError, match="choose another file"):
+        fetch(plan=True, table=path)
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
