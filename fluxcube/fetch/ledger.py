@@ -49,7 +49,7 @@ class Ledger:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         self._guard = threading.Lock()
-        self._read_bytes = -1
+        self._read_bytes = 0
         self._files: dict[str, dict[str, Any]] = {}
         self._requests: dict[str, str] = {}
 
@@ -163,21 +163,21 @@ class Ledger:
                 raise unwritable(self.folder / LEDGER, error) from error
 
     def _refresh(self) -> None:
-        """Read the ledger again if it has changed. A line that a kill cut off does not count."""
+        """Read the lines that were appended since the last time. A line that a kill cut off does not count."""
         with self._guard:
             try:
-                text = (self.folder / LEDGER).read_bytes() if self._changed() else None
+                with open(self.folder / LEDGER, "rb") as file:
+                    if os.fstat(file.fileno()).st_size < self._read_bytes:  # another file
+                        self._read_bytes, self._files, self._requests = 0, {}, {}
+                    file.seek(self._read_bytes)
+                    text = file.read()
             except (FileNotFoundError, NotADirectoryError):
-                text = b""
-            if text is None:
+                self._read_bytes, self._files, self._requests = 0, {}, {}
                 return
-            self._read_bytes, self._files, self._requests = len(text), {}, {}
-            for line in text.split(b"\n"):
+            lines = text[: text.rfind(b"\n") + 1]
+            self._read_bytes += len(lines)
+            for line in lines.split(b"\n"):
                 self._add(_parsed(line))
-
-    def _changed(self) -> bool:
-        path = self.folder / LEDGER
-        return (path.stat().st_size if path.exists() else 0) != self._read_bytes
 
     def _add(self, entry: dict[str, Any]) -> None:
         if entry.get("kind") == "file" and {"name", "key", "size", "sha256"} <= set(entry):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, StoreError
@@ -50,7 +53,19 @@ def make_plan(
     """
     every, ledger = tuple(items), Ledger(folder)
     have = tuple(item for item in every if ledger.done(item, verify=verify))
-    return Plan(source, every, have, tuple(notes), seconds, cost, licence)
+    plan = Plan(source, every, have, tuple(notes), seconds, cost, licence)
+    free = _free(Path(folder))
+    if plan.bytes <= free:
+        return plan
+    return replace(
+        plan, notes=(*plan.notes, f"{size_text(plan.bytes)} are needed, and the disk has {size_text(free)} free")
+    )
+
+
+def _free(folder: Path) -> int:
+    """Return the free bytes of the disk of a folder, which need not exist."""
+    existing = next((path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()), Path.cwd())
+    return shutil.disk_usage(existing).free
 
 
 @contextmanager
@@ -126,6 +141,7 @@ def fetch_all(
     ledger = Ledger(folder)
     with ledger.locked():
         batch = _Batch(plan, folder, ledger, one, progress)
+        batch.check_space()
         batch.run(max(1, jobs))
         write_licence(folder, plan, ledger)
         _remove_empty(folder / STAGING)
@@ -144,6 +160,16 @@ class _Batch:
         self.done = {item.name for item in plan.items if ledger.done(item, verify=item.name not in have)}
         self.failed: dict[str, FetchError | StoreError] = {}
         self.control = Control()
+
+    def check_space(self) -> None:
+        """Raise StoreError if the disk cannot contain the files of known size, before any is fetched."""
+        missing = [item for item in self.plan.items if item.name not in self.done]
+        needed = sum(item.size or 0 for item in missing if item.exact)
+        parts = [path for path in (self.folder / STAGING).rglob("*") if path.is_file()]
+        free = _free(self.folder) + sum(path.stat().st_size for path in parts)
+        if needed > free:
+            text = f"{size_text(needed)} needed, {size_text(free)} free"
+            raise unwritable(self.folder, OSError(errno.ENOSPC, text))
 
     def run(self, jobs: int) -> None:
         """Fetch what is missing; every failure is recorded, and one that concerns all items ends the run."""
