@@ -87,20 +87,20 @@ def _html_error(url: str, head: bytes) -> FetchError:
 
 def status_error(url: str, status: int, body: bytes) -> FetchError:
     """Return the error for a status that is not success."""
-    where, said = public(url), snippet(body)
+    where, answer = public(url), snippet(body)
     if _SKEWED.search(body):
-        said += " (is the clock of this computer right?)"
+        answer += " (is the clock of this computer right?)"
     if status == 401:
-        return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {said}")
+        return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {answer}")
     if status == 403 and _LICENCE_TEXT.search(body):
-        return LicenceError(f"{where}: a licence must be accepted first, in a browser (403): {said}")
+        return LicenceError(f"{where}: a licence must be accepted first, in a browser (403): {answer}")
     if status == 403:
-        return FetchError(f"{where}: access is refused (403); an account, or a right of it, is missing: {said}")
+        return FetchError(f"{where}: access is refused (403); an account, or a right of it, is missing: {answer}")
     if status in (404, 410):
-        return FetchError(f"{where}: there is no such file at the service ({status}): {said}")
+        return FetchError(f"{where}: there is no such file at the service ({status}): {answer}")
     if status == 429:
-        return QuotaError(f"{where}: too many requests (429): {said}; wait, and run the same command again.")
-    return FetchError(f"{where}: the service answered with status {status}: {said}")
+        return QuotaError(f"{where}: too many requests (429): {answer}; wait, and run the same command again.")
+    return FetchError(f"{where}: the service answered with status {status}: {answer}")
 
 
 def snippet(body: bytes, length: int = 200) -> str:

@@ -155,7 +155,7 @@ def download(
     CredentialsError, LicenceError, QuotaError
         If the service requires an account or a licence, or a quota is used up.
     FetchError
-        If the service does not send the file, or what it sends is not the file. What is there of it is kept in the
+        If the service does not send the file, or what it sends is not the file. The received part stays in the
         ``.part`` file, unless it is wrong.
     StoreError
         If the disk does not accept the file.
@@ -274,7 +274,7 @@ class _Transfer:
             start = self._check_answer(response, start, state)
             blocks = response.iter_content(_CHUNK)
             first = next(blocks, b"")
-            if not start:  # before anything that is there is given up for what the server sends
+            if not start:  # first, because another file replaces the part that is there
                 self._check_kind(response, first)
             total = self._total(response, start)
             self._check_space(total, start)

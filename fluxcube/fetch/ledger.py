@@ -205,13 +205,13 @@ def _lock(number: int, folder: Path) -> None:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held = f"{folder}: another fetch is writing there; wait until it has ended, or choose another folder."
+        problem = f"{folder}: another fetch is writing there; wait until it has ended, or choose another folder."
     except OSError as error:  # a file system without locks
         _log.warning("%s cannot be locked (%s): start only one fetch into it.", folder, error.strerror)
         return
     else:
         return
-    raise FetchError(held)
+    raise FetchError(problem)
 
 
 def _now() -> str:

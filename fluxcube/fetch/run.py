@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +36,7 @@ def make_plan(
     seconds: float | None = None,
     cost: str | None = None,
     verify: bool = False,
+    have: Collection[str] | None = None,
 ) -> Plan:
     """Return the plan of items into a folder, with those that are already there, by its ledger.
 
@@ -50,10 +51,14 @@ def make_plan(
         As in `Plan`.
     verify : bool
         Also compute the checksums of the files that are there.
+    have : collection of str, optional
+        Names of the files that are there, if an earlier plan has found them.
     """
     every, ledger = tuple(items), Ledger(folder)
-    have = tuple(item for item in every if ledger.done(item, verify=verify))
-    plan = Plan(source, every, have, tuple(notes), seconds, cost, licence)
+    if have is None:
+        have = {item.name for item in every if ledger.done(item, verify=verify)}
+    there = tuple(item for item in every if item.name in have)
+    plan = Plan(source, every, there, tuple(notes), seconds, cost, licence)
     free = _free(Path(folder))
     if plan.bytes <= free:
         return plan

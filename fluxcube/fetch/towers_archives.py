@@ -48,7 +48,7 @@ ICOS = Licence(
 )
 _ZIP = ("application/zip", "application/x-zip-compressed", "application/x-zip")
 _ICOS_LINK = re.compile(r"/(?:licence_accept|objects)")
-#: Number of archives of each hub whose size is requested for a plan, and bytes per second assumed for its time.
+#: Number of archives of each hub of which a plan requests the size, and bytes per second assumed for its time.
 _SAMPLED, _RATE = 4, 5e6
 
 
@@ -127,14 +127,13 @@ def archives_plan(
     rates = _bytes_a_year([a for a in archives if a.name in missing and a.size is None]) if estimate else {}
     items = [_item(archive, rates.get(archive.hub)) for archive in archives]
     hubs = sorted({a.hub for a in archives if a.name in missing})
-    said = [f"{hub}: {_HUBS[hub]}" for hub in hubs if hub in _HUBS]
+    about_hubs = [f"{hub}: {_HUBS[hub]}" for hub in hubs if hub in _HUBS]
     if rates:
-        said.append(f"sizes are estimated from {_SAMPLED} archives of each hub, by their years")
+        about_hubs.append(f"sizes are estimated from {_SAMPLED} archives of each hub, by their years")
     total = sum(item.size or 0 for item in items if item.name in missing)
     cost = f"{len(missing)} downloads; the hubs state no limit"
-    return make_plan(
-        source, folder, items, licence=licence, notes=[*notes, *said], seconds=total / _RATE, cost=cost, verify=False
-    )
+    notes, have = [*notes, *about_hubs], [item.name for item in plan.have]
+    return make_plan(source, folder, items, licence=licence, notes=notes, seconds=total / _RATE, cost=cost, have=have)
 
 
 _HUBS = {

@@ -315,9 +315,9 @@ def select(archives: Sequence[TowerArchive], choice: Choice, where: str) -> tupl
         _check(classes, {a.igbp.upper() for a in archives}, f"IGBP class of {where}")
         chosen = [a for a in chosen if a.igbp.upper() in classes]
     if choice.network is not None:
-        wanted = {text.lower() for text in choice.network}
-        _check(wanted, {name.lower() for a in archives for name in _networks(a)}, f"network of {where}")
-        chosen = [a for a in chosen if wanted & {name.lower() for name in _networks(a)}]
+        networks = {text.lower() for text in choice.network}
+        _check(networks, {name.lower() for a in archives for name in _networks(a)}, f"network of {where}")
+        chosen = [a for a in chosen if networks & {name.lower() for name in _networks(a)}]
     if choice.years is not None:
         chosen = [a for a in chosen if a.first_year <= choice.years[1] and a.last_year >= choice.years[0]]
         if chosen:
@@ -327,9 +327,7 @@ def select(archives: Sequence[TowerArchive], choice: Choice, where: str) -> tupl
         chosen = [a for a in chosen if _inside(a, choice.bbox)]
         notes += [f"without coordinates in the list, so not in the box: {', '.join(unplaced[:20])}"] if unplaced else []
     if not chosen:
-        raise ConfigError(
-            f"no archive of {where} fits all of the given sites, classes, years, networks and box: widen one."
-        )
+        raise ConfigError(f"no archive of {where} fits all of the sites, classes, years, networks and box: widen one.")
     return sorted(chosen, key=lambda a: (a.site, a.hub, a.name)), notes
 
 

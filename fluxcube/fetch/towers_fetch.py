@@ -193,7 +193,7 @@ class _Archives(_Task):
     """Archives of a list: each is a zip, and the list is written beside them."""
 
     def run(self, jobs: int, progress: Progress | None, again: str) -> list[Path]:
-        """Fetch what is missing, after AmeriFlux was told and the snapshot is written."""
+        """Report the downloads to AmeriFlux, fetch what is missing, and write the snapshot."""
         user = {"user_name": os.environ.get(USER, ""), "user_email": os.environ.get(EMAIL, "")}
         missing = [item for item in self.plan.missing if item.about.get("hub") == "AmeriFlux"]
         log_download(self.services, missing, {key: value for key, value in user.items() if value})

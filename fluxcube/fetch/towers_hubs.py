@@ -43,7 +43,7 @@ class Services:
 
 #: Identity of the Shuttle's requests for its list, which are not an order.
 _SHUTTLE_USER = "fluxnetshuttle"
-#: Kinds of ICOS archives: FLUXNET archives of all networks whose data ICOS keeps, and ICOS's own level 2.
+#: Kinds of ICOS archives: FLUXNET archives of all networks that it hosts, and level 2 archives of its own stations.
 ICOS_FLUXNET, ICOS_LEVEL2 = "miscFluxnetArchiveProduct", "etcArchiveProduct"
 
 _SPARQL = """
@@ -148,7 +148,7 @@ def list_icos_shuttle(services: Services) -> list[TowerArchive]:
 
 
 def list_icos(services: Services, specs: Sequence[str]) -> list[TowerArchive]:
-    """Return the newest version of each data object of the given kinds at the ICOS Carbon Portal."""
+    """Return the newest version of each data object of some kinds at the ICOS Carbon Portal."""
     kinds = " ".join(f"<http://meta.icos-cp.eu/resources/cpmeta/{spec}>" for spec in specs)
     answer = request_json(f"{services.icos_meta}/sparql", form={"query": _SPARQL.format(specs=kinds)})
     found: dict[str, TowerArchive] = {}

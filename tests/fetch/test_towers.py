@@ -182,6 +182,16 @@ def test_one_damaged_archive_does_not_stop_the_others(hubs, fetch, tmp_path):
     assert len(list(tmp_path.glob("*.zip"))) == 5
 
 
+def test_a_damaged_archive_is_fetched_again_with_verify(hubs, fetch):
+    paths = fetch(sites=["DE-Hai", "US-Ha1"])
+    for path in paths:
+        path.write_bytes(path.read_bytes()[::-1])
+    assert fetch(sites=["DE-Hai", "US-Ha1"]) == paths and len(downloads(hubs)) == 2
+    assert len(fetch(sites=["DE-Hai", "US-Ha1"], plan=True, verify=True).missing) == 2
+    fetch(sites=["DE-Hai", "US-Ha1"], verify=True)
+    assert [path.read_bytes() for path in paths] == [archive("DE-Hai"), archive("US-Ha1")]
+
+
 def test_an_interrupted_archive_continues(hubs, fetch, tmp_path, monkeypatch):
     monkeypatch.setattr(http, "_CHUNK", 64)
     hubs.tern.fail(r"AU-How.*zip", Fault(truncate=150), *[Fault(drop=True)] * 5, method="GET")
