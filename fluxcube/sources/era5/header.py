@@ -14,6 +14,7 @@ from fluxcube.errors import ConfigError, SourceError
 from fluxcube.sources.era5.open import Source, check_format
 from fluxcube.sources.era5.parameters import (
     ACCUMULATED,
+    HOURLY,
     INSTANT,
     RATE,
     RATE_UNITS,
@@ -54,8 +55,9 @@ class Header:
         Position of the first of `stamps` on the source's own time axis.
     parameters, static : tuple of str
         Short names of the parameters in time, and of the static fields.
-    rates : tuple of str
-        Those of `parameters` that are stored as mean rates, which are of the hour that ends at the stamp.
+    hourly : tuple of str
+        Those of `parameters` that are of the hour that ends at the stamp by their name: mean rates, and amounts of
+        hours in Earth Engine.
     point : bool
         Whether it is the series of one point, without dimensions of latitude and longitude.
     origin : str
@@ -69,7 +71,7 @@ class Header:
     first: int
     parameters: tuple[str, ...]
     static: tuple[str, ...]
-    rates: tuple[str, ...]
+    hourly: tuple[str, ...]
     point: bool
     origin: str
 
@@ -109,7 +111,7 @@ def read_header(source: Source) -> Header | None:
         first=first,
         parameters=parameters,
         static=static,
-        rates=tuple(name for name in parameters if RATE in ds.variables[name].attrs),
+        hourly=tuple(name for name in parameters if {RATE, HOURLY} & set(ds.variables[name].attrs)),
         point=not {"latitude", "longitude"} & set(ds.dims),
         origin=f"{source} {origin}",
     )

@@ -20,7 +20,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SourceError, missing_package
-from fluxcube.sources.era5.parameters import LONG_NAMES, RATE, RATE_FACTORS, RATES
+from fluxcube.sources.era5.dialects import TIME, split_times, with_short_names
+from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
@@ -28,7 +29,6 @@ from fluxcube.stores.reading import is_url
 
 ERA5Paths = str | os.PathLike | xr.Dataset | Sequence[str | os.PathLike | xr.Dataset]
 
-_AXES = {"lat": "latitude", "lon": "longitude"}
 # Values are selected by position: no index is needed, which saves a third of the time to open a file.
 _LAZY: dict[str, Any] = {
     "cache": False,
@@ -37,9 +37,6 @@ _LAZY: dict[str, Any] = {
     "decode_coords": False,
     "create_default_indexes": False,
 }
-_TIME = ("time", "valid_time")
-# Dimensions that are not dropped where they have the size one.
-_KEPT = (*_TIME, "latitude", "longitude", "expver", "number")
 _NETCDF = (".nc", ".nc4")
 # Tables of one point: read where they are named, or alone in a zip, since folders contain other tables.
 _TABLE = ".csv"
@@ -129,7 +126,7 @@ class DatasetSource(Source):
         parts = [(str(name), contents_of(ds, array), str(array.attrs)) for name, array in ds.variables.items()]
         digest = tokenize(sorted(parts, key=lambda part: part[0]), ds.attrs)
         title = str(ds.encoding.get("source") or ds.attrs.get("title") or "")
-        return cls(path=f"Dataset {title} {digest[:12]}".replace("  ", " "), dataset=_with_short_names(ds))
+        return cls(path=f"Dataset {title} {digest[:12]}".replace("  ", " "), dataset=with_short_names(ds))
 
     @property
     def zarr(self) -> bool:
@@ -183,7 +180,7 @@ def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None
     found: list[Source] = []
     for item in items:
         if isinstance(item, xr.Dataset):
-            found.append(DatasetSource.of(item))
+            found += [DatasetSource.of(part) for part in split_times(item)]
             continue
         if not isinstance(item, (str, os.PathLike)):
             raise SourceError(
@@ -221,7 +218,7 @@ def read_box(source: Source, name: str, box: tuple[slice, ...]) -> np.ndarray:
         If the file cannot be read there.
     """
     array = source.open().variables[name]
-    time = [dim for dim in array.dims if dim in _TIME]
+    time = [dim for dim in array.dims if dim in TIME]
     cells = [dim for dim in ("latitude", "longitude") if dim in array.dims]
     part = array.isel(
         dict(zip((*time, "latitude", "longitude"), box[1 - len(time) :], strict=True)), missing_dims="ignore"
@@ -302,28 +299,7 @@ def check_format(source: Source) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _open(source: Source, changed: int) -> xr.Dataset:
-    return _with_short_names(_open_zarr(source) if source.zarr else _open_netcdf(source))
-
-
-def _with_short_names(ds: xr.Dataset) -> xr.Dataset:
-    """Return parameters under their short names, mean rates under those of their amounts, without single dimensions."""
-    names = {long: short for long, short in LONG_NAMES.items() if long in ds and short not in ds}
-    ds = ds.rename(names | {old: new for old, new in _AXES.items() if old in ds.variables or old in ds.dims})
-    rates = {name: to for name, to in RATES.items() if name in ds and to not in ds}
-    # A file may have a rate under two of its names: the last is used.
-    rates = {name: to for to, name in {to: name for name, to in rates.items()}.items()}
-    if rates:
-        ds = ds.rename(rates)
-        ds = ds.assign({name: ds[name].assign_attrs({RATE: 1}) for name in rates.values()})
-    return _without_single_dims(ds)
-
-
-def _without_single_dims(ds: xr.Dataset) -> xr.Dataset:
-    """Drop dimensions of size one that are neither time nor place, and one of two time dimensions."""
-    single = {dim: 0 for dim, size in ds.sizes.items() if size == 1 and dim not in _KEPT}
-    if set(_TIME) <= set(ds.dims) and (short := [dim for dim in _TIME if ds.sizes[dim] == 1]):
-        single[short[0]] = 0
-    return ds.isel(single, drop=True) if single else ds
+    return with_short_names(_open_zarr(source) if source.zarr else _open_netcdf(source))
 
 
 def _open_netcdf(source: Source) -> xr.Dataset:
