@@ -241,7 +241,7 @@ def _check_gaps(files: Files, allowed: bool) -> None:
     for name, all_series in files.parameters.items():
         edges = [0, *(min(max(edge, 0), size) for series in all_series for edge in (series.start, series.stop)), size]
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
-            if stop <= start:
+            if stop <= start or (name in ACCUMULATED and (start, stop) == (0, 1) and _is_midnight(files.begin)):
                 continue
             first, last = (files.stamps[i].astype("datetime64[h]") for i in (start, stop - 1))
             if not allowed:
@@ -251,6 +251,11 @@ def _check_gaps(files: Files, allowed: bool) -> None:
                     "with time=, or pass allow_gaps=True to have hours without values."
                 )
             log.warning("%s has no stamps from %s to %s UTC: NaN there", name, first, last)
+
+
+def _is_midnight(stamp: np.datetime64) -> bool:
+    """Return whether a stamp is 00 UTC: no hour of a period that begins there needs an accumulation until it."""
+    return int(stamp.astype("datetime64[h]").astype(np.int64)) % 24 == 0
 
 
 def _with_land(files: Files, headers: Sequence[Header], first: Header) -> Files:

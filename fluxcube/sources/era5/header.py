@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.era5.open import Source, check_format
+from fluxcube.sources.era5.open import Source
 from fluxcube.sources.era5.parameters import (
     ACCUMULATED,
     HOURLY,
@@ -89,7 +89,6 @@ def read_header(source: Source) -> Header | None:
     SourceError
         If it is of another format, or a parameter has other dimensions or units than ERA5's.
     """
-    check_format(source)
     ds = source.open()
     if ds.attrs.get("kind") == "era5" and ds.attrs.get("complete") is not True:
         raise SourceError(f"{source}: this copy of ERA5 was not finished: run the same copy_era5 again.")

@@ -1,4 +1,4 @@
-"""Find and open ERA5 sources (NetCDF of either CDS layout, zips of it, Zarr), and read boxes of their values.
+"""Find and open ERA5 sources (NetCDF of either CDS layout, GRIB, zips of them, Zarr), and read boxes of their values.
 
 Parameters have ECMWF's short names here, whatever the provider calls them, and mean rates are amounts of an hour.
 Dimensions of size one, such as a pressure level, are dropped; a point has no dimensions of latitude and longitude.
@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import xarray as xr
 
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.era5.dialects import TIME, split_times, with_short_names
+from fluxcube.sources.era5.grib import SUFFIXES, open_grib, read_index
 from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
@@ -38,6 +39,7 @@ _LAZY: dict[str, Any] = {
     "create_default_indexes": False,
 }
 _NETCDF = (".nc", ".nc4")
+_GRIB = b"GRIB"
 # Tables of one point: read where they are named, or alone in a zip, since folders contain other tables.
 _TABLE = ".csv"
 # Files that identify a folder as a Zarr group, of format 3 and 2.
@@ -46,7 +48,7 @@ _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 
 @dataclass(frozen=True)
 class Source:
-    """A NetCDF file, a table of one point, an entry of a zip, or a Zarr store.
+    """A NetCDF file, a table of one point, some parameters of a GRIB file, an entry of a zip, or a Zarr store.
 
     Attributes
     ----------
@@ -54,6 +56,8 @@ class Source:
         File, folder or URL.
     entry : str
         Name of the entry of a zip; "" otherwise.
+    parameters : tuple of str
+        Of a GRIB file, those that have the same stamps, if it has several groups of them.
     options : str
         Storage options that fsspec needs to reach a URL, as JSON.
     """
@@ -61,9 +65,14 @@ class Source:
     path: str
     entry: str = ""
     options: str = field(default="", repr=False)
+    parameters: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.path}!{self.entry}" if self.entry else self.path
+        return "!".join([self.path, *([self.entry] if self.entry else []), *([self._group] if self.parameters else [])])
+
+    @property
+    def _group(self) -> str:
+        return ",".join(self.parameters)
 
     @property
     def zarr(self) -> bool:
@@ -86,13 +95,14 @@ class Source:
 
     @property
     def identity(self) -> tuple[str, str, int, int]:
-        """Absolute path or URL, entry, time of change and size: what distinguishes the contents from others.
+        """Path or URL, entry and parameters, time of change and size: what distinguishes the contents from others.
 
         The time of change of a Zarr store is that of its last written chunk, since its metadata may stay as they are.
         """
         path = self.path if is_url(self.path) else os.path.abspath(self.path)
         folders = [folder for folder, _, _ in os.walk(path)] if self.zarr and not is_url(path) else []
-        return path, self.entry, max([self.changed, *(os.stat(f).st_mtime_ns for f in folders)]), self.size
+        entry = "!".join(part for part in (self.entry, self._group) if part)
+        return path, entry, max([self.changed, *(os.stat(f).st_mtime_ns for f in folders)]), self.size
 
     def open(self) -> xr.Dataset:
         """Open without reading values, with short names; the file stays open, because many blocks read from it.
@@ -168,7 +178,7 @@ def contents_of(ds: xr.Dataset, array: xr.Variable) -> object:
 
 
 def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None = None) -> list[Source]:
-    """List the sources in a path, folder, URL, Dataset or list of these: NetCDF files, those in zips, and Zarr stores.
+    """List the sources in a path, folder, URL, Dataset or list: NetCDF and GRIB files, those in zips, Zarr stores.
 
     Raises
     ------
@@ -191,11 +201,14 @@ def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None
             continue
         path = Path(item)
         if not path.exists():
-            raise SourceError(f"{item} does not exist: pass ERA5 NetCDF files, a folder of them, or a Zarr store.")
+            raise SourceError(
+                f"{item} does not exist: pass ERA5 files (NetCDF or GRIB), a folder of them, or a Zarr store."
+            )
         found += [one for file in _files(path) for one in _entries(file)]
     if not found:
         raise SourceError(
-            f"no NetCDF file (*.nc), zip or Zarr store in {', '.join(map(str, items))}: pass ERA5 files from the CDS."
+            f"no NetCDF file (*.nc), GRIB file (*.grib), zip or Zarr store in {', '.join(map(str, items))}: pass ERA5 "
+            "files from the CDS."
         )
     return list(dict.fromkeys(found))
 
@@ -265,7 +278,7 @@ def _files(path: Path) -> list[Path]:
     for item in sorted(path.iterdir()):
         if item.is_dir():
             found += _files(item)
-        elif item.suffix.lower() in (*_NETCDF, ".zip"):
+        elif item.suffix.lower() in (*_NETCDF, *SUFFIXES, ".zip"):
             found.append(item)
     return found
 
@@ -275,15 +288,29 @@ def _is_zarr(path: Path) -> bool:
 
 
 def _entries(path: Path) -> list[Source]:
-    """Return the file itself, or the NetCDF files in it if it is a zip, whatever its suffix."""
+    """Return the file itself, or the files in it if it is a zip, whatever its suffix; GRIB by groups of parameters."""
     if path.is_dir() or _magic(path)[:2] != b"PK":
-        return [Source(str(path))]
+        return _groups(Source(str(path)))
     members = list_members(path)
-    names = [name for name in members if name.lower().endswith(_NETCDF)]
-    names = names or [name for name in members if name.lower().endswith(_TABLE)]
+    by_kind = ([name for name in members if name.lower().endswith(kind)] for kind in ((*_NETCDF, *SUFFIXES), _TABLE))
+    names = next((names for names in by_kind if names), [])
     if not names:
         raise SourceError(f"{path} is a zip without NetCDF files (*.nc) in it: request NetCDF from the CDS.")
-    return [Source(str(path), name) for name in names]
+    return [one for name in names for one in _groups(Source(str(path), name))]
+
+
+def _groups(source: Source) -> list[Source]:
+    """Return a source, or one for each group of parameters of a GRIB file."""
+    named = source.entry.lower().endswith(SUFFIXES)  # other entries are not unpacked before they are opened
+    if source.zarr or (source.entry and not named) or _magic(file := _local_file(source)) != _GRIB:
+        return [source]
+    groups = read_index(Path(file)).groups
+    return [replace(source, parameters=group) for group in groups] if len(groups) > 1 else [source]
+
+
+def _local_file(source: Source) -> str | Path:
+    """Return the file of a source, unpacked if it is in a zip."""
+    return unpack(source.path, source.entry) if source.entry else source.path
 
 
 def _magic(path: str | os.PathLike) -> bytes:
@@ -291,21 +318,17 @@ def _magic(path: str | os.PathLike) -> bytes:
         return file.read(4)
 
 
-def check_format(source: Source) -> None:
-    """Refuse a GRIB file (SourceError)."""
-    if not source.zarr and not source.entry and _magic(source.path) == b"GRIB":
-        raise SourceError(f"{source} is GRIB, not NetCDF: request NetCDF.")
-
-
 @functools.lru_cache(maxsize=64)
 def _open(source: Source, changed: int) -> xr.Dataset:
-    return with_short_names(_open_zarr(source) if source.zarr else _open_netcdf(source))
+    return with_short_names(_open_zarr(source) if source.zarr else _open_file(source))
 
 
-def _open_netcdf(source: Source) -> xr.Dataset:
+def _open_file(source: Source) -> xr.Dataset:
+    path = _local_file(source)
+    if _magic(path) == _GRIB:
+        return open_grib(Path(path), source.parameters)
     if importlib.util.find_spec("netCDF4") is None:
         raise missing_package("netCDF4", "grid", "reading ERA5 NetCDF")
-    path = unpack(source.path, source.entry) if source.entry else source.path
     if str(path).lower().endswith(_TABLE):
         return read_point_table(path, str(source))
     try:
