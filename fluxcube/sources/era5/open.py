@@ -276,8 +276,8 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found: list[Path] = []
     for item in sorted(path.iterdir()):
-        if item.is_dir():
-            found += _files(item)
+        if item.is_dir():  # hidden ones contain what fetch has not completed
+            found += [] if item.name.startswith(".") else _files(item)
         elif item.suffix.lower() in (*_NETCDF, *SUFFIXES, ".zip"):
             found.append(item)
     return found

@@ -11,7 +11,7 @@ graph has one task for each block, and RAM is used by the blocks in work only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +21,9 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.humidity import relative_humidity, vapour_pressure_deficit
 from fluxcube.sources.era5.files import read_files
 from fluxcube.sources.era5.open import ERA5Paths
+from fluxcube.sources.era5.parameters import PARAMETERS
 from fluxcube.sources.era5.series import Box, Files, Period
-from fluxcube.variables import table
+from fluxcube.variables import COMPUTED, table
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -122,6 +123,44 @@ _RULES: tuple[tuple[str, tuple[str, ...], _Rule], ...] = (
     *((f"SWC_{i}", (f"swvl{i}",), lambda m, i=i: 100.0 * _mean(m.at(f"swvl{i}"))) for i in range(1, 5)),
     *((f"TS_{i}", (f"stl{i}",), lambda m, i=i: _mean(_celsius(m, f"stl{i}"))) for i in range(1, 5)),
 )
+
+
+#: Variables that `fluxcube.daily_forcing` computes from others.
+_FROM_OTHERS = {"TA_RANGE": "TA"}
+
+
+def needed_parameters(names: Sequence[str], without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ERA5 parameters from which tower variables are derived.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Tower variables of the variable table, hourly or daily.
+    without : collection of str
+        Parameters that a product does not contain, so that other rules apply.
+
+    Returns
+    -------
+    parameters : tuple of str
+        In the order of the table of parameters; none for variables that are computed from time and place.
+    missing : tuple of str
+        Variables that cannot be derived from ERA5.
+
+    Examples
+    --------
+    >>> needed_parameters(("TA", "VPD", "TOD", "CO2"))
+    (('t2m', 'd2m'), ('CO2',))
+    """
+    found: set[str] = set()
+    missing = []
+    for name in names:
+        variable = _FROM_OTHERS.get(name, name)
+        rules = [needs for derived, needs, _ in _RULES if derived == variable and not set(needs) & set(without)]
+        if rules:
+            found |= set(rules[0])
+        elif name not in COMPUTED:
+            missing.append(name)
+    return tuple(name for name in PARAMETERS if name in found), tuple(missing)
 
 
 def available(files: Files) -> tuple[str, ...]:
