@@ -20,6 +20,15 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SourceError, missing_package
+from fluxcube.sources.era5.clouds import (
+    address_of,
+    default_options,
+    describe,
+    extra_of,
+    public_address,
+    remote_errors,
+    without_user,
+)
 from fluxcube.sources.era5.dialects import TIME, split_times, with_short_names
 from fluxcube.sources.era5.grib import SUFFIXES, open_grib, read_index
 from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
@@ -46,7 +55,7 @@ _TABLE = ".csv"
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Source:
     """A NetCDF file, a table of one point, some parameters of a GRIB file, an entry of a zip, or a Zarr store.
 
@@ -67,8 +76,11 @@ class Source:
     options: str = field(default="", repr=False)
     parameters: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __str__(self) -> str:
-        return "!".join([self.path, *([self.entry] if self.entry else []), *([self._group] if self.parameters else [])])
+        return "!".join(part for part in (public_address(self.path), self.entry, self._group) if part)
 
     @property
     def _group(self) -> str:
@@ -99,7 +111,7 @@ class Source:
 
         The time of change of a Zarr store is that of its last written chunk, since its metadata may stay as they are.
         """
-        path = self.path if is_url(self.path) else os.path.abspath(self.path)
+        path = public_address(self.path) if is_url(self.path) else os.path.abspath(self.path)
         folders = [folder for folder, _, _ in os.walk(path)] if self.zarr and not is_url(path) else []
         entry = "!".join(part for part in (self.entry, self._group) if part)
         return path, entry, max([self.changed, *(os.stat(f).st_mtime_ns for f in folders)]), self.size
@@ -115,7 +127,7 @@ class Source:
         return _open(self, self.changed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatasetSource(Source):
     """An open Dataset, such as a virtual store, an Icechunk session or items of a STAC catalogue.
 
@@ -196,8 +208,10 @@ def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None
             raise SourceError(
                 f"expected a path, a URL or an xr.Dataset of ERA5, found {type(item).__name__}; pass one."
             )
-        if is_url(item):
-            found.append(Source(str(item), options=options))
+        address = item if Path(item).exists() else address_of(str(item))
+        if is_url(address):
+            own = options or json.dumps(dict(default_options(str(address))), sort_keys=True)
+            found.append(Source(str(address), options=own if own != "{}" else ""))
             continue
         path = Path(item)
         if not path.exists():
@@ -245,11 +259,14 @@ def read_box(source: Source, name: str, box: tuple[slice, ...]) -> np.ndarray:
             parts = [xr.DataArray(part.isel(expver=i)) for i in range(part.sizes["expver"])]
             part = functools.reduce(lambda one, other: one.fillna(other), parts).variable
         values = part.transpose(*time, *cells).values
-    except (OSError, RuntimeError, ValueError, KeyError) as problem:
+    except remote_errors() as problem:
+        remote = is_url(source.path)
+        what = describe(problem) if remote else f"{type(problem).__name__}: {problem}"
+        again = "try again, or copy the region first (fluxcube.copy_era5)" if remote else "download the file again"
         raise SourceError(
             f"{source}: {name} at positions {box[0].start} to {box[0].stop} of its time axis cannot be read "
-            f"({type(problem).__name__}: {problem}): download the file again."
-        ) from problem
+            f"({what}): {again}."
+        ) from (None if remote else problem)
     missing = tuple(axis for axis, dim in ((-2, "latitude"), (-1, "longitude")) if dim not in cells)
     values = np.expand_dims(values, missing) if missing else values
     return values.astype("float64") * RATE_FACTORS[name] if RATE in array.attrs else values
@@ -340,18 +357,25 @@ def _open_file(source: Source) -> xr.Dataset:
 
 
 def _open_zarr(source: Source) -> xr.Dataset:
-    options = json.loads(source.options) if source.options else None
-    keywords: dict[str, Any] = {"storage_options": options} if options else {}
+    options = json.loads(source.options) if source.options else {}
+    keywords: dict[str, Any] = {}
+    if is_url(source.path) and "?" in source.path:
+        raise SourceError(
+            f"{source}: the files of a Zarr store cannot be reached by a signed address: pass the address without its "
+            "query, and the credentials in storage_options, or pass an open Dataset."
+        )
     if not is_url(source.path):
         keywords["consolidated"] = is_consolidated(Path(source.path))
     try:
-        return xr.open_dataset(source.path, engine="zarr", **_LAZY, **keywords)
+        address, options = without_user(source.path, options)
+        keywords |= {"storage_options": options} if options else {}
+        return xr.open_dataset(address, engine="zarr", **_LAZY, **keywords)
     except ImportError as problem:
         package = str(getattr(problem, "name", None) or "fsspec")
-        raise missing_package(package, "s3", f"opening {source}") from problem
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise missing_package(package, extra_of(source.path), f"opening {source}") from None
+    except remote_errors() as problem:
         # For a URL only the class is named: another library's message might repeat credentials.
-        what = type(problem).__name__ if is_url(source.path) else problem
+        what = describe(problem) if is_url(source.path) else problem
         raise SourceError(f"{source}: cannot be opened as Zarr ({what}): check the address and its contents.") from (
             None if is_url(source.path) else problem
         )
