@@ -218,9 +218,9 @@ def open_era5(
     ----------
     source : path, folder, URL, xr.Dataset or list of these
         Hourly NetCDF from the Climate Data Store, old layout (``time``) or new (``valid_time``, ``expver``,
-        ``number``), as files or in zips, of a grid or a single point, with accumulations or mean rates; Zarr stores
-        such as ARCO-ERA5, which use the long names of CDS requests and declare the period that has values in their
-        attributes. Parameters spread over files are merged; files of successive periods are joined. Hours that two
+        ``number``), or GRIB, as files or in zips, of a grid or a single point, with accumulations or mean rates; Zarr
+        stores such as ARCO-ERA5, also by name (`fluxcube.sources.era5.clouds.STORES`). Names may be those of any
+        provider (`fluxcube.sources.era5.parameters`). Parameters spread over files are merged; files of successive periods are joined. Hours that two
         files share must agree. Rows may be turned or longitudes shifted in some of the files, and files of static
         fields may cover more cells. An open Dataset is treated as a file with its contents.
     variables : str or sequence of str, optional
@@ -250,7 +250,7 @@ def open_era5(
     Raises
     ------
     SourceError
-        If a file is not hourly NetCDF on a latitude-longitude grid, has a parameter in another unit, or does not fit
+        If a file is not hourly, or not on a latitude-longitude grid, has a parameter in another unit, or does not fit
         the other files; if nothing usable is found; if stamps are missing; if the accumulation cannot be determined,
         or differs between parameters or files; if values contradict their units or the sun.
     UnknownNameError
