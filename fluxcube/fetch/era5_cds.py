@@ -220,8 +220,12 @@ class DataStore:
                 f"the CDS does not accept the key (401: {text}): copy the personal access token from {HOW_TO} into "
                 "~/.cdsapirc, as url and key."
             )
-        if response.status_code in (404, 410) and "/jobs/" in str(response.url):
-            return _Expired(f"the CDS has no such request any more: {text}")
+        if response.status_code in (403, 404, 410) and "/jobs/" in str(response.url):
+            return _Expired(f"the CDS has no such request of this account: {text}")
+        if response.status_code == 404 and not answer:
+            return FetchError(
+                f"{public(self.url)} is not the address of the CDS (404: {text}): check url in ~/.cdsapirc."
+            )
         if response.status_code == 404:
             return FetchError(f"{public(str(response.url))}: the CDS has no data set {dataset} (404): {text}")
         if response.status_code == 429:

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+import numpy as np
+
 from fluxcube.errors import ConfigError
 from fluxcube.fetch.items import Item, Licence, request_key
 from fluxcube.sources.era5.parameters import PARAMETERS
@@ -152,6 +154,7 @@ class Place:
         if not (-90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360 + 180):
             raise ConfigError(f"bbox must be (west, south, east, north) in degrees, found {tuple(bbox)}.")
         east += 360 if east < west else 0
+        west, east = (west - 360, east - 360) if west >= 180 else (west, east)
         if east - west >= 360 - 2 * product.step:
             west, east = -180.0, 180.0 - product.step
             if (south, north) == (-90, 90):
@@ -265,8 +268,8 @@ class Period:
         """
         latest = today - _DELAY
         ordered = sorted(set(years))
-        if not ordered:
-            raise ConfigError("no year was requested: pass years such as 2018 or 2018-2020.")
+        if not ordered or not all(isinstance(year, (int, np.integer)) for year in ordered):
+            raise ConfigError(f"years must be whole numbers such as 2018, or several of them; found {years!r}.")
         for year in (ordered[0], ordered[-1]):
             if not product.first_year <= year <= latest.year:
                 raise ConfigError(

@@ -182,6 +182,7 @@ def test_a_request_that_the_service_forgot_is_sent_again(cds, two_days, tmp_path
     with pytest.raises(FetchError):
         fetch.era5(tmp_path / "era5", **order)
     cds.jobs.clear()
+    cds.fail("/jobs/", status(403, {"title": "operation not allowed"}))  # of another account
     cds.waits = 0
     assert len(fetch.era5(tmp_path / "era5", **order)) == 2 and len(cds.orders) == 4
 
@@ -213,6 +214,7 @@ def test_a_cut_download_continues_with_a_range(cds, two_days, tmp_path, monkeypa
         (lambda cds: cds.fail("/processes/", *[Fault(drop=True)] * 40), FetchError, "could not be reached"),
         (lambda cds: cds.fail("/processes/", *[page("Log in: password")] * 9), CredentialsError, "login page"),
         (lambda cds: cds.fail("/processes/", *[page("maintenance")] * 9), FetchError, "found a web page.*maintenance"),
+        (lambda cds: cds.fail("/processes/", *[status(404, "<p>none")] * 9), FetchError, "not the address of the CDS"),
         (lambda cds: cds.fail("/files/", *[page("maintenance")] * 9), FetchError, "maintenance"),
         (lambda cds: cds.fail("/files/", *[Fault(Answer(b"nonsense" * 900))] * 9), FetchError, "expected .* bytes"),
         (lambda cds: cds.fail("/results", *[Fault(Answer({"asset": {}}))] * 9), FetchError, "unknown form"),
@@ -334,6 +336,7 @@ def test_years_that_are_not_there():
         ((5.0, 45.0, 11.0, 48.0), (4.75, 44.75, 11.25, 48.25)),
         ((5.1, 45.1, 10.9, 47.9), (4.75, 44.75, 11.25, 48.25)),
         ((170.0, -20.0, -170.0, -10.0), (169.75, -20.25, 190.25, -9.75)),
+        ((350.0, -20.0, 10.0, -10.0), (-10.25, -20.25, 10.25, -9.75)),
         ((-180.0, -90.0, 180.0, 90.0), None),
         ((-180.0, 0.0, 180.0, 90.0), (-180.0, -0.25, 179.75, 90.0)),
         ((0.0, -90.0, 360.0, 90.0), None),
@@ -348,6 +351,7 @@ def test_options_that_contradict_each_other(tmp_path):
         ({"years": 2018}, "one of region, bbox and at_sites"),
         ({"years": 2018, "region": "alps", "bbox": BOX}, "one of region"),
         ({"region": "alps"}, "pass years"),
+        ({"years": "2018", "region": "alps"}, "years must be whole numbers"),
         ({"years": 2018, "bbox": BOX, "model": "a", "variables": "TA"}, "either a model or variables"),
         ({"years": 2018, "bbox": BOX, "variables": "CO2"}, "CO2 cannot be derived"),
         ({"years": 2018, "bbox": BOX, "data_format": "csv"}, "netcdf"),

@@ -220,9 +220,10 @@ def open_era5(
         Hourly NetCDF from the Climate Data Store, old layout (``time``) or new (``valid_time``, ``expver``,
         ``number``), or GRIB, as files or in zips, of a grid or a single point, with accumulations or mean rates; Zarr
         stores such as ARCO-ERA5, also by name (`fluxcube.sources.era5.clouds.STORES`). Names may be those of any
-        provider (`fluxcube.sources.era5.parameters`). Parameters spread over files are merged; files of successive periods are joined. Hours that two
-        files share must agree. Rows may be turned or longitudes shifted in some of the files, and files of static
-        fields may cover more cells. An open Dataset is treated as a file with its contents.
+        provider (`fluxcube.sources.era5.parameters`). Parameters spread over files are merged; files of successive
+        periods are joined. Hours that two files share must agree. Rows may be turned or longitudes shifted in some of
+        the files, and files of static fields may cover more cells. An open Dataset is treated as a file with its
+        contents.
     variables : str or sequence of str, optional
         Tower variables; by default all that can be derived from the files.
     chunks : mapping, optional
