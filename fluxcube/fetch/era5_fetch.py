@@ -279,6 +279,8 @@ def _wish(order: Order) -> _Wish:
         specs = [one.spec for one in load_model(order.model).singles]
         names = list(dict.fromkeys(name for spec in specs for name in spec.predictors))
         lead += max((days for spec in specs for days in spec.memory_days), default=0)
+        if any(spec.bands or spec.surface or spec.images for spec in specs):
+            notes.append("the model needs images, too: fluxcube fetch modis.")
     elif order.variables is None:
         names = list(DEFAULT_VARIABLES)
     else:

@@ -28,8 +28,8 @@ Box = tuple[float, float, float, float]
 
 #: Fields (parameters x hours) of one request: the CDS has refused 8928 and accepted 5952; its documentation says 12000.
 MAX_FIELDS = 5952
-#: Bytes of one value in files of the service: 1.4 to 2.0 in NetCDF with several parameters (744 hours, 20 and 961
-#: cells), 2.8 in series of a point; GRIB packs 16 bits.
+#: Bytes of one value in files of the service: 1.4 to 2.3 in four NetCDF files with several parameters, 2.8 in a series
+#: of a point; GRIB packs 16 bits.
 BYTES_PER_VALUE = {"netcdf": 2.0, "grib": 2.0, "timeseries": 2.8}
 #: Bytes of a file without its values.
 _HEADER = 20_000

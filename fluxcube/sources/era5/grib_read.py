@@ -22,6 +22,8 @@ COLUMNS = ("parameter", "grid", "time", "step", "preliminary", "member", "offset
 #: Value of cells without one while a message is decoded.
 _MISSING = 1e37
 _AGAIN = "download it again"
+#: Kinds of level whose fields are not at the surface; the geopotential has one number at all of them.
+_ALOFT = ("isobaricInhPa", "isobaricInPa", "hybrid", "theta", "potentialVorticity")
 
 
 def read_index(path: Path) -> Iterator[Any]:
@@ -44,7 +46,7 @@ def read_index(path: Path) -> Iterator[Any]:
     rows, land = [], False
     for message in _messages(ec, path):
         number = ec.codes_get(message, "paramId")
-        if meaning_of_number(number) is None:
+        if meaning_of_number(number) is None or _key(ec, message, "typeOfLevel", "") in _ALOFT:
             others[ec.codes_get(message, "shortName")] = None
             continue
         land = land or _key(ec, message, "class", "") == "l5"

@@ -122,7 +122,8 @@ def _check_parameter(source: Source, name: str, array: xr.Variable) -> None:
     if dims - time - {"latitude", "longitude"} or len(time) > 1 or (not time and name not in STATIC):
         raise SourceError(
             f"{source}: {name} must have dims (time or valid_time, latitude, longitude), found {array.dims}: "
-            "pass the hourly NetCDF as the Climate Data Store delivers it."
+            + ("pass the GRIB file itself" if "step" in dims else "pass the hourly file")
+            + " as the Climate Data Store delivers it."
         )
     if array.sizes.get("number", 1) > 1:
         raise SourceError(f"{source}: {name} has {array.sizes['number']} ensemble members: select one of `number`.")

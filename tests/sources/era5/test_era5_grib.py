@@ -118,6 +118,14 @@ def test_era5_is_preferred_to_its_preliminary_release(weather, tmp_path):
     np.testing.assert_allclose(found[3], ds.t2m[3] + 5, atol=1e-4)
 
 
+def test_a_field_on_a_pressure_level_is_not_that_of_the_ground(weather, tmp_path):
+    height = weather.t2m.isel(time=slice(0, 1)).to_dataset(name="z") * 190
+    path = write_grib(tmp_path / "z.grib", height, typeOfLevel="isobaricInhPa", level=500)
+    assert grib.read_index(path).groups == [] and grib.read_index(path).others == ("z",)
+    ground = write_grib(tmp_path / "z0.grib", height / 100)
+    assert grib.read_index(ground).groups == [("z",)]
+
+
 def test_era5_land_is_known_by_its_class(weather, tmp_path):
     path = write_grib(tmp_path / "land.grib", weather[["t2m"]].isel(time=slice(0, 2)), **{"class": "l5"})
     assert grib.open_grib(path).attrs == {"dataset": "ERA5-Land"}
