@@ -20,6 +20,8 @@ _LOGIN_PATH = re.compile(r"(?i)/(login|signin|sign-in|oauth2?|sso|authenticate|s
 _LOGIN_TEXT = re.compile(rb"""(?i)(type=["']?password|log ?in|sign ?in|anmelden)""")
 _LICENCE_TEXT = re.compile(rb"(?i)(accept[^<]{0,60}licen[cs]e|licen[cs]e[^<]{0,60}accept|data use agreement|EULA)")
 _HTML = re.compile(rb"(?i)^(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", re.DOTALL)
+#: What services write about requests from a computer whose clock is off.
+_SKEWED = re.compile(rb"(?i)(time ?too ?skewed|token used (too early|before issued)|not yet valid|clock skew)")
 #: First bytes of formats of data: zip, HDF5, HDF4, NetCDF, GRIB, TIFF, BigTIFF, gzip, npy.
 _MAGIC = (
     *(b"PK\x03\x04", b"\x89HDF", b"\x0e\x03\x13\x01", b"CDF", b"GRIB"),
@@ -86,6 +88,8 @@ def _html_error(url: str, head: bytes) -> FetchError:
 def status_error(url: str, status: int, body: bytes) -> FetchError:
     """Return the error for a status that is not success."""
     where, said = public(url), snippet(body)
+    if _SKEWED.search(body):
+        said += " (is the clock of this computer right?)"
     if status == 401:
         return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {said}")
     if status == 403 and _LICENCE_TEXT.search(body):

@@ -61,6 +61,11 @@ class Ledger:
         self._refresh()
         return self._files.get(name)
 
+    def entry_of_key(self, key: str) -> dict[str, Any] | None:
+        """Return the last entry of a file that was fetched for a key, or None: for names that the service chooses."""
+        self._refresh()
+        return next((entry for entry in reversed(self._files.values()) if entry["key"] == key), None)
+
     def done(self, item: Item, *, verify: bool = False) -> bool:
         """Return whether the file of an item is there, complete, from the same request.
 

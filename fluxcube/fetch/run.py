@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -126,10 +125,10 @@ def fetch_all(
     folder = Path(folder)
     ledger = Ledger(folder)
     with ledger.locked():
-        _remove_old_staging(folder, plan)
         batch = _Batch(plan, folder, ledger, one, progress)
         batch.run(max(1, jobs))
         write_licence(folder, plan, ledger)
+        _remove_empty(folder / STAGING)
         if batch.failed:
             raise _failure(plan, folder, batch.failed, len(batch.done), again)
     return [within(folder, item) for item in plan.items]
@@ -140,13 +139,15 @@ class _Batch:
 
     def __init__(self, plan: Plan, folder: Path, ledger: Ledger, one: One, progress: Progress | None) -> None:
         self.plan, self.folder, self.ledger, self.one, self.progress = plan, folder, ledger, one, progress
-        self.done = {item.name for item in plan.items if ledger.done(item)}
+        have = {item.name for item in plan.have}
+        # Another fetch may have come before the lock: the checksum tells its files from damaged ones.
+        self.done = {item.name for item in plan.items if ledger.done(item, verify=item.name not in have)}
         self.failed: dict[str, FetchError | StoreError] = {}
         self.control = Control()
 
     def run(self, jobs: int) -> None:
         """Fetch what is missing; every failure is recorded, and one that concerns all items ends the run."""
-        waiting = [item for item in self.plan.missing if item.name not in self.done]
+        waiting = [item for item in self.plan.items if item.name not in self.done]
         self._report("")
         with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
             running: dict[Future[None], Item] = {}
@@ -196,9 +197,17 @@ class _Batch:
         except (FetchError, StoreError):
             path.unlink(missing_ok=True)
             raise
+        self._remove_earlier(within(self.folder, item))
         origin = result if isinstance(result, dict) else vars(result) if hasattr(result, "sha256") else {}
         texts = {name: str(origin.get(name) or "") for name in ("sha256", "etag", "url")}
         self.ledger.record(item, path, source=self.plan.source, **texts)
+
+    def _remove_earlier(self, target: Path) -> None:
+        """Remove the file of an earlier release, which would be taken for the new one if a kill came now."""
+        try:
+            target.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(target, error) from error
 
     def _staged(self, item: Item, path: Path) -> bool:
         """Return whether a kill came between the ledger and the renaming."""
@@ -236,18 +245,12 @@ def _check_whole(item: Item, path: Path) -> None:
         )
 
 
-def _remove_old_staging(folder: Path, plan: Plan) -> None:
-    """Remove what other requests left incomplete in the staging folder, and the folder if it is empty."""
-    staging = folder / STAGING
-    names = {item.name for item in plan.missing}
-    for path in sorted(staging.rglob("*"), reverse=True) if staging.is_dir() else ():
-        name = path.relative_to(staging).as_posix()
+def _remove_empty(staging: Path) -> None:
+    """Remove the staging folder and its folders, except where another fetch left an incomplete file to continue."""
+    folders = sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True)
+    for path in [*folders, staging]:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-        elif path.is_file() and not names & {name, name.removesuffix(".json").removesuffix(PART)}:
-            path.unlink()
-    if staging.is_dir() and not any(staging.iterdir()):
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _failure(plan: Plan, folder: Path, failed: dict[str, FetchError | StoreError], done: int, again: str) -> Exception:

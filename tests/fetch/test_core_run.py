@@ -72,7 +72,12 @@ def test_changed_bytes_are_found_with_verify(web, tmp_path):
     paths[0].write_bytes(b"x" * 100)
     wanted = items(web)
     assert len(run.make_plan("test", tmp_path, wanted).have) == 3
-    assert len(run.make_plan("test", tmp_path, wanted, verify=True).have) == 2
+    plan = run.make_plan("test", tmp_path, wanted, verify=True)
+    assert len(plan.have) == 2
+    run.fetch_all(plan, tmp_path, getter)
+    assert paths[0].read_bytes() == b"A" * 100 and len(web.requests) == 4
+    run.fetch_all(plan, tmp_path, getter)  # another fetch came first
+    assert len(web.requests) == 4
 
 
 def test_another_request_or_release_of_the_same_name_is_fetched(web, tmp_path):
