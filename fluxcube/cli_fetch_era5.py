@@ -35,6 +35,13 @@ Variables = Annotated[
     str | None, typer.Option(help="Tower variables, such as TA,SW_IN; default TA,SW_IN,LW_IN,VPD,PA,P,WS.")
 ]
 Format = Annotated[str, typer.Option("--format", help="Format of the files: netcdf or grib.")]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        help="cds, or a cloud store: arco-era5 (no account), earth-data-hub-era5, or an address of a Zarr store.",
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder of the files.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Only list requests, bytes, time and quota; order nothing.")]
 Jobs = Annotated[int, typer.Option(min=1, max=20, help="Number of requests that are queued at the same time.")]
@@ -52,6 +59,7 @@ def fetch_era5(
     model: For = None,
     variables: Variables = None,
     data_format: Format = "netcdf",
+    source: Source = "cds",
     out: Out = Path("era5"),
     plan: PlanOnly = False,
     jobs: Jobs = 4,
@@ -59,9 +67,10 @@ def fetch_era5(
 ) -> None:
     """Fetch hourly ERA5 from the Climate Data Store (needs a free account: ~/.cdsapirc).
 
-    Example: `fluxcube fetch era5 --region alps --years 2018 --for ecoperceiver-towers --out era5`.
+    Example: `fluxcube fetch era5 --region alps --years 2018 --for ecoperceiver-towers --out era5`. Without an account,
+    `--from arco-era5` copies the region from a public store.
     """
-    order = _order("era5", years, region, bbox, at_sites, model, variables, data_format)
+    order = _order("era5", years, region, bbox, at_sites, model, variables, data_format, source)
     _run(order, out, plan, jobs, timeout)
 
 
@@ -74,6 +83,7 @@ def fetch_era5_land(
     model: For = None,
     variables: Variables = None,
     data_format: Format = "netcdf",
+    source: Source = "cds",
     out: Out = Path("era5-land"),
     plan: PlanOnly = False,
     jobs: Jobs = 4,
@@ -83,7 +93,7 @@ def fetch_era5_land(
 
     Example: `fluxcube fetch era5-land --bbox 5,45,11,48 --years 2018-2019 --plan`.
     """
-    order = _order("era5-land", years, region, bbox, at_sites, model, variables, data_format)
+    order = _order("era5-land", years, region, bbox, at_sites, model, variables, data_format, source)
     _run(order, out, plan, jobs, timeout)
 
 
@@ -147,6 +157,7 @@ def _order(
     model: list[str] | None,
     variables: str | None,
     data_format: str,
+    source: str = "cds",
 ) -> Order:
     from fluxcube.fetch.era5_fetch import Order
     from fluxcube.fetch.era5_request import ERA5, ERA5_LAND
@@ -160,6 +171,7 @@ def _order(
         model=model or None,
         variables=names(variables),
         data_format=data_format,
+        source=source,
     )
 
 

@@ -61,6 +61,7 @@ class DataStore:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
+        self._not_accepted: dict[str, str] = {}
         self._client = _connect()
         self.url = str(self._client.url).rstrip("/")
 
@@ -123,8 +124,14 @@ class DataStore:
             if remote is not None:
                 return remote
             ledger.forget(item)
-        with self._in_words(dataset):
-            remote = self._client.submit(dataset, dict(body))
+        if dataset in self._not_accepted:  # every other request would be refused, too
+            raise LicenceError(self._not_accepted[dataset])
+        try:
+            with self._in_words(dataset):
+                remote = self._client.submit(dataset, dict(body))
+        except LicenceError as error:
+            self._not_accepted[dataset] = str(error)
+            raise
         ledger.submitted(item, str(remote.request_id))
         return remote
 

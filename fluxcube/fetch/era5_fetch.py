@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.errors import ConfigError
+from fluxcube.fetch.era5_cloud import copy, plan_copy
 from fluxcube.fetch.era5_regions import region_box
 from fluxcube.fetch.era5_request import (
     ERA5,
@@ -38,6 +39,8 @@ DEFAULT_VARIABLES = ("TA", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS")
 _SECONDS = 600.0
 #: Default of the hours that a request may wait in the queue.
 TIMEOUT_HOURS = 24.0
+#: The default source: the Climate Data Store.
+CDS = "cds"
 #: Number of requests per site above which a plan recommends a copy of ERA5 in a cloud.
 _MANY = 200
 
@@ -54,6 +57,7 @@ class Order:
     model: str | os.PathLike | Sequence | None = None
     variables: str | Sequence[str] | None = None
     data_format: str = "netcdf"
+    source: str = CDS
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.region, self.bbox, self.at_sites)) != 1:
@@ -62,6 +66,8 @@ class Order:
             raise ConfigError("pass either a model or variables (--for or --variables), not both.")
         if self.data_format not in SUFFIX:
             raise ConfigError(f"data_format must be 'netcdf' or 'grib', found {self.data_format!r}.")
+        if self.source != CDS and self.at_sites is not None:
+            raise ConfigError("the sites of a cube are fetched from the CDS: leave out source, or pass a box.")
         if self.years is None and self.at_sites is None:
             raise ConfigError("pass years, such as 2018 or 2018-2020 (--years).")
 
@@ -85,6 +91,7 @@ def era5(
     model: str | os.PathLike | Sequence | None = None,
     variables: str | Sequence[str] | None = None,
     data_format: str = "netcdf",
+    source: str = CDS,
     plan: bool = False,
     jobs: int = 4,
     timeout_hours: float = TIMEOUT_HOURS,
@@ -114,6 +121,9 @@ def era5(
         Tower variables, such as TA and SW_IN; default `DEFAULT_VARIABLES`.
     data_format : {"netcdf", "grib"}
         Format of gridded files; the reader accepts both.
+    source : str
+        "cds", or a cloud store: a name such as "arco-era5" (`fluxcube.sources.era5.clouds.STORES`), which needs no
+        account, or an address. The region is copied into a Zarr store (`fluxcube.copy_era5`).
     plan : bool
         Only return the plan: requests, bytes, time and quota.
     jobs : int
@@ -142,7 +152,7 @@ def era5(
     >>> era5("era5", years=2018, bbox=(5, 45, 11, 48), variables=["TA", "SW_IN"], plan=True).text().splitlines()[0]
     'ERA5 (Climate Data Store): 29 of 29 files to fetch, about 14.9 MB'
     """
-    order = _order(ERA5, years, region, bbox, at_sites, model, variables, data_format)
+    order = _order(ERA5, years, region, bbox, at_sites, model, variables, data_format, source)
     return _fetch(out, order, plan, jobs, timeout_hours, progress)
 
 
@@ -156,13 +166,14 @@ def era5_land(
     model: str | os.PathLike | Sequence | None = None,
     variables: str | Sequence[str] | None = None,
     data_format: str = "netcdf",
+    source: str = CDS,
     plan: bool = False,
     jobs: int = 4,
     timeout_hours: float = TIMEOUT_HOURS,
     progress: Progress | None = None,
 ) -> Plan | list[Path]:
     """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`."""
-    order = _order(ERA5_LAND, years, region, bbox, at_sites, model, variables, data_format)
+    order = _order(ERA5_LAND, years, region, bbox, at_sites, model, variables, data_format, source)
     return _fetch(out, order, plan, jobs, timeout_hours, progress)
 
 
@@ -175,6 +186,7 @@ def _order(
     model: str | os.PathLike | Sequence | None,
     variables: str | Sequence[str] | None,
     data_format: str,
+    source: str,
 ) -> Order:
     return Order(
         product=product,
@@ -185,6 +197,7 @@ def _order(
         model=model,
         variables=variables,
         data_format=data_format,
+        source=source,
     )
 
 
@@ -198,6 +211,8 @@ def _fetch(
 
 def plan_order(out: str | os.PathLike, order: Order, *, jobs: int = 4) -> Plan:
     """Return the plan of an order into a folder; nothing is sent. Errors as of `era5`."""
+    if order.source != CDS:
+        return plan_copy(Path(out), order.product, order.source, *_grid(order, _wish(order), _today()))
     return _prepared(Path(out), order, jobs)[0]
 
 
@@ -211,6 +226,8 @@ def fetch_order(
     again: str = "the same command",
 ) -> list[Path]:
     """Fetch an order into a folder; parameters and errors as of `era5` and `fluxcube.fetch.run.fetch_all`."""
+    if order.source != CDS:
+        return copy(Path(out), order.product, order.source, *_grid(order, _wish(order), _today()), progress)
     plan, ordered = _prepared(Path(out), order, jobs)
     if not plan.missing:  # no account is needed
         return fetch_all(plan, out, _nothing, progress=progress)
@@ -249,13 +266,11 @@ def find_requests(order: Order, today: date | None = None) -> tuple[list[Request
     ConfigError
         If a variable cannot be derived from ERA5, or years, boxes or sites are invalid.
     """
-    wish, today = _wish(order), today or datetime.now(UTC).date()
+    wish, today = _wish(order), today or _today()
     notes = list(wish.notes)
     if order.at_sites is None:
-        box = order.bbox if order.bbox is not None else region_box(str(order.region))
-        place = Place.of_box(order.product, box)
-        periods = Period.of_years(order.years or (), wish.lead, order.product, today)
-        return list(monthly_requests(order.product, place, periods, wish.parameters, order.data_format)), notes
+        place, periods, parameters = _grid(order, wish, today)
+        return list(monthly_requests(order.product, place, periods, parameters, order.data_format)), notes
     requests: list[Request] = []
     number = 0
     for place, years in _sites(order, today):
@@ -270,6 +285,17 @@ def find_requests(order: Order, today: date | None = None) -> tuple[list[Request
             + (", which is slow: copy them from ARCO-ERA5 (fluxcube.copy_era5)." if len(requests) > _MANY else ".")
         )
     return requests, notes
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _grid(order: Order, wish: _Wish, today: date) -> tuple[Place, list[Period], tuple[str, ...]]:
+    """Return the box, the periods and the parameters of an order that is not at sites."""
+    box = order.bbox if order.bbox is not None else region_box(str(order.region))
+    periods = Period.of_years(order.years or (), wish.lead, order.product, today)
+    return Place.of_box(order.product, box), periods, wish.parameters
 
 
 def _wish(order: Order) -> _Wish:

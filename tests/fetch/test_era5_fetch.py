@@ -385,3 +385,31 @@ def test_the_command_line(cds, two_days, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "home")
     exec(compile(program.replace("Client()", "Client(quiet=True, progress=False)"), "request.py", "exec"), {})
     assert files_of(tmp_path / "home") == files_of(tmp_path / "era5")
+
+
+def test_a_region_is_copied_from_a_cloud_without_an_account(tmp_path, monkeypatch):
+    """Just the parameters that are needed; a second call reads nothing, and a stopped one continues."""
+    optional("aiohttp")
+    from services.arco import ZarrService, write_arco
+
+    from fluxcube.sources.era5 import clouds
+
+    write_arco(tmp_path)
+    monkeypatch.setattr(Period, "of_years", lambda *options: [Period(date(2019, 7, 2), date(2019, 7, 2))])
+    options = {"years": 2019, "bbox": (3, 38, 17, 57), "variables": ["TA", "SW_IN"], "source": "arco-era5"}
+    with ZarrService(tmp_path) as service:
+        monkeypatch.setattr(clouds, "STORES", {"arco-era5": f"{service.url}/arco.zarr"})
+        plan = fetch.era5(tmp_path / "era5", plan=True, **options)
+        assert not service.requests and "GB are read" in plan.text() and "1 of 1 files" in plan.text()
+        (store,) = fetch.era5(tmp_path / "era5", **options)
+        assert not service.chunks("total_precipitation/") and not service.chunks("2m_dewpoint")
+        before = len(service.requests)
+        assert fetch.era5(tmp_path / "era5", **options) == [store]
+        (tmp_path / "era5" / "fetch.jsonl").unlink()  # a kill before the ledger was written
+        assert fetch.era5(tmp_path / "era5", **options) == [store] and len(service.requests) == before
+    forcing = fc.open_forcing(tmp_path / "era5")
+    assert forcing.sizes["time"] == 23 and {"TA", "SW_IN"} < set(forcing["variable"].values)
+    assert np.isfinite(forcing.predictors).all() and np.isfinite(forcing.elevation).all()
+    assert "1 of 1 files complete" in (tmp_path / "era5" / "LICENCE.md").read_text()
+    with pytest.raises(ConfigError, match="sites of a cube are fetched from the CDS"):
+        fetch.era5(tmp_path, at_sites="cube.zarr", source="arco-era5", plan=True)

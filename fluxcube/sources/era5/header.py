@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -79,6 +79,13 @@ class Header:
     def land(self) -> bool:
         """Whether path or attributes contain the name ERA5-Land."""
         return "era5-land" in self.origin.lower().replace("_", "-").replace(" ", "-")
+
+    def only(self, parameters: Collection[str]) -> Header:
+        """Return the header with some of its parameters in time, and all static fields."""
+        chosen = tuple(name for name in self.parameters if name in parameters)
+        stamps = self.stamps if chosen else self.stamps[:0]
+        hourly = tuple(name for name in self.hourly if name in chosen)
+        return replace(self, parameters=chosen, hourly=hourly, stamps=stamps)
 
 
 def read_header(source: Source) -> Header | None:
