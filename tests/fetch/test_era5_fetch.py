@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import date
 from types import SimpleNamespace
 
@@ -15,7 +16,14 @@ from services.web import Answer, Fault, page, status
 
 import fluxcube as fc
 from fluxcube import fetch
-from fluxcube.errors import ConfigError, CredentialsError, FetchError, LicenceError, QuotaError
+from fluxcube.errors import (
+    ConfigError,
+    CredentialsError,
+    FetchError,
+    LicenceError,
+    MissingPackageError,
+    QuotaError,
+)
 from fluxcube.fetch import era5_cds, era5_fetch, era5_request, http
 from fluxcube.fetch.era5_fetch import Order, fetch_order, find_requests
 from fluxcube.fetch.era5_request import ERA5, ERA5_LAND, Period, Place
@@ -255,6 +263,12 @@ def test_accounts_that_cannot_work(cds, two_days, tmp_path, text, match, caplog)
     assert "how-to-api" in str(info.value) and not files_of(tmp_path / "era5")
     for secret in ("abcdef-123456", "wrong-key-123456"):
         assert_absent(secret, caplog, tmp_path / "era5", info.value)
+
+
+def test_without_the_client_the_extra_is_named(cds, two_days, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cdsapi", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'fluxcube\[fetch-era5\]'"):
+        fetch.era5(tmp_path / "era5", years=2019, bbox=BOX, variables="TA")
 
 
 def test_the_key_is_nowhere(cds, two_days, tmp_path, caplog):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import xarray as xr
 
-from fluxcube.sources.era5.parameters import HOURLY, RATE, Meaning, meaning_of
+from fluxcube.sources.era5.parameters import CAPITALS, HOURLY, RATE, Meaning, meaning_of
 
 #: Names of the dimension of time after `with_short_names`.
 TIME = ("time", "valid_time")
@@ -51,12 +51,18 @@ def _meanings(ds: xr.Dataset) -> dict[str, Meaning]:
     chosen: dict[str, tuple[str, Meaning]] = {}
     for name, array in ds.data_vars.items():
         meaning = meaning_of(str(name), array.attrs)
-        if meaning is None or (meaning.rank and any(array.sizes.get(level, 1) > 1 for level in _LEVELS)):
+        if meaning is None or (meaning.rank and _is_aloft(array)):
             continue
         known = chosen.get(meaning.parameter)
         if known is None or meaning.rank < known[1].rank:
             chosen[meaning.parameter] = str(name), meaning
-    return dict(chosen.values())
+    lowest = min((one.rank for _, one in chosen.values()), default=0)
+    return {name: one for name, one in chosen.values() if one.rank < CAPITALS or lowest == CAPITALS}
+
+
+def _is_aloft(array: xr.DataArray) -> bool:
+    """Return whether a field is on several levels above the surface."""
+    return any(array.sizes.get(level, 1) > 1 for level in _LEVELS)
 
 
 def _attributes(name: str, meaning: Meaning, attributes: Mapping[str, object], earth_engine: bool) -> dict[str, object]:

@@ -88,7 +88,7 @@ def read_index(path: Path) -> Index:
 
 @functools.lru_cache(maxsize=256)
 def _index(path: Path, size: int, changed: int) -> Index:
-    contents, table = process.call("index", path)
+    contents, table = (answer for answer in process.call("index", path) if answer is not None)
     columns = dict(zip(COLUMNS, table.T, strict=True))
     if not len(table) and not contents["others"]:
         raise SourceError(f"{path}: no GRIB message was found in {size} bytes: download it again.")

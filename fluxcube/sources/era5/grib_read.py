@@ -22,12 +22,14 @@ COLUMNS = ("parameter", "grid", "time", "step", "preliminary", "member", "offset
 #: Value of cells without one while a message is decoded.
 _MISSING = 1e37
 _AGAIN = "download it again"
+#: Number of messages after which a caller learns that the index of a long file is still being read.
+_SIGN_OF_LIFE = 5000
 #: Kinds of level whose fields are not at the surface; the geopotential has one number at all of them.
 _ALOFT = ("isobaricInhPa", "isobaricInPa", "hybrid", "theta", "potentialVorticity")
 
 
 def read_index(path: Path) -> Iterator[Any]:
-    """Yield the parameters and grids of a file as one dict, and the index of its messages.
+    """Yield the parameters and grids of a file as one dict, and the index of its messages; None before, as it goes on.
 
     The dict has ``parameters`` (paramId and units of each that is used), ``grids`` (latitude and longitude of each),
     ``others`` (names of parameters that are not used) and ``land`` (whether the data are ERA5-Land). The index is an
@@ -44,7 +46,9 @@ def read_index(path: Path) -> Iterator[Any]:
     grids: dict[str, dict[str, Any]] = {}
     others: dict[str, None] = {}
     rows, land = [], False
-    for message in _messages(ec, path):
+    for number_read, message in enumerate(_messages(ec, path), 1):
+        if number_read % _SIGN_OF_LIFE == 0:
+            yield None
         number = ec.codes_get(message, "paramId")
         if meaning_of_number(number) is None or _key(ec, message, "typeOfLevel", "") in _ALOFT:
             others[ec.codes_get(message, "shortName")] = None

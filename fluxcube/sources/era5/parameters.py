@@ -142,11 +142,14 @@ RATE = "fluxcube_mean_rate"
 HOURLY = "fluxcube_hourly_amount"
 
 # Names of other dialects, from the one that is preferred where a file has several to the last one.
-_LONG = {name: one.name for one in _TABLE for name in (*one.others, one.request)}
+_OTHERS = {name: one.name for one in _TABLE for name in one.others}
+_REQUESTS = {one.request: one.name for one in _TABLE}
 # Earth Engine's ERA5-Land has totals since 00 UTC under the names of requests, and amounts of hours under these.
 _AMOUNTS = {f"{one.request}_hourly": one.name for one in _TABLE if one.kind == "accumulated"}
 _NUMBERS = {one.number: one.name for one in _TABLE}
 _RATE_NUMBERS = {number: names[0] for number, *names in _RATES.values()}
+#: Rank of names in capitals, which other products have, too: they count only where a file has no other names.
+CAPITALS = 6
 # CDO's table of ECMWF and the archive of NCAR write names in capitals.
 _UPPER_CASE = {
     **{one.name.upper(): one.name for one in _TABLE},
@@ -208,13 +211,15 @@ def meaning_of(name: str, attributes: Mapping[str, object] | None = None) -> Mea
         return Meaning(name)
     if name in _AMOUNTS:
         return Meaning(_AMOUNTS[name], hourly=True, implied=True, rank=1)
-    if name in _LONG:
-        return Meaning(_LONG[name], implied=name in _WITHOUT_UNITS, rank=2)
+    if name in _OTHERS:
+        return Meaning(_OTHERS[name], implied=name in _WITHOUT_UNITS, rank=1)
+    if name in _REQUESTS:
+        return Meaning(_REQUESTS[name], rank=2)
     if (number := _number(name, attributes or {})) is not None:
         return meaning_of_number(number)
     if name in RATES:
         return Meaning(RATES[name], rate=True, rank=4)
-    return Meaning(_UPPER_CASE[name], rank=6) if name in _UPPER_CASE else None
+    return Meaning(_UPPER_CASE[name], rank=CAPITALS) if name in _UPPER_CASE else None
 
 
 def meaning_of_number(number: int) -> Meaning | None:

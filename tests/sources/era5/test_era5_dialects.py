@@ -179,6 +179,14 @@ def test_a_field_on_pressure_levels_is_not_that_of_the_ground(expected):
     surface = ("latitude", "longitude"), np.full((3, 4), 9806.65, "float32"), {"units": "m2 s-2"}
     ds["geopotential_at_surface"] = surface
     assert open_era5(ds).elevation.values == pytest.approx(np.full((3, 4), 1000.0))
+    selected = ds.assign_coords(level=[500, 1000]).sel(level=500)
+    assert open_era5(selected).elevation.values == pytest.approx(np.full((3, 4), 1000.0))
+
+
+def test_capitals_of_other_products_beside_era5_are_not_used(expected):
+    ds = weather()
+    ds["Z"] = ("time", "latitude", "longitude"), np.zeros((49, 3, 4), "float32"), {"units": "m"}
+    assert_same(ds, expected)
 
 
 def test_global_static_files_beside_a_region_are_cut_to_it(tmp_path):

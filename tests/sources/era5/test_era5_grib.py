@@ -75,6 +75,12 @@ def test_a_file_of_analyses_and_accumulations_is_the_same_forcing(files, expecte
     assert grib.process.worker is not None and grib.process.worker.usable
 
 
+def test_a_long_file_shows_signs_of_life(files, monkeypatch):
+    monkeypatch.setattr(grib_read, "_SIGN_OF_LIFE", 50)
+    answers = list(grib_read.read_index(files / "mixed.grib"))
+    assert answers[:3] == [None] * 3 and answers[-1].shape == (2 * 49 + 2 * 48, len(grib_read.COLUMNS))
+
+
 def test_a_copy_of_a_file_is_the_same_forcing(files, expected, tmp_path):
     assert_same(open_era5(copy_era5(files, tmp_path / "copy.zarr")), expected)
 
