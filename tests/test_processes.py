@@ -46,8 +46,8 @@ def test_hdf4_is_read_without_them(downloads, tmp_path):
     from fluxcube.sources.modis import hdf_process
     from fluxcube.sources.modis.rasters import find_tiles
 
-    if hdf_process._worker is not None:
-        hdf_process._worker.stop()
+    if hdf_process.process.worker is not None:
+        hdf_process.process.worker.stop()
     path = tmp_path / name_of("MCD43A4", "2019-07-04", tile_of((9700, 44000)))
     write_hdf(path, [nadir(np.full((7, 4, 4), 1000), (9700, 44000))])
     assert find_tiles(path)[0].height == 4

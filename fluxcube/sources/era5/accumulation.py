@@ -71,7 +71,7 @@ def find_accumulation(days: Sequence[Days], headers: Sequence[Header], requested
     if not accumulated:
         return ""
     if requested:
-        _check_rates(accumulated, requested)
+        _check_hourly(accumulated, requested)
         return requested
     declared = list(_declared(accumulated))
     known = {(one.name, one.source) for one in declared}
@@ -95,21 +95,21 @@ def find_accumulation(days: Sequence[Days], headers: Sequence[Header], requested
 
 
 def _declared(headers: Sequence[Header]) -> Iterator[_Evidence]:
-    """Yield the periods that sources declare: mean rates are of the hour, and a copy by fluxcube records its period."""
+    """Yield the periods that sources declare: by a parameter's name, or in the attributes of a copy by fluxcube."""
     for header in headers:
         recorded = str(header.source.open().attrs.get("accumulation", ""))
         for name in header.parameters:
-            if name in header.rates or (name in ACCUMULATED and recorded in _MEANING):
-                yield _Evidence("hour" if name in header.rates else recorded, name, header.source)
+            if name in header.hourly or (name in ACCUMULATED and recorded in _MEANING):
+                yield _Evidence("hour" if name in header.hourly else recorded, name, header.source)
 
 
-def _check_rates(headers: Sequence[Header], requested: str) -> None:
-    """Refuse a requested period that mean rates cannot have."""
+def _check_hourly(headers: Sequence[Header], requested: str) -> None:
+    """Refuse a requested period that mean rates, and amounts of hours by name, cannot have."""
     for header in headers:
-        if header.rates and requested == "day":
+        if header.hourly and requested == "day":
             raise SourceError(
-                f"{header.source}: {header.rates[0]} is stored as a mean rate, which is of an hour, not of the time "
-                "since 00 UTC: leave out accumulation='day', or pass files without mean rates."
+                f"{header.source}: {header.hourly[0]} is stored as a mean rate or an hourly amount, which is of an "
+                "hour, not of the time since 00 UTC: leave out accumulation='day', or pass files without such names."
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ def copy_era5(
     allow_gaps: bool = False,
     check: bool = True,
     storage_options: Mapping[str, object] | None = None,
+    parameters: Collection[str] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
@@ -53,6 +54,9 @@ def copy_era5(
         As in `fluxcube.open_forcing`. For a finer grid later, choose a box that is one cell wider.
     store : path
         Zarr store to write; `fluxcube.open_forcing` and `open_era5` read it like any other ERA5.
+    parameters : collection of str, optional
+        Short names of the parameters to copy, such as t2m and ssrd; default: all that fluxcube uses. Orography and
+        land-sea mask are always copied.
     overwrite : bool
         Replace an existing store.
     progress : callable, optional
@@ -78,6 +82,7 @@ def copy_era5(
         allow_gaps=allow_gaps,
         check=check,
         storage_options=storage_options,
+        parameters=parameters,
     )
     path, hours = Path(store).absolute(), _chunk_hours(files)
     _prepare(path, files, hours, overwrite)

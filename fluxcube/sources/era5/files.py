@@ -6,7 +6,7 @@ Only headers, static fields and small samples are read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -51,15 +51,22 @@ def read_files(
     allow_gaps: bool = False,
     check: bool = True,
     storage_options: Mapping[str, object] | None = None,
+    parameters: Collection[str] | None = None,
 ) -> Files:
     """Read the headers and static fields of ERA5 files, and samples that show the accumulation and wrong units.
 
-    Parameters and errors are those of `fluxcube.sources.era5.variables.open_era5` and `fluxcube.open_forcing`. No Dask
-    graph is built or computed.
+    Other parameters, and errors, are those of `fluxcube.sources.era5.variables.open_era5` and `fluxcube.open_forcing`.
+    No Dask graph is built or computed.
+
+    Parameters
+    ----------
+    parameters : collection of str, optional
+        Short names of the parameters in time that are used; by default all.
     """
     if accumulation not in (None, "hour", "day"):
         raise ConfigError(f"accumulation must be 'hour' (ERA5) or 'day' (ERA5-Land), found {accumulation!r}.")
     headers = [header for one in find_sources(source, storage_options) if (header := read_header(one)) is not None]
+    headers = headers if parameters is None else [header.only(parameters) for header in headers]
     if not any(len(header.stamps) for header in headers):
         raise SourceError(
             f"nothing usable in {source}: expected hourly ERA5 with at least one of {', '.join(_PARAMETERS)}."
@@ -241,7 +248,7 @@ def _check_gaps(files: Files, allowed: bool) -> None:
     for name, all_series in files.parameters.items():
         edges = [0, *(min(max(edge, 0), size) for series in all_series for edge in (series.start, series.stop)), size]
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
-            if stop <= start:
+            if stop <= start or (name in ACCUMULATED and (start, stop) == (0, 1) and _is_midnight(files.begin)):
                 continue
             first, last = (files.stamps[i].astype("datetime64[h]") for i in (start, stop - 1))
             if not allowed:
@@ -251,6 +258,11 @@ def _check_gaps(files: Files, allowed: bool) -> None:
                     "with time=, or pass allow_gaps=True to have hours without values."
                 )
             log.warning("%s has no stamps from %s to %s UTC: NaN there", name, first, last)
+
+
+def _is_midnight(stamp: np.datetime64) -> bool:
+    """Return whether a stamp is 00 UTC: no hour of a period that begins there needs an accumulation until it."""
+    return int(stamp.astype("datetime64[h]").astype(np.int64)) % 24 == 0
 
 
 def _with_land(files: Files, headers: Sequence[Header], first: Header) -> Files:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.sources.era5.open import Source, check_format
+from fluxcube.sources.era5.open import Source
 from fluxcube.sources.era5.parameters import (
     ACCUMULATED,
+    HOURLY,
     INSTANT,
     RATE,
     RATE_UNITS,
@@ -54,8 +55,9 @@ class Header:
         Position of the first of `stamps` on the source's own time axis.
     parameters, static : tuple of str
         Short names of the parameters in time, and of the static fields.
-    rates : tuple of str
-        Those of `parameters` that are stored as mean rates, which are of the hour that ends at the stamp.
+    hourly : tuple of str
+        Those of `parameters` that are of the hour that ends at the stamp by their name: mean rates, and amounts of
+        hours in Earth Engine.
     point : bool
         Whether it is the series of one point, without dimensions of latitude and longitude.
     origin : str
@@ -69,7 +71,7 @@ class Header:
     first: int
     parameters: tuple[str, ...]
     static: tuple[str, ...]
-    rates: tuple[str, ...]
+    hourly: tuple[str, ...]
     point: bool
     origin: str
 
@@ -77,6 +79,13 @@ class Header:
     def land(self) -> bool:
         """Whether path or attributes contain the name ERA5-Land."""
         return "era5-land" in self.origin.lower().replace("_", "-").replace(" ", "-")
+
+    def only(self, parameters: Collection[str]) -> Header:
+        """Return the header with some of its parameters in time, and all static fields."""
+        chosen = tuple(name for name in self.parameters if name in parameters)
+        stamps = self.stamps if chosen else self.stamps[:0]
+        hourly = tuple(name for name in self.hourly if name in chosen)
+        return replace(self, parameters=chosen, hourly=hourly, stamps=stamps)
 
 
 def read_header(source: Source) -> Header | None:
@@ -87,7 +96,6 @@ def read_header(source: Source) -> Header | None:
     SourceError
         If it is of another format, or a parameter has other dimensions or units than ERA5's.
     """
-    check_format(source)
     ds = source.open()
     if ds.attrs.get("kind") == "era5" and ds.attrs.get("complete") is not True:
         raise SourceError(f"{source}: this copy of ERA5 was not finished: run the same copy_era5 again.")
@@ -109,7 +117,7 @@ def read_header(source: Source) -> Header | None:
         first=first,
         parameters=parameters,
         static=static,
-        rates=tuple(name for name in parameters if RATE in ds.variables[name].attrs),
+        hourly=tuple(name for name in parameters if {RATE, HOURLY} & set(ds.variables[name].attrs)),
         point=not {"latitude", "longitude"} & set(ds.dims),
         origin=f"{source} {origin}",
     )
@@ -121,7 +129,8 @@ def _check_parameter(source: Source, name: str, array: xr.Variable) -> None:
     if dims - time - {"latitude", "longitude"} or len(time) > 1 or (not time and name not in STATIC):
         raise SourceError(
             f"{source}: {name} must have dims (time or valid_time, latitude, longitude), found {array.dims}: "
-            "pass the hourly NetCDF as the Climate Data Store delivers it."
+            + ("pass the GRIB file itself" if "step" in dims else "pass the hourly file")
+            + " as the Climate Data Store delivers it."
         )
     if array.sizes.get("number", 1) > 1:
         raise SourceError(f"{source}: {name} has {array.sizes['number']} ensemble members: select one of `number`.")

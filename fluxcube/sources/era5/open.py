@@ -1,4 +1,4 @@
-"""Find and open ERA5 sources (NetCDF of either CDS layout, zips of it, Zarr), and read boxes of their values.
+"""Find and open ERA5 sources (NetCDF of either CDS layout, GRIB, zips of them, Zarr), and read boxes of their values.
 
 Parameters have ECMWF's short names here, whatever the provider calls them, and mean rates are amounts of an hour.
 Dimensions of size one, such as a pressure level, are dropped; a point has no dimensions of latitude and longitude.
@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,18 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SourceError, missing_package
-from fluxcube.sources.era5.parameters import LONG_NAMES, RATE, RATE_FACTORS, RATES
+from fluxcube.sources.era5.clouds import (
+    address_of,
+    default_options,
+    describe,
+    extra_of,
+    public_address,
+    remote_errors,
+    without_user,
+)
+from fluxcube.sources.era5.dialects import TIME, split_times, with_short_names
+from fluxcube.sources.era5.grib import SUFFIXES, open_grib, read_index
+from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
@@ -28,7 +39,6 @@ from fluxcube.stores.reading import is_url
 
 ERA5Paths = str | os.PathLike | xr.Dataset | Sequence[str | os.PathLike | xr.Dataset]
 
-_AXES = {"lat": "latitude", "lon": "longitude"}
 # Values are selected by position: no index is needed, which saves a third of the time to open a file.
 _LAZY: dict[str, Any] = {
     "cache": False,
@@ -37,19 +47,17 @@ _LAZY: dict[str, Any] = {
     "decode_coords": False,
     "create_default_indexes": False,
 }
-_TIME = ("time", "valid_time")
-# Dimensions that are not dropped where they have the size one.
-_KEPT = (*_TIME, "latitude", "longitude", "expver", "number")
 _NETCDF = (".nc", ".nc4")
+_GRIB = b"GRIB"
 # Tables of one point: read where they are named, or alone in a zip, since folders contain other tables.
 _TABLE = ".csv"
 # Files that identify a folder as a Zarr group, of format 3 and 2.
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Source:
-    """A NetCDF file, a table of one point, an entry of a zip, or a Zarr store.
+    """A NetCDF file, a table of one point, some parameters of a GRIB file, an entry of a zip, or a Zarr store.
 
     Attributes
     ----------
@@ -57,6 +65,8 @@ class Source:
         File, folder or URL.
     entry : str
         Name of the entry of a zip; "" otherwise.
+    parameters : tuple of str
+        Of a GRIB file, those that have the same stamps, if it has several groups of them.
     options : str
         Storage options that fsspec needs to reach a URL, as JSON.
     """
@@ -64,9 +74,17 @@ class Source:
     path: str
     entry: str = ""
     options: str = field(default="", repr=False)
+    parameters: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
     def __str__(self) -> str:
-        return f"{self.path}!{self.entry}" if self.entry else self.path
+        return "!".join(part for part in (public_address(self.path), self.entry, self._group) if part)
+
+    @property
+    def _group(self) -> str:
+        return ",".join(self.parameters)
 
     @property
     def zarr(self) -> bool:
@@ -89,13 +107,14 @@ class Source:
 
     @property
     def identity(self) -> tuple[str, str, int, int]:
-        """Absolute path or URL, entry, time of change and size: what distinguishes the contents from others.
+        """Path or URL, entry and parameters, time of change and size: what distinguishes the contents from others.
 
         The time of change of a Zarr store is that of its last written chunk, since its metadata may stay as they are.
         """
-        path = self.path if is_url(self.path) else os.path.abspath(self.path)
+        path = public_address(self.path) if is_url(self.path) else os.path.abspath(self.path)
         folders = [folder for folder, _, _ in os.walk(path)] if self.zarr and not is_url(path) else []
-        return path, self.entry, max([self.changed, *(os.stat(f).st_mtime_ns for f in folders)]), self.size
+        entry = "!".join(part for part in (self.entry, self._group) if part)
+        return path, entry, max([self.changed, *(os.stat(f).st_mtime_ns for f in folders)]), self.size
 
     def open(self) -> xr.Dataset:
         """Open without reading values, with short names; the file stays open, because many blocks read from it.
@@ -108,7 +127,7 @@ class Source:
         return _open(self, self.changed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatasetSource(Source):
     """An open Dataset, such as a virtual store, an Icechunk session or items of a STAC catalogue.
 
@@ -129,7 +148,7 @@ class DatasetSource(Source):
         parts = [(str(name), contents_of(ds, array), str(array.attrs)) for name, array in ds.variables.items()]
         digest = tokenize(sorted(parts, key=lambda part: part[0]), ds.attrs)
         title = str(ds.encoding.get("source") or ds.attrs.get("title") or "")
-        return cls(path=f"Dataset {title} {digest[:12]}".replace("  ", " "), dataset=_with_short_names(ds))
+        return cls(path=f"Dataset {title} {digest[:12]}".replace("  ", " "), dataset=with_short_names(ds))
 
     @property
     def zarr(self) -> bool:
@@ -171,7 +190,7 @@ def contents_of(ds: xr.Dataset, array: xr.Variable) -> object:
 
 
 def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None = None) -> list[Source]:
-    """List the sources in a path, folder, URL, Dataset or list of these: NetCDF files, those in zips, and Zarr stores.
+    """List the sources in a path, folder, URL, Dataset or list: NetCDF and GRIB files, those in zips, Zarr stores.
 
     Raises
     ------
@@ -183,22 +202,27 @@ def find_sources(source: ERA5Paths, storage_options: Mapping[str, object] | None
     found: list[Source] = []
     for item in items:
         if isinstance(item, xr.Dataset):
-            found.append(DatasetSource.of(item))
+            found += [DatasetSource.of(part) for part in split_times(item)]
             continue
         if not isinstance(item, (str, os.PathLike)):
             raise SourceError(
                 f"expected a path, a URL or an xr.Dataset of ERA5, found {type(item).__name__}; pass one."
             )
-        if is_url(item):
-            found.append(Source(str(item), options=options))
+        address = item if Path(item).exists() else address_of(str(item))
+        if is_url(address):
+            own = options or json.dumps(dict(default_options(str(address))), sort_keys=True)
+            found.append(Source(str(address), options=own if own != "{}" else ""))
             continue
         path = Path(item)
         if not path.exists():
-            raise SourceError(f"{item} does not exist: pass ERA5 NetCDF files, a folder of them, or a Zarr store.")
+            raise SourceError(
+                f"{item} does not exist: pass ERA5 files (NetCDF or GRIB), a folder of them, or a Zarr store."
+            )
         found += [one for file in _files(path) for one in _entries(file)]
     if not found:
         raise SourceError(
-            f"no NetCDF file (*.nc), zip or Zarr store in {', '.join(map(str, items))}: pass ERA5 files from the CDS."
+            f"no NetCDF file (*.nc), GRIB file (*.grib), zip or Zarr store in {', '.join(map(str, items))}: pass ERA5 "
+            "files from the CDS."
         )
     return list(dict.fromkeys(found))
 
@@ -221,7 +245,7 @@ def read_box(source: Source, name: str, box: tuple[slice, ...]) -> np.ndarray:
         If the file cannot be read there.
     """
     array = source.open().variables[name]
-    time = [dim for dim in array.dims if dim in _TIME]
+    time = [dim for dim in array.dims if dim in TIME]
     cells = [dim for dim in ("latitude", "longitude") if dim in array.dims]
     part = array.isel(
         dict(zip((*time, "latitude", "longitude"), box[1 - len(time) :], strict=True)), missing_dims="ignore"
@@ -235,11 +259,14 @@ def read_box(source: Source, name: str, box: tuple[slice, ...]) -> np.ndarray:
             parts = [xr.DataArray(part.isel(expver=i)) for i in range(part.sizes["expver"])]
             part = functools.reduce(lambda one, other: one.fillna(other), parts).variable
         values = part.transpose(*time, *cells).values
-    except (OSError, RuntimeError, ValueError, KeyError) as problem:
+    except remote_errors() as problem:
+        remote = is_url(source.path)
+        what = describe(problem) if remote else f"{type(problem).__name__}: {problem}"
+        again = "try again, or copy the region first (fluxcube.copy_era5)" if remote else "download the file again"
         raise SourceError(
             f"{source}: {name} at positions {box[0].start} to {box[0].stop} of its time axis cannot be read "
-            f"({type(problem).__name__}: {problem}): download the file again."
-        ) from problem
+            f"({what}): {again}."
+        ) from (None if remote else problem)
     missing = tuple(axis for axis, dim in ((-2, "latitude"), (-1, "longitude")) if dim not in cells)
     values = np.expand_dims(values, missing) if missing else values
     return values.astype("float64") * RATE_FACTORS[name] if RATE in array.attrs else values
@@ -266,9 +293,9 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found: list[Path] = []
     for item in sorted(path.iterdir()):
-        if item.is_dir():
-            found += _files(item)
-        elif item.suffix.lower() in (*_NETCDF, ".zip"):
+        if item.is_dir():  # hidden ones contain what fetch has not completed
+            found += [] if item.name.startswith(".") else _files(item)
+        elif item.suffix.lower() in (*_NETCDF, *SUFFIXES, ".zip"):
             found.append(item)
     return found
 
@@ -278,15 +305,29 @@ def _is_zarr(path: Path) -> bool:
 
 
 def _entries(path: Path) -> list[Source]:
-    """Return the file itself, or the NetCDF files in it if it is a zip, whatever its suffix."""
+    """Return the file itself, or the files in it if it is a zip, whatever its suffix; GRIB by groups of parameters."""
     if path.is_dir() or _magic(path)[:2] != b"PK":
-        return [Source(str(path))]
+        return _groups(Source(str(path)))
     members = list_members(path)
-    names = [name for name in members if name.lower().endswith(_NETCDF)]
-    names = names or [name for name in members if name.lower().endswith(_TABLE)]
+    by_kind = ([name for name in members if name.lower().endswith(kind)] for kind in ((*_NETCDF, *SUFFIXES), _TABLE))
+    names = next((names for names in by_kind if names), [])
     if not names:
         raise SourceError(f"{path} is a zip without NetCDF files (*.nc) in it: request NetCDF from the CDS.")
-    return [Source(str(path), name) for name in names]
+    return [one for name in names for one in _groups(Source(str(path), name))]
+
+
+def _groups(source: Source) -> list[Source]:
+    """Return a source, or one for each group of parameters of a GRIB file."""
+    named = source.entry.lower().endswith(SUFFIXES)  # other entries are not unpacked before they are opened
+    if source.zarr or (source.entry and not named) or _magic(file := _local_file(source)) != _GRIB:
+        return [source]
+    groups = read_index(Path(file)).groups
+    return [replace(source, parameters=group) for group in groups] if len(groups) > 1 else [source]
+
+
+def _local_file(source: Source) -> str | Path:
+    """Return the file of a source, unpacked if it is in a zip."""
+    return unpack(source.path, source.entry) if source.entry else source.path
 
 
 def _magic(path: str | os.PathLike) -> bytes:
@@ -294,42 +335,17 @@ def _magic(path: str | os.PathLike) -> bytes:
         return file.read(4)
 
 
-def check_format(source: Source) -> None:
-    """Refuse a GRIB file (SourceError)."""
-    if not source.zarr and not source.entry and _magic(source.path) == b"GRIB":
-        raise SourceError(f"{source} is GRIB, not NetCDF: request NetCDF.")
-
-
 @functools.lru_cache(maxsize=64)
 def _open(source: Source, changed: int) -> xr.Dataset:
-    return _with_short_names(_open_zarr(source) if source.zarr else _open_netcdf(source))
+    return with_short_names(_open_zarr(source) if source.zarr else _open_file(source))
 
 
-def _with_short_names(ds: xr.Dataset) -> xr.Dataset:
-    """Return parameters under their short names, mean rates under those of their amounts, without single dimensions."""
-    names = {long: short for long, short in LONG_NAMES.items() if long in ds and short not in ds}
-    ds = ds.rename(names | {old: new for old, new in _AXES.items() if old in ds.variables or old in ds.dims})
-    rates = {name: to for name, to in RATES.items() if name in ds and to not in ds}
-    # A file may have a rate under two of its names: the last is used.
-    rates = {name: to for to, name in {to: name for name, to in rates.items()}.items()}
-    if rates:
-        ds = ds.rename(rates)
-        ds = ds.assign({name: ds[name].assign_attrs({RATE: 1}) for name in rates.values()})
-    return _without_single_dims(ds)
-
-
-def _without_single_dims(ds: xr.Dataset) -> xr.Dataset:
-    """Drop dimensions of size one that are neither time nor place, and one of two time dimensions."""
-    single = {dim: 0 for dim, size in ds.sizes.items() if size == 1 and dim not in _KEPT}
-    if set(_TIME) <= set(ds.dims) and (short := [dim for dim in _TIME if ds.sizes[dim] == 1]):
-        single[short[0]] = 0
-    return ds.isel(single, drop=True) if single else ds
-
-
-def _open_netcdf(source: Source) -> xr.Dataset:
+def _open_file(source: Source) -> xr.Dataset:
+    path = _local_file(source)
+    if _magic(path) == _GRIB:
+        return open_grib(Path(path), source.parameters)
     if importlib.util.find_spec("netCDF4") is None:
         raise missing_package("netCDF4", "grid", "reading ERA5 NetCDF")
-    path = unpack(source.path, source.entry) if source.entry else source.path
     if str(path).lower().endswith(_TABLE):
         return read_point_table(path, str(source))
     try:
@@ -341,18 +357,25 @@ def _open_netcdf(source: Source) -> xr.Dataset:
 
 
 def _open_zarr(source: Source) -> xr.Dataset:
-    options = json.loads(source.options) if source.options else None
-    keywords: dict[str, Any] = {"storage_options": options} if options else {}
+    options = json.loads(source.options) if source.options else {}
+    keywords: dict[str, Any] = {}
+    if is_url(source.path) and "?" in source.path:
+        raise SourceError(
+            f"{source}: the files of a Zarr store cannot be reached by a signed address: pass the address without its "
+            "query, and the credentials in storage_options, or pass an open Dataset."
+        )
     if not is_url(source.path):
         keywords["consolidated"] = is_consolidated(Path(source.path))
     try:
-        return xr.open_dataset(source.path, engine="zarr", **_LAZY, **keywords)
+        address, options = without_user(source.path, options)
+        keywords |= {"storage_options": options} if options else {}
+        return xr.open_dataset(address, engine="zarr", **_LAZY, **keywords)
     except ImportError as problem:
         package = str(getattr(problem, "name", None) or "fsspec")
-        raise missing_package(package, "s3", f"opening {source}") from problem
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise missing_package(package, extra_of(source.path), f"opening {source}") from None
+    except remote_errors() as problem:
         # For a URL only the class is named: another library's message might repeat credentials.
-        what = type(problem).__name__ if is_url(source.path) else problem
+        what = describe(problem) if is_url(source.path) else problem
         raise SourceError(f"{source}: cannot be opened as Zarr ({what}): check the address and its contents.") from (
             None if is_url(source.path) else problem
         )

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.era5.parameters import LONG_NAMES, RATE_UNITS, RATES, UNITS
+from fluxcube.sources.era5.parameters import meaning_of
 
 _TIMES, _PLACE = ("valid_time", "time"), ("latitude", "longitude")
 
@@ -82,6 +82,5 @@ def _check_numbers(table: pd.DataFrame, name: str) -> None:
 
 def _units(column: str) -> str:
     """Return the units in which the CDS delivers a parameter; "" for other columns."""
-    if column in RATES:
-        return RATE_UNITS[RATES[column]]
-    return UNITS.get(LONG_NAMES.get(column, column), "")
+    meaning = meaning_of(column)
+    return meaning.units if meaning else ""

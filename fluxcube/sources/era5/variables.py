@@ -11,7 +11,7 @@ graph has one task for each block, and RAM is used by the blocks in work only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +21,9 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.humidity import relative_humidity, vapour_pressure_deficit
 from fluxcube.sources.era5.files import read_files
 from fluxcube.sources.era5.open import ERA5Paths
+from fluxcube.sources.era5.parameters import PARAMETERS
 from fluxcube.sources.era5.series import Box, Files, Period
-from fluxcube.variables import table
+from fluxcube.variables import COMPUTED, table
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -124,6 +125,44 @@ _RULES: tuple[tuple[str, tuple[str, ...], _Rule], ...] = (
 )
 
 
+#: Variables that `fluxcube.daily_forcing` computes from others.
+_FROM_OTHERS = {"TA_RANGE": "TA"}
+
+
+def needed_parameters(names: Sequence[str], without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ERA5 parameters from which tower variables are derived.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Tower variables of the variable table, hourly or daily.
+    without : collection of str
+        Parameters that a product does not contain, so that other rules apply.
+
+    Returns
+    -------
+    parameters : tuple of str
+        In the order of the table of parameters; none for variables that are computed from time and place.
+    missing : tuple of str
+        Variables that cannot be derived from ERA5.
+
+    Examples
+    --------
+    >>> needed_parameters(("TA", "VPD", "TOD", "CO2"))
+    (('t2m', 'd2m'), ('CO2',))
+    """
+    found: set[str] = set()
+    missing = []
+    for name in names:
+        variable = _FROM_OTHERS.get(name, name)
+        rules = [needs for derived, needs, _ in _RULES if derived == variable and not set(needs) & set(without)]
+        if rules:
+            found |= set(rules[0])
+        elif name not in COMPUTED:
+            missing.append(name)
+    return tuple(name for name in PARAMETERS if name in found), tuple(missing)
+
+
 def available(files: Files) -> tuple[str, ...]:
     """Return the tower variables that can be derived from the files, in the order of the variable table."""
     derivable = {name for name, needs, _ in _RULES if set(needs) <= set(files.parameters)}
@@ -179,11 +218,12 @@ def open_era5(
     ----------
     source : path, folder, URL, xr.Dataset or list of these
         Hourly NetCDF from the Climate Data Store, old layout (``time``) or new (``valid_time``, ``expver``,
-        ``number``), as files or in zips, of a grid or a single point, with accumulations or mean rates; Zarr stores
-        such as ARCO-ERA5, which use the long names of CDS requests and declare the period that has values in their
-        attributes. Parameters spread over files are merged; files of successive periods are joined. Hours that two
-        files share must agree. Rows may be turned or longitudes shifted in some of the files, and files of static
-        fields may cover more cells. An open Dataset is treated as a file with its contents.
+        ``number``), or GRIB, as files or in zips, of a grid or a single point, with accumulations or mean rates; Zarr
+        stores such as ARCO-ERA5, also by name (`fluxcube.sources.era5.clouds.STORES`). Names may be those of any
+        provider (`fluxcube.sources.era5.parameters`). Parameters spread over files are merged; files of successive
+        periods are joined. Hours that two files share must agree. Rows may be turned or longitudes shifted in some of
+        the files, and files of static fields may cover more cells. An open Dataset is treated as a file with its
+        contents.
     variables : str or sequence of str, optional
         Tower variables; by default all that can be derived from the files.
     chunks : mapping, optional
@@ -211,7 +251,7 @@ def open_era5(
     Raises
     ------
     SourceError
-        If a file is not hourly NetCDF on a latitude-longitude grid, has a parameter in another unit, or does not fit
+        If a file is not hourly, or not on a latitude-longitude grid, has a parameter in another unit, or does not fit
         the other files; if nothing usable is found; if stamps are missing; if the accumulation cannot be determined,
         or differs between parameters or files; if values contradict their units or the sun.
     UnknownNameError

@@ -1,30 +1,24 @@
 """Read HDF4 tiles with pyhdf, in a process of its own: a damaged file can crash the library.
 
 `fluxcube.sources.modis.hdf_process` starts this module as a program and sends it requests; `READERS` are the functions
-that it can call. A message is JSON behind its length, and the bytes of an array follow the message that describes it.
-There is no pickle: answers are numbers and text only.
+that it can call.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from fluxcube.errors import FluxcubeError, SourceError, missing_package
+from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.modis.grid import PRODUCTS, SPHERE, check_fill, check_scale, grid_place
-
-#: Number of bytes of a message's length.
-FRAME = 4
+from fluxcube.sources.reader_process import Readers, serve
 
 # Numbers of HDF4 types.
 _TYPES = {20: "int8", 21: "uint8", 22: "int16", 23: "uint16", 24: "int32", 25: "uint32", 5: "float32", 6: "float64"}
@@ -81,7 +75,7 @@ def read_windows(path: Path, bands: Iterable[str], boxes: Iterable[tuple[int, in
 
 
 #: Functions that a request can name.
-READERS: Mapping[str, Callable[..., Iterator]] = {"layout": read_layout, "windows": read_windows}
+READERS: Readers = {"layout": read_layout, "windows": read_windows}
 
 
 @contextmanager
@@ -252,36 +246,5 @@ def _pyhdf() -> tuple[Callable[[str], Any], type[Exception]]:
     return SD, HDF4Error
 
 
-def framed(message: Mapping[str, object]) -> bytes:
-    """Return a message as the length of its JSON, followed by the JSON."""
-    text = json.dumps(message).encode()
-    return len(text).to_bytes(FRAME, "big") + text
-
-
-def serve() -> None:
-    """Answer requests from standard input on standard output, until the input ends."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # text that the library may print must not get among the answers
-    while size := int.from_bytes(requests.read(FRAME), "big"):
-        request = json.loads(requests.read(size))
-        reader, path = READERS[request.pop("function")], Path(request.pop("path"))
-        try:
-            for value in reader(path, **request):
-                _send(answers, value)
-            end: dict[str, object] = {"done": True}
-        except FluxcubeError as error:
-            end = {"error": type(error).__name__, "text": str(error)}
-        answers.write(framed(end))
-        answers.flush()
-
-
-def _send(answers: BinaryIO, value: object) -> None:
-    if isinstance(value, np.ndarray):
-        answers.write(framed({"array": {"dtype": value.dtype.str, "shape": value.shape}}))
-        answers.write(np.ascontiguousarray(value).data)
-    else:
-        answers.write(framed({"value": value}))
-
-
 if __name__ == "__main__":
-    serve()
+    serve(READERS)

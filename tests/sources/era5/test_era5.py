@@ -367,7 +367,7 @@ def test_other_files_are_named_in_the_error(tmp_path):
     with pytest.raises(SourceError, match=r"no NetCDF file.*zip or Zarr"):
         open_era5(tmp_path)
     for name, start, match in (
-        ("a", b"GRIB", "request NetCDF"),
+        ("a", b"GRIB", "read as GRIB"),
         ("b", b"PK\x03\x04", "cut or broken"),
         ("c", b"no", "read as"),
     ):

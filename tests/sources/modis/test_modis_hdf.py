@@ -229,8 +229,8 @@ def test_a_process_that_ends_or_hangs_affects_its_own_file_only(tmp_path, monkey
     next(first)
     first.close()  # the second window is not read, and must not be the answer to another request
     np.testing.assert_array_equal(read_tile(tile), expected)
-    monkeypatch.setattr(hdf_process, "PATIENCE", 0.2)
-    os.kill(hdf_process._worker._process.pid, signal.SIGSTOP)  # it hangs, however busy the machine is
+    monkeypatch.setattr(hdf_process.process, "patience", 0.2)
+    os.kill(hdf_process.process.worker.process.pid, signal.SIGSTOP)  # it hangs, however busy the machine is
     with pytest.raises(SourceError, match=r"gave no answer within 0.2 s"):
         read_tile(tile)
     monkeypatch.undo()
@@ -289,7 +289,7 @@ def test_an_error_after_other_files_is_confirmed_by_a_new_process(tmp_path, monk
     (tmp_path / "two").mkdir()
     one, two = (write(tmp_path / name, [nadir(values(), CORNER)]) for name in ("one", "two"))
     (expected,) = hdf_process.call("layout", one, product="MCD43A4")
-    asked, answers = [], hdf_process._answers
+    asked, answers = [], hdf_process.process.answers
 
     def disordered(worker, function, path, options):
         asked.append(len(worker.seen))
@@ -298,6 +298,6 @@ def test_an_error_after_other_files_is_confirmed_by_a_new_process(tmp_path, monk
             raise SourceError("disorder")
         return answers(worker, function, path, options)
 
-    monkeypatch.setattr(hdf_process, "_answers", disordered)
+    monkeypatch.setattr(hdf_process.process, "answers", disordered)
     assert list(hdf_process.call("layout", two, product="MCD43A4")) == [expected]
     assert asked[0] > 1 and asked[-1] == 1, "first a process with a past, then one without"
