@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import fluxcube
 from fluxcube import cli
@@ -81,6 +82,7 @@ def arguments(function, cube, folder) -> dict:
         "obs": cube,
         "pred": cube.fluxes,
         "predictions": {"one": cube.fluxes, "two": cube.fluxes},
+        "masks": xr.Dataset(),
         "members": {"one": [cube.fluxes, cube.fluxes]},
         "sites": [str(site) for site in cube.site.values],
         "splits": {"fold": per_igbp(cube, seed=0)},

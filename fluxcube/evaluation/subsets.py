@@ -102,12 +102,13 @@ def subset_sums(
     *,
     qc: xr.DataArray | None = None,
     max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
 ) -> dict[str, Sums]:
     """Compute the sums of each tower in each subset, preceded by those of all time steps ("all").
 
     Parameters
     ----------
-    obs, predictions, qc, max_qc
+    obs, predictions, qc, max_qc, min_quality
         As `fluxcube.compare` takes them; data of towers.
     masks : xr.Dataset
         Boolean arrays (site, time) by name of the subset, such as those of `subset_masks`. Sites and time steps that
@@ -118,7 +119,7 @@ def subset_sums(
     dict of str to Sums
         Sums by subset; a time step can be in several of them.
     """
-    pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc)
+    pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     sums = {}
     for name in ("all", *map(str, masks)):
         chosen = [(_within(masks, name, pair[0]), *pair[1:]) for pair in pairs.values()]
@@ -141,13 +142,14 @@ def subset_table(
     *,
     qc: xr.DataArray | None = None,
     max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
     **options: Unpack[IntervalOptions],
 ) -> pd.DataFrame:
     """Compute scores on subsets of the time steps, on a common row mask.
 
     Parameters
     ----------
-    obs, predictions, masks, qc, max_qc
+    obs, predictions, masks, qc, max_qc, min_quality
         As `subset_sums` takes them.
     **options
         Options of intervals, as `score_table` takes them.
@@ -165,7 +167,7 @@ def subset_table(
     >>> table.group.tolist()
     ['all', 'heat', 'cold', 'dry air', 'dry month']
     """
-    sums = subset_sums(obs, predictions, masks, qc=qc, max_qc=max_qc)
+    sums = subset_sums(obs, predictions, masks, qc=qc, max_qc=max_qc, min_quality=min_quality)
     tables = [score_table(one, **options).assign(group=name) for name, one in sums.items()]
     out = pd.concat(tables, ignore_index=True)
     out.attrs = dict(tables[0].attrs) | {"by": "subset"}
