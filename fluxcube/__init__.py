@@ -50,14 +50,16 @@ _PUBLIC = {
     "run_demo": "fluxcube.demo",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "fetch", *_PUBLIC]
 
 
 def __getattr__(name: str) -> object:
+    if name == "fetch":
+        return importlib.import_module("fluxcube.fetch")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'fluxcube' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *__all__})

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluxcube.cli_fetch import app as fetch_app
+from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
@@ -448,6 +450,8 @@ def demo(
     typer.echo(result.text)
 
 
+app.add_typer(fetch_app, name="fetch")
+app.add_typer(request_app, name="request")
 app.add_typer(models_app)
 app.add_typer(grids_app)
 app.add_typer(maps_app)
@@ -472,7 +476,7 @@ def main() -> None:
     except FluxcubeError as error:
         sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
     except KeyboardInterrupt:
-        sys.exit("fluxcube: interrupted (train and upscale continue if run again)")
+        sys.exit("fluxcube: interrupted (fetch, train and upscale continue if run again)")
 
 
 def _open(store: Path) -> xr.Dataset:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 #: Maximum number of names that a message lists: a whole variable table, but not hundreds of sites.
 _MAX_NAMES = 60
@@ -42,6 +43,29 @@ class CheckpointError(FluxcubeError, ValueError):
 
 class TrainingError(FluxcubeError, ArithmeticError):
     """A loss or a gradient is not finite, so that training cannot continue."""
+
+
+class FetchError(FluxcubeError, OSError):
+    """Data could not be fetched from a service."""
+
+    #: Whether other files of the same service would fail for the same reason, so that they are not tried.
+    stops: ClassVar[bool] = False
+
+
+class CredentialsError(FetchError):
+    """A service requires an account, or does not accept the credentials of the user."""
+
+    stops = True
+
+
+class LicenceError(FetchError):
+    """A licence must be accepted, by a person, before a service sends the data."""
+
+
+class QuotaError(FetchError):
+    """A service refuses further requests for now, or a request of this size."""
+
+    stops = True
 
 
 class UnknownNameError(FluxcubeError, KeyError):

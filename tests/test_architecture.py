@@ -28,11 +28,13 @@ LAYERS = [
     {"samples"},
     {"models", "maps"},
     {"training", "inference"},
+    {"fetch"},
     {"plotting"},
     {"evaluation"},
     {"catalog", "inventory"},
     {"demo", "experiments", "terminal"},
-    {"cli_grids", "cli_maps", "cli_models"},
+    {"cli_fetch_era5", "cli_fetch_modis", "cli_grids", "cli_maps", "cli_models"},
+    {"cli_fetch"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -45,6 +47,7 @@ WRITERS = {
     "samples/partition.py": "a split is a small file",
     "training/": "training state and logs",
     "maps/netcdf.py": "maps for other programs",
+    "fetch/": "downloads, their ledger and their licence",
     "plotting/": "figures",
     "evaluation/report.py": "score tables",
     "simulation/": "the simulated planet's raw files",
@@ -69,6 +72,7 @@ WRITING_CALLS = {
 #: Modules that import modules of fluxcube by a name in a string, which the tests below cannot follow, and why.
 IMPORT_BY_NAME = {
     "__init__.py": "the public names, on first use",
+    "fetch/__init__.py": "the public names, on first use",
     "models/registry.py": "a model's class, on first use",
     "simulation/__init__.py": "the public names, on first use",
 }

@@ -1,0 +1,29 @@
+"""Fetch what a cube, a model or a map needs from the services that publish it.
+
+Each function writes files into a folder, with a ledger (``fetch.jsonl``) and the licence (``LICENCE.md``) beside them.
+A second call fetches only what is missing, and continues what was stopped. The names are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+#: The public functions, and the module that defines each. A module must not have the name of a function.
+_PUBLIC = {
+    "towers": "fluxcube.fetch.towers_fetch",
+    "era5": "fluxcube.fetch.era5_fetch",
+    "era5_land": "fluxcube.fetch.era5_fetch",
+    "modis": "fluxcube.fetch.modis_fetch",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fluxcube.fetch' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,95 @@
+"""Addresses without credentials: every URL in a message, a log or the ledger goes through `public`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+#: Names of query values that are credentials: tokens, keys, signatures, and shared access signatures (sig, se, sp ...).
+_SECRET = re.compile(
+    r"(?i)(.*(token|secret|passw|signature|credential|api_?key|access_?key|auth|session|cookie|email).*"
+    r"|x-amz-.*|x-goog-.*|key|sig|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|user|user_id|pwd|code|jwt|policy|key-pair-id)"
+)
+_URL = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"'<>]+""", re.IGNORECASE)
+_PATH_QUERY = re.compile(r"""(?<![\w:/])(/[^\s"'<>?]*)\?([^\s"'<>]+)""")
+_HIDDEN = "***"
+
+
+def public(url: str) -> str:
+    """Return a URL without credentials: without user:password@, and with hidden values of token-like query names.
+
+    Examples
+    --------
+    >>> public("https://me:secret@host.org/file.zip?year=2018&token=abc#part")
+    'https://host.org/file.zip?year=2018&token=***#part'
+    """
+    if "://" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _HIDDEN
+    host = parts.netloc.rpartition("@")[2]
+    fragment = _HIDDEN if "=" in parts.fragment else parts.fragment
+    return urlunsplit((parts.scheme, host, parts.path, _public_query(parts.query), fragment))
+
+
+def _public_query(query: str) -> str:
+    if not query:
+        return query
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return "&".join(
+        f"{quote(name, safe='')}={_HIDDEN if _SECRET.fullmatch(name) else quote(value, safe='/:,+')}"
+        for name, value in pairs
+    )
+
+
+def public_text(text: str) -> str:
+    """Return a text in which every URL, and every path with a query, is public.
+
+    Examples
+    --------
+    >>> public_text('GET /data?token=abc failed at https://a:b@host.org/x')
+    'GET /data?token=*** failed at https://host.org/x'
+    """
+    text = _URL.sub(lambda match: public(match[0]), text)
+    return _PATH_QUERY.sub(lambda match: f"{match[1]}?{_public_query(match[2])}", text)
+
+
+class _PublicFilter(logging.Filter):
+    """Removes credentials from the URLs of log records."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = public_text(record.getMessage()), ()
+        return True
+
+
+_FILTER = _PublicFilter()
+
+
+def hide_credentials(*loggers: str) -> None:
+    """Let loggers of client libraries, which log the URLs they request, log public ones.
+
+    Parameters
+    ----------
+    *loggers : str
+        Names; the filter is added to each once.
+    """
+    for name in loggers:
+        logging.getLogger(name).addFilter(_FILTER)
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL, lower case; "" if it has none."""
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def origin_of(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port of a URL: credentials are sent to one origin only."""
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or default

@@ -1,0 +1,129 @@
+"""What a service answered instead of the data: refusals, login pages, web pages, in the user's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError
+from fluxcube.fetch.addresses import host_of, public, public_text
+from fluxcube.fetch.items import duration_text
+
+#: Hosts and paths of login pages.
+_LOGIN_HOST = re.compile(
+    r"(urs\.earthdata\.nasa\.gov|orcid\.org|cpauth\.icos-cp\.eu|accounts\.google\.com|login\..*|auth\..*|sso\..*|idp\..*)"
+)
+_LOGIN_PATH = re.compile(r"(?i)/(login|signin|sign-in|oauth2?|sso|authenticate|saml)\b")
+_LOGIN_TEXT = re.compile(rb"""(?i)(type=["']?password|log ?in|sign ?in|anmelden)""")
+_LICENCE_TEXT = re.compile(rb"(?i)(accept[^<]{0,60}licen[cs]e|licen[cs]e[^<]{0,60}accept|data use agreement|EULA)")
+_HTML = re.compile(rb"(?i)^(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", re.DOTALL)
+#: First bytes of formats of data: zip, HDF5, HDF4, NetCDF, GRIB, TIFF, BigTIFF, gzip, npy.
+_MAGIC = (
+    *(b"PK\x03\x04", b"\x89HDF", b"\x0e\x03\x13\x01", b"CDF", b"GRIB"),
+    *(b"II*\x00", b"MM\x00*", b"II+\x00", b"\x1f\x8b", b"\x93NUMPY"),
+)
+_ANY_TYPE = ("application/octet-stream", "binary/octet-stream", "application/x-download", "")
+#: Number of bytes of a body that decide what it is.
+SNIFFED = 4096
+#: Statuses after which the same request can succeed.
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+
+
+def is_login(url: str) -> bool:
+    """Return whether a URL is that of a login page."""
+    return bool(_LOGIN_HOST.fullmatch(host_of(url)) or _LOGIN_PATH.search(urlsplit(url).path))
+
+
+def login_error(url: str, page: str) -> CredentialsError:
+    """Return the error for a request that was sent to a login page."""
+    return CredentialsError(
+        f"{public(url)}: the service asked for a login ({host_of(page)}) instead of sending the data: there is no "
+        "account in the client's file or in the environment, or its password or token has expired."
+    )
+
+
+def kind_error(url: str, content_type: str, head: bytes, expect: Sequence[str] | None) -> FetchError | None:
+    """Return why a body cannot be the requested data, or None if it can.
+
+    Parameters
+    ----------
+    url : str
+        For the message.
+    content_type : str
+        As the service reports it; it is not trusted where the first bytes contradict it.
+    head : bytes
+        First bytes of the body.
+    expect : sequence of str or None
+        Content types of the data; None accepts any except a web page.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if head.startswith(_MAGIC):
+        return None
+    html = kind in ("text/html", "application/xhtml+xml") or bool(_HTML.match(head))
+    if html and not (expect and "text/html" in expect):
+        return _html_error(url, head)
+    if expect and kind not in (*expect, *_ANY_TYPE):
+        return FetchError(f"{public(url)}: expected {' or '.join(expect)}, found {kind}: {snippet(head)}")
+    return None
+
+
+def _html_error(url: str, head: bytes) -> FetchError:
+    if _LICENCE_TEXT.search(head):
+        return LicenceError(
+            f"{public(url)}: the service sent a page about a licence instead of the data; open this address in a "
+            "browser, accept the licence, and run the same command again."
+        )
+    if _LOGIN_TEXT.search(head):
+        return login_error(url, url)
+    return FetchError(
+        f"{public(url)}: expected data, found a web page ({snippet(head)}); open the address in a browser."
+    )
+
+
+def status_error(url: str, status: int, body: bytes) -> FetchError:
+    """Return the error for a status that is not success."""
+    where, said = public(url), snippet(body)
+    if status == 401:
+        return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {said}")
+    if status == 403 and _LICENCE_TEXT.search(body):
+        return LicenceError(f"{where}: a licence must be accepted first, in a browser (403): {said}")
+    if status == 403:
+        return FetchError(f"{where}: access is refused (403); an account, or a right of it, is missing: {said}")
+    if status in (404, 410):
+        return FetchError(f"{where}: there is no such file at the service ({status}): {said}")
+    if status == 429:
+        return QuotaError(f"{where}: too many requests (429): {said}; wait, and run the same command again.")
+    return FetchError(f"{where}: the service answered with status {status}: {said}")
+
+
+def snippet(body: bytes, length: int = 200) -> str:
+    """Return the beginning of a body as one printable line, without tags and credentials."""
+    text = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", body[:SNIFFED].decode("utf-8", "replace"))
+    text = " ".join(public_text(text).split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return repr(text[:length] + ("..." if len(text) > length else "")) if text else "an empty answer"
+
+
+def retry_after(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After header (a number or a date); None if there is none, or it is malformed."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def wait_error(url: str, seconds: float) -> QuotaError:
+    """Return the error for a service that asks for a longer wait than a fetch makes."""
+    return QuotaError(
+        f"{public(url)}: the service asks to wait {duration_text(seconds)} (a quota is used up); run the same command "
+        "again after that."
+    )
