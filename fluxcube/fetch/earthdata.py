@@ -90,14 +90,15 @@ def new_auth(endpoint: str | None = None) -> Any:
     """
     try:
         from earthaccess.auth import Auth
-        from earthaccess.system import PROD, System
+        from earthaccess.system import PROD, CMRBaseURL, EDLHostname, System
     except ImportError:
         raise missing_package("earthaccess", "fetch-modis", "fetching MODIS from NASA Earthdata") from None
     hide_credentials("earthaccess.auth", "earthaccess.api", "urllib3.connectionpool")
     auth = Auth()
     if endpoint is not None:
         url = endpoint.rstrip("/")
-        auth._set_earthdata_system(System(f"{url}/search/", PROD.status_url, PROD.status_api_url, host_of(url)))
+        search, login = CMRBaseURL(f"{url}/search/"), EDLHostname(host_of(url))
+        auth._set_earthdata_system(System(search, PROD.status_url, PROD.status_api_url, login))
         auth.EDL_FIND_OR_CREATE_TOKEN_URL = f"{url}/api/users/find_or_create_token"
     return auth
 
