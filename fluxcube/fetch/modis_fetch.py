@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.fetch import earthdata, earthengine, planetary
+from fluxcube.fetch import appeears, earthdata, earthengine, planetary
 from fluxcube.fetch.items import Plan
 from fluxcube.fetch.modis_places import Box, Years, find_places
 from fluxcube.fetch.modis_products import find_products
@@ -39,7 +39,12 @@ class _Module(Protocol):
         """Fetch the files."""
 
 
-_SERVICES: dict[str, _Module] = {"earthengine": earthengine, "earthdata": earthdata, "planetary": planetary}
+_SERVICES: dict[str, _Module] = {
+    "earthengine": earthengine,
+    "earthdata": earthdata,
+    "planetary": planetary,
+    "appeears": appeears,
+}
 
 
 def modis(
