@@ -1,8 +1,8 @@
 """Default locations of data, the catalog, and the intake driver.
 
-Only this module and the command line read the environment: ``FLUXCUBE_DATA`` names a cube, or a folder (or URL) that
-contains ``carbonsense.zarr`` and optionally ``carbonsense_daily.zarr``, ``maps.zarr``, ``era5/``, ``modis/``,
-``surface/`` and ``land_cover/``.
+Only this module and the command line read the environment (and `fluxcube.fetch`, for credentials): ``FLUXCUBE_DATA``
+names a cube, or a folder (or URL) that contains ``carbonsense.zarr`` and optionally ``carbonsense_daily.zarr``,
+``maps.zarr``, ``era5/``, ``modis/``, ``surface/`` and ``land_cover/``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def default_store(name: str = HOURLY.store) -> Path | str:
     """
     how = (
         f"pass a store, or set {VARIABLE} to one (or to a folder that contains {name}). "
-        "`fluxcube build RAW carbonsense.zarr` builds one from downloaded archives, `fluxcube demo` a simulated one."
+        "`fluxcube build RAW carbonsense.zarr` builds one from downloaded archives, `fluxcube demo` a simulated one. "
+        "`fluxcube fetch towers RAW` downloads the archives of the FLUXNET Shuttle, and `fluxcube fetch towers RAW "
+        "--source zenodo` the published CarbonSense (add --plan to see size, time and licence first)."
     )
     value = os.environ.get(VARIABLE)
     if not value:

@@ -33,7 +33,7 @@ LAYERS = [
     {"evaluation"},
     {"catalog", "inventory"},
     {"demo", "experiments", "terminal"},
-    {"cli_fetch_era5", "cli_fetch_modis", "cli_grids", "cli_maps", "cli_models"},
+    {"cli_fetch_era5", "cli_fetch_modis", "cli_fetch_towers", "cli_grids", "cli_maps", "cli_models"},
     {"cli_fetch"},
     {"cli"},
 ]

@@ -24,7 +24,7 @@ CATALOG = Path(__file__).resolve().parents[1] / "catalogs" / "fluxcube.yaml"
 
 def test_no_store_and_no_variable_says_how_to_get_one(monkeypatch):
     monkeypatch.delenv("FLUXCUBE_DATA", raising=False)
-    with pytest.raises(StoreError, match="fluxcube build"):
+    with pytest.raises(StoreError, match=r"fluxcube build.*fluxcube fetch towers RAW.*--source zenodo"):
         fc.open_carbonsense()
 
 

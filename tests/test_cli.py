@@ -18,7 +18,7 @@ from fluxcube.samples.splits import Split, load_folds
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
 
-COMMANDS = ("inspect", "build", "split", "train", "evaluate", "forcing", "upscale", "plot", "demo")
+COMMANDS = ("inspect", "build", "split", "train", "evaluate", "forcing", "upscale", "plot", "demo", "fetch")
 
 
 def run(*arguments: object, status: int = 0, program: bool = False) -> subprocess.CompletedProcess:

@@ -48,6 +48,7 @@ from fluxcube.sources.modis.names import collection_of
 from fluxcube.sources.modis.rasters import check_raster, survey_rasters
 from fluxcube.sources.modis.surface import read_surface
 from fluxcube.sources.modis.surface_areas import is_area_file
+from fluxcube.stores.files import visible_files
 
 #: A file or folder, or data in RAM or lazy.
 SurfaceSource: TypeAlias = str | os.PathLike | xr.Dataset | xr.DataArray | pd.DataFrame
@@ -193,7 +194,7 @@ def _dataset(source: SurfaceSource, towers: Sequence[Place], max_distance_km: fl
     if isinstance(source, (xr.Dataset, pd.DataFrame)):
         return read_surface(source)
     path = Path(source)
-    inside = path.rglob("*") if path.is_dir() else [path]
+    inside = visible_files(path) if path.is_dir() else [path]
     if not any(file.suffix.lower() in _RASTERS for file in inside):
         return read_surface(path)
     # Rasters have no names of sites: they are cut around the towers.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from collections.abc import Iterable, Mapping
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
-#: Names of query values that are credentials: tokens, keys, signatures, and shared access signatures (sig, se, sp ...).
+#: Names of query values that are credentials: tokens, keys, signatures, shared access signatures (sig, se, sp ...), and
+#: no name: AmeriFlux appends ``?=USER`` to its links.
 _SECRET = re.compile(
     r"(?i)(.*(token|secret|passw|signature|credential|api_?key|access_?key|auth|session|cookie|email).*"
-    r"|x-amz-.*|x-goog-.*|key|sig|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|user|user_id|pwd|code|jwt|policy|key-pair-id)"
+    r"||x-amz-.*|x-goog-.*|key|sig|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|user|user_id|pwd|code|jwt|policy|key-pair-id)"
 )
 _URL = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"'<>]+""", re.IGNORECASE)
 _PATH_QUERY = re.compile(r"""(?<![\w:/])(/[^\s"'<>?]*)\?([^\s"'<>]+)""")
+#: Headers that contain no credentials, and follow a redirect to another host.
+HARMLESS_HEADERS = frozenset({"accept", "accept-encoding", "range", "if-range", "user-agent"})
 _HIDDEN = "***"
 
 
@@ -78,6 +82,30 @@ def hide_credentials(*loggers: str) -> None:
     """
     for name in loggers:
         logging.getLogger(name).addFilter(_FILTER)
+
+
+def credentials_in(url: str, headers: Mapping[str, str]) -> list[str]:
+    """Return the credentials of a request: of its URL, and of its headers.
+
+    Examples
+    --------
+    >>> credentials_in("https://me:pass1@host.org/x?token=abc1&year=2018", {"Authorization": "Bearer xyz1"})
+    ['me', 'pass1', 'abc1', 'Bearer xyz1', 'xyz1']
+    """
+    parts = urlsplit(url)
+    found = [unquote(text or "") for text in (parts.username, parts.password)]
+    found += [value for name, value in parse_qsl(parts.query) if _SECRET.fullmatch(name)]
+    for name, value in headers.items():
+        if name.lower() not in HARMLESS_HEADERS:
+            found += [value, value.rpartition(" ")[2]]
+    return [text for text in found if len(text) > 1]
+
+
+def without(body: bytes, credentials: Iterable[str]) -> bytes:
+    """Return the beginning of a body in which credentials are hidden, the longest first."""
+    for text in sorted(filter(None, credentials), key=len, reverse=True):
+        body = body.replace(text.encode(), _HIDDEN.encode())
+    return body
 
 
 def host_of(url: str) -> str:

@@ -20,6 +20,8 @@ _LOGIN_PATH = re.compile(r"(?i)/(login|signin|sign-in|oauth2?|sso|authenticate|s
 _LOGIN_TEXT = re.compile(rb"""(?i)(type=["']?password|log ?in|sign ?in|anmelden)""")
 _LICENCE_TEXT = re.compile(rb"(?i)(accept[^<]{0,60}licen[cs]e|licen[cs]e[^<]{0,60}accept|data use agreement|EULA)")
 _HTML = re.compile(rb"(?i)^(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", re.DOTALL)
+#: What services write about requests from a computer whose clock is off.
+_SKEWED = re.compile(rb"(?i)(time ?too ?skewed|token used (too early|before issued)|not yet valid|clock skew)")
 #: First bytes of formats of data: zip, HDF5, HDF4, NetCDF, GRIB, TIFF, BigTIFF, gzip, npy.
 _MAGIC = (
     *(b"PK\x03\x04", b"\x89HDF", b"\x0e\x03\x13\x01", b"CDF", b"GRIB"),
@@ -85,18 +87,20 @@ def _html_error(url: str, head: bytes) -> FetchError:
 
 def status_error(url: str, status: int, body: bytes) -> FetchError:
     """Return the error for a status that is not success."""
-    where, said = public(url), snippet(body)
+    where, answer = public(url), snippet(body)
+    if _SKEWED.search(body):
+        answer += " (is the clock of this computer right?)"
     if status == 401:
-        return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {said}")
+        return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {answer}")
     if status == 403 and _LICENCE_TEXT.search(body):
-        return LicenceError(f"{where}: a licence must be accepted first, in a browser (403): {said}")
+        return LicenceError(f"{where}: a licence must be accepted first, in a browser (403): {answer}")
     if status == 403:
-        return FetchError(f"{where}: access is refused (403); an account, or a right of it, is missing: {said}")
+        return FetchError(f"{where}: access is refused (403); an account, or a right of it, is missing: {answer}")
     if status in (404, 410):
-        return FetchError(f"{where}: there is no such file at the service ({status}): {said}")
+        return FetchError(f"{where}: there is no such file at the service ({status}): {answer}")
     if status == 429:
-        return QuotaError(f"{where}: too many requests (429): {said}; wait, and run the same command again.")
-    return FetchError(f"{where}: the service answered with status {status}: {said}")
+        return QuotaError(f"{where}: too many requests (429): {answer}; wait, and run the same command again.")
+    return FetchError(f"{where}: the service answered with status {status}: {answer}")
 
 
 def snippet(body: bytes, length: int = 200) -> str:

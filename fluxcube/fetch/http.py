@@ -13,15 +13,17 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from fluxcube import __version__
 from fluxcube.errors import FetchError, missing_package
-from fluxcube.fetch.addresses import hide_credentials, origin_of, public
+from fluxcube.fetch.addresses import HARMLESS_HEADERS, credentials_in, hide_credentials, origin_of, public, without
 from fluxcube.fetch.answers import (
     SNIFFED,
     TRANSIENT,
@@ -54,9 +56,10 @@ _TRIES, _MAX_TRIES = 5, 60
 #: Longest wait that a server may request, and longest of our own, in seconds.
 _LONGEST_WAIT, _LONGEST_PAUSE = 300.0, 60.0
 _MAX_REDIRECTS = 10
-#: Headers that contain no credentials, and follow a redirect to another host.
-_HARMLESS = {"accept", "accept-encoding", "range", "if-range", "user-agent"}
+#: Some services (AmeriFlux) refuse agents that do not begin as browsers do.
+_AGENT = f"Mozilla/5.0 (compatible; fluxcube/{__version__})"
 
+T = TypeVar("T")
 Explain = Callable[["requests.Response", bytes], "FetchError | None"]
 
 
@@ -79,7 +82,7 @@ class Downloaded:
     etag: str = ""
 
 
-class _Transient(Exception):
+class Failed(Exception):
     """A failed attempt after which another one can succeed; `wait` is what the server requests."""
 
     def __init__(self, error: FetchError, wait: float | None = None) -> None:
@@ -92,7 +95,7 @@ def new_session() -> requests.Session:
     hide_credentials("urllib3.connectionpool", "urllib3.util.retry")
     session = requests.Session()
     session.auth = _no_auth
-    session.headers["User-Agent"] = "fluxcube (https://pypi.org/project/fluxcube)"
+    session.headers["User-Agent"] = _AGENT
     return session
 
 
@@ -152,7 +155,7 @@ def download(
     CredentialsError, LicenceError, QuotaError
         If the service requires an account or a licence, or a quota is used up.
     FetchError
-        If the service does not send the file, or what it sends is not the file. What is there of it is kept in the
+        If the service does not send the file, or what it sends is not the file. The received part stays in the
         ``.part`` file, unless it is wrong.
     StoreError
         If the disk does not accept the file.
@@ -162,14 +165,14 @@ def download(
         failures, problem = 0, FetchError(f"{public(url)}: not tried.")
         for attempt in range(1, _MAX_TRIES + 1):
             before = transfer.position
-            failure = _attempt(transfer, client, own)
+            failure = attempt_once(url, lambda: transfer.run(client, own))
             if isinstance(failure, Downloaded):
                 return failure
             problem = failure.error
             failures = failures + 1 if transfer.position <= before else 1
             if failures >= tries or attempt == _MAX_TRIES:
                 break
-            _wait(url, failure, failures, backoff)
+            wait_before(url, failure, failures, backoff)
     raise problem
 
 
@@ -183,28 +186,29 @@ def _own_or(session: requests.Session | None) -> Iterator[tuple[requests.Session
         yield own, True
 
 
-def _attempt(transfer: _Transfer, client: requests.Session, own: bool) -> Downloaded | _Transient:
-    """Try once; raise an error that no further attempt can mend.
+def attempt_once(url: str, action: Callable[[], T]) -> T | Failed:
+    """Do once what sends a request; return a failure after which another attempt can succeed, and raise any other.
 
     Errors of requests contain the whole address: none may become the context of an error that a user sees.
     """
     problem: FetchError | None = None
     try:
-        return transfer.run(client, own)
-    except _Transient as failure:
+        return action()
+    except Failed as failure:
         return failure
     except requests.exceptions.SSLError as error:
-        problem = _certificate_error(transfer.url, error)
+        problem = _certificate_error(url, error)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         why = _reason(error)
-        failed = FetchError(f"{public(transfer.url)}: {why}; run the same command again to continue.")
-        return _Transient(failed)
+        failed = FetchError(f"{public(url)}: {why}; run the same command again to continue.")
+        return Failed(failed)
     except requests.RequestException as error:
-        problem = FetchError(f"{public(transfer.url)}: the request failed ({type(error).__name__}).")
+        problem = FetchError(f"{public(url)}: the request failed ({type(error).__name__}).")
     raise problem
 
 
-def _wait(url: str, failure: _Transient, failures: int, backoff: float) -> None:
+def wait_before(url: str, failure: Failed, failures: int, backoff: float) -> None:
+    """Wait before the next attempt: longer after each failure, and as long as the server requests."""
     if failure.wait is not None and failure.wait > _LONGEST_WAIT:
         raise wait_error(url, failure.wait)
     own = min(backoff * 2 ** (failures - 1), _LONGEST_PAUSE) * (1 + random.random() / 4)
@@ -268,12 +272,16 @@ class _Transfer:
         start = self._resume_at(state)
         with self._open(client, own, start, state) as response:
             start = self._check_answer(response, start, state)
+            blocks = response.iter_content(_CHUNK)
+            first = next(blocks, b"")
+            if not start:  # first, because another file replaces the part that is there
+                self._check_kind(response, first)
             total = self._total(response, start)
             self._check_space(total, start)
             etag = _validator(response)
             if not start:
                 self._write_state(etag, total)
-            sha = self._copy(response, start, total)
+            sha = self._copy(chain([first], blocks), start, total)
         return self._finish(sha, total, etag)
 
     def _state(self) -> dict[str, Any]:
@@ -301,7 +309,7 @@ class _Transfer:
         options: dict[str, Any] = {"stream": True, "timeout": _TIMEOUT}
         if not own:
             return client.get(self.url, headers=headers, **options)
-        return _follow(client, self.url, headers, options)
+        return within_redirects(client, self.url, headers, options)
 
     def _check_answer(self, response: requests.Response, start: int, state: dict[str, Any]) -> int:
         """Return where the answer's body begins; raise if it is no part of the file."""
@@ -309,7 +317,7 @@ class _Transfer:
             raise login_error(self.url, response.url)
         if response.status_code == 416 and start:
             self._discard()
-            raise _Transient(FetchError(f"{public(self.url)}: the server's file has changed."), wait=0.0)
+            raise Failed(FetchError(f"{public(self.url)}: the server's file has changed."), wait=0.0)
         if response.status_code not in (200, 206):
             raise self._refused(response)
         if response.status_code == 200:
@@ -318,16 +326,16 @@ class _Transfer:
         changed = state.get("etag") and _validator(response) and _validator(response) != state["etag"]
         if not start or first != str(start) or changed:
             self._discard()
-            raise _Transient(FetchError(f"{public(self.url)}: the server sent another part than requested."), wait=0.0)
+            raise Failed(FetchError(f"{public(self.url)}: the server sent another part than requested."), wait=0.0)
         return start
 
-    def _refused(self, response: requests.Response) -> FetchError | _Transient:
-        body = _beginning(response)
+    def _refused(self, response: requests.Response) -> FetchError | Failed:
+        body = self._shown(_beginning(response))
         error = self.explain(response, body) if self.explain else None
         error = error or status_error(self.url, response.status_code, body)
         if response.status_code not in TRANSIENT or (error.stops and response.status_code != 429):
             return error
-        return _Transient(error, retry_after(response.headers.get("Retry-After")))
+        return Failed(error, retry_after(response.headers.get("Retry-After")))
 
     def _total(self, response: requests.Response, start: int) -> int | None:
         """Return the size of the whole file as the server reports it, or None."""
@@ -339,8 +347,9 @@ class _Transfer:
         if start and whole.isdigit():
             total = int(whole)
         if total is not None and self.size is not None and total != self.size:
-            self._discard()
-            raise self._other_kind(response) or FetchError(
+            if start:
+                self._discard()
+            raise FetchError(
                 f"{public(self.url)}: expected {self.size} bytes, the server has a file of {total}: it has changed, or "
                 "the list is outdated; make a new plan."
             )
@@ -348,11 +357,9 @@ class _Transfer:
             raise FetchError(f"{public(self.url)}: the server sent an empty file.")
         return total if total is not None else self.size
 
-    def _other_kind(self, response: requests.Response) -> FetchError | None:
-        head = _beginning(response)
-        return (self.explain and self.explain(response, head)) or kind_error(
-            self.url, response.headers.get("Content-Type", ""), head, self.expect
-        )
+    def _shown(self, body: bytes) -> bytes:
+        """Return the beginning of a body as an error may show it: servers repeat the credentials that they refuse."""
+        return without(body, credentials_in(self.url, self.headers))
 
     def _check_space(self, total: int | None, start: int) -> None:
         free = shutil.disk_usage(self.path.parent).free
@@ -368,19 +375,14 @@ class _Transfer:
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def _copy(self, response: requests.Response, start: int, total: int | None) -> str:
+    def _copy(self, blocks: Iterable[bytes], start: int, total: int | None) -> str:
         """Write the body to the part file, and return the SHA-256 of the whole."""
-        sha = _digest_of(self.part, start)
-        done, first = start, True
-        blocks = response.iter_content(_CHUNK)
+        sha, done = _digest_of(self.part, start), start
         try:
             with open(self.part, "r+b" if start else "wb") as file:
                 file.seek(start)
                 for block in blocks:
                     check_stop()
-                    if first and not start:
-                        self._check_kind(response, block)
-                    first = False
                     self._write(file, block)
                     sha.update(block)
                     done += len(block)
@@ -401,7 +403,7 @@ class _Transfer:
         file.write(block)
 
     def _check_kind(self, response: requests.Response, block: bytes) -> None:
-        head = block[:SNIFFED]
+        head = self._shown(block[:SNIFFED])
         error = kind_error(self.url, response.headers.get("Content-Type", ""), head, self.expect)
         if error:
             raise (self.explain and self.explain(response, head)) or error
@@ -420,7 +422,7 @@ class _Transfer:
             if done > total:
                 self._discard()
             problem = FetchError(f"{public(self.url)}: expected {total} bytes, received {done}.")
-            raise _Transient(problem)
+            raise Failed(problem)
         self._check_sum(sha)
         try:
             os.replace(self.part, self.path)
@@ -436,7 +438,7 @@ class _Transfer:
         found = sha if algorithm == "sha256" else _digest_of(self.part, self.position, algorithm).hexdigest()
         if found != expected.lower():
             self._discard()
-            raise _Transient(
+            raise Failed(
                 FetchError(
                     f"{public(self.url)}: the file is damaged or has changed: expected {algorithm} {expected}, "
                     f"found {found}; it was removed."
@@ -448,12 +450,25 @@ class _Transfer:
         self.state_file.unlink(missing_ok=True)
 
 
-def _follow(client: requests.Session, url: str, headers: dict[str, str], options: dict[str, Any]) -> requests.Response:
-    """Send a request and follow its redirects; headers with credentials are sent to the first origin only."""
+def within_redirects(
+    client: requests.Session, url: str, headers: dict[str, str], options: dict[str, Any], method: str = "GET"
+) -> requests.Response:
+    """Send a request and follow its redirects; headers with credentials are sent to the first origin only.
+
+    Raises
+    ------
+    CredentialsError
+        If it is redirected to a login page.
+    FetchError
+        If it is redirected without encryption, or without an end.
+    """
+    options = {"timeout": _TIMEOUT, **options}
     first, here = origin_of(url), url
     for _ in range(_MAX_REDIRECTS):
-        sent = headers if origin_of(here) == first else {k: v for k, v in headers.items() if k.lower() in _HARMLESS}
-        response = client.get(here, headers=sent, allow_redirects=False, **options)
+        sent = (
+            headers if origin_of(here) == first else {k: v for k, v in headers.items() if k.lower() in HARMLESS_HEADERS}
+        )
+        response = client.request(method, here, headers=sent, allow_redirects=False, **options)
         if not response.is_redirect:
             return response
         target = urljoin(here, response.headers["Location"])

@@ -172,6 +172,9 @@ class Plan:
         if twice:
             raise FetchError(f"{self.source}: two files would have the same name {twice[0]}; nothing was fetched.")
 
+    def __str__(self) -> str:
+        return self.text()
+
     @property
     def missing(self) -> tuple[Item, ...]:
         """Items that are not there yet."""

@@ -49,7 +49,7 @@ class Ledger:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         self._guard = threading.Lock()
-        self._read_bytes = -1
+        self._read_bytes = 0
         self._files: dict[str, dict[str, Any]] = {}
         self._requests: dict[str, str] = {}
 
@@ -60,6 +60,11 @@ class Ledger:
         """Return the last entry of a file, or None: name, key, size, sha256, url, etag, time, source, about."""
         self._refresh()
         return self._files.get(name)
+
+    def entry_of_key(self, key: str) -> dict[str, Any] | None:
+        """Return the last entry of a file that was fetched for a key, or None: for names that the service chooses."""
+        self._refresh()
+        return next((entry for entry in reversed(self._files.values()) if entry["key"] == key), None)
 
     def done(self, item: Item, *, verify: bool = False) -> bool:
         """Return whether the file of an item is there, complete, from the same request.
@@ -158,21 +163,21 @@ class Ledger:
                 raise unwritable(self.folder / LEDGER, error) from error
 
     def _refresh(self) -> None:
-        """Read the ledger again if it has changed. A line that a kill cut off does not count."""
+        """Read the lines that were appended since the last time. A line that a kill cut off does not count."""
         with self._guard:
             try:
-                text = (self.folder / LEDGER).read_bytes() if self._changed() else None
+                with open(self.folder / LEDGER, "rb") as file:
+                    if os.fstat(file.fileno()).st_size < self._read_bytes:  # another file
+                        self._read_bytes, self._files, self._requests = 0, {}, {}
+                    file.seek(self._read_bytes)
+                    text = file.read()
             except (FileNotFoundError, NotADirectoryError):
-                text = b""
-            if text is None:
+                self._read_bytes, self._files, self._requests = 0, {}, {}
                 return
-            self._read_bytes, self._files, self._requests = len(text), {}, {}
-            for line in text.split(b"\n"):
+            lines = text[: text.rfind(b"\n") + 1]
+            self._read_bytes += len(lines)
+            for line in lines.split(b"\n"):
                 self._add(_parsed(line))
-
-    def _changed(self) -> bool:
-        path = self.folder / LEDGER
-        return (path.stat().st_size if path.exists() else 0) != self._read_bytes
 
     def _add(self, entry: dict[str, Any]) -> None:
         if entry.get("kind") == "file" and {"name", "key", "size", "sha256"} <= set(entry):
@@ -200,13 +205,13 @@ def _lock(number: int, folder: Path) -> None:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held = f"{folder}: another fetch is writing there; wait until it has ended, or choose another folder."
+        problem = f"{folder}: another fetch is writing there; wait until it has ended, or choose another folder."
     except OSError as error:  # a file system without locks
         _log.warning("%s cannot be locked (%s): start only one fetch into it.", folder, error.strerror)
         return
     else:
         return
-    raise FetchError(held)
+    raise FetchError(problem)
 
 
 def _now() -> str:

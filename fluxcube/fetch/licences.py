@@ -8,8 +8,11 @@ from pathlib import Path
 
 from fluxcube.fetch.items import LICENCE, Licence, Plan
 from fluxcube.fetch.ledger import Ledger
+from fluxcube.sources.towers.sitenames import printable
 from fluxcube.stores.files import replacing
 
+#: Name where the folder has another file of the usual name.
+_OTHER = "LICENCE-fetched.md"
 _TITLE = "# Licences and citations of the files in this folder\n\n"
 
 
@@ -32,6 +35,8 @@ def write_licence(folder: Path, plan: Plan, ledger: Ledger) -> Path | None:
     if plan.licence is None:
         return None
     path = folder / LICENCE
+    if path.is_file() and not path.read_text("utf-8", "replace").startswith(_TITLE):
+        path = folder / _OTHER  # the user's own file stays
     sections = _sections(path)
     sections[plan.source] = _section(plan, plan.licence, ledger, sections.get(plan.source, ""))
     with replacing(path) as temporary:
@@ -57,7 +62,8 @@ def _section(plan: Plan, licence: Licence, ledger: Ledger, before: str) -> str:
     done = [item for item in plan.items if ledger.done(item)]
     today = datetime.now(UTC).date().isoformat()
     lines += ["", f"Fetched with fluxcube; last request on {today}: {len(done)} of {len(plan.items)} files complete."]
-    citations = {f"- {item.about['citation']}" for item in done if item.about.get("citation")}
+    texts = [" ".join(str(item.about.get("citation") or "").split()) for item in done]
+    citations = {f"- {printable(text)}" for text in texts if text}
     citations |= {line for line in before.splitlines() if line.startswith("- ")}
     lines += ["", "Cite each of these data sets that you use:", "", *sorted(citations)] if citations else []
     return "\n".join(lines) + "\n"

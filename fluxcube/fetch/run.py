@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, StoreError
@@ -34,6 +36,7 @@ def make_plan(
     seconds: float | None = None,
     cost: str | None = None,
     verify: bool = False,
+    have: Collection[str] | None = None,
 ) -> Plan:
     """Return the plan of items into a folder, with those that are already there, by its ledger.
 
@@ -48,10 +51,26 @@ def make_plan(
         As in `Plan`.
     verify : bool
         Also compute the checksums of the files that are there.
+    have : collection of str, optional
+        Names of the files that are there, if an earlier plan has found them.
     """
     every, ledger = tuple(items), Ledger(folder)
-    have = tuple(item for item in every if ledger.done(item, verify=verify))
-    return Plan(source, every, have, tuple(notes), seconds, cost, licence)
+    if have is None:
+        have = {item.name for item in every if ledger.done(item, verify=verify)}
+    there = tuple(item for item in every if item.name in have)
+    plan = Plan(source, every, there, tuple(notes), seconds, cost, licence)
+    free = _free(Path(folder))
+    if plan.bytes <= free:
+        return plan
+    return replace(
+        plan, notes=(*plan.notes, f"{size_text(plan.bytes)} are needed, and the disk has {size_text(free)} free")
+    )
+
+
+def _free(folder: Path) -> int:
+    """Return the free bytes of the disk of a folder, which need not exist."""
+    existing = next((path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()), Path.cwd())
+    return shutil.disk_usage(existing).free
 
 
 @contextmanager
@@ -126,10 +145,11 @@ def fetch_all(
     folder = Path(folder)
     ledger = Ledger(folder)
     with ledger.locked():
-        _remove_old_staging(folder, plan)
         batch = _Batch(plan, folder, ledger, one, progress)
+        batch.check_space()
         batch.run(max(1, jobs))
         write_licence(folder, plan, ledger)
+        _remove_empty(folder / STAGING)
         if batch.failed:
             raise _failure(plan, folder, batch.failed, len(batch.done), again)
     return [within(folder, item) for item in plan.items]
@@ -140,13 +160,25 @@ class _Batch:
 
     def __init__(self, plan: Plan, folder: Path, ledger: Ledger, one: One, progress: Progress | None) -> None:
         self.plan, self.folder, self.ledger, self.one, self.progress = plan, folder, ledger, one, progress
-        self.done = {item.name for item in plan.items if ledger.done(item)}
+        have = {item.name for item in plan.have}
+        # Another fetch may have come before the lock: the checksum tells its files from damaged ones.
+        self.done = {item.name for item in plan.items if ledger.done(item, verify=item.name not in have)}
         self.failed: dict[str, FetchError | StoreError] = {}
         self.control = Control()
 
+    def check_space(self) -> None:
+        """Raise StoreError if the disk cannot contain the files of known size, before any is fetched."""
+        missing = [item for item in self.plan.items if item.name not in self.done]
+        needed = sum(item.size or 0 for item in missing if item.exact)
+        parts = [path for path in (self.folder / STAGING).rglob("*") if path.is_file()]
+        free = _free(self.folder) + sum(path.stat().st_size for path in parts)
+        if needed > free:
+            text = f"{size_text(needed)} needed, {size_text(free)} free"
+            raise unwritable(self.folder, OSError(errno.ENOSPC, text))
+
     def run(self, jobs: int) -> None:
         """Fetch what is missing; every failure is recorded, and one that concerns all items ends the run."""
-        waiting = [item for item in self.plan.missing if item.name not in self.done]
+        waiting = [item for item in self.plan.items if item.name not in self.done]
         self._report("")
         with ThreadPoolExecutor(jobs, thread_name_prefix="fetch") as pool:
             running: dict[Future[None], Item] = {}
@@ -196,9 +228,17 @@ class _Batch:
         except (FetchError, StoreError):
             path.unlink(missing_ok=True)
             raise
+        self._remove_earlier(within(self.folder, item))
         origin = result if isinstance(result, dict) else vars(result) if hasattr(result, "sha256") else {}
         texts = {name: str(origin.get(name) or "") for name in ("sha256", "etag", "url")}
         self.ledger.record(item, path, source=self.plan.source, **texts)
+
+    def _remove_earlier(self, target: Path) -> None:
+        """Remove the file of an earlier release, which would be taken for the new one if a kill came now."""
+        try:
+            target.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(target, error) from error
 
     def _staged(self, item: Item, path: Path) -> bool:
         """Return whether a kill came between the ledger and the renaming."""
@@ -236,18 +276,12 @@ def _check_whole(item: Item, path: Path) -> None:
         )
 
 
-def _remove_old_staging(folder: Path, plan: Plan) -> None:
-    """Remove what other requests left incomplete in the staging folder, and the folder if it is empty."""
-    staging = folder / STAGING
-    names = {item.name for item in plan.missing}
-    for path in sorted(staging.rglob("*"), reverse=True) if staging.is_dir() else ():
-        name = path.relative_to(staging).as_posix()
+def _remove_empty(staging: Path) -> None:
+    """Remove the staging folder and its folders, except where another fetch left an incomplete file to continue."""
+    folders = sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True)
+    for path in [*folders, staging]:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-        elif path.is_file() and not names & {name, name.removesuffix(".json").removesuffix(PART)}:
-            path.unlink()
-    if staging.is_dir() and not any(staging.iterdir()):
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _failure(plan: Plan, folder: Path, failed: dict[str, FetchError | StoreError], done: int, again: str) -> Exception:

@@ -51,6 +51,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and of its folders, sorted, without hidden ones.
+
+    Hidden folders contain what is not complete: a fetch, or a copy, writes there first.
+    """
+    inside = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
 def _is_of_disk(error: OSError | RuntimeError, temporary: Path) -> bool:
     """Return whether an error is of the file that is written, not of the data that are read for it.
 

@@ -88,6 +88,15 @@ def test_a_damaged_file_is_never_kept(web, file):
     assert left(file) == []
 
 
+def test_a_web_page_does_not_replace_what_is_there(web, file):
+    web.fail("a.zip", Fault(truncate=5000), page("maintenance"))
+    with pytest.raises(FetchError, match="found a web page"):
+        fetch(web, file, size=len(DATA))
+    assert left(file) == ["a.zip.part", "a.zip.part.json"]
+    fetch(web, file, size=len(DATA))
+    assert web.requests[-1].headers["range"] == "bytes=4096-" and file.read_bytes() == DATA
+
+
 def test_a_server_that_lies_about_its_length(web, file):
     web.fail("a.zip", Fault(length=len(DATA) + 500), Fault(length=len(DATA) + 500))
     with pytest.raises(FetchError, match="ended before"):
@@ -160,7 +169,16 @@ def test_a_netrc_of_the_user_is_not_sent(web, file, tmp_path, monkeypatch):
     assert "authorization" not in web.requests[0].headers
 
 
-@pytest.mark.parametrize("fault", [None, status(500, f"bad /x?token={SECRET}"), Fault(drop=True), page("log in")])
+ECHOES = [
+    None,
+    status(500, f"bad {SECRET}"),
+    status(401, {"token": SECRET}),
+    Fault(drop=True),
+    page(f"log in {SECRET}"),
+]
+
+
+@pytest.mark.parametrize("fault", [*ECHOES, page(SECRET), Fault(Answer({"bad": f"Bearer {SECRET}"}))])
 def test_no_credential_is_left_anywhere(web, file, fault, caplog):
     caplog.set_level(logging.DEBUG)
     url = web.url.replace("//", f"//me:{SECRET}@") + f"/a.zip?token={SECRET}&X-Amz-Signature={SECRET}&sig={SECRET}"
@@ -168,10 +186,11 @@ def test_no_credential_is_left_anywhere(web, file, fault, caplog):
     if fault:
         web.fail("a.zip", *[fault] * 5)
         with pytest.raises(FetchError) as failed:
-            http.download(url, file, headers={"Authorization": f"Bearer {SECRET}"})
+            http.download(url, file, headers={"Authorization": f"Bearer {SECRET}"}, expect=("application/zip",))
         things = [failed.value, "".join(traceback.format_exception(failed.value))]
     else:
         things.append(http.download(url, file, headers={"Authorization": f"Bearer {SECRET}"}))
+    web._faults.clear()
     web.fail("a.zip", Fault(truncate=3000))
     with pytest.raises(FetchError):
         http.download(url, file.with_name("c.zip"), tries=1)
@@ -208,7 +227,7 @@ def test_a_disk_that_fills_up_keeps_what_it_has(web, file, monkeypatch):
         ("https://u:p@h:8/x", "https://h:8/x"),
         ("s3://k:s@b/x", "s3://b/x"),
         ("https://h/x?se=1&sp=r&sig=abc%3D", "https://h/x?se=***&sp=***&sig=***"),
-        ("https://h/x?=plain&year=2018", "https://h/x?=plain&year=2018"),
+        ("https://h/x?=user&year=2018", "https://h/x?=***&year=2018"),
         ("https://h/x#access_token=abc", "https://h/x#***"),
         ("relative/path?token=a", "relative/path?token=a"),
     ],
@@ -221,3 +240,41 @@ def test_public_addresses(url, expected):
 def test_retry_after():
     assert retry_after("12") == 12 and retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after("soon") is None and retry_after(None) is None
+
+
+def test_a_certificate_that_is_not_accepted_is_named_at_once(tmp_path, monkeypatch, quick):
+    """A certificate of the past, as a computer sees a valid one if its clock is off."""
+    service = Service()
+    service.files["/a"] = DATA
+    with service:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(expired_certificate(service, tmp_path)))
+        with pytest.raises(FetchError, match=r"certificate .* not accepted \(is the clock of this computer right\?\)"):
+            http.download(service.url.replace("http:", "https:") + "/a", tmp_path / "a")
+    assert not quick and not service.requests
+
+
+def expired_certificate(service, folder):
+    """Let a service speak TLS with a certificate that has expired; return the certificate's file."""
+    import datetime
+    import ipaddress
+    import ssl
+
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    day = datetime.datetime(2020, 1, 1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), day)
+    builder = builder.not_valid_after(day + datetime.timedelta(days=1))
+    place = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = builder.add_extension(place, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    form = serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    service._server.socket = context.wrap_socket(service._server.socket, server_side=True)
+    return folder / "cert.pem"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 from services.secrets import assert_absent
@@ -72,7 +73,12 @@ def test_changed_bytes_are_found_with_verify(web, tmp_path):
     paths[0].write_bytes(b"x" * 100)
     wanted = items(web)
     assert len(run.make_plan("test", tmp_path, wanted).have) == 3
-    assert len(run.make_plan("test", tmp_path, wanted, verify=True).have) == 2
+    plan = run.make_plan("test", tmp_path, wanted, verify=True)
+    assert len(plan.have) == 2
+    run.fetch_all(plan, tmp_path, getter)
+    assert paths[0].read_bytes() == b"A" * 100 and len(web.requests) == 4
+    run.fetch_all(plan, tmp_path, getter)  # another fetch came first
+    assert len(web.requests) == 4
 
 
 def test_another_request_or_release_of_the_same_name_is_fetched(web, tmp_path):
@@ -273,6 +279,19 @@ def test_an_unwritable_folder(web, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot write"):
         fetch(web, tmp_path / "file" / "sub")
+
+
+def test_a_disk_that_is_too_small_is_known_before(web, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 250})()
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda folder: usage)
+    wanted = [replace(item, size=100 + i, exact=True) for i, item in enumerate(items(web))]
+    plan = run.make_plan("test", tmp_path / "new" / "folder", wanted)
+    assert "303 B are needed, and the disk has 250 B free" in plan.text()
+    with pytest.raises(StoreError, match="303 B needed, 250 B free"):
+        fetch(web, tmp_path, wanted)
+    assert not web.requests
+    usage.free = 400
+    fetch(web, tmp_path, wanted)
 
 
 def test_a_full_disk_stops_all(web, tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ class Service:
         self.files: dict[str, bytes] = {}
         self.etags = True
         self._routes: list[tuple[str, re.Pattern, Handler]] = []
-        self._faults: list[tuple[re.Pattern, list[Fault]]] = []
+        self._faults: list[tuple[re.Pattern, str, list[Fault]]] = []
         self._guard = threading.Lock()
         self.routes()
 
@@ -96,13 +96,12 @@ class Service:
         """Answer requests whose whole path matches: ``handler(request, *groups)``."""
         self._routes.append((method, re.compile(pattern), handler))
 
-    def fail(self, pattern: str, *faults: Fault, times: int = 1) -> None:
-        """Inject faults into the next requests whose path contains a pattern, one fault each."""
-        self._faults.append((re.compile(pattern), list(faults) * times))
+    def fail(self, pattern: str, *faults: Fault, times: int = 1, method: str = "") -> None:
+        """Inject faults into the next requests (of a method) whose path contains a pattern, one fault each."""
+        self._faults.append((re.compile(pattern), method, list(faults) * times))
 
     def start(self) -> Service:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
@@ -129,7 +128,7 @@ class Service:
         """The answer to a request, and what goes wrong with it."""
         with self._guard:
             self.requests.append(request)
-            fault = self._next_fault(request.path)
+            fault = self._next_fault(request)
         if fault.answer is not None:
             return fault.answer, fault
         for method, pattern, handler in self._routes:
@@ -140,11 +139,18 @@ class Service:
             return Answer(self.files[request.path], file=True), fault
         return Answer({"message": "not found"}, 404), fault
 
-    def _next_fault(self, path: str) -> Fault:
-        for pattern, faults in self._faults:
-            if faults and pattern.search(path):
+    def _next_fault(self, request: Request) -> Fault:
+        for pattern, method, faults in self._faults:
+            if faults and method in ("", request.method) and pattern.search(request.path):
                 return faults.pop(0)
         return Fault()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *details: object) -> None:
+        """A client that leaves early is what some tests are about."""
 
 
 def _handler(service: Service) -> type[BaseHTTPRequestHandler]:

@@ -16,6 +16,7 @@ from fluxcube.sources.modis import earthengine, tiff
 from fluxcube.sources.modis.grid import PRODUCTS, Raster
 from fluxcube.sources.modis.layers import are_positions, find_bands, read_name
 from fluxcube.sources.modis.names import FileName, collection_of, loose_name, parse_name, used_layer
+from fluxcube.stores.files import visible_files
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +310,7 @@ def _paths(items: Iterable[str | os.PathLike]) -> list[Path]:
     for item in map(Path, items):
         if not item.exists():
             raise SourceError(f"{item} does not exist: pass a folder of MODIS HDF tiles or GeoTIFFs.")
-        files |= {p for p in item.rglob("*") if p.suffix.lower() in SUFFIXES} if item.is_dir() else {item}
+        files |= {p for p in visible_files(item) if p.suffix.lower() in SUFFIXES} if item.is_dir() else {item}
     if other := [path for path in files if path.suffix.lower() not in SUFFIXES]:
         raise SourceError(f"{other[0]}: expected a MODIS raster: {', '.join(SUFFIXES)}.")
     return sorted(files)

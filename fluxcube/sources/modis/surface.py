@@ -27,6 +27,7 @@ from fluxcube.sources.modis.surface_sites import Sites, only_known_sites, read_s
 from fluxcube.sources.modis.surface_summary import summarise
 from fluxcube.sources.modis.surface_tables import ReadOptions, observations_of_frame, read_frame
 from fluxcube.sources.modis.surface_tiles import read_tiles
+from fluxcube.stores.files import visible_files
 from fluxcube.variables import SURFACE_BANDS
 
 __all__ = ["SurfaceSource", "check_places", "read_surface"]
@@ -217,7 +218,7 @@ def _paths(items: Sequence[Path]) -> list[Path]:
     suffixes = (*_TABLES, *_NETCDF, *_RASTERS)
     for item in items:
         if item.is_dir():
-            inside = [p for p in sorted(item.rglob("*")) if p.name.lower().endswith(suffixes) and p.is_file()]
+            inside = [p for p in visible_files(item) if p.name.lower().endswith(suffixes)]
             inside = [p for p in inside if not p.name.lower().endswith(_BESIDE)]
             used = [p for p in inside if not p.name.lower().endswith(_TABLES) or _has_reflectance(p)]
             if len(used) < len(inside):
