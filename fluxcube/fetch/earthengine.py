@@ -40,6 +40,8 @@ OPTIONS = ("every", "project")
 SECONDS = 4.0
 #: Products in one file: those with the same type, whose days are read together.
 _TOGETHER = (("MCD43A4", "MCD43A2"), ("MOD09GA",), ("MODOCGA",), ("MCD12Q1",))
+#: Maximum bytes of a strip of a tile: several are in RAM at once, for each of the jobs.
+_STRIP_BYTES = MAX_BYTES // 2
 #: Types of the layers in a request, in which all fill values have room.
 _CAST = {"int16": "toInt16", "int32": "toInt32"}
 
@@ -95,7 +97,7 @@ class Chunk:
     def strips(self) -> list[tuple[int, int]]:
         """First row and number of rows of each request of one day, counted from the window's first row."""
         row = self.layers * self.window.width * np.dtype(self.dtype).itemsize
-        rows = max(1, min(self.window.height, MAX_BYTES // row))
+        rows = max(1, min(self.window.height, _STRIP_BYTES // row))
         parts = -(-self.window.height // rows)
         rows = -(-self.window.height // parts)
         return [(i, min(rows, self.window.height - i)) for i in range(0, self.window.height, rows)]

@@ -148,7 +148,19 @@ def modis(
         series=series,
         wait_hours=wait_hours,
     )
+    _check_days(request)
     return module.plan(request) if plan else module.fetch(request)
+
+
+def _check_days(request: Request) -> None:
+    """Refuse a request of which no product can have an image."""
+    years = request.places.years
+    if not any(len(product.days(year, request.every)) for product in request.products for year in years):
+        first = min(product.first for product in request.products)
+        raise ConfigError(
+            f"years: {', '.join(product.name for product in request.products)} has images from {first} to yesterday, "
+            f"found the years {years[0]} to {years[-1]}."
+        )
 
 
 def _default_products(module: _Module, at_sites: bool) -> tuple[str, ...]:

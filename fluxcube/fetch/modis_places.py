@@ -251,7 +251,8 @@ def _site_places(at_sites: Sites, selected: tuple[int, ...] | None) -> Places:
             "first_year and last_year."
         )
     if without:
-        notes.append(f"{len(without)} sites have no data in the years and are left out: {', '.join(without[:10])}")
+        which = f"{', '.join(without[:10])}{', ...' if len(without) > 10 else ''}"
+        notes.append(f"sites without data in the years ({len(without)}), which are left out: {which}")
     for site, (latitude, longitude) in places.items():
         mine = _selected(years.get(site), selected)
         if mine:

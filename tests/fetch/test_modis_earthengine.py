@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from services import web
 from services.earthengine import EarthEngine
 from services.modis_scene import Scene
@@ -119,8 +121,8 @@ def test_an_area_is_cut_from_its_tiles_by_day(server, tmp_path):
 
 def test_a_whole_tile_is_split_at_the_limit_of_bytes(server, tmp_path, monkeypatch):
     plan = fetch.modis(tmp_path, tiles=["h18v04"], products=["MCD43A4"], years=2019, every=400, plan=True)
-    assert plan.cost.startswith("3 requests") and "h18v04" in plan.items[0].name  # two halves, and the list of days
-    monkeypatch.setattr("fluxcube.fetch.earthengine.MAX_BYTES", 5_000)
+    assert plan.cost.startswith("5 requests") and "h18v04" in plan.items[0].name  # four strips, and the list of days
+    monkeypatch.setattr("fluxcube.fetch.earthengine._STRIP_BYTES", 5_000)
     fetch.modis(
         tmp_path,
         bbox=(13.5, 50.9, 13.7, 51.0),
@@ -193,6 +195,8 @@ def test_years_of_sites_and_what_is_refused(tmp_path):
     table = sites(first_year=[2018, 2001], last_year=[2019, 2001])
     plan = fetch.modis(tmp_path, at_sites=table, plan=True)
     assert [item.name for item in plan.items][:2] == ["MCD43A4.061.DE-Tha.2018.tif", "MCD43A4.061.DE-Tha.2019.tif"]
+    names = {"latitude": "location_lat", "longitude": "location_long", "site": "site_id"}  # as in a list of towers
+    assert fetch.modis(tmp_path, at_sites=table.rename(columns=names), plan=True).items == plan.items
     narrow = fetch.modis(tmp_path, at_sites=table, years="2018-2019", plan=True)
     assert len(narrow.items) == 2 and "FJ-Edge" in narrow.notes[0]
     for options, text in [
@@ -204,7 +208,21 @@ def test_years_of_sites_and_what_is_refused(tmp_path):
         ({"at_sites": SITES, "years": 1999}, "2000"),
         ({"at_sites": SITES, "years": "2019-2018"}, "first year"),
         ({"at_sites": SITES, "years": 2019, "series": True}, "series"),
+        ({"at_sites": SITES, "years": 2000, "products": "MCD12Q1"}, "2001-01-01"),
+        ({"at_sites": "no/such/table.csv"}, "does not exist"),
     ]:
         with pytest.raises(ConfigError, match=text):
             fetch.modis(tmp_path, plan=True, **options)
     assert not any(tmp_path.iterdir())
+
+
+def test_years_and_names_of_a_cube(tmp_path):
+    start, stop = (
+        np.array([text], "datetime64[h]").astype("datetime64[ns]") for text in ("2018-01-15T00", "2020-01-01T00")
+    )
+    coords = {"site": ["Ü/1 x"], "latitude": ("site", [50.0]), "longitude": ("site", [10.0])}
+    cube = xr.Dataset(coords=coords | {"time_start": ("site", start), "time_stop": ("site", stop)})
+    plan = fetch.modis(tmp_path, at_sites=cube, plan=True)
+    # Satellite data are used from 32 days before the first hour, and the stop is the hour after the last.
+    assert [item.name.split(".")[-2] for item in plan.items] == ["2017", "2018", "2019"]
+    assert re.fullmatch(r"MCD43A4\.061\.1-x-[0-9a-f]{8}\.2017\.tif", plan.items[0].name)
