@@ -24,7 +24,11 @@ log = logging.getLogger(__name__)
 #: Sites and their places: a table (or its path) with columns of sites, latitude and longitude, a cube, or a mapping.
 Sites: TypeAlias = str | os.PathLike | pd.DataFrame | xr.Dataset | Mapping[str, tuple[float, float]]
 
-_COLUMNS = (("site", "site_id", "siteid", "id"), ("latitude", "lat"), ("longitude", "lon", "long"))
+_COLUMNS = (
+    ("site", "site_id", "siteid", "id"),
+    ("latitude", "lat", "location_lat"),
+    ("longitude", "lon", "long", "location_long"),
+)
 
 
 def read_sites(sites: Sites) -> dict[str, tuple[float, float]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +20,12 @@ import numpy as np
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.modis.grid import PIXEL, PRODUCTS, ROWS, SPHERE, Raster, Tile, check_fill, check_scale, grid_place
 from fluxcube.sources.modis.layers import find_bands, read_name
+from fluxcube.sources.modis.plain_tiff import PlainTiff, plain_layout, read_window
 
 # Tags that determine a raster's position and bands: size, sample format, GeoTIFF's, and GDAL's names, scales and fill.
 _TAGS = {256, 257, 258, 277, 339, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}
+#: Tags of more bytes are replaced by their digest.
+_LONG = 4096
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 
@@ -60,7 +65,8 @@ def _read_tags(file: BinaryIO) -> tuple[tuple[int, bytes], ...]:
             if size > 4:
                 file.seek(struct.unpack(f"{order}I", value)[0])
                 value = file.read(size)
-            found.append((tag, value))
+            # The names of some thousand bands take 200 kB, of which the digest is enough to compare headers.
+            found.append((tag, value if size <= _LONG else hashlib.sha256(value).digest()))
     return tuple(found)
 
 
@@ -83,7 +89,8 @@ def _names(header: _Header) -> tuple[str, ...]:
 
 def _band_names(file: Any) -> tuple[str, ...]:
     """Return the description of each band; without one, its attribute ``long_name`` where that is a layer's name."""
-    names = [(name or "").strip() for name in file.descriptions]
+    # The names of the bands of a year are the same in the files of all towers.
+    names = [sys.intern((name or "").strip()) for name in file.descriptions]
     for n, name in enumerate(names):
         if not name:
             other = file.tags(n + 1).get("long_name") or (file.tags().get("long_name") if len(names) == 1 else "")
@@ -142,15 +149,15 @@ def _layout(header: _Header, product: str, bands: tuple[int, ...], layer: str = 
     `bands` are those of `Raster`, empty if unknown; `layer` is that of a file of one layer, by its name.
     """
     path = header.path
-    with _open(path, georeferenced=True) as file:
-        row, col, factor = _corner(path, file.crs, file.transform, product)
-        if layer:
-            _check_layer(path, product, _band_names(file), layer)
-        bands = bands or _bands(path, product, _band_names(file))
-        _check_types(path, product, [file.dtypes[b - 1] for b in bands])
-        scale = check_scale(path, product, [file.scales[b - 1] for b in bands])
-        fills = {check_fill(path, product, file.nodatavals[b - 1]) for b in bands}
-        height, width = file.height * factor, file.width * factor
+    content = _content(header)
+    row, col, factor = _corner(path, content.crs, content.transform, product)
+    if layer:
+        _check_layer(path, product, content.names, layer)
+    bands = bands or _bands(path, product, content.names)
+    _check_types(path, product, [content.dtypes[b - 1] for b in bands])
+    scale = check_scale(path, product, [content.scales[b - 1] for b in bands])
+    fills = {check_fill(path, product, content.nodatavals[b - 1]) for b in bands}
+    height, width = content.height * factor, content.width * factor
     return {
         "row": row,
         "col": col,
@@ -163,6 +170,35 @@ def _layout(header: _Header, product: str, bands: tuple[int, ...], layer: str = 
     }
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What GDAL reports about a file: one entry per band in `names`, `dtypes`, `scales` and `nodatavals`."""
+
+    crs: _CRS | None
+    transform: tuple[float, ...]
+    height: int
+    width: int
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    scales: tuple[float, ...]
+    nodatavals: tuple[float | None, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def _content(header: _Header) -> _Content:
+    with _open(header.path, georeferenced=True) as file:
+        return _Content(
+            crs=file.crs,
+            transform=tuple(file.transform),
+            height=file.height,
+            width=file.width,
+            names=_band_names(file),
+            dtypes=tuple(file.dtypes),
+            scales=tuple(file.scales),
+            nodatavals=tuple(file.nodatavals),
+        )
+
+
 def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[np.ndarray]:
     """Yield a window (band, height, width) for each box.
 
@@ -172,7 +208,10 @@ def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[
     boxes : iterable of (int, int, int, int)
         First row, last row + 1, first column and last column + 1, in pixels of the file.
     """
-    bands = list(tile.bands + (() if tile.mask == tile.bands else tile.mask))
+    bands = [int(band) for band in tile.bands + (() if tile.mask == tile.bands else tile.mask)]
+    if not tile.parts and (layout := plain_layout(tile.path)) is not None:
+        yield from _plain_windows(tile.path, layout, bands, boxes)
+        return
     with ExitStack() as stack:
         files = [stack.enter_context(_open(path, georeferenced=False)) for path in tile.files]
         for r0, r1, c0, c1 in boxes:
@@ -181,6 +220,16 @@ def windows(tile: Tile, boxes: Iterable[tuple[int, int, int, int]]) -> Iterator[
                 yield np.stack([file.read(1, window=window) for file in files])
             else:
                 yield files[0].read(bands, window=window)
+
+
+def _plain_windows(
+    path: Path, layout: PlainTiff, bands: list[int], boxes: Iterable[tuple[int, int, int, int]]
+) -> Iterator[np.ndarray]:
+    try:
+        for box in boxes:
+            yield read_window(path, layout, bands, box)
+    except OSError as problem:
+        raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): download it again.") from problem
 
 
 _OPENING = threading.Lock()

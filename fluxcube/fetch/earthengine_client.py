@@ -1,0 +1,196 @@
+"""The Earth Engine client: start it with the user's credentials, request pixels, and name its errors."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package
+from fluxcube.fetch.addresses import hide_credentials, public_text
+from fluxcube.fetch.control import check_stop, pause
+from fluxcube.fetch.modis_tiff import corner
+from fluxcube.sources.modis.grid import PIXEL
+
+#: Endpoint for many small requests of programs.
+HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"
+#: Limits of a request: bytes of pixels without compression, and bands.
+MAX_BYTES, MAX_BANDS = 50_331_648, 1024
+#: The native projection of MODIS.
+NATIVE = "SR-ORG:6974"
+#: Pages on which an account is opened.
+_SIGN_UP = "https://code.earthengine.google.com/register"
+_QUOTA = re.compile(r"(?i)quota|too many|rate.?limit|\b429\b|concurrent|resource.?exhausted")
+_ACCOUNT = re.compile(
+    r"(?i)authoriz|authenticat|credential|permission|not registered|not signed up|\b40[13]\b|refresh|reauth|expired"
+    r"|invalid_grant|no project|has not been used in project|not allowed"
+)
+_TRANSIENT = re.compile(r"(?i)internal error|unavailable|timed out|deadline|\b50[0234]\b|backend|connection")
+#: Attempts beyond those of the client, and seconds before the second one.
+_TRIES, _PAUSE = 4, 15.0
+#: Maximum length of the header of an answer: 1024 names of up to 60 characters, with room to spare.
+_MAX_HEADER = 200_000
+_STARTING = threading.Lock()
+
+_Result = TypeVar("_Result")
+
+
+def start(project: str | None = None, endpoint: str | None = None) -> ModuleType:
+    """Start the client, and return its module.
+
+    Parameters
+    ----------
+    project : str, optional
+        Google Cloud project; by default that of the environment (``EARTHENGINE_PROJECT``, ``GOOGLE_CLOUD_PROJECT``) or
+        of the credentials.
+    endpoint : str, optional
+        Address of another server, which is used without credentials unless it is one of Google's.
+
+    Raises
+    ------
+    CredentialsError
+        If there are no credentials, they have expired, or the project is not registered.
+    MissingPackageError
+        If earthengine-api is not installed.
+    """
+    try:
+        import ee
+    except ImportError:
+        raise missing_package("earthengine-api", "fetch-modis", "fetching MODIS from Earth Engine") from None
+    hide_credentials("googleapiclient.discovery", "googleapiclient.http", "google.auth", "urllib3.connectionpool")
+    url = (endpoint or HIGH_VOLUME).rstrip("/")
+    project = project or os.environ.get("EARTHENGINE_PROJECT") or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    known = url.endswith(".googleapis.com")
+    with _STARTING:
+        _call(lambda: ee.Initialize(**({} if known else {"credentials": None}), url=url, project=project), tries=1)
+    return ee
+
+
+def image_days(ee: ModuleType, collection: str, first: np.datetime64, stop: np.datetime64) -> np.ndarray:
+    """Return the days of the images of a collection from `first` to before `stop`, (day,) datetime64[D]."""
+    images = ee.ImageCollection(collection).filterDate(str(first), str(stop))
+    names = _call(lambda: images.aggregate_array("system:index").getInfo())
+    if not isinstance(names, list):
+        raise FetchError(f"Earth Engine: expected a list of the images of {collection}, found {type(names).__name__}.")
+    days = []
+    for name in names:
+        if not (match := re.fullmatch(r"(\d{4})_(\d{2})_(\d{2})", str(name))):
+            raise FetchError(
+                f"Earth Engine: expected images named as 2019_07_04 in {collection}, found {str(name)[:40]!r}."
+            )
+        days.append("-".join(match.groups()))
+    return np.array(sorted(set(days)), "datetime64[D]")
+
+
+def request_pixels(ee: ModuleType, image: Any, row: int, col: int, height: int, width: int) -> np.ndarray:
+    """Return the bands of an image over a block of native pixels, as a structured array (height, width).
+
+    Raises
+    ------
+    FetchError
+        If the server does not send the block.
+    """
+    x, y = corner(row, col)
+    request = {
+        "expression": image,
+        "fileFormat": "NPY",  # the client's own conversion refuses headers with the names of more than 200 bands
+        "grid": {
+            "dimensions": {"width": width, "height": height},
+            "affineTransform": {
+                "scaleX": PIXEL,
+                "shearX": 0,
+                "translateX": x,
+                "shearY": 0,
+                "scaleY": -PIXEL,
+                "translateY": y,
+            },
+            "crsCode": NATIVE,
+        },
+    }
+    values = _call(lambda: _array(ee.data.computePixels(request)))
+    if not isinstance(values, np.ndarray) or values.shape != (height, width) or not values.dtype.names:
+        found = f"{values.shape} of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise FetchError(f"Earth Engine: expected {height} x {width} pixels of named bands, found {found[:200]}.")
+    return values
+
+
+def _array(data: object) -> np.ndarray:
+    """Return the array in the bytes of an NPY file."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"expected bytes, found {type(data).__name__}")
+    return np.load(io.BytesIO(data), allow_pickle=False, max_header_size=_MAX_HEADER)
+
+
+def _call(function: Callable[[], _Result], tries: int | None = None) -> _Result:
+    """Call the client; try again after errors that pass. The client itself tries five times within a minute."""
+    problem: FetchError | None = None
+    for attempt in range(tries or _TRIES):
+        check_stop()
+        if attempt:
+            pause(_PAUSE * 2 ** (attempt - 1))
+        failure = _attempt(function)
+        if not isinstance(failure, _Failure):
+            return failure
+        problem = failure.error
+        if not failure.passing:
+            break
+    assert problem is not None
+    raise problem
+
+
+class _Failure:
+    """A failed call, and whether another attempt can succeed."""
+
+    def __init__(self, error: FetchError, passing: bool) -> None:
+        self.error, self.passing = error, passing
+
+
+def _attempt(function: Callable[[], _Result]) -> _Result | _Failure:
+    """Call the client once. Its errors contain addresses: none may become the context of an error that a user sees."""
+    import ee
+    from google.auth.exceptions import GoogleAuthError
+    from googleapiclient.errors import Error as ClientError
+
+    try:
+        return function()
+    except GoogleAuthError as error:
+        return _Failure(_account_error(str(error)), passing=False)
+    except (ee.EEException, ClientError) as error:
+        return _named(str(error))
+    except (ConnectionError, TimeoutError):
+        return _Failure(
+            FetchError("Earth Engine: the server could not be reached; run the same command again to continue."), True
+        )
+    except (ValueError, EOFError) as error:
+        return _Failure(
+            FetchError(f"Earth Engine: the answer is no NumPy array ({public_text(str(error))[:200]})."), True
+        )
+
+
+def _named(text: str) -> _Failure:
+    if _QUOTA.search(text):
+        return _Failure(
+            QuotaError(f"Earth Engine: a quota is used up ({_shown(text)}); run the same command later."), True
+        )
+    if _ACCOUNT.search(text):
+        return _Failure(_account_error(text), passing=False)
+    passing = bool(_TRANSIENT.search(text))
+    return _Failure(FetchError(f"Earth Engine: the request failed ({_shown(text)})."), passing)
+
+
+def _account_error(text: str) -> CredentialsError:
+    return CredentialsError(
+        f"Earth Engine does not accept this computer's account ({_shown(text)}): open an account and a project on "
+        f"{_SIGN_UP}, run `earthengine authenticate`, which writes ~/.config/earthengine/credentials, and pass the "
+        "project (--project, or EARTHENGINE_PROJECT)."
+    )
+
+
+def _shown(text: str) -> str:
+    return " ".join(public_text(text).split())[:300]
