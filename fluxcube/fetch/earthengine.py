@@ -41,7 +41,7 @@ SECONDS = 4.0
 #: Products in one file: those with the same type, whose days are read together.
 _TOGETHER = (("MCD43A4", "MCD43A2"), ("MOD09GA",), ("MODOCGA",), ("MCD12Q1",))
 #: Maximum bytes of a strip of a tile: several are in RAM at once, for each of the jobs.
-_STRIP_BYTES = MAX_BYTES // 2
+_STRIP_BYTES = MAX_BYTES // 3
 #: Types of the layers in a request, in which all fill values have room.
 _CAST = {"int16": "toInt16", "int32": "toInt32"}
 
