@@ -144,6 +144,17 @@ def test_too_many_requests_are_tried_again(server, tmp_path):
     assert len(paths) == 1
 
 
+def test_a_request_that_cannot_be_computed_is_halved(server, tmp_path):
+    options = {"at_sites": {"DE-Tha": SITES["DE-Tha"]}, "years": 2019, "project": "p", "endpoint": server.url}
+    whole = fetch.modis(tmp_path / "whole", **options)
+    server.requests.clear()
+    server.fail("computePixels", web.status(400, {"error": {"code": 400, "message": "User memory limit exceeded."}}))
+    halves = fetch.modis(tmp_path / "halves", **options)
+    assert len(server.asked("computePixels")) == 3
+    chips = [build_chips(paths, *np.array([SITES["DE-Tha"]]).T) for paths in (whole, halves)]
+    np.testing.assert_array_equal(*chips)
+
+
 @pytest.mark.parametrize(
     ("code", "message", "error", "text"),
     [
