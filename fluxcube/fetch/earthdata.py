@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from fluxcube.sources.modis.names import parse_name
 PRODUCTS = ("MCD43A4", "MCD43A2", "MOD09GA", "MODOCGA", "MCD12Q1")
 OPTIONS = ("every",)
 SOURCE = "MODIS tiles from NASA Earthdata"
-#: Expected bytes per second of a connection.
+#: Expected bytes per second of all connections.
 _SPEED = 5e6
 #: Hosts to which the login is sent.
 _HOSTS = re.compile(r"(?:.+\.)?(?:nasa\.gov|usgs\.gov)")
@@ -45,29 +46,26 @@ _HELP = (
 
 def plan(request: Request) -> Plan:
     """Search the tiles in CMR, which needs no account, and return the plan."""
-    auth = new_auth(request.endpoint)
-    return make_plan(
+    return _plan(request, find_tiles(new_auth(request.endpoint), request))
+
+
+def _plan(request: Request, found: Mapping[str, tuple[Item, str]]) -> Plan:
+    planned = make_plan(
         SOURCE,
         request.folder,
-        (item for item, _ in find_tiles(auth, request).values()),
+        (item for item, _ in found.values()),
         licence=licence(request.products),
         notes=(*request.places.notes, *_notes(request)),
-        seconds=None,
         cost="no quota; whole tiles are downloaded",
     )
+    return replace(planned, seconds=planned.bytes / _SPEED)
 
 
 def fetch(request: Request) -> list[Path]:
     """Fetch the tiles; see `fluxcube.fetch.modis`."""
     auth = new_auth(request.endpoint)
     found = find_tiles(auth, request)
-    planned = make_plan(
-        SOURCE,
-        request.folder,
-        (item for item, _ in found.values()),
-        licence=licence(request.products),
-        notes=request.places.notes,
-    )
+    planned = _plan(request, found)
     if planned.missing:
         log_in(auth, request.endpoint)
     one = partial(_fetch_tile, auth, {name: url for name, (_, url) in found.items()})

@@ -22,7 +22,7 @@ import numpy as np
 
 from fluxcube.errors import FetchError
 from fluxcube.fetch.control import check_stop, report_bytes
-from fluxcube.fetch.earthengine_client import MAX_BANDS, MAX_BYTES, image_days, request_pixels, start
+from fluxcube.fetch.earthengine_client import MAX_BANDS, MAX_BYTES, TooHeavy, image_days, request_pixels, start
 from fluxcube.fetch.items import Item, Plan
 from fluxcube.fetch.modis_places import Places, Window, window_request
 from fluxcube.fetch.modis_products import COLLECTION, Product, licence
@@ -41,7 +41,7 @@ SECONDS = 4.0
 #: Products in one file: those with the same type, whose days are read together.
 _TOGETHER = (("MCD43A4", "MCD43A2"), ("MOD09GA",), ("MODOCGA",), ("MCD12Q1",))
 #: Maximum bytes of a strip of a tile: several are in RAM at once, for each of the jobs.
-_STRIP_BYTES = MAX_BYTES // 2
+_STRIP_BYTES = MAX_BYTES // 3
 #: Types of the layers in a request, in which all fill values have room.
 _CAST = {"int16": "toInt16", "int32": "toInt32"}
 
@@ -249,17 +249,31 @@ def fetch_chunk(ee: ModuleType, chunk: Chunk, path: Path) -> dict[str, str]:
 
 
 def _fetch_days(ee: ModuleType, chunk: Chunk, path: Path) -> None:
-    w = chunk.window
     names: list[str] = []
     blocks: list[np.ndarray] = []
     for n, days in enumerate(chunk.spans):
-        check_stop()
-        values = request_pixels(ee, _image(ee, chunk, days), w.row, w.col, w.height, w.width)
-        mine = _checked_names(values, chunk, days)
-        names += mine
-        blocks.append(np.stack([values[name] for name in mine]).astype(chunk.dtype))
+        for mine, values in _requested(ee, chunk, days):
+            names += mine
+            blocks.append(values)
         report_bytes(n + 1, len(chunk.spans))
     write_block(path, chunk.block(names), np.concatenate(blocks))
+
+
+def _requested(ee: ModuleType, chunk: Chunk, days: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield the names and values (band, row, column) of days, in halves if Earth Engine cannot compute them at once."""
+    check_stop()
+    w = chunk.window
+    try:
+        values = request_pixels(ee, _image(ee, chunk, days), w.row, w.col, w.height, w.width)
+    except TooHeavy:
+        if len(days) == 1:
+            raise
+    else:
+        names = _checked_names(values, chunk, days)
+        yield names, np.stack([values[name] for name in names]).astype(chunk.dtype)
+        return
+    for half in np.array_split(days, 2):
+        yield from _requested(ee, chunk, half)
 
 
 def _fetch_tile(ee: ModuleType, chunk: Chunk, path: Path) -> None:

@@ -32,6 +32,7 @@ _ACCOUNT = re.compile(
     r"|invalid_grant|no project|has not been used in project|not allowed"
 )
 _TRANSIENT = re.compile(r"(?i)internal error|unavailable|timed out|deadline|\b50[0234]\b|backend|connection")
+_HEAVY = re.compile(r"(?i)memory limit|computation timed out|request size|number of bands|too large")
 #: Attempts beyond those of the client, and seconds before the second one.
 _TRIES, _PAUSE = 4, 15.0
 #: Maximum length of the header of an answer: 1024 names of up to 60 characters, with room to spare.
@@ -39,6 +40,10 @@ _MAX_HEADER = 200_000
 _STARTING = threading.Lock()
 
 _Result = TypeVar("_Result")
+
+
+class TooHeavy(FetchError):
+    """Earth Engine cannot compute a request; one of fewer days can succeed."""
 
 
 def start(project: str | None = None, endpoint: str | None = None) -> ModuleType:
@@ -174,6 +179,8 @@ def _attempt(function: Callable[[], _Result]) -> _Result | _Failure:
 
 
 def _named(text: str) -> _Failure:
+    if _HEAVY.search(text):
+        return _Failure(TooHeavy(f"Earth Engine: the request is too large ({_shown(text)})."), passing=False)
     if _QUOTA.search(text):
         return _Failure(
             QuotaError(f"Earth Engine: a quota is used up ({_shown(text)}); run the same command later."), True

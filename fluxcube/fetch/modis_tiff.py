@@ -14,6 +14,8 @@ from fluxcube.errors import FetchError, missing_package
 from fluxcube.sources.modis.grid import COLS, PIXEL, ROWS, SPHERE
 from fluxcube.stores.swap import unwritable
 
+#: Bytes of blocks that GDAL keeps.
+_CACHE = 32 << 20
 #: The sinusoidal projection of MODIS, on a sphere.
 CRS = f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m +no_defs"
 
@@ -89,7 +91,8 @@ def _open(path: Path, block: Block, **options: Any) -> Iterator[Any]:
     if not options:
         options = {"blockysize": block.height}  # one strip a band
     try:
-        with rasterio.open(path, "w", **shape, **place, **form, **options) as file:
+        # By default GDAL keeps blocks of up to 5 % of the computer's RAM.
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE), rasterio.open(path, "w", **shape, **place, **form, **options) as file:
             yield file
             file.descriptions = tuple(block.names)
     except RasterioError as problem:

@@ -121,7 +121,7 @@ def test_an_area_is_cut_from_its_tiles_by_day(server, tmp_path):
 
 def test_a_whole_tile_is_split_at_the_limit_of_bytes(server, tmp_path, monkeypatch):
     plan = fetch.modis(tmp_path, tiles=["h18v04"], products=["MCD43A4"], years=2019, every=400, plan=True)
-    assert plan.cost.startswith("5 requests") and "h18v04" in plan.items[0].name  # four strips, and the list of days
+    assert plan.cost.startswith("6 requests") and "h18v04" in plan.items[0].name  # five strips, and the list of days
     monkeypatch.setattr("fluxcube.fetch.earthengine._STRIP_BYTES", 5_000)
     fetch.modis(
         tmp_path,
@@ -142,6 +142,17 @@ def test_too_many_requests_are_tried_again(server, tmp_path):
     server.fail("computePixels", web.status(429, {"error": {"code": 429, "message": "Too many requests"}}), times=2)
     paths = fetch.modis(tmp_path, at_sites={"DE-Tha": SITES["DE-Tha"]}, years=2019, project="p", endpoint=server.url)
     assert len(paths) == 1
+
+
+def test_a_request_that_cannot_be_computed_is_halved(server, tmp_path):
+    options = {"at_sites": {"DE-Tha": SITES["DE-Tha"]}, "years": 2019, "project": "p", "endpoint": server.url}
+    whole = fetch.modis(tmp_path / "whole", **options)
+    server.requests.clear()
+    server.fail("computePixels", web.status(400, {"error": {"code": 400, "message": "User memory limit exceeded."}}))
+    halves = fetch.modis(tmp_path / "halves", **options)
+    assert len(server.asked("computePixels")) == 3
+    chips = [build_chips(paths, *np.array([SITES["DE-Tha"]]).T) for paths in (whole, halves)]
+    np.testing.assert_array_equal(*chips)
 
 
 @pytest.mark.parametrize(
