@@ -360,7 +360,10 @@ class EcoPerceiver(Network):
         """Return a token for every hourly input and one for the others, which are not masked, and the offsets."""
         own = self.sizes.inputs - self.sizes.means
         values = (values * self.scale).clamp(-1, 1)
-        tokens = self._input_tokens(torch.cat([self._encoded(values[..., :own]), values[..., :own, None]], -1))
+        encoded = self._encoded(values[..., :own])
+        if self.config.frequencies:  # otherwise the values themselves are the encoding
+            encoded = torch.cat([encoded, values[..., :own, None]], -1)
+        tokens = self._input_tokens(encoded)
         # What is missing is 0 beside a mask that says so, whatever the placeholder.
         slow = torch.where(seen, values * _STANDARD_DEVIATIONS, 0.0)[..., own:]
         token, offset = self.summary(slow, seen[..., own:], batch.numbers, batch.classes)

@@ -26,10 +26,10 @@ CONFIG = EcoPerceiverConfig(
 )
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[2, 0], ids=["K=2", "K=0"])
+def model(request):
     torch.manual_seed(0)
-    model = EcoPerceiver(CONFIG, SIZES)
+    model = EcoPerceiver(dataclasses.replace(CONFIG, frequencies=request.param), SIZES)
     torch.nn.init.normal_(model.head.weight)
     return model.eval()
 
