@@ -6,6 +6,7 @@ import ast
 import contextlib
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,8 @@ def test_docs_build_without_a_warning(tmp_path):
     assert "build_carbonsense" in (tmp_path / "reference.txt").read_text("utf-8")
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / name / "recipe.py")
+def load(name, file="recipe.py"):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / name / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -152,6 +153,37 @@ def test_the_towers_recipe_scores_every_model_on_one_set_of_rows_and_goes_on(cub
     next((tmp_path / "predictions").iterdir()).unlink()
     assert recipe.main(cube, tmp_path, split=folds, budget="quick", draws=100).equals(table)
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("run.json")}
+
+
+@pytest.mark.proof(part=1)
+def test_models_are_shipped_with_their_calibration_and_a_card(cube, folds, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes/towers"))
+    ship = load("towers", "ship.py")
+    recipe = sys.modules.pop("recipe")  # other recipes have modules of this name
+    network, trees = "EcoPerceiver with memory", "XGBoost of 24 hours with memory"
+    budget = ship.SETTINGS["budgets"]["quick"]
+    monkeypatch.setitem(budget, "xgboost", budget["xgboost"] | {"seeds": 2})
+    monkeypatch.setitem(budget, "ecoperceiver", budget["ecoperceiver"] | {"seeds": 2})
+    monkeypatch.setitem(ship.SETTINGS, "means", [{"label": "mean", "of": [network, trees]}])
+    texts = ship.MODELS["ecoperceiver-towers"]
+    models = {
+        "network": texts | {"label": network},
+        "trees": texts | {"label": trees},
+        "mixed": texts | {"label": "mean", "parts": ["network", "trees"]},
+    }
+    monkeypatch.setattr(ship, "MODELS", models)
+    recipe.main(cube, tmp_path, split=folds, only=[network, trees], budget="quick", draws=100)
+    ship.main(cube, tmp_path, tmp_path / "models", split=folds, budget="quick")
+    for name in models:
+        model = fc.load_model(tmp_path / "models" / name)
+        assert set(model.metadata["training_sites"]) == set(cube.site.values)
+        assert "NEE_std" in fc.predict(model, cube.isel(site=[0]), uncertainty=True)
+        card = (tmp_path / "models" / name / "README.md").read_text("utf-8")
+        assert f"# {name}" in card and "80 % intervals" in card and "{" not in card
+    folder = tmp_path / "models/mixed"
+    (folder / "large.json").write_bytes(b" " * ship.LARGEST)
+    with pytest.raises(SystemExit, match="at most 8 MB"):
+        ship.ship(folder, tmp_path / "models/other")
 
 
 @pytest.mark.proof(part=3)

@@ -62,11 +62,15 @@ def predicted(cube, split, variants, out, part):
     made = {v.label: predictions_of(cube, split, v, out, part=part, log=print) for v in variants}
     for mean in SETTINGS["means"]:
         if set(mean["of"]) <= set(made):
-            with xr.set_options(keep_attrs=True):
-                made[mean["label"]] = sum((made[label] for label in mean["of"][1:]), made[mean["of"][0]]) / len(
-                    mean["of"]
-                )
+            made[mean["label"]] = average([made[label] for label in mean["of"]])
     return made
+
+
+def average(predictions):
+    """Return the mean of the predictions of several models, of the fluxes that all of them have."""
+    names = [name for name in predictions[0] if all(name in one for one in predictions)]
+    together = xr.concat([one[names] for one in predictions], "model", join="exact", combine_attrs="override")
+    return together.mean("model", skipna=False, keep_attrs=True)
 
 
 def fold_sums(cube, split, predictions, part):

@@ -106,24 +106,23 @@ def card(name, about, cube, scores, calibration):
     )
 
 
-def run_of(name, cube, out, folder):
+def run_of(name, cube, out, folder, folds, budget):
     """Return the run of a shipped model, trained on all towers, and its predictions of the folds."""
-    about, folds = MODELS[name], load_folds(SETTINGS["folds"])
+    about, surface = MODELS[name], "surface" in cube
     if "parts" not in about:
-        (variant,) = variants_of("full", [about["label"]], surface=True)
+        (variant,) = variants_of(budget, [about["label"]], surface=surface)
         return trained(cube, everything(cube), variant, out, log=print), held_out(cube, folds, variant, out)
     run = fc.save_mixed(out / "shipped" / name, [folder / part for part in about["parts"]], overwrite=True)
-    parts = [
-        held_out(cube, folds, *variants_of("full", [MODELS[p]["label"]], surface=True), out) for p in about["parts"]
-    ]
+    labels = [MODELS[part]["label"] for part in about["parts"]]
+    parts = [held_out(cube, folds, *variants_of(budget, [label], surface=surface), out) for label in labels]
     names = [str(n) for n in parts[0] if all(n in one for one in parts) and not str(n).endswith("_spread")]
     return run, with_spread([one[names] for one in parts]).assign_attrs(model="mixed")
 
 
-def main(raw, out, folder, only=None):
-    cube = towers(raw, out)
+def main(raw, out, folder, only=None, *, split=SETTINGS["folds"], budget="full"):
+    cube = towers(raw, out) if isinstance(raw, Path) else raw
     for name in only or MODELS:
-        run, predictions = run_of(name, cube, out, folder)
+        run, predictions = run_of(name, cube, out, folder, load_folds(split), budget)
         calibration = fc.calibrate(run, cube.sel(site=predictions.site), predictions)
         ship(run, folder / name)
         text = card(name, MODELS[name], cube, pd.read_csv(out / "scores.csv"), calibration)
