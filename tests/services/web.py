@@ -44,8 +44,9 @@ class Answer:
 class Fault:
     """What goes wrong with a request: an answer instead of the right one, or a broken right one.
 
-    `truncate` sends so many bytes of the body and closes; `length` is the Content-Length to claim; `type` the type to
-    claim; `slow` waits so many seconds first; `drop` closes without an answer.
+    `truncate` is the number of bytes of the body after which the connection closes; `length` and `type` are the
+    Content-Length and Content-Type of the answer; `slow` is the number of seconds before it; `drop` closes without an
+    answer.
     """
 
     answer: Answer | None = None
