@@ -33,6 +33,8 @@ LAYERS = [
     {"evaluation"},
     {"catalog", "inventory"},
     {"demo", "experiments", "terminal"},
+    {"recipes"},
+    {"mapplan"},
     {"cli_fetch_era5", "cli_fetch_modis", "cli_fetch_towers", "cli_grids", "cli_maps", "cli_models"},
     {"cli_fetch"},
     {"cli"},
@@ -53,6 +55,7 @@ WRITERS = {
     "simulation/": "the simulated planet's raw files",
     "demo.py": "the demo's summary",
     "experiments.py": "folders of runs and predictions",
+    "recipes.py": "the output folder of a recipe",
     "cli.py": "tables that the user requests",
     "cli_maps.py": "tables that the user requests",
 }
