@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,33 @@ def test_faults_of_metadata_and_of_options_are_named(tmp_path):
         run("era5_forcing", tmp_path / "out", "--plan", "--set", "region=alp")
     with pytest.raises(SystemExit):
         run("carbonsense_table1", tmp_path / "out", "--plan")
+
+
+def copying(real, source, calls):
+    """Return a fetch with the signature of a real one, which links files that are there."""
+
+    def fetch(out, **options):
+        inspect.signature(real).bind(out, **options)
+        calls.append((Path(out).name, options))
+        if not Path(out).exists():
+            Path(out).symlink_to(source(Path(out).name))
+
+    return fetch
+
+
+def test_without_sample_a_recipe_fetches_and_continues_with_what_was_fetched(planet_files, tmp_path, monkeypatch):
+    calls = []
+    for name in ("era5", "modis"):
+        fetch = copying(getattr(fc.fetch, name), lambda folder: planet_files / folder, calls)
+        monkeypatch.setattr(recipes, name, fetch)
+        monkeypatch.setattr(fc.fetch, name, fetch, raising=False)
+    towers = copying(fc.fetch.towers, lambda folder: planet_files / folder, calls)
+    monkeypatch.setattr(fc.fetch, "towers", towers, raising=False)
+    cube = run("carbonsense", tmp_path / "a", "--set", "sites=[US-Zgr]", "--set", "project=p")
+    assert "modis" in cube and [name for name, _ in calls] == ["towers", "modis"]
+    assert calls[1][1]["project"] == "p" and Path(calls[1][1]["at_sites"]).name == "towers.zarr"
+    calls.clear()
+    run("era5_forcing", tmp_path / "b", "--set", "region=europe", "--set", "project=p")
+    assert [name for name, _ in calls] == ["era5", "land_cover"]
+    assert calls[0][1]["region"] == "europe" and calls[0][1]["model"] == MODEL
+    assert calls[1][1]["products"] == ["MCD12Q1"] and calls[1][1]["project"] == "p"
