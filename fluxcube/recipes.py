@@ -33,11 +33,20 @@ from fluxcube.inference.grid import upscale
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.settings import from_known_keys
 from fluxcube.samples.splits import split_for
-from fluxcube.simulation import Planet, write_raw
+from fluxcube.simulation.grids import write_era5, write_land_cover
+from fluxcube.simulation.planet import Planet
+from fluxcube.simulation.raw import write_modis, write_towers
 from fluxcube.stores.reading import store_attrs
 
 #: Product of which maps take the IGBP class of each cell.
 _LAND_COVER = "MCD12Q1"
+#: What writes the raw files of a sample, by folder.
+_PARTS: Mapping[str, Callable[[Planet, Path], object]] = {
+    "towers": write_towers,
+    "modis": write_modis,
+    "era5": write_era5,
+    "land_cover": write_land_cover,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,24 +196,28 @@ def _change(recipe: Recipe, text: str) -> tuple[str, object]:
         raise ConfigError(f"--set {text}: the value is not YAML ({error}); quote it.") from error
 
 
-def sample_raw(out: str | Path) -> Path:
-    """Return a folder of raw files of a small simulated planet, which is written once: towers, era5, modis, land_cover.
+def sample_raw(out: str | Path, *parts: str) -> Path:
+    """Return a folder with raw files of a small simulated planet; each part is written once.
 
     Parameters
     ----------
     out : path
         Output folder of the recipe.
+    *parts : {"towers", "modis", "era5", "land_cover"}
+        Folders that are needed.
 
     Returns
     -------
     Path
-        ``out/raw``.
+        ``out/raw``, which contains a folder for each part.
     """
     raw, unfinished = Path(out) / "raw", Path(out) / "raw.part"
-    if not raw.exists():
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write_raw(Planet(seed=0, quick=True), unfinished).rename(raw)
-        shutil.rmtree(unfinished)
+    raw.mkdir(exist_ok=True)
+    for part in parts:
+        if not (raw / part).exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _PARTS[part](Planet(seed=0, quick=True), unfinished)
+            unfinished.rename(raw / part)
     return raw
 
 
@@ -284,7 +297,7 @@ def fetch_forcing(
         If files could not be fetched; the same call continues.
     """
     if sample:
-        raw = sample_raw(out)
+        raw = sample_raw(out, "era5", "land_cover")
         return open_forcing(raw / "era5", land_cover=raw / "land_cover", resolution=resolution)
     for step in _forcing_steps(Path(out), region, years, model, project):
         step()

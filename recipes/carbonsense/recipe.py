@@ -7,7 +7,7 @@ from fluxcube.recipes import build_once, run_recipe, sample_raw
 def main(out, *, sample, plan, source, release, igbp, years, project, every, sites):
     archives = {"source": source, "release": release, "igbp": igbp, "years": years}
     if sample:
-        raw = sample_raw(out)
+        raw = sample_raw(out, "towers", "modis")
         towers, chips = raw / "towers", raw / "modis"
     else:
         towers, chips = out / "towers", out / "modis"

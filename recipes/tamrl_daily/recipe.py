@@ -7,7 +7,7 @@ from fluxcube.recipes import build_once, run_recipe, sample_raw, score_models
 
 
 def main(out, *, sample, cube, towers, split, models):
-    archives = sample_raw(out) / "towers" if sample else Path(towers or out / "towers")
+    archives = sample_raw(out, "towers") / "towers" if sample else Path(towers or out / "towers")
     store = cube or build_once(archives, out / "daily.zarr", resolution="daily")
     return score_models(fc.open_carbonsense(store), out, models=models, split=split, log=print)
 

@@ -9,7 +9,8 @@ from fluxcube.recipes import build_once, run_recipe, sample_raw
 def main(out, *, sample, plan, towers, service, project, every, years, sites):
     archives, chips = Path(towers or out / "towers"), out / "modis"
     if sample:
-        archives, chips = sample_raw(out) / "towers", sample_raw(out) / "modis"
+        raw = sample_raw(out, "towers", "modis")
+        archives, chips = raw / "towers", raw / "modis"
     else:
         cube = build_once(archives, out / "towers.zarr", sites=sites)
         request = {"at_sites": cube, "service": service, "project": project, "every": every, "years": years}
