@@ -1,10 +1,11 @@
 # `make demo` runs the main job from raw files to a map; `make test` checks style and types and passes the tests, with a
-# third of the long proofs (by the ISO week); `make proofs` does all of these. Each makes .venv first.
+# third of the long proofs (by the ISO week); `make proofs` does all of these; `make catalog` writes
+# the catalog from the metadata of the recipes. Each makes .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test proofs docs clean
+.PHONY: demo test proofs docs catalog clean
 
 demo: $(INSTALLED)
 	$(BIN)/fluxcube demo --out demo --overwrite
@@ -22,6 +23,9 @@ proofs: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+catalog: $(INSTALLED)
+	$(BIN)/python -m fluxcube.catalogfile recipes catalogs/fluxcube.yaml
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

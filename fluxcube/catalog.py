@@ -171,7 +171,7 @@ def open_entry(kind: str, store: str | os.PathLike | None = None, **options: obj
         ``cube`` accepts the selections of `open_carbonsense` and ``resolution`` (default "hourly"), which is checked;
         ``maps`` is a store of maps; ``forcing`` accepts the arguments of `fluxcube.open_forcing`.
     store : path or URL, optional
-        Default: the store of this kind in ``FLUXCUBE_DATA``.
+        Default: the store of this kind in ``FLUXCUBE_DATA``, or for a forcing, its files.
     **options
         ``storage_options`` for a URL, and the options of the kind; None and "" count as not set.
 
@@ -196,7 +196,7 @@ def open_entry(kind: str, store: str | os.PathLike | None = None, **options: obj
     if kind == "maps":
         return open_store(store or default_store("maps.zarr"), kind="maps", **entry)
     if kind == "forcing":
-        return _open_forcing(entry)
+        return _open_forcing(store, entry)
     raise unknown("kind of catalog entry", kind, ("cube", "maps", "forcing"))
 
 
@@ -207,9 +207,11 @@ def _open_cube(store: str | os.PathLike | None, resolution: str, options: dict) 
     return ds
 
 
-def _open_forcing(options: dict) -> xr.Dataset:
+def _open_forcing(store: str | os.PathLike | None, options: dict) -> xr.Dataset:
     from fluxcube.cubes.forcing import open_forcing
 
+    if store:
+        return open_forcing(store, **options)
     paths = {name: _default_files(name) for name in ("era5", "modis", "surface", "land_cover")}
     folders = {name: path for name, path in paths.items() if path is not None}
     if "igbp" in options:

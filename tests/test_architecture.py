@@ -33,6 +33,9 @@ LAYERS = [
     {"evaluation"},
     {"catalog", "inventory"},
     {"demo", "experiments", "terminal"},
+    {"recipes"},
+    {"mapplan"},
+    {"catalogfile"},
     {"cli_fetch_era5", "cli_fetch_modis", "cli_fetch_towers", "cli_grids", "cli_maps", "cli_models"},
     {"cli_fetch"},
     {"cli"},
@@ -53,6 +56,8 @@ WRITERS = {
     "simulation/": "the simulated planet's raw files",
     "demo.py": "the demo's summary",
     "experiments.py": "folders of runs and predictions",
+    "recipes.py": "the output folder of a recipe",
+    "catalogfile.py": "the catalog",
     "cli.py": "tables that the user requests",
     "cli_maps.py": "tables that the user requests",
 }

@@ -336,7 +336,7 @@ def _squeeze(latitudes: np.ndarray) -> float:
 
 
 @functools.cache
-def _coast() -> tuple[np.ndarray, ...]:
+def coast_lines() -> tuple[np.ndarray, ...]:
     """Return the outlines of land, each (points, 2): degrees east and north."""
     text = resources.files("fluxcube").joinpath("data/coast_110m.json").read_text("utf-8")
     lines = [np.reshape(line, (-1, 2)) / 100.0 for line in json.loads(text)["lines"]]
@@ -350,7 +350,7 @@ def _draw_coast(ax: Axes) -> None:
     from matplotlib.collections import LineCollection
 
     # Drawn twice, for grids with longitudes from 0 to 360 degrees.
-    lines = [line + np.array([turn, 0.0]) for turn in (0.0, 360.0) for line in _coast()]
+    lines = [line + np.array([turn, 0.0]) for turn in (0.0, 360.0) for line in coast_lines()]
     ax.add_collection(LineCollection(lines, colors="#303030", linewidths=0.6, zorder=2), autolim=False)
 
 

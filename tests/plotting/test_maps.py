@@ -14,7 +14,7 @@ from fluxcube.evaluation.skill import compare
 from fluxcube.maps.means import mean_cycle, mean_maps
 from fluxcube.plotting.animation import animate_cycle
 from fluxcube.plotting.canvas import print_units
-from fluxcube.plotting.maps import _coast, plot_differences, plot_map, plot_scores
+from fluxcube.plotting.maps import coast_lines, plot_differences, plot_map, plot_scores
 from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.variables import table
 
@@ -109,7 +109,7 @@ def test_a_lazy_map_and_a_single_row(tmp_path):
 
 
 def test_coasts_stay_on_the_map_and_never_cross_it():
-    lines = _coast()
+    lines = coast_lines()
     points = np.concatenate(lines)
     assert 4000 < len(points) < 8000
     assert (np.abs(points) <= (180, 90)).all()
@@ -120,7 +120,7 @@ def test_coasts_stay_on_the_map_and_never_cross_it():
 
 
 def test_no_line_is_drawn_along_the_antimeridian():
-    for line in _coast():
+    for line in coast_lines():
         end = np.abs(line[:, 0]) == 180
         assert not (end[1:] & end[:-1]).any()
 
