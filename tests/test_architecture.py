@@ -32,6 +32,7 @@ LAYERS = [
     {"plotting"},
     {"evaluation"},
     {"catalog", "inventory"},
+    {"demo_fetch"},
     {"demo", "experiments", "terminal"},
     {"cli_fetch_era5", "cli_fetch_modis", "cli_fetch_towers", "cli_grids", "cli_maps", "cli_models"},
     {"cli_fetch"},
