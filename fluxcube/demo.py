@@ -133,14 +133,14 @@ def run_demo(
     StoreError
         If `out` exists and `overwrite` is not set, or if it was not written by a demo.
     """
+    if from_services:
+        from fluxcube.demo_fetch import fetch_raw  # requires the packages of the extra `fetch`
     out, log = Path(out), log or (lambda line: None)
     _prepare(out, seed, quick, overwrite)
     planet = Planet(seed=seed, quick=quick)
     watch = _Watch(log)
     if from_services:
         with watch("fetch", "fetching towers, ERA5, MODIS and land cover from the planet's services"):
-            from fluxcube.demo_fetch import fetch_raw  # requires the packages of the extra `fetch`
-
             fetch_raw(planet, out / "raw", every=EVERY, progress=progress)
     else:
         with watch("raw", "writing the planet's towers, ERA5, MODIS and land cover"):
