@@ -70,6 +70,7 @@ class PlanetImages:
         self.planet, self.every = planet, every
         self._one = threading.Lock()  # images are computed one after another
         self._tower_layers = functools.lru_cache(maxsize=512)(self._compute)
+        self._flags: dict[int, Layers] = {}  # MCD43A2 of the region, small, of the images whose MCD43A4 was requested
         self._region_layers = functools.lru_cache(maxsize=_KEPT)(self._compute)
 
     def layers(self, product: str) -> Sequence[str]:
@@ -111,6 +112,8 @@ class PlanetImages:
         n = int(np.searchsorted(block.days, day))
         if n == len(block.days) or block.days[n] != day:
             return block.ground, None
+        if number == 0 and product == "MCD43A2" and n in self._flags:
+            return block.ground, self._flags[n][layer]
         return block.ground, (self._tower_layers if number else self._region_layers)(viewed, number, n)[layer]
 
     def _compute(self, viewed: bool, number: int, n: int) -> Layers:
@@ -120,7 +123,10 @@ class PlanetImages:
         if viewed:
             values = view(scene, view_clouds(self.planet, block.ground, block.days[n], scene.clear))
             return dict(zip(_LAYERS["MOD09GA"], values, strict=True))
-        return dict(zip((*_BANDS, *_LAYERS["MCD43A2"]), (*scene.bands, scene.snow, scene.kind), strict=True))
+        flags = dict(zip(_LAYERS["MCD43A2"], (scene.snow, scene.kind), strict=True))
+        if number == 0:
+            self._flags[n] = flags
+        return dict(zip(_BANDS, scene.bands, strict=True)) | flags
 
     @functools.cached_property
     def _composites(self) -> list[_Block]:
