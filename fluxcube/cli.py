@@ -424,6 +424,10 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a smaller planet and shorter training, as a test.")
     ] = False,
+    from_services: Annotated[
+        bool,
+        typer.Option("--from-services", help="Fetch the raw files from local servers, as from the real services."),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Run the whole pipeline on a simulated planet, from raw files to scored maps.
@@ -433,7 +437,15 @@ def demo(
     from fluxcube.demo import run_demo
 
     with bar("demo") as progress:
-        result = run_demo(out, seed=seed, quick=quick, overwrite=overwrite, progress=progress, log=typer.echo)
+        result = run_demo(
+            out,
+            seed=seed,
+            quick=quick,
+            from_services=from_services,
+            overwrite=overwrite,
+            progress=progress,
+            log=typer.echo,
+        )
     typer.echo(result.text)
 
 

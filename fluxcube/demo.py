@@ -99,6 +99,7 @@ def run_demo(
     *,
     seed: int = 0,
     quick: bool = False,
+    from_services: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     log: Callable[[str], object] | None = None,
@@ -113,6 +114,9 @@ def run_demo(
         Random seed of the planet's weather, of the split and of training.
     quick : bool
         Use a smaller planet and shorter training. This tests that the pipeline runs; the scores mean nothing.
+    from_services : bool
+        Begin with `fluxcube.fetch`: towers, ERA5 and MODIS are fetched with the clients of the real services from
+        servers of the planet on this computer (``pip install 'fluxcube[fetch]'``). No account is read or sent.
     overwrite : bool
         Replace an earlier demo in `out`. A folder that was not written by a demo is never changed.
     progress : callable, optional
@@ -129,13 +133,19 @@ def run_demo(
     StoreError
         If `out` exists and `overwrite` is not set, or if it was not written by a demo.
     """
+    if from_services:
+        from fluxcube.demo_fetch import fetch_raw  # requires the packages of the extra `fetch`
     out, log = Path(out), log or (lambda line: None)
     _prepare(out, seed, quick, overwrite)
     planet = Planet(seed=seed, quick=quick)
     watch = _Watch(log)
-    with watch("raw", "writing the planet's towers, ERA5, MODIS and land cover"):
-        raw = write_raw(planet, out, progress=progress)
-        write_reflectance(planet, raw / "reflectance", every=EVERY, progress=progress)
+    if from_services:
+        with watch("fetch", "fetching towers, ERA5, MODIS and land cover from the planet's services"):
+            fetch_raw(planet, out / "raw", every=EVERY, progress=progress)
+    else:
+        with watch("raw", "writing the planet's towers, ERA5, MODIS and land cover"):
+            raw = write_raw(planet, out, progress=progress)
+            write_reflectance(planet, raw / "reflectance", every=EVERY, progress=progress)
     with watch("cube", "building the CarbonSense cube"):
         cube = _cube(out, log, progress)
     runs: dict[str, Run] = {}
@@ -148,7 +158,7 @@ def run_demo(
     with watch("towers", "scoring on held-out towers"):
         towers = _score(cube.sel(site=list(runs["ecoperceiver"].split.test)), models, progress)
     with watch("maps", "upscaling the region"):
-        forcing = _forcing(out / "raw").persist()  # small, and read by all models
+        forcing = _forcing(out / "raw", planet).persist()  # small, and read by all models
         period = slice(planet.period[0], planet.period[1] - HOUR)
         maps = {name: _upscale(model, name, forcing, period, out, progress) for name, model in models.items()}
     with watch("truth", "comparing with the truth, which is read only now"):
@@ -277,14 +287,19 @@ def _score(test: xr.Dataset, models: Mapping[str, Predictor], progress: Callable
     return compare(test, predictions, by="igbp", seen=models["ecoperceiver"].spec.igbp_classes)
 
 
-def _forcing(raw: Path) -> xr.Dataset:
-    land_cover = next((raw / "land_cover").glob("*.tif"))
-    return open_forcing(
+def _forcing(raw: Path, planet: Planet) -> xr.Dataset:
+    """Open the forcing of the region: a fetched box has one cell more on each side, and whole years."""
+    land_cover = next((raw / "land_cover").rglob("*.tif"))
+    forcing = open_forcing(
         raw / "era5",
         modis=raw / "modis",
         surface=raw / "reflectance",
         land_cover=land_cover,
         predictors=PREDICTORS,
+    )
+    cells = planet.region
+    return forcing.sel(time=slice(planet.forcing_start, planet.period[1] - HOUR)).sel(
+        latitude=cells.latitude, longitude=cells.longitude, method="nearest", tolerance=1e-3
     )
 
 

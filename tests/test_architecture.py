@@ -32,6 +32,7 @@ LAYERS = [
     {"plotting"},
     {"evaluation"},
     {"catalog", "inventory"},
+    {"demo_fetch"},
     {"demo", "experiments", "terminal"},
     {"recipes"},
     {"mapplan"},

@@ -6,15 +6,17 @@ import io
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
+import requests
 
 from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
 from fluxcube.fetch.control import check_stop, pause
+from fluxcube.fetch.http import new_session
 from fluxcube.fetch.modis_tiff import corner
 from fluxcube.sources.modis.grid import PIXEL
 
@@ -37,6 +39,8 @@ _HEAVY = re.compile(r"(?i)memory limit|computation timed out|request size|number
 _TRIES, _PAUSE = 4, 15.0
 #: Maximum length of the header of an answer: 1024 names of up to 60 characters, with room to spare.
 _MAX_HEADER = 200_000
+#: Seconds until an answer to a request of pixels must begin.
+_TIMEOUT = 300.0
 _STARTING = threading.Lock()
 
 _Result = TypeVar("_Result")
@@ -72,9 +76,32 @@ def start(project: str | None = None, endpoint: str | None = None) -> ModuleType
     url = (endpoint or HIGH_VOLUME).rstrip("/")
     project = project or os.environ.get("EARTHENGINE_PROJECT") or os.environ.get("GOOGLE_CLOUD_PROJECT")
     known = url.endswith(".googleapis.com")
+    options: dict[str, Any] = {} if known else {"credentials": None, "http_transport": _Transport()}
     with _STARTING:
-        _call(lambda: ee.Initialize(**({} if known else {"credentials": None}), url=url, project=project), tries=1)
+        _call(lambda: ee.Initialize(url=url, project=project, **options), tries=1)
     return ee
+
+
+class _Transport:
+    """What the client sends requests with, for a server that is not Google's: nothing of ``~/.netrc`` is sent there."""
+
+    def __init__(self) -> None:
+        self._session = new_session()
+
+    def request(
+        self, uri: str, method: str = "GET", body: Any = None, headers: Mapping[str, str] | None = None, **ignored: Any
+    ) -> tuple[Any, bytes]:
+        """Send a request, and return the answer as httplib2 does."""
+        import httplib2
+
+        try:
+            answer = self._session.request(method, uri, data=body, headers=headers, timeout=_TIMEOUT)
+            content = answer.content
+        except requests.Timeout as error:
+            raise TimeoutError(type(error).__name__) from None
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+            raise ConnectionError(type(error).__name__) from None
+        return httplib2.Response({**answer.headers, "status": answer.status_code}), content
 
 
 def image_days(ee: ModuleType, collection: str, first: np.datetime64, stop: np.datetime64) -> np.ndarray:

@@ -34,6 +34,8 @@ HOW_TO = "https://cds.climate.copernicus.eu/how-to-api"
 _TRIES, _BETWEEN = 5, 10.0
 #: First and longest wait between two questions whether a request is ready, seconds, and the factor between them.
 _POLL, _LONGEST_POLL, _SLOWER = 2.0, 60.0, 1.5
+#: Key that is sent to another server than the CDS, in place of the user's.
+_ANONYMOUS = "anonymous"
 _OVER = ("failed", "rejected", "dismissed", "deleted")
 #: First bytes of what the service delivers: NetCDF, HDF5, GRIB, zip.
 _MAGIC = (b"CDF", b"\x89HDF", b"GRIB", b"PK\x03\x04")
@@ -50,6 +52,8 @@ class DataStore:
     ----------
     timeout : float
         Seconds that a request may wait in the queue.
+    endpoint : str, optional
+        Address of a mirror or of a test server, to which no account of the user is sent.
 
     Raises
     ------
@@ -59,10 +63,10 @@ class DataStore:
         If the client finds no account in its file or in the environment.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, endpoint: str | None = None) -> None:
         self.timeout = timeout
         self._not_accepted: dict[str, str] = {}
-        self._client = _connect()
+        self._client = _connect(endpoint)
         self.url = str(self._client.url).rstrip("/")
 
     def __repr__(self) -> str:
@@ -277,13 +281,30 @@ def _check_kind(path: Path, dataset: str) -> None:
         )
 
 
-def _connect() -> Any:
-    """Return the client of the data stores behind cdsapi, which reads the account itself."""
+def _connect(endpoint: str | None) -> Any:
+    """Return the client of the data stores behind cdsapi, which reads the account itself; for an endpoint, none."""
     try:
         import cdsapi
-        from cdsapi.api import read_config
     except ImportError:
         raise missing_package("cdsapi", "fetch-era5", "fetching ERA5 from the Climate Data Store") from None
+    if endpoint is None:
+        _check_account()
+    account: dict[str, Any] = {}
+    if endpoint is not None:  # the client's own session would send what ~/.netrc has for the server
+        account = {"url": endpoint.rstrip("/"), "key": _ANONYMOUS, "session": http.new_session()}
+    hide_credentials("ecmwf.datastores.processing", "ecmwf.datastores.legacy_client", "multiurl.retry", "cdsapi")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of messages of the service, which could not be read
+        client = cdsapi.Client(
+            **account, quiet=True, progress=False, wait_until_complete=False, retry_max=_TRIES, sleep_max=_BETWEEN
+        )
+    return client.client
+
+
+def _check_account() -> None:
+    """Raise CredentialsError if the client will find no account, or an outdated one."""
+    from cdsapi.api import read_config
+
     rc = os.environ.get("CDSAPI_RC", os.path.expanduser("~/.cdsapirc"))
     config = read_config(rc) if os.path.isfile(rc) else {}
     url, key = (os.environ.get(f"CDSAPI_{name.upper()}") or config.get(name) for name in ("url", "key"))
@@ -297,10 +318,3 @@ def _connect() -> Any:
             f"the key in {rc} or CDSAPI_KEY has the form UID:KEY, which the CDS does not accept since 2024: copy the "
             f"personal access token from {HOW_TO}."
         )
-    hide_credentials("ecmwf.datastores.processing", "ecmwf.datastores.legacy_client", "multiurl.retry", "cdsapi")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of messages of the service, which could not be read
-        client = cdsapi.Client(
-            quiet=True, progress=False, wait_until_complete=False, retry_max=_TRIES, sleep_max=_BETWEEN
-        )
-    return client.client

@@ -96,6 +96,7 @@ def era5(
     jobs: int = 4,
     timeout_hours: float = TIMEOUT_HOURS,
     progress: Progress | None = None,
+    endpoint: str | None = None,
 ) -> Plan | list[Path]:
     """Fetch hourly ERA5 from the Climate Data Store.
 
@@ -132,6 +133,8 @@ def era5(
         Hours that a request may wait in the queue; a later call finds it again.
     progress : callable, optional
         ``progress(done, total, text)``.
+    endpoint : str, optional
+        Address of a mirror or of a test server of the CDS, which is used without the user's account.
 
     Returns
     -------
@@ -153,7 +156,7 @@ def era5(
     'ERA5 (Climate Data Store): 29 of 29 files to fetch, about 14.9 MB'
     """
     order = _order(ERA5, years, region, bbox, at_sites, model, variables, data_format, source)
-    return _fetch(out, order, plan, jobs, timeout_hours, progress)
+    return _fetch(out, order, plan, jobs, timeout_hours, progress, endpoint)
 
 
 def era5_land(
@@ -171,10 +174,11 @@ def era5_land(
     jobs: int = 4,
     timeout_hours: float = TIMEOUT_HOURS,
     progress: Progress | None = None,
+    endpoint: str | None = None,
 ) -> Plan | list[Path]:
     """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`."""
     order = _order(ERA5_LAND, years, region, bbox, at_sites, model, variables, data_format, source)
-    return _fetch(out, order, plan, jobs, timeout_hours, progress)
+    return _fetch(out, order, plan, jobs, timeout_hours, progress, endpoint)
 
 
 def _order(
@@ -202,11 +206,17 @@ def _order(
 
 
 def _fetch(
-    out: str | os.PathLike, order: Order, only_plan: bool, jobs: int, timeout_hours: float, progress: Progress | None
+    out: str | os.PathLike,
+    order: Order,
+    only_plan: bool,
+    jobs: int,
+    timeout_hours: float,
+    progress: Progress | None,
+    endpoint: str | None,
 ) -> Plan | list[Path]:
     if only_plan:
         return plan_order(out, order, jobs=jobs)
-    return fetch_order(out, order, jobs=jobs, timeout_hours=timeout_hours, progress=progress)
+    return fetch_order(out, order, jobs=jobs, timeout_hours=timeout_hours, progress=progress, endpoint=endpoint)
 
 
 def plan_order(out: str | os.PathLike, order: Order, *, jobs: int = 4) -> Plan:
@@ -223,6 +233,7 @@ def fetch_order(
     jobs: int = 4,
     timeout_hours: float = TIMEOUT_HOURS,
     progress: Progress | None = None,
+    endpoint: str | None = None,
     again: str = "the same command",
 ) -> list[Path]:
     """Fetch an order into a folder; parameters and errors as of `era5` and `fluxcube.fetch.run.fetch_all`."""
@@ -233,7 +244,7 @@ def fetch_order(
         return fetch_all(plan, out, _nothing, progress=progress)
     from fluxcube.fetch.era5_cds import DataStore
 
-    store, ledger = DataStore(3600.0 * timeout_hours), Ledger(out)
+    store, ledger = DataStore(3600.0 * timeout_hours, endpoint), Ledger(out)
 
     def one(item: Item, path: Path) -> object:
         request = ordered[item.name]

@@ -91,12 +91,26 @@ class Failed(Exception):
 
 
 def new_session() -> requests.Session:
-    """Return a session without credentials: it uses the environment's proxies, and no ``.netrc``."""
+    """Return a session without credentials: it uses the environment's proxies, and no ``.netrc``.
+
+    Servers of this computer are reached without a proxy, which could not find them.
+    """
     hide_credentials("urllib3.connectionpool", "urllib3.util.retry")
     session = requests.Session()
+    for host in ("127.0.0.1", "localhost"):
+        for end in (":", "/"):
+            session.mount(f"http://{host}{end}", _Direct())
     session.auth = _no_auth
     session.headers["User-Agent"] = _AGENT
     return session
+
+
+class _Direct(requests.adapters.HTTPAdapter):
+    """Connects without a proxy."""
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        """Send a request."""
+        return super().send(request, *arguments, **{**options, "proxies": None})
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

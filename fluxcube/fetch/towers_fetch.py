@@ -194,9 +194,10 @@ class _Archives(_Task):
 
     def run(self, jobs: int, progress: Progress | None, again: str) -> list[Path]:
         """Report the downloads to AmeriFlux, fetch what is missing, and write the snapshot."""
-        user = {"user_name": os.environ.get(USER, ""), "user_email": os.environ.get(EMAIL, "")}
         missing = [item for item in self.plan.missing if item.about.get("hub") == "AmeriFlux"]
-        log_download(self.services, missing, {key: value for key, value in user.items() if value})
+        if missing:
+            user = {"user_name": os.environ.get(USER, ""), "user_email": os.environ.get(EMAIL, "")}
+            log_download(self.services, missing, {key: value for key, value in user.items() if value})
         try:
             return super().run(jobs, progress, again)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from fluxcube.errors import missing_package
 from fluxcube.simulation import sinusoidal
-from fluxcube.simulation.places import Tower
+from fluxcube.simulation.places import Region, Tower
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.surface import Ground, Scene, region_ground, region_scenes, tower_scenes
+from fluxcube.simulation.weather import elevation
 from fluxcube.timestamps import HOUR
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _ERA5 = {
     "z": ("Geopotential", "m**2 s**-2", 129, "geopotential", "instant"),
     "lsm": ("Land-sea mask", "(0 - 1)", 172, "land_binary_mask", "instant"),
 }
+#: Fields that do not change.
+STATIC = ("z", "lsm")
 _STREAM = {"instant": "data_stream-oper_stepType-instant.nc", "accum": "data_stream-oper_stepType-accum.nc"}
 _INTERVAL = np.timedelta64(8, "D")  # between composites
 
@@ -61,15 +64,51 @@ def write_era5(planet: Planet, folder: str | Path) -> list[Path]:
     folder = create_folder(folder)
     cells = planet.region
     valid = np.arange(planet.forcing_start, planet.period[1] + HOUR, HOUR)
-    lat, lon = (x.ravel() for x in np.meshgrid(cells.latitude, cells.longitude, indexing="ij"))
-    shape = (len(valid), *cells.igbp.shape)
-    fields = {**_instantaneous(planet, valid, lat, lon), **_accumulated(planet, valid, lat, lon)}
-    fields = {name: values.T.reshape(shape) for name, values in fields.items()}
-    static = {"z": cells.elevation[None] * 9.80665, "lsm": (cells.igbp != "WAT")[None].astype(float)}
-    return [
-        _write_cds(folder / file, planet, valid, {n: v for n, v in fields.items() if _ERA5[n][4] == kind})
+    files = {
+        file: (valid, [name for name, about in _ERA5.items() if about[4] == kind and name not in STATIC])
         for kind, file in _STREAM.items()
-    ] + [_write_cds(folder / "invariant.nc", planet, valid[:1], static)]
+    }
+    files["invariant.nc"] = (valid[:1], list(STATIC))
+    axes = cells.latitude, cells.longitude
+    return [
+        write_cds(folder / file, planet, hours, *axes, era5_fields(planet, names, hours, *axes))
+        for file, (hours, names) in files.items()
+    ]
+
+
+def era5_fields(
+    planet: Planet, names: Sequence[str], valid: np.ndarray, latitude: np.ndarray, longitude: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return fields of ERA5 by their short names, each (time, latitude, longitude) float64, in ERA5's units.
+
+    Parameters
+    ----------
+    planet : Planet
+    names : sequence of str
+        Such as "t2m".
+    valid : (time,) datetime64[h]
+        Consecutive hours; accumulations are those of the hour that ends there.
+    latitude, longitude : (latitude,), (longitude,) float
+        Cell centres, degrees. Cells that are not mapped are land.
+    """
+    lat, lon = (x.ravel() for x in np.meshgrid(latitude, longitude, indexing="ij"))
+    fields: dict[str, np.ndarray] = {}
+    if any(_ERA5[name][4] == "instant" and name not in STATIC for name in names):
+        fields |= _instantaneous(planet, valid, lat, lon)
+    if any(_ERA5[name][4] == "accum" for name in names):
+        fields |= _accumulated(planet, valid, lat, lon)
+    if any(name in STATIC for name in names):
+        static = {"z": elevation(planet.seed, lat, lon) * 9.80665, "lsm": _is_land(planet.region, lat, lon)}
+        fields |= {name: values[:, None].repeat(len(valid), 1) for name, values in static.items()}
+    shape = len(valid), len(latitude), len(longitude)
+    return {name: fields[name].T.reshape(shape) for name in names}
+
+
+def _is_land(cells: Region, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """Return 1 for land and 0 for a lake of the region, (place,)."""
+    rows, columns = np.nonzero(cells.igbp == "WAT")
+    near = np.abs(lat[:, None] - cells.latitude[rows]) + np.abs(lon[:, None] - cells.longitude[columns])
+    return 1.0 - (near < 1e-3).any(1)
 
 
 def _instantaneous(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> dict[str, np.ndarray]:
@@ -91,13 +130,19 @@ def _accumulated(planet: Planet, valid: np.ndarray, lat: np.ndarray, lon: np.nda
     return {"ssrd": 1800 * sums["SW_IN"], "strd": 1800 * sums["LW_IN"], "tp": 1e-3 * sums["P"]}
 
 
-def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, np.ndarray]) -> Path:
-    """Write one NetCDF-4 file in the layout of the CDS."""
+def write_cds(
+    path: Path,
+    planet: Planet,
+    valid: np.ndarray,
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    fields: Mapping[str, np.ndarray],
+) -> Path:
+    """Write fields (time, latitude, longitude) by their short names in the layout of the CDS, as NetCDF-4."""
     try:
         import netCDF4
     except ImportError:
         raise missing_package("netCDF4", "grid", "writing the planet's ERA5 files") from None
-    cells = planet.region
     with netCDF4.Dataset(path, "w", format="NETCDF4") as nc:
         nc.setncatts(
             {
@@ -109,7 +154,7 @@ def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, 
                 "history": f"simulated planet, seed {planet.seed}: not a product of ECMWF",
             }
         )
-        _coordinates(nc, valid, cells.latitude, cells.longitude)
+        _coordinates(nc, valid, latitude, longitude)
         for name, values in fields.items():
             var = nc.createVariable(
                 name,
@@ -119,9 +164,9 @@ def _write_cds(path: Path, planet: Planet, valid: np.ndarray, fields: dict[str, 
                 complevel=1,
                 shuffle=True,
                 fill_value=np.float32(np.nan),
-                chunksizes=(min(len(valid), 744), *cells.igbp.shape),
+                chunksizes=(min(len(valid), 744), len(latitude), len(longitude)),
             )
-            var.setncatts(_grib_attributes(name, cells.latitude, cells.longitude))
+            var.setncatts(_grib_attributes(name, latitude, longitude))
             var[:] = values.astype("float32")
     return path
 

@@ -58,7 +58,7 @@ def write_region_reflectance(planet: Planet, folder: str | Path, *, every: int =
     for n, day in enumerate(days):
         today = scene(n)
         with open_tiff(modis_path(folder, PRODUCT, day, ground), PRODUCT, ground, compress="deflate") as tiff:
-            tiff.write(view(today, _clouds(planet, ground, day, today.clear)))
+            tiff.write(view(today, view_clouds(planet, ground, day, today.clear)))
     return len(days)
 
 
@@ -71,7 +71,7 @@ def write_tower_reflectance(planet: Planet, towers: Sequence[Tower], folder: str
         encode = tiff_encoder(PRODUCT, ground)
         for n, day in enumerate(days):
             today = scene(n)
-            values = view(today, _clouds(planet, ground, day, today.clear))
+            values = view(today, view_clouds(planet, ground, day, today.clear))
             modis_path(folder, PRODUCT, day, ground).write_bytes(encode(values))
     return len(days) * len(towers)
 
@@ -98,7 +98,7 @@ def view(scene: Scene, cloudy: np.ndarray) -> np.ndarray:
     return np.concatenate([bands, np.where(fill, _NO_STATE, state)[None]]).astype("int32")
 
 
-def _clouds(planet: Planet, ground: Ground, day: np.datetime64, clear: np.ndarray) -> np.ndarray:
+def view_clouds(planet: Planet, ground: Ground, day: np.datetime64, clear: np.ndarray) -> np.ndarray:
     """Return where clouds were at the time of the view (row, column), more of them where the sky was seldom clear.
 
     A pixel of 1 km is cloudy if any of its four pixels of 500 m is.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,31 +89,73 @@ def write_records(planet: Planet, towers: Sequence[Tower], folder: str | Path) -
 def _write_zip(folder: Path, tower: Tower, network: str, years: list[int], record: Record) -> Path:
     stem, version = ("FLX_{}_FLUXNET2015", "1-4") if network == FLUXNET else ("AMF_{}_FLUXNET", "3-5")
     stem = stem.format(tower.site) + "_FULLSET"
-    span, step = f"{years[0]}-{years[1]}_{version}", "HR" if tower.step_minutes == 60 else "HH"
+    span = f"{years[0]}-{years[1]}_{version}"
     path = folder / f"{stem}_{span}.zip"
+    path.write_bytes(_zip_bytes({f"{stem}_{_step_name(tower)}_{span}.csv": _table(tower, record)}))
+    return path
+
+
+def shuttle_archive(tower: Tower, record: Record, years: Sequence[int]) -> tuple[str, bytes]:
+    """Return the name and content of an archive as the hubs of the FLUXNET Shuttle publish it.
+
+    It contains the table of the record, and the metadata of the site.
+
+    Parameters
+    ----------
+    tower : Tower
+    record : Record
+    years : (int, int)
+        First and last year.
+    """
+    stem, span = f"FLX_{tower.site}_FLUXNET", f"{years[0]}-{years[1]}_v1.3_r1"
+    files = {
+        f"{stem}_FLUXMET_{_step_name(tower)}_{span}.csv": _table(tower, record),
+        f"{stem}_BIF_{span}.csv": _badm([tower]).encode(),
+    }
+    return f"{stem}_{span}.zip", _zip_bytes(files)
+
+
+def _step_name(tower: Tower) -> str:
+    return "HR" if tower.step_minutes == 60 else "HH"
+
+
+def _table(tower: Tower, record: Record) -> bytes:
+    """Return the half-hourly or hourly table of a record as CSV."""
     text = [stamp_text(record.start), stamp_text(record.start + np.timedelta64(tower.step_minutes, "m"))]
     text += [number_text(record.columns[name], decimals) for name, decimals in COLUMNS.items()]
-    # A fixed date, so that repeated writing yields the same bytes.
-    entry = zipfile.ZipInfo(f"{stem}_{step}_{span}.csv", date_time=(2020, 5, 1, 0, 0, 0))
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(entry, csv_bytes(["TIMESTAMP_START", "TIMESTAMP_END", *COLUMNS], text), compresslevel=1)
-    return path
+    return csv_bytes(["TIMESTAMP_START", "TIMESTAMP_END", *COLUMNS], text)
+
+
+def _zip_bytes(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip of files by their names."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            # A fixed date, so that repeated writing yields the same bytes.
+            entry = zipfile.ZipInfo(name, date_time=(2020, 5, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content, compresslevel=1)
+    return out.getvalue()
 
 
 def write_badm(planet: Planet, folder: str | Path) -> Path:
     """Write the sites' metadata in BADM's interchange format (BIF); return the file."""
     path = Path(folder) / _BIF
     path.parent.mkdir(parents=True, exist_ok=True)
-    group = 0
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"])
-        for tower in planet.towers:
-            for name, values in _badm_groups(tower).items():
-                group += 1
-                writer.writerows([tower.site, group, name, key, value] for key, value in values.items())
+    path.write_text(_badm(planet.towers), "utf-8")
     return path
+
+
+def _badm(towers: Sequence[Tower]) -> str:
+    """Return the metadata of sites in BADM's interchange format."""
+    out, group = io.StringIO(newline=""), 0
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["SITE_ID", "GROUP_ID", "VARIABLE_GROUP", "VARIABLE", "DATAVALUE"])
+    for tower in towers:
+        for name, values in _badm_groups(tower).items():
+            group += 1
+            writer.writerows([tower.site, group, name, key, value] for key, value in values.items())
+    return out.getvalue()
 
 
 def _badm_groups(tower: Tower) -> dict[str, dict[str, str]]:

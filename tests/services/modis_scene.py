@@ -35,6 +35,10 @@ class Scene:
         self.days = np.array(sorted(set(days)), "datetime64[D]")
         self.missing = set(missing)  # "MCD43A2 2019-07-03": the product has no image of that day
 
+    def layers(self, product: str) -> list[str]:
+        """Layers of the images of a product, as an archive names it."""
+        return [layer for part in parts_of(product) for layer in PRODUCTS[part].layers]
+
     def has(self, product: str, day: np.datetime64) -> bool:
         """Whether there is an image."""
         if product == "MCD12Q1":
