@@ -15,7 +15,8 @@ import yaml
 from processes import Fork
 
 import fluxcube as fc
-from fluxcube.errors import UnknownNameError
+from fluxcube import shipping
+from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.samples.splits import kfold, save_folds
 from fluxcube.simulation import Planet, truth
 from fluxcube.simulation.example import example_cube
@@ -181,9 +182,9 @@ def test_models_are_shipped_with_their_calibration_and_a_card(cube, folds, tmp_p
         card = (tmp_path / "models" / name / "README.md").read_text("utf-8")
         assert f"# {name}" in card and "80 % intervals" in card and "{" not in card
     folder = tmp_path / "models/mixed"
-    (folder / "large.json").write_bytes(b" " * ship.LARGEST)
-    with pytest.raises(SystemExit, match="at most 8 MB"):
-        ship.ship(folder, tmp_path / "models/other")
+    (folder / "large.json").write_bytes(b" " * shipping.LARGEST)
+    with pytest.raises(ConfigError, match="at most 8 MB"):
+        shipping.ship(folder, tmp_path / "models/other")
 
 
 @pytest.mark.proof(part=3)

@@ -18,6 +18,7 @@ from fluxcube.evaluation.sums import Sums, site_sums
 from fluxcube.experiments import Variant, predictions_of, score_members, settings_table, trained
 from fluxcube.plotting.maps import plot_differences, plot_scores
 from fluxcube.samples.splits import load_folds
+from fluxcube.shipping import average
 
 SETTINGS = yaml.safe_load((Path(__file__).parent / "meta.yaml").read_text("utf-8"))["parameters"]
 CLUSTERS_KM = 50.0
@@ -64,13 +65,6 @@ def predicted(cube, split, variants, out, part):
         if set(mean["of"]) <= set(made):
             made[mean["label"]] = average([made[label] for label in mean["of"]])
     return made
-
-
-def average(predictions):
-    """Return the mean of the predictions of several models, of the fluxes that all of them have."""
-    names = [name for name in predictions[0] if all(name in one for one in predictions)]
-    together = xr.concat([one[names] for one in predictions], "model", join="exact", combine_attrs="override")
-    return together.mean("model", skipna=False, keep_attrs=True)
 
 
 def fold_sums(cube, split, predictions, part):

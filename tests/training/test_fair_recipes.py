@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from daily_cubes import daily_cube
+from surface_cubes import with_surface
 
+import fluxcube as fc
 from fluxcube.errors import ConfigError
 from fluxcube.experiments import member_predictions, predictions_of
 from fluxcube.models.tamrl import TAMLSTMConfig, TAMRLConfig
@@ -20,8 +23,8 @@ from fluxcube.samples.splits import kfold, save_folds
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_recipe", ROOT / "recipes" / name / "recipe.py")
+def load(name, file="recipe.py"):
+    spec = importlib.util.spec_from_file_location(f"{name}_{file[:-3]}", ROOT / "recipes" / name / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -96,7 +99,7 @@ def test_trees_and_networks_share_weights_and_towers_and_the_paper_s_form_is_the
         paper = models[label]
         assert (paper.config["static"], paper.config["skip"], paper.config["supervised"]) == (False, False, 1)
         assert paper.training["weigh"] == ["quality", "igbp", "koppen"] and paper.training["balance"] == 0.1
-        assert paper.bag == 1.0 and paper.seeds == 10
+        assert paper.bag == 1.0 and paper.seeds == trees[0].seeds
     assert set(recipe.SETTINGS["with_surface"]) <= set(models)
     assert recipe.drawn_models(["XGBoost of that day", "LSTM", "CT-LSTM", "CT-LSTM + reflectance"]) == [
         "XGBoost of that day",
@@ -105,3 +108,25 @@ def test_trees_and_networks_share_weights_and_towers_and_the_paper_s_form_is_the
     assert recipe.drawn_models(["LSTM"]) == ["LSTM"]
     for config in (TAMLSTMConfig.published(), TAMRLConfig.published()):
         assert (config.static, config.skip, config.supervised) == (False, False, 1)
+
+
+@pytest.mark.proof(part=2)
+def test_a_daily_model_is_shipped_with_its_calibration_and_a_card(tmp_path, monkeypatch):
+    cube = with_surface(daily_cube(), after=0)
+    folds = [dataclasses.replace(fold, train=(*fold.train, *fold.val), val=()) for fold in kfold(cube, k=2)]
+    save_folds(folds, tmp_path / "folds.json")
+    monkeypatch.syspath_prepend(str(ROOT / "recipes/daily"))
+    ship = load("daily", "ship.py")
+    recipe = sys.modules.pop("recipe")  # other recipes have modules of this name
+    monkeypatch.setitem(ship.SETTINGS["budgets"]["quick"]["tam-rl"], "seeds", 2)
+    options = {"split": tmp_path / "folds.json", "budget": "quick"}
+    (about,) = ship.MODELS.values()
+    recipe.main(cube, tmp_path / "out", only=[about["label"]], draws=100, **options)
+    ship.main(cube, tmp_path / "out", tmp_path / "models", **options)
+    (folder,) = (tmp_path / "models").iterdir()
+    model = fc.load_model(folder)
+    assert set(model.metadata["training_sites"]) == set(cube.site.values) and len(model.metadata["members"]) == 2
+    assert "NEE_std" in fc.predict(model, cube.isel(site=[0]), uncertainty=True)
+    card = (folder / "README.md").read_text("utf-8")
+    assert f"# {folder.name}" in card and "80 % intervals" in card and "{" not in card
+    assert "| GPP_NT |" in card and "R2, median" in card
