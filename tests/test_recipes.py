@@ -84,9 +84,7 @@ def test_ablations_run_a_part_of_the_grid_and_go_on(cube, folds, tmp_path, capsy
     again = recipe.main(cube, tmp_path, only=["k", "missing"], **options)
     assert again.equals(table)
     assert stamps == [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("run.json"))]
-    assert {"ablations.csv", "ablations.md", "ablations.png", "missing.png"} <= {
-        path.name for path in tmp_path.iterdir()
-    }
+    assert {"ablations.csv", "ablations.md", "k.png", "missing.png"} <= {path.name for path in tmp_path.iterdir()}
     # what is missing is scored on one set of rows, whatever the share
     assert table[table.axis.str.startswith("missing") & (table.by == "all")].n.nunique() == 1
     assert "K = 24" in (tmp_path / "ablations.md").read_text("utf-8")

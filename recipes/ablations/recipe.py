@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.evaluation.report import format_table
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_variants
-from fluxcube.plotting.maps import plot_differences
 from fluxcube.samples.splits import load_folds, split_for
 
 CLUSTERS_KM = 50.0
@@ -117,7 +117,7 @@ def report(tables, out):
     for by, title in (("igbp", "By class"), ("climate", "By climate")):
         text += [f"## {title}: NSE, pooled", *(_markdown(one) for one in _by_axis(table[table["by"] == by]))]
     (out / "ablations.md").write_text("\n\n".join(text) + "\n", "utf-8")
-    return table, whole
+    return table
 
 
 def _by_axis(table):
@@ -135,28 +135,50 @@ def _markdown(wide):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def draw(whole, out):
-    """Draw the differences of each axis in a panel of its own, and skill against the share of missing values."""
-    from matplotlib.figure import Figure
+def draw(table, out):
+    """Draw one figure for each question: differences from its first line, or skill against missing values."""
+    shown = table[(table["by"] != "igbp") & (table["n_sites"] >= 5)]
+    word = shown["axis"].str.split().str[0]
+    for name, one in shown.groupby(word, sort=False):
+        if name == "missing":
+            draw_missing(one[one["by"] == "all"], out / "missing.png")
+        else:
+            draw_axis(one.assign(group=one["axis"].str.cat(one["group"], ": ")), name, out / f"{name}.png")
 
-    hidden = whole[whole["axis"].str.startswith("missing")]
-    axes = [name for name in dict.fromkeys(whole["axis"]) if not name.startswith("missing")]
-    if axes:
-        figure = Figure(figsize=(11, 2.6 * -(-len(axes) // 2)), layout="constrained")
-        for number, name in enumerate(axes, 1):
-            one = whole[whole["axis"] == name]
-            one.attrs = dict(whole.attrs) | {"against": one["model"].iloc[0]}
-            plot_differences(one, title=name, ax=figure.add_subplot(-(-len(axes) // 2), 2, number))
-        figure.savefig(out / "ablations.png", dpi=130)
-    if len(hidden):
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        ax = figure.subplots()
-        parts = hidden["model"].str.rsplit(", ", n=1, expand=True)
-        for label, one in hidden.groupby(parts[0], sort=False):
-            ax.plot(parts[1][one.index].str.rstrip("% misng").astype(float), one["nse"], "o-", label=label)
-        ax.set(xlabel="predictors that are missing (%)", ylabel="NSE, pooled", title="Predictors missing at test")
-        ax.legend(frameon=False)
-        figure.savefig(out / "missing.png", dpi=130)
+
+def draw_axis(table, name, path):
+    """Draw NSE less that of the first line, with intervals: all towers, then each climate."""
+    others = table[table["nse_diff"].notna()]
+    others = others.assign(group=others["group"].str.removeprefix(f"{name}: ").str.removesuffix(": all"))
+    groups, labels = list(dict.fromkeys(others["group"])), list(dict.fromkeys(others["model"]))
+    step = 0.8 / len(labels)
+    figure = Figure(figsize=(7, 1.4 + max(0.32, 0.16 * len(labels)) * len(groups)), layout="constrained")
+    ax = figure.subplots()
+    ax.axvline(0.0, color="#888888", linewidth=0.8)
+    for number, label in enumerate(labels):
+        one = others[others["model"] == label]
+        at = [groups.index(group) + (number - (len(labels) - 1) / 2) * step for group in one["group"]]
+        ax.hlines(at, one["nse_diff_low"], one["nse_diff_high"], color=f"C{number}", linewidth=1.5)
+        ax.plot(one["nse_diff"], at, "o", color=f"C{number}", markersize=4, label=label)
+    towers = others.groupby("group").n_sites.first()
+    ax.set_yticks(range(len(groups)), [f"{group} ({towers[group]})" for group in groups])
+    ax.invert_yaxis()
+    ax.set(xlabel=f"NSE, difference from: {table['model'].iloc[0]}", ylabel="(towers)", title=name)
+    if len(labels) > 1 and name != "biome":
+        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=130)
+
+
+def draw_missing(table, path):
+    """Draw NSE against the share of predictors that are missing."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    parts = table["model"].str.rsplit(", ", n=1, expand=True)
+    for label, one in table.groupby(parts[0], sort=False):
+        ax.plot(parts[1][one.index].str.rstrip("% misng").astype(float), one["nse"], "o-", label=label)
+    ax.set(xlabel="predictors that are missing (%)", ylabel="NSE, pooled", title="Predictors missing at test")
+    ax.legend(frameon=False)
+    figure.savefig(path, dpi=130)
 
 
 def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", part=None, draws=1000):
@@ -178,8 +200,8 @@ def main(cube, out, *, split="per-igbp", folds=None, only=None, budget="full", p
         sums = score_variants(cube, splits, variants, out, part=part, igbp=igbp, log=print)
         tables += tabled(name, variants, sums, draws)
         report(tables, out)
-    table, whole = report(tables, out)
-    draw(whole, out)
+    table = report(tables, out)
+    draw(table, out)
     return table
 
 
