@@ -85,7 +85,7 @@ def forcing(
 
 @app.command()
 def upscale(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the name of a shipped model: ecoperceiver-towers.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, or the name of a shipped model, e.g. ecoperceiver-towers.")],
     forcing: Era5,
     out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
     mix: Mix = None,

@@ -5,6 +5,7 @@ The recipes `towers` and `daily` ship the models in `fluxcube/data/models` with 
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError
 from fluxcube.experiments import Variant, member_predictions
+from fluxcube.models.checkpoint import PACKED
 from fluxcube.models.ensemble import weighted_spread
 from fluxcube.samples.splits import Split
 
@@ -20,6 +22,8 @@ from fluxcube.samples.splits import Split
 LARGEST = 8_000_000
 #: Endings of the files that a model consists of.
 _PARTS = (".json", ".safetensors", ".ubj")
+#: Ending of trees, which compression halves; weights of networks hardly change.
+_TREES = ".ubj"
 #: Records of a training that a model does not need.
 _RECORDS = ("data.json", "search.json")
 
@@ -80,7 +84,7 @@ def held_out_predictions(
 
 
 def ship(run: str | Path, folder: str | Path) -> None:
-    """Copy the files of a run that a model consists of, without the records of its training.
+    """Copy the files of a run that a model consists of, without the records of its training; trees are compressed.
 
     Raises
     ------
@@ -88,14 +92,22 @@ def ship(run: str | Path, folder: str | Path) -> None:
         If they are larger than `LARGEST`.
     """
     run, folder = Path(run), Path(folder)
-    files = [path for path in sorted(run.rglob("*")) if path.suffix in _PARTS and path.name not in _RECORDS]
-    if (size := sum(path.stat().st_size for path in files)) > LARGEST:
+    paths = [path for path in sorted(run.rglob("*")) if path.suffix in _PARTS and path.name not in _RECORDS]
+    files = dict(_shipped_file(path, run) for path in paths)
+    if (size := sum(map(len, files.values()))) > LARGEST:
         raise ConfigError(f"{run} has {size / 1e6:.1f} MB: at most {LARGEST / 1e6:.0f} MB are shipped.")
     shutil.rmtree(folder, ignore_errors=True)
-    for path in files:
-        target = folder / path.relative_to(run)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def _shipped_file(path: Path, run: Path) -> tuple[Path, bytes]:
+    """Return the relative path and the content of a file that is shipped."""
+    name, content = path.relative_to(run), path.read_bytes()
+    if path.suffix != _TREES:
+        return name, content
+    return name.with_name(f"{name.name}{PACKED}"), gzip.compress(content, mtime=0)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

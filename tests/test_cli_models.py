@@ -89,8 +89,8 @@ def test_a_shipped_model_is_not_changed(call):
 def test_a_shipped_model_is_described(call):
     pytest.importorskip("torch")
     text = call("inspect ecoperceiver-towers")
-    assert "5 of ecoperceiver" in text and "trained on 109 towers" in text and "TA_MEAN_30D" in text
-    assert "uncertainty of NEE: NEE_spread\n" in text and np.char.count(text, "area of applicability") == 1
+    assert "5 of ecoperceiver" in text and "trained on 157 towers" in text and "TA_MEAN_30D" in text
+    assert "uncertainty of NEE: NEE_spread; NEE_std = " in text and np.char.count(text, "area of applicability") == 1
 
 
 @pytest.mark.parametrize("command", ["mix", "calibrate"])

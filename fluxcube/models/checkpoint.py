@@ -2,7 +2,8 @@
 
 `run.json` is written last, so that a folder that contains one is complete. It contains the SHA-256 of each file of
 weights and a seal, the SHA-256 of its own content. An ensemble is a folder of such folders and an `ensemble.json`. So
-is a mixed ensemble, whose members are of different kinds, each with its own features.
+is a mixed ensemble, whose members are of different kinds, each with its own features. A file of weights may be stored
+compressed, as ``NAME.gz``; its SHA-256 is that of its content.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,8 @@ ENSEMBLE = "ensemble.json"
 #: Training days, from which maps compute the area of applicability.
 APPLICABILITY = "applicability.safetensors"
 FORMAT = 1
+#: Ending of a compressed file, and the maximum ratio of its content to its size; trees have about 2.5.
+PACKED, _MAX_RATIO = ".gz", 30
 _NEEDED = {
     RUN: ("format", "kind", "config", "sizes", "files", "digest", "features"),
     ENSEMBLE: ("format", "kind", "members", "digest", "features"),
@@ -167,7 +171,8 @@ def _copy(source: Path, target: Path) -> None:
     else:
         names = [*about["files"], *([APPLICABILITY] if "applicability" in about else []), RUN]
     for name in names:
-        write_atomically(target / name, (source / name).read_bytes())
+        path = _path_of(source, name)
+        write_atomically(target / path.name, path.read_bytes())
 
 
 def mixed_digest(digests: Sequence[str], weights: Sequence[float]) -> str:
@@ -411,17 +416,35 @@ def _seal(about: Mapping) -> str:
 
 
 def _read_weights(folder: Path, name: str, expected: str) -> bytes:
-    path = folder / name
     if Path(name).name != name:
         raise CheckpointError(f"{folder / RUN} names a file outside its folder, {name!r}: do not use this checkpoint.")
+    path = _path_of(folder, name)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, although {RUN} names it: train the model again.")
-    content = path.read_bytes()
+    content = _unpacked(path) if path.name != name else path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise CheckpointError(
             f"{path} is damaged: sha256 {found[:12]}, expected {expected[:12]}; copy or train it again."
         )
+    return content
+
+
+def _path_of(folder: Path, name: str) -> Path:
+    """Return the path of a file of a checkpoint, or that of its compressed form where it is stored so."""
+    packed = folder / f"{name}{PACKED}"
+    return packed if packed.is_file() and not (folder / name).exists() else folder / name
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the content of a compressed file, of a limited size."""
+    packed, reader = path.read_bytes(), zlib.decompressobj(wbits=31)
+    try:
+        content = reader.decompress(packed, _MAX_RATIO * len(packed))
+    except zlib.error as error:
+        raise CheckpointError(f"{path} is damaged: {error}; copy it again.") from error
+    if not reader.eof:
+        raise CheckpointError(f"{path} is cut off, or not a compressed file of weights: copy it again.")
     return content
 
 

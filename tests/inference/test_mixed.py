@@ -232,14 +232,14 @@ def test_a_shipped_model_is_referred_to_by_name(runs, tmp_path):
         shipped.find_shipped("../models")
 
 
-def test_the_shipped_model_has_a_spread_and_refuses_a_standard_deviation():
+def test_members_of_a_shipped_model_have_a_spread_and_refuse_a_standard_deviation():
     pytest.importorskip("torch")
-    cube = example_cube(sites=1, days=3)
-    made = predict(SHIPPED, cube, uncertainty="spread", min_context=1)
+    cube, members = example_cube(sites=1, days=3), [f"{SHIPPED}/seed-0", f"{SHIPPED}/seed-1"]
+    made = predict(members, cube, uncertainty="spread", min_context=1)
     assert "NEE_spread" in made and "NEE_std" not in made
     with pytest.raises(ConfigError, match=r"calibrated a standard deviation of NEE.*fluxcube\.calibrate"):
-        predict(SHIPPED, cube, uncertainty="std")
+        predict(members, cube, uncertainty="std")
     with pytest.raises(UnknownNameError, match="measure of uncertainty"):
-        predict(SHIPPED, cube, uncertainty="sd")
+        predict(members, cube, uncertainty="sd")
     with pytest.raises(ConfigError, match="NEE_std is no flux"):
         upscale(SHIPPED, example_forcing(shape=(2, 2), days=3), targets=["NEE_std"])

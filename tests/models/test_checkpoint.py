@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickletools
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fluxcube import shipping
 from fluxcube.errors import CheckpointError
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.base import Batch, Sizes
@@ -140,3 +142,20 @@ def test_run_json_is_written_last(tmp_path, monkeypatch):
     )
     checkpoint.save(model, tmp_path, {"features": {}})
     assert order == ["model.json", "run.json"]
+
+
+def test_weights_may_be_stored_compressed_and_damage_is_named(saved, tmp_path):
+    model, folder = saved
+    shipping.ship(folder, tmp_path / "shipped")
+    loaded, _ = checkpoint.load(tmp_path / "shipped")
+    batch = make_batch(hours=model.context)
+    np.testing.assert_array_equal(loaded.predict(batch), model.predict(batch))
+    assert checkpoint.digest(tmp_path / "shipped") == checkpoint.digest(folder)
+    for path in (tmp_path / "shipped").glob("*.gz"):
+        content = path.read_bytes()
+        for wrong in (content[:-9], content[:40] + b"\0" * 40 + content[80:], b"text", gzip.compress(bytes(10**7))):
+            path.write_bytes(wrong)
+            with pytest.raises(CheckpointError, match=f"{path.name}|{path.stem}"):
+                checkpoint.load(tmp_path / "shipped")
+        path.write_bytes(content)
+    assert bool(list((tmp_path / "shipped").glob("*.gz"))) == (model.kind == "xgboost")
