@@ -520,13 +520,11 @@ def _score_table(
     intervals: IntervalOptions,
 ) -> pd.DataFrame:
     """Return scores over all time steps and by group, with the coverage of intervals."""
-    from fluxcube.evaluation.coverage import coverage_sums
+    from fluxcube.evaluation.coverage import sums_with_coverage
     from fluxcube.evaluation.skill import whole_and_groups, with_coverage
-    from fluxcube.evaluation.sums import site_sums
 
-    seasons = by == "season"
-    table = whole_and_groups(site_sums(cube, predictions, **limits, seasons=seasons), by, seen, **intervals)
-    covered = coverage_sums(cube, predictions, **limits, seasons=seasons)
+    sums, covered = sums_with_coverage(cube, predictions, **limits, seasons=by == "season")
+    table = whole_and_groups(sums, by, seen, **intervals)
     return with_coverage(table, covered, by=None if by == "all" else by)
 
 

@@ -39,7 +39,7 @@ class CoverageSums(Sums):
 
 
 class CoverageOptions(TypedDict, total=False):
-    """Options of `coverage_sums`, which `fluxcube.evaluation.sums.site_sums` takes, too."""
+    """Options of `sums_with_coverage`, which `fluxcube.evaluation.sums.site_sums` takes, too."""
 
     qc: xr.DataArray | None
     max_qc: int | Default | None
@@ -47,12 +47,13 @@ class CoverageOptions(TypedDict, total=False):
     seasons: bool
 
 
-def coverage_sums(
+def sums_with_coverage(
     obs: Labelled, predictions: Mapping[str, Labelled], **options: Unpack[CoverageOptions]
-) -> list[CoverageSums]:
-    """Compute sums of an indicator that is 1 where a measured value lies within the 80 % interval, and 0 elsewhere.
+) -> tuple[Sums, list[CoverageSums]]:
+    """Compute the sums of every score, and those of the coverage of 80 % intervals, in one pass over the data.
 
-    The mean of the indicator in a group, the score "bias", is the coverage; so groups are those of every other score.
+    Lazy predictions are computed once. Coverage is the mean of an indicator that is 1 where a measured value lies
+    within the interval, and 0 elsewhere: the score "bias" of its sums; so groups are those of every other score.
 
     Parameters
     ----------
@@ -63,30 +64,56 @@ def coverage_sums(
 
     Returns
     -------
+    Sums
+        As `site_sums` returns them.
     list of CoverageSums
         One for each target that has NAME_std in some prediction, of these predictions alone.
     """
     limits: dict[str, Any] = dict(options)
-    seasons, qc = bool(limits.pop("seasons", False)), limits.pop("qc", None)
+    resolution = data_resolution(obs) if limits.pop("seasons", False) else None
+    limits.setdefault("qc", None)
+    pairs, places, attrs, units = aligned_pairs(obs, predictions, **limits)
+    indicators = _indicators(obs, predictions, list(pairs), limits)
+    moments = place_moments([*pairs.values(), *(one.arrays for one in indicators)], resolution)
+    sums = Sums(tuple(predictions), dict(zip(pairs, moments[: len(pairs)], strict=True)), places, attrs, units)
+    return sums, [one.sums(found) for one, found in zip(indicators, moments[len(pairs) :], strict=True)]
+
+
+@dataclass(frozen=True)
+class _Indicator:
+    """The indicator of coverage of one target: zeros within the row mask, then the indicator of each model."""
+
+    arrays: tuple[xr.DataArray, ...]
+    std: Mapping[str, xr.DataArray]
+    target: str
+    places: xr.Dataset
+    attrs: Mapping
+    units: Mapping[str, str]
+
+    def sums(self, moments: Moments) -> CoverageSums:
+        scored = _scored_sites(self.places, moments)
+        known = {model: _calibrated_on(std, scored) for model, std in self.std.items()}
+        labels = {self.target: moments}, {self.target: self.places}, dict(self.attrs), dict(self.units)
+        return CoverageSums(tuple(self.std), *labels, scored=tuple(scored), calibrated_on=known)
+
+
+def _indicators(
+    obs: Labelled, predictions: Mapping[str, Labelled], targets: Sequence[str], limits: Mapping[str, Any]
+) -> list[_Indicator]:
+    """Return the indicators of the scored targets that have NAME_std in some prediction."""
+    datasets = {model: data for model, data in predictions.items() if isinstance(data, xr.Dataset)}
     out = []
-    with_std = {model: data for model, data in predictions.items() if isinstance(data, xr.Dataset)}
-    targets = dict.fromkeys(str(name)[: -len("_std")] for data in with_std.values() for name in data if _is_std(name))
     for target in targets:
-        chosen = [model for model, data in with_std.items() if f"{target}_std" in data]
-        named = dict(predictions) | {f"{model} std": _only(with_std[model], target) for model in chosen}
-        if any(isinstance(data, xr.Dataset) and target not in data for data in named.values()):
-            continue  # it is not scored either, since a model does not predict it
-        pairs, places, attrs, units = aligned_pairs(obs, named, qc=qc, **limits)
-        if target not in pairs:
+        with_std = {model: data for model, data in datasets.items() if f"{target}_std" in data}
+        if not with_std:
             continue
+        named = dict(predictions) | {f"{model} std": _only(data, target) for model, data in with_std.items()}
+        pairs, places, attrs, units = aligned_pairs(obs, named, **limits)
         measured, *values = pairs[target]
         arrays = dict(zip(named, values, strict=True))
-        inside = [_inside(measured, arrays[model], arrays[f"{model} std"]) for model in chosen]
-        moments = place_moments([(measured * 0.0, *inside)], data_resolution(obs) if seasons else None)
-        scored = _scored_sites(places[target], moments[0])
-        known = {model: _calibrated_on(with_std[model][f"{target}_std"], scored) for model in chosen}
-        labels = {target: moments[0]}, {target: places[target]}, attrs, units
-        out.append(CoverageSums(tuple(chosen), *labels, scored=tuple(scored), calibrated_on=known))
+        inside = [_inside(measured, arrays[model], arrays[f"{model} std"]) for model in with_std]
+        std = {model: data[f"{target}_std"] for model, data in with_std.items()}
+        out.append(_Indicator((measured * 0.0, *inside), std, target, places[target], attrs, units))
     return out
 
 
@@ -108,7 +135,7 @@ def coverage_note(covered: Sequence[CoverageSums]) -> str:
     Parameters
     ----------
     covered : sequence of CoverageSums
-        As `coverage_sums` returned them.
+        As `sums_with_coverage` returned them.
     """
     scored: set[str] = set()
     found: dict[str, set[str]] = {}
@@ -127,10 +154,6 @@ def coverage_note(covered: Sequence[CoverageSums]) -> str:
 def _only(data: xr.Dataset, target: str) -> xr.Dataset:
     """Return NAME_std of a target, named as the target, so that it is aligned and converted as the target is."""
     return data[[f"{target}_std"]].rename({f"{target}_std": target})
-
-
-def _is_std(name: object) -> bool:
-    return str(name).endswith("_std")
 
 
 def _inside(measured: xr.DataArray, mean: xr.DataArray, std: xr.DataArray) -> xr.DataArray:

@@ -99,21 +99,21 @@ def scale_sums(
     ----------
     FLUXtrapolation, arXiv:2605.19812 (scales and minimum shares)
     """
+    import dask
+
     pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     resolution = data_resolution(obs)
     scales = SCALES[SCALES.index(resolution.name) :]
     by_scale: dict[str, dict[str, list[Moments]]] = {scale: {} for scale in scales}
-    for target, arrays in pairs.items():
-        placed = resolution.local or "longitude" in arrays[0].coords
-        if arrays[0].dims != ("site", "time") or not placed:
-            raise SchemaError(
-                "time scales need sites: expected dims (site, time) and the coordinate longitude, found "
-                f"{arrays[0].dims} and {sorted(map(str, arrays[0].coords))}; pass the fluxes of a tower cube."
-            )
-        for i in range(arrays[0].sizes["site"]):
-            values = np.stack([a.isel(site=i).values.astype(float) for a in arrays], -1)
+    _check_places(pairs, resolution)
+    first = next(iter(pairs.values()))[0]
+    for i in range(first.sizes["site"]):
+        shift = resolution.solar_shift(first.longitude.values[i] if not resolution.local else 0.0)
+        # All fluxes of a site at once: lazy predictions of a model are computed together.
+        loaded = dask.compute(*([a.isel(site=i) for a in arrays] for arrays in pairs.values()))
+        for target, arrays in zip(pairs, loaded, strict=True):
+            values = np.stack([a.values.astype(float) for a in arrays], -1)
             common = np.isfinite(values).all(1)
-            shift = resolution.solar_shift(arrays[0].longitude.values[i] if not resolution.local else 0.0)
             local = arrays[0].time.values[common].astype("datetime64[s]") + shift
             series = at_scales(values[common], local, resolution)
             for scale in scales:
@@ -128,6 +128,16 @@ def scale_sums(
         )
         for scale, by_target in by_scale.items()
     }
+
+
+def _check_places(pairs: Mapping[str, tuple[xr.DataArray, ...]], resolution: Resolution) -> None:
+    for first, *_ in pairs.values():
+        placed = resolution.local or "longitude" in first.coords
+        if first.dims != ("site", "time") or not placed:
+            raise SchemaError(
+                "time scales need sites: expected dims (site, time) and the coordinate longitude, found "
+                f"{first.dims} and {sorted(map(str, first.coords))}; pass the fluxes of a tower cube."
+            )
 
 
 def _moments(series: np.ndarray) -> Moments:

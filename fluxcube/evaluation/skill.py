@@ -17,7 +17,7 @@ from fluxcube.evaluation.coverage import (
     CoverageOptions,
     CoverageSums,
     coverage_note,
-    coverage_sums,
+    sums_with_coverage,
 )
 from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
 from fluxcube.resolution import DEFAULT, Default
@@ -136,10 +136,9 @@ def evaluate(
     1.0
     """
     _check_group(by)
-    sums = site_sums(obs, {"pred": pred}, qc=qc, max_qc=max_qc, min_quality=min_quality, seasons=by == "season")
-    scored = _scored(sums, by, seen)["pred"]
     options: CoverageOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality, "seasons": by == "season"}
-    sums_of_coverage = coverage_sums(obs, {"pred": pred}, **options)
+    sums, sums_of_coverage = sums_with_coverage(obs, {"pred": pred}, **options)
+    scored = _scored(sums, by, seen)["pred"]
     found = [_scored(one, by, None)["pred"].bias for one in sums_of_coverage]
     if not found:
         return scored
@@ -194,9 +193,9 @@ def compare(
     if not predictions:
         raise ConfigError("expected at least one prediction by model name, found none; pass {name: prediction}.")
     options: CoverageOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality, "seasons": by == "season"}
-    sums = site_sums(obs, dict(predictions), **options)
+    sums, covered = sums_with_coverage(obs, dict(predictions), **options)
     table = score_table(sums, by=by, seen=seen, clusters=clusters, draws=draws, seed=seed, level=level, against=against)
-    return with_coverage(table, coverage_sums(obs, predictions, **options), by=by)
+    return with_coverage(table, covered, by=by)
 
 
 def with_coverage(table: pd.DataFrame, covered: Iterable[CoverageSums], *, by: str | None = None) -> pd.DataFrame:
@@ -207,7 +206,7 @@ def with_coverage(table: pd.DataFrame, covered: Iterable[CoverageSums], *, by: s
     table : pd.DataFrame
         Table that `score_table` or `whole_and_groups` returned.
     covered : iterable of CoverageSums
-        Sums that `fluxcube.evaluation.coverage.coverage_sums` returned for the same predictions.
+        Sums that `fluxcube.evaluation.coverage.sums_with_coverage` returned for the same predictions.
     by : str, optional
         Groups of the table.
 

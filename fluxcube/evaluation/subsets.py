@@ -120,12 +120,10 @@ def subset_sums(
         Sums by subset; a time step can be in several of them.
     """
     pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    sums = {}
-    for name in ("all", *map(str, masks)):
-        chosen = [(_within(masks, name, pair[0]), *pair[1:]) for pair in pairs.values()]
-        found = place_moments(chosen, None)
-        sums[name] = Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs, units)
-    return sums
+    names = ("all", *map(str, masks))
+    chosen = [(_within(masks, name, pair[0]), *pair[1:]) for name in names for pair in pairs.values()]
+    found = iter(place_moments(chosen, None))  # in one pass: lazy predictions are computed once
+    return {name: Sums(tuple(predictions), {t: next(found) for t in pairs}, places, attrs, units) for name in names}
 
 
 def _within(masks: xr.Dataset, name: str, obs: xr.DataArray) -> xr.DataArray:
