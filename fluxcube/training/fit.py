@@ -104,7 +104,8 @@ def fit(
     split : Split, str or path, optional
         A split, or a kind or file as `split_for` takes it; by default `per_igbp(cube, seed=seed)`.
     config : config or mapping, optional
-        Settings of the model; by default its preset small if gradient descent trains it, else its config's defaults.
+        Settings of the model; by default its preset small if gradient descent trains it, else its config's defaults. A
+        mapping changes these.
     training : TrainingConfig or mapping, optional
         Settings of gradient descent; a mapping changes the defaults.
     epochs : int, optional

@@ -31,7 +31,7 @@ def takes_weights(model: str) -> bool:
 
 
 def complete_config(model: str, config: Config | Mapping | None, spec: FeatureSpec) -> Config:
-    """Return the complete settings of a model: its default preset, or a mapping with the input columns filled in.
+    """Return the complete settings of a model: a mapping changes its default preset; input columns are filled in.
 
     Parameters
     ----------
@@ -50,10 +50,11 @@ def complete_config(model: str, config: Config | Mapping | None, spec: FeatureSp
     cls = registry.config_class(model)
     if config is not None and not isinstance(config, (cls, Mapping)):
         raise ConfigError(f"config must be a {cls.__name__} or a mapping for {model}, found {type(config).__name__}.")
-    if config is None:
-        config = registry.preset_config(model)
     if isinstance(config, cls):
         return config
+    changes = dict(config) if isinstance(config, Mapping) else {}
+    if (preset := registry.preset_config(model)) is not None:
+        return changed(preset, changes)  # settings without a name here are the preset's, not those of the paper
     columns = {}
     for setting, name in registry.model_class(model).needed_columns.items():
         if name not in table(spec.resolution):  # daily cubes have no time of day
@@ -61,7 +62,7 @@ def complete_config(model: str, config: Config | Mapping | None, spec: FeatureSp
         if name not in spec.inputs:
             raise ConfigError(f"{model} needs {name} among the predictors, found {', '.join(spec.predictors)}.")
         columns[setting] = spec.inputs.index(name)
-    return cls.from_dict(columns | dict(config if isinstance(config, Mapping) else {}))
+    return cls.from_dict(columns | changes)
 
 
 def choose_config(

@@ -90,7 +90,7 @@ def test_ablations_change_one_thing_each(recipe):
         changed = [name for name in parts if getattr(one, name) != getattr(whole, name)]
         assert len(changed) == 1, one.label
     every = recipe.models_of("full")
-    assert [v.search for v in every][:2] == [50, 50] and {v.seeds for v in every if "LSTM" in v.label} == {10}
+    assert len({v.search for v in every[:2]}) == 1 and len({v.seeds for v in every if v.seeds}) == 1
     with pytest.raises(UnknownNameError, match="TAM-RL"):
         recipe.models_of("full", ["TAMRL"])
     with pytest.raises(UnknownNameError, match="stage 1"):

@@ -12,7 +12,7 @@ import torch
 
 from fluxcube import scores as kernels
 from fluxcube.errors import CheckpointError, ConfigError, UnknownNameError
-from fluxcube.models import checkpoint
+from fluxcube.models import checkpoint, registry
 from fluxcube.models.base import Batch
 from fluxcube.models.boosting import BoostingConfig
 from fluxcube.models.ecoperceiver import EcoPerceiverConfig
@@ -23,6 +23,7 @@ from fluxcube.samples.windows import gather
 from fluxcube.simulation.example import example_cube
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit
+from fluxcube.training.settings import complete_config, configure
 from fluxcube.training.validation import observed_nse as nse
 
 torch.set_num_threads(1)  # tests run beside each other
@@ -344,3 +345,16 @@ def test_a_split_in_time_trains_on_its_periods_alone(tmp_path):
     ]
     assert weights[0] == weights[1] != weights[2]
     assert Split.load(tmp_path / "0/split.json") == split
+
+
+def test_a_mapping_as_config_changes_the_default_preset_as_the_command_does():
+    """Settings that a mapping leaves out are those of small(), not of the published form."""
+    spec = FeatureSpec(targets=("NEE",), predictors=("TA", "SW_IN"), bounds="ours")
+    for model in ("ecoperceiver", "tam-rl"):
+        cls = registry.config_class(model)
+        expected, _ = configure(model, None, ["config.context=20"])
+        assert complete_config(model, {"context": 20}, spec) == expected
+        assert complete_config(model, None, spec) == registry.preset_config(model)
+        assert complete_config(model, cls.published(), spec) == cls.published()
+        with pytest.raises(UnknownNameError, match="context"):
+            complete_config(model, {"contxt": 20}, spec)
