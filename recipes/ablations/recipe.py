@@ -142,6 +142,10 @@ def draw(table, out):
     for name, one in shown.groupby(word, sort=False):
         if name == "missing":
             draw_missing(one[one["by"] == "all"], out / "missing.png")
+        elif name == "biome":
+            alone = one["model"].where(one["nse_diff"].isna(), "that class alone")
+            one = one.assign(model=alone, group=one["axis"].str.removeprefix("biome "))
+            draw_axis(one[one["by"] == "all"], "trained on one class", out / "biome.png")
         else:
             draw_axis(one.assign(group=one["axis"].str.cat(one["group"], ": ")), name, out / f"{name}.png")
 
@@ -164,7 +168,7 @@ def draw_axis(table, name, path):
     ax.set_yticks(range(len(groups)), [f"{group} ({towers[group]})" for group in groups])
     ax.invert_yaxis()
     ax.set(xlabel=f"NSE, difference from: {table['model'].iloc[0]}", ylabel="(towers)", title=name)
-    if len(labels) > 1 and name != "biome":
+    if len(labels) > 1:
         ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=130)
 
