@@ -35,6 +35,7 @@ from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.settings import from_known_keys
 from fluxcube.samples.features import CHIP_PIXELS
 from fluxcube.samples.splits import split_for
+from fluxcube.samples.surface import bands_needed
 from fluxcube.simulation.grids import write_era5, write_land_cover
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.raw import write_modis, write_towers
@@ -412,10 +413,12 @@ def _wrapped(longitude: float) -> float:
 def _images_of(model: str) -> dict[str, tuple[list[str], int]]:
     """Return the products that a model needs, and each how many days, by the folder into which they are fetched."""
     specs = [one.spec for one in load_model(model).singles]
-    chips = any(spec.bands and spec.pixels == CHIP_PIXELS for spec in specs)
-    views = any(spec.surface or (spec.bands and spec.pixels != CHIP_PIXELS) for spec in specs)
+    arrays = {kind.array for spec in specs for kind in spec.images}
+    arrays |= {"modis" if spec.pixels == CHIP_PIXELS else "surface" for spec in specs if spec.bands}
+    arrays |= {"surface" for spec in specs if spec.surface or bands_needed([], spec.static)}
     # A composite is a mean over 16 days; of daily views the clear ones are used.
-    return ({_CHIPS: (["MCD43A4", "MCD43A2"], 4)} if chips else {}) | ({_VIEWS: (["MOD09GA"], 1)} if views else {})
+    products = {"modis": {_CHIPS: (["MCD43A4", "MCD43A2"], 4)}, "surface": {_VIEWS: (["MOD09GA"], 1)}}
+    return {folder: names for array, one in products.items() if array in arrays for folder, names in one.items()}
 
 
 def map_once(

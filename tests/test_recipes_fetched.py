@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,6 +161,21 @@ def test_images_cover_the_cells_on_the_edges_of_a_region():
     assert recipes._around((-180.0, -10.0, -170.0, 89.9)) == pytest.approx((179.8, -10.2, -169.8, 90.0))
     assert recipes._around((170.0, 0.0, -170.0, 10.0)) == pytest.approx((169.8, -0.2, -169.8, 10.2))
     assert recipes._around((-180.0, -90.0, 180.0, 90.0)) == (-180.0, -90.0, 180.0, 90.0)
+
+
+def test_the_images_that_are_fetched_are_those_that_the_model_needs(monkeypatch):
+    def needed(**spec):
+        values = {"bands": (), "surface": (), "static": ("igbp",), "images": (), "pixels": 64, **spec}
+        model = SimpleNamespace(singles=[SimpleNamespace(spec=SimpleNamespace(**values))])
+        monkeypatch.setattr(recipes, "load_model", lambda run: model)
+        return {folder: names for folder, (names, _) in recipes._images_of("run").items()}
+
+    chips, views = {"modis": ["MCD43A4", "MCD43A2"]}, {"reflectance": ["MOD09GA"]}
+    assert needed() == {}
+    assert needed(bands=("red",)) == chips and needed(bands=("red",), pixels=1) == views
+    assert needed(surface=("NDVI",)) == needed(static=("igbp", "NDVI_P10")) == views
+    assert needed(bands=("red",), surface=("NDVI",)) == chips | views
+    assert needed(images=(SimpleNamespace(array="surface"),)) == views
 
 
 def test_faults_of_endpoints_and_of_regions_are_named(tmp_path):
