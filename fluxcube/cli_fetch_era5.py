@@ -50,7 +50,7 @@ Timeout = Annotated[
 ]
 Endpoint = Annotated[
     str | None,
-    typer.Option(help="Address of a mirror or test server of the CDS, used without your account; default: its own."),
+    typer.Option(help="Address (with /api) of a mirror or test server of the CDS, used without your account."),
 ]
 
 

@@ -38,7 +38,7 @@ from fluxcube.samples.splits import split_for
 from fluxcube.samples.surface import bands_needed
 from fluxcube.simulation.grids import write_era5, write_land_cover
 from fluxcube.simulation.planet import Planet
-from fluxcube.simulation.raw import write_modis, write_towers
+from fluxcube.simulation.raw import write_modis, write_reflectance, write_towers
 from fluxcube.stores.reading import store_attrs
 
 #: Product of which maps take the IGBP class of each cell.
@@ -57,6 +57,7 @@ _PARTS: Mapping[str, Callable[[Planet, Path], object]] = {
     "modis": write_modis,
     "era5": write_era5,
     "land_cover": write_land_cover,
+    "reflectance": functools.partial(write_reflectance, every=8),
 }
 
 
@@ -214,7 +215,7 @@ def sample_raw(out: str | Path, *parts: str) -> Path:
     ----------
     out : path
         Output folder of the recipe.
-    *parts : {"towers", "modis", "era5", "land_cover"}
+    *parts : {"towers", "modis", "era5", "land_cover", "reflectance"}
         Folders that are needed.
 
     Returns
@@ -356,18 +357,19 @@ def fetch_forcing(
     FetchError
         If files could not be fetched; the same call continues.
     """
+    images = _images_of(model)
     if sample:
-        raw = sample_raw(out, "era5", "land_cover")
-        return open_forcing(raw / "era5", land_cover=raw / "land_cover", resolution=resolution)
-    for step in _forcing_steps(Path(out), region, years, model, project, endpoints):
-        step()
-    images = {folder: Path(out) / folder for folder in _images_of(model)}
+        folder = sample_raw(out, "era5", _LAND, *images)
+    else:
+        folder = Path(out)
+        for step in _forcing_steps(folder, region, years, model, project, endpoints):
+            step()
     return open_forcing(
-        Path(out) / "era5",
-        land_cover=Path(out) / _LAND,
-        modis=images.get(_CHIPS),
-        surface=images.get(_VIEWS),
-        bbox=_box(region),
+        folder / "era5",
+        land_cover=folder / _LAND,
+        modis=folder / _CHIPS if _CHIPS in images else None,
+        surface=folder / _VIEWS if _VIEWS in images else None,
+        bbox=None if sample else _box(region),
         resolution=resolution,
     )
 

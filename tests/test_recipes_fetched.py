@@ -135,6 +135,13 @@ def test_maps_of_a_month_follow_from_what_was_fetched(forcing, services, area):
     assert run("regional_map", forcing, *options).identical(totals) and sent(services) == before
 
 
+def test_the_sample_has_the_images_that_a_model_needs(trained, planet_files, tmp_path):
+    """It failed for a model with chips, and so did the plan of global maps, which measures it."""
+    (tmp_path / "raw").symlink_to(planet_files)
+    options = ["--set", f"model={trained}", "--set", "period=['2018-06-01', '2018-06-02']"]
+    assert np.isfinite(run("regional_map", tmp_path, "--sample", *options).NEE).any()
+
+
 def test_the_commands_fetch_from_a_mirror(services, tmp_path, monkeypatch, capsys):
     """A second command fetches nothing."""
     box = ",".join(map(str, BOX))
