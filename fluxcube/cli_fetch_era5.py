@@ -48,6 +48,10 @@ Jobs = Annotated[int, typer.Option(min=1, max=20, help="Number of requests that 
 Timeout = Annotated[
     float, typer.Option(min=0.0, help="Hours that a request may wait in the queue; a later call finds it again.")
 ]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(help="Address (with /api) of a mirror or test server of the CDS, used without your account."),
+]
 
 
 @app.command("era5")
@@ -64,6 +68,7 @@ def fetch_era5(
     plan: PlanOnly = False,
     jobs: Jobs = 4,
     timeout: Timeout = 24.0,
+    endpoint: Endpoint = None,
 ) -> None:
     """Fetch hourly ERA5 from the Climate Data Store (needs a free account: ~/.cdsapirc).
 
@@ -71,7 +76,7 @@ def fetch_era5(
     `--from arco-era5` copies the region from a public store.
     """
     order = _order("era5", years, region, bbox, at_sites, model, variables, data_format, source)
-    _run(order, out, plan, jobs, timeout)
+    _run(order, out, plan, jobs, timeout, endpoint)
 
 
 @app.command("era5-land")
@@ -88,13 +93,14 @@ def fetch_era5_land(
     plan: PlanOnly = False,
     jobs: Jobs = 4,
     timeout: Timeout = 24.0,
+    endpoint: Endpoint = None,
 ) -> None:
     """Fetch hourly ERA5-Land from the Climate Data Store (needs a free account: ~/.cdsapirc).
 
     Example: `fluxcube fetch era5-land --bbox 5,45,11,48 --years 2018-2019 --plan`.
     """
     order = _order("era5-land", years, region, bbox, at_sites, model, variables, data_format, source)
-    _run(order, out, plan, jobs, timeout)
+    _run(order, out, plan, jobs, timeout, endpoint)
 
 
 @request_app.command("era5")
@@ -175,7 +181,7 @@ def _order(
     )
 
 
-def _run(order: Order, out: Path, plan: bool, jobs: int, timeout: float) -> None:
+def _run(order: Order, out: Path, plan: bool, jobs: int, timeout: float, endpoint: str | None) -> None:
     from fluxcube.fetch.era5_fetch import fetch_order, plan_order
 
     if plan:
@@ -184,7 +190,13 @@ def _run(order: Order, out: Path, plan: bool, jobs: int, timeout: float) -> None
     again = f"`{' '.join(['fluxcube', *sys.argv[1:]])}`" if sys.argv[1:2] == ["fetch"] else "the same command"
     with bar(order.product.title) as progress:
         paths = fetch_order(
-            out, order, jobs=jobs, timeout_hours=timeout, progress=progress or line_progress(), again=again
+            out,
+            order,
+            jobs=jobs,
+            timeout_hours=timeout,
+            progress=progress or line_progress(),
+            endpoint=endpoint,
+            again=again,
         )
     typer.echo(
         f"{out}: {len(paths)} files of {order.product.title}; open them with fluxcube.open_forcing({str(out)!r})"

@@ -44,6 +44,9 @@ def towers(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compute checksums of archives that are there; fetch changed ones again.")
     ] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Address of a mirror or test server of the services; default: their own.")
+    ] = None,
 ) -> None:
     """Fetch archives of flux towers; the same command continues a stopped fetch.
 
@@ -69,6 +72,7 @@ def towers(
             jobs=jobs,
             verify=verify,
             progress=progress,
+            endpoint=endpoint,
         )
     if isinstance(result, Plan):
         typer.echo(result.text())

@@ -12,7 +12,6 @@ import pandas as pd
 from fluxcube.fetch.era5_fetch import era5
 from fluxcube.fetch.modis_fetch import modis
 from fluxcube.fetch.towers_fetch import SNAPSHOT, towers
-from fluxcube.fetch.towers_hubs import Services
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.services import planet_services
 from fluxcube.timestamps import HOUR
@@ -54,9 +53,7 @@ def fetch_raw(
     """
     raw = Path(raw)
     with planet_services(planet, every=every) as services:
-        hub = services.towers.url
-        addresses = Services(ameriflux=hub, icos_meta=hub, icos_data=hub, tern=hub, zenodo=hub)
-        towers(raw / "towers", source="icos", services=addresses, progress=progress)
+        towers(raw / "towers", source="icos", endpoint=services.towers.url, progress=progress)
         first, last = (int(str(at)[:4]) for at in (planet.forcing_start, planet.period[1] - HOUR))
         era5(
             raw / "era5",
@@ -85,7 +82,8 @@ def _fetch_modis(planet: Planet, raw: Path, endpoint: str, progress: Callable[[i
         ("land_cover", ("MCD12Q1",), area),
     ]
     for folder, products, place in places:
-        modis(raw / folder, products=products, jobs=1, endpoint=endpoint, project="planet", progress=progress, **place)
+        # Two jobs: the server computes an image while the client writes the one before.
+        modis(raw / folder, products=products, jobs=2, endpoint=endpoint, project="planet", progress=progress, **place)
 
 
 def _box(planet: Planet, margin: float) -> tuple[float, float, float, float]:

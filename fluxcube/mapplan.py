@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -272,6 +272,7 @@ def plan_global(
     resolution: float,
     period: tuple[str, str],
     project: str | None = None,
+    endpoints: Mapping[str, str | None] | None = None,
     cores_per_gpu: float = 100.0,
     price: float = 3.0,
 ) -> str:
@@ -291,6 +292,8 @@ def plan_global(
         First and last time of the maps; both are included.
     project : str, optional
         Google Cloud project, for the land cover.
+    endpoints : mapping, optional
+        Addresses of mirrors, as of `fluxcube.recipes.read_endpoints`.
 
     Returns
     -------
@@ -301,7 +304,7 @@ def plan_global(
     ConfigError
         If the period or a number is invalid.
     """
-    fetches = plan_forcing(out, region="world", years=years, model=model, project=project)
+    fetches = plan_forcing(out, region="world", years=years, model=model, project=project, endpoints=endpoints)
     forcing = fetch_forcing(out, region="world", years=years, model=model, sample=True)
     sample = measure_maps(model, forcing, period=_SAMPLE)
     hours = number_of_hours(period)

@@ -21,31 +21,43 @@ import yaml
 
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.forcing import open_forcing
-from fluxcube.errors import ConfigError, StoreError
+from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.evaluation.report import write_report
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_variants
 from fluxcube.fetch.era5_fetch import era5
-from fluxcube.fetch.era5_regions import region_box
+from fluxcube.fetch.era5_regions import Box, region_box
 from fluxcube.fetch.items import Plan
 from fluxcube.fetch.modis_fetch import modis
 from fluxcube.inference.grid import upscale
+from fluxcube.inference.loading import load_model
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.settings import from_known_keys
+from fluxcube.samples.features import CHIP_PIXELS
 from fluxcube.samples.splits import split_for
+from fluxcube.samples.surface import bands_needed
 from fluxcube.simulation.grids import write_era5, write_land_cover
 from fluxcube.simulation.planet import Planet
-from fluxcube.simulation.raw import write_modis, write_towers
+from fluxcube.simulation.raw import write_modis, write_reflectance, write_towers
 from fluxcube.stores.reading import store_attrs
 
 #: Product of which maps take the IGBP class of each cell.
 _LAND_COVER = "MCD12Q1"
+#: Folders of land cover, chips and daily views.
+_LAND, _CHIPS, _VIEWS = "land_cover", "modis", "reflectance"
+#: Half a cell of ERA5, and half a chip at 60 degrees north, degrees.
+_MARGIN = 0.2
+#: Services of which a recipe can use a mirror.
+_SERVICES = ("towers", "era5", "modis")
+#: Name of a region, or its west, south, east and north in degrees.
+Region = str | Sequence[float]
 #: What writes the raw files of a sample, by folder.
 _PARTS: Mapping[str, Callable[[Planet, Path], object]] = {
     "towers": write_towers,
     "modis": write_modis,
     "era5": write_era5,
     "land_cover": write_land_cover,
+    "reflectance": functools.partial(write_reflectance, every=8),
 }
 
 
@@ -203,7 +215,7 @@ def sample_raw(out: str | Path, *parts: str) -> Path:
     ----------
     out : path
         Output folder of the recipe.
-    *parts : {"towers", "modis", "era5", "land_cover"}
+    *parts : {"towers", "modis", "era5", "land_cover", "reflectance"}
         Folders that are needed.
 
     Returns
@@ -250,37 +262,86 @@ def is_complete(store: str | Path) -> bool:
         return False
 
 
+def read_endpoints(endpoints: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Return the address of each service, None for its own.
+
+    Parameters
+    ----------
+    endpoints : mapping, optional
+        Addresses of mirrors or test servers of "towers", "era5" and "modis"; the others are the services' own.
+
+    Raises
+    ------
+    ConfigError
+        If it is not such a mapping.
+    UnknownNameError
+        If it names another service.
+    """
+    if not isinstance(endpoints or {}, Mapping):
+        raise ConfigError(f"endpoints: expected addresses by service ({', '.join(_SERVICES)}), found {endpoints!r}.")
+    addresses: dict[str, str | None] = dict.fromkeys(_SERVICES)
+    for service, address in (endpoints or {}).items():
+        if service not in addresses:
+            raise unknown("service", service, _SERVICES)
+        addresses[service] = address
+    return addresses
+
+
+def _box(region: Region) -> Box:
+    """Return the box of a region: by its name, or by its west, south, east and north."""
+    if isinstance(region, str) and "," not in region:
+        return region_box(region)
+    edges = region.split(",") if isinstance(region, str) else region
+    try:
+        west, south, east, north = map(float, edges)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"region: expected a name such as alps, or [west, south, east, north] in degrees; found {region!r}."
+        ) from None
+    return west, south, east, north
+
+
 def plan_forcing(
-    out: str | Path, *, region: str, years: Sequence[int], model: str, project: str | None = None
+    out: str | Path,
+    *,
+    region: Region,
+    years: Sequence[int],
+    model: str,
+    project: str | None = None,
+    endpoints: Mapping[str, str | None] | None = None,
 ) -> tuple[Plan, ...]:
-    """Return the plans of the ERA5 and land cover that a model needs to map a region; nothing is ordered."""
-    return tuple(step(plan=True) for step in _forcing_steps(Path(out), region, years, model, project))
+    """Return the plans of what a model needs to map a region: ERA5, land cover, images; nothing is ordered."""
+    return tuple(step(plan=True) for step in _forcing_steps(Path(out), region, years, model, project, endpoints))
 
 
 def fetch_forcing(
     out: str | Path,
     *,
-    region: str,
+    region: Region,
     years: Sequence[int],
     model: str,
     project: str | None = None,
+    endpoints: Mapping[str, str | None] | None = None,
     resolution: float | None = None,
     sample: bool = False,
 ) -> xr.Dataset:
-    """Fetch the ERA5 and land cover that a model needs to map a region, and open them as a forcing cube.
+    """Fetch the ERA5, land cover and images that a model needs to map a region, and open them as a forcing cube.
 
     Parameters
     ----------
     out : path
-        Folder in which ``era5`` and ``land_cover`` are written.
-    region : str
-        Name in `fluxcube.fetch.era5_regions.REGIONS`.
+        Folder in which ``era5`` and ``land_cover`` are written and, for a model that needs images, ``modis`` or
+        ``reflectance``.
+    region : str, or (west, south, east, north)
+        Name in `fluxcube.fetch.era5_regions.REGIONS`, or a box, degrees.
     years : sequence of int
         Years to map; the days before them that the model's trailing means need are fetched as well.
     model : str
         Run, or name of a shipped model.
     project : str, optional
         Google Cloud project, for the land cover.
+    endpoints : mapping, optional
+        Addresses of mirrors, as of `read_endpoints`.
     resolution : float, optional
         Step of a grid finer than ERA5's, degrees.
     sample : bool
@@ -296,30 +357,70 @@ def fetch_forcing(
     FetchError
         If files could not be fetched; the same call continues.
     """
+    images = _images_of(model)
     if sample:
-        raw = sample_raw(out, "era5", "land_cover")
-        return open_forcing(raw / "era5", land_cover=raw / "land_cover", resolution=resolution)
-    for step in _forcing_steps(Path(out), region, years, model, project):
-        step()
-    weather, land_cover = Path(out) / "era5", Path(out) / "land_cover"
-    return open_forcing(weather, land_cover=land_cover, bbox=region_box(region), resolution=resolution)
+        folder = sample_raw(out, "era5", _LAND, *images)
+    else:
+        folder = Path(out)
+        for step in _forcing_steps(folder, region, years, model, project, endpoints):
+            step()
+    return open_forcing(
+        folder / "era5",
+        land_cover=folder / _LAND,
+        modis=folder / _CHIPS if _CHIPS in images else None,
+        surface=folder / _VIEWS if _VIEWS in images else None,
+        bbox=None if sample else _box(region),
+        resolution=resolution,
+    )
 
 
 def _forcing_steps(
-    out: Path, region: str, years: Sequence[int], model: str, project: str | None
+    out: Path,
+    region: Region,
+    years: Sequence[int],
+    model: str,
+    project: str | None,
+    endpoints: Mapping[str, str | None] | None,
 ) -> tuple[Callable[..., Any], ...]:
-    """Return the two fetches of a forcing, which take ``plan``."""
+    """Return the fetches of a forcing, which take ``plan``: weather, land cover, and images that the model needs."""
+    box, addresses = _box(region), read_endpoints(endpoints)
+    area: dict[str, Any] = {"region": region} if isinstance(region, str) and "," not in region else {"bbox": box}
+    area["years"] = list(years)
+    weather = functools.partial(era5, out / "era5", **area, model=model, endpoint=addresses["era5"])
+    images: dict[str, Any] = {"bbox": _around(box), "years": list(years), "project": project}
+    images["endpoint"] = addresses["modis"]
+    products = {_LAND: ([_LAND_COVER], 1), **_images_of(model)}
     return (
-        functools.partial(era5, out / "era5", region=region, years=list(years), model=model),
-        functools.partial(
-            modis,
-            out / "land_cover",
-            products=[_LAND_COVER],
-            bbox=region_box(region),
-            years=list(years),
-            project=project,
+        weather,
+        *(
+            functools.partial(modis, out / folder, products=names, every=every, **images)
+            for folder, (names, every) in products.items()
         ),
     )
+
+
+def _around(box: Box) -> Box:
+    """Return a box with the whole cells whose centres are on its edges, and the chips there."""
+    west, south, east, north = box
+    south, north = max(south - _MARGIN, -90.0), min(north + _MARGIN, 90.0)
+    if (east - west) % 360 == 0 and east != west:
+        return west, south, east, north
+    return _wrapped(west - _MARGIN), south, _wrapped(east + _MARGIN), north
+
+
+def _wrapped(longitude: float) -> float:
+    return longitude if -180.0 <= longitude <= 180.0 else (longitude + 180.0) % 360.0 - 180.0
+
+
+def _images_of(model: str) -> dict[str, tuple[list[str], int]]:
+    """Return the products that a model needs, and each how many days, by the folder into which they are fetched."""
+    specs = [one.spec for one in load_model(model).singles]
+    arrays = {kind.array for spec in specs for kind in spec.images}
+    arrays |= {"modis" if spec.pixels == CHIP_PIXELS else "surface" for spec in specs if spec.bands}
+    arrays |= {"surface" for spec in specs if spec.surface or bands_needed([], spec.static)}
+    # A composite is a mean over 16 days; of daily views the clear ones are used.
+    products = {"modis": {_CHIPS: (["MCD43A4", "MCD43A2"], 4)}, "surface": {_VIEWS: (["MOD09GA"], 1)}}
+    return {folder: names for array, one in products.items() if array in arrays for folder, names in one.items()}
 
 
 def map_once(

@@ -143,14 +143,23 @@ def _site_chunks(places: Places, products: Sequence[Product], known: Known) -> I
 
 
 def _tile_chunks(places: Places, products: Sequence[Product], known: Known) -> Iterator[tuple[str, Chunk]]:
-    for product in products:
-        for window in places.windows:
-            part = "" if window.whole_tile else f".{window.row}-{window.col}-{window.height}-{window.width}"
-            for year in window.years:
-                for day in known(product, year):
-                    number = int((day - np.datetime64(f"{year}-01-01")).astype(int)) + 1
-                    name = f"{product.name}.A{year}{number:03d}.{window.name}.{COLLECTION}{part}.tif"
-                    yield f"{product.name}/{name}", Chunk(products=(product,), window=window, days=np.array([day]))
+    """Yield the files of a day together, so that a stopped fetch has whole days and the server reads each day once."""
+    for year in places.years:
+        windows = [window for window in places.windows if year in window.years]
+        days = {product.name: known(product, year) for product in products} if windows else {}
+        for day in np.unique(np.concatenate(list(days.values()))) if days else ():
+            for product in products:
+                for window in windows if day in days[product.name] else ():
+                    chunk = Chunk(products=(product,), window=window, days=np.array([day]))
+                    yield _tile_name(product, window, day), chunk
+
+
+def _tile_name(product: Product, window: Window, day: np.datetime64) -> str:
+    """Return the path of the file of a product, a tile or a part of it, and a day."""
+    year = day.astype("datetime64[Y]")
+    number = int((day - year.astype("datetime64[D]")).astype(int)) + 1
+    part = "" if window.whole_tile else f".{window.row}-{window.col}-{window.height}-{window.width}"
+    return f"{product.name}/{product.name}.A{year}{number:03d}.{window.name}.{COLLECTION}{part}.tif"
 
 
 def _item(name: str, chunk: Chunk, every: int) -> Item:

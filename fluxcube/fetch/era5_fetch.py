@@ -134,7 +134,8 @@ def era5(
     progress : callable, optional
         ``progress(done, total, text)``.
     endpoint : str, optional
-        Address of a mirror or of a test server of the CDS, which is used without the user's account.
+        Address of a mirror or of a test server of the CDS, such as ``https://.../api``, used without the user's
+        account.
 
     Returns
     -------

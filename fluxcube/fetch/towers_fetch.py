@@ -56,6 +56,7 @@ def towers(
     verify: bool = False,
     progress: Progress | None = None,
     services: Services | None = None,
+    endpoint: str | None = None,
 ) -> Plan | list[Path]:
     """Fetch archives of flux towers; `fluxcube.build_carbonsense` builds a cube from the folder.
 
@@ -91,6 +92,8 @@ def towers(
         Receives the number of complete archives, of all archives, and the one that reported last.
     services : Services, optional
         Other addresses of the services, for mirrors.
+    endpoint : str, optional
+        Address of a mirror or of a test server that has all of the services.
 
     Returns
     -------
@@ -114,7 +117,8 @@ def towers(
     """
     choice = Choice.create(sites, igbp, years, network, bbox)
     _check(source, choice, snapshot)
-    task = _task(source, Path(out), choice, services or Services(), snapshot, release, verify=verify, estimate=plan)
+    addresses = _addresses(services, endpoint)
+    task = _task(source, Path(out), choice, addresses, snapshot, release, verify=verify, estimate=plan)
     if table is not None:
         _write_table(task, Path(table))
     if plan:
@@ -138,6 +142,12 @@ def _check(source: str, choice: Choice, snapshot: str | Path | None) -> None:
         )
     if snapshot is not None and source != "shuttle":
         raise ConfigError(f"a snapshot is a list of source shuttle, not of {source}: leave it out.")
+
+
+def _addresses(services: Services | None, endpoint: str | None) -> Services:
+    if services is not None and endpoint is not None:
+        raise ConfigError("pass services, or the address that has all of them as endpoint, not both.")
+    return services or (Services.at(endpoint) if endpoint is not None else Services())
 
 
 def _write_table(task: _Task, path: Path) -> None:

@@ -9,8 +9,8 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from fluxcube.errors import FetchError
@@ -39,6 +39,12 @@ class Services:
     icos_data: str = "https://data.icos-cp.eu"
     tern: str = "https://dap.tern.org.au/thredds/fileServer/ecosystem_process/fluxnet"
     zenodo: str = "https://zenodo.org"
+
+    @classmethod
+    def at(cls, address: str) -> Self:
+        """Return all services at one address, of a mirror or of a test server."""
+        address = address.rstrip("/")
+        return cls(**{field.name: address for field in fields(cls)})
 
 
 #: Identity of the Shuttle's requests for its list, which are not an order.

@@ -53,10 +53,10 @@ def write_region_reflectance(planet: Planet, folder: str | Path, *, every: int =
         Number of files.
     """
     days = view_days(planet.forcing_start, planet.period[1], every)
-    ground, scene = region_scenes(planet, days, clouds=False)
+    ground, scene = region_scenes(planet, days)
     folder = create_folder(folder)
     for n, day in enumerate(days):
-        today = scene(n)
+        today = scene(n, clouds=False)
         with open_tiff(modis_path(folder, PRODUCT, day, ground), PRODUCT, ground, compress="deflate") as tiff:
             tiff.write(view(today, view_clouds(planet, ground, day, today.clear)))
     return len(days)
@@ -67,10 +67,10 @@ def write_tower_reflectance(planet: Planet, towers: Sequence[Tower], folder: str
     first, last = towers[0].years
     days = view_days(np.datetime64(f"{first}-{planet.record[0]}"), end_of_record(planet, last), every)
     folder = create_folder(folder)
-    for ground, scene in tower_scenes(planet, towers, days, clouds=False):
+    for ground, scene in tower_scenes(planet, towers, days):
         encode = tiff_encoder(PRODUCT, ground)
         for n, day in enumerate(days):
-            today = scene(n)
+            today = scene(n, clouds=False)
             values = view(today, view_clouds(planet, ground, day, today.clear))
             modis_path(folder, PRODUCT, day, ground).write_bytes(encode(values))
     return len(days) * len(towers)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -237,24 +238,19 @@ def _window(ground: Ground, row: int, column: int) -> tuple[slice, slice]:
     return slice(top, top + CROP), slice(left, left + CROP)
 
 
-def tower_scenes(
-    planet: Planet, towers: Sequence[Tower], days: np.ndarray, *, clouds: bool = True
-) -> list[tuple[Ground, SceneOfDay]]:
-    """Return for each tower its pixels and a function that returns their `Scene` on the n-th of `days`.
-
-    Without `clouds`, pixels that had no clear view in 16 days have their values, too.
-    """
+def tower_scenes(planet: Planet, towers: Sequence[Tower], days: np.ndarray) -> list[tuple[Ground, SceneOfDay]]:
+    """Return for each tower its pixels and a function that returns their `Scene` on the n-th of `days`."""
     state = seasons(planet, days, [tower.latitude for tower in towers], [tower.longitude for tower in towers])
     out: list[tuple[Ground, SceneOfDay]] = []
     for n, tower in enumerate(towers):
         ground = tower_ground(planet, tower)
         own = {name: values[..., n : n + 1, :] for name, values in state.items()}
         corner = np.zeros((1, ground.classes.size), int)  # every pixel has the tower's own state
-        out.append((ground, _Scenes(planet, ground, days, own, corner, np.ones_like(corner, "float32"), clouds)))
+        out.append((ground, _Scenes(planet, ground, days, own, corner, np.ones_like(corner, "float32"))))
     return out
 
 
-def region_scenes(planet: Planet, days: np.ndarray, *, clouds: bool = True) -> tuple[Ground, SceneOfDay]:
+def region_scenes(planet: Planet, days: np.ndarray) -> tuple[Ground, SceneOfDay]:
     """Return the region's pixels and a function that returns their `Scene` on a day, as `tower_scenes` does."""
     ground = region_ground(planet)
     lat = np.arange(ground.latitude.min() - 0.1, ground.latitude.max() + _NODE, _NODE)
@@ -262,15 +258,15 @@ def region_scenes(planet: Planet, days: np.ndarray, *, clouds: bool = True) -> t
     nodes = np.meshgrid(lat, lon, indexing="ij")
     state = seasons(planet, days, nodes[0].ravel(), nodes[1].ravel())
     y, x = (ground.latitude.ravel() - lat[0]) / _NODE, (ground.longitude.ravel() - lon[0]) / _NODE
-    whole = _Scenes(planet, ground, days, state, *_bilinear(y, x, len(lon)), clouds)
+    whole = _Scenes(planet, ground, days, state, *_bilinear(y, x, len(lon)))
     within = {g.name for g in _grounds_within(planet, ground.row, ground.column, ground.classes.shape)}
-    parts = tower_scenes(planet, [tower for tower in planet.towers if tower.site in within], days, clouds=clouds)
+    parts = tower_scenes(planet, [tower for tower in planet.towers if tower.site in within], days)
 
-    def scene(n: int) -> Scene:
-        out = whole(n)
+    def scene(n: int, *, clouds: bool = True) -> Scene:
+        out = whole(n, clouds=clouds)
         for part, tower_scene in parts:  # a pixel has the same values in every file
             rows, columns = _window(part, ground.row, ground.column)
-            block = tower_scene(n)
+            block = tower_scene(n, clouds=clouds)
             out.bands[:, rows, columns] = block.bands
             out.snow[rows, columns] = block.snow
             out.kind[rows, columns] = block.kind
@@ -312,8 +308,11 @@ class Scene:
     clear: np.ndarray
 
 
-#: Function that returns the scene of the n-th day.
-SceneOfDay = Callable[[int], Scene]
+class SceneOfDay(Protocol):
+    """A function that returns the scene of the n-th day."""
+
+    def __call__(self, n: int, *, clouds: bool = True) -> Scene:
+        """Return the scene; without `clouds`, pixels that had no clear view in 16 days have their values, too."""
 
 
 @dataclass(frozen=True)
@@ -328,8 +327,6 @@ class _Scenes:
         Nodes around each pixel.
     weight : (corner, pixel) float32
         Weights of these nodes.
-    clouds : bool
-        Whether pixels that had no clear view in 16 days are missing.
     """
 
     planet: Planet
@@ -338,7 +335,6 @@ class _Scenes:
     state: Mapping[str, np.ndarray]
     corner: np.ndarray
     weight: np.ndarray
-    clouds: bool = True
 
     @functools.cached_property
     def _static(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -347,7 +343,7 @@ class _Scenes:
         rough = make_field(np.random.default_rng([self.planet.seed, 19]), (3, 12)).at(*flat)
         return self.ground.classes.ravel(), self.planet.vigour(*flat).astype("float32"), rough.astype("float32")
 
-    def __call__(self, n: int) -> Scene:
+    def __call__(self, n: int, *, clouds: bool = True) -> Scene:
         kind, vigour, rough = self._static
         leaves = self._pixels(self.state["leaves"][:, :, n], np.minimum(kind, _WATER - 1)) * vigour
         water, cold, clear = (self._pixels(self.state[name][:, n]) for name in ("water", "cold", "clear"))
@@ -360,7 +356,8 @@ class _Scenes:
         values += 0.003 * rng.standard_normal(values.shape[1], "float32")
         bands = np.clip(np.rint(values * 1e4), 1, 10000).astype("int16")
         fill = rng.random(kind.size, "float32") < 0.01
-        fill |= self.clouds and cloud_field(self.planet, self.ground, self.days[n], 23, (30, 400)) > -0.6 + 3.0 * clear
+        if clouds:
+            fill |= cloud_field(self.planet, self.ground, self.days[n], 23, (30, 400)) > -0.6 + 3.0 * clear
         bands[:, fill] = 32767
         bands[rng.random(bands.shape, "float32") < 0.002] = 32767
         shape = self.ground.classes.shape

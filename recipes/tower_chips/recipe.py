@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import fluxcube as fc
-from fluxcube.recipes import build_once, run_recipe, sample_raw
+from fluxcube.recipes import build_once, read_endpoints, run_recipe, sample_raw
 
 
-def main(out, *, sample, plan, towers, service, project, every, years, sites):
+def main(out, *, sample, plan, towers, service, project, endpoints, every, years, sites):
     archives, chips = Path(towers or out / "towers"), out / "modis"
     if sample:
         raw = sample_raw(out, "towers", "modis")
@@ -14,7 +14,7 @@ def main(out, *, sample, plan, towers, service, project, every, years, sites):
     else:
         cube = build_once(archives, out / "towers.zarr", sites=sites)
         request = {"at_sites": cube, "service": service, "project": project, "every": every, "years": years}
-        fetched = fc.fetch.modis(chips, plan=plan, **request)
+        fetched = fc.fetch.modis(chips, plan=plan, endpoint=read_endpoints(endpoints)["modis"], **request)
         if plan:
             return fetched
     return fc.open_carbonsense(build_once(archives, out / "chips.zarr", modis=chips, sites=sites))

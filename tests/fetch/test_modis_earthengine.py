@@ -119,6 +119,15 @@ def test_an_area_is_cut_from_its_tiles_by_day(server, tmp_path):
         np.testing.assert_array_equal(read_land_cover(find_tiles(tmp_path, products=["MCD12Q1"]), rows, cols), land)
 
 
+def test_all_files_of_a_day_are_fetched_together(server, tmp_path):
+    """A stopped fetch has whole days, and a service that computes images computes each once."""
+    options = {"bbox": (19.9, 49.9, 20.1, 50.1), "years": [2019, 2020], "products": ["MCD43A4", "MCD12Q1"]}
+    names = [item.name.rpartition("/")[2] for item in fetch.modis(tmp_path, plan=True, every=200, **options).items]
+    assert [name.split(".")[1][1:] for name in names] == sorted(name.split(".")[1][1:] for name in names)
+    assert [name[:7] for name in names[:6]] == ["MCD43A4"] * 2 + ["MCD12Q1"] * 2 + ["MCD43A4"] * 2
+    assert len(names) == len(set(names)) == 2 * (2 + 2 + 2 * 1)
+
+
 def test_a_whole_tile_is_split_at_the_limit_of_bytes(server, tmp_path, monkeypatch):
     plan = fetch.modis(tmp_path, tiles=["h18v04"], products=["MCD43A4"], years=2019, every=400, plan=True)
     assert plan.cost.startswith("6 requests") and "h18v04" in plan.items[0].name  # five strips, and the list of days

@@ -53,16 +53,16 @@ def globe(first: str, hours: int, names: tuple[str, ...], step: float = 5.0) -> 
     return weather(names, time, np.arange(90.0, -90.1, -step), np.arange(0.0, 360.0, step))
 
 
-def write_arco(folder: Path, *, before: int = 48, hours: int = 72, after: int = 24) -> Path:
+def write_arco(folder: Path, *, before: int = 48, hours: int = 72, after: int = 24, step: float = 5.0) -> Path:
     """Write a store like ARCO-ERA5: names of requests, one hour of the globe in each chunk, empty hours around."""
-    ds = globe("2019-07-01", hours, ("t2m", "d2m", "ssrd", "tp"))
-    static = globe("2019-07-01", 1, ("z", "lsm")).isel(time=0, drop=True)
+    ds = globe("2019-07-01", hours, ("t2m", "d2m", "ssrd", "tp"), step)
+    static = globe("2019-07-01", 1, ("z", "lsm"), step).isel(time=0, drop=True)
     full = (np.datetime64("2019-07-01", "h") + np.arange(-before, hours + after)).astype("datetime64[ns]")
     ds = ds.reindex(time=full).merge(static)
     names = {name: PARAMETERS[name].request for name in ds.data_vars} | {"z": "geopotential_at_surface"}
     ds = ds.rename(names)
     ds["geopotential"] = (("level", "latitude", "longitude"), np.zeros((2, *ds.land_sea_mask.shape), "float32"))
-    last = str((full[-after - 1]).astype("datetime64[D]"))
+    last = str((full[before + hours - 1]).astype("datetime64[D]"))
     ds.attrs = {"valid_time_start": "2019-07-01", "valid_time_stop": last, "valid_time_stop_era5t": last}
     return _write(ds, folder / "arco.zarr", {"time": 1})
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 from packages import optional
 
 import fluxcube as fc
+from fluxcube.cli import main
+from fluxcube.errors import ConfigError
 from fluxcube.simulation import Planet
 from fluxcube.simulation.services import planet_services
+from fluxcube.simulation.services.planet_modis import PlanetImages
 
 for _name in ("requests", "cdsapi", "ee", "rasterio", "netCDF4"):
     optional(_name)
@@ -19,7 +24,13 @@ SECRET = "a-5ecret-of-the-user"
 
 
 @pytest.fixture(scope="module")
-def fetched(tmp_path_factory):
+def images():
+    """How often each image was computed, by its kind, tower and day."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory, images):
     """Folder of everything that is fetched, and the requests that the services received, with accounts of a user."""
     from fluxcube import demo_fetch
 
@@ -28,6 +39,11 @@ def fetched(tmp_path_factory):
     (home / ".netrc").write_text(f"machine 127.0.0.1 login {SECRET} password {SECRET}\n")
     (home / ".netrc").chmod(0o600)
     running = []
+    real = PlanetImages._compute
+
+    def counted(self, *image):
+        images[image] += 1
+        return real(self, *image)
 
     @contextlib.contextmanager
     def recorded(*arguments, **options):
@@ -37,6 +53,7 @@ def fetched(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_fetch, "planet_services", recorded)
+        patch.setattr(PlanetImages, "_compute", counted)
         patch.setattr("ee.deprecation._FetchDataCatalogStac", dict)
         for name in ("CDSAPI_URL", "CDSAPI_RC", "NETRC", "no_proxy", "NO_PROXY"):
             patch.delenv(name, raising=False)
@@ -50,11 +67,14 @@ def fetched(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fetched_cube(fetched, tmp_path_factory):
-    store = tmp_path_factory.mktemp("cube") / "cube.zarr"
-    report = fc.build_carbonsense(fetched[0] / "towers", store, modis=fetched[0] / "modis")
-    assert not report.left_out
-    return fc.open_carbonsense(store)
+def fetched_cube(fetched):
+    """The cube as the demo builds it."""
+    from fluxcube import demo
+
+    left_out = []
+    cube = demo._cube(fetched[0].parent, left_out.append, None)
+    assert not left_out and {"modis", "surface"} <= set(cube)
+    return cube
 
 
 def test_no_account_of_the_user_is_sent_or_written(fetched):
@@ -64,6 +84,36 @@ def test_no_account_of_the_user_is_sent_or_written(fetched):
     assert not [request for request in requests if "authorization" in request.headers]  # of ~/.netrc, in base64
     texts = [path for path in folder.rglob("*") if path.suffix in (".jsonl", ".json", ".md", ".csv")]
     assert texts and not [path for path in texts if SECRET in path.read_text("utf-8")]
+
+
+def test_every_image_is_computed_once_for_all_tiles_and_products(fetched, images):
+    """Images of the region are large: two tiles and two products of a day are requested one after the other."""
+    region = {day for viewed, tower, day in images if tower is None and not viewed}
+    assert len(region) > 10 and len({tower for _, tower, _ in images}) == len(PLANET.towers) + 1
+    assert set(images.values()) == {1}
+
+
+def test_the_command_begins_with_the_fetch(fetched, monkeypatch, capsys, tmp_path):
+    """From the command line to the folder of the fetch; the cube is tested below, and training takes a minute."""
+    from fluxcube import demo, demo_fetch
+
+    calls = []
+
+    def fetch(planet, raw, **options):
+        calls.append((planet, options["every"]))
+        raw.symlink_to(fetched[0])
+
+    def build(out, *rest):
+        calls.append(out)
+        raise ConfigError("the test ends here")
+
+    monkeypatch.setattr(demo_fetch, "fetch_raw", fetch)
+    monkeypatch.setattr(demo, "_cube", build)
+    monkeypatch.setattr(sys, "argv", ["fluxcube", "demo", "--quick", "--from-services", "--out", str(tmp_path / "x")])
+    with pytest.raises(SystemExit):
+        main()
+    assert calls == [(PLANET, demo.EVERY), tmp_path / "x"]
+    assert "fetching towers, ERA5, MODIS and land cover from the planet's services" in capsys.readouterr().out
 
 
 def test_the_fetched_cube_is_that_of_the_files(fetched_cube, cube_store):
@@ -78,7 +128,9 @@ def test_the_fetched_cube_is_that_of_the_files(fetched_cube, cube_store):
 
 def test_the_fetched_map_is_that_of_the_files(fetched, fetched_cube, planet_files, short_applicability, tmp_path):
     """A model is trained on the fetched cube, which is that of the files, and applied to both forcings."""
-    run = fc.fit(fetched_cube, model="sw-linear", target="NEE", out=tmp_path / "run", predictors=("SW_IN",), seed=0)
+    run = fc.fit(
+        fetched_cube, model="sw-linear", target="NEE", out=tmp_path / "run", predictors=("SW_IN",), surface=(), seed=0
+    )
     cells, results = PLANET.region, []
     for raw in (fetched[0], planet_files):
         (land_cover,) = (raw / "land_cover").rglob("*.tif")
@@ -110,7 +162,6 @@ def test_images_are_those_of_the_files(tmp_path):
     import rasterio
 
     from fluxcube.simulation.reflectance import write_tower_reflectance
-    from fluxcube.simulation.services.planet_modis import PlanetImages
     from fluxcube.simulation.surface import tower_ground
 
     tower = next(tower for tower in PLANET.towers if tower.site == "CA-Zen")

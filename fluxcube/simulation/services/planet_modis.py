@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,19 +33,25 @@ _FILL = {
     "state_1km": 65535,
     "LC_Type1": 255,
 }
-#: Number of images of the region that stay in RAM, about 7 MB each.
-_KEPT = 2
+#: Number of images of the region and of towers that stay in RAM, up to 12 MB and 8 kB each.
+_KEPT, _KEPT_OF_TOWERS = 4, 512
 
 Layers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class _Block:
-    """The images of a block of pixels: their days, and a function that returns the layers of the n-th day."""
+    """The images of a block of pixels: days of composites and of views, all of them, and the scene of the n-th."""
 
     ground: Ground
+    composites: np.ndarray
+    views: np.ndarray
     days: np.ndarray
     scene: SceneOfDay
+
+    def has(self, product: str, day: np.datetime64) -> bool:
+        """Return whether a product has an image of the day."""
+        return bool(np.isin(day, self.views if product == "MOD09GA" else self.composites))
 
     def is_of(self, row: int, col: int, height: int, width: int) -> bool:
         """Return whether a window is one around the tower of this block: it can have a wider margin."""
@@ -57,7 +63,8 @@ class _Block:
 class PlanetImages:
     """Images of the planet for `fluxcube.simulation.services.earthengine.EarthEngine`.
 
-    Each image is computed when it is requested. Pixels that no tower and not the region has are missing.
+    Each image is computed when it is requested; the last ones stay in RAM, so that requests of all tiles and products
+    of a day compute it once. Pixels that no tower and not the region has are missing.
 
     Parameters
     ----------
@@ -69,8 +76,7 @@ class PlanetImages:
     def __init__(self, planet: Planet, every: int = 1) -> None:
         self.planet, self.every = planet, every
         self._one = threading.Lock()  # images are computed one after another
-        self._tower_layers = functools.lru_cache(maxsize=512)(self._compute)
-        self._flags: dict[int, Layers] = {}  # MCD43A2 of the region, small, of the images whose MCD43A4 was requested
+        self._tower_layers = functools.lru_cache(maxsize=_KEPT_OF_TOWERS)(self._compute)
         self._region_layers = functools.lru_cache(maxsize=_KEPT)(self._compute)
 
     def layers(self, product: str) -> Sequence[str]:
@@ -102,58 +108,53 @@ class PlanetImages:
     ) -> tuple[Ground, np.ndarray | None]:
         """Return the block of a window, and its values of a layer; None if it has no image of the day."""
         product = _PRODUCT_OF[layer]
-        viewed = product == "MOD09GA"
-        blocks = self._views if viewed else self._composites
-        within = (n for n in range(1, len(blocks)) if blocks[n].is_of(row, col, height, width))
-        number = 0 if product == "MCD12Q1" else next(within, 0)
-        block = blocks[number]
         if product == "MCD12Q1":
-            return block.ground, block.ground.number
-        n = int(np.searchsorted(block.days, day))
-        if n == len(block.days) or block.days[n] != day:
+            return self._region.ground, self._region.ground.number
+        around = (n for n, tower in enumerate(self._towers) if tower.is_of(row, col, height, width))
+        number = next(around, None)
+        block = self._region if number is None else self._towers[number]
+        if not block.has(product, day):
             return block.ground, None
-        if number == 0 and product == "MCD43A2" and n in self._flags:
-            return block.ground, self._flags[n][layer]
-        return block.ground, (self._tower_layers if number else self._region_layers)(viewed, number, n)[layer]
+        compute = self._region_layers if number is None else self._tower_layers
+        return block.ground, compute(product == "MOD09GA", number, day)[layer]
 
-    def _compute(self, viewed: bool, number: int, n: int) -> Layers:
-        """Return the layers of the n-th image of a block."""
-        block = (self._views if viewed else self._composites)[number]
-        scene = block.scene(n)
+    def _compute(self, viewed: bool, number: int | None, day: np.datetime64) -> Layers:
+        """Return the layers of an image of the region or, by its number, of a tower."""
+        block = self._region if number is None else self._towers[number]
+        scene = block.scene(int(np.searchsorted(block.days, day)), clouds=not viewed)
         if viewed:
-            values = view(scene, view_clouds(self.planet, block.ground, block.days[n], scene.clear))
+            values = view(scene, view_clouds(self.planet, block.ground, day, scene.clear))
             return dict(zip(_LAYERS["MOD09GA"], values, strict=True))
-        flags = dict(zip(_LAYERS["MCD43A2"], (scene.snow, scene.kind), strict=True))
-        if number == 0:
-            self._flags[n] = flags
-        return dict(zip(_BANDS, scene.bands, strict=True)) | flags
+        layers = (*scene.bands, scene.snow, scene.kind)
+        return dict(zip((*_BANDS, *_LAYERS["MCD43A2"]), layers, strict=True))
 
     @functools.cached_property
-    def _composites(self) -> list[_Block]:
-        """The region, and the towers."""
-        return self._make(composite_days, clouds=True)
+    def _region(self) -> _Block:
+        composites, views, days = self._days_of(self.planet.forcing_start, self.planet.period[1])
+        ground, scene = region_scenes(self.planet, days)
+        return _Block(ground, composites, views, days, scene)
 
     @functools.cached_property
-    def _views(self) -> list[_Block]:
-        return self._make(lambda first, stop: view_days(first, stop, self.every), clouds=False)
-
-    def _make(self, days_of: Callable[[np.datetime64, np.datetime64], np.ndarray], clouds: bool) -> list[_Block]:
-        days = days_of(self.planet.forcing_start, self.planet.period[1])
-        ground, scene = region_scenes(self.planet, days, clouds=clouds)
-        blocks = [_Block(ground, days, scene)]
+    def _towers(self) -> list[_Block]:
+        blocks = []
         for batch in batches(self.planet):
-            days = days_of(*self._record(batch[0].years))
-            scenes = tower_scenes(self.planet, batch, days, clouds=clouds)
-            blocks += [_Block(ground, days, scene) for ground, scene in scenes]
+            composites, views, days = self._days_of(*self._record(batch[0].years))
+            for ground, scene in tower_scenes(self.planet, batch, days):
+                blocks.append(_Block(ground, composites, views, days, scene))
         return blocks
+
+    def _days_of(self, start: np.datetime64, stop: np.datetime64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the days of composites, of views, and of both, for a period of data."""
+        composites, views = composite_days(start, stop), view_days(start, stop, self.every)
+        return composites, views, np.union1d(composites, views)
 
     @functools.cached_property
     def _days(self) -> dict[str, np.ndarray]:
         """Days of the images of each product anywhere."""
         spans = [(self.planet.forcing_start, self.planet.period[1])]
         spans += [self._record(batch[0].years) for batch in batches(self.planet)]
-        composites = np.unique(np.concatenate([composite_days(*span) for span in spans]))
-        views = np.unique(np.concatenate([view_days(*span, self.every) for span in spans]))
+        days = [self._days_of(*span) for span in spans]
+        composites, views = (np.unique(np.concatenate([each[n] for each in days])) for n in (0, 1))
         first = self.planet.period[0].astype("datetime64[Y]").astype("datetime64[D]")
         return {"MCD43A4": composites, "MCD43A2": composites, "MOD09GA": views, "MCD12Q1": np.array([first])}
 
