@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -247,10 +248,19 @@ def build_once(raw: str | Path, store: str | Path, **options: Any) -> Path:
     -------
     Path
         The cube.
+
+    Raises
+    ------
+    ConfigError
+        If the cube was built with other options, which ``STORE.options.json`` records.
     """
     store = Path(store)
+    record, text = store.with_name(f"{store.name}.options.json"), json.dumps(options, default=str, sort_keys=True)
     if not store.exists():
         build_carbonsense(raw, store, **options)
+        record.write_text(text, "utf-8")
+    elif record.is_file() and (found := record.read_text("utf-8")) != text:
+        raise ConfigError(f"{store} was built with {found}, not with {text}: remove it, or pass another output folder.")
     return store
 
 

@@ -212,3 +212,12 @@ def test_without_sample_a_recipe_fetches_and_continues_with_what_was_fetched(pla
     assert [name for name, _ in calls] == ["era5", "land_cover"]
     assert calls[0][1]["region"] == "europe" and calls[0][1]["model"] == MODEL
     assert calls[1][1]["products"] == ["MCD12Q1"] and calls[1][1]["project"] == "p"
+
+
+def test_a_cube_of_other_options_is_not_taken_for_the_requested_one(planet_files, tmp_path):
+    sites = sorted({path.name.split("_")[1] for path in (planet_files / "towers").glob("*.zip")})[:2]
+    options = {"sites": sites[:1]}
+    store = recipes.build_once(planet_files / "towers", tmp_path / "cube.zarr", **options)
+    assert recipes.build_once(planet_files / "towers", store, **options) == store
+    with pytest.raises(ConfigError, match=f"was built with .*{sites[0]}.*, not with .*{sites[1]}"):
+        recipes.build_once(planet_files / "towers", store, sites=sites)
