@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +18,9 @@ _SECRET = re.compile(
 _URL = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"'<>]+""", re.IGNORECASE)
 _PATH_QUERY = re.compile(r"""(?<![\w:/])(/[^\s"'<>?]*)\?([^\s"'<>]+)""")
 #: Headers that contain no credentials, and follow a redirect to another host.
-HARMLESS_HEADERS = frozenset({"accept", "accept-encoding", "range", "if-range", "user-agent"})
+HARMLESS_HEADERS = frozenset(
+    {"accept", "accept-encoding", "range", "if-range", "user-agent", "connection", "content-length", "content-type"}
+)
 _HIDDEN = "***"
 
 
@@ -85,20 +89,36 @@ def hide_credentials(*loggers: str) -> None:
 
 
 def credentials_in(url: str, headers: Mapping[str, str]) -> list[str]:
-    """Return the credentials of a request: of its URL, and of its headers.
+    """Return the credentials of a request: of its URL, and of its headers, also as they are before their encoding.
 
     Examples
     --------
     >>> credentials_in("https://me:pass1@host.org/x?token=abc1&year=2018", {"Authorization": "Bearer xyz1"})
     ['me', 'pass1', 'abc1', 'Bearer xyz1', 'xyz1']
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return [url]
     found = [unquote(text or "") for text in (parts.username, parts.password)]
     found += [value for name, value in parse_qsl(parts.query) if _SECRET.fullmatch(name)]
     for name, value in headers.items():
         if name.lower() not in HARMLESS_HEADERS:
-            found += [value, value.rpartition(" ")[2]]
+            found += [value, value.rpartition(" ")[2], *_basic(value)]
     return [text for text in found if len(text) > 1]
+
+
+def _basic(value: str) -> list[str]:
+    """Return the user, the password and both together in the value of a header for basic authentication."""
+    scheme, _, encoded = value.partition(" ")
+    if scheme.lower() != "basic":
+        return []
+    try:
+        pair = base64.b64decode(encoded).decode("utf-8", "replace")
+    except (binascii.Error, ValueError):
+        return []
+    user, _, password = pair.partition(":")
+    return [pair, user, password]
 
 
 def without(body: bytes, credentials: Iterable[str]) -> bytes:
@@ -106,6 +126,17 @@ def without(body: bytes, credentials: Iterable[str]) -> bytes:
     for text in sorted(filter(None, credentials), key=len, reverse=True):
         body = body.replace(text.encode(), _HIDDEN.encode())
     return body
+
+
+def hidden(text: str, credentials: Iterable[str]) -> str:
+    """Return a text in which credentials are hidden.
+
+    Examples
+    --------
+    >>> hidden("the key abc1 has expired", ["abc1"])
+    'the key *** has expired'
+    """
+    return without(text.encode("utf-8", "replace"), credentials).decode("utf-8", "replace")
 
 
 def host_of(url: str) -> str:
@@ -117,7 +148,7 @@ def host_of(url: str) -> str:
 
 
 def origin_of(url: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port of a URL: credentials are sent to one origin only."""
+    """Return scheme, host and port of a URL: credentials are sent to one origin only (ValueError if malformed)."""
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or default

@@ -18,9 +18,10 @@ import requests
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError
 from fluxcube.fetch.addresses import host_of, public
-from fluxcube.fetch.answers import TRANSIENT, is_login, retry_after, snippet
+from fluxcube.fetch.answers import SNIFFED, TRANSIENT, is_login, retry_after, snippet
 from fluxcube.fetch.control import check_stop, pause
-from fluxcube.fetch.http import Downloaded, download, new_session
+from fluxcube.fetch.http import Downloaded, download
+from fluxcube.fetch.sending import new_session, shown
 
 API = "https://appeears.earthdatacloud.nasa.gov/api"
 _LOGIN_HOST = "urs.earthdata.nasa.gov"
@@ -113,7 +114,7 @@ class Client:
                 return self._json(response)
             else:
                 problem = self._named(response)
-                wait = retry_after(response.headers.get("Retry-After")) or 0.0
+                wait = retry_after(response.headers) or 0.0
                 if response.status_code not in TRANSIENT or wait > _LONGEST_WAIT:
                     break
             if attempt < _TRIES - 1:
@@ -133,12 +134,14 @@ class Client:
             return response.json()
         except ValueError:
             pass
-        raise FetchError(f"{public(response.url)}: expected JSON, found {snippet(response.content)}.")
+        body = shown(response, response.content[:SNIFFED])
+        raise FetchError(f"{public(response.url)}: expected JSON, found {snippet(body)}.")
 
     def _named(self, response: requests.Response) -> FetchError:
         """Return the error for a refused request."""
-        text = f"AppEEARS: {snippet(response.content)} ({response.status_code})"
-        if error := _explain(response, response.content[:4000]):
+        body = shown(response, response.content[:SNIFFED])
+        text = f"AppEEARS: {snippet(body)} ({response.status_code})"
+        if error := _explain(response, body):
             return error
         if response.status_code in (401, 403) or is_login(response.headers.get("Location", "")):
             return CredentialsError(f"{text}: the login was not accepted. {_HELP}")
@@ -162,7 +165,7 @@ class Client:
         if response.status_code in (400, 401, 403):
             raise CredentialsError(
                 f"AppEEARS does not accept the login of NASA Earthdata ({response.status_code}: "
-                f"{snippet(response.content)}). {_HELP}"
+                f"{snippet(shown(response, response.content[:SNIFFED]))}). {_HELP}"
             )
         if response.status_code != 200:
             raise self._named(response)

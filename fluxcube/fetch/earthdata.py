@@ -37,6 +37,7 @@ _SPEED = 5e6
 _HOSTS = re.compile(r"(?:.+\.)?(?:nasa\.gov|usgs\.gov)")
 _EULA = re.compile(rb"(?i)eula|resolution_url|approve_app")
 _MAX_GRANULES = 2000
+_FORMATS = ("HDF4", "HDF5")
 _ALGORITHMS = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-512": "sha512"}
 _HELP = (
     "Open a free account on https://urs.earthdata.nasa.gov/users/new, and write the line `machine "
@@ -190,9 +191,11 @@ def _granule(granule: Any, product: Product, tile: tuple[int, int]) -> tuple[np.
 
 
 def _archive_information(granule: Any, name: str) -> Mapping[str, Any]:
-    entries = granule.get("umm", {}).get("DataGranule", {}).get("ArchiveAndDistributionInformation", [])
-    named = [entry for entry in entries if entry.get("Name") in (name, None)]
-    return named[0] if named else {}
+    umm = granule.get("umm")
+    about = umm.get("DataGranule") if isinstance(umm, dict) else None
+    entries = about.get("ArchiveAndDistributionInformation") if isinstance(about, dict) else None
+    rows = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return next((entry for entry in rows if entry.get("Name") in (name, None)), {})
 
 
 def _size(archived: Mapping[str, Any]) -> int | None:
@@ -204,7 +207,9 @@ def _size(archived: Mapping[str, Any]) -> int | None:
 
 
 def _checksum(archived: Mapping[str, Any]) -> tuple[str, str] | None:
-    entry = archived.get("Checksum") or {}
+    entry = archived.get("Checksum")
+    if not isinstance(entry, dict):
+        return None
     algorithm = _ALGORITHMS.get(str(entry.get("Algorithm", "")).upper())
     return (algorithm, str(entry["Value"])) if algorithm and entry.get("Value") else None
 
@@ -217,7 +222,10 @@ def _fetch_tile(auth: Any, urls: Mapping[str, str], item: Item, path: Path) -> D
     problem: CredentialsError | None = None
     with auth.get_session() as session:
         try:
-            return download(url, path, session=session, checksum=item.checksum, explain=_explain)
+            size = item.size if item.exact else None
+            return download(
+                url, path, session=session, size=size, checksum=item.checksum, formats=_FORMATS, explain=_explain
+            )
         except CredentialsError as error:
             problem = CredentialsError(f"{error} {_HELP}")
     raise problem

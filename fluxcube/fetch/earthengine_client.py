@@ -16,8 +16,8 @@ import requests
 from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
 from fluxcube.fetch.control import check_stop, pause
-from fluxcube.fetch.http import new_session
 from fluxcube.fetch.modis_tiff import corner
+from fluxcube.fetch.sending import new_session
 from fluxcube.sources.modis.grid import PIXEL
 
 #: Endpoint for many small requests of programs.

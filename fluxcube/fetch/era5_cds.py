@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, missing_package
 from fluxcube.fetch import http
-from fluxcube.fetch.addresses import hide_credentials, public, public_text
+from fluxcube.fetch.addresses import credentials_in, hidden, hide_credentials, public, public_text
 from fluxcube.fetch.answers import snippet
+from fluxcube.fetch.check_era5 import check_complete
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.items import Item, duration_text
 from fluxcube.fetch.ledger import Ledger
+from fluxcube.fetch.sending import new_session
 
 try:
     import requests
@@ -37,8 +39,8 @@ _POLL, _LONGEST_POLL, _SLOWER = 2.0, 60.0, 1.5
 #: Key that is sent to another server than the CDS, in place of the user's.
 _ANONYMOUS = "anonymous"
 _OVER = ("failed", "rejected", "dismissed", "deleted")
-#: First bytes of what the service delivers: NetCDF, HDF5, GRIB, zip.
-_MAGIC = (b"CDF", b"\x89HDF", b"GRIB", b"PK\x03\x04")
+#: Formats of what the service delivers.
+_FORMATS = ("NetCDF", "GRIB", "zip")
 
 
 class _Expired(FetchError):
@@ -110,13 +112,13 @@ class DataStore:
                 results = remote.get_results()
                 location, size = str(results.location), int(results.content_length)
             try:
-                got = http.download(location, path, size=size, explain=_explain)
+                got = http.download(location, path, size=size, formats=_FORMATS, explain=_explain)
             except _Expired:
                 ledger.forget(item)
                 if attempt == 2:
                     raise
                 continue
-            _check_kind(path, dataset)
+            check_complete(path)
             return {"url": location, "etag": got.etag, "sha256": got.sha256}
         raise AssertionError("unreachable")
 
@@ -185,6 +187,7 @@ class DataStore:
         """Raise errors of the client as errors of fluxcube, without what the client knows of the account."""
         from ecmwf.datastores.processing import LinkError, ProcessingFailedError
 
+        problem: FetchError
         try:
             yield
             return
@@ -205,7 +208,8 @@ class DataStore:
                 f"{public(self.url)}: the CDS answered in an unknown form ({type(error).__name__}): update cdsapi, or "
                 "check the address in ~/.cdsapirc."
             )
-        raise problem
+        # The service can repeat the key that it refuses.
+        raise type(problem)(hidden(str(problem), [str(self._client.key), *credentials_in(self.url, {})]))
 
     def _no_answer(self, text: str) -> FetchError:
         said = snippet(text.encode()[:4096])
@@ -270,17 +274,6 @@ def _explain(response: requests.Response, body: bytes) -> FetchError | None:
     return None
 
 
-def _check_kind(path: Path, dataset: str) -> None:
-    with open(path, "rb") as file:
-        head = file.read(400)
-    if not head.startswith(_MAGIC):
-        path.unlink()
-        raise FetchError(
-            f"the CDS sent a file of {dataset} that is neither NetCDF, GRIB nor a zip ({snippet(head)}): it was "
-            "removed."
-        )
-
-
 def _connect(endpoint: str | None) -> Any:
     """Return the client of the data stores behind cdsapi, which reads the account itself; for an endpoint, none."""
     try:
@@ -291,7 +284,7 @@ def _connect(endpoint: str | None) -> Any:
         _check_account()
     account: dict[str, Any] = {}
     if endpoint is not None:  # the client's own session would send what ~/.netrc has for the server
-        account = {"url": endpoint.rstrip("/"), "key": _ANONYMOUS, "session": http.new_session()}
+        account = {"url": endpoint.rstrip("/"), "key": _ANONYMOUS, "session": new_session()}
     hide_credentials("ecmwf.datastores.processing", "ecmwf.datastores.legacy_client", "multiurl.retry", "cdsapi")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of messages of the service, which could not be read

@@ -23,7 +23,7 @@ import requests
 from fluxcube.errors import FetchError, SourceError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
 from fluxcube.fetch.control import check_stop, report_bytes
-from fluxcube.fetch.http import Downloaded, download, new_session
+from fluxcube.fetch.http import Downloaded, download
 from fluxcube.fetch.items import Item, Plan, request_key
 from fluxcube.fetch.modis_places import Window, tile_name, window_request
 from fluxcube.fetch.modis_products import COLLECTION, FETCHED, licence
@@ -31,6 +31,7 @@ from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.modis_tiff import Block, write_block, write_strips
 from fluxcube.fetch.remote_file import RemoteFile, open_raster
 from fluxcube.fetch.run import fetch_all, make_plan
+from fluxcube.fetch.sending import new_session
 from fluxcube.fetch.signing import Signer
 from fluxcube.sources.modis import grid
 from fluxcube.sources.modis.names import parse_name

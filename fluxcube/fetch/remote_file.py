@@ -122,7 +122,7 @@ class RemoteFile(io.RawIOBase):
     def _checked(self, response: requests.Response, first: int, last: int) -> bytes | tuple[FetchError, float, bool]:
         """Return the body; or what is wrong with it, the seconds to wait, and whether another attempt can succeed."""
         url, body = public(response.url), response.content
-        wait = retry_after(response.headers.get("Retry-After")) or 0.0
+        wait = retry_after(response.headers) or 0.0
         if response.status_code in (401, 403):
             return FetchError(f"{url}: access was refused, also with a new token."), wait, True
         if response.status_code not in (200, 206):

@@ -81,7 +81,7 @@ class Signer:
             )
             if response.status_code not in TRANSIENT:
                 break
-            wait = retry_after(response.headers.get("Retry-After")) or 0.0
+            wait = retry_after(response.headers) or 0.0
         assert problem is not None
         raise problem
 

@@ -139,7 +139,7 @@ def _archive(row: dict[str, str]) -> TowerArchive | str:
         return fault
     if not re.fullmatch(r"https?://\S+", values["download_link"]):
         return f"the link of {site} is not a web address"
-    if not (values["first_year"].isdigit() and values["last_year"].isdigit()):
+    if not all(re.fullmatch("[0-9]{4}", values[name]) for name in ("first_year", "last_year")):
         return f"the years of {site} are not numbers"
     return TowerArchive(
         hub=values.get("data_hub", ""),

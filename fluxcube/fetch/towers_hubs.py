@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fluxcube.errors import FetchError
+from fluxcube.fetch.answers import whole_number
 from fluxcube.fetch.api import request_json, request_text
 from fluxcube.fetch.towers_catalogue import ARCHIVE, TowerArchive, degrees, fault_of_archive, networks_of
 from fluxcube.sources.towers.networks import parse_name
@@ -128,13 +129,14 @@ def ameriflux_facts(site: str, row: Mapping[str, Any]) -> dict[str, Any]:
         "longitude": degrees(location.get("location_long")),
         "igbp": str(_mapping(row.get("grp_igbp")).get("igbp") or ""),
         "network": networks_of(networks if isinstance(networks, list) else []),
-        **span(row.get("grp_publish_fluxnet") or []),
+        **span(row.get("grp_publish_fluxnet")),
     }
 
 
-def span(years: Iterable[object]) -> dict[str, Any]:
-    """Return the first and last of years; nothing if there is no year."""
-    numbers = [int(str(year)) for year in years if re.fullmatch(r"\d{4}", str(year))]
+def span(years: object) -> dict[str, Any]:
+    """Return the first and last of years; nothing if there is no year, or what a service sent is no list."""
+    listed = years if isinstance(years, Iterable) and not isinstance(years, (str, Mapping)) else ()
+    numbers = [int(str(year)) for year in listed if re.fullmatch(r"[0-9]{4}", str(year))]
     return {"first_year": min(numbers), "last_year": max(numbers)} if numbers else {}
 
 
@@ -179,7 +181,7 @@ def _icos_archive(
         igbp=ecosystem.removeprefix("igbp_").upper() if ecosystem.startswith("igbp_") else "",
         citation=" ".join(values.get("citationString", "").split()),
         product_id=identifier,
-        size=int(values["size"]) if values.get("size", "").isdigit() else None,
+        size=whole_number(values.get("size")),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fluxcube.errors import FetchError, missing_package, unknown
 from fluxcube.fetch.addresses import public
+from fluxcube.fetch.answers import whole_number
 from fluxcube.fetch.items import Item, Licence, Plan, fault_of_name
 from fluxcube.fetch.run import make_plan
 from fluxcube.fetch.towers_hubs import Services
@@ -83,12 +84,12 @@ def _licence(release: Release) -> Licence:
 def _item(row: Mapping[str, Any], record: int) -> Item:
     """Return the item of a file in a record; a checksum is published as ``md5:...``."""
     algorithm, _, digest = str(row.get("checksum") or "").partition(":")
-    size = row.get("size")
+    size = whole_number(row.get("size"))
     return Item(
         str(row["key"]),
         f"https://doi.org/10.5281/zenodo.{record}/{row['key']}",
-        size=size if isinstance(size, int) else None,
-        exact=isinstance(size, int),
+        size=size,
+        exact=size is not None,
         about={"record": record},
         checksum=(algorithm, digest) if algorithm in ("md5", "sha256") and digest else None,
     )
@@ -117,4 +118,5 @@ def _files(services: Services, record: int) -> list[Mapping[str, Any]]:
 
 
 def _is_file(row: object) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("key"), str) and "self" in (row.get("links") or {})
+    links = row.get("links") if isinstance(row, dict) else None
+    return isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(links, dict) and "self" in links
