@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluxcube.terminal import bar, box, names
+from fluxcube.terminal import bar, box, line_progress, names
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -68,7 +68,7 @@ def towers(
             plan=plan,
             jobs=jobs,
             verify=verify,
-            progress=progress,
+            progress=progress or line_progress(),
         )
     if isinstance(result, Plan):
         typer.echo(result.text())

@@ -35,6 +35,8 @@ FORMATS: dict[str, tuple[bytes, ...]] = {
 }
 _MAGIC = tuple(start for starts in FORMATS.values() for start in starts)
 _ANY_TYPE = ("application/octet-stream", "binary/octet-stream", "application/x-download", "")
+#: Errors of Python in clients whose service sends an answer of another form than they expect.
+MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 #: Number of bytes of a body that decide what it is.
 SNIFFED = 4096
 #: Statuses after which the same request can succeed.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import FetchError
-from fluxcube.fetch.appeears_client import Client, Gone
+from fluxcube.fetch.appeears_client import Client, Gone, is_id
 from fluxcube.fetch.control import pause
 from fluxcube.fetch.http import Downloaded
 from fluxcube.fetch.items import Item, Plan, check_name, request_key, size_text, within
@@ -193,6 +193,7 @@ def _wait_for(lists: Plan, tasks: Sequence[Task], client: Client, request: Reque
 def _finished(client: Client, ledger: Ledger, task: Task, wait_hours: float) -> str:
     """Return the id of a finished task; it is submitted unless it is under way."""
     task_id = ledger.request_id(task.item)
+    task_id = task_id if task_id is not None and is_id(task_id) else None  # the ledger can have been edited
     resumed = task_id is not None
     if task_id is None:
         task_id = client.submit(task.body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,18 +61,18 @@ class Client:
         answer = self._call("POST", "/task", json=task)
         if not isinstance(answer, dict) or not isinstance(answer.get("task_id"), str):
             raise FetchError("AppEEARS: expected the id of the submitted task, found another answer.")
-        return answer["task_id"]
+        return checked_id(answer["task_id"])
 
     def status(self, task_id: str) -> Mapping[str, Any]:
         """Return the state of a task: its ``status`` is queued, pending, processing, done, error and the like."""
-        answer = self._call("GET", f"/task/{_checked_id(task_id)}")
+        answer = self._call("GET", f"/task/{checked_id(task_id)}")
         if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
             raise FetchError(f"AppEEARS: expected the state of task {task_id}, found another answer.")
         return answer
 
     def bundle(self, task_id: str) -> list[Mapping[str, Any]]:
         """Return the files of a finished task: ``file_id``, ``file_name``, ``file_size``, ``sha256``."""
-        answer = self._call("GET", f"/bundle/{_checked_id(task_id)}")
+        answer = self._call("GET", f"/bundle/{checked_id(task_id)}")
         files = answer.get("files") if isinstance(answer, dict) else None
         if not isinstance(files, list) or not all(isinstance(f, dict) and "file_id" in f for f in files):
             raise FetchError(f"AppEEARS: expected the list of the files of task {task_id}, found another answer.")
@@ -79,7 +80,7 @@ class Client:
 
     def download(self, task_id: str, file_id: str, path: Path, size: int | None, sha256: str) -> Downloaded:
         """Download a file of a bundle; the token is sent to AppEEARS only, not to the storage it redirects to."""
-        url = f"{self._url}/bundle/{_checked_id(task_id)}/{_checked_id(file_id)}"
+        url = f"{self._url}/bundle/{checked_id(task_id)}/{checked_id(file_id)}"
         checksum = ("sha256", sha256) if len(sha256) == 64 else None
         for attempt in range(2):
             headers = {"Authorization": f"Bearer {self._login(again=attempt > 0)}"}
@@ -203,8 +204,13 @@ def _explain(response: requests.Response, body: bytes) -> FetchError | None:
     return None
 
 
-def _checked_id(text: object) -> str:
-    """Return an id that can be part of an address."""
-    if not isinstance(text, str) or not text or not all(c.isascii() and (c.isalnum() or c in "-_") for c in text):
+def is_id(text: object) -> bool:
+    """Return whether a text can be an id, which is part of addresses."""
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", text) is not None
+
+
+def checked_id(text: object) -> str:
+    """Return an id that can be part of an address (FetchError if it cannot)."""
+    if not isinstance(text, str) or not is_id(text):
         raise FetchError(f"AppEEARS: expected an id, found {str(text)[:40]!r}.")
     return text

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import requests
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, SourceError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, host_of, public, public_text
+from fluxcube.fetch.answers import MALFORMED, whole_number
 from fluxcube.fetch.http import Downloaded, download
 from fluxcube.fetch.items import Item, Plan, request_key
 from fluxcube.fetch.modis_places import tile_name
@@ -37,6 +38,8 @@ _SPEED = 5e6
 _HOSTS = re.compile(r"(?:.+\.)?(?:nasa\.gov|usgs\.gov)")
 _EULA = re.compile(rb"(?i)eula|resolution_url|approve_app")
 _MAX_GRANULES = 2000
+#: Day, edition, item and address of a granule.
+Found: TypeAlias = tuple[np.datetime64, str, Item, str]
 _FORMATS = ("HDF4", "HDF5")
 _ALGORITHMS = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-512": "sha512"}
 _HELP = (
@@ -122,7 +125,7 @@ def log_in(auth: Any, endpoint: str | None = None) -> None:
             text = " ".join(public_text(str(error)).split())[:200]
             problem = CredentialsError(f"NASA Earthdata does not accept the login ({text}). {_HELP}")
             break
-        except (requests.RequestException, ValueError, KeyError) as error:
+        except (requests.RequestException, *MALFORMED) as error:
             problem = FetchError(f"NASA Earthdata: the login failed ({type(error).__name__}); try again later.")
             break
         return
@@ -137,9 +140,8 @@ def find_tiles(auth: Any, request: Request) -> dict[str, tuple[Item, str]]:
             for year in years:
                 days = set(product.days(year, request.every))
                 latest: dict[np.datetime64, tuple[str, Item, str]] = {}
-                for granule in _search(auth, product, tile, year) if days else ():
-                    one = _granule(granule, product, tile)
-                    if one is not None and one[0] in days:
+                for one in _search(auth, product, tile, year) if days else ():
+                    if one[0] in days:
                         day, edition, item, url = one
                         latest[day] = max(latest.get(day, ("", item, url)), (edition, item, url), key=lambda e: e[0])
                 found |= {item.name: (item, url) for _, item, url in (latest[day] for day in sorted(latest))}
@@ -151,22 +153,26 @@ def find_tiles(auth: Any, request: Request) -> dict[str, tuple[Item, str]]:
     return found
 
 
-def _search(auth: Any, product: Product, tile: tuple[int, int], year: int) -> Iterable[Any]:
+def _search(auth: Any, product: Product, tile: tuple[int, int], year: int) -> list[Found]:
+    """Return the granules of a product, tile and year that CMR lists."""
     from earthaccess.search import DataGranules
 
     query = DataGranules(auth).short_name(product.name).version(COLLECTION)
     query = query.granule_name(f"{product.name}.A{year}*.{tile_name(tile)}.*")
     problem = ""
     try:
-        return query.get(_MAX_GRANULES)
+        found = [_granule(granule, product, tile) for granule in query.get(_MAX_GRANULES)]
+        return [one for one in found if one is not None]
+    except FetchError:
+        raise
     except RuntimeError as error:
         problem = " ".join(public_text(str(error)).split())[:200]
-    except (requests.RequestException, ValueError, KeyError) as error:
+    except (requests.RequestException, *MALFORMED) as error:
         problem = type(error).__name__
     raise FetchError(f"NASA Earthdata: the search in CMR failed ({problem}); run the same command again.")
 
 
-def _granule(granule: Any, product: Product, tile: tuple[int, int]) -> tuple[np.datetime64, str, Item, str] | None:
+def _granule(granule: Any, product: Product, tile: tuple[int, int]) -> Found | None:
     """Return the day, edition, item and address of a granule; None if it is another product or tile."""
     links = [link for link in granule.data_links(access="external") if link.lower().endswith(".hdf")]
     if not links:
@@ -199,11 +205,12 @@ def _archive_information(granule: Any, name: str) -> Mapping[str, Any]:
 
 
 def _size(archived: Mapping[str, Any]) -> int | None:
-    if isinstance(size := archived.get("SizeInBytes"), (int, float)):
-        return int(size)
+    """Return the bytes of a file as CMR lists them: not exactly, since some entries are rounded."""
+    if (size := whole_number(archived.get("SizeInBytes"))) is not None:
+        return size
     factor = {"KB": 2**10, "MB": 2**20, "GB": 2**30}.get(str(archived.get("SizeUnit", "")).upper())
-    size = archived.get("Size")
-    return int(size * factor) if factor and isinstance(size, (int, float)) else None
+    rounded = archived.get("Size")
+    return int(rounded * factor) if factor and isinstance(rounded, (int, float)) and 0 < rounded < 1e9 else None
 
 
 def _checksum(archived: Mapping[str, Any]) -> tuple[str, str] | None:

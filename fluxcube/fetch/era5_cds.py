@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ _TRIES, _BETWEEN = 5, 10.0
 _POLL, _LONGEST_POLL, _SLOWER = 2.0, 60.0, 1.5
 #: Key that is sent to another server than the CDS, in place of the user's.
 _ANONYMOUS = "anonymous"
+#: Ids of requests, which are part of addresses; the ledger can have been edited.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _OVER = ("failed", "rejected", "dismissed", "deleted")
 #: Formats of what the service delivers.
 _FORMATS = ("NetCDF", "GRIB", "zip")
@@ -126,7 +129,7 @@ class DataStore:
         """Return the request of an earlier call if it is still of use, or a new one."""
         request_id = ledger.request_id(item)
         if request_id is not None:
-            remote = self._found(request_id, dataset)
+            remote = self._found(request_id, dataset) if _ID.fullmatch(request_id) else None
             if remote is not None:
                 return remote
             ledger.forget(item)

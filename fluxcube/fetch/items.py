@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -73,6 +74,19 @@ def check_name(name: object) -> None:
     if fault := fault_of_name(name):
         shown = repr(name)[:80].encode("unicode_escape").decode()
         raise FetchError(f"the service sent the file name {shown}, which {fault}: nothing was written; report this.")
+
+
+def file_names(sites: Iterable[str]) -> dict[str, str]:
+    """Return a text for each site that can be part of the name of a file, different for each."""
+    names: dict[str, str] = {}
+    used: set[str] = set()
+    for site in sites:
+        name = re.sub(r"[^A-Za-z0-9-]+", "-", site).strip("-")[:60]
+        if name != site or name.lower() in used:
+            name = f"{name}-{zlib.crc32(site.encode()):08x}".strip("-")
+        used.add(name.lower())
+        names[site] = name
+    return names
 
 
 def request_key(request: Mapping[str, object]) -> str:

@@ -22,6 +22,7 @@ import requests
 
 from fluxcube.errors import FetchError, SourceError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
+from fluxcube.fetch.answers import MALFORMED
 from fluxcube.fetch.control import check_stop, report_bytes
 from fluxcube.fetch.http import Downloaded, download
 from fluxcube.fetch.items import Item, Plan, request_key
@@ -108,7 +109,7 @@ def fetch(request: Request) -> list[Path]:
             part = parts[item.name]
             if part.layer:
                 url = part.images[0].links[part.layer]
-                return download(signer.signed(url), path)
+                return download(signer.signed(url), path, formats=("TIFF",))
             _write_part(signer, session, part, path)
             return None
 
@@ -170,18 +171,22 @@ def _block(part: Part, names: Sequence[str]) -> Block:
 def _search(request: Request) -> dict[Tile, list[Image]]:
     """Return the images of each tile, by day."""
     try:
+        from pystac.errors import STACError
         from pystac_client import Client
+        from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
     except ImportError:
         raise missing_package("pystac-client", "fetch-modis", "fetching MODIS from the Planetary Computer") from None
     hide_credentials("pystac_client.stac_api_io", "urllib3.connectionpool", "urllib3.util.retry")
     problem = ""
     try:
-        client = Client.open(f"{(request.endpoint or _API).rstrip('/')}/api/stac/v1")
+        client = Client.open(f"{(request.endpoint or _API).rstrip('/')}/api/stac/v1", modifier=_check_page)
         return {tile: _tile_images(client, tile, years, request) for tile, years in request.places.tiles().items()}
+    except FetchError:
+        raise
     except APIError as error:
         problem = " ".join(public_text(str(error)).split())[:200]
-    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+    except (requests.RequestException, STACError, ClientTypeError, *MALFORMED) as error:
         problem = type(error).__name__
     raise FetchError(f"Planetary Computer: the search failed ({problem}); run the same command again.")
 
@@ -203,6 +208,12 @@ def _tile_images(client: Any, tile: Tile, years: Sequence[int], request: Request
             if image is not None and image.day in days:
                 latest[image.day] = max(latest.get(image.day, image), image, key=lambda i: i.name)
     return [latest[day] for day in sorted(latest)]
+
+
+def _check_page(page: Any) -> None:
+    """Refuse an answer to a search without a list of items, which the client takes for an empty list."""
+    if not isinstance(page.get("features"), list):
+        raise FetchError("Planetary Computer: expected a list of images, found another answer; try again later.")
 
 
 def _image(found: Mapping[str, Any], layers: Sequence[str], tile: Tile) -> Image | None:

@@ -13,6 +13,7 @@ from fluxcube.errors import FetchError, QuotaError
 from fluxcube.fetch.addresses import host_of, origin_of, public
 from fluxcube.fetch.answers import TRANSIENT, retry_after, snippet
 from fluxcube.fetch.control import pause
+from fluxcube.fetch.sending import send
 
 _BLOBS = re.compile(r"[a-z0-9]+\.blob\.core\.windows\.net")
 _EARLY = timedelta(minutes=5)
@@ -68,7 +69,7 @@ class Signer:
             if attempt:
                 pause(min(max(wait, 2.0**attempt), 60.0))
             try:
-                response = self._session.get(f"{self._service}/{account}/{container}", timeout=_TIMEOUT)
+                response = send(self._session, "GET", f"{self._service}/{account}/{container}", timeout=_TIMEOUT)
             except requests.RequestException as error:
                 problem = FetchError(f"Planetary Computer: no token was received ({type(error).__name__}).")
                 continue

@@ -122,10 +122,10 @@ def test_era5_land_and_grib(cds, two_days, tmp_path, data_format):
 
 
 @pytest.fixture
-def cube(monkeypatch):
+def cube():
     """Where and when the sites of a cube are; nothing else of it is read."""
     spans = [("2019-06-01", "2019-12-31"), ("2018-01-01", "2018-12-31"), ("2019-01-01", "2020-06-30")]
-    ds = xr.Dataset(
+    return xr.Dataset(
         coords={
             "site": ["CH-Aaa", "DE-Bbb", "NZ-Ccc"],
             "latitude": ("site", [47.11, 51.2, -37.4]),
@@ -134,8 +134,6 @@ def cube(monkeypatch):
             "time_stop": ("site", np.array([last for _, last in spans], "datetime64[ns]")),
         }
     )
-    monkeypatch.setattr(era5_fetch, "open_store", lambda path, **options: ds)
-    return "cube.zarr"
 
 
 def test_sites_of_a_cube_take_series_of_points(cds, cube, two_days, tmp_path):
@@ -165,7 +163,7 @@ def test_years_of_sites_are_their_own(cube):
     assert "soil_temperature_level_1" in notes[0] and "month by month" in notes[0]
     land, notes = find_requests(Order(product=ERA5_LAND, at_sites=cube, variables=("TS_1",)), date(2026, 11, 30))
     assert len(land) == 3 and "land-sea mask" in notes[0]
-    with pytest.raises(ConfigError, match="no site in the requested years"):
+    with pytest.raises(ConfigError, match="no site of 3 has data in the requested years"):
         find_requests(Order(product=ERA5, at_sites=cube, years=(2010,)), date(2026, 11, 30))
 
 
@@ -365,7 +363,9 @@ def test_options_that_contradict_each_other(tmp_path):
         ({"years": 2018}, "one of region, bbox and at_sites"),
         ({"years": 2018, "region": "alps", "bbox": BOX}, "one of region"),
         ({"region": "alps"}, "pass years"),
-        ({"years": "2018", "region": "alps"}, "years must be whole numbers"),
+        ({"years": "then", "region": "alps"}, "years such as 2018"),
+        ({"years": 2018, "region": "alps", "source": "earth-data-hub-era5-land"}, "does not have ERA5: pass cds or"),
+        ({"years": 2018, "bbox": (1, 50, 2)}, "west, south, east, north"),
         ({"years": 2018, "bbox": BOX, "model": "a", "variables": "TA"}, "either a model or variables"),
         ({"years": 2018, "bbox": BOX, "variables": "CO2"}, "CO2 cannot be derived"),
         ({"years": 2018, "bbox": BOX, "data_format": "csv"}, "netcdf"),
