@@ -26,6 +26,7 @@ from fluxcube.fetch.modis_places import tile_name
 from fluxcube.fetch.modis_products import COLLECTION, Product, licence
 from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.run import fetch_all, make_plan
+from fluxcube.fetch.sending import limit_waiting
 from fluxcube.sources.modis.names import parse_name
 
 #: Products and options of the service, as `fluxcube.fetch.modis` checks them.
@@ -158,6 +159,7 @@ def _search(auth: Any, product: Product, tile: tuple[int, int], year: int) -> li
     from earthaccess.search import DataGranules
 
     query = DataGranules(auth).short_name(product.name).version(COLLECTION)
+    limit_waiting(query.session)
     query = query.granule_name(f"{product.name}.A{year}*.{tile_name(tile)}.*")
     problem = ""
     try:

@@ -15,6 +15,7 @@ import requests
 
 from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
+from fluxcube.fetch.answers import MALFORMED
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.modis_tiff import corner
 from fluxcube.fetch.sending import new_session
@@ -79,6 +80,8 @@ def start(project: str | None = None, endpoint: str | None = None) -> ModuleType
     options: dict[str, Any] = {} if known else {"credentials": None, "http_transport": _Transport()}
     with _STARTING:
         _call(lambda: ee.Initialize(url=url, project=project, **options), tries=1)
+        if known:  # the client itself waits without an end
+            _call(lambda: ee.data.setDeadline(1000 * _TIMEOUT), tries=1)
     return ee
 
 
@@ -195,13 +198,17 @@ def _attempt(function: Callable[[], _Result]) -> _Result | _Failure:
         return _Failure(_account_error(str(error)), passing=False)
     except (ee.EEException, ClientError) as error:
         return _named(str(error))
+    except FetchError:
+        raise
     except (ConnectionError, TimeoutError):
         return _Failure(
             FetchError("Earth Engine: the server could not be reached; run the same command again to continue."), True
         )
-    except (ValueError, EOFError) as error:
+    except (EOFError, *MALFORMED) as error:
+        text = f"{type(error).__name__}: {public_text(str(error))[:200]}"
         return _Failure(
-            FetchError(f"Earth Engine: the answer is no NumPy array ({public_text(str(error))[:200]})."), True
+            FetchError(f"Earth Engine: the answer cannot be read ({text}); run the same command later, or update ee."),
+            True,
         )
 
 

@@ -32,7 +32,7 @@ from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.modis_tiff import Block, write_block, write_strips
 from fluxcube.fetch.remote_file import RemoteFile, open_raster
 from fluxcube.fetch.run import fetch_all, make_plan
-from fluxcube.fetch.sending import new_session
+from fluxcube.fetch.sending import TIMEOUT, new_session, no_auth
 from fluxcube.fetch.signing import Signer
 from fluxcube.sources.modis import grid
 from fluxcube.sources.modis.names import parse_name
@@ -109,7 +109,9 @@ def fetch(request: Request) -> list[Path]:
             part = parts[item.name]
             if part.layer:
                 url = part.images[0].links[part.layer]
-                return download(signer.signed(url), path, formats=("TIFF",))
+                got = download(signer.signed(url), path, formats=("TIFF",))
+                _check_tile(path, part.images[0])
+                return got
             _write_part(signer, session, part, path)
             return None
 
@@ -180,7 +182,7 @@ def _search(request: Request) -> dict[Tile, list[Image]]:
     hide_credentials("pystac_client.stac_api_io", "urllib3.connectionpool", "urllib3.util.retry")
     problem = ""
     try:
-        client = Client.open(f"{(request.endpoint or _API).rstrip('/')}/api/stac/v1", modifier=_check_page)
+        client = Client.open(f"{(request.endpoint or _API).rstrip('/')}/api/stac/v1", stac_io=_connection())
         return {tile: _tile_images(client, tile, years, request) for tile, years in request.places.tiles().items()}
     except FetchError:
         raise
@@ -210,10 +212,29 @@ def _tile_images(client: Any, tile: Tile, years: Sequence[int], request: Request
     return [latest[day] for day in sorted(latest)]
 
 
-def _check_page(page: Any) -> None:
-    """Refuse an answer to a search without a list of items, which the client takes for an empty list."""
-    if not isinstance(page.get("features"), list):
-        raise FetchError("Planetary Computer: expected a list of images, found another answer; try again later.")
+def _connection() -> Any:
+    """Return what the client sends requests with: nothing of ``~/.netrc``, and no endless wait.
+
+    An answer to a search without a list of items is refused; the client takes it for an empty list.
+    """
+    from pystac_client.stac_api_io import StacApiIO
+
+    class Connection(StacApiIO):
+        """Checks the answers to searches."""
+
+        def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            """Return the JSON of an answer."""
+            answer = super().read_json(source, *args, **kwargs)
+            address = str(getattr(source, "href", source))
+            if address.endswith("/search") and not isinstance(answer.get("features"), list):
+                raise FetchError(
+                    "Planetary Computer: expected a list of images, found another answer; try again later."
+                )
+            return answer
+
+    connection = Connection(timeout=TIMEOUT)
+    connection.session.auth = no_auth
+    return connection
 
 
 def _image(found: Mapping[str, Any], layers: Sequence[str], tile: Tile) -> Image | None:
@@ -281,6 +302,45 @@ def _fill(values: np.ndarray, signer: Signer, session: requests.Session, image: 
             out[r0 - window.row : r1 - window.row, c0 - window.col : c1 - window.col] = file.read(box)
 
 
+def _check_tile(path: Path, image: Image) -> None:
+    """Check that a downloaded layer is the tile, and that none of its blocks ends beyond the end of the file."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.open(path, driver="GTiff") as file:
+            _corner_of(file, image)
+            high, wide = file.block_shapes[0]
+            for row, col in np.ndindex(-(-file.height // high), -(-file.width // wide)):
+                begin, length = (
+                    int(file.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=1) or 0)
+                    for what in ("OFFSET", "SIZE")
+                )
+                if begin + length > path.stat().st_size:
+                    raise FetchError(f"{path.name}: the file was cut short; run the same command again.")
+    except RasterioError as error:
+        raise FetchError(
+            f"{path.name}: this is no GeoTIFF ({type(error).__name__}); run the same command again."
+        ) from None
+
+
+def _corner_of(file: Any, image: Image) -> tuple[int, int]:
+    """Return the global pixel of the corner of an open file, which must be that of the tile."""
+    dx, _, x, _, dy, y = tuple(file.transform)[:6]
+    name = Path(f"{image.name}.tif")
+    try:
+        row, col, factor = grid.grid_place(name, (dx, -dy), (x, y), "MCD43A4")
+    except SourceError as error:
+        raise FetchError(f"Planetary Computer: {error}") from None
+    h, v = image.tile
+    if (row // grid.TILE, col // grid.TILE, factor) != (v, h, 1) or file.dtypes[0] != "int16":
+        raise FetchError(
+            f"Planetary Computer: {name} must be tile {tile_name(image.tile)} in int16, found row {row}, column {col} "
+            f"and {file.dtypes[0]}."
+        )
+    return row, col
+
+
 class _Layer:
     """An open layer of an image, of which windows are read."""
 
@@ -298,7 +358,7 @@ class _Layer:
 
     def read(self, box: tuple[int, int, int, int]) -> np.ndarray:
         """Return the window of global pixels (first row, last row + 1, first column, last column + 1)."""
-        row, col = self._corner()
+        row, col = _corner_of(self.file, self.image)
         r0, r1, c0, c1 = box
         problem: FetchError | None = None
         if r0 < row or c0 < col or r1 > row + self.file.height or c1 > col + self.file.width:
@@ -310,19 +370,3 @@ class _Layer:
         if problem is not None:
             raise problem
         return values
-
-    def _corner(self) -> tuple[int, int]:
-        """Return the global pixel of the file's corner, which must be that of the tile."""
-        dx, _, x, _, dy, y = tuple(self.file.transform)[:6]
-        name = Path(f"{self.image.name}.tif")
-        try:
-            row, col, factor = grid.grid_place(name, (dx, -dy), (x, y), "MCD43A4")
-        except SourceError as error:
-            raise FetchError(f"Planetary Computer: {error}") from None
-        h, v = self.image.tile
-        if (row // grid.TILE, col // grid.TILE, factor) != (v, h, 1) or self.file.dtypes[0] != "int16":
-            raise FetchError(
-                f"Planetary Computer: {name} must be tile {tile_name(self.image.tile)} in int16, found row {row}, "
-                f"column {col} and {self.file.dtypes[0]}."
-            )
-        return row, col

@@ -52,7 +52,7 @@ def new_session() -> requests.Session:
         for end in (":", "/"):
             for scheme in ("http", "https"):
                 session.mount(f"{scheme}://{host}{end}", _Direct())
-    session.auth = _no_auth
+    session.auth = no_auth
     session.headers["User-Agent"] = _AGENT
     return session
 
@@ -65,8 +65,23 @@ class _Direct(requests.adapters.HTTPAdapter):
         return super().send(request, *arguments, **{**options, "proxies": None})
 
 
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Return a request as it is: as the authentication of a session, it keeps requests from reading ``.netrc``."""
     return request
+
+
+class _Timed(requests.adapters.HTTPAdapter):
+    """Waits `TIMEOUT` for an answer where no other time is passed."""
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        """Send a request."""
+        return super().send(request, *arguments, **{**options, "timeout": options.get("timeout") or TIMEOUT})
+
+
+def limit_waiting(session: requests.Session) -> None:
+    """Let the session of a client wait for an answer as long as a download does, not without an end."""
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Timed())
 
 
 def attempt_once(url: str, action: Callable[[], T]) -> T | Failed:
