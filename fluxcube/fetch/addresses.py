@@ -17,6 +17,10 @@ _SECRET = re.compile(
 )
 _URL = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"'<>]+""", re.IGNORECASE)
 _PATH_QUERY = re.compile(r"""(?<![\w:/])(/[^\s"'<>?]*)\?([^\s"'<>]+)""")
+#: A member of JSON, which can be cut off, whose value is a token.
+_JSON_TOKEN = re.compile(r"""(?i)("[\w-]*(?:token|secret|passw\w*|api_?key|signature)"\s*:\s*)"[^"]*"?""")
+#: The value of a header that authorises a request.
+_SCHEME = re.compile(r"\b((?i:basic|bearer)) (?=\S*[A-Z0-9])[A-Za-z0-9+/=._~-]{8,}")
 #: Headers that contain no credentials, and follow a redirect to another host.
 HARMLESS_HEADERS = frozenset(
     {"accept", "accept-encoding", "range", "if-range", "user-agent", "connection", "content-length", "content-type"}
@@ -48,19 +52,28 @@ def _public_query(query: str) -> str:
         return query
     pairs = parse_qsl(query, keep_blank_values=True)
     return "&".join(
-        f"{quote(name, safe='')}={_HIDDEN if _SECRET.fullmatch(name) else quote(value, safe='/:,+')}"
-        for name, value in pairs
+        f"{_quoted(name)}={_HIDDEN if _SECRET.fullmatch(name) else _quoted(value, '/:,+')}" for name, value in pairs
     )
 
 
+def _quoted(text: str, safe: str = "") -> str:
+    return quote(text, safe=safe, errors="replace")
+
+
 def public_text(text: str) -> str:
-    """Return a text in which every URL, and every path with a query, is public.
+    """Return a text in which every URL, and every path with a query, is public, and tokens in JSON are hidden.
 
     Examples
     --------
     >>> public_text('GET /data?token=abc failed at https://a:b@host.org/x')
     'GET /data?token=*** failed at https://host.org/x'
+    >>> public_text('{"access_token": "abc", "type": "Bearer"}')
+    '{"access_token": "***", "type": "Bearer"}'
+    >>> public_text("Basic authentication is required, found Basic bWU6cGFzcw==")
+    'Basic authentication is required, found Basic ***'
     """
+    text = _JSON_TOKEN.sub(rf'\1"{_HIDDEN}"', text)
+    text = _SCHEME.sub(rf"\1 {_HIDDEN}", text)
     text = _URL.sub(lambda match: public(match[0]), text)
     return _PATH_QUERY.sub(lambda match: f"{match[1]}?{_public_query(match[2])}", text)
 

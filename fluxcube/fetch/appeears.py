@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import FetchError
-from fluxcube.fetch.appeears_client import Client, Gone, is_id
+from fluxcube.fetch.appeears_client import Client, Gone, checked_id, is_id
 from fluxcube.fetch.control import pause
 from fluxcube.fetch.http import Downloaded
 from fluxcube.fetch.items import Item, Plan, check_name, request_key, size_text, within
@@ -236,7 +236,7 @@ def _file(found: Mapping[str, Any]) -> dict[str, Any]:
     check_name(name)
     size = found.get("file_size")
     return {
-        "file_id": str(found["file_id"]),
+        "file_id": checked_id(found["file_id"]),
         "file_name": name,
         "file_size": size if isinstance(size, int) else None,
         "sha256": str(found.get("sha256", "")),

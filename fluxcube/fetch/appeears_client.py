@@ -22,7 +22,7 @@ from fluxcube.fetch.addresses import host_of, public
 from fluxcube.fetch.answers import SNIFFED, TRANSIENT, is_login, retry_after, snippet
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.http import Downloaded, download
-from fluxcube.fetch.sending import new_session, shown
+from fluxcube.fetch.sending import new_session, send, shown
 
 API = "https://appeears.earthdatacloud.nasa.gov/api"
 _LOGIN_HOST = "urs.earthdata.nasa.gov"
@@ -126,7 +126,10 @@ class Client:
     def _send(self, method: str, path: str, **options: Any) -> requests.Response | FetchError:
         try:
             with new_session() as session:
-                return session.request(method, self._url + path, timeout=_TIMEOUT, allow_redirects=False, **options)
+                options = {"timeout": _TIMEOUT, "allow_redirects": False, **options}
+                return send(session, method, self._url + path, **options)
+        except FetchError as error:
+            return error
         except requests.RequestException as error:
             return FetchError(f"AppEEARS: the server could not be reached ({type(error).__name__}); try again later.")
 

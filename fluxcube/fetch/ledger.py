@@ -143,7 +143,7 @@ class Ledger:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = open(self.folder / LOCK, "ab")  # noqa: SIM115
         except OSError as error:
-            raise unwritable(self.folder, error) from error
+            raise unwritable(Path(error.filename or self.folder), error) from error
         with file:
             _lock(file.fileno(), self.folder)
             yield

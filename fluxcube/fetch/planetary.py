@@ -121,7 +121,7 @@ def fetch(request: Request) -> list[Path]:
 def _parts(request: Request) -> dict[str, Part]:
     """Return the contents of each file by its name."""
     images = _search(request)
-    if not images:
+    if not any(images.values()):
         raise FetchError(
             f"Planetary Computer: no image of {', '.join(PRODUCTS)} was found for the places and years: check them on "
             "https://planetarycomputer.microsoft.com/dataset/modis-43A4-061."
