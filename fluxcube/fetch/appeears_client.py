@@ -190,6 +190,8 @@ def _account(host: str) -> tuple[str, str]:
         found = netrc.netrc(str(path)).authenticators(host)
     except OSError:
         pass
+    except UnicodeError:
+        where = f" ({path} cannot be read as text)"
     except netrc.NetrcParseError as error:
         # The text of the error can contain a word of the file, such as a password.
         where = f" (line {error.lineno} of {path} cannot be read)"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -78,11 +80,28 @@ def start(project: str | None = None, endpoint: str | None = None) -> ModuleType
     project = project or os.environ.get("EARTHENGINE_PROJECT") or os.environ.get("GOOGLE_CLOUD_PROJECT")
     known = url.endswith(".googleapis.com")
     options: dict[str, Any] = {} if known else {"credentials": None, "http_transport": _Transport()}
+    if known:
+        _check_credentials(ee)
     with _STARTING:
         _call(lambda: ee.Initialize(url=url, project=project, **options), tries=1)
         if known:  # the client itself waits without an end
             _call(lambda: ee.data.setDeadline(1000 * _TIMEOUT), tries=1)
     return ee
+
+
+def _check_credentials(ee: ModuleType) -> None:
+    """Raise CredentialsError if the client's file is damaged; if there is none, the client itself reports it."""
+    path = Path(ee.oauth.get_credentials_path())
+    try:
+        good = isinstance(json.loads(path.read_text("utf-8")), dict)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        good = False
+    if not good:
+        raise CredentialsError(
+            f"Earth Engine: {path} cannot be read: run `earthengine authenticate`, which writes it anew."
+        )
 
 
 class _Transport:

@@ -302,14 +302,27 @@ def _check_account() -> None:
     from cdsapi.api import read_config
 
     rc = os.environ.get("CDSAPI_RC", os.path.expanduser("~/.cdsapirc"))
-    config = read_config(rc) if os.path.isfile(rc) else {}
+    try:
+        config = read_config(rc) if os.path.isfile(rc) else {}
+    except (OSError, UnicodeError) as error:  # an error of encodings contains the text of the file
+        problem = f"{rc} cannot be read as text ({type(error).__name__}): write url and key into it, from {HOW_TO}."
+        config = None
+    if config is None:
+        raise CredentialsError(problem)
     url, key = (os.environ.get(f"CDSAPI_{name.upper()}") or config.get(name) for name in ("url", "key"))
     if not url or not key:
         raise CredentialsError(
             f"no account of the Climate Data Store was found: expected url and key in {rc}, or in CDSAPI_URL and "
             f"CDSAPI_KEY. Create a free account, and copy the two lines from {HOW_TO}."
         )
-    if ":" in key or not key.strip():
+    if not url.startswith(("https://", "http://")):
+        raise CredentialsError(f"the url in {rc} or CDSAPI_URL must begin with https://: copy it from {HOW_TO}.")
+    if not key.isascii() or not key.isprintable() or any(mark in key for mark in " \"'"):
+        raise CredentialsError(
+            f"the key in {rc} or CDSAPI_KEY contains quotation marks, blanks or other characters that no key has: copy "
+            f"it again from {HOW_TO}."
+        )
+    if ":" in key:
         raise CredentialsError(
             f"the key in {rc} or CDSAPI_KEY has the form UID:KEY, which the CDS does not accept since 2024: copy the "
             f"personal access token from {HOW_TO}."

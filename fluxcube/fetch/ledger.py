@@ -148,6 +148,11 @@ class Ledger:
             _lock(file.fileno(), self.folder)
             yield
 
+    def check_unlocked(self) -> None:
+        """Raise FetchError if another fetch is writing to the folder: before what is recorded in the user's name."""
+        with self.locked():
+            pass
+
     def _append(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, default=str).encode() + b"\n"
         with self._guard:

@@ -9,6 +9,7 @@ from pathlib import Path
 from fluxcube.errors import ConfigError, FetchError, unknown
 from fluxcube.fetch.http import download
 from fluxcube.fetch.items import Item, Plan
+from fluxcube.fetch.ledger import Ledger
 from fluxcube.fetch.run import Progress, fetch_all
 from fluxcube.fetch.towers_ameriflux import EMAIL, USER, account, order, plan_ameriflux
 from fluxcube.fetch.towers_archives import fetch_archive, key_of, log_download, plan_icos, plan_shuttle
@@ -194,6 +195,7 @@ class _Archives(_Task):
 
     def run(self, jobs: int, progress: Progress | None, again: str) -> list[Path]:
         """Report the downloads to AmeriFlux, fetch what is missing, and write the snapshot."""
+        Ledger(self.folder).check_unlocked()
         missing = [item for item in self.plan.missing if item.about.get("hub") == "AmeriFlux"]
         if missing:
             user = {"user_name": os.environ.get(USER, ""), "user_email": os.environ.get(EMAIL, "")}
@@ -220,5 +222,6 @@ class _Order(_Archives):
     def run(self, jobs: int, progress: Progress | None, again: str) -> list[Path]:
         """Order what is missing, and fetch it."""
         if self.plan.missing:
+            Ledger(self.folder).check_unlocked()
             self.plan, self.urls = order(self.plan, self.services, account(os.environ))
         return _Task.run(self, jobs, progress, again)

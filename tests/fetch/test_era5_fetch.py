@@ -248,6 +248,10 @@ def test_a_file_that_is_no_data_is_not_kept(cds, two_days, tmp_path, monkeypatch
         (None, "no account of the Climate Data Store was found: expected url and key in"),
         ("url: URL\n", "no account"),
         ("url: URL\nkey: 1234:abcdef-123456\n", "form UID:KEY"),
+        ("url: cds.climate.copernicus.eu/api\nkey: abcdef-123456\n", "must begin with https://"),
+        ("url: URL\nkey: 'abcdef-123456'\n", "quotation marks"),
+        ("url: URL\nkey: abcdef-123456\u2009\n", "other characters|no account|does not accept"),
+        (b"url: URL\nkey: \xff\xfeabcdef-123456\n", "cannot be read as text"),
         ("url: URL\nkey: wrong-key-123456\n", "does not accept the key"),
     ],
 )
@@ -255,12 +259,51 @@ def test_accounts_that_cannot_work(cds, two_days, tmp_path, text, match, caplog)
     rc = tmp_path / "home" / ".cdsapirc"
     rc.unlink()
     if text:
-        rc.write_text(text.replace("URL", f"{cds.url}/api"))
+        content = text if isinstance(text, bytes) else text.replace("URL", f"{cds.url}/api").encode()
+        rc.write_bytes(content)
     with pytest.raises(CredentialsError, match=match) as info:
         fetch.era5(tmp_path / "era5", years=2019, bbox=BOX, variables="TA")
     assert "how-to-api" in str(info.value) and not files_of(tmp_path / "era5")
     for secret in ("abcdef-123456", "wrong-key-123456"):
         assert_absent(secret, caplog, tmp_path / "era5", info.value)
+
+
+def sent_by(program, monkeypatch, folder):
+    """The file, data set and request of each call of the client by a printed program."""
+    calls = []
+
+    class Client:
+        def retrieve(self, dataset, request, target):
+            calls.append((target.removesuffix(".part"), dataset, request))
+            (folder / target).write_bytes(b"x")
+
+    monkeypatch.setitem(sys.modules, "cdsapi", SimpleNamespace(Client=Client))
+    monkeypatch.chdir(folder)
+    exec(compile(program, "request.py", "exec"), {})
+    return calls
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"years": "2018", "bbox": BOX, "variables": ("TA", "SW_IN")},
+        {"years": "2015-2017,2019,2020", "region": "world", "variables": ("TA", "WS", "VPD", "PA", "TS_1", "SWC_1")},
+        {"years": "2026", "region": "alps"},
+        {"years": "2016", "at_sites": {"A/b": (50.0, 13.0), "*": (1.0, 2.0)}, "variables": ("TA", "TS_1")},
+        {"years": "2019,2020", "bbox": BOX, "data_format": "grib", "product": ERA5_LAND},
+        {"years": "1940", "bbox": (170, -20, -170, -10), "variables": "P"},
+    ],
+)
+def test_a_printed_program_sends_the_same_requests(options, monkeypatch, tmp_path):
+    """It is short: whole years are one call, whatever their number."""
+    monkeypatch.setattr(era5_fetch, "_today", lambda: date(2026, 11, 30))
+    order = Order(**{"product": ERA5, **options})
+    program = era5_fetch.request_script(order)
+    requests, _ = find_requests(order)
+    expected = {one.name: (one.dataset, dict(one.body)) for one in requests}
+    sent = sent_by(program, monkeypatch, tmp_path)
+    assert {name: (dataset, body) for name, dataset, body in sent} == expected and len(sent) == len(requests)
+    assert len(program.splitlines()) < 60
 
 
 def test_without_the_client_the_extra_is_named(cds, two_days, tmp_path, monkeypatch):
