@@ -464,6 +464,14 @@ def test_a_region_is_copied_from_a_cloud_without_an_account(tmp_path, monkeypatc
         assert fetch.era5(tmp_path / "era5", **options) == [store]
         (tmp_path / "era5" / "fetch.jsonl").unlink()  # a kill before the ledger was written
         assert fetch.era5(tmp_path / "era5", **options) == [store] and len(service.requests) == before
+        # A chunk that the store does not send is not taken for hours without values.
+        number = len(service.requests)
+        service.fail(r"2m_temperature/c/", *[status(404)] * 999)
+        with pytest.raises(FetchError, match=r"values of t2m are missing.*removed"):
+            fetch.era5(tmp_path / "other", **options)
+        service._faults.clear()
+        (again,) = fetch.era5(tmp_path / "other", **options)
+        assert again.name == store.name and len(service.requests) > number
     forcing = fc.open_forcing(tmp_path / "era5")
     assert forcing.sizes["time"] == 23 and {"TA", "SW_IN"} < set(forcing["variable"].values)
     assert np.isfinite(forcing.predictors).all() and np.isfinite(forcing.elevation).all()
