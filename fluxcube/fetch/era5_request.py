@@ -75,7 +75,18 @@ _TERMS = (
     "Results contain modified Copernicus Climate Change Service information; neither the European Commission nor ECMWF "
     "is responsible for any use of it. State this, and cite the data set, wherever results are published."
 )
-_CC_BY = "https://creativecommons.org/licenses/by/4.0/"
+
+
+def _licence(citation: str, doi: str) -> Licence:
+    return Licence(
+        name="CC-BY-4.0 (Copernicus)",
+        url="https://creativecommons.org/licenses/by/4.0/",
+        text=_TERMS,
+        citation=f"{citation} Copernicus Climate Change Service (C3S) Climate Data Store (CDS).",
+        doi=doi,
+    )
+
+
 _SURFACE = frozenset({"t2m", "d2m", "sp", "u10", "v10", "tp", "ssrd", "strd"})
 _SOIL = frozenset({f"{name}{level}" for name in ("stl", "swvl") for level in range(1, 5)})
 ERA5 = Product(
@@ -88,15 +99,9 @@ ERA5 = Product(
     without=frozenset(),
     at_points=_SURFACE,
     reanalysis=True,
-    licence=Licence(
-        name="CC-BY-4.0 (Copernicus)",
-        url=_CC_BY,
-        text=_TERMS,
-        citation=(
-            "Hersbach, H., et al. (2023): ERA5 hourly data on single levels from 1940 to present. Copernicus Climate "
-            "Change Service (C3S) Climate Data Store (CDS)."
-        ),
-        doi="10.24381/cds.adbb2d47",
+    licence=_licence(
+        "Hersbach, H., et al. (2023): ERA5 hourly data on single levels from 1940 to present.",
+        "10.24381/cds.adbb2d47",
     ),
 )
 ERA5_LAND = Product(
@@ -109,16 +114,7 @@ ERA5_LAND = Product(
     without=frozenset({"zust", "ishf", "z", "lsm"}),
     at_points=_SURFACE | _SOIL,
     reanalysis=False,
-    licence=Licence(
-        name="CC-BY-4.0 (Copernicus)",
-        url=_CC_BY,
-        text=_TERMS,
-        citation=(
-            "Muñoz Sabater, J. (2019): ERA5-Land hourly data from 1950 to present. Copernicus Climate Change Service "
-            "(C3S) Climate Data Store (CDS)."
-        ),
-        doi="10.24381/cds.e2161bac",
-    ),
+    licence=_licence("Muñoz Sabater, J. (2019): ERA5-Land hourly data from 1950 to present.", "10.24381/cds.e2161bac"),
 )
 
 
