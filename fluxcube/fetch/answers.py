@@ -20,7 +20,7 @@ _LOGIN_PATH = re.compile(r"(?i)/(login|signin|sign-in|oauth2?|sso|authenticate|s
 _LOGIN_TEXT = re.compile(rb"""(?i)(type=["']?password|log ?in|sign ?in|anmelden)""")
 _LICENCE_TEXT = re.compile(rb"(?i)(accept[^<]{0,60}licen[cs]e|licen[cs]e[^<]{0,60}accept|data use agreement|EULA)")
 _HTML = re.compile(rb"(?i)^(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", re.DOTALL)
-#: What services write about requests from a computer whose clock is off.
+#: Texts of services about requests from a computer with a wrong clock.
 _SKEWED = re.compile(rb"(?i)(time ?too ?skewed|token used (too early|before issued)|not yet valid|clock skew)")
 #: First bytes of formats of data.
 FORMATS: dict[str, tuple[bytes, ...]] = {
@@ -35,7 +35,7 @@ FORMATS: dict[str, tuple[bytes, ...]] = {
 }
 _MAGIC = tuple(start for starts in FORMATS.values() for start in starts)
 _ANY_TYPE = ("application/octet-stream", "binary/octet-stream", "application/x-download", "")
-#: Errors of Python in clients whose service sends an answer of another form than they expect.
+#: Errors of Python that clients raise when a service sends an answer of an unexpected form.
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 #: Number of bytes of a body that decide what it is.
 SNIFFED = 4096
@@ -163,7 +163,7 @@ def whole_number(text: object) -> int | None:
 
 
 def wait_error(url: str, seconds: float) -> QuotaError:
-    """Return the error for a service that asks for a longer wait than a fetch makes."""
+    """Return the error for a service that requests a longer wait than a fetch makes."""
     return QuotaError(
         f"{public(url)}: the service asks to wait {duration_text(seconds)} (a quota is used up); run the same command "
         "again after that."

@@ -33,7 +33,7 @@ from fluxcube.sources.modis.grid import COLS, ROWS
 PRODUCTS = ("MCD43A4", "MCD43A2", "MOD09GA", "MODOCGA", "MCD12Q1")
 OPTIONS = ("series",)
 SOURCE = "MODIS from AppEEARS"
-TERMS = "AppEEARS asks to be cited, too: https://appeears.earthdatacloud.nasa.gov/help#citing."
+TERMS = "AppEEARS requires a citation, too: https://appeears.earthdatacloud.nasa.gov/help#citing."
 #: Maximum number of areas, or of points, in a task.
 _AREAS, _POINTS = 50, 500
 #: Seconds between two questions for the state of a task, at first and at most.
@@ -183,7 +183,10 @@ def _wait_for(lists: Plan, tasks: Sequence[Task], client: Client, request: Reque
         task_id = _finished(client, ledger, by_name[item.name], request.wait_hours)
         files = [_file(found) for found in client.bundle(task_id) if _is_used(found, request.series)]
         if not files:
-            raise FetchError(f"AppEEARS: task {task_id} has no file that is used; look at it on the page of AppEEARS.")
+            raise FetchError(
+                f"AppEEARS: task {task_id} has no file of the requested kind; open the task on "
+                "https://appeears.earthdatacloud.nasa.gov/explore."
+            )
         with whole(path) as part:
             part.write_text(json.dumps({"task_id": task_id, "files": files}, indent=1), "utf-8")
 

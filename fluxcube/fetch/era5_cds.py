@@ -111,7 +111,7 @@ class DataStore:
         for attempt in (1, 2):
             remote = self._remote(item, dataset, body, ledger)
             self._wait(remote, item, dataset, ledger)
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 results = remote.get_results()
                 location, size = str(results.location), int(results.content_length)
             try:
@@ -126,7 +126,7 @@ class DataStore:
         raise AssertionError("unreachable")
 
     def _remote(self, item: Item, dataset: str, body: Mapping[str, object], ledger: Ledger) -> Any:
-        """Return the request of an earlier call if it is still of use, or a new one."""
+        """Return the request of an earlier call if it can still be used, or a new one."""
         request_id = ledger.request_id(item)
         if request_id is not None:
             remote = self._found(request_id, dataset) if _ID.fullmatch(request_id) else None
@@ -136,7 +136,7 @@ class DataStore:
         if dataset in self._not_accepted:  # every other request would be refused, too
             raise LicenceError(self._not_accepted[dataset])
         try:
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 remote = self._client.submit(dataset, dict(body))
         except LicenceError as error:
             self._not_accepted[dataset] = str(error)
@@ -146,7 +146,7 @@ class DataStore:
 
     def _found(self, request_id: str, dataset: str) -> Any | None:
         try:
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 remote = self._client.get_remote(request_id)
                 return None if remote.status in _OVER else remote
         except _Expired:
@@ -157,7 +157,7 @@ class DataStore:
         waited, seconds = 0.0, _POLL
         while True:
             check_stop()
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 status = str(remote.status)
             if status == "successful":
                 return
@@ -177,7 +177,7 @@ class DataStore:
 
     def _failed(self, remote: Any, status: str, dataset: str) -> FetchError:
         try:
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 remote.get_results()
         except (QuotaError, LicenceError, CredentialsError) as error:
             return error
@@ -186,7 +186,7 @@ class DataStore:
         return FetchError(f"request {remote.request_id} is {status} at the service: run the same command again.")
 
     @contextmanager
-    def _in_words(self, dataset: str) -> Iterator[None]:
+    def _named_errors(self, dataset: str) -> Iterator[None]:
         """Raise errors of the client as errors of fluxcube, without what the client knows of the account."""
         from ecmwf.datastores.processing import LinkError, ProcessingFailedError
 
@@ -215,13 +215,13 @@ class DataStore:
         raise type(problem)(hidden(str(problem), [str(self._client.key), *credentials_in(self.url, {})]))
 
     def _no_answer(self, text: str) -> FetchError:
-        said = snippet(text.encode()[:4096])
+        shown = snippet(text.encode()[:4096])
         if "password" in text.lower() or "log in" in text.lower() or "login" in text.lower():
             return CredentialsError(
-                f"{public(self.url)}: the service sent a login page instead of an answer ({said}): check url and key "
+                f"{public(self.url)}: the service sent a login page instead of an answer ({shown}): check url and key "
                 f"in ~/.cdsapirc ({HOW_TO})."
             )
-        return FetchError(f"{public(self.url)}: expected an answer of the CDS, found a web page ({said}).")
+        return FetchError(f"{public(self.url)}: expected an answer of the CDS, found a web page ({shown}).")
 
     def _refused(self, response: requests.Response | None, dataset: str) -> FetchError:
         if response is None:

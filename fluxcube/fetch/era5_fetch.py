@@ -86,7 +86,7 @@ def _check_source(source: str, product: Product) -> None:
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Needs:
     """The parameters and days that are needed."""
 
     parameters: tuple[str, ...]
@@ -221,7 +221,7 @@ def era5_land(
 def plan_order(out: str | os.PathLike, order: Order, *, jobs: int = 4) -> Plan:
     """Return the plan of an order into a folder; nothing is sent. Errors as of `era5`."""
     if order.source != CDS:
-        return plan_copy(Path(out), order.product, order.source, *_grid(order, _wish(order), _today()))
+        return plan_copy(Path(out), order.product, order.source, *_grid(order, _needs(order), _today()))
     return _prepared(Path(out), order, jobs)[0]
 
 
@@ -237,7 +237,7 @@ def fetch_order(
 ) -> list[Path]:
     """Fetch an order into a folder; parameters and errors as of `era5` and `fluxcube.fetch.run.fetch_all`."""
     if order.source != CDS:
-        return copy(Path(out), order.product, order.source, *_grid(order, _wish(order), _today()), progress)
+        return copy(Path(out), order.product, order.source, *_grid(order, _needs(order), _today()), progress)
     plan, ordered = _prepared(Path(out), order, jobs)
     if not plan.missing:  # no account is needed
         return fetch_all(plan, out, _nothing, progress=progress)
@@ -276,18 +276,18 @@ def find_requests(order: Order, today: date | None = None) -> tuple[list[Request
     ConfigError
         If a variable cannot be derived from ERA5, or years, boxes or sites are invalid.
     """
-    wish, today = _wish(order), today or _today()
-    notes = list(wish.notes)
+    needs, today = _needs(order), today or _today()
+    notes = list(needs.notes)
     if order.at_sites is None:
-        place, periods, parameters = _grid(order, wish, today)
+        place, periods, parameters = _grid(order, needs, today)
         return list(monthly_requests(order.product, place, periods, parameters, order.data_format)), notes
     requests: list[Request] = []
     places, more = _site_places(order, today)
     notes += more
     for place, years in places:
-        periods = Period.of_years(years, wish.lead, order.product, today)
-        requests += _at_site(order, place, periods, wish.parameters)
-    left = [name for name in wish.parameters if name not in order.product.at_points and name not in ("z", "lsm")]
+        periods = Period.of_years(years, needs.lead, order.product, today)
+        requests += _at_site(order, place, periods, needs.parameters)
+    left = [name for name in needs.parameters if name not in order.product.at_points and name not in ("z", "lsm")]
     if left:
         notes.append(
             f"{order.product.points} does not contain {', '.join(PARAMETERS[name].request for name in left)}: they are "
@@ -301,14 +301,14 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _grid(order: Order, wish: _Wish, today: date) -> tuple[Place, list[Period], tuple[str, ...]]:
+def _grid(order: Order, needs: _Needs, today: date) -> tuple[Place, list[Period], tuple[str, ...]]:
     """Return the box, the periods and the parameters of an order that is not at sites."""
     box = order.bbox if order.bbox is not None else region_box(str(order.region))
-    periods = Period.of_years(parse_years(order.years) or (), wish.lead, order.product, today)
-    return Place.of_box(order.product, box), periods, wish.parameters
+    periods = Period.of_years(parse_years(order.years) or (), needs.lead, order.product, today)
+    return Place.of_box(order.product, box), periods, needs.parameters
 
 
-def _wish(order: Order) -> _Wish:
+def _needs(order: Order) -> _Needs:
     """Return the parameters that an order needs, and the days before its first year."""
     lead, notes = 1, []
     if order.model is not None:
@@ -336,7 +336,7 @@ def _wish(order: Order) -> _Wish:
             "https://confluence.ecmwf.int/display/CKB/ERA5-Land and put them into the folder (models that use the "
             "elevation need them; cells outside the region are ignored)."
         )
-    return _Wish((*parameters, *static), lead, tuple(notes))
+    return _Needs((*parameters, *static), lead, tuple(notes))
 
 
 def _at_site(order: Order, place: Place, periods: Sequence[Period], parameters: Sequence[str]) -> Iterator[Request]:
@@ -386,8 +386,8 @@ def _without_known(folder: Path, requests: Iterable[Request]) -> tuple[list[Item
         items |= {one.name: one for one in others if set(_listed(one, "parameters")) & set(request.parameters)}
         rest = [name for name in request.parameters if name not in there]
         if rest:
-            wanted = request.only(rest) if len(rest) < len(request.parameters) else request
-            items[wanted.name], ordered[wanted.name] = wanted.item(), wanted
+            reduced = request.only(rest) if len(rest) < len(request.parameters) else request
+            items[reduced.name], ordered[reduced.name] = reduced.item(), reduced
     return list(items.values()), ordered
 
 

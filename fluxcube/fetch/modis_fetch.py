@@ -116,7 +116,7 @@ def modis(
     ConfigError
         If an option is invalid, or the service does not have a product.
     CredentialsError, LicenceError, QuotaError
-        If an account, a licence or a quota is missing; the message contains the page that gives it.
+        If an account or a licence is missing, or a quota is used up; the message contains the page to open.
     FetchError
         If files could not be fetched; the others are complete.
     MissingPackageError

@@ -179,7 +179,7 @@ def licence(products: Iterable[Product], terms: str = "") -> Licence:
     return Licence(
         name="no restriction on use or redistribution (NASA LP DAAC)",
         url="https://lpdaac.usgs.gov/data/data-citation-and-policies/",
-        text=" ".join(("NASA asks that each product is cited by its DOI.", terms)).strip(),
+        text=" ".join(("NASA requests that each product is cited by its DOI.", terms)).strip(),
         citation=" ".join(product.citation for product in products),
         doi=products[0].doi if len(products) == 1 else "",
     )

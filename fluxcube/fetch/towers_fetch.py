@@ -128,8 +128,8 @@ def _check(source: str, choice: Choice, snapshot: str | Path | None) -> None:
     if source in BY_HAND:
         page, what = BY_HAND[source]
         raise FetchError(
-            f"{source} can only be downloaded by a person: open {page}, {what}, put them into one folder, and check it "
-            "with `fluxcube inspect FOLDER`."
+            f"{source} can only be downloaded by a person: open {page}, {what}, move them into one folder, and check "
+            "it with `fluxcube inspect FOLDER`."
         )
     if source not in SOURCES:
         raise unknown("source of towers", source, (*SOURCES, *BY_HAND))
