@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, missing_package
 from fluxcube.fetch import http
 from fluxcube.fetch.addresses import credentials_in, hidden, hide_credentials, public, public_text
-from fluxcube.fetch.answers import snippet
+from fluxcube.fetch.answers import MALFORMED, snippet
 from fluxcube.fetch.check_era5 import check_complete
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.items import Item, duration_text
@@ -206,7 +206,7 @@ class DataStore:
             problem = FetchError(f"{public(self.url)}: the request failed ({type(error).__name__}).")
         except ProcessingFailedError as error:
             problem = _by_text(public_text(str(error)), dataset, self.pages)
-        except (LinkError, KeyError, TypeError, ValueError, AssertionError) as error:
+        except (LinkError, AssertionError, *MALFORMED) as error:
             problem = FetchError(
                 f"{public(self.url)}: the CDS answered in an unknown form ({type(error).__name__}): update cdsapi, or "
                 "check the address in ~/.cdsapirc."

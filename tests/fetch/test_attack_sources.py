@@ -219,6 +219,21 @@ def test_real_files_of_era5_are_complete(shared_data, tmp_path):
         check_complete(link)
 
 
+@pytest.mark.parametrize("body", _json([*BAD, {"links": [5], "status": "successful", "jobID": "a"}]))
+def test_malformed_answers_of_the_climate_data_store(body, tmp_path, monkeypatch):
+    from services.cds import ClimateDataStore
+
+    with ClimateDataStore() as cds:
+        monkeypatch.setenv("CDSAPI_URL", f"{cds.url}/api")
+        monkeypatch.setenv("CDSAPI_KEY", cds.KEY)
+        for pattern in ("/execution", "/jobs/[^/]+$", "/results", "/files/"):
+            cds._faults.clear()
+            answers(pattern, cds, body)
+            with pytest.raises(FetchError):
+                fetch.era5(tmp_path, at_sites={"A": (47.0, 7.0)}, years=1940, variables="TA", jobs=1)
+    assert not list(tmp_path.glob("A/*"))
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 418])
 def test_a_key_that_the_climate_data_store_repeats_is_hidden(status, tmp_path, monkeypatch, caplog):
     from services.cds import ClimateDataStore
