@@ -22,7 +22,7 @@ from fluxcube.fetch.addresses import host_of, public
 from fluxcube.fetch.answers import SNIFFED, TRANSIENT, is_login, retry_after, snippet
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.http import Downloaded, download
-from fluxcube.fetch.sending import new_session, send, shown
+from fluxcube.fetch.sending import new_session, reason, send, shown
 
 API = "https://appeears.earthdatacloud.nasa.gov/api"
 _LOGIN_HOST = "urs.earthdata.nasa.gov"
@@ -131,7 +131,7 @@ class Client:
         except FetchError as error:
             return error
         except requests.RequestException as error:
-            return FetchError(f"AppEEARS: the server could not be reached ({type(error).__name__}); try again later.")
+            return FetchError(f"AppEEARS: {reason(error)}; run the same command again to continue.")
 
     def _json(self, response: requests.Response) -> Any:
         try:

@@ -26,7 +26,7 @@ from fluxcube.fetch.modis_places import tile_name
 from fluxcube.fetch.modis_products import COLLECTION, Product, licence
 from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.run import fetch_all, make_plan
-from fluxcube.fetch.sending import limit_waiting
+from fluxcube.fetch.sending import limit_waiting, reason
 from fluxcube.sources.modis.names import parse_name
 
 #: Products and options of the service, as `fluxcube.fetch.modis` checks them.
@@ -126,7 +126,10 @@ def log_in(auth: Any, endpoint: str | None = None) -> None:
             text = " ".join(public_text(str(error)).split())[:200]
             problem = CredentialsError(f"NASA Earthdata does not accept the login ({text}). {_HELP}")
             break
-        except (requests.RequestException, *MALFORMED) as error:
+        except requests.RequestException as error:
+            problem = FetchError(f"NASA Earthdata: the login failed ({reason(error)}); try again later.")
+            break
+        except MALFORMED as error:
             problem = FetchError(f"NASA Earthdata: the login failed ({type(error).__name__}); try again later.")
             break
         return
@@ -169,8 +172,10 @@ def _search(auth: Any, product: Product, tile: tuple[int, int], year: int) -> li
         raise
     except RuntimeError as error:
         problem = " ".join(public_text(str(error)).split())[:200]
-    except (requests.RequestException, *MALFORMED) as error:
-        problem = type(error).__name__
+    except requests.RequestException as error:
+        problem = reason(error)
+    except MALFORMED as error:
+        problem = f"an answer in another form: {type(error).__name__}"
     raise FetchError(f"NASA Earthdata: the search in CMR failed ({problem}); run the same command again.")
 
 

@@ -20,7 +20,7 @@ from fluxcube.fetch.addresses import hide_credentials, public_text
 from fluxcube.fetch.answers import MALFORMED
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.modis_tiff import corner
-from fluxcube.fetch.sending import new_session
+from fluxcube.fetch.sending import new_session, reason
 from fluxcube.sources.modis.grid import PIXEL
 
 #: Endpoint for many small requests of programs.
@@ -219,6 +219,8 @@ def _attempt(function: Callable[[], _Result]) -> _Result | _Failure:
         return _named(str(error))
     except FetchError:
         raise
+    except requests.RequestException as error:
+        return _Failure(FetchError(f"Earth Engine: {reason(error)}; run the same command again to continue."), True)
     except (ConnectionError, TimeoutError):
         return _Failure(
             FetchError("Earth Engine: the server could not be reached; run the same command again to continue."), True

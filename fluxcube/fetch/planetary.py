@@ -32,7 +32,7 @@ from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.modis_tiff import Block, write_block, write_strips
 from fluxcube.fetch.remote_file import RemoteFile, open_raster
 from fluxcube.fetch.run import fetch_all, make_plan
-from fluxcube.fetch.sending import TIMEOUT, new_session, no_auth
+from fluxcube.fetch.sending import TIMEOUT, new_session, no_auth, reason
 from fluxcube.fetch.signing import Signer
 from fluxcube.sources.modis import grid
 from fluxcube.sources.modis.names import parse_name
@@ -186,10 +186,14 @@ def _search(request: Request) -> dict[Tile, list[Image]]:
         return {tile: _tile_images(client, tile, years, request) for tile, years in request.places.tiles().items()}
     except FetchError:
         raise
-    except APIError as error:
-        problem = " ".join(public_text(str(error)).split())[:200]
-    except (requests.RequestException, STACError, ClientTypeError, *MALFORMED) as error:
-        problem = type(error).__name__
+    except APIError as error:  # also for connections that fail
+        cause = error.__context__
+        failed = isinstance(cause, requests.RequestException)
+        problem = reason(cause) if failed else " ".join(public_text(str(error)).split())[:200]
+    except requests.RequestException as error:
+        problem = reason(error)
+    except (STACError, ClientTypeError, *MALFORMED) as error:
+        problem = f"an answer in another form: {type(error).__name__}"
     raise FetchError(f"Planetary Computer: the search failed ({problem}); run the same command again.")
 
 

@@ -13,7 +13,7 @@ from fluxcube.errors import FetchError
 from fluxcube.fetch.addresses import public
 from fluxcube.fetch.answers import TRANSIENT, kind_error, retry_after, status_error, whole_number
 from fluxcube.fetch.control import check_stop, pause
-from fluxcube.fetch.sending import send, shown
+from fluxcube.fetch.sending import reason, send, shown
 
 _BLOCK = 1 << 16
 #: Maximum number of blocks in RAM (16 MiB).
@@ -107,7 +107,7 @@ class RemoteFile(io.RawIOBase):
                 with send(self._session, "GET", url, headers=headers, timeout=_TIMEOUT, stream=True) as response:
                     body = self._checked(response, first, last)
             except requests.RequestException as error:
-                problem = FetchError(f"{public(url)}: the connection failed ({type(error).__name__}).")
+                problem = FetchError(f"{public(url)}: {reason(error)}; run the same command again.")
             else:
                 if isinstance(body, bytes):
                     return body

@@ -99,7 +99,7 @@ def attempt_once(url: str, action: Callable[[], T]) -> T | Failed:
             return Failed(FetchError(f"{public(url)}: the encrypted connection failed; run the same command again."))
         problem = _certificate_error(url, error)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        why = _reason(error)
+        why = reason(error)
         failed = FetchError(f"{public(url)}: {why}; run the same command again to continue.")
         return Failed(failed)
     except requests.RequestException as error:
@@ -113,8 +113,10 @@ def _certificate_error(url: str, error: Exception) -> FetchError:
     return FetchError(f"{public(url)}: the certificate of the server is not accepted{clock}; nothing was sent.")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: BaseException | None) -> str:
     """Return what went wrong with a connection, without the address that the error contains."""
+    if not isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)):
+        return f"the request failed ({type(error).__name__})"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy of the environment could not be reached"
     if isinstance(error, requests.exceptions.ConnectTimeout):

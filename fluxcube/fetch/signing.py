@@ -13,7 +13,7 @@ from fluxcube.errors import FetchError, QuotaError
 from fluxcube.fetch.addresses import host_of, origin_of, public
 from fluxcube.fetch.answers import TRANSIENT, retry_after, snippet
 from fluxcube.fetch.control import pause
-from fluxcube.fetch.sending import send
+from fluxcube.fetch.sending import reason, send
 
 _BLOBS = re.compile(r"[a-z0-9]+\.blob\.core\.windows\.net")
 _EARLY = timedelta(minutes=5)
@@ -71,7 +71,7 @@ class Signer:
             try:
                 response = send(self._session, "GET", f"{self._service}/{account}/{container}", timeout=_TIMEOUT)
             except requests.RequestException as error:
-                problem = FetchError(f"Planetary Computer: no token was received ({type(error).__name__}).")
+                problem = FetchError(f"Planetary Computer: no token was received ({reason(error)}).")
                 continue
             if response.status_code == 200:
                 return _parsed(response)

@@ -9,9 +9,10 @@ from typing import Any
 
 from fluxcube.errors import FetchError, missing_package, unknown
 from fluxcube.fetch.addresses import public
-from fluxcube.fetch.answers import whole_number
+from fluxcube.fetch.answers import MALFORMED, whole_number
 from fluxcube.fetch.items import Item, Licence, Plan, fault_of_name
 from fluxcube.fetch.run import make_plan
+from fluxcube.fetch.sending import reason
 from fluxcube.fetch.towers_hubs import Services
 from fluxcube.sources.towers.networks import network_of_file
 
@@ -108,8 +109,10 @@ def _files(services: Services, record: int) -> list[Mapping[str, Any]]:
     try:
         answer = repository.api_response
         files = answer.get("files") if isinstance(answer, dict) else None
-    except (requests.RequestException, ValueError) as error:
-        files, problem = None, f" ({type(error).__name__})"
+    except requests.RequestException as error:
+        files, problem = None, f" ({reason(error)})"
+    except MALFORMED as error:
+        files, problem = None, f" (an answer in another form: {type(error).__name__})"
     good = [row for row in files if _is_file(row)] if isinstance(files, list) else []
     if not good:
         page = public(f"{services.zenodo}/records/{record}")
