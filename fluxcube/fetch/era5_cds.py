@@ -121,7 +121,11 @@ class DataStore:
                 if attempt == 2:
                     raise
                 continue
-            check_complete(path)
+            try:
+                check_complete(path)
+            except FetchError:
+                ledger.forget(item)  # the next call orders the file anew
+                raise
             return {"url": location, "etag": got.etag, "sha256": got.sha256}
         raise AssertionError("unreachable")
 
@@ -138,10 +142,11 @@ class DataStore:
         try:
             with self._named_errors(dataset):
                 remote = self._client.submit(dataset, dict(body))
+                request_id = str(remote.request_id)
         except LicenceError as error:
             self._not_accepted[dataset] = str(error)
             raise
-        ledger.submitted(item, str(remote.request_id))
+        ledger.submitted(item, request_id)
         return remote
 
     def _found(self, request_id: str, dataset: str) -> Any | None:

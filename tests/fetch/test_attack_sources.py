@@ -234,6 +234,25 @@ def test_malformed_answers_of_the_climate_data_store(body, tmp_path, monkeypatch
     assert not list(tmp_path.glob("A/*"))
 
 
+def test_a_damaged_series_is_ordered_again(tmp_path, monkeypatch):
+    """A zip of the right length, whose end is missing: nothing is kept of it, not even the id of the request."""
+    from services import cds as service
+
+    with service.ClimateDataStore() as cds:
+        monkeypatch.setenv("CDSAPI_URL", f"{cds.url}/api")
+        monkeypatch.setenv("CDSAPI_KEY", cds.KEY)
+        options = {"at_sites": {"A": (47.0, 7.0)}, "years": 1940, "variables": "TA", "jobs": 1}
+        content = service.content
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "content", lambda name, body: content(name, body)[:-40])
+            with pytest.raises(
+                FetchError, match=r"series_\w+.zip: the zip is damaged(.|\n)*static_\w+.nc: expected \d+ bytes"
+            ):
+                fetch.era5(tmp_path, **options)
+        assert not list(tmp_path.glob("A/*"))
+        assert len(fetch.era5(tmp_path, **options)) == 2 and len(cds.orders) == 4
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 418])
 def test_a_key_that_the_climate_data_store_repeats_is_hidden(status, tmp_path, monkeypatch, caplog):
     from services.cds import ClimateDataStore
