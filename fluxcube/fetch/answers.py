@@ -21,7 +21,10 @@ _LOGIN_TEXT = re.compile(rb"""(?i)(type=["']?password|log ?in|sign ?in|anmelden)
 _LICENCE_TEXT = re.compile(rb"(?i)(accept[^<]{0,60}licen[cs]e|licen[cs]e[^<]{0,60}accept|data use agreement|EULA)")
 _HTML = re.compile(rb"(?i)^(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", re.DOTALL)
 #: Texts of services about requests from a computer with a wrong clock.
-_SKEWED = re.compile(rb"(?i)(time ?too ?skewed|token used (too early|before issued)|not yet valid|clock skew)")
+_SKEWED = re.compile(
+    r"(?i)(time ?too ?skewed|token used (too early|before issued)|not yet valid|clock skew|invalid.{0,10}iat|"
+    r"short-lived token .{0,40}reasonable timeframe)"
+)
 #: First bytes of formats of data.
 FORMATS: dict[str, tuple[bytes, ...]] = {
     "zip": (b"PK\x03\x04",),
@@ -107,8 +110,7 @@ def _html_error(url: str, head: bytes) -> FetchError:
 def status_error(url: str, status: int, body: bytes) -> FetchError:
     """Return the error for a status that is not success."""
     where, answer = public(url), snippet(body)
-    if _SKEWED.search(body):
-        answer += " (is the clock of this computer right?)"
+    answer += clock_hint(body[:SNIFFED].decode("utf-8", "replace"))
     if status == 401:
         return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {answer}")
     if status == 403 and _LICENCE_TEXT.search(body):
@@ -120,6 +122,17 @@ def status_error(url: str, status: int, body: bytes) -> FetchError:
     if status == 429:
         return QuotaError(f"{where}: too many requests (429): {answer}; wait, and run the same command again.")
     return FetchError(f"{where}: the service answered with status {status}: {answer}")
+
+
+def clock_hint(text: str) -> str:
+    """Return a hint for the user if a service refuses the time of a request; "" if not.
+
+    Examples
+    --------
+    >>> clock_hint("Token used too early, 1700000000 < 1700003600")
+    ' (is the clock of this computer right?)'
+    """
+    return " (is the clock of this computer right?)" if _SKEWED.search(text) else ""
 
 
 def snippet(body: bytes, length: int = 200) -> str:

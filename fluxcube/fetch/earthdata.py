@@ -19,7 +19,7 @@ import requests
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, SourceError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, host_of, public, public_text
-from fluxcube.fetch.answers import MALFORMED, whole_number
+from fluxcube.fetch.answers import MALFORMED, clock_hint, whole_number
 from fluxcube.fetch.http import Downloaded, download
 from fluxcube.fetch.items import Item, Plan, request_key
 from fluxcube.fetch.modis_places import tile_name
@@ -123,7 +123,7 @@ def log_in(auth: Any, endpoint: str | None = None) -> None:
         except LoginStrategyUnavailable:
             continue
         except LoginAttemptFailure as error:
-            text = " ".join(public_text(str(error)).split())[:200]
+            text = " ".join(public_text(str(error)).split())[:200] + clock_hint(str(error))
             problem = CredentialsError(f"NASA Earthdata does not accept the login ({text}). {_HELP}")
             break
         except requests.RequestException as error:

@@ -17,7 +17,7 @@ import requests
 
 from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
-from fluxcube.fetch.answers import MALFORMED
+from fluxcube.fetch.answers import MALFORMED, clock_hint
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.modis_tiff import corner
 from fluxcube.fetch.sending import new_session, reason
@@ -255,4 +255,4 @@ def _account_error(text: str) -> CredentialsError:
 
 
 def _shown(text: str) -> str:
-    return " ".join(public_text(text).split())[:300]
+    return " ".join(public_text(text).split())[:300] + clock_hint(text)

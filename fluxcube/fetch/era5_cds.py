@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, missing_package
 from fluxcube.fetch import http
 from fluxcube.fetch.addresses import credentials_in, hidden, hide_credentials, public, public_text
-from fluxcube.fetch.answers import MALFORMED, snippet
+from fluxcube.fetch.answers import MALFORMED, clock_hint, snippet
 from fluxcube.fetch.check_era5 import check_complete
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.items import Item, duration_text
@@ -238,6 +238,7 @@ class DataStore:
         answer = answer if isinstance(answer, dict) else {}
         texts = [str(answer[key]) for key in ("title", "detail", "traceback") if answer.get(key)]
         text = public_text(". ".join(texts)) or snippet(response.content[:4096])
+        text += clock_hint(text)
         if response.status_code == 401:
             return CredentialsError(
                 f"the CDS does not accept the key (401: {text}): copy the personal access token from {HOW_TO} into "
