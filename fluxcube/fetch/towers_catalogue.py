@@ -113,20 +113,44 @@ def read_snapshot(text: str, name: str) -> tuple[list[TowerArchive], list[str]]:
     FetchError
         If it is no snapshot.
     """
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    if absent := [column for column in _REQUIRED if column not in (reader.fieldnames or ())]:
+    columns, rows = read_table(text, name)
+    if absent := [column for column in _REQUIRED if column not in columns]:
         raise FetchError(
             f"{name}: expected a snapshot of the FLUXNET Shuttle (a CSV table that `fluxnet-shuttle listall` writes), "
             f"found a table without the column {absent[0]}."
         )
     archives, notes = [], []
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(rows, start=2):
         archive = _archive(row)
         if isinstance(archive, TowerArchive):
             archives.append(archive)
         else:
             notes.append(f"{name}, row {number}: {archive}; left out")
     return archives, notes
+
+
+def read_table(text: str, name: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and the rows of a CSV table.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        Name of the table, for messages.
+
+    Raises
+    ------
+    FetchError
+        If it is damaged, such as a table that ends within quotation marks.
+    """
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise FetchError(
+            f"{name}: the table is damaged near line {reader.line_num} ({error}); fetch it again."
+        ) from None
+    return list(reader.fieldnames or ()), rows
 
 
 def _archive(row: dict[str, str]) -> TowerArchive | str:

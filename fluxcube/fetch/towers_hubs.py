@@ -5,8 +5,6 @@ The Shuttle's client (https://github.com/fluxnet/shuttle) is not on PyPI; its `l
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from fluxcube.errors import FetchError
 from fluxcube.fetch.answers import whole_number
 from fluxcube.fetch.api import request_json, request_text
-from fluxcube.fetch.towers_catalogue import ARCHIVE, TowerArchive, degrees, fault_of_archive, networks_of
+from fluxcube.fetch.towers_catalogue import ARCHIVE, TowerArchive, degrees, fault_of_archive, networks_of, read_table
 from fluxcube.sources.towers.networks import parse_name
 
 
@@ -190,7 +188,7 @@ def list_tern(services: Services) -> list[TowerArchive]:
     catalogue = request_text(f"{services.tern}/TERN_THREDDS_catalogue.csv")
     places = _bif(request_text(f"{services.tern}/BIF_all_sites.csv"))
     archives = []
-    for row in csv.DictReader(io.StringIO(catalogue, newline="")):
+    for row in read_table(catalogue, "TERN's catalogue")[1]:
         site, url = (row.get("SITE_ID") or "").strip(), (row.get("PRODUCT_URL") or "").strip()
         name = name_of(url)
         match = ARCHIVE.fullmatch(name)
@@ -207,7 +205,7 @@ def _bif(text: str) -> dict[str, dict[str, Any]]:
     """Return name, place, class and networks of each site of a BIF table."""
     sites: dict[str, dict[str, Any]] = {}
     names = {"SITE_NAME": "site_name", "IGBP": "igbp"}
-    for row in csv.DictReader(io.StringIO(text, newline="")):
+    for row in read_table(text, "TERN's table of sites")[1]:
         site = sites.setdefault((row.get("SITE_ID") or "").strip(), {"network": ()})
         variable, value = row.get("VARIABLE"), (row.get("DATAVALUE") or "").strip()
         if variable in ("LOCATION_LAT", "LOCATION_LONG"):

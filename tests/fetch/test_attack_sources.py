@@ -171,6 +171,15 @@ def test_years_that_are_no_list(hubs, tmp_path):
         hubs.ameriflux.sites["US-Ha1"] = site
 
 
+def test_a_table_that_ends_within_quotation_marks_is_damaged(hubs, tmp_path):
+    for service in hubs.all:
+        service._faults.clear()
+    text = "SITE_ID,PRODUCT_URL\n" + '"' + "x" * 200_000
+    hubs.tern.fail("catalogue", web.Fault(web.Answer(text, type="text/csv")))
+    plan = fetch.towers(tmp_path, services=hubs.services, plan=True)
+    assert "TERN could not be listed" in plan.text() and "damaged near line" in plan.text()
+
+
 def test_selected_years_are_the_named_ones(hubs, tmp_path):
     for service in hubs.all:
         service._faults.clear()
