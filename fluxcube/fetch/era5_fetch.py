@@ -236,6 +236,8 @@ def fetch_order(
     again: str = "the same command",
 ) -> list[Path]:
     """Fetch an order into a folder; parameters and errors as of `era5` and `fluxcube.fetch.run.fetch_all`."""
+    if not timeout_hours >= 0:
+        raise ConfigError(f"timeout_hours must be 0 or a positive number of hours, found {timeout_hours}.")
     if order.source != CDS:
         return copy(Path(out), order.product, order.source, *_grid(order, _needs(order), _today()), progress)
     plan, ordered = _prepared(Path(out), order, jobs)

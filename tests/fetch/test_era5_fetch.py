@@ -416,6 +416,9 @@ def test_options_that_contradict_each_other(tmp_path):
     ):
         with pytest.raises(ConfigError, match=match):
             fetch.era5(tmp_path, plan=True, **options)
+    for hours in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="timeout_hours"):
+            fetch.era5(tmp_path, years=2018, bbox=BOX, timeout_hours=hours)
     with pytest.raises(fc.errors.UnknownNameError, match="did you mean 'europe'"):
         fetch.era5(tmp_path, plan=True, years=2018, region="europ")
 
