@@ -23,7 +23,7 @@ from fluxcube.fetch.check_era5 import check_complete
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.items import Item, duration_text
 from fluxcube.fetch.ledger import Ledger
-from fluxcube.fetch.sending import new_session
+from fluxcube.fetch.sending import new_session, reason
 
 try:
     import requests
@@ -205,8 +205,7 @@ class DataStore:
             text = str(error.doc)
             problem = self._no_answer(text)
         except (requests.ConnectionError, requests.Timeout) as error:
-            why = "gave no answer in time" if isinstance(error, requests.Timeout) else "could not be reached"
-            problem = FetchError(f"{public(self.url)}: the CDS {why}; run the same command again to continue.")
+            problem = FetchError(f"{public(self.url)}: {reason(error)}; run the same command again to continue.")
         except requests.RequestException as error:
             problem = FetchError(f"{public(self.url)}: the request failed ({type(error).__name__}).")
         except ProcessingFailedError as error:

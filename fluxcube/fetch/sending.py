@@ -94,38 +94,40 @@ def attempt_once(url: str, action: Callable[[], T]) -> T | Failed:
         return action()
     except Failed as failure:
         return failure
-    except requests.exceptions.SSLError as error:
-        if "certificate" not in str(error).lower():  # the connection ended, or the server does not speak TLS
-            return Failed(FetchError(f"{public(url)}: the encrypted connection failed; run the same command again."))
-        problem = _certificate_error(url, error)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         why = reason(error)
-        failed = FetchError(f"{public(url)}: {why}; run the same command again to continue.")
-        return Failed(failed)
+        if not _concerns_certificate(error):
+            return Failed(FetchError(f"{public(url)}: {why}; run the same command again to continue."))
+        problem = FetchError(f"{public(url)}: {why}; nothing was sent.")
     except requests.RequestException as error:
         problem = FetchError(f"{public(url)}: the request failed ({type(error).__name__}); {_advice(error)}.")
     raise problem
 
 
-def _certificate_error(url: str, error: Exception) -> FetchError:
-    text = str(error).lower()
-    clock = " (is the clock of this computer right?)" if "expired" in text or "not yet valid" in text else ""
-    return FetchError(f"{public(url)}: the certificate of the server is not accepted{clock}; nothing was sent.")
+def _concerns_certificate(error: BaseException) -> bool:
+    """Return whether an error is about the certificate of a server, so that another attempt would fail, too."""
+    return isinstance(error, requests.exceptions.SSLError) and "certificate" in str(error).lower()
 
 
 def reason(error: BaseException | None) -> str:
     """Return what went wrong with a connection, without the address that the error contains."""
     if not isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)):
         return f"the request failed ({type(error).__name__})"
+    text = str(error).lower()
+    if _concerns_certificate(error):
+        clock = " (is the clock of this computer right?)" if "expired" in text or "not yet valid" in text else ""
+        return f"the certificate of the server is not accepted{clock}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the encrypted connection failed"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy of the environment could not be reached"
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return f"no connection within {TIMEOUT[0]:.0f} s"
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+    if isinstance(error, requests.Timeout) or "timed out" in text:
         return f"the server sent nothing for {TIMEOUT[1]:.0f} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "IncompleteRead" in str(error):
+    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "incompleteread" in text:
         return "the connection ended before the file was complete"
-    if "resolve" in str(error).lower() or "name or service" in str(error).lower():
+    if "resolve" in text or "name or service" in text:
         return "the name of the server could not be resolved (is this computer online?)"
     return "the server could not be reached, or closed the connection"
 
