@@ -26,9 +26,15 @@ def modis(
         ),
     ] = None,
     at_sites: Annotated[
-        Path | None, typer.Option(help="Cube, or table with site, latitude and longitude (and first_year, last_year).")
+        str | None,
+        typer.Option(
+            help="Cube, table with site, latitude and longitude (and first_year, last_year), or ids of known towers "
+            "such as DE-Tha,US-Ha1."
+        ),
     ] = None,
-    bbox: Annotated[str | None, typer.Option(help="Area: west,south,east,north in degrees.")] = None,
+    bbox: Annotated[
+        str | None, typer.Option(help="Area: west,south,east,north in degrees; west > east crosses 180.")
+    ] = None,
     tiles: Annotated[str | None, typer.Option(help="Tiles, separated by commas, e.g. h18v04,h18v03.")] = None,
     years: Annotated[
         str | None, typer.Option(help="Years, e.g. 2018 or 2015-2018,2020; default: those of each site of a cube.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluxcube.terminal import bar, box, names
+from fluxcube.terminal import bar, box, line_progress, names
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -71,7 +71,7 @@ def towers(
             plan=plan,
             jobs=jobs,
             verify=verify,
-            progress=progress,
+            progress=progress or line_progress(),
             endpoint=endpoint,
         )
     if isinstance(result, Plan):

@@ -27,9 +27,10 @@ from fluxcube.evaluation.report import write_report
 from fluxcube.evaluation.skill import score_table
 from fluxcube.experiments import Variant, score_variants
 from fluxcube.fetch.era5_fetch import era5
-from fluxcube.fetch.era5_regions import Box, region_box
+from fluxcube.fetch.era5_regions import region_box
 from fluxcube.fetch.items import Plan
 from fluxcube.fetch.modis_fetch import modis
+from fluxcube.fetch.periods import Box
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.loading import load_model
 from fluxcube.maps.store import open_maps, write_maps

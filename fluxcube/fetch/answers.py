@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -20,14 +20,26 @@ _LOGIN_PATH = re.compile(r"(?i)/(login|signin|sign-in|oauth2?|sso|authenticate|s
 _LOGIN_TEXT = re.compile(rb"""(?i)(type=["']?password|log ?in|sign ?in|anmelden)""")
 _LICENCE_TEXT = re.compile(rb"(?i)(accept[^<]{0,60}licen[cs]e|licen[cs]e[^<]{0,60}accept|data use agreement|EULA)")
 _HTML = re.compile(rb"(?i)^(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)", re.DOTALL)
-#: What services write about requests from a computer whose clock is off.
-_SKEWED = re.compile(rb"(?i)(time ?too ?skewed|token used (too early|before issued)|not yet valid|clock skew)")
-#: First bytes of formats of data: zip, HDF5, HDF4, NetCDF, GRIB, TIFF, BigTIFF, gzip, npy.
-_MAGIC = (
-    *(b"PK\x03\x04", b"\x89HDF", b"\x0e\x03\x13\x01", b"CDF", b"GRIB"),
-    *(b"II*\x00", b"MM\x00*", b"II+\x00", b"\x1f\x8b", b"\x93NUMPY"),
+#: Texts of services about requests from a computer with a wrong clock.
+_SKEWED = re.compile(
+    r"(?i)(time ?too ?skewed|token used (too early|before issued)|not yet valid|clock skew|invalid.{0,10}iat|"
+    r"short-lived token .{0,40}reasonable timeframe)"
 )
+#: First bytes of formats of data.
+FORMATS: dict[str, tuple[bytes, ...]] = {
+    "zip": (b"PK\x03\x04",),
+    "HDF4": (b"\x0e\x03\x13\x01",),
+    "HDF5": (b"\x89HDF\r\n\x1a\n",),
+    "NetCDF": (b"CDF\x01", b"CDF\x02", b"CDF\x05", b"\x89HDF\r\n\x1a\n"),
+    "GRIB": (b"GRIB",),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+    "gzip": (b"\x1f\x8b",),
+    "NumPy": (b"\x93NUMPY",),
+}
+_MAGIC = tuple(start for starts in FORMATS.values() for start in starts)
 _ANY_TYPE = ("application/octet-stream", "binary/octet-stream", "application/x-download", "")
+#: Errors of Python that clients raise when a service sends an answer of an unexpected form.
+MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 #: Number of bytes of a body that decide what it is.
 SNIFFED = 4096
 #: Statuses after which the same request can succeed.
@@ -36,7 +48,10 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 def is_login(url: str) -> bool:
     """Return whether a URL is that of a login page."""
-    return bool(_LOGIN_HOST.fullmatch(host_of(url)) or _LOGIN_PATH.search(urlsplit(url).path))
+    try:
+        return bool(_LOGIN_HOST.fullmatch(host_of(url)) or _LOGIN_PATH.search(urlsplit(url).path))
+    except ValueError:
+        return False
 
 
 def login_error(url: str, page: str) -> CredentialsError:
@@ -47,7 +62,9 @@ def login_error(url: str, page: str) -> CredentialsError:
     )
 
 
-def kind_error(url: str, content_type: str, head: bytes, expect: Sequence[str] | None) -> FetchError | None:
+def kind_error(
+    url: str, content_type: str, head: bytes, expect: Sequence[str] | None, formats: Iterable[str] = ()
+) -> FetchError | None:
     """Return why a body cannot be the requested data, or None if it can.
 
     Parameters
@@ -60,15 +77,20 @@ def kind_error(url: str, content_type: str, head: bytes, expect: Sequence[str] |
         First bytes of the body.
     expect : sequence of str or None
         Content types of the data; None accepts any except a web page.
+    formats : iterable of str
+        Names in `FORMATS`, of which the body must have the first bytes; none accepts any.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    if head.startswith(_MAGIC):
+    starts = tuple(start for name in formats for start in FORMATS[name])
+    if head.startswith(starts or _MAGIC):
         return None
     html = kind in ("text/html", "application/xhtml+xml") or bool(_HTML.match(head))
     if html and not (expect and "text/html" in expect):
         return _html_error(url, head)
     if expect and kind not in (*expect, *_ANY_TYPE):
         return FetchError(f"{public(url)}: expected {' or '.join(expect)}, found {kind}: {snippet(head)}")
+    if starts:
+        return FetchError(f"{public(url)}: expected a {' or '.join(formats)} file, found {kind}: {snippet(head)}")
     return None
 
 
@@ -88,8 +110,7 @@ def _html_error(url: str, head: bytes) -> FetchError:
 def status_error(url: str, status: int, body: bytes) -> FetchError:
     """Return the error for a status that is not success."""
     where, answer = public(url), snippet(body)
-    if _SKEWED.search(body):
-        answer += " (is the clock of this computer right?)"
+    answer += clock_hint(body[:SNIFFED].decode("utf-8", "replace"))
     if status == 401:
         return CredentialsError(f"{where}: the service does not accept the credentials, or found none (401): {answer}")
     if status == 403 and _LICENCE_TEXT.search(body):
@@ -103,6 +124,17 @@ def status_error(url: str, status: int, body: bytes) -> FetchError:
     return FetchError(f"{where}: the service answered with status {status}: {answer}")
 
 
+def clock_hint(text: str) -> str:
+    """Return a hint for the user if a service refuses the time of a request; "" if not.
+
+    Examples
+    --------
+    >>> clock_hint("Token used too early, 1700000000 < 1700003600")
+    ' (is the clock of this computer right?)'
+    """
+    return " (is the clock of this computer right?)" if _SKEWED.search(text) else ""
+
+
 def snippet(body: bytes, length: int = 200) -> str:
     """Return the beginning of a body as one printable line, without tags and credentials."""
     text = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", body[:SNIFFED].decode("utf-8", "replace"))
@@ -111,22 +143,40 @@ def snippet(body: bytes, length: int = 200) -> str:
     return repr(text[:length] + ("..." if len(text) > length else "")) if text else "an empty answer"
 
 
-def retry_after(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header (a number or a date); None if there is none, or it is malformed."""
-    if not value:
-        return None
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of the header Retry-After (a number or a date); None if there is none, or it is malformed.
+
+    A date is compared with the header Date of the same answer, so that a clock that is off does not matter.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", value):
+        return float(value)
+    until, now = _time(value), _time(headers.get("Date", "")) or datetime.now(UTC)
+    return None if until is None else max(0.0, (until - now).total_seconds())
+
+
+def _time(text: str) -> datetime | None:
+    """Return the time of a header, which is in UTC where it states no zone; None if it is malformed."""
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        time = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
         return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def whole_number(text: object) -> int | None:
+    """Return the number that a text of a service is, such as a length in bytes; None if it is none.
+
+    Examples
+    --------
+    >>> whole_number("12"), whole_number("-5"), whole_number("²"), whole_number(None)
+    (12, None, None, None)
+    """
+    return int(str(text)) if re.fullmatch("[0-9]{1,18}", str(text)) else None
 
 
 def wait_error(url: str, seconds: float) -> QuotaError:
-    """Return the error for a service that asks for a longer wait than a fetch makes."""
+    """Return the error for a service that requests a longer wait than a fetch makes."""
     return QuotaError(
         f"{public(url)}: the service asks to wait {duration_text(seconds)} (a quota is used up); run the same command "
         "again after that."

@@ -6,20 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fluxcube.errors import FetchError, QuotaError
+from fluxcube.errors import FetchError
 from fluxcube.fetch.addresses import credentials_in, public, without
-from fluxcube.fetch.answers import (
-    SNIFFED,
-    TRANSIENT,
-    is_login,
-    kind_error,
-    login_error,
-    retry_after,
-    snippet,
-    status_error,
-)
+from fluxcube.fetch.answers import SNIFFED, TRANSIENT, kind_error, retry_after, snippet, status_error, whole_number
 from fluxcube.fetch.control import check_stop
-from fluxcube.fetch.http import Failed, attempt_once, new_session, wait_before, within_redirects
+from fluxcube.fetch.sending import (
+    Failed,
+    attempt_once,
+    new_session,
+    redirect_target,
+    send,
+    wait_before,
+    within_redirects,
+)
 
 #: Largest answer that is read, in bytes: the longest list known is 1 MB.
 _MAX_ANSWER = 1 << 27
@@ -103,21 +102,24 @@ def _send(
             response = within_redirects(client, url, sent, {"stream": True})
         else:
             data: Any = dict(body) if body is not None else None
-            response = client.post(url, json=data, data=form, headers=sent, timeout=(30, 120), allow_redirects=False)
+            options: dict[str, Any] = {"json": data, "data": form, "timeout": (30, 120), "stream": True}
+            response = send(client, "POST", url, headers=sent, allow_redirects=False, **options)
         with response:
             return _checked(url, response, expect, [*hide, *credentials_in(url, headers)])
 
 
 def _checked(url: str, response: Any, expect: Sequence[str] | None, hide: Sequence[str]) -> str:
     if response.is_redirect:
-        target = response.headers["Location"]
-        raise login_error(url, target) if is_login(target) else FetchError(f"{public(url)}: redirected elsewhere.")
+        target = redirect_target(url, url, response)
+        raise FetchError(f"{public(url)}: redirected to {public(target)}; orders are not sent there: report this.")
+    if expect is None and not (response.headers.get("Content-Length") or response.headers.get("Transfer-Encoding")):
+        raise Failed(FetchError(f"{public(url)}: the server does not state the length of the list; try again later."))
     content = _content(url, response)
     shown = without(content[:SNIFFED], hide)
     if response.status_code != 200:
         error = status_error(url, response.status_code, shown)
         if response.status_code in TRANSIENT:
-            raise Failed(error, retry_after(response.headers.get("Retry-After")))
+            raise Failed(error, retry_after(response.headers))
         raise error
     if wrong := kind_error(url, response.headers.get("Content-Type", ""), shown, expect):
         raise wrong
@@ -136,14 +138,14 @@ def _content(url: str, response: Any) -> bytes:
 
 def size_of(url: str, headers: Mapping[str, str] | None = None) -> int | None:
     """Return the size of a file as its server reports it (a HEAD request); None if it does not."""
-    if isinstance(answer := attempt_once(url, lambda: _head(url, headers or {})), Failed):
+    try:
+        answer = attempt_once(url, lambda: _head(url, headers or {}))
+    except FetchError:
         return None
-    return answer
+    return None if isinstance(answer, Failed) else answer
 
 
 def _head(url: str, headers: Mapping[str, str]) -> int | None:
     with new_session() as client, within_redirects(client, url, dict(headers), {}, method="HEAD") as response:
-        if response.status_code == 429:
-            raise QuotaError(f"{public(url)}: too many requests.")
-        length, kind = response.headers.get("Content-Length", ""), response.headers.get("Content-Type", "")
-        return int(length) if response.status_code == 200 and length.isdigit() and "html" not in kind else None
+        length, kind = whole_number(response.headers.get("Content-Length")), response.headers.get("Content-Type", "")
+        return length if response.status_code == 200 and "html" not in kind else None

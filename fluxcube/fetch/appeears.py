@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import FetchError
-from fluxcube.fetch.appeears_client import Client, Gone
+from fluxcube.fetch.appeears_client import Client, Gone, checked_id, is_id
 from fluxcube.fetch.control import pause
 from fluxcube.fetch.http import Downloaded
 from fluxcube.fetch.items import Item, Plan, check_name, request_key, size_text, within
@@ -33,7 +33,7 @@ from fluxcube.sources.modis.grid import COLS, ROWS
 PRODUCTS = ("MCD43A4", "MCD43A2", "MOD09GA", "MODOCGA", "MCD12Q1")
 OPTIONS = ("series",)
 SOURCE = "MODIS from AppEEARS"
-TERMS = "AppEEARS asks to be cited, too: https://appeears.earthdatacloud.nasa.gov/help#citing."
+TERMS = "AppEEARS requires a citation, too: https://appeears.earthdatacloud.nasa.gov/help#citing."
 #: Maximum number of areas, or of points, in a task.
 _AREAS, _POINTS = 50, 500
 #: Seconds between two questions for the state of a task, at first and at most.
@@ -183,7 +183,10 @@ def _wait_for(lists: Plan, tasks: Sequence[Task], client: Client, request: Reque
         task_id = _finished(client, ledger, by_name[item.name], request.wait_hours)
         files = [_file(found) for found in client.bundle(task_id) if _is_used(found, request.series)]
         if not files:
-            raise FetchError(f"AppEEARS: task {task_id} has no file that is used; look at it on the page of AppEEARS.")
+            raise FetchError(
+                f"AppEEARS: task {task_id} has no file of the requested kind; open the task on "
+                "https://appeears.earthdatacloud.nasa.gov/explore."
+            )
         with whole(path) as part:
             part.write_text(json.dumps({"task_id": task_id, "files": files}, indent=1), "utf-8")
 
@@ -193,6 +196,7 @@ def _wait_for(lists: Plan, tasks: Sequence[Task], client: Client, request: Reque
 def _finished(client: Client, ledger: Ledger, task: Task, wait_hours: float) -> str:
     """Return the id of a finished task; it is submitted unless it is under way."""
     task_id = ledger.request_id(task.item)
+    task_id = task_id if task_id is not None and is_id(task_id) else None  # the ledger can have been edited
     resumed = task_id is not None
     if task_id is None:
         task_id = client.submit(task.body)
@@ -235,7 +239,7 @@ def _file(found: Mapping[str, Any]) -> dict[str, Any]:
     check_name(name)
     size = found.get("file_size")
     return {
-        "file_id": str(found["file_id"]),
+        "file_id": checked_id(found["file_id"]),
         "file_name": name,
         "file_size": size if isinstance(size, int) else None,
         "sha256": str(found.get("sha256", "")),

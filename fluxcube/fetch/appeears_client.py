@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,10 @@ import requests
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError
 from fluxcube.fetch.addresses import host_of, public
-from fluxcube.fetch.answers import TRANSIENT, is_login, retry_after, snippet
+from fluxcube.fetch.answers import SNIFFED, TRANSIENT, is_login, retry_after, snippet
 from fluxcube.fetch.control import check_stop, pause
-from fluxcube.fetch.http import Downloaded, download, new_session
+from fluxcube.fetch.http import Downloaded, download
+from fluxcube.fetch.sending import new_session, reason, send, shown
 
 API = "https://appeears.earthdatacloud.nasa.gov/api"
 _LOGIN_HOST = "urs.earthdata.nasa.gov"
@@ -59,18 +61,18 @@ class Client:
         answer = self._call("POST", "/task", json=task)
         if not isinstance(answer, dict) or not isinstance(answer.get("task_id"), str):
             raise FetchError("AppEEARS: expected the id of the submitted task, found another answer.")
-        return answer["task_id"]
+        return checked_id(answer["task_id"])
 
     def status(self, task_id: str) -> Mapping[str, Any]:
         """Return the state of a task: its ``status`` is queued, pending, processing, done, error and the like."""
-        answer = self._call("GET", f"/task/{_checked_id(task_id)}")
+        answer = self._call("GET", f"/task/{checked_id(task_id)}")
         if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
             raise FetchError(f"AppEEARS: expected the state of task {task_id}, found another answer.")
         return answer
 
     def bundle(self, task_id: str) -> list[Mapping[str, Any]]:
         """Return the files of a finished task: ``file_id``, ``file_name``, ``file_size``, ``sha256``."""
-        answer = self._call("GET", f"/bundle/{_checked_id(task_id)}")
+        answer = self._call("GET", f"/bundle/{checked_id(task_id)}")
         files = answer.get("files") if isinstance(answer, dict) else None
         if not isinstance(files, list) or not all(isinstance(f, dict) and "file_id" in f for f in files):
             raise FetchError(f"AppEEARS: expected the list of the files of task {task_id}, found another answer.")
@@ -78,7 +80,7 @@ class Client:
 
     def download(self, task_id: str, file_id: str, path: Path, size: int | None, sha256: str) -> Downloaded:
         """Download a file of a bundle; the token is sent to AppEEARS only, not to the storage it redirects to."""
-        url = f"{self._url}/bundle/{_checked_id(task_id)}/{_checked_id(file_id)}"
+        url = f"{self._url}/bundle/{checked_id(task_id)}/{checked_id(file_id)}"
         checksum = ("sha256", sha256) if len(sha256) == 64 else None
         for attempt in range(2):
             headers = {"Authorization": f"Bearer {self._login(again=attempt > 0)}"}
@@ -113,7 +115,7 @@ class Client:
                 return self._json(response)
             else:
                 problem = self._named(response)
-                wait = retry_after(response.headers.get("Retry-After")) or 0.0
+                wait = retry_after(response.headers) or 0.0
                 if response.status_code not in TRANSIENT or wait > _LONGEST_WAIT:
                     break
             if attempt < _TRIES - 1:
@@ -124,21 +126,26 @@ class Client:
     def _send(self, method: str, path: str, **options: Any) -> requests.Response | FetchError:
         try:
             with new_session() as session:
-                return session.request(method, self._url + path, timeout=_TIMEOUT, allow_redirects=False, **options)
+                options = {"timeout": _TIMEOUT, "allow_redirects": False, **options}
+                return send(session, method, self._url + path, **options)
+        except FetchError as error:
+            return error
         except requests.RequestException as error:
-            return FetchError(f"AppEEARS: the server could not be reached ({type(error).__name__}); try again later.")
+            return FetchError(f"AppEEARS: {reason(error)}; run the same command again to continue.")
 
     def _json(self, response: requests.Response) -> Any:
         try:
             return response.json()
         except ValueError:
             pass
-        raise FetchError(f"{public(response.url)}: expected JSON, found {snippet(response.content)}.")
+        body = shown(response, response.content[:SNIFFED])
+        raise FetchError(f"{public(response.url)}: expected JSON, found {snippet(body)}.")
 
     def _named(self, response: requests.Response) -> FetchError:
         """Return the error for a refused request."""
-        text = f"AppEEARS: {snippet(response.content)} ({response.status_code})"
-        if error := _explain(response, response.content[:4000]):
+        body = shown(response, response.content[:SNIFFED])
+        text = f"AppEEARS: {snippet(body)} ({response.status_code})"
+        if error := _explain(response, body):
             return error
         if response.status_code in (401, 403) or is_login(response.headers.get("Location", "")):
             return CredentialsError(f"{text}: the login was not accepted. {_HELP}")
@@ -162,7 +169,7 @@ class Client:
         if response.status_code in (400, 401, 403):
             raise CredentialsError(
                 f"AppEEARS does not accept the login of NASA Earthdata ({response.status_code}: "
-                f"{snippet(response.content)}). {_HELP}"
+                f"{snippet(shown(response, response.content[:SNIFFED]))}). {_HELP}"
             )
         if response.status_code != 200:
             raise self._named(response)
@@ -183,6 +190,8 @@ def _account(host: str) -> tuple[str, str]:
         found = netrc.netrc(str(path)).authenticators(host)
     except OSError:
         pass
+    except UnicodeError:
+        where = f" ({path} cannot be read as text)"
     except netrc.NetrcParseError as error:
         # The text of the error can contain a word of the file, such as a password.
         where = f" (line {error.lineno} of {path} cannot be read)"
@@ -200,8 +209,13 @@ def _explain(response: requests.Response, body: bytes) -> FetchError | None:
     return None
 
 
-def _checked_id(text: object) -> str:
-    """Return an id that can be part of an address."""
-    if not isinstance(text, str) or not text or not all(c.isascii() and (c.isalnum() or c in "-_") for c in text):
+def is_id(text: object) -> bool:
+    """Return whether a text can be an id, which is part of addresses."""
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", text) is not None
+
+
+def checked_id(text: object) -> str:
+    """Return an id that can be part of an address (FetchError if it cannot)."""
+    if not isinstance(text, str) or not is_id(text):
         raise FetchError(f"AppEEARS: expected an id, found {str(text)[:40]!r}.")
     return text

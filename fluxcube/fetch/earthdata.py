@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import requests
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, SourceError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, host_of, public, public_text
+from fluxcube.fetch.answers import MALFORMED, clock_hint, whole_number
 from fluxcube.fetch.http import Downloaded, download
 from fluxcube.fetch.items import Item, Plan, request_key
 from fluxcube.fetch.modis_places import tile_name
 from fluxcube.fetch.modis_products import COLLECTION, Product, licence
 from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.run import fetch_all, make_plan
+from fluxcube.fetch.sending import limit_waiting, reason
 from fluxcube.sources.modis.names import parse_name
 
 #: Products and options of the service, as `fluxcube.fetch.modis` checks them.
@@ -37,6 +39,9 @@ _SPEED = 5e6
 _HOSTS = re.compile(r"(?:.+\.)?(?:nasa\.gov|usgs\.gov)")
 _EULA = re.compile(rb"(?i)eula|resolution_url|approve_app")
 _MAX_GRANULES = 2000
+#: Day, edition, item and address of a granule.
+Found: TypeAlias = tuple[np.datetime64, str, Item, str]
+_FORMATS = ("HDF4", "HDF5")
 _ALGORITHMS = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-512": "sha512"}
 _HELP = (
     "Open a free account on https://urs.earthdata.nasa.gov/users/new, and write the line `machine "
@@ -118,10 +123,13 @@ def log_in(auth: Any, endpoint: str | None = None) -> None:
         except LoginStrategyUnavailable:
             continue
         except LoginAttemptFailure as error:
-            text = " ".join(public_text(str(error)).split())[:200]
+            text = " ".join(public_text(str(error)).split())[:200] + clock_hint(str(error))
             problem = CredentialsError(f"NASA Earthdata does not accept the login ({text}). {_HELP}")
             break
-        except (requests.RequestException, ValueError, KeyError) as error:
+        except requests.RequestException as error:
+            problem = FetchError(f"NASA Earthdata: the login failed ({reason(error)}); try again later.")
+            break
+        except MALFORMED as error:
             problem = FetchError(f"NASA Earthdata: the login failed ({type(error).__name__}); try again later.")
             break
         return
@@ -136,9 +144,8 @@ def find_tiles(auth: Any, request: Request) -> dict[str, tuple[Item, str]]:
             for year in years:
                 days = set(product.days(year, request.every))
                 latest: dict[np.datetime64, tuple[str, Item, str]] = {}
-                for granule in _search(auth, product, tile, year) if days else ():
-                    one = _granule(granule, product, tile)
-                    if one is not None and one[0] in days:
+                for one in _search(auth, product, tile, year) if days else ():
+                    if one[0] in days:
                         day, edition, item, url = one
                         latest[day] = max(latest.get(day, ("", item, url)), (edition, item, url), key=lambda e: e[0])
                 found |= {item.name: (item, url) for _, item, url in (latest[day] for day in sorted(latest))}
@@ -150,22 +157,29 @@ def find_tiles(auth: Any, request: Request) -> dict[str, tuple[Item, str]]:
     return found
 
 
-def _search(auth: Any, product: Product, tile: tuple[int, int], year: int) -> Iterable[Any]:
+def _search(auth: Any, product: Product, tile: tuple[int, int], year: int) -> list[Found]:
+    """Return the granules of a product, tile and year that CMR lists."""
     from earthaccess.search import DataGranules
 
     query = DataGranules(auth).short_name(product.name).version(COLLECTION)
+    limit_waiting(query.session)
     query = query.granule_name(f"{product.name}.A{year}*.{tile_name(tile)}.*")
     problem = ""
     try:
-        return query.get(_MAX_GRANULES)
+        found = [_granule(granule, product, tile) for granule in query.get(_MAX_GRANULES)]
+        return [one for one in found if one is not None]
+    except FetchError:
+        raise
     except RuntimeError as error:
         problem = " ".join(public_text(str(error)).split())[:200]
-    except (requests.RequestException, ValueError, KeyError) as error:
-        problem = type(error).__name__
+    except requests.RequestException as error:
+        problem = reason(error)
+    except MALFORMED as error:
+        problem = f"an answer in another form: {type(error).__name__}"
     raise FetchError(f"NASA Earthdata: the search in CMR failed ({problem}); run the same command again.")
 
 
-def _granule(granule: Any, product: Product, tile: tuple[int, int]) -> tuple[np.datetime64, str, Item, str] | None:
+def _granule(granule: Any, product: Product, tile: tuple[int, int]) -> Found | None:
     """Return the day, edition, item and address of a granule; None if it is another product or tile."""
     links = [link for link in granule.data_links(access="external") if link.lower().endswith(".hdf")]
     if not links:
@@ -190,21 +204,26 @@ def _granule(granule: Any, product: Product, tile: tuple[int, int]) -> tuple[np.
 
 
 def _archive_information(granule: Any, name: str) -> Mapping[str, Any]:
-    entries = granule.get("umm", {}).get("DataGranule", {}).get("ArchiveAndDistributionInformation", [])
-    named = [entry for entry in entries if entry.get("Name") in (name, None)]
-    return named[0] if named else {}
+    umm = granule.get("umm")
+    about = umm.get("DataGranule") if isinstance(umm, dict) else None
+    entries = about.get("ArchiveAndDistributionInformation") if isinstance(about, dict) else None
+    rows = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return next((entry for entry in rows if entry.get("Name") in (name, None)), {})
 
 
 def _size(archived: Mapping[str, Any]) -> int | None:
-    if isinstance(size := archived.get("SizeInBytes"), (int, float)):
-        return int(size)
+    """Return the bytes of a file as CMR lists them: not exactly, since some entries are rounded."""
+    if (size := whole_number(archived.get("SizeInBytes"))) is not None:
+        return size
     factor = {"KB": 2**10, "MB": 2**20, "GB": 2**30}.get(str(archived.get("SizeUnit", "")).upper())
-    size = archived.get("Size")
-    return int(size * factor) if factor and isinstance(size, (int, float)) else None
+    rounded = archived.get("Size")
+    return int(rounded * factor) if factor and isinstance(rounded, (int, float)) and 0 < rounded < 1e9 else None
 
 
 def _checksum(archived: Mapping[str, Any]) -> tuple[str, str] | None:
-    entry = archived.get("Checksum") or {}
+    entry = archived.get("Checksum")
+    if not isinstance(entry, dict):
+        return None
     algorithm = _ALGORITHMS.get(str(entry.get("Algorithm", "")).upper())
     return (algorithm, str(entry["Value"])) if algorithm and entry.get("Value") else None
 
@@ -217,7 +236,10 @@ def _fetch_tile(auth: Any, urls: Mapping[str, str], item: Item, path: Path) -> D
     problem: CredentialsError | None = None
     with auth.get_session() as session:
         try:
-            return download(url, path, session=session, checksum=item.checksum, explain=_explain)
+            size = item.size if item.exact else None
+            return download(
+                url, path, session=session, size=size, checksum=item.checksum, formats=_FORMATS, explain=_explain
+            )
         except CredentialsError as error:
             problem = CredentialsError(f"{error} {_HELP}")
     raise problem

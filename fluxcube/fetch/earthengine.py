@@ -228,7 +228,7 @@ def _nothing(item: Item, path: Path) -> None:
 
 
 def _known_days(ee: ModuleType, every: int) -> Known:
-    """Return a function that asks Earth Engine for the days of a product's images in a year, once each."""
+    """Return a function that requests the days of a product's images in a year from Earth Engine, once each."""
 
     @functools.cache
     def days(name: str, year: int) -> np.ndarray:

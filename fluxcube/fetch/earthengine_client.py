@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -15,9 +17,10 @@ import requests
 
 from fluxcube.errors import CredentialsError, FetchError, QuotaError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
+from fluxcube.fetch.answers import MALFORMED, clock_hint
 from fluxcube.fetch.control import check_stop, pause
-from fluxcube.fetch.http import new_session
 from fluxcube.fetch.modis_tiff import corner
+from fluxcube.fetch.sending import new_session, reason
 from fluxcube.sources.modis.grid import PIXEL
 
 #: Endpoint for many small requests of programs.
@@ -77,9 +80,28 @@ def start(project: str | None = None, endpoint: str | None = None) -> ModuleType
     project = project or os.environ.get("EARTHENGINE_PROJECT") or os.environ.get("GOOGLE_CLOUD_PROJECT")
     known = url.endswith(".googleapis.com")
     options: dict[str, Any] = {} if known else {"credentials": None, "http_transport": _Transport()}
+    if known:
+        _check_credentials(ee)
     with _STARTING:
         _call(lambda: ee.Initialize(url=url, project=project, **options), tries=1)
+        if known:  # the client itself waits without an end
+            _call(lambda: ee.data.setDeadline(1000 * _TIMEOUT), tries=1)
     return ee
+
+
+def _check_credentials(ee: ModuleType) -> None:
+    """Raise CredentialsError if the client's file is damaged; if there is none, the client itself reports it."""
+    path = Path(ee.oauth.get_credentials_path())
+    try:
+        good = isinstance(json.loads(path.read_text("utf-8")), dict)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        good = False
+    if not good:
+        raise CredentialsError(
+            f"Earth Engine: {path} cannot be read: run `earthengine authenticate`, which writes it anew."
+        )
 
 
 class _Transport:
@@ -195,13 +217,19 @@ def _attempt(function: Callable[[], _Result]) -> _Result | _Failure:
         return _Failure(_account_error(str(error)), passing=False)
     except (ee.EEException, ClientError) as error:
         return _named(str(error))
+    except FetchError:
+        raise
+    except requests.RequestException as error:
+        return _Failure(FetchError(f"Earth Engine: {reason(error)}; run the same command again to continue."), True)
     except (ConnectionError, TimeoutError):
         return _Failure(
             FetchError("Earth Engine: the server could not be reached; run the same command again to continue."), True
         )
-    except (ValueError, EOFError) as error:
+    except (EOFError, *MALFORMED) as error:
+        text = f"{type(error).__name__}: {public_text(str(error))[:200]}"
         return _Failure(
-            FetchError(f"Earth Engine: the answer is no NumPy array ({public_text(str(error))[:200]})."), True
+            FetchError(f"Earth Engine: the answer cannot be read ({text}); run the same command later, or update ee."),
+            True,
         )
 
 
@@ -227,4 +255,4 @@ def _account_error(text: str) -> CredentialsError:
 
 
 def _shown(text: str) -> str:
-    return " ".join(public_text(text).split())[:300]
+    return " ".join(public_text(text).split())[:300] + clock_hint(text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,13 @@ from urllib.parse import urlsplit
 
 from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, missing_package
 from fluxcube.fetch import http
-from fluxcube.fetch.addresses import hide_credentials, public, public_text
-from fluxcube.fetch.answers import snippet
+from fluxcube.fetch.addresses import credentials_in, hidden, hide_credentials, public, public_text
+from fluxcube.fetch.answers import MALFORMED, clock_hint, snippet
+from fluxcube.fetch.check_era5 import check_complete
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.items import Item, duration_text
 from fluxcube.fetch.ledger import Ledger
+from fluxcube.fetch.sending import new_session, reason
 
 try:
     import requests
@@ -36,9 +39,11 @@ _TRIES, _BETWEEN = 5, 10.0
 _POLL, _LONGEST_POLL, _SLOWER = 2.0, 60.0, 1.5
 #: Key that is sent to another server than the CDS, in place of the user's.
 _ANONYMOUS = "anonymous"
+#: Ids of requests, which are part of addresses; the ledger can have been edited.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _OVER = ("failed", "rejected", "dismissed", "deleted")
-#: First bytes of what the service delivers: NetCDF, HDF5, GRIB, zip.
-_MAGIC = (b"CDF", b"\x89HDF", b"GRIB", b"PK\x03\x04")
+#: Formats of what the service delivers.
+_FORMATS = ("NetCDF", "GRIB", "zip")
 
 
 class _Expired(FetchError):
@@ -106,42 +111,47 @@ class DataStore:
         for attempt in (1, 2):
             remote = self._remote(item, dataset, body, ledger)
             self._wait(remote, item, dataset, ledger)
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 results = remote.get_results()
                 location, size = str(results.location), int(results.content_length)
             try:
-                got = http.download(location, path, size=size, explain=_explain)
+                got = http.download(location, path, size=size, formats=_FORMATS, explain=_explain)
             except _Expired:
                 ledger.forget(item)
                 if attempt == 2:
                     raise
                 continue
-            _check_kind(path, dataset)
+            try:
+                check_complete(path)
+            except FetchError:
+                ledger.forget(item)  # the next call orders the file anew
+                raise
             return {"url": location, "etag": got.etag, "sha256": got.sha256}
         raise AssertionError("unreachable")
 
     def _remote(self, item: Item, dataset: str, body: Mapping[str, object], ledger: Ledger) -> Any:
-        """Return the request of an earlier call if it is still of use, or a new one."""
+        """Return the request of an earlier call if it can still be used, or a new one."""
         request_id = ledger.request_id(item)
         if request_id is not None:
-            remote = self._found(request_id, dataset)
+            remote = self._found(request_id, dataset) if _ID.fullmatch(request_id) else None
             if remote is not None:
                 return remote
             ledger.forget(item)
         if dataset in self._not_accepted:  # every other request would be refused, too
             raise LicenceError(self._not_accepted[dataset])
         try:
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 remote = self._client.submit(dataset, dict(body))
+                request_id = str(remote.request_id)
         except LicenceError as error:
             self._not_accepted[dataset] = str(error)
             raise
-        ledger.submitted(item, str(remote.request_id))
+        ledger.submitted(item, request_id)
         return remote
 
     def _found(self, request_id: str, dataset: str) -> Any | None:
         try:
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 remote = self._client.get_remote(request_id)
                 return None if remote.status in _OVER else remote
         except _Expired:
@@ -152,7 +162,7 @@ class DataStore:
         waited, seconds = 0.0, _POLL
         while True:
             check_stop()
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 status = str(remote.status)
             if status == "successful":
                 return
@@ -172,7 +182,7 @@ class DataStore:
 
     def _failed(self, remote: Any, status: str, dataset: str) -> FetchError:
         try:
-            with self._in_words(dataset):
+            with self._named_errors(dataset):
                 remote.get_results()
         except (QuotaError, LicenceError, CredentialsError) as error:
             return error
@@ -181,10 +191,11 @@ class DataStore:
         return FetchError(f"request {remote.request_id} is {status} at the service: run the same command again.")
 
     @contextmanager
-    def _in_words(self, dataset: str) -> Iterator[None]:
+    def _named_errors(self, dataset: str) -> Iterator[None]:
         """Raise errors of the client as errors of fluxcube, without what the client knows of the account."""
         from ecmwf.datastores.processing import LinkError, ProcessingFailedError
 
+        problem: FetchError
         try:
             yield
             return
@@ -194,27 +205,27 @@ class DataStore:
             text = str(error.doc)
             problem = self._no_answer(text)
         except (requests.ConnectionError, requests.Timeout) as error:
-            why = "gave no answer in time" if isinstance(error, requests.Timeout) else "could not be reached"
-            problem = FetchError(f"{public(self.url)}: the CDS {why}; run the same command again to continue.")
+            problem = FetchError(f"{public(self.url)}: {reason(error)}; run the same command again to continue.")
         except requests.RequestException as error:
             problem = FetchError(f"{public(self.url)}: the request failed ({type(error).__name__}).")
         except ProcessingFailedError as error:
             problem = _by_text(public_text(str(error)), dataset, self.pages)
-        except (LinkError, KeyError, TypeError, ValueError, AssertionError) as error:
+        except (LinkError, AssertionError, *MALFORMED) as error:
             problem = FetchError(
                 f"{public(self.url)}: the CDS answered in an unknown form ({type(error).__name__}): update cdsapi, or "
                 "check the address in ~/.cdsapirc."
             )
-        raise problem
+        # The service can repeat the key that it refuses.
+        raise type(problem)(hidden(str(problem), [str(self._client.key), *credentials_in(self.url, {})]))
 
     def _no_answer(self, text: str) -> FetchError:
-        said = snippet(text.encode()[:4096])
+        shown = snippet(text.encode()[:4096])
         if "password" in text.lower() or "log in" in text.lower() or "login" in text.lower():
             return CredentialsError(
-                f"{public(self.url)}: the service sent a login page instead of an answer ({said}): check url and key "
+                f"{public(self.url)}: the service sent a login page instead of an answer ({shown}): check url and key "
                 f"in ~/.cdsapirc ({HOW_TO})."
             )
-        return FetchError(f"{public(self.url)}: expected an answer of the CDS, found a web page ({said}).")
+        return FetchError(f"{public(self.url)}: expected an answer of the CDS, found a web page ({shown}).")
 
     def _refused(self, response: requests.Response | None, dataset: str) -> FetchError:
         if response is None:
@@ -226,6 +237,7 @@ class DataStore:
         answer = answer if isinstance(answer, dict) else {}
         texts = [str(answer[key]) for key in ("title", "detail", "traceback") if answer.get(key)]
         text = public_text(". ".join(texts)) or snippet(response.content[:4096])
+        text += clock_hint(text)
         if response.status_code == 401:
             return CredentialsError(
                 f"the CDS does not accept the key (401: {text}): copy the personal access token from {HOW_TO} into "
@@ -270,17 +282,6 @@ def _explain(response: requests.Response, body: bytes) -> FetchError | None:
     return None
 
 
-def _check_kind(path: Path, dataset: str) -> None:
-    with open(path, "rb") as file:
-        head = file.read(400)
-    if not head.startswith(_MAGIC):
-        path.unlink()
-        raise FetchError(
-            f"the CDS sent a file of {dataset} that is neither NetCDF, GRIB nor a zip ({snippet(head)}): it was "
-            "removed."
-        )
-
-
 def _connect(endpoint: str | None) -> Any:
     """Return the client of the data stores behind cdsapi, which reads the account itself; for an endpoint, none."""
     try:
@@ -291,7 +292,7 @@ def _connect(endpoint: str | None) -> Any:
         _check_account()
     account: dict[str, Any] = {}
     if endpoint is not None:  # the client's own session would send what ~/.netrc has for the server
-        account = {"url": endpoint.rstrip("/"), "key": _ANONYMOUS, "session": http.new_session()}
+        account = {"url": endpoint.rstrip("/"), "key": _ANONYMOUS, "session": new_session()}
     hide_credentials("ecmwf.datastores.processing", "ecmwf.datastores.legacy_client", "multiurl.retry", "cdsapi")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of messages of the service, which could not be read
@@ -306,14 +307,27 @@ def _check_account() -> None:
     from cdsapi.api import read_config
 
     rc = os.environ.get("CDSAPI_RC", os.path.expanduser("~/.cdsapirc"))
-    config = read_config(rc) if os.path.isfile(rc) else {}
+    try:
+        config = read_config(rc) if os.path.isfile(rc) else {}
+    except (OSError, UnicodeError) as error:  # an error of encodings contains the text of the file
+        problem = f"{rc} cannot be read as text ({type(error).__name__}): write url and key into it, from {HOW_TO}."
+        config = None
+    if config is None:
+        raise CredentialsError(problem)
     url, key = (os.environ.get(f"CDSAPI_{name.upper()}") or config.get(name) for name in ("url", "key"))
     if not url or not key:
         raise CredentialsError(
             f"no account of the Climate Data Store was found: expected url and key in {rc}, or in CDSAPI_URL and "
             f"CDSAPI_KEY. Create a free account, and copy the two lines from {HOW_TO}."
         )
-    if ":" in key or not key.strip():
+    if not url.startswith(("https://", "http://")):
+        raise CredentialsError(f"the url in {rc} or CDSAPI_URL must begin with https://: copy it from {HOW_TO}.")
+    if not key.isascii() or not key.isprintable() or any(mark in key for mark in " \"'"):
+        raise CredentialsError(
+            f"the key in {rc} or CDSAPI_KEY contains quotation marks, blanks or other characters that no key has: copy "
+            f"it again from {HOW_TO}."
+        )
+    if ":" in key:
         raise CredentialsError(
             f"the key in {rc} or CDSAPI_KEY has the form UID:KEY, which the CDS does not accept since 2024: copy the "
             f"personal access token from {HOW_TO}."

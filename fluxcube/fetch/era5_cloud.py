@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fluxcube.fetch.era5_request import Period, Place, Product
+from fluxcube.errors import FetchError
+from fluxcube.fetch.era5_request import ERA5, Period, Place, Product
 from fluxcube.fetch.items import Item, Plan, request_key
 from fluxcube.fetch.ledger import Ledger
 from fluxcube.fetch.licences import write_licence
 from fluxcube.fetch.run import Progress, make_plan
 from fluxcube.sources.era5.clouds import address_of, public_address
 from fluxcube.sources.era5.copy import copy_era5
+from fluxcube.stores.building import remove
+from fluxcube.stores.ledger import done_regions
 from fluxcube.stores.reading import store_attrs
 
 #: Cells of the globe in one chunk of ARCO-ERA5, and bytes of a value of it, compressed: about half of float32.
@@ -60,6 +63,8 @@ def copy(
     ------
     SourceError, StoreError
         As `fluxcube.copy_era5`.
+    FetchError
+        If values are missing.
     """
     plan = plan_copy(folder, product, store, place, periods, parameters)
     ledger = Ledger(folder)
@@ -78,9 +83,26 @@ def copy(
                     parameters=parameters,
                     progress=progress,
                 )
+            _check_copy(path.parent, product)
             ledger.record(item, path, source=plan.source, url=public_address(address_of(store)))
         write_licence(folder, plan, ledger)
     return [(folder / item.name).parent for item in plan.items]
+
+
+def _check_copy(store: Path, product: Product) -> None:
+    """Refuse a copy of ERA5 with missing values, which it has nowhere: Zarr takes a chunk that is not sent for empty.
+
+    ERA5-Land has no values over the sea.
+    """
+    if product.name != ERA5.name:
+        return
+    missing = {key.partition(":")[0]: number for key, number in done_regions(store).items() if number}
+    if missing:
+        remove(store)
+        raise FetchError(
+            f"{store.name}: values of {', '.join(sorted(missing))} are missing: the store did not send all chunks, or "
+            "does not have these hours yet. The copy was removed: run the same command again."
+        )
 
 
 def _hours(period: Period) -> int:

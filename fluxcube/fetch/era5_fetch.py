@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-import numpy as np
-
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, unknown
 from fluxcube.fetch.era5_cloud import copy, plan_copy
 from fluxcube.fetch.era5_regions import region_box
 from fluxcube.fetch.era5_request import (
@@ -23,15 +21,17 @@ from fluxcube.fetch.era5_request import (
     Request,
     monthly_requests,
     point_requests,
-    script,
 )
+from fluxcube.fetch.era5_script import script
 from fluxcube.fetch.items import Item, Plan
 from fluxcube.fetch.ledger import Ledger
+from fluxcube.fetch.periods import Years, parse_years
 from fluxcube.fetch.run import Progress, fetch_all, make_plan
+from fluxcube.fetch.sites import SiteChoice, find_sites
 from fluxcube.inference.loading import load_model
+from fluxcube.sources.era5.clouds import STORES
 from fluxcube.sources.era5.parameters import PARAMETERS
 from fluxcube.sources.era5.variables import needed_parameters
-from fluxcube.stores.reading import open_store
 
 #: Variables that are requested where neither a model nor variables are named: what most models use.
 DEFAULT_VARIABLES = ("TA", "SW_IN", "LW_IN", "VPD", "PA", "P", "WS")
@@ -50,10 +50,10 @@ class Order:
     """What is requested of ERA5; the options of `era5` and `era5_land`."""
 
     product: Product
-    years: Sequence[int] | None = None
+    years: Years = None
     region: str | None = None
     bbox: Sequence[float] | None = None
-    at_sites: str | os.PathLike | None = None
+    at_sites: SiteChoice | None = None
     model: str | os.PathLike | Sequence | None = None
     variables: str | Sequence[str] | None = None
     data_format: str = "netcdf"
@@ -66,14 +66,27 @@ class Order:
             raise ConfigError("pass either a model or variables (--for or --variables), not both.")
         if self.data_format not in SUFFIX:
             raise ConfigError(f"data_format must be 'netcdf' or 'grib', found {self.data_format!r}.")
+        _check_source(self.source, self.product)
         if self.source != CDS and self.at_sites is not None:
             raise ConfigError("the sites of a cube are fetched from the CDS: leave out source, or pass a box.")
         if self.years is None and self.at_sites is None:
             raise ConfigError("pass years, such as 2018 or 2018-2020 (--years).")
+        object.__setattr__(self, "years", parse_years(self.years))
+
+
+def _check_source(source: str, product: Product) -> None:
+    """Refuse a name of a store that is not known, or that has another product."""
+    if source == CDS or "://" in source or Path(source).exists():
+        return
+    if source not in STORES:
+        raise unknown("source of ERA5", source, (CDS, *STORES))
+    if source.endswith(ERA5_LAND.name) != (product.name == ERA5_LAND.name):
+        right = [name for name in STORES if name.endswith(ERA5_LAND.name) == (product.name == ERA5_LAND.name)]
+        raise ConfigError(f"{source} does not have {product.title}: pass {' or '.join((CDS, *right))} (--from).")
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Needs:
     """The parameters and days that are needed."""
 
     parameters: tuple[str, ...]
@@ -84,10 +97,10 @@ class _Wish:
 def era5(
     out: str | os.PathLike,
     *,
-    years: Sequence[int] | int | None = None,
+    years: Years = None,
     region: str | None = None,
     bbox: Sequence[float] | None = None,
-    at_sites: str | os.PathLike | None = None,
+    at_sites: SiteChoice | None = None,
     model: str | os.PathLike | Sequence | None = None,
     variables: str | Sequence[str] | None = None,
     data_format: str = "netcdf",
@@ -107,15 +120,15 @@ def era5(
     ----------
     out : path
         Folder of the files. With `at_sites` it has a folder for each site.
-    years : int or sequence of int
-        With `at_sites`, by default the years of each site.
+    years : int, str or sequence of int
+        Such as 2018 or "2015-2018,2020". With `at_sites`, by default the years of each site.
     region : str, optional
         Name in `fluxcube.fetch.era5_regions.REGIONS`, such as "europe".
     bbox : (west, south, east, north), optional
         Degrees; west > east crosses the antimeridian. It is widened to whole cells, and by one cell.
-    at_sites : path, optional
-        Cube; the cell of each of its sites is fetched, from the CDS's series of points as far as they have the
-        parameters, which is one request for each site.
+    at_sites : cube, path of a cube or table, DataFrame, mapping of site to (latitude, longitude), or ids, optional
+        The cell of each site is fetched, from the CDS's series of points as far as they have the parameters, which is
+        one request for each site. Ids such as "DE-Tha,US-Ha1" are those of `fluxcube.known_sites`.
     model : path, Run or str, optional
         Run folder, several of them, or the name of a shipped model: what it needs is fetched.
     variables : str or sequence of str, optional
@@ -156,17 +169,29 @@ def era5(
     >>> era5("era5", years=2018, bbox=(5, 45, 11, 48), variables=["TA", "SW_IN"], plan=True).text().splitlines()[0]
     'ERA5 (Climate Data Store): 29 of 29 files to fetch, about 14.9 MB'
     """
-    order = _order(ERA5, years, region, bbox, at_sites, model, variables, data_format, source)
-    return _fetch(out, order, plan, jobs, timeout_hours, progress, endpoint)
+    order = Order(
+        product=ERA5,
+        years=years,
+        region=region,
+        bbox=bbox,
+        at_sites=at_sites,
+        model=model,
+        variables=variables,
+        data_format=data_format,
+        source=source,
+    )
+    if plan:
+        return plan_order(out, order, jobs=jobs)
+    return fetch_order(out, order, jobs=jobs, timeout_hours=timeout_hours, progress=progress, endpoint=endpoint)
 
 
 def era5_land(
     out: str | os.PathLike,
     *,
-    years: Sequence[int] | int | None = None,
+    years: Years = None,
     region: str | None = None,
     bbox: Sequence[float] | None = None,
-    at_sites: str | os.PathLike | None = None,
+    at_sites: SiteChoice | None = None,
     model: str | os.PathLike | Sequence | None = None,
     variables: str | Sequence[str] | None = None,
     data_format: str = "netcdf",
@@ -178,24 +203,9 @@ def era5_land(
     endpoint: str | None = None,
 ) -> Plan | list[Path]:
     """Fetch hourly ERA5-Land from the Climate Data Store; parameters and errors as of `era5`."""
-    order = _order(ERA5_LAND, years, region, bbox, at_sites, model, variables, data_format, source)
-    return _fetch(out, order, plan, jobs, timeout_hours, progress, endpoint)
-
-
-def _order(
-    product: Product,
-    years: Sequence[int] | int | None,
-    region: str | None,
-    bbox: Sequence[float] | None,
-    at_sites: str | os.PathLike | None,
-    model: str | os.PathLike | Sequence | None,
-    variables: str | Sequence[str] | None,
-    data_format: str,
-    source: str,
-) -> Order:
-    return Order(
-        product=product,
-        years=(years,) if isinstance(years, int) else years,
+    order = Order(
+        product=ERA5_LAND,
+        years=years,
         region=region,
         bbox=bbox,
         at_sites=at_sites,
@@ -204,18 +214,7 @@ def _order(
         data_format=data_format,
         source=source,
     )
-
-
-def _fetch(
-    out: str | os.PathLike,
-    order: Order,
-    only_plan: bool,
-    jobs: int,
-    timeout_hours: float,
-    progress: Progress | None,
-    endpoint: str | None,
-) -> Plan | list[Path]:
-    if only_plan:
+    if plan:
         return plan_order(out, order, jobs=jobs)
     return fetch_order(out, order, jobs=jobs, timeout_hours=timeout_hours, progress=progress, endpoint=endpoint)
 
@@ -223,7 +222,7 @@ def _fetch(
 def plan_order(out: str | os.PathLike, order: Order, *, jobs: int = 4) -> Plan:
     """Return the plan of an order into a folder; nothing is sent. Errors as of `era5`."""
     if order.source != CDS:
-        return plan_copy(Path(out), order.product, order.source, *_grid(order, _wish(order), _today()))
+        return plan_copy(Path(out), order.product, order.source, *_grid(order, _needs(order), _today()))
     return _prepared(Path(out), order, jobs)[0]
 
 
@@ -238,8 +237,10 @@ def fetch_order(
     again: str = "the same command",
 ) -> list[Path]:
     """Fetch an order into a folder; parameters and errors as of `era5` and `fluxcube.fetch.run.fetch_all`."""
+    if not timeout_hours >= 0:
+        raise ConfigError(f"timeout_hours must be 0 or a positive number of hours, found {timeout_hours}.")
     if order.source != CDS:
-        return copy(Path(out), order.product, order.source, *_grid(order, _wish(order), _today()), progress)
+        return copy(Path(out), order.product, order.source, *_grid(order, _needs(order), _today()), progress)
     plan, ordered = _prepared(Path(out), order, jobs)
     if not plan.missing:  # no account is needed
         return fetch_all(plan, out, _nothing, progress=progress)
@@ -278,19 +279,19 @@ def find_requests(order: Order, today: date | None = None) -> tuple[list[Request
     ConfigError
         If a variable cannot be derived from ERA5, or years, boxes or sites are invalid.
     """
-    wish, today = _wish(order), today or _today()
-    notes = list(wish.notes)
+    needs, today = _needs(order), today or _today()
+    notes = list(needs.notes)
     if order.at_sites is None:
-        place, periods, parameters = _grid(order, wish, today)
+        place, periods, parameters = _grid(order, needs, today)
         return list(monthly_requests(order.product, place, periods, parameters, order.data_format)), notes
     requests: list[Request] = []
-    number = 0
-    for place, years in _sites(order, today):
-        number += 1
-        periods = Period.of_years(years, wish.lead, order.product, today)
-        requests += _at_site(order, place, periods, wish.parameters)
-    left = [name for name in wish.parameters if name not in order.product.at_points and name not in ("z", "lsm")]
-    if left and number:
+    places, more = _site_places(order, today)
+    notes += more
+    for place, years in places:
+        periods = Period.of_years(years, needs.lead, order.product, today)
+        requests += _at_site(order, place, periods, needs.parameters)
+    left = [name for name in needs.parameters if name not in order.product.at_points and name not in ("z", "lsm")]
+    if left:
         notes.append(
             f"{order.product.points} does not contain {', '.join(PARAMETERS[name].request for name in left)}: they are "
             "requested month by month"
@@ -303,14 +304,14 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def _grid(order: Order, wish: _Wish, today: date) -> tuple[Place, list[Period], tuple[str, ...]]:
+def _grid(order: Order, needs: _Needs, today: date) -> tuple[Place, list[Period], tuple[str, ...]]:
     """Return the box, the periods and the parameters of an order that is not at sites."""
     box = order.bbox if order.bbox is not None else region_box(str(order.region))
-    periods = Period.of_years(order.years or (), wish.lead, order.product, today)
-    return Place.of_box(order.product, box), periods, wish.parameters
+    periods = Period.of_years(parse_years(order.years) or (), needs.lead, order.product, today)
+    return Place.of_box(order.product, box), periods, needs.parameters
 
 
-def _wish(order: Order) -> _Wish:
+def _needs(order: Order) -> _Needs:
     """Return the parameters that an order needs, and the days before its first year."""
     lead, notes = 1, []
     if order.model is not None:
@@ -338,7 +339,7 @@ def _wish(order: Order) -> _Wish:
             "https://confluence.ecmwf.int/display/CKB/ERA5-Land and put them into the folder (models that use the "
             "elevation need them; cells outside the region are ignored)."
         )
-    return _Wish((*parameters, *static), lead, tuple(notes))
+    return _Needs((*parameters, *static), lead, tuple(notes))
 
 
 def _at_site(order: Order, place: Place, periods: Sequence[Period], parameters: Sequence[str]) -> Iterator[Request]:
@@ -350,24 +351,26 @@ def _at_site(order: Order, place: Place, periods: Sequence[Period], parameters: 
     yield from monthly_requests(order.product, place, periods, rest, order.data_format)
 
 
-def _sites(order: Order, today: date) -> Iterator[tuple[Place, list[int]]]:
-    """Yield the cell and the years of each site of a cube."""
+def _site_places(order: Order, today: date) -> tuple[list[tuple[Place, list[int]]], list[str]]:
+    """Return the cell and the years of each site, and notes about sites that are left out."""
     assert order.at_sites is not None
-    cube = open_store(order.at_sites, kind="cube", dask=False)
-    found = False
-    for at, site in enumerate(cube["site"].values):
-        stamps = [cube[name].values[at].astype("datetime64[Y]").astype(int) + 1970 for name in _SPAN]
-        own = range(max(int(stamps[0]), order.product.first_year), min(int(stamps[1]), today.year) + 1)
-        years = [year for year in own if order.years is None or year in order.years]
-        latitude, longitude = (float(cube[name].values[at]) for name in ("latitude", "longitude"))
-        if years and np.isfinite([latitude, longitude]).all():
-            found = True
-            yield Place.of_site(order.product, str(site), latitude, longitude), years
-    if not found:
-        raise ConfigError(f"{order.at_sites} has no site in the requested years: choose other years.")
-
-
-_SPAN = ("time_start", "time_stop")
+    sites, notes = find_sites(order.at_sites)
+    chosen = parse_years(order.years)
+    if chosen is None and any(site.years is None for site in sites):
+        raise ConfigError(
+            "years: the sites have no years of their own: pass years (--years 2015-2018), or a table with columns "
+            "first_year and last_year."
+        )
+    places = []
+    for site in sites:
+        own = range(order.product.first_year, today.year + 1) if site.years is None else site.years
+        years = [year for year in own if order.product.first_year <= year <= today.year]
+        years = [year for year in years if chosen is None or year in chosen]
+        if years:
+            places.append((Place.of_site(order.product, site.name, site.latitude, site.longitude), years))
+    if not places:
+        raise ConfigError(f"no site of {len(sites)} has data in the requested years: choose other years.")
+    return places, notes
 
 
 def _without_known(folder: Path, requests: Iterable[Request]) -> tuple[list[Item], dict[str, Request]]:
@@ -386,8 +389,8 @@ def _without_known(folder: Path, requests: Iterable[Request]) -> tuple[list[Item
         items |= {one.name: one for one in others if set(_listed(one, "parameters")) & set(request.parameters)}
         rest = [name for name in request.parameters if name not in there]
         if rest:
-            wanted = request.only(rest) if len(rest) < len(request.parameters) else request
-            items[wanted.name], ordered[wanted.name] = wanted.item(), wanted
+            reduced = request.only(rest) if len(rest) < len(request.parameters) else request
+            items[reduced.name], ordered[reduced.name] = reduced.item(), reduced
     return list(items.values()), ordered
 
 

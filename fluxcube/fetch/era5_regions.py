@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fluxcube.errors import unknown
-
-Box = tuple[float, float, float, float]
+from fluxcube.fetch.periods import Box
 
 #: (west, south, east, north), degrees.
 REGIONS: dict[str, Box] = {

@@ -21,10 +21,9 @@ from datetime import date, timedelta
 import numpy as np
 
 from fluxcube.errors import ConfigError
-from fluxcube.fetch.items import Item, Licence, request_key
+from fluxcube.fetch.items import Item, Licence, fault_of_name, file_names, request_key
+from fluxcube.fetch.periods import Box, parse_box
 from fluxcube.sources.era5.parameters import PARAMETERS
-
-Box = tuple[float, float, float, float]
 
 #: Fields (parameters x hours) of one request: the CDS has refused 8928 and accepted 5952; its documentation says 12000.
 MAX_FIELDS = 5952
@@ -76,7 +75,18 @@ _TERMS = (
     "Results contain modified Copernicus Climate Change Service information; neither the European Commission nor ECMWF "
     "is responsible for any use of it. State this, and cite the data set, wherever results are published."
 )
-_CC_BY = "https://creativecommons.org/licenses/by/4.0/"
+
+
+def _licence(citation: str, doi: str) -> Licence:
+    return Licence(
+        name="CC-BY-4.0 (Copernicus)",
+        url="https://creativecommons.org/licenses/by/4.0/",
+        text=_TERMS,
+        citation=f"{citation} Copernicus Climate Change Service (C3S) Climate Data Store (CDS).",
+        doi=doi,
+    )
+
+
 _SURFACE = frozenset({"t2m", "d2m", "sp", "u10", "v10", "tp", "ssrd", "strd"})
 _SOIL = frozenset({f"{name}{level}" for name in ("stl", "swvl") for level in range(1, 5)})
 ERA5 = Product(
@@ -89,15 +99,9 @@ ERA5 = Product(
     without=frozenset(),
     at_points=_SURFACE,
     reanalysis=True,
-    licence=Licence(
-        name="CC-BY-4.0 (Copernicus)",
-        url=_CC_BY,
-        text=_TERMS,
-        citation=(
-            "Hersbach, H., et al. (2023): ERA5 hourly data on single levels from 1940 to present. Copernicus Climate "
-            "Change Service (C3S) Climate Data Store (CDS)."
-        ),
-        doi="10.24381/cds.adbb2d47",
+    licence=_licence(
+        "Hersbach, H., et al. (2023): ERA5 hourly data on single levels from 1940 to present.",
+        "10.24381/cds.adbb2d47",
     ),
 )
 ERA5_LAND = Product(
@@ -110,16 +114,7 @@ ERA5_LAND = Product(
     without=frozenset({"zust", "ishf", "z", "lsm"}),
     at_points=_SURFACE | _SOIL,
     reanalysis=False,
-    licence=Licence(
-        name="CC-BY-4.0 (Copernicus)",
-        url=_CC_BY,
-        text=_TERMS,
-        citation=(
-            "Muñoz Sabater, J. (2019): ERA5-Land hourly data from 1950 to present. Copernicus Climate Change Service "
-            "(C3S) Climate Data Store (CDS)."
-        ),
-        doi="10.24381/cds.e2161bac",
-    ),
+    licence=_licence("Muñoz Sabater, J. (2019): ERA5-Land hourly data from 1950 to present.", "10.24381/cds.e2161bac"),
 )
 
 
@@ -150,11 +145,7 @@ class Place:
         ConfigError
             If the box is not (west, south, east, north) in degrees.
         """
-        west, south, east, north = (float(edge) for edge in bbox)
-        if not (-90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360 + 180):
-            raise ConfigError(f"bbox must be (west, south, east, north) in degrees, found {tuple(bbox)}.")
-        east += 360 if east < west else 0
-        west, east = (west - 360, east - 360) if west >= 180 else (west, east)
+        west, south, east, north = parse_box(bbox)
         if east - west >= 360 - 2 * product.step:
             west, east = -180.0, 180.0 - product.step
             if (south, north) == (-90, 90):
@@ -167,6 +158,7 @@ class Place:
     @classmethod
     def of_site(cls, product: Product, site: str, latitude: float, longitude: float) -> Place:
         """Return the cell of a site."""
+        longitude = (longitude + 180) % 360 - 180
         north, east = (round(round(at / product.step) * product.step, 4) for at in (latitude, longitude))
         return cls((east, north, east, north), site, (round(latitude, 4), round(longitude, 4)))
 
@@ -304,12 +296,13 @@ def monthly_requests(
             number = max(1, MAX_FIELDS // (24 * len(month[2])))
             for start in range(0, len(names), number):
                 part = names[start : start + number]
-                yield _gridded(product, place, (month[0], month[1], list(month[2])), _HOURS, part, kind, data_format)
+                yield _gridded(product, place, (month[0], month[1], list(month[2])), HOURS, part, kind, data_format)
 
 
 #: Year, month and days of which fields that do not change are requested: the same for all periods.
 _STATIC_DAY = (2020, 1, [1])
-_HOURS = [f"{hour:02d}:00" for hour in range(24)]
+#: Hours of a day, as requests state them.
+HOURS = [f"{hour:02d}:00" for hour in range(24)]
 
 
 def _gridded(
@@ -335,10 +328,7 @@ def _gridded(
     if place.box is not None:
         west, south, east, north = place.box
         body["area"] = [north, west, south, east]
-    whole = len(days) == calendar.monthrange(year, number)[1]
-    # A part of a month must not replace the whole month, which a request of other years may have fetched.
-    when = f"_{year}-{number:02d}" + ("" if whole else f"-{days[0]:02d}-{days[-1]:02d}")
-    when = "" if kind == "static" else when
+    when = "" if kind == "static" else f"_{month_name(year, number, days[0], days[-1])}"
     fields = len(names) * len(days) * len(hours)
     return Request(
         name=_name(product, place, f"{when}_{kind}", body, SUFFIX[data_format]),
@@ -348,6 +338,18 @@ def _gridded(
         fields=fields,
         size=_HEADER + round(BYTES_PER_VALUE[data_format] * fields * place.cells(product)),
     )
+
+
+def month_name(year: int, month: int, first: int, last: int) -> str:
+    """Return the part of a file's name that states days of a month: a part of a month must not replace the whole.
+
+    Examples
+    --------
+    >>> month_name(2018, 2, 1, 28), month_name(2018, 2, 1, 3)
+    ('2018-02', '2018-02-01-03')
+    """
+    whole = (first, last) == (1, calendar.monthrange(year, month)[1])
+    return f"{year}-{month:02d}" + ("" if whole else f"-{first:02d}-{last:02d}")
 
 
 def point_requests(
@@ -375,50 +377,15 @@ def point_requests(
 
 def _name(product: Product, place: Place, what: str, body: Mapping[str, object], suffix: str) -> str:
     """Return a name that differs for another area or other variables, which would otherwise replace the file."""
-    folder = f"{place.site}/" if place.site else ""
+    folder = f"{_folder(place.site)}/" if place.site else ""
     return f"{folder}{product.name}{what}_{_digest(body)}.{suffix}"
+
+
+def _folder(site: str) -> str:
+    """Return the folder of a site: its name, or, if that cannot be the name of a folder, a text made from it."""
+    return file_names([site])[site] if "/" in site or fault_of_name(f"{site}/file") else site
 
 
 def _digest(body: Mapping[str, object]) -> str:
     kept = {key: body.get(key) for key in ("area", "variable", "location")}
     return hashlib.sha256(request_key(kept).encode()).hexdigest()[:6]
-
-
-def script(requests: Sequence[Request]) -> str:
-    """Return a Python program that sends requests with the CDS's own client, for a computer that has an account.
-
-    Examples
-    --------
-    >>> print(script([Request("a.nc", "reanalysis-era5-land", {"year": ["2018"]}, (), 0, 0)]))
-    # Needs: pip install cdsapi, an account (https://cds.climate.copernicus.eu/how-to-api), and the accepted licence.
-    import os
-    <BLANKLINE>
-    import cdsapi
-    <BLANKLINE>
-    client = cdsapi.Client()
-    for name, dataset, request in [
-        ('a.nc', 'reanalysis-era5-land', {'year': ['2018']}),
-    ]:
-        if not os.path.exists(name):
-            os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
-            client.retrieve(dataset, request, name + ".part")
-            os.replace(name + ".part", name)
-    """
-    return "\n".join(
-        [
-            "# Needs: pip install cdsapi, an account (https://cds.climate.copernicus.eu/how-to-api), and the accepted "
-            "licence.",
-            "import os",
-            "",
-            "import cdsapi",
-            "",
-            "client = cdsapi.Client()",
-            "for name, dataset, request in [",
-            *(f"    ({one.name!r}, {one.dataset!r}, {dict(one.body)!r})," for one in requests),
-            "]:",
-            "    if not os.path.exists(name):",
-            '        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)',
-            '        client.retrieve(dataset, request, name + ".part")',
-            '        os.replace(name + ".part", name)',
-        ]
-    )

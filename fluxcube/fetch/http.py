@@ -11,19 +11,17 @@ import hashlib
 import json
 import logging
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING, Any
 
-from fluxcube import __version__
 from fluxcube.errors import FetchError, missing_package
-from fluxcube.fetch.addresses import HARMLESS_HEADERS, credentials_in, hide_credentials, origin_of, public, without
+from fluxcube.fetch.addresses import credentials_in, hide_credentials, public, without
 from fluxcube.fetch.answers import (
     SNIFFED,
     TRANSIENT,
@@ -32,10 +30,19 @@ from fluxcube.fetch.answers import (
     login_error,
     retry_after,
     status_error,
-    wait_error,
+    whole_number,
 )
-from fluxcube.fetch.control import check_stop, pause, report_bytes
+from fluxcube.fetch.control import check_stop, report_bytes
 from fluxcube.fetch.items import PART, PART_STATE, size_text
+from fluxcube.fetch.sending import (
+    Failed,
+    attempt_once,
+    new_session,
+    send,
+    shown,
+    wait_before,
+    within_redirects,
+)
 from fluxcube.stores.swap import unwritable
 
 try:
@@ -49,17 +56,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
-#: Seconds to connect, and between two packets.
-_TIMEOUT = (30.0, 120.0)
 #: Consecutive attempts without a new byte, and attempts in total.
 _TRIES, _MAX_TRIES = 5, 60
-#: Longest wait that a server may request, and longest of our own, in seconds.
-_LONGEST_WAIT, _LONGEST_PAUSE = 300.0, 60.0
-_MAX_REDIRECTS = 10
-#: Some services (AmeriFlux) refuse agents that do not begin as browsers do.
-_AGENT = f"Mozilla/5.0 (compatible; fluxcube/{__version__})"
-
-T = TypeVar("T")
 Explain = Callable[["requests.Response", bytes], "FetchError | None"]
 
 
@@ -82,41 +80,6 @@ class Downloaded:
     etag: str = ""
 
 
-class Failed(Exception):
-    """A failed attempt after which another one can succeed; `wait` is what the server requests."""
-
-    def __init__(self, error: FetchError, wait: float | None = None) -> None:
-        super().__init__()
-        self.error, self.wait = error, wait
-
-
-def new_session() -> requests.Session:
-    """Return a session without credentials: it uses the environment's proxies, and no ``.netrc``.
-
-    Servers of this computer are reached without a proxy, which could not find them.
-    """
-    hide_credentials("urllib3.connectionpool", "urllib3.util.retry")
-    session = requests.Session()
-    for host in ("127.0.0.1", "localhost"):
-        for end in (":", "/"):
-            session.mount(f"http://{host}{end}", _Direct())
-    session.auth = _no_auth
-    session.headers["User-Agent"] = _AGENT
-    return session
-
-
-class _Direct(requests.adapters.HTTPAdapter):
-    """Connects without a proxy."""
-
-    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
-        """Send a request."""
-        return super().send(request, *arguments, **{**options, "proxies": None})
-
-
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
-
-
 def download(
     url: str,
     path: Path,
@@ -126,6 +89,8 @@ def download(
     size: int | None = None,
     checksum: tuple[str, str] | None = None,
     expect: Sequence[str] | None = None,
+    formats: Sequence[str] = (),
+    without_length: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     explain: Explain | None = None,
     tries: int = _TRIES,
@@ -150,6 +115,11 @@ def download(
         Algorithm (a name of hashlib) and hexadecimal digest.
     expect : sequence of str, optional
         Content types of the data. A web page is refused in any case, unless ``"text/html"`` is one of them.
+    formats : sequence of str
+        Formats that the file can have (`fluxcube.fetch.answers.FORMATS`), recognised by its first bytes.
+    without_length : bool
+        Accept a file whose length is not known at all (no `size`, no `checksum`, and the server states none), because
+        the caller finds out by other means whether it is complete.
     progress : callable, optional
         Receives bytes, total bytes (0 if unknown) and the name of the file.
     explain : callable, optional
@@ -174,7 +144,8 @@ def download(
     StoreError
         If the disk does not accept the file.
     """
-    transfer = _Transfer(url, Path(path), headers or {}, size, checksum, expect, progress, explain)
+    check = partial(kind_error, expect=expect, formats=formats)
+    transfer = _Transfer(url, Path(path), headers or {}, size, checksum, check, without_length, progress, explain)
     with _own_or(session) as (client, own):
         failures, problem = 0, FetchError(f"{public(url)}: not tried.")
         for attempt in range(1, _MAX_TRIES + 1):
@@ -200,58 +171,6 @@ def _own_or(session: requests.Session | None) -> Iterator[tuple[requests.Session
         yield own, True
 
 
-def attempt_once(url: str, action: Callable[[], T]) -> T | Failed:
-    """Do once what sends a request; return a failure after which another attempt can succeed, and raise any other.
-
-    Errors of requests contain the whole address: none may become the context of an error that a user sees.
-    """
-    problem: FetchError | None = None
-    try:
-        return action()
-    except Failed as failure:
-        return failure
-    except requests.exceptions.SSLError as error:
-        problem = _certificate_error(url, error)
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        why = _reason(error)
-        failed = FetchError(f"{public(url)}: {why}; run the same command again to continue.")
-        return Failed(failed)
-    except requests.RequestException as error:
-        problem = FetchError(f"{public(url)}: the request failed ({type(error).__name__}).")
-    raise problem
-
-
-def wait_before(url: str, failure: Failed, failures: int, backoff: float) -> None:
-    """Wait before the next attempt: longer after each failure, and as long as the server requests."""
-    if failure.wait is not None and failure.wait > _LONGEST_WAIT:
-        raise wait_error(url, failure.wait)
-    own = min(backoff * 2 ** (failures - 1), _LONGEST_PAUSE) * (1 + random.random() / 4)
-    seconds = max(own, failure.wait or 0.0)
-    _log.info("%s; attempt %d in %.1f s", failure.error, failures + 1, seconds)
-    pause(seconds)
-
-
-def _certificate_error(url: str, error: Exception) -> FetchError:
-    text = str(error).lower()
-    clock = " (is the clock of this computer right?)" if "expired" in text or "not yet valid" in text else ""
-    return FetchError(f"{public(url)}: the certificate of the server is not accepted{clock}; nothing was sent.")
-
-
-def _reason(error: Exception) -> str:
-    """Return what went wrong with a connection, without the address that the error contains."""
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy of the environment could not be reached"
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return f"no connection within {_TIMEOUT[0]:.0f} s"
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return f"the server sent nothing for {_TIMEOUT[1]:.0f} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "IncompleteRead" in str(error):
-        return "the connection ended before the file was complete"
-    if "resolve" in str(error).lower() or "name or service" in str(error).lower():
-        return "the name of the server could not be resolved (is this computer online?)"
-    return "the server could not be reached, or closed the connection"
-
-
 class _Transfer:
     """One download, over all its attempts."""
 
@@ -262,12 +181,13 @@ class _Transfer:
         headers: Mapping[str, str],
         size: int | None,
         checksum: tuple[str, str] | None,
-        expect: Sequence[str] | None,
+        check: Callable[[str, str, bytes], FetchError | None],
+        without_length: bool,
         progress: Callable[[int, int, str], None] | None,
         explain: Explain | None,
     ) -> None:
         self.url, self.path, self.headers, self.size, self.checksum = url, path, headers, size, checksum
-        self.expect, self.progress, self.explain = expect, progress, explain
+        self.check, self.without_length, self.progress, self.explain = check, without_length, progress, explain
         self.part = path.with_name(path.name + PART)
         self.state_file = path.with_name(path.name + PART_STATE)
 
@@ -290,9 +210,10 @@ class _Transfer:
             first = next(blocks, b"")
             if not start:  # first, because another file replaces the part that is there
                 self._check_kind(response, first)
-            total = self._total(response, start)
+            total = self._total(response, start, state)
             self._check_space(total, start)
-            etag = _validator(response)
+            # Ranges count the bytes of an encoded body, not those of the file: such a download cannot continue.
+            etag = "" if _is_encoded(response) else _validator(response)
             if not start:
                 self._write_state(etag, total)
             sha = self._copy(chain([first], blocks), start, total)
@@ -303,7 +224,9 @@ class _Transfer:
             state = json.loads(self.state_file.read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return state if isinstance(state, dict) else {}
+        kinds: dict[str, tuple[type, ...]] = {"url": (str,), "etag": (str,), "size": (int, type(None))}
+        good = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+        return state if good else {}
 
     def _resume_at(self, state: dict[str, Any]) -> int:
         """Return where to continue: only in a file that is recognised by its validator, or by its checksum."""
@@ -320,9 +243,9 @@ class _Transfer:
             headers["Range"] = f"bytes={start}-"
             if _strong(state.get("etag", "")):
                 headers["If-Range"] = state["etag"]
-        options: dict[str, Any] = {"stream": True, "timeout": _TIMEOUT}
+        options: dict[str, Any] = {"stream": True}
         if not own:
-            return client.get(self.url, headers=headers, **options)
+            return send(client, "GET", self.url, headers=headers, **options)
         return within_redirects(client, self.url, headers, options)
 
     def _check_answer(self, response: requests.Response, start: int, state: dict[str, Any]) -> int:
@@ -338,28 +261,37 @@ class _Transfer:
             return 0
         first = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
         changed = state.get("etag") and _validator(response) and _validator(response) != state["etag"]
-        if not start or first != str(start) or changed:
+        if not start or first != str(start) or changed or _is_encoded(response):
             self._discard()
             raise Failed(FetchError(f"{public(self.url)}: the server sent another part than requested."), wait=0.0)
         return start
 
     def _refused(self, response: requests.Response) -> FetchError | Failed:
-        body = self._shown(_beginning(response))
+        body = self._shown(response, _beginning(response))
         error = self.explain(response, body) if self.explain else None
         error = error or status_error(self.url, response.status_code, body)
         if response.status_code not in TRANSIENT or (error.stops and response.status_code != 429):
             return error
-        return Failed(error, retry_after(response.headers.get("Retry-After")))
+        return Failed(error, retry_after(response.headers))
 
-    def _total(self, response: requests.Response, start: int) -> int | None:
+    def _total(self, response: requests.Response, start: int, state: dict[str, Any]) -> int | None:
         """Return the size of the whole file as the server reports it, or None."""
-        if response.headers.get("Content-Encoding", "identity") != "identity":
+        length = whole_number(response.headers.get("Content-Length"))
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+        if length is None and not chunked and self.size is None and self.checksum is None and not self.without_length:
+            raise FetchError(
+                f"{public(self.url)}: the server does not state the length of the file, so that a cut connection could "
+                "not be noticed: nothing was written; run the same command later, or report this."
+            )
+        if _is_encoded(response):
             return self.size
-        length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdigit() else None
-        whole = response.headers.get("Content-Range", "").rpartition("/")[2]
-        if start and whole.isdigit():
-            total = int(whole)
+        total = None if length is None else start + length
+        whole = whole_number(response.headers.get("Content-Range", "").rpartition("/")[2])
+        if start and whole is not None:
+            total = whole
+        if start and total is not None and state.get("size") not in (None, total):
+            self._discard()
+            raise Failed(FetchError(f"{public(self.url)}: the server's file has changed."), wait=0.0)
         if total is not None and self.size is not None and total != self.size:
             if start:
                 self._discard()
@@ -371,9 +303,9 @@ class _Transfer:
             raise FetchError(f"{public(self.url)}: the server sent an empty file.")
         return total if total is not None else self.size
 
-    def _shown(self, body: bytes) -> bytes:
+    def _shown(self, response: requests.Response, body: bytes) -> bytes:
         """Return the beginning of a body as an error may show it: servers repeat the credentials that they refuse."""
-        return without(body, credentials_in(self.url, self.headers))
+        return without(shown(response, body), credentials_in(self.url, self.headers))
 
     def _check_space(self, total: int | None, start: int) -> None:
         free = shutil.disk_usage(self.path.parent).free
@@ -417,8 +349,8 @@ class _Transfer:
         file.write(block)
 
     def _check_kind(self, response: requests.Response, block: bytes) -> None:
-        head = self._shown(block[:SNIFFED])
-        error = kind_error(self.url, response.headers.get("Content-Type", ""), head, self.expect)
+        head = self._shown(response, block[:SNIFFED])
+        error = self.check(self.url, response.headers.get("Content-Type", ""), head)
         if error:
             raise (self.explain and self.explain(response, head)) or error
 
@@ -460,42 +392,16 @@ class _Transfer:
             )
 
     def _discard(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.state_file.unlink(missing_ok=True)
+        for path in (self.part, self.state_file):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise unwritable(path, error) from error
 
 
-def within_redirects(
-    client: requests.Session, url: str, headers: dict[str, str], options: dict[str, Any], method: str = "GET"
-) -> requests.Response:
-    """Send a request and follow its redirects; headers with credentials are sent to the first origin only.
-
-    Raises
-    ------
-    CredentialsError
-        If it is redirected to a login page.
-    FetchError
-        If it is redirected without encryption, or without an end.
-    """
-    options = {"timeout": _TIMEOUT, **options}
-    first, here = origin_of(url), url
-    for _ in range(_MAX_REDIRECTS):
-        sent = (
-            headers if origin_of(here) == first else {k: v for k, v in headers.items() if k.lower() in HARMLESS_HEADERS}
-        )
-        response = client.request(method, here, headers=sent, allow_redirects=False, **options)
-        if not response.is_redirect:
-            return response
-        target = urljoin(here, response.headers["Location"])
-        response.close()
-        if is_login(target):
-            raise login_error(url, target)
-        scheme = urlsplit(target).scheme
-        if scheme not in ("http", "https") or (first[0] == "https" and scheme != "https"):
-            raise FetchError(
-                f"{public(url)}: redirected to {public(target)}, which is not encrypted; it was not followed."
-            )
-        here = target
-    raise FetchError(f"{public(url)}: more than {_MAX_REDIRECTS} redirects; open the address in a browser.")
+def _is_encoded(response: requests.Response) -> bool:
+    """Return whether the body is compressed for the transfer."""
+    return response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
 
 
 def _beginning(response: requests.Response) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -13,14 +15,16 @@ from types import MappingProxyType
 from fluxcube.errors import FetchError
 from fluxcube.fetch.addresses import public
 
-#: Files that fetch itself writes into a folder.
+#: Files that fetch itself writes into a folder; the second name of the licence is used where the user has such a file.
 LEDGER, LOCK, LICENCE, STAGING = "fetch.jsonl", "fetch.lock", "LICENCE.md", ".fetching"
+OTHER_LICENCE = "LICENCE-fetched.md"
+_OWN = frozenset(name.lower() for name in (LEDGER, LOCK, LICENCE, OTHER_LICENCE))
 #: Endings of files that are not complete.
 PART, PART_STATE = ".part", ".part.json"
 #: Characters that no part of a name may contain: separators of any system, and what a shell or a terminal interprets.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\]')
 _SCHEME = re.compile(r"(?i)[a-z][a-z0-9+.-]*://")
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|com[\d\xb9\xb2\xb3]|lpt[\d\xb9\xb2\xb3])\s*(\..*)?")
 #: Maximum length of a name in bytes: file systems allow 255, of which the endings of an incomplete file need some.
 _MAX_BYTES = 240
 
@@ -42,7 +46,7 @@ def fault_of_name(name: object) -> str:
         return "is empty"
     if len(name.encode("utf-8", "surrogatepass")) > _MAX_BYTES:
         return f"is longer than {_MAX_BYTES} bytes"
-    if _FORBIDDEN.search(name):
+    if _FORBIDDEN.search(name) or not name.isprintable():
         return "contains a character that a file name must not contain"
     if name.startswith(("/", "~")):
         return "is an absolute path"
@@ -54,7 +58,7 @@ def fault_of_name(name: object) -> str:
         if _DEVICES.fullmatch(part):
             return "is the name of a device"
     last = name.rpartition("/")[2].lower()
-    if last in (LEDGER, LOCK, LICENCE.lower()) or last.endswith((PART, PART_STATE)):
+    if last in _OWN or last.endswith((PART, PART_STATE)):
         return "is a name that fetch uses itself"
     return ""
 
@@ -70,6 +74,19 @@ def check_name(name: object) -> None:
     if fault := fault_of_name(name):
         shown = repr(name)[:80].encode("unicode_escape").decode()
         raise FetchError(f"the service sent the file name {shown}, which {fault}: nothing was written; report this.")
+
+
+def file_names(sites: Iterable[str]) -> dict[str, str]:
+    """Return a text for each site that can be part of the name of a file, different for each."""
+    names: dict[str, str] = {}
+    used: set[str] = set()
+    for site in sites:
+        name = re.sub(r"[^A-Za-z0-9-]+", "-", site).strip("-")[:60]
+        if name != site or name.lower() in used:
+            name = f"{name}-{zlib.crc32(site.encode()):08x}".strip("-")
+        used.add(name.lower())
+        names[site] = name
+    return names
 
 
 def request_key(request: Mapping[str, object]) -> str:
@@ -168,7 +185,8 @@ class Plan:
     licence: Licence | None = None
 
     def __post_init__(self) -> None:
-        twice = [name for name, n in Counter(item.name.lower() for item in self.items).items() if n > 1]
+        folded = Counter(unicodedata.normalize("NFC", item.name).casefold() for item in self.items)
+        twice = [name for name, n in folded.items() if n > 1]
         if twice:
             raise FetchError(f"{self.source}: two files would have the same name {twice[0]}; nothing was fetched.")
 

@@ -143,10 +143,15 @@ class Ledger:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = open(self.folder / LOCK, "ab")  # noqa: SIM115
         except OSError as error:
-            raise unwritable(self.folder, error) from error
+            raise unwritable(Path(error.filename or self.folder), error) from error
         with file:
             _lock(file.fileno(), self.folder)
             yield
+
+    def check_unlocked(self) -> None:
+        """Raise FetchError if another fetch is writing to the folder: before what is recorded in the user's name."""
+        with self.locked():
+            pass
 
     def _append(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, default=str).encode() + b"\n"
@@ -174,13 +179,18 @@ class Ledger:
             except (FileNotFoundError, NotADirectoryError):
                 self._read_bytes, self._files, self._requests = 0, {}, {}
                 return
+            except OSError as error:
+                raise FetchError(
+                    f"{self.folder / LEDGER} cannot be read ({error.strerror}): correct its rights, or choose another "
+                    "folder."
+                ) from error
             lines = text[: text.rfind(b"\n") + 1]
             self._read_bytes += len(lines)
             for line in lines.split(b"\n"):
                 self._add(_parsed(line))
 
     def _add(self, entry: dict[str, Any]) -> None:
-        if entry.get("kind") == "file" and {"name", "key", "size", "sha256"} <= set(entry):
+        if entry.get("kind") == "file" and _is_file(entry):
             self._files[entry["name"]] = entry
         elif entry.get("kind") == "request" and isinstance(entry.get("key"), str):
             if entry.get("id"):
@@ -189,10 +199,19 @@ class Ledger:
                 self._requests.pop(entry["key"], None)
 
 
+def _is_file(entry: dict[str, Any]) -> bool:
+    """Return whether a line about a file, which could have been edited, has what the ledger needs."""
+    kinds = {"name": str, "key": str, "size": int, "sha256": str}
+    checksum = entry.get("checksum")
+    pair = isinstance(checksum, list) and len(checksum) == 2 and all(isinstance(part, str) for part in checksum)
+    good = all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+    return good and (checksum is None or pair) and isinstance(entry.get("about") or {}, dict)
+
+
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line) if line.strip() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
 

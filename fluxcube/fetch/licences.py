@@ -6,13 +6,11 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fluxcube.fetch.items import LICENCE, Licence, Plan
+from fluxcube.fetch.items import LICENCE, OTHER_LICENCE, Licence, Plan
 from fluxcube.fetch.ledger import Ledger
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.stores.files import replacing
 
-#: Name where the folder has another file of the usual name.
-_OTHER = "LICENCE-fetched.md"
 _TITLE = "# Licences and citations of the files in this folder\n\n"
 
 
@@ -35,8 +33,8 @@ def write_licence(folder: Path, plan: Plan, ledger: Ledger) -> Path | None:
     if plan.licence is None:
         return None
     path = folder / LICENCE
-    if path.is_file() and not path.read_text("utf-8", "replace").startswith(_TITLE):
-        path = folder / _OTHER  # the user's own file stays
+    if path.exists() and not (path.is_file() and path.read_text("utf-8", "replace").startswith(_TITLE)):
+        path = folder / OTHER_LICENCE  # the user's own file stays
     sections = _sections(path)
     sections[plan.source] = _section(plan, plan.licence, ledger, sections.get(plan.source, ""))
     with replacing(path) as temporary:
@@ -46,7 +44,7 @@ def write_licence(folder: Path, plan: Plan, ledger: Ledger) -> Path | None:
 
 def _sections(path: Path) -> dict[str, str]:
     """Return the sections of a LICENCE.md that fetch has written, by source."""
-    text = path.read_text("utf-8") if path.is_file() else ""
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
     if not text.startswith(_TITLE):
         return {}
     parts = re.split(r"(?m)^(?=## )", text.removeprefix(_TITLE))

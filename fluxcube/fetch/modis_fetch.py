@@ -10,10 +10,11 @@ from typing import Literal, Protocol
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.fetch import appeears, earthdata, earthengine, planetary
 from fluxcube.fetch.items import Plan
-from fluxcube.fetch.modis_places import Box, Years, find_places
+from fluxcube.fetch.modis_places import find_places
 from fluxcube.fetch.modis_products import find_products
 from fluxcube.fetch.modis_request import Progress, Request
-from fluxcube.sources.modis.surface_sites import Sites
+from fluxcube.fetch.periods import Box, Years
+from fluxcube.fetch.sites import SiteChoice
 
 Service = Literal["earthengine", "earthdata", "planetary", "appeears"]
 
@@ -52,7 +53,7 @@ def modis(
     *,
     service: Service = "earthengine",
     products: Iterable[str] | None = None,
-    at_sites: Sites | None = None,
+    at_sites: SiteChoice | None = None,
     bbox: Box | None = None,
     tiles: Iterable[str] | None = None,
     years: Years = None,
@@ -80,10 +81,10 @@ def modis(
         account. AppEEARS: extracts that the service makes, after a wait in its queue.
     products : iterable of str, optional
         Of MCD43A4, MCD43A2, MOD09GA, MODOCGA and MCD12Q1; by default those of chips, and land cover for an area.
-    at_sites : cube, path of a cube or table, DataFrame, or mapping of site to (latitude, longitude), optional
-        Sites around which chips are cut.
+    at_sites : cube, path of a cube or table, DataFrame, mapping of site to (latitude, longitude), or ids, optional
+        Sites around which chips are cut; ids such as "DE-Tha,US-Ha1" are those of `fluxcube.known_sites`.
     bbox : (west, south, east, north), optional
-        Area, degrees.
+        Area, degrees; west > east crosses the antimeridian.
     tiles : iterable of str, optional
         Tiles such as "h18v04".
     years : int, str or sequence of int, optional
@@ -115,7 +116,7 @@ def modis(
     ConfigError
         If an option is invalid, or the service does not have a product.
     CredentialsError, LicenceError, QuotaError
-        If an account, a licence or a quota is missing; the message contains the page that gives it.
+        If an account or a licence is missing, or a quota is used up; the message contains the page to open.
     FetchError
         If files could not be fetched; the others are complete.
     MissingPackageError

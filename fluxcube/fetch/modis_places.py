@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from fluxcube.cubes.chips import chip_index
 from fluxcube.errors import ConfigError
-from fluxcube.fetch.items import request_key
+from fluxcube.fetch.items import file_names, request_key
+from fluxcube.fetch.periods import Box, Years, parse_box, parse_years
+from fluxcube.fetch.sites import Site, SiteChoice, find_sites
 from fluxcube.sources.modis.grid import COLS, ROWS, TILE
-from fluxcube.sources.modis.surface_sites import Sites, read_sites
-from fluxcube.sources.modis.surface_tables import read_frame
-from fluxcube.stores.reading import open_store
-
-Box = tuple[float, float, float, float]
-Years = int | str | Sequence[int] | None
 
 #: Pixels around a chip, so that it is covered if a coordinate is corrected by its rounding error.
 MARGIN = 2
@@ -33,7 +24,6 @@ _FIRST_YEAR = 2000
 #: Columns of a chip this far apart are on both sides of 180 degrees east.
 _GAP = 1000
 _TILE_NAME = re.compile(r"h(\d{1,2})v(\d{1,2})", re.IGNORECASE)
-_PERIOD = re.compile(r"(\d{4})(?:\s*[-–/:]\s*(\d{4}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +96,21 @@ class Places:
 
 
 def find_places(
-    *, at_sites: Sites | None = None, bbox: Box | None = None, tiles: Iterable[str] | None = None, years: Years = None
+    *,
+    at_sites: SiteChoice | None = None,
+    bbox: Box | None = None,
+    tiles: Iterable[str] | None = None,
+    years: Years = None,
 ) -> Places:
     """Return the windows of pixels to fetch.
 
     Parameters
     ----------
-    at_sites : cube, path of a cube or table, DataFrame, or mapping of site to (latitude, longitude), optional
-        The years of a cube's sites are those of their data; a table can have columns ``first_year`` and ``last_year``,
-        or ``years`` such as 2012-2014.
-    bbox : (west, south, east, north), optional
-        Degrees; west of east, or across 180 degrees if west > east.
+    at_sites, bbox, years
+        As of `fluxcube.fetch.sites.find_sites`, `fluxcube.fetch.periods.parse_box` and `parse_years`; sites with years
+        of their own keep those that are among `years`.
     tiles : iterable of str, optional
         Such as "h18v04".
-    years : int, str or sequence of int, optional
-        Such as 2018, "2015-2018" or "2015,2018"; sites with years of their own keep those that are among them.
 
     Returns
     -------
@@ -137,7 +127,7 @@ def find_places(
             f"expected one of at_sites, bbox and tiles, found {' and '.join(passed) or 'none'}: pass a cube or table "
             "of sites (--at-sites), west,south,east,north (--bbox), or tiles such as h18v04 (--tiles)."
         )
-    selected = parse_years(years)
+    selected = parse_years(years, _FIRST_YEAR, _this_year())
     if at_sites is not None:
         return _site_places(at_sites, selected)
     if selected is None:
@@ -147,34 +137,6 @@ def find_places(
     else:
         windows = [tile_window(tile, selected) for tile in _parse_tiles(tiles or ())]
     return Places(tuple(windows), at_sites=False)
-
-
-def parse_years(years: Years) -> tuple[int, ...] | None:
-    """Return years in ascending order, None if `years` is None.
-
-    Examples
-    --------
-    >>> parse_years("2015-2017, 2019"), parse_years(2018)
-    ((2015, 2016, 2017, 2019), (2018,))
-    """
-    if years is None:
-        return None
-    parts = years.split(",") if isinstance(years, str) else [years] if isinstance(years, int) else list(years)
-    found: set[int] = set()
-    for part in parts:
-        match = _PERIOD.fullmatch(str(part).strip())
-        if match is None:
-            raise ConfigError(f"years: expected years such as 2018, 2015-2018 or 2015,2018; found {part!r}.")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ConfigError(f"years: expected the first year before the last one, found {part!r}.")
-        found.update(range(first, last + 1))
-    this_year = int(str(np.datetime64("today", "Y")))
-    if wrong := sorted(year for year in found if not _FIRST_YEAR <= year <= this_year):
-        raise ConfigError(f"years: MODIS has data from {_FIRST_YEAR} to {this_year}, found {wrong[0]}.")
-    if not found:
-        raise ConfigError("years: expected at least one year, found none.")
-    return tuple(sorted(found))
 
 
 def tile_window(tile: tuple[int, int], years: tuple[int, ...]) -> Window:
@@ -204,12 +166,10 @@ def _parse_tiles(tiles: Iterable[str]) -> list[tuple[int, int]]:
 
 def _bbox_windows(bbox: Box, years: tuple[int, ...]) -> list[Window]:
     """Return for each tile the smallest window that contains every pixel in an area."""
-    west, south, east, north = (float(edge) for edge in bbox)
-    if not (-90 <= south < north <= 90 and -180 <= west <= 180 and -180 <= east <= 180 and west != east):
-        raise ConfigError(
-            f"bbox: expected west, south, east and north in degrees with south < north, found {tuple(bbox)}."
-        )
-    spans = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
+    west, south, east, north = parse_box(bbox)
+    if south == north or west == east:
+        raise ConfigError(f"bbox: expected an area, with south < north and west != east, found {tuple(bbox)}.")
+    spans = [(west, east)] if east <= 180 else [(west, 180.0), (-180.0, east - 360)]
     tiles: dict[tuple[int, int], list[int]] = {}
     for span in spans:
         _add_rows(tiles, span, south, north)
@@ -238,14 +198,16 @@ def _add_rows(tiles: dict[tuple[int, int], list[int]], span: tuple[float, float]
                 tiles[h, int(v)] = [pick(before, now) for pick, before, now in edges]
 
 
-def _site_places(at_sites: Sites, selected: tuple[int, ...] | None) -> Places:
-    table = _open_sites(at_sites)
-    places, years = read_sites(table), _site_years(table)
+def _this_year() -> int:
+    return int(str(np.datetime64("today", "Y")))
+
+
+def _site_places(at_sites: SiteChoice, selected: tuple[int, ...] | None) -> Places:
+    sites, notes = find_sites(at_sites, _BEFORE)
     windows: list[Window] = []
-    notes: list[str] = []
-    names = _file_names(places)
-    without = [site for site in places if not _selected(years.get(site), selected)]
-    if selected is None and any(site not in years for site in places):
+    names = file_names(site.name for site in sites)
+    without = [site.name for site in sites if not _selected(site.years, selected)]
+    if selected is None and any(site.years is None for site in sites):
         raise ConfigError(
             "years: the sites have no years of their own: pass years (--years 2015-2018), or a table with columns "
             "first_year and last_year."
@@ -253,12 +215,12 @@ def _site_places(at_sites: Sites, selected: tuple[int, ...] | None) -> Places:
     if without:
         which = f"{', '.join(without[:10])}{', ...' if len(without) > 10 else ''}"
         notes.append(f"sites without data in the years ({len(without)}), which are left out: {which}")
-    for site, (latitude, longitude) in places.items():
-        mine = _selected(years.get(site), selected)
-        if mine:
-            windows += _site_windows(site, names[site], latitude, longitude, mine)
+    for site in sites:
+        if mine := _selected(site.years, selected):
+            windows += _site_windows(site, names[site.name], mine)
     if not windows:
-        raise ConfigError(f"no site of {len(places)} has data in the years {selected}: pass other years.")
+        chosen = f"{selected[0]} to {selected[-1]}" if selected else f"from {_FIRST_YEAR} on"
+        raise ConfigError(f"no site of {len(sites)} has data in the years {chosen}: pass other years.")
     return Places(tuple(windows), at_sites=True, notes=tuple(notes))
 
 
@@ -266,14 +228,13 @@ def _selected(own: tuple[int, ...] | None, selected: tuple[int, ...] | None) -> 
     """Return the years of a site among the selected ones."""
     if own is None:
         return selected or ()
-    this_year = int(str(np.datetime64("today", "Y")))
-    own = tuple(year for year in own if _FIRST_YEAR <= year <= this_year)
+    own = tuple(year for year in own if _FIRST_YEAR <= year <= _this_year())
     return own if selected is None else tuple(year for year in own if year in selected)
 
 
-def _site_windows(site: str, name: str, latitude: float, longitude: float, years: tuple[int, ...]) -> list[Window]:
+def _site_windows(site: Site, name: str, years: tuple[int, ...]) -> list[Window]:
     """Return the window of a site; two if its chip is on both sides of 180 degrees east."""
-    rows, cols = chip_index(latitude, longitude)
+    rows, cols = chip_index(site.latitude, site.longitude)
     columns = np.unique(cols)
     parts = np.split(columns, np.flatnonzero(np.diff(columns) > _GAP) + 1)
     r0, r1 = max(int(rows.min()) - MARGIN, 0), min(int(rows.max()) + 1 + MARGIN, ROWS)
@@ -288,79 +249,12 @@ def _site_windows(site: str, name: str, latitude: float, longitude: float, years
                 height=r1 - r0,
                 width=c1 - c0,
                 years=years,
-                latitude=latitude,
-                longitude=longitude,
-                site=site,
+                latitude=site.latitude,
+                longitude=site.longitude,
+                site=site.name,
             )
         )
     return windows
-
-
-def _open_sites(at_sites: Sites) -> pd.DataFrame | xr.Dataset | Mapping[str, tuple[float, float]]:
-    """Return the table, cube or mapping at a path."""
-    if not isinstance(at_sites, (str, os.PathLike)):
-        return at_sites
-    path = Path(at_sites)
-    if not path.exists():
-        raise ConfigError(
-            f"at_sites: {path} does not exist: pass a cube, or a table with site, latitude and longitude."
-        )
-    return open_store(path, kind="cube") if path.is_dir() else read_frame(path)
-
-
-def _site_years(table: pd.DataFrame | xr.Dataset | Mapping[str, tuple[float, float]]) -> dict[str, tuple[int, ...]]:
-    """Return the years of the sites of a cube or table that has them."""
-    if isinstance(table, xr.Dataset):
-        return _cube_years(table)
-    if not isinstance(table, pd.DataFrame):
-        return {}
-    columns = {str(name).strip().lower(): name for name in table.columns}
-    site = next((columns[name] for name in ("site", "site_id", "siteid", "id") if name in columns), None)
-    if site is None:
-        return {}
-    if {"first_year", "last_year"} <= set(columns):
-        texts = [
-            f"{_whole(a)}-{_whole(b)}"
-            for a, b in zip(table[columns["first_year"]], table[columns["last_year"]], strict=True)
-        ]
-    elif "years" in columns:
-        texts = [str(text).strip() for text in table[columns["years"]]]
-    else:
-        return {}
-    found = {}
-    for name, text in zip(table[site], texts, strict=True):
-        if match := _PERIOD.fullmatch(text):
-            found[str(name)] = tuple(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return found
-
-
-def _whole(value: object) -> str:
-    return str(value).strip().removesuffix(".0")
-
-
-def _cube_years(cube: xr.Dataset) -> dict[str, tuple[int, ...]]:
-    if not {"site", "time_start", "time_stop"} <= {*cube.coords, *cube.data_vars}:
-        return {}
-    starts = (cube["time_start"].values.astype("datetime64[h]") - _BEFORE.astype("timedelta64[h]")).astype(
-        "datetime64[Y]"
-    )
-    stops = (cube["time_stop"].values.astype("datetime64[h]") - np.timedelta64(1, "h")).astype("datetime64[Y]")
-    sites = [str(site) for site in np.atleast_1d(cube["site"].values)]
-    pairs = zip(sites, np.atleast_1d(starts).astype(int) + 1970, np.atleast_1d(stops).astype(int) + 1970, strict=True)
-    return {site: tuple(range(int(first), int(last) + 1)) for site, first, last in pairs}
-
-
-def _file_names(sites: Iterable[str]) -> dict[str, str]:
-    """Return a text for each site that can be part of the name of a file, different for each."""
-    names: dict[str, str] = {}
-    used: set[str] = set()
-    for site in sites:
-        name = re.sub(r"[^A-Za-z0-9-]+", "-", site).strip("-")[:60]
-        if name != site or name.lower() in used:
-            name = f"{name}-{zlib.crc32(site.encode()):08x}".strip("-")
-        used.add(name.lower())
-        names[site] = name
-    return names
 
 
 def window_request(window: Window, **request: object) -> str:

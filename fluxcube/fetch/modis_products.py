@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,26 +23,35 @@ class Product:
     ----------
     name : str
         Short name, such as "MCD43A4".
-    parts : tuple of str
-        Keys of `fluxcube.sources.modis.grid.PRODUCTS`: state flags are read as a product of their own.
+    title, authors : str
+    released : int
+        Year of the collection's release; title, authors and year are those of the citation.
+    tile_bytes : int
+        Size of an HDF4 tile, rounded; for services that do not report it.
     fills : tuple of int
         Value of missing pixels of each part, outside of the part's valid range.
+    further : tuple of str
+        Keys of `fluxcube.sources.modis.grid.PRODUCTS` of what is read as a product of its own: state flags.
     first : np.datetime64[D]
         First day.
     yearly : bool
         Whether there is one image a year, on 1 January.
-    tile_bytes : int
-        Size of an HDF4 tile, rounded; of use where a service does not report it.
-    citation : str
     """
 
     name: str
-    parts: tuple[str, ...]
-    fills: tuple[int, ...]
-    first: np.datetime64
-    yearly: bool = False
+    title: str
+    authors: str
+    released: int
     tile_bytes: int
-    citation: str
+    fills: tuple[int, ...]
+    further: tuple[str, ...] = ()
+    first: np.datetime64 = field(default_factory=lambda: np.datetime64("2000-02-24"))
+    yearly: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Keys of `fluxcube.sources.modis.grid.PRODUCTS`: the product itself, and what is read as another one."""
+        return (self.name, *self.further)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -58,6 +67,14 @@ class Product:
     def doi(self) -> str:
         """DOI of the collection."""
         return f"10.5067/MODIS/{self.name}.{COLLECTION}"
+
+    @property
+    def citation(self) -> str:
+        """How the product is cited."""
+        return (
+            f"{self.authors} ({self.released}). {self.title} V{COLLECTION} [Data set]. NASA EOSDIS Land Processes "
+            f"Distributed Active Archive Center. https://doi.org/{self.doi}"
+        )
 
     @property
     def dtype(self) -> str:
@@ -78,72 +95,54 @@ class Product:
         return days[(days >= self.first) & (days < np.datetime64("today", "D"))]
 
 
-def _citation(authors: str, year: int, title: str, name: str) -> str:
-    return (
-        f"{authors} ({year}). {title} V{COLLECTION} [Data set]. NASA EOSDIS Land Processes Distributed Active Archive "
-        f"Center. https://doi.org/10.5067/MODIS/{name}.{COLLECTION}"
-    )
-
-
-_SCHAAF = "Schaaf, C., & Wang, Z."
-_VERMOTE = "Vermote, E., & Wolfe, R."
-_FRIEDL = "Friedl, M., & Sulla-Menashe, D."
-
+_SCHAAF, _VERMOTE, _FRIEDL = "Schaaf, C., & Wang, Z.", "Vermote, E., & Wolfe, R.", "Friedl, M., & Sulla-Menashe, D."
+_PRODUCTS = (
+    Product(
+        name="MCD43A4",
+        title="MODIS/Terra+Aqua BRDF/Albedo Nadir BRDF Adjusted Ref Daily L3 Global - 500m",
+        authors=_SCHAAF,
+        released=2021,
+        tile_bytes=75_000_000,
+        fills=(32767,),
+    ),
+    Product(
+        name="MCD43A2",
+        title="MODIS/Terra+Aqua BRDF/Albedo Quality Daily L3 Global - 500m",
+        authors=_SCHAAF,
+        released=2021,
+        tile_bytes=10_000_000,
+        fills=(255,),
+    ),
+    Product(
+        name="MOD09GA",
+        title="MODIS/Terra Surface Reflectance Daily L2G Global 1km and 500m SIN Grid",
+        authors=_VERMOTE,
+        released=2021,
+        tile_bytes=85_000_000,
+        fills=(-28672, 65535),
+        further=("MOD09GA_STATE",),
+    ),
+    Product(
+        name="MODOCGA",
+        title="MODIS/Terra Ocean Reflectance Daily L2G-Lite Global 1km SIN Grid",
+        authors=_VERMOTE,
+        released=2021,
+        tile_bytes=25_000_000,
+        fills=(-28672,),
+    ),
+    Product(
+        name="MCD12Q1",
+        title="MODIS/Terra+Aqua Land Cover Type Yearly L3 Global 500m SIN Grid",
+        authors=_FRIEDL,
+        released=2022,
+        tile_bytes=5_000_000,
+        fills=(255,),
+        first=np.datetime64("2001-01-01"),
+        yearly=True,
+    ),
+)
 #: Products by name.
-FETCHED = {
-    product.name: product
-    for product in (
-        Product(
-            name="MCD43A4",
-            parts=("MCD43A4",),
-            fills=(32767,),
-            first=np.datetime64("2000-02-24"),
-            tile_bytes=75_000_000,
-            citation=_citation(
-                _SCHAAF, 2021, "MODIS/Terra+Aqua BRDF/Albedo Nadir BRDF Adjusted Ref Daily L3 Global - 500m", "MCD43A4"
-            ),
-        ),
-        Product(
-            name="MCD43A2",
-            parts=("MCD43A2",),
-            fills=(255,),
-            first=np.datetime64("2000-02-24"),
-            tile_bytes=10_000_000,
-            citation=_citation(_SCHAAF, 2021, "MODIS/Terra+Aqua BRDF/Albedo Quality Daily L3 Global - 500m", "MCD43A2"),
-        ),
-        Product(
-            name="MOD09GA",
-            parts=("MOD09GA", "MOD09GA_STATE"),
-            fills=(-28672, 65535),
-            first=np.datetime64("2000-02-24"),
-            tile_bytes=85_000_000,
-            citation=_citation(
-                _VERMOTE, 2021, "MODIS/Terra Surface Reflectance Daily L2G Global 1km and 500m SIN Grid", "MOD09GA"
-            ),
-        ),
-        Product(
-            name="MODOCGA",
-            parts=("MODOCGA",),
-            fills=(-28672,),
-            first=np.datetime64("2000-02-24"),
-            tile_bytes=25_000_000,
-            citation=_citation(
-                _VERMOTE, 2021, "MODIS/Terra Ocean Reflectance Daily L2G-Lite Global 1km SIN Grid", "MODOCGA"
-            ),
-        ),
-        Product(
-            name="MCD12Q1",
-            parts=("MCD12Q1",),
-            fills=(255,),
-            first=np.datetime64("2001-01-01"),
-            yearly=True,
-            tile_bytes=5_000_000,
-            citation=_citation(
-                _FRIEDL, 2022, "MODIS/Terra+Aqua Land Cover Type Yearly L3 Global 500m SIN Grid", "MCD12Q1"
-            ),
-        ),
-    )
-}
+FETCHED = {product.name: product for product in _PRODUCTS}
 
 
 def find_products(names: Iterable[str]) -> tuple[Product, ...]:
@@ -180,7 +179,7 @@ def licence(products: Iterable[Product], terms: str = "") -> Licence:
     return Licence(
         name="no restriction on use or redistribution (NASA LP DAAC)",
         url="https://lpdaac.usgs.gov/data/data-citation-and-policies/",
-        text=" ".join(("NASA asks that each product is cited by its DOI.", terms)).strip(),
+        text=" ".join(("NASA requests that each product is cited by its DOI.", terms)).strip(),
         citation=" ".join(product.citation for product in products),
         doi=products[0].doi if len(products) == 1 else "",
     )

@@ -22,8 +22,9 @@ import requests
 
 from fluxcube.errors import FetchError, SourceError, missing_package
 from fluxcube.fetch.addresses import hide_credentials, public_text
+from fluxcube.fetch.answers import MALFORMED
 from fluxcube.fetch.control import check_stop, report_bytes
-from fluxcube.fetch.http import Downloaded, download, new_session
+from fluxcube.fetch.http import Downloaded, download
 from fluxcube.fetch.items import Item, Plan, request_key
 from fluxcube.fetch.modis_places import Window, tile_name, window_request
 from fluxcube.fetch.modis_products import COLLECTION, FETCHED, licence
@@ -31,6 +32,7 @@ from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.modis_tiff import Block, write_block, write_strips
 from fluxcube.fetch.remote_file import RemoteFile, open_raster
 from fluxcube.fetch.run import fetch_all, make_plan
+from fluxcube.fetch.sending import TIMEOUT, new_session, no_auth, reason
 from fluxcube.fetch.signing import Signer
 from fluxcube.sources.modis import grid
 from fluxcube.sources.modis.names import parse_name
@@ -107,7 +109,9 @@ def fetch(request: Request) -> list[Path]:
             part = parts[item.name]
             if part.layer:
                 url = part.images[0].links[part.layer]
-                return download(signer.signed(url), path)
+                got = download(signer.signed(url), path, formats=("TIFF",))
+                _check_tile(path, part.images[0])
+                return got
             _write_part(signer, session, part, path)
             return None
 
@@ -117,7 +121,7 @@ def fetch(request: Request) -> list[Path]:
 def _parts(request: Request) -> dict[str, Part]:
     """Return the contents of each file by its name."""
     images = _search(request)
-    if not images:
+    if not any(images.values()):
         raise FetchError(
             f"Planetary Computer: no image of {', '.join(PRODUCTS)} was found for the places and years: check them on "
             "https://planetarycomputer.microsoft.com/dataset/modis-43A4-061."
@@ -169,19 +173,27 @@ def _block(part: Part, names: Sequence[str]) -> Block:
 def _search(request: Request) -> dict[Tile, list[Image]]:
     """Return the images of each tile, by day."""
     try:
+        from pystac.errors import STACError
         from pystac_client import Client
+        from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
     except ImportError:
         raise missing_package("pystac-client", "fetch-modis", "fetching MODIS from the Planetary Computer") from None
     hide_credentials("pystac_client.stac_api_io", "urllib3.connectionpool", "urllib3.util.retry")
     problem = ""
     try:
-        client = Client.open(f"{(request.endpoint or _API).rstrip('/')}/api/stac/v1")
+        client = Client.open(f"{(request.endpoint or _API).rstrip('/')}/api/stac/v1", stac_io=_connection())
         return {tile: _tile_images(client, tile, years, request) for tile, years in request.places.tiles().items()}
-    except APIError as error:
-        problem = " ".join(public_text(str(error)).split())[:200]
-    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-        problem = type(error).__name__
+    except FetchError:
+        raise
+    except APIError as error:  # also for connections that fail
+        cause = error.__context__
+        failed = isinstance(cause, requests.RequestException)
+        problem = reason(cause) if failed else " ".join(public_text(str(error)).split())[:200]
+    except requests.RequestException as error:
+        problem = reason(error)
+    except (STACError, ClientTypeError, *MALFORMED) as error:
+        problem = f"an answer in another form: {type(error).__name__}"
     raise FetchError(f"Planetary Computer: the search failed ({problem}); run the same command again.")
 
 
@@ -202,6 +214,31 @@ def _tile_images(client: Any, tile: Tile, years: Sequence[int], request: Request
             if image is not None and image.day in days:
                 latest[image.day] = max(latest.get(image.day, image), image, key=lambda i: i.name)
     return [latest[day] for day in sorted(latest)]
+
+
+def _connection() -> Any:
+    """Return what the client sends requests with: nothing of ``~/.netrc``, and no endless wait.
+
+    An answer to a search without a list of items is refused; the client takes it for an empty list.
+    """
+    from pystac_client.stac_api_io import StacApiIO
+
+    class Connection(StacApiIO):
+        """Checks the answers to searches."""
+
+        def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            """Return the JSON of an answer."""
+            answer = super().read_json(source, *args, **kwargs)
+            address = str(getattr(source, "href", source))
+            if address.endswith("/search") and not isinstance(answer.get("features"), list):
+                raise FetchError(
+                    "Planetary Computer: expected a list of images, found another answer; try again later."
+                )
+            return answer
+
+    connection = Connection(timeout=TIMEOUT)
+    connection.session.auth = no_auth
+    return connection
 
 
 def _image(found: Mapping[str, Any], layers: Sequence[str], tile: Tile) -> Image | None:
@@ -269,6 +306,45 @@ def _fill(values: np.ndarray, signer: Signer, session: requests.Session, image: 
             out[r0 - window.row : r1 - window.row, c0 - window.col : c1 - window.col] = file.read(box)
 
 
+def _check_tile(path: Path, image: Image) -> None:
+    """Check that a downloaded layer is the tile, and that none of its blocks ends beyond the end of the file."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.open(path, driver="GTiff") as file:
+            _corner_of(file, image)
+            high, wide = file.block_shapes[0]
+            for row, col in np.ndindex(-(-file.height // high), -(-file.width // wide)):
+                begin, length = (
+                    int(file.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=1) or 0)
+                    for what in ("OFFSET", "SIZE")
+                )
+                if begin + length > path.stat().st_size:
+                    raise FetchError(f"{path.name}: the file was cut short; run the same command again.")
+    except RasterioError as error:
+        raise FetchError(
+            f"{path.name}: this is no GeoTIFF ({type(error).__name__}); run the same command again."
+        ) from None
+
+
+def _corner_of(file: Any, image: Image) -> tuple[int, int]:
+    """Return the global pixel of the corner of an open file, which must be that of the tile."""
+    dx, _, x, _, dy, y = tuple(file.transform)[:6]
+    name = Path(f"{image.name}.tif")
+    try:
+        row, col, factor = grid.grid_place(name, (dx, -dy), (x, y), "MCD43A4")
+    except SourceError as error:
+        raise FetchError(f"Planetary Computer: {error}") from None
+    h, v = image.tile
+    if (row // grid.TILE, col // grid.TILE, factor) != (v, h, 1) or file.dtypes[0] != "int16":
+        raise FetchError(
+            f"Planetary Computer: {name} must be tile {tile_name(image.tile)} in int16, found row {row}, column {col} "
+            f"and {file.dtypes[0]}."
+        )
+    return row, col
+
+
 class _Layer:
     """An open layer of an image, of which windows are read."""
 
@@ -286,7 +362,7 @@ class _Layer:
 
     def read(self, box: tuple[int, int, int, int]) -> np.ndarray:
         """Return the window of global pixels (first row, last row + 1, first column, last column + 1)."""
-        row, col = self._corner()
+        row, col = _corner_of(self.file, self.image)
         r0, r1, c0, c1 = box
         problem: FetchError | None = None
         if r0 < row or c0 < col or r1 > row + self.file.height or c1 > col + self.file.width:
@@ -298,19 +374,3 @@ class _Layer:
         if problem is not None:
             raise problem
         return values
-
-    def _corner(self) -> tuple[int, int]:
-        """Return the global pixel of the file's corner, which must be that of the tile."""
-        dx, _, x, _, dy, y = tuple(self.file.transform)[:6]
-        name = Path(f"{self.image.name}.tif")
-        try:
-            row, col, factor = grid.grid_place(name, (dx, -dy), (x, y), "MCD43A4")
-        except SourceError as error:
-            raise FetchError(f"Planetary Computer: {error}") from None
-        h, v = self.image.tile
-        if (row // grid.TILE, col // grid.TILE, factor) != (v, h, 1) or self.file.dtypes[0] != "int16":
-            raise FetchError(
-                f"Planetary Computer: {name} must be tile {tile_name(self.image.tile)} in int16, found row {row}, "
-                f"column {col} and {self.file.dtypes[0]}."
-            )
-        return row, col

@@ -11,8 +11,9 @@ import requests
 
 from fluxcube.errors import FetchError
 from fluxcube.fetch.addresses import public
-from fluxcube.fetch.answers import TRANSIENT, kind_error, retry_after, status_error
+from fluxcube.fetch.answers import TRANSIENT, kind_error, retry_after, status_error, whole_number
 from fluxcube.fetch.control import check_stop, pause
+from fluxcube.fetch.sending import reason, send, shown
 
 _BLOCK = 1 << 16
 #: Maximum number of blocks in RAM (16 MiB).
@@ -102,12 +103,11 @@ class RemoteFile(io.RawIOBase):
             check_stop()
             url, wait = self._sign(denied), 0.0
             try:
-                response = self._session.get(
-                    url, headers={"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}, timeout=_TIMEOUT
-                )
-                body = self._checked(response, first, last)
+                headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+                with send(self._session, "GET", url, headers=headers, timeout=_TIMEOUT, stream=True) as response:
+                    body = self._checked(response, first, last)
             except requests.RequestException as error:
-                problem = FetchError(f"{public(url)}: the connection failed ({type(error).__name__}).")
+                problem = FetchError(f"{public(url)}: {reason(error)}; run the same command again.")
             else:
                 if isinstance(body, bytes):
                     return body
@@ -121,17 +121,19 @@ class RemoteFile(io.RawIOBase):
 
     def _checked(self, response: requests.Response, first: int, last: int) -> bytes | tuple[FetchError, float, bool]:
         """Return the body; or what is wrong with it, the seconds to wait, and whether another attempt can succeed."""
-        url, body = public(response.url), response.content
-        wait = retry_after(response.headers.get("Retry-After")) or 0.0
+        # A server that does not know ranges sends the file from its beginning; the rest of it is not read.
+        body = _read(response, last + 1 if response.status_code == 200 else last + 1 - first)
+        url = public(response.url)
+        wait = retry_after(response.headers) or 0.0
         if response.status_code in (401, 403):
             return FetchError(f"{url}: access was refused, also with a new token."), wait, True
         if response.status_code not in (200, 206):
-            return status_error(url, response.status_code, body[:500]), wait, response.status_code in TRANSIENT
-        if error := kind_error(
-            url, response.headers.get("Content-Type", ""), body[:500] if not first else b"II*\0", None
-        ):
+            answer = shown(response, body[:500])
+            return status_error(url, response.status_code, answer), wait, response.status_code in TRANSIENT
+        start, total = _range(response)
+        head = b"II*\0" if start else shown(response, body[:500])
+        if error := kind_error(url, response.headers.get("Content-Type", ""), head, None):
             return error, wait, False
-        start, total = _range(response, len(body))
         if start is None or total is None or start > first or start + len(body) <= min(last, total - 1):
             return FetchError(f"{url}: the server sent another part than requested."), wait, True
         etag = response.headers.get("ETag", "")
@@ -146,13 +148,23 @@ class RemoteFile(io.RawIOBase):
         return body[first - start : min(last, total - 1) - start + 1]
 
 
-def _range(response: requests.Response, length: int) -> tuple[int | None, int | None]:
-    """Return the first byte of a body, and the size of the file."""
+def _read(response: requests.Response, length: int) -> bytes:
+    """Return up to `length` bytes of a body."""
+    parts, size = [], 0
+    for part in response.iter_content(1 << 20):
+        parts.append(part)
+        size += len(part)
+        if size >= length:
+            break
+    return b"".join(parts)[:length]
+
+
+def _range(response: requests.Response) -> tuple[int | None, int | None]:
+    """Return the first byte of a body, and the size of the file, as far as the server states them."""
     if response.status_code == 200:
-        return 0, length
+        return 0, whole_number(response.headers.get("Content-Length"))
     span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    first = span.partition("-")[0]
-    return (int(first) if first.isdigit() else None), (int(total) if total.isdigit() else None)
+    return whole_number(span.partition("-")[0]), whole_number(total)
 
 
 def open_raster(remote: RemoteFile) -> Any:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fluxcube.errors import CredentialsError, FetchError, LicenceError, QuotaError, StoreError
+from fluxcube.errors import CredentialsError, FetchError, FluxcubeError, LicenceError, QuotaError, StoreError
 from fluxcube.fetch.control import Control, current
 from fluxcube.fetch.items import PART, STAGING, Item, Licence, Plan, size_text, within
 from fluxcube.fetch.ledger import Ledger, digest
@@ -213,13 +213,13 @@ class _Batch:
             self.ledger.record(item, target, source=self.plan.source)
             return
         for each in (path, target):
-            each.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                each.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritable(each.parent, error) from error
         if not self._staged(item, path):
             self._fetch_to(item, path)
-        try:
-            os.replace(path, target)
-        except OSError as error:
-            raise unwritable(target, error) from error
+        _move(path, target)
 
     def _fetch_to(self, item: Item, path: Path) -> None:
         try:
@@ -259,6 +259,23 @@ class _Batch:
             self.progress(len(self.done), len(self.plan.items), text)
 
 
+def _move(path: Path, target: Path) -> None:
+    """Give a complete file its name, also where a link in the folder leads to another disk."""
+    try:
+        try:
+            os.replace(path, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with whole(target) as part:
+                shutil.copyfile(path, part)
+            path.unlink()
+    except OSError as error:
+        if isinstance(error, FluxcubeError):
+            raise
+        raise unwritable(target, error) from error
+
+
 def _share(name: str, done: int, total: int | None) -> str:
     return f"{name} {size_text(done)}{f' of {size_text(total)}' if total else ''}"
 
@@ -280,7 +297,7 @@ def _remove_empty(staging: Path) -> None:
     """Remove the staging folder and its folders, except where another fetch left an incomplete file to continue."""
     folders = sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True)
     for path in [*folders, staging]:
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
 
 

@@ -13,6 +13,7 @@ from fluxcube.errors import FetchError, QuotaError
 from fluxcube.fetch.addresses import host_of, origin_of, public
 from fluxcube.fetch.answers import TRANSIENT, retry_after, snippet
 from fluxcube.fetch.control import pause
+from fluxcube.fetch.sending import reason, send
 
 _BLOBS = re.compile(r"[a-z0-9]+\.blob\.core\.windows\.net")
 _EARLY = timedelta(minutes=5)
@@ -68,9 +69,9 @@ class Signer:
             if attempt:
                 pause(min(max(wait, 2.0**attempt), 60.0))
             try:
-                response = self._session.get(f"{self._service}/{account}/{container}", timeout=_TIMEOUT)
+                response = send(self._session, "GET", f"{self._service}/{account}/{container}", timeout=_TIMEOUT)
             except requests.RequestException as error:
-                problem = FetchError(f"Planetary Computer: no token was received ({type(error).__name__}).")
+                problem = FetchError(f"Planetary Computer: no token was received ({reason(error)}).")
                 continue
             if response.status_code == 200:
                 return _parsed(response)
@@ -81,7 +82,7 @@ class Signer:
             )
             if response.status_code not in TRANSIENT:
                 break
-            wait = retry_after(response.headers.get("Retry-After")) or 0.0
+            wait = retry_after(response.headers) or 0.0
         assert problem is not None
         raise problem
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fluxcube.errors import CredentialsError, FetchError
+from fluxcube.fetch.answers import whole_number
 from fluxcube.fetch.api import request_json
 from fluxcube.fetch.items import Item, Licence, Plan, request_key
 from fluxcube.fetch.ledger import Ledger
@@ -137,11 +139,10 @@ def _ordered(row: Mapping[str, Any], sites: Mapping[str, Item], citations: Mappi
     item = sites.get(parsed.site) if parsed and name.lower().endswith(".zip") else None
     if item is None:
         return None
-    size, checksum = row.get("download_size"), str(row.get("download_checksum") or "").lower()
-    exact = isinstance(size, int) or (isinstance(size, str) and size.isdigit())
-    md5 = ("md5", checksum) if len(checksum) == 32 else None
+    size, checksum = whole_number(row.get("download_size")), str(row.get("download_checksum") or "").lower()
+    md5 = ("md5", checksum) if re.fullmatch("[0-9a-f]{32}", checksum) else None
     about = {**item.about, "citation": citations.get(str(item.about["site"]), "")}
-    return Item(name, item.key, size=int(str(size)) if exact else None, exact=exact, about=about, checksum=md5)
+    return Item(name, item.key, size=size, exact=size is not None, about=about, checksum=md5)
 
 
 def _citations(services: Services, sites: list[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
@@ -228,7 +229,9 @@ def fetch_archive(item: Item, path: Path, link: str) -> Downloaded:
     """
     url, headers = address(link)
     size = item.size if item.exact else None
-    result = download(url, path, headers=headers, size=size, checksum=item.checksum, expect=_ZIP, explain=_licence)
+    options: dict[str, Any] = {"headers": headers, "size": size, "checksum": item.checksum}
+    # The list of members is at the end of a zip, so that a cut one is recognised.
+    result = download(url, path, **options, expect=_ZIP, without_length=True, explain=_licence)
     identifier = icos_identifier(link)
     try:
         if identifier and not _is_object(result.sha256, identifier):

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsIndex
 
 from fluxcube.errors import ConfigError, FetchError, unknown
 from fluxcube.fetch.items import fault_of_name
+from fluxcube.fetch.periods import Box, Years, parse_box, parse_years
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.stores.files import replacing
 
@@ -36,8 +36,6 @@ _COLUMNS = (
     "product_source_network",
 )
 _REQUIRED = ("site_id", "first_year", "last_year", "download_link", "fluxnet_product_name")
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,20 +113,44 @@ def read_snapshot(text: str, name: str) -> tuple[list[TowerArchive], list[str]]:
     FetchError
         If it is no snapshot.
     """
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    if absent := [column for column in _REQUIRED if column not in (reader.fieldnames or ())]:
+    columns, rows = read_table(text, name)
+    if absent := [column for column in _REQUIRED if column not in columns]:
         raise FetchError(
             f"{name}: expected a snapshot of the FLUXNET Shuttle (a CSV table that `fluxnet-shuttle listall` writes), "
             f"found a table without the column {absent[0]}."
         )
     archives, notes = [], []
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(rows, start=2):
         archive = _archive(row)
         if isinstance(archive, TowerArchive):
             archives.append(archive)
         else:
             notes.append(f"{name}, row {number}: {archive}; left out")
     return archives, notes
+
+
+def read_table(text: str, name: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and the rows of a CSV table.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        Name of the table, for messages.
+
+    Raises
+    ------
+    FetchError
+        If it is damaged, such as a table that ends within quotation marks.
+    """
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise FetchError(
+            f"{name}: the table is damaged near line {reader.line_num} ({error}); fetch it again."
+        ) from None
+    return list(reader.fieldnames or ()), rows
 
 
 def _archive(row: dict[str, str]) -> TowerArchive | str:
@@ -139,7 +161,7 @@ def _archive(row: dict[str, str]) -> TowerArchive | str:
         return fault
     if not re.fullmatch(r"https?://\S+", values["download_link"]):
         return f"the link of {site} is not a web address"
-    if not (values["first_year"].isdigit() and values["last_year"].isdigit()):
+    if not all(re.fullmatch("[0-9]{4}", values[name]) for name in ("first_year", "last_year")):
         return f"the years of {site} are not numbers"
     return TowerArchive(
         hub=values.get("data_hub", ""),
@@ -219,16 +241,16 @@ class Choice:
     ----------
     sites, igbp, network : tuple of str or None
         Sites; IGBP classes; networks (of the site, or the hub that has the file), in any case.
-    years : (int, int) or None
-        First and last year; archives are whole, so that those with at least one of these years are selected.
+    years : tuple of int or None
+        Archives are whole, so that those with at least one of these years are selected.
     bbox : (west, south, east, north) or None
-        Degrees; a box with ``west > east`` crosses the antimeridian.
+        Degrees, as `fluxcube.fetch.periods.parse_box` returns it.
     """
 
     sites: tuple[str, ...] | None = None
     igbp: tuple[str, ...] | None = None
     network: tuple[str, ...] | None = None
-    years: tuple[int, int] | None = None
+    years: tuple[int, ...] | None = None
     bbox: Box | None = None
 
     @classmethod
@@ -236,13 +258,17 @@ class Choice:
         cls,
         sites: str | Sequence[str] | None,
         igbp: str | Sequence[str] | None,
-        years: int | str | Sequence[int] | None,
+        years: Years,
         network: str | Sequence[str] | None,
         bbox: Sequence[float] | None,
     ) -> Choice:
         """Return the choice of the arguments of a function, checked (ConfigError)."""
         return cls(
-            sites=_texts(sites), igbp=_texts(igbp), network=_texts(network), years=parse_years(years), bbox=_box(bbox)
+            sites=_texts(sites),
+            igbp=_texts(igbp),
+            network=_texts(network),
+            years=parse_years(years),
+            bbox=None if bbox is None else parse_box(bbox),
         )
 
 
@@ -250,43 +276,6 @@ def _texts(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if value is None:
         return None
     return tuple(dict.fromkeys(text.strip() for text in ([value] if isinstance(value, str) else value)))
-
-
-def parse_years(years: int | str | Sequence[int] | None) -> tuple[int, int] | None:
-    """Return first and last year: of one year, of "2015-2020", or of any sequence of years.
-
-    Raises
-    ------
-    ConfigError
-        If they are not years.
-
-    Examples
-    --------
-    >>> parse_years("2015-2020"), parse_years(2018), parse_years(range(2015, 2018))
-    ((2015, 2020), (2018, 2018), (2015, 2017))
-    """
-    if years is None:
-        return None
-    try:
-        parts = re.split(r"\s*[-/:,]\s*", years.strip()) if isinstance(years, str) else years
-        numbers = [int(part) for part in ([parts] if isinstance(parts, SupportsIndex) else parts)]
-    except (ValueError, TypeError):
-        numbers = []
-    if not numbers or not all(1900 <= number <= 2200 for number in numbers):
-        raise ConfigError(f"years={years!r}: expected years such as 2018 or 2015-2020.")
-    return min(numbers), max(numbers)
-
-
-def _box(bbox: Sequence[float] | None) -> Box | None:
-    if bbox is None:
-        return None
-    try:
-        west, south, east, north = (float(edge) for edge in bbox)
-    except (TypeError, ValueError):
-        raise ConfigError(f"bbox={bbox!r}: expected four numbers (west, south, east, north) in degrees.") from None
-    if not -90 <= south <= north <= 90 or not -180 <= west <= 360 or not -180 <= east <= 360:
-        raise ConfigError(f"bbox={bbox!r}: expected -90 <= south <= north <= 90 and longitudes from -180 to 360.")
-    return west, south, east, north
 
 
 def select(archives: Sequence[TowerArchive], choice: Choice, where: str) -> tuple[list[TowerArchive], list[str]]:
@@ -319,7 +308,7 @@ def select(archives: Sequence[TowerArchive], choice: Choice, where: str) -> tupl
         _check(networks, {name.lower() for a in archives for name in _networks(a)}, f"network of {where}")
         chosen = [a for a in chosen if networks & {name.lower() for name in _networks(a)}]
     if choice.years is not None:
-        chosen = [a for a in chosen if a.first_year <= choice.years[1] and a.last_year >= choice.years[0]]
+        chosen = [a for a in chosen if any(a.first_year <= year <= a.last_year for year in choice.years)]
         if chosen:
             notes.append("archives are whole: years outside of the requested ones are in them, too")
     if choice.bbox is not None:
@@ -345,5 +334,4 @@ def _inside(archive: TowerArchive, bbox: Box) -> bool:
     if archive.latitude is None or archive.longitude is None:
         return False
     west, south, east, north = bbox
-    width = east - west if east - west >= 360 else (east - west) % 360
-    return (archive.longitude - west) % 360 <= width and south <= archive.latitude <= north
+    return (archive.longitude - west) % 360 <= east - west and south <= archive.latitude <= north

@@ -9,6 +9,7 @@ from pathlib import Path
 from fluxcube.errors import ConfigError, FetchError, unknown
 from fluxcube.fetch.http import download
 from fluxcube.fetch.items import Item, Plan
+from fluxcube.fetch.ledger import Ledger
 from fluxcube.fetch.run import Progress, fetch_all
 from fluxcube.fetch.towers_ameriflux import EMAIL, USER, account, order, plan_ameriflux
 from fluxcube.fetch.towers_archives import fetch_archive, key_of, log_download, plan_icos, plan_shuttle
@@ -131,8 +132,8 @@ def _check(source: str, choice: Choice, snapshot: str | Path | None) -> None:
     if source in BY_HAND:
         page, what = BY_HAND[source]
         raise FetchError(
-            f"{source} can only be downloaded by a person: open {page}, {what}, put them into one folder, and check it "
-            "with `fluxcube inspect FOLDER`."
+            f"{source} can only be downloaded by a person: open {page}, {what}, move them into one folder, and check "
+            "it with `fluxcube inspect FOLDER`."
         )
     if source not in SOURCES:
         raise unknown("source of towers", source, (*SOURCES, *BY_HAND))
@@ -204,6 +205,7 @@ class _Archives(_Task):
 
     def run(self, jobs: int, progress: Progress | None, again: str) -> list[Path]:
         """Report the downloads to AmeriFlux, fetch what is missing, and write the snapshot."""
+        Ledger(self.folder).check_unlocked()
         missing = [item for item in self.plan.missing if item.about.get("hub") == "AmeriFlux"]
         if missing:
             user = {"user_name": os.environ.get(USER, ""), "user_email": os.environ.get(EMAIL, "")}
@@ -230,5 +232,6 @@ class _Order(_Archives):
     def run(self, jobs: int, progress: Progress | None, again: str) -> list[Path]:
         """Order what is missing, and fetch it."""
         if self.plan.missing:
+            Ledger(self.folder).check_unlocked()
             self.plan, self.urls = order(self.plan, self.services, account(os.environ))
         return _Task.run(self, jobs, progress, again)

@@ -5,8 +5,6 @@ The Shuttle's client (https://github.com/fluxnet/shuttle) is not on PyPI; its `l
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,8 +12,9 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from fluxcube.errors import FetchError
+from fluxcube.fetch.answers import whole_number
 from fluxcube.fetch.api import request_json, request_text
-from fluxcube.fetch.towers_catalogue import ARCHIVE, TowerArchive, degrees, fault_of_archive, networks_of
+from fluxcube.fetch.towers_catalogue import ARCHIVE, TowerArchive, degrees, fault_of_archive, networks_of, read_table
 from fluxcube.sources.towers.networks import parse_name
 
 
@@ -134,13 +133,14 @@ def ameriflux_facts(site: str, row: Mapping[str, Any]) -> dict[str, Any]:
         "longitude": degrees(location.get("location_long")),
         "igbp": str(_mapping(row.get("grp_igbp")).get("igbp") or ""),
         "network": networks_of(networks if isinstance(networks, list) else []),
-        **span(row.get("grp_publish_fluxnet") or []),
+        **span(row.get("grp_publish_fluxnet")),
     }
 
 
-def span(years: Iterable[object]) -> dict[str, Any]:
-    """Return the first and last of years; nothing if there is no year."""
-    numbers = [int(str(year)) for year in years if re.fullmatch(r"\d{4}", str(year))]
+def span(years: object) -> dict[str, Any]:
+    """Return the first and last of years; nothing if there is no year, or what a service sent is no list."""
+    listed = years if isinstance(years, Iterable) and not isinstance(years, (str, Mapping)) else ()
+    numbers = [int(str(year)) for year in listed if re.fullmatch(r"[0-9]{4}", str(year))]
     return {"first_year": min(numbers), "last_year": max(numbers)} if numbers else {}
 
 
@@ -185,7 +185,7 @@ def _icos_archive(
         igbp=ecosystem.removeprefix("igbp_").upper() if ecosystem.startswith("igbp_") else "",
         citation=" ".join(values.get("citationString", "").split()),
         product_id=identifier,
-        size=int(values["size"]) if values.get("size", "").isdigit() else None,
+        size=whole_number(values.get("size")),
     )
 
 
@@ -194,7 +194,7 @@ def list_tern(services: Services) -> list[TowerArchive]:
     catalogue = request_text(f"{services.tern}/TERN_THREDDS_catalogue.csv")
     places = _bif(request_text(f"{services.tern}/BIF_all_sites.csv"))
     archives = []
-    for row in csv.DictReader(io.StringIO(catalogue, newline="")):
+    for row in read_table(catalogue, "TERN's catalogue")[1]:
         site, url = (row.get("SITE_ID") or "").strip(), (row.get("PRODUCT_URL") or "").strip()
         name = name_of(url)
         match = ARCHIVE.fullmatch(name)
@@ -211,7 +211,7 @@ def _bif(text: str) -> dict[str, dict[str, Any]]:
     """Return name, place, class and networks of each site of a BIF table."""
     sites: dict[str, dict[str, Any]] = {}
     names = {"SITE_NAME": "site_name", "IGBP": "igbp"}
-    for row in csv.DictReader(io.StringIO(text, newline="")):
+    for row in read_table(text, "TERN's table of sites")[1]:
         site = sites.setdefault((row.get("SITE_ID") or "").strip(), {"network": ()})
         variable, value = row.get("VARIABLE"), (row.get("DATAVALUE") or "").strip()
         if variable in ("LOCATION_LAT", "LOCATION_LONG"):

@@ -9,8 +9,10 @@ from typing import Any
 
 from fluxcube.errors import FetchError, missing_package, unknown
 from fluxcube.fetch.addresses import public
+from fluxcube.fetch.answers import MALFORMED, whole_number
 from fluxcube.fetch.items import Item, Licence, Plan, fault_of_name
 from fluxcube.fetch.run import make_plan
+from fluxcube.fetch.sending import reason
 from fluxcube.fetch.towers_hubs import Services
 from fluxcube.sources.towers.networks import network_of_file
 
@@ -83,12 +85,12 @@ def _licence(release: Release) -> Licence:
 def _item(row: Mapping[str, Any], record: int) -> Item:
     """Return the item of a file in a record; a checksum is published as ``md5:...``."""
     algorithm, _, digest = str(row.get("checksum") or "").partition(":")
-    size = row.get("size")
+    size = whole_number(row.get("size"))
     return Item(
         str(row["key"]),
         f"https://doi.org/10.5281/zenodo.{record}/{row['key']}",
-        size=size if isinstance(size, int) else None,
-        exact=isinstance(size, int),
+        size=size,
+        exact=size is not None,
         about={"record": record},
         checksum=(algorithm, digest) if algorithm in ("md5", "sha256") and digest else None,
     )
@@ -107,8 +109,10 @@ def _files(services: Services, record: int) -> list[Mapping[str, Any]]:
     try:
         answer = repository.api_response
         files = answer.get("files") if isinstance(answer, dict) else None
-    except (requests.RequestException, ValueError) as error:
-        files, problem = None, f" ({type(error).__name__})"
+    except requests.RequestException as error:
+        files, problem = None, f" ({reason(error)})"
+    except MALFORMED as error:
+        files, problem = None, f" (an answer in another form: {type(error).__name__})"
     good = [row for row in files if _is_file(row)] if isinstance(files, list) else []
     if not good:
         page = public(f"{services.zenodo}/records/{record}")
@@ -117,4 +121,5 @@ def _files(services: Services, record: int) -> list[Mapping[str, Any]]:
 
 
 def _is_file(row: object) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("key"), str) and "self" in (row.get("links") or {})
+    links = row.get("links") if isinstance(row, dict) else None
+    return isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(links, dict) and "self" in links

@@ -23,10 +23,10 @@ def web() -> Iterator:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, caplog) -> list[float]:
     """Do not wait: the pauses of a fetch are recorded instead. Log everything, for the search of credentials."""
-    from fluxcube.fetch import control, http
+    from fluxcube.fetch import control, sending
 
     pauses: list[float] = []
-    monkeypatch.setattr(http, "pause", pauses.append)
+    monkeypatch.setattr(sending, "pause", pauses.append)
     monkeypatch.setattr(control.time, "sleep", pauses.append)
     for name in ("AMF_USER", "AMF_EMAIL", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)

@@ -238,8 +238,16 @@ def test_public_addresses(url, expected):
 
 
 def test_retry_after():
-    assert retry_after("12") == 12 and retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert retry_after("soon") is None and retry_after(None) is None
+    def seconds(text, **more):
+        return retry_after({"Retry-After": text, **more})
+
+    assert seconds("12") == 12 and seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and retry_after({}) is None
+    for text in ("soon", "nan", "-5", "²", "1e999", "Wed, 21 Oct 99999 07:28:00 GMT"):
+        assert seconds(text) is None, text
+    # Zones, and the clock of the server: that of this computer does not matter.
+    date = "Wed, 21 Oct 2015 07:00:00 GMT"
+    for text in ("Wed, 21 Oct 2015 07:01:00", "Wed, 21 Oct 2015 09:01:00 +0200", "Wed, 21 Oct 2015 07:01:00 -0000"):
+        assert seconds(text, Date=date) == 60
 
 
 def test_a_certificate_that_is_not_accepted_is_named_at_once(tmp_path, monkeypatch, quick):

@@ -13,7 +13,7 @@ from services.web import Fault, status
 
 import fluxcube
 from fluxcube.errors import CredentialsError, FetchError, StoreError
-from fluxcube.fetch import http, run
+from fluxcube.fetch import http, run, sending
 from fluxcube.fetch.control import check_stop
 from fluxcube.fetch.items import Item, Licence, Plan, fault_of_name, request_key
 from fluxcube.fetch.ledger import Ledger
@@ -301,7 +301,7 @@ def test_a_full_disk_stops_all(web, tmp_path, monkeypatch):
 
 
 def test_slow_servers_do_not_hang(web, tmp_path, monkeypatch):
-    monkeypatch.setattr(http, "_TIMEOUT", (1.0, 0.05))
+    monkeypatch.setattr(sending, "TIMEOUT", (1.0, 0.05))
     web.fail("/0.bin", Fault(slow=0.3))
     with pytest.raises(FetchError, match="sent nothing"):
         fetch(web, tmp_path, items(web, 1))

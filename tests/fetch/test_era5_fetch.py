@@ -122,10 +122,10 @@ def test_era5_land_and_grib(cds, two_days, tmp_path, data_format):
 
 
 @pytest.fixture
-def cube(monkeypatch):
+def cube():
     """Where and when the sites of a cube are; nothing else of it is read."""
     spans = [("2019-06-01", "2019-12-31"), ("2018-01-01", "2018-12-31"), ("2019-01-01", "2020-06-30")]
-    ds = xr.Dataset(
+    return xr.Dataset(
         coords={
             "site": ["CH-Aaa", "DE-Bbb", "NZ-Ccc"],
             "latitude": ("site", [47.11, 51.2, -37.4]),
@@ -134,8 +134,6 @@ def cube(monkeypatch):
             "time_stop": ("site", np.array([last for _, last in spans], "datetime64[ns]")),
         }
     )
-    monkeypatch.setattr(era5_fetch, "open_store", lambda path, **options: ds)
-    return "cube.zarr"
 
 
 def test_sites_of_a_cube_take_series_of_points(cds, cube, two_days, tmp_path):
@@ -165,7 +163,7 @@ def test_years_of_sites_are_their_own(cube):
     assert "soil_temperature_level_1" in notes[0] and "month by month" in notes[0]
     land, notes = find_requests(Order(product=ERA5_LAND, at_sites=cube, variables=("TS_1",)), date(2026, 11, 30))
     assert len(land) == 3 and "land-sea mask" in notes[0]
-    with pytest.raises(ConfigError, match="no site in the requested years"):
+    with pytest.raises(ConfigError, match="no site of 3 has data in the requested years"):
         find_requests(Order(product=ERA5, at_sites=cube, years=(2010,)), date(2026, 11, 30))
 
 
@@ -224,7 +222,7 @@ def test_a_cut_download_continues_with_a_range(cds, two_days, tmp_path, monkeypa
         (lambda cds: cds.fail("/processes/", *[page("maintenance")] * 9), FetchError, "found a web page.*maintenance"),
         (lambda cds: cds.fail("/processes/", *[status(404, "<p>none")] * 9), FetchError, "not the address of the CDS"),
         (lambda cds: cds.fail("/files/", *[page("maintenance")] * 9), FetchError, "maintenance"),
-        (lambda cds: cds.fail("/files/", *[Fault(Answer(b"nonsense" * 900))] * 9), FetchError, "expected .* bytes"),
+        (lambda cds: cds.fail("/files/", *[Fault(Answer(b"nonsense" * 900))] * 9), FetchError, "expected a NetCDF or"),
         (lambda cds: cds.fail("/results", *[Fault(Answer({"asset": {}}))] * 9), FetchError, "unknown form"),
     ],
 )
@@ -239,7 +237,7 @@ def test_a_file_that_is_no_data_is_not_kept(cds, two_days, tmp_path, monkeypatch
     import services.cds
 
     monkeypatch.setattr(services.cds, "content", lambda dataset, body: b'{"message": "quota"}')
-    with pytest.raises(FetchError, match=r"neither NetCDF, GRIB nor a zip.*quota"):
+    with pytest.raises(FetchError, match=r"expected a NetCDF or GRIB or zip file.*quota"):
         fetch.era5(tmp_path / "era5", years=2019, bbox=BOX, variables="TA")
     assert not files_of(tmp_path / "era5")
 
@@ -250,6 +248,10 @@ def test_a_file_that_is_no_data_is_not_kept(cds, two_days, tmp_path, monkeypatch
         (None, "no account of the Climate Data Store was found: expected url and key in"),
         ("url: URL\n", "no account"),
         ("url: URL\nkey: 1234:abcdef-123456\n", "form UID:KEY"),
+        ("url: cds.climate.copernicus.eu/api\nkey: abcdef-123456\n", "must begin with https://"),
+        ("url: URL\nkey: 'abcdef-123456'\n", "quotation marks"),
+        ("url: URL\nkey: abcdef-123456\u2009\n", "other characters|no account|does not accept"),
+        (b"url: URL\nkey: \xff\xfeabcdef-123456\n", "cannot be read as text"),
         ("url: URL\nkey: wrong-key-123456\n", "does not accept the key"),
     ],
 )
@@ -257,12 +259,51 @@ def test_accounts_that_cannot_work(cds, two_days, tmp_path, text, match, caplog)
     rc = tmp_path / "home" / ".cdsapirc"
     rc.unlink()
     if text:
-        rc.write_text(text.replace("URL", f"{cds.url}/api"))
+        content = text if isinstance(text, bytes) else text.replace("URL", f"{cds.url}/api").encode()
+        rc.write_bytes(content)
     with pytest.raises(CredentialsError, match=match) as info:
         fetch.era5(tmp_path / "era5", years=2019, bbox=BOX, variables="TA")
     assert "how-to-api" in str(info.value) and not files_of(tmp_path / "era5")
     for secret in ("abcdef-123456", "wrong-key-123456"):
         assert_absent(secret, caplog, tmp_path / "era5", info.value)
+
+
+def sent_by(program, monkeypatch, folder):
+    """The file, data set and request of each call of the client by a printed program."""
+    calls = []
+
+    class Client:
+        def retrieve(self, dataset, request, target):
+            calls.append((target.removesuffix(".part"), dataset, request))
+            (folder / target).write_bytes(b"x")
+
+    monkeypatch.setitem(sys.modules, "cdsapi", SimpleNamespace(Client=Client))
+    monkeypatch.chdir(folder)
+    exec(compile(program, "request.py", "exec"), {})
+    return calls
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"years": "2018", "bbox": BOX, "variables": ("TA", "SW_IN")},
+        {"years": "2015-2017,2019,2020", "region": "world", "variables": ("TA", "WS", "VPD", "PA", "TS_1", "SWC_1")},
+        {"years": "2026", "region": "alps"},
+        {"years": "2016", "at_sites": {"A/b": (50.0, 13.0), "*": (1.0, 2.0)}, "variables": ("TA", "TS_1")},
+        {"years": "2019,2020", "bbox": BOX, "data_format": "grib", "product": ERA5_LAND},
+        {"years": "1940", "bbox": (170, -20, -170, -10), "variables": "P"},
+    ],
+)
+def test_a_printed_program_sends_the_same_requests(options, monkeypatch, tmp_path):
+    """It is short: whole years are one call, whatever their number."""
+    monkeypatch.setattr(era5_fetch, "_today", lambda: date(2026, 11, 30))
+    order = Order(**{"product": ERA5, **options})
+    program = era5_fetch.request_script(order)
+    requests, _ = find_requests(order)
+    expected = {one.name: (one.dataset, dict(one.body)) for one in requests}
+    sent = sent_by(program, monkeypatch, tmp_path)
+    assert {name: (dataset, body) for name, dataset, body in sent} == expected and len(sent) == len(requests)
+    assert len(program.splitlines()) < 60
 
 
 def test_without_the_client_the_extra_is_named(cds, two_days, tmp_path, monkeypatch):
@@ -365,7 +406,9 @@ def test_options_that_contradict_each_other(tmp_path):
         ({"years": 2018}, "one of region, bbox and at_sites"),
         ({"years": 2018, "region": "alps", "bbox": BOX}, "one of region"),
         ({"region": "alps"}, "pass years"),
-        ({"years": "2018", "region": "alps"}, "years must be whole numbers"),
+        ({"years": "then", "region": "alps"}, "years such as 2018"),
+        ({"years": 2018, "region": "alps", "source": "earth-data-hub-era5-land"}, "does not have ERA5: pass cds or"),
+        ({"years": 2018, "bbox": (1, 50, 2)}, "west, south, east, north"),
         ({"years": 2018, "bbox": BOX, "model": "a", "variables": "TA"}, "either a model or variables"),
         ({"years": 2018, "bbox": BOX, "variables": "CO2"}, "CO2 cannot be derived"),
         ({"years": 2018, "bbox": BOX, "data_format": "csv"}, "netcdf"),
@@ -373,6 +416,9 @@ def test_options_that_contradict_each_other(tmp_path):
     ):
         with pytest.raises(ConfigError, match=match):
             fetch.era5(tmp_path, plan=True, **options)
+    for hours in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="timeout_hours"):
+            fetch.era5(tmp_path, years=2018, bbox=BOX, timeout_hours=hours)
     with pytest.raises(fc.errors.UnknownNameError, match="did you mean 'europe'"):
         fetch.era5(tmp_path, plan=True, years=2018, region="europ")
 
@@ -421,6 +467,14 @@ def test_a_region_is_copied_from_a_cloud_without_an_account(tmp_path, monkeypatc
         assert fetch.era5(tmp_path / "era5", **options) == [store]
         (tmp_path / "era5" / "fetch.jsonl").unlink()  # a kill before the ledger was written
         assert fetch.era5(tmp_path / "era5", **options) == [store] and len(service.requests) == before
+        # A chunk that the store does not send is not taken for hours without values.
+        number = len(service.requests)
+        service.fail(r"2m_temperature/c/", *[status(404)] * 999)
+        with pytest.raises(FetchError, match=r"values of t2m are missing.*removed"):
+            fetch.era5(tmp_path / "other", **options)
+        service._faults.clear()
+        (again,) = fetch.era5(tmp_path / "other", **options)
+        assert again.name == store.name and len(service.requests) > number
     forcing = fc.open_forcing(tmp_path / "era5")
     assert forcing.sizes["time"] == 23 and {"TA", "SW_IN"} < set(forcing["variable"].values)
     assert np.isfinite(forcing.predictors).all() and np.isfinite(forcing.elevation).all()

@@ -142,7 +142,7 @@ def test_logins_and_licences_are_named(server, tmp_path, monkeypatch, caplog, tm
         ("/task", web.page("Maintenance"), "expected JSON"),
         ("/bundle/task-1$", web.Fault(web.Answer({"files": [{"file_id": "../x", "file_name": "a.tif"}]})), "an id"),
         ("/bundle/task-1$", web.Fault(web.Answer({"files": [{"file_id": "x", "file_name": ".tif"}]})), "file name"),
-        ("/bundle/task-1$", web.Fault(web.Answer({"files": []})), "no file that is used"),
+        ("/bundle/task-1$", web.Fault(web.Answer({"files": []})), "no file of the requested kind"),
         ("/login", web.Fault(web.Answer({"other": 1})), "expected a token"),
         ("/storage/", web.Fault(truncate=20), "the connection ended"),
     ],

@@ -62,9 +62,11 @@ def test_only_the_blocks_of_a_window_are_read(server, tmp_path, monkeypatch):
 
 def test_whole_tiles_and_areas(server, tmp_path):
     paths = fetch.modis(
-        tmp_path / "tile", service="planetary", tiles=["h18v04"], years=2019, every=31, endpoint=server.url
+        tmp_path / "tile", service="planetary", tiles=["h18v04"], years=2019, every=181, endpoint=server.url
     )
-    assert not paths or len(paths) % 7 == 0
+    assert len(paths) == 7
+    with pytest.raises(FetchError, match="no image"):
+        fetch.modis(tmp_path / "none", service="planetary", tiles=["h18v04"], years=2017, endpoint=server.url)
     options = {"service": "planetary", "bbox": (13.4, 49.95, 13.5, 50.05), "years": 2019, "endpoint": server.url}
     assert len(fetch.modis(tmp_path / "area", **options)) == 2 * len(DAYS)
     fetch.modis(tmp_path / "tile", service="planetary", tiles=["h18v04"], years=2019, endpoint=server.url)

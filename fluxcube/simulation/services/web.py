@@ -49,7 +49,7 @@ class Fault:
 
     `truncate` is the number of bytes of the body after which the connection closes; `length` and `type` are the
     Content-Length and Content-Type of the answer; `slow` is the number of seconds before it; `drop` closes without an
-    answer.
+    answer; `raw` are the bytes of a whole answer, which need not be HTTP.
     """
 
     answer: Answer | None = None
@@ -58,6 +58,14 @@ class Fault:
     type: str | None = None
     slow: float = 0.0
     drop: bool = False
+    raw: bytes | None = None
+
+
+def raw(body: bytes, **headers: object) -> Fault:
+    """Headers as they are, without those that the service adds; with underscores for dashes."""
+    lines = ["HTTP/1.1 200 OK", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return Fault(raw="\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
 
 def status(code: int, body: object = b"", **headers: str) -> Fault:
@@ -173,8 +181,9 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
             answer, fault = service.answer(Request(self.command, url.path, query, headers, body))
             if fault.slow:
                 threading.Event().wait(fault.slow)
-            if fault.drop:
+            if fault.drop or fault.raw is not None:
                 self.close_connection = True
+                self.wfile.write(fault.raw or b"")
                 return
             try:
                 self._send(answer, fault, headers)
