@@ -30,19 +30,20 @@ def score_lines(table, labels):
     return markdown(rows)
 
 
-def card(name, about, cube, means, calibration):
-    """Return the text of the card, with figures from the table of the recipe."""
+def card(name, about, places, means, calibration):
+    """Return the text of the card of a model of these places, with figures from the table of the recipe."""
     quality = SETTINGS["min_quality"][0]
     best = means[means.min_quality == quality]
     labels = [about["label"], *(label for label in about["beside"] if label in set(best.model))]
-    igbp = pd.Series(cube.igbp.values.astype(str), cube.site.values).value_counts()
+    igbp = pd.Series(places.igbp.values.astype(str)).value_counts()
     return CARD.read_text("utf-8").format(
         name=name,
         quality=quality,
         table=score_lines(best, labels),
         coverage=coverage_table(calibration),
+        count=places.sizes["site"],
         few=", ".join(sorted(igbp.index[igbp < 5])),
-        towers=", ".join(f"{s} ({c})" for s, c in zip(cube.site.values, cube.igbp.values, strict=True)),
+        towers=", ".join(f"{s} ({c})" for s, c in zip(places.site.values, places.igbp.values, strict=True)),
         **{key: about[key] for key in ("what", "inputs", "outputs", "limits", "how")},
     )
 
@@ -56,7 +57,8 @@ def main(cube, out, folder, only=None, *, split="splits/towers157.json", budget=
         predictions = held_out_predictions(cube, list(folds_of(split, None, "test").values()), variant, out)
         calibration = fc.calibrate(run, cube.sel(site=predictions.site), predictions)
         ship(run, folder / name)
-        text = card(name, about, cube, pd.read_csv(out / "models.csv"), calibration)
+        places = cube.sel(site=list(fc.load_model(run).metadata["training_sites"]))
+        text = card(name, about, places, pd.read_csv(out / "models.csv"), calibration)
         (folder / name / "README.md").write_text(text, "utf-8")
         print(f"{name}: shipped")
 
