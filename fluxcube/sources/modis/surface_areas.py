@@ -19,7 +19,7 @@ import xarray as xr
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.modis.grid import SPHERE
 from fluxcube.sources.modis.names import FileName, parse_name
-from fluxcube.sources.modis.surface_columns import FLAGS, column_meaning, find_columns, product_in
+from fluxcube.sources.modis.surface_columns import FLAGS, agreed, column_meaning, find_columns, product_in
 from fluxcube.sources.modis.surface_merge import FAMILY
 from fluxcube.sources.modis.surface_netcdf import days_in, declared, open_netcdf
 from fluxcube.sources.modis.surface_observations import Observations
@@ -256,8 +256,8 @@ def _observations(site: str, area: _Area, options: ReadOptions) -> Iterator[Obse
             flags=_flags({k: v for k, v in columns.items() if k not in SURFACE_BANDS}, layers),
             latitude=np.array([latitude]),
             longitude=np.array([longitude]),
-            product=options.product or area.product,
-            collection=options.collection or area.collection,
+            product=agreed("product", options.product, area.product, base.source),
+            collection=agreed("collection", options.collection, area.collection, base.source),
             scale={k: v.scale for k, v in layers.items() if v.scale is not None},
             screened=False,
             offset={k: v.offset for k, v in layers.items()},

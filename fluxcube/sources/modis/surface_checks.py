@@ -72,6 +72,8 @@ def check_places(
         If a series is of another place; the message lists the sites and the distances.
     """
     if "latitude" not in ds.coords or "longitude" not in ds.coords:
+        source = ds["surface"].attrs.get("source", "the reflectance")
+        log.warning("%s: no coordinates, so that the places of its series were not compared with the sites", source)
         return
     known = [_aligned(values, ds) for values in (latitude, longitude)]
     km = distance_km(ds.latitude.values, ds.longitude.values, *known)

@@ -124,6 +124,26 @@ def product_in(text: str) -> tuple[str, str]:
     return match[1].upper(), match[2] or ""
 
 
+def agreed(name: str, passed: str, found: str, where: str) -> str:
+    """Return the product or collection of a file: the one that the user passed, or that the file states.
+
+    Raises
+    ------
+    SourceError
+        If both are known and differ.
+
+    Examples
+    --------
+    >>> agreed("collection", "6", "006", "a.csv"), agreed("product", "", "MOD09GA", "a.csv")
+    ('006', 'MOD09GA')
+    """
+    if passed and found and passed.upper().lstrip("0") != found.upper().lstrip("0"):
+        raise SourceError(
+            f"{where}: expected the {name} {passed!r} that was passed, the file states {found!r}: pass none."
+        )
+    return found or passed
+
+
 def find_columns(names: Iterable[str], columns: Mapping[str, str], where: str) -> tuple[dict[str, str], str, str]:
     """Return the column of each key, and the product and collection in the names.
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import PIXEL
-from fluxcube.sources.modis.surface_columns import FLAGS, PLACES, column_meaning, find_columns, product_in
+from fluxcube.sources.modis.surface_columns import FLAGS, PLACES, agreed, column_meaning, find_columns, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_tables import (
     ORNL_COLUMNS,
@@ -139,8 +139,8 @@ def _pivot(frame: pd.DataFrame, where: str, options: ReadOptions, product: str, 
         flags=with_angles({key: values for key, values in columns.items() if key not in bands}),
         latitude=latitude,
         longitude=longitude,
-        product=options.product or product,
-        collection=options.collection or collection,
+        product=agreed("product", options.product, product, where),
+        collection=agreed("collection", options.collection, collection, where),
         scale={key: scale[key] for key in bands if key in scale},
         pixel=pixel.keys if pixel is not None else None,
         period=period,

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SourceError
-from fluxcube.sources.modis.surface_columns import FLAGS, find_columns, product_in
+from fluxcube.sources.modis.surface_columns import FLAGS, agreed, find_columns, product_in
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_tables import ReadOptions, last_days, with_angles
 from fluxcube.variables import SURFACE_BANDS
@@ -114,8 +114,8 @@ def read_series(ds: xr.Dataset, where: str, options: ReadOptions) -> Observation
         flags=with_angles({key: _decoded(ds[variables[key]], a) for key, a in values.items() if key not in bands}),
         latitude=_place(ds, found.get("latitude"), shape[0]),
         longitude=_place(ds, found.get("longitude"), shape[0]),
-        product=options.product or product or named[0],
-        collection=options.collection or collection or named[1],
+        product=agreed("product", options.product, product, where) or named[0],
+        collection=agreed("collection", options.collection, collection, where) or named[1],
         scale=declared(ds, variables, "scale_factor"),
         offset=declared(ds, variables, "add_offset"),
         fills=declared(ds, variables, "_FillValue"),

@@ -18,7 +18,15 @@ import pandas as pd
 
 from fluxcube.errors import SourceError
 from fluxcube.sources.modis.surface_checks import SAME_PLACE, distance_km
-from fluxcube.sources.modis.surface_columns import FLAGS, day_of_year, find_columns, line_of, parse_days, product_in
+from fluxcube.sources.modis.surface_columns import (
+    FLAGS,
+    agreed,
+    day_of_year,
+    find_columns,
+    line_of,
+    parse_days,
+    product_in,
+)
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.variables import SURFACE_BANDS
 
@@ -176,8 +184,8 @@ def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions)
         flags=with_angles(flags),
         latitude=latitude,
         longitude=longitude,
-        product=options.product or product or from_name[0],
-        collection=options.collection or collection or from_name[1],
+        product=agreed("product", options.product, product, where) or from_name[0],
+        collection=agreed("collection", options.collection, collection, where) or from_name[1],
         pixel=pixel,
         period=period,
         screened=not product,  # AppEEARS's columns begin with the product, and contain all views
