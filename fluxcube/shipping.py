@@ -22,6 +22,8 @@ from fluxcube.samples.splits import Split
 LARGEST = 8_000_000
 #: Endings of the files that a model consists of.
 _PARTS = (".json", ".safetensors", ".ubj")
+#: Minimum number of towers of a class whose coverage a card reports.
+FEWEST = 5
 #: Ending of trees, which compression halves; weights of networks hardly change.
 _TREES = ".ubj"
 #: Records of a training that a model does not need.
@@ -125,6 +127,25 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def coverage_table(calibration: Mapping[str, Mapping]) -> str:
-    """Return what 80 % intervals contain of the values of towers in clusters that did not calibrate them."""
-    rows = [[name, f"{v['held_out']['0.8']:.1%}", str(v["sites"])] for name, v in calibration.items()]
-    return markdown([["flux", "contained by 80 % intervals", "towers"], *rows])
+    """Return what intervals contain of the values of towers in clusters that did not calibrate them, in Markdown.
+
+    Parameters
+    ----------
+    calibration : mapping of str to mapping
+        Calibration of each flux, as `fluxcube.calibrate` returns it.
+
+    Returns
+    -------
+    str
+        The shares of all towers, by level, and those of 80 % intervals for classes with at least `FEWEST` towers.
+    """
+    levels = list(next(iter(calibration.values()))["held_out"])
+    head = ["flux", "towers", *(f"{float(level):.0%} intervals" for level in levels)]
+    rows = [[n, str(v["sites"]), *(f"{v['held_out'][level]:.1%}" for level in levels)] for n, v in calibration.items()]
+    first = next(iter(calibration.values()))["by_class"]
+    classes = [name for name, one in first.items() if one["sites"] >= FEWEST]
+    shares = [
+        [name, *(f"{v['by_class'][c]['0.8']:.0%}" if c in v["by_class"] else "" for c in classes)]
+        for name, v in calibration.items()
+    ]
+    return f"{markdown([head, *rows])}\n\n80 % intervals by class:\n\n{markdown([['flux', *classes], *shares])}"

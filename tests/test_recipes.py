@@ -178,7 +178,7 @@ def test_models_are_shipped_with_their_calibration_and_a_card(cube, folds, tmp_p
         assert set(model.metadata["training_sites"]) == set(cube.site.values)
         assert "NEE_std" in fc.predict(model, cube.isel(site=[0]), uncertainty=True)
         card = (tmp_path / "models" / name / "README.md").read_text("utf-8")
-        assert f"# {name}" in card and "80 % intervals" in card and "{" not in card
+        assert f"# {name}" in card and "80% intervals" in card and "{" not in card
     folder = tmp_path / "models/mixed"
     (folder / "large.json").write_bytes(b" " * shipping.LARGEST)
     with pytest.raises(ConfigError, match="at most 8 MB"):

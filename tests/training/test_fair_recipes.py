@@ -128,5 +128,5 @@ def test_a_daily_model_is_shipped_with_its_calibration_and_a_card(tmp_path, monk
     assert set(model.metadata["training_sites"]) == set(cube.site.values) and len(model.metadata["members"]) == 2
     assert "NEE_std" in fc.predict(model, cube.isel(site=[0]), uncertainty=True)
     card = (folder / "README.md").read_text("utf-8")
-    assert f"# {folder.name}" in card and "80 % intervals" in card and "{" not in card
+    assert f"# {folder.name}" in card and "80% intervals" in card and "{" not in card
     assert "| GPP_NT |" in card and "R2, median" in card
