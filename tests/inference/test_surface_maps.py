@@ -320,7 +320,13 @@ def test_embeddings_of_cells_see_the_reflectance_that_towers_see(tmp_path):
     surface = xr.DataArray(values, coords, ("site", "day", "band"), attrs={"product": "MOD09GA"})
     cube = cube.assign(surface=surface)
     grid = cells_of(cube).assign_coords(coords).assign(surface=((*CELLS, "day", "band"), values[None]))
-    run = train(cube, tmp_path / "tam", surface=("NDVI", "nir_MEAN_32D"), training=TrainingConfig(epochs=1))
+    run = train(
+        cube,
+        tmp_path / "tam",
+        surface=("NDVI", "nir_MEAN_32D"),
+        training=TrainingConfig(epochs=1),
+        config={"queries": 2},
+    )
     found = predict(run, cube)
     for step in (60, 17):
         maps = upscale(run, grid, applicability=False, time_chunk=step)
