@@ -289,12 +289,11 @@ def _score(test: xr.Dataset, models: Mapping[str, Predictor], progress: Callable
 
 def _forcing(raw: Path, planet: Planet) -> xr.Dataset:
     """Open the forcing of the region: a fetched box has one cell more on each side, and whole years."""
-    land_cover = next((raw / "land_cover").rglob("*.tif"))
     forcing = open_forcing(
         raw / "era5",
         modis=raw / "modis",
         surface=raw / "reflectance",
-        land_cover=land_cover,
+        land_cover=raw / "land_cover",  # a fetched box can lie in several tiles
         predictors=PREDICTORS,
     )
     cells = planet.region
