@@ -47,11 +47,21 @@ def era5_server(size: int):
 
     class Store(ClimateDataStore):
         def content(self, dataset: str, body: dict) -> bytes:
-            return b"CDF" + os.urandom(size)
+            return netcdf_of(size)
 
     store = Store()
     store.key = None
     return store
+
+
+def netcdf_of(size: int) -> bytes:
+    """Return a NetCDF file with a number of random bytes: its length is checked against its header."""
+    import netCDF4
+
+    ds = netCDF4.Dataset("memory.nc", "w", format="NETCDF3_64BIT_OFFSET", memory=size + 4096)
+    ds.createDimension("byte", size)
+    ds.createVariable("values", "i1", ("byte",))[:] = np.frombuffer(os.urandom(size), "i1")
+    return bytes(ds.close())
 
 
 def modis_server(size: int):
