@@ -269,7 +269,7 @@ def _fetch_days(ee: ModuleType, chunk: Chunk, path: Path) -> None:
 
 
 def _requested(ee: ModuleType, chunk: Chunk, days: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield the names and values (band, row, column) of days, in halves if Earth Engine cannot compute them at once."""
+    """Yield the names and values (band, row, column) of days; a request that is too large is halved."""
     check_stop()
     w = chunk.window
     try:
