@@ -19,8 +19,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors", "processes"},
     {"variables", "biomes", "knownsites"},
-    {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "scores"},
-    {"solar", "resolution"},
+    {"citations", "timestamps", "humidity", "indices", "normalisation", "units", "decimals", "moments"},
+    {"solar", "resolution", "scores"},
     {"schema", "geometry"},
     {"stores"},
     {"sources", "simulation"},
@@ -191,7 +191,7 @@ def test_modules_are_short():
 
 def test_models_see_tensors_only():
     for path in (PACKAGE / "models").glob("*.py"):
-        assert imported(path) <= {"errors", "models", "scores"}, path
+        assert imported(path) <= {"errors", "models", "moments"}, path
         text = source(path)
         assert "import xarray" not in text and "import pandas" not in text, path
 
@@ -205,7 +205,7 @@ def test_maps_know_no_model_and_models_know_no_map_store():
 
 
 def test_kernels_are_numpy_only():
-    found = nodes(PACKAGE / "scores.py")
+    found = nodes(PACKAGE / "moments.py")
     modules = {n.module for n in found if isinstance(n, ast.ImportFrom)}
     modules |= {a.name for n in found if isinstance(n, ast.Import) for a in n.names}
     assert modules <= {"__future__", "numpy", "collections.abc", "typing"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluxcube.scores import Moments, scores
+from fluxcube.moments import Moments, scores_of
 
 #: Scores that have intervals.
 INTERVALS = ("nse", "rmse", "nse_site_median")
@@ -70,8 +70,8 @@ def resample(
     if counts is None:
         counts = draw_counts(len(labels), draws, seed)
     weights = counts[:, cluster].astype(float)
-    values = scores(_pooled(sites, weights))
-    median = weighted_median(scores(sites)["nse"], counts[:, cluster])
+    values = scores_of(_pooled(sites, weights))
+    median = weighted_median(scores_of(sites)["nse"], counts[:, cluster])
     return ResampledScores({"nse": values["nse"], "rmse": values["rmse"], "nse_site_median": median}, len(labels))
 
 

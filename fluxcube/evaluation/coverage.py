@@ -11,8 +11,8 @@ import xarray as xr
 
 from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, data_resolution, place_moments
 from fluxcube.inference.outputs import CALIBRATION_SITES
+from fluxcube.moments import Moments
 from fluxcube.resolution import Default
-from fluxcube.scores import Moments
 from fluxcube.training.calibration import half_width
 
 #: Column of tables of scores with the coverage of 80 % intervals.

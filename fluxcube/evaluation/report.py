@@ -16,7 +16,7 @@ from fluxcube.evaluation.bootstrap import INTERVALS
 from fluxcube.evaluation.coverage import COVERAGE, COVERAGE_NOTE
 from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
-from fluxcube.scores import SCORES, Moments
+from fluxcube.moments import SCORES, Moments
 from fluxcube.stores.files import replacing
 
 _KEYS = ("target", "units", "group", "zero_shot", "model")

@@ -12,8 +12,8 @@ import xarray as xr
 from fluxcube.errors import SchemaError
 from fluxcube.evaluation.skill import IntervalOptions, score_table
 from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, data_resolution
+from fluxcube.moments import Moments, moments
 from fluxcube.resolution import DEFAULT, HOURLY, Default, Resolution
-from fluxcube.scores import Moments, moments
 
 #: Scales of hourly data, in the order of the tables. Daily data have all of them except the first.
 SCALES = ("hourly", "daily", "weekly", "monthly", "seasonal", "anomaly", "interannual", "spatial")

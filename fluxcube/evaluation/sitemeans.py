@@ -14,8 +14,8 @@ from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import draw_counts, interval
 from fluxcube.evaluation.skill import MIN_SITES, cluster_labels
 from fluxcube.evaluation.sums import Sums
+from fluxcube.moments import Moments, pool, scores_of
 from fluxcube.samples.features import class_of
-from fluxcube.scores import Moments, pool, scores
 
 #: Coordinates by which sites can be grouped.
 GROUPS = ("igbp", "koppen")
@@ -47,7 +47,7 @@ def site_scores(sums: Sums, *, min_steps: int = 30) -> pd.DataFrame:
     frames = []
     for target in sums.targets:
         m, enough = _enough(sums, target, min_steps)
-        by_score = scores(m)
+        by_score = scores_of(m)
         places = sums.places[target].to_dataframe()[enough].reset_index(drop=True)
         for i, model in enumerate(sums.models):
             one = {"model": model, "n": m.n[:, i].astype(int), **{name: by_score[name][:, i] for name in _SCORES}}
@@ -156,7 +156,7 @@ def _group_rows(
     models: Sequence[str], m: Moments, labels: np.ndarray, base: int, draws: int, seed: int
 ) -> list[dict[str, object]]:
     """Return one table row per model: means over the sites of one group, from the clusters of the group."""
-    by_score = scores(m)
+    by_score = scores_of(m)
     names, labels = np.unique(labels, return_inverse=True)
     n = len(names)
     weight = draw_counts(n, draws, seed)[:, labels] if n else np.zeros((draws, 0), int)

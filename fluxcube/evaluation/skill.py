@@ -20,9 +20,9 @@ from fluxcube.evaluation.coverage import (
     sums_with_coverage,
 )
 from fluxcube.evaluation.sums import SEASONS, Labelled, Sums, common_rows, site_sums
+from fluxcube.moments import SCORES, Moments, pool, scores_of
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.clusters import cluster_sites
-from fluxcube.scores import SCORES, Moments, pool, scores
 
 __all__ = [
     "GROUPS",
@@ -543,7 +543,7 @@ def cluster_labels(places: xr.Dataset, clusters: float | Mapping[str, object]) -
 
 def _scores_of(m: Moments) -> dict[str, float]:
     """Return the scores of one group: over all its pairs, and the median over places with a finite score."""
-    pooled, each = scores(pool(m)), scores(m)
+    pooled, each = scores_of(pool(m)), scores_of(m)
     out = {name: float(pooled[name]) for name in SCORES}
     for name in SCORES:
         finite = each[name][np.isfinite(each[name])]

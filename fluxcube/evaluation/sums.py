@@ -1,6 +1,6 @@
 """Sums: sufficient statistics of predictions at towers, from which every table of scores is computed.
 
-Every score follows from eight numbers for each site, model and flux (`fluxcube.scores.Moments`), which one pass over
+Every score follows from eight numbers for each site, model and flux (`fluxcube.moments.Moments`), which one pass over
 the time steps computes. They are small and can be joined over folds, so that tables and intervals need no new
 predictions.
 """
@@ -19,10 +19,10 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.evaluation.alignment import check_labelled, check_same_dims
 from fluxcube.evaluation.common_units import in_one_unit, with_units
+from fluxcube.moments import Moments, moments, pool
 from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, quality_limit, resolution_of
 from fluxcube.samples.quality import best_flags, named_best_flags
 from fluxcube.schema import PARTS
-from fluxcube.scores import Moments, moments, pool
 from fluxcube.variables import Variable, table
 
 if TYPE_CHECKING:

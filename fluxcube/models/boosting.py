@@ -19,7 +19,7 @@ from fluxcube.errors import ConfigError, missing_package
 from fluxcube.models.base import Batch, Sizes, split_images
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
-from fluxcube.scores import efficiency
+from fluxcube.moments import efficiency
 
 #: Rounds between the points from which training can resume. Random draws restart there, killed or not.
 ROUNDS = 25

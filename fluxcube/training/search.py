@@ -36,10 +36,10 @@ from fluxcube.models.boosting import (
 )
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.models.rows import WholeRows
+from fluxcube.moments import efficiency
 from fluxcube.resolution import DEFAULT, HOURLY, Default, QualityLimit, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
-from fluxcube.scores import efficiency
 from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows, row_weights

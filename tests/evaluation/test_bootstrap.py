@@ -17,7 +17,7 @@ from fluxcube.evaluation.bootstrap import draw_counts, interval, resample, stude
 from fluxcube.evaluation.report import format_table, read_sums, write_sums
 from fluxcube.evaluation.skill import class_means, compare, evaluate, score_table, site_sums
 from fluxcube.evaluation.sums import Sums
-from fluxcube.scores import Moments, moments
+from fluxcube.moments import Moments, moments, pool, scores_of
 from fluxcube.simulation.example import example_cube
 
 
@@ -124,7 +124,7 @@ def test_intervals_of_a_difference_cover_what_they_say():
         parts = [moments(obs, p, axis=1) for p in preds]
         return Moments(*(np.stack(x, 1) for x in zip(*parts, strict=True))), label
 
-    whole = kernels.scores(kernels.pool(world(20_000)[0], axis=0))
+    whole = scores_of(pool(world(20_000)[0], axis=0))
     truth = {name: whole[name][0] - whole[name][1] for name in ("nse", "rmse")}
     hit = {(n, name): 0 for n in (6, 40) for name in truth}
     worlds = 300

@@ -13,9 +13,10 @@ import xarray as xr
 from fluxcube import scores as kernels
 from fluxcube.errors import ConfigError, SchemaError, UnknownNameError
 from fluxcube.evaluation.skill import SEASONS, common_rows, compare, evaluate, skill_table
+from fluxcube.moments import SCORES
 from fluxcube.simulation.example import example_cube, example_forcing
 
-KERNELS = {name: getattr(kernels, name) for name in kernels.SCORES}
+KERNELS = {name: getattr(kernels, name) for name in SCORES}
 
 
 @pytest.fixture
