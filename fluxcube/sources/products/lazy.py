@@ -1,0 +1,395 @@
+"""Lazy arrays of products: a selection of cells reads each stored chunk that it needs once, a few at a time.
+
+xarray's own lazy indexing hands a selection of points to zarr as one list of coordinates, of every hour of every tower,
+and zarr decodes many chunks at once. A chunk of X-BASE has 224 MB. Here a selection is divided into the chunks that it
+needs; each is read and decoded, the points are taken from it, and it is released.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from fluxcube.errors import SourceError
+from fluxcube.sources.era5.clouds import describe, remote_errors
+
+logger = logging.getLogger(__name__)
+
+#: Blocks of small chunks grow along the first dimension to this size (bytes): fewer calls.
+_BLOCK = 1 << 26
+#: Chunks that are decoded at the same time take at most about this much RAM (bytes).
+_DECODED = 1 << 30
+_MAX_WORKERS = 8
+#: Values that mark a missing one in files that do not declare it: -9999, and the default of NetCDF (9.97e36).
+_UNDECLARED, _HUGE = -9999.0, 1e30
+#: Selections up to this size (bytes) are kept until the next one: a derived flux needs the same ones again.
+_KEPT = 1 << 28
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Dimensions of an array that are selected together, and the points along them.
+
+    Attributes
+    ----------
+    dims : tuple of int
+        Positions of the dimensions in the array.
+    points : tuple of array of int
+        Index of each point along each dimension, arrays of one length.
+    shape : tuple of int
+        Shape of the points in the result.
+    axes : tuple of int
+        Positions of these axes in the result.
+    """
+
+    dims: tuple[int, ...]
+    points: tuple[np.ndarray, ...]
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A selection as a product of axes: every combination of their points is selected.
+
+    Attributes
+    ----------
+    axes : tuple of Axis
+        Independent axes; each dimension of the array belongs to one.
+    shape : tuple of int
+        Shape of the result.
+    """
+
+    axes: tuple[Axis, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, key: indexing.ExplicitIndexer, shape: tuple[int, ...]) -> Selection:
+        """Return the selection of xarray's basic, outer or vectorised indexer of an array of a shape."""
+        if isinstance(key, indexing.VectorizedIndexer):
+            return cls._of_arrays(_without_slices(key.tuple, shape))
+        axes: list[Axis] = []
+        out: list[int] = []
+        for dim, (one, size) in enumerate(zip(key.tuple, shape, strict=True)):
+            index = np.arange(size)[one]
+            kept = (index.size,) if index.ndim else ()
+            axes.append(Axis((dim,), (index.reshape(-1),), kept, (len(out),) if kept else ()))
+            out += kept
+        return cls(tuple(axes), tuple(out))
+
+    @classmethod
+    def _of_arrays(cls, arrays: Sequence[np.ndarray]) -> Selection:
+        """Return the selection of arrays that are broadcast against each other."""
+        shape = np.broadcast_shapes(*(array.shape for array in arrays))
+        arrays = [
+            _reduced(np.asarray(array).reshape((1,) * (len(shape) - array.ndim) + array.shape)) for array in arrays
+        ]
+        groups: list[tuple[set[int], list[int]]] = []
+        for dim, array in enumerate(arrays):
+            varying = {axis for axis, size in enumerate(array.shape) if size > 1}
+            joined = [group for group in groups if group[0] & varying]
+            groups = [group for group in groups if group not in joined]
+            groups.append(
+                (varying.union(*(g[0] for g in joined)), sorted([dim, *itertools.chain(*(g[1] for g in joined))]))
+            )
+        axes = []
+        for varying, dims in groups:
+            order = tuple(sorted(varying))
+            part = tuple(size if axis in varying else 1 for axis, size in enumerate(shape))
+            points = tuple(np.broadcast_to(arrays[dim], part).reshape(-1) for dim in dims)
+            axes.append(Axis(tuple(dims), points, tuple(shape[axis] for axis in order), order))
+        return cls(tuple(axes), shape)
+
+    def arranged(self, values: np.ndarray) -> np.ndarray:
+        """Return values with one dimension for each axis in the shape of the result."""
+        split = values.reshape([n for axis in self.axes for n in axis.shape])
+        order = [number for axis in self.axes for number in axis.axes]
+        # An axis along which all points are the same, such as two towers of one cell, was read once.
+        shape = [size if axis in order else 1 for axis, size in enumerate(self.shape)]
+        values = np.transpose(split, np.argsort(order)).reshape(shape)
+        return values if values.shape == self.shape else np.broadcast_to(values, self.shape).copy()
+
+
+def _without_slices(key: Sequence[slice | np.ndarray], shape: Sequence[int]) -> list[np.ndarray]:
+    """Return the arrays of a vectorised indexer; the dimensions of slices come last, as xarray arranges them."""
+    slices = sum(isinstance(one, slice) for one in key)
+    ndim = max((one.ndim for one in key if isinstance(one, np.ndarray)), default=0)
+    arrays, seen = [], 0
+    for one, size in zip(key, shape, strict=True):
+        if isinstance(one, slice):
+            arrays.append(np.arange(size)[one].reshape((1,) * (ndim + seen) + (-1,) + (1,) * (slices - seen - 1)))
+            seen += 1
+        else:
+            arrays.append(one.reshape(one.shape + (1,) * slices))
+    return arrays
+
+
+def _reduced(array: np.ndarray) -> np.ndarray:
+    """Return an array with size 1 along the axes along which it does not vary.
+
+    A selection of a selection is made of arrays that repeat themselves along most axes.
+    """
+    for axis, size in enumerate(array.shape):
+        first = array.take([0], axis) if size > 1 else array
+        if size > 1 and (array.strides[axis] == 0 or bool((array == first).all())):
+            array = first
+    return array
+
+
+class _Readable(Protocol):
+    """Array that a selection can be read from."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, selection: Selection) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One variable of one file or store.
+
+    Attributes
+    ----------
+    variable : xr.Variable
+        Lazy, decoded by xarray.
+    dims : tuple of str
+        Its dimensions in the order of the product.
+    orders : tuple
+        For each dimension after time, the stored position of each position of the product; None if they are equal.
+    source : str
+        Name of the file, for messages.
+    threads : bool
+        Whether several threads read faster than one.
+    """
+
+    variable: xr.Variable
+    dims: tuple[str, ...]
+    orders: tuple[np.ndarray | None, ...]
+    source: str
+    threads: bool
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Stored chunks, in the order of `dims`; whole maps of one time step where the file has none."""
+        encoding = self.variable.encoding
+        stored = encoding.get("shards") or encoding.get("chunks") or encoding.get("chunksizes")
+        sizes = self.variable.sizes
+        if stored is None or len(stored) != self.variable.ndim:
+            first = self.dims[0]
+            return tuple(1 if dim == first and len(self.dims) > 2 else sizes[dim] for dim in self.dims)
+        by_dim = dict(zip(self.variable.dims, stored, strict=True))
+        return tuple(min(by_dim[dim], sizes[dim]) for dim in self.dims)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes of the blocks that are read at once: stored chunks, or several small ones along the first dimension."""
+        first, *rest = self.chunks
+        chunk = first * int(np.prod(rest, dtype=np.int64)) * self.variable.dtype.itemsize
+        return (first * max(1, _BLOCK // max(chunk, 1)), *rest)
+
+    def block(self, bounds: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Return the values between bounds, first and last position + 1 along each of `dims`."""
+        slices = {dim: slice(*one) for dim, one in zip(self.dims, bounds, strict=True)}
+        found = self.variable[tuple(slices[str(dim)] for dim in self.variable.dims)].values
+        return np.transpose(found, [self.variable.dims.index(dim) for dim in self.dims])
+
+
+class FluxArray(BackendArray):
+    """A flux of a product, joined from its files along time, in fluxcube's units; nothing is read until it is selected.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Files.
+    steps : array of int, (time, 2), or None
+        Part of each time step and its position there; -1 for a time step without a file. None for a static field.
+    scale : float or array of float (time,)
+        Factor to fluxcube's units and sign.
+    shape : tuple of int
+        Shape of the array.
+    missing : float
+        Value where the files have none.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        steps: np.ndarray | None,
+        scale: float | np.ndarray,
+        shape: tuple[int, ...],
+        missing: float = np.nan,
+    ) -> None:
+        self.parts, self.steps, self.scale, self.shape, self.missing = tuple(parts), steps, scale, shape, missing
+        self.dtype = np.dtype("f4" if all(part.variable.dtype == np.float32 for part in parts) else "f8")
+        self._last: tuple[Selection, np.ndarray] | None = None
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
+        return self.read(Selection.of(key, self.shape))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_last": None}
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        return tuple((part.source, part.dims, part.variable.shape) for part in self.parts), self.scale, self.shape
+
+    def read(self, selection: Selection) -> np.ndarray:
+        """Return the values of a selection; the last one is kept if it is small."""
+        last = self._last
+        if last is not None and _equal(last[0], selection):
+            return last[1].copy()
+        values = self._values(selection)
+        self._last = (selection, values.copy()) if values.nbytes <= _KEPT else None
+        return values
+
+    def _values(self, selection: Selection) -> np.ndarray:
+        out = np.full([axis.points[0].size for axis in selection.axes], np.nan, self.dtype)
+        for number, part in enumerate(self.parts):
+            tasks = list(_tasks(part, [self._stored(axis, number) for axis in selection.axes]))
+            workers = self._workers(part, len(tasks))
+            for task in tasks if workers == 1 else ():
+                self._fill(out, part, task)
+            if workers > 1:
+                with ThreadPoolExecutor(workers) as pool:
+                    for done in [pool.submit(self._fill, out, part, task) for task in tasks]:
+                        done.result()
+        return selection.arranged(self._scaled(out, selection))
+
+    def _workers(self, part: Part, tasks: int) -> int:
+        if not part.threads:
+            return 1
+        size = int(np.prod(part.blocks, dtype=np.int64)) * part.variable.dtype.itemsize
+        return max(1, min(_MAX_WORKERS, tasks, _DECODED // max(size, 1)))
+
+    def _stored(self, axis: Axis, part: int) -> _StoredAxis:
+        """Return the points of an axis that are in a part, by stored positions."""
+        kept = np.arange(axis.points[0].size)
+        points = list(axis.points)
+        if self.steps is not None and 0 in axis.dims:
+            at = axis.dims.index(0)
+            kept = np.flatnonzero(self.steps[points[at], 0] == part)
+            points = [one[kept] for one in points]
+            points[at] = self.steps[points[at], 1]
+        orders = self.parts[part].orders
+        for at, dim in enumerate(axis.dims):
+            order = None if self.steps is not None and dim == 0 else orders[dim - (self.steps is not None)]
+            points[at] = points[at] if order is None else order[points[at]]
+        return _StoredAxis(axis.dims, tuple(points), kept)
+
+    def _fill(self, out: np.ndarray, part: Part, task: _Task) -> None:
+        """Read one block, and write its points into the result."""
+        try:
+            block = part.block(task.bounds)
+        except remote_errors() as problem:
+            raise SourceError(
+                f"{part.source}: values cannot be read ({describe(problem)}); run the same call again."
+            ) from None
+        # One axis of the result for each axis of the selection; dimensions selected together share theirs.
+        indices: list[np.ndarray] = [np.empty(0)] * block.ndim
+        for number, axis in enumerate(task.axes):
+            shape = [1] * len(task.axes)
+            shape[number] = -1
+            for dim, points in zip(axis.dims, axis.points, strict=True):
+                indices[dim] = (points - task.bounds[dim][0]).reshape(shape)
+        out[np.ix_(*(axis.kept for axis in task.axes))] = block[tuple(indices)]
+        logger.debug("%s: read %s", part.source, task.bounds)
+
+    def _scaled(self, values: np.ndarray, selection: Selection) -> np.ndarray:
+        """Return values in fluxcube's units; those that mark a missing one are NaN."""
+        values[(values == _UNDECLARED) | (np.abs(values) > _HUGE)] = np.nan
+        scale = self.scale
+        if isinstance(scale, np.ndarray):
+            number, axis = next((n, axis) for n, axis in enumerate(selection.axes) if 0 in axis.dims)
+            shape = [1] * values.ndim
+            shape[number] = -1
+            scale = scale[axis.points[axis.dims.index(0)]].reshape(shape)
+        values *= scale
+        if not np.isnan(self.missing):
+            values[np.isnan(values)] = self.missing
+        return values
+
+
+class SumArray(BackendArray):
+    """A flux that is a sum of others, each times a factor.
+
+    Parameters
+    ----------
+    terms : sequence of (array, float)
+        Arrays of one shape, and their factors.
+    """
+
+    def __init__(self, terms: Sequence[tuple[_Readable, float]]) -> None:
+        self.terms = tuple(terms)
+        self.shape = terms[0][0].shape
+        self.dtype = np.result_type(*(array.dtype for array, _ in terms))
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
+        return self.read(Selection.of(key, self.shape))
+
+    def read(self, selection: Selection) -> np.ndarray:
+        """Return the values of a selection."""
+        (first, factor), *others = self.terms
+        total = first.read(selection) * self.dtype.type(factor)
+        for array, factor in others:
+            total = total + array.read(selection) * self.dtype.type(factor)
+        return np.asarray(total, self.dtype)
+
+
+@dataclass(frozen=True)
+class _StoredAxis:
+    """Points of an axis by stored positions, and their positions among all points of the axis."""
+
+    dims: tuple[int, ...]
+    points: tuple[np.ndarray, ...]
+    kept: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Points of one block of a file, and the bounds of what is read of it."""
+
+    axes: tuple[_StoredAxis, ...]
+    bounds: tuple[tuple[int, int], ...] = field(default=())
+
+
+def _tasks(part: Part, axes: Sequence[_StoredAxis]) -> Iterator[_Task]:
+    """Divide a selection by the blocks of a file."""
+    sizes = part.blocks
+    groups = [list(_by_block(axis, sizes)) for axis in axes]
+    for one in itertools.product(*groups):
+        bounds = [(0, 0)] * len(part.dims)
+        for axis in one:
+            for dim, points in zip(axis.dims, axis.points, strict=True):
+                bounds[dim] = (int(points.min()), int(points.max()) + 1)
+        yield _Task(one, tuple(bounds))
+
+
+def _by_block(axis: _StoredAxis, sizes: Sequence[int]) -> Iterator[_StoredAxis]:
+    """Divide the points of an axis by blocks."""
+    if not axis.kept.size:
+        return
+    numbers = np.stack([points // sizes[dim] for dim, points in zip(axis.dims, axis.points, strict=True)])
+    _, block = np.unique(numbers, axis=1, return_inverse=True)
+    block = block.reshape(-1)
+    order = np.argsort(block, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+        yield _StoredAxis(axis.dims, tuple(points[members] for points in axis.points), axis.kept[members])
+
+
+def _equal(one: Selection, other: Selection) -> bool:
+    """Return whether two selections are the same."""
+    if one.shape != other.shape or len(one.axes) != len(other.axes):
+        return False
+    return all(
+        a.dims == b.dims and a.axes == b.axes and all(map(np.array_equal, a.points, b.points))
+        for a, b in zip(one.axes, other.axes, strict=True)
+    )
