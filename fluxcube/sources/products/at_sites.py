@@ -40,7 +40,7 @@ def read_at_sites(
     xr.Dataset
         In RAM, (site, time), NaN at towers outside of the cells of the product; the coordinates ``cell_latitude`` and
         ``cell_longitude`` (degrees); the attributes ``requests``, ``bytes_read`` (as received, compressed) and
-        ``retries`` count what was read of Zarr stores and of NetCDF files by HTTP.
+        ``retries`` count what was read of Zarr stores.
 
     Raises
     ------

@@ -256,4 +256,4 @@ def days_of(time: np.ndarray, period: str) -> np.ndarray:
     if period == "month":
         return np.asarray(index.days_in_month, float)
     year = np.where(index.is_leap_year, 366.0, 365.0)
-    return year if period == "year" else np.minimum(8.0, year - np.asarray(index.dayofyear) + 1.0)
+    return year if period == "year" else np.minimum(8.0, year - np.asarray(index.day_of_year) + 1.0)

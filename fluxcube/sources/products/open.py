@@ -61,7 +61,7 @@ def open_product(
     storage_options : mapping, optional
         Options of fsspec for URLs, such as ``{"anon": True}``; they are neither stored in the Dataset nor logged.
     traffic : Traffic, optional
-        Counts requests and bytes while values are read.
+        Counts requests and bytes while values of Zarr stores are read.
 
     Returns
     -------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import importlib.util
 import os
 import sys
 import warnings
@@ -135,7 +136,7 @@ def open_all(
     options : mapping, optional
         Options of fsspec for URLs.
     traffic : Traffic, optional
-        Counts what is read from Zarr stores.
+        Counts what is read from Zarr stores; NetCDF files by HTTP are not counted.
 
     Raises
     ------
@@ -200,13 +201,15 @@ def _remote(url: str, members: tuple[str, ...], options: dict[str, Any], traffic
     name = shown.removesuffix("?***").rpartition("/")[2]
     try:
         if name.lower().endswith(_NETCDF):
-            return [Raw(_remote_netcdf(address, options, traffic), name, shown, False)]
+            return [Raw(_remote_netcdf(address, options), name, shown, False)]
         if one := _remote_zarr(address, options, traffic):
             return [Raw(one, name, shown, True)]
         below = {member: _remote_zarr(f"{address}/{member}", options, traffic) for member in members}
     except ImportError as problem:
         package = str(getattr(problem, "name", None) or "fsspec")
         raise missing_package(package, extra_of(address), f"opening {shown}") from None
+    except SourceError:
+        raise
     except remote_errors() as problem:
         raise SourceError(f"{shown}: cannot be opened ({describe(problem)}); check the address.") from None
     found = [Raw(data, member, f"{shown}/{member}", True) for member, data in below.items() if data is not None]
@@ -255,25 +258,11 @@ def _patient(address: str, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "client_kwargs": {**client, "timeout": timeout}}
 
 
-def _remote_netcdf(address: str, options: dict[str, Any], traffic: Traffic) -> xr.Dataset:
-    """Open a NetCDF file at an address; parts of it are read by ranges."""
-    import fsspec
-
-    files, path = fsspec.url_to_fs(address, **_patient(address, options))
-    file = files.open(path, "rb")
-    if hasattr(file, "cache"):
-        _count(file.cache, traffic)
-    return xr.open_dataset(file, engine="h5netcdf", **_LAZY)
-
-
-def _count(cache: Any, traffic: Traffic) -> None:
-    """Count what fsspec's cache of an open file requests."""
-    fetch = cache.fetcher
-
-    def counted(start: int, stop: int) -> bytes:
-        found = fetch(start, stop)
-        traffic.requests += 1
-        traffic.bytes += len(found)
-        return found
-
-    cache.fetcher = counted
+def _remote_netcdf(address: str, options: Mapping[str, object]) -> xr.Dataset:
+    """Open a NetCDF file by HTTP; the library reads parts of it by ranges, without an account."""
+    shown = public_address(address)
+    if not address.startswith(("http://", "https://")) or options:
+        raise SourceError(f"{shown}: a NetCDF file is read in place by HTTP without an account only: download it.")
+    if importlib.util.find_spec("netCDF4") is None:
+        raise missing_package("netCDF4", "grid", f"reading {shown}")
+    return xr.open_dataset(f"{address}#mode=bytes", engine="netcdf4", **_LAZY)

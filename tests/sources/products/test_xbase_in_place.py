@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pickle
@@ -19,6 +20,7 @@ import fluxcube as fc
 from fluxcube.errors import SchemaError, SourceError
 from fluxcube.sources.products.at_sites import read_at_sites
 from fluxcube.sources.products.stores import Traffic
+from fluxcube.sources.products.table import products
 
 optional("aiohttp")
 SECRET = "not-a-secret-0123456789"
@@ -184,6 +186,13 @@ def test_credentials_of_an_address_appear_nowhere(folder, caplog, tmp_path):
 def test_no_store_at_the_address_is_named(service):
     with pytest.raises(SourceError, match="no Zarr store, nor any of NEE, GPP, ET, ET_T below it"):
         fc.open_product(f"{service.url}/nothing", "x-base")
+
+
+def test_the_short_name_is_the_public_address(service, monkeypatch):
+    table = {**products(), "x-base": dataclasses.replace(products()["x-base"], address=f"{service.url}/FLUXCOMxBase")}
+    monkeypatch.setattr("fluxcube.sources.products.open.products", lambda: table)
+    assert set(fc.open_product("x-base").data_vars) == {"NEE", "GPP_NT", "RECO_NT"}
+    assert products()["x-base"].address.startswith("https://swift.dkrz.de/")
 
 
 def test_days_are_not_taken_for_hours_and_hours_start_at_zero(service):
