@@ -33,7 +33,7 @@ STATED = 3e12
 
 
 def towers(count: int) -> xr.Dataset:
-    """Places of the first training sites of X-BASE that are known, ten metres off the borders of cells."""
+    """Places of the first training sites of X-BASE that are known, ten metres off cell borders."""
     known = known_sites().set_index("site")
     sites = [site for site in site_list("xbase") if site in known.index][:count]
     places = {name: ("site", known.loc[sites, name].to_numpy(float) + 1e-4) for name in ("latitude", "longitude")}
@@ -49,9 +49,7 @@ def main(count: int, folder: Path) -> None:
     chunks, chunk = blocks * len(tiles), int(np.prod(CHUNKS)) * 4
     print(f"{len(cells)} towers are in {len(tiles)} tiles of 2 degrees: {chunks} of {every} chunks of each flux")
     print(f"  21 years of one flux: {chunks} requests, {chunks * chunk / 1e9:.0f} GB decoded")
-    print(
-        f"  as sent: {chunks * STATED / every / 1e9:.0f} GB if all chunks of the stated 3 TB were of one size, and more,"
-    )
+    print(f"  as sent: {chunks * STATED / every / 1e9:.0f} GB if all chunks of the 3 TB were of one size, or more,")
     print("  since chunks over the sea are small or missing")
 
     layout = {"shape": (8 * blocks, 24, *SHAPE[2:]), "chunks": (8, 24, *CHUNKS[2:])}
@@ -63,7 +61,8 @@ def main(count: int, folder: Path) -> None:
         found = read_at_sites(f"{service.url}/short/NEE", sites)
         taken = time.perf_counter() - start
         requests = service.asked(r"/NEE/NEE/\d", method="GET")
-    assert found.NEE.notnull().all() and len(requests) == len({request.path for request in requests}) == chunks
+    assert found.NEE.notnull().all()
+    assert len(requests) == len({request.path for request in requests}) == chunks
     other = found.attrs["requests"] - chunks - len(tiles)
     print(f"  counted: {len(requests)} requests of chunks, {len(tiles)} of land fraction, {other} of axes and metadata")
     print(f"  {taken:.1f} s, {taken / chunks * 1e3:.1f} ms a chunk of 1.2 MB")
@@ -76,9 +75,7 @@ def main(count: int, folder: Path) -> None:
         requests = service.asked(r"/NEE/NEE/\d", method="GET")
     assert found.NEE.notnull().all() and len(requests) == 3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(
-        f"one tower, 2005 to 2014: {len(requests)} chunks of {chunk / 1e6:.0f} MB, {taken:.1f} s, peak {peak:.2f} GB of RAM"
-    )
+    print(f"one tower, 2005 to 2014: {len(requests)} chunks of {chunk / 1e6:.0f} MB, {taken:.1f} s, {peak:.2f} GB RAM")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SchemaError
+from fluxcube.errors import SchemaError, unknown
 from fluxcube.sources.products.axes import HOUR
 from fluxcube.sources.products.open import Source, open_product
 from fluxcube.sources.products.stores import Traffic
@@ -48,12 +48,17 @@ def read_at_sites(
         If `sites` has no sites with places, or the product has no time in the period.
     SourceError
         As `open_product` raises it, and if values cannot be read.
+    UnknownNameError
+        If the product has no such flux.
     """
     missing = [name for name in ("site", "latitude", "longitude") if name not in sites.coords]
     if missing:
         raise SchemaError(f"expected sites with the coordinates site, latitude and longitude, found no {missing[0]}.")
     traffic = Traffic()
     maps = open_product(source, product, storage_options=storage_options, traffic=traffic)
+    for name in fluxes or ():
+        if name not in maps.data_vars:
+            raise unknown("flux", name, maps.data_vars)
     maps = maps[list(fluxes)] if fluxes is not None else maps
     maps = maps if time is None else maps.sel(time=time)
     if not maps.sizes["time"]:

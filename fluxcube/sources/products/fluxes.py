@@ -178,7 +178,7 @@ def scale(found: Found, units: str, step: str, time: np.ndarray, where: str) -> 
     """
     target = target_units(found.base, step)
     per_day: float | np.ndarray = 1.0
-    rate = units
+    rate = units = units.replace("−", "-").replace("⁻", "-").replace("¹", "1")
     if match := _PER_PERIOD.search(units):
         word = match["period"].lower()
         period = "month" if word.startswith("mo") else "year" if word[0] in "ya" else "8 days"
@@ -188,7 +188,7 @@ def scale(found: Found, units: str, step: str, time: np.ndarray, where: str) -> 
     for text in dict.fromkeys((rate, _with_substance(rate, found.rule.substance))):
         try:
             factor = _factor(text, target, minutes)
-            return found.rule.sign * factor * per_day
+            return (1 if found.rule.suffix else found.rule.sign) * factor * per_day
         except ConfigError as error:
             problem = problem or error
     raise SourceError(
@@ -198,9 +198,9 @@ def scale(found: Found, units: str, step: str, time: np.ndarray, where: str) -> 
 
 
 def _factor(units: str, target: str, minutes: float | None) -> float:
-    """Return what 1 of some units is in others; an amount of water in the step is a rate."""
+    """Return what 1 of some units is in others; an amount of water or energy in the step is a rate."""
     try:
-        return float(convert(np.array(1.0), units, target))
+        return float(convert(np.array(1.0), units, target, step_minutes=minutes))
     except ConfigError:
         if minutes is None or not target.startswith("mm"):
             raise

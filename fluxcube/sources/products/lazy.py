@@ -255,14 +255,25 @@ class FluxArray(BackendArray):
         out = np.full([axis.points[0].size for axis in selection.axes], np.nan, self.dtype)
         for number, part in enumerate(self.parts):
             tasks = list(_tasks(part, [self._stored(axis, number) for axis in selection.axes]))
-            workers = self._workers(part, len(tasks))
-            for task in tasks if workers == 1 else ():
-                self._fill(out, part, task)
-            if workers > 1:
-                with ThreadPoolExecutor(workers) as pool:
-                    for done in [pool.submit(self._fill, out, part, task) for task in tasks]:
-                        done.result()
+            self._run(out, part, tasks)
         return selection.arranged(self._scaled(out, selection))
+
+    def _run(self, out: np.ndarray, part: Part, tasks: Sequence[_Task]) -> None:
+        """Read the blocks of a file, several at a time; after an error no further block is begun."""
+        workers = self._workers(part, len(tasks))
+        if workers == 1:
+            for task in tasks:
+                self._fill(out, part, task)
+            return
+        pool = ThreadPoolExecutor(workers)
+        try:
+            pending = [pool.submit(self._fill, out, part, task) for task in tasks]
+            for number, done in enumerate(pending, 1):
+                done.result()
+                if number % max(1, len(tasks) // 20) == 0:
+                    logger.info("%s: read %d of %d blocks", part.source, number, len(tasks))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _workers(self, part: Part, tasks: int) -> int:
         if not part.threads:
@@ -301,7 +312,6 @@ class FluxArray(BackendArray):
             for dim, points in zip(axis.dims, axis.points, strict=True):
                 indices[dim] = (points - task.bounds[dim][0]).reshape(shape)
         out[np.ix_(*(axis.kept for axis in task.axes))] = block[tuple(indices)]
-        logger.debug("%s: read %s", part.source, task.bounds)
 
     def _scaled(self, values: np.ndarray, selection: Selection) -> np.ndarray:
         """Return values in fluxcube's units; those that mark a missing one are NaN."""

@@ -282,7 +282,8 @@ class _Opened:
             "long_name": fluxes.long_name(one.base),
         }
         if one.rule.suffix:
-            attrs["long_name"] = f"spread of the ensemble: {attrs['long_name']}"
+            noun = "spread of the ensemble" if one.rule.suffix == "_spread" else "standard deviation"
+            attrs["long_name"] = f"{noun}: {attrs['long_name']}"
         attrs |= {"name_in_product": one.name, "units_in_product": unit, "cell_methods": "time: mean"}
         if one.rule.sign < 0:
             attrs["sign"] = "changed: positive towards the land in the product"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
@@ -38,7 +38,7 @@ class Rule:
     substance : str
         Substance of a mass whose units do not name one, "" if it must be named.
     suffix : str
-        Ending of the name of a companion: "_spread" for the standard deviation of an ensemble.
+        Ending of the name of a companion: "_std" for an uncertainty, "_spread" for the spread of an ensemble.
     """
 
     flux: str
@@ -92,6 +92,7 @@ def products() -> Mapping[str, Product]:
     text = resources.files("fluxcube").joinpath("data/products.yml").read_text("utf-8")
     table = yaml.safe_load(text)
     generic = _rules(table[GENERIC]["variables"])
+    generic += tuple(_companion(rule, suffix) for rule in generic for suffix in ("_std", "_spread"))
     return MappingProxyType({name: _product(name, row, generic) for name, row in table.items()})
 
 
@@ -139,6 +140,11 @@ def _product(name: str, row: Mapping[str, Any], generic: tuple[Rule, ...]) -> Pr
         fields[key] = tuple(row.get(key, ()))
     own = () if name == GENERIC else _rules(row["variables"])
     return Product(name=name, rules=own + generic, **fields)
+
+
+def _companion(rule: Rule, suffix: str) -> Rule:
+    """Return the rule of the standard deviation or the spread of a flux, by the names of the flux."""
+    return replace(rule, names=tuple(name + suffix for name in rule.names), standard_names=(), suffix=suffix)
 
 
 def _rules(rows: Iterable[Mapping[str, Any]]) -> tuple[Rule, ...]:

@@ -393,10 +393,45 @@ def test_sampled_towers_are_scored_against_a_cube():
 
     cube = example_cube(sites=4, days=3, gaps=0)
     time = pd.date_range(cube.time.values[0], periods=cube.sizes["time"], freq="h")
-    ds = dataset({"NEE": (field(len(time), 1.0) / CARBON * CARBON, {"units": "gC m-2 d-1"})}, time)
+    ds = dataset({"NEE": (field(len(time), 1.0), {"units": "gC m-2 d-1"})}, time)
     found = read_at_sites(ds, cube, "cf")
     scores = fc.evaluate(cube, found[["NEE"]])
     assert np.isfinite(float(scores.rmse.sel(target="NEE")))
+
+
+def test_a_product_that_was_saved_opens_again(tmp_path):
+    """With fluxcube's own names, and the standard deviations beside them."""
+    maps = fc.open_product(x_base(tmp_path, "NEE", 2010)).load()
+    maps["NEE_std"] = np.abs(maps.NEE).assign_attrs(units=GC)
+    maps["GPP_NT"] = maps.NEE.assign_attrs(units=GC)
+    maps.to_netcdf(tmp_path / "saved.nc")
+    again = fc.open_product(tmp_path / "saved.nc", "cf")
+    assert set(again.data_vars) == {"NEE", "NEE_std", "GPP_NT", "RECO_NT"}
+    for name in ("NEE", "NEE_std", "GPP_NT"):
+        np.testing.assert_array_equal(again[name], maps[name])
+    xr.testing.assert_equal(again.land_fraction.drop_attrs(), maps.land_fraction.drop_attrs())
+
+
+@pytest.mark.parametrize(
+    "flux, units, factor",
+    [
+        ("LE", "W m-2", 1.0),
+        ("LE", "MJ m-2 d-1", 1e6 / 86400),
+        ("LE", "J m-2", 1 / 86400),
+        ("ET", "mm", 1.0),
+        ("ET", "mm/day", 1.0),
+        ("ET", "kg m-2 s-1", 86400.0),
+        ("ET", "cm d-1", 10.0),
+        ("ET", "mm month⁻¹", 1 / 31),
+        ("FCH4", "mgCH4 m-2 d-1", 1e6 / 16.043 / 86400),
+        ("NEE", "µmol CO2 m⁻² s⁻¹", CARBON),
+        ("NEE", "gC/m^2/day", 1.0),
+    ],
+)
+def test_daily_amounts_and_rates_in_the_spellings_of_files(flux, units, factor):
+    ds = dataset({flux: (field(3, 1.0), {"units": units})}, pd.date_range("2001-01-01", periods=3))
+    maps = fc.open_product(ds, "cf")
+    np.testing.assert_allclose(maps[flux], expected(maps[flux], 1.0, factor), rtol=1e-5)
 
 
 def test_every_product_says_what_it_is():

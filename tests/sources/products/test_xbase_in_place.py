@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -169,6 +170,23 @@ def test_what_cannot_be_read_is_an_error(service, fault):
     with pytest.raises(SourceError, match=r"values cannot be read") as raised:
         read_at_sites(f"{service.url}/FLUXCOMxBase/NEE", towers(PLACES))
     assert "not-a-secret" not in str(raised.value)
+
+
+def test_after_an_error_no_further_chunk_is_requested(service, monkeypatch):
+    monkeypatch.setattr("fluxcube.sources.products.lazy._BLOCK", 1)
+    monkeypatch.setattr("fluxcube.sources.products.lazy._MAX_WORKERS", 2)
+    service.fail(r"/NEE/NEE/", status(403), times=99)
+    with pytest.raises(SourceError, match="values cannot be read"):
+        read_at_sites(f"{service.url}/FLUXCOMxBase/NEE", towers(PLACES))
+    time.sleep(0.1)
+    assert len(chunks_of(service)) < 12
+
+
+def test_a_mirror_on_disk_is_the_same(folder, service):
+    there = read_at_sites(f"{service.url}/FLUXCOMxBase", towers(PLACES))
+    here = read_at_sites(folder / "FLUXCOMxBase", towers(PLACES))
+    xr.testing.assert_equal(here, there)
+    assert here.attrs["product"] == "x-base"
 
 
 def test_credentials_of_an_address_appear_nowhere(folder, caplog, tmp_path):
