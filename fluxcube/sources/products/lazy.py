@@ -7,12 +7,14 @@ needs; each is read and decoded, the points are taken from it, and it is release
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import xarray as xr
@@ -31,7 +33,7 @@ _DECODED = 1 << 30
 _MAX_WORKERS = 8
 #: Values that mark a missing one in files that do not declare it: -9999, and the default of NetCDF (9.97e36).
 _UNDECLARED, _HUGE = -9999.0, 1e30
-#: Selections up to this size (bytes) are kept until the next one: a derived flux needs the same ones again.
+#: Size (bytes) of the selections of one flux that are kept: a derived flux needs the same ones again.
 _KEPT = 1 << 28
 
 
@@ -71,6 +73,14 @@ class Selection:
 
     axes: tuple[Axis, ...]
     shape: tuple[int, ...]
+
+    @property
+    def key(self) -> bytes:
+        """Digest of the selection, equal for equal ones."""
+        digest = hashlib.blake2b(repr((self.shape, [(axis.dims, axis.axes) for axis in self.axes])).encode())
+        for points in itertools.chain.from_iterable(axis.points for axis in self.axes):
+            digest.update(np.ascontiguousarray(points, np.int64).tobytes())
+        return digest.digest()
 
     @classmethod
     def of(cls, key: indexing.ExplicitIndexer, shape: tuple[int, ...]) -> Selection:
@@ -145,13 +155,69 @@ def _reduced(array: np.ndarray) -> np.ndarray:
     return array
 
 
-class _Readable(Protocol):
-    """Array that a selection can be read from."""
+class Gate:
+    """Limit of the number of chunks of a product that are decoded at the same time, whatever reads them.
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    Parameters
+    ----------
+    limit : int
+        Maximum number.
+    """
 
-    def read(self, selection: Selection) -> np.ndarray: ...
+    def __init__(self, limit: int = _MAX_WORKERS) -> None:
+        self.limit = limit
+        self._places = threading.BoundedSemaphore(limit)
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> Gate:
+        """Return the limit for the blocks of some files."""
+        sizes = (int(np.prod(part.blocks, dtype=np.int64)) * part.variable.dtype.itemsize for part in parts)
+        return cls(max(1, min(_MAX_WORKERS, _DECODED // max(max(sizes, default=1), 1))))
+
+    def __enter__(self) -> None:
+        self._places.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._places.release()
+
+    def __reduce__(self) -> tuple[type[Gate], tuple[int]]:
+        return Gate, (self.limit,)
+
+
+class _Kept:
+    """The last selections of an array, up to a size; a selection that is being read is waited for, not read again."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._reading: dict[bytes, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
+
+    def get(self, key: bytes, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the values of a selection, which `read` reads if they are not kept."""
+        with self._guard:
+            reading = self._reading.setdefault(key, threading.Lock())
+        with reading:
+            with self._guard:
+                if (found := self._values.get(key)) is not None:
+                    self._values.move_to_end(key)
+                    return found.copy()
+            try:
+                values = read()
+                with self._guard:
+                    self._keep(key, values)
+            finally:
+                with self._guard:
+                    self._reading.pop(key, None)
+            return values
+
+    def _keep(self, key: bytes, values: np.ndarray) -> None:
+        if values.nbytes <= _KEPT:
+            self._values[key] = values.copy()
+        while sum(one.nbytes for one in self._values.values()) > _KEPT:
+            self._values.popitem(last=False)
 
 
 @dataclass(frozen=True)
@@ -217,6 +283,8 @@ class FluxArray(BackendArray):
         Factor to fluxcube's units and sign.
     shape : tuple of int
         Shape of the array.
+    gate : Gate
+        Shared by the arrays of a product.
     missing : float
         Value where the files have none.
     """
@@ -227,29 +295,23 @@ class FluxArray(BackendArray):
         steps: np.ndarray | None,
         scale: float | np.ndarray,
         shape: tuple[int, ...],
+        gate: Gate,
         missing: float = np.nan,
     ) -> None:
-        self.parts, self.steps, self.scale, self.shape, self.missing = tuple(parts), steps, scale, shape, missing
+        self.parts, self.steps, self.scale, self.shape = tuple(parts), steps, scale, shape
+        self.gate, self.missing = gate, missing
         self.dtype = np.dtype("f4" if all(part.variable.dtype == np.float32 for part in parts) else "f8")
-        self._last: tuple[Selection, np.ndarray] | None = None
+        self._kept = _Kept()
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
         return self.read(Selection.of(key, self.shape))
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_last": None}
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         return tuple((part.source, part.dims, part.variable.shape) for part in self.parts), self.scale, self.shape
 
     def read(self, selection: Selection) -> np.ndarray:
-        """Return the values of a selection; the last one is kept if it is small."""
-        last = self._last
-        if last is not None and _equal(last[0], selection):
-            return last[1].copy()
-        values = self._values(selection)
-        self._last = (selection, values.copy()) if values.nbytes <= _KEPT else None
-        return values
+        """Return the values of a selection, which are kept for a while."""
+        return self._kept.get(selection.key, lambda: self._values(selection))
 
     def _values(self, selection: Selection) -> np.ndarray:
         out = np.full([axis.points[0].size for axis in selection.axes], np.nan, self.dtype)
@@ -260,8 +322,8 @@ class FluxArray(BackendArray):
 
     def _run(self, out: np.ndarray, part: Part, tasks: Sequence[_Task]) -> None:
         """Read the blocks of a file, several at a time; after an error no further block is begun."""
-        workers = self._workers(part, len(tasks))
-        if workers == 1:
+        workers = min(self.gate.limit, len(tasks)) if part.threads else 1
+        if workers <= 1:
             for task in tasks:
                 self._fill(out, part, task)
             return
@@ -274,12 +336,6 @@ class FluxArray(BackendArray):
                     logger.info("%s: read %d of %d blocks", part.source, number, len(tasks))
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _workers(self, part: Part, tasks: int) -> int:
-        if not part.threads:
-            return 1
-        size = int(np.prod(part.blocks, dtype=np.int64)) * part.variable.dtype.itemsize
-        return max(1, min(_MAX_WORKERS, tasks, _DECODED // max(size, 1)))
 
     def _stored(self, axis: Axis, part: int) -> _StoredAxis:
         """Return the points of an axis that are in a part, by stored positions."""
@@ -299,7 +355,8 @@ class FluxArray(BackendArray):
     def _fill(self, out: np.ndarray, part: Part, task: _Task) -> None:
         """Read one block, and write its points into the result."""
         try:
-            block = part.block(task.bounds)
+            with self.gate:
+                block = part.block(task.bounds)
         except remote_errors() as problem:
             raise SourceError(
                 f"{part.source}: values cannot be read ({describe(problem)}); run the same call again."
@@ -337,7 +394,10 @@ class SumArray(BackendArray):
         Arrays of one shape, and their factors.
     """
 
-    def __init__(self, terms: Sequence[tuple[_Readable, float]]) -> None:
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __init__(self, terms: Sequence[tuple[FluxArray | SumArray, float]]) -> None:
         self.terms = tuple(terms)
         self.shape = terms[0][0].shape
         self.dtype = np.result_type(*(array.dtype for array, _ in terms))
@@ -393,13 +453,3 @@ def _by_block(axis: _StoredAxis, sizes: Sequence[int]) -> Iterator[_StoredAxis]:
     order = np.argsort(block, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
         yield _StoredAxis(axis.dims, tuple(points[members] for points in axis.points), axis.kept[members])
-
-
-def _equal(one: Selection, other: Selection) -> bool:
-    """Return whether two selections are the same."""
-    if one.shape != other.shape or len(one.axes) != len(other.axes):
-        return False
-    return all(
-        a.dims == b.dims and a.axes == b.axes and all(map(np.array_equal, a.points, b.points))
-        for a, b in zip(one.axes, other.axes, strict=True)
-    )

@@ -17,7 +17,7 @@ from fluxcube.sources.era5.clouds import public_address
 from fluxcube.sources.products import axes, fluxes
 from fluxcube.sources.products.axes import CYCLE_HOUR, HOUR, Grid
 from fluxcube.sources.products.fluxes import LAND, Found
-from fluxcube.sources.products.lazy import FluxArray, Part, SumArray
+from fluxcube.sources.products.lazy import FluxArray, Gate, Part, SumArray
 from fluxcube.sources.products.stores import Raw, Traffic, names_of, open_all
 from fluxcube.sources.products.table import PARTITIONED, Product, product_named, products, recognised
 from fluxcube.stores.reading import is_url
@@ -152,12 +152,17 @@ class _Opened:
         dims = ("time", *(() if hours is None else (CYCLE_HOUR if cycle else HOUR,)), "latitude", "longitude")
         arrays: dict[str, FluxArray | SumArray] = {}
         attrs: dict[str, dict[str, object]] = {}
+        parts = {flux: [self._part(*one, hours is not None) for one in files] for flux, files in found.items()}
+        gate = Gate.of([part for some in parts.values() for part in some])
+        shape = (time.size, *(() if hours is None else (hours.size,)), grid.latitude.size, grid.longitude.size)
         for flux, files in found.items():
-            arrays[flux], attrs[flux] = self._flux(files, grid, time, starts, kind, hours)
+            steps = self._steps(files, time, starts)
+            factor, attrs[flux] = self._scale(files, time, kind)
+            arrays[flux] = FluxArray(parts[flux], steps, factor, shape, gate)
         self._derive(arrays, attrs, kind)
         coords = self._coords(grid, time, hours, dims[1] if hours is not None else "", kind)
         data = xr.Dataset({name: _variable(dims, array, attrs[name]) for name, array in arrays.items()}, coords)
-        if (land := self._land(grid)) is not None:
+        if (land := self._land(grid, gate)) is not None:
             data = data.assign_coords({LAND: land})
         return data.assign_attrs(self._attrs("monthly mean diurnal cycle" if cycle else kind, left_out))
 
@@ -215,33 +220,28 @@ class _Opened:
             )
         return axes.hour_starts(raws[0].data, raws[0].source) if raws else None
 
-    def _flux(
-        self,
-        files: list[tuple[Raw, Found]],
-        grid: Grid,
-        time: np.ndarray,
-        starts: Mapping[int, np.ndarray],
-        kind: str,
-        hours: np.ndarray | None,
-    ) -> tuple[FluxArray, dict[str, object]]:
-        """Return one flux, joined from its files, and its attributes."""
+    def _steps(self, files: list[tuple[Raw, Found]], time: np.ndarray, starts: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Return the file of each time step, and its position there; -1 for a time step without a file."""
         steps = np.full((time.size, 2), -1)
-        parts, spellings = [], {}
         for number, (raw, one) in enumerate(files):
-            variable = raw.data[one.name].variable
             at = np.searchsorted(time, starts[id(raw)])
             self._check_times(starts[id(raw)], steps[at, 0] >= 0, files, raw, one)
             steps[at] = np.column_stack([np.full(at.size, number), np.arange(at.size)])
-            parts.append(self._part(raw, one, hours is not None))
-            spellings[fluxes.units_of(one, variable, self.units, raw.source)] = (raw, one)
+        return steps
+
+    def _scale(
+        self, files: list[tuple[Raw, Found]], time: np.ndarray, kind: str
+    ) -> tuple[float | np.ndarray, dict[str, object]]:
+        """Return the factor of a flux to fluxcube's units and sign, and its attributes."""
+        spellings = {
+            fluxes.units_of(one, raw.data[one.name].variable, self.units, raw.source): (raw, one) for raw, one in files
+        }
         if len(spellings) > 1:
             raise SourceError(
-                f"{one.flux}: files have different units ({' and '.join(spellings)}): open them separately."
+                f"{files[0][1].flux}: files have different units ({' and '.join(spellings)}): open them separately."
             )
         ((unit, (raw, one)),) = spellings.items()
-        factor = fluxes.scale(one, unit, kind, time, raw.source)
-        shape = (time.size, *(() if hours is None else (hours.size,)), grid.latitude.size, grid.longitude.size)
-        return FluxArray(parts, steps, factor, shape), self._flux_attrs(one, unit, kind, raw)
+        return fluxes.scale(one, unit, kind, time, raw.source), self._flux_attrs(one, unit, kind, raw)
 
     def _check_times(
         self, time: np.ndarray, taken: np.ndarray, files: list[tuple[Raw, Found]], raw: Raw, one: Found
@@ -331,7 +331,7 @@ class _Opened:
             coords[hour] = (hour, hours, {"long_name": f"start of the hour ({clock})", "units": "h"})
         return coords
 
-    def _land(self, grid: Grid) -> xr.Variable | None:
+    def _land(self, grid: Grid, gate: Gate) -> xr.Variable | None:
         """Return the land fraction of the first file that has one, from 0 to 1."""
         for raw in self.raws:
             name = fluxes.land_fraction(raw.data)
@@ -342,7 +342,7 @@ class _Opened:
             part = Part(array, own.names, own.orders, raw.source, raw.threads)
             percent = 0.01 if str(array.attrs.get("units", "1")).strip() in ("%", "percent") else 1.0
             # X-BASE declares 0 as the fill value of its land fraction: no value is no land.
-            field = FluxArray([part], None, percent, (grid.latitude.size, grid.longitude.size), missing=0.0)
+            field = FluxArray([part], None, percent, (grid.latitude.size, grid.longitude.size), gate, missing=0.0)
             about = {key: array.attrs[key] for key in ("description",) if key in array.attrs}
             attrs = {"units": "1", "long_name": "land fraction", "standard_name": "land_area_fraction", **about}
             return _variable(("latitude", "longitude"), field, attrs)
@@ -370,9 +370,13 @@ class _Opened:
 def _variable(dims: tuple[str, ...], array: FluxArray | SumArray, attrs: Mapping[str, object]) -> xr.Variable:
     """Return a lazy variable; Dask, if it is asked for, takes the chunks of the first file."""
     variable = xr.Variable(dims, indexing.LazilyIndexedArray(array), dict(attrs))
-    if isinstance(array, FluxArray) and array.parts:
-        variable.encoding["preferred_chunks"] = dict(zip(dims, array.parts[0].chunks, strict=True))
+    variable.encoding["preferred_chunks"] = dict(zip(dims, _first(array).parts[0].chunks, strict=True))
     return variable
+
+
+def _first(array: FluxArray | SumArray) -> FluxArray:
+    """Return the array of files that a flux consists of, or the first one that it is derived from."""
+    return array if isinstance(array, FluxArray) else _first(array.terms[0][0])
 
 
 def _encoding(variable: xr.Variable, dropped: list[object]) -> dict[object, object]:

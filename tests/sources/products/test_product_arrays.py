@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xarray.core import indexing
 
-from fluxcube.sources.products.lazy import FluxArray, Part, SumArray
+from fluxcube.sources.products.lazy import FluxArray, Gate, Part, SumArray
 
 SHAPE = (7, 3, 6, 8)
 DIMS = ("time", "hour", "lat", "lon")
@@ -52,7 +52,7 @@ def product(chunks=(2, 3, 2, 3), scale=1.0):
         Part(file.variable, DIMS, orders, "file", threads) for file, threads in zip(files, (True, False), strict=True)
     ]
     steps = np.array([[1, 0], [1, 1], [1, 2], [1, 3], [0, 0], [0, 1], [0, 2]])
-    return FluxArray(parts, steps, scale, SHAPE), files
+    return FluxArray(parts, steps, scale, SHAPE, Gate(2)), files
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,7 +130,7 @@ def test_undeclared_missing_values_and_times_without_a_file_are_nan():
     values = np.zeros((2, 1, 1, 1), "f4")
     values[:, 0, 0, 0] = [-9999.0, 9.96921e36]
     part = Part(Counted(values, (1, 1, 1, 1)).variable, DIMS, (None, None, None), "file", False)
-    array = FluxArray([part], np.array([[0, 0], [0, 1], [-1, -1]]), 2.0, (3, 1, 1, 1))
+    array = FluxArray([part], np.array([[0, 0], [0, 1], [-1, -1]]), 2.0, (3, 1, 1, 1), Gate())
     assert np.isnan(variable(array).values).all()
 
 

@@ -227,6 +227,21 @@ def test_the_maps_can_be_pickled_and_chunked(service):
     assert maps.NEE.encoding["preferred_chunks"] == dict(zip(maps.NEE.dims, SMALL["chunks"], strict=True))
 
 
+def test_dask_requests_each_chunk_once_and_few_are_decoded_at_a_time(service, monkeypatch):
+    """Of NEE, GPP and their sum, in many threads: a chunk that is being read is waited for."""
+    maps = fc.open_product(f"{service.url}/FLUXCOMxBase")
+    (gate,) = {array.variable._data.array.gate for array in (maps.NEE, maps.GPP_NT)}
+    assert gate.limit == 8
+    monkeypatch.setattr("fluxcube.sources.products.lazy._DECODED", 3 << 24)
+    part = fc.open_product(f"{service.url}/FLUXCOMxBase").sel(latitude=slice(50, 58), longitude=slice(12, 20))
+    before = len(service.requests)
+    chunked = part.chunk({"time": 8, "latitude": 4, "longitude": 4}).compute(scheduler="threads", num_workers=8)
+    for flux in ("NEE", "GPP"):
+        requested = [r.path for r in service.requests[before:] if f"/{flux}/{flux}/" in r.path]
+        assert len(requested) == len(set(requested)) == 4 * 4
+    xr.testing.assert_equal(chunked, part.load())
+
+
 def test_wrong_sites_and_periods_are_named(service):
     url = f"{service.url}/FLUXCOMxBase/NEE"
     with pytest.raises(SchemaError, match="no latitude"):
