@@ -145,6 +145,8 @@ class _Opened:
         found, left_out = self._found()
         time, step, starts = self._times(found)
         hours = self._hours(found)
+        if hours is not None and time.size == 1 and step in ("hourly", "unknown"):  # a single day of hours
+            step = "daily"
         if hours is not None and step not in ("daily", "monthly"):
             raise SourceError(f"{self._where}: expected days or months beside the dimension hour, found steps: {step}.")
         cycle = hours is not None and step == "monthly"

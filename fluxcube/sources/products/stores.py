@@ -221,6 +221,11 @@ def _remote(url: str, members: tuple[str, ...], options: dict[str, Any], traffic
 
 def _remote_zarr(address: str, options: dict[str, Any], traffic: Traffic) -> xr.Dataset | None:
     """Open a Zarr store at an address; None if there is none."""
+    if "?" in address:
+        raise SourceError(
+            f"{public_address(address)}: the files of a Zarr store cannot be reached by a signed address: pass it "
+            "without its query, and the credentials in storage_options."
+        )
     store = CountingStore(
         FsspecStore.from_url(address, storage_options=_patient(address, options), read_only=True), traffic
     )

@@ -265,6 +265,16 @@ def test_hours_by_bounds_middles_or_ends():
             fc.open_product(ds, "cf")
 
 
+def test_a_single_day_of_hours_is_a_day():
+    """What users of X-BASE save: one file a day."""
+    values = (field(1, 0.0, 24), {"units": "umolCO2 m-2 s-1"})
+    dims = ("time", "hour", "lat", "lon")
+    for time in (["2012-07-01"], pd.DatetimeIndex(["2012-07-01T00:00"])):
+        ds = dataset({"NEE": values}, pd.DatetimeIndex(time), dims, frequency="1h", project="FLUXCOM-X")
+        maps = fc.open_product(ds)
+        assert maps.attrs["time_step"] == "hourly" and maps.NEE.units == "umol m-2 s-1" and maps.sizes["hour"] == 24
+
+
 def test_a_product_that_ends_at_60_north_has_no_value_beyond():
     north = LAT[LAT < 60]
     ds = dataset({"NEE": (field(2, lat=north), {"units": GC})}, pd.date_range("2001", periods=2), lat=north)

@@ -206,6 +206,12 @@ def test_no_store_at_the_address_is_named(service):
         fc.open_product(f"{service.url}/nothing", "x-base")
 
 
+def test_a_signed_address_of_a_store_is_refused_without_its_key(service):
+    with pytest.raises(SourceError, match="cannot be reached by a signed address") as raised:
+        fc.open_product(f"{service.url}/FLUXCOMxBase/NEE?sig={SECRET}", "x-base")
+    assert SECRET not in str(raised.value)
+
+
 def test_the_short_name_is_the_public_address(service, monkeypatch):
     table = {**products(), "x-base": dataclasses.replace(products()["x-base"], address=f"{service.url}/FLUXCOMxBase")}
     monkeypatch.setattr("fluxcube.sources.products.open.products", lambda: table)
