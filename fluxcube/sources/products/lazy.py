@@ -86,7 +86,8 @@ class Selection:
     def of(cls, key: indexing.ExplicitIndexer, shape: tuple[int, ...]) -> Selection:
         """Return the selection of xarray's basic, outer or vectorised indexer of an array of a shape."""
         if isinstance(key, indexing.VectorizedIndexer):
-            return cls._of_arrays(_without_slices(key.tuple, shape))
+            arrays = _without_slices(key.tuple, shape)
+            return cls._of_arrays([np.where(a < 0, a + size, a) for a, size in zip(arrays, shape, strict=True)])
         axes: list[Axis] = []
         out: list[int] = []
         for dim, (one, size) in enumerate(zip(key.tuple, shape, strict=True)):
@@ -105,7 +106,7 @@ class Selection:
         ]
         groups: list[tuple[set[int], list[int]]] = []
         for dim, array in enumerate(arrays):
-            varying = {axis for axis, size in enumerate(array.shape) if size > 1}
+            varying = {axis for axis, size in enumerate(array.shape) if size != 1}
             joined = [group for group in groups if group[0] & varying]
             groups = [group for group in groups if group not in joined]
             groups.append(
@@ -248,7 +249,7 @@ class Part:
     def chunks(self) -> tuple[int, ...]:
         """Stored chunks, in the order of `dims`; whole maps of one time step where the file has none."""
         encoding = self.variable.encoding
-        stored = encoding.get("shards") or encoding.get("chunks") or encoding.get("chunksizes")
+        stored = encoding.get("chunks") or encoding.get("chunksizes")
         sizes = self.variable.sizes
         if stored is None or len(stored) != self.variable.ndim:
             first = self.dims[0]

@@ -88,6 +88,17 @@ def test_every_selection_is_that_of_numpy(key, places):
     assert lazy.isel(time=slice(1, 6), hour=2).isel(sites).equals(array.isel(time=slice(1, 6), hour=2).isel(sites))
 
 
+def test_positions_from_the_end_and_empty_selections():
+    array, lazy = xr.Variable(DIMS, VALUES), variable(product()[0])
+    last = {"lat": xr.Variable("site", [-1, 0, -6]), "lon": xr.Variable("site", [-1, -8, 2])}
+    np.testing.assert_array_equal(lazy.isel(last).values, array.isel(last).values)
+    assert lazy.isel(time=[-1, -7]).equals(array.isel(time=[-1, -7]))
+    none = {"lat": xr.Variable("site", np.zeros(0, int)), "lon": xr.Variable("site", np.zeros(0, int))}
+    assert lazy.isel(none).values.shape == (7, 3, 0) and lazy.isel(time=[], hour=0).values.shape == (0, 6, 8)
+    with pytest.raises(IndexError):
+        lazy.isel(lat=xr.Variable("site", [6]), lon=xr.Variable("site", [0])).values  # noqa: B018
+
+
 def test_points_read_only_their_chunks_each_once():
     """Two far corners: no bounding box, and cells of one chunk share it."""
     array, files = product()
