@@ -128,7 +128,7 @@ def land_fraction(data: xr.Dataset) -> str | None:
     return found or next(standard, None)
 
 
-def units_of(found: Found, variable: xr.Variable, given: Mapping[str, str], where: str) -> str:
+def units_of(found: Found, variable: xr.Variable, own: Mapping[str, str], where: str) -> str:
     """Return the units of a variable: those that the caller passes, its attribute, or those of the table of products.
 
     Raises
@@ -137,8 +137,8 @@ def units_of(found: Found, variable: xr.Variable, given: Mapping[str, str], wher
         If it has none.
     """
     for key in (found.flux, found.base, found.rule.flux, found.name):
-        if key in given:
-            return given[key]
+        if key in own:
+            return own[key]
     attribute = str(variable.attrs.get("units", variable.attrs.get("unit", ""))).strip()
     if attribute or found.rule.units:
         return attribute or found.rule.units

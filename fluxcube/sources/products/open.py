@@ -141,8 +141,8 @@ class _Opened:
 
     def dataset(self) -> xr.Dataset:
         """Return the product."""
-        grid = self._grid()
         found, left_out = self._found()
+        grid = self._grid(found)
         time, step, starts = self._times(found)
         hours = self._hours(found)
         if hours is not None and time.size == 1 and step in ("hourly", "unknown"):  # a single day of hours
@@ -172,13 +172,14 @@ class _Opened:
     def _where(self) -> str:
         return self.raws[0].source if len(self.raws) == 1 else f"{self.raws[0].source} and {len(self.raws) - 1} more"
 
-    def _grid(self) -> Grid:
-        """Return the cells of the product, which all files share."""
-        first, *others = (axes.grid_of(raw.data, raw.source) for raw in self.raws)
-        for raw, grid in zip(self.raws[1:], others, strict=True):
+    def _grid(self, found: Mapping[str, list[tuple[Raw, Found]]]) -> Grid:
+        """Return the cells of the product, which all files with fluxes share."""
+        raws = list({id(raw): raw for files in found.values() for raw, _ in files}.values())
+        first, *others = (axes.grid_of(raw.data, raw.source) for raw in raws)
+        for raw, grid in zip(raws[1:], others, strict=True):
             if not axes.same_grid(first, grid):
                 raise SourceError(
-                    f"{self.raws[0].source} and {raw.source} have different grids ({first.latitude.size} x "
+                    f"{raws[0].source} and {raw.source} have different grids ({first.latitude.size} x "
                     f"{first.longitude.size} and {grid.latitude.size} x {grid.longitude.size} cells): open them "
                     "separately."
                 )
@@ -337,9 +338,11 @@ class _Opened:
         """Return the land fraction of the first file that has one, from 0 to 1."""
         for raw in self.raws:
             name = fluxes.land_fraction(raw.data)
-            if name is None or set(raw.data[name].dims) != set(axes.grid_of(raw.data, raw.source).names):
+            if name is None or raw.data[name].ndim != 2:
                 continue
             own = axes.grid_of(raw.data, raw.source)
+            if set(raw.data[name].dims) != set(own.names) or not axes.same_grid(grid, own):
+                continue
             array = raw.data[name].variable
             part = Part(array, own.names, own.orders, raw.source, raw.threads)
             percent = 0.01 if str(array.attrs.get("units", "1")).strip() in ("%", "percent") else 1.0

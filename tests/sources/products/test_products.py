@@ -240,6 +240,13 @@ def test_packed_values_ensembles_and_other_calendars(tmp_path):
     assert days.tolist() == ["2004-02-28", "2004-03-01", "2004-03-02"]
 
 
+def test_a_fill_value_of_zero_is_reported(tmp_path, caplog):
+    ds = dataset({"GPP": (np.maximum(field(2, 0.0), 0), {"units": GC})}, pd.date_range("2001", periods=2))
+    ds.to_netcdf(tmp_path / "a.nc", encoding={"GPP": {"_FillValue": 0.0}})
+    assert fc.open_product(tmp_path / "a.nc", "cf").GPP_NT.isnull().any()
+    assert "zeros of GPP are missing values" in caplog.text
+
+
 def test_hours_by_bounds_middles_or_ends():
     def hourly(hours, bounds=None):
         ds = dataset(
@@ -365,6 +372,16 @@ def test_fluxes_of_different_periods_are_missing_where_they_have_no_file(tmp_pat
     assert maps.RECO_NT.sel(time="2010").notnull().all()
 
 
+def test_other_files_of_a_folder_do_not_matter_and_may_have_the_land_fraction(tmp_path):
+    time = pd.date_range("2001", periods=2)
+    dataset({"NEE": (field(2), {"units": GC})}, time).to_netcdf(tmp_path / "NEE.nc")
+    xr.Dataset({"height": ("station", [1.0])}).to_netcdf(tmp_path / "stations.nc")
+    share = (("lat", "lon"), np.full((LAT.size, LON.size), 40.0), {"units": "%", "standard_name": "land_area_fraction"})
+    xr.Dataset({"sftlf": share}, {"lat": LAT, "lon": LON}).to_netcdf(tmp_path / "sftlf.nc")
+    maps = fc.open_product(tmp_path, "cf")
+    assert list(maps.data_vars) == ["NEE"] and float(maps.land_fraction.min()) == float(maps.land_fraction.max()) == 0.4
+
+
 def test_files_of_another_order_of_rows_are_turned(tmp_path):
     """One year from the north, the next from the south and from 0 to 360 degrees."""
     east = np.arange(2.5, 360, 5.0)
@@ -444,7 +461,7 @@ def test_daily_amounts_and_rates_in_the_spellings_of_files(flux, units, factor):
     np.testing.assert_allclose(maps[flux], expected(maps[flux], 1.0, factor), rtol=1e-5)
 
 
-def test_every_product_says_what_it_is():
+def test_every_product_has_a_title_a_citation_and_rules():
     for name, product in products().items():
         assert name == "cf" or (product.title and product.citation and product.rules), name
         assert product.partition in ("", "NT", "DT")
