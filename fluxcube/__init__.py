@@ -29,6 +29,7 @@ _PUBLIC = {
     "write_forcing": "fluxcube.cubes.forcing_store",
     "daily_forcing": "fluxcube.cubes.forcing_daily",
     "product_bias": "fluxcube.cubes.products",
+    "open_product": "fluxcube.sources.products.open",
     "load_windows": "fluxcube.samples.loader",
     "fit": "fluxcube.training.fit",
     "load_model": "fluxcube.inference.loading",

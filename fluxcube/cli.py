@@ -199,7 +199,7 @@ def train(
         str | None,
         typer.Option(
             help="Split file, fold of a file (folds.json:2), or a kind: per-igbp (the default), kfold:2, time, "
-            "sites:FILE."
+            "sites:FILE, sites:xbase."
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Preset of the model's settings, e.g. small or published.")] = None,
@@ -296,7 +296,10 @@ def split(
     setting: Annotated[
         str | None, typer.Option(help="Dimension of an extrapolation: time, space (the default) or temperature.")
     ] = None,
-    sites: Annotated[Path | None, typer.Option(help="File for the kind sites, with lines SITE or SITE,part.")] = None,
+    sites: Annotated[
+        Path | None,
+        typer.Option(help="File for the kind sites, with lines SITE or SITE,part; or a list by name, such as xbase."),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:

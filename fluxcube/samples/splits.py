@@ -19,6 +19,7 @@ import numpy as np
 from fluxcube.errors import ConfigError, SplitError, unknown
 from fluxcube.samples.clusters import Places, cluster_sites, neighbours
 from fluxcube.samples.partition import PARTS, Split, load_folds, save_folds
+from fluxcube.samples.site_lists import site_list, site_lists
 from fluxcube.samples.time_splits import described_split, time_split, warm_site
 
 __all__ = [
@@ -245,10 +246,12 @@ def _mean_temperature(cube) -> np.ndarray:
 
 
 def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: float = 50.0) -> Split:
-    """Split by a list of sites in a text file, e.g. another product's.
+    """Split by a list of sites in a text file, or by a list that fluxcube ships.
 
     A line is a site, or a site and its part (``US-Ha1,train``); a site alone tests; ``#`` begins a comment. If none
-    trains, all others train, a fifth of them validating, clusters whole; if none tests, all others test. A tower
+    trains, all others train, a fifth of them validating, clusters whole; if none tests, all others test. The list
+    "xbase" contains the 295 training sites of FLUXCOM-X-BASE: they train, a fifth of them validating, clusters whole,
+    and all other sites of the cube test. A tower
     within the buffer of a test tower does not train, nor validate, nor one near a validation tower train: they are
     left out, and named in the notes, as is what the cube lacks.
 
@@ -257,7 +260,7 @@ def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: floa
     cube : xr.Dataset
         With latitude, longitude and igbp on site.
     path : path
-        The file.
+        The file, or the name of a list (`fluxcube.samples.site_lists`); a file of that name comes first.
     seed : int
         Of the draw of val.
     buffer_km : float
@@ -272,7 +275,8 @@ def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: floa
     SplitError
         If the file cannot be read, names a part that is none, or leaves no site to train or test.
     """
-    listed = _listed(Path(path))
+    shipped = os.fspath(path) in site_lists() and not Path(path).exists()
+    listed = dict(site_list(os.fspath(path))) if shipped else _listed(Path(path))
     places = Places.of(cube, buffer_km)
     at = {site: i for i, site in enumerate(places.sites)}
     absent = [site for site in listed if site not in at]
@@ -282,9 +286,11 @@ def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: floa
         parts["test"], others = others, []
     notes = [f"by {Path(path).name}"]
     notes += [f"listed, but not in the cube ({len(absent)}): {', '.join(absent)}"] if absent else []
-    drawn = not any(part == "train" for part in listed.values())
-    if drawn:
+    rest = not any(part == "train" for part in listed.values())
+    if rest:
         parts["train"], others = others, []
+    # A list of a user leaves out validation towers on purpose; one of a publication names none for other reasons.
+    drawn = rest or shipped
     for first, later in (("test", "val"), ("test", "train"), ("val", "train")):
         near = neighbours(places.latitude, places.longitude, parts[first], buffer_km)
         gone = [places.sites[i] for i in parts[later] if near[i]]
@@ -309,11 +315,13 @@ def _listed(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SplitError(f"{path} is not a list of sites: {error}") from error
+        raise SplitError(
+            f"{path} is not a list of sites: {error}; lists that fluxcube ships: {', '.join(site_lists())}."
+        ) from error
     out: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         fields = [word.strip() for word in line.partition("#")[0].split(",")]
-        if not fields[0]:
+        if not fields[0] or (not out and fields[0].lower() == "site"):  # a blank line, or a header
             continue
         part = fields[1] if len(fields) > 1 and fields[1] else "test"
         if part not in PARTS or len(fields) > 2:
@@ -366,7 +374,7 @@ def make_splits(
     setting : str, optional
         Of "extrapolation": time, space (the default) or temperature.
     sites : path, optional
-        Of "sites": the file.
+        Of "sites": the file, or the name of a list that fluxcube ships, such as "xbase".
 
     Raises
     ------
@@ -386,7 +394,7 @@ def make_splits(
     km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
     if kind == "sites":
         if sites is None:
-            raise SplitError("a split by sites needs the file that lists them: --sites FILE, or sites:FILE.")
+            raise SplitError("a split by sites needs the file that lists them, or a name: sites:FILE, sites:xbase.")
         return [sites_split(cube, sites, seed=seed, buffer_km=km)]
     folds = functools.partial(kfold, cube, k=5 if k is None else k, seed=seed, buffer_km=km, val_km=val_km)
     makers: dict[str, Callable[[], list[Split]]] = {
@@ -409,8 +417,8 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
         A cube.
     text : str or path
         ``per-igbp``, ``time``, ``kfold:2`` (of 5) or ``kfold:2/10``, ``blocks:1``, ``warm-site:1``,
-        ``extrapolation:space`` (or time, temperature), ``sites:<file>``; or a split file, or one of folds and the
-        number of one, ``towers109.json:2``.
+        ``extrapolation:space`` (or time, temperature), ``sites:<file>``, ``sites:xbase``; or a split file,
+        or one of folds and the number of one, ``towers109.json:2``.
     seed, buffer_km
         As `make_splits` takes them; a file has its own.
 
