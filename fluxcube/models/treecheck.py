@@ -118,7 +118,7 @@ def _check_tree(tree: Any, features: int) -> None:
     nodes = _count(parameters, "num_nodes")
     if parameters.get("size_leaf_vector", "1") not in ("0", "1"):
         raise ValueError("expected one output, found several")
-    if not 0 < nodes:
+    if nodes < 1:
         raise ValueError("no nodes")
     if _count(parameters, "num_feature") > features:
         raise ValueError("more features than the model")
