@@ -107,7 +107,7 @@ def read_array_pickle(data: bytes, where: object) -> object:
     except SourceError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise SourceError(f"{where}: cut or broken pickle ({_short(error)}); get the file again") from error
+        raise SourceError(f"{where}: cut or broken pickle ({str(error)[:100]}); get the file again") from error
 
 
 class _Machine:
