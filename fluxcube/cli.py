@@ -19,7 +19,7 @@ from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
-from fluxcube.errors import ConfigError, FluxcubeError
+from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
@@ -457,10 +457,10 @@ app.add_typer(maps_app)
 
 
 class _Printable(logging.Formatter):
-    """Escapes control characters of names from files."""
+    """Escapes control characters of names from files, and masks credentials in URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep="\n\t")
+        return printable(without_secrets(super().format(record)), keep="\n\t")
 
 
 def main() -> None:
