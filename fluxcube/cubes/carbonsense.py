@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +33,8 @@ from fluxcube.cubes.surface_sources import SurfaceSource, as_sources
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
-from fluxcube.stores.building import staging
+from fluxcube.stores.building import check_target, staging, store_lock
 from fluxcube.stores.reading import open_store
-from fluxcube.stores.swap import build_lock
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "build_carbonsense"]
@@ -238,7 +236,8 @@ def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildRepo
     """Run the steps of a build; each takes the results of those before it."""
     found = find_sites(request)
     sources = find_surface(request, found)
-    with build_lock(request.store) if append else contextlib.nullcontext():
+    with store_lock(request.store, parents=True):
+        check_target(request.store, overwrite=overwrite or append)  # before archives are read
         kept = keep_sites(request, found) if append and request.store.exists() else Kept()
         to_read = any(site not in kept.documents for site in found.archives)
         if kept.documents and not to_read and not is_outdated(request, kept, sources):
