@@ -66,12 +66,22 @@ def inspect(
     resolution: Annotated[str, typer.Option(help="Resolution of the cube to build: hourly or daily.")] = "hourly",
     order: Annotated[str, typer.Option(help="Preferred publication of a site: newest or paper.")] = "newest",
     everything: Annotated[bool, typer.Option("--all", help="List every file that is not used.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every chunk of a store and compare checksums.")
+    ] = False,
 ) -> None:
     """Report the contents of raw archives, a cube, maps or a run: what is used, what is not, and why.
 
     Example: `fluxcube inspect downloads/`.
     """
     from fluxcube.inventory import inspect as describe
+    from fluxcube.inventory import verify_store
+
+    if verify:
+        with bar("verify") as progress:
+            text = verify_store(path, progress=progress)
+        typer.echo(text)
+        return
 
     with bar("inspect") as progress:
         text = describe(

@@ -26,8 +26,8 @@ from fluxcube.cubes.building import (
 )
 from fluxcube.cubes.compose import CubeSites
 from fluxcube.cubes.fusion import RULES
-from fluxcube.cubes.layout import CubeSettings
-from fluxcube.cubes.stamps import Kept
+from fluxcube.cubes.layout import CHECKSUMS, CubeSettings
+from fluxcube.cubes.stamps import Kept, settings_of
 from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
 from fluxcube.cubes.surface_sources import SurfaceSource, as_sources
 from fluxcube.errors import ConfigError
@@ -183,6 +183,7 @@ def build_carbonsense(
         order=order,
         rule=rule,
         compact=compact,
+        checksum=_checksum(Path(store), append=append),
     )
     sources = as_sources(surface)
     if modis is not None and resolution == DAILY.name:  # a daily cube has no chips
@@ -230,6 +231,11 @@ def _fluxes(store: Path, resolution: str, *, append: bool) -> tuple[str, ...]:
         return targets(resolution)
     with open_store(store, kind="cube", dask=False) as cube:
         return tuple(map(str, cube.target.values))
+
+
+def _checksum(store: Path, *, append: bool) -> bool:
+    """Return whether chunks have checksums: always, but in a store of an earlier version that is appended to."""
+    return not (append and store.exists()) or settings_of(store).get("checksums") == CHECKSUMS
 
 
 def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildReport:

@@ -12,8 +12,8 @@ import numpy as np
 
 from fluxcube.errors import FluxcubeError, StoreError
 from fluxcube.stores.files import FULL
-from fluxcube.stores.ledger import LEDGER
 from fluxcube.stores.lock import WriterLock, writer_lock
+from fluxcube.stores.manifest import LEDGER, STORE_ID, write_manifest
 from fluxcube.stores.reading import is_url, open_group
 from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store, unwritable
 
@@ -93,13 +93,18 @@ def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -
     """Mark a store as complete, so that it opens, and add `attrs` to its attributes.
 
     The mark is True, unless `attrs` contains another one: 1 can be an attribute of a NetCDF file, too.
-    Temporary files are removed: arrays that `spill` wrote, and shards that killed processes did not finish.
+    The manifest is written, and the identifier of the content becomes the attribute ``store_id``
+    (`fluxcube.stores.manifest`). Temporary files are removed: arrays that `spill` wrote, and shards that killed
+    processes did not finish.
     """
     shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
     if (Path(path) / LEDGER).is_dir():
         for part in Path(path).glob("*/c/**/*.partial"):
             part.unlink(missing_ok=True)
-    open_group(Path(path), "r+").update_attributes({"complete": True, **(attrs or {})})
+    group = open_group(Path(path), "r+")
+    final = {"complete": True, **(attrs or {})}
+    store_id = write_manifest(Path(path), {**group.attrs, **final})
+    group.update_attributes({**final, STORE_ID: store_id})
 
 
 def remove(path: str | os.PathLike) -> None:
