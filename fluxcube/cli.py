@@ -19,7 +19,7 @@ from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
-from fluxcube.errors import ConfigError, FluxcubeError
+from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
@@ -66,12 +66,22 @@ def inspect(
     resolution: Annotated[str, typer.Option(help="Resolution of the cube to build: hourly or daily.")] = "hourly",
     order: Annotated[str, typer.Option(help="Preferred publication of a site: newest or paper.")] = "newest",
     everything: Annotated[bool, typer.Option("--all", help="List every file that is not used.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every chunk of a store and compare checksums.")
+    ] = False,
 ) -> None:
     """Report the contents of raw archives, a cube, maps or a run: what is used, what is not, and why.
 
     Example: `fluxcube inspect downloads/`.
     """
     from fluxcube.inventory import inspect as describe
+    from fluxcube.inventory import verify_store
+
+    if verify:
+        with bar("verify") as progress:
+            text = verify_store(path, progress=progress)
+        typer.echo(text)
+        return
 
     with bar("inspect") as progress:
         text = describe(
@@ -460,10 +470,10 @@ app.add_typer(maps_app)
 
 
 class _Printable(logging.Formatter):
-    """Escapes control characters of names from files."""
+    """Escapes control characters of names from files, and masks credentials in URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep="\n\t")
+        return printable(without_secrets(super().format(record)), keep="\n\t")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ A message states what was expected, what was found, where, and what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -13,8 +14,31 @@ from typing import ClassVar
 _MAX_NAMES = 60
 
 
+#: Name and password in a URL, and the values of its parameters that may grant access.
+_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+_PARAMETER = re.compile(
+    r"([?&;][^=&\s]*(?:token|key|secret|sig|pass|auth|cred|session)[^=&\s]*=)(?:[^&;\s'\":]|:(?!\s|$))+", re.IGNORECASE
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose URLs contain no name, password, key or token.
+
+    Examples
+    --------
+    >>> without_secrets("s3://KEY:secret@bucket/cube.zarr and https://x.org/a?id=5&token=abc: not found")
+    's3://***@bucket/cube.zarr and https://x.org/a?id=5&token=***: not found'
+    """
+    if "://" not in text:
+        return text
+    return _PARAMETER.sub(r"\1***", _USER.sub("***@", text))
+
+
 class FluxcubeError(Exception):
-    """Base class of every error that fluxcube raises on purpose."""
+    """Base class of every error that fluxcube raises on purpose; its message contains no credentials of URLs."""
+
+    def __init__(self, *args: object, **named: object) -> None:
+        super().__init__(*(without_secrets(part) if isinstance(part, str) else part for part in args), **named)
 
 
 class SourceError(FluxcubeError, ValueError):

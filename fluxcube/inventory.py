@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.cubes.report import open_report
+from fluxcube.errors import StoreError
 from fluxcube.inference.loading import load_model
 from fluxcube.inference.predictor import Predictor
 from fluxcube.models import checkpoint, shipped
@@ -18,10 +19,13 @@ from fluxcube.resolution import DAILY, HOURLY, Resolution, resolution_of
 from fluxcube.schema import SURFACE_DIMS
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.stores.ledger import done_regions
+from fluxcube.stores.manifest import verify
 from fluxcube.stores.reading import is_url, open_store, store_attrs
 
 Progress = Callable[[int, int, str], None]
 
+#: Maximum number of faults that are listed.
+_FAULTS = 20
 #: Columns of the table of variables: shares of hours with each flag, or shares of days with some minimum quality.
 _HEADINGS = {
     HOURLY: ("variable", "sites", "hours", "measured", "good", "medium", "poor", "sources"),
@@ -71,6 +75,37 @@ def inspect(
         )
     kind = store_attrs(path).get("kind")
     return "\n".join(_cube(path, max_files) if kind == "cube" else _other(path, str(kind)))
+
+
+def verify_store(store: str | os.PathLike, *, progress: Progress | None = None) -> str:
+    """Read every file of a cube, a forcing or maps, and compare it with the checksums that were written with it.
+
+    Parameters
+    ----------
+    store : path
+        A complete store on a disk.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+
+    Returns
+    -------
+    str
+        One line with the identifier of the content.
+
+    Raises
+    ------
+    StoreError
+        If a file is missing, was changed or is damaged (the message lists the first ones), or if the store has no
+        manifest.
+    """
+    if is_url(store):
+        raise StoreError(f"{store}: a store at a URL cannot be verified; copy it to a disk.")
+    found = verify(store, progress=progress)
+    if found.faults:
+        listed = "\n  ".join(found.faults[:_FAULTS])
+        more = f"\n  and {len(found.faults) - _FAULTS} more" if len(found.faults) > _FAULTS else ""
+        raise StoreError(f"{store}: {len(found.faults)} files are not as they were written:\n  {listed}{more}")
+    return f"{store}: {found.files} files are as they were written; store_id {found.store_id}"
 
 
 def _is_run(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from fluxcube import errors
@@ -27,3 +29,17 @@ def test_a_message_does_not_list_hundreds_of_names():
     told = str(errors.unknown("site", "XX-Xxx", [f"AA-{i:03d}" for i in range(100)]))
     assert told.count("AA-") == 60 and told.endswith("AA-059 and 40 more.")
     assert "more" not in str(errors.unknown("site", "XX-Xxx", [f"AA-{i:03d}" for i in range(60)]))
+
+
+@pytest.mark.parametrize("kind", [errors.SourceError, errors.StoreError, errors.UnknownNameError, errors.FetchError])
+def test_messages_contain_no_credentials(kind):
+    text = "s3://KEY:S3cret@bucket/x?a=1&X-Amz-Signature=S3cret: no store; https://user@host/a?token=S3cret;sig=S3cret"
+    for error in (kind(text), pickle.loads(pickle.dumps(kind(text)))):
+        assert "S3cret" not in str(error) + repr(error) and "KEY" not in str(error)
+        assert "bucket/x?a=1&X-Amz-Signature=***" in str(error)
+
+
+def test_other_arguments_of_errors_stay():
+    error = errors.StoreError(2, "No such file", "a.txt")
+    assert error.errno == 2 and error.filename == "a.txt"
+    assert errors.MissingPackageError("x needs y").msg == "x needs y"

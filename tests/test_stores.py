@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from processes import Fork
 
 from fluxcube.errors import ConfigError, StoreError
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import finish, spill, staging, unspill
+from fluxcube.stores.building import finish, spill, staging, store_lock, unspill
 from fluxcube.stores.documents import read_documents, write_documents
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import dask_chunked, open_store
@@ -224,36 +225,43 @@ def test_a_killed_run_leaves_nothing_that_opens_and_the_next_cleans_up(tmp_path)
     path = tmp_path / "s.zarr"
 
     def run(output):
-        with staging(path) as building:
+        with store_lock(path), staging(path) as building:
             write_all(building)
             print("written", file=output)
             time.sleep(60)
 
     Fork(run).kill_at("written")
-    (left,) = tmp_path.iterdir()
+    (left,) = tmp_path.glob(".s.zarr.building-*")
     assert not path.exists()
     with pytest.raises(StoreError, match="not finished"):
         open_store(left, kind="cube")
-    with staging(path) as building:
+    with store_lock(path), staging(path) as building:
         write_all(building)
     assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
 
 
 def test_a_store_that_a_killed_run_had_moved_away_comes_back(store):
-    gone = Fork(lambda output: None)
-    gone.wait()
-    os.replace(store, store.with_name(f".{store.name}.replaced-{gone.pid}"))
-    with pytest.raises(StoreError, match="exists"), staging(store):
+    os.replace(store, store.with_name(f".{store.name}.replaced-0123456789ab"))
+    with store_lock(store), pytest.raises(StoreError, match="exists"), staging(store):
         pytest.fail("must be refused")
     open_store(store, kind="cube")
 
 
-def test_another_running_build_is_left_alone(tmp_path):
-    other = tmp_path / f".s.building-{os.getppid()}"
-    other.mkdir()
-    with staging(tmp_path / "s") as building:
+def test_what_appears_during_a_build_is_not_replaced(tmp_path):
+    with pytest.raises(StoreError, match="exists: pass overwrite"), staging(tmp_path / "s.zarr") as building:
         write_all(building)
-    assert other.exists()
+        (tmp_path / "s.zarr").mkdir()
+        (tmp_path / "s.zarr/thesis.txt").write_text("years of work")
+    assert (tmp_path / "s.zarr/thesis.txt").exists() and os.listdir(tmp_path) == ["s.zarr"]
+
+
+def test_what_replaces_a_store_during_a_build_is_not_replaced(store):
+    with pytest.raises(StoreError, match="not written by fluxcube"), staging(store, overwrite=True) as building:
+        write_all(building)
+        shutil.rmtree(store)
+        store.mkdir()
+        (store / "thesis.txt").write_text("years of work")
+    assert (store / "thesis.txt").exists()
 
 
 def test_ledger_survives_a_torn_line(tmp_path):
@@ -377,5 +385,5 @@ def test_dask_chunks_lie_on_stored_ones_wherever_a_part_begins(store):
 
 
 def test_a_url_is_only_read():
-    with pytest.raises(StoreError, match="written to a disk"), staging("s3://bucket/s.zarr"):
+    with pytest.raises(StoreError, match="written to a disk"), store_lock("s3://bucket/s.zarr"):
         pytest.fail("must be refused before any work")

@@ -35,9 +35,8 @@ from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.sitenames import check_site
-from fluxcube.stores.building import staging
+from fluxcube.stores.building import staging, store_lock
 from fluxcube.stores.reading import is_url, open_store
-from fluxcube.stores.swap import build_lock
 
 _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_offset")
 
@@ -94,7 +93,7 @@ def append_site(
     """
     if is_url(store):
         raise StoreError(f"{store}: a store at a URL is only read; append to a copy on disk.")
-    with build_lock(store):
+    with store_lock(store):
         _append(Path(store), ds, info, overwrite, as_sources(surface), max_distance_km)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,16 +26,15 @@ from fluxcube.cubes.building import (
 )
 from fluxcube.cubes.compose import CubeSites
 from fluxcube.cubes.fusion import RULES
-from fluxcube.cubes.layout import CubeSettings
-from fluxcube.cubes.stamps import Kept
+from fluxcube.cubes.layout import CHECKSUMS, CubeSettings
+from fluxcube.cubes.stamps import Kept, settings_of
 from fluxcube.cubes.surface_series import MAX_DISTANCE_KM
 from fluxcube.cubes.surface_sources import SurfaceSource, as_sources
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
-from fluxcube.stores.building import staging
+from fluxcube.stores.building import check_target, staging, store_lock
 from fluxcube.stores.reading import open_store
-from fluxcube.stores.swap import build_lock
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "build_carbonsense"]
@@ -185,6 +183,7 @@ def build_carbonsense(
         order=order,
         rule=rule,
         compact=compact,
+        checksum=_checksum(Path(store), append=append),
     )
     sources = as_sources(surface)
     if modis is not None and resolution == DAILY.name:  # a daily cube has no chips
@@ -234,11 +233,17 @@ def _fluxes(store: Path, resolution: str, *, append: bool) -> tuple[str, ...]:
         return tuple(map(str, cube.target.values))
 
 
+def _checksum(store: Path, *, append: bool) -> bool:
+    """Return whether chunks have checksums: always, but in a store of an earlier version that is appended to."""
+    return not (append and store.exists()) or settings_of(store).get("checksums") == CHECKSUMS
+
+
 def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildReport:
     """Run the steps of a build; each takes the results of those before it."""
     found = find_sites(request)
     sources = find_surface(request, found)
-    with build_lock(request.store) if append else contextlib.nullcontext():
+    with store_lock(request.store, parents=True):
+        check_target(request.store, overwrite=overwrite or append)  # before archives are read
         kept = keep_sites(request, found) if append and request.store.exists() else Kept()
         to_read = any(site not in kept.documents for site in found.archives)
         if kept.documents and not to_read and not is_outdated(request, kept, sources):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ def _create(
     if layout is not None:
         coords = coords.assign_coords(surface_coords(layout, settings.resolution))
         arrays |= surface_arrays(layout, len(places), settings.resolution)
+    arrays = {name: replace(spec, checksum=settings.checksum) for name, spec in arrays.items()}
     create(building, coords, arrays, cube_attrs(documents, settings.attrs))
 
 

@@ -23,12 +23,12 @@ from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import is_url, open_store, portable, store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, clear_leftovers, not_created
+from fluxcube.stores.swap import building_place, not_created, place_store
 
 #: Cells along each side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
@@ -85,8 +85,8 @@ def write_forcing(
     if not path.parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first.")
     specs = _specs(forcing)
-    _prepare(path, forcing, specs, overwrite)
-    with write_lock(path):
+    with store_lock(path):
+        _prepare(path, forcing, specs, overwrite)
         done = done_regions(path)
         tasks = {_key(task): task for task in _tasks(forcing, specs)}
         todo = [task for key, task in tasks.items() if key not in done]
@@ -237,7 +237,6 @@ def _block(forcing: xr.Dataset, dim: str) -> int:
 
 def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], overwrite: bool) -> None:
     """Create the store at `path`, unless it contains an unfinished store of the same forcing."""
-    clear_leftovers(path)
     token = input_digests(forcing)
     if path.exists():
         there = store_attrs(path)
@@ -249,16 +248,15 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], ov
         if not overwrite:
             why = f" (it was begun with other inputs: {', '.join(changed)} differ)" if not there.get("complete") else ""
             raise StoreError(f"{path} exists{why}: set overwrite (--overwrite) to replace it, or use another path.")
-        with write_lock(path):
-            remove(path)
+        remove(path)
     making = building_place(path)
     shutil.rmtree(making, ignore_errors=True)
     coords = forcing.coords.to_dataset().compute()
     try:
         create(making, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
-        os.replace(making, path)
+        place_store(making, path)
     except OSError as error:
-        raise not_created(path, error) from error
+        raise error if isinstance(error, StoreError) else not_created(path, error) from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
 

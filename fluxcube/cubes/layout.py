@@ -32,6 +32,8 @@ DAY_EPOCH = np.datetime64("2000-01-01", "D")
 #: One step of the time axis, by resolution.
 STEPS = {name: row.step for name, row in ALL.items()}
 
+#: Attribute of cubes whose chunks have a checksum.
+CHECKSUMS = "crc32c of each chunk"
 #: Number of time steps per chunk, which is read and decompressed as a whole: two months hourly, four years daily.
 CHUNK = 1461
 #: Number of chunks in a file, which is 60 years.
@@ -61,6 +63,8 @@ class CubeSettings:
         Order of publications, and rule of fusion, as in `fluxcube.build_carbonsense`.
     compact : bool
         Whether values are stored as scaled integers (`fluxcube.decimals`).
+    checksum : bool
+        Whether each chunk has a CRC-32C. Cubes of earlier versions have none, and what is appended to them has none.
     """
 
     predictors: tuple[str, ...]
@@ -70,6 +74,7 @@ class CubeSettings:
     order: str = "newest"
     rule: str = "newest"
     compact: bool = False
+    checksum: bool = True
 
     @classmethod
     def of(cls, cube: xr.Dataset, attrs: Mapping[str, str]) -> CubeSettings:
@@ -83,6 +88,7 @@ class CubeSettings:
             order=attrs["order"],
             rule=attrs["fusion_rule"],
             compact=attrs["packing"] == "decimals",
+            checksum=attrs.get("checksums") == CHECKSUMS,
         )
 
     @property
@@ -100,7 +106,7 @@ class CubeSettings:
             "fusion_rule": self.rule,
             "predictors": " ".join(self.predictors),
             "packing": "decimals" if self.compact else "floats",
-        }
+        } | ({"checksums": CHECKSUMS} if self.checksum else {})
 
     def tower_options(self, *, strict: bool = False, trust: tuple[str, ...] = ()) -> TowerOptions:
         """Return the options to read a tower of this cube with."""

@@ -19,7 +19,7 @@ from fluxcube.sources.towers.networks import Archive
 from fluxcube.stores.reading import store_attrs
 
 _BLOCK = 1 << 20
-_SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing")
+_SETTINGS = ("resolution", "clock", "order", "fusion_rule", "predictors", "packing", "checksums")
 
 
 def settings_of(store: str | os.PathLike) -> dict[str, str]:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
 from fluxcube.inference.mixed import MixedPredictor, mix, report_left_out
 from fluxcube.inference.passes import to_gpu
 from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
@@ -24,12 +24,16 @@ OneModel = Predictor | str | os.PathLike
 #: A run, or several that are opened as a mixed ensemble.
 AnyModel = OneModel | Sequence[OneModel]
 
+_SHORTEST_DIGEST = 12
 _loaded: dict[tuple[str, str, str] | MixedReference, Predictor] = {}
 _lock = threading.RLock()
 
 
-def load_model(run: AnyModel, *, weights: Sequence[float] | None = None) -> Predictor:
+def load_model(run: AnyModel, *, weights: Sequence[float] | None = None, digest: str | None = None) -> Predictor:
     """Load a trained model, or several as one mixed ensemble.
+
+    A checkpoint contains numbers and text, and no code; its structure is checked. Whether its numbers are those of the
+    author is known only by its digest: compare it where a checkpoint comes from others.
 
     Parameters
     ----------
@@ -39,6 +43,8 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None) -> Pred
         opened as one model: the weighted mean of their predictions, with the spread between them as NAME_spread.
     weights : sequence of float, optional
         Weight of each of several runs, above 0; equal by default.
+    digest : str, optional
+        Expected digest of the model's weights (`Predictor.digest`), or at least its first 12 characters.
 
     Returns
     -------
@@ -47,7 +53,7 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None) -> Pred
     Raises
     ------
     CheckpointError
-        If a folder contains no finished model.
+        If a folder contains no finished model, or a damaged one, or weights with another digest.
     ConfigError
         If several runs have no common target, or different time steps or clocks, or one is there twice.
 
@@ -57,6 +63,13 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None) -> Pred
     >>> load_model([FOLDER / "ecoperceiver-towers" / "seed-0", FOLDER / "ecoperceiver-towers" / "seed-1"])
     <Predictor mixed: NEE, GPP_NT, RECO_NT from 0.5 seed-0 (ecoperceiver), 0.5 seed-1 (ecoperceiver); in memory>
     """
+    predictor = _opened(run, weights)
+    if digest is not None:
+        _check_digest(predictor, digest)
+    return predictor
+
+
+def _opened(run: AnyModel, weights: Sequence[float] | None) -> Predictor:
     if isinstance(run, Predictor | str | os.PathLike):
         if weights is not None:
             raise ConfigError("weights are for several runs: pass a list of runs, or no weights.")
@@ -69,10 +82,27 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None) -> Pred
     return mixed
 
 
+def _check_digest(predictor: Predictor, digest: str) -> None:
+    if len(digest) < _SHORTEST_DIGEST:
+        raise ConfigError(f"digest: expected at least {_SHORTEST_DIGEST} characters, found {digest!r}.")
+    if not (predictor.digest or "").startswith(digest):
+        raise CheckpointError(
+            f"{predictor.path or 'the model'} has the digest {predictor.digest}, expected {digest}: it is another "
+            "model, or was changed; get it from its author again."
+        )
+
+
 def _load(run: str | os.PathLike) -> Predictor:
     path = shipped.find(run)
     about = checkpoint.read_about(path)
-    return load_reference(ModelReference(str(path), about["digest"], str(about.get("seal", ""))))
+    try:
+        return load_reference(ModelReference(str(path), about["digest"], str(about.get("seal", ""))))
+    except FluxcubeError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or of another version of fluxcube ({type(error).__name__}: {error}): copy it again."
+        ) from error
 
 
 def as_predictor(model: AnyModel) -> Predictor:
@@ -212,6 +242,12 @@ def _read_single(path: Path, digest: str) -> Predictor:
     model, metadata = checkpoint.load(path)
     to_gpu(model)
     spec = FeatureSpec.from_dict(metadata["features"])
+    expected, found = (len(spec.inputs), len(spec.targets)), (model.sizes.inputs, model.sizes.targets)
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: its features are {expected[0]} inputs and {expected[1]} targets, its weights are for {found[0]} "
+            f"and {found[1]}: it is damaged; copy it again."
+        )
     return Predictor(model, spec, metadata, path, digest, checkpoint.applicability(path))
 
 

@@ -23,11 +23,11 @@ from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import REGION_BYTES, validate_maps
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import open_store, portable
-from fluxcube.stores.swap import building_place, clear_leftovers, not_created
+from fluxcube.stores.swap import building_place, not_created, place_store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -97,8 +97,8 @@ def write_maps(
     if not path.parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
     every = regions(maps)
-    is_new = _prepare(path, maps, len(every), overwrite, resume)
-    with write_lock(path):
+    with store_lock(path):
+        is_new = _prepare(path, maps, len(every), overwrite, resume)
         done = done_regions(path)
         todo = [region for key, region in every.items() if key not in done]
         ocean = {region.key: 0 for region in todo if not region.land}
@@ -160,16 +160,14 @@ def _sent_bytes(maps: xr.Dataset, path: Path, todo: Sequence[Region]) -> int:
 
 def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> bool:
     """Ensure that there is an unfinished store of these maps at `path`; return whether it is new."""
-    clear_leftovers(path)
     if _must_replace(path, maps, overwrite, resume):
-        with write_lock(path):
-            remove(path)
+        remove(path)
     if path.exists():
         return False
     try:
         _create(path, maps, count)
     except OSError as error:
-        raise not_created(path, error) from error
+        raise error if isinstance(error, StoreError) else not_created(path, error) from error
     return True
 
 
@@ -226,7 +224,7 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
     shutil.rmtree(building, ignore_errors=True)
     try:
         create(building, maps.coords.to_dataset(), specs, _attrs(maps) | {"regions": count})
-        os.replace(building, path)
+        place_store(building, path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

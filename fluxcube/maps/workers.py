@@ -117,10 +117,13 @@ class Cluster:
         A client that is connected to the scheduler.
     text : str
         Description for the user; by default the address.
+    parent : subprocess.Popen, optional
+        Process of this machine whose children the workers are.
     """
 
-    def __init__(self, client: Client, text: str = ""):
+    def __init__(self, client: Client, text: str = "", parent: subprocess.Popen | None = None):
         self.client, self._count, self._counted_at, self._threads = client, 0, -1.0, 0
+        self._parent = parent
         self._seen = time.monotonic()
         link = client.dashboard_link
         self.text = (text or f"cluster {_address(client)}") + (f", dashboard {link}" if link else "")
@@ -139,7 +142,12 @@ class Cluster:
             raise StoreError("the Dask scheduler is gone") from error
 
     def check(self) -> None:
-        """Raise StoreError if the scheduler is gone, or if no worker has been connected for 15 minutes."""
+        """Raise StoreError if the scheduler or the local workers are gone, or if none was connected for 15 minutes."""
+        if self._parent is not None and (status := self._parent.poll()) is not None:
+            raise StoreError(
+                f"the worker processes have ended (status {status}), perhaps for lack of memory: run again with fewer "
+                "workers"
+            )
         self._count_threads()
         if time.monotonic() - self._seen > _PATIENCE:
             raise StoreError(f"no worker has been connected for {_PATIENCE / 60:.0f} minutes")
@@ -206,12 +214,12 @@ def workers_for(
             stack.callback(threads.close)
             yield threads
             return
-        text = ""
+        text, parent = "", None
         if client == "processes":
-            client, text = stack.enter_context(_processes(_worker_count(count, task_bytes)))
+            client, text, parent = stack.enter_context(_processes(_worker_count(count, task_bytes)))
         elif isinstance(client, str):
             client = stack.enter_context(_connected(client))
-        cluster = Cluster(client, text)
+        cluster = Cluster(client, text, parent)
         _check_cluster(client, path, task_bytes)
         yield cluster
 
@@ -249,7 +257,7 @@ def _too_large(task_bytes: int, limit: int) -> ConfigError:
 
 
 @contextlib.contextmanager
-def _processes(count: int) -> Iterator[tuple[Client, str]]:
+def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
     """Start a scheduler in this process and workers in other processes, one thread each; stop them at the end.
 
     Dask's command line starts the workers: started by Python's multiprocessing, each would run the caller's script
@@ -277,7 +285,8 @@ def _processes(count: int) -> Iterator[tuple[Client, str]]:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=child_environment())
         try:
             with Client(cluster, set_as_default=False) as client:
-                yield client, f"{count} processes of one thread and {memory_limit / 2**30:.1f} GiB of memory each"
+                text = f"{count} processes of one thread and {memory_limit / 2**30:.1f} GiB of memory each"
+                yield client, text, process
         finally:
             process.terminate()
             try:

@@ -19,6 +19,7 @@ from fluxcube.errors import ConfigError, missing_package
 from fluxcube.models.base import Batch, Sizes, split_images
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
+from fluxcube.models.treecheck import checked_trees
 from fluxcube.moments import efficiency
 
 #: Rounds between the points from which training can resume. Random draws restart there, killed or not.
@@ -319,7 +320,7 @@ class Boosting(RowModel):
         for i in range(self.n_targets):
             try:
                 boosters.append(_booster(files[f"model.{i}.ubj"]))
-            except xgboost.core.XGBoostError as error:
+            except (ValueError, xgboost.core.XGBoostError) as error:
                 raise ValueError(f"model.{i}.ubj is not XGBoost's UBJSON: {str(error).splitlines()[0]}") from error
         self.boosters = boosters
 
@@ -458,7 +459,7 @@ def grow(
 def new_booster(params: Mapping, train, val=None, start: bytes | None = None):
     """Return a booster without trees, or with those of `start` (UBJSON), that caches predictions of both matrices."""
     matrices = [train] if val is None else [train, val]
-    return _xgboost().Booster(dict(params), matrices, model_file=bytearray(start) if start else None)
+    return _xgboost().Booster(dict(params), matrices, model_file=bytearray(checked_trees(start)) if start else None)
 
 
 def add_tree(booster, train, done: int) -> None:
@@ -563,7 +564,7 @@ def _chosen(
 
 def _booster(trees: bytes):
     booster = _xgboost().Booster()
-    booster.load_model(bytearray(trees))
+    booster.load_model(bytearray(checked_trees(trees)))
     return booster
 
 

@@ -35,6 +35,15 @@ _NEEDED = {
     RUN: ("format", "kind", "config", "sizes", "files", "digest", "features"),
     ENSEMBLE: ("format", "kind", "members", "digest", "features"),
 }
+#: Types of the entries that are used; entries that are None count as absent if they are not needed.
+_TYPES: dict[str, type] = {
+    "kind": str,
+    "digest": str,
+    "seal": str,
+    **dict.fromkeys(("config", "sizes", "files", "members", "shipped", "features"), dict),
+    **dict.fromkeys(("calibration", "applicability", "split", "request", "training", "cube", "versions"), dict),
+    "weights": list,
+}
 
 
 def save(
@@ -212,8 +221,6 @@ def _member(folder: Path, about: Mapping, name: str) -> Path:
     """Return the folder of a member of an ensemble: within its own, or that of a shipped model."""
     if stored := about.get("shipped", {}).get(name):
         return shipped.find_shipped(stored)
-    if Path(name).name != name:
-        raise CheckpointError(f"{folder / ENSEMBLE} names a folder outside its own, {name!r}: do not use it.")
     return folder / name
 
 
@@ -294,7 +301,7 @@ def load(folder: str | os.PathLike) -> tuple[Model, dict]:
         raise CheckpointError(f"{folder / RUN} is damaged or of another version of fluxcube: {error}") from error
     except KeyError as error:
         raise CheckpointError(f"{folder}: the checkpoint lacks {error}; train the model again.") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"{folder}: the weights do not fit {RUN}: {error}; train the model again.") from error
     _check_seal(folder / RUN, about, about["files"])
     return model, about
@@ -388,14 +395,32 @@ def _read_about(folder: Path, name: str) -> dict:
         raise CheckpointError(f"{folder} has no {name}: it is no run, or its training is unfinished; run `fit` again.")
     try:
         about = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}): the file is damaged; train the model again.") from error
     missing = [key for key in _NEEDED[name] if not isinstance(about, dict) or key not in about]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it is not a checkpoint of fluxcube.")
     if about["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {about['format']}, this fluxcube reads {FORMAT}: update fluxcube.")
+        raise CheckpointError(f"{path} has format {about['format']!r:.20}, this one reads {FORMAT}: update fluxcube.")
+    _check_structure(path, about)
     return about
+
+
+def _check_structure(path: Path, about: Mapping) -> None:
+    """Refuse entries of another type than `save` writes, and names of files or folders outside the checkpoint."""
+    for key, kind in _TYPES.items():
+        value = about.get(key)
+        if not isinstance(value, kind) and (value is not None or key in _NEEDED[path.name]):
+            raise CheckpointError(f"{path}: {key} is {type(value).__name__}, expected {kind.__name__}: it is damaged.")
+    parts = about["files" if path.name == RUN else "members"]
+    if not (parts or path.name == RUN) or not all(isinstance(value, str) for value in parts.values()):
+        raise CheckpointError(f"{path}: expected files or members with their digests, found {parts!r:.60}.")
+    if outside := next((name for name in parts if Path(name).name != name or name in ("", "..")), None):
+        raise CheckpointError(f"{path} names {outside!r:.60}, which lies outside its folder: do not use it.")
+    if not all(isinstance(value, dict) for value in (about.get("calibration") or {}).values()):
+        raise CheckpointError(f"{path}: calibration is not one entry for each target: it is damaged.")
+    if about.get("applicability") and not isinstance(about["applicability"].get("sha256"), str):
+        raise CheckpointError(f"{path}: applicability lacks its sha256: it is damaged.")
 
 
 def _check_seal(path: Path, about: Mapping, parts: Mapping[str, str]) -> None:
@@ -416,8 +441,6 @@ def _seal(about: Mapping) -> str:
 
 
 def _read_weights(folder: Path, name: str, expected: str) -> bytes:
-    if Path(name).name != name:
-        raise CheckpointError(f"{folder / RUN} names a file outside its folder, {name!r}: do not use this checkpoint.")
     path = _path_of(folder, name)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, although {RUN} names it: train the model again.")

@@ -20,7 +20,8 @@ from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.surface import DEFAULT_COLUMNS, bands_needed, static_feature
 from fluxcube.samples.windows import Series, join
 from fluxcube.schema import SURFACE_DIMS, check_units
-from fluxcube.variables import BANDS, SURFACE_BANDS, statics
+from fluxcube.sources.towers.codes import IMPOSSIBLE
+from fluxcube.variables import BANDS, SURFACE_BANDS, statics, table
 from fluxcube.variables import predictors as all_predictors
 
 log = logging.getLogger(__name__)
@@ -431,7 +432,7 @@ def good_fluxes(one, targets: Sequence[str], limit: QualityLimit) -> np.ndarray:
     Raises
     ------
     ConfigError
-        If the limit is of the other resolution, or a daily quality is above 1.
+        If the limit is of the other resolution, a daily quality is above 1, or a flux is beyond 10 times its bounds.
     UnknownNameError
         At a target that the cube does not have.
     """
@@ -441,12 +442,27 @@ def good_fluxes(one, targets: Sequence[str], limit: QualityLimit) -> np.ndarray:
     check_resolution(one, limit.resolution.name, f"a limit of {limit.resolution.option}")
     selected = one.sel(target=list(targets))
     values = np.array(selected["fluxes"].values[0], np.float32)
-    if limit.value is None:
-        return values
-    quality = selected[f"fluxes{limit.resolution.quality}"].values[0]
-    limit.check(quality, str(one["site"].values[0]))
-    values[~limit.accepts(quality, best_flags(one)[0])] = np.nan
+    if limit.value is not None:
+        quality = selected[f"fluxes{limit.resolution.quality}"].values[0]
+        limit.check(quality, str(one["site"].values[0]))
+        values[~limit.accepts(quality, best_flags(one)[0])] = np.nan
+    _check_possible(one, values, targets, limit.resolution.name)
     return values
+
+
+def _check_possible(one, values: np.ndarray, targets: Sequence[str], resolution: str) -> None:
+    """Refuse fluxes that no place has: a model would fit a single one of them only, and predict infinity."""
+    known = table(resolution)
+    for i, name in enumerate(targets):
+        if name not in known:
+            continue
+        largest = IMPOSSIBLE * max(map(abs, known[name].bounds))
+        if (bad := np.flatnonzero(np.abs(values[:, i]) > largest)).size:
+            where = f"{one['site'].values[0]}, {name}, {one['time'].values[bad[0]]}"
+            raise ConfigError(
+                f"{where}: expected values between -{largest:g} and {largest:g} {known[name].units}, found "
+                f"{values[bad[0], i]:g} (and {bad.size - 1} more such values): set them to NaN, or correct the units."
+            )
 
 
 def day_quality(one) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
 from fluxcube.decimals import DecimalColumns
 from fluxcube.errors import ConfigError, StoreError
@@ -114,6 +114,7 @@ def _write_coord(group: zarr.Group, name: str, coord: xr.DataArray, bounds: str 
         shape=values.shape,
         dtype=dtype,
         chunks=tuple(max(n, 1) for n in values.shape),
+        compressors=[ZstdCodec(), Crc32cCodec()],
         fill_value=fill,
         dimension_names=tuple(map(str, coord.dims)),
         attributes=attrs,
@@ -155,7 +156,7 @@ def _codecs(
 ) -> tuple[list[TransposeCodec] | None, ArrayBytesCodec | Literal["auto"], list[BytesBytesCodec] | None]:
     """Return the filters, the serializer and the compressors of an array."""
     if spec.decimals:
-        return None, DecimalColumns(), None
+        return None, DecimalColumns(), [Crc32cCodec()] if spec.checksum else None
     last = len(spec.dims) - 1
     time_last = bool(last) and spec.dims[-1] in _LABELS
     typesize = np.dtype(spec.dtype).itemsize

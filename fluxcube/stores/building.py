@@ -1,8 +1,7 @@
-"""The life of a store on a disk: built beside its place, locked while it is written, finished, replaced, removed."""
+"""The life of a store on a disk: built beside its place, finished, replaced, removed, by the holder of its lock."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,19 +10,46 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.errors import StoreError
-from fluxcube.stores.ledger import LEDGER
+from fluxcube.errors import FluxcubeError, StoreError
+from fluxcube.stores.files import FULL
+from fluxcube.stores.lock import WriterLock, writer_lock
+from fluxcube.stores.manifest import LEDGER, STORE_ID, write_manifest
 from fluxcube.stores.reading import is_url, open_group
-from fluxcube.stores.swap import building_place, clear_leftovers, replace_store
-
-_log = logging.getLogger(__name__)
+from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store, unwritable
 
 _SPILL = ".parts"
 
 
 @contextmanager
+def store_lock(path: str | os.PathLike, *, parents: bool = False) -> Iterator[WriterLock]:
+    """Lock the path of a store against other writers, and remove what killed ones left there.
+
+    Parameters
+    ----------
+    path : path
+        The store, which need not exist.
+    parents : bool
+        Create its parent folders; by default they must exist.
+
+    Raises
+    ------
+    StoreError
+        If another process or thread is writing it, it is a URL, or its parent folder does not exist.
+    """
+    if is_url(path):
+        raise StoreError(f"{path}: stores are written to a disk; write there, then copy the folder to its bucket.")
+    if parents:
+        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with writer_lock(path) as lock:
+        clear_leftovers(Path(path))
+        yield lock
+
+
+@contextmanager
 def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a folder beside `path` to build a store in, and move it to `path` when the block ends without an error.
+
+    The caller holds the lock of `path` (`store_lock`).
 
     Parameters
     ----------
@@ -41,19 +67,24 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
     Raises
     ------
     StoreError
-        If `path` exists and `overwrite` is not set, or fluxcube did not write what exists there.
+        If `path` exists and `overwrite` is not set, or fluxcube did not write what exists there; also if that is so
+        when the block ends: what appeared meanwhile stays. If the disk is full.
     """
-    if is_url(path):
-        raise StoreError(f"{path}: stores are written to a disk; write there, then copy the folder to its bucket.")
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(path)
-    _check_target(path, overwrite)
+    check_target(path, overwrite=overwrite)
     building = building_place(path)
     try:
         yield building
         finish(building)
-        replace_store(building, path)
+        check_target(path, overwrite=overwrite)
+        if path.exists():
+            replace_store(building, path)
+        else:
+            place_store(building, path)
+    except OSError as error:
+        if isinstance(error, FluxcubeError) or error.errno not in FULL:
+            raise
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -62,41 +93,18 @@ def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -
     """Mark a store as complete, so that it opens, and add `attrs` to its attributes.
 
     The mark is True, unless `attrs` contains another one: 1 can be an attribute of a NetCDF file, too.
-    Temporary files are removed: arrays that `spill` wrote, and shards that killed processes did not finish.
+    The manifest is written, and the identifier of the content becomes the attribute ``store_id``
+    (`fluxcube.stores.manifest`). Temporary files are removed: arrays that `spill` wrote, and shards that killed
+    processes did not finish.
     """
     shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
     if (Path(path) / LEDGER).is_dir():
         for part in Path(path).glob("*/c/**/*.partial"):
             part.unlink(missing_ok=True)
-    open_group(Path(path), "r+").update_attributes({"complete": True, **(attrs or {})})
-
-
-@contextmanager
-def write_lock(path: str | os.PathLike) -> Iterator[None]:
-    """Lock a store that is written in place against other processes; the system releases the lock with the process.
-
-    Raises
-    ------
-    StoreError
-        If another process is writing the store.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise StoreError(f"{path}: another run is writing it; wait until it has ended, or stop it.") from None
-    except OSError as error:  # some network file systems lock no folders
-        _log.info("%s cannot be locked (%s): make sure that no other run writes it", path, error)
-    try:
-        yield
-    finally:
-        os.close(handle)
+    group = open_group(Path(path), "r+")
+    final = {"complete": True, **(attrs or {})}
+    store_id = write_manifest(Path(path), {**group.attrs, **final})
+    group.update_attributes({**final, STORE_ID: store_id})
 
 
 def remove(path: str | os.PathLike) -> None:
@@ -149,7 +157,8 @@ def _spill_file(path: str | os.PathLike, key: str) -> Path:
     return Path(path) / _SPILL / f"{key}.npz"
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something exists (StoreError), unless it is a store of fluxcube that may be replaced."""
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:

@@ -7,10 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from fluxcube.stores.manifest import LEDGER
 from fluxcube.stores.reading import open_group
-
-#: Name of the group whose folder contains the ledger.
-LEDGER = "ledger"
 
 
 def done_regions(path: str | os.PathLike) -> dict[str, int]:

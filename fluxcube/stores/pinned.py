@@ -17,6 +17,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from fluxcube.errors import StoreError
+from fluxcube.stores.manifest import read_manifest
 
 #: Numbers that differ between a store and the one that replaced it.
 Identity = tuple[int, ...]
@@ -38,12 +39,13 @@ class PinnedStore(LocalStore):
     Raises
     ------
     StoreError
-        When a file is read after the store was replaced, moved or removed.
+        When a file is read after the store was replaced, moved or removed, or a file of its manifest is missing.
     """
 
     def __init__(self, root: Path | str, *, witness: str = "zarr.json", read_only: bool = True) -> None:
         super().__init__(root, read_only=read_only)
         self.witness = witness
+        self._written: frozenset[str] | None = None
         self.numbers, self.version = self._identity()
 
     def __getstate__(self) -> dict[str, object]:
@@ -72,6 +74,17 @@ class PinnedStore(LocalStore):
                 "by position; open it again."
             )
 
+    def _check_absent(self, key: str) -> None:
+        """Raise a StoreError if a file that is not there was there when the store was finished."""
+        if "/c/" not in f"/{key}":
+            return
+        if self._written is None:
+            self._written = frozenset(read_manifest(Path(self.root)) or ())
+        if key in self._written:
+            raise StoreError(
+                f"{self.root}: the file {key} is missing, which was there when the store was written: copy it again."
+            )
+
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other) and isinstance(other, PinnedStore) and self.version == other.version
 
@@ -81,6 +94,8 @@ class PinnedStore(LocalStore):
         """Return the bytes of a file, or of a part of it; None if the store has no such file."""
         found = await super().get(key, prototype, byte_range)
         self._check()
+        if found is None:
+            self._check_absent(key)
         return found
 
     def get_sync(
@@ -89,12 +104,18 @@ class PinnedStore(LocalStore):
         """Return what `get` does, in the calling thread."""
         found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
         self._check()
+        if found is None:
+            self._check_absent(key)
         return found
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """Return the bytes of parts of files; None for each file that the store does not have."""
-        found = await super().get_partial_values(prototype, key_ranges)
+        requests = list(key_ranges)
+        found = await super().get_partial_values(prototype, requests)
         self._check()
+        for (key, _), value in zip(requests, found, strict=True):
+            if value is None:
+                self._check_absent(key)
         return found

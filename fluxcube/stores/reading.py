@@ -207,10 +207,10 @@ def _remote_group(url: str, options: Mapping[str, object]) -> zarr.Group:
     except (FileNotFoundError, KeyError) as error:
         raise StoreError(f"{url}: no store there; check the address.") from error
     except _access_errors() as error:
-        # The class only: a message of another library might repeat the credentials.
+        # The class only, and no traceback of it: the message of another library might repeat the credentials.
         raise StoreError(
             f"{url}: cannot be opened ({type(error).__name__}); check the address, storage_options and credentials."
-        ) from error
+        ) from None
 
 
 def _access_errors() -> tuple[type[Exception], ...]:

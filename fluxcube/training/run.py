@@ -18,7 +18,7 @@ from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
-from fluxcube.stores.building import write_lock
+from fluxcube.stores.lock import writer_lock
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ DATA = "data.json"
 #: All files that a run writes, and those that a kill leaves; no other file is ever removed.
 _NAMES = re.compile(
     r"run\.json|data\.json|state\.safetensors|split\.json|log\.csv|tensorboard|search\.jsonl|\.rows\.state"
-    r"|model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors|\..+\.part"
+    r"|model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors|\..+\.(part|lock)"
 )
 
 #: Environment variables that `torchrun` sets for each process that it starts.
@@ -119,7 +119,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: pass a folder for the run.")
     folder.mkdir(parents=True, exist_ok=True)
-    with write_lock(folder):
+    with writer_lock(folder):
         yield
 
 

@@ -333,7 +333,7 @@ def test_a_killed_build_leaves_no_store(raw, tmp_path, moment):
         lambda output: build_carbonsense(raw, tmp_path / "c", progress=lambda *step: print(step[2], file=output))
     ).kill_at(moment)
     assert not (tmp_path / "c").exists()
-    (left,) = tmp_path.iterdir()
+    (left,) = tmp_path.glob(".c.building-*")
     with pytest.raises(StoreError):
         open_carbonsense(left)
     build_carbonsense(raw, tmp_path / "c")

@@ -203,17 +203,17 @@ def test_daily_forcing_and_maps_of_another_origin_have_digests_too(forcing, tmp_
     write_maps(maps.copy(deep=True).chunk(pieces), store, scheduler="threads")
 
 
-def test_the_run_that_creates_the_store_second_is_told_of_the_other(forcing, tmp_path, monkeypatch):
+def test_a_store_that_appears_meanwhile_is_not_replaced(forcing, tmp_path, monkeypatch):
     from fluxcube.maps import store as module
 
     path, create = tmp_path / "maps.zarr", module.create
 
-    def both(*args, **kwargs):  # the other run moves its store to the path just before this one
+    def both(*args, **kwargs):  # another program moves a store to the path just before this run does
         create(path, *args[1:], **kwargs)
         return create(*args, **kwargs)
 
     monkeypatch.setattr(module, "create", both)
-    with pytest.raises(StoreError, match="another run is writing it"):
+    with pytest.raises(StoreError, match="appeared while it was being written"):
         write_maps(maps_of(chunked(forcing)), path, scheduler="threads")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.resolution import HOURLY
 from fluxcube.samples.features import FeatureSpec
-from fluxcube.samples.towers import choose_predictors, load_towers, site_years
+from fluxcube.samples.towers import choose_predictors, good_fluxes, load_towers, site_years
 from fluxcube.simulation.example import example_cube
 
 SPEC = FeatureSpec(predictors=("TOD", "TA", "SW_IN"), targets=("NEE", "GPP_NT"))
@@ -78,3 +79,12 @@ def test_wrong_names_and_empty_sites_are_refused(cube):
         )
     with pytest.raises(ConfigError, match="XX-S01"):
         site_years(cube.isel(time=slice(0, 50)), "XX-S01")
+
+
+@pytest.mark.parametrize("value", [1e38, -5000.0, np.inf])
+def test_impossible_fluxes_are_refused(cube, value):
+    spoiled = cube.copy(deep=True)
+    spoiled["fluxes"].loc[{"site": cube.site[0], "time": cube.time[5], "target": "NEE"}] = value
+    spoiled["fluxes_qc"].loc[{"site": cube.site[0], "time": cube.time[5], "target": "NEE"}] = 0
+    with pytest.raises(ConfigError, match=rf"{cube.site.values[0]}, NEE, .*found {re.escape(f'{value:g}')}"):
+        good_fluxes(site_years(spoiled, str(cube.site.values[0])), ["NEE"], HOURLY.limit(0))

@@ -20,11 +20,11 @@ from fluxcube.sources.era5.open import ERA5Paths, storage_chunks
 from fluxcube.sources.era5.parameters import STATIC, UNITS
 from fluxcube.sources.era5.series import GRAVITY, Box, Files, Period
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import finish, remove, write_lock
+from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, clear_leftovers, not_created
+from fluxcube.stores.swap import building_place, not_created, place_store
 
 #: Side of a chunk in cells: the size of block that `open_forcing` reads by default.
 _CELLS = 16
@@ -85,8 +85,8 @@ def copy_era5(
         parameters=parameters,
     )
     path, hours = Path(store).absolute(), _chunk_hours(files)
-    _prepare(path, files, hours, overwrite)
-    with write_lock(path):
+    with store_lock(path):
+        _prepare(path, files, hours, overwrite)
         done = done_regions(path)
         tasks = list(_tasks(files, hours))
         for n, (name, start, stop) in enumerate(tasks, 1):
@@ -122,7 +122,6 @@ def _chunk_hours(files: Files) -> int:
 
 def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
     """Ensure that `path` is an unfinished copy of exactly these files: a new one, or one to resume."""
-    clear_leftovers(path)
     every = [series for all_series in files.parameters.values() for series in all_series]
     token = repr([[*s.source.identity, s.start, s.stop] for s in every])
     attrs = {
@@ -147,9 +146,9 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
         create(unfinished, _coords(files), _specs(files, hours), attrs)
         for name, values in _static(files).items():
             write_region(unfinished, name, tuple(slice(0, n) for n in values.shape), values)
-        os.replace(unfinished, path)
+        place_store(unfinished, path)
     except OSError as error:
-        raise not_created(path, error) from error
+        raise error if isinstance(error, StoreError) else not_created(path, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -310,6 +310,8 @@ def _paths(items: Iterable[str | os.PathLike]) -> list[Path]:
     for item in map(Path, items):
         if not item.exists():
             raise SourceError(f"{item} does not exist: pass a folder of MODIS HDF tiles or GeoTIFFs.")
+        if not (item.is_dir() or item.is_file()):
+            raise SourceError(f"{item} is no regular file but a pipe or a device: pass a MODIS raster or a folder.")
         files |= {p for p in visible_files(item) if p.suffix.lower() in SUFFIXES} if item.is_dir() else {item}
     if other := [path for path in files if path.suffix.lower() not in SUFFIXES]:
         raise SourceError(f"{other[0]}: expected a MODIS raster: {', '.join(SUFFIXES)}.")

@@ -104,12 +104,14 @@ def _read_tags(file: BinaryIO) -> dict[int, tuple[int, ...]] | None:
         return None
     file.seek(struct.unpack(f"{order}I", start[4:])[0])
     count = int.from_bytes(file.read(2), "little" if order == "<" else "big")
-    entries = file.read(12 * count)
+    entries, end = file.read(12 * count), os.fstat(file.fileno()).st_size
     tags: dict[int, tuple[int, ...]] = {_ORDER: (1,) if order == "<" else ()}
     for tag, kind, number, value in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
         if tag in _TAGS and kind in _INTEGERS:
             form = f"{order}{number}{_INTEGERS[kind]}"
             size = struct.calcsize(form)
+            if size > end:  # a number of values that the file cannot contain
+                return None
             if size > 4:
                 file.seek(struct.unpack(f"{order}I", value)[0])
                 value = file.read(size)
@@ -117,6 +119,6 @@ def _read_tags(file: BinaryIO) -> dict[int, tuple[int, ...]] | None:
                 return None
             tags[tag] = struct.unpack(form, value[:size])
     needed = {_WIDTH, _HEIGHT, _BITS, _OFFSETS}
-    if not needed <= set(tags) or os.fstat(file.fileno()).st_size < max(tags[_OFFSETS]):
+    if not needed <= set(tags) or end < max(tags[_OFFSETS]):
         return None
     return tags

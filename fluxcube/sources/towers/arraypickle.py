@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import reprlib
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -106,7 +107,7 @@ def read_array_pickle(data: bytes, where: object) -> object:
     except SourceError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise SourceError(f"{where}: cut or broken pickle ({_short(error)}); get the file again") from error
+        raise SourceError(f"{where}: cut or broken pickle ({str(error)[:100]}); get the file again") from error
 
 
 class _Machine:
@@ -257,7 +258,9 @@ class _Machine:
     def _do_stack_global(self, _: object) -> None:
         self._stack.append(self._find(*self._pop(2)))
 
-    def _find(self, module: str, name: str) -> _Named:
+    def _find(self, module: object, name: object = "") -> _Named:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise self.refused("a global whose name is no text")
         named = f"{module}.{name}"
         if named not in _GLOBALS:
             raise self.refused(f"the global {_short(named)!r}")
@@ -394,4 +397,5 @@ _GLOBALS: dict[str, Callable[..., object]] = {
 
 
 def _short(thing: object) -> str:
-    return str(thing)[:100]
+    """Return the beginning of a value as text; of nested containers only the outer levels, which may be endless."""
+    return thing[:100] if isinstance(thing, str) else reprlib.repr(thing)[:100]

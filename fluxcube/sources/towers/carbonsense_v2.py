@@ -366,4 +366,16 @@ def _file(path: Path) -> Path:
     with open(path, "rb") as stream:
         if stream.read(16) != b"SQLite format 3\0":
             raise SourceError(f"{path}: not an SQLite file, according to its first bytes; {_AS_PUBLISHED}")
+    _check_finished(path)
     return path
+
+
+def _check_finished(path: Path) -> None:
+    """Refuse a file whose last rows are in another file beside it, as a program leaves it that has it open."""
+    for ending in ("-wal", "-journal"):
+        beside = path.with_name(path.name + ending)
+        if beside.is_file() and beside.stat().st_size:
+            raise SourceError(
+                f"{path}: {beside.name} beside it contains changes that are not in it yet, so rows would be missing: "
+                "close the program that has it open, or open and close it once with sqlite3; or " + _AS_PUBLISHED
+            )

@@ -151,7 +151,11 @@ def _files(roots: Iterable[Path], ignored: list[tuple[str, str]]) -> Iterator[Pa
         if not root.exists():
             raise SourceError(f"{root}: no such file or folder, where tower files were expected; check its path")
         for path in [root] if root.is_file() else _walk(root, ignored):
-            if _is_candidate(path) and path.resolve() not in seen:
+            if not _is_candidate(path):
+                continue
+            if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end
+                ignored.append((printable(str(path)), "no regular file: a link without a target, a pipe or a device"))
+            elif path.resolve() not in seen:
                 seen.add(path.resolve())
                 yield path
 

@@ -71,3 +71,14 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path, values):
     path.write_bytes(path.read_bytes()[: plain_layout(path).offsets[-1] + 10])
     with pytest.raises(SourceError, match=r"download it again"):
         read_tile(find_tiles([last])[0])
+
+
+def test_a_tag_with_more_values_than_the_file_has_bytes_takes_no_memory(tmp_path, values):
+    path = write_year(tmp_path / "site.2019.tif", values)
+    content = bytearray(path.read_bytes())
+    start = int.from_bytes(content[4:8], "little")
+    for entry in range(start + 2, start + 2 + 12 * int.from_bytes(content[start : start + 2], "little"), 12):
+        if int.from_bytes(content[entry : entry + 2], "little") == 273:  # the positions of the bands
+            content[entry + 4 : entry + 8] = b"\xff" * 4
+    path.write_bytes(content)
+    assert plain_layout(path) is None

@@ -252,3 +252,20 @@ def test_every_opcode_is_admitted_or_refused_by_name():
         "ADDITEMS",
         "FROZENSET",
     }
+
+
+def nested_many_times(levels, fan=10):
+    """Return opcodes of a list whose text has fan ** levels elements, in a few hundred bytes."""
+    out = b"]q\x00(" + b"K\x01" * fan + b"e"
+    for i in range(1, levels):
+        out += b"]q" + bytes([i]) + b"(" + (b"h" + bytes([i - 1])) * fan + b"e"
+    return out
+
+
+@pytest.mark.parametrize("values", [nested_many_times(12), b"]" * 200_000 + b"a" * 199_999], ids=["wide", "deep"])
+@pytest.mark.parametrize("use", [b"\x8c\x01x\x93.", b"cnumpy\ndtype\n%s\x85R."], ids=["as a name", "as a type"])
+def test_messages_do_not_contain_endless_values(values, use):
+    data = b"\x80\x04" + (values + use if b"%s" not in use else use.replace(b"%s", values))
+    with pytest.raises(SourceError) as error:
+        read_array_pickle(data, "a.pkl")
+    assert len(str(error.value)) < 500

@@ -408,3 +408,16 @@ def test_found_and_read_with_all_other_networks(whole):
         record = read_archive(one, utc_offset=1)
         assert record.attrs["network"] == "CarbonSense v2" and record.attrs["site"] == one.site
         assert place_of(one).igbp == "GRA" and chips_of(one)[1].shape[1:] == (9, 8, 8)
+
+
+def test_rows_that_are_still_in_a_journal_are_not_left_out_in_silence(whole, tmp_path):
+    path = tmp_path / "carbonsense_v2.sql"
+    path.write_bytes(whole.read_bytes())
+    base = sqlite3.connect(path)
+    base.execute("PRAGMA journal_mode=WAL")
+    base.execute("DELETE FROM ec_data WHERE site = 'US-Ha1'")
+    base.commit()
+    with pytest.raises(SourceError, match=r"carbonsense_v2\.sql-wal beside it contains changes"):
+        list_sites(path)
+    base.close()  # SQLite moves the changes into the file
+    assert list_sites(path)
