@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.plotting.canvas import PALETTE, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import PALETTE, figure_of, new_axes, print_units, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Lowest NSE that is drawn; lower values are printed as numbers.
 _FLOOR = -1.0
-_GREY = "#d9d9d9"
+_GREY, _HATCHES = "#d9d9d9", ("////", "....", "xxxx", "\\\\\\\\", "||||", "----", "++++")
 
 
 def plot_published(
@@ -69,7 +69,7 @@ def plot_published(
     ax.set_xlabel(score.upper() + ("" if units in ("1", "") else f" ({units})"))
     ax.set_yticks(range(len(groups)), ["all sites" if group == "all" else group for group in groups], fontsize=8)
     ax.set_ylim(len(groups) - 0.5, -0.5)
-    ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0.0, -0.6 / figure_of(ax).get_figheight()))
     ax.set_title(f"{target}: {score.upper()} beside published scores" if title is None else title)
     return save_picture(ax, path)
 
@@ -82,7 +82,7 @@ def _label(row: dict) -> str:
 
 def _draw(ax: Axes, rows: pd.DataFrame, groups: list[str], labels: list[str], floor: float | None) -> None:
     """Draw the bars of all groups, one colour for each label that can be compared."""
-    height = 0.8 / len(labels)
+    height, others = 0.8 / len(labels), 0
     for j, label in enumerate(labels):
         one = rows[rows["label"] == label].drop_duplicates("group").set_index("group")
         at = np.arange(len(groups)) + (j - 0.5 * (len(labels) - 1)) * height
@@ -91,7 +91,12 @@ def _draw(ax: Axes, rows: pd.DataFrame, groups: list[str], labels: list[str], fl
         grey = not one["comparable"].all()
         bars = ax.barh(at, shown, height, label=label, color=_GREY if grey else PALETTE[j % len(PALETTE)])
         for bar in bars:
-            bar.set(edgecolor="#6f6f6f" if grey else "white", linewidth=0.3, hatch="////" if grey else None)
+            bar.set(
+                edgecolor="#6f6f6f" if grey else "white",
+                linewidth=0.3,
+                hatch=_HATCHES[others % len(_HATCHES)] if grey else None,
+            )
+        others += grey
         for y, number, end in zip(at, value, shown, strict=True):
             if np.isfinite(number) and number < end:
                 ax.text(end, y, f" {number:.1f}", va="center", ha="left", fontsize=6)
