@@ -30,7 +30,7 @@ LAYERS = [
     {"training", "inference"},
     {"fetch"},
     {"plotting"},
-    {"evaluation"},
+    {"evaluation", "baselines"},
     {"catalog", "inventory"},
     {"demo_fetch"},
     {"demo", "experiments", "terminal"},
