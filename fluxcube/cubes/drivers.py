@@ -1,0 +1,424 @@
+"""Drivers of towers from another source than the tower itself, such as reanalysis: add them to a cube, and use them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.cubes.driver_sources import DriverSource, JoinedDrivers, open_drivers
+from fluxcube.cubes.layout import Place
+from fluxcube.errors import ConfigError, SourceError, unknown
+from fluxcube.resolution import resolution_of
+from fluxcube.schema import (
+    DRIVERS,
+    DRIVERS_SITES,
+    DRIVERS_SOURCE,
+    PARTS,
+    TOWER,
+    USED_DRIVERS,
+    driver_sources,
+    validate_cube,
+)
+from fluxcube.sources.towers.codes import possible
+from fluxcube.variables import COMPUTED, table
+
+log = logging.getLogger(__name__)
+
+#: Name of the drivers that `fluxcube.add_drivers` and a build add by default.
+ERA5 = "era5"
+_NAME = re.compile(r"[a-z][a-z0-9]{0,19}")
+#: Names that would be those of other arrays of a cube, or mean the tower's own drivers.
+_TAKEN = frozenset([TOWER, *(ending.strip("_") for ending in PARTS if ending)])
+#: Values are refused if more than this share is impossible, as in other units.
+_MOST = 0.5
+#: Number of sites named in a message.
+_NAMED = 5
+#: Variables that are compared with the tower's, the minimum of the tower's mean, and the largest ratio of the means.
+#: At 28 towers of FLUXNET2015 with reanalysis of Warm Winter 2020 the ratios of each tower are 0.8 to 1.3 (P: 0.6 to
+#: 2.1); other units (kPa, hPa, m, J) differ by a factor of 10 and more.
+_COMPARED = {"SW_IN": 10.0, "LW_IN": 10.0, "VPD": 0.5, "PA": 10.0, "P": 0.02, "WS": 0.2}
+_RATIO = 5.0
+#: Maximum difference of the mean temperature: other towers differ by more, kelvins by 273.
+_DEGREES = 15.0
+#: Maximum number of towers that are compared when drivers are added.
+_COMPARED_SITES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class SiteDrivers:
+    """Drivers of one tower in the time steps of its record.
+
+    Attributes
+    ----------
+    values : (time, variable) float32
+        In the units of the variable table; NaN where missing, and for variables that the source lacks.
+    variables : tuple of str
+        Variables that have a value.
+    """
+
+    values: np.ndarray
+    variables: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the time steps that have a value of any variable."""
+        return float(np.isfinite(self.values).any(1).mean()) if len(self.values) else 0.0
+
+
+def check_name(name: str) -> str:
+    """Return the name of a source of drivers.
+
+    Raises
+    ------
+    ConfigError
+        If it is not made of small letters and digits, or has another meaning.
+    """
+    if not _NAME.fullmatch(name) or name in _TAKEN:
+        raise ConfigError(
+            f"name={name!r}: expected small letters and digits such as era5, and none of {', '.join(sorted(_TAKEN))}."
+        )
+    return name
+
+
+def drivers_at(sources: JoinedDrivers, place: Place, names: Sequence[str], resolution: str) -> SiteDrivers | None:
+    """Return the drivers of a tower in the time steps of its record; None if the sources have no value of its time.
+
+    Parameters
+    ----------
+    sources : JoinedDrivers
+        From `open_drivers`.
+    place : mapping
+        Site, latitude, longitude (degrees), utc_offset (h), start and stop of its record.
+    names : sequence of str
+        Variables of the cube.
+    resolution : {"hourly", "daily"}
+        Resolution of the cube.
+    """
+    record = sources.record(place, resolution)
+    if record is None:
+        return None
+    step = np.timedelta64(1, "h" if resolution == "hourly" else "D")
+    time = np.arange(_stamp(place["start"]), _stamp(place["stop"]), step).astype("datetime64[ns]")
+    inside = record.reindex(time=time)
+    values = np.full((len(time), len(names)), np.nan, np.float32)
+    for i, name in enumerate(names):
+        if name in inside and name not in COMPUTED:
+            values[:, i] = _possible(inside[name].values, name, resolution, str(place["site"]))
+    found = tuple(name for i, name in enumerate(names) if np.isfinite(values[:, i]).any())
+    return SiteDrivers(values, found) if found else None
+
+
+def _possible(values: np.ndarray, name: str, resolution: str, site: str) -> np.ndarray:
+    """Return values (time,) without impossible ones; raise a SourceError if most of them are."""
+    good, present = possible(values, name, resolution), np.isfinite(values)
+    if (present & ~good).sum() > _MOST * present.sum():
+        row = table(resolution)[name]
+        raise SourceError(
+            f"drivers of {site}: {name} must be in {row.units}, found values such as {values[present & ~good][0]:g} "
+            f"beyond {row.limits[0]:g} to {row.limits[1]:g}; convert them, or set the attribute units of a Dataset."
+        )
+    return np.where(good, values, np.nan)
+
+
+def _stamp(time: object) -> np.datetime64:
+    return np.datetime64(str(time), "h")
+
+
+def drivers_attrs(product: str, variables: Iterable[str], sites: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """Return the attributes of an array of drivers: what it was read from, its variables in order, and its sites."""
+    present = set(variables)
+    return {
+        "long_name": f"drivers of the towers from {product}",
+        "source": product,
+        "variables": " ".join(name for name in names if name in present),
+        "sites": " ".join(sites),
+    }
+
+
+def add_drivers(
+    cube: xr.Dataset, source: DriverSource | Sequence[DriverSource], *, name: str = ERA5, sites: str = "some"
+) -> xr.Dataset:
+    """Return a tower cube with a second source of predictors, such as reanalysis at the towers.
+
+    The tower's own predictors stay as they are. ``drivers=name`` of `fluxcube.open_carbonsense`, `fluxcube.fit` and
+    `fluxcube.predict`, or `fluxcube.use_drivers`, then uses these instead.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A tower cube, hourly or daily; it is not changed.
+    source : path, xr.Dataset, pandas.DataFrame or sequence of these
+        * a folder, zip or file with the reanalysis that publishers add to archives: ``..._ERAI_{HH,HR,DD}_...csv`` of
+          FLUXNET2015, AmeriFlux and Warm Winter 2020, ``..._ERA5_...csv`` of the FLUXNET Shuttle and JapanFlux;
+        * a table of several sites (CSV or DataFrame), with the columns site, date or time, and TA or TA_ERA, ...;
+        * a Dataset or NetCDF file with such variables (site, time), or another tower cube;
+        * a forcing (`fluxcube.open_forcing`, or a store of it): each tower has the values of the cell that contains it.
+
+        Times are local dates, or UTC at the start of the hour; ONEFlux's files are in local standard time, and are
+        converted. Values have the units of the variable table, or those of the attribute ``units`` of a Dataset. Of
+        several sources, the first one that has a site supplies it.
+    name : str
+        Name of the source.
+    sites : {"some", "all"}
+        Whether towers without drivers are accepted (their drivers are missing), or refused.
+
+    Returns
+    -------
+    xr.Dataset
+        The cube with the array ``predictors_NAME`` (site, time, variable), in RAM, or lazy if the cube is. Its
+        attributes are ``source``, ``variables`` (those with a value) and ``sites`` (those with drivers). Values beyond
+        a tower's own record are left out, and values beyond the limits of the variable table are missing.
+
+    Raises
+    ------
+    ConfigError
+        If the name is taken, the cube is normalised, or no tower (with ``sites="all"``, not every tower) has drivers.
+    SourceError
+        If a source cannot be read, has no drivers, or has days where the cube has hours.
+    SchemaError
+        If `cube` is not a tower cube.
+
+    Notes
+    -----
+    Half-hours are aggregated as those of towers are (`fluxcube.cubes.hourly.to_hourly`,
+    `fluxcube.cubes.localdays.to_daily`). TA_RANGE exists only where a source has half-hours or hours. DOY, TOD and
+    SW_IN_POT, and predictors that `fluxcube.add_predictor` added, are the same for all sources of drivers.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from fluxcube.simulation.example import example_cube
+    >>> cube = example_cube(sites=2, days=2)
+    >>> table = pd.DataFrame({"site": "XX-S00", "time": cube.time.values, "TA_ERA": 5.0})
+    >>> both = add_drivers(cube, table)
+    >>> both.predictors_era5.attrs["variables"], both.predictors_era5.attrs["sites"]
+    ('TA', 'XX-S00')
+    >>> float(use_drivers(both, "era5").predictors.sel(site="XX-S00", variable="TA").mean())
+    5.0
+    """
+    validate_cube(cube)
+    array = DRIVERS + check_name(name)
+    if "normalized" in cube.attrs or cube.attrs.get(USED_DRIVERS, TOWER) != TOWER:
+        raise ConfigError("expected a cube of the tower's own drivers in physical units: open it without options.")
+    if array in cube:
+        raise ConfigError(f'the cube has drivers {name} already: remove them with .drop_vars("{array}") first.')
+    resolution, names = resolution_of(cube).name, [str(label) for label in cube["variable"].values]
+    opened = open_drivers(source)
+    found = {str(p["site"]): drivers_at(opened, p, names, resolution) for p in places_of(cube)}
+    have = [site for site, one in found.items() if one is not None]
+    check_sites(name, have, list(found), whole=sites == "all")
+    variables = {variable for one in found.values() if one is not None for variable in one.variables}
+    attrs = drivers_attrs(opened.product, variables, have, names)
+    log_missing(name, attrs["variables"], names)
+    values = xr.DataArray(_stacked(cube, found), dims=("site", "time", "variable"), attrs=attrs)
+    out = validate_cube(cube.assign({array: values}))
+    for doubt in doubts(compare_drivers(out.sel(site=have[:_COMPARED_SITES]), name)):
+        log.warning("drivers %s: %s", name, doubt)
+    return out
+
+
+def places_of(cube: xr.Dataset) -> list[dict[str, object]]:
+    """Return what `drivers_at` needs to know of each tower of an opened cube, in order; spans within its time axis."""
+    first, last = cube["time"].values[[0, -1]]
+    step = resolution_of(cube).step
+    columns = {key: cube[key].values for key in ("site", "latitude", "longitude", "utc_offset")}
+    starts, stops = np.maximum(cube.time_start.values, first), np.minimum(cube.time_stop.values, last + step)
+    return [
+        {key: column[i] for key, column in columns.items()} | {"start": starts[i], "stop": stops[i]}
+        for i in range(cube.sizes["site"])
+    ]
+
+
+def check_sites(name: str, have: Sequence[str], every: Sequence[str], *, whole: bool = False) -> None:
+    """Refuse drivers of none of the towers (with `whole`, of not all); log the towers that have none."""
+    lacking = [site for site in every if site not in set(have)]
+    named = f"{', '.join(lacking[:_NAMED])}{', ...' if len(lacking) > _NAMED else ''}"
+    if not have or (whole and lacking):
+        raise ConfigError(
+            f"drivers {name}: {len(lacking)} of {len(every)} towers have no value in the time of their record "
+            f"({named}): check the names of the sites, the years and the places of the source."
+        )
+    if lacking:
+        log.warning("drivers %s: %d of %d towers have none: %s", name, len(lacking), len(every), named)
+
+
+def log_missing(name: str, variables: str, names: Sequence[str]) -> None:
+    """Log the variables of a cube that a source of drivers lacks, which are missing with these drivers."""
+    if missing := [one for one in names if one not in (*variables.split(), *COMPUTED)]:
+        log.info("drivers %s: missing, since the source does not have them: %s", name, ", ".join(missing))
+
+
+def _stacked(cube: xr.Dataset, found: dict[str, SiteDrivers | None]) -> np.ndarray:
+    """Return the drivers of all towers (site, time, variable), NaN beyond their records; lazy if the cube is."""
+    shape = (cube.sizes["time"], cube.sizes["variable"])
+    begins = np.searchsorted(cube["time"].values, np.array([_stamp(place["start"]) for place in places_of(cube)]))
+    if cube["predictors"].chunks is None:
+        return np.stack([_placed(one, int(at), shape) for one, at in zip(found.values(), begins, strict=True)])
+    import dask
+    import dask.array as da
+
+    placed = dask.delayed(_placed, pure=True)
+    sites = [
+        da.from_delayed(placed(one, int(at), shape), shape, np.float32)
+        for one, at in zip(found.values(), begins, strict=True)
+    ]
+    return da.stack(sites).rechunk(dict(enumerate(cube["predictors"].chunks)))
+
+
+def _placed(one: SiteDrivers | None, begin: int, shape: tuple[int, int]) -> np.ndarray:
+    out = np.full(shape, np.nan, np.float32)
+    if one is not None:
+        out[begin : begin + len(one.values)] = one.values
+    return out
+
+
+def use_drivers(cube: xr.Dataset, name: str) -> xr.Dataset:
+    """Return a tower cube whose predictors are those of one of its sources of drivers.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A tower cube, lazy or in RAM.
+    name : str
+        "tower", or a source that `fluxcube.add_drivers` or a build added, such as "era5".
+
+    Returns
+    -------
+    xr.Dataset
+        The same cube for "tower". Else `predictors` has the values of the array ``predictors_NAME``, and that array is
+        left out; variables that the source lacks, and towers without drivers, are missing. DOY, TOD, SW_IN_POT and
+        predictors that `fluxcube.add_predictor` added stay. The flag of a value is 0 and its quality 1, since a
+        reanalysis has no gaps to fill. The attributes ``drivers``, ``drivers_source`` and ``drivers_sites`` record the
+        choice; models and predictions record it, too.
+
+    Raises
+    ------
+    UnknownNameError
+        If the cube has no such drivers.
+    ConfigError
+        If the predictors of the cube are drivers of another source already.
+    """
+    used = cube.attrs.get(USED_DRIVERS, TOWER)
+    if name == used:
+        return cube
+    if used != TOWER:
+        raise ConfigError(f"the predictors of this cube are drivers {used}: open the cube again with drivers={name!r}.")
+    known = driver_sources(cube)
+    if name not in known:
+        raise unknown("source of drivers of this cube (fluxcube.add_drivers adds one)", name, (TOWER, *known))
+    source = cube[DRIVERS + name]
+    stay = [str(v) in COMPUTED or _is_own(str(v), resolution_of(cube).name) for v in cube["variable"].values]
+    arrays = _swapped(cube, source, xr.DataArray(np.array(stay), dims="variable"))
+    attrs = {USED_DRIVERS: name, DRIVERS_SOURCE: source.attrs.get("source", name)}
+    attrs |= {DRIVERS_SITES: source.attrs.get("sites", " ".join(map(str, cube["site"].values)))}
+    return cube.assign(arrays).drop_vars(DRIVERS + name).assign_attrs(attrs)
+
+
+def _is_own(name: str, resolution: str) -> bool:
+    """Return whether a variable is a predictor that the user declared."""
+    row = table(resolution).get(name)
+    return row is None or row.kind is not None
+
+
+def _swapped(cube: xr.Dataset, source: xr.DataArray, stay: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return the predictors of a source of drivers, and their flags or qualities and coverage, lazily."""
+    source, arrays = source.drop_vars(list(source.coords)), {}
+    present = source.notnull()
+    best = {"": source, "_qc": 0, "_coverage": 1, "_quality": 1}
+    for ending, value in best.items():
+        name = f"predictors{ending}"
+        if name in cube:
+            old = cube[name].drop_vars(list(cube[name].coords))
+            worst = old.dtype.type(PARTS[ending].fill)
+            scaled = value if ending != "_coverage" or old.dtype.kind == "f" else 100  # packed in percent
+            new = xr.where(stay, old, xr.where(present, scaled, worst)).transpose(*old.dims)
+            arrays[name] = new.astype(old.dtype).assign_attrs(cube[name].attrs)
+    return arrays
+
+
+def sites_without_drivers(cube: xr.Dataset) -> tuple[str, ...]:
+    """Return the towers without a value of the drivers that a cube uses; none where these are the towers' own."""
+    if cube.attrs.get(USED_DRIVERS, TOWER) == TOWER:
+        return ()
+    known = set(str(cube.attrs.get(DRIVERS_SITES, "")).split())
+    return tuple(str(site) for site in cube["site"].values if str(site) not in known)
+
+
+def compare_drivers(cube: xr.Dataset, name: str = ERA5) -> pd.DataFrame:
+    """Compare a source of drivers with the weather that the towers measured, in the time steps that both have.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        A tower cube with the array ``predictors_NAME``.
+    name : str
+        Name of the source.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each site and variable that both have: ``site``, ``variable``, ``units``, ``n`` (time steps),
+        ``mean_tower``, ``mean``, ``bias`` (mean less mean_tower), ``rmse`` and ``r`` (correlation).
+
+    Raises
+    ------
+    UnknownNameError
+        If the cube has no such drivers.
+    """
+    if name not in driver_sources(cube):
+        raise unknown("source of drivers of this cube (fluxcube.add_drivers adds one)", name, driver_sources(cube))
+    rows = []
+    labels = [str(label) for label in cube["variable"].values]
+    chosen = [v for v in str(cube[DRIVERS + name].attrs.get("variables", "")).split() if v in labels]
+    known = table(resolution_of(cube).name)
+    for i, site in enumerate(cube["site"].values):
+        one = cube[["predictors", DRIVERS + name]].isel(site=i).sel(variable=chosen).compute()
+        for variable in chosen:
+            tower, other = (one[array].sel(variable=variable).values.astype(float) for array in one.data_vars)
+            both = np.isfinite(tower) & np.isfinite(other)
+            if both.any():
+                rows.append(
+                    {"site": str(site), "variable": variable, "units": known[variable].units}
+                    | _compared(tower[both], other[both])
+                )
+    columns = ["site", "variable", "units", "n", "mean_tower", "mean", "bias", "rmse", "r"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _compared(tower: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    difference = other - tower
+    varies = len(tower) > 2 and tower.std() > 0 and other.std() > 0
+    return {
+        "n": len(tower),
+        "mean_tower": float(tower.mean()),
+        "mean": float(other.mean()),
+        "bias": float(difference.mean()),
+        "rmse": float(np.sqrt((difference**2).mean())),
+        "r": float(np.corrcoef(tower, other)[0, 1]) if varies else float("nan"),
+    }
+
+
+def doubts(table: pd.DataFrame) -> list[str]:
+    """Return sentences on drivers whose means differ from the towers' as if they had other units.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As `compare_drivers` returns it. Means over all of its towers are compared.
+    """
+    sentences = []
+    means = table.groupby("variable")[["mean_tower", "mean"]].mean()
+    for variable, least in _COMPARED.items():
+        if variable in means.index and means.mean_tower[variable] >= least:
+            ratio = means["mean"][variable] / means.mean_tower[variable]
+            if not 1 / _RATIO < ratio < _RATIO:
+                sentences.append(f"the mean of {variable} is {ratio:.3g} times the towers': check its units")
+    if "TA" in means.index and abs(means["mean"]["TA"] - means.mean_tower["TA"]) > _DEGREES:
+        sentences.append(f"the mean of TA is {means['mean']['TA']:.1f} degC, the towers' {means.mean_tower['TA']:.1f}")
+    return sentences
