@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
+from fluxcube.cubes.driver_comparison import ERA5, compare_drivers, doubts
 from fluxcube.cubes.driver_sources import DriverSource, JoinedDrivers, open_drivers
+from fluxcube.cubes.drivers_layout import drivers_attrs
 from fluxcube.cubes.layout import Place
 from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.resolution import resolution_of
@@ -30,8 +31,6 @@ from fluxcube.variables import COMPUTED, table
 
 log = logging.getLogger(__name__)
 
-#: Name of the drivers that `fluxcube.add_drivers` and a build add by default.
-ERA5 = "era5"
 _NAME = re.compile(r"[a-z][a-z0-9]{0,19}")
 #: Names that would be those of other arrays of a cube, or mean the tower's own drivers.
 _TAKEN = frozenset([TOWER, *(ending.strip("_") for ending in PARTS if ending)])
@@ -39,13 +38,6 @@ _TAKEN = frozenset([TOWER, *(ending.strip("_") for ending in PARTS if ending)])
 _MOST = 0.5
 #: Number of sites named in a message.
 _NAMED = 5
-#: Variables that are compared with the tower's, the minimum of the tower's mean, and the largest ratio of the means.
-#: At 28 towers of FLUXNET2015 with reanalysis of Warm Winter 2020 the ratios of each tower are 0.8 to 1.3 (P: 0.6 to
-#: 2.1); other units (kPa, hPa, m, J) differ by a factor of 10 and more.
-_COMPARED = {"SW_IN": 10.0, "LW_IN": 10.0, "VPD": 0.5, "PA": 10.0, "P": 0.02, "WS": 0.2}
-_RATIO = 5.0
-#: Maximum difference of the mean temperature: other towers differ by more, kelvins by 273.
-_DEGREES = 15.0
 #: Maximum number of towers that are compared when drivers are added.
 _COMPARED_SITES = 5
 
@@ -130,17 +122,6 @@ def _stamp(time: object) -> np.datetime64:
     return np.datetime64(str(time), "h")
 
 
-def drivers_attrs(product: str, variables: Iterable[str], sites: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-    """Return the attributes of an array of drivers: what it was read from, its variables in order, and its sites."""
-    present = set(variables)
-    return {
-        "long_name": f"drivers of the towers from {product}",
-        "source": product,
-        "variables": " ".join(name for name in names if name in present),
-        "sites": " ".join(sites),
-    }
-
-
 def add_drivers(
     cube: xr.Dataset, source: DriverSource | Sequence[DriverSource], *, name: str = ERA5, sites: str = "some"
 ) -> xr.Dataset:
@@ -214,7 +195,7 @@ def add_drivers(
     have = [site for site, one in found.items() if one is not None]
     check_sites(name, have, list(found), whole=sites == "all")
     variables = {variable for one in found.values() if one is not None for variable in one.variables}
-    attrs = drivers_attrs(opened.product, variables, have, names)
+    attrs = drivers_attrs(opened.product, [label for label in names if label in variables], have)
     log_missing(name, attrs["variables"], names)
     values = xr.DataArray(_stacked(cube, found), dims=("site", "time", "variable"), attrs=attrs)
     out = validate_cube(cube.assign({array: values}))
@@ -348,77 +329,3 @@ def sites_without_drivers(cube: xr.Dataset) -> tuple[str, ...]:
         return ()
     known = set(str(cube.attrs.get(DRIVERS_SITES, "")).split())
     return tuple(str(site) for site in cube["site"].values if str(site) not in known)
-
-
-def compare_drivers(cube: xr.Dataset, name: str = ERA5) -> pd.DataFrame:
-    """Compare a source of drivers with the weather that the towers measured, in the time steps that both have.
-
-    Parameters
-    ----------
-    cube : xr.Dataset
-        A tower cube with the array ``predictors_NAME``.
-    name : str
-        Name of the source.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each site and variable that both have: ``site``, ``variable``, ``units``, ``n`` (time steps),
-        ``mean_tower``, ``mean``, ``bias`` (mean less mean_tower), ``rmse`` and ``r`` (correlation).
-
-    Raises
-    ------
-    UnknownNameError
-        If the cube has no such drivers.
-    """
-    if name not in driver_sources(cube):
-        raise unknown("source of drivers of this cube (fluxcube.add_drivers adds one)", name, driver_sources(cube))
-    rows = []
-    labels = [str(label) for label in cube["variable"].values]
-    chosen = [v for v in str(cube[DRIVERS + name].attrs.get("variables", "")).split() if v in labels]
-    known = table(resolution_of(cube).name)
-    for i, site in enumerate(cube["site"].values):
-        one = cube[["predictors", DRIVERS + name]].isel(site=i).sel(variable=chosen).compute()
-        for variable in chosen:
-            tower, other = (one[array].sel(variable=variable).values.astype(float) for array in one.data_vars)
-            both = np.isfinite(tower) & np.isfinite(other)
-            if both.any():
-                rows.append(
-                    {"site": str(site), "variable": variable, "units": known[variable].units}
-                    | _compared(tower[both], other[both])
-                )
-    columns = ["site", "variable", "units", "n", "mean_tower", "mean", "bias", "rmse", "r"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _compared(tower: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    difference = other - tower
-    varies = len(tower) > 2 and tower.std() > 0 and other.std() > 0
-    return {
-        "n": len(tower),
-        "mean_tower": float(tower.mean()),
-        "mean": float(other.mean()),
-        "bias": float(difference.mean()),
-        "rmse": float(np.sqrt((difference**2).mean())),
-        "r": float(np.corrcoef(tower, other)[0, 1]) if varies else float("nan"),
-    }
-
-
-def doubts(table: pd.DataFrame) -> list[str]:
-    """Return sentences on drivers whose means differ from the towers' as if they had other units.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        As `compare_drivers` returns it. Means over all of its towers are compared.
-    """
-    sentences = []
-    means = table.groupby("variable")[["mean_tower", "mean"]].mean()
-    for variable, least in _COMPARED.items():
-        if variable in means.index and means.mean_tower[variable] >= least:
-            ratio = means["mean"][variable] / means.mean_tower[variable]
-            if not 1 / _RATIO < ratio < _RATIO:
-                sentences.append(f"the mean of {variable} is {ratio:.3g} times the towers': check its units")
-    if "TA" in means.index and abs(means["mean"]["TA"] - means.mean_tower["TA"]) > _DEGREES:
-        sentences.append(f"the mean of TA is {means['mean']['TA']:.1f} degC, the towers' {means.mean_tower['TA']:.1f}")
-    return sentences

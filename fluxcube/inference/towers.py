@@ -146,18 +146,21 @@ def predict(
         if f"{name}_std" in fluxes:
             fluxes[f"{name}_std"].attrs[CALIBRATION_SITES] = " ".join(predictor.calibration_sites(name))
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
-        provenance(predictor, options, masked) | products | _drivers(predictor, cube)
+        provenance(predictor, options, masked) | products | _drivers(predictor, cube, chosen=drivers is not None)
     )
 
 
-def _drivers(predictor: Predictor, cube: xr.Dataset) -> dict[str, str]:
+def _drivers(predictor: Predictor, cube: xr.Dataset, *, chosen: bool) -> dict[str, str]:
     """Return the attributes that record the drivers of a prediction and of the training, unless all are the towers'."""
     used = str(cube.attrs.get(USED_DRIVERS, TOWER))
     trained = {str((one.metadata.get("cube") or {}).get(USED_DRIVERS, TOWER)) for one in predictor.singles}
     if trained == {used} == {TOWER}:
         return {}
     if trained != {used}:
-        log.info("predicted with drivers %s; the model was trained on drivers %s", used, ", ".join(sorted(trained)))
+        level = logging.INFO if chosen else logging.WARNING
+        log.log(
+            level, "predicted with drivers %s; the model was trained on drivers %s", used, ", ".join(sorted(trained))
+        )
     source = {DRIVERS_SOURCE: str(cube.attrs[DRIVERS_SOURCE])} if DRIVERS_SOURCE in cube.attrs else {}
     return {USED_DRIVERS: used, "trained_drivers": ", ".join(sorted(trained))} | source
 

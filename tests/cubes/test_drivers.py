@@ -13,7 +13,8 @@ import pytest
 import xarray as xr
 
 import fluxcube as fc
-from fluxcube.cubes.drivers import doubts, sites_without_drivers
+from fluxcube.cubes.driver_comparison import doubts
+from fluxcube.cubes.drivers import sites_without_drivers
 from fluxcube.errors import ConfigError, SchemaError, SourceError, SplitError, UnknownNameError
 from fluxcube.samples.splits import Split
 from fluxcube.simulation.example import example_cube, example_forcing

@@ -23,7 +23,7 @@ from fluxcube.sources.towers.csvfile import read_numbers
 from fluxcube.sources.towers.networks import DAILY_TABLE, HOURLY_TABLES, Archive, orders, parse_name
 from fluxcube.sources.towers.oneflux_daily import STAMP, dates_of
 from fluxcube.sources.towers.plausible import measured_values
-from fluxcube.sources.towers.selection import version_numbers
+from fluxcube.sources.towers.selection import REANALYSIS, version_numbers
 from fluxcube.sources.towers.stamped import (
     AS_PUBLISHED,
     MISSING,
@@ -38,8 +38,6 @@ from fluxcube.stores.files import visible_files
 from fluxcube.timestamps import Offset
 from fluxcube.variables import COMPUTED, Variable, predictors
 
-#: Products of archives that contain reanalysis at the tower.
-PRODUCTS = ("ERAI", "ERA5")
 #: Endings of the names of variables of a reanalysis, as ONEFlux and users write them.
 ENDINGS = ("_ERA", "_ERA5", "_ERAI")
 
@@ -79,7 +77,7 @@ def find_reanalysis(roots: Iterable[str | os.PathLike]) -> dict[str, tuple[Archi
 
 def is_reanalysis(archive: Archive | None) -> bool:
     """Return whether a file, by its name, is a half-hourly, hourly or daily table of reanalysis at a tower."""
-    return archive is not None and archive.product in PRODUCTS and archive.resolution in (*HOURLY_TABLES, DAILY_TABLE)
+    return archive is not None and archive.product in REANALYSIS and archive.resolution in (*HOURLY_TABLES, DAILY_TABLE)
 
 
 def _tables_of(path: Path) -> list[Archive]:
