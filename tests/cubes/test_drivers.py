@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from daily_cubes import daily_cube
 
 import fluxcube as fc
 from fluxcube.cubes.driver_comparison import doubts
@@ -19,7 +20,6 @@ from fluxcube.errors import ConfigError, SchemaError, SourceError, SplitError, U
 from fluxcube.samples.splits import Split
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.variables import declare, forget
-from tests.helpers.daily_cubes import daily_cube
 
 HOUR, DAY = np.timedelta64(1, "h"), np.timedelta64(1, "D")
 SITE = "XX-S00"
