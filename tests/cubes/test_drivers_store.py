@@ -10,14 +10,18 @@ import pandas as pd
 import pytest
 import xarray as xr
 from tower_files import PLACES, stamps, write_raw
+from typer.testing import CliRunner
 
 import fluxcube as fc
+from fluxcube.cli import app
 from fluxcube.cubes.checks import sun_lag
 from fluxcube.errors import ConfigError, SourceError, UnknownNameError
+from fluxcube.samples.splits import Split
 from fluxcube.sources.towers.reanalysis import find_reanalysis, read_reanalysis
 
 SITE = "IN-Bbb"
 STEPS = 48 * 60
+DRIVERS = ("tower", "era5")
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -227,3 +231,21 @@ def test_real_half_hours_follow_the_sun_and_the_tower(shared_data):
     assert record.attrs["step_minutes"] == 30 and record.PA.mean() < 105
     lag = sun_lag(record, 46.649, -91.069)
     assert lag is not None and abs(lag.hours) < 1.0
+
+
+def test_the_command_line_builds_trains_and_evaluates_with_drivers(raw, tmp_path):
+    def run(*words):
+        return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+    store, split = tmp_path / "cube.zarr", tmp_path / "split.json"
+    assert run("build", raw, store, "--drivers", raw).exit_code == 0
+    Split(kind="sites", train=("FJ-Ddd", "US-Aaa"), val=(), test=(SITE,)).save(split)
+    options = ("--model", "xgboost", "--predictors", "TA", "--set", "config.n_estimators=3", "--split", split)
+    trained = run("train", store, tmp_path / "run", *options, "--drivers", "era5")
+    assert trained.exit_code == 0, trained.output
+    assert '"drivers": "era5"' in (tmp_path / "run/run.json").read_text()
+    tables = {
+        d: run("evaluate", tmp_path / "run", store, "--by", "all", "--draws", "0", "--drivers", d) for d in DRIVERS
+    }
+    assert all(result.exit_code == 0 for result in tables.values())
+    assert tables["tower"].output != tables["era5"].output
