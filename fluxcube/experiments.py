@@ -386,6 +386,8 @@ def _predictions(
     if variant.separately:
         by_target = [_predictions(cube, split, one, out, part, data, log, member) for one in variant.parts]
         return xr.merge(by_target, join="exact", compat="override", combine_attrs="drop_conflicts")
+    drivers = variant.predict_drivers or variant.drivers
+    data = data if drivers == TOWER else _digest_of_part(use_drivers(cube, drivers), split, part)
     ending = "" if member is None else f"-seed-{member}"
     path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}{ending}.nc"
     if not path.exists():

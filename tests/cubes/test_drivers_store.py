@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from fluxcube.cli import app
 from fluxcube.cubes.checks import sun_lag
 from fluxcube.errors import ConfigError, SourceError, UnknownNameError
 from fluxcube.samples.splits import Split
+from fluxcube.simulation.archives import write_archive, write_bif
+from fluxcube.simulation.records import Place, simulate_record
+from fluxcube.sources.towers.discovery import discover
+from fluxcube.sources.towers.readers import read_archive
 from fluxcube.sources.towers.reanalysis import find_reanalysis, read_reanalysis
 
 SITE = "IN-Bbb"
@@ -184,7 +189,47 @@ def test_requests_that_cannot_be_met_are_refused(raw, tmp_path):
     assert not (tmp_path / "a.zarr").exists()
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_site_that_is_appended_brings_its_own_drivers(raw, tmp_path, compact):
+    store = tmp_path / "cube.zarr"
+    fc.build_carbonsense(raw, store, sites=["FJ-Ddd", "NP-Ccc"], drivers=True, compact=compact)
+    before = fc.open_carbonsense(store).sel(site="FJ-Ddd").predictors_era5.load()
+    (archive,) = [a for a in discover(raw).archives if a.site == SITE]
+    latitude, longitude, offset, igbp = PLACES[SITE]
+    record = read_archive(archive, utc_offset=offset)
+    record = record.assign_attrs(latitude=latitude, longitude=longitude, utc_offset=offset, igbp=igbp)
+    fc.append_site(store, record, drivers=raw)
+    ds = fc.open_carbonsense(store)
+    assert ds.predictors_era5.attrs["sites"] == f"FJ-Ddd {SITE}"
+    assert (
+        ds.predictors_era5.sel(site=SITE, variable="TA").notnull().sum()
+        == ds.predictors.sel(site=SITE, variable="TOD").notnull().sum()
+    )
+    np.testing.assert_array_equal(
+        ds.sel(site="FJ-Ddd").predictors_era5.dropna("time", how="all"), before.dropna("time", how="all")
+    )
+    assert "drivers era5: 2 of 3 sites, TA P (ERAI of FLUXNET2015)" in fc.inspect(store)
+
+
 # ---- files
+
+
+@pytest.mark.parametrize("form", ["zip", "gzip", "folder"])
+@pytest.mark.parametrize(
+    "network", ["FLUXNET2015", "AmeriFlux FLUXNET", "ICOS Warm Winter 2020", "JapanFlux2024", "FLUXNET Shuttle 2026"]
+)
+def test_reanalysis_of_every_publisher_has_the_clock_of_its_tower(tmp_path, network, form):
+    offset, longitude = (9, 106.9) if network == "JapanFlux2024" else (-6, -90.0)
+    place = Place(site="US-Zzz", latitude=40.0, longitude=longitude, elevation=231, igbp="CRO", utc_offset=offset)
+    record = simulate_record(place, "2012-06-01", days=4, seed=1)
+    write_archive(tmp_path / "raw", network, record, place=place, form=form)
+    write_bif(tmp_path / "raw", [place])
+    fc.build_carbonsense(tmp_path / "raw", tmp_path / "cube.zarr", drivers=True)
+    ds = fc.open_carbonsense(tmp_path / "cube.zarr").sel(site="US-Zzz")
+    whole = ds.predictors_coverage.sel(variable="TA") == 1  # the simulated reanalysis is warmer by half a degree
+    difference = (ds.predictors_era5 - ds.predictors).sel(variable="TA").where(whole)
+    assert int(difference.notnull().sum()) > 80
+    np.testing.assert_allclose(difference.dropna("time"), 0.5, atol=2e-3)
 
 
 def test_the_newest_publication_and_version_of_a_site_come_first(tmp_path):
@@ -223,6 +268,21 @@ def test_faults_of_daily_files_are_named(tmp_path, text, words):
 
 
 # ---- real files
+
+
+def test_real_hours_of_a_tower_and_of_its_reanalysis_change_together(shared_data, tmp_path):
+    (tmp_path / "sites.csv").write_text(
+        "SITE_ID,LOCATION_LAT,LOCATION_LONG,UTC_OFFSET,IGBP\nUS-Wi7,46.649,-91.069,-6,OSH\n"
+    )
+    (archive,) = (shared_data / "towers").glob("FLX_US-Wi7_*.zip")
+    shutil.copy(archive, tmp_path)
+    shutil.copy(next((shared_data / "era5").glob("*US-Wi7*ERAI_HH*")), tmp_path)
+    fc.build_carbonsense(tmp_path, tmp_path / "cube.zarr", drivers=True)
+    ds = fc.open_carbonsense(tmp_path / "cube.zarr").sel(site="US-Wi7")
+    known = (ds.predictors_qc.sel(variable="SW_IN") == 0) & ds.predictors_era5.sel(variable="SW_IN").notnull()
+    tower, other = (ds[name].sel(variable="SW_IN").where(known).values for name in ("predictors", "predictors_era5"))
+    shifted = {lag: pd.Series(tower).corr(pd.Series(np.roll(other, lag))) for lag in (-2, -1, 0, 1, 2)}
+    assert max(shifted, key=shifted.get) == 0 and shifted[0] > 0.8, shifted
 
 
 def test_real_half_hours_follow_the_sun_and_the_tower(shared_data):
