@@ -78,6 +78,8 @@ TOWER = "tower"
 #: Attributes of a cube: which drivers its predictors are (only where they are not the tower's own), what these were
 #: read from, and the sites that have any.
 USED_DRIVERS, DRIVERS_SOURCE, DRIVERS_SITES = "drivers", "drivers_source", "drivers_sites"
+#: Attribute of such a cube: predictors that these drivers lack.
+DRIVERS_MISSING = "drivers_missing"
 #: Arrays of surface reflectance, in their standard order.
 SURFACE_ARRAYS = ("surface", "surface_quality", "surface_climatology")
 

@@ -259,7 +259,7 @@ def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildRepo
             sites = CubeSites(kept.documents, read.documents)
             sites, days = cut_chips(request, found, sites, building)
             sites, surface = cut_reflectance(request, sources, sites, building)
-            sites = cut_drivers(drivers, request.settings, sites, building)
+            sites = cut_drivers(drivers, request.settings, sites, building, strict=request.strict)
             log = log_of_build(request, found, kept, sites, _left_out(found, kept, read))
             write_cube(request, sites, days, surface, log, building)
     return _report(request, found, kept, read, sites)

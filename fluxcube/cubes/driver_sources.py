@@ -115,6 +115,11 @@ class GridDrivers:
 
     def record(self, place: Place, resolution: str) -> xr.Dataset | None:
         """Return the values of the tower's cell; None for a tower beyond the grid or on a cell without values."""
+        series = self._series(place)
+        return None if series is None else _in_steps(series, resolution, place)
+
+    def _series(self, place: Place) -> xr.Dataset | None:
+        """Return the values of the tower's cell in the time steps of the forcing."""
         latitude, longitude = (np.array([float(place[dim])]) for dim in _CELLS)
         try:
             cell = at_towers(self.forcing["predictors"].transpose(*_CELLS, ...), latitude, longitude, "drivers")
@@ -128,11 +133,11 @@ class GridDrivers:
         steps = resolution_of(self.forcing)
         arrays = dict(zip(names, values, strict=True))
         record = with_flags(arrays, self.forcing["time"].values, steps.name)
-        return _in_steps(record.assign_attrs(step_minutes=_DAY_MINUTES // steps.steps_per_day), resolution, place)
+        return record.assign_attrs(step_minutes=_DAY_MINUTES // steps.steps_per_day)
 
     def digest(self, place: Place, resolution: str) -> str:
         """Return a digest of the values of the tower's cell."""
-        return _digest_record(self.record(place, resolution))
+        return _digest_record(self._series(place))
 
 
 @dataclass(frozen=True)
@@ -263,14 +268,24 @@ def _from_table(frame: pd.DataFrame, where: str) -> dict[str, xr.Dataset]:
             f"{', '.join(map(str, frame.columns[:8]))}; rename its columns."
         )
     stamps = _times(frame[time], where)
-    return {
-        str(name): _record(
-            {var: pd.to_numeric(part[column], errors="coerce").to_numpy(float) for var, column in columns.items()},
-            stamps[part.index],
-            f"{where}, {name}",
+    numbers = pd.DataFrame({name: _numbers(frame[column], where) for name, column in columns.items()})
+    records = {}
+    for name, rows in frame.reset_index(drop=True).groupby(site, sort=True, observed=True).indices.items():
+        values = {variable: numbers[variable].to_numpy()[rows] for variable in numbers}
+        records[str(name)] = _record(values, stamps[rows], f"{where}, {name}")
+    return records
+
+
+def _numbers(column: pd.Series, where: str) -> np.ndarray:
+    """Return the numbers of a column (row,) float; raise a SourceError for other texts than blank ones."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    bad = numbers.isna() & column.notna() & (column.astype(str).str.strip() != "")
+    if bad.any():
+        raise SourceError(
+            f"{where}: {int(bad.sum())} entries of the column {column.name} are no numbers, such as "
+            f"{column[bad].iloc[0]!r}; convert them."
         )
-        for name, part in frame.reset_index(drop=True).groupby(site, sort=True)
-    }
+    return numbers.to_numpy(float)
 
 
 def _times(column: pd.Series, where: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from fluxcube.errors import ConfigError, SourceError, unknown
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import (
     DRIVERS,
+    DRIVERS_MISSING,
     DRIVERS_SITES,
     DRIVERS_SOURCE,
     PARTS,
@@ -106,6 +107,19 @@ def drivers_at(sources: JoinedDrivers, place: Place, names: Sequence[str], resol
     return SiteDrivers(values, found) if found else None
 
 
+def read_drivers(
+    sources: JoinedDrivers, place: Place, names: Sequence[str], resolution: str, *, strict: bool
+) -> tuple[SiteDrivers | None, str]:
+    """Return `drivers_at`, and why the drivers of a tower cannot be read ("" if they can); raise that if strict."""
+    try:
+        return drivers_at(sources, place, names, resolution), ""
+    except SourceError as error:
+        if strict:
+            raise
+        log.warning("%s", error)
+        return None, str(error)
+
+
 def _possible(values: np.ndarray, name: str, resolution: str, site: str) -> np.ndarray:
     """Return values (time,) without impossible ones; raise a SourceError if most of them are."""
     good, present = possible(values, name, resolution), np.isfinite(values)
@@ -147,7 +161,8 @@ def add_drivers(
     name : str
         Name of the source.
     sites : {"some", "all"}
-        Whether towers without drivers are accepted (their drivers are missing), or refused.
+        Whether towers without drivers, or with a file that cannot be read, are accepted (their drivers are missing, and
+        the log names them), or refused.
 
     Returns
     -------
@@ -161,7 +176,8 @@ def add_drivers(
     ConfigError
         If the name is taken, the cube is normalised, or no tower (with ``sites="all"``, not every tower) has drivers.
     SourceError
-        If a source cannot be read, has no drivers, or has days where the cube has hours.
+        If a source cannot be read, has no drivers, or has days where the cube has hours; if the files of no tower can
+        be read.
     SchemaError
         If `cube` is not a tower cube.
 
@@ -191,9 +207,13 @@ def add_drivers(
         raise ConfigError(f'the cube has drivers {name} already: remove them with .drop_vars("{array}") first.')
     resolution, names = resolution_of(cube).name, [str(label) for label in cube["variable"].values]
     opened = open_drivers(source)
-    found = {str(p["site"]): drivers_at(opened, p, names, resolution) for p in places_of(cube)}
+    found, faults = {}, []
+    for place in places_of(cube):
+        site = str(place["site"])
+        found[site], fault = read_drivers(opened, place, names, resolution, strict=sites == "all")
+        faults += [fault] if fault else []
     have = [site for site, one in found.items() if one is not None]
-    check_sites(name, have, list(found), whole=sites == "all")
+    check_sites(name, have, list(found), faults, whole=sites == "all")
     variables = {variable for one in found.values() if one is not None for variable in one.variables}
     attrs = drivers_attrs(opened.product, [label for label in names if label in variables], have)
     log_missing(name, attrs["variables"], names)
@@ -216,14 +236,27 @@ def places_of(cube: xr.Dataset) -> list[dict[str, object]]:
     ]
 
 
-def check_sites(name: str, have: Sequence[str], every: Sequence[str], *, whole: bool = False) -> None:
-    """Refuse drivers of none of the towers (with `whole`, of not all); log the towers that have none."""
+def check_sites(
+    name: str, have: Sequence[str], every: Sequence[str], faults: Sequence[str] = (), *, whole: bool = False
+) -> None:
+    """Refuse drivers of none of the towers (with `whole`, of not all); log the towers that have none.
+
+    Raises
+    ------
+    SourceError
+        If no tower has drivers, with the first of the `faults` in their files.
+    ConfigError
+        If no tower has drivers, and nothing is wrong with their files.
+    """
+    if not have and faults:
+        raise SourceError(faults[0])
     lacking = [site for site in every if site not in set(have)]
     named = f"{', '.join(lacking[:_NAMED])}{', ...' if len(lacking) > _NAMED else ''}"
     if not have or (whole and lacking):
         raise ConfigError(
             f"drivers {name}: {len(lacking)} of {len(every)} towers have no value in the time of their record "
-            f"({named}): check the names of the sites, the years and the places of the source."
+            f"({named}): check the names of the sites, the years and the places of the source; an hourly cube needs "
+            "half-hours or hours."
         )
     if lacking:
         log.warning("drivers %s: %d of %d towers have none: %s", name, len(lacking), len(every), named)
@@ -275,8 +308,9 @@ def use_drivers(cube: xr.Dataset, name: str) -> xr.Dataset:
         The same cube for "tower". Else `predictors` has the values of the array ``predictors_NAME``, and that array is
         left out; variables that the source lacks, and towers without drivers, are missing. DOY, TOD, SW_IN_POT and
         predictors that `fluxcube.add_predictor` added stay. The flag of a value is 0 and its quality 1, since a
-        reanalysis has no gaps to fill. The attributes ``drivers``, ``drivers_source`` and ``drivers_sites`` record the
-        choice; models and predictions record it, too.
+        reanalysis has no gaps to fill. The attributes ``drivers``, ``drivers_source``, ``drivers_sites`` (sites that
+        have any) and ``drivers_missing`` (predictors that the source lacks) record the choice; models and predictions
+        record it, too.
 
     Raises
     ------
@@ -294,10 +328,14 @@ def use_drivers(cube: xr.Dataset, name: str) -> xr.Dataset:
     if name not in known:
         raise unknown("source of drivers of this cube (fluxcube.add_drivers adds one)", name, (TOWER, *known))
     source = cube[DRIVERS + name]
-    stay = [str(v) in COMPUTED or _is_own(str(v), resolution_of(cube).name) for v in cube["variable"].values]
+    labels = [str(label) for label in cube["variable"].values]
+    stay = [label in COMPUTED or _is_own(label, resolution_of(cube).name) for label in labels]
+    present = str(source.attrs.get("variables", " ".join(labels))).split()
+    missing = [label for label, stays in zip(labels, stay, strict=True) if not stays and label not in present]
     arrays = _swapped(cube, source, xr.DataArray(np.array(stay), dims="variable"))
     attrs = {USED_DRIVERS: name, DRIVERS_SOURCE: source.attrs.get("source", name)}
     attrs |= {DRIVERS_SITES: source.attrs.get("sites", " ".join(map(str, cube["site"].values)))}
+    attrs |= {DRIVERS_MISSING: " ".join(missing)}
     return cube.assign(arrays).drop_vars(DRIVERS + name).assign_attrs(attrs)
 
 

@@ -19,7 +19,7 @@ import xarray as xr
 from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.driver_comparison import ERA5, compare_values, doubts
 from fluxcube.cubes.driver_sources import Drivers, DriverSource, JoinedDrivers, TableDrivers, open_drivers
-from fluxcube.cubes.drivers import SiteDrivers, check_name, check_sites, drivers_at
+from fluxcube.cubes.drivers import SiteDrivers, check_name, check_sites, read_drivers
 from fluxcube.cubes.drivers_layout import has_drivers, spill_key
 from fluxcube.cubes.layout import CubeSettings
 from fluxcube.cubes.report import read_report
@@ -85,7 +85,12 @@ def is_changed(opened: Mapping[str, JoinedDrivers], doc: Mapping[str, Any], reso
 
 
 def cut_drivers(
-    opened: Mapping[str, JoinedDrivers], settings: CubeSettings, sites: CubeSites, building: Path
+    opened: Mapping[str, JoinedDrivers],
+    settings: CubeSettings,
+    sites: CubeSites,
+    building: Path,
+    *,
+    strict: bool = False,
 ) -> CubeSites:
     """Spill the drivers of the sites that were read, or whose sources changed, to a store that is being built.
 
@@ -99,6 +104,8 @@ def cut_drivers(
         Sites of the cube; the values of the fresh ones were spilled to `building`.
     building : path
         Store that is being built.
+    strict : bool
+        Raise an error for the first tower whose drivers cannot be read, instead of a note.
 
     Returns
     -------
@@ -114,11 +121,18 @@ def cut_drivers(
     """
     documents = dict(sites.documents)
     for name, drivers in opened.items():
+        faults: list[str] = []
         for site, doc in documents.items():
             new = site in sites.fresh or not _is_noted(name, doc)
             if new or is_changed({name: drivers}, doc, settings.resolution):
-                documents[site] = _cut(name, drivers, settings, doc, building)
-        check_sites(name, [site for site, doc in documents.items() if has_drivers(doc["place"], name)], list(documents))
+                one, fault = read_drivers(
+                    drivers, doc["place"], settings.predictors, settings.resolution, strict=strict
+                )
+                faults += [fault] if fault else []
+                documents[site] = _with_drivers(name, drivers, settings, doc, one, fault)
+                _spill(building, spill_key(site, name), one, settings)
+        have = [site for site, doc in documents.items() if has_drivers(doc["place"], name)]
+        check_sites(name, have, list(documents), faults)
         for doubt in doubts(_compared(name, documents, sites, settings, building)):
             _log.warning("drivers %s: %s", name, doubt)
     return CubeSites(
@@ -135,31 +149,41 @@ def _of(doc: Mapping[str, Any]) -> Mapping[str, Any]:
     return doc["place"].get("drivers", {})
 
 
-def _cut(
-    name: str, drivers: JoinedDrivers, settings: CubeSettings, doc: Mapping[str, Any], building: Path
+def _with_drivers(
+    name: str,
+    drivers: JoinedDrivers,
+    settings: CubeSettings,
+    doc: Mapping[str, Any],
+    one: SiteDrivers | None,
+    fault: str,
 ) -> dict[str, Any]:
-    """Spill the drivers of one tower; return its document with their record and notes."""
-    place, resolution = doc["place"], settings.resolution
-    one = drivers_at(drivers, place, settings.predictors, resolution)
+    """Return the document of a tower with the record of its drivers, and notes on what is missing."""
     records = {other: record for other, record in _of(doc).items() if other != name}
     notes = [text for text in doc["warnings"] if not text.startswith(f"drivers {name}: ")]
-    digest = drivers.digest(place, resolution)
+    if one is None and has_drivers(doc["place"], name):
+        why = f"cannot be read: {fault}" if fault else "has no value in the time of its record"
+        return {**doc, "warnings": [*notes, f"drivers {name}: the new source {why}; they stay as they are"]}
+    digest = drivers.digest(doc["place"], settings.resolution)
     if digest:  # also of a tower without a value in its time, so that an append does not read it again
         variables = list(one.variables) if one is not None else []
         records[name] = {"variables": variables, "source": drivers.product, "digest": digest}
+    notes += [f"drivers {name}: {text}" for text in _notes(one, fault)]
+    return {**doc, "place": {**doc["place"], "drivers": records}, "warnings": notes}
+
+
+def _notes(one: SiteDrivers | None, fault: str) -> list[str]:
     if one is None:
-        notes.append(f"drivers {name}: no value in the time of its record")
-    else:
-        values = np.stack([snap(column) for column in one.values.T], 1) if settings.compact else one.values
-        spill(building, spill_key(place["site"], name), {"values": values})
-        notes += _notes(name, one)
-    return {**doc, "place": {**place, "drivers": records}, "warnings": notes}
-
-
-def _notes(name: str, one: SiteDrivers) -> list[str]:
+        return [f"cannot be read: {fault}" if fault else "no value in the time of its record"]
     if one.share >= _COMPLETE:
         return []
-    return [f"drivers {name}: {one.share:.0%} of its {len(one.values)} time steps have a value"]
+    return [f"{one.share:.0%} of its {len(one.values)} time steps have a value"]
+
+
+def _spill(building: Path, key: str, one: SiteDrivers | None, settings: CubeSettings) -> None:
+    """Spill the drivers of one tower; with compact stores, without the rounding errors of decimal fractions."""
+    if one is not None:
+        values = np.stack([snap(column) for column in one.values.T], 1) if settings.compact else one.values
+        spill(building, key, {"values": values})
 
 
 def _compared(

@@ -29,7 +29,7 @@ from fluxcube.inference.outputs import (
 from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
-from fluxcube.schema import DRIVERS_SOURCE, TOWER, USED_DRIVERS, check_units, validate_cube
+from fluxcube.schema import DRIVERS_MISSING, DRIVERS_SOURCE, TOWER, USED_DRIVERS, check_units, validate_cube
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -85,7 +85,8 @@ def predict(
     drivers : str, optional
         Drivers to predict with: "tower", or a source that the cube has, such as "era5" (`fluxcube.add_drivers`); by
         default those that the cube was opened with. They may be others than those of the training: this is logged, and
-        the attributes ``drivers`` and ``trained_drivers`` of the result record both.
+        the attributes ``drivers`` and ``trained_drivers`` of the result record both. Predictors of the model that the
+        drivers lack are missing; they are logged, and named in the attribute ``drivers_missing``.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -161,8 +162,15 @@ def _drivers(predictor: Predictor, cube: xr.Dataset, *, chosen: bool) -> dict[st
         log.log(
             level, "predicted with drivers %s; the model was trained on drivers %s", used, ", ".join(sorted(trained))
         )
+    lacking = [name for name in str(cube.attrs.get(DRIVERS_MISSING, "")).split() if name in predictor.spec.predictors]
+    if lacking:
+        log.warning("missing, since drivers %s do not have them: %s", used, ", ".join(lacking))
     source = {DRIVERS_SOURCE: str(cube.attrs[DRIVERS_SOURCE])} if DRIVERS_SOURCE in cube.attrs else {}
-    return {USED_DRIVERS: used, "trained_drivers": ", ".join(sorted(trained))} | source
+    return {
+        USED_DRIVERS: used,
+        "trained_drivers": ", ".join(sorted(trained)),
+        DRIVERS_MISSING: ", ".join(lacking),
+    } | source
 
 
 def _in_training(cube: xr.Dataset, predictor: Predictor) -> dict[str, xr.DataArray]:

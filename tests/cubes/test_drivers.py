@@ -83,6 +83,7 @@ def test_used_drivers_replace_predictors_and_their_quality_and_say_so(days):
     cube = fc.add_drivers(days, tidy(days, ["XX-D01"]))
     used = fc.use_drivers(cube, "era5")
     assert used.attrs["drivers"] == "era5" and "predictors_era5" not in used
+    assert used.attrs["drivers_missing"].split()[:2] == ["TA_RANGE", "LW_IN"]
     assert sites_without_drivers(used) == ("XX-D00", "XX-D02", "XX-D03", "XX-D04", "XX-D05")
     one = used.sel(site="XX-D01")
     np.testing.assert_allclose(one.predictors.sel(variable="TA"), days.predictors.sel(site="XX-D01", variable="TA") + 2)
@@ -199,6 +200,7 @@ def test_comparison_counts_and_averages_the_steps_that_both_have(days):
         (lambda t: t.assign(date="03/04/2004"), SourceError, "day or the month"),
         (lambda t: t.assign(date="soon"), SourceError, "expected times"),
         (lambda t: t.assign(TA_ERA=t.TA_ERA + 273.15), SourceError, "TA must be in degC"),
+        (lambda t: t.assign(TA_ERA=t.TA_ERA.astype(str).str.replace(".", ",")), SourceError, "no numbers"),
         (lambda t: t.assign(site="YY-Abc"), ConfigError, "names of the sites"),
         (lambda t: t.assign(TA_ERA=-9999.0, SW_IN_ERA=np.nan, VPD_ERA=-9999), ConfigError, "6 of 6 towers"),
     ],
@@ -305,6 +307,32 @@ def test_variables_of_other_drivers_have_names_of_their_own(days):
     np.testing.assert_array_equal(out.TA_ERA5, cube.predictors_era5.sel(variable="TA"))
 
 
+def test_hourly_forcings_become_the_local_days_of_a_daily_cube(days):
+    forcing = example_forcing(days=5).assign_coords(latitude=[61.0, 60.0, 59.0], longitude=[18.0, 19.0, 20.0, 21.0])
+    first = forcing.time.values[0].astype("datetime64[D]")
+    cube = days.isel(time=slice(0, 5))
+    time = (first + np.arange(5)).astype("datetime64[ns]")
+    cube = cube.assign_coords(time=time, time_start=("site", [time[0]] * 6), time_stop=("site", [time[-1] + DAY] * 6))
+    array = fc.add_drivers(cube, forcing).predictors_era5.sel(site="XX-D05")
+    assert float(cube.utc_offset.sel(site="XX-D05")) == 1
+    hours = forcing.predictors.sel(variable="TA").isel(latitude=1, longitude=2).values
+    np.testing.assert_allclose(array.sel(variable="TA")[1], hours[23:47].mean(), rtol=1e-4)
+    assert float(array.sel(variable="TA_RANGE")[1]) == pytest.approx(np.ptp(hours[23:47]), rel=1e-4)
+
+
+def test_a_broken_file_of_one_tower_costs_its_drivers_alone(hours, tmp_path, caplog):
+    start = hours.time.values[0]
+    era_file(tmp_path, SITE, start, 96, TA_ERA=np.full(96, 7.0))
+    broken = era_file(tmp_path, "XX-S01", start, 96, TA_ERA=np.full(96, 7.0))
+    broken.write_bytes(broken.read_bytes()[:-200])
+    assert fc.add_drivers(hours, tmp_path).predictors_era5.attrs["sites"] == SITE
+    assert broken.name in caplog.text
+    with pytest.raises(SourceError, match="XX-S01"):
+        fc.add_drivers(hours, tmp_path, sites="all")
+    with pytest.raises(SourceError, match="XX-S01"):
+        fc.add_drivers(hours, broken)
+
+
 # ---- models
 
 
@@ -329,6 +357,10 @@ def test_fit_and_predict_use_and_record_the_drivers(days, tmp_path, caplog):
     assert same.attrs["drivers"] == same.attrs["trained_drivers"] == "era5" and "table" in same.attrs["drivers_source"]
     assert same.NEE.sel(site="XX-D05").isnull().all() and other.NEE.sel(site="XX-D05").notnull().any()
     assert "drivers" not in fc.predict(own, cube).attrs
+    lacking = fc.add_drivers(days, tidy(days, list(days.site.values), names=("TA",)))
+    mapped = fc.predict(own, lacking, drivers="era5")
+    assert set(mapped.attrs["drivers_missing"].split(", ")) == {"SW_IN", "VPD"} and same.attrs["drivers_missing"] == ""
+    assert "drivers era5 do not have them: " in caplog.text
     with pytest.raises(SplitError, match="no training site is left: they have no drivers era5"):
         fc.fit(
             cube,

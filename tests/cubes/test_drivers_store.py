@@ -211,6 +211,27 @@ def test_a_site_that_is_appended_brings_its_own_drivers(raw, tmp_path, compact):
     assert "drivers era5: 2 of 3 sites, TA P (ERAI of FLUXNET2015)" in fc.inspect(store)
 
 
+def test_a_tower_whose_drivers_cannot_be_read_stays_and_the_report_says_why(raw, tmp_path):
+    store = tmp_path / "cube.zarr"
+    fc.build_carbonsense(raw, store, drivers=True, sites=["FJ-Ddd", SITE])
+    good = fc.open_carbonsense(store).predictors_era5.load()
+    text = era_text("2010-01-20T00:00", 96, TA_ERA=np.full(96, 3.0))
+    rows = text.splitlines()
+    broken = tmp_path / f"FLX_{SITE}_FLUXNET2015_ERAI_HH_1989-2014_1-4.csv"
+    broken.write_text("\n".join([*rows[:9], rows[5], *rows[9:]]))
+    both = [broken, *raw.glob("*_FJ-Ddd_*.zip")]
+    report = fc.build_carbonsense(raw, tmp_path / "new.zarr", drivers=both, sites=["FJ-Ddd", SITE])
+    (note,) = report.report["warnings"][SITE][-1:]
+    assert note.startswith("drivers era5: cannot be read: ") and "line 10" in note and not report.left_out
+    assert fc.open_carbonsense(tmp_path / "new.zarr").predictors_era5.attrs["sites"] == "FJ-Ddd"
+    with pytest.raises(SourceError, match="line 10"):
+        fc.build_carbonsense(raw, tmp_path / "strict.zarr", drivers=both, sites=["FJ-Ddd", SITE], strict=True)
+    fc.add_drivers_to_store(store, both)
+    after = fc.open_carbonsense(store).predictors_era5.load()
+    np.testing.assert_array_equal(after, good)
+    assert fc.open_report(store, "notes").text.str.contains("they stay as they are").any()
+
+
 # ---- files
 
 
