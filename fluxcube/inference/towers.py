@@ -25,6 +25,7 @@ from fluxcube.inference.outputs import (
     log_masked,
     masked_inputs,
     provenance,
+    trained_drivers,
 )
 from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import check_resolution
@@ -153,22 +154,19 @@ def predict(
 
 def _drivers(predictor: Predictor, cube: xr.Dataset, *, chosen: bool) -> dict[str, str]:
     """Return the attributes that record the drivers of a prediction and of the training, unless all are the towers'."""
-    used = str(cube.attrs.get(USED_DRIVERS, TOWER))
-    trained = {str((one.metadata.get("cube") or {}).get(USED_DRIVERS, TOWER)) for one in predictor.singles}
-    if trained == {used} == {TOWER}:
+    used, trained = str(cube.attrs.get(USED_DRIVERS, TOWER)), trained_drivers(predictor)
+    if trained == used == TOWER:
         return {}
-    if trained != {used}:
+    if trained != used:
         level = logging.INFO if chosen else logging.WARNING
-        log.log(
-            level, "predicted with drivers %s; the model was trained on drivers %s", used, ", ".join(sorted(trained))
-        )
+        log.log(level, "predicted with drivers %s; the model was trained on drivers %s", used, trained)
     lacking = [name for name in str(cube.attrs.get(DRIVERS_MISSING, "")).split() if name in predictor.spec.predictors]
     if lacking:
         log.warning("missing, since drivers %s do not have them: %s", used, ", ".join(lacking))
     source = {DRIVERS_SOURCE: str(cube.attrs[DRIVERS_SOURCE])} if DRIVERS_SOURCE in cube.attrs else {}
     return {
         USED_DRIVERS: used,
-        "trained_drivers": ", ".join(sorted(trained)),
+        "trained_drivers": trained,
         DRIVERS_MISSING: ", ".join(lacking),
     } | source
 
