@@ -18,6 +18,7 @@ import xarray as xr
 from fluxcube.cubes.selection import Selection, open_cube
 from fluxcube.errors import ConfigError, StoreError, missing_package, unknown
 from fluxcube.resolution import HOURLY, find_resolution, resolution_of
+from fluxcube.schema import TOWER
 from fluxcube.stores.reading import is_url, open_store
 
 #: The environment variable that names the default store.
@@ -86,6 +87,7 @@ def open_carbonsense(
     max_fill_days: float | Mapping[str, float] | None = None,
     min_quality: float | Mapping[str, float] | None = None,
     normalized: bool = False,
+    drivers: str = TOWER,
     storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Open a cube that `build_carbonsense` wrote, or a part of it, lazily.
@@ -123,6 +125,10 @@ def open_carbonsense(
     normalized : bool
         Return predictors and fluxes scaled by their bounds (`fluxcube.normalisation`) instead of physical values, and
         uncertainties scaled by the same width; `fluxcube.normalisation.denormalise` reverses this.
+    drivers : str
+        Drivers of the predictors: the tower's own, or another source that the cube has, such as "era5"
+        (`fluxcube.add_drivers`, or ``drivers=`` of `build_carbonsense`; see `fluxcube.use_drivers`). Their flags are 0
+        and their qualities 1 wherever they have a value.
     storage_options : mapping, optional
         Options of fsspec to reach a URL, such as ``{"anon": True}``; neither kept in the Dataset nor logged.
 
@@ -137,7 +143,7 @@ def open_carbonsense(
     StoreError
         If the store does not exist, or is not a complete cube.
     UnknownNameError
-        If a site, class, variable or target does not exist.
+        If a site, class, variable, target or source of drivers does not exist.
     ConfigError
         If nothing is left of the cube (the message names the selection that removed the last site or hour), if a
         selection is malformed, or if a limit does not suit the resolution of the cube.
@@ -158,6 +164,7 @@ def open_carbonsense(
         max_fill_days=max_fill_days,
         min_quality=min_quality,
         normalized=normalized,
+        drivers=drivers,
     )
     return open_cube(default_store() if store is None else store, selection, storage_options=storage_options)
 

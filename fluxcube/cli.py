@@ -108,6 +108,13 @@ def build(
     land_cover: Annotated[
         Path | None, typer.Option(help="MCD12Q1 rasters, for sites whose metadata contain no class.")
     ] = None,
+    drivers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Second source of predictors, e.g. reanalysis: a folder of ERAI or ERA5 files (RAW itself for those "
+            "of the archives), a table of sites, or a forcing; may be repeated."
+        ),
+    ] = None,
     site: Annotated[list[str] | None, typer.Option(help="Build this site only; may be repeated.")] = None,
     resolution: Annotated[str, typer.Option(help="hourly (UTC) or daily (local days).")] = "hourly",
     order: Annotated[str, typer.Option(help="Preferred publication of a site: newest or paper.")] = "newest",
@@ -142,6 +149,7 @@ def build(
             surface=tuple(surface or ()),
             max_distance_km=max_distance,
             land_cover=land_cover,
+            drivers=tuple(drivers) if drivers else False,
             sites=site,
             order=order,
             rule=rule,
@@ -237,6 +245,7 @@ def train(
     ] = 1.0,
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
+    drivers: Annotated[str | None, typer.Option(help="Source of the predictors: tower (default) or e.g. era5.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -277,6 +286,7 @@ def train(
             train_igbp=names(train_igbp),
             search=search,
             bag=bag,
+            drivers=drivers,
             **quality_options(max_qc, min_quality),
             overwrite=overwrite,
             progress=(progress or line_progress()) if first else None,
@@ -358,6 +368,7 @@ def evaluate(
     ] = False,
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
+    drivers: Annotated[str | None, typer.Option(help="Source of the predictors: tower (default) or e.g. era5.")] = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
     allow_missing: AllowMissing = False,
@@ -384,7 +395,9 @@ def evaluate(
         if known := _known(model.split, first.split, part, cube):
             typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
     predictions = {
-        name: _predict(name, model, cube, std=not scales, missing=allow_missing, other=allow_other_product)
+        name: _predict(
+            name, model, cube, std=not scales, missing=allow_missing, other=allow_other_product, drivers=drivers
+        )
         for name, model in models.items()
     }
     names = list(models)
@@ -509,7 +522,9 @@ def _models(several: Sequence[Sequence[Path]]) -> dict[str, Predictor]:
     return {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
 
 
-def _predict(name: str, model: Predictor, cube: xr.Dataset, *, std: bool, missing: bool, other: bool) -> xr.Dataset:
+def _predict(
+    name: str, model: Predictor, cube: xr.Dataset, *, std: bool, missing: bool, other: bool, drivers: str | None
+) -> xr.Dataset:
     """Return predictions with a progress bar: with `std`, their standard deviations, where they are calibrated."""
     from fluxcube.inference.towers import predict
 
@@ -520,6 +535,7 @@ def _predict(name: str, model: Predictor, cube: xr.Dataset, *, std: bool, missin
             uncertainty=std and bool(model.calibrated),
             allow_missing=missing,
             allow_other_product=other,
+            drivers=drivers,
             progress=progress,
         )
 

@@ -41,6 +41,7 @@ def calibrate(
     ],
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
+    drivers: Annotated[str, typer.Option(help="Source of the predictors: tower, or e.g. era5.")] = "tower",
     allow_missing: AllowMissing = False,
 ) -> None:
     """Calibrate the standard deviations of a run on towers that were held out from runs of the same kind.
@@ -50,12 +51,14 @@ def calibrate(
     import xarray as xr
 
     from fluxcube.catalog import open_carbonsense
+    from fluxcube.cubes.drivers import use_drivers
     from fluxcube.evaluation.calibration import calibrate as calibrate_run
     from fluxcube.evaluation.calibration import check_folder, coverage_text, fold_predictor, predict_fold
     from fluxcube.inference.loading import load_model
     from fluxcube.resolution import quality_limit, resolution_of
 
-    cube, limits, parts = open_carbonsense(store), quality_options(max_qc, min_quality), []
+    cube, limits = use_drivers(open_carbonsense(store), drivers), quality_options(max_qc, min_quality)
+    parts = []
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
     check_folder(load_model(run))
     for fold in folds:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from fluxcube.cubes.drivers import use_drivers
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.hiding import hide_predictors
 from fluxcube.evaluation.report import read_predictions, read_sums, write_predictions, write_sums
@@ -42,6 +43,7 @@ from fluxcube.resolution import (
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
+from fluxcube.schema import TOWER
 from fluxcube.training.checks import BALANCED
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.digest import data_digest
@@ -55,17 +57,10 @@ _log = logging.getLogger(__name__)
 #: Largest flag of the predictors used for training, whatever flags of the targets are used.
 _PREDICTOR_QC = 1
 #: Settings that were added later. They are part of a name only if they are set, so that earlier runs keep their names.
-_ADDED = {
-    "min_quality": None,
-    "separately": False,
-    "bag": 1.0,
-    "bounds": "table",
-    "surface": (),
-    "lookahead": 0,
-    "pixels": 64,
-}
+_ADDED: dict[str, object] = {"min_quality": None, "separately": False, "bag": 1.0, "bounds": "table"}
+_ADDED |= {"surface": (), "lookahead": 0, "pixels": 64, "drivers": TOWER}
 #: Settings that affect predictions, but not training.
-_LATER = ("label", "stride", "hide", "hide_unit")
+_LATER = ("label", "stride", "hide", "hide_unit", "predict_drivers")
 #: Attribute of predictions that contains the digest of the data that they were computed from.
 _DATA = "data_digest"
 
@@ -119,6 +114,8 @@ class Variant:
         Columns of the surface reflectance, as in `fluxcube.fit`; () for none.
     lookahead, pixels : int
         As in `fluxcube.fit`.
+    drivers, predict_drivers : str, str or None
+        Drivers to train and to predict with, as in `fluxcube.fit`. Default of the latter: those of the training.
     """
 
     label: str
@@ -146,6 +143,8 @@ class Variant:
     surface: tuple[str, ...] | Default = ()
     lookahead: int = 0
     pixels: int = 64
+    drivers: str = TOWER
+    predict_drivers: str | None = None
 
     def __post_init__(self) -> None:
         registry.config_class(self.model)
@@ -194,6 +193,8 @@ class Variant:
     def prediction_name(self, cube: xr.Dataset, split: Split, part: str) -> str:
         """Return a name derived from everything that affects the predictions."""
         settings = {name: getattr(self, name) for name in _LATER[1:]}
+        if self.predict_drivers in (None, self.drivers):  # earlier predictions keep their names
+            del settings["predict_drivers"]
         return f"{self.run_name(cube, split)}-{part}-{_digest([settings, getattr(split, part)])}"
 
 
@@ -385,6 +386,8 @@ def _predictions(
     if variant.separately:
         by_target = [_predictions(cube, split, one, out, part, data, log, member) for one in variant.parts]
         return xr.merge(by_target, join="exact", compat="override", combine_attrs="drop_conflicts")
+    drivers = variant.predict_drivers or variant.drivers
+    data = data if drivers == TOWER else _digest_of_part(use_drivers(cube, drivers), split, part)
     ending = "" if member is None else f"-seed-{member}"
     path = out / "predictions" / f"{variant.prediction_name(cube, split, part)}{ending}.nc"
     if not path.exists():
@@ -393,7 +396,8 @@ def _predictions(
             seeds = range(variant.seed, variant.seed + variant.seeds)
             ds = _mean_of([_predictions(cube, split, variant, out, part, data, log, seed) for seed in seeds], run)
         else:
-            ds = _predicted(run, _for_variant(split.part(cube, part), variant), variant)
+            inputs = _for_variant(split.part(cube, part), variant, variant.predict_drivers)
+            ds = _predicted(run, inputs, variant)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_predictions(ds.assign_attrs({_DATA: data}), path)
         log(f"{split.kind}: {variant.label} predicted{'' if member is None else f' by seed {member}'}")
@@ -572,8 +576,9 @@ def _check_limits(resolution: Resolution, variant: Variant) -> None:
         refuse_other_option(resolution, {"min_quality": variant.min_quality})
 
 
-def _for_variant(cube: xr.Dataset, variant: Variant) -> xr.Dataset:
-    """Return the cube masked by flags: targets by `target_qc` of the variant, predictors as for any other variant."""
+def _for_variant(cube: xr.Dataset, variant: Variant, drivers: str | None = None) -> xr.Dataset:
+    """Return the cube with some drivers, those of the training if None, masked by flags: targets by `target_qc`."""
+    cube = use_drivers(cube, drivers or variant.drivers)
     if variant.target_qc is None:
         return cube
     out: dict[str, xr.DataArray] = {}

@@ -16,7 +16,7 @@ from fluxcube.inference.loading import load_model
 from fluxcube.inference.predictor import Predictor
 from fluxcube.models import checkpoint, shipped
 from fluxcube.resolution import DAILY, HOURLY, Resolution, resolution_of
-from fluxcube.schema import SURFACE_DIMS
+from fluxcube.schema import DRIVERS, SURFACE_DIMS, USED_DRIVERS, driver_sources
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.stores.ledger import done_regions
 from fluxcube.stores.manifest import verify
@@ -124,7 +124,8 @@ def _model(predictor: Predictor, indent: str = "") -> Iterator[str]:
     bands += [f"band {band} of {kind.array}" for kind in spec.images for band in kind.bands]
     yield f"{inner}inputs: {', '.join((*spec.inputs, *bands, *spec.static))}"
     if sites := predictor.metadata.get("training_sites"):
-        yield f"{inner}trained on {len(sites)} towers"
+        drivers = (predictor.metadata.get("cube") or {}).get(USED_DRIVERS)
+        yield f"{inner}trained on {len(sites)} towers{f' with drivers {drivers}' if drivers else ''}"
     yield from (f"{inner}uncertainty of {name}: {_uncertainty(predictor, name)}" for name in spec.targets)
     if predictor.has_training_days:
         yield f"{inner}area of applicability: dissimilarity up to {predictor.threshold:.3g}"
@@ -153,10 +154,19 @@ def _cube(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
     yield "  classes: " + _counted(ds.igbp.values)
     yield "  networks: " + _counted([name for text in ds.network.values for name in text.split(";")])
     yield from _of_satellite(ds, resolution)
+    yield from _of_drivers(ds)
     yield ""
     shares = {HOURLY: _of_hours, DAILY: _of_days}[resolution]
     yield from _aligned([_HEADINGS[resolution], *_of_variables(open_report(store), shares(store))])
     yield from _left_out(store, max_files)
+
+
+def _of_drivers(ds: xr.Dataset) -> Iterator[str]:
+    """Yield the other sources of drivers of a cube: sites, variables and what they were read from."""
+    for name in driver_sources(ds):
+        attrs = {key: str(value) for key, value in ds[DRIVERS + name].attrs.items()}
+        sites, variables = len(attrs.get("sites", "").split()), attrs.get("variables", "")
+        yield f"  drivers {name}: {sites} of {ds.sizes['site']} sites, {variables} ({attrs.get('source', 'unknown')})"
 
 
 def _of_satellite(ds: xr.Dataset, resolution: Resolution) -> Iterator[str]:

@@ -9,7 +9,8 @@ cube      predictors, predictors_qc, predictors_coverage             on site: la
           any: fluxes_randunc, fluxes_jointunc (likewise), modis
           (site, day, band, y, x), surface (site, surface_day,
           surface_band), surface_quality (site, surface_day),
-          surface_climatology (site, statistic, feature)
+          surface_climatology (site, statistic, feature);
+          predictors_NAME (site, time, variable)
 daily     the same, but predictors_quality and fluxes_quality        the same
 cube      instead of _qc and _coverage; no modis; and surface
           (site, day, band), surface_quality (site, day)
@@ -21,6 +22,8 @@ maps      one array per flux (time, latitude, longitude)             land_fracti
 
 `surface` is the reflectance of a point or an area under a clear sky. In hourly data its days and bands have dimensions
 of their own, because `day` and `band` are those of the chips (`SURFACE_DIMS`).
+
+`predictors_NAME` are drivers from another source than the tower, such as `predictors_era5` (`fluxcube.add_drivers`).
 
 A cube or forcing to which `fluxcube.add_images` added images of a kind has them as ``images_NAME``, with the dimensions
 of its places and NAME_day, NAME_band, NAME_y, NAME_x (`image_dims`).
@@ -68,6 +71,15 @@ SURFACE_DIMS: Mapping[str, tuple[str, str]] = {
 SURFACE_BEFORE = np.timedelta64(96, "D")
 #: Beginning of the names of arrays of other images than chips, which `fluxcube.add_images` adds.
 IMAGES = "images_"
+#: Beginning of the names of arrays of drivers from other sources than the tower, which `fluxcube.add_drivers` adds.
+DRIVERS = "predictors_"
+#: Source of the drivers that a tower measured itself.
+TOWER = "tower"
+#: Attributes of a cube: which drivers its predictors are (only where they are not the tower's own), what these were
+#: read from, and the sites that have any.
+USED_DRIVERS, DRIVERS_SOURCE, DRIVERS_SITES = "drivers", "drivers_source", "drivers_sites"
+#: Attribute of such a cube: predictors that these drivers lack.
+DRIVERS_MISSING = "drivers_missing"
 #: Arrays of surface reflectance, in their standard order.
 SURFACE_ARRAYS = ("surface", "surface_quality", "surface_climatology")
 
@@ -170,6 +182,13 @@ def stack_parts(stack: str, resolution: str = "hourly", *, required: bool = Fals
     )
 
 
+def driver_sources(ds: xr.Dataset) -> tuple[str, ...]:
+    """Return the names of the other sources of drivers of a cube, such as "era5"."""
+    parts = {f"predictors{ending}" for ending in PARTS}
+    names = (str(name) for name in ds.data_vars)
+    return tuple(name.removeprefix(DRIVERS) for name in names if name.startswith(DRIVERS) and name not in parts)
+
+
 _SITE_COORDS = (
     "latitude",
     "longitude",
@@ -215,6 +234,8 @@ def validate_cube(ds: xr.Dataset) -> xr.Dataset:
     for stack, dim in STACKS.items():
         names = (stack + ending for ending in stack_parts(stack, resolution.name, required=True))
         _check_arrays(ds, dict.fromkeys(names, ("site", "time", dim)), "cube")
+    others = (DRIVERS + name for name in driver_sources(ds))
+    _check_arrays(ds, dict.fromkeys(others, ("site", "time", "variable")), "cube")
     _check_chips(ds, "site")
     _check_surface(ds, resolution, "site")
     _check_images(ds, "site")
@@ -345,8 +366,8 @@ class FluxcubeAccessor:
 
         Each has its CF attributes and units. The other arrays of a stack become ``<NAME>_QC`` and
         ``<NAME>_COVERAGE``, of a daily cube ``<NAME>_QUALITY``, and where there are any ``<NAME>_RANDUNC`` and
-        ``<NAME>_JOINTUNC``. A name that is both predictor and target (LE) appears once, as the predictor. Nothing is
-        computed.
+        ``<NAME>_JOINTUNC``. A name that is both predictor and target (LE) appears once, as the predictor. Drivers of
+        another source become ``<NAME>_ERA5`` and so on. Nothing is computed.
 
         Returns
         -------
@@ -365,7 +386,7 @@ class FluxcubeAccessor:
                 out = out.assign(
                     {k: v for k, v in self._unstacked(stack, dim).items() if k not in out},
                 )
-        return out
+        return out.assign(self._other_drivers())
 
     @overload
     def citations(self, format: Literal["table"] = "table") -> pd.DataFrame: ...
@@ -412,6 +433,19 @@ class FluxcubeAccessor:
             parts = [str(text).split(join) for text, join in zip(texts, joins.values(), strict=True)]
             rows += [_citation(str(site), *row) for row in zip(*parts, strict=True)]
         return bibtex(rows) if format == "bibtex" else pd.DataFrame(rows, columns=["site", *joins, "site_doi"])
+
+    def _other_drivers(self) -> dict[str, xr.Variable]:
+        """Return the variables that other sources of drivers have, by names such as TA_ERA5."""
+        arrays, known = {}, table(resolution_of(self._ds).name)
+        labels = [str(name) for name in self._ds["variable"].values] if "variable" in self._ds.coords else []
+        for source in driver_sources(self._ds):
+            array = self._ds[DRIVERS + source]
+            for name in (name for name in str(array.attrs.get("variables", "")).split() if name in labels):
+                one = array.variable.isel(variable=labels.index(name))
+                row = known[name].attrs if name in known else {}
+                one.attrs = {**row, "long_name": f"{row.get('long_name', name)} ({array.attrs.get('source', source)})"}
+                arrays[f"{name}_{source.upper()}"] = one
+        return arrays
 
     def _unstacked(self, stack: str, dim: str) -> dict[str, xr.Variable]:
         arrays = {}

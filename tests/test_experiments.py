@@ -150,12 +150,14 @@ def test_every_setting_changes_a_name_and_prediction_settings_keep_the_run(cube,
         "surface": ("NDVI",),
         "lookahead": 2,
         "pixels": 1,
+        "drivers": "era5",
+        "predict_drivers": "era5",
     }
     assert set(changes) == {f.name for f in dataclasses.fields(Variant)} - {"label"}
     for name, value in changes.items():
         other = base.changed({name: value})
         assert other.prediction_name(cube, split, "test") != base.prediction_name(cube, split, "test"), name
-        same = name in ("stride", "hide", "hide_unit")
+        same = name in ("stride", "hide", "hide_unit", "predict_drivers")
         assert (other.run_name(cube, split) == base.run_name(cube, split)) == same, name
     assert base.changed({"bounds": "ours"}).run_name(cube, split) == base.run_name(cube, split)  # the default
     assert base.changed({"label": "b"}).run_name(cube, split) == base.run_name(cube, split)

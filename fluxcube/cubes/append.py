@@ -18,6 +18,7 @@ import xarray as xr
 
 from fluxcube.biomes import igbp_class, igbp_number
 from fluxcube.cubes.compose import CubeSites, compose
+from fluxcube.cubes.drivers_store import DriverOption, cut_drivers, open_options
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_tower
 from fluxcube.cubes.report import build_document, document, read_report
 from fluxcube.cubes.stamps import digest_info, settings_of
@@ -48,6 +49,7 @@ def append_site(
     info: SiteInfo | None = None,
     surface: SurfaceSource | Sequence[SurfaceSource] = (),
     max_distance_km: float = MAX_DISTANCE_KM,
+    drivers: DriverOption = False,
     overwrite: bool = False,
 ) -> None:
     """Add one site to a cube.
@@ -71,6 +73,8 @@ def append_site(
         Metadata of the site, instead of the record's attributes.
     surface, max_distance_km
         Surface reflectance of the site, as in `build_carbonsense`.
+    drivers : source, sequence of sources, or mapping of str to these
+        Drivers of the site from another source, as in `build_carbonsense`.
     overwrite : bool
         Replace a site of that name.
 
@@ -94,7 +98,7 @@ def append_site(
     if is_url(store):
         raise StoreError(f"{store}: a store at a URL is only read; append to a copy on disk.")
     with store_lock(store):
-        _append(Path(store), ds, info, overwrite, as_sources(surface), max_distance_km)
+        _append(Path(store), ds, info, overwrite, as_sources(surface), max_distance_km, drivers)
 
 
 def _append(
@@ -104,6 +108,7 @@ def _append(
     overwrite: bool,
     surface: Sequence[SurfaceSource],
     max_distance_km: float,
+    drivers: DriverOption,
 ) -> None:
     attrs = settings_of(store)
     with open_store(store, kind="cube", dask=False) as cube:
@@ -126,7 +131,10 @@ def _append(
             check_any(sources, [doc["place"]])
             parts = cut_surface(sources, building, [doc["place"]])
             doc |= surface_entries(sources, parts, doc)
-        sites = CubeSites(kept=kept, fresh={site: doc})
+        sites = CubeSites(fresh={site: doc})
+        if drivers is not False:
+            sites = cut_drivers(open_options(drivers, ()), settings, sites, building)
+        sites = CubeSites(kept=kept, fresh=sites.fresh)
         log = build_document(left_out, None, (), log)
         compose(building, settings, sites, source=store, log=log, surface=parts)
 

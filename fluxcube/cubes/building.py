@@ -21,6 +21,8 @@ import numpy as np
 
 from fluxcube.cubes.compose import CubeSites, compose
 from fluxcube.cubes.daily import read_daily_tower
+from fluxcube.cubes.driver_sources import JoinedDrivers
+from fluxcube.cubes.drivers_store import DriverOption, is_changed, open_options
 from fluxcube.cubes.layout import CubeSettings, check_epoch, spill_chips, spill_tower
 from fluxcube.cubes.report import build_document, document, read_snapshots
 from fluxcube.cubes.satellite import CHIPS, cut_sites, span_of_use, stamp_rasters
@@ -69,6 +71,7 @@ class BuildRequest:
     surface: tuple[SurfaceSource, ...] = ()
     max_distance_km: float = MAX_DISTANCE_KM
     land_cover: str | os.PathLike | None = None
+    drivers: DriverOption = False
     sites: tuple[str, ...] | None = None
     strict: bool = False
     trust: tuple[str, ...] = ()
@@ -183,8 +186,26 @@ def find_surface(request: BuildRequest, found: FoundSites) -> SurfaceSources | N
     return sources
 
 
-def is_outdated(request: BuildRequest, kept: Kept, sources: SurfaceSources | None) -> bool:
-    """Return whether satellite data of a site that stays must be cut again."""
+def find_drivers(request: BuildRequest) -> dict[str, JoinedDrivers]:
+    """Open the other sources of drivers, by name.
+
+    Raises
+    ------
+    SourceError
+        If one cannot be read, or the archives contain no reanalysis although it was requested.
+    """
+    return open_options(request.drivers, request.roots)
+
+
+def is_outdated(
+    request: BuildRequest,
+    kept: Kept,
+    sources: SurfaceSources | None,
+    drivers: Mapping[str, JoinedDrivers],
+) -> bool:
+    """Return whether satellite data or drivers of a site that stays must be cut again."""
+    if any(is_changed(drivers, doc, request.settings.resolution) for doc in kept.documents.values()):
+        return True
     if sources is not None and any(_has_other_surface(sources, doc) for doc in kept.documents.values()):
         return True
     if request.modis is None:
@@ -259,6 +280,8 @@ def _losses(before: Mapping[str, Any], now: Mapping[str, Any], request: BuildReq
             f"its new files have values from {first} to {last}, before the cube had values from {start} to {stop}; "
             "pass the earlier files as well to keep these"
         )
+    for name in before["place"].get("drivers", {}) if request.drivers is False else ():
+        losses.append(f"its drivers {name} were not cut again for its new files; append again with drivers (--drivers)")
     for key, option, passed in (
         ("rasters", "modis", request.modis is not None),
         ("surface", "surface", bool(request.surface)),

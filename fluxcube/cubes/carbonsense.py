@@ -14,6 +14,7 @@ from fluxcube.cubes.building import (
     ReadSites,
     cut_chips,
     cut_reflectance,
+    find_drivers,
     find_sites,
     find_surface,
     is_outdated,
@@ -25,6 +26,7 @@ from fluxcube.cubes.building import (
     write_cube,
 )
 from fluxcube.cubes.compose import CubeSites
+from fluxcube.cubes.drivers_store import DriverOption, cut_drivers
 from fluxcube.cubes.fusion import RULES
 from fluxcube.cubes.layout import CHECKSUMS, CubeSettings
 from fluxcube.cubes.stamps import Kept, settings_of
@@ -83,6 +85,7 @@ def build_carbonsense(
     surface: SurfaceSource | Sequence[SurfaceSource] = (),
     max_distance_km: float = MAX_DISTANCE_KM,
     land_cover: str | os.PathLike | None = None,
+    drivers: DriverOption = False,
     variables: Sequence[str] | None = None,
     order: str = "newest",
     rule: str = "newest",
@@ -121,6 +124,12 @@ def build_carbonsense(
     land_cover : path, optional
         Folder of MCD12Q1 rasters: sites without an IGBP class in their metadata receive that of their pixel, and a
         note. Pass it again when appending.
+    drivers : bool, source, sequence of sources, or mapping of str to these
+        A second source of predictors, which becomes the array ``predictors_era5``: True for the reanalysis that
+        publishers add to archives (``..._ERAI_...`` and ``..._ERA5_...`` files in `raw`), else what
+        `fluxcube.add_drivers` takes: a folder, a table, a Dataset or a forcing. A mapping sets other names than "era5".
+        The drivers are cut to each tower's own record. `open_carbonsense`, `fit` and `predict` use them with
+        ``drivers="era5"``.
     variables : sequence of str, optional
         Predictors to keep; default all of the variable table. The computed ones (DOY, TOD, SW_IN_POT) are always kept.
     order : {"newest", "paper"}
@@ -158,13 +167,13 @@ def build_carbonsense(
     Raises
     ------
     SourceError
-        If no site can be read (with `strict`, if any cannot); if `modis` has no raster from the time of the towers; if
-        `surface` has no reflectance of any of them, or a series is of a place farther than `max_distance_km` from its
-        site.
+        If no site can be read (with `strict`, if any cannot); if `drivers` cannot be read; if `modis` has no raster
+        from the time of the towers; if `surface` has no reflectance of any of them, or a series is of a place farther
+        than `max_distance_km` from its site.
     StoreError
         If `store` exists and neither `overwrite` nor `append` is set.
     ConfigError
-        If an option is unknown, or the store that `append` keeps was built with other options.
+        If an option is unknown, no tower has `drivers`, or the store that `append` keeps was built with other options.
     UnknownNameError
         If `sites` or `variables` contains an unknown name.
 
@@ -196,6 +205,7 @@ def build_carbonsense(
         surface=sources,
         max_distance_km=max_distance_km,
         land_cover=land_cover,
+        drivers=drivers,
         sites=(sites,) if isinstance(sites, str) else None if sites is None else tuple(sites),
         strict=strict,
         trust=check_trust(trust, resolution),
@@ -241,12 +251,12 @@ def _checksum(store: Path, *, append: bool) -> bool:
 def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildReport:
     """Run the steps of a build; each takes the results of those before it."""
     found = find_sites(request)
-    sources = find_surface(request, found)
+    sources, drivers = find_surface(request, found), find_drivers(request)
     with store_lock(request.store, parents=True):
         check_target(request.store, overwrite=overwrite or append)  # before archives are read
         kept = keep_sites(request, found) if append and request.store.exists() else Kept()
         to_read = any(site not in kept.documents for site in found.archives)
-        if kept.documents and not to_read and not is_outdated(request, kept, sources):
+        if kept.documents and not to_read and not is_outdated(request, kept, sources, drivers):
             return _report(request, found, kept, ReadSites(), CubeSites(kept.documents))
         with staging(request.store, overwrite=overwrite or append) as building:
             read = read_sites(request, found, kept, building)
@@ -254,6 +264,7 @@ def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildRepo
             sites = CubeSites(kept.documents, read.documents)
             sites, days = cut_chips(request, found, sites, building)
             sites, surface = cut_reflectance(request, sources, sites, building)
+            sites = cut_drivers(drivers, request.settings, sites, building, strict=request.strict)
             log = log_of_build(request, found, kept, sites, _left_out(found, kept, read))
             write_cube(request, sites, days, surface, log, building)
     return _report(request, found, kept, read, sites)

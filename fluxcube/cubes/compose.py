@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fluxcube.cubes.drivers_layout import driver_arrays, spilled_drivers, write_drivers
 from fluxcube.cubes.layout import CubeSettings, cube_arrays, cube_coords, time_axis, write_chips, write_tower
 from fluxcube.cubes.report import cube_attrs, write_report
 from fluxcube.cubes.surface_layout import (
@@ -61,7 +62,7 @@ def compose(
     settings : CubeSettings
         Of the cube.
     sites : CubeSites
-        Documents; the values of the fresh sites were spilled to `building`.
+        Documents; the values of the fresh sites, and new drivers of any site, were spilled to `building`.
     log : mapping
         The log that `build_document` returns.
     source : path, optional
@@ -87,6 +88,7 @@ def compose(
             places = {str(site): at for at, site in enumerate(before.site.values)}
         adopt(building, old, {places[site]: order[site] for site in sites.kept})
     cut = () if layout is None or surface is None else tuple(surface.days)
+    driven = [site for site in documents if spilled_drivers(building, site)]
 
     def write(site: str) -> None:
         if site in sites.fresh:
@@ -95,8 +97,10 @@ def compose(
             write_chips(building, order[site], site)
         if layout is not None and site in cut:
             write_surface(building, order[site], documents[site]["place"], layout)
+        if site in driven:
+            write_drivers(building, order[site], documents[site]["place"], settings)
 
-    (each or _one_by_one)(write, sorted({*sites.fresh, *parts, *cut}))
+    (each or _one_by_one)(write, sorted({*sites.fresh, *parts, *cut, *driven}))
     write_report(building, documents, log)
 
 
@@ -117,6 +121,7 @@ def _create(
     time = time_axis(places, settings.resolution)
     coords = cube_coords(places, time, settings, days)
     arrays = cube_arrays(places, len(time), settings, None if days is None else coords.sizes["day"])
+    arrays |= driver_arrays(places, len(time), settings)
     if layout is not None:
         coords = coords.assign_coords(surface_coords(layout, settings.resolution))
         arrays |= surface_arrays(layout, len(places), settings.resolution)

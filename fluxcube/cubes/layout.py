@@ -37,7 +37,7 @@ CHECKSUMS = "crc32c of each chunk"
 #: Number of time steps per chunk, which is read and decompressed as a whole: two months hourly, four years daily.
 CHUNK = 1461
 #: Number of chunks in a file, which is 60 years.
-_SHARD = {name: 15 * row.steps_per_day for name, row in ALL.items()}
+SHARD = {name: 15 * row.steps_per_day for name, row in ALL.items()}
 #: Reflectance is stored in steps of 0.0001, as in the MODIS products.
 _CHIP_SCALE, _CHIP_FILL = 1e-4, -32768
 #: Number of days in a file: 60 years.
@@ -282,7 +282,7 @@ def cube_arrays(places: Sequence[Place], steps: int, settings: CubeSettings, day
                     shape=(len(places), steps, width),
                     dtype=part.dtype,
                     chunks=(1, CHUNK, width),
-                    shards=(1, CHUNK * _SHARD[resolution], width),
+                    shards=(1, CHUNK * SHARD[resolution], width),
                     fill_value=part.fill,
                     attrs={**part.attrs, "long_name": f"{part.attrs.get('long_name', '')} {stack}".strip()},
                     decimals=settings.compact and part.dtype == "float32",

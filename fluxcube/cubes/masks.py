@@ -11,7 +11,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.normalisation import normalise
 from fluxcube.resolution import HOURLY, ROUNDING, refuse_other_option, resolution_of
-from fluxcube.schema import STACKS
+from fluxcube.schema import DRIVERS, STACKS, USED_DRIVERS, driver_sources
 
 #: Parts of a stack that are masked together with its values.
 _WITH_VALUE = ("", "_randunc", "_jointunc")
@@ -135,6 +135,8 @@ def mask_fills(ds: xr.Dataset, whole: xr.Dataset, max_fill_days: Limit) -> xr.Da
     cut = {"site": whole.indexes["site"].get_indexer(ds.indexes["site"])}
     keep = {}
     for stack, dim in STACKS.items():
+        if stack == "predictors" and USED_DRIVERS in ds.attrs:  # no gaps, unlike the flags of the towers' own
+            continue
         days = _each(ds, dim, max_fill_days, np.inf)
         if np.isinf(days).all():
             continue
@@ -191,7 +193,8 @@ def _plain(number: float) -> int | float:
 def scale_by_bounds(ds: xr.Dataset) -> xr.Dataset:
     """Scale a cube's stacks by their variables' bounds, as `fluxcube.normalisation` does; uncertainties likewise."""
     resolution, arrays = resolution_of(ds).name, {}
-    for stack, dim in STACKS.items():
+    stacks = [*STACKS.items(), *((DRIVERS + name, "variable") for name in driver_sources(ds))]
+    for stack, dim in stacks:
         names = [str(name) for name in ds[dim].values]
         arrays[stack] = xr.apply_ufunc(
             normalise,
@@ -199,7 +202,7 @@ def scale_by_bounds(ds: xr.Dataset) -> xr.Dataset:
             dask="parallelized",
             output_dtypes=[np.float32],
             keep_attrs=True,
-            kwargs={"names": names, "mask": stack == "predictors", "resolution": resolution},
+            kwargs={"names": names, "mask": dim == "variable", "resolution": resolution},
         )
         one, none = (normalise(np.full(len(names), v), names, mask=False, resolution=resolution) for v in (1.0, 0.0))
         width = xr.DataArray((one - none).astype(np.float32), dims=dim)

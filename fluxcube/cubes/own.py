@@ -16,7 +16,7 @@ from fluxcube.cubes.own_maps import at_towers, on_cells
 from fluxcube.cubes.own_values import DATE_DIM, Source, read_values, within_limits
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import resolution_of
-from fluxcube.schema import PARTS, STACKS, validate_cube, validate_forcing, variable_coords
+from fluxcube.schema import DRIVERS, PARTS, STACKS, driver_sources, validate_cube, validate_forcing, variable_coords
 from fluxcube.variables import DECLARED, STATIC, TIMING, Variable, declarations, declared
 
 if TYPE_CHECKING:
@@ -245,6 +245,8 @@ def _with_column(cube: xr.Dataset, steps: xr.DataArray, row: Variable) -> xr.Dat
             best = filled if ending != "_coverage" or old.dtype.kind == "f" else 100  # packed in percent
             column = xr.where(steps.notnull(), best, PARTS[ending].fill).astype(old.dtype)
             arrays[stack + ending] = _appended(old, column)
+    for name in driver_sources(cube):  # own predictors are the same for all sources of drivers
+        arrays[DRIVERS + name] = _appended(cube[DRIVERS + name], xr.full_like(steps, np.nan, np.float32))
     dim = STACKS[stack]
     known = {str(n): a for n, a in cube.coords.items() if a.dims == (dim,)}
     more = variable_coords([row.name], dim, resolution_of(cube).name)

@@ -11,11 +11,12 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.biomes import IGBP_NUMBERS
+from fluxcube.cubes.drivers import use_drivers
 from fluxcube.cubes.layout import CHUNK, EPOCH
 from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_quality, scale_by_bounds
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.resolution import resolution_of
-from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_BEFORE, SURFACE_DIMS, validate_cube
+from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_BEFORE, SURFACE_DIMS, TOWER, validate_cube
 from fluxcube.stores.reading import dask_chunked, open_store
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", *SURFACE_ARRAYS)
@@ -51,6 +52,7 @@ class Selection:
     max_fill_days: float | Mapping[str, float] | None = None
     min_quality: float | Mapping[str, float] | None = None
     normalized: bool = False
+    drivers: str = TOWER
 
     def __post_init__(self) -> None:
         for name in () if self.igbp is None else _names(self.igbp):
@@ -86,7 +88,7 @@ def open_cube(
     StoreError
         If the store does not exist, or is not a complete cube.
     UnknownNameError
-        If the cube lacks a site, variable or target.
+        If the cube lacks a site, variable, target or source of drivers.
     ConfigError
         If nothing is left of the cube, or a limit does not suit its resolution.
     """
@@ -94,7 +96,7 @@ def open_cube(
     check_limits(whole, selection.max_qc, selection.max_fill_days, selection.min_quality)
     chosen = _at_sites(whole, selection)
     spanned = _spanned(whole, chosen)
-    ds = validate_cube(_tidy(_selected(spanned, chosen, selection)))
+    ds = use_drivers(validate_cube(_tidy(_selected(spanned, chosen, selection))), selection.drivers)
     if selection.max_qc is not None:
         ds = mask_flags(ds, selection.max_qc)
     if selection.max_fill_days is not None:

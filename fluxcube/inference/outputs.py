@@ -13,6 +13,7 @@ from fluxcube.inference.options import PredictionOptions, Uncertainty
 from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.samples.features import FeatureSpec, absent_satellite
+from fluxcube.schema import TOWER, USED_DRIVERS
 from fluxcube.variables import COMPUTED, statics, table
 
 logger = logging.getLogger(__name__)
@@ -237,6 +238,12 @@ def log_masked(masked: Sequence[str], kind: str) -> None:
         logger.warning("masked, since the %s does not supply them: %s", kind, ", ".join(masked))
 
 
+def trained_drivers(predictor: Predictor) -> str:
+    """Return the drivers that a model, or each of its members, was trained on: "tower", or for example "era5"."""
+    records = (single.metadata.get("cube") or {} for single in predictor.singles)
+    return ", ".join(sorted({str(record.get(USED_DRIVERS, TOWER)) for record in records}))
+
+
 def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[str, ...]) -> dict[str, object]:
     """Return attributes that record which model made a prediction, and how."""
     spec, record = predictor.spec, predictor.metadata
@@ -262,6 +269,7 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
         **({"lookahead_days": spec.lookahead} if spec.lookahead else {}),
         "masked_predictors": ", ".join(masked),
         **({"RECO_absent": why_absent(spec.targets)} if _expects_respiration(spec.targets) else {}),
+        **({"trained_drivers": drivers} if (drivers := trained_drivers(predictor)) != TOWER else {}),
         **clock,
     }
 

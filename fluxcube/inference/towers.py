@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.drivers import use_drivers
 from fluxcube.errors import ConfigError
 from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing
 from fluxcube.inference.embedding import check_support_years
@@ -24,14 +25,17 @@ from fluxcube.inference.outputs import (
     log_masked,
     masked_inputs,
     provenance,
+    trained_drivers,
 )
 from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
-from fluxcube.schema import check_units, validate_cube
+from fluxcube.schema import DRIVERS_MISSING, DRIVERS_SOURCE, TOWER, USED_DRIVERS, check_units, validate_cube
 
 if TYPE_CHECKING:
     import dask.array as da
+
+log = logging.getLogger(__name__)
 
 
 def predict(
@@ -45,6 +49,7 @@ def predict(
     applicability: bool | None = False,
     allow_missing: bool = False,
     allow_other_product: bool = False,
+    drivers: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> xr.Dataset:
     """Predict the fluxes of towers, the same way as maps.
@@ -78,6 +83,11 @@ def predict(
         some or all towers are no reason for a refusal.
     allow_other_product : bool
         Whether the reflectance of the cube may be of another satellite product than the model was trained on.
+    drivers : str, optional
+        Drivers to predict with: "tower", or a source that the cube has, such as "era5" (`fluxcube.add_drivers`); by
+        default those that the cube was opened with. They may be others than those of the training: this is logged, and
+        the attributes ``drivers`` and ``trained_drivers`` of the result record both. Predictors of the model that the
+        drivers lack are missing; they are logged, and named in the attribute ``drivers_missing``.
     progress : callable, optional
         ``progress(done, total, text)``, per site.
 
@@ -103,6 +113,7 @@ def predict(
     """
     predictor = as_predictor(model)
     validate_cube(cube)
+    cube = cube if drivers is None else use_drivers(cube, drivers)
     check_resolution(cube, predictor.resolution, "this model")
     check_units(cube[["predictors"]])
     check_static_units(predictor.spec, cube)
@@ -137,8 +148,27 @@ def predict(
         if f"{name}_std" in fluxes:
             fluxes[f"{name}_std"].attrs[CALIBRATION_SITES] = " ".join(predictor.calibration_sites(name))
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
-        provenance(predictor, options, masked) | products
+        provenance(predictor, options, masked) | products | _drivers(predictor, cube, chosen=drivers is not None)
     )
+
+
+def _drivers(predictor: Predictor, cube: xr.Dataset, *, chosen: bool) -> dict[str, str]:
+    """Return the attributes that record the drivers of a prediction and of the training, unless all are the towers'."""
+    used, trained = str(cube.attrs.get(USED_DRIVERS, TOWER)), trained_drivers(predictor)
+    if trained == used == TOWER:
+        return {}
+    if trained != used:
+        level = logging.INFO if chosen else logging.WARNING
+        log.log(level, "predicted with drivers %s; the model was trained on drivers %s", used, trained)
+    lacking = [name for name in str(cube.attrs.get(DRIVERS_MISSING, "")).split() if name in predictor.spec.predictors]
+    if lacking:
+        log.warning("missing, since drivers %s do not have them: %s", used, ", ".join(lacking))
+    source = {DRIVERS_SOURCE: str(cube.attrs[DRIVERS_SOURCE])} if DRIVERS_SOURCE in cube.attrs else {}
+    return {
+        USED_DRIVERS: used,
+        "trained_drivers": trained,
+        DRIVERS_MISSING: ", ".join(lacking),
+    } | source
 
 
 def _in_training(cube: xr.Dataset, predictor: Predictor) -> dict[str, xr.DataArray]:

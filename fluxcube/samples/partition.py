@@ -137,6 +137,35 @@ class Split:
             raise SplitError(
                 f"no training site of the split is {' or '.join(absent)}: its classes are {', '.join(sorted(there))}."
             )
+        return self._of(kept, igbp, f"trained on {', '.join(sorted(wanted))} alone")
+
+    def without(self, cube, sites: Iterable[str], why: str) -> Split:
+        """Return the split without some training and validation sites, and with the same test sites.
+
+        Parameters
+        ----------
+        cube : xr.Dataset
+            A cube that contains the sites of the split.
+        sites : iterable of str
+            Sites to leave out.
+        why : str
+            Reason, for the notes of the split.
+
+        Raises
+        ------
+        SplitError
+            If no training site is left.
+        """
+        gone = set(sites)
+        igbp = dict(zip(map(str, cube["site"].values), map(str, cube["igbp"].values), strict=True))
+        kept = {part: tuple(s for s in getattr(self, part) if s not in gone) for part in ("train", "val")}
+        if not kept["train"]:
+            raise SplitError(f"no training site is left: {why}.")
+        count_gone = len(self.train) + len(self.val) - sum(map(len, kept.values()))
+        return self._of(kept, igbp, f"{count_gone} training and validation sites left out: {why}")
+
+    def _of(self, kept: Mapping[str, tuple[str, ...]], igbp: Mapping[str, str], note: str) -> Split:
+        """Return the split with some of its training and validation sites, and a note."""
         periods = {
             p: {s: v for s, v in held.items() if p == "test" or s in kept[p]} for p, held in self.periods.items()
         }
@@ -144,15 +173,14 @@ class Split:
         counts = {
             c: count(igbp, (*kept.values(), self.test), c) for c in sorted({igbp[s] for s in self.test} | trained)
         }
-        zero = tuple(sorted({igbp[s] for s in self.test} - trained))
         return dataclasses.replace(
             self,
             train=kept["train"],
             val=kept["val"],
             periods=periods,
             counts=counts,
-            zero_shot=zero,
-            notes=(*self.notes, f"trained on {', '.join(sorted(wanted))} alone"),
+            zero_shot=tuple(sorted({igbp[s] for s in self.test} - trained)),
+            notes=(*self.notes, note),
         )
 
     def to_dict(self) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from fluxcube.cubes.drivers import use_drivers
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config
@@ -52,6 +53,7 @@ def fit(
     bag: float = 1.0,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
+    drivers: str | None = None,
     resume: bool = True,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -140,6 +142,10 @@ def fit(
     min_quality : float, None or "default"
         Minimum quality of the fluxes of a daily cube used for training, by default 0.5; None uses all. Validation uses
         whole days (quality 1). Predictors are used whatever their quality.
+    drivers : str, optional
+        Drivers to train on: "tower", or a source that the cube has, such as "era5" (`fluxcube.add_drivers`); by default
+        those that the cube was opened with. Training and validation towers without such drivers are left out. The run
+        records its drivers.
     resume : bool
         Whether to resume an unfinished run in `out`.
     overwrite : bool
@@ -185,6 +191,7 @@ def fit(
     """
     _check_used(model, epochs, seeds, jobs)
     cube, folder = validate_cube(cube), Path(out)
+    cube = cube if drivers is None else use_drivers(cube, drivers)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
     request = FitRequest(

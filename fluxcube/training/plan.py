@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
+from fluxcube.cubes.drivers import sites_without_drivers
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
 from fluxcube.models.base import Config, Sizes
@@ -20,7 +21,7 @@ from fluxcube.resolution import DAILY, DEFAULT, Default, QualityLimit, resolutio
 from fluxcube.samples.features import CHIP_PIXELS, FeatureSpec
 from fluxcube.samples.splits import Split, per_igbp, split_for
 from fluxcube.samples.towers import choose_predictors, cube_spec
-from fluxcube.schema import check_units
+from fluxcube.schema import USED_DRIVERS, check_units
 from fluxcube.training import checks
 from fluxcube.training.checks import BALANCED
 from fluxcube.training.config import TrainingConfig
@@ -99,6 +100,8 @@ class Plan:
             request["search"] = self.search
         if self.bag < 1:  # without it, the request of runs of all towers is unchanged
             request["bag"] = self.bag
+        if name := self.cube.attrs.get(USED_DRIVERS):  # only where these are not the towers' own
+            request["drivers"] = name
         if self.balance:  # versions that did not record it weighed squared fluxes, not their share of the variance
             request["balance"] = {"alpha": self.balance, "relative_to": "variance of NEE"}
         if self.split.periods:
@@ -301,8 +304,18 @@ def check_bag(plan: Plan, seed: int) -> None:
         )
 
 
+def _with_drivers(cube: xr.Dataset) -> xr.Dataset:
+    """Return the towers of a cube that have the drivers that it uses."""
+    lacking = sites_without_drivers(cube)
+    return cube.sel(site=[site for site in cube["site"].values if str(site) not in lacking]) if lacking else cube
+
+
 def _split(cube: xr.Dataset, request: FitRequest) -> Split:
-    split = per_igbp(cube, seed=request.seed) if request.split is None else request.split
+    split = per_igbp(_with_drivers(cube), seed=request.seed) if request.split is None else request.split
     split = split if isinstance(split, Split) else split_for(cube, split, seed=request.seed)
     split.check([str(site) for site in cube["site"].values])
+    if lacking := [site for site in sites_without_drivers(cube) if site in (*split.train, *split.val)]:
+        name = cube.attrs[USED_DRIVERS]
+        log.warning("%d training and validation towers have no drivers %s, and are left out", len(lacking), name)
+        split = split.without(cube, lacking, f"they have no drivers {name}")
     return split if request.train_igbp is None else split.only(cube, request.train_igbp)

@@ -20,6 +20,7 @@ from fluxcube.models.rows import RowModel
 from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
+from fluxcube.schema import DRIVERS_SOURCE, USED_DRIVERS
 from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.digest import data_digest
@@ -273,7 +274,17 @@ def metadata(
     """Return the metadata of a checkpoint; `training` is the settings of gradient descent, if it trained the model."""
     inputs = [{"name": n, "units": units} for n, units in zip(spec.inputs, spec.input_units, strict=True)]
     rows = table(spec.resolution)
-    kept = ("title", "resolution", "clock", "fluxcube_version", "sources", "licences", TIMING)
+    kept = (
+        "title",
+        "resolution",
+        "clock",
+        "fluxcube_version",
+        "sources",
+        "licences",
+        TIMING,
+        USED_DRIVERS,
+        DRIVERS_SOURCE,
+    )
     return {
         "features": spec.to_dict(),
         "inputs": inputs,

@@ -179,7 +179,27 @@ def embeddings(cube, split, one, out):
     plot_embedding(embedding, out / "embedding.png", title=title)
 
 
-def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, draws=1000, ablate=False):
+def compare_weather(cube, splits, variants, out, drivers, draws):
+    """Score each model with the towers' own weather and with other drivers of the cube, on the same test days.
+
+    The models are trained on the towers' weather. Towers without these drivers are not scored.
+    """
+    have = set(fc.use_drivers(cube, drivers).attrs["drivers_sites"].split())
+    tested = {name: dataclasses.replace(s, test=tuple(x for x in s.test if x in have)) for name, s in splits.items()}
+    pairs = {v.label: v.changed({"label": f"{v.label}, {drivers}", "predict_drivers": drivers}) for v in variants}
+    tested = {name: split for name, split in tested.items() if split.test}
+    tables = []
+    for quality in SETTINGS["min_quality"]:
+        sums = score_variants(cube, tested, [*variants, *pairs.values()], out, min_quality=quality, log=print)
+        for label, other in pairs.items():
+            table = site_mean_table(sums, against=label, clusters=CLUSTERS_KM, draws=draws, seed=SETTINGS["seed"])
+            tables.append(table[table.model.isin([label, other.label])].assign(min_quality=quality))
+    table = pd.concat(tables, ignore_index=True)
+    table.to_csv(out / f"drivers-{drivers}.csv", index=False)
+    return table
+
+
+def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, draws=1000, ablate=False, drivers=None):
     part = part or part_of(split, ablate)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -190,6 +210,8 @@ def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, d
         if ablate
         else ("models", models_of(budget, only, surface="surface" in cube))
     )
+    if drivers is not None:
+        return compare_weather(cube, splits, variants, out, drivers, draws)
     scored = {
         quality: score_variants(cube, splits, variants, out, part=part, min_quality=quality, log=print)
         for quality in SETTINGS["min_quality"]
@@ -219,6 +241,9 @@ if __name__ == "__main__":
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
     parser.add_argument(
         "--part", choices=("val", "test"), help="val while settings are chosen; by default test, for --ablate val"
+    )
+    parser.add_argument(
+        "--drivers", help="score test towers with these drivers of the cube, such as era5, against their own weather"
     )
     options = vars(parser.parse_args())
     options["only"] = options["only"].split(",") if options["only"] else None

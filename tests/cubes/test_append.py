@@ -168,7 +168,7 @@ def test_satellite_data_that_are_not_cut_again_are_reported():
     before, now = {"place": place, "rasters": "digest"}, {"place": place, "warnings": ["known"]}
     kept = Kept(changed={"XX-One": before})
     for modis, count in ((None, 2), ("tiles", 1)):
-        read = note_losses(SimpleNamespace(modis=modis, surface=()), kept, ReadSites({"XX-One": now}))
+        read = note_losses(SimpleNamespace(modis=modis, surface=(), drivers=False), kept, ReadSites({"XX-One": now}))
         assert len(read.documents["XX-One"]["warnings"]) == count
     assert now["warnings"] == ["known"]
 

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from daily_cubes import daily_cube
 
+import fluxcube as fc
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.evaluation.sitemeans import site_mean_table
 from fluxcube.evaluation.sums import site_sums
@@ -115,3 +116,16 @@ def test_earlier_runs_keep_their_names(cube):
     named = one.changed({"min_quality": 0.75})
     assert one.run_name(cube, split) == one.changed({"min_quality": None}).run_name(cube, split)
     assert named.run_name(cube, split) != one.run_name(cube, split)
+
+
+def test_the_recipe_scores_models_with_other_drivers_at_the_towers_that_have_them(recipe, cube, tmp_path):
+    (fold, _) = folds = kfold(cube, k=2)
+    save_folds(folds, tmp_path / "folds.json")
+    have = sorted(fold.test)[:4]
+    other = xr.Dataset({"TA": cube.predictors.sel(site=have, variable="TA", drop=True) + 5.0})
+    driven = fc.add_drivers(cube, other)
+    options = {"split": tmp_path / "folds.json", "folds": [1], "budget": "quick", "draws": 50, "part": "test"}
+    table = recipe.main(driven, tmp_path / "out", only=["mean cycle of the class"], drivers="era5", **options)
+    assert set(table.model) == {"mean cycle of the class", "mean cycle of the class, era5"}
+    assert set(table.n_sites) == {4} and (tmp_path / "out/drivers-era5.csv").exists()
+    assert len(list((tmp_path / "out/runs").iterdir())) == 1

@@ -91,7 +91,7 @@ def read_oneflux_daily(
     source = _source(archive_or_path, member)
     location = source.location
     frame = read_numbers(location, lambda header: _columns_to_read(header, names, location), integers=(STAMP,))
-    time = _dates(frame, location)
+    time = dates_of(frame, location)
     arrays, record = _read_variables(frame, names, location)
     record.doubts += notes_on_values(record.columns, names, lambda name: bool(np.isfinite(arrays[name]).any()))
     attrs = {name: json.dumps(value) for name, value in asdict(record).items()}
@@ -239,7 +239,7 @@ def _check_header(header: Sequence[str], location: Location) -> None:
         )
 
 
-def _dates(frame: pd.DataFrame, location: Location) -> np.ndarray:
+def dates_of(frame: pd.DataFrame, location: Location) -> np.ndarray:
     """Return the date of every row (time,) datetime64[D]."""
     stamps = frame[STAMP].to_numpy()
     time = _parse_dates(stamps)

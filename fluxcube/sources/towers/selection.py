@@ -13,6 +13,10 @@ from fluxcube.sources.towers.archives import Location, is_zip, list_members
 from fluxcube.sources.towers.networks import DAILY_TABLE, HOURLY_TABLES, Archive, networks, parse_name
 from fluxcube.variables import RESOLUTIONS
 
+#: Products of archives that contain reanalysis at the tower, and what reads them.
+REANALYSIS = ("ERAI", "ERA5")
+_DRIVERS = ", but reanalysis, which is read as drivers where these are requested (drivers=True, --drivers)"
+
 
 def choose_member(path: str | os.PathLike[str], *, resolution: str = "hourly") -> str:
     """Return the entry of a tower's zip that contains its half-hourly or hourly table, or its daily table.
@@ -115,7 +119,7 @@ def reason_to_ignore(archive: Archive | None, daily: bool, *, zipped: bool = Fal
     if network.refused:
         return ""  # stays in the list, so that reading it reports what is wrong
     if network.products and archive.product not in network.products:
-        return f"{archive.product} contains no tower measurements"
+        return f"{archive.product} contains no tower measurements{_DRIVERS if archive.product in REANALYSIS else ''}"
     if archive.resolution in HOURLY_TABLES or (zipped and not archive.resolution):
         return ""
     return reason_without_daily(archive, daily) or _reason_of_resolution(archive, daily)
