@@ -9,7 +9,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import xarray as xr
 
-from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, data_resolution, place_moments
+from fluxcube.evaluation.alignment import at_sites
+from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, place_moments, scored_resolution
 from fluxcube.inference.outputs import CALIBRATION_SITES
 from fluxcube.moments import Moments
 from fluxcube.resolution import Default
@@ -70,10 +71,12 @@ def sums_with_coverage(
         One for each target that has NAME_std in some prediction, of these predictions alone.
     """
     limits: dict[str, Any] = dict(options)
-    resolution = data_resolution(obs) if limits.pop("seasons", False) else None
+    seasons = limits.pop("seasons", False)
     limits.setdefault("qc", None)
+    predictions = at_sites(obs, predictions)
     pairs, places, attrs, units = aligned_pairs(obs, predictions, **limits)
     indicators = _indicators(obs, predictions, list(pairs), limits)
+    resolution = scored_resolution(obs, attrs) if seasons else None
     moments = place_moments([*pairs.values(), *(one.arrays for one in indicators)], resolution)
     sums = Sums(tuple(predictions), dict(zip(pairs, moments[: len(pairs)], strict=True)), places, attrs, units)
     return sums, [one.sums(found) for one, found in zip(indicators, moments[len(pairs) :], strict=True)]

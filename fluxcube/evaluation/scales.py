@@ -10,8 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import SchemaError
+from fluxcube.evaluation.common_steps import check_days
 from fluxcube.evaluation.skill import IntervalOptions, score_table
-from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, data_resolution
+from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, scored_resolution
 from fluxcube.moments import Moments, moments
 from fluxcube.resolution import DEFAULT, HOURLY, Default, Resolution
 
@@ -102,7 +103,8 @@ def scale_sums(
     import dask
 
     pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    resolution = data_resolution(obs)
+    resolution = scored_resolution(obs, attrs)
+    check_days(attrs, "time scales")
     scales = SCALES[SCALES.index(resolution.name) :]
     by_scale: dict[str, dict[str, list[Moments]]] = {scale: {} for scale in scales}
     _check_places(pairs, resolution)

@@ -91,7 +91,8 @@ def evaluate(
         One variable per flux, as `fluxcube.predict` and `fluxcube.upscale` return, or an array that is named after
         its flux or has a dimension target. It is converted to the units of the observations (attribute ``units``, or
         the coordinate ``target_units`` of a cube); data without units are taken to have those of the variable
-        table.
+        table. Maps are sampled at the sites of `obs`, in their nearest cell (`fluxcube.sample_at_sites`); if their
+        time steps differ from those of `obs`, the finer data are averaged over the steps of the coarser.
     by : {"igbp", "koppen", "climate", "site", "season", "network"}, optional
         Coordinate to group by. Seasons are local: they follow the solar month, half a year later at southern sites.
         A site of several networks counts in each of them. By default all time steps form one group.

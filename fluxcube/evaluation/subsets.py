@@ -11,6 +11,7 @@ import xarray as xr
 
 from fluxcube.cubes.climatology import MONTHS
 from fluxcube.errors import SchemaError
+from fluxcube.evaluation.common_steps import check_unaveraged
 from fluxcube.evaluation.skill import IntervalOptions, score_table
 from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, place_moments
 from fluxcube.resolution import DEFAULT, Default
@@ -120,6 +121,7 @@ def subset_sums(
         Sums by subset; a time step can be in several of them.
     """
     pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
+    check_unaveraged(attrs, "subsets of time steps")
     names = ("all", *map(str, masks))
     chosen = [(_within(masks, name, pair[0]), *pair[1:]) for name in names for pair in pairs.values()]
     found = iter(place_moments(chosen, None))  # in one pass: lazy predictions are computed once

@@ -17,10 +17,11 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
-from fluxcube.evaluation.alignment import check_labelled, check_same_dims
+from fluxcube.evaluation.alignment import at_sites, check_same_dims, sampling_notes
+from fluxcube.evaluation.common_steps import AVERAGING, in_common_steps
 from fluxcube.evaluation.common_units import in_one_unit, with_units
 from fluxcube.moments import Moments, moments, pool
-from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, quality_limit, resolution_of
+from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, resolution_of
 from fluxcube.samples.quality import best_flags, named_best_flags
 from fluxcube.schema import PARTS
 from fluxcube.variables import Variable, table
@@ -224,7 +225,7 @@ def site_sums(
         If the units of a prediction cannot be converted to those of the observations.
     """
     pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    found = place_moments(list(pairs.values()), data_resolution(obs) if seasons else None)
+    found = place_moments(list(pairs.values()), scored_resolution(obs, attrs) if seasons else None)
     return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs, units)
 
 
@@ -247,12 +248,21 @@ def aligned_pairs(
     """
     if not predictions:
         raise ConfigError("nothing to score: expected at least one prediction by model name, found none.")
-    for name, data in {"the observations": obs, **predictions}.items():
-        check_labelled(name, data)
-    resolution = data_resolution(obs)
-    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
-    observed, flags = _observed(obs, qc, resolution)
+    predictions = at_sites(obs, predictions)
+    observed, flags = _observed(obs, qc, data_resolution(obs))
     predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
+    common = in_common_steps(
+        obs,
+        predictions,
+        observed=observed,
+        flags=flags,
+        predicted=predicted,
+        resolution=data_resolution(obs),
+        max_qc=max_qc,
+        min_quality=min_quality,
+    )
+    observed, flags, predicted = common.observed, common.flags, common.predicted
+    resolution, limit = common.resolution, common.limit
     targets = _shared_targets(observed, predicted)
     units: dict[str, str] = {}
     converted: dict[str, list[xr.DataArray]] = {}
@@ -264,7 +274,8 @@ def aligned_pairs(
     pairs = {t: _aligned(observed[t], flags.get(t), converted[t], limit) for t in targets}
     places = {t: _places(pair[0]) for t, pair in pairs.items()}
     attrs = _attrs(limit, [t for t in targets if t not in flags], targets, list(predictions), _raised(limit, obs))
-    attrs |= resolution_of(obs).attrs
+    attrs |= (resolution if common.note else resolution_of(obs)).attrs | sampling_notes(predictions)
+    attrs |= {AVERAGING: common.note} if common.note else {}
     return pairs, places, attrs, units
 
 
@@ -275,6 +286,11 @@ def data_resolution(obs: Labelled) -> Resolution:
     dated = "time" in obs.coords and obs["time"].dtype.kind == "M"
     steps = np.diff(obs["time"].values[:2]) if dated else np.array([])
     return DAILY if (steps == DAILY.step).any() else HOURLY
+
+
+def scored_resolution(obs: Labelled, attrs: Mapping[str, object]) -> Resolution:
+    """Return the resolution of the scored time steps: that of the observations, or daily if they were averaged."""
+    return DAILY if AVERAGING in attrs else data_resolution(obs)
 
 
 def _raised(limit: QualityLimit, obs: Labelled) -> str:

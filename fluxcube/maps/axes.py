@@ -64,6 +64,12 @@ def standard_names(maps: Labelled) -> Labelled:
     return out
 
 
+def is_gridded(data: xr.Dataset | xr.DataArray) -> bool:
+    """Return whether data have no sites, but dimensions of latitudes and of longitudes under any name."""
+    axes = [name for name in _UNITS if any(_is_axis(data, dim, name) for dim in data.dims)]
+    return len(axes) == len(_UNITS) and "site" not in data.dims
+
+
 def _is_axis(maps: xr.Dataset | xr.DataArray, dim: Hashable, name: str) -> bool:
     if str(dim).lower() in ALIASES[name]:
         return True
