@@ -331,6 +331,10 @@ def evaluate(
     against: Annotated[
         list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
     ] = None,
+    maps: Annotated[
+        list[Path] | None,
+        typer.Option(help="Maps that `upscale` wrote, scored in the cells of the towers; may be repeated."),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(help="Groups: igbp (the default), koppen, climate, site, season or network; all: no groups."),
@@ -365,6 +369,7 @@ def evaluate(
         check_output_file(out)
     models = _models([[run, *(mix or [])], *([path] for path in against or [])])
     first = next(iter(models.values()))
+    stored = _maps(maps or [], taken=models)
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
     for name, model in models.items():
@@ -373,8 +378,8 @@ def evaluate(
     predictions = {
         name: _predict(name, model, cube, std=not scales, missing=allow_missing, other=allow_other_product)
         for name, model in models.items()
-    }
-    names = list(models)
+    } | stored
+    names = list(predictions)
     intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,
         "draws": draws,
@@ -494,6 +499,15 @@ def _models(several: Sequence[Sequence[Path]]) -> dict[str, Predictor]:
     if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
         labels = ["+".join(map(str, paths)) for paths in several]
     return {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
+
+
+def _maps(paths: Sequence[Path], *, taken: Iterable[str]) -> dict[str, xr.Dataset]:
+    """Return maps to score by the name of their store, or by their path if that name is taken."""
+    from fluxcube.maps.store import open_maps
+
+    names = [path.stem for path in paths]
+    clear = len({*names, *taken}) == len(names) + len(set(taken))
+    return {path.stem if clear else str(path): open_maps(path) for path in paths}
 
 
 def _predict(name: str, model: Predictor, cube: xr.Dataset, *, std: bool, missing: bool, other: bool) -> xr.Dataset:

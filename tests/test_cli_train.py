@@ -280,6 +280,7 @@ EVALUATE = {
     "run": ("line", "cycle"),
     "mix": ("line", "line --mix cycle"),
     "against": ("line", "line --against cycle"),
+    "maps": None,  # tests/test_cli_models.py
     "by": ("line", "line --by site"),
     "part": ("line", "line --part val"),
     "clusters_km": ("line --against cycle --by all", "line --against cycle --by all --clusters-km 3000"),
