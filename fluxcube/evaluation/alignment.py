@@ -60,7 +60,8 @@ def _in_order(data: Labelled) -> Labelled:
     data = data if data.indexes["time"].is_monotonic_increasing else data.sortby("time")
     if abs(step_days(data) - 1) > 0.01:
         return data
-    return data.assign_coords(time=data["time"].values.astype("datetime64[D]").astype("datetime64[ns]"))
+    dates = data["time"].values.astype("datetime64[D]").astype("datetime64[ns]")
+    return data.assign_coords(time=("time", dates, data["time"].attrs))
 
 
 def sampling_notes(predictions: Mapping[str, Labelled]) -> dict[str, str]:

@@ -146,9 +146,9 @@ def in_common_steps(
     """Average the finer of observations and predictions over the time steps of the coarser, if some are maps.
 
     Days are those of a daily cube (local standard time); of an hourly cube they are those of local mean solar time, or
-    of UTC if the attribute ``averaged_clock`` of the maps is utc. A day needs all of its hours, gap-filled ones
-    included; its quality is the measured or well filled share of them. A longer period has the mean of its days within
-    the limit of quality, at least 15 of a month, 183 of a year and half of others.
+    of UTC if the maps state this (attribute ``averaged_clock``, or UTC in the long name of time). A day needs all of
+    its hours, gap-filled ones included; its quality is the measured or well filled share of them. A longer period has
+    the mean of its days within the limit of quality, at least 15 of a month, 183 of a year and half of others.
 
     Parameters
     ----------
@@ -244,13 +244,19 @@ class _Clock:
             offset = obs["utc_offset"].reset_coords(drop=True) if known else (_longitude(obs) / 15).round()
             return cls("days of local standard time", offset)
         coarse = [predictions[name] for name, step in steps.items() if step >= 0.99]
-        if any(data.attrs.get("averaged_clock") == "utc" for data in coarse):
+        if any(_in_utc(data) for data in coarse):
             return cls("days of UTC", _longitude(obs) * 0.0)
         return cls("days of local mean solar time", _longitude(obs) / 15)
 
     def at(self, array: xr.DataArray) -> xr.DataArray:
         """Return the offsets (site,) of the sites of an array; 0 for sites without observations."""
         return self.offset.reindex(site=array["site"]).fillna(0.0)
+
+
+def _in_utc(data: Labelled) -> bool:
+    """Return whether days are those of UTC: by the attribute of `mean_maps`, else by the name of the time axis."""
+    clock = str(data.attrs.get("averaged_clock", ""))
+    return clock.lower() == "utc" or (not clock and "UTC" in str(data["time"].attrs.get("long_name", "")))
 
 
 def _longitude(obs: Labelled) -> xr.DataArray:

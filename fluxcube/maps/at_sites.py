@@ -122,7 +122,7 @@ def sample_at_sites(
     """
     _check_options(maps, method, match_igbp, max_distance)
     towers = _towers(cube)
-    named = standard_names(maps if isinstance(maps, xr.Dataset) else maps.to_dataset(name=_ARRAY))
+    named = _with_chunks(standard_names(maps if isinstance(maps, xr.Dataset) else maps.to_dataset(name=_ARRAY)))
     grid = Grid.of(named)
     cells = SiteCells.at(grid, towers)
     if match_igbp is not None and match_igbp is not False:
@@ -176,6 +176,19 @@ def _towers(cube: Labelled) -> xr.Dataset:
         if name not in coords:
             raise SchemaError(f"towers: expected the coordinate {name} along the dimension site; assign it.")
     return xr.Dataset(coords=coords)
+
+
+def _with_chunks(maps: xr.Dataset) -> xr.Dataset:
+    """Return maps of which variables without known chunks, such as derived ones, have those of another variable."""
+    key = "preferred_chunks"
+    grids = {name: array for name, array in maps.data_vars.items() if set(array.dims) >= _CELLS}
+    known = {array.dims: array.encoding[key] for array in grids.values() if array.encoding.get(key)}
+    changed = {}
+    for name, array in grids.items():
+        if not array.encoding.get(key) and array.dims in known:
+            changed[name] = array.copy(deep=False)
+            changed[name].encoding = {**array.encoding, key: known[array.dims]}
+    return maps.assign(changed)
 
 
 def _sampled(array: xr.DataArray, grid: Grid, towers: xr.Dataset, cells: SiteCells, method: str) -> xr.DataArray:

@@ -131,6 +131,8 @@ def test_daily_maps_against_an_hourly_cube(cube):
     assert fc.evaluate(cube.chunk(site=2, time=100), maps, min_quality=0.5).n.equals(scores.n)
     utc = fc.evaluate(cube, maps.assign_attrs(averaged_clock="utc"), min_quality=0.5)
     assert utc.rmse.item() > scores.rmse.item() + 1e-3 and "days of UTC" in utc.attrs["averaging"]
+    named = maps.assign_coords(time=("time", noon.time.values, {"long_name": "start of the day (UTC)"}))
+    assert fc.evaluate(cube, named, min_quality=0.5).equals(utc)
 
 
 def test_our_own_daily_means_agree_with_the_days_of_the_towers(cube):

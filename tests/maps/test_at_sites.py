@@ -304,6 +304,20 @@ def test_only_the_chunks_of_towers_are_read(product, chunks, method):
     xr.testing.assert_identical(out.compute(), eager)
 
 
+def test_a_derived_variable_is_read_in_the_chunks_of_the_others(product):
+    path, _ = product
+    store = CountingStore(path, read_only=True)
+    maps = xr.open_zarr(store, chunks=None, consolidated=False, zarr_format=3)
+    derived = maps.NEE.copy(deep=False)
+    derived.encoding = {}  # as that of a sum of two arrays
+    out = fc.sample_at_sites(maps.assign(RECO=derived), towers((52.5, 13.5), (84.5, 14.5)))
+    store.read.clear()
+    with dask.config.set(scheduler="synchronous"):
+        assert np.isfinite(out.RECO.isel(time=slice(0, 24)).values).all()
+    assert [key for key in store.read if key.startswith("NEE")] == ["NEE/c/0/0/0/1"]
+    assert not derived.encoding and "preferred_chunks" in maps.NEE.encoding
+
+
 def test_days_and_hours_become_hourly_time_steps(product):
     _, ds = product
     out = fc.sample_at_sites(ds, towers((52.5, 13.5)))
