@@ -176,13 +176,16 @@ def in_common_steps(
     longest = longest_step(obs, predictions) if sampled else float("nan")
     steps = {name: step_days(data) for name, data in predictions.items()}
     unequal = any(step < 0.99 * longest for step in (step_days(obs), *steps.values()))
-    if not unequal:
+    shared = [target for target in observed if all(target in arrays for arrays in predicted.values())]
+    if not unequal or not shared:
         limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
         return CommonSteps(observed, flags, dict(predicted), resolution, limit)
     limit = quality_limit(DAILY, max_qc, min_quality, default=DAILY.measured)
     if unknown := [name for name, step in steps.items() if not np.isfinite(step)]:
         raise SchemaError(f"the length of the time steps of {unknown[0]} is unknown: assign the coordinate time_bnds.")
     clock = _Clock.of(obs, predictions, steps)
+    observed, flags = ({t: arrays[t] for t in shared if t in arrays} for arrays in (observed, flags))
+    predicted = {model: {t: arrays[t] for t in shared} for model, arrays in predicted.items()}
     if step_days(obs) < 0.99:
         observed, flags = _observed_days(observed, flags, clock)
     daily = {

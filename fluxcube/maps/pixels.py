@@ -75,11 +75,19 @@ def _lazy(variable: xr.Variable, others: Sequence[Hashable], rows: np.ndarray, c
     for site in _runs(found):
         first = found[site.start]
         if first is None:
-            parts.append(da.full_like(blocks[0][..., :1], np.nan, dtype=dtype))
+            parts.append(_blank(blocks[0], site.stop - site.start, dtype))
         else:
             group, start = first
             parts.append(blocks[group][..., start : start + site.stop - site.start].astype(dtype))
     return da.concatenate(parts, axis=-1)
+
+
+def _blank(like: da.Array, count: int, dtype: np.dtype) -> da.Array:
+    """Return missing values (..., site) of some sites, with the other chunks of an array."""
+    import dask.array as da
+
+    chunks = (*like.chunks[:-1], (count,))
+    return da.full((*like.shape[:-1], count), np.nan, dtype=dtype, chunks=chunks)
 
 
 def _runs(found: Sequence[tuple[int, int] | None]) -> list[slice]:
@@ -87,7 +95,8 @@ def _runs(found: Sequence[tuple[int, int] | None]) -> list[slice]:
     starts = [0]
     for i in range(1, len(found)):
         before, here = found[i - 1], found[i]
-        if before is None or here is None or (before[0], before[1] + 1) != here:
+        follows = before is None if here is None else before is not None and (before[0], before[1] + 1) == here
+        if not follows:
             starts.append(i)
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
 
@@ -126,9 +135,8 @@ def _block(variable: xr.Variable, others: Sequence[Hashable], rows: np.ndarray, 
         near = {"rows": rows - rows.min(), "columns": columns - columns.min()}
         chunks = (*window.chunks[:-2], (len(rows),))
         axes = {"drop_axis": [window.ndim - 1], "dtype": variable.dtype, "chunks": chunks}
-        return da.map_blocks(
-            _pick_values, window, **near, **axes, meta=np.empty((0,) * (window.ndim - 1), variable.dtype)
-        )
+        meta = np.empty((0,) * (window.ndim - 1), variable.dtype)
+        return _fewer_blocks(da.map_blocks(_pick_values, window, **near, **axes, meta=meta))
     first, *rest = others
     sizes, length = [variable.sizes[dim] for dim in rest], variable.sizes[first]
     step = _steps_per_task(variable, first)
@@ -139,6 +147,14 @@ def _block(variable: xr.Variable, others: Sequence[Hashable], rows: np.ndarray, 
         one = read(variable, ((first, start, stop),), rows, columns, tuple(others))
         parts.append(da.from_delayed(one, (stop - start, *sizes, len(rows)), variable.dtype))
     return da.concatenate(parts, axis=0)
+
+
+def _fewer_blocks(cells: da.Array) -> da.Array:
+    """Return an array of which successive chunks along the first dimension are joined, if there are many."""
+    chunks = cells.chunks[0]
+    several = -(-len(chunks) // _MAX_TASKS)
+    joined = tuple(sum(chunks[i : i + several]) for i in range(0, len(chunks), several))
+    return cells.rechunk({0: joined}) if several > 1 else cells
 
 
 def _steps_per_task(variable: xr.Variable, first: Hashable) -> int:
