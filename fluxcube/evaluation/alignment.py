@@ -53,15 +53,17 @@ def at_sites(obs: Labelled, predictions: Mapping[str, Labelled]) -> dict[str, La
 
 
 def _in_order(data: Labelled) -> Labelled:
-    """Return sampled maps in the order of time, daily ones with the date as time stamp."""
+    """Return sampled maps in the order of time; a stamp within an hour or a day becomes that of its start."""
     time = data["time"] if "time" in data.coords else None
     if time is None or time.dtype.kind != "M":
         return data
     data = data if data.indexes["time"].is_monotonic_increasing else data.sortby("time")
-    if abs(step_days(data) - 1) > 0.01:
+    step = step_days(data) * 24
+    unit = next((unit for unit, hours in (("h", 1), ("D", 24)) if abs(step - hours) < 0.01 * hours), None)
+    if unit is None:
         return data
-    dates = data["time"].values.astype("datetime64[D]").astype("datetime64[ns]")
-    return data.assign_coords(time=("time", dates, data["time"].attrs))
+    starts = data["time"].values.astype(f"datetime64[{unit}]").astype("datetime64[ns]")
+    return data.assign_coords(time=("time", starts, data["time"].attrs))
 
 
 def sampling_notes(predictions: Mapping[str, Labelled]) -> dict[str, str]:

@@ -18,7 +18,6 @@ from fluxcube.maps.site_cells import (
     class_lookup,
     data_lookup,
     igbp_codes,
-    land_of,
     places_of,
     property_of,
     static_property,
@@ -129,8 +128,9 @@ def sample_at_sites(
         cells.match(towers, class_lookup(named, grid, match_igbp), max_distance)
     elif max_distance is not None:
         cells.move_to_data(towers, data_lookup(named, grid), max_distance)
-    else:
-        cells.note_sea(land_of(named, grid, cells.cells))
+    of_cells = _cell_coords(named, grid, towers, cells)
+    if max_distance is None and "cell_land_fraction" in of_cells:
+        cells.note_sea(of_cells["cell_land_fraction"][1])
     values = {
         str(name): _sampled(array, grid, towers, cells, method)
         for name, array in named.data_vars.items()
@@ -141,7 +141,7 @@ def sample_at_sites(
             f"maps: expected variables with the dimensions latitude and longitude, found {list(named.data_vars)}."
         )
     coords: dict[Hashable, object] = {**_kept_coords(named), **towers.coords}
-    coords.update(_cell_coords(named, grid, towers, cells))
+    coords.update(of_cells)
     text = cells.report(method, match_igbp, max_distance)
     attrs = {key: value for key, value in named.attrs.items() if key not in _STORE_ATTRS} | {SAMPLING: text}
     out = join_hours(xr.Dataset(values, coords, attrs))

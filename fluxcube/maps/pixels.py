@@ -45,10 +45,20 @@ def read_cells(array: xr.DataArray, rows: np.ndarray, columns: np.ndarray) -> xr
     elif not (rows >= 0).any():
         data = np.full((*(array.sizes[dim] for dim in others), len(rows)), np.nan, np.result_type(array.dtype, "f4"))
     elif not others:
-        data = _without(_pick(variable, (), rows, columns), rows < 0)
+        data = _without(_read_now(variable, rows, columns), rows < 0)
     else:
         data = _lazy(variable, others, rows, columns)
     return xr.DataArray(data, dims=(*others, "site"), name=array.name, attrs=array.attrs)
+
+
+def _read_now(variable: xr.Variable, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Read the cells (site,) of a property that does not depend on time, chunk by chunk; unknown for cell -1."""
+    inside = np.flatnonzero(rows >= 0)
+    values = np.zeros(len(rows), variable.dtype)
+    for group in _groups(variable, rows[inside], columns[inside]):
+        at = inside[group]
+        values[at] = _pick(variable, (), rows[at], columns[at])
+    return values
 
 
 def _without(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -176,12 +186,10 @@ def _pick(
     others: Sequence[Hashable] = (),
 ) -> np.ndarray:
     """Read the smallest window with all cells, and return their values (..., cell)."""
-    inside = rows >= 0
     selected = variable.isel({dim: slice(start, stop) for dim, start, stop in parts})
-    window = selected.isel(latitude=_span(rows[inside]), longitude=_span(columns[inside]))
+    window = selected.isel(latitude=_span(rows), longitude=_span(columns))
     values = xr.Variable(window.dims, window.values).transpose(*others, *_CELLS).values
-    row, column = (np.where(inside, at - at[inside].min(), 0) for at in (rows, columns))
-    return _pick_values(values, rows=row, columns=column)
+    return _pick_values(values, rows=rows - rows.min(), columns=columns - columns.min())
 
 
 def _pick_values(window: np.ndarray, *, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -71,6 +71,16 @@ def test_maps_are_sampled_at_towers(cube, caplog):
         fc.evaluate(cube.drop_vars("latitude"), maps)
 
 
+def test_stamps_in_the_middle_of_the_hour_are_those_of_the_hour(cube):
+    maps = maps_of({"NEE": flux(cube) + 1}, cube)
+    half = maps.assign_coords(time=maps.time + np.timedelta64(30, "m"))
+    assert fc.evaluate(cube, half).equals(fc.evaluate(cube, maps))
+    turned = maps.isel(time=slice(None, None, -1))  # files of several years in another order
+    assert fc.evaluate(cube, turned).equals(fc.evaluate(cube, maps))
+    array = maps.NEE.rename(latitude="lat", longitude="lon")
+    assert fc.evaluate(cube, array).equals(fc.evaluate(cube, maps))
+
+
 def test_towers_outside_the_maps_have_no_score(cube):
     inside = maps_of({"NEE": flux(cube)}, cube).isel(latitude=slice(0, 3), longitude=slice(0, 3))
     scores = fc.evaluate(cube, inside, by="site")

@@ -304,6 +304,30 @@ def test_only_the_chunks_of_towers_are_read(product, chunks, method):
     xr.testing.assert_identical(out.compute(), eager)
 
 
+def test_a_property_of_cells_is_read_in_the_chunks_of_towers(tmp_path):
+    maps = grid(90 - np.arange(80.0), np.arange(120.0))
+    maps["land_fraction"] = xr.where(maps.NEE[0].drop_vars("time") > 60000, 0.5, 1.0)
+    maps.to_zarr(
+        tmp_path / "x.zarr", zarr_format=3, encoding={"land_fraction": {"chunks": (20, 20)}}, consolidated=False
+    )
+    store = CountingStore(tmp_path / "x.zarr", read_only=True)
+    lazy = xr.open_zarr(store, chunks=None, consolidated=False, zarr_format=3)
+    store.read.clear()
+    places = towers((88.0, 3.0), (30.2, 100.0), (np.nan, 0), (86.0, 4.0))
+    out = fc.sample_at_sites(lazy, places)
+    assert sorted(store.read) == ["land_fraction/c/0/0", "land_fraction/c/3/5"]
+    np.testing.assert_array_equal(out.cell_land_fraction, [0.5, 1.0, np.nan, 0.5])
+
+
+def test_sampled_maps_can_be_written(tmp_path, product):
+    _, ds = product
+    out = fc.sample_at_sites(ds, towers((52.5, 13.5), (-60.0, 14.5)))
+    out.to_zarr(tmp_path / "out.zarr", zarr_format=3, consolidated=False)
+    back = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
+    np.testing.assert_array_equal(back.NEE, out.NEE)
+    assert back.cell_note.values.tolist() == ["", "outside the maps"] and back.attrs == out.attrs
+
+
 def test_a_derived_variable_is_read_in_the_chunks_of_the_others(product):
     path, _ = product
     store = CountingStore(path, read_only=True)
