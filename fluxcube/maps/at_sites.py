@@ -208,7 +208,7 @@ def _interpolated(array: xr.DataArray, grid: Grid, towers: xr.Dataset, cells: Si
     weights = np.where(cells.moved[:, None], np.eye(4)[0], weights)
     # A corner without weight is that of the tower's cell, so that nothing else is read.
     corners = np.where((weights > 0)[..., None], corners, corners[:, :1])
-    used = [k for k in range(4) if (weights[:, k] > 0).any()]
+    used = [k for k in range(4) if (weights[:, k] > 0).any()] or [0]
     count = len(weights)
     # All corners at once, so that a chunk with several of them is read once.
     read = read_cells(array, *grid.positions(np.concatenate([corners[:, k] for k in used])))

@@ -42,6 +42,8 @@ class SiteCells:
         Names of sites by what the report says about them.
     moved : (site,) bool
         Whether another cell than that of the tower is used.
+    sites : (site,) str
+        Names of the towers.
     """
 
     grid: Grid

@@ -111,6 +111,25 @@ def test_a_global_grid_continues_across_the_date_line():
     assert middle.NEE[0, 0].item() == pytest.approx(10500)  # the mean of 179.5 and -179.5
 
 
+def test_a_column_that_is_there_twice_is_one_column():
+    """Some global files repeat the first column at 360 degrees."""
+    maps = grid([50.0, 51.0], np.arange(0.0, 361.0, 2.0))
+    out = fc.sample_at_sites(maps, towers((50, -0.5), (50, 359.5), (50, 0.9)))
+    np.testing.assert_array_equal(out.cell_longitude, [0, 0, 0])
+    between = fc.sample_at_sites(maps, towers((50, -0.5)), method="bilinear")
+    assert between.NEE[0, 0].item() == pytest.approx(50000 - 0.5)
+
+
+@pytest.mark.parametrize("chunks", [None, {}])
+@pytest.mark.parametrize("method", ["nearest", "bilinear"])
+def test_no_towers_and_towers_in_one_cell(chunks, method):
+    maps = grid(**REGION) if chunks is None else grid(**REGION).chunk(chunks)
+    none = fc.sample_at_sites(maps, INSIDE.isel(site=slice(0, 0)), method=method, max_distance=10)
+    assert none.NEE.shape == (0, 3)
+    same = fc.sample_at_sites(maps, towers(*[(46.0, 9.0)] * 3), method=method)
+    np.testing.assert_array_equal(same.NEE[:, 0], [46009.0] * 3)
+
+
 def test_a_region_across_the_date_line_ends_at_its_edges():
     maps = grid([50.0, 51.0], [177.5, 178.5, 179.5, -179.5, -178.5])
     out = fc.sample_at_sites(maps, towers((50, 179.99), (50, -178.1), (50, -177.9), (50, 177.0), (50, 0)))
