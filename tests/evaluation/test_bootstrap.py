@@ -246,7 +246,7 @@ def test_seasons_are_kept_where_asked(cube, predictions):
     pd.testing.assert_frame_equal(
         score_table(sums, by="igbp"), score_table(site_sums(cube, predictions), by="igbp"), rtol=1e-9
     )
-    with pytest.raises(ConfigError, match="seasons"):
+    with pytest.raises(ConfigError, match="periods"):
         score_table(site_sums(cube, predictions), by="season")
 
 
