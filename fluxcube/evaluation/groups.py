@@ -10,9 +10,11 @@ import xarray as xr
 
 from fluxcube.errors import SchemaError, unknown
 from fluxcube.evaluation.continents import CONTINENTS, continents_of
-from fluxcube.evaluation.periods import ALL, KINDS
+from fluxcube.evaluation.masks import check_subsets
+from fluxcube.evaluation.periods import ALL, KINDS, periods_of
 from fluxcube.evaluation.sums import Sums
 from fluxcube.moments import Moments
+from fluxcube.resolution import resolution_of
 
 #: Groups of sites.
 PLACE_GROUPS = ("igbp", "koppen", "climate", "continent", "site", "network")
@@ -46,6 +48,25 @@ def group_names(by: By) -> tuple[str, ...]:
         if name not in GROUPS:
             raise unknown("group", name, GROUPS)
     return tuple(dict.fromkeys(names))
+
+
+def check_groups(cube: xr.Dataset, by: By) -> None:
+    """Refuse groups that a tower cube cannot have, before anything is computed.
+
+    Raises
+    ------
+    UnknownNameError
+        If a group is none of `GROUPS`.
+    SchemaError
+        If the cube lacks a coordinate or a predictor of the group, or is daily and the group needs hours.
+    """
+    names = group_names(by)
+    for name in set(names) & set(PLACE_GROUPS):
+        place_labels(cube.coords.to_dataset().reset_coords(), name)
+    if "subset" in names:
+        check_subsets(cube)
+    kinds = [name for name in names if name in KINDS and name != "subset"]
+    periods_of(kinds, cube["time"].values, resolution_of(cube), None)
 
 
 def kinds_of(by: By) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def subset_masks(cube: xr.Dataset, *, percentile: float = 95.0) -> xr.Dataset:
     SchemaError
         If the cube is not hourly, or lacks one of these predictors.
     """
-    _check(cube)
+    check_subsets(cube)
     values = {name: cube["predictors"].sel(variable=name, drop=True).load() for name in ("TA", "VPD", "SW_IN_POT")}
     light = values["SW_IN_POT"] > 0
     heat, dry = (values[name].where(light) for name in ("TA", "VPD"))
@@ -58,7 +58,8 @@ def subset_masks(cube: xr.Dataset, *, percentile: float = 95.0) -> xr.Dataset:
     return xr.Dataset(masks).reset_coords(drop=True)
 
 
-def _check(cube: xr.Dataset) -> None:
+def check_subsets(cube: xr.Dataset) -> None:
+    """Refuse a cube that is not hourly, or lacks the predictors of `subset_masks` (SchemaError)."""
     hourly = {"site", "time", "variable"} <= set(cube.dims)
     lacking = {"TA", "VPD", "SW_IN_POT"} - set(map(str, cube["variable"].values)) if hourly else set()
     if not hourly or lacking:
@@ -70,7 +71,9 @@ def _check(cube: xr.Dataset) -> None:
 
 def _percentile(values: xr.DataArray, percentile: float) -> xr.DataArray:
     """Return the percentile of each tower; NaN, which nothing exceeds, where it has no value."""
-    return values.quantile(percentile / 100, "time", skipna=True).drop_vars("quantile")
+    known = values.notnull().any("time")
+    quantile = values.where(known, 0.0).quantile(percentile / 100, "time", skipna=True)
+    return quantile.where(known).drop_vars("quantile")
 
 
 def _transitions(cube: xr.Dataset) -> dict[str, xr.DataArray]:

@@ -19,7 +19,7 @@ from fluxcube.evaluation.sums import Sums
 from fluxcube.moments import SCORES, Moments
 from fluxcube.stores.files import replacing
 
-_KEYS = ("target", "units", "group", "zero_shot", "model")
+_KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
 _HEADINGS = {
     "nse": "NSE",
     "rmse": "RMSE",
