@@ -19,6 +19,7 @@ from fluxcube.evaluation.sums import (
     computed_moments,
     data_resolution,
     sums_of,
+    without_empty_years,
 )
 from fluxcube.inference.outputs import CALIBRATION_SITES
 from fluxcube.moments import Moments
@@ -85,6 +86,7 @@ def sums_with_coverage(
     periods, found = computed_moments(data, arrays, tuple(dict.fromkeys(kinds)), data_resolution(obs), subsets)
     number = len(data.pairs)
     sums = sums_of(data, dict(zip(data.pairs, found.moments[:number], strict=True)), periods, found.rows)
+    sums = without_empty_years({"": sums})[""]
     return sums, [one.sums(m, periods) for one, m in zip(indicators, found.moments[number:], strict=True)]
 
 

@@ -240,7 +240,9 @@ def _with_coverage_of(scored: xr.Dataset, covered: Sequence[CoverageSums], by: B
         return scored
     found = [_scored(one, by, None).bias.reset_coords(drop=True) for one in covered]
     share = xr.concat([one.reindex(model=scored["model"]) for one in found], "target")
-    share = share.reindex(target=scored["target"]).transpose(*scored["nse"].dims)
+    share = share.reindex({d: scored[d] for d in ("group", "target") if d in scored.dims}).transpose(
+        *scored["nse"].dims
+    )
     attrs = {"long_name": "share of values within 80 % intervals", "units": "1"}
     attrs |= {"comment": note} if (note := coverage_note(covered)) else {}
     return scored.assign({COVERAGE: share.assign_attrs(attrs)})

@@ -339,7 +339,8 @@ def site_sums(
     data = aligned(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
     kinds = tuple(dict.fromkeys((*periods, *(("season",) if seasons else ()))))
     split, moments = computed_moments(data, list(data.pairs.values()), kinds, data_resolution(obs), subsets)
-    return sums_of(data, dict(zip(data.pairs, moments.moments, strict=True)), split, moments.rows)
+    sums = sums_of(data, dict(zip(data.pairs, moments.moments, strict=True)), split, moments.rows)
+    return without_empty_years({"": sums})[""]
 
 
 def sums_of(
@@ -350,6 +351,32 @@ def sums_of(
     steps = {f"{ROWS}{step}": {t: counts[step] for t, counts in rows.items()} for step in next(iter(rows.values()))}
     scored = {target: int(out.whole(target).n[:, 0].sum()) for target in out.targets}
     return replace(out, attrs={**data.attrs, **steps, f"{ROWS}scored": scored})
+
+
+def without_empty_years(several: Mapping[str, Sums]) -> dict[str, Sums]:
+    """Return sums without the years in which none of them has a time step, such as those around the time axis.
+
+    Parameters
+    ----------
+    several : mapping of str to Sums
+        Sums with the same periods.
+    """
+    periods = next(iter(several.values())).periods
+    if "year" not in periods.kinds:
+        return dict(several)
+    at = periods.kinds.index("year")
+    scored = sum(m.n.sum((0, 2)) for one in several.values() for m in one.moments.values())
+    years = {label[at] for label, n in zip(periods.labels, np.atleast_1d(scored), strict=True) if n} | {""}
+    kept = [i for i, label in enumerate(periods.labels) if label[at] in years]
+    if years == {""}:
+        return dict(several)
+    labels = replace(periods, labels=tuple(periods.labels[i] for i in kept))
+    return {
+        name: replace(
+            one, periods=labels, moments={t: Moments(*(x[:, kept] for x in m)) for t, m in one.moments.items()}
+        )
+        for name, one in several.items()
+    }
 
 
 class Computed(NamedTuple):

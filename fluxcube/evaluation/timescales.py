@@ -10,7 +10,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.periods import ALL, Periods, check_coordinates, periods_of, within
-from fluxcube.evaluation.sums import Labelled, Sums, aligned, data_resolution, sums_of
+from fluxcube.evaluation.sums import Labelled, Sums, aligned, data_resolution, sums_of, without_empty_years
 from fluxcube.moments import Moments, grouped_moments, moments
 from fluxcube.resolution import DEFAULT, HOURLY, Default, Resolution
 
@@ -126,10 +126,11 @@ def scale_sums(
             for scale in chosen:
                 found[scale][target].append(_moments(series[scale], scale, split, south, of_time, resolution))
             rows[target] = {step: rows[target][step] + int(count) for step, count in counts[target].items()}
-    return {
+    sums = {
         scale: sums_of(data, {t: Moments(*map(np.stack, zip(*m, strict=True))) for t, m in of.items()}, split, rows)
         for scale, of in found.items()
     }
+    return without_empty_years(sums)
 
 
 def _chosen(scales: Scales, resolution: Resolution) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def test_periods_are_those_of_the_local_time(cube, predictions, by):
     label = periods(cube)[by]
     obs, preds = common(cube, predictions)
     assert found.nse.dims == ("model", "group")
-    assert set(found.group.values[(found.n > 0).any("model")]) == set(np.unique(label.astype(str)))
+    assert set(found.group.values) == set(np.unique(label.astype(str))), "no year without a time step"
     for group, (i, pred) in itertools.product(found.group.values, enumerate(preds)):
         inside = np.where(label == group, obs, np.nan)
         for name, kernel in KERNELS.items():
@@ -357,3 +357,14 @@ def test_cells_of_maps_are_grouped_by_continent_and_year():
     assert set(found.continent.values) == {"North America", "South America", "Europe", "Africa", "Asia"}
     assert found.n.sum() == maps.size and (found.bias.where(found.n > 0, 1).round(9) == 1).all()
     assert set(GROUPS) > {"continent", "year", "time_of_day", "subset"}
+
+
+def test_coverage_is_grouped_as_the_other_scores(cube, predictions):
+    wide = predictions["good"].assign(NEE_std=xr.full_like(cube.NEE, 1.0))
+    found = fc.evaluate(cube, {"good": wide, "bad": predictions["bad"]}, by=("igbp", "year"), max_qc=None)
+    assert found.coverage_80.dims == ("model", "group", "target")
+    assert found.coverage_80.sel(model="bad").isnull().all()
+    own = found.coverage_80.sel(model="good", target="NEE")
+    np.testing.assert_allclose(own, 0.8, atol=0.03)
+    whole = fc.evaluate(cube, wide.where(predictions["bad"].NEE.notnull()), max_qc=None).coverage_80
+    np.testing.assert_allclose(np.average(own, weights=found.n.sel(model="good", target="NEE")), whole, rtol=1e-9)
