@@ -95,7 +95,7 @@ def groups_of(sums: Sums, target: str, by: By) -> dict[tuple[str, ...], tuple[Mo
     """
     names = group_names(by)
     count = len(sums.moments[target].n)
-    masks = _masks(sums.places[target], count, [name for name in names if name in PLACE_GROUPS])
+    masks = place_masks(sums.places[target], count, [name for name in names if name in PLACE_GROUPS])
     periods = sums.of_periods(target, [name for name in names if name in KINDS])
     out = {}
     for (places, mask), (period, m) in itertools.product(masks.items(), periods.items()):
@@ -105,8 +105,18 @@ def groups_of(sums: Sums, target: str, by: By) -> dict[tuple[str, ...], tuple[Mo
     return out
 
 
-def _masks(places: xr.Dataset, count: int, names: Sequence[str]) -> dict[tuple[str, ...], np.ndarray]:
-    """Return a mask of the places of each group of sites; for several kinds of groups, of each combination."""
+def place_masks(places: xr.Dataset, count: int, names: Sequence[str]) -> dict[tuple[str, ...], np.ndarray]:
+    """Return a mask of the places of each group of sites; for several kinds of groups, of each combination.
+
+    Parameters
+    ----------
+    places : xr.Dataset
+        Coordinates of the places, with the dimension place.
+    count : int
+        Number of places.
+    names : sequence of str
+        Of `PLACE_GROUPS`.
+    """
     out: dict[tuple[str, ...], np.ndarray] = {(): np.ones(count, bool)}
     for name in names:
         of_name = _masks_of(places, name)

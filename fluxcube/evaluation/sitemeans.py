@@ -12,7 +12,8 @@ import pandas as pd
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import draw_counts, interval
-from fluxcube.evaluation.skill import MIN_SITES, cluster_labels
+from fluxcube.evaluation.intervals import cluster_labels
+from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.moments import Moments, scores_of
 from fluxcube.samples.features import class_of

@@ -18,24 +18,14 @@ from fluxcube.evaluation.coverage import (
     coverage_note,
     sums_with_coverage,
 )
-from fluxcube.evaluation.groups import GROUPS, By, group_names, groups_of, kinds_of, label_of
-from fluxcube.evaluation.intervals import (
-    SITE_STATISTICS,
-    Clusters,
-    IntervalOptions,
-    cluster_labels,
-    group_scores,
-    interval_attrs,
-    interval_columns,
-    of_model,
-    reason_of,
-)
+from fluxcube.evaluation.groups import GROUPS, By, group_names, kinds_of
+from fluxcube.evaluation.intervals import Clusters, IntervalOptions, cluster_labels, interval_attrs, interval_columns
+from fluxcube.evaluation.labelled import evaluate_sums, score_attrs, scored_groups
 from fluxcube.evaluation.masks import subset_masks
-from fluxcube.evaluation.sums import ROWS, SEASONS, Labelled, SumOptions, Sums, common_rows, site_sums
+from fluxcube.evaluation.seeds import mean_of_members, member_sums, members_of, seed_table
+from fluxcube.evaluation.sums import SEASONS, Labelled, SumOptions, Sums, common_rows, site_sums
 from fluxcube.evaluation.timescales import Scales, scale_sums
-from fluxcube.moments import Moments
 from fluxcube.resolution import DEFAULT, Default
-from fluxcube.scores import LONG_NAMES, UNITLESS
 
 __all__ = [
     "GROUPS",
@@ -58,13 +48,14 @@ MIN_SITES = 5
 
 #: Groups of sites whose means over groups leave out those of fewer sites.
 _CLASSES = ("igbp", "koppen", "climate", "continent")
-_SITES_IN_WORDS = {"_site_median": "median", "_site_p10": "10th percentile", "_site_p90": "90th percentile"}
-_BOUNDS = {
-    "_low": "lower bound",
-    "_high": "upper bound",
-    "_diff": "difference from {against}",
-    "_diff_low": "lower bound of the difference from {against}",
-    "_diff_high": "upper bound of the difference from {against}",
+#: Columns of `seed_table`, and their endings in the results of `evaluate`.
+_OF_MEMBERS = {
+    "_seeds_low": "_seeds_low",
+    "_seeds_high": "_seeds_high",
+    "_diff_low": "_diff_seeds_low",
+    "_diff_high": "_diff_seeds_high",
+    "_one": "_member_mean",
+    "_one_std": "_member_std",
 }
 
 
@@ -100,7 +91,8 @@ def evaluate(
         One variable per flux, as `fluxcube.predict` and `fluxcube.upscale` return, or an array that is named after
         its flux or has a dimension target. It is converted to the units of the observations (attribute ``units``, or
         the coordinate ``target_units`` of a cube); data without units are taken to have those of the variable
-        table. The fluxes that all models contain are scored.
+        table. The fluxes that all models contain are scored. Of an ensemble, a prediction with a dimension `member`,
+        the mean of the members is scored.
     by : str or sequence of str, optional
         Groups; of several, each combination is a group. Sites: igbp, koppen, climate, continent, site and network; a
         site of several networks counts in each of them. Time steps: season, year, time_of_day and subset. Seasons,
@@ -134,11 +126,14 @@ def evaluate(
     xr.Dataset
         nse, rmse, mae, bias (pred - obs) and corr2 of all time steps of a group together, as in Table 1 of the
         CarbonSense paper; ``<score>_site_median``, ``<score>_site_p10`` and ``<score>_site_p90``, the median and the
-        10th and 90th percentiles over sites; n (time steps) and n_sites; with clusters, the intervals of
-        `score_table`. Dims (model, scale, group, target), without those that were not requested; ``to_array("metric")``
-        stacks all. The coordinate `reason` states why a score is NaN. Attributes record the row mask and how many time
-        steps each step left, by target: rows_observed at the common sites, rows_after_quality, rows_common at time
-        steps that all models have, and rows_scored where all models have a value.
+        10th and 90th percentiles over sites; n (time steps) and n_sites; with clusters, the intervals of `score_table`;
+        of ensembles, for groups of sites without time scales, also the intervals over clusters and members
+        (``_seeds_low``, ``_seeds_high``, ``_diff_seeds_low``, ``_diff_seeds_high``) and the mean and standard deviation
+        of the scores of single members (``_member_mean``, ``_member_std``). Dims (model, scale, group, target), without
+        those that were not requested; ``to_array("metric")`` stacks all. The coordinate `reason` states why a score is
+        NaN. Attributes record the row mask and how many time steps each step left, by target: rows_observed at the
+        common sites, rows_after_quality, rows_common at time steps that all models have, and rows_scored where all
+        models have a value.
 
     Raises
     ------
@@ -164,14 +159,34 @@ def evaluate(
     >>> scores.bias.sel(model="b", scale="hourly", target="NEE", group="DBF, night").round(3).item()
     1.0
     """
-    models, several = _named(pred)
+    named, several = _named(pred)
+    models = {name: mean_of_members(one) for name, one in named.items()}
     limits: SumOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality}
     computed, covered = _computed(obs, models, by, scales, subsets, limits)
     scored = evaluate_sums(
         computed, by=by, seen=seen, clusters=clusters, draws=draws, seed=seed, level=level, against=against
     )
     scored = _with_coverage_of(scored, covered, by)
+    if clusters is not None and not scales and not kinds_of(by) and any("member" in one.dims for one in named.values()):
+        several_of = {name: members_of(one) for name, one in named.items()}
+        sums = member_sums(obs, several_of, qc=qc, max_qc=max_qc, min_quality=min_quality)
+        table = seed_table(sums, by=by, clusters=clusters, draws=draws, seed=seed, level=level, against=against)
+        scored = _with_seeds(scored, table)
     return scored if several else scored.isel(model=0, drop=True)
+
+
+def _with_seeds(scored: xr.Dataset, table: pd.DataFrame) -> xr.Dataset:
+    """Add intervals over clusters and members, and statistics of single members, from a table of `seed_table`."""
+    dims = scored["nse"].dims
+    rows = table.set_index([str(d) for d in dims])
+    order = pd.MultiIndex.from_product([scored[d].values for d in dims], names=rows.index.names)
+    rows = rows.reindex(order)
+    added = {}
+    for score, (column, ending) in itertools.product(("nse", "rmse", "nse_site_median"), _OF_MEMBERS.items()):
+        values = rows[f"{score}{column}"].to_numpy(float).reshape([scored.sizes[d] for d in dims])
+        attrs = score_attrs(f"{score}{ending}", scored["units"].values.tolist(), str(scored.attrs["against"]))
+        added[f"{score}{ending}"] = (dims, values, attrs)
+    return scored.assign(added)
 
 
 def _named(pred: Labelled | Mapping[str, Labelled]) -> tuple[dict[str, Labelled], bool]:
@@ -203,42 +218,11 @@ def _computed(
     return scale_sums(obs, models, scales=scales, **options), []
 
 
-def evaluate_sums(
-    sums: Sums | Mapping[str, Sums],
-    *,
-    by: By = None,
-    seen: Iterable[str] | None = None,
-    **intervals: Unpack[IntervalOptions],
-) -> xr.Dataset:
-    """Compute the scores that `evaluate` returns from sums, so that several groupings need one pass over the data.
-
-    Parameters
-    ----------
-    sums : Sums, or mapping of str to Sums
-        Sums that `site_sums` returns, or those by time scale of `fluxcube.evaluation.timescales.scale_sums`.
-    by, seen
-        As `evaluate` takes them; the sums need the periods of `by`.
-    **intervals
-        Options of intervals, as `score_table` takes them.
-
-    Returns
-    -------
-    xr.Dataset
-        As `evaluate` returns it, with the dimension model.
-    """
-    if isinstance(sums, Sums):
-        return _scored(sums, by, seen, **intervals)
-    several = [_scored(one, by, seen, **intervals) for one in sums.values()]
-    scale = pd.Index(list(sums), dtype=object, name="scale")
-    out = xr.concat(several, scale, data_vars="all", coords=["reason"], compat="override", combine_attrs="override")
-    return out.transpose("model", "scale", ...)
-
-
 def _with_coverage_of(scored: xr.Dataset, covered: Sequence[CoverageSums], by: By) -> xr.Dataset:
     """Add the coverage of 80 % intervals to scores, NaN for models without standard deviations."""
     if not covered:
         return scored
-    found = [_scored(one, by, None).bias.reset_coords(drop=True) for one in covered]
+    found = [scored_groups(one, by, None).bias.reset_coords(drop=True) for one in covered]
     share = xr.concat([one.reindex(model=scored["model"]) for one in found], "target")
     share = share.reindex({d: scored[d] for d in ("group", "target") if d in scored.dims}).transpose(
         *scored["nse"].dims
@@ -335,7 +319,7 @@ def with_coverage(table: pd.DataFrame, covered: Iterable[CoverageSums], *, by: B
     found: dict[tuple[Hashable, ...], float] = {}
     for sums in covered:
         for groups in (None, by):
-            rows = skill_table(_by_model(_scored(sums, groups, None)))
+            rows = skill_table(_by_model(scored_groups(sums, groups, None)))
             found |= dict(
                 zip(zip(rows["target"], rows["group"], rows["model"], strict=True), rows["bias"], strict=True)
             )
@@ -394,7 +378,7 @@ def score_table(
     names = group_names(by)
     options: IntervalOptions = {"clusters": clusters, "draws": draws, "seed": seed, "level": level, "against": against}
     rows = interval_columns(sums, by, **options)
-    out = skill_table(_by_model(_scored(sums, by, seen)))
+    out = skill_table(_by_model(scored_groups(sums, by, seen)))
     if len(names) == 1 and names[0] in _CLASSES:
         out.insert(list(out).index("n_sites") + 1, "counted", out["n_sites"] >= MIN_SITES)
     if clusters is None:
@@ -495,90 +479,3 @@ def skill_table(scored: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     out = out.loc[rows, keys + [c for c in out if c not in keys]].reset_index(drop=True)
     out.attrs = dict(next(iter(scored.values())).attrs)
     return out
-
-
-def _scored(sums: Sums, by: By, seen: Iterable[str] | None, **intervals: Unpack[IntervalOptions]) -> xr.Dataset:
-    """Return the scores (model, group, target) of each group; without groups, (model, target)."""
-    names = group_names(by)
-    groups = {t: groups_of(sums, t, by) for t in sums.targets}
-    keys = list(dict.fromkeys(key for found in groups.values() for key in found))
-    options: IntervalOptions = {"clusters": None, **intervals}
-    bounds = interval_columns(sums, by, **options)
-    empty = group_scores(Moments(*np.zeros((len(Moments._fields), 0))))
-    shape = (len(sums.models), len(keys), len(sums.targets))
-    values: dict[str, np.ndarray] = {name: np.full(shape, value, type(value)) for name, value in empty.items()}
-    reason = np.full(shape, "", object)
-    for (i, model), (j, key), (k, target) in itertools.product(
-        enumerate(sums.models), enumerate(keys), enumerate(sums.targets)
-    ):
-        m = of_model(groups[target][key][0], i) if key in groups[target] else None
-        reason[i, j, k] = reason_of(m) if m is not None else "no site"
-        cell = {} if m is None else group_scores(m) | bounds.get((target, label_of(key), model), {})
-        for name, value in cell.items():
-            values.setdefault(name, np.full(shape, np.nan))[i, j, k] = value
-    attrs = _attributes(sums, names) | interval_attrs(sums, **intervals)
-    return _labelled(values, reason, sums, keys, names, seen, attrs)
-
-
-def _attributes(sums: Sums, names: Sequence[str]) -> dict[str, object]:
-    """Return the attributes of scores; numbers of time steps are lists in the order of the targets."""
-    rows = {
-        name: [int(value[t]) for t in sums.targets]
-        for name, value in sums.attrs.items()
-        if name.startswith(ROWS) and isinstance(value, Mapping)
-    }
-    return {
-        **sums.attrs,
-        **rows,
-        "by": ", ".join(names) or "all",
-        "aggregation": "scores: all rows of a group pooled; *_site_median: median over the sites of a group",
-    }
-
-
-def _labelled(
-    values: Mapping[str, np.ndarray],
-    reason: np.ndarray,
-    sums: Sums,
-    keys: list[tuple[str, ...]],
-    names: Sequence[str],
-    seen: Iterable[str] | None,
-    attrs: Mapping[str, object],
-) -> xr.Dataset:
-    """Return the Dataset of scores (model, group, target)."""
-    dims = ("model", "group", "target")
-    units = [sums.units_of(t) for t in sums.targets]
-    ds = xr.Dataset(
-        {name: (dims, x, _score_attrs(name, units, str(attrs.get("against", "")))) for name, x in values.items()},
-        coords={
-            "model": np.array(sums.models, object),
-            "group": np.array([label_of(key) for key in keys], object),
-            "target": np.array(sums.targets, object),
-            "units": ("target", np.array(units, object)),
-            "reason": (dims, reason, {"long_name": "why a score is not defined"}),
-        },
-        attrs=attrs,
-    )
-    labels = {name: np.array([key[i] for key in keys], object) for i, name in enumerate(names)}
-    if len(names) > 1:
-        ds = ds.assign_coords({name: ("group", label) for name, label in labels.items()})
-    if seen is not None:
-        of_class = [name for name in names if name in ("igbp", "koppen")]
-        if len(of_class) != 1:
-            found = ", ".join(names) or None
-            raise ConfigError(f'seen= needs by="igbp" or by="koppen", found by={found!r}; leave out seen.')
-        ds = ds.assign_coords(zero_shot=("group", ~np.isin(labels[of_class[0]], sorted(seen))))
-    return ds if names else ds.isel(group=0, drop=True)
-
-
-def _score_attrs(name: str, units: Sequence[str], against: str) -> dict[str, str]:
-    counts = {"n": "time steps scored", "n_sites": "sites with a time step scored", "n_clusters": "clusters of sites"}
-    if name in counts:
-        return {"long_name": counts[name], "units": "1"}
-    bound = next((ending for ending in sorted(_BOUNDS, key=len, reverse=True) if name.endswith(ending)), "")
-    statistic = next((ending for ending in SITE_STATISTICS if name.removesuffix(bound).endswith(ending)), "")
-    score = name.removesuffix(bound).removesuffix(statistic)
-    how = f"{_SITES_IN_WORDS[statistic]} over sites of the score of each" if statistic else "all rows pooled"
-    words = f"{LONG_NAMES[score]}, {how}"
-    words += f", {_BOUNDS[bound].format(against=against)}" if bound else ""
-    same = "1" if score in UNITLESS else units[0] if len(set(units)) == 1 else ""
-    return {"long_name": words} | ({"units": same} if same else {})
