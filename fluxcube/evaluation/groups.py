@@ -159,7 +159,9 @@ def place_labels(places: xr.Dataset, name: str) -> list[list[str]]:
         raise SchemaError(
             f"by={name!r} needs the coordinate {coordinate} on each site; found {sorted(map(str, places))}."
         )
-    return [_labels(name, str(label)) for label in places[coordinate].values]
+    values = places[coordinate].values
+    known = ["" if value is None or value != value else str(value) for value in values.tolist()]  # NaN is no class
+    return [_labels(name, value) for value in known]
 
 
 def _continents(places: xr.Dataset) -> list[str]:

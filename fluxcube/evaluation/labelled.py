@@ -22,6 +22,7 @@ from fluxcube.evaluation.intervals import (
     reason_of,
 )
 from fluxcube.evaluation.sums import ROWS, Sums
+from fluxcube.evaluation.timescales import undefined_kinds
 from fluxcube.moments import Moments
 from fluxcube.scores import LONG_NAMES, UNITLESS
 
@@ -67,10 +68,18 @@ def evaluate_sums(
     """
     if isinstance(sums, Sums):
         return scored_groups(sums, by, seen, **intervals)
-    several = [scored_groups(one, by, seen, **intervals) for one in sums.values()]
+    several = [_at_scale(scored_groups(one, by, seen, **intervals), scale, by) for scale, one in sums.items()]
     scale = pd.Index(list(sums), dtype=object, name="scale")
     out = xr.concat(several, scale, data_vars="all", coords=["reason"], compat="override", combine_attrs="override")
     return out.transpose("model", "scale", ...)
+
+
+def _at_scale(scored: xr.Dataset, scale: str, by: By) -> xr.Dataset:
+    """Return scores whose reason is the scale, where groups of time steps are not defined at it."""
+    if not set(undefined_kinds(scale)) & set(group_names(by)):
+        return scored
+    reason = scored["reason"].where(scored["n"] > 0, "groups of time steps are not defined at this scale")
+    return scored.assign_coords(reason=reason.assign_attrs(scored["reason"].attrs))
 
 
 def scored_groups(sums: Sums, by: By, seen: Iterable[str] | None, **intervals: Unpack[IntervalOptions]) -> xr.Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ SEASONS = ("winter", "spring", "summer", "autumn")
 TIMES_OF_DAY = ("night", "morning", "midday", "afternoon", "evening")
 #: Subset with all time steps.
 ALL = "all"
+
+_BLOCK = 2_000_000  # number of local times in RAM at once
 
 _HALF_DAY, _HALF_HOUR = np.timedelta64(12, "h"), np.timedelta64(30, "m")
 
@@ -194,7 +197,11 @@ def local_times(obs: xr.DataArray, resolution: Resolution) -> xr.DataArray:
     time = obs["time"].reset_coords(drop=True)
     if resolution.local:
         return time
-    shift = xr.apply_ufunc(resolution.solar_shift, obs.longitude, dask="parallelized", output_dtypes=["timedelta64[s]"])
+    longitude = obs["longitude"]
+    if obs.size > _BLOCK and longitude.dims and longitude.chunks is None:  # times of all places at once take much RAM
+        blocks = math.ceil(obs.size / _BLOCK)
+        longitude = longitude.chunk({longitude.dims[0]: max(1, longitude.sizes[longitude.dims[0]] // blocks)})
+    shift = xr.apply_ufunc(resolution.solar_shift, longitude, dask="parallelized", output_dtypes=["timedelta64[s]"])
     return time + shift.reset_coords(drop=True)
 
 

@@ -133,6 +133,17 @@ def scale_sums(
     return without_empty_years(sums)
 
 
+def undefined_kinds(scale: str) -> tuple[str, ...]:
+    """Return the kinds of periods that the values of a scale do not have.
+
+    Examples
+    --------
+    >>> undefined_kinds("monthly"), undefined_kinds("interannual")
+    (('time_of_day',), ('season', 'time_of_day'))
+    """
+    return _UNDEFINED.get(scale, ("time_of_day",))
+
+
 def _chosen(scales: Scales, resolution: Resolution) -> tuple[str, ...]:
     """Return the scales to compute, in the order of `SCALES`."""
     have = SCALES[SCALES.index(resolution.name) :]
@@ -169,7 +180,7 @@ def _moments(
     if not periods.kinds:
         whole = moments(series.values[:, :1], series.values[:, 1:], axis=0)
         return Moments(*(x[None] for x in whole))
-    undefined = _UNDEFINED.get(scale, ("time_of_day",))
+    undefined = undefined_kinds(scale)
     number = periods.numbers(series.when, latitude, undefined=undefined)
     parts = []
     for mask in masks or [None]:

@@ -12,6 +12,7 @@ from kernels import KERNELS
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError, SchemaError, UnknownNameError
+from fluxcube.evaluation import periods as periods_module
 from fluxcube.evaluation.continents import CONTINENTS, continent_at, continents_of
 from fluxcube.evaluation.groups import GROUPS
 from fluxcube.evaluation.masks import subset_masks
@@ -110,6 +111,9 @@ def test_two_groupings_at_once(cube, predictions):
     swapped = fc.evaluate(cube, predictions, by="season,igbp", max_qc=None).sel(target="NEE", model="good")
     assert swapped.nse.sel(group="winter, DBF") == found.nse.sel(group="DBF, winter")
     both = fc.evaluate(cube, predictions["good"], by=("igbp", "koppen"), max_qc=None)
+    classes = np.array(["DBF", np.nan, None, ""], object)
+    unknown = fc.evaluate(cube.assign_coords(igbp=("site", classes)), predictions["good"], by="igbp", max_qc=None)
+    assert unknown.group.values.tolist() == ["unknown", "DBF"]
     assert both.group.values.tolist() == ["DBF, Cfb", "DBF, Dfb", "ENF, unknown", "GRA, Cfb"], "no empty combination"
 
 
@@ -170,7 +174,8 @@ def test_scales_and_groups_together(cube, predictions):
     several = ["hourly", "daily", "weekly", "monthly", "seasonal", "anomaly"]
     assert (n.sel(scale=several).sum("group") == whole.sel(scale=several)).all()
     assert (n.sel(scale=["interannual", "spatial"]) == 0).all()
-    assert (found.reason.sel(scale="spatial") == "no common time step with an accepted observation").all()
+    assert (found.reason.sel(scale="spatial") == "groups of time steps are not defined at this scale").all()
+    assert (found.reason.sel(scale=several) == "").all()
     by_class = fc.evaluate(cube, predictions, by="igbp", scales=["daily"], max_qc=None)
     one = fc.evaluate(cube.isel(site=[0, 2]), predictions, scales=["daily"], max_qc=None)
     np.testing.assert_allclose(by_class.nse.sel(group="DBF"), one.nse)
@@ -338,8 +343,11 @@ def test_data_without_a_common_time_step_are_refused_by_name(cube, predictions):
 
 
 @pytest.mark.parametrize("by", ["season", "year", "time_of_day", ("igbp", "year")])
-def test_lazy_equals_eager(cube, predictions, by):
+def test_lazy_equals_eager(cube, predictions, by, monkeypatch):
     eager = fc.evaluate(cube, predictions, by=by, max_qc=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(periods_module, "_BLOCK", 20_000)
+        xr.testing.assert_allclose(fc.evaluate(cube, predictions, by=by, max_qc=None), eager)
     lazy = {name: one.chunk(site=2, time=4000) for name, one in predictions.items()}
     xr.testing.assert_allclose(fc.evaluate(cube.chunk(site=1), lazy, by=by, max_qc=None), eager)
 
