@@ -390,6 +390,13 @@ def _check_types(name: str, obs: object, pred: object, weights: object) -> None:
             f"{name}: expected two DataArrays or two Datasets, found {type(obs).__name__} and {type(pred).__name__}; "
             "select the variable of a Dataset, such as pred.NEE, or label values with xr.DataArray(values, dims=...)."
         )
+    for data in (obs, pred):
+        if isinstance(data, xr.Dataset) and "fluxes" in data:
+            raise SchemaError(f"{name}: expected variables named after fluxes, found a cube; pass cube.fluxes.")
+        if isinstance(data, xr.DataArray) and data.dtype.kind not in "biuf":
+            raise SchemaError(
+                f"{name}: expected numbers, found {data.dtype}; convert them, such as with astype(float)."
+            )
     if weights is not None and not isinstance(weights, xr.DataArray):
         raise SchemaError(f"{name}: expected weights as a DataArray, found {type(weights).__name__}; label their dims.")
 

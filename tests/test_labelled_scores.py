@@ -250,5 +250,9 @@ def test_errors_name_the_cause(data):
         scores.nse(obs, obs.isel(site=[2, 1, 0]))
     with pytest.raises(SchemaError, match="same time"):
         scores.nse(obs, obs.isel(time=slice(9)))
+    with pytest.raises(SchemaError, match=r"pass cube\.fluxes"):
+        scores.nse(obs.to_dataset(name="fluxes"), obs.to_dataset(name="fluxes"))
+    with pytest.raises(SchemaError, match="expected numbers, found"):
+        scores.nse(obs.astype(str), obs)
     with pytest.raises(SchemaError, match="weights as a DataArray"):
         scores.nse(obs, obs, weights=np.ones(200))

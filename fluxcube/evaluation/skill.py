@@ -277,7 +277,8 @@ def compare(
     ([-1.0, -1.0, -1.0], 8)
     """
     limits: SumOptions = {"qc": qc, "max_qc": max_qc, "min_quality": min_quality}
-    computed, covered = _computed(obs, dict(predictions), by, scales, subsets, limits)
+    models = {name: mean_of_members(one) for name, one in predictions.items()}
+    computed, covered = _computed(obs, models, by, scales, subsets, limits)
     options: IntervalOptions = {"clusters": clusters, "draws": draws, "seed": seed, "level": level, "against": against}
     if isinstance(computed, Sums):
         return with_coverage(score_table(computed, by=by, seen=seen, **options), covered, by=by)
