@@ -21,7 +21,7 @@ from fluxcube.maps.at_sites import SAMPLING
 from fluxcube.moments import SCORES, Moments
 from fluxcube.stores.files import replacing
 
-_KEYS = ("target", "units", "group", "zero_shot", "model")
+_KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
 _HEADINGS = {
     "nse": "NSE",
     "rmse": "RMSE",
