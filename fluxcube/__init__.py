@@ -42,6 +42,7 @@ _PUBLIC = {
     "upscale": "fluxcube.inference.grid",
     "write_maps": "fluxcube.maps.store",
     "open_maps": "fluxcube.maps.store",
+    "sample_at_sites": "fluxcube.maps.at_sites",
     "totals": "fluxcube.maps.totals",
     "weight_by_wetland": "fluxcube.maps.wetland",
     "mean_maps": "fluxcube.maps.means",
@@ -56,12 +57,15 @@ _PUBLIC = {
     "run_demo": "fluxcube.demo",
 }
 
-__all__ = ["__version__", "fetch", *_PUBLIC]
+#: Parts of the package with functions of their own.
+_MODULES = ("fetch", "scores")
+
+__all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 
 def __getattr__(name: str) -> object:
-    if name == "fetch":
-        return importlib.import_module("fluxcube.fetch")
+    if name in _MODULES:
+        return importlib.import_module(f"fluxcube.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'fluxcube' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

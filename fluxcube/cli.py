@@ -354,9 +354,16 @@ def evaluate(
     against: Annotated[
         list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
     ] = None,
+    maps: Annotated[
+        list[Path] | None,
+        typer.Option(help="Maps that `upscale` wrote, scored in the cells of the towers; may be repeated."),
+    ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help="Groups: igbp (the default), koppen, climate, site, season or network; all: no groups."),
+        typer.Option(
+            help="Groups: igbp (the default), koppen, climate, continent, site, network, season, year, time_of_day or "
+            "subset; several, as igbp,season; all: no groups."
+        ),
     ] = None,
     part: Annotated[str, typer.Option(help="Part of the run's split to score: test, val, train or all.")] = "test",
     clusters_km: Annotated[
@@ -380,17 +387,21 @@ def evaluate(
 
     Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both runs.
     """
+    from fluxcube.evaluation.groups import check_groups
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
+    from fluxcube.evaluation.skill import compare
     from fluxcube.resolution import quality_limit, resolution_of
 
-    _check_by(by, scales)
+    _check_by(by)
     if out is not None:
         check_output_file(out)
     models = _models([[run, *(mix or [])], *([path] for path in against or [])])
     first = next(iter(models.values()))
+    stored = _maps(maps or [], taken=models)
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
+    check_groups(cube, None if by == "all" else by)
     for name, model in models.items():
         if known := _known(model.split, first.split, part, cube):
             typer.echo(f"{name} was trained on sites that are scored here: {', '.join(known)}", err=True)
@@ -399,16 +410,18 @@ def evaluate(
             name, model, cube, std=not scales, missing=allow_missing, other=allow_other_product, drivers=drivers
         )
         for name, model in models.items()
-    }
-    names = list(models)
+    } | stored
+    names = list(predictions)
     intervals: IntervalOptions = {
         "clusters": clusters_km if draws else None,
         "draws": draws,
         "seed": seed,
         "against": names[1] if len(names) > 1 else None,
     }
-    if scales:
+    if scales and by in (None, "all"):
         table = scale_table(cube, predictions, **limits, **intervals)
+    elif scales:
+        table = compare(cube, predictions, by=by, scales=True, **limits, **intervals)
     else:
         table = _score_table(cube, predictions, by or "igbp", first.spec.igbp_classes, limits, intervals)
     typer.echo(format_table(table))
@@ -522,6 +535,15 @@ def _models(several: Sequence[Sequence[Path]]) -> dict[str, Predictor]:
     return {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
 
 
+def _maps(paths: Sequence[Path], *, taken: Iterable[str]) -> dict[str, xr.Dataset]:
+    """Return maps to score by the name of their store, or by their path if that name is taken."""
+    from fluxcube.maps.store import open_maps
+
+    names = [path.stem for path in paths]
+    clear = len({*names, *taken}) == len(names) + len(set(taken))
+    return {path.stem if clear else str(path): open_maps(path) for path in paths}
+
+
 def _predict(
     name: str, model: Predictor, cube: xr.Dataset, *, std: bool, missing: bool, other: bool, drivers: str | None
 ) -> xr.Dataset:
@@ -550,9 +572,13 @@ def _score_table(
 ) -> pd.DataFrame:
     """Return scores over all time steps and by group, with the coverage of intervals."""
     from fluxcube.evaluation.coverage import sums_with_coverage
+    from fluxcube.evaluation.groups import kinds_of
+    from fluxcube.evaluation.masks import subset_masks
     from fluxcube.evaluation.skill import whole_and_groups, with_coverage
 
-    sums, covered = sums_with_coverage(cube, predictions, **limits, seasons=by == "season")
+    kinds = () if by == "all" else kinds_of(by)
+    subsets = subset_masks(cube) if "subset" in kinds else None
+    sums, covered = sums_with_coverage(cube, predictions, **limits, periods=kinds, subsets=subsets)
     table = whole_and_groups(sums, by, seen, **intervals)
     return with_coverage(table, covered, by=None if by == "all" else by)
 
@@ -576,14 +602,13 @@ def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:
     return model.split.part(cube, part)
 
 
-def _check_by(by: str | None, scales: bool) -> None:
+def _check_by(by: str | None) -> None:
     from fluxcube.errors import unknown
-    from fluxcube.evaluation.skill import GROUPS
+    from fluxcube.evaluation.groups import GROUPS
 
-    if scales and by is not None:
-        raise ConfigError(f"--scales groups by scale: leave out --by {by}.")
-    if by not in (None, "all", *GROUPS):
-        raise unknown("group", by, ("all", *GROUPS))
+    for name in [] if by is None or by == "all" else by.split(","):
+        if name.strip() not in GROUPS:
+            raise unknown("group", name.strip(), ("all", *GROUPS))
 
 
 def _known(split: Split, scored: Split, part: str, cube: xr.Dataset) -> list[str]:

@@ -11,6 +11,8 @@ import numpy as np
 
 #: The scores, in the order tables show them.
 SCORES = ("nse", "rmse", "mae", "bias", "corr2")
+#: Mean of observations, in their standard deviations, below which a ratio of means says little.
+_NEAR_ZERO = 0.1
 
 Axis = int | tuple[int, ...] | None
 
@@ -21,7 +23,7 @@ class Moments(NamedTuple):
     Attributes
     ----------
     n : ndarray
-        Number of pairs.
+        Number of pairs, or the sum of their weights.
     obs, pred : ndarray
         Means.
     obs2, pred2, cross : ndarray
@@ -40,7 +42,9 @@ class Moments(NamedTuple):
     sae: np.ndarray
 
 
-def moments(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> Moments:
+def moments(
+    obs: np.ndarray, pred: np.ndarray, axis: Axis = None, *, weights: np.ndarray | None = None, skipna: bool = True
+) -> Moments:
     """Return the moments of pairs along `axis` (all axes by default).
 
     Parameters
@@ -49,18 +53,66 @@ def moments(obs: np.ndarray, pred: np.ndarray, axis: Axis = None) -> Moments:
         Of one shape, or broadcastable; in one unit. NaN is missing.
     axis : int or tuple of int, optional
         Axes to reduce.
+    weights : array, optional
+        Weight of each pair, 0 or more; a pair without a finite weight is missing. `n` is then the sum of the weights.
+    skipna : bool
+        Whether missing pairs are left out; if not, a missing pair makes the moments NaN.
     """
-    obs, pred = np.broadcast_arrays(np.asarray(obs, float), np.asarray(pred, float))
+    arrays = [np.asarray(x, float) for x in ((obs, pred) if weights is None else (obs, pred, weights))]
+    obs, pred, *weight = np.broadcast_arrays(*arrays)
     valid = np.isfinite(obs) & np.isfinite(pred)
-    n = valid.sum(axis=axis, dtype=float)
-    mean_obs, mean_pred = (_mean(x, valid, n, axis) for x in (obs, pred))
+    for one in weight:
+        valid = valid & np.isfinite(one)
+    if not skipna:
+        complete = valid.all(axis=axis)
+    weighted = [np.where(valid, one, 0.0) for one in weight]
+
+    def total(x: np.ndarray) -> np.ndarray:
+        return (x * weighted[0] if weighted else x).sum(axis=axis, dtype=float)
+
+    n = total(valid)
+    mean_obs, mean_pred = (_divide(total(np.where(valid, x, 0.0)), n) for x in (obs, pred))
     error = np.where(valid, pred - obs, 0.0)
     from_obs, from_pred = (
         np.where(valid, x - _spread(mean, axis, x.ndim), 0.0) for x, mean in ((obs, mean_obs), (pred, mean_pred))
     )
-    sums = (from_obs**2, from_pred**2, from_obs * from_pred, error**2, np.abs(error))
-    obs2, pred2, cross, sse, sae = (s.sum(axis=axis) for s in sums)
-    return Moments(n, mean_obs, mean_pred, obs2, pred2, cross, sse, sae)
+    squares = (from_obs**2, from_pred**2, from_obs * from_pred, error**2, np.abs(error))
+    out = Moments(n, mean_obs, mean_pred, *map(total, squares))
+    return out if skipna else Moments(*(np.where(complete, x, np.nan) for x in out))
+
+
+def grouped_moments(obs: np.ndarray, pred: np.ndarray, label: np.ndarray, groups: int) -> Moments:
+    """Return the moments of each group of pairs along the last axis, in one pass over the pairs.
+
+    Parameters
+    ----------
+    obs, pred : (..., T) array
+        In one unit. NaN is missing.
+    label : (..., T) or (T,) int
+        Group of each pair, from 0 to `groups` - 1; a pair with a negative label is in no group.
+    groups : int
+        Number of groups.
+
+    Returns
+    -------
+    Moments of (..., groups)
+    """
+    obs, pred = np.broadcast_arrays(np.asarray(obs, float), np.asarray(pred, float))
+    label = np.broadcast_to(label, obs.shape)
+    valid = np.isfinite(obs) & np.isfinite(pred) & (label >= 0)
+    shape = (*obs.shape[:-1], groups)
+    rows = np.arange(int(np.prod(shape[:-1]))).reshape(*shape[:-1], 1) * groups
+    at = (rows + label)[valid]
+    obs, pred = obs[valid], pred[valid]
+
+    def total(x: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(at, x, int(np.prod(shape))).astype(float)
+
+    n = total()
+    mean_obs, mean_pred = (_divide(total(x), n) for x in (obs, pred))
+    error, from_obs, from_pred = pred - obs, obs - mean_obs[at], pred - mean_pred[at]
+    squares = (from_obs**2, from_pred**2, from_obs * from_pred, error**2, np.abs(error))
+    return Moments(*(x.reshape(shape) for x in (n, mean_obs, mean_pred, *map(total, squares))))
 
 
 def pool(parts: Moments, axis: Axis = None) -> Moments:
@@ -109,6 +161,36 @@ def scores_of(m: Moments) -> dict[str, np.ndarray]:
     }
 
 
+def kling_gupta(m: Moments, variant: str = "2009") -> np.ndarray:
+    """Return the Kling-Gupta efficiency from moments; NaN where observations or predictions do not vary.
+
+    Parameters
+    ----------
+    m : Moments
+        Of any shape.
+    variant : {"2009", "2021"}
+        How the means are compared: their ratio (2009), or their difference in standard deviations of the observations
+        (2021), which is defined for means near 0, too.
+
+    References
+    ----------
+    Gupta et al. 2009, doi:10.1016/j.jhydrol.2009.08.003; Tang et al. 2021, doi:10.1175/JCLI-D-21-0067.1
+    """
+    obs2, pred2 = _significant(m.obs2, m.n, m.obs), _significant(m.pred2, m.n, m.pred)
+    correlation = _divide(m.cross, np.sqrt(obs2 * pred2))
+    spread = np.sqrt(_divide(pred2, obs2))
+    if variant == "2021":
+        level = _divide(m.pred - m.obs, np.sqrt(_divide(obs2, m.n)))
+    else:
+        level = _divide(m.pred * np.sign(m.obs), np.abs(m.obs)) - 1
+    return 1 - np.sqrt((correlation - 1) ** 2 + (spread - 1) ** 2 + level**2)
+
+
+def mean_near_zero(m: Moments) -> np.ndarray:
+    """Return whether the mean of the observations is within 0.1 of their standard deviations of 0."""
+    return np.abs(m.obs) < _NEAR_ZERO * np.sqrt(_divide(m.obs2, m.n))
+
+
 def efficiency(mse: float, variance: float) -> float:
     """Return the Nash-Sutcliffe efficiency from a mean squared error and the variance of the same observations.
 
@@ -120,10 +202,6 @@ def efficiency(mse: float, variance: float) -> float:
     0.75
     """
     return float(1 - mse / variance) if variance > 0 else float("nan")
-
-
-def _mean(x: np.ndarray, valid: np.ndarray, n: np.ndarray, axis: Axis) -> np.ndarray:
-    return _divide(np.where(valid, x, 0.0).sum(axis=axis), n)
 
 
 def _spread(reduced: np.ndarray, axis: Axis, ndim: int) -> np.ndarray:

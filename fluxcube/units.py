@@ -6,10 +6,14 @@ import difflib
 import math
 import re
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fluxcube.errors import ConfigError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Powers of length, mass, time, temperature, amount of substance and angle.
 _Powers = tuple[int, ...]
@@ -116,6 +120,11 @@ _SYNONYMS = {
     **{"micromoles": "umol", "nmoles": "nmol", "nanomol": "nmol", "nanomoles": "nmol", "mmoles": "mmol"},
 }
 
+#: Coordinates of a target's units, in a cube and in an array that was selected from one.
+_COORDS = ("target_units", "units")
+#: Spellings of the attribute, in lower case.
+_ATTRIBUTES = ("units", "unit")
+
 _SPELLING = str.maketrans(
     {"µ": "u", "μ": "u", "−": "-", "–": "-", "⁻": "-", "^": "", "·": " ", "⋅": " ", "×": " ", "*": " ", "℃": "°C"}
     | {"⁺": "+", "º": "°", "˚": "°", "{": "", "}": "", "$": "", "\u00a0": " "}
@@ -218,6 +227,48 @@ def convert(
     kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
     scale, shift = source[0] * factor / target[0], (source[2] - target[2]) / target[0]
     return (values.astype(np.float64) * float(scale) + float(shift)).astype(kind)
+
+
+def linear_conversion(found: str, units: str, name: str) -> tuple[float, float]:
+    """Return offset and factor by which values in one unit become values in another: (0, 1) for equal units.
+
+    Parameters
+    ----------
+    found, units : str
+        Unit of the values, and the unit that they shall have.
+    name : str
+        Variable, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If a unit is unknown, or the values cannot be converted.
+
+    Examples
+    --------
+    >>> linear_conversion("degC", "K", "TA"), linear_conversion("K", "K", "TA")
+    ((273.15, 1.0), (0.0, 1.0))
+    """
+    if found == units:
+        return 0.0, 1.0
+    zero, one = convert(np.array([0.0, 1.0]), found, units, name=name).tolist()
+    return zero, one - zero
+
+
+def units_of(array: xr.DataArray) -> str:
+    """Return the units of the values of one flux: its attribute, else its coordinate; "" if it has neither.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> units_of(xr.DataArray([1.0], dims="time", attrs={"units": "gC m-2 d-1"})), units_of(xr.DataArray([1.0]))
+    ('gC m-2 d-1', '')
+    """
+    spelled = {str(name).lower(): str(value).strip() for name, value in array.attrs.items()}
+    if attribute := next((spelled[name] for name in _ATTRIBUTES if spelled.get(name)), ""):
+        return attribute
+    known = [array.coords[name] for name in _COORDS if name in array.coords and not array.coords[name].dims]
+    return next((str(coord.values) for coord in known if str(coord.values)), "")
 
 
 def is_unit(text: str) -> bool:

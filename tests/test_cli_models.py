@@ -15,7 +15,7 @@ from fluxcube import cli
 from fluxcube.inference.loading import load_model
 from fluxcube.models.checkpoint import is_mixed
 from fluxcube.samples.splits import Split
-from fluxcube.simulation.example import example_cube
+from fluxcube.simulation.example import example_cube, example_maps
 from fluxcube.training.fit import fit
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
@@ -80,6 +80,24 @@ def test_a_run_is_scored_mixed_with_another(call, runs, cube):
     mixed = fc.predict([runs / "line-0", runs / "cycle-0"], test)
     expected = fc.evaluate(test, mixed).nse.sel(target="NEE")
     assert f"{float(expected):.3f}" in text
+
+
+def test_maps_are_scored_beside_a_run(call, runs, cube):
+    """The cells of the towers lie on the diagonal of the maps; the first of them is sea."""
+    maps = example_maps(shape=(12, 12), days=8)
+    axes = {"latitude": cube.latitude.values[::-1], "longitude": cube.longitude.values}
+    fc.write_maps(maps.assign_coords(axes).chunk(time=24), runs / "maps.zarr", scheduler="threads")
+    text = call("evaluate line-0 cube.zarr --maps maps.zarr --draws 0 --by all")
+    assert "| maps |" in text and "| line-0 |" in text and "Maps at towers: maps: nearest cell." in text
+    test = load_model(runs / "line-0").split.part(cube, "test")
+    both = {"line-0": fc.predict(runs / "line-0", test), "maps": fc.open_maps(runs / "maps.zarr")}
+    table = fc.compare(test, both).query("model == 'maps' and target == 'NEE'")
+    assert f"{table.nse.item():.3f}" in text
+    daily = fc.mean_maps(maps.assign_coords(axes), "day").assign_attrs(kind="maps")
+    assert (
+        fc.compare(test, {**both, "maps": daily}, min_quality=0.5).attrs["averaging"] == "daily means over days of UTC"
+    )
+    assert "no store there" in call("evaluate line-0 cube.zarr --maps nowhere.zarr", status=1)
 
 
 def test_a_shipped_model_is_not_changed(call):

@@ -9,6 +9,7 @@ import shlex
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from surface_cubes import with_surface
 
@@ -280,6 +281,7 @@ EVALUATE = {
     "run": ("line", "cycle"),
     "mix": ("line", "line --mix cycle"),
     "against": ("line", "line --against cycle"),
+    "maps": None,  # tests/test_cli_models.py
     "by": ("line", "line --by site"),
     "part": ("line", "line --part val"),
     "clusters_km": ("line --against cycle --by all", "line --against cycle --by all --clusters-km 3000"),
@@ -310,6 +312,18 @@ def test_every_option_of_scoring_changes_the_table(done, runs, tmp_path):
     assert header.startswith("target,units,group,model,n,n_sites,nse") and row.startswith("NEE,umol m-2 s-1,all,line")
 
 
+def test_groups_are_combined_with_each_other_and_with_scales(done, call, runs, cube, monkeypatch, tmp_path):
+    combined = done("evaluate line c --by igbp,time_of_day --draws 0")
+    assert "CRO, night" in combined and "CRO, midday" in combined
+    assert "| heat |" in done("evaluate line c --by subset --draws 0")
+    done(f"evaluate line c --by season --scales --draws 0 --out {tmp_path}/table.csv")
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert {"hourly", "daily"} <= set(table.scale) and set(table.group) == {"winter", "spring", "summer", "autumn"}
+    monkeypatch.setattr(cli, "_open", lambda store: cube.drop_sel(variable="VPD"))
+    status, _, _ = call("evaluate line c --by subset")
+    assert isinstance(status, str) and "none of ['VPD']" in status
+
+
 def test_inputs_that_a_cube_lacks_are_refused_unless_allowed(call, cube, monkeypatch):
     assert call("train c two --model sw-linear --predictors TA,SW_IN --static latitude")[0] == 0
     monkeypatch.setattr(cli, "_open", lambda store: cube.drop_sel(variable="TA"))
@@ -329,7 +343,7 @@ def test_members_that_are_alike_are_one_model(done, runs):
     [
         ("line c --against line", "compared with itself"),
         ("line c --by sites", "did you mean 'site'"),
-        ("line c --by site --scales", "leave out --by site"),
+        ("line c --by igbp,sites", "did you mean 'site'"),
         ("line c --part tests", "--part: expected"),
         ("line c --out nowhere/table.csv", "does not exist"),
         ("line c --out line", "is a folder"),

@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from kernels import KERNELS, bias, corr2, mae, nse, rmse
 
-from fluxcube.moments import SCORES, Moments, moments, pool, scores_of
-from fluxcube.scores import bias, corr2, mae, nse, rmse
-
-KERNELS = {"nse": nse, "rmse": rmse, "mae": mae, "bias": bias, "corr2": corr2}
+from fluxcube.moments import SCORES, Moments, grouped_moments, moments, pool, scores_of
 
 
 @pytest.fixture
@@ -128,3 +126,14 @@ def test_pooled_scores_are_not_mean_scores(pairs):
     each = scores_of(moments(*pairs, axis=(1, 2)))["nse"]
     assert scores_of(pool(moments(*pairs, axis=(1, 2))))["nse"] == pytest.approx(nse(*pairs), rel=1e-12)
     assert nse(*pairs) != pytest.approx(each.mean())
+
+
+def test_groups_have_the_moments_of_their_pairs(pairs):
+    label = np.random.default_rng(1).integers(-1, 5, pairs[0].shape)
+    found = grouped_moments(*pairs, label, 6)
+    for k in range(6):
+        expected = moments(np.where(label == k, pairs[0], np.nan), pairs[1], axis=-1)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a[..., k], b, rtol=1e-10, atol=1e-10)
+    one = grouped_moments(pairs[0][0, 0], pairs[1][0, 0], label[0, 0], 6)
+    assert one.n.shape == (6,) and one.n.tolist() == found.n[0, 0].tolist()

@@ -1,18 +1,75 @@
-"""Checks of observations and predictions before they are aligned: labelled arrays with the same dimensions."""
+"""Observations and predictions before they are aligned: maps are sampled at towers, other dimensions are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SchemaError
+from fluxcube.evaluation.common_steps import longest_step, step_days
+from fluxcube.maps.at_sites import SAMPLING, sample_at_sites
+from fluxcube.maps.axes import is_gridded
 from fluxcube.resolution import DAILY, HOURLY
 
 _CELLS = {"latitude", "longitude"}
-#: How maps are sampled at towers; without a tolerance, a tower outside the maps would get the values of their edge.
-_SAMPLE = 'maps.sel(latitude=cube.latitude, longitude=cube.longitude, method="nearest", tolerance={tolerance:g})'
+Labelled = xr.Dataset | xr.DataArray
+
+
+def at_sites(obs: Labelled, predictions: Mapping[str, Labelled]) -> dict[str, Labelled]:
+    """Return predictions of which maps are sampled at the sites of the observations, in their nearest cell.
+
+    Standard deviations (NAME_std) of predictions that will be averaged over the longer time steps of maps are left out:
+    they describe single time steps. Predictions that have sites already, and all of them if the observations are maps,
+    are returned as they are.
+
+    Parameters
+    ----------
+    obs : xr.Dataset or xr.DataArray
+        Observations.
+    predictions : mapping of str to xr.Dataset or xr.DataArray
+        Predictions by model name.
+
+    Raises
+    ------
+    SchemaError
+        If some are no labelled arrays with time steps, or the sites have no coordinates.
+    """
+    for name, data in {"the observations": obs, **predictions}.items():
+        check_labelled(name, data)
+    if "site" not in obs.dims:
+        return dict(predictions)
+    out: dict[str, Labelled] = {}
+    for name, data in predictions.items():
+        out[name] = _in_order(sample_at_sites(data, obs)) if is_gridded(data) else data
+    if not any("cell_distance" in data.coords for data in out.values()):
+        return out
+    longest = longest_step(obs, out)
+    for name, data in out.items():
+        if isinstance(data, xr.Dataset) and step_days(data) < 0.99 * longest:
+            out[name] = data.drop_vars([v for v in data.data_vars if str(v).endswith("_std")])
+    return out
+
+
+def _in_order(data: Labelled) -> Labelled:
+    """Return sampled maps in the order of time; a stamp within an hour or a day becomes that of its start."""
+    time = data["time"] if "time" in data.coords else None
+    if time is None or time.dtype.kind != "M":
+        return data
+    data = data if data.indexes["time"].is_monotonic_increasing else data.sortby("time")
+    step = step_days(data) * 24
+    unit = next((unit for unit, hours in (("h", 1), ("D", 24)) if abs(step - hours) < 0.01 * hours), None)
+    if unit is None:
+        return data
+    starts = data["time"].values.astype(f"datetime64[{unit}]").astype("datetime64[ns]")
+    return data.assign_coords(time=("time", starts, data["time"].attrs))
+
+
+def sampling_notes(predictions: Mapping[str, Labelled]) -> dict[str, str]:
+    """Return the attribute of scores that records how maps were sampled; nothing if there are none."""
+    notes = {name: str(data.attrs[SAMPLING]) for name, data in predictions.items() if SAMPLING in data.attrs}
+    return {SAMPLING: " | ".join(f"{name}: {note}" for name, note in notes.items())} if notes else {}
 
 
 def check_labelled(name: str, data: object) -> None:
@@ -54,18 +111,10 @@ def check_same_dims(obs: xr.DataArray, predictions: Sequence[xr.DataArray]) -> N
 
 def _other_dims(obs: xr.DataArray, array: xr.DataArray) -> str:
     have = f"observations have dims {tuple(map(str, obs.dims))} and predictions {tuple(map(str, array.dims))}"
-    kinds = {"site" if "site" in a.dims else "cell" if set(a.dims) >= _CELLS else "" for a in (obs, array)}
-    if kinds == {"site", "cell"}:
-        sample = _SAMPLE.format(tolerance=_cell_size(obs if "site" in array.dims else array))
-        return f"{have}: sample the maps at the towers first, {sample}."
+    if set(obs.dims) >= _CELLS and "site" in array.dims:
+        return f"{have}: sample the maps at the towers first, fluxcube.sample_at_sites(maps, cube)."
     only = " and ".join(sorted(map(str, set(obs.dims) ^ set(array.dims))))
     return f"{have}: expected the same dims. Select one entry of {only} with isel, or average over it."
-
-
-def _cell_size(maps: xr.DataArray) -> float:
-    """Return the largest distance between neighbouring rows or columns of maps, degrees; 0.25 for a single cell."""
-    steps = [np.abs(np.diff(maps[dim].values.astype(float))) for dim in sorted(_CELLS) if dim in maps.coords]
-    return round(max((float(step.max()) for step in steps if step.size), default=0.25), 6)
 
 
 def _check_steps(obs: xr.DataArray, array: xr.DataArray) -> None:

@@ -5,34 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.units import convert
+from fluxcube.units import linear_conversion, units_of
 from fluxcube.variables import Variable
 
 logger = logging.getLogger(__name__)
-
-#: Coordinates of a target's units, in a cube and in an array that was selected from one.
-_COORDS = ("target_units", "units")
-#: Spellings of the attribute, in lower case.
-_ATTRIBUTES = ("units", "unit")
-
-
-def units_of(array: xr.DataArray) -> str:
-    """Return the units of the values of one flux: its attribute, else its coordinate; "" if it has neither.
-
-    Examples
-    --------
-    >>> units_of(xr.DataArray([1.0], dims="time", attrs={"units": "gC m-2 d-1"})), units_of(xr.DataArray([1.0]))
-    ('gC m-2 d-1', '')
-    """
-    spelled = {str(name).lower(): str(value).strip() for name, value in array.attrs.items()}
-    if attribute := next((spelled[name] for name in _ATTRIBUTES if spelled.get(name)), ""):
-        return attribute
-    known = [array.coords[name] for name in _COORDS if name in array.coords and not array.coords[name].dims]
-    return next((str(coord.values) for coord in known if str(coord.values)), "")
 
 
 def with_units(array: xr.DataArray) -> xr.DataArray:
@@ -84,7 +63,7 @@ def in_one_unit(
 def _check_missing(target: str, missing: list[str], units: str, rows: Mapping[str, Variable]) -> None:
     """Refuse data without units beside data with units that are not those of the variable table."""
     who = f"{target} of {' and '.join(missing)} has no attribute units"
-    if target in rows and _factor(units, rows[target].units, target) != (0.0, 1.0):
+    if target in rows and linear_conversion(units, rows[target].units, target) != (0.0, 1.0):
         raise ConfigError(
             f"{who}, and the other data are in {units}, not in {rows[target].units}: set the attribute of the array, "
             f'such as array.attrs["units"] = "{units}".'
@@ -92,16 +71,8 @@ def _check_missing(target: str, missing: list[str], units: str, rows: Mapping[st
     logger.warning("%s: taken as %s", who, units)
 
 
-def _factor(found: str, units: str, name: str) -> tuple[float, float]:
-    """Return what 0 and what 1 of one unit are in another, less the former: (0, 1) for equal units."""
-    if found == units:
-        return 0.0, 1.0
-    zero, one = convert(np.array([0.0, 1.0]), found, units, name=name).tolist()
-    return zero, one - zero
-
-
 def _converted(array: xr.DataArray, found: str, units: str, name: str) -> xr.DataArray:
-    zero, one = _factor(found, units, name)
+    zero, one = linear_conversion(found, units, name)
     if (zero, one) == (0.0, 1.0):
         return array
     logger.info("%s: converted from %s to %s", name, found, units)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, data_resolution, place_moments
+from fluxcube.evaluation.alignment import at_sites
+from fluxcube.evaluation.periods import Periods
+from fluxcube.evaluation.sums import (
+    Labelled,
+    SumOptions,
+    Sums,
+    aligned,
+    aligned_pairs,
+    computed_moments,
+    sums_of,
+    without_empty_years,
+)
 from fluxcube.inference.outputs import CALIBRATION_SITES
 from fluxcube.moments import Moments
-from fluxcube.resolution import Default
 from fluxcube.training.calibration import half_width
 
 #: Column of tables of scores with the coverage of 80 % intervals.
@@ -38,12 +48,9 @@ class CoverageSums(Sums):
     calibrated_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-class CoverageOptions(TypedDict, total=False):
-    """Options of `sums_with_coverage`, which `fluxcube.evaluation.sums.site_sums` takes, too."""
+class CoverageOptions(SumOptions, total=False):
+    """Options of `sums_with_coverage`: those of `fluxcube.evaluation.sums.site_sums`."""
 
-    qc: xr.DataArray | None
-    max_qc: int | Default | None
-    min_quality: float | Default | None
     seasons: bool
 
 
@@ -60,7 +67,7 @@ def sums_with_coverage(
     obs, predictions
         As `fluxcube.evaluation.sums.site_sums` takes them.
     **options
-        `qc`, `max_qc`, `min_quality` and `seasons` of `site_sums`; the row mask is that of all predictions.
+        Options of `site_sums`; the row mask is that of all predictions.
 
     Returns
     -------
@@ -70,13 +77,18 @@ def sums_with_coverage(
         One for each target that has NAME_std in some prediction, of these predictions alone.
     """
     limits: dict[str, Any] = dict(options)
-    resolution = data_resolution(obs) if limits.pop("seasons", False) else None
+    kinds = (*limits.pop("periods", ()), *(("season",) if limits.pop("seasons", False) else ()))
+    subsets = limits.pop("subsets", None)
     limits.setdefault("qc", None)
-    pairs, places, attrs, units = aligned_pairs(obs, predictions, **limits)
-    indicators = _indicators(obs, predictions, list(pairs), limits)
-    moments = place_moments([*pairs.values(), *(one.arrays for one in indicators)], resolution)
-    sums = Sums(tuple(predictions), dict(zip(pairs, moments[: len(pairs)], strict=True)), places, attrs, units)
-    return sums, [one.sums(found) for one, found in zip(indicators, moments[len(pairs) :], strict=True)]
+    predictions = at_sites(obs, predictions)
+    data = aligned(obs, predictions, **limits)
+    indicators = _indicators(obs, predictions, list(data.pairs), limits)
+    arrays = [*data.pairs.values(), *(one.arrays for one in indicators)]
+    periods, found = computed_moments(data, arrays, tuple(dict.fromkeys(kinds)), data.resolution, subsets)
+    number = len(data.pairs)
+    sums = sums_of(data, dict(zip(data.pairs, found.moments[:number], strict=True)), periods, found.rows)
+    sums = without_empty_years({"": sums})[""]
+    return sums, [one.sums(m, periods) for one, m in zip(indicators, found.moments[number:], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -90,11 +102,11 @@ class _Indicator:
     attrs: Mapping
     units: Mapping[str, str]
 
-    def sums(self, moments: Moments) -> CoverageSums:
+    def sums(self, moments: Moments, periods: Periods) -> CoverageSums:
         scored = _scored_sites(self.places, moments)
         known = {model: _calibrated_on(std, scored) for model, std in self.std.items()}
         labels = {self.target: moments}, {self.target: self.places}, dict(self.attrs), dict(self.units)
-        return CoverageSums(tuple(self.std), *labels, scored=tuple(scored), calibrated_on=known)
+        return CoverageSums(tuple(self.std), *labels, periods, scored=tuple(scored), calibrated_on=known)
 
 
 def _indicators(

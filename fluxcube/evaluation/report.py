@@ -13,13 +13,15 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.bootstrap import INTERVALS
+from fluxcube.evaluation.common_steps import AVERAGING
 from fluxcube.evaluation.coverage import COVERAGE, COVERAGE_NOTE
 from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
+from fluxcube.maps.at_sites import SAMPLING
 from fluxcube.moments import SCORES, Moments
 from fluxcube.stores.files import replacing
 
-_KEYS = ("target", "units", "group", "zero_shot", "model")
+_KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
 _HEADINGS = {
     "nse": "NSE",
     "rmse": "RMSE",
@@ -249,6 +251,8 @@ def read_sums(path: str | Path) -> Sums:
 
 def _notes(table: pd.DataFrame, hidden: int) -> list[str]:
     notes = [f"Rows: {table.attrs['row_mask']}."] if "row_mask" in table.attrs else []
+    notes += [f"Maps at towers: {table.attrs[SAMPLING]}."] if SAMPLING in table.attrs else []
+    notes += [f"Averaged: {table.attrs[AVERAGING]}."] if AVERAGING in table.attrs else []
     if "against" in table.attrs and len(set(table["model"])) > 1:
         notes.append(f"Differences are from {table.attrs['against']}; intervals: {table.attrs['intervals']}.")
     if "counted" in table and not table["counted"].all():

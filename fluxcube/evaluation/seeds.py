@@ -8,7 +8,7 @@ squared error of the mean of any of them follows, so that no predictions are ave
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.evaluation.bootstrap import draw_counts, interval
-from fluxcube.evaluation.skill import cluster_labels
+from fluxcube.evaluation.groups import PLACE_GROUPS, By, group_names, label_of, place_masks
+from fluxcube.evaluation.intervals import cluster_labels
 from fluxcube.evaluation.sums import Labelled, aligned_pairs
 from fluxcube.resolution import DEFAULT, Default
 
@@ -66,11 +67,36 @@ class MemberSums:
             attrs=first.attrs,
         )
 
+    def at(self, mask: np.ndarray) -> MemberSums:
+        """Return the sums of some of the towers."""
+        products = {model: x[mask] for model, x in self.products.items()}
+        places = self.places.isel(place=np.flatnonzero(mask))
+        return replace(
+            self, places=places, n=self.n[mask], mean=self.mean[mask], variation=self.variation[mask], products=products
+        )
+
+
+def mean_of_members(pred: Labelled) -> Labelled:
+    """Return the mean of the members of a prediction with a dimension `member`, where all have a value; else itself."""
+    if not isinstance(pred, xr.Dataset | xr.DataArray) or "member" not in pred.dims:
+        return pred
+    if isinstance(pred, xr.Dataset):  # the mean of the members' standard deviations is not that of their mean
+        pred = pred.drop_vars([n for n, v in pred.items() if str(n).endswith("_std") and "member" in v.dims])
+    return pred.mean("member", skipna=False, keep_attrs=True)
+
+
+def members_of(pred: Labelled) -> list[Labelled]:
+    """Return the members of a prediction with a dimension `member`; else itself, as the only one."""
+    if "member" not in pred.dims:
+        return [pred]
+    return [pred.isel(member=i, drop=True) for i in range(pred.sizes["member"])]
+
 
 def member_sums(
     obs: Labelled,
     members: Mapping[str, Sequence[Labelled]],
     *,
+    qc: xr.DataArray | None = None,
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
 ) -> dict[str, MemberSums]:
@@ -78,7 +104,7 @@ def member_sums(
 
     Parameters
     ----------
-    obs, max_qc, min_quality
+    obs, qc, max_qc, min_quality
         As `fluxcube.evaluation.sums.site_sums` takes them.
     members : mapping of str to sequence of xr.Dataset
         Predictions of each member of each model; a model without members has one.
@@ -96,7 +122,7 @@ def member_sums(
         If the units of a prediction cannot be converted to those of the observations.
     """
     flat = {f"{model} {i}": one for model, several in members.items() for i, one in enumerate(several)}
-    pairs, places, attrs, _ = aligned_pairs(obs, flat, qc=None, max_qc=max_qc, min_quality=min_quality)
+    pairs, places, attrs, _ = aligned_pairs(obs, flat, qc=qc, max_qc=max_qc, min_quality=min_quality)
     return {target: _sums(pair, places[target], members, attrs) for target, pair in pairs.items()}
 
 
@@ -125,9 +151,11 @@ def _sums(
 def seed_table(
     sums: Mapping[str, MemberSums],
     *,
-    clusters: float = 50.0,
+    by: By = None,
+    clusters: float | Mapping[str, object] = 50.0,
     draws: int = 1000,
     seed: int = 0,
+    level: float = 0.95,
     against: str | None = None,
 ) -> pd.DataFrame:
     """Return the scores of ensembles with intervals over clusters of towers, and over clusters and seeds.
@@ -136,37 +164,51 @@ def seed_table(
     ----------
     sums : mapping of str to MemberSums
         Sums of each flux, as `member_sums` returns them.
-    clusters : float
-        Distance in km within which towers are in one cluster; 0: each tower is a cluster.
+    by : str, sequence of str or None
+        Groups of sites, as `fluxcube.evaluate` takes them.
+    clusters : float or mapping of str to label
+        Distance in km within which towers are in one cluster (0: each tower is a cluster), or the cluster of each.
     draws, seed : int
         Number of resampled sets, and seed of the random generator.
+    level : float
+        Nominal coverage of an interval.
     against : str, optional
         Reference model of the differences; by default the first.
 
     Returns
     -------
     pd.DataFrame
-        A row per flux and model with columns target, model, members, n_sites, n_clusters and, for each of nse and rmse
-        (all time steps pooled), nse_site_median and rmse_site_mean: the score of the ensemble; ``_low``, ``_high``,
-        bounds of its 95 % interval over clusters; ``_seeds_low``, ``_seeds_high``, over clusters and members;
-        ``_one`` and ``_one_std``, mean and standard deviation of the scores of single members; and ``_diff`` to the
-        reference model with bounds over clusters and members. With few members the interval over seeds is too narrow,
-        since a bootstrap of M members has (M - 1) / M of their variance.
+        A row per flux, group (if there are groups) and model with columns target, group, model, members, n_sites,
+        n_clusters and, for each of nse and rmse (all time steps pooled), nse_site_median and rmse_site_mean: the score
+        of the ensemble; ``_low``, ``_high``, bounds of its interval over clusters; ``_seeds_low``, ``_seeds_high``,
+        over clusters and members; ``_one`` and ``_one_std``, mean and standard deviation of the scores of single
+        members; and ``_diff`` to the reference model with bounds over clusters and members. With few members the
+        interval over seeds is too narrow, since a bootstrap of M members has (M - 1) / M of their variance. Groups
+        without a scored time step have no row.
 
     Raises
     ------
     UnknownNameError
-        If `against` is not a model of the sums.
+        If `against` is not a model of the sums, or `by` contains no group of sites.
     """
+    names = group_names(by)
+    if other := [name for name in names if name not in PLACE_GROUPS]:
+        raise unknown("group of sites", other[0], PLACE_GROUPS)
     rows = []
-    for target, one in sums.items():
-        base = against or next(iter(one.products))
-        if base not in one.products:
-            raise unknown("model", base, one.products)
-        table = _Resampling(one, clusters, draws, seed)
-        reference = table.draw(base, members=True)
-        for model in one.products:
-            rows.append({"target": target, "model": model} | table.row(model, base, reference))
+    for target, whole in sums.items():
+        base = against or next(iter(whole.products))
+        if base not in whole.products:
+            raise unknown("model", base, whole.products)
+        labels = cluster_labels(whole.places, clusters)
+        for key, mask in place_masks(whole.places, len(whole.n), names).items():
+            scored = mask & (whole.n > 0)
+            if names and not scored.any():
+                continue
+            table = _Resampling(whole.at(scored), labels[scored], draws, seed, level)
+            reference = table.draw(base, members=True)
+            group = {"group": label_of(key)} if names else {}
+            for model in whole.products:
+                rows.append({"target": target, **group, "model": model} | table.row(model, base, reference))
     out = pd.DataFrame(rows)
     out.attrs = dict(next(iter(sums.values())).attrs) | {"draws": draws, "seed": seed, "clusters": clusters}
     return out
@@ -175,12 +217,10 @@ def seed_table(
 class _Resampling:
     """The resampled clusters of one flux, and the scores of models on them."""
 
-    def __init__(self, sums: MemberSums, clusters: float, draws: int, seed: int):
-        scored = sums.n > 0
-        labels, which = np.unique(cluster_labels(sums.places, clusters)[scored], return_inverse=True)
-        self.clusters, self.draws, self.seed = len(labels), draws, seed
-        self.n, self.mean, self.variation = sums.n[scored], sums.mean[scored], sums.variation[scored]
-        self.products = {model: products[scored] for model, products in sums.products.items()}
+    def __init__(self, sums: MemberSums, clusters: np.ndarray, draws: int, seed: int, level: float):
+        labels, which = np.unique(clusters, return_inverse=True)
+        self.clusters, self.draws, self.seed, self.level = len(labels), draws, seed, level
+        self.n, self.mean, self.variation, self.products = sums.n, sums.mean, sums.variation, sums.products
         self.counts = draw_counts(self.clusters, draws, seed)[:, which]
 
     def row(self, model: str, base: str, reference: Mapping[str, np.ndarray]) -> dict[str, object]:
@@ -231,7 +271,7 @@ class _Resampling:
         with np.errstate(divide="ignore", invalid="ignore"):
             each = np.where(self.variation > 0, 1 - error / self.variation, np.nan)
         repeats = counts.astype(int)
-        medians = [np.nanmedian(np.repeat(row, times)) for row, times in zip(each, repeats, strict=True)]
+        medians = [_median(np.repeat(row, times)) for row, times in zip(each, repeats, strict=True)]
         site_rmse = (counts * np.sqrt(error / self.n)).sum(1) / counts.sum(1)
         return {
             "nse": 1 - squared / total,
@@ -241,5 +281,10 @@ class _Resampling:
         }
 
     def _bounds(self, name: str, drawn: np.ndarray) -> dict[str, float]:
-        low, high = interval(drawn, self.clusters)
+        low, high = interval(drawn, self.clusters, self.level)
         return {f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _median(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else np.nan

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
+from fluxcube.evaluation.intervals import cluster_labels
 from fluxcube.evaluation.sitemeans import GROUPS
-from fluxcube.evaluation.skill import cluster_labels
 from fluxcube.samples.features import class_of
 
 #: Relative differences below this are rounding errors of a mean.

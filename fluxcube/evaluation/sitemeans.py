@@ -12,9 +12,10 @@ import pandas as pd
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.evaluation.bootstrap import draw_counts, interval
-from fluxcube.evaluation.skill import MIN_SITES, cluster_labels
+from fluxcube.evaluation.intervals import cluster_labels
+from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
-from fluxcube.moments import Moments, pool, scores_of
+from fluxcube.moments import Moments, scores_of
 from fluxcube.samples.features import class_of
 
 #: Coordinates by which sites can be grouped.
@@ -134,7 +135,7 @@ def site_mean_table(
 
 def _enough(sums: Sums, target: str, min_steps: int) -> tuple[Moments, np.ndarray]:
     """Return moments (site, model) of the sites with enough time steps, and a mask of these sites."""
-    m = pool(sums.moments[target], axis=1)
+    m = sums.whole(target)
     enough = np.all(m.n >= min_steps, axis=1)
     if not enough.any():
         raise ConfigError(f"{target}: no site has {min_steps} scored time steps; pass a smaller min_steps.")

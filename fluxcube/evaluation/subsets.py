@@ -3,96 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Unpack
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fluxcube.cubes.climatology import MONTHS
-from fluxcube.errors import SchemaError
+from fluxcube.evaluation.masks import SUBSETS, subset_masks
+from fluxcube.evaluation.periods import Periods
 from fluxcube.evaluation.skill import IntervalOptions, score_table
-from fluxcube.evaluation.sums import Labelled, Sums, aligned_pairs, place_moments
+from fluxcube.evaluation.sums import Labelled, Sums, site_sums
+from fluxcube.moments import Moments
 from fluxcube.resolution import DEFAULT, Default
 
-#: Subsets of `subset_masks`, in the order of the tables.
-SUBSETS = ("heat", "cold", "dry air", "dry month", "green-up", "senescence")
-#: Days whose mean vapour pressure deficit defines a dry month, and their minimum number of hours.
-_DAYS, _HOURS = 30, 360
-#: Share of the largest monthly change of NIRv in a year from which a month is a transition.
-_SLOPE = 0.5
-
-
-def subset_masks(cube: xr.Dataset, *, percentile: float = 95.0) -> xr.Dataset:
-    """Return the hours of each tower that are extreme there, and those of seasonal transitions.
-
-    Percentiles are those of the tower itself, over its daylight hours (SW_IN_POT above 0) that have a value: hours are
-    extreme relative to what the place is used to.
-
-    Parameters
-    ----------
-    cube : xr.Dataset
-        Hourly cube of towers with the predictors TA, VPD and SW_IN_POT; with `surface_climatology` for transitions.
-    percentile : float
-        Percentile above which daylight hours are hot or dry (%). Cold hours are below 100 minus it.
-
-    Returns
-    -------
-    xr.Dataset
-        Boolean arrays (site, time): ``heat`` and ``cold`` (TA of daylight hours), ``dry air`` (VPD of daylight hours),
-        ``dry month`` (mean VPD of the 30 days until that hour above its 90th percentile), ``green-up`` and
-        ``senescence`` (months in which the mean seasonal cycle of NIRv rises, or falls, by at least half of its
-        largest monthly change). Transitions are absent without `surface_climatology`.
-
-    Raises
-    ------
-    SchemaError
-        If the cube is not hourly, or lacks one of these predictors.
-    """
-    _check(cube)
-    values = {name: cube["predictors"].sel(variable=name, drop=True).load() for name in ("TA", "VPD", "SW_IN_POT")}
-    light = values["SW_IN_POT"] > 0
-    heat, dry = (values[name].where(light) for name in ("TA", "VPD"))
-    month = values["VPD"].rolling(time=24 * _DAYS, min_periods=_HOURS).mean()
-    masks = {
-        "heat": heat >= _percentile(heat, percentile),
-        "cold": heat <= _percentile(heat, 100 - percentile),
-        "dry air": dry >= _percentile(dry, percentile),
-        "dry month": month >= _percentile(month, 90),
-    }
-    if "surface_climatology" in cube:
-        masks |= _transitions(cube)
-    return xr.Dataset(masks).reset_coords(drop=True)
-
-
-def _check(cube: xr.Dataset) -> None:
-    hourly = {"site", "time", "variable"} <= set(cube.dims)
-    lacking = {"TA", "VPD", "SW_IN_POT"} - set(map(str, cube["variable"].values)) if hourly else set()
-    if not hourly or lacking:
-        raise SchemaError(
-            "subsets need an hourly cube of towers with the predictors TA, VPD and SW_IN_POT, found "
-            f"{f'none of {sorted(lacking)}' if hourly else f'dims {sorted(map(str, cube.dims))}'}."
-        )
-
-
-def _percentile(values: xr.DataArray, percentile: float) -> xr.DataArray:
-    """Return the percentile of each tower; NaN, which nothing exceeds, where it has no value."""
-    return values.quantile(percentile / 100, "time", skipna=True).drop_vars("quantile")
-
-
-def _transitions(cube: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the hours of the months in which the mean seasonal cycle of NIRv rises or falls the most."""
-    cycle = cube["surface_climatology"].sel(feature="NIRv", statistic=list(MONTHS)).values.astype(float)
-    change = (np.roll(cycle, -1, 1) - np.roll(cycle, 1, 1)) / 2  # of each month, from the one before to the one after
-    month = cube["time"].dt.month.values - 1
-    masks = {}
-    for name, sign in (("green-up", 1), ("senescence", -1)):
-        slope = sign * change
-        steep = (slope > 0) & (slope >= _SLOPE * np.fmax.reduce(slope, 1)[:, None])
-        masks[name] = xr.DataArray(
-            steep[:, month], dims=("site", "time"), coords={n: cube[n] for n in ("site", "time")}
-        )
-    return masks
+__all__ = ["SUBSETS", "subset_masks", "subset_sums", "subset_table"]
 
 
 def subset_sums(
@@ -119,18 +43,16 @@ def subset_sums(
     dict of str to Sums
         Sums by subset; a time step can be in several of them.
     """
-    pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    names = ("all", *map(str, masks))
-    chosen = [(_within(masks, name, pair[0]), *pair[1:]) for name in names for pair in pairs.values()]
-    found = iter(place_moments(chosen, None))  # in one pass: lazy predictions are computed once
-    return {name: Sums(tuple(predictions), {t: next(found) for t in pairs}, places, attrs, units) for name in names}
+    sums = site_sums(
+        obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality, periods=("subset",), subsets=masks
+    )
+    return {label: _of_period(sums, i) for i, (label,) in enumerate(sums.periods.labels)}
 
 
-def _within(masks: xr.Dataset, name: str, obs: xr.DataArray) -> xr.DataArray:
-    """Return the observations of a subset; the others are NaN."""
-    if name == "all":
-        return obs
-    return obs.where(masks[name].reindex(site=obs["site"], time=obs["time"], fill_value=False))
+def _of_period(sums: Sums, position: int) -> Sums:
+    """Return the sums of one period, as the only one."""
+    found = {t: Moments(*(x[:, [position]] for x in m)) for t, m in sums.moments.items()}
+    return replace(sums, moments=found, periods=Periods())
 
 
 def subset_table(

@@ -7,47 +7,50 @@ predictions.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
-from fluxcube.evaluation.alignment import check_labelled, check_same_dims
-from fluxcube.evaluation.common_units import in_one_unit, with_units
-from fluxcube.moments import Moments, moments, pool
-from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, quality_limit, resolution_of
-from fluxcube.samples.quality import best_flags, named_best_flags
-from fluxcube.schema import PARTS
+from fluxcube.evaluation.common_steps import check_unaveraged
+from fluxcube.evaluation.passes import lazy_moments, moments_of_places
+from fluxcube.evaluation.periods import ALL, KINDS, SEASONS, Periods, period_numbers, periods_of
+from fluxcube.evaluation.rows import (
+    Aligned,
+    Labelled,
+    QualityOptions,
+    aligned,
+    aligned_pairs,
+    common_rows,
+    data_resolution,
+)
+from fluxcube.moments import Moments, pool
+from fluxcube.resolution import DEFAULT, HOURLY, Default, Resolution
 from fluxcube.variables import Variable, table
 
-if TYPE_CHECKING:
-    import dask.array as da
+__all__ = [
+    "SEASONS",
+    "Aligned",
+    "Labelled",
+    "QualityOptions",
+    "SumOptions",
+    "Sums",
+    "aligned",
+    "aligned_pairs",
+    "common_rows",
+    "data_resolution",
+    "site_sums",
+]
 
-logger = logging.getLogger(__name__)
-
-#: Local seasons, in order; June is summer north of the equator and winter south of it.
-SEASONS = ("winter", "spring", "summer", "autumn")
-
-#: Endings of the names of arrays of quality and the like, in a Dataset with one variable per flux.
-_BESIDE = tuple(ending.upper() for ending in PARTS if ending)
-_BLOCK = 2_000_000  # number of pairs in a block of inputs in RAM: about 100 MB of temporary arrays
-_KEYS = ("target", "model", "season")
+_KEYS = ("target", "model")
+#: Beginning of the names of attributes with the number of time steps of each flux that are left after a step.
+ROWS = "rows_"
 #: Coordinates of a place that are stored with its sums, for groups and clusters.
 _COORDS = ("site", "igbp", "koppen", "network", "latitude", "longitude", "elevation")
-
-Labelled = xr.Dataset | xr.DataArray
-
-
-class QualityOptions(TypedDict, total=False):
-    """Limit of quality, as `site_sums` and `fluxcube.fit` take it; None accepts every value."""
-
-    max_qc: int | None
-    min_quality: float | None
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,17 @@ class Sums:
     models : tuple of str
         Names of the models.
     moments : mapping of str to Moments
-        Moments by target; each array is (place, season or 1, model).
+        Moments by target; each array is (place, period, model).
     places : mapping of str to xr.Dataset
         Coordinates of the places by target, with the dimension place.
     attrs : mapping
-        The row mask in words, the limit of quality and the resolution.
+        The row mask in words, the limit of quality, the resolution, and for each flux the number of time steps that
+        each step left: rows_observed, rows_after_quality, rows_common (at time steps that all models have) and
+        rows_scored (where all models have a value), at the sites that all have.
     units : mapping of str to str
         Units of each target that has any in the data, as the observations have them.
+    periods : Periods
+        Periods of time steps that are separate, such as seasons; one with all time steps by default.
     """
 
     models: tuple[str, ...]
@@ -73,6 +80,7 @@ class Sums:
     places: Mapping[str, xr.Dataset]
     attrs: Mapping[str, object]
     units: Mapping[str, str] = field(default_factory=dict)
+    periods: Periods = field(default_factory=Periods)
 
     def units_of(self, target: str) -> str:
         """Return the units of a target: those of the data, else those of the variable table."""
@@ -87,10 +95,49 @@ class Sums:
     @property
     def seasonal(self) -> bool:
         """Whether there are sums of each season."""
-        return next(iter(self.moments.values())).n.shape[1] > 1
+        return "season" in self.periods.kinds
+
+    def of_periods(self, target: str, kinds: Sequence[str] = ()) -> dict[tuple[str, ...], Moments]:
+        """Return the moments (place, model) of each period, pooled over the kinds that are not in `kinds`.
+
+        Parameters
+        ----------
+        target : str
+            Flux.
+        kinds : sequence of str
+            Kinds of periods to separate; their labels, in this order, are the keys. None: all time steps.
+
+        Raises
+        ------
+        ConfigError
+            If the sums have no such periods.
+        """
+        m, have = self.moments[target], self.periods.kinds
+        if missing := set(kinds) - set(have):
+            raise ConfigError(
+                f"by={sorted(missing)[0]!r} needs sums of its periods: compute them with "
+                f"site_sums(..., periods={tuple(kinds)!r})."
+            )
+        positions: dict[tuple[str, ...], list[int]] = {}
+        for i, label in enumerate(self.periods.labels):
+            named = dict(zip(have, label, strict=True))
+            if any(not named[kind] for kind in kinds):
+                continue  # values that have no period of this kind
+            if "subset" in kinds or named.get("subset", ALL) == ALL:
+                positions.setdefault(tuple(named[kind] for kind in kinds), []).append(i)
+        return {
+            label: Moments(*(x[:, at[0]] for x in m)) if len(at) == 1 else pool(Moments(*(x[:, at] for x in m)), axis=1)
+            for label, at in positions.items()
+        }
+
+    def whole(self, target: str) -> Moments:
+        """Return the moments (place, model) of all time steps."""
+        if len(self.periods.labels) == 1 < self.moments[target].n.shape[1]:  # sums built without their periods
+            return pool(self.moments[target], axis=1)
+        return self.of_periods(target)[()]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per target, place, season and model: its coordinates and its moments.
+        """Return one row per target, place, period and model: its coordinates and its moments.
 
         `from_frame` is the inverse; `fluxcube.evaluation.report.write_sums` and `read_sums` keep every digit.
         """
@@ -98,9 +145,13 @@ class Sums:
         for target, m in self.moments.items():
             places = self.places[target]
             index = np.indices(m.n.shape).reshape(3, -1)
-            season = np.array(SEASONS if self.seasonal else ("all",), object)
             columns = {name: places[name].values[index[0]] for name in _COORDS if name in places}
-            columns |= {"season": season[index[1]], "model": np.array(self.models, object)[index[2]]}
+            columns |= {
+                kind: np.array(labels, object)[index[1]]
+                for kind, labels in zip(self.periods.kinds, zip(*self.periods.labels, strict=True), strict=True)
+            }
+            columns |= {} if self.periods.kinds else {"season": "all"}
+            columns |= {"model": np.array(self.models, object)[index[2]]}
             columns |= {name: values.ravel() for name, values in m._asdict().items()}
             units = {"units": self.units[target]} if target in self.units else {}
             frames.append(pd.DataFrame({"target": target, **units, **columns}))
@@ -117,29 +168,25 @@ class Sums:
         SchemaError
             If columns are missing, a model lacks a place that another model has, or a target has two units.
         """
-        if missing := {*_KEYS, "site", *Moments._fields} - set(frame):
+        kinds = [kind for kind in KINDS if kind in frame]
+        missing = {*_KEYS, "site", *Moments._fields} - set(frame)
+        if missing or not kinds:
+            missing |= set() if kinds else {"season"}
             raise SchemaError(f"expected a table of sums, found no columns {', '.join(sorted(missing))}.")
-        models, seasons = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["season"]))
+        models = list(dict.fromkeys(frame["model"]))
+        labels = _period_labels(frame, kinds)
         found, places = {}, {}
         units: dict[str, str] = {}
         for target, rows in frame.groupby("target", sort=False):
             if "units" in rows:
                 units |= _one_unit(str(target), rows["units"], table(str(frame.attrs.get("resolution", HOURLY.name))))
             sites = list(dict.fromkeys(rows["site"]))
-            order = pd.MultiIndex.from_product([sites, seasons, models])
-            indexed = rows.set_index(["site", "season", "model"])
-            if len(indexed) != len(order) or not indexed.index.is_unique or not order.isin(indexed.index).all():
-                raise SchemaError(
-                    f"sums of {target}: {len(rows)} rows are not {len(sites)} sites x {len(seasons)} seasons x "
-                    f"{len(models)} models, each once; every model must be scored on the same sites."
-                )
-            shape = (len(sites), len(seasons), len(models))
-            indexed = indexed.loc[order]
-            found[target] = Moments(*(indexed[n].to_numpy(float).reshape(shape) for n in Moments._fields))
+            found[target] = _moments_of(str(target), rows, kinds, (sites, labels, models))
             first = rows.drop_duplicates("site").set_index("site").loc[sites].reset_index()
-            kept = [c for c in first if c not in (*_KEYS, "units", *Moments._fields)]
+            kept = [c for c in first if c not in (*_KEYS, *kinds, "units", *Moments._fields)]
             places[target] = xr.Dataset({c: ("place", _plain(first[c])) for c in kept})
-        return cls(tuple(models), found, places, dict(frame.attrs), units)
+        periods = Periods() if kinds == ["season"] and labels == [("all",)] else Periods(tuple(kinds), tuple(labels))
+        return cls(tuple(models), found, places, dict(frame.attrs), units, periods)
 
     @classmethod
     def join(cls, parts: Sequence[Sums], *, repeated: bool = False) -> Sums:
@@ -158,11 +205,60 @@ class Sums:
             If a site is in two parts and `repeated` is false, or the parts contain different models.
         """
         frames = [part.to_frame() for part in parts]
+        for frame in frames:  # those of the folds are added below
+            frame.attrs = {}
         out = pd.concat(frames, ignore_index=True)
         if repeated:
             out = _pooled(out)
-        out.attrs = dict(parts[0].attrs)
+        out.attrs = dict(parts[0].attrs) | added_rows([part.attrs for part in parts])
         return cls.from_frame(out)
+
+
+def added_rows(attrs: Sequence[Mapping[str, object]]) -> dict[str, dict[str, int]]:
+    """Return the attributes with numbers of time steps of several parts, added."""
+    names = [name for name in attrs[0] if name.startswith(ROWS)]
+    out: dict[str, dict[str, int]] = {}
+    for name in names:
+        counts = [one for part in attrs if isinstance(one := part.get(name), Mapping)]
+        targets = dict.fromkeys(target for one in counts for target in one)
+        out[name] = {target: sum(int(one.get(target, 0)) for one in counts) for target in targets}
+    return out
+
+
+def _period_labels(frame: pd.DataFrame, kinds: list[str]) -> list[tuple[str, ...]]:
+    """Return the labels of the periods of a table, in order; years of several folds are sorted."""
+    labels = list(dict.fromkeys(map(tuple, frame[kinds].fillna("").astype(str).to_numpy(object).tolist())))
+    if "year" in kinds:
+        at = kinds.index("year")
+        others = list(dict.fromkeys(label[:at] + label[at + 1 :] for label in labels))
+        years = sorted({label[at] for label in labels})
+        labels = [(*other[:at], year, *other[at:]) for other in others for year in years]
+    return labels
+
+
+def _moments_of(
+    target: str, rows: pd.DataFrame, kinds: list[str], axes: tuple[list[str], list[tuple[str, ...]], list[str]]
+) -> Moments:
+    """Return the moments (place, period, model) of one target from rows of a table; years may be missing."""
+    sites, labels, models = axes
+    order = pd.MultiIndex.from_tuples(
+        [(site, *label, model) for site in sites for label in labels for model in models],
+        names=["site", *kinds, "model"],
+    )
+    text = {kind: rows[kind].fillna("").astype(str) for kind in kinds}
+    indexed = rows.assign(**text).set_index(["site", *kinds, "model"])
+    complete = len(indexed) == len(order) or ("year" in kinds and len(indexed) * len(models) > 0)
+    if not complete or not indexed.index.is_unique or not ("year" in kinds or order.isin(indexed.index).all()):
+        raise SchemaError(
+            f"sums of {target}: {len(rows)} rows are not {len(sites)} sites x {len(labels)} "
+            f"{' and '.join(kinds)}s x {len(models)} models, each once; every model must be scored on the same sites."
+        )
+    empty = {name: np.nan if name in ("obs", "pred") else 0.0 for name in Moments._fields}
+    shape = (len(sites), len(labels), len(models))
+    absent = ~order.isin(indexed.index)
+    indexed = indexed.reindex(order)
+    columns = {name: indexed[name].to_numpy(float) for name in Moments._fields}
+    return Moments(*(np.where(absent, empty[name], x).reshape(shape) for name, x in columns.items()))
 
 
 def _one_unit(target: str, column: pd.Series, rows: Mapping[str, Variable]) -> dict[str, str]:
@@ -179,7 +275,8 @@ def _one_unit(target: str, column: pd.Series, rows: Mapping[str, Variable]) -> d
 
 def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table with one row per target, season, model and site."""
-    keys, fields = [*_KEYS, "site"], list(Moments._fields)
+    keys = [*_KEYS, *(kind for kind in KINDS if kind in frame), "site"]
+    fields = list(Moments._fields)
     out = frame.drop_duplicates(keys).set_index(keys)
     several = frame[frame.duplicated(keys, keep=False)]
     for key, rows in several.groupby(keys, sort=False):
@@ -194,6 +291,16 @@ def _plain(column: pd.Series) -> np.ndarray:
     return column.astype(object).where(column.notna(), "").to_numpy(object)
 
 
+class SumOptions(TypedDict, total=False):
+    """Options of `site_sums`."""
+
+    qc: xr.DataArray | None
+    max_qc: int | Default | None
+    min_quality: float | Default | None
+    periods: Sequence[str]
+    subsets: xr.Dataset | None
+
+
 def site_sums(
     obs: Labelled,
     predictions: Mapping[str, Labelled],
@@ -202,6 +309,8 @@ def site_sums(
     max_qc: int | Default | None = DEFAULT,
     min_quality: float | Default | None = DEFAULT,
     seasons: bool = False,
+    periods: Sequence[str] = (),
+    subsets: xr.Dataset | None = None,
 ) -> Sums:
     """Compute the sums from which every score follows, at the time steps that all models have in common.
 
@@ -210,7 +319,12 @@ def site_sums(
     obs, predictions, qc, max_qc, min_quality
         As `fluxcube.compare` takes them.
     seasons : bool
-        Whether to compute sums of each local season, for tables by season.
+        Whether to compute sums of each local season, as ``periods=("season",)`` does.
+    periods : sequence of str
+        Kinds of periods to separate, of `fluxcube.evaluation.periods.KINDS`: tables by each of them, or by several
+        together, follow from the sums.
+    subsets : xr.Dataset, optional
+        Boolean arrays (site, time) by name of the subset, for periods "subset".
 
     Returns
     -------
@@ -223,258 +337,81 @@ def site_sums(
     ConfigError
         If the units of a prediction cannot be converted to those of the observations.
     """
-    pairs, places, attrs, units = aligned_pairs(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
-    found = place_moments(list(pairs.values()), data_resolution(obs) if seasons else None)
-    return Sums(tuple(predictions), dict(zip(pairs, found, strict=True)), places, attrs, units)
+    data = aligned(obs, predictions, qc=qc, max_qc=max_qc, min_quality=min_quality)
+    kinds = tuple(dict.fromkeys((*periods, *(("season",) if seasons else ()))))
+    split, moments = computed_moments(data, list(data.pairs.values()), kinds, data.resolution, subsets)
+    sums = sums_of(data, dict(zip(data.pairs, moments.moments, strict=True)), split, moments.rows)
+    return without_empty_years({"": sums})[""]
 
 
-def aligned_pairs(
-    obs: Labelled,
-    predictions: Mapping[str, Labelled],
-    *,
-    qc: xr.DataArray | None,
-    max_qc: int | Default | None = DEFAULT,
-    min_quality: float | Default | None = DEFAULT,
-) -> tuple[dict[str, tuple[xr.DataArray, ...]], dict[str, xr.Dataset], dict[str, object], dict[str, str]]:
-    """Return observations within the row mask with all predictions, by flux; places by flux; attributes; and units.
-
-    Predictions are converted to the units of the observations.
-
-    Parameters
-    ----------
-    obs, predictions, qc, max_qc, min_quality
-        As `site_sums` takes them.
-    """
-    if not predictions:
-        raise ConfigError("nothing to score: expected at least one prediction by model name, found none.")
-    for name, data in {"the observations": obs, **predictions}.items():
-        check_labelled(name, data)
-    resolution = data_resolution(obs)
-    limit = quality_limit(resolution, max_qc, min_quality, default=resolution.measured)
-    observed, flags = _observed(obs, qc, resolution)
-    predicted = {model: _by_target(pred, only=list(observed)) for model, pred in predictions.items()}
-    targets = _shared_targets(observed, predicted)
-    units: dict[str, str] = {}
-    converted: dict[str, list[xr.DataArray]] = {}
-    for t in targets:
-        unit, converted[t] = in_one_unit(
-            t, observed[t], {model: p[t] for model, p in predicted.items()}, table(resolution.name)
-        )
-        units |= {t: unit} if unit else {}
-    pairs = {t: _aligned(observed[t], flags.get(t), converted[t], limit) for t in targets}
-    places = {t: _places(pair[0]) for t, pair in pairs.items()}
-    attrs = _attrs(limit, [t for t in targets if t not in flags], targets, list(predictions), _raised(limit, obs))
-    attrs |= resolution_of(obs).attrs
-    return pairs, places, attrs, units
+def sums_of(
+    data: Aligned, moments: Mapping[str, Moments], periods: Periods, rows: Mapping[str, Mapping[str, int]]
+) -> Sums:
+    """Return sums of aligned data from moments (place, period, model), and numbers of time steps by flux and step."""
+    out = Sums(data.models, moments, data.places, data.attrs, data.units, periods)
+    steps = {f"{ROWS}{step}": {t: counts[step] for t, counts in rows.items()} for step in next(iter(rows.values()))}
+    scored = {target: int(out.whole(target).n[:, 0].sum()) for target in out.targets}
+    return replace(out, attrs={**data.attrs, **steps, f"{ROWS}scored": scored})
 
 
-def data_resolution(obs: Labelled) -> Resolution:
-    """Return the resolution of observations, from their attribute or, of an array without it, from the time step."""
-    if isinstance(obs, xr.Dataset) or "resolution" in obs.attrs:
-        return resolution_of(obs)
-    dated = "time" in obs.coords and obs["time"].dtype.kind == "M"
-    steps = np.diff(obs["time"].values[:2]) if dated else np.array([])
-    return DAILY if (steps == DAILY.step).any() else HOURLY
-
-
-def _raised(limit: QualityLimit, obs: Labelled) -> str:
-    """Return the sites at which a worse flag than the limit counts as measured, with their flags; "" for none."""
-    if limit.value is None or not limit.resolution.lower_is_better or "site" not in obs.dims:
-        return ""
-    return named_best_flags(obs.isel(site=best_flags(obs) > limit.value))
-
-
-def common_rows(*arrays: xr.DataArray) -> xr.DataArray:
-    """Return True where every array has a finite value: the time steps at which models can be compared.
+def without_empty_years(several: Mapping[str, Sums]) -> dict[str, Sums]:
+    """Return sums without the years in which none of them has a time step, such as those around the time axis.
 
     Parameters
     ----------
-    *arrays : xr.DataArray
-        Arrays with the same coordinates. If they are lazy, so is the result.
-
-    Examples
-    --------
-    >>> a, b = xr.DataArray([1.0, np.nan, 3.0]), xr.DataArray([1.0, 2.0, np.nan])
-    >>> common_rows(a, b).values.tolist()
-    [True, False, False]
+    several : mapping of str to Sums
+        Sums with the same periods.
     """
-    first, *others = xr.align(*arrays, join="exact", copy=False)
-    mask = first.copy(data=np.isfinite(first.data))
-    for array in others:
-        mask = mask & np.isfinite(array)
-    return mask
-
-
-def _observed(obs: Labelled, qc: xr.DataArray | None, resolution: Resolution) -> tuple[dict, dict]:
-    """Return observations, and flags or qualities where there are any, by target."""
-    ending = resolution.quality
-    if isinstance(obs, xr.Dataset) and "fluxes" in obs:
-        qc = obs.get(f"fluxes{ending}") if qc is None else qc
-        obs = obs.fluxes
-    values = _by_target(obs)
-    if qc is not None:
-        flags = _by_target(qc, only=list(values))
-    elif isinstance(obs, xr.Dataset):
-        names = {name: f"{name}{ending.upper()}" for name in values}
-        flags = {name: obs[beside] for name, beside in names.items() if beside in obs}
-    else:
-        flags = {}
-    return values, flags
-
-
-def _by_target(data: Labelled, only: list[str] | None = None) -> dict[str, xr.DataArray]:
-    """Return one array per flux; an array without a name is named after the flux in `only`, if there is one."""
-    if isinstance(data, xr.Dataset):
-        return {str(k): v for k, v in data.data_vars.items() if "time" in v.dims and not str(k).endswith(_BESIDE)}
-    if "target" in data.dims:
-        return {str(t): with_units(data.isel(target=i)) for i, t in enumerate(data.target.values)}
-    if data.name is None and only is not None and len(only) == 1:
-        return {only[0]: data}
-    return {str(data.name): data}
-
-
-def _shared_targets(observed: dict, predicted: dict[str, dict]) -> list[str]:
-    first = next(iter(predicted.values()))
-    shared = [t for t in first if t in observed and all(t in p for p in predicted.values())]
-    have = {model: sorted(p) for model, p in predicted.items()}
-    if not shared:
-        raise SchemaError(f"nothing to score: observed are {sorted(observed)}, predicted are {have}.")
-    left = sorted({t for p in predicted.values() for t in p} - set(shared))
-    if left:
-        logger.info("not scored, since observations or another prediction lack them: %s", ", ".join(left))
-    return shared
-
-
-def _aligned(obs, flags, preds, limit: QualityLimit) -> tuple[xr.DataArray, ...]:
-    """Return observations within the row mask, and predictions, with the same coordinates and dims (..., time)."""
-    arrays: Sequence[xr.DataArray] = [obs, *preds] if flags is None else [obs, flags, *preds]
-    check_same_dims(obs, preds)
-    sizes = [dict(a.sizes) for a in arrays]
-    arrays = xr.align(*arrays, join="inner", copy=False)
-    if not arrays[0].size:
-        raise SchemaError(
-            f"nothing to score: observation {sizes[0]} and prediction {sizes[-1]} share no site, cell or hour."
+    periods = next(iter(several.values())).periods
+    if "year" not in periods.kinds:
+        return dict(several)
+    at = periods.kinds.index("year")
+    scored = sum(m.n.sum((0, 2)) for one in several.values() for m in one.moments.values())
+    years = {label[at] for label, n in zip(periods.labels, np.atleast_1d(scored), strict=True) if n} | {""}
+    kept = [i for i, label in enumerate(periods.labels) if label[at] in years]
+    if years == {""}:
+        return dict(several)
+    labels = replace(periods, labels=tuple(periods.labels[i] for i in kept))
+    return {
+        name: replace(
+            one, periods=labels, moments={t: Moments(*(x[:, kept] for x in m)) for t, m in one.moments.items()}
         )
-    if any(dict(a.sizes) != size for a, size in zip(arrays, sizes, strict=True)):
-        logger.info("scored on the common sites and time steps: %s of %s", dict(arrays[0].sizes), sizes)
-    dims = [d for d in arrays[0].dims if d != "time"]
-    obs, *rest = (a.transpose(*dims, "time") for a in arrays)
-    rest = [a.reset_coords(drop=True) for a in rest]  # xarray would drop a coordinate of obs that differs
-    mask = common_rows(*rest[flags is not None :])
-    if flags is not None and limit.value is not None:
-        best = xr.DataArray(best_flags(obs), dims="site" if "site" in obs.dims else ())
-        mask = mask & xr.apply_ufunc(limit.accepts, rest[0], best, dask="parallelized", output_dtypes=[bool])
-        mask = mask.transpose(*obs.dims)
-    return obs.where(mask), *rest[flags is not None :]
+        for name, one in several.items()
+    }
 
 
-def place_moments(pairs: Sequence[tuple[xr.DataArray, ...]], seasons: Resolution | None) -> list[Moments]:
-    """Return moments of arrays (place, season or 1, model), one per target, from one pass over the data.
+class Computed(NamedTuple):
+    """Moments (place, period, model), and numbers of time steps by flux and step."""
 
-    If `seasons`, the resolution of the time axis, is passed, local seasons are separate.
+    moments: list[Moments]
+    rows: dict[str, dict[str, int]]
+
+
+def computed_moments(
+    data: Aligned,
+    pairs: Sequence[tuple[xr.DataArray, ...]],
+    kinds: Sequence[str],
+    resolution: Resolution,
+    subsets: xr.Dataset | None,
+) -> tuple[Periods, Computed]:
+    """Return the periods of the data, and the moments of arrays, in one pass over all data.
+
+    Parameters
+    ----------
+    data : Aligned
+        Aligned data, whose numbers of time steps are computed, too.
+    pairs : sequence of tuple of xr.DataArray
+        Arrays to compute the moments of: those of `data`, and others with the same coordinates.
+    kinds, resolution, subsets
+        As `fluxcube.evaluation.periods.periods_of` takes them.
     """
     import dask
 
-    lazy = [_lazy_moments(obs, preds, _season_code(obs, seasons) if seasons else None) for obs, *preds in pairs]
-    found = []
-    for values in dask.compute(*lazy):
-        # (*places, time block, moment, season, model): time blocks are pooled, places become one axis
-        parts = Moments(*np.moveaxis(values, -3, 0))
-        whole = pool(parts, axis=-3)
-        found.append(Moments(*(x.reshape(-1, *x.shape[-2:]) for x in whole)))
-    return found
-
-
-def _lazy_moments(obs: xr.DataArray, preds: list[xr.DataArray], season: xr.DataArray | None) -> da.Array:
-    """Return a Dask array (*places, time block, moment, season, model) of moments."""
-    import dask.array as da
-
-    arrays = _same_chunks([obs, *preds] + ([] if season is None else [season.broadcast_like(obs)]))
-    kinds, models = 1 if season is None else len(SEASONS), len(preds)
-    chunks = (*arrays[0].chunks[:-1], (1,) * arrays[0].numblocks[-1], (len(Moments._fields),), (kinds,), (models,))
-    ndim = arrays[0].ndim
-    return da.map_blocks(
-        _block_moments,
-        *arrays,
-        models=models,
-        dtype=float,
-        chunks=chunks,
-        new_axis=[ndim, ndim + 1, ndim + 2],
-        meta=np.empty((0,) * (ndim + 3)),
-    )
-
-
-def _block_moments(obs: np.ndarray, *rest: np.ndarray, models: int) -> np.ndarray:
-    """Return moments over the last axis of one block, (*places, 1, moment, season, model)."""
-    preds, season = rest[:models], rest[models:]
-    chosen = [obs] if not season else [np.where(season[0] == k, obs, np.nan) for k in range(len(SEASONS))]
-    parts = [[np.stack(moments(o, p, axis=-1), -1) for p in preds] for o in chosen]
-    return np.moveaxis(np.array(parts), (0, 1), (-2, -1))[..., None, :, :, :]
-
-
-def _same_chunks(arrays: list[xr.DataArray]) -> list:
-    """Return Dask arrays with the same chunks: those of the first lazy array, or blocks of places."""
-    bare = [xr.DataArray(a.variable) for a in arrays]
-    lazy = next((dict(zip(a.dims, a.chunks, strict=True)) for a in bare if a.chunks is not None), None)
-    chunks: dict
-    if lazy is None:
-        places = max(1, _BLOCK // max(1, bare[0].sizes["time"]))
-        chunks = dict.fromkeys(bare[0].dims[1:], -1) | {bare[0].dims[0]: places}
-    else:
-        chunks = lazy
-    return [a.data for a in xr.unify_chunks(*(a if a.chunks is not None else a.chunk(chunks) for a in bare))]
-
-
-def _season_code(obs: xr.DataArray, resolution: Resolution) -> xr.DataArray:
-    """Return the index into `SEASONS` of each (place, time): by local month, half a year later in the south."""
-    for name in ("latitude", "longitude"):
-        if name not in obs.coords:
-            raise SchemaError(f'by="season" needs the coordinate {name}; found {sorted(map(str, obs.coords))}.')
-        unknown_places = ~np.isfinite(np.asarray(obs[name].values, float))
-        if unknown_places.any() and not (resolution.local and name == "longitude"):
-            where = obs["site"].values[unknown_places] if obs[name].dims == ("site",) else [int(unknown_places.sum())]
-            raise SchemaError(
-                f'by="season" needs the {name} of every place, which is missing at {", ".join(map(str, where[:5]))}: '
-                "leave these places out, or assign it."
-            )
-    shift = xr.apply_ufunc(resolution.solar_shift, obs.longitude, dask="parallelized", output_dtypes=["timedelta64[s]"])
-    month = (obs.time + shift).dt.month
-    return ((month % 12) // 3 + 2 * (obs.latitude < 0)).astype("int8") % 4
-
-
-def _places(obs: xr.DataArray) -> xr.Dataset:
-    """Return the coordinates of the places, with the dimension place, in the order of their moments."""
-    dims = [d for d in obs.dims if d != "time"]
-    coords = obs.isel(time=0, drop=True).coords.to_dataset().reset_coords()
-    flat = {n: v.broadcast_like(obs.isel(time=0, drop=True)) for n, v in coords.items() if set(v.dims) <= set(dims)}
-    out = {n: ("place", v.transpose(*dims).values.ravel()) for n, v in flat.items()}
-    if dims == ["site"]:
-        out["site"] = ("place", obs.site.values)
-    return xr.Dataset(out)
-
-
-def _attrs(
-    limit: QualityLimit, unflagged: list[str], targets: list[str], models: list[str], raised: str
-) -> dict[str, object]:
-    """Return the row mask in words, and the limit of quality; warn if observations have no quality."""
-    option, noun = limit.resolution.option, limit.resolution.quality_noun
-    nothing = limit.value is None or unflagged == targets
-    if limit.value is None:
-        quality = "every finite observation"
-    elif unflagged == targets:
-        quality = f"every finite observation (no {noun} given)"
-    else:
-        quality = f"observations with {limit}"
-        quality += f" ({raised}, the best that their publication has)" if raised else ""
-        quality += f"; of {', '.join(unflagged)} every finite one (no {noun} given)" if unflagged else ""
-    if unflagged and limit.value is not None:
-        logger.warning(
-            "observations of %s carry no quality %s: every finite value is scored, gap-filled ones too. "
-            "Pass the cube itself, or qc=cube.fluxes%s; pass %s=None if this is intended.",
-            ", ".join(unflagged),
-            noun,
-            limit.resolution.quality,
-            option,
-        )
-    rows = f"{quality}, where {', '.join(models) + ' all have' if len(models) > 1 else 'the prediction has'} a value"
-    return {"row_mask": rows, option: "none" if nothing else limit.value}
+    if subsets is not None:
+        check_unaveraged(data.attrs, "subsets of time steps")
+    first = next(iter(data.pairs.values()))[0]
+    periods = periods_of(kinds, first["time"].values, resolution, subsets)
+    lazy = [lazy_moments(pair, period_numbers(pair[0], periods, resolution, subsets), periods) for pair in pairs]
+    values, rows = dask.compute(lazy, {t: {k: v.variable for k, v in of.items()} for t, of in data.rows.items()})
+    counts = {target: {step: int(count.sum()) for step, count in of.items()} for target, of in rows.items()}
+    return periods, Computed([moments_of_places(one) for one in values], counts)

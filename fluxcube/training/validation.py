@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxcube.models.base import Batch, Model
+from fluxcube.moments import moments, scores_of
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.support import towers_with_embeddings
 from fluxcube.samples.towers import Towers
-from fluxcube.scores import nse
 
 #: Minimum number of hours of history of each validated hour of a dense head.
 _HISTORY = 24
@@ -76,7 +76,7 @@ def observed_nse(obs: np.ndarray, pred: np.ndarray) -> float:
     """Return the NSE over observed values; NaN if there are none, or if an estimate for one is not finite."""
     seen = np.isfinite(obs)
     obs, pred = obs[seen].astype(float), pred[seen].astype(float)
-    return float(nse(obs, pred)) if np.isfinite(pred).all() else math.nan
+    return float(scores_of(moments(obs, pred))["nse"]) if np.isfinite(pred).all() else math.nan
 
 
 def scored_epochs(history: Sequence[Mapping]) -> list[Mapping]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import kernels
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,6 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxcube import scores as kernels
 from fluxcube.errors import ConfigError, SchemaError, StoreError, UnknownNameError
 from fluxcube.evaluation.bootstrap import draw_counts, interval, resample, student_quantile, weighted_median
 from fluxcube.evaluation.report import format_table, read_sums, write_sums
@@ -246,7 +246,7 @@ def test_seasons_are_kept_where_asked(cube, predictions):
     pd.testing.assert_frame_equal(
         score_table(sums, by="igbp"), score_table(site_sums(cube, predictions), by="igbp"), rtol=1e-9
     )
-    with pytest.raises(ConfigError, match="seasons"):
+    with pytest.raises(ConfigError, match="periods"):
         score_table(site_sums(cube, predictions), by="season")
 
 

@@ -101,16 +101,6 @@ def test_sums_keep_their_units_in_a_file_and_are_joined_in_one_unit(cube, tmp_pa
     assert Sums.from_frame(old).units_of("NEE") == "umol m-2 s-1"
 
 
-def test_maps_are_sampled_at_towers_first(cube):
-    maps = example_maps()
-    with pytest.raises(SchemaError, match=r"maps\.sel\(latitude=cube\.latitude, longitude=cube\.longitude"):
-        evaluate(cube, maps)
-    with pytest.raises(SchemaError, match="sample the maps"):
-        compare(cube, {"maps": maps}, by="season")
-    near = maps.sel(latitude=cube.latitude, longitude=cube.longitude, method="nearest")
-    assert evaluate(cube, near).n.sel(target="NEE") > 0
-
-
 def test_what_cannot_be_aligned_is_named(cube):
     flux = cube.fluxes.sel(target=["NEE"])
     with pytest.raises(SchemaError, match="dimension time"):
@@ -164,14 +154,11 @@ def test_sums_of_an_earlier_version_are_joined_with_new_ones(cube):
         Sums.join([old, grams])
 
 
-def test_a_tower_outside_the_maps_gets_no_value_of_their_edge(cube):
+def test_maps_against_maps_are_scored_cell_by_cell_and_not_at_towers(cube):
     maps = example_maps()
-    with pytest.raises(SchemaError, match=r"tolerance=0\.") as error:
-        evaluate(cube, maps)
-    tolerance = float(str(error.value).rpartition("tolerance=")[2].rstrip(").,"))
-    far = cube.latitude * 0 + 80
-    with pytest.raises(KeyError):
-        maps.sel(latitude=far, longitude=cube.longitude, method="nearest", tolerance=tolerance)
+    assert evaluate(maps, maps, max_qc=None).nse.sel(target="NEE") == 1
+    with pytest.raises(SchemaError, match="sample the maps at the towers first"):
+        evaluate(maps, predicted(cube), max_qc=None)
 
 
 def test_means_of_longer_periods_are_no_first_steps():

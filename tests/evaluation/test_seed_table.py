@@ -8,7 +8,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, UnknownNameError
 from fluxcube.evaluation.seeds import MemberSums, member_sums, seed_table
-from fluxcube.evaluation.skill import score_table
+from fluxcube.evaluation.skill import evaluate, score_table
 from fluxcube.evaluation.sums import site_sums
 from fluxcube.simulation.example import example_cube
 
@@ -79,3 +79,30 @@ def test_folds_are_joined_and_models_named(cube):
     fewer = member_sums(cube.isel(site=[0]), {"a": models["a"][:1], "b": models["b"]})
     with pytest.raises(ConfigError, match="a: expected the same models"):
         MemberSums.join([whole, MemberSums(**vars(fewer["NEE"]))])
+
+
+def test_evaluate_takes_ensembles_as_a_dimension(cube):
+    """The mean of the members is scored, with intervals over clusters and members beside those over clusters."""
+    models = {"trees": ensemble(cube, 3, 2.0, 0.5), "cycle": ensemble(cube, 1, 3, 0)}
+    stacked = {"trees": xr.concat(models["trees"], "member"), "cycle": models["cycle"][0]}
+    options = {"clusters": 50.0, "draws": 200, "against": "cycle"}
+    found = evaluate(cube, stacked, by="igbp", **options).sel(target="NEE")
+    plain = evaluate(cube, {"trees": mean(models["trees"]), "cycle": models["cycle"][0]}, by="igbp", **options)
+    np.testing.assert_allclose(found.nse, plain.nse.sel(target="NEE"), rtol=1e-5)
+    np.testing.assert_allclose(found.nse_low, plain.nse_low.sel(target="NEE"), rtol=1e-5)
+    assert "nse_seeds_low" not in plain
+    table = seed_table(member_sums(cube, models), by="igbp", draws=200, against="cycle")
+    rows = table.set_index(["model", "group"])
+    for group in found.group.values:
+        one = found.sel(group=group, model="trees")
+        assert float(one.nse_member_std) == pytest.approx(rows.loc[("trees", group), "nse_one_std"])
+    whole = evaluate(cube, stacked, **options).sel(target="NEE")
+    row = seed_table(member_sums(cube, models), draws=200, against="cycle").set_index("model").loc["trees"]
+    assert float(whole.nse_seeds_low.sel(model="trees")) == pytest.approx(row.nse_seeds_low)
+    assert float(whole.rmse_diff_seeds_high.sel(model="trees")) == pytest.approx(row.rmse_diff_high)
+    assert np.isnan(whole.nse_member_std.sel(model="cycle"))
+    assert "over clusters and members" in whole.nse_seeds_low.attrs["long_name"]
+    scales = evaluate(cube, stacked, scales=["hourly"], **options)
+    assert "nse_seeds_low" not in scales
+    with pytest.raises(UnknownNameError, match="group of sites"):
+        seed_table(member_sums(cube, models), by="season")

@@ -9,7 +9,8 @@ import xarray as xr
 import fluxcube as fc
 from fluxcube.cubes.climatology import STATISTICS
 from fluxcube.errors import SchemaError
-from fluxcube.evaluation.skill import climate_of, score_table
+from fluxcube.evaluation.groups import climate_of
+from fluxcube.evaluation.skill import score_table
 from fluxcube.evaluation.subsets import SUBSETS, subset_masks, subset_sums, subset_table
 from fluxcube.evaluation.sums import site_sums
 from fluxcube.simulation.example import example_cube

@@ -15,10 +15,12 @@ import xarray as xr
 from inference_fakes import WindowModel, chunked, fake
 
 from fluxcube.errors import ConfigError, SchemaError, UnknownNameError
+from fluxcube.evaluation.skill import evaluate
 from fluxcube.inference import loading as module
 from fluxcube.inference.grid import upscale
 from fluxcube.inference.predictor import Predictor
 from fluxcube.inference.towers import predict
+from fluxcube.maps.at_sites import sample_at_sites
 from fluxcube.schema import validate_maps
 from fluxcube.simulation.example import example_cube, example_forcing
 from fluxcube.variables import predictors as all_predictors
@@ -73,6 +75,28 @@ def test_chunks_change_nothing_and_cells_are_towers(forcing, context, stride, da
             cells = maps[name].values.transpose(1, 2, 0).reshape(35, -1)
             assert np.isnan(cells[0]).all()  # the cell without land
             np.testing.assert_allclose(cells[1:], towers[name].values[1:], rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear"])
+def test_maps_sampled_at_towers_are_the_predictions_there(forcing, method):
+    """Towers at the centres of the cells, with the inputs of the cells."""
+    forcing = forcing.isel(time=slice(0, 150))
+    predictor, cube = fake(context=5), as_cube(forcing)
+    cube = cube.isel(site=slice(None, None, -1)).assign_coords(longitude=("site", cube.longitude.values[::-1] + 0.001))
+    maps = upscale(predictor, forcing.chunk(latitude=2, longitude=3), stride=5)
+    towers, sampled = predict(predictor, cube, stride=5), sample_at_sites(maps, cube)
+    if method == "bilinear":
+        cube = cube.assign_coords(longitude=cube.longitude - 0.001)
+        sampled = sample_at_sites(maps, cube, method=method)
+    for name in ("NEE", "GPP_NT", "RECO"):
+        np.testing.assert_allclose(sampled[name][:-1], towers[name][:-1], rtol=2e-5, atol=1e-5)
+        assert sampled[name][-1].isnull().all()  # the cell without land
+    assert sampled.cell_note.values[-1] == "in a cell without land"
+    scores = [
+        evaluate(cube, data, max_qc=None).rmse.sel(target="NEE").item()
+        for data in (towers.isel(site=slice(0, -1)), maps)
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 7])

@@ -6,11 +6,11 @@ import csv
 import dataclasses
 import json
 
+import kernels
 import numpy as np
 import pytest
 import torch
 
-from fluxcube import scores as kernels
 from fluxcube.errors import CheckpointError, ConfigError, UnknownNameError
 from fluxcube.models import checkpoint, registry
 from fluxcube.models.base import Batch

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+import kernels
 import numpy as np
 import pytest
 
-from fluxcube import scores as kernels
 from fluxcube.errors import CheckpointError, ConfigError, SplitError
 from fluxcube.models.boosting import Boosting, BoostingConfig
 from fluxcube.resolution import HOURLY
