@@ -19,6 +19,8 @@ from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
+from fluxcube.cli_protocols import app as protocols_app
+from fluxcube.cli_protocols import score_by_protocol
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
@@ -199,7 +201,7 @@ def train(
         str | None,
         typer.Option(
             help="Split file, fold of a file (folds.json:2), or a kind: per-igbp (the default), kfold:2, time, "
-            "sites:FILE."
+            "sites:FILE, benchmark:NAME."
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Preset of the model's settings, e.g. small or published.")] = None,
@@ -280,7 +282,7 @@ def split(
     store: Annotated[Path, typer.Argument(help="Cube with the towers to split.")],
     out: Annotated[Path, typer.Argument(help="File to write, e.g. folds.json.")],
     kind: Annotated[
-        str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation or sites.")
+        str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation, sites or benchmark:NAME.")
     ] = "kfold",
     k: Annotated[
         int | None, typer.Option(min=2, help="Number of folds of kfold, blocks and warm-site; default 5.")
@@ -343,10 +345,16 @@ def evaluate(
     scales: Annotated[
         bool, typer.Option("--scales", help="Score at eight scales, from hourly (or daily) to spatial.")
     ] = False,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Benchmark protocol, e.g. fluxtrapolation/TA40 (`fluxcube protocols` lists them)."),
+    ] = None,
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the table, as CSV; with --protocol, the folder to write.")
+    ] = None,
     allow_missing: AllowMissing = False,
     allow_other_product: Annotated[
         bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
@@ -355,7 +363,22 @@ def evaluate(
     """Score runs on held-out towers: by default measured values only, the same for all runs, with intervals.
 
     Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both runs.
+    With `--protocol`, RUN may be a file of predictions, and STORE a benchmark's own table of observations.
     """
+    if protocol is not None:
+        _check_alone(by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part)
+        score_by_protocol(
+            protocol,
+            [[run, *(mix or [])], *([path] for path in against or [])],
+            store,
+            out,
+            clusters_km=clusters_km,
+            draws=draws,
+            seed=seed,
+            allow_missing=allow_missing,
+            allow_other_product=allow_other_product,
+        )
+        return
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
     from fluxcube.resolution import quality_limit, resolution_of
@@ -452,6 +475,7 @@ def demo(
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
 app.add_typer(models_app)
+app.add_typer(protocols_app)
 app.add_typer(grids_app)
 app.add_typer(maps_app)
 
@@ -545,6 +569,15 @@ def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:
             "split, or --part all for every site of this one."
         )
     return model.split.part(cube, part)
+
+
+def _check_alone(*, by: str | None, scales: bool, max_qc: str | None, min_quality: str | None, part: str) -> None:
+    """Refuse options that a benchmark protocol sets itself."""
+    options = {"--by": by, "--scales": scales, "--max-qc": max_qc, "--min-quality": min_quality}
+    passed = [name for name, value in options.items() if value not in (None, False)]
+    passed += ["--part"] if part != "test" else []
+    if passed:
+        raise ConfigError(f"--protocol sets rows, scales and groups itself: leave out {', '.join(passed)}.")
 
 
 def _check_by(by: str | None, scales: bool) -> None:

@@ -37,7 +37,7 @@ LAYERS = [
     {"recipes", "shipping"},
     {"mapplan"},
     {"catalogfile"},
-    {"cli_fetch_era5", "cli_fetch_modis", "cli_fetch_towers", "cli_grids", "cli_maps", "cli_models"},
+    {"cli_fetch_era5", "cli_fetch_modis", "cli_fetch_towers", "cli_grids", "cli_maps", "cli_models", "cli_protocols"},
     {"cli_fetch"},
     {"cli"},
 ]
@@ -54,6 +54,7 @@ WRITERS = {
     "fetch/": "downloads, their ledger and their licence",
     "plotting/": "figures",
     "evaluation/report.py": "score tables",
+    "evaluation/protocols/files.py": "the files that benchmarks take",
     "simulation/": "the simulated planet's raw files",
     "demo.py": "the demo's summary",
     "experiments.py": "folders of runs and predictions",
