@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -190,6 +191,41 @@ def _carbonsense(scores: ProtocolScores) -> dict[str, str | pd.DataFrame]:
         "table1.md": format_paper_table(table),
         "table1.tex": latex_paper_table(table),
     }
+
+
+def write_class_table(table: pd.DataFrame, folder: str | Path, *, title: str, notes: Sequence[str] = ()) -> Path:
+    """Write a table of scores by class as CSV, as Markdown and as LaTeX in the form of the CarbonSense paper.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Table of one flux that `fluxcube.evaluation.protocols.carbonsense.class_table` returned, or with the columns
+        that `beside_published` adds. An existing table is replaced.
+    folder : path
+        Output folder.
+    title : str
+        Heading of the Markdown.
+    notes : sequence of str
+        Sentences below the table.
+
+    Returns
+    -------
+    Path
+        ``scores.md``; ``scores.csv`` and ``table1.tex`` are beside it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = [f"Rows: {table.attrs['row_mask']}."] if "row_mask" in table.attrs else []
+    about.append(
+        "Scores are means over seeds of the score of all hours of a class together, and their standard deviation "
+        "between seeds. Intervals (95 %) are over clusters of sites and over seeds."
+    )
+    page = [f"# {title}", format_paper_table(table), " ".join(about), _table(table)]
+    page += ["\n".join(f"* {note}" for note in notes)] if notes else []
+    table.to_csv(folder / "scores.csv", index=False)
+    (folder / "table1.tex").write_text(latex_paper_table(table), "utf-8")
+    (folder / "scores.md").write_text("\n\n".join(page) + "\n", "utf-8")
+    return folder / "scores.md"
 
 
 def format_paper_table(table: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -143,18 +143,27 @@ def _site_tables(folder: Path, wanted: set[str] | None) -> pd.DataFrame:
     chosen = {site: file for site, file in files.items() if wanted is None or site in wanted}
     if not chosen:
         raise ConfigError(f"{folder} contains none of the requested sites; it has {', '.join(list(files)[:5])}, ...")
-    return pd.concat([_read_table(file).assign(site_id=site) for site, file in chosen.items()], ignore_index=True)
+    return pd.concat(
+        [_read_table(file, _needed).assign(site_id=site) for site, file in chosen.items()], ignore_index=True
+    )
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """Return a CSV or parquet file."""
+def _needed(column: str) -> bool:
+    """Return whether a column of FLUXtrapolation's tables is read; most are covariates."""
+    return column in ("time", "qc_mask", "tower_lat", "tower_lon", *_FLUXES) or column.startswith("PFT_")
+
+
+def _read_table(path: Path, needed: Callable[[str], bool] | None = None) -> pd.DataFrame:
+    """Return a CSV or parquet file; of a CSV file only the `needed` columns."""
     if not path.is_file():
         raise SourceError(f"{path}: expected a CSV or parquet file, found none.")
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         # A site, class or country may be called NA: only an empty field is missing.
-        return pd.read_csv(path, keep_default_na=False, na_values=["", "nan", "NaN", "-9999", "-9999.0"])
+        return pd.read_csv(
+            path, keep_default_na=False, na_values=["", "nan", "NaN", "-9999", "-9999.0"], usecols=needed
+        )
     except ImportError:
         raise missing_package("pyarrow", "tables", f"reading {path.name}") from None
     except (ValueError, OSError, UnicodeDecodeError) as error:
