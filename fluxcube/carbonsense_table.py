@@ -22,8 +22,8 @@ from fluxcube.evaluation.seeds import member_sums
 from fluxcube.experiments import Variant, member_predictions
 from fluxcube.knownsites import known_sites
 from fluxcube.models import registry
+from fluxcube.samples.benchmark_splits import benchmark_sites
 from fluxcube.samples.partition import Split
-from fluxcube.samples.site_lists import benchmark_sites
 from fluxcube.samples.splits import split_for
 from fluxcube.simulation.published import write_v1
 from fluxcube.simulation.records import Place, simulate_record

@@ -20,7 +20,7 @@ from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.cli_protocols import app as protocols_app
-from fluxcube.cli_protocols import score_by_protocol
+from fluxcube.cli_protocols import check_alone, score_by_protocol
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
@@ -366,7 +366,7 @@ def evaluate(
     With `--protocol`, RUN may be a file of predictions, and STORE a benchmark's own table of observations.
     """
     if protocol is not None:
-        _check_alone(by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part)
+        check_alone(by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part)
         score_by_protocol(
             protocol,
             [[run, *(mix or [])], *([path] for path in against or [])],
@@ -569,15 +569,6 @@ def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:
             "split, or --part all for every site of this one."
         )
     return model.split.part(cube, part)
-
-
-def _check_alone(*, by: str | None, scales: bool, max_qc: str | None, min_quality: str | None, part: str) -> None:
-    """Refuse options that a benchmark protocol sets itself."""
-    options = {"--by": by, "--scales": scales, "--max-qc": max_qc, "--min-quality": min_quality}
-    passed = [name for name, value in options.items() if value not in (None, False)]
-    passed += ["--part"] if part != "test" else []
-    if passed:
-        raise ConfigError(f"--protocol sets rows, scales and groups itself: leave out {', '.join(passed)}.")
 
 
 def _check_by(by: str | None, scales: bool) -> None:

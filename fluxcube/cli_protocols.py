@@ -34,6 +34,15 @@ def protocols() -> None:
         typer.echo(f"  {protocol.source}")
 
 
+def check_alone(*, by: str | None, scales: bool, max_qc: str | None, min_quality: str | None, part: str) -> None:
+    """Refuse options that a benchmark protocol sets itself."""
+    options = {"--by": by, "--scales": scales, "--max-qc": max_qc, "--min-quality": min_quality}
+    passed = [name for name, value in options.items() if value not in (None, False)]
+    passed += ["--part"] if part != "test" else []
+    if passed:
+        raise ConfigError(f"--protocol sets rows, scales and groups itself: leave out {', '.join(passed)}.")
+
+
 def score_by_protocol(
     name: str,
     runs: Sequence[Sequence[Path]],

@@ -13,7 +13,7 @@ import fluxcube as fc
 from fluxcube import cli
 from fluxcube.carbonsense_table import CARBONSENSE, sample_carbonsense, score_classes
 from fluxcube.errors import ConfigError, SplitError
-from fluxcube.samples.site_lists import benchmark_sites
+from fluxcube.samples.benchmark_splits import benchmark_sites
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
 

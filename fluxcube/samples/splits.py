@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.errors import ConfigError, SplitError, unknown
+from fluxcube.samples.benchmark_splits import benchmark_split
 from fluxcube.samples.clusters import Places, cluster_sites, neighbours
 from fluxcube.samples.partition import PARTS, Split, load_folds, save_folds
-from fluxcube.samples.site_lists import benchmark_split
 from fluxcube.samples.time_splits import described_split, time_split, warm_site
 
 __all__ = [
@@ -358,7 +358,7 @@ def make_splits(
         A cube.
     kind : {"per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites"}
         What to make; "blocks" are folds of clusters 150 km apart, "warm-site" is made of the folds. Or
-        ``benchmark:NAME``, the split of a published benchmark (`fluxcube.samples.site_lists.benchmark_split`).
+        ``benchmark:NAME``, the split of a published benchmark (`fluxcube.samples.benchmark_splits.benchmark_split`).
     k : int, optional
         Of "kfold", "blocks" and "warm-site": folds, by default 5.
     seed : int

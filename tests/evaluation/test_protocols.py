@@ -149,6 +149,7 @@ def test_the_summary_and_the_leaderboard():
     scores = pd.DataFrame(rows, columns=["target", "setting", "model", "scale", "env", "n_samples", *flux.METRICS])
     table = flux.summary(scores).set_index(["model", "scale"])
     assert table.rmse_median["ours", "iav"] == 2.0 and table.rmse_p90["ours", "iav"] == pytest.approx(3.6)
+    assert table.nse_p10["ours", "iav"] == pytest.approx(1.2)
     board = flux.leaderboard(scores, baseline="constant").set_index("model")
     assert board.skill["ours"] == 0.5 and board.skill["constant"] == 0.0
     assert "TA40 daily" not in board and "TA40 hourly" in board, "the leaderboard leaves out days and months"
@@ -372,6 +373,17 @@ def test_carbonfluxbench_scores_whole_days_with_all_targets(fluxbench, tmp_path)
     assert set(table.target) == {"GPP_NT_VUT_USTAR50", "RECO_NT_VUT_USTAR50", "NEE_VUT_USTAR50"}
 
 
+@pytest.mark.parametrize("kind", [int, str, "date"])
+def test_a_parquet_table_may_have_dates_of_any_type(fluxbench, tmp_path, monkeypatch, kind):
+    folder, whole = fluxbench
+    stamps = pd.to_datetime(whole.TIMESTAMP.astype(str)) if kind == "date" else whole.TIMESTAMP.astype(kind)
+    monkeypatch.setattr(pd, "read_parquet", lambda path: whole.assign(TIMESTAMP=stamps))
+    (tmp_path / "target_fluxes_v2.parquet").write_bytes(b"")
+    found = read_benchmark(tmp_path, sites=["AU-Fog"])
+    expected = read_benchmark(folder / "target_fluxes_v2.csv", sites=["AU-Fog"])
+    assert found.equals(expected) and np.isnan(found.RECO_NT.values).any()
+
+
 def test_seeds_of_carbonfluxbench_are_averaged_before_they_are_scored(fluxbench):
     folder, _ = fluxbench
     obs, one = read_benchmark(folder / "target_fluxes_v2.csv"), read_predicted_table(folder / "mine.csv")
@@ -410,6 +422,19 @@ def test_units_are_converted_and_lazy_data_give_the_same(cube):
     gross = (cube.fluxes.sel(target=["NEE"]) * 1e3).assign_attrs(units="nmol m-2 s-1").isel(target=0, drop=True)
     ones = evaluate_protocol(TA40, cube.chunk(site=1), {"mine": gross.rename("NEE").chunk(time=100)})
     assert np.allclose(ones.benchmark.rmse.dropna(), 0, atol=1e-4)
+
+
+def test_a_lazy_prediction_is_computed_once(cube):
+    calls = []
+
+    def block(values):
+        calls.append(values.shape)
+        return values
+
+    nee = cube.fluxes.sel(target="NEE", drop=True).reset_coords(drop=True).chunk(site=1)
+    lazy = nee.copy(data=nee.data.map_blocks(block, meta=np.empty((0, 0), "float32"))).rename("NEE")
+    evaluate_protocol(TA40, cube, {"mine": lazy})
+    assert len(calls) == 3, "one block of each test site, and none of the other site"
 
 
 def test_the_split_in_time_scores_the_years_after_2018_of_the_site_s_own_clock():

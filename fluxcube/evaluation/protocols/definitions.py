@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from fluxcube.errors import unknown
 from fluxcube.evaluation.sums import QualityOptions
+from fluxcube.samples.benchmark_splits import BENCHMARK_SPLITS, benchmark_sites, benchmark_split
 from fluxcube.samples.partition import Split
-from fluxcube.samples.site_lists import BENCHMARK_SPLITS, benchmark_sites, benchmark_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,11 @@ class Protocol:
         return self.setting == "time-split"
 
     def sites(self, part: str = "test") -> Sequence[str]:
-        """Return the listed sites of a part of the split (`fluxcube.samples.site_lists.benchmark_sites`)."""
+        """Return the listed sites of a part of the split (`fluxcube.samples.benchmark_splits.benchmark_sites`)."""
         return benchmark_sites(self.name, part)
 
     def split(self, cube) -> Split:
-        """Return the split of a cube (`fluxcube.samples.site_lists.benchmark_split`)."""
+        """Return the split of a cube (`fluxcube.samples.benchmark_splits.benchmark_split`)."""
         return benchmark_split(cube, self.name)
 
 

@@ -15,7 +15,12 @@ from fluxcube.evaluation.report import format_table
 
 #: How FLUXtrapolation selects a model on its validation environments.
 STRATEGIES = ("mean", "max", "discrepancy")
-#: Most rows of the tables in the Markdown page.
+#: Columns of FLUXtrapolation's scores in the Markdown page: medians, and the percentile at the bad end.
+_COLUMNS = (
+    *("target", "model", "scale", "n_environments", "n_samples", "rmse_median", "rmse_p90", "mae_median", "mae_p90"),
+    *("nse_median", "nse_p10", "r2_score_median", "r2_score_p10", "bias_median"),
+)
+#: Maximum number of rows of the tables in the Markdown page.
 _SHOWN = 60
 
 
@@ -101,7 +106,7 @@ def markdown(scores: ProtocolScores) -> str:
         [
             f"# {protocol.name}",
             f"{protocol.source}. Scores by the benchmark's own definitions, {protocol.aggregation}:",
-            _table(scores.summary if protocol.benchmark != "carbonsense" else scores.benchmark),
+            _table(_shown(scores)),
             "Scores by fluxcube's definitions (bias is prediction minus observation, corr² the squared correlation):",
             format_table(scores.own),
             "Rows that each step left:",
@@ -109,6 +114,15 @@ def markdown(scores: ProtocolScores) -> str:
             f"Notes:\n\n{notes}\n",
         ]
     )
+
+
+def _shown(scores: ProtocolScores) -> pd.DataFrame:
+    """Return the columns of the benchmark's scores that a page shows; the others are in the CSV files."""
+    if scores.protocol.benchmark == "carbonsense":
+        return scores.benchmark
+    if scores.protocol.benchmark == "fluxtrapolation":
+        return scores.summary[[name for name in scores.summary if name in _COLUMNS]]
+    return scores.summary
 
 
 def _table(frame: pd.DataFrame) -> str:

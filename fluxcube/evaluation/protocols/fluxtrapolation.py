@@ -20,6 +20,8 @@ from fluxcube.errors import unknown
 SCALES = ("hourly", "daily", "weekly", "monthly", "seasonal", "anom", "iav", "spatial")
 #: Metrics of the benchmark, by its own names.
 METRICS = ("mse", "rmse", "mae", "nse", "r2_score", "bias", "relative_mae", "relative_bias")
+#: Percentiles over environments.
+PERCENTILES = {"median": 0.5, "p10": 0.1, "p90": 0.9}
 #: Scales of the benchmark's leaderboard; "spatial" is named site-mean there.
 LEADERBOARD_SCALES = ("hourly", "weekly", "seasonal", "anom", "iav", "spatial")
 #: Scales whose environments are sites in every setting.
@@ -214,7 +216,10 @@ def _constant(values: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the median and 90th percentile of each metric over environments.
+    """Return the median, and the 10th and 90th percentile, of each metric over environments.
+
+    The benchmark's code reports the median and the 90th percentile of errors; of nse and r2_score, of which more is
+    better, the 10th percentile is the bad end.
 
     Parameters
     ----------
@@ -224,13 +229,14 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        Columns target, setting, model, scale, n_environments, n_samples, then ``<metric>_median`` and
-        ``<metric>_p90``; environments without a value of a metric are left out of it.
+        Columns target, setting, model, scale, n_environments, n_samples, then ``<metric>_median``, ``_p10`` and
+        ``_p90``; environments without a value of a metric are left out of it.
     """
     groups = scores.groupby(["target", "setting", "model", "scale"], sort=False)
     out = groups.agg(n_environments=("env", "size"), n_samples=("n_samples", "sum"))
     for metric in METRICS:
-        out[f"{metric}_median"], out[f"{metric}_p90"] = groups[metric].median(), groups[metric].quantile(0.9)
+        for name, share in PERCENTILES.items():
+            out[f"{metric}_{name}"] = groups[metric].quantile(share)
     return out.reset_index()
 
 

@@ -15,7 +15,7 @@ from fluxcube.evaluation.protocols.definitions import Protocol
 from fluxcube.evaluation.protocols.tables import IN_TABLE, LOCAL_CLOCK
 from fluxcube.evaluation.sums import Labelled, aligned_pairs, data_resolution
 from fluxcube.resolution import Resolution
-from fluxcube.samples.site_lists import CUT_YEAR, site_list
+from fluxcube.samples.benchmark_splits import CUT_YEAR, benchmark_list
 
 _QC = ("_QC", "_QUALITY")
 
@@ -139,7 +139,7 @@ def in_test_period(protocol: Protocol, obs: xr.Dataset) -> xr.Dataset:
 
 def with_classes(protocol: Protocol, obs: xr.Dataset) -> xr.Dataset:
     """Return observations with the coordinates igbp and koppen of the benchmark's list, where it has them."""
-    lines = {line["site"]: line for line in site_list(protocol.name.replace("/", "-"))} if _classed(protocol) else {}
+    lines = {line["site"]: line for line in benchmark_list(protocol.name.replace("/", "-"))}
     for name in ("igbp", "koppen"):
         known = [lines.get(str(s), {}).get(name) for s in obs["site"].values]
         if any(known):
@@ -148,10 +148,6 @@ def with_classes(protocol: Protocol, obs: xr.Dataset) -> xr.Dataset:
                 {name: ("site", np.array([k or str(o) for k, o in zip(known, own, strict=True)], object))}
             )
     return obs
-
-
-def _classed(protocol: Protocol) -> bool:
-    return protocol.benchmark == "carbonfluxbench"
 
 
 def local_shift(obs: xr.Dataset) -> np.ndarray:
@@ -186,58 +182,58 @@ def local_years(obs: xr.Dataset) -> xr.DataArray:
 def scored_rows(
     protocol: Protocol, obs: xr.Dataset, predictions: Mapping[str, xr.Dataset]
 ) -> tuple[list[ScoredRows], pd.DataFrame]:
-    """Return the rows that a protocol scores, of each flux, and the number of rows that each step removed.
+    """Return the rows that a protocol scores, of each flux, and the number of rows that each step left.
 
     Parameters
     ----------
     protocol : Protocol
     obs : xr.Dataset
-        Observations at the test sites within the test period (`in_test_period`).
+        Observations at the test sites within the test period (`in_test_period`), in RAM.
     predictions : mapping of str to xr.Dataset
-        Predictions at the same sites, by model.
+        Predictions at the same sites, by model, in RAM.
 
     Returns
     -------
     list of ScoredRows, and pd.DataFrame
         The latter with columns target, step, rows.
     """
-    import dask
-
     pairs, _, _, units = aligned_pairs(obs, predictions, qc=None, **protocol.limit)
     every, _, _, _ = aligned_pairs(obs, predictions, qc=None, **_no_limit(data_resolution(obs)))
-    shift = local_shift(obs)
     out, steps = [], []
-    for target, lazy in pairs.items():
-        (observed, *predicted), unlimited, before = dask.compute(
-            [a.transpose("site", "time") for a in lazy],
-            every[target][0].transpose("site", "time"),
-            obs[target].notnull().sum(),
-        )
-        known = np.logical_and.reduce([np.isfinite(p.values) for p in predicted])
-        finite = np.isfinite(observed.values)
-        # A benchmark that scores every value counts the rows of its tables without an observation, too.
-        listed = IN_TABLE in observed.coords and None in protocol.limit.values()
-        keep = known & (observed[IN_TABLE].values | finite if listed else finite)
-        steps += [
-            (target, "observed at the test sites in the test period", int(before)),
-            (target, "predicted by every model", int(np.isfinite(unlimited.values).sum())),
-            (target, f"within the limit of quality ({_limit_text(protocol)}): scored", int(finite.sum())),
-        ]
-        site, step = np.nonzero(keep)
-        order = {str(name): i for i, name in enumerate(obs["site"].values)}
-        shifts = shift[[order[str(name)] for name in observed["site"].values]]
-        time = observed["time"].values.astype("datetime64[s]")
+    for target, arrays in pairs.items():
+        observed, *predicted = (a.transpose("site", "time") for a in arrays)
         out.append(
-            ScoredRows(
-                target=target,
-                units=units.get(target, ""),
-                site=observed["site"].values.astype(str)[site],
-                time=time[step] + shifts[site],
-                obs=observed.values[keep].astype(float),
-                preds={m: p.values[keep].astype(float) for m, p in zip(predictions, predicted, strict=True)},
-            )
+            _flat(protocol, obs, observed, dict(zip(predictions, predicted, strict=True)), units.get(target, ""))
         )
+        steps += [
+            (target, "observed at the test sites in the test period", int(obs[target].notnull().sum())),
+            (target, "predicted by every model", int(np.isfinite(every[target][0].values).sum())),
+            (target, f"within the limit of quality ({_limit_text(protocol)}): scored", int(observed.notnull().sum())),
+        ]
     return out, pd.DataFrame(steps, columns=["target", "step", "rows"])
+
+
+def _flat(
+    protocol: Protocol, obs: xr.Dataset, observed: xr.DataArray, predicted: Mapping[str, xr.DataArray], units: str
+) -> ScoredRows:
+    """Return the rows of one flux from aligned arrays (site, time)."""
+    finite = np.isfinite(observed.values)
+    # A benchmark that scores every value counts the rows of its tables without an observation, too.
+    listed = IN_TABLE in observed.coords and None in protocol.limit.values()
+    known = np.logical_and.reduce([np.isfinite(p.values) for p in predicted.values()])
+    keep = known & (observed[IN_TABLE].values | finite if listed else finite)
+    site, step = np.nonzero(keep)
+    shift = dict(zip(map(str, obs["site"].values), local_shift(obs), strict=True))
+    names = observed["site"].values.astype(str)
+    shifts = np.array([shift[name] for name in names.tolist()], "timedelta64[s]")
+    return ScoredRows(
+        target=str(observed.name),
+        units=units,
+        site=names[site],
+        time=observed["time"].values.astype("datetime64[s]")[step] + shifts[site],
+        obs=observed.values[keep].astype(float),
+        preds={model: p.values[keep].astype(float) for model, p in predicted.items()},
+    )
 
 
 def _no_limit(resolution: Resolution) -> dict:

@@ -90,7 +90,8 @@ def evaluate_protocol(
         listed sites that it lacks are counted and named in the notes.
     predictions : mapping of str to xr.Dataset, or to a sequence of them
         Predictions by model, of models that were trained on the protocol's training sites (`Protocol.split`); several
-        for the seeds of a model. All models are scored at the time steps that all of them predict.
+        for the seeds of a model. Lazy ones are computed once, at the test sites. All models are scored at the time
+        steps that all of them predict.
     clusters : float
         Distance in km within which sites are resampled together, for the intervals of CarbonSense's table.
     draws, seed : int
@@ -117,6 +118,8 @@ def evaluate_protocol(
     >>> [float(x) for x in scores.summary.query("scale == 'daily'").rmse_median], len(scores.benchmark.env.unique())
     ([0.0, 0.0], 3)
     """
+    import dask
+
     protocol = find_protocol(name) if isinstance(name, str) else name
     members = {model: _members(one) for model, one in predictions.items()}
     if not members or not all(members.values()):
@@ -130,7 +133,8 @@ def evaluate_protocol(
     flat = {f"{m} {i}": one for m, several in predicted.items() for i, one in enumerate(several)}
     sites = at_test_sites(protocol, observed, flat)
     observed = in_test_period(protocol, observed.sel(site=sites))
-    predicted = {m: [_at(one, sites) for one in several] for m, several in predicted.items()}
+    lazy = {m: [one.sel(site=sites) for one in several] for m, several in predicted.items()}
+    observed, predicted = dask.compute(observed, lazy)  # once: three tables are computed from them
     means = {model: mean_of(several) for model, several in predicted.items()}
     if protocol.benchmark == "carbonsense":
         means = {f"{m} {i}": one for m, several in predicted.items() for i, one in enumerate(several)}
@@ -147,10 +151,6 @@ def evaluate_protocol(
 
 def _members(one: Predicted) -> list[Labelled]:
     return [one] if isinstance(one, xr.Dataset | xr.DataArray) else list(one)
-
-
-def _at(predicted: xr.Dataset, sites: list[str]) -> xr.Dataset:
-    return predicted.sel(site=sites)
 
 
 def _tables(

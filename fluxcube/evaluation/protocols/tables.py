@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def read_benchmark(
     -------
     xr.Dataset
         A variable (site, time) per flux, and its flag (``NAME_QC``: 0 where qc_mask is 1, else 2) or quality
-        (``NAME_QUALITY``: 0 to 1); the coordinate `in_table` (site, time), and latitude, longitude, igbp and koppen
+        (``NAME_QUALITY``: 0 to 1); the coordinate `in_table` (site, time), and latitude, longitude and igbp
         where the table has them. Time stamps are those of the table, which are local.
 
     Raises
@@ -234,11 +233,7 @@ def _daily(frame: pd.DataFrame, wanted: set[str] | None, where: Path) -> xr.Data
             out[name] = ("site", first[column].to_numpy(float))
     if "IGBP" in frame:
         out["igbp"] = ("site", first["IGBP"].fillna("").astype(str).to_numpy(object))
-    climates = where.with_name("koppen_sites.json")
-    if climates.is_file():
-        known = json.loads(climates.read_text("utf-8"))
-        out["koppen"] = ("site", np.array([str(known.get(str(s), "")) for s in out["site"].values], object))
-    return out.set_coords([name for name in ("latitude", "longitude", "igbp", "koppen") if name in out])
+    return out.set_coords([name for name in ("latitude", "longitude", "igbp") if name in out])
 
 
 def _column(frame: pd.DataFrame, names: Sequence[str], where: str | Path) -> str:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from fluxcube.errors import SplitError, UnknownNameError
 from fluxcube.knownsites import known_sites
-from fluxcube.samples.site_lists import BENCHMARK_SPLITS, benchmark_sites, benchmark_split, site_list
+from fluxcube.samples.benchmark_splits import BENCHMARK_SPLITS, benchmark_list, benchmark_sites, benchmark_split
 from fluxcube.samples.splits import make_splits, split_for
 
 #: Number of listed sites of each part, as the sources have them.
@@ -46,7 +46,7 @@ def towers(sites, first="2010-01-01", stop="2022-01-01"):
 @pytest.mark.parametrize("name", BENCHMARK_SPLITS)
 def test_lists_have_the_published_numbers_of_sites_and_no_site_twice(name):
     assert tuple(len(benchmark_sites(name, part)) for part in ("train", "val", "test")) == COUNTS[name]
-    sites = [line["site"] for line in site_list(BENCHMARK_SPLITS[name])]
+    sites = [line["site"] for line in benchmark_list(BENCHMARK_SPLITS[name])]
     assert len(set(sites)) == len(sites)
     unknown = set(sites) - set(known_sites().site)
     assert len(unknown) <= 2, f"names that are no known towers are probably misspelt: {unknown}"
@@ -107,7 +107,7 @@ def test_mistakes_are_named():
     for text in ("fluxtrapolation/TA30", "", "TA40"):
         with pytest.raises(UnknownNameError, match="unknown benchmark"):
             split_for(towers(["AU-ASM"]), f"benchmark:{text}")
-    with pytest.raises(UnknownNameError, match="list of sites"):
-        site_list("../sites")
+    with pytest.raises(UnknownNameError, match="list of benchmark sites"):
+        benchmark_list("../sites")
     with pytest.raises(UnknownNameError, match="part of a split"):
         benchmark_sites("carbonsense/v1", "training")

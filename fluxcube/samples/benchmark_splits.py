@@ -1,4 +1,4 @@
-"""Published lists of sites: the training, validation and test towers of benchmarks.
+"""Splits of published benchmarks, from their lists of training, validation and test towers.
 
 The lists are ``data/site_lists/*.csv``; ``data/site_lists/site_lists.md`` describes their sources.
 """
@@ -37,7 +37,7 @@ _LAST = 0.2
 
 
 @functools.cache
-def site_list(name: str) -> tuple[Mapping[str, str], ...]:
+def benchmark_list(name: str) -> tuple[Mapping[str, str], ...]:
     """Return the lines of a shipped list of sites.
 
     Parameters
@@ -57,13 +57,13 @@ def site_list(name: str) -> tuple[Mapping[str, str], ...]:
 
     Examples
     --------
-    >>> site_list("fluxtrapolation-TA40")[0]["site"], len(site_list("fluxtrapolation-TA40"))
+    >>> benchmark_list("fluxtrapolation-TA40")[0]["site"], len(benchmark_list("fluxtrapolation-TA40"))
     ('AU-ASM', 60)
     """
     folder = resources.files("fluxcube").joinpath("data/site_lists")
     names = sorted(entry.name.removesuffix(".csv") for entry in folder.iterdir() if entry.name.endswith(".csv"))
     if name not in names:
-        raise unknown("list of sites", name, names)
+        raise unknown("list of benchmark sites", name, names)
     with folder.joinpath(f"{name}.csv").open("r", encoding="utf-8") as file:
         return tuple(MappingProxyType(line) for line in csv.DictReader(file))
 
@@ -97,7 +97,7 @@ def benchmark_sites(name: str, part: str = "test") -> tuple[str, ...]:
         raise unknown("part of a split", part, PARTS)
     if name not in BENCHMARK_SPLITS:
         raise unknown("benchmark", name, BENCHMARK_SPLITS)
-    lines = site_list(BENCHMARK_SPLITS[name])
+    lines = benchmark_list(BENCHMARK_SPLITS[name])
     return tuple(sorted(line["site"] for line in lines if line.get("part", part) == part))
 
 
