@@ -32,6 +32,7 @@ from fluxcube.evaluation.protocols import carbonfluxbench as daily
 from fluxcube.evaluation.protocols import carbonsense as classes
 from fluxcube.evaluation.protocols import fluxtrapolation as flux
 from fluxcube.evaluation.protocols.files import latex_paper_table
+from fluxcube.evaluation.report import write_predictions
 from fluxcube.evaluation.seeds import member_sums
 from fluxcube.simulation.example import example_cube
 
@@ -384,6 +385,33 @@ def test_a_parquet_table_may_have_dates_of_any_type(fluxbench, tmp_path, monkeyp
     assert found.equals(expected) and np.isnan(found.RECO_NT.values).any()
 
 
+def test_carbonfluxbench_scores_the_whole_days_of_a_daily_cube():
+    time = pd.date_range("2010-01-01", periods=40, freq="D")
+    quality = np.where(np.arange(40) % 4 == 0, 0.5, 1.0)
+    values = np.stack([np.arange(40.0), np.arange(40.0) + 1], -1)[None].repeat(2, 0)
+    values[1, 10:20, 1] = np.nan  # days on which one of the targets is missing
+    dims = ("site", "time", "target")
+    cube = xr.Dataset(
+        {"fluxes": (dims, values), "fluxes_quality": (dims, np.broadcast_to(quality[None, :, None], values.shape))},
+        {
+            "site": ["AU-Fog", "US-Ho1"],
+            "time": time,
+            "target": ["NEE", "GPP_NT"],
+            "target_units": ("target", ["gC m-2 d-1"] * 2),
+            "igbp": ("site", ["", "GRA"]),
+        },
+        {"kind": "cube", "resolution": "daily"},
+    )
+    predicted = xr.Dataset(
+        {n: cube.fluxes.sel(target=n, drop=True).reset_coords(drop=True) + 1 for n in cube.target.values}
+    )
+    scores = evaluate_protocol("carbonfluxbench/koppen", cube, {"mine": predicted})
+    found = scores.benchmark.query("target == 'NEE'").set_index("site")
+    assert found.n.to_dict() == {"AU-Fog": 30, "US-Ho1": 30 - 8} and np.allclose(found.RMSE, 1)
+    assert found.loc["US-Ho1", "IGBP"] == "ENF", "classes are those of the benchmark's list"
+    assert any("lack it: RECO_NT" in note for note in scores.notes)
+
+
 def test_seeds_of_carbonfluxbench_are_averaged_before_they_are_scored(fluxbench):
     folder, _ = fluxbench
     obs, one = read_benchmark(folder / "target_fluxes_v2.csv"), read_predicted_table(folder / "mine.csv")
@@ -572,6 +600,9 @@ def test_the_command_scores_a_table_of_predictions_on_the_benchmark_s_table(publ
     words = ("evaluate", published / "mine.csv", published, "--protocol", TA40, "--out", tmp_path / "out")
     out = command(monkeypatch, capsys, *words)
     assert "# fluxtrapolation/TA40" in out and (tmp_path / "out/results/metrics/TA40_NEE_mine_val_mean.csv").exists()
+    write_predictions(read_predicted_table(published / "mine.csv"), tmp_path / "net.nc")
+    again = command(monkeypatch, capsys, "evaluate", tmp_path / "net.nc", published, "--protocol", TA40)
+    assert again.replace("| net |", "| mine |") == out, "predictions in NetCDF give the same page"
     refused = command(monkeypatch, capsys, *words, "--by", "igbp", "--scales", status=1)
     assert "leave out --by, --scales" in refused
     refused = command(monkeypatch, capsys, "evaluate", tmp_path, published, "--protocol", TA40, status=1)
