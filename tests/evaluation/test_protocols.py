@@ -540,6 +540,7 @@ def test_the_score_of_a_class_is_the_mean_over_seeds_of_the_pooled_score(several
         "GRA": False,
         "all": False,
     }
+    assert table.attrs["row_mask"].endswith("where every seed of XGBoost (own) and Eco_P & co has a value")
     again = classes.class_table(sums, seen={"DBF", "GRA"}, clusters=0, draws=200)
     assert again.equals(table)
 

@@ -71,7 +71,10 @@ def class_table(
     first = next(iter(sums.values()))
     scored = {str(site) for site in first.places["site"].values[first.n > 0]}
     absent = sorted(set(listed) - scored)
-    out.attrs = dict(first.attrs) | {"draws": draws, "seed": seed, "clusters": clusters, "absent_sites": absent}
+    quality = str(first.attrs.get("row_mask", "every finite observation")).partition(", where ")[0]
+    mask = f"{quality}, where every seed of {' and '.join(first.products)} has a value"
+    out.attrs = dict(first.attrs) | {"row_mask": mask, "draws": draws, "seed": seed, "clusters": clusters}
+    out.attrs["absent_sites"] = absent
     return out
 
 
