@@ -1,7 +1,7 @@
 """Compare EcoPerceiver and XGBoost by class: `python recipes/carbonsense_table1/recipe.py OUT [--sample]`."""
 
 import fluxcube as fc
-from fluxcube.carbonsense_table import sample_carbonsense, score_classes
+from fluxcube.protocol_runs import sample_carbonsense, score_classes
 from fluxcube.recipes import build_once, run_recipe
 
 

@@ -1,4 +1,4 @@
-"""The table of CarbonSense on a simulated folder of its layout: seeds, split, resumption, files and comparability."""
+"""Protocols run by name, and the table of CarbonSense on a simulated folder of its layout: seeds, split, files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 import fluxcube as fc
 from fluxcube import cli
-from fluxcube.carbonsense_table import CARBONSENSE, sample_carbonsense, score_classes
 from fluxcube.errors import ConfigError, SplitError
+from fluxcube.protocol_runs import CARBONSENSE, run_protocols, sample_carbonsense, score_classes
 from fluxcube.samples.benchmark_splits import benchmark_sites
 
 pytestmark = pytest.mark.usefixtures("short_applicability")
@@ -131,6 +131,18 @@ def test_the_commands_train_on_the_split_and_score_by_the_protocol(store, tmp_pa
     command("train", store, tmp_path / "y", "--split", f"sites:{tmp_path / 'leak.txt'}", *xgb)
     page = command("evaluate", tmp_path / "y", store, "--protocol", CARBONSENSE)
     assert f"y was trained on 1 of the test sites ({test[0]})" in page
+
+
+def test_protocols_are_run_by_name_and_resumed(cube, tmp_path):
+    sites = np.array([*benchmark_sites("fluxtrapolation/TA40")[:2], "XX-Aaa", "XX-Bbb", "XX-Ccc"], object)
+    towers = cube.isel(site=slice(0, 5)).assign_coords(site=sites)
+    models = [{"label": "XGB_1", "model": "xgboost", "config": {"n_estimators": 3}, "predictors": ["TA", "SW_IN"]}]
+    found = run_protocols(towers, ["fluxtrapolation/TA40"], models, tmp_path)["fluxtrapolation/TA40"]
+    assert set(found.benchmark.env) == set(sites[:2]) and not any("was trained on" in note for note in found.notes)
+    assert (tmp_path / "scores/results/metrics/TA40_NEE_XGB-1_val_mean.csv").exists()
+    lines: list[str] = []
+    again = run_protocols(towers, ["FLUXtrapolation/ta40"], models, tmp_path, log=lines.append)
+    assert again["fluxtrapolation/TA40"].benchmark.equals(found.benchmark) and not lines
 
 
 def test_mistakes_are_named(cube, tmp_path):

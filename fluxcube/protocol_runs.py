@@ -1,6 +1,6 @@
-"""The table of CarbonSense: train seeds of models on its published split, and write their scores by IGBP class.
+"""Run benchmark protocols: train models on their splits, score them, and write the files of their leaderboards.
 
-`recipes/carbonsense_table1` uses it.
+`score_classes` makes the table of CarbonSense, as `recipes/carbonsense_table1` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import xarray as xr
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.protocols.carbonsense import beside_published, class_table
 from fluxcube.evaluation.protocols.definitions import find_protocol
-from fluxcube.evaluation.protocols.files import write_class_table
+from fluxcube.evaluation.protocols.files import write_class_table, write_protocol
+from fluxcube.evaluation.protocols.scoring import ProtocolScores, evaluate_protocol
 from fluxcube.evaluation.seeds import member_sums
 from fluxcube.experiments import Variant, member_predictions
 from fluxcube.knownsites import known_sites
@@ -34,6 +35,57 @@ CARBONSENSE = "carbonsense/v1"
 _NAME, _MASK = "carbonsense-v1", "flag <= 1"
 #: A pickle of an empty mapping, as CarbonSense has it for a site without images.
 _NO_IMAGES = b"}."
+
+
+def run_protocols(
+    cube: xr.Dataset,
+    names: Sequence[str],
+    models: Sequence[Mapping[str, object]],
+    out: str | Path,
+    *,
+    log: Callable[[str], object] | None = None,
+) -> dict[str, ProtocolScores]:
+    """Train models on the splits of benchmark protocols, score them, and write ``scores/`` with the benchmarks' files.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        Cube of towers.
+    names : sequence of str
+        Protocols (`fluxcube.evaluation.protocols.PROTOCOLS`); the three settings of FLUXtrapolation together make its
+        files of each model.
+    models : sequence of mapping
+        Settings of each model (`fluxcube.experiments.Variant`).
+    out : path
+        Folder of runs, predictions and scores; what is finished there is not repeated.
+    log : callable, optional
+        Called with one line of text for each finished step.
+
+    Returns
+    -------
+    dict of str to ProtocolScores
+        By protocol.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such protocol.
+    SplitError
+        If the cube contains none of the test sites of a protocol, or no site to train.
+    """
+    protocols = [find_protocol(name) for name in names]
+    variants = [Variant.from_dict(dict(line)) for line in models]
+    found = {}
+    for protocol in protocols:
+        split = protocol.split(cube)
+        predictions = {v.label: member_predictions(cube, split, v, out, log=log or _quiet) for v in variants}
+        found[protocol.name] = evaluate_protocol(protocol, cube, predictions)
+        write_protocol(found[protocol.name], Path(out) / "scores", overwrite=True)
+    return found
+
+
+def _quiet(text: str) -> None:
+    """Ignore finished steps."""
 
 
 def score_classes(
@@ -86,7 +138,7 @@ def score_classes(
     for line in models:
         variant = Variant.from_dict({**line, "seeds": seeds})
         part = chosen if registry.by_descent(variant.model) else _with_validation(chosen)
-        members[variant.label] = member_predictions(cube, part, variant, out, log=log or (lambda text: None))
+        members[variant.label] = member_predictions(cube, part, variant, out, log=log or _quiet)
     sums = member_sums(chosen.part(cube, "test"), members, max_qc=1)
     classes = dict(zip(map(str, cube["site"].values), map(str, cube["igbp"].values), strict=True))
     listed = benchmark_sites(CARBONSENSE) if chosen.kind == CARBONSENSE else ()
