@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluxcube import cli_protocols
+from fluxcube.cli_demo import app as demo_app
 from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
-from fluxcube.cli_protocols import app as protocols_app
-from fluxcube.cli_protocols import check_alone, score_by_protocol
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
@@ -345,16 +345,11 @@ def evaluate(
     scales: Annotated[
         bool, typer.Option("--scales", help="Score at eight scales, from hourly (or daily) to spatial.")
     ] = False,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="Benchmark protocol, e.g. fluxtrapolation/TA40 (`fluxcube protocols` lists them)."),
-    ] = None,
+    protocol: cli_protocols.Name = None,
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
     seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the table, as CSV; with --protocol, the folder to write.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table, as CSV.")] = None,
     allow_missing: AllowMissing = False,
     allow_other_product: Annotated[
         bool, typer.Option("--allow-other-product", help="Predict with another satellite product than in training.")
@@ -366,18 +361,11 @@ def evaluate(
     With `--protocol`, RUN may be a file of predictions, and STORE a benchmark's own table of observations.
     """
     if protocol is not None:
-        check_alone(by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part)
-        score_by_protocol(
-            protocol,
-            [[run, *(mix or [])], *([path] for path in against or [])],
-            store,
-            out,
-            clusters_km=clusters_km,
-            draws=draws,
-            seed=seed,
-            allow_missing=allow_missing,
-            allow_other_product=allow_other_product,
-        )
+        part_option = None if part == "test" else part
+        cli_protocols.check_alone(by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part_option)
+        runs = [[run, *(mix or [])], *([path] for path in against or [])]
+        numbers = cli_protocols.Numbers(clusters_km, draws, seed)
+        cli_protocols.score(protocol, runs, store, out, numbers, missing=allow_missing, other=allow_other_product)
         return
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
@@ -440,42 +428,11 @@ def energy(
         frame.to_csv(out, index=False)
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
-    seed: Seed = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Use a smaller planet and shorter training, as a test.")
-    ] = False,
-    from_services: Annotated[
-        bool,
-        typer.Option("--from-services", help="Fetch the raw files from local servers, as from the real services."),
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Run the whole pipeline on a simulated planet, from raw files to scored maps.
-
-    Example: `fluxcube demo --out demo --seed 1`.
-    """
-    from fluxcube.demo import run_demo
-
-    with bar("demo") as progress:
-        result = run_demo(
-            out,
-            seed=seed,
-            quick=quick,
-            from_services=from_services,
-            overwrite=overwrite,
-            progress=progress,
-            log=typer.echo,
-        )
-    typer.echo(result.text)
-
-
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
 app.add_typer(models_app)
-app.add_typer(protocols_app)
+app.add_typer(cli_protocols.app)
+app.add_typer(demo_app)
 app.add_typer(grids_app)
 app.add_typer(maps_app)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from fluxcube.evaluation.protocols import Protocol
 
 app = typer.Typer(rich_markup_mode="markdown")
+
+#: The option of `evaluate` that names a protocol.
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="Benchmark protocol, e.g. fluxtrapolation/TA40 (`fluxcube protocols` lists them); --out is then a folder."
+    ),
+]
+
+
+class Numbers(NamedTuple):
+    """Options of the intervals: size of the clusters of sites (km), number of resampled sets, and seed."""
+
+    clusters_km: float
+    draws: int
+    seed: int
 
 
 @app.command()
@@ -34,26 +50,22 @@ def protocols() -> None:
         typer.echo(f"  {protocol.source}")
 
 
-def check_alone(*, by: str | None, scales: bool, max_qc: str | None, min_quality: str | None, part: str) -> None:
-    """Refuse options that a benchmark protocol sets itself."""
-    options = {"--by": by, "--scales": scales, "--max-qc": max_qc, "--min-quality": min_quality}
-    passed = [name for name, value in options.items() if value not in (None, False)]
-    passed += ["--part"] if part != "test" else []
+def check_alone(**options: object) -> None:
+    """Refuse options of `evaluate` that a benchmark protocol sets itself (ConfigError); None and False are not set."""
+    passed = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]
     if passed:
         raise ConfigError(f"--protocol sets rows, scales and groups itself: leave out {', '.join(passed)}.")
 
 
-def score_by_protocol(
+def score(
     name: str,
     runs: Sequence[Sequence[Path]],
     store: Path,
     out: Path | None,
+    numbers: Numbers,
     *,
-    clusters_km: float,
-    draws: int,
-    seed: int,
-    allow_missing: bool,
-    allow_other_product: bool,
+    missing: bool,
+    other: bool,
 ) -> None:
     """Score runs, or tables of predictions, by a benchmark protocol, print the scores, and write the files.
 
@@ -67,8 +79,10 @@ def score_by_protocol(
         Cube, or the benchmark's own table.
     out : path, optional
         Folder to write.
-    clusters_km, draws, seed, allow_missing, allow_other_product
-        As the command `evaluate` takes them.
+    numbers : Numbers
+        Options of the intervals.
+    missing, other : bool
+        Options --allow-missing and --allow-other-product of `evaluate`.
     """
     from fluxcube.evaluation.protocols import evaluate_protocol, find_protocol, write_protocol
     from fluxcube.evaluation.protocols.files import markdown
@@ -77,8 +91,8 @@ def score_by_protocol(
     protocol = find_protocol(name)
     if out is not None and out.is_file():
         raise ConfigError(f"{out} is a file: --out of --protocol is a folder.")
-    if draws < 100:
-        raise ConfigError(f"--protocol needs --draws of at least 100, found {draws}.")
+    if numbers.draws < 100:
+        raise ConfigError(f"--protocol needs --draws of at least 100, found {numbers.draws}.")
     table = is_benchmark_table(store)
     obs = _observed(protocol, store, table=table)
     predictions = {}
@@ -91,10 +105,12 @@ def score_by_protocol(
             paths,
             None if table else obs,
             by_seed=protocol.benchmark == "carbonsense",
-            missing=allow_missing,
-            other=allow_other_product,
+            missing=missing,
+            other=other,
         )
-    scores = evaluate_protocol(protocol, obs, predictions, clusters=clusters_km, draws=draws, seed=seed)
+    scores = evaluate_protocol(
+        protocol, obs, predictions, clusters=numbers.clusters_km, draws=numbers.draws, seed=numbers.seed
+    )
     typer.echo(markdown(scores))
     if out is not None:
         for path in write_protocol(scores, out, overwrite=True):

@@ -38,7 +38,7 @@ LAYERS = [
     {"mapplan"},
     {"catalogfile"},
     {"cli_fetch_era5", "cli_fetch_modis", "cli_fetch_towers", "cli_grids", "cli_maps", "cli_models", "cli_protocols"},
-    {"cli_fetch"},
+    {"cli_fetch", "cli_demo"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
