@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluxcube import cli_protocols
+from fluxcube.cli_demo import app as demo_app
 from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
@@ -217,7 +219,7 @@ def train(
         str | None,
         typer.Option(
             help="Split file, fold of a file (folds.json:2), or a kind: per-igbp (the default), kfold:2, time, "
-            "sites:FILE, sites:xbase."
+            "sites:FILE, sites:xbase, benchmark:NAME."
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Preset of the model's settings, e.g. small or published.")] = None,
@@ -300,7 +302,7 @@ def split(
     store: Annotated[Path, typer.Argument(help="Cube with the towers to split.")],
     out: Annotated[Path, typer.Argument(help="File to write, e.g. folds.json.")],
     kind: Annotated[
-        str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation or sites.")
+        str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation, sites or benchmark:NAME.")
     ] = "kfold",
     k: Annotated[
         int | None, typer.Option(min=2, help="Number of folds of kfold, blocks and warm-site; default 5.")
@@ -373,6 +375,7 @@ def evaluate(
     scales: Annotated[
         bool, typer.Option("--scales", help="Score at eight scales, from hourly (or daily) to spatial.")
     ] = False,
+    protocol: cli_protocols.Name = None,
     max_qc: MaxQc = None,
     min_quality: MinQuality = None,
     drivers: Annotated[str | None, typer.Option(help="Source of the predictors: tower (default) or e.g. era5.")] = None,
@@ -386,7 +389,17 @@ def evaluate(
     """Score runs on held-out towers: by default measured values only, the same for all runs, with intervals.
 
     Example: `fluxcube evaluate runs/eco cube.zarr --against runs/xgb`; with `--mix runs/xgb`, the mean of both runs.
+    With `--protocol`, RUN may be a file of predictions, and STORE a benchmark's own table of observations.
     """
+    if protocol is not None:
+        part_option = None if part == "test" else part
+        cli_protocols.check_alone(
+            by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part_option, drivers=drivers, maps=maps
+        )
+        runs = [[run, *(mix or [])], *([path] for path in against or [])]
+        numbers = cli_protocols.Numbers(clusters_km, draws, seed)
+        cli_protocols.score(protocol, runs, store, out, numbers, missing=allow_missing, other=allow_other_product)
+        return
     from fluxcube.evaluation.groups import check_groups
     from fluxcube.evaluation.report import format_table
     from fluxcube.evaluation.scales import scale_table
@@ -456,41 +469,11 @@ def energy(
         frame.to_csv(out, index=False)
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
-    seed: Seed = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Use a smaller planet and shorter training, as a test.")
-    ] = False,
-    from_services: Annotated[
-        bool,
-        typer.Option("--from-services", help="Fetch the raw files from local servers, as from the real services."),
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Run the whole pipeline on a simulated planet, from raw files to scored maps.
-
-    Example: `fluxcube demo --out demo --seed 1`.
-    """
-    from fluxcube.demo import run_demo
-
-    with bar("demo") as progress:
-        result = run_demo(
-            out,
-            seed=seed,
-            quick=quick,
-            from_services=from_services,
-            overwrite=overwrite,
-            progress=progress,
-            log=typer.echo,
-        )
-    typer.echo(result.text)
-
-
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
 app.add_typer(models_app)
+app.add_typer(cli_protocols.app)
+app.add_typer(demo_app)
 app.add_typer(grids_app)
 app.add_typer(maps_app)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.errors import ConfigError, SplitError, unknown
+from fluxcube.samples.benchmark_splits import benchmark_split
 from fluxcube.samples.clusters import Places, cluster_sites, neighbours
 from fluxcube.samples.partition import PARTS, Split, load_folds, save_folds
 from fluxcube.samples.site_lists import site_list, site_lists
@@ -40,6 +41,8 @@ __all__ = [
 
 #: Kinds of splits of `make_splits`, and the first word of the text that `split_for` takes.
 KINDS = ("per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites")
+#: First word of the splits of published benchmarks, ``benchmark:fluxtrapolation/TA40``.
+_BENCHMARK = "benchmark"
 #: The three settings of FLUXtrapolation.
 SETTINGS = ("time", "space", "temperature")
 
@@ -362,7 +365,8 @@ def make_splits(
     cube : xr.Dataset
         A cube.
     kind : {"per-igbp", "kfold", "blocks", "time", "warm-site", "extrapolation", "sites"}
-        What to make; "blocks" are folds of clusters 150 km apart, "warm-site" is made of the folds.
+        What to make; "blocks" are folds of clusters 150 km apart, "warm-site" is made of the folds. Or
+        ``benchmark:NAME``, the split of a published benchmark (`fluxcube.samples.benchmark_splits.benchmark_split`).
     k : int, optional
         Of "kfold", "blocks" and "warm-site": folds, by default 5.
     seed : int
@@ -385,8 +389,10 @@ def make_splits(
     UnknownNameError
         If there is no such kind.
     """
+    if kind.startswith(f"{_BENCHMARK}:"):
+        return [benchmark_split(cube, kind.partition(":")[2])]
     if kind not in KINDS:
-        raise unknown("kind of split", kind, KINDS)
+        raise unknown("kind of split", kind, (*KINDS, f"{_BENCHMARK}:NAME"))
     options = {"k": k, "val_km": val_km, "setting": setting, "sites": sites, "buffer_km": buffer_km}
     for name, value in options.items():
         if value is not None and kind not in _USED_BY[name]:
@@ -417,8 +423,9 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
         A cube.
     text : str or path
         ``per-igbp``, ``time``, ``kfold:2`` (of 5) or ``kfold:2/10``, ``blocks:1``, ``warm-site:1``,
-        ``extrapolation:space`` (or time, temperature), ``sites:<file>``, ``sites:xbase``; or a split file,
-        or one of folds and the number of one, ``towers109.json:2``.
+        ``extrapolation:space`` (or time, temperature), ``sites:<file>``, ``sites:xbase``,
+        ``benchmark:fluxtrapolation/TA40``; or a split file, or one of folds and the number of one,
+        ``towers109.json:2``.
     seed, buffer_km
         As `make_splits` takes them; a file has its own.
 
@@ -435,6 +442,8 @@ def split_for(cube, text: str | os.PathLike, *, seed: int = 0, buffer_km: float 
     """
     text = os.fspath(text)
     kind, _, argument = text.partition(":")
+    if kind == _BENCHMARK:
+        return benchmark_split(cube, argument)
     if kind not in KINDS:
         split = _from_file(text)
         split.check(cube["site"].values)

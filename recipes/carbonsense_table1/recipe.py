@@ -1,14 +1,14 @@
 """Compare EcoPerceiver and XGBoost by class: `python recipes/carbonsense_table1/recipe.py OUT [--sample]`."""
 
 import fluxcube as fc
-from fluxcube.recipes import run_recipe, score_models
-from fluxcube.simulation import example_cube
+from fluxcube.protocol_runs import sample_carbonsense, score_classes
+from fluxcube.recipes import build_once, run_recipe
 
 
-def main(out, *, sample, cube, split, models):
-    towers = example_cube(sites=12, days=3) if sample else fc.open_carbonsense(cube)
-    table = score_models(towers, out, models=models, split=split, log=print)
-    return table[table.target == "NEE"].pivot(index="group", columns="model", values=["nse", "rmse"])
+def main(out, *, sample, carbonsense, cube, split, seeds, models):
+    folder = sample_carbonsense(out) if sample else carbonsense
+    store = build_once(folder, out / "carbonsense.zarr") if folder else cube
+    return score_classes(fc.open_carbonsense(store), out, models=models, seeds=seeds, split=split, log=print)
 
 
 if __name__ == "__main__":
