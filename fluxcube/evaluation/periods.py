@@ -141,6 +141,8 @@ def periods_of(
     SchemaError
         If a kind is not defined for these time steps, or there are no subsets.
     """
+    if set(kinds) - {"subset"} and time.dtype.kind != "M":
+        raise SchemaError(f'by="{kinds[0]}" needs times that are dates, found {time.dtype}; assign a coordinate time.')
     years: list[str] = []
     first = 0
     names: list[Sequence[str]] = []

@@ -210,18 +210,19 @@ class Sums:
         out = pd.concat(frames, ignore_index=True)
         if repeated:
             out = _pooled(out)
-        out.attrs = dict(parts[0].attrs) | added_rows([part.attrs for part in parts])
+        others = {name: value for name, value in parts[0].attrs.items() if not name.startswith(ROWS)}
+        out.attrs = others | added_rows([part.attrs for part in parts])
         return cls.from_frame(out)
 
 
 def added_rows(attrs: Sequence[Mapping[str, object]]) -> dict[str, dict[str, int]]:
-    """Return the attributes with numbers of time steps of several parts, added."""
-    names = [name for name in attrs[0] if name.startswith(ROWS)]
+    """Return the numbers of time steps that all parts have as attributes, added."""
     out: dict[str, dict[str, int]] = {}
-    for name in names:
+    for name in attrs[0]:
         counts = [one for part in attrs if isinstance(one := part.get(name), Mapping)]
-        targets = dict.fromkeys(target for one in counts for target in one)
-        out[name] = {target: sum(int(one.get(target, 0)) for one in counts) for target in targets}
+        if name.startswith(ROWS) and len(counts) == len(attrs):  # sums that were written before have none
+            targets = dict.fromkeys(target for one in counts for target in one)
+            out[name] = {target: sum(int(one.get(target, 0)) for one in counts) for target in targets}
     return out
 
 

@@ -115,8 +115,10 @@ def test_what_cannot_be_aligned_is_named(cube):
     assert evaluate(cube.sel(time=midnight.time), midnight, max_qc=None).n == 4 * 4
     numbered = flux.assign_coords(time=np.arange(flux.sizes["time"]))
     assert evaluate(numbered, numbered, max_qc=None).nse == 1
-    with pytest.raises(SchemaError, match="Select one entry of member"):
-        evaluate(cube, flux.expand_dims(member=[0, 1]))
+    with pytest.raises(SchemaError, match="needs times that are dates, found int64"):
+        evaluate(numbered, numbered, max_qc=None, by="year")
+    with pytest.raises(SchemaError, match="Select one entry of realization"):
+        evaluate(cube, flux.expand_dims(realization=[0, 1]))
     with pytest.raises(UnknownNameError, match="season"):
         evaluate(cube, flux, by="seasons")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -225,6 +226,10 @@ def test_sums_of_periods_are_written_and_read(cube, predictions, tmp_path):
         xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
     site = evaluate_sums(back, by=("site", "year")).rmse.sel(group="US-Ha1, 2004")
     np.testing.assert_allclose(site, evaluate_sums(whole, by=("site", "year")).rmse.sel(group="US-Ha1, 2004"))
+    before = dataclasses.replace(parts[1], attrs={"row_mask": "as before"})
+    assert Sums.join([parts[0], before]).attrs.keys() == parts[0].attrs.keys() - {
+        f"rows_{step}" for step in ("observed", "after_quality", "common", "scored")
+    }
     old = site_sums(cube, predictions, max_qc=None).to_frame()
     assert (old["season"] == "all").all() and "year" not in old
     seasonal = site_sums(cube, predictions, max_qc=None, seasons=True).to_frame()

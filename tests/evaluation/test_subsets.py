@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from daily_cubes import daily_cube
 
 import fluxcube as fc
 from fluxcube.cubes.climatology import STATISTICS
@@ -101,3 +102,18 @@ def test_climates_join_the_classes_of_koppen(cube, predictions):
     assert set(table.index.get_level_values("group")) == {"continental", "boreal"}
     with pytest.raises(SchemaError, match="coordinate koppen"):
         fc.compare(cube.drop_vars("koppen"), predictions, by="climate")
+
+
+def test_subsets_of_a_daily_cube_are_days():
+    cube = daily_cube(sites=3, days=200)
+    masks = subset_masks(cube, percentile=90)
+    warm = cube.predictors.sel(variable="TA")
+    assert masks["heat"].sum("time").values == pytest.approx(np.full(3, 20), abs=1)
+    assert (warm.where(masks["heat"]).min("time") >= warm.where(~masks["heat"]).max("time")).all()
+    vpd = cube.predictors.sel(variable="VPD", drop=True).isel(site=0).values.astype(float)
+    means = np.array([np.nanmean(vpd[max(0, t - 29) : t + 1]) for t in range(14, 200)])
+    dry = masks["dry month"].isel(site=0).values[14:]
+    assert dry.sum() == pytest.approx(19, abs=1) and means[dry].min() >= means[~dry].max() - 1e-5
+    found = fc.evaluate(cube, cube.fluxes * 0.5, by="subset", scales=["daily", "monthly"]).sel(target="NEE")
+    assert found.n.sel(scale="daily", group="heat") > 0 and found.n.sel(scale="monthly", group="heat") == 0
+    assert found.n.sel(scale="monthly", group="all") > 0
