@@ -17,12 +17,12 @@ from fluxcube.errors import ConfigError, unknown
 from fluxcube.plotting.canvas import (
     Style,
     ink,
-    model_styles,
     new_axes,
     new_grid,
     new_panels,
     print_units,
     save_picture,
+    styles_of,
 )
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 from fluxcube.plotting.points import chosen_rows, model_legend, score_label
@@ -74,7 +74,7 @@ def plot_cycles(
     """
     rows = chosen_rows(table, target, "mean")
     groups = chosen_names("group", groups, ordered_groups(rows))
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     axes = new_grid(len(groups), columns, (2.6, 2.2))
     diurnal = rows["x"].min() == 0
     labels = dict(zip(groups, group_labels(rows, groups), strict=True))
@@ -138,7 +138,7 @@ def plot_reliability(
     """
     rows = chosen_rows(table, target, "coverage")
     rows = rows[rows["group"] == "all"]
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     first, second = new_panels(2, (8.4, 3.8)) if axes is None else axes
     first.plot([0, 1], [0, 1], color=ink(), linewidth=0.8, linestyle="--", label="reliable")
     for model, one in rows.groupby("model", sort=False):
@@ -190,7 +190,7 @@ def plot_applicability_error(
         If the table does not contain the target or the error, or is empty.
     """
     rows = chosen_rows(table, target, score)
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     ax = new_axes(ax, (6.2, 3.8))
     for model, one in rows.groupby("model", sort=False):
         style = styles[str(model)]
@@ -239,7 +239,7 @@ def plot_rank(
         If the table does not contain the target or the score, or has no value to draw.
     """
     rows = chosen_rows(table, target, score)
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     ax = new_axes(ax, (6.2, 3.8))
     floor = -1.0 if score == "nse" else -np.inf
     for model, one in rows.groupby("model", sort=False):
@@ -307,7 +307,7 @@ def plot_series(
     sites = chosen_names("site", sites, series["site"].values)
     if not sites:
         raise ConfigError("sites: expected at least one site to draw, found none.")
-    styles = model_styles(known) if styles is None else styles
+    styles = styles_of(known, styles)
     axes = new_series_axes(len(sites))
     for ax, site in zip(axes, sites, strict=True):
         one = series[target].sel(site=site)

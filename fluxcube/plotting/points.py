@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.plotting.canvas import Style, ink, model_styles, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import Style, ink, new_axes, print_units, save_picture, styles_of
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def plot_drivers(
     rows = chosen_rows(table, target, score)
     rows = rows.assign(group=rows.get("group", "all"))
     pairs = list(dict.fromkeys(zip(rows["group"], rows["model"], strict=True)))
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     ax = new_axes(ax, (6.4, 1.3 + 0.32 * len(pairs)))
     for i, (group, model) in enumerate(pairs):
         one = rows[(rows["group"] == group) & (rows["model"] == model)]
@@ -290,7 +290,7 @@ def draw_points(
 ) -> Axes:
     """Draw one point with its interval for each model, side by side in each group; return the Axes."""
     models = chosen_names("model", None, rows["model"])
-    styles = model_styles(models) if styles is None else styles
+    styles = styles_of(models, styles)
     ax = new_axes(ax, (min(11.0, max(5.0, 1.8 + len(groups) * (0.45 + 0.11 * len(models)))), 3.8))
     step = 0.78 / len(models)
     floor = _FLOORS.get(score)

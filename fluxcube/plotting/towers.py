@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.plotting.canvas import Style, figure_of, ink, model_styles, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import Style, figure_of, ink, new_axes, print_units, save_picture, styles_of
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 from fluxcube.plotting.maps import coast_lines, extend_of
 from fluxcube.plotting.points import chosen_rows, model_legend, score_label
@@ -266,7 +266,7 @@ def plot_closure(
     if not len(rows):
         raise ConfigError(f"{partition}: NEE, GPP and RECO have no row in common; there is no residual to draw.")
     models = chosen_names("model", None, rows["model"])
-    styles = model_styles(models) if styles is None else styles
+    styles = styles_of(models, styles)
     groups = ordered_groups(rows)
     ax = new_axes(ax, (6.4, 1.2 + len(groups) * (0.1 + 0.07 * len(models))))
     step = 0.8 / len(models)
