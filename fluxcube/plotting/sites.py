@@ -6,7 +6,7 @@ Axes and files are handled as in `fluxcube.plotting.maps`. Several fluxes are dr
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,19 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
-from fluxcube.plotting.canvas import MARKERS, PALETTE, class_styles, new_axes, new_panels, print_units, save_picture
-from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
+from fluxcube.plotting.canvas import (
+    MARKERS,
+    PALETTE,
+    Style,
+    class_styles,
+    ink,
+    new_axes,
+    new_panels,
+    print_units,
+    save_picture,
+    styles_of,
+)
+from fluxcube.plotting.classes import chosen_names, group_labels, legend_width, ordered_groups
 from fluxcube.samples.features import class_of
 
 if TYPE_CHECKING:
@@ -25,7 +36,7 @@ if TYPE_CHECKING:
 _TITLES = {"igbp": "IGBP class", "koppen": "main climate"}
 #: Areas of markers that would look larger or smaller than the others at the same area.
 _SIZES = {"*": 58, "o": 28, "s": 24}
-_GREY, _BAND = "#888888", "#f2f2f2"
+_GREY, _BAND = "#888888", (0.5, 0.5, 0.5, 0.1)  # translucent, for pages of any background
 
 
 def plot_embedding(
@@ -88,6 +99,7 @@ def plot_class_changes(
     *,
     targets: Sequence[str] | None = None,
     models: Sequence[str] | None = None,
+    styles: Mapping[str, Style] | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> tuple[Axes, ...]:
     """Draw the RMSE of models relative to the reference model by class, with paired intervals.
@@ -103,6 +115,8 @@ def plot_class_changes(
         Fluxes, one panel each. Default: all.
     models : sequence of str, optional
         Models to draw. Default: all but the reference model.
+    styles : mapping of str to Style, optional
+        Style of each model, from `fluxcube.plotting.canvas.model_styles`. Default: that of its order.
     axes : sequence of matplotlib.axes.Axes, optional
         Axes to draw on, one for each flux. Default: those of a new figure.
 
@@ -133,10 +147,13 @@ def plot_class_changes(
     if not np.isfinite(rows["rmse_change"]).any():
         raise ConfigError(f"the table has no change from {against}: score a second model.")
     groups = ordered_groups(rows)
-    axes = _panels(axes, targets, (2.2 + 4.0 * len(targets), 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
+    width = 2.2 + 4.0 * len(targets) + legend_width(models)
+    axes = _panels(axes, targets, (width, 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
+    known = styles_of(models, styles)
+    chosen = {m: _style(j) if styles is None else known[m] for j, m in enumerate(models)}
     names = []
     for ax, target in zip(axes, targets, strict=True):
-        names.append(_draw_changes(ax, rows[rows["target"] == target], groups, models))
+        names.append(_draw_changes(ax, rows[rows["target"] == target], groups, chosen))
         ax.set_yticklabels([] if names[-1] == names[0] and ax is not axes[0] else names[-1])
         ax.set_title(target, fontsize=11)
         ax.set_xlabel(f"change of site-mean RMSE (%)\n← better than {against}    worse →", fontsize=9)
@@ -254,7 +271,7 @@ def _draw_classes(
             s=_SIZES.get(marker, 34),
             color=shade,
             marker=marker,
-            edgecolors="black",
+            edgecolors=ink(),
             linewidths=0.5,
             alpha=0.9,
             zorder=3,
@@ -263,33 +280,37 @@ def _draw_classes(
 
 
 def _draw_diagonal(ax: Axes, end: float) -> None:
-    ax.plot([0, end], [0, end], color="black", linewidth=0.9, zorder=1)
+    ax.plot([0, end], [0, end], color=ink(), linewidth=0.9, zorder=1)
     ax.fill_between([0, end], [0, end], color=_BAND, zorder=0, linewidth=0)
     ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
     ax.locator_params(nbins=6, steps=[1, 2, 5, 10])
     ax.annotate("1:1", (0.95 * end, 0.95 * end), textcoords="offset points", xytext=(-4, 5), ha="right", fontsize=8)
-    ax.annotate("better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color="#555555")
+    ax.annotate("better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color=_GREY)
 
 
-def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[str]) -> list[str]:
+def _style(order: int) -> Style:
+    return Style(PALETTE[order % len(PALETTE)], MARKERS[order % len(MARKERS)], "-")
+
+
+def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], styles: Mapping[str, Style]) -> list[str]:
     """Draw the dots and intervals of one flux; return the labels of its lines."""
     columns = [f"rmse_change{end}" for end in ("", "_low", "_high")]
-    step = 0.8 / len(models)
+    step = 0.8 / len(styles)
     for i in range(0, len(groups), 2):
         ax.axhspan(-i - 0.5, -i + 0.5, color=_BAND, linewidth=0, zorder=0)
     ax.axvline(0.0, color=_GREY, linewidth=0.9, zorder=1)
-    for j, model in enumerate(models):
-        shade, marker = PALETTE[j % len(PALETTE)], MARKERS[j % len(MARKERS)]
+    for j, (model, style) in enumerate(styles.items()):
+        shade, marker = style.color, style.marker
         one = rows[rows["model"] == model].set_index("group").reindex(groups)
-        at = -np.arange(len(groups)) + (0.5 * (len(models) - 1) - j) * step
+        at = -np.arange(len(groups)) + (0.5 * (len(styles) - 1) - j) * step
         value, low, high = (100 * one[name].to_numpy(float) for name in columns)
         few = np.zeros(len(one), bool) if "counted" not in one else one["counted"].isin([False]).to_numpy()
         ax.hlines(at, low, high, color=shade, linewidth=1.6, zorder=2)
         scatter = functools.partial(ax.scatter, s=30, marker=marker, linewidths=1.2, edgecolors=shade, zorder=3)
         scatter(value[~few], at[~few], color=shade, label=model)
-        scatter(value[few], at[few], color="white")
+        scatter(value[few], at[few], color="none")
     if "counted" in rows and rows["counted"].isin([False]).any():
-        ax.scatter([], [], s=30, marker="o", color="white", edgecolors=_GREY, label="hollow: few sites")
+        ax.scatter([], [], s=30, marker="o", color="none", edgecolors=_GREY, label="hollow: few sites")
     ax.set(ylim=(-len(groups) + 0.5, 0.5), xlim=_span(100 * rows[columns].to_numpy(float)))
     ax.set_yticks(-np.arange(len(groups)))
     ax.tick_params(axis="y", length=0, labelsize=9)
