@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluxcube import cli_protocols
+from fluxcube import cli_maps, cli_protocols
 from fluxcube.cli_demo import app as demo_app
 from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
-from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
 from fluxcube.models import registry
@@ -411,7 +410,7 @@ def evaluate(
         check_output_file(out)
     models = _models([[run, *(mix or [])], *([path] for path in against or [])])
     first = next(iter(models.values()))
-    stored = _maps(maps or [], taken=models)
+    stored = cli_maps.named_maps(maps or [], taken=models)
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
     quality_limit(resolution_of(cube), **limits, default=None)  # refused before anything is predicted
     check_groups(cube, None if by == "all" else by)
@@ -475,7 +474,7 @@ app.add_typer(models_app)
 app.add_typer(cli_protocols.app)
 app.add_typer(demo_app)
 app.add_typer(grids_app)
-app.add_typer(maps_app)
+app.add_typer(cli_maps.app)
 
 
 class _Printable(logging.Formatter):
@@ -516,15 +515,6 @@ def _models(several: Sequence[Sequence[Path]]) -> dict[str, Predictor]:
     if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
         labels = ["+".join(map(str, paths)) for paths in several]
     return {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
-
-
-def _maps(paths: Sequence[Path], *, taken: Iterable[str]) -> dict[str, xr.Dataset]:
-    """Return maps to score by the name of their store, or by their path if that name is taken."""
-    from fluxcube.maps.store import open_maps
-
-    names = [path.stem for path in paths]
-    clear = len({*names, *taken}) == len(names) + len(set(taken))
-    return {path.stem if clear else str(path): open_maps(path) for path in paths}
 
 
 def _predict(

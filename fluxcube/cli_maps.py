@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -215,3 +216,12 @@ def _limits(text: str | None) -> tuple[float, float] | None:
     if not low < high:
         raise ConfigError(f"--limits: expected low below high, found {text!r}.")
     return low, high
+
+
+def named_maps(paths: Sequence[Path], *, taken: Iterable[str]) -> dict[str, xr.Dataset]:
+    """Return maps to score by the name of their store, or by their path if that name is taken."""
+    from fluxcube.maps.store import open_maps
+
+    names = [path.stem for path in paths]
+    clear = len({*names, *taken}) == len(names) + len(set(taken))
+    return {path.stem if clear else str(path): open_maps(path) for path in paths}

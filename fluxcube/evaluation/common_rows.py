@@ -16,7 +16,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.evaluation.common_units import in_one_unit
-from fluxcube.evaluation.skill import climate_of
+from fluxcube.evaluation.groups import climate_of
 from fluxcube.evaluation.sums import Labelled, aligned_pairs, data_resolution
 from fluxcube.inference.predictor import DISSIMILARITY
 from fluxcube.resolution import DEFAULT, Default, Resolution
