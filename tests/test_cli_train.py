@@ -123,6 +123,7 @@ TRAIN = {
     "seed": ("", "--seed 5"),
     "overwrite": ("", "--overwrite"),
     "init": None,  # a test of its own
+    "drivers": None,  # of cubes with drivers: tests/cubes/test_drivers.py
 }
 
 
@@ -294,6 +295,8 @@ EVALUATE = {
     "seed": ("line --against cycle --by all", "line --against cycle --by all --seed 3"),
     "out": None,
     "store": None,
+    "drivers": None,  # of cubes with drivers: tests/cubes/test_drivers.py
+    "protocol": None,  # tests/evaluation/test_protocols.py
 }
 
 

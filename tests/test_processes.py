@@ -57,7 +57,7 @@ def test_workers_of_maps_start_without_them(downloads):
     pytest.importorskip("distributed")
     from fluxcube.maps.workers import _processes
 
-    with _processes(1) as (client, _):
+    with _processes(1) as (client, *_):
         client.wait_for_workers(1, timeout=60)
         path, flag = next(iter(client.run(_path).values()))
     assert flag and str(downloads) not in path and "" not in path

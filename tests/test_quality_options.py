@@ -27,6 +27,7 @@ RULE = {
     "fluxcube.resolution.quality_limit",
     "fluxcube.cubes.masks.mask_flags",
     "fluxcube.cubes.masks.mask_quality",
+    "fluxcube.evaluation.common_steps.in_common_steps",
 }
 OTHER = {"max_qc": "min_quality", "min_quality": "max_qc"}
 VALUES = {"max_qc": (0, 1, 3, None), "min_quality": (0.0, 0.5, 1.0, None)}
@@ -85,6 +86,7 @@ def arguments(function, cube, folder) -> dict:
         "masks": xr.Dataset(),
         "members": {"one": [cube.fluxes, cube.fluxes]},
         "sites": [str(site) for site in cube.site.values],
+        "split": per_igbp(cube, seed=0),
         "splits": {"fold": per_igbp(cube, seed=0)},
         "variants": [Variant(label="one", model="xgboost")],
         "out": folder / "out",
@@ -96,7 +98,7 @@ def arguments(function, cube, folder) -> dict:
         "min_quality": None,
     }
     needed = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
-    needed = [p.name for p in needed if p.default is p.empty or p.name in ("sites", "store")]
+    needed = [p.name for p in needed if p.default is p.empty or p.name in ("sites", "store", "predictions")]
     if "spec" in inspect.signature(function).parameters:
         known["spec"] = cube_spec(cube)
         needed.append("spec")

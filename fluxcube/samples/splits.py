@@ -400,7 +400,9 @@ def make_splits(
     km = (_BLOCK_KM if kind == "blocks" else 50.0) if buffer_km is None else buffer_km
     if kind == "sites":
         if sites is None:
-            raise SplitError("a split by sites needs the file that lists them, or a name: sites:FILE, sites:xbase.")
+            raise SplitError(
+                "a split by sites needs the list of towers: pass --sites FILE or --sites xbase (sites= in Python)."
+            )
         return [sites_split(cube, sites, seed=seed, buffer_km=km)]
     folds = functools.partial(kfold, cube, k=5 if k is None else k, seed=seed, buffer_km=km, val_km=val_km)
     makers: dict[str, Callable[[], list[Split]]] = {

@@ -83,13 +83,9 @@ def test_predictions_and_their_standard_deviation_are_converted(obs):
     assert np.allclose(one.std["other"], 2.0) and one.units == "umol m-2 s-1"
 
 
-def test_maps_and_hourly_data_without_longitude_are_refused(obs):
+def test_hourly_data_without_longitude_are_refused(obs):
     with pytest.raises(SchemaError, match="longitude"):
         rows_in_common(obs.drop_vars("longitude"), {"same": obs}, **ANY)
-    maps = obs.drop_vars(["latitude", "longitude", "igbp"]).rename(site="latitude")
-    maps = maps.assign_coords(latitude=[1.0, 2.0, 3.0]).expand_dims(longitude=[1.0])
-    with pytest.raises(FluxcubeError):
-        rows_in_common(obs, {"maps": maps}, **ANY)
     with pytest.raises(ConfigError, match="at least one prediction"):
         rows_in_common(obs, {}, **ANY)
     with pytest.raises(ConfigError, match="rename it"):

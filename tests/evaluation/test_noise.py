@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from kernels import nse, rmse
 
 from fluxcube.errors import ConfigError, SchemaError, UnknownNameError
 from fluxcube.evaluation.noise import noise_ceiling
-from fluxcube.scores import nse, rmse
 from fluxcube.simulation.example import example_cube
 
 SIGMA = 2.0

@@ -40,6 +40,8 @@ def test_attributes_count_in_days_and_tell_no_clock_of_the_towers():
     """Maps of days have dates of solar time, whatever the midnight was of the days that the model saw."""
     wanted = PredictionOptions(stride=1, min_context=45)
     given = {"spec": SPEC, "metadata": {}, "model": SimpleNamespace(context=45), "digest": "d"}
-    attrs = provenance(SimpleNamespace(**given), wanted, ())
+    predictor = SimpleNamespace(**given)
+    predictor.singles = (predictor,)
+    attrs = provenance(predictor, wanted, ())
     assert (attrs["context_days"], attrs["stride_days"], attrs["min_context_days"]) == (45, 1, 45)
     assert "clock" not in attrs and not any("hours" in name for name in attrs)

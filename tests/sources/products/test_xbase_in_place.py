@@ -141,9 +141,9 @@ def test_the_same_from_s3(folder, service):
         host, port = server.get_host_and_port()
         options = {"key": "reader", "secret": SECRET, "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
         files = s3fs.S3FileSystem(**options)
-        files.mkdir("carbon")
-        files.put(str(folder / "FLUXCOMxBase" / "NEE"), "carbon/FLUXCOMxBase/NEE", recursive=True)
-        there = read_at_sites("s3://carbon/FLUXCOMxBase/NEE", towers(PLACES), storage_options=options)
+        files.mkdir("products")
+        files.put(str(folder / "FLUXCOMxBase" / "NEE"), "products/FLUXCOMxBase/NEE", recursive=True)
+        there = read_at_sites("s3://products/FLUXCOMxBase/NEE", towers(PLACES), storage_options=options)
         server.stop()
     here = read_at_sites(f"{service.url}/FLUXCOMxBase/NEE", towers(PLACES))
     xr.testing.assert_equal(there, here)
