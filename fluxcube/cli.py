@@ -19,6 +19,7 @@ from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_maps import app as maps_app
 from fluxcube.cli_models import app as models_app
+from fluxcube.cli_report import app as report_app
 from fluxcube.errors import ConfigError, FluxcubeError
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
@@ -452,6 +453,7 @@ def demo(
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(request_app, name="request")
 app.add_typer(models_app)
+app.add_typer(report_app)
 app.add_typer(grids_app)
 app.add_typer(maps_app)
 

@@ -1,0 +1,346 @@
+"""Write a report: the page, its tables as CSV, NetCDF and LaTeX, its figures as PNG and SVG, and the citations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import fluxcube
+from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
+from fluxcube.evaluation.sums import QualityOptions
+from fluxcube.plotting.canvas import save_picture
+from fluxcube.reports import behaviour, context, scores, towers
+from fluxcube.reports.evidence import Evidence, evidence_of
+from fluxcube.reports.gather import (
+    Gathered,
+    ModelInput,
+    Progress,
+    describe_splits,
+    gather,
+    in_memory,
+    records_of,
+    scored_towers,
+    seen_by,
+)
+from fluxcube.reports.latex import latex_table
+from fluxcube.reports.page import picture, render
+from fluxcube.reports.section import Section
+from fluxcube.resolution import DEFAULT, Default
+from fluxcube.samples.splits import Split, load_folds
+from fluxcube.stores.files import replacing
+
+#: Sections of the page, in their order.
+SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
+    scores.rows_section,
+    scores.scores_section,
+    towers.map_section,
+    behaviour.density_section,
+    scores.scales_section,
+    behaviour.interannual_section,
+    behaviour.reliability_section,
+    towers.leakage_section,
+    context.drivers_section,
+    behaviour.carbon_section,
+    scores.subsets_section,
+    behaviour.applicability_section,
+    scores.zero_shot_section,
+    towers.worst_section,
+    scores.paper_section,
+    context.compute_section,
+    context.citations_section,
+    context.provenance_section,
+)
+#: Values of a score in `scores.nc`.
+_VALUES = ("nse", "rmse", "mae", "bias", "corr2", "nse_site_median", "rmse_site_median", "n", "n_sites", "n_clusters")
+
+
+def report(
+    models: Mapping[str, ModelInput],
+    cube: xr.Dataset,
+    out: str | Path,
+    *,
+    maps: Mapping[str, xr.Dataset] | None = None,
+    products: Mapping[str, xr.Dataset] | None = None,
+    split: str | Path | Split | Sequence[Split] | None = None,
+    part: str = "test",
+    targets: Sequence[str] | None = None,
+    against: str | None = None,
+    max_qc: int | Default | None = DEFAULT,
+    min_quality: float | Default | None = DEFAULT,
+    clusters: float = 50.0,
+    draws: int = 1000,
+    seed: int = 0,
+    runs: Mapping[str, Sequence[str | Path]] | None = None,
+    title: str | None = None,
+    allow_missing: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Score models, maps and products at towers on the same rows, and write a page that opens without a network.
+
+    Parameters
+    ----------
+    models : mapping of str
+        By label: a run (its folder, or the name of a shipped model), which predicts the towers of a part of its own
+        split; a NetCDF file of predictions; a Dataset of predictions; a folder of runs or of such files; or a sequence
+        of these, one for each fold, whose towers are joined.
+    cube : xr.Dataset
+        Cube with the measured fluxes, and with the inputs of the runs.
+    out : path
+        Folder to write: ``report.html``, ``scores.csv``, ``scores.nc``, ``citations.bib``, ``tables/*.tex``,
+        ``figures/*.png`` and ``*.svg``, and ``predictions/*.nc`` of the runs.
+    maps, products : mapping of str to xr.Dataset, optional
+        Maps (`fluxcube.open_maps`) and products (`fluxcube.open_product`) by label, which are sampled at the towers
+        (`fluxcube.sample_at_sites`).
+    split : path, Split or sequence of Split, optional
+        Split, or folds, of predictions that are passed without their runs, for the leakage check and scored periods.
+    part : {"test", "val", "train", "all"}
+        Part of a run's split whose towers it predicts.
+    targets : sequence of str, optional
+        Fluxes; by default all that every model predicts and the cube has.
+    against : str, optional
+        Model from which differences are computed; by default the first.
+    max_qc, min_quality
+        Limit of quality of the observations, as `fluxcube.evaluate` takes it.
+    clusters : float
+        Distance (km) within which towers are in one cluster of the intervals; 0: single towers.
+    draws, seed : int
+        Number of resampled sets of towers (0: no intervals), and their seed.
+    runs : mapping of str to sequence of path, optional
+        Run folders of models that are passed as predictions, from which the time of training is read.
+    title : str, optional
+        Title of the page.
+    allow_missing : bool
+        Whether inputs of a run that the cube does not have are treated as missing.
+    overwrite : bool
+        Whether to replace an earlier report.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+
+    Returns
+    -------
+    Path
+        ``report.html``.
+
+    Raises
+    ------
+    StoreError
+        If the folder contains a report and `overwrite` is false, its parent does not exist, or a path has no model.
+    ConfigError
+        If no model is passed, a label is there twice, or the models and the cube have no tower in common.
+    SchemaError
+        If the models and the cube have no flux or time step in common.
+
+    Examples
+    --------
+    >>> import fluxcube as fc
+    >>> fc.report({"eco": "runs/eco", "trees": "runs/xgb"}, cube, "report")  # doctest: +SKIP
+    """
+    folder = _prepared(Path(out), overwrite)
+    if not models and not maps and not products:
+        raise ConfigError("nothing to report: expected at least one model, map or product by label, found none.")
+    options: dict[str, Any] = {"part": part, "allow_missing": allow_missing, "progress": progress}
+    gathered = {label: gather(label, one, cube, folder / "predictions", **options) for label, one in models.items()}
+    gathered |= _sampled({**(maps or {}), **(products or {})}, cube, set(gathered))
+    splits = _splits(split)
+    scored = scored_towers(cube, gathered, splits, part)
+    known = splits or next((one.splits for one in gathered.values() if one.splits), ())
+    records = {label: one.records for label, one in gathered.items()}
+    records |= {label: records_of(paths) for label, paths in (runs or {}).items()}
+    limits: QualityOptions = {}
+    if max_qc != DEFAULT:
+        limits["max_qc"] = max_qc
+    if min_quality != DEFAULT:
+        limits["min_quality"] = min_quality
+    evidence = evidence_of(
+        scored,
+        in_memory({label: _only(one.predictions, targets) for label, one in gathered.items()}, scored),
+        seen=seen_by(gathered, splits, [str(site) for site in scored["site"].values]),
+        limits=limits,
+        against=against,
+        draws=draws,
+        clusters=clusters,
+        seed=seed,
+        records=records,
+        towers=_places(cube),
+        split=describe_splits(known),
+        title=title or f"{', '.join(gathered)} at towers",
+    )
+    return write_report(evidence, folder, progress=progress)
+
+
+def _prepared(folder: Path, overwrite: bool) -> Path:
+    """Make the folder of a report; refuse to replace one unless `overwrite` is set (StoreError)."""
+    if not folder.absolute().parent.is_dir():
+        raise StoreError(f"{folder}: its parent folder does not exist; make it first.")
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file: pass a folder for the report.")
+    if (folder / "report.html").exists() and not overwrite:
+        raise StoreError(f"{folder} contains a report: pass overwrite=True (--overwrite), or another folder.")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _sampled(maps: Mapping[str, xr.Dataset], cube: xr.Dataset, taken: set[str]) -> dict[str, Gathered]:
+    """Return maps and products sampled at the towers of the cube."""
+    if twice := sorted(taken & set(maps)):
+        raise ConfigError(f"{twice[0]} is the label of a model and of maps: give them different labels.")
+    if not maps:
+        return {}
+    sample: Any = fluxcube.sample_at_sites
+    return {label: Gathered(sample(one, cube)) for label, one in maps.items()}
+
+
+def _splits(split: str | Path | Split | Sequence[Split] | None) -> tuple[Split, ...]:
+    if split is None:
+        return ()
+    if isinstance(split, Split):
+        return (split,)
+    return tuple(load_folds(split)) if isinstance(split, str | Path) else tuple(split)
+
+
+def _only(predictions: xr.Dataset, targets: Sequence[str] | None) -> xr.Dataset:
+    """Return predictions of some fluxes, with their standard deviations and what belongs to no flux."""
+    if targets is None:
+        return predictions
+    beside = {f"{target}{end}" for target in targets for end in ("", "_std", "_spread")}
+    beside |= {"dissimilarity", "applicable"}
+    return predictions[[name for name in predictions.data_vars if name in beside]]
+
+
+def _places(cube: xr.Dataset) -> xr.Dataset:
+    """Return name, place and class of every tower of a cube."""
+    names = [name for name in ("site", "latitude", "longitude", "igbp") if name in cube.coords]
+    return cube[names].reset_coords(drop=False)[names].set_coords(names).compute()
+
+
+def write_report(evidence: Evidence, folder: str | Path, *, progress: Progress | None = None) -> Path:
+    """Write the page of evidence, its tables and its figures into a folder that exists.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the report is written from.
+    folder : path
+        Folder to write; files of an earlier report are replaced.
+    progress : callable, optional
+        ``progress(done, total, text)``, per section.
+
+    Returns
+    -------
+    Path
+        ``report.html``, which is written last.
+    """
+    folder = Path(folder)
+    sections: list[Section] = []
+    pictures: dict[str, str] = {}
+    for i, make in enumerate(SECTIONS):
+        if progress is not None:
+            progress(i, len(SECTIONS), make.__name__.removesuffix("_section"))
+        section = make(evidence)
+        drawn = {figure.name: picture(figure) for figure in section.figures}
+        pictures |= {name: svg for name, (svg, _) in drawn.items()}
+        shown = tuple(figure for figure in section.figures if pictures[figure.name])
+        sections.append(dataclasses.replace(section, figures=shown))
+        _write_figures(sections[-1], folder / "figures")
+    _write_tables(sections, folder / "tables")
+    _write_scores(evidence, folder)
+    with replacing(folder / "report.html") as temporary:
+        temporary.write_text(render(sections, evidence, pictures), "utf-8")
+    return folder / "report.html"
+
+
+def _write_figures(section: Section, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for figure in section.figures:
+        axes = figure.draw()
+        for ending in ("png", "svg"):
+            save_picture(axes, folder / f"{figure.name}.{ending}")
+
+
+def _write_tables(sections: Sequence[Section], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for table in (table for section in sections for table in section.tables if table.latex):
+        with replacing(folder / f"{table.name}.tex") as temporary:
+            temporary.write_text(latex_table(table), "utf-8")
+
+
+def score_frame(evidence: Evidence) -> pd.DataFrame:
+    """Return every table of scores below each other, with the column `by`: the kind of the groups.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the report is written from.
+    """
+    kinds = {"all": evidence.scores(), "season": evidence.scores("season")}
+    for by, coordinate in (("igbp", "igbp"), ("climate", "koppen"), ("koppen", "koppen")):
+        if evidence.has_coordinate(coordinate):
+            kinds[by] = evidence.scores(by)
+    kinds["scale"] = evidence.scales
+    if not isinstance(evidence.subsets, str):
+        kinds["subset"] = evidence.subsets
+    sites = evidence.sites.rename(columns={"site": "group"})
+    kinds["site"] = sites[["target", "group", "model", "n", "nse", "rmse", "mae", "bias", "corr2"]].assign(
+        units=[evidence.sums.units_of(target) for target in sites["target"]], n_sites=1
+    )
+    out = pd.concat([table.assign(by=by) for by, table in kinds.items()], ignore_index=True)
+    first = ["by", "target", "units", "group", "model", "n", "n_sites"]
+    return out[first + [name for name in out if name not in first]]
+
+
+def score_dataset(frame: pd.DataFrame, attrs: Mapping[str, object]) -> xr.Dataset:
+    """Return a table of `score_frame` as a Dataset (target, group, model); `by` is a coordinate of the groups.
+
+    Parameters
+    ----------
+    frame : pd.DataFrame
+        Table that `score_frame` returned.
+    attrs : mapping
+        Attributes, such as the row mask.
+    """
+    keys = list(dict.fromkeys(zip(frame["by"], frame["group"], strict=True)))
+    targets, models = (list(dict.fromkeys(frame[name])) for name in ("target", "model"))
+    at = [
+        pd.Index(targets).get_indexer(frame["target"]),
+        pd.MultiIndex.from_tuples(keys).get_indexer(pd.MultiIndex.from_frame(frame[["by", "group"]])),
+        pd.Index(models).get_indexer(frame["model"]),
+    ]
+    names = [name for name in frame if name.startswith(tuple(_VALUES)) and frame[name].dtype.kind in "fi"]
+    arrays = {}
+    for name in names:
+        values = np.full((len(targets), len(keys), len(models)), np.nan)
+        values[tuple(at)] = frame[name].to_numpy(float)
+        arrays[name] = (("target", "group", "model"), values)
+    units = frame.drop_duplicates("target").set_index("target").loc[targets, "units"]
+    coords = {
+        "target": np.array(targets, object),
+        "group": np.array([group for _, group in keys], object),
+        "model": np.array(models, object),
+        "by": ("group", np.array([by for by, _ in keys], object)),
+        "units": ("target", units.to_numpy(object)),
+    }
+    return xr.Dataset(arrays, coords, {name: str(value) for name, value in attrs.items()})
+
+
+def _write_scores(evidence: Evidence, folder: Path) -> None:
+    frame = score_frame(evidence)
+    with replacing(folder / "scores.csv") as temporary:
+        frame.to_csv(temporary, index=False)
+    with replacing(folder / "scores.nc") as temporary:
+        try:
+            score_dataset(frame, evidence.sums.attrs).to_netcdf(temporary, engine="netcdf4")
+        except ImportError:
+            raise missing_package("netcdf4", "grid", "writing scores.nc") from None
+    try:
+        text = evidence.cube.fluxcube.citations("bibtex")
+    except SchemaError:
+        return  # a cube without citations
+    with replacing(folder / "citations.bib") as temporary:
+        temporary.write_text(text + "\n", "utf-8")
