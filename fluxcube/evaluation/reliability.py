@@ -1,0 +1,127 @@
+"""Reliability and sharpness: the share of measured values within prediction intervals, their width, and the CRPS."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fluxcube.errors import ConfigError
+from fluxcube.evaluation.rows import Observed, Predictions, groups_of, rows_in_common
+from fluxcube.evaluation.sums import QualityOptions
+from fluxcube.training.calibration import half_width
+
+#: Probabilities of the intervals.
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_COLUMNS = ("target", "units", "group", "model", "level", "coverage", "width", "n", "n_sites", "crps", "mae")
+
+
+def reliability(
+    obs: Observed,
+    predictions: Predictions = None,
+    *,
+    levels: Sequence[float] = LEVELS,
+    by: str | None = None,
+    limits: QualityOptions | None = None,
+) -> pd.DataFrame:
+    """Compute how many measured values lie within the intervals of each level, and how wide these intervals are.
+
+    An interval is that of a Gaussian distribution with the standard deviation NAME_std. A model is reliable if the
+    coverage is the level, and of two reliable models the sharper one, with the narrower intervals, is better.
+
+    Parameters
+    ----------
+    obs, predictions
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions.
+    levels : sequence of float
+        Probabilities of the intervals, between 0 and 1.
+    by : str, optional
+        Coordinate of the groups, as in `fluxcube.evaluation.cycles.mean_cycles`. Default: all sites together.
+    limits : mapping, optional
+        The limit of quality, `max_qc` or `min_quality`, as `fluxcube.compare` takes it.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per target, group, model with NAME_std, and level, with columns target, units, group, model, level,
+        coverage, width (mean width of the interval, in `units`), n, n_sites, crps (continuous ranked probability score,
+        in `units`; the same for all levels) and mae, which the CRPS of a forecast without a spread is. Empty if no
+        prediction has a standard deviation.
+
+    Raises
+    ------
+    ConfigError
+        If a level is not between 0 and 1.
+
+    References
+    ----------
+    Gneiting & Raftery 2007 (CRPS), doi:10.1198/016214506000001437
+    """
+    if bad := [level for level in levels if not 0 < level < 1]:
+        raise ConfigError(f"levels: expected probabilities between 0 and 1, found {bad[0]}.")
+    rows = rows_in_common(obs, predictions, **(limits or {}))
+    out = []
+    for target, one in rows.targets.items():
+        for model, std in one.std.items():
+            error = one.values[:, 1 + rows.models.index(model)] - one.values[:, 0]
+            for group, mask in groups_of(one.places, by).items():
+                chosen = mask[one.site] & (std > 0)
+                about: dict[str, object] = {"target": target, "units": one.units, "group": group, "model": model}
+                about["n_sites"] = len(np.unique(one.site[chosen]))
+                out += [about | row for row in _levels(error[chosen], std[chosen], levels)]
+    table = pd.DataFrame(out, columns=list(_COLUMNS))
+    table.attrs = dict(rows.attrs)
+    return table
+
+
+def _levels(error: np.ndarray, std: np.ndarray, levels: Sequence[float]) -> list[dict[str, float]]:
+    """Return coverage, width and scores at each level, of errors and standard deviations (N,)."""
+    n = len(error)
+    error, std = error.astype(float), std.astype(float)
+    ratio = np.abs(error) / std
+    crps, mae = (float(x.mean()) if n else math.nan for x in (gaussian_crps(error, std), np.abs(error)))
+    width = float(std.mean()) if n else math.nan
+    shares = {level: float((ratio <= half_width(level)).mean()) if n else math.nan for level in levels}
+    return [
+        {"level": level, "coverage": share, "width": 2 * half_width(level) * width, "n": n, "crps": crps, "mae": mae}
+        for level, share in shares.items()
+    ]
+
+
+def gaussian_crps(error: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return the continuous ranked probability score of Gaussian forecasts, in closed form.
+
+    Parameters
+    ----------
+    error : array
+        Mean of the forecast minus observation, or its negative.
+    std : array
+        Standard deviation of the forecast, above 0; in the same units.
+
+    References
+    ----------
+    Gneiting et al. 2005 (Eq. 5), doi:10.1175/MWR2904.1
+
+    Examples
+    --------
+    >>> gaussian_crps(np.array([0.0, 1.0]), np.array([1.0, 1.0])).round(4).tolist()
+    [0.2337, 0.6024]
+    """
+    z = np.abs(error) / std
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return std * (z * (2 * _normal_cdf(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+
+
+def _normal_cdf(z: np.ndarray) -> np.ndarray:
+    """Return the distribution function of the standard normal at z >= 0, by interpolation (error below 1e-7)."""
+    grid, values = _cdf_table()
+    return np.interp(z, grid, values)
+
+
+@functools.cache
+def _cdf_table() -> tuple[np.ndarray, np.ndarray]:
+    grid = np.linspace(0.0, 8.0, 8001)
+    return grid, np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in grid])
