@@ -54,7 +54,7 @@ def _compute_row(model: str, records: Sequence[Mapping]) -> dict[str, object]:
         return {}
     seconds = [time for record in records if (time := _seconds_of(record)) is not None]
     hours = sum(seconds) / 3600 if seconds else float("nan")
-    devices = sorted({str((record.get("training") or {}).get("device", "")) for record in records} - {""})
+    devices = sorted({str((record.get("training") or {}).get("device", "")) for record in records} - {"", "auto"})
     versions = records[0].get("versions") or {}
     names = [f"{name} {versions[name]}" for name in ("fluxcube", "torch", "xgboost-cpu", "xgboost") if name in versions]
     return {

@@ -14,15 +14,18 @@ from fluxcube.errors import SchemaError
 from fluxcube.evaluation.rows import CommonRows, rows_in_common
 from fluxcube.evaluation.scales import scale_table
 from fluxcube.evaluation.skill import IntervalOptions, score_table
-from fluxcube.evaluation.subsets import subset_masks, subset_table
+from fluxcube.evaluation.subsets import subset_masks, subset_sums
 from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.moments import pool, scores_of
 from fluxcube.plotting.canvas import print_units
-from fluxcube.resolution import DEFAULT, Resolution, quality_limit, resolution_of
+from fluxcube.resolution import DEFAULT, HOURLY, Resolution, quality_limit, resolution_of
 from fluxcube.samples.quality import best_flags
 
 #: Towers that a model was trained on when it predicted a scored tower, by model and scored tower.
 Seen = Mapping[str, Mapping[str, frozenset[str]]]
+
+#: Number of towers whose weather is in RAM at once.
+_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,29 @@ class Evidence:
     @cached_property
     def subsets(self) -> pd.DataFrame | str:
         """Scores in heat, cold, drought and transitions, with intervals; a reason if the cube has no such subsets."""
+        if self.resolution.name != HOURLY.name:
+            return f"subsets are hours of heat, cold and drought, and these data are {self.resolution.name}."
         try:
-            masks = subset_masks(self.cube)
+            parts = [self._subsets_of(slice(i, i + _BLOCK)) for i in range(0, self.cube.sizes["site"], _BLOCK)]
         except SchemaError as error:
             return str(error)
-        return subset_table(self.cube, self.predictions, masks, **self.limits, **self.intervals)
+        sums = {name: Sums.join([part[name] for part in parts]) for name in parts[0]}
+        tables = [score_table(one, **self.intervals).assign(group=name) for name, one in sums.items()]
+        out = pd.concat(tables, ignore_index=True)
+        out.attrs = tables[0].attrs | {"by": "subset"}
+        return out
+
+    def _subsets_of(self, sites: slice) -> dict[str, Sums]:
+        """Return the sums of a block of towers in each subset: the weather of all towers would need much RAM."""
+        cube = self.cube.isel(site=sites)
+        names = [name for name in ("predictors", "surface_climatology") if name in cube]
+        weather = cube[names]
+        if "variable" in weather.dims:
+            drivers = [name for name in ("TA", "VPD", "SW_IN_POT") if name in weather["variable"].values]
+            weather = weather.sel(variable=drivers).load()  # read once: every variable of a chunk is decompressed
+        masks = subset_masks(weather)
+        chosen = {model: one.sel(site=cube["site"].values) for model, one in self.predictions.items()}
+        return subset_sums(cube, chosen, masks, **self.limits)
 
     @cached_property
     def rows(self) -> CommonRows:

@@ -11,7 +11,7 @@ from fluxcube.citations import url_of
 from fluxcube.reports.section import Column, Figure, Section, Table, plain_number
 
 #: Tables with more rows than this have a field to filter them.
-_LONG = 8
+_LONG = 7
 
 
 def section_html(section: Section, pictures: Mapping[str, str], widgets: Mapping[str, str]) -> str:
@@ -32,6 +32,7 @@ def section_html(section: Section, pictures: Mapping[str, str], widgets: Mapping
         parts.append(f'<p class="absent">{escape(section.absent)}</p>')
     if section.widget:
         parts.append(widgets[section.widget])
+    parts += [table_html(table) for table in section.first]
     if section.figures:
         figures = [_figure(figure, pictures[figure.name]) for figure in section.figures]
         parts.append('<div class="figures">' + "\n".join(figures) + "</div>")

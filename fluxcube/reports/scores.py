@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -10,10 +11,14 @@ from fluxcube.errors import ConfigError
 from fluxcube.evaluation.sitemeans import site_mean_table, site_scores
 from fluxcube.evaluation.skill import MIN_SITES, class_means
 from fluxcube.plotting.bars import plot_class_errors
+from fluxcube.plotting.canvas import new_axes
 from fluxcube.plotting.maps import plot_differences, plot_scores
 from fluxcube.plotting.sites import plot_class_changes, plot_site_changes
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, score_columns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _INTERVAL_NOTE = (
     "Brackets contain 95 % intervals from {draws} draws of whole clusters of towers (towers within {km:g} km are one "
@@ -75,10 +80,13 @@ def _drivers(evidence: Evidence) -> str:
 
 def scores_section(evidence: Evidence) -> Section:
     """Return the section of Table 1: scores of all towers together, and of each class and climate, with intervals."""
+    first: list[Table] = []
     tables: list[Table] = []
     figures: list[Figure] = []
     for target in evidence.targets:
-        tables += _whole_tables(evidence, target)
+        whole, *others = _whole_tables(evidence, target)
+        first.append(whole)
+        tables += others
         figures += _score_figures(evidence, target)
     text = [
         "NSE is the Nash-Sutcliffe efficiency, 1 minus the ratio of squared errors to the variance of observations; "
@@ -88,7 +96,12 @@ def scores_section(evidence: Evidence) -> Section:
         interval_note(evidence),
     ]
     return Section(
-        "scores", "Scores of all towers and of each class", tuple(filter(None, text)), tuple(figures), tuple(tables)
+        "scores",
+        "Scores of all towers and of each class",
+        tuple(filter(None, text)),
+        tuple(figures),
+        tuple(tables),
+        first=tuple(first),
     )
 
 
@@ -171,13 +184,13 @@ def _score_figures(evidence: Evidence, target: str) -> list[Figure]:
         rows = _of(evidence.scores("igbp"), target)
         many = rows[rows["n_sites"] >= MIN_SITES]
         drawn = many if len(many) else rows
-        if (drawn["n"] > 0).any():
+        if drawn["nse"].notna().any():
             out.append(
                 Figure(
                     f"classes-{name}",
                     f"{target}: pooled NSE by IGBP class. Bars end at −1.",
                     f"Bars of the NSE of every model for {target}, grouped by IGBP class.",
-                    lambda: plot_scores(drawn, target=target, title=f"{target}: NSE by class"),
+                    lambda: plot_scores(drawn, target=target, title=f"{target}: NSE by class", ax=_wide_axes()),
                     target,
                     wide=True,
                 )
@@ -234,7 +247,7 @@ def subsets_section(evidence: Evidence) -> Section:
         ]
         wide = _wide(rows[rows["n"] > 0], "nse", evidence.models)
         tables.append(Table(f"subsets-{_name(target)}", f"{target}: NSE by subset", wide, columns, target, latex=True))
-        figures.append(_subset_figure(rows, target))
+        figures += [_subset_figure(rows, target)] if rows["nse"].notna().any() else []
     text = (
         "Subsets are relative to the tower: heat, cold and dry air are beyond the 95th (cold: 5th) percentile of the "
         "temperature or vapour pressure deficit of its daylight hours; a dry month is above the 90th percentile of the "
@@ -248,7 +261,7 @@ def _subset_figure(rows: pd.DataFrame, target: str) -> Figure:
         f"subsets-{_name(target)}",
         f"{target}: pooled NSE in extreme hours and transitions.",
         f"Bars of the NSE of every model for {target}, grouped by subset.",
-        lambda: plot_scores(rows, target=target, title=f"{target}: NSE in extremes and transitions"),
+        lambda: plot_scores(rows, target=target, title=f"{target}: NSE in extremes and transitions", ax=_wide_axes()),
         target,
         wide=True,
     )
@@ -377,6 +390,11 @@ def _paper_figures(evidence: Evidence, means: pd.DataFrame, sites: pd.DataFrame,
         )
     )
     return out
+
+
+def _wide_axes() -> Axes:
+    """Return axes of a figure that is as wide as the page, so that its text is not shrunk."""
+    return new_axes(None, (9.5, 3.8))
 
 
 def _of(table: pd.DataFrame, target: str) -> pd.DataFrame:

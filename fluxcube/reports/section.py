@@ -120,7 +120,9 @@ class Section:
     figures : tuple of Figure
         Figures.
     tables : tuple of Table
-        Tables.
+        Tables below the figures.
+    first : tuple of Table
+        Tables above the figures.
     absent : str
         Why there is nothing to show, and what would fill the section; "" if there is something.
     widget : str
@@ -132,6 +134,7 @@ class Section:
     text: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    first: tuple[Table, ...] = ()
     absent: str = ""
     widget: str = ""
 

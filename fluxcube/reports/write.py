@@ -266,7 +266,7 @@ def _write_figures(section: Section, folder: Path) -> None:
 
 def _write_tables(sections: Sequence[Section], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for table in (table for section in sections for table in section.tables if table.latex):
+    for table in (table for section in sections for table in (*section.first, *section.tables) if table.latex):
         with replacing(folder / f"{table.name}.tex") as temporary:
             temporary.write_text(latex_table(table), "utf-8")
 

@@ -6,7 +6,7 @@ const root = document.documentElement;
 const number = (v, digits) => (v === null || v === undefined ? "–" : v.toFixed(digits).replace("-", "−"));
 const SEQUENTIAL = ["#00204d", "#31446b", "#666970", "#958f78", "#cbba69", "#ffea46"];
 const DIVERGING = ["#2166ac", "#67a9cf", "#d1e5f0", "#f7f7f7", "#fddbc7", "#ef8a62", "#b2182b"];
-const LINES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#B8A500"];
+const LINES = ["#0072B2", "#D55E00", "#009E73", "#C4699B", "#B07A00", "#7A7ADB", "#808080"]; // those of the figures
 const DASHES = [[], [6, 3], [2, 3], [9, 3, 2, 3]];
 let target = data.targets[0], chosen = null, chart = null;
 
@@ -173,7 +173,11 @@ function choose(site, scroll) {
     const is = dot.dataset.site === site;
     dot.classList.toggle("chosen", is);
     dot.setAttribute("tabindex", is ? "0" : "-1");
-    if (is) dot.parentNode.append(dot);
+    if (is && dot.nextSibling) { // drawn last, above its neighbours; a moved element loses the focus
+      const focused = document.activeElement === dot;
+      dot.parentNode.append(dot);
+      if (focused) dot.focus({ preventScroll: true });
+    }
   });
   document.querySelectorAll("button.tower").forEach((b) => b.closest("tr").classList.toggle("chosen", b.dataset.site === site));
   if ($("map-tower")) $("map-tower").value = site;
