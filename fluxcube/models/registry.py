@@ -92,6 +92,12 @@ _ROWS: dict[str, Row] = {
         resolutions=_BOTH,
         presets={"published": "default", "xbase": "default", "small": "default"},
     ),
+    "mean": Row(
+        model="fluxcube.models.simple:Mean",
+        config="fluxcube.models.simple:MeanConfig",
+        trainer="rows",
+        resolutions=_BOTH,
+    ),
     "sw-linear": Row(
         model="fluxcube.models.simple:SWLinear",
         config="fluxcube.models.simple:SWLinearConfig",
@@ -101,6 +107,18 @@ _ROWS: dict[str, Row] = {
     "mean-cycle": Row(
         model="fluxcube.models.simple:MeanCycle",
         config="fluxcube.models.simple:MeanCycleConfig",
+        trainer="rows",
+        resolutions=_BOTH,
+    ),
+    "met-regression": Row(
+        model="fluxcube.models.regressions:MetRegression",
+        config="fluxcube.models.regressions:MetRegressionConfig",
+        trainer="rows",
+        resolutions=_BOTH,
+    ),
+    "met-clusters": Row(
+        model="fluxcube.models.regressions:MetClusters",
+        config="fluxcube.models.regressions:MetClustersConfig",
         trainer="rows",
         resolutions=_BOTH,
     ),
@@ -165,7 +183,7 @@ def names(*, trainer: Trainer | None = None, resolution: str | None = None) -> t
     Examples
     --------
     >>> names(trainer="rows")
-    ('xgboost', 'sw-linear', 'mean-cycle')
+    ('xgboost', 'mean', 'sw-linear', 'mean-cycle', 'met-regression', 'met-clusters')
     """
     return tuple(
         name

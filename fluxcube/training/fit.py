@@ -68,7 +68,8 @@ def fit(
         A cube (`fluxcube.schema`), lazy or in memory.
     model : str
         Name of a model (`fluxcube.models.registry.names`): ecoperceiver for hourly cubes; tam-rl, tam-lstm, ct-lstm and
-        lstm for daily ones; xgboost, sw-linear and mean-cycle for both.
+        lstm for daily ones; xgboost and the baselines mean, sw-linear, mean-cycle, met-regression and met-clusters for
+        both.
     target : str or sequence of str, optional
         Fluxes to learn together; by default NEE.
     out : path

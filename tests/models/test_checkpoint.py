@@ -21,8 +21,10 @@ SIZES = Sizes(inputs=3, bands=2, numbers=1, classes=(2,), targets=2, protected=(
 CONFIGS = {
     "ecoperceiver": {"latent": 16, "heads": 2, "blocks": 1, "self_layers": 1, "context": 8, "head": "dense"},
     "xgboost": {"n_estimators": 4},
+    "mean": {},
     "sw-linear": {"column": 2},
     "mean-cycle": {"doy_column": 0, "tod_column": 1},
+    "met-clusters": {"ta_column": 0, "sw_column": 1, "vpd_column": 2, "clusters": 4},
 }
 
 

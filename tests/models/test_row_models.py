@@ -325,8 +325,11 @@ def test_all_models_keep_one_protocol():
     configs = {
         "ecoperceiver": {},
         "xgboost": {},
+        "mean": {},
         "sw-linear": {"column": 0},
         "mean-cycle": {"doy_column": 0, "tod_column": 1},
+        "met-regression": {"ta_column": 0, "sw_column": 1, "vpd_column": 2},
+        "met-clusters": {"ta_column": 0, "sw_column": 1, "vpd_column": 2},
         **{name: {} for name in ("tam-rl", "tam-lstm", "ct-lstm", "lstm")},
     }
     assert set(configs) == set(registry.names())

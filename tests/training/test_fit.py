@@ -205,7 +205,7 @@ def test_a_damaged_state_is_named(cube, tmp_path):
         eco(cube, tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["xgboost", "sw-linear", "mean-cycle"])
+@pytest.mark.parametrize("name", ["xgboost", "sw-linear", "mean-cycle", "met-regression", "met-clusters"])
 def test_row_models_are_seeded_and_predict(cube, tmp_path, name):
     config = BoostingConfig(n_estimators=10) if name == "xgboost" else None
     runs = [fit(cube, model=name, out=tmp_path / str(i), config=config, memory_days=(1,), seed=2) for i in range(2)]
