@@ -63,6 +63,8 @@ class Evidence:
         Coordinates of every tower of the cube, training towers included; by default those of the scored towers.
     split : str
         The split in words; "" if it is not known.
+    split_kind : str
+        Name of the split, such as "sites:xbase", by which published scores are compared; "" if it is not known.
     title : str
         Title of the report.
     """
@@ -81,6 +83,7 @@ class Evidence:
     records: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     towers: xr.Dataset | None = None
     split: str = ""
+    split_kind: str = ""
     title: str = "Models at towers"
 
     @property
@@ -263,6 +266,7 @@ def evidence_of(
     records: Mapping[str, Sequence[Mapping]] | None = None,
     towers: xr.Dataset | None = None,
     split: str = "",
+    split_kind: str = "",
     title: str = "Models at towers",
 ) -> Evidence:
     """Compute the sums of predictions at towers, and count their rows.
@@ -273,7 +277,7 @@ def evidence_of(
         Cube of the towers to score.
     predictions : mapping of str to xr.Dataset
         Predictions by model; they may be lazy.
-    seen, limits, draws, clusters, seed, records, towers, split, title
+    seen, limits, draws, clusters, seed, records, towers, split, split_kind, title
         As the attributes of `Evidence`.
     against : str, optional
         Model from which differences are computed; by default the first.
@@ -299,5 +303,6 @@ def evidence_of(
         records=records or {},
         towers=towers,
         split=split,
+        split_kind=split_kind,
         title=title,
     )

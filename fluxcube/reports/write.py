@@ -15,7 +15,7 @@ import fluxcube
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
 from fluxcube.evaluation.sums import QualityOptions
 from fluxcube.plotting.canvas import save_picture
-from fluxcube.reports import behaviour, context, scores, towers
+from fluxcube.reports import behaviour, context, reference, scores, towers
 from fluxcube.reports.evidence import Evidence, evidence_of
 from fluxcube.reports.gather import (
     Gathered,
@@ -49,9 +49,11 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     behaviour.carbon_section,
     scores.subsets_section,
     behaviour.applicability_section,
+    reference.ceiling_section,
     scores.zero_shot_section,
     towers.worst_section,
     scores.paper_section,
+    reference.published_section,
     context.compute_section,
     context.citations_section,
     context.provenance_section,
@@ -170,6 +172,7 @@ def report(
         records=records,
         towers=_places(cube),
         split=describe_splits(known),
+        split_kind=known[0].kind if known else "",
         title=title or f"{', '.join(gathered)} at towers",
     )
     return write_report(evidence, folder, progress=progress)
