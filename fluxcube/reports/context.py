@@ -10,8 +10,10 @@ import pandas as pd
 
 from fluxcube import __version__
 from fluxcube.errors import SchemaError
+from fluxcube.plotting.canvas import model_styles
+from fluxcube.plotting.points import plot_drivers
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Section, Table
+from fluxcube.reports.section import Column, Figure, Section, Table, anchor
 
 #: Power of one busy processor core with its share of memory and cooling (W), from which energy is estimated.
 WATTS = 15.0
@@ -156,14 +158,36 @@ def drivers_section(evidence: Evidence) -> Section:
                 Column(f"{score}_era5", f"{head}, era5", ".3f"),
             ]
             columns.append(Column(f"{score}_lost", "difference", "+.3f"))
-        name = f"drivers-{target.lower().replace('_', '-')}"
+        name = f"drivers-{anchor(target)}"
         tables.append(
             Table(name, f"{target}: weather of towers and of reanalysis", pd.DataFrame(lines), columns, target)
         )
     text = (
         "A map is driven by reanalysis: the difference is what it loses because its weather is not that of the tower."
     )
-    return Section("drivers", title, (text,), tables=tuple(tables))
+    figures = [figure for target in evidence.targets for figure in _driver_figures(evidence, pairs, target)]
+    return Section("drivers", title, (text,), tuple(figures), tuple(tables))
+
+
+def _driver_figures(evidence: Evidence, pairs: Sequence[tuple[str, str]], target: str) -> list[Figure]:
+    rows = evidence.scores()[evidence.scores()["target"] == target]
+    parts = [
+        rows[rows["model"] == name].assign(model=pair[0], drivers=source)
+        for pair in pairs
+        for name, source in zip(pair, ("tower", "era5"), strict=True)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    if not table["nse"].notna().any():
+        return []
+    return [
+        Figure(
+            f"drivers-{anchor(target)}",
+            f"{target}: NSE with the weather of the tower (filled) and of the reanalysis (hollow).",
+            f"Points of the NSE of every model for {target} with two sources of weather.",
+            lambda: plot_drivers(table, target=target, styles=model_styles(evidence.models)),
+            target,
+        )
+    ]
 
 
 def driver_pairs(evidence: Evidence) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ import xarray as xr
 from fluxcube.errors import SchemaError
 from fluxcube.evaluation.rows import CommonRows, rows_in_common
 from fluxcube.evaluation.scales import scale_table
+from fluxcube.evaluation.series import site_series
 from fluxcube.evaluation.skill import IntervalOptions, score_table
 from fluxcube.evaluation.subsets import subset_masks, subset_sums
 from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
@@ -24,6 +25,8 @@ from fluxcube.samples.quality import best_flags
 #: Towers that a model was trained on when it predicted a scored tower, by model and scored tower.
 Seen = Mapping[str, Mapping[str, frozenset[str]]]
 
+#: Maximum number of values of the series that a page contains.
+_MAX_VALUES = 400_000
 #: Number of towers whose weather is in RAM at once.
 _BLOCK = 16
 
@@ -172,6 +175,14 @@ class Evidence:
     def rows(self) -> CommonRows:
         """Observed and predicted values on the common rows, in RAM."""
         return rows_in_common(self.cube, self.predictions, **self.limits)
+
+    @cached_property
+    def series(self) -> xr.Dataset:
+        """Series of every tower: of 8 days, or of months if those would be too many values for a page."""
+        out = site_series(self.rows, step="8D")
+        if sum(int(np.isfinite(out[name].values).sum()) for name in out.data_vars) > _MAX_VALUES:
+            out = site_series(self.rows, step="month")
+        return out
 
     @cached_property
     def classes(self) -> dict[str, str]:

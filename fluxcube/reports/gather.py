@@ -19,6 +19,7 @@ from fluxcube.inference.towers import predict
 from fluxcube.models import shipped
 from fluxcube.models.checkpoint import ENSEMBLE, RUN, read_about
 from fluxcube.reports.evidence import Seen
+from fluxcube.reports.section import slug
 from fluxcube.samples.partition import PARTS
 from fluxcube.samples.splits import Split
 
@@ -344,17 +345,6 @@ def in_memory(predictions: Mapping[str, xr.Dataset], scored: xr.Dataset) -> dict
     }
     small = sum(one.nbytes for one in chosen.values()) <= _IN_MEMORY
     return {label: one.load() if small else one for label, one in chosen.items()}
-
-
-def slug(text: str) -> str:
-    """Return a text as part of a file name: lower-case letters, digits and hyphens.
-
-    Examples
-    --------
-    >>> slug("TAM-RL (ours) + reflectance")
-    'tam-rl-ours-reflectance'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "model"
 
 
 def _quiet(done: int, total: int, text: str) -> None:

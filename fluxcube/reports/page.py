@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from string import Template
 
 from fluxcube import __version__
 from fluxcube.errors import FluxcubeError
-from fluxcube.plotting.canvas import figure_of
+from fluxcube.plotting.canvas import INK, figure_of, picture_bytes, report_style
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.html import inline_svg, navigation, script_json, section_html
 from fluxcube.reports.section import Figure, Section
@@ -69,21 +70,41 @@ def _asset(name: str) -> str:
     return resources.files("fluxcube").joinpath("data/report", name).read_text("utf-8")
 
 
-def picture(figure: Figure) -> tuple[str, str]:
-    """Return a figure as inline SVG; or as "" and the reason why there is nothing to draw.
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure.
+
+    Attributes
+    ----------
+    inline : str
+        Markup for the page, in which text and axes have the colour of the page's text.
+    svg, png : bytes
+        Files, on a transparent and on a white ground.
+    """
+
+    inline: str
+    svg: bytes
+    png: bytes
+
+
+def picture(figure: Figure) -> Picture | None:
+    """Draw a figure; return None, and log the reason, if there is nothing to draw.
 
     Parameters
     ----------
     figure : Figure
         Figure of a section.
     """
-    try:
-        axes = figure.draw()
-    except FluxcubeError as error:
-        logger.warning("figure %s is left out: %s", figure.name, error)
-        return "", str(error)
-    buffer = io.BytesIO()
-    drawn = figure_of(axes)
-    drawn.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue().decode("utf-8")
-    return inline_svg(svg, prefix=figure.name, alt=figure.alt, sentinel=""), ""
+    with report_style():
+        try:
+            axes = figure.draw()
+        except FluxcubeError as error:
+            logger.warning("figure %s is left out: %s", figure.name, error)
+            return None
+        svg = picture_bytes(axes, "svg")
+        whole = figure_of(axes)
+        whole.set_facecolor("white")
+        buffer = io.BytesIO()
+        whole.savefig(buffer, dpi=150, bbox_inches="tight", format="png", facecolor="white")
+    inline = inline_svg(svg.decode("utf-8"), prefix=figure.name, alt=figure.alt, sentinel=INK)
+    return Picture(inline, svg, buffer.getvalue())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -10,9 +13,14 @@ from fluxcube.errors import ConfigError
 from fluxcube.evaluation.noise import noise_ceiling
 from fluxcube.evaluation.published import beside_published
 from fluxcube.evaluation.sitemeans import site_mean_table
+from fluxcube.plotting.canvas import model_styles
+from fluxcube.plotting.points import plot_ceiling
 from fluxcube.plotting.published import plot_published
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Figure, Section, Table
+from fluxcube.reports.section import Column, Figure, Section, Table, anchor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def ceiling_section(evidence: Evidence) -> Section:
@@ -35,7 +43,7 @@ def ceiling_section(evidence: Evidence) -> Section:
             Column("nse", f"NSE of {evidence.best[target]}", ".3f"),
             Column("reason", "remark"),
         ]
-        tables.append(Table(f"ceiling-{_name(target)}", f"{target}: noise ceiling", rows, columns, target, latex=True))
+        tables.append(Table(f"ceiling-{anchor(target)}", f"{target}: noise ceiling", rows, columns, target, latex=True))
     if not tables:
         reasons = "; ".join(dict.fromkeys(str(reason) for reason in found["reason"] if reason))
         return Section("ceiling", title, absent=f"Not shown: {reasons or 'no flux has a random uncertainty'}.")
@@ -43,7 +51,24 @@ def ceiling_section(evidence: Evidence) -> Section:
         "Observations have a random error that no model can predict: with it, even a perfect model has the RMSE and "
         "NSE of this table. What lies between a model and the ceiling can be improved.",
     )
-    return Section("ceiling", title, text, tables=tuple(tables))
+    figures = [
+        Figure(
+            f"ceiling-{anchor(table.target)}",
+            f"{table.target}: NSE of the models, and of a perfect model (line), by class.",
+            f"Points of the NSE of every model for {table.target} by class, beside the noise ceiling.",
+            functools.partial(_draw_ceiling, evidence, found, table.target),
+            table.target,
+            wide=True,
+        )
+        for table in tables
+        if evidence.has_coordinate("igbp")
+    ]
+    return Section("ceiling", title, text, tuple(figures), tuple(tables))
+
+
+def _draw_ceiling(evidence: Evidence, ceiling: pd.DataFrame, target: str) -> Axes:
+    rows = ceiling[ceiling["by"] == "igbp"]
+    return plot_ceiling(evidence.scores("igbp"), rows, target=target, styles=model_styles(evidence.models))
 
 
 def ceiling_table(evidence: Evidence) -> pd.DataFrame:
@@ -98,7 +123,7 @@ def published_section(evidence: Evidence) -> Section:
             Column("reason", "remark"),
         ]
         shown = rows.assign(alike=np.where(rows["comparable"], "yes", "no"))
-        tables.append(Table(f"published-{_name(target)}", f"{target}: published scores", shown, columns, target))
+        tables.append(Table(f"published-{anchor(target)}", f"{target}: published scores", shown, columns, target))
         whole = rows[(rows["group"] == "all") & (rows["score"] == "rmse")]
         figures += [_figure(whole, target)] if (whole["source"] != "this evaluation").any() else []
     if not tables:
@@ -142,14 +167,10 @@ def _best(evidence: Evidence, table: pd.DataFrame, target: str, attrs: dict) -> 
 
 def _figure(rows: pd.DataFrame, target: str) -> Figure:
     return Figure(
-        f"published-{_name(target)}",
+        f"published-{anchor(target)}",
         f"{target}: RMSE of this evaluation and of published models; grey: not comparable.",
         f"Bars of the RMSE of published models and of this evaluation for {target}.",
         lambda: plot_published(rows, target=target, score="rmse"),
         target,
         wide=True,
     )
-
-
-def _name(target: str) -> str:
-    return target.lower().replace("_", "-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -11,14 +10,12 @@ from fluxcube.errors import ConfigError
 from fluxcube.evaluation.sitemeans import site_mean_table, site_scores
 from fluxcube.evaluation.skill import MIN_SITES, class_means
 from fluxcube.plotting.bars import plot_class_errors
-from fluxcube.plotting.canvas import new_axes
-from fluxcube.plotting.maps import plot_differences, plot_scores
+from fluxcube.plotting.canvas import model_styles
+from fluxcube.plotting.maps import plot_differences
+from fluxcube.plotting.points import plot_scales, plot_subsets
 from fluxcube.plotting.sites import plot_class_changes, plot_site_changes
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Figure, Section, Table, score_columns
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from fluxcube.reports.section import Column, Figure, Section, Table, anchor, score_columns
 
 _INTERVAL_NOTE = (
     "Brackets contain 95 % intervals from {draws} draws of whole clusters of towers (towers within {km:g} km are one "
@@ -113,7 +110,7 @@ def _whole_tables(evidence: Evidence, target: str) -> list[Table]:
     columns = [Column("model", "model"), *score_columns(scores, whole, units=units)]
     counts = [Column("n", evidence.steps, ",d"), Column("n_sites", "towers", ",d")]
     note = f"Differences are from {evidence.against}." if "nse_diff" in whole else ""
-    name = _name(target)
+    name = anchor(target)
     out = [Table(f"scores-{name}", f"{target}: all towers together", whole, columns + counts, target, note, latex=True)]
     for by, title in (("igbp", "IGBP class"), ("climate", "climate"), ("season", "local season")):
         if by == "season" or evidence.has_coordinate("koppen" if by == "climate" else by):
@@ -139,7 +136,7 @@ def _group_tables(evidence: Evidence, target: str, by: str, title: str) -> list[
             for m in evidence.models
         ]
         caption = f"{target}: {heading} by {title}"
-        out.append(Table(f"{score}-{by}-{_name(target)}", caption, wide, columns, target, note, latex=by == "igbp"))
+        out.append(Table(f"{score}-{by}-{anchor(target)}", caption, wide, columns, target, note, latex=by == "igbp"))
     return out
 
 
@@ -164,12 +161,12 @@ def _mean_table(evidence: Evidence, target: str) -> list[Table]:
     ]
     columns.append(Column("n_classes", "classes", ",d"))
     caption = f"{target}: mean over classes of {MIN_SITES} towers and more, each with the same weight"
-    return [Table(f"class-means-{_name(target)}", caption, means, columns, target)]
+    return [Table(f"class-means-{anchor(target)}", caption, means, columns, target)]
 
 
 def _score_figures(evidence: Evidence, target: str) -> list[Figure]:
     out = []
-    whole, name = _of(evidence.scores(), target), _name(target)
+    whole, name = _of(evidence.scores(), target), anchor(target)
     if len(evidence.models) > 1 and "nse_diff" in whole and whole["nse_diff"].notna().any():
         out.append(
             Figure(
@@ -181,29 +178,36 @@ def _score_figures(evidence: Evidence, target: str) -> list[Figure]:
             )
         )
     if evidence.has_coordinate("igbp"):
-        rows = _of(evidence.scores("igbp"), target)
-        many = rows[rows["n_sites"] >= MIN_SITES]
-        drawn = many if len(many) else rows
-        if drawn["nse"].notna().any():
-            out.append(
-                Figure(
-                    f"classes-{name}",
-                    f"{target}: pooled NSE by IGBP class. Bars end at −1.",
-                    f"Bars of the NSE of every model for {target}, grouped by IGBP class.",
-                    lambda: plot_scores(drawn, target=target, title=f"{target}: NSE by class", ax=_wide_axes()),
-                    target,
-                    wide=True,
-                )
-            )
+        out += _group_figure(evidence, target, "igbp", "IGBP class")
+    if evidence.has_coordinate("koppen"):
+        out += _group_figure(evidence, target, "climate", "climate")
     return out
+
+
+def _group_figure(evidence: Evidence, target: str, by: str, title: str) -> list[Figure]:
+    """Return the NSE of each group as points with intervals; groups of few towers only if there are no others."""
+    rows = _of(evidence.scores(by), target)
+    many = rows[rows["n_sites"] >= MIN_SITES]
+    drawn = many if many["nse"].notna().any() else rows
+    if not drawn["nse"].notna().any():
+        return []
+    return [
+        Figure(
+            f"{by}-{anchor(target)}",
+            f"{target}: pooled NSE by {title}. Arrows are values below −1.",
+            f"Points of the NSE of every model for {target}, grouped by {title}.",
+            lambda: plot_subsets(drawn, target=target, styles=model_styles(evidence.models)),
+            target,
+            wide=True,
+        )
+    ]
 
 
 def scales_section(evidence: Evidence) -> Section:
     """Return the section on time scales."""
-    table = evidence.scales
     tables = [_scale_table(evidence, target, "nse", "NSE") for target in evidence.targets]
     tables += [_scale_table(evidence, t, "rmse", f"RMSE ({evidence.units(t)})") for t in evidence.targets]
-    del table
+    figures = [figure for target in evidence.targets for figure in _scale_figures(evidence, target)]
     text = (
         "A model may predict seasons well and differences between years badly. Days need half of their hours, weeks 4 "
         "days, months 15, years 183; the seasonal scale is the mean of each day of the year over at least 2 years, the "
@@ -211,7 +215,23 @@ def scales_section(evidence: Evidence) -> Section:
         "spatial scale the means of the towers.",
         interval_note(evidence),
     )
-    return Section("scales", "Error by time scale", tuple(filter(None, text)), tables=tuple(tables))
+    return Section("scales", "Error by time scale", tuple(filter(None, text)), tuple(figures), tuple(tables))
+
+
+def _scale_figures(evidence: Evidence, target: str) -> list[Figure]:
+    rows = _of(evidence.scales, target)
+    if not rows["nse"].notna().any():
+        return []
+    return [
+        Figure(
+            f"scales-{anchor(target)}",
+            f"{target}: NSE at each time scale.",
+            f"Points of the NSE of every model for {target} at each time scale.",
+            lambda: plot_scales(rows, target=target, styles=model_styles(evidence.models)),
+            target,
+            wide=True,
+        )
+    ]
 
 
 def _scale_table(evidence: Evidence, target: str, score: str, heading: str) -> Table:
@@ -224,7 +244,7 @@ def _scale_table(evidence: Evidence, target: str, score: str, heading: str) -> T
     ]
     wide = _wide(rows, score, evidence.models)
     return Table(
-        f"{score}-scales-{_name(target)}", f"{target}: {heading} by time scale", wide, columns, target, latex=True
+        f"{score}-scales-{anchor(target)}", f"{target}: {heading} by time scale", wide, columns, target, latex=True
     )
 
 
@@ -246,8 +266,8 @@ def subsets_section(evidence: Evidence) -> Section:
             for m in evidence.models
         ]
         wide = _wide(rows[rows["n"] > 0], "nse", evidence.models)
-        tables.append(Table(f"subsets-{_name(target)}", f"{target}: NSE by subset", wide, columns, target, latex=True))
-        figures += [_subset_figure(rows, target)] if rows["nse"].notna().any() else []
+        tables.append(Table(f"subsets-{anchor(target)}", f"{target}: NSE by subset", wide, columns, target, latex=True))
+        figures += [_subset_figure(evidence, rows, target)] if rows["nse"].notna().any() else []
     text = (
         "Subsets are relative to the tower: heat, cold and dry air are beyond the 95th (cold: 5th) percentile of the "
         "temperature or vapour pressure deficit of its daylight hours; a dry month is above the 90th percentile of the "
@@ -256,12 +276,12 @@ def subsets_section(evidence: Evidence) -> Section:
     return Section("subsets", title, text, tuple(figures), tuple(tables))
 
 
-def _subset_figure(rows: pd.DataFrame, target: str) -> Figure:
+def _subset_figure(evidence: Evidence, rows: pd.DataFrame, target: str) -> Figure:
     return Figure(
-        f"subsets-{_name(target)}",
+        f"subsets-{anchor(target)}",
         f"{target}: pooled NSE in extreme hours and transitions.",
-        f"Bars of the NSE of every model for {target}, grouped by subset.",
-        lambda: plot_scores(rows, target=target, title=f"{target}: NSE in extremes and transitions", ax=_wide_axes()),
+        f"Points of the NSE of every model for {target}, grouped by subset.",
+        lambda: plot_subsets(rows, target=target, styles=model_styles(evidence.models)),
         target,
         wide=True,
     )
@@ -288,7 +308,7 @@ def zero_shot_section(evidence: Evidence) -> Section:
             columns = [Column("site", "tower", "site"), Column("igbp", "class"), Column("model", "model"), *scores]
             columns.append(Column("n", evidence.steps, ",d"))
             caption = f"{target}: towers of classes without training towers"
-            tables.append(Table(f"zero-shot-{_name(target)}", caption, one, columns, target))
+            tables.append(Table(f"zero-shot-{anchor(target)}", caption, one, columns, target))
     text = "When such a tower was predicted, no training tower of the same fold had its IGBP class."
     return Section("zero-shot", title, (text,), tables=tuple(tables))
 
@@ -346,11 +366,11 @@ def _mean_over_sites(evidence: Evidence, means: pd.DataFrame, target: str) -> Ta
         Column("corr2_median", "corr², median", ".3f"),
         Column("n_sites", "towers", ",d"),
     ]
-    return Table(f"site-means-{_name(target)}", f"{target}: means over towers", rows, columns, target, latex=True)
+    return Table(f"site-means-{anchor(target)}", f"{target}: means over towers", rows, columns, target, latex=True)
 
 
 def _paper_figures(evidence: Evidence, means: pd.DataFrame, sites: pd.DataFrame, target: str) -> list[Figure]:
-    name, out = _name(target), []
+    name, out = anchor(target), []
     rows = means[means["target"] == target]
     if evidence.has_coordinate("igbp"):
         classes = rows[rows["by"].isin(["all", "igbp"])]
@@ -392,17 +412,8 @@ def _paper_figures(evidence: Evidence, means: pd.DataFrame, sites: pd.DataFrame,
     return out
 
 
-def _wide_axes() -> Axes:
-    """Return axes of a figure that is as wide as the page, so that its text is not shrunk."""
-    return new_axes(None, (9.5, 3.8))
-
-
 def _of(table: pd.DataFrame, target: str) -> pd.DataFrame:
     """Return the rows of one flux, with the attributes of the table."""
     out = table[table["target"] == target].reset_index(drop=True)
     out.attrs = dict(table.attrs)
     return out
-
-
-def _name(target: str) -> str:
-    return target.lower().replace("_", "-")

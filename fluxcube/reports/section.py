@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -95,6 +96,8 @@ class Figure:
         Flux that it is about; "" if it is about all.
     wide : bool
         Whether it takes the whole width of the page.
+    on_page : bool
+        Whether the page shows it; else it is a file only.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Figure:
     draw: Callable[[], Axes]
     target: str = ""
     wide: bool = False
+    on_page: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,26 @@ class Section:
     first: tuple[Table, ...] = ()
     absent: str = ""
     widget: str = ""
+
+
+def anchor(target: str) -> str:
+    """Return the name of a flux as part of a name of a file or anchor.
+
+    >>> anchor("GPP_NT")
+    'gpp-nt'
+    """
+    return target.lower().replace("_", "-")
+
+
+def slug(text: str) -> str:
+    """Return a text as part of a file name: lower-case letters, digits and hyphens.
+
+    Examples
+    --------
+    >>> slug("TAM-RL (ours) + reflectance")
+    'tam-rl-ours-reflectance'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "model"
 
 
 def number(value: object, form: str) -> str:

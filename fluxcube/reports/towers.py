@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
 import pandas as pd
 
-from fluxcube.evaluation.neighbours import nearest_training_tower
-from fluxcube.evaluation.series import series_json, site_series
+from fluxcube.evaluation.neighbours import error_by_distance, nearest_training_tower
+from fluxcube.evaluation.series import series_json
+from fluxcube.plotting.canvas import model_styles
+from fluxcube.plotting.curves import plot_rank, plot_series
+from fluxcube.plotting.points import plot_by_distance
+from fluxcube.plotting.towers import plot_site_map
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Section, Table, score_columns
+from fluxcube.reports.section import Column, Figure, Section, Table, anchor, score_columns
 
 #: Number of towers that the section on the worst ones lists.
 _WORST = 10
 #: Minimum number of scored time steps of a tower that can be among the worst.
 _MIN_STEPS = 30
-#: Maximum number of values of the series that a page contains; finer series are left out.
-_MAX_VALUES = 400_000
 #: Distance (km) below which a training tower is reported as near.
 _NEAR_KM = 50.0
 
@@ -29,7 +32,41 @@ def map_section(evidence: Evidence) -> Section:
         "to see its series below the map. The table contains the scores of every tower.",
     )
     tables = [_site_table(evidence, target) for target in evidence.targets]
-    return Section("towers", "Towers: map and series", text, tables=tuple(tables), widget="map")
+    figures = [figure for target in evidence.targets for figure in _map_figures(evidence, target)]
+    return Section("towers", "Towers: map and series", text, tuple(figures), tuple(tables), widget="map")
+
+
+def _map_figures(evidence: Evidence, target: str) -> list[Figure]:
+    """Return the distribution of the scores of towers, and the map as files: the page has its own."""
+    scores, best = evidence.sites, evidence.best[target]
+    rows = scores[(scores["target"] == target) & (scores["n"] >= _MIN_STEPS)]
+    if not rows["nse"].notna().any():
+        return []
+    out = [
+        Figure(
+            f"rank-{anchor(target)}",
+            f"{target}: NSE of the towers from the worst to the best.",
+            f"Cumulative distribution of the NSE of the towers for {target}, a line for each model.",
+            lambda: plot_rank(rows, target=target, styles=model_styles(evidence.models)),
+            target,
+        )
+    ]
+    pairs = {f"map-{anchor(target)}": None}
+    if evidence.against and evidence.against != best:
+        pairs[f"map-difference-{anchor(target)}"] = evidence.against
+    placed = {"latitude", "longitude"} <= set(rows) and np.isfinite(rows["latitude"].astype(float)).any()
+    for name, against in pairs.items() if placed else ():
+        out.append(
+            Figure(
+                name,
+                f"{target}: NSE of {best}{f' minus that of {against}' if against else ''} at every tower.",
+                f"Map of the towers, coloured by the NSE of {best} for {target}.",
+                functools.partial(plot_site_map, rows, target=target, model=best, against=against),
+                target,
+                on_page=False,
+            )
+        )
+    return out
 
 
 def _site_table(evidence: Evidence, target: str) -> Table:
@@ -46,13 +83,14 @@ def _site_table(evidence: Evidence, target: str) -> Table:
             columns.append(Column(f"{model} {score}", f"{heading} {model}", ".3f" if score == "nse" else ".2f"))
     order = wide[f"{evidence.best[target]} nse"].sort_values(ascending=False, na_position="last").index
     caption = f"{target}: scores of every tower; RMSE in {evidence.units(target) or 'its units'}"
-    return Table(f"sites-{target.lower().replace('_', '-')}", caption, wide.loc[order], columns, target)
+    return Table(f"sites-{anchor(target)}", caption, wide.loc[order], columns, target)
 
 
 def worst_section(evidence: Evidence) -> Section:
     """Return the section on the ten towers at which the best model is worst."""
     title = "Worst ten towers"
-    tables = []
+    tables: list[Table] = []
+    figures: list[Figure] = []
     for target in evidence.targets:
         best = evidence.best[target]
         rows = evidence.sites[(evidence.sites["target"] == target) & (evidence.sites["n"] >= _MIN_STEPS)]
@@ -64,7 +102,8 @@ def worst_section(evidence: Evidence) -> Section:
         columns += score_columns(("nse", "rmse", "bias", "corr2"), worst, units=evidence.units(target))
         columns.append(Column("n", evidence.steps, ",d"))
         caption = f"{target}: the ten towers with the lowest NSE of {best}"
-        tables.append(Table(f"worst-{target.lower().replace('_', '-')}", caption, worst, columns, target))
+        tables.append(Table(f"worst-{anchor(target)}", caption, worst, columns, target))
+        figures += _worst_series(evidence, target, [str(site) for site in worst["site"]])
     if not tables:
         return Section("worst", title, absent=f"Not shown: no tower has {_MIN_STEPS} scored time steps and an NSE.")
     text = (
@@ -72,7 +111,29 @@ def worst_section(evidence: Evidence) -> Section:
         f"hardly vary. Towers with fewer than {_MIN_STEPS} scored {evidence.steps} are left out. Click a tower to see "
         "its series.",
     )
-    return Section("worst", title, text, tables=tuple(tables))
+    return Section("worst", title, text, tuple(figures), tuple(tables))
+
+
+def _worst_series(evidence: Evidence, target: str, sites: list[str]) -> list[Figure]:
+    """Return the series of the worst towers; nothing if none has a period with enough values."""
+    data = evidence.series[target]
+    known = [site for site in sites if np.isfinite(data.sel(site=site).values).any()]
+    if not known:
+        return []
+    best = evidence.best[target]
+    models = list(dict.fromkeys([best, evidence.against or best]))
+    return [
+        Figure(
+            f"worst-{anchor(target)}",
+            f"{target}: observations (dots) and predictions at the worst towers, the worst first.",
+            f"Series of {target} at {', '.join(known)}: observations, {', '.join(models)}.",
+            lambda: plot_series(
+                evidence.series, target=target, sites=known, models=models, styles=model_styles(evidence.models)
+            )[0],
+            target,
+            wide=True,
+        )
+    ]
 
 
 def leakage_section(evidence: Evidence) -> Section:
@@ -108,7 +169,24 @@ def leakage_section(evidence: Evidence) -> Section:
     ]
     closest = closest.assign(same=np.where(closest["same_site"], "yes", "no"))
     tables.append(Table("nearest", "Nearest training tower of every scored tower, of any model", closest, columns))
-    return Section("leakage", title, (_verdict(near),), tables=tuple(tables))
+    figures = [figure for target in evidence.targets for figure in _distance_figures(evidence, near, target)]
+    return Section("leakage", title, (_verdict(near),), tuple(figures), tuple(tables))
+
+
+def _distance_figures(evidence: Evidence, near: pd.DataFrame, target: str) -> list[Figure]:
+    scores = evidence.sites[(evidence.sites["target"] == target) & (evidence.sites["n"] >= _MIN_STEPS)]
+    table = error_by_distance(scores.assign(units=evidence.sums.units_of(target)), near)
+    if not len(table) or not table["nse"].notna().any():
+        return []
+    return [
+        Figure(
+            f"distance-{anchor(target)}",
+            f"{target}: median NSE of towers by the distance of the nearest training tower (10th to 90th percentile).",
+            f"Points of the median NSE of every model for {target} in classes of distance.",
+            lambda: plot_by_distance(table, target=target, styles=model_styles(evidence.models)),
+            target,
+        )
+    ]
 
 
 def nearest_of(evidence: Evidence) -> pd.DataFrame:
@@ -200,16 +278,13 @@ def _site_scores(evidence: Evidence, target: str, names: list[str]) -> dict[str,
 
 
 def _series(evidence: Evidence) -> dict[str, object]:
-    """Return the series of all towers by flux: of 8 days, or of months if those would be too many values."""
-    data = site_series(evidence.rows, step="8D")
-    if sum(int(np.isfinite(data[name].values).sum()) for name in data.data_vars) > _MAX_VALUES:
-        data = site_series(evidence.rows, step="month")
+    """Return the series of all towers by flux, and the length of their periods."""
     out = {}
     for target in evidence.targets:
-        one = json.loads(series_json(data, target))
+        one = json.loads(series_json(evidence.series, target))
         sites = {site.pop("site"): site for site in one["sites"]}
         out[target] = {"scale": one["scale"], "sites": sites}
-    return {"step": data.attrs["step"], "series": out}
+    return {"step": evidence.series.attrs["step"], "series": out}
 
 
 def _rounded(value: float) -> float | None:

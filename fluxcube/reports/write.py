@@ -14,7 +14,6 @@ import xarray as xr
 import fluxcube
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
 from fluxcube.evaluation.sums import QualityOptions
-from fluxcube.plotting.canvas import save_picture
 from fluxcube.reports import behaviour, context, reference, scores, towers
 from fluxcube.reports.evidence import Evidence, evidence_of
 from fluxcube.reports.gather import (
@@ -29,7 +28,7 @@ from fluxcube.reports.gather import (
     seen_by,
 )
 from fluxcube.reports.latex import latex_table
-from fluxcube.reports.page import picture, render
+from fluxcube.reports.page import Picture, picture, render
 from fluxcube.reports.section import Section
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.splits import Split, load_folds
@@ -41,6 +40,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     scores.scores_section,
     towers.map_section,
     behaviour.density_section,
+    behaviour.cycles_section,
     scores.scales_section,
     behaviour.interannual_section,
     behaviour.reliability_section,
@@ -247,11 +247,11 @@ def write_report(evidence: Evidence, folder: str | Path, *, progress: Progress |
         if progress is not None:
             progress(i, len(SECTIONS), make.__name__.removesuffix("_section"))
         section = make(evidence)
-        drawn = {figure.name: picture(figure) for figure in section.figures}
-        pictures |= {name: svg for name, (svg, _) in drawn.items()}
-        shown = tuple(figure for figure in section.figures if pictures[figure.name])
+        drawn = {figure.name: made for figure in section.figures if (made := picture(figure)) is not None}
+        pictures |= {name: made.inline for name, made in drawn.items()}
+        shown = tuple(figure for figure in section.figures if figure.name in drawn and figure.on_page)
         sections.append(dataclasses.replace(section, figures=shown))
-        _write_figures(sections[-1], folder / "figures")
+        _write_figures(drawn, folder / "figures")
     _write_tables(sections, folder / "tables")
     _write_scores(evidence, folder)
     with replacing(folder / "report.html") as temporary:
@@ -259,12 +259,12 @@ def write_report(evidence: Evidence, folder: str | Path, *, progress: Progress |
     return folder / "report.html"
 
 
-def _write_figures(section: Section, folder: Path) -> None:
+def _write_figures(drawn: Mapping[str, Picture], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for figure in section.figures:
-        axes = figure.draw()
-        for ending in ("png", "svg"):
-            save_picture(axes, folder / f"{figure.name}.{ending}")
+    for name, made in drawn.items():
+        for ending, content in (("svg", made.svg), ("png", made.png)):
+            with replacing(folder / f"{name}.{ending}") as temporary:
+                temporary.write_bytes(content)
 
 
 def _write_tables(sections: Sequence[Section], folder: Path) -> None:
