@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.plotting.canvas import PALETTE, new_panels, print_units, save_picture
+from fluxcube.plotting.canvas import PALETTE, ink, new_panels, print_units, save_picture
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 
 if TYPE_CHECKING:
@@ -83,4 +83,4 @@ def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Sequence[str], models: Sequ
         at = np.arange(len(groups)) + (j - 0.5 * (len(models) - 1)) * width
         value, low, high = (one[name].to_numpy(float) for name in ("rmse", "rmse_low", "rmse_high"))
         ax.bar(at, value, width, color=PALETTE[j % len(PALETTE)], label=model, edgecolor="white", linewidth=0.3)
-        ax.vlines(at, low, high, color="black", linewidth=0.8)
+        ax.vlines(at, low, high, color=ink(), linewidth=0.8)

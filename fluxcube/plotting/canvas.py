@@ -1,12 +1,14 @@
-"""Helpers shared by all figures: new axes, writing files, printed units, and a colour and marker for each class."""
+"""Helpers shared by all figures: new axes, writing files, printed units, and a style for each class and model."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.stores.files import replacing
@@ -41,7 +43,108 @@ _IGBP_STYLES = {
     "BSV": ("#D55E00", "H"),
 }
 
-__all__ = ["MARKERS", "PALETTE", "class_styles", "figure_of", "new_axes", "new_panels", "print_units", "save_picture"]
+#: Colour of text and axes of figures in `report_style`: a page replaces it by the colour of its own text.
+INK = "#010203"
+#: Settings of matplotlib that have the colour of text and axes.
+_INKED = (
+    *("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "hatch.color", "legend.labelcolor"),
+    *("xtick.color", "ytick.color", "xtick.labelcolor", "ytick.labelcolor"),
+)
+#: Name of the observations in tables beside the models.
+_OBSERVED = "observed"
+#: Colours of models, with a contrast of 3:1 on white and on black; markers and lines differ as well.
+_MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#C4699B", "#B07A00", "#7A7ADB", "#808080")
+_LINES = ("-", "--", "-.", ":")
+
+__all__ = [
+    "INK",
+    "MARKERS",
+    "PALETTE",
+    "Style",
+    "class_styles",
+    "figure_of",
+    "ink",
+    "model_styles",
+    "new_axes",
+    "new_grid",
+    "new_panels",
+    "picture_bytes",
+    "print_units",
+    "report_style",
+    "save_picture",
+]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one model is drawn.
+
+    Attributes
+    ----------
+    color, marker, line : str
+        Colour, marker and line style of matplotlib.
+    """
+
+    color: str
+    marker: str
+    line: str
+
+
+@contextlib.contextmanager
+def report_style(ink: str = INK) -> Iterator[None]:
+    """Draw and write figures for a page: transparent, text and axes in one colour, and text of SVG files as text.
+
+    Parameters
+    ----------
+    ink : str
+        Colour of text and axes. A page replaces the default, `INK`, in SVG files by ``currentColor``, so that figures
+        are legible on a light and on a dark background. For PNG files pass the colour of the text.
+
+    Raises
+    ------
+    MissingPackageError
+        If matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise missing_package("matplotlib", "plot", "drawing") from None
+    settings: dict[Any, Any] = dict.fromkeys(_INKED, ink)
+    settings |= dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none")
+    settings |= {"svg.fonttype": "none", "svg.hashsalt": "fluxcube"}
+    settings |= {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def ink() -> str:
+    """Return the colour of text and axes: black, or that of `report_style` within it."""
+    import matplotlib
+
+    return str(matplotlib.rcParams["text.color"])
+
+
+def model_styles(models: Iterable[str]) -> dict[str, Style]:
+    """Return the style of each model, in their order; "observed" is drawn in the colour of the text.
+
+    Pass the models of all figures of a page, so that a model has the same style in each.
+
+    Examples
+    --------
+    >>> model_styles(["observed", "EcoPerceiver"])["EcoPerceiver"].color
+    '#0072B2'
+    """
+    names = [name for name in dict.fromkeys(models) if name != _OBSERVED]
+    styles = {
+        name: Style(
+            _MODEL_COLORS[i % len(_MODEL_COLORS)],
+            MARKERS[i % len(MARKERS)],
+            _LINES[(i + i // len(_MODEL_COLORS)) % len(_LINES)],
+        )
+        for i, name in enumerate(names)
+    }
+    return {_OBSERVED: Style(ink(), "o", "-")} | styles
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -67,6 +170,24 @@ def new_panels(number: int, size: tuple[float, float]) -> list[Axes]:
     return list(figure.subplots(1, number, squeeze=False)[0])
 
 
+def new_grid(number: int, columns: int, size: tuple[float, float]) -> list[Axes]:
+    """Return a number of axes in rows of `columns`, each of (width, height) inches, with common scales, in one figure.
+
+    Axes of the last row that are not needed are removed.
+    """
+    columns = max(1, min(columns, number))
+    lines = -(-number // columns)
+    first = new_axes(None, (size[0] * columns, size[1] * lines))
+    figure = figure_of(first)
+    first.remove()
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel())
+    for ax in axes[number:]:
+        ax.remove()
+    for ax in axes[max(0, number - columns) : number]:
+        ax.tick_params(labelbottom=True)
+    return axes[:number]
+
+
 def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     """Write the figure of `ax` to `path`, if there is one, replacing an existing file; return `ax`.
 
@@ -87,11 +208,29 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     if path.suffix.lstrip(".").lower() not in known:
         raise ConfigError(f"cannot write {path}: expected one of the endings {', '.join(sorted(known))}.")
     # Drawn in RAM first: matplotlib's writer of PDF hides the error of a full disk behind one of its own.
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=150, bbox_inches="tight", format=path.suffix.lstrip(".").lower())
     with replacing(path) as temporary:
-        temporary.write_bytes(picture.getvalue())
+        temporary.write_bytes(picture_bytes(ax, path.suffix.lstrip(".").lower()))
     return ax
+
+
+def picture_bytes(ax: Axes, ending: str, *, dpi: int = 150) -> bytes:
+    """Return the figure of `ax` as the bytes of a file: "png", "svg" or another format of matplotlib.
+
+    SVG files have coordinates with two decimals, no names of groups and no date: they are small and reproducible.
+    """
+    picture = io.BytesIO()
+    metadata = {"Date": None} if ending == "svg" else None
+    figure_of(ax).savefig(picture, dpi=dpi, bbox_inches="tight", format=ending, metadata=metadata)
+    return _small_svg(picture.getvalue()) if ending == "svg" else picture.getvalue()
+
+
+def _small_svg(svg: bytes) -> bytes:
+    """Round the coordinates of an SVG file to two decimals of a point; leave out indents and the names of groups."""
+    coordinates = re.compile(rb'\s(?:d|x|y|points)="[^"]*"', re.DOTALL)
+    number = re.compile(rb"(\d+\.\d\d)\d+")
+    svg = coordinates.sub(lambda found: number.sub(rb"\1", found.group()), svg)
+    svg = re.sub(rb' transform="rotate\(-?0[^"]*\)"', b"", svg)
+    return re.sub(rb'<g id="[^"]*"', b"<g", re.sub(rb"\n\s+", b"\n", svg))
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -15,7 +15,16 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, unknown
-from fluxcube.plotting.canvas import MARKERS, PALETTE, class_styles, new_axes, new_panels, print_units, save_picture
+from fluxcube.plotting.canvas import (
+    MARKERS,
+    PALETTE,
+    class_styles,
+    ink,
+    new_axes,
+    new_panels,
+    print_units,
+    save_picture,
+)
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 from fluxcube.samples.features import class_of
 
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
 _TITLES = {"igbp": "IGBP class", "koppen": "main climate"}
 #: Areas of markers that would look larger or smaller than the others at the same area.
 _SIZES = {"*": 58, "o": 28, "s": 24}
-_GREY, _BAND = "#888888", "#f2f2f2"
+_GREY, _BAND = "#888888", (0.5, 0.5, 0.5, 0.1)  # translucent, for pages of any background
 
 
 def plot_embedding(
@@ -254,7 +263,7 @@ def _draw_classes(
             s=_SIZES.get(marker, 34),
             color=shade,
             marker=marker,
-            edgecolors="black",
+            edgecolors=ink(),
             linewidths=0.5,
             alpha=0.9,
             zorder=3,
@@ -263,12 +272,12 @@ def _draw_classes(
 
 
 def _draw_diagonal(ax: Axes, end: float) -> None:
-    ax.plot([0, end], [0, end], color="black", linewidth=0.9, zorder=1)
+    ax.plot([0, end], [0, end], color=ink(), linewidth=0.9, zorder=1)
     ax.fill_between([0, end], [0, end], color=_BAND, zorder=0, linewidth=0)
     ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
     ax.locator_params(nbins=6, steps=[1, 2, 5, 10])
     ax.annotate("1:1", (0.95 * end, 0.95 * end), textcoords="offset points", xytext=(-4, 5), ha="right", fontsize=8)
-    ax.annotate("better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color="#555555")
+    ax.annotate("better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color=_GREY)
 
 
 def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[str]) -> list[str]:
@@ -287,9 +296,9 @@ def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[
         ax.hlines(at, low, high, color=shade, linewidth=1.6, zorder=2)
         scatter = functools.partial(ax.scatter, s=30, marker=marker, linewidths=1.2, edgecolors=shade, zorder=3)
         scatter(value[~few], at[~few], color=shade, label=model)
-        scatter(value[few], at[few], color="white")
+        scatter(value[few], at[few], color="none")
     if "counted" in rows and rows["counted"].isin([False]).any():
-        ax.scatter([], [], s=30, marker="o", color="white", edgecolors=_GREY, label="hollow: few sites")
+        ax.scatter([], [], s=30, marker="o", color="none", edgecolors=_GREY, label="hollow: few sites")
     ax.set(ylim=(-len(groups) + 0.5, 0.5), xlim=_span(100 * rows[columns].to_numpy(float)))
     ax.set_yticks(-np.arange(len(groups)))
     ax.tick_params(axis="y", length=0, labelsize=9)

@@ -1,0 +1,284 @@
+"""Figures of towers and rows: a world map of scores, density of predictions against observations, carbon closure.
+
+Axes, files and styles are handled as in `fluxcube.plotting.points`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fluxcube.errors import ConfigError, unknown
+from fluxcube.plotting.canvas import Style, figure_of, ink, model_styles, new_axes, print_units, save_picture
+from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
+from fluxcube.plotting.maps import coast_lines, extend_of
+from fluxcube.plotting.points import chosen_rows, model_legend, score_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
+
+#: Scores of which lower values are better.
+_ERRORS = ("rmse", "mae", "crps")
+#: Limits of the colours of scores; None are percentiles.
+_LIMITS = {"nse": (-0.5, 1.0), "corr2": (0.0, 1.0)}
+_WORLD = (-180.0, 180.0, -60.0, 85.0)
+#: Box of the enlarged part: west, east, south, north; and its place on the map (left, bottom, width, height).
+_EUROPE, _INSET = (-12.0, 32.0, 35.0, 70.0), (0.0, 0.0, 0.27, 0.52)
+#: Maximum number of points of a coast across a map; islands of a few points are left out.
+_POINTS, _ISLAND = 200, 3
+#: Minimum number of towers in Europe for the enlarged part.
+_MANY = 8
+
+
+def plot_site_map(
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    target: str | None = None,
+    model: str,
+    against: str | None = None,
+    score: str = "nse",
+    limits: tuple[float, float] | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the towers on a map of the world, coloured by a score of a model, or by its difference from another model.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Table of `fluxcube.evaluation.sitemeans.site_scores`, with latitude and longitude.
+    path, target, title, ax
+        As in `fluxcube.plotting.points.plot_scales`.
+    model : str
+        Model whose score is drawn.
+    against : str, optional
+        Model whose score is subtracted.
+    score : str
+        Column to draw.
+    limits : (float, float), optional
+        Values of the first and last colour. Default: -0.5 and 1 for NSE, else the 5th and 95th percentile; symmetric
+        about zero for differences.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Europe is enlarged in the lower left corner if it has many towers.
+
+    Raises
+    ------
+    UnknownNameError
+        If a model is not in the table.
+    ConfigError
+        If the table does not contain the target, the score or the places of the towers.
+    """
+    rows = chosen_rows(table, target, score)
+    if missing := {"site", "latitude", "longitude"} - set(rows):
+        raise ConfigError(f"expected the table of site_scores() with places, found no {', '.join(sorted(missing))}.")
+    chosen_names("model", [name for name in (model, against) if name is not None], rows["model"])
+    places = rows.drop_duplicates("site").set_index("site")
+    wide = rows.pivot(index="site", columns="model", values=score).loc[places.index]
+    values = wide[model].to_numpy(float) - (0.0 if against is None else wide[against].to_numpy(float))
+    low, high = _color_limits(score, values, limits, against is not None)
+    lon, lat = places["longitude"].to_numpy(float), places["latitude"].to_numpy(float)
+    ax = new_axes(ax, (9.0, 4.3))
+    known = np.isfinite(values)
+    order = np.flatnonzero(known)[np.argsort(-values[known])]
+    cmap, shade = _color_map(lower_is_better=score in _ERRORS), values[order]
+    panels = [(ax, _WORLD, 26)]
+    west, east, south, north = _EUROPE
+    if ((lon > west) & (lon < east) & (lat > south) & (lat < north)).sum() >= _MANY:
+        panels.append((ax.inset_axes(_INSET), _EUROPE, 20))
+    for panel, box, size in panels:
+        _draw_land(panel, box)
+        panel.scatter(lon[~known], lat[~known], s=size, facecolors="none", edgecolors=ink(), linewidths=0.5)
+        dots = panel.scatter(lon[order], lat[order], s=size, c=shade, cmap=cmap, vmin=low, vmax=high, zorder=3)
+        dots.set(edgecolors=ink(), linewidths=0.5)
+    label = score_label(rows, score) if against is None else f"{score_label(rows, score)}, difference from {against}"
+    extend = extend_of(values[known], low, high)
+    bar = figure_of(ax).colorbar(dots, cax=ax.inset_axes((1.01, 0.0, 0.02, 1.0)), extend=extend)
+    bar.set_label(label, fontsize=9)
+    shown = model if against is None else f"{model} less {against}"
+    ax.set_title(f"{rows['target'].iloc[0]}: {shown}" if title is None else title, fontsize=11)
+    return save_picture(ax, path)
+
+
+def _color_map(*, lower_is_better: bool) -> LinearSegmentedColormap:
+    """Return colours from orange (bad) to blue (good), which are legible on white and on black."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colors = ("#C04F00", "#E8A66B", "#CFCFCF", "#76B2DB", "#0063A6")
+    return LinearSegmentedColormap.from_list("skill", colors[::-1] if lower_is_better else colors)
+
+
+def _color_limits(
+    score: str, values: np.ndarray, limits: tuple[float, float] | None, difference: bool
+) -> tuple[float, float]:
+    if limits is not None:
+        return limits
+    if score in _LIMITS and not difference:
+        return _LIMITS[score]
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (5, 95)) if len(finite) else (0.0, 1.0)
+    if difference:
+        high = max(abs(low), abs(high)) or 1.0
+        low = -high
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
+
+
+def _draw_land(ax: Axes, box: tuple[float, float, float, float]) -> None:
+    """Draw the coasts within a box, with as many points as its scale needs."""
+    from matplotlib.collections import LineCollection
+
+    west, east, south, north = box
+    lines = [part for line in coast_lines() for part in _within(line, box, (east - west) / _POINTS)]
+    ax.add_collection(LineCollection(lines, colors="#808080", linewidths=0.6, zorder=1), autolim=False)
+    ax.set(xlim=(west, east), ylim=(south, north), xticks=[], yticks=[], aspect="equal" if box == _WORLD else 1.6)
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_linewidth(0.6)
+
+
+def _within(line: np.ndarray, box: tuple[float, float, float, float], step: float) -> list[np.ndarray]:
+    """Return the parts (points, 2) of a line near a box, with points that are at least a number of degrees apart."""
+    west, east, south, north = box
+    near = (line[:, 0] >= west - 3) & (line[:, 0] <= east + 3) & (line[:, 1] >= south - 3) & (line[:, 1] <= north + 3)
+    runs = np.split(np.arange(len(line)), np.flatnonzero(np.diff(near)) + 1)
+    parts = [_thinned(line[run], step) for run in runs if near[run[0]]]
+    return [part for part in parts if len(part) > _ISLAND]
+
+
+def _thinned(line: np.ndarray, step: float) -> np.ndarray:
+    kept = [line[0]]
+    for point in line[1:-1]:
+        if np.abs(point - kept[-1]).max() >= step:
+            kept.append(point)
+    return np.array([*kept, line[-1]])
+
+
+def plot_density(
+    table: xr.Dataset,
+    path: str | Path | None = None,
+    *,
+    target: str | None = None,
+    model: str,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the number of rows by observed and predicted value, with the 1:1 line and the regression line.
+
+    Parameters
+    ----------
+    table : xr.Dataset
+        As returned by `fluxcube.evaluation.density.density`.
+    path, target, title, ax
+        As in `fluxcube.plotting.points.plot_scales`.
+    model : str
+        Model to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UnknownNameError
+        If the target or model is not in the Dataset.
+    ConfigError
+        If no row lies within the axes.
+    """
+    from matplotlib.colors import LogNorm
+
+    targets = table["target"].values.tolist()
+    target = targets[0] if target is None and len(targets) == 1 else target
+    if target not in targets:
+        raise unknown("target", str(target), targets)
+    chosen_names("model", [model], table["model"].values)
+    one = table.sel(target=target, model=model)
+    count, edges = one["count"].values.astype(float), one["edges"].values
+    if not count.any():
+        raise ConfigError(f"{target} of {model}: no row to draw.")
+    ax = new_axes(ax, (4.6, 4.2))
+    shown = np.ma.masked_equal(count.T, 0)
+    norm = LogNorm(1, max(count.max(), 2))
+    mesh = ax.pcolormesh(edges, edges, shown, norm=norm, cmap="cividis", rasterized=True)
+    ends = np.array([edges[0], edges[-1]])
+    ax.plot(ends, ends, color=ink(), linewidth=0.8, linestyle="--")
+    slope, intercept = float(one["slope"]), float(one["intercept"])
+    ax.plot(ends, slope * ends + intercept, color="#D55E00", linewidth=1.4)
+    units = print_units(str(table["units"].sel(target=target).item())) if "units" in table.coords else ""
+    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"observed ({units})", ylabel=f"predicted ({units})")
+    figure_of(ax).colorbar(mesh, ax=ax, shrink=0.85).set_label("number of rows", fontsize=8)
+    lines = (
+        f"NSE {float(one['nse']):.2f}, RMSE {float(one['rmse']):.2f}, bias {float(one['bias']):+.2f}",
+        f"slope {slope:.2f}, n = {int(one['n']):,}",
+    )
+    ax.text(0.0, -0.16, "\n".join(lines), transform=ax.transAxes, fontsize=8, va="top")
+    ax.set_title(f"{target}: {model}" if title is None else title, fontsize=10)
+    return save_picture(ax, path)
+
+
+def plot_closure(
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    *,
+    partition: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the size of NEE - (RECO - GPP) of each model by group: its median, and a line to its 90th percentile.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Table of `fluxcube.evaluation.carbon.carbon_closure`.
+    path, styles, title, ax
+        As in `fluxcube.plotting.points.plot_scales`.
+    partition : str, optional
+        Partitioning to draw. Default: the first of the table.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UnknownNameError
+        If the partitioning is not in the table.
+    ConfigError
+        If the table is empty.
+    """
+    if "partition" not in table or not len(table):
+        raise ConfigError("expected the table of carbon_closure() with at least one row; it needs NEE, GPP and RECO.")
+    known = list(dict.fromkeys(table["partition"]))
+    partition = known[0] if partition is None else partition
+    if partition not in known:
+        raise unknown("partition", partition, known)
+    rows = table[(table["partition"] == partition) & (table["n"] > 0)]
+    models = chosen_names("model", None, rows["model"])
+    styles = model_styles(models) if styles is None else styles
+    groups = ordered_groups(rows)
+    ax = new_axes(ax, (6.4, 1.2 + len(groups) * (0.1 + 0.07 * len(models))))
+    step = 0.8 / len(models)
+    for j, model in enumerate(models):
+        one = rows[rows["model"] == model].set_index("group").reindex(groups)
+        at = -np.arange(len(groups)) + (0.5 * (len(models) - 1) - j) * step
+        style = styles[model]
+        ax.hlines(at, one["median_abs"], one["p90_abs"], color=style.color, linewidth=1.2)
+        ax.plot(one["median_abs"], at, style.marker, color=style.color, markersize=4.5, label=model, clip_on=False)
+    ax.set_yticks(-np.arange(len(groups)), group_labels(rows, groups), fontsize=9)
+    end, tolerance = 1.08 * float(rows["p90_abs"].max()), float(rows["tolerance"].iloc[0])
+    if tolerance < 2 * end:
+        ax.axvline(tolerance, color=ink(), linewidth=0.7, linestyle=":", label="tolerance")
+    ax.set_xlabel(f"|NEE − (RECO − GPP)| ({print_units(str(rows['units'].iloc[0]))}): median and 90th percentile")
+    ax.set_xlim(0, max(end, 1e-3))
+    ax.grid(axis="x", alpha=0.25, linewidth=0.6)
+    model_legend(ax)
+    ax.set_title(f"{partition} partitioning" if title is None else title, fontsize=11)
+    return save_picture(ax, path)
