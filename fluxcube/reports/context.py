@@ -29,7 +29,7 @@ def compute_section(evidence: Evidence) -> Section:
         return Section(
             "compute",
             title,
-            absent="Not shown: the descriptions of the runs were not passed; pass run folders, or `records`.",
+            absent="Not shown: the runs of the models were not passed; pass run folders instead of predictions.",
         )
     columns = [
         Column("model", "model"),

@@ -68,6 +68,8 @@ class Evidence:
         The split in words; "" if it is not known.
     split_kind : str
         Name of the split, such as "sites:xbase", by which published scores are compared; "" if it is not known.
+    in_time : bool
+        Whether the split separates periods of the same towers.
     title : str
         Title of the report.
     """
@@ -87,6 +89,7 @@ class Evidence:
     towers: xr.Dataset | None = None
     split: str = ""
     split_kind: str = ""
+    in_time: bool = False
     title: str = "Models at towers"
 
     @property
@@ -278,6 +281,7 @@ def evidence_of(
     towers: xr.Dataset | None = None,
     split: str = "",
     split_kind: str = "",
+    in_time: bool = False,
     title: str = "Models at towers",
 ) -> Evidence:
     """Compute the sums of predictions at towers, and count their rows.
@@ -288,7 +292,7 @@ def evidence_of(
         Cube of the towers to score.
     predictions : mapping of str to xr.Dataset
         Predictions by model; they may be lazy.
-    seen, limits, draws, clusters, seed, records, towers, split, split_kind, title
+    seen, limits, draws, clusters, seed, records, towers, split, split_kind, in_time, title
         As the attributes of `Evidence`.
     against : str, optional
         Model from which differences are computed; by default the first.
@@ -315,5 +319,6 @@ def evidence_of(
         towers=towers,
         split=split,
         split_kind=split_kind,
+        in_time=in_time,
         title=title,
     )

@@ -170,7 +170,7 @@ def leakage_section(evidence: Evidence) -> Section:
     closest = closest.assign(same=np.where(closest["same_site"], "yes", "no"))
     tables.append(Table("nearest", "Nearest training tower of every scored tower, of any model", closest, columns))
     figures = [figure for target in evidence.targets for figure in _distance_figures(evidence, near, target)]
-    return Section("leakage", title, (_verdict(near),), tuple(figures), tuple(tables))
+    return Section("leakage", title, (_verdict(near, evidence.in_time),), tuple(figures), tuple(tables))
 
 
 def _distance_figures(evidence: Evidence, near: pd.DataFrame, target: str) -> list[Figure]:
@@ -209,10 +209,15 @@ def _summary(near: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def _verdict(near: pd.DataFrame) -> str:
+def _verdict(near: pd.DataFrame, in_time: bool) -> str:
     """Return the result of the check in one sentence."""
     same = sorted(set(near.loc[near["same_site"], "site"]))
     close = sorted(set(near.loc[(near["distance_km"] < _NEAR_KM) & ~near["same_site"], "site"]))
+    if same and in_time:
+        return (
+            f"{len(same)} scored towers are training towers in other periods, since the split is in time: scores are "
+            "those of known towers in unknown years."
+        )
     if same:
         return (
             f"Leakage: {len(same)} scored towers are training towers of a model that predicted them "

@@ -173,6 +173,7 @@ def report(
         towers=_places(cube),
         split=describe_splits(known),
         split_kind=known[0].kind if known else "",
+        in_time=any(one.periods for one in known),
         title=title or f"{', '.join(gathered)} at towers",
     )
     return write_report(evidence, folder, progress=progress)
