@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,9 +101,7 @@ def picture(figure: Figure) -> Picture | None:
             logger.warning("figure %s is left out: %s", figure.name, error)
             return None
         svg = picture_bytes(axes, "svg")
-        whole = figure_of(axes)
-        whole.set_facecolor("white")
-        buffer = io.BytesIO()
-        whole.savefig(buffer, dpi=150, bbox_inches="tight", format="png", facecolor="white")
+    figure_of(axes).set_facecolor("white")
+    png = picture_bytes(axes, "png")
     inline = inline_svg(svg.decode("utf-8"), prefix=figure.name, alt=figure.alt, sentinel=INK)
-    return Picture(inline, svg, buffer.getvalue())
+    return Picture(inline, svg, png)

@@ -51,7 +51,7 @@ def _map_figures(evidence: Evidence, target: str) -> list[Figure]:
             target,
         )
     ]
-    pairs = {f"map-{anchor(target)}": None}
+    pairs: dict[str, str | None] = {f"map-{anchor(target)}": None}
     if evidence.against and evidence.against != best:
         pairs[f"map-difference-{anchor(target)}"] = evidence.against
     placed = {"latitude", "longitude"} <= set(rows) and np.isfinite(rows["latitude"].astype(float)).any()
