@@ -5,7 +5,7 @@ Axes and files are handled as in `fluxcube.plotting.maps`. Several fluxes are dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.plotting.canvas import PALETTE, ink, new_panels, print_units, save_picture
+from fluxcube.plotting.canvas import PALETTE, Style, ink, new_panels, print_units, save_picture
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def plot_class_errors(
     *,
     targets: Sequence[str] | None = None,
     models: Sequence[str] | None = None,
+    styles: Mapping[str, Style] | None = None,
 ) -> tuple[Axes, ...]:
     """Draw the mean RMSE over the sites of each class as bars, one for each model, with intervals.
 
@@ -38,6 +39,8 @@ def plot_class_errors(
         File to write.
     targets, models : sequence of str, optional
         Fluxes, one panel each, and models. Default: all.
+    styles : mapping of str to Style, optional
+        Style of each model, from `fluxcube.plotting.canvas.model_styles`. Default: that of its order.
 
     Returns
     -------
@@ -64,9 +67,10 @@ def plot_class_errors(
     if not np.isfinite(rows["rmse"]).any():
         raise ConfigError("the table has no RMSE to draw: score a site with enough time steps.")
     groups = ordered_groups(rows)
+    colors = {m: PALETTE[j % len(PALETTE)] if styles is None else styles[m].color for j, m in enumerate(models)}
     axes = tuple(new_panels(len(targets), (1.5 + len(targets) * (1.5 + 0.12 * len(groups) * len(models)), 4.2)))
     for ax, target in zip(axes, targets, strict=True):
-        _draw_bars(ax, rows[rows["target"] == target], groups, models)
+        _draw_bars(ax, rows[rows["target"] == target], groups, colors)
         ax.set_xticks(np.arange(len(groups)), group_labels(rows, groups), rotation=60, ha="right", fontsize=8)
         units = print_units(str(table.loc[table["target"] == target, "units"].iloc[0]))
         ax.set(title=target, ylabel=f"RMSE, mean over sites ({units})", ylim=(0, None))
@@ -75,12 +79,12 @@ def plot_class_errors(
     return axes
 
 
-def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Sequence[str], models: Sequence[str]) -> None:
+def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Sequence[str], colors: Mapping[str, str]) -> None:
     """Draw the bars and intervals of one flux."""
-    width = 0.8 / len(models)
-    for j, model in enumerate(models):
+    width = 0.8 / len(colors)
+    for j, (model, color) in enumerate(colors.items()):
         one = rows[rows["model"] == model].set_index("group").reindex(groups)
-        at = np.arange(len(groups)) + (j - 0.5 * (len(models) - 1)) * width
+        at = np.arange(len(groups)) + (j - 0.5 * (len(colors) - 1)) * width
         value, low, high = (one[name].to_numpy(float) for name in ("rmse", "rmse_low", "rmse_high"))
-        ax.bar(at, value, width, color=PALETTE[j % len(PALETTE)], label=model, edgecolor="white", linewidth=0.3)
+        ax.bar(at, value, width, color=color, label=model, linewidth=0)
         ax.vlines(at, low, high, color=ink(), linewidth=0.8)

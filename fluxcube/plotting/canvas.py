@@ -107,13 +107,15 @@ def report_style(ink: str = INK) -> Iterator[None]:
     """
     try:
         import matplotlib
+        from cycler import cycler
     except ImportError:
         raise missing_package("matplotlib", "plot", "drawing") from None
     settings: dict[Any, Any] = dict.fromkeys(_INKED, ink)
     settings |= dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none")
     settings |= {"svg.fonttype": "none", "svg.hashsalt": "fluxcube"}
     settings |= {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
-    settings |= {"axes.spines.top": False, "axes.spines.right": False}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": cycler(color=_MODEL_COLORS)}
+    settings |= {"text.parse_math": False}  # names of sites and models are shown as they are, with $ and _
     with matplotlib.rc_context(settings):
         yield
 

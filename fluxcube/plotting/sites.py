@@ -6,7 +6,7 @@ Axes and files are handled as in `fluxcube.plotting.maps`. Several fluxes are dr
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from fluxcube.errors import ConfigError, SchemaError, unknown
 from fluxcube.plotting.canvas import (
     MARKERS,
     PALETTE,
+    Style,
     class_styles,
     ink,
     new_axes,
@@ -97,6 +98,7 @@ def plot_class_changes(
     *,
     targets: Sequence[str] | None = None,
     models: Sequence[str] | None = None,
+    styles: Mapping[str, Style] | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> tuple[Axes, ...]:
     """Draw the RMSE of models relative to the reference model by class, with paired intervals.
@@ -112,6 +114,8 @@ def plot_class_changes(
         Fluxes, one panel each. Default: all.
     models : sequence of str, optional
         Models to draw. Default: all but the reference model.
+    styles : mapping of str to Style, optional
+        Style of each model, from `fluxcube.plotting.canvas.model_styles`. Default: that of its order.
     axes : sequence of matplotlib.axes.Axes, optional
         Axes to draw on, one for each flux. Default: those of a new figure.
 
@@ -143,9 +147,10 @@ def plot_class_changes(
         raise ConfigError(f"the table has no change from {against}: score a second model.")
     groups = ordered_groups(rows)
     axes = _panels(axes, targets, (2.2 + 4.0 * len(targets), 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
+    chosen = {m: _style(j) if styles is None else styles[m] for j, m in enumerate(models)}
     names = []
     for ax, target in zip(axes, targets, strict=True):
-        names.append(_draw_changes(ax, rows[rows["target"] == target], groups, models))
+        names.append(_draw_changes(ax, rows[rows["target"] == target], groups, chosen))
         ax.set_yticklabels([] if names[-1] == names[0] and ax is not axes[0] else names[-1])
         ax.set_title(target, fontsize=11)
         ax.set_xlabel(f"change of site-mean RMSE (%)\n← better than {against}    worse →", fontsize=9)
@@ -280,17 +285,21 @@ def _draw_diagonal(ax: Axes, end: float) -> None:
     ax.annotate("better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color=_GREY)
 
 
-def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], models: list[str]) -> list[str]:
+def _style(order: int) -> Style:
+    return Style(PALETTE[order % len(PALETTE)], MARKERS[order % len(MARKERS)], "-")
+
+
+def _draw_changes(ax: Axes, rows: pd.DataFrame, groups: list[str], styles: Mapping[str, Style]) -> list[str]:
     """Draw the dots and intervals of one flux; return the labels of its lines."""
     columns = [f"rmse_change{end}" for end in ("", "_low", "_high")]
-    step = 0.8 / len(models)
+    step = 0.8 / len(styles)
     for i in range(0, len(groups), 2):
         ax.axhspan(-i - 0.5, -i + 0.5, color=_BAND, linewidth=0, zorder=0)
     ax.axvline(0.0, color=_GREY, linewidth=0.9, zorder=1)
-    for j, model in enumerate(models):
-        shade, marker = PALETTE[j % len(PALETTE)], MARKERS[j % len(MARKERS)]
+    for j, (model, style) in enumerate(styles.items()):
+        shade, marker = style.color, style.marker
         one = rows[rows["model"] == model].set_index("group").reindex(groups)
-        at = -np.arange(len(groups)) + (0.5 * (len(models) - 1) - j) * step
+        at = -np.arange(len(groups)) + (0.5 * (len(styles) - 1) - j) * step
         value, low, high = (100 * one[name].to_numpy(float) for name in columns)
         few = np.zeros(len(one), bool) if "counted" not in one else one["counted"].isin([False]).to_numpy()
         ax.hlines(at, low, high, color=shade, linewidth=1.6, zorder=2)

@@ -213,7 +213,9 @@ def plot_density(
     ax.plot(ends, slope * ends + intercept, color="#D55E00", linewidth=1.4)
     units = print_units(str(table["units"].sel(target=target).item())) if "units" in table.coords else ""
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"observed ({units})", ylabel=f"predicted ({units})")
-    figure_of(ax).colorbar(mesh, ax=ax, shrink=0.85).set_label("number of rows", fontsize=8)
+    bar = figure_of(ax).colorbar(mesh, ax=ax, shrink=0.85, format=lambda number, _: f"{number:,.0f}")
+    bar.set_label("number of rows", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     lines = (
         f"NSE {float(one['nse']):.2f}, RMSE {float(one['rmse']):.2f}, bias {float(one['bias']):+.2f}",
         f"slope {slope:.2f}, n = {int(one['n']):,}",
@@ -252,7 +254,7 @@ def plot_closure(
     UnknownNameError
         If the partitioning is not in the table.
     ConfigError
-        If the table is empty.
+        If the table has no residual.
     """
     if "partition" not in table or not len(table):
         raise ConfigError("expected the table of carbon_closure() with at least one row; it needs NEE, GPP and RECO.")
@@ -261,6 +263,8 @@ def plot_closure(
     if partition not in known:
         raise unknown("partition", partition, known)
     rows = table[(table["partition"] == partition) & (table["n"] > 0)]
+    if not len(rows):
+        raise ConfigError(f"{partition}: NEE, GPP and RECO have no row in common; there is no residual to draw.")
     models = chosen_names("model", None, rows["model"])
     styles = model_styles(models) if styles is None else styles
     groups = ordered_groups(rows)

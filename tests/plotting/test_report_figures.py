@@ -19,9 +19,10 @@ from fluxcube.evaluation.reliability import reliability  # noqa: E402
 from fluxcube.evaluation.rows import rows_in_common  # noqa: E402
 from fluxcube.evaluation.scales import scale_table  # noqa: E402
 from fluxcube.evaluation.series import site_series  # noqa: E402
-from fluxcube.evaluation.sitemeans import site_scores  # noqa: E402
+from fluxcube.evaluation.sitemeans import site_mean_table, site_scores  # noqa: E402
 from fluxcube.evaluation.subsets import subset_masks, subset_table  # noqa: E402
 from fluxcube.evaluation.sums import site_sums  # noqa: E402
+from fluxcube.plotting.bars import plot_class_errors  # noqa: E402
 from fluxcube.plotting.canvas import INK, figure_of, model_styles, picture_bytes, report_style  # noqa: E402
 from fluxcube.plotting.curves import (  # noqa: E402
     plot_applicability_error,
@@ -31,6 +32,7 @@ from fluxcube.plotting.curves import (  # noqa: E402
     plot_series,
 )
 from fluxcube.plotting.points import plot_by_distance, plot_ceiling, plot_drivers, plot_scales, plot_subsets  # noqa: E402
+from fluxcube.plotting.sites import plot_class_changes, plot_site_changes  # noqa: E402
 from fluxcube.plotting.towers import plot_closure, plot_density, plot_site_map  # noqa: E402
 from fluxcube.simulation.example import example_cube  # noqa: E402
 
@@ -195,3 +197,24 @@ def test_figures_draw_on_given_axes(scores):
     ax = figure_of(plot_rank(scores, target="NEE")).axes[0]
     ax.clear()
     assert plot_rank(scores, target="NEE", ax=ax) is ax and ax.get_title() == "NEE"
+
+
+def test_names_are_shown_as_they_are(scores):
+    odd = scores.assign(model=scores.model.replace({"bad": "$\\alpha_ & <i>"}))
+    with report_style():
+        text = picture_bytes(plot_rank(odd, target="NEE"), "svg").decode()
+    assert "$\\alpha_ &amp; &lt;i&gt;" in text
+
+
+def test_figures_of_the_study_take_the_styles_of_a_page(cube, predictions, scores):
+    styles = model_styles(["first", "bad", "good <b>"])
+    table = site_mean_table(site_sums(cube, predictions), by="igbp", draws=100)
+    with report_style():
+        ax = plot_class_errors(table, targets=["NEE"], styles=styles)[0]
+        assert matplotlib.colors.to_hex(ax.patches[0].get_facecolor()) == styles["good <b>"].color.lower()
+        panel = plot_class_changes(table, targets=["NEE"], styles=styles)[0]
+        assert styles["bad"].color in picture_bytes(panel, "svg").decode().upper()
+        sites = plot_site_changes(scores, targets=["NEE"], model="bad", against="good <b>")[0]
+        for drawn in (ax, panel, sites):
+            text = picture_bytes(drawn, "svg").decode()
+            assert INK in text and "stroke: #000000" not in text and "#ffffff" not in text
