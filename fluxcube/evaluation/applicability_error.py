@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.evaluation.rows import Observed, Predictions, rows_in_common
+from fluxcube.evaluation.common_rows import Observed, Predictions, rows_in_common
 from fluxcube.evaluation.sums import QualityOptions
 
 _COLUMNS = (
@@ -38,7 +38,7 @@ def applicability_error(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions. Models without
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions. Models without
         `dissimilarity` are left out.
     bins : int
         Number of classes, each with the same number of rows of a model and flux.

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
-from fluxcube.evaluation.rows import (
+from fluxcube.evaluation.common_rows import (
     OBSERVED,
     CommonRows,
     Observed,
@@ -61,7 +61,7 @@ def carbon_closure(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions. With a cube and
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions. With a cube and
         no predictions, that of the observations alone.
     by : str, optional
         Coordinate of the groups, as in `fluxcube.evaluation.cycles.mean_cycles`. Default: igbp.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.evaluation.rows import (
+from fluxcube.evaluation.common_rows import (
     CommonRows,
     Observed,
     Predictions,
@@ -50,7 +50,7 @@ def mean_cycles(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions.
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions.
     kind : {"diurnal", "seasonal"}
         Diurnal cycles need hourly data.
     by : str, optional

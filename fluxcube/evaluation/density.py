@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError
-from fluxcube.evaluation.rows import CommonRows, Observed, Predictions, TargetRows, rows_in_common
+from fluxcube.evaluation.common_rows import CommonRows, Observed, Predictions, TargetRows, rows_in_common
 from fluxcube.evaluation.sums import QualityOptions
 from fluxcube.moments import moments, scores_of
 
@@ -26,7 +26,7 @@ def density(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions.
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions.
     bins : int
         Number of bins on each axis. Both axes have the same bins, from the 0.1th percentile of the observations and
         predictions to the 99.9th.

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.evaluation.rows import (
+from fluxcube.evaluation.common_rows import (
     CommonRows,
     Observed,
     Predictions,
@@ -52,7 +52,7 @@ def interannual(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions.
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions.
     min_years : int
         Minimum number of years of a site, at least 2. Other sites are left out.
     limits : mapping, optional

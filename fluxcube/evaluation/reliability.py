@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.evaluation.rows import Observed, Predictions, groups_of, rows_in_common
+from fluxcube.evaluation.common_rows import Observed, Predictions, groups_of, rows_in_common
 from fluxcube.evaluation.sums import QualityOptions
 from fluxcube.training.calibration import half_width
 
@@ -35,7 +35,7 @@ def reliability(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions.
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions.
     levels : sequence of float
         Probabilities of the intervals, between 0 and 1.
     by : str, optional

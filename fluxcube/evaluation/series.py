@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import unknown
-from fluxcube.evaluation.rows import (
+from fluxcube.evaluation.common_rows import (
     CommonRows,
     Observed,
     Predictions,
@@ -39,7 +39,7 @@ def site_series(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.rows.CommonRows`, and no predictions.
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions.
     step : {"8D", "month"}
         Length of the periods.
     limits : mapping, optional

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import SchemaError
-from fluxcube.evaluation.rows import CommonRows, rows_in_common
+from fluxcube.evaluation.common_rows import CommonRows, rows_in_common
 from fluxcube.evaluation.scales import scale_table
 from fluxcube.evaluation.series import site_series
 from fluxcube.evaluation.skill import IntervalOptions, score_table

@@ -12,11 +12,11 @@ matplotlib = pytest.importorskip("matplotlib")
 from fluxcube.errors import ConfigError, UnknownNameError  # noqa: E402
 from fluxcube.evaluation.applicability_error import applicability_error  # noqa: E402
 from fluxcube.evaluation.carbon import carbon_closure  # noqa: E402
+from fluxcube.evaluation.common_rows import rows_in_common  # noqa: E402
 from fluxcube.evaluation.cycles import mean_cycles  # noqa: E402
 from fluxcube.evaluation.density import density  # noqa: E402
 from fluxcube.evaluation.neighbours import error_by_distance, nearest_training_tower  # noqa: E402
 from fluxcube.evaluation.reliability import reliability  # noqa: E402
-from fluxcube.evaluation.rows import rows_in_common  # noqa: E402
 from fluxcube.evaluation.scales import scale_table  # noqa: E402
 from fluxcube.evaluation.series import site_series  # noqa: E402
 from fluxcube.evaluation.sitemeans import site_mean_table, site_scores  # noqa: E402

@@ -12,12 +12,12 @@ import xarray as xr
 from fluxcube.errors import ConfigError, FluxcubeError, SchemaError
 from fluxcube.evaluation.applicability_error import applicability_error
 from fluxcube.evaluation.carbon import carbon_closure
+from fluxcube.evaluation.common_rows import CommonRows, daily_means, groups_of, rows_in_common
 from fluxcube.evaluation.cycles import mean_cycles
 from fluxcube.evaluation.density import density
 from fluxcube.evaluation.interannual import interannual, interannual_summary, theil_sen
 from fluxcube.evaluation.neighbours import error_by_distance, nearest_training_tower
 from fluxcube.evaluation.reliability import gaussian_crps, reliability
-from fluxcube.evaluation.rows import CommonRows, daily_means, groups_of, rows_in_common
 from fluxcube.evaluation.series import series_json, site_series, worst_sites
 from fluxcube.evaluation.skill import compare
 from fluxcube.evaluation.sums import common_rows
