@@ -38,8 +38,8 @@ def applicability_error(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions. Models without
-        `dissimilarity` are left out.
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions. Models
+        without `dissimilarity` are left out.
     bins : int
         Number of classes, each with the same number of rows of a model and flux.
     limits : mapping, optional

@@ -61,8 +61,8 @@ def carbon_closure(
     Parameters
     ----------
     obs, predictions
-        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions. With a cube and
-        no predictions, that of the observations alone.
+        As `fluxcube.compare` takes them; or `fluxcube.evaluation.common_rows.CommonRows`, and no predictions. With a
+        cube and no predictions, that of the observations alone.
     by : str, optional
         Coordinate of the groups, as in `fluxcube.evaluation.cycles.mean_cycles`. Default: igbp.
     tolerance : float
