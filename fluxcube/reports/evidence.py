@@ -14,7 +14,7 @@ from fluxcube.errors import SchemaError
 from fluxcube.evaluation.common_rows import CommonRows, rows_in_common
 from fluxcube.evaluation.scales import scale_table
 from fluxcube.evaluation.series import site_series
-from fluxcube.evaluation.skill import IntervalOptions, score_table
+from fluxcube.evaluation.skill import GROUPS, IntervalOptions, score_table
 from fluxcube.evaluation.subsets import subset_masks, subset_sums
 from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.moments import pool, scores_of
@@ -203,6 +203,14 @@ class Evidence:
             known = rows[rows["nse"].notna()]
             out[str(target)] = str(known.loc[known["nse"].idxmax(), "model"]) if len(known) else self.models[0]
         return out
+
+    def has_groups(self, by: str) -> bool:
+        """Return whether the scored towers can be grouped by a kind of group of `score_table`."""
+        if by not in GROUPS:
+            return False
+        if by == "continent":
+            return {"latitude", "longitude"} <= set(self.cube.coords)
+        return by == "season" or self.has_coordinate("koppen" if by == "climate" else by)
 
     def has_coordinate(self, name: str) -> bool:
         """Return whether the scored towers have a coordinate, such as igbp, with a value at any of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -112,10 +113,24 @@ def inline_svg(svg: str, *, prefix: str, alt: str, sentinel: str) -> str:
         body = re.sub(re.escape(sentinel), "currentColor", body, flags=re.IGNORECASE)
     head, rest = body[: body.index(">")], body[body.index(">") :]
     width, height = (re.search(rf'\b{name}="([\d.]+)pt"', head) for name in ("width", "height"))
-    size = f' style="max-width:{float(width[1]) * 1.35:.0f}px"' if width and height else ""
+    pixels = f"{float(width[1]) * 1.35:.0f}px" if width and height else ""
+    size = f' style="max-width:{pixels};--natural:{pixels}"' if pixels else ""
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
     title = f"<title>{escape(alt)}</title>"
     return f'{head} role="img" aria-label="{escape(alt)}"{size}>{title}{rest[1:]}'.replace("\n", " ").strip()
+
+
+def inline_png(png: bytes, *, alt: str) -> str:
+    """Return a PNG file as markup that contains the picture.
+
+    Parameters
+    ----------
+    png : bytes
+        File.
+    alt : str
+        Description of the figure.
+    """
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}" alt="{escape(alt)}">'
 
 
 def script_json(value: object) -> str:

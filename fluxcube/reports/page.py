@@ -13,10 +13,13 @@ from fluxcube import __version__
 from fluxcube.errors import FluxcubeError
 from fluxcube.plotting.canvas import INK, figure_of, picture_bytes, report_style
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.html import inline_svg, navigation, script_json, section_html
+from fluxcube.reports.html import inline_png, inline_svg, navigation, script_json, section_html
 from fluxcube.reports.section import Figure, Section
 from fluxcube.reports.towers import page_data
 from fluxcube.reports.worldmap import map_widget
+
+#: Size of an inline SVG (bytes) above which the page contains the PNG instead, if that is smaller.
+_LARGE = 100_000
 
 logger = logging.getLogger(__name__)
 
@@ -104,4 +107,6 @@ def picture(figure: Figure) -> Picture | None:
     figure_of(axes).set_facecolor("white")
     png = picture_bytes(axes, "png")
     inline = inline_svg(svg.decode("utf-8"), prefix=figure.name, alt=figure.alt, sentinel=INK)
+    if len(inline) > _LARGE and len(png) * 4 / 3 < len(inline):
+        inline = inline_png(png, alt=figure.alt)
     return Picture(inline, svg, png)

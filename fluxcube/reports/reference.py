@@ -155,7 +155,10 @@ def published_rows(evidence: Evidence, target: str) -> pd.DataFrame:
     joined = pd.concat(published, ignore_index=True).sort_values("comparable", ascending=False, kind="stable")
     joined = joined.drop_duplicates([key for key in keys if key in joined])
     ours = [part[part["source"] == "this evaluation"] for part in parts]
-    return pd.concat([*ours, joined], ignore_index=True).drop_duplicates(ignore_index=True)
+    both = pd.concat([*ours, joined], ignore_index=True).drop_duplicates(ignore_index=True)
+    # Scores of one class are next to each other, those of this evaluation first.
+    order = both.assign(_score=both["score"], _whole=both["group"] != "all", _group=both["group"])
+    return both.loc[order.sort_values(["_score", "_whole", "_group"], kind="stable").index].reset_index(drop=True)
 
 
 def _best(evidence: Evidence, table: pd.DataFrame, target: str, attrs: dict) -> pd.DataFrame:

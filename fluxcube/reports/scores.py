@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
@@ -17,6 +18,8 @@ from fluxcube.plotting.sites import plot_class_changes, plot_site_changes
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, anchor, score_columns
 
+#: Groups of the tables of scores, and the headings of their columns.
+_GROUPS = {"igbp": "IGBP class", "climate": "climate", "continent": "continent", "season": "local season"}
 _INTERVAL_NOTE = (
     "Brackets contain 95 % intervals from {draws} draws of whole clusters of towers (towers within {km:g} km are one "
     "cluster); differences use the same draws for both models. Intervals describe other test towers, not other seeds. "
@@ -46,6 +49,7 @@ def rows_section(evidence: Evidence) -> Section:
         f"Seeds: {_seeds(evidence)}",
         f"Weather that drives the models: {_drivers(evidence)}",
     ]
+    text += _cells(evidence)
     columns = [
         Column("target", "flux"),
         Column("step", "step"),
@@ -55,6 +59,21 @@ def rows_section(evidence: Evidence) -> Section:
     ]
     table = Table("rows", "Rows that each step leaves and removes", evidence.removed, columns, latex=True)
     return Section("rows", "Rows: what is scored", tuple(text), tables=(table,))
+
+
+def _cells(evidence: Evidence) -> list[str]:
+    """Return a sentence on the cells of maps that were sampled at the towers, for each map."""
+    out = []
+    for model, data in evidence.predictions.items():
+        if "cell_distance" in data.variables:
+            km = np.asarray(data["cell_distance"].values, float)
+            known = km[np.isfinite(km)]
+            if known.size:
+                out.append(
+                    f"{model} is sampled from maps: centres of cells are {np.median(known):.1f} km from the towers in "
+                    f"the median, {known.max():.1f} km at most; {km.size - known.size} towers have no cell."
+                )
+    return out
 
 
 def _seeds(evidence: Evidence) -> str:
@@ -112,8 +131,8 @@ def _whole_tables(evidence: Evidence, target: str) -> list[Table]:
     note = f"Differences are from {evidence.against}." if "nse_diff" in whole else ""
     name = anchor(target)
     out = [Table(f"scores-{name}", f"{target}: all towers together", whole, columns + counts, target, note, latex=True)]
-    for by, title in (("igbp", "IGBP class"), ("climate", "climate"), ("season", "local season")):
-        if by == "season" or evidence.has_coordinate("koppen" if by == "climate" else by):
+    for by, title in _GROUPS.items():
+        if evidence.has_groups(by):
             out += _group_tables(evidence, target, by, title)
     if evidence.has_coordinate("igbp"):
         out += _mean_table(evidence, target)

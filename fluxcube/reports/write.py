@@ -58,6 +58,8 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     context.citations_section,
     context.provenance_section,
 )
+#: Groups whose scores are in `scores.csv`, besides those of sections.
+_GROUPS = ("igbp", "climate", "koppen", "continent", "season")
 #: Values of a score in `scores.nc`.
 _VALUES = ("nse", "rmse", "mae", "bias", "corr2", "nse_site_median", "rmse_site_median", "n", "n_sites", "n_clusters")
 
@@ -283,10 +285,8 @@ def score_frame(evidence: Evidence) -> pd.DataFrame:
     evidence : Evidence
         What the report is written from.
     """
-    kinds = {"all": evidence.scores(), "season": evidence.scores("season")}
-    for by, coordinate in (("igbp", "igbp"), ("climate", "koppen"), ("koppen", "koppen")):
-        if evidence.has_coordinate(coordinate):
-            kinds[by] = evidence.scores(by)
+    kinds = {"all": evidence.scores()}
+    kinds |= {by: evidence.scores(by) for by in _GROUPS if evidence.has_groups(by)}
     kinds["scale"] = evidence.scales
     if not isinstance(evidence.subsets, str):
         kinds["subset"] = evidence.subsets

@@ -231,6 +231,13 @@ function drawSeries() {
   }, lines, holder);
 }
 
+// On a narrow screen the title scrolls away, and the buttons stay.
+function stick() {
+  const top = document.querySelector(".top"), controls = document.querySelector(".controls");
+  top.style.top = innerWidth < 640 ? -(controls.offsetTop - top.offsetTop - 6) + "px" : "";
+}
+addEventListener("resize", stick);
+stick();
 document.querySelectorAll("nav a").forEach((a) => a.addEventListener("click", () => { if (innerWidth < 640) document.querySelector("nav details").open = false; }));
 if (innerWidth < 640) document.querySelector("nav details").open = false;
 addEventListener("beforeprint", () => { document.querySelector("nav details").open = true; });
