@@ -174,9 +174,11 @@ def contrast(*colours: str) -> float:
     return (max(values) + 0.05) / (min(values) + 0.05)
 
 
-def test_the_page_prints_all_of_a_long_table(open_page):
-    page = open_page()
+def test_the_page_prints_on_white_with_all_of_a_long_table(open_page):
+    page = open_page(800, "dark")
     page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not page.locator("nav").is_visible() and not page.locator("#tab-rows input.filter").is_visible()
     region = page.locator("#tab-rows .scroll")
     assert region.evaluate("e => e.scrollHeight <= e.clientHeight + 1")
