@@ -150,7 +150,7 @@ def rows_in_common(
     for start in range(0, first.sizes["site"], step):
         for target, part in _load(pairs, beside, slice(start, start + step), resolution).items():
             parts[target].append(part)
-    targets = {t: _joined(parts[t], places[t], units.get(t) or _table_units(t, resolution)) for t in pairs}
+    targets = {t: _joined(parts.pop(t), places[t], units.get(t) or _table_units(t, resolution)) for t in pairs}
     return CommonRows(tuple(blocked), targets, resolution, attrs)
 
 
@@ -256,8 +256,12 @@ def _by_sites(pred: Labelled) -> Labelled:
     """Return predictions as Dask arrays in blocks of sites, so that neither the mask nor the rows load all of them."""
     if not isinstance(pred, xr.Dataset | xr.DataArray) or "site" not in pred.dims:
         return pred  # refused with the other data, by a message on their dims
-    arrays = pred.data_vars.values() if isinstance(pred, xr.Dataset) else [pred]
-    return pred if all(array.chunks is not None for array in arrays) else pred.chunk({"site": 8})
+    arrays = list(pred.data_vars.values()) if isinstance(pred, xr.Dataset) else [pred]
+    if all(array.chunks is not None for array in arrays):
+        return pred
+    # Not smaller than the chunks of a file, each of which would be read again for every part of it.
+    stored = [array.encoding.get("preferred_chunks", {}).get("site", 0) for array in arrays]
+    return pred.chunk({"site": max(8, *stored)})
 
 
 def _check_sites(pairs: Mapping[str, Sequence[xr.DataArray]], resolution: Resolution) -> None:

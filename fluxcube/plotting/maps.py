@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import textwrap
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.geometry import west_to_east
-from fluxcube.plotting.canvas import figure_of, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import Style, figure_of, new_axes, print_units, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,6 +120,7 @@ def plot_scores(
     *,
     target: str | None = None,
     score: str = "nse",
+    styles: Mapping[str, Style] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -134,6 +136,8 @@ def plot_scores(
         Flux to draw; required if the table contains several.
     score : str
         Column to draw. Bars of NSE end at -1, and lower values are printed as numbers.
+    styles : mapping of str to Style, optional
+        Style of each model, from `fluxcube.plotting.canvas.model_styles`. Default: the colours of matplotlib, in order.
 
     Returns
     -------
@@ -151,8 +155,8 @@ def plot_scores(
     rows = table[(table["target"] == target) & (table["n"] > 0)]
     wide = rows.pivot(index="group", columns="model", values=score)
     wide = wide.loc[list(dict.fromkeys(rows["group"])), list(dict.fromkeys(rows["model"]))]
-    ax = new_axes(ax, (max(5.0, 1.2 + 0.32 * wide.size + 0.4 * len(wide)), 4.0))
-    _draw_bars(ax, wide, floor=-1.0 if score == "nse" else None)
+    ax = new_axes(ax, (min(16.0, max(5.0, 1.2 + 0.32 * wide.size + 0.4 * len(wide))), 4.0))
+    _draw_bars(ax, wide, -1.0 if score == "nse" else None, styles)
     hours = rows.drop_duplicates("group").set_index("group")
     ax.set_xticks(range(len(wide)), [_tick(g, hours.loc[g]) for g in wide.index], fontsize=8)
     ax.set_ylabel(f"{score.upper()}{_units_of_score(rows, score)}, all hours of the group pooled")
@@ -375,14 +379,16 @@ def _degrees(value: float, letters: str) -> str:
     return f"{abs(round(value, 6)):g}°{letter}"
 
 
-def _draw_bars(ax: Axes, wide: pd.DataFrame, floor: float | None) -> None:
+def _draw_bars(ax: Axes, wide: pd.DataFrame, floor: float | None, styles: Mapping[str, Style] | None = None) -> None:
     """Draw the bars of each row (group) side by side, one for each column (model)."""
     width = 0.8 / wide.shape[1]
     ax.axhline(0, color="grey", linewidth=0.8)
     for j, model in enumerate(wide):
         at = np.arange(len(wide)) + (j - (wide.shape[1] - 1) / 2) * width
         values = wide[model].to_numpy(float)
-        ax.bar(at, values if floor is None else np.maximum(values, floor), width * 0.92, label=str(model))
+        heights = values if floor is None else np.maximum(values, floor)
+        color = None if styles is None else styles[str(model)].color
+        ax.bar(at, heights, width * 0.92, label=str(model), color=color)
         for x, value in zip(at, values, strict=True):
             if floor is not None and value < floor:
                 ax.annotate(f"{value:.1f}", (x, 0.97 * floor), rotation=90, ha="center", va="bottom", fontsize=7)
