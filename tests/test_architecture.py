@@ -30,7 +30,7 @@ LAYERS = [
     {"training", "inference"},
     {"fetch"},
     {"plotting"},
-    {"evaluation"},
+    {"evaluation", "baselines"},
     {"reports"},
     {"catalog", "inventory"},
     {"demo_fetch"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -183,8 +184,7 @@ def _watched(source: Towers | SiteRows) -> Iterable[Towers]:
     if isinstance(source, Towers):
         return [source]
     step = -(-len(source.sites) // _SITES)
-    some = SiteRows(source.cube, source.sites[::step], source.spec, source.limit)
-    return some.towers()
+    return dataclasses.replace(source, sites=source.sites[::step], progress=None).towers()
 
 
 def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, np.ndarray, FeatureSpec]:

@@ -56,6 +56,9 @@ class SiteRows:
         Quality of the fluxes that are used.
     progress : callable, optional
         ``progress(done, total, text)``, at the first reading.
+    cache : dict, optional
+        Towers that are read already, by site and scaling. If it is set, each site is read once and stays in RAM, for
+        several models of the same features.
     """
 
     cube: xr.Dataset = field(repr=False)
@@ -63,6 +66,7 @@ class SiteRows:
     spec: FeatureSpec
     limit: QualityLimit
     progress: Callable | None = field(default=None, repr=False)
+    cache: dict[tuple[str, FeatureSpec], Towers] | None = field(default=None, repr=False)
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
@@ -111,7 +115,12 @@ class SiteRows:
     def towers(self) -> Iterator[Towers]:
         """Yield each site's towers."""
         for site in self.sites:
-            yield load_towers(self.cube, [site], self.spec, self.limit)
+            key = site, self.spec
+            kept = None if self.cache is None else self.cache.get(key)
+            towers = load_towers(self.cube, [site], self.spec, self.limit) if kept is None else kept
+            if self.cache is not None:
+                self.cache[key] = towers
+            yield towers
 
     def _read(self, limit: QualityLimit) -> Iterator[np.ndarray]:
         """Yield the scaled fluxes of each site, all its time steps."""

@@ -59,10 +59,28 @@ class Data:
         What to learn.
     progress : callable or None
         ``progress(done, total, text)`` while reading.
+    shared : bool
+        Whether the features of towers that models of feature rows learn from stay in RAM, for several models (`of`).
     """
 
     plan: Plan
     progress: Callable | None = None
+    shared: bool = False
+
+    def of(self, plan: Plan) -> Data:
+        """Return the data of another plan with the same features and towers; what is read already is shared.
+
+        Raises
+        ------
+        ConfigError
+            If its features, split or limit of quality differ.
+        """
+        for name in ("spec", "split", "limit", "by_descent", "standardises"):
+            if getattr(plan, name) != getattr(self.plan, name):
+                raise ConfigError(f"{plan.model} and {self.plan.model} cannot share data: their {name} differ.")
+        out = dataclasses.replace(self, plan=plan)
+        out.__dict__.update({name: self.__dict__[name] for name in ("train", "val", "digest") if name in self.__dict__})
+        return out
 
     @functools.cached_property
     def train(self) -> Towers | SiteRows:
@@ -106,7 +124,7 @@ class Data:
         cube, sites = self.plan.split.part(self.plan.cube, part), sites or getattr(self.plan.split, part)
         if self.plan.by_descent:
             return load_towers(cube, sites, spec, limit, self.progress)
-        return SiteRows(cube, sites, spec, limit, self.progress)
+        return SiteRows(cube, sites, spec, limit, self.progress, {} if self.shared else None)
 
 
 def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: bool, progress: Callable | None) -> Run:
