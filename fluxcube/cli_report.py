@@ -36,6 +36,9 @@ def report(
     split: Annotated[
         Path | None, typer.Option(help="Split file, or file of folds, of predictions that are passed without runs.")
     ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Train the ladder of simple models on the same split, and show it, too.")
+    ] = False,
     part: Annotated[str, typer.Option(help="Part of a run's split to predict: test, val, train or all.")] = "test",
     target: Annotated[list[str] | None, typer.Option(help="Flux to score; may be repeated. Default: all.")] = None,
     against: Annotated[
@@ -69,6 +72,7 @@ def report(
             maps=_opened("maps", maps or ()),
             products=_opened("product", product or ()),
             split=split,
+            baselines=baselines,
             part=part,
             targets=names(",".join(target)) if target else None,
             against=against,

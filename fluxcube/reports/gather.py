@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from fluxcube.baselines import fit_baselines, predict_baselines
 from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.report import write_predictions
 from fluxcube.inference.loading import load_model
@@ -240,6 +241,57 @@ def _records(model: Predictor) -> list[Mapping]:
     members = about.get("members") or {}
     folders = [model.path / name for name in members if (model.path / name).is_dir()]
     return [read_about(folder) for folder in folders] or [about]
+
+
+def ladder(
+    cube: xr.Dataset,
+    splits: Sequence[Split],
+    targets: Sequence[str],
+    folder: Path,
+    *,
+    models: Sequence[str] | None = None,
+    part: str = "test",
+    progress: Progress | None = None,
+) -> dict[str, Gathered]:
+    """Train the ladder of baselines on the training towers of every fold, and predict its scored towers.
+
+    Parameters
+    ----------
+    cube : xr.Dataset
+        Cube of towers, those of the training included.
+    splits : sequence of Split
+        Splits of the folds.
+    targets : sequence of str
+        Fluxes.
+    folder : Path
+        Folder for the runs; finished runs are used again.
+    models : sequence of str, optional
+        Baselines, as `fluxcube.baselines.fit_baselines` takes them.
+    part : {"test", "val"}
+        Part of a split whose towers are predicted.
+    progress : callable, optional
+        ``progress(done, total, text)``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no split to train on, or the scored towers would be training towers.
+    """
+    if not splits or part not in ("test", "val"):
+        raise ConfigError(
+            "baselines are trained on the training towers of a split, and scored on its test or val towers: pass runs "
+            'that have a split, or split=, with part="test" or "val".'
+        )
+    folds: dict[str, list[xr.Dataset]] = {}
+    records: dict[str, list[Mapping]] = {}
+    for i, split in enumerate(splits, 1):
+        out = folder / f"fold-{i}"
+        out.mkdir(parents=True, exist_ok=True)
+        runs = fit_baselines(cube, split, list(targets), out, models=models, progress=progress)
+        for label, predictions in predict_baselines(runs, split.part(cube, part)).items():
+            folds.setdefault(label, []).append(predictions)
+            records.setdefault(label, []).extend(records_of([runs[label]]))
+    return {label: Gathered(_joined(label, ds), tuple(splits), tuple(records[label])) for label, ds in folds.items()}
 
 
 def records_of(runs: Sequence[str | os.PathLike]) -> tuple[Mapping, ...]:

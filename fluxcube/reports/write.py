@@ -23,6 +23,7 @@ from fluxcube.reports.gather import (
     describe_splits,
     gather,
     in_memory,
+    ladder,
     records_of,
     scored_towers,
     seen_by,
@@ -72,6 +73,7 @@ def report(
     maps: Mapping[str, xr.Dataset] | None = None,
     products: Mapping[str, xr.Dataset] | None = None,
     split: str | Path | Split | Sequence[Split] | None = None,
+    baselines: bool | Sequence[str] = False,
     part: str = "test",
     targets: Sequence[str] | None = None,
     against: str | None = None,
@@ -104,6 +106,9 @@ def report(
         (`fluxcube.sample_at_sites`).
     split : path, Split or sequence of Split, optional
         Split, or folds, of predictions that are passed without their runs, for the leakage check and scored periods.
+    baselines : bool or sequence of str
+        Whether to train the ladder of baselines (`fluxcube.baselines.fit_baselines`), or some of them, on the training
+        towers of the same split, and to show them beside the models.
     part : {"test", "val", "train", "all"}
         Part of a run's split whose towers it predicts.
     targets : sequence of str, optional
@@ -152,9 +157,14 @@ def report(
     options: dict[str, Any] = {"part": part, "allow_missing": allow_missing, "progress": progress}
     gathered = {label: gather(label, one, cube, folder / "predictions", **options) for label, one in models.items()}
     gathered |= _sampled({**(maps or {}), **(products or {})}, cube, set(gathered))
-    splits = _splits(split)
+    passed = _splits(split)
+    splits = passed or next((one.splits for one in gathered.values() if one.splits), ())
+    if baselines:
+        found = _targets(gathered, cube, targets)
+        chosen = None if baselines is True else list(baselines)
+        rungs = ladder(cube, splits, found, folder / "baselines", models=chosen, part=part, progress=progress)
+        gathered |= {label: one for label, one in rungs.items() if label not in gathered}
     scored = scored_towers(cube, gathered, splits, part)
-    known = splits or next((one.splits for one in gathered.values() if one.splits), ())
     records = {label: one.records for label, one in gathered.items()}
     records |= {label: records_of(paths) for label, paths in (runs or {}).items()}
     limits: QualityOptions = {}
@@ -165,7 +175,7 @@ def report(
     evidence = evidence_of(
         scored,
         in_memory({label: _only(one.predictions, targets) for label, one in gathered.items()}, scored),
-        seen=seen_by(gathered, splits, [str(site) for site in scored["site"].values]),
+        seen=seen_by(gathered, passed, [str(site) for site in scored["site"].values]),
         limits=limits,
         against=against,
         draws=draws,
@@ -173,9 +183,9 @@ def report(
         seed=seed,
         records=records,
         towers=_places(cube),
-        split=describe_splits(known),
-        split_kind=known[0].kind if known else "",
-        in_time=any(one.periods for one in known),
+        split=describe_splits(splits),
+        split_kind=splits[0].kind if splits else "",
+        in_time=any(one.periods for one in splits),
         title=title or f"{', '.join(gathered)} at towers",
     )
     return write_report(evidence, folder, progress=progress)
@@ -218,6 +228,14 @@ def _only(predictions: xr.Dataset, targets: Sequence[str] | None) -> xr.Dataset:
     beside = {f"{target}{end}" for target in targets for end in ("", "_std", "_spread")}
     beside |= {"dissimilarity", "applicable"}
     return predictions[[name for name in predictions.data_vars if name in beside]]
+
+
+def _targets(gathered: Mapping[str, Gathered], cube: xr.Dataset, targets: Sequence[str] | None) -> list[str]:
+    """Return the fluxes that every model predicts and the cube has; those of `targets` if they are passed."""
+    if targets is not None:
+        return list(targets)
+    common = [str(name) for name in cube["target"].values]
+    return [name for name in common if all(name in one.predictions for one in gathered.values())]
 
 
 def _places(cube: xr.Dataset) -> xr.Dataset:

@@ -236,3 +236,22 @@ def test_cells_of_tables():
     assert r"a\_b & 0.000 [$-$1.000, 0.500] & 12,345 \\" in latex_table(table)
     assert number(float("inf"), ".3f") == "–"
     assert slug("TAM-RL (ours)") == "tam-rl-ours"
+
+
+def test_the_ladder_of_baselines_is_trained_on_the_same_split(tmp_path, monkeypatch):
+    from fluxcube.reports import write
+
+    kept = {}
+    monkeypatch.setattr(write, "write_report", lambda evidence, folder, progress: kept.update(evidence=evidence))
+    cube = reported_cube(sites=4, days=12)
+    sites = [str(site) for site in cube["site"].values]
+    split = Split(train=sites[2:], test=sites[:2])
+    model = {"a": noisy(cube.isel(site=[0, 1]), 1.0, 0, targets=("NEE",))}
+    fc.report(model, cube, tmp_path / "r", split=split, baselines=["mean", "sw-linear"], draws=0)
+    found = kept["evidence"]
+    assert found.models == ("a", "mean", "line of SW_IN")
+    assert found.seen["mean"] == dict.fromkeys(sites[:2], frozenset(sites[2:]))
+    scores = found.scores().set_index("model")["nse"]
+    assert scores["mean"] < scores["line of SW_IN"] < scores["a"]
+    with pytest.raises(ConfigError, match="baselines are trained"):
+        fc.report(model, cube, tmp_path / "s", baselines=True)
