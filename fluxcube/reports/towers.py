@@ -140,12 +140,7 @@ def leakage_section(evidence: Evidence) -> Section:
     """Return the section on the distance of scored towers from the training towers of the models."""
     title = "Leakage check: nearest training towers"
     if not evidence.seen:
-        return Section(
-            "leakage",
-            title,
-            absent="Not checked: the predictions do not record which towers the models were trained on. Pass the runs, "
-            "or the split of the predictions.",
-        )
+        return _marked_only(evidence, title)
     if not {"latitude", "longitude"} <= set(evidence.cube.coords):
         return Section("leakage", title, absent="Not checked: the towers have no latitude and longitude.")
     near = nearest_of(evidence)
@@ -189,6 +184,21 @@ def _distance_figures(evidence: Evidence, near: pd.DataFrame, target: str) -> li
     ]
 
 
+def _marked_only(evidence: Evidence, title: str) -> Section:
+    """Return the section where training towers are not known, except that predictions may mark the scored ones."""
+    absent = (
+        "Distances are not checked: which towers the models were trained on is not known. Pass the runs, or the split of "
+        "the predictions."
+    )
+    marks = [one["in_training"] for one in evidence.predictions.values() if "in_training" in one.coords]
+    if not marks:
+        return Section("leakage", title, absent=absent)
+    scored = {str(site) for site in evidence.cube["site"].values}
+    same = sorted({str(s) for mark in marks for s in mark["site"].values[mark.values.astype(bool)]} & scored)
+    text = _leak(same) if same else "No scored tower is marked as a training tower by the predictions (in_training)."
+    return Section("leakage", title, (text,), absent=absent)
+
+
 def nearest_of(evidence: Evidence) -> pd.DataFrame:
     """Return the nearest training tower of every scored tower that was predicted without it, by model."""
     found = nearest_training_tower(evidence.cube, evidence.seen, towers=evidence.towers)
@@ -219,10 +229,7 @@ def _verdict(near: pd.DataFrame, in_time: bool) -> str:
             "those of known towers in unknown years."
         )
     if same:
-        return (
-            f"Leakage: {len(same)} scored towers are training towers of a model that predicted them "
-            f"({', '.join(same[:10])}{' ...' if len(same) > 10 else ''}); their scores are not those of new places."
-        )
+        return _leak(same)
     if close:
         return (
             f"No scored tower is a training tower; {len(close)} have a training tower within {_NEAR_KM:g} km "
@@ -297,3 +304,10 @@ def _rounded(value: float) -> float | None:
     if not np.isfinite(value):
         return None
     return round(float(f"{value:.3g}"), 3)
+
+
+def _leak(same: list[str]) -> str:
+    return (
+        f"Leakage: {len(same)} scored towers are training towers of a model that predicted them "
+        f"({', '.join(same[:10])}{' ...' if len(same) > 10 else ''}); their scores are not those of new places."
+    )

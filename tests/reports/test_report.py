@@ -13,6 +13,7 @@ from reported import MARKUP, noisy, reported_cube
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError, SchemaError, StoreError
+from fluxcube.reports.context import compute_section, driver_pairs, drivers_section
 from fluxcube.reports.evidence import evidence_of
 from fluxcube.reports.gather import gather, training_of
 from fluxcube.reports.html import inline_svg, script_json
@@ -128,7 +129,9 @@ def test_a_scored_training_tower_is_reported():
     leak = evidence_of(cube, model, seen={"a": dict.fromkeys(sites, frozenset({sites[2]}))}, draws=0)
     assert leakage_section(leak).text[0].startswith("Leakage: 1 scored towers")
     unknown = evidence_of(cube, model, draws=0)
-    assert "Not checked" in leakage_section(unknown).absent
+    assert "not known" in leakage_section(unknown).absent
+    marked = {"a": model["a"].assign_coords(in_training=("site", [False, True, False, False]))}
+    assert leakage_section(evidence_of(cube, marked, draws=0)).text[0].startswith("Leakage: 1 scored towers")
 
 
 def test_zero_shot_towers_have_classes_without_training_towers():
@@ -255,3 +258,27 @@ def test_the_ladder_of_baselines_is_trained_on_the_same_split(tmp_path, monkeypa
     assert scores["mean"] < scores["line of SW_IN"] < scores["a"]
     with pytest.raises(ConfigError, match="baselines are trained"):
         fc.report(model, cube, tmp_path / "s", baselines=True)
+
+
+def test_models_driven_by_two_sources_of_weather_are_compared():
+    cube = reported_cube(sites=4, days=12)
+    tower, era5 = noisy(cube, 1.0, 0), noisy(cube, 2.0, 1)
+    era5.attrs["drivers"] = "era5"
+    evidence = evidence_of(cube, {"eco": tower, "eco (era5)": era5, "other": noisy(cube, 3.0, 2)}, draws=0)
+    assert driver_pairs(evidence) == [("eco", "eco (era5)")]
+    section = drivers_section(evidence)
+    row = section.tables[0].data.iloc[0]
+    assert row["nse_lost"] < 0 and row["nse_lost"] == pytest.approx(row["nse_era5"] - row["nse_tower"])
+    alone = drivers_section(evidence_of(cube, {"eco": tower}, draws=0))
+    assert "no model is there twice" in alone.absent
+
+
+def test_energy_follows_from_the_recorded_seconds():
+    cube = reported_cube(sites=2, days=8)
+    history = [{"epoch": 1, "seconds": 1800.0}, {"epoch": 2, "seconds": 3600.0}]
+    records = {"a": [{"history": history, "versions": {"torch": "2"}}, {"history": [{"trees": 5}]}]}
+    section = compute_section(evidence_of(cube, {"a": noisy(cube, 1.0, 0)}, records=records, draws=0))
+    row = section.tables[0].data.iloc[0]
+    assert (row["runs"], row["timed"], row["hours"]) == (2, 1, 1.0)
+    assert row["energy"] == pytest.approx(0.015)
+    assert any("estimate" in text for text in section.text)
