@@ -187,8 +187,8 @@ def _distance_figures(evidence: Evidence, near: pd.DataFrame, target: str) -> li
 def _marked_only(evidence: Evidence, title: str) -> Section:
     """Return the section where training towers are not known, except that predictions may mark the scored ones."""
     absent = (
-        "Distances are not checked: which towers the models were trained on is not known. Pass the runs, or the split of "
-        "the predictions."
+        "Distances are not checked: the towers that the models were trained on are not known. Pass the runs, or the "
+        "split of the predictions."
     )
     marks = [one["in_training"] for one in evidence.predictions.values() if "in_training" in one.coords]
     if not marks:
