@@ -268,7 +268,8 @@ def _facts(row: dict, near: pd.DataFrame | None) -> str:
     """Return a line on one tower: class, climate, place, networks, and the nearest training tower."""
     parts = [str(row[name]) for name in ("igbp", "koppen") if row.get(name)]
     if np.isfinite(row.get("latitude", np.nan)) and np.isfinite(row.get("longitude", np.nan)):
-        parts.append(f"{row['latitude']:.2f}° N, {row['longitude']:.2f}° E".replace("-", "−"))
+        north, east = float(row["latitude"]), float(row["longitude"])
+        parts.append(f"{abs(north):.2f}° {'N' if north >= 0 else 'S'}, {abs(east):.2f}° {'E' if east >= 0 else 'W'}")
     if np.isfinite(row.get("elevation", np.nan)):
         parts.append(f"{row['elevation']:.0f} m")
     parts += [str(row["network"]).replace(";", ", ")] if row.get("network") else []

@@ -33,10 +33,8 @@ def map_widget(evidence: Evidence) -> str:
         '<button type="button" id="map-out" aria-label="Zoom out">−</button> '
         '<button type="button" id="map-all">all</button></span>',
     ]
-    legend = (
-        '<p class="legend"><strong id="map-title"></strong> <span id="ramp-low"></span><span class="ramp" id="ramp">'
-        '</span><span id="ramp-high"></span></p>'
-    )
+    ramp = '<span id="ramp-low"></span><span class="ramp" id="ramp"></span><span id="ramp-high"></span>'
+    legend = f'<p class="legend"><strong id="map-title"></strong> <span class="scale">{ramp}</span></p>'
     panel = '<div id="series" aria-live="polite"><p class="absent">No tower is chosen.</p></div>'
     return f'<div class="map"><div class="pick">{"".join(controls)}</div>{legend}{_svg(places)}{panel}</div>'
 

@@ -231,10 +231,12 @@ function drawSeries() {
   }, lines, holder);
 }
 
-// On a narrow screen the title scrolls away, and the buttons stay.
+// On a narrow screen the title scrolls away, and the buttons stay; anchors are below what stays.
 function stick() {
   const top = document.querySelector(".top"), controls = document.querySelector(".controls");
-  top.style.top = innerWidth < 640 ? -(controls.offsetTop - top.offsetTop - 6) + "px" : "";
+  const away = innerWidth < 640 ? controls.offsetTop - top.offsetTop - 6 : 0;
+  top.style.top = -away + "px";
+  root.style.setProperty("--top", top.offsetHeight - away + "px");
 }
 addEventListener("resize", stick);
 stick();
