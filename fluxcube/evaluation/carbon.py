@@ -10,7 +10,6 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.evaluation.common_rows import (
-    OBSERVED,
     CommonRows,
     Observed,
     Predictions,
@@ -18,7 +17,7 @@ from fluxcube.evaluation.common_rows import (
     groups_of,
     rows_in_common,
 )
-from fluxcube.evaluation.sums import QualityOptions
+from fluxcube.evaluation.sums import Labelled, QualityOptions
 
 #: Names of GPP and RECO of each partitioning; maps and products may have only one partition, without a suffix.
 PARTITIONS = {
@@ -100,10 +99,20 @@ def _rows(obs: Observed, predictions: Predictions, limits: QualityOptions) -> Co
     """Return common rows; without predictions, those of the observations alone."""
     if isinstance(obs, CommonRows) or predictions:
         return rows_in_common(obs, predictions, **limits)
-    fluxes = obs["fluxes"] if isinstance(obs, xr.Dataset) and "fluxes" in obs else obs
-    rows = rows_in_common(obs, {OBSERVED: fluxes}, **limits)
+    fluxes = _carbon_fluxes(obs["fluxes"] if isinstance(obs, xr.Dataset) and "fluxes" in obs else obs)
+    rows = rows_in_common(obs, {"the observations": fluxes}, **limits)
     targets = {name: _observed_alone(one) for name, one in rows.targets.items()}
     return CommonRows((), targets, rows.resolution, rows.attrs)
+
+
+def _carbon_fluxes(data: Labelled) -> Labelled:
+    """Return NEE, GPP and RECO of observations alone: other fluxes need not be read."""
+    names = {"NEE", *(name for pair in PARTITIONS.values() for name in pair)}
+    if isinstance(data, xr.Dataset):
+        return data[[name for name in data.data_vars if name in names]]
+    if "target" not in data.dims:
+        return data
+    return data.isel(target=[i for i, name in enumerate(data["target"].values) if str(name) in names])
 
 
 def _observed_alone(rows: TargetRows) -> TargetRows:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SchemaError
+from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.evaluation.common_units import in_one_unit
 from fluxcube.evaluation.skill import climate_of
 from fluxcube.evaluation.sums import Labelled, aligned_pairs, data_resolution
@@ -127,7 +127,8 @@ def rows_in_common(
     SchemaError
         If the data have no dimension site, hourly data have no longitude, or nothing is in common.
     ConfigError
-        If there is no prediction, or its units cannot be converted to those of the observations.
+        If there is no prediction, its units cannot be converted to those of the observations, or a model is named
+        "observed".
 
     Examples
     --------
@@ -139,6 +140,8 @@ def rows_in_common(
     """
     if isinstance(obs, CommonRows):
         return obs
+    if OBSERVED in (predictions or {}):
+        raise ConfigError(f'a model cannot be named "{OBSERVED}", which is the name of the observations: rename it.')
     blocked = {model: _by_sites(pred) for model, pred in (predictions or {}).items()}
     pairs, places, attrs, units = aligned_pairs(obs, blocked, qc=qc, max_qc=max_qc, min_quality=min_quality)
     resolution = data_resolution(obs)

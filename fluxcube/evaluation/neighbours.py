@@ -50,6 +50,8 @@ def nearest_training_tower(
     ------
     SchemaError
         If `sites` have no coordinates site, latitude and longitude.
+    ConfigError
+        If the training towers of a model are one text instead of a list.
 
     Examples
     --------
@@ -65,6 +67,8 @@ def nearest_training_tower(
     rows: list[dict[str, object]] = []
     unplaced: set[str] = set()
     for model, training in training_sites.items():
+        if isinstance(training, str):
+            raise ConfigError(f"training_sites[{model!r}]: expected a list of names, found the text {training!r}.")
         # An iterator would be empty after the first site.
         training = training if isinstance(training, Mapping) else list(training)
         for site, place in scored.items():

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.plotting.canvas import PALETTE, Style, ink, new_panels, print_units, save_picture
-from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
+from fluxcube.plotting.canvas import PALETTE, Style, ink, new_panels, print_units, save_picture, styles_of
+from fluxcube.plotting.classes import chosen_names, group_labels, legend_width, ordered_groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,8 +67,10 @@ def plot_class_errors(
     if not np.isfinite(rows["rmse"]).any():
         raise ConfigError("the table has no RMSE to draw: score a site with enough time steps.")
     groups = ordered_groups(rows)
-    colors = {m: PALETTE[j % len(PALETTE)] if styles is None else styles[m].color for j, m in enumerate(models)}
-    axes = tuple(new_panels(len(targets), (1.5 + len(targets) * (1.5 + 0.12 * len(groups) * len(models)), 4.2)))
+    known = styles_of(models, styles)
+    colors = {m: PALETTE[j % len(PALETTE)] if styles is None else known[m].color for j, m in enumerate(models)}
+    width = 1.5 + len(targets) * (1.5 + 0.12 * len(groups) * len(models)) + legend_width(models)
+    axes = tuple(new_panels(len(targets), (width, 4.2)))
     for ax, target in zip(axes, targets, strict=True):
         _draw_bars(ax, rows[rows["target"] == target], groups, colors)
         ax.set_xticks(np.arange(len(groups)), group_labels(rows, groups), rotation=60, ha="right", fontsize=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,7 @@ __all__ = [
     "print_units",
     "report_style",
     "save_picture",
+    "styles_of",
 ]
 
 
@@ -147,6 +148,15 @@ def model_styles(models: Iterable[str]) -> dict[str, Style]:
         for i, name in enumerate(names)
     }
     return {_OBSERVED: Style(ink(), "o", "-")} | styles
+
+
+def styles_of(models: Iterable[str], styles: Mapping[str, Style] | None) -> dict[str, Style]:
+    """Return a style for each model: that of a page, or one that the page does not use for a model it does not know.
+
+    Observations have the colour of the text, whatever it was when the styles of the page were made.
+    """
+    every = model_styles([*(styles or {}), *models])
+    return {**every, **(styles or {}), _OBSERVED: every[_OBSERVED]}
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

@@ -44,5 +44,10 @@ def group_labels(rows: pd.DataFrame, groups: Sequence[str]) -> list[str]:
     return [f"{'all sites' if group == 'all' else group} ({counts[group]})" for group in groups]
 
 
+def legend_width(models: Sequence[str]) -> float:
+    """Return the inches that a legend beside a figure needs for long names of models; 0 for names of 20 letters."""
+    return 0.07 * max(0, max(map(len, models), default=0) - 20)
+
+
 def _sites(rows: pd.DataFrame) -> pd.Series:
     return rows.groupby("group")["n_sites"].max()

@@ -16,16 +16,17 @@ import xarray as xr
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.plotting.canvas import (
     Style,
+    figure_of,
     ink,
-    model_styles,
     new_axes,
     new_grid,
     new_panels,
     print_units,
     save_picture,
+    styles_of,
 )
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
-from fluxcube.plotting.points import chosen_rows, model_legend, score_label
+from fluxcube.plotting.points import chosen_rows, score_label, title_and_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ def plot_cycles(
     """
     rows = chosen_rows(table, target, "mean")
     groups = chosen_names("group", groups, ordered_groups(rows))
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     axes = new_grid(len(groups), columns, (2.6, 2.2))
     diurnal = rows["x"].min() == 0
     labels = dict(zip(groups, group_labels(rows, groups), strict=True))
@@ -138,7 +139,7 @@ def plot_reliability(
     """
     rows = chosen_rows(table, target, "coverage")
     rows = rows[rows["group"] == "all"]
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     first, second = new_panels(2, (8.4, 3.8)) if axes is None else axes
     first.plot([0, 1], [0, 1], color=ink(), linewidth=0.8, linestyle="--", label="reliable")
     for model, one in rows.groupby("model", sort=False):
@@ -153,7 +154,9 @@ def plot_reliability(
     for ax in (first, second):
         ax.grid(alpha=0.25, linewidth=0.6)
     first.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
-    model_legend(second)
+    handles, names = second.get_legend_handles_labels()
+    handles, names = [first.get_lines()[0], *handles], ["reliable", *names]
+    figure_of(first).legend(handles, names, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     save_picture(first, path)
     return first, second
 
@@ -190,7 +193,7 @@ def plot_applicability_error(
         If the table does not contain the target or the error, or is empty.
     """
     rows = chosen_rows(table, target, score)
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     ax = new_axes(ax, (6.2, 3.8))
     for model, one in rows.groupby("model", sort=False):
         style = styles[str(model)]
@@ -204,8 +207,7 @@ def plot_applicability_error(
     if score != "bias":
         ax.set_ylim(0, None)
     ax.grid(alpha=0.25, linewidth=0.6)
-    model_legend(ax)
-    ax.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
+    title_and_legend(ax, str(rows["target"].iloc[0]) if title is None else title)
     return save_picture(ax, path)
 
 
@@ -239,7 +241,7 @@ def plot_rank(
         If the table does not contain the target or the score, or has no value to draw.
     """
     rows = chosen_rows(table, target, score)
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     ax = new_axes(ax, (6.2, 3.8))
     floor = -1.0 if score == "nse" else -np.inf
     for model, one in rows.groupby("model", sort=False):
@@ -257,8 +259,7 @@ def plot_rank(
     ax.axhline(0.5, color=ink(), linewidth=0.6, linestyle=":")
     ax.set(xlabel=f"{score_label(rows, score)} of a site", ylabel="share of the sites with a lower value", ylim=(0, 1))
     ax.grid(alpha=0.25, linewidth=0.6)
-    model_legend(ax)
-    ax.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
+    title_and_legend(ax, str(rows["target"].iloc[0]) if title is None else title)
     return save_picture(ax, path)
 
 
@@ -307,7 +308,7 @@ def plot_series(
     sites = chosen_names("site", sites, series["site"].values)
     if not sites:
         raise ConfigError("sites: expected at least one site to draw, found none.")
-    styles = model_styles(known) if styles is None else styles
+    styles = styles_of(known, styles)
     axes = new_series_axes(len(sites))
     for ax, site in zip(axes, sites, strict=True):
         one = series[target].sel(site=site)
@@ -317,14 +318,15 @@ def plot_series(
         ax.plot(
             shown["time"].values, shown.sel(model=_OBSERVED).values, "o", color=ink(), markersize=2.5, label=_OBSERVED
         )
-        ax.set_title(site, fontsize=9, loc="left")
         ax.set_ylabel(print_units(str(one.attrs.get("units", ""))), fontsize=8)
         ax.tick_params(labelsize=8)
         locator = AutoDateLocator(maxticks=7)
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         ax.grid(alpha=0.2, linewidth=0.5)
-    model_legend(axes[0])
+    title_and_legend(axes[0], sites[0], left=True)
+    for ax, site in zip(axes[1:], sites[1:], strict=True):
+        ax.set_title(site, fontsize=9, loc="left")
     save_picture(axes[0], path)
     return tuple(axes)
 

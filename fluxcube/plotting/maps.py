@@ -20,7 +20,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.geometry import west_to_east
-from fluxcube.plotting.canvas import Style, figure_of, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import Style, figure_of, new_axes, print_units, save_picture, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def plot_scores(
     wide = rows.pivot(index="group", columns="model", values=score)
     wide = wide.loc[list(dict.fromkeys(rows["group"])), list(dict.fromkeys(rows["model"]))]
     ax = new_axes(ax, (min(16.0, max(5.0, 1.2 + 0.32 * wide.size + 0.4 * len(wide))), 4.0))
-    _draw_bars(ax, wide, -1.0 if score == "nse" else None, styles)
+    _draw_bars(ax, wide, -1.0 if score == "nse" else None, styles and styles_of(map(str, wide), styles))
     hours = rows.drop_duplicates("group").set_index("group")
     ax.set_xticks(range(len(wide)), [_tick(g, hours.loc[g]) for g in wide.index], fontsize=8)
     ax.set_ylabel(f"{score.upper()}{_units_of_score(rows, score)}, all hours of the group pooled")

@@ -7,6 +7,7 @@ returns the Axes, and writes a file if `path` is set. Models keep their style in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.plotting.canvas import Style, ink, model_styles, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import Style, figure_of, ink, new_axes, print_units, save_picture, styles_of
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Lowest value of a score on an axis; lower ones are arrows at the edge.
 _FLOORS = {"nse": -1.0, "nse_site_median": -1.0, "nse_median": -1.0, "nse_ceiling": -1.0}
+#: Width of a letter and height of a line of a legend, in points.
+_LETTER, _LINE = 4.8, 13.5
 _WITH_UNITS = ("rmse", "mae", "bias", "crps")
 
 
@@ -67,7 +70,7 @@ def plot_scales(
     rows = chosen_rows(table, target, score)
     groups = [group for group in dict.fromkeys(rows["group"]) if rows.loc[rows["group"] == group, "n"].max() > 0]
     ax = draw_points(rows, groups, groups, score, styles, ax)
-    ax.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
+    title_and_legend(ax, str(rows["target"].iloc[0]) if title is None else title)
     return save_picture(ax, path)
 
 
@@ -103,7 +106,7 @@ def plot_subsets(
     groups = [group for group in dict.fromkeys(rows["group"]) if rows.loc[rows["group"] == group, "n"].max() > 0]
     labels = ["all time steps" if group == "all" else group for group in groups]
     ax = draw_points(rows, groups, labels, score, styles, ax)
-    ax.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
+    title_and_legend(ax, str(rows["target"].iloc[0]) if title is None else title)
     return save_picture(ax, path)
 
 
@@ -159,8 +162,7 @@ def plot_ceiling(
     ax.hlines(height, at - 0.42, at + 0.42, color=ink(), linewidth=1.4, zorder=2, label="noise ceiling")
     if score == "rmse":
         ax.set_ylim(0, None)
-    model_legend(ax)
-    ax.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
+    title_and_legend(ax, str(rows["target"].iloc[0]) if title is None else title)
     return save_picture(ax, path)
 
 
@@ -199,7 +201,7 @@ def plot_drivers(
     rows = chosen_rows(table, target, score)
     rows = rows.assign(group=rows.get("group", "all"))
     pairs = list(dict.fromkeys(zip(rows["group"], rows["model"], strict=True)))
-    styles = model_styles(rows["model"]) if styles is None else styles
+    styles = styles_of(map(str, rows["model"]), styles)
     ax = new_axes(ax, (6.4, 1.3 + 0.32 * len(pairs)))
     for i, (group, model) in enumerate(pairs):
         one = rows[(rows["group"] == group) & (rows["model"] == model)]
@@ -209,10 +211,9 @@ def plot_drivers(
     ax.set_yticks(-np.arange(len(pairs)), names, fontsize=9)
     for label, face in (("weather of the tower", ink()), ("reanalysis", "none")):
         ax.plot([], [], "o", color=ink(), markerfacecolor=face, label=label)
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     ax.set_xlabel(score_label(rows, score))
     ax.grid(axis="x", alpha=0.25, linewidth=0.6)
-    ax.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
+    title_and_legend(ax, str(rows["target"].iloc[0]) if title is None else title)
     return save_picture(ax, path)
 
 
@@ -256,7 +257,7 @@ def plot_by_distance(
     ax = draw_points(rows, groups, labels, score, styles, ax)
     ax.set_xlabel("distance from the nearest training tower (km)")
     ax.set_ylabel(f"{score_label(rows, score)}, median over sites")
-    ax.set_title(str(rows["target"].iloc[0]) if title is None else title, fontsize=11)
+    title_and_legend(ax, str(rows["target"].iloc[0]) if title is None else title)
     return save_picture(ax, path)
 
 
@@ -290,7 +291,7 @@ def draw_points(
 ) -> Axes:
     """Draw one point with its interval for each model, side by side in each group; return the Axes."""
     models = chosen_names("model", None, rows["model"])
-    styles = model_styles(models) if styles is None else styles
+    styles = styles_of(models, styles)
     ax = new_axes(ax, (min(11.0, max(5.0, 1.8 + len(groups) * (0.45 + 0.11 * len(models)))), 3.8))
     step = 0.78 / len(models)
     floor = _FLOORS.get(score)
@@ -312,7 +313,6 @@ def draw_points(
     ax.set_ylabel(score_label(rows, score))
     ax.tick_params(axis="x", length=0)
     ax.grid(axis="y", alpha=0.25, linewidth=0.6)
-    model_legend(ax)
     return ax
 
 
@@ -360,9 +360,22 @@ def _draw_pair(ax: Axes, at: float, rows: pd.DataFrame, score: str, style: Style
         ax.plot([x], [y], "o", color=style.color, markerfacecolor=face, markersize=6, zorder=3)
 
 
-def model_legend(ax: Axes) -> None:
-    """Draw the legend beside the panel, where it covers nothing."""
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+def title_and_legend(ax: Axes, title: str, *, left: bool = False) -> None:
+    """Draw the legend above the axes, in as many columns as fit, and the title above it.
+
+    Beside the axes a legend of long names would leave little room for them, above all on a narrow page.
+    """
+    handles, names = ax.get_legend_handles_labels()
+    width = figure_of(ax).get_size_inches()[0] * ax.get_position().width * 72 / _LETTER
+    columns = max(1, min(len(names), int(width / (max(map(len, names), default=0) + 6))))
+    if names:
+        legend = functools.partial(ax.legend, handles, names, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+        legend(ncols=columns, fontsize=8, frameon=False, borderaxespad=0.2, borderpad=0.2)
+    lines = -(-len(names) // columns)
+    if left:
+        ax.set_title(title, fontsize=9, loc="left", pad=6 + _LINE * lines)
+    else:
+        ax.set_title(title, fontsize=11, pad=6 + _LINE * lines)
 
 
 def score_label(rows: pd.DataFrame, score: str) -> str:

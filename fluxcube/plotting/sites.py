@@ -25,8 +25,9 @@ from fluxcube.plotting.canvas import (
     new_panels,
     print_units,
     save_picture,
+    styles_of,
 )
-from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
+from fluxcube.plotting.classes import chosen_names, group_labels, legend_width, ordered_groups
 from fluxcube.samples.features import class_of
 
 if TYPE_CHECKING:
@@ -146,8 +147,10 @@ def plot_class_changes(
     if not np.isfinite(rows["rmse_change"]).any():
         raise ConfigError(f"the table has no change from {against}: score a second model.")
     groups = ordered_groups(rows)
-    axes = _panels(axes, targets, (2.2 + 4.0 * len(targets), 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
-    chosen = {m: _style(j) if styles is None else styles[m] for j, m in enumerate(models)}
+    width = 2.2 + 4.0 * len(targets) + legend_width(models)
+    axes = _panels(axes, targets, (width, 1.4 + len(groups) * (0.14 + 0.1 * len(models))))
+    known = styles_of(models, styles)
+    chosen = {m: _style(j) if styles is None else known[m] for j, m in enumerate(models)}
     names = []
     for ax, target in zip(axes, targets, strict=True):
         names.append(_draw_changes(ax, rows[rows["target"] == target], groups, chosen))

@@ -14,10 +14,10 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
-from fluxcube.plotting.canvas import Style, figure_of, ink, model_styles, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import Style, figure_of, ink, new_axes, print_units, save_picture, styles_of
 from fluxcube.plotting.classes import chosen_names, group_labels, ordered_groups
 from fluxcube.plotting.maps import coast_lines, extend_of
-from fluxcube.plotting.points import chosen_rows, model_legend, score_label
+from fluxcube.plotting.points import chosen_rows, score_label, title_and_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -266,7 +266,7 @@ def plot_closure(
     if not len(rows):
         raise ConfigError(f"{partition}: NEE, GPP and RECO have no row in common; there is no residual to draw.")
     models = chosen_names("model", None, rows["model"])
-    styles = model_styles(models) if styles is None else styles
+    styles = styles_of(models, styles)
     groups = ordered_groups(rows)
     ax = new_axes(ax, (6.4, 1.2 + len(groups) * (0.1 + 0.07 * len(models))))
     step = 0.8 / len(models)
@@ -283,6 +283,5 @@ def plot_closure(
     ax.set_xlabel(f"|NEE − (RECO − GPP)| ({print_units(str(rows['units'].iloc[0]))}): median and 90th percentile")
     ax.set_xlim(0, max(end, 1e-3))
     ax.grid(axis="x", alpha=0.25, linewidth=0.6)
-    model_legend(ax)
-    ax.set_title(f"{partition} partitioning" if title is None else title, fontsize=11)
+    title_and_legend(ax, f"{partition} partitioning" if title is None else title)
     return save_picture(ax, path)

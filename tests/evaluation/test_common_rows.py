@@ -92,6 +92,8 @@ def test_maps_and_hourly_data_without_longitude_are_refused(obs):
         rows_in_common(obs, {"maps": maps}, **ANY)
     with pytest.raises(ConfigError, match="at least one prediction"):
         rows_in_common(obs, {}, **ANY)
+    with pytest.raises(ConfigError, match="rename it"):
+        rows_in_common(obs, {"observed": obs}, **ANY)
 
 
 def test_a_day_needs_half_of_its_hours(rows):
@@ -194,6 +196,8 @@ def test_carbon_closure_finds_the_residual(obs):
     ] == pytest.approx(2 / 3)
     alone = carbon_closure(cube, by=None, limits=ANY)
     assert alone.model.tolist() == ["observed"] and alone.n.tolist() == [obs.size]
+    stacked = cube.assign(LE=obs).to_dataarray("target").rename("fluxes").to_dataset()
+    assert carbon_closure(stacked, by=None, limits=ANY).equals(alone)
     assert carbon_closure(obs, {"a": obs}, limits=ANY).empty
 
 
@@ -270,6 +274,8 @@ def test_training_towers_of_folds_and_of_other_cubes():
     assert near.nearest.tolist() == ["XX-Xxx"] and near.distance_km.tolist() == [0] and not near.same_site.any()
     with pytest.raises(SchemaError, match="latitude"):
         nearest_training_tower(cube.drop_vars("latitude"), folds)
+    with pytest.raises(ConfigError, match="a list of names"):
+        nearest_training_tower(cube, {"a": "DE-Tha"})
 
 
 def test_errors_by_distance():

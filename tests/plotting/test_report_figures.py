@@ -136,6 +136,12 @@ def test_models_keep_their_style_where_some_are_missing(figures, rows):
     assert len({(s.color, s.marker, s.line) for s in many.values()}) == len(many)
 
 
+def test_models_that_a_page_does_not_know_have_a_style_of_their_own(scores):
+    styles = model_styles(["good <b>"])
+    lines = plot_rank(scores, target="NEE", styles=styles).get_lines()
+    assert lines[0].get_color() == styles["good <b>"].color and lines[1].get_color() != lines[0].get_color()
+
+
 def test_scores_below_the_axis_are_arrows(figures):
     ax = figures["scales"]()
     assert ax.get_ylim()[0] >= -1.1 and any(text.get_text().startswith("-") for text in ax.texts)
