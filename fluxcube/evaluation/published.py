@@ -14,6 +14,7 @@ import pandas as pd
 
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import find_resolution
+from fluxcube.units import same_unit
 
 #: How scores of several sites are combined.
 POOLED, SITE_MEAN, SITE_MEDIAN = "pooled", "mean over sites", "median over sites"
@@ -70,7 +71,7 @@ def _published() -> pd.DataFrame:
 def comparable(published: Mapping, own: Mapping) -> tuple[bool, str]:
     """Return whether a published score can be compared with one's own, and if not, why.
 
-    Both must be of the same target, score, group, time step, split, row mask and aggregation.
+    Both must be of the same target, score, units, group, time step, split, row mask and aggregation.
 
     Parameters
     ----------
@@ -78,8 +79,8 @@ def comparable(published: Mapping, own: Mapping) -> tuple[bool, str]:
         A row of `published_scores`.
     own : mapping
         What is known of one's own score: a row of `own_scores`, or the ``attrs`` of a table of scores with "split", the
-        name of the split as `published_scores` has it ("sites:" before it is ignored). target, score and group are
-        compared only if they are there. What else is missing counts as unknown, which cannot be compared.
+        name of the split as `published_scores` has it ("sites:" before it is ignored). target, score, units
+        and group are compared only if they are there. What else is missing counts as unknown, which cannot be compared.
 
     Returns
     -------
@@ -100,6 +101,9 @@ def comparable(published: Mapping, own: Mapping) -> tuple[bool, str]:
         for name, there in expected.items()
         if name in here and here[name] != there
     ]
+    there, units = str(published.get("units", "")), str(own.get("units", ""))
+    if score not in _WITHOUT_UNITS and there and units and not same_unit(there, units):
+        differences.append(f"units {there} in the source, {units} here")
     names = {"resolution": "time step", "split": "split", "mask": "row mask", "aggregation": "aggregation"}
     for name, words in names.items():
         found = here.get(name, "unknown")

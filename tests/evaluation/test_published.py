@@ -111,6 +111,9 @@ def test_the_same_protocol_is_comparable_and_every_difference_is_named(sums):
     why = comparable(row, same | changes)[1]
     assert all(word in why for word in ("target NEE", "group DBF", "split", "flag <= 1 in the source, flag <= 0 here"))
     assert "time step hourly in the source, daily here" in comparable(row, same | {"resolution": "daily"})[1]
+    error = values(split="carbonsense-v1", group="DBF", model="XGBoost", score="rmse").iloc[0]
+    assert comparable(error, same | {"units": "µmol m-2 s-1"})[0] and comparable(row, same | {"units": "1"})[0]
+    assert "units umol m-2 s-1 in the source, gC m-2 d-1" in comparable(error, same | {"units": "gC m-2 d-1"})[1]
     assert "every value here" in comparable(row, same | {"max_qc": "none"})[1]
     assert "aggregation pooled in the source, unknown here" in comparable(row, {"max_qc": 1, "split": row.split})[1]
 
