@@ -18,7 +18,7 @@ from fluxcube.plotting.canvas import model_styles
 from fluxcube.plotting.curves import plot_applicability_error, plot_cycles, plot_reliability
 from fluxcube.plotting.towers import plot_closure, plot_density
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Figure, Section, Table, anchor, slug
+from fluxcube.reports.section import Column, Figure, Section, Table, slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def density_section(evidence: Evidence) -> Section:
         ]
         tables.append(
             Table(
-                f"density-{anchor(target)}",
+                f"density-{slug(target)}",
                 f"{target}: regression of predictions on observations",
                 rows,
                 columns,
@@ -65,7 +65,7 @@ def _density_figures(evidence: Evidence, found: xr.Dataset, target: str) -> list
     drawn = [model for model in models if int(found["count"].sel(target=target, model=model).sum())]
     return [
         Figure(
-            f"density-{slug(model)}-{anchor(target)}",
+            f"density-{evidence.models.index(model) + 1}-{slug(target)}",
             f"{target}: number of {evidence.steps} by observed value and value predicted by {model}.",
             f"Density of the predictions of {model} against observations of {target}, with the regression line.",
             functools.partial(plot_density, found, target=target, model=model),
@@ -100,7 +100,7 @@ def _cycle_figure(evidence: Evidence, rows: pd.DataFrame, kind: str, target: str
     sizes = rows.drop_duplicates("group").set_index("group")["n_sites"].sort_values(ascending=False, kind="stable")
     groups = ["all", *[str(group) for group in sizes.index if group != "all"]][:_PANELS]
     return Figure(
-        f"cycle-{kind}-{anchor(target)}",
+        f"cycle-{kind}-{slug(target)}",
         f"{target}: mean {kind} cycle of all towers, and of classes in order of their number of towers.",
         f"Mean {kind} cycles of {target}, observed and by every model, for {', '.join(groups)}.",
         lambda: plot_cycles(rows, target=target, groups=groups, styles=model_styles(evidence.models))[0],
@@ -131,7 +131,7 @@ def interannual_section(evidence: Evidence) -> Section:
             Column("trend_sign_agreement", "trends with the right sign", ".2f"),
         ]
         caption = f"{target}: annual anomalies, median over towers [10th, 90th percentile]"
-        tables.append(Table(f"interannual-{anchor(target)}", caption, rows, columns, target, latex=True))
+        tables.append(Table(f"interannual-{slug(target)}", caption, rows, columns, target, latex=True))
     text = (
         "Annual anomalies without the mean seasonal cycle, at towers with at least 3 years. Half of the signs agree by "
         "chance; an amplitude ratio below 1 means that the model varies too little between years. Trends are Theil-Sen "
@@ -167,7 +167,7 @@ def reliability_section(evidence: Evidence) -> Section:
             Column("n", evidence.steps, ",d"),
         ]
         tables.append(
-            Table(f"reliability-{anchor(target)}", f"{target}: coverage and width of intervals", rows, columns, target)
+            Table(f"reliability-{slug(target)}", f"{target}: coverage and width of intervals", rows, columns, target)
         )
     text = (
         "Intervals are reliable if they contain as many observations as their nominal coverage; of two reliable models "
@@ -176,7 +176,7 @@ def reliability_section(evidence: Evidence) -> Section:
     )
     figures = [
         Figure(
-            f"reliability-{anchor(target)}",
+            f"reliability-{slug(target)}",
             f"{target}: coverage of intervals against their level, and their mean width.",
             f"Coverage and width of the intervals of every model for {target}.",
             functools.partial(_draw_reliability, evidence, table, target),
@@ -223,7 +223,7 @@ def carbon_section(evidence: Evidence) -> Section:
     out = Table("carbon", "Residual of the carbon balance", rows, columns)
     figures = [
         Figure(
-            f"carbon-{anchor(str(partition).replace(' ', '-'))}",
+            f"carbon-{slug(str(partition).replace(' ', '-'))}",
             f"{partition} partitioning: median and 90th percentile of the residual by class.",
             f"Points of the median residual of the carbon balance by class, {partition} partitioning.",
             functools.partial(_draw_closure, evidence, rows, str(partition)),
@@ -265,14 +265,14 @@ def applicability_section(evidence: Evidence) -> Section:
             Column("n", evidence.steps, ",d"),
         ]
         caption = f"{target}: error by decile of dissimilarity"
-        tables.append(Table(f"applicability-{anchor(target)}", caption, rows, columns, target))
+        tables.append(Table(f"applicability-{slug(target)}", caption, rows, columns, target))
     text = (
         "Dissimilarity is the distance of the inputs of a day from the nearest training day. If it is useful, errors "
         "grow with it, more than the spread of the observations does.",
     )
     figures = [
         Figure(
-            f"applicability-{anchor(target)}",
+            f"applicability-{slug(target)}",
             f"{target}: RMSE in deciles of dissimilarity; thin: standard deviation of the observations.",
             f"RMSE of every model for {target} in deciles of the dissimilarity to training days.",
             functools.partial(_draw_applicability, evidence, table, target),

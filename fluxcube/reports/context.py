@@ -13,7 +13,7 @@ from fluxcube.errors import SchemaError
 from fluxcube.plotting.canvas import model_styles
 from fluxcube.plotting.points import plot_drivers
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Figure, Section, Table, anchor
+from fluxcube.reports.section import Column, Figure, Section, Table, slug
 
 #: Power of one busy processor core with its share of memory and cooling (W), from which energy is estimated.
 WATTS = 15.0
@@ -158,7 +158,7 @@ def drivers_section(evidence: Evidence) -> Section:
                 Column(f"{score}_era5", f"{head}, era5", ".3f"),
             ]
             columns.append(Column(f"{score}_lost", "difference", "+.3f"))
-        name = f"drivers-{anchor(target)}"
+        name = f"drivers-{slug(target)}"
         tables.append(
             Table(name, f"{target}: weather of towers and of reanalysis", pd.DataFrame(lines), columns, target)
         )
@@ -181,7 +181,7 @@ def _driver_figures(evidence: Evidence, pairs: Sequence[tuple[str, str]], target
         return []
     return [
         Figure(
-            f"drivers-{anchor(target)}",
+            f"drivers-{slug(target)}",
             f"{target}: NSE with the weather of the tower (filled) and of the reanalysis (hollow).",
             f"Points of the NSE of every model for {target} with two sources of weather.",
             lambda: plot_drivers(table, target=target, styles=model_styles(evidence.models)),

@@ -68,6 +68,8 @@ class Evidence:
         The split in words; "" if it is not known.
     split_kind : str
         Name of the split, such as "sites:xbase", by which published scores are compared; "" if it is not known.
+    left_out : tuple of str
+        Fluxes that some models predict, but not all: they are not scored.
     in_time : bool
         Whether the split separates periods of the same towers.
     title : str
@@ -89,6 +91,7 @@ class Evidence:
     towers: xr.Dataset | None = None
     split: str = ""
     split_kind: str = ""
+    left_out: tuple[str, ...] = ()
     in_time: bool = False
     title: str = "Models at towers"
 
@@ -289,6 +292,7 @@ def evidence_of(
     towers: xr.Dataset | None = None,
     split: str = "",
     split_kind: str = "",
+    left_out: tuple[str, ...] = (),
     in_time: bool = False,
     title: str = "Models at towers",
 ) -> Evidence:
@@ -300,7 +304,7 @@ def evidence_of(
         Cube of the towers to score.
     predictions : mapping of str to xr.Dataset
         Predictions by model; they may be lazy.
-    seen, limits, draws, clusters, seed, records, towers, split, split_kind, in_time, title
+    seen, limits, draws, clusters, seed, records, towers, split, split_kind, left_out, in_time, title
         As the attributes of `Evidence`.
     against : str, optional
         Model from which differences are computed; by default the first.
@@ -327,6 +331,7 @@ def evidence_of(
         towers=towers,
         split=split,
         split_kind=split_kind,
+        left_out=left_out,
         in_time=in_time,
         title=title,
     )

@@ -26,7 +26,7 @@ from fluxcube.samples.splits import Split
 
 Progress = Callable[[int, int, str], None]
 #: A model of a report: predictions, a run, a file of predictions, a folder of these, or several (one for each fold).
-OneInput = xr.Dataset | Predictor | str | os.PathLike
+OneInput = xr.Dataset | xr.DataArray | Predictor | str | os.PathLike
 ModelInput = OneInput | Sequence[OneInput]
 
 #: Maximum size of the predictions of all models that are loaded into RAM (bytes); larger ones are read again and again.
@@ -60,6 +60,7 @@ def gather(
     cube: xr.Dataset,
     folder: Path,
     *,
+    name: str = "",
     part: str = "test",
     allow_missing: bool = False,
     progress: Progress | None = None,
@@ -77,6 +78,8 @@ def gather(
         Cube of towers.
     folder : Path
         Folder into which predictions of runs are written.
+    name : str
+        Beginning of the names of these files; by default the label in letters, digits and hyphens.
     part : str
         Part of a run's split whose towers it predicts, or "all" for every tower of the cube.
     allow_missing : bool
@@ -93,7 +96,7 @@ def gather(
     """
     parts = _parts(label, model)
     found = [
-        _one(part_, cube, folder / f"{slug(label)}-{i}.nc", part, allow_missing, progress)
+        _one(part_, cube, folder / f"{name or slug(label)}-{i}.nc", part, allow_missing, progress)
         for i, part_ in enumerate(parts, 1)
     ]
     joined = _joined(label, [one.predictions for one in found])
@@ -106,7 +109,7 @@ def gather(
 
 def _parts(label: str, model: ModelInput) -> list[OneInput]:
     """Return the runs, files or Datasets of the folds of a model."""
-    several = [model] if isinstance(model, xr.Dataset | Predictor | str | os.PathLike) else list(model)
+    several = [model] if isinstance(model, xr.Dataset | xr.DataArray | Predictor | str | os.PathLike) else list(model)
     if not several:
         raise ConfigError(f"{label}: expected a run or predictions, found an empty list.")
     out: list[OneInput] = []
@@ -135,8 +138,8 @@ def _one(
     one: OneInput, cube: xr.Dataset, path: Path, part: str, allow_missing: bool, progress: Progress | None
 ) -> Gathered:
     """Return the predictions of one fold."""
-    if isinstance(one, xr.Dataset):
-        return Gathered(one)
+    if isinstance(one, xr.Dataset | xr.DataArray):
+        return Gathered(_as_dataset(one))
     if isinstance(one, str | os.PathLike) and os.fspath(one).endswith(".nc"):
         return Gathered(open_predictions(one))
     if isinstance(one, str | os.PathLike) and not _is_run(one):
@@ -158,6 +161,17 @@ def _one(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(values, path)
     return Gathered(open_predictions(path), () if split is None else (split,), tuple(_records(model)))
+
+
+def _as_dataset(data: xr.Dataset | xr.DataArray) -> xr.Dataset:
+    """Return predictions as a Dataset with one variable for each flux (ConfigError if an array has no name)."""
+    if isinstance(data, xr.Dataset):
+        return data
+    if "target" in data.dims:
+        return data.to_dataset("target")
+    if data.name is None:
+        raise ConfigError("predictions: expected an array that is named after its flux, found one without a name.")
+    return data.to_dataset()
 
 
 def _is_run(path: str | os.PathLike) -> bool:

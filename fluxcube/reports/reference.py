@@ -17,7 +17,7 @@ from fluxcube.plotting.canvas import model_styles
 from fluxcube.plotting.points import plot_ceiling
 from fluxcube.plotting.published import plot_published
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Figure, Section, Table, anchor
+from fluxcube.reports.section import Column, Figure, Section, Table, slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def ceiling_section(evidence: Evidence) -> Section:
             Column("nse", f"NSE of {evidence.best[target]}", ".3f"),
             Column("reason", "remark"),
         ]
-        tables.append(Table(f"ceiling-{anchor(target)}", f"{target}: noise ceiling", rows, columns, target, latex=True))
+        tables.append(Table(f"ceiling-{slug(target)}", f"{target}: noise ceiling", rows, columns, target, latex=True))
     if not tables:
         reasons = "; ".join(dict.fromkeys(str(reason) for reason in found["reason"] if reason))
         return Section("ceiling", title, absent=f"Not shown: {reasons or 'no flux has a random uncertainty'}.")
@@ -53,7 +53,7 @@ def ceiling_section(evidence: Evidence) -> Section:
     )
     figures = [
         Figure(
-            f"ceiling-{anchor(table.target)}",
+            f"ceiling-{slug(table.target)}",
             f"{table.target}: NSE of the models, and of a perfect model (line), by class.",
             f"Points of the NSE of every model for {table.target} by class, beside the noise ceiling.",
             functools.partial(_draw_ceiling, evidence, found, table.target),
@@ -123,7 +123,7 @@ def published_section(evidence: Evidence) -> Section:
             Column("reason", "remark"),
         ]
         shown = rows.assign(alike=np.where(rows["comparable"], "yes", "no"))
-        tables.append(Table(f"published-{anchor(target)}", f"{target}: published scores", shown, columns, target))
+        tables.append(Table(f"published-{slug(target)}", f"{target}: published scores", shown, columns, target))
         whole = rows[(rows["group"] == "all") & (rows["score"] == "rmse")]
         figures += [_figure(whole, target)] if (whole["source"] != "this evaluation").any() else []
     if not tables:
@@ -170,7 +170,7 @@ def _best(evidence: Evidence, table: pd.DataFrame, target: str, attrs: dict) -> 
 
 def _figure(rows: pd.DataFrame, target: str) -> Figure:
     return Figure(
-        f"published-{anchor(target)}",
+        f"published-{slug(target)}",
         f"{target}: RMSE of this evaluation and of published models; grey: not comparable.",
         f"Bars of the RMSE of published models and of this evaluation for {target}.",
         lambda: plot_published(rows, target=target, score="rmse"),

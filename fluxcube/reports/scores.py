@@ -16,7 +16,7 @@ from fluxcube.plotting.maps import plot_differences
 from fluxcube.plotting.points import plot_scales, plot_subsets
 from fluxcube.plotting.sites import plot_class_changes, plot_site_changes
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Figure, Section, Table, anchor, score_columns
+from fluxcube.reports.section import Column, Figure, Section, Table, score_columns, slug
 
 #: Groups of the tables of scores, and the headings of their columns.
 _GROUPS = {"igbp": "IGBP class", "climate": "climate", "continent": "continent", "season": "local season"}
@@ -49,6 +49,8 @@ def rows_section(evidence: Evidence) -> Section:
         f"Seeds: {_seeds(evidence)}",
         f"Weather that drives the models: {_drivers(evidence)}",
     ]
+    if evidence.left_out:
+        text.append(f"Not scored, since not every model predicts them: {', '.join(evidence.left_out)}.")
     text += _cells(evidence)
     columns = [
         Column("target", "flux"),
@@ -129,7 +131,7 @@ def _whole_tables(evidence: Evidence, target: str) -> list[Table]:
     columns = [Column("model", "model"), *score_columns(scores, whole, units=units)]
     counts = [Column("n", evidence.steps, ",d"), Column("n_sites", "towers", ",d")]
     note = f"Differences are from {evidence.against}." if "nse_diff" in whole else ""
-    name = anchor(target)
+    name = slug(target)
     out = [Table(f"scores-{name}", f"{target}: all towers together", whole, columns + counts, target, note, latex=True)]
     for by, title in _GROUPS.items():
         if evidence.has_groups(by):
@@ -155,7 +157,7 @@ def _group_tables(evidence: Evidence, target: str, by: str, title: str) -> list[
             for m in evidence.models
         ]
         caption = f"{target}: {heading} by {title}"
-        out.append(Table(f"{score}-{by}-{anchor(target)}", caption, wide, columns, target, note, latex=by == "igbp"))
+        out.append(Table(f"{score}-{by}-{slug(target)}", caption, wide, columns, target, note, latex=by == "igbp"))
     return out
 
 
@@ -180,12 +182,12 @@ def _mean_table(evidence: Evidence, target: str) -> list[Table]:
     ]
     columns.append(Column("n_classes", "classes", ",d"))
     caption = f"{target}: mean over classes of {MIN_SITES} towers and more, each with the same weight"
-    return [Table(f"class-means-{anchor(target)}", caption, means, columns, target)]
+    return [Table(f"class-means-{slug(target)}", caption, means, columns, target)]
 
 
 def _score_figures(evidence: Evidence, target: str) -> list[Figure]:
     out = []
-    whole, name = _of(evidence.scores(), target), anchor(target)
+    whole, name = _of(evidence.scores(), target), slug(target)
     if len(evidence.models) > 1 and "nse_diff" in whole and whole["nse_diff"].notna().any():
         out.append(
             Figure(
@@ -212,7 +214,7 @@ def _group_figure(evidence: Evidence, target: str, by: str, title: str) -> list[
         return []
     return [
         Figure(
-            f"{by}-{anchor(target)}",
+            f"{by}-{slug(target)}",
             f"{target}: pooled NSE by {title}. Arrows are values below −1.",
             f"Points of the NSE of every model for {target}, grouped by {title}.",
             lambda: plot_subsets(drawn, target=target, styles=model_styles(evidence.models)),
@@ -243,7 +245,7 @@ def _scale_figures(evidence: Evidence, target: str) -> list[Figure]:
         return []
     return [
         Figure(
-            f"scales-{anchor(target)}",
+            f"scales-{slug(target)}",
             f"{target}: NSE at each time scale.",
             f"Points of the NSE of every model for {target} at each time scale.",
             lambda: plot_scales(rows, target=target, styles=model_styles(evidence.models)),
@@ -263,7 +265,7 @@ def _scale_table(evidence: Evidence, target: str, score: str, heading: str) -> T
     ]
     wide = _wide(rows, score, evidence.models)
     return Table(
-        f"{score}-scales-{anchor(target)}", f"{target}: {heading} by time scale", wide, columns, target, latex=True
+        f"{score}-scales-{slug(target)}", f"{target}: {heading} by time scale", wide, columns, target, latex=True
     )
 
 
@@ -285,7 +287,7 @@ def subsets_section(evidence: Evidence) -> Section:
             for m in evidence.models
         ]
         wide = _wide(rows[rows["n"] > 0], "nse", evidence.models)
-        tables.append(Table(f"subsets-{anchor(target)}", f"{target}: NSE by subset", wide, columns, target, latex=True))
+        tables.append(Table(f"subsets-{slug(target)}", f"{target}: NSE by subset", wide, columns, target, latex=True))
         figures += [_subset_figure(evidence, rows, target)] if rows["nse"].notna().any() else []
     text = (
         "Subsets are relative to the tower: heat, cold and dry air are beyond the 95th (cold: 5th) percentile of the "
@@ -297,7 +299,7 @@ def subsets_section(evidence: Evidence) -> Section:
 
 def _subset_figure(evidence: Evidence, rows: pd.DataFrame, target: str) -> Figure:
     return Figure(
-        f"subsets-{anchor(target)}",
+        f"subsets-{slug(target)}",
         f"{target}: pooled NSE in extreme hours and transitions.",
         f"Points of the NSE of every model for {target}, grouped by subset.",
         lambda: plot_subsets(rows, target=target, styles=model_styles(evidence.models)),
@@ -327,7 +329,7 @@ def zero_shot_section(evidence: Evidence) -> Section:
             columns = [Column("site", "tower", "site"), Column("igbp", "class"), Column("model", "model"), *scores]
             columns.append(Column("n", evidence.steps, ",d"))
             caption = f"{target}: towers of classes without training towers"
-            tables.append(Table(f"zero-shot-{anchor(target)}", caption, one, columns, target))
+            tables.append(Table(f"zero-shot-{slug(target)}", caption, one, columns, target))
     text = "When such a tower was predicted, no training tower of the same fold had its IGBP class."
     return Section("zero-shot", title, (text,), tables=tuple(tables))
 
@@ -385,11 +387,11 @@ def _mean_over_sites(evidence: Evidence, means: pd.DataFrame, target: str) -> Ta
         Column("corr2_median", "corr², median", ".3f"),
         Column("n_sites", "towers", ",d"),
     ]
-    return Table(f"site-means-{anchor(target)}", f"{target}: means over towers", rows, columns, target, latex=True)
+    return Table(f"site-means-{slug(target)}", f"{target}: means over towers", rows, columns, target, latex=True)
 
 
 def _paper_figures(evidence: Evidence, means: pd.DataFrame, sites: pd.DataFrame, target: str) -> list[Figure]:
-    name, out = anchor(target), []
+    name, out = slug(target), []
     rows = means[means["target"] == target]
     if evidence.has_coordinate("igbp"):
         classes = rows[rows["by"].isin(["all", "igbp"])]

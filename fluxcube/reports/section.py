@@ -143,17 +143,8 @@ class Section:
     widget: str = ""
 
 
-def anchor(target: str) -> str:
-    """Return the name of a flux as part of a name of a file or anchor.
-
-    >>> anchor("GPP_NT")
-    'gpp-nt'
-    """
-    return target.lower().replace("_", "-")
-
-
 def slug(text: str) -> str:
-    """Return a text as part of a file name: lower-case letters, digits and hyphens.
+    """Return a text as part of a file name or anchor: lower-case letters, digits and hyphens.
 
     Examples
     --------

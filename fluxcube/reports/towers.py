@@ -15,7 +15,7 @@ from fluxcube.plotting.curves import plot_rank, plot_series
 from fluxcube.plotting.points import plot_by_distance
 from fluxcube.plotting.towers import plot_site_map
 from fluxcube.reports.evidence import Evidence
-from fluxcube.reports.section import Column, Figure, Section, Table, anchor, score_columns
+from fluxcube.reports.section import Column, Figure, Section, Table, score_columns, slug
 
 #: Number of towers that the section on the worst ones lists.
 _WORST = 10
@@ -44,16 +44,16 @@ def _map_figures(evidence: Evidence, target: str) -> list[Figure]:
         return []
     out = [
         Figure(
-            f"rank-{anchor(target)}",
+            f"rank-{slug(target)}",
             f"{target}: NSE of the towers from the worst to the best.",
             f"Cumulative distribution of the NSE of the towers for {target}, a line for each model.",
             lambda: plot_rank(rows, target=target, styles=model_styles(evidence.models)),
             target,
         )
     ]
-    pairs: dict[str, str | None] = {f"map-{anchor(target)}": None}
+    pairs: dict[str, str | None] = {f"map-{slug(target)}": None}
     if evidence.against and evidence.against != best:
-        pairs[f"map-difference-{anchor(target)}"] = evidence.against
+        pairs[f"map-difference-{slug(target)}"] = evidence.against
     placed = {"latitude", "longitude"} <= set(rows) and np.isfinite(rows["latitude"].astype(float)).any()
     for name, against in pairs.items() if placed else ():
         out.append(
@@ -83,7 +83,7 @@ def _site_table(evidence: Evidence, target: str) -> Table:
             columns.append(Column(f"{model} {score}", f"{heading} {model}", ".3f" if score == "nse" else ".2f"))
     order = wide[f"{evidence.best[target]} nse"].sort_values(ascending=False, na_position="last").index
     caption = f"{target}: scores of every tower; RMSE in {evidence.units(target) or 'its units'}"
-    return Table(f"sites-{anchor(target)}", caption, wide.loc[order], columns, target)
+    return Table(f"sites-{slug(target)}", caption, wide.loc[order], columns, target)
 
 
 def worst_section(evidence: Evidence) -> Section:
@@ -102,7 +102,7 @@ def worst_section(evidence: Evidence) -> Section:
         columns += score_columns(("nse", "rmse", "bias", "corr2"), worst, units=evidence.units(target))
         columns.append(Column("n", evidence.steps, ",d"))
         caption = f"{target}: the ten towers with the lowest NSE of {best}"
-        tables.append(Table(f"worst-{anchor(target)}", caption, worst, columns, target))
+        tables.append(Table(f"worst-{slug(target)}", caption, worst, columns, target))
         figures += _worst_series(evidence, target, [str(site) for site in worst["site"]])
     if not tables:
         return Section("worst", title, absent=f"Not shown: no tower has {_MIN_STEPS} scored time steps and an NSE.")
@@ -124,7 +124,7 @@ def _worst_series(evidence: Evidence, target: str, sites: list[str]) -> list[Fig
     models = list(dict.fromkeys([best, evidence.against or best]))
     return [
         Figure(
-            f"worst-{anchor(target)}",
+            f"worst-{slug(target)}",
             f"{target}: observations (dots) and predictions at the worst towers, the worst first.",
             f"Series of {target} at {', '.join(known)}: observations, {', '.join(models)}.",
             lambda: plot_series(
@@ -175,7 +175,7 @@ def _distance_figures(evidence: Evidence, near: pd.DataFrame, target: str) -> li
         return []
     return [
         Figure(
-            f"distance-{anchor(target)}",
+            f"distance-{slug(target)}",
             f"{target}: median NSE of towers by the distance of the nearest training tower (10th to 90th percentile).",
             f"Points of the median NSE of every model for {target} in classes of distance.",
             lambda: plot_by_distance(table, target=target, styles=model_styles(evidence.models)),

@@ -13,6 +13,7 @@ import xarray as xr
 
 import fluxcube
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
+from fluxcube.evaluation.common_rows import OBSERVED
 from fluxcube.evaluation.sums import QualityOptions
 from fluxcube.reports import behaviour, context, reference, scores, towers
 from fluxcube.reports.evidence import Evidence, evidence_of
@@ -30,7 +31,7 @@ from fluxcube.reports.gather import (
 )
 from fluxcube.reports.latex import latex_table
 from fluxcube.reports.page import Picture, picture, render
-from fluxcube.reports.section import Section
+from fluxcube.reports.section import Section, slug
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.stores.files import replacing
@@ -155,8 +156,12 @@ def report(
     if not models and not maps and not products:
         raise ConfigError("nothing to report: expected at least one model, map or product by label, found none.")
     options: dict[str, Any] = {"part": part, "allow_missing": allow_missing, "progress": progress}
-    gathered = {label: gather(label, one, cube, folder / "predictions", **options) for label, one in models.items()}
-    gathered |= _sampled({**(maps or {}), **(products or {})}, cube, set(gathered))
+    _check_labels([*models, *(maps or {}), *(products or {})])
+    gathered = {
+        label: gather(label, one, cube, folder / "predictions", name=f"{i}-{slug(label)}", **options)
+        for i, (label, one) in enumerate(models.items(), 1)
+    }
+    gathered |= _sampled({**(maps or {}), **(products or {})}, cube)
     passed = _splits(split)
     splits = passed or next((one.splits for one in gathered.values() if one.splits), ())
     if baselines:
@@ -185,6 +190,7 @@ def report(
         towers=_places(cube),
         split=describe_splits(splits),
         split_kind=splits[0].kind if splits else "",
+        left_out=_left_out(gathered, cube, targets),
         in_time=any(one.periods for one in splits),
         title=title or f"{', '.join(gathered)} at towers",
     )
@@ -203,10 +209,16 @@ def _prepared(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
-def _sampled(maps: Mapping[str, xr.Dataset], cube: xr.Dataset, taken: set[str]) -> dict[str, Gathered]:
+def _check_labels(labels: Sequence[str]) -> None:
+    """Refuse a label that is there twice, or that is the name of the observations (ConfigError)."""
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ConfigError(f"{twice[0]} is the label of two models, maps or products: give them different labels.")
+    if bad := [label for label in labels if label == OBSERVED or not label.strip()]:
+        raise ConfigError(f"the label {bad[0]!r} cannot be that of a model: choose another one.")
+
+
+def _sampled(maps: Mapping[str, xr.Dataset], cube: xr.Dataset) -> dict[str, Gathered]:
     """Return maps and products sampled at the towers of the cube."""
-    if twice := sorted(taken & set(maps)):
-        raise ConfigError(f"{twice[0]} is the label of a model and of maps: give them different labels.")
     if not maps:
         return {}
     sample: Any = fluxcube.sample_at_sites
@@ -236,6 +248,13 @@ def _targets(gathered: Mapping[str, Gathered], cube: xr.Dataset, targets: Sequen
         return list(targets)
     common = [str(name) for name in cube["target"].values]
     return [name for name in common if all(name in one.predictions for one in gathered.values())]
+
+
+def _left_out(gathered: Mapping[str, Gathered], cube: xr.Dataset, targets: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the fluxes of the cube that some models predict, but not all."""
+    found = [set(map(str, one.predictions.data_vars)) for one in gathered.values()]
+    known = [str(name) for name in cube["target"].values if targets is None or name in targets]
+    return tuple(name for name in known if any(name in one for one in found) and not all(name in one for one in found))
 
 
 def _places(cube: xr.Dataset) -> xr.Dataset:

@@ -185,6 +185,10 @@ def test_bad_input_is_named(tmp_path):
         fc.report({"a": one.assign_coords(time=one.time + np.timedelta64(900, "D"))}, cube, tmp_path / "r")
     with pytest.raises(StoreError, match="parent folder does not exist"):
         fc.report({"a": one}, cube, tmp_path / "none" / "r")
+    with pytest.raises(ConfigError, match="cannot be that of a model"):
+        fc.report({"observed": one}, cube, tmp_path / "r")
+    with pytest.raises(ConfigError, match="label of two models"):
+        fc.report({"a": one}, cube, tmp_path / "r", maps={"a": one})
     (tmp_path / "r" / "report.html").write_text("mine", "utf-8")
     with pytest.raises(StoreError, match="contains a report"):
         fc.report({"a": one}, cube, tmp_path / "r")
@@ -250,9 +254,14 @@ def test_the_ladder_of_baselines_is_trained_on_the_same_split(tmp_path, monkeypa
     sites = [str(site) for site in cube["site"].values]
     split = Split(train=sites[2:], test=sites[:2])
     model = {"a": noisy(cube.isel(site=[0, 1]), 1.0, 0, targets=("NEE",))}
-    fc.report(model, cube, tmp_path / "r", split=split, baselines=["mean", "sw-linear"], draws=0)
+    more = {"b": noisy(cube.isel(site=[0, 1]), 2.0, 0)["NEE"]}  # an array, named after its flux
+    fc.report(model, cube, tmp_path / "q", split=split, draws=0)
+    assert kept["evidence"].left_out == ()
+    model["a"] = noisy(cube.isel(site=[0, 1]), 1.0, 0)
+    fc.report(model | more, cube, tmp_path / "r", split=split, baselines=["mean", "sw-linear"], draws=0)
     found = kept["evidence"]
-    assert found.models == ("a", "mean", "line of SW_IN")
+    assert found.left_out == ("GPP_NT",) and "GPP_NT" in " ".join(rows_section(found).text)
+    assert found.models == ("a", "b", "mean", "line of SW_IN")
     assert found.seen["mean"] == dict.fromkeys(sites[:2], frozenset(sites[2:]))
     scores = found.scores().set_index("model")["nse"]
     assert scores["mean"] < scores["line of SW_IN"] < scores["a"]
