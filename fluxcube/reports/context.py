@@ -86,7 +86,7 @@ def citations_section(evidence: Evidence) -> Section:
     columns = [
         Column("site", "tower", "site"),
         Column("network", "publication"),
-        Column("citation", "citation"),
+        Column("citation", "citation", "long"),
         Column("doi", "DOI", "doi"),
         Column("site_doi", "DOI of the tower", "doi"),
         Column("licence", "licence"),

@@ -26,7 +26,7 @@ from fluxcube.samples.quality import best_flags
 Seen = Mapping[str, Mapping[str, frozenset[str]]]
 
 #: Maximum number of values of the series that a page contains.
-_MAX_VALUES = 400_000
+_MAX_VALUES = 250_000
 #: Number of towers whose weather is in RAM at once.
 _BLOCK = 16
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -82,7 +83,8 @@ def _cell(column: Column, value: object, text: str) -> str:
         return f'<td><button type="button" class="tower" data-site="{escape(text)}">{escape(text)}</button></td>'
     if column.form == "doi" and url_of(text):
         return f'<td><a href="{escape(url_of(text))}" rel="noreferrer">{escape(text)}</a></td>'
-    return f"<td>{escape(text)}</td>"
+    kind = ' class="long"' if column.form == "long" else ""
+    return f"<td{kind}>{escape(text)}</td>"
 
 
 def _target(target: str) -> str:
@@ -111,13 +113,22 @@ def inline_svg(svg: str, *, prefix: str, alt: str, sentinel: str) -> str:
     body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
     if sentinel:
         body = re.sub(re.escape(sentinel), "currentColor", body, flags=re.IGNORECASE)
+    body, rules = _classes(body, prefix)
     head, rest = body[: body.index(">")], body[body.index(">") :]
     width, height = (re.search(rf'\b{name}="([\d.]+)pt"', head) for name in ("width", "height"))
     pixels = f"{float(width[1]) * 1.35:.0f}px" if width and height else ""
     size = f' style="max-width:{pixels};--natural:{pixels}"' if pixels else ""
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
-    title = f"<title>{escape(alt)}</title>"
+    title = f"<title>{escape(alt)}</title>" + (f"<style>{rules}</style>" if rules else "")
     return f'{head} role="img" aria-label="{escape(alt)}"{size}>{title}{rest[1:]}'.replace("\n", " ").strip()
+
+
+def _classes(body: str, prefix: str) -> tuple[str, str]:
+    """Replace styles that many elements of an SVG repeat by classes; return the SVG and the rules of the classes."""
+    counts = Counter(re.findall(r' style="([^"<>]{20,})"', body))
+    names = {style: f"{prefix}-{i}" for i, style in enumerate(style for style, n in counts.items() if n > 2)}
+    body = re.sub(r' style="([^"<>]{20,})"', lambda m: f' class="{names[m[1]]}"' if m[1] in names else m[0], body)
+    return body, "".join(f".{name}{{{style}}}" for style, name in names.items())
 
 
 def inline_png(png: bytes, *, alt: str) -> str:

@@ -41,7 +41,7 @@ def ceiling_section(evidence: Evidence) -> Section:
             Column("rmse", f"RMSE of {evidence.best[target]}", ".3f"),
             Column("nse_ceiling", "NSE of a perfect model", ".3f"),
             Column("nse", f"NSE of {evidence.best[target]}", ".3f"),
-            Column("reason", "remark"),
+            Column("reason", "remark", "long"),
         ]
         tables.append(Table(f"ceiling-{slug(target)}", f"{target}: noise ceiling", rows, columns, target, latex=True))
     if not tables:
@@ -120,7 +120,7 @@ def published_section(evidence: Evidence) -> Section:
             Column("split", "split"),
             Column("mask", "row mask"),
             Column("alike", "comparable"),
-            Column("reason", "remark"),
+            Column("reason", "remark", "long"),
         ]
         shown = rows.assign(alike=np.where(rows["comparable"], "yes", "no"))
         tables.append(Table(f"published-{slug(target)}", f"{target}: published scores", shown, columns, target))

@@ -25,8 +25,8 @@ class Column:
     heading : str
         Printed heading.
     form : str
-        Format of numbers, such as ".3f"; "" for text, "doi" for identifiers that become links, "site" for towers whose
-        series the page shows.
+        Format of numbers, such as ".3f"; "" for text, "long" for sentences, "doi" for identifiers that become links,
+        "site" for towers whose series the page shows.
     low, high : str
         Columns with the bounds of an interval, which are printed in brackets; "" for none.
     """
@@ -40,7 +40,7 @@ class Column:
     @property
     def numeric(self) -> bool:
         """Whether the column contains numbers."""
-        return self.form not in ("", "doi", "site")
+        return self.form not in ("", "long", "doi", "site")
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,11 @@ def test_page_data_are_rounded_and_complete():
 
 def test_an_inline_svg_has_names_of_its_own_and_the_colour_of_the_page():
     svg = '<?xml version="1.0"?><svg width="72pt" height="36pt" viewBox="0 0 72 36"><defs><clipPath id="p"/></defs>'
-    svg += '<g clip-path="url(#p)"><use xlink:href="#p" style="fill: #808081"/></g></svg>'
+    svg += '<g clip-path="url(#p)"><use xlink:href="#p" style="fill: #808081"/></g>'
+    svg += '<use style="stroke: #b0b0b0; stroke-width: 0.5"/>' * 3 + "</svg>"
     found = inline_svg(svg, prefix="f", alt='a "b"', sentinel="#808081")
     assert 'id="f-p"' in found and "url(#f-p)" in found and 'href="#f-p"' in found
+    assert "<style>.f-0{stroke: #b0b0b0; stroke-width: 0.5}</style>" in found and found.count('class="f-0"') == 3
     assert "currentColor" in found and 'aria-label="a &quot;b&quot;"' in found and "<?xml" not in found
 
 
