@@ -84,7 +84,10 @@ def _levels(error: np.ndarray, std: np.ndarray, levels: Sequence[float]) -> list
     ratio = np.abs(error) / std
     crps, mae = (float(x.mean()) if n else math.nan for x in (gaussian_crps(error, std), np.abs(error)))
     width = float(std.mean()) if n else math.nan
-    shares = {level: float((ratio <= half_width(level)).mean()) if n else math.nan for level in levels}
+    # Sorted once: each level is then the number of ratios up to its half-width.
+    ordered = np.sort(ratio)
+    within = {level: np.searchsorted(ordered, half_width(level), side="right") for level in levels}
+    shares = {level: float(number / n) if n else math.nan for level, number in within.items()}
     return [
         {"level": level, "coverage": share, "width": 2 * half_width(level) * width, "n": n, "crps": crps, "mae": mae}
         for level, share in shares.items()
