@@ -7,30 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import xarray as xr
 
 import fluxcube
 from fluxcube.errors import ConfigError, SchemaError, StoreError, missing_package
 from fluxcube.evaluation.common_rows import OBSERVED
 from fluxcube.evaluation.sums import QualityOptions
-from fluxcube.reports import behaviour, context, reference, scores, towers
+from fluxcube.reports import behaviour, context, paper, reference, scales, scores, towers
 from fluxcube.reports.evidence import Evidence, evidence_of
-from fluxcube.reports.gather import (
-    Gathered,
-    ModelInput,
-    Progress,
-    describe_splits,
-    gather,
-    in_memory,
-    ladder,
-    records_of,
-    scored_towers,
-    seen_by,
-)
+from fluxcube.reports.folds import describe_splits, scored_towers, seen_by
+from fluxcube.reports.gather import Gathered, ModelInput, Progress, gather, in_memory, ladder, records_of
 from fluxcube.reports.latex import latex_table
 from fluxcube.reports.page import Picture, picture, render
+from fluxcube.reports.scoretable import score_dataset, score_frame
 from fluxcube.reports.section import Section, slug
 from fluxcube.resolution import DEFAULT, Default
 from fluxcube.samples.splits import Split, load_folds
@@ -43,27 +32,23 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     towers.map_section,
     behaviour.density_section,
     behaviour.cycles_section,
-    scores.scales_section,
+    scales.scales_section,
     behaviour.interannual_section,
     behaviour.reliability_section,
     towers.leakage_section,
     context.drivers_section,
     behaviour.carbon_section,
-    scores.subsets_section,
+    scales.subsets_section,
     behaviour.applicability_section,
     reference.ceiling_section,
-    scores.zero_shot_section,
+    paper.zero_shot_section,
     towers.worst_section,
-    scores.paper_section,
+    paper.paper_section,
     reference.published_section,
     context.compute_section,
     context.citations_section,
     context.provenance_section,
 )
-#: Groups whose scores are in `scores.csv`, besides those of sections.
-_GROUPS = ("igbp", "climate", "koppen", "continent", "season")
-#: Values of a score in `scores.nc`.
-_VALUES = ("nse", "rmse", "mae", "bias", "corr2", "nse_site_median", "rmse_site_median", "n", "n_sites", "n_clusters")
 
 
 def report(
@@ -312,62 +297,6 @@ def _write_tables(sections: Sequence[Section], folder: Path) -> None:
     for table in (table for section in sections for table in (*section.first, *section.tables) if table.latex):
         with replacing(folder / f"{table.name}.tex") as temporary:
             temporary.write_text(latex_table(table), "utf-8")
-
-
-def score_frame(evidence: Evidence) -> pd.DataFrame:
-    """Return every table of scores below each other, with the column `by`: the kind of the groups.
-
-    Parameters
-    ----------
-    evidence : Evidence
-        What the report is written from.
-    """
-    kinds = {"all": evidence.scores()}
-    kinds |= {by: evidence.scores(by) for by in _GROUPS if evidence.has_groups(by)}
-    kinds["scale"] = evidence.scales
-    if not isinstance(evidence.subsets, str):
-        kinds["subset"] = evidence.subsets
-    sites = evidence.sites.rename(columns={"site": "group"})
-    kinds["site"] = sites[["target", "group", "model", "n", "nse", "rmse", "mae", "bias", "corr2"]].assign(
-        units=[evidence.sums.units_of(target) for target in sites["target"]], n_sites=1
-    )
-    out = pd.concat([table.assign(by=by) for by, table in kinds.items()], ignore_index=True)
-    first = ["by", "target", "units", "group", "model", "n", "n_sites"]
-    return out[first + [name for name in out if name not in first]]
-
-
-def score_dataset(frame: pd.DataFrame, attrs: Mapping[str, object]) -> xr.Dataset:
-    """Return a table of `score_frame` as a Dataset (target, group, model); `by` is a coordinate of the groups.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Table that `score_frame` returned.
-    attrs : mapping
-        Attributes, such as the row mask.
-    """
-    keys = list(dict.fromkeys(zip(frame["by"], frame["group"], strict=True)))
-    targets, models = (list(dict.fromkeys(frame[name])) for name in ("target", "model"))
-    at = [
-        pd.Index(targets).get_indexer(frame["target"]),
-        pd.MultiIndex.from_tuples(keys).get_indexer(pd.MultiIndex.from_frame(frame[["by", "group"]])),
-        pd.Index(models).get_indexer(frame["model"]),
-    ]
-    names = [name for name in frame if name.startswith(tuple(_VALUES)) and frame[name].dtype.kind in "fi"]
-    arrays = {}
-    for name in names:
-        values = np.full((len(targets), len(keys), len(models)), np.nan)
-        values[tuple(at)] = frame[name].to_numpy(float)
-        arrays[name] = (("target", "group", "model"), values)
-    units = frame.drop_duplicates("target").set_index("target").loc[targets, "units"]
-    coords = {
-        "target": np.array(targets, object),
-        "group": np.array([group for _, group in keys], object),
-        "model": np.array(models, object),
-        "by": ("group", np.array([by for by, _ in keys], object)),
-        "units": ("target", units.to_numpy(object)),
-    }
-    return xr.Dataset(arrays, coords, {name: str(value) for name, value in attrs.items()})
 
 
 def _write_scores(evidence: Evidence, folder: Path) -> None:

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from fluxcube.errors import ConfigError
 from fluxcube.reports import write
-from fluxcube.reports.gather import gather, records_of, towers_of
+from fluxcube.reports.folds import towers_of
+from fluxcube.reports.gather import gather, records_of
 from fluxcube.reports.towers import leakage_section
 from fluxcube.samples.splits import Split
 

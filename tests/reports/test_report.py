@@ -15,10 +15,12 @@ import fluxcube as fc
 from fluxcube.errors import ConfigError, SchemaError, StoreError
 from fluxcube.reports.context import compute_section, driver_pairs, drivers_section
 from fluxcube.reports.evidence import evidence_of
-from fluxcube.reports.gather import gather, training_of
+from fluxcube.reports.folds import training_of
+from fluxcube.reports.gather import gather
 from fluxcube.reports.html import inline_svg, script_json
 from fluxcube.reports.latex import latex_table
-from fluxcube.reports.scores import rows_section, zero_shot_section
+from fluxcube.reports.paper import zero_shot_section
+from fluxcube.reports.scores import rows_section
 from fluxcube.reports.section import Column, Table, number, slug
 from fluxcube.reports.towers import leakage_section, page_data
 from fluxcube.samples.splits import Split
