@@ -111,7 +111,7 @@ def _paper_figures(evidence: Evidence, means: pd.DataFrame, sites: pd.DataFrame,
             )
         )
     others = [model for model in evidence.models if model != evidence.against]
-    if not others or not evidence.has_coordinate("igbp"):
+    if not evidence.against or not others or not evidence.has_coordinate("igbp"):
         return out
     changes, model = rows[rows["by"].isin(["all", "igbp"])], evidence.best[target]
     model = model if model != evidence.against else others[-1]
