@@ -37,7 +37,7 @@ def compute_section(evidence: Evidence) -> Section:
         Column("timed", "with a recorded time", ",d"),
         Column("hours", "hours of training", ",.2f"),
         Column("energy", "energy, estimate (kWh)", ",.3f"),
-        Column("device", "device"),
+        *([Column("device", "device")] if any(row["device"] for row in rows) else []),
         Column("versions", "versions"),
     ]
     text = (

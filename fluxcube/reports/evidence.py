@@ -19,7 +19,7 @@ from fluxcube.evaluation.subsets import subset_masks, subset_sums
 from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.moments import pool, scores_of
 from fluxcube.plotting.canvas import print_units
-from fluxcube.resolution import DEFAULT, HOURLY, Resolution, quality_limit, resolution_of
+from fluxcube.resolution import DEFAULT, Resolution, quality_limit, resolution_of
 from fluxcube.samples.quality import best_flags
 
 #: Towers that a model was trained on when it predicted a scored tower, by model and scored tower.
@@ -153,8 +153,6 @@ class Evidence:
     @cached_property
     def subsets(self) -> pd.DataFrame | str:
         """Scores in heat, cold, drought and transitions, with intervals; a reason if the cube has no such subsets."""
-        if self.resolution.name != HOURLY.name:
-            return f"subsets are hours of heat, cold and drought, and these data are {self.resolution.name}."
         try:
             parts = [self._subsets_of(slice(i, i + _BLOCK)) for i in range(0, self.cube.sizes["site"], _BLOCK)]
         except SchemaError as error:

@@ -85,11 +85,20 @@ def seen_by(gathered: Mapping[str, Predicted], splits: Sequence[Split], sites: S
     return out
 
 
+def kind_of(split: Split) -> str:
+    """Return the kind of a split, without the number of the fold.
+
+    >>> kind_of(Split(train=("a",), kind="kfold 2 of 5"))
+    'kfold'
+    """
+    return re.sub(r" \d+ of \d+$", "", split.kind)
+
+
 def describe_splits(splits: Sequence[Split]) -> str:
     """Return the splits in words, for the section on rows."""
     if not splits:
         return ""
-    kinds = list(dict.fromkeys(re.sub(r" \d+ of \d+$", "", split.kind) for split in splits))
+    kinds = list(dict.fromkeys(kind_of(split) for split in splits))
     folds = "one fold" if len(splits) == 1 else f"{len(splits)} folds"
     sizes = [f"{len(split.train)}/{len(split.val)}/{len(split.test)}" for split in splits]
     buffers = sorted({split.buffer_km for split in splits})

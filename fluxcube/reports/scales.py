@@ -78,8 +78,8 @@ def subsets_section(evidence: Evidence) -> Section:
         figures += [_subset_figure(evidence, rows, target)] if rows["nse"].notna().any() else []
     text = (
         "Subsets are relative to the tower: heat, cold and dry air are beyond the 95th (cold: 5th) percentile of the "
-        "temperature or vapour pressure deficit of its daylight hours; a dry month is above the 90th percentile of the "
-        "mean vapour pressure deficit of 30 days.",
+        "temperature or vapour pressure deficit of its daylight hours, or of its days in daily data; a dry month is above "
+        "the 90th percentile of the mean vapour pressure deficit of 30 days.",
     )
     return Section("subsets", title, text, tuple(figures), tuple(tables))
 
@@ -87,7 +87,7 @@ def subsets_section(evidence: Evidence) -> Section:
 def _subset_figure(evidence: Evidence, rows: pd.DataFrame, target: str) -> Figure:
     return Figure(
         f"subsets-{slug(target)}",
-        f"{target}: pooled NSE in extreme hours and transitions.",
+        f"{target}: pooled NSE in extremes and transitions.",
         f"Points of the NSE of every model for {target}, grouped by subset.",
         lambda: plot_subsets(rows, target=target, styles=model_styles(evidence.models)),
         target,

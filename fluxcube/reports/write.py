@@ -15,7 +15,7 @@ from fluxcube.evaluation.common_rows import OBSERVED
 from fluxcube.evaluation.sums import QualityOptions
 from fluxcube.reports import behaviour, context, paper, reference, scales, scores, towers
 from fluxcube.reports.evidence import Evidence, evidence_of
-from fluxcube.reports.folds import describe_splits, scored_towers, seen_by
+from fluxcube.reports.folds import describe_splits, kind_of, scored_towers, seen_by
 from fluxcube.reports.gather import Gathered, ModelInput, Progress, gather, in_memory, ladder, records_of
 from fluxcube.reports.latex import latex_table
 from fluxcube.reports.page import Picture, picture, render
@@ -174,7 +174,7 @@ def report(
         records=records,
         towers=_places(cube),
         split=describe_splits(splits),
-        split_kind=splits[0].kind if splits else "",
+        split_kind=kind_of(splits[0]) if splits else "",
         left_out=_left_out(gathered, cube, targets),
         in_time=any(one.periods for one in splits),
         title=title or f"{', '.join(gathered)} at towers",
