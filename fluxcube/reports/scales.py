@@ -78,8 +78,8 @@ def subsets_section(evidence: Evidence) -> Section:
         figures += [_subset_figure(evidence, rows, target)] if rows["nse"].notna().any() else []
     text = (
         "Subsets are relative to the tower: heat, cold and dry air are beyond the 95th (cold: 5th) percentile of the "
-        "temperature or vapour pressure deficit of its daylight hours, or of its days in daily data; a dry month is above "
-        "the 90th percentile of the mean vapour pressure deficit of 30 days.",
+        "temperature or vapour pressure deficit of its daylight hours, or of its days in daily data; a dry month is "
+        "above the 90th percentile of the mean vapour pressure deficit of 30 days.",
     )
     return Section("subsets", title, text, tuple(figures), tuple(tables))
 
