@@ -10,7 +10,7 @@ import pandas as pd
 
 from fluxcube.evaluation.neighbours import error_by_distance, nearest_training_tower
 from fluxcube.evaluation.series import series_json
-from fluxcube.plotting.canvas import model_styles
+from fluxcube.plotting.canvas import model_styles, new_axes
 from fluxcube.plotting.curves import plot_rank, plot_series
 from fluxcube.plotting.points import plot_by_distance
 from fluxcube.plotting.towers import plot_site_map
@@ -47,8 +47,9 @@ def _map_figures(evidence: Evidence, target: str) -> list[Figure]:
             f"rank-{slug(target)}",
             f"{target}: NSE of the towers from the worst to the best.",
             f"Cumulative distribution of the NSE of the towers for {target}, a line for each model.",
-            lambda: plot_rank(rows, target=target, styles=model_styles(evidence.models)),
+            lambda: plot_rank(rows, target=target, styles=model_styles(evidence.models), ax=new_axes(None, (8.5, 4.5))),
             target,
+            wide=True,
         )
     ]
     pairs: dict[str, str | None] = {f"map-{slug(target)}": None}
