@@ -50,6 +50,7 @@ _PUBLIC = {
     "export_maps": "fluxcube.maps.export",
     "evaluate": "fluxcube.evaluation.skill",
     "compare": "fluxcube.evaluation.skill",
+    "report": "fluxcube.reports.write",
     "energy_balance": "fluxcube.evaluation.energy",
     "calibrate": "fluxcube.evaluation.calibration",
     "plot_map": "fluxcube.plotting.maps",

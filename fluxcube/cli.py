@@ -20,6 +20,7 @@ from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
+from fluxcube.cli_report import app as report_app
 from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
 from fluxcube.models import registry
 from fluxcube.sources.towers.sitenames import printable
@@ -473,6 +474,7 @@ app.add_typer(request_app, name="request")
 app.add_typer(models_app)
 app.add_typer(cli_protocols.app)
 app.add_typer(demo_app)
+app.add_typer(report_app)
 app.add_typer(grids_app)
 app.add_typer(cli_maps.app)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fluxcube.errors import ConfigError
-from fluxcube.plotting.canvas import PALETTE, figure_of, new_axes, print_units, save_picture
+from fluxcube.plotting.canvas import PALETTE, new_axes, print_units, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,8 @@ def plot_published(
     ax.set_xlabel(score.upper() + ("" if units in ("1", "") else f" ({units})"))
     ax.set_yticks(range(len(groups)), ["all sites" if group == "all" else group for group in groups], fontsize=8)
     ax.set_ylim(len(groups) - 0.5, -0.5)
-    ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0.0, -0.6 / figure_of(ax).get_figheight()))
+    # Below the label of the axis, at a distance that does not depend on the height of the axes.
+    ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0.0, 0.0), borderaxespad=6)
     ax.set_title(f"{target}: {score.upper()} beside published scores" if title is None else title)
     return save_picture(ax, path)
 

@@ -14,7 +14,7 @@ from fluxcube.evaluation.seeds import seed_table
 from fluxcube.evaluation.separation import class_separation
 from fluxcube.evaluation.sitemeans import site_mean_table, site_scores
 from fluxcube.evaluation.skill import score_table
-from fluxcube.experiments import Variant, score_members, score_variants, settings_table, trained
+from fluxcube.experiments import Variant, predictions_of, score_members, score_variants, settings_table, trained
 from fluxcube.plotting.bars import plot_class_errors
 from fluxcube.plotting.sites import plot_class_changes, plot_embedding, plot_site_changes
 from fluxcube.samples.splits import load_folds
@@ -199,7 +199,39 @@ def compare_weather(cube, splits, variants, out, drivers, draws):
     return table
 
 
-def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, draws=1000, ablate=False, drivers=None):
+def page(cube, splits, variants, out, draws):
+    """Write a page with the scores, figures and series of all models."""
+    parts = [(v, one) for v in variants for one in splits.values()]
+    runs, predictions = {}, {}
+    for v, one in parts:
+        runs.setdefault(v.label, []).extend(trained(cube, one, part, out) for part in v.parts)
+        predictions.setdefault(v.label, []).append(predictions_of(cube, one, v, out))
+    fc.report(
+        predictions,
+        cube,
+        out / "report",
+        split=list(splits.values()),
+        runs=runs,
+        draws=draws,
+        title="Daily models at held-out towers",
+        overwrite=True,
+    )
+
+
+def main(
+    cube,
+    out,
+    *,
+    split,
+    folds=None,
+    only=None,
+    budget="full",
+    part=None,
+    draws=1000,
+    ablate=False,
+    drivers=None,
+    report_page=False,
+):
     part = part or part_of(split, ablate)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -221,6 +253,8 @@ def main(cube, out, *, split, folds=None, only=None, budget="full", part=None, d
     settings_table(cube, splits, variants, out, chosen_on=chosen_on).to_csv(out / f"{name}-settings.csv", index=False)
     if part == "test":
         seeds(cube, splits, variants, out, part, draws)
+    if report_page and part == "test":
+        page(cube, splits, variants, out, draws)
     if not ablate:
         figures(scored[SETTINGS["min_quality"][0]], out, draws)
     if tam := [v for v in variants if v.label.startswith(OURS)]:
@@ -238,6 +272,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--ablate", action="store_true", help="variants of TAM-RL that differ in one setting, instead of the models"
     )
+    parser.add_argument("--report", dest="report_page", action="store_true", help="write a page, too (of part test)")
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
     parser.add_argument(
         "--part", choices=("val", "test"), help="val while settings are chosen; by default test, for --ablate val"

@@ -176,7 +176,35 @@ def maps(run, era5, out, igbp):
         fc.plot_map(flux.mean("time", keep_attrs=True), out / f"{name}.png")
 
 
-def main(raw, out, *, split, folds=None, only=None, budget="full", part="test", draws=1000, era5=None, igbp=None):
+def page(cube, splits, variants, predictions, out, draws):
+    """Write a page with the scores, figures and series of all models."""
+    runs = {v.label: [trained(cube, one, v, out) for one in splits.values()] for v in variants}
+    fc.report(
+        predictions,
+        cube,
+        out / "report",
+        split=list(splits.values()),
+        runs=runs,
+        draws=draws,
+        title="Hourly models at held-out towers",
+        overwrite=True,
+    )
+
+
+def main(
+    raw,
+    out,
+    *,
+    split,
+    folds=None,
+    only=None,
+    budget="full",
+    part="test",
+    draws=1000,
+    era5=None,
+    igbp=None,
+    report_page=False,
+):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     cube = towers(Path(raw), out) if isinstance(raw, str | Path) else raw
@@ -192,6 +220,8 @@ def main(raw, out, *, split, folds=None, only=None, budget="full", part="test", 
         tested = cube.sel(site=[site for one in splits.values() for site in one.test])
         scales(tested, predictions, out, draws)
         subsets(tested, predictions, out, draws)
+        if report_page:
+            page(cube, splits, variants, predictions, out, draws)
     if era5:
         maps(trained(cube, next(iter(splits.values())), variants[-1], out), era5, out, igbp)
     return table
@@ -206,6 +236,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", help="labels of models, separated by commas; all by default")
     parser.add_argument("--budget", choices=list(SETTINGS["budgets"]), default="full")
     parser.add_argument("--part", choices=("val", "test"), default="test", help="val while settings are chosen")
+    parser.add_argument("--report", dest="report_page", action="store_true", help="write a page, too (of part test)")
     parser.add_argument("--era5", type=Path)
     parser.add_argument("--igbp")
     options = vars(parser.parse_args())
