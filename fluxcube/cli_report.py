@@ -31,7 +31,9 @@ def report(
     ] = None,
     product: Annotated[
         list[str] | None,
-        typer.Option(help="Published product to sample at the towers, as LABEL=FILE or LABEL=URL; may be repeated."),
+        typer.Option(
+            help="Published product to sample at the towers, as LABEL=FILE or LABEL=URL (cf=FILE: any CF file)."
+        ),
     ] = None,
     split: Annotated[
         Path | None, typer.Option(help="Split file, or file of folds, of predictions that are passed without runs.")
@@ -116,11 +118,12 @@ def labelled(texts: list[str] | tuple[str, ...]) -> dict[str, list[str]]:
 
 def _opened(kind: str, texts: list[str] | tuple[str, ...]) -> dict[str, Any]:
     """Return maps or products by label, opened lazily."""
-    import fluxcube
+    from fluxcube.maps.store import open_maps
+    from fluxcube.sources.products.open import open_product
+    from fluxcube.sources.products.table import products
 
     if not texts:
         return {}
-    opening: Any = fluxcube.open_maps if kind == "maps" else fluxcube.open_product
     out = {}
     for text in texts:
         label, equals, path = text.partition("=")
@@ -130,5 +133,8 @@ def _opened(kind: str, texts: list[str] | tuple[str, ...]) -> dict[str, Any]:
             )
         if label in out:
             raise ConfigError(f"--{kind}: the label {label!r} is there twice; use different labels.")
-        out[label] = opening(path)
+        if kind == "maps":
+            out[label] = open_maps(path)
+        else:  # a label that names a product, such as cf, decides how its file is read
+            out[label] = open_product(path, label if label in products() else None)
     return out
