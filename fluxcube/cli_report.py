@@ -32,7 +32,7 @@ def report(
     product: Annotated[
         list[str] | None,
         typer.Option(
-            help="Published product to sample at the towers, as LABEL=FILE or LABEL=URL (cf=FILE: any CF file)."
+            help="Published product to sample at the towers, as LABEL=FILE or LABEL=URL (cf=FILE: CF)."
         ),
     ] = None,
     split: Annotated[
