@@ -31,9 +31,7 @@ def report(
     ] = None,
     product: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Published product to sample at the towers, as LABEL=FILE or LABEL=URL (cf=FILE: CF)."
-        ),
+        typer.Option(help="Published product to sample at the towers, as LABEL=FILE or LABEL=URL (cf=FILE: CF)."),
     ] = None,
     split: Annotated[
         Path | None, typer.Option(help="Split file, or file of folds, of predictions that are passed without runs.")

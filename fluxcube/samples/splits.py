@@ -401,7 +401,7 @@ def make_splits(
     if kind == "sites":
         if sites is None:
             raise SplitError(
-                "a split by sites needs the list of towers: pass --sites FILE or --sites xbase (sites= in Python)."
+                "a split by sites needs the file that lists them: --sites FILE, or --sites xbase (sites= in Python)."
             )
         return [sites_split(cube, sites, seed=seed, buffer_km=km)]
     folds = functools.partial(kfold, cube, k=5 if k is None else k, seed=seed, buffer_km=km, val_km=val_km)
