@@ -41,6 +41,8 @@ _HEAVY = re.compile(r"(?i)memory limit|computation timed out|request size|number
 #: Attempts beyond those of the client, and seconds before the second one.
 _TRIES, _PAUSE = 4, 15.0
 #: Maximum length of the header of an answer: 1024 names of up to 60 characters, with room to spare.
+#: NumPy parses a header with `ast`, whose counter of levels Python 3.11 shares between threads (SystemError).
+_PARSING = threading.Lock()
 _MAX_HEADER = 200_000
 #: Seconds until an answer to a request of pixels must begin.
 _TIMEOUT = 300.0
@@ -178,7 +180,8 @@ def _array(data: object) -> np.ndarray:
     """Return the array in the bytes of an NPY file."""
     if not isinstance(data, bytes):
         raise ValueError(f"expected bytes, found {type(data).__name__}")
-    return np.load(io.BytesIO(data), allow_pickle=False, max_header_size=_MAX_HEADER)
+    with _PARSING:
+        return np.load(io.BytesIO(data), allow_pickle=False, max_header_size=_MAX_HEADER)
 
 
 def _call(function: Callable[[], _Result], tries: int | None = None) -> _Result:

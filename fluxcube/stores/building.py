@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from fluxcube.stores.reading import is_url, open_group
 from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store, unwritable
 
 _SPILL = ".parts"
+#: NumPy parses a header with `ast`, whose counter of levels Python 3.11 shares between threads (SystemError).
+_PARSING = threading.Lock()
 
 
 @contextmanager
@@ -140,7 +143,7 @@ def spill(path: str | os.PathLike, key: str, arrays: Mapping[str, np.ndarray]) -
 
 def unspill(path: str | os.PathLike, key: str) -> dict[str, np.ndarray]:
     """Return the arrays that `spill` wrote."""
-    with np.load(_spill_file(path, key), allow_pickle=False) as arrays:
+    with _PARSING, np.load(_spill_file(path, key), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
