@@ -82,6 +82,7 @@ def arguments(function, cube, folder) -> dict:
         "ds": cube,
         "obs": cube,
         "pred": cube.fluxes,
+        "models": {"one": cube.fluxes, "two": cube.fluxes},
         "predictions": {"one": cube.fluxes, "two": cube.fluxes},
         "masks": xr.Dataset(),
         "members": {"one": [cube.fluxes, cube.fluxes]},
@@ -158,6 +159,7 @@ def test_a_command_refuses_the_option_of_the_other_resolution(name, row, cube_of
         return str(ended.value.code or "")
 
     lines = {"train": f"train c.zarr {folder} {settings}", "evaluate": f"evaluate {folder} c.zarr --part all --draws 0"}
+    lines["report"] = f"report one={folder} --cube c.zarr --out {tmp_path / 'page'} --part all --draws 0"
     lines["energy"] = "energy c.zarr"
     lines["calibrate"] = f"calibrate {folder} c.zarr {folder}"
     assert name in lines, f"write here how {name} is called"

@@ -21,7 +21,7 @@ from fluxcube.reports.latex import latex_table
 from fluxcube.reports.page import Picture, picture, render
 from fluxcube.reports.scoretable import score_dataset, score_frame
 from fluxcube.reports.section import Section, slug
-from fluxcube.resolution import DEFAULT, Default
+from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.splits import Split, load_folds
 from fluxcube.stores.files import replacing
 
@@ -137,9 +137,10 @@ def report(
     >>> import fluxcube as fc
     >>> fc.report({"eco": "runs/eco", "trees": "runs/xgb"}, cube, "report")  # doctest: +SKIP
     """
-    folder = _prepared(Path(out), overwrite)
     if not models and not maps and not products:
         raise ConfigError("nothing to report: expected at least one model, map or product by label, found none.")
+    quality_limit(resolution_of(cube), max_qc, min_quality, default=None)  # refused before anything is written
+    folder = _prepared(Path(out), overwrite)
     options: dict[str, Any] = {"part": part, "allow_missing": allow_missing, "progress": progress}
     _check_labels([*models, *(maps or {}), *(products or {})])
     gathered = {

@@ -349,11 +349,21 @@ def _open_file(source: Source) -> xr.Dataset:
     if str(path).lower().endswith(_TABLE):
         return read_point_table(path, str(source))
     try:
-        with contextlib.suppress(RuntimeError):  # HDF5's, of a header that can be read a moment later
+        with contextlib.suppress(RuntimeError):
             return xr.open_dataset(path, engine="netcdf4", **_LAZY)
-        return xr.open_dataset(path, engine="netcdf4", **_LAZY)
+        # HDF5 knows an open file by its number on the disk: if it fails to read one of its handles, it fails with all
+        # others of this file, under any path, until the process ends. In RAM the file is another one.
+        return _with_source(xr.open_dataset(Path(path).read_bytes(), engine="netcdf4", **_LAZY), path)
     except (OSError, ValueError, RuntimeError) as problem:
         raise SourceError(f"{source}: cannot be read as NetCDF ({problem}): download it again.") from problem
+
+
+def _with_source(ds: xr.Dataset, path: str | Path) -> xr.Dataset:
+    """Return a Dataset that was opened in RAM, with the path of its file."""
+    ds.encoding["source"] = str(path)
+    for name in ds.variables:
+        ds[name].encoding["source"] = str(path)
+    return ds
 
 
 def _open_zarr(source: Source) -> xr.Dataset:
