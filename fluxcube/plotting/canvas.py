@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,9 @@ def picture_bytes(ax: Axes, ending: str, *, dpi: int = 150) -> bytes:
     """
     picture = io.BytesIO()
     metadata = {"Date": None} if ending == "svg" else None
-    figure_of(ax).savefig(picture, dpi=dpi, bbox_inches="tight", format=ending, metadata=metadata)
+    with warnings.catch_warnings():  # of matplotlib, on ticks and margins, which a user cannot change
+        warnings.simplefilter("ignore", UserWarning)
+        figure_of(ax).savefig(picture, dpi=dpi, bbox_inches="tight", format=ending, metadata=metadata)
     return _small_svg(picture.getvalue()) if ending == "svg" else picture.getvalue()
 
 
