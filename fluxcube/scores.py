@@ -252,7 +252,7 @@ def crps(
     def pointwise(obs: xr.DataArray, pred: xr.DataArray, std: xr.DataArray | None) -> xr.DataArray:
         if "member" in pred.dims:
             return _over("member", functools.partial(_ensemble_crps, fair=fair, skipna=skipna), obs, pred)
-        return _elementwise(_normal_crps, obs, pred, _needed(std, "crps"))
+        return _elementwise(normal_crps, obs, pred, _needed(std, "crps"))
 
     return _mean_of("crps", pointwise, obs, pred, std, dim, weights, skipna)
 
@@ -562,7 +562,7 @@ def _inside_members(obs: np.ndarray, members: np.ndarray, share: np.ndarray, ski
     return np.where(none[..., 0], np.nan, _inside(*np.broadcast_arrays(obs, low, high)))
 
 
-def _normal_crps(obs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+def normal_crps(obs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Return the score of normal distributions; NaN where a standard deviation is negative."""
     obs, mean, std = (np.asarray(x, float) for x in (obs, mean, std))
     z = (obs - mean) / np.where(std > 0, std, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ import pandas as pd
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.common_rows import Observed, Predictions, groups_of, rows_in_common
 from fluxcube.evaluation.sums import QualityOptions
+from fluxcube.scores import normal_crps
 from fluxcube.training.calibration import half_width
 
 #: Probabilities of the intervals.
@@ -82,7 +82,7 @@ def _levels(error: np.ndarray, std: np.ndarray, levels: Sequence[float]) -> list
     n = len(error)
     error, std = error.astype(float), std.astype(float)
     ratio = np.abs(error) / std
-    crps, mae = (float(x.mean()) if n else math.nan for x in (gaussian_crps(error, std), np.abs(error)))
+    crps, mae = (float(x.mean()) if n else math.nan for x in (normal_crps(np.zeros(n), error, std), np.abs(error)))
     width = float(std.mean()) if n else math.nan
     # Sorted once: each level is then the number of ratios up to its half-width.
     ordered = np.sort(ratio)
@@ -92,39 +92,3 @@ def _levels(error: np.ndarray, std: np.ndarray, levels: Sequence[float]) -> list
         {"level": level, "coverage": share, "width": 2 * half_width(level) * width, "n": n, "crps": crps, "mae": mae}
         for level, share in shares.items()
     ]
-
-
-def gaussian_crps(error: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return the continuous ranked probability score of Gaussian forecasts, in closed form.
-
-    Parameters
-    ----------
-    error : array
-        Mean of the forecast minus observation, or its negative.
-    std : array
-        Standard deviation of the forecast, above 0; in the same units.
-
-    References
-    ----------
-    Gneiting et al. 2005 (Eq. 5), doi:10.1175/MWR2904.1
-
-    Examples
-    --------
-    >>> gaussian_crps(np.array([0.0, 1.0]), np.array([1.0, 1.0])).round(4).tolist()
-    [0.2337, 0.6024]
-    """
-    z = np.abs(error) / std
-    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return std * (z * (2 * _normal_cdf(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
-
-
-def _normal_cdf(z: np.ndarray) -> np.ndarray:
-    """Return the distribution function of the standard normal at z >= 0, by interpolation (error below 1e-7)."""
-    grid, values = _cdf_table()
-    return np.interp(z, grid, values)
-
-
-@functools.cache
-def _cdf_table() -> tuple[np.ndarray, np.ndarray]:
-    grid = np.linspace(0.0, 8.0, 8001)
-    return grid, np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in grid])

@@ -17,10 +17,11 @@ from fluxcube.evaluation.cycles import mean_cycles
 from fluxcube.evaluation.density import density
 from fluxcube.evaluation.interannual import interannual, interannual_summary, theil_sen
 from fluxcube.evaluation.neighbours import error_by_distance, nearest_training_tower
-from fluxcube.evaluation.reliability import gaussian_crps, reliability
+from fluxcube.evaluation.reliability import reliability
 from fluxcube.evaluation.series import series_json, site_series, worst_sites
 from fluxcube.evaluation.skill import compare
 from fluxcube.evaluation.sums import common_rows
+from fluxcube.scores import normal_crps
 from fluxcube.simulation.example import example_cube
 
 SITES, LONGITUDE, LATITUDE = ("A", "B", "C"), (-120.0, 0.0, 150.0), (40.0, 10.0, -35.0)
@@ -172,7 +173,7 @@ def test_crps_of_a_gaussian_equals_its_integral():
     cdf = np.cumsum(np.exp(-0.5 * (x / 1.5) ** 2)) / np.exp(-0.5 * (x / 1.5) ** 2).sum()
     for y in (0.0, -0.7, 4.0):
         expected = ((cdf - (x >= y)) ** 2).sum() * (x[1] - x[0])
-        assert gaussian_crps(np.array(y), np.array(1.5)) == pytest.approx(expected, rel=1e-3)
+        assert normal_crps(np.array(0.0), np.array(y), np.array(1.5)) == pytest.approx(expected, rel=1e-3)
 
 
 def three(obs, reco):
