@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -28,7 +27,7 @@ from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import is_url, open_store, portable, store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, not_created, place_store
+from fluxcube.stores.swap import placing
 
 #: Cells along each side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
@@ -249,16 +248,9 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], ov
             why = f" (it was begun with other inputs: {', '.join(changed)} differ)" if not there.get("complete") else ""
             raise StoreError(f"{path} exists{why}: set overwrite (--overwrite) to replace it, or use another path.")
         remove(path)
-    making = building_place(path)
-    shutil.rmtree(making, ignore_errors=True)
     coords = forcing.coords.to_dataset().compute()
-    try:
-        create(making, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
-        place_store(making, path)
-    except OSError as error:
-        raise error if isinstance(error, StoreError) else not_created(path, error) from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+    with placing(path) as building:
+        create(building, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
 
 
 def _tasks(forcing: xr.Dataset, specs: Mapping[str, ArraySpec]) -> Iterator[Task]:

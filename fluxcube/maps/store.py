@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import open_store, portable
-from fluxcube.stores.swap import building_place, not_created, place_store
+from fluxcube.stores.swap import placing
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -164,10 +163,7 @@ def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: 
         remove(path)
     if path.exists():
         return False
-    try:
-        _create(path, maps, count)
-    except OSError as error:
-        raise error if isinstance(error, StoreError) else not_created(path, error) from error
+    _create(path, maps, count)
     return True
 
 
@@ -220,13 +216,8 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
         )
         for name, array in maps.data_vars.items()
     }
-    building = building_place(path)
-    shutil.rmtree(building, ignore_errors=True)
-    try:
+    with placing(path) as building:
         create(building, maps.coords.to_dataset(), specs, _attrs(maps) | {"regions": count})
-        place_store(building, path)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _attrs(maps: xr.Dataset) -> dict[str, object]:

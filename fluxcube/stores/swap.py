@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fluxcube.errors import StoreError
@@ -55,6 +57,27 @@ def place_store(building: Path, path: Path) -> None:
         os.rename(building, path)  # a file, or a folder with files, is not replaced
     except OSError as error:
         raise not_created(path, error) from error
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """Yield a folder beside a path to build a store in, and move it to the path, where nothing may be, in one step.
+
+    Raises
+    ------
+    StoreError
+        If something appeared there meanwhile, or the disk does not accept the store; the folder is then removed.
+    """
+    building = building_place(path)
+    try:
+        yield building
+        place_store(building, path)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def replace_store(building: Path, path: Path) -> None:

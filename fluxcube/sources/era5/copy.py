@@ -7,7 +7,6 @@ hour for each block of its cells. The copy reads each hour once.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.reading import store_attrs
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import building_place, not_created, place_store
+from fluxcube.stores.swap import placing
 
 #: Side of a chunk in cells: the size of block that `open_forcing` reads by default.
 _CELLS = 16
@@ -140,17 +139,10 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
         if not overwrite or existing.get("kind") != "era5":
             raise StoreError(f"{path} exists: pass overwrite=True to replace a copy of ERA5, or another path.")
         remove(path)
-    unfinished = building_place(path)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        create(unfinished, _coords(files), _specs(files, hours), attrs)
+    with placing(path) as building:
+        create(building, _coords(files), _specs(files, hours), attrs)
         for name, values in _static(files).items():
-            write_region(unfinished, name, tuple(slice(0, n) for n in values.shape), values)
-        place_store(unfinished, path)
-    except OSError as error:
-        raise error if isinstance(error, StoreError) else not_created(path, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            write_region(building, name, tuple(slice(0, n) for n in values.shape), values)
 
 
 def _coords(files: Files) -> xr.Dataset:
