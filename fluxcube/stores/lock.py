@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 HEARTBEAT, SILENCE = 10.0, 60.0
 #: Seconds after which a lock that the system does not keep is read again: another machine may have written it as well.
 _RACE = 1.0
+#: Maximum number of bytes of a lock that are read.
+_LONGEST = 4096
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -83,6 +85,11 @@ def _start(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def runs(owner: Owner) -> bool:
+    """Return whether the owner of a lock, a process of this machine and container, still runs."""
+    return owner.start != 0 and _start(owner.pid) == owner.start
 
 
 class WriterLock:
@@ -204,7 +211,7 @@ def _lives(owner: Owner, file: Path, *, by_system: bool) -> bool:
         if by_system:  # one kernel: its lock is enough, also between containers
             return False
         if owner.host == here.host:  # otherwise it may be a process of another container, with its own numbers
-            return owner.start != 0 and _start(owner.pid) == owner.start
+            return runs(owner)
     return _silent_for(file) < SILENCE
 
 
@@ -235,11 +242,19 @@ def _refusal(path: Path, file: Path, holder: Owner | None) -> str:
 def _read_owner(file: Path) -> Owner | None:
     """Return the owner that a lock file names; None if it names none."""
     try:
-        found = json.loads(file.read_bytes()[:4096])
+        return parse_owner(file.read_bytes()[:_LONGEST])
+    except OSError:
+        return None
+
+
+def parse_owner(data: bytes) -> Owner | None:
+    """Return the owner that the content of a lock names; None if it names none."""
+    try:
+        found = json.loads(data[:_LONGEST])
         return Owner(
             str(found["host"]), str(found["boot"]), int(found["pid"]), int(found["start"]), str(found["nonce"])
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
