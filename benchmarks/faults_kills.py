@@ -17,6 +17,7 @@ import signal
 import socket
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -200,8 +201,8 @@ def bench(kind: str, case: Case, count: int, rng: random.Random, base: Path) -> 
             where, wrong = _state(case, folder, old, expected, content)
             tally.seen[where] += 1
             fault = fault or wrong
-        if _run(case, folder) != 0:
-            fault = fault or f"the run after the kill failed: {_last_words(folder)}"
+        if (status := _run(case, folder)) != 0:
+            fault = fault or f"the run after the kill ended with {status}: {_last_words(folder)}"
         elif content(folder / case.result) != expected:
             fault = fault or "the result differs"
         elif sorted(os.listdir(folder)) != names:
@@ -228,7 +229,11 @@ def _undisturbed(case: Case, first: Path, folder: Path) -> float:
 def _fork(case: Case, folder: Path) -> Fork:
     def run(output: object) -> None:
         _quiet(folder.parent / "stderr")
-        case.run(folder)
+        try:
+            case.run(folder)
+        except BaseException:  # the process ends without showing it
+            traceback.print_exc()
+            raise
 
     return Fork(run)
 
