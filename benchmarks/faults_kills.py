@@ -12,16 +12,19 @@ import faulthandler
 import functools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import dask
 from cluster_job import make_maps
@@ -34,6 +37,8 @@ from fluxcube.errors import FluxcubeError
 from fluxcube.simulation.example import example_forcing
 
 DAYS = 2
+#: Functions of `os` before which half of the kills happen: steps that others can see. The others happen at any moment.
+STEPS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "fsync", "ftruncate")
 #: Seconds after which a run that was not killed counts as hanging.
 PATIENCE = 120.0
 Files = dict[str, bytes]
@@ -185,32 +190,46 @@ def bench(kind: str, case: Case, count: int, rng: random.Random, base: Path) -> 
     first.mkdir()
     case.prepare(first)
     old = tree(first / case.result)
-    seconds = min(_undisturbed(case, first, base / f"{kind}-{n}") for n in (1, 2))
     whole = base / f"{kind}-1"
+    seconds, steps = _undisturbed(case, first, whole)
     expected, names = content(whole / case.result), sorted(os.listdir(whole))
     while tally.tried < count:
         folder = base / f"{kind}-try"
         folder.mkdir()
         case.prepare(folder)
-        fault = ""
-        for _ in range(rng.choice((1, 1, 2))):  # some runs are killed again when they resume
-            killed = _kill(case, folder, rng.uniform(0, seconds))
-            if not killed:
+        status, fault = -signal.SIGKILL, ""
+        for again in range(rng.choice((1, 1, 2))):  # some runs are killed again when they resume
+            if tally.tried % 2:
+                status = _fork(case, folder, stop=rng.randint(1, steps)).wait()
+            else:
+                status = _kill(case, folder, rng.uniform(0, seconds))
+            if status != -signal.SIGKILL:
                 break
             tally.tried += 1
             where, wrong = _state(case, folder, old, expected, content)
-            tally.seen[where] += 1
+            tally.seen[where + (", resumed" if again else "")] += 1
             fault = fault or wrong
-        if (status := _run(case, folder)) != 0:
-            fault = fault or f"the run after the kill ended with {status}: {_last_words(folder)}"
-        elif content(folder / case.result) != expected:
-            fault = fault or "the result differs"
-        elif sorted(os.listdir(folder)) != names:
-            fault = fault or f"left {sorted(set(os.listdir(folder)) - set(names))}"
+        if status == -signal.SIGKILL:
+            status = _fork(case, folder).wait()
+            if where == "after" and status == 1 and re.search("exists|finished run", _last_words(folder)):
+                status = 0  # it was complete, and is not replaced unless that is requested
+        fault = fault or _final(case, folder, status, expected, content, names)
         if fault:
             tally.faults.append(fault)
         shutil.rmtree(folder)
     return tally.row(f"kill, {kind}")
+
+
+def _final(
+    case: Case, folder: Path, status: int, expected: Files, content: Callable[[Path], Files], names: list[str]
+) -> str:
+    """Return what is wrong after a run that ended with a status; "" if nothing is."""
+    if status != 0:
+        return f"the run after the kill ended with {status}: {_last_words(folder)}"
+    if content(folder / case.result) != expected:
+        return "the result differs"
+    left = sorted(set(os.listdir(folder)) - set(names))
+    return f"left {left}" if left else ""
 
 
 def _in_fork(function: Callable[[], object]) -> None:
@@ -218,28 +237,55 @@ def _in_fork(function: Callable[[], object]) -> None:
         raise RuntimeError("what the bench begins with could not be made")
 
 
-def _undisturbed(case: Case, first: Path, folder: Path) -> float:
+def _undisturbed(case: Case, first: Path, folder: Path) -> tuple[float, int]:
+    """Run without a kill; return the seconds that it takes, and the number of steps before which `_fork` can stop."""
     shutil.copytree(first, folder)
     start = time.perf_counter()
-    if _run(case, folder) != 0:
-        raise RuntimeError(f"{folder.name}: the undisturbed run failed")
-    return time.perf_counter() - start
+    process = _fork(case, folder)
+    lines = process.output.read().split()
+    if process.wait() != 0:
+        raise RuntimeError(f"{folder.name}: the undisturbed run failed: {_last_words(folder)}")
+    return time.perf_counter() - start, int(lines[-1])
 
 
-def _fork(case: Case, folder: Path) -> Fork:
-    def run(output: object) -> None:
+def _fork(case: Case, folder: Path, stop: int = 0) -> Fork:
+    """Start a run, which kills itself before a step of `STEPS`, counted from 1, and writes the number of its steps."""
+    count, guard = [0], threading.Lock()
+
+    def counted(function: Callable) -> Callable:
+        def step(*arguments: object, **named: object) -> object:
+            with guard:
+                count[0] += 1
+                if count[0] == stop:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **named)
+
+        return step
+
+    def run(output: TextIO) -> None:
         _quiet(folder.parent / "stderr")
+        for name in STEPS:
+            setattr(os, name, counted(getattr(os, name)))
         try:
             case.run(folder)
         except BaseException:  # the process ends without showing it
             traceback.print_exc()
             raise
+        print(count[0], file=output)
 
     return Fork(run)
 
 
+def _kill(case: Case, folder: Path, after: float) -> int:
+    """Start a run and kill it after some seconds; return how it ended."""
+    process = _fork(case, folder)
+    time.sleep(after)
+    os.kill(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
 def _quiet(log: Path | str = os.devnull) -> None:
-    """Write messages to a file, and end this process after five minutes, whatever happens."""
+    """Write messages to a file, and end this process after some time, whatever happens."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
     faulthandler.dump_traceback_later(PATIENCE - 10, exit=True)
     signal.alarm(300)
@@ -248,18 +294,6 @@ def _quiet(log: Path | str = os.devnull) -> None:
 def _last_words(folder: Path) -> str:
     """Return the last line that a run in a folder wrote to its standard error."""
     return (folder.parent / "stderr").read_text(errors="replace").strip().rpartition("\n")[2][:200]
-
-
-def _run(case: Case, folder: Path) -> int:
-    return _fork(case, folder).wait()
-
-
-def _kill(case: Case, folder: Path, after: float) -> bool:
-    """Start a run and kill it after some seconds; return whether it was still running."""
-    process = _fork(case, folder)
-    time.sleep(after)
-    os.kill(process.pid, signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
 
 
 def _state(case: Case, folder: Path, old: Files, new: Files, content: Callable[[Path], Files]) -> tuple[str, str]:
@@ -466,16 +500,16 @@ def _descendants(pid: int) -> list[int]:
     return children + [below for child in children for below in _descendants(child)]
 
 
-def main(seed: int, count: int) -> list[tuple[str, int, int, str]]:
+def main(seed: int, count: int, only: Collection[str] = ()) -> list[tuple[str, int, int, str]]:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder, dask.config.set({"distributed.comm.timeouts.connect": "3s"}):
         base = Path(folder)
-        kinds = cases(base)
-        total = sum(case.weight for case in kinds.values()) + 30
+        kinds = {kind: case for kind, case in cases(base).items() if kind in only or not only}
+        total = sum(case.weight for case in kinds.values()) + (0 if only else 30)
         rows = []
         for kind, case in kinds.items():
             rows.append(bench(kind, case, max(1, round(count * case.weight / total)), rng, base))
-        if count >= 50:  # seconds for each
+        if count >= 50 and not only:  # seconds for each
             rows += local_processes(max(1, round(count * 6 / total)), rng, base)
             rows += clusters(max(4, round(count * 24 / total)), rng, base)
     return rows

@@ -214,8 +214,10 @@ def _real(path: str | os.PathLike) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
+    if isinstance(error, FileNotFoundError):
+        return StoreError(f"cannot lock {path}: its lock was removed while it was written; run again.")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return StoreError(f"cannot write {path} ({error.strerror}): write to a folder of your own.")
     if error.errno == errno.ENAMETOOLONG:

@@ -86,7 +86,10 @@ def replace_store(building: Path, path: Path) -> None:
     """Move a finished store to its path, and remove the store that was there; StoreError if the lock was lost."""
     check_held(path)
     old = path.with_name(f".{path.name}.replaced-{os.urandom(6).hex()}")
-    os.rename(path, old)
+    try:
+        os.rename(path, old)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} was moved or removed while its new version was written: run again.") from error
     try:
         place_store(building, path)
     except StoreError:
