@@ -13,7 +13,7 @@ from buckets import bucket_server  # noqa: F401
 from fluxcube.errors import StoreError
 from fluxcube.stores import lock as disk_lock
 from fluxcube.stores.bucket_lock import bucket_lock
-from fluxcube.stores.lock import this_process
+from fluxcube.stores.owners import this_process
 from fluxcube.stores.objects import Bucket, place
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from typing import Any
 from fluxcube.errors import FetchError
 from fluxcube.fetch.addresses import public
 from fluxcube.fetch.items import LEDGER, LOCK, Item, within
+from fluxcube.stores.lock import InUseError, check_held, writer_lock
 from fluxcube.stores.swap import unwritable
 
-_log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
 
 
@@ -138,14 +137,21 @@ class Ledger:
         ------
         FetchError
             If another fetch is writing to the folder.
+        StoreError
+            If the disk does not accept the folder or the lock.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = open(self.folder / LOCK, "ab")  # noqa: SIM115
         except OSError as error:
             raise unwritable(Path(error.filename or self.folder), error) from error
-        with file:
-            _lock(file.fileno(), self.folder)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(writer_lock(self.folder, file=self.folder / LOCK))
+            except InUseError as error:
+                raise FetchError(
+                    f"{self.folder}: another fetch is writing there; wait until it has ended, or choose another folder "
+                    f"({error})."
+                ) from error
             yield
 
     def check_unlocked(self) -> None:
@@ -155,6 +161,7 @@ class Ledger:
 
     def _append(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, default=str).encode() + b"\n"
+        check_held(self.folder)
         with self._guard:
             try:
                 with open(self.folder / LEDGER, "ab+") as file:
@@ -214,23 +221,6 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
-
-
-def _lock(number: int, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        problem = f"{folder}: another fetch is writing there; wait until it has ended, or choose another folder."
-    except OSError as error:  # a file system without locks
-        _log.warning("%s cannot be locked (%s): start only one fetch into it.", folder, error.strerror)
-        return
-    else:
-        return
-    raise FetchError(problem)
 
 
 def _now() -> str:

@@ -17,6 +17,8 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.stores.lock import check_owner, owner_of
+from fluxcube.stores.owners import Owner
 from fluxcube.stores.reading import store_attrs
 from fluxcube.stores.shards import write_region
 
@@ -110,10 +112,21 @@ class RegionTask:
     digest : str
         Digest of the model, which the store's attributes must contain: a task that a killed run left behind on a
         cluster must not write into another store at the same path.
+    owner : Owner or None
+        Process for which the store is written: the task writes nothing if it lost the lock of the store meanwhile.
     """
 
-    def __init__(self, path: Path, region: Region, graph: Mapping, keys: Mapping[str, tuple], digest: str):
+    def __init__(
+        self,
+        path: Path,
+        region: Region,
+        graph: Mapping,
+        keys: Mapping[str, tuple],
+        digest: str,
+        owner: Owner | None = None,
+    ):
         self.path, self.region, self.graph, self.keys, self.digest = path, region, graph, keys, digest
+        self.owner = owner
 
     def __call__(self) -> int:
         """Compute the region and write it; return the number of missing values."""
@@ -121,6 +134,8 @@ class RegionTask:
 
         one_torch_thread()
         values = get_sync(self.graph, list(self.keys.values()))
+        if self.owner is not None:
+            check_owner(self.path, self.owner)
         if (stored := str(store_attrs(self.path).get("model_digest", ""))) != self.digest:
             raise StoreError(
                 f"{self.path}: expected maps of the model {self.digest[:12]}, found those of another model, "
@@ -175,9 +190,9 @@ def region_tasks(maps: xr.Dataset, path: Path, todo: Iterable[Region]) -> Iterat
 
     names = {str(name): array.data.name for name, array in maps.data_vars.items()}
     whole = HighLevelGraph.merge(*(array.data.dask for array in maps.data_vars.values()))
-    digest = str(maps.attrs.get("model_digest", ""))
+    digest, owner = str(maps.attrs.get("model_digest", "")), owner_of(path)
     for _, same_time in itertools.groupby(todo, lambda region: region.block[0]):
         row = [(region, {name: (layer, *region.block) for name, layer in names.items()}) for region in same_time]
         graph = dict(whole.cull({key for _, keys in row for key in keys.values()}))
         for region, keys in row:
-            yield RegionTask(path, region, cull(graph, list(keys.values()))[0], keys, digest)
+            yield RegionTask(path, region, cull(graph, list(keys.values()))[0], keys, digest, owner)

@@ -19,8 +19,8 @@ from dataclasses import asdict
 
 from fluxcube.errors import StoreError
 from fluxcube.stores import lock as disk_lock
-from fluxcube.stores.lock import Owner, parse_owner, this_process
 from fluxcube.stores.objects import Bucket, Entry
+from fluxcube.stores.owners import Owner, is_running, parse_owner, this_process
 
 _log = logging.getLogger(__name__)
 
@@ -128,10 +128,7 @@ def _silent_for(objects: Bucket, entries: Mapping[str, Entry], number: int) -> f
 
 def _has_ended(holder: Owner | None) -> bool:
     """Return whether the owner was a process of this machine that no longer runs; False if that is not known."""
-    here = this_process()
-    if holder is None or not holder.boot or (holder.boot, holder.host) != (here.boot, here.host):
-        return False
-    return not disk_lock.runs(holder)
+    return holder is not None and is_running(holder, system_decides=False) is False
 
 
 def _refusal(bucket: Bucket, holder: Owner | None, silence: float) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fluxcube.errors import FluxcubeError, StoreError
 from fluxcube.stores.files import FULL
-from fluxcube.stores.lock import WriterLock, writer_lock
+from fluxcube.stores.lock import WriterLock, check_held, writer_lock
 from fluxcube.stores.manifest import LEDGER, STORE_ID, write_manifest
 from fluxcube.stores.reading import is_url, open_group
 from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store, unwritable
@@ -98,8 +98,9 @@ def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -
     The mark is True, unless `attrs` contains another one: 1 can be an attribute of a NetCDF file, too.
     The manifest is written, and the identifier of the content becomes the attribute ``store_id``
     (`fluxcube.stores.manifest`). Temporary files are removed: arrays that `spill` wrote, and shards that killed
-    processes did not finish.
+    processes did not finish. StoreError if this process lost the lock of the store.
     """
+    check_held(path)
     shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
     if (Path(path) / LEDGER).is_dir():
         for part in Path(path).glob("*/c/**/*.partial"):
@@ -107,12 +108,14 @@ def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -
     group = open_group(Path(path), "r+")
     final = {"complete": True, **(attrs or {})}
     store_id = write_manifest(Path(path), {**group.attrs, **final})
+    check_held(path)
     group.update_attributes({**final, STORE_ID: store_id})
 
 
 def remove(path: str | os.PathLike) -> None:
     """Remove a store after renaming it, so that a kill leaves no half of it at its path."""
     path = Path(path).absolute()
+    check_held(path)
     renamed = building_place(path)
     shutil.rmtree(renamed, ignore_errors=True)
     os.replace(path, renamed)

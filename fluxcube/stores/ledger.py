@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from fluxcube.stores.lock import check_held
 from fluxcube.stores.manifest import LEDGER
 from fluxcube.stores.reading import open_group
 
@@ -35,9 +36,15 @@ def mark_done(path: str | os.PathLike, regions: Mapping[str, int]) -> None:
         The store.
     regions : mapping of str to int
         By key, the number of values that are missing in each although they were expected.
+
+    Raises
+    ------
+    StoreError
+        If this process lost the lock of the store: another run may have replaced it.
     """
     if not regions:
         return
+    check_held(path)
     ledger = _ledger(path)
     if not ledger.parent.exists():
         # A group of its own: a loose file in the store's root would make every reader warn.

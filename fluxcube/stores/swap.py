@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fluxcube.errors import StoreError
+from fluxcube.stores.lock import check_held
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ def place_store(building: Path, path: Path) -> None:
     Raises
     ------
     StoreError
-        If something appeared there meanwhile, or the disk does not accept it.
+        If something appeared there meanwhile, this process lost the lock of the path, or the disk does not accept it.
     """
+    check_held(path)
     try:
         os.rename(building, path)  # a file, or a folder with files, is not replaced
     except OSError as error:
@@ -81,9 +83,13 @@ def placing(path: Path) -> Iterator[Path]:
 
 
 def replace_store(building: Path, path: Path) -> None:
-    """Move a finished store to its path, and remove the store that was there."""
+    """Move a finished store to its path, and remove the store that was there; StoreError if the lock was lost."""
+    check_held(path)
     old = path.with_name(f".{path.name}.replaced-{os.urandom(6).hex()}")
-    os.rename(path, old)
+    try:
+        os.rename(path, old)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} was moved or removed while its new version was written: run again.") from error
     try:
         place_store(building, path)
     except StoreError:

@@ -27,6 +27,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.scaling import scale, standardise
 from fluxcube.samples.towers import Towers, good_fluxes, load_towers, site_years
 from fluxcube.samples.windows import gather
+from fluxcube.stores.lock import check_held
 from fluxcube.training.run import differences
 from fluxcube.training.weights import Labels, flux_weights
 
@@ -228,6 +229,7 @@ def fit_rows(
     train_rows = ModelRows(model, train, kept, weight)
     logged = model.learn(train_rows, val_rows, seed=seed, start=start, keep=keep, progress=progress)
     if state is not None:
+        check_held(state)
         state.unlink(missing_ok=True)
     return logged
 
@@ -269,6 +271,7 @@ def save_growth(path: Path, growth: Growth, request: Mapping | None) -> None:
         "sizes": [len(blob) for blob in blobs],
     }
     content = json.dumps(about).encode() + b"\n" + body
+    check_held(path)
     write_atomically(path, hashlib.sha256(content).digest() + content)
 
 

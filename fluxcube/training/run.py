@@ -18,7 +18,7 @@ from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
-from fluxcube.stores.lock import writer_lock
+from fluxcube.stores.lock import check_held, writer_lock
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +232,7 @@ def _flat(values: Mapping, prefix: str = "") -> dict[str, object]:
 
 def write_log(path: Path, history: Sequence[Mapping]) -> None:
     """Write the complete history as CSV."""
+    check_held(path)
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in history for key in row))
     writer = csv.DictWriter(text, columns)

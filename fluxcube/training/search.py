@@ -40,6 +40,7 @@ from fluxcube.moments import efficiency
 from fluxcube.resolution import DEFAULT, HOURLY, Default, QualityLimit, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
+from fluxcube.stores.lock import check_held
 from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows, row_weights
@@ -509,6 +510,7 @@ def _write(path: Path, about: Mapping, done: Mapping[int, Mapping], finals: Mapp
     """Write the complete file: a line on the search, one per draw and per finalist; a kill leaves the last file."""
     lines = [json.dumps(about), *(json.dumps(rows[i]) for rows in (done, finals) for i in sorted(rows))]
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_held(path)
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 

@@ -18,6 +18,7 @@ from fluxcube.models.checkpoint import ENSEMBLE, RUN
 from fluxcube.processes import safe_children
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
+from fluxcube.stores.lock import check_held
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.plan import Plan, check_bag
@@ -225,6 +226,7 @@ def _join(data: Data, folder: Path, chosen: Sequence[int]) -> Run:
     plan.split.save(folder / SPLIT)
     learned = {site for s in chosen for site in plan.sites(s)}
     about |= {"seeds": list(chosen), "training_sites": [site for site in plan.split.train if site in learned]}
+    check_held(folder)
     checkpoint.save_ensemble(folder, [_name(s) for s in chosen], about)
     (folder / DATA).unlink(missing_ok=True)
     histories = tuple(row | {"seed": s} for s, a in zip(chosen, abouts, strict=True) for row in a["history"])

@@ -21,6 +21,7 @@ from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.schema import DRIVERS_SOURCE, USED_DRIVERS
+from fluxcube.stores.lock import check_held
 from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.digest import data_digest
@@ -257,6 +258,7 @@ def _applicability(model: Model, data: Data, seed: int, progress: Callable | Non
 
 
 def _finish(model: Model, folder: Path, about: Mapping, applicability: Applicability | None) -> None:
+    check_held(folder)
     checkpoint.save(model, folder, about, applicability)
     for name in (STATE, DATA):
         (folder / name).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import torch
 
 from fluxcube.errors import CheckpointError
 from fluxcube.models.checkpoint import write_atomically
+from fluxcube.stores.lock import check_held
 
 STATE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -80,6 +81,7 @@ def save_state(
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     metadata = {"counters": asdict(counters), "request": request, "features": features}
     about = {name: json.dumps(value) for name, value in metadata.items()}
+    check_held(path)
     write_atomically(path, safetensors.torch.save(tensors, about))
 
 

@@ -47,7 +47,6 @@ def test_a_second_call_fetches_only_what_is_missing(web, tmp_path, jobs):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".fetching") == [
         "LICENCE.md",
         "fetch.jsonl",
-        "fetch.lock",
         "sub",
     ]
     paths[1].unlink()
