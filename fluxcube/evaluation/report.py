@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.maps.at_sites import SAMPLING
 from fluxcube.moments import SCORES, Moments
+from fluxcube.parsing import FILE_FAULTS, file_size, parse_json, read_text
 from fluxcube.stores.files import replacing
 
 _KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
@@ -204,9 +206,10 @@ def write_predictions(predictions: xr.Dataset, path: str | Path) -> Path:
 def read_predictions(path: str | Path) -> xr.Dataset:
     """Read predictions that `write_predictions` wrote, into RAM (StoreError if the file contains none)."""
     try:
+        file_size(path)
         with xr.open_dataset(path, engine="netcdf4") as ds:
             return ds.load()
-    except (OSError, ValueError) as error:
+    except FILE_FAULTS as error:
         raise StoreError(f"{path} contains no predictions: {error}") from error
 
 
@@ -237,16 +240,16 @@ def read_sums(path: str | Path) -> Sums:
         If the file is missing, or contains no sums.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            about = json.loads(file.readline().removeprefix("# "))
+        with io.StringIO(read_text(path)) as file:
+            about = parse_json(file.readline().removeprefix("# "), dict)
             # A class or network may be called NA or nan: only an empty field is missing.
             frame = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
         # Python reads back every bit of a number; the CSV reader may not.
         frame = frame.assign(**{name: frame[name].astype(float) for name in _NUMBERS if name in frame})
-    except (OSError, ValueError, AttributeError) as error:
+        frame.attrs = about
+        return Sums.from_frame(frame)
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, ArithmeticError) as error:
         raise StoreError(f"{path} contains no sums of sites: {error}") from error
-    frame.attrs = about
-    return Sums.from_frame(frame)
 
 
 def _notes(table: pd.DataFrame, hidden: int) -> list[str]:

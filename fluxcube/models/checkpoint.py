@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from fluxcube.models import registry, shipped
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
 from fluxcube.models.ensemble import MIXED, Ensemble, floors
+from fluxcube.parsing import read_json
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -329,7 +331,7 @@ def applicability(folder: str | os.PathLike) -> Applicability | None:
     content = _read_weights(folder, APPLICABILITY, stored["sha256"])
     try:
         return Applicability.from_bytes(content)
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise CheckpointError(f"{folder / APPLICABILITY} is of another version of fluxcube: {error}.") from error
 
 
@@ -394,10 +396,10 @@ def _read_about(folder: Path, name: str) -> dict:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {name}: it is no run, or its training is unfinished; run `fit` again.")
     try:
-        about = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
+        about = read_json(path, dict)
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}): the file is damaged; train the model again.") from error
-    missing = [key for key in _NEEDED[name] if not isinstance(about, dict) or key not in about]
+    missing = [key for key in _NEEDED[name] if key not in about]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it is not a checkpoint of fluxcube.")
     if about["format"] != FORMAT:

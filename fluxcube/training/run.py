@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.checkpoint import RUN, write_atomically
+from fluxcube.parsing import read_json
 from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
 from fluxcube.stores.lock import writer_lock
@@ -160,8 +161,8 @@ def check_data(folder: Path, digest: str) -> None:
 
 def _recorded(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text("utf-8"))["digest"])
-    except (ValueError, KeyError, TypeError) as error:
+        return str(read_json(path, dict)["digest"])
+    except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 
