@@ -27,6 +27,7 @@ FILE_FAULTS = (*TABLE_FAULTS, RuntimeError, LookupError, TypeError, AttributeErr
 
 #: Maximum size of a file, and of the nesting of its lists and mappings.
 MAX_BYTES, MAX_DEPTH = 1 << 28, 100
+_MAX_VALUES = 1_000_000
 
 
 def file_size(path: str | os.PathLike) -> int:
@@ -95,7 +96,7 @@ def parse_json(text: str | bytes, expected: type[T]) -> T:
 
 
 def parse_yaml(text: str, expected: type[T]) -> T:
-    """Return the value of a YAML text without references, which a few lines could expand to any size.
+    """Return the value of a YAML text.
 
     Parameters
     ----------
@@ -107,7 +108,8 @@ def parse_yaml(text: str, expected: type[T]) -> T:
     Raises
     ------
     ValueError
-        If it is not YAML, of another type, nested more than `MAX_DEPTH` times, or contains a reference.
+        If it is not YAML, of another type, nested more than `MAX_DEPTH` times, or of more than a million values
+        through references, which a few lines could expand to any number.
 
     Examples
     --------
@@ -124,13 +126,28 @@ def parse_yaml(text: str, expected: type[T]) -> T:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Loader of plain values that refuses references to earlier ones."""
+    """Loader of plain values that limits what references to earlier values can expand to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "a reference (*name): write the value there", mark)
-        return super().compose_node(parent, index)
+        is_reference, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        node = super().compose_node(parent, index)
+        if is_reference and id(node) not in self._sizes:
+            raise yaml.composer.ComposerError(None, None, "a value that contains itself", mark)
+        size = self._sizes.setdefault(id(node), 1 + sum(self._sizes[id(part)] for part in _parts(node)))
+        if size > _MAX_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"references to more than {_MAX_VALUES} values", mark)
+        return node
+
+
+def _parts(node: yaml.Node | None) -> list[yaml.Node]:
+    """Return the nodes within a node of YAML."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 _WORDS = {dict: "a mapping", list: "a list", str: "text", type(None): "nothing", bool: "true or false"}

@@ -58,9 +58,7 @@ def test_a_pipe_a_folder_and_a_large_file_are_not_read(tmp_path):
         read_bytes(tmp_path / "large", 100)
 
 
-@pytest.mark.parametrize(
-    "text", ["a: &x [1]\nb: *x", "!!python/object/apply:os.system [id]", "a: [", "[" * 5000, "- 1"]
-)
+@pytest.mark.parametrize("text", ["a: &x [*x]", "!!python/object/apply:os.system [id]", "a: [", "[" * 5000, "- 1"])
 def test_yaml_without_references_and_tags(text):
     with pytest.raises(ValueError, match=r"\w"):
         parse_yaml(text, dict)
@@ -173,3 +171,11 @@ def test_a_changed_ledger_line_does_not_count(tmp_path):
         file.read_bytes().replace(b'"4:8"', b'"4:9"') + b'5\n[]\n{"done": [1]}\n{"done": "8:12"}\n' + b"[" * 9999
     )
     assert done_regions(tmp_path) == {"0:4": 0, "8:12": 0}  # the last one is of an earlier version
+
+
+def test_references_of_yaml_expand_to_a_limited_size():
+    assert parse_yaml("a: &x {b: 1}\nc: {<<: *x, d: 2}", dict) == {"a": {"b": 1}, "c": {"b": 1, "d": 2}}
+    for form in ("&a{0} [{1}]", "&a{0} {{<<: [{1}]}}"):
+        lines = ["- &a0 {k: v}", *("- " + form.format(i, ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 12))]
+        with pytest.raises(ValueError, match="references to more than"):
+            parse_yaml("\n".join(lines), list)

@@ -21,7 +21,7 @@ from fluxcube.evaluation.sums import Sums
 from fluxcube.maps.at_sites import SAMPLING
 from fluxcube.moments import SCORES, Moments
 from fluxcube.parsing import FILE_FAULTS, file_size, parse_json, read_text
-from fluxcube.stores.files import replacing
+from fluxcube.stores.files import names_disk_errors, replacing, write_csv, write_text
 
 _KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
 _HEADINGS = {
@@ -75,6 +75,7 @@ def format_table(table: pd.DataFrame) -> str:
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + _notes(table, len(table) - len(shown)))
 
 
+@names_disk_errors("folder")
 def write_report(
     table: pd.DataFrame, folder: str | Path, *, overwrite: bool = False, title: str = "Scores"
 ) -> tuple[Path, ...]:
@@ -111,9 +112,9 @@ def write_report(
     targets = [t for t, rows in table.groupby("target", sort=False) if np.isfinite(rows["nse"]).any()]
     files = [folder / "scores.csv", folder / "scores.md", *(folder / f"scores_{target}.png" for target in targets)]
     _check_output(folder, files, overwrite)
-    table.to_csv(files[0], index=False)
+    write_csv(files[0], table)
     pictures = "\n\n".join(f"![NSE of {t}]({path.name})" for t, path in zip(targets, files[2:], strict=True))
-    files[1].write_text(f"# {title}\n\n{format_table(table)}\n\n{pictures}\n", "utf-8")
+    write_text(files[1], f"# {title}\n\n{format_table(table)}\n\n{pictures}\n")
     for target, path in zip(targets, files[2:], strict=True):
         plot_scores(table, target=target, path=path)
     return tuple(files)
@@ -226,8 +227,7 @@ def write_sums(sums: Sums, path: str | Path, *, overwrite: bool = False) -> Path
         raise StoreError(f"{path} exists: pass overwrite=True to replace it.")
     frame = sums.to_frame()
     text = f"# {json.dumps(frame.attrs)}\n{frame.to_csv(index=False)}"
-    with replacing(path) as temporary:  # an interrupted call leaves no incomplete table
-        temporary.write_text(text, "utf-8")
+    write_text(path, text)
     return path
 
 

@@ -8,6 +8,7 @@ compressed, as ``NAME.gz``; its SHA-256 is that of its content.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -19,7 +20,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError
+from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError, StoreError
 from fluxcube.models import registry, shipped
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
@@ -371,7 +372,13 @@ def versions() -> dict[str, str]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never an incomplete one."""
+    """Write a file so that a kill leaves the old one or the new one, never an incomplete one.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full, or the folder may not be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # no two processes write one file
     try:
         with open(part, "wb") as file:
@@ -379,8 +386,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path} ({error.strerror or error}): make room there, or write to another disk."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _write_about(path: Path, about: dict) -> None:

@@ -9,7 +9,6 @@ import types
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from fluxcube.errors import SplitError, unknown
 from fluxcube.parsing import read_json
 from fluxcube.samples import periods as spans
 from fluxcube.samples.periods import Period
+from fluxcube.stores.files import write_text
 
 #: Parts of a split.
 PARTS = ("train", "val", "test")
@@ -229,7 +229,7 @@ class Split:
             raise SplitError(f"expected lists of sites and their periods as Split.save writes them: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the split as JSON."""
+        """Write the split as JSON, in one step (StoreError if the disk does not accept it)."""
         _write(path, self.to_dict())
 
     @classmethod
@@ -283,7 +283,7 @@ def share_hours(one: Split, part: str, other: Split, its_part: str, site: str) -
 
 
 def _write(path: str | os.PathLike, values: Mapping) -> None:
-    Path(path).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def _read(path: str | os.PathLike) -> dict:

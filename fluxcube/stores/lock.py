@@ -147,11 +147,15 @@ def writer_lock(path: str | os.PathLike) -> Iterator[WriterLock]:
     owner = this_process()
     try:
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
+        content = json.dumps(asdict(owner)).encode()
+        if os.pwrite(handle, content, 0) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
+        with contextlib.suppress(OSError):
+            file.unlink()
         os.close(handle)
         raise StoreError(
-            f"cannot write {file} ({error.strerror}): make room there, or write to another disk."
+            f"cannot write {path} ({error.strerror}): make room there, or write to another disk."
         ) from error
     lock = WriterLock(path, file, handle, owner)
     try:
