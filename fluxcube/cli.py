@@ -37,6 +37,7 @@ from fluxcube.terminal import (
     line_progress,
     names,
     quality_options,
+    write_table,
 )
 
 if TYPE_CHECKING:
@@ -439,7 +440,7 @@ def evaluate(
         table = _score_table(cube, predictions, by or "igbp", first.spec.igbp_classes, limits, intervals)
     typer.echo(format_table(table))
     if out is not None:
-        table.to_csv(out, index=False)
+        write_table(table, out)
 
 
 @app.command()
@@ -466,7 +467,7 @@ def energy(
     typer.echo(frame.round(3).to_string(index=False))
     typer.echo(f"median ratio of {int(closure.ratio.count())} towers: {float(closure.ratio.median()):.2f}")
     if out is not None:
-        frame.to_csv(out, index=False)
+        write_table(frame, out)
 
 
 app.add_typer(fetch_app, name="fetch")
@@ -497,6 +498,10 @@ def main() -> None:
         app()
     except FluxcubeError as error:
         sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
+    except OSError as error:
+        if error.errno is None:
+            raise
+        sys.exit(f"fluxcube: {printable(str(error))}: check the disk, the path and its permissions.")
     except KeyboardInterrupt:
         sys.exit("fluxcube: interrupted (fetch, train and upscale continue if run again)")
 

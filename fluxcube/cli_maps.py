@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError, unknown
+from fluxcube.parsing import FILE_FAULTS
 from fluxcube.terminal import Overwrite, bar, period
 
 if TYPE_CHECKING:
@@ -174,7 +175,10 @@ def _only_array(path: Path) -> xr.DataArray:
 
     if not path.is_file():
         raise ConfigError(f"--wetland: there is no file {path}; check the path.")
-    ds = xr.open_dataset(path)
+    try:
+        ds = xr.open_dataset(path)
+    except FILE_FAULTS as error:
+        raise ConfigError(f"--wetland {path}: cannot be read as NetCDF ({error}): write the file again.") from error
     arrays = [name for name in ds.data_vars if {"latitude", "longitude"} <= set(ds[name].dims)]
     if len(arrays) != 1:
         raise ConfigError(

@@ -31,6 +31,7 @@ from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.ecoperceiver import EcoPerceiverConfig
 from fluxcube.plotting.maps import plot_map
 from fluxcube.simulation import Planet, truth, write_raw, write_reflectance
+from fluxcube.stores.files import names_disk_errors, write_csv, write_text
 from fluxcube.timestamps import HOUR
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.fit import fit
@@ -94,6 +95,7 @@ class DemoResult:
         )
 
 
+@names_disk_errors("out")
 def run_demo(
     out: str | Path = "demo",
     *,
@@ -167,9 +169,9 @@ def run_demo(
         skill, trust = _skill(maps, true), _trust(maps, true)
         _draw(maps[MIXED], true, out)
     result = DemoResult(out=out, towers=towers, skill=skill, trust=trust, seconds=watch.seconds)
-    (out / "scores.md").write_text(result.text, "utf-8")
+    write_text(out / "scores.md", result.text)
     write_report(towers, out / "towers", title="Held-out towers of the simulated planet")
-    skill.to_csv(out / "scores_maps.csv", index=False)
+    write_csv(out / "scores_maps.csv", skill)
     return result
 
 

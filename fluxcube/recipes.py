@@ -18,7 +18,6 @@ from typing import Any
 
 import pandas as pd
 import xarray as xr
-import yaml
 
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.forcing import open_forcing
@@ -35,6 +34,7 @@ from fluxcube.inference.grid import upscale
 from fluxcube.inference.loading import load_model
 from fluxcube.maps.store import open_maps, write_maps
 from fluxcube.models.settings import from_known_keys
+from fluxcube.parsing import parse_yaml, read_text
 from fluxcube.samples.features import CHIP_PIXELS
 from fluxcube.samples.splits import split_for
 from fluxcube.samples.surface import bands_needed
@@ -145,14 +145,20 @@ def read_recipe(folder: str | Path) -> Recipe:
     path = Path(folder) / "meta.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder} is not a recipe: it contains no meta.yaml.")
-    values = yaml.safe_load(path.read_text("utf-8"))
-    required = {"title", "description", "sources", "licence"}
-    if not isinstance(values, dict) or (missing := sorted(required - set(values))):
-        lacks = ", ".join(missing) if isinstance(values, dict) else "a mapping of names to values"
-        raise ConfigError(f"{path} lacks {lacks}: add it.")
-    products = tuple(from_known_keys(Product, {"entry": k, **v}) for k, v in values.pop("products", {}).items())
-    values |= {"sources": tuple(map(str, values["sources"])), "products": products}
-    return from_known_keys(Recipe, {"name": Path(folder).resolve().name, **values})
+    try:
+        values = parse_yaml(read_text(path), dict)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected YAML of names and values: {error}; correct it.") from error
+    if missing := sorted({"title", "description", "sources", "licence"} - set(values)):
+        raise ConfigError(f"{path} lacks {', '.join(missing)}: add it.")
+    try:
+        products = tuple(
+            from_known_keys(Product, {"entry": k, **v}) for k, v in (values.pop("products", None) or {}).items()
+        )
+        values |= {"sources": tuple(map(str, values["sources"])), "products": products}
+        return from_known_keys(Recipe, {"name": Path(folder).resolve().name, **values})
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: a value has another form than the other recipes have ({error}).") from error
 
 
 def find_recipes(folder: str | Path) -> tuple[Recipe, ...]:
@@ -205,8 +211,8 @@ def _change(recipe: Recipe, text: str) -> tuple[str, object]:
         known = ", ".join(recipe.parameters) or "none"
         raise ConfigError(f"--set {text}: expected NAME=VALUE with one of the recipe's parameters ({known}).")
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return name, parse_yaml(value, object)
+    except ValueError as error:
         raise ConfigError(f"--set {text}: the value is not YAML ({error}); quote it.") from error
 
 

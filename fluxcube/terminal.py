@@ -13,6 +13,8 @@ import typer
 from fluxcube.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fluxcube.evaluation.sums import QualityOptions
 
 Progress = Callable[[int, int, str], None]
@@ -94,6 +96,13 @@ def check_output_file(path: Path) -> None:
         raise ConfigError(f"{path} is a folder: add the name of a file.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.absolute().parent} does not exist: create it first.")
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table without its index as CSV, in one step (StoreError if the disk does not accept it)."""
+    from fluxcube.stores.files import write_csv
+
+    write_csv(path, table)
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

@@ -7,7 +7,6 @@ predictor to the table for the rest of the process.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from fluxcube.errors import ConfigError, unknown
+from fluxcube.parsing import parse_json
 
 #: The published CarbonSense predictors, in the order the paper's code lists them.
 PUBLISHED_PREDICTORS = (
@@ -336,7 +336,7 @@ def declare_again(records: object, where: str) -> None:
     if records is None:
         return
     try:
-        parsed: Any = json.loads(records) if isinstance(records, str) else records
+        parsed: Any = parse_json(records, list) if isinstance(records, str) else records
         rows = [_declaration(**record) for record in parsed]
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"{where}: expected declarations of predictors, found {records!r:.200} ({error}).") from error

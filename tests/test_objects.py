@@ -13,8 +13,8 @@ from buckets import bucket_server  # noqa: F401
 from fluxcube.errors import StoreError
 from fluxcube.stores import lock as disk_lock
 from fluxcube.stores.bucket_lock import bucket_lock
-from fluxcube.stores.owners import this_process
 from fluxcube.stores.objects import Bucket, place
+from fluxcube.stores.owners import this_process
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from fluxcube.cubes.localdays import to_daily
 from fluxcube.cubes.own_maps import at_towers
 from fluxcube.cubes.stamps import stamp
 from fluxcube.errors import ConfigError, SourceError
+from fluxcube.parsing import FILE_FAULTS, TABLE_FAULTS, file_size
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.csvfile import read_header
@@ -198,8 +199,13 @@ def _opened(source: DriverSource) -> list[Drivers]:
     if is_url(source) or (path / "zarr.json").is_file():
         return [_from_dataset(open_store(source, kind="forcing"), str(source))]
     if path.suffix.lower() in (".nc", ".nc4"):
-        with xr.open_dataset(path) as ds:
-            return [_from_dataset(ds.load(), str(path))]
+        try:
+            file_size(path)
+            with xr.open_dataset(path) as file:
+                ds = file.load()
+        except FILE_FAULTS as error:
+            raise SourceError(f"{path}: cannot be read as NetCDF ({error}): correct or replace it.") from error
+        return [_from_dataset(ds, str(path))]
     return _from_files(path)
 
 
@@ -210,7 +216,7 @@ def _from_files(path: Path) -> list[Drivers]:
     names = []
     for file in visible_files(path) if path.is_dir() else [path]:
         if _is_site_table(file):
-            more = _from_table(pd.read_csv(file), file.name)
+            more = _from_table(_read_table(file), file.name)
             if twice := sorted(records.keys() & more.keys()):
                 raise SourceError(f"{file}: {twice[0]} is also in another table of {path}; keep one of them.")
             records |= more
@@ -223,6 +229,13 @@ def _from_files(path: Path) -> list[Drivers]:
             "table with the columns site, date, TA_ERA, ..., found none; check the folder."
         )
     return parts
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file)
+    except TABLE_FAULTS as error:
+        raise SourceError(f"{file}: cannot be read as a table ({error}): correct or replace it.") from error
 
 
 def _is_site_table(file: Path) -> bool:

@@ -37,6 +37,7 @@ from fluxcube.cubes.surface import (
     tile_bands,
 )
 from fluxcube.errors import SourceError
+from fluxcube.parsing import FILE_FAULTS
 from fluxcube.schema import SURFACE_BEFORE
 from fluxcube.sources.era5.open import is_consolidated
 from fluxcube.sources.era5.series import Files
@@ -113,7 +114,7 @@ def _opened(source: SurfaceSource) -> xr.Dataset | None:
         if store:
             return xr.open_dataset(path, engine="zarr", chunks={}, consolidated=is_consolidated(path))
         return xr.open_dataset(path, engine="netcdf4", chunks={})
-    except (OSError, ValueError) as problem:
+    except FILE_FAULTS as problem:
         raise SourceError(
             f"{path}: expected NetCDF or Zarr with surface (latitude, longitude, day, band), which cannot be opened "
             f"({problem}): check the path, or write the file again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,8 @@ from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.maps.at_sites import SAMPLING
 from fluxcube.moments import SCORES, Moments
-from fluxcube.stores.files import replacing
+from fluxcube.parsing import FILE_FAULTS, file_size, parse_json, read_text
+from fluxcube.stores.files import names_disk_errors, replacing, write_csv, write_text
 
 _KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
 _HEADINGS = {
@@ -73,6 +75,7 @@ def format_table(table: pd.DataFrame) -> str:
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + _notes(table, len(table) - len(shown)))
 
 
+@names_disk_errors("folder")
 def write_report(
     table: pd.DataFrame, folder: str | Path, *, overwrite: bool = False, title: str = "Scores"
 ) -> tuple[Path, ...]:
@@ -109,9 +112,9 @@ def write_report(
     targets = [t for t, rows in table.groupby("target", sort=False) if np.isfinite(rows["nse"]).any()]
     files = [folder / "scores.csv", folder / "scores.md", *(folder / f"scores_{target}.png" for target in targets)]
     _check_output(folder, files, overwrite)
-    table.to_csv(files[0], index=False)
+    write_csv(files[0], table)
     pictures = "\n\n".join(f"![NSE of {t}]({path.name})" for t, path in zip(targets, files[2:], strict=True))
-    files[1].write_text(f"# {title}\n\n{format_table(table)}\n\n{pictures}\n", "utf-8")
+    write_text(files[1], f"# {title}\n\n{format_table(table)}\n\n{pictures}\n")
     for target, path in zip(targets, files[2:], strict=True):
         plot_scores(table, target=target, path=path)
     return tuple(files)
@@ -204,9 +207,10 @@ def write_predictions(predictions: xr.Dataset, path: str | Path) -> Path:
 def read_predictions(path: str | Path) -> xr.Dataset:
     """Read predictions that `write_predictions` wrote, into RAM (StoreError if the file contains none)."""
     try:
+        file_size(path)
         with xr.open_dataset(path, engine="netcdf4") as ds:
             return ds.load()
-    except (OSError, ValueError) as error:
+    except FILE_FAULTS as error:
         raise StoreError(f"{path} contains no predictions: {error}") from error
 
 
@@ -223,8 +227,7 @@ def write_sums(sums: Sums, path: str | Path, *, overwrite: bool = False) -> Path
         raise StoreError(f"{path} exists: pass overwrite=True to replace it.")
     frame = sums.to_frame()
     text = f"# {json.dumps(frame.attrs)}\n{frame.to_csv(index=False)}"
-    with replacing(path) as temporary:  # an interrupted call leaves no incomplete table
-        temporary.write_text(text, "utf-8")
+    write_text(path, text)
     return path
 
 
@@ -237,16 +240,16 @@ def read_sums(path: str | Path) -> Sums:
         If the file is missing, or contains no sums.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            about = json.loads(file.readline().removeprefix("# "))
+        with io.StringIO(read_text(path)) as file:
+            about = parse_json(file.readline().removeprefix("# "), dict)
             # A class or network may be called NA or nan: only an empty field is missing.
             frame = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
         # Python reads back every bit of a number; the CSV reader may not.
         frame = frame.assign(**{name: frame[name].astype(float) for name in _NUMBERS if name in frame})
-    except (OSError, ValueError, AttributeError) as error:
+        frame.attrs = about
+        return Sums.from_frame(frame)
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, ArithmeticError) as error:
         raise StoreError(f"{path} contains no sums of sites: {error}") from error
-    frame.attrs = about
-    return Sums.from_frame(frame)
 
 
 def _notes(table: pd.DataFrame, hidden: int) -> list[str]:

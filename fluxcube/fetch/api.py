@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from fluxcube.fetch.sending import (
     wait_before,
     within_redirects,
 )
+from fluxcube.parsing import parse_json
 
 #: Largest answer that is read, in bytes: the longest list known is 1 MB.
 _MAX_ANSWER = 1 << 27
@@ -80,7 +80,7 @@ def request_json(url: str, **options: Any) -> Any:
     """
     text = request_text(url, expect=("application/json", "application/sparql-results+json"), **options)
     try:
-        return json.loads(text)
+        return parse_json(text, object)
     except ValueError:
         pass
     shown = snippet(without(text.encode()[:SNIFFED], options.get("hide", ())))

@@ -27,6 +27,7 @@ from fluxcube.fetch.modis_places import Window
 from fluxcube.fetch.modis_products import COLLECTION, Product, licence
 from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.run import fetch_all, make_plan, whole
+from fluxcube.parsing import read_json
 from fluxcube.sources.modis.grid import COLS, ROWS
 
 #: Products and options of the service, as `fluxcube.fetch.modis` checks them.
@@ -251,7 +252,7 @@ def _listed(folder: Path, task: Task) -> list[Item] | None:
     if not Ledger(folder).done(task.item):
         return None
     try:
-        kept = json.loads(within(folder, task.item).read_text("utf-8"))
+        kept = read_json(within(folder, task.item), dict)
         entries = [(kept["task_id"], entry) for entry in kept["files"]]
         return [_item(task, task_id, entry) for task_id, entry in entries]
     except (OSError, ValueError, KeyError, TypeError):

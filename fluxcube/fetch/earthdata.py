@@ -6,7 +6,6 @@ sites are better fetched from Earth Engine or AppEEARS.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +26,7 @@ from fluxcube.fetch.modis_products import COLLECTION, Product, licence
 from fluxcube.fetch.modis_request import Request
 from fluxcube.fetch.run import fetch_all, make_plan
 from fluxcube.fetch.sending import limit_waiting, reason
+from fluxcube.parsing import parse_json
 from fluxcube.sources.modis.names import parse_name
 
 #: Products and options of the service, as `fluxcube.fetch.modis` checks them.
@@ -250,8 +250,7 @@ def _explain(response: requests.Response, body: bytes) -> FetchError | None:
     if response.status_code not in (401, 403) or not _EULA.search(body):
         return None
     try:
-        answer = json.loads(body)
-        page = str(answer.get("resolution_url", "")) if isinstance(answer, dict) else ""
+        page = str(parse_json(body, dict).get("resolution_url", ""))
     except ValueError:
         page = ""
     # The page is shown whole: its client_id is the application's, public, and without it the page is of no use.

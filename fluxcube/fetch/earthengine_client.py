@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import threading
@@ -21,6 +20,7 @@ from fluxcube.fetch.answers import MALFORMED, clock_hint
 from fluxcube.fetch.control import check_stop, pause
 from fluxcube.fetch.modis_tiff import corner
 from fluxcube.fetch.sending import new_session, reason
+from fluxcube.parsing import read_json
 from fluxcube.sources.modis.grid import PIXEL
 
 #: Endpoint for many small requests of programs.
@@ -95,7 +95,7 @@ def _check_credentials(ee: ModuleType) -> None:
     """Raise CredentialsError if the client's file is damaged; if there is none, the client itself reports it."""
     path = Path(ee.oauth.get_credentials_path())
     try:
-        good = isinstance(json.loads(path.read_text("utf-8")), dict)
+        good = bool(read_json(path, dict))
     except FileNotFoundError:
         return
     except (OSError, ValueError):

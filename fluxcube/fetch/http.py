@@ -43,6 +43,7 @@ from fluxcube.fetch.sending import (
     wait_before,
     within_redirects,
 )
+from fluxcube.parsing import read_json
 from fluxcube.stores.swap import unwritable
 
 try:
@@ -221,11 +222,11 @@ class _Transfer:
 
     def _state(self) -> dict[str, Any]:
         try:
-            state = json.loads(self.state_file.read_text("utf-8"))
+            state = read_json(self.state_file, dict)
         except (OSError, ValueError):
             return {}
         kinds: dict[str, tuple[type, ...]] = {"url": (str,), "etag": (str,), "size": (int, type(None))}
-        good = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+        good = all(isinstance(state.get(key), kind) for key, kind in kinds.items())
         return state if good else {}
 
     def _resume_at(self, state: dict[str, Any]) -> int:

@@ -24,6 +24,7 @@ from fluxcube.fetch.items import Item, Licence, Plan, fault_of_name
 from fluxcube.fetch.run import make_plan
 from fluxcube.fetch.towers_catalogue import Choice, TowerArchive, newest, read_snapshot, select
 from fluxcube.fetch.towers_hubs import ICOS_FLUXNET, ICOS_LEVEL2, Services, list_icos, list_shuttle
+from fluxcube.parsing import read_text
 from fluxcube.sources.towers.networks import networks, parse_name
 
 _log = logging.getLogger(__name__)
@@ -81,8 +82,10 @@ def _snapshot(snapshot: str | Path) -> tuple[list[TowerArchive], list[str]]:
     if "://" in str(snapshot):
         return read_snapshot(request_text(str(snapshot)), Path(urlsplit(str(snapshot)).path).name)
     try:
-        return read_snapshot(Path(snapshot).read_text("utf-8-sig"), Path(snapshot).name)
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        return read_snapshot(read_text(snapshot), Path(snapshot).name)
+    except FetchError:
+        raise
+    except (OSError, ValueError) as error:
         problem = f"{snapshot}: {error.strerror if isinstance(error, OSError) else 'it is no text'}"
     raise FetchError(f"{problem}; pass the CSV file of a snapshot, or leave it out to list what the hubs have today.")
 

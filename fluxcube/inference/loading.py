@@ -17,6 +17,7 @@ from fluxcube.inference.passes import to_gpu
 from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
 from fluxcube.models import checkpoint, shipped
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.stores.files import names_disk_errors
 from fluxcube.variables import DECLARED, declare_again
 
 #: A run, by its folder, by the name of a shipped model, or loaded already.
@@ -110,6 +111,7 @@ def as_predictor(model: AnyModel) -> Predictor:
     return _declaring(load_model(model))
 
 
+@names_disk_errors("folder")
 def save_mixed(
     folder: str | os.PathLike,
     runs: Sequence[OneModel],
@@ -154,13 +156,30 @@ def save_mixed(
     for path in paths.values():
         if target.resolve() == path.resolve() or target.resolve() in path.resolve().parents:
             raise CheckpointError(f"{target} contains the run {path}: use another folder for the mixed ensemble.")
-    _clear(target, overwrite)
-    checkpoint.save_mixed(target, paths, mixed.weights, mixed.metadata)
+    _check_replaceable(target, overwrite)
+    building = target.absolute().with_name(f".{target.absolute().name}.making-{os.getpid()}")
+    try:  # an earlier ensemble stays until the new one is complete
+        checkpoint.save_mixed(building, paths, mixed.weights, mixed.metadata)
+        _clear(target)
+        os.replace(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return target
 
 
-def _clear(folder: Path, overwrite: bool) -> None:
-    """Remove a mixed ensemble from a folder if that is allowed; refuse any other content (CheckpointError)."""
+def _clear(folder: Path) -> None:
+    """Remove the mixed ensemble of a folder, and nothing else; the folder itself stays."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    paths, _ = checkpoint.read_mixed(folder)
+    (folder / checkpoint.ENSEMBLE).unlink()
+    for path in paths.values():
+        if path.parent == folder:
+            shutil.rmtree(path)
+
+
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that contains something else, or a mixed ensemble that may not be replaced (CheckpointError)."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -174,11 +193,6 @@ def _clear(folder: Path, overwrite: bool) -> None:
         raise CheckpointError(
             f"{folder} contains a mixed ensemble: pass overwrite=True (--overwrite) or another folder."
         )
-    paths, _ = checkpoint.read_mixed(folder)
-    (folder / checkpoint.ENSEMBLE).unlink()
-    for path in paths.values():
-        if path.parent == folder:
-            shutil.rmtree(path)
 
 
 def load_reference(reference: Reference) -> Predictor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 from fluxcube.geometry import zone_area
+from fluxcube.parsing import read_json
 
 #: Maximum step along the edges of a region, in degrees, for the computation of its area.
 _STEP = 0.25
@@ -120,19 +120,24 @@ def _degrees(value: float) -> str:
 def _read(path: Path, name: str) -> dict[str, object]:
     """Return the geometries of a GeoJSON file by the name of their feature."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, dict)
     except FileNotFoundError:
         raise ConfigError(f"no file of regions at {path}: pass the path of a GeoJSON file.") from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path}: expected GeoJSON, found other text ({error}).") from None
-    kind = content.get("type") if isinstance(content, dict) else None
+    kind = content.get("type")
     if kind in ("Polygon", "MultiPolygon"):
         return {path.stem: content}
     if kind not in ("FeatureCollection", "Feature"):
         raise ConfigError(f"{path}: expected a GeoJSON FeatureCollection, Feature or Polygon, found type {kind!r}.")
     out: dict[str, object] = {}
-    for i, feature in enumerate(content.get("features", ()) if kind == "FeatureCollection" else [content]):
+    features = content.get("features") if kind == "FeatureCollection" else [content]
+    if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
+        raise ConfigError(f"{path}: expected a list of GeoJSON features, found {features!r:.60}.")
+    for i, feature in enumerate(features):
         properties = feature.get("properties") or {}
+        if not isinstance(properties, dict):
+            raise ConfigError(f"{path}: expected the properties of feature {i}, found {properties!r:.60}.")
         label = properties.get(name, feature.get("id"))
         if label is None:
             raise ConfigError(
@@ -209,9 +214,12 @@ def _rings(label: str, geometry: object) -> Iterator[tuple[int, np.ndarray]]:
     kind, coordinates = shape.get("type"), shape.get("coordinates") or ()
     if kind not in ("Polygon", "MultiPolygon"):
         raise ConfigError(f"region {label!r}: expected a GeoJSON Polygon or MultiPolygon, found {kind!r}.")
-    for polygon in [coordinates] if kind == "Polygon" else coordinates:
+    polygons = [coordinates] if kind == "Polygon" else coordinates
+    if not isinstance(polygons, list | tuple) or not all(isinstance(rings, list | tuple) for rings in polygons):
+        raise ConfigError(f"region {label!r}: expected lists of rings as its coordinates, found {coordinates!r:.60}.")
+    for polygon in polygons:
         for i, ring in enumerate(polygon):
-            points = np.array([point[:2] for point in ring], float)
+            points = _points(ring)
             if len(points) < 3 or not np.isfinite(points).all() or np.abs(points[:, 1]).max() > 90 + 1e-9:
                 raise ConfigError(
                     f"region {label!r}: expected rings of three or more points with latitudes from -90 to 90, "
@@ -220,6 +228,15 @@ def _rings(label: str, geometry: object) -> Iterator[tuple[int, np.ndarray]]:
             if (points[0] != points[-1]).any():
                 points = np.concatenate([points, points[:1]])
             yield (1 if i == 0 else -1), points
+
+
+def _points(ring: Any) -> np.ndarray:
+    """Return the points (point, 2) of a ring; none if it is no list of pairs of numbers."""
+    try:
+        points = np.array([point[:2] for point in ring], float)
+    except (TypeError, ValueError, LookupError, OverflowError):
+        points = np.empty((0, 2))
+    return points if points.shape[1:] == (2,) else np.empty((0, 2))
 
 
 def _ring_area(ring: np.ndarray) -> float:

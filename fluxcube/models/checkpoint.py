@@ -8,21 +8,24 @@ compressed, as ``NAME.gz``; its SHA-256 is that of its content.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError
+from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError, MissingPackageError, StoreError
 from fluxcube.models import registry, shipped
 from fluxcube.models.applicability import Applicability, combined
 from fluxcube.models.base import Model
 from fluxcube.models.ensemble import MIXED, Ensemble, floors
+from fluxcube.parsing import read_json
 
 RUN = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -329,7 +332,7 @@ def applicability(folder: str | os.PathLike) -> Applicability | None:
     content = _read_weights(folder, APPLICABILITY, stored["sha256"])
     try:
         return Applicability.from_bytes(content)
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise CheckpointError(f"{folder / APPLICABILITY} is of another version of fluxcube: {error}.") from error
 
 
@@ -369,7 +372,13 @@ def versions() -> dict[str, str]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never an incomplete one."""
+    """Write a file so that a kill leaves the old one or the new one, never an incomplete one.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full, or the folder may not be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # no two processes write one file
     try:
         with open(part, "wb") as file:
@@ -377,8 +386,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path} ({error.strerror or error}): make room there, or write to another disk."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _write_about(path: Path, about: dict) -> None:
@@ -394,10 +408,10 @@ def _read_about(folder: Path, name: str) -> dict:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {name}: it is no run, or its training is unfinished; run `fit` again.")
     try:
-        about = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
+        about = read_json(path, dict)
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}): the file is damaged; train the model again.") from error
-    missing = [key for key in _NEEDED[name] if not isinstance(about, dict) or key not in about]
+    missing = [key for key in _NEEDED[name] if key not in about]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it is not a checkpoint of fluxcube.")
     if about["format"] != FORMAT:

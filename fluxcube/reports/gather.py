@@ -17,6 +17,7 @@ from fluxcube.inference.predictor import Predictor
 from fluxcube.inference.towers import predict
 from fluxcube.models import shipped
 from fluxcube.models.checkpoint import ENSEMBLE, RUN, read_about
+from fluxcube.parsing import FILE_FAULTS, file_size
 from fluxcube.reports.folds import towers_of
 from fluxcube.reports.section import slug
 from fluxcube.samples.splits import Split
@@ -184,10 +185,11 @@ def open_predictions(path: str | os.PathLike) -> xr.Dataset:
         If netcdf4 is not installed.
     """
     try:
+        file_size(path)
         ds = xr.open_dataset(path, engine="netcdf4", chunks={})
     except (ImportError, ModuleNotFoundError):
         raise missing_package("netcdf4", "grid", "reading predictions") from None
-    except (OSError, ValueError) as error:
+    except FILE_FAULTS as error:
         raise StoreError(f"{os.fspath(path)} contains no predictions: {error}") from error
     if not {"site", "time"} <= set(ds.dims):
         raise StoreError(

@@ -23,7 +23,7 @@ from fluxcube.reports.scoretable import score_dataset, score_frame
 from fluxcube.reports.section import Section, slug
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.splits import Split, load_folds
-from fluxcube.stores.files import replacing
+from fluxcube.stores.files import names_disk_errors, replacing
 
 #: Sections of the page, in their order.
 SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
@@ -51,6 +51,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
 )
 
 
+@names_disk_errors("out")
 def report(
     models: Mapping[str, ModelInput],
     cube: xr.Dataset,
@@ -249,6 +250,7 @@ def _places(cube: xr.Dataset) -> xr.Dataset:
     return cube[names].reset_coords(drop=False)[names].set_coords(names).compute()
 
 
+@names_disk_errors("folder")
 def write_report(evidence: Evidence, folder: str | Path, *, progress: Progress | None = None) -> Path:
     """Write the page of evidence, its tables and its figures into a folder that exists.
 

@@ -5,19 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import types
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from fluxcube.errors import SplitError, unknown
+from fluxcube.parsing import read_json
 from fluxcube.samples import periods as spans
 from fluxcube.samples.periods import Period
+from fluxcube.stores.files import write_text
 
 #: Parts of a split.
 PARTS = ("train", "val", "test")
+#: Types of the values of a split in a JSON file, and their description.
+_TYPES: dict[str, tuple[type | types.UnionType | list[type], str]] = {
+    **dict.fromkeys((*PARTS, "zero_shot", "notes"), ([str], "a list of names")),
+    "kind": (str, "text"),
+    "seed": (int | None, "a whole number"),
+    "buffer_km": (int | float, "a number"),
+    "counts": (dict, "a mapping of classes to numbers of sites"),
+    "periods": (dict, "a mapping of parts to sites and their periods"),
+}
 
 
 @dataclass(frozen=True)
@@ -194,15 +205,31 @@ class Split:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Split:
-        """Return a split from the values that `to_dict` returned (UnknownNameError at unknown keys)."""
+        """Return a split from the values that `to_dict` returned.
+
+        Raises
+        ------
+        UnknownNameError
+            At unknown keys.
+        SplitError
+            If a value has another type.
+        """
         valid = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:
                 raise unknown("split key", key, valid)
-        return cls(**values)
+        for key, (kind, words) in _TYPES.items():
+            if key in values and not _fits(values[key], kind):
+                raise SplitError(f"{key}: expected {words}, found {values[key]!r:.60}.")
+        if not all(_fits(numbers, [int]) for numbers in values.get("counts", {}).values()):
+            raise SplitError(f"counts: expected numbers of sites by class, found {values['counts']!r:.60}.")
+        try:
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise SplitError(f"expected lists of sites and their periods as Split.save writes them: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the split as JSON."""
+        """Write the split as JSON, in one step (StoreError if the disk does not accept it)."""
         _write(path, self.to_dict())
 
     @classmethod
@@ -256,19 +283,21 @@ def share_hours(one: Split, part: str, other: Split, its_part: str, site: str) -
 
 
 def _write(path: str | os.PathLike, values: Mapping) -> None:
-    Path(path).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def _read(path: str | os.PathLike) -> dict:
     try:
-        values = json.loads(Path(path).read_text("utf-8"))
+        return read_json(path, dict)
     except (OSError, ValueError) as error:
         raise SplitError(f"{path} is not a split file (JSON with train, val and test lists): {error}") from error
-    if not isinstance(values, dict):
-        raise SplitError(
-            f"{path} is not a split file (JSON with train, val and test lists): it does not contain a mapping."
-        )
-    return values
+
+
+def _fits(value: object, kind: type | types.UnionType | list[type]) -> bool:
+    """Return whether a value of a JSON file is of a kind: a type, or ``[type]`` for a list of it."""
+    if not isinstance(kind, list):
+        return isinstance(value, kind)
+    return isinstance(value, list | tuple) and all(isinstance(one, kind[0]) for one in value)
 
 
 def save_folds(folds: Sequence[Split], path: str | os.PathLike, *, notes: Sequence[str] = ()) -> None:
@@ -288,7 +317,7 @@ def load_folds(path: str | os.PathLike) -> list[Split]:
     if "folds" not in values:
         return [Split.load(path)]
     try:
-        return [Split.from_dict(fold) for fold in values["folds"]]
+        return [Split.from_dict(fold) for fold in list(values["folds"])]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise SplitError(f"{path} is not a file of folds: {error}") from error
 

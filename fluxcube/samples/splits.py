@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fluxcube.errors import ConfigError, SplitError, unknown
+from fluxcube.parsing import read_text
 from fluxcube.samples.benchmark_splits import benchmark_split
 from fluxcube.samples.clusters import Places, cluster_sites, neighbours
 from fluxcube.samples.partition import PARTS, Split, load_folds, save_folds
@@ -316,8 +317,8 @@ def sites_split(cube, path: str | os.PathLike, *, seed: int = 0, buffer_km: floa
 def _listed(path: Path) -> dict[str, str]:
     """Return the sites of a file, in its order, and the part of each."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise SplitError(
             f"{path} is not a list of sites: {error}; lists that fluxcube ships: {', '.join(site_lists())}."
         ) from error

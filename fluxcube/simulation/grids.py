@@ -14,6 +14,7 @@ from fluxcube.simulation.places import Region, Tower
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.surface import Ground, Scene, region_ground, region_scenes, tower_scenes
 from fluxcube.simulation.weather import elevation
+from fluxcube.stores.files import replacing
 from fluxcube.timestamps import HOUR
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def write_cds(
         import netCDF4
     except ImportError:
         raise missing_package("netCDF4", "grid", "writing the planet's ERA5 files") from None
-    with netCDF4.Dataset(path, "w", format="NETCDF4") as nc:
+    with replacing(path) as temporary, netCDF4.Dataset(temporary, "w", format="NETCDF4") as nc:
         nc.setncatts(
             {
                 "GRIB_centre": "ecmf",

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fluxcube.errors import FluxcubeError, StoreError
-from fluxcube.stores.files import FULL
+from fluxcube.errors import StoreError
+from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import WriterLock, check_held, writer_lock
 from fluxcube.stores.manifest import LEDGER, STORE_ID, write_manifest
 from fluxcube.stores.reading import is_url, open_group
-from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store, unwritable
+from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store
 
 _SPILL = ".parts"
 #: NumPy parses a header with `ast`, whose counter of levels Python 3.11 shares between threads (SystemError).
@@ -37,15 +37,17 @@ def store_lock(path: str | os.PathLike, *, parents: bool = False) -> Iterator[Wr
     Raises
     ------
     StoreError
-        If another process or thread is writing it, it is a URL, or its parent folder does not exist.
+        If another process or thread is writing it, it is a URL, or its parent folder does not exist; if the disk is
+        full or may not be written, also while the block writes.
     """
     if is_url(path):
         raise StoreError(f"{path}: stores are written to a disk; write there, then copy the folder to its bucket.")
-    if parents:
-        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    with writer_lock(path) as lock:
-        clear_leftovers(Path(path))
-        yield lock
+    with disk_errors(path):
+        if parents:
+            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+        with writer_lock(path) as lock:
+            clear_leftovers(Path(path))
+            yield lock
 
 
 @contextmanager
@@ -77,17 +79,14 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
     check_target(path, overwrite=overwrite)
     building = building_place(path)
     try:
-        yield building
-        finish(building)
-        check_target(path, overwrite=overwrite)
-        if path.exists():
-            replace_store(building, path)
-        else:
-            place_store(building, path)
-    except OSError as error:
-        if isinstance(error, FluxcubeError) or error.errno not in FULL:
-            raise
-        raise unwritable(path, error) from error
+        with disk_errors(path):
+            yield building
+            finish(building)
+            check_target(path, overwrite=overwrite)
+            if path.exists():
+                replace_store(building, path)
+            else:
+                place_store(building, path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

@@ -7,6 +7,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import google_crc32c
+
+from fluxcube.parsing import parse_json
 from fluxcube.stores.lock import check_held
 from fluxcube.stores.manifest import LEDGER
 from fluxcube.stores.reading import open_group
@@ -21,8 +24,8 @@ def done_regions(path: str | os.PathLike) -> dict[str, int]:
         text = _ledger(path).read_bytes()
     except FileNotFoundError:
         return {}
-    entries = (json.loads(line) for line in text.split(b"\n")[:-1] if _is_entry(line))
-    return {entry["done"]: entry.get("missing", 0) for entry in entries}
+    entries = (_entry(line) for line in text.split(b"\n")[:-1])
+    return {key: missing for key, missing in entries if key}
 
 
 def mark_done(path: str | os.PathLike, regions: Mapping[str, int]) -> None:
@@ -50,7 +53,7 @@ def mark_done(path: str | os.PathLike, regions: Mapping[str, int]) -> None:
         # A group of its own: a loose file in the store's root would make every reader warn.
         open_group(Path(path), "r+").create_group(LEDGER)
     with open(ledger, "ab+") as file:
-        lines = b"".join(json.dumps({"done": key, "missing": n}).encode() + b"\n" for key, n in regions.items())
+        lines = b"".join(_line(key, n) for key, n in regions.items())
         file.seek(0, os.SEEK_END)
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -64,9 +67,28 @@ def _ledger(path: str | os.PathLike) -> Path:
     return Path(path) / LEDGER / "regions.jsonl"
 
 
-def _is_entry(line: bytes) -> bool:
-    """Return whether a line is a whole entry of the ledger, not the rest of one that a kill cut off."""
+def _line(key: str, missing: int) -> bytes:
+    """Return the entry of a region, with a checksum: a changed key would declare another region as written."""
+    about = {"done": key, "missing": int(missing)}
+    return json.dumps(about | {"crc32c": _checksum(about)}).encode() + b"\n"
+
+
+def _entry(line: bytes) -> tuple[str, int]:
+    """Return the region of an entry and its number of missing values; "" if a kill or a bad disk left no whole one.
+
+    Entries of earlier versions have no checksum.
+    """
     try:
-        return "done" in json.loads(line)
+        about = parse_json(line, dict)
     except ValueError:
-        return False
+        return "", 0
+    key, missing = about.get("done"), about.get("missing", 0)
+    expected = about.get("crc32c")
+    if not isinstance(key, str) or not isinstance(missing, int):
+        return "", 0
+    good = expected is None or expected == _checksum({"done": key, "missing": missing})
+    return (key, missing) if good else ("", 0)
+
+
+def _checksum(about: Mapping[str, object]) -> int:
+    return google_crc32c.value(json.dumps(about).encode())

@@ -35,6 +35,8 @@ _ABSENT, _CHECKSUM = 2**64 - 1, 4
 _BLOCK = 1 << 22
 
 Progress = Callable[[int, int, str], None]
+#: Size and digest of each file, by its path within a store.
+Entries = dict[str, tuple[int, str]]
 
 
 def write_manifest(path: Path, attrs: Mapping[str, object]) -> str:
@@ -67,7 +69,7 @@ def identifier(entries: Mapping[str, object], attrs: Mapping[str, object]) -> st
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, tuple[int, str]] | None:
+def read_manifest(path: Path) -> Entries | None:
     """Return the size and digest of each file of a store; None if it has no manifest, as those of earlier versions.
 
     Raises
@@ -126,7 +128,10 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     expected = read_manifest(path)
     if expected is None:
         raise StoreError(f"{path} has no manifest: it is not complete, or an earlier version wrote it; write it again.")
-    found = _entries(path)
+    try:
+        found, attrs = _entries(path), dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise StoreError(f"{path}: the metadata cannot be read ({error!s:.200}): copy the store again.") from error
     faults = [f"{key}: it is missing" for key in sorted(expected.keys() - found.keys())]
     faults += [f"{key}: it was not there when the store was written" for key in sorted(found.keys() - expected.keys())]
     names = sorted(expected.keys() & found.keys())
@@ -137,14 +142,13 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
             faults.append(f"{key}: {fault}")
         if progress is not None:
             progress(done, len(names), key)
-    attrs = dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
     store_id = identifier({key: list(entry) for key, entry in found.items()}, attrs)
     if not faults and store_id != attrs.get(STORE_ID):
         faults.append(f"{_ROOT}: attributes other than those that were written")
     return Verification(store_id, len(names), tuple(faults))
 
 
-def _entries(path: Path) -> dict[str, tuple[int, str]]:
+def _entries(path: Path) -> Entries:
     """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
     files = sorted(_files(path))
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:

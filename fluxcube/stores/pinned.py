@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -85,6 +86,16 @@ class PinnedStore(LocalStore):
                 f"{self.root}: the file {key} is missing, which was there when the store was written: copy it again."
             )
 
+    def _check_file(self, key: str) -> None:
+        """Raise a StoreError if a file is empty, a folder or a pipe: it would be missing values, or never end."""
+        try:
+            found = os.stat(self.root / key)
+        except OSError:  # reading it reports why, or it is absent
+            return
+        if not stat.S_ISREG(found.st_mode) or not found.st_size:
+            what = "an empty one" if stat.S_ISREG(found.st_mode) else "a folder, a pipe or a device"
+            raise StoreError(f"{self.root}: expected a file at {key}, found {what}: copy the store again.")
+
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other) and isinstance(other, PinnedStore) and self.version == other.version
 
@@ -92,6 +103,7 @@ class PinnedStore(LocalStore):
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return the bytes of a file, or of a part of it; None if the store has no such file."""
+        self._check_file(key)
         found = await super().get(key, prototype, byte_range)
         self._check()
         if found is None:
@@ -102,6 +114,7 @@ class PinnedStore(LocalStore):
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return what `get` does, in the calling thread."""
+        self._check_file(key)
         found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
         self._check()
         if found is None:

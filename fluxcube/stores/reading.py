@@ -13,6 +13,8 @@ import xarray as xr
 import zarr
 
 from fluxcube.errors import StoreError, missing_package
+from fluxcube.stores.damage import check_metadata, check_structure, check_times, damage_named, named_arrays
+from fluxcube.stores.manifest import read_manifest
 from fluxcube.stores.pinned import PinnedStore
 from fluxcube.stores.swap import describe_moved_store
 
@@ -66,8 +68,12 @@ def _local_group(store: Path | PinnedStore, mode: Literal["r", "r+"]) -> zarr.Gr
     path = store.root if isinstance(store, PinnedStore) else store
     try:
         return zarr.open_group(store, mode=mode, zarr_format=3)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise StoreError(f"{path}: expected a Zarr group, which its zarr.json is not ({error}).") from error
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError, OSError) as error:
+        raise StoreError(
+            f"{path}: expected a Zarr group, which its zarr.json is not ({error!s:.200}): copy the store again."
+        ) from error
 
 
 def store_attrs(path: str | os.PathLike, *, storage_options: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -109,20 +115,49 @@ def open_store(
         If there is no such store, or it cannot be reached, or it is of another kind or not complete; when values are
         read later, if the store on a disk was replaced, moved or removed since (a store at a URL is not checked).
     """
-    group = _pinned_group(path, kind, storage_options)
-    attrs = dict(group.attrs)
+    with damage_named(path):
+        group = _pinned_group(path, kind, storage_options)
+        attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
         raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
     if not attrs.get("complete") and not allow_partial:
         raise StoreError(f"{path}: its writing was not finished; run the command that writes it again.")
+    if isinstance(group.store, PinnedStore):
+        _check_unchanged(group.store, attrs)
+    with damage_named(path):
+        ds = _decoded(path, group)
+        return dask_chunked(ds) if dask else ds
+
+
+def _check_unchanged(store: PinnedStore, attrs: Mapping[str, object]) -> None:
+    """Compare the metadata of a store with its manifest (StoreError if they differ, or it was replaced meanwhile)."""
+
+    def read(key: str) -> bytes | None:
+        found = store.get_sync(key)
+        return None if found is None else found.to_bytes()
+
+    try:
+        check_metadata(store.root, attrs, read_manifest(Path(store.root)), read)
+    except StoreError:
+        read("zarr.json")  # raises the error of a store that was replaced, if that is why they differ
+        raise
+
+
+def _decoded(path: str | os.PathLike, group: zarr.Group) -> xr.Dataset:
+    """Return the arrays of a group as CF describes them, lazily; arrays of text in RAM."""
     raw = xr.open_zarr(group.store, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
-    for variable in raw.variables.values():
+    check_structure(path, raw)
+    if isinstance(group.store, PinnedStore):
+        for meta in sorted(Path(group.store.root).glob("*/zarr.json")):
+            if meta.parent.name not in raw.variables:
+                group[meta.parent.name]  # xarray leaves out what it cannot read; this raises the error
+    for variable in named_arrays(path, raw).variables.values():
         if "scale_factor" in variable.attrs:  # as JSON's float it would unpack to float64
             variable.attrs["scale_factor"] = np.float32(variable.attrs["scale_factor"])
     ds = xr.decode_cf(raw)
+    check_times(path, ds)
     strings = {n: (v.dims, v.values.astype(object), v.attrs) for n, v in ds.variables.items() if v.dtype.kind == "T"}
-    ds = ds.assign_coords(strings)
-    return dask_chunked(ds) if dask else ds
+    return ds.assign_coords(strings)
 
 
 def _pinned_group(path: str | os.PathLike, kind: str, storage_options: Mapping[str, object] | None) -> zarr.Group:

@@ -37,7 +37,10 @@ def not_created(path: Path, error: OSError) -> StoreError:
 def unwritable(path: Path, error: Exception) -> StoreError:
     """Return the error for a store or a file that the disk does not accept."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return StoreError(f"cannot write {path} ({why}): make room there, or write to another disk.")
+    denied = getattr(error, "errno", None) in (errno.EACCES, errno.EPERM)
+    denied = denied and not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    hint = "write to a folder of your own" if denied else "make room there, or write to another disk"
+    return StoreError(f"cannot write {path} ({why}): {hint}.")
 
 
 def describe_moved_store(path: Path) -> str:

@@ -22,6 +22,7 @@ from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models.base import Batch
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.models.rows import Growth, Progress, RowModel, whole
+from fluxcube.parsing import parse_json
 from fluxcube.resolution import QualityLimit
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.scaling import scale, standardise
@@ -290,7 +291,12 @@ def load_growth(path: Path, request: Mapping | None) -> Growth:
     if hashlib.sha256(content).digest() != stored[:_HASH]:
         raise CheckpointError(f"{path} is damaged: train again with overwrite=True (--overwrite).")
     head, _, body = content.partition(b"\n")
-    about = json.loads(head)
+    try:
+        about = parse_json(head, dict)
+        if not about.keys() >= {"request", "log", "rounds", "scores", "done", "sizes"}:
+            raise ValueError("it lacks entries")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
     if named := differences(about["request"] or {}, request or {}):
         raise ConfigError(
             f"{path.parent} contains an unfinished run of other settings: {named}. "

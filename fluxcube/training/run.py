@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fluxcube.errors import CheckpointError, ConfigError
+from fluxcube.errors import CheckpointError, ConfigError, StoreError
 from fluxcube.models.checkpoint import RUN, write_atomically
+from fluxcube.parsing import read_json
 from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
+from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import check_held, writer_lock
 
 log = logging.getLogger(__name__)
@@ -114,13 +117,21 @@ def run_lock(folder: Path) -> Iterator[None]:
     CheckpointError
         If it is a file.
     StoreError
-        If another process is training into it.
+        If another process is training into it, the disk is full, or the folder may not be written.
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: pass a folder for the run.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with writer_lock(folder):
-        yield
+    is_new = not folder.exists()
+    try:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with writer_lock(folder):
+                yield
+    except StoreError:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if nothing was written
+        raise
 
 
 def clear_parts(folder: Path) -> None:
@@ -160,8 +171,8 @@ def check_data(folder: Path, digest: str) -> None:
 
 def _recorded(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text("utf-8"))["digest"])
-    except (ValueError, KeyError, TypeError) as error:
+        return str(read_json(path, dict)["digest"])
+    except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 

@@ -37,6 +37,7 @@ from fluxcube.models.boosting import (
 from fluxcube.models.checkpoint import write_atomically
 from fluxcube.models.rows import WholeRows
 from fluxcube.moments import efficiency
+from fluxcube.parsing import parse_json, read_text
 from fluxcube.resolution import DEFAULT, HOURLY, Default, QualityLimit, quality_limit, resolution_of
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
@@ -517,11 +518,10 @@ def _write(path: Path, about: Mapping, done: Mapping[int, Mapping], finals: Mapp
 def _read(path: Path, about: Mapping) -> tuple[dict[int, dict], dict[int, dict]]:
     """Return the draws and the finalists of an earlier call by number."""
     try:
-        head, *rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        was, *rows = [parse_json(line, dict) for line in read_text(path).splitlines()]
         done = {row["draw"]: row for row in rows if not row.get("final")}
         finals = {row["draw"]: row for row in rows if row.get("final")}
-        was = dict(head)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(f"{path} is not a file of draws ({error}): remove it, or pass another `out`.") from error
     if named := differences({"data": about["data"]} | was, about):  # files of an earlier version record no data
         raise ConfigError(f"{path} contains a search with other settings: {named}. Remove it, or pass another `out`.")

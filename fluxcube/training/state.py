@@ -13,10 +13,22 @@ import torch
 
 from fluxcube.errors import CheckpointError
 from fluxcube.models.checkpoint import write_atomically
+from fluxcube.parsing import parse_json
 from fluxcube.stores.lock import check_held
 
 STATE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+#: What a damaged file raises, in its header or in its tensors.
+_FAULTS = (
+    safetensors.SafetensorError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    OSError,
+)
 
 
 @dataclass
@@ -105,32 +117,51 @@ def load_state(
         If the file is damaged.
     """
     try:
-        counters = Counters(**json.loads(_about(content)["counters"]))
+        counters = Counters(**parse_json(_about(content)["counters"], dict))
         parts: dict[str, dict] = {}
         for name, value in safetensors.torch.load(content).items():
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = value
         model.load_state_dict(parts["model"])
         random = parts["random"]["cpu"]
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        _check_types(counters)
+        restored = _moments(parts, model)
+        torch.set_rng_state(random)
+        if "cuda" in parts["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(parts["random"]["cuda"])
+    except _FAULTS as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+    optimizer.state.update(restored)
+    return {part: parts[part] for part in ("best", "average") if part in parts}, counters
+
+
+def _moments(parts: Mapping[str, Mapping[str, torch.Tensor]], model: torch.nn.Module) -> dict:
+    """Return the moments of each parameter of a model, as its optimizer keeps them (ValueError if one is damaged)."""
+    out = {}
     for name, parameter in model.named_parameters():
         if name in parts.get("step", {}):
-            optimizer.state[parameter] = {
+            out[parameter] = {
                 key: parts[key][name].to("cpu" if key == "step" else parameter.device) for key in _MOMENTS
             }
-    torch.set_rng_state(random)
-    if "cuda" in parts["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(parts["random"]["cuda"])
-    return {part: parts[part] for part in ("best", "average") if part in parts}, counters
+            if any(out[parameter][key].shape != parameter.shape for key in _MOMENTS if key != "step"):
+                raise ValueError(f"the moments of {name} have another shape than its weights")
+    return out
+
+
+def _check_types(counters: Counters) -> None:
+    """Raise a ValueError if a counter of a state is no number."""
+    for name, value in vars(counters).items():
+        kind = list if name == "history" else type(None) | int | float if name == "best" else int | float
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is {value!r:.40}")
 
 
 def read_request(path: Path) -> dict:
     """Return the request of a saved state (CheckpointError if the file is damaged)."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["request"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            return parse_json(file.metadata()["request"], dict)
+    except _FAULTS as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 
@@ -148,12 +179,12 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
         tensors = safetensors.torch.load(content)
         part = "best/" if any(name.startswith("best/") for name in tensors) else "model/"
         weights = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
-        return weights, json.loads(about["features"]), json.loads(about["request"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        return weights, parse_json(about["features"], dict), parse_json(about["request"], dict)
+    except _FAULTS as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 
 def _about(content: bytes) -> dict[str, str]:
     """Return the metadata in the header of a safetensors file: the length of the header, then JSON."""
     length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length])["__metadata__"]
+    return parse_json(content[8 : 8 + length], dict)["__metadata__"]

@@ -12,6 +12,7 @@ from fluxcube.evaluation.protocols.carbonsense import paper_table
 from fluxcube.evaluation.protocols.rows import ScoredRows
 from fluxcube.evaluation.protocols.scoring import ProtocolScores
 from fluxcube.evaluation.report import format_table
+from fluxcube.stores.files import names_disk_errors, write_csv, write_text
 
 #: How FLUXtrapolation selects a model on its validation environments.
 STRATEGIES = ("mean", "max", "discrepancy")
@@ -24,6 +25,7 @@ _COLUMNS = (
 _SHOWN = 60
 
 
+@names_disk_errors("folder")
 def write_protocol(
     scores: ProtocolScores,
     folder: str | Path,
@@ -81,9 +83,9 @@ def write_protocol(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, pd.DataFrame):
-            content.to_csv(path, index=False)
+            write_csv(path, content)
         else:
-            path.write_text(content, "utf-8")
+            write_text(path, content)
     return tuple(folder / name for name in texts)
 
 
@@ -236,9 +238,9 @@ def write_class_table(table: pd.DataFrame, folder: str | Path, *, title: str, no
     )
     page = [f"# {title}", format_paper_table(table), " ".join(about), _table(table)]
     page += ["\n".join(f"* {note}" for note in notes)] if notes else []
-    table.to_csv(folder / "scores.csv", index=False)
-    (folder / "table1.tex").write_text(latex_paper_table(table), "utf-8")
-    (folder / "scores.md").write_text("\n\n".join(page) + "\n", "utf-8")
+    write_csv(folder / "scores.csv", table)
+    write_text(folder / "table1.tex", latex_paper_table(table))
+    write_text(folder / "scores.md", "\n\n".join(page) + "\n")
     return folder / "scores.md"
 
 

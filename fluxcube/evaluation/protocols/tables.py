@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, SourceError, missing_package
+from fluxcube.parsing import TABLE_FAULTS
 from fluxcube.resolution import DAILY
 
 #: Attribute of a Dataset whose time stamps are local.
@@ -165,7 +166,7 @@ def _read_table(path: Path, needed: Callable[[str], bool] | None = None) -> pd.D
         )
     except ImportError:
         raise missing_package("pyarrow", "tables", f"reading {path.name}") from None
-    except (ValueError, OSError, UnicodeDecodeError) as error:
+    except TABLE_FAULTS as error:
         raise SourceError(f"{path} is no readable table: {error}") from error
 
 
