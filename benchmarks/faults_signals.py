@@ -94,7 +94,7 @@ def store_id(out: Path) -> str:
 def commands() -> list[Command]:
     """Return the commands that are disturbed."""
     weights = files("run/**/model*")
-    small = ["--preset", "small", "--epochs", 3, "--set", "training.windows_per_epoch=600"]
+    small = ["--preset", "small", "--epochs", 3, "--set", "training.windows_per_epoch=64"]
     return [
         Command("build", lambda i, o: ["build", i / "towers", o / "s.zarr", "--modis", i / "modis"], store_id),
         Command("append", _append, store_id),
@@ -102,8 +102,8 @@ def commands() -> list[Command]:
         Command("train ecoperceiver", lambda i, o: _train(i, o, "ecoperceiver", *small), weights),
         Command("train seeds", lambda i, o: _train(i, o, "ecoperceiver", *small, "--seeds", 2, "--jobs", 2), weights),
         Command("train search", lambda i, o: _train(i, o, "xgboost", "--search", 4), weights),
-        Command("train ct-lstm", lambda i, o: _daily(i, o, "ct-lstm", *small[2:4]), weights),
-        Command("train tam-rl", lambda i, o: _daily(i, o, "tam-rl", *small[2:4]), weights),
+        Command("train ct-lstm", lambda i, o: _daily(i, o, "ct-lstm", *small[2:]), weights),
+        Command("train tam-rl", lambda i, o: _daily(i, o, "tam-rl", *small[2:]), weights),
         Command("forcing", _forcing, store_id),
         Command("upscale threads", lambda i, o: _upscale(i, o), store_id),
         Command("upscale processes", lambda i, o: _upscale(i, o, True), store_id),

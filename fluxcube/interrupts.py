@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import select
 import shutil
@@ -195,6 +196,7 @@ class Ending:
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if not self._raised:  # further signals do not disturb what the first one causes
             self._raised = True
+            logging.disable()  # what libraries report while they are closed is of no use
             raise Interrupted(number)
 
     def _watch(self) -> None:

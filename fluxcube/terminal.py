@@ -202,7 +202,9 @@ def run_app(app: Callable[[], object]) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=os.environ.get("FLUXCUBE_LOG", "WARNING"), handlers=[handler])
+    level = os.environ.get("FLUXCUBE_LOG", "WARNING")
+    handler.setLevel(level)  # Dask sets the level of its own loggers
+    logging.basicConfig(level=level, handlers=[handler])
     with Ending(_interrupted) as ending:
         try:
             app()

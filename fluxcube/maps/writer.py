@@ -17,7 +17,7 @@ from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, S
 from fluxcube.interrupts import Interrupted, seconds_left
 from fluxcube.maps.regions import Region, RegionTask, region_tasks
 from fluxcube.maps.workers import TaskFuture, Workers
-from fluxcube.stores.ledger import mark_done
+from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.swap import unwritable
 
 Progress = Callable[[int, int, str], None]
@@ -70,6 +70,7 @@ class RegionWriter:
             raise StoreError(f"{str(error).rstrip('.')}. {self._rest()}") from error
         except (KeyboardInterrupt, Interrupted) as error:
             self._record_running(seconds_left(error))
+            self.report.done = len(done_regions(self.path))  # the signal may have come before a region was counted
             error.add_note(self._rest().rstrip("."))
             raise
         finally:
