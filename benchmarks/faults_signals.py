@@ -7,6 +7,8 @@ after a random part of its normal duration, to the process alone, to its group (
 processes (as SLURM does), and reports exit status, seconds until the end, lines on standard error, processes that still
 exist 3 seconds later, and folders of an unfinished build. The command is then repeated, and its result compared with
 that of an undisturbed one. With SIGKILL, orphans and the repetition are checked only.
+
+Commands run in copies of this process, which has imported what they need; `--program` starts the program instead.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MARK = "FLUXCUBE_FAULT_DRAW"
+PROGRAM = "--program" in sys.argv
 KINDS = ("INT", "INT INT", "TERM", "TERM TERM", "HUP", "USR1", "KILL")
 #: Seconds until the end after which a draw fails, by the first signal.
 LIMITS = {"INT": 5.0, "TERM": 28.0, "HUP": 28.0, "USR1": 28.0, "KILL": 5.0}
@@ -94,9 +97,18 @@ def store_id(out: Path) -> str:
 def commands() -> list[Command]:
     """Return the commands that are disturbed."""
     weights = files("run/**/model*")
-    small = ["--preset", "small", "--epochs", 3, "--set", "training.windows_per_epoch=64"]
+    small = [
+        "--preset",
+        "small",
+        "--epochs",
+        2,
+        "--set",
+        "training.windows_per_epoch=64",
+        "--set",
+        "training.val_windows=64",
+    ]
     return [
-        Command("build", lambda i, o: ["build", i / "towers", o / "s.zarr", "--modis", i / "modis"], store_id),
+        Command("build", lambda i, o: _build(i, o / "s.zarr", 4), store_id),
         Command("append", _append, store_id),
         Command("train xgboost", lambda i, o: _train(i, o, "xgboost", "--set", "config.n_estimators=200"), weights),
         Command("train ecoperceiver", lambda i, o: _train(i, o, "ecoperceiver", *small), weights),
@@ -117,7 +129,13 @@ def commands() -> list[Command]:
 def _append(inputs: Path, out: Path) -> list[object]:
     if not (out / "s.zarr").exists():
         shutil.copytree(inputs / "few.zarr", out / "s.zarr")
-    return ["build", inputs / "towers", out / "s.zarr", "--modis", inputs / "modis", "--append"]
+    return [*_build(inputs, out / "s.zarr", 4), "--append"]
+
+
+def _build(inputs: Path, store: Path, sites: int) -> list[object]:
+    names = json.loads((inputs / "xgb" / "split.json").read_text())["train"][:sites]
+    few = [word for name in names for word in ("--site", name)]
+    return ["build", inputs / "towers", store, "--modis", inputs / "modis", *few]
 
 
 def _train(inputs: Path, out: Path, model: str, *options: object) -> list[object]:
@@ -153,20 +171,85 @@ def prepare(folder: Path) -> Path:
         run(words, {}).wait()
     (raw / "s.zarr").rename(raw / "forcing.zarr")
     (raw / "run").rename(raw / "xgb")
-    sites = json.loads((raw / "xgb" / "split.json").read_text())["train"][:2]
-    few = [word for site in sites for word in ("--site", site)]
-    run(["build", raw / "towers", raw / "few.zarr", "--modis", raw / "modis", *few], {}).wait()
+    run(_build(raw, raw / "few.zarr", 2), {}).wait()
     return raw
 
 
-def run(words: list[object], variables: dict[str, str], errors: Path | None = None) -> subprocess.Popen:
-    """Start the program in a session of its own."""
+class Copy:
+    """A copy of this process that runs a command, with the part of the interface of Popen that is used here."""
+
+    def __init__(self, words: list[object], variables: dict[str, str], errors: Path | str) -> None:
+        self.pid, self.status = os.fork(), None
+        if self.pid:
+            return
+        status = 1
+        try:
+            os.setsid()
+            for number, path in ((0, os.devnull), (1, os.devnull), (2, errors)):
+                os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+            os.environ.update(variables)
+            sys.argv = ["fluxcube", *map(str, words)]
+            from fluxcube.cli import main
+
+            main()
+            status = 0
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while the process runs."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if pid else None
+        return self.status
+
+    def wait(self, timeout: float = 1e9) -> int:
+        """Return the exit status when the process has ended."""
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("fluxcube", timeout)
+            time.sleep(0.02)
+        return int(self.status or 0)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the process."""
+        self.send_signal(signal.SIGKILL)
+
+
+def run(words: list[object], variables: dict[str, str], errors: Path | None = None) -> subprocess.Popen | Copy:
+    """Start a command in a session of its own."""
+    if not PROGRAM:
+        return Copy(words, variables, errors or os.devnull)
     command = [str(Path(sys.executable).parent / "fluxcube"), *map(str, words)]
     with open(errors or os.devnull, "wb") as file:
         environment = {**os.environ, **variables}
         return subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=file, env=environment, start_new_session=True
         )
+
+
+def load() -> None:
+    """Import what commands import on first use."""
+    import importlib
+
+    for name in ("catalog", "cli", "cubes.carbonsense", "evaluation.skill", "inference.grid", "inference.towers"):
+        importlib.import_module(f"fluxcube.{name}")
+    for name in ("maps.store", "training.fit", "training.descent", "models.boosting", "training.search"):
+        importlib.import_module(f"fluxcube.{name}")
+    for name in ("distributed", "torch._dynamo", "torch.optim", "xgboost", "rasterio", "netCDF4", "scipy.stats"):
+        importlib.import_module(name)
 
 
 def processes(mark: str) -> list[int]:
@@ -180,7 +263,7 @@ def processes(mark: str) -> list[int]:
     return found
 
 
-def send(process: subprocess.Popen, number: int, to: str, mark: str) -> None:
+def send(process: subprocess.Popen | Copy, number: int, to: str, mark: str) -> None:
     """Send a signal to a process, to its group, or to all its descendants."""
     with contextlib.suppress(ProcessLookupError):
         if to == "process":
@@ -188,7 +271,7 @@ def send(process: subprocess.Popen, number: int, to: str, mark: str) -> None:
         elif to == "group":
             os.killpg(process.pid, number)
         else:
-            for pid in processes(mark):
+            for pid in {*processes(mark), process.pid}:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
 
@@ -272,6 +355,8 @@ def repeat(command: Command, expected: str, inputs: Path, out: Path, outcome: Ou
 def main(seed: int = 0, count: int = 120, only: str = "", folder: Path | None = None) -> None:
     """Run the draws, and print a table."""
     rng = random.Random(seed)
+    if not PROGRAM:
+        load()
     base = Path(tempfile.mkdtemp(prefix="faults-signals-")) if folder is None else folder
     inputs = base / "inputs" / "raw"
     if not inputs.exists():
@@ -311,10 +396,12 @@ def main(seed: int = 0, count: int = 120, only: str = "", folder: Path | None = 
 
 
 if __name__ == "__main__":
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--only", default="", help="commands whose name contains this text")
     parser.add_argument("--folder", type=Path, default=None, help="folder for inputs, which are kept there")
+    parser.add_argument("--program", action="store_true", help="start the program, whose imports take long")
     options = parser.parse_args()
     main(options.seed, options.count, options.only, options.folder)

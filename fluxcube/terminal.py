@@ -185,6 +185,11 @@ class _Printable(logging.Formatter):
         return printable(without_secrets(super().format(record)), keep="\n\t")
 
 
+def _without_dask(record: logging.LogRecord) -> bool:
+    """Return whether a record is no report of Dask: lost connections become an error of fluxcube, in one line."""
+    return record.name.partition(".")[0] not in ("distributed", "tornado", "asyncio")
+
+
 def run_app(app: Callable[[], object]) -> None:
     """Run the command line: errors of the user become one line and exit status 1, signals one line and 128 more.
 
@@ -204,6 +209,8 @@ def run_app(app: Callable[[], object]) -> None:
     handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
     level = os.environ.get("FLUXCUBE_LOG", "WARNING")
     handler.setLevel(level)  # Dask sets the level of its own loggers
+    if logging.getLevelName(handler.level) not in ("DEBUG", "INFO"):
+        handler.addFilter(_without_dask)
     logging.basicConfig(level=level, handlers=[handler])
     with Ending(_interrupted) as ending:
         try:

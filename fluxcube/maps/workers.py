@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,8 @@ _PATIENCE = 900.0
 _START = 180.0
 #: Seconds without an answer after which a message says what is waited for, and between two such messages.
 _NOTICE, _NOTICE_AGAIN = 5.0, 60.0
+#: Seconds without a sign of life after which a worker is reported; it sends one every few seconds.
+_SILENT = 8.0
 #: Seconds without a sign of life after which the scheduler of this machine restarts a worker.
 _HUNG = "60s"
 #: Land cells times time steps for which processes are not worth starting: ten minutes of the published model on a core.
@@ -180,11 +184,37 @@ class Cluster:
         if self.client.status != "running":
             raise StoreError("the Dask scheduler is gone")
         try:
-            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            workers = _answer(lambda: self.client.scheduler_info(n_workers=-1), self._patience)["workers"]
+        except StoreError:
+            raise
         except (OSError, TimeoutError, RuntimeError) as error:
             raise StoreError("the Dask scheduler is gone") from error
         self._counted_at, self.threads = now, sum(worker["nthreads"] for worker in workers.values())
         self._signs.update({address: worker["last_seen"] for address, worker in workers.items()})
+
+
+def _answer(question: Callable[[], Any], patience: float) -> Any:
+    """Return the answer of the scheduler; Dask itself would wait for one that hangs without end."""
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(question())
+        except (OSError, TimeoutError, RuntimeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="fluxcube-scheduler", daemon=True).start()
+    try:
+        answer = answers.get(timeout=min(_NOTICE, patience) if patience > 0 else _NOTICE)
+    except queue.Empty:
+        logger.warning("the Dask scheduler does not answer; waiting for up to %.0f s (--patience)", patience)
+        try:
+            answer = answers.get(timeout=max(0.0, patience - _NOTICE))
+        except queue.Empty:
+            raise StoreError(f"the Dask scheduler gave no answer for {patience:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class _SignsOfLife:
@@ -208,12 +238,12 @@ class _SignsOfLife:
     def report(self, patience: float) -> None:
         """Warn of silent workers, at most once a minute."""
         now = time.monotonic()
-        silent = sorted(address for address, (_, at) in self._workers.items() if now - at > 2 * _NOTICE)
+        silent = sorted(address for address, (_, at) in self._workers.items() if now - at > _SILENT)
         if now - self._reported < _NOTICE_AGAIN or not (silent or (not self._workers and self.silence() > _NOTICE)):
             return
         self._reported = now
         if silent:
-            logger.warning("workers without a sign of life for more than %.0f s: %s", 2 * _NOTICE, ", ".join(silent))
+            logger.warning("workers without a sign of life for more than %.0f s: %s", _SILENT, ", ".join(silent))
         else:
             logger.warning("no worker is connected; waiting for one for up to %.0f s (--patience)", patience)
 

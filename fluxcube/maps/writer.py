@@ -29,7 +29,7 @@ _TRIES = 3
 #: Number of failed regions after which a run stops, since the cause is not in the regions.
 _FAILURES = 20
 #: Seconds between checks that workers still exist.
-_CHECK_EVERY = 5.0
+_CHECK_EVERY = 2.0
 #: Seconds over which the reported speed is averaged.
 _RECENT = 300.0
 #: Errors that every other region would raise, too.

@@ -80,7 +80,7 @@ class World:
                 result[0] = call()
             except FluxcubeError as error:
                 result[1] = error
-        with _peers():
+        with _peers(report=False):
             distributed.broadcast_object_list(result, src=0, device=self.device)
         if result[1] is not None:
             raise result[1]
@@ -155,8 +155,16 @@ def _patience() -> float:
 
 
 @contextlib.contextmanager
-def _peers() -> Iterator[None]:
-    """Raise TrainingError if another process ends, or does not answer in time, during an exchange of messages."""
+def _peers(*, report: bool = True) -> Iterator[None]:
+    """Raise TrainingError if another process ends, or does not answer in time, during an exchange of messages.
+
+    A wait is reported, but for what the first process alone does (`report`), which may take long.
+    """
+    text = "another process of this training has not answered for %.0f s; waiting for up to %.0f s (FLUXCUBE_PATIENCE)"
+    notice = threading.Timer(_NOTICE, log.warning, (text, _NOTICE, _patience()))
+    notice.daemon = True
+    if report:
+        notice.start()
     try:
         yield
     except RuntimeError as error:
@@ -164,6 +172,8 @@ def _peers() -> Iterator[None]:
             f"another process of this training has ended, or gave no answer within {_patience():.0f} s "
             f"({_first_line(error)}); the last saved state stays: start all of them again to continue."
         ) from error
+    finally:
+        notice.cancel()
 
 
 def _first_line(error: Exception) -> str:
