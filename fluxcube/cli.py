@@ -1,14 +1,13 @@
 """The command line: commands parse options, call the library and print results.
 
-Exit status: 0 success; 1 a one-line error; 2 wrong usage; 3 success, but something was left out (and is listed).
+Exit status: 0 success; 1 a one-line error; 2 wrong usage; 3 success, but something was left out (and is listed);
+128 and the number of a signal that ended the command: 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +20,8 @@ from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.cli_report import app as report_app
-from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
+from fluxcube.errors import ConfigError
 from fluxcube.models import registry
-from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
     AllowMissing,
     MaxQc,
@@ -37,6 +35,7 @@ from fluxcube.terminal import (
     line_progress,
     names,
     quality_options,
+    run_app,
     write_table,
 )
 
@@ -480,30 +479,9 @@ app.add_typer(grids_app)
 app.add_typer(cli_maps.app)
 
 
-class _Printable(logging.Formatter):
-    """Escapes control characters of names from files, and masks credentials in URLs."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(without_secrets(super().format(record)), keep="\n\t")
-
-
 def main() -> None:
-    """Run the command line; errors of the user become one line and exit status 1."""
-    # Waiting threads of torch spin and slow down other processes on the same processors, up to 5 times.
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=os.environ.get("FLUXCUBE_LOG", "WARNING"), handlers=[handler])
-    try:
-        app()
-    except FluxcubeError as error:
-        sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
-    except OSError as error:
-        if error.errno is None:
-            raise
-        sys.exit(f"fluxcube: {printable(str(error))}: check the disk, the path and its permissions.")
-    except KeyboardInterrupt:
-        sys.exit("fluxcube: interrupted (fetch, train and upscale continue if run again)")
+    """Run the command line."""
+    run_app(app)
 
 
 def _open(store: Path) -> xr.Dataset:

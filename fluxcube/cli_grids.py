@@ -130,6 +130,13 @@ def upscale(
         int | None,
         typer.Option(min=1, help="Number of regions computed at once on this machine; default: by cores and RAM."),
     ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds to wait for a scheduler and its first worker (default 180), and for a sign of life when all "
+            "workers are lost (default 900)."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue an unfinished store.")] = True,
     overwrite: Overwrite = False,
     check: Check = True,
@@ -183,6 +190,7 @@ def upscale(
             resume=resume,
             workers=workers,
             scheduler=scheduler,
+            patience=patience,
             progress=progress or line_progress(),
         )
     typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")

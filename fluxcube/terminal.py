@@ -1,8 +1,12 @@
-"""Shared parts of the commands: common options, parsing of option texts, and progress."""
+"""Shared parts of the commands: common options, parsing of option texts, progress, and how a command ends."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
+from fluxcube.interrupts import Ending, Interrupted
+from fluxcube.sources.towers.sitenames import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,3 +172,74 @@ def _limit(name: str, text: str) -> float | None:
     except ValueError:
         option = f"--{name.replace('_', '-')}"
         raise ConfigError(f"{option} must be a number, or all to use every value; found {text!r}.") from None
+
+
+#: What an interrupted command leaves, and how to continue, by its name.
+_AFTER = {
+    "train": "the last saved state stays; the same command continues",
+    "upscale": "regions that are written stay; the same command writes the others",
+    "forcing": "files that are written stay; the same command writes the others",
+    "fetch": "complete files stay; the same command fetches the others",
+    "request": "complete files stay; the same command fetches the others",
+    "demo": "finished steps stay; the same command continues",
+    "recipe": "finished steps stay; the same command continues",
+    "build": "no store was changed; run the command again",
+}
+
+
+class _Printable(logging.Formatter):
+    """Escapes control characters of names from files, and masks credentials in URLs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(without_secrets(super().format(record)), keep="\n\t")
+
+
+def _without_dask(record: logging.LogRecord) -> bool:
+    """Return whether a record is no report of Dask: lost connections become an error of fluxcube, in one line."""
+    return record.name.partition(".")[0] not in ("distributed", "tornado", "asyncio")
+
+
+def run_app(app: Callable[[], object]) -> None:
+    """Run the command line: errors of the user become one line and exit status 1, signals one line and 128 more.
+
+    Parameters
+    ----------
+    app : callable
+        The commands.
+
+    Raises
+    ------
+    SystemExit
+        With the exit status; a signal ends the process at once.
+    """
+    # Waiting threads of torch spin and slow down other processes on the same processors, up to 5 times.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
+    level = os.environ.get("FLUXCUBE_LOG", "WARNING")
+    handler.setLevel(level)  # Dask sets the level of its own loggers
+    if logging.getLevelName(handler.level) not in ("DEBUG", "INFO"):
+        handler.addFilter(_without_dask)
+    logging.basicConfig(level=level, handlers=[handler])
+    with Ending(_interrupted) as ending:
+        try:
+            app()
+        except FluxcubeError as error:
+            sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
+        except OSError as error:
+            if error.errno is None:
+                raise
+            sys.exit(f"fluxcube: {printable(str(error))}: check the disk, the path and its permissions.")
+        except Interrupted as error:
+            notes = "; ".join(getattr(error, "__notes__", ()))
+            ending.end(error.number, _interrupted(error.number, notes))
+        except KeyboardInterrupt:
+            typer.echo(_interrupted(signal.SIGINT), err=True)
+            sys.exit(128 + signal.SIGINT)
+
+
+def _interrupted(number: int, left: str = "") -> str:
+    """Return the line that reports a signal: what is left behind, and how to continue."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    why = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    return printable(f"fluxcube: {why}: {left or _AFTER.get(command, 'no result was written; run the command again')}.")

@@ -87,7 +87,7 @@ def test_the_path_of_this_process_is_passed_on_without_the_current_folder(monkey
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), str(tmp_path / "link"), "/scripts", *sys.path])
     path = child_environment()["PYTHONPATH"].split(os.pathsep)
     assert path[:2] == ["/asked", "/scripts"] and not {"", ".", "relative", str(tmp_path)} & set(path)
-    assert child_command("json.tool")[1:] == ["-P", "-m", "json.tool"]
+    assert child_command("json.tool")[1:] == ["-P", "-m", "fluxcube.processes", "json.tool"]
     with safe_children():
         assert os.environ["PYTHONSAFEPATH"] == "1"
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -5,6 +5,7 @@ A file contains a block of cells for three months. Blocks without land are not s
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -294,6 +295,9 @@ def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: i
                     yield task
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            ended = [future for future in running if not future.cancelled() and future.exception() is None]
+            with contextlib.suppress(OSError):  # after Ctrl-C, or an error of another file, such as a full disk
+                mark_done(path, {_key(running[future]): 0 for future in ended})
 
 
 def _write(forcing: xr.Dataset, path: Path, task: Task) -> None:

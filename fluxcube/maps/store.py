@@ -45,6 +45,7 @@ def write_maps(
     resume: bool = True,
     workers: int | None = None,
     scheduler: str | Client | None = None,
+    patience: float | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Compute maps and write them to a Zarr store, region by region.
@@ -72,6 +73,9 @@ def write_maps(
         Address of a Dask scheduler, "tcp://..."; "processes" for a LocalCluster on this machine; "threads" for
         threads of this process. Default: the active Dask client, else processes, or threads for a small job and for a
         forcing in RAM (`load`, `persist`), which processes would receive with each task.
+    patience : float, optional
+        Seconds to wait for a scheduler and its first worker (by default 180), and, when all workers are lost or silent,
+        for a sign of life of one (by default 900).
     progress : callable, optional
         ``progress(done, total, text)`` at the start and after each region; the text reports the land cells times
         time steps that are done, their number per second and the time left; at the start, the workers and the address
@@ -109,7 +113,7 @@ def write_maps(
         if todo:
             try:
                 sent = functools.partial(_sent_bytes, maps, path, todo)
-                with workers_for(scheduler, workers, cell_steps, task_bytes, path, sent) as team:
+                with workers_for(scheduler, workers, cell_steps, task_bytes, path, sent, patience) as team:
                     report.begin(team.text)
                     RegionWriter(maps, path, team, report).write(todo)
             except ConfigError:  # before the first task: an empty store would block a call with other chunks

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import dask.config
 from dask.system import CPU_COUNT
 
 from fluxcube.errors import ConfigError, StoreError
@@ -28,6 +31,12 @@ _AHEAD = 3
 _PATIENCE = 900.0
 #: Seconds within which processes of this machine, or a named cluster, must answer.
 _START = 180.0
+#: Seconds without an answer after which a message says what is waited for, and between two such messages.
+_NOTICE, _NOTICE_AGAIN = 5.0, 60.0
+#: Seconds without a sign of life after which a worker is reported; it sends one every few seconds.
+_SILENT = 8.0
+#: Seconds without a sign of life after which the scheduler of this machine restarts a worker.
+_HUNG = "60s"
 #: Land cells times time steps for which processes are not worth starting: ten minutes of the published model on a core.
 _SMALL = 1_000_000
 #: Bytes of data in a task, such as a forcing that was loaded or persisted, beyond which threads are used, which share
@@ -68,9 +77,12 @@ class Workers(Protocol):
     ----------
     text : str
         Description for the user: processes, RAM, dashboard.
+    threads : int
+        Number of tasks that run at once.
     """
 
     text: str
+    threads: int
 
     def capacity(self) -> int:
         """Return the maximum number of tasks that run or wait at once."""
@@ -89,12 +101,12 @@ class Threads:
     """Threads of this process, for small jobs and for data that are in no file."""
 
     def __init__(self, count: int):
-        self.count, self.text = count, f"{count} threads of this process"
+        self.threads, self.text = count, f"{count} threads of this process"
         self._pool = ThreadPoolExecutor(count, "fluxcube-region")
 
     def capacity(self) -> int:
         """Return the maximum number of tasks that run or wait at once."""
-        return self.count
+        return self.threads
 
     def submit(self, task: Callable[[], int]) -> TaskFuture:
         """Start a task."""
@@ -119,19 +131,27 @@ class Cluster:
         Description for the user; by default the address.
     parent : subprocess.Popen, optional
         Process of this machine whose children the workers are.
+    patience : float
+        Seconds without a sign of life of any worker after which a run stops.
     """
 
-    def __init__(self, client: Client, text: str = "", parent: subprocess.Popen | None = None):
-        self.client, self._count, self._counted_at, self._threads = client, 0, -1.0, 0
-        self._parent = parent
-        self._seen = time.monotonic()
+    def __init__(
+        self,
+        client: Client,
+        text: str = "",
+        parent: subprocess.Popen | None = None,
+        patience: float = _PATIENCE,
+    ):
+        self.client, self._count, self._counted_at, self.threads = client, 0, -1.0, 0
+        self._parent, self._patience = parent, patience
+        self._signs = _SignsOfLife()
         link = client.dashboard_link
         self.text = (text or f"cluster {_address(client)}") + (f", dashboard {link}" if link else "")
 
     def capacity(self) -> int:
         """Return the maximum number of tasks that run or wait at once."""
         self._count_threads()
-        return _AHEAD * max(1, self._threads)
+        return _AHEAD * max(1, self.threads)
 
     def submit(self, task: Callable[[], int]) -> TaskFuture:
         """Start a task."""
@@ -142,15 +162,19 @@ class Cluster:
             raise StoreError("the Dask scheduler is gone") from error
 
     def check(self) -> None:
-        """Raise StoreError if the scheduler or the local workers are gone, or if none was connected for 15 minutes."""
+        """Raise StoreError if the scheduler or the local workers are gone, or if no worker shows a sign of life."""
         if self._parent is not None and (status := self._parent.poll()) is not None:
             raise StoreError(
                 f"the worker processes have ended (status {status}), perhaps for lack of memory: run again with fewer "
                 "workers"
             )
         self._count_threads()
-        if time.monotonic() - self._seen > _PATIENCE:
-            raise StoreError(f"no worker has been connected for {_PATIENCE / 60:.0f} minutes")
+        self._signs.report(self._patience)
+        if (silence := self._signs.silence()) > self._patience:
+            raise StoreError(
+                f"no worker has {'shown a sign of life' if self.threads else 'been connected'} for {silence:.0f} s: "
+                "start workers, or wait longer (--patience)"
+            )
 
     def _count_threads(self) -> None:
         """Count the threads of the connected workers, at most once a second."""
@@ -160,11 +184,68 @@ class Cluster:
         if self.client.status != "running":
             raise StoreError("the Dask scheduler is gone")
         try:
-            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            workers = _answer(lambda: self.client.scheduler_info(n_workers=-1), self._patience)["workers"]
+        except StoreError:
+            raise
         except (OSError, TimeoutError, RuntimeError) as error:
             raise StoreError("the Dask scheduler is gone") from error
-        self._counted_at, self._threads = now, sum(worker["nthreads"] for worker in workers.values())
-        self._seen = now if workers else self._seen
+        self._counted_at, self.threads = now, sum(worker["nthreads"] for worker in workers.values())
+        self._signs.update({address: worker["last_seen"] for address, worker in workers.items()})
+
+
+def _answer(question: Callable[[], Any], patience: float) -> Any:
+    """Return the answer of the scheduler; Dask itself would wait for one that hangs without end."""
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(question())
+        except (OSError, TimeoutError, RuntimeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="fluxcube-scheduler", daemon=True).start()
+    try:
+        answer = answers.get(timeout=min(_NOTICE, patience) if patience > 0 else _NOTICE)
+    except queue.Empty:
+        logger.warning("the Dask scheduler does not answer; waiting for up to %.0f s (--patience)", patience)
+        try:
+            answer = answers.get(timeout=max(0.0, patience - _NOTICE))
+        except queue.Empty:
+            raise StoreError(f"the Dask scheduler gave no answer for {patience:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class _SignsOfLife:
+    """Signs of life of workers, by the clock of this process: that of the scheduler may be another one."""
+
+    def __init__(self) -> None:
+        self._any, self._reported = time.monotonic(), -_NOTICE_AGAIN
+        self._workers: dict[str, tuple[float, float]] = {}
+
+    def update(self, last_seen: dict[str, float]) -> None:
+        """Record when the scheduler heard from each connected worker."""
+        now, before = time.monotonic(), self._workers
+        changed = {address for address, seen in last_seen.items() if before.get(address, (None,))[0] != seen}
+        self._workers = {a: (seen, now) if a in changed else before[a] for a, seen in last_seen.items()}
+        self._any = now if changed else self._any
+
+    def silence(self) -> float:
+        """Return the seconds since the last sign of life of any worker."""
+        return time.monotonic() - self._any
+
+    def report(self, patience: float) -> None:
+        """Warn of silent workers, at most once a minute."""
+        now = time.monotonic()
+        silent = sorted(address for address, (_, at) in self._workers.items() if now - at > _SILENT)
+        if now - self._reported < _NOTICE_AGAIN or not (silent or (not self._workers and self.silence() > _NOTICE)):
+            return
+        self._reported = now
+        if silent:
+            logger.warning("workers without a sign of life for more than %.0f s: %s", _SILENT, ", ".join(silent))
+        else:
+            logger.warning("no worker is connected; waiting for one for up to %.0f s (--patience)", patience)
 
 
 @contextlib.contextmanager
@@ -175,6 +256,7 @@ def workers_for(
     task_bytes: int,
     path: Path,
     sent_bytes: Callable[[], int] = lambda: 0,
+    patience: float | None = None,
 ) -> Iterator[Workers]:
     """Yield the workers that compute regions, and stop them at the end.
 
@@ -192,6 +274,8 @@ def workers_for(
         The store, which all workers must be able to read.
     sent_bytes : callable
         Returns the number of bytes that would be sent to a process with each task; called if processes are an option.
+    patience : float, optional
+        As in `fluxcube.write_maps`.
 
     Yields
     ------
@@ -204,6 +288,9 @@ def workers_for(
     StoreError
         If there is no such scheduler, or its workers cannot run tasks.
     """
+    if patience is not None and not patience > 0:
+        raise ConfigError(f"patience: expected a number of seconds above 0, found {patience}.")
+    start = _START if patience is None else patience
     client = _active_client() if scheduler is None else scheduler
     if client is None:
         large = cell_steps > _SMALL and (count or CPU_COUNT) > 1
@@ -218,9 +305,9 @@ def workers_for(
         if client == "processes":
             client, text, parent = stack.enter_context(_processes(_worker_count(count, task_bytes)))
         elif isinstance(client, str):
-            client = stack.enter_context(_connected(client))
-        cluster = Cluster(client, text, parent)
-        _check_cluster(client, path, task_bytes)
+            client = stack.enter_context(_connected(client, start))
+        cluster = Cluster(client, text, parent, _PATIENCE if patience is None else patience)
+        _check_cluster(cluster, start, path, task_bytes)
         yield cluster
 
 
@@ -267,7 +354,10 @@ def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
     from distributed.system import MEMORY_LIMIT
 
     memory_limit = int(0.9 * MEMORY_LIMIT / count)
-    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster:
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": _HUNG}),
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster,
+    ):
         command = [
             *child_command("distributed.cli.dask_worker"),
             cluster.scheduler_address,
@@ -282,41 +372,73 @@ def _processes(count: int) -> Iterator[tuple[Client, str, subprocess.Popen]]:
             str(int(_START)),
         ]
         log = subprocess.DEVNULL if not logger.isEnabledFor(logging.INFO) else None
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=child_environment())
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=child_environment(), start_new_session=True
+        )
         try:
             with Client(cluster, set_as_default=False) as client:
                 text = f"{count} processes of one thread and {memory_limit / 2**30:.1f} GiB of memory each"
                 yield client, text, process
-        finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        finally:
+            process.kill()  # its children end with it
+            process.wait()
 
 
-def _connected(address: str) -> Client:
-    """Connect to a scheduler that is already running."""
+def _connected(address: str, patience: float) -> Client:
+    """Connect to a scheduler, which may start within `patience` seconds."""
     from distributed import Client
 
-    try:
-        return Client(address, timeout=_START, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise StoreError(f"no Dask scheduler answers at {address} ({error}): check the address.") from error
+    end, notice = time.monotonic() + patience, True
+    while True:
+        left = end - time.monotonic()
+        try:
+            return Client(address, timeout=min(left, _NOTICE), set_as_default=False)
+        except ValueError as error:
+            raise StoreError(f"{address} is no address of a Dask scheduler ({error}): pass tcp://host:port.") from error
+        except (OSError, TimeoutError) as error:
+            if end - time.monotonic() < 1.0:
+                raise StoreError(
+                    f"no Dask scheduler answers at {address} within {patience:.0f} s ({error}): check the address, or "
+                    "wait longer (--patience)."
+                ) from error
+            if notice:
+                logger.warning("no Dask scheduler answers at %s; waiting for up to %.0f s (--patience)", address, left)
+                notice = False
+            time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+
+
+def _wait_for_worker(cluster: Cluster, patience: float) -> None:
+    """Wait until a worker is connected (StoreError if none is in time)."""
+    end, notice = time.monotonic() + patience, True
+    while True:
+        try:
+            cluster.client.wait_for_workers(1, timeout=max(0.01, min(_NOTICE, end - time.monotonic())))
+            return
+        except TimeoutError as error:
+            cluster.check()
+            if time.monotonic() >= end:
+                raise StoreError(
+                    f"{_address(cluster.client)}: no worker answered within {patience:.0f} s: start workers, or "
+                    "wait longer (--patience)."
+                ) from error
+            if notice:
+                logger.warning("no worker is connected yet; waiting for up to %.0f s (--patience)", patience)
+                notice = False
 
 
 def _address(client: Client) -> str:
     return str(client.scheduler.address) if client.scheduler is not None else "that is closed"
 
 
-def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
-    """Raise an error, before the first task, if workers lack fluxcube, access to the store or RAM."""
+def _check_cluster(cluster: Cluster, patience: float, path: Path, task_bytes: int) -> None:
+    """Raise an error, before the first task, if no worker comes, or one lacks fluxcube, access to the store or RAM."""
     from fluxcube import __version__
 
-    try:
-        client.wait_for_workers(1, timeout=_START)
-    except TimeoutError as error:
-        raise StoreError(f"{_address(client)}: no worker answered within {_START:.0f} s.") from error
+    _wait_for_worker(cluster, patience)
+    client = cluster.client
     for worker, state in sorted(client.run(_worker_state, str(path), on_error="return").items()):
         if isinstance(state, (ImportError, AttributeError)):
             raise StoreError(f"worker {worker} cannot import this fluxcube ({state}): install the same there.")

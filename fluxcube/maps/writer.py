@@ -14,9 +14,10 @@ from pathlib import Path
 import xarray as xr
 
 from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, StoreError
+from fluxcube.interrupts import Interrupted, seconds_left
 from fluxcube.maps.regions import Region, RegionTask, region_tasks
 from fluxcube.maps.workers import TaskFuture, Workers
-from fluxcube.stores.ledger import mark_done
+from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.swap import unwritable
 
 Progress = Callable[[int, int, str], None]
@@ -28,7 +29,7 @@ _TRIES = 3
 #: Number of failed regions after which a run stops, since the cause is not in the regions.
 _FAILURES = 20
 #: Seconds between checks that workers still exist.
-_CHECK_EVERY = 5.0
+_CHECK_EVERY = 2.0
 #: Seconds over which the reported speed is averaged.
 _RECENT = 300.0
 #: Errors that every other region would raise, too.
@@ -67,6 +68,11 @@ class RegionWriter:
                 self._wait_for_one()
         except StoreError as error:
             raise StoreError(f"{str(error).rstrip('.')}. {self._rest()}") from error
+        except (KeyboardInterrupt, Interrupted) as error:
+            self._record_running(seconds_left(error))
+            self.report.done = len(done_regions(self.path))  # the signal may have come before a region was counted
+            error.add_note(self._rest().rstrip("."))
+            raise
         finally:
             for future in self.running:
                 future.cancel()
@@ -105,6 +111,18 @@ class RegionWriter:
             self._record_failure(task, error)
             return
         self._record(task.region, future.result())
+
+    def _record_running(self, seconds: float) -> None:
+        """Record the regions that end within some seconds; as many as run at once, since no others are to start."""
+        end = time.monotonic() + seconds
+        for _ in range(min(self.workers.threads, len(self.running))):
+            try:
+                future = self.ended.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                return
+            task = self.running.pop(future)
+            if not future.cancelled() and future.exception() is None:
+                self._record(task.region, future.result())
 
     def _record(self, region: Region, missing: int) -> None:
         try:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fluxcube.errors import ConfigError, missing_package
+from fluxcube.interrupts import Postponed, StopRequested, postponed
 from fluxcube.models.base import Batch, Sizes, split_images
 from fluxcube.models.rows import Growth, Progress, RowModel, Rows, WholeRows
 from fluxcube.models.settings import check_types, from_known_keys
@@ -358,7 +359,19 @@ class Feed:
     weight: np.ndarray | None = None
 
     def matrix(self, ref=None):
-        """Return the rows as a binned matrix, read part by part; `ref` is a matrix whose bins are used."""
+        """Return the rows as a binned matrix, read part by part; `ref` is a matrix whose bins are used.
+
+        Signals take effect between two parts: XGBoost ignores a KeyboardInterrupt in a function that it calls, and
+        would take the parts so far for all of them.
+        """
+        with postponed() as waiting:
+            try:
+                return self._matrix(ref, waiting)
+            except StopRequested:
+                waiting.deliver()
+                raise
+
+    def _matrix(self, ref, waiting: Postponed):
         xgboost, feed = _xgboost(), self
         data_iter: Any = xgboost.DataIter
 
@@ -369,6 +382,7 @@ class Feed:
 
             def next(self, input_data):
                 for x, y, weight in self.parts:
+                    waiting.check()
                     input_data(data=x, label=y, weight=weight)
                     return True
                 return False

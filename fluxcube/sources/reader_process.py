@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -22,12 +24,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fluxcube.errors import FluxcubeError, MissingPackageError, SourceError
+from fluxcube.interrupts import SIGNALS
 from fluxcube.processes import child_command, child_environment
+
+log = logging.getLogger(__name__)
 
 #: Number of bytes of a message's length.
 FRAME = 4
 #: Seconds without an answer after which a file counts as damaged: a layer of a whole tile is decompressed within one.
 PATIENCE = 120
+#: Seconds without an answer after which a message says so.
+_SILENT = 10.0
 _ERRORS = {error.__name__: error for error in (SourceError, MissingPackageError)}
 
 Readers = Mapping[str, Callable[..., Iterator]]
@@ -55,6 +62,7 @@ class Worker:
             stdout=subprocess.PIPE,
             bufsize=0,
             env=child_environment(),
+            start_new_session=True,  # Ctrl-C is for the parent, which ends this process
         )
         requests, answers = self.process.stdin, self.process.stdout
         assert isinstance(requests, FileIO) and isinstance(answers, FileIO)  # what Popen returns without a buffer
@@ -87,11 +95,16 @@ class Worker:
 
     def _fill(self, buffer: memoryview) -> None:
         while buffer:
-            if not select.select([self._answers], [], [], self.patience)[0]:
-                raise EOFError(f"gave no answer within {self.patience} s")
+            if not self._answered(min(_SILENT, self.patience)):
+                log.warning("a library has not answered for %.0f s; waiting for %.0f s", _SILENT, self.patience)
+                if not self._answered(self.patience - _SILENT):
+                    raise EOFError(f"gave no answer within {self.patience} s")
             if not (count := self._answers.readinto(buffer)):
                 raise EOFError(f"ended with status {self.process.wait()}")
             buffer = buffer[count:]
+
+    def _answered(self, seconds: float) -> bool:
+        return bool(select.select([self._answers], [], [], max(0.0, seconds))[0])
 
     def stop(self) -> None:
         """End the process, unless it belongs to another one."""
@@ -196,6 +209,8 @@ def serve(readers: Readers) -> None:
     readers : mapping of str to function
         Functions that a request can name; each receives a Path and the options of the request.
     """
+    for number in SIGNALS:  # a scheduler sends them to all processes of a job; this one ends with its parent
+        signal.signal(number, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # text that the library may print must not get among the answers
     while size := int.from_bytes(requests.read(FRAME), "big"):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fluxcube.errors import StoreError
+from fluxcube.interrupts import removed_at_end
 from fluxcube.stores.lock import check_held
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 def building_place(path: Path) -> Path:
     """Return a new name for a folder in which the store of a path is built."""
-    return path.with_name(f".{path.name}.building-{os.urandom(6).hex()}")
+    return removed_at_end(path.with_name(f".{path.name}.building-{os.urandom(6).hex()}"))
 
 
 def not_created(path: Path, error: OSError) -> StoreError:

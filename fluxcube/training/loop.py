@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from fluxcube.errors import TrainingError
+from fluxcube.interrupts import Interrupted, Postponed, StopRequested, postponed
 from fluxcube.models.base import Batch
 from fluxcube.samples.loader import Windows
 from fluxcube.training.job import Job
@@ -35,6 +37,9 @@ _DROPOUT = 1
 def train(job: Job) -> Counters:
     """Train a network; it ends with the weights of its best epoch, or of its last (`TrainingConfig.keep`).
 
+    A signal that ends the process takes effect after the current step, when the state is saved: training resumes with
+    the next step.
+
     Parameters
     ----------
     job : Job
@@ -48,17 +53,27 @@ def train(job: Job) -> Counters:
     ------
     TrainingError
         If a loss or a gradient is not finite; the last saved state is kept.
+    KeyboardInterrupt
+        After Ctrl-C.
     """
+    with postponed() as waiting:
+        return _train(job, waiting)
+
+
+def _train(job: Job, waiting: Postponed) -> Counters:
     model, config = job.model.to(job.world.device), job.config
     fused = job.world.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
     )
-    run = _Run(job, optimizer)
+    run = _Run(job, optimizer, waiting)
     run.resume()
     while run.counters.epoch < config.epochs and not stalled(scored_epochs(run.counters.history), config.patience):
         run.epoch()
-        run.finish_epoch(job.validation)
+        try:
+            run.finish_epoch(job.validation)
+        except StopRequested:  # the state is that before the validation
+            run.stop(together=False)
         if not job.world.rank:
             if job.on_epoch:
                 job.on_epoch(run.counters.history)
@@ -76,6 +91,8 @@ class _Run:
 
     job: Job
     optimizer: torch.optim.Optimizer
+    waiting: Postponed
+    stopping: bool = False
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
@@ -112,6 +129,8 @@ class _Run:
         self.windows.set_epoch(counters.epoch, counters.step)
         steps = len(self.windows)
         self.model.train()
+        if counters.step:  # the log entry contains the rate of the last step, also if none is left
+            self._set_rate(counters.epoch + (counters.step - 1) / steps)
         started = saved = time.monotonic()
         before = counters.seconds
         batches = self._batches(counters.epoch, counters.step)
@@ -121,12 +140,28 @@ class _Run:
             counters.step += 1
             now = time.monotonic()
             counters.seconds = before + now - started
+            if self.stopping:
+                self.stop()
             if now - saved > config.checkpoint_seconds:
                 self.save()
                 saved = now
             if self.job.progress:
                 done, total = counters.epoch * steps + counters.step, config.epochs * steps
                 self.job.progress(done, total, self._text(done, total, len(batch["inputs"]) * self.world.size))
+
+    def stop(self, *, together: bool = True) -> None:
+        """Save the state, and do what the signal that arrived requests; `together` if all processes have stopped."""
+        self.stopping = False
+        self.save()
+        if together:
+            self.world.meet()
+        try:
+            self.waiting.deliver(signal.SIGTERM)  # it may have arrived in another process only
+        except (KeyboardInterrupt, Interrupted) as error:
+            if self.job.state is not None:
+                done = f"{self.counters.epoch} epochs and {self.counters.step} steps"
+                error.add_note(f"the state after {done} is saved in {self.job.state.parent}; the same call continues")
+            raise
 
     def _set_stage(self) -> None:
         """Set the training stage of a model; the best epoch of the first stage is discarded in the second."""
@@ -179,9 +214,11 @@ class _Run:
             if not ok
         ]
         sums = [0.0, 0.0] if bad else [sum(column) for column in zip(*pairs, strict=True)]
-        loss, imbalance, any_bad = self.world.sum([*sums, float(bool(bad))])
+        stopping = float(bool(self.waiting.number))  # all processes stop after the same step
+        loss, imbalance, any_bad, any_stopping = self.world.sum([*sums, float(bool(bad)), stopping])
         if any_bad:
             raise self._error("loss", bad[0] if bad else "windows of another process")
+        self.stopping = bool(any_stopping)
         return loss, imbalance
 
     def _weight(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
@@ -257,7 +294,7 @@ class _Run:
             row["stage"] = 1 + (counters.epoch >= self.job.pretrain)
         with self._averaged():
             if validation is not None:
-                scores = self.world.first(lambda: validation.score(self.model))
+                scores = self.world.first(lambda: validation.score(self.model, self.waiting.check))
                 row |= {f"val_nse_{name}": value for name, value in scores.items()}
             score = mean_nse(row) if math.isfinite(mean_nse(row)) else None
             if self.config.keep == "last" or score is None or counters.best is None or score > counters.best:
@@ -277,8 +314,10 @@ class _Run:
             return
         own = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
-        yield
-        self.model.load_state_dict(own)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
 
     def save(self) -> None:
         """Write the state, in the first process."""

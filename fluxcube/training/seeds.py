@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError
 from fluxcube.models import checkpoint
 from fluxcube.models.base import Model
 from fluxcube.models.checkpoint import ENSEMBLE, RUN
-from fluxcube.processes import safe_children
+from fluxcube.processes import process_pool, without_interrupts
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.stores.lock import check_held
@@ -190,8 +189,9 @@ def _done(folder: Path, request: dict) -> bool:
 
 def _side_by_side(plan: Plan, todo, folder: Path, jobs: int, resume: bool, progress) -> None:
     threads = max(1, _threads(plan) // max(jobs, 1))
-    with safe_children(), ProcessPoolExecutor(max(jobs, 1), multiprocessing.get_context("spawn")) as pool:
-        runs = {pool.submit(_one_of_several, plan, s, folder / _name(s), resume, threads): s for s in todo}
+    with process_pool(max(jobs, 1)) as pool:
+        with without_interrupts():
+            runs = {pool.submit(_one_of_several, plan, s, folder / _name(s), resume, threads): s for s in todo}
         for done, run in enumerate(as_completed(runs), 1):
             run.result()
             log.info("seed %d is trained", runs[run])

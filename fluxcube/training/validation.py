@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +30,22 @@ class Validation:
 
     windows: Windows
 
-    def score(self, model: Model) -> dict[str, float]:
-        """Return the NSE of each target over all scored time steps; NaN where nothing was measured."""
+    def score(self, model: Model, check: Callable[[], None] | None = None) -> dict[str, float]:
+        """Return the NSE of each target over all scored time steps; NaN where nothing was measured.
+
+        Parameters
+        ----------
+        model : Model
+        check : callable, optional
+            Called before each batch; it may raise an error to stop the validation.
+        """
         names = self.windows.spec.targets
         embed_windows(model, self.windows)
         estimates, measured = [], []
         self.windows.set_epoch(0)
         for batch in self.windows:
+            if check is not None:
+                check()
             estimates.append(model.predict(Batch.of(batch))[:, -self.windows.emits :])
             measured.append(batch["targets"])
         obs, pred = (np.concatenate(parts).reshape(-1, len(names)) for parts in (measured, estimates))
