@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dask.system import CPU_COUNT
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.maps.regions import RegionResult
 from fluxcube.processes import child_command, child_environment
+from fluxcube.stores.resumable import Place, is_readable
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -56,8 +57,8 @@ class TaskFuture(Protocol):
         """Return the error of the task, None if it ended without one."""
         ...
 
-    def result(self) -> int:
-        """Return the number of missing values in the region."""
+    def result(self) -> RegionResult:
+        """Return what the task of the region returned."""
         ...
 
 
@@ -76,7 +77,7 @@ class Workers(Protocol):
         """Return the maximum number of tasks that run or wait at once."""
         ...
 
-    def submit(self, task: Callable[[], int]) -> TaskFuture:
+    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
         """Start a task."""
         ...
 
@@ -96,7 +97,7 @@ class Threads:
         """Return the maximum number of tasks that run or wait at once."""
         return self.count
 
-    def submit(self, task: Callable[[], int]) -> TaskFuture:
+    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
         """Start a task."""
         return self._pool.submit(task)
 
@@ -133,7 +134,7 @@ class Cluster:
         self._count_threads()
         return _AHEAD * max(1, self._threads)
 
-    def submit(self, task: Callable[[], int]) -> TaskFuture:
+    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
         """Start a task."""
         self._count += 1
         try:
@@ -173,7 +174,7 @@ def workers_for(
     count: int | None,
     cell_steps: int,
     task_bytes: int,
-    path: Path,
+    path: Place,
     sent_bytes: Callable[[], int] = lambda: 0,
 ) -> Iterator[Workers]:
     """Yield the workers that compute regions, and stop them at the end.
@@ -188,7 +189,7 @@ def workers_for(
         Number of land cells times time steps to compute.
     task_bytes : int
         RAM of one region in bytes; 0 if unknown.
-    path : path
+    path : Path or Bucket
         The store, which all workers must be able to read.
     sent_bytes : callable
         Returns the number of bytes that would be sent to a process with each task; called if processes are an option.
@@ -309,7 +310,7 @@ def _address(client: Client) -> str:
     return str(client.scheduler.address) if client.scheduler is not None else "that is closed"
 
 
-def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
+def _check_cluster(client: Client, path: Place, task_bytes: int) -> None:
     """Raise an error, before the first task, if workers lack fluxcube, access to the store or RAM."""
     from fluxcube import __version__
 
@@ -317,7 +318,7 @@ def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
         client.wait_for_workers(1, timeout=_START)
     except TimeoutError as error:
         raise StoreError(f"{_address(client)}: no worker answered within {_START:.0f} s.") from error
-    for worker, state in sorted(client.run(_worker_state, str(path), on_error="return").items()):
+    for worker, state in sorted(client.run(_worker_state, path, on_error="return").items()):
         if isinstance(state, (ImportError, AttributeError)):
             raise StoreError(f"worker {worker} cannot import this fluxcube ({state}): install the same there.")
         if isinstance(state, BaseException):  # it died: others may be connected, or follow
@@ -326,13 +327,13 @@ def _check_cluster(client: Client, path: Path, task_bytes: int) -> None:
         if version != __version__:
             raise StoreError(f"worker {worker} has fluxcube {version}, this process {__version__}: install the same.")
         if not sees:
-            raise StoreError(f"worker {worker} cannot read {path}: write to a folder that all workers share.")
+            raise StoreError(f"worker {worker} cannot read {path}: write to a folder or bucket that all workers share.")
         if limit and limit < BASE_BYTES + task_bytes:
             raise _too_large(task_bytes, limit)
 
 
-def _worker_state(path: str, dask_worker: Worker) -> tuple[str, bool, int]:
+def _worker_state(path: Place, dask_worker: Worker) -> tuple[str, bool, int]:
     """Return a worker's version of fluxcube, whether it can read a store, and its memory limit (0: none)."""
     from fluxcube import __version__
 
-    return __version__, (Path(path) / "zarr.json").is_file(), dask_worker.memory_manager.memory_limit or 0
+    return __version__, is_readable(path), dask_worker.memory_manager.memory_limit or 0

@@ -35,9 +35,11 @@ _ABSENT, _CHECKSUM = 2**64 - 1, 4
 _BLOCK = 1 << 22
 
 Progress = Callable[[int, int, str], None]
+#: Size in bytes and digest of files, by key.
+Entries = dict[str, tuple[int, str]]
 
 
-def write_manifest(path: Path, attrs: Mapping[str, object]) -> str:
+def write_manifest(path: Path, attrs: Mapping[str, object], known: Mapping[str, tuple[int, str]] | None = None) -> str:
     """Write the manifest of a store, and return the identifier of its content.
 
     Parameters
@@ -46,8 +48,10 @@ def write_manifest(path: Path, attrs: Mapping[str, object]) -> str:
         The store, whose arrays are complete.
     attrs : mapping
         Its attributes.
+    known : mapping of str to (int, str), optional
+        Size and digest of files that belong to the store and lie elsewhere.
     """
-    entries = {key: list(entry) for key, entry in _entries(path).items()}
+    entries = {key: list(entry) for key, entry in {**file_entries(path), **(known or {})}.items()}
     folder = path / MANIFEST
     folder.mkdir(exist_ok=True)
     group = GroupMetadata(attributes={"long_name": "size and digest of each file"}, zarr_format=3)
@@ -67,7 +71,7 @@ def identifier(entries: Mapping[str, object], attrs: Mapping[str, object]) -> st
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, tuple[int, str]] | None:
+def read_manifest(path: Path) -> Entries | None:
     """Return the size and digest of each file of a store; None if it has no manifest, as those of earlier versions.
 
     Raises
@@ -126,7 +130,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     expected = read_manifest(path)
     if expected is None:
         raise StoreError(f"{path} has no manifest: it is not complete, or an earlier version wrote it; write it again.")
-    found = _entries(path)
+    found = file_entries(path)
     faults = [f"{key}: it is missing" for key in sorted(expected.keys() - found.keys())]
     faults += [f"{key}: it was not there when the store was written" for key in sorted(found.keys() - expected.keys())]
     names = sorted(expected.keys() & found.keys())
@@ -144,7 +148,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     return Verification(store_id, len(names), tuple(faults))
 
 
-def _entries(path: Path) -> dict[str, tuple[int, str]]:
+def file_entries(path: Path) -> Entries:
     """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
     files = sorted(_files(path))
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:

@@ -33,7 +33,7 @@ def not_created(path: Path, error: OSError) -> StoreError:
     return unwritable(path, error)
 
 
-def unwritable(path: Path, error: Exception) -> StoreError:
+def unwritable(path: object, error: Exception) -> StoreError:
     """Return the error for a store or a file that the disk does not accept."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return StoreError(f"cannot write {path} ({why}): make room there, or write to another disk.")
