@@ -357,7 +357,7 @@ def evaluate(
         list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
     ] = None,
     maps: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(help="Maps that `upscale` wrote, scored in the cells of the towers; may be repeated."),
     ] = None,
     by: Annotated[

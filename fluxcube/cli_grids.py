@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, without_secrets
 from fluxcube.terminal import AllowMissing, Mix, Overwrite, bar, box, line_progress, period
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="markdown")
 
 Era5 = Annotated[
-    Path, typer.Argument(help="ERA5 or ERA5-Land files, a folder of them, or a store that `forcing` wrote.")
+    str,
+    typer.Argument(help="ERA5 or ERA5-Land files, a folder of them, or a store that `forcing` wrote (also s3://...)."),
 ]
 Modis = Annotated[Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 GeoTIFFs.")]
 Surface = Annotated[
@@ -42,7 +43,7 @@ ChipsPerCell = Annotated[
 @app.command()
 def forcing(
     era5: Era5,
-    store: Annotated[Path, typer.Argument(help="Store to write, e.g. forcing.zarr.")],
+    store: Annotated[str, typer.Argument(help="Store to write, e.g. forcing.zarr or s3://bucket/forcing.zarr.")],
     modis: Modis = None,
     surface: Surface = None,
     land_cover: LandCover = None,
@@ -78,7 +79,9 @@ def forcing(
     check_values(grid)
     with bar("forcing") as progress:
         write_forcing(grid, store, overwrite=overwrite, workers=workers, progress=progress or line_progress())
-    typer.echo(f"{store}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}")
+    typer.echo(
+        f"{without_secrets(store)}: {', '.join(map(str, grid['variable'].values))} on {dict(grid.predictors.sizes)}"
+    )
     if line := _reflectance(grid):
         typer.echo(line)
 
@@ -87,7 +90,7 @@ def forcing(
 def upscale(
     run: Annotated[Path, typer.Argument(help="Run folder, or the name of a shipped model, e.g. ecoperceiver-towers.")],
     forcing: Era5,
-    out: Annotated[Path, typer.Argument(help="Maps to write, e.g. maps.zarr.")],
+    out: Annotated[str, typer.Argument(help="Maps to write, e.g. maps.zarr or s3://bucket/maps.zarr.")],
     mix: Mix = None,
     modis: Modis = None,
     surface: Surface = None,
@@ -193,7 +196,7 @@ def upscale(
             patience=patience,
             progress=progress or line_progress(),
         )
-    typer.echo(f"{out}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
+    typer.echo(f"{without_secrets(out)}: {', '.join(map(str, maps.data_vars))} on {dict(maps.sizes)}")
     if model.spec.surface_bands and (line := _reflectance(grid)):
         typer.echo(line)
     if maps.attrs.get("masked_predictors"):

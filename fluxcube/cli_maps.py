@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluxcube.errors import ConfigError, unknown
+from fluxcube.errors import ConfigError, unknown, without_secrets
 from fluxcube.parsing import FILE_FAULTS
 from fluxcube.terminal import Overwrite, bar, period
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode="markdown")
 
-Maps = Annotated[Path, typer.Argument(help="Maps that `upscale` wrote.")]
+Maps = Annotated[
+    str, typer.Argument(help="Maps that `upscale` wrote: a folder or a URL (s3://..., gs://..., az://...).")
+]
 Time = Annotated[str | None, typer.Option(help="Period: first/last, e.g. 2018-07-01/2018-07-31; default: all.")]
 Flux = Annotated[str, typer.Option(help="Flux to draw.")]
 Coverage = Annotated[
@@ -158,7 +160,7 @@ def animate(
     typer.echo(str(gif))
 
 
-def _open(path: Path, time: str | None) -> xr.Dataset:
+def _open(path: str, time: str | None) -> xr.Dataset:
     from fluxcube.maps.store import open_maps
 
     ds, selection = open_maps(path), period(time)
@@ -222,10 +224,10 @@ def _limits(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def named_maps(paths: Sequence[Path], *, taken: Iterable[str]) -> dict[str, xr.Dataset]:
-    """Return maps to score by the name of their store, or by their path if that name is taken."""
+def named_maps(paths: Sequence[str], *, taken: Iterable[str]) -> dict[str, xr.Dataset]:
+    """Return maps to score by the name of their store, or by their path or URL if that name is taken."""
     from fluxcube.maps.store import open_maps
 
-    names = [path.stem for path in paths]
+    names = [Path(path).stem for path in paths]
     clear = len({*names, *taken}) == len(names) + len(set(taken))
-    return {path.stem if clear else str(path): open_maps(path) for path in paths}
+    return {name if clear else without_secrets(path): open_maps(path) for name, path in zip(names, paths, strict=True)}

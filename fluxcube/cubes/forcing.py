@@ -151,7 +151,7 @@ def open_forcing(
         check=check,
         storage_options=storage_options,
     )
-    if is_forcing_store(era5):
+    if is_forcing_store(era5, storage_options):
         request.check_for_store()
         return open_forcing_store(era5, predictors=predictors, bbox=bbox, time=time, storage_options=storage_options)
     request.check_for_files()

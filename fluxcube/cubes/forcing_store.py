@@ -23,12 +23,23 @@ from fluxcube.errors import ConfigError, StoreError, unknown
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.schema import validate_forcing
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
+from fluxcube.stores.manifest import STORE_ID, Entries
 from fluxcube.stores.reading import is_url, open_store, portable, store_attrs
+from fluxcube.stores.resumable import (
+    Place,
+    address,
+    attrs_of,
+    creating,
+    exists,
+    finish_regions,
+    remove_old,
+    replacing_advice,
+    target,
+    writing,
+)
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import placing
 
 #: Cells along each side of a block, unless the forcing's own chunks have one size.
 CELLS = 16
@@ -50,7 +61,8 @@ def write_forcing(
     overwrite: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Path:
+    storage_options: Mapping[str, object] | None = None,
+) -> Path | str:
     """Write a forcing cube to a compressed store, from which maps are computed faster than from the original files.
 
     Values of predictors are stored exactly, those of chips in steps of 0.0001. If the process is killed, the same call
@@ -60,19 +72,22 @@ def write_forcing(
     ----------
     forcing : xr.Dataset
         As `fluxcube.open_forcing` returns it.
-    store : path
-        Folder to write; its parent must exist.
+    store : path or URL
+        Folder to write; its parent must exist. Or a name in a bucket, such as ``s3://bucket/forcing.zarr`` (also gs,
+        az).
     overwrite : bool
-        Replace an existing forcing store.
+        Replace an existing forcing store. Not in a bucket.
     workers : int, optional
         Number of threads, each of which computes a block; default: the number of processors.
     progress : callable, optional
         ``progress(done, total, text)`` after each block.
+    storage_options : mapping, optional
+        Options of fsspec for a bucket.
 
     Returns
     -------
-    Path
-        The store; `fluxcube.open_forcing` opens it.
+    Path or str
+        The store, or its URL; `fluxcube.open_forcing` opens it.
 
     Raises
     ------
@@ -81,11 +96,9 @@ def write_forcing(
     StoreError
         If `store` exists and cannot be replaced, or the disk is full.
     """
-    forcing, path = validate_forcing(forcing), Path(store).absolute()
-    if not path.parent.is_dir():
-        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; create it first.")
+    forcing, path = validate_forcing(forcing), target(store, storage_options)
     specs = _specs(forcing)
-    with store_lock(path):
+    with writing(path) as lock:
         _prepare(path, forcing, specs, overwrite)
         done = done_regions(path)
         tasks = {_key(task): task for task in _tasks(forcing, specs)}
@@ -95,18 +108,18 @@ def write_forcing(
             count += 1
             if progress is not None:
                 progress(count, len(tasks), task[0])
-        finish(path, {"complete": 1})
-    return path
+        finish_regions(path, lock, {"complete": 1})
+    return address(path)[0]
 
 
-def is_forcing_store(path: object) -> TypeGuard[str | os.PathLike]:
+def is_forcing_store(path: object, storage_options: Mapping[str, object] | None = None) -> TypeGuard[str | os.PathLike]:
     """Return whether a path is a store that `write_forcing` wrote."""
     if not isinstance(path, (str, os.PathLike)):
         return False
     if not is_url(path) and not (Path(path) / "zarr.json").is_file():
         return False
     try:
-        return store_attrs(path).get("kind") == "forcing"
+        return store_attrs(path, storage_options=storage_options).get("kind") == "forcing"
     except StoreError:
         return False
 
@@ -151,7 +164,9 @@ def open_forcing_store(
     # Names of Dask arrays contain the path, and a stopped run must find the same one from any folder.
     place = store if is_url(store) else Path(store).absolute()
     ds = open_store(place, kind="forcing", dask=False, storage_options=storage_options)
-    ds = ds.assign({name: array.chunk(_dask_chunks(array)) for name, array in ds.data_vars.items()})
+    ds = ds.assign(
+        {name: array.chunk(_dask_chunks(array), token=_token(place, ds, name)) for name, array in ds.data_vars.items()}
+    )
     if bbox is not None:
         ds = _inside(ds, bbox)
     if time is not None:
@@ -163,6 +178,16 @@ def open_forcing_store(
                 raise unknown("predictor of this forcing", name, ds["variable"].values)
         ds = ds.sel(variable=names)
     return validate_forcing(portable(ds))
+
+
+def _token(place: str | os.PathLike, ds: xr.Dataset, name: object) -> str | None:
+    """Return what names the Dask array of a store at a URL: its content, not the credentials that open it.
+
+    None for a store on a disk, which its path and its times of change name.
+    """
+    if not is_url(place):
+        return None
+    return f"{place} {name} {ds.attrs.get(STORE_ID)} {ds.attrs.get(MADE_FROM)}"
 
 
 def _dask_chunks(array: xr.DataArray) -> dict[str, int]:
@@ -235,11 +260,11 @@ def _block(forcing: xr.Dataset, dim: str) -> int:
     return int(sizes[0]) if sizes and len(set(sizes[:-1])) <= 1 and sizes[0] <= 4 * CELLS else CELLS
 
 
-def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], overwrite: bool) -> None:
+def _prepare(path: Place, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], overwrite: bool) -> None:
     """Create the store at `path`, unless it contains an unfinished store of the same forcing."""
     token = input_digests(forcing)
-    if path.exists():
-        there = store_attrs(path)
+    if exists(path):
+        there = attrs_of(path)
         if there.get("kind") != "forcing":
             raise StoreError(f"{path} exists and is not a forcing store, and is not replaced: use another path.")
         changed = differing_inputs(there.get(MADE_FROM), token)
@@ -247,10 +272,10 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], ov
             return
         if not overwrite:
             why = f" (it was begun with other inputs: {', '.join(changed)} differ)" if not there.get("complete") else ""
-            raise StoreError(f"{path} exists{why}: set overwrite (--overwrite) to replace it, or use another path.")
-        remove(path)
+            raise StoreError(f"{path} exists{why}: {replacing_advice(path)}")
+        remove_old(path)
     coords = forcing.coords.to_dataset().compute()
-    with placing(path) as building:
+    with creating(path) as building:
         create(building, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
 
 
@@ -272,10 +297,10 @@ def _key(task: Task) -> str:
     return f"{name}:" + ",".join(f"{part.start}:{part.stop}" for part in bounds)
 
 
-def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: int) -> Iterator[Task]:
+def _in_flight(forcing: xr.Dataset, path: Place, todo: Sequence[Task], workers: int) -> Iterator[Task]:
     """Write files, `workers` at a time; yield each one that is written and recorded."""
     coming = iter(todo)
-    running: dict[Future[None], Task] = {}
+    running: dict[Future[Entries], Task] = {}
     with ThreadPoolExecutor(workers, "fluxcube-forcing") as pool:
         try:
             while True:
@@ -286,8 +311,7 @@ def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: i
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task = running.pop(future)
                     try:
-                        future.result()
-                        mark_done(path, {_key(task): 0})
+                        mark_done(path, {_key(task): 0}, {_key(task): future.result()})
                     except OSError as error:
                         raise StoreError(
                             f"{path}: {_key(task)}: {error}; run the same call again to resume."
@@ -300,11 +324,11 @@ def _in_flight(forcing: xr.Dataset, path: Path, todo: Sequence[Task], workers: i
                 mark_done(path, {_key(running[future]): 0 for future in ended})
 
 
-def _write(forcing: xr.Dataset, path: Path, task: Task) -> None:
+def _write(forcing: xr.Dataset, path: Place, task: Task) -> Entries:
     name, bounds = task
     array = forcing[name].data[bounds]
     (values,) = dask.compute(array, scheduler="synchronous")
     values = np.asarray(values, np.float32)
     if name == "modis":
         values = np.where(np.isfinite(values), np.rint(values / np.float32(_SCALE)), _FILL).astype(np.int16)
-    write_region(path, name, bounds, values, durable=True)
+    return write_region(path, name, bounds, values, durable=True)

@@ -11,15 +11,18 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.stores.identity import DIGESTS, differing_inputs
 from fluxcube.stores.lock import check_owner, owner_of
+from fluxcube.stores.manifest import Entries
+from fluxcube.stores.objects import Bucket
 from fluxcube.stores.owners import Owner
-from fluxcube.stores.reading import store_attrs
+from fluxcube.stores.resumable import Place, attrs_of
 from fluxcube.stores.shards import write_region
 
 DIMS = ("time", "latitude", "longitude")
@@ -92,16 +95,30 @@ def regions(maps: xr.Dataset) -> dict[str, Region]:
     return {region.key: region for region in every}
 
 
+class RegionResult(NamedTuple):
+    """What the task of a region returns.
+
+    Attributes
+    ----------
+    missing : int
+        Number of land cells times time steps without a value.
+    files : dict of str to (int, str)
+        Size and digest of the shards that were written to a bucket; empty on a disk.
+    """
+
+    missing: int
+    files: Entries
+
+
 class RegionTask:
     """The task of one region: its part of the Dask graph, and the store that it writes.
 
-    Called on a worker, in one thread, it computes the region, writes it, and returns the number of land cells times
-    time steps without a value. The graph is an attribute of the callable, since Dask would search arguments for
-    graphs of its own.
+    Called on a worker, in one thread, it computes the region and writes it. The graph is an attribute of the callable,
+    since Dask would search arguments for graphs of its own.
 
     Parameters
     ----------
-    path : path
+    path : Path or Bucket
         The store.
     region : Region
         The region.
@@ -112,41 +129,55 @@ class RegionTask:
     digest : str
         Digest of the model, which the store's attributes must contain: a task that a killed run left behind on a
         cluster must not write into another store at the same path.
+    inputs : str
+        Digests of the inputs, likewise; "" if the maps do not report them.
     owner : Owner or None
-        Process for which the store is written: the task writes nothing if it lost the lock of the store meanwhile.
+        Process for which the store is written on a disk: the task writes nothing if it lost the lock of the store
+        meanwhile.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         region: Region,
         graph: Mapping,
         keys: Mapping[str, tuple],
         digest: str,
+        inputs: str = "",
         owner: Owner | None = None,
     ):
-        self.path, self.region, self.graph, self.keys, self.digest = path, region, graph, keys, digest
-        self.owner = owner
+        self.path, self.region, self.graph, self.keys = path, region, graph, keys
+        self.digest, self.inputs, self.owner = digest, inputs, owner
 
-    def __call__(self) -> int:
-        """Compute the region and write it; return the number of missing values."""
+    def __call__(self) -> RegionResult:
+        """Compute the region and write it."""
         from dask.local import get_sync
 
         one_torch_thread()
         values = get_sync(self.graph, list(self.keys.values()))
-        if self.owner is not None:
+        self._check_store()
+        missing, files = 0, Entries()
+        for name, array in zip(self.keys, values, strict=True):
+            array = np.asarray(array, "float32")
+            missing = max(missing, self.region.land - int(np.isfinite(array).sum()))
+            files |= write_region(self.path, name, self.region.bounds, array, durable=True)
+        return RegionResult(missing, files)
+
+    def _check_store(self) -> None:
+        """Raise a StoreError if another run replaced the store while this region was computed."""
+        if self.owner is not None and not isinstance(self.path, Bucket):
             check_owner(self.path, self.owner)
-        if (stored := str(store_attrs(self.path).get("model_digest", ""))) != self.digest:
+        attrs = attrs_of(self.path)
+        if (stored := str(attrs.get("model_digest", ""))) != self.digest:
             raise StoreError(
                 f"{self.path}: expected maps of the model {self.digest[:12]}, found those of another model, "
                 f"{stored[:12]}: another run replaced the store; write to another path."
             )
-        missing = 0
-        for name, array in zip(self.keys, values, strict=True):
-            array = np.asarray(array, "float32")
-            missing = max(missing, self.region.land - int(np.isfinite(array).sum()))
-            write_region(self.path, name, self.region.bounds, array, durable=True)
-        return missing
+        if self.inputs and (changed := differing_inputs(attrs.get(DIGESTS), self.inputs)):
+            raise StoreError(
+                f"{self.path}: expected maps of the same inputs, found those of another {', '.join(changed)}: another "
+                "run replaced the store; write to another path."
+            )
 
 
 def sent_bytes(task: RegionTask) -> int:
@@ -173,14 +204,14 @@ def one_torch_thread() -> None:
         torch.set_num_threads(1)
 
 
-def region_tasks(maps: xr.Dataset, path: Path, todo: Iterable[Region]) -> Iterator[RegionTask]:
+def region_tasks(maps: xr.Dataset, path: Place, todo: Iterable[Region]) -> Iterator[RegionTask]:
     """Yield the tasks of regions, in order; the graph of one row of chunks in time is in RAM at once.
 
     Parameters
     ----------
     maps : xr.Dataset
         Result of `even_chunks`.
-    path : path
+    path : Path or Bucket
         Their store.
     todo : iterable of Region
         Regions to write, sorted by time.
@@ -190,9 +221,10 @@ def region_tasks(maps: xr.Dataset, path: Path, todo: Iterable[Region]) -> Iterat
 
     names = {str(name): array.data.name for name, array in maps.data_vars.items()}
     whole = HighLevelGraph.merge(*(array.data.dask for array in maps.data_vars.values()))
-    digest, owner = str(maps.attrs.get("model_digest", "")), owner_of(path)
+    digest, inputs = str(maps.attrs.get("model_digest", "")), str(maps.attrs.get(DIGESTS, ""))
+    owner = None if isinstance(path, Bucket) else owner_of(path)
     for _, same_time in itertools.groupby(todo, lambda region: region.block[0]):
         row = [(region, {name: (layer, *region.block) for name, layer in names.items()}) for region in same_time]
         graph = dict(whole.cull({key for _, keys in row for key in keys.values()}))
         for region, keys in row:
-            yield RegionTask(path, region, cull(graph, list(keys.values()))[0], keys, digest, owner)
+            yield RegionTask(path, region, cull(graph, list(keys.values()))[0], keys, digest, inputs, owner)

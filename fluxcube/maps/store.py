@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,22 @@ from fluxcube.maps.writer import ProgressReport, RegionWriter
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import REGION_BYTES, validate_maps
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
-from fluxcube.stores.reading import open_store, portable
-from fluxcube.stores.swap import placing
+from fluxcube.stores.objects import is_bucket
+from fluxcube.stores.reading import is_url, open_store, portable
+from fluxcube.stores.resumable import (
+    Place,
+    address,
+    creating,
+    exists,
+    finish_regions,
+    remove_new,
+    remove_old,
+    replacing_advice,
+    target,
+    writing,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -47,7 +58,8 @@ def write_maps(
     scheduler: str | Client | None = None,
     patience: float | None = None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Path:
+    storage_options: Mapping[str, object] | None = None,
+) -> Path | str:
     """Compute maps and write them to a Zarr store, region by region.
 
     A region is one Dask chunk of the maps and one shard of the store; a task computes it in one thread and writes it
@@ -60,10 +72,11 @@ def write_maps(
     ----------
     maps : xr.Dataset
         Result of `fluxcube.upscale`. Regions without land are not computed.
-    store : path
-        Folder to write; its parent must exist, and all workers of a cluster must see it.
+    store : path or URL
+        Folder to write; its parent must exist, and all workers of a cluster must see it. Or a name in a bucket, such as
+        ``s3://bucket/maps.zarr`` (also gs, az), which all workers of a cluster must reach.
     overwrite : bool
-        Replace existing maps. They are removed at the start.
+        Replace existing maps. They are removed at the start. Not in a bucket.
     resume : bool
         Continue an unfinished store of the same maps.
     workers : int, optional
@@ -80,11 +93,13 @@ def write_maps(
         ``progress(done, total, text)`` at the start and after each region; the text reports the land cells times
         time steps that are done, their number per second and the time left; at the start, the workers and the address
         of the dashboard.
+    storage_options : mapping, optional
+        Options of fsspec for a bucket. They are sent to the workers with the tasks; the store does not contain them.
 
     Returns
     -------
-    Path
-        The finished store; `open_maps` opens it.
+    Path or str
+        The finished store, or its URL; `open_maps` opens it.
 
     Raises
     ------
@@ -95,12 +110,10 @@ def write_maps(
     ConfigError
         If the chunks of the maps are not of one size along each dimension, or do not fit in RAM.
     """
-    maps, path = even_chunks(validate_maps(maps)), Path(store).absolute()
+    maps, path = even_chunks(validate_maps(maps)), target(store, storage_options)
     task_bytes = int(maps.attrs.pop(REGION_BYTES, 0))
-    if not path.parent.is_dir():
-        raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
     every = regions(maps)
-    with store_lock(path):
+    with writing(path) as lock:
         is_new = _prepare(path, maps, len(every), overwrite, resume)
         done = done_regions(path)
         todo = [region for key, region in every.items() if key not in done]
@@ -118,23 +131,28 @@ def write_maps(
                     RegionWriter(maps, path, team, report).write(todo)
             except ConfigError:  # before the first task: an empty store would block a call with other chunks
                 if is_new:
-                    remove(path)
+                    remove_new(path)
                 raise
         missing = sum(done_regions(path).values())
         land = sum(region.land for region in every.values())
-        finish(path, {f"land_cell_{step}": land, f"missing_cell_{step}": missing, "complete": 1})
-    return path
+        counts: dict[str, object] = {f"land_cell_{step}": land, f"missing_cell_{step}": missing, "complete": 1}
+        finish_regions(path, lock, counts)
+    return address(path)[0]
 
 
-def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
+def open_maps(
+    store: str | os.PathLike, *, partial: bool = False, storage_options: Mapping[str, object] | None = None
+) -> xr.Dataset:
     """Open maps that `write_maps` wrote.
 
     Parameters
     ----------
-    store : path
-        Folder of the store.
+    store : path or URL
+        Folder of the store, or its URL, such as ``s3://bucket/maps.zarr``.
     partial : bool
         Also open an unfinished store; regions that are not written are NaN.
+    storage_options : mapping, optional
+        Options of fsspec for a URL.
 
     Returns
     -------
@@ -147,41 +165,43 @@ def open_maps(store: str | os.PathLike, *, partial: bool = False) -> xr.Dataset:
     StoreError
         If there is no such store, or it is unfinished.
     """
-    ds = portable(validate_maps(open_store(store, kind="maps", allow_partial=partial)))
-    if not ds.attrs.get("complete"):
-        ds.attrs["regions_done"] = len(done_regions(store))
+    opened = open_store(store, kind="maps", allow_partial=partial, storage_options=storage_options)
+    ds = portable(validate_maps(opened))
+    if not ds.attrs.get("complete") and (is_bucket(store) or not is_url(store)):  # others do not list their objects
+        ds.attrs["regions_done"] = len(done_regions(target(store, storage_options)))
         logger.warning(
             "%s is not complete: %d of %s regions are written", store, ds.attrs["regions_done"], ds.attrs["regions"]
         )
     return ds
 
 
-def _sent_bytes(maps: xr.Dataset, path: Path, todo: Sequence[Region]) -> int:
+def _sent_bytes(maps: xr.Dataset, path: Place, todo: Sequence[Region]) -> int:
     """Return the bytes that a process would receive with the task of the first region."""
     return sent_bytes(next(region_tasks(maps, path, todo)))
 
 
-def _prepare(path: Path, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> bool:
+def _prepare(path: Place, maps: xr.Dataset, count: int, overwrite: bool, resume: bool) -> bool:
     """Ensure that there is an unfinished store of these maps at `path`; return whether it is new."""
     if _must_replace(path, maps, overwrite, resume):
-        remove(path)
-    if path.exists():
+        remove_old(path)
+    if exists(path):
         return False
     _create(path, maps, count)
     return True
 
 
-def _must_replace(path: Path, maps: xr.Dataset, overwrite: bool, resume: bool) -> bool:
+def _must_replace(path: Place, maps: xr.Dataset, overwrite: bool, resume: bool) -> bool:
     """Return whether to remove an existing store; False if there is none, or if it can be continued."""
-    if not path.exists():
+    if not exists(path):
         return False
-    stored = open_store(path, kind="maps", allow_partial=True)  # only maps are ever removed
+    url, options = address(path)
+    stored = open_store(url, kind="maps", allow_partial=True, storage_options=options)  # only maps are ever removed
     difference = "it is finished" if stored.attrs.get("complete") else _difference(stored, maps)
     if difference is None and resume:
         return False
     if not overwrite:
         why = difference or "it is unfinished, and resume is off"
-        raise StoreError(f"{path} exists ({why}): pass overwrite (--overwrite) to replace it, or choose another path.")
+        raise StoreError(f"{path} exists ({why}): {replacing_advice(path)}")
     return True
 
 
@@ -204,7 +224,7 @@ def _difference(stored: xr.Dataset, maps: xr.Dataset) -> str | None:
     return None
 
 
-def _create(path: Path, maps: xr.Dataset, count: int) -> None:
+def _create(path: Place, maps: xr.Dataset, count: int) -> None:
     """Create the store without values, in one step, so that a kill leaves no half of one."""
     shards = _shards(maps)
     specs = {
@@ -220,7 +240,7 @@ def _create(path: Path, maps: xr.Dataset, count: int) -> None:
         )
         for name, array in maps.data_vars.items()
     }
-    with placing(path) as building:
+    with creating(path) as building:
         create(building, maps.coords.to_dataset(), specs, _attrs(maps) | {"regions": count})
 
 

@@ -11,14 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.config
 from dask.system import CPU_COUNT
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.maps.regions import RegionResult
 from fluxcube.processes import child_command, child_environment
+from fluxcube.stores.resumable import Place, is_readable
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -65,8 +66,8 @@ class TaskFuture(Protocol):
         """Return the error of the task, None if it ended without one."""
         ...
 
-    def result(self) -> int:
-        """Return the number of missing values in the region."""
+    def result(self) -> RegionResult:
+        """Return what the task of the region returned."""
         ...
 
 
@@ -88,7 +89,7 @@ class Workers(Protocol):
         """Return the maximum number of tasks that run or wait at once."""
         ...
 
-    def submit(self, task: Callable[[], int]) -> TaskFuture:
+    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
         """Start a task."""
         ...
 
@@ -108,7 +109,7 @@ class Threads:
         """Return the maximum number of tasks that run or wait at once."""
         return self.threads
 
-    def submit(self, task: Callable[[], int]) -> TaskFuture:
+    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
         """Start a task."""
         return self._pool.submit(task)
 
@@ -153,7 +154,7 @@ class Cluster:
         self._count_threads()
         return _AHEAD * max(1, self.threads)
 
-    def submit(self, task: Callable[[], int]) -> TaskFuture:
+    def submit(self, task: Callable[[], RegionResult]) -> TaskFuture:
         """Start a task."""
         self._count += 1
         try:
@@ -254,7 +255,7 @@ def workers_for(
     count: int | None,
     cell_steps: int,
     task_bytes: int,
-    path: Path,
+    path: Place,
     sent_bytes: Callable[[], int] = lambda: 0,
     patience: float | None = None,
 ) -> Iterator[Workers]:
@@ -270,7 +271,7 @@ def workers_for(
         Number of land cells times time steps to compute.
     task_bytes : int
         RAM of one region in bytes; 0 if unknown.
-    path : path
+    path : Path or Bucket
         The store, which all workers must be able to read.
     sent_bytes : callable
         Returns the number of bytes that would be sent to a process with each task; called if processes are an option.
@@ -433,13 +434,13 @@ def _address(client: Client) -> str:
     return str(client.scheduler.address) if client.scheduler is not None else "that is closed"
 
 
-def _check_cluster(cluster: Cluster, patience: float, path: Path, task_bytes: int) -> None:
+def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: int) -> None:
     """Raise an error, before the first task, if no worker comes, or one lacks fluxcube, access to the store or RAM."""
     from fluxcube import __version__
 
     _wait_for_worker(cluster, patience)
     client = cluster.client
-    for worker, state in sorted(client.run(_worker_state, str(path), on_error="return").items()):
+    for worker, state in sorted(client.run(_worker_state, path, on_error="return").items()):
         if isinstance(state, (ImportError, AttributeError)):
             raise StoreError(f"worker {worker} cannot import this fluxcube ({state}): install the same there.")
         if isinstance(state, BaseException):  # it died: others may be connected, or follow
@@ -448,13 +449,13 @@ def _check_cluster(cluster: Cluster, patience: float, path: Path, task_bytes: in
         if version != __version__:
             raise StoreError(f"worker {worker} has fluxcube {version}, this process {__version__}: install the same.")
         if not sees:
-            raise StoreError(f"worker {worker} cannot read {path}: write to a folder that all workers share.")
+            raise StoreError(f"worker {worker} cannot read {path}: write to a folder or bucket that all workers share.")
         if limit and limit < BASE_BYTES + task_bytes:
             raise _too_large(task_bytes, limit)
 
 
-def _worker_state(path: str, dask_worker: Worker) -> tuple[str, bool, int]:
+def _worker_state(path: Place, dask_worker: Worker) -> tuple[str, bool, int]:
     """Return a worker's version of fluxcube, whether it can read a store, and its memory limit (0: none)."""
     from fluxcube import __version__
 
-    return __version__, (Path(path) / "zarr.json").is_file(), dask_worker.memory_manager.memory_limit or 0
+    return __version__, is_readable(path), dask_worker.memory_manager.memory_limit or 0

@@ -9,15 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from pathlib import Path
 
 import xarray as xr
 
 from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, StoreError
 from fluxcube.interrupts import Interrupted, seconds_left
-from fluxcube.maps.regions import Region, RegionTask, region_tasks
+from fluxcube.maps.regions import Region, RegionResult, RegionTask, region_tasks
 from fluxcube.maps.workers import TaskFuture, Workers
 from fluxcube.stores.ledger import done_regions, mark_done
+from fluxcube.stores.resumable import Place
 from fluxcube.stores.swap import unwritable
 
 Progress = Callable[[int, int, str], None]
@@ -44,7 +44,7 @@ class RegionWriter:
     ----------
     maps : xr.Dataset
         Result of `even_chunks`.
-    path : path
+    path : Path or Bucket
         Their store, which exists.
     workers : Workers
         Threads or a cluster.
@@ -52,7 +52,7 @@ class RegionWriter:
         Told of each region that is written.
     """
 
-    def __init__(self, maps: xr.Dataset, path: Path, workers: Workers, report: ProgressReport):
+    def __init__(self, maps: xr.Dataset, path: Place, workers: Workers, report: ProgressReport):
         self.maps, self.path, self.workers, self.report = maps, path, workers, report
         self.ended: queue.SimpleQueue[TaskFuture] = queue.SimpleQueue()
         self.running: dict[TaskFuture, RegionTask] = {}
@@ -124,9 +124,11 @@ class RegionWriter:
             if not future.cancelled() and future.exception() is None:
                 self._record(task.region, future.result())
 
-    def _record(self, region: Region, missing: int) -> None:
+    def _record(self, region: Region, result: RegionResult) -> None:
         try:
-            mark_done(self.path, {region.key: missing})
+            mark_done(self.path, {region.key: result.missing}, {region.key: result.files})
+        except StoreError:
+            raise
         except OSError as error:
             raise unwritable(self.path, error) from error
         self.report.region_done(region)

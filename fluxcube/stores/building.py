@@ -91,13 +91,19 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
         shutil.rmtree(building, ignore_errors=True)
 
 
-def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -> None:
+def finish(
+    path: str | os.PathLike,
+    attrs: Mapping[str, object] | None = None,
+    *,
+    known: Mapping[str, tuple[int, str]] | None = None,
+) -> None:
     """Mark a store as complete, so that it opens, and add `attrs` to its attributes.
 
     The mark is True, unless `attrs` contains another one: 1 can be an attribute of a NetCDF file, too.
     The manifest is written, and the identifier of the content becomes the attribute ``store_id``
     (`fluxcube.stores.manifest`). Temporary files are removed: arrays that `spill` wrote, and shards that killed
-    processes did not finish. StoreError if this process lost the lock of the store.
+    processes did not finish. `known` is the size and digest of files that lie elsewhere, in a bucket. StoreError if
+    this process lost the lock of the store.
     """
     check_held(path)
     shutil.rmtree(Path(path) / _SPILL, ignore_errors=True)
@@ -106,7 +112,7 @@ def finish(path: str | os.PathLike, attrs: Mapping[str, object] | None = None) -
             part.unlink(missing_ok=True)
     group = open_group(Path(path), "r+")
     final = {"complete": True, **(attrs or {})}
-    store_id = write_manifest(Path(path), {**group.attrs, **final})
+    store_id = write_manifest(Path(path), {**group.attrs, **final}, known)
     check_held(path)
     group.update_attributes({**final, STORE_ID: store_id})
 

@@ -35,11 +35,11 @@ _ABSENT, _CHECKSUM = 2**64 - 1, 4
 _BLOCK = 1 << 22
 
 Progress = Callable[[int, int, str], None]
-#: Size and digest of each file, by its path within a store.
+#: Size in bytes and digest of files, by key.
 Entries = dict[str, tuple[int, str]]
 
 
-def write_manifest(path: Path, attrs: Mapping[str, object]) -> str:
+def write_manifest(path: Path, attrs: Mapping[str, object], known: Mapping[str, tuple[int, str]] | None = None) -> str:
     """Write the manifest of a store, and return the identifier of its content.
 
     Parameters
@@ -48,8 +48,10 @@ def write_manifest(path: Path, attrs: Mapping[str, object]) -> str:
         The store, whose arrays are complete.
     attrs : mapping
         Its attributes.
+    known : mapping of str to (int, str), optional
+        Size and digest of files that belong to the store and lie elsewhere.
     """
-    entries = {key: list(entry) for key, entry in _entries(path).items()}
+    entries = {key: list(entry) for key, entry in {**file_entries(path), **(known or {})}.items()}
     folder = path / MANIFEST
     folder.mkdir(exist_ok=True)
     group = GroupMetadata(attributes={"long_name": "size and digest of each file"}, zarr_format=3)
@@ -129,7 +131,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     if expected is None:
         raise StoreError(f"{path} has no manifest: it is not complete, or an earlier version wrote it; write it again.")
     try:
-        found, attrs = _entries(path), dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
+        found, attrs = file_entries(path), dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StoreError(f"{path}: the metadata cannot be read ({error!s:.200}): copy the store again.") from error
     faults = [f"{key}: it is missing" for key in sorted(expected.keys() - found.keys())]
@@ -148,7 +150,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     return Verification(store_id, len(names), tuple(faults))
 
 
-def _entries(path: Path) -> Entries:
+def file_entries(path: Path) -> Entries:
     """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
     files = sorted(_files(path))
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:

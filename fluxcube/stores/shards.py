@@ -18,20 +18,24 @@ import numpy as np
 import zarr
 
 from fluxcube.errors import ConfigError, StoreError
+from fluxcube.stores.manifest import Entries
+from fluxcube.stores.objects import Bucket
 from fluxcube.stores.swap import link_file
+from fluxcube.stores.uploads import send_shards
 
 
 def write_region(
-    path: str | os.PathLike, name: str, region: Sequence[slice], values: np.ndarray, *, durable: bool = False
-) -> None:
+    path: str | os.PathLike | Bucket, name: str, region: Sequence[slice], values: np.ndarray, *, durable: bool = False
+) -> Entries:
     """Write whole shards of one array; chunks that contain only the fill value are not stored.
 
-    A shard is written to a temporary file and renamed: a kill leaves the old shard or the new one.
+    A shard is written to a temporary file and renamed, or sent to a bucket in one request: a kill leaves the old shard
+    or the new one.
 
     Parameters
     ----------
     path, name
-        The store and its array.
+        The store, on a disk or in a bucket, and its array.
     region : sequence of slice
         One slice with integer bounds for each dimension; each starts on a shard's edge, and ends on one or with the
         array.
@@ -40,6 +44,11 @@ def write_region(
     durable : bool
         Return only when the shards are on the disk, for a ledger that is written after them.
 
+    Returns
+    -------
+    dict of str to (int, str)
+        Size and digest of each shard in a bucket, for the ledger; empty on a disk, where files can be read again.
+
     Raises
     ------
     ConfigError
@@ -47,6 +56,17 @@ def write_region(
     StoreError
         If there is no such array.
     """
+    if isinstance(path, Bucket):
+        write = functools.partial(_write_region, name=name, region=region, values=values, durable=False)
+        return send_shards(path, name, write)
+    _write_region(path, name, region, values, durable)
+    return {}
+
+
+def _write_region(
+    path: str | os.PathLike, name: str, region: Sequence[slice], values: np.ndarray, durable: bool
+) -> list[str]:
+    """Write shards to a disk, and return their keys."""
     array = _opened(path, name)
     shape = _check_region(array, name, region)
     if values.shape != shape or not np.can_cast(values.dtype, array.dtype, "same_kind"):
@@ -55,15 +75,20 @@ def write_region(
             f"{values.dtype}."
         )
     array[tuple(region)] = values
+    keys = _shard_keys(name, region, array.shards or array.chunks)
     if durable:
-        _sync_shards(Path(path) / name / "c", region, array.shards or array.chunks)
+        _sync_shards(Path(path), keys)
+    return keys
 
 
-def _sync_shards(folder: Path, region: Sequence[slice], edges: Sequence[int]) -> None:
-    """Wait until the files of a region, and the names of these files, are on the disk."""
+def _shard_keys(name: str, region: Sequence[slice], edges: Sequence[int]) -> list[str]:
     parts = (range(part.start // edge, -(-part.stop // edge)) for part, edge in zip(region, edges, strict=True))
-    for index in itertools.product(*parts):
-        file = folder.joinpath(*map(str, index))
+    return ["/".join((name, "c", *map(str, index))) for index in itertools.product(*parts)]
+
+
+def _sync_shards(store: Path, keys: Sequence[str]) -> None:
+    """Wait until files, and their names, are on the disk."""
+    for file in (store / key for key in keys):
         for path in (file, file.parent) if file.exists() else ():
             handle = os.open(path, os.O_RDONLY)
             try:

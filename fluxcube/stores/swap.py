@@ -35,11 +35,12 @@ def not_created(path: Path, error: OSError) -> StoreError:
     return unwritable(path, error)
 
 
-def unwritable(path: Path, error: Exception) -> StoreError:
+def unwritable(path: object, error: Exception) -> StoreError:
     """Return the error for a store or a file that the disk does not accept."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     denied = getattr(error, "errno", None) in (errno.EACCES, errno.EPERM)
-    denied = denied and not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    effective = os.access in os.supports_effective_ids
+    denied = denied and isinstance(path, Path) and not os.access(path.parent, os.W_OK, effective_ids=effective)
     hint = "write to a folder of your own" if denied else "make room there, or write to another disk"
     return StoreError(f"cannot write {path} ({why}): {hint}.")
 

@@ -162,7 +162,7 @@ def test_a_copy_of_era5_is_continued_with_the_same_files_only(tmp_path, monkeypa
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(copy, "finish", killed)
+        patch.setattr(copy, "finish_regions", killed)
         with pytest.raises(Stop):
             copy_era5(file, out, accumulation="hour", check=False)
     era5(file, 0.3)

@@ -19,11 +19,20 @@ from fluxcube.sources.era5.open import ERA5Paths, storage_chunks
 from fluxcube.sources.era5.parameters import STATIC, UNITS
 from fluxcube.sources.era5.series import GRAVITY, Box, Files, Period
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.ledger import done_regions, mark_done
-from fluxcube.stores.reading import store_attrs
+from fluxcube.stores.resumable import (
+    Place,
+    address,
+    attrs_of,
+    creating,
+    exists,
+    finish_regions,
+    remove_old,
+    replacing_advice,
+    target,
+    writing,
+)
 from fluxcube.stores.shards import write_region
-from fluxcube.stores.swap import placing
 
 #: Side of a chunk in cells: the size of block that `open_forcing` reads by default.
 _CELLS = 16
@@ -44,27 +53,31 @@ def copy_era5(
     parameters: Collection[str] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Path:
+    store_options: Mapping[str, object] | None = None,
+) -> Path | str:
     """Copy the ERA5 parameters that fluxcube uses, reading each stored hour once; the same call resumes after a kill.
 
     Parameters
     ----------
     source, bbox, time, accumulation, allow_gaps, check, storage_options
         As in `fluxcube.open_forcing`. For a finer grid later, choose a box that is one cell wider.
-    store : path
-        Zarr store to write; `fluxcube.open_forcing` and `open_era5` read it like any other ERA5.
+    store : path or URL
+        Zarr store to write, also in a bucket (``s3://bucket/era5.zarr``; gs, az); `fluxcube.open_forcing` and
+        `open_era5` read it like any other ERA5.
     parameters : collection of str, optional
         Short names of the parameters to copy, such as t2m and ssrd; default: all that fluxcube uses. Orography and
         land-sea mask are always copied.
     overwrite : bool
-        Replace an existing store.
+        Replace an existing store. Not in a bucket.
     progress : callable, optional
         Called as ``progress(done, total, text)`` after each step.
+    store_options : mapping, optional
+        Options of fsspec to write to a bucket; `storage_options` are those of the source.
 
     Returns
     -------
-    Path
-        The store: float32 (time, latitude, longitude), in chunks of 16 x 16 cells.
+    Path or str
+        The store, or its URL: float32 (time, latitude, longitude), in chunks of 16 x 16 cells.
 
     Raises
     ------
@@ -83,8 +96,8 @@ def copy_era5(
         storage_options=storage_options,
         parameters=parameters,
     )
-    path, hours = Path(store).absolute(), _chunk_hours(files)
-    with store_lock(path):
+    path, hours = target(store, store_options), _chunk_hours(files)
+    with writing(path) as lock:
         _prepare(path, files, hours, overwrite)
         done = done_regions(path)
         tasks = list(_tasks(files, hours))
@@ -94,14 +107,14 @@ def copy_era5(
             values = files.read_cells(name, slice(start, stop), files.rows.low, files.columns.low)
             region = slice(start, stop), *(slice(0, len(axis)) for axis in (files.rows, files.columns))
             try:
-                write_region(path, name, region, values.astype("float32"))
-                mark_done(path, {key: int(np.isnan(values).sum())})
+                written = write_region(path, name, region, values.astype("float32"))
+                mark_done(path, {key: int(np.isnan(values).sum())}, {key: written})
             except OSError as error:
                 raise StoreError(f"{path}: {key}: {error}; solve this and call again: the copy resumes.") from error
             if progress is not None:
                 progress(n, len(tasks), key)
-        finish(path)
-    return path
+        finish_regions(path, lock)
+    return address(path)[0]
 
 
 def _tasks(files: Files, hours: int) -> Iterator[tuple[str, int, int]]:
@@ -119,7 +132,7 @@ def _chunk_hours(files: Files) -> int:
     return limit // stored * stored or limit
 
 
-def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
+def _prepare(path: Place, files: Files, hours: int, overwrite: bool) -> None:
     """Ensure that `path` is an unfinished copy of exactly these files: a new one, or one to resume."""
     every = [series for all_series in files.parameters.values() for series in all_series]
     token = repr([[*s.source.identity, s.start, s.stop] for s in every])
@@ -131,15 +144,17 @@ def _prepare(path: Path, files: Files, hours: int, overwrite: bool) -> None:
         "begin": str(files.begin),
         "count": files.count,
     }
-    if path.exists():
-        existing = store_attrs(path)
+    if exists(path):
+        existing = attrs_of(path)
         same = all(existing.get(key) == value for key, value in attrs.items())
         if same and existing.get("complete") is not True and not overwrite:
             return
-        if not overwrite or existing.get("kind") != "era5":
-            raise StoreError(f"{path} exists: pass overwrite=True to replace a copy of ERA5, or another path.")
-        remove(path)
-    with placing(path) as building:
+        if existing.get("kind") != "era5":
+            raise StoreError(f"{path} exists and is not a copy of ERA5, and is not replaced: use another path.")
+        if not overwrite:
+            raise StoreError(f"{path} exists: {replacing_advice(path)}")
+        remove_old(path)
+    with creating(path) as building:
         create(building, _coords(files), _specs(files, hours), attrs)
         for name, values in _static(files).items():
             write_region(building, name, tuple(slice(0, n) for n in values.shape), values)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import SourceError, missing_package
+from fluxcube.errors import SourceError, StoreError, missing_package
 from fluxcube.sources.era5.clouds import (
     address_of,
     default_options,
@@ -35,6 +35,8 @@ from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.towers.archives import list_members
+from fluxcube.stores.manifest import STORE_ID
+from fluxcube.stores.objects import Bucket, is_bucket
 from fluxcube.stores.reading import is_url
 
 ERA5Paths = str | os.PathLike | xr.Dataset | Sequence[str | os.PathLike | xr.Dataset]
@@ -109,11 +111,13 @@ class Source:
     def identity(self) -> tuple[str, str, int, int]:
         """Path or URL, entry and parameters, time of change and size: what distinguishes the contents from others.
 
-        The time of change of a Zarr store is that of its last written chunk, since its metadata may stay as they are.
+        The time of change of a Zarr store is that of its last written chunk, since its metadata may stay as they are. A
+        store of fluxcube at a URL, where there are no such times, names its content.
         """
         path = public_address(self.path) if is_url(self.path) else os.path.abspath(self.path)
         folders = [folder for folder, _, _ in os.walk(path)] if self.zarr and not is_url(path) else []
-        entry = "!".join(part for part in (self.entry, self._group) if part)
+        content = str(self.open().attrs.get(STORE_ID, "")) if is_url(self.path) else ""
+        entry = "!".join(part for part in (self.entry, self._group, content) if part)
         return path, entry, max([self.changed, *(os.stat(f).st_mtime_ns for f in folders)]), self.size
 
     def open(self) -> xr.Dataset:
@@ -379,6 +383,8 @@ def _open_zarr(source: Source) -> xr.Dataset:
     try:
         address, options = without_user(source.path, options)
         keywords |= {"storage_options": options} if options else {}
+        if is_bucket(address):
+            keywords["consolidated"] = _is_consolidated_object(address, options)
         return xr.open_dataset(address, engine="zarr", **_LAZY, **keywords)
     except ImportError as problem:
         package = str(getattr(problem, "name", None) or "fsspec")
@@ -389,6 +395,15 @@ def _open_zarr(source: Source) -> xr.Dataset:
         raise SourceError(f"{source}: cannot be opened as Zarr ({what}): check the address and its contents.") from (
             None if is_url(source.path) else problem
         )
+
+
+def _is_consolidated_object(url: str, options: Mapping[str, object]) -> bool | None:
+    """Return whether a store in a bucket has consolidated metadata; None if it is not of Zarr format 3."""
+    try:
+        root = Bucket(url, options).read("zarr.json")
+        return None if root is None else json.loads(root).get("consolidated_metadata") is not None
+    except (StoreError, ValueError, AttributeError):  # xarray reports what is wrong
+        return None
 
 
 def is_consolidated(path: Path) -> bool:
