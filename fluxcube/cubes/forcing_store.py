@@ -25,6 +25,7 @@ from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import finish, remove, store_lock
 from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
+from fluxcube.stores.origin import as_opened, derived_attrs
 from fluxcube.stores.reading import is_url, open_store, portable, store_attrs
 from fluxcube.stores.shards import write_region
 from fluxcube.stores.swap import placing
@@ -161,7 +162,7 @@ def open_forcing_store(
             if name not in ds["variable"].values:
                 raise unknown("predictor of this forcing", name, ds["variable"].values)
         ds = ds.sel(variable=names)
-    return validate_forcing(portable(ds))
+    return as_opened(validate_forcing(portable(ds)))
 
 
 def _dask_chunks(array: xr.DataArray) -> dict[str, int]:
@@ -250,7 +251,7 @@ def _prepare(path: Path, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], ov
         remove(path)
     coords = forcing.coords.to_dataset().compute()
     with placing(path) as building:
-        create(building, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
+        create(building, coords, specs, {**derived_attrs(forcing.attrs), "kind": "forcing", MADE_FROM: token})
 
 
 def _tasks(forcing: xr.Dataset, specs: Mapping[str, ArraySpec]) -> Iterator[Task]:
