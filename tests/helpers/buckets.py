@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -101,10 +102,11 @@ def _exists(request, storage) -> bool:
 @contextmanager
 def az_server() -> Iterator[tuple[str, dict]]:
     """Run Azurite (npm), where it is installed."""
-    program = os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob")
+    installed = Path(sys.prefix) / "azurite" / "node_modules" / ".bin" / "azurite-blob"  # by .ci/run
+    program = shutil.which(os.environ.get("AZURITE_BLOB") or "azurite-blob") or shutil.which(installed)
     adlfs = pytest.importorskip("adlfs")
     if program is None:
-        pytest.skip("azurite is not installed: npm install -g azurite, or set AZURITE_BLOB to its azurite-blob")
+        pytest.skip("azurite is not installed: npm install -g azurite, or set AZURITE_BLOB to its program")
     port = _free_port()
     command = [program, "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
     running = subprocess.Popen([*command, "--skipApiVersionCheck"], stdout=subprocess.DEVNULL, cwd=Path("/"))
