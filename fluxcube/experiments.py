@@ -23,6 +23,7 @@ from fluxcube.cubes.drivers import use_drivers
 from fluxcube.errors import ConfigError
 from fluxcube.evaluation.hiding import hide_predictors
 from fluxcube.evaluation.report import read_predictions, read_sums, write_predictions, write_sums
+from fluxcube.evaluation.rows import inputs_of
 from fluxcube.evaluation.seeds import MemberSums, member_sums
 from fluxcube.evaluation.sums import QualityOptions, Sums, site_sums
 from fluxcube.inference.loading import load_model
@@ -44,6 +45,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.splits import Split
 from fluxcube.schema import TOWER
+from fluxcube.stores.origin import check_origin, origin_of
 from fluxcube.training.checks import BALANCED
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.digest import data_digest
@@ -63,6 +65,7 @@ _ADDED |= {"surface": (), "lookahead": 0, "pixels": 64, "drivers": TOWER}
 _LATER = ("label", "stride", "hide", "hide_unit", "predict_drivers")
 #: Attribute of predictions that contains the digest of the data that they were computed from.
 _DATA = "data_digest"
+_REMEDY = "Remove it, or pass another `out`."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +288,9 @@ def _fold_sums(
     data = _digest_of_part(cube, split, part)
     path = out / "sums" / f"{name}-{_digest([names, [v.label for v in variants], sites, data, *quality])}.csv"
     if path.exists():
-        return read_sums(path)
+        sums = read_sums(path)
+        check_origin(path, cube, inputs_of(sums.attrs).get("cube", {}))
+        return sums
     scored = split.part(cube, part).sel(site=sites)
     predictions = {v.label: _predictions(cube, split, v, out, part, data, log) for v in variants}
     sums = site_sums(
@@ -404,16 +409,17 @@ def _predictions(
     ds = read_predictions(path)
     if ds.attrs.get(_DATA, data) != data:  # earlier versions recorded none
         raise ConfigError(
-            f"{path} was predicted from other data: the values of its towers in this cube differ. Remove it, or pass "
-            "another `out`."
+            f"{path} was predicted from other data: the values of its towers in this cube differ. {_REMEDY}"
         )
+    check_origin(path, cube, origin_of(ds.attrs, "cube"))
     return ds
 
 
 def _predicted(run: Path, inputs: xr.Dataset, variant: Variant) -> xr.Dataset:
     """Return the predictions of a run, or of a member of one."""
     if variant.hide:
-        inputs = _hidden(inputs, load_model(run).spec.predictors, variant)
+        present = [n for n in load_model(run).spec.predictors if n not in COMPUTED and n in inputs["variable"].values]
+        inputs = hide_predictors(inputs, variant.hide, names=present, unit=variant.hide_unit, seed=variant.seed)
     return predict(load_model(run), inputs, stride=variant.stride, progress=_quiet)
 
 
@@ -521,8 +527,7 @@ def settings_table(
 
 def _settings_row(about: Mapping, variant: Variant, chosen_on: str) -> dict[str, object]:
     """Return the settings of one run, from its description."""
-    request, search = about.get("request", {}), about.get("search") or {}
-    weigh = request.get("training", {}).get("weigh")
+    search, weigh = about.get("search") or {}, about.get("request", {}).get("training", {}).get("weigh")
     default = "the default of its kind" if registry.by_descent(variant.model) else "none"
     where = "a search inside the training towers of the fold" if search else chosen_on
     return {
@@ -547,9 +552,9 @@ def _check_data(folder: Path, cube: xr.Dataset, variant: Variant) -> None:
     sample = not registry.by_descent(variant.model)
     if was and was != data_digest(_for_variant(cube, variant), sites, spec, sample=sample):
         raise ConfigError(
-            f"{folder} was trained on other data: the values of its towers in this cube differ. Remove it, or pass "
-            "another `out`."
+            f"{folder} was trained on other data: the values of its towers in this cube differ. {_REMEDY}"
         )
+    check_origin(folder, cube, about.get("cube", {}))
 
 
 def _quality_options(limit: QualityLimit) -> QualityOptions:
@@ -589,11 +594,6 @@ def _for_variant(cube: xr.Dataset, variant: Variant, drivers: str | None = None)
         good = good.transpose(*flags.dims)
         out |= {name: cube[name].where(good), f"{name}_qc": flags.where(good, np.int8(-1))}
     return cube.assign(out)
-
-
-def _hidden(cube: xr.Dataset, predictors: Sequence[str], variant: Variant) -> xr.Dataset:
-    names = [n for n in predictors if n not in COMPUTED and n in cube["variable"].values]
-    return hide_predictors(cube, variant.hide, names=names, unit=variant.hide_unit, seed=variant.seed)
 
 
 def _quiet(done: int, total: int, text: str) -> None:

@@ -19,7 +19,8 @@ from fluxcube.resolution import DAILY, HOURLY, Resolution, resolution_of
 from fluxcube.schema import DRIVERS, SURFACE_DIMS, USED_DRIVERS, driver_sources
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.stores.ledger import done_regions
-from fluxcube.stores.manifest import verify
+from fluxcube.stores.manifest import STORE_ID, verify
+from fluxcube.stores.origin import DERIVED_FROM
 from fluxcube.stores.reading import is_url, open_store, store_attrs
 
 Progress = Callable[[int, int, str], None]
@@ -126,12 +127,22 @@ def _model(predictor: Predictor, indent: str = "") -> Iterator[str]:
     if sites := predictor.metadata.get("training_sites"):
         drivers = (predictor.metadata.get("cube") or {}).get(USED_DRIVERS)
         yield f"{inner}trained on {len(sites)} towers{f' with drivers {drivers}' if drivers else ''}"
+    yield from (f"{inner}{line}" for line in _data_of(predictor))
     yield from (f"{inner}uncertainty of {name}: {_uncertainty(predictor, name)}" for name in spec.targets)
     if predictor.has_training_days:
         yield f"{inner}area of applicability: dissimilarity up to {predictor.threshold:.3g}"
     if predictor.singles != (predictor,):
         for part in predictor.singles:
             yield from _model(part, inner)
+
+
+def _data_of(predictor: Predictor) -> Iterator[str]:
+    """Yield the store that a run was trained on."""
+    record = predictor.metadata.get("cube") or {}
+    if STORE_ID in record:
+        yield f"cube: {STORE_ID} {record[STORE_ID]}"
+    elif DERIVED_FROM in record:
+        yield f"cube: selected or changed after it was opened from {STORE_ID} {record[DERIVED_FROM]}"
 
 
 def _uncertainty(predictor: Predictor, name: str) -> str:

@@ -18,6 +18,7 @@ from fluxcube.errors import ConfigError
 from fluxcube.resolution import check_resolution
 from fluxcube.schema import validate_forcing, variable_coords
 from fluxcube.solar import potential_radiation
+from fluxcube.stores.origin import derived
 from fluxcube.variables import COMPUTED, Variable, predictors, table
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def daily_forcing(forcing: xr.Dataset) -> xr.Dataset:
     out = out.assign(_reflectance(forcing))
     title = str(forcing.attrs.get("title", "forcing"))
     attrs = {"title": f"{title}, in local days", "resolution": "daily", "clock": "solar"}
-    return validate_forcing(out.assign_attrs({**forcing.attrs, **attrs}))
+    return validate_forcing(derived(out.assign_attrs({**forcing.attrs, **attrs})))
 
 
 def _reflectance(forcing: xr.Dataset) -> dict[str, xr.DataArray]:

@@ -26,6 +26,7 @@ from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.identity import MADE_FROM, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.manifest import STORE_ID, Entries
+from fluxcube.stores.origin import as_opened, derived_attrs
 from fluxcube.stores.reading import is_url, open_store, portable, store_attrs
 from fluxcube.stores.resumable import (
     Place,
@@ -177,7 +178,7 @@ def open_forcing_store(
             if name not in ds["variable"].values:
                 raise unknown("predictor of this forcing", name, ds["variable"].values)
         ds = ds.sel(variable=names)
-    return validate_forcing(portable(ds))
+    return as_opened(validate_forcing(portable(ds)))
 
 
 def _token(place: str | os.PathLike, ds: xr.Dataset, name: object) -> str | None:
@@ -276,7 +277,7 @@ def _prepare(path: Place, forcing: xr.Dataset, specs: Mapping[str, ArraySpec], o
         remove_old(path)
     coords = forcing.coords.to_dataset().compute()
     with creating(path) as building:
-        create(building, coords, specs, {**forcing.attrs, "kind": "forcing", MADE_FROM: token})
+        create(building, coords, specs, {**derived_attrs(forcing.attrs), "kind": "forcing", MADE_FROM: token})
 
 
 def _tasks(forcing: xr.Dataset, specs: Mapping[str, ArraySpec]) -> Iterator[Task]:

@@ -17,6 +17,7 @@ from fluxcube.cubes.own_values import DATE_DIM, Source, read_values, within_limi
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import DRIVERS, PARTS, STACKS, driver_sources, validate_cube, validate_forcing, variable_coords
+from fluxcube.stores.origin import derived
 from fluxcube.variables import DECLARED, STATIC, TIMING, Variable, declarations, declared
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def add_predictor(
         out = _with_static(cube, placed, row)
     else:
         out = _with_column(cube, add_steps(cube, placed, row, hold_days, delay), row)
+    out = derived(out)
     records = json.loads(str(cube.attrs.get(DECLARED, "[]")))
     records = [record for record in records if record["name"] != name] + declarations([name])
     out = out.assign_attrs({DECLARED: json.dumps(records)})

@@ -17,6 +17,7 @@ from fluxcube.cubes.masks import check_limits, mask_fills, mask_flags, mask_qual
 from fluxcube.errors import ConfigError, unknown
 from fluxcube.resolution import resolution_of
 from fluxcube.schema import PARTS, STACKS, SURFACE_ARRAYS, SURFACE_BEFORE, SURFACE_DIMS, TOWER, validate_cube
+from fluxcube.stores.origin import as_opened, derived
 from fluxcube.stores.reading import dask_chunked, open_store
 
 _ORDER = (*(stack + ending for stack in STACKS for ending in PARTS), "modis", *SURFACE_ARRAYS)
@@ -97,6 +98,10 @@ def open_cube(
     chosen = _at_sites(whole, selection)
     spanned = _spanned(whole, chosen)
     ds = use_drivers(validate_cube(_tidy(_selected(spanned, chosen, selection))), selection.drivers)
+    masks = (selection.max_qc, selection.max_fill_days, selection.min_quality)
+    if not selection.normalized and all(limit is None for limit in masks):
+        return as_opened(ds)
+    ds = derived(ds)
     if selection.max_qc is not None:
         ds = mask_flags(ds, selection.max_qc)
     if selection.max_fill_days is not None:

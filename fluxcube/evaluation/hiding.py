@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import ConfigError, unknown
+from fluxcube.stores.origin import derived
 from fluxcube.variables import COMPUTED
 
 _UNITS = ("token", "variable")
@@ -69,7 +70,7 @@ def hide_predictors(
         drawn.reindex(variable=present, fill_value=False).drop_vars("variable").transpose("site", "time", "variable")
     )
     values, flags = cube["predictors"], cube["predictors_qc"]
-    return cube.assign(
+    return derived(cube).assign(
         predictors=values.where(~hidden).assign_attrs(values.attrs),
         predictors_qc=flags.where(~hidden, np.int8(-1)).assign_attrs(flags.attrs),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fluxcube.errors import ConfigError, StoreError, missing_package
 from fluxcube.evaluation.bootstrap import INTERVALS
 from fluxcube.evaluation.common_steps import AVERAGING
 from fluxcube.evaluation.coverage import COVERAGE, COVERAGE_NOTE
+from fluxcube.evaluation.rows import inputs_of
 from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.maps.at_sites import SAMPLING
@@ -252,9 +253,18 @@ def read_sums(path: str | Path) -> Sums:
         raise StoreError(f"{path} contains no sums of sites: {error}") from error
 
 
+def _inputs(records: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the stores and digests of models that a table was computed from, as text."""
+    parts = []
+    for name, record in records.items():
+        parts += [f"{name} {key} {' '.join(one[:12] for one in value.split())}" for key, value in record.items()]
+    return ", ".join(parts)
+
+
 def _notes(table: pd.DataFrame, hidden: int) -> list[str]:
     notes = [f"Rows: {table.attrs['row_mask']}."] if "row_mask" in table.attrs else []
     notes += [f"Maps at towers: {table.attrs[SAMPLING]}."] if SAMPLING in table.attrs else []
+    notes += [f"Inputs: {text}."] if (text := _inputs(inputs_of(table.attrs))) else []
     notes += [f"Averaged: {table.attrs[AVERAGING]}."] if AVERAGING in table.attrs else []
     if "against" in table.attrs and len(set(table["model"])) > 1:
         notes.append(f"Differences are from {table.attrs['against']}; intervals: {table.attrs['intervals']}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fluxcube.evaluation.common_units import in_one_unit, with_units
 from fluxcube.resolution import DAILY, DEFAULT, HOURLY, Default, QualityLimit, Resolution, resolution_of
 from fluxcube.samples.quality import best_flags, named_best_flags
 from fluxcube.schema import PARTS
+from fluxcube.stores.origin import origin
 from fluxcube.variables import table
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 _BESIDE = tuple(ending.upper() for ending in PARTS if ending)
 
 Labelled = xr.Dataset | xr.DataArray
+#: Attribute of scores, JSON: the stores and the digests of the models that they were computed from.
+INPUTS = "inputs"
 
 
 class QualityOptions(TypedDict, total=False):
@@ -105,6 +109,7 @@ def aligned(
         raise ConfigError("nothing to score: expected at least one prediction by model name, found none.")
     for name, data in {"the observations": obs, **predictions}.items():
         check_labelled(name, data)
+    inputs = _inputs(obs, predictions)
     obs = _dated("the observations", obs)
     predictions = at_sites(obs, {model: _dated(model, pred) for model, pred in predictions.items()})
     observed, flags = _observed(obs, qc, data_resolution(obs))
@@ -133,9 +138,23 @@ def aligned(
     places = {t: _places(pair[0]) for t, pair in pairs.items()}
     attrs = _attrs(limit, [t for t in targets if t not in flags], targets, list(predictions), _raised(limit, obs))
     attrs |= (resolution if common.note else resolution_of(obs)).attrs | sampling_notes(predictions)
-    attrs |= {AVERAGING: common.note} if common.note else {}
+    attrs |= ({AVERAGING: common.note} if common.note else {}) | ({INPUTS: json.dumps(inputs)} if inputs else {})
     rows = {t: of for t, (_, of) in found.items()}
     return Aligned(tuple(predictions), pairs, places, attrs, units, rows, resolution)
+
+
+def _inputs(obs: Labelled, predictions: Mapping[str, Labelled]) -> dict[str, dict[str, str]]:
+    """Return the stores and the models that scores are computed from: of "cube", and by the name of each model."""
+    out = {"cube": origin(obs)}
+    for name, data in predictions.items():
+        digest = data.attrs.get("model_digest")
+        out[name] = origin(data) | ({"model_digest": str(digest)} if digest else {})
+    return {name: record for name, record in out.items() if record}
+
+
+def inputs_of(attrs: Mapping) -> dict[str, dict[str, str]]:
+    """Return the stores and models that scores were computed from, by name; nothing of earlier versions."""
+    return dict(json.loads(str(attrs.get(INPUTS, "{}"))))
 
 
 def _dated(name: str, data: Labelled) -> Labelled:

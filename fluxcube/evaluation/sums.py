@@ -7,6 +7,7 @@ predictions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypedDict
@@ -20,6 +21,7 @@ from fluxcube.evaluation.common_steps import check_unaveraged
 from fluxcube.evaluation.passes import lazy_moments, moments_of_places
 from fluxcube.evaluation.periods import ALL, KINDS, SEASONS, Periods, period_numbers, periods_of
 from fluxcube.evaluation.rows import (
+    INPUTS,
     Aligned,
     Labelled,
     QualityOptions,
@@ -27,6 +29,7 @@ from fluxcube.evaluation.rows import (
     aligned_pairs,
     common_rows,
     data_resolution,
+    inputs_of,
 )
 from fluxcube.moments import Moments, pool
 from fluxcube.resolution import DEFAULT, HOURLY, Default, Resolution
@@ -211,8 +214,20 @@ class Sums:
         if repeated:
             out = _pooled(out)
         others = {name: value for name, value in parts[0].attrs.items() if not name.startswith(ROWS)}
+        if any(part.attrs.get(INPUTS) != others.get(INPUTS) for part in parts):  # each fold has a model of its own
+            others |= _joined_inputs([inputs_of(part.attrs) for part in parts])
         out.attrs = others | added_rows([part.attrs for part in parts])
         return cls.from_frame(out)
+
+
+def _joined_inputs(parts: Sequence[Mapping[str, Mapping[str, str]]]) -> dict[str, str]:
+    """Return the inputs of several folds: different identifiers and digests of one input one after the other."""
+    out: dict[str, dict[str, str]] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        records = [part.get(name, {}) for part in parts]
+        keys = dict.fromkeys(key for record in records for key in record)
+        out[name] = {key: " ".join(dict.fromkeys(r[key] for r in records if key in r)) for key in keys}
+    return {INPUTS: json.dumps(out)}
 
 
 def added_rows(attrs: Sequence[Mapping[str, object]]) -> dict[str, dict[str, int]]:

@@ -33,6 +33,7 @@ from fluxcube.samples.support import support_stops
 from fluxcube.samples.surface import STATISTICS, column_of, static_feature
 from fluxcube.schema import REGION_BYTES, check_units, validate_forcing, validate_maps
 from fluxcube.stores.identity import DIGESTS, input_digests
+from fluxcube.stores.origin import named, origin
 from fluxcube.timestamps import DAY as DAY_LENGTH
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def upscale(
     Meyer & Pebesma 2021 (dissimilarity, area of applicability), doi:10.1111/2041-210X.13650.
     """
     predictor = as_predictor(model)
+    source = named(origin(forcing), "forcing")
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
     check_units(forcing)
@@ -178,7 +180,7 @@ def upscale(
     size = region_bytes(
         forcing, predictor.spec, hours=step, before=predictor.hours_before(options.stride), outputs=len(maps.data_vars)
     )
-    attrs = _attrs(forcing) | provenance(predictor, options, masked)
+    attrs = _attrs(forcing) | source | provenance(predictor, options, masked)
     attrs |= products | {DIGESTS: input_digests(forcing, predictor.settings), REGION_BYTES: size}
     return validate_maps(maps.assign_attrs(attrs))
 

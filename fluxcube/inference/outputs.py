@@ -14,6 +14,7 @@ from fluxcube.inference.predictor import DISSIMILARITY, Predictor
 from fluxcube.inference.respiration import DERIVED, derived_from, why_absent
 from fluxcube.samples.features import FeatureSpec, absent_satellite
 from fluxcube.schema import TOWER, USED_DRIVERS
+from fluxcube.stores.origin import named
 from fluxcube.variables import COMPUTED, statics, table
 
 logger = logging.getLogger(__name__)
@@ -258,6 +259,7 @@ def provenance(predictor: Predictor, options: PredictionOptions, masked: tuple[s
     return members | {
         "model": str(record.get("kind", type(predictor.model).__name__)),
         "model_digest": predictor.digest,
+        **named(record.get("cube") or {}, "training_cube"),
         "training_sites": len(record.get("training_sites", ())),
         f"context_{steps}": predictor.model.context,
         f"stride_{steps}": options.strides if options.members else options.stride,

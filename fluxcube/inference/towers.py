@@ -31,6 +31,7 @@ from fluxcube.inference.predictor import Predictor, Reference
 from fluxcube.resolution import check_resolution
 from fluxcube.samples.features import cube_block
 from fluxcube.schema import DRIVERS_MISSING, DRIVERS_SOURCE, TOWER, USED_DRIVERS, check_units, validate_cube
+from fluxcube.stores.origin import named, origin
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -113,6 +114,7 @@ def predict(
     """
     predictor = as_predictor(model)
     validate_cube(cube)
+    source = named(origin(cube), "cube")
     cube = cube if drivers is None else use_drivers(cube, drivers)
     check_resolution(cube, predictor.resolution, "this model")
     check_units(cube[["predictors"]])
@@ -148,7 +150,10 @@ def predict(
         if f"{name}_std" in fluxes:
             fluxes[f"{name}_std"].attrs[CALIBRATION_SITES] = " ".join(predictor.calibration_sites(name))
     return fluxes.assign_attrs({"kind": "predictions", "title": "fluxes predicted at towers"}).assign_attrs(
-        provenance(predictor, options, masked) | products | _drivers(predictor, cube, chosen=drivers is not None)
+        provenance(predictor, options, masked)
+        | source
+        | products
+        | _drivers(predictor, cube, chosen=drivers is not None)
     )
 
 

@@ -22,6 +22,7 @@ from fluxcube.maps.site_cells import (
     property_of,
     static_property,
 )
+from fluxcube.stores.origin import derived_attrs
 
 Labelled = xr.Dataset | xr.DataArray
 Method = Literal["nearest", "bilinear"]
@@ -143,7 +144,9 @@ def sample_at_sites(
     coords: dict[Hashable, object] = {**_kept_coords(named), **towers.coords}
     coords.update(of_cells)
     text = cells.report(method, match_igbp, max_distance)
-    attrs = {key: value for key, value in named.attrs.items() if key not in _STORE_ATTRS} | {SAMPLING: text}
+    attrs = {key: value for key, value in derived_attrs(named.attrs).items() if key not in _STORE_ATTRS} | {
+        SAMPLING: text
+    }
     out = join_hours(xr.Dataset(values, coords, attrs))
     if isinstance(maps, xr.Dataset):
         return out

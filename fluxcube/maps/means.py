@@ -13,6 +13,7 @@ import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError
 from fluxcube.maps.periods import check_every, steps_of
+from fluxcube.stores.origin import derived_attrs
 
 _DIMS = ("time", "latitude", "longitude")
 _CLOCKS = {"utc": "UTC", "solar": "local mean solar time (UTC + longitude / 15), by the start of the hour"}
@@ -331,7 +332,7 @@ def _finished(out: xr.Dataset, maps: xr.Dataset, axis: _DayAxis) -> xr.Dataset:
 
 
 def _attrs(attrs: Mapping[str, object], axis: _DayAxis) -> dict[str, object]:
-    kept = {k: v for k, v in attrs.items() if k not in ("kind", "complete")}
+    kept = {k: v for k, v in derived_attrs(attrs).items() if k not in ("kind", "complete")}
     return kept | {
         "averaged_over": axis.every or "the whole period",
         "averaged_clock": axis.clock,

@@ -12,6 +12,7 @@ import xarray as xr
 from fluxcube.biomes import IGBP_NUMBERS
 from fluxcube.errors import missing_package
 from fluxcube.geometry import FLATTENING, SEMI_MAJOR
+from fluxcube.stores.origin import derived_attrs
 
 #: Value of missing data, as in tower files.
 FILL = np.float32(-9999.0)
@@ -119,7 +120,7 @@ def _numbered(igbp: xr.DataArray) -> xr.DataArray:
 def file_attrs(attrs: Mapping) -> dict[str, object]:
     """Return the attributes that a file can contain: no empty ones, no booleans, nothing about the source store."""
     kept = {}
-    for key, value in attrs.items():
+    for key, value in derived_attrs(attrs).items():
         if key not in _NOT_KEPT and value is not None and not (isinstance(value, str) and not value):
             kept[str(key)] = int(value) if isinstance(value, bool | np.bool_) else value
     return kept

@@ -25,6 +25,7 @@ from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.identity import DIGESTS, differing_inputs, input_digests
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.objects import is_bucket
+from fluxcube.stores.origin import as_opened, derived_attrs, is_named, origin_of, other_source
 from fluxcube.stores.reading import is_url, open_store, portable
 from fluxcube.stores.resumable import (
     Place,
@@ -166,7 +167,7 @@ def open_maps(
         If there is no such store, or it is unfinished.
     """
     opened = open_store(store, kind="maps", allow_partial=partial, storage_options=storage_options)
-    ds = portable(validate_maps(opened))
+    ds = as_opened(portable(validate_maps(opened)))
     if not ds.attrs.get("complete") and (is_bucket(store) or not is_url(store)):  # others do not list their objects
         ds.attrs["regions_done"] = len(done_regions(target(store, storage_options)))
         logger.warning(
@@ -214,8 +215,11 @@ def _difference(stored: xr.Dataset, maps: xr.Dataset) -> str | None:
             return f"its {name} differs"
     attrs = _attrs(maps)
     if changed := differing_inputs(stored.attrs.get(DIGESTS), attrs[DIGESTS]):
-        return f"it was begun with other inputs: {', '.join(changed)} differ"
+        other = other_source(origin_of(stored.attrs, "forcing"), origin_of(attrs, "forcing"))
+        return f"it was begun with other inputs: {', '.join(changed)} differ{f'; {other}' if other else ''}"
     for name, value in attrs.items():
+        if is_named(name) and name not in stored.attrs:  # earlier versions did not record it
+            continue
         if stored.attrs.get(name) != value:
             return f"its {name} is {stored.attrs.get(name)!r}, not {value!r}"
     first = str(next(iter(maps.data_vars)))
@@ -246,7 +250,7 @@ def _create(path: Place, maps: xr.Dataset, count: int) -> None:
 
 def _attrs(maps: xr.Dataset) -> dict[str, object]:
     """Return the attributes of maps as the store represents them, with the digests of their inputs."""
-    attrs = {k: v.item() if isinstance(v, np.generic) else v for k, v in maps.attrs.items()}
+    attrs = {k: v.item() if isinstance(v, np.generic) else v for k, v in derived_attrs(maps.attrs).items()}
     return {"kind": "maps", DIGESTS: attrs.get(DIGESTS) or input_digests(maps)} | attrs
 
 

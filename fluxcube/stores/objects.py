@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,7 +186,9 @@ class Bucket:
         from zarr.storage import FsspecStore
 
         with self._requests():
-            return FsspecStore.from_url(self.url, storage_options=_fsspec_options(self.options), read_only=read_only)
+            store = FsspecStore.from_url(self.url, storage_options=_fsspec_options(self.options), read_only=read_only)
+        without_finalizers(store.fs)
+        return store
 
     def _path(self, key: str) -> str:
         base = self.url.partition("://")[2]
@@ -215,6 +218,16 @@ class Bucket:
                 f"{self.url}: cannot be reached ({type(error).__name__}); check the address, storage_options and "
                 "credentials."
             ) from None
+
+
+def without_finalizers(files: object) -> None:
+    """Let the end of the interpreter not call what adlfs registers for its clients, which fails in a Zarr store.
+
+    It needs an event loop, which file systems for Zarr have none of, and would print a traceback at each end.
+    """
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        if (alive := finalizer.peek()) is not None and alive[0] is files:
+            finalizer.atexit = False
 
 
 def access_errors() -> tuple[type[Exception], ...]:

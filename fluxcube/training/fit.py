@@ -16,6 +16,7 @@ from fluxcube.models.base import Config
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.splits import Split
 from fluxcube.schema import validate_cube
+from fluxcube.stores.origin import origin
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.plan import check_bag, make_plan
 from fluxcube.training.request import FitRequest
@@ -190,7 +191,7 @@ def fit(
     ['applicability.safetensors', 'model.json', 'run.json', 'split.json']
     """
     _check_used(model, epochs, seeds, jobs)
-    cube, folder = validate_cube(cube), Path(out)
+    source, cube, folder = origin(cube), validate_cube(cube), Path(out)
     cube = cube if drivers is None else use_drivers(cube, drivers)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
@@ -216,7 +217,7 @@ def fit(
         search=search,
         bag=bag,
     )
-    plan = make_plan(cube, request)
+    plan = dataclasses.replace(make_plan(cube, request), source=source)
     if seeds is not None:
         return train_seeds(plan, seeds, seed, folder, jobs=jobs, overwrite=overwrite, resume=resume, progress=progress)
     check_bag(plan, seed)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -67,6 +67,8 @@ class Plan:
         Best draw of that search, once it is done.
     bag : float
         Fraction of the training sites that a seed learns from.
+    source : mapping
+        The store of the cube (`fluxcube.stores.origin.origin`).
     """
 
     cube: xr.Dataset
@@ -80,6 +82,7 @@ class Plan:
     search: int | None = None
     found: Mapping | None = None
     bag: float = 1.0
+    source: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, seed: int) -> dict:
         """Return everything that determines the weights, as JSON represents it."""

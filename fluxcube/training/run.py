@@ -22,6 +22,7 @@ from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
 from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import check_held, writer_lock
+from fluxcube.stores.origin import other_source
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ EVENTS = "tensorboard"
 ROWS_STATE = ".rows.state"
 #: Draws of a random search.
 SEARCH = "search.jsonl"
-#: Digest of the data of an unfinished run.
+#: Digest of the data of an unfinished run, and the store that they are of.
 DATA = "data.json"
 #: All files that a run writes, and those that a kill leaves; no other file is ever removed.
 _NAMES = re.compile(
@@ -140,7 +141,7 @@ def clear_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def check_data(folder: Path, digest: str) -> None:
+def check_data(folder: Path, digest: str, source: Mapping[str, str] | None = None) -> None:
     """Refuse to resume an unfinished run on other data than it began with; record the digest of the data.
 
     Parameters
@@ -149,30 +150,60 @@ def check_data(folder: Path, digest: str) -> None:
         Folder of a run, or of an ensemble, as `prepare` left it.
     digest : str
         As `fluxcube.training.digest.data_digest` returns it.
+    source : mapping, optional
+        The store of the cube, as `fluxcube.stores.origin.origin` returns it.
 
     Raises
     ------
     ConfigError
-        If the folder contains an unfinished run on other data.
+        If the folder contains an unfinished run on other data, or on the cube of another store or state of a store.
     """
-    path = folder / DATA
+    path, source = folder / DATA, dict(source or {})
     found = {entry.name for entry in folder.iterdir()}
     begun = bool(found & {STATE, ROWS_STATE, SEARCH})
-    if begun and DATA in found and (was := _recorded(path)) != digest:
-        raise ConfigError(
-            f"{folder} contains an unfinished run on other data: the values of its training or validation towers had "
-            f"the digest {was[:8]}, those of this cube have {digest[:8]}. Pass the cube that it began with, or "
-            "overwrite=True (--overwrite) to train again."
-        )
-    if begun and DATA not in found:
+    if begun and DATA in found:
+        if other := other_data(_recorded(path), {"digest": digest, **source}):
+            raise ConfigError(
+                f"{folder} contains an unfinished run on other data: {other}. Pass the cube that it began with, or "
+                "overwrite=True (--overwrite) to train again."
+            )
+    elif begun:
         log.warning("%s was begun by an earlier version, which did not record its data: not compared", folder)
-    write_atomically(path, json.dumps({"digest": digest}).encode())
+    write_atomically(path, json.dumps({"digest": digest, **source}).encode())
 
 
-def _recorded(path: Path) -> str:
+def other_data(was: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return how the data of a run differ from those that are passed now, as text; "" if they do not.
+
+    Parameters
+    ----------
+    was, now : mapping
+        ``digest`` of the values of the towers, and the store of their cube (`fluxcube.stores.origin.origin`); what one
+        of them lacks is not compared.
+
+    Examples
+    --------
+    >>> other_data({"digest": "ab"}, {"digest": "ab", "store_id": "12"})
+    ''
+    >>> other_data({"digest": "ab", "store_id": "12"}, {"digest": "ab", "store_id": "34"})
+    'the cube is another one, or another state of it (it was store_id 12, it is store_id 34)'
+    """
+    parts = []
+    if was.get("digest") and was["digest"] != now["digest"]:
+        parts.append(
+            f"the values of its training or validation towers had the digest {was['digest'][:8]}, those of this cube "
+            f"have {now['digest'][:8]}"
+        )
+    if other := other_source(was, now):
+        parts.append(f"the cube is another one, or another state of it ({other})")
+    return "; ".join(parts)
+
+
+def _recorded(path: Path) -> dict[str, str]:
     try:
-        return str(read_json(path, dict)["digest"])
-    except (ValueError, KeyError, OSError) as error:
+        found = read_json(path, dict)
+        return {"digest": str(found.pop("digest")), **{str(key): str(value) for key, value in found.items()}}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
 
 

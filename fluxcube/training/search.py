@@ -42,6 +42,7 @@ from fluxcube.resolution import DEFAULT, HOURLY, Default, QualityLimit, quality_
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.splits import kfold
 from fluxcube.stores.lock import check_held
+from fluxcube.stores.origin import origin, source_of
 from fluxcube.training.digest import data_digest
 from fluxcube.training.plan import sizes_of
 from fluxcube.training.rows import ModelRows, SiteRows, row_weights
@@ -228,6 +229,8 @@ def random_search(
     path = None if out is None else Path(out)
     if path is not None:  # draws on other data are not compared with these
         about["data"] = data_digest(cube, sites, spec, sample=True)
+        if store := source_of(origin(cube)):
+            about["store"] = store
     done, finals = _read(path, about) if path is not None and path.exists() else ({}, {})
     source = _Source(cube, tuple(sites), spec, limit, tuple(weigh), filled, progress)
     scoring = _Scoring(source, folds, config, options, about, path, done, finals)
@@ -523,6 +526,9 @@ def _read(path: Path, about: Mapping) -> tuple[dict[int, dict], dict[int, dict]]
         finals = {row["draw"]: row for row in rows if row.get("final")}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(f"{path} is not a file of draws ({error}): remove it, or pass another `out`.") from error
-    if named := differences({"data": about["data"]} | was, about):  # files of an earlier version record no data
+    if "store" not in about:  # the cube is of no store: its values alone are compared
+        was.pop("store", None)
+    unknown = {key: about[key] for key in ("data", "store") if key in about}  # files of earlier versions lack them
+    if named := differences(unknown | was, about):
         raise ConfigError(f"{path} contains a search with other settings: {named}. Remove it, or pass another `out`.")
     return done, finals

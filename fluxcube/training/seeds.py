@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from fluxcube.training.run import (
     clear,
     clear_parts,
     differences,
+    other_data,
     run_lock,
 )
 from fluxcube.training.single import Data, metadata, searched, train_one
@@ -89,7 +90,7 @@ def train_seeds(
         first(lambda: stack.enter_context(run_lock(folder)))
         first(lambda: _prepare(folder, chosen, overwrite))
         digest = first(lambda: Data(plan, progress).digest)
-        first(lambda: _check_members(folder, digest))
+        first(lambda: _check_members(folder, digest, plan.source))
         return _train_members(plan, chosen, seed, folder, first, digest, jobs=jobs, resume=resume, progress=progress)
 
 
@@ -160,20 +161,21 @@ def _prepare(folder: Path, chosen: Sequence[int], overwrite: bool) -> None:
     clear_parts(folder)
 
 
-def _check_members(folder: Path, digest: str) -> None:
+def _check_members(folder: Path, digest: str, source: Mapping[str, str]) -> None:
     """Refuse to add members to an ensemble of other data (ConfigError), or to resume its search on them."""
     finished = [path.parent for path in folder.glob(f"seed-*/{RUN}")]
     known = False
     for member in finished:
-        was = checkpoint.read_about(member).get("cube", {}).get("data_digest", "")  # earlier versions recorded none
-        if was and was != digest:
+        record = checkpoint.read_about(member).get("cube") or {}
+        was = {"digest": record.get("data_digest", ""), **record}  # earlier versions recorded none
+        if other := other_data(was, {"digest": digest, **source}):
             raise ConfigError(
-                f"{member} was trained on other data: the values of its towers had the digest {was[:8]}, those of this "
-                f"cube have {digest[:8]}. Pass the cube of the other members, or overwrite=True (--overwrite)."
+                f"{member} was trained on other data: {other}. Pass the cube of the other members, or overwrite=True "
+                "(--overwrite)."
             )
-        known |= bool(was)
+        known |= bool(was["digest"])
     if not known:
-        check_data(folder, digest)
+        check_data(folder, digest, source)
 
 
 def _done(folder: Path, request: dict) -> bool:

@@ -154,7 +154,7 @@ def _train(
     request = plan.request(seed)
     first(lambda: prepare(folder, request, overwrite=overwrite, resume=resume))
     digest = first(lambda: data.digest)
-    first(lambda: check_data(folder, digest))
+    first(lambda: check_data(folder, digest, plan.source))
     first(lambda: plan.split.save(folder / SPLIT))
     plan = searched(plan, seed, folder, progress)
     if world:
@@ -301,5 +301,7 @@ def metadata(
         "search": dict(plan.found) if plan.found is not None else None,
         "history": history,
         "calibration": dict(calibration),
-        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs} | product_record(plan.cube),
+        "cube": {key: plan.cube.attrs[key] for key in kept if key in plan.cube.attrs}
+        | product_record(plan.cube)
+        | dict(plan.source),
     }

@@ -144,8 +144,19 @@ def az_server() -> Iterator[tuple[str, dict]]:
     if program is None:
         pytest.skip("azurite is not installed: npm install -g azurite, or set AZURITE_BLOB to its program")
     port = _free_port()
-    command = [program, "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
-    running = subprocess.Popen([*command, "--skipApiVersionCheck"], stdout=subprocess.DEVNULL, cwd=Path("/"))
+    command = [
+        program,
+        "--inMemoryPersistence",
+        "--blobHost",
+        "127.0.0.1",
+        "--blobPort",
+        str(port),
+        "--silent",
+        "--disableTelemetry",
+    ]
+    running = subprocess.Popen(
+        [*command, "--disableTelemetry", "--skipApiVersionCheck"], stdout=subprocess.DEVNULL, cwd=Path("/")
+    )
     account, key = _AZURITE
     connection = (
         f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={key};"
