@@ -170,11 +170,11 @@ def _open(path: Path, time: str | None) -> xr.Dataset:
 
 def _only_array(path: Path) -> xr.DataArray:
     """Return the only variable of a NetCDF file."""
-    import xarray as xr
+    from fluxcube.sources.netcdf import open_netcdf
 
     if not path.is_file():
         raise ConfigError(f"--wetland: there is no file {path}; check the path.")
-    ds = xr.open_dataset(path)
+    ds = open_netcdf(path)
     arrays = [name for name in ds.data_vars if {"latitude", "longitude"} <= set(ds[name].dims)]
     if len(arrays) != 1:
         raise ConfigError(

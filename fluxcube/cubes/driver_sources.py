@@ -22,6 +22,7 @@ from fluxcube.cubes.own_maps import at_towers
 from fluxcube.cubes.stamps import stamp
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.resolution import DAILY, resolution_of
+from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.csvfile import read_header
 from fluxcube.sources.towers.networks import DAILY_TABLE, Archive, is_badm, parse_name
@@ -198,7 +199,7 @@ def _opened(source: DriverSource) -> list[Drivers]:
     if is_url(source) or (path / "zarr.json").is_file():
         return [_from_dataset(open_store(source, kind="forcing"), str(source))]
     if path.suffix.lower() in (".nc", ".nc4"):
-        with xr.open_dataset(path) as ds:
+        with open_netcdf(path) as ds:
             return [_from_dataset(ds.load(), str(path))]
     return _from_files(path)
 

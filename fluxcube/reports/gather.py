@@ -20,6 +20,7 @@ from fluxcube.models.checkpoint import ENSEMBLE, RUN, read_about
 from fluxcube.reports.folds import towers_of
 from fluxcube.reports.section import slug
 from fluxcube.samples.splits import Split
+from fluxcube.sources.netcdf import open_netcdf
 
 Progress = Callable[[int, int, str], None]
 #: A model of a report: predictions, a run, a file of predictions, a folder of these, or several (one for each fold).
@@ -184,7 +185,7 @@ def open_predictions(path: str | os.PathLike) -> xr.Dataset:
         If netcdf4 is not installed.
     """
     try:
-        ds = xr.open_dataset(path, engine="netcdf4", chunks={})
+        ds = open_netcdf(path, chunks={})
     except (ImportError, ModuleNotFoundError):
         raise missing_package("netcdf4", "grid", "reading predictions") from None
     except (OSError, ValueError) as error:
