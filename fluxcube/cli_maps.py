@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError, unknown, without_secrets
-from fluxcube.parsing import FILE_FAULTS
 from fluxcube.terminal import Overwrite, bar, period
 
 if TYPE_CHECKING:
@@ -173,14 +172,11 @@ def _open(path: str, time: str | None) -> xr.Dataset:
 
 def _only_array(path: Path) -> xr.DataArray:
     """Return the only variable of a NetCDF file."""
-    import xarray as xr
+    from fluxcube.sources.netcdf import open_netcdf
 
     if not path.is_file():
         raise ConfigError(f"--wetland: there is no file {path}; check the path.")
-    try:
-        ds = xr.open_dataset(path)
-    except FILE_FAULTS as error:
-        raise ConfigError(f"--wetland {path}: cannot be read as NetCDF ({error}): write the file again.") from error
+    ds = open_netcdf(path)
     arrays = [name for name in ds.data_vars if {"latitude", "longitude"} <= set(ds[name].dims)]
     if len(arrays) != 1:
         raise ConfigError(

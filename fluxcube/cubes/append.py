@@ -35,7 +35,7 @@ from fluxcube.cubes.tower import tower_of
 from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.badm import SiteInfo
-from fluxcube.sources.towers.sitenames import check_site
+from fluxcube.sources.towers.sitenames import check_site, find_twins
 from fluxcube.stores.building import staging, store_lock
 from fluxcube.stores.reading import is_url, open_store
 
@@ -118,6 +118,8 @@ def _append(
     check_epoch(tower)
     documents, log = read_report(store)
     site = tower.info.site
+    if twin := find_twins([*documents, site]).get(site):
+        raise StoreError(f"{store} has {twin}, whose name differs from {site} in case only: use another name.")
     if site in documents and not overwrite:
         raise StoreError(f"{store} has {site} already: set overwrite=True to replace it, or use another name.")
     doc = _document(tower, ds, settings.resolution)

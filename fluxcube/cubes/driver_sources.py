@@ -21,8 +21,9 @@ from fluxcube.cubes.localdays import to_daily
 from fluxcube.cubes.own_maps import at_towers
 from fluxcube.cubes.stamps import stamp
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.parsing import FILE_FAULTS, TABLE_FAULTS, file_size
+from fluxcube.parsing import TABLE_FAULTS
 from fluxcube.resolution import DAILY, resolution_of
+from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.csvfile import read_header
 from fluxcube.sources.towers.networks import DAILY_TABLE, Archive, is_badm, parse_name
@@ -199,13 +200,8 @@ def _opened(source: DriverSource) -> list[Drivers]:
     if is_url(source) or (path / "zarr.json").is_file():
         return [_from_dataset(open_store(source, kind="forcing"), str(source))]
     if path.suffix.lower() in (".nc", ".nc4"):
-        try:
-            file_size(path)
-            with xr.open_dataset(path) as file:
-                ds = file.load()
-        except FILE_FAULTS as error:
-            raise SourceError(f"{path}: cannot be read as NetCDF ({error}): correct or replace it.") from error
-        return [_from_dataset(ds, str(path))]
+        with open_netcdf(path) as ds:
+            return [_from_dataset(ds.load(), str(path))]
     return _from_files(path)
 
 

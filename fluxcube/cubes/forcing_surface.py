@@ -45,6 +45,7 @@ from fluxcube.sources.era5.variables import normal_chunks
 from fluxcube.sources.modis.grid import TILE
 from fluxcube.sources.modis.names import collection_of
 from fluxcube.sources.modis.rasters import Raster, check_raster
+from fluxcube.sources.netcdf import open_netcdf
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -113,7 +114,7 @@ def _opened(source: SurfaceSource) -> xr.Dataset | None:
     try:
         if store:
             return xr.open_dataset(path, engine="zarr", chunks={}, consolidated=is_consolidated(path))
-        return xr.open_dataset(path, engine="netcdf4", chunks={})
+        return open_netcdf(path, chunks={})
     except FILE_FAULTS as problem:
         raise SourceError(
             f"{path}: expected NetCDF or Zarr with surface (latitude, longitude, day, band), which cannot be opened "

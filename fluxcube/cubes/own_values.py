@@ -16,6 +16,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError, SourceError
 from fluxcube.parsing import FILE_FAULTS, file_size
 from fluxcube.sources.modis.surface_columns import parse_days
+from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.units import convert
 from fluxcube.variables import STATIC, Variable
 
@@ -140,10 +141,10 @@ def _read_file(path: Path) -> xr.Dataset | pd.DataFrame:
     name = path.name.lower()
     if not path.exists():
         raise SourceError(f"{path}: no such file; check the path.")
+    if name.endswith((".nc", ".nc4")):
+        return open_netcdf(path, chunks="auto")  # named by path and time of change, as a stopped run needs
     try:
         file_size(path)
-        if name.endswith((".nc", ".nc4")):
-            return xr.open_dataset(path, chunks="auto")  # named by path and time of change, as a stopped run needs
         if name.endswith((".csv", ".csv.gz")):
             return pd.read_csv(path)
     except FILE_FAULTS as error:

@@ -21,7 +21,8 @@ from fluxcube.evaluation.skill import MIN_SITES
 from fluxcube.evaluation.sums import Sums
 from fluxcube.maps.at_sites import SAMPLING
 from fluxcube.moments import SCORES, Moments
-from fluxcube.parsing import FILE_FAULTS, file_size, parse_json, read_text
+from fluxcube.parsing import FILE_FAULTS, parse_json, read_text
+from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.stores.files import names_disk_errors, replacing, write_csv, write_text
 
 _KEYS = ("target", "units", "scale", "group", "zero_shot", "model")
@@ -208,8 +209,7 @@ def write_predictions(predictions: xr.Dataset, path: str | Path) -> Path:
 def read_predictions(path: str | Path) -> xr.Dataset:
     """Read predictions that `write_predictions` wrote, into RAM (StoreError if the file contains none)."""
     try:
-        file_size(path)
-        with xr.open_dataset(path, engine="netcdf4") as ds:
+        with open_netcdf(path) as ds:
             return ds.load()
     except FILE_FAULTS as error:
         raise StoreError(f"{path} contains no predictions: {error}") from error

@@ -53,6 +53,7 @@ _INKED = (
 )
 #: Name of the observations in tables beside the models.
 _OBSERVED = "observed"
+_OURS = "fluxcube"  # label of figures that are not the caller's
 #: Colours of models, with a contrast of 3:1 on white and on black; markers and lines differ as well.
 _MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#C4699B", "#B07A00", "#7A7ADB", "#808080")
 _LINES = ("-", "--", "-.", ":")
@@ -178,7 +179,7 @@ def new_panels(number: int, size: tuple[float, float]) -> list[Axes]:
         from matplotlib.figure import Figure
     except ImportError:
         raise missing_package("matplotlib", "plot", "drawing") from None
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained", label=_OURS)
     FigureCanvasAgg(figure)
     return list(figure.subplots(1, number, squeeze=False)[0])
 
@@ -211,6 +212,7 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     ConfigError
         If matplotlib cannot write the file format of the ending.
     """
+    _show_names_as_they_are(ax)
     if path is None:
         return ax
     path = Path(path)
@@ -224,6 +226,28 @@ def save_picture(ax: Axes, path: str | Path | None) -> Axes:
     with replacing(path) as temporary:
         temporary.write_bytes(picture_bytes(ax, path.suffix.lstrip(".").lower()))
     return ax
+
+
+def _show_names_as_they_are(ax: Axes) -> None:
+    """Keep matplotlib from reading the text between two $ in names of models, sites and files as a formula.
+
+    In a figure of the caller, only `ax` is changed.
+    """
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    figure = figure_of(ax)
+    ours = figure.get_label() == _OURS
+    axes = [one for one in (figure if ours else ax).findobj(Axes) if isinstance(one, Axes)]
+    texts = list(figure.texts) if ours else []
+    legends = [*(figure.legends if ours else []), *filter(None, (one.get_legend() for one in axes))]
+    for one in axes:
+        texts += [one.title, one.xaxis.label, one.yaxis.label, *one.texts]
+        for axis in (one.xaxis, one.yaxis):
+            if isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter):  # others write powers of ten
+                texts += axis.get_ticklabels()
+    for text in [*texts, *(text for legend in legends for text in (legend.get_title(), *legend.get_texts()))]:
+        text.set_parse_math(False)
 
 
 def picture_bytes(ax: Axes, ending: str, *, dpi: int = 150) -> bytes:

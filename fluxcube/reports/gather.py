@@ -17,10 +17,11 @@ from fluxcube.inference.predictor import Predictor
 from fluxcube.inference.towers import predict
 from fluxcube.models import shipped
 from fluxcube.models.checkpoint import ENSEMBLE, RUN, read_about
-from fluxcube.parsing import FILE_FAULTS, file_size
+from fluxcube.parsing import FILE_FAULTS
 from fluxcube.reports.folds import towers_of
 from fluxcube.reports.section import slug
 from fluxcube.samples.splits import Split
+from fluxcube.sources.netcdf import open_netcdf
 
 Progress = Callable[[int, int, str], None]
 #: A model of a report: predictions, a run, a file of predictions, a folder of these, or several (one for each fold).
@@ -185,8 +186,7 @@ def open_predictions(path: str | os.PathLike) -> xr.Dataset:
         If netcdf4 is not installed.
     """
     try:
-        file_size(path)
-        ds = xr.open_dataset(path, engine="netcdf4", chunks={})
+        ds = open_netcdf(path, chunks={})
     except (ImportError, ModuleNotFoundError):
         raise missing_package("netcdf4", "grid", "reading predictions") from None
     except FILE_FAULTS as error:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 #: Number of bytes of a message's length.
 FRAME = 4
 #: Seconds without an answer after which a file counts as damaged: a layer of a whole tile is decompressed within one.
-PATIENCE = 120
+PATIENCE = 120.0
 #: Seconds without an answer after which a message says so.
 _SILENT = 10.0
 _ERRORS = {error.__name__: error for error in (SourceError, MissingPackageError)}
@@ -122,10 +122,12 @@ class ReaderProcess:
         Dotted name of the reading program.
     library : str
         Name of the library in error messages.
+    patience : float
+        Seconds without an answer after which a file counts as damaged.
     """
 
-    def __init__(self, module: str, library: str) -> None:
-        self.module, self.library, self.patience = module, library, float(PATIENCE)
+    def __init__(self, module: str, library: str, patience: float = PATIENCE) -> None:
+        self.module, self.library, self.patience = module, library, patience
         self.worker: Worker | None = None
         self._lock = threading.RLock()
 

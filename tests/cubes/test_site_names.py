@@ -140,3 +140,21 @@ def test_temporary_arrays_stay_in_the_store(tmp_path, key):
         spill(tmp_path / "store", key, {"a": np.zeros(1)})
     with pytest.raises(StoreError, match="without a path"):
         unspill(tmp_path / "store", key)
+
+
+@pytest.mark.parametrize("site", ["CON", "nul", "Com1", "LPT9"])
+def test_devices_of_windows_are_no_sites(tmp_path, site):
+    found = discover(write_v2(tmp_path / "carbonsense_v2.sql", (site, "XX-Abc")).parent)
+    assert [archive.site for archive in found.archives] == ["XX-Abc"]
+    assert "device of Windows" in found.bad_sites[0][1]
+
+
+def test_names_that_differ_in_case_only_would_share_files_on_some_disks(tmp_path, built):
+    found = discover(write_v2(tmp_path / "carbonsense_v2.sql", ("xx-abc", "XX-Abc", "XX-Abd")).parent)
+    assert [archive.site for archive in found.archives] == ["XX-Abc", "XX-Abd"]
+    assert "differs from that of XX-Abc in case only" in found.bad_sites[0][1]
+    (archive,) = discover(built[0] / "raw").archives[:1]
+    record = read_archive(archive, utc_offset=1)
+    record.attrs["site"] = "xx-ABC"
+    with pytest.raises(StoreError, match="has XX-Abc, whose name differs from xx-ABC in case only"):
+        append_site(built[0] / "cube.zarr", record, info=SiteInfo(site="xx-ABC", latitude=50, longitude=10))

@@ -34,6 +34,7 @@ from fluxcube.sources.era5.grib import SUFFIXES, open_grib, read_index
 from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
+from fluxcube.sources.netcdf import check_netcdf
 from fluxcube.sources.towers.archives import list_members
 from fluxcube.stores.manifest import STORE_ID
 from fluxcube.stores.objects import Bucket, is_bucket
@@ -353,11 +354,14 @@ def _open_file(source: Source) -> xr.Dataset:
     if str(path).lower().endswith(_TABLE):
         return read_point_table(path, str(source))
     try:
+        check_netcdf(path)
         with contextlib.suppress(RuntimeError):
             return xr.open_dataset(path, engine="netcdf4", **_LAZY)
         # HDF5 knows an open file by its number on the disk: if it fails to read one of its handles, it fails with all
         # others of this file, under any path, until the process ends. In RAM the file is another one.
         return _with_source(xr.open_dataset(Path(path).read_bytes(), engine="netcdf4", **_LAZY), path)
+    except SourceError:
+        raise
     except (OSError, ValueError, RuntimeError) as problem:
         raise SourceError(f"{source}: cannot be read as NetCDF ({problem}): download it again.") from problem
 

@@ -21,12 +21,13 @@ from fluxcube.sources.modis.surface_columns import column_meaning
 from fluxcube.sources.modis.surface_dataset import as_dataset
 from fluxcube.sources.modis.surface_long import is_long, is_statistics, is_wide, read_long, read_statistics, read_wide
 from fluxcube.sources.modis.surface_merge import merge
-from fluxcube.sources.modis.surface_netcdf import open_netcdf, read_series
+from fluxcube.sources.modis.surface_netcdf import read_series
 from fluxcube.sources.modis.surface_observations import Observations, decode
 from fluxcube.sources.modis.surface_sites import Sites, only_known_sites, read_sites
 from fluxcube.sources.modis.surface_summary import summarise
 from fluxcube.sources.modis.surface_tables import ReadOptions, observations_of_frame, read_frame
 from fluxcube.sources.modis.surface_tiles import read_tiles
+from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.stores.files import visible_files
 from fluxcube.variables import SURFACE_BANDS
 
@@ -245,14 +246,14 @@ def _has_reflectance(path: Path) -> bool:
 
 
 def _is_area(path: Path) -> bool:
-    with open_netcdf(path) as ds:
+    with open_netcdf(path, decode_cf=False) as ds:
         return is_area(ds)
 
 
 def _read(path: Path, options: ReadOptions) -> Observations:
     """Return the observations of a table or of a NetCDF file of series."""
     if path.suffix.lower() in _NETCDF:
-        with open_netcdf(path) as ds:
+        with open_netcdf(path, decode_cf=False) as ds:
             return read_series(ds, str(path), options)
     return _of_frame(read_frame(path), str(path), options)
 

@@ -21,9 +21,10 @@ from fluxcube.sources.modis.grid import SPHERE
 from fluxcube.sources.modis.names import FileName, parse_name
 from fluxcube.sources.modis.surface_columns import FLAGS, agreed, column_meaning, find_columns, product_in
 from fluxcube.sources.modis.surface_merge import FAMILY
-from fluxcube.sources.modis.surface_netcdf import days_in, declared, open_netcdf
+from fluxcube.sources.modis.surface_netcdf import days_in, declared
 from fluxcube.sources.modis.surface_observations import Observations
 from fluxcube.sources.modis.surface_tables import ReadOptions, with_angles
+from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.variables import SURFACE_BANDS
 
 _AID = re.compile(r"aid\d+", re.IGNORECASE)
@@ -96,7 +97,7 @@ def read_areas(paths: Sequence[Path], options: ReadOptions) -> Iterator[Observat
         areas: list[_Area] = []
         for path in sorted(paths):
             if path.suffix.lower() not in (".tif", ".tiff"):
-                _join(areas, _netcdf_area(path, stack.enter_context(open_netcdf(path)), options))
+                _join(areas, _netcdf_area(path, stack.enter_context(open_netcdf(path, decode_cf=False)), options))
         for area in _tiff_areas([path for path in paths if path.suffix.lower() in (".tif", ".tiff")]):
             _join(areas, area)
         names = sorted({area.name for area in areas})

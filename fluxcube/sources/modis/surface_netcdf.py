@@ -6,8 +6,6 @@ Areas with dimensions of latitude and longitude, as AppEEARS writes them, are re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +21,6 @@ _TIMES = ("time", "day", "date", "surface_day")
 _SITES = ("site", "site_id", "station", "tower", "id")
 _UNITS = re.compile(r"(days|hours|minutes|seconds) since (\d{4})-(\d{1,2})-(\d{1,2})")
 _SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-
-
-@contextmanager
-def open_netcdf(path: Path) -> Iterator[xr.Dataset]:
-    """Open a NetCDF file with its stored numbers.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read.
-    """
-    try:
-        ds = xr.open_dataset(path, decode_cf=False)
-    except (OSError, RuntimeError, ValueError) as problem:
-        reason = str(problem).partition("\n")[0].partition(". ")[0]
-        raise SourceError(f"{path}: cannot be read as NetCDF ({reason}): download it again.") from problem
-    with ds:
-        yield ds
 
 
 def days_in(ds: xr.Dataset, name: str, where: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from fluxcube.errors import SourceError, missing_package
 from fluxcube.sources.era5.clouds import describe, extra_of, public_address, remote_errors, without_user
+from fluxcube.sources.netcdf import open_netcdf
 from fluxcube.stores.reading import is_url
 
 _NETCDF = (".nc", ".nc4", ".nc3", ".cdf", ".h5", ".hdf5")
@@ -187,12 +188,7 @@ def _local(path: Path, traffic: Traffic) -> Raw:
     if path.is_dir():
         store = CountingStore(LocalStore(path, read_only=True), traffic)
         return Raw(_zarr(store, str(path)), path.name, str(path), True)
-    try:
-        return Raw(xr.open_dataset(path, engine="netcdf4", **_LAZY), path.name, str(path), False)
-    except ImportError:
-        raise missing_package("netCDF4", "grid", f"reading {path}") from None
-    except (OSError, ValueError, RuntimeError) as problem:
-        raise SourceError(f"{path}: cannot be read as NetCDF ({problem}): download it again.") from problem
+    return Raw(open_netcdf(path, **_LAZY), path.name, str(path), False)
 
 
 def _remote(url: str, members: tuple[str, ...], options: dict[str, Any], traffic: Traffic) -> list[Raw]:

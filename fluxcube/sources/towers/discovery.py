@@ -37,7 +37,7 @@ from fluxcube.sources.towers.selection import (
     tables_in_zip,
     version_numbers,
 )
-from fluxcube.sources.towers.sitenames import fault_of_site, printable
+from fluxcube.sources.towers.sitenames import fault_of_site, find_twins, printable
 
 #: A MODIS product in the name of a table.
 _SATELLITE = re.compile(r"(?<![A-Za-z])M[COY]D(\d\d[A-Z]|OC)\w*", re.IGNORECASE)
@@ -180,9 +180,14 @@ def _is_candidate(path: Path) -> bool:
 
 
 def _remove_bad_sites(search: _Search) -> tuple[tuple[str, str], ...]:
-    """Remove the archives of sites with an impossible name; return these names and what is wrong with them."""
-    faults = {archive.site: f"{archive.path.name}: {fault_of_site(archive.site)}" for archive in search.archives}
-    faults = {site: why for site, why in faults.items() if fault_of_site(site)}
+    """Remove the archives of sites with an impossible name, or one that differs from another in case only.
+
+    Return these names, and what is wrong with them.
+    """
+    files = {archive.site: archive.path.name for archive in search.archives}
+    faults = {site: f"{name}: {fault_of_site(site)}" for site, name in files.items() if fault_of_site(site)}
+    for site, other in find_twins(sorted(files.keys() - faults.keys())).items():
+        faults[site] = f"{files[site]}: its name differs from that of {other} in case only; rename one of the two sites"
     search.archives = [archive for archive in search.archives if archive.site not in faults]
     return tuple((printable(repr(site)), printable(why)) for site, why in sorted(faults.items()))
 

@@ -1,0 +1,4 @@
+HOSTILE = {}
+
+
+def expect_refused(name, folder): ...
