@@ -91,7 +91,7 @@ class _Run:
 
     job: Job
     optimizer: torch.optim.Optimizer
-    waiting: Postponed
+    waiting: Postponed = field(default_factory=Postponed)
     stopping: bool = False
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
