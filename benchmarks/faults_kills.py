@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -509,6 +510,7 @@ def main(seed: int, count: int, only: Collection[str] = ()) -> list[tuple[str, i
         rows = []
         for kind, case in kinds.items():
             rows.append(bench(kind, case, max(1, round(count * case.weight / total)), rng, base))
+            print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
         if count >= 50 and not only:  # seconds for each
             rows += local_processes(max(1, round(count * 6 / total)), rng, base)
             rows += clusters(max(4, round(count * 24 / total)), rng, base)

@@ -250,7 +250,9 @@ def _acquire(path: Path, file: Path) -> tuple[int, Owner, bool]:
     alone = None
     try:
         owner = this_process(os.fstat(handle).st_dev)
-        os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
+        content = json.dumps(asdict(owner), separators=(",", ":")).encode()
+        if os.pwrite(handle, content, 0) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)  # other machines see a name before its content otherwise
         _flock(handle)
         while alone is None:

@@ -113,6 +113,6 @@ def _boot() -> str:
 
 def _space() -> str:
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:
         return ""

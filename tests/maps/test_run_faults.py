@@ -47,14 +47,13 @@ def test_a_full_disk_is_named_and_the_rest_is_written_when_there_is_room(whole, 
         write_maps(make_maps(days=6), store, workers=1, progress=interrupt_after(1))
     least = min(map(len, values(whole).values()))
 
-    def no_room():
+    def no_room(*progress):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the system then refuses to write, as where a disk is full
         resource.setrlimit(resource.RLIMIT_FSIZE, (least - 1, resource.RLIM_INFINITY))
 
     def run(output):
         with pytest.raises(StoreError) as caught:
-            no_room()
-            write_maps(make_maps(days=6), store)
+            write_maps(make_maps(days=6), store, progress=no_room)  # full once the run has begun
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
         print(*str(caught.value).splitlines(), file=output)
 
