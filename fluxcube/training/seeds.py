@@ -39,7 +39,7 @@ from fluxcube.training.validation import Validation, validation_windows
 log = logging.getLogger(__name__)
 
 _MEMBER = re.compile(r"seed-\d+")
-_OWN = re.compile(r"ensemble\.json|split\.json|search\.jsonl|data\.json|applicability\.safetensors|\..+\.part")
+_OWN = re.compile(r"ensemble\.json|split\.json|search\.jsonl|data\.json|applicability\.safetensors|\..+\.(part|lock)")
 
 
 def train_seeds(
