@@ -114,7 +114,7 @@ def commands() -> list[Command]:
         Command("train xgboost", lambda i, o: _train(i, o, "xgboost", "--set", "config.n_estimators=200"), weights),
         Command("train ecoperceiver", lambda i, o: _train(i, o, "ecoperceiver", *small), weights),
         Command("train seeds", lambda i, o: _train(i, o, "xgboost", *trees, "--seeds", 2, "--jobs", 2), weights),
-        Command("train search", lambda i, o: _train(i, o, "xgboost", *trees, "--search", 4), weights),
+        Command("train search", lambda i, o: _train(i, o, "xgboost", *trees[2:], "--search", 4), weights),
         Command("train ct-lstm", lambda i, o: _daily(i, o, "ct-lstm", *small[2:]), weights),
         Command("train tam-lstm", lambda i, o: _daily(i, o, "tam-lstm", *small[2:]), weights),
         Command("forcing", _forcing, store_id),
