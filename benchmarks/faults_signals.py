@@ -107,15 +107,16 @@ def commands() -> list[Command]:
         "--set",
         "training.val_windows=64",
     ]
+    trees = ["--set", "config.n_estimators=60", "--set", "config.search_rows=3000"]
     return [
         Command("build", lambda i, o: _build(i, o / "s.zarr", 4), store_id),
         Command("append", _append, store_id),
         Command("train xgboost", lambda i, o: _train(i, o, "xgboost", "--set", "config.n_estimators=200"), weights),
         Command("train ecoperceiver", lambda i, o: _train(i, o, "ecoperceiver", *small), weights),
-        Command("train seeds", lambda i, o: _train(i, o, "ecoperceiver", *small, "--seeds", 2, "--jobs", 2), weights),
-        Command("train search", lambda i, o: _train(i, o, "xgboost", "--search", 4), weights),
+        Command("train seeds", lambda i, o: _train(i, o, "xgboost", *trees, "--seeds", 2, "--jobs", 2), weights),
+        Command("train search", lambda i, o: _train(i, o, "xgboost", *trees[2:], "--search", 4), weights),
         Command("train ct-lstm", lambda i, o: _daily(i, o, "ct-lstm", *small[2:]), weights),
-        Command("train tam-rl", lambda i, o: _daily(i, o, "tam-rl", *small[2:]), weights),
+        Command("train tam-lstm", lambda i, o: _daily(i, o, "tam-lstm", *small[2:]), weights),
         Command("forcing", _forcing, store_id),
         Command("upscale threads", lambda i, o: _upscale(i, o), store_id),
         Command("upscale processes", lambda i, o: _upscale(i, o, True), store_id),

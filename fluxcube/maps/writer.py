@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import queue
@@ -116,13 +117,24 @@ class RegionWriter:
         """Record the regions that end within some seconds; as many as run at once, since no others are to start."""
         end = time.monotonic() + seconds
         for _ in range(min(self.workers.threads, len(self.running))):
-            try:
-                future = self.ended.get(timeout=max(0.0, end - time.monotonic()))
-            except queue.Empty:
+            if (future := self._next_ended(end)) is None:
                 return
             task = self.running.pop(future)
             if not future.cancelled() and future.exception() is None:
                 self._record(task.region, future.result())
+
+    def _next_ended(self, end: float) -> TaskFuture | None:
+        """Return the next task that ends before a time; None if none does, or the workers are gone."""
+        while time.monotonic() < end:
+            with contextlib.suppress(queue.Empty):
+                return self.ended.get(timeout=0.5)
+            try:
+                self.workers.check()
+            except StoreError:
+                return None
+            if not self.workers.threads:
+                return None
+        return None
 
     def _record(self, region: Region, result: RegionResult) -> None:
         try:
