@@ -282,3 +282,5 @@ def test_maps_of_a_forcing_in_a_bucket_are_continued_with_other_credentials(forc
 def test_a_url_that_is_only_read_is_refused(maps):
     with pytest.raises(StoreError, match="only read"):
         write_maps(maps, "https://example.org/maps.zarr")
+    with pytest.raises(StoreError, match="as text"):
+        write_maps(maps, Path("s3://bucket/maps.zarr"))
