@@ -1,13 +1,15 @@
 """Kill runs that write maps to a bucket, and compare what the next run finishes with the maps of a disk.
 
 `python benchmarks/faults_buckets.py --seed 1 --count 20`. An S3 server (moto) runs in a process of its own, and so do
-the client, its workers and, for the draws on a TCP cluster, the scheduler. In each draw one of them is killed at a
-random moment (SIGKILL). The same command is then run until it succeeds. It must end with the objects that a run on a
-disk writes, byte for byte, and with the same identifier of the content.
+the client, its workers and, for the draws on a TCP cluster, the scheduler.
+In each draw one of them is killed (SIGKILL) shortly after a random number of regions was written, or while the store is
+created. The same command is then run until it succeeds. It must end with the objects that a run on a disk writes, byte
+for byte.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
@@ -26,7 +28,7 @@ from fluxcube.stores.objects import Bucket
 HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
 JOB = str(HELPERS / "cluster_job.py")
 #: Days of the maps, of which each has four regions, and seconds that the model sleeps for each window.
-DAYS, PAUSE = "3", "0.02"
+DAYS, PAUSE, REGIONS = "3", "0.02", 12
 ATTEMPTS, PATIENCE = 4, 240.0
 DRAWS = {
     "threads": ("client",),
@@ -114,30 +116,46 @@ def victim_of(name, job, cluster, rng):
     return rng.choice(found) if found else None
 
 
-def draw(number, rng, base, expected, slowest):
+def draw(number, rng, base, expected):
     """Kill one process of one run; return a row of the table."""
     kind = rng.choice(sorted(DRAWS))
     name = rng.choice(DRAWS[kind])
     bucket = base / f"draw-{number}" / "maps.zarr"
     cluster = Cluster(rng.randrange(20000, 30000)) if kind == "tcp" else None
     command = (JOB, bucket.url, cluster.address if cluster else kind, PAUSE, DAYS)
-    moment = rng.uniform(0.1, 1.0) * slowest[kind]
+    count = rng.randint(-1, REGIONS)
     try:
         job = started(*command)
-        time.sleep(moment)
+        await_regions(job, bucket, count)
+        time.sleep(rng.uniform(0, 0.5))
         state = killed(name, job, cluster, rng)
         left = regions_of(bucket)
         status = ended(job)
         runs = 1
-        while status != 0 and runs < ATTEMPTS:
+        while status != 0 and runs < ATTEMPTS and not is_finished(bucket):
             if cluster:
                 cluster.renew()
             job = started(*command)
             status, runs = ended(job), runs + 1
-        return kind, name, f"{moment:.1f} s", state, left, runs, outcome(bucket, expected, status, job)
+        return kind, name, count, state, left, runs, outcome(bucket, expected, job)
     finally:
         if cluster:
             cluster.close()
+
+
+def await_regions(job, bucket, count):
+    """Wait until a run has recorded a number of regions; -1: until it creates the store."""
+    while job.poll() is None:
+        done = regions_of(bucket) if bucket.read("zarr.json") is not None else -1
+        if done >= count and (done >= 0 or bucket.entries()):
+            return
+        time.sleep(0.1)
+
+
+def is_finished(bucket):
+    """Return whether the store is complete: the run may be killed when only its lock was left."""
+    root = bucket.read("zarr.json")
+    return root is not None and json.loads(root)["attributes"]["complete"] == 1
 
 
 def killed(name, job, cluster, rng):
@@ -171,15 +189,14 @@ def ended(job):
         stopped(job)
 
 
-def outcome(bucket, expected, status, job):
+def outcome(bucket, expected, job):
     """Return "equal", or what differs."""
-    if status != 0:
-        return f"status {status}: {getattr(job, 'error', '').strip().splitlines()[-1:]}"
+    if not is_finished(bucket):
+        return f"status {job.returncode}: {getattr(job, 'error', '').strip().splitlines()[-1:]}"
     found = {key: bucket.read(key) for key in bucket.entries() if not key.startswith("ledger/")}
     if differing := [key for key in sorted(found.keys() | expected.keys()) if found.get(key) != expected.get(key)]:
         return f"{len(differing)} objects differ, such as {differing[0]}"
-    left = bucket.beside(f".{bucket.name}.lock").entries()
-    return "equal" if not left else f"equal, but locked by {sorted(left)}"
+    return "equal"
 
 
 def main(seed, count):
@@ -197,19 +214,11 @@ def main(seed, count):
             disk = Path(folder, "maps.zarr")
             files = {file.relative_to(disk).as_posix(): file.read_bytes() for file in disk.rglob("*") if file.is_file()}
         expected = {key: value for key, value in files.items() if not key.startswith("ledger/")}
-        slowest = {}
-        for kind in ("threads", "processes"):
-            start = time.monotonic()
-            job = started(JOB, f"{base.url}/whole-{kind}/maps.zarr", kind, PAUSE, DAYS)
-            status = ended(job)
-            assert status == 0, job.error
-            slowest[kind] = time.monotonic() - start
-        slowest["tcp"] = slowest["processes"]
-        print(f"seed {seed}; undisturbed: threads {slowest['threads']:.0f} s, processes {slowest['processes']:.0f} s")
-        print("draw | workers | killed | at | state | regions then | runs | outcome")
+        print(f"seed {seed}")
+        print("draw | workers | killed | after regions | state | regions then | runs | outcome")
         bad = 0
         for number in range(1, count + 1):
-            row = draw(number, rng, base, expected, slowest)
+            row = draw(number, rng, base, expected)
             bad += row[-1] != "equal"
             print(number, *row, sep=" | ", flush=True)
         print(f"{count - bad} of {count} ended equal")

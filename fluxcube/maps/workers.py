@@ -443,6 +443,8 @@ def _check_cluster(cluster: Cluster, patience: float, path: Place, task_bytes: i
     for worker, state in sorted(client.run(_worker_state, path, on_error="return").items()):
         if isinstance(state, (ImportError, AttributeError)):
             raise StoreError(f"worker {worker} cannot import this fluxcube ({state}): install the same there.")
+        if isinstance(state, StoreError):  # no credentials there, or no network
+            raise StoreError(f"worker {worker}: {state}")
         if isinstance(state, BaseException):  # it died: others may be connected, or follow
             continue
         version, sees, limit = state

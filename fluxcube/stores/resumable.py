@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from fluxcube.stores.swap import placing
 from fluxcube.stores.uploads import download, upload_new, work_folder
 
 _ROOT = "zarr.json"
+_URL_AS_PATH = re.compile(r"(s3|s3a|gs|gcs|az|abfs|abfss):/(?!/)")
 
 Place = Path | Bucket
 
@@ -36,8 +38,10 @@ def target(path: str | os.PathLike, storage_options: Mapping[str, object] | None
     Raises
     ------
     StoreError
-        If it is the URL of a service that is only read, such as https.
+        If it is the URL of a service that is only read, such as https, or a URL that became a Path.
     """
+    if not is_url(path) and _URL_AS_PATH.match(os.fspath(path)):
+        raise StoreError(f"{path}: pass a URL as text; as a Path it loses a slash.")
     if is_url(path) and not is_bucket(path):
         raise StoreError(f"{path}: expected a path, or a URL of s3, gs or az; stores at other URLs are only read.")
     found = place(path, storage_options)
