@@ -17,8 +17,8 @@ import xarray as xr
 from fluxcube.errors import SourceError
 from fluxcube.sources.reader_process import ReaderProcess
 
-# Errors of xarray and of the library for damaged values and attributes.
-_BROKEN = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
+#: Errors of xarray and of the library for damaged values and attributes.
+BROKEN = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
 #: Seconds after which a file counts as damaged: a check takes some 10 ms, more where coordinates are long.
 PATIENCE = 60.0
 
@@ -75,6 +75,6 @@ def open_netcdf(path: str | os.PathLike, **options: Any) -> xr.Dataset:
     check_netcdf(path)
     try:
         return xr.open_dataset(path, engine="netcdf4", **options)
-    except _BROKEN as problem:
+    except BROKEN as problem:
         reason = str(problem).partition("\n")[0]
         raise SourceError(f"{path}: cannot be read as NetCDF ({reason}): download it again.") from problem

@@ -34,7 +34,7 @@ from fluxcube.sources.era5.grib import SUFFIXES, open_grib, read_index
 from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
-from fluxcube.sources.netcdf import check_netcdf
+from fluxcube.sources.netcdf import BROKEN, check_netcdf
 from fluxcube.sources.towers.archives import list_members
 from fluxcube.stores.manifest import STORE_ID
 from fluxcube.stores.objects import Bucket, is_bucket
@@ -362,7 +362,7 @@ def _open_file(source: Source) -> xr.Dataset:
         return _with_source(xr.open_dataset(Path(path).read_bytes(), engine="netcdf4", **_LAZY), path)
     except SourceError:
         raise
-    except (OSError, ValueError, RuntimeError) as problem:
+    except BROKEN as problem:
         raise SourceError(f"{source}: cannot be read as NetCDF ({problem}): download it again.") from problem
 
 

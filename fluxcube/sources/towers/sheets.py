@@ -20,6 +20,10 @@ from fluxcube.sources.towers.archives import Location, check_zip, open_stream
 #: Maximum size of a spreadsheet on disk in bytes: the metadata of 1,000 sites have some 5 MB.
 MAX_SHEET = 64 << 20
 
+#: Maximum number of rows, which is that of the format, and of cells: those of 30 years of half-hours in 50 columns.
+#: A cell far from the others makes as many blank ones as are between them.
+MAX_ROWS, MAX_CELLS = 1 << 20, 30_000_000
+
 #: First bytes of a workbook of Excel 97 to 2003, and of a zip, which an XLSX file is.
 _OLD_EXCEL, _ZIP = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"PK\x03\x04"
 
@@ -174,7 +178,14 @@ class _Sheet(Protocol):
 def _rows(sheet: _Sheet, location: Location, text: Callable[[_Cell], str]) -> Iterator[tuple[int, list[str]]]:
     # Without this, rows are as wide as the sheet states: a format in a distant cell makes millions of cells.
     sheet.reset_dimensions()
-    for number, row in enumerate(sheet.iter_rows(), 1):
+    count = 0
+    for number, row in enumerate(map(tuple, sheet.iter_rows()), 1):
+        count += len(row)
+        if number > MAX_ROWS or count > MAX_CELLS:
+            raise SourceError(
+                f"{location}, sheet {sheet.title!r}: expected at most {MAX_ROWS} rows and {MAX_CELLS} cells, found "
+                "more; save the rows with values as CSV"
+            )
         for cell in row:
             if cell.data_type == "f":
                 raise SourceError(

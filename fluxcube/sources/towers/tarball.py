@@ -25,7 +25,8 @@ _RATIO_FROM = 64 << 20
 _LONGEST_HEADER = 1 << 20
 
 _MAGIC = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile}
-_BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
+# A header that describes the next one, which describes the next one, ends in a RecursionError.
+_BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,23 @@ def _listed(path: Path, changed: int, size: int) -> tuple[Member, ...]:
                 end = tar.offset
             stream.seek(end)
             whole = stream.read(512) == bytes(512)
+            if whole:
+                _read_to_end(stream, path, max(_RATIO_FROM, MAX_RATIO * size))
         except _BROKEN as error:
             raise _broken(path, error) from error
     if not whole:
         raise _broken(path, "its end is missing")
     return tuple(members.values())
+
+
+def _read_to_end(stream: io.BufferedIOBase, path: Path, room: int) -> None:
+    """Refuse a tar with bytes behind its end; the checksum of a compressed one is compared there."""
+    while block := stream.read(_LONGEST_HEADER):
+        room -= len(block)
+        if room < 0:
+            raise SourceError(f"{path}: far more bytes behind its last file than a tar has; get it from its publisher")
+        if block.count(0) < len(block):
+            raise SourceError(f"{path}: files behind its end, as of two tars in one; get it from its publisher")
 
 
 def _check(entry: tarfile.TarInfo, members: dict[str, Member], path: Path, room: int) -> None:
