@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from fluxcube.inference.checks import check_chunk
 from fluxcube.inference.loading import load_reference
 from fluxcube.inference.options import PredictionOptions
 from fluxcube.inference.predictor import Predictor, Reference
@@ -143,11 +144,17 @@ def predict_cells(
     -------
     (latitude, longitude, kept time, outputs) float32
         As `Predictor.predict` returns them, averaged over several blocks; NaN without land.
+
+    Raises
+    ------
+    ConfigError
+        If values of a predictor are infinite, or cannot be in the units of the variable table.
     """
     predictor = load_reference(piece.reference)
     out = np.full((*land.shape, piece.keep.stop - piece.keep.start, piece.outputs(predictor)), np.nan, np.float32)
     if not land.any():
         return out
+    check_chunk(values[land], piece.variables, predictor.spec.resolution)
     cells = LandCells.of(land, piece, values, north, east, *more)
 
     def predict(some: LandCells) -> np.ndarray:

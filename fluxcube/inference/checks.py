@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -245,7 +245,7 @@ def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:
     ------
     ConfigError
         If more than half of the values of a predictor lie outside its bounds, such as kelvin for degrees Celsius or
-        pascal for hectopascal; the message names the first one.
+        pascal for hectopascal, or one is infinite; the message names the first one.
     """
     row, column = (index[:1].tolist() for index in np.nonzero(forcing.land_fraction.values > 0))
     if not row:
@@ -253,11 +253,43 @@ def check_values(forcing: xr.Dataset, *, hours: int = 48) -> None:
     at = {"latitude": slice(row[0], row[0] + 8), "longitude": slice(column[0], column[0] + 8)}
     middle = forcing.sizes["time"] // 2
     values = forcing.predictors.isel(at | {"time": slice(middle, middle + hours)}).values
-    rows = table(resolution_of(forcing).name)
-    for i, name in enumerate(map(str, forcing["variable"].values)):
-        found = values[..., i][np.isfinite(values[..., i])]
+    check_chunk(values, list(map(str, forcing["variable"].values)), resolution_of(forcing).name, margin=0.0)
+
+
+def check_chunk(values: np.ndarray, names: Sequence[str], resolution: str, *, margin: float = 0.1) -> None:
+    """Refuse values of predictors that are infinite, or cannot be in the units of the variable table.
+
+    Parameters
+    ----------
+    values : (..., variable) array
+        Values of land cells; NaN where they are missing.
+    names : sequence of str
+        Variables.
+    resolution : str
+        Resolution of the values, which determines their bounds.
+    margin : float
+        Fraction of its range by which a value may lie outside its bounds; small errors of numerics at night are not
+        other units.
+
+    Raises
+    ------
+    ConfigError
+        If more than half of the values of a predictor lie outside its bounds, or one is infinite, which would otherwise
+        be treated as missing; the message names the first predictor.
+    """
+    rows = table(resolution)
+    for i, name in enumerate(names):
+        found = values[..., i][~np.isnan(values[..., i])]
+        if (count := int(np.isinf(found).sum())) > 0:
+            raise ConfigError(
+                f"{name} has {count} infinite values among {found.size} of the forcing: set them to NaN if they are "
+                "missing, or correct what computes them."
+            )
+        if name not in rows or not found.size:
+            continue
         low, high = rows[name].bounds
-        if found.size and ((found < low) | (found > high)).mean() > 0.5:
+        beyond = margin * (high - low)
+        if ((found < low - beyond) | (found > high + beyond)).mean() > 0.5:
             raise ConfigError(
                 f"{name} has values such as {np.median(found):g}, which cannot be {rows[name].units} "
                 f"({low:g} to {high:g}): it is in other units; convert it."

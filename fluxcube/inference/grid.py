@@ -13,7 +13,14 @@ import xarray as xr
 from fluxcube.cubes.forcing_surface_grid import BAND, DAY, record_climatology
 from fluxcube.errors import ConfigError
 from fluxcube.inference.cells import CHIP_DAYS, Piece, encode_cells, predict_cells
-from fluxcube.inference.checks import check_absent, check_product, check_static_units, note_timing, region_bytes
+from fluxcube.inference.checks import (
+    check_absent,
+    check_product,
+    check_static_units,
+    check_values,
+    note_timing,
+    region_bytes,
+)
 from fluxcube.inference.loading import AnyModel, as_predictor
 from fluxcube.inference.options import Uncertainty
 from fluxcube.inference.outputs import (
@@ -134,7 +141,8 @@ def upscale(
     ConfigError
         If it lacks inputs of the model (all of them, or any without `allow_missing`), has reflectance of another
         satellite product (without `allow_other_product`), has another resolution than the model or no cell with land,
-        or an option does not fit.
+        or an option does not fit; if its values cannot be in the units of the variable table, or are infinite. Lazy
+        values are checked when the maps are computed (`fluxcube.inference.checks.check_chunk`).
 
     References
     ----------
@@ -161,6 +169,8 @@ def upscale(
     products = check_product(predictor, forcing, allow_other_product, bias=product_bias)
     _note_clock(forcing, predictor)
     note_timing(predictor, forcing)
+    if forcing.predictors.chunks is None:  # of lazy values, each chunk is checked when it is computed
+        check_values(forcing)
     step = _time_chunk(time_chunk, predictor, options.stride)
     inputs = _inputs(forcing, predictor)
     piece = Piece(

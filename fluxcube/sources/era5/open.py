@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from fluxcube.errors import SourceError, StoreError, missing_package
+from fluxcube.parsing import read_json
 from fluxcube.sources.era5.clouds import (
     address_of,
     default_options,
@@ -415,4 +416,7 @@ def is_consolidated(path: Path) -> bool:
     root = path / "zarr.json"
     if not root.is_file():
         return (path / ".zmetadata").is_file()
-    return json.loads(root.read_text("utf-8")).get("consolidated_metadata") is not None
+    try:
+        return read_json(root, dict).get("consolidated_metadata") is not None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{root} is damaged ({error}): copy or download the store again.") from error
