@@ -411,12 +411,14 @@ def _requested(discovery: Discovery, sites: Sequence[str] | None) -> dict[str, l
             "no half-hourly or hourly tower archive was found by name; expected files such as "
             f"FLX_US-MMS_FLUXNET2015_FULLSET_1999-2014_1-4.zip. Files ignored: {ignored}."
         )
-    known = discovery.sites
-    names = known if sites is None else sites
+    by_site: dict[str, list[Archive]] = {}
+    for archive in discovery.archives:
+        by_site.setdefault(archive.site, []).append(archive)
+    names = by_site if sites is None else sites
     for site in names:
-        if site not in known:
-            raise unknown("site", site, known)
-    return {site: [a for a in discovery.archives if a.site == site] for site in sorted(set(names))}
+        if site not in by_site:
+            raise unknown("site", site, by_site)
+    return {site: by_site[site] for site in sorted(set(names))}
 
 
 def _without_class(infos: Mapping[str, SiteInfo], archives: Mapping[str, list[Archive]]) -> Iterator[SiteInfo]:

@@ -43,6 +43,9 @@ _SMALL = 1_000_000
 #: Bytes of data in a task, such as a forcing that was loaded or persisted, beyond which threads are used, which share
 #: that data: processes would receive a copy with each task. Dask warns from this size on.
 _SENT = 10 * 2**20
+#: Dask keeps its last 1,000 messages for developers, with the graph of a task in each: the RAM of this process would
+#: grow with the first 1,000 regions.
+_SHORT_LOGS = {"distributed.admin.low-level-log-length": 10}
 #: Bytes of RAM that a worker needs before it reads anything: Python, NumPy, Dask and torch.
 BASE_BYTES = 600 * 2**20
 
@@ -302,6 +305,7 @@ def workers_for(
             stack.callback(threads.close)
             yield threads
             return
+        stack.enter_context(dask.config.set(_SHORT_LOGS))
         text, parent = "", None
         if client == "processes":
             client, text, parent = stack.enter_context(_processes(_worker_count(count, task_bytes)))

@@ -156,16 +156,19 @@ def unspill(path: str | os.PathLike, key: str) -> dict[str, np.ndarray]:
 
 
 def spilled(path: str | os.PathLike, start: str) -> list[str]:
-    """Return the keys of `spill` that begin with `start`, in order."""
-    names = (entry.name.removesuffix(".npz") for entry in (Path(path) / _SPILL).glob("*.npz"))
+    """Return the keys of `spill` that begin with `start`, in order; `start` contains the first dot of these keys."""
+    names = (entry.name.removesuffix(".npz") for entry in _spill_file(path, start).parent.glob("*.npz"))
     return sorted(name for name in names if name.startswith(start))
 
 
 def _spill_file(path: str | os.PathLike, key: str) -> Path:
-    """Return the temporary file of a key."""
+    """Return the temporary file of a key, in a folder for its text before the first dot.
+
+    Each site thus has a folder of its own: `spilled` would otherwise list the files of all sites for each site.
+    """
     if not key or "/" in key or "\\" in key or "\0" in key:
         raise StoreError(f"{path}: expected a name of arrays without a path, found {key!r}.")
-    return Path(path) / _SPILL / f"{key}.npz"
+    return Path(path) / _SPILL / key.partition(".")[0] / f"{key}.npz"
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
