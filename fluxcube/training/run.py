@@ -19,6 +19,7 @@ from fluxcube.models.checkpoint import RUN, write_atomically
 from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
 from fluxcube.stores.lock import writer_lock
+from fluxcube.stores.objects import Bucket
 from fluxcube.stores.origin import other_source
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class Run:
 
     Attributes
     ----------
-    path : Path
-        Folder with the checkpoint, `split.json` and `log.csv`.
+    path : Path or Bucket
+        Folder with the checkpoint, `split.json` and `log.csv`, on a disk or in a bucket.
     split : Split
         Training, validation and test sites.
     history : tuple of dict
@@ -63,14 +64,14 @@ class Run:
         `fluxcube.training.calibration.calibration_factors`.
     """
 
-    path: Path
+    path: Path | Bucket
     split: Split
     history: tuple[Mapping, ...] = field(default=(), repr=False)
     summary: str = ""
     calibration: Mapping[str, Mapping] = field(default_factory=dict, repr=False)
 
     def __fspath__(self) -> str:
-        return os.fspath(self.path)
+        return str(self.path)
 
 
 def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
@@ -216,6 +217,11 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def is_run_file(name: str) -> bool:
+    """Return whether a file of this name is one that a run writes, and none that a kill left incomplete."""
+    return _ours(name) and not name.endswith((".part", ".lock"))
 
 
 def _ours(name: str) -> bool:
