@@ -19,11 +19,14 @@ from fluxcube.cli_fetch import app as fetch_app
 from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
+from fluxcube.cli_models import models_by_name
 from fluxcube.cli_report import app as report_app
 from fluxcube.errors import ConfigError
 from fluxcube.models import registry
+from fluxcube.stores.objects import is_bucket
 from fluxcube.terminal import (
     AllowMissing,
+    Digest,
     MaxQc,
     MinQuality,
     Mix,
@@ -40,7 +43,7 @@ from fluxcube.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
     import xarray as xr
@@ -173,8 +176,8 @@ def build(
 
 @app.command()
 def train(
-    store: Annotated[Path, typer.Argument(help="Cube to train on.")],
-    run: Annotated[Path, typer.Argument(help="Run folder to write.")],
+    store: Annotated[str, typer.Argument(help="Cube to train on.")],
+    run: Annotated[str, typer.Argument(help="Run folder to write, also in a bucket: s3://bucket/run.")],
     model: Annotated[
         str,
         typer.Option(
@@ -233,7 +236,7 @@ def train(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of members trained in parallel.")] = 1,
     init: Annotated[
-        Path | None, typer.Option(help="Run to continue from; options that are not set come from it.")
+        str | None, typer.Option(help="Run to continue from; options that are not set come from it.")
     ] = None,
     train_igbp: Annotated[str | None, typer.Option(help="Train on these IGBP classes only, e.g. GRA,CRO.")] = None,
     search: Annotated[
@@ -350,11 +353,12 @@ def split(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    store: Annotated[Path, typer.Argument(help="Cube with the measured fluxes.")],
+    run: Annotated[str, typer.Argument(help="Run folder, also in a bucket: s3://bucket/run.")],
+    store: Annotated[str, typer.Argument(help="Cube with the measured fluxes.")],
     mix: Mix = None,
+    digest: Digest = None,
     against: Annotated[
-        list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
+        list[str] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
     ] = None,
     maps: Annotated[
         list[str] | None,
@@ -396,9 +400,11 @@ def evaluate(
         cli_protocols.check_alone(
             by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part_option, drivers=drivers, maps=maps
         )
-        runs = [[run, *(mix or [])], *([path] for path in against or [])]
+        if any(map(is_bucket, (run, store, *(mix or []), *(against or [])))):
+            raise ConfigError("--protocol reads runs and cubes of a disk: copy them from the bucket.")
+        runs = [[Path(one) for one in (run, *(mix or []))], *([Path(one)] for one in against or [])]
         numbers = cli_protocols.Numbers(clusters_km, draws, seed)
-        cli_protocols.score(protocol, runs, store, out, numbers, missing=allow_missing, other=allow_other_product)
+        cli_protocols.score(protocol, runs, Path(store), out, numbers, missing=allow_missing, other=allow_other_product)
         return
     from fluxcube.evaluation.groups import check_groups
     from fluxcube.evaluation.report import format_table
@@ -409,7 +415,7 @@ def evaluate(
     _check_by(by)
     if out is not None:
         check_output_file(out)
-    models = _models([[run, *(mix or [])], *([path] for path in against or [])])
+    models = models_by_name([[run, *(mix or [])], *([path] for path in against or [])], digest)
     first = next(iter(models.values()))
     stored = cli_maps.named_maps(maps or [], taken=models)
     cube, limits = _part(first, part, store), quality_options(max_qc, min_quality)
@@ -484,22 +490,10 @@ def main() -> None:
     run_app(app)
 
 
-def _open(store: Path) -> xr.Dataset:
+def _open(store: str | Path) -> xr.Dataset:
     from fluxcube.catalog import open_carbonsense
 
     return open_carbonsense(store)
-
-
-def _models(several: Sequence[Sequence[Path]]) -> dict[str, Predictor]:
-    """Return the models to score by name; each is one run, or a mix of several."""
-    from fluxcube.inference.loading import load_model
-
-    if len({tuple(path.resolve() for path in paths) for paths in several}) < len(several):
-        raise ConfigError("a run is compared with itself: pass another run to --against, each run once.")
-    labels = ["+".join(path.name for path in paths) for paths in several]
-    if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
-        labels = ["+".join(map(str, paths)) for paths in several]
-    return {label: load_model(paths) for label, paths in zip(labels, several, strict=True)}
 
 
 def _predict(
@@ -541,7 +535,7 @@ def _score_table(
     return with_coverage(table, covered, by=None if by == "all" else by)
 
 
-def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:
+def _part(model: Predictor, part: str, store: str) -> xr.Dataset:
     """Return the cube with the fluxes of one part of the model's split."""
     if part not in ("train", "val", "test", "all"):
         raise ConfigError(f"--part: expected test, val, train or all, found {part!r}.")

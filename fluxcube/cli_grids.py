@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError, without_secrets
-from fluxcube.terminal import AllowMissing, Mix, Overwrite, bar, box, line_progress, period
+from fluxcube.terminal import AllowMissing, Digest, Mix, Overwrite, bar, box, line_progress, period
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,10 +88,16 @@ def forcing(
 
 @app.command()
 def upscale(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the name of a shipped model, e.g. ecoperceiver-towers.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="Run folder or URL (s3://bucket/run), or the name of a shipped model, e.g. ecoperceiver-towers."
+        ),
+    ],
     forcing: Era5,
     out: Annotated[str, typer.Argument(help="Maps to write, e.g. maps.zarr or s3://bucket/maps.zarr.")],
     mix: Mix = None,
+    digest: Digest = None,
     modis: Modis = None,
     surface: Surface = None,
     land_cover: LandCover = None,
@@ -157,7 +163,7 @@ def upscale(
     from fluxcube.maps.store import write_maps
 
     area = box(bbox)
-    model = load_model([run, *(mix or [])])
+    model = load_model([run, *(mix or [])], digest=digest)
     grid = open_forcing(
         forcing,
         modis=modis,

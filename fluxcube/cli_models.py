@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluxcube.errors import ConfigError
+from fluxcube.stores.objects import Bucket, place
 from fluxcube.terminal import AllowMissing, MaxQc, MinQuality, Overwrite, bar, quality_options
+
+if TYPE_CHECKING:
+    from fluxcube.inference.predictor import Predictor
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -15,7 +21,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def mix(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders, or names of shipped models.")],
+    runs: Annotated[list[str], typer.Argument(help="Two or more run folders, or names of shipped models.")],
     weight: Annotated[
         list[float] | None, typer.Option(help="Weight of a run, in their order; once for each. Default: equal.")
     ] = None,
@@ -33,10 +39,10 @@ def mix(
 
 @app.command()
 def calibrate(
-    run: Annotated[Path, typer.Argument(help="Run whose standard deviations are calibrated; it is changed.")],
-    store: Annotated[Path, typer.Argument(help="Cube with the measured fluxes.")],
+    run: Annotated[str, typer.Argument(help="Run whose standard deviations are calibrated; it is changed.")],
+    store: Annotated[str, typer.Argument(help="Cube with the measured fluxes.")],
     folds: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(help="Runs of the same kind and settings, one for each fold; each predicts its test towers."),
     ],
     max_qc: MaxQc = None,
@@ -64,8 +70,42 @@ def calibrate(
     for fold in folds:
         model = fold_predictor(fold)
         towers = model.split.part(cube, "test")
-        with bar(f"predict {fold.name}") as progress:
+        with bar(f"predict {place(fold).name}") as progress:
             parts.append(predict_fold(model, towers, progress, allow_missing=allow_missing))
     predictions = xr.concat(parts, "site", combine_attrs="drop_conflicts") if len(parts) > 1 else parts[0]
     found = calibrate_run(run, cube, predictions, **limits)
     typer.echo(coverage_text(found))
+
+
+def models_by_name(several: Sequence[Sequence[str]], digest: str | None) -> dict[str, Predictor]:
+    """Return the models to score by name; each is one run, or a mix of several.
+
+    Parameters
+    ----------
+    several : sequence of sequence of str
+        Folders or URLs of the runs of each model.
+    digest : str or None
+        Expected digest of the first model.
+
+    Raises
+    ------
+    ConfigError
+        If a model is there twice.
+    """
+    from fluxcube.inference.loading import load_model
+
+    places = [[place(path) for path in paths] for paths in several]
+    if len({tuple(map(_absolute, paths)) for paths in places}) < len(places):
+        raise ConfigError("a run is compared with itself: pass another run to --against, each run once.")
+    labels = ["+".join(path.name for path in paths) for paths in places]
+    if len(set(labels)) < len(labels):  # runs of one name in two folders go by their paths
+        labels = ["+".join(map(str, paths)) for paths in places]
+    digests = [digest, *[None] * (len(places) - 1)]
+    return {
+        label: load_model(paths, digest=expected)
+        for label, paths, expected in zip(labels, places, digests, strict=True)
+    }
+
+
+def _absolute(path: Path | Bucket) -> str:
+    return path.url if isinstance(path, Bucket) else str(path.resolve())

@@ -20,6 +20,7 @@ from fluxcube.schema import DRIVERS, SURFACE_DIMS, USED_DRIVERS, driver_sources
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.stores.ledger import done_regions
 from fluxcube.stores.manifest import STORE_ID, verify
+from fluxcube.stores.objects import Bucket, is_bucket, place
 from fluxcube.stores.origin import DERIVED_FROM
 from fluxcube.stores.reading import is_url, open_store, store_attrs
 
@@ -68,6 +69,8 @@ def inspect(
     SourceError, StoreError
         If there is nothing at the path, or it cannot be opened.
     """
+    if is_bucket(path) and is_run_in(place(path)):
+        return "\n".join(_model(load_model(path)))
     if not is_url(path) and _is_run(Path(path)):
         return "\n".join(_model(load_model(path)))
     if not is_url(path) and not (Path(path) / "zarr.json").is_file():
@@ -107,6 +110,12 @@ def verify_store(store: str | os.PathLike, *, progress: Progress | None = None) 
         more = f"\n  and {len(found.faults) - _FAULTS} more" if len(found.faults) > _FAULTS else ""
         raise StoreError(f"{store}: {len(found.faults)} files are not as they were written:\n  {listed}{more}")
     return f"{store}: {found.files} files are as they were written; store_id {found.store_id}"
+
+
+def is_run_in(folder: Path | Bucket) -> bool:
+    """Return whether a bucket contains a finished run at a URL."""
+    names = (checkpoint.RUN, checkpoint.ENSEMBLE)
+    return isinstance(folder, Bucket) and any(folder.read(name) is not None for name in names)
 
 
 def _is_run(path: Path) -> bool:

@@ -29,8 +29,11 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing output; without it nothing is replaced.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Digest = Annotated[
+    str | None, typer.Option(help="Digest that the model's weights must have, or at least its first 12 characters.")
+]
 Mix = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(help="Another run to mix with the first: the mean of their predictions; may be repeated."),
 ]
 AllowMissing = Annotated[

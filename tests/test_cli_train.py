@@ -281,6 +281,7 @@ def runs(call, trained, monkeypatch):
 EVALUATE = {
     "run": ("line", "cycle"),
     "mix": ("line", "line --mix cycle"),
+    "digest": None,  # tests/training/test_bucket_runs.py
     "against": ("line", "line --against cycle"),
     "maps": None,  # tests/test_cli_models.py
     "by": ("line", "line --by site"),

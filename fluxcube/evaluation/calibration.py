@@ -19,6 +19,9 @@ from fluxcube.inference.towers import predict
 from fluxcube.models import checkpoint, shipped
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.clusters import cluster_sites
+from fluxcube.stores.bucket_lock import bucket_lock
+from fluxcube.stores.download import downloaded
+from fluxcube.stores.lock import writer_lock
 from fluxcube.training.calibration import LEVEL, error_calibration
 
 log = logging.getLogger(__name__)
@@ -100,19 +103,41 @@ def calibrate(
         raise ConfigError(
             f"{', '.join(names)}: too few measured values with a prediction to calibrate (20 are needed)."
         )
-    assert predictor.path is not None
-    checkpoint.update_calibration(predictor.path, found)
+    store_calibration(predictor, found)
     return found
 
 
 def check_folder(predictor: Predictor) -> None:
     """Refuse a model without a folder of its own, in which a calibration can be stored (ConfigError)."""
+    if predictor.bucket is not None:
+        return
     if predictor.path is None:
         raise ConfigError(
             "this model is in no folder that stores its calibration: pass a run, or use save_mixed first."
         )
     if shipped.is_shipped(predictor.path):
         raise ConfigError(f"{predictor.path.name} ships with the package: copy its folder, and calibrate the copy.")
+
+
+def store_calibration(predictor: Predictor, found: Mapping[str, dict]) -> None:
+    """Store a calibration in the run of a model, on a disk or in a bucket.
+
+    Raises
+    ------
+    StoreError
+        If another process is writing the run, or it cannot be written.
+    """
+    if predictor.bucket is None:
+        assert predictor.path is not None
+        with writer_lock(predictor.path):
+            checkpoint.update_calibration(predictor.path, found)
+        return
+    names = (checkpoint.RUN, checkpoint.ENSEMBLE)
+    with bucket_lock(predictor.bucket) as lock, downloaded(predictor.bucket, lambda name: name in names) as folder:
+        checkpoint.update_calibration(folder, found)
+        name = checkpoint.ENSEMBLE if checkpoint.is_ensemble(folder) else checkpoint.RUN
+        lock.check()
+        predictor.bucket.write(name, (folder / name).read_bytes())
 
 
 def fold_predictor(run: OneModel) -> Predictor:
@@ -124,7 +149,9 @@ def fold_predictor(run: OneModel) -> Predictor:
         name: {key: value for key, value in entry.items() if key != "error_model"}
         for name, entry in (predictor.metadata.get("calibration") or {}).items()
     }
-    return dataclasses.replace(predictor, metadata={**predictor.metadata, "calibration": entries}, path=None)
+    return dataclasses.replace(
+        predictor, metadata={**predictor.metadata, "calibration": entries}, path=None, bucket=None
+    )
 
 
 def predict_fold(

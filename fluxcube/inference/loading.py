@@ -5,10 +5,12 @@ Several runs are opened as one mixed ensemble, which `save_mixed` stores in a fo
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
@@ -17,20 +19,32 @@ from fluxcube.inference.passes import to_gpu
 from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
 from fluxcube.models import checkpoint, shipped
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.stores.download import bucket_of, downloaded
 from fluxcube.stores.files import names_disk_errors
+from fluxcube.stores.objects import Bucket, is_bucket
 from fluxcube.variables import DECLARED, declare_again
 
 #: A run, by its folder, by the name of a shipped model, or loaded already.
-OneModel = Predictor | str | os.PathLike
+OneModel = Predictor | Bucket | str | os.PathLike
 #: A run, or several that are opened as a mixed ensemble.
 AnyModel = OneModel | Sequence[OneModel]
 
 _SHORTEST_DIGEST = 12
+#: Files that predictions need.
+_MODEL_FILES = re.compile(
+    r"(run|ensemble)\.json|(model\.(safetensors|json|\d+\.ubj)|applicability\.safetensors)(\.gz)?"
+)
 _loaded: dict[tuple[str, str, str] | MixedReference, Predictor] = {}
 _lock = threading.RLock()
 
 
-def load_model(run: AnyModel, *, weights: Sequence[float] | None = None, digest: str | None = None) -> Predictor:
+def load_model(
+    run: AnyModel,
+    *,
+    weights: Sequence[float] | None = None,
+    digest: str | None = None,
+    storage_options: Mapping[str, object] | None = None,
+) -> Predictor:
     """Load a trained model, or several as one mixed ensemble.
 
     A checkpoint contains numbers and text, and no code; its structure is checked. Whether its numbers are those of the
@@ -38,14 +52,17 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None, digest:
 
     Parameters
     ----------
-    run : path, Run or str, or a sequence of these
-        Result of `fluxcube.fit`, or its folder; or the name of a model that ships with the package, such as
-        "ecoperceiver-towers" (`fluxcube.models.shipped.names`). Several runs, of any kind and with any inputs, are
-        opened as one model: the weighted mean of their predictions, with the spread between them as NAME_spread.
+    run : path, URL, Run or str, or a sequence of these
+        Result of `fluxcube.fit`, or its folder, also in a bucket (``s3://bucket/run``); or the name of a model that
+        ships with the package, such as "ecoperceiver-towers" (`fluxcube.models.shipped.names`). Several runs, of any
+        kind and with any inputs, are opened as one model: the weighted mean of their predictions, with the spread
+        between them as NAME_spread.
     weights : sequence of float, optional
         Weight of each of several runs, above 0; equal by default.
     digest : str, optional
         Expected digest of the model's weights (`Predictor.digest`), or at least its first 12 characters.
+    storage_options : mapping, optional
+        Options of fsspec to reach a bucket; workers of Dask that read the model receive them.
 
     Returns
     -------
@@ -57,6 +74,8 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None, digest:
         If a folder contains no finished model, or a damaged one, or weights with another digest.
     ConfigError
         If several runs have no common target, or different time steps or clocks, or one is there twice.
+    StoreError
+        If a bucket cannot be reached.
 
     Examples
     --------
@@ -64,18 +83,18 @@ def load_model(run: AnyModel, *, weights: Sequence[float] | None = None, digest:
     >>> load_model([FOLDER / "ecoperceiver-towers" / "seed-0", FOLDER / "ecoperceiver-towers" / "seed-1"])
     <Predictor mixed: NEE, GPP_NT, RECO_NT from 0.5 seed-0 (ecoperceiver), 0.5 seed-1 (ecoperceiver); in memory>
     """
-    predictor = _opened(run, weights)
+    predictor = _opened(run, weights, storage_options)
     if digest is not None:
         _check_digest(predictor, digest)
     return predictor
 
 
-def _opened(run: AnyModel, weights: Sequence[float] | None) -> Predictor:
-    if isinstance(run, Predictor | str | os.PathLike):
+def _opened(run: AnyModel, weights: Sequence[float] | None, options: Mapping[str, object] | None) -> Predictor:
+    if isinstance(run, Predictor | Bucket | str | os.PathLike):
         if weights is not None:
             raise ConfigError("weights are for several runs: pass a list of runs, or no weights.")
-        return run if isinstance(run, Predictor) else _load(run)
-    parts = [load_model(one) for one in run]
+        return run if isinstance(run, Predictor) else _load(run, options)
+    parts = [load_model(one, storage_options=options) for one in run]
     if len(parts) == 1 and weights is None:
         return parts[0]
     mixed = mix(parts, weights)
@@ -88,16 +107,21 @@ def _check_digest(predictor: Predictor, digest: str) -> None:
         raise ConfigError(f"digest: expected at least {_SHORTEST_DIGEST} characters, found {digest!r}.")
     if not (predictor.digest or "").startswith(digest):
         raise CheckpointError(
-            f"{predictor.path or 'the model'} has the digest {predictor.digest}, expected {digest}: it is another "
+            f"{predictor.place} has the digest {predictor.digest}, expected {digest}: it is another "
             "model, or was changed; get it from its author again."
         )
 
 
-def _load(run: str | os.PathLike) -> Predictor:
-    path = shipped.find(run)
-    about = checkpoint.read_about(path)
+def _load(run: str | os.PathLike | Bucket, options: Mapping[str, object] | None = None) -> Predictor:
+    if (bucket := bucket_of(run, options)) is not None:
+        with downloaded(bucket, lambda name: name in (checkpoint.RUN, checkpoint.ENSEMBLE)) as folder:
+            about = checkpoint.read_about(folder)
+        path, options = bucket.url, bucket.options
+    else:
+        path = str(shipped.find(os.fspath(run) if not isinstance(run, Bucket) else run.url))
+        about = checkpoint.read_about(path)
     try:
-        return load_reference(ModelReference(str(path), about["digest"], str(about.get("seal", ""))))
+        return load_reference(ModelReference(path, about["digest"], str(about.get("seal", "")), options or {}))
     except FluxcubeError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
@@ -239,8 +263,29 @@ def _load_mixed_reference(reference: MixedReference) -> Predictor:
         return _loaded[reference]
 
 
+def _is_of_model(name: str) -> bool:
+    """Return whether an object is one that predictions need."""
+    return bool(_MODEL_FILES.fullmatch(name.rpartition("/")[2]))
+
+
 def _read(reference: ModelReference) -> Predictor:
-    path = Path(reference.path)
+    if not is_bucket(reference.path):
+        return _read_folder(reference, Path(reference.path))
+    bucket = Bucket(reference.path, reference.options)
+    with downloaded(bucket, _is_of_model) as folder:
+        predictor = _read_folder(reference, folder)
+    return dataclasses.replace(_detached(predictor), bucket=bucket)
+
+
+def _detached(predictor: Predictor) -> Predictor:
+    """Return a predictor, and its members, without the folder that they were read from, unless they are shipped."""
+    if isinstance(predictor, MixedPredictor):
+        predictor = dataclasses.replace(predictor, parts=tuple(_detached(part) for part in predictor.parts))
+    is_copy = predictor.path is not None and not shipped.is_shipped(predictor.path)
+    return dataclasses.replace(predictor, path=None) if is_copy else predictor
+
+
+def _read_folder(reference: ModelReference, path: Path) -> Predictor:
     about = checkpoint.read_about(path)
     if (found := about["digest"]) != reference.digest:
         raise CheckpointError(

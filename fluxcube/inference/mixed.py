@@ -66,7 +66,7 @@ class MixedPredictor(Predictor):
     def __repr__(self) -> str:
         """Return targets, members and folder."""
         members = ", ".join(f"{w:.3g} {name} ({p.model.kind})" for name, p, w in self._members())
-        return f"<Predictor {MIXED}: {', '.join(self.spec.targets)} from {members}; {self.path or 'in memory'}>"
+        return f"<Predictor {MIXED}: {', '.join(self.spec.targets)} from {members}; {self.place}>"
 
     def _members(self) -> list[tuple[str, Predictor, float]]:
         return list(zip(self.names, self.parts, self.weights, strict=True))
@@ -85,7 +85,7 @@ class MixedPredictor(Predictor):
     @property
     def reference(self) -> Reference:
         """What a Dask graph contains: the folder, or those of the members."""
-        if self.path is not None:
+        if self.path is not None or self.bucket is not None:
             return super().reference
         return MixedReference(tuple(part.reference for part in self.parts), self.names, self.weights)
 
@@ -121,7 +121,7 @@ class MixedPredictor(Predictor):
         if self.support_years is None:
             raise ConfigError("no member of this mixed ensemble uses support windows: it has no support years.")
         parts = (part if part.support_years is None else part.with_support(years) for part in self.parts)
-        return dataclasses.replace(self, parts=tuple(parts), path=None)
+        return dataclasses.replace(self, parts=tuple(parts), path=None, bucket=None)
 
     def embed(self, cube: xr.Dataset) -> xr.DataArray:
         """Refuse: members make embeddings of their own (ConfigError)."""
@@ -307,7 +307,7 @@ def mix(
 
 def distinct_names(parts: Sequence[Predictor]) -> list[str]:
     """Return a name for each member: that of its folder, else its kind; numbered where two are alike."""
-    plain = [part.path.name if part.path is not None else part.model.kind for part in parts]
+    plain = [one.name if (one := part.path or part.bucket) is not None else part.model.kind for part in parts]
     return [name if plain.count(name) == 1 else f"{name}-{plain[:i].count(name)}" for i, name in enumerate(plain)]
 
 

@@ -29,6 +29,7 @@ from fluxcube.samples.features import Block, FeatureSpec
 from fluxcube.samples.splits import Split
 from fluxcube.samples.support import block_with_embeddings, with_embeddings
 from fluxcube.schema import validate_cube
+from fluxcube.stores.objects import Bucket
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,17 +45,20 @@ class ModelReference:
     Attributes
     ----------
     path : str
-        Run folder, as this machine finds it.
+        Run folder, as this machine finds it, or its URL.
     digest : str
         Digest of the weights, so that a folder that was trained again is not mistaken for the original.
     seal : str
         Digest of the JSON file, so that a run that was calibrated again is not mistaken for the original; "" for runs
         of earlier versions.
+    options : mapping
+        `storage_options` of fsspec, if the path is the URL of a bucket.
     """
 
     path: str
     digest: str
     seal: str = ""
+    options: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Predictor:
         Digest of the weights.
     applicability : Applicability or None
         Training days; None for a checkpoint without them.
+    bucket : Bucket or None
+        Run in a bucket that the model was read from.
     """
 
     model: Model
@@ -110,6 +116,7 @@ class Predictor:
     path: Path | None = None
     digest: str = ""
     applicability: Applicability | None = None
+    bucket: Bucket | None = None
 
     def __repr__(self) -> str:
         """Return targets, inputs and folder, not the weights."""
@@ -118,7 +125,12 @@ class Predictor:
         images = (kind.array for kind in spec.images)
         inputs = ", ".join((*spec.predictors, *spec.surface, *spec.bands, *images, *spec.static))
         kind = f"{members} of {self.model.kind}" if members else self.model.kind
-        return f"<Predictor {kind}: {', '.join(spec.targets)} from {inputs}{memory}; {self.path or 'in memory'}>"
+        return f"<Predictor {kind}: {', '.join(spec.targets)} from {inputs}{memory}; {self.place}>"
+
+    @property
+    def place(self) -> str:
+        """Where the model was read from, as text."""
+        return str(self.path or self.bucket or "in memory")
 
     @property
     def split(self) -> Split:
@@ -224,7 +236,7 @@ class Predictor:
             raise ConfigError(f"{self.model.kind} uses no support windows: it has no support years to choose.")
         changed = {**self.metadata, "support_years": [int(year) for year in years]}
         # A graph then contains the model itself, not a reference to its file, which does not record the years.
-        return dataclasses.replace(self, metadata=changed, path=None)
+        return dataclasses.replace(self, metadata=changed, path=None, bucket=None)
 
     def embed(self, cube: xr.Dataset) -> xr.DataArray:
         """Return the embedding of each tower, from its model inputs alone; no flux is used.
@@ -376,9 +388,10 @@ class Predictor:
     @property
     def reference(self) -> Reference:
         """What a Dask graph contains: path and digest, or the model itself if it is in no file."""
-        if self.path is None:
-            return self
-        return ModelReference(str(self.path), self.digest, str(self.metadata.get("seal", "")))
+        seal = str(self.metadata.get("seal", ""))
+        if self.bucket is not None:
+            return ModelReference(self.bucket.url, self.digest, seal, self.bucket.options)
+        return self if self.path is None else ModelReference(str(self.path), self.digest, seal)
 
     def stride_or_default(self, stride: int | None) -> int:
         """Return the number of time steps that each window emits.

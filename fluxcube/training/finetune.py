@@ -16,6 +16,8 @@ from fluxcube.models import checkpoint, registry, shipped
 from fluxcube.models.base import Config
 from fluxcube.models.checkpoint import RUN
 from fluxcube.samples.features import FeatureSpec
+from fluxcube.stores.download import bucket_of, downloaded
+from fluxcube.stores.objects import Bucket
 from fluxcube.training.run import STATE
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Start:
     free_settings: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
-    def read(cls, run: str | os.PathLike, kind: str) -> Start:
+    def read(cls, run: str | os.PathLike | Bucket, kind: str) -> Start:
         """Read the checkpoint of a run; for an unfinished run, the best weights of its last saved state.
 
         Raises
@@ -68,7 +70,13 @@ class Start:
         ConfigError
             If it contains another kind of model, or an ensemble.
         """
-        path = shipped.find(run)
+        if (bucket := bucket_of(run)) is not None:
+            with downloaded(bucket, lambda name: "/" not in name) as folder:
+                return dataclasses.replace(cls._read(folder, kind), path=Path(bucket.name))
+        return cls._read(shipped.find(run if not isinstance(run, Bucket) else run.url), kind)
+
+    @classmethod
+    def _read(cls, path: Path, kind: str) -> Start:
         if checkpoint.is_ensemble(path):
             raise ConfigError(f"init must be one model, but {path} is an ensemble: pass one of its seed folders.")
         if not (path / RUN).exists() and (path / STATE).is_file():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import xarray as xr
 
@@ -16,6 +15,8 @@ from fluxcube.models.base import Config
 from fluxcube.resolution import DEFAULT, Default, quality_limit, resolution_of
 from fluxcube.samples.splits import Split
 from fluxcube.schema import validate_cube
+from fluxcube.stores.download import bucket_of
+from fluxcube.stores.objects import Bucket, place
 from fluxcube.stores.origin import origin
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.plan import check_bag, make_plan
@@ -31,7 +32,7 @@ def fit(
     *,
     model: str = "ecoperceiver",
     target: str | Sequence[str] | None = None,
-    out: str | os.PathLike,
+    out: str | os.PathLike | Bucket,
     predictors: Sequence[str] | None = None,
     memory_days: Sequence[int] | None = None,
     bands: Sequence[str] | None = None,
@@ -57,6 +58,7 @@ def fit(
     drivers: str | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    storage_options: Mapping[str, object] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Run:
     """Train a model on the towers of a cube.
@@ -75,8 +77,9 @@ def fit(
         both.
     target : str or sequence of str, optional
         Fluxes to learn together; by default NEE.
-    out : path
-        Folder of the run.
+    out : path or URL
+        Folder of the run; also in a bucket, such as ``s3://bucket/run``: it is trained in a temporary folder of this
+        machine, and each saved state is copied to the bucket.
     predictors : sequence of str, optional
         Model inputs; by default all with data in more than 1 % of the training time steps that are not targets.
     memory_days : sequence of int, optional
@@ -151,6 +154,8 @@ def fit(
         Whether to resume an unfinished run in `out`.
     overwrite : bool
         Whether to replace a run in `out`.
+    storage_options : mapping, optional
+        Options of fsspec to reach a bucket; neither stored nor logged.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -169,7 +174,7 @@ def fit(
     MissingPackageError
         If a package that is needed is not installed.
     StoreError
-        If another process is training into `out`.
+        If another process is training into `out`, or the bucket cannot be reached.
     SplitError
         If the sites cannot be split, or no site is left to train or validate on.
     TrainingError
@@ -191,7 +196,7 @@ def fit(
     ['applicability.safetensors', 'model.json', 'run.json', 'split.json']
     """
     _check_used(model, epochs, seeds, jobs)
-    source, cube, folder = origin(cube), validate_cube(cube), Path(out)
+    source, cube, folder = origin(cube), validate_cube(cube), place(out, storage_options)
     cube = cube if drivers is None else use_drivers(cube, drivers)
     resolution = resolution_of(cube)
     limit = quality_limit(resolution, max_qc, min_quality, default=resolution.training_limit)
@@ -212,7 +217,7 @@ def fit(
         train_igbp=train_igbp,
         config=config,
         training=_training(training, epochs),
-        init=init,
+        init=init if init is None else bucket_of(init, storage_options) or init,
         seed=seed,
         search=search,
         bag=bag,

@@ -11,6 +11,7 @@ from fluxcube.models import registry
 from fluxcube.models.base import Config
 from fluxcube.resolution import DEFAULT, Default, QualityLimit
 from fluxcube.samples.splits import Split
+from fluxcube.stores.objects import Bucket
 from fluxcube.training.config import TrainingConfig
 from fluxcube.training.run import by_torchrun
 from fluxcube.training.settings import LABEL_SETTINGS, takes_weights
@@ -47,7 +48,7 @@ class FitRequest:
     train_igbp: str | Sequence[str] | None = None
     config: Config | Mapping | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    init: str | os.PathLike | None = None
+    init: str | os.PathLike | Bucket | None = None
     seed: int = 0
     search: int | None = None
     bag: float = 1.0

@@ -22,6 +22,7 @@ from fluxcube.resolution import DAILY
 from fluxcube.samples.splits import Split
 from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import check_held, writer_lock
+from fluxcube.stores.objects import Bucket
 from fluxcube.stores.origin import other_source
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ class Run:
 
     Attributes
     ----------
-    path : Path
-        Folder with the checkpoint, `split.json` and `log.csv`.
+    path : Path or Bucket
+        Folder with the checkpoint, `split.json` and `log.csv`, on a disk or in a bucket.
     split : Split
         Training, validation and test sites.
     history : tuple of dict
@@ -66,14 +67,14 @@ class Run:
         `fluxcube.training.calibration.calibration_factors`.
     """
 
-    path: Path
+    path: Path | Bucket
     split: Split
     history: tuple[Mapping, ...] = field(default=(), repr=False)
     summary: str = ""
     calibration: Mapping[str, Mapping] = field(default_factory=dict, repr=False)
 
     def __fspath__(self) -> str:
-        return os.fspath(self.path)
+        return str(self.path)
 
 
 def prepare(folder: Path, request: Mapping, *, overwrite: bool, resume: bool) -> None:
@@ -227,6 +228,11 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def is_run_file(name: str) -> bool:
+    """Return whether a file of this name is one that a run writes, and none that a kill left incomplete."""
+    return _ours(name) and not name.endswith((".part", ".lock"))
 
 
 def _ours(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -18,8 +19,10 @@ from fluxcube.processes import process_pool, without_interrupts
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.stores.lock import check_held
+from fluxcube.stores.objects import Bucket
 from fluxcube.training.calibration import calibrate_on
 from fluxcube.training.calibration import summary as coverage
+from fluxcube.training.mirror import run_folder
 from fluxcube.training.plan import Plan, check_bag
 from fluxcube.training.run import (
     DATA,
@@ -33,7 +36,6 @@ from fluxcube.training.run import (
     clear_parts,
     differences,
     other_data,
-    run_lock,
 )
 from fluxcube.training.single import Data, metadata, searched, train_one
 from fluxcube.training.validation import Validation, validation_windows
@@ -48,7 +50,7 @@ def train_seeds(
     plan: Plan,
     seeds: int | Sequence[int],
     seed: int,
-    folder: Path,
+    place: Path | Bucket,
     *,
     jobs: int,
     overwrite: bool,
@@ -67,7 +69,7 @@ def train_seeds(
         Number of seeds, counted from `seed`, or the seeds.
     seed : int
         First seed.
-    folder : Path
+    place : Path or Bucket
         Folder of the ensemble.
     jobs : int
         Number of models that are trained in parallel, each in a process with its own copy of the data and its share
@@ -87,11 +89,12 @@ def train_seeds(
         check_bag(plan, s)
     first = _first(plan)
     with contextlib.ExitStack() as stack:
-        first(lambda: stack.enter_context(run_lock(folder)))
+        folder = first(lambda: stack.enter_context(run_folder(place, overwrite=overwrite)))
         first(lambda: _prepare(folder, chosen, overwrite))
         digest = first(lambda: Data(plan, progress).digest)
         first(lambda: _check_members(folder, digest, plan.source))
-        return _train_members(plan, chosen, seed, folder, first, digest, jobs=jobs, resume=resume, progress=progress)
+        run = _train_members(plan, chosen, seed, folder, first, digest, jobs=jobs, resume=resume, progress=progress)
+    return dataclasses.replace(run, path=place)
 
 
 def _train_members(

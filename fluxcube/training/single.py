@@ -22,9 +22,11 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.towers import Towers, load_towers
 from fluxcube.schema import DRIVERS_SOURCE, USED_DRIVERS
 from fluxcube.stores.lock import check_held
+from fluxcube.stores.objects import Bucket
 from fluxcube.training.applicability import fit_applicability
 from fluxcube.training.calibration import summary as coverage
 from fluxcube.training.digest import data_digest
+from fluxcube.training.mirror import run_folder
 from fluxcube.training.plan import Plan
 from fluxcube.training.rows import SiteRows, fit_rows, row_weights
 from fluxcube.training.run import (
@@ -37,7 +39,6 @@ from fluxcube.training.run import (
     Run,
     check_data,
     prepare,
-    run_lock,
     write_log,
 )
 from fluxcube.variables import TIMING, table
@@ -129,13 +130,16 @@ class Data:
         return SiteRows(cube, sites, spec, limit, self.progress, {} if self.shared else None)
 
 
-def train_one(data: Data, seed: int, folder: Path, *, overwrite: bool, resume: bool, progress: Callable | None) -> Run:
-    """Train one model into a folder; see `fluxcube.training.fit.fit`."""
+def train_one(
+    data: Data, seed: int, place: Path | Bucket, *, overwrite: bool, resume: bool, progress: Callable | None
+) -> Run:
+    """Train one model into a folder or a bucket; see `fluxcube.training.fit.fit`."""
     world = _world(data.plan)
     first = world.first if world else (lambda call: call())
     with contextlib.ExitStack() as stack:
-        first(lambda: stack.enter_context(run_lock(folder)))
-        return _train(data, seed, folder, world, first, overwrite=overwrite, resume=resume, progress=progress)
+        folder = first(lambda: stack.enter_context(run_folder(place, overwrite=overwrite)))
+        run = _train(data, seed, folder, world, first, overwrite=overwrite, resume=resume, progress=progress)
+    return dataclasses.replace(run, path=place)
 
 
 def _train(
