@@ -95,7 +95,7 @@ def inspect(
 @app.command()
 def build(
     raw: Annotated[Path, typer.Argument(help="Folder of downloaded archives, with BADM or site tables.")],
-    store: Annotated[Path, typer.Argument(help="Cube to write, e.g. cube.zarr.")],
+    store: Annotated[str, typer.Argument(help="Cube to write, e.g. cube.zarr or s3://bucket/cube.zarr.")],
     also: Annotated[list[Path] | None, typer.Option(help="Another folder of archives; may be repeated.")] = None,
     modis: Annotated[
         Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
@@ -134,6 +134,9 @@ def build(
         bool, typer.Option("--compact", help="Round to the decimals of the source (0.59 of the size, needs fluxcube).")
     ] = False,
     overwrite: Overwrite = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the earlier state of a cube that is replaced or appended to.")
+    ] = False,
 ) -> None:
     """Build the CarbonSense cube from raw tower archives.
 
@@ -161,6 +164,7 @@ def build(
             append=append,
             compact=compact,
             overwrite=overwrite,
+            keep=keep,
             progress=progress,
         )
     kept = f", {len(report.unchanged)} of them unchanged" if append else ""
@@ -173,7 +177,7 @@ def build(
 
 @app.command()
 def train(
-    store: Annotated[Path, typer.Argument(help="Cube to train on.")],
+    store: Annotated[str, typer.Argument(help="Cube to train on.")],
     run: Annotated[Path, typer.Argument(help="Run folder to write.")],
     model: Annotated[
         str,
@@ -299,7 +303,7 @@ def train(
 
 @app.command()
 def split(
-    store: Annotated[Path, typer.Argument(help="Cube with the towers to split.")],
+    store: Annotated[str, typer.Argument(help="Cube with the towers to split.")],
     out: Annotated[Path, typer.Argument(help="File to write, e.g. folds.json.")],
     kind: Annotated[
         str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation, sites or benchmark:NAME.")
@@ -351,7 +355,7 @@ def split(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    store: Annotated[Path, typer.Argument(help="Cube with the measured fluxes.")],
+    store: Annotated[str, typer.Argument(help="Cube with the measured fluxes.")],
     mix: Mix = None,
     against: Annotated[
         list[Path] | None, typer.Option(help="Another run, scored at the same hours; may be repeated.")
@@ -398,7 +402,7 @@ def evaluate(
         )
         runs = [[run, *(mix or [])], *([path] for path in against or [])]
         numbers = cli_protocols.Numbers(clusters_km, draws, seed)
-        cli_protocols.score(protocol, runs, store, out, numbers, missing=allow_missing, other=allow_other_product)
+        cli_protocols.score(protocol, runs, Path(store), out, numbers, missing=allow_missing, other=allow_other_product)
         return
     from fluxcube.evaluation.groups import check_groups
     from fluxcube.evaluation.report import format_table
@@ -444,7 +448,7 @@ def evaluate(
 
 @app.command()
 def energy(
-    store: Annotated[Path, typer.Argument(help="Cube with LE, H, NETRAD and G.")],
+    store: Annotated[str, typer.Argument(help="Cube with LE, H, NETRAD and G.")],
     soil_heat: Annotated[
         bool, typer.Option("--soil-heat/--no-soil-heat", help="Whether the soil heat flux G is subtracted from NETRAD.")
     ] = True,
@@ -501,7 +505,7 @@ def main() -> None:
         sys.exit("fluxcube: interrupted (fetch, train and upscale continue if run again)")
 
 
-def _open(store: Path) -> xr.Dataset:
+def _open(store: str) -> xr.Dataset:
     from fluxcube.catalog import open_carbonsense
 
     return open_carbonsense(store)
@@ -558,7 +562,7 @@ def _score_table(
     return with_coverage(table, covered, by=None if by == "all" else by)
 
 
-def _part(model: Predictor, part: str, store: Path) -> xr.Dataset:
+def _part(model: Predictor, part: str, store: str) -> xr.Dataset:
     """Return the cube with the fluxes of one part of the model's split."""
     if part not in ("train", "val", "test", "all"):
         raise ConfigError(f"--part: expected test, val, train or all, found {part!r}.")

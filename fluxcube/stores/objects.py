@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,7 +186,9 @@ class Bucket:
         from zarr.storage import FsspecStore
 
         with self._requests():
-            return FsspecStore.from_url(self.url, storage_options=_fsspec_options(self.options), read_only=read_only)
+            store = FsspecStore.from_url(self.url, storage_options=_fsspec_options(self.options), read_only=read_only)
+            forget_exit_hooks(store.fs)
+            return store
 
     def _path(self, key: str) -> str:
         base = self.url.partition("://")[2]
@@ -215,6 +218,17 @@ class Bucket:
                 f"{self.url}: cannot be reached ({type(error).__name__}); check the address, storage_options and "
                 "credentials."
             ) from None
+
+
+def forget_exit_hooks(files: object) -> None:
+    """Let an asynchronous file system end with the process.
+
+    adlfs would close its client at exit in a loop that such a file system does not have, which prints a traceback.
+    """
+    registry = getattr(weakref.finalize, "_registry", {})
+    for hook in [hook for hook in list(registry) if (about := hook.peek()) and about[0] is files]:
+        if None in hook.peek()[2]:  # the loop that would be used
+            hook.atexit = False
 
 
 def access_errors() -> tuple[type[Exception], ...]:
