@@ -17,7 +17,7 @@ import fluxcube as fc
 from fluxcube.cli import app
 from fluxcube.errors import StoreError
 from fluxcube.inventory import inspect
-from fluxcube.stores import building, states
+from fluxcube.stores import building, documents, states
 from fluxcube.stores.building import staging, store_lock
 from fluxcube.stores.manifest import verify
 from fluxcube.stores.reading import store_attrs
@@ -158,3 +158,16 @@ def test_the_command_keeps_states(store, local):
     arguments = ["build", str(local / "raw"), str(store), "--append", "--keep", "--site", "FJ-Ddd"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert list(kept_states(store)) == [first]
+
+
+def test_the_report_is_of_one_state_and_whole(store, local, monkeypatch):
+    entry = store / "report" / "NP-Ccc"
+    assert set(fc.open_report(store).site) == {"NP-Ccc"}
+    opened = documents.open_group
+    monkeypatch.setattr(documents, "open_group", lambda *args: (opened(*args), replace(store, local / "two.zarr"))[0])
+    assert set(fc.open_report(store).site) == {"NP-Ccc"}  # of the state that was opened, which is kept
+    monkeypatch.undo()
+    assert set(fc.open_report(store).site) == {"NP-Ccc", "FJ-Ddd"}
+    shutil.rmtree(entry)
+    with pytest.raises(StoreError, match="NP-Ccc of report are missing"):
+        fc.open_report(store)

@@ -197,7 +197,7 @@ def _publish(lock: BucketLock, base: _Base, path: Path, *, keep: bool) -> None:
     states = states_of(base.bucket)
     abandoned = _abandoned(base, states)
     with contextlib.ExitStack() as undo:
-        undo.callback(_discard, states / record.folder)
+        undo.push(lambda kind, error, trace: _discard_after(kind, states / record.folder))
         _upload(base, path, states / record.folder)
         if keep and base.place is base.bucket:
             _copy_direct(base, states / record.kept[-1])
@@ -312,6 +312,12 @@ def _files_of_store(bucket: Bucket) -> list[str]:
     keys = list(bucket.entries())
     nodes = {key.partition("/")[0] for key in keys if key.endswith(f"/{_ROOT}")}
     return [key for key in keys if "/" in key and key.partition("/")[0] in nodes]
+
+
+def _discard_after(kind: type[BaseException] | None, state: Bucket) -> None:
+    """Remove what was uploaded before an error; after an interrupt, the next writer does so."""
+    if kind is not None and issubclass(kind, Exception):
+        _discard(state)
 
 
 def _discard(state: Bucket) -> None:

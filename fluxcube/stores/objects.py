@@ -7,6 +7,7 @@ first. fsspec's packages (s3fs, gcsfs, adlfs) send the requests; `storage_option
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import weakref
@@ -33,6 +34,8 @@ _PACKAGES = {
     "abfs": ("az", "adlfs"),
     "abfss": ("az", "adlfs"),
 }
+#: Errors of the disk that a copy is written to; s3fs uses other numbers for what the service answers.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 #: Names under which the services' listings give the time of the last change.
 _TIMES = ("LastModified", "updated", "last_modified", "mtime")
 
@@ -213,6 +216,10 @@ class Bucket:
         except FileNotFoundError:
             raise StoreError(f"{self.url}: the bucket or the object does not exist; check the address.") from None
         except access_errors() as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise StoreError(
+                    f"{self.url}: no room for a copy of it ({os.strerror(error.errno)}); set TMPDIR to another disk."
+                ) from None
             # The class only, and no traceback of it: the message of another library might repeat the credentials.
             raise StoreError(
                 f"{self.url}: cannot be reached ({type(error).__name__}); check the address, storage_options and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ from fluxcube.stores.swap import describe_moved_store
 #: File that is written once, by kind of store, where it is not ``zarr.json``: that of maps changes while regions are
 #: written.
 _WITNESSES = {"maps": "time/zarr.json", "forcing": "time/zarr.json"}
+#: Number of times that a store is looked for while two are exchanged, and seconds between them.
+_ATTEMPTS, _PAUSE = 10, 0.05
 #: Parts of an encoding that every format can have.
 _CF_ENCODING = ("dtype", "_FillValue", "scale_factor", "add_offset", "units", "calendar")
 
@@ -57,8 +60,9 @@ def open_group(
     if is_url(path):
         return _group(open_remote(str(path), storage_options), str(path), "r")
     _check_exists(Path(path))
-    group = _group(Path(path), path, mode)
-    return group if mode != "r" else _group(_pointed(Path(path), group), path, mode)
+    if mode != "r":
+        return _group(Path(path), path, mode)
+    return _group(_pinned(_local_place(path)), path, mode)
 
 
 def _pointed(path: Path, group: zarr.Group) -> Path:
@@ -76,8 +80,24 @@ def _pointed(path: Path, group: zarr.Group) -> Path:
 
 
 def _check_exists(path: Path) -> None:
-    if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path}: no store there; {describe_moved_store(path) or 'check the path.'}")
+    for attempt in range(_ATTEMPTS):
+        if (path / "zarr.json").is_file():
+            return
+        moved = describe_moved_store(path)
+        if not moved:
+            break
+        if attempt + 1 < _ATTEMPTS:  # perhaps a writer is just exchanging two stores
+            time.sleep(_PAUSE)
+    raise StoreError(f"{path}: no store there; {moved or 'check the path.'}")
+
+
+def _pinned(path: Path, witness: str = "zarr.json") -> PinnedStore:
+    try:
+        return PinnedStore(path, witness=witness)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: was moved or removed while it was opened ({error.strerror}); open it again."
+        ) from error
 
 
 def _group(store: Path | PinnedStore | RemoteStore, path: str | os.PathLike, mode: Literal["r", "r+"]) -> zarr.Group:
@@ -93,8 +113,13 @@ def current_place(path: str | os.PathLike) -> str | os.PathLike:
     """Return where the current state of a store lies: several reads from there are of one state, or end in an error."""
     if is_url(path):
         return open_remote(str(path)).place
+    return _local_place(path)
+
+
+def _local_place(path: str | os.PathLike) -> Path:
     _check_exists(Path(path))
-    return _pointed(Path(path), _group(Path(path), path, "r"))
+    place = Path(path).absolute()
+    return _pointed(place, _group(place, path, "r"))
 
 
 def kept_ids(path: str | os.PathLike) -> list[str]:
@@ -174,17 +199,19 @@ def _pinned_group(
     witness = _WITNESSES.get(kind, "zarr.json")
     if not (state / witness).is_file():  # a store of another kind, which the caller names
         witness = "zarr.json"
-    group = _group(PinnedStore(state, witness=witness), path, "r")
+    group = _group(_pinned(state, witness), path, "r")
     pointed = _pointed(state, group)
-    return group if pointed == state else _group(PinnedStore(pointed), path, "r")
+    return group if pointed == state else _group(_pinned(pointed), path, "r")
+
+
+def names_written(group: zarr.Group) -> frozenset[str]:
+    """Return the names of the files that the manifest of an opened store lists; none if it has no manifest."""
+    return group.store.written() if isinstance(group.store, PinnedStore | RemoteStore) else frozenset()
 
 
 def _check_arrays(path: str | os.PathLike, group: zarr.Group, raw: xr.Dataset) -> None:
     """Raise a StoreError if an array that the manifest lists is not there, because a copy lost its metadata."""
-    store = group.store
-    if not isinstance(store, PinnedStore | RemoteStore):
-        return
-    if missing := sorted(arrays_in(store.written()) - set(map(str, raw.variables))):
+    if missing := sorted(arrays_in(names_written(group)) - set(map(str, raw.variables))):
         raise StoreError(
             f"{path}: the metadata of {', '.join(missing)} are missing, which were there when the store was written: "
             "copy it again."

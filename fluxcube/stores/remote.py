@@ -12,7 +12,7 @@ import copy
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,15 @@ class RemoteStore(FsspecStore):
                 await self._check_absent(key)
         return found
 
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names in a folder of the store."""
+        found = [name async for name in super().list_dir(prefix)]
+        await self._check()
+        if self.immutable and await self._fetch(_ROOT) is None:
+            raise self._removed()
+        for name in found:
+            yield name
+
     async def _fetch(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
@@ -197,8 +206,6 @@ class RemoteStore(FsspecStore):
 
     async def _check_absent(self, key: str) -> None:
         """Raise a StoreError if an object that is not there was there when the store was finished."""
-        if "/c/" not in f"/{key}":
-            return
         if key not in await self._manifest():
             return
         if self.immutable and await self._fetch(_ROOT) is None:
