@@ -88,6 +88,7 @@ def open_carbonsense(
     min_quality: float | Mapping[str, float] | None = None,
     normalized: bool = False,
     drivers: str = TOWER,
+    version: str | None = None,
     storage_options: Mapping[str, object] | None = None,
 ) -> xr.Dataset:
     """Open a cube that `build_carbonsense` wrote, or a part of it, lazily.
@@ -129,6 +130,9 @@ def open_carbonsense(
         Drivers of the predictors: the tower's own, or another source that the cube has, such as "era5"
         (`fluxcube.add_drivers`, or ``drivers=`` of `build_carbonsense`; see `fluxcube.use_drivers`). Their flags are 0
         and their qualities 1 wherever they have a value.
+    version : str, optional
+        Identifier (``store_id``) of a state of the store, or its first characters: the current one, or an earlier one
+        that was kept (``keep=True`` of `build_carbonsense`). Default: the current state.
     storage_options : mapping, optional
         Options of fsspec to reach a URL, such as ``{"anon": True}``; neither kept in the Dataset nor logged.
 
@@ -141,7 +145,7 @@ def open_carbonsense(
     Raises
     ------
     StoreError
-        If the store does not exist, or is not a complete cube.
+        If the store does not exist, is not a complete cube, or has no state `version`; the message lists those it has.
     UnknownNameError
         If a site, class, variable, target or source of drivers does not exist.
     ConfigError
@@ -166,7 +170,8 @@ def open_carbonsense(
         normalized=normalized,
         drivers=drivers,
     )
-    return open_cube(default_store() if store is None else store, selection, storage_options=storage_options)
+    place = default_store() if store is None else store
+    return open_cube(place, selection, storage_options=storage_options, version=version)
 
 
 def open_entry(kind: str, store: str | os.PathLike | None = None, **options: object) -> xr.Dataset:

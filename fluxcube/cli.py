@@ -98,7 +98,7 @@ def inspect(
 @app.command()
 def build(
     raw: Annotated[Path, typer.Argument(help="Folder of downloaded archives, with BADM or site tables.")],
-    store: Annotated[Path, typer.Argument(help="Cube to write, e.g. cube.zarr.")],
+    store: Annotated[str, typer.Argument(help="Cube to write, e.g. cube.zarr or s3://bucket/cube.zarr.")],
     also: Annotated[list[Path] | None, typer.Option(help="Another folder of archives; may be repeated.")] = None,
     modis: Annotated[
         Path | None, typer.Option(help="Folder of MCD43A4 and MCD43A2 rasters (MOD09GA for a daily cube).")
@@ -137,6 +137,9 @@ def build(
         bool, typer.Option("--compact", help="Round to the decimals of the source (0.59 of the size, needs fluxcube).")
     ] = False,
     overwrite: Overwrite = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the earlier state of a cube that is replaced or appended to.")
+    ] = False,
 ) -> None:
     """Build the CarbonSense cube from raw tower archives.
 
@@ -164,6 +167,7 @@ def build(
             append=append,
             compact=compact,
             overwrite=overwrite,
+            keep=keep,
             progress=progress,
         )
     kept = f", {len(report.unchanged)} of them unchanged" if append else ""
@@ -302,7 +306,7 @@ def train(
 
 @app.command()
 def split(
-    store: Annotated[Path, typer.Argument(help="Cube with the towers to split.")],
+    store: Annotated[str, typer.Argument(help="Cube with the towers to split.")],
     out: Annotated[Path, typer.Argument(help="File to write, e.g. folds.json.")],
     kind: Annotated[
         str, typer.Option(help="per-igbp, kfold, blocks, time, warm-site, extrapolation, sites or benchmark:NAME.")
@@ -450,7 +454,7 @@ def evaluate(
 
 @app.command()
 def energy(
-    store: Annotated[Path, typer.Argument(help="Cube with LE, H, NETRAD and G.")],
+    store: Annotated[str, typer.Argument(help="Cube with LE, H, NETRAD and G.")],
     soil_heat: Annotated[
         bool, typer.Option("--soil-heat/--no-soil-heat", help="Whether the soil heat flux G is subtracted from NETRAD.")
     ] = True,

@@ -22,7 +22,8 @@ from fluxcube.stores.ledger import done_regions
 from fluxcube.stores.manifest import STORE_ID, verify
 from fluxcube.stores.objects import Bucket, is_bucket, place
 from fluxcube.stores.origin import DERIVED_FROM
-from fluxcube.stores.reading import is_url, open_store, store_attrs
+from fluxcube.stores.reading import current_place, is_url, kept_ids, open_store, store_attrs
+from fluxcube.stores.remote import verify_remote
 
 Progress = Callable[[int, int, str], None]
 
@@ -77,8 +78,9 @@ def inspect(
         return format_inspection(
             inspect_raw(path, order=order, resolution=resolution, progress=progress), max_files=max_files
         )
-    kind = store_attrs(path).get("kind")
-    return "\n".join(_cube(path, max_files) if kind == "cube" else _other(path, str(kind)))
+    state = current_place(path)  # one for all that is read, also if a writer replaces it meanwhile
+    kind = store_attrs(state).get("kind")
+    return "\n".join(_cube(path, state, max_files) if kind == "cube" else _other(state, str(kind)))
 
 
 def verify_store(store: str | os.PathLike, *, progress: Progress | None = None) -> str:
@@ -86,8 +88,8 @@ def verify_store(store: str | os.PathLike, *, progress: Progress | None = None) 
 
     Parameters
     ----------
-    store : path
-        A complete store on a disk.
+    store : path or URL
+        A complete store.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -102,9 +104,7 @@ def verify_store(store: str | os.PathLike, *, progress: Progress | None = None) 
         If a file is missing, was changed or is damaged (the message lists the first ones), or if the store has no
         manifest.
     """
-    if is_url(store):
-        raise StoreError(f"{store}: a store at a URL cannot be verified; copy it to a disk.")
-    found = verify(store, progress=progress)
+    found = verify_remote(str(store), progress=progress) if is_url(store) else verify(store, progress=progress)
     if found.faults:
         listed = "\n  ".join(found.faults[:_FAULTS])
         more = f"\n  and {len(found.faults) - _FAULTS} more" if len(found.faults) > _FAULTS else ""
@@ -164,13 +164,14 @@ def _uncertainty(predictor: Predictor, name: str) -> str:
     return "; ".join(measures) or "none"
 
 
-def _cube(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
+def _cube(path: str | os.PathLike, store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
     ds = open_store(store, kind="cube", dask=False)
     resolution = resolution_of(ds)
     first, last = ds.time_start.values.min(), ds.time_stop.values.max()
-    yield f"{store}: {resolution} cube of {ds.sizes['site']} sites, {_day(first)} to {_day(last)}"
+    yield f"{path}: {resolution} cube of {ds.sizes['site']} sites, {_day(first)} to {_day(last)}"
     settings = ("clock", "fusion_rule", "fluxcube_version")
     yield "  " + ", ".join(f"{name} {ds.attrs[name]}" for name in settings if name in ds.attrs)
+    yield from _states(path, ds.attrs.get(STORE_ID))
     yield "  classes: " + _counted(ds.igbp.values)
     yield "  networks: " + _counted([name for text in ds.network.values for name in text.split(";")])
     yield from _of_satellite(ds, resolution)
@@ -179,6 +180,14 @@ def _cube(store: str | os.PathLike, max_files: int | None) -> Iterator[str]:
     shares = {HOURLY: _of_hours, DAILY: _of_days}[resolution]
     yield from _aligned([_HEADINGS[resolution], *_of_variables(open_report(store), shares(store))])
     yield from _left_out(store, max_files)
+
+
+def _states(path: str | os.PathLike, store_id: object) -> Iterator[str]:
+    """Yield the identifier of a cube, and those of its earlier states that are kept."""
+    if store_id:
+        yield f"  store_id {store_id}"
+    if earlier := [name for name in kept_ids(path) if name != store_id]:
+        yield f"  earlier states that are kept: {', '.join(earlier)}"
 
 
 def _of_drivers(ds: xr.Dataset) -> Iterator[str]:

@@ -369,8 +369,8 @@ def test_documents_are_read_by_name_and_cost_opening_nothing(tmp_path):
     with staging(tmp_path / "s") as building:
         write_all(building)
         write_documents(building, "report", told)
-    assert read_documents(tmp_path / "s", "report") == told
-    assert read_documents(tmp_path / "s", "none") == {}
+    assert read_documents(tmp_path / "s", "report") == (told,)
+    assert read_documents(tmp_path / "s", "none") == ({},)
     assert "report" not in open_store(tmp_path / "s", kind="cube").variables
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ from fluxcube.cubes.tower_data import Tower
 from fluxcube.errors import ConfigError, SourceError, StoreError
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.sitenames import check_site, find_twins
+from fluxcube.stores.bucket_states import working_copy
 from fluxcube.stores.building import staging, store_lock
-from fluxcube.stores.reading import is_url, open_store
+from fluxcube.stores.reading import open_store
 
 _INFO = ("site", "latitude", "longitude", "elevation", "igbp", "koppen", "utc_offset")
 
@@ -51,6 +52,8 @@ def append_site(
     max_distance_km: float = MAX_DISTANCE_KM,
     drivers: DriverOption = False,
     overwrite: bool = False,
+    keep: bool = False,
+    storage_options: Mapping[str, object] | None = None,
 ) -> None:
     """Add one site to a cube.
 
@@ -59,8 +62,8 @@ def append_site(
 
     Parameters
     ----------
-    store : path
-        A cube that `build_carbonsense` wrote.
+    store : path or URL
+        A cube that `build_carbonsense` wrote, on a disk or in a bucket.
     ds : xarray.Dataset or Tower
         The site's record at its own step, as `fluxcube.sources.towers.table.read_table` or
         `fluxcube.sources.towers.readers.read_archive` returns it: dimension ``time`` (UTC start of each step),
@@ -77,6 +80,10 @@ def append_site(
         Drivers of the site from another source, as in `build_carbonsense`.
     overwrite : bool
         Replace a site of that name.
+    keep : bool
+        Keep the earlier state of the cube, as in `build_carbonsense`.
+    storage_options : mapping, optional
+        Options of fsspec to reach a URL.
 
     Raises
     ------
@@ -95,20 +102,20 @@ def append_site(
     >>> ds = read_table("tower.csv", site="XX-New", utc_offset=1, ...)  # doctest: +SKIP
     >>> append_site("cube.zarr", ds)  # doctest: +SKIP
     """
-    if is_url(store):
-        raise StoreError(f"{store}: a store at a URL is only read; append to a copy on disk.")
-    with store_lock(store):
-        _append(Path(store), ds, info, overwrite, as_sources(surface), max_distance_km, drivers)
+    with working_copy(store, storage_options, append=True, keep=keep) as path, store_lock(path):
+        _append(path, ds, info, as_sources(surface), max_distance_km, drivers, overwrite=overwrite, keep=keep)
 
 
 def _append(
     store: Path,
     ds: xr.Dataset | Tower,
     info: SiteInfo | None,
-    overwrite: bool,
     surface: Sequence[SurfaceSource],
     max_distance_km: float,
     drivers: DriverOption,
+    *,
+    overwrite: bool,
+    keep: bool,
 ) -> None:
     attrs = settings_of(store)
     with open_store(store, kind="cube", dask=False) as cube:
@@ -126,7 +133,7 @@ def _append(
     sources = open_surface(surface, [doc["place"]], max_distance_km) if surface else None
     kept = {name: other for name, other in documents.items() if name != site}
     left_out = {name: why for name, why in log.get("left_out", {}).items() if name.partition(":")[0] != site}
-    with staging(store, overwrite=True) as building:
+    with staging(store, overwrite=True, keep=keep) as building:
         spill_tower(building, tower, compact=settings.compact)
         parts = None
         if sources is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fluxcube.cubes.building import (
@@ -35,8 +35,9 @@ from fluxcube.cubes.surface_sources import SurfaceSource, as_sources
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import ALL, DAILY
 from fluxcube.sources.towers.contradictions import check_trust
+from fluxcube.stores.bucket_states import working_copy
 from fluxcube.stores.building import check_target, staging, store_lock
-from fluxcube.stores.reading import open_store
+from fluxcube.stores.reading import is_url, open_store
 from fluxcube.variables import COMPUTED, RESOLUTIONS, check_role, predictors, targets
 
 __all__ = ["BuildReport", "build_carbonsense"]
@@ -52,8 +53,8 @@ class BuildReport:
 
     Attributes
     ----------
-    store : Path
-        The cube.
+    store : Path or str
+        The cube; a URL is a str.
     sites : tuple of str
         Sites in it.
     left_out : dict of str to str
@@ -69,7 +70,7 @@ class BuildReport:
         Sites that an append left as they were.
     """
 
-    store: Path
+    store: Path | str
     sites: tuple[str, ...]
     left_out: dict[str, str]
     report: dict
@@ -96,6 +97,8 @@ def build_carbonsense(
     append: bool = False,
     compact: bool = False,
     sites: str | Sequence[str] | None = None,
+    keep: bool = False,
+    storage_options: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build the cube of all towers found in folders of downloads.
@@ -104,8 +107,9 @@ def build_carbonsense(
     ----------
     raw : path or sequence of paths
         Folders with tower archives as published, and with BADM or a table of sites (`fluxcube.sources.towers.badm`).
-    store : path
-        Cube to write. It exists only once it is completely written.
+    store : path or URL
+        Cube to write. It exists only once it is completely written. In a bucket (``s3://``, ``gs://``, ``az://``), it
+        is built in a temporary folder and uploaded as a whole.
     resolution : {"hourly", "daily"}
         Hours in UTC; or local days, from daily files where a site has them, else aggregated from its hours.
     modis : path, optional
@@ -157,6 +161,12 @@ def build_carbonsense(
         opens only where fluxcube is installed; any Zarr reader opens the others.
     sites : str or sequence of str, optional
         Build only these sites.
+    keep : bool
+        With `append` or `overwrite`: keep the earlier state of the store, which
+        ``open_carbonsense(store, version=store_id)`` then opens, and which those who are reading it read to the end.
+        Without `keep` they get an error.
+    storage_options : mapping, optional
+        Options of fsspec to reach a URL.
     progress : callable, optional
         ``progress(done, total, text)``.
 
@@ -171,7 +181,7 @@ def build_carbonsense(
         from the time of the towers; if `surface` has no reflectance of any of them, or a series is of a place farther
         than `max_distance_km` from its site.
     StoreError
-        If `store` exists and neither `overwrite` nor `append` is set.
+        If `store` exists and neither `overwrite` nor `append` is set, or another process is writing it.
     ConfigError
         If an option is unknown, no tower has `drivers`, or the store that `append` keeps was built with other options.
     UnknownNameError
@@ -184,34 +194,36 @@ def build_carbonsense(
     _check_options(resolution, rule, clock, max_distance_km)
     if append and overwrite:
         raise ConfigError("append keeps a store and overwrite replaces it: set only one of them.")
-    settings = CubeSettings(
-        predictors=_predictors(variables, resolution),
-        fluxes=_fluxes(Path(store), resolution, append=append),
-        resolution=resolution,
-        clock=DAY_CLOCK if ALL[resolution].local else clock,
-        order=order,
-        rule=rule,
-        compact=compact,
-        checksum=_checksum(Path(store), append=append),
-    )
     sources = as_sources(surface)
     if modis is not None and resolution == DAILY.name:  # a daily cube has no chips
         sources, modis = (*sources, modis), None
-    request = BuildRequest(
-        roots=(raw,) if isinstance(raw, (str, os.PathLike)) else tuple(raw),
-        store=Path(store),
-        settings=settings,
-        modis=modis,
-        surface=sources,
-        max_distance_km=max_distance_km,
-        land_cover=land_cover,
-        drivers=drivers,
-        sites=(sites,) if isinstance(sites, str) else None if sites is None else tuple(sites),
-        strict=strict,
-        trust=check_trust(trust, resolution),
-        progress=progress,
-    )
-    return _build(request, overwrite=overwrite, append=append)
+    with working_copy(store, storage_options, append=append, overwrite=overwrite, keep=keep) as path:
+        settings = CubeSettings(
+            predictors=_predictors(variables, resolution),
+            fluxes=_fluxes(path, resolution, append=append),
+            resolution=resolution,
+            clock=DAY_CLOCK if ALL[resolution].local else clock,
+            order=order,
+            rule=rule,
+            compact=compact,
+            checksum=_checksum(path, append=append),
+        )
+        request = BuildRequest(
+            roots=(raw,) if isinstance(raw, (str, os.PathLike)) else tuple(raw),
+            store=path,
+            settings=settings,
+            modis=modis,
+            surface=sources,
+            max_distance_km=max_distance_km,
+            land_cover=land_cover,
+            drivers=drivers,
+            sites=(sites,) if isinstance(sites, str) else None if sites is None else tuple(sites),
+            strict=strict,
+            trust=check_trust(trust, resolution),
+            progress=progress,
+        )
+        report = _build(request, overwrite=overwrite, append=append, keep=keep)
+    return replace(report, store=str(store) if is_url(store) else Path(store))
 
 
 def _check_options(resolution: str, rule: str, clock: str, max_distance_km: float) -> None:
@@ -248,7 +260,7 @@ def _checksum(store: Path, *, append: bool) -> bool:
     return not (append and store.exists()) or settings_of(store).get("checksums") == CHECKSUMS
 
 
-def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildReport:
+def _build(request: BuildRequest, *, overwrite: bool, append: bool, keep: bool) -> BuildReport:
     """Run the steps of a build; each takes the results of those before it."""
     found = find_sites(request)
     sources, drivers = find_surface(request, found), find_drivers(request)
@@ -258,7 +270,7 @@ def _build(request: BuildRequest, *, overwrite: bool, append: bool) -> BuildRepo
         to_read = any(site not in kept.documents for site in found.archives)
         if kept.documents and not to_read and not is_outdated(request, kept, sources, drivers):
             return _report(request, found, kept, ReadSites(), CubeSites(kept.documents))
-        with staging(request.store, overwrite=overwrite or append) as building:
+        with staging(request.store, overwrite=overwrite or append, keep=keep) as building:
             read = read_sites(request, found, kept, building)
             kept, read = keep_unread(kept, note_losses(request, kept, read))
             sites = CubeSites(kept.documents, read.documents)

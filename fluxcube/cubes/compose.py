@@ -22,6 +22,7 @@ from fluxcube.cubes.surface_layout import (
 )
 from fluxcube.resolution import HOURLY
 from fluxcube.stores.arrays import create
+from fluxcube.stores.manifest import check_present
 from fluxcube.stores.reading import open_store
 from fluxcube.stores.shards import adopt
 
@@ -84,6 +85,7 @@ def compose(
     order = {site: at for at, site in enumerate(documents)}
     _create(building, settings, documents, days, layout)
     if old is not None:
+        check_present(old)
         with open_store(old, kind="cube", dask=False) as before:
             places = {str(site): at for at, site in enumerate(before.site.values)}
         adopt(building, old, {places[site]: order[site] for site in sites.kept})

@@ -27,6 +27,7 @@ from fluxcube.cubes.stamps import settings_of
 from fluxcube.decimals import snap
 from fluxcube.errors import SourceError
 from fluxcube.sources.towers.reanalysis import find_reanalysis
+from fluxcube.stores.bucket_states import working_copy
 from fluxcube.stores.building import spill, staging, store_lock, unspill
 from fluxcube.stores.reading import open_store
 
@@ -200,23 +201,32 @@ def _compared(
 
 
 def add_drivers_to_store(
-    store: str | os.PathLike, source: DriverSource | Sequence[DriverSource], *, name: str = ERA5
+    store: str | os.PathLike,
+    source: DriverSource | Sequence[DriverSource],
+    *,
+    name: str = ERA5,
+    keep: bool = False,
+    storage_options: Mapping[str, object] | None = None,
 ) -> None:
-    """Add drivers of another source to a cube on a disk; the files of its other arrays stay as they are.
+    """Add drivers of another source to a cube on a disk or in a bucket; the files of its other arrays stay as they are.
 
     Parameters
     ----------
-    store : path
+    store : path or URL
         A cube that `fluxcube.build_carbonsense` wrote. It is replaced once the new one is complete.
     source : path, xr.Dataset, pandas.DataFrame or sequence of these
         As `fluxcube.add_drivers` describes it.
     name : str
         Name of the source. Drivers of this name are replaced where the source has others.
+    keep : bool
+        Keep the earlier state of the cube, as in `fluxcube.build_carbonsense`.
+    storage_options : mapping, optional
+        Options of fsspec to reach the URL of the cube.
 
     Raises
     ------
     StoreError
-        If there is no such cube.
+        If there is no such cube, or another process is writing it.
     ConfigError, SourceError
         As `fluxcube.add_drivers`.
 
@@ -224,12 +234,12 @@ def add_drivers_to_store(
     --------
     >>> add_drivers_to_store("cube.zarr", "era5.zarr")  # doctest: +SKIP
     """
-    path, opened = Path(store), {check_name(name): open_drivers(source)}
-    attrs = settings_of(path)
-    with store_lock(path):
+    opened = {check_name(name): open_drivers(source)}
+    with working_copy(store, storage_options, append=True, keep=keep) as path, store_lock(path):
+        attrs = settings_of(path)
         with open_store(path, kind="cube", dask=False) as cube:
             settings = CubeSettings.of(cube, attrs)
         documents, log = read_report(path)
-        with staging(path, overwrite=True) as building:
+        with staging(path, overwrite=True, keep=keep) as building:
             sites = cut_drivers(opened, settings, CubeSites(kept=documents), building)
             compose(building, settings, sites, source=path, log=log)

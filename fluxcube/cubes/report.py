@@ -132,8 +132,8 @@ def write_report(building: os.PathLike, documents: Mapping[str, Mapping], build:
 
 def read_report(store: str | os.PathLike, storage_options: Mapping[str, object] | None = None) -> tuple[dict, dict]:
     """Return the documents of a store's sites, by site, and the log of its build."""
-    sites = read_documents(store, SITES, storage_options=storage_options)
-    return sites, read_documents(store, BUILD, storage_options=storage_options).get("log", {})
+    sites, build = read_documents(store, SITES, BUILD, storage_options=storage_options)
+    return sites, build.get("log", {})
 
 
 def cube_attrs(documents: Mapping[str, Mapping], settings: Mapping[str, str]) -> dict[str, object]:

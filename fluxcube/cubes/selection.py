@@ -66,7 +66,11 @@ class Selection:
 
 
 def open_cube(
-    store: str | os.PathLike, selection: Selection, *, storage_options: Mapping[str, object] | None = None
+    store: str | os.PathLike,
+    selection: Selection,
+    *,
+    storage_options: Mapping[str, object] | None = None,
+    version: str | None = None,
 ) -> xr.Dataset:
     """Open a part of a cube lazily, as `fluxcube.open_carbonsense` does.
 
@@ -78,6 +82,8 @@ def open_cube(
         The part to open.
     storage_options : mapping, optional
         Options of fsspec to reach a URL.
+    version : str, optional
+        `store_id` of a state of the store that is kept, or its first characters.
 
     Returns
     -------
@@ -93,7 +99,7 @@ def open_cube(
     ConfigError
         If nothing is left of the cube, or a limit does not suit its resolution.
     """
-    whole = open_store(store, kind="cube", dask=False, storage_options=storage_options)
+    whole = open_store(store, kind="cube", dask=False, storage_options=storage_options, version=version)
     check_limits(whole, selection.max_qc, selection.max_fill_days, selection.min_quality)
     chosen = _at_sites(whole, selection)
     spanned = _spanned(whole, chosen)

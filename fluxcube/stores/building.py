@@ -16,6 +16,7 @@ from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import WriterLock, check_held, writer_lock
 from fluxcube.stores.manifest import LEDGER, STORE_ID, write_manifest
 from fluxcube.stores.reading import is_url, open_group
+from fluxcube.stores.states import keep_state
 from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store
 
 _SPILL = ".parts"
@@ -51,7 +52,7 @@ def store_lock(path: str | os.PathLike, *, parents: bool = False) -> Iterator[Wr
 
 
 @contextmanager
-def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+def staging(path: str | os.PathLike, *, overwrite: bool = False, keep: bool = False) -> Iterator[Path]:
     """Yield a folder beside `path` to build a store in, and move it to `path` when the block ends without an error.
 
     The caller holds the lock of `path` (`store_lock`).
@@ -62,6 +63,8 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
         Final path of the store.
     overwrite : bool
         Replace a store of fluxcube that exists there. It stays until the new one is complete.
+    keep : bool
+        Keep the store that is replaced, as a state of its own (`fluxcube.stores.states`).
 
     Yields
     ------
@@ -84,6 +87,8 @@ def staging(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Pat
             finish(building)
             check_target(path, overwrite=overwrite)
             if path.exists():
+                if keep:
+                    keep_state(path)
                 replace_store(building, path)
             else:
                 place_store(building, path)

@@ -10,7 +10,8 @@ import zarr
 from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
-from fluxcube.stores.reading import open_group
+from fluxcube.errors import StoreError
+from fluxcube.stores.reading import names_written, open_group
 
 
 def write_documents(path: str | os.PathLike, folder: str, documents: Mapping[str, Mapping[str, object]]) -> None:
@@ -34,10 +35,31 @@ def write_documents(path: str | os.PathLike, folder: str, documents: Mapping[str
 
 
 def read_documents(
-    path: str | os.PathLike, folder: str, *, storage_options: Mapping[str, object] | None = None
-) -> dict[str, dict]:
-    """Return the documents that `write_documents` wrote, by name; empty where there is no such group."""
-    group = open_group(path, "r", storage_options).get(folder)
-    if not isinstance(group, zarr.Group):
-        return {}
-    return {name: dict(document.attrs) for name, document in sorted(group.groups())}
+    path: str | os.PathLike, *folders: str, storage_options: Mapping[str, object] | None = None
+) -> tuple[dict[str, dict], ...]:
+    """Return the documents that `write_documents` wrote in some folders, by name; all of one state of the store.
+
+    Returns
+    -------
+    tuple of dict
+        One for each folder; empty where there is no such group.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, it is replaced meanwhile, or it lacks a document that it was written with.
+    """
+    store = open_group(path, "r", storage_options)
+    return tuple(_documents(path, store, folder) for folder in folders)
+
+
+def _documents(path: str | os.PathLike, store: zarr.Group, folder: str) -> dict[str, dict]:
+    group = store.get(folder)
+    found = dict(sorted(group.groups())) if isinstance(group, zarr.Group) else {}
+    parts = [key.split("/") for key in names_written(store) if key.startswith(f"{folder}/")]
+    if missing := sorted({name for _, name, *rest in parts if rest} - found.keys()):
+        raise StoreError(
+            f"{path}: {', '.join(missing)} of {folder} are missing, which were there when the store was written: copy "
+            "it again."
+        )
+    return {name: dict(document.attrs) for name, document in found.items()}

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ MANIFEST, STORE_ID = "manifest", "store_id"
 #: Name of the group that contains the ledger (`fluxcube.stores.ledger`).
 LEDGER = "ledger"
 _FILE, _ROOT = "files.json", "zarr.json"
+#: The file of the manifest in a store.
+MANIFEST_FILE = f"{MANIFEST}/{_FILE}"
 #: Attributes of a store that do not belong to its content.
 _NOT_CONTENT = ("complete", STORE_ID)
 _ABSENT, _CHECKSUM = 2**64 - 1, 4
@@ -79,13 +81,71 @@ def read_manifest(path: Path) -> Entries | None:
     StoreError
         If the manifest is damaged.
     """
-    file = path / MANIFEST / _FILE
+    file = path / MANIFEST_FILE
     try:
-        return {key: (int(size), str(digest)) for key, (size, digest) in json.loads(file.read_bytes()).items()}
+        data = file.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{file} is damaged ({error}): copy the store again.") from error
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read ({error.strerror}): copy the store again.") from error
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, where: object) -> dict[str, tuple[int, str]]:
+    """Return the size and digest of each file from the bytes of a manifest.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of the file.
+    where : path or URL
+        The store, for messages.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged.
+    """
+    try:
+        return {str(key): (int(size), str(digest)) for key, (size, digest) in json.loads(data).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{where}/{MANIFEST_FILE} is damaged ({error}): copy the store again.") from error
+
+
+def arrays_in(files: Iterable[str]) -> frozenset[str]:
+    """Return the names of the arrays of a store from the names of its files; groups of documents are none.
+
+    Examples
+    --------
+    >>> sorted(arrays_in(["TA/zarr.json", "TA/c/0", "sites/zarr.json", "sites/US-Aaa/zarr.json"]))
+    ['TA']
+    """
+    parts = [key.split("/") for key in files if key.endswith(f"/{_ROOT}")]
+    return frozenset(name for name, *rest in parts if len(rest) == 1) - {p[0] for p in parts if len(p) > 2}
+
+
+def check_present(path: Path) -> None:
+    """Compare the sizes of the files of a store with its manifest, if it has one, before its files are reused.
+
+    Raises
+    ------
+    StoreError
+        If a file is missing or has another size; the message names the first one.
+    """
+    for key, (size, _) in (read_manifest(path) or {}).items():
+        try:
+            found = os.stat(path / key).st_size
+        except OSError:
+            found = None
+        if found != size:
+            has = "none" if found is None else f"{found} bytes"
+            raise StoreError(f"{path}: expected {size} bytes in the file {key}, found {has}: copy the store again.")
+
+
+def content_id(path: Path) -> str:
+    """Return the identifier of the content that the files of a store have now, also of one without a manifest."""
+    attrs = dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
+    return identifier({key: list(entry) for key, entry in file_entries(path).items()}, attrs)
 
 
 @dataclass(frozen=True)
@@ -129,32 +189,55 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     path = Path(path)
     expected = read_manifest(path)
     if expected is None:
-        raise StoreError(f"{path} has no manifest: it is not complete, or an earlier version wrote it; write it again.")
+        raise lacks_manifest(path)
     try:
         found, attrs = file_entries(path), dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StoreError(f"{path}: the metadata cannot be read ({error!s:.200}): copy the store again.") from error
-    faults = [f"{key}: it is missing" for key in sorted(expected.keys() - found.keys())]
-    faults += [f"{key}: it was not there when the store was written" for key in sorted(found.keys() - expected.keys())]
+    faults = absences(expected, found)
     names = sorted(expected.keys() & found.keys())
     for done, key in enumerate(names, 1):
-        if found[key] != expected[key]:
-            faults.append(f"{key}: {found[key][0]} bytes, other than the {expected[key][0]} that were written")
-        elif fault := _damage(path, key):
+        if fault := fault_of(path, key, expected[key], found[key]):
             faults.append(f"{key}: {fault}")
         if progress is not None:
             progress(done, len(names), key)
-    store_id = identifier({key: list(entry) for key, entry in found.items()}, attrs)
+    return conclusion(found, attrs, len(names), faults)
+
+
+def lacks_manifest(where: object) -> StoreError:
+    """Return the error for a store without a manifest."""
+    return StoreError(f"{where} has no manifest: it is not complete, or an earlier version wrote it; write it again.")
+
+
+def absences(expected: Iterable[str], found: Iterable[str]) -> list[str]:
+    """Return what is wrong with the names of the files of a store, one text for each."""
+    expected, found = set(expected), set(found)
+    faults = [f"{key}: it is missing" for key in sorted(expected - found)]
+    return faults + [f"{key}: it was not there when the store was written" for key in sorted(found - expected)]
+
+
+def fault_of(path: Path, key: str, expected: tuple[int, str], found: tuple[int, str]) -> str:
+    """Return what is wrong with a file of a store: its size and digest differ, or a checksum in it; "" if nothing."""
+    if found != expected:
+        return f"{found[0]} bytes, other than the {expected[0]} that were written"
+    return _damage(path, key)
+
+
+def conclusion(
+    found: Mapping[str, tuple[int, str]], attrs: Mapping[str, object], files: int, faults: Iterable[str]
+) -> Verification:
+    """Return the result of a verification, which also compares the identifier with the attributes of the store."""
+    faults, store_id = list(faults), identifier({key: list(entry) for key, entry in found.items()}, attrs)
     if not faults and store_id != attrs.get(STORE_ID):
         faults.append(f"{_ROOT}: attributes other than those that were written")
-    return Verification(store_id, len(names), tuple(faults))
+    return Verification(store_id, files, tuple(faults))
 
 
 def file_entries(path: Path) -> Entries:
     """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
     files = sorted(_files(path))
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:
-        found = pool.map(functools.partial(_entry, path), files)
+        found = pool.map(functools.partial(entry_of, path), files)
         return dict(zip(files, found, strict=True))
 
 
@@ -169,7 +252,8 @@ def _files(path: Path) -> Iterator[str]:
                 yield Path(folder, name).relative_to(path).as_posix()
 
 
-def _entry(path: Path, key: str) -> tuple[int, str]:
+def entry_of(path: Path, key: str) -> tuple[int, str]:
+    """Return the size and digest of a file of a store."""
     file, shard = path / key, _shard_of(path, key)
     size = file.stat().st_size
     digest = hashlib.blake2b(digest_size=16)
@@ -185,11 +269,15 @@ def _entry(path: Path, key: str) -> tuple[int, str]:
 def _shard_of(path: Path, key: str) -> int | None:
     """Return the number of chunks in a file if it is a shard whose chunks have checksums; else None."""
     name, _, rest = key.partition("/c/")
-    return _chunks_with_checksum(path / name / _ROOT) if rest else None
+    if not rest:
+        return None
+    meta = path / name / _ROOT
+    return _chunks_with_checksum(meta, meta.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)
-def _chunks_with_checksum(meta: Path) -> int | None:
+def _chunks_with_checksum(meta: Path, changed: int) -> int | None:
+    """Return the number of chunks; `changed` distinguishes the metadata from earlier ones at the same path."""
     about = json.loads(meta.read_bytes())
     codecs = about.get("codecs", [])
     if [codec["name"] for codec in codecs] != ["sharding_indexed"]:

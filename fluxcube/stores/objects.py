@@ -7,6 +7,7 @@ first. fsspec's packages (s3fs, gcsfs, adlfs) send the requests; `storage_option
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import weakref
@@ -33,6 +34,8 @@ _PACKAGES = {
     "abfs": ("az", "adlfs"),
     "abfss": ("az", "adlfs"),
 }
+#: Errors of the disk that a copy is written to; s3fs uses other numbers for what the service answers.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 #: Names under which the services' listings give the time of the last change.
 _TIMES = ("LastModified", "updated", "last_modified", "mtime")
 
@@ -187,8 +190,8 @@ class Bucket:
 
         with self._requests():
             store = FsspecStore.from_url(self.url, storage_options=_fsspec_options(self.options), read_only=read_only)
-        without_finalizers(store.fs)
-        return store
+            forget_exit_hooks(store.fs)
+            return store
 
     def _path(self, key: str) -> str:
         base = self.url.partition("://")[2]
@@ -213,6 +216,10 @@ class Bucket:
         except FileNotFoundError:
             raise StoreError(f"{self.url}: the bucket or the object does not exist; check the address.") from None
         except access_errors() as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise StoreError(
+                    f"{self.url}: no room for a copy of it ({os.strerror(error.errno)}); set TMPDIR to another disk."
+                ) from None
             # The class only, and no traceback of it: the message of another library might repeat the credentials.
             raise StoreError(
                 f"{self.url}: cannot be reached ({type(error).__name__}); check the address, storage_options and "
@@ -220,14 +227,15 @@ class Bucket:
             ) from None
 
 
-def without_finalizers(files: object) -> None:
-    """Let the end of the interpreter not call what adlfs registers for its clients, which fails in a Zarr store.
+def forget_exit_hooks(files: object) -> None:
+    """Let an asynchronous file system end with the process.
 
-    It needs an event loop, which file systems for Zarr have none of, and would print a traceback at each end.
+    adlfs would close its client at exit in a loop that such a file system does not have, which prints a traceback.
     """
-    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
-        if (alive := finalizer.peek()) is not None and alive[0] is files:
-            finalizer.atexit = False
+    registry = getattr(weakref.finalize, "_registry", {})
+    for hook in [hook for hook in list(registry) if (about := hook.peek()) and about[0] is files]:
+        if None in hook.peek()[2]:  # the loop that would be used
+            hook.atexit = False
 
 
 def access_errors() -> tuple[type[Exception], ...]:

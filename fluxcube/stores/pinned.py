@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 from zarr.abc.store import ByteRequest
@@ -18,14 +18,15 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from fluxcube.errors import StoreError
-from fluxcube.stores.manifest import read_manifest
+from fluxcube.stores.manifest import Entries, read_manifest
+from fluxcube.stores.states import kept_states
 
 #: Numbers that differ between a store and the one that replaced it.
 Identity = tuple[int, ...]
 
 
 class PinnedStore(LocalStore):
-    """Files of one store, as long as its path leads to the same store.
+    """Files of one store, as long as its path leads to the same store, or that state of it is kept.
 
     A process that receives the pickled store compares the time and size of the witness only, because another machine
     may give other numbers to the same files.
@@ -47,41 +48,67 @@ class PinnedStore(LocalStore):
         super().__init__(root, read_only=read_only)
         self.witness = witness
         self._written: frozenset[str] | None = None
-        self.numbers, self.version = self._identity()
+        self.numbers, self.version = self._identity(self.root)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "numbers": None}
+        return {**self.__dict__, "numbers": None, "_written": None}
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(state)
         with contextlib.suppress(OSError):
-            self.numbers, version = self._identity()
+            self.numbers, version = self._identity(self.root)
             self.numbers = self.numbers if version == self.version else None
 
-    def _identity(self) -> tuple[Identity | None, Identity]:
+    def _identity(self, root: Path) -> tuple[Identity | None, Identity]:
         """Return the numbers of the folder and of the witness, and the time of change and the size of the witness."""
-        folder, file = os.stat(self.root), os.stat(self.root / self.witness)
+        folder, file = os.stat(root), os.stat(root / self.witness)
         return (folder.st_dev, folder.st_ino, file.st_ino), (file.st_mtime_ns, file.st_size)
 
-    def _check(self) -> None:
-        """Raise a StoreError if the path leads to another store; called after each read, so that none is missed."""
+    def manifest(self) -> Entries | None:
+        """Return the size and digest of each file as the manifest lists them; None if the store has none."""
+        while True:
+            root = self.root
+            found = read_manifest(root)
+            if self._is_valid(root):
+                return found
+
+    def written(self) -> frozenset[str]:
+        """Return the names of the files that the manifest lists; none if it has no manifest."""
+        if self._written is None:
+            self._written = frozenset(self.manifest() or ())
+        return self._written
+
+    def _is_valid(self, root: Path) -> bool:
+        """Return whether what was just read from a folder belongs to the store that was opened.
+
+        If not, the next read is one of the kept state that does (StoreError if it is not kept).
+        """
+        if self.root != root:  # another thread followed the store meanwhile
+            return False
         try:
-            same = self._identity() == (self.numbers, self.version)
+            if self._identity(root) == (self.numbers, self.version):
+                return True
         except OSError:
-            same = False
-        if not same:
-            raise StoreError(
-                f"{self.root}: the store was replaced, moved or removed since it was opened, and its arrays are read "
-                "by position; open it again."
-            )
+            pass
+        self._follow()
+        return False
+
+    def _follow(self) -> None:
+        """Read on in the kept state that is the store that was opened."""
+        for kept in reversed(kept_states(Path(self.root)).values()):
+            with contextlib.suppress(OSError):
+                numbers, version = self._identity(kept)
+                if version == self.version:
+                    self.numbers, self.root = numbers, kept
+                    return
+        raise StoreError(
+            f"{self.root}: the store was replaced, moved or removed since it was opened, and its arrays are read by "
+            "position; open it again."
+        )
 
     def _check_absent(self, key: str) -> None:
         """Raise a StoreError if a file that is not there was there when the store was finished."""
-        if "/c/" not in f"/{key}":
-            return
-        if self._written is None:
-            self._written = frozenset(read_manifest(Path(self.root)) or ())
-        if key in self._written:
+        if key in self.written():
             raise StoreError(
                 f"{self.root}: the file {key} is missing, which was there when the store was written: copy it again."
             )
@@ -104,19 +131,35 @@ class PinnedStore(LocalStore):
     ) -> Buffer | None:
         """Return the bytes of a file, or of a part of it; None if the store has no such file."""
         self._check_file(key)
-        found = await super().get(key, prototype, byte_range)
-        self._check()
+        while True:
+            root = self.root
+            found = await super().get(key, prototype, byte_range)
+            if self._is_valid(root):
+                break
         if found is None:
             self._check_absent(key)
         return found
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names in a folder of the store."""
+        while True:
+            root = self.root
+            found = [name async for name in super().list_dir(prefix)]
+            if self._is_valid(root):
+                break
+        for name in found:
+            yield name
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return what `get` does, in the calling thread."""
         self._check_file(key)
-        found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
-        self._check()
+        while True:
+            root = self.root
+            found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
+            if self._is_valid(root):
+                break
         if found is None:
             self._check_absent(key)
         return found
@@ -126,8 +169,11 @@ class PinnedStore(LocalStore):
     ) -> list[Buffer | None]:
         """Return the bytes of parts of files; None for each file that the store does not have."""
         requests = list(key_ranges)
-        found = await super().get_partial_values(prototype, requests)
-        self._check()
+        while True:
+            root = self.root
+            found = await super().get_partial_values(prototype, requests)
+            if self._is_valid(root):
+                break
         for (key, _), value in zip(requests, found, strict=True):
             if value is None:
                 self._check_absent(key)

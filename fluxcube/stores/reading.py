@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -12,15 +13,19 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from fluxcube.errors import StoreError, missing_package
+from fluxcube.errors import StoreError
 from fluxcube.stores.damage import check_metadata, check_structure, check_times, damage_named, named_arrays
-from fluxcube.stores.manifest import read_manifest
+from fluxcube.stores.manifest import arrays_in
 from fluxcube.stores.pinned import PinnedStore
+from fluxcube.stores.remote import RemoteStore, open_remote, remote_states
+from fluxcube.stores.states import ID_LENGTH, STATE, disk_state, is_state_name, kept_states, states_folder
 from fluxcube.stores.swap import describe_moved_store
 
 #: File that is written once, by kind of store, where it is not ``zarr.json``: that of maps changes while regions are
 #: written.
 _WITNESSES = {"maps": "time/zarr.json", "forcing": "time/zarr.json"}
+#: Number of times that a store is looked for while two are exchanged, and seconds between them.
+_ATTEMPTS, _PAUSE = 10, 0.05
 #: Parts of an encoding that every format can have.
 _CF_ENCODING = ("dtype", "_FillValue", "scale_factor", "add_offset", "units", "calendar")
 
@@ -54,18 +59,49 @@ def open_group(
         If there is no store at the path, or it cannot be opened.
     """
     if is_url(path):
-        return _remote_group(str(path), storage_options or {})
+        return _group(open_remote(str(path), storage_options), str(path), "r")
     _check_exists(Path(path))
-    return _local_group(Path(path), mode)
+    if mode != "r":
+        return _group(Path(path), path, mode)
+    return _group(_pinned(_local_place(path)), path, mode)
+
+
+def _pointed(path: Path, group: zarr.Group) -> Path:
+    """Return where the current state of a store lies: in its folder, or beside it if it was copied from a bucket."""
+    if STATE not in group.attrs:
+        return path
+    name = group.attrs[STATE]
+    state = states_folder(path) / str(name)
+    if is_state_name(name) and (state / "zarr.json").is_file():
+        return state
+    raise StoreError(
+        f"{path}: copied from a bucket without its arrays, which lie beside it there: copy the folder "
+        f"{states_folder(path).name}/{name} instead."
+    )
 
 
 def _check_exists(path: Path) -> None:
-    if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path}: no store there; {describe_moved_store(path) or 'check the path.'}")
+    for attempt in range(_ATTEMPTS):
+        if (path / "zarr.json").is_file():
+            return
+        moved = describe_moved_store(path)
+        if not moved:
+            break
+        if attempt + 1 < _ATTEMPTS:  # perhaps a writer is just exchanging two stores
+            time.sleep(_PAUSE)
+    raise StoreError(f"{path}: no store there; {moved or 'check the path.'}")
 
 
-def _local_group(store: Path | PinnedStore, mode: Literal["r", "r+"]) -> zarr.Group:
-    path = store.root if isinstance(store, PinnedStore) else store
+def _pinned(path: Path, witness: str = "zarr.json") -> PinnedStore:
+    try:
+        return PinnedStore(path, witness=witness)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: was moved or removed while it was opened ({error.strerror}); open it again."
+        ) from error
+
+
+def _group(store: Path | PinnedStore | RemoteStore, path: str | os.PathLike, mode: Literal["r", "r+"]) -> zarr.Group:
     try:
         return zarr.open_group(store, mode=mode, zarr_format=3)
     except StoreError:
@@ -74,6 +110,25 @@ def _local_group(store: Path | PinnedStore, mode: Literal["r", "r+"]) -> zarr.Gr
         raise StoreError(
             f"{path}: expected a Zarr group, which its zarr.json is not ({error!s:.200}): copy the store again."
         ) from error
+
+
+def current_place(path: str | os.PathLike) -> str | os.PathLike:
+    """Return where the current state of a store lies: several reads from there are of one state, or end in an error."""
+    if is_url(path):
+        return open_remote(str(path)).place
+    return _local_place(path)
+
+
+def _local_place(path: str | os.PathLike) -> Path:
+    _check_exists(Path(path))
+    place = Path(path).absolute()
+    return _pointed(place, _group(place, path, "r"))
+
+
+def kept_ids(path: str | os.PathLike) -> list[str]:
+    """Return the identifiers of the states of a store that can be opened by `version`, the oldest first."""
+    names = remote_states(str(path), {}) if is_url(path) else kept_states(Path(path))
+    return list(dict.fromkeys(name[:ID_LENGTH] for name in names))
 
 
 def store_attrs(path: str | os.PathLike, *, storage_options: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -88,6 +143,7 @@ def open_store(
     allow_partial: bool = False,
     dask: bool = True,
     storage_options: Mapping[str, object] | None = None,
+    version: str | None = None,
 ) -> xr.Dataset:
     """Open a store lazily, with one Dask chunk for each shard.
 
@@ -103,6 +159,8 @@ def open_store(
         False leaves the arrays to xarray's own lazy indexing, for a selection before `dask_chunked`.
     storage_options : mapping, optional
         Options of fsspec for a URL; credentials are passed on, and neither stored in the Dataset nor logged.
+    version : str, optional
+        `store_id` of a state of the store that is kept, or its first characters; default: the current state.
 
     Returns
     -------
@@ -112,11 +170,12 @@ def open_store(
     Raises
     ------
     StoreError
-        If there is no such store, or it cannot be reached, or it is of another kind or not complete; when values are
-        read later, if the store on a disk was replaced, moved or removed since (a store at a URL is not checked).
+        If there is no such store or state, or it cannot be reached, or it is of another kind, not complete, or lacks an
+        array that it was written with; when values are read later, if the store was replaced, moved or removed since,
+        or a file is missing that it was written with.
     """
     with damage_named(path):
-        group = _pinned_group(path, kind, storage_options)
+        group = _pinned_group(path, kind, storage_options, version)
         attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
         raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
@@ -137,7 +196,7 @@ def _check_unchanged(store: PinnedStore, attrs: Mapping[str, object]) -> None:
         return None if found is None else found.to_bytes()
 
     try:
-        check_metadata(store.root, attrs, read_manifest(Path(store.root)), read)
+        check_metadata(store.root, attrs, store.manifest(), read)
     except StoreError:
         read("zarr.json")  # raises the error of a store that was replaced, if that is why they differ
         raise
@@ -147,6 +206,7 @@ def _decoded(path: str | os.PathLike, group: zarr.Group) -> xr.Dataset:
     """Return the arrays of a group as CF describes them, lazily; arrays of text in RAM."""
     raw = xr.open_zarr(group.store, consolidated=False, zarr_format=3, chunks=None, decode_cf=False)
     check_structure(path, raw)
+    _check_arrays(path, group, raw)
     if isinstance(group.store, PinnedStore):
         for meta in sorted(Path(group.store.root).glob("*/zarr.json")):
             if meta.parent.name not in raw.variables:
@@ -160,15 +220,34 @@ def _decoded(path: str | os.PathLike, group: zarr.Group) -> xr.Dataset:
     return ds.assign_coords(strings)
 
 
-def _pinned_group(path: str | os.PathLike, kind: str, storage_options: Mapping[str, object] | None) -> zarr.Group:
+def _pinned_group(
+    path: str | os.PathLike, kind: str, storage_options: Mapping[str, object] | None, version: str | None
+) -> zarr.Group:
     """Open the group of a store so that a later read from a store that replaced it is an error."""
     if is_url(path):
-        return open_group(path, "r", storage_options)
-    _check_exists(Path(path))
+        return _group(open_remote(str(path), storage_options, kind=kind, version=version), path, "r")
+    state = disk_state(Path(path).absolute(), version)
+    _check_exists(state)
     witness = _WITNESSES.get(kind, "zarr.json")
-    if not (Path(path) / witness).is_file():  # a store of another kind, which the caller names
+    if not (state / witness).is_file():  # a store of another kind, which the caller names
         witness = "zarr.json"
-    return _local_group(PinnedStore(Path(path).absolute(), witness=witness), "r")
+    group = _group(_pinned(state, witness), path, "r")
+    pointed = _pointed(state, group)
+    return group if pointed == state else _group(_pinned(pointed), path, "r")
+
+
+def names_written(group: zarr.Group) -> frozenset[str]:
+    """Return the names of the files that the manifest of an opened store lists; none if it has no manifest."""
+    return group.store.written() if isinstance(group.store, PinnedStore | RemoteStore) else frozenset()
+
+
+def _check_arrays(path: str | os.PathLike, group: zarr.Group, raw: xr.Dataset) -> None:
+    """Raise a StoreError if an array that the manifest lists is not there, because a copy lost its metadata."""
+    if missing := sorted(arrays_in(names_written(group)) - set(map(str, raw.variables))):
+        raise StoreError(
+            f"{path}: the metadata of {', '.join(missing)} are missing, which were there when the store was written: "
+            "copy it again."
+        )
 
 
 def portable(ds: xr.Dataset) -> xr.Dataset:
@@ -229,30 +308,3 @@ def _lengths(size: int, longest: int, begin: int) -> tuple[int, ...]:
     """Return the chunk lengths of a part that begins at `begin` on an axis cut every `longest` steps."""
     edges = [0, *range(longest - begin % longest, size, longest), size]
     return tuple(stop - start for start, stop in itertools.pairwise(edges))
-
-
-def _remote_group(url: str, options: Mapping[str, object]) -> zarr.Group:
-    from fluxcube.stores.ranges import RangedStore
-
-    try:
-        store = RangedStore.from_url(url, storage_options=dict(options), read_only=True)
-        return zarr.open_group(store, mode="r", zarr_format=3)
-    except ImportError as error:
-        raise missing_package(str(getattr(error, "name", None) or "s3fs"), "s3", f"opening {url}") from error
-    except (FileNotFoundError, KeyError) as error:
-        raise StoreError(f"{url}: no store there; check the address.") from error
-    except _access_errors() as error:
-        # The class only, and no traceback of it: the message of another library might repeat the credentials.
-        raise StoreError(
-            f"{url}: cannot be opened ({type(error).__name__}); check the address, storage_options and credentials."
-        ) from None
-
-
-def _access_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of a URL that cannot be read, with those of botocore where it is installed."""
-    general = (OSError, ValueError, TypeError)
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        return general
-    return *general, BotoCoreError, ClientError

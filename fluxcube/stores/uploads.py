@@ -45,8 +45,8 @@ def work_folder() -> Iterator[Path]:
             if isinstance(error, StoreError) or error.errno not in FULL:
                 raise
             raise StoreError(
-                f"cannot write to the temporary folder {folder} ({error.strerror}): make room there, or set TMPDIR to a "
-                "larger disk."
+                f"cannot write to the temporary folder {folder} ({error.strerror}): make room there, or set TMPDIR to "
+                "a larger disk."
             ) from error
 
 

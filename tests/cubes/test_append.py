@@ -396,7 +396,7 @@ def test_a_record_that_lacks_its_place_is_refused(raw, some):
     with pytest.raises(SourceError, match="step_minutes"):
         append_site(some, ds.drop_attrs())
     with pytest.raises(StoreError, match="only read"):
-        append_site("s3://bucket/cube.zarr", ds)
+        append_site("https://x.org/cube.zarr", ds)
     with pytest.raises(StoreError, match="no store there"):
         append_site(some.with_name("d.zarr"), ds)
     assert files(some) == before
