@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import shutil
@@ -84,7 +85,7 @@ def test_a_kept_state_takes_no_space_and_stays(store, local):
 
 def test_a_disk_without_hard_links_keeps_copies(store, local, monkeypatch):
     def no_links(source, target):
-        raise OSError("no hard links")
+        raise OSError(errno.EPERM, "no hard links")
 
     monkeypatch.setattr("os.link", no_links)
     ds, before = fc.open_carbonsense(store), nee(fc.open_carbonsense(store))
@@ -131,7 +132,7 @@ def test_versions_are_chosen_by_their_beginning():
 def test_lost_metadata_and_files_are_named(store, local):
     copy = shutil.copytree(local / "two.zarr", store.with_name("d.zarr"))
     shutil.rmtree(copy / "predictors_qc")
-    with pytest.raises(StoreError, match="metadata of predictors_qc are missing"):
+    with pytest.raises(StoreError, match="predictors_qc.* (is|are) missing"):
         fc.open_carbonsense(copy)
     file = next(file for file in sorted((store / "fluxes" / "c").rglob("*")) if file.is_file())
     file.unlink()
