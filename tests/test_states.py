@@ -132,7 +132,7 @@ def test_versions_are_chosen_by_their_beginning():
 def test_lost_metadata_and_files_are_named(store, local):
     copy = shutil.copytree(local / "two.zarr", store.with_name("d.zarr"))
     shutil.rmtree(copy / "predictors_qc")
-    with pytest.raises(StoreError, match="predictors_qc.* (is|are) missing"):
+    with pytest.raises(StoreError, match=r"predictors_qc.* (is|are) missing"):
         fc.open_carbonsense(copy)
     file = next(file for file in sorted((store / "fluxes" / "c").rglob("*")) if file.is_file())
     file.unlink()

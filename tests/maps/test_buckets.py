@@ -131,6 +131,11 @@ def test_a_stopped_run_is_continued(maps, local, bucket):
     assert_equals_disk(bucket, local)
 
 
+def warmer(forcing):
+    """Return a forcing with other values, which no check of units refuses."""
+    return forcing.assign(predictors=forcing.predictors.where(forcing["variable"] != "TA", forcing.predictors + 1))
+
+
 @one_service
 def test_a_run_that_stops_at_any_request_is_continued(maps, local, bucket, monkeypatch):
     """Requests that change something fail from the n-th one on: the objects are those that a kill leaves."""
@@ -164,9 +169,7 @@ def test_a_run_that_stops_at_any_request_is_continued(maps, local, bucket, monke
 def test_other_inputs_are_refused(forcing, maps, bucket):
     with pytest.raises(Stop):
         write(maps, bucket, progress=stop_after(2))
-    other = maps_of(
-        forcing.assign(predictors=forcing.predictors.where(forcing["variable"] != "TA", forcing.predictors + 1))
-    )
+    other = maps_of(warmer(forcing))
     with pytest.raises(StoreError, match=r"other inputs: predictors differ.*stores in buckets are not replaced"):
         write(other, bucket)
     with pytest.raises(StoreError, match="stores in buckets are not replaced; choose another name"):
@@ -257,11 +260,7 @@ def test_an_object_that_changed_after_its_record_is_read_again(maps, local, buck
 def test_a_task_of_another_run_does_not_write(forcing, maps, bucket):
     with pytest.raises(Stop):
         write(maps, bucket, progress=stop_after(2))
-    other = even_chunks(
-        maps_of(
-            forcing.assign(predictors=forcing.predictors.where(forcing["variable"] != "TA", forcing.predictors + 1))
-        )
-    )
+    other = even_chunks(maps_of(warmer(forcing)))
     task = next(region_tasks(other, bucket, [r for r in regions(other).values() if r.land]))
     with pytest.raises(StoreError, match="those of another predictors"):
         pickle.loads(pickle.dumps(task))()
@@ -302,7 +301,7 @@ def test_forcing_in_a_bucket_is_that_on_a_disk(forcing, bucket, tmp_path):
         write_forcing(forcing, bucket.url, workers=2, progress=stop_after(2), **options)
     with pytest.raises(StoreError, match=r"predictors differ.*not replaced"):
         write_forcing(
-            forcing.assign(predictors=forcing.predictors.where(forcing["variable"] != "TA", forcing.predictors + 1)),
+            warmer(forcing),
             bucket.url,
             **options,
         )
