@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -94,7 +95,7 @@ def save_state(
     metadata = {"counters": asdict(counters), "request": request, "features": features}
     about = {name: json.dumps(value) for name, value in metadata.items()}
     check_held(path)
-    write_atomically(path, safetensors.torch.save(tensors, about))
+    write_atomically(path, safetensors.torch.save(tensors, about | {"digest": _digest(tensors, about)}))
 
 
 def load_state(
@@ -117,9 +118,10 @@ def load_state(
         If the file is damaged.
     """
     try:
-        counters = Counters(**parse_json(_about(content)["counters"], dict))
+        about, tensors = _checked(content)
+        counters = Counters(**parse_json(about["counters"], dict))
         parts: dict[str, dict] = {}
-        for name, value in safetensors.torch.load(content).items():
+        for name, value in tensors.items():
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = value
         model.load_state_dict(parts["model"])
@@ -175,13 +177,30 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
     """
     try:
         content = path.read_bytes()
-        about = _about(content)
-        tensors = safetensors.torch.load(content)
+        about, tensors = _checked(content)
         part = "best/" if any(name.startswith("best/") for name in tensors) else "model/"
         weights = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         return weights, parse_json(about["features"], dict), parse_json(about["request"], dict)
     except _FAULTS as error:
         raise CheckpointError(f"{path} is damaged ({error}): train again with overwrite=True (--overwrite).") from error
+
+
+def _checked(content: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Return the metadata and the tensors of a state (ValueError if a bit was changed since it was written)."""
+    about, tensors = _about(content), safetensors.torch.load(content)
+    stored = about.pop("digest", None)
+    if stored is not None and stored != _digest(tensors, about):  # earlier versions recorded none
+        raise ValueError("its digest is not that of its content")
+    return about, tensors
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
+    """Return a digest of tensors, which determine how training continues, and of their metadata."""
+    sha = hashlib.blake2b(json.dumps(dict(sorted(about.items()))).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _about(content: bytes) -> dict[str, str]:
