@@ -17,11 +17,10 @@ from fluxcube.errors import StoreError
 from fluxcube.stores.files import FULL
 from fluxcube.stores.manifest import Entries, file_entries
 from fluxcube.stores.objects import Bucket
-from fluxcube.stores.swap import unwritable
 
 _ROOT = "zarr.json"
 #: Number of requests at once.
-_THREADS = 8
+_THREADS = 16
 
 
 @contextmanager
@@ -31,15 +30,24 @@ def work_folder() -> Iterator[Path]:
     Raises
     ------
     StoreError
-        If its disk is full; TMPDIR chooses another one.
+        If it cannot be created, or its disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix="fluxcube-", ignore_cleanup_errors=True) as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="fluxcube-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StoreError(
+            f"no temporary folder can be created ({error}): set TMPDIR to a folder of your own."
+        ) from error
+    with temporary as folder:
         try:
             yield Path(folder)
         except OSError as error:
             if isinstance(error, StoreError) or error.errno not in FULL:
                 raise
-            raise unwritable(Path(folder), error) from error
+            raise StoreError(
+                f"cannot write to the temporary folder {folder} ({error.strerror}): make room there, or set TMPDIR to "
+                "a larger disk."
+            ) from error
 
 
 def upload_new(folder: Path, bucket: Bucket) -> None:

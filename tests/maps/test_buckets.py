@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import logging
 import pickle
@@ -79,6 +81,23 @@ def write(maps: xr.Dataset, bucket: Bucket, **options):
     return write_maps(maps, bucket.url, storage_options=bucket.options, scheduler="threads", workers=2, **options)
 
 
+@pytest.fixture(scope="module")
+def finished(bucket_server, maps) -> tuple[Bucket, str]:  # noqa: F811
+    """Maps that were written once, and all that was logged meanwhile."""
+    url, options = bucket_server
+    bucket, log = Bucket(f"{url}/finished/maps.zarr", options), io.StringIO()
+    handler, logger = logging.StreamHandler(log), logging.getLogger("fluxcube")
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    try:
+        assert write(maps, bucket) == bucket.url
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return bucket, log.getvalue()
+
+
 def opened(bucket: Bucket, **options) -> xr.Dataset:
     return open_maps(bucket.url, storage_options=bucket.options, **options)
 
@@ -92,8 +111,8 @@ def assert_equals_disk(bucket: Bucket, folder: Path) -> None:
     assert store_attrs(bucket.url, storage_options=bucket.options)["store_id"] == store_attrs(folder)["store_id"]
 
 
-def test_maps_in_a_bucket_are_those_on_a_disk(maps, local, bucket):
-    assert write(maps, bucket) == bucket.url
+def test_maps_in_a_bucket_are_those_on_a_disk(local, finished):
+    bucket, _ = finished
     assert_equals_disk(bucket, local)
     xr.testing.assert_identical(opened(bucket).load(), open_maps(local).load())
     assert bucket.beside(".maps.zarr.lock").entries() == {}
@@ -155,9 +174,8 @@ def test_other_inputs_are_refused(forcing, maps, bucket):
     assert len(done_regions(bucket)) == 2
 
 
-@one_service
-def test_finished_maps_are_not_replaced(maps, bucket):
-    write(maps, bucket)
+def test_finished_maps_are_not_replaced(maps, finished):
+    bucket, _ = finished
     before = bucket.entries()
     for overwrite in (False, True):
         with pytest.raises(StoreError, match=r"maps\.zarr exists.*not replaced"):
@@ -165,6 +183,7 @@ def test_finished_maps_are_not_replaced(maps, bucket):
     assert bucket.entries() == before
 
 
+@one_service
 def test_objects_of_others_stay(maps, bucket):
     for key in ("notes.txt", "time/zarr.json"):
         bucket.write(key, b"of another program")
@@ -199,6 +218,7 @@ def test_a_writer_that_lost_its_lock_does_not_finish(maps, bucket, monkeypatch):
         opened(bucket)
 
 
+@one_service
 def test_a_lost_object_is_written_again_or_an_error(maps, local, bucket, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(maps_store, "finish_regions", lambda *args: stop_after(0)(0, 0, ""))
@@ -241,17 +261,33 @@ def test_a_task_of_another_run_does_not_write(forcing, maps, bucket):
         pickle.loads(pickle.dumps(task))()
 
 
-def test_credentials_stay_where_they_were_passed(maps, bucket, caplog):
+def test_credentials_stay_where_they_were_passed(maps, finished):
+    bucket, log = finished
     secrets = {SECRET, *(str(value) for value in bucket.options.values() if isinstance(value, str) and len(value) > 20)}
-    with caplog.at_level(logging.DEBUG, logger="fluxcube"):
+    with pytest.raises(StoreError) as error:
         write(maps, bucket)
-        with pytest.raises(StoreError) as error:
-            write(maps, bucket)
-    ds = opened(bucket)
-    task = next(region_tasks(even_chunks(maps), bucket, [r for r in regions(even_chunks(maps)).values() if r.land]))
-    shown = f"{ds} {ds.attrs} {ds.encoding} {error.value} {caplog.text} {bucket!r} {task!r} {ds.NEE.encoding}"
+    ds, even = opened(bucket), even_chunks(maps)
+    task = next(region_tasks(even, bucket, [region for region in regions(even).values() if region.land]))
+    shown = f"{ds} {ds.attrs} {ds.encoding} {error.value} {log} {bucket!r} {task!r} {ds.NEE.encoding}"
     stored = b"".join(bucket.read(key) or b"" for key in bucket.entries())
+    assert "threads of this process" in log
     assert not [secret for secret in secrets if secret in shown or secret.encode() in stored]
+
+
+@one_service
+def test_a_temporary_folder_that_is_full_or_missing_is_named(maps, bucket, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(StoreError, match=r"temporary folder .* \(No space left.*TMPDIR"),
+    ):
+        patch.setattr("fluxcube.stores.shards._write_region", full)
+        write(maps, bucket)
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"no temporary folder .*TMPDIR"):
+        patch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+        write(maps, bucket)
 
 
 def test_forcing_in_a_bucket_is_that_on_a_disk(forcing, bucket, tmp_path):
