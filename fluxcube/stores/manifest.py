@@ -60,6 +60,11 @@ def write_manifest(path: Path, attrs: Mapping[str, object], known: Mapping[str, 
     return identifier(entries, attrs)
 
 
+def file_entries(path: Path) -> Entries:
+    """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
+    return _entries(path)
+
+
 def identifier(entries: Mapping[str, object], attrs: Mapping[str, object]) -> str:
     """Return the identifier of the content of a store: 32 hexadecimal digits from its arrays and attributes.
 
@@ -71,7 +76,7 @@ def identifier(entries: Mapping[str, object], attrs: Mapping[str, object]) -> st
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_manifest(path: Path) -> Entries | None:
+def read_manifest(path: Path) -> dict[str, tuple[int, str]] | None:
     """Return the size and digest of each file of a store; None if it has no manifest, as those of earlier versions.
 
     Raises
@@ -130,7 +135,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     expected = read_manifest(path)
     if expected is None:
         raise StoreError(f"{path} has no manifest: it is not complete, or an earlier version wrote it; write it again.")
-    found = file_entries(path)
+    found = _entries(path)
     faults = [f"{key}: it is missing" for key in sorted(expected.keys() - found.keys())]
     faults += [f"{key}: it was not there when the store was written" for key in sorted(found.keys() - expected.keys())]
     names = sorted(expected.keys() & found.keys())
@@ -148,7 +153,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     return Verification(store_id, len(names), tuple(faults))
 
 
-def file_entries(path: Path) -> Entries:
+def _entries(path: Path) -> dict[str, tuple[int, str]]:
     """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
     files = sorted(_files(path))
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:

@@ -197,10 +197,10 @@ def _lengths(size: int, longest: int, begin: int) -> tuple[int, ...]:
 
 
 def _remote_group(url: str, options: Mapping[str, object]) -> zarr.Group:
-    from fluxcube.stores.ranges import RangedStore
+    from zarr.storage import FsspecStore
 
     try:
-        store = RangedStore.from_url(url, storage_options=dict(options), read_only=True)
+        store = FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
         return zarr.open_group(store, mode="r", zarr_format=3)
     except ImportError as error:
         raise missing_package(str(getattr(error, "name", None) or "s3fs"), "s3", f"opening {url}") from error
