@@ -110,41 +110,6 @@ def _observe_conditions(patch: pytest.MonkeyPatch) -> None:
                 patch.setitem(group[1], method, insert)
 
 
-def _answer_suffixes(patch: pytest.MonkeyPatch) -> None:
-    """Let the emulator answer requests of the last bytes of an object, to which it sends the whole object."""
-    from gcp_storage_emulator import server as serving
-    from gcp_storage_emulator.handlers import objects
-
-    plain = objects.download
-
-    def download(request, response, storage, *args, **kwargs):
-        wanted = request.get_header("range", None) or ""
-        if wanted.startswith("bytes=-") and _is_stored(request, storage):
-            size = len(storage.get_file(request.params["bucket_name"], request.params["object_id"]))
-            start = max(0, size - int(wanted.removeprefix("bytes=-")))
-            found = request.get_header
-            request.get_header = lambda name, default=None: (
-                f"bytes={start}-" if name == "range" else found(name, default)
-            )
-        return plain(request, response, storage, *args, **kwargs)
-
-    patch.setattr(objects, "download", download)
-    for group in serving.HANDLERS:
-        for method, handler in list(group[1].items()):
-            if handler is plain:
-                patch.setitem(group[1], method, download)
-
-
-def _is_stored(request, storage) -> bool:
-    from gcp_storage_emulator.exceptions import NotFound
-
-    try:
-        storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
-    except NotFound:
-        return False
-    return True
-
-
 def _exists(request, storage) -> bool:
     name = (request.query.get("name") or [None])[0]
     if name is None:
