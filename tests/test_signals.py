@@ -99,6 +99,16 @@ def test_a_command_in_a_library_ends_as_well(tmp_path, times):
     assert status == 130 and errors == "fluxcube: interrupted: no result was written; run the command again.\n"
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGUSR1", 138)])
+def test_other_signals_and_what_a_program_leaves(name, status):
+    text = "import time\nfrom fluxcube.terminal import command_line\n"
+    text += "with command_line('half is done'):\n    print('begun', flush=True)\n    time.sleep(100)\n"
+    process = started(*script(text), mark=name)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(getattr(signal, name))
+    assert ended(process, name) == (status, f"fluxcube: ended by {name}: half is done.\n")
+
+
 def test_a_build_leaves_nothing(planet_files, tmp_path):
     process = started("build", planet_files / "towers", tmp_path / "s.zarr", mark="build")
     wait_for(lambda: list(tmp_path.glob(".s.zarr.building-*")))
