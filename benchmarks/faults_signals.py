@@ -107,14 +107,14 @@ def commands() -> list[Command]:
         "--set",
         "training.val_windows=64",
     ]
-    trees = ["--set", "config.n_estimators=60", "--set", "config.search_rows=3000"]
+    trees = ["--set", "config.n_estimators=30", "--set", "config.search_rows=3000"]
     return [
         Command("build", lambda i, o: _build(i, o / "s.zarr", 4), store_id),
         Command("append", _append, store_id),
-        Command("train xgboost", lambda i, o: _train(i, o, "xgboost", "--set", "config.n_estimators=200"), weights),
+        Command("train xgboost", lambda i, o: _train(i, o, "xgboost", "--set", "config.n_estimators=40"), weights),
         Command("train ecoperceiver", lambda i, o: _train(i, o, "ecoperceiver", *small), weights),
         Command("train seeds", lambda i, o: _train(i, o, "xgboost", *trees, "--seeds", 2, "--jobs", 2), weights),
-        Command("train search", lambda i, o: _train(i, o, "xgboost", *trees[2:], "--search", 4), weights),
+        Command("train search", lambda i, o: _train(i, o, "xgboost", *trees[2:], "--search", 2), weights),
         Command("train ct-lstm", lambda i, o: _daily(i, o, "ct-lstm", *small[2:]), weights),
         Command("train tam-lstm", lambda i, o: _daily(i, o, "tam-lstm", *small[2:]), weights),
         Command("forcing", _forcing, store_id),
@@ -353,8 +353,15 @@ def repeat(command: Command, expected: str, inputs: Path, out: Path, outcome: Ou
         )
 
 
-def main(seed: int = 0, count: int = 120, only: str = "", folder: Path | None = None) -> None:
-    """Run the draws, and print a table."""
+def main(
+    seed: int = 0,
+    count: int = 120,
+    only: str = "",
+    folder: Path | None = None,
+    minutes: float = 1e9,
+    repeated: float = 1.0,
+) -> None:
+    """Run the draws, and print a table; `repeated` is the share of draws whose command is repeated."""
     rng = random.Random(seed)
     if not PROGRAM:
         load()
@@ -365,7 +372,10 @@ def main(seed: int = 0, count: int = 120, only: str = "", folder: Path | None = 
     chosen = [c for c in commands() if only in c.name]
     normal: dict[str, tuple[float, str]] = {}
     table: dict[tuple[str, str], Outcome] = {}
+    end = time.monotonic() + 60 * minutes
     for number in range(count):
+        if time.monotonic() > end:
+            break
         command = chosen[number % len(chosen)]
         kind, to = rng.choice(KINDS), rng.choice(("process", "group", "all"))
         part = rng.uniform(0.05, 1.0)
@@ -381,7 +391,7 @@ def main(seed: int = 0, count: int = 120, only: str = "", folder: Path | None = 
         seconds, expected = normal[command.name]
         outcome = table.setdefault((command.name, kind), Outcome())
         out, before = Path(tempfile.mkdtemp(dir=base)), len(outcome.faults)
-        if draw(command, kind, to, part * seconds, inputs, out, outcome):
+        if draw(command, kind, to, part * seconds, inputs, out, outcome) and rng.random() < repeated:
             repeat(command, expected, inputs, out, outcome)
         for fault in outcome.faults[before:]:
             print(f"FAULT {number}: {fault}", flush=True)
@@ -403,6 +413,8 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--only", default="", help="commands whose name contains this text")
     parser.add_argument("--folder", type=Path, default=None, help="folder for inputs, which are kept there")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no draw after this time")
+    parser.add_argument("--repeated", type=float, default=1.0, help="share of the draws whose command is repeated")
     parser.add_argument("--program", action="store_true", help="start the program, whose imports take long")
     options = parser.parse_args()
-    main(options.seed, options.count, options.only, options.folder)
+    main(options.seed, options.count, options.only, options.folder, options.minutes, options.repeated)

@@ -42,6 +42,7 @@ from fluxcube.simulation.grids import write_era5, write_land_cover
 from fluxcube.simulation.planet import Planet
 from fluxcube.simulation.raw import write_modis, write_reflectance, write_towers
 from fluxcube.stores.reading import store_attrs
+from fluxcube.terminal import command_line
 
 #: Product of which maps take the IGBP class of each cell.
 _LAND_COVER = "MCD12Q1"
@@ -201,7 +202,10 @@ def run_recipe(main: Callable[..., object], file: str | Path, arguments: Sequenc
     out, changes = options.pop("out"), dict(_change(recipe, one) for one in options.pop("set"))
     chosen = {**recipe.parameters, **(recipe.sample if options["sample"] else {}), **changes}
     out.mkdir(parents=True, exist_ok=True)
-    return main(out, **options, **chosen)
+    if arguments is not None:
+        return main(out, **options, **chosen)
+    with command_line("finished steps stay; the same command continues"):
+        return main(out, **options, **chosen)
 
 
 def _change(recipe: Recipe, text: str) -> tuple[str, object]:

@@ -183,9 +183,7 @@ _AFTER = {
     "upscale": "regions that are written stay; the same command writes the others",
     "forcing": "files that are written stay; the same command writes the others",
     "fetch": "complete files stay; the same command fetches the others",
-    "request": "complete files stay; the same command fetches the others",
-    "demo": "finished steps stay; the same command continues",
-    "recipe": "finished steps stay; the same command continues",
+    "demo": "its folder is incomplete; run the command again with --overwrite",
     "build": "no store was changed; run the command again",
 }
 
@@ -224,9 +222,22 @@ def run_app(app: Callable[[], object]) -> None:
     if logging.getLevelName(handler.level) not in ("DEBUG", "INFO"):
         handler.addFilter(_without_dask)
     logging.basicConfig(level=level, handlers=[handler])
-    with Ending(_interrupted) as ending:
+    with command_line():
+        app()
+
+
+@contextlib.contextmanager
+def command_line(left: str = "") -> Iterator[None]:
+    """End the process after a block that a user started: with one line and status 1 for errors, 128 more for signals.
+
+    Parameters
+    ----------
+    left : str
+        What an interruption leaves, and how to continue; by default that of the command of this process.
+    """
+    with Ending(lambda number: _interrupted(number, left)) as ending:
         try:
-            app()
+            yield
         except FluxcubeError as error:
             sys.exit(f"fluxcube: {printable(str(error), keep=chr(10))}")
         except OSError as error:
@@ -235,9 +246,9 @@ def run_app(app: Callable[[], object]) -> None:
             sys.exit(f"fluxcube: {printable(str(error))}: check the disk, the path and its permissions.")
         except Interrupted as error:
             notes = "; ".join(getattr(error, "__notes__", ()))
-            ending.end(error.number, _interrupted(error.number, notes))
+            ending.end(error.number, _interrupted(error.number, notes or left))
         except KeyboardInterrupt:
-            typer.echo(_interrupted(signal.SIGINT), err=True)
+            typer.echo(_interrupted(signal.SIGINT, left), err=True)
             sys.exit(128 + signal.SIGINT)
 
 

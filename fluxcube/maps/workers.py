@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import dask.config
 from dask.system import CPU_COUNT
@@ -204,12 +207,12 @@ def _answer(question: Callable[[], Any], patience: float) -> Any:
     def ask() -> None:
         try:
             answers.put(question())
-        except (OSError, TimeoutError, RuntimeError) as error:
+        except (OSError, TimeoutError, RuntimeError, ValueError, MemoryError, OverflowError) as error:
             answers.put(error)
 
     threading.Thread(target=ask, name="fluxcube-scheduler", daemon=True).start()
     try:
-        answer = answers.get(timeout=min(_NOTICE, patience) if patience > 0 else _NOTICE)
+        answer = answers.get(timeout=_NOTICE)
     except queue.Empty:
         logger.warning("the Dask scheduler does not answer; waiting for up to %.0f s (--patience)", patience)
         try:
@@ -396,23 +399,46 @@ def _connected(address: str, patience: float) -> Client:
     """Connect to a scheduler, which may start within `patience` seconds."""
     from distributed import Client
 
-    end, notice = time.monotonic() + patience, True
+    class Quiet(Client):
+        def __del__(self) -> None:  # Dask waits 10 s for a scheduler that it never reached, and prints the failure
+            if self.status in ("running", "closing"):
+                super().__del__()
+
+    end = time.monotonic() + patience
+    try:
+        _wait_for_port(address, end, patience)
+        left = max(1.0, end - time.monotonic())
+        return _answer(lambda: Quiet(address, timeout=left, set_as_default=False), left)
+    except StoreError as error:
+        raise StoreError(f"{address}: {error}: check the address, or wait longer (--patience).") from error
+    except (OSError, TimeoutError) as error:
+        raise StoreError(
+            f"no Dask scheduler answers at {address} within {patience:.0f} s ({error}): check the address, or wait "
+            "longer (--patience)."
+        ) from error
+    except ValueError as error:
+        raise StoreError(f"{address} is no address of a Dask scheduler ({error}): pass tcp://host:port.") from error
+    except (MemoryError, OverflowError) as error:  # it takes the answer of another protocol for a huge number
+        raise StoreError(f"what answers at {address} is no Dask scheduler: check the address.") from error
+
+
+def _wait_for_port(address: str, end: float, patience: float) -> None:
+    """Wait until the host of an address accepts connections, until a time; raise the last OSError if it does not."""
+    url, notice = urlsplit(address), time.monotonic() + _NOTICE
+    if url.scheme not in ("tcp", "tls") or not url.hostname or url.port is None:
+        return  # of another protocol, or for Dask to refuse
     while True:
         left = end - time.monotonic()
         try:
-            return Client(address, timeout=min(left, _NOTICE), set_as_default=False)
-        except ValueError as error:
-            raise StoreError(f"{address} is no address of a Dask scheduler ({error}): pass tcp://host:port.") from error
-        except (OSError, TimeoutError) as error:
+            with socket.create_connection((url.hostname, url.port), timeout=min(max(left, 0.1), _NOTICE)):
+                return
+        except OSError:
             if end - time.monotonic() < 1.0:
-                raise StoreError(
-                    f"no Dask scheduler answers at {address} within {patience:.0f} s ({error}): check the address, or "
-                    "wait longer (--patience)."
-                ) from error
-            if notice:
-                logger.warning("no Dask scheduler answers at %s; waiting for up to %.0f s (--patience)", address, left)
-                notice = False
-            time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+                raise
+        if time.monotonic() >= notice - 1.0:
+            logger.warning("no Dask scheduler answers at %s; waiting for up to %.0f s (--patience)", address, patience)
+            notice = math.inf
+        time.sleep(0.5)
 
 
 def _wait_for_worker(cluster: Cluster, patience: float) -> None:

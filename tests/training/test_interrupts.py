@@ -127,3 +127,11 @@ def test_a_process_that_is_gone_is_an_error_of_training():
 
     with pytest.raises(TrainingError, match=r"another process.*Connection closed by peer.*continue"), _peers():
         raise RuntimeError("Connection closed by peer\nException raised from ...")
+
+
+def test_an_ensemble_whose_members_were_killed_resumes(tmp_path):
+    from fluxcube.training.seeds import _prepare
+
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / ".seed-0.lock").touch()  # left by a member that was killed
+    _prepare(tmp_path, [0, 1], overwrite=False)
