@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -166,7 +167,7 @@ class Writer:
 
 def on_host(host: str, folder: Path) -> None:
     """Let this process be one of a machine: its locks exclude those of the same machine only."""
-    locks.HEARTBEAT, locks._RACE, locks._APART = BEAT, BEAT, BEAT / 10
+    locks.HEARTBEAT, locks._RACE, locks._APART, locks.SILENCE = BEAT, BEAT, BEAT / 10, 50 * BEAT
     owners._boot = lambda: host
     kept, flock = [], locks._flock
 
@@ -197,6 +198,8 @@ class Machine(RuleBasedStateMachine):
         self.readers: list[SimpleNamespace] = []
         self.count, self.story = 0, []
         Machine.seen["interleavings"] += 1
+        if Machine.seen["interleavings"] % 100 == 0:
+            print(dict(Machine.seen), Machine.faults[:3], file=sys.stderr, flush=True)
 
     @initialize(there=st.sampled_from((True, True, True, False)))
     def begin(self, there: bool) -> None:
