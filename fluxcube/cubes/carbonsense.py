@@ -197,7 +197,7 @@ def build_carbonsense(
     sources = as_sources(surface)
     if modis is not None and resolution == DAILY.name:  # a daily cube has no chips
         sources, modis = (*sources, modis), None
-    with working_copy(store, storage_options, append=append, overwrite=overwrite, keep=keep) as path:
+    with working_copy(store, storage_options, append=append, overwrite=overwrite, keep=keep, progress=progress) as path:
         settings = CubeSettings(
             predictors=_predictors(variables, resolution),
             fluxes=_fluxes(path, resolution, append=append),

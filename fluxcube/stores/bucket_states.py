@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from zarr.core.group import GroupMetadata
 
 from fluxcube.errors import FluxcubeError, StoreError
 from fluxcube.stores.bucket_lock import BucketLock, bucket_lock
-from fluxcube.stores.manifest import MANIFEST_FILE, STORE_ID, parse_manifest, read_manifest
+from fluxcube.stores.manifest import MANIFEST_FILE, STORE_ID, Progress, parse_manifest, read_manifest
 from fluxcube.stores.objects import Bucket, is_bucket, place
 from fluxcube.stores.reading import is_url
-from fluxcube.stores.states import STATE, Record, newest_record, read_record, states_of
+from fluxcube.stores.states import STATE, Record, is_inside, newest_record, read_record, states_of
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def working_copy(
     append: bool = False,
     overwrite: bool = False,
     keep: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[Path]:
     """Yield the path where a store is written: on a disk its own, for a bucket that of a temporary copy.
 
@@ -62,6 +63,8 @@ def working_copy(
         Replace an existing store.
     keep : bool
         Keep the state that is replaced (in a bucket; on a disk, `fluxcube.stores.building.staging` keeps it).
+    progress : callable, optional
+        ``progress(done, total, text)``, for each object that is downloaded or uploaded.
 
     Raises
     ------
@@ -83,12 +86,12 @@ def working_copy(
         base.check(overwrite=append or overwrite)
         path = Path(folder) / bucket.name
         if append and base.place is not None:
-            _download(base, path)
+            _download(base, path, progress)
         before = _stamp(path)
         with _naming(path, bucket):
             yield path
         if path.exists() and _stamp(path) != before:
-            _publish(lock, base, path, keep=keep)
+            _publish(lock, base, path, keep=keep, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def _naming(path: Path, bucket: Bucket) -> Iterator[None]:
         raise type(error)(str(error).replace(str(path), bucket.url)) from error
 
 
-def _download(base: _Base, path: Path) -> None:
+def _download(base: _Base, path: Path, progress: Progress | None) -> None:
     """Copy the current state to a folder, and compare it with its manifest."""
     source = base.place
     assert source is not None
@@ -186,11 +189,13 @@ def _download(base: _Base, path: Path) -> None:
             )
     if base.folder and not expected:
         raise StoreError(f"{base.bucket}: its state {source} is missing or has no manifest: copy the store again.")
-    keys = [key for key in entries if ".." not in key.split("/")]
-    _in_threads(lambda key: source.download(key, path / key), keys)
+    keys = [key for key in entries if not key.endswith("/")]  # others mark folders
+    if outside := [key for key in keys if not is_inside(key)]:
+        raise StoreError(f"{source}: the name of the object {outside[0]!r} leads out of the store: remove it.")
+    _in_threads(lambda key: source.download(key, path / key), keys, progress, "download")
 
 
-def _publish(lock: BucketLock, base: _Base, path: Path, *, keep: bool) -> None:
+def _publish(lock: BucketLock, base: _Base, path: Path, *, keep: bool, progress: Progress | None) -> None:
     """Upload a finished store as a new state, make it the current one, and remove what is no longer needed."""
     attrs = _attributes((path / _ROOT).read_bytes())
     record = Record(base.number + 1, _folder(attrs), _kept(base, keep=keep))
@@ -198,7 +203,7 @@ def _publish(lock: BucketLock, base: _Base, path: Path, *, keep: bool) -> None:
     abandoned = _abandoned(base, states)
     with contextlib.ExitStack() as undo:
         undo.push(lambda kind, error, trace: _discard_after(kind, states / record.folder))
-        _upload(base, path, states / record.folder)
+        _upload(base, path, states / record.folder, progress)
         if keep and base.place is base.bucket:
             _copy_direct(base, states / record.kept[-1])
         lock.check()
@@ -242,7 +247,7 @@ def _abandoned(base: _Base, states: Bucket) -> list[str]:
     return [key for folder, key in found if folder not in known and not key.startswith("records/")]
 
 
-def _upload(base: _Base, path: Path, target: Bucket) -> None:
+def _upload(base: _Base, path: Path, target: Bucket, progress: Progress | None) -> None:
     """Write the objects of a new state, and compare their sizes with those of the files."""
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     same = _same_files(base, path)
@@ -253,7 +258,7 @@ def _upload(base: _Base, path: Path, target: Bucket) -> None:
         else:
             target.upload(key, files[key])
 
-    _in_threads(send, files)
+    _in_threads(send, files, progress, "upload")
     found = {key: entry.size for key, entry in target.entries().items()}
     for key, file in files.items():
         if found.get(key) != file.stat().st_size:
@@ -339,10 +344,15 @@ def _tolerated(bucket: Bucket) -> Iterator[None]:
         _log.warning("%s: objects that are no longer needed could not be removed (%s)", bucket, error)
 
 
-def _in_threads(function: Callable[[str], None], keys: Iterable[str]) -> None:
+def _in_threads(
+    function: Callable[[str], None], keys: Iterable[str], progress: Progress | None = None, text: str = ""
+) -> None:
     pool = ThreadPoolExecutor(_REQUESTS)
     try:
-        for future in [pool.submit(function, key) for key in keys]:
+        futures = {pool.submit(function, key): key for key in keys}
+        for done, future in enumerate(as_completed(futures), 1):
             future.result()
+            if progress is not None:
+                progress(done, len(futures), f"{text} {futures[future]}")
     finally:
         pool.shutdown(cancel_futures=True)

@@ -37,7 +37,7 @@ from fluxcube.stores.manifest import (
     parse_manifest,
 )
 from fluxcube.stores.objects import Bucket, access_errors, forget_exit_hooks, is_bucket
-from fluxcube.stores.states import STATE, STATES, bucket_states, choose_state, is_state_name, newest_record
+from fluxcube.stores.states import STATE, STATES, bucket_states, choose_state, is_inside, is_state_name, newest_record
 
 _ROOT = "zarr.json"
 #: Object that is written once, by kind of store, while the store is not complete and its root may change.
@@ -328,7 +328,7 @@ def verify_remote(
 
 def _listed(place: str, options: Mapping[str, object] | None) -> list[str]:
     """Return the names of the objects of a store, without its root, its ledger and its manifest."""
-    keys = Bucket(place, options or {}).entries()
+    keys = [key for key in Bucket(place, options or {}).entries() if not key.endswith("/")]
     return [key for key in keys if "/" in key and key.partition("/")[0] not in (LEDGER, MANIFEST)]
 
 
@@ -336,7 +336,7 @@ def _entry_of(
     folder: Path, key: str, content: bytes, expected: tuple[int, str], faults: list[str]
 ) -> tuple[int, str] | None:
     """Return the size and digest of an object, and add to `faults` what is wrong with it."""
-    if ".." in key.split("/") or key.startswith("/"):
+    if not is_inside(key):
         faults.append(f"{key}: a name that leads out of the store")
         return None
     file = folder / key

@@ -80,6 +80,17 @@ def is_state_name(name: object) -> bool:
     return isinstance(name, str) and _FOLDER.fullmatch(name) is not None
 
 
+def is_inside(key: str) -> bool:
+    r"""Return whether the name of an object leads to a place inside a folder.
+
+    Examples
+    --------
+    >>> is_inside("fluxes/c/0"), is_inside("../x"), is_inside("/etc/x"), is_inside("a\\..\\x")
+    (True, False, False, False)
+    """
+    return not any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in key.split("/"))
+
+
 def disk_state(path: Path, version: str | None) -> Path:
     """Return the folder of the current state of a store on a disk, or of an earlier one (StoreError if not kept)."""
     if version is None:

@@ -24,7 +24,7 @@ from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.bucket_states import working_copy
 from fluxcube.stores.building import finish
 from fluxcube.stores.manifest import read_manifest
-from fluxcube.stores.objects import Bucket
+from fluxcube.stores.objects import Bucket, Entry
 from fluxcube.stores.reading import open_store, store_attrs
 from fluxcube.stores.remote import RemoteStore, verify_remote
 from fluxcube.stores.shards import write_region
@@ -358,3 +358,29 @@ def test_the_command_line_takes_addresses(s3, local, monkeypatch):
     assert f"{url}: hourly cube of 4 sites" in text and f"earlier states that are kept: {first}" in text
     assert "files are as they were written" in verify_store(url)
     assert run(app, ["split", url, str(local / "folds.json"), "--kind", "sites", "--sites", "x"]).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a\\..\\x"])
+def test_names_of_objects_never_lead_out_of_the_copy(cube, small, monkeypatch, name):
+    copied(small / "one.zarr", *cube)
+    entries = Bucket.entries
+    monkeypatch.setattr(Bucket, "entries", lambda self, key="": {name: Entry(1, None), **entries(self, key)})
+    with pytest.raises(StoreError, match="leads out of the store"):
+        put(small / "two.zarr", *cube, append=True)
+
+
+def test_objects_that_mark_folders_are_no_files(cube, small):
+    bucket = copied(small / "one.zarr", *cube)
+    entries = {**bucket.entries(), "v/": Entry(0, None)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bucket, "entries", lambda self, key="": entries)
+        assert verified(*cube).endswith("files are as they were written")
+
+
+def test_transfers_are_reported(cube, small):
+    texts: list[str] = []
+    for store in ("one", "two"):
+        with working_copy(*cube, append=True, progress=lambda done, total, text: texts.append(text)) as path:
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(small / f"{store}.zarr", path)
+    assert {"upload v/c/0", "download v/c/0"} <= set(texts)
