@@ -53,18 +53,13 @@ def write_manifest(path: Path, attrs: Mapping[str, object], known: Mapping[str, 
     known : mapping of str to (int, str), optional
         Size and digest of files that belong to the store and lie elsewhere.
     """
-    entries = {key: list(entry) for key, entry in {**_entries(path), **(known or {})}.items()}
+    entries = {key: list(entry) for key, entry in {**file_entries(path), **(known or {})}.items()}
     folder = path / MANIFEST
     folder.mkdir(exist_ok=True)
     group = GroupMetadata(attributes={"long_name": "size and digest of each file"}, zarr_format=3)
     (folder / _ROOT).write_text(json.dumps(group.to_dict()), "utf-8")
     (folder / _FILE).write_text(json.dumps(entries, indent=0, sort_keys=True), "utf-8")
     return identifier(entries, attrs)
-
-
-def _entries(path: Path) -> Entries:
-    """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
-    return _entries(path)
 
 
 def identifier(entries: Mapping[str, object], attrs: Mapping[str, object]) -> str:
@@ -78,7 +73,7 @@ def identifier(entries: Mapping[str, object], attrs: Mapping[str, object]) -> st
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, tuple[int, str]] | None:
+def read_manifest(path: Path) -> Entries | None:
     """Return the size and digest of each file of a store; None if it has no manifest, as those of earlier versions.
 
     Raises
@@ -96,7 +91,7 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]] | None:
     return parse_manifest(data, path)
 
 
-def parse_manifest(data: bytes, where: object) -> dict[str, tuple[int, str]]:
+def parse_manifest(data: bytes, where: object) -> Entries:
     """Return the size and digest of each file from the bytes of a manifest.
 
     Parameters
@@ -150,7 +145,7 @@ def check_present(path: Path) -> None:
 def content_id(path: Path) -> str:
     """Return the identifier of the content that the files of a store have now, also of one without a manifest."""
     attrs = dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
-    return identifier({key: list(entry) for key, entry in _entries(path).items()}, attrs)
+    return identifier({key: list(entry) for key, entry in file_entries(path).items()}, attrs)
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
     if expected is None:
         raise lacks_manifest(path)
     try:
-        found, attrs = _entries(path), dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
+        found, attrs = file_entries(path), dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StoreError(f"{path}: the metadata cannot be read ({error!s:.200}): copy the store again.") from error
     faults = absences(expected, found)
@@ -238,7 +233,7 @@ def conclusion(
     return Verification(store_id, files, tuple(faults))
 
 
-def _entries(path: Path) -> dict[str, tuple[int, str]]:
+def file_entries(path: Path) -> Entries:
     """Return the size and digest of each file of a store but its root, its ledger and its manifest."""
     files = sorted(_files(path))
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:

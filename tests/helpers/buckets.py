@@ -54,7 +54,6 @@ def gs_server() -> Iterator[tuple[str, dict]]:
     pytest.importorskip("gcsfs")
     with pytest.MonkeyPatch.context() as patch:
         _observe_conditions(patch)
-        _answer_suffixes(patch)
         _read_parts_as_sent(patch)
         # One thread for all connections would wait for ever behind one that is kept open.
         patch.setattr(http.server, "HTTPServer", http.server.ThreadingHTTPServer)
