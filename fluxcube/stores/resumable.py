@@ -71,7 +71,7 @@ def attrs_of(place: Place) -> dict[str, object]:
         raise StoreError(f"{place}: no store there; check the address.")
     try:
         return dict(json.loads(root)["attributes"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{place}/{_ROOT}: expected the metadata of a Zarr group, found other content.") from error
 
 

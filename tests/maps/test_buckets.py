@@ -243,6 +243,16 @@ def test_a_lost_object_is_written_again_or_an_error(maps, local, bucket, monkeyp
 
 
 @one_service
+def test_an_object_that_is_lost_later_is_an_error(maps, bucket):
+    write(maps, bucket)
+    ds = opened(bucket)
+    shard = next(key for key in bucket.entries() if key.startswith("NEE/c/"))
+    bucket.remove(shard)
+    with pytest.raises(StoreError, match=f"{shard} is missing"):
+        ds.load()
+
+
+@one_service
 def test_an_object_that_changed_after_its_record_is_read_again(maps, local, bucket, monkeypatch):
     """As a task that a killed client left on a cluster may do: the manifest describes what is there."""
     with monkeypatch.context() as patch, pytest.raises(Stop):
