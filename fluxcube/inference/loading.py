@@ -185,7 +185,7 @@ def save_mixed(
     for path in paths.values():
         if target.resolve() == path.resolve() or target.resolve() in path.resolve().parents:
             raise CheckpointError(f"{target} contains the run {path}: use another folder for the mixed ensemble.")
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.make_parent(target)
     with writer_lock(target):
         _clear(target, overwrite)
         checkpoint.save_mixed(target, paths, mixed.weights, mixed.metadata)
