@@ -20,7 +20,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 @app.command()
 def mix(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[str, typer.Argument(help="Folder to write.")],
     runs: Annotated[list[str], typer.Argument(help="Two or more run folders, or names of shipped models.")],
     weight: Annotated[
         list[float] | None, typer.Option(help="Weight of a run, in their order; once for each. Default: equal.")

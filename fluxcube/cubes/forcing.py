@@ -23,6 +23,7 @@ from fluxcube.sources.era5.open import extent, storage_chunks
 from fluxcube.sources.era5.series import Files
 from fluxcube.sources.era5.variables import available, cell_coords, check_available, normal_chunks
 from fluxcube.sources.modis.rasters import Tile, find_tiles
+from fluxcube.stores.origin import named, origin_of_path
 from fluxcube.variables import BANDS, COMPUTED, check_role
 from fluxcube.variables import predictors as all_predictors
 
@@ -183,6 +184,7 @@ def _open_files(request: ForcingRequest) -> xr.Dataset:
         ds["elevation"] = ds.elevation.copy(data=heights).assign_attrs(long_name="height of the ground")
     if request.land_cover is not None and (request.resolution is not None or not grid.masked):
         ds = _with_land_fraction(ds, cells, grid)
+    ds.attrs |= named(origin_of_path(request.era5), "era5")
     if request.modis is not None:
         ds.attrs["title"] += " and MODIS"
         ds["modis"] = _modis(request.modis, cells, grid, sizes, request.chips_per_cell)

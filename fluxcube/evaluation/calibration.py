@@ -22,6 +22,7 @@ from fluxcube.samples.clusters import cluster_sites
 from fluxcube.stores.bucket_lock import bucket_lock
 from fluxcube.stores.download import downloaded
 from fluxcube.stores.lock import writer_lock
+from fluxcube.stores.origin import origin
 from fluxcube.training.calibration import LEVEL, error_calibration
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ def calibrate(
             entry = (predictor.metadata.get("calibration") or {}).get(name, {})
             # What training found of a Gaussian head is kept: the error model counts on it, and so does a repetition.
             head = {"as_given": entry["as_given"]} if _has_calibrated_head(predictor, name) else {}
-            found[name] = values | ({"factor": factors[name], **head} if head or "std" in estimates else {})
+            found[name] = (
+                values | ({"factor": factors[name], **head} if head or "std" in estimates else {}) | origin(cube)
+            )
             log.info("%s: coverage of 80 %% intervals %s", name, values.get("held_out", values["calibrated"])["0.8"])
     if not found:
         raise ConfigError(

@@ -40,7 +40,7 @@ from fluxcube.samples.support import support_stops
 from fluxcube.samples.surface import STATISTICS, column_of, static_feature
 from fluxcube.schema import REGION_BYTES, check_units, validate_forcing, validate_maps
 from fluxcube.stores.identity import DIGESTS, input_digests
-from fluxcube.stores.origin import named, origin
+from fluxcube.stores.origin import named, origin, origin_of
 from fluxcube.timestamps import DAY as DAY_LENGTH
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def upscale(
     Meyer & Pebesma 2021 (dissimilarity, area of applicability), doi:10.1111/2041-210X.13650.
     """
     predictor = as_predictor(model)
-    source = named(origin(forcing), "forcing")
+    source = named(origin(forcing), "forcing") | named(origin_of(forcing.attrs, "era5"), "era5")
     forcing = validate_forcing(forcing)
     check_resolution(forcing, predictor.resolution, "this model")
     check_units(forcing)

@@ -21,6 +21,7 @@ from fluxcube.models import checkpoint, shipped
 from fluxcube.samples.features import FeatureSpec
 from fluxcube.stores.download import bucket_of, downloaded
 from fluxcube.stores.files import names_disk_errors
+from fluxcube.stores.lock import writer_lock
 from fluxcube.stores.objects import Bucket, is_bucket
 from fluxcube.variables import DECLARED, declare_again
 
@@ -169,25 +170,33 @@ def save_mixed(
     CheckpointError
         If the folder contains something else, or a mixed ensemble and `overwrite` is false; if a run is not finished.
     ConfigError
-        If the runs cannot be mixed, or one of them is in no folder.
+        If the runs cannot be mixed, or one of them is in no folder of a disk.
+    StoreError
+        If another process is writing the folder.
     """
+    if is_bucket(folder):
+        raise ConfigError(f"{folder}: a mixed ensemble is stored on a disk; copy its folder to the bucket afterwards.")
     parts = [load_model(run) for run in runs]
     mixed, target = mix(parts, weights), Path(folder)
     report_left_out(mixed)
     paths = {name: part.path for name, part in zip(mixed.names, parts, strict=True) if part.path is not None}
     if absent := [name for name in mixed.names if name not in paths]:
-        raise ConfigError(f"{', '.join(absent)} is in no folder, so that it cannot be copied: pass run folders.")
+        raise ConfigError(
+            f"{', '.join(absent)} is in no folder of this machine, so that it cannot be copied: pass run folders."
+        )
     for path in paths.values():
         if target.resolve() == path.resolve() or target.resolve() in path.resolve().parents:
             raise CheckpointError(f"{target} contains the run {path}: use another folder for the mixed ensemble.")
-    _check_replaceable(target, overwrite)
-    building = target.absolute().with_name(f".{target.absolute().name}.making-{os.getpid()}")
-    try:  # an earlier ensemble stays until the new one is complete
-        checkpoint.save_mixed(building, paths, mixed.weights, mixed.metadata)
-        _clear(target)
-        os.replace(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    checkpoint.make_parent(target)
+    with writer_lock(target):
+        _check_replaceable(target, overwrite)
+        building = target.absolute().with_name(f".{target.absolute().name}.making-{os.getpid()}")
+        try:  # an earlier ensemble stays until the new one is complete
+            checkpoint.save_mixed(building, paths, mixed.weights, mixed.metadata)
+            _clear(target)
+            os.replace(building, target)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     return target
 
 

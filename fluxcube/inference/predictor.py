@@ -30,6 +30,7 @@ from fluxcube.samples.splits import Split
 from fluxcube.samples.support import block_with_embeddings, with_embeddings
 from fluxcube.schema import validate_cube
 from fluxcube.stores.objects import Bucket
+from fluxcube.stores.origin import named, origin
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -260,7 +261,7 @@ class Predictor:
             raise ConfigError(f"{self.model.kind} makes no embeddings; use a model that has support windows.")
         check_resolution(validate_cube(cube), self.resolution, "this model")
         embeddings = tower_embeddings(self.model, self.spec, cube, self.support_years)
-        return embeddings.assign_attrs(model_digest=self.digest)
+        return embeddings.assign_attrs(model_digest=self.digest, **named(origin(cube), "cube"))
 
     @property
     def factors(self) -> np.ndarray:

@@ -171,6 +171,11 @@ def save_mixed(
     _write_about(folder / ENSEMBLE, about | dict(metadata))
 
 
+def make_parent(folder: Path) -> None:
+    """Create the folder that contains that of a checkpoint, in which it can be locked."""
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+
+
 def _copy(source: Path, target: Path) -> None:
     """Copy the files of a checkpoint that predictions need; the JSON file last."""
     about = read_about(source)

@@ -14,6 +14,7 @@ from fluxcube.plotting.canvas import model_styles
 from fluxcube.plotting.points import plot_drivers
 from fluxcube.reports.evidence import Evidence
 from fluxcube.reports.section import Column, Figure, Section, Table, slug
+from fluxcube.stores.origin import origin
 
 #: Power of one busy processor core with its share of memory and cooling (W), from which energy is estimated.
 WATTS = 15.0
@@ -117,7 +118,9 @@ def provenance_section(evidence: Evidence) -> Section:
     attrs = evidence.cube.attrs
     text.append(
         f"Cube: {attrs.get('title', '')}; {evidence.resolution.name}, clock {attrs.get('clock', 'unknown')}, built "
-        f"with fluxcube {attrs.get('fluxcube_version', 'unknown')}."
+        f"with fluxcube {attrs.get('fluxcube_version', 'unknown')}"
+        + "".join(f"; {key} {value}" for key, value in origin(evidence.cube).items())
+        + "."
     )
     table = Table("provenance", "What the predictions record", pd.DataFrame(rows), columns)
     return Section("provenance", "Versions and provenance", tuple(text), tables=(table,))

@@ -7,15 +7,19 @@ were opened. Any other Dataset is recorded as derived from the store.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, StoreError
 from fluxcube.stores.manifest import STORE_ID
+from fluxcube.stores.reading import is_url, store_attrs
 
 #: Attribute, and key of records, of what was computed from a store, instead of the identifier of the store.
 DERIVED_FROM = "derived_from"
@@ -90,6 +94,16 @@ def origin(ds: xr.Dataset | xr.DataArray) -> dict[str, str]:
         return {} if source is None else {DERIVED_FROM: str(source)}
     unchanged = isinstance(ds, xr.Dataset) and ds.encoding.get(_OPENED) == _content(ds)
     return {STORE_ID if unchanged else DERIVED_FROM: str(store)}
+
+
+def origin_of_path(path: object) -> dict[str, str]:
+    """Return the record of a store on a disk; nothing for files, URLs, and stores without an identifier."""
+    if not isinstance(path, str | os.PathLike) or is_url(path) or not (Path(path) / "zarr.json").is_file():
+        return {}
+    store = None
+    with contextlib.suppress(StoreError):  # a Zarr store of others, which need not be a group
+        store = store_attrs(path).get(STORE_ID)
+    return {} if store is None else {STORE_ID: str(store)}
 
 
 def source_of(record: Mapping) -> str:

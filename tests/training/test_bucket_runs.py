@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 import fluxcube as fc
 from fluxcube.cli import app
 from fluxcube.errors import CheckpointError, ConfigError, StoreError
+from fluxcube.evaluation.calibration import store_calibration
+from fluxcube.inference import loading
 from fluxcube.models.boosting import ROUNDS
 from fluxcube.samples.splits import Split
 from fluxcube.stores.bucket_lock import bucket_lock
@@ -100,11 +102,13 @@ def test_a_killed_run_resumes_from_the_bucket(kind, cube, bucket, tmp_path, monk
         fc.load_model(bucket)
     with pytest.raises(ConfigError, match=r"s3://.*unfinished run on other data"):
         learn(cube.assign(fluxes=cube.fluxes * 1.1), bucket, **options)
-    steps = []
-    resumed = learn(cube, bucket, **options, progress=lambda done, total, text: steps.append(done))
+    resumed = learn(cube, bucket, **options)
     whole = learn(cube, tmp_path / "whole", **options)
     assert fc.load_model(resumed).digest == fc.load_model(whole).digest
     assert not {"data.json", "state.safetensors", ".rows.state"} & resumed.path.entries().keys()
+    if kind == "network":
+        further = learn(cube, tmp_path / "further", **options, init=resumed)
+        assert json.loads((further.path / "run.json").read_text())["init"] == fc.load_model(resumed).digest
     assert SECRET not in f"{resumed!r} {fc.load_model(resumed)!r} {json.loads(bucket.read('run.json'))}"
 
 
@@ -165,7 +169,7 @@ def call(*arguments):
     return found.output
 
 
-def test_an_ensemble_grows_in_a_bucket(cube, bucket, short_applicability):
+def test_an_ensemble_grows_in_a_bucket(cube, bucket, monkeypatch, short_applicability):
     learn(cube, bucket, seeds=1)
     first = bucket.entries()
     run = learn(cube, bucket, seeds=2)
@@ -175,6 +179,13 @@ def test_an_ensemble_grows_in_a_bucket(cube, bucket, short_applicability):
     assert len(model.model.members) == 2
     reference = pickle.loads(pickle.dumps(model.reference))
     assert reference.path == bucket.url and SECRET not in repr(reference)
+    monkeypatch.setattr(loading, "_loaded", {})  # as in a process of Dask
+    assert loading.load_reference(reference).digest == model.digest
+    store_calibration(model, {"NEE": {"factor": 1.5}})
+    assert fc.load_model(run).metadata["calibration"]["NEE"] == {"factor": 1.5}
+    monkeypatch.setattr(loading, "_loaded", {})
+    with pytest.raises(CheckpointError, match=r"s3://.*calibrated again"):
+        loading.load_reference(reference)
     with pytest.raises(ConfigError, match=r"other settings|other data"):
         learn(cube, bucket, seeds=3, predictors=("SW_IN", "TA"))
 

@@ -204,3 +204,14 @@ def test_maps_record_the_stores_of_forcing_and_cube(tmp_path):
     assert np.isfinite(maps.NEE).any() and "store_id" in origin(maps)
     mean = fc.mean_maps(maps, None, min_coverage=0)
     assert origin(mean) == {"derived_from": maps.attrs["store_id"]}
+
+
+def test_forcing_records_the_store_of_its_files(planet_files, tmp_path):
+    copy = tmp_path / "era5.zarr"
+    fc.copy_era5(planet_files / "era5", copy)
+    forcing = fc.open_forcing(copy, igbp="GRA")
+    store = store_attrs(copy)["store_id"]
+    assert forcing.attrs["era5_store_id"] == store
+    written = open_forcing_store(write_forcing(forcing.isel(time=slice(0, 48)), tmp_path / "forcing.zarr"))
+    assert written.attrs["era5_store_id"] == store and "store_id" in origin(written)
+    assert "era5_store_id" not in fc.open_forcing(planet_files / "era5", igbp="GRA").attrs
