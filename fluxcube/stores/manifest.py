@@ -23,6 +23,7 @@ import zarr
 from zarr.core.group import GroupMetadata
 
 from fluxcube.errors import StoreError
+from fluxcube.parsing import read_json
 
 #: Name of the group whose folder contains the manifest, and the attribute of a store that identifies its content.
 MANIFEST, STORE_ID = "manifest", "store_id"
@@ -79,10 +80,10 @@ def read_manifest(path: Path) -> Entries | None:
     """
     file = path / MANIFEST / _FILE
     try:
-        return {key: (int(size), str(digest)) for key, (size, digest) in json.loads(file.read_bytes()).items()}
+        return {key: (int(size), str(digest)) for key, (size, digest) in read_json(file, dict).items()}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise StoreError(f"{file} is damaged ({error}): copy the store again.") from error
 
 
