@@ -1,9 +1,9 @@
 """Random damage to fluxcube's own files: `python benchmarks/faults_own.py [--seed 0] [--count 3000]`.
 
 Each mutation changes one file of a store, a run, a split or a ledger, byte by byte or in its structure, and opens the
-whole in a process of its own, with limits of time and RAM. Of a container that fluxcube wrote, the same values must
-come back, or an error of fluxcube. A container of an earlier version has no checksums of its metadata, and JSON with a
-new seal is as its author wrote it: other values are possible there, but no other error, crash or wait.
+whole in a process of limited time and RAM, 25 after each other. Of a container that fluxcube wrote, the same values
+must come back, or an error of fluxcube. A container of an earlier version has no checksums of its metadata, and JSON
+with a new seal is as its author wrote it: other values are possible there, but no other error, crash or wait.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ import xarray as xr
 
 import fluxcube as fc
 from fluxcube.errors import FluxcubeError
+from fluxcube.inference import loading
 from fluxcube.models import checkpoint
 from fluxcube.simulation.example import example_cube, example_forcing
 
-SECONDS, RAM = 20, 6 << 30
+SECONDS, RAM, BATCH = 60, 6 << 30, 25
 OUTCOMES = ("same values", "error of fluxcube", "other values", "another error", "crash", "hang")
 DEEP = 100_000
 VALUES = [
@@ -84,7 +85,11 @@ def digest(*parts: object) -> str:
                 values = part[name].values
                 sha.update(f"{name} {part[name].dims} {values.dtype} {sorted(part[name].attrs.items())!r}".encode())
                 sha.update(repr(values.tolist()).encode() if values.dtype.kind in "OT" else values.tobytes())
-            attrs = {name: value for name, value in part.attrs.items() if name != "complete"}
+            attrs = {
+                name: value
+                for name, value in part.attrs.items()
+                if name != "complete" and not name.endswith("_version")
+            }
             sha.update(repr(sorted(attrs.items())).encode())
         else:
             sha.update(part if isinstance(part, bytes) else repr(part).encode())
@@ -324,41 +329,62 @@ def restore(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def in_child(call: Callable[[], object]) -> tuple[str, str]:
-    """Call a function in a process of its own; return the outcome and its text."""
+def in_child(call: Callable[[Callable[[object], None]], None], seconds: int) -> tuple[list, str]:
+    """Call a function in a process of its own; return what it sent, and the signal that ended it or "".
+
+    Parameters
+    ----------
+    call : callable
+        Receives a function that sends a value of JSON to this process.
+    seconds : int
+        Time until the process is ended, counted from what it sent last.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(call, writing)
+        _limited(call, writing, seconds)
     os.close(writing)
     with os.fdopen(reading, "rb") as stream:
-        text = stream.read().decode("utf-8", "replace")
+        lines = stream.read().split(b"\n")[:-1]
     status = os.waitpid(pid, 0)[1]
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return ("hang" if number == signal.SIGALRM else "crash"), signal.Signals(number).name
-    return ("value", "error of fluxcube", "another error")[min(os.WEXITSTATUS(status), 2)], text
+    ended = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else ""
+    return [json.loads(line) for line in lines], ended or ("" if status == 0 else "SIGABRT")
 
 
-def _child(call: Callable[[], object], writing: int) -> None:
-    """Call a function, write its result or its error to a pipe, and end the process."""
-    quiet, code = os.open(os.devnull, os.O_WRONLY), 2
+def _limited(call: Callable[[Callable[[object], None]], None], writing: int, seconds: int) -> None:
+    """Call a function within limits of time and RAM, and end the process."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + RAM, used + RAM))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(SECONDS)
+
+    def send(value: object) -> None:
+        signal.alarm(seconds)
+        line = json.dumps(value).encode() + b"\n"
+        while line:
+            line = line[os.write(writing, line) :]
+
+    signal.alarm(seconds)
+    code = 1
     try:
-        text, code = json.dumps(call()), 0
+        call(send)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def result_of(container: Container) -> tuple[str, str]:
+    """Read a container; return the outcome and its text."""
+    try:
+        return "value", json.dumps(container.read(container.path))
     except FluxcubeError as error:
-        text, code = f"{type(error).__name__}: {error}", 1
+        return "error of fluxcube", f"{type(error).__name__}: {error!s:.300}"
     except BaseException as error:
         ours = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
-        text = f"{type(error).__name__}: {error!s:.200} at {' '.join(ours[-6:])}"
-    os.write(writing, text.encode("utf-8", "replace")[:500_000])
-    os._exit(code)
+        return "another error", f"{type(error).__name__}: {error!s:.200} at {' '.join(ours[-6:])}"
 
 
 def outcome(container: Container, expected: str, found: str, text: str) -> str:
@@ -370,35 +396,58 @@ def outcome(container: Container, expected: str, found: str, text: str) -> str:
     return "same values" if text == expected else "other values"
 
 
-def preload(container: Container) -> None:
-    """Import here what reading a container imports, without its threads, so that each child starts with it."""
-    found, text = in_child(lambda: (container.read(container.path), sorted(sys.modules))[1])
-    for name in json.loads(text) if found == "value" else ():
+def expected_of(container: Container) -> str:
+    """Return the values of an undamaged container, and import here what reading it imports, without its threads."""
+
+    def call(send: Callable[[object], None]) -> None:
+        result = result_of(container)
+        send([*result, sorted(sys.modules)])
+
+    found, text, modules = in_child(call, 10 * SECONDS)[0][0]
+    if found != "value":
+        raise RuntimeError(f"{container.name} cannot be read undamaged: {text}")
+    for name in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    return text
+
+
+def damage_one(container: Container, seed: int, number: int, send: Callable[[object], None]) -> None:
+    """Damage a container, read it, send how it was damaged and the result, and restore it."""
+    rng = np.random.default_rng((seed, number, len(container.name), container.strict))
+    path = chosen_file(container, rng)
+    before, about = path.read_bytes(), container.path / "run.json"
+    sealed = about.read_bytes() if container.seal else b""
+    how = f"{path.relative_to(container.folder)}: {damage(path, rng)}"
+    if container.seal:
+        container.seal(container.path)
+    send(["begin", number, how])
+    loading._loaded.clear()  # a process reads a model once
+    result = result_of(container)
+    restore(path, before)
+    if container.seal:
+        restore(about, sealed)
+    send(["end", number, how, *result])
 
 
 def attack(container: Container, seed: int, numbers: range) -> list[tuple[int, str, str, str]]:
     """Damage a container once for each number; return number, how, outcome and text of each."""
-    preload(container)
-    found, expected = in_child(lambda: container.read(container.path))
-    if found != "value":
-        raise RuntimeError(f"{container.name} cannot be read undamaged: {expected}")
-    results = []
-    for number in numbers:
-        rng = np.random.default_rng((seed, number, len(container.name), container.strict))
-        path = chosen_file(container, rng)
-        before = path.read_bytes()
-        about = container.path / "run.json"
-        sealed = about.read_bytes() if container.seal else b""
-        how = f"{path.relative_to(container.folder)}: {damage(path, rng)}"
-        if container.seal:
-            container.seal(container.path)
-        result, text = in_child(lambda: container.read(container.path))
-        restore(path, before)
-        if container.seal:
-            restore(about, sealed)
-        results.append((number, how, outcome(container, expected, result, text), text))
+    expected, results, todo = expected_of(container), [], list(numbers)
+    whole = container.path.rglob("*") if container.path.is_dir() else [container.path]
+    files = {path: path.read_bytes() for path in whole if path.is_file()}
+    while todo:
+        batch = todo[:BATCH]
+        sent, ended = in_child(lambda send, b=batch: [damage_one(container, seed, n, send) for n in b], SECONDS)
+        for _, number, how, found, text in (one for one in sent if one[0] == "end"):
+            results.append((number, how, outcome(container, expected, found, text), text))
+            todo.remove(number)
+        if ended:
+            _, number, how, *_ = sent[-1] if sent and sent[-1][0] == "begin" else ("", todo[0], "unknown")
+            results.append((number, how, "hang" if ended == "SIGALRM" else "crash", ended))
+            todo.remove(number)
+            for path, content in files.items():
+                if not path.is_file() or path.is_symlink() or path.read_bytes() != content:
+                    restore(path, content)
     return results
 
 

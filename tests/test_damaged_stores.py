@@ -71,6 +71,11 @@ def replaced_by_pipe(path: Path) -> None:
     os.mkfifo(path / "time/zarr.json")
 
 
+def replaced_by_link(path: Path) -> None:
+    (path / "time/zarr.json").unlink()
+    (path / "time/zarr.json").symlink_to("zarr.json")
+
+
 DAMAGE = {
     "huge shape": edited("values", lambda m: m.update(shape=[2, 2**50])),
     "huge coordinate": edited("time", lambda m: m.update(shape=[2**50])),
@@ -98,6 +103,7 @@ DAMAGE = {
     "number": written("", b"5"),
     "folder": replaced_by_folder,
     "pipe": replaced_by_pipe,
+    "link to itself": replaced_by_link,
 }  # fmt: skip
 
 
@@ -128,6 +134,29 @@ def test_metadata_that_give_other_values_do_not_open(whole, tmp_path, change):
     path = Path(shutil.copytree(whole, tmp_path / "s.zarr"))
     change(path)
     with pytest.raises(StoreError, match=r"changed since (it|the store) was written|is missing"):
+        open_store(path, kind="cube")
+
+
+def replaced_manifest(path: Path) -> None:
+    (path / "manifest/files.json").unlink()
+    os.mkfifo(path / "manifest/files.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replaced_manifest,
+        lambda path: (path / "manifest/files.json").write_bytes(b'{"values/c/0/0": [1e400, "x"]}'),
+        lambda path: (path / "manifest/files.json").write_bytes(DEEP.encode()),
+        edited("", lambda m: m["attributes"].pop("store_id")),
+        edited("", lambda m: m["attributes"].update(store_id=5)),
+    ],
+    ids=["a pipe", "infinite size", "deep", "no store_id", "another store_id"],
+)
+def test_a_damaged_manifest_or_identifier_does_not_open(whole, tmp_path, change):
+    path = Path(shutil.copytree(whole, tmp_path / "s.zarr"))
+    change(path)
+    with pytest.raises(StoreError, match=r"s\.zarr"):
         open_store(path, kind="cube")
 
 

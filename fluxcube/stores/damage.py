@@ -86,6 +86,8 @@ def check_metadata(
         If they are other than those that were written.
     """
     if STORE_ID not in attrs:
+        if entries is not None and attrs.get("complete"):
+            raise StoreError(f"{place}: its store_id is missing, so its attributes were changed: copy the store again.")
         return
     if entries is None:  # a copy that xarray wrote has the attributes, and no manifest
         _log.warning(

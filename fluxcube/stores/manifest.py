@@ -23,6 +23,7 @@ import zarr
 from zarr.core.group import GroupMetadata
 
 from fluxcube.errors import StoreError
+from fluxcube.parsing import parse_json, read_bytes
 
 #: Name of the group whose folder contains the manifest, and the attribute of a store that identifies its content.
 MANIFEST, STORE_ID = "manifest", "store_id"
@@ -83,11 +84,11 @@ def read_manifest(path: Path) -> Entries | None:
     """
     file = path / MANIFEST_FILE
     try:
-        data = file.read_bytes()
+        data = read_bytes(file)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise StoreError(f"{file} cannot be read ({error.strerror}): copy the store again.") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read ({error}): copy the store again.") from error
     return parse_manifest(data, path)
 
 
@@ -107,8 +108,8 @@ def parse_manifest(data: bytes, where: object) -> Entries:
         If it is damaged.
     """
     try:
-        return {str(key): (int(size), str(digest)) for key, (size, digest) in json.loads(data).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return {str(key): (int(size), str(digest)) for key, (size, digest) in parse_json(data, dict).items()}
+    except (ValueError, TypeError, OverflowError) as error:
         raise StoreError(f"{where}/{MANIFEST_FILE} is damaged ({error}): copy the store again.") from error
 
 

@@ -192,7 +192,8 @@ def _check_unchanged(store: PinnedStore, attrs: Mapping[str, object]) -> None:
     """Compare the metadata of a store with its manifest (StoreError if they differ, or it was replaced meanwhile)."""
 
     def read(key: str) -> bytes | None:
-        found = store.get_sync(key)
+        with damage_named(store.root, key):
+            found = store.get_sync(key)
         return None if found is None else found.to_bytes()
 
     try:
