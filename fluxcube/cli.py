@@ -21,9 +21,8 @@ from fluxcube.cli_fetch_era5 import request_app
 from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.cli_report import app as report_app
-from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
+from fluxcube.errors import ConfigError, FluxcubeError, printable, without_secrets
 from fluxcube.models import registry
-from fluxcube.sources.towers.sitenames import printable
 from fluxcube.terminal import (
     AllowMissing,
     MaxQc,

@@ -23,6 +23,7 @@ from fluxcube.cubes.stamps import stamp
 from fluxcube.errors import ConfigError, SourceError
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.sources.netcdf import open_netcdf
+from fluxcube.sources.plaintable import read_plain_table
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.csvfile import read_header
 from fluxcube.sources.towers.networks import DAILY_TABLE, Archive, is_badm, parse_name
@@ -211,7 +212,7 @@ def _from_files(path: Path) -> list[Drivers]:
     names = []
     for file in visible_files(path) if path.is_dir() else [path]:
         if _is_site_table(file):
-            more = _from_table(pd.read_csv(file), file.name)
+            more = _from_table(read_plain_table(file), file.name)
             if twice := sorted(records.keys() & more.keys()):
                 raise SourceError(f"{file}: {twice[0]} is also in another table of {path}; keep one of them.")
             records |= more

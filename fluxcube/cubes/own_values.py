@@ -16,6 +16,7 @@ import xarray as xr
 from fluxcube.errors import ConfigError, SchemaError, SourceError
 from fluxcube.sources.modis.surface_columns import parse_days
 from fluxcube.sources.netcdf import open_netcdf
+from fluxcube.sources.plaintable import read_plain_table
 from fluxcube.units import convert
 from fluxcube.variables import STATIC, Variable
 
@@ -143,7 +144,7 @@ def _read_file(path: Path) -> xr.Dataset | pd.DataFrame:
     if name.endswith((".nc", ".nc4")):
         return open_netcdf(path, chunks="auto")  # named by path and time of change, as a stopped run needs
     if name.endswith((".csv", ".csv.gz")):
-        return pd.read_csv(path)
+        return read_plain_table(path)
     raise SourceError(f"{path}: expected a NetCDF file (.nc) or a CSV table (.csv, .csv.gz): open it, and pass that.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import struct
 import sys
 import threading
@@ -57,11 +58,13 @@ def _read_tags(file: BinaryIO) -> tuple[tuple[int, bytes], ...]:
         return ()
     file.seek(struct.unpack(f"{order}I", start[4:])[0])
     count = int.from_bytes(file.read(2), "little" if order == "<" else "big")
-    entries = file.read(12 * count)
+    entries, end = file.read(12 * count), os.fstat(file.fileno()).st_size
     found = []
     for tag, kind, number, value in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
         if tag in _TAGS:
             size = number * _TYPE_SIZES.get(kind, 1)
+            if size > end:  # more values than the file can contain: GDAL judges
+                return ()
             if size > 4:
                 file.seek(struct.unpack(f"{order}I", value)[0])
                 value = file.read(size)
