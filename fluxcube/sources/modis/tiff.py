@@ -252,13 +252,15 @@ def _open(path: Path, *, georeferenced: bool) -> Iterator:
                 file = rasterio.open(path, driver="GTiff", **options)
             with file:
                 yield file
-    except rasterio.errors.RasterioError as problem:
+    except (rasterio.errors.RasterioError, UnicodeDecodeError) as problem:
         raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): download it again.") from problem
 
 
 def _corner(path: Path, crs: _CRS | None, transform: Sequence[float], product: str) -> tuple[int, int, int]:
     """Return the global row and column of the upper left pixel, and the factor, after checking projection and grid."""
     dx, shear_x, x, shear_y, dy, y = tuple(transform)[:6]
+    if not np.isfinite(transform).all():
+        raise SourceError(f"{path}: the position of its pixels is {tuple(transform)[:6]}: download it again.")
     if (problem := _projection_problem(crs)) is not None:
         raise SourceError(
             f"{path}: {problem}. MODIS chips need the sinusoidal projection on the sphere, "
