@@ -248,7 +248,6 @@ def raster_formats(root):
     corner = CORNER[0] // 2400 * 2400, CORNER[1] // 2400 * 2400
     hdf = name_of("MCD43A4", "2019-07-04", tile)
     tif = hdf.replace(".hdf", ".tif")
-    many = np.repeat(values, 6, axis=0)[:40]
     return {
         "MODIS, GeoTIFF": Format(
             {tif: write_tiff(root / tif, values, CORNER, names=A4).read_bytes()}, tif, read_rasters

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -34,11 +35,43 @@ def without_secrets(text: str) -> str:
     return _PARAMETER.sub(r"\1***", _USER.sub("***@", text))
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Return a text with its control characters escaped, so that a name from a file cannot steer a terminal.
+
+    Parameters
+    ----------
+    text : str
+        Text that may contain names of files, of sites or of columns.
+    keep : str
+        Control characters that stay, such as line ends.
+
+    Examples
+    --------
+    >>> print(printable("FLX_\x1b[31mred.zip"))
+    FLX_\x1b[31mred.zip
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in keep or _is_visible(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_visible(character: str) -> bool:
+    """Return whether a character is printable or a blank of any width, as file names in Japanese have."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
 class FluxcubeError(Exception):
-    """Base class of every error that fluxcube raises on purpose; its message contains no credentials of URLs."""
+    """Base class of every error that fluxcube raises on purpose.
+
+    Its message contains no credentials of URLs, and no control character of a name that comes from a file.
+    """
 
     def __init__(self, *args: object, **named: object) -> None:
-        super().__init__(*(without_secrets(part) if isinstance(part, str) else part for part in args), **named)
+        super().__init__(*(_shown(part) if isinstance(part, str) else part for part in args), **named)
+
+
+def _shown(text: str) -> str:
+    return printable(without_secrets(text), keep="\n\t")
 
 
 class SourceError(FluxcubeError, ValueError):

@@ -39,14 +39,13 @@ from fluxcube.cubes.surface_sources import (
     surface_entries,
 )
 from fluxcube.cubes.tower import read_tower
-from fluxcube.errors import SourceError, unknown
+from fluxcube.errors import SourceError, printable, unknown
 from fluxcube.resolution import HOURLY
 from fluxcube.sources.towers.archive_metadata import describe_site, find_place, of_records
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive
 from fluxcube.sources.towers.readers import chips_of, reader_of
-from fluxcube.sources.towers.sitenames import printable
 
 _log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from fluxcube.cubes.localdays import to_daily
 from fluxcube.cubes.own_maps import at_towers
 from fluxcube.cubes.stamps import stamp
 from fluxcube.errors import ConfigError, SourceError
-from fluxcube.parsing import TABLE_FAULTS
 from fluxcube.resolution import DAILY, resolution_of
 from fluxcube.sources.netcdf import open_netcdf
+from fluxcube.sources.plaintable import read_plain_table
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.csvfile import read_header
 from fluxcube.sources.towers.networks import DAILY_TABLE, Archive, is_badm, parse_name
@@ -212,7 +212,7 @@ def _from_files(path: Path) -> list[Drivers]:
     names = []
     for file in visible_files(path) if path.is_dir() else [path]:
         if _is_site_table(file):
-            more = _from_table(_read_table(file), file.name)
+            more = _from_table(read_plain_table(file), file.name)
             if twice := sorted(records.keys() & more.keys()):
                 raise SourceError(f"{file}: {twice[0]} is also in another table of {path}; keep one of them.")
             records |= more
@@ -225,13 +225,6 @@ def _from_files(path: Path) -> list[Drivers]:
             "table with the columns site, date, TA_ERA, ..., found none; check the folder."
         )
     return parts
-
-
-def _read_table(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file)
-    except TABLE_FAULTS as error:
-        raise SourceError(f"{file}: cannot be read as a table ({error}): correct or replace it.") from error
 
 
 def _is_site_table(file: Path) -> bool:

@@ -14,9 +14,9 @@ import pandas as pd
 import xarray as xr
 
 from fluxcube.errors import ConfigError, SchemaError, SourceError
-from fluxcube.parsing import FILE_FAULTS, file_size
 from fluxcube.sources.modis.surface_columns import parse_days
 from fluxcube.sources.netcdf import open_netcdf
+from fluxcube.sources.plaintable import read_plain_table
 from fluxcube.units import convert
 from fluxcube.variables import STATIC, Variable
 
@@ -143,12 +143,8 @@ def _read_file(path: Path) -> xr.Dataset | pd.DataFrame:
         raise SourceError(f"{path}: no such file; check the path.")
     if name.endswith((".nc", ".nc4")):
         return open_netcdf(path, chunks="auto")  # named by path and time of change, as a stopped run needs
-    try:
-        file_size(path)
-        if name.endswith((".csv", ".csv.gz")):
-            return pd.read_csv(path)
-    except FILE_FAULTS as error:
-        raise SourceError(f"{path}: cannot be read ({error}): correct or replace it.") from error
+    if name.endswith((".csv", ".csv.gz")):
+        return read_plain_table(path)
     raise SourceError(f"{path}: expected a NetCDF file (.nc) or a CSV table (.csv, .csv.gz): open it, and pass that.")
 
 

@@ -6,9 +6,9 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fluxcube.errors import printable
 from fluxcube.fetch.items import LICENCE, OTHER_LICENCE, Licence, Plan
 from fluxcube.fetch.ledger import Ledger
-from fluxcube.sources.towers.sitenames import printable
 from fluxcube.stores.files import replacing
 
 _TITLE = "# Licences and citations of the files in this folder\n\n"

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxcube.errors import ConfigError, FetchError, unknown
+from fluxcube.errors import ConfigError, FetchError, printable, unknown
 from fluxcube.fetch.items import fault_of_name
 from fluxcube.fetch.periods import Box, Years, parse_box, parse_years
-from fluxcube.sources.towers.sitenames import printable
 from fluxcube.stores.files import replacing
 
 #: Names of the Shuttle's archives, as its client defines them (network, site, years, version of ONEFlux, run).

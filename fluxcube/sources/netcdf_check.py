@@ -158,6 +158,8 @@ def _check_links(path: Path, library: ctypes.CDLL) -> None:
     try:
         links = _Links(library, file)
         complete = library.H5Lvisit2(file, _BY_NAME, _ANY_ORDER, _Callback(links.visit), None) >= 0
+    except OSError as problem:
+        raise SourceError(f"{path}: its root group {problem}: download it again.") from problem
     finally:
         library.H5Fclose(file)
     if links.fault:

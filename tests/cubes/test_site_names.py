@@ -11,12 +11,11 @@ from tower_files import columns, write_archive, write_places
 from fluxcube.cubes.append import append_site
 from fluxcube.cubes.carbonsense import build_carbonsense
 from fluxcube.cubes.report import open_report
-from fluxcube.errors import ConfigError, SourceError, StoreError
+from fluxcube.errors import ConfigError, SourceError, StoreError, printable
 from fluxcube.sources.towers.badm import SiteInfo
 from fluxcube.sources.towers.discovery import discover
 from fluxcube.sources.towers.inspection import format_inspection, inspect_raw
 from fluxcube.sources.towers.readers import read_archive
-from fluxcube.sources.towers.sitenames import printable
 from fluxcube.sources.towers.table import read_table
 from fluxcube.stores.building import spill, unspill
 

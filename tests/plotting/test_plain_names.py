@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from packages import optional
-
-optional("matplotlib")
 
 from fluxcube.plotting.canvas import new_axes, save_picture
 from fluxcube.plotting.maps import plot_map
 
+pytest.importorskip("matplotlib")
 NAMES = (r"$\frac{$", "$a_b$", r"\$x$y$z", "100 % ^ # & ~ {}", "<script>alert(1)</script>", "a\x1bb")
 
 

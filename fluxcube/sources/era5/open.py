@@ -36,7 +36,7 @@ from fluxcube.sources.era5.parameters import RATE, RATE_FACTORS
 from fluxcube.sources.era5.point_tables import read_point_table
 from fluxcube.sources.era5.unpacked import unpack
 from fluxcube.sources.netcdf import BROKEN, check_netcdf
-from fluxcube.sources.towers.archives import list_members
+from fluxcube.sources.towers.archives import check_regular, list_members
 from fluxcube.stores.manifest import STORE_ID
 from fluxcube.stores.objects import Bucket, is_bucket
 from fluxcube.stores.reading import is_url
@@ -337,6 +337,7 @@ def _local_file(source: Source) -> str | Path:
 
 
 def _magic(path: str | os.PathLike) -> bytes:
+    check_regular(Path(path))
     with open(path, "rb") as file:
         return file.read(4)
 

@@ -25,6 +25,7 @@ from fluxcube.errors import SourceError
 from fluxcube.sources.modis.grid import PRODUCTS, Raster, Tile, sinusoidal_position
 from fluxcube.sources.modis.layers import find_bands
 from fluxcube.sources.modis.names import find_date
+from fluxcube.sources.plaintable import read_plain_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,12 +212,7 @@ def _read(path: Path) -> _Table:
 
 @functools.lru_cache(maxsize=4)
 def _read_table(path: Path, size: int, changed: int) -> _Table:
-    import pandas as pd
-
-    try:
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as problem:
-        raise SourceError(f"{path}: cannot be read as a CSV of getRegion ({problem}): export it again.") from problem
+    frame = read_plain_table(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False)
     if frame.empty:
         raise SourceError(f"{path}: the table of getRegion has no rows: export it again.")
     numbers = {name: _numbers(path, frame[name], name) for name in frame if name in _LAYER_OF or name in _TABLE[1:]}

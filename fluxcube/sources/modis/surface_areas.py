@@ -199,7 +199,7 @@ def _tiff_layer(by_day: Mapping[np.datetime64, Path], default_scale: float) -> _
         with rasterio.open(first, driver="GTiff") as file:
             transform, shape, fill, scale = file.transform, file.shape, file.nodata, file.scales[0]
             degrees = bool(file.crs) and file.crs.is_geographic
-    except rasterio.errors.RasterioError as problem:
+    except (rasterio.errors.RasterioError, UnicodeDecodeError) as problem:
         raise SourceError(f"{first}: cannot be read as a GeoTIFF ({problem}): download it again.") from problem
 
     def read(chosen: slice) -> np.ndarray:
@@ -225,7 +225,7 @@ def _read_tiff(path: Path, shape: tuple[int, int]) -> np.ndarray:
             if file.shape != shape:
                 raise SourceError(f"{path}: expected {shape} pixels as on the first day, found {file.shape}.")
             return file.read(1)
-    except rasterio.errors.RasterioError as problem:
+    except (rasterio.errors.RasterioError, UnicodeDecodeError) as problem:
         raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): download it again.") from problem
 
 

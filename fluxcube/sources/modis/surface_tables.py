@@ -6,10 +6,12 @@ Long tables are read by `surface_long`.
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from fluxcube.sources.modis.surface_columns import (
     product_in,
 )
 from fluxcube.sources.modis.surface_observations import Observations
+from fluxcube.sources.towers.archives import Location, open_stream
 from fluxcube.variables import SURFACE_BANDS
 
 log = logging.getLogger(__name__)
@@ -90,26 +93,36 @@ def read_frame(path: Path) -> pd.DataFrame:
         names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator))
         if _ORNL_FILE.match(names[0]):  # a table without a header line
             names = [*ORNL_COLUMNS, *map(str, range(1, len(names) - len(ORNL_COLUMNS) + 1))]
-            table = pd.read_csv(path, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False)
+            with open_stream(Location(path)) as stream:
+                table = pd.read_csv(
+                    stream, names=names, na_values=list(_BLANKS), keep_default_na=False, low_memory=False
+                )
             return table.set_axis(table.index - 1)
-        if twice := sorted({name for name in names if names.count(name) > 1 and name}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1 and name):
             raise SourceError(f"{path}: expected different column names, found {', '.join(twice)} twice: rename one.")
-        table = pd.read_csv(
-            path,
-            sep=separator,
-            index_col=False,  # lines may end with a separator
-            skiprows=skipped,
-            decimal="," if separator == ";" and "." not in second else ".",
-            encoding=encoding,
-            na_values=list(_BLANKS),
-            keep_default_na=False,
-            skipinitialspace=True,
-            low_memory=False,
-        )
+        with open_stream(Location(path)) as stream:
+            table = pd.read_csv(
+                stream,
+                sep=separator,
+                index_col=False,  # lines may end with a separator
+                skiprows=skipped,
+                decimal="," if separator == ";" and "." not in second else ".",
+                encoding=encoding,
+                na_values=list(_BLANKS),
+                keep_default_na=False,
+                skipinitialspace=True,
+                low_memory=False,
+            )
         return table.set_axis(table.index + skipped)  # so that messages name the line of the file
     except SourceError:
         raise
-    except (OSError, EOFError, ValueError, StopIteration) as problem:  # pandas' errors of parsing are ValueErrors
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        StopIteration,
+        csv.Error,
+    ) as problem:  # pandas' errors of parsing are ValueErrors
         reason = str(problem) or "it is empty"
         raise SourceError(
             f"{path}: cannot be read as a table ({reason}): expected CSV with a header line."
@@ -118,22 +131,29 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 def _first_lines(path: Path) -> tuple[str, int, str, str]:
     """Return a text's encoding, the number of lines of comments before its header, the header, and the next line."""
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rb") as binary:
+    with open_stream(Location(path)) as binary:
         start = binary.read(_START)
     encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     if encoding != "utf-16" and b"\0" in start:
         raise SourceError(f"{path}: expected a text table, found a binary file: correct its suffix.")
     try:
-        with opened(path, "rt", encoding=encoding) as file:
-            file.read()
+        with _text(path, encoding) as file:
+            while file.read(_START):
+                pass
     except UnicodeDecodeError:
         encoding = "cp1252"
     skipped = 0
-    with opened(path, "rt", encoding=encoding) as file:
+    with _text(path, encoding) as file:
         while (header := str(file.readline(_START))).startswith("#"):
             skipped += 1
         return encoding, skipped, header, str(file.readline(_START))
+
+
+@contextmanager
+def _text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
+    """Open a table as text; a SourceError is raised where a packed one is far larger than any table."""
+    with open_stream(Location(path)) as stream:
+        yield io.TextIOWrapper(stream, encoding)
 
 
 def observations_of_frame(frame: pd.DataFrame, where: str, options: ReadOptions) -> Observations:

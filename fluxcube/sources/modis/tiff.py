@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import struct
 import sys
 import threading
@@ -57,11 +58,13 @@ def _read_tags(file: BinaryIO) -> tuple[tuple[int, bytes], ...]:
         return ()
     file.seek(struct.unpack(f"{order}I", start[4:])[0])
     count = int.from_bytes(file.read(2), "little" if order == "<" else "big")
-    entries = file.read(12 * count)
+    entries, end = file.read(12 * count), os.fstat(file.fileno()).st_size
     found = []
     for tag, kind, number, value in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
         if tag in _TAGS:
             size = number * _TYPE_SIZES.get(kind, 1)
+            if size > end:  # more values than the file can contain: GDAL judges
+                return ()
             if size > 4:
                 file.seek(struct.unpack(f"{order}I", value)[0])
                 value = file.read(size)
@@ -249,13 +252,15 @@ def _open(path: Path, *, georeferenced: bool) -> Iterator:
                 file = rasterio.open(path, driver="GTiff", **options)
             with file:
                 yield file
-    except rasterio.errors.RasterioError as problem:
+    except (rasterio.errors.RasterioError, UnicodeDecodeError) as problem:
         raise SourceError(f"{path}: cannot be read as a GeoTIFF ({problem}): download it again.") from problem
 
 
 def _corner(path: Path, crs: _CRS | None, transform: Sequence[float], product: str) -> tuple[int, int, int]:
     """Return the global row and column of the upper left pixel, and the factor, after checking projection and grid."""
     dx, shear_x, x, shear_y, dy, y = tuple(transform)[:6]
+    if not np.isfinite(transform).all():
+        raise SourceError(f"{path}: the position of its pixels is {tuple(transform)[:6]}: download it again.")
     if (problem := _projection_problem(crs)) is not None:
         raise SourceError(
             f"{path}: {problem}. MODIS chips need the sinusoidal projection on the sphere, "

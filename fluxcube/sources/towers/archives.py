@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Protocol
 
-from fluxcube.errors import SourceError
-from fluxcube.sources.towers.sitenames import printable
+from fluxcube.errors import SourceError, printable
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -319,8 +318,21 @@ def _entry(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo
         ) from None
 
 
+def check_regular(path: Path) -> None:
+    """Refuse a pipe or a device, which may never end; a folder and a missing file are left to `open`.
+
+    Raises
+    ------
+    SourceError
+        If the path leads to a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise SourceError(f"{path}: expected a file, found a pipe, socket or device; check its path")
+
+
 def _open_plain(path: Path) -> io.BufferedReader:
     try:
+        check_regular(path)
         return open(path, "rb")
     except OSError as error:
         raise SourceError(

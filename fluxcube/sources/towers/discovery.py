@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fluxcube.errors import ConfigError, SourceError
+from fluxcube.errors import ConfigError, SourceError, printable
 from fluxcube.sources.towers.archives import Entry, Location, is_zip, list_entries
 from fluxcube.sources.towers.networks import (
     DAILY_TABLE,
@@ -37,7 +37,7 @@ from fluxcube.sources.towers.selection import (
     tables_in_zip,
     version_numbers,
 )
-from fluxcube.sources.towers.sitenames import fault_of_site, find_twins, printable
+from fluxcube.sources.towers.sitenames import fault_of_site, find_twins
 
 #: A MODIS product in the name of a table.
 _SATELLITE = re.compile(r"(?<![A-Za-z])M[COY]D(\d\d[A-Z]|OC)\w*", re.IGNORECASE)

@@ -12,14 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, printable
 from fluxcube.sources.towers.archive_metadata import describe_site, of_records
 from fluxcube.sources.towers.archives import Location
 from fluxcube.sources.towers.badm import SiteInfo, read_badm
 from fluxcube.sources.towers.discovery import Discovery, discover
 from fluxcube.sources.towers.networks import Archive, parse_name
 from fluxcube.sources.towers.readers import reader_of
-from fluxcube.sources.towers.sitenames import printable
 
 Progress = Callable[[int, int, str], None]
 

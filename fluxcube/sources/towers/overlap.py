@@ -15,11 +15,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, printable
 from fluxcube.sources.towers.archives import Entry, Location, checksum_of_gzip, is_zip, open_stream, size_of
 from fluxcube.sources.towers.networks import DAILY_TABLE, Archive, networks
 from fluxcube.sources.towers.selection import covers_years, is_interim, preference, release_order, version_numbers
-from fluxcube.sources.towers.sitenames import printable
 from fluxcube.sources.towers.timesteps import SLOT, read_slots, time_of
 
 #: Tables whose names differ in version, product or time step are compared by their time stamps up to this size in

@@ -1,12 +1,11 @@
-"""Names of sites: which ones a cube can contain, and how names from files are shown in messages."""
+"""Names of sites: which ones a cube can contain."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 
-from fluxcube.errors import SourceError
+from fluxcube.errors import SourceError, printable
 
 #: Maximum length of a site name: those of networks have 6 characters.
 MAX_LENGTH = 32
@@ -70,28 +69,3 @@ def check_site(site: object) -> None:
     """
     if fault := fault_of_site(site):
         raise SourceError(f"site: {fault}")
-
-
-def printable(text: str, keep: str = "") -> str:
-    r"""Return a text with its control characters escaped, so that a name from a file cannot steer a terminal.
-
-    Parameters
-    ----------
-    text : str
-        Text that may contain names of files, of sites or of columns.
-    keep : str
-        Control characters that stay, such as line ends.
-
-    Examples
-    --------
-    >>> print(printable("FLX_\x1b[31mred.zip"))
-    FLX_\x1b[31mred.zip
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c in keep or _is_visible(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _is_visible(character: str) -> bool:
-    """Return whether a character is printable or a blank of any width, as file names in Japanese have."""
-    return character.isprintable() or unicodedata.category(character) == "Zs"

@@ -720,7 +720,7 @@ def test_texts_of_other_encodings_and_comments_are_read(tmp_path):
     with pytest.raises(SourceError, match="found a binary file"):
         fc.read_surface(tmp_path / "hdf.csv")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode() * 20)[:100])
-    with pytest.raises(SourceError, match="cannot be read as a table"):
+    with pytest.raises(SourceError, match="cut or broken"):
         fc.read_surface(tmp_path / "cut.csv.gz")
     (tmp_path / "text.nc").write_bytes(b"abc" * 99)
     with pytest.raises(SourceError, match="cannot be read as NetCDF"):
