@@ -121,7 +121,9 @@ def commands() -> list[Command]:
         Command("upscale threads", lambda i, o: _upscale(i, o), store_id),
         Command("upscale processes", lambda i, o: _upscale(i, o, True), store_id),
         Command(
-            "evaluate", lambda i, o: ["evaluate", i / "xgb", i / "cube.zarr", "--out", o / "t.csv"], files("t.csv")
+            "evaluate",
+            lambda i, o: ["evaluate", i / "xgb", i / "cube.zarr", "--out", o / "t.csv", "--draws", 50],
+            files("t.csv"),
         ),
         Command("verify", lambda i, o: ["inspect", i / "cube.zarr", "--verify"], lambda o: ""),
     ]
@@ -133,10 +135,10 @@ def _append(inputs: Path, out: Path) -> list[object]:
     return [*_build(inputs, out / "s.zarr", 4), "--append"]
 
 
-def _build(inputs: Path, store: Path, sites: int) -> list[object]:
+def _build(inputs: Path, store: Path, sites: int, *options: object) -> list[object]:
     names = json.loads((inputs / "xgb" / "split.json").read_text())["train"][:sites]
     few = [word for name in names for word in ("--site", name)]
-    return ["build", inputs / "towers", store, "--modis", inputs / "modis", *few]
+    return ["build", inputs / "towers", store, *options, *few]
 
 
 def _train(inputs: Path, out: Path, model: str, *options: object) -> list[object]:
@@ -153,7 +155,18 @@ def _forcing(inputs: Path, out: Path) -> list[object]:
 
 
 def _upscale(inputs: Path, out: Path, processes: bool = False) -> list[object]:
-    words = ["upscale", inputs / "xgb", inputs / "forcing.zarr", out / "s.zarr", "--time-chunk", 48, "--workers", 2]
+    words = [
+        "upscale",
+        inputs / "xgb",
+        inputs / "forcing.zarr",
+        out / "s.zarr",
+        "--time-chunk",
+        48,
+        "--workers",
+        2,
+        "--time",
+        "2018-06-03/2018-06-12",
+    ]
     return [*words, "--patience", 120, *(["--scheduler", "processes"] if processes else [])]
 
 
@@ -167,7 +180,7 @@ def prepare(folder: Path) -> Path:
         ["build", raw / "towers", raw / "cube.zarr", "--modis", raw / "modis"],
         ["build", raw / "towers", raw / "daily.zarr", "--resolution", "daily"],
         _forcing(raw, raw),
-        _train(raw, raw, "xgboost", "--set", "config.n_estimators=20"),
+        ["train", raw / "cube.zarr", raw / "run", "--model", "xgboost", *_TRAIN, "--set", "config.n_estimators=20"],
     ):
         run(words, {}).wait()
     (raw / "s.zarr").rename(raw / "forcing.zarr")
@@ -360,6 +373,7 @@ def main(
     folder: Path | None = None,
     minutes: float = 1e9,
     repeated: float = 1.0,
+    heavy: bool = False,
 ) -> None:
     """Run the draws, and print a table; `repeated` is the share of draws whose command is repeated."""
     rng = random.Random(seed)
@@ -370,9 +384,12 @@ def main(
     if not inputs.exists():
         prepare(base / "inputs")
     chosen = [c for c in commands() if only in c.name]
-    normal: dict[str, tuple[float, str]] = {}
+    cache = base / "normal.json"
+    normal: dict[str, tuple[float, str]] = json.loads(cache.read_text()) if cache.exists() else {}
     table: dict[tuple[str, str], Outcome] = {}
     end = time.monotonic() + 60 * minutes
+    if not heavy:
+        chosen = [c for c in chosen if c.name not in ("train seeds", "train search")]
     for number in range(count):
         if time.monotonic() > end:
             break
@@ -387,6 +404,7 @@ def main(
                 sys.exit(f"{command.name} ended with {status}: {(base / 'normal.err').read_text()[-2000:]}")
             normal[command.name] = time.monotonic() - begun, command.result(out)
             print(f"{command.name}: {normal[command.name][0]:.1f} s undisturbed", flush=True)
+            cache.write_text(json.dumps(normal))
             shutil.rmtree(out)
         seconds, expected = normal[command.name]
         outcome = table.setdefault((command.name, kind), Outcome())
@@ -415,6 +433,7 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=None, help="folder for inputs, which are kept there")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no draw after this time")
     parser.add_argument("--repeated", type=float, default=1.0, help="share of the draws whose command is repeated")
+    parser.add_argument("--heavy", action="store_true", help="also ensembles and searches, which take long")
     parser.add_argument("--program", action="store_true", help="start the program, whose imports take long")
     options = parser.parse_args()
-    main(options.seed, options.count, options.only, options.folder, options.minutes, options.repeated)
+    main(options.seed, options.count, options.only, options.folder, options.minutes, options.repeated, options.heavy)
