@@ -169,3 +169,8 @@ def test_a_stopped_writer_that_is_continued_publishes_nothing(cube, tmp_path, mo
         assert first.wait() == 0
         assert tree(cube) == before
     assert os.listdir(cube.parent) == [cube.name]
+
+
+def test_a_store_that_was_moved_away_meanwhile_is_named(path):
+    with pytest.raises(StoreError, match="moved or removed while"):
+        replace_store(path.with_name("built"), path)
