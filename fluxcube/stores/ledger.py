@@ -9,7 +9,8 @@ from pathlib import Path
 
 import google_crc32c
 
-from fluxcube.parsing import parse_json
+from fluxcube.errors import StoreError
+from fluxcube.parsing import parse_json, read_bytes
 from fluxcube.stores.manifest import LEDGER
 from fluxcube.stores.reading import open_group
 
@@ -20,9 +21,11 @@ def done_regions(path: str | os.PathLike) -> dict[str, int]:
     A last line that a kill cut off does not count. A store without a ledger has no such regions.
     """
     try:
-        text = _ledger(path).read_bytes()
+        text = read_bytes(_ledger(path))
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{_ledger(path)} cannot be read ({error}): write the store again with overwrite.") from error
     entries = (_entry(line) for line in text.split(b"\n")[:-1])
     return {key: missing for key, missing in entries if key}
 
