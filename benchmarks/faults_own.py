@@ -208,6 +208,8 @@ def containers(folder: Path) -> list[Container]:
 
 def reseal(run: Path) -> None:
     """Give the JSON of a run, if it still is one, the digests of its files and a new seal, as an attacker would."""
+    if not (run / "run.json").is_file():
+        return
     try:
         about = json.loads((run / "run.json").read_text())
         files = {n: hashlib.sha256((run / n).read_bytes()).hexdigest() for n in about["files"] if (run / n).is_file()}

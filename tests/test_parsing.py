@@ -171,6 +171,11 @@ def test_a_changed_ledger_line_does_not_count(tmp_path):
         file.read_bytes().replace(b'"4:8"', b'"4:9"') + b'5\n[]\n{"done": [1]}\n{"done": "8:12"}\n' + b"[" * 9999
     )
     assert done_regions(tmp_path) == {"0:4": 0, "8:12": 0}  # the last one is of an earlier version
+    for replace in (file.mkdir, lambda: os.mkfifo(file)):
+        file.rmdir() if file.is_dir() else file.unlink()
+        replace()
+        with pytest.raises(StoreError, match=r"regions\.jsonl cannot be read"):
+            done_regions(tmp_path)
 
 
 def test_references_of_yaml_expand_to_a_limited_size():

@@ -17,7 +17,7 @@ from typing import Any
 import google_crc32c
 
 from fluxcube.errors import StoreError
-from fluxcube.parsing import parse_json
+from fluxcube.parsing import parse_json, read_bytes
 from fluxcube.stores.lock import check_held
 from fluxcube.stores.manifest import LEDGER, Entries
 from fluxcube.stores.objects import Bucket, Entry
@@ -38,9 +38,11 @@ def done_regions(path: str | os.PathLike | Bucket) -> dict[str, int]:
         records = [record for record, _ in _records(path, listed)]
         return {r["done"]: r.get("missing", 0) for r in records if r.get("files", {}).keys() <= listed.keys()}
     try:
-        text = _ledger(path).read_bytes()
+        text = read_bytes(_ledger(path))
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{_ledger(path)} cannot be read ({error}): write the store again with overwrite.") from error
     return {entry["done"]: entry.get("missing", 0) for entry in _parsed(text)}
 
 

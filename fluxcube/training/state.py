@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from fluxcube.errors import CheckpointError
 from fluxcube.models.checkpoint import write_atomically
-from fluxcube.parsing import parse_json
+from fluxcube.parsing import file_size, parse_json, read_bytes
 from fluxcube.stores.lock import check_held
 
 STATE = "state.safetensors"
@@ -161,6 +162,7 @@ def _check_types(counters: Counters) -> None:
 def read_request(path: Path) -> dict:
     """Return the request of a saved state (CheckpointError if the file is damaged)."""
     try:
+        file_size(path)
         with safetensors.safe_open(path, "pt") as file:
             return parse_json(file.metadata()["request"], dict)
     except _FAULTS as error:
@@ -176,7 +178,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict]:
         If the file is damaged.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, sys.maxsize)
         about, tensors = _checked(content)
         part = "best/" if any(name.startswith("best/") for name in tensors) else "model/"
         weights = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
