@@ -176,6 +176,7 @@ def mutate(name, form, work, seed, count):
     def case(number):
         folder = work / "inputs" / str(number)
         rng = random.Random(f"{seed} {name} {number}")
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was stopped
         put(folder, {**form.files, form.changed: change(form.files[form.changed], rng)})
         before = listing(work / "cwd")
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ FILTERS = frozenset({*range(1, 7), 307, 32001, 32015})
 MAX_LINKS, MAX_DEPTH = 20_000, 16
 #: Maximum number of values of a coordinate, all of which are read when a file is opened: 50 years have 438,000 hours.
 MAX_COORDINATE = 50_000_000
+#: Maximum CPU time of a check, in seconds: some damaged files make the library loop without end; good ones take 10 ms.
+MAX_CPU = 6
 
 _REMEDY = "download it again from its publisher, or copy its values to a new file"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -114,6 +117,7 @@ def check(path: Path) -> Iterator[None]:
         import netCDF4._netCDF4 as extension
     except ImportError:
         raise missing_package("netCDF4", "grid", f"reading {path}") from None
+    _limit_cpu()
     if _is_hdf5(path):
         _check_links(path, _library(extension.__file__))
     try:
@@ -122,6 +126,14 @@ def check(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, AttributeError, IndexError, KeyError, MemoryError) as problem:
         raise SourceError(f"{path}: cannot be read as NetCDF ({problem}): download it again.") from problem
     yield from ()
+
+
+def _limit_cpu() -> None:
+    """Let the operating system end this process `MAX_CPU` seconds of CPU time from now."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = int(used.ru_utime + used.ru_stime) + MAX_CPU
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _is_hdf5(path: Path) -> bool:
