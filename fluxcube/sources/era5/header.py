@@ -216,7 +216,11 @@ def _degrees(axis: xr.Variable) -> np.ndarray:
 def _stamps(source: Source, ds: xr.Dataset, parameters: Sequence[str]) -> tuple[np.ndarray, int]:
     """Return the hourly stamps of a source, datetime64[h], and the position of the first on its axis."""
     name = "valid_time" if "valid_time" in ds.dims or _labels_time(ds) else "time"
-    exact = np.atleast_1d(ds.variables[name].values)
+    try:
+        exact = np.atleast_1d(ds.variables[name].values)
+    except (ValueError, OverflowError) as problem:  # numbers that are too large for dates, which are decoded here
+        reason = str(problem).partition("\n")[0]
+        raise SourceError(f"{source}: {name} contains no times ({reason}): download it again.") from problem
     if not np.issubdtype(exact.dtype, np.datetime64):
         raise SourceError(
             f"{source}: {name} must be a time of the standard calendar, found {exact.dtype}: decode it as datetime64."
