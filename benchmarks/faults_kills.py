@@ -210,6 +210,8 @@ def bench(kind: str, case: Case, count: int, rng: random.Random, base: Path) -> 
             where, wrong = _state(case, folder, old, expected, content)
             tally.seen[where + (", resumed" if again else "")] += 1
             fault = fault or wrong
+            if where == "after":
+                break  # it is complete, and would be refused
         if status == -signal.SIGKILL:
             status = _fork(case, folder).wait()
             if where == "after" and status == 1 and re.search("exists|finished run", _last_words(folder)):
