@@ -179,6 +179,8 @@ def open_store(
         attrs = dict(group.attrs)
     if attrs.get("kind") != kind:
         raise StoreError(f"{path}: expected a store of kind {kind!r}, found {attrs.get('kind')!r}.")
+    if attrs.get("complete", False) not in (True, False):  # a flipped bit: 1 is True, 3 is neither
+        raise StoreError(f"{path}: its mark of completeness is {attrs['complete']!r}: copy the store again.")
     if not attrs.get("complete") and not allow_partial:
         raise StoreError(f"{path}: its writing was not finished; run the command that writes it again.")
     if isinstance(group.store, PinnedStore):
