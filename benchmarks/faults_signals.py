@@ -122,7 +122,7 @@ def commands() -> list[Command]:
         Command("upscale processes", lambda i, o: _upscale(i, o, True), store_id),
         Command(
             "evaluate",
-            lambda i, o: ["evaluate", i / "xgb", i / "cube.zarr", "--out", o / "t.csv", "--draws", 50],
+            lambda i, o: ["evaluate", i / "xgb", i / "cube.zarr", "--out", o / "t.csv", "--draws", 100],
             files("t.csv"),
         ),
         Command("verify", lambda i, o: ["inspect", i / "cube.zarr", "--verify"], lambda o: ""),
