@@ -377,6 +377,8 @@ def main(
 ) -> None:
     """Run the draws, and print a table; `repeated` is the share of draws whose command is repeated."""
     rng = random.Random(seed)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a bench in the background, whose commands inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not PROGRAM:
         load()
     base = Path(tempfile.mkdtemp(prefix="faults-signals-")) if folder is None else folder

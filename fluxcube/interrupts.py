@@ -154,7 +154,7 @@ class Ending:
     def __init__(self, describe: Callable[[int], str]) -> None:
         self._describe, self._raised, self._printed = describe, False, threading.Lock()
         self._before: dict[int, Handler] = {}
-        self._wakeup = -1
+        self._wakeup, self._silenced = -1, logging.NOTSET
 
     def __enter__(self) -> Ending:
         if threading.current_thread() is not threading.main_thread():
@@ -171,6 +171,8 @@ class Ending:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._before:
             return
+        if self._raised:
+            logging.disable(self._silenced)
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -195,7 +197,7 @@ class Ending:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if not self._raised:  # further signals do not disturb what the first one causes
-            self._raised = True
+            self._raised, self._silenced = True, logging.root.manager.disable
             logging.disable()  # what libraries report while they are closed is of no use
             raise Interrupted(number)
 

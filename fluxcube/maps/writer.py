@@ -17,6 +17,7 @@ from fluxcube.errors import CheckpointError, ConfigError, MissingPackageError, S
 from fluxcube.interrupts import Interrupted, seconds_left
 from fluxcube.maps.regions import Region, RegionResult, RegionTask, region_tasks
 from fluxcube.maps.workers import TaskFuture, Workers
+from fluxcube.stores.damage import DamagedError
 from fluxcube.stores.ledger import done_regions, mark_done
 from fluxcube.stores.resumable import Place
 from fluxcube.stores.swap import unwritable
@@ -152,7 +153,7 @@ class RegionWriter:
         logger.warning("%s failed (%s: %s)", where, type(error).__name__, error)
         if isinstance(error, OSError) and error.errno in _FULL:
             raise unwritable(self.path, error) from error
-        if isinstance(error, _FATAL):
+        if isinstance(error, _FATAL) and not isinstance(error, DamagedError):
             raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
         if self.tries[key] < _TRIES:
             self.again.append(task)

@@ -42,9 +42,13 @@ _MAX_COORDINATE, _MAX_CHUNKS = 1 << 28, 1 << 24
 _TIMES = ("time", "time_bnds", "time_start", "time_stop", "day", "surface_day")
 
 
+class DamagedError(StoreError):
+    """Metadata or values of a store cannot be read: another attempt may succeed where a disk failed for a moment."""
+
+
 @contextmanager
 def damage_named(place: object, what: str = "") -> Iterator[None]:
-    """Raise errors of other libraries in the block as a StoreError that names a store and a part of it.
+    """Raise errors of other libraries in the block as a DamagedError that names a store and a part of it.
 
     Parameters
     ----------
@@ -59,7 +63,7 @@ def damage_named(place: object, what: str = "") -> Iterator[None]:
         raise
     except _FAULTS as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StoreError(
+        raise DamagedError(
             f"{place}: {what or 'the metadata'} cannot be read ({why:.300}): copy the store again, or build it again."
         ) from error
 

@@ -28,7 +28,7 @@ def test_dask_keeps_few_messages_while_it_runs_regions(scheduler, monkeypatch, t
         yield Client(), "", None
 
     @contextlib.contextmanager
-    def connected(address: str) -> Iterator[Client]:
+    def connected(address: str, patience: float) -> Iterator[Client]:
         seen.append(length())
         yield Client()
 
