@@ -374,8 +374,8 @@ def main(
     minutes: float = 1e9,
     repeated: float = 1.0,
     heavy: bool = False,
-) -> None:
-    """Run the draws, and print a table; `repeated` is the share of draws whose command is repeated."""
+) -> int:
+    """Run the draws, print a table, and return the number of faults; `repeated` is the share of draws whose command is repeated."""
     rng = random.Random(seed)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a bench in the background, whose commands inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -424,6 +424,7 @@ def main(
             f"| {name} | {kind} | {o.count} | {statuses} | {o.seconds:.1f} | {o.orphans} | {o.left} | {o.tracebacks} "
             f"| {o.late} | {o.equal} of {o.repeated} |"
         )
+    return sum(len(o.faults) for o in table.values())
 
 
 if __name__ == "__main__":
