@@ -2,8 +2,9 @@
 
     python benchmarks/faults.py [--short] [--seed 17] [--only kills,writers,bits]
 
-Each part is a module beside this one with ``main(seed, count)``, which returns rows (kind, tried, held, notes), or prints
-a table of its own and returns the number of faults that did not hold. The same seed tries the same faults; the moments of kills are shares of measured durations, so that they differ a little.
+Each part is a module beside this one with ``main(seed, count)``, which returns rows (kind, tried, held, notes), or
+prints a table of its own and returns the number of faults that did not hold. The same seed tries the same faults; the
+moments of kills are shares of measured durations, so that they differ a little.
 """
 
 from __future__ import annotations

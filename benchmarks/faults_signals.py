@@ -375,7 +375,10 @@ def main(
     repeated: float = 1.0,
     heavy: bool = False,
 ) -> int:
-    """Run the draws, print a table, and return the number of faults; `repeated` is the share of draws whose command is repeated."""
+    """Run the draws, print a table, and return the number of faults.
+
+    `repeated` is the share of draws whose command is repeated.
+    """
     rng = random.Random(seed)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a bench in the background, whose commands inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
