@@ -182,5 +182,8 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise StoreError(f"{path} exists: pass overwrite (--overwrite) to replace it, or choose another path.")
-    if path.is_symlink() or not (path / "zarr.json").is_file() or "fluxcube_version" not in open_group(path, "r").attrs:
+    if path.is_symlink():
+        real = os.path.realpath(path)
+        raise StoreError(f"{path} is a symbolic link, and is not replaced: pass the path that it leads to ({real}).")
+    if not (path / "zarr.json").is_file() or "fluxcube_version" not in open_group(path, "r").attrs:
         raise StoreError(f"{path} was not written by fluxcube, and is not replaced: choose another path.")

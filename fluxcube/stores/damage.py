@@ -19,7 +19,7 @@ from xarray.backends import BackendArray
 from xarray.core.indexing import ExplicitIndexer
 
 from fluxcube.errors import FluxcubeError, StoreError
-from fluxcube.stores.manifest import STORE_ID, Entries, identifier
+from fluxcube.stores.manifest import LEDGER, MANIFEST, STORE_ID, Entries, identifier
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +89,9 @@ def check_metadata(
         if entries is not None and attrs.get("complete"):
             raise StoreError(f"{place}: its store_id is missing, so its attributes were changed: copy the store again.")
         return
-    if entries is None:  # a copy that xarray wrote has the attributes, and no manifest
+    if entries is None:  # a copy that xarray wrote has the attributes, and neither groups nor a manifest
+        if any(read(f"{group}/zarr.json") is not None for group in (MANIFEST, LEDGER, "build")):
+            raise StoreError(f"{place}: its manifest is missing, with which it was written: copy the store again.")
         _log.warning(
             "%s has no manifest, so that lost files and changed metadata are not noticed: copy it again", place
         )
