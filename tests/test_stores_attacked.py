@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from tower_files import write_raw
@@ -14,11 +15,15 @@ from tower_files import write_raw
 import fluxcube as fc
 from fluxcube.cubes.report import read_report
 from fluxcube.errors import StoreError
+from fluxcube.simulation.example import example_maps
 from fluxcube.stores import files
+from fluxcube.stores.arrays import ArraySpec, create
 from fluxcube.stores.building import staging, store_lock
+from fluxcube.stores.ledger import check_recorded, done_regions, mark_done
 from fluxcube.stores.manifest import verify
 from fluxcube.stores.owners import Owner
 from fluxcube.stores.reading import store_attrs
+from fluxcube.stores.shards import write_region
 from fluxcube.stores.states import kept_states
 
 
@@ -140,3 +145,33 @@ def test_two_writers_of_one_file_have_temporary_files_of_their_own(tmp_path):
 
 def test_a_lock_with_control_characters_is_named_in_one_line():
     assert str(Owner("\x1b[31mevil\nhost", "b", 1, 1, "ab")) == r"process 1 on \x1b[31mevil\nhost"
+
+
+@pytest.mark.parametrize("how", ["lost", "cut"])
+def test_a_shard_that_an_unfinished_map_lost_is_written_again(tmp_path, how):
+    maps, done = example_maps(days=2).chunk(time=12, latitude=-1, longitude=-1), tmp_path / "whole.zarr"
+    fc.write_maps(maps, done, scheduler="threads", workers=1)
+    store = tmp_path / "maps.zarr"
+    with pytest.raises(ZeroDivisionError):
+        fc.write_maps(maps, store, scheduler="threads", workers=1, progress=lambda done, total, text: 1 / (done < 2))
+    shard = next(file for file in sorted((store / "NEE" / "c").rglob("*")) if file.is_file())
+    shard.write_bytes(shard.read_bytes()[:20]) if how == "cut" else shard.unlink()
+    fc.write_maps(maps, store, scheduler="threads", workers=1)
+    assert store_attrs(store)["store_id"] == store_attrs(done)["store_id"]
+
+
+def test_a_shard_that_is_lost_before_the_end_is_an_error(tmp_path):
+    store = tmp_path / "s.zarr"
+    create(
+        store,
+        xr.Dataset(coords={"time": np.arange(4)}),
+        {"v": ArraySpec(dims=("time",), shape=(4,), dtype="float32", chunks=(4,))},
+        {},
+    )
+    region = (slice(0, 4),)
+    mark_done(store, {"a": 0}, {"a": write_region(store, "v", region, np.ones(4, "float32"))})
+    assert done_regions(store) == {"a": 0}
+    (store / "v" / "c" / "0").unlink()
+    assert not done_regions(store)
+    with pytest.raises(StoreError, match=r"1 files that were written are missing, such as v/c/0; run the same call"):
+        check_recorded(store)
