@@ -18,7 +18,7 @@ from fluxcube.errors import StoreError
 from fluxcube.simulation.example import example_maps
 from fluxcube.stores import files
 from fluxcube.stores.arrays import ArraySpec, create
-from fluxcube.stores.building import staging, store_lock
+from fluxcube.stores.building import remove, staging, store_lock
 from fluxcube.stores.ledger import check_recorded, done_regions, mark_done
 from fluxcube.stores.manifest import verify
 from fluxcube.stores.owners import Owner
@@ -175,3 +175,15 @@ def test_a_shard_that_is_lost_before_the_end_is_an_error(tmp_path):
     assert not done_regions(store)
     with pytest.raises(StoreError, match=r"1 files that were written are missing, such as v/c/0; run the same call"):
         check_recorded(store)
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "fluxes/c/mine.txt"])
+def test_a_file_of_the_user_in_a_store_is_not_removed_with_it(store, local, name):
+    (store / name).write_text("mine")
+    with pytest.raises(StoreError, match=rf"did not write \({name}\), and is not replaced: move them away"):
+        replace(store, local / "c.zarr")
+    with pytest.raises(StoreError, match="move them away"), store_lock(store):
+        remove(store)
+    assert (store / name).read_text() == "mine"
+    (store / name).rename(store.with_name("mine.txt"))
+    replace(store, local / "c.zarr")

@@ -7,6 +7,7 @@ checksums is that of its index and of these checksums, so that no values are rea
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -145,6 +146,18 @@ def check_present(path: Path) -> None:
         if found != size:
             has = "none" if found is None else f"{found} bytes"
             raise StoreError(f"{path}: expected {size} bytes in the file {key}, found {has}: copy the store again.")
+
+
+def foreign_files(path: Path) -> list[str]:
+    """Return the files in a store that fluxcube did not write there: a store that is replaced would take them along.
+
+    A root contains one file; what lies below it is compared with the manifest, where there is a whole one.
+    """
+    found = {entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")} - {_ROOT}
+    with contextlib.suppress(StoreError):
+        if (expected := read_manifest(path)) is not None:
+            found |= set(_files(path)) - expected.keys()
+    return sorted(found)
 
 
 def content_id(path: Path) -> str:
