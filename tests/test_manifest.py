@@ -88,7 +88,8 @@ def test_changed_attributes_are_noticed(store):
 
 def test_a_store_without_a_manifest_is_named(store):
     shutil.rmtree(store / "manifest")
-    read_all(store)
+    with pytest.raises(StoreError, match="its manifest is missing"):
+        read_all(store)
     with pytest.raises(StoreError, match="has no manifest"):
         verify(store)
 

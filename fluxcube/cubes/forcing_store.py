@@ -322,7 +322,8 @@ def _in_flight(forcing: xr.Dataset, path: Place, todo: Sequence[Task], workers: 
             pool.shutdown(wait=True, cancel_futures=True)
             ended = [future for future in running if not future.cancelled() and future.exception() is None]
             with contextlib.suppress(OSError):  # after Ctrl-C, or an error of another file, such as a full disk
-                mark_done(path, {_key(running[future]): 0 for future in ended})
+                files = {_key(running[future]): future.result() for future in ended}
+                mark_done(path, dict.fromkeys(files, 0), files)
 
 
 def _write(forcing: xr.Dataset, path: Place, task: Task) -> Entries:

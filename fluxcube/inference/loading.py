@@ -190,7 +190,7 @@ def save_mixed(
     checkpoint.make_parent(target)
     with writer_lock(target):
         _check_replaceable(target, overwrite)
-        building = target.absolute().with_name(f".{target.absolute().name}.making-{os.getpid()}")
+        building = target.absolute().with_name(f".{target.absolute().name}.making-{os.urandom(6).hex()}")
         try:  # an earlier ensemble stays until the new one is complete
             checkpoint.save_mixed(building, paths, mixed.weights, mixed.metadata)
             _clear(target)

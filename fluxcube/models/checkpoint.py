@@ -384,7 +384,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     StoreError
         If the disk is full, or the folder may not be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # no two processes write one file
+    # A random number: processes of two containers, or machines, may have the same number.
+    part = path.with_name(f".{path.name}.{os.urandom(6).hex()}.part")
     try:
         with open(part, "wb") as file:
             file.write(content)

@@ -14,7 +14,7 @@ import numpy as np
 from fluxcube.errors import StoreError
 from fluxcube.stores.files import disk_errors
 from fluxcube.stores.lock import WriterLock, check_held, writer_lock
-from fluxcube.stores.manifest import LEDGER, STORE_ID, write_manifest
+from fluxcube.stores.manifest import LEDGER, STORE_ID, foreign_files, write_manifest
 from fluxcube.stores.reading import is_url, open_group
 from fluxcube.stores.states import keep_state
 from fluxcube.stores.swap import building_place, clear_leftovers, place_store, replace_store
@@ -126,6 +126,7 @@ def remove(path: str | os.PathLike) -> None:
     """Remove a store after renaming it, so that a kill leaves no half of it at its path."""
     path = Path(path).absolute()
     check_held(path)
+    _check_only_ours(path)
     renamed = building_place(path)
     shutil.rmtree(renamed, ignore_errors=True)
     os.replace(path, renamed)
@@ -182,5 +183,18 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise StoreError(f"{path} exists: pass overwrite (--overwrite) to replace it, or choose another path.")
-    if path.is_symlink() or not (path / "zarr.json").is_file() or "fluxcube_version" not in open_group(path, "r").attrs:
+    if path.is_symlink():
+        real = os.path.realpath(path)
+        raise StoreError(f"{path} is a symbolic link, and is not replaced: pass the path that it leads to ({real}).")
+    if not (path / "zarr.json").is_file() or "fluxcube_version" not in open_group(path, "r").attrs:
         raise StoreError(f"{path} was not written by fluxcube, and is not replaced: choose another path.")
+    _check_only_ours(path)
+
+
+def _check_only_ours(path: Path) -> None:
+    """Raise a StoreError if a store contains files of others, which would be removed with it."""
+    if others := foreign_files(path):
+        raise StoreError(
+            f"{path} contains files that fluxcube did not write ({', '.join(others[:3])}), and is not replaced: "
+            "move them away, or choose another path."
+        )

@@ -19,7 +19,7 @@ from xarray.backends import BackendArray
 from xarray.core.indexing import ExplicitIndexer
 
 from fluxcube.errors import FluxcubeError, StoreError
-from fluxcube.stores.manifest import STORE_ID, Entries, identifier
+from fluxcube.stores.manifest import LEDGER, MANIFEST, STORE_ID, Entries, identifier
 
 _log = logging.getLogger(__name__)
 
@@ -93,22 +93,29 @@ def check_metadata(
         if entries is not None and attrs.get("complete"):
             raise StoreError(f"{place}: its store_id is missing, so its attributes were changed: copy the store again.")
         return
-    if entries is None:  # a copy that xarray wrote has the attributes, and no manifest
+    if entries is None:  # a copy that xarray wrote has the attributes, and neither groups nor a manifest
+        if any(read(f"{group}/zarr.json") is not None for group in (MANIFEST, LEDGER, "build")):
+            raise StoreError(f"{place}: its manifest is missing, with which it was written: copy the store again.")
         _log.warning(
             "%s has no manifest, so that lost files and changed metadata are not noticed: copy it again", place
         )
         return
-    if identifier({key: list(entry) for key, entry in entries.items()}, attrs) != attrs[STORE_ID]:
-        raise StoreError(
-            f"{place}: its attributes or its manifest were changed since it was written (its store_id is that of other "
-            "content): copy the store again, or build it again."
-        )
+    check_identifier(place, attrs, entries)
     for key, (_, digest) in entries.items():
         if key.endswith("/zarr.json") and key.count("/") == 1:
             content = read(key)
             if content is None or hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
                 how = "is missing" if content is None else "was changed since the store was written"
                 raise StoreError(f"{place}: {key} {how}: copy the store again.")
+
+
+def check_identifier(place: object, attrs: Mapping[str, object], entries: Entries) -> None:
+    """Compare the identifier of a store with its attributes and its manifest (StoreError if it is of other content)."""
+    if identifier({key: list(entry) for key, entry in entries.items()}, attrs) != attrs[STORE_ID]:
+        raise StoreError(
+            f"{place}: its attributes or its manifest were changed since it was written (its store_id is that of other "
+            "content): copy the store again, or build it again."
+        )
 
 
 def check_structure(place: object, ds: xr.Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 from fluxcube.errors import StoreError
+from fluxcube.stores.pinned import PinnedStore
 from fluxcube.stores.reading import names_written, open_group
 
 
@@ -62,4 +64,16 @@ def _documents(path: str | os.PathLike, store: zarr.Group, folder: str) -> dict[
             f"{path}: {', '.join(missing)} of {folder} are missing, which were there when the store was written: copy "
             "it again."
         )
+    _check_unchanged(path, store, folder)
     return {name: dict(document.attrs) for name, document in found.items()}
+
+
+def _check_unchanged(path: str | os.PathLike, store: zarr.Group, folder: str) -> None:
+    """Compare documents on a disk with the manifest (StoreError): an append copies what they contain to coordinates."""
+    if not isinstance(store.store, PinnedStore):
+        return
+    for key, (_, digest) in (store.store.manifest() or {}).items():
+        if key.startswith(f"{folder}/") and "/c/" not in key:
+            content = store.store.get_sync(key)
+            if content is None or hashlib.blake2b(content.to_bytes(), digest_size=16).hexdigest() != digest:
+                raise StoreError(f"{path}: {key} was changed since the store was written: copy the store again.")

@@ -105,7 +105,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     if not path.absolute().parent.is_dir():
         raise StoreError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
-    temporary = path.with_name(f".{path.stem}.making-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.making-{os.urandom(6).hex()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -1,7 +1,8 @@
 """The ledger of a store that is written region by region: which regions are on the disk, or in the bucket.
 
 On a disk it is one file, to which lines are appended. In a bucket, where nothing can be appended, each record is an
-object of its own, which also contains the size and digest of the shards that were written.
+object of its own. A record also contains the size and digest of the shards that were written: a shard that was lost
+before the store is finished would otherwise be missing values.
 """
 
 from __future__ import annotations
@@ -30,20 +31,46 @@ _SUFFIX = ".jsonl"
 def done_regions(path: str | os.PathLike | Bucket) -> dict[str, int]:
     """Return the regions that `mark_done` recorded, by key, with their number of missing values.
 
-    A last line that a kill cut off does not count. A store without a ledger has no such regions. In a bucket, a region
-    does not count if one of its objects was lost since.
+    A last line that a kill cut off does not count. A store without a ledger has no such regions. A region does not
+    count if one of its files or objects was lost since; on a disk, also if one has another size.
     """
     if isinstance(path, Bucket):
         listed = path.entries()
         records = [record for record, _ in _records(path, listed)]
         return {r["done"]: r.get("missing", 0) for r in records if r.get("files", {}).keys() <= listed.keys()}
+    return {r["done"]: r.get("missing", 0) for r in _on_disk(path) if not _lost(Path(path), r)}
+
+
+def check_recorded(path: str | os.PathLike) -> None:
+    """Raise a StoreError if a file of a store on a disk was lost after its region was recorded."""
+    if lost := [key for record in _on_disk(path) for key in _lost(Path(path), record)]:
+        raise StoreError(
+            f"{path}: {len(lost)} files that were written are missing, such as {lost[0]}; run the same call again, "
+            "which writes their regions again."
+        )
+
+
+def _on_disk(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Return the last entry of each region in the ledger of a store on a disk."""
     try:
         text = read_bytes(_ledger(path))
     except FileNotFoundError:
-        return {}
+        return []
     except (OSError, ValueError) as error:
         raise StoreError(f"{_ledger(path)} cannot be read ({error}): write the store again with overwrite.") from error
-    return {entry["done"]: entry.get("missing", 0) for entry in _parsed(text)}
+    return list({entry["done"]: entry for entry in _parsed(text)}.values())
+
+
+def _lost(path: Path, record: Mapping[str, Any]) -> list[str]:
+    """Return the files of a recorded region that are not there in their size; those of earlier versions list none."""
+    return [key for key, (size, _) in record.get("files", {}).items() if _size(path / key) != size]
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
 
 
 def recorded_files(bucket: Bucket, listed: Mapping[str, Entry]) -> dict[str, tuple[tuple[int, str], datetime]]:
@@ -87,7 +114,7 @@ def mark_done(
     regions : mapping of str to int
         By key, the number of values that are missing in each although they were expected.
     files : mapping of str to Entries, optional
-        By key, the size and digest of the shards of a region in a bucket.
+        By key, the size and digest of the shards of a region.
 
     Raises
     ------
@@ -96,9 +123,11 @@ def mark_done(
     """
     if not regions:
         return
-    entries: list[dict[str, Any]] = [{"done": key, "missing": n} for key, n in regions.items()]
+    entries: list[dict[str, Any]] = [
+        {"done": key, "missing": n, "files": (files or {}).get(key, {})} for key, n in regions.items()
+    ]
     if isinstance(path, Bucket):
-        lines = _lines([entry | {"files": (files or {}).get(entry["done"], {})} for entry in entries])
+        lines = _lines(entries)
         # Later records have later names; the random part distinguishes those of one moment.
         if not path.create(f"{LEDGER}/{time.time_ns():020d}-{os.urandom(4).hex()}{_SUFFIX}", lines):
             raise StoreError(f"{path}: a record of the ledger has the name of another one; run the same call again.")
@@ -146,6 +175,7 @@ def _parsed(text: bytes) -> Iterator[dict[str, Any]]:
             continue
         expected = entry.pop("crc32c", None)
         good = isinstance(entry.get("done"), str) and isinstance(entry.get("missing", 0), int)
+        good = good and isinstance(entry.get("files", {}), dict)
         if good and (expected is None or expected == _checksum(entry)):
             yield entry
 

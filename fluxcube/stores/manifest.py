@@ -7,6 +7,7 @@ checksums is that of its index and of these checksums, so that no values are rea
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -57,10 +58,14 @@ def write_manifest(path: Path, attrs: Mapping[str, object], known: Mapping[str, 
     entries = {key: list(entry) for key, entry in {**file_entries(path), **(known or {})}.items()}
     folder = path / MANIFEST
     folder.mkdir(exist_ok=True)
-    group = GroupMetadata(attributes={"long_name": "size and digest of each file"}, zarr_format=3)
-    (folder / _ROOT).write_text(json.dumps(group.to_dict()), "utf-8")
+    (folder / _ROOT).write_text(json.dumps(_group()), "utf-8")
     (folder / _FILE).write_text(json.dumps(entries, indent=0, sort_keys=True), "utf-8")
     return identifier(entries, attrs)
+
+
+def _group() -> dict[str, Any]:
+    """Return the metadata of the group whose folder contains the manifest."""
+    return GroupMetadata(attributes={"long_name": "size and digest of each file"}, zarr_format=3).to_dict()
 
 
 def identifier(entries: Mapping[str, object], attrs: Mapping[str, object]) -> str:
@@ -143,6 +148,18 @@ def check_present(path: Path) -> None:
             raise StoreError(f"{path}: expected {size} bytes in the file {key}, found {has}: copy the store again.")
 
 
+def foreign_files(path: Path) -> list[str]:
+    """Return the files in a store that fluxcube did not write there: a store that is replaced would take them along.
+
+    A root contains one file; what lies below it is compared with the manifest, where there is a whole one.
+    """
+    found = {entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")} - {_ROOT}
+    with contextlib.suppress(StoreError):
+        if (expected := read_manifest(path)) is not None:
+            found |= set(_files(path)) - expected.keys()
+    return sorted(found)
+
+
 def content_id(path: Path) -> str:
     """Return the identifier of the content that the files of a store have now, also of one without a manifest."""
     attrs = dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
@@ -195,7 +212,7 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
         found, attrs = file_entries(path), dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StoreError(f"{path}: the metadata cannot be read ({error!s:.200}): copy the store again.") from error
-    faults = absences(expected, found)
+    faults = [*absences(expected, found), *_fault_of_group(path)]
     names = sorted(expected.keys() & found.keys())
     for done, key in enumerate(names, 1):
         if fault := fault_of(path, key, expected[key], found[key]):
@@ -203,6 +220,18 @@ def verify(path: str | os.PathLike, *, progress: Progress | None = None) -> Veri
         if progress is not None:
             progress(done, len(names), key)
     return conclusion(found, attrs, len(names), faults)
+
+
+def _fault_of_group(path: Path) -> list[str]:
+    """Return what is wrong with the metadata of the group of the manifest, which the manifest does not list."""
+    key = f"{MANIFEST}/{_ROOT}"
+    try:
+        same = parse_json(read_bytes(path / key), dict) == json.loads(json.dumps(_group()))
+    except FileNotFoundError:
+        return [f"{key}: it is missing"]
+    except (OSError, ValueError):
+        same = False
+    return [] if same else [f"{key}: it was changed since the store was written"]
 
 
 def lacks_manifest(where: object) -> StoreError:
@@ -329,6 +358,9 @@ def _damage(path: Path, key: str) -> str:
     with open(file, "rb") as stream:
         if (found := _index(stream, file.stat().st_size, chunks)) is None:
             return "it is no whole shard"
+        index = found[0]
+        if google_crc32c.value(index[:-_CHECKSUM]).to_bytes(_CHECKSUM, "little") != index[-_CHECKSUM:]:
+            return "its index is damaged: it has another checksum than was written"
         for number, (offset, count) in enumerate(found[1]):
             stream.seek(offset)
             content = stream.read(count)

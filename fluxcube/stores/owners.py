@@ -8,6 +8,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxcube.errors import printable
+
 #: Maximum number of bytes of a lock file that are read; a whole one has about 250.
 _LONGEST = 4096
 
@@ -42,7 +44,7 @@ class Owner:
     disk: int = 0
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {printable(self.host)}"
 
 
 def this_process(disk: int = 0) -> Owner:

@@ -14,8 +14,15 @@ import xarray as xr
 import zarr
 
 from fluxcube.errors import StoreError
-from fluxcube.stores.damage import check_metadata, check_structure, check_times, damage_named, named_arrays
-from fluxcube.stores.manifest import arrays_in
+from fluxcube.stores.damage import (
+    check_identifier,
+    check_metadata,
+    check_structure,
+    check_times,
+    damage_named,
+    named_arrays,
+)
+from fluxcube.stores.manifest import STORE_ID, arrays_in
 from fluxcube.stores.pinned import PinnedStore
 from fluxcube.stores.remote import RemoteStore, open_remote, remote_states
 from fluxcube.stores.states import ID_LENGTH, STATE, disk_state, is_state_name, kept_states, states_folder
@@ -185,6 +192,8 @@ def open_store(
         raise StoreError(f"{path}: its writing was not finished; run the command that writes it again.")
     if isinstance(group.store, PinnedStore):
         _check_unchanged(group.store, attrs)
+    elif isinstance(group.store, RemoteStore) and STORE_ID in attrs and (entries := group.store.manifest()):
+        check_identifier(path, attrs, entries)
     with damage_named(path):
         ds = _decoded(path, group)
         return dask_chunked(ds) if dask else ds

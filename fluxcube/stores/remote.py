@@ -27,6 +27,7 @@ from fluxcube.stores.manifest import (
     MANIFEST,
     MANIFEST_FILE,
     STORE_ID,
+    Entries,
     Progress,
     Verification,
     absences,
@@ -67,7 +68,7 @@ class RemoteStore(FsspecStore):
     immutable: bool = False
     _witness: str = ""
     _tag: str = ""
-    _written: frozenset[str] | None = None
+    _entries: Entries | None = None
     #: The request of the witness that runs, and the one that follows, which reads that ended meanwhile wait for.
     _running: asyncio.Task[None] | None = None
     _next: asyncio.Task[None] | None = None
@@ -101,6 +102,10 @@ class RemoteStore(FsspecStore):
 
     def written(self) -> frozenset[str]:
         """Return the names of the files that the manifest lists; none if it has no manifest."""
+        return frozenset(self.manifest())
+
+    def manifest(self) -> Entries:
+        """Return the size and digest of each object as the manifest lists them; nothing without a manifest."""
         return sync(self._manifest())
 
     def with_read_only(self, read_only: bool = False) -> RemoteStore:
@@ -110,7 +115,7 @@ class RemoteStore(FsspecStore):
         return copy.copy(self)
 
     def __getstate__(self) -> dict[str, object]:
-        dropped = ("_written", "_running", "_next")
+        dropped = ("_entries", "_running", "_next")
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def __eq__(self, other: object) -> bool:
@@ -122,6 +127,8 @@ class RemoteStore(FsspecStore):
         await self._check()
         if found is None:
             await self._check_absent(key)
+        elif key.endswith(f"/{_ROOT}"):
+            await self._check_metadata(key, found)
         return found
 
     async def get_partial_values(
@@ -196,13 +203,19 @@ class RemoteStore(FsspecStore):
                 "position; open it again."
             )
 
-    async def _manifest(self) -> frozenset[str]:
-        if self._written is None:
+    async def _manifest(self) -> Entries:
+        if self._entries is None:
             found = await self._fetch(MANIFEST_FILE)
             if found is None and self.immutable:
                 raise self._removed()
-            self._written = frozenset(() if found is None else parse_manifest(found.to_bytes(), self.url))
-        return self._written
+            self._entries = {} if found is None else parse_manifest(found.to_bytes(), self.url)
+        return self._entries
+
+    async def _check_metadata(self, key: str, found: Buffer) -> None:
+        """Raise a StoreError if the metadata of an array, or a document, are other than those that were written."""
+        listed = (await self._manifest()).get(key)
+        if listed is not None and hashlib.blake2b(found.to_bytes(), digest_size=16).hexdigest() != listed[1]:
+            raise StoreError(f"{self.url}: {key} was changed since the store was written: copy the store again.")
 
     async def _check_absent(self, key: str) -> None:
         """Raise a StoreError if an object that is not there was there when the store was finished."""

@@ -18,7 +18,7 @@ from zarr.core.group import GroupMetadata
 from fluxcube.errors import StoreError
 from fluxcube.stores.bucket_lock import BucketLock, bucket_lock
 from fluxcube.stores.building import finish, remove, store_lock
-from fluxcube.stores.ledger import recorded_files
+from fluxcube.stores.ledger import check_recorded, recorded_files
 from fluxcube.stores.lock import WriterLock
 from fluxcube.stores.manifest import LEDGER, MANIFEST
 from fluxcube.stores.objects import Bucket, is_bucket, place
@@ -153,6 +153,7 @@ def finish_regions(place: Place, lock: WriterLock | BucketLock, attrs: Mapping[s
     """
     lock.check()
     if not isinstance(place, Bucket):
+        check_recorded(place)
         finish(place, attrs)
         return
     listed = place.entries()

@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 
 from fluxcube.errors import ConfigError, StoreError
-from fluxcube.stores.manifest import Entries
+from fluxcube.stores.manifest import Entries, entry_of
 from fluxcube.stores.objects import Bucket
 from fluxcube.stores.swap import link_file
 from fluxcube.stores.uploads import send_shards
@@ -47,7 +47,7 @@ def write_region(
     Returns
     -------
     dict of str to (int, str)
-        Size and digest of each shard in a bucket, for the ledger; empty on a disk, where files can be read again.
+        Size and digest of each shard, for the ledger.
 
     Raises
     ------
@@ -59,8 +59,8 @@ def write_region(
     if isinstance(path, Bucket):
         write = functools.partial(_write_region, name=name, region=region, values=values, durable=False)
         return send_shards(path, name, write)
-    _write_region(path, name, region, values, durable)
-    return {}
+    keys = _write_region(path, name, region, values, durable)
+    return {key: entry_of(Path(path), key) for key in keys if (Path(path) / key).exists()}
 
 
 def _write_region(
@@ -74,8 +74,13 @@ def _write_region(
             f"{name}: the region {_text(region)} expects {shape} values of {array.dtype}, found {values.shape} of "
             f"{values.dtype}."
         )
-    array[tuple(region)] = values
     keys = _shard_keys(name, region, array.shards or array.chunks)
+    try:
+        array[tuple(region)] = values
+    except ValueError:  # Zarr reads a shard before it replaces it, and a crash of the machine may have left half of one
+        for key in keys:
+            (Path(path) / key).unlink(missing_ok=True)
+        array[tuple(region)] = values
     if durable:
         _sync_shards(Path(path), keys)
     return keys

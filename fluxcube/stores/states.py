@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fluxcube.errors import StoreError
-from fluxcube.stores.manifest import STORE_ID, content_id
+from fluxcube.stores.manifest import STORE_ID, check_present, content_id
 from fluxcube.stores.objects import Bucket
 from fluxcube.stores.swap import link_file, place_store
 
@@ -95,16 +95,28 @@ def disk_state(path: Path, version: str | None) -> Path:
     """Return the folder of the current state of a store on a disk, or of an earlier one (StoreError if not kept)."""
     if version is None:
         return path
-    return choose_state(version, {**kept_states(path), **_current(path)}, path)
+    state = choose_state(version, {**kept_states(path), **_current(path)}, path)
+    # One of an earlier version has no identifier, and its folder is named by its content.
+    if state != path and (store_id := _recorded_id(state) or content_id(state)) != state.name[:ID_LENGTH]:
+        raise StoreError(f"{state}: expected the state that its name identifies, found {store_id}: rename it back.")
+    return state
 
 
 def _current(path: Path) -> dict[str, Path]:
-    """Return the current state by its identifier; nothing if an earlier version of fluxcube wrote it."""
+    """Return the current state by its identifier; nothing if it has none that can be the name of a folder.
+
+    A store of an earlier version has none, and one that was changed on purpose may name another folder.
+    """
+    store_id = _recorded_id(path)
+    return {store_id: path} if is_state_name(store_id) else {}
+
+
+def _recorded_id(path: Path) -> str:
+    """Return the identifier in the attributes of a store; "" if it has none, or they cannot be read."""
     try:
-        store_id = json.loads((path / "zarr.json").read_bytes())["attributes"][STORE_ID]
+        return str(json.loads((path / "zarr.json").read_bytes())["attributes"][STORE_ID])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return {str(store_id): path}
+        return ""
 
 
 def keep_state(path: Path) -> Path:
@@ -117,11 +129,21 @@ def keep_state(path: Path) -> Path:
     -------
     Path
         The folder of the kept state.
+
+    Raises
+    ------
+    StoreError
+        If something else is where the state or the folder of states belongs.
     """
     folder = states_folder(path)
     kept = folder / (next(iter(_current(path)), "") or content_id(path))
     if kept.exists():
+        if _recorded_id(kept) != _recorded_id(path):
+            raise StoreError(f"{kept}: expected the state of {path}, found something else: move it away.")
+        check_present(kept)
         return kept
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise StoreError(f"{folder}: expected the folder of earlier states, found something else: move it away.")
     folder.mkdir(exist_ok=True)
     for left in folder.glob(".keeping-*"):
         shutil.rmtree(left, ignore_errors=True)

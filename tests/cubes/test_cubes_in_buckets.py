@@ -295,6 +295,23 @@ def test_a_copied_cube_that_is_replaced_while_it_is_read_is_an_error(cube, local
             nee(opened)
 
 
+def check_metadata(bucket: Bucket, url: str, options: dict) -> None:
+    """Attributes, metadata of arrays and documents that were changed are errors."""
+    for key, old, new, match in (
+        ("zarr.json", b"hourly tower", b"hourly power", "its attributes or its manifest were changed"),
+        ("latitude/zarr.json", b"degrees_north", b"degrees_south", r"latitude/zarr\.json was changed"),
+        ("report/NP-Ccc/zarr.json", b"28.0", b"29.0", r"report/NP-Ccc/zarr\.json was changed"),
+    ):
+        content = bucket.read(key)
+        assert content is not None and old in content
+        bucket.write(key, content.replace(old, new))
+        with pytest.raises(StoreError, match=match):
+            fc.open_carbonsense(url, storage_options=options)
+            fc.open_report(url, storage_options=options)
+        bucket.write(key, content)
+    fc.open_report(url, storage_options=options)
+
+
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_lost_or_changed_object_is_an_error(cube, local, direct):
     url, options = cube
@@ -318,6 +335,7 @@ def test_a_lost_or_changed_object_is_an_error(cube, local, direct):
     with pytest.raises(StoreError, match=f"expected .* in the object {key}, found none"):
         put(local / "two.zarr", url, options, append=True)
     bucket.write(key, content)
+    check_metadata(bucket, url, options)
     bucket.remove("predictors_qc/zarr.json")
     with pytest.raises(StoreError, match=r"predictors_qc.*missing"):
         fc.open_carbonsense(url, storage_options=options)
