@@ -192,6 +192,25 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "STORE", "URL", "--model", "mean"),
+        ("mix", "URL", "one", "two"),
+        ("forcing", "s3://KEY:SEC/RET@bucket/x.zarr", "f.zarr"),
+        ("fetch", "era5", "URL"),
+        ("URL",),
+    ],
+)
+def test_a_url_with_a_password_names_no_folder_and_is_masked(arguments, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = "https://user:SEC@RET@127.0.0.1:9/x?token=RET"
+    words = [{"URL": url, "STORE": store}.get(word, word) for word in arguments]
+    done = run(*words, status=1 if len(words) > 3 or words[0] == "forcing" else 2, program=True)
+    assert "RET" not in done.stdout + done.stderr and "***" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bad_site_is_left_out_and_the_status_says_so(planet_files, tmp_path):
     raw = few_towers(planet_files, tmp_path / "raw")
     broken = sorted(raw.glob("*.zip"))[0]

@@ -174,7 +174,7 @@ def save_mixed(
     StoreError
         If another process is writing the folder.
     """
-    if is_bucket(folder):
+    if "://" in str(folder):
         raise ConfigError(f"{folder}: a mixed ensemble is stored on a disk; copy its folder to the bucket afterwards.")
     parts = [load_model(run) for run in runs]
     mixed, target = mix(parts, weights), Path(folder)
