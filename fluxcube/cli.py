@@ -23,7 +23,6 @@ from fluxcube.cli_models import models_by_name
 from fluxcube.cli_report import app as report_app
 from fluxcube.errors import ConfigError, without_secrets
 from fluxcube.models import registry
-from fluxcube.stores.objects import is_bucket
 from fluxcube.terminal import (
     AllowMissing,
     Commands,
@@ -406,6 +405,8 @@ def evaluate(
         cli_protocols.check_alone(
             by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part_option, drivers=drivers, maps=maps
         )
+        from fluxcube.stores.objects import is_bucket
+
         if any(map(is_bucket, (run, store, *(mix or []), *(against or [])))):
             raise ConfigError("--protocol reads runs and cubes of a disk: copy them from the bucket.")
         runs = [[Path(one) for one in (run, *(mix or []))], *([Path(one)] for one in against or [])]

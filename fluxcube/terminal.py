@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -16,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
-from fluxcube.interrupts import Ending, Interrupted
+from fluxcube.interrupts import Ending, Interrupted, leave_on_signals
 from fluxcube.sources.towers.sitenames import printable
 
 if TYPE_CHECKING:
@@ -239,7 +240,11 @@ def run_app(app: Callable[[], object]) -> None:
         handler.addFilter(_without_dask)
     logging.basicConfig(level=level, handlers=[handler])
     with command_line():
-        app()
+        try:
+            app()
+        finally:
+            # Python's own handler would print a traceback, or end the process by the signal, while its modules end.
+            atexit.register(leave_on_signals)
 
 
 @contextlib.contextmanager

@@ -184,8 +184,10 @@ def save_mixed(
         raise ConfigError(
             f"{', '.join(absent)} is in no folder of this machine, so that it cannot be copied: pass run folders."
         )
+    real = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
     for path in paths.values():
-        if target.resolve() == path.resolve() or target.resolve() in path.resolve().parents:
+        inside = Path(os.path.realpath(path))
+        if real in (inside, *inside.parents):
             raise CheckpointError(f"{target} contains the run {path}: use another folder for the mixed ensemble.")
     checkpoint.make_parent(target)
     with writer_lock(target):

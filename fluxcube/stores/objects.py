@@ -78,7 +78,7 @@ def place(path: str | os.PathLike | Bucket, storage_options: Mapping[str, object
     if isinstance(path, Bucket):
         return path
     if "://" in str(path) and not is_bucket(path):
-        raise StoreError(f"{path}: expected a path, or a URL of s3, gs or az; nothing is written to other URLs.")
+        raise StoreError(f"{path}: expected a path, or a URL of s3, gs or az; copy the files to one of these.")
     return Bucket(str(path), dict(storage_options or {})) if is_bucket(path) else Path(path)
 
 
