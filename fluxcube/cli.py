@@ -21,11 +21,11 @@ from fluxcube.cli_grids import app as grids_app
 from fluxcube.cli_models import app as models_app
 from fluxcube.cli_models import models_by_name
 from fluxcube.cli_report import app as report_app
-from fluxcube.errors import ConfigError
+from fluxcube.errors import ConfigError, without_secrets
 from fluxcube.models import registry
-from fluxcube.stores.objects import is_bucket
 from fluxcube.terminal import (
     AllowMissing,
+    Commands,
     Digest,
     MaxQc,
     MinQuality,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Carbon fluxes from towers, satellites and reanalysis: build cubes, train models, write flux maps.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -171,7 +172,7 @@ def build(
             progress=progress,
         )
     kept = f", {len(report.unchanged)} of them unchanged" if append else ""
-    typer.echo(f"{report.store}: {len(report.sites)} sites{kept}")
+    typer.echo(f"{without_secrets(str(report.store))}: {len(report.sites)} sites{kept}")
     for name, reason in report.left_out.items():
         typer.echo(f"left out {name}: {reason}", err=True)
     if report.left_out:
@@ -301,7 +302,7 @@ def train(
             progress=(progress or line_progress()) if first else None,
         )
     if first:
-        typer.echo(f"{done.path}: {done.summary}")
+        typer.echo(f"{without_secrets(str(done.path))}: {done.summary}")
 
 
 @app.command()
@@ -404,6 +405,8 @@ def evaluate(
         cli_protocols.check_alone(
             by=by, scales=scales, max_qc=max_qc, min_quality=min_quality, part=part_option, drivers=drivers, maps=maps
         )
+        from fluxcube.stores.objects import is_bucket
+
         if any(map(is_bucket, (run, store, *(mix or []), *(against or [])))):
             raise ConfigError("--protocol reads runs and cubes of a disk: copy them from the bucket.")
         runs = [[Path(one) for one in (run, *(mix or []))], *([Path(one)] for one in against or [])]

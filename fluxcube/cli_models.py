@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxcube.errors import ConfigError
-from fluxcube.stores.objects import Bucket, place
 from fluxcube.terminal import AllowMissing, MaxQc, MinQuality, Overwrite, bar, quality_options
 
 if TYPE_CHECKING:
     from fluxcube.inference.predictor import Predictor
+    from fluxcube.stores.objects import Bucket
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -62,6 +63,7 @@ def calibrate(
     from fluxcube.evaluation.calibration import check_folder, coverage_text, fold_predictor, predict_fold
     from fluxcube.inference.loading import load_model
     from fluxcube.resolution import quality_limit, resolution_of
+    from fluxcube.stores.objects import place
 
     cube, limits = use_drivers(open_carbonsense(store), drivers), quality_options(max_qc, min_quality)
     parts = []
@@ -93,6 +95,7 @@ def models_by_name(several: Sequence[Sequence[str]], digest: str | None) -> dict
         If a model is there twice.
     """
     from fluxcube.inference.loading import load_model
+    from fluxcube.stores.objects import place
 
     places = [[place(path) for path in paths] for paths in several]
     if len({tuple(map(_absolute, paths)) for paths in places}) < len(places):
@@ -108,4 +111,5 @@ def models_by_name(several: Sequence[Sequence[str]], digest: str | None) -> dict
 
 
 def _absolute(path: Path | Bucket) -> str:
-    return path.url if isinstance(path, Bucket) else str(path.resolve())
+    # Path.resolve raises RuntimeError for a symbolic link to itself.
+    return os.path.realpath(path) if isinstance(path, Path) else path.url

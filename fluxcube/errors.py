@@ -15,24 +15,39 @@ from typing import ClassVar
 _MAX_NAMES = 60
 
 
-#: Name and password in a URL, and the values of its parameters that may grant access.
-_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+#: Name and password in a URL. A password may contain "/" and "@", as keys of S3 do; a path loses one slash ("s3:/").
+#: What follows a colon is no password if it is the number of a port.
+_USER = re.compile(
+    r"(?<![\w.+-])([A-Za-z][\w+.-]{1,30}:/{1,2})"
+    r"(?:[^/\s?#:]{0,200}:(?!\d+/)(?:(?!://)[^\s?#]){0,400}|[^/\s?#'\"]{1,400})@"
+)
+#: Values of parameters of a URL that may grant access.
 _PARAMETER = re.compile(
-    r"([?&;][^=&\s]*(?:token|key|secret|sig|pass|auth|cred|session)[^=&\s]*=)(?:[^&;\s'\":]|:(?!\s|$))+", re.IGNORECASE
+    r"([?&;#][^=&\s]{0,40}(?:token|key|secret|sig|pass|pw|auth|cred|session|access|jwt|code)[^=&\s]{0,40}=)"
+    r"(?:[^&;\s'\":]|:(?!\s|$))+",
+    re.IGNORECASE,
+)
+#: Values of a connection string of Azure, of options of a store as Python prints them, and of a header.
+_OPTION = re.compile(
+    r"((?:AccountKey|SharedAccess\w{1,10}|secret_access_key|session_token)=)[^;&\s'\"]+"
+    r"|(['\"](?:\w{1,30}_)?(?:token|key|secret|password|key_id|connection_string)['\"]: ?['\"])[^'\"]+"
+    r"|(\bAuthorization\W{1,5}(?:Bearer|Basic) )[\w+/=.~-]+",
+    re.IGNORECASE,
 )
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose URLs contain no name, password, key or token.
+    """Return a text whose URLs, connection strings and store options contain no name, password, key or token.
 
     Examples
     --------
     >>> without_secrets("s3://KEY:secret@bucket/cube.zarr and https://x.org/a?id=5&token=abc: not found")
     's3://***@bucket/cube.zarr and https://x.org/a?id=5&token=***: not found'
     """
-    if "://" not in text:
+    text = _OPTION.sub(lambda found: f"{found[1] or found[2] or found[3]}***", text)
+    if ":/" not in text:
         return text
-    return _PARAMETER.sub(r"\1***", _USER.sub("***@", text))
+    return _PARAMETER.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 def printable(text: str, keep: str = "") -> str:

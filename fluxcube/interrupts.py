@@ -71,6 +71,18 @@ def removed_at_end(folder: Path) -> Path:
     return folder
 
 
+def leave_on_signals() -> None:
+    """End the process at once on further signals: its command is complete, and only the interpreter still ends."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    for number in SIGNALS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+
 class Postponed:
     """The signal that arrived while signals were postponed.
 

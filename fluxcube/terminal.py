@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -10,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from fluxcube.errors import ConfigError, FluxcubeError, without_secrets
-from fluxcube.interrupts import Ending, Interrupted
+from fluxcube.interrupts import Ending, Interrupted, leave_on_signals
 from fluxcube.sources.towers.sitenames import printable
 
 if TYPE_CHECKING:
@@ -200,6 +202,21 @@ def _without_dask(record: logging.LogRecord) -> bool:
     return record.name.partition(".")[0] not in ("distributed", "tornado", "asyncio")
 
 
+class Commands(TyperGroup):
+    """The commands; messages about wrong usage repeat arguments, so they are masked and escaped like other errors."""
+
+    def invoke(self, *arguments: Any) -> Any:  # types of click
+        """Run the command that the arguments name."""
+        usage = typer.BadParameter.__bases__[0]  # of every error of usage; typer does not export it
+        assert issubclass(usage, Exception)
+        try:
+            return super().invoke(*arguments)
+        except usage as error:
+            about = vars(error)
+            about["message"] = printable(without_secrets(str(about["message"])), keep="\n")
+            raise
+
+
 def run_app(app: Callable[[], object]) -> None:
     """Run the command line: errors of the user become one line and exit status 1, signals one line and 128 more.
 
@@ -223,7 +240,11 @@ def run_app(app: Callable[[], object]) -> None:
         handler.addFilter(_without_dask)
     logging.basicConfig(level=level, handlers=[handler])
     with command_line():
-        app()
+        try:
+            app()
+        finally:
+            # Python's own handler would print a traceback, or end the process by the signal, while its modules end.
+            atexit.register(leave_on_signals)
 
 
 @contextlib.contextmanager
@@ -243,7 +264,9 @@ def command_line(left: str = "") -> Iterator[None]:
         except OSError as error:
             if error.errno is None:
                 raise
-            sys.exit(f"fluxcube: {printable(str(error))}: check the disk, the path and its permissions.")
+            sys.exit(
+                f"fluxcube: {printable(without_secrets(str(error)))}: check the disk, the path and its permissions."
+            )
         except Interrupted as error:
             notes = "; ".join(getattr(error, "__notes__", ()))
             ending.end(error.number, _interrupted(error.number, notes or left))

@@ -182,14 +182,42 @@ def test_nothing_is_overwritten(store, planet_files):
         (("evaluate", "nowhere", "nothing.zarr"), "nowhere"),
         (("train", "nothing.zarr", "run"), "nothing.zarr"),
         (("build", "nowhere", "cube.zarr"), "nowhere"),
+        (("evaluate", "loop", "nothing.zarr"), "loop"),
+        (("mix", "loop", "one", "two"), "one"),
+        (("upscale", "loop", "era5.nc", "out.zarr"), "loop"),
         (("plot", "nothing.zarr", "x.png"), "nothing.zarr"),
         (("upscale", "nowhere", "era5.nc", "out.zarr", "--bbox", "1,2,3"), "west,south,east,north"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
     done = run(*arguments, status=1, program=arguments[0] == "upscale")
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "STORE", "URL", "--model", "mean"),
+        ("mix", "URL", "one", "two"),
+        ("forcing", "s3://KEY:SEC/RET@bucket/x.zarr", "f.zarr"),
+        ("fetch", "era5", "URL"),
+        ("URL",),
+    ],
+)
+def test_a_url_with_a_password_names_no_folder_and_is_masked(arguments, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = "https://user:SEC@RET@127.0.0.1:9/x?token=RET"
+    words = [{"URL": url, "STORE": store}.get(word, word) for word in arguments]
+    done = run(*words, status=1 if len(words) > 3 or words[0] == "forcing" else 2, program=True)
+    assert "RET" not in done.stdout + done.stderr and "***" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_starts_without_the_libraries_of_stores():
+    code = "import sys, fluxcube.cli; sys.exit('zarr' in sys.modules or 'xarray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_bad_site_is_left_out_and_the_status_says_so(planet_files, tmp_path):

@@ -255,3 +255,14 @@ def test_silent_workers_are_reported(caplog, monkeypatch):
     signs.update({})
     signs.report(900)
     assert "no worker is connected" in caplog.text and signs.silence() == 575
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_end_of_a_command_is_no_traceback(number):
+    code = (
+        "import atexit, os, time\nfrom fluxcube.terminal import run_app\n"
+        f"atexit.register(lambda: (os.kill(os.getpid(), {int(number)}), time.sleep(5)))\n"
+        "run_app(lambda: print('complete'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "complete\n", "")

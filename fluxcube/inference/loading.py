@@ -174,7 +174,7 @@ def save_mixed(
     StoreError
         If another process is writing the folder.
     """
-    if is_bucket(folder):
+    if "://" in str(folder):
         raise ConfigError(f"{folder}: a mixed ensemble is stored on a disk; copy its folder to the bucket afterwards.")
     parts = [load_model(run) for run in runs]
     mixed, target = mix(parts, weights), Path(folder)
@@ -184,8 +184,10 @@ def save_mixed(
         raise ConfigError(
             f"{', '.join(absent)} is in no folder of this machine, so that it cannot be copied: pass run folders."
         )
+    real = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
     for path in paths.values():
-        if target.resolve() == path.resolve() or target.resolve() in path.resolve().parents:
+        inside = Path(os.path.realpath(path))
+        if real in (inside, *inside.parents):
             raise CheckpointError(f"{target} contains the run {path}: use another folder for the mixed ensemble.")
     checkpoint.make_parent(target)
     with writer_lock(target):

@@ -37,16 +37,16 @@ def find(run: str | os.PathLike) -> Path:
     if not path.exists() and path.parts[:1] and path.parts[0] in names():
         return FOLDER / path
     if path.exists() or len(path.parts) > 1:
-        return path.resolve()
+        return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link to itself
     raise CheckpointError(
-        f"{path.resolve()} does not exist: pass the folder of a run that `fit` wrote, or the name of a model that "
+        f"{path.absolute()} does not exist: pass the folder of a run that `fit` wrote, or the name of a model that "
         f"ships with the package ({', '.join(names()) or 'none in this copy'})."
     )
 
 
 def is_shipped(path: str | os.PathLike) -> bool:
     """Return whether a path is the folder of a model that ships with the package, or of a member of one."""
-    return FOLDER.resolve() in Path(path).resolve().parents
+    return FOLDER.resolve() in Path(os.path.realpath(path)).parents
 
 
 def find_shipped(name: str) -> Path:

@@ -68,9 +68,17 @@ def is_bucket(path: object) -> bool:
 
 
 def place(path: str | os.PathLike | Bucket, storage_options: Mapping[str, object] | None = None) -> Path | Bucket:
-    """Return a path of a disk, or a URL of a bucket, as the object that reads and writes there."""
+    """Return a path of a disk, or a URL of a bucket, as the object that reads and writes there.
+
+    Raises
+    ------
+    StoreError
+        If it is another URL: as a path, it would name folders such as "https:", with the password of the URL.
+    """
     if isinstance(path, Bucket):
         return path
+    if "://" in str(path) and not is_bucket(path):
+        raise StoreError(f"{path}: expected a path, or a URL of s3, gs or az; copy the files to one of these.")
     return Bucket(str(path), dict(storage_options or {})) if is_bucket(path) else Path(path)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import re
-import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
+
+from fluxcube.stores.objects import access_errors
 
 #: Stores by a short name, which can be passed instead of the address.
 STORES: Mapping[str, str] = MappingProxyType(
@@ -84,11 +85,7 @@ def extra_of(address: str) -> str:
 
 def remote_errors() -> tuple[type[Exception], ...]:
     """Return the errors that libraries of remote stores raise; those of a library count once it is imported."""
-    found: list[type[Exception]] = [OSError, ValueError, KeyError, TypeError, RuntimeError]
-    for module, name in (("aiohttp", "ClientError"), ("gcsfs.retry", "HttpError")):
-        error = getattr(sys.modules.get(module), name, None)
-        found += [error] if isinstance(error, type) and issubclass(error, Exception) else []
-    return tuple(found)
+    return (KeyError, *access_errors())
 
 
 def describe(problem: Exception) -> str:
