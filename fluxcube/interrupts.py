@@ -72,7 +72,7 @@ def removed_at_end(folder: Path) -> Path:
 
 
 def leave_on_signals() -> None:
-    """End the process at once on further signals: its command is complete, and only the interpreter still ends."""
+    """End the process at once on signals: its command has not begun, or is complete, and nothing could be saved."""
     if threading.current_thread() is not threading.main_thread():
         return
     for stream in (sys.stdout, sys.stderr):

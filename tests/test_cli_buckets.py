@@ -64,9 +64,8 @@ def stores(bucket, era5, tmp_path_factory) -> dict[str, str]:
     """The same stores in the bucket and on a disk, by name: the copy of ERA5, the forcing, the maps."""
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "fluxcube.inference.loading.load_model", lambda runs, **_: fake(predictors=("TA", "SW_IN"), bands=())
-        )
+        model = fake(predictors=("TA", "SW_IN"), bands=())
+        patch.setattr("fluxcube.inference.loading.load_model", lambda runs, **_: model)
         for place in (bucket, str(folder)):
             copied = fc.copy_era5(era5, f"{place}/era5.zarr", accumulation="hour", check=False)
             assert str(copied) == f"{place}/era5.zarr"

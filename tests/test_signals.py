@@ -266,3 +266,14 @@ def test_a_signal_after_the_end_of_a_command_is_no_traceback(number):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "complete\n", "")
+
+
+def test_signals_end_a_command_that_is_being_imported():
+    """An import that takes long stands for a slow disk."""
+    slow = "import sys, time, types\nclass Slow:\n    def find_spec(self, name, path=None, target=None):\n"
+    slow += "        if name == 'fluxcube.cli':\n            print('begun', flush=True)\n            time.sleep(100)\n"
+    slow += "sys.meta_path.insert(0, Slow())\nfrom fluxcube.__main__ import main\nmain()\n"
+    process = started(*script(slow), mark="import")
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert ended(process, "import") == (130, "")
