@@ -50,6 +50,7 @@ LAYERS = [
     },
     {"cli_fetch", "cli_demo"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
