@@ -240,6 +240,7 @@ class Ending:
             os.write(2, f"{shown}{text or self._describe(number)}\n".encode(errors="replace"))
 
     def _leave(self, number: int) -> NoReturn:
+        threading.excepthook = lambda details: None  # a thread that still writes fails when its folder is removed
         removal = threading.Thread(target=_remove_temporary, daemon=True)
         removal.start()
         removal.join(_REMOVAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -120,5 +121,7 @@ def test_how_stores_are_reached(monkeypatch):
     assert public_address("s3://key:secret@bucket/a.zarr") == "s3://bucket/a.zarr"
     assert public_address("folder/a@b.nc") == "folder/a@b.nc"
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for scheme in ("gs", "gcs"):  # fsspec keeps the classes that it once imported
+        monkeypatch.delitem(import_module("fsspec.registry")._registry, scheme, raising=False)
     with pytest.raises(MissingPackageError, match=r"pip install 'fluxcube\[cloud\]'"):
         open_era5("arco-era5")
