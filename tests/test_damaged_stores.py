@@ -29,9 +29,15 @@ def whole(tmp_path_factory) -> Path:
     hours = np.datetime64("2001-01-01", "ns") + np.arange(32) * np.timedelta64(1, "h")
     coords = xr.Dataset(coords={"time": hours, "site": np.array(["US-A", "DE-B"], object)})
     spec = ArraySpec(
-        dims=("site", "time"), shape=(2, 32), dtype="float32", chunks=(1, 8), shards=(1, 32), checksum=True,
-        fill_value=np.nan, attrs={"units": "K"},
-    )  # fmt: skip
+        dims=("site", "time"),
+        shape=(2, 32),
+        dtype="float32",
+        chunks=(1, 8),
+        shards=(1, 32),
+        checksum=True,
+        fill_value=np.nan,
+        attrs={"units": "K"},
+    )
     create(path, coords, {"values": spec}, {"kind": "cube", "title": "t"})
     write_region(path, "values", (slice(0, 2), slice(0, 32)), np.arange(64, dtype="float32").reshape(2, 32))
     finish(path)
@@ -104,7 +110,7 @@ DAMAGE = {
     "folder": replaced_by_folder,
     "pipe": replaced_by_pipe,
     "link to itself": replaced_by_link,
-}  # fmt: skip
+}
 
 
 def test_a_whole_store_opens_without_a_word(store, caplog):

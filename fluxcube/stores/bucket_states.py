@@ -21,8 +21,9 @@ from typing import Any
 
 from zarr.core.group import GroupMetadata
 
-from fluxcube.errors import FluxcubeError, StoreError
+from fluxcube.errors import StoreError
 from fluxcube.stores.bucket_lock import BucketLock, bucket_lock
+from fluxcube.stores.download import named_as
 from fluxcube.stores.manifest import MANIFEST_FILE, STORE_ID, Progress, parse_manifest, read_manifest
 from fluxcube.stores.objects import Bucket, is_bucket, place
 from fluxcube.stores.reading import is_url
@@ -88,7 +89,7 @@ def working_copy(
         if append and base.place is not None:
             _download(base, path, progress)
         before = _stamp(path)
-        with _naming(path, bucket):
+        with named_as(bucket, path):
             yield path
         if path.exists() and _stamp(path) != before:
             _publish(lock, base, path, keep=keep, progress=progress)
@@ -161,17 +162,6 @@ def _stamp(path: Path) -> tuple[bytes, bytes] | None:
     with contextlib.suppress(OSError):
         return (path / _ROOT).read_bytes(), (path / MANIFEST_FILE).read_bytes()
     return None
-
-
-@contextmanager
-def _naming(path: Path, bucket: Bucket) -> Iterator[None]:
-    """Let errors name the URL instead of the temporary copy."""
-    try:
-        yield
-    except FluxcubeError as error:
-        if str(path) not in str(error):
-            raise
-        raise type(error)(str(error).replace(str(path), bucket.url)) from error
 
 
 def _download(base: _Base, path: Path, progress: Progress | None) -> None:
