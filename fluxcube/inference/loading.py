@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxcube.errors import CheckpointError, ConfigError, FluxcubeError
+from fluxcube.inference.devices import to_gpu
 from fluxcube.inference.mixed import MixedPredictor, mix, report_left_out
-from fluxcube.inference.passes import to_gpu
 from fluxcube.inference.predictor import MixedReference, ModelReference, Predictor, Reference
 from fluxcube.models import checkpoint, shipped
 from fluxcube.samples.features import FeatureSpec

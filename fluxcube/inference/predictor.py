@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluxcube.errors import CheckpointError, ConfigError, unknown
+from fluxcube.inference.devices import matrix_precision
 from fluxcube.inference.embedding import tower_embeddings
 from fluxcube.inference.options import PredictionOptions, Uncertainty
-from fluxcube.inference.passes import matrix_precision, predict_scaled
+from fluxcube.inference.passes import predict_scaled
 from fluxcube.inference.respiration import DERIVED, daily_respiration
 from fluxcube.models.applicability import Applicability
 from fluxcube.models.base import Model

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fluxcube.errors import ConfigError, UnknownNameError
-from fluxcube.models import ecoperceiver
+from fluxcube.models import ecoperceiver, tokens
 from fluxcube.models.base import Batch, Model, Sizes
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 
@@ -201,7 +201,7 @@ def test_the_placeholder_of_a_masked_input_cannot_change_the_output(monkeypatch)
     batch.numbers[1, 0] = np.nan
     batch.classes[2, 0] = -1
     first = run(model, batch)
-    monkeypatch.setattr(ecoperceiver, "_PLACEHOLDER", 0.37)
+    monkeypatch.setattr(tokens, "_PLACEHOLDER", 0.37)
     batch.images[:, 2] = 99.0  # no step: not there
     assert torch.equal(run(model, batch), first)
     assert torch.isfinite(first).all()

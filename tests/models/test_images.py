@@ -145,11 +145,11 @@ def test_order_of_bands_and_kinds_is_that_of_the_weights():
 
 
 def test_what_a_masked_band_contains_has_no_effect(monkeypatch):
-    from fluxcube.models import ecoperceiver
+    from fluxcube.models import tokens
 
     model, batch = make_model(), tensors(gather(make_block(SIZES), np.zeros(3, int), np.array([40, 60, 99]), 24))
     before = run(model, batch)
-    monkeypatch.setattr(ecoperceiver, "_PLACEHOLDER", 7.5)
+    monkeypatch.setattr(tokens, "_PLACEHOLDER", 7.5)
     torch.testing.assert_close(run(model, batch), before, rtol=0, atol=0)
 
 

@@ -10,7 +10,7 @@ import torch
 
 import fluxcube as fc
 from fluxcube.errors import ConfigError
-from fluxcube.models import ecoperceiver
+from fluxcube.models import tokens
 from fluxcube.models.base import Batch, Sizes
 from fluxcube.models.ecoperceiver import EcoPerceiver, EcoPerceiverConfig
 from fluxcube.models.sliding import predict_sliding
@@ -76,7 +76,7 @@ def test_no_output_depends_on_the_placeholder_or_on_the_batch(model, monkeypatch
     out = run(model, batch)
     for i in range(3):
         np.testing.assert_allclose(run(model, Batch(*(a[i : i + 1] for a in batch)))[0], out[i], atol=1e-5)
-    monkeypatch.setattr(ecoperceiver, "_PLACEHOLDER", 0.37)
+    monkeypatch.setattr(tokens, "_PLACEHOLDER", 0.37)
     assert torch.equal(run(model, batch), out)
 
 

@@ -96,7 +96,7 @@ def test_predictions_depend_on_the_reflectance_and_not_on_later_days(points, hou
 
 
 def test_predictions_do_not_depend_on_what_masked_tokens_contain(points, hourly, monkeypatch):
-    from fluxcube.models import ecoperceiver
+    from fluxcube.models import tokens
 
     model, metadata = checkpoint.load(points)
     gaps = hourly.isel(site=[0]).assign(surface=hourly.isel(site=[0]).surface.where(hourly.surface_day.dt.day % 3 == 0))
@@ -105,7 +105,7 @@ def test_predictions_do_not_depend_on_what_masked_tokens_contain(points, hourly,
     batch = Batch.of(gather(block, np.zeros(len(stop), int), stop, 6))
     torch.nn.init.normal_(model.head.weight)
     before = model.predict(batch)
-    monkeypatch.setattr(ecoperceiver, "_PLACEHOLDER", 7.5)
+    monkeypatch.setattr(tokens, "_PLACEHOLDER", 7.5)
     np.testing.assert_array_equal(model.predict(batch), before)
     broken = batch._replace(images=np.where(np.isfinite(batch.images), batch.images + 0.1, batch.images))
     assert not np.array_equal(model.predict(broken), before, equal_nan=True), "band tokens are read"
