@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,8 @@ _CELLS = 32
 _HOURS = 720
 #: The same in days, for a daily forcing.
 _DAYS = 360
+#: Maximum number of time steps that a model with streams computes again for each chunk, relative to those of the chunk.
+_REPEATED = 0.15
 
 _CELL_DIMS = ("latitude", "longitude")
 #: Properties of a cell that are constant in time.
@@ -123,7 +126,8 @@ def upscale(
         Bias between the two products at towers, as `fluxcube.product_bias` returns it: the maps record a summary of it.
     time_chunk : int, optional
         Number of time steps per chunk: for an hourly model a multiple of 24, by default 720, or as many earlier hours
-        as a chunk must read; for a daily model any number, by default 360 or more.
+        as a chunk must read, and for a model with streams (``attention="banded"``) at least 7 times its context; for a
+        daily model any number, by default 360 or more.
 
     Returns
     -------
@@ -219,7 +223,8 @@ def _note_clock(forcing: xr.Dataset, predictor: Predictor) -> None:
 def _time_chunk(steps: int | None, predictor: Predictor, stride: int) -> int:
     day = predictor.spec.steps(1)
     if steps is None:
-        before = predictor.hours_before(stride)
+        repeated = [single.model.context / _REPEATED for single in predictor.singles if single.model.streams]
+        before = max(predictor.hours_before(stride), *map(math.ceil, repeated), 0)
         return max(_HOURS if day == 24 else _DAYS, -(-before // day) * day)
     if steps < day or steps % day:
         raise ConfigError(f"time_chunk must be a multiple of {day} hours, found {steps}.")

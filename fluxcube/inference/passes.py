@@ -20,8 +20,17 @@ _WINDOWS = 128
 _ROWS = 16384
 #: Number of windows of one forward pass on a GPU, which has room for more and is no faster for few.
 _WINDOWS_GPU = 2048
+#: Number of time steps of one pass of a model with streams, of one or several places.
+_STREAM_STEPS = 2048
+#: The same on a GPU.
+_STREAM_STEPS_GPU = 262144
+#: Pieces of a series have a multiple of this number of time steps, so that those of many places pass together.
+_STREAM_ROUND = 32
 #: Minimum number of windows at consecutive time steps for which sliding-window inference is faster.
 _MIN_SLIDING = 16
+
+#: Places (B,), time steps (B, emitted), which of them are kept (B, emitted), and the batch of a forward pass.
+Pass = tuple[np.ndarray, np.ndarray, np.ndarray, Batch]
 
 
 def predict_scaled(
@@ -50,18 +59,71 @@ def predict_scaled(
         Computes one more output, the last one, from the scaled estimates of a model: of each member of an ensemble, of
         which it is the mean.
     """
+    if model.streams:
+        passes = _stream_passes(model, block, options, keep)
+    else:
+        passes = _window_passes(model, block, options, keep)
+    for p, step, inside, batch in passes:
+        estimates = _estimates(model, batch, bool(options.uncertainty), derive)
+        places = np.broadcast_to(p[:, None], step.shape)[inside]
+        out[places, step[inside] - keep.start] = estimates[:, -step.shape[1] :][inside]
+
+
+def _window_passes(model: Model, block: Block, options: PredictionOptions, keep: slice) -> Iterator[Pass]:
+    """Yield the forward passes of a model of windows, which emit the last time steps of each."""
     length, steps = model.context, block.inputs.shape[1]
     place, stop = window_ends(block, length, options, keep)
     series = flatten(_lengthened(block, int(stop.max(initial=0)) - steps))
     sliding = options.stride == 1 and model.sliding_window
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
-        batch = Batch.of(gather(series, p, s, seen))
-        estimates = _estimates(model, batch, bool(options.uncertainty), derive)
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context
         inside = (step >= keep.start) & (step < keep.stop) & ((s[:, None] >= length) | enough)
-        places = np.broadcast_to(p[:, None], step.shape)[inside]
-        out[places, step[inside] - keep.start] = estimates[:, -emitted:][inside]
+        yield p, step, inside, Batch.of(gather(series, p, s, seen))
+
+
+def _stream_passes(model: Model, block: Block, options: PredictionOptions, keep: slice) -> Iterator[Pass]:
+    """Yield the forward passes of a model with streams, which emit every time step of a piece of a series.
+
+    A piece begins `context` - 1 steps before the first step that it is needed for, or at the first step of the block.
+    The first steps of a block, whose context would begin before it, come from a piece that begins there, as training
+    windows do: no time steps are invented before it.
+    """
+    length = model.context
+    place, start, stop = _stream_pieces(block, length, options, keep, on_gpu(model))
+    series = flatten(_lengthened(block, int(stop.max(initial=0)) - block.inputs.shape[1]))
+    size = stop - start
+    for steps in np.unique(size).tolist():
+        same = np.flatnonzero(size == steps)
+        count = max(1, (_STREAM_STEPS_GPU if on_gpu(model) else _STREAM_STEPS) // steps)
+        for at in range(0, len(same), count):
+            p, first, s = (array[same[at : at + count]] for array in (place, start, stop))
+            step = first[:, None] + np.arange(steps)
+            whole = np.arange(steps) >= length - 1
+            inside = whole | ((first[:, None] == 0) & (step + 1 >= options.min_context))
+            inside &= (step >= keep.start) & (step < keep.stop)
+            yield p, step, inside, Batch.of(gather(series, p, s, steps, repeat_images=True))
+
+
+def _stream_pieces(
+    block: Block, length: int, options: PredictionOptions, keep: slice, gpu: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return place, first time step and end of each piece of a series that passes a model with streams at once."""
+    place, stop = window_ends(block, length, options, keep)
+    # A new piece begins at a gap that is longer than the steps that it would have to repeat, and after some steps.
+    new = np.ones(len(stop), bool)
+    new[1:] = (np.diff(place) != 0) | (np.diff(stop) >= length)
+    if not gpu:
+        heads = np.flatnonzero(new)
+        since = stop - np.repeat(stop[heads], np.diff(np.append(heads, len(stop))))
+        part = since // max(_STREAM_STEPS, length)
+        new[1:] |= np.diff(part) != 0
+    heads = np.flatnonzero(new)
+    tails = np.append(heads[1:], len(stop)) - 1
+    start = np.maximum(stop[heads] - length, 0)
+    # Pieces of equal length pass together: causal steps may follow the last one that is needed.
+    size = -(-(stop[tails] - start) // _STREAM_ROUND) * _STREAM_ROUND
+    return place[heads], start, start + size
 
 
 def _estimates(

@@ -411,6 +411,8 @@ class Predictor:
             return 1 if emits == 1 else max(1, self.model.context - 24)
         if not 1 <= stride <= emits:
             why = "its head emits the last step of a window only" if emits == 1 else f"a window emits {emits} steps"
+            if self.model.streams:
+                why = "one pass estimates every step from its whole context, leave out stride"
             raise ConfigError(f"stride must be 1..{emits} for this model ({why}), found {stride}.")
         return stride
 

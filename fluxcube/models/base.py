@@ -203,6 +203,12 @@ class Model(Protocol):
     sliding_window : bool
         Whether `predict` accepts more than `context` time steps (sliding-window inference) and then returns each time
         step from its own window.
+    streams : bool
+        Whether one pass estimates all time steps of a series of any length, each from the `context` time steps up to
+        it, so that the results do not depend on where a series is cut. `predict` then fills all time steps, and the
+        latest image is repeated every 24 hours (`fluxcube.samples.windows.gather`).
+    training_length : int
+        Number of time steps of a training window; `context` for a model without streams.
     embedding_size : int
         Length of a place's embedding; 0 for a model that uses none.
     support_windows : int
@@ -250,6 +256,12 @@ class Model(Protocol):
 
     @property
     def sliding_window(self) -> bool: ...  # noqa: D102
+
+    @property
+    def streams(self) -> bool: ...  # noqa: D102
+
+    @property
+    def training_length(self) -> int: ...  # noqa: D102
 
     @property
     def embedding_size(self) -> int: ...  # noqa: D102
@@ -345,6 +357,16 @@ class BaseModel:
     def sliding_window(self) -> bool:
         """Whether `predict` accepts more time steps than a window has."""
         return False
+
+    @property
+    def streams(self) -> bool:
+        """Whether one pass estimates all time steps of a series."""
+        return False
+
+    @property
+    def training_length(self) -> int:
+        """Number of time steps of a training window."""
+        return self.context
 
     @property
     def embedding_size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxcube.errors import ConfigError
+from fluxcube.models.banded import BandedSelfAttention
 from fluxcube.models.base import Batch, Config, Sizes
 from fluxcube.models.ecoperceiver_config import EcoPerceiverConfig
 from fluxcube.models.layers import MASKED, CausalSelfAttention, Stack, WindowedCrossAttention
@@ -57,17 +59,16 @@ class EcoPerceiver(TokenNetwork):
         super().__init__()
         self.config, self.sizes = config, sizes
         width, token = config.latent, config.coding + config.embedding
-        self.latents = nn.Parameter(torch.empty(config.context, width))
+        self.latents = nn.Parameter(torch.empty(1 if config.banded else config.context, width))
         self._add_token_parameters(config, sizes)
         own = 1 if config.share else config.blocks
         layer = (width, config.heads, config.mlp_ratio)
         self.cross: Stack[WindowedCrossAttention] = Stack(
             WindowedCrossAttention(width, token, config.heads, config.mlp_ratio) for _ in range(own)
         )
-        self.block_self: Stack[CausalSelfAttention] = Stack(CausalSelfAttention(*layer) for _ in range(own))
-        self.self_layers: Stack[CausalSelfAttention] = Stack(
-            CausalSelfAttention(*layer) for _ in range(config.self_layers)
-        )
+        attention = partial(BandedSelfAttention, band=config.context) if config.banded else CausalSelfAttention
+        self.block_self: Stack[CausalSelfAttention] = Stack(attention(*layer) for _ in range(own))
+        self.self_layers: Stack[CausalSelfAttention] = Stack(attention(*layer) for _ in range(config.self_layers))
         self.head = nn.Linear(width, sizes.targets)
         if config.distribution == "gaussian":
             self.spread = nn.Linear(width, sizes.targets)
@@ -108,13 +109,34 @@ class EcoPerceiver(TokenNetwork):
 
     @property
     def context(self) -> int:
-        """Number of hours of a window."""
-        return self.config.context
+        """Number of hours that an estimate depends on, its own included: those of a window."""
+        return self.config.reach
+
+    @property
+    def streams(self) -> bool:
+        """Whether one pass estimates all hours of a series."""
+        return self.config.banded
+
+    @property
+    def training_length(self) -> int:
+        """Number of hours of a training window: of a banded model, T more than an estimate depends on."""
+        layers = self.config.blocks + self.config.self_layers
+        return (layers + 1) * self.config.context if self.streams else self.context
 
     @property
     def emits(self) -> int:
         """Number of hours, the last ones of a window, that `predict` fills."""
-        return self.context if self.config.head == "dense" else 1
+        return self.context if self.config.head == "dense" and not self.streams else 1
+
+    @property
+    def supervised(self) -> int:
+        """Number of hours, the last ones of a window, that training learns from."""
+        return self.training_length if self.config.head == "dense" else 1
+
+    @property
+    def training_stride(self) -> int:
+        """Hours between training windows: half a window for a dense head, 1 for others."""
+        return max(1, self.training_length // 2) if self.supervised > 1 else 1
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -124,7 +146,7 @@ class EcoPerceiver(TokenNetwork):
     @property
     def sliding_window(self) -> bool:
         """`predict` accepts more hours than a window has, which is faster than one window at a time."""
-        return True
+        return not self.streams
 
     def forward(self, batch: Batch[Tensor]) -> Tensor:
         """Return scaled fluxes: (B, T, targets) of a dense head, (B, 1, targets) of a last one.
@@ -134,15 +156,16 @@ class EcoPerceiver(TokenNetwork):
         Parameters
         ----------
         batch : Batch of Tensors
-            Windows of one length, at most `context`.
+            Windows of one length: at most `context` hours, or any number of hours for a model with streams.
         """
         length = batch.inputs.shape[1]
-        if length > self.context:
+        if length > self.context and not self.streams:
             raise ConfigError(f"windows must have at most {self.context} hours, the model's context; found {length}.")
         tokens = self.tokens(batch)
         future = self.future[:length, :length]
         # A shorter window uses the last latents: the present hour keeps its place.
-        latents: Tensor = self.latents[-length:].expand(len(batch.inputs), -1, -1)
+        own = self.latents.expand(length, -1) if self.streams else self.latents[-length:]
+        latents: Tensor = own.expand(len(batch.inputs), -1, -1)
         if tokens.offset is not None:
             latents = latents + tokens.offset
         for i in range(self.config.blocks):
@@ -166,7 +189,8 @@ class EcoPerceiver(TokenNetwork):
         """Return (B, T, targets) float32 in scaled units; NaN in the hours that are not emitted.
 
         If the batch has more hours than `context` (sliding-window inference), each hour from number `context` on is
-        estimated as the last one of its own window.
+        estimated as the last one of its own window. A model with streams fills all hours, the first ones from the
+        hours of the batch before them.
         """
         return self._emit(batch)[..., : self.n_targets]
 
@@ -181,7 +205,7 @@ class EcoPerceiver(TokenNetwork):
             self.eval()
         with torch.inference_mode():
             tensors = self.on_device(batch)
-            if batch.inputs.shape[1] > self.context:
+            if batch.inputs.shape[1] > self.context and not self.streams:
                 out = torch.stack(
                     [predict_sliding(self, Batch(*(a[[i]] for a in tensors))) for i in range(len(tensors.inputs))]
                 )

@@ -52,6 +52,11 @@ class EcoPerceiverConfig:
     causal : bool
         Whether an hour of a window attends to itself and earlier hours only. False is allowed with the last head, which
         emits no hour that has later ones.
+    attention : {"window", "banded"}
+        "window", as in the paper: each window of T hours has latents of its own, and all its hours attend to each
+        other. "banded": all hours share one latent, and each hour attends to the T hours up to it, with relative
+        positions, in a series of any length. One pass then estimates all hours of a series, each from the `reach`
+        hours up to it. It needs the dense head.
     inputs : {"ours", "published"}
         Which inputs `fluxcube.fit` uses by default. "published": those of the 21 published predictors that have data,
         no static inputs, and the bounds of the published v1 of CarbonSense. No weight depends on it.
@@ -73,6 +78,7 @@ class EcoPerceiverConfig:
     distribution: str = "none"
     summary: int = 0
     causal: bool = True
+    attention: str = "window"
     inputs: str = "ours"
 
     def __post_init__(self):
@@ -96,6 +102,13 @@ class EcoPerceiverConfig:
             raise ConfigError(f"distribution must be none or gaussian, found {self.distribution!r}.")
         if self.inputs not in ("ours", "published"):
             raise ConfigError(f"inputs must be ours or published, found {self.inputs!r}.")
+        if self.attention not in ("window", "banded"):
+            raise ConfigError(f"attention must be window or banded, found {self.attention!r}.")
+        if self.attention == "banded" and (self.head != "dense" or not self.causal):
+            raise ConfigError(
+                "attention='banded' needs head='dense' and causal=True, since it estimates every hour of a series from "
+                f"the hours up to it; found head={self.head!r} and causal={self.causal}."
+            )
         if not self.causal and self.head == "dense":
             raise ConfigError("causal=False needs head='last': a dense head would use hours after the one it emits.")
 
@@ -103,6 +116,17 @@ class EcoPerceiverConfig:
     def coding(self) -> int:
         """Number of features that encode a value."""
         return 2 * self.frequencies + bool(self.summary) or 1
+
+    @property
+    def banded(self) -> bool:
+        """Whether each hour attends to a band of hours, in a series of any length."""
+        return self.attention == "banded"
+
+    @property
+    def reach(self) -> int:
+        """Number of hours that an estimate depends on, its own included: T, or T - 1 more for each banded layer."""
+        layers = self.blocks + self.self_layers if self.banded else 1
+        return layers * (self.context - 1) + 1
 
     @classmethod
     def published(cls) -> EcoPerceiverConfig:

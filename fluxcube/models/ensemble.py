@@ -114,7 +114,7 @@ class Ensemble(_Members):
         self._members = tuple(members)
         first = self._members[0]
         for member in self._members:
-            if (member.kind, member.sizes, member.context) != (first.kind, first.sizes, first.context):
+            if _windows(member) != _windows(first):
                 raise ConfigError("the members of an ensemble must be of one kind, with the same inputs and context.")
         self.kind, self.config, self.sizes = first.kind, first.config, first.sizes
         self.factors = np.ones((len(self.members), self.n_targets)) if factors is None else np.asarray(factors, float)
@@ -139,6 +139,11 @@ class Ensemble(_Members):
     def sliding_window(self) -> bool:
         """Whether all members accept more time steps than a window has."""
         return all(member.sliding_window for member in self.members)
+
+    @property
+    def streams(self) -> bool:
+        """Whether one pass of each member estimates all time steps of a series."""
+        return self.members[0].streams
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Return the members' mean (B, T, targets) float32 in scaled units."""
@@ -202,6 +207,11 @@ class Ensemble(_Members):
             own = [np.square(one[..., n : 2 * n] * f) for one, f in zip(estimates, self.factors, strict=True)]
             variance = variance + np.mean(own, 0)
         return np.concatenate([means.mean(0), np.sqrt(variance), spread], -1).astype(np.float32)
+
+
+def _windows(model: Model) -> tuple[str, Sizes, int, bool]:
+    """Return what the members of an ensemble have in common, so that a batch serves all of them."""
+    return model.kind, model.sizes, model.context, model.streams
 
 
 #: `kind` of a mixed ensemble, in its checkpoint and on maps.

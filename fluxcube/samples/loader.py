@@ -43,6 +43,7 @@ class WindowOptions(TypedDict, total=False):
     emits: int
     stride: int
     partial: bool
+    repeat_images: bool
     shuffle: bool
     drop_last: bool
     limit: int | None
@@ -146,6 +147,8 @@ class Windows:
         Hours between the windows of an epoch, whose phase is drawn anew per place and epoch.
     partial : bool
         Whether a place's first hours get windows too, their hours before the first one masked.
+    repeat_images : bool
+        Whether the latest image stands in a window once a day, for models with streams (`gather`).
     shuffle : bool
         If False, windows are sorted by place and time, identically in each epoch.
     drop_last : bool
@@ -177,6 +180,7 @@ class Windows:
     emits: int = 1
     stride: int = 1
     partial: bool = False
+    repeat_images: bool = False
     shuffle: bool = True
     drop_last: bool = False
     limit: int | None = None
@@ -318,7 +322,7 @@ class Windows:
         towers, series = self.towers, self.towers.series
         place = np.searchsorted(series.start, ends, side="right") - 1
         stop = ends - series.start[place] + 1
-        batch = gather(series, place, stop, self.length)
+        batch = gather(series, place, stop, self.length, repeat_images=self.repeat_images)
         return batch | {
             "mask": np.isfinite(batch["inputs"]),
             "targets": cut(towers.fluxes, series.start[place], stop, self.emits),

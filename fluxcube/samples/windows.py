@@ -107,7 +107,9 @@ def _appended(out: np.ndarray | None, more: np.ndarray) -> np.ndarray:
     return out
 
 
-def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: int) -> dict[str, np.ndarray]:
+def gather(
+    block: Block | Series, place: np.ndarray, stop: np.ndarray, length: int, *, repeat_images: bool = False
+) -> dict[str, np.ndarray]:
     """Cut windows of `length` time steps that end before step `stop` of a place.
 
     Parameters
@@ -120,6 +122,10 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
         End of the window, exclusive, from 1 to the place's number of time steps. Steps before its first are NaN.
     length : int
         T.
+    repeat_images : bool
+        Whether the latest image stands at the same hour of every day until a newer one follows, instead of once, and
+        none at step 0. What a time step sees then does not depend on where its window begins, as models with streams
+        require.
 
     Returns
     -------
@@ -139,7 +145,7 @@ def gather(block: Block | Series, place: np.ndarray, stop: np.ndarray, length: i
     place, stop = np.asarray(place, np.int64), np.asarray(stop, np.int64)
     if len(stop) and (stop.min() < 1 or (stop > series.hours[place]).any()):
         raise ConfigError(f"a window must end within 1..{series.hours.max()} hours, found {stop.min()}..{stop.max()}.")
-    images, step = _images(series, place, stop, length)
+    images, step = _images(series, place, stop, length, repeat_images)
     return {
         "inputs": cut(series.inputs, series.start[place], stop, length),
         "images": images,
@@ -185,15 +191,17 @@ def cut(rows: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> n
     return out
 
 
-def _images(series: Series, place: np.ndarray, stop: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _images(
+    series: Series, place: np.ndarray, stop: np.ndarray, length: int, repeat: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the images of each window and their time steps in the window, as `gather` does."""
     count = length // HOURLY.steps_per_day + 2
     origin, first = series.chip_zero[place], stop - length
-    chips = Images(series.chips, series.chip_key)
+    chips, slots = Images(series.chips, series.chip_key), _repeated if repeat else _slots
     if not series.images:
-        return _slots(chips, origin, first, stop, count if len(series.chip_key) else 0)
+        return slots(chips, origin, first, stop, count if len(series.chip_key) else 0)
     every = (chips, *series.images) if series.chips.shape[1] else series.images
-    parts = [_slots(kind, origin, first, stop, count) for kind in every]
+    parts = [slots(kind, origin, first, stop, count) for kind in every]
     flat = [images.reshape(len(place), count, -1) for images, _ in parts]
     packed = np.full((len(place), len(parts) * count, 1, max(x.shape[-1] for x in flat)), np.nan, np.float32)
     for i, x in enumerate(flat):
@@ -218,3 +226,24 @@ def _slots(
     images = pixels.take(index.ravel(), axis=0).reshape(*index.shape, *pixels.shape[1:])
     images[~inside] = np.nan
     return images, np.where(inside, np.maximum(hour - first[:, None], 0), -1)
+
+
+def _repeated(
+    kind: Images, origin: np.ndarray, first: np.ndarray, stop: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and their time steps as `_slots` does, the latest one at the same hour of every day."""
+    pixels, key = kind
+    if not count or not len(key):
+        return _slots(kind, origin, first, stop, count)
+    day = HOURLY.steps_per_day
+    # All images of a place stand at one hour of the day, that of its solar noon.
+    earliest = key[np.searchsorted(key, origin - _ZERO).clip(max=len(key) - 1)] - origin
+    step = ((earliest - first) % day)[:, None] + day * np.arange(count)
+    hour = first[:, None] + step
+    index = np.searchsorted(key, origin[:, None] + hour, side="right") - 1
+    inside = (index >= 0) & (hour < stop[:, None])
+    index = np.where(inside, index, 0)
+    inside &= key[index] - origin[:, None] >= -_ZERO
+    images = pixels.take(index.ravel(), axis=0).reshape(*index.shape, *pixels.shape[1:])
+    images[~inside] = np.nan
+    return images, np.where(inside, step, -1)

@@ -21,6 +21,7 @@ from fluxcube.samples.features import FeatureSpec
 from fluxcube.samples.loader import Windows
 from fluxcube.samples.towers import Towers
 from fluxcube.training.rows import SiteRows
+from fluxcube.training.validation import scored_windows
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ _WINDOWS = (64, 256)
 _ROWS = 4096
 #: Number of towers that they are drawn from, if towers are read one by one.
 _SITES = 16
-#: Minimum number of hours of history of each hour of a dense head.
-_HISTORY = 24
 
 
 def fit_applicability(
@@ -200,8 +199,7 @@ def _sample(model: Model, towers: Iterable[Towers], seed: int) -> tuple[Batch, n
             one = support.towers_with_embeddings(one, model)
         windows = Windows(
             one,
-            length=model.context,
-            emits=min(model.emits, max(1, model.context - _HISTORY)),
+            **scored_windows(model),
             partial=True,
             batch_size=count,
             limit=count,

@@ -104,12 +104,13 @@ def _windows(plan: Plan, model: Network, towers: Towers, world: World, seed: int
             f"{world.size}."
         )
     options: WindowOptions = {
-        "length": model.context,
+        "length": model.training_length,
         "emits": model.supervised,
         "stride": config.stride or model.training_stride,
         "limit": config.windows_per_epoch,
         "batch_size": config.effective_batch // world.size if config.effective_batch else config.batch_size,
         "partial": towers.spec.time_resolution.partial_windows,
+        "repeat_images": model.streams,
         "seed": seed,
         "rank": world.rank,
         "world_size": world.size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -61,11 +62,9 @@ def validation_windows(
     """
     if val is None:
         return None
-    scored = min(model.emits, max(1, model.context - _HISTORY))
     windows = Windows(
         val,
-        length=model.context,
-        emits=scored,
+        **scored_windows(model),
         limit=limit,
         batch_size=batch_size,
         partial=val.spec.time_resolution.partial_windows,
@@ -73,6 +72,26 @@ def validation_windows(
     )
     embed_windows(model, windows)
     return windows
+
+
+class ScoredWindows(TypedDict):
+    """Options of `fluxcube.samples.loader.Windows` whose last time steps are scored."""
+
+    length: int
+    emits: int
+    repeat_images: bool
+
+
+def scored_windows(model: Model) -> ScoredWindows:
+    """Return the settings of windows whose last time steps are scored.
+
+    These steps have a day of history; of a model with streams, all `context` steps.
+    """
+    if model.streams:
+        emits = max(1, model.training_length - model.context + 1)
+        return {"length": model.context - 1 + emits, "emits": emits, "repeat_images": True}
+    emits = min(model.emits, max(1, model.context - _HISTORY))
+    return {"length": model.context, "emits": emits, "repeat_images": False}
 
 
 def embed_windows(model: Model, windows: Windows) -> None:

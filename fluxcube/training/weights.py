@@ -318,6 +318,7 @@ class WindowOptions(TypedDict, total=False):
     emits: int
     stride: int
     partial: bool
+    repeat_images: bool
     shuffle: bool
     drop_last: bool
     limit: int | None

@@ -82,6 +82,7 @@ def test_small_preset_is_small():
         {"dropout_unit": "variable"},
         {"distribution": "gaussian"},
         {"summary": 8},
+        {"attention": "banded"},
     ],
     ids=str,
 )

@@ -354,6 +354,7 @@ def test_every_setting_changes_something(towers):
         "emits": 3,
         "stride": 2,
         "partial": True,
+        "repeat_images": True,
         "shuffle": False,
         "limit": 50,
         "seed": 1,
