@@ -57,7 +57,7 @@ _HOURS = 720
 #: The same in days, for a daily forcing.
 _DAYS = 360
 #: Maximum number of time steps that a model with streams computes again for each chunk, relative to those of the chunk.
-_REPEATED = 0.15
+_REPEATED = 0.1
 
 _CELL_DIMS = ("latitude", "longitude")
 #: Properties of a cell that are constant in time.
@@ -126,7 +126,7 @@ def upscale(
         Bias between the two products at towers, as `fluxcube.product_bias` returns it: the maps record a summary of it.
     time_chunk : int, optional
         Number of time steps per chunk: for an hourly model a multiple of 24, by default 720, or as many earlier hours
-        as a chunk must read, and for a model with streams (``attention="banded"``) at least 7 times its context; for a
+        as a chunk must read, and for a model with streams (``attention="banded"``) at least 10 times its context; for a
         daily model any number, by default 360 or more.
 
     Returns

@@ -55,32 +55,46 @@ class BandedSelfAttention(CausalSelfAttention):
     def attend(self, latents: Tensor, future: Tensor | None = None) -> Tensor:
         """Return the attention of latents (B, N, H) to each other (B, N, H)."""
         batch, length, width = latents.shape
-        size, heads, lead = self.block, self.heads, self.before * self.block
+        heads, size, lead = self.heads, self.block, self.before * self.block
         blocks = -(-length // size)
-        split = functional.pad(self.query_key_value(latents), (0, 0, lead, blocks * size - length))
+        split = self.query_key_value(latents).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         # (3, B h, lead + hours, d): the hours of each head follow each other in RAM.
-        split = (
-            split.view(batch, lead + blocks * size, 3, heads, -1)
-            .permute(2, 0, 3, 1, 4)
-            .reshape(3, batch * heads, -1, width // heads)
-        )
-        query, key, value = split.unbind(0)
-        query = query[:, lead:].reshape(-1, size, query.shape[-1]) * query.shape[-1] ** -0.5
-        key, value = (self._overlapping(x) for x in (key, value))
-        scores = torch.bmm(query, key.transpose(1, 2)).view(batch, heads, blocks, size, lead + size)
-        scores = scores + self._bias(blocks).to(scores.dtype)
-        seen = torch.bmm(scores.softmax(-1).to(value.dtype).flatten(0, 2), value)
-        seen = seen.view(batch, heads, blocks * size, -1).transpose(1, 2).reshape(batch, -1, width)
-        return self.out(seen[:, :length])
+        split = functional.pad(split, (0, 0, lead, blocks * size - length)).flatten(1, 2)
+        copied = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        query, key, value = self._copies(split) if copied else self._views(split)
+        scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2)).float()
+        scores = self._biased(scores.view(batch, heads, -1, *scores.shape[1:])).flatten(0, 2)
+        seen = torch.bmm(scores.softmax(-1)[: len(value)].to(value.dtype), value)
+        apart = scores.shape[0] // len(split[0]) * size * seen.shape[-1]
+        seen = seen.as_strided((batch, length, heads, seen.shape[-1]), (heads * apart, seen.shape[-1], apart, 1))
+        return self.out(seen.reshape(batch, length, width))
 
-    def _overlapping(self, rows: Tensor) -> Tensor:
-        """Return what each block reads of rows (n, lead + hours, d): (n blocks, lead + size, d)."""
-        read = (self.before + 1) * self.block
-        return rows.unfold(1, read, self.block).flatten(0, 1).transpose(1, 2)
+    def _copies(self, split: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries of each block (n blocks, size, d), and the keys and values (..., lead + size, d) it reads.
 
-    def _bias(self, blocks: int) -> Tensor:
-        """Return what is added to the scores (h, blocks, size, lead + size), which masks hours before the first."""
-        bias = self.relative[:, self.distance] + self.outside
-        hours = torch.arange(bias.shape[-1], device=bias.device) - self.before * self.block
-        first = hours + self.block * torch.arange(blocks, device=bias.device)[:, None]
-        return bias[:, None] + torch.where(first < 0, MASKED, 0.0)[:, None]
+        The parameter is (3, n, lead + hours, d).
+        """
+        blocks = split.unflatten(2, (-1, self.block))
+        count = blocks.shape[2] - self.before
+        query = blocks[0, :, self.before :].flatten(0, 1)
+        read = torch.cat([blocks[1:, :, at : at + count] for at in range(self.before + 1)], 3).flatten(1, 2)
+        return query, read[0], read[1]
+
+    def _views(self, split: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `_copies` returns without a copy: views of (3, n, lead + hours, d) that overlap.
+
+        They contain further blocks, which begin in one series and end in the next; no result is read from these.
+        """
+        size, lead, features = self.block, self.before * self.block, split.shape[-1]
+        count, strides = split[0].numel() // (size * features), (size * features, features, 1)
+        part, start = split[0].numel(), split.storage_offset()
+        query = split.as_strided((count, size, features), strides, start + lead * features)
+        key = split.as_strided((count, lead + size, features), strides, start + part)
+        return query, key, split.as_strided((count - self.before, *key.shape[1:]), strides, start + 2 * part)
+
+    def _biased(self, scores: Tensor) -> Tensor:
+        """Add the biases to scores (B, h, blocks, size, lead + size) in place, and mask hours before the first."""
+        scores += (self.relative[:, self.distance] + self.outside)[:, None]
+        for block in range(min(self.before, scores.shape[2])):
+            scores[:, :, block, :, : (self.before - block) * self.block] = MASKED
+        return scores

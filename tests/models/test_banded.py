@@ -54,6 +54,8 @@ def test_attention_equals_that_by_a_matrix_of_all_pairs(band, hours):
     latents = torch.randn(2, hours, 12)
     expected = torch.stack([plain_attention(layer, one) for one in latents])
     torch.testing.assert_close(layer.attend(latents), expected, rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer.attend(latents), expected, rtol=1e-5, atol=1e-5)
     loss = layer.attend(latents).square().mean()
     (gradient,) = torch.autograd.grad(loss, layer.relative)
     (plainly,) = torch.autograd.grad(expected.square().mean(), layer.relative)
