@@ -354,7 +354,6 @@ def test_every_setting_changes_something(towers):
         "emits": 3,
         "stride": 2,
         "partial": True,
-        "repeat_images": True,
         "shuffle": False,
         "limit": 50,
         "seed": 1,
@@ -376,7 +375,14 @@ def test_every_setting_changes_something(towers):
         )
         assert not same, name
     fields = {f.name for f in dataclasses.fields(Windows) if f.init}
-    assert fields == {*changes, "towers"}
+    assert fields == {*changes, "repeat_images", "towers"}  # which needs chips: see the next test
+
+
+def test_repeated_images_stand_in_each_window_once_a_day(cube):
+    once, daily = (load_windows(cube, length=60, batch_size=20, repeat_images=repeat)[0] for repeat in (False, True))
+    np.testing.assert_array_equal(once["inputs"], daily["inputs"])
+    assert ((once["image_step"] >= 0).sum(1) <= 2).all()  # chips come every 8 days
+    assert np.isin((daily["image_step"] >= 0).sum(1), (2, 3)).all()
 
 
 def test_settings_of_reading_change_what_is_read(cube):
