@@ -47,20 +47,13 @@ CASES = {
 
 
 class Copy(BaseModel):
-    """A model that returns one input for every hour of a window, and counts the CPU time that it takes."""
+    """A model that returns one input for every hour of a window, which takes no time."""
 
     context, emits, n_targets, image_table = CONTEXT, CONTEXT, 1, True
     sizes = Sizes(inputs=len(PREDICTORS), bands=len(BANDS))
 
-    def __init__(self) -> None:
-        self.seconds, self.image_bytes = 0.0, 0
-
     def predict(self, batch: Batch) -> np.ndarray:
-        start = time.process_time()
-        out = np.array(batch.inputs[..., 2:3])
-        self.image_bytes += batch.images.nbytes
-        self.seconds += time.process_time() - start
-        return out
+        return batch.inputs[..., 2:3]
 
 
 def feature_spec(case: dict) -> FeatureSpec:
@@ -113,8 +106,8 @@ class Chunk:
         known = Applicability.of(
             [column.name for column in columns], centres, np.arange(CENTRES) % 40, np.ones(len(columns))
         )
-        self.model, self.count = Copy(), cells * cells * hours
-        predictor = Predictor(self.model, spec, digest="x", applicability=known)
+        self.count = cells * cells * hours
+        predictor = Predictor(Copy(), spec, digest="x", applicability=known)
         north = np.repeat(np.linspace(60, 40, cells), cells).reshape(cells, cells)
         arrays = {"elevation": np.full((cells, cells), 300.0), "igbp": np.full((cells, cells), "GRA")}
         time_axis = START + np.arange(before + hours) * HOUR
@@ -137,10 +130,10 @@ class Chunk:
         self.args = (weather(cells, before + hours, rng), land, north, north.T, *arrays.values())
 
     def run(self) -> tuple[float, np.ndarray]:
-        """Return the CPU seconds per cell-hour outside the model, and the outputs."""
-        start, self.model.seconds = time.process_time(), 0.0
+        """Return the CPU seconds per cell-hour, and the outputs."""
+        start = time.process_time()
         out = predict_cells(*self.args, piece=self.piece)
-        return (time.process_time() - start - self.model.seconds) / self.count, out
+        return (time.process_time() - start) / self.count, out
 
 
 def serve(case: str, cells: int, hours: int, folder: Path) -> None:

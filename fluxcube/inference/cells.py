@@ -155,8 +155,8 @@ def predict_cells(
     out = np.full((*land.shape, piece.keep.stop - piece.keep.start, piece.outputs(predictor)), np.nan, np.float32)
     if not land.any():
         return out
-    check_chunk(values[land], piece.variables, predictor.spec.resolution)
     cells = LandCells.of(land, piece, values, north, east, *more)
+    check_chunk(cells.values, piece.variables, predictor.spec.resolution)
     lead = lead_of(piece, predictor.model.context, predictor.spec)
     keep = slice(piece.keep.start - lead, piece.keep.stop - lead)
 
@@ -164,7 +164,7 @@ def predict_cells(
         def features(spec: FeatureSpec) -> Block:
             block = cells_block(some, piece, spec, lead)
             # Views of a point are left out when they are old at towers, too.
-            return _without_old_chips(block) if "modis" in spec.satellite_arrays else block
+            return _without_old_chips(block, piece.options.stride) if "modis" in spec.satellite_arrays else block
 
         return predictor.predict_places(features, piece.options, keep, some.arrays.get("embeddings"))
 
@@ -202,12 +202,15 @@ def _of_land(values: np.ndarray, land: np.ndarray) -> np.ndarray:
     return values.reshape(land.size, *values.shape[2:]) if land.all() else values[land]
 
 
-def _without_old_chips(block: Block) -> Block:
+def _without_old_chips(block: Block, stride: int) -> Block:
     """Insert an empty chip where another is `CHIP_DAYS` old and there is no newer one.
 
     Whether a window uses the latest chip then depends on its age, not on where the chunk begins.
     """
-    chips, hour = expire(block.chips, block.chip_hour, HOURLY.steps_per_day * CHIP_DAYS)
+    day = HOURLY.steps_per_day
+    # The last windows end some steps after the block, in which they have no values.
+    until = block.inputs.shape[1] + max(stride, day)
+    chips, hour = expire(block.chips, block.chip_hour, day * CHIP_DAYS, until=until)
     return replace(block, chips=chips, chip_hour=hour)
 
 

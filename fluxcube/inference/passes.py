@@ -53,9 +53,9 @@ def predict_scaled(
     length, steps = model.context, block.inputs.shape[1]
     place, stop = window_ends(block, length, options, keep)
     series = flatten(_lengthened(block, int(stop.max(initial=0)) - steps))
-    sliding = options.stride == 1 and model.sliding_window
+    sliding, table = options.stride == 1 and model.sliding_window, bool(getattr(model, "image_table", False))
     for p, s, seen, emitted in _passes(place, stop, length, options.stride, _pass_size(model), sliding):
-        batch = Batch.of(gather(series, p, s, seen))
+        batch = Batch.of(gather(series, p, s, seen, table=table))
         estimates = _estimates(model, batch, bool(options.uncertainty), derive)
         step = s[:, None] + np.arange(-emitted, 0)
         enough = s[:, None] - np.arange(emitted - 1, -1, -1) >= options.min_context

@@ -17,7 +17,7 @@ import numpy as np
 
 from fluxcube.errors import ConfigError
 from fluxcube.resolution import HOURLY, check_resolution
-from fluxcube.samples.images import ImageRecord, Images, expire, fill_pixels, image_tokens, in_time_order
+from fluxcube.samples.images import ImageRecord, Images, complete_images, expire, image_tokens, reflectance_bands
 from fluxcube.samples.inputs import model_inputs
 from fluxcube.samples.quality import best_flags
 from fluxcube.samples.spec import CHIP_PIXELS, POINT_PIXELS, FeatureSpec, static_bounds
@@ -341,8 +341,6 @@ def _chips(chips, days, longitude, first_hour: int, spec: FeatureSpec) -> tuple[
     if chips is None or not b or not len(days):
         return np.empty((n, 0, b, spec.pixels), np.float32), np.empty((n, 0), np.int64)
     raw = np.asarray(chips, np.float32).reshape(n, len(days), b, spec.pixels)
-    pixels = fill_pixels(raw, spec.bands) if spec.pixels > 1 else raw
-    if not spec.fill_chips:
-        pixels[np.isnan(raw)] = np.nan
-    pixels, hour = in_time_order(pixels, days, longitude, first_hour)
-    return (pixels, hour) if spec.pixels > 1 else expire(pixels, hour, OLDEST * spec.steps(1))
+    reflectances = reflectance_bands(spec.bands) if spec.pixels > 1 else None
+    images = complete_images(raw, reflectances, days, longitude, first_hour, fill=spec.fill_chips)
+    return images if spec.pixels > 1 else expire(*images, OLDEST * spec.steps(1))
